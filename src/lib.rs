@@ -1,0 +1,23 @@
+//! # Fanwire
+//!
+//! Events from the code that makes them to every screen that wants them: a sharded, lock-free ring-buffer
+//! [`Bus`] to embed, and (feature `server`) a mio event loop that encodes an event once and writes the same
+//! bytes to every WebSocket and SSE client that asked for it.
+//!
+//! `default-features = false` is the bus alone: no sockets, no JSON parser.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod bus;
+#[cfg(feature = "server")]
+mod codec;
+#[cfg(feature = "server")]
+mod dialect;
+mod event;
+#[cfg(feature = "server")]
+mod feed;
+mod filter;
+mod metrics;
+#[cfg(feature = "server")]
+mod server;
+mod sync;

@@ -21,3 +21,8 @@ mod metrics;
 #[cfg(feature = "server")]
 mod server;
 mod sync;
+
+pub use event::{
+    ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,
+    ParseTimestampError, Sequence, Timestamp,
+};

@@ -1,1 +1,302 @@
-//! (being built)
+//! What is carried: an event, its attributes, its payload and its place.
+//!
+//! Imports `sync` only. Always: an event is complete and immutable before it is published; what changes
+//! later is its place, set once by the bus, and the frames encoded from it, each made once.
+
+mod attribute;
+mod builder;
+pub(crate) mod json;
+mod position;
+pub(crate) mod signature;
+mod time;
+
+use std::fmt;
+#[cfg(feature = "server")]
+use std::sync::OnceLock;
+
+#[cfg(feature = "server")]
+use bytes::Bytes;
+
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use signature::{Signature, value_hash};
+
+pub use attribute::Attribute;
+pub use builder::{ATTRIBUTE_BYTES_MAX, EventBuilder, EventError};
+pub use json::JsonError;
+pub use position::{EventId, ParseEventIdError, Sequence};
+pub use time::{ParseTimestampError, Timestamp};
+
+/// How many encodings of one event are kept with it.
+#[cfg(feature = "server")]
+pub(crate) const ENCODINGS_MAX: usize = 8;
+
+/// The payload's place among an event's spans, after the attributes.
+const PAYLOAD: usize = Attribute::COUNT;
+
+/// A shard that no bus has: the event has not been published.
+const UNPUBLISHED: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+#[cfg(feature = "server")]
+type Frames = Box<[OnceLock<Bytes>; ENCODINGS_MAX]>;
+
+/// What the handles of one event share.
+struct Body {
+    // The place: written once, between claim and publication, by the publisher who holds the only handle;
+    // read by those who got the handle from the ring. The ring's publication edge orders both, so the
+    // accesses themselves are relaxed.
+    epoch: AtomicU64,
+    sequence: AtomicU64,
+    shard: AtomicU32,
+    timestamp: Timestamp,
+    signature: Signature,
+    spans: [Span; PAYLOAD + 1],
+    text: Box<str>,
+    #[cfg(feature = "server")]
+    frames: OnceLock<Frames>,
+}
+
+impl Body {
+    fn new(text: String, spans: [Span; PAYLOAD + 1], timestamp: Timestamp) -> Self {
+        let mut signature = Signature::default();
+        for attribute in Attribute::ALL {
+            let Span { start, end } = spans[attribute.index()];
+            signature.0[attribute.index()] = value_hash(&text[start as usize..end as usize]);
+        }
+        Self {
+            epoch: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
+            shard: AtomicU32::new(UNPUBLISHED),
+            timestamp,
+            signature,
+            spans,
+            text: text.into_boxed_str(),
+            #[cfg(feature = "server")]
+            frames: OnceLock::new(),
+        }
+    }
+}
+
+/// A shared handle of something that happened: a type, routing attributes, a time and a JSON payload.
+///
+/// Cloning costs one count. Made by [`Event::builder`]; its [`id`](Self::id) is given by the bus that
+/// publishes it.
+///
+/// ```
+/// # use fanwire::Event;
+/// let event = Event::builder("task.progress").source("core").entity("task", "t-1").json(r#"{"progress": 42}"#).build()?;
+/// assert_eq!(event.event_type(), "task.progress");
+/// assert_eq!(event.payload(), r#"{"progress":42}"#);
+/// # Ok::<(), fanwire::EventError>(())
+/// ```
+#[derive(Clone)]
+pub struct Event(Arc<Body>);
+
+impl Event {
+    /// Starts an event of this type.
+    pub fn builder(event_type: &str) -> EventBuilder {
+        EventBuilder::new(event_type)
+    }
+
+    fn from_body(body: Body) -> Self {
+        Self(Arc::new(body))
+    }
+
+    /// One attribute's value; `None` where the event has none.
+    pub fn attribute(&self, attribute: Attribute) -> Option<&str> {
+        let value = self.part(attribute.index());
+        (!value.is_empty()).then_some(value)
+    }
+
+    fn part(&self, part: usize) -> &str {
+        let Span { start, end } = self.0.spans[part];
+        &self.0.text[start as usize..end as usize]
+    }
+
+    /// The type, a dotted name. Never empty.
+    pub fn event_type(&self) -> &str {
+        self.part(Attribute::Type.index())
+    }
+
+    /// The component that published it.
+    pub fn source(&self) -> Option<&str> {
+        self.attribute(Attribute::Source)
+    }
+
+    /// The stream it belongs to.
+    pub fn stream(&self) -> Option<&str> {
+        self.attribute(Attribute::Stream)
+    }
+
+    /// The execution it belongs to.
+    pub fn execution(&self) -> Option<&str> {
+        self.attribute(Attribute::Execution)
+    }
+
+    /// What ties it to other events.
+    pub fn correlation(&self) -> Option<&str> {
+        self.attribute(Attribute::Correlation)
+    }
+
+    /// The thing it is about, as kind and id; either may be empty where only the other was set.
+    pub fn entity(&self) -> Option<(&str, &str)> {
+        let (kind, id) = (self.part(Attribute::EntityKind.index()), self.part(Attribute::EntityId.index()));
+        (!kind.is_empty() || !id.is_empty()).then_some((kind, id))
+    }
+
+    /// The channel it is sent in.
+    pub fn channel(&self) -> Option<&str> {
+        self.attribute(Attribute::Channel)
+    }
+
+    /// When it happened.
+    pub fn timestamp(&self) -> Timestamp {
+        self.0.timestamp
+    }
+
+    /// The payload as JSON text on one line, without white space between its parts.
+    pub fn payload(&self) -> &str {
+        self.part(PAYLOAD)
+    }
+
+    /// Its place, given by the bus; `None` before it is published.
+    pub fn id(&self) -> Option<EventId> {
+        let shard = self.0.shard.load(Ordering::Relaxed);
+        (shard != UNPUBLISHED).then(|| EventId {
+            epoch: self.0.epoch.load(Ordering::Relaxed),
+            shard: shard as u16,
+            sequence: self.0.sequence.load(Ordering::Relaxed),
+        })
+    }
+
+    /// The attributes' hashes.
+    pub(crate) fn signature(&self) -> &Signature {
+        &self.0.signature
+    }
+
+    /// Bytes this event holds, its frames apart.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Body>() + self.0.text.len()
+    }
+
+    /// Makes sure that this handle may be given a place: a handle that is shared or was published before is
+    /// replaced by a body of its own.
+    pub(crate) fn into_publishable(self) -> Self {
+        if Arc::strong_count(&self.0) == 1 && self.0.shard.load(Ordering::Relaxed) == UNPUBLISHED {
+            return self;
+        }
+        let body = &*self.0;
+        Self::from_body(Body {
+            epoch: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
+            shard: AtomicU32::new(UNPUBLISHED),
+            timestamp: body.timestamp,
+            signature: body.signature,
+            spans: body.spans,
+            text: body.text.clone(),
+            #[cfg(feature = "server")]
+            frames: OnceLock::new(),
+        })
+    }
+
+    /// Gives the event its place. For the publisher that holds the only handle (see
+    /// [`Self::into_publishable`]), before it is published.
+    pub(crate) fn place(&self, id: EventId) {
+        self.0.epoch.store(id.epoch, Ordering::Relaxed);
+        self.0.sequence.store(id.sequence, Ordering::Relaxed);
+        self.0.shard.store(u32::from(id.shard), Ordering::Relaxed);
+    }
+
+    /// The frame of one encoding, made by the first who asks and shared by all others, whatever their loop.
+    #[cfg(feature = "server")]
+    pub(crate) fn frame(&self, encoding: usize, encode: impl FnOnce(&Self) -> Bytes) -> &Bytes {
+        let frames = self.0.frames.get_or_init(Frames::default);
+        frames[encoding].get_or_init(|| encode(self))
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({}", self.event_type())?;
+        if let Some(id) = self.id() {
+            write!(f, " {id}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_back_as_they_were_set() {
+        let event = Event::builder("a.b")
+            .source("s")
+            .stream("st")
+            .execution("ex")
+            .correlation("c")
+            .entity("k", "i")
+            .channel("ch")
+            .timestamp(Timestamp(5))
+            .json(" [1, 2] ")
+            .build()
+            .expect("valid");
+        let all = Attribute::ALL.map(|a| event.attribute(a).unwrap_or_default());
+        assert_eq!(all, ["a.b", "s", "st", "ex", "c", "k", "i", "ch"]);
+        assert_eq!((event.payload(), event.timestamp(), event.id()), ("[1,2]", Timestamp(5), None));
+    }
+
+    #[test]
+    fn only_the_type_is_required() {
+        let event = Event::builder("x").build().expect("valid");
+        assert_eq!((event.payload(), event.source(), event.entity()), ("{}", None, None));
+        assert_eq!(Event::builder("").build().err(), Some(EventError::NoType));
+    }
+
+    #[test]
+    fn the_first_fault_is_told() {
+        let long = "x".repeat(ATTRIBUTE_BYTES_MAX + 1);
+        let built = Event::builder("x").source(&long).channel("a\nb").json("{").build();
+        assert_eq!(
+            built.err(),
+            Some(EventError::AttributeTooLong(Attribute::Source, ATTRIBUTE_BYTES_MAX + 1))
+        );
+        let built = Event::builder("x").channel("a\r\nb").build();
+        assert_eq!(built.err(), Some(EventError::ControlCharacter(Attribute::Channel)));
+    }
+
+    #[test]
+    fn a_shared_or_published_event_is_published_under_a_body_of_its_own() {
+        let id = |sequence| EventId { epoch: 1, shard: 0, sequence };
+        let first = Event::builder("x").build().expect("valid");
+        let kept = first.clone();
+        let published = first.into_publishable();
+        published.place(id(1));
+        assert_eq!((kept.id(), published.id()), (None, Some(id(1))));
+        let again = published.clone().into_publishable();
+        again.place(id(2));
+        assert_eq!((published.id(), again.id()), (Some(id(1)), Some(id(2))));
+    }
+
+    #[test]
+    fn equal_values_have_equal_hashes_and_absent_ones_zero() {
+        let a = Event::builder("x").source("s").build().expect("valid");
+        let b = Event::builder("x").source("s").json("[]").build().expect("valid");
+        assert_eq!(a.signature(), b.signature());
+        assert_eq!(a.signature().0[Attribute::Stream.index()], 0);
+        assert_ne!(a.signature().0[Attribute::Type.index()], 0);
+    }
+}

@@ -1,0 +1,164 @@
+//! Makes events and checks what they are made of. Imports its siblings only.
+//! Always: what `build` lets through can be framed, logged and matched without another look.
+
+use std::fmt;
+
+use super::json::{self, JsonError};
+use super::{Attribute, Body, Event, PAYLOAD, Span, Timestamp};
+
+/// The longest value of an attribute, in bytes.
+pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
+
+/// An event could not be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The type is missing or empty.
+    NoType,
+    /// An attribute is longer than [`ATTRIBUTE_BYTES_MAX`].
+    AttributeTooLong(Attribute, usize),
+    /// An attribute holds a control character.
+    ControlCharacter(Attribute),
+    /// The payload is not JSON.
+    Payload(JsonError),
+    /// The event as a whole is over 4 GiB.
+    TooLarge,
+}
+
+impl fmt::Display for EventError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoType => f.write_str("event has no type"),
+            Self::AttributeTooLong(attribute, len) => {
+                write!(f, "{attribute} of {len} bytes is over the limit of {ATTRIBUTE_BYTES_MAX}")
+            }
+            Self::ControlCharacter(attribute) => write!(f, "{attribute} holds a control character"),
+            Self::Payload(error) => write!(f, "payload: {error}"),
+            Self::TooLarge => f.write_str("event is over 4 GiB"),
+        }
+    }
+}
+
+impl std::error::Error for EventError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Payload(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Collects an event's parts; errors wait until [`build`](Self::build).
+///
+/// An empty value is the same as none. Setting a part again replaces it.
+#[derive(Debug)]
+pub struct EventBuilder {
+    text: String,
+    spans: [Span; PAYLOAD + 1],
+    timestamp: Option<Timestamp>,
+    error: Option<EventError>,
+}
+
+impl EventBuilder {
+    pub(super) fn new(event_type: &str) -> Self {
+        let builder = Self {
+            text: String::with_capacity(event_type.len() + 96),
+            spans: [Span::default(); PAYLOAD + 1],
+            timestamp: None,
+            error: None,
+        };
+        builder.attribute(Attribute::Type, event_type)
+    }
+
+    fn fail(&mut self, error: EventError) {
+        self.error.get_or_insert(error);
+    }
+
+    fn put(&mut self, part: usize, start: usize) {
+        let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(self.text.len())) else {
+            return self.fail(EventError::TooLarge);
+        };
+        self.spans[part] = Span { start, end };
+    }
+
+    /// Sets any one attribute. At most [`ATTRIBUTE_BYTES_MAX`] bytes, no control characters.
+    pub fn attribute(mut self, attribute: Attribute, value: &str) -> Self {
+        if value.len() > ATTRIBUTE_BYTES_MAX {
+            self.fail(EventError::AttributeTooLong(attribute, value.len()));
+        } else if value.chars().any(char::is_control) {
+            self.fail(EventError::ControlCharacter(attribute));
+        } else {
+            let start = self.text.len();
+            self.text.push_str(value);
+            self.put(attribute.index(), start);
+        }
+        self
+    }
+
+    /// Sets the component that publishes it.
+    pub fn source(self, source: &str) -> Self {
+        self.attribute(Attribute::Source, source)
+    }
+
+    /// Sets the stream it belongs to, which is also the default ordering key.
+    pub fn stream(self, stream_id: &str) -> Self {
+        self.attribute(Attribute::Stream, stream_id)
+    }
+
+    /// Sets the execution it belongs to.
+    pub fn execution(self, execution_id: &str) -> Self {
+        self.attribute(Attribute::Execution, execution_id)
+    }
+
+    /// Sets what ties it to other events.
+    pub fn correlation(self, correlation_id: &str) -> Self {
+        self.attribute(Attribute::Correlation, correlation_id)
+    }
+
+    /// Sets the thing it is about: its kind and which one.
+    pub fn entity(self, kind: &str, id: &str) -> Self {
+        self.attribute(Attribute::EntityKind, kind).attribute(Attribute::EntityId, id)
+    }
+
+    /// Sets the channel it is sent in.
+    pub fn channel(self, channel: &str) -> Self {
+        self.attribute(Attribute::Channel, channel)
+    }
+
+    /// Sets when it happened; otherwise the time of `build`.
+    pub fn timestamp(mut self, timestamp: Timestamp) -> Self {
+        self.timestamp = Some(timestamp);
+        self
+    }
+
+    /// Sets the payload: JSON text (any value, nested at most 128 deep), kept without the white space between
+    /// its parts. `{}` if never set.
+    pub fn json(mut self, payload: impl AsRef<str>) -> Self {
+        let start = self.text.len();
+        match json::minify(payload.as_ref(), &mut self.text) {
+            Ok(()) => self.put(PAYLOAD, start),
+            Err(error) => {
+                self.text.truncate(start);
+                self.fail(EventError::Payload(error));
+            }
+        }
+        self
+    }
+
+    /// Makes the event, or says what the first fault in its parts was. Allocates the event's one shared body.
+    pub fn build(mut self) -> Result<Event, EventError> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        if self.spans[Attribute::Type.index()].is_empty() {
+            return Err(EventError::NoType);
+        }
+        if self.spans[PAYLOAD].is_empty() {
+            let start = self.text.len();
+            self.text.push_str("{}");
+            self.put(PAYLOAD, start);
+        }
+        let timestamp = self.timestamp.unwrap_or_else(Timestamp::now);
+        Ok(Event::from_body(Body::new(self.text, self.spans, timestamp)))
+    }
+}

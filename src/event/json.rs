@@ -1,0 +1,304 @@
+//! Checks JSON text (RFC 8259) and writes it without the white space between its parts, in one pass.
+//!
+//! Imports nothing of ours. Always: no recursion and no allocation but the output, so nesting and size
+//! cost what the limits say; the output of text that passes contains no control character, so it fits a
+//! line of NDJSON and of SSE as it is.
+
+use std::fmt;
+
+/// How deep arrays and objects may nest in a payload.
+pub(crate) const DEPTH_MAX: usize = 128;
+
+/// What was wrong with a text that should be JSON, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonError {
+    /// Bytes from the start of the text.
+    pub offset: usize,
+    /// What was expected or found there.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid JSON at byte {}: {}", self.offset, self.reason)
+    }
+}
+
+impl std::error::Error for JsonError {}
+
+/// What may come next.
+#[derive(Clone, Copy, PartialEq)]
+enum Expect {
+    Value,
+    /// Right after `[`: a value or `]`.
+    FirstItem,
+    /// Right after `{`: a key or `}`.
+    FirstKey,
+    Key,
+    Colon,
+    /// After a value: `,` or the closing bracket, or the end at depth 0.
+    Comma,
+}
+
+/// Appends `text` minified to `out`. On an error `out` may hold a part of it.
+pub(crate) fn minify(text: &str, out: &mut String) -> Result<(), JsonError> {
+    let bytes = text.as_bytes();
+    // One bit a level: 1 = object. DEPTH_MAX bits.
+    let mut kinds: u128 = 0;
+    let mut depth = 0usize;
+    let mut expect = Expect::Value;
+    let mut at = 0;
+    // What is copied in one piece: bytes between white space.
+    let mut kept = 0;
+    let fail = |offset, reason| Err(JsonError { offset, reason });
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                out.push_str(&text[kept..at]);
+                while bytes.get(at).is_some_and(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')) {
+                    at += 1;
+                }
+                kept = at;
+                continue;
+            }
+            b'"' => match expect {
+                Expect::Value | Expect::FirstItem => {
+                    at = string_end(bytes, at)?;
+                    expect = Expect::Comma;
+                    continue;
+                }
+                Expect::Key | Expect::FirstKey => {
+                    at = string_end(bytes, at)?;
+                    expect = Expect::Colon;
+                    continue;
+                }
+                Expect::Colon => return fail(at, "expected ':'"),
+                Expect::Comma => return fail(at, "expected ',' or an end"),
+            },
+            b':' if expect == Expect::Colon => expect = Expect::Value,
+            b',' if expect == Expect::Comma && depth > 0 => {
+                expect = if kinds & 1 == 1 { Expect::Key } else { Expect::Value };
+            }
+            b'{' | b'[' if matches!(expect, Expect::Value | Expect::FirstItem) => {
+                if depth == DEPTH_MAX {
+                    return fail(at, "nested deeper than 128 levels");
+                }
+                depth += 1;
+                kinds = (kinds << 1) | u128::from(byte == b'{');
+                expect = if byte == b'{' { Expect::FirstKey } else { Expect::FirstItem };
+            }
+            b'}' | b']' if depth > 0 && (kinds & 1 == 1) == (byte == b'}') => {
+                let empty = if byte == b'}' { Expect::FirstKey } else { Expect::FirstItem };
+                if expect != Expect::Comma && expect != empty {
+                    return fail(at, "expected a value or key before the end");
+                }
+                depth -= 1;
+                kinds >>= 1;
+                expect = Expect::Comma;
+            }
+            _ if matches!(expect, Expect::Value | Expect::FirstItem) => {
+                at = scalar_end(bytes, at)?;
+                expect = Expect::Comma;
+                continue;
+            }
+            _ => {
+                return fail(
+                    at,
+                    match expect {
+                        Expect::Key | Expect::FirstKey => "expected a key",
+                        Expect::Colon => "expected ':'",
+                        _ if depth == 0 => "unexpected text after the value",
+                        _ => "expected ',' or an end",
+                    },
+                );
+            }
+        }
+        at += 1;
+    }
+    if depth > 0 || expect != Expect::Comma {
+        return fail(at, "unexpected end");
+    }
+    out.push_str(&text[kept..]);
+    Ok(())
+}
+
+/// `at` is on the opening quote; answers the place after the closing one.
+fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
+    at += 1;
+    loop {
+        // Most bytes are plain: look at eight at a time for a quote, a backslash or a control character.
+        while let Some(word) = bytes.get(at..at + 8) {
+            let word =
+                u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+            let special = special_bytes(word);
+            if special == 0 {
+                at += 8;
+            } else {
+                at += (special.trailing_zeros() / 8) as usize;
+                break;
+            }
+        }
+        match bytes.get(at) {
+            Some(b'"') => return Ok(at + 1),
+            Some(b'\\') => match bytes.get(at + 1) {
+                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => at += 2,
+                Some(b'u') => {
+                    let hex = bytes.get(at + 2..at + 6).unwrap_or_default();
+                    if hex.len() < 4 || !hex.iter().all(u8::is_ascii_hexdigit) {
+                        return Err(JsonError { offset: at, reason: "bad \\u escape" });
+                    }
+                    at += 6;
+                }
+                _ => return Err(JsonError { offset: at, reason: "bad escape" }),
+            },
+            Some(0..=0x1f) => return Err(JsonError { offset: at, reason: "control character in a string" }),
+            Some(_) => at += 1,
+            None => return Err(JsonError { offset: at, reason: "unexpected end of a string" }),
+        }
+    }
+}
+
+/// The high bit of each byte that is `"`, `\` or below 0x20 (Bit Twiddling Hacks: "determine if a word has
+/// a byte less than n"). Borrows may mark a byte above a true one, never below: the first mark is exact.
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let less = |w: u64, n: u64| w.wrapping_sub(ONES * n) & !w & HIGHS;
+    less(word, 0x20) | less(word ^ (ONES * u64::from(b'"')), 1) | less(word ^ (ONES * u64::from(b'\\')), 1)
+}
+
+/// A number, `true`, `false` or `null`; answers the place after it.
+fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    for word in [b"true".as_slice(), b"false", b"null"] {
+        if bytes[at..].starts_with(word) {
+            return Ok(at + word.len());
+        }
+    }
+    let digits = |mut place: usize| {
+        let start = place;
+        while bytes.get(place).is_some_and(u8::is_ascii_digit) {
+            place += 1;
+        }
+        (place > start).then_some(place).ok_or(JsonError { offset: start, reason: "expected a value" })
+    };
+    let start = at + usize::from(bytes[at] == b'-');
+    let mut end = digits(start)?;
+    if bytes[start] == b'0' && end > start + 1 {
+        return Err(JsonError { offset: start, reason: "number with a leading zero" });
+    }
+    if bytes.get(end) == Some(&b'.') {
+        end = digits(end + 1)?;
+    }
+    if matches!(bytes.get(end), Some(b'e' | b'E')) {
+        end += 1;
+        end += usize::from(matches!(bytes.get(end), Some(b'+' | b'-')));
+        end = digits(end)?;
+    }
+    Ok(end)
+}
+
+/// Appends `text` as a JSON string, quotes included. Every control character is escaped.
+pub(crate) fn write_string(text: &str, out: &mut String) {
+    out.push('"');
+    let mut kept = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape = match byte {
+            b'"' => "\\\"",
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            b'\r' => "\\r",
+            b'\t' => "\\t",
+            0..=0x1f => "",
+            _ => continue,
+        };
+        out.push_str(&text[kept..at]);
+        if escape.is_empty() {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            out.push_str("\\u00");
+            out.push(char::from(HEX[usize::from(byte >> 4)]));
+            out.push(char::from(HEX[usize::from(byte & 15)]));
+        } else {
+            out.push_str(escape);
+        }
+        kept = at + 1;
+    }
+    out.push_str(&text[kept..]);
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minified(text: &str) -> Result<String, JsonError> {
+        let mut out = String::new();
+        minify(text, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn white_space_between_parts_goes_and_strings_stay() {
+        for (text, want) in [
+            (
+                " { \"a b\" : [ 1 , -2.5e+3 , true ,\nnull ] , \"c\" : { } , \"d\" : [ ] }\r\n",
+                r#"{"a b":[1,-2.5e+3,true,null],"c":{},"d":[]}"#,
+            ),
+            ("0", "0"),
+            (" \"x \\\" y\\u00e9 \\\\\" ", "\"x \\\" y\\u00e9 \\\\\""),
+            ("\"ein längerer Text ohne Besonderes\"", "\"ein längerer Text ohne Besonderes\""),
+            ("[[],{}]", "[[],{}]"),
+        ] {
+            assert_eq!(minified(text).as_deref(), Ok(want));
+        }
+    }
+
+    #[test]
+    fn what_rfc_8259_forbids_is_refused_with_its_place() {
+        for (text, offset) in [
+            ("", 0),
+            ("{", 1),
+            ("[1,]", 3),
+            ("{,}", 1),
+            ("{\"a\"}", 4),
+            ("{\"a\":}", 5),
+            ("[1 2]", 3),
+            ("01", 0),
+            ("1.", 2),
+            ("-", 1),
+            ("+1", 0),
+            ("nul", 0),
+            ("'a'", 0),
+            ("\"\n\"", 1),
+            ("\"\\x\"", 1),
+            ("\"\\u12g4\"", 1),
+            ("\"abc", 4),
+            ("{\"a\":1]", 6),
+            ("1 2", 2),
+            ("[1}", 2),
+            ("{1:2}", 1),
+            ("NaN", 0),
+            ("}", 0),
+            ("\"long string with \x01 control\"", 18),
+            ("{\"a\":1,}", 7),
+            ("[,1]", 1),
+        ] {
+            assert_eq!(minified(text).map_err(|e| e.offset), Err(offset), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |n: usize| "[".repeat(n) + &"]".repeat(n);
+        assert!(minified(&nested(DEPTH_MAX)).is_ok());
+        assert_eq!(minified(&nested(DEPTH_MAX + 1)).map_err(|e| e.offset), Err(DEPTH_MAX));
+        assert!(minified(&"[".repeat(10_000)).is_err());
+    }
+
+    #[test]
+    fn every_control_character_of_a_string_is_escaped() {
+        let text: String = (0u8..=0x7f).map(char::from).collect::<String>() + "é\u{2028}";
+        let mut json = String::new();
+        write_string(&text, &mut json);
+        assert!(json.bytes().all(|b| b >= 0x20));
+        assert_eq!(minified(&json).as_deref(), Ok(json.as_str()));
+    }
+}

@@ -1,0 +1,30 @@
+//! An event's attributes as eight small hashes, so that most questions of a matcher end without looking at
+//! a string. Imports nothing of ours. Always: 0 means absent, equal values have equal hashes in one process.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+
+use foldhash::quality::FixedState;
+
+use super::Attribute;
+
+/// One 32-bit hash for each [`Attribute`], by its index; 0 where the event has no value.
+///
+/// Equal hashes are a hint: compare the strings before relying on it. The seed is drawn once for each
+/// process, so nobody outside can choose values that collide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Signature(pub(crate) [u32; Attribute::COUNT]);
+
+fn state() -> &'static FixedState {
+    static STATE: OnceLock<FixedState> = OnceLock::new();
+    STATE.get_or_init(|| FixedState::with_seed(RandomState::new().hash_one(0u8)))
+}
+
+/// The hash of one attribute's value; 0 only for the empty (absent) one.
+pub(crate) fn value_hash(value: &str) -> u32 {
+    if value.is_empty() {
+        return 0;
+    }
+    let hash = state().hash_one(value.as_bytes());
+    ((hash ^ (hash >> 32)) as u32).max(1)
+}

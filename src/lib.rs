@@ -17,6 +17,7 @@ mod event;
 #[cfg(feature = "server")]
 mod feed;
 mod filter;
+#[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
 mod server;

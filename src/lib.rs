@@ -27,3 +27,11 @@ pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,
     ParseTimestampError, Sequence, Timestamp,
 };
+pub use filter::{Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator, Pattern};
+
+/// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
+/// release.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::filter::{ClassId, Matcher};
+}

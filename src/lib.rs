@@ -23,11 +23,15 @@ mod metrics;
 mod server;
 mod sync;
 
+pub use bus::{Bus, Delivery, Gap, Published, Subscriber};
 pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,
     ParseTimestampError, Sequence, Timestamp,
 };
 pub use filter::{Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator, Pattern};
+
+#[cfg(feature = "server")]
+pub use server::{Server, ServerBuilder, ServerConfig, ServerError, ServerHandle};
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
 /// release.

@@ -224,7 +224,7 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter) -> serde_json::Va
         ("correlation_ids", if correlations.len() > 1 { correlations } else { Vec::new() }),
         ("stream_ids", list(Attribute::Stream)),
         ("execution_ids", list(Attribute::Execution)),
-        ("entities", filter.entity_pairs().map(|(kind, id)| format!("{kind}:{id}")).collect()),
+        ("entities", filter.entity_values().map(|(kind, id)| format!("{kind}:{id}")).collect()),
         ("channels", list(Attribute::Channel)),
     ];
     for (name, values) in more {

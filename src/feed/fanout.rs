@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{Feed, FeedLimits};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::Event;
-use crate::filter::{ClassId, Filter, Matcher};
+use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::metrics::Metrics;
 
 /// A feed's number within its loop.
@@ -50,7 +50,7 @@ pub(crate) struct Fanout {
 impl Fanout {
     pub(crate) fn new(limits: FeedLimits, metrics: Arc<Metrics>) -> Self {
         Self {
-            matcher: Matcher::default(),
+            matcher: Matcher::new(FilterLimits::default()),
             feeds: Slab::new(),
             by_interest: HashMap::default(),
             feeds_of: Vec::new(),

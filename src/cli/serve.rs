@@ -35,15 +35,8 @@ pub(super) struct Args {
     /// Origin that pages elsewhere may read from, or `*` for any; repeatable
     #[arg(long, env = "FANWIRE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
-    /// Largest message a WebSocket client may send
-    #[arg(long, env = "FANWIRE_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = 64 * 1024)]
-    max_message_bytes: usize,
-    /// Largest body of a publish request
-    #[arg(long, env = "FANWIRE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 4 * 1024 * 1024)]
-    max_body_bytes: usize,
-    /// Seconds that clients get to take what is under way when the server drains
-    #[arg(long, env = "FANWIRE_DRAIN_SECONDS", value_name = "N", default_value_t = 10)]
-    drain_seconds: u64,
+    #[command(flatten)]
+    limits: Limits,
     /// What to log: error, warn, info, debug, trace, or directives as `info,fanwire=debug`
     #[arg(long, env = "FANWIRE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = log_level)]
@@ -51,6 +44,66 @@ pub(super) struct Args {
     /// How log lines look
     #[arg(long, env = "FANWIRE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// What a client may ask of the server. The defaults are the library's.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Limits")]
+struct Limits {
+    /// Longest message of a WebSocket client; over it close code 1009 [default: 64 KiB]
+    #[arg(long, env = "FANWIRE_MAX_MESSAGE_BYTES", value_name = "BYTES")]
+    max_message_bytes: Option<usize>,
+    /// Longest body of a publish request; over it 413 [default: 4 MiB]
+    #[arg(long, env = "FANWIRE_MAX_BODY_BYTES", value_name = "BYTES")]
+    max_body_bytes: Option<usize>,
+    /// Open connections [default: 100000]
+    #[arg(long, env = "FANWIRE_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<usize>,
+    /// Events a slow client may fall behind before it gets a gap [default: 1000]
+    #[arg(long, env = "FANWIRE_MAX_LAG_EVENTS", value_name = "N")]
+    max_lag_events: Option<usize>,
+    /// Bytes a slow client may fall behind before it gets a gap [default: 1 MiB]
+    #[arg(long, env = "FANWIRE_MAX_LAG_BYTES", value_name = "BYTES")]
+    max_lag_bytes: Option<usize>,
+    /// How long the head of a request may take to come [default: 5s]
+    #[arg(long, env = "FANWIRE_HANDSHAKE_TIMEOUT", value_name = "TIME", value_parser = duration)]
+    handshake_timeout: Option<Duration>,
+    /// How often a quiet client is asked whether it's there; gone after two unanswered [default: 30s]
+    #[arg(long, env = "FANWIRE_HEARTBEAT", value_name = "TIME", value_parser = duration)]
+    heartbeat: Option<Duration>,
+    /// How long clients may take what is under way when the server drains
+    #[arg(long, env = "FANWIRE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = duration, default_value = "10s")]
+    drain_timeout: Duration,
+}
+
+impl Limits {
+    fn config(&self) -> ServerConfig {
+        fn set<T: Copy>(field: &mut T, option: Option<T>) {
+            *field = option.unwrap_or(*field);
+        }
+        let mut config = ServerConfig::default();
+        set(&mut config.max_message_bytes, self.max_message_bytes);
+        set(&mut config.max_body_bytes, self.max_body_bytes);
+        set(&mut config.max_connections, self.max_connections);
+        set(&mut config.max_lag_events, self.max_lag_events);
+        set(&mut config.max_lag_bytes, self.max_lag_bytes);
+        set(&mut config.handshake_timeout, self.handshake_timeout);
+        set(&mut config.heartbeat, self.heartbeat);
+        config
+    }
+}
+
+/// `500ms`, `30s` or `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u32 = number.parse().map_err(|_| "expected a time, as 500ms, 30s or 2m")?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        _ => return Err(format!("`{text}` has no unit: ms, s or m, as 30s")),
+    };
+    if number == 0 { Err("must be more than zero".into()) } else { Ok(unit * number) }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -71,12 +124,8 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         .map_err(|error| CliError::new(format!("cannot watch signals: {error}")))?;
 
     let bus = Bus::new();
-    let config = ServerConfig {
-        max_message_bytes: args.max_message_bytes,
-        max_body_bytes: args.max_body_bytes,
-        cors_origins: args.cors_origin,
-        ..ServerConfig::default()
-    };
+    let mut config = args.limits.config();
+    config.cors_origins = args.cors_origin;
     let server = Server::builder(&bus)
         .listen(&args.listen)
         .config(config)
@@ -96,7 +145,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         }
     });
     drop(demo);
-    server.drain(Duration::from_secs(args.drain_seconds));
+    server.drain(args.limits.drain_timeout);
     server.join().map_err(CliError::new)
 }
 
@@ -144,4 +193,19 @@ fn announce(addr: SocketAddr, demo: bool) {
         "{DIM}{demo}  live page  {url}/\n  publish    curl -d '{{\"type\":\"hello\",\"payload\":{{\"from\":\"curl\"}}}}' \
          {url}/publish\n  follow     curl -N {url}/sse   or   fanwire tail --url {url}\n{DIM:#}"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for text in ["", "5", "s", "-1s", "1h", "0s", "99999999999s", "1.5s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

@@ -30,6 +30,12 @@ pub use event::{
 };
 pub use filter::{Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator, Pattern};
 
+/// Server-sent events as text: what a client of `/sse` needs.
+#[cfg(feature = "server")]
+pub mod sse {
+    pub use crate::codec::sse::{SseEvent, SseParser};
+}
+
 #[cfg(feature = "server")]
 pub use server::{Server, ServerBuilder, ServerConfig, ServerError, ServerHandle};
 

@@ -139,7 +139,13 @@ impl Bus {
     }
 
     /// Gives the events `from..to` that are kept to `take`; answers where it could start.
-    pub(crate) fn read_range(&self, _shard: u16, from: Sequence, to: Sequence, mut take: impl FnMut(&Event)) -> Sequence {
+    pub(crate) fn read_range(
+        &self,
+        _shard: u16,
+        from: Sequence,
+        to: Sequence,
+        mut take: impl FnMut(&Event),
+    ) -> Sequence {
         let (start, events) = self.get(from, usize::MAX);
         for event in events.iter().take(to.saturating_sub(start) as usize) {
             take(event);

@@ -13,7 +13,12 @@ pub struct HttpLimits {
 
 impl Default for HttpLimits {
     fn default() -> Self {
-        Self { max_head_bytes: 16 * 1024, max_headers: 64, max_target_bytes: 8 * 1024, max_body_bytes: 4 << 20 }
+        Self {
+            max_head_bytes: 16 * 1024,
+            max_headers: 64,
+            max_target_bytes: 8 * 1024,
+            max_body_bytes: 4 << 20,
+        }
     }
 }
 
@@ -124,7 +129,9 @@ pub fn parse_request(buf: &[u8], limits: &HttpLimits) -> Result<Option<(Request,
     let mut parsed = httparse::Request::new(&mut headers);
     let used = match parsed.parse(buf) {
         Ok(httparse::Status::Complete(used)) => used,
-        Ok(httparse::Status::Partial) if buf.len() > limits.max_head_bytes => return Err(RequestError::HeadTooLong),
+        Ok(httparse::Status::Partial) if buf.len() > limits.max_head_bytes => {
+            return Err(RequestError::HeadTooLong);
+        }
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(RequestError::HeadTooLong),
         Err(_) => return Err(RequestError::Malformed("not an HTTP request")),

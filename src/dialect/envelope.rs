@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn short_names_stand_for_the_long_ones_and_the_type_is_enough() {
-        let event = read_event(r#" {"type":"x","ts":1500,"data":[ 1 ],"extra":{"deep":[]}} "#).expect("valid");
+        let event =
+            read_event(r#" {"type":"x","ts":1500,"data":[ 1 ],"extra":{"deep":[]}} "#).expect("valid");
         assert_eq!(
             written(&event),
             r#"{"event_type":"x","timestamp":"1970-01-01T00:00:01.500000Z","correlation_id":null,"payload":[1]}"#

@@ -38,8 +38,12 @@ impl ClientError {
 #[derive(Debug)]
 pub(crate) enum Command {
     Subscribe(Box<Subscribe>),
-    Unsubscribe { subscription_id: String },
-    Request { action: String },
+    Unsubscribe {
+        subscription_id: String,
+    },
+    Request {
+        action: String,
+    },
     Ping,
     Publish(Event),
     /// An `ack` or `pong` of the client's own: taken silently.
@@ -97,7 +101,10 @@ impl Strings {
 enum EntityIn {
     /// `kind:id`.
     Text(String),
-    Pair { kind: Option<String>, id: Option<String> },
+    Pair {
+        kind: Option<String>,
+        id: Option<String>,
+    },
 }
 
 impl EntityIn {
@@ -207,7 +214,12 @@ fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .executions(list(input.execution_ids))
         .channels(list(input.channels))
         .entities(input.entities.unwrap_or_default().into_iter().map(EntityIn::into_pair));
-    Ok(Subscribe { subscription_id: input.subscription_id.filter(|id| !id.is_empty()), filter, since, history: input.history })
+    Ok(Subscribe {
+        subscription_id: input.subscription_id.filter(|id| !id.is_empty()),
+        filter,
+        since,
+        history: input.history,
+    })
 }
 
 /// A subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set.
@@ -256,7 +268,13 @@ impl Reply {
 }
 
 /// An answer as a WebSocket frame. `random` makes its id; `to` is the request's.
-pub(crate) fn reply(kind: Reply, payload: &serde_json::Value, random: u128, now: Timestamp, to: Option<&str>) -> Bytes {
+pub(crate) fn reply(
+    kind: Reply,
+    payload: &serde_json::Value,
+    random: u128,
+    now: Timestamp,
+    to: Option<&str>,
+) -> Bytes {
     let mut out = String::with_capacity(192);
     let _ = write!(
         out,
@@ -343,7 +361,9 @@ mod tests {
 
     #[test]
     fn what_is_no_message_gets_the_documents_words() {
-        for text in ["", "not valid json", "[]", "5", "{}", r#"{"type":5}"#, r#"{"type":"ping""#, r#"["ping"]"#] {
+        for text in
+            ["", "not valid json", "[]", "5", "{}", r#"{"type":5}"#, r#"{"type":"ping""#, r#"["ping"]"#]
+        {
             assert_eq!(command(text).expect_err(text).text, INVALID_MESSAGE, "{text}");
         }
         let deep = format!(r#"{{"type":"ping","payload":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
@@ -352,7 +372,9 @@ mod tests {
 
     #[test]
     fn a_subscribe_may_lack_everything() {
-        for text in [r#"{"type":"subscribe"}"#, r#"{"type":"subscribe","payload":{"event_types":[],"sources":null}}"#] {
+        for text in
+            [r#"{"type":"subscribe"}"#, r#"{"type":"subscribe","payload":{"event_types":[],"sources":null}}"#]
+        {
             match command(text) {
                 Ok(Command::Subscribe(s)) => assert!(s.filter.is_everything() && s.subscription_id.is_none()),
                 other => panic!("{other:?}"),

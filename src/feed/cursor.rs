@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use super::fanout::Membership;
-use super::{Feed, Fanout, Slot};
+use super::{Fanout, Feed, Slot};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::EventId;
 use crate::filter::Filter;
@@ -104,7 +104,12 @@ impl Cursor {
 
     /// Leaves its feed; what it was still owed from there becomes its own. Another member may have taken its
     /// place there: that one's slot is the answer, to be told by [`Self::moved`].
-    pub(crate) fn leave(&mut self, fanout: &mut Fanout, tally: &mut Tally, recoverable: impl Fn(EventId) -> bool) -> Option<(Slot, u32)> {
+    pub(crate) fn leave(
+        &mut self,
+        fanout: &mut Fanout,
+        tally: &mut Tally,
+        recoverable: impl Fn(EventId) -> bool,
+    ) -> Option<(Slot, u32)> {
         let membership = self.membership.take()?;
         fanout.seal(membership.feed);
         let feed = fanout.feed(membership.feed);
@@ -253,7 +258,10 @@ impl Cursor {
                 slices.push(IoSlice::new(reply));
             } else if let Some(feed) = feed.filter(|_| at < end) {
                 let run = feed.run_of(at);
-                let to = replies.as_mut().and_then(|r| r.peek()).map_or(run.next(), |(place, _)| run.next().min(*place));
+                let to = replies
+                    .as_mut()
+                    .and_then(|r| r.peek())
+                    .map_or(run.next(), |(place, _)| run.next().min(*place));
                 let bytes = &run.bytes[run.start_of(at)..run.start_of(to)];
                 size += bytes.len();
                 slices.push(IoSlice::new(bytes));
@@ -275,7 +283,8 @@ impl Cursor {
         let end = feed.map_or(self.next, |feed| feed.next);
         while written > 0 {
             let reply = self.backlog.as_mut().and_then(|backlog| {
-                let due = backlog.direct.front().is_some_and(|(place, _)| *place <= self.next || self.next == end);
+                let due =
+                    backlog.direct.front().is_some_and(|(place, _)| *place <= self.next || self.next == end);
                 let (_, reply) = if due { backlog.direct.pop_front()? } else { return None };
                 backlog.direct_bytes -= reply.len();
                 Some(reply)
@@ -313,7 +322,11 @@ impl Cursor {
             let rest = start + written..end_of_frame;
             if !rest.is_empty() {
                 // A slice would keep the whole run alive; of a run of many frames the rest is small.
-                let rest = if run.len() == 1 { run.bytes.slice(rest) } else { Bytes::copy_from_slice(&run.bytes[rest]) };
+                let rest = if run.len() == 1 {
+                    run.bytes.slice(rest)
+                } else {
+                    Bytes::copy_from_slice(&run.bytes[rest])
+                };
                 self.backlog.get_or_insert_default().partial = rest;
             }
             tally.events += next - self.next;

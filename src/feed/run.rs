@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
-        let frames: Vec<_> = ["aa", "b", "cccc"].iter().zip(5..).map(|(f, n)| (Bytes::from(*f), id(n))).collect();
+        let frames: Vec<_> =
+            ["aa", "b", "cccc"].iter().zip(5..).map(|(f, n)| (Bytes::from(*f), id(n))).collect();
         let run = Run::new(10, &frames);
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);

@@ -49,11 +49,16 @@ struct World {
 impl World {
     fn new(max_events: usize) -> Self {
         let limits = FeedLimits { max_events, max_bytes: 1 << 20 };
-        Self { fanout: Fanout::new(limits, Arc::new(Metrics::default())), tally: Tally::default(), published: 0 }
+        Self {
+            fanout: Fanout::new(limits, Arc::new(Metrics::default())),
+            tally: Tally::default(),
+            published: 0,
+        }
     }
 
     fn publish(&mut self, event_type: &str) {
-        let event = Event::builder(event_type).json(format!("{{\"n\":{}}}", self.published)).build().expect("valid");
+        let event =
+            Event::builder(event_type).json(format!("{{\"n\":{}}}", self.published)).build().expect("valid");
         event.place(EventId { epoch: 1, shard: 0, sequence: self.published });
         self.published += 1;
         self.fanout.append(&event);

@@ -3,6 +3,8 @@
 //! Imports every lower room, never mio. Always: whatever bytes come, in whatever pieces, the effects are the
 //! same; nothing panics; a fault is answered in the protocol's own form and ends this connection only.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::routes::{self, Outcome};
@@ -12,7 +14,7 @@ use super::{Rng, Shared};
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::ws;
 use crate::dialect::Encoding;
-use crate::event::{EventId, Timestamp};
+use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
 
 /// What a connection asks its loop to do, in order.
@@ -24,8 +26,19 @@ pub(crate) enum Effect {
     Interest { encoding: Encoding, filters: Vec<Filter> },
     /// Deliver what is kept in the ring and matches `filter` but not `except`, before what is live.
     Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
+    /// Publish these, in order, and write what `answer` makes of the last one's id.
+    Publish { events: Vec<Event>, answer: Answer },
     /// Close, when everything is written.
     Close,
+}
+
+/// Makes the answer to a publisher from the id of the last event.
+pub(crate) struct Answer(pub(crate) Box<dyn FnOnce(Option<EventId>) -> Bytes + Send>);
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answer")
+    }
 }
 
 /// Where a replay starts.
@@ -45,11 +58,24 @@ pub(crate) struct Context<'a> {
     pub(crate) rng: &'a mut Rng,
     pub(crate) tick: Tick,
     pub(crate) effects: &'a mut Vec<Effect>,
+    /// Bytes of answers given since the loop called.
+    pub(crate) answered_bytes: usize,
+    /// The peer takes no more bytes for now.
+    pub(crate) blocked: bool,
 }
+
+/// A client that asks for more than this at once is answered in pieces, each when the one before is written.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
 impl Context<'_> {
     pub(crate) fn send(&mut self, bytes: impl Into<Bytes>) {
-        self.effects.push(Effect::Send(bytes.into()));
+        let bytes = bytes.into();
+        self.answered_bytes += bytes.len();
+        self.effects.push(Effect::Send(bytes));
+    }
+
+    fn is_enough(&self) -> bool {
+        self.answered_bytes > ANSWER_BYTES_MAX
     }
 
     pub(crate) fn now() -> Timestamp {
@@ -79,8 +105,8 @@ enum State {
     Http(Box<Http>),
     Ws(Box<Ws>),
     Sse,
-    /// Everything is said; what comes is thrown away.
-    Closing,
+    /// Everything is said, at this tick; what comes is thrown away.
+    Closing(Tick),
 }
 
 #[derive(Debug)]
@@ -116,7 +142,13 @@ pub(crate) struct Connection {
     heard: Tick,
     /// When it was last asked whether it is there.
     asked: Tick,
+    /// What came while the answers before it were too many.
+    held: Vec<u8>,
 }
+
+/// How long a connection may take to be written out and closed by its peer, so that the last words are not
+/// lost to a reset.
+const CLOSING_TICKS: Tick = 50;
 
 /// What a timer found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,33 +161,55 @@ pub(crate) enum Timer {
 
 impl Connection {
     pub(crate) fn new(tick: Tick) -> Self {
-        Self { state: State::Http(Box::default()), speaks: Speaks::Http, heard: tick, asked: tick }
+        Self {
+            state: State::Http(Box::default()),
+            speaks: Speaks::Http,
+            heard: tick,
+            asked: tick,
+            held: Vec::new(),
+        }
     }
 
     pub(crate) fn speaks(&self) -> Speaks {
         self.speaks
     }
 
-    pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.state, State::Closing)
+    /// Whether input waits that could be taken once the answers so far are written: call `receive` then,
+    /// with nothing if nothing came.
+    pub(crate) fn holds_input(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Takes bytes from the peer. They may be unmasked in place.
     pub(crate) fn receive(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
         self.heard = cx.tick;
+        if self.held.is_empty() {
+            self.take(input, cx);
+        } else {
+            let mut held = std::mem::take(&mut self.held);
+            held.extend_from_slice(input);
+            self.take(&mut held, cx);
+        }
+    }
+
+    fn take(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
         match &mut self.state {
+            State::Http(http) if http.buffer.is_empty() => self.receive_http(input, cx),
             State::Http(http) => {
-                let mut buffer = std::mem::take(&mut http.buffer);
-                if buffer.is_empty() {
-                    self.receive_http(input, cx);
-                } else {
-                    buffer.extend_from_slice(input);
+                http.buffer.extend_from_slice(input);
+                // A head ends with a line: no use in looking before one does, and many looks at a head that
+                // comes byte by byte would be dear.
+                if http.receiving.is_some()
+                    || input.contains(&b'\n')
+                    || http.buffer.len() > cx.shared.config.max_head_bytes
+                {
+                    let mut buffer = std::mem::take(&mut http.buffer);
                     self.receive_http(&mut buffer, cx);
                 }
             }
             State::Ws(_) => self.receive_ws(input, cx),
             // An event stream's client has nothing more to say; neither has one that is let go.
-            State::Sse | State::Closing => {}
+            State::Sse | State::Closing(_) => {}
         }
     }
 
@@ -180,6 +234,10 @@ impl Connection {
                 continue;
             }
             if input.is_empty() {
+                return;
+            }
+            if cx.is_enough() {
+                self.held = input.to_vec();
                 return;
             }
             http.since.get_or_insert(cx.tick);
@@ -231,7 +289,8 @@ impl Connection {
             Outcome::Closed => self.close(cx),
             Outcome::Ws => {
                 self.speaks = Speaks::Ws;
-                self.state = State::Ws(Box::new(Ws { decoder: ws::Decoder::default(), session: Session::default() }));
+                self.state =
+                    State::Ws(Box::new(Ws { decoder: ws::Decoder::default(), session: Session::default() }));
             }
             Outcome::Sse => {
                 self.speaks = Speaks::Sse;
@@ -244,6 +303,10 @@ impl Connection {
         let limits = cx.shared.config.ws_limits();
         let State::Ws(ws) = &mut self.state else { return };
         loop {
+            if cx.is_enough() {
+                self.held = input.to_vec();
+                return;
+            }
             let (used, message) = match ws.decoder.decode(input, &limits) {
                 Ok(progress) => progress,
                 Err(error) => {
@@ -283,7 +346,7 @@ impl Connection {
 
     fn close(&mut self, cx: &mut Context<'_>) {
         self.leave(cx);
-        self.state = State::Closing;
+        self.state = State::Closing(cx.tick);
         cx.effects.push(Effect::Close);
     }
 
@@ -300,7 +363,7 @@ impl Connection {
             State::Ws(_) => cx.send(ws::close_frame(1001, "server is shutting down")),
             State::Http(http) if http.receiving.is_some() => return,
             State::Http(_) | State::Sse => {}
-            State::Closing => return,
+            State::Closing(_) => return,
         }
         self.close(cx);
     }
@@ -310,7 +373,8 @@ impl Connection {
         let config = &cx.shared.config;
         let heartbeat = config.heartbeat_ticks();
         match &mut self.state {
-            State::Closing => Timer::Over,
+            State::Closing(since) if cx.tick < *since + CLOSING_TICKS => Timer::At(*since + CLOSING_TICKS),
+            State::Closing(_) => Timer::Over,
             State::Http(http) => {
                 let (since, limit) = match (&http.receiving, http.since) {
                     (Some(_), Some(since)) => (since, config.body_ticks()),
@@ -344,11 +408,12 @@ impl Connection {
                 Timer::At(self.heard.max(self.asked) + heartbeat)
             }
             State::Sse => {
-                if cx.tick >= self.asked + heartbeat {
+                // Who is blocked has enough to read.
+                if cx.tick >= self.asked + heartbeat && !cx.blocked {
                     self.asked = cx.tick;
                     cx.send(Encoding::NativeSse.heartbeat());
                 }
-                Timer::At(self.asked + heartbeat)
+                Timer::At((self.asked + heartbeat).max(cx.tick + 1))
             }
         }
     }

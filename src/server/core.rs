@@ -41,12 +41,11 @@ const READS_A_TURN: usize = 4;
 const EVENTS_A_BATCH: usize = 256;
 const BATCHES_A_TURN: usize = 8;
 
+/// Events published by clients before the loop delivers them, so that no body laps the ring or its own feeds.
+const PUBLISHED_A_BATCH: usize = 256;
+
 /// A client that does not read its replies is not read either.
 const REPLY_BYTES_MAX: usize = 256 * 1024;
-
-/// How long a closed connection waits for its peer to close too, so that the last words are not lost to a
-/// reset.
-const LINGER: Tick = 20;
 
 struct Conn<S> {
     socket: S,
@@ -75,6 +74,8 @@ pub(crate) struct Core<S> {
     ready: Vec<Token>,
     /// The bus may have more.
     more_events: bool,
+    /// Events published by this loop's clients since it last looked at the bus.
+    unpumped: usize,
     draining: bool,
     effects: Vec<Effect>,
     tally: Tally,
@@ -86,6 +87,20 @@ pub(crate) struct Core<S> {
 
 fn token_of(slot: usize, generation: u32) -> Token {
     u64::from(generation) << 32 | slot as u64
+}
+
+/// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
+macro_rules! context {
+    ($core:ident, $conn:ident) => {
+        Context {
+            shared: &$core.shared,
+            rng: &mut $core.rng,
+            tick: $core.tick,
+            effects: &mut $core.effects,
+            answered_bytes: 0,
+            blocked: $conn.blocked,
+        }
+    };
 }
 
 impl<S: Socket> Core<S> {
@@ -100,6 +115,7 @@ impl<S: Socket> Core<S> {
             tick: 0,
             ready: Vec::new(),
             more_events: true,
+            unpumped: 0,
             draining: false,
             effects: Vec::new(),
             tally: Tally::default(),
@@ -143,7 +159,10 @@ impl<S: Socket> Core<S> {
     pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
         let metrics = &self.shared.metrics;
         metrics.connections_accepted.inc();
-        let open: i64 = ["http", "ws", "sse"].iter().map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get()).sum();
+        let open: i64 = ["http", "ws", "sse"]
+            .iter()
+            .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
+            .sum();
         let refused = if self.draining {
             "draining"
         } else if open >= self.shared.config.max_connections as i64 {
@@ -161,8 +180,16 @@ impl<S: Socket> Core<S> {
         let connection = Connection::new(self.tick);
         metrics.connections.get_or_create(&Kind { kind: connection.speaks().name() }).inc();
         let cursor = Cursor::default();
-        let slot =
-            self.conns.insert(Conn { socket, generation, connection, cursor, blocked: false, unread: false, queued: false, closing: false });
+        let slot = self.conns.insert(Conn {
+            socket,
+            generation,
+            connection,
+            cursor,
+            blocked: false,
+            unread: false,
+            queued: false,
+            closing: false,
+        });
         let token = token_of(slot, generation);
         self.wheel.add(self.tick + self.shared.config.handshake_ticks().min(10), token);
         Some(token)
@@ -204,6 +231,12 @@ impl<S: Socket> Core<S> {
                 // Read on when the replies are written.
                 return;
             }
+            if conn.connection.holds_input() {
+                if !self.receive(slot, 0) {
+                    return;
+                }
+                continue;
+            }
             let read = match conn.socket.read(&mut self.read_buffer) {
                 Ok(0) => return self.remove(slot),
                 Ok(read) => read,
@@ -214,22 +247,28 @@ impl<S: Socket> Core<S> {
                 }
                 Err(_) => return self.remove(slot),
             };
-            let mut cx =
-                Context { shared: &self.shared, rng: &mut self.rng, tick: self.tick, effects: &mut self.effects };
-            let before = conn.connection.speaks();
-            conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
-            let after = conn.connection.speaks();
-            if before != after {
-                let open = |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
-                open(before.name()).dec();
-                open(after.name()).inc();
-                self.wheel.add(self.tick + self.shared.config.heartbeat_ticks(), token_of(slot, conn.generation));
-            }
-            if !self.apply(slot) {
+            if !self.receive(slot, read) {
                 return;
             }
         }
         self.queue(slot);
+    }
+
+    /// Hands the first bytes of the read buffer to a connection; false where it is gone.
+    fn receive(&mut self, slot: usize, read: usize) -> bool {
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        let before = conn.connection.speaks();
+        conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
+        let after = conn.connection.speaks();
+        if before != after {
+            let open =
+                |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
+            open(before.name()).dec();
+            open(after.name()).inc();
+            self.wheel.add(self.tick + self.shared.config.heartbeat_ticks(), token_of(slot, conn.generation));
+        }
+        self.apply(slot)
     }
 
     fn queue(&mut self, slot: usize) {
@@ -252,10 +291,26 @@ impl<S: Socket> Core<S> {
                         self.conns[slot].cursor.join(&mut self.fanout, encoding, &filters, slot as Slot);
                     }
                 }
-                Effect::Replay { encoding, filter, except, from } => self.replay(slot, encoding, &filter, &except, from),
+                Effect::Replay { encoding, filter, except, from } => {
+                    self.replay(slot, encoding, &filter, &except, from)
+                }
+                Effect::Publish { events, answer } => {
+                    let mut last = None;
+                    for event in events {
+                        last = Some(self.shared.bus.publish(event).id);
+                        self.unpumped += 1;
+                        if self.unpumped >= PUBLISHED_A_BATCH {
+                            self.pump(BATCHES_A_TURN);
+                        }
+                    }
+                    self.conns[slot].cursor.send(&mut self.fanout, (answer.0)(last));
+                }
                 Effect::Close => {
                     self.leave_feed(slot);
-                    self.conns[slot].closing = true;
+                    let conn = &mut self.conns[slot];
+                    conn.closing = true;
+                    // The connection's timer decides how long it may take.
+                    self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
                 }
             }
         }
@@ -271,10 +326,18 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    fn replay(&mut self, slot: usize, encoding: Encoding, filter: &Filter, except: &[Filter], from: ReplayFrom) {
+    fn replay(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        filter: &Filter,
+        except: &[Filter],
+        from: ReplayFrom,
+    ) {
         let bus = &self.shared.bus;
         let metrics = &self.shared.metrics;
-        let wanted = |event: &Event| filter.matches(event) && !except.iter().any(|other| other.matches(event));
+        let wanted =
+            |event: &Event| filter.matches(event) && !except.iter().any(|other| other.matches(event));
         let mut frames: Vec<Bytes> = Vec::new();
         let mut newest: Option<EventId> = None;
         let mut take = |event: &Event| {
@@ -298,7 +361,9 @@ impl<S: Socket> Core<S> {
                 }
                 frames.drain(..frames.len().saturating_sub(count));
             }
-            ReplayFrom::After(id) if id.epoch == bus.epoch() && id.sequence < self.reader.position(id.shard) => {
+            ReplayFrom::After(id)
+                if id.epoch == bus.epoch() && id.sequence < self.reader.position(id.shard) =>
+            {
                 let wanted_from = id.sequence + 1;
                 let oldest = bus.read_range(id.shard, wanted_from, self.reader.position(id.shard), &mut take);
                 if oldest > wanted_from {
@@ -339,8 +404,7 @@ impl<S: Socket> Core<S> {
                 if conn.closing {
                     conn.closing = false;
                     conn.socket.close_write();
-                    self.wheel.add(self.tick + LINGER, token_of(slot, conn.generation));
-                } else if conn.unread {
+                } else if conn.unread || conn.connection.holds_input() {
                     self.queue(slot);
                 }
             }
@@ -356,7 +420,7 @@ impl<S: Socket> Core<S> {
 
     fn remove(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
-        let mut cx = Context { shared: &self.shared, rng: &mut self.rng, tick: self.tick, effects: &mut self.effects };
+        let mut cx = context!(self, conn);
         conn.connection.leave(&mut cx);
         self.effects.clear();
         self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
@@ -366,6 +430,7 @@ impl<S: Socket> Core<S> {
 
     /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
     fn pump(&mut self, batches: usize) {
+        self.unpumped = 0;
         for _ in 0..batches {
             let fanout = &mut self.fanout;
             let metrics = &self.shared.metrics;
@@ -408,7 +473,10 @@ impl<S: Socket> Core<S> {
                 }
                 let bus = &self.shared.bus;
                 let budget = self.shared.config.write_budget_bytes;
-                match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, |id| is_kept(bus, id)) {
+                match conn
+                    .cursor
+                    .flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, |id| is_kept(bus, id))
+                {
                     Flushed::Done => {}
                     Flushed::Blocked => {
                         conn.blocked = true;
@@ -440,8 +508,11 @@ impl<S: Socket> Core<S> {
         for token in ready {
             let Some(slot) = self.find(token) else { continue };
             self.conns[slot].queued = false;
-            if self.flush(slot) && self.conns[slot].unread {
-                self.read(slot);
+            if self.flush(slot) {
+                let conn = &self.conns[slot];
+                if conn.unread || conn.connection.holds_input() {
+                    self.read(slot);
+                }
             }
         }
         self.pump(BATCHES_A_TURN);
@@ -450,8 +521,7 @@ impl<S: Socket> Core<S> {
         for token in due.drain(..) {
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.conns[slot];
-            let mut cx =
-                Context { shared: &self.shared, rng: &mut self.rng, tick: self.tick, effects: &mut self.effects };
+            let mut cx = context!(self, conn);
             match conn.connection.timer(&mut cx) {
                 Timer::Over => self.remove(slot),
                 Timer::At(tick) => {
@@ -473,8 +543,7 @@ impl<S: Socket> Core<S> {
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let Some(conn) = self.conns.get_mut(slot) else { continue };
-            let mut cx =
-                Context { shared: &self.shared, rng: &mut self.rng, tick: self.tick, effects: &mut self.effects };
+            let mut cx = context!(self, conn);
             conn.connection.drain(&mut cx);
             self.apply(slot);
         }

@@ -24,6 +24,9 @@ const WAKER: Token = Token(usize::MAX - 1);
 /// Connections accepted in one turn, so that a storm of them does not starve those that are there.
 const ACCEPTS_A_TURN: usize = 256;
 
+/// How long to wait after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Connections the kernel may hold for us; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
 
@@ -69,9 +72,17 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
             let _ = for_bus.wake();
         });
         let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number));
-        let event_loop =
-            EventLoop { shared: Arc::clone(shared), poll, listener: Some(listener), core, started: Instant::now(), accepts_wait: false };
-        let thread = thread::Builder::new().name(format!("fanwire-loop-{number}")).spawn(move || event_loop.run())?;
+        let event_loop = EventLoop {
+            shared: Arc::clone(shared),
+            poll,
+            listener: Some(listener),
+            core,
+            started: Instant::now(),
+            accepts_wait: false,
+            accept_after: None,
+        };
+        let thread =
+            thread::Builder::new().name(format!("fanwire-loop-{number}")).spawn(move || event_loop.run())?;
         started.push((thread, waker));
     }
     Ok((address, started))
@@ -85,6 +96,8 @@ struct EventLoop {
     started: Instant,
     /// The listener has more to accept, and will not say so again.
     accepts_wait: bool,
+    /// Accepting failed, for want of descriptors perhaps: not before this time again.
+    accept_after: Option<Instant>,
 }
 
 impl EventLoop {
@@ -96,11 +109,16 @@ impl EventLoop {
         let mut events = Events::with_capacity(1024);
         let mut deadline: Option<Instant> = None;
         loop {
+            if self.accept_after.is_some_and(|time| Instant::now() >= time) {
+                self.accept_after = None;
+                self.accepts_wait = true;
+            }
             let timeout = if self.accepts_wait || self.core.has_work() || !self.core.prepare_sleep() {
                 Duration::ZERO
             } else {
                 let ticks = self.core.ticks_to_timer().map_or(600, |ticks| ticks.min(600));
-                Duration::from_millis(if deadline.is_some() { TICK_MS } else { ticks * TICK_MS })
+                let short = deadline.is_some() || self.accept_after.is_some();
+                Duration::from_millis(if short { TICK_MS } else { ticks * TICK_MS })
             };
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -153,11 +171,15 @@ impl EventLoop {
                     self.accepts_wait = false;
                     return;
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) => {}
                 Err(error) => {
-                    // Out of descriptors, say: try again in the next turn that something wakes.
                     tracing::warn!(%error, "accepting a connection failed");
                     self.accepts_wait = false;
+                    self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
                 }
             }

@@ -140,7 +140,12 @@ pub struct Server;
 impl Server {
     /// Starts describing a server of this bus.
     pub fn builder(bus: &Bus) -> ServerBuilder {
-        ServerBuilder { bus: bus.clone(), listen: "127.0.0.1:8765".to_owned(), loops: 1, config: ServerConfig::default() }
+        ServerBuilder {
+            bus: bus.clone(),
+            listen: "127.0.0.1:8765".to_owned(),
+            loops: 1,
+            config: ServerConfig::default(),
+        }
     }
 }
 
@@ -178,7 +183,9 @@ impl ServerBuilder {
         let Self { bus, listen, loops, config } = self;
         let doing = || format!("listening on {listen}");
         let mut addresses = listen.to_socket_addrs().map_err(|e| ServerError::new(doing(), e))?;
-        let address = addresses.next().ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
+        let address = addresses
+            .next()
+            .ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
         let shared = Arc::new(Shared {
             bus,
             config,
@@ -187,7 +194,8 @@ impl ServerBuilder {
             loops,
             drain: AtomicU64::new(0),
         });
-        let (address, started) = event_loop::start(&shared, address).map_err(|e| ServerError::new(doing(), e))?;
+        let (address, started) =
+            event_loop::start(&shared, address).map_err(|e| ServerError::new(doing(), e))?;
         let (threads, wakers) = started.into_iter().unzip();
         Ok(ServerHandle { address, shared, threads, wakers })
     }

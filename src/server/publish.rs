@@ -35,8 +35,8 @@ pub(crate) fn read_body(body: &[u8], lines: bool) -> Result<Vec<Event>, BodyErro
         return read_lines(body);
     }
     if start.starts_with('[') {
-        let items: Vec<&RawValue> =
-            serde_json::from_str(body).map_err(|e| BodyError { line: e.line(), error: format!("not JSON: {e}") })?;
+        let items: Vec<&RawValue> = serde_json::from_str(body)
+            .map_err(|e| BodyError { line: e.line(), error: format!("not JSON: {e}") })?;
         return items.into_iter().map(|item| read_one(body, item.get())).collect();
     }
     // A single value may span lines; more than one value means a line each, whatever the content type says.
@@ -48,7 +48,8 @@ pub(crate) fn read_body(body: &[u8], lines: bool) -> Result<Vec<Event>, BodyErro
 }
 
 fn read_one(body: &str, text: &str) -> Result<Event, BodyError> {
-    envelope::read_event(text).map_err(|error| BodyError { line: line_of(body, text), error: error.to_string() })
+    envelope::read_event(text)
+        .map_err(|error| BodyError { line: line_of(body, text), error: error.to_string() })
 }
 
 fn read_lines(body: &str) -> Result<Vec<Event>, BodyError> {

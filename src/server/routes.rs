@@ -3,15 +3,17 @@
 //! Imports every lower room. Always: an answer is complete and has its length, but a stream's head; errors
 //! are JSON `{"error": …}` and say what to do where that is not plain.
 
+use bytes::Bytes;
 use serde_json::json;
 
-use super::connection::{Context, Effect, ReplayFrom};
+use super::connection::{Answer as PublishAnswer, Context, Effect, ReplayFrom};
 use super::page;
 use super::publish;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::handshake::{self, UpgradeError};
 use crate::dialect::Encoding;
 use crate::dialect::native;
+use crate::event::EventId;
 use crate::filter::Filter;
 
 /// What a request made of its connection.
@@ -45,7 +47,13 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style
 const PROTOCOL: &str = "fanwire.v1";
 
 /// Writes an error as JSON.
-pub(crate) fn write_error(out: &mut Vec<u8>, status: u16, error: &str, headers: &[(&str, &str)], keep_alive: bool) {
+pub(crate) fn write_error(
+    out: &mut Vec<u8>,
+    status: u16,
+    error: &str,
+    headers: &[(&str, &str)],
+    keep_alive: bool,
+) {
     let body = json!({ "error": error }).to_string();
     let mut all = vec![JSON];
     all.extend_from_slice(headers);
@@ -63,12 +71,20 @@ impl Answer<'_, '_> {
     fn respond(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Outcome {
         let mut all: Vec<(&str, &str)> = headers.to_vec();
         all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
-        let keep_alive = self.request.keep_alive && !self.cx.shared.is_draining();
+        let keep_alive = self.keep_alive();
         let head_only = self.request.method == Method::Head;
         let mut out = Vec::with_capacity(256 + body.len());
         http::write_response(&mut out, status, &all, body, keep_alive, head_only);
         self.cx.send(out);
-        if keep_alive { Outcome::Response } else { Outcome::Closed }
+        self.outcome()
+    }
+
+    fn keep_alive(&self) -> bool {
+        self.request.keep_alive && !self.cx.shared.is_draining()
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.keep_alive() { Outcome::Response } else { Outcome::Closed }
     }
 
     fn json(&mut self, status: u16, body: &serde_json::Value) -> Outcome {
@@ -88,10 +104,13 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
     let cors = cors_headers(request, cx);
     let mut answer = Answer { request, cx, cors };
     let allowed = match request.path.as_str() {
-        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/ws" => "GET, HEAD, OPTIONS",
+        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/ws" => {
+            "GET, HEAD, OPTIONS"
+        }
         "/publish" => "POST, OPTIONS",
         path => {
-            let error = format!("nothing at {}: the page is at /, streams at /ws and /sse", native::shortened(path));
+            let error =
+                format!("nothing at {}: the page is at /, streams at /ws and /sse", native::shortened(path));
             return answer.error(404, "not_found", &error, &[]);
         }
     };
@@ -167,7 +186,9 @@ impl Answer<'_, '_> {
         let lines = match kind.as_str() {
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
             // What `curl -d` sends when it is told nothing.
-            "" | "application/json" | "application/x-www-form-urlencoded" | "text/plain" | "text/json" => false,
+            "" | "application/json" | "application/x-www-form-urlencoded" | "text/plain" | "text/json" => {
+                false
+            }
             other => {
                 let error = format!(
                     "content type {} is not taken: send application/json or application/x-ndjson",
@@ -184,10 +205,19 @@ impl Answer<'_, '_> {
             }
         };
         let accepted = events.len();
-        let shared = self.cx.shared;
-        let last = events.into_iter().map(|event| shared.bus.publish(event).id).last();
-        shared.metrics.events_published.inc_by(accepted as u64);
-        self.json(200, &json!({ "accepted": accepted, "last_event_id": last.map(|id| id.to_string()) }))
+        self.cx.shared.metrics.events_published.inc_by(accepted as u64);
+        let cors = std::mem::take(&mut self.cors);
+        let keep_alive = self.keep_alive();
+        let answer = move |last: Option<EventId>| {
+            let body = json!({ "accepted": accepted, "last_event_id": last.map(|id| id.to_string()) });
+            let mut headers = vec![JSON];
+            headers.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
+            let mut out = Vec::with_capacity(192);
+            http::write_response(&mut out, 200, &headers, body.to_string().as_bytes(), keep_alive, false);
+            Bytes::from(out)
+        };
+        self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });
+        self.outcome()
     }
 
     fn websocket(&mut self) -> Outcome {

@@ -5,9 +5,10 @@
 
 use serde_json::json;
 
-use super::connection::{Context, Effect, ReplayFrom};
+use super::connection::{Answer, Context, Effect, ReplayFrom};
 use crate::dialect::Encoding;
 use crate::dialect::native::{self, ClientError, ClientMessage, Command, Reply, Subscribe};
+use crate::event::EventId;
 use crate::filter::Filter;
 
 #[derive(Debug)]
@@ -48,7 +49,10 @@ impl Session {
             Command::Unsubscribe { subscription_id } => {
                 let Some(at) = self.subscriptions.iter().position(|s| s.id == subscription_id) else {
                     let id = native::shortened(&subscription_id);
-                    return Err(ClientError::new("unknown_subscription", format!("Unknown subscription: {id}")));
+                    return Err(ClientError::new(
+                        "unknown_subscription",
+                        format!("Unknown subscription: {id}"),
+                    ));
                 };
                 self.subscriptions.remove(at);
                 cx.shared.metrics.subscriptions.dec();
@@ -66,16 +70,26 @@ impl Session {
                 Ok(())
             }
             Command::Publish(event) => {
-                let published = cx.shared.bus.publish(event);
                 cx.shared.metrics.events_published.inc();
-                reply(cx, Reply::Ack, &json!({ "event_id": published.id.to_string() }), to);
+                let random = cx.rng.next_u128();
+                let to = to.map(str::to_owned);
+                let answer = move |id: Option<EventId>| {
+                    let payload = json!({ "event_id": id.map(|id| id.to_string()) });
+                    native::reply(Reply::Ack, &payload, random, Context::now(), to.as_deref())
+                };
+                cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
                 Ok(())
             }
             Command::Nothing => Ok(()),
         }
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe, to: Option<&str>, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    fn subscribe(
+        &mut self,
+        subscribe: Subscribe,
+        to: Option<&str>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ClientError> {
         let Subscribe { subscription_id, filter, since, history } = subscribe;
         filter
             .check(&cx.shared.config.filter_limits())
@@ -94,7 +108,12 @@ impl Session {
         if let Some(from) = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest)) {
             // Before the interest changes, so that what is live comes behind it.
             let except = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
-            cx.effects.push(Effect::Replay { encoding: Encoding::NativeWs, filter: filter.clone(), except, from });
+            cx.effects.push(Effect::Replay {
+                encoding: Encoding::NativeWs,
+                filter: filter.clone(),
+                except,
+                from,
+            });
         }
         match known {
             Some(at) => self.subscriptions[at].filter = filter,
@@ -110,7 +129,8 @@ impl Session {
     fn request(&self, action: &str, cx: &Context<'_>) -> Result<serde_json::Value, ClientError> {
         match action {
             "list_subscriptions" => {
-                let all: Vec<_> = self.subscriptions.iter().map(|s| native::describe(&s.id, &s.filter)).collect();
+                let all: Vec<_> =
+                    self.subscriptions.iter().map(|s| native::describe(&s.id, &s.filter)).collect();
                 Ok(json!({ "subscriptions": all }))
             }
             "subscription_count" => Ok(json!({ "count": self.subscriptions.len() })),
@@ -124,9 +144,10 @@ impl Session {
                 "max_subscriptions": cx.shared.config.max_subscriptions,
                 "heartbeat_seconds": cx.shared.config.heartbeat.as_secs_f64(),
             })),
-            other => {
-                Err(ClientError::new("unknown_action", format!("Unknown action: {}", native::shortened(other))))
-            }
+            other => Err(ClientError::new(
+                "unknown_action",
+                format!("Unknown action: {}", native::shortened(other)),
+            )),
         }
     }
 

@@ -40,7 +40,8 @@ pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
     if request.method != Method::Get {
         return Err(UpgradeError::NotGet);
     }
-    if !request.header_has_token("upgrade", "websocket") || !request.header_has_token("connection", "upgrade") {
+    if !request.header_has_token("upgrade", "websocket") || !request.header_has_token("connection", "upgrade")
+    {
         return Err(UpgradeError::NoUpgrade);
     }
     if request.header("sec-websocket-version") != Some("13") {
@@ -55,7 +56,8 @@ pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
 }
 
 pub fn write_upgrade(out: &mut Vec<u8>, accept: &str, protocol: Option<&str>) {
-    let mut headers = vec![("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)];
+    let mut headers =
+        vec![("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)];
     headers.extend(protocol.map(|p| ("Sec-WebSocket-Protocol", p)));
     write_head(out, 101, &headers);
 }

@@ -136,7 +136,9 @@ impl Decoder {
             127 => (10, u64::from_be_bytes([b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9]])),
             n => (2, u64::from(n)),
         };
-        if len > limits.max_frame_bytes as u64 || self.message.len() as u64 + len > limits.max_message_bytes as u64 {
+        if len > limits.max_frame_bytes as u64
+            || self.message.len() as u64 + len > limits.max_message_bytes as u64
+        {
             return Err(ProtocolError::TooLong);
         }
         let total = head + 4 + len as usize;

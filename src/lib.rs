@@ -43,5 +43,13 @@ pub use server::{Server, ServerBuilder, ServerConfig, ServerError, ServerHandle}
 /// release.
 #[doc(hidden)]
 pub mod internals {
+    #[cfg(feature = "server")]
+    pub use crate::codec::{http, sse, ws};
+    #[cfg(feature = "server")]
+    pub use crate::feed::harness::Fan;
     pub use crate::filter::{ClassId, Matcher};
 }
+
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,6 +9,7 @@
 
 mod cursor;
 mod fanout;
+pub mod harness;
 mod run;
 
 use std::collections::VecDeque;

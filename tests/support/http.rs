@@ -87,9 +87,10 @@ pub fn get(addr: SocketAddr, path: &str) -> Response {
 
 pub fn post_request(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     let len = body.len();
-    let mut request =
-        format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {content_type}\r\ncontent-length: {len}\r\n\r\n")
-            .into_bytes();
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {content_type}\r\ncontent-length: {len}\r\n\r\n"
+    )
+    .into_bytes();
     request.extend_from_slice(body);
     request
 }

@@ -2,7 +2,11 @@
 //!
 //! Uses nothing of the crate, so that a fault can't hide on both sides. Always: every wait has an end.
 
-#![allow(dead_code, reason = "every test file uses a part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test file is a crate of its own and uses a part of this"
+)]
 
 pub mod http;
 pub mod sse;
@@ -121,7 +125,8 @@ impl Server {
         let samples = answer.text().lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (key, value) = line.rsplit_once(' ')?;
             let labels = key.strip_prefix(name)?;
-            (labels.is_empty() || labels.starts_with('{')).then(|| Some((labels.to_owned(), value.parse().ok()?)))?
+            (labels.is_empty() || labels.starts_with('{'))
+                .then(|| Some((labels.to_owned(), value.parse().ok()?)))?
         });
         samples.collect()
     }

@@ -34,9 +34,10 @@ impl Frame {
     /// A close frame's code and reason; 1005 where it carries none.
     pub fn close(&self) -> (u16, String) {
         match self.payload.as_slice() {
-            [high, low, reason @ ..] => {
-                (u16::from_be_bytes([*high, *low]), String::from_utf8(reason.to_vec()).expect("a reason is UTF-8"))
-            }
+            [high, low, reason @ ..] => (
+                u16::from_be_bytes([*high, *low]),
+                String::from_utf8(reason.to_vec()).expect("a reason is UTF-8"),
+            ),
             _ => (1005, String::new()),
         }
     }

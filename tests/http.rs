@@ -10,7 +10,7 @@ use support::http::{self, post_request, read_response};
 use support::sse::{Block, Sse};
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
-use support::{Server, eventually, fanwire, numbered};
+use support::{Server, eventually, fanwire, numbered, run};
 
 /// Long enough for an event that should not come to have come.
 const SILENCE: Duration = Duration::from_millis(200);
@@ -546,12 +546,10 @@ fn a_second_signal_quits_at_once() {
 
 #[test]
 fn an_address_in_use_is_told_with_what_to_do() {
-    let server = Server::start();
+    // With several loops the sockets of one server share the port; another server's must not.
     for loops in ["1", "2"] {
-        let output = fanwire()
-            .args(["serve", "--loops", loops, "--listen", &server.addr.to_string()])
-            .output()
-            .expect("it runs");
+        let server = Server::with(&["--loops", loops]);
+        let output = run(fanwire().args(["serve", "--loops", loops, "--listen", &server.addr.to_string()]));
         assert_eq!(output.status.code(), Some(1));
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(told.contains("in use") && told.contains("--listen"), "{told}");

@@ -334,7 +334,7 @@ fn every_attribute_filters_by_value_and_by_pattern() {
         (json!({"event_types": ["task.progress"]}), &[0]),
         (json!({"event_types": ["task.progress", "task"]}), &[0, 2]),
         (json!({"event_types": ["task.*"]}), &[0]),
-        (json!({"event_types": ["task.**"]}), &[0, 1]),
+        (json!({"event_types": ["task.**"]}), &[0, 1, 2]),
         (json!({"event_types": ["*.status_changed"]}), &[3]),
         (json!({"event_types": ["**"]}), &[0, 1, 2, 3]),
         (json!({"event_types": ["Task.progress", "nothing"]}), &[]),

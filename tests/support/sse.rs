@@ -22,7 +22,7 @@ pub struct Block {
 impl Block {
     fn parse(text: &str) -> Self {
         let mut block = Self::default();
-        for line in text.lines() {
+        for line in text.lines().filter(|line| !line.is_empty()) {
             let (field, value) = line.split_once(':').unwrap_or((line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
             match field {
@@ -73,6 +73,11 @@ impl Sse {
             let body = wire.take_rest(deadline()).unwrap_or_default();
             panic!("{response:?} {}", String::from_utf8_lossy(&body));
         }
+        Self::from_wire(wire, response)
+    }
+
+    /// A stream whose head has been read.
+    pub fn from_wire(wire: Wire, response: Response) -> Self {
         Self { wire, response, text: Vec::new(), retry: None }
     }
 

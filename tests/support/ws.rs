@@ -168,12 +168,19 @@ impl Ws {
 
     /// Reads on to the close frame and the end of the connection: code and reason.
     pub fn closed(&mut self) -> (u16, String) {
+        self.try_closed(deadline()).expect("a close frame, and nothing behind it")
+    }
+
+    /// As [`Self::closed`], with the time it may take.
+    pub fn try_closed(&mut self, until: Instant) -> io::Result<(u16, String)> {
         loop {
-            let frame = self.read_frame(deadline()).expect("a close frame");
+            let frame = self.read_frame(until)?;
             if frame.opcode() == CLOSE {
-                let rest = self.wire.take_rest(deadline()).expect("the connection ends");
-                assert!(rest.is_empty(), "bytes behind the close frame: {rest:?}");
-                return frame.close();
+                let rest = self.wire.take_rest(until)?;
+                if !rest.is_empty() {
+                    return Err(io::Error::other(format!("bytes behind the close frame: {rest:?}")));
+                }
+                return Ok(frame.close());
             }
         }
     }

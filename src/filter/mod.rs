@@ -1,1 +1,258 @@
-//! (being built)
+//! What a subscription wants: filters, patterns, their text, and the matcher that answers for all of them.
+//!
+//! Imports `event` only. Always: a filter is canonical, so equal ones are equal bytes; [`Filter::matches`]
+//! is the definition that the matcher is tested against.
+
+mod encoding;
+mod error;
+mod grammar;
+mod limits;
+mod matcher;
+mod pattern;
+mod payload;
+mod print;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::event::{Attribute, Event};
+use encoding::{Clause, Clauses, ENTITY, Member, NOTHING, Parts, Set, SetRef};
+
+pub use error::{FilterError, FilterErrorKind};
+pub use limits::FilterLimits;
+pub use matcher::{ClassId, Matcher};
+pub use pattern::Pattern;
+pub use payload::{Literal, Number, Operator};
+
+/// What a subscription wants: for each attribute nothing (any will do) or a set of values and patterns, and
+/// conditions on fields of the payload. All of them must hold.
+///
+/// Values given to a setter add to those given before; one of them must match. An empty value stands for an
+/// absent attribute. Cloning costs one count. Filters that say the same are equal, in whatever order they
+/// said it.
+///
+/// ```
+/// # use fanwire::{Event, Filter, Operator};
+/// let filter = Filter::new().types(["task.*"]).not_sources(["test"]).payload("progress", Operator::GreaterOrEqual, [50]);
+/// assert_eq!(filter, "payload.progress >= 50 source!=test type=task.*".parse()?);
+/// assert!(filter.matches(&Event::builder("task.progress").json(r#"{"progress": 72}"#).build()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Filter(Option<Arc<[u8]>>);
+
+impl Filter {
+    /// Everything.
+    pub fn new() -> Self {
+        Self(None)
+    }
+
+    /// No event at all.
+    pub fn nothing() -> Self {
+        Self(Some(Arc::new(NOTHING)))
+    }
+
+    fn from_parts(parts: Parts) -> Self {
+        let bytes = encoding::encode(parts);
+        Self((!bytes.is_empty()).then(|| bytes.into()))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn clauses(&self) -> Clauses<'_> {
+        Clauses { rest: self.bytes() }
+    }
+
+    fn add(self, about: u8, negated: bool, members: impl Iterator<Item = Member>) -> Self {
+        let mut members = members.peekable();
+        if members.peek().is_none() || self.is_nothing() {
+            return self;
+        }
+        let mut parts = encoding::decode(self.bytes());
+        match parts.sets.iter_mut().find(|set| set.about == about && set.negated == negated) {
+            Some(set) => set.members.extend(members),
+            None => parts.sets.push(Set { about, negated, members: members.collect() }),
+        }
+        Self::from_parts(parts)
+    }
+
+    /// Wants this attribute to match one of these values or patterns, beside those given before. No values
+    /// change nothing.
+    pub fn any_of(self, attribute: Attribute, values: impl IntoIterator<Item: Into<Pattern>>) -> Self {
+        self.add(attribute.index() as u8, false, values.into_iter().map(|value| (value.into(), None)))
+    }
+
+    /// Wants this attribute to match none of these values or patterns, nor those given before. An absent
+    /// attribute matches none.
+    pub fn none_of(self, attribute: Attribute, values: impl IntoIterator<Item: Into<Pattern>>) -> Self {
+        self.add(attribute.index() as u8, true, values.into_iter().map(|value| (value.into(), None)))
+    }
+
+    /// Wants the entity to match one of these pairs of kind and id; both patterns of a pair together.
+    pub fn entities(self, pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> Self {
+        self.add(ENTITY, false, pairs.into_iter().map(pair))
+    }
+
+    /// Wants the entity to match none of these pairs of kind and id.
+    pub fn not_entities(self, pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> Self {
+        self.add(ENTITY, true, pairs.into_iter().map(pair))
+    }
+
+    /// Wants this entity, or one given before.
+    pub fn entity(self, kind: impl AsRef<str>, id: impl AsRef<str>) -> Self {
+        self.entities([(kind, id)])
+    }
+
+    /// Wants a field of the payload to compare like this with one of the values ([`Operator::NotEqual`]: with
+    /// none). The path is keys (and places in arrays, from 0) parted by dots; the empty path is the payload
+    /// itself. Each call adds a condition.
+    pub fn payload(
+        self,
+        path: &str,
+        operator: Operator,
+        values: impl IntoIterator<Item: Into<Literal>>,
+    ) -> Self {
+        if self.is_nothing() {
+            return self;
+        }
+        let path = path.split('.').filter(|_| !path.is_empty()).map(Into::into).collect();
+        let values = values.into_iter().map(Into::into).collect();
+        let mut parts = encoding::decode(self.bytes());
+        parts.comparisons.push(payload::Comparison::new(path, operator, values));
+        Self::from_parts(parts)
+    }
+
+    /// What both want.
+    pub fn and(&self, other: &Self) -> Self {
+        if self.is_everything() || self == other {
+            return other.clone();
+        }
+        if other.is_everything() {
+            return self.clone();
+        }
+        let mut parts = encoding::decode(self.bytes());
+        let more = encoding::decode(other.bytes());
+        parts.sets.extend(more.sets);
+        parts.comparisons.extend(more.comparisons);
+        Self::from_parts(parts)
+    }
+
+    /// Whether it wants this event. The definition: one condition after the other, as they stand.
+    pub fn matches(&self, event: &Event) -> bool {
+        self.clauses().all(|clause| holds(clause, event))
+    }
+
+    /// Whether it wants every event.
+    pub fn is_everything(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether it can want no event, because a set of it is empty.
+    pub fn is_nothing(&self) -> bool {
+        self.bytes() == NOTHING
+    }
+
+    /// Whether it keeps within these limits; filters from outside must be checked (reading the text form
+    /// does).
+    pub fn check(&self, limits: &FilterLimits) -> Result<(), FilterError> {
+        limits.check(self).map_err(FilterError::whole)
+    }
+
+    /// The values and patterns wanted of an attribute, sorted; none if any will do.
+    pub fn values(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
+        self.members(attribute.index() as u8, false).map(|(first, _)| first)
+    }
+
+    /// The values and patterns refused of an attribute, sorted.
+    pub fn not_values(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
+        self.members(attribute.index() as u8, true).map(|(first, _)| first)
+    }
+
+    /// The entities wanted, as kind and id.
+    pub fn entity_values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.members(ENTITY, false)
+    }
+
+    /// The entities refused, as kind and id.
+    pub fn not_entity_values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.members(ENTITY, true)
+    }
+
+    fn members(&self, about: u8, negated: bool) -> impl Iterator<Item = (&str, &str)> {
+        // What was text when it was encoded is text.
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+        self.clauses()
+            .filter_map(move |clause| match clause {
+                Clause::Set(set) if set.about == about && set.negated == negated => Some(set.members()),
+                _ => None,
+            })
+            .flatten()
+            .map(move |(first, second)| (text(first.text), second.map_or("", |second| text(second.text))))
+    }
+}
+
+macro_rules! setters {
+    ($($any:ident $none:ident $attribute:ident $what:literal;)*) => {
+        impl Filter {
+            $(
+                #[doc = concat!("Wants ", $what, " to match one of these values or patterns.")]
+                pub fn $any(self, values: impl IntoIterator<Item: AsRef<str>>) -> Self {
+                    self.any_of(Attribute::$attribute, values.into_iter().map(|value| Pattern::new(value.as_ref())))
+                }
+
+                #[doc = concat!("Wants ", $what, " to match none of these values or patterns.")]
+                pub fn $none(self, values: impl IntoIterator<Item: AsRef<str>>) -> Self {
+                    self.none_of(Attribute::$attribute, values.into_iter().map(|value| Pattern::new(value.as_ref())))
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    types not_types Type "the type";
+    sources not_sources Source "the source";
+    streams not_streams Stream "the stream";
+    executions not_executions Execution "the execution";
+    correlations not_correlations Correlation "the correlation";
+    channels not_channels Channel "the channel";
+}
+
+fn pair((kind, id): (impl AsRef<str>, impl AsRef<str>)) -> Member {
+    (Pattern::new(kind.as_ref()), Some(Pattern::new(id.as_ref())))
+}
+
+/// The name of what a set is about, entities apart.
+fn attribute_name(about: u8) -> &'static str {
+    Attribute::ALL.get(usize::from(about)).map_or("entity", |attribute| attribute.name())
+}
+
+/// Whether one condition holds.
+pub(crate) fn holds(clause: Clause<'_>, event: &Event) -> bool {
+    match clause {
+        Clause::Set(set) => set_holds(set, event),
+        Clause::Comparison(comparison) => comparison.holds(event.payload()),
+    }
+}
+
+fn set_holds(set: SetRef<'_>, event: &Event) -> bool {
+    let value = |attribute| event.attribute(attribute).unwrap_or_default().as_bytes();
+    let matched = if set.about == ENTITY {
+        let (kind, id) = (value(Attribute::EntityKind), value(Attribute::EntityId));
+        set.members().any(|(kinds, ids)| kinds.matches(kind) && ids.is_some_and(|ids| ids.matches(id)))
+    } else {
+        let value = value(Attribute::ALL[usize::from(set.about)]);
+        set.members().any(|(pattern, _)| pattern.matches(value))
+    };
+    matched != set.negated
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({self})")
+    }
+}

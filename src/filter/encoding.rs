@@ -1,0 +1,254 @@
+//! The canonical bytes of a filter: written once when it is built, read in place when it is asked.
+//!
+//! Imports its siblings only. A filter is a run of clauses, sorted and without repetition; each is
+//! `tag, length of the body, body`. A set's body is its patterns (`length << 1 | kind, text`), an entity set's
+//! patterns come in pairs (kind, id). Lengths are LEB128. Always: bytes are written by [`encode`] only, and
+//! what it wrote reads back as it was.
+
+use super::pattern::{Pattern, PatternKind, PatternRef};
+use super::payload::{Comparison, ComparisonRef};
+use crate::event::Attribute;
+
+/// What a set is about: the number of an [`Attribute`], or this one for (kind, id) pairs.
+pub(crate) const ENTITY: u8 = Attribute::COUNT as u8;
+
+const TAG_NEGATED: u8 = 0x10;
+const TAG_COMPARISON: u8 = 0x20;
+
+/// The type must be one of none.
+pub(crate) const NOTHING: [u8; 2] = [0, 0];
+
+/// One pattern of a set; the second is the id's in sets of entities.
+pub(crate) type Member = (Pattern, Option<Pattern>);
+
+/// A set of patterns of which one must match, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Set {
+    pub(crate) about: u8,
+    pub(crate) negated: bool,
+    pub(crate) members: Vec<Member>,
+}
+
+/// A filter taken apart.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) sets: Vec<Set>,
+    pub(crate) comparisons: Vec<Comparison>,
+}
+
+/// Sorts, drops repetitions, and writes. No clause gives no bytes: everything. A set without members cannot
+/// hold, so all filters with one are the same: nothing.
+pub(crate) fn encode(mut parts: Parts) -> Vec<u8> {
+    if parts.sets.iter().any(|set| !set.negated && set.members.is_empty()) {
+        return NOTHING.to_vec();
+    }
+    merge_negated(&mut parts.sets);
+    narrow_exact(&mut parts.sets);
+    if parts.sets.iter().any(|set| set.members.is_empty()) {
+        return NOTHING.to_vec();
+    }
+    for set in &mut parts.sets {
+        set.members.sort_unstable();
+        set.members.dedup();
+    }
+    parts
+        .sets
+        .sort_unstable_by(|a, b| (a.about, a.negated, &a.members).cmp(&(b.about, b.negated, &b.members)));
+    parts.sets.dedup();
+    parts.comparisons.sort_unstable();
+    parts.comparisons.dedup();
+    let mut out = Vec::new();
+    let mut body = Vec::new();
+    for set in &parts.sets {
+        for (first, second) in &set.members {
+            write_pattern(first.as_ref(), &mut body);
+            if let Some(second) = second {
+                write_pattern(second.as_ref(), &mut body);
+            }
+        }
+        let tag = set.about | if set.negated { TAG_NEGATED } else { 0 };
+        write_clause(tag, &mut body, &mut out);
+    }
+    for comparison in &parts.comparisons {
+        comparison.encode(&mut body);
+        write_clause(TAG_COMPARISON, &mut body, &mut out);
+    }
+    out
+}
+
+/// Where one of several sets about an attribute has exact values only, those that all the others match say it
+/// all.
+fn narrow_exact(sets: &mut Vec<Set>) {
+    let exact = |set: &Set| {
+        set.members
+            .iter()
+            .all(|(first, second)| first.is_exact() && second.as_ref().is_none_or(Pattern::is_exact))
+    };
+    for about in 0..=ENTITY {
+        let same = |set: &Set| !set.negated && set.about == about;
+        if sets.iter().filter(|set| same(set)).count() < 2 {
+            continue;
+        }
+        let Some(place) = sets.iter().position(|set| same(set) && exact(set)) else { continue };
+        let mut narrow = sets.swap_remove(place);
+        for other in sets.extract_if(.., |set| same(set)) {
+            narrow.members.retain(|(first, second)| {
+                other.members.iter().any(|(firsts, seconds)| {
+                    firsts.matches(first.as_str())
+                        && seconds
+                            .as_ref()
+                            .zip(second.as_ref())
+                            .is_none_or(|(seconds, second)| seconds.matches(second.as_str()))
+                })
+            });
+        }
+        sets.push(narrow);
+    }
+}
+
+/// None of these and none of those is none of both. A negated set without members holds for all and goes.
+fn merge_negated(sets: &mut Vec<Set>) {
+    for about in 0..=ENTITY {
+        let mut of_this = sets.extract_if(.., |set| set.negated && set.about == about);
+        let first = of_this.next();
+        let rest: Vec<Set> = of_this.collect();
+        if let Some(mut merged) = first {
+            merged.members.extend(rest.into_iter().flat_map(|set| set.members));
+            if !merged.members.is_empty() {
+                sets.push(merged);
+            }
+        }
+    }
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Parts {
+    let mut parts = Parts::default();
+    for clause in (Clauses { rest: bytes }) {
+        match clause {
+            Clause::Set(set) => parts.sets.push(Set {
+                about: set.about,
+                negated: set.negated,
+                members: set
+                    .members()
+                    .map(|(first, second)| (first.to_pattern(), second.map(PatternRef::to_pattern)))
+                    .collect(),
+            }),
+            Clause::Comparison(comparison) => parts.comparisons.push(comparison.to_comparison()),
+        }
+    }
+    parts
+}
+
+/// A set, in place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SetRef<'a> {
+    pub(crate) about: u8,
+    pub(crate) negated: bool,
+    body: &'a [u8],
+}
+
+impl<'a> SetRef<'a> {
+    pub(crate) fn members(self) -> Members<'a> {
+        Members { pairs: self.about == ENTITY, rest: self.body }
+    }
+}
+
+/// One condition of a filter, in place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Clause<'a> {
+    Set(SetRef<'a>),
+    Comparison(ComparisonRef<'a>),
+}
+
+/// The clauses of an encoded filter.
+#[derive(Clone, Debug)]
+pub(crate) struct Clauses<'a> {
+    pub(crate) rest: &'a [u8],
+}
+
+impl<'a> Iterator for Clauses<'a> {
+    type Item = Clause<'a>;
+
+    fn next(&mut self) -> Option<Clause<'a>> {
+        let (&tag, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        let body = read_bytes(&mut self.rest)?;
+        Some(if tag == TAG_COMPARISON {
+            Clause::Comparison(ComparisonRef::new(body))
+        } else {
+            Clause::Set(SetRef { about: tag & 0x0f, negated: tag & TAG_NEGATED != 0, body })
+        })
+    }
+}
+
+/// The patterns of a set.
+#[derive(Clone, Debug)]
+pub(crate) struct Members<'a> {
+    pairs: bool,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (PatternRef<'a>, Option<PatternRef<'a>>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let first = read_pattern(&mut self.rest)?;
+        let second = if self.pairs { Some(read_pattern(&mut self.rest)?) } else { None };
+        Some((first, second))
+    }
+}
+
+fn write_clause(tag: u8, body: &mut Vec<u8>, out: &mut Vec<u8>) {
+    out.push(tag);
+    write_length(body.len(), out);
+    out.append(body);
+}
+
+fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
+    write_length(pattern.text.len() << 1 | pattern.kind as usize, out);
+    out.extend_from_slice(pattern.text);
+}
+
+fn read_pattern<'a>(rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
+    let head = read_length(rest)?;
+    let kind = if head & 1 == 0 { PatternKind::Exact } else { PatternKind::Segments };
+    Some(PatternRef { kind, text: take(rest, head >> 1)? })
+}
+
+pub(crate) fn write_length(mut length: usize, out: &mut Vec<u8>) {
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+}
+
+pub(crate) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_length(bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+/// `None` at the end, and (what [`encode`] never writes) in a truncated or overlong number.
+pub(crate) fn read_length(rest: &mut &[u8]) -> Option<usize> {
+    let mut length = 0usize;
+    for shift in (0..usize::BITS).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        length |= usize::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(length);
+        }
+    }
+    None
+}
+
+pub(crate) fn read_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = read_length(rest)?;
+    take(rest, length)
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (head, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(head)
+}

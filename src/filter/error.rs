@@ -1,0 +1,144 @@
+//! What can be wrong with a filter. Imports nothing of ours.
+
+use std::fmt;
+
+/// A filter's text could not be read, or the filter is over a limit.
+///
+/// Its `Display` is one line; [`caret`](Self::caret) shows the place under the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterError(Box<Inner>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Inner {
+    kind: FilterErrorKind,
+    column: usize,
+    text: String,
+}
+
+/// The fault itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FilterErrorKind {
+    /// No attribute has this name.
+    UnknownAttribute(String),
+    /// An attribute or `payload` must stand here.
+    ExpectedName,
+    /// An operator (`=`, `!=`, ...) must stand here.
+    ExpectedOperator,
+    /// This operator is for payload fields only.
+    OperatorOfPayload(&'static str),
+    /// A value must stand here.
+    ExpectedValue,
+    /// An entity is `kind:id`.
+    ExpectedEntity,
+    /// A key of a payload path must stand here.
+    ExpectedKey,
+    /// A quoted value has no end.
+    UnclosedQuote,
+    /// No such escape in a quoted value.
+    BadEscape,
+    /// Something after a value that belongs to nothing.
+    Unexpected(char),
+    /// More values than the limit.
+    TooManyValues(usize, usize),
+    /// More payload comparisons than the limit.
+    TooManyComparisons(usize, usize),
+    /// The product of the sets' sizes is over the limit.
+    TooManyCombinations(usize, usize),
+    /// A value, pattern or path has more bytes than the limit.
+    ValueTooLong(usize, usize),
+    /// A pattern has more segments than the limit.
+    TooManySegments(usize, usize),
+    /// A pattern has more `**` than the limit.
+    TooManyDoubleWildcards(usize, usize),
+}
+
+impl fmt::Display for FilterErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownAttribute(name) => write!(
+                f,
+                "unknown attribute {name:?}, expected type, source, stream, execution, correlation, entity, \
+                 entity_kind, entity_id, channel or payload.FIELD"
+            ),
+            Self::ExpectedName => f.write_str("expected an attribute"),
+            Self::ExpectedOperator => f.write_str("expected an operator such as = or !="),
+            Self::OperatorOfPayload(operator) => write!(f, "{operator} is for payload fields only"),
+            Self::ExpectedValue => f.write_str("expected a value"),
+            Self::ExpectedEntity => f.write_str("expected an entity as kind:id"),
+            Self::ExpectedKey => f.write_str("expected a key of the payload"),
+            Self::UnclosedQuote => f.write_str("quoted value has no end"),
+            Self::BadEscape => f.write_str("unknown escape"),
+            Self::Unexpected(found) => write!(f, "unexpected {found:?}"),
+            Self::TooManyValues(count, max) => {
+                write!(f, "filter of {count} values is over the limit of {max}")
+            }
+            Self::TooManyComparisons(count, max) => {
+                write!(f, "filter of {count} payload comparisons is over the limit of {max}")
+            }
+            Self::TooManyCombinations(count, max) => {
+                write!(f, "filter of {count} combinations of values is over the limit of {max}")
+            }
+            Self::ValueTooLong(bytes, max) => write!(f, "value of {bytes} bytes is over the limit of {max}"),
+            Self::TooManySegments(count, max) => {
+                write!(f, "pattern of {count} segments is over the limit of {max}")
+            }
+            Self::TooManyDoubleWildcards(count, max) => {
+                write!(f, "pattern with {count} ** segments is over the limit of {max}")
+            }
+        }
+    }
+}
+
+impl FilterError {
+    pub(crate) fn at(text: &str, offset: usize, kind: FilterErrorKind) -> Self {
+        let column = text.get(..offset).unwrap_or(text).chars().count() + 1;
+        Self(Box::new(Inner { kind, column, text: text.to_owned() }))
+    }
+
+    /// A fault of the filter as a whole.
+    pub(crate) fn whole(kind: FilterErrorKind) -> Self {
+        Self(Box::new(Inner { kind, column: 0, text: String::new() }))
+    }
+
+    /// What is wrong.
+    pub fn kind(&self) -> &FilterErrorKind {
+        &self.0.kind
+    }
+
+    /// Where in the text, in characters from 1; 0 where the fault has no one place.
+    pub fn column(&self) -> usize {
+        self.0.column
+    }
+
+    /// The fault on three lines: what, the text, and a caret under the place. For a terminal.
+    pub fn caret(&self) -> String {
+        if self.0.column == 0 {
+            return self.to_string();
+        }
+        // A window around the place, so that a giant text stays one line; control characters as spaces.
+        const BEFORE: usize = 60;
+        const AFTER: usize = 30;
+        let start = (self.0.column - 1).saturating_sub(BEFORE);
+        let line: String = self
+            .0
+            .text
+            .chars()
+            .skip(start)
+            .take(BEFORE + AFTER)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        format!("{}\n  {line}\n  {:>width$}", self.0.kind, '^', width = self.0.column - start)
+    }
+}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.column == 0 {
+            return write!(f, "{}", self.0.kind);
+        }
+        write!(f, "filter, column {}: {}", self.0.column, self.0.kind)
+    }
+}
+
+impl std::error::Error for FilterError {}

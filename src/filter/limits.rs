@@ -1,0 +1,111 @@
+//! How much one filter may ask for. Imports its siblings only.
+
+use super::encoding::{Clause, ENTITY};
+use super::error::FilterErrorKind;
+use super::pattern::{PatternKind, PatternRef, segments};
+use super::{Filter, payload::Comparison};
+
+/// Bounds of a filter that came from outside; see [`Filter::check`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FilterLimits {
+    /// Values and patterns in one filter, those of comparisons included. 256 by default.
+    pub values_max: usize,
+    /// Bytes of one value, pattern, or payload path. 1,024 by default, as an attribute's.
+    pub value_bytes_max: usize,
+    /// Segments of one pattern with wildcards. 32 by default.
+    pub segments_max: usize,
+    /// `**` in one pattern. 4 by default.
+    pub double_wildcards_max: usize,
+    /// Comparisons on payload fields. 16 by default.
+    pub comparisons_max: usize,
+    /// Entries an index may hold for one filter: the product of the sizes of its sets. Wider filters are
+    /// refused. 4,096 by default.
+    pub combinations_max: usize,
+}
+
+impl Default for FilterLimits {
+    fn default() -> Self {
+        Self {
+            values_max: 256,
+            value_bytes_max: 1024,
+            segments_max: 32,
+            double_wildcards_max: 4,
+            comparisons_max: 16,
+            combinations_max: 4096,
+        }
+    }
+}
+
+impl FilterLimits {
+    pub(crate) fn check(&self, filter: &Filter) -> Result<(), FilterErrorKind> {
+        let mut values = 0;
+        let mut comparisons = 0;
+        let mut combinations = 1usize;
+        for clause in filter.clauses() {
+            let mut members = 0;
+            match clause {
+                Clause::Set(set) => {
+                    for (first, second) in set.members() {
+                        self.check_pattern(first)?;
+                        second.map_or(Ok(()), |second| self.check_pattern(second))?;
+                        members += 1;
+                    }
+                    debug_assert!(set.about <= ENTITY, "sets are about attributes or entities");
+                    if !set.negated {
+                        combinations = combinations.saturating_mul(members.max(1));
+                    }
+                }
+                Clause::Comparison(comparison) => {
+                    comparisons += 1;
+                    members += self.check_comparison(&comparison.to_comparison())?;
+                }
+            }
+            values += members;
+        }
+        let over = |value, limit, kind: fn(usize, usize) -> FilterErrorKind| {
+            if value > limit { Err(kind(value, limit)) } else { Ok(()) }
+        };
+        over(values, self.values_max, FilterErrorKind::TooManyValues)?;
+        over(comparisons, self.comparisons_max, FilterErrorKind::TooManyComparisons)?;
+        over(combinations, self.combinations_max, FilterErrorKind::TooManyCombinations)
+    }
+
+    pub(crate) fn check_bytes(&self, bytes: usize) -> Result<(), FilterErrorKind> {
+        if bytes > self.value_bytes_max {
+            return Err(FilterErrorKind::ValueTooLong(bytes, self.value_bytes_max));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_pattern(&self, pattern: PatternRef<'_>) -> Result<(), FilterErrorKind> {
+        self.check_bytes(pattern.text.len())?;
+        if pattern.kind == PatternKind::Segments {
+            let count = segments(pattern.text).count();
+            if count > self.segments_max {
+                return Err(FilterErrorKind::TooManySegments(count, self.segments_max));
+            }
+            let double = segments(pattern.text).filter(|segment| segment.text == b"**").count();
+            if double > self.double_wildcards_max {
+                return Err(FilterErrorKind::TooManyDoubleWildcards(double, self.double_wildcards_max));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_path(&self, path: &[Box<str>]) -> Result<(), FilterErrorKind> {
+        self.check_bytes(path.iter().map(|key| key.len() + 1).sum())
+    }
+
+    fn check_comparison(&self, comparison: &Comparison) -> Result<usize, FilterErrorKind> {
+        self.check_path(&comparison.path)?;
+        for value in &comparison.values {
+            self.check_bytes(match value {
+                super::Literal::Number(number) => number.as_str().len(),
+                super::Literal::Text(text) => text.len(),
+                _ => 0,
+            })?;
+        }
+        Ok(comparison.values.len())
+    }
+}

@@ -209,8 +209,6 @@ fn http_rows() -> Vec<HttpRow> {
         row("CONNECT", "CONNECT t:80 HTTP/1.1\r\nHost: t:80\r\n\r\n", &[400, 404, 405, 501]),
         row("another media type", publish("Content-Type: image/png\r\nContent-Length: 2\r\n", "{}"), &[415]),
         row("an event that is none", publish("Content-Length: 2\r\n", "{}"), &[400]),
-        row("a broken escape in the query", "GET /sse?type=%zz HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
-        row("a query that is not UTF-8", "GET /sse?type=%ff HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
         // Handshakes.
         row("no upgrade", "GET /ws HTTP/1.1\r\nHost: t\r\n\r\n", &[400, 426]),
         row("no Upgrade header", handshake(&[("Upgrade: websocket\r\n", "")]), &[400, 426]),
@@ -321,7 +319,7 @@ fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
     let close = |payload: &[u8]| ws::frame(ws::CLOSE, payload);
     let fragment = |first: u8, payload: &[u8]| ws::raw_frame(first, MASK, payload.len(), payload);
     let hello = b"{\"type\":\"ping\"}";
-    let sum_over_the_limit = [fragment(0x01, &[b' '; 60_000]), fragment(0x80, &[b' '; 6000])].concat();
+    let sum_over_the_limit = [fragment(0x01, &vec![b' '; 60_000]), fragment(0x80, &[b' '; 6000])].concat();
     vec![
         ("an unmasked frame", ws::raw_frame(0x81, None, hello.len(), hello), 1002),
         ("an unmasked close", ws::raw_frame(0x88, None, 0, b""), 1002),
@@ -354,7 +352,7 @@ fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
             1009,
         ),
         ("fragments over the limit in sum", sum_over_the_limit, 1009),
-        ("a whole frame over the limit", text(&[b' '; 70_000]), 1009),
+        ("a whole frame over the limit", text(&vec![b' '; 70_000]), 1009),
         ("text that is not UTF-8", text(b"\xff\xfe"), 1007),
         ("text cut within a character", text(b"\xe2\x82"), 1007),
         ("an overlong encoding", text(b"\xc0\xaf"), 1007),

@@ -46,7 +46,7 @@ struct Reference {
 
 impl Reference {
     /// Parses the complete events that are new, each of which must be the next one.
-    fn check(&mut self, next_event: fn(&[u8]) -> Option<(Value, usize)>) {
+    fn check(&mut self, next_event: NextEvent) {
         while let Some((event, len)) = next_event(&self.bytes[self.parsed..]) {
             assert_eq!(event["payload"], payload(self.events), "event {} of the reference", self.events);
             self.parsed += len;
@@ -79,7 +79,10 @@ fn next_sse_event(bytes: &[u8]) -> Option<(Value, usize)> {
     Some((serde_json::from_str(data).expect("data is JSON"), end))
 }
 
-const NEXT_EVENT: [fn(&[u8]) -> Option<(Value, usize)>; 2] = [next_ws_event, next_sse_event];
+/// The first whole event of some bytes, and its length.
+type NextEvent = fn(&[u8]) -> Option<(Value, usize)>;
+
+const NEXT_EVENT: [NextEvent; 2] = [next_ws_event, next_sse_event];
 
 /// Connects the clients of both transports, each with its subscription confirmed. The first of each kind is its
 /// reference.

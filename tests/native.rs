@@ -321,7 +321,7 @@ fn publish_filter_events(server: &Server) {
             event
         },
     );
-    server.publish(Value::from_iter(events).to_string());
+    server.publish(events.collect::<Value>().to_string());
 }
 
 #[test]

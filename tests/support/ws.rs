@@ -50,11 +50,11 @@ pub fn raw_frame(first: u8, mask: Option<[u8; 4]>, claimed_len: usize, payload: 
     match claimed_len {
         0..126 => out.push(mask_bit | claimed_len as u8),
         126..65_536 => {
-            out.push(mask_bit | 126);
+            out.push(mask_bit | 0x7e);
             out.extend_from_slice(&(claimed_len as u16).to_be_bytes());
         }
         _ => {
-            out.push(mask_bit | 127);
+            out.push(mask_bit | 0x7f);
             out.extend_from_slice(&(claimed_len as u64).to_be_bytes());
         }
     }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::target::{Target, error_text, http_agent};
@@ -83,33 +85,55 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     sent
 }
 
+/// One event of options. The payload stands as it was given.
+#[derive(Serialize)]
+struct OneEvent<'a> {
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execution_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entity: Option<Entity<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Entity<'a> {
+    kind: &'a str,
+    id: &'a str,
+}
+
 fn one_event(event_type: &str, args: &Args) -> Result<String, CliError> {
-    let mut event = Map::from_iter([("type".to_owned(), json!(event_type))]);
-    let named = [
-        ("source", &args.source),
-        ("stream_id", &args.stream),
-        ("execution_id", &args.execution),
-        ("correlation_id", &args.correlation),
-        ("channel", &args.channel),
-    ];
-    for (name, value) in named {
-        if let Some(value) = value {
-            event.insert(name.to_owned(), json!(value));
-        }
-    }
-    if let Some(entity) = &args.entity {
+    let entity = args.entity.as_deref().map(|entity| {
         let (kind, id) =
             entity.split_once(':').ok_or_else(|| CliError::new("--entity takes KIND:ID, as task:task_1"))?;
-        event.insert("entity".to_owned(), json!({"kind": kind, "id": id}));
-    }
-    if let Some(payload) = &args.payload {
-        let payload: Value = serde_json::from_str(payload).map_err(|error| {
+        Ok(Entity { kind, id })
+    });
+    let payload = args.payload.as_deref().map(|payload| {
+        serde_json::from_str(payload).map_err(|error| {
             CliError::new(format!("--payload is not JSON: {error}"))
                 .hint("A string needs its quotes: --payload '\"text\"'")
-        })?;
-        event.insert("payload".to_owned(), payload);
-    }
-    Ok(Value::from(event).to_string())
+        })
+    });
+    let event = OneEvent {
+        r#type: event_type,
+        source: args.source.as_deref(),
+        stream_id: args.stream.as_deref(),
+        execution_id: args.execution.as_deref(),
+        correlation_id: args.correlation.as_deref(),
+        entity: entity.transpose()?,
+        channel: args.channel.as_deref(),
+        payload: payload.transpose()?,
+    };
+    serde_json::to_string(&event).map_err(CliError::new)
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> CliError {

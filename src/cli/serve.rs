@@ -8,8 +8,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use clap::builder::FalseyValueParser;
 use fanwire::{Bus, Server, ServerConfig, ServerError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
 use tracing_subscriber::EnvFilter;
 
 use super::demo::Demo;
@@ -35,8 +37,6 @@ pub(super) struct Args {
     /// Origin that pages elsewhere may read from, or `*` for any; repeatable
     #[arg(long, env = "FANWIRE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
-    #[command(flatten)]
-    limits: Limits,
     /// What to log: error, warn, info, debug, trace, or directives as `info,fanwire=debug`
     #[arg(long, env = "FANWIRE_LOG_LEVEL", value_name = "LEVEL", default_value = "info",
           value_parser = log_level)]
@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// How log lines look
     #[arg(long, env = "FANWIRE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    // Last: its heading would stand over what follows.
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// What a client may ask of the server. The defaults are the library's.
@@ -123,11 +126,13 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|error| CliError::new(format!("cannot watch signals: {error}")))?;
 
+    raise_open_files();
+
     let bus = Bus::new();
     let mut config = args.limits.config();
     config.cors_origins = args.cors_origin;
     let server = Server::builder(&bus)
-        .listen(&args.listen)
+        .listen(args.listen.as_str())
         .config(config)
         .loops(usize::from(args.loops))
         .spawn()
@@ -137,7 +142,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     announce(server.local_addr(), args.demo);
 
     if let Some(signal) = signals.forever().next() {
-        tracing::info!(signal, "draining; a second signal quits at once");
+        tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");
     }
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
@@ -158,8 +163,24 @@ fn start_log(args: &Args) {
     }
 }
 
+/// Takes all the descriptors the system allows: each client is one, and the usual first limit is 1,024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => {
+                tracing::debug!(before = ?limit.current, now = ?limit.maximum, "raised the limit of open files")
+            }
+            Err(error) => {
+                tracing::warn!(%error, now = ?limit.current, "cannot raise the limit of open files")
+            }
+        }
+    }
+}
+
 fn cannot_start(listen: &str, error: &ServerError) -> CliError {
-    let message = CliError::new(format!("cannot listen on {listen}: {error}"));
+    let message = CliError::new(error);
     if error.is_address_in_use() {
         let host = listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
         message.hint(format!(

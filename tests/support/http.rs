@@ -1,5 +1,6 @@
 //! Requests as bytes, answers as they came.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,12 +9,18 @@ use serde_json::Value;
 
 use super::wire::{Wire, deadline};
 
-#[derive(Debug)]
 pub struct Response {
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        write!(f, "{} {:?} {}", self.status, self.headers, body.chars().take(300).collect::<String>())
+    }
 }
 
 impl Response {
@@ -87,9 +94,10 @@ pub fn get(addr: SocketAddr, path: &str) -> Response {
 
 pub fn post_request(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     let len = body.len();
-    let mut request =
-        format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {content_type}\r\ncontent-length: {len}\r\n\r\n")
-            .into_bytes();
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {content_type}\r\ncontent-length: {len}\r\n\r\n"
+    )
+    .into_bytes();
     request.extend_from_slice(body);
     request
 }

@@ -2,7 +2,11 @@
 //!
 //! Uses nothing of the crate, so that a fault can't hide on both sides. Always: every wait has an end.
 
-#![allow(dead_code, reason = "every test file uses a part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test file is a crate of its own and uses a part of this"
+)]
 
 pub mod http;
 pub mod sse;
@@ -11,7 +15,7 @@ pub mod ws;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -121,7 +125,8 @@ impl Server {
         let samples = answer.text().lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (key, value) = line.rsplit_once(' ')?;
             let labels = key.strip_prefix(name)?;
-            (labels.is_empty() || labels.starts_with('{')).then(|| Some((labels.to_owned(), value.parse().ok()?)))?
+            (labels.is_empty() || labels.starts_with('{'))
+                .then(|| Some((labels.to_owned(), value.parse().ok()?)))?
         });
         samples.collect()
     }
@@ -153,6 +158,24 @@ pub fn fanwire() -> Command {
     }
     command.env_remove("RUST_LOG");
     command
+}
+
+/// Runs a command to its end; kills it where it has none. For outputs that fit a pipe.
+pub fn run(command: &mut Command) -> Output {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let end = Instant::now() + PATIENCE;
+    while child.try_wait().expect("it is our child").is_none() {
+        if Instant::now() >= end {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("it has ended")
 }
 
 /// One event as NDJSON, with its number as payload.

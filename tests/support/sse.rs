@@ -22,7 +22,7 @@ pub struct Block {
 impl Block {
     fn parse(text: &str) -> Self {
         let mut block = Self::default();
-        for line in text.lines() {
+        for line in text.lines().filter(|line| !line.is_empty()) {
             let (field, value) = line.split_once(':').unwrap_or((line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
             match field {
@@ -64,14 +64,20 @@ impl Sse {
 
     pub fn with(addr: SocketAddr, query: &str, more_headers: &str) -> Self {
         let mut wire = Wire::connect(addr);
-        let request =
-            format!("GET /sse{query} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n{more_headers}\r\n");
+        let request = format!(
+            "GET /sse{query} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n{more_headers}\r\n"
+        );
         wire.send(request.as_bytes());
         let response = read_head(&mut wire, deadline()).expect("an answer");
         if response.status != 200 {
             let body = wire.take_rest(deadline()).unwrap_or_default();
             panic!("{response:?} {}", String::from_utf8_lossy(&body));
         }
+        Self::from_wire(wire, response)
+    }
+
+    /// A stream whose head has been read.
+    pub fn from_wire(wire: Wire, response: Response) -> Self {
         Self { wire, response, text: Vec::new(), retry: None }
     }
 

@@ -34,9 +34,10 @@ impl Frame {
     /// A close frame's code and reason; 1005 where it carries none.
     pub fn close(&self) -> (u16, String) {
         match self.payload.as_slice() {
-            [high, low, reason @ ..] => {
-                (u16::from_be_bytes([*high, *low]), String::from_utf8(reason.to_vec()).expect("a reason is UTF-8"))
-            }
+            [high, low, reason @ ..] => (
+                u16::from_be_bytes([*high, *low]),
+                String::from_utf8(reason.to_vec()).expect("a reason is UTF-8"),
+            ),
             _ => (1005, String::new()),
         }
     }
@@ -49,11 +50,11 @@ pub fn raw_frame(first: u8, mask: Option<[u8; 4]>, claimed_len: usize, payload: 
     match claimed_len {
         0..126 => out.push(mask_bit | claimed_len as u8),
         126..65_536 => {
-            out.push(mask_bit | 126);
+            out.push(mask_bit | 0x7e);
             out.extend_from_slice(&(claimed_len as u16).to_be_bytes());
         }
         _ => {
-            out.push(mask_bit | 127);
+            out.push(mask_bit | 0x7f);
             out.extend_from_slice(&(claimed_len as u64).to_be_bytes());
         }
     }
@@ -167,12 +168,19 @@ impl Ws {
 
     /// Reads on to the close frame and the end of the connection: code and reason.
     pub fn closed(&mut self) -> (u16, String) {
+        self.try_closed(deadline()).expect("a close frame, and nothing behind it")
+    }
+
+    /// As [`Self::closed`], with the time it may take.
+    pub fn try_closed(&mut self, until: Instant) -> io::Result<(u16, String)> {
         loop {
-            let frame = self.read_frame(deadline()).expect("a close frame");
+            let frame = self.read_frame(until)?;
             if frame.opcode() == CLOSE {
-                let rest = self.wire.take_rest(deadline()).expect("the connection ends");
-                assert!(rest.is_empty(), "bytes behind the close frame: {rest:?}");
-                return frame.close();
+                let rest = self.wire.take_rest(until)?;
+                if !rest.is_empty() {
+                    return Err(io::Error::other(format!("bytes behind the close frame: {rest:?}")));
+                }
+                return Ok(frame.close());
             }
         }
     }

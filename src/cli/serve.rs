@@ -170,10 +170,10 @@ fn raise_open_files() {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         match setrlimit(Resource::Nofile, raised) {
             Ok(()) => {
-                tracing::debug!(before = ?limit.current, now = ?limit.maximum, "raised the limit of open files")
+                tracing::debug!(before = ?limit.current, now = ?limit.maximum, "raised the limit of open files");
             }
             Err(error) => {
-                tracing::warn!(%error, now = ?limit.current, "cannot raise the limit of open files")
+                tracing::warn!(%error, now = ?limit.current, "cannot raise the limit of open files");
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::event::{Event, EventId};
 /// Every event keeps at most one frame for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[allow(clippy::enum_variant_names, reason = "the native dialect is the first of several")]
 pub(crate) enum Encoding {
     /// Native messages in WebSocket text frames.
     NativeWs = 0,

@@ -94,7 +94,7 @@ impl Fanout {
                 }
                 self.feeds_of[index].push(feed);
             }
-            self.feeds[feed as usize].classes = interest.1.clone();
+            self.feeds[feed as usize].classes.clone_from(&interest.1);
             self.by_interest.insert(interest, feed);
             self.metrics.feeds.inc();
             feed

@@ -9,7 +9,7 @@
 
 mod cursor;
 mod fanout;
-pub mod harness;
+pub(crate) mod harness;
 mod run;
 
 use std::collections::VecDeque;

@@ -292,7 +292,7 @@ impl<S: Socket> Core<S> {
                     }
                 }
                 Effect::Replay { encoding, filter, except, from } => {
-                    self.replay(slot, encoding, &filter, &except, from)
+                    self.replay(slot, encoding, &filter, &except, from);
                 }
                 Effect::Publish { events, answer } => {
                     let mut last = None;

@@ -54,8 +54,14 @@ type Started = (JoinHandle<io::Result<()>>, Arc<Waker>);
 /// the connections over their sockets (`SO_REUSEPORT`).
 pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(SocketAddr, Vec<Started>)> {
     let several = shared.loops > 1;
-    let first = bind(address, several)?;
+    let mut first = bind(address, false)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
+    if several {
+        // Sockets that share a port would share it with another server's too: the one before, which does not,
+        // found that there is none.
+        drop(first);
+        first = bind(address, true)?;
+    }
     let mut sockets = vec![first];
     for _ in 1..shared.loops {
         sockets.push(bind(address, several)?);

@@ -14,16 +14,21 @@ pub(crate) struct BodyError {
     pub(crate) error: String,
 }
 
+/// The line, from 1, in which the text behind `before` starts.
+fn line_behind(before: &[u8]) -> usize {
+    before.split(|byte| *byte == b'\n').count()
+}
+
 fn line_of(body: &str, part: &str) -> usize {
     // `part` is a slice of `body`, so the difference of their addresses is its offset.
     let offset = (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize).min(body.len());
-    1 + body.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
+    line_behind(&body.as_bytes()[..offset])
 }
 
 /// The events of a body. `lines`: the content type says NDJSON.
 pub(crate) fn read_body(body: &[u8], lines: bool) -> Result<Vec<Event>, BodyError> {
     let body = simdutf8::compat::from_utf8(body).map_err(|error| BodyError {
-        line: 1 + body[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count(),
+        line: line_behind(&body[..error.valid_up_to()]),
         error: "body is not valid UTF-8".to_owned(),
     })?;
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);

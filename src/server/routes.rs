@@ -160,11 +160,10 @@ fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, Strin
         return Vec::new();
     }
     let mut headers = vec![("Vary", "Origin".to_owned())];
-    if let Some(origin) = request.header("origin") {
-        if origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+    if let Some(origin) = request.header("origin")
+        && origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
             headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
         }
-    }
     headers
 }
 

@@ -153,6 +153,8 @@ fn two_thousand_clients_get_every_event_once_in_order_from_one_encoding() {
         "{encodings} encodings of {EVENTS} events for two transports: clients cost encodings"
     );
     assert!(encodings > 0.0, "the metric counts nothing");
+    let deliveries = server.metric("fanwire_feed_deliveries_total");
+    assert_eq!(deliveries, Some((EVENTS * clients.len()) as f64), "the server's books say the same");
 }
 
 /// Reads until every client has every event, comparing byte by byte with the references.

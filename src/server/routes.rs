@@ -161,9 +161,10 @@ fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, Strin
     }
     let mut headers = vec![("Vary", "Origin".to_owned())];
     if let Some(origin) = request.header("origin")
-        && origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
-            headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
-        }
+        && origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+    {
+        headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
+    }
     headers
 }
 

@@ -32,5 +32,5 @@ pub use filter::{Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Nu
 /// release.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::filter::{ClassId, Matcher};
+    pub use crate::filter::{ClassId, Matcher, MatcherStats};
 }

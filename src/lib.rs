@@ -17,20 +17,39 @@ mod event;
 #[cfg(feature = "server")]
 mod feed;
 mod filter;
+#[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
 mod server;
 mod sync;
 
+pub use bus::{Bus, Delivery, Gap, Published, Subscriber};
 pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,
     ParseTimestampError, Sequence, Timestamp,
 };
 pub use filter::{Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator, Pattern};
 
+/// Server-sent events as text: what a client of `/sse` needs.
+#[cfg(feature = "server")]
+pub mod sse {
+    pub use crate::codec::sse::{SseEvent, SseParser};
+}
+
+#[cfg(feature = "server")]
+pub use server::{Server, ServerBuilder, ServerConfig, ServerError, ServerHandle};
+
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
 /// release.
 #[doc(hidden)]
 pub mod internals {
+    #[cfg(feature = "server")]
+    pub use crate::codec::{http, sse, ws};
+    #[cfg(feature = "server")]
+    pub use crate::feed::harness::Fan;
     pub use crate::filter::{ClassId, Matcher, MatcherStats};
 }
+
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

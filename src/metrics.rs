@@ -1,1 +1,95 @@
-//! (being built)
+//! Every counter of the server, once: name, unit, help, labels. `/metrics`, `/api/stats` and the page read these.
+//!
+//! Imports nothing of ours. Always: a counter only grows; a gauge is moved by whoever owns what it counts.
+
+use std::fmt;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// One label, `kind`: which transport, error or message it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Kind {
+    pub(crate) kind: &'static str,
+}
+
+/// The counters of one server, shared by its loops.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) connections: Family<Kind, Gauge>,
+    pub(crate) connections_accepted: Counter,
+    pub(crate) connections_refused: Family<Kind, Counter>,
+    pub(crate) requests: Counter,
+    pub(crate) faults: Family<Kind, Counter>,
+    pub(crate) messages_received: Counter,
+    pub(crate) subscriptions: Gauge,
+    pub(crate) feeds: Gauge,
+    pub(crate) events_published: Counter,
+    pub(crate) events_matched: Counter,
+    pub(crate) encodings: Counter,
+    pub(crate) deliveries: Counter,
+    pub(crate) dropped: Counter,
+    pub(crate) gaps: Counter,
+    pub(crate) written_bytes: Counter,
+    pub(crate) writes: Counter,
+    pub(crate) write_blocked: Counter,
+    pub(crate) loop_gaps: Counter,
+    pub(crate) turns: Counter,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("fanwire");
+        macro_rules! register {
+            ($($name:ident: $label:literal, $help:literal;)*) => {{
+                $(let $name = Default::default(); registry.register($label, $help, Clone::clone(&$name));)*
+                Self { $($name,)* registry }
+            }};
+        }
+        register! {
+            connections: "server_connections", "Open connections, by what they speak";
+            connections_accepted: "server_connections_accepted", "Connections accepted";
+            connections_refused: "server_connections_refused", "Connections closed at once, by why";
+            requests: "server_requests", "HTTP requests answered, upgrades and streams among them";
+            faults: "server_faults", "Input refused, by what was wrong with it";
+            messages_received: "server_messages_received", "WebSocket messages received";
+            subscriptions: "server_subscriptions", "Subscriptions held by clients";
+            feeds: "feed_feeds", "Feeds: distinct interests in one encoding, over all loops";
+            events_published: "server_events_published", "Events taken by POST /publish and from WebSocket clients";
+            events_matched: "feed_events_matched", "Events appended to feeds";
+            encodings: "feed_encodings", "Frames encoded: at most one for each event and encoding";
+            deliveries: "feed_deliveries", "Events written to clients' sockets";
+            dropped: "feed_events_dropped", "Events that clients did not get because they lagged";
+            gaps: "feed_gaps", "Gap messages sent";
+            written_bytes: "server_written_bytes", "Bytes taken by clients' sockets";
+            writes: "server_writes", "Write calls made on clients' sockets";
+            write_blocked: "server_writes_blocked", "Write calls after which the socket took no more";
+            loop_gaps: "server_loop_missed_events", "Events that a loop missed because the ring lapped it";
+            turns: "server_loop_turns", "Turns of the event loops";
+        }
+    }
+}
+
+impl Metrics {
+    /// The exposition in the OpenMetrics text format.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string fails only if an encoder does; then what was written before still stands.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+
+    /// Counts one refused input.
+    pub(crate) fn fault(&self, kind: &'static str) {
+        self.faults.get_or_create(&Kind { kind }).inc();
+    }
+}

@@ -4,7 +4,7 @@
 //! primitives from here, so that the model checker sees the same source that ships.
 
 #[cfg(not(loom))]
-pub(crate) use std::sync::{Arc, Mutex, atomic};
+pub(crate) use std::sync::{Arc, atomic};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{Arc, Mutex, atomic};

@@ -1,1 +1,248 @@
-//! (being built)
+//! The server: connections, their protocols and the loops that drive them.
+//!
+//! Imports every lower room. Always: a connection is a state machine without a socket, the core drives it
+//! without knowing mio, and `event_loop` alone touches sockets and threads.
+
+mod config;
+mod connection;
+mod core;
+mod event_loop;
+mod page;
+mod publish;
+mod routes;
+mod session;
+mod wheel;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::bus::Bus;
+use crate::metrics::{Kind, Metrics};
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+pub use config::ServerConfig;
+
+/// What the loops of one server share.
+pub(crate) struct Shared {
+    pub(crate) bus: Bus,
+    pub(crate) config: ServerConfig,
+    pub(crate) metrics: Arc<Metrics>,
+    started: Instant,
+    loops: usize,
+    /// Milliseconds that draining may take, plus one; 0 = not draining.
+    drain: AtomicU64,
+}
+
+impl Shared {
+    /// Whether the server is on its way out.
+    pub(crate) fn is_draining(&self) -> bool {
+        // Relaxed: a flag on its own; the loops are woken after it is set and look again.
+        self.drain.load(Ordering::Relaxed) != 0
+    }
+
+    fn drain_time(&self) -> Option<Duration> {
+        // Relaxed: as above.
+        self.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+    }
+
+    /// What `/api/stats` shows.
+    pub(crate) fn stats(&self) -> serde_json::Value {
+        let metrics = &self.metrics;
+        let open = |kind| metrics.connections.get_or_create(&Kind { kind }).get();
+        let shards: Vec<_> = (self.bus.stats().shards.iter())
+            .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))
+            .collect();
+        json!({
+            "name": "fanwire",
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "engine": "memory",
+            "epoch": self.bus.epoch().to_string(),
+            "loops": self.loops,
+            "draining": self.is_draining(),
+            "connections": { "http": open("http"), "ws": open("ws"), "sse": open("sse") },
+            "subscriptions": metrics.subscriptions.get(),
+            "feeds": metrics.feeds.get(),
+            "events_published": metrics.events_published.get(),
+            "events_matched": metrics.events_matched.get(),
+            "encodings": metrics.encodings.get(),
+            "deliveries": metrics.deliveries.get(),
+            "dropped": metrics.dropped.get(),
+            "gaps": metrics.gaps.get(),
+            "written_bytes": metrics.written_bytes.get(),
+            "shards": shards,
+        })
+    }
+}
+
+/// A small random generator (splitmix64, Steele et al. 2014); for message ids, not for secrets.
+#[derive(Debug)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn next_u128(&mut self) -> u128 {
+        u128::from(self.next_u64()) << 64 | u128::from(self.next_u64())
+    }
+}
+
+/// The server could not start, or one of its loops failed.
+#[derive(Debug)]
+pub struct ServerError {
+    doing: String,
+    source: io::Error,
+}
+
+impl ServerError {
+    fn new(doing: impl Into<String>, source: io::Error) -> Self {
+        Self { doing: doing.into(), source }
+    }
+
+    /// Whether the address is taken by another program.
+    pub fn is_address_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.doing, self.source)
+    }
+}
+
+impl std::error::Error for ServerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Serves a bus to WebSocket and SSE clients.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Starts describing a server of this bus.
+    pub fn builder(bus: &Bus) -> ServerBuilder {
+        ServerBuilder {
+            bus: bus.clone(),
+            listen: "127.0.0.1:8765".to_owned(),
+            loops: 1,
+            config: ServerConfig::default(),
+        }
+    }
+}
+
+/// A server to be.
+#[derive(Debug)]
+pub struct ServerBuilder {
+    bus: Bus,
+    listen: String,
+    loops: usize,
+    config: ServerConfig,
+}
+
+impl ServerBuilder {
+    /// The address and port to serve at; port 0 takes a free one. `127.0.0.1:8765` if never set.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = address.into();
+        self
+    }
+
+    /// How many event loops, each a thread with its own share of the connections; at least 1, which is the
+    /// default.
+    pub fn loops(mut self, loops: usize) -> Self {
+        self.loops = loops.max(1);
+        self
+    }
+
+    /// Limits, times and the rest.
+    pub fn config(mut self, config: ServerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Binds the address and starts the loops. Blocks for a name look-up at the most.
+    pub fn spawn(self) -> Result<ServerHandle, ServerError> {
+        let Self { bus, listen, loops, config } = self;
+        let doing = || format!("listening on {listen}");
+        let mut addresses = listen.to_socket_addrs().map_err(|e| ServerError::new(doing(), e))?;
+        let address = addresses
+            .next()
+            .ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
+        let shared = Arc::new(Shared {
+            bus,
+            config,
+            metrics: Arc::default(),
+            started: Instant::now(),
+            loops,
+            drain: AtomicU64::new(0),
+        });
+        let (address, started) =
+            event_loop::start(&shared, address).map_err(|e| ServerError::new(doing(), e))?;
+        let (threads, wakers) = started.into_iter().unzip();
+        Ok(ServerHandle { address, shared, threads, wakers })
+    }
+}
+
+/// A running server. Dropping it lets the server run on by itself.
+#[must_use = "keep it to drain or join the server"]
+pub struct ServerHandle {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    wakers: Vec<Arc<mio::Waker>>,
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerHandle({})", self.address)
+    }
+}
+
+impl ServerHandle {
+    /// Where it listens: the port that was taken, if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts to end the server: readiness goes, accepting stops, every client is told in its protocol's own
+    /// form. What is not written within `limit` is dropped. Returns at once; [`join`](Self::join) waits.
+    pub fn drain(&self, limit: Duration) {
+        let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
+        // Relaxed: the wakers' system calls order it for the loops.
+        self.shared.drain.store(millis, Ordering::Relaxed);
+        for waker in &self.wakers {
+            // A loop that can't be woken has ended.
+            let _ = waker.wake();
+        }
+    }
+
+    /// Waits until every loop has ended, and says what ended one early. Blocks.
+    pub fn join(self) -> Result<(), ServerError> {
+        let mut first = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("the loop's thread panicked")));
+            if let (Ok(()), Err(error)) = (&first, ended) {
+                first = Err(ServerError::new("event loop", error));
+            }
+        }
+        first
+    }
+}

@@ -37,6 +37,13 @@ use values::Values;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClassId(pub u32);
 
+impl ClassId {
+    /// Its place in a table by class: ids are small, and those that went are given anew.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 #[derive(Debug)]
 struct Class {
     filter: Filter,
@@ -73,7 +80,7 @@ pub struct Matcher {
 
 impl Matcher {
     /// An empty one. Of the limits it takes [`FilterLimits::paths_max`]; who inserts has checked the rest.
-    pub fn new(limits: &FilterLimits) -> Self {
+    pub fn new(limits: FilterLimits) -> Self {
         Self {
             paths_max: limits.paths_max,
             classes: Vec::new(),

@@ -111,7 +111,7 @@ proptest! {
         acts in prop::collection::vec(act(), 1..60),
         paths_max in prop::sample::select(vec![1usize, 4, 256]),
     ) {
-        let mut matcher = Matcher::new(&FilterLimits { paths_max, ..FilterLimits::default() });
+        let mut matcher = Matcher::new(FilterLimits { paths_max, ..FilterLimits::default() });
         let mut held = Vec::new();
         let mut events = Vec::new();
         for act in acts {
@@ -144,7 +144,7 @@ proptest! {
         for id in held {
             matcher.remove(id);
         }
-        let nothing = Matcher::new(&FilterLimits::default()).stats();
+        let nothing = Matcher::new(FilterLimits::default()).stats();
         prop_assert_eq!(matcher.stats(), nothing, "what went left nothing");
     }
 

@@ -1,0 +1,79 @@
+//! The filter options of a client command, and their two wire forms. Imports nothing of ours.
+//! Always: both forms ask the server for the same events.
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+/// Which events: each option repeatable (any of its values), all given options must hold.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Filter (values may have wildcards: `*` one segment, `**` any rest)")]
+pub(super) struct Filters {
+    /// Event type, as `task.progress` or `task.*`
+    #[arg(long = "type", value_name = "PATTERN")]
+    types: Vec<String>,
+    /// Component that published it
+    #[arg(long, value_name = "PATTERN")]
+    source: Vec<String>,
+    /// Stream
+    #[arg(long, value_name = "PATTERN")]
+    stream: Vec<String>,
+    /// Execution
+    #[arg(long, value_name = "PATTERN")]
+    execution: Vec<String>,
+    /// Correlation id
+    #[arg(long, value_name = "PATTERN")]
+    correlation: Vec<String>,
+    /// Entity, as `task:task_1` or `provider:*`
+    #[arg(long, value_name = "KIND:ID", value_parser = entity)]
+    entity: Vec<String>,
+    /// Channel
+    #[arg(long, value_name = "PATTERN")]
+    channel: Vec<String>,
+}
+
+fn entity(text: &str) -> Result<String, String> {
+    if text.contains(':') { Ok(text.to_owned()) } else { Err("expected KIND:ID, as task:task_1".into()) }
+}
+
+impl Filters {
+    fn lists(&self) -> [(&'static str, &'static str, &[String]); 7] {
+        [
+            ("type", "event_types", &self.types),
+            ("source", "sources", &self.source),
+            ("stream", "stream_ids", &self.stream),
+            ("execution", "execution_ids", &self.execution),
+            ("correlation", "correlation_ids", &self.correlation),
+            ("entity", "entities", &self.entity),
+            ("channel", "channels", &self.channel),
+        ]
+    }
+
+    /// As `name`, `value` pairs of a URL's query, not yet escaped.
+    pub(super) fn query(&self) -> Vec<(&'static str, &str)> {
+        let pairs = |(name, _, values)| <[String]>::iter(values).map(move |value| (name, value.as_str()));
+        self.lists().into_iter().flat_map(pairs).collect()
+    }
+
+    /// As the lists of a `subscribe` payload; what was not given is left out.
+    pub(super) fn payload(&self) -> Map<String, Value> {
+        let lists = self.lists().into_iter().filter(|(_, _, values)| !values.is_empty());
+        lists.map(|(_, name, values)| (name.to_owned(), Value::from(values))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_hold_every_value_given() {
+        let filters = Filters {
+            types: vec!["task.*".into(), "alert".into()],
+            entity: vec!["task:1".into()],
+            ..Filters::default()
+        };
+        assert_eq!(filters.query(), [("type", "task.*"), ("type", "alert"), ("entity", "task:1")]);
+        let payload = Value::from(filters.payload());
+        assert_eq!(payload, serde_json::json!({"event_types": ["task.*", "alert"], "entities": ["task:1"]}));
+    }
+}

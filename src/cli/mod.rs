@@ -1,0 +1,98 @@
+//! The command line: one file a subcommand, what they share here.
+//!
+//! Imports public items only, as an embedder would. Always: answers go to stdout, everything else to stderr;
+//! the exit code is 0 for done, 1 for a failure that was told, 2 for a command line that makes no sense.
+
+mod demo;
+mod filters;
+mod publish;
+mod serve;
+mod tail;
+mod target;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use clap::{Parser, Subcommand};
+
+/// Events from the code that makes them to every screen that wants them.
+#[derive(Debug, Parser)]
+#[command(name = "fanwire", version, about, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: WebSocket, SSE, publish, metrics and the live page on one port
+    Serve(serve::Args),
+    /// Send events to a server: one from options, or many from a file or stdin
+    Publish(publish::Args),
+    /// Follow a server's events in the terminal
+    Tail(tail::Args),
+}
+
+/// A failure as the user reads it: what happened, and what to do next.
+#[derive(Debug)]
+struct CliError {
+    message: String,
+    hint: Option<String>,
+}
+
+impl CliError {
+    fn new(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), hint: None }
+    }
+
+    fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+}
+
+const RED: Style = AnsiColor::Red.on_default();
+const DIM: Style = Style::new().dimmed();
+
+/// Parses the command line, runs the command and turns its end into an exit code.
+pub(crate) fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Publish(args) => publish::run(args),
+        Command::Tail(args) => tail::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("{RED}error:{RED:#} {}", error.message);
+            if let Some(hint) = error.hint {
+                anstream::eprintln!("{hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_serve_is_an_environment_variable_too() {
+        let mut cli = Cli::command();
+        let serve = cli.find_subcommand_mut("serve").expect("serve is a subcommand");
+        for arg in serve.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+            let name = arg.get_id().as_str().to_uppercase();
+            let env = arg.get_env().and_then(|env| env.to_str()).unwrap_or_default();
+            assert_eq!(env, format!("FANWIRE_{name}"));
+        }
+    }
+}

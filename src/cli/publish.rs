@@ -1,0 +1,321 @@
+//! `fanwire publish`: events from options, a file or stdin to a server. Imports its siblings only.
+//! Always: lines are sent in order, in bounded batches; a failure names the line as the user counts it.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::target::{Target, error_text, http_agent};
+use super::{CliError, DIM};
+
+/// Options of `fanwire publish`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The server
+    #[arg(long, env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
+    url: Target,
+    /// Print the server's answer as JSON
+    #[arg(long)]
+    json: bool,
+    /// Events to send: one JSON event, an array, or one event a line; `-` is stdin
+    #[arg(value_name = "FILE", conflicts_with = "event_type")]
+    file: Option<PathBuf>,
+    /// The event's type: sends one event made of these options
+    #[arg(long = "type", value_name = "TYPE", help_heading = "One event")]
+    event_type: Option<String>,
+    /// Component that publishes it
+    #[arg(long, requires = "event_type", help_heading = "One event")]
+    source: Option<String>,
+    /// Stream it belongs to
+    #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
+    stream: Option<String>,
+    /// Execution it belongs to
+    #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
+    execution: Option<String>,
+    /// What ties it to other events
+    #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
+    correlation: Option<String>,
+    /// What it is about, as `task:task_1`
+    #[arg(long, value_name = "KIND:ID", requires = "event_type", help_heading = "One event")]
+    entity: Option<String>,
+    /// Channel it is sent in
+    #[arg(long, requires = "event_type", help_heading = "One event")]
+    channel: Option<String>,
+    /// Payload: any JSON
+    #[arg(long, value_name = "JSON", requires = "event_type", help_heading = "One event")]
+    payload: Option<String>,
+}
+
+/// A batch of lines is sent at this size, well under a server's default limit for a body.
+const BATCH_BYTES: usize = 512 * 1024;
+/// Or once no line has come for this long: `something | fanwire publish -` is to be live.
+const BATCH_PAUSE: Duration = Duration::from_millis(20);
+/// Lines read ahead of the server.
+const READ_AHEAD: usize = 1024;
+const NDJSON: &str = "application/x-ndjson";
+const JSON: &str = "application/json";
+
+/// Sends everything, or says what the server refused.
+pub(super) fn run(args: Args) -> Result<(), CliError> {
+    let mut sender =
+        Sender { agent: http_agent(), target: &args.url, accepted: 0, last_event_id: Value::Null };
+    let sent = match (&args.event_type, &args.file) {
+        (Some(event_type), _) => sender.send(JSON, one_event(event_type, &args)?.as_bytes(), 0),
+        (None, Some(path)) if path.as_os_str() != "-" => {
+            let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
+            send_all(&mut sender, path, BufReader::new(file))
+        }
+        (None, None) if stdin().is_terminal() => {
+            return Err(CliError::new("nothing to publish").hint(
+                "Give an event (fanwire publish --type hello --payload '{\"n\":1}'), a file, or pipe one event a line.",
+            ));
+        }
+        (None, _) => send_all(&mut sender, Path::new("stdin"), BufReader::new(stdin())),
+    };
+    // What was taken before a failure is told too: those events are out.
+    if sent.is_ok() || sender.accepted > 0 {
+        sender.report(args.json);
+    }
+    sent
+}
+
+/// One event of options. The payload stands as it was given.
+#[derive(Serialize)]
+struct OneEvent<'a> {
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execution_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entity: Option<Entity<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Entity<'a> {
+    kind: &'a str,
+    id: &'a str,
+}
+
+fn one_event(event_type: &str, args: &Args) -> Result<String, CliError> {
+    let entity = args.entity.as_deref().map(|entity| {
+        let (kind, id) =
+            entity.split_once(':').ok_or_else(|| CliError::new("--entity takes KIND:ID, as task:task_1"))?;
+        Ok(Entity { kind, id })
+    });
+    let payload = args.payload.as_deref().map(|payload| {
+        serde_json::from_str(payload).map_err(|error| {
+            CliError::new(format!("--payload is not JSON: {error}"))
+                .hint("A string needs its quotes: --payload '\"text\"'")
+        })
+    });
+    let event = OneEvent {
+        r#type: event_type,
+        source: args.source.as_deref(),
+        stream_id: args.stream.as_deref(),
+        execution_id: args.execution.as_deref(),
+        correlation_id: args.correlation.as_deref(),
+        entity: entity.transpose()?,
+        channel: args.channel.as_deref(),
+        payload: payload.transpose()?,
+    };
+    serde_json::to_string(&event).map_err(CliError::new)
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> CliError {
+    CliError::new(format!("cannot read {}: {error}", path.display()))
+}
+
+/// Whether a first line says that every line is an event: it is a whole JSON object by itself.
+fn is_ndjson(first_line: &[u8]) -> bool {
+    serde_json::from_slice::<Map<String, Value>>(first_line).is_ok()
+}
+
+fn send_all(
+    sender: &mut Sender<'_>,
+    path: &Path,
+    mut input: impl BufRead + Send + 'static,
+) -> Result<(), CliError> {
+    let mut first = Vec::new();
+    let mut blank_lines = 0;
+    loop {
+        first.clear();
+        if input.read_until(b'\n', &mut first).map_err(|error| cannot_read(path, &error))? == 0 {
+            return Ok(());
+        }
+        if !first.trim_ascii().is_empty() {
+            break;
+        }
+        blank_lines += 1;
+    }
+    if is_ndjson(&first) {
+        return send_lines(sender, path, blank_lines, first, input);
+    }
+    input.read_to_end(&mut first).map_err(|error| cannot_read(path, &error))?;
+    sender.send(JSON, &first, blank_lines)
+}
+
+fn send_lines(
+    sender: &mut Sender<'_>,
+    path: &Path,
+    mut sent_lines: u64,
+    mut batch: Vec<u8>,
+    mut input: impl BufRead + Send + 'static,
+) -> Result<(), CliError> {
+    let (to_sender, lines) = sync_channel(READ_AHEAD);
+    std::thread::spawn(move || {
+        loop {
+            let mut line = Vec::new();
+            let read = input.read_until(b'\n', &mut line);
+            let last = !matches!(read, Ok(1..));
+            // The receiver is gone after a failure; then there is nothing left to read for.
+            if to_sender.send(read.map(|_| line)).is_err() || last {
+                return;
+            }
+        }
+    });
+    let mut batch_lines = 1;
+    loop {
+        let ended = fill(&lines, &mut batch, &mut batch_lines).map_err(|error| cannot_read(path, &error))?;
+        sender.send(NDJSON, &batch, sent_lines)?;
+        sent_lines += batch_lines;
+        if ended {
+            return Ok(());
+        }
+        (batch_lines, batch) = (0, Vec::new());
+    }
+}
+
+/// Adds lines until the batch is full, the input pauses or ends; true at the end.
+fn fill(lines: &Receiver<io::Result<Vec<u8>>>, batch: &mut Vec<u8>, count: &mut u64) -> io::Result<bool> {
+    while batch.len() < BATCH_BYTES {
+        let line = if batch.is_empty() {
+            lines.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            lines.recv_timeout(BATCH_PAUSE)
+        };
+        match line {
+            Ok(line) => {
+                let line = line?;
+                if line.is_empty() {
+                    return Ok(true);
+                }
+                batch.extend_from_slice(&line);
+                *count += 1;
+            }
+            Err(RecvTimeoutError::Timeout) => return Ok(false),
+            Err(RecvTimeoutError::Disconnected) => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+struct Sender<'a> {
+    agent: ureq::Agent,
+    target: &'a Target,
+    accepted: u64,
+    last_event_id: Value,
+}
+
+impl Sender<'_> {
+    /// Sends one body that starts after `lines_before` lines of the input.
+    fn send(&mut self, content_type: &str, body: &[u8], lines_before: u64) -> Result<(), CliError> {
+        if body.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let url = self.target.http("/publish");
+        let cannot_reach = |error: &dyn std::fmt::Display| {
+            CliError::new(format!("cannot publish to {url}: {error}"))
+                .hint("Is the server running? `fanwire serve` starts one; --url says where it is.")
+        };
+        let mut answer = self
+            .agent
+            .post(&url)
+            .content_type(content_type)
+            .send(body)
+            .map_err(|error| cannot_reach(&error))?;
+        let text = answer.body_mut().read_to_string().map_err(|error| cannot_reach(&error))?;
+        if answer.status().as_u16() != 200 {
+            return Err(refused(answer.status().as_u16(), &text, lines_before));
+        }
+        let taken: Value = serde_json::from_str(&text).map_err(|error| cannot_reach(&error))?;
+        self.accepted += taken["accepted"].as_u64().unwrap_or_default();
+        self.last_event_id = taken["last_event_id"].clone();
+        Ok(())
+    }
+
+    fn report(&self, as_json: bool) {
+        let (accepted, id) = (self.accepted, &self.last_event_id);
+        let line = if as_json {
+            json!({"accepted": accepted, "last_event_id": id}).to_string()
+        } else {
+            let events = if accepted == 1 { "event" } else { "events" };
+            let id = id.as_str().map(|id| format!("{DIM}, last id{DIM:#} {id}")).unwrap_or_default();
+            format!("accepted {accepted} {events}{id}")
+        };
+        // A closed stdout means that nobody asks.
+        let _ = writeln!(anstream::AutoStream::auto(stdout()), "{line}");
+    }
+}
+
+fn refused(status: u16, answer: &str, lines_before: u64) -> CliError {
+    let line = serde_json::from_str::<Value>(answer).ok().and_then(|json| json["line"].as_u64());
+    let place = line.map(|line| format!("line {}: ", lines_before + line)).unwrap_or_default();
+    let error = CliError::new(format!("{place}{} (status {status})", error_text(answer)));
+    match status {
+        401 | 403 => error.hint("The server wants a token that may publish."),
+        404 | 405 => error.hint("This does not look like a fanwire server; check --url."),
+        413 => error.hint("Send one event a line: lines go in batches, so that only one event must fit."),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_whole_object_on_the_first_line_means_an_event_a_line() {
+        assert!(is_ndjson(b"{\"type\":\"a\"}\r\n"));
+        for other in [&b"{\n"[..], b"[{\"type\":\"a\"}]\n", b"nonsense\n", b"{\"type\":\n"] {
+            assert!(!is_ndjson(other), "{}", String::from_utf8_lossy(other));
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_line_of_the_whole_input() {
+        let error = refused(400, r#"{"error":"event has no type","line":3}"#, 1000);
+        assert_eq!(error.message, "line 1003: event has no type (status 400)");
+        assert_eq!(refused(502, "<html>bad", 0).message, "<html>bad (status 502)");
+    }
+
+    #[test]
+    fn lines_are_batched_by_size_and_by_pause() {
+        let (send, lines) = sync_channel(10);
+        for line in [&b"a\n"[..], b"b\n"] {
+            send.send(Ok(line.to_vec())).expect("room");
+        }
+        let (mut batch, mut count) = (Vec::new(), 0);
+        assert!(!fill(&lines, &mut batch, &mut count).expect("no fault"), "a pause, not the end");
+        assert_eq!((batch.as_slice(), count), (&b"a\nb\n"[..], 2));
+        send.send(Ok(vec![b'x'; BATCH_BYTES])).expect("room");
+        send.send(Ok(Vec::new())).expect("room");
+        let (mut batch, mut count) = (Vec::new(), 0);
+        assert!(!fill(&lines, &mut batch, &mut count).expect("no fault"), "full, not the end");
+        assert!(fill(&lines, &mut Vec::new(), &mut count).expect("no fault"), "the end");
+    }
+}

@@ -1,0 +1,172 @@
+//! How `tail` shows an event: one line, coloured where the terminal wants colours. Imports its parent's types.
+//! Always: one event is one line; what isn't understood is printed as it came.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Stdout, Write, stdout};
+
+use anstream::AutoStream;
+use anstyle::{AnsiColor, Style};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::{DIM, RED};
+use super::Gap;
+
+/// An event, as far as a line shows it.
+#[derive(Deserialize)]
+struct Shown<'a> {
+    #[serde(borrow)]
+    event_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    timestamp: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    stream_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    execution_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    correlation_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    entity: Option<Entity<'a>>,
+    #[serde(borrow)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Entity<'a> {
+    #[serde(borrow, default)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    id: Cow<'a, str>,
+}
+
+/// Prints events and gaps to stdout, and counts.
+#[derive(Debug)]
+pub(super) struct Printer {
+    out: AutoStream<Stdout>,
+    json: bool,
+    /// Events still wanted; `None` is no limit.
+    left: Option<u64>,
+    line: String,
+}
+
+impl Printer {
+    pub(super) fn new(json: bool, count: Option<u64>) -> Self {
+        Self { out: AutoStream::auto(stdout()), json, left: count, line: String::new() }
+    }
+
+    /// Whether as many events as wanted have been printed.
+    pub(super) fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    /// Prints an event, given as its JSON; returns its id.
+    pub(super) fn event(&mut self, json: &str) -> io::Result<Option<String>> {
+        self.line.clear();
+        let shown = serde_json::from_str::<Shown<'_>>(json);
+        match &shown {
+            Ok(event) if !self.json => event.write(&mut self.line),
+            _ => self.line.push_str(json),
+        }
+        self.line.push('\n');
+        self.out.write_all(self.line.as_bytes())?;
+        self.out.flush()?;
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        Ok(shown.ok().and_then(|event| event.event_id).map(Cow::into_owned))
+    }
+
+    /// Prints a gap, given with the JSON it came as.
+    pub(super) fn gap(&mut self, gap: &Gap, json: &str) -> io::Result<()> {
+        if self.json {
+            writeln!(self.out, "{{\"gap\":{json}}}")?;
+        } else {
+            let missed =
+                gap.missed.map_or_else(|| "an unknown number of".into(), |missed| missed.to_string());
+            let kept = if gap.recoverable { " (still kept by the server)" } else { "" };
+            writeln!(self.out, "{RED}-- gap: {missed} events missed{kept} --{RED:#}")?;
+        }
+        self.out.flush()
+    }
+}
+
+impl Shown<'_> {
+    fn write(&self, line: &mut String) {
+        // The time of day is enough on a screen; it is UTC as in the event.
+        let time = self.timestamp.as_deref().and_then(|time| time.get(11..23)).unwrap_or("            ");
+        let style = style_of(&self.event_type);
+        let source = self.source.as_deref().unwrap_or("-");
+        // Writing to a string cannot fail.
+        let _ = write!(line, "{DIM}{time}{DIM:#} {style}{:<24}{style:#} {source:<14}", self.event_type);
+        if let Some(Entity { kind, id }) = &self.entity {
+            let _ = write!(line, " {kind}:{id}");
+        }
+        let named = [
+            ("", &self.correlation_id),
+            ("stream=", &self.stream_id),
+            ("exec=", &self.execution_id),
+            ("#", &self.channel),
+        ];
+        for (prefix, value) in named {
+            if let Some(value) = value {
+                let _ = write!(line, " {DIM}{prefix}{value}{DIM:#}");
+            }
+        }
+        if let Some(payload) = self.payload.map(RawValue::get).filter(|payload| *payload != "{}") {
+            let _ = write!(line, " {payload}");
+        }
+    }
+}
+
+/// Good and bad ends in green and red, everything else by its domain.
+fn style_of(event_type: &str) -> Style {
+    const DOMAINS: [AnsiColor; 6] = [
+        AnsiColor::Cyan,
+        AnsiColor::Blue,
+        AnsiColor::Magenta,
+        AnsiColor::Yellow,
+        AnsiColor::BrightCyan,
+        AnsiColor::BrightBlue,
+    ];
+    let mut segments = event_type.split('.');
+    let domain = segments.next().unwrap_or_default();
+    match segments.next_back() {
+        Some("failed" | "error" | "violation") => AnsiColor::Red.on_default().bold(),
+        Some("completed" | "passed" | "achieved") => AnsiColor::Green.on_default(),
+        _ => {
+            let sum: usize = domain.bytes().map(usize::from).sum();
+            DOMAINS[sum % DOMAINS.len()].on_default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_shows_time_type_source_attributes_and_payload() {
+        let json = r#"{"event_id":"1-0","event_type":"task.progress","source":"core","timestamp":"2026-01-27T10:21:33.123456Z",
+            "correlation_id":"run-42","stream_id":"webhook","entity":{"kind":"task","id":"t-1"},"channel":"dev","payload":{"progress":42}}"#;
+        let event: Shown<'_> = serde_json::from_str(json).expect("valid");
+        let mut line = String::new();
+        event.write(&mut line);
+        let plain = anstream::adapter::strip_str(&line).to_string();
+        let want = "10:21:33.123 task.progress            core           task:t-1 run-42 stream=webhook #dev {\"progress\":42}";
+        assert_eq!(plain, want);
+    }
+
+    #[test]
+    fn only_a_type_is_needed_for_a_line() {
+        let event: Shown<'_> =
+            serde_json::from_str(r#"{"event_type":"x","correlation_id":null,"payload":{}}"#).expect("valid");
+        let mut line = String::new();
+        event.write(&mut line);
+        assert!(anstream::adapter::strip_str(&line).to_string().trim().starts_with("x "));
+    }
+}

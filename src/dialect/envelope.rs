@@ -1,0 +1,199 @@
+//! An event as JSON, in and out, in the native form.
+//!
+//! Imports `event`. Always: the payload's bytes go out as they were taken in (checked and minified once).
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::event::{Event, EventError, Timestamp, json};
+
+#[derive(Deserialize)]
+struct EntityIn<'a> {
+    #[serde(borrow, default)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+}
+
+/// The fields that are read; others are passed over. `event_id` is the bus's to give.
+#[derive(Deserialize)]
+#[serde(expecting = "an event object")]
+struct EventIn<'a> {
+    #[serde(borrow, alias = "type", default)]
+    event_type: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    source: Option<Cow<'a, str>>,
+    #[serde(borrow, alias = "ts", default)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    correlation_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    stream_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    execution_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    entity: Option<EntityIn<'a>>,
+    #[serde(borrow, default)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow, alias = "data", default)]
+    payload: Option<&'a RawValue>,
+}
+
+/// Text that is no event, and why.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    NotAnObject,
+    Json(serde_json::Error),
+    Timestamp,
+    Event(EventError),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject => f.write_str("not an event: expected a JSON object"),
+            Self::Json(error) => write!(f, "not an event: {error}"),
+            Self::Timestamp => f.write_str("timestamp is neither ISO 8601 text nor milliseconds since 1970"),
+            Self::Event(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Reads one event object.
+pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
+    // serde would take an array for a struct's fields in order.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(ReadError::NotAnObject);
+    }
+    let input: EventIn<'_> = serde_json::from_str(text).map_err(ReadError::Json)?;
+    let mut builder = Event::builder(input.event_type.as_deref().unwrap_or_default());
+    if let Some(source) = &input.source {
+        builder = builder.source(source);
+    }
+    if let Some(stream) = &input.stream_id {
+        builder = builder.stream(stream);
+    }
+    if let Some(execution) = &input.execution_id {
+        builder = builder.execution(execution);
+    }
+    if let Some(correlation) = &input.correlation_id {
+        builder = builder.correlation(correlation);
+    }
+    if let Some(EntityIn { kind, id }) = &input.entity {
+        builder = builder.entity(kind.as_deref().unwrap_or_default(), id.as_deref().unwrap_or_default());
+    }
+    if let Some(channel) = &input.channel {
+        builder = builder.channel(channel);
+    }
+    if let Some(timestamp) = input.timestamp {
+        builder = builder.timestamp(read_timestamp(timestamp.get()).ok_or(ReadError::Timestamp)?);
+    }
+    if let Some(payload) = input.payload {
+        builder = builder.json(payload.get());
+    }
+    builder.build().map_err(ReadError::Event)
+}
+
+fn read_timestamp(json: &str) -> Option<Timestamp> {
+    if json.starts_with('"') {
+        return serde_json::from_str::<Cow<'_, str>>(json).ok()?.parse().ok();
+    }
+    let millis: f64 = serde_json::from_str(json).ok()?;
+    // Beyond the calendar's bounds the cast saturates, and the text form is clamped.
+    millis.is_finite().then_some(Timestamp((millis * 1000.0) as i64))
+}
+
+/// Appends the event as the contract's JSON object. Absent attributes are left out, but `correlation_id` and
+/// `payload` are always there.
+pub(crate) fn write_event(event: &Event, out: &mut String) {
+    out.push('{');
+    if let Some(id) = event.id() {
+        // Writing to a String does not fail.
+        let _ = write!(out, r#""event_id":"{id}","#);
+    }
+    out.push_str(r#""event_type":"#);
+    json::write_string(event.event_type(), out);
+    if let Some(source) = event.source() {
+        out.push_str(r#","source":"#);
+        json::write_string(source, out);
+    }
+    let _ = write!(out, r#","timestamp":"{}","correlation_id":"#, event.timestamp());
+    match event.correlation() {
+        Some(correlation) => json::write_string(correlation, out),
+        None => out.push_str("null"),
+    }
+    if let Some(stream) = event.stream() {
+        out.push_str(r#","stream_id":"#);
+        json::write_string(stream, out);
+    }
+    if let Some(execution) = event.execution() {
+        out.push_str(r#","execution_id":"#);
+        json::write_string(execution, out);
+    }
+    if let Some((kind, id)) = event.entity() {
+        out.push_str(r#","entity":{"kind":"#);
+        json::write_string(kind, out);
+        out.push_str(r#","id":"#);
+        json::write_string(id, out);
+        out.push('}');
+    }
+    if let Some(channel) = event.channel() {
+        out.push_str(r#","channel":"#);
+        json::write_string(channel, out);
+    }
+    out.push_str(r#","payload":"#);
+    out.push_str(event.payload());
+    out.push('}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventId;
+
+    fn written(event: &Event) -> String {
+        let mut out = String::new();
+        write_event(event, &mut out);
+        out
+    }
+
+    #[test]
+    fn the_contracts_event_goes_in_and_comes_out_the_same() {
+        let text = r#"{"event_id":"a-1","event_type":"task.progress","source":"core","timestamp":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42","stream_id":"webhook","execution_id":"ex-1","entity":{"kind":"task","id":"task_abc123"},"channel":"dev-team","payload":{"progress":42}}"#;
+        let event = read_event(text).expect("valid");
+        event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
+        assert_eq!(written(&event), text);
+    }
+
+    #[test]
+    fn short_names_stand_for_the_long_ones_and_the_type_is_enough() {
+        let event =
+            read_event(r#" {"type":"x","ts":1500,"data":[ 1 ],"extra":{"deep":[]}} "#).expect("valid");
+        assert_eq!(
+            written(&event),
+            r#"{"event_type":"x","timestamp":"1970-01-01T00:00:01.500000Z","correlation_id":null,"payload":[1]}"#
+        );
+        let event = read_event(r#"{"type":"x","entity":null,"payload":null,"source":null}"#).expect("valid");
+        assert_eq!((event.payload(), event.entity()), ("{}", None));
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (text, want) in [
+            ("{}", "event has no type"),
+            ("[]", "not an event"),
+            ("{", "not an event: EOF"),
+            (r#"{"type":5}"#, "not an event: invalid type"),
+            (r#"{"type":"x","ts":"yesterday"}"#, "timestamp is neither"),
+            (r#"{"type":"x\n"}"#, "type holds a control character"),
+        ] {
+            let error = read_event(text).expect_err(text).to_string();
+            assert!(error.starts_with(want), "{text}: {error}");
+        }
+        let deep = format!(r#"{{"type":"x","payload":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        assert!(read_event(&deep).expect_err("deep").to_string().contains("nested deeper than 128"));
+    }
+}

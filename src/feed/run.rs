@@ -1,0 +1,97 @@
+//! Frames of a feed that stand one behind the other in memory, so that one write covers them all.
+//!
+//! Imports `event`. Always: `bytes` is the frames in order, `marks` has one entry a frame, never none.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::event::EventId;
+
+/// Where a frame ends in its run, and whose it is.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    end: u32,
+    shard: u16,
+    sequence: u64,
+}
+
+/// One or more frames, shared by every member of a feed.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// The index in the feed of the first frame.
+    pub(crate) first: u64,
+    pub(crate) bytes: Bytes,
+    epoch: u64,
+    marks: SmallVec<[Mark; 1]>,
+}
+
+impl Run {
+    /// A run of these frames. One frame is taken as it is; several are copied together, once for the feed.
+    pub(crate) fn new(first: u64, frames: &[(Bytes, EventId)]) -> Self {
+        let mut marks = SmallVec::with_capacity(frames.len());
+        let mut end = 0;
+        for (frame, id) in frames {
+            end += frame.len() as u32;
+            marks.push(Mark { end, shard: id.shard, sequence: id.sequence });
+        }
+        let bytes = match frames {
+            [(frame, _)] => frame.clone(),
+            frames => {
+                let mut all = Vec::with_capacity(end as usize);
+                for (frame, _) in frames {
+                    all.extend_from_slice(frame);
+                }
+                all.into()
+            }
+        };
+        Self { first, bytes, epoch: frames.first().map_or(0, |(_, id)| id.epoch), marks }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// The index behind the last frame.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.marks.len() as u64
+    }
+
+    /// Where in `bytes` the frame of this index starts; the whole length for [`Self::next`].
+    pub(crate) fn start_of(&self, index: u64) -> usize {
+        match (index - self.first) as usize {
+            0 => 0,
+            nth => self.marks[nth - 1].end as usize,
+        }
+    }
+
+    /// The first index whose frame starts at or behind this offset.
+    pub(crate) fn index_at(&self, offset: usize) -> u64 {
+        if offset == 0 {
+            return self.first;
+        }
+        self.first + self.marks.partition_point(|mark| (mark.end as usize) < offset) as u64 + 1
+    }
+
+    /// Whose frame it is.
+    pub(crate) fn id_of(&self, index: u64) -> EventId {
+        let Mark { shard, sequence, .. } = self.marks[(index - self.first) as usize];
+        EventId { epoch: self.epoch, shard, sequence }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runs_frames_are_found_by_index_and_by_offset() {
+        let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
+        let frames: Vec<_> =
+            ["aa", "b", "cccc"].iter().zip(5..).map(|(f, n)| (Bytes::from(*f), id(n))).collect();
+        let run = Run::new(10, &frames);
+        assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
+        assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);
+        assert_eq!([0, 1, 2, 3, 4, 7].map(|o| run.index_at(o)), [10, 11, 11, 12, 13, 13]);
+        assert_eq!(run.id_of(12), id(7));
+    }
+}

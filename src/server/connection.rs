@@ -1,0 +1,420 @@
+//! One client's connection without its socket: bytes and time in, effects out.
+//!
+//! Imports every lower room, never mio. Always: whatever bytes come, in whatever pieces, the effects are the
+//! same; nothing panics; a fault is answered in the protocol's own form and ends this connection only.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::routes::{self, Outcome};
+use super::session::Session;
+use super::wheel::Tick;
+use super::{Rng, Shared};
+use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
+use crate::codec::ws;
+use crate::dialect::Encoding;
+use crate::event::{Event, EventId, Timestamp};
+use crate::filter::Filter;
+
+/// What a connection asks its loop to do, in order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Write these bytes behind all that is owed so far.
+    Send(Bytes),
+    /// Deliver what these filters match, and no longer what others did. None = deliver nothing.
+    Interest { encoding: Encoding, filters: Vec<Filter> },
+    /// Deliver what is kept in the ring and matches `filter` but not `except`, before what is live.
+    Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
+    /// Publish these, in order, and write what `answer` makes of the last one's id.
+    Publish { events: Vec<Event>, answer: Answer },
+    /// Close, when everything is written.
+    Close,
+}
+
+/// Makes the answer to a publisher from the id of the last event.
+pub(crate) struct Answer(pub(crate) Box<dyn FnOnce(Option<EventId>) -> Bytes + Send>);
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Answer")
+    }
+}
+
+/// Where a replay starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReplayFrom {
+    /// Behind this event.
+    After(EventId),
+    /// At the newest so many that match.
+    Newest(usize),
+    /// The client named an event that no bus ever had.
+    Unknown,
+}
+
+/// What a connection needs from its loop.
+pub(crate) struct Context<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) rng: &'a mut Rng,
+    pub(crate) tick: Tick,
+    pub(crate) effects: &'a mut Vec<Effect>,
+    /// Bytes of answers given since the loop called.
+    pub(crate) answered_bytes: usize,
+    /// The peer takes no more bytes for now.
+    pub(crate) blocked: bool,
+}
+
+/// A client that asks for more than this at once is answered in pieces, each when the one before is written.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+impl Context<'_> {
+    pub(crate) fn send(&mut self, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        self.answered_bytes += bytes.len();
+        self.effects.push(Effect::Send(bytes));
+    }
+
+    fn is_enough(&self) -> bool {
+        self.answered_bytes > ANSWER_BYTES_MAX
+    }
+
+    pub(crate) fn now() -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// A request whose body is still coming.
+#[derive(Debug)]
+struct Receiving {
+    request: Request,
+    decoder: BodyDecoder,
+    body: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Http {
+    /// What came and is not used yet.
+    buffer: Vec<u8>,
+    receiving: Option<Receiving>,
+    /// When the request that is coming began.
+    since: Option<Tick>,
+}
+
+#[derive(Debug)]
+enum State {
+    Http(Box<Http>),
+    Ws(Box<Ws>),
+    Sse,
+    /// Everything is said, at this tick; what comes is thrown away.
+    Closing(Tick),
+}
+
+#[derive(Debug)]
+struct Ws {
+    decoder: ws::Decoder,
+    session: Session,
+}
+
+/// What a connection speaks, for the counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http,
+    Ws,
+    Sse,
+}
+
+impl Speaks {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Ws => "ws",
+            Self::Sse => "sse",
+        }
+    }
+}
+
+/// The state machine of one connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    state: State,
+    speaks: Speaks,
+    /// When the peer was last heard.
+    heard: Tick,
+    /// When it was last asked whether it is there.
+    asked: Tick,
+    /// What came while the answers before it were too many.
+    held: Vec<u8>,
+}
+
+/// How long a connection may take to be written out and closed by its peer, so that the last words are not
+/// lost to a reset.
+const CLOSING_TICKS: Tick = 50;
+
+/// What a timer found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// Look again at this tick.
+    At(Tick),
+    /// Time is up: close without more words.
+    Over,
+}
+
+impl Connection {
+    pub(crate) fn new(tick: Tick) -> Self {
+        Self {
+            state: State::Http(Box::default()),
+            speaks: Speaks::Http,
+            heard: tick,
+            asked: tick,
+            held: Vec::new(),
+        }
+    }
+
+    pub(crate) fn speaks(&self) -> Speaks {
+        self.speaks
+    }
+
+    /// Whether input waits that could be taken once the answers so far are written: call `receive` then,
+    /// with nothing if nothing came.
+    pub(crate) fn holds_input(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Takes bytes from the peer. They may be unmasked in place.
+    pub(crate) fn receive(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
+        self.heard = cx.tick;
+        if self.held.is_empty() {
+            self.take(input, cx);
+        } else {
+            let mut held = std::mem::take(&mut self.held);
+            held.extend_from_slice(input);
+            self.take(&mut held, cx);
+        }
+    }
+
+    fn take(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
+        match &mut self.state {
+            State::Http(http) if http.buffer.is_empty() => self.receive_http(input, cx),
+            State::Http(http) => {
+                http.buffer.extend_from_slice(input);
+                // A head ends with a line: no use in looking before one does, and many looks at a head that
+                // comes byte by byte would be dear.
+                if http.receiving.is_some()
+                    || input.contains(&b'\n')
+                    || http.buffer.len() > cx.shared.config.max_head_bytes
+                {
+                    let mut buffer = std::mem::take(&mut http.buffer);
+                    self.receive_http(&mut buffer, cx);
+                }
+            }
+            State::Ws(_) => self.receive_ws(input, cx),
+            // An event stream's client has nothing more to say; neither has one that is let go.
+            State::Sse | State::Closing(_) => {}
+        }
+    }
+
+    fn receive_http(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) {
+        let limits = cx.shared.config.http_limits();
+        loop {
+            let State::Http(http) = &mut self.state else { break };
+            if let Some(receiving) = &mut http.receiving {
+                let (used, done) = match receiving.decoder.decode(input, &mut receiving.body) {
+                    Ok(progress) => progress,
+                    Err(error) => return self.refuse(&error, cx),
+                };
+                input = &mut input[used..];
+                if !done {
+                    http.buffer = input.to_vec();
+                    return;
+                }
+                if let Some(Receiving { request, body, .. }) = http.receiving.take() {
+                    http.since = None;
+                    self.answer(&request, &body, cx);
+                }
+                continue;
+            }
+            if input.is_empty() {
+                return;
+            }
+            if cx.is_enough() {
+                self.held = input.to_vec();
+                return;
+            }
+            http.since.get_or_insert(cx.tick);
+            let (request, used) = match http::parse_request(input, &limits) {
+                Ok(Some(parsed)) => parsed,
+                Ok(None) => {
+                    http.buffer = input.to_vec();
+                    return;
+                }
+                Err(error) => return self.refuse(&error, cx),
+            };
+            input = &mut input[used..];
+            let decoder = match BodyDecoder::new(&request.body, &limits) {
+                Ok(decoder) => decoder,
+                Err(error) => return self.refuse(&error, cx),
+            };
+            if matches!(request.body, Body::None) {
+                http.since = None;
+                self.answer(&request, &[], cx);
+            } else {
+                if request.expect_continue && input.is_empty() {
+                    cx.send(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
+                }
+                http.receiving = Some(Receiving { request, decoder, body: Vec::new() });
+            }
+        }
+        // The request before was an upgrade: what follows is already frames.
+        if matches!(self.state, State::Ws(_)) && !input.is_empty() {
+            self.receive_ws(input, cx);
+        }
+    }
+
+    fn refuse(&mut self, error: &RequestError, cx: &mut Context<'_>) {
+        cx.shared.metrics.fault(error.label());
+        let mut out = Vec::with_capacity(256);
+        routes::write_error(&mut out, error.status(), &error.to_string(), &[], false);
+        cx.send(out);
+        self.close(cx);
+    }
+
+    fn answer(&mut self, request: &Request, body: &[u8], cx: &mut Context<'_>) {
+        cx.shared.metrics.requests.inc();
+        match routes::answer(request, body, cx) {
+            Outcome::Response => {
+                if !request.keep_alive || cx.shared.is_draining() {
+                    self.close(cx);
+                }
+            }
+            Outcome::Closed => self.close(cx),
+            Outcome::Ws => {
+                self.speaks = Speaks::Ws;
+                self.state =
+                    State::Ws(Box::new(Ws { decoder: ws::Decoder::default(), session: Session::default() }));
+            }
+            Outcome::Sse => {
+                self.speaks = Speaks::Sse;
+                self.state = State::Sse;
+            }
+        }
+    }
+
+    fn receive_ws(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) {
+        let limits = cx.shared.config.ws_limits();
+        let State::Ws(ws) = &mut self.state else { return };
+        loop {
+            if cx.is_enough() {
+                self.held = input.to_vec();
+                return;
+            }
+            let (used, message) = match ws.decoder.decode(input, &limits) {
+                Ok(progress) => progress,
+                Err(error) => {
+                    cx.shared.metrics.fault(error.label());
+                    cx.send(ws::close_frame(error.close_code(), &error.to_string()));
+                    return self.close(cx);
+                }
+            };
+            match message {
+                Some(ws::Message::Text(text)) => {
+                    cx.shared.metrics.messages_received.inc();
+                    ws.session.message(text, cx);
+                }
+                Some(ws::Message::Binary(_)) => {
+                    cx.shared.metrics.messages_received.inc();
+                    ws.session.not_a_message(cx);
+                }
+                Some(ws::Message::Ping(payload)) => cx.send(ws::frame(ws::OpCode::Pong, payload)),
+                Some(ws::Message::Pong(_)) => {}
+                Some(ws::Message::Close(frame)) => {
+                    // The code comes back (RFC 6455, 5.5.1); without one, a close without one.
+                    match frame {
+                        Some(frame) => cx.send(ws::close_frame(frame.code, "")),
+                        None => cx.send(ws::frame(ws::OpCode::Close, b"")),
+                    }
+                    return self.close(cx);
+                }
+                None if used == 0 => return,
+                None => {}
+            }
+            input = &mut input[used..];
+            if input.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn close(&mut self, cx: &mut Context<'_>) {
+        self.leave(cx);
+        self.state = State::Closing(cx.tick);
+        cx.effects.push(Effect::Close);
+    }
+
+    /// The connection is going: its subscriptions no longer count.
+    pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
+        if let State::Ws(ws) = &mut self.state {
+            ws.session.leave(cx);
+        }
+    }
+
+    /// The server is going: says so in the protocol's own form.
+    pub(crate) fn drain(&mut self, cx: &mut Context<'_>) {
+        match &self.state {
+            State::Ws(_) => cx.send(ws::close_frame(1001, "server is shutting down")),
+            State::Http(http) if http.receiving.is_some() => return,
+            State::Http(_) | State::Sse => {}
+            State::Closing(_) => return,
+        }
+        self.close(cx);
+    }
+
+    /// Called at the tick it asked for, or whenever its loop likes.
+    pub(crate) fn timer(&mut self, cx: &mut Context<'_>) -> Timer {
+        let config = &cx.shared.config;
+        let heartbeat = config.heartbeat_ticks();
+        match &mut self.state {
+            State::Closing(since) if cx.tick < *since + CLOSING_TICKS => Timer::At(*since + CLOSING_TICKS),
+            State::Closing(_) => Timer::Over,
+            State::Http(http) => {
+                let (since, limit) = match (&http.receiving, http.since) {
+                    (Some(_), Some(since)) => (since, config.body_ticks()),
+                    (None, Some(since)) => (since, config.handshake_ticks()),
+                    (_, None) if self.heard == self.asked => (self.heard, config.handshake_ticks()),
+                    (_, None) => (self.heard, config.keep_alive_ticks()),
+                };
+                if cx.tick < since + limit {
+                    // A request may begin in between, and has less time: look often.
+                    return Timer::At((since + limit).min(cx.tick + 10));
+                }
+                if http.since.is_some() {
+                    let error = "request was not complete in time";
+                    cx.shared.metrics.fault("timeout");
+                    let mut out = Vec::with_capacity(256);
+                    routes::write_error(&mut out, 408, error, &[], false);
+                    cx.send(out);
+                }
+                self.close(cx);
+                Timer::At(cx.tick + 10)
+            }
+            State::Ws(_) => {
+                if cx.tick >= self.heard + 2 * heartbeat + heartbeat / 2 {
+                    cx.shared.metrics.fault("heartbeat_missed");
+                    return Timer::Over;
+                }
+                if cx.tick >= self.heard.max(self.asked) + heartbeat {
+                    self.asked = cx.tick;
+                    cx.send(Encoding::NativeWs.heartbeat());
+                }
+                Timer::At(self.heard.max(self.asked) + heartbeat)
+            }
+            State::Sse => {
+                // Who is blocked has enough to read.
+                if cx.tick >= self.asked + heartbeat && !cx.blocked {
+                    self.asked = cx.tick;
+                    cx.send(Encoding::NativeSse.heartbeat());
+                }
+                Timer::At((self.asked + heartbeat).max(cx.tick + 1))
+            }
+        }
+    }
+}

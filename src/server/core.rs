@@ -1,0 +1,570 @@
+//! A loop without its poll: connections, feeds and the bus, driven by readiness and time.
+//!
+//! Imports every lower room, never mio; sockets come as anything that reads and writes. Always:
+//! - what the bus has is appended to the feeds before a client's words are taken, so a subscription starts
+//!   where its words were read;
+//! - a connection that is not blocked and owes something is written in the turn that made it owe;
+//! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::connection::{Connection, Context, Effect, ReplayFrom, Timer};
+use super::wheel::{Tick, Wheel};
+use super::{Rng, Shared};
+use crate::bus::{Bus, LoopReader, ReaderItem};
+use crate::dialect::{Encoding, GapNotice};
+use crate::event::{Event, EventId};
+use crate::feed::{Cursor, Fanout, FeedKey, Flushed, Slot, Tally};
+use crate::filter::Filter;
+use crate::metrics::Kind;
+
+/// What a loop needs of a socket. Nothing blocks.
+pub(crate) trait Socket: Read + Write {
+    /// No more bytes will be written; what the peer still sends can be read.
+    fn close_write(&mut self);
+}
+
+/// A connection's number in its loop, and which life of that number: a token that outlives its connection
+/// reaches nobody.
+pub(crate) type Token = u64;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// Reads of one connection in one turn.
+const READS_A_TURN: usize = 4;
+
+/// Events taken from the bus between two looks at the sockets.
+const EVENTS_A_BATCH: usize = 256;
+const BATCHES_A_TURN: usize = 8;
+
+/// Events published by clients before the loop delivers them, so that no body laps the ring or its own feeds.
+const PUBLISHED_A_BATCH: usize = 256;
+
+/// A client that does not read its replies is not read either.
+const REPLY_BYTES_MAX: usize = 256 * 1024;
+
+struct Conn<S> {
+    socket: S,
+    generation: u32,
+    connection: Connection,
+    cursor: Cursor,
+    /// The socket takes no more until it says so.
+    blocked: bool,
+    /// The socket may hold more to read.
+    unread: bool,
+    /// It is in `ready`.
+    queued: bool,
+    /// To be closed when all is written.
+    closing: bool,
+}
+
+/// The state of one loop.
+pub(crate) struct Core<S> {
+    shared: Arc<Shared>,
+    reader: LoopReader,
+    fanout: Fanout,
+    conns: Slab<Conn<S>>,
+    generation: u32,
+    wheel: Wheel,
+    tick: Tick,
+    ready: Vec<Token>,
+    /// The bus may have more.
+    more_events: bool,
+    /// Events published by this loop's clients since it last looked at the bus.
+    unpumped: usize,
+    draining: bool,
+    effects: Vec<Effect>,
+    tally: Tally,
+    rng: Rng,
+    read_buffer: Box<[u8]>,
+    dirty: Vec<FeedKey>,
+    due: Vec<u64>,
+}
+
+fn token_of(slot: usize, generation: u32) -> Token {
+    u64::from(generation) << 32 | slot as u64
+}
+
+/// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
+macro_rules! context {
+    ($core:ident, $conn:ident) => {
+        Context {
+            shared: &$core.shared,
+            rng: &mut $core.rng,
+            tick: $core.tick,
+            effects: &mut $core.effects,
+            answered_bytes: 0,
+            blocked: $conn.blocked,
+        }
+    };
+}
+
+impl<S: Socket> Core<S> {
+    pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64) -> Self {
+        Self {
+            fanout: Fanout::new(shared.config.feed_limits(), Arc::clone(&shared.metrics)),
+            shared,
+            reader,
+            conns: Slab::new(),
+            generation: 0,
+            wheel: Wheel::new(0),
+            tick: 0,
+            ready: Vec::new(),
+            more_events: true,
+            unpumped: 0,
+            draining: false,
+            effects: Vec::new(),
+            tally: Tally::default(),
+            rng: Rng::new(seed),
+            read_buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            dirty: Vec::new(),
+            due: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// Whether another turn has something to do without waiting for a socket.
+    pub(crate) fn has_work(&self) -> bool {
+        self.more_events || !self.ready.is_empty()
+    }
+
+    /// Ticks until a timer may want to be looked at.
+    pub(crate) fn ticks_to_timer(&self) -> Option<u64> {
+        self.wheel.ticks_to_next(self.tick)
+    }
+
+    /// Announces that the loop goes to sleep; false where the bus has something after all. After true, a
+    /// publisher wakes it.
+    pub(crate) fn prepare_sleep(&mut self) -> bool {
+        let may_sleep = self.reader.prepare_sleep();
+        self.more_events |= !may_sleep;
+        may_sleep
+    }
+
+    /// The loop is awake, at this time.
+    pub(crate) fn wake(&mut self, tick: Tick) {
+        self.reader.awake();
+        self.tick = self.tick.max(tick);
+        self.pump(1);
+    }
+
+    /// Takes in a new connection; `None` where there are too many, and it is dropped.
+    pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
+        let metrics = &self.shared.metrics;
+        metrics.connections_accepted.inc();
+        let open: i64 = ["http", "ws", "sse"]
+            .iter()
+            .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
+            .sum();
+        let refused = if self.draining {
+            "draining"
+        } else if open >= self.shared.config.max_connections as i64 {
+            "too_many"
+        } else {
+            ""
+        };
+        if !refused.is_empty() {
+            metrics.connections_refused.get_or_create(&Kind { kind: refused }).inc();
+            return None;
+        }
+        // 31 bits: the token fits a mio token and never meets the loop's own two.
+        self.generation = (self.generation + 1) & 0x7fff_ffff;
+        let generation = self.generation;
+        let connection = Connection::new(self.tick);
+        metrics.connections.get_or_create(&Kind { kind: connection.speaks().name() }).inc();
+        let cursor = Cursor::default();
+        let slot = self.conns.insert(Conn {
+            socket,
+            generation,
+            connection,
+            cursor,
+            blocked: false,
+            unread: false,
+            queued: false,
+            closing: false,
+        });
+        let token = token_of(slot, generation);
+        self.wheel.add(self.tick + self.shared.config.handshake_ticks().min(10), token);
+        Some(token)
+    }
+
+    /// The socket behind a token.
+    pub(crate) fn socket(&mut self, token: Token) -> Option<&mut S> {
+        self.find(token).map(|slot| &mut self.conns[slot].socket)
+    }
+
+    /// Lets a connection go.
+    pub(crate) fn forget(&mut self, token: Token) {
+        if let Some(slot) = self.find(token) {
+            self.remove(slot);
+        }
+    }
+
+    fn find(&self, token: Token) -> Option<usize> {
+        let slot = (token & 0xffff_ffff) as usize;
+        self.conns.get(slot).filter(|conn| u64::from(conn.generation) == token >> 32).map(|_| slot)
+    }
+
+    /// A socket became readable, writable or both.
+    pub(crate) fn ready(&mut self, token: Token, readable: bool, writable: bool) {
+        if let Some(slot) = self.find(token).filter(|_| writable) {
+            self.conns[slot].blocked = false;
+            self.flush(slot);
+        }
+        if let Some(slot) = self.find(token).filter(|_| readable) {
+            self.read(slot);
+        }
+    }
+
+    fn read(&mut self, slot: usize) {
+        for _ in 0..READS_A_TURN {
+            let conn = &mut self.conns[slot];
+            conn.unread = true;
+            if conn.cursor.direct_bytes() > REPLY_BYTES_MAX {
+                // Read on when the replies are written.
+                return;
+            }
+            if conn.connection.holds_input() {
+                if !self.receive(slot, 0) {
+                    return;
+                }
+                continue;
+            }
+            let read = match conn.socket.read(&mut self.read_buffer) {
+                Ok(0) => return self.remove(slot),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    conn.unread = false;
+                    return;
+                }
+                Err(_) => return self.remove(slot),
+            };
+            if !self.receive(slot, read) {
+                return;
+            }
+        }
+        self.queue(slot);
+    }
+
+    /// Hands the first bytes of the read buffer to a connection; false where it is gone.
+    fn receive(&mut self, slot: usize, read: usize) -> bool {
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        let before = conn.connection.speaks();
+        conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
+        let after = conn.connection.speaks();
+        if before != after {
+            let open =
+                |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
+            open(before.name()).dec();
+            open(after.name()).inc();
+            self.wheel.add(self.tick + self.shared.config.heartbeat_ticks(), token_of(slot, conn.generation));
+        }
+        self.apply(slot)
+    }
+
+    fn queue(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        if !conn.queued {
+            conn.queued = true;
+            self.ready.push(token_of(slot, conn.generation));
+        }
+    }
+
+    /// Does what the connection asked for; false where the connection is gone.
+    fn apply(&mut self, slot: usize) -> bool {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
+                Effect::Interest { encoding, filters } => {
+                    self.leave_feed(slot);
+                    if !filters.is_empty() {
+                        self.conns[slot].cursor.join(&mut self.fanout, encoding, &filters, slot as Slot);
+                    }
+                }
+                Effect::Replay { encoding, filter, except, from } => {
+                    self.replay(slot, encoding, &filter, &except, from);
+                }
+                Effect::Publish { events, answer } => {
+                    let mut last = None;
+                    for event in events {
+                        last = Some(self.shared.bus.publish(event).id);
+                        self.unpumped += 1;
+                        if self.unpumped >= PUBLISHED_A_BATCH {
+                            self.pump(BATCHES_A_TURN);
+                        }
+                    }
+                    self.conns[slot].cursor.send(&mut self.fanout, (answer.0)(last));
+                }
+                Effect::Close => {
+                    self.leave_feed(slot);
+                    let conn = &mut self.conns[slot];
+                    conn.closing = true;
+                    // The connection's timer decides how long it may take.
+                    self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
+                }
+            }
+        }
+        self.effects = effects;
+        self.flush(slot)
+    }
+
+    fn leave_feed(&mut self, slot: usize) {
+        let bus = &self.shared.bus;
+        let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, |id| is_kept(bus, id));
+        if let Some((slot, place)) = moved {
+            self.conns[slot as usize].cursor.moved(place);
+        }
+    }
+
+    fn replay(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        filter: &Filter,
+        except: &[Filter],
+        from: ReplayFrom,
+    ) {
+        let bus = &self.shared.bus;
+        let metrics = &self.shared.metrics;
+        let wanted =
+            |event: &Event| filter.matches(event) && !except.iter().any(|other| other.matches(event));
+        let mut frames: Vec<Bytes> = Vec::new();
+        let mut newest: Option<EventId> = None;
+        let mut take = |event: &Event| {
+            if wanted(event) {
+                frames.push(
+                    event
+                        .frame(encoding as usize, |event| {
+                            metrics.encodings.inc();
+                            encoding.encode(event)
+                        })
+                        .clone(),
+                );
+                newest = event.id();
+            }
+        };
+        let mut gap = None;
+        match from {
+            ReplayFrom::Newest(count) => {
+                for shard in 0..bus.stats().shards.len() as u16 {
+                    bus.read_range(shard, bus.oldest(shard), self.reader.position(shard), &mut take);
+                }
+                frames.drain(..frames.len().saturating_sub(count));
+            }
+            ReplayFrom::After(id)
+                if id.epoch == bus.epoch() && id.sequence < self.reader.position(id.shard) =>
+            {
+                let wanted_from = id.sequence + 1;
+                let oldest = bus.read_range(id.shard, wanted_from, self.reader.position(id.shard), &mut take);
+                if oldest > wanted_from {
+                    let to = EventId { sequence: oldest - 1, ..id };
+                    let missed = Some(oldest - wanted_from);
+                    gap = Some(GapNotice { missed, from: Some(id), to: Some(to), recoverable: false });
+                }
+            }
+            ReplayFrom::After(id) => {
+                gap = Some(GapNotice { missed: None, from: Some(id), to: None, recoverable: false });
+            }
+            ReplayFrom::Unknown => {
+                gap = Some(GapNotice { missed: None, from: None, to: None, recoverable: false });
+            }
+        }
+        self.tally.events += frames.len() as u64;
+        let conn = &mut self.conns[slot];
+        if let Some(gap) = gap {
+            self.tally.gaps += 1;
+            conn.cursor.send(&mut self.fanout, encoding.gap(&gap));
+        }
+        for frame in frames {
+            conn.cursor.send(&mut self.fanout, frame);
+        }
+    }
+
+    /// Writes what a connection is owed; false where it is gone.
+    fn flush(&mut self, slot: usize) -> bool {
+        let conn = &mut self.conns[slot];
+        if conn.blocked {
+            return true;
+        }
+        let bus = &self.shared.bus;
+        let budget = self.shared.config.write_budget_bytes;
+        let recoverable = |id| is_kept(bus, id);
+        match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, recoverable) {
+            Flushed::Done => {
+                if conn.closing {
+                    conn.closing = false;
+                    conn.socket.close_write();
+                } else if conn.unread || conn.connection.holds_input() {
+                    self.queue(slot);
+                }
+            }
+            Flushed::Blocked => conn.blocked = true,
+            Flushed::Budget => self.queue(slot),
+            Flushed::Failed(_) => {
+                self.remove(slot);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        conn.connection.leave(&mut cx);
+        self.effects.clear();
+        self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
+        self.leave_feed(slot);
+        self.conns.remove(slot);
+    }
+
+    /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
+    fn pump(&mut self, batches: usize) {
+        self.unpumped = 0;
+        for _ in 0..batches {
+            let fanout = &mut self.fanout;
+            let metrics = &self.shared.metrics;
+            let epoch = self.shared.bus.epoch();
+            let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
+                ReaderItem::Event(event) => fanout.append(event),
+                ReaderItem::Gap { shard, missed, from, to } => {
+                    metrics.loop_gaps.inc_by(missed);
+                    let id = |sequence| Some(EventId { epoch, shard, sequence });
+                    // How many of them a client wanted is not known.
+                    let gap = GapNotice {
+                        missed: None,
+                        from: from.checked_sub(1).and_then(id),
+                        to: to.checked_sub(1).and_then(id),
+                        recoverable: false,
+                    };
+                    fanout.append_gap(&gap);
+                }
+            });
+            self.more_events = taken == EVENTS_A_BATCH;
+            self.flush_dirty();
+            if !self.more_events {
+                break;
+            }
+        }
+    }
+
+    fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.fanout.take_dirty(&mut dirty);
+        for feed in dirty.drain(..) {
+            let mut all_done = true;
+            let mut broken = false;
+            for place in 0..self.fanout.feed(feed).members.len() {
+                let slot = self.fanout.feed(feed).members[place] as usize;
+                let conn = &mut self.conns[slot];
+                if conn.blocked {
+                    all_done = false;
+                    continue;
+                }
+                let bus = &self.shared.bus;
+                let budget = self.shared.config.write_budget_bytes;
+                match conn
+                    .cursor
+                    .flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, |id| is_kept(bus, id))
+                {
+                    Flushed::Done => {}
+                    Flushed::Blocked => {
+                        conn.blocked = true;
+                        all_done = false;
+                    }
+                    Flushed::Budget => {
+                        self.queue(slot);
+                        all_done = false;
+                    }
+                    Flushed::Failed(_) => {
+                        // Removing it now would move another member to this place; its own turn finds it broken.
+                        broken = true;
+                        self.queue(slot);
+                    }
+                }
+            }
+            if all_done && !broken {
+                self.fanout.forget_written(feed);
+            }
+        }
+        self.dirty = dirty;
+        self.count();
+    }
+
+    /// Everything but sockets' own readiness: what waits, the bus, timers.
+    pub(crate) fn turn(&mut self) {
+        self.shared.metrics.turns.inc();
+        let ready = std::mem::take(&mut self.ready);
+        for token in ready {
+            let Some(slot) = self.find(token) else { continue };
+            self.conns[slot].queued = false;
+            if self.flush(slot) {
+                let conn = &self.conns[slot];
+                if conn.unread || conn.connection.holds_input() {
+                    self.read(slot);
+                }
+            }
+        }
+        self.pump(BATCHES_A_TURN);
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.tick, &mut due);
+        for token in due.drain(..) {
+            let Some(slot) = self.find(token) else { continue };
+            let conn = &mut self.conns[slot];
+            let mut cx = context!(self, conn);
+            match conn.connection.timer(&mut cx) {
+                Timer::Over => self.remove(slot),
+                Timer::At(tick) => {
+                    self.wheel.add(tick, token);
+                    self.apply(slot);
+                }
+            }
+        }
+        self.due = due;
+        self.count();
+    }
+
+    /// Tells every client that the server goes.
+    pub(crate) fn drain(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.pump(BATCHES_A_TURN);
+        let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let Some(conn) = self.conns.get_mut(slot) else { continue };
+            let mut cx = context!(self, conn);
+            conn.connection.drain(&mut cx);
+            self.apply(slot);
+        }
+    }
+
+    fn count(&mut self) {
+        let metrics = &self.shared.metrics;
+        let Tally { bytes, events, writes, blocked, dropped, gaps } = std::mem::take(&mut self.tally);
+        if writes == 0 && dropped == 0 && events == 0 {
+            return;
+        }
+        metrics.written_bytes.inc_by(bytes);
+        metrics.deliveries.inc_by(events);
+        metrics.writes.inc_by(writes);
+        metrics.write_blocked.inc_by(blocked);
+        metrics.dropped.inc_by(dropped);
+        metrics.gaps.inc_by(gaps);
+    }
+}
+
+/// Whether the ring still holds everything behind this event.
+fn is_kept(bus: &Bus, id: EventId) -> bool {
+    id.epoch == bus.epoch() && id.sequence + 1 >= bus.oldest(id.shard)
+}

@@ -1,0 +1,108 @@
+//! The body of `POST /publish`: one event, an array, or a line each, all or nothing.
+//!
+//! Imports `event` and `dialect`. Always: either every event of a body is returned or none.
+
+use serde_json::value::RawValue;
+
+use crate::dialect::envelope;
+use crate::event::Event;
+
+/// Why a body was refused, and in which of its lines (from 1).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BodyError {
+    pub(crate) line: usize,
+    pub(crate) error: String,
+}
+
+/// The line, from 1, in which the text behind `before` starts.
+fn line_behind(before: &[u8]) -> usize {
+    before.split(|byte| *byte == b'\n').count()
+}
+
+fn line_of(body: &str, part: &str) -> usize {
+    // `part` is a slice of `body`, so the difference of their addresses is its offset.
+    let offset = (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize).min(body.len());
+    line_behind(&body.as_bytes()[..offset])
+}
+
+/// The events of a body. `lines`: the content type says NDJSON.
+pub(crate) fn read_body(body: &[u8], lines: bool) -> Result<Vec<Event>, BodyError> {
+    let body = simdutf8::compat::from_utf8(body).map_err(|error| BodyError {
+        line: line_behind(&body[..error.valid_up_to()]),
+        error: "body is not valid UTF-8".to_owned(),
+    })?;
+    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
+    let start = body.trim_ascii_start();
+    if start.is_empty() {
+        return Err(BodyError { line: 1, error: "body is empty: expected an event".to_owned() });
+    }
+    if lines {
+        return read_lines(body);
+    }
+    if start.starts_with('[') {
+        let items: Vec<&RawValue> = serde_json::from_str(body)
+            .map_err(|e| BodyError { line: e.line(), error: format!("not JSON: {e}") })?;
+        return items.into_iter().map(|item| read_one(body, item.get())).collect();
+    }
+    // A single value may span lines; more than one value means a line each, whatever the content type says.
+    match serde_json::from_str::<&RawValue>(body) {
+        Ok(value) => Ok(vec![read_one(body, value.get())?]),
+        Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => read_lines(body),
+        Err(e) => Err(BodyError { line: e.line(), error: format!("not JSON: {e}") }),
+    }
+}
+
+fn read_one(body: &str, text: &str) -> Result<Event, BodyError> {
+    envelope::read_event(text)
+        .map_err(|error| BodyError { line: line_of(body, text), error: error.to_string() })
+}
+
+fn read_lines(body: &str) -> Result<Vec<Event>, BodyError> {
+    let mut events = Vec::new();
+    for (at, line) in body.split('\n').enumerate() {
+        let line = line.trim_ascii();
+        if !line.is_empty() {
+            let event = envelope::read_event(line);
+            events.push(event.map_err(|error| BodyError { line: at + 1, error: error.to_string() })?);
+        }
+    }
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(body: &str, lines: bool) -> Result<Vec<String>, usize> {
+        let events = read_body(body.as_bytes(), lines).map_err(|e| e.line)?;
+        Ok(events.iter().map(|e| e.event_type().to_owned()).collect())
+    }
+
+    #[test]
+    fn one_event_an_array_and_lines_are_taken() {
+        let ok = |names: &[&str]| Ok(names.iter().map(|n| (*n).to_owned()).collect());
+        assert_eq!(types("{\"type\":\"a\",\n \"payload\":{\n}}", false), ok(&["a"]));
+        assert_eq!(types("[{\"type\":\"a\"},\n{\"type\":\"b\"}]", false), ok(&["a", "b"]));
+        assert_eq!(types("{\"type\":\"a\"}\n\n{\"type\":\"b\"}\r\n", true), ok(&["a", "b"]));
+        assert_eq!(types("{\"type\":\"a\"}\n{\"type\":\"b\"}", false), ok(&["a", "b"]));
+        assert_eq!(types("[]", false), ok(&[]));
+        assert_eq!(types("\u{feff}{\"type\":\"a\"}", false), ok(&["a"]));
+    }
+
+    #[test]
+    fn the_line_of_the_first_bad_event_is_told() {
+        for (body, lines, line) in [
+            ("", false, 1),
+            (" \n", true, 1),
+            ("{\"type\":\"a\"}\nnope\n{}", true, 2),
+            ("[{\"type\":\"a\"},\n\n{\"source\":\"b\"}]", false, 3),
+            ("{\"type\":\"a\"}\n{\"type\":\"b\"}\n{\"type\":5}", false, 3),
+            ("{\"type\":\n\"a\",", false, 2),
+            ("[{\"type\":\"a\"},", false, 1),
+            ("5", false, 1),
+        ] {
+            assert_eq!(types(body, lines), Err(line), "{body:?}");
+        }
+        assert_eq!(read_body(b"{\"type\":\"a\"}\n\xff", true).map_err(|e| e.line).err(), Some(2));
+    }
+}

@@ -1,0 +1,321 @@
+//! What is at which path, and the answers that need no connection of their own.
+//!
+//! Imports every lower room. Always: an answer is complete and has its length, but a stream's head; errors
+//! are JSON `{"error": …}` and say what to do where that is not plain.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::connection::{Answer as PublishAnswer, Context, Effect, ReplayFrom};
+use super::page;
+use super::publish;
+use crate::codec::http::{self, Method, Request};
+use crate::codec::ws::handshake::{self, UpgradeError};
+use crate::dialect::Encoding;
+use crate::dialect::native;
+use crate::event::EventId;
+use crate::filter::Filter;
+
+/// What a request made of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Answered; the connection may go on.
+    Response,
+    /// Answered for the last time.
+    Closed,
+    /// It speaks WebSocket from here.
+    Ws,
+    /// It is an event stream from here.
+    Sse,
+}
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Headers of every event stream (the FCC document's four).
+const STREAM_HEADERS: [(&str, &str); 4] = [
+    ("Content-Type", "text/event-stream"),
+    ("Cache-Control", "no-cache"),
+    ("Connection", "keep-alive"),
+    ("X-Accel-Buffering", "no"),
+];
+
+/// The page loads nothing from elsewhere, and talks to its own server only.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
+                           connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The subprotocol offered.
+const PROTOCOL: &str = "fanwire.v1";
+
+/// Writes an error as JSON.
+pub(crate) fn write_error(
+    out: &mut Vec<u8>,
+    status: u16,
+    error: &str,
+    headers: &[(&str, &str)],
+    keep_alive: bool,
+) {
+    let body = json!({ "error": error }).to_string();
+    let mut all = vec![JSON];
+    all.extend_from_slice(headers);
+    http::write_response(out, status, &all, body.as_bytes(), keep_alive, false);
+}
+
+struct Answer<'a, 'b> {
+    request: &'a Request,
+    cx: &'a mut Context<'b>,
+    /// The CORS headers that go with every answer to this origin.
+    cors: Vec<(&'static str, String)>,
+}
+
+impl Answer<'_, '_> {
+    fn respond(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Outcome {
+        let mut all: Vec<(&str, &str)> = headers.to_vec();
+        all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let keep_alive = self.keep_alive();
+        let head_only = self.request.method == Method::Head;
+        let mut out = Vec::with_capacity(256 + body.len());
+        http::write_response(&mut out, status, &all, body, keep_alive, head_only);
+        self.cx.send(out);
+        self.outcome()
+    }
+
+    fn keep_alive(&self) -> bool {
+        self.request.keep_alive && !self.cx.shared.is_draining()
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.keep_alive() { Outcome::Response } else { Outcome::Closed }
+    }
+
+    fn json(&mut self, status: u16, body: &serde_json::Value) -> Outcome {
+        self.respond(status, &[JSON], body.to_string().as_bytes())
+    }
+
+    fn error(&mut self, status: u16, label: &'static str, error: &str, headers: &[(&str, &str)]) -> Outcome {
+        self.cx.shared.metrics.fault(label);
+        let mut all = vec![JSON];
+        all.extend_from_slice(headers);
+        self.respond(status, &all, json!({ "error": error }).to_string().as_bytes())
+    }
+}
+
+/// Answers one request.
+pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Outcome {
+    let cors = cors_headers(request, cx);
+    let mut answer = Answer { request, cx, cors };
+    let allowed = match request.path.as_str() {
+        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/ws" => {
+            "GET, HEAD, OPTIONS"
+        }
+        "/publish" => "POST, OPTIONS",
+        path => {
+            let error =
+                format!("nothing at {}: the page is at /, streams at /ws and /sse", native::shortened(path));
+            return answer.error(404, "not_found", &error, &[]);
+        }
+    };
+    match (request.path.as_str(), request.method) {
+        (_, Method::Options) => answer.preflight(allowed),
+        ("/publish", Method::Post) => answer.publish(body),
+        ("/ws", Method::Get) => answer.websocket(),
+        ("/sse", Method::Get | Method::Head) => answer.sse(),
+        ("/" | "/index.html", Method::Get | Method::Head) => answer.respond(
+            200,
+            &[
+                ("Content-Type", "text/html; charset=utf-8"),
+                ("Content-Security-Policy", PAGE_POLICY),
+                ("Cache-Control", "no-cache"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Referrer-Policy", "no-referrer"),
+            ],
+            page::INDEX.as_bytes(),
+        ),
+        ("/healthz", Method::Get | Method::Head) => answer.json(200, &json!({ "status": "ok" })),
+        ("/readyz", Method::Get | Method::Head) => {
+            if answer.cx.shared.is_draining() {
+                answer.respond(503, &[JSON, ("Retry-After", "5")], br#"{"status":"draining"}"#)
+            } else {
+                answer.json(200, &json!({ "status": "ready" }))
+            }
+        }
+        ("/metrics", Method::Get | Method::Head) => {
+            let text = answer.cx.shared.metrics.text();
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            answer.respond(200, &[("Content-Type", kind)], text.as_bytes())
+        }
+        ("/api/stats", Method::Get | Method::Head) => {
+            let stats = answer.cx.shared.stats();
+            answer.json(200, &stats)
+        }
+        (path, _) => {
+            let error = format!("{path} takes {allowed}");
+            answer.error(405, "method_not_allowed", &error, &[("Allow", allowed)])
+        }
+    }
+}
+
+fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, String)> {
+    let origins = &cx.shared.config.cors_origins;
+    if origins.is_empty() {
+        return Vec::new();
+    }
+    let mut headers = vec![("Vary", "Origin".to_owned())];
+    if let Some(origin) = request.header("origin")
+        && origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+    {
+        headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
+    }
+    headers
+}
+
+impl Answer<'_, '_> {
+    fn preflight(&mut self, allowed: &str) -> Outcome {
+        let headers = [
+            ("Allow", allowed),
+            ("Access-Control-Allow-Methods", allowed),
+            ("Access-Control-Allow-Headers", "Content-Type, Last-Event-ID, Authorization"),
+            ("Access-Control-Max-Age", "86400"),
+        ];
+        let shown = if self.cors.len() > 1 { headers.len() } else { 1 };
+        self.respond(204, &headers[..shown], b"")
+    }
+
+    fn publish(&mut self, body: &[u8]) -> Outcome {
+        let kind = self.request.header("content-type").unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let lines = match kind.as_str() {
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
+            // What `curl -d` sends when it is told nothing.
+            "" | "application/json" | "application/x-www-form-urlencoded" | "text/plain" | "text/json" => {
+                false
+            }
+            other => {
+                let error = format!(
+                    "content type {} is not taken: send application/json or application/x-ndjson",
+                    native::shortened(other)
+                );
+                return self.error(415, "media_type", &error, &[]);
+            }
+        };
+        let events = match publish::read_body(body, lines) {
+            Ok(events) => events,
+            Err(fault) => {
+                self.cx.shared.metrics.fault("invalid_event");
+                return self.json(400, &json!({ "error": fault.error, "line": fault.line }));
+            }
+        };
+        let accepted = events.len();
+        self.cx.shared.metrics.events_published.inc_by(accepted as u64);
+        let cors = std::mem::take(&mut self.cors);
+        let keep_alive = self.keep_alive();
+        let answer = move |last: Option<EventId>| {
+            let body = json!({ "accepted": accepted, "last_event_id": last.map(|id| id.to_string()) });
+            let mut headers = vec![JSON];
+            headers.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
+            let mut out = Vec::with_capacity(192);
+            http::write_response(&mut out, 200, &headers, body.to_string().as_bytes(), keep_alive, false);
+            Bytes::from(out)
+        };
+        self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });
+        self.outcome()
+    }
+
+    fn websocket(&mut self) -> Outcome {
+        let upgrade = match handshake::check_upgrade(self.request) {
+            Ok(upgrade) => upgrade,
+            Err(error) => {
+                let version = [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")];
+                let headers: &[_] = if matches!(error, UpgradeError::BadVersion) { &version } else { &[] };
+                return self.error(error.status(), error.label(), &error.to_string(), headers);
+            }
+        };
+        if self.cx.shared.is_draining() {
+            return self.error(503, "draining", "server is shutting down", &[("Retry-After", "5")]);
+        }
+        let protocol = upgrade.protocols.iter().find(|p| *p == PROTOCOL).map(|_| PROTOCOL);
+        let mut out = Vec::with_capacity(192);
+        handshake::write_upgrade(&mut out, &upgrade.accept, protocol);
+        self.cx.send(out);
+        Outcome::Ws
+    }
+
+    fn sse(&mut self) -> Outcome {
+        let stream = match StreamRequest::read(self.request) {
+            Ok(stream) => stream,
+            Err(error) => return self.error(400, "invalid_query", &error, &[]),
+        };
+        if let Err(error) = stream.filter.check(&self.cx.shared.config.filter_limits()) {
+            return self.error(400, "invalid_filter", &error.to_string(), &[]);
+        }
+        if self.cx.shared.is_draining() {
+            return self.error(503, "draining", "server is shutting down", &[("Retry-After", "5")]);
+        }
+        let mut headers: Vec<(&str, &str)> = STREAM_HEADERS.to_vec();
+        headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut out = Vec::with_capacity(256);
+        http::write_head(&mut out, 200, &headers);
+        if self.request.method == Method::Head {
+            self.cx.send(out);
+            return Outcome::Closed;
+        }
+        crate::codec::sse::encode_retry(&mut out, self.cx.shared.config.retry.as_millis() as u64);
+        self.cx.send(out);
+        if let Some(from) = stream.from {
+            let (encoding, filter) = (stream.encoding, stream.filter.clone());
+            self.cx.effects.push(Effect::Replay { encoding, filter, except: Vec::new(), from });
+        }
+        self.cx.effects.push(Effect::Interest { encoding: stream.encoding, filters: vec![stream.filter] });
+        Outcome::Sse
+    }
+}
+
+/// What a `GET /sse` asks for.
+struct StreamRequest {
+    filter: Filter,
+    encoding: Encoding,
+    from: Option<ReplayFrom>,
+}
+
+impl StreamRequest {
+    fn read(request: &Request) -> Result<Self, String> {
+        let mut lists: [Vec<String>; 6] = Default::default();
+        let mut entities = Vec::new();
+        let mut history = None;
+        let mut last_event_id = request.header("last-event-id").map(str::to_owned);
+        let mut encoding = Encoding::NativeSse;
+        for (name, value) in request.query_pairs() {
+            match name.as_str() {
+                "type" => lists[0].push(value),
+                "source" => lists[1].push(value),
+                "stream" => lists[2].push(value),
+                "execution" => lists[3].push(value),
+                "correlation" => lists[4].push(value),
+                "channel" => lists[5].push(value),
+                "entity" => entities.push(native::split_entity(&value)),
+                "history" => {
+                    let count = value.parse().map_err(|_| "history is not a number".to_owned())?;
+                    history = Some(count);
+                }
+                // The header is the browser's own, and newer than the query it was opened with.
+                "last_event_id" => last_event_id = last_event_id.or(Some(value)),
+                "event_name" if value == "message" => encoding = Encoding::NativeSseUnnamed,
+                "event_name" => return Err("event_name can only be message".to_owned()),
+                _ => {}
+            }
+        }
+        let [types, sources, streams, executions, correlations, channels] = lists;
+        let filter = Filter::new()
+            .types(types)
+            .sources(sources)
+            .streams(streams)
+            .executions(executions)
+            .correlations(correlations)
+            .channels(channels)
+            .entities(entities);
+        let from = match last_event_id.as_deref() {
+            Some("") | None => history.map(ReplayFrom::Newest),
+            Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
+        };
+        Ok(Self { filter, encoding, from })
+    }
+}

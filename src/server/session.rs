@@ -1,0 +1,170 @@
+//! A native WebSocket client's subscriptions and requests.
+//!
+//! Imports `dialect`, `filter`, `event`. Always: every message has an answer, but an `ack` or `pong`; a fault
+//! never ends the session.
+
+use serde_json::json;
+
+use super::connection::{Answer, Context, Effect, ReplayFrom};
+use crate::dialect::Encoding;
+use crate::dialect::native::{self, ClientError, ClientMessage, Command, Reply, Subscribe};
+use crate::event::EventId;
+use crate::filter::Filter;
+
+#[derive(Debug)]
+struct Subscription {
+    id: String,
+    filter: Filter,
+}
+
+/// What one client subscribed to.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    subscriptions: Vec<Subscription>,
+    /// Numbers the subscriptions that came without an id.
+    unnamed: u64,
+}
+
+impl Session {
+    /// Takes one text message.
+    pub(crate) fn message(&mut self, text: &str, cx: &mut Context<'_>) {
+        let ClientMessage { message_id, command } = native::read_message(text);
+        let to = message_id.as_deref();
+        let answered = command.and_then(|command| self.obey(command, to, cx));
+        if let Err(error) = answered {
+            cx.shared.metrics.fault(error.code);
+            let payload = json!({ "error": error.text, "code": error.code });
+            reply(cx, Reply::Error, &payload, to);
+        }
+    }
+
+    /// Takes something that can't be a message.
+    pub(crate) fn not_a_message(&mut self, cx: &mut Context<'_>) {
+        self.message("", cx);
+    }
+
+    fn obey(&mut self, command: Command, to: Option<&str>, cx: &mut Context<'_>) -> Result<(), ClientError> {
+        match command {
+            Command::Subscribe(subscribe) => self.subscribe(*subscribe, to, cx),
+            Command::Unsubscribe { subscription_id } => {
+                let Some(at) = self.subscriptions.iter().position(|s| s.id == subscription_id) else {
+                    let id = native::shortened(&subscription_id);
+                    return Err(ClientError::new(
+                        "unknown_subscription",
+                        format!("Unknown subscription: {id}"),
+                    ));
+                };
+                self.subscriptions.remove(at);
+                cx.shared.metrics.subscriptions.dec();
+                self.tell_interest(cx);
+                reply(cx, Reply::Ack, &json!({ "subscription_id": subscription_id }), to);
+                Ok(())
+            }
+            Command::Request { action } => {
+                let payload = self.request(&action, cx)?;
+                reply(cx, Reply::Response, &payload, to);
+                Ok(())
+            }
+            Command::Ping => {
+                reply(cx, Reply::Pong, &json!({}), to);
+                Ok(())
+            }
+            Command::Publish(event) => {
+                cx.shared.metrics.events_published.inc();
+                let random = cx.rng.next_u128();
+                let to = to.map(str::to_owned);
+                let answer = move |id: Option<EventId>| {
+                    let payload = json!({ "event_id": id.map(|id| id.to_string()) });
+                    native::reply(Reply::Ack, &payload, random, Context::now(), to.as_deref())
+                };
+                cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
+                Ok(())
+            }
+            Command::Nothing => Ok(()),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        subscribe: Subscribe,
+        to: Option<&str>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ClientError> {
+        let Subscribe { subscription_id, filter, since, history } = subscribe;
+        filter
+            .check(&cx.shared.config.filter_limits())
+            .map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
+        let id = subscription_id.unwrap_or_else(|| {
+            self.unnamed += 1;
+            format!("sub-{}", self.unnamed)
+        });
+        let known = self.subscriptions.iter().position(|s| s.id == id);
+        let max = cx.shared.config.max_subscriptions;
+        if known.is_none() && self.subscriptions.len() >= max {
+            let text = format!("subscription limit of {max} reached");
+            return Err(ClientError::new("too_many_subscriptions", text));
+        }
+        reply(cx, Reply::Ack, &json!({ "subscription_id": id }), to);
+        if let Some(from) = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest)) {
+            // Before the interest changes, so that what is live comes behind it.
+            let except = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
+            cx.effects.push(Effect::Replay {
+                encoding: Encoding::NativeWs,
+                filter: filter.clone(),
+                except,
+                from,
+            });
+        }
+        match known {
+            Some(at) => self.subscriptions[at].filter = filter,
+            None => {
+                self.subscriptions.push(Subscription { id, filter });
+                cx.shared.metrics.subscriptions.inc();
+            }
+        }
+        self.tell_interest(cx);
+        Ok(())
+    }
+
+    fn request(&self, action: &str, cx: &Context<'_>) -> Result<serde_json::Value, ClientError> {
+        match action {
+            "list_subscriptions" => {
+                let all: Vec<_> =
+                    self.subscriptions.iter().map(|s| native::describe(&s.id, &s.filter)).collect();
+                Ok(json!({ "subscriptions": all }))
+            }
+            "subscription_count" => Ok(json!({ "count": self.subscriptions.len() })),
+            "server_info" => Ok(json!({
+                "name": "fanwire",
+                "version": env!("CARGO_PKG_VERSION"),
+                "protocol": "fanwire.v1",
+                "dialect": "native",
+                "epoch": cx.shared.bus.epoch().to_string(),
+                "max_message_bytes": cx.shared.config.max_message_bytes,
+                "max_subscriptions": cx.shared.config.max_subscriptions,
+                "heartbeat_seconds": cx.shared.config.heartbeat.as_secs_f64(),
+            })),
+            other => Err(ClientError::new(
+                "unknown_action",
+                format!("Unknown action: {}", native::shortened(other)),
+            )),
+        }
+    }
+
+    fn tell_interest(&self, cx: &mut Context<'_>) {
+        let filters = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
+        cx.effects.push(Effect::Interest { encoding: Encoding::NativeWs, filters });
+    }
+
+    /// The client is going.
+    pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
+        cx.shared.metrics.subscriptions.dec_by(self.subscriptions.len() as i64);
+        self.subscriptions.clear();
+    }
+}
+
+fn reply(cx: &mut Context<'_>, kind: Reply, payload: &serde_json::Value, to: Option<&str>) {
+    let random = cx.rng.next_u128();
+    let frame = native::reply(kind, payload, random, Context::now(), to);
+    cx.send(frame);
+}

@@ -1,0 +1,558 @@
+//! Publishing, event streams and the other routes, over HTTP from outside.
+
+mod support;
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::http::{self, post_request, read_response};
+use support::sse::{Block, Sse};
+use support::wire::{Wire, deadline};
+use support::ws::Ws;
+use support::{Server, eventually, fanwire, numbered, run};
+
+/// Long enough for an event that should not come to have come.
+const SILENCE: Duration = Duration::from_millis(200);
+
+fn lines(range: std::ops::Range<usize>) -> String {
+    range.map(numbered).collect()
+}
+
+fn number(block: &Block) -> u64 {
+    block.json()["payload"]["n"].as_u64().unwrap_or_else(|| panic!("not a numbered event: {block:?}"))
+}
+
+// Publishing
+
+#[test]
+fn one_event_an_array_and_lines_are_taken() {
+    let server = Server::start();
+    let mut stream = Sse::open(server.addr, "");
+    let bodies: [(&str, String, usize); 9] = [
+        ("application/json", numbered(0), 1),
+        ("application/json; charset=utf-8", "\r\n{ \"type\":\"x\",\n\"payload\":{\n\"n\":1}}".into(), 1),
+        (
+            "application/json",
+            "[{\"type\":\"x\",\"payload\":{\"n\":2}},\n{\"type\":\"x\",\"payload\":{\"n\":3}}]".into(),
+            2,
+        ),
+        ("application/x-ndjson", lines(4..7), 3),
+        ("application/x-ndjson", format!("\n{}\r\n\n{}", numbered(7).trim(), numbered(8).trim()), 2),
+        // Lines as lines, whatever they are called.
+        ("application/json", lines(9..11), 2),
+        // What `curl -d` sends.
+        ("application/x-www-form-urlencoded", numbered(11).trim().into(), 1),
+        ("text/plain", numbered(12), 1),
+        ("application/json", format!("\u{feff}{}", numbered(13)), 1),
+    ];
+    let mut n = 0;
+    for (content_type, body, count) in bodies {
+        let answer = http::post(server.addr, "/publish", content_type, body.as_bytes());
+        assert_eq!(answer.status, 200, "{content_type} {body:?}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.json()["accepted"], count, "{body:?}");
+        for last in (1..=count).map(|at| at == count) {
+            let event = stream.event();
+            assert_eq!(number(&event), n);
+            n += 1;
+            assert!(!last || event.id.as_deref() == answer.json()["last_event_id"].as_str(), "{event:?}");
+        }
+    }
+    let answer = http::post(server.addr, "/publish", "application/json", b"[]");
+    assert_eq!((answer.status, answer.json()), (200, json!({"accepted": 0, "last_event_id": null})));
+}
+
+#[test]
+fn publishing_is_all_or_nothing_and_names_the_first_bad_line() {
+    let server = Server::start();
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    let good = numbered(1);
+    let good = good.trim();
+    let deep = format!("{{\"type\":\"x\",\"payload\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let long = format!("{{\"type\":\"{}\"}}", "x".repeat(2000));
+    let bodies: Vec<(&str, String, u64)> = vec![
+        ("application/json", String::new(), 1),
+        ("application/json", " \n ".into(), 1),
+        ("application/json", "nonsense".into(), 1),
+        ("application/json", "5".into(), 1),
+        ("application/json", "\"text\"".into(), 1),
+        ("application/json", "{}".into(), 1),
+        ("application/json", "{\"type\":\n\"a\",".into(), 2),
+        ("application/json", "{\"type\":5}".into(), 1),
+        ("application/json", "{\"type\":\"\"}".into(), 1),
+        ("application/json", "{\"type\":\"a\\u0000\"}".into(), 1),
+        ("application/json", "{\"type\":\"x\",\"ts\":\"yesterday\"}".into(), 1),
+        ("application/json", "{\"type\":\"x\",\"entity\":5}".into(), 1),
+        ("application/json", "{\"type\":\"x\",\"payload\":{]}".into(), 1),
+        ("application/json", deep.clone(), 1),
+        ("application/json", "[".repeat(10_000), 1),
+        ("application/json", long, 1),
+        ("application/json", format!("[{good},\n\n{{\"source\":\"s\"}},\n{good}]"), 3),
+        ("application/json", format!("[{good},"), 1),
+        ("application/json", format!("[{good}]\n]"), 2),
+        ("application/x-ndjson", format!("{good}\n{good}\nnope\n{good}\nnope"), 3),
+        ("application/x-ndjson", format!("{good}\n\n{{}}"), 3),
+        ("application/x-ndjson", format!("{good}\n[{good}]"), 2),
+        ("application/x-ndjson", format!("{good} {good}\n"), 1),
+        ("application/x-ndjson", format!("{good}\n{deep}\n"), 2),
+        ("application/x-ndjson", String::new(), 1),
+    ];
+    for (content_type, body, line) in bodies {
+        let shown = &body[..body.len().min(80)];
+        let answer = http::post(server.addr, "/publish", content_type, body.as_bytes());
+        assert_eq!(answer.status, 400, "{shown:?}: {answer:?}");
+        assert_eq!(answer.json()["line"], line, "{shown:?}: {answer:?}");
+        assert!(answer.json()["error"].as_str().is_some_and(|error| !error.is_empty()), "{answer:?}");
+    }
+    let not_utf8 =
+        http::post(server.addr, "/publish", "application/x-ndjson", b"{\"type\":\"a\"}\n{\"type\":\"\xff\"}");
+    assert_eq!((not_utf8.status, &not_utf8.json()["line"]), (400, &json!(2)));
+    assert!(client.is_silent_for(SILENCE), "nothing of a refused body is published");
+}
+
+#[test]
+fn a_body_may_come_in_chunks_and_after_a_continue() {
+    let server = Server::start();
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    let body = lines(0..3);
+    // Chunks of odd sizes, with extensions and a trailer, cut anywhere on the way.
+    let mut request =
+        b"POST /publish HTTP/1.1\r\nhost: t\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for chunk in body.as_bytes().chunks(11) {
+        request.extend(format!("{:X};name=\"value\"\r\n", chunk.len()).as_bytes());
+        request.extend(chunk);
+        request.extend(b"\r\n");
+    }
+    request.extend(b"0\r\nx-trailer: y\r\n\r\n");
+    for size in [request.len(), 5] {
+        let mut wire = Wire::connect(server.addr);
+        request.chunks(size).for_each(|piece| wire.send(piece));
+        let answer = read_response(&mut wire, deadline()).expect("an answer");
+        assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(3)));
+        for n in 0..3 {
+            assert_eq!(client.event()["payload"]["n"], n);
+        }
+    }
+
+    let mut wire = Wire::connect(server.addr);
+    let body = numbered(3);
+    let head = format!(
+        "POST /publish HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    wire.send(head.as_bytes());
+    assert_eq!(read_response(&mut wire, deadline()).expect("a go-ahead").status, 100);
+    wire.send(body.as_bytes());
+    assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 200);
+    assert_eq!(client.event()["payload"]["n"], 3);
+}
+
+#[test]
+fn one_connection_takes_many_requests_one_after_another_and_at_once() {
+    let server = Server::start();
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    let mut wire = Wire::connect(server.addr);
+    for n in 0..3 {
+        wire.send(&post_request("/publish", "application/json", numbered(n).as_bytes()));
+        assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 200);
+    }
+    // Pipelined, with a chunked one and a refused one among them; answers in the order of the requests.
+    let mut requests = Vec::new();
+    for n in 3..50 {
+        requests.extend(post_request("/publish", "application/json", numbered(n).as_bytes()));
+        requests.extend(post_request("/publish", "application/json", b"nonsense"));
+        let body = numbered(100 + n);
+        let chunked = format!(
+            "POST /publish HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        );
+        requests.extend(chunked.as_bytes());
+        requests.extend(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+    }
+    wire.send(&requests);
+    for _ in 3..50 {
+        for status in [200, 400, 200, 200] {
+            assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, status);
+        }
+    }
+    let want = (0..3).chain((3..50).flat_map(|n| [n, 100 + n]));
+    want.for_each(|n| assert_eq!(client.event()["payload"]["n"], n));
+
+    wire.send(b"GET /healthz HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n");
+    let answer = read_response(&mut wire, deadline()).expect("an answer");
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(wire.take_rest(deadline()).expect("the end"), b"");
+}
+
+#[test]
+fn old_clients_are_answered_in_their_way() {
+    let server = Server::start();
+    let mut wire = Wire::connect(server.addr);
+    wire.send(b"GET /healthz HTTP/1.0\r\n\r\n");
+    let answer = read_response(&mut wire, deadline()).expect("an answer");
+    assert_eq!(answer.status, 200);
+    assert_eq!(wire.take_rest(deadline()).expect("HTTP/1.0 ends with its answer"), b"");
+
+    // A client that has said everything and closed its side still hears the answer.
+    let mut wire = Wire::connect(server.addr);
+    wire.send(&post_request("/publish", "application/json", numbered(1).as_bytes()));
+    wire.half_close();
+    assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 200);
+}
+
+#[test]
+fn curl_with_nothing_but_d_works() {
+    let server = Server::start();
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    let url = format!("http://{}/publish", server.addr);
+    let run = |options: &[&str]| {
+        let curl = std::process::Command::new("curl")
+            .args(["-sS", "--max-time", "20"])
+            .args(options)
+            .arg(&url)
+            .output();
+        match curl {
+            Ok(output) if output.status.success() => {
+                Some(serde_json::from_slice::<Value>(&output.stdout).expect("JSON"))
+            }
+            Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+            // No curl on this machine: the same bytes are sent by hand in the tests above.
+            Err(_) => None,
+        }
+    };
+    if let Some(answer) = run(&["-d", r#"{"type":"hello","payload":{"n":1}}"#]) {
+        assert_eq!(answer["accepted"], 1);
+        assert_eq!(client.event()["payload"]["n"], 1);
+        // Over 1 MiB curl waits for a 100 Continue.
+        let big = std::env::temp_dir().join(format!("fanwire-test-{}.ndjson", std::process::id()));
+        std::fs::write(&big, lines(0..20_000)).expect("a temporary file");
+        let answer = run(&[
+            "-H",
+            "Content-Type: application/x-ndjson",
+            "--data-binary",
+            &format!("@{}", big.display()),
+        ]);
+        let _ = std::fs::remove_file(&big);
+        assert_eq!(answer.expect("curl is there")["accepted"], 20_000);
+    }
+}
+
+// Event streams
+
+#[test]
+fn a_stream_has_the_four_headers_and_tells_when_to_come_back() {
+    let server = Server::start();
+    let mut stream = Sse::open(server.addr, "");
+    for (name, value) in [
+        ("content-type", "text/event-stream"),
+        ("cache-control", "no-cache"),
+        ("connection", "keep-alive"),
+        ("x-accel-buffering", "no"),
+    ] {
+        assert_eq!(stream.response.header(name), Some(value), "{:?}", stream.response);
+    }
+    let answer =
+        server.publish(r#"{"type":"workflow.started","source":"demo","payload":{"text":"a\nb\r\nc\rd"}}"#);
+    let event = stream.event();
+    assert_eq!(event.event.as_deref(), Some("workflow.started"));
+    assert_eq!(event.id.as_deref(), answer["last_event_id"].as_str());
+    assert_eq!(event.json()["payload"]["text"], "a\nb\r\nc\rd");
+    assert_eq!(event.json()["event_id"], answer["last_event_id"]);
+    assert!(stream.retry.is_some_and(|retry| retry > 0), "no retry came");
+}
+
+#[test]
+fn a_stream_starts_at_once_and_beats_when_quiet() {
+    let server = Server::with(&["--heartbeat", "300ms"]);
+    let mut stream = Sse::open(server.addr, "");
+    let block = stream.block(deadline()).expect("something comes without any event");
+    assert!(block.retry.is_some(), "{block:?}");
+    for _ in 0..3 {
+        let block = stream.block(Instant::now() + Duration::from_secs(3)).expect("a heartbeat");
+        assert_eq!((block.comments.len(), &block.data), (1, &None), "{block:?}");
+    }
+}
+
+#[test]
+fn the_query_is_the_filter() {
+    let server = Server::start();
+    let table: [(&str, &[u64]); 13] = [
+        ("", &[0, 1, 2]),
+        ("?type=task.progress", &[0]),
+        ("?type=task.*&type=note", &[0, 1, 2]),
+        ("?type=task.%2A", &[0, 1]),
+        ("?source=core", &[0, 2]),
+        ("?stream=webhook", &[0]),
+        ("?execution=ex-1", &[0]),
+        ("?correlation=run+1", &[0]),
+        ("?correlation=run%201", &[0]),
+        ("?entity=task:t-1", &[0]),
+        ("?entity=task:*&type=**", &[0, 1]),
+        ("?channel=dev&source=core", &[0]),
+        ("?type=none", &[]),
+    ];
+    let mut streams: Vec<Sse> = table.iter().map(|(query, _)| Sse::open(server.addr, query)).collect();
+    server.publish(
+        r#"[{"type":"task.progress","source":"core","stream_id":"webhook","execution_id":"ex-1","correlation_id":"run 1",
+             "entity":{"kind":"task","id":"t-1"},"channel":"dev","payload":{"n":0}},
+            {"type":"task.done","source":"other","entity":{"kind":"task","id":"t-2"},"channel":"ops","payload":{"n":1}},
+            {"type":"note","source":"core","payload":{"n":2}}]"#,
+    );
+    for ((query, want), stream) in table.iter().zip(&mut streams) {
+        for n in *want {
+            assert_eq!(number(&stream.event()), *n, "{query}");
+        }
+    }
+    std::thread::sleep(SILENCE);
+    for ((query, _), stream) in table.iter().zip(&mut streams) {
+        assert!(
+            stream.is_silent_until(Instant::now() + Duration::from_millis(2)),
+            "{query} got more than it asked for"
+        );
+    }
+}
+
+#[test]
+fn events_without_a_name_are_there_for_onmessage() {
+    let server = Server::start();
+    let mut stream = Sse::open(server.addr, "?event_name=message");
+    let answer = server.publish(numbered(1));
+    let event = stream.event();
+    assert!(matches!(event.event.as_deref(), None | Some("message")), "{event:?}");
+    assert_eq!((event.id.as_deref(), number(&event)), (answer["last_event_id"].as_str(), 1));
+}
+
+#[test]
+fn a_stream_resumes_behind_its_last_event() {
+    let server = Server::start();
+    let mut stream = Sse::open(server.addr, "?type=test.*");
+    server.publish(lines(0..3));
+    let ids: Vec<String> = (0..3).map(|_| stream.event().id.expect("an id")).collect();
+    drop(stream);
+    server.publish("{\"type\":\"other\"}\n".to_owned() + &lines(3..6));
+
+    for (query, header) in [
+        ("?type=test.*", format!("Last-Event-ID: {}\r\n", ids[1])),
+        (&*format!("?type=test.*&last_event_id={}", ids[1]), String::new()),
+    ] {
+        let mut stream = Sse::with(server.addr, query, &header);
+        for n in 2..6 {
+            assert_eq!(number(&stream.event()), n);
+        }
+        assert!(stream.is_silent_until(Instant::now() + SILENCE), "each event once");
+    }
+    let mut stream = Sse::with(server.addr, "?type=test.*", &format!("Last-Event-ID: {}\r\n", ids[2]));
+    server.publish(numbered(6));
+    for n in 3..7 {
+        assert_eq!(number(&stream.event()), n);
+    }
+}
+
+#[test]
+fn an_id_that_cannot_be_honoured_gives_a_gap_and_then_what_is_new() {
+    let server = Server::start();
+    let id = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
+    let (epoch, _) = id.split_once('-').expect("epoch and sequence");
+    for unknown in ["nonsense", "abc-5", &format!("{epoch}-99999999"), "\u{e9}"] {
+        let mut stream = Sse::with(server.addr, "", &format!("Last-Event-ID: {unknown}\r\n"));
+        let gap = stream.event();
+        assert_eq!(gap.event.as_deref(), Some("gap"), "{unknown}: {gap:?}");
+        assert_eq!(
+            (&gap.json()["missed"], &gap.json()["recoverable"]),
+            (&Value::Null, &json!(false)),
+            "{unknown}"
+        );
+        assert_eq!(gap.id, None, "a gap's id would be taken for an event's");
+        server.publish(numbered(1));
+        assert_eq!(number(&stream.event()), 1);
+    }
+}
+
+#[test]
+fn history_replays_the_newest_that_match() {
+    let server = Server::start();
+    server.publish(lines(0..5));
+    server.publish(r#"{"type":"other"}"#);
+    for (history, want) in [("0", 5..5), ("1", 4..5), ("3", 2..5), ("5", 0..5), ("1000000", 0..5)] {
+        let mut stream = Sse::open(server.addr, &format!("?type=test.*&history={history}"));
+        for n in want {
+            assert_eq!(number(&stream.event()), n as u64, "history={history}");
+        }
+        assert!(stream.is_silent_until(Instant::now() + Duration::from_millis(50)), "history={history}");
+    }
+    for bad in ["?history=x", "?history=-1", "?history="] {
+        assert_eq!(http::get(server.addr, &format!("/sse{bad}")).status, 400, "{bad}");
+    }
+    let mut stream = Sse::open(server.addr, "?type=test.*&history=1");
+    assert_eq!(number(&stream.event()), 4);
+    server.publish(lines(5..7));
+    assert_eq!((number(&stream.event()), number(&stream.event())), (5, 6));
+}
+
+// The other routes
+
+#[test]
+fn health_readiness_metrics_and_stats_are_there() {
+    let server = Server::start();
+    let _ws = Ws::subscribed(server.addr, json!({}));
+    let _sse = Sse::open(server.addr, "");
+    server.publish(lines(0..10));
+    assert_eq!(http::get(server.addr, "/healthz").status, 200);
+    assert_eq!(http::get(server.addr, "/readyz").status, 200);
+
+    let stats = http::get(server.addr, "/api/stats");
+    assert_eq!((stats.status, stats.header("content-type")), (200, Some("application/json")));
+    let stats = stats.json();
+    assert_eq!(
+        (&stats["connections"]["ws"], &stats["connections"]["sse"]),
+        (&json!(1), &json!(1)),
+        "{stats}"
+    );
+    assert_eq!(stats["events_published"], 10, "{stats}");
+
+    let metrics = http::get(server.addr, "/metrics");
+    assert_eq!(metrics.status, 200);
+    let samples = metrics.text().lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    for line in samples {
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line:?}"));
+        assert!(name.starts_with("fanwire_"), "{line}");
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+    }
+    assert_eq!(server.metric("fanwire_server_events_published_total"), Some(10.0));
+}
+
+#[test]
+fn the_page_comes_whole_from_the_binary() {
+    let server = Server::start();
+    let page = http::get(server.addr, "/");
+    assert_eq!(page.status, 200);
+    assert!(
+        page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")),
+        "{:?}",
+        page.headers
+    );
+    let text = page.text();
+    assert!(text.to_lowercase().starts_with("<!doctype html>"), "{}", &text[..100]);
+    for elsewhere in ["src=\"http", "href=\"http", "src=\"//", "@import", "url(http"] {
+        assert!(!text.contains(elsewhere), "the page loads something from elsewhere: {elsewhere}");
+    }
+}
+
+#[test]
+fn head_has_the_answers_head_alone() {
+    let server = Server::start();
+    for path in ["/", "/healthz", "/metrics"] {
+        let mut wire = Wire::connect(server.addr);
+        wire.send(format!("HEAD {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").as_bytes());
+        let head = http::read_head(&mut wire, deadline()).expect("an answer");
+        assert_eq!(head.status, 200, "{path}");
+        assert!(head.header("content-length").is_some_and(|len| len != "0"), "{path}: {head:?}");
+        assert_eq!(wire.take_rest(deadline()).expect("the end"), b"", "{path}");
+    }
+}
+
+#[test]
+fn other_origins_may_read_only_where_configured() {
+    let ask = |server: &Server, method: &str, origin: &str| {
+        let request = format!(
+            "{method} /publish HTTP/1.1\r\nhost: t\r\norigin: {origin}\r\nconnection: close\r\n\
+                               access-control-request-method: POST\r\ncontent-length: 0\r\n\r\n"
+        );
+        http::exchange(server.addr, request.as_bytes())
+    };
+    let allowed = |answer: &http::Response| answer.header("access-control-allow-origin").map(str::to_owned);
+    let closed = Server::start();
+    assert_eq!(allowed(&ask(&closed, "OPTIONS", "http://a.example")), None);
+
+    let server = Server::with(&["--cors-origin", "http://a.example"]);
+    let preflight = ask(&server, "OPTIONS", "http://a.example");
+    assert_eq!((preflight.status, allowed(&preflight)), (204, Some("http://a.example".into())));
+    assert!(preflight.header("access-control-allow-methods").is_some_and(|methods| methods.contains("POST")));
+    assert!(
+        preflight
+            .header("access-control-allow-headers")
+            .is_some_and(|names| names.to_lowercase().contains("content-type"))
+    );
+    // An error can be read too.
+    assert_eq!(allowed(&ask(&server, "POST", "http://a.example")), Some("http://a.example".into()));
+    assert_eq!(allowed(&ask(&server, "OPTIONS", "http://b.example")), None);
+    let stream = Sse::with(server.addr, "", "Origin: http://a.example\r\n");
+    assert_eq!(allowed(&stream.response), Some("http://a.example".into()));
+
+    let open = Server::with(&["--cors-origin", "*"]);
+    assert!(matches!(
+        allowed(&ask(&open, "OPTIONS", "http://c.example")).as_deref(),
+        Some("*" | "http://c.example")
+    ));
+}
+
+// The end
+
+#[test]
+fn a_signal_drains_and_the_exit_code_is_zero() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::with(&["--loops", "2"]);
+        let mut sockets: Vec<Ws> = (0..5).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
+        let mut streams: Vec<Sse> = (0..5).map(|_| Sse::open(server.addr, "")).collect();
+        let mut idle = Wire::connect(server.addr);
+        idle.send(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+        assert_eq!(read_response(&mut idle, deadline()).expect("an answer").status, 200);
+        server.publish(numbered(1));
+        server.signal(signal);
+        for client in &mut sockets {
+            // What was published before comes first.
+            assert_eq!(client.event()["payload"]["n"], 1);
+            let (code, _) = client.closed();
+            assert!(matches!(code, 1001 | 1012), "closed with {code}");
+        }
+        for stream in &mut streams {
+            assert_eq!(number(&stream.event()), 1);
+            let end = stream.block(deadline()).expect_err("the stream ends");
+            assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof, "ended cleanly, not reset");
+        }
+        assert_eq!(idle.take_rest(deadline()).expect("idle connections end too"), b"");
+        assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+        assert!(server.more_stdout().is_empty(), "stdout has one line");
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_ever_for_a_client_that_does_not_answer() {
+    let mut server = Server::with(&["--drain-timeout", "1s"]);
+    // Neither of them reads or closes.
+    let _ws = Ws::subscribed(server.addr, json!({}));
+    let mut half = Wire::connect(server.addr);
+    half.send(b"POST /publish HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\n{");
+    std::thread::sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+    assert!(TcpStream::connect(server.addr).is_err(), "nobody listens any more");
+}
+
+#[test]
+fn a_second_signal_quits_at_once() {
+    let mut server = Server::with(&["--drain-timeout", "60s"]);
+    let mut half = Wire::connect(server.addr);
+    half.send(b"POST /publish HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\n{");
+    std::thread::sleep(Duration::from_millis(100));
+    server.signal("TERM");
+    eventually("the port is closed", || TcpStream::connect(server.addr).is_err());
+    server.signal("TERM");
+    assert!(!server.wait().success());
+}
+
+#[test]
+fn an_address_in_use_is_told_with_what_to_do() {
+    // With several loops the sockets of one server share the port; another server's must not.
+    for loops in ["1", "2"] {
+        let server = Server::with(&["--loops", loops]);
+        let output = run(fanwire().args(["serve", "--loops", loops, "--listen", &server.addr.to_string()]));
+        assert_eq!(output.status.code(), Some(1));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("in use") && told.contains("--listen"), "{told}");
+        assert!(output.stdout.is_empty());
+    }
+}

@@ -1,0 +1,193 @@
+//! What the outside tests share: the built server as a child, and raw clients that know only the RFCs.
+//!
+//! Uses nothing of the crate, so that a fault can't hide on both sides. Always: every wait has an end.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test file is a crate of its own and uses a part of this"
+)]
+
+pub mod http;
+pub mod sse;
+pub mod wire;
+pub mod ws;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The longest any one wait may take; long enough for a debug build on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A `fanwire serve` of the test's own, on a free port; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub addr: SocketAddr,
+    log: Arc<Mutex<String>>,
+    /// What comes on stdout after the first line.
+    stdout: Receiver<String>,
+}
+
+impl Server {
+    /// Starts a server with default options.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts a server with more options.
+    pub fn with(options: &[&str]) -> Self {
+        let mut child = fanwire()
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the built binary starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, into) = (child.stderr.take().expect("piped"), Arc::clone(&log));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(len @ 1..) = stderr.read(&mut chunk) {
+                into.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&chunk[..len]));
+            }
+        });
+        let (lines, stdout) = channel();
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let first = stdout.recv_timeout(PATIENCE);
+        let addr = first.ok().and_then(|line| line.strip_prefix("listening on http://")?.parse().ok());
+        let Some(addr) = addr else {
+            let _ = child.kill();
+            panic!("the server did not say where it listens: {}", log.lock().expect("no panic holds it"));
+        };
+        Self { child, addr, log, stdout }
+    }
+
+    /// A running server's memory, in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Sends it a signal by name, as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(Instant::now() < end, "the server did not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What it has written to stderr.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic holds it").clone()
+    }
+
+    /// Lines on stdout after the first.
+    pub fn more_stdout(&self) -> Vec<String> {
+        self.stdout.try_iter().collect()
+    }
+
+    /// Publishes a body that must be taken whole, and gives the answer.
+    pub fn publish(&self, body: impl AsRef<[u8]>) -> Value {
+        let answer = http::post(self.addr, "/publish", "application/json", body.as_ref());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// One number of `/metrics`, summed over its labels; `None` where there is no such metric.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let values = self.metrics(name);
+        (!values.is_empty()).then(|| values.iter().map(|(_, value)| value).sum())
+    }
+
+    /// A metric's samples: labels as they stand, and value.
+    pub fn metrics(&self, name: &str) -> Vec<(String, f64)> {
+        let answer = http::get(self.addr, "/metrics");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let samples = answer.text().lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let labels = key.strip_prefix(name)?;
+            (labels.is_empty() || labels.starts_with('{'))
+                .then(|| Some((labels.to_owned(), value.parse().ok()?)))?
+        });
+        samples.collect()
+    }
+
+    /// Panics unless a new client is served.
+    pub fn assert_serving(&self) {
+        let answer = http::get(self.addr, "/healthz");
+        assert_eq!(answer.status, 200, "not serving any more: {answer:?}\n{}", self.log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("-- the server's log --\n{}", self.log());
+        }
+    }
+}
+
+/// The built binary, with nothing of the caller's environment that would change it.
+pub fn fanwire() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanwire"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FANWIRE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Runs a command to its end; kills it where it has none. For outputs that fit a pipe.
+pub fn run(command: &mut Command) -> Output {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let end = Instant::now() + PATIENCE;
+    while child.try_wait().expect("it is our child").is_none() {
+        if Instant::now() >= end {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("it has ended")
+}
+
+/// One event as NDJSON, with its number as payload.
+pub fn numbered(n: usize) -> String {
+    format!("{{\"type\":\"test.numbered\",\"source\":\"test\",\"payload\":{{\"n\":{n}}}}}\n")
+}
+
+/// Waits until `done`, or panics with `what`.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

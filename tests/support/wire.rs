@@ -1,0 +1,113 @@
+//! A socket with a buffer, read with a deadline.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+pub struct Wire {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Wire {
+    pub fn connect(addr: SocketAddr) -> Self {
+        Self::new(TcpStream::connect_timeout(&addr, PATIENCE).expect("the server takes connections"))
+    }
+
+    pub fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a socket");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        Self { stream, buffer: Vec::new(), start: 0 }
+    }
+
+    /// Writes everything, or panics.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the peer reads");
+    }
+
+    /// Writes what the peer will take: it may have closed in the middle.
+    pub fn send_if_taken(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn half_close(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    pub fn buffered(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    /// Waits for more bytes: how many came, 0 at the end.
+    pub fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let old = self.buffer.len();
+        self.buffer.resize(old + 64 * 1024, 0);
+        let read = self.stream.read(&mut self.buffer[old..]);
+        self.buffer.truncate(old + read.as_ref().copied().unwrap_or(0));
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => error,
+        })
+    }
+
+    /// The next `len` bytes.
+    pub fn take(&mut self, len: usize, deadline: Instant) -> io::Result<Vec<u8>> {
+        while self.buffered().len() < len {
+            if self.fill(deadline)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        self.start += len;
+        Ok(self.buffer[self.start - len..self.start].to_vec())
+    }
+
+    /// The next bytes up to and with `end`.
+    pub fn take_until(&mut self, end: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
+        let mut from = 0;
+        loop {
+            if let Some(at) = self.buffered()[from..].windows(end.len()).position(|window| window == end) {
+                return self.take(from + at + end.len(), deadline);
+            }
+            from = (self.buffered().len() + 1).saturating_sub(end.len());
+            if self.fill(deadline)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Everything up to the end of the connection. A reset counts as an end.
+    pub fn take_rest(&mut self, deadline: Instant) -> io::Result<Vec<u8>> {
+        loop {
+            match self.fill(deadline) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+                _ => {
+                    let rest = self.buffered().to_vec();
+                    self.start = self.buffer.len();
+                    return Ok(rest);
+                }
+            }
+        }
+    }
+
+    /// Whether nothing comes for so long.
+    pub fn is_silent_for(&mut self, time: Duration) -> bool {
+        self.buffered().is_empty()
+            && self.fill(Instant::now() + time).is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
+pub fn deadline() -> Instant {
+    Instant::now() + PATIENCE
+}

@@ -140,6 +140,12 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     let demo = args.demo.then(|| Demo::start(bus.clone(), args.demo_rate)).transpose();
     let demo = demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))?;
     announce(server.local_addr(), args.demo);
+    if !server.local_addr().ip().is_loopback() {
+        tracing::warn!(
+            "anyone who reaches {} can publish and read: there is no authentication",
+            server.local_addr()
+        );
+    }
 
     if let Some(signal) = signals.forever().next() {
         tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");

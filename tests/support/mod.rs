@@ -42,8 +42,13 @@ impl Server {
 
     /// Starts a server with more options.
     pub fn with(options: &[&str]) -> Self {
+        Self::at("127.0.0.1:0", options)
+    }
+
+    /// Starts a server at an address.
+    pub fn at(listen: &str, options: &[&str]) -> Self {
         let mut child = fanwire()
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .args(["serve", "--listen", listen, "--log-level", "warn"])
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -116,6 +121,12 @@ impl Server {
     pub fn metric(&self, name: &str) -> Option<f64> {
         let values = self.metrics(name);
         (!values.is_empty()).then(|| values.iter().map(|(_, value)| value).sum())
+    }
+
+    /// The oldest sequence that the first shard's ring keeps.
+    pub fn shard_oldest(&self) -> u64 {
+        let stats = http::get(self.addr, "/api/stats").json();
+        stats["shards"][0]["oldest"].as_u64().unwrap_or_else(|| panic!("no shards in {stats}"))
     }
 
     /// A metric's samples: labels as they stand, and value.

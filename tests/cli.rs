@@ -1,0 +1,308 @@
+//! `fanwire publish` and `fanwire tail`, and what `serve` says, as a user at a terminal meets them.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::ws::Ws;
+use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
+
+/// A command of the binary, told where the server is.
+fn client(server: &Server, command: &str) -> Command {
+    let mut fanwire = fanwire();
+    fanwire.args([command, "--url", &format!("http://{}", server.addr)]);
+    fanwire
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+/// A command that runs on, with its output line by line; killed when dropped.
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        let (send, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        Self { stdin: child.stdin.take(), child, lines }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn subscriptions(server: &Server) -> f64 {
+    server.metric("fanwire_server_subscriptions").expect("the metric is there")
+}
+
+#[test]
+fn publish_sends_one_event_of_options() {
+    let server = Server::start();
+    let mut reader = Ws::subscribed(server.addr, json!({}));
+    let output = run(client(&server, "publish").args([
+        "--type",
+        "task.progress",
+        "--source",
+        "core",
+        "--stream",
+        "st",
+        "--execution",
+        "ex",
+        "--correlation",
+        "run",
+        "--entity",
+        "task:a:b",
+        "--channel",
+        "dev",
+        "--payload",
+        r#"{"z":1.50,"a":"é"}"#,
+    ]));
+    assert!(output.status.success(), "{}", err(&output));
+    let event = reader.event();
+    assert_eq!(
+        out(&output),
+        format!("accepted 1 event, last id {}\n", event["event_id"].as_str().expect("an id"))
+    );
+    assert_eq!(
+        (&event["event_type"], &event["source"], &event["stream_id"]),
+        (&json!("task.progress"), &json!("core"), &json!("st"))
+    );
+    assert_eq!(
+        (&event["execution_id"], &event["correlation_id"], &event["channel"]),
+        (&json!("ex"), &json!("run"), &json!("dev"))
+    );
+    assert_eq!(
+        (&event["entity"], &event["payload"]),
+        (&json!({"kind": "task", "id": "a:b"}), &json!({"z": 1.5, "a": "é"}))
+    );
+
+    let output = run(client(&server, "publish").args(["--type", "x", "--json"]));
+    let answer: Value = serde_json::from_str(&out(&output)).expect("JSON");
+    assert_eq!((&answer["accepted"], &answer["last_event_id"]), (&json!(1), &reader.event()["event_id"]));
+}
+
+#[test]
+fn publish_takes_files_of_every_form() {
+    let server = Server::start();
+    let mut reader = Ws::subscribed(server.addr, json!({}));
+    let file = std::env::temp_dir().join(format!("fanwire-test-cli-{}.json", std::process::id()));
+    let one = "{\n  \"type\": \"x\",\n  \"payload\": {\"n\": 0}\n}\n".to_owned();
+    let lines = |count: usize| (0..count).map(numbered).collect::<String>();
+    let array = "[".to_owned() + &lines(3).trim().replace('\n', ",\n") + "]";
+    for (body, count) in
+        [(one, 1), (lines(5), 5), (array, 3), (format!("\n\n{}", lines(2)), 2), (lines(30_000), 30_000)]
+    {
+        std::fs::write(&file, &body).expect("a temporary file");
+        let output = run(client(&server, "publish").arg(&file));
+        assert!(output.status.success(), "{}", err(&output));
+        assert!(out(&output).starts_with(&format!("accepted {count} event")), "{}", out(&output));
+        // Sampled: 30,000 at once are more than a slow reader is owed.
+        if count < 10 {
+            (0..count).for_each(|n| assert_eq!(reader.event()["payload"]["n"], n));
+        }
+    }
+    let _ = std::fs::remove_file(&file);
+    assert_eq!(server.metric("fanwire_server_events_published_total"), Some(30_011.0));
+}
+
+#[test]
+fn publish_sends_a_pipes_lines_as_they_come() {
+    let server = Server::start();
+    let mut reader = Ws::subscribed(server.addr, json!({}));
+    let mut publish = Running::start(client(&server, "publish").arg("-"));
+    let mut pipe = publish.stdin.take().expect("piped");
+    for n in 0..3 {
+        pipe.write_all(numbered(n).as_bytes()).expect("it reads");
+        assert_eq!(reader.event()["payload"]["n"], n, "while the pipe is open");
+    }
+    drop(pipe);
+    assert!(publish.line().starts_with("accepted 3 events"));
+    assert!(publish.child.wait().expect("it ends").success());
+}
+
+#[test]
+fn publish_tells_what_was_refused_and_where() {
+    let server = Server::start();
+    let file = std::env::temp_dir().join(format!("fanwire-test-bad-{}.ndjson", std::process::id()));
+    // Several batches before the fault: its line is counted from the file's start.
+    let lines: String = (0..20_000).map(numbered).collect();
+    std::fs::write(&file, lines + "\n{\"source\":\"no type\"}\n" + &numbered(1)).expect("a temporary file");
+    let output = run(client(&server, "publish").arg(&file));
+    let _ = std::fs::remove_file(&file);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("line 20002: event has no type"), "{}", err(&output));
+    assert!(out(&output).starts_with("accepted "), "what went out before is told: {}", out(&output));
+
+    for (options, told) in [
+        (&["--type", "x", "--payload", "{nonsense"][..], "--payload is not JSON"),
+        (&["--type", "x", "--entity", "nonsense"], "KIND:ID"),
+        (&["/no/such/file"], "cannot read /no/such/file"),
+        (&["--type", "a\u{7}"], "control character"),
+    ] {
+        let output = run(client(&server, "publish").args(options));
+        assert_eq!(output.status.code(), Some(1), "{options:?}");
+        assert!(err(&output).contains(told), "{options:?}: {}", err(&output));
+        assert_eq!(out(&output), "");
+    }
+    // A command line that makes no sense is told as such.
+    for options in [&["--source", "x"][..], &["--type", "x", "file"], &["--url", "https://x", "--type", "x"]]
+    {
+        assert_eq!(run(fanwire().arg("publish").args(options)).status.code(), Some(2), "{options:?}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+    let output = run(fanwire().args(["publish", "--type", "x", "--url", &nobody.to_string()]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("Is the server running?"), "{}", err(&output));
+}
+
+#[test]
+fn tail_shows_events_as_lines_over_both_transports() {
+    let server = Server::start();
+    for transport in [&[][..], &["--sse"]] {
+        let filter =
+            ["--type", "task.*", "--source", "core", "--entity", "task:*", "--count", "2", "--history", "1"];
+        server.publish(r#"{"type":"task.before","source":"core","entity":{"kind":"task","id":"t"}}"#);
+        let tail = Running::start(client(&server, "tail").args(filter).args(transport));
+        assert!(tail.line().contains("task.before"), "history comes first");
+        server.publish(
+            r#"[{"type":"other","source":"core"},{"type":"task.x","source":"other"},
+                {"type":"task.progress","source":"core","ts":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42",
+                 "entity":{"kind":"task","id":"t-1"},"channel":"dev","payload":{"progress":42}}]"#,
+        );
+        let line = tail.line();
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["10:21:33.123", "task.progress", "core", "task:t-1", "run-42", "#dev", "{\"progress\":42}"]
+        );
+        let mut tail = tail;
+        assert!(tail.child.wait().expect("it ends by itself").success());
+    }
+}
+
+#[test]
+fn tail_as_json_prints_each_event_as_it_came() {
+    let server = Server::start();
+    let payload = r#"{"z":1.50,"a":"\u0041"}"#;
+    let mut printed = Vec::new();
+    let id = server.publish(format!("{{\"type\":\"x\",\"payload\":{payload}}}"))["last_event_id"].clone();
+    for transport in [&[][..], &["--sse"]] {
+        let output =
+            run(client(&server, "tail").args(["--json", "--count", "1", "--history", "1"]).args(transport));
+        assert!(output.status.success(), "{}", err(&output));
+        assert!(out(&output).contains(&format!("\"payload\":{payload}}}\n")), "{}", out(&output));
+        let event: Value = serde_json::from_str(&out(&output)).expect("a line of JSON");
+        assert_eq!(event["event_id"], id);
+        printed.push(out(&output));
+    }
+    assert_eq!(printed[0], printed[1], "both transports carry the same event");
+}
+
+#[test]
+fn tail_goes_on_where_a_restarted_servers_events_begin() {
+    let mut server = Server::start();
+    let address = server.addr.to_string();
+    for transport in [&[][..], &["--sse"]] {
+        let tail = Running::start(
+            client(&server, "tail").args(["--json", "--history", "1"]).args(transport).stderr(Stdio::null()),
+        );
+        server.publish(numbered(1));
+        while !tail.line().contains("\"n\":1") {}
+        drop(server);
+        server = Server::at(&address, &[]);
+        // Another epoch: what was lost can't be known, and that is told, before what is new.
+        let gap = tail.line();
+        assert!(
+            gap.starts_with(r#"{"gap":{"missed":null,"#) && gap.contains(r#""recoverable":false"#),
+            "{gap}"
+        );
+        server.publish(numbered(2));
+        assert!(tail.line().contains("\"n\":2"));
+    }
+}
+
+#[test]
+fn tail_ends_quietly_when_nobody_reads_and_loudly_when_refused() {
+    let server = Server::start();
+    let mut tail = client(&server, "tail").stdout(Stdio::piped()).spawn().expect("it starts");
+    drop(tail.stdout.take());
+    eventually("it has subscribed", || subscriptions(&server) > 0.0);
+    eventually("it ends", || {
+        server.publish(numbered(1));
+        tail.try_wait().expect("it is our child").is_some()
+    });
+    assert!(tail.wait().expect("it has ended").success());
+
+    let output = run(client(&server, "tail").args(["--no-reconnect", "--entity", "nonsense"]));
+    assert_eq!(output.status.code(), Some(2));
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+    for transport in [&[][..], &["--sse"]] {
+        let output =
+            run(fanwire().args(["tail", "--no-reconnect", "--url", &nobody.to_string()]).args(transport));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(err(&output).contains("cannot connect"), "{}", err(&output));
+        // Something answers, but it is no fanwire server.
+        let output =
+            run(fanwire().args(["tail", "--url", &format!("{}/elsewhere", server.addr)]).args(transport));
+        assert_eq!(output.status.code(), Some(1), "{}", out(&output));
+        assert!(err(&output).contains("404"), "{}", err(&output));
+    }
+}
+
+#[test]
+fn the_demo_shows_a_lively_run_at_its_rate() {
+    let server = Server::with(&["--demo"]);
+    let mut reader = Ws::subscribed(server.addr, json!({}));
+    let started = std::time::Instant::now();
+    let types: std::collections::BTreeSet<String> =
+        (0..60).map(|_| reader.event()["event_type"].as_str().expect("a type").to_owned()).collect();
+    let took = started.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&took), "60 events took {took:?}");
+    assert!(types.len() >= 6, "{types:?}");
+}
+
+#[test]
+fn serve_takes_its_options_from_the_environment_and_refuses_nonsense() {
+    let server = Server::start();
+    let taken = server.addr.to_string();
+    let output = run(fanwire().arg("serve").env("FANWIRE_LISTEN", &taken));
+    assert!(err(&output).contains(&taken), "{}", err(&output));
+    for options in [&["--listen", "nonsense"][..], &["--listen", "127.0.0.1"], &["--listen", "256.0.0.1:1"]] {
+        let output = run(fanwire().arg("serve").args(options));
+        assert_eq!(output.status.code(), Some(1), "{options:?}");
+        assert!(err(&output).contains("--listen takes"), "{}", err(&output));
+    }
+    for options in [
+        &["--loops", "0"][..],
+        &["--heartbeat", "30"],
+        &["--log-level", "a=b=c"],
+        &["--engine", "redis://x"],
+        &["--config", "x"],
+    ] {
+        let output = run(fanwire().arg("serve").args(options));
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {}", err(&output));
+    }
+}

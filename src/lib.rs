@@ -47,7 +47,7 @@ pub mod internals {
     pub use crate::codec::{http, sse, ws};
     #[cfg(feature = "server")]
     pub use crate::feed::harness::Fan;
-    pub use crate::filter::{ClassId, Matcher};
+    pub use crate::filter::{ClassId, Matcher, MatcherStats};
 }
 
 #[cfg(all(doctest, feature = "server"))]

@@ -3,6 +3,7 @@
 //! Imports public items only, as an embedder would. Always: answers go to stdout, everything else to stderr;
 //! the exit code is 0 for done, 1 for a failure that was told, 2 for a command line that makes no sense.
 
+mod bench;
 mod demo;
 mod filters;
 mod publish;
@@ -32,6 +33,8 @@ enum Command {
     Publish(publish::Args),
     /// Follow a server's events in the terminal
     Tail(tail::Args),
+    /// Load a server with many clients and see what it costs
+    Bench(bench::Args),
 }
 
 /// A failure as the user reads it: what happened, and what to do next.
@@ -61,6 +64,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

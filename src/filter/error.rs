@@ -43,8 +43,6 @@ pub enum FilterErrorKind {
     TooManyValues(usize, usize),
     /// More payload comparisons than the limit.
     TooManyComparisons(usize, usize),
-    /// The product of the sets' sizes is over the limit.
-    TooManyCombinations(usize, usize),
     /// A value, pattern or path has more bytes than the limit.
     ValueTooLong(usize, usize),
     /// A pattern has more segments than the limit.
@@ -75,9 +73,6 @@ impl fmt::Display for FilterErrorKind {
             }
             Self::TooManyComparisons(count, max) => {
                 write!(f, "filter of {count} payload comparisons is over the limit of {max}")
-            }
-            Self::TooManyCombinations(count, max) => {
-                write!(f, "filter of {count} combinations of values is over the limit of {max}")
             }
             Self::ValueTooLong(bytes, max) => write!(f, "value of {bytes} bytes is over the limit of {max}"),
             Self::TooManySegments(count, max) => {

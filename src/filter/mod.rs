@@ -22,7 +22,7 @@ use encoding::{Clause, Clauses, ENTITY, Member, NOTHING, Parts, Set, SetRef};
 
 pub use error::{FilterError, FilterErrorKind};
 pub use limits::FilterLimits;
-pub use matcher::{ClassId, Matcher};
+pub use matcher::{ClassId, Matcher, MatcherStats};
 pub use pattern::Pattern;
 pub use payload::{Literal, Number, Operator};
 
@@ -59,7 +59,7 @@ impl Filter {
         Self((!bytes.is_empty()).then(|| bytes.into()))
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
 

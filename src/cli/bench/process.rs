@@ -1,0 +1,33 @@
+//! What the kernel says of the server's process. Imports nothing of ours.
+
+use std::fs;
+use std::time::Duration;
+
+/// A process to be watched.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: u32,
+}
+
+impl Process {
+    pub(super) fn new(pid: u32) -> Self {
+        Self { pid }
+    }
+
+    /// The CPU time of all its threads, from the scheduler's accounting; `None` where it can't be read.
+    pub(super) fn cpu(&self) -> Option<Duration> {
+        let mut nanos = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid)).ok()? {
+            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            nanos += text.split(' ').next()?.parse::<u64>().ok()?;
+        }
+        Some(Duration::from_nanos(nanos))
+    }
+
+    /// Its resident memory in bytes; `None` where it can't be read.
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    }
+}

@@ -1,0 +1,101 @@
+//! The result of a run, for people and for scripts. Imports its siblings.
+
+use std::fmt;
+
+use serde_json::json;
+
+use super::load::{Outcome, Plan};
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) struct Report<'a> {
+    plan: &'a Plan,
+    outcome: &'a Outcome,
+    /// Resident bytes before and after the clients connected.
+    memory: Option<(u64, u64)>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(plan: &'a Plan, outcome: &'a Outcome, memory: Option<(u64, u64)>) -> Self {
+        Self { plan, outcome, memory }
+    }
+
+    fn micros_a_delivery(&self) -> Option<f64> {
+        let cpu = self.outcome.cpu?.as_secs_f64();
+        (self.outcome.delivered > 0).then(|| cpu * 1e6 / self.outcome.delivered as f64)
+    }
+
+    fn bytes_a_connection(&self) -> Option<f64> {
+        let (before, after) = self.memory?;
+        Some((after as f64 - before as f64) / self.plan.connections.max(1) as f64)
+    }
+
+    /// One object; times in microseconds.
+    pub(super) fn json(&self) -> String {
+        let Outcome { published, expected, delivered, gaps, missed, latency, elapsed, cpu } = self.outcome;
+        json!({
+            "connections": self.plan.connections,
+            "transport": self.plan.transport.to_string(),
+            "rate": self.plan.rate,
+            "burst": self.plan.burst,
+            "payload_bytes": self.plan.payload,
+            "filters": self.plan.filters,
+            "sleepers_percent": self.plan.sleepers,
+            "seconds": elapsed.as_secs_f64(),
+            "published": published,
+            "expected": expected,
+            "delivered": delivered,
+            "gaps": gaps,
+            "missed": missed,
+            "deliveries_per_second": *delivered as f64 / elapsed.as_secs_f64(),
+            "server_cpu_seconds": cpu.map(|c| c.as_secs_f64()),
+            "server_cpu_us_per_delivery": self.micros_a_delivery(),
+            "server_bytes_per_connection": self.bytes_a_connection(),
+            "latency_us": {
+                "p50": latency.value_at_quantile(0.5),
+                "p90": latency.value_at_quantile(0.9),
+                "p99": latency.value_at_quantile(0.99),
+                "p99.9": latency.value_at_quantile(0.999),
+                "max": latency.max(),
+            },
+        })
+        .to_string()
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { published, expected, delivered, gaps, missed, latency, elapsed, .. } = self.outcome;
+        let seconds = elapsed.as_secs_f64();
+        writeln!(
+            f,
+            "published   {published} events in {seconds:.2} s, {:.0}/s",
+            *published as f64 / seconds
+        )?;
+        let share = 100.0 * *delivered as f64 / (*expected).max(1) as f64;
+        writeln!(
+            f,
+            "delivered   {delivered} of {expected} ({share:.2}%), {:.0}/s",
+            *delivered as f64 / seconds
+        )?;
+        writeln!(f, "told lost   {missed} in {gaps} gaps")?;
+        let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
+        writeln!(
+            f,
+            "latency ms  p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  max {:.3}",
+            ms(0.5),
+            ms(0.9),
+            ms(0.99),
+            ms(0.999),
+            latency.max() as f64 / 1000.0
+        )?;
+        if let (Some(cpu), Some(micros)) = (self.outcome.cpu, self.micros_a_delivery()) {
+            let share = 100.0 * cpu.as_secs_f64() / seconds;
+            writeln!(f, "server CPU  {micros:.3} us a delivery, {share:.0}% of a core")?;
+        }
+        if let Some(bytes) = self.bytes_a_connection() {
+            writeln!(f, "memory      {bytes:.0} bytes a connection (resident, kernel memory apart)")?;
+        }
+        Ok(())
+    }
+}

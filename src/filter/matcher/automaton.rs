@@ -1,0 +1,405 @@
+//! All patterns as one automaton over segments: a tree of segments, walked with a set of states.
+//!
+//! Imports its siblings' segments only. Always: a pattern is known by the number of its node; a node goes with
+//! the last pattern through it; one walk costs at most (segments of the value) x (nodes it can stand on).
+
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use std::hash::BuildHasher;
+
+use crate::event::Attribute;
+use crate::filter::pattern::{Segment, segments};
+
+/// The segment `*`, and `**`, where a literal one has the number of its text.
+const ONE: u32 = u32::MAX;
+const MANY: u32 = u32::MAX - 1;
+/// No pattern has this segment.
+const UNKNOWN: u32 = u32::MAX - 2;
+
+#[derive(Debug, Default)]
+struct Node {
+    parent: u32,
+    segment: u32,
+    separator: u8,
+    /// Which separators lead on with `*` (bits 0-3) and with `**` (bits 4-7).
+    wild: u8,
+    /// Children by literal segments.
+    literals: u32,
+    /// Patterns that end here.
+    holders: u32,
+    /// The step at which a walk last stood here, and inside this `**`.
+    stood: u32,
+    inside: u32,
+}
+
+#[derive(Debug)]
+struct Edge {
+    node: u32,
+    segment: u32,
+    separator: u8,
+    child: u32,
+}
+
+#[derive(Debug)]
+struct Literal {
+    id: u32,
+    holders: u32,
+    text: Box<[u8]>,
+}
+
+/// The patterns of all attributes.
+#[derive(Debug)]
+pub(super) struct Automaton {
+    /// The first ones are the attributes' roots.
+    nodes: Vec<Node>,
+    free: Vec<u32>,
+    edges: HashTable<Edge>,
+    literals: HashTable<Literal>,
+    literals_free: Vec<u32>,
+    literals_next: u32,
+    literals_bytes: usize,
+    hasher: RandomState,
+    step: u32,
+    standing: Vec<u32>,
+    within: Vec<u32>,
+    standing_next: Vec<u32>,
+    within_next: Vec<u32>,
+    /// Patterns of each attribute, and how often they have changed.
+    counts: [u32; Attribute::COUNT],
+    generations: [u64; Attribute::COUNT],
+}
+
+fn code(separator: u8) -> u8 {
+    match separator {
+        b'.' => 1,
+        b':' => 2,
+        b'/' => 3,
+        _ => 0,
+    }
+}
+
+impl Automaton {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: (0..Attribute::COUNT).map(|_| Node::default()).collect(),
+            free: Vec::new(),
+            edges: HashTable::new(),
+            literals: HashTable::new(),
+            literals_free: Vec::new(),
+            literals_next: 0,
+            literals_bytes: 0,
+            hasher: RandomState::default(),
+            step: 0,
+            standing: Vec::new(),
+            within: Vec::new(),
+            standing_next: Vec::new(),
+            within_next: Vec::new(),
+            counts: [0; Attribute::COUNT],
+            generations: [0; Attribute::COUNT],
+        }
+    }
+
+    /// Whether any filter has a pattern for this attribute.
+    pub(super) fn asked(&self, attribute: usize) -> bool {
+        self.counts[attribute] > 0
+    }
+
+    /// A number that changes whenever an attribute's patterns do.
+    pub(super) fn generation(&self, attribute: usize) -> u64 {
+        self.generations[attribute]
+    }
+
+    fn edge_hash(hasher: &RandomState, node: u32, separator: u8, segment: u32) -> u64 {
+        hasher.hash_one(u128::from(node) << 64 | u128::from(separator) << 32 | u128::from(segment))
+    }
+
+    fn child(&self, node: u32, separator: u8, segment: u32) -> Option<u32> {
+        self.edges
+            .find(Self::edge_hash(&self.hasher, node, separator, segment), |edge| {
+                edge.node == node && edge.segment == segment && edge.separator == separator
+            })
+            .map(|edge| edge.child)
+    }
+
+    fn literal(&self, text: &[u8]) -> u32 {
+        self.literals
+            .find(self.hasher.hash_one(text), |literal| *literal.text == *text)
+            .map_or(UNKNOWN, |literal| literal.id)
+    }
+
+    fn acquire_literal(&mut self, text: &[u8]) -> u32 {
+        let Self { literals, hasher, .. } = self;
+        let entry = literals.entry(
+            hasher.hash_one(text),
+            |literal| *literal.text == *text,
+            |literal| hasher.hash_one(&*literal.text),
+        );
+        match entry {
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().holders += 1;
+                entry.get().id
+            }
+            Entry::Vacant(entry) => {
+                let id = self.literals_free.pop().unwrap_or_else(|| {
+                    self.literals_next += 1;
+                    self.literals_next - 1
+                });
+                self.literals_bytes += text.len();
+                entry.insert(Literal { id, holders: 1, text: text.into() });
+                id
+            }
+        }
+    }
+
+    fn release_literal(&mut self, text: &[u8]) {
+        let hash = self.hasher.hash_one(text);
+        let Ok(mut entry) = self.literals.find_entry(hash, |literal| *literal.text == *text) else { return };
+        entry.get_mut().holders -= 1;
+        if entry.get().holders == 0 {
+            let (literal, _) = entry.remove();
+            self.literals_bytes -= text.len();
+            self.literals_free.push(literal.id);
+        }
+    }
+
+    /// The number of a pattern that must be there.
+    pub(super) fn held(&self, attribute: usize, pattern: &[u8]) -> u32 {
+        let mut node = attribute as u32;
+        for segment in segments(pattern) {
+            let number = match segment.text {
+                b"*" => ONE,
+                b"**" => MANY,
+                text => self.literal(text),
+            };
+            match self.child(node, code(segment.separator), number) {
+                Some(child) => node = child,
+                None => return UNKNOWN,
+            }
+        }
+        node
+    }
+
+    /// Counts one more holder of a pattern; answers its number.
+    pub(super) fn acquire(&mut self, attribute: usize, pattern: &[u8]) -> u32 {
+        let mut node = attribute as u32;
+        for segment in segments(pattern) {
+            node = self.grow(node, segment);
+        }
+        let end = &mut self.nodes[node as usize];
+        end.holders += 1;
+        if end.holders == 1 {
+            self.counts[attribute] += 1;
+            self.generations[attribute] += 1;
+        }
+        node
+    }
+
+    fn grow(&mut self, node: u32, segment: Segment<'_>) -> u32 {
+        let separator = code(segment.separator);
+        let number = match segment.text {
+            b"*" => ONE,
+            b"**" => MANY,
+            text => match self.literal(text) {
+                UNKNOWN => self.acquire_literal(text),
+                known => {
+                    if let Some(child) = self.child(node, separator, known) {
+                        return child;
+                    }
+                    self.acquire_literal(text)
+                }
+            },
+        };
+        if let Some(child) = self.child(node, separator, number) {
+            return child;
+        }
+        let fresh = Node { parent: node, segment: number, separator, ..Node::default() };
+        let child = match self.free.pop() {
+            Some(free) => {
+                self.nodes[free as usize] = fresh;
+                free
+            }
+            None => {
+                self.nodes.push(fresh);
+                self.nodes.len() as u32 - 1
+            }
+        };
+        let parent = &mut self.nodes[node as usize];
+        match number {
+            ONE => parent.wild |= 1 << separator,
+            MANY => parent.wild |= 0x10 << separator,
+            _ => parent.literals += 1,
+        }
+        let Self { edges, hasher, .. } = self;
+        edges.insert_unique(
+            Self::edge_hash(hasher, node, separator, number),
+            Edge { node, segment: number, separator, child },
+            |edge| Self::edge_hash(hasher, edge.node, edge.separator, edge.segment),
+        );
+        child
+    }
+
+    /// Counts one holder less of a pattern.
+    pub(super) fn release(&mut self, attribute: usize, pattern: &[u8]) {
+        let mut node = self.held(attribute, pattern);
+        if node == UNKNOWN {
+            return;
+        }
+        let end = &mut self.nodes[node as usize];
+        end.holders -= 1;
+        if end.holders > 0 {
+            return;
+        }
+        self.counts[attribute] -= 1;
+        self.generations[attribute] += 1;
+        // Prune from the end; segments come in the same order, last first.
+        let mut texts: Vec<&[u8]> = segments(pattern).map(|segment| segment.text).collect();
+        while let Some(text) = texts.pop() {
+            let gone = &self.nodes[node as usize];
+            if gone.holders > 0 || gone.literals > 0 || gone.wild != 0 {
+                return;
+            }
+            let (parent, separator, segment) = (gone.parent, gone.separator, gone.segment);
+            let hash = Self::edge_hash(&self.hasher, parent, separator, segment);
+            if let Ok(entry) = self.edges.find_entry(hash, |edge| edge.child == node) {
+                entry.remove();
+            }
+            self.free.push(node);
+            let up = &mut self.nodes[parent as usize];
+            match segment {
+                ONE => up.wild &= !(1 << separator),
+                MANY => up.wild &= !(0x10 << separator),
+                _ => {
+                    up.literals -= 1;
+                    self.release_literal(text);
+                }
+            }
+            node = parent;
+        }
+    }
+
+    /// Appends the numbers of all patterns of an attribute that match a value, which is not empty.
+    pub(super) fn walk(&mut self, attribute: usize, value: &[u8], out: &mut Vec<u32>) {
+        let root = attribute as u32;
+        self.next_step();
+        self.standing.clear();
+        self.within.clear();
+        self.standing.push(root);
+        self.skip_many();
+        let mut first = true;
+        for segment in segments(value) {
+            if self.standing.is_empty() && self.within.is_empty() {
+                return;
+            }
+            let number = self.literal(segment.text);
+            let separator = code(segment.separator);
+            self.next_step();
+            for place in 0..self.standing.len() {
+                let node = self.standing[place];
+                if first && node != root {
+                    // After leading `**` that stand for nothing, any separator is gone.
+                    for separator in 1..4 {
+                        self.lead_on(node, separator, number);
+                    }
+                } else {
+                    self.lead_on(node, separator, number);
+                }
+            }
+            for place in 0..self.within.len() {
+                self.enter(self.within[place]);
+            }
+            first = false;
+            std::mem::swap(&mut self.standing, &mut self.standing_next);
+            std::mem::swap(&mut self.within, &mut self.within_next);
+            self.standing_next.clear();
+            self.within_next.clear();
+            // What is inside a `**` may also have come to its end.
+            for place in 0..self.within.len() {
+                self.stand(self.within[place]);
+            }
+            self.skip_many();
+        }
+        out.extend(self.standing.iter().copied().filter(|&node| self.nodes[node as usize].holders > 0));
+    }
+
+    fn next_step(&mut self) {
+        self.step = self.step.wrapping_add(1);
+        if self.step == 0 {
+            self.step = 1;
+            for node in &mut self.nodes {
+                (node.stood, node.inside) = (0, 0);
+            }
+        }
+    }
+
+    /// From a node over one segment of the value.
+    fn lead_on(&mut self, node: u32, separator: u8, number: u32) {
+        let Node { wild, literals, .. } = self.nodes[node as usize];
+        if literals > 0
+            && number != UNKNOWN
+            && let Some(child) = self.child(node, separator, number)
+        {
+            self.standing_next.push(child);
+        }
+        if wild & (1 << separator) != 0
+            && let Some(child) = self.child(node, separator, ONE)
+        {
+            self.standing_next.push(child);
+        }
+        if wild & (0x10 << separator) != 0
+            && let Some(child) = self.child(node, separator, MANY)
+        {
+            self.enter(child);
+        }
+    }
+
+    fn enter(&mut self, node: u32) {
+        let many = &mut self.nodes[node as usize];
+        if many.inside != self.step {
+            many.inside = self.step;
+            self.within_next.push(node);
+        }
+    }
+
+    fn stand(&mut self, node: u32) {
+        let here = &mut self.nodes[node as usize];
+        if here.stood != self.step {
+            here.stood = self.step;
+            self.standing.push(node);
+        }
+    }
+
+    /// Over every `**` that stands for nothing.
+    fn skip_many(&mut self) {
+        let mut place = 0;
+        while let Some(&node) = self.standing.get(place) {
+            let wild = self.nodes[node as usize].wild;
+            for separator in 0..4 {
+                if wild & (0x10 << separator) != 0
+                    && let Some(child) = self.child(node, separator, MANY)
+                {
+                    self.stand(child);
+                }
+            }
+            place += 1;
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>()
+            + self.edges.allocation_size()
+            + self.literals.allocation_size()
+            + self.literals_bytes
+            + (self.free.capacity()
+                + self.literals_free.capacity()
+                + self.standing.capacity()
+                + self.within.capacity()
+                + self.standing_next.capacity()
+                + self.within_next.capacity())
+                * size_of::<u32>()
+    }
+}

@@ -1,0 +1,114 @@
+//! Answers kept for the events that come again. Imports nothing of ours.
+//!
+//! Direct-mapped and bounded: a slot holds the last answer whose key fell on it, valid while the generation it
+//! was given under is the present one. While few keys come again, most keys are not looked up at all, so that
+//! a memo that cannot help costs nothing. Always: a hit is an equal key under an equal generation.
+
+use smallvec::SmallVec;
+
+/// What distinguishes events to the index: for each attribute a symbol, a set of patterns, or neither.
+pub(super) type Key = [u32; 8];
+
+const SLOTS_MIN: usize = 64;
+/// 1.2 MB of slots.
+const SLOTS_MAX: usize = 16 * 1024;
+/// Longer answers are not kept; so no memo holds more than 16 MB.
+const ANSWER_MAX: usize = 256;
+/// While bypassed, one key in so many is looked up, to see whether keys come again.
+const SAMPLED: u64 = 16;
+
+#[derive(Debug, Default)]
+struct Slot {
+    key: Key,
+    /// 0 in a slot never filled.
+    generation: u64,
+    classes: SmallVec<[u32; 4]>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Memo {
+    slots: Vec<Slot>,
+    bypassed: bool,
+    /// Look-ups and hits of the present window.
+    asked: u32,
+    hits: u32,
+}
+
+/// What a look-up gave.
+pub(super) enum Answer<'a> {
+    Known(&'a [u32]),
+    /// Not there; to be put there under this number.
+    Missing(u64),
+    /// Not to be kept.
+    Bypassed,
+}
+
+fn hash(key: &Key) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = 0u64;
+    for pair in key.chunks_exact(2) {
+        let word = u64::from(pair[0]) << 32 | u64::from(pair[1]);
+        hash = (hash.rotate_left(25) ^ word).wrapping_mul(ODD);
+        hash ^= hash >> 29;
+    }
+    hash
+}
+
+impl Memo {
+    /// Generations start at 1.
+    pub(super) fn get(&mut self, key: &Key, generation: u64) -> Answer<'_> {
+        let hash = hash(key);
+        if self.bypassed && !(hash >> 40).is_multiple_of(SAMPLED) {
+            return Answer::Bypassed;
+        }
+        if self.slots.is_empty() {
+            self.slots.resize_with(SLOTS_MIN, Slot::default);
+        }
+        let window = if self.bypassed { self.slots.len() / 4 } else { self.slots.len() * 4 };
+        if self.asked as usize >= window {
+            self.review();
+        }
+        self.asked += 1;
+        let place = hash as usize & (self.slots.len() - 1);
+        let slot = &self.slots[place];
+        if slot.key == *key && slot.generation == generation {
+            self.hits += 1;
+            return Answer::Known(&self.slots[place].classes);
+        }
+        Answer::Missing(hash)
+    }
+
+    /// At the end of a window: grow while growing can help, then bypass while nothing comes again.
+    fn review(&mut self) {
+        let hit = |share: u32| self.hits >= self.asked / 100 * share;
+        if self.slots.len() < SLOTS_MAX {
+            if hit(95) {
+                (self.asked, self.hits) = (0, 0);
+                return;
+            }
+            let slots = self.slots.len() * 4;
+            self.slots.clear();
+            self.slots.resize_with(slots, Slot::default);
+        } else {
+            self.bypassed = if self.bypassed { !hit(40) } else { !hit(25) };
+        }
+        (self.asked, self.hits) = (0, 0);
+    }
+
+    pub(super) fn put(&mut self, hash: u64, key: &Key, generation: u64, classes: &[u32]) {
+        if classes.len() > ANSWER_MAX {
+            return;
+        }
+        let place = hash as usize & (self.slots.len() - 1);
+        let slot = &mut self.slots[place];
+        slot.key = *key;
+        slot.generation = generation;
+        slot.classes.clear();
+        slot.classes.extend_from_slice(classes);
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let spilled = |slot: &Slot| if slot.classes.spilled() { slot.classes.capacity() * 4 } else { 0 };
+        self.slots.capacity() * size_of::<Slot>() + self.slots.iter().map(spilled).sum::<usize>()
+    }
+}

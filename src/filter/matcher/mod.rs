@@ -1,0 +1,328 @@
+//! Answers for all filters at once: from an event to the distinct filters that want it, in the time of the
+//! matches.
+//!
+//! Imports its siblings and `event`. An event's values become symbols ([`symbols`]) and, where patterns ask,
+//! sets of patterns ([`automaton`], kept by [`values`]); the tuple of these is looked up in the [`memo`], and
+//! only if it is not there in the [`index`]. Conditions that the index cannot hold (negations, payload
+//! comparisons, sets too wide) are looked at last, by what [`plan`] left of the filter. Adding and removing
+//! change tables in place. Owned by one thread; nothing in it is shared.
+//!
+//! Always: the answer is what [`Filter::matches`] of every filter says; events add nothing that stays; filters
+//! that went leave nothing but capacity.
+
+mod automaton;
+mod index;
+mod memo;
+mod plan;
+mod symbols;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::hash::BuildHasher;
+
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+
+use super::{Filter, FilterLimits};
+use crate::event::{Attribute, Event};
+use automaton::Automaton;
+use index::{Index, MARKED};
+use memo::{Answer, Memo};
+use plan::{Choices, Plan};
+use symbols::{NONE, SYMBOLS_MAX, Symbols};
+use values::Values;
+
+/// One distinct filter of a [`Matcher`], whoever holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassId(pub u32);
+
+impl ClassId {
+    /// Its place in a table by class: ids are small, and those that went are given anew.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Debug)]
+struct Class {
+    filter: Filter,
+    /// 0 where there is no class.
+    holders: u32,
+    /// What the plan left; see [`Plan::left`].
+    left: u32,
+    /// The event this class was last found for.
+    found_for: u32,
+}
+
+/// Generations of the memo's answers: each change touches the bucket of one of its values, or them all.
+const BUCKETS: usize = 1024;
+
+/// The distinct filters of one loop, counted.
+#[derive(Debug)]
+pub struct Matcher {
+    paths_max: usize,
+    classes: Vec<Class>,
+    free: Vec<u32>,
+    ids: HashTable<u32>,
+    hasher: RandomState,
+    symbols: Symbols,
+    automaton: Automaton,
+    values: Values,
+    index: Index,
+    memo: Memo,
+    all_changed: u64,
+    changed: Box<[u64; BUCKETS]>,
+    turn: u32,
+    found: Vec<u32>,
+    patterns: Vec<u32>,
+}
+
+impl Matcher {
+    /// An empty one. Of the limits it takes [`FilterLimits::paths_max`]; who inserts has checked the rest.
+    pub fn new(limits: FilterLimits) -> Self {
+        Self {
+            paths_max: limits.paths_max,
+            classes: Vec::new(),
+            free: Vec::new(),
+            ids: HashTable::new(),
+            hasher: RandomState::default(),
+            symbols: Symbols::default(),
+            automaton: Automaton::new(),
+            values: Values::default(),
+            index: Index::default(),
+            memo: Memo::default(),
+            all_changed: 1,
+            changed: Box::new([0; BUCKETS]),
+            turn: 0,
+            found: Vec::new(),
+            patterns: Vec::new(),
+        }
+    }
+
+    /// Adds a holder of this filter; equal filters have one class.
+    pub fn insert(&mut self, filter: &Filter) -> ClassId {
+        let Self { classes, ids, hasher, .. } = self;
+        let entry = ids.entry(
+            hasher.hash_one(filter.bytes()),
+            |&id| classes[id as usize].filter == *filter,
+            |&id| hasher.hash_one(classes[id as usize].filter.bytes()),
+        );
+        let vacant = match entry {
+            hashbrown::hash_table::Entry::Occupied(entry) => {
+                let id = *entry.get();
+                classes[id as usize].holders += 1;
+                return ClassId(id);
+            }
+            hashbrown::hash_table::Entry::Vacant(vacant) => vacant,
+        };
+        let plan = Plan::new(filter, self.paths_max);
+        let class = Class { filter: filter.clone(), holders: 1, left: plan.left, found_for: self.turn };
+        let id = match self.free.pop() {
+            Some(id) => {
+                vacant.insert(id);
+                classes[id as usize] = class;
+                id
+            }
+            None => {
+                let id = classes.len() as u32;
+                debug_assert!(id < MARKED, "2^30 classes would fill 60 GB before this");
+                vacant.insert(id);
+                classes.push(class);
+                id
+            }
+        };
+        let Self { symbols, automaton, index, changed, all_changed, .. } = self;
+        let choices = Choices::acquire(&plan, symbols, automaton);
+        let spot = if plan.marked() { id | MARKED } else { id };
+        choices.for_each(|path, rarest| {
+            index.insert(path, spot);
+            touch(changed, all_changed, rarest);
+        });
+        ClassId(id)
+    }
+
+    /// Takes one holder away; the class goes with the last, and its id may be given anew. Answers whether it
+    /// went.
+    pub fn remove(&mut self, id: ClassId) -> bool {
+        let Some(class) = self.classes.get_mut(id.0 as usize) else { return false };
+        if class.holders == 0 {
+            return false;
+        }
+        class.holders -= 1;
+        if class.holders > 0 {
+            return false;
+        }
+        let filter = std::mem::take(&mut class.filter);
+        if let Ok(entry) = self.ids.find_entry(self.hasher.hash_one(filter.bytes()), |&other| other == id.0) {
+            entry.remove();
+        }
+        let plan = Plan::new(&filter, self.paths_max);
+        let Self { symbols, automaton, index, changed, all_changed, .. } = self;
+        let choices = Choices::held(&plan, symbols, automaton);
+        let spot = if plan.marked() { id.0 | MARKED } else { id.0 };
+        choices.for_each(|path, rarest| {
+            index.remove(path, spot);
+            touch(changed, all_changed, rarest);
+        });
+        // A symbol's number may come back with another meaning: what was answered under it is void.
+        plan::release(&plan, symbols, automaton, |number| touch(changed, all_changed, Some(number)));
+        self.free.push(id.0);
+        true
+    }
+
+    /// Clears `out` and fills it with the classes that want the event, each once, in no order.
+    pub fn matches(&mut self, event: &Event, out: &mut Vec<ClassId>) {
+        out.clear();
+        if self.ids.is_empty() {
+            return;
+        }
+        self.next_turn();
+        let Self { symbols, automaton, values, memo, index, classes, found, patterns, .. } = self;
+        let hashes = event.signature().0;
+        let value =
+            |attribute: usize| event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
+        let mut known = [NONE; Attribute::COUNT];
+        for (attribute, (known, hash)) in known.iter_mut().zip(hashes).enumerate() {
+            if symbols.asked(attribute, hash) {
+                *known = symbols.find(attribute, hash, value(attribute));
+            }
+        }
+        // The memo's key: a symbol, or the serial of a set of patterns, or neither.
+        let mut key = known;
+        let mut memoized = true;
+        for (attribute, (part, hash)) in key.iter_mut().zip(hashes).enumerate() {
+            if *part == NONE && hash != 0 && automaton.asked(attribute) {
+                let (list, anew) = values.find(automaton, attribute, hash, value(attribute));
+                if anew {
+                    self.all_changed += 1;
+                }
+                match list.serial {
+                    _ if values.patterns(list).is_empty() => {}
+                    Some(serial) => *part = SYMBOLS_MAX | serial,
+                    None => memoized = false,
+                }
+            }
+        }
+        let generation = known
+            .iter()
+            .filter(|&&symbol| symbol != NONE)
+            .fold(self.all_changed, |sum, &symbol| sum.wrapping_add(self.changed[symbol as usize % BUCKETS]));
+        let answer = if memoized { memo.get(&key, generation) } else { Answer::Bypassed };
+        let missing = match answer {
+            Answer::Known(answer) => {
+                return believe(answer, classes, event, out);
+            }
+            Answer::Missing(hash) => Some(hash),
+            Answer::Bypassed => None,
+        };
+        patterns.clear();
+        for (attribute, hash) in hashes.into_iter().enumerate() {
+            if hash != 0 && automaton.asked(attribute) {
+                let (list, anew) = values.find(automaton, attribute, hash, value(attribute));
+                if anew {
+                    self.all_changed += 1;
+                }
+                patterns.extend_from_slice(values.patterns(list));
+            }
+        }
+        patterns.sort_unstable();
+        found.clear();
+        index.find(&known, patterns, found);
+        // A class with several paths is told once.
+        let turn = self.turn;
+        found.retain(|&spot| {
+            spot & MARKED == 0 || {
+                let class = &mut classes[(spot & !MARKED) as usize];
+                std::mem::replace(&mut class.found_for, turn) != turn
+            }
+        });
+        if let Some(hash) = missing {
+            memo.put(hash, &key, generation, found);
+        }
+        believe(found, classes, event, out);
+    }
+
+    fn next_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        if self.turn == 0 {
+            self.turn = 1;
+            for class in &mut self.classes {
+                class.found_for = 0;
+            }
+        }
+    }
+
+    /// The filter of a class.
+    pub fn filter(&self, id: ClassId) -> Option<&Filter> {
+        self.classes.get(id.0 as usize).filter(|class| class.holders > 0).map(|class| &class.filter)
+    }
+
+    /// How many distinct filters there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// What is in the tables.
+    pub fn stats(&self) -> MatcherStats {
+        MatcherStats {
+            classes: self.len(),
+            symbols: self.symbols.len(),
+            segments: self.automaton.len(),
+            shapes: self.index.shapes(),
+        }
+    }
+
+    /// Bytes held by the tables, the filters' own apart. Walks the tables that have lists.
+    pub fn memory_bytes(&self) -> usize {
+        self.classes.capacity() * size_of::<Class>()
+            + self.ids.allocation_size()
+            + self.symbols.memory_bytes()
+            + self.automaton.memory_bytes()
+            + self.values.memory_bytes()
+            + self.index.memory_bytes()
+            + self.memo.memory_bytes()
+            + size_of::<[u64; BUCKETS]>()
+            + (self.free.capacity() + self.found.capacity() + self.patterns.capacity()) * size_of::<u32>()
+    }
+}
+
+/// How much is in a [`Matcher`]'s tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MatcherStats {
+    /// Distinct filters.
+    pub classes: usize,
+    /// Exact values that filters name.
+    pub symbols: usize,
+    /// Nodes of the patterns' automaton, its eight roots among them.
+    pub segments: usize,
+    /// Combinations of attributes in use.
+    pub shapes: usize,
+}
+
+fn touch(changed: &mut [u64; BUCKETS], all_changed: &mut u64, symbol: Option<u32>) {
+    match symbol {
+        Some(symbol) => changed[symbol as usize % BUCKETS] += 1,
+        None => *all_changed += 1,
+    }
+}
+
+/// Tells the classes found, the marked ones only if what their plan left holds.
+fn believe(found: &[u32], classes: &[Class], event: &Event, out: &mut Vec<ClassId>) {
+    for &spot in found {
+        let id = spot & !MARKED;
+        if spot & MARKED != 0 {
+            let class = &classes[id as usize];
+            if !plan::holds(&class.filter, class.left, event) {
+                continue;
+            }
+        }
+        out.push(ClassId(id));
+    }
+}

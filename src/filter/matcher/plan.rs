@@ -1,0 +1,217 @@
+//! How a filter goes into the index: which of its sets make paths, and which conditions are left to be looked
+//! at event by event. Imports its siblings only. Always: the same filter under the same limit gives the same
+//! plan, so that what was inserted can be found again.
+
+use smallvec::SmallVec;
+
+use super::automaton::Automaton;
+use super::index::{Path, Symbols8};
+use super::symbols::{NONE, Symbols};
+use crate::event::Attribute;
+use crate::filter::Filter;
+use crate::filter::encoding::{Clause, ENTITY, SetRef};
+use crate::filter::pattern::{PatternKind, PatternRef};
+
+/// Selective attributes first; a filter's first wide set is expanded in this order.
+const ORDER: [u8; 9] = [
+    Attribute::Correlation as u8,
+    Attribute::Execution as u8,
+    ENTITY,
+    Attribute::EntityId as u8,
+    Attribute::Stream as u8,
+    Attribute::Channel as u8,
+    Attribute::Source as u8,
+    Attribute::EntityKind as u8,
+    Attribute::Type as u8,
+];
+
+/// The number of the last condition with a bit of its own; those after it share it.
+const LAST_BIT: usize = 31;
+
+/// What a filter's index entries are made of.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) sets: SmallVec<[SetRef<'a>; 4]>,
+    /// A bit for each condition, by its place in the filter, that no path says.
+    pub(super) left: u32,
+    pub(super) paths: usize,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(filter: &'a Filter, paths_max: usize) -> Self {
+        let mut chosen: [Option<(SetRef<'a>, usize, usize)>; 9] = [None; 9];
+        let mut left = 0u32;
+        for (nth, clause) in filter.clauses().enumerate() {
+            match clause {
+                Clause::Set(set) if !set.negated && chosen[usize::from(set.about)].is_none() => {
+                    chosen[usize::from(set.about)] = Some((set, nth, set.members().count()));
+                }
+                _ => left |= bit(nth),
+            }
+        }
+        // A pair of kind and id takes the columns of both.
+        if chosen[usize::from(ENTITY)].is_some() {
+            for attribute in [Attribute::EntityKind, Attribute::EntityId] {
+                if let Some((_, nth, _)) = chosen[attribute.index()].take() {
+                    left |= bit(nth);
+                }
+            }
+        }
+        let mut sets = SmallVec::new();
+        let mut paths = 1usize;
+        // Single members (and none) cost nothing; then as many wide sets as fit.
+        for single in [true, false] {
+            for about in ORDER {
+                let Some((set, nth, members)) = chosen[usize::from(about)] else { continue };
+                if (members <= 1) != single {
+                    continue;
+                }
+                if paths.saturating_mul(members) <= paths_max.max(1) {
+                    paths *= members;
+                    sets.push(set);
+                } else {
+                    left |= bit(nth);
+                }
+            }
+        }
+        Self { sets, left, paths }
+    }
+
+    /// Whether a class of this plan must be looked at before it is believed.
+    pub(super) fn marked(&self) -> bool {
+        self.left != 0 || self.paths > 1
+    }
+}
+
+fn bit(nth: usize) -> u32 {
+    1 << nth.min(LAST_BIT)
+}
+
+/// Whether the conditions left by a plan hold.
+pub(super) fn holds(filter: &Filter, left: u32, event: &crate::Event) -> bool {
+    left == 0
+        || filter
+            .clauses()
+            .enumerate()
+            .all(|(nth, clause)| left & bit(nth) == 0 || crate::filter::holds(clause, event))
+}
+
+/// One value or pattern of a path, by its number.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    attribute: u8,
+    wild: bool,
+    number: u32,
+    /// How many classes hold the value.
+    holders: u32,
+}
+
+type Choice = SmallVec<[Step; 2]>;
+
+/// A plan's values and patterns as numbers.
+#[derive(Debug)]
+pub(super) struct Choices(SmallVec<[SmallVec<[Choice; 1]>; 4]>);
+
+impl Choices {
+    fn new(plan: &Plan<'_>, mut number: impl FnMut(usize, PatternRef<'_>) -> (u32, u32)) -> Self {
+        let mut step = |attribute: u8, pattern: PatternRef<'_>| {
+            let (number, holders) = number(usize::from(attribute), pattern);
+            Step { attribute, wild: pattern.kind != PatternKind::Exact, number, holders }
+        };
+        let choices = |set: &SetRef<'_>| {
+            set.members()
+                .map(|(first, second)| match second {
+                    None => Choice::from_slice(&[step(set.about, first)]),
+                    Some(second) => Choice::from_slice(&[
+                        step(Attribute::EntityKind as u8, first),
+                        step(Attribute::EntityId as u8, second),
+                    ]),
+                })
+                .collect()
+        };
+        Self(plan.sets.iter().map(choices).collect())
+    }
+
+    /// Counts the plan's filter as a holder of all its values and patterns.
+    pub(super) fn acquire(plan: &Plan<'_>, symbols: &mut Symbols, automaton: &mut Automaton) -> Self {
+        Self::new(plan, |attribute, pattern| match pattern.kind {
+            PatternKind::Exact => symbols.acquire(attribute, pattern.text),
+            PatternKind::Segments => (automaton.acquire(attribute, pattern.text), 0),
+        })
+    }
+
+    /// The same numbers again, for a filter that holds them.
+    pub(super) fn held(plan: &Plan<'_>, symbols: &Symbols, automaton: &Automaton) -> Self {
+        Self::new(plan, |attribute, pattern| match pattern.kind {
+            PatternKind::Exact => symbols.held(attribute, pattern.text),
+            PatternKind::Segments => (automaton.held(attribute, pattern.text), 0),
+        })
+    }
+
+    /// Every path, and the rarest of its values.
+    pub(super) fn for_each(&self, mut with: impl FnMut(&Path, Option<u32>)) {
+        if self.0.iter().any(SmallVec::is_empty) {
+            return;
+        }
+        let mut places: SmallVec<[usize; 9]> = SmallVec::from_elem(0, self.0.len());
+        loop {
+            let none: Symbols8 = [NONE; Attribute::COUNT];
+            let mut path = Path { symbols: none, patterns: SmallVec::new() };
+            let mut rarest: Option<(u32, u32)> = None;
+            for (set, &place) in self.0.iter().zip(&places) {
+                for step in &set[place] {
+                    if step.wild {
+                        path.patterns.push(step.number);
+                    } else {
+                        path.symbols[usize::from(step.attribute)] = step.number;
+                        let this = (step.holders, step.number);
+                        rarest = Some(rarest.map_or(this, |other| other.min(this)));
+                    }
+                }
+            }
+            path.patterns.sort_unstable();
+            with(&path, rarest.map(|(_, number)| number));
+            // The next combination, the last set turning fastest.
+            let mut turning = self.0.len();
+            loop {
+                if turning == 0 {
+                    return;
+                }
+                turning -= 1;
+                places[turning] += 1;
+                if places[turning] < self.0[turning].len() {
+                    break;
+                }
+                places[turning] = 0;
+            }
+        }
+    }
+}
+
+/// Counts the plan's filter out of its values and patterns; tells each value that is gone.
+pub(super) fn release(
+    plan: &Plan<'_>,
+    symbols: &mut Symbols,
+    automaton: &mut Automaton,
+    mut gone: impl FnMut(u32),
+) {
+    let mut one = |attribute: u8, pattern: PatternRef<'_>| match pattern.kind {
+        PatternKind::Exact => {
+            if let Some(number) = symbols.release(usize::from(attribute), pattern.text) {
+                gone(number);
+            }
+        }
+        PatternKind::Segments => automaton.release(usize::from(attribute), pattern.text),
+    };
+    for set in &plan.sets {
+        for (first, second) in set.members() {
+            match second {
+                None => one(set.about, first),
+                Some(second) => {
+                    one(Attribute::EntityKind as u8, first);
+                    one(Attribute::EntityId as u8, second);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The exact values that some filter names, as numbers. Imports nothing of ours but the values' hash.
+//!
+//! Always: events never add to the table; a value goes when the last filter that names it goes; two values of
+//! one attribute have the same number only if they are the same text.
+
+use hashbrown::HashTable;
+
+use crate::event::Attribute;
+use crate::event::signature::value_hash;
+
+/// No filter names this value.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Numbers below this are symbols; the attribute's number is in the lowest three bits.
+pub(super) const SYMBOLS_MAX: u32 = 1 << 31;
+
+/// Texts of this many bytes lie in the table's own entries, which saves the search a cache miss.
+const INLINE: usize = 22;
+
+#[derive(Debug)]
+enum Text {
+    Inline(u8, [u8; INLINE]),
+    Heap(Box<[u8]>),
+}
+
+impl Text {
+    fn new(text: &[u8]) -> Self {
+        if text.len() > INLINE {
+            return Self::Heap(text.into());
+        }
+        let mut bytes = [0; INLINE];
+        bytes[..text.len()].copy_from_slice(text);
+        Self::Inline(text.len() as u8, bytes)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inline(length, bytes) => &bytes[..usize::from(*length)],
+            Self::Heap(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Symbol {
+    id: u32,
+    holders: u32,
+    text: Text,
+}
+
+const _: () = assert!(size_of::<Symbol>() == 32, "two to a cache line");
+const _: () = assert!(Attribute::COUNT == 8, "three bits of a symbol say the attribute");
+
+/// All values named by filters, by attribute and text.
+#[derive(Debug, Default)]
+pub(super) struct Symbols {
+    table: HashTable<Symbol>,
+    /// How many there are of each attribute, and of them the empty one.
+    counts: [u32; Attribute::COUNT],
+    absent: [bool; Attribute::COUNT],
+    free: Vec<u32>,
+    next: u32,
+    heap_bytes: usize,
+}
+
+fn spread(attribute: usize, hash: u32) -> u64 {
+    // The value's hash is random in all its bits; this only spreads it to those that the table looks at.
+    (u64::from(hash) ^ ((attribute as u64) << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn text_hash(attribute: usize, text: &[u8]) -> u64 {
+    spread(attribute, value_hash(std::str::from_utf8(text).unwrap_or_default()))
+}
+
+impl Symbols {
+    /// Whether any filter names a value of this attribute that an event with this hash may have.
+    pub(super) fn asked(&self, attribute: usize, hash: u32) -> bool {
+        if hash == 0 { self.absent[attribute] } else { self.counts[attribute] > 0 }
+    }
+
+    /// The number of a value with this hash, or [`NONE`].
+    pub(super) fn find(&self, attribute: usize, hash: u32, text: &[u8]) -> u32 {
+        self.table
+            .find(spread(attribute, hash), |symbol| {
+                symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text
+            })
+            .map_or(NONE, |symbol| symbol.id)
+    }
+
+    /// The number of a value that must be there, and how many hold it.
+    pub(super) fn held(&self, attribute: usize, text: &[u8]) -> (u32, u32) {
+        self.table
+            .find(text_hash(attribute, text), |symbol| {
+                symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text
+            })
+            .map_or((NONE, 0), |symbol| (symbol.id, symbol.holders))
+    }
+
+    /// Counts one more holder of a value; answers its number and the count.
+    pub(super) fn acquire(&mut self, attribute: usize, text: &[u8]) -> (u32, u32) {
+        let entry = self.table.entry(
+            text_hash(attribute, text),
+            |symbol| symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text,
+            |symbol| text_hash(symbol.id as usize & 7, symbol.text.bytes()),
+        );
+        match entry {
+            hashbrown::hash_table::Entry::Occupied(mut entry) => {
+                let symbol = entry.get_mut();
+                symbol.holders += 1;
+                (symbol.id, symbol.holders)
+            }
+            hashbrown::hash_table::Entry::Vacant(entry) => {
+                let place = self.free.pop().unwrap_or_else(|| {
+                    self.next += 1;
+                    self.next - 1
+                });
+                let id = place << 3 | attribute as u32;
+                debug_assert!(id < SYMBOLS_MAX, "2^28 values would fill 12 GB before this");
+                let text = Text::new(text);
+                if let Text::Heap(bytes) = &text {
+                    self.heap_bytes += bytes.len();
+                }
+                self.absent[attribute] |= text.bytes().is_empty();
+                self.counts[attribute] += 1;
+                entry.insert(Symbol { id, holders: 1, text });
+                (id, 1)
+            }
+        }
+    }
+
+    /// Counts one holder less; answers the number if it was the last.
+    pub(super) fn release(&mut self, attribute: usize, text: &[u8]) -> Option<u32> {
+        let mut entry = self
+            .table
+            .find_entry(text_hash(attribute, text), |symbol| {
+                symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text
+            })
+            .ok()?;
+        entry.get_mut().holders -= 1;
+        if entry.get().holders > 0 {
+            return None;
+        }
+        let (symbol, _) = entry.remove();
+        if let Text::Heap(bytes) = &symbol.text {
+            self.heap_bytes -= bytes.len();
+        }
+        if text.is_empty() {
+            self.absent[attribute] = false;
+        }
+        self.counts[attribute] -= 1;
+        self.free.push(symbol.id >> 3);
+        Some(symbol.id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.table.allocation_size() + self.heap_bytes + self.free.capacity() * size_of::<u32>()
+    }
+}

@@ -1,0 +1,106 @@
+//! Which patterns a value matches, kept for the values that come again. Imports its siblings only.
+//!
+//! Direct-mapped and bounded. Every fill of a slot draws a new serial number, so a serial stands for one list
+//! of patterns for ever; the memo uses it as a part of its key.
+
+use smallvec::SmallVec;
+
+use super::automaton::Automaton;
+
+const SLOTS: usize = 2048;
+/// Longer lists are not kept: with the values' own limit, no more than 16 MB in all.
+const PATTERNS_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+struct Slot {
+    hash: u32,
+    serial: u32,
+    attribute: u8,
+    /// The automaton's plus one; 0 in a slot never filled.
+    generation: u64,
+    text: SmallVec<[u8; 24]>,
+    patterns: SmallVec<[u32; 4]>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Values {
+    slots: Vec<Slot>,
+    next_serial: u32,
+    /// A list too long to keep.
+    long: Vec<u32>,
+}
+
+/// A value's patterns: where they lie, and their serial.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    slot: Option<usize>,
+    /// `None` where the list is not kept.
+    pub(super) serial: Option<u32>,
+}
+
+impl Values {
+    /// The patterns of `attribute` that match `value`, ascending. The second answer says that serials have
+    /// begun anew.
+    pub(super) fn find(
+        &mut self,
+        automaton: &mut Automaton,
+        attribute: usize,
+        hash: u32,
+        value: &[u8],
+    ) -> (Found, bool) {
+        if self.slots.is_empty() {
+            self.slots.resize_with(SLOTS, Slot::default);
+        }
+        let generation = automaton.generation(attribute) + 1;
+        // The hash's low bits, turned by the attribute.
+        let at = (hash.rotate_left(attribute as u32 * 4) as usize) & (SLOTS - 1);
+        let slot = &mut self.slots[at];
+        if slot.hash == hash
+            && slot.generation == generation
+            && usize::from(slot.attribute) == attribute
+            && slot.text.as_slice() == value
+        {
+            return (Found { slot: Some(at), serial: Some(slot.serial) }, false);
+        }
+        self.long.clear();
+        automaton.walk(attribute, value, &mut self.long);
+        self.long.sort_unstable();
+        if self.long.len() > PATTERNS_MAX {
+            return (Found { slot: None, serial: None }, false);
+        }
+        self.next_serial += 1;
+        // Below the number that means "none" to whoever sets the highest bit.
+        let anew = self.next_serial >= u32::MAX >> 1;
+        if anew {
+            self.next_serial = 1;
+        }
+        slot.hash = hash;
+        slot.serial = self.next_serial;
+        slot.attribute = attribute as u8;
+        slot.generation = generation;
+        slot.text.clear();
+        slot.text.extend_from_slice(value);
+        slot.patterns.clear();
+        slot.patterns.extend_from_slice(&self.long);
+        (Found { slot: Some(at), serial: Some(slot.serial) }, anew)
+    }
+
+    /// What was found last, or lies in a slot.
+    pub(super) fn patterns(&self, found: Found) -> &[u32] {
+        match found.slot {
+            Some(at) => &self.slots[at].patterns,
+            None => &self.long,
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let spilled = |slot: &Slot| {
+            let text = if slot.text.spilled() { slot.text.capacity() } else { 0 };
+            let patterns = if slot.patterns.spilled() { slot.patterns.capacity() * 4 } else { 0 };
+            text + patterns
+        };
+        self.slots.capacity() * size_of::<Slot>()
+            + self.slots.iter().map(spilled).sum::<usize>()
+            + self.long.capacity() * size_of::<u32>()
+    }
+}

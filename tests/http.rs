@@ -493,26 +493,29 @@ fn other_origins_may_read_only_where_configured() {
 fn a_signal_drains_and_the_exit_code_is_zero() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::with(&["--loops", "2"]);
-        let mut sockets: Vec<Ws> = (0..5).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
-        let mut streams: Vec<Sse> = (0..5).map(|_| Sse::open(server.addr, "")).collect();
+        let sockets: Vec<Ws> = (0..5).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
+        let streams: Vec<Sse> = (0..5).map(|_| Sse::open(server.addr, "")).collect();
         let mut idle = Wire::connect(server.addr);
         idle.send(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
         assert_eq!(read_response(&mut idle, deadline()).expect("an answer").status, 200);
         server.publish(numbered(1));
         server.signal(signal);
-        for client in &mut sockets {
+        let started = Instant::now();
+        for mut client in sockets {
             // What was published before comes first.
             assert_eq!(client.event()["payload"]["n"], 1);
             let (code, _) = client.closed();
             assert!(matches!(code, 1001 | 1012), "closed with {code}");
         }
-        for stream in &mut streams {
+        for mut stream in streams {
             assert_eq!(number(&stream.event()), 1);
             let end = stream.block(deadline()).expect_err("the stream ends");
             assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof, "ended cleanly, not reset");
         }
         assert_eq!(idle.take_rest(deadline()).expect("idle connections end too"), b"");
+        drop(idle);
         assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+        assert!(started.elapsed() < Duration::from_secs(3), "it waits for nobody: {:?}", started.elapsed());
         assert!(server.more_stdout().is_empty(), "stdout has one line");
     }
 }

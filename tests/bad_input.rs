@@ -508,3 +508,33 @@ fn a_client_that_vanishes_from_a_stream_is_forgotten() {
     assert_eq!(server.metric("fanwire_server_subscriptions"), Some(0.0));
     assert_eq!(server.metric("fanwire_feed_feeds"), Some(0.0));
 }
+
+#[test]
+fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
+    let server = Server::with(&["--max-connections", "10"]);
+    let clients: Vec<Ws> = (0..10).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
+    for _ in 0..20 {
+        let mut wire = Wire::connect(server.addr);
+        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+        let rest = wire.take_rest(deadline()).expect("it is closed");
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 503"), "{}", String::from_utf8_lossy(&rest));
+    }
+    drop(clients);
+    eventually("there is room again", || {
+        let mut wire = Wire::connect(server.addr);
+        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+        read_response(&mut wire, deadline()).is_ok_and(|answer| answer.status == 200)
+    });
+}
+
+#[test]
+fn running_out_of_descriptors_ends_with_the_shortage() {
+    // 40 descriptors for everything: some connections wait in the kernel.
+    let mut server = Server::start();
+    server.limit_files(40);
+    let clients: Vec<Wire> = (0..60).map(|_| Wire::connect(server.addr)).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    drop(clients);
+    server.assert_serving();
+    assert!(server.try_wait().is_none(), "the server ended");
+}

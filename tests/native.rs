@@ -446,3 +446,42 @@ fn a_silent_client_is_pinged_and_closed_after_two_misses() {
     server.publish(numbered(1));
     assert_eq!(answering.event()["payload"]["n"], 1);
 }
+
+#[test]
+fn limits_on_what_a_client_may_ask_for_are_told_and_hold() {
+    let server = Server::start();
+    let mut client = Ws::connect(server.addr);
+    let names: Vec<String> = (0..5000).map(|n| format!("type.{n}")).collect();
+    let greedy = [
+        json!({"event_types": names}),
+        json!({"event_types": [format!("{}x", "a.".repeat(5000))]}),
+        json!({"event_types": [format!("{}x", "**.".repeat(2000))]}),
+        json!({"sources": ["x".repeat(20_000)]}),
+    ];
+    for payload in greedy {
+        let answer = client.ask(&json!({"type": "subscribe", "payload": payload}));
+        let shown = payload.to_string();
+        assert_eq!(answer["type"], "error", "{}: {answer}", &shown[..60]);
+        assert!(answer.to_string().len() < 2000, "an error repeats what was sent");
+    }
+    // Patterns that make a naive matcher try every way are matched in time.
+    let hard = format!("{}.z", ["**", "a"].repeat(15).join("."));
+    client.ask(&json!({"type": "subscribe", "payload": {"event_types": [hard], "sources": ["**.**.**"]}}));
+    let started = std::time::Instant::now();
+    server.publish(
+        format!("{{\"type\":\"{}\",\"source\":\"s\"}}", ["a"; 400].join("."))
+            .repeat(50)
+            .replace("}{", "}\n{"),
+    );
+    assert!(started.elapsed() < Duration::from_secs(3), "took {:?}", started.elapsed());
+
+    let subscribe = |n: usize| json!({"type": "subscribe", "payload": {"subscription_id": n.to_string(), "event_types": ["x"]}});
+    for n in 1..1000 {
+        assert_eq!(client.ask(&subscribe(n))["type"], "ack", "subscription {n}");
+    }
+    let answer = client.ask(&subscribe(1000));
+    assert_eq!(answer["type"], "error", "{answer}");
+    assert_eq!(client.ask(&subscribe(1))["type"], "ack", "replacing one is not one more");
+    server.publish(r#"{"type":"x"}"#);
+    assert_eq!(client.event()["event_type"], "x");
+}

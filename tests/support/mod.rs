@@ -100,6 +100,18 @@ impl Server {
         }
     }
 
+    /// Its exit status, if it has ended.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
+    }
+
+    /// Cuts the descriptors it may have open.
+    pub fn limit_files(&self, limit: u64) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let limit = rustix::process::Rlimit { current: Some(limit), maximum: Some(limit) };
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit).expect("our own child");
+    }
+
     /// What it has written to stderr.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic holds it").clone()

@@ -9,7 +9,7 @@ pub(crate) mod native;
 use bytes::Bytes;
 
 use crate::codec::{sse, ws};
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, Timestamp};
 
 /// How an event's bytes look on a connection: dialect x transport.
 ///
@@ -77,6 +77,8 @@ pub(crate) struct GapNotice {
     pub(crate) to: Option<EventId>,
     /// Whether the ring still holds what was missed.
     pub(crate) recoverable: bool,
+    /// When it was found.
+    pub(crate) at: Timestamp,
 }
 
 impl GapNotice {

@@ -346,7 +346,7 @@ pub(crate) fn gap_frame(gap: &GapNotice) -> Bytes {
     let out = format!(
         r#"{{"type":"gap","payload":{},"message_id":"{message_id}","timestamp":"{}","correlation_id":null}}"#,
         gap.json(),
-        Timestamp::now()
+        gap.at
     );
     ws::frame(ws::OpCode::Text, out.as_bytes())
 }

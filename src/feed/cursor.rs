@@ -14,8 +14,16 @@ use smallvec::SmallVec;
 use super::fanout::Membership;
 use super::{Fanout, Feed, Slot};
 use crate::dialect::{Encoding, GapNotice};
-use crate::event::EventId;
+use crate::event::{EventId, Timestamp};
 use crate::filter::Filter;
+
+/// What a cursor asks of the world, when it finds that it has lost something.
+pub(crate) trait Ring {
+    /// Whether everything behind this event is still there to be read again.
+    fn keeps_behind(&self, id: EventId) -> bool;
+    /// The time.
+    fn now(&self) -> Timestamp;
+}
 
 /// How a flush ended.
 #[derive(Debug)]
@@ -108,12 +116,12 @@ impl Cursor {
         &mut self,
         fanout: &mut Fanout,
         tally: &mut Tally,
-        recoverable: impl Fn(EventId) -> bool,
+        ring: &impl Ring,
     ) -> Option<(Slot, u32)> {
         let membership = self.membership.take()?;
         fanout.seal(membership.feed);
         let feed = fanout.feed(membership.feed);
-        self.skip_what_is_gone(feed, tally, recoverable);
+        self.skip_what_is_gone(feed, tally, ring);
         if self.next < feed.next || self.backlog.is_some() {
             let mut backlog = self.backlog.take().unwrap_or_default();
             let replies = std::mem::take(&mut backlog.direct);
@@ -154,7 +162,7 @@ impl Cursor {
     }
 
     /// Notes the gap and goes on at the oldest frame kept, where the feed has gone on without it.
-    fn skip_what_is_gone(&mut self, feed: &Feed, tally: &mut Tally, recoverable: impl Fn(EventId) -> bool) {
+    fn skip_what_is_gone(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
         if self.next >= feed.base {
             return;
         }
@@ -165,7 +173,8 @@ impl Cursor {
             missed: Some(missed),
             from,
             to: feed.trimmed,
-            recoverable: from.is_some_and(recoverable),
+            recoverable: from.is_some_and(|id| ring.keeps_behind(id)),
+            at: ring.now(),
         };
         let bytes = feed.encoding.gap(&gap);
         backlog.last = feed.trimmed;
@@ -190,13 +199,13 @@ impl Cursor {
         out: &mut W,
         budget: usize,
         tally: &mut Tally,
-        recoverable: impl Fn(EventId) -> bool,
+        ring: &impl Ring,
     ) -> Flushed {
         let feed = self.membership.map(|m| fanout.feed(m.feed));
         let mut left = budget;
         loop {
             if let Some(feed) = feed {
-                self.skip_what_is_gone(feed, tally, &recoverable);
+                self.skip_what_is_gone(feed, tally, ring);
             }
             let (wanted, written) = {
                 let slices = self.owed(feed, left);

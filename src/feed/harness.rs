@@ -5,9 +5,9 @@
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
-use super::{Cursor, Fanout, FeedLimits, Flushed, Tally};
+use super::{Cursor, Fanout, FeedLimits, Flushed, Ring, Tally};
 use crate::dialect::Encoding;
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 
@@ -26,6 +26,16 @@ impl Write for Sink {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Ring for Sink {
+    fn keeps_behind(&self, _: EventId) -> bool {
+        true
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(0)
     }
 }
 
@@ -69,7 +79,7 @@ impl Fan {
             for place in 0..self.fanout.feed(feed).members.len() {
                 let slot = self.fanout.feed(feed).members[place] as usize;
                 let flushed =
-                    self.cursors[slot].flush(&self.fanout, &mut Sink, usize::MAX, &mut self.tally, |_| true);
+                    self.cursors[slot].flush(&self.fanout, &mut Sink, usize::MAX, &mut self.tally, &Sink);
                 debug_assert!(matches!(flushed, Flushed::Done));
             }
             self.fanout.forget_written(feed);

@@ -21,7 +21,7 @@ use crate::event::EventId;
 use crate::filter::ClassId;
 use run::Run;
 
-pub(crate) use cursor::{Cursor, Flushed, Tally};
+pub(crate) use cursor::{Cursor, Flushed, Ring, Tally};
 pub(crate) use fanout::{Fanout, FeedKey, Slot};
 
 /// How much of its past a feed keeps for members that are slow.

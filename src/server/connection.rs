@@ -57,6 +57,7 @@ pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) rng: &'a mut Rng,
     pub(crate) tick: Tick,
+    pub(crate) now: Timestamp,
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Bytes of answers given since the loop called.
     pub(crate) answered_bytes: usize,
@@ -76,10 +77,6 @@ impl Context<'_> {
 
     fn is_enough(&self) -> bool {
         self.answered_bytes > ANSWER_BYTES_MAX
-    }
-
-    pub(crate) fn now() -> Timestamp {
-        Timestamp::now()
     }
 }
 

@@ -17,12 +17,13 @@ use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
 use crate::dialect::{Encoding, GapNotice};
-use crate::event::{Event, EventId};
-use crate::feed::{Cursor, Fanout, FeedKey, Flushed, Slot, Tally};
+use crate::event::{Event, EventId, Timestamp};
+use crate::feed::{Cursor, Fanout, FeedKey, Flushed, Ring, Slot, Tally};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
-/// What a loop needs of a socket. Nothing blocks.
+/// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
+/// socket takes no more until it is reported writable, as the kernel's streams do.
 pub(crate) trait Socket: Read + Write {
     /// No more bytes will be written; what the peer still sends can be read.
     fn close_write(&mut self);
@@ -71,6 +72,7 @@ pub(crate) struct Core<S> {
     generation: u32,
     wheel: Wheel,
     tick: Tick,
+    now: Timestamp,
     ready: Vec<Token>,
     /// The bus may have more.
     more_events: bool,
@@ -96,6 +98,7 @@ macro_rules! context {
             shared: &$core.shared,
             rng: &mut $core.rng,
             tick: $core.tick,
+            now: $core.now,
             effects: &mut $core.effects,
             answered_bytes: 0,
             blocked: $conn.blocked,
@@ -113,6 +116,7 @@ impl<S: Socket> Core<S> {
             generation: 0,
             wheel: Wheel::new(0),
             tick: 0,
+            now: Timestamp::default(),
             ready: Vec::new(),
             more_events: true,
             unpumped: 0,
@@ -149,7 +153,8 @@ impl<S: Socket> Core<S> {
     }
 
     /// The loop is awake, at this time.
-    pub(crate) fn wake(&mut self, tick: Tick) {
+    pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
+        self.now = now;
         self.reader.awake();
         self.tick = self.tick.max(tick);
         self.pump(1);
@@ -319,8 +324,8 @@ impl<S: Socket> Core<S> {
     }
 
     fn leave_feed(&mut self, slot: usize) {
-        let bus = &self.shared.bus;
-        let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, |id| is_kept(bus, id));
+        let ring = Kept { bus: &self.shared.bus, now: self.now };
+        let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, &ring);
         if let Some((slot, place)) = moved {
             self.conns[slot as usize].cursor.moved(place);
         }
@@ -369,14 +374,27 @@ impl<S: Socket> Core<S> {
                 if oldest > wanted_from {
                     let to = EventId { sequence: oldest - 1, ..id };
                     let missed = Some(oldest - wanted_from);
-                    gap = Some(GapNotice { missed, from: Some(id), to: Some(to), recoverable: false });
+                    gap = Some(GapNotice {
+                        missed,
+                        from: Some(id),
+                        to: Some(to),
+                        recoverable: false,
+                        at: self.now,
+                    });
                 }
             }
             ReplayFrom::After(id) => {
-                gap = Some(GapNotice { missed: None, from: Some(id), to: None, recoverable: false });
+                gap = Some(GapNotice {
+                    missed: None,
+                    from: Some(id),
+                    to: None,
+                    recoverable: false,
+                    at: self.now,
+                });
             }
             ReplayFrom::Unknown => {
-                gap = Some(GapNotice { missed: None, from: None, to: None, recoverable: false });
+                gap =
+                    Some(GapNotice { missed: None, from: None, to: None, recoverable: false, at: self.now });
             }
         }
         self.tally.events += frames.len() as u64;
@@ -396,10 +414,9 @@ impl<S: Socket> Core<S> {
         if conn.blocked {
             return true;
         }
-        let bus = &self.shared.bus;
+        let ring = Kept { bus: &self.shared.bus, now: self.now };
         let budget = self.shared.config.write_budget_bytes;
-        let recoverable = |id| is_kept(bus, id);
-        match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, recoverable) {
+        match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
             Flushed::Done => {
                 if conn.closing {
                     conn.closing = false;
@@ -435,6 +452,7 @@ impl<S: Socket> Core<S> {
             let fanout = &mut self.fanout;
             let metrics = &self.shared.metrics;
             let epoch = self.shared.bus.epoch();
+            let now = self.now;
             let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
                 ReaderItem::Event(event) => fanout.append(event),
                 ReaderItem::Gap { shard, missed, from, to } => {
@@ -446,6 +464,7 @@ impl<S: Socket> Core<S> {
                         from: from.checked_sub(1).and_then(id),
                         to: to.checked_sub(1).and_then(id),
                         recoverable: false,
+                        at: now,
                     };
                     fanout.append_gap(&gap);
                 }
@@ -471,12 +490,9 @@ impl<S: Socket> Core<S> {
                     all_done = false;
                     continue;
                 }
-                let bus = &self.shared.bus;
+                let ring = Kept { bus: &self.shared.bus, now: self.now };
                 let budget = self.shared.config.write_budget_bytes;
-                match conn
-                    .cursor
-                    .flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, |id| is_kept(bus, id))
-                {
+                match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
                     Flushed::Done => {}
                     Flushed::Blocked => {
                         conn.blocked = true;
@@ -564,7 +580,18 @@ impl<S: Socket> Core<S> {
     }
 }
 
-/// Whether the ring still holds everything behind this event.
-fn is_kept(bus: &Bus, id: EventId) -> bool {
-    id.epoch == bus.epoch() && id.sequence + 1 >= bus.oldest(id.shard)
+/// The bus, as cursors see it.
+struct Kept<'a> {
+    bus: &'a Bus,
+    now: Timestamp,
+}
+
+impl Ring for Kept<'_> {
+    fn keeps_behind(&self, id: EventId) -> bool {
+        id.epoch == self.bus.epoch() && id.sequence + 1 >= self.bus.oldest(id.shard)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
 }

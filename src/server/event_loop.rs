@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use super::Shared;
 use super::core::{Core, Socket};
 use super::wheel::{TICK_MS, Tick};
+use crate::event::Timestamp;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -130,7 +131,7 @@ impl EventLoop {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            self.core.wake(self.tick());
+            self.core.wake(self.tick(), Timestamp::now());
             for event in &events {
                 match event.token() {
                     LISTENER => self.accepts_wait = true,

@@ -7,6 +7,8 @@ mod config;
 mod connection;
 mod core;
 mod event_loop;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod page;
 mod publish;
 mod routes;
@@ -246,3 +248,6 @@ impl ServerHandle {
         first
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,10 +72,10 @@ impl Session {
             Command::Publish(event) => {
                 cx.shared.metrics.events_published.inc();
                 let random = cx.rng.next_u128();
-                let to = to.map(str::to_owned);
+                let (now, to) = (cx.now, to.map(str::to_owned));
                 let answer = move |id: Option<EventId>| {
                     let payload = json!({ "event_id": id.map(|id| id.to_string()) });
-                    native::reply(Reply::Ack, &payload, random, Context::now(), to.as_deref())
+                    native::reply(Reply::Ack, &payload, random, now, to.as_deref())
                 };
                 cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
                 Ok(())
@@ -165,6 +165,6 @@ impl Session {
 
 fn reply(cx: &mut Context<'_>, kind: Reply, payload: &serde_json::Value, to: Option<&str>) {
     let random = cx.rng.next_u128();
-    let frame = native::reply(kind, payload, random, Context::now(), to);
+    let frame = native::reply(kind, payload, random, cx.now, to);
     cx.send(frame);
 }

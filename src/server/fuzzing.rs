@@ -1,0 +1,51 @@
+//! What the fuzz targets drive: a connection fed with a stranger's bytes, cut where the input says.
+//!
+//! Compiled under `cfg(fuzzing)` only.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::{Connection, Context};
+use super::{Rng, ServerConfig, Shared};
+use crate::bus::Bus;
+use crate::dialect::native;
+use crate::event::Timestamp;
+use crate::sync::atomic::AtomicU64;
+
+/// Reads one control message of the native dialect.
+pub fn control_message(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = native::read_message(text);
+    }
+}
+
+/// A whole connection: the first byte says how long the pieces are, in which the rest comes.
+pub fn session(data: &[u8]) {
+    let Some((&cut, rest)) = data.split_first() else { return };
+    let shared = Shared {
+        bus: Bus::new(),
+        config: ServerConfig::default(),
+        metrics: Arc::default(),
+        started: Instant::now(),
+        loops: 1,
+        drain: AtomicU64::new(0),
+    };
+    let mut rng = Rng::new(1);
+    let mut effects = Vec::new();
+    let mut connection = Connection::new(0);
+    let mut input = rest.to_vec();
+    for (tick, piece) in input.chunks_mut(usize::from(cut) + 1).enumerate() {
+        let mut cx = Context {
+            shared: &shared,
+            rng: &mut rng,
+            tick: tick as u64,
+            now: Timestamp(0),
+            effects: &mut effects,
+            answered_bytes: 0,
+            blocked: false,
+        };
+        connection.receive(piece, &mut cx);
+        let _ = connection.timer(&mut cx);
+        effects.clear();
+    }
+}

@@ -1,0 +1,332 @@
+//! Connections and loops without sockets.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex};
+
+use super::connection::{Connection, Context, Effect};
+use super::core::{Core, Socket};
+use super::*;
+use crate::event::{Event, Timestamp};
+
+fn shared(config: ServerConfig) -> Arc<Shared> {
+    Arc::new(Shared {
+        bus: Bus::new(),
+        config,
+        metrics: Arc::default(),
+        started: Instant::now(),
+        loops: 1,
+        drain: AtomicU64::new(0),
+    })
+}
+
+/// What a connection writes, where the input comes in these pieces.
+fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
+    let shared = shared(ServerConfig::default());
+    let mut rng = Rng::new(7);
+    let mut effects = Vec::new();
+    let mut connection = Connection::new(0);
+    let mut out = Vec::new();
+    let mut rest = input.to_vec();
+    let mut pieces = pieces.iter().copied().chain(std::iter::repeat(usize::MAX));
+    while !rest.is_empty() {
+        let len = pieces.next().unwrap_or(1).clamp(1, rest.len());
+        let mut piece: Vec<u8> = rest.drain(..len).collect();
+        let (now, answered_bytes) = (Timestamp(0), 0);
+        let mut cx = Context {
+            shared: &shared,
+            rng: &mut rng,
+            tick: 1,
+            now,
+            effects: &mut effects,
+            answered_bytes,
+            blocked: false,
+        };
+        connection.receive(&mut piece, &mut cx);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send(bytes) => out.extend_from_slice(&bytes),
+                Effect::Publish { events, answer } => {
+                    out.extend_from_slice(format!("<published {}>", events.len()).as_bytes());
+                    out.extend_from_slice(&(answer.0)(None));
+                }
+                other => out.extend_from_slice(format!("<{other:?}>").as_bytes()),
+            }
+        }
+    }
+    out
+}
+
+fn masked(op: u8, payload: &[u8]) -> Vec<u8> {
+    let key = [0x11, 0xf2, 0x53, 0x84];
+    let mut frame = vec![0x80 | op];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&key);
+    frame.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]));
+    frame
+}
+
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+fn conversation() -> Vec<u8> {
+    let mut all = Vec::new();
+    all.extend_from_slice(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+    all.extend_from_slice(b"POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: 12\r\n\r\n{\"type\":\"a\"}");
+    all.extend_from_slice(
+        b"POST /publish HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n{\"type\r\n6;x=y\r\n\":\"a\"}\r\n0\r\n\r\n",
+    );
+    all.extend_from_slice(b"GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n");
+    all.extend_from_slice(UPGRADE);
+    for text in [
+        r#"{"type":"ping","message_id":"m1"}"#,
+        r#"{"type":"subscribe","payload":{"event_types":["task.*"],"sources":["core","a source of some length, so that the frame has a longer head"]}}"#,
+        "nonsense",
+        r#"{"type":"request","payload":{"action":"subscription_count"}}"#,
+        r#"{"type":"publish","payload":{"type":"x"}}"#,
+    ] {
+        all.extend_from_slice(&masked(1, text.as_bytes()));
+    }
+    all.extend_from_slice(&masked(9, b"are you there"));
+    all.extend_from_slice(&masked(8, &1000u16.to_be_bytes()));
+    all
+}
+
+#[test]
+fn whatever_the_pieces_the_answers_are_the_same() {
+    let input = conversation();
+    let whole = written(&input, &[]);
+    let text = String::from_utf8_lossy(&whole).into_owned();
+    for part in [
+        "200 OK",
+        "<published 1>",
+        "404 Not Found",
+        "101 ",
+        "\"pong\"",
+        "\"m1\"",
+        "Invalid message format",
+        "<Close>",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(written(&input, &vec![1; input.len()]) == whole, "byte by byte");
+    for cut in 1..input.len() {
+        assert!(written(&input, &[cut]) == whole, "cut at {cut}");
+    }
+}
+
+/// One end of a connection; the test holds the other.
+#[derive(Clone, Default)]
+struct Wire(Arc<Mutex<Ends>>);
+
+#[derive(Default)]
+struct Ends {
+    to_server: VecDeque<u8>,
+    to_client: Vec<u8>,
+    /// Bytes that the client's side still takes.
+    room: usize,
+    ended: bool,
+}
+
+impl Wire {
+    fn with<R>(&self, f: impl FnOnce(&mut Ends) -> R) -> R {
+        f(&mut self.0.lock().expect("no test panicked while holding it"))
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.with(|ends| {
+            if ends.to_server.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            ends.to_server.read(buffer)
+        })
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.with(|ends| {
+            let taken = bytes.len().min(ends.room);
+            ends.room -= taken;
+            ends.to_client.extend_from_slice(&bytes[..taken]);
+            if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+        })
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.write(&all)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket for Wire {
+    fn close_write(&mut self) {
+        self.with(|ends| ends.ended = true);
+    }
+}
+
+struct World {
+    shared: Arc<Shared>,
+    core: Core<Wire>,
+    tick: u64,
+}
+
+impl World {
+    fn new(config: ServerConfig) -> Self {
+        let shared = shared(config);
+        let reader = shared.bus.reader(|| {});
+        Self { core: Core::new(Arc::clone(&shared), reader, 1), shared, tick: 0 }
+    }
+
+    fn connect(&mut self, request: &str) -> (Wire, u64) {
+        let wire = Wire::default();
+        let token = self.core.admit(wire.clone()).expect("there is room");
+        wire.with(|ends| {
+            ends.room = usize::MAX;
+            ends.to_server.extend(request.as_bytes());
+        });
+        self.core.ready(token, true, true);
+        (wire, token)
+    }
+
+    fn publish(&self, count: usize) {
+        for n in 0..count {
+            self.shared.bus.publish(Event::builder("a.b").json(n.to_string()).build().expect("valid"));
+        }
+    }
+
+    fn turn(&mut self) {
+        loop {
+            self.core.wake(self.tick, Timestamp(0));
+            self.core.turn();
+            if !self.core.has_work() {
+                return;
+            }
+        }
+    }
+
+    fn after(&mut self, ticks: u64) {
+        self.tick += ticks;
+        self.turn();
+    }
+}
+
+fn text(wire: &Wire) -> String {
+    wire.with(|ends| String::from_utf8_lossy(&std::mem::take(&mut ends.to_client)).into_owned())
+}
+
+#[test]
+fn a_sleeper_costs_others_nothing_and_is_told_what_it_missed() {
+    let mut world = World::new(ServerConfig { max_lag_events: 50, ..ServerConfig::default() });
+    let stream = "GET /sse?event_name=message HTTP/1.1\r\nHost: t\r\n\r\n";
+    let (sleeper, token) = world.connect(stream);
+    let (reader, _) = world.connect(stream);
+    sleeper.with(|ends| ends.room = 500);
+    for _ in 0..30 {
+        world.publish(100);
+        world.turn();
+    }
+    assert_eq!(text(&reader).matches("\ndata: ").count(), 3000);
+    sleeper.with(|ends| ends.room = usize::MAX);
+    world.core.ready(token, false, true);
+    world.turn();
+    let seen = text(&sleeper);
+    let missed: usize = (seen.split("\"missed\":").skip(1))
+        .map(|rest| rest.split(',').next().and_then(|n| n.parse::<usize>().ok()).expect("a number"))
+        .sum();
+    let gaps = seen.matches("event: gap\n").count();
+    assert_eq!((gaps, seen.matches("\"event_id\"").count() + missed), (1, 3000));
+    assert_eq!(world.shared.metrics.dropped.get(), missed as u64);
+    assert_eq!(world.shared.metrics.encodings.get(), 3000);
+}
+
+#[test]
+fn a_body_larger_than_the_ring_reaches_a_reading_client_whole() {
+    let mut world = World::new(ServerConfig::default());
+    let (reader, _) = world.connect("GET /sse?event_name=message HTTP/1.1\r\nHost: t\r\n\r\n");
+    let body = "{\"type\":\"a\"}\n".repeat(20_000);
+    let head = format!("POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", body.len());
+    let (publisher, _) = world.connect(&(head + &body));
+    world.turn();
+    assert!(text(&publisher).contains("\"accepted\":20000"));
+    let seen = text(&reader);
+    assert_eq!((seen.matches("\"event_id\"").count(), seen.matches("gap").count()), (20_000, 0));
+}
+
+#[test]
+fn a_client_that_asks_and_does_not_read_is_answered_in_pieces() {
+    let mut world = World::new(ServerConfig::default());
+    let (wire, token) = world.connect("");
+    wire.with(|ends| {
+        ends.room = 0;
+        ends.to_server.extend("GET / HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50_000).bytes());
+    });
+    world.core.ready(token, true, false);
+    world.turn();
+    assert!(world.shared.metrics.requests.get() < 25_000, "{}", world.shared.metrics.requests.get());
+    loop {
+        wire.with(|ends| ends.room = 100_000);
+        world.core.ready(token, false, true);
+        world.turn();
+        if wire.with(|ends| ends.room > 0) {
+            break;
+        }
+    }
+    assert_eq!(world.shared.metrics.requests.get(), 50_000);
+    assert_eq!(text(&wire).matches("HTTP/1.1 200").count(), 50_000);
+}
+
+#[test]
+fn time_ends_what_is_slow_and_asks_what_is_quiet() {
+    let mut world = World::new(ServerConfig::default());
+    let (slow, _) = world.connect("GET / HTTP/1.1\r\nHos");
+    let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+    let upgrade = String::from_utf8_lossy(UPGRADE).into_owned();
+    let (socket, _) = world.connect(&upgrade);
+    for _ in 0..60 {
+        world.after(1);
+    }
+    assert!(text(&slow).starts_with("HTTP/1.1 408 "));
+    assert!(slow.with(|ends| ends.ended));
+    (text(&stream), text(&socket));
+    for _ in 0..300 {
+        world.after(1);
+    }
+    assert_eq!(text(&stream), ": heartbeat\n\n");
+    socket.with(|ends| assert_eq!(ends.to_client, [0x89, 0], "a ping"));
+    for _ in 0..700 {
+        world.after(1);
+    }
+    let open = |kind| world.shared.metrics.connections.get_or_create(&Kind { kind }).get();
+    assert_eq!((open("http"), open("ws"), open("sse")), (0, 0, 1), "who does not answer is let go");
+}
+
+#[test]
+fn draining_tells_everybody_in_their_own_form() {
+    let mut world = World::new(ServerConfig::default());
+    let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+    let upgrade = String::from_utf8_lossy(UPGRADE).into_owned();
+    let (socket, _) = world.connect(&upgrade);
+    let (idle, _) = world.connect("");
+    text(&socket);
+    world.shared.drain.store(1, Ordering::Relaxed);
+    world.core.drain();
+    world.turn();
+    assert!(stream.with(|ends| ends.ended) && socket.with(|ends| ends.ended) && idle.with(|ends| ends.ended));
+    socket.with(|ends| assert_eq!(ends.to_client[..4], [0x88, ends.to_client.len() as u8 - 2, 0x03, 0xe9]));
+    assert!(world.core.admit(Wire::default()).is_none());
+    world.after(100);
+    assert!(world.core.is_empty(), "those that do not close by themselves are let go");
+}

@@ -47,6 +47,7 @@ pub mod internals {
     pub use crate::codec::{http, sse, ws};
     #[cfg(feature = "server")]
     pub use crate::feed::harness::Fan;
+    pub use crate::event::signature::value_hash;
     pub use crate::filter::{ClassId, Matcher, MatcherStats};
 }
 

@@ -33,7 +33,7 @@ pub use filter::{Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Nu
 /// Server-sent events as text: what a client of `/sse` needs.
 #[cfg(feature = "server")]
 pub mod sse {
-    pub use crate::codec::sse::{SseEvent, SseParser};
+    pub use crate::codec::sse::{SseError, SseEvent, SseParser};
 }
 
 #[cfg(feature = "server")]

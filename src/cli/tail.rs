@@ -48,6 +48,8 @@ pub(super) struct Args {
 
 /// A connection without a sign of life for this long is taken for dead. A server's heartbeats come every 30 s.
 const IDLE_MAX: Duration = Duration::from_secs(90);
+/// An event on `/sse` at most; more is a server gone wrong.
+const EVENT_BYTES_MAX: usize = 64 << 20;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
@@ -240,7 +242,7 @@ impl Follow {
                 }
             }
         });
-        let mut parser = SseParser::new();
+        let mut parser = SseParser::new(EVENT_BYTES_MAX);
         loop {
             let chunk = chunks
                 .recv_timeout(IDLE_MAX)
@@ -249,8 +251,8 @@ impl Follow {
             if chunk.is_empty() {
                 return Err(End::lost("ended by the server"));
             }
-            parser.push(&chunk);
-            while let Some(event) = parser.next_event() {
+            let mut chunk = chunk.as_slice();
+            while let Some(event) = parser.feed(&mut chunk).map_err(End::lost)? {
                 match event.event.as_str() {
                     "gap" => self.gap(&event.data)?,
                     _ => self.event(&event.data)?,

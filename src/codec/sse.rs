@@ -1,64 +1,360 @@
-//! Server-sent events.
+//! Server-Sent Events (WHATWG HTML, 9.2): an encoder that no text can break out of, and a parser.
+//! Imports nothing of ours.
 
+use std::fmt;
+use std::io::Write as _;
+
+/// Appends an event: name, data, id, empty line. Data may have any number of lines, ended in any of the
+/// three ways, and reads back with LF between them. Line ends and NUL are left out of names and ids: the
+/// first would end the field, and an id with the second is ignored by clients. An empty name is left out;
+/// an empty id makes the client forget the last one.
 pub fn encode_event(out: &mut Vec<u8>, event: Option<&str>, data: &str, id: Option<&str>) {
-    if let Some(event) = event {
+    out.reserve(data.len() + event.map_or(0, str::len) + id.map_or(0, str::len) + 32);
+    if let Some(event) = event.filter(|e| !e.is_empty()) {
         out.extend_from_slice(b"event: ");
-        out.extend_from_slice(event.as_bytes());
+        push_one_line(out, event);
         out.push(b'\n');
     }
-    for line in data.lines() {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line.as_bytes());
-        out.push(b'\n');
-    }
+    push_lines(out, b"data: ", data);
     if let Some(id) = id {
         out.extend_from_slice(b"id: ");
-        out.extend_from_slice(id.as_bytes());
+        push_one_line(out, id);
         out.push(b'\n');
     }
     out.push(b'\n');
 }
 
-pub fn encode_retry(out: &mut Vec<u8>, millis: u64) {
-    out.extend_from_slice(format!("retry: {millis}\n\n").as_bytes());
+/// Appends a comment, which clients ignore: a heartbeat, or a word to whoever watches with curl.
+pub fn encode_comment(out: &mut Vec<u8>, text: &str) {
+    push_lines(out, b": ", text);
+    out.push(b'\n');
 }
 
-#[derive(Debug, Default)]
+/// Appends the time a client waits before it connects again, in milliseconds.
+pub fn encode_retry(out: &mut Vec<u8>, milliseconds: u64) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "retry: {milliseconds}\n\n");
+}
+
+fn push_one_line(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.bytes().filter(|b| !matches!(b, b'\r' | b'\n' | 0)));
+}
+
+fn push_lines(out: &mut Vec<u8>, prefix: &[u8], text: &str) {
+    let mut rest = text;
+    loop {
+        let end = rest.find(['\r', '\n']);
+        out.extend_from_slice(prefix);
+        out.extend_from_slice(&rest.as_bytes()[..end.unwrap_or(rest.len())]);
+        out.push(b'\n');
+        let Some(end) = end else { return };
+        rest = &rest[end + if rest[end..].starts_with("\r\n") { 2 } else { 1 }..];
+    }
+}
+
+/// One line as field and value; `None` for a comment or an empty line. A line without a colon is a field
+/// with an empty value; one space after the colon is not part of the value.
+pub fn parse_sse_line(line: &str) -> Option<(&str, &str)> {
+    match line.split_once(':') {
+        None if line.is_empty() => None,
+        None => Some((line, "")),
+        Some(("", _)) => None,
+        Some((field, value)) => Some((field, value.strip_prefix(' ').unwrap_or(value))),
+    }
+}
+
+/// A received event.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SseEvent {
+    /// Its name; `message` if the server gave none.
     pub event: String,
+    /// Its data, lines separated by LF.
     pub data: String,
-    pub id: Option<String>,
+    /// The last id the server sent with this event or before; empty if none.
+    pub id: String,
+    /// How long to wait before connecting again, in milliseconds, as last said by the server.
+    pub retry: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+/// A stream that cannot be parsed further.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SseError {
+    /// A line, or the data of one event, is longer than the parser's limit.
+    TooLong {
+        /// The limit, in bytes.
+        max: usize,
+    },
+}
+
+impl SseError {
+    /// A short fixed name, for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } => "too_long",
+        }
+    }
+}
+
+impl fmt::Display for SseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { max } => write!(f, "a line or an event's data is over the limit of {max} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for SseError {}
+
+/// Parses a stream from reads cut anywhere.
+#[derive(Debug)]
 pub struct SseParser {
-    buffer: String,
+    max: usize,
+    /// The start of a line whose end has not come.
+    line: Vec<u8>,
+    /// The last byte was CR: an LF now belongs to it.
+    after_cr: bool,
+    /// No line has been read, so a byte order mark may come.
+    at_start: bool,
+    event: String,
+    data: String,
+    /// The id to report, from the last `id` field.
+    id: String,
+    /// The id of the last block that ended, which is what to resume from.
+    last_id: String,
+    retry: Option<u64>,
 }
 
 impl SseParser {
-    pub fn new() -> Self {
-        Self::default()
+    /// A parser that accepts lines, and data of one event, up to `max_event_bytes`.
+    pub fn new(max_event_bytes: usize) -> Self {
+        Self {
+            max: max_event_bytes,
+            line: Vec::new(),
+            after_cr: false,
+            at_start: true,
+            event: String::new(),
+            data: String::new(),
+            id: String::new(),
+            last_id: String::new(),
+            retry: None,
+        }
     }
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.push_str(&String::from_utf8_lossy(bytes));
+
+    /// What to send as `Last-Event-ID` when connecting again; empty if there is none.
+    pub fn last_event_id(&self) -> &str {
+        &self.last_id
     }
-    pub fn next_event(&mut self) -> Option<SseEvent> {
-        loop {
-            let at = self.buffer.find("\n\n")?;
-            let block: String = self.buffer.drain(..at + 2).collect();
-            let mut event = SseEvent { event: "message".to_owned(), ..SseEvent::default() };
-            for line in block.lines() {
-                if let Some(data) = line.strip_prefix("data: ") {
-                    event.data.push_str(data);
-                } else if let Some(name) = line.strip_prefix("event: ") {
-                    name.clone_into(&mut event.event);
-                } else if let Some(id) = line.strip_prefix("id: ") {
-                    event.id = Some(id.to_owned());
+
+    /// How long to wait before connecting again, in milliseconds, if the server has said.
+    pub fn retry(&self) -> Option<u64> {
+        self.retry
+    }
+
+    /// Forgets a block that was cut off, keeping the last id and the waiting time: call it before the
+    /// first bytes of a new connection.
+    pub fn reconnect(&mut self) {
+        let (last_id, retry) = (std::mem::take(&mut self.last_id), self.retry);
+        *self = Self { id: last_id.clone(), last_id, retry, ..Self::new(self.max) };
+    }
+
+    /// Takes bytes from the front of `input` up to the end of an event and returns it, or takes them all.
+    ///
+    /// ```ignore
+    /// while let Some(event) = parser.feed(&mut bytes)? { .. }
+    /// ```
+    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<SseEvent>, SseError> {
+        while let Some(&first) = input.first() {
+            if std::mem::take(&mut self.after_cr) && first == b'\n' {
+                *input = &input[1..];
+                continue;
+            }
+            let end = input.iter().position(|b| matches!(b, b'\r' | b'\n'));
+            let piece = &input[..end.unwrap_or(input.len())];
+            if self.line.len() + piece.len() > self.max {
+                return Err(SseError::TooLong { max: self.max });
+            }
+            let Some(end) = end else {
+                self.line.extend_from_slice(piece);
+                *input = &[];
+                return Ok(None);
+            };
+            self.after_cr = input[end] == b'\r';
+            *input = &input[end + 1..];
+            let event = if self.line.is_empty() {
+                self.line(piece)?
+            } else {
+                let mut line = std::mem::take(&mut self.line);
+                line.extend_from_slice(piece);
+                let event = self.line(&line)?;
+                line.clear();
+                self.line = line;
+                event
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+        Ok(None)
+    }
+
+    /// One line, without its end.
+    fn line(&mut self, mut line: &[u8]) -> Result<Option<SseEvent>, SseError> {
+        if std::mem::take(&mut self.at_start) {
+            line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
+        }
+        if line.is_empty() {
+            return Ok(self.dispatch());
+        }
+        // Line ends are never part of a longer character, so decoding by line is decoding the stream.
+        let line = String::from_utf8_lossy(line);
+        match parse_sse_line(&line) {
+            Some(("event", value)) => value.clone_into(&mut self.event),
+            Some(("data", value)) => {
+                if self.data.len() + value.len() > self.max {
+                    return Err(SseError::TooLong { max: self.max });
                 }
+                self.data.push_str(value);
+                self.data.push('\n');
             }
-            if !event.data.is_empty() {
-                return Some(event);
+            Some(("id", value)) if !value.contains('\0') => value.clone_into(&mut self.id),
+            Some(("retry", value)) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
+                // Only digits, so only too many of them can fail: then there is no sense in obeying.
+                self.retry = value.parse().ok().or(self.retry);
             }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// The end of a block: an event if it had data.
+    fn dispatch(&mut self) -> Option<SseEvent> {
+        self.last_id.clone_from(&self.id);
+        let event = std::mem::take(&mut self.event);
+        if self.data.is_empty() {
+            return None;
+        }
+        let mut data = std::mem::take(&mut self.data);
+        data.pop();
+        Some(SseEvent {
+            event: if event.is_empty() { "message".to_owned() } else { event },
+            data,
+            id: self.id.clone(),
+            retry: self.retry,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse_in_pieces(parser: &mut SseParser, bytes: &[u8], cut: usize) -> Vec<SseEvent> {
+        let mut events = Vec::new();
+        for mut piece in bytes.chunks(cut.max(1)) {
+            while let Some(event) = parser.feed(&mut piece).expect("within the limit") {
+                events.push(event);
+            }
+            assert!(piece.is_empty(), "bytes left");
+        }
+        events
+    }
+
+    fn parse(text: &str) -> Vec<(String, String, String)> {
+        let events = parse_in_pieces(&mut SseParser::new(1000), text.as_bytes(), text.len());
+        events.into_iter().map(|e| (e.event, e.data, e.id)).collect()
+    }
+
+    fn event(event: &str, data: &str, id: &str) -> (String, String, String) {
+        (event.to_owned(), data.to_owned(), id.to_owned())
+    }
+
+    #[test]
+    fn the_examples_of_the_standard_read_as_it_says() {
+        assert_eq!(parse("data: YHOO\ndata: +2\ndata: 10\n\n"), [event("message", "YHOO\n+2\n10", "")]);
+        let text =
+            ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n";
+        assert_eq!(
+            parse(text),
+            [
+                event("message", "first event", "1"),
+                event("message", "second event", ""),
+                event("message", " third event", ""),
+            ]
+        );
+        assert_eq!(
+            parse("data\n\ndata\ndata\n\ndata:"),
+            [event("message", "", ""), event("message", "\n", "")]
+        );
+        assert_eq!(parse("data:test\n\ndata: test\n\n").len(), 2);
+        assert_eq!(parse("event: x\nid: 7\n\ndata: y\n\n"), [event("message", "y", "7")]);
+        assert_eq!(parse("id: a\0b\ndata: x\n\n"), [event("message", "x", "")]);
+        assert_eq!(
+            parse("\u{feff}data: x\r\rdata: y\r\n\r\n"),
+            [event("message", "x", ""), event("message", "y", "")]
+        );
+        assert_eq!(parse("\u{feff}\u{feff}data: x\n\n"), []);
+    }
+
+    #[test]
+    fn retry_is_obeyed_when_it_is_a_number_and_outlives_a_connection() {
+        let mut parser = SseParser::new(100);
+        parse_in_pieces(
+            &mut parser,
+            b"retry: 250\nretry: soon\nretry:\nretry: 99999999999999999999999\n\n",
+            3,
+        );
+        assert_eq!(parser.retry(), Some(250));
+        parse_in_pieces(&mut parser, b"id: 5\ndata: whole\n\nid: 6\ndata: cut off", 4);
+        assert_eq!(parser.last_event_id(), "5");
+        parser.reconnect();
+        let events = parse_in_pieces(&mut parser, b"data: next\n\n", 2);
+        assert_eq!(
+            (events[0].id.as_str(), events[0].data.as_str(), events[0].retry),
+            ("5", "next", Some(250))
+        );
+    }
+
+    #[test]
+    fn a_line_or_an_event_over_the_limit_is_an_error() {
+        for text in ["data: 0123456789", "data: 01234\ndata: 56789\n"] {
+            let mut parser = SseParser::new(10);
+            assert_eq!(parser.feed(&mut text.as_bytes()), Err(SseError::TooLong { max: 10 }));
+        }
+    }
+
+    #[test]
+    fn a_comment_and_a_waiting_time_are_no_events() {
+        let mut out = Vec::new();
+        encode_comment(&mut out, "two\nlines");
+        encode_retry(&mut out, 3000);
+        assert_eq!(out, b": two\n: lines\n\nretry: 3000\n\n");
+        assert_eq!(parse_in_pieces(&mut SseParser::new(100), &out, 5), []);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_out_of_its_field(name in "[a-z:\\r\\n\0 ]{0,8}", data in "[a-z:\\r\\n\0 é]{0,30}", id in "[a-z\\r\\n\0 ]{0,8}", cut in 1_usize..20) {
+            let mut out = Vec::new();
+            encode_event(&mut out, Some(&name), &data, Some(&id));
+            encode_event(&mut out, None, "the end", None);
+            let events = parse_in_pieces(&mut SseParser::new(1000), &out, cut);
+            let one_line = |text: &str| text.replace(['\r', '\n', '\0'], "");
+            let lines = data.replace("\r\n", "\n").replace('\r', "\n");
+            prop_assert_eq!(events.len(), 2);
+            prop_assert_eq!(&events[0].data, &lines);
+            let name = one_line(&name);
+            prop_assert_eq!(&events[0].event, if name.is_empty() { "message" } else { &name });
+            prop_assert_eq!(&events[0].id, &one_line(&id));
+            prop_assert_eq!(&events[1].data, "the end");
+        }
+
+        #[test]
+        fn cuts_change_nothing(bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), Just(b':'), Just(b'd'), any::<u8>()], 0..200), cut in 1_usize..30) {
+            let whole = parse_in_pieces(&mut SseParser::new(1000), &bytes, bytes.len());
+            prop_assert_eq!(whole, parse_in_pieces(&mut SseParser::new(1000), &bytes, cut));
         }
     }
 }

@@ -10,7 +10,7 @@ use super::connection::{Answer as PublishAnswer, Context, Effect, ReplayFrom};
 use super::page;
 use super::publish;
 use crate::codec::http::{self, Method, Request};
-use crate::codec::ws::handshake::{self, UpgradeError};
+use crate::codec::ws;
 use crate::dialect::Encoding;
 use crate::dialect::native;
 use crate::event::EventId;
@@ -221,12 +221,10 @@ impl Answer<'_, '_> {
     }
 
     fn websocket(&mut self) -> Outcome {
-        let upgrade = match handshake::check_upgrade(self.request) {
+        let upgrade = match ws::check_upgrade(self.request) {
             Ok(upgrade) => upgrade,
             Err(error) => {
-                let version = [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")];
-                let headers: &[_] = if matches!(error, UpgradeError::BadVersion) { &version } else { &[] };
-                return self.error(error.status(), error.label(), &error.to_string(), headers);
+                return self.error(error.status(), error.label(), &error.to_string(), error.headers());
             }
         };
         if self.cx.shared.is_draining() {
@@ -234,7 +232,7 @@ impl Answer<'_, '_> {
         }
         let protocol = upgrade.protocols.iter().find(|p| *p == PROTOCOL).map(|_| PROTOCOL);
         let mut out = Vec::with_capacity(192);
-        handshake::write_upgrade(&mut out, &upgrade.accept, protocol);
+        ws::write_upgrade(&mut out, &upgrade.accept, protocol);
         self.cx.send(out);
         Outcome::Ws
     }

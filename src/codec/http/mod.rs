@@ -145,11 +145,15 @@ fn decode(text: &str, plus_is_space: bool) -> Option<Cow<'_, str>> {
     String::from_utf8(out).ok().map(Cow::Owned)
 }
 
+/// Whether a token (a method, a header's name, a subprotocol) may hold this byte (RFC 9110, 5.6.2).
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Whether the bytes so far can be the start of a request line: garbage is told at once, not when an end of
 /// head comes that never will.
 fn check_start(buf: &[u8]) -> Result<(), RequestError> {
-    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let method = buf.iter().position(|byte| !token(byte)).unwrap_or(buf.len());
+    let method = buf.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(buf.len());
     match buf.get(method) {
         Some(b' ') if method > 0 => Ok(()),
         None if method <= METHOD_BYTES_MAX => Ok(()),

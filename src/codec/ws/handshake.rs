@@ -1,63 +1,183 @@
-//! The upgrade.
+//! The opening handshake, server's side (RFC 6455, 4.2). Imports `codec::http`.
 
 use std::fmt;
 
-use crate::codec::http::{Method, Request, write_head};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use sha1::{Digest as _, Sha1};
 
-#[derive(Debug)]
+use crate::codec::http::{Body, Method, Request, is_token_byte, write_head};
+
+/// What every server appends to the key (1.3).
+const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// The version spoken.
+const VERSION: &str = "13";
+/// Keys are nonces: nobody reads the bits that do not fit into 16 bytes.
+const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// A request that may become a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
+    /// The answer's `Sec-WebSocket-Accept`.
     pub accept: String,
+    /// The subprotocols offered, the client's favourite first.
     pub protocols: Vec<String>,
 }
 
+/// Why a request cannot become a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum UpgradeError {
+    /// The method is not `GET`.
     NotGet,
+    /// The request is HTTP/1.0.
+    OldHttp,
+    /// `Upgrade` does not name `websocket`.
     NoUpgrade,
+    /// `Connection` does not name `upgrade`.
+    NoConnectionUpgrade,
+    /// `Sec-WebSocket-Version` is missing or not 13.
     BadVersion,
+    /// No `Sec-WebSocket-Key`.
+    MissingKey,
+    /// The key is not 16 bytes in base64, or there are several.
     BadKey,
+    /// `Sec-WebSocket-Protocol` is not a list of tokens, or names one twice.
+    BadProtocol,
+    /// The request has a body, whose bytes would be read as frames.
+    HasBody,
 }
 
 impl UpgradeError {
-    pub fn status(self) -> u16 {
+    /// One of each, for tests and for registering metrics.
+    pub const EVERY: &[Self] = &[
+        Self::NotGet,
+        Self::OldHttp,
+        Self::NoUpgrade,
+        Self::NoConnectionUpgrade,
+        Self::BadVersion,
+        Self::MissingKey,
+        Self::BadKey,
+        Self::BadProtocol,
+        Self::HasBody,
+    ];
+
+    /// The status to answer with.
+    pub const fn status(self) -> u16 {
         match self {
-            Self::BadVersion | Self::NoUpgrade => 426,
+            Self::NotGet => 405,
+            Self::NoUpgrade | Self::BadVersion => 426,
             _ => 400,
         }
     }
-    pub fn label(self) -> &'static str {
-        "upgrade"
+
+    /// A short fixed name, for metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotGet => "not_get",
+            Self::OldHttp => "old_http",
+            Self::NoUpgrade => "no_upgrade",
+            Self::NoConnectionUpgrade => "no_connection_upgrade",
+            Self::BadVersion => "bad_version",
+            Self::MissingKey => "missing_key",
+            Self::BadKey => "bad_key",
+            Self::BadProtocol => "bad_protocol",
+            Self::HasBody => "has_body",
+        }
+    }
+
+    /// Headers the answer must have besides those of every error: what the client should have asked for.
+    /// `Upgrade` holds for this hop only, so whoever sends it also names it in `Connection`.
+    pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::NotGet => &[("Allow", "GET")],
+            Self::NoUpgrade => &[("Upgrade", "websocket")],
+            Self::BadVersion => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+            _ => &[],
+        }
     }
 }
 
 impl fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(match self {
+            Self::NotGet => "a websocket is opened with get",
+            Self::OldHttp => "a websocket is opened with HTTP/1.1",
+            Self::NoUpgrade => "this path speaks websocket: send upgrade: websocket",
+            Self::NoConnectionUpgrade => "connection does not name upgrade",
+            Self::BadVersion => "the only sec-websocket-version served is 13",
+            Self::MissingKey => "no sec-websocket-key",
+            Self::BadKey => "sec-websocket-key is not one base64 value of 16 bytes",
+            Self::BadProtocol => "sec-websocket-protocol is not a list of different tokens",
+            Self::HasBody => "a websocket is opened without a body",
+        })
     }
 }
 
+impl std::error::Error for UpgradeError {}
+
+/// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
+pub fn accept_key(key: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key);
+    hash.update(KEY_SUFFIX);
+    STANDARD.encode(hash.finalize())
+}
+
+/// Whether `request` opens a WebSocket, and with what answer.
 pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
     if request.method != Method::Get {
         return Err(UpgradeError::NotGet);
     }
-    if !request.header_has_token("upgrade", "websocket") || !request.header_has_token("connection", "upgrade")
-    {
+    if !request.header_has_token("upgrade", "websocket") {
         return Err(UpgradeError::NoUpgrade);
     }
-    if request.header("sec-websocket-version") != Some("13") {
+    if !request.http11 {
+        return Err(UpgradeError::OldHttp);
+    }
+    if !request.header_has_token("connection", "upgrade") {
+        return Err(UpgradeError::NoConnectionUpgrade);
+    }
+    if !request.headers_named("sec-websocket-version").eq([VERSION]) {
         return Err(UpgradeError::BadVersion);
     }
-    let key = request.header("sec-websocket-key").filter(|k| k.len() == 24).ok_or(UpgradeError::BadKey)?;
-    let protocols = request.header("sec-websocket-protocol").unwrap_or_default();
-    Ok(Upgrade {
-        accept: tungstenite::handshake::derive_accept_key(key.as_bytes()),
-        protocols: protocols.split(',').map(|p| p.trim().to_owned()).collect(),
-    })
+    let mut keys = request.headers_named("sec-websocket-key");
+    let key = keys.next().ok_or(UpgradeError::MissingKey)?;
+    if keys.next().is_some() || !KEY_BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
+        return Err(UpgradeError::BadKey);
+    }
+    if request.body != Body::None {
+        return Err(UpgradeError::HasBody);
+    }
+    Ok(Upgrade { accept: accept_key(key), protocols: protocols(request)? })
 }
 
+fn protocols(request: &Request) -> Result<Vec<String>, UpgradeError> {
+    let mut protocols = Vec::new();
+    for value in request.headers_named("sec-websocket-protocol") {
+        for protocol in value.split(',').map(|p| p.trim_matches([' ', '\t'])) {
+            let token = !protocol.is_empty() && protocol.bytes().all(is_token_byte);
+            if !token || protocols.iter().any(|p| p == protocol) {
+                return Err(UpgradeError::BadProtocol);
+            }
+            protocols.push(protocol.to_owned());
+        }
+    }
+    Ok(protocols)
+}
+
+/// Appends the answer that makes the connection a WebSocket. `protocol` is one of those offered, or none.
 pub fn write_upgrade(out: &mut Vec<u8>, accept: &str, protocol: Option<&str>) {
-    let mut headers =
-        vec![("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)];
-    headers.extend(protocol.map(|p| ("Sec-WebSocket-Protocol", p)));
-    write_head(out, 101, &headers);
+    let base = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)];
+    match protocol {
+        None => write_head(out, 101, &base),
+        Some(protocol) => {
+            let [upgrade, connection, accept] = base;
+            write_head(out, 101, &[upgrade, connection, accept, ("Sec-WebSocket-Protocol", protocol)]);
+        }
+    }
 }

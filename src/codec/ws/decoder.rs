@@ -1,0 +1,272 @@
+//! Messages from reads cut anywhere (RFC 6455, 5 and 6.2). Imports nothing of ours.
+//!
+//! Always: an idle decoder is two words. Only a frame that is not wholly in one read, or a fragmented
+//! message, is copied, into a buffer that grows with what has come, not with what was announced.
+
+use super::close::CloseFrame;
+use super::error::ProtocolError;
+use super::frame::{HEADER_BYTES_MAX, Incoming, OpCode, parse, unmask};
+use super::utf8::{NotUtf8, Text};
+
+/// Which end of the connection decodes, and so what the frames it reads must be like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Reads a client's frames: masked.
+    #[default]
+    Server,
+    /// Reads a server's frames: not masked.
+    Client,
+}
+
+/// How large what a peer sends may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WsLimits {
+    /// A message, all fragments together, in bytes. Default 64 KiB.
+    pub max_message_bytes: usize,
+    /// The payload of one frame, in bytes. Default 64 KiB.
+    pub max_frame_bytes: usize,
+}
+
+impl Default for WsLimits {
+    fn default() -> Self {
+        Self { max_message_bytes: 64 * 1024, max_frame_bytes: 64 * 1024 }
+    }
+}
+
+/// What a peer said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Bytes.
+    Binary(&'a [u8]),
+    /// Wants a pong with the same payload.
+    Ping(&'a [u8]),
+    /// Answers a ping, or comes unasked.
+    Pong(&'a [u8]),
+    /// The peer sends no more. Bytes after this mean nothing and need not be decoded.
+    Close(Option<CloseFrame<'a>>),
+}
+
+/// Decodes one connection's frames.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    role: Role,
+    pending: Option<Box<Pending>>,
+}
+
+/// What is kept between reads.
+#[derive(Debug, Default)]
+struct Pending {
+    /// The bytes of a header that is not complete.
+    header: [u8; HEADER_BYTES_MAX],
+    header_len: u8,
+    /// A frame whose payload is not complete, and how much of it has come.
+    frame: Option<(Incoming, usize)>,
+    /// Payload of a control frame that is not complete.
+    control: Vec<u8>,
+    /// The message whose fragments or pieces have come so far.
+    message: Option<Data>,
+    /// `message` or `control` was handed out and is to be dropped at the next call.
+    delivered: Option<Delivered>,
+}
+
+#[derive(Debug)]
+enum Data {
+    Text(Text),
+    Binary(Vec<u8>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivered {
+    Message,
+    Control,
+}
+
+impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    fn push(&mut self, piece: &[u8]) -> Result<(), ProtocolError> {
+        match self {
+            Self::Text(text) => text.push(piece).map_err(|NotUtf8| ProtocolError::InvalidUtf8),
+            Self::Binary(bytes) => {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Decoder {
+    /// A decoder for one end of a connection.
+    pub const fn new(role: Role) -> Self {
+        Self { role, pending: None }
+    }
+
+    /// Takes bytes from the front of `input`, unmasking them in place, up to the end of the first message.
+    ///
+    /// Returns how many bytes it took, and the message. With a message there may be more in the rest of
+    /// `input`: call again. Without one, all of `input` was taken. After an error (or a close message) the
+    /// connection is over; what another call returns then has no meaning.
+    pub fn decode<'a>(
+        &'a mut self,
+        input: &'a mut [u8],
+        limits: &WsLimits,
+    ) -> Result<(usize, Option<Message<'a>>), ProtocolError> {
+        self.release();
+        let mut at = 0;
+        loop {
+            // A frame begun in an earlier read?
+            if self.pending.as_ref().is_some_and(|p| p.frame.is_some()) {
+                let (taken, done) = self.resume(&mut input[at..])?;
+                at += taken;
+                match done {
+                    Some(op) => return Ok((at, Some(self.deliver(op)?))),
+                    None if at == input.len() => return Ok((at, None)),
+                    None => continue,
+                }
+            }
+            let Some((frame, header_len)) = self.next_header(&input[at..], limits)? else {
+                return Ok((input.len(), None));
+            };
+            at += header_len;
+            let whole = input.len() - at >= frame.len;
+            let alone = frame.op.is_control() || (frame.fin && frame.op != OpCode::Continuation);
+            if whole && alone {
+                let payload = &mut input[at..at + frame.len];
+                unmask(payload, frame.mask, 0);
+                return Ok((at + frame.len, Some(message(frame.op, payload)?)));
+            }
+            self.begin(frame);
+        }
+    }
+
+    /// Frees what the last message took. [`decode`](Self::decode) does it too; call it where none may
+    /// follow soon, so that a quiet connection keeps no buffer.
+    pub fn release(&mut self) {
+        let Some(pending) = &mut self.pending else { return };
+        match pending.delivered.take() {
+            Some(Delivered::Message) => pending.message = None,
+            Some(Delivered::Control) => pending.control = Vec::new(),
+            None => {}
+        }
+        if pending.header_len == 0 && pending.frame.is_none() && pending.message.is_none() {
+            self.pending = None;
+        }
+    }
+
+    /// Bytes held on the heap for a split frame or message.
+    pub fn buffered_bytes(&self) -> usize {
+        self.pending.as_ref().map_or(0, |p| {
+            let message = match &p.message {
+                Some(Data::Text(text)) => text.valid.capacity(),
+                Some(Data::Binary(bytes)) => bytes.capacity(),
+                None => 0,
+            };
+            size_of::<Pending>() + p.control.capacity() + message
+        })
+    }
+
+    /// The next frame's header and how many bytes of `input` it took; or keeps what there is of it.
+    fn next_header(
+        &mut self,
+        input: &[u8],
+        limits: &WsLimits,
+    ) -> Result<Option<(Incoming, usize)>, ProtocolError> {
+        let open = self.pending.as_ref().and_then(|p| p.message.as_ref()).map(Data::len);
+        let kept = self.pending.as_ref().map_or(0, |p| usize::from(p.header_len));
+        if kept == 0 {
+            let parsed = parse(input, self.role, limits, open)?;
+            if parsed.is_none() && !input.is_empty() {
+                let pending = self.pending.get_or_insert_default();
+                // A header that is not complete is shorter than the longest one.
+                pending.header[..input.len()].copy_from_slice(input);
+                pending.header_len = input.len() as u8;
+            }
+            return Ok(parsed);
+        }
+        let pending = self.pending.get_or_insert_default();
+        let added = input.len().min(HEADER_BYTES_MAX - kept);
+        pending.header[kept..kept + added].copy_from_slice(&input[..added]);
+        match parse(&pending.header[..kept + added], self.role, limits, open)? {
+            Some((frame, len)) => {
+                pending.header_len = 0;
+                // The kept bytes alone were not a header, so it took some of these.
+                Ok(Some((frame, len - kept)))
+            }
+            None => {
+                pending.header_len = (kept + added) as u8;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Remembers a frame whose payload goes into the buffer.
+    fn begin(&mut self, frame: Incoming) {
+        let pending = self.pending.get_or_insert_default();
+        match frame.op {
+            OpCode::Text => pending.message = Some(Data::Text(Text::default())),
+            OpCode::Binary => pending.message = Some(Data::Binary(Vec::new())),
+            _ => {}
+        }
+        pending.frame = Some((frame, 0));
+    }
+
+    /// Buffers what `input` has of the begun frame. Returns how much it took, and the opcode of the frame
+    /// if that completes a message.
+    fn resume(&mut self, input: &mut [u8]) -> Result<(usize, Option<OpCode>), ProtocolError> {
+        let Some(pending) = &mut self.pending else { return Ok((0, None)) };
+        let Some((frame, got)) = &mut pending.frame else { return Ok((0, None)) };
+        let taken = input.len().min(frame.len - *got);
+        let piece = &mut input[..taken];
+        unmask(piece, frame.mask, *got);
+        if frame.op.is_control() {
+            pending.control.extend_from_slice(piece);
+        } else if let Some(message) = &mut pending.message {
+            message.push(piece)?;
+        }
+        *got += taken;
+        if *got < frame.len {
+            return Ok((taken, None));
+        }
+        let (op, fin) = (frame.op, frame.fin);
+        pending.frame = None;
+        Ok((taken, fin.then_some(op)))
+    }
+
+    /// Hands out what `resume` completed.
+    fn deliver(&mut self, op: OpCode) -> Result<Message<'_>, ProtocolError> {
+        let pending = self.pending.get_or_insert_default();
+        if op.is_control() {
+            pending.delivered = Some(Delivered::Control);
+            return message(op, &pending.control);
+        }
+        pending.delivered = Some(Delivered::Message);
+        match &pending.message {
+            Some(Data::Text(text)) if text.is_whole() => Ok(Message::Text(&text.valid)),
+            Some(Data::Text(_)) => Err(ProtocolError::InvalidUtf8),
+            Some(Data::Binary(bytes)) => Ok(Message::Binary(bytes)),
+            // `begin` and `parse` see to it that a data frame has a message; this is how a continuation
+            // with nothing to continue would read.
+            None => Err(ProtocolError::UnexpectedContinuation),
+        }
+    }
+}
+
+/// A frame that is a message by itself.
+fn message(op: OpCode, payload: &[u8]) -> Result<Message<'_>, ProtocolError> {
+    Ok(match op {
+        OpCode::Text => {
+            Message::Text(simdutf8::basic::from_utf8(payload).map_err(|_| ProtocolError::InvalidUtf8)?)
+        }
+        OpCode::Continuation | OpCode::Binary => Message::Binary(payload),
+        OpCode::Ping => Message::Ping(payload),
+        OpCode::Pong => Message::Pong(payload),
+        OpCode::Close => Message::Close(CloseFrame::parse(payload)?),
+    })
+}

@@ -1,0 +1,134 @@
+//! What a peer can do against RFC 6455, one variant for each clause. Imports nothing of ours.
+
+use std::fmt;
+
+/// Why a connection's frames cannot be read further: send a close frame with
+/// [`close_code`](Self::close_code) and end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// A reserved bit without an extension that gives it a meaning (5.2).
+    ReservedBits,
+    /// An opcode that means nothing (5.2).
+    ReservedOpcode(u8),
+    /// A client's frame that is not masked (5.1).
+    NotMasked,
+    /// A server's frame that is masked (5.1).
+    Masked,
+    /// A control frame without FIN (5.5).
+    FragmentedControl,
+    /// A control frame with more than 125 bytes (5.5).
+    LongControl,
+    /// A length in more bytes than it needs (5.2).
+    NonMinimalLength,
+    /// A 64-bit length with its top bit set (5.2).
+    LengthTopBit,
+    /// A continuation with nothing to continue (5.4).
+    UnexpectedContinuation,
+    /// A text or binary frame before the fragmented message before it ended (5.4).
+    ExpectedContinuation,
+    /// Text that is not UTF-8 (8.1).
+    InvalidUtf8,
+    /// A close frame with one byte, where a code has two (5.5.1).
+    ShortClose,
+    /// A close code no peer may send (7.4).
+    InvalidCloseCode(u16),
+    /// A close reason that is not UTF-8 (5.5.1).
+    InvalidCloseReason,
+    /// A frame longer than `max_frame_bytes`.
+    FrameTooLong {
+        /// The length in its header.
+        len: u64,
+        /// The limit.
+        max: usize,
+    },
+    /// A message longer than `max_message_bytes`.
+    MessageTooLong {
+        /// What it came to with the frame that was refused.
+        len: u64,
+        /// The limit.
+        max: usize,
+    },
+}
+
+impl ProtocolError {
+    /// One of each, for tests and for registering metrics.
+    pub const EVERY: &[Self] = &[
+        Self::ReservedBits,
+        Self::ReservedOpcode(3),
+        Self::NotMasked,
+        Self::Masked,
+        Self::FragmentedControl,
+        Self::LongControl,
+        Self::NonMinimalLength,
+        Self::LengthTopBit,
+        Self::UnexpectedContinuation,
+        Self::ExpectedContinuation,
+        Self::InvalidUtf8,
+        Self::ShortClose,
+        Self::InvalidCloseCode(0),
+        Self::InvalidCloseReason,
+        Self::FrameTooLong { len: 0, max: 0 },
+        Self::MessageTooLong { len: 0, max: 0 },
+    ];
+
+    /// The code to close with (7.4.1).
+    pub const fn close_code(&self) -> u16 {
+        match self {
+            Self::InvalidUtf8 | Self::InvalidCloseReason => 1007,
+            Self::FrameTooLong { .. } | Self::MessageTooLong { .. } => 1009,
+            _ => 1002,
+        }
+    }
+
+    /// A short fixed name, for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::ReservedBits => "reserved_bits",
+            Self::ReservedOpcode(_) => "reserved_opcode",
+            Self::NotMasked => "not_masked",
+            Self::Masked => "masked",
+            Self::FragmentedControl => "fragmented_control",
+            Self::LongControl => "long_control",
+            Self::NonMinimalLength => "non_minimal_length",
+            Self::LengthTopBit => "length_top_bit",
+            Self::UnexpectedContinuation => "unexpected_continuation",
+            Self::ExpectedContinuation => "expected_continuation",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::ShortClose => "short_close",
+            Self::InvalidCloseCode(_) => "invalid_close_code",
+            Self::InvalidCloseReason => "invalid_close_reason",
+            Self::FrameTooLong { .. } => "frame_too_long",
+            Self::MessageTooLong { .. } => "message_too_long",
+        }
+    }
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReservedBits => f.write_str("reserved bit set without an extension"),
+            Self::ReservedOpcode(code) => write!(f, "opcode {code} is reserved"),
+            Self::NotMasked => f.write_str("frames from a client must be masked"),
+            Self::Masked => f.write_str("frames from a server must not be masked"),
+            Self::FragmentedControl => f.write_str("control frames must not be fragmented"),
+            Self::LongControl => f.write_str("control frames hold at most 125 bytes"),
+            Self::NonMinimalLength => f.write_str("length in more bytes than it needs"),
+            Self::LengthTopBit => f.write_str("64-bit length with its top bit set"),
+            Self::UnexpectedContinuation => f.write_str("continuation frame with no message to continue"),
+            Self::ExpectedContinuation => f.write_str("new message before the fragmented one ended"),
+            Self::InvalidUtf8 => f.write_str("text is not utf-8"),
+            Self::ShortClose => f.write_str("close payload of one byte"),
+            Self::InvalidCloseCode(code) => write!(f, "close code {code} must not be sent"),
+            Self::InvalidCloseReason => f.write_str("close reason is not utf-8"),
+            Self::FrameTooLong { len, max } => {
+                write!(f, "frame of {len} bytes is over max_frame_bytes {max}")
+            }
+            Self::MessageTooLong { len, max } => {
+                write!(f, "message of {len} bytes is over max_message_bytes {max}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ProtocolError {}

@@ -1,0 +1,315 @@
+//! The codec by the RFC's clauses, cut at every byte, and against a second implementation.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::codec::http::{HttpLimits, parse_request};
+
+const LIMITS: WsLimits = WsLimits { max_message_bytes: 300, max_frame_bytes: 200 };
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// What a decoder said, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<(u16, String)>),
+}
+
+/// Feeds `bytes` in pieces of `cut` bytes; what was said, and the error if there was one.
+fn decode_in_pieces(
+    decoder: &mut Decoder,
+    bytes: &[u8],
+    cut: usize,
+    limits: &WsLimits,
+) -> (Vec<Said>, Option<ProtocolError>) {
+    let mut said = Vec::new();
+    for piece in bytes.chunks(cut.max(1)) {
+        let mut piece = piece.to_vec();
+        let mut input = piece.as_mut_slice();
+        loop {
+            let (used, message) = match decoder.decode(input, limits) {
+                Ok(progress) => progress,
+                Err(error) => return (said, Some(error)),
+            };
+            let quiet = message.is_none();
+            said.extend(message.map(|message| match message {
+                Message::Text(text) => Said::Text(text.to_owned()),
+                Message::Binary(bytes) => Said::Binary(bytes.to_vec()),
+                Message::Ping(bytes) => Said::Ping(bytes.to_vec()),
+                Message::Pong(bytes) => Said::Pong(bytes.to_vec()),
+                Message::Close(frame) => Said::Close(frame.map(|f| (f.code, f.reason.to_owned()))),
+            }));
+            input = &mut input[used..];
+            if input.is_empty() {
+                break;
+            }
+            assert!(used > 0 || !quiet, "no progress");
+        }
+    }
+    (said, None)
+}
+
+/// A client's frame: first byte as given, length in as few bytes as can be, masked.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = header(OpCode::Binary, payload.len()).to_vec();
+    out[0] = first;
+    out[1] |= 0x80;
+    out.extend_from_slice(&MASK);
+    let mut payload = payload.to_vec();
+    unmask(&mut payload, MASK, 0);
+    out.extend_from_slice(&payload);
+    out
+}
+
+fn decode_whole(bytes: &[u8]) -> (Vec<Said>, Option<ProtocolError>) {
+    decode_in_pieces(&mut Decoder::default(), bytes, bytes.len(), &LIMITS)
+}
+
+#[test]
+fn messages_come_out_the_same_wherever_the_reads_are_cut() {
+    let long = "ä€𝄞x".repeat(15);
+    let stream = [
+        masked(0x81, b"hello"),
+        masked(0x81, b""),
+        masked(0x82, &[0, 255, 1]),
+        masked(0x89, b"are you there"),
+        // A text in four fragments, cut inside characters, with control frames between.
+        masked(0x01, &long.as_bytes()[..1]),
+        masked(0x89, b"1"),
+        masked(0x00, b""),
+        masked(0x00, &long.as_bytes()[1..8]),
+        masked(0x8A, b""),
+        masked(0x80, &long.as_bytes()[8..]),
+        masked(0x02, &[7; 150]),
+        masked(0x80, &[8; 150]),
+        masked(0x88, &[&3000_u16.to_be_bytes()[..], "tschüß".as_bytes()].concat()),
+    ]
+    .concat();
+    let expected = [
+        Said::Text("hello".to_owned()),
+        Said::Text(String::new()),
+        Said::Binary(vec![0, 255, 1]),
+        Said::Ping(b"are you there".to_vec()),
+        Said::Ping(b"1".to_vec()),
+        Said::Pong(Vec::new()),
+        Said::Text(long),
+        Said::Binary([[7; 150], [8; 150]].concat()),
+        Said::Close(Some((3000, "tschüß".to_owned()))),
+    ];
+    for cut in 1..=stream.len() {
+        let mut decoder = Decoder::default();
+        let (said, error) = decode_in_pieces(&mut decoder, &stream, cut, &LIMITS);
+        assert_eq!((said.as_slice(), error), (&expected[..], None), "pieces of {cut}");
+        decoder.release();
+        assert_eq!(decoder.buffered_bytes(), 0, "a quiet connection keeps a buffer");
+    }
+}
+
+#[test]
+fn each_clause_of_the_rfc_has_its_own_error_at_the_byte_that_breaks_it() {
+    use ProtocolError as E;
+    let rows: [(&str, Vec<u8>, ProtocolError, u16); 22] = [
+        ("reserved bit 1", vec![0xC1], E::ReservedBits, 1002),
+        ("reserved bit 2", vec![0xA1], E::ReservedBits, 1002),
+        ("reserved bit 3", vec![0x91], E::ReservedBits, 1002),
+        ("opcode 3", vec![0x83], E::ReservedOpcode(3), 1002),
+        ("opcode 15", vec![0x8F], E::ReservedOpcode(15), 1002),
+        ("not masked", vec![0x81, 5], E::NotMasked, 1002),
+        ("ping in fragments", vec![0x09], E::FragmentedControl, 1002),
+        ("long ping", vec![0x89, 0x80 | 126], E::LongControl, 1002),
+        ("close of one byte", vec![0x88, 0x81], E::ShortClose, 1002),
+        ("125 in 16 bits", vec![0x81, 0xFE, 0, 125], E::NonMinimalLength, 1002),
+        ("65,535 in 64 bits", vec![0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], E::NonMinimalLength, 1002),
+        ("top bit", vec![0x81, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], E::LengthTopBit, 1002),
+        ("frame over the limit", vec![0x82, 0xFE, 0, 201], E::FrameTooLong { len: 201, max: 200 }, 1009),
+        ("nothing to continue", vec![0x80], E::UnexpectedContinuation, 1002),
+        ("two messages at once", [masked(0x01, b"a"), vec![0x81]].concat(), E::ExpectedContinuation, 1002),
+        (
+            "message over the limit",
+            [masked(0x02, &[0; 200]), vec![0x80, 0x80 | 101]].concat(),
+            E::MessageTooLong { len: 301, max: 300 },
+            1009,
+        ),
+        ("not text", masked(0x81, b"\xFF"), E::InvalidUtf8, 1007),
+        ("a surrogate in pieces", masked(0x01, b"\xED\xA0"), E::InvalidUtf8, 1007),
+        ("a cut character at the end", masked(0x81, "ä".as_bytes().split_at(1).0), E::InvalidUtf8, 1007),
+        ("close code 1005", masked(0x88, &1005_u16.to_be_bytes()), E::InvalidCloseCode(1005), 1002),
+        ("close code 999", masked(0x88, &999_u16.to_be_bytes()), E::InvalidCloseCode(999), 1002),
+        ("close reason", masked(0x88, b"\x03\xE8\xC3"), E::InvalidCloseReason, 1007),
+    ];
+    for (name, bytes, expected, code) in rows {
+        for cut in [1, 2, 3, bytes.len()] {
+            let (_, error) = decode_in_pieces(&mut Decoder::default(), &bytes, cut, &LIMITS);
+            assert_eq!(error.as_ref(), Some(&expected), "{name} in pieces of {cut}");
+        }
+        assert_eq!(expected.close_code(), code, "{name}");
+        assert!(!expected.to_string().is_empty() && !expected.label().contains(' '));
+    }
+}
+
+#[test]
+fn a_limit_is_the_last_size_that_passes() {
+    for len in [200, 201] {
+        let (said, error) = decode_whole(&masked(0x82, &vec![1; len]));
+        assert_eq!(said.len(), usize::from(len == 200), "{len}: {error:?}");
+    }
+    let halves = [masked(0x02, &[1; 200]), masked(0x80, &[1; 100])].concat();
+    assert_eq!(decode_whole(&halves).0, [Said::Binary(vec![1; 300])]);
+}
+
+#[test]
+fn memory_follows_what_came_not_what_was_announced() {
+    let limits = WsLimits { max_message_bytes: 1 << 40, max_frame_bytes: 1 << 40 };
+    let mut decoder = Decoder::default();
+    let mut announced = vec![0x82, 0xFF, 0, 0, 0, 1, 0, 0, 0, 0];
+    announced.extend_from_slice(&MASK);
+    announced.extend_from_slice(&[0; 100]);
+    assert_eq!(decode_in_pieces(&mut decoder, &announced, 7, &limits), (vec![], None));
+    assert!(decoder.buffered_bytes() < 600, "{} bytes for 100", decoder.buffered_bytes());
+    assert_eq!(size_of::<Decoder>(), 16, "an idle decoder grew");
+}
+
+#[test]
+fn a_client_reads_unmasked_frames_and_refuses_masked_ones() {
+    let mut decoder = Decoder::new(Role::Client);
+    let bytes = frame(OpCode::Text, "ü".repeat(70_000).as_bytes());
+    let limits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
+    let (said, error) = decode_in_pieces(&mut decoder, &bytes, 4096, &limits);
+    assert_eq!((said, error), (vec![Said::Text("ü".repeat(70_000))], None));
+    let (_, error) = decode_in_pieces(&mut decoder, &masked(0x81, b"x"), 1, &limits);
+    assert_eq!(error, Some(ProtocolError::Masked));
+}
+
+#[test]
+fn a_close_reason_is_cut_between_characters_at_123_bytes() {
+    let frame = close_frame(1001, &"€".repeat(60));
+    assert_eq!(&frame[..4], [0x88, 125, 3, 0xE9]);
+    assert_eq!(std::str::from_utf8(&frame[4..]).expect("text"), "€".repeat(41));
+    let valid: Vec<u16> = (0..=u16::MAX).filter(|code| is_valid_close_code(*code)).collect();
+    assert_eq!(valid.len(), 4 + 8 + 2000);
+}
+
+fn upgrade(lines: &[&str]) -> Result<Upgrade, UpgradeError> {
+    let head = format!("GET /ws HTTP/1.1\r\nHost: t\r\n{}\r\n\r\n", lines.join("\r\n"));
+    check_upgrade(&parse(&head))
+}
+
+fn parse(head: &str) -> crate::codec::http::Request {
+    parse_request(head.as_bytes(), &HttpLimits::default()).expect("valid").expect("whole").0
+}
+
+const LINES: [&str; 4] = [
+    "Upgrade: WebSocket",
+    "Connection: keep-alive, Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+
+#[test]
+fn the_handshake_of_the_rfc_is_answered_as_in_the_rfc() {
+    let mut lines = LINES.to_vec();
+    lines.push("Sec-WebSocket-Protocol: one, two");
+    lines.push("Sec-WebSocket-Protocol: three");
+    let upgrade = upgrade(&lines).expect("valid");
+    assert_eq!(upgrade.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(upgrade.protocols, ["one", "two", "three"]);
+    let mut out = Vec::new();
+    write_upgrade(&mut out, &upgrade.accept, Some("two"));
+    let text = String::from_utf8(out).expect("text");
+    assert!(text.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{text}");
+    for line in ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Protocol: two"] {
+        assert!(text.contains(&format!("{line}\r\n")), "{text}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_handshake_has_its_own_error() {
+    use UpgradeError as E;
+    let without = |at: usize| {
+        let mut lines = LINES.to_vec();
+        lines.remove(at);
+        upgrade(&lines)
+    };
+    let with = |line: &str| upgrade(&[&LINES[..], &[line]].concat());
+    let instead = |at: usize, line: &str| {
+        let mut lines = LINES.to_vec();
+        lines[at] = line;
+        upgrade(&lines)
+    };
+    let rows = [
+        (without(0), E::NoUpgrade),
+        (without(1), E::NoConnectionUpgrade),
+        (without(2), E::BadVersion),
+        (without(3), E::MissingKey),
+        (instead(2, "Sec-WebSocket-Version: 12"), E::BadVersion),
+        (instead(3, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"), E::BadKey),
+        (instead(3, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZTE="), E::BadKey),
+        (with(LINES[3]), E::BadKey),
+        (with("Sec-WebSocket-Protocol: a, a"), E::BadProtocol),
+        (with("Sec-WebSocket-Protocol: a,,b"), E::BadProtocol),
+        (with("Content-Length: 3"), E::HasBody),
+    ];
+    for (at, (answer, expected)) in rows.into_iter().enumerate() {
+        assert_eq!(answer, Err(expected), "row {at}");
+    }
+    let old = format!("GET / HTTP/1.0\r\n{}\r\n\r\n", LINES.join("\r\n"));
+    assert_eq!(check_upgrade(&parse(&old)), Err(E::OldHttp));
+    let head = format!("HEAD / HTTP/1.1\r\nHost: t\r\n{}\r\n\r\n", LINES.join("\r\n"));
+    assert_eq!(check_upgrade(&parse(&head)), Err(E::NotGet));
+}
+
+proptest! {
+    #[test]
+    fn nothing_a_peer_sends_panics_and_cuts_change_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..400), cut in 1_usize..50) {
+        let whole = decode_whole(&bytes);
+        let pieces = decode_in_pieces(&mut Decoder::default(), &bytes, cut, &LIMITS);
+        // What was said before a fault is the same, and so is the fault.
+        prop_assert_eq!(whole, pieces);
+    }
+
+    #[test]
+    fn what_tungstenite_writes_is_read(payload in ".{0,120}", ping in proptest::collection::vec(any::<u8>(), 0..125), cut in 1_usize..300) {
+        use tungstenite::protocol::frame::{Frame, coding::{Data, OpCode as Code}};
+        let mut bytes = Vec::new();
+        let frames = [
+            Frame::message(payload.clone(), Code::Data(Data::Text), true),
+            Frame::ping(ping.clone()),
+        ];
+        for mut frame in frames {
+            frame.header_mut().mask = Some(MASK);
+            frame.format(&mut bytes).expect("room");
+        }
+        let limits = WsLimits::default();
+        let (said, error) = decode_in_pieces(&mut Decoder::default(), &bytes, cut, &limits);
+        prop_assert_eq!(said, vec![Said::Text(payload), Said::Ping(ping)]);
+        prop_assert_eq!(error, None);
+    }
+
+    #[test]
+    fn text_in_pieces_is_text_when_the_whole_is(bytes in proptest::collection::vec(prop_oneof![Just(0xC3), Just(0xA4), Just(0xE2), Just(0x82), Just(0xAC), Just(0xF0), Just(b'a'), any::<u8>()], 0..24), cut in 1_usize..6) {
+        let mut text = utf8::Text::default();
+        let pushed = bytes.chunks(cut).try_for_each(|piece| text.push(piece));
+        let is_text = std::str::from_utf8(&bytes).is_ok();
+        prop_assert_eq!(pushed.is_ok() && text.is_whole(), is_text);
+        if is_text {
+            prop_assert_eq!(text.valid.as_bytes(), bytes.as_slice());
+        }
+    }
+
+    #[test]
+    fn masking_twice_is_nothing_wherever_it_is_cut(mut bytes in proptest::collection::vec(any::<u8>(), 0..100), at in 0_usize..100) {
+        let before = bytes.clone();
+        unmask(&mut bytes, MASK, 0);
+        for (i, (masked, plain)) in bytes.iter().zip(&before).enumerate() {
+            prop_assert_eq!(*masked, plain ^ MASK[i % 4]);
+        }
+        let at = at.min(bytes.len());
+        let (head, tail) = bytes.split_at_mut(at);
+        unmask(head, MASK, 0);
+        unmask(tail, MASK, at);
+        prop_assert_eq!(bytes, before);
+    }
+}

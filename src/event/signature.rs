@@ -21,7 +21,7 @@ fn state() -> &'static FixedState {
 }
 
 /// The hash of one attribute's value; 0 only for the empty (absent) one.
-pub(crate) fn value_hash(value: &str) -> u32 {
+pub fn value_hash(value: &str) -> u32 {
     if value.is_empty() {
         return 0;
     }

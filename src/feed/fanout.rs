@@ -104,6 +104,11 @@ impl Fanout {
         Membership { feed, place: members.len() as u32 - 1 }
     }
 
+    /// The filter of a feed that equals this one.
+    pub(crate) fn held(&self, filter: &Filter) -> Option<&Filter> {
+        self.matcher.held(filter)
+    }
+
     /// Ends a membership. Another member may take its place: then that one's slot is the answer. The feed goes
     /// with its last member.
     pub(crate) fn leave(&mut self, Membership { feed, place }: Membership) -> Option<Slot> {

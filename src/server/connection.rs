@@ -92,7 +92,7 @@ struct Receiving {
 struct Http {
     /// What came and is not used yet.
     buffer: Vec<u8>,
-    receiving: Option<Receiving>,
+    receiving: Option<Box<Receiving>>,
     /// When the request that is coming began.
     since: Option<Tick>,
 }
@@ -135,12 +135,12 @@ impl Speaks {
 pub(crate) struct Connection {
     state: State,
     speaks: Speaks,
-    /// When the peer was last heard.
-    heard: Tick,
+    /// When the peer was last heard. Ticks here are cut to 32 bits, which is thirteen years.
+    heard: u32,
     /// When it was last asked whether it is there.
-    asked: Tick,
+    asked: u32,
     /// What came while the answers before it were too many.
-    held: Vec<u8>,
+    held: Option<Box<Vec<u8>>>,
 }
 
 /// How long a connection may take to be written out and closed by its peer, so that the last words are not
@@ -161,9 +161,9 @@ impl Connection {
         Self {
             state: State::Http(Box::default()),
             speaks: Speaks::Http,
-            heard: tick,
-            asked: tick,
-            held: Vec::new(),
+            heard: tick as u32,
+            asked: tick as u32,
+            held: None,
         }
     }
 
@@ -174,18 +174,17 @@ impl Connection {
     /// Whether input waits that could be taken once the answers so far are written: call `receive` then,
     /// with nothing if nothing came.
     pub(crate) fn holds_input(&self) -> bool {
-        !self.held.is_empty()
+        self.held.is_some()
     }
 
     /// Takes bytes from the peer. They may be unmasked in place.
     pub(crate) fn receive(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
-        self.heard = cx.tick;
-        if self.held.is_empty() {
-            self.take(input, cx);
-        } else {
-            let mut held = std::mem::take(&mut self.held);
+        self.heard = cx.tick as u32;
+        if let Some(mut held) = self.held.take() {
             held.extend_from_slice(input);
             self.take(&mut held, cx);
+        } else {
+            self.take(input, cx);
         }
     }
 
@@ -224,7 +223,8 @@ impl Connection {
                     http.buffer = input.to_vec();
                     return;
                 }
-                if let Some(Receiving { request, body, .. }) = http.receiving.take() {
+                if let Some(receiving) = http.receiving.take() {
+                    let Receiving { request, body, .. } = *receiving;
                     http.since = None;
                     self.answer(&request, &body, cx);
                 }
@@ -234,7 +234,7 @@ impl Connection {
                 return;
             }
             if cx.is_enough() {
-                self.held = input.to_vec();
+                self.held = Some(Box::new(input.to_vec()));
                 return;
             }
             http.since.get_or_insert(cx.tick);
@@ -258,7 +258,7 @@ impl Connection {
                 if request.expect_continue && input.is_empty() {
                     cx.send(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
                 }
-                http.receiving = Some(Receiving { request, decoder, body: Vec::new() });
+                http.receiving = Some(Box::new(Receiving { request, decoder, body: Vec::new() }));
             }
         }
         // The request before was an upgrade: what follows is already frames.
@@ -301,7 +301,7 @@ impl Connection {
         let State::Ws(ws) = &mut self.state else { return };
         loop {
             if cx.is_enough() {
-                self.held = input.to_vec();
+                self.held = Some(Box::new(input.to_vec()));
                 return;
             }
             let (used, message) = match ws.decoder.decode(input, &limits) {
@@ -347,6 +347,13 @@ impl Connection {
         cx.effects.push(Effect::Close);
     }
 
+    /// Keeps the loop's own filters in place of equal ones.
+    pub(crate) fn share_filters<'a>(&mut self, held: impl Fn(&Filter) -> Option<&'a Filter>) {
+        if let State::Ws(ws) = &mut self.state {
+            ws.session.share_filters(held);
+        }
+    }
+
     /// The connection is going: its subscriptions no longer count.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
         if let State::Ws(ws) = &mut self.state {
@@ -369,6 +376,7 @@ impl Connection {
     pub(crate) fn timer(&mut self, cx: &mut Context<'_>) -> Timer {
         let config = &cx.shared.config;
         let heartbeat = config.heartbeat_ticks();
+        let (heard, asked) = (Tick::from(self.heard), Tick::from(self.asked));
         match &mut self.state {
             State::Closing(since) if cx.tick < *since + CLOSING_TICKS => Timer::At(*since + CLOSING_TICKS),
             State::Closing(_) => Timer::Over,
@@ -376,8 +384,8 @@ impl Connection {
                 let (since, limit) = match (&http.receiving, http.since) {
                     (Some(_), Some(since)) => (since, config.body_ticks()),
                     (None, Some(since)) => (since, config.handshake_ticks()),
-                    (_, None) if self.heard == self.asked => (self.heard, config.handshake_ticks()),
-                    (_, None) => (self.heard, config.keep_alive_ticks()),
+                    (_, None) if heard == asked => (heard, config.handshake_ticks()),
+                    (_, None) => (heard, config.keep_alive_ticks()),
                 };
                 if cx.tick < since + limit {
                     // A request may begin in between, and has less time: look often.
@@ -394,23 +402,23 @@ impl Connection {
                 Timer::At(cx.tick + 10)
             }
             State::Ws(_) => {
-                if cx.tick >= self.heard + 2 * heartbeat + heartbeat / 2 {
+                if cx.tick >= heard + 2 * heartbeat + heartbeat / 2 {
                     cx.shared.metrics.fault("heartbeat_missed");
                     return Timer::Over;
                 }
-                if cx.tick >= self.heard.max(self.asked) + heartbeat {
-                    self.asked = cx.tick;
+                if cx.tick >= heard.max(asked) + heartbeat {
+                    self.asked = cx.tick as u32;
                     cx.send(Encoding::NativeWs.heartbeat());
                 }
-                Timer::At(self.heard.max(self.asked) + heartbeat)
+                Timer::At(Tick::from(self.heard.max(self.asked)) + heartbeat)
             }
             State::Sse => {
                 // Who is blocked has enough to read.
-                if cx.tick >= self.asked + heartbeat && !cx.blocked {
-                    self.asked = cx.tick;
+                if cx.tick >= asked + heartbeat && !cx.blocked {
+                    self.asked = cx.tick as u32;
                     cx.send(Encoding::NativeSse.heartbeat());
                 }
-                Timer::At((self.asked + heartbeat).max(cx.tick + 1))
+                Timer::At((Tick::from(self.asked) + heartbeat).max(cx.tick + 1))
             }
         }
     }

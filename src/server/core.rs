@@ -293,7 +293,9 @@ impl<S: Socket> Core<S> {
                 Effect::Interest { encoding, filters } => {
                     self.leave_feed(slot);
                     if !filters.is_empty() {
-                        self.conns[slot].cursor.join(&mut self.fanout, encoding, &filters, slot as Slot);
+                        let conn = &mut self.conns[slot];
+                        conn.cursor.join(&mut self.fanout, encoding, &filters, slot as Slot);
+                        conn.connection.share_filters(|filter| self.fanout.held(filter));
                     }
                 }
                 Effect::Replay { encoding, filter, except, from } => {

@@ -3,7 +3,10 @@
 //! Imports `dialect`, `filter`, `event`. Always: every message has an answer, but an `ack` or `pong`; a fault
 //! never ends the session.
 
+use std::fmt;
+
 use serde_json::json;
+use smallvec::SmallVec;
 
 use super::connection::{Answer, Context, Effect, ReplayFrom};
 use crate::dialect::Encoding;
@@ -11,18 +14,43 @@ use crate::dialect::native::{self, ClientError, ClientMessage, Command, Reply, S
 use crate::event::EventId;
 use crate::filter::Filter;
 
+/// A subscription's name: the client's own, or one that is not worth an allocation.
+#[derive(Debug)]
+enum Name {
+    Given(Box<str>),
+    Numbered(u32),
+}
+
+impl Name {
+    fn is(&self, id: &str) -> bool {
+        match self {
+            Self::Given(name) => **name == *id,
+            Self::Numbered(number) => id.strip_prefix("sub-").is_some_and(|n| n.parse() == Ok(*number)),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(name) => f.write_str(name),
+            Self::Numbered(number) => write!(f, "sub-{number}"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Subscription {
-    id: String,
+    name: Name,
     filter: Filter,
 }
 
-/// What one client subscribed to.
+/// What one client subscribed to. Small, for there is one for each client: most have one subscription.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    subscriptions: Vec<Subscription>,
+    subscriptions: SmallVec<[Subscription; 1]>,
     /// Numbers the subscriptions that came without an id.
-    unnamed: u64,
+    unnamed: u32,
 }
 
 impl Session {
@@ -47,7 +75,7 @@ impl Session {
         match command {
             Command::Subscribe(subscribe) => self.subscribe(*subscribe, to, cx),
             Command::Unsubscribe { subscription_id } => {
-                let Some(at) = self.subscriptions.iter().position(|s| s.id == subscription_id) else {
+                let Some(at) = self.position(&subscription_id) else {
                     let id = native::shortened(&subscription_id);
                     return Err(ClientError::new(
                         "unknown_subscription",
@@ -94,11 +122,15 @@ impl Session {
         filter
             .check(&cx.shared.config.filter_limits())
             .map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
-        let id = subscription_id.unwrap_or_else(|| {
-            self.unnamed += 1;
-            format!("sub-{}", self.unnamed)
-        });
-        let known = self.subscriptions.iter().position(|s| s.id == id);
+        let name = subscription_id.map_or_else(
+            || {
+                self.unnamed += 1;
+                Name::Numbered(self.unnamed)
+            },
+            |id| Name::Given(id.into()),
+        );
+        let id = name.to_string();
+        let known = self.position(&id);
         let max = cx.shared.config.max_subscriptions;
         if known.is_none() && self.subscriptions.len() >= max {
             let text = format!("subscription limit of {max} reached");
@@ -118,7 +150,7 @@ impl Session {
         match known {
             Some(at) => self.subscriptions[at].filter = filter,
             None => {
-                self.subscriptions.push(Subscription { id, filter });
+                self.subscriptions.push(Subscription { name, filter });
                 cx.shared.metrics.subscriptions.inc();
             }
         }
@@ -129,8 +161,11 @@ impl Session {
     fn request(&self, action: &str, cx: &Context<'_>) -> Result<serde_json::Value, ClientError> {
         match action {
             "list_subscriptions" => {
-                let all: Vec<_> =
-                    self.subscriptions.iter().map(|s| native::describe(&s.id, &s.filter)).collect();
+                let all: Vec<_> = self
+                    .subscriptions
+                    .iter()
+                    .map(|s| native::describe(&s.name.to_string(), &s.filter))
+                    .collect();
                 Ok(json!({ "subscriptions": all }))
             }
             "subscription_count" => Ok(json!({ "count": self.subscriptions.len() })),
@@ -151,9 +186,22 @@ impl Session {
         }
     }
 
+    fn position(&self, id: &str) -> Option<usize> {
+        self.subscriptions.iter().position(|s| s.name.is(id))
+    }
+
     fn tell_interest(&self, cx: &mut Context<'_>) {
         let filters = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
         cx.effects.push(Effect::Interest { encoding: Encoding::NativeWs, filters });
+    }
+
+    /// Keeps the loop's own filters in place of equal ones.
+    pub(crate) fn share_filters<'a>(&mut self, held: impl Fn(&Filter) -> Option<&'a Filter>) {
+        for subscription in &mut self.subscriptions {
+            if let Some(same) = held(&subscription.filter) {
+                subscription.filter = same.clone();
+            }
+        }
     }
 
     /// The client is going.

@@ -1,1 +1,130 @@
-fn main() {}
+//! The project's chores in one word each: `cargo xtask` prints them.
+//!
+//! Always: a step that can't be done fails; nothing is skipped in silence.
+
+mod run;
+mod setup;
+mod tidy;
+
+use std::process::ExitCode;
+
+use run::{Outcome, Totals, cargo, nightly};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  test          install what the tests need (Debian packages, npm, pip), then run them all
+  setup         only the first half of that
+  tidy          the house rules: layers, unsafe, heads, sizes, words, dependencies
+  lint          rustfmt, clippy with and without features, docs; warnings are errors
+  loom [NAME]   the model checker over the lock-free parts
+  fuzz [SECS]   every fuzz target for so many seconds (30)
+  bench [NAME]  the benchmarks
+  ci            everything that CI runs, in its order
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut totals = Totals::default();
+    let rest = args.get(1).map(String::as_str);
+    let outcome = match args.first().map(String::as_str) {
+        Some("test") => test(&mut totals),
+        Some("setup") => setup::install(),
+        Some("tidy") => tidy::check(),
+        Some("lint") => lint(),
+        Some("loom") => loom(rest, &mut totals),
+        Some("fuzz") => fuzz(rest),
+        Some("bench") => bench(rest),
+        Some("ci") => ci(&mut totals),
+        Some(other) if !matches!(other, "help" | "--help" | "-h") => {
+            Err(format!("no such command: {other}\n\n{HELP}"))
+        }
+        _ => {
+            println!("{HELP}");
+            Ok(())
+        }
+    };
+    if totals.ran() {
+        println!("\n{totals}");
+    }
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(totals: &mut Totals) -> Outcome {
+    setup::install()?;
+    cargo(&["build", "--release"])?;
+    run::tests(&["test", "--workspace", "--all-features", "--no-fail-fast"], &[], totals)?;
+    run::tests(&["test", "--no-default-features", "--lib"], &[], totals)
+}
+
+fn lint() -> Outcome {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
+    cargo(&["clippy", "--no-default-features", "--lib", "--", "-D", "warnings"])?;
+    run::command("cargo", &["doc", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")], ".")
+}
+
+fn loom(name: Option<&str>, totals: &mut Totals) -> Outcome {
+    run::need("loom-tests/Cargo.toml")?;
+    let env = [("RUSTFLAGS", "--cfg loom"), ("LOOM_MAX_PREEMPTIONS", "2")];
+    let mut args = vec!["test", "--release", "--manifest-path", "loom-tests/Cargo.toml"];
+    args.extend(name);
+    run::tests(&args, &env, totals)
+}
+
+fn fuzz(seconds: Option<&str>) -> Outcome {
+    run::need("fuzz/Cargo.toml")?;
+    let seconds: u64 =
+        seconds.unwrap_or("30").parse().map_err(|_| "fuzz takes a number of seconds".to_owned())?;
+    setup::cargo_fuzz()?;
+    let mut targets: Vec<String> = std::fs::read_dir("fuzz/fuzz_targets")
+        .map_err(|error| format!("fuzz/fuzz_targets: {error}"))?
+        .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
+        .collect();
+    targets.sort();
+    for target in &targets {
+        let limit = format!("-max_total_time={seconds}");
+        let known = format!("fuzz/regressions/{target}");
+        // The regressions first, as they are: a fault that was mended stays so.
+        let mut args = vec!["fuzz", "run", target.as_str()];
+        let corpus = format!("fuzz/corpus/{target}");
+        std::fs::create_dir_all(&corpus).map_err(|error| format!("{corpus}: {error}"))?;
+        args.push(&corpus);
+        if std::path::Path::new(&known).is_dir() {
+            args.push(&known);
+        }
+        args.extend([
+            "--",
+            limit.as_str(),
+            "-max_len=4096",
+            "-timeout=10",
+            "-verbosity=0",
+            "-print_final_stats=1",
+        ]);
+        nightly(&args)?;
+    }
+    println!("fuzzed {} targets for {seconds} s each", targets.len());
+    Ok(())
+}
+
+fn bench(name: Option<&str>) -> Outcome {
+    match name {
+        Some(name) => cargo(&["bench", "--bench", name]),
+        None => cargo(&["bench"]),
+    }
+}
+
+fn ci(totals: &mut Totals) -> Outcome {
+    lint()?;
+    tidy::check()?;
+    test(totals)?;
+    loom(None, totals)?;
+    cargo(&["bench", "--no-run"])?;
+    fuzz(Some("30"))
+}

@@ -142,6 +142,13 @@ impl Matcher {
         ClassId(id)
     }
 
+    /// The filter held here that equals this one: who keeps it instead keeps no copy.
+    pub fn held(&self, filter: &Filter) -> Option<&Filter> {
+        let same = |id: &u32| self.classes[*id as usize].filter == *filter;
+        let id = self.ids.find(self.hasher.hash_one(filter.bytes()), same)?;
+        Some(&self.classes[*id as usize].filter)
+    }
+
     /// Takes one holder away; the class goes with the last, and its id may be given anew. Answers whether it
     /// went.
     pub fn remove(&mut self, id: ClassId) -> bool {

@@ -1,0 +1,127 @@
+//! A request's body out of bytes, however they are cut.
+
+use super::{Body, HttpLimits, RequestError};
+
+/// Bytes of one chunk's size line, and of all trailers.
+const LINE_BYTES_MAX: usize = 4096;
+
+/// Digits of a chunk's size: 16 of them fill a `u64`.
+const SIZE_DIGITS_MAX: u8 = 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// So many bytes are left, of the body or of a chunk.
+    Data(u64),
+    /// In the digits of a chunk's size.
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    /// Behind the digits, in what extends them; a quoted string hides nothing here.
+    Extension(u64),
+    /// Behind the carriage return of a size line.
+    SizeEnd(u64),
+    /// Behind a chunk's data: CR, then LF.
+    DataCr,
+    DataLf,
+    /// In the trailers, at the start of a line or within one.
+    TrailerStart,
+    Trailer,
+    TrailerLf,
+    /// Behind the carriage return of the last, empty line.
+    End,
+    Done,
+}
+
+/// Takes a body apart as it comes.
+#[derive(Debug)]
+pub struct BodyDecoder {
+    state: State,
+    chunked: bool,
+    line_bytes: usize,
+    limit: u64,
+}
+
+impl BodyDecoder {
+    /// For a body told in this way; refused where it says that it is too long.
+    pub fn new(body: &Body, limits: &HttpLimits) -> Result<Self, RequestError> {
+        let limit = limits.max_body_bytes;
+        let state = match *body {
+            Body::None => State::Done,
+            Body::Length(length) if length > limit => return Err(RequestError::BodyTooLong { limit }),
+            Body::Length(length) => State::Data(length),
+            Body::Chunked => State::Size { size: 0, digits: 0 },
+        };
+        Ok(Self { state, chunked: matches!(body, Body::Chunked), line_bytes: 0, limit })
+    }
+
+    /// Takes bytes from the front of `input` and appends the body's own to `out`; answers how many it took and
+    /// whether that was the end. `out` holds what came of this body before, and nothing else.
+    pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool), RequestError> {
+        let mut at = 0;
+        while self.state != State::Done {
+            if let State::Data(left) = self.state {
+                let taken = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - at);
+                out.extend_from_slice(&input[at..at + taken]);
+                at += taken;
+                let left = left - taken as u64;
+                self.state = match (left, self.chunked) {
+                    (0, true) => State::DataCr,
+                    (0, false) => State::Done,
+                    _ => State::Data(left),
+                };
+                if left > 0 {
+                    break;
+                }
+                continue;
+            }
+            let Some(&byte) = input.get(at) else { break };
+            at += 1;
+            self.line_bytes += 1;
+            if self.line_bytes > LINE_BYTES_MAX {
+                return Err(RequestError::ChunkLineTooLong { limit: LINE_BYTES_MAX });
+            }
+            self.state = self.step(byte, out.len() as u64)?;
+        }
+        Ok((at, self.state == State::Done))
+    }
+
+    fn step(&mut self, byte: u8, decoded: u64) -> Result<State, RequestError> {
+        Ok(match (self.state, byte) {
+            (State::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
+                if digits == SIZE_DIGITS_MAX {
+                    return Err(RequestError::BadChunk);
+                }
+                let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
+                State::Size { size: size << 4 | digit, digits: digits + 1 }
+            }
+            (State::Size { digits: 0, .. }, _) => return Err(RequestError::BadChunk),
+            (State::Size { size, .. } | State::Extension(size), b'\r') => State::SizeEnd(size),
+            (State::Size { size, .. }, b';' | b' ' | b'\t') => State::Extension(size),
+            (State::Extension(size), b'\t' | 0x20..=0x7e | 0x80..) => State::Extension(size),
+            (State::SizeEnd(0), b'\n') => {
+                self.line_bytes = 0;
+                State::TrailerStart
+            }
+            (State::SizeEnd(size), b'\n') => {
+                if size > self.limit.saturating_sub(decoded) {
+                    return Err(RequestError::BodyTooLong { limit: self.limit });
+                }
+                self.line_bytes = 0;
+                State::Data(size)
+            }
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => {
+                self.line_bytes = 0;
+                State::Size { size: 0, digits: 0 }
+            }
+            // Trailers are read to their end and thrown away.
+            (State::TrailerStart, b'\r') => State::End,
+            (State::TrailerStart | State::Trailer, b'\t' | 0x20..=0x7e | 0x80..) => State::Trailer,
+            (State::Trailer, b'\r') => State::TrailerLf,
+            (State::TrailerLf, b'\n') => State::TrailerStart,
+            (State::End, b'\n') => State::Done,
+            _ => return Err(RequestError::BadChunk),
+        })
+    }
+}

@@ -1,0 +1,199 @@
+//! The house rules as a check: what a reviewer should not have to look for.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::Outcome;
+
+/// The rooms and their layers: a room imports from lower layers only, never from its own.
+const LAYERS: &[(&str, u8)] = &[
+    ("sync", 0),
+    ("event", 1),
+    ("codec", 1),
+    ("metrics", 1),
+    ("filter", 2),
+    ("bus", 3),
+    ("dialect", 3),
+    ("feed", 4),
+    ("engine", 4),
+    ("bridge", 4),
+    ("server", 5),
+    ("config", 6),
+    ("cli", 7),
+];
+
+/// Where `unsafe` may stand.
+const UNSAFE_FILES: &[&str] = &["src/bus/ring.rs"];
+
+/// Lines beyond which a file holds a second idea.
+const LINES_MAX: usize = 800;
+
+/// Words that DESIGN's own stand for, as they appear in code.
+const BANNED: &[(&str, &str)] = &[
+    ("topic", "channel or type"),
+    ("consumer", "subscriber"),
+    ("producer", "publisher"),
+    ("shutdown_", "drain"),
+];
+
+/// What is not to stay in the code.
+const LEFTOVERS: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX", "HACK"];
+
+/// All that the bare bus may depend on.
+const BARE_DEPENDENCIES: &[&str] = &[
+    "arc-swap",
+    "bytemuck",
+    "bytemuck_derive",
+    "bytes",
+    "crossbeam-utils",
+    "fanwire",
+    "foldhash",
+    "futures-core",
+    "hashbrown",
+    "libc",
+    "proc-macro2",
+    "quote",
+    "smallvec",
+    "syn",
+    "unicode-ident",
+];
+
+pub(crate) fn check() -> Outcome {
+    let mut faults = Vec::new();
+    let mut files = Vec::new();
+    collect(Path::new("src"), &mut files);
+    files.sort();
+    for file in &files {
+        let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        check_file(&file.to_string_lossy().replace('\\', "/"), &text, &mut faults);
+    }
+    check_manifest(&mut faults);
+    check_dependencies(&mut faults);
+    if faults.is_empty() {
+        println!("tidy: {} files", files.len());
+        Ok(())
+    } else {
+        Err(format!("tidy found {}:\n{}", faults.len(), faults.join("\n")))
+    }
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn room_of(file: &str) -> &str {
+    let rest = file.strip_prefix("src/").unwrap_or(file);
+    rest.split('/').next().unwrap_or(rest).trim_end_matches(".rs")
+}
+
+fn layer_of(room: &str) -> Option<u8> {
+    LAYERS.iter().find(|(name, _)| *name == room).map(|(_, layer)| *layer)
+}
+
+fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
+    if !text.starts_with("//!") {
+        faults.push(format!("{file}: has no head that says what it is for"));
+    }
+    let lines = text.lines().count();
+    if lines > LINES_MAX {
+        faults.push(format!("{file}: {lines} lines, {LINES_MAX} at the most"));
+    }
+    let room = room_of(file);
+    let layer = layer_of(room);
+    let is_test = file.ends_with("tests.rs");
+    for (number, line) in text.lines().enumerate() {
+        let mut fault = |what: String| faults.push(format!("{file}:{}: {what}", number + 1));
+        let code = line.split("//").next().unwrap_or(line);
+        if let Some(layer) = layer {
+            for used in rooms_used(code) {
+                if used != room && layer_of(&used).is_some_and(|other| other >= layer) && !is_test {
+                    fault(format!("room {room} imports from {used}, which is not below it"));
+                }
+            }
+        }
+        let is_unsafe =
+            ["unsafe {", "unsafe fn", "unsafe impl", "unsafe trait"].iter().any(|u| code.contains(u));
+        if is_unsafe && !UNSAFE_FILES.contains(&file) {
+            fault("unsafe outside its room".to_owned());
+        }
+        if (code.contains("std::sync::atomic") || code.contains("core::sync::atomic"))
+            && file != "src/sync.rs"
+        {
+            fault("atomics come from crate::sync".to_owned());
+        }
+        for word in LEFTOVERS {
+            if line.contains(word) {
+                fault(format!("{word} is left over"));
+            }
+        }
+        for (word, instead) in BANNED {
+            if code.to_lowercase().contains(word) {
+                fault(format!("say {instead}, not {word}"));
+            }
+        }
+    }
+}
+
+/// The rooms that a line names behind `crate::`, in nested braces too where they stand on the same line.
+fn rooms_used(code: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for part in code.split("crate::").skip(1) {
+        let names = part.strip_prefix('{').unwrap_or(part);
+        for name in names.split([',', '}']) {
+            let name: String = name.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            rooms.insert(name);
+            if !part.starts_with('{') {
+                break;
+            }
+        }
+    }
+    rooms
+}
+
+fn check_manifest(faults: &mut Vec<String>) {
+    let manifest = fs::read_to_string("Cargo.toml").unwrap_or_default();
+    for field in ["rust-version", "license", "description", "readme", "categories", "keywords"] {
+        if !manifest.lines().any(|line| line.starts_with(field)) {
+            faults.push(format!("Cargo.toml: {field} is missing"));
+        }
+    }
+    for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+        if !Path::new(file).exists() {
+            faults.push(format!("{file} is missing"));
+        }
+    }
+}
+
+fn check_dependencies(faults: &mut Vec<String>) {
+    let args = [
+        "tree",
+        "-p",
+        "fanwire",
+        "--no-default-features",
+        "-e",
+        "normal",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ];
+    let Ok(output) = Command::new("cargo").args(args).output() else {
+        faults.push("cargo tree did not run".to_owned());
+        return;
+    };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        if !name.is_empty() && !BARE_DEPENDENCIES.contains(&name) {
+            faults.push(format!("the bare bus depends on {name}"));
+        }
+    }
+}

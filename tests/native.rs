@@ -475,10 +475,10 @@ fn limits_on_what_a_client_may_ask_for_are_told_and_hold() {
     assert!(started.elapsed() < Duration::from_secs(3), "took {:?}", started.elapsed());
 
     let subscribe = |n: usize| json!({"type": "subscribe", "payload": {"subscription_id": n.to_string(), "event_types": ["x"]}});
-    for n in 1..1000 {
+    for n in 1..=1000 {
         assert_eq!(client.ask(&subscribe(n))["type"], "ack", "subscription {n}");
     }
-    let answer = client.ask(&subscribe(1000));
+    let answer = client.ask(&subscribe(1001));
     assert_eq!(answer["type"], "error", "{answer}");
     assert_eq!(client.ask(&subscribe(1))["type"], "ack", "replacing one is not one more");
     server.publish(r#"{"type":"x"}"#);

@@ -186,11 +186,6 @@ impl Event {
         &self.0.signature
     }
 
-    /// Bytes this event holds, its frames apart.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Body>() + self.0.text.len()
-    }
-
     /// Makes sure that this handle may be given a place: a handle that is shared or was published before is
     /// replaced by a body of its own.
     pub(crate) fn into_publishable(self) -> Self {

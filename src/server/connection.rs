@@ -140,6 +140,7 @@ pub(crate) struct Connection {
     /// When it was last asked whether it is there.
     asked: u32,
     /// What came while the answers before it were too many.
+    #[expect(clippy::box_collection, reason = "rare, and a word in each of very many connections")]
     held: Option<Box<Vec<u8>>>,
 }
 
@@ -211,8 +212,7 @@ impl Connection {
 
     fn receive_http(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) {
         let limits = cx.shared.config.http_limits();
-        loop {
-            let State::Http(http) = &mut self.state else { break };
+        while let State::Http(http) = &mut self.state {
             if let Some(receiving) = &mut http.receiving {
                 let (used, done) = match receiving.decoder.decode(input, &mut receiving.body) {
                     Ok(progress) => progress,

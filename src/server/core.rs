@@ -429,7 +429,7 @@ impl<S: Socket> Core<S> {
             }
             Flushed::Blocked => conn.blocked = true,
             Flushed::Budget => self.queue(slot),
-            Flushed::Failed(_) => {
+            Flushed::Failed => {
                 self.remove(slot);
                 return false;
             }
@@ -504,7 +504,7 @@ impl<S: Socket> Core<S> {
                         self.queue(slot);
                         all_done = false;
                     }
-                    Flushed::Failed(_) => {
+                    Flushed::Failed => {
                         // Removing it now would move another member to this place; its own turn finds it broken.
                         broken = true;
                         self.queue(slot);

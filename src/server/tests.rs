@@ -63,7 +63,7 @@ fn masked(op: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         len @ 0..=125 => frame.push(0x80 | len as u8),
         len => {
-            frame.push(0x80 | 126);
+            frame.push(0xFE);
             frame.extend_from_slice(&(len as u16).to_be_bytes());
         }
     }
@@ -300,7 +300,8 @@ fn time_ends_what_is_slow_and_asks_what_is_quiet() {
     }
     assert!(text(&slow).starts_with("HTTP/1.1 408 "));
     assert!(slow.with(|ends| ends.ended));
-    (text(&stream), text(&socket));
+    text(&stream);
+    text(&socket);
     for _ in 0..300 {
         world.after(1);
     }

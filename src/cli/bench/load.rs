@@ -4,7 +4,7 @@
 //! costs less than what it loads.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
 use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
@@ -95,7 +95,7 @@ fn masked_text(text: &str) -> Vec<u8> {
     match text.len() {
         len @ 0..=125 => frame.push(0x80 | len as u8),
         len => {
-            frame.push(0x80 | 126);
+            frame.push(0xFE);
             frame.extend_from_slice(&(len as u16).to_be_bytes());
         }
     }
@@ -210,9 +210,11 @@ impl Load {
                 let mut body = String::new();
                 for _ in 0..plan.burst {
                     let kind = published as usize % plan.filters;
-                    body.push_str(&format!(
-                        "{{\"type\":\"bench.{kind}\",\"payload\":{{\"due\":{due:016},\"pad\":\"{pad}\"}}}}\n"
-                    ));
+                    // Writing to a String cannot fail.
+                    let _ = writeln!(
+                        body,
+                        "{{\"type\":\"bench.{kind}\",\"payload\":{{\"due\":{due:016},\"pad\":\"{pad}\"}}}}"
+                    );
                     published += 1;
                     expected += awake[kind];
                 }

@@ -38,7 +38,11 @@ pub const fn is_valid_close_code(code: u16) -> bool {
 /// A server's close frame. The reason is cut, between characters, at the 123 bytes a control frame has for it.
 pub fn close_frame(code: u16, reason: &str) -> Bytes {
     debug_assert!(is_valid_close_code(code), "close code {code} must not be sent");
-    let reason = &reason[..reason.floor_char_boundary(CONTROL_BYTES_MAX - 2)];
+    let mut end = reason.len().min(CONTROL_BYTES_MAX - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let reason = &reason[..end];
     let mut payload = [0; CONTROL_BYTES_MAX];
     payload[..2].copy_from_slice(&code.to_be_bytes());
     payload[2..2 + reason.len()].copy_from_slice(reason.as_bytes());

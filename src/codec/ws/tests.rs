@@ -119,7 +119,7 @@ fn each_clause_of_the_rfc_has_its_own_error_at_the_byte_that_breaks_it() {
         ("opcode 15", vec![0x8F], E::ReservedOpcode(15), 1002),
         ("not masked", vec![0x81, 5], E::NotMasked, 1002),
         ("ping in fragments", vec![0x09], E::FragmentedControl, 1002),
-        ("long ping", vec![0x89, 0x80 | 126], E::LongControl, 1002),
+        ("long ping", vec![0x89, 0xFE], E::LongControl, 1002),
         ("close of one byte", vec![0x88, 0x81], E::ShortClose, 1002),
         ("125 in 16 bits", vec![0x81, 0xFE, 0, 125], E::NonMinimalLength, 1002),
         ("65,535 in 64 bits", vec![0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], E::NonMinimalLength, 1002),
@@ -129,7 +129,7 @@ fn each_clause_of_the_rfc_has_its_own_error_at_the_byte_that_breaks_it() {
         ("two messages at once", [masked(0x01, b"a"), vec![0x81]].concat(), E::ExpectedContinuation, 1002),
         (
             "message over the limit",
-            [masked(0x02, &[0; 200]), vec![0x80, 0x80 | 101]].concat(),
+            [masked(0x02, &[0; 200]), vec![0x80, 0xE5]].concat(),
             E::MessageTooLong { len: 301, max: 300 },
             1009,
         ),

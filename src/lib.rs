@@ -49,6 +49,8 @@ pub mod internals {
     #[cfg(feature = "server")]
     pub use crate::feed::harness::Fan;
     pub use crate::filter::{ClassId, Matcher, MatcherStats};
+    #[cfg(all(fuzzing, feature = "server"))]
+    pub use crate::server::fuzzing;
 }
 
 #[cfg(all(doctest, feature = "server"))]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::connection::{Connection, Context};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
-use crate::dialect::native;
+use crate::dialect::{envelope, native};
 use crate::event::Timestamp;
 use crate::sync::atomic::AtomicU64;
 
@@ -17,6 +17,18 @@ pub fn control_message(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = native::read_message(text);
     }
+}
+
+/// Reads an event; what was taken is written, and reads back as the same.
+pub fn event(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(event) = envelope::read_event(text) else { return };
+    let mut written = String::new();
+    envelope::write_event(&event, &mut written);
+    let Ok(again) = envelope::read_event(&written) else { panic!("not an event: {written}") };
+    let mut twice = String::new();
+    envelope::write_event(&again, &mut twice);
+    assert_eq!(written, twice);
 }
 
 /// A whole connection: the first byte says how long the pieces are, in which the rest comes.

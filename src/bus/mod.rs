@@ -1,238 +1,325 @@
-//! The bus: stand-in behind the final interface.
+//! The bus: events in at one side, any number of readers at the other, and nobody waits for anybody.
+//!
+//! Imports `event`, `filter` and `sync`. Always:
+//! - publishing waits for no reader; memory is bounded by the rings, whoever is slow;
+//! - a reader gets the events of a shard in order, each at most once, and a gap wherever some are missing.
+//!
+//! Bottom up: `barrier` and `park` (fences, sleep and wake), `ring` (slots, pins, reclamation; all the
+//! `unsafe`), `carried` (what a slot holds), `cursor` (a reader's place in all shards), `wait`, and on these
+//! the subscriber, the handlers, the recorder, the loop's reader and the publishers.
 
-use std::collections::VecDeque;
+mod barrier;
+mod builder;
+mod carried;
+mod cursor;
+mod handler;
+#[cfg(feature = "server")]
+mod loop_reader;
+mod park;
+mod position;
+mod publisher;
+mod recorder;
+mod replay;
+mod ring;
+mod subscriber;
+#[cfg(test)]
+mod tests;
+mod wait;
+
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc as Count, OnceLock};
 
-use crate::event::{Event, EventId, Sequence, Timestamp};
-use crate::filter::Filter;
+use crate::event::{Event, Sequence, Timestamp};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, lock};
+use builder::OrderingKey;
+use cursor::Cursor;
+use handler::Handlers;
+use publisher::Desks;
+use recorder::Recorder;
+use ring::Core;
 
-const CAPACITY: usize = 8192;
+pub use builder::{BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, ShardStats};
+pub use carried::{Carried, Keep};
+pub use handler::{HandlerGuard, HandlerId};
+#[cfg(feature = "server")]
+pub(crate) use loop_reader::{LoopReader, ReaderItem};
+pub use position::{Position, PositionError};
+pub use publisher::{Published, PublishedBatch, Publisher};
+pub use replay::Replay;
+pub use subscriber::{Closed, Ledger, RecvTimeoutError, Subscriber, TryRecvError};
+pub use wait::Wait;
 
-type Waker = Arc<dyn Fn() + Send + Sync>;
+/// Carries events, or plain values, from publishers to subscribers of one process.
+///
+/// A handle: clones are the same bus. Each shard is a ring that keeps its newest events; publishing
+/// overwrites the oldest and never waits for readers. Items with the same ordering key share a shard and stay
+/// in order, whoever published them; nothing is promised across shards. When the last handle ([`Bus`],
+/// [`Publisher`]) is gone, subscribers read what is left and end.
+///
+/// ```
+/// use fanwire::{Bus, Delivery, Event, Filter};
+///
+/// let bus = Bus::new();
+/// let mut tasks = bus.subscribe("type=task.*".parse::<Filter>()?);
+/// bus.publish(Event::builder("task.started").build()?);
+/// assert!(matches!(tasks.try_recv()?, Delivery::Event(event) if event.event_type() == "task.started"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Bus<T: Carried = Event>(Count<Inner<T>>);
 
-#[derive(Default)]
-struct Inner {
-    ring: VecDeque<Event>,
-    head: u64,
-    sleepers: Vec<Waker>,
-}
-
-struct SharedBus {
-    inner: Mutex<Inner>,
-    more: Condvar,
+/// What the handles of a bus share. Subscribers hold the core only, so that they learn of the end.
+struct Inner<T: Carried> {
+    core: Arc<Core<T::Cargo>>,
     epoch: u64,
+    ordering_key: Option<OrderingKey<T>>,
+    desks: Desks<T::Cargo>,
+    handlers: Count<Handlers<T>>,
+    recorder: Count<Mutex<Recorder<T>>>,
+    census: Census,
 }
 
-/// A bus.
-#[derive(Clone)]
-pub struct Bus(Arc<SharedBus>);
+/// How many subscribers there are.
+#[derive(Clone, Debug, Default)]
+struct Census(Option<Count<AtomicUsize>>);
 
-impl fmt::Debug for Bus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bus")
+impl Census {
+    fn enter(&self) -> Self {
+        if let Some(count) = &self.0 {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.clone()
+    }
+
+    fn leave(&self) {
+        if let Some(count) = &self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }
 
-impl Default for Bus {
+/// A run of sequences that a reader did not get, because it was slower than the ring is long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// How many: `to - from`. Those that a filter would have left out are among them. In rare cases one was
+    /// never an event: a publisher was stopped so long that its place was given up.
+    pub missed: u64,
+    /// The shard.
+    pub shard: u16,
+    /// The first sequence that is missing.
+    pub from: Sequence,
+    /// The first behind that is not.
+    pub to: Sequence,
+}
+
+/// What a subscriber yields. These two are all there will ever be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery<T = Event> {
+    /// The next event.
+    Event(T),
+    /// Events were missed here.
+    Gap(Gap),
+}
+
+/// A [`Delivery`] by reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit<'a, T = Event> {
+    /// The next event.
+    Event(&'a T),
+    /// Events were missed here.
+    Gap(Gap),
+}
+
+impl<T: Carried> Visit<'_, T> {
+    /// Itself, unless the filter leaves it out. Gaps concern everybody.
+    #[inline]
+    fn wanted(self, filter: &T::Filter) -> Option<Self> {
+        match self {
+            Self::Event(item) if !item.is_wanted(filter) => None,
+            _ => Some(self),
+        }
+    }
+
+    #[inline]
+    fn to_delivery(self) -> Delivery<T> {
+        match self {
+            Self::Event(item) => Delivery::Event(item.clone()),
+            Self::Gap(gap) => Delivery::Gap(gap),
+        }
+    }
+}
+
+impl Bus<Event> {
+    /// A bus of events with one shard of 8,192 slots.
+    pub fn new() -> Self {
+        Self::from_builder(BusBuilder::new())
+    }
+
+    /// Describes another one.
+    pub fn builder() -> BusBuilder<Event> {
+        BusBuilder::new()
+    }
+
+    /// The bus of the whole process, made when first asked for. It never closes.
+    pub fn global() -> &'static Self {
+        static GLOBAL: OnceLock<Bus> = OnceLock::new();
+        GLOBAL.get_or_init(Self::new)
+    }
+}
+
+impl<T: Carried> Bus<T> {
+    fn from_builder(builder: BusBuilder<T>) -> Self {
+        let core = Arc::new(Core::new(builder.shards, builder.capacity));
+        Self(Count::new(Inner {
+            epoch: new_epoch(),
+            ordering_key: builder.ordering_key,
+            desks: Desks::new(&core),
+            handlers: Count::new(Handlers::new(Arc::clone(&core))),
+            recorder: Count::default(),
+            census: Census(Some(Count::default())),
+            core,
+        }))
+    }
+
+    /// Which life of which bus this is. No two buses of a process have the same, nor, as far as the clock
+    /// can be trusted, two processes.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+
+    /// Reads what the filter lets through, from what is published from now on.
+    pub fn subscribe(&self, filter: impl Into<T::Filter>) -> Subscriber<T> {
+        let cursor = Cursor::new(&self.0.core);
+        Subscriber::new(cursor, filter.into(), self.0.epoch, self.0.census.enter())
+    }
+
+    /// Reads from a position on; what the rings no longer hold comes as a gap first.
+    pub fn subscribe_from(
+        &self,
+        filter: impl Into<T::Filter>,
+        position: &Position,
+    ) -> Result<Subscriber<T>, PositionError> {
+        let mut subscriber = self.subscribe(filter);
+        subscriber.seek(position)?;
+        Ok(subscriber)
+    }
+
+    fn subscribe_uncounted(&self, filter: T::Filter) -> Subscriber<T> {
+        Subscriber::new(Cursor::new(&self.0.core), filter, self.0.epoch, Census::default())
+    }
+
+    /// Where the next events will stand.
+    pub fn position(&self) -> Position {
+        Position::new(self.0.epoch, self.0.core.rings().iter().map(ring::Ring::head))
+    }
+
+    /// Where the oldest events stand that the rings still hold.
+    pub fn oldest_position(&self) -> Position {
+        Position::new(self.0.epoch, (0..self.shards()).map(|shard| self.oldest(shard as u16)))
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.0.core.rings().len()
+    }
+
+    fn ring(&self, shard: u16) -> &ring::Ring<T::Cargo> {
+        &self.0.core.rings()[usize::from(shard)]
+    }
+
+    /// The oldest sequence that a shard may still hold.
+    pub(crate) fn oldest(&self, shard: u16) -> Sequence {
+        let ring = self.ring(shard);
+        ring.head().saturating_sub(ring.capacity())
+    }
+
+    /// Subscribers and handlers now.
+    pub fn subscriber_count(&self) -> usize {
+        self.0.census.count() + self.0.handlers.count()
+    }
+
+    /// Ends all handlers' subscriptions and the recording, and drops what that kept. Subscribers stay, and so
+    /// do the events in the rings.
+    pub fn clear(&self) {
+        self.0.handlers.clear();
+        lock(&self.0.recorder).end(&self.0.core);
+    }
+
+    /// What it counts.
+    pub fn stats(&self) -> BusStats {
+        let core = &self.0.core;
+        self.0.desks.reclaim();
+        let shards = core.rings().iter().map(|ring| {
+            let head = ring.head();
+            let capacity = ring.capacity();
+            ShardStats { head, oldest: head.saturating_sub(capacity), capacity: capacity as usize }
+        });
+        let shards: Vec<ShardStats> = shards.collect();
+        let published = shards.iter().map(|shard| shard.head).sum();
+        BusStats {
+            published,
+            live_events: if <T::Cargo as ring::Cargo>::SHARED { core.live() } else { 0 },
+            wakes: core.wakes(),
+            subscribers: self.subscriber_count(),
+            handler_panics: self.0.handlers.panics(),
+            shards,
+        }
+    }
+
+    /// Shows the events `from..to` of a shard that are still there to `take`, in one piece up to `to`;
+    /// answers the first one's sequence.
+    #[cfg(feature = "server")]
+    pub(crate) fn read_range(&self, shard: u16, from: Sequence, to: Sequence, take: impl FnMut(&T)) -> Sequence {
+        replay::read_range(&self.0.core, shard, from, to, take)
+    }
+
+    /// A reader for an event loop. `waker` is called by a publisher, once for each time that the reader
+    /// announced its sleep.
+    #[cfg(feature = "server")]
+    pub(crate) fn reader(&self, waker: impl Fn() + Send + Sync + 'static) -> LoopReader<T> {
+        LoopReader::new(Cursor::new(&self.0.core), Count::new(waker))
+    }
+}
+
+/// The time in microseconds, moved on where two buses would share one.
+fn new_epoch() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = Timestamp::now().0 as u64;
+    let mut last = LAST.load(Ordering::Relaxed);
+    loop {
+        let epoch = now.max(last + 1);
+        // Only its own uniqueness matters: no edge.
+        match LAST.compare_exchange(last, epoch, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return epoch,
+            Err(other) => last = other,
+        }
+    }
+}
+
+impl<T: Carried> Drop for Inner<T> {
+    fn drop(&mut self) {
+        self.core.close();
+    }
+}
+
+impl<T: Carried> Clone for Bus<T> {
+    fn clone(&self) -> Self {
+        Self(Count::clone(&self.0))
+    }
+}
+
+impl Default for Bus<Event> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// What `publish` answers.
-#[derive(Clone, Copy, Debug)]
-pub struct Published {
-    /// The event's place.
-    pub id: EventId,
-    /// Handlers that took it.
-    pub handled: usize,
-}
-
-/// Events a reader did not get.
-#[derive(Clone, Copy, Debug)]
-pub struct Gap {
-    /// How many.
-    pub missed: u64,
-    /// The first.
-    pub from: Sequence,
-    /// Behind the last.
-    pub to: Sequence,
-}
-
-/// What a subscriber yields.
-#[derive(Clone, Debug)]
-pub enum Delivery<T = Event> {
-    /// An event.
-    Event(T),
-    /// A loss.
-    Gap(Gap),
-}
-
-pub(crate) struct ShardStats {
-    pub(crate) head: u64,
-    pub(crate) oldest: u64,
-    pub(crate) capacity: usize,
-}
-
-pub(crate) struct BusStats {
-    pub(crate) shards: Vec<ShardStats>,
-}
-
-impl Bus {
-    /// A bus of one shard.
-    pub fn new() -> Self {
-        let epoch = Timestamp::now().0 as u64;
-        Self(Arc::new(SharedBus { inner: Mutex::default(), more: Condvar::new(), epoch }))
-    }
-
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Publishes.
-    pub fn publish(&self, event: Event) -> Published {
-        let event = event.into_publishable();
-        let mut inner = self.inner();
-        let id = EventId { epoch: self.0.epoch, shard: 0, sequence: inner.head };
-        event.place(id);
-        inner.head += 1;
-        if inner.ring.len() == CAPACITY {
-            inner.ring.pop_front();
-        }
-        inner.ring.push_back(event);
-        let sleepers = std::mem::take(&mut inner.sleepers);
-        drop(inner);
-        self.0.more.notify_all();
-        for wake in sleepers {
-            wake();
-        }
-        Published { id, handled: 0 }
-    }
-
-    /// Subscribes.
-    pub fn subscribe(&self, filter: Filter) -> Subscriber {
-        let next = self.inner().head;
-        Subscriber { bus: self.clone(), filter, next }
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.0.epoch
-    }
-
-    pub(crate) fn oldest(&self, _shard: u16) -> Sequence {
-        let inner = self.inner();
-        inner.head - inner.ring.len() as u64
-    }
-
-    pub(crate) fn stats(&self) -> BusStats {
-        let inner = self.inner();
-        let oldest = inner.head - inner.ring.len() as u64;
-        BusStats { shards: vec![ShardStats { head: inner.head, oldest, capacity: CAPACITY }] }
-    }
-
-    fn get(&self, from: Sequence, max: usize) -> (Sequence, Vec<Event>) {
-        let inner = self.inner();
-        let oldest = inner.head - inner.ring.len() as u64;
-        let start = from.max(oldest);
-        (start, inner.ring.iter().skip((start - oldest) as usize).take(max).cloned().collect())
-    }
-
-    /// Gives the events `from..to` that are kept to `take`; answers where it could start.
-    pub(crate) fn read_range(
-        &self,
-        _shard: u16,
-        from: Sequence,
-        to: Sequence,
-        mut take: impl FnMut(&Event),
-    ) -> Sequence {
-        let (start, events) = self.get(from, usize::MAX);
-        for event in events.iter().take(to.saturating_sub(start) as usize) {
-            take(event);
-        }
-        start
-    }
-
-    pub(crate) fn reader(&self, waker: impl Fn() + Send + Sync + 'static) -> LoopReader {
-        LoopReader { bus: self.clone(), next: self.inner().head, waker: Arc::new(waker) }
-    }
-}
-
-pub(crate) enum ReaderItem<'a> {
-    Event(&'a Event),
-    Gap { shard: u16, missed: u64, from: Sequence, to: Sequence },
-}
-
-pub(crate) struct LoopReader {
-    bus: Bus,
-    next: Sequence,
-    waker: Waker,
-}
-
-impl LoopReader {
-    pub(crate) fn position(&self, _shard: u16) -> Sequence {
-        self.next
-    }
-
-    pub(crate) fn poll_batch(&mut self, max: usize, mut f: impl FnMut(ReaderItem<'_>)) -> usize {
-        let (start, events) = self.bus.get(self.next, max);
-        if start > self.next {
-            f(ReaderItem::Gap { shard: 0, missed: start - self.next, from: self.next, to: start });
-        }
-        for event in &events {
-            f(ReaderItem::Event(event));
-        }
-        self.next = start + events.len() as u64;
-        events.len()
-    }
-
-    pub(crate) fn prepare_sleep(&mut self) -> bool {
-        let mut inner = self.bus.inner();
-        if inner.head > self.next {
-            return false;
-        }
-        inner.sleepers.push(Arc::clone(&self.waker));
-        true
-    }
-
-    pub(crate) fn awake(&mut self) {
-        self.bus.inner().sleepers.retain(|w| !Arc::ptr_eq(w, &self.waker));
-    }
-}
-
-/// A reader.
-#[derive(Debug)]
-pub struct Subscriber {
-    bus: Bus,
-    filter: Filter,
-    next: Sequence,
-}
-
-impl Iterator for Subscriber {
-    type Item = Delivery;
-
-    fn next(&mut self) -> Option<Delivery> {
-        loop {
-            let (start, events) = self.bus.get(self.next, 1);
-            if start > self.next {
-                let gap = Gap { missed: start - self.next, from: self.next, to: start };
-                self.next = start;
-                return Some(Delivery::Gap(gap));
-            }
-            match events.into_iter().next() {
-                Some(event) => {
-                    self.next += 1;
-                    if self.filter.matches(&event) {
-                        return Some(Delivery::Event(event));
-                    }
-                }
-                None => {
-                    let inner = self.bus.inner();
-                    if inner.head == self.next {
-                        drop(self.bus.0.more.wait(inner).unwrap_or_else(PoisonError::into_inner));
-                    }
-                }
-            }
-        }
+impl<T: Carried> fmt::Debug for Bus<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus").field("position", &self.position()).finish_non_exhaustive()
     }
 }

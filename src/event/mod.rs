@@ -53,7 +53,7 @@ impl Span {
 type Frames = Box<[OnceLock<Bytes>; ENCODINGS_MAX]>;
 
 /// What the handles of one event share.
-struct Body {
+pub(crate) struct Body {
     // The place: written once, between claim and publication, by the publisher who holds the only handle;
     // read by those who got the handle from the ring. The ring's publication edge orders both, so the
     // accesses themselves are relaxed.
@@ -112,6 +112,16 @@ impl Event {
 
     fn from_body(body: Body) -> Self {
         Self(Arc::new(body))
+    }
+
+    /// The count in this handle, for the ring.
+    pub(crate) fn into_arc(self) -> Arc<Body> {
+        self.0
+    }
+
+    /// The handle of a count.
+    pub(crate) fn from_arc(body: Arc<Body>) -> Self {
+        Self(body)
     }
 
     /// One attribute's value; `None` where the event has none.

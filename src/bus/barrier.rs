@@ -1,0 +1,85 @@
+//! Two fences that order a rare side against a frequent one: the rare side pays.
+//!
+//! Imports `sync` only. Always: between a [`Fences::light`] and a [`Fences::heavy`] there is a total order,
+//! as between two `SeqCst` fences: what was written before the earlier one is seen behind the later one.
+//!
+//! On Linux the heavy fence is `membarrier(PRIVATE_EXPEDITED)`, which makes every running thread of this
+//! process pass a full fence, so the light one need only keep the compiler from moving code across it.
+//! Elsewhere, under loom and Miri, and where the system call is refused, both are `SeqCst` fences.
+
+use crate::sync::atomic::{Ordering, fence};
+
+/// Which pair of fences this process uses. Decided once, and the same for all threads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fences {
+    asymmetric: bool,
+}
+
+impl Fences {
+    pub(crate) fn new() -> Self {
+        Self { asymmetric: system::register() }
+    }
+
+    /// The fence of the frequent side.
+    #[inline(always)]
+    pub(crate) fn light(self) {
+        if self.asymmetric {
+            system::compiler_fence();
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// The fence of the rare side.
+    pub(crate) fn heavy(self) {
+        if !(self.asymmetric && system::membarrier()) {
+            // Also where a registered process is refused later (a seccomp filter installed since): the pair
+            // is then weaker than promised, so `system::membarrier` does not return in that case.
+            fence(Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(all(target_os = "linux", not(loom), not(miri)))]
+mod system {
+    use std::sync::OnceLock;
+
+    use rustix::thread::{MembarrierCommand, MembarrierQuery, membarrier as call, membarrier_query};
+
+    pub(super) fn register() -> bool {
+        static REGISTERED: OnceLock<bool> = OnceLock::new();
+        *REGISTERED.get_or_init(|| {
+            membarrier_query().contains(MembarrierQuery::PRIVATE_EXPEDITED)
+                && call(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+                && call(MembarrierCommand::PrivateExpedited).is_ok()
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn compiler_fence() {
+        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub(super) fn membarrier() -> bool {
+        // It worked at registration. A filter installed later that refuses it would break every promise
+        // made since, and there is no way back: stop loudly rather than lose a wake-up in silence.
+        assert!(
+            call(MembarrierCommand::PrivateExpedited).is_ok(),
+            "membarrier was permitted when the bus was made and is refused now"
+        );
+        true
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(loom), not(miri))))]
+mod system {
+    pub(super) fn register() -> bool {
+        false
+    }
+
+    pub(super) fn compiler_fence() {}
+
+    pub(super) fn membarrier() -> bool {
+        false
+    }
+}

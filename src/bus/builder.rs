@@ -1,0 +1,144 @@
+//! How a bus is made, and what it says about itself. Imports the bus. Always: what can fail, fails here.
+
+use std::fmt;
+use std::sync::Arc as Count;
+
+use super::ring::SHARDS_MAX;
+use super::{Bus, Carried};
+use crate::event::Event;
+
+/// Slots of a shard unless told otherwise: 8,192.
+pub const CAPACITY_DEFAULT: usize = 8192;
+
+/// The most slots a shard can have: 2^24.
+const CAPACITY_MAX: usize = 1 << 24;
+
+/// A function that gives items an ordering key.
+pub(super) type OrderingKey<T> = Count<dyn Fn(&T) -> u64 + Send + Sync>;
+
+/// Describes a bus.
+///
+/// # Defaults
+/// - one shard of 8,192 slots,
+/// - ordering key: an event's stream, else its source.
+pub struct BusBuilder<T: Carried = Event> {
+    pub(super) shards: usize,
+    pub(super) capacity: usize,
+    pub(super) ordering_key: Option<OrderingKey<T>>,
+}
+
+/// A bus cannot be made like that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BusConfigError {
+    /// A shard's capacity is not a power of two between 1 and 16,777,216.
+    Capacity(usize),
+    /// The number of shards is not between 1 and 1,024.
+    Shards(usize),
+    /// Several shards of plain values, and nothing that says which shard a value goes to.
+    NoOrderingKey,
+}
+
+impl fmt::Display for BusConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Capacity(given) => {
+                write!(f, "capacity of {given} is not a power of two from 1 to {CAPACITY_MAX}")
+            }
+            Self::Shards(given) => write!(f, "{given} shards are not from 1 to {SHARDS_MAX}"),
+            Self::NoOrderingKey => f.write_str("several shards of plain values need an ordering key"),
+        }
+    }
+}
+
+impl std::error::Error for BusConfigError {}
+
+impl BusBuilder<Event> {
+    pub(super) fn new() -> Self {
+        Self { shards: 1, capacity: CAPACITY_DEFAULT, ordering_key: None }
+    }
+
+    /// Makes it a bus of plain values instead of events. An ordering key that was set is dropped.
+    pub fn carrying<T: Carried>(self) -> BusBuilder<T> {
+        BusBuilder { shards: self.shards, capacity: self.capacity, ordering_key: None }
+    }
+}
+
+impl<T: Carried> BusBuilder<T> {
+    /// Sets the number of shards, 1 to 1,024. Each is a ring of its own; order is kept within a shard only.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Sets how many slots a shard has: a power of two, at most 2^24. That many events are its history.
+    pub fn capacity(mut self, per_shard: usize) -> Self {
+        self.capacity = per_shard;
+        self
+    }
+
+    /// Sets what keeps items in order: those with equal keys go to the same shard.
+    pub fn ordering_key(mut self, key: impl Fn(&T) -> u64 + Send + Sync + 'static) -> Self {
+        self.ordering_key = Some(Count::new(key));
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), BusConfigError> {
+        if !(self.capacity.is_power_of_two() && self.capacity <= CAPACITY_MAX) {
+            return Err(BusConfigError::Capacity(self.capacity));
+        }
+        if !(1..=SHARDS_MAX).contains(&self.shards) {
+            return Err(BusConfigError::Shards(self.shards));
+        }
+        if self.shards > 1 && self.ordering_key.is_none() && !T::KEYED {
+            return Err(BusConfigError::NoOrderingKey);
+        }
+        Ok(())
+    }
+
+    /// Makes the bus.
+    pub fn build(self) -> Result<Bus<T>, BusConfigError> {
+        self.check()?;
+        Ok(Bus::from_builder(self))
+    }
+}
+
+impl<T: Carried> fmt::Debug for BusBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BusBuilder")
+            .field("shards", &self.shards)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One shard, as [`Bus::stats`] saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// The next sequence to be claimed: how many were claimed so far.
+    pub head: u64,
+    /// The oldest sequence that may still be in the ring.
+    pub oldest: u64,
+    /// Slots.
+    pub capacity: usize,
+}
+
+/// What a bus counts. A snapshot: the parts are read one after the other.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BusStats {
+    /// The shards, by number.
+    pub shards: Vec<ShardStats>,
+    /// Sequences claimed in all shards.
+    pub published: u64,
+    /// Events kept in memory by the bus: those in its rings, and overwritten ones not released yet. 0 for
+    /// plain values, which are copies.
+    pub live_events: u64,
+    /// Wakes of sleeping readers: each was one system call.
+    pub wakes: u64,
+    /// Subscribers and handlers now.
+    pub subscribers: usize,
+    /// Panics caught in handlers.
+    pub handler_panics: u64,
+}

@@ -1,0 +1,165 @@
+//! What a bus can carry: events, or plain values of the embedder's own.
+//!
+//! Imports `event`, `filter` and the ring's ways to carry. Always: an item is complete before it is claimed
+//! a place.
+
+use std::fmt;
+use std::sync::Arc as Count;
+
+use bytemuck::Pod;
+
+use super::ring::{Cargo, HEADER_WORDS, Handle, Plain, Shared};
+use crate::event::{self, Attribute, Event, EventId};
+use crate::filter::Filter;
+use crate::sync::Arc;
+
+/// What a [`Bus`](super::Bus) carries: [`Event`], or any plain value of fixed size (`bytemuck::Pod`), which
+/// is copied into the ring and out of it without an allocation.
+///
+/// It cannot be implemented outside this crate; derive `Pod` and `Zeroable` instead.
+pub trait Carried: Clone + Send + Sync + Sized + 'static {
+    /// What a subscription to it is told by: [`Filter`] for events, [`Keep`] for plain values.
+    type Filter: Clone + Default + Send + Sync + 'static;
+
+    #[doc(hidden)]
+    type Cargo: Cargo<Item = Self>;
+
+    /// Whether a subscription wants this one.
+    fn is_wanted(&self, filter: &Self::Filter) -> bool;
+
+    /// Whether items have an ordering key of their own.
+    #[doc(hidden)]
+    const KEYED: bool;
+
+    /// What keeps items in order: those with equal keys share a shard.
+    #[doc(hidden)]
+    fn ordering_key(&self) -> u64;
+
+    #[doc(hidden)]
+    fn into_publishable(self) -> Self;
+
+    #[doc(hidden)]
+    fn place(&self, id: EventId);
+}
+
+impl Carried for Event {
+    type Filter = Filter;
+    type Cargo = Shared<Self>;
+    const KEYED: bool = true;
+
+    #[inline]
+    fn is_wanted(&self, filter: &Filter) -> bool {
+        filter.matches(self)
+    }
+
+    /// The stream, else the source.
+    #[inline]
+    fn ordering_key(&self) -> u64 {
+        let hash = |attribute: Attribute| self.signature().0[attribute.index()];
+        let stream = hash(Attribute::Stream);
+        u64::from(if stream != 0 { stream } else { hash(Attribute::Source) })
+    }
+
+    #[inline]
+    fn into_publishable(self) -> Self {
+        Event::into_publishable(self)
+    }
+
+    #[inline]
+    fn place(&self, id: EventId) {
+        Event::place(self, id);
+    }
+}
+
+impl Handle for Event {
+    type Body = event::Body;
+
+    #[inline]
+    fn into_arc(self) -> Arc<event::Body> {
+        Event::into_arc(self)
+    }
+
+    #[inline]
+    fn from_arc(body: Arc<event::Body>) -> Self {
+        Event::from_arc(body)
+    }
+
+    /// The attributes' hashes and the time.
+    #[inline]
+    fn header(&self) -> [u64; HEADER_WORDS] {
+        let mut header = [0; HEADER_WORDS];
+        for (word, pair) in header.iter_mut().zip(self.signature().0.chunks_exact(2)) {
+            *word = u64::from(pair[0]) | u64::from(pair[1]) << 32;
+        }
+        if let Some(time) = header.get_mut(Attribute::COUNT / 2) {
+            *time = self.timestamp().0 as u64;
+        }
+        header
+    }
+}
+
+impl<T: Pod + Send + Sync> Carried for T {
+    type Filter = Keep<T>;
+    type Cargo = Plain<T>;
+    const KEYED: bool = false;
+
+    #[inline]
+    fn is_wanted(&self, filter: &Keep<T>) -> bool {
+        filter.0.as_ref().is_none_or(|keep| keep(self))
+    }
+
+    #[inline]
+    fn ordering_key(&self) -> u64 {
+        0
+    }
+
+    #[inline]
+    fn into_publishable(self) -> Self {
+        self
+    }
+
+    #[inline]
+    fn place(&self, _: EventId) {}
+}
+
+/// Which plain values a subscription wants: all, or those that a function picks.
+///
+/// ```
+/// # use fanwire::{Bus, Keep};
+/// let bus = Bus::builder().carrying::<u64>().build()?;
+/// let all = bus.subscribe(Keep::all());
+/// let even = bus.subscribe(|n: &u64| n % 2 == 0);
+/// # Ok::<(), fanwire::BusConfigError>(())
+/// ```
+pub struct Keep<T>(Option<Count<dyn Fn(&T) -> bool + Send + Sync>>);
+
+impl<T> Keep<T> {
+    /// Everything.
+    pub fn all() -> Self {
+        Self(None)
+    }
+}
+
+impl<T, F: Fn(&T) -> bool + Send + Sync + 'static> From<F> for Keep<T> {
+    fn from(keep: F) -> Self {
+        Self(Some(Count::new(keep)))
+    }
+}
+
+impl<T> Clone for Keep<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Default for Keep<T> {
+    fn default() -> Self {
+        Self::all()
+    }
+}
+
+impl<T> fmt::Debug for Keep<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Keep(some)" } else { "Keep(all)" })
+    }
+}

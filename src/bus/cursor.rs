@@ -1,0 +1,198 @@
+//! A reader's place in all shards: the one way events are read, whatever the reader looks like outside.
+//!
+//! Imports the ring. Always, for each shard: what was shown plus what was told as missed is what was claimed
+//! between the place where the cursor was set and where it stands.
+
+use smallvec::SmallVec;
+
+use super::carried::Carried;
+use super::park::Wake;
+use super::position::{Position, PositionError};
+use super::ring::{Core, End, Peek, Reader};
+use super::{Gap, Visit};
+use crate::event::Sequence;
+use crate::sync::Arc;
+
+/// Empty looks between two looks at the head, where a sequence that will never come is recognized. The head's
+/// line is the publishers'.
+const LOOKS_A_SKIP: u32 = 64;
+
+/// Where a reader stands, and its seat.
+pub(crate) struct Cursor<T: Carried> {
+    reader: Reader<T::Cargo>,
+    next: SmallVec<[Sequence; 4]>,
+    /// The shard to look at first.
+    turn: usize,
+    empty_looks: u32,
+    missed: u64,
+}
+
+impl<T: Carried> Cursor<T> {
+    /// A cursor behind the newest event of each shard.
+    pub(crate) fn new(core: &Arc<Core<T::Cargo>>) -> Self {
+        let reader = Reader::new(Arc::clone(core));
+        let next = core.rings().iter().map(super::ring::Ring::head).collect();
+        Self { reader, next, turn: 0, empty_looks: 0, missed: 0 }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core<T::Cargo>> {
+        self.reader.core()
+    }
+
+    /// The next sequence in one shard.
+    pub(crate) fn next(&self, shard: usize) -> Sequence {
+        self.next[shard]
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.next.len()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.core().is_closed()
+    }
+
+    /// The next sequences of all shards, added up.
+    pub(crate) fn passed(&self) -> u64 {
+        self.next.iter().sum()
+    }
+
+    /// All events told as missed so far.
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// How many events are ahead of it, in all shards.
+    pub(crate) fn lag(&self) -> u64 {
+        let rings = self.core().rings().iter();
+        rings.zip(&self.next).map(|(ring, next)| ring.head().saturating_sub(*next)).sum()
+    }
+
+    pub(crate) fn position(&self, epoch: u64) -> Position {
+        Position { epoch, sequences: self.next.clone() }
+    }
+
+    pub(crate) fn seek(&mut self, position: &Position, epoch: u64) -> Result<(), PositionError> {
+        if position.epoch != epoch {
+            return Err(PositionError::OtherEpoch);
+        }
+        if position.sequences.len() != self.next.len() {
+            return Err(PositionError::OtherShards);
+        }
+        let heads = self.core().rings().iter().map(super::ring::Ring::head);
+        if heads.zip(&position.sequences).any(|(head, wanted)| head < *wanted) {
+            return Err(PositionError::Ahead);
+        }
+        self.next.clone_from(&position.sequences);
+        Ok(())
+    }
+
+    pub(crate) fn set_next(&mut self, shard: usize, next: Sequence) {
+        self.next[shard] = next;
+    }
+
+    fn gap(&mut self, shard: usize, to: Sequence) -> Gap {
+        let from = std::mem::replace(&mut self.next[shard], to);
+        let missed = to - from;
+        self.missed += missed;
+        Gap { missed, shard: shard as u16, from, to }
+    }
+
+    /// Shows what there is, from the shard whose turn it is on, until `visit` answers false or there is
+    /// nothing more. Answers whether anything was shown.
+    #[inline]
+    pub(crate) fn visit(&mut self, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+        let shards = self.next.len();
+        let mut any = false;
+        let mut more = true;
+        let mut dry = 0;
+        while more && dry < shards {
+            let shown = self.visit_run(self.turn, |item| {
+                more = visit(item);
+                more
+            });
+            any |= shown;
+            dry = if shown { 0 } else { dry + 1 };
+            self.turn = if self.turn + 1 == shards { 0 } else { self.turn + 1 };
+        }
+        if any {
+            self.empty_looks = 0;
+            return true;
+        }
+        self.empty_looks += 1;
+        self.empty_looks >= LOOKS_A_SKIP && self.skip(visit)
+    }
+
+    /// Shows one run of one shard, or the gap there. Answers whether anything was shown.
+    #[inline]
+    fn visit_run(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+        let before = self.next[shard];
+        let end = self.reader.visit(shard, &mut self.next[shard], |item| visit(Visit::Event(item)));
+        if self.next[shard] == before && end == End::Lapped {
+            let to = self.core().rings()[shard].resume(before);
+            let gap = self.gap(shard, to);
+            visit(Visit::Gap(gap));
+            return true;
+        }
+        self.next[shard] != before
+    }
+
+    /// Shows what there is in one shard, as [`Self::visit`] does, one run or one gap.
+    pub(crate) fn visit_shard(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+        self.visit_run(shard, &mut visit) || self.skip_shard(shard, visit)
+    }
+
+    /// Shows the gap of a sequence that will never come, if the cursor stands before one.
+    #[cold]
+    pub(crate) fn skip(&mut self, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+        self.empty_looks = 0;
+        (0..self.next.len()).fold(false, |any, shard| self.skip_shard(shard, &mut visit) || any)
+    }
+
+    fn skip_shard(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+        let next = self.next[shard];
+        let ring = &self.core().rings()[shard];
+        // The head before the slot: what is behind the head was claimed, so a slot that does not show it now
+        // is late, given up, or a lap away.
+        match ring.skip(next) {
+            Some(to) if ring.peek(next) == Peek::NotYet => {
+                let gap = self.gap(shard, to);
+                visit(Visit::Gap(gap));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a visit would show something. Cheap: one line a shard.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.core().rings().iter().zip(&self.next).any(|(ring, next)| ring.peek(*next) != Peek::NotYet)
+    }
+
+    /// Whether it stands before a sequence that will never come. Then the next visit shows the gap.
+    pub(crate) fn is_stuck(&mut self) -> bool {
+        let mut rings = self.core().rings().iter().zip(&self.next);
+        let stuck = rings.any(|(ring, next)| ring.skip(*next).is_some());
+        if stuck {
+            self.empty_looks = LOOKS_A_SKIP;
+        }
+        stuck
+    }
+
+    /// Announces a sleep and looks again. True: there is nothing, and the next publication will wake; call
+    /// [`Self::awake`] afterwards. False: there is something, or nothing will come any more; the
+    /// announcement is withdrawn.
+    pub(crate) fn prepare_sleep(&mut self, wake: Wake) -> bool {
+        self.reader.announce(wake);
+        if self.is_closed() || self.is_ready() || self.is_stuck() {
+            self.reader.awake();
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn awake(&mut self) {
+        self.reader.awake();
+    }
+}

@@ -1,0 +1,297 @@
+//! Functions that are called with events: each in a thread of its own, or in the publishing thread.
+//!
+//! Imports the subscriber. Always: a panic ends that call, not the handler, not the thread that published,
+//! and no other handler.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc as Count, PoisonError, RwLock, Weak};
+
+use super::carried::Carried;
+use super::ring::Core;
+use super::subscriber::Subscriber;
+use super::wait;
+use super::{Bus, Visit};
+use crate::event::Event;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, lock};
+
+/// Names a handler, for [`Bus::unsubscribe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HandlerId(u64);
+
+/// What one handler counts.
+#[derive(Debug, Default)]
+struct Counts {
+    panics: AtomicU64,
+    missed: AtomicU64,
+}
+
+struct SyncHandler<T: Carried> {
+    id: HandlerId,
+    filter: T::Filter,
+    call: Box<dyn Fn(&T) + Send + Sync>,
+    counts: Count<Counts>,
+}
+
+struct ThreadHandler {
+    id: HandlerId,
+    stop: Count<AtomicBool>,
+}
+
+/// All handlers of a bus.
+pub(super) struct Handlers<T: Carried> {
+    core: Arc<Core<T::Cargo>>,
+    ids: AtomicU64,
+    panics: Count<AtomicU64>,
+    sync_count: AtomicUsize,
+    sync: RwLock<Count<[Count<SyncHandler<T>>]>>,
+    threads: Mutex<Vec<ThreadHandler>>,
+}
+
+impl<T: Carried> Handlers<T> {
+    pub(super) fn new(core: Arc<Core<T::Cargo>>) -> Self {
+        Self {
+            core,
+            ids: AtomicU64::new(0),
+            panics: Count::default(),
+            sync_count: AtomicUsize::new(0),
+            sync: RwLock::new(Count::new([])),
+            threads: Mutex::default(),
+        }
+    }
+
+    pub(super) fn panics(&self) -> u64 {
+        // A statistic: no edge.
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.sync().len() + lock(&self.threads).len()
+    }
+
+    /// Whether a publisher must call anybody.
+    #[inline(always)]
+    pub(super) fn has_sync(&self) -> bool {
+        // The handlers themselves come with the lock; a thread that added one sees its own addition, and
+        // for others "from now on" begins when they see it.
+        self.sync_count.load(Ordering::Relaxed) != 0
+    }
+
+    fn sync(&self) -> Count<[Count<SyncHandler<T>>]> {
+        Count::clone(&self.sync.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_sync(&self, change: impl FnOnce(&mut Vec<Count<SyncHandler<T>>>)) {
+        let mut sync = self.sync.write().unwrap_or_else(PoisonError::into_inner);
+        let mut handlers = sync.to_vec();
+        change(&mut handlers);
+        self.sync_count.store(handlers.len(), Ordering::Relaxed);
+        *sync = handlers.into();
+    }
+
+    /// Calls the handlers that want this item; answers how many took it without a panic.
+    #[cold]
+    pub(super) fn call(&self, item: &T) -> usize {
+        let wanted = |handler: &&Count<SyncHandler<T>>| item.is_wanted(&handler.filter);
+        let run = |handler: &Count<SyncHandler<T>>| {
+            guarded(&handler.counts, &self.panics, || (handler.call)(item))
+        };
+        self.sync().iter().filter(wanted).map(run).filter(|took| *took).count()
+    }
+
+    fn remove(&self, id: HandlerId) -> bool {
+        let mut threads = lock(&self.threads);
+        if let Some(index) = threads.iter().position(|handler| handler.id == id) {
+            let handler = threads.swap_remove(index);
+            drop(threads);
+            self.stop(&handler);
+            return true;
+        }
+        drop(threads);
+        let mut found = false;
+        self.change_sync(|handlers| {
+            let before = handlers.len();
+            handlers.retain(|handler| handler.id != id);
+            found = handlers.len() < before;
+        });
+        found
+    }
+
+    fn stop(&self, handler: &ThreadHandler) {
+        // The handler looks behind its announcement of sleep; `notify` orders the two (E6).
+        handler.stop.store(true, Ordering::Relaxed);
+        self.core.notify();
+    }
+
+    pub(super) fn clear(&self) {
+        for handler in lock(&self.threads).drain(..) {
+            self.stop(&handler);
+        }
+        self.change_sync(Vec::clear);
+    }
+
+    fn new_id(&self) -> HandlerId {
+        HandlerId(self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Runs a handler; false where it panicked.
+fn guarded(counts: &Counts, all: &AtomicU64, call: impl FnOnce()) -> bool {
+    // A handler's own data may be half changed by its panic; it chose to share it, nobody else sees it.
+    let panicked = catch_unwind(AssertUnwindSafe(call)).is_err();
+    if panicked {
+        counts.panics.fetch_add(1, Ordering::Relaxed);
+        all.fetch_add(1, Ordering::Relaxed);
+        #[cfg(feature = "server")]
+        tracing::error!("a handler panicked; it goes on with the next event");
+    }
+    !panicked
+}
+
+trait Unsubscribe: Send + Sync {
+    fn unsubscribe(&self, id: HandlerId) -> bool;
+}
+
+impl<T: Carried> Unsubscribe for Handlers<T> {
+    fn unsubscribe(&self, id: HandlerId) -> bool {
+        self.remove(id)
+    }
+}
+
+/// Keeps a handler subscribed; dropping it unsubscribes.
+#[must_use = "dropping the guard unsubscribes the handler; `detach` keeps it for the life of the bus"]
+pub struct HandlerGuard {
+    id: HandlerId,
+    counts: Count<Counts>,
+    handlers: Option<Weak<dyn Unsubscribe>>,
+}
+
+impl HandlerGuard {
+    /// The handler's name.
+    pub fn id(&self) -> HandlerId {
+        self.id
+    }
+
+    /// Keeps the handler until [`Bus::unsubscribe`], [`Bus::clear`] or the end of the bus.
+    pub fn detach(mut self) -> HandlerId {
+        self.handlers = None;
+        self.id
+    }
+
+    /// How often it panicked.
+    pub fn panics(&self) -> u64 {
+        self.counts.panics.load(Ordering::Relaxed)
+    }
+
+    /// How many events it missed because it was slow. Always 0 for a handler in the publishing thread.
+    pub fn missed(&self) -> u64 {
+        self.counts.missed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for HandlerGuard {
+    fn drop(&mut self) {
+        if let Some(handlers) = self.handlers.as_ref().and_then(Weak::upgrade) {
+            handlers.unsubscribe(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for HandlerGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HandlerGuard({})", self.id.0)
+    }
+}
+
+impl<T: Carried> Bus<T> {
+    fn guard(&self, id: HandlerId, counts: Count<Counts>) -> HandlerGuard {
+        let handlers: Count<dyn Unsubscribe> = Count::<Handlers<T>>::clone(&self.0.handlers);
+        HandlerGuard { id, counts, handlers: Some(Count::downgrade(&handlers)) }
+    }
+
+    /// Calls `handler` for every event that the filter lets through, from now on, in a thread of its own:
+    /// a slow handler holds up neither publishers nor other handlers, and if it falls behind by a whole ring
+    /// it goes on with newer events ([`HandlerGuard::missed`]).
+    ///
+    /// A panic is caught and counted, and the handler goes on with the next event.
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
+    pub fn on(
+        &self,
+        filter: impl Into<T::Filter>,
+        mut handler: impl FnMut(&T) + Send + 'static,
+    ) -> HandlerGuard {
+        let handlers = &self.0.handlers;
+        let id = handlers.new_id();
+        let counts = Count::<Counts>::default();
+        let stop = Count::<AtomicBool>::default();
+        let mut subscriber = self.subscribe_uncounted(filter.into());
+        let run = {
+            let (counts, stop, panics) = (Count::clone(&counts), Count::clone(&stop), Count::clone(&handlers.panics));
+            move || {
+                let stopped = || stop.load(Ordering::Relaxed);
+                while !stopped() {
+                    let shown = subscriber.visit_batch(usize::MAX, |visit| match visit {
+                        Visit::Event(item) if !stopped() => {
+                            guarded(&counts, &panics, || handler(item));
+                        }
+                        Visit::Event(_) => {}
+                        Visit::Gap(gap) => {
+                            counts.missed.fetch_add(gap.missed, Ordering::Relaxed);
+                        }
+                    });
+                    if shown > 0 {
+                        continue;
+                    }
+                    if is_over(&mut subscriber) {
+                        return;
+                    }
+                    wait::wait(subscriber.cursor_mut(), wait::Wait::default(), None, stopped);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("fanwire-on-{}", id.0));
+        thread.spawn(run).expect("the system starts a thread, as documented");
+        lock(&handlers.threads).push(ThreadHandler { id, stop });
+        self.guard(id, counts)
+    }
+
+    /// Calls `handler` for every event that the filter lets through, from now on, in the thread that
+    /// publishes it, before `publish` returns; `publish` answers how many such handlers took the event. For
+    /// what must have happened when `publish` returns; everything else is better off with [`on`](Self::on).
+    ///
+    /// A panic is caught and counted. Handlers may publish and unsubscribe. Across threads, two events may
+    /// reach a handler in another order than they have in the ring.
+    pub fn on_sync(
+        &self,
+        filter: impl Into<T::Filter>,
+        handler: impl Fn(&T) + Send + Sync + 'static,
+    ) -> HandlerGuard {
+        let handlers = &self.0.handlers;
+        let id = handlers.new_id();
+        let counts = Count::<Counts>::default();
+        let handler =
+            SyncHandler { id, filter: filter.into(), call: Box::new(handler), counts: Count::clone(&counts) };
+        handlers.change_sync(|handlers| handlers.push(Count::new(handler)));
+        self.guard(id, counts)
+    }
+
+    /// Ends a handler's subscription; false if there was none of this name. A call that is running is not
+    /// waited for.
+    pub fn unsubscribe(&self, id: HandlerId) -> bool {
+        self.0.handlers.remove(id)
+    }
+}
+
+/// Whether a reader that found nothing will never find anything.
+fn is_over<T: Carried>(subscriber: &mut Subscriber<T>) -> bool {
+    let cursor = subscriber.cursor_mut();
+    cursor.is_closed() && !cursor.is_ready() && !cursor.is_stuck()
+}
+
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Subscriber<Event>>();
+};

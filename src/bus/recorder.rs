@@ -1,0 +1,142 @@
+//! Recording: the newest events since it was started, kept for whoever asks.
+//!
+//! Imports the cursor. Always: at most `max` events are kept. Nothing is copied while publishing: the
+//! recorder reads the ring like anybody else, when asked, and in a thread of its own where it must keep more
+//! than the ring does.
+
+use std::collections::VecDeque;
+use std::sync::Arc as Count;
+
+use super::carried::Carried;
+use super::cursor::Cursor;
+use super::ring::Core;
+use super::wait;
+use super::{Bus, Visit};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, lock};
+
+/// What was recorded.
+pub(super) struct Recorder<T: Carried> {
+    /// Reads while recording.
+    cursor: Option<Cursor<T>>,
+    kept: VecDeque<T>,
+    max: usize,
+    missed: u64,
+    stop: Count<AtomicBool>,
+}
+
+impl<T: Carried> Default for Recorder<T> {
+    fn default() -> Self {
+        Self { cursor: None, kept: VecDeque::new(), max: 0, missed: 0, stop: Count::default() }
+    }
+}
+
+impl<T: Carried> Recorder<T> {
+    /// Takes what the ring has beyond the last look.
+    fn pull(&mut self) {
+        let Self { cursor: Some(cursor), kept, max, missed, .. } = self else { return };
+        while cursor.visit(|visit| {
+            match visit {
+                Visit::Event(item) => {
+                    if kept.len() == *max {
+                        kept.pop_front();
+                    }
+                    kept.push_back(item.clone());
+                }
+                Visit::Gap(gap) => *missed += gap.missed,
+            }
+            true
+        }) {}
+    }
+
+    /// Ends it and forgets what was kept.
+    pub(super) fn end(&mut self, core: &Core<T::Cargo>) {
+        self.stop(core);
+        *self = Self::default();
+    }
+
+    fn stop(&mut self, core: &Core<T::Cargo>) {
+        self.pull();
+        self.cursor = None;
+        // Behind the announcement of the thread's sleep (E6).
+        self.stop.store(true, Ordering::Relaxed);
+        core.notify();
+    }
+}
+
+impl<T: Carried> Bus<T> {
+    /// Records from now on: the newest `max` events are kept. A recording that runs is ended, and what it
+    /// kept dropped.
+    ///
+    /// As long as `max` is not more than a shard's capacity this costs nothing until somebody asks. Beyond
+    /// that, a thread reads along.
+    ///
+    /// # Panics
+    /// If that thread cannot be started.
+    pub fn start_recording(&self, max: usize) {
+        let core = &self.0.core;
+        let mut recorder = lock(&self.0.recorder);
+        recorder.end(core);
+        if max == 0 {
+            return;
+        }
+        *recorder = Recorder { cursor: Some(Cursor::new(core)), max, ..Recorder::default() };
+        if max as u64 > core.rings()[0].capacity() {
+            let stop = Count::clone(&recorder.stop);
+            let (core, shared) = (Arc::clone(core), Count::clone(&self.0.recorder));
+            let thread = std::thread::Builder::new().name("fanwire-record".to_owned());
+            let run = move || read_along(&core, &shared, &stop);
+            thread.spawn(run).expect("the system starts a thread, as documented");
+        }
+    }
+
+    /// Ends the recording; what it kept stays.
+    pub fn stop_recording(&self) {
+        lock(&self.0.recorder).stop(&self.0.core);
+    }
+
+    /// What the recording kept, oldest first within each shard: every event published before the call and
+    /// since the start, but for the oldest beyond `max` and those in [`history_missed`](Self::history_missed).
+    pub fn history(&self) -> Vec<T> {
+        let mut recorder = lock(&self.0.recorder);
+        recorder.pull();
+        recorder.kept.iter().cloned().collect()
+    }
+
+    /// How many events of the recording's time were overwritten before it could keep them.
+    pub fn history_missed(&self) -> u64 {
+        let mut recorder = lock(&self.0.recorder);
+        recorder.pull();
+        recorder.missed
+    }
+
+    /// Drops what the recording kept; a recording that runs goes on.
+    pub fn clear_history(&self) {
+        let mut recorder = lock(&self.0.recorder);
+        recorder.pull();
+        recorder.kept.clear();
+        recorder.missed = 0;
+    }
+}
+
+fn read_along<T: Carried>(core: &Arc<Core<T::Cargo>>, recorder: &Mutex<Recorder<T>>, stop: &AtomicBool) {
+    // Stands where the recorder does, and only waits.
+    let mut cursor = Cursor::<T>::new(core);
+    while !stop.load(Ordering::Relaxed) {
+        let mut recorder = lock(recorder);
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        recorder.pull();
+        if let Some(reads) = &recorder.cursor {
+            for shard in 0..cursor.shards() {
+                cursor.set_next(shard, reads.next(shard));
+            }
+        }
+        drop(recorder);
+        if cursor.is_closed() {
+            return;
+        }
+        wait::wait(&mut cursor, wait::Wait::Park, None, || stop.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,112 @@
+//! What the rings still hold, read once more.
+//!
+//! Imports the cursor. Always: a replay ends where the bus stood when it was asked for.
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use super::carried::Carried;
+use super::cursor::Cursor;
+#[cfg(feature = "server")]
+use super::Visit;
+#[cfg(feature = "server")]
+use super::ring::Core;
+use super::{Bus, Delivery, Position, PositionError};
+use crate::event::{Event, Sequence};
+#[cfg(feature = "server")]
+use crate::sync::Arc;
+
+/// Events from a position on, up to those published when it was asked for. See [`Bus::replay`].
+pub struct Replay<T: Carried = Event> {
+    cursor: Cursor<T>,
+    filter: T::Filter,
+    end: SmallVec<[Sequence; 4]>,
+}
+
+impl<T: Carried> Bus<T> {
+    /// Reads from a position up to the newest event, straight from the rings: shard by shard, what is no
+    /// longer there as a gap first.
+    pub fn replay(
+        &self,
+        filter: impl Into<T::Filter>,
+        from: &Position,
+    ) -> Result<Replay<T>, PositionError> {
+        let mut cursor = Cursor::new(&self.0.core);
+        let end = (0..cursor.shards()).map(|shard| cursor.next(shard)).collect();
+        cursor.seek(from, self.epoch())?;
+        Ok(Replay { cursor, filter: filter.into(), end })
+    }
+}
+
+impl<T: Carried> Iterator for Replay<T> {
+    type Item = Delivery<T>;
+
+    fn next(&mut self) -> Option<Delivery<T>> {
+        let Self { cursor, filter, end } = self;
+        for (shard, end) in end.iter().enumerate() {
+            let mut taken = None;
+            while taken.is_none() && cursor.next(shard) < *end {
+                let any = cursor.visit_shard(shard, |visit| {
+                    taken = visit.wanted(filter).map(|visit| visit.to_delivery());
+                    taken.is_none()
+                });
+                if !any {
+                    // Claimed, but not published yet: it will be in a moment, or be given up.
+                    crate::sync::thread::yield_now();
+                }
+            }
+            if taken.is_some() {
+                return taken;
+            }
+        }
+        None
+    }
+}
+
+impl<T: Carried> fmt::Debug for Replay<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Replay")
+    }
+}
+
+/// See [`Bus::read_range`].
+#[cfg(feature = "server")]
+pub(super) fn read_range<T: Carried>(
+    core: &Arc<Core<T::Cargo>>,
+    shard: u16,
+    from: Sequence,
+    to: Sequence,
+    take: impl FnMut(&T),
+) -> Sequence {
+    let shard = usize::from(shard);
+    let mut cursor = Cursor::<T>::new(core);
+    let to = to.min(cursor.next(shard));
+    let ring = &core.rings()[shard];
+    let mut start = from.max(ring.head().saturating_sub(ring.capacity())).min(to);
+    cursor.set_next(shard, start);
+    // Collected first, because the ring may overtake the reader: then it begins again further on.
+    let mut events: Vec<T> = Vec::new();
+    let mut next = start;
+    while next < to {
+        let any = cursor.visit_shard(shard, |visit| {
+            match visit {
+                Visit::Event(item) => {
+                    events.push(item.clone());
+                    next += 1;
+                }
+                Visit::Gap(gap) => {
+                    events.clear();
+                    next = gap.to;
+                    start = gap.to.min(to);
+                }
+            }
+            next < to
+        });
+        if !any {
+            crate::sync::thread::yield_now();
+        }
+    }
+    events.iter().for_each(take);
+    start
+}

@@ -24,9 +24,9 @@ mod server;
 mod sync;
 
 pub use bus::{
-    Bus, BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Gap, HandlerGuard,
-    HandlerId, Keep, Ledger, Position, PositionError, Published, PublishedBatch, Publisher, RecvTimeoutError, Replay,
-    ShardStats, Subscriber, TryRecvError, Visit, Wait,
+    Bus, BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Gap,
+    HandlerGuard, HandlerId, Keep, Ledger, Position, PositionError, Published, PublishedBatch, Publisher,
+    RecvTimeoutError, Replay, ShardStats, Subscriber, TryRecvError, Visit, Wait,
 };
 pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,

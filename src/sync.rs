@@ -12,6 +12,12 @@ pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};
 /// A function that several threads may call. `std`'s count in both builds: loom's cannot hold a `dyn`.
 pub(crate) type Callback = std::sync::Arc<dyn Fn() + Send + Sync>;
 
+/// Keeps the compiler, not the processor, from moving memory accesses across it.
+#[inline(always)]
+pub(crate) fn compiler_fence() {
+    std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+}
+
 pub(crate) mod hint {
     #[cfg(not(loom))]
     pub(crate) use std::hint::spin_loop;

@@ -8,6 +8,7 @@
 //! Elsewhere, under loom and Miri, and where the system call is refused, both are `SeqCst` fences.
 
 use crate::sync::atomic::{Ordering, fence};
+use crate::sync::compiler_fence;
 
 /// Which pair of fences this process uses. Decided once, and the same for all threads.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ impl Fences {
     #[inline(always)]
     pub(crate) fn light(self) {
         if self.asymmetric {
-            system::compiler_fence();
+            compiler_fence();
         } else {
             fence(Ordering::SeqCst);
         }
@@ -55,11 +56,6 @@ mod system {
         })
     }
 
-    #[inline(always)]
-    pub(super) fn compiler_fence() {
-        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-    }
-
     pub(super) fn membarrier() -> bool {
         // It worked at registration. A filter installed later that refuses it would break every promise
         // made since, and there is no way back: stop loudly rather than lose a wake-up in silence.
@@ -76,8 +72,6 @@ mod system {
     pub(super) fn register() -> bool {
         false
     }
-
-    pub(super) fn compiler_fence() {}
 
     pub(super) fn membarrier() -> bool {
         false

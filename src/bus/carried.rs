@@ -131,7 +131,9 @@ impl<T: Pod + Send + Sync> Carried for T {
 /// let even = bus.subscribe(|n: &u64| n % 2 == 0);
 /// # Ok::<(), fanwire::BusConfigError>(())
 /// ```
-pub struct Keep<T>(Option<Count<dyn Fn(&T) -> bool + Send + Sync>>);
+pub struct Keep<T>(Option<Predicate<T>>);
+
+type Predicate<T> = Count<dyn Fn(&T) -> bool + Send + Sync>;
 
 impl<T> Keep<T> {
     /// Everything.

@@ -146,7 +146,11 @@ impl<T: Carried> Cursor<T> {
     #[cold]
     pub(crate) fn skip(&mut self, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
         self.empty_looks = 0;
-        (0..self.next.len()).fold(false, |any, shard| self.skip_shard(shard, &mut visit) || any)
+        let mut any = false;
+        for shard in 0..self.next.len() {
+            any |= self.skip_shard(shard, &mut visit);
+        }
+        any
     }
 
     fn skip_shard(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {

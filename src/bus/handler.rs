@@ -94,9 +94,8 @@ impl<T: Carried> Handlers<T> {
     #[cold]
     pub(super) fn call(&self, item: &T) -> usize {
         let wanted = |handler: &&Count<SyncHandler<T>>| item.is_wanted(&handler.filter);
-        let run = |handler: &Count<SyncHandler<T>>| {
-            guarded(&handler.counts, &self.panics, || (handler.call)(item))
-        };
+        let run =
+            |handler: &Count<SyncHandler<T>>| guarded(&handler.counts, &self.panics, || (handler.call)(item));
         self.sync().iter().filter(wanted).map(run).filter(|took| *took).count()
     }
 
@@ -229,7 +228,8 @@ impl<T: Carried> Bus<T> {
         let stop = Count::<AtomicBool>::default();
         let mut subscriber = self.subscribe_uncounted(filter.into());
         let run = {
-            let (counts, stop, panics) = (Count::clone(&counts), Count::clone(&stop), Count::clone(&handlers.panics));
+            let (counts, stop, panics) =
+                (Count::clone(&counts), Count::clone(&stop), Count::clone(&handlers.panics));
             move || {
                 let stopped = || stop.load(Ordering::Relaxed);
                 while !stopped() {

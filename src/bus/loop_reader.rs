@@ -42,12 +42,9 @@ impl<T: Carried> LoopReader<T> {
                 count += 1;
                 f(match visit {
                     Visit::Event(event) => ReaderItem::Event(event),
-                    Visit::Gap(gap) => ReaderItem::Gap {
-                        shard: gap.shard,
-                        missed: gap.missed,
-                        from: gap.from,
-                        to: gap.to,
-                    },
+                    Visit::Gap(gap) => {
+                        ReaderItem::Gap { shard: gap.shard, missed: gap.missed, from: gap.from, to: gap.to }
+                    }
                 });
                 count < max
             });

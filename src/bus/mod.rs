@@ -145,7 +145,7 @@ impl<T: Carried> Visit<'_, T> {
     }
 
     #[inline]
-    fn to_delivery(self) -> Delivery<T> {
+    fn into_delivery(self) -> Delivery<T> {
         match self {
             Self::Event(item) => Delivery::Event(item.clone()),
             Self::Gap(gap) => Delivery::Gap(gap),
@@ -273,7 +273,13 @@ impl<T: Carried> Bus<T> {
     /// Shows the events `from..to` of a shard that are still there to `take`, in one piece up to `to`;
     /// answers the first one's sequence.
     #[cfg(feature = "server")]
-    pub(crate) fn read_range(&self, shard: u16, from: Sequence, to: Sequence, take: impl FnMut(&T)) -> Sequence {
+    pub(crate) fn read_range(
+        &self,
+        shard: u16,
+        from: Sequence,
+        to: Sequence,
+        take: impl FnMut(&T),
+    ) -> Sequence {
         replay::read_range(&self.0.core, shard, from, to, take)
     }
 

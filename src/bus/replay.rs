@@ -6,10 +6,10 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::carried::Carried;
-use super::cursor::Cursor;
 #[cfg(feature = "server")]
 use super::Visit;
+use super::carried::Carried;
+use super::cursor::Cursor;
 #[cfg(feature = "server")]
 use super::ring::Core;
 use super::{Bus, Delivery, Position, PositionError};
@@ -27,11 +27,7 @@ pub struct Replay<T: Carried = Event> {
 impl<T: Carried> Bus<T> {
     /// Reads from a position up to the newest event, straight from the rings: shard by shard, what is no
     /// longer there as a gap first.
-    pub fn replay(
-        &self,
-        filter: impl Into<T::Filter>,
-        from: &Position,
-    ) -> Result<Replay<T>, PositionError> {
+    pub fn replay(&self, filter: impl Into<T::Filter>, from: &Position) -> Result<Replay<T>, PositionError> {
         let mut cursor = Cursor::new(&self.0.core);
         let end = (0..cursor.shards()).map(|shard| cursor.next(shard)).collect();
         cursor.seek(from, self.epoch())?;
@@ -48,7 +44,7 @@ impl<T: Carried> Iterator for Replay<T> {
             let mut taken = None;
             while taken.is_none() && cursor.next(shard) < *end {
                 let any = cursor.visit_shard(shard, |visit| {
-                    taken = visit.wanted(filter).map(|visit| visit.to_delivery());
+                    taken = visit.wanted(filter).map(Visit::into_delivery);
                     taken.is_none()
                 });
                 if !any {

@@ -120,7 +120,7 @@ impl<T: Carried> Subscriber<T> {
         let Self { cursor, filter, .. } = self;
         let mut taken = None;
         cursor.visit(|visit| {
-            taken = visit.wanted(filter).map(|visit| visit.to_delivery());
+            taken = visit.wanted(filter).map(Visit::into_delivery);
             taken.is_none()
         });
         taken
@@ -131,7 +131,7 @@ impl<T: Carried> Subscriber<T> {
         let mut gap = None;
         self.take().or_else(|| {
             self.cursor.skip(|visit| {
-                gap = Some(visit.to_delivery());
+                gap = Some(visit.into_delivery());
                 false
             });
             gap
@@ -180,7 +180,7 @@ impl<T: Carried> Subscriber<T> {
             let Self { cursor, filter, .. } = self;
             cursor.visit(|visit| {
                 if let Some(visit) = visit.wanted(filter) {
-                    into.push(visit.to_delivery());
+                    into.push(visit.into_delivery());
                     count += 1;
                 }
                 count < max

@@ -1,0 +1,114 @@
+//! How items become the words of a slot, and are looked at there.
+//!
+//! Imports `sync`. Always: what word 0 owns is given back once (I3).
+#![allow(unsafe_code, reason = "turns counts into words and back; the invariants are the room's")]
+
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ptr;
+
+use bytemuck::Pod;
+
+use crate::sync::Arc;
+
+/// Words beside the body in a slot of a [`Shared`] cargo.
+pub(crate) const HEADER_WORDS: usize = if cfg!(loom) { 1 } else { 6 };
+
+/// How items of one kind become the words of a slot, and are looked at there.
+///
+/// # Safety
+/// `SHARED` is true exactly if word 0 of an image owns something that `release` gives back.
+pub unsafe trait Cargo: Send + Sync + 'static {
+    /// What is published.
+    type Item: Clone + Send + Sync + 'static;
+    /// What a slot holds.
+    type Image: Pod;
+    /// Whether word 0 owns something.
+    const SHARED: bool;
+
+    /// Gives the item up to an image.
+    fn pack(item: Self::Item) -> Self::Image;
+
+    /// Looks at the item of an image.
+    ///
+    /// # Safety
+    /// The image came from `pack`, and has not been released.
+    unsafe fn look<R>(image: &Self::Image, look: impl FnOnce(&Self::Item) -> R) -> R;
+
+    /// Gives back what word 0 owns.
+    ///
+    /// # Safety
+    /// The word came from `pack`, and is not used again.
+    unsafe fn release(word: u64);
+}
+
+/// Items that are carried as they are.
+#[derive(Debug)]
+pub struct Plain<T>(PhantomData<T>);
+
+// SAFETY: a copy owns nothing.
+unsafe impl<T: Pod + Send + Sync> Cargo for Plain<T> {
+    type Item = T;
+    type Image = T;
+    const SHARED: bool = false;
+
+    #[inline(always)]
+    fn pack(item: T) -> T {
+        item
+    }
+
+    #[inline(always)]
+    unsafe fn look<R>(image: &T, look: impl FnOnce(&T) -> R) -> R {
+        look(image)
+    }
+
+    unsafe fn release(_: u64) {}
+}
+
+/// A handle of a counted body.
+pub(crate) trait Handle: Clone + Send + Sync + 'static {
+    /// What the handles share.
+    type Body: Send + Sync + 'static;
+
+    /// The count in this handle.
+    fn into_arc(self) -> Arc<Self::Body>;
+    /// The handle of a count.
+    fn from_arc(body: Arc<Self::Body>) -> Self;
+    /// A copy of what readers ask most, kept in the slot.
+    fn header(&self) -> [u64; HEADER_WORDS];
+}
+
+/// Items whose body stays where it is.
+#[derive(Debug)]
+pub struct Shared<H>(PhantomData<H>);
+
+// SAFETY: `pack` moves one count into word 0, `release` takes it out.
+unsafe impl<H: Handle> Cargo for Shared<H> {
+    type Item = H;
+    type Image = [u64; 1 + HEADER_WORDS];
+    const SHARED: bool = true;
+
+    #[inline(always)]
+    fn pack(item: H) -> Self::Image {
+        let header = item.header();
+        let mut image = [0; 1 + HEADER_WORDS];
+        image[0] = Arc::into_raw(item.into_arc()).expose_provenance() as u64;
+        image[1..].copy_from_slice(&header);
+        image
+    }
+
+    #[inline(always)]
+    unsafe fn look<R>(image: &Self::Image, look: impl FnOnce(&H) -> R) -> R {
+        let body: *const H::Body = ptr::with_exposed_provenance(image[0] as usize);
+        // SAFETY: by contract the count in word 0 stands, so the body lives. The handle made of it here is
+        // never dropped, so that count is neither taken nor given back.
+        let item = ManuallyDrop::new(H::from_arc(unsafe { Arc::from_raw(body) }));
+        look(&item)
+    }
+
+    unsafe fn release(word: u64) {
+        let body: *const H::Body = ptr::with_exposed_provenance(word as usize);
+        // SAFETY: by contract the count in this word came from `pack`, and is taken once.
+        drop(unsafe { Arc::from_raw(body) });
+    }
+}

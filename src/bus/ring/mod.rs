@@ -1,0 +1,94 @@
+//! The ring: bounded, overwriting, many publishers, any number of readers. All `unsafe` of the crate is in
+//! this room.
+//!
+//! Imports `sync` and the eventcount (`park`). Nothing here knows what an event is: a [`Cargo`] says how an
+//! item becomes the words of a slot. `slots` is one shard, `seats` the registry of readers, `access` who
+//! publishes and reads.
+//!
+//! # Layout
+//! ```text
+//! Core ── rings (one a shard) ── head         next sequence to claim                    own line
+//!  │                             slots        stamp | word 0 | word 1 ...               whole lines
+//!  │                             given_up     one word a slot, written only in trouble
+//!  ├──── seats (one a reader) ── pin          the run that its reader looks at          own line
+//!  │                             bed          where its reader sleeps                   own line
+//!  └──── orphans                 evicted bodies whose publisher is gone
+//! ```
+//! A slot's stamp says which sequence `s` it shows: `2s + 1` while that is written, `2s + 2` once it is
+//! published. A new ring looks as if the lap before the first had been published. All words of a slot are
+//! atomics, so a reader that is overtaken reads a mixture, not undefined behaviour, and rejects it at the
+//! second look at the stamp.
+//!
+//! An item is carried in one of two ways: [`Plain`] copies it into the words; [`Shared`] keeps the count of
+//! an `Arc` in word 0 (its *body*) and a copy of what readers ask most in the others.
+//!
+//! # Invariants
+//! - I1 `slot(s)` is inside the ring: slots are a power of two, the index is masked.
+//! - I2 A slot is written only by the publisher of the one sequence whose turn it is: the lap before was
+//!   published, or all laps since the one published last were given up. Sequences are claimed once
+//!   (`fetch_add`), a publisher gives up only its own, and never touches the slot afterwards.
+//! - I3 Word 0 of a published slot of a shared cargo holds one count of its body. Overwriting moves that
+//!   count to the evicting publisher's retired list.
+//! - I4 A body on a retired list is released only after a fence behind its eviction, and a look at all
+//!   pins that found none over its sequence.
+//! - I5 A reader follows word 0 only of a slot whose stamp it found right *after* the fence behind its
+//!   pin, and only while the pin stands.
+//! - I6 Seats are only appended, and live as long as the core.
+//!
+//! # Orderings
+//! - E1 publish: `stamp = even` (release) -> reader's first load of the stamp (acquire).
+//! - E2 overwrite seen: `stamp = odd` (relaxed), release fence, words (relaxed) -> words (relaxed), acquire
+//!   fence, second load of the stamp (relaxed). A reader that got one new word sees at least the odd stamp.
+//! - E3 slot handed on: `stamp = even` (release) -> the next publisher's load (acquire): it overwrites, and
+//!   takes the body of, a finished slot. The claim itself orders nothing (relaxed): it makes a sequence
+//!   unique, which any read-modify-write does, and everything written under it is published by the stamp.
+//! - E4 pin before body: pin, `SeqCst` fence, stamp -> (overwritten stamp), `SeqCst` fence, pins. Either the
+//!   reader sees the overwritten stamp, or the reclaimer sees the pin. The same fences show the reclaimer
+//!   every seat that could matter: it was appended and taken before the pin was set.
+//! - E5 unpin: `pin = idle` or the next run (release) -> reclaimer's load of the pin (acquire): the last
+//!   look at the body comes before its release.
+//! - E6 sleep and E8 waker: see `park`.
+//! - E7 seat handed on: `taken = false` (release) -> the next reader's exchange (acquire).
+//! - E9 given up: the record (release) -> the record (acquire): who proceeds on it never meets the
+//!   publisher that gave up, and a reader that skips on it skips what was claimed.
+//! - E10 closed: the flag (release) -> reader's load (acquire): a reader that sees it sees all events.
+//!
+//! # What can wait
+//! Readers never hold up a publisher. One step of `publish` can wait for another *publisher*: one that the
+//! scheduler stopped between its two stamps while the others published a whole ring. After a bounded
+//! number of yields the sequence is given up (I2) and a new one claimed; readers report the hole as a gap
+//! of one. Only where a second publisher is stopped on the same slot, at the same step a lap later, are
+//! those behind it held until it runs again. Everything else in `publish` is wait-free.
+
+mod access;
+mod cargo;
+mod seats;
+mod slots;
+
+pub(crate) use access::{Core, Reader, Writer};
+pub(crate) use cargo::{Cargo, Plain, Shared};
+pub(crate) use cargo::{HEADER_WORDS, Handle};
+pub(crate) use slots::{End, Peek, Ring};
+
+/// An event's number in its shard.
+type Sequence = u64;
+
+/// Sequences that one pin covers.
+pub(crate) const RUN: u64 = if cfg!(loom) { 1 } else { 64 };
+
+/// A pin, and the name of a retired body: the shard above the low bits of the sequence. Cut sequences that
+/// collide (2^48 events apart) only hold a body longer.
+const SEQUENCE_BITS: u32 = 48;
+
+/// The most shards a core can have.
+pub(crate) const SHARDS_MAX: usize = 1024;
+
+fn place_word(shard: usize, sequence: Sequence) -> u64 {
+    (shard as u64) << SEQUENCE_BITS | sequence & ((1 << SEQUENCE_BITS) - 1)
+}
+
+/// Whether a body is in the run that a pin covers.
+fn is_pinned(pin: u64, place: u64) -> bool {
+    let same_shard = (pin ^ place) >> SEQUENCE_BITS == 0;
+    same_shard && place.wrapping_sub(pin) & ((1 << SEQUENCE_BITS) - 1) < RUN
+}

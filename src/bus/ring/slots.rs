@@ -1,0 +1,308 @@
+//! One shard: slots, their stamps, and what is done about a publisher that was stopped between two of them.
+//!
+//! Imports `sync`. Always: I1 to I3 of the room.
+#![allow(
+    unsafe_code,
+    reason = "slots without bounds checks, and what they own; the invariants are the room's"
+)]
+
+use std::marker::PhantomData;
+
+use bytemuck::Zeroable;
+
+use super::Sequence;
+use super::cargo::Cargo;
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::{Padded, hint, thread};
+
+/// Looks at a slot that another publisher holds before its sequence is given up: first spinning, then
+/// yielding.
+const WAIT_SPINS: u32 = if cfg!(loom) { 0 } else { 64 };
+const WAIT_LOOKS: u32 = if cfg!(loom) { 1 } else { WAIT_SPINS + 64 };
+
+const WORDS_A_LINE: usize = 8;
+
+/// Eight words on a cache line.
+#[repr(C, align(64))]
+pub(super) struct Line([AtomicU64; WORDS_A_LINE]);
+
+/// What a reader found at a sequence.
+pub(super) enum Found<I> {
+    Image(I),
+    NotYet,
+    Lapped,
+}
+
+/// Whether a reader would find something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Ready,
+    NotYet,
+    Lapped,
+}
+
+/// How a visit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The visitor had enough.
+    Enough,
+    /// The next sequence is not published yet.
+    NotYet,
+    /// The next sequence has been overwritten.
+    Lapped,
+}
+
+/// One shard's slots.
+pub(crate) struct Ring<C: Cargo> {
+    pub(super) head: Padded<AtomicU64>,
+    lines: Box<[Line]>,
+    // One word a slot: 0, or the lap of the first sequence given up there (high half) and how many laps
+    // running were (low half). Cleared by the publisher that proceeds past them.
+    given_up: Box<[AtomicU64]>,
+    /// Sequences given up so far.
+    pub(super) holes: AtomicU64,
+    mask: u64,
+    lap_shift: u32,
+    cargo: PhantomData<C>,
+}
+
+impl<C: Cargo> Ring<C> {
+    const WORDS: usize = size_of::<C::Image>().div_ceil(8);
+    /// Lines a slot takes: the stamp and the words.
+    const LINES: usize = (1 + Self::WORDS).div_ceil(WORDS_A_LINE);
+
+    pub(super) fn new(capacity: usize) -> Self {
+        assert!(capacity.is_power_of_two(), "the builder checks it");
+        let stamp_before = |index: usize| Self::published(index as u64).wrapping_sub(2 * capacity as u64);
+        let lines = (0..capacity * Self::LINES).map(|line| {
+            let stamp = if line % Self::LINES == 0 { stamp_before(line / Self::LINES) } else { 0 };
+            Line(std::array::from_fn(|word| AtomicU64::new(if word == 0 { stamp } else { 0 })))
+        });
+        Self {
+            head: Padded(AtomicU64::new(0)),
+            lines: lines.collect(),
+            given_up: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
+            holes: AtomicU64::new(0),
+            mask: capacity as u64 - 1,
+            lap_shift: capacity.trailing_zeros(),
+            cargo: PhantomData,
+        }
+    }
+
+    /// The stamp of a published sequence.
+    #[inline(always)]
+    fn published(sequence: Sequence) -> u64 {
+        sequence.wrapping_mul(2).wrapping_add(2)
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.mask + 1
+    }
+
+    /// The next sequence that will be claimed.
+    pub(crate) fn head(&self) -> Sequence {
+        // No edge: who acts on it looks at stamps. A reader that joins here misses nothing published after
+        // it joined, because claims that follow in time follow in the head's own order.
+        self.head.0.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn slot(&self, sequence: Sequence) -> &[Line] {
+        let first = (sequence & self.mask) as usize * Self::LINES;
+        // SAFETY: I1: the masked index is below the capacity, and there are LINES lines for each.
+        unsafe { self.lines.get_unchecked(first..first + Self::LINES) }
+    }
+
+    #[inline(always)]
+    fn stamp(slot: &[Line]) -> &AtomicU64 {
+        &slot[0].0[0]
+    }
+
+    #[inline(always)]
+    fn word(slot: &[Line], index: usize) -> &AtomicU64 {
+        &slot[(index + 1) / WORDS_A_LINE].0[(index + 1) % WORDS_A_LINE]
+    }
+
+    /// The slot of a claimed sequence, once it is this publisher's to write (I2); `None` where the sequence
+    /// was given up.
+    #[inline(always)]
+    pub(super) fn open(&self, sequence: Sequence) -> Option<&[Line]> {
+        let slot = self.slot(sequence);
+        let before = Self::published(sequence.wrapping_sub(self.capacity()));
+        // E3.
+        if Self::stamp(slot).load(Ordering::Acquire) == before {
+            return Some(slot);
+        }
+        self.open_slowly(sequence)
+    }
+
+    fn record(&self, sequence: Sequence) -> &AtomicU64 {
+        &self.given_up[(sequence & self.mask) as usize]
+    }
+
+    /// The lap of a sequence, cut to the half word that the record has for it.
+    fn lap(&self, sequence: Sequence) -> u32 {
+        (sequence >> self.lap_shift) as u32
+    }
+
+    #[cold]
+    fn open_slowly(&self, sequence: Sequence) -> Option<&[Line]> {
+        let slot = self.slot(sequence);
+        let mut looks = 0;
+        loop {
+            // E9, before the stamp: a record that is cleared meanwhile belongs to an older stamp.
+            let record = self.record(sequence).load(Ordering::Acquire);
+            // E3.
+            let stamp = Self::stamp(slot).load(Ordering::Acquire);
+            let (first, count) = ((record >> 32) as u32, record as u32);
+            if stamp & 1 == 0 {
+                let shown = (stamp / 2).wrapping_sub(1);
+                let (shown, own) = (self.lap(shown), self.lap(sequence));
+                let after_shown = shown.wrapping_add(1);
+                if after_shown == own {
+                    return Some(slot);
+                }
+                // All laps between were given up, so it is this one's turn, and the record has served.
+                // Nobody else can change it: it could only grow by this lap.
+                if count != 0 && first == after_shown && first.wrapping_add(count) == own {
+                    self.record(sequence).store(0, Ordering::Release);
+                    return Some(slot);
+                }
+            }
+            if looks >= WAIT_LOOKS && self.give_up(sequence, record) {
+                self.holes.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+            looks += 1;
+            if looks <= WAIT_SPINS {
+                hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// Notes that this sequence will never be published. False where the record has no room for it yet: a
+    /// lap between is still undecided.
+    fn give_up(&self, sequence: Sequence, record: u64) -> bool {
+        let own = self.lap(sequence);
+        let (first, count) = ((record >> 32) as u32, record as u32);
+        let (first, count) = match count {
+            0 => (own, 1),
+            _ if first.wrapping_add(count) == own => (first, count + 1),
+            _ if own.wrapping_add(1) == first => (own, count + 1),
+            _ => return false,
+        };
+        let new = u64::from(first) << 32 | u64::from(count);
+        // E9.
+        let noted = self.record(sequence).compare_exchange(record, new, Ordering::Release, Ordering::Relaxed);
+        noted.is_ok()
+    }
+
+    /// Whether this sequence was claimed and given up.
+    fn is_given_up(&self, sequence: Sequence) -> bool {
+        // E9.
+        let record = self.record(sequence).load(Ordering::Acquire);
+        self.lap(sequence).wrapping_sub((record >> 32) as u32) < record as u32
+    }
+
+    /// Writes an opened slot; answers its word 0 of the lap before.
+    #[inline(always)]
+    pub(super) fn fill(slot: &[Line], sequence: Sequence, image: &C::Image) -> u64 {
+        let published = Self::published(sequence);
+        // I2: ours since `open`, so nobody else writes it now.
+        let evicted = if C::SHARED { Self::word(slot, 0).load(Ordering::Relaxed) } else { 0 };
+        // E2.
+        Self::stamp(slot).store(published - 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let bytes = bytemuck::bytes_of(image);
+        let whole = bytes.chunks_exact(8);
+        let rest = whole.remainder();
+        for (index, chunk) in whole.enumerate() {
+            let word = u64::from_ne_bytes(chunk.try_into().expect("chunks of eight"));
+            Self::word(slot, index).store(word, Ordering::Relaxed);
+        }
+        if !rest.is_empty() {
+            let mut word = [0; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            Self::word(slot, Self::WORDS - 1).store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        }
+        // E1, E3.
+        Self::stamp(slot).store(published, Ordering::Release);
+        evicted
+    }
+
+    /// Whether a sequence can be read. Touches the slot's line only.
+    #[inline(always)]
+    pub(crate) fn peek(&self, sequence: Sequence) -> Peek {
+        // E1, for who goes on to read.
+        let ahead = Self::stamp(self.slot(sequence)).load(Ordering::Acquire) as i64;
+        match ahead.wrapping_sub(Self::published(sequence) as i64) {
+            0 => Peek::Ready,
+            ahead if ahead > 0 => Peek::Lapped,
+            _ => Peek::NotYet,
+        }
+    }
+
+    /// Whether a sequence that is not published will never be: it was given up, or the ring has gone on by
+    /// a lap. Answers where to go on. Looks at the head's line: for a reader about to sleep, or patient.
+    pub(crate) fn skip(&self, sequence: Sequence) -> Option<Sequence> {
+        let head = self.head();
+        if head <= sequence {
+            return None;
+        }
+        if head - sequence > self.capacity() {
+            return Some(self.resume(sequence));
+        }
+        self.is_given_up(sequence).then_some(sequence + 1)
+    }
+
+    /// Where a reader that was lapped at a sequence goes on: a quarter of the ring ahead of the oldest slot,
+    /// so that it is not lapped again at once.
+    pub(crate) fn resume(&self, lapped: Sequence) -> Sequence {
+        let capacity = self.capacity();
+        self.head().saturating_sub(capacity - capacity / 4).max(lapped + 1)
+    }
+
+    #[inline(always)]
+    pub(super) fn read(&self, sequence: Sequence) -> Found<C::Image> {
+        let slot = self.slot(sequence);
+        match self.peek(sequence) {
+            Peek::NotYet => return Found::NotYet,
+            Peek::Lapped => return Found::Lapped,
+            Peek::Ready => {}
+        }
+        let mut image = C::Image::zeroed();
+        let mut whole = bytemuck::bytes_of_mut(&mut image).chunks_exact_mut(8);
+        for (index, chunk) in whole.by_ref().enumerate() {
+            chunk.copy_from_slice(&Self::word(slot, index).load(Ordering::Relaxed).to_ne_bytes());
+        }
+        let rest = whole.into_remainder();
+        if !rest.is_empty() {
+            let word = Self::word(slot, Self::WORDS - 1).load(Ordering::Relaxed).to_ne_bytes();
+            rest.copy_from_slice(&word[..rest.len()]);
+        }
+        // E2.
+        fence(Ordering::Acquire);
+        if Self::stamp(slot).load(Ordering::Relaxed) == Self::published(sequence) {
+            Found::Image(image)
+        } else {
+            Found::Lapped
+        }
+    }
+}
+
+impl<C: Cargo> Drop for Ring<C> {
+    fn drop(&mut self) {
+        if !C::SHARED {
+            return;
+        }
+        for slot in self.lines.chunks(Self::LINES) {
+            let word = Self::word(slot, 0).load(Ordering::Relaxed);
+            if word != 0 {
+                // SAFETY: I3: a slot's word 0 is 0 or holds a count; nobody else is left (`&mut self`).
+                unsafe { C::release(word) };
+            }
+        }
+    }
+}

@@ -23,10 +23,13 @@ mod metrics;
 mod server;
 mod sync;
 
+#[cfg(feature = "async")]
+pub use bus::{AsyncAdapter, PublishAsync};
 pub use bus::{
-    Bus, BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Gap,
-    HandlerGuard, HandlerId, Keep, Ledger, Position, PositionError, Published, PublishedBatch, Publisher,
-    RecvTimeoutError, Replay, ShardStats, Subscriber, TryRecvError, Visit, Wait,
+    Bus, BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Full, Gap,
+    HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, Position, PositionError,
+    Published, PublishedBatch, Publisher, RecvTimeoutError, Replay, ShardStats, SoloPublisher, Subscriber,
+    TryRecvError, Visit, Wait,
 };
 pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,

@@ -19,7 +19,7 @@ use crate::sync::Arc;
 /// It cannot be implemented outside this crate; derive `Pod` and `Zeroable` instead.
 pub trait Carried: Clone + Send + Sync + Sized + 'static {
     /// What a subscription to it is told by: [`Filter`] for events, [`Keep`] for plain values.
-    type Filter: Clone + Default + Send + Sync + 'static;
+    type Filter: Clone + Default + Send + Sync + Unpin + 'static;
 
     #[doc(hidden)]
     type Cargo: Cargo<Item = Self>;

@@ -8,6 +8,8 @@
 //! `unsafe`), `carried` (what a slot holds), `cursor` (a reader's place in all shards), `wait`, and on these
 //! the subscriber, the handlers, the recorder, the loop's reader and the publishers.
 
+#[cfg(feature = "async")]
+mod adapter;
 mod barrier;
 mod builder;
 mod carried;
@@ -15,12 +17,15 @@ mod cursor;
 mod handler;
 #[cfg(feature = "server")]
 mod loop_reader;
+mod lossless;
 mod park;
 mod position;
 mod publisher;
 mod recorder;
 mod replay;
 mod ring;
+#[cfg(feature = "async")]
+mod stream;
 mod subscriber;
 #[cfg(test)]
 mod tests;
@@ -39,14 +44,19 @@ use publisher::Desks;
 use recorder::Recorder;
 use ring::Core;
 
+#[cfg(feature = "async")]
+pub use adapter::AsyncAdapter;
 pub use builder::{BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, ShardStats};
 pub use carried::{Carried, Keep};
 pub use handler::{HandlerGuard, HandlerId};
 #[cfg(feature = "server")]
 pub(crate) use loop_reader::{LoopReader, ReaderItem};
+pub use lossless::{Full, LosslessBus, LosslessSubscriber, SoloPublisher};
 pub use position::{Position, PositionError};
 pub use publisher::{Published, PublishedBatch, Publisher};
 pub use replay::Replay;
+#[cfg(feature = "async")]
+pub use stream::PublishAsync;
 pub use subscriber::{Closed, Ledger, RecvTimeoutError, Subscriber, TryRecvError};
 pub use wait::Wait;
 
@@ -141,6 +151,14 @@ impl<T: Carried> Visit<'_, T> {
         match self {
             Self::Event(item) if !item.is_wanted(filter) => None,
             _ => Some(self),
+        }
+    }
+
+    /// How many sequences it stands for.
+    fn sequences(&self) -> u64 {
+        match self {
+            Self::Event(_) => 1,
+            Self::Gap(gap) => gap.missed,
         }
     }
 

@@ -6,13 +6,11 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-#[cfg(feature = "server")]
-use super::Visit;
 use super::carried::Carried;
 use super::cursor::Cursor;
 #[cfg(feature = "server")]
 use super::ring::Core;
-use super::{Bus, Delivery, Position, PositionError};
+use super::{Bus, Delivery, Position, PositionError, Visit};
 use crate::event::{Event, Sequence};
 #[cfg(feature = "server")]
 use crate::sync::Arc;
@@ -43,9 +41,11 @@ impl<T: Carried> Iterator for Replay<T> {
         for (shard, end) in end.iter().enumerate() {
             let mut taken = None;
             while taken.is_none() && cursor.next(shard) < *end {
+                let mut left = *end - cursor.next(shard);
                 let any = cursor.visit_shard(shard, |visit| {
+                    left = left.saturating_sub(visit.sequences());
                     taken = visit.wanted(filter).map(Visit::into_delivery);
-                    taken.is_none()
+                    taken.is_none() && left > 0
                 });
                 if !any {
                     // Claimed, but not published yet: it will be in a moment, or be given up.

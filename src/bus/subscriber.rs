@@ -88,12 +88,25 @@ pub struct Subscriber<T: Carried = Event> {
     start: u64,
     missed_before: u64,
     census: Census,
+    /// Deliveries without a wait, as a stream.
+    #[cfg(feature = "async")]
+    pub(super) ready_run: u32,
 }
 
 impl<T: Carried> Subscriber<T> {
     pub(super) fn new(cursor: Cursor<T>, filter: T::Filter, epoch: u64, census: Census) -> Self {
         let start = cursor.passed();
-        Self { cursor, filter, epoch, wait: Wait::default(), start, missed_before: 0, census }
+        Self {
+            cursor,
+            filter,
+            epoch,
+            wait: Wait::default(),
+            start,
+            missed_before: 0,
+            census,
+            #[cfg(feature = "async")]
+            ready_run: 0,
+        }
     }
 
     /// Sets how it waits.
@@ -250,6 +263,7 @@ impl<T: Carried> Subscriber<T> {
         (usize::from(shard) < self.cursor.shards()).then(|| self.cursor.next(shard.into()))
     }
 
+    /// The reader's place, for siblings that wait.
     pub(super) fn cursor_mut(&mut self) -> &mut Cursor<T> {
         &mut self.cursor
     }

@@ -7,9 +7,10 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr;
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 
 use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Words beside the body in a slot of a [`Shared`] cargo.
 pub(crate) const HEADER_WORDS: usize = if cfg!(loom) { 1 } else { 6 };
@@ -111,4 +112,39 @@ unsafe impl<H: Handle> Cargo for Shared<H> {
         // SAFETY: by contract the count in this word came from `pack`, and is taken once.
         drop(unsafe { Arc::from_raw(body) });
     }
+}
+
+/// Writes an image to words, relaxed: what is published afterwards orders it.
+#[inline(always)]
+pub(super) fn store_image<'a, I: Pod>(image: &I, word: impl Fn(usize) -> &'a AtomicU64) {
+    let bytes = bytemuck::bytes_of(image);
+    let whole = bytes.chunks_exact(8);
+    let rest = whole.remainder();
+    for (index, chunk) in whole.enumerate() {
+        let value = u64::from_ne_bytes(chunk.try_into().expect("chunks of eight"));
+        word(index).store(value, Ordering::Relaxed);
+    }
+    if !rest.is_empty() {
+        let mut value = [0; 8];
+        value[..rest.len()].copy_from_slice(rest);
+        word(bytes.len() / 8).store(u64::from_ne_bytes(value), Ordering::Relaxed);
+    }
+}
+
+/// Reads an image from words, relaxed.
+#[inline(always)]
+pub(super) fn load_image<'a, I: Pod + Zeroable>(word: impl Fn(usize) -> &'a AtomicU64) -> I {
+    let mut image = I::zeroed();
+    let bytes = bytemuck::bytes_of_mut(&mut image);
+    let last = bytes.len() / 8;
+    let mut whole = bytes.chunks_exact_mut(8);
+    for (index, chunk) in whole.by_ref().enumerate() {
+        chunk.copy_from_slice(&word(index).load(Ordering::Relaxed).to_ne_bytes());
+    }
+    let rest = whole.into_remainder();
+    if !rest.is_empty() {
+        let value = word(last).load(Ordering::Relaxed).to_ne_bytes();
+        rest.copy_from_slice(&value[..rest.len()]);
+    }
+    image
 }

@@ -62,12 +62,14 @@
 
 mod access;
 mod cargo;
+mod gated;
 mod seats;
 mod slots;
 
 pub(crate) use access::{Core, Reader, Writer};
 pub(crate) use cargo::{Cargo, Plain, Shared};
 pub(crate) use cargo::{HEADER_WORDS, Handle};
+pub(crate) use gated::{Claim, Gated, GatedReader, Waiting};
 pub(crate) use slots::{End, Peek, Ring};
 
 /// An event's number in its shard.

@@ -8,10 +8,8 @@
 
 use std::marker::PhantomData;
 
-use bytemuck::Zeroable;
-
 use super::Sequence;
-use super::cargo::Cargo;
+use super::cargo::{Cargo, load_image, store_image};
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Padded, hint, thread};
 
@@ -215,18 +213,7 @@ impl<C: Cargo> Ring<C> {
         // E2.
         Self::stamp(slot).store(published - 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        let bytes = bytemuck::bytes_of(image);
-        let whole = bytes.chunks_exact(8);
-        let rest = whole.remainder();
-        for (index, chunk) in whole.enumerate() {
-            let word = u64::from_ne_bytes(chunk.try_into().expect("chunks of eight"));
-            Self::word(slot, index).store(word, Ordering::Relaxed);
-        }
-        if !rest.is_empty() {
-            let mut word = [0; 8];
-            word[..rest.len()].copy_from_slice(rest);
-            Self::word(slot, Self::WORDS - 1).store(u64::from_ne_bytes(word), Ordering::Relaxed);
-        }
+        store_image(image, |index| Self::word(slot, index));
         // E1, E3.
         Self::stamp(slot).store(published, Ordering::Release);
         evicted
@@ -272,16 +259,7 @@ impl<C: Cargo> Ring<C> {
             Peek::Lapped => return Found::Lapped,
             Peek::Ready => {}
         }
-        let mut image = C::Image::zeroed();
-        let mut whole = bytemuck::bytes_of_mut(&mut image).chunks_exact_mut(8);
-        for (index, chunk) in whole.by_ref().enumerate() {
-            chunk.copy_from_slice(&Self::word(slot, index).load(Ordering::Relaxed).to_ne_bytes());
-        }
-        let rest = whole.into_remainder();
-        if !rest.is_empty() {
-            let word = Self::word(slot, Self::WORDS - 1).load(Ordering::Relaxed).to_ne_bytes();
-            rest.copy_from_slice(&word[..rest.len()]);
-        }
+        let image = load_image(|index| Self::word(slot, index));
         // E2.
         fence(Ordering::Acquire);
         if Self::stamp(slot).load(Ordering::Relaxed) == Self::published(sequence) {

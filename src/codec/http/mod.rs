@@ -21,7 +21,7 @@ pub use response::{reason, write_head, write_response};
 pub struct HttpLimits {
     /// Bytes of the request line and the headers; over it 431.
     pub max_head_bytes: usize,
-    /// How many headers, at most [`HEADERS_MAX`]; over it 431.
+    /// How many headers, at most 64; over it 431.
     pub max_headers: usize,
     /// Bytes of the request's target; over it 414.
     pub max_target_bytes: usize,

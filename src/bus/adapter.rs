@@ -1,0 +1,173 @@
+//! A bus for async code that wants handlers and a queue instead of a stream.
+//!
+//! Imports the subscriber and the handlers. Always: no runtime of our own: what is awaited runs where the
+//! caller runs; a handler's panic ends that call only.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream as _;
+use futures_timer::Delay;
+
+use super::carried::Carried;
+use super::handler::HandlerGuard;
+use super::subscriber::Subscriber;
+use super::{Bus, Delivery};
+use crate::event::Event;
+
+type Called = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+struct AsyncHandler<T: Carried> {
+    id: u64,
+    filter: T::Filter,
+    call: Box<dyn FnMut(T) -> Called + Send>,
+}
+
+/// Async handlers and a queue over a [`Bus`].
+///
+/// Async handlers get what is published through this adapter; the queue gets everything on the bus while it
+/// is forwarding.
+pub struct AsyncAdapter<T: Carried = Event> {
+    bus: Bus<T>,
+    handlers: Vec<AsyncHandler<T>>,
+    next_id: u64,
+    queue: Option<Subscriber<T>>,
+    missed: u64,
+    panics: u64,
+}
+
+impl<T: Carried> AsyncAdapter<T> {
+    /// An adapter over a bus.
+    pub fn new(bus: &Bus<T>) -> Self {
+        Self { bus: bus.clone(), handlers: Vec::new(), next_id: 0, queue: None, missed: 0, panics: 0 }
+    }
+
+    /// The bus.
+    pub fn bus(&self) -> &Bus<T> {
+        &self.bus
+    }
+
+    /// Publishes, then calls the async handlers that want it, one after the other. Answers how many handlers
+    /// added with [`Bus::on_sync`] took it.
+    pub async fn publish(&mut self, item: T) -> usize {
+        let handled = self.bus.publish(item.clone()).handled;
+        for handler in self.handlers.iter_mut().filter(|handler| item.is_wanted(&handler.filter)) {
+            // What a handler holds is its own: a half-done change there is its own loss.
+            let called = match catch_unwind(AssertUnwindSafe(|| (handler.call)(item.clone()))) {
+                Ok(future) => Guarded(future).await,
+                Err(_) => false,
+            };
+            self.panics += u64::from(!called);
+        }
+        handled
+    }
+
+    /// Adds an async handler; answers its name for [`unsubscribe_async`](Self::unsubscribe_async).
+    pub fn subscribe_async<F, Fut>(&mut self, filter: impl Into<T::Filter>, mut handler: F) -> u64
+    where
+        F: FnMut(T) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let id = self.next_id;
+        self.next_id += 1;
+        let call = Box::new(move |item| -> Called { Box::pin(handler(item)) });
+        self.handlers.push(AsyncHandler { id, filter: filter.into(), call });
+        id
+    }
+
+    /// Removes an async handler; false if there was none of this name.
+    pub fn unsubscribe_async(&mut self, id: u64) -> bool {
+        let before = self.handlers.len();
+        self.handlers.retain(|handler| handler.id != id);
+        self.handlers.len() < before
+    }
+
+    /// How many async handlers there are.
+    pub fn async_subscriber_count(&self) -> usize {
+        self.handlers.len()
+    }
+
+    /// Panics caught in async handlers.
+    pub fn panics(&self) -> u64 {
+        self.panics
+    }
+
+    /// As [`Bus::on_sync`].
+    pub fn subscribe_sync(
+        &self,
+        filter: impl Into<T::Filter>,
+        handler: impl Fn(&T) + Send + Sync + 'static,
+    ) -> HandlerGuard {
+        self.bus.on_sync(filter, handler)
+    }
+
+    /// Queues what is published to the bus from now on. The queue is the ring: its oldest events go first
+    /// ([`missed`](Self::missed) counts them). Nothing happens if it is forwarding already.
+    pub fn start_forwarding(&mut self, filter: impl Into<T::Filter>) {
+        if self.queue.is_none() {
+            self.queue = Some(self.bus.subscribe(filter));
+        }
+    }
+
+    /// Ends forwarding and drops what is queued.
+    pub fn stop_forwarding(&mut self) {
+        self.queue = None;
+    }
+
+    /// Whether it is forwarding.
+    pub fn is_running(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Events waiting in the queue, those that its filter will leave out among them.
+    pub fn queue_size(&self) -> u64 {
+        self.queue.as_ref().map_or(0, Subscriber::lag)
+    }
+
+    /// Events that left the queue unread.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// The next queued event; `None` if none came in time, or it is not forwarding.
+    pub async fn get_event(&mut self, timeout: Duration) -> Option<T> {
+        let queue = self.queue.as_mut()?;
+        let mut time = pin!(Delay::new(timeout));
+        loop {
+            let next = std::future::poll_fn(|cx| match Pin::new(&mut *queue).poll_next(cx) {
+                Poll::Ready(delivery) => Poll::Ready(delivery),
+                Poll::Pending => time.as_mut().poll(cx).map(|()| None),
+            });
+            match next.await? {
+                Delivery::Event(item) => return Some(item),
+                Delivery::Gap(gap) => self.missed += gap.missed,
+            }
+        }
+    }
+}
+
+impl<T: Carried> fmt::Debug for AsyncAdapter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncAdapter")
+            .field("handlers", &self.handlers.len())
+            .field("running", &self.is_running())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handler's future; false where it panicked.
+struct Guarded(Called);
+
+impl Future for Guarded {
+    type Output = bool;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(|()| true),
+            Err(_) => Poll::Ready(false),
+        }
+    }
+}

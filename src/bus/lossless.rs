@@ -1,0 +1,447 @@
+//! The bus that fills up: publishers wait for the slowest subscriber instead of overwriting what it has not
+//! read.
+//!
+//! Imports the gated ring. Always: every subscriber gets every item published while it was there, in order;
+//! a publisher is told, never overruled, where there is no room.
+
+use std::fmt;
+use std::sync::Arc as Count;
+use std::time::{Duration, Instant};
+
+use super::builder::{BusBuilder, BusConfigError};
+use super::carried::Carried;
+use super::new_epoch;
+use super::park::Wake;
+use super::ring::{Claim, Gated, GatedReader, Waiting};
+use super::subscriber::{Closed, RecvTimeoutError, TryRecvError};
+use crate::event::{Event, EventId, Sequence};
+use crate::sync::{Arc, hint, thread};
+
+/// Looks before a thread sleeps.
+const SPINS: u32 = 200;
+const YIELDS: u32 = 8;
+
+/// There was no room: the slowest subscriber is a whole ring behind. The item comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full<T = Event>(pub T);
+
+impl<T> fmt::Display for Full<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the slowest subscriber is a whole ring behind")
+    }
+}
+
+impl<T: fmt::Debug> std::error::Error for Full<T> {}
+
+/// A bus that loses nothing: each subscriber gates it, and a full ring makes publishers wait or turn away.
+///
+/// One ring, so all items are in one order. A handle: clones are the same bus. When the last one is gone,
+/// subscribers read what is left and end. With no subscriber there is nobody to lose anything, and publishing
+/// always succeeds.
+///
+/// ```
+/// use fanwire::{Event, Full, LosslessBus};
+///
+/// let bus = LosslessBus::builder().capacity(1).build_lossless()?;
+/// let mut reader = bus.subscribe();
+/// bus.try_publish(Event::builder("a").build()?)?;
+/// let Err(Full(event)) = bus.try_publish(Event::builder("b").build()?) else { panic!("no room") };
+/// assert_eq!(reader.recv()?.event_type(), "a");
+/// bus.publish_blocking(event);
+/// assert_eq!(reader.recv()?.event_type(), "b");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct LosslessBus<T: Carried = Event>(Count<Inner<T>>);
+
+struct Inner<T: Carried> {
+    ring: Arc<Gated<T::Cargo>>,
+    epoch: u64,
+}
+
+impl<T: Carried> Inner<T> {
+    fn new(builder: &BusBuilder<T>, solo: bool) -> Result<Self, BusConfigError> {
+        builder.check()?;
+        Ok(Self { ring: Arc::new(Gated::new(builder.capacity, solo)), epoch: new_epoch() })
+    }
+
+    fn id(&self, sequence: Sequence) -> EventId {
+        EventId { epoch: self.epoch, shard: 0, sequence }
+    }
+
+    /// Tries until there is room or the deadline is over; sleeps where a gate holds it.
+    fn publish_until(
+        &self,
+        item: T,
+        deadline: Option<Instant>,
+        mut attempt: impl FnMut(T) -> Result<Sequence, T>,
+    ) -> Result<EventId, Full<T>> {
+        let mut item = item;
+        let mut looks = 0;
+        loop {
+            item = match attempt(item) {
+                Ok(sequence) => return Ok(self.id(sequence)),
+                Err(back) => back,
+            };
+            self.wait_for_room(&mut looks, deadline);
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return attempt(item).map(|sequence| self.id(sequence)).map_err(Full);
+            }
+        }
+    }
+
+    /// One step of waiting for room: spin, then yield, then sleep.
+    fn wait_for_room(&self, looks: &mut u32, deadline: Option<Instant>) {
+        *looks += 1;
+        if *looks <= SPINS {
+            hint::spin_loop();
+        } else if *looks <= SPINS + YIELDS || !self.ring.is_full() {
+            thread::yield_now();
+        } else {
+            let waiting = Waiting::new(&self.ring, Wake::Thread(thread::current()));
+            // Behind the announcement: a reader that passes from here on wakes us.
+            if self.ring.is_full() {
+                park(deadline);
+            }
+            drop(waiting);
+        }
+    }
+}
+
+fn park(deadline: Option<Instant>) {
+    match deadline {
+        None => thread::park(),
+        Some(deadline) => thread::park_timeout(deadline.saturating_duration_since(Instant::now())),
+    }
+}
+
+impl LosslessBus<Event> {
+    /// Describes one; end with [`BusBuilder::build_lossless`].
+    pub fn builder() -> BusBuilder<Event> {
+        BusBuilder::new()
+    }
+}
+
+impl<T: Carried> BusBuilder<T> {
+    /// Makes a lossless bus. It has one ring: the number of shards must be 1.
+    pub fn build_lossless(self) -> Result<LosslessBus<T>, BusConfigError> {
+        if self.shards != 1 {
+            return Err(BusConfigError::Shards(self.shards));
+        }
+        Ok(LosslessBus(Count::new(Inner::new(&self, false)?)))
+    }
+
+    /// Makes a lossless bus with a single publisher, which needs no atomic read-modify-write: several times
+    /// faster than one that may be shared.
+    pub fn build_lossless_solo(self) -> Result<SoloPublisher<T>, BusConfigError> {
+        if self.shards != 1 {
+            return Err(BusConfigError::Shards(self.shards));
+        }
+        let inner = Inner::new(&self, true)?;
+        Ok(SoloPublisher { claim: Claim::new(&inner.ring), inner })
+    }
+}
+
+impl<T: Carried> LosslessBus<T> {
+    /// Reads everything published from now on. While the subscriber exists, what it has not read holds up
+    /// publishers.
+    pub fn subscribe(&self) -> LosslessSubscriber<T> {
+        LosslessSubscriber { reader: GatedReader::new(Arc::clone(&self.0.ring)) }
+    }
+
+    /// Publishes, or gives the item back where there is no room. Never blocks; lock-free.
+    #[inline]
+    pub fn try_publish(&self, item: T) -> Result<EventId, Full<T>> {
+        self.attempt(item.into_publishable()).map(|sequence| self.0.id(sequence)).map_err(Full)
+    }
+
+    #[inline]
+    fn attempt(&self, item: T) -> Result<Sequence, T> {
+        self.0.ring.try_publish(item, |item, sequence| item.place(self.0.id(sequence)))
+    }
+
+    /// Publishes, waiting for room as long as it takes: spins a moment, then sleeps.
+    pub fn publish_blocking(&self, item: T) -> EventId {
+        let mut item = item.into_publishable();
+        loop {
+            match self.0.publish_until(item, None, |item| self.attempt(item)) {
+                Ok(id) => return id,
+                // Without a deadline it does not give up.
+                Err(Full(back)) => item = back,
+            }
+        }
+    }
+
+    /// Publishes, waiting for room no longer than this; then the item comes back.
+    pub fn publish_timeout(&self, item: T, timeout: Duration) -> Result<EventId, Full<T>> {
+        // A time too far away to be told is as good as none.
+        let deadline = Instant::now().checked_add(timeout);
+        self.0.publish_until(item.into_publishable(), deadline, |item| self.attempt(item))
+    }
+
+    /// Publishes all items in order, claiming room for many at once and waiting for it where needed. Other
+    /// publishers' items may stand between. Answers the last one's place.
+    pub fn publish_batch_blocking(&self, items: impl ExactSizeIterator<Item = T>) -> Option<EventId> {
+        let inner = &*self.0;
+        let mut items = items.map(T::into_publishable);
+        let mut last = None;
+        let mut looks = 0;
+        while items.len() > 0 {
+            match inner.ring.try_publish_run(&mut items, |item, sequence| item.place(inner.id(sequence))) {
+                Some((sequence, _)) => (last, looks) = (Some(inner.id(sequence)), 0),
+                None => inner.wait_for_room(&mut looks, None),
+            }
+        }
+        last
+    }
+
+    /// How many items the slowest subscriber may be behind.
+    pub fn capacity(&self) -> usize {
+        self.0.ring.capacity() as usize
+    }
+
+    /// Wakes of sleeping subscribers and publishers so far: each was one system call.
+    pub fn wakes(&self) -> u64 {
+        self.0.ring.wakes()
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn ring(&self) -> &Arc<Gated<T::Cargo>> {
+        &self.0.ring
+    }
+}
+
+impl<T: Carried> Clone for LosslessBus<T> {
+    fn clone(&self) -> Self {
+        Self(Count::clone(&self.0))
+    }
+}
+
+impl<T: Carried> Drop for Inner<T> {
+    fn drop(&mut self) {
+        self.ring.close();
+    }
+}
+
+impl<T: Carried> fmt::Debug for LosslessBus<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LosslessBus").field("capacity", &self.capacity()).finish_non_exhaustive()
+    }
+}
+
+/// The only publisher of a lossless bus. Dropping it ends the subscribers when they have read what is left.
+pub struct SoloPublisher<T: Carried = Event> {
+    claim: Claim,
+    inner: Inner<T>,
+}
+
+impl<T: Carried> SoloPublisher<T> {
+    /// As [`LosslessBus::subscribe`].
+    pub fn subscribe(&self) -> LosslessSubscriber<T> {
+        LosslessSubscriber { reader: GatedReader::new(Arc::clone(&self.inner.ring)) }
+    }
+
+    /// Publishes, or gives the item back where there is no room. Wait-free.
+    #[inline]
+    pub fn try_publish(&mut self, item: T) -> Result<EventId, Full<T>> {
+        let Self { claim, inner } = self;
+        let place = |item: &T, sequence| item.place(inner.id(sequence));
+        let published = claim.try_publish(&inner.ring, item.into_publishable(), place);
+        published.map(|sequence| inner.id(sequence)).map_err(Full)
+    }
+
+    /// As [`LosslessBus::publish_blocking`].
+    #[inline]
+    pub fn publish_blocking(&mut self, item: T) -> EventId {
+        let mut item = item;
+        let mut looks = 0;
+        loop {
+            match self.try_publish(item) {
+                Ok(id) => return id,
+                Err(Full(back)) => item = back,
+            }
+            self.inner.wait_for_room(&mut looks, None);
+        }
+    }
+
+    /// As [`LosslessBus::publish_timeout`].
+    pub fn publish_timeout(&mut self, item: T, timeout: Duration) -> Result<EventId, Full<T>> {
+        let deadline = Instant::now().checked_add(timeout);
+        let Self { claim, inner } = self;
+        inner.publish_until(item.into_publishable(), deadline, |item| {
+            claim.try_publish(&inner.ring, item, |item, sequence| item.place(inner.id(sequence)))
+        })
+    }
+
+    /// As [`LosslessBus::publish_batch_blocking`]; nothing stands between the items.
+    pub fn publish_batch_blocking(&mut self, items: impl ExactSizeIterator<Item = T>) -> Option<EventId> {
+        let Self { claim, inner } = self;
+        let mut items = items.map(T::into_publishable);
+        let mut last = None;
+        let mut looks = 0;
+        while items.len() > 0 {
+            let place = |item: &T, sequence| item.place(inner.id(sequence));
+            match claim.try_publish_run(&inner.ring, &mut items, place) {
+                Some((sequence, _)) => (last, looks) = (Some(inner.id(sequence)), 0),
+                None => inner.wait_for_room(&mut looks, None),
+            }
+        }
+        last
+    }
+}
+
+impl<T: Carried> fmt::Debug for SoloPublisher<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SoloPublisher")
+    }
+}
+
+/// Reads everything published to a lossless bus since it joined, in order. An iterator that ends when all
+/// publishers are gone.
+///
+/// What it has read makes room for publishers a quarter of the ring or 64 items later at the latest, and
+/// whenever it finds nothing more to read.
+pub struct LosslessSubscriber<T: Carried = Event> {
+    reader: GatedReader<T::Cargo>,
+}
+
+impl<T: Carried> LosslessSubscriber<T> {
+    /// What is there now, without waiting.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        if let Some(item) = self.take() {
+            return Ok(item);
+        }
+        if !self.reader.ring().is_closed() {
+            return Err(TryRecvError::Empty);
+        }
+        // Closed was seen, so whatever was published can be seen now.
+        self.take().ok_or(TryRecvError::Closed)
+    }
+
+    #[inline]
+    fn take(&mut self) -> Option<T> {
+        let mut taken = None;
+        self.reader.visit(|item| {
+            taken = Some(item.clone());
+            false
+        });
+        taken
+    }
+
+    /// Waits for the next one.
+    pub fn recv(&mut self) -> Result<T, Closed> {
+        loop {
+            match self.try_recv() {
+                Ok(item) => return Ok(item),
+                Err(TryRecvError::Closed) => return Err(Closed),
+                Err(TryRecvError::Empty) => self.wait_until(None),
+            }
+        }
+    }
+
+    /// Waits for the next one, but no longer than this.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            match self.try_recv() {
+                Ok(item) => return Ok(item),
+                Err(TryRecvError::Closed) => return Err(RecvTimeoutError::Closed),
+                Err(TryRecvError::Empty) if deadline.is_some_and(|d| Instant::now() >= d) => {
+                    return Err(RecvTimeoutError::Timeout);
+                }
+                Err(TryRecvError::Empty) => self.wait_until(deadline),
+            }
+        }
+    }
+
+    /// Waits until there is at least one, and appends up to `max` of those that are there. Answers how many.
+    pub fn recv_batch(&mut self, into: &mut Vec<T>, max: usize) -> Result<usize, Closed> {
+        if max == 0 {
+            return Ok(0);
+        }
+        into.push(self.recv()?);
+        Ok(1 + self.visit_batch(max - 1, |item| into.push(item.clone())))
+    }
+
+    /// Shows up to `max` of what is there to `visit`, by reference and without waiting. Answers how many.
+    #[inline]
+    pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(&T)) -> usize {
+        let mut count = 0;
+        while count < max {
+            let any = self.reader.visit(|item| {
+                visit(item);
+                count += 1;
+                count < max
+            });
+            if !any {
+                break;
+            }
+        }
+        count
+    }
+
+    /// Waits until there is something to read, or the bus is closed.
+    pub fn wait(&mut self) {
+        while !self.reader.is_ready() && !self.reader.ring().is_closed() {
+            self.wait_until(None);
+        }
+    }
+
+    /// Looks, yields, then sleeps once: until an item comes, the bus closes or time is up.
+    fn wait_until(&mut self, deadline: Option<Instant>) {
+        // Whoever waits has read everything, and a publisher may wait for just that.
+        self.reader.pass();
+        for look in 0..SPINS + YIELDS {
+            if self.reader.is_ready() {
+                return;
+            }
+            if look < SPINS { hint::spin_loop() } else { thread::yield_now() }
+        }
+        self.reader.announce(Wake::Thread(thread::current()));
+        if !self.is_over() {
+            park(deadline);
+        }
+        self.reader.awake();
+    }
+
+    fn is_over(&self) -> bool {
+        self.reader.is_ready() || self.reader.ring().is_closed()
+    }
+
+    /// How many items are ahead of it.
+    pub fn lag(&self) -> u64 {
+        self.reader.ring().head().saturating_sub(self.reader.next())
+    }
+
+    /// Announces that a task waits; false where there is something after all.
+    #[cfg(feature = "async")]
+    pub(super) fn sleep_as(&mut self, waker: std::task::Waker) -> bool {
+        self.reader.pass();
+        self.reader.announce(Wake::Task(waker));
+        if self.is_over() {
+            self.reader.awake();
+            return false;
+        }
+        true
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn awake(&mut self) {
+        self.reader.awake();
+    }
+}
+
+impl<T: Carried> Iterator for LosslessSubscriber<T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        self.recv().ok()
+    }
+}
+
+impl<T: Carried> fmt::Debug for LosslessSubscriber<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LosslessSubscriber").field("lag", &self.lag()).finish_non_exhaustive()
+    }
+}

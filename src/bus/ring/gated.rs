@@ -1,0 +1,469 @@
+//! The lossless ring: nothing is overwritten before every reader that gates it has passed it.
+//!
+//! Imports `sync`, `barrier` and `park`. Nothing is read twice here: a slot between the slowest gate and the
+//! head is whole and stays so. After the LMAX Disruptor: claim behind the slowest gate, publish, read in runs.
+//!
+//! # Invariants
+//! - L1 `image(s)` is inside the ring: the index is masked.
+//! - L2 A sequence `s` is claimed only when `s - capacity` was published and every gate stands behind it.
+//!   So its publisher alone touches the slot until it publishes it.
+//! - L3 A reader looks at `s` only when it was published and its own gate is at most `s`.
+//! - L4 Word 0 of a slot that was ever published owns a count, taken by who overwrites it or by the drop.
+//!
+//! # Orderings
+//! - G1 publish: `stamp` (several publishers) or `head` (one) stored with release -> reader's acquire.
+//! - G2 pass: a gate stored with release -> the publisher's acquire when it looks for the slowest; that goes
+//!   into `slowest` with release, for publishers that take it from there (acquire).
+//! - G3 join: gate, `SeqCst` fence, head -> head, `SeqCst` fence, gates. A publisher that did not see the
+//!   gate had read a head that the joiner's is not older than: what it may overwrite is behind the joiner.
+//! - G4 sleep: as E6, in both directions: readers sleep for events, publishers for room.
+//! - G5 closed: as E10.
+#![allow(unsafe_code, reason = "looks at bodies and releases them; the invariants are above")]
+
+use std::sync::Arc as Count;
+
+use super::super::barrier::Fences;
+use super::super::park::{Bed, Sleepers, Wake};
+use super::cargo::{Cargo, load_image, store_image};
+use super::seats::{IDLE, Seat, Seats};
+use super::{RUN, Sequence};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{Arc, Padded};
+
+/// A ring that fills up instead of overwriting.
+pub(crate) struct Gated<C: Cargo> {
+    /// The next sequence to be claimed; with one publisher: to be published.
+    head: Padded<AtomicU64>,
+    /// Where the slowest gate stood when somebody looked; no gate is behind it.
+    slowest: Padded<AtomicU64>,
+    /// By slot: the sequence it shows, plus one. Unused with one publisher.
+    stamps: Box<[AtomicU64]>,
+    words: Box<[AtomicU64]>,
+    mask: u64,
+    solo: bool,
+    closed: AtomicBool,
+    seats: Seats,
+    readers: Sleepers,
+    /// Publishers that wait for room.
+    beds: Seats,
+    publishers: Sleepers,
+    cargo: std::marker::PhantomData<C>,
+}
+
+impl<C: Cargo> Gated<C> {
+    const WORDS: usize = if size_of::<C::Image>() == 0 { 1 } else { size_of::<C::Image>().div_ceil(8) };
+
+    /// A ring of `capacity` slots, a power of two; `solo`: for one [`Claim`] at a time.
+    pub(crate) fn new(capacity: usize, solo: bool) -> Self {
+        assert!(capacity.is_power_of_two(), "the builder checks it");
+        let fences = Fences::new();
+        let zeros = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            head: Padded(AtomicU64::new(0)),
+            slowest: Padded(AtomicU64::new(0)),
+            stamps: zeros(if solo { 0 } else { capacity }),
+            words: zeros(capacity * Self::WORDS),
+            mask: capacity as u64 - 1,
+            solo,
+            closed: AtomicBool::new(false),
+            seats: Seats::default(),
+            readers: Sleepers::new(fences),
+            beds: Seats::default(),
+            publishers: Sleepers::new(fences),
+            cargo: std::marker::PhantomData,
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.mask + 1
+    }
+
+    /// How many were claimed so far.
+    pub(crate) fn head(&self) -> Sequence {
+        // A statistic for who asks from outside; inside, the edges are named where it is used.
+        self.head.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn wakes(&self) -> u64 {
+        self.readers.wakes() + self.publishers.wakes()
+    }
+
+    #[inline(always)]
+    fn image(&self, sequence: Sequence) -> &[AtomicU64] {
+        let first = (sequence & self.mask) as usize * Self::WORDS;
+        // SAFETY: L1: the masked index is below the capacity, and there are WORDS words for each.
+        unsafe { self.words.get_unchecked(first..first + Self::WORDS) }
+    }
+
+    #[inline(always)]
+    fn stamp(&self, sequence: Sequence) -> &AtomicU64 {
+        &self.stamps[(sequence & self.mask) as usize]
+    }
+
+    /// Whether `s` has been published.
+    #[inline(always)]
+    fn is_published(&self, sequence: Sequence) -> bool {
+        if self.solo {
+            // G1.
+            self.head.0.load(Ordering::Acquire) > sequence
+        } else {
+            // G1.
+            self.stamp(sequence).load(Ordering::Acquire) > sequence
+        }
+    }
+
+    /// The first sequence that may not be claimed, as far as was known or, where `known` is not enough, is.
+    #[inline(always)]
+    fn room_to(&self, head: Sequence) -> Sequence {
+        // G2.
+        let known = self.slowest.0.load(Ordering::Acquire);
+        if head.wrapping_sub(known) < self.capacity() {
+            return known + self.capacity();
+        }
+        self.look_for_room(head)
+    }
+
+    #[cold]
+    fn look_for_room(&self, head: Sequence) -> Sequence {
+        // G3.
+        fence(Ordering::SeqCst);
+        let mut slowest = head;
+        self.seats.for_each(|seat| {
+            // G2. An idle seat's gate is larger than any head.
+            slowest = slowest.min(seat.pin.0.load(Ordering::Acquire));
+        });
+        // Others may have found a later one meanwhile; an earlier one only costs them another look.
+        // G2.
+        self.slowest.0.store(slowest, Ordering::Release);
+        slowest + self.capacity()
+    }
+
+    /// Claims up to `count` sequences: the first, and how many.
+    #[inline(always)]
+    fn claim(&self, count: u64) -> Option<(Sequence, u64)> {
+        let mut head = self.head.0.load(Ordering::Relaxed);
+        loop {
+            let room = self.room_to(head).saturating_sub(head).min(count);
+            // L2: a publisher a lap behind may have claimed and not published yet, where no gate waits for it.
+            // G1, for its writes to be over.
+            let last_lap = (head + room).checked_sub(self.capacity() + 1);
+            let is_free = |last: Sequence| self.stamp(last).load(Ordering::Acquire) > last;
+            if room == 0
+                || !self.solo && last_lap.is_some_and(|last| !self.lap_is_published(head, last, is_free))
+            {
+                return None;
+            }
+            // The claim itself orders nothing: it makes the sequences one publisher's.
+            match self.head.0.compare_exchange_weak(head, head + room, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some((head, room)),
+                Err(other) => head = other,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn lap_is_published(&self, head: Sequence, last: Sequence, is_free: impl Fn(Sequence) -> bool) -> bool {
+        (head.saturating_sub(self.capacity())..=last).all(is_free)
+    }
+
+    /// Writes a claimed slot (L2).
+    #[inline(always)]
+    fn fill(&self, sequence: Sequence, image: &C::Image) {
+        let words = self.image(sequence);
+        if C::SHARED {
+            let evicted = words[0].load(Ordering::Relaxed);
+            if evicted != 0 {
+                // SAFETY: L4: the slot owned it; L2: no reader is at it, and nobody else overwrites it.
+                unsafe { C::release(evicted) };
+            }
+        }
+        store_image(image, |index| &words[index]);
+    }
+
+    /// Publishes one item, or gives it back where there is no room.
+    #[inline]
+    pub(crate) fn try_publish(
+        &self,
+        item: C::Item,
+        place: impl FnOnce(&C::Item, Sequence),
+    ) -> Result<Sequence, C::Item> {
+        debug_assert!(!self.solo, "one publisher has its own claim");
+        let Some((sequence, _)) = self.claim(1) else { return Err(item) };
+        place(&item, sequence);
+        self.fill(sequence, &C::pack(item));
+        // G1.
+        self.stamp(sequence).store(sequence + 1, Ordering::Release);
+        self.wake_readers();
+        Ok(sequence)
+    }
+
+    /// Publishes as many of the items as there is room for, claimed at once. Answers the last one's sequence
+    /// and how many.
+    pub(crate) fn try_publish_run(
+        &self,
+        items: &mut impl ExactSizeIterator<Item = C::Item>,
+        mut place: impl FnMut(&C::Item, Sequence),
+    ) -> Option<(Sequence, u64)> {
+        let (first, count) = self.claim((items.len() as u64).min(self.capacity()))?;
+        for (sequence, item) in (first..first + count).zip(items) {
+            place(&item, sequence);
+            self.fill(sequence, &C::pack(item));
+            // G1.
+            self.stamp(sequence).store(sequence + 1, Ordering::Release);
+        }
+        self.wake_readers();
+        Some((first + count - 1, count))
+    }
+
+    #[inline(always)]
+    fn wake_readers(&self) {
+        // G4.
+        if self.readers.any() {
+            Self::wake_all(&self.readers, &self.seats);
+        }
+    }
+
+    #[inline(always)]
+    fn wake_publishers(&self) {
+        // G4.
+        if self.publishers.any() {
+            Self::wake_all(&self.publishers, &self.beds);
+        }
+    }
+
+    #[cold]
+    fn wake_all(sleepers: &Sleepers, seats: &Seats) {
+        seats.for_each(|seat| sleepers.wake(&seat.bed.0));
+    }
+
+    /// Tells readers that nothing more will come.
+    pub(crate) fn close(&self) {
+        // G5.
+        self.closed.store(true, Ordering::Release);
+        self.wake_readers();
+    }
+
+    /// Whether nothing more will come.
+    pub(crate) fn is_closed(&self) -> bool {
+        // G5.
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether a gate holds the publishers. If not, one that found no room only met another that is just
+    /// publishing.
+    pub(crate) fn is_full(&self) -> bool {
+        let head = self.head.0.load(Ordering::Relaxed);
+        self.room_to(head) <= head && self.look_for_room(head) <= head
+    }
+}
+
+impl<C: Cargo> Drop for Gated<C> {
+    fn drop(&mut self) {
+        if !C::SHARED {
+            return;
+        }
+        for image in self.words.chunks(Self::WORDS) {
+            let word = image[0].load(Ordering::Relaxed);
+            if word != 0 {
+                // SAFETY: L4; nobody else is left (`&mut self`).
+                unsafe { C::release(word) };
+            }
+        }
+    }
+}
+
+/// The one publisher of a `solo` ring: claims with plain stores.
+pub(crate) struct Claim {
+    next: Sequence,
+    room_to: Sequence,
+}
+
+impl Claim {
+    /// For a new ring. There must be no other for it at any time.
+    pub(crate) fn new<C: Cargo>(ring: &Gated<C>) -> Self {
+        debug_assert!(ring.solo, "made for one publisher");
+        Self { next: ring.head(), room_to: ring.capacity() }
+    }
+
+    /// Publishes one item, or gives it back where there is no room.
+    #[inline]
+    pub(crate) fn try_publish<C: Cargo>(
+        &mut self,
+        ring: &Gated<C>,
+        item: C::Item,
+        place: impl FnOnce(&C::Item, Sequence),
+    ) -> Result<Sequence, C::Item> {
+        if self.next == self.room_to {
+            self.room_to = ring.look_for_room(self.next);
+            if self.next == self.room_to {
+                return Err(item);
+            }
+        }
+        let sequence = self.next;
+        place(&item, sequence);
+        ring.fill(sequence, &C::pack(item));
+        self.next += 1;
+        // G1.
+        ring.head.0.store(self.next, Ordering::Release);
+        ring.wake_readers();
+        Ok(sequence)
+    }
+
+    /// As [`Gated::try_publish_run`].
+    pub(crate) fn try_publish_run<C: Cargo>(
+        &mut self,
+        ring: &Gated<C>,
+        items: &mut impl ExactSizeIterator<Item = C::Item>,
+        mut place: impl FnMut(&C::Item, Sequence),
+    ) -> Option<(Sequence, u64)> {
+        let wanted = items.len() as u64;
+        if self.room_to - self.next < wanted {
+            self.room_to = ring.look_for_room(self.next);
+        }
+        let count = wanted.min(self.room_to - self.next);
+        if count == 0 {
+            return None;
+        }
+        for (sequence, item) in (self.next..self.next + count).zip(items) {
+            place(&item, sequence);
+            ring.fill(sequence, &C::pack(item));
+        }
+        self.next += count;
+        // G1.
+        ring.head.0.store(self.next, Ordering::Release);
+        ring.wake_readers();
+        Some((self.next - 1, count))
+    }
+}
+
+/// A reader that gates the ring: what it has not passed is not overwritten.
+pub(crate) struct GatedReader<C: Cargo> {
+    ring: Arc<Gated<C>>,
+    seat: Count<Seat>,
+    next: Sequence,
+    /// With one publisher: what was published when it looked last.
+    known: Sequence,
+    /// Where its gate stands.
+    passed: Sequence,
+}
+
+impl<C: Cargo> GatedReader<C> {
+    /// Joins behind the newest item.
+    pub(crate) fn new(ring: Arc<Gated<C>>) -> Self {
+        let seat = ring.seats.take();
+        let gate = ring.head.0.load(Ordering::Relaxed);
+        // G3.
+        seat.pin.0.store(gate, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        // G3. With one publisher also G1: what is behind is whole.
+        let next = ring.head.0.load(Ordering::Acquire);
+        // G2: nothing was looked at.
+        seat.pin.0.store(next, Ordering::Release);
+        Self { ring, seat, next, known: next, passed: next }
+    }
+
+    pub(crate) fn ring(&self) -> &Arc<Gated<C>> {
+        &self.ring
+    }
+
+    pub(crate) fn next(&self) -> Sequence {
+        self.next
+    }
+
+    /// Whether there is something to look at.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        self.next < self.known || self.ring.is_published(self.next)
+    }
+
+    /// Shows items in order until `visit` answers false, there are no more, or a run is over. Answers whether
+    /// any was shown. The gate moves when the run is over.
+    #[inline]
+    pub(crate) fn visit(&mut self, mut visit: impl FnMut(&C::Item) -> bool) -> bool {
+        let first = self.next;
+        // A visitor that panics leaves the gate where it was; the next call moves it.
+        let end = first + RUN;
+        while self.next < end {
+            if self.ring.solo {
+                if self.next == self.known {
+                    // G1.
+                    self.known = self.ring.head.0.load(Ordering::Acquire);
+                    if self.next == self.known {
+                        break;
+                    }
+                }
+            } else if !self.ring.is_published(self.next) {
+                break;
+            }
+            let words = self.ring.image(self.next);
+            let image = load_image(|index| &words[index]);
+            self.next += 1;
+            // SAFETY: L3: published, as packed, and our gate holds it until we move it.
+            if !unsafe { C::look(&image, &mut visit) } {
+                break;
+            }
+        }
+        let any = self.next > first;
+        // Passing one by one would cost the publisher a line each time: run by run, and when all is read.
+        let run = RUN.min((self.ring.capacity() / 4).max(1));
+        if any && (self.next - self.passed >= run || !self.is_ready()) {
+            self.pass();
+        }
+        any
+    }
+
+    /// Lets publishers have what was looked at.
+    pub(crate) fn pass(&mut self) {
+        if self.passed != self.next {
+            self.passed = self.next;
+            // G2.
+            self.seat.pin.0.store(self.next, Ordering::Release);
+            self.ring.wake_publishers();
+        }
+    }
+
+    /// Announces a sleep; look once more, then sleep or not, then [`Self::awake`].
+    pub(crate) fn announce(&self, wake: Wake) {
+        self.ring.readers.announce(&self.seat.bed.0, wake);
+    }
+
+    pub(crate) fn awake(&self) {
+        self.ring.readers.cancel(&self.seat.bed.0);
+    }
+}
+
+impl<C: Cargo> Drop for GatedReader<C> {
+    fn drop(&mut self) {
+        self.awake();
+        // G2: this gate no longer holds anybody.
+        self.seat.pin.0.store(IDLE, Ordering::Release);
+        self.ring.wake_publishers();
+        self.seat.leave();
+    }
+}
+
+/// A publisher's bed: where it waits for room.
+pub(crate) struct Waiting<C: Cargo> {
+    ring: Arc<Gated<C>>,
+    seat: Count<Seat>,
+}
+
+impl<C: Cargo> Waiting<C> {
+    /// Announces that a publisher waits for room. It must try once more, then sleep or not.
+    pub(crate) fn new(ring: &Arc<Gated<C>>, wake: Wake) -> Self {
+        let seat = ring.beds.take();
+        ring.publishers.announce(&seat.bed.0, wake);
+        Self { ring: Arc::clone(ring), seat }
+    }
+
+    fn bed(&self) -> &Bed {
+        &self.seat.bed.0
+    }
+}
+
+impl<C: Cargo> Drop for Waiting<C> {
+    fn drop(&mut self) {
+        self.ring.publishers.cancel(self.bed());
+        self.seat.leave();
+    }
+}

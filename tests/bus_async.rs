@@ -1,0 +1,149 @@
+//! The bus under async runtimes that know nothing of it: tokio and smol.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fanwire::{AsyncAdapter, Bus, Delivery, Event, Filter, Keep, LosslessBus};
+use futures_core::Stream;
+
+const EVENTS: u64 = 20_000;
+
+async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    let mut stream = pin!(stream);
+    std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await
+}
+
+/// Each runtime, and a way to give it a task.
+fn under_both<Fut: Future<Output = ()> + Send + 'static>(test: impl Fn() -> Fut) {
+    let limit = Duration::from_secs(60);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("starts");
+    runtime.block_on(async { tokio::time::timeout(limit, test()).await.expect("in time") });
+    let done = smol::spawn(test());
+    smol::block_on(smol::future::or(done, async {
+        smol::Timer::after(limit).await;
+        panic!("not in time");
+    }));
+}
+
+#[test]
+fn a_stream_sees_every_event_or_a_gap_and_ends_with_the_bus() {
+    under_both(|| async {
+        let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
+        let mut stream = bus.subscribe(Keep::all());
+        let publisher = std::thread::spawn(move || {
+            for n in 0..EVENTS {
+                bus.publish(n);
+                if n % 100 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let mut expected = 0;
+        while let Some(delivery) = next(&mut stream).await {
+            match delivery {
+                Delivery::Event(n) => {
+                    assert_eq!(n, expected);
+                    expected += 1;
+                }
+                Delivery::Gap(gap) => {
+                    assert_eq!(gap.from, expected);
+                    expected = gap.to;
+                }
+            }
+        }
+        assert_eq!(expected, EVENTS);
+        publisher.join().expect("no panic");
+    });
+}
+
+#[test]
+fn lossless_tasks_wait_for_room_and_for_items_and_lose_nothing() {
+    under_both(|| async {
+        let bus = LosslessBus::builder().carrying::<u64>().capacity(4).build_lossless().expect("valid");
+        let mut stream = bus.subscribe();
+        let publishing = async move {
+            for n in 0..2_000 {
+                bus.publish_async(n).await;
+            }
+        };
+        let reading = async move {
+            let mut expected = 0;
+            while let Some(n) = next(&mut stream).await {
+                assert_eq!(n, expected);
+                expected += 1;
+            }
+            assert_eq!(expected, 2_000);
+        };
+        smol::future::zip(publishing, reading).await;
+    });
+}
+
+#[test]
+fn a_publish_that_is_dropped_while_it_waits_has_published_nothing() {
+    under_both(|| async {
+        let bus = LosslessBus::builder().carrying::<u64>().capacity(1).build_lossless().expect("valid");
+        let mut stream = bus.subscribe();
+        bus.publish_async(1).await;
+        {
+            let mut waits = pin!(bus.publish_async(2));
+            let ready = smol::future::poll_once(waits.as_mut()).await;
+            assert!(ready.is_none());
+        }
+        assert_eq!(next(&mut stream).await, Some(1));
+        bus.publish_async(3).await;
+        assert_eq!(next(&mut stream).await, Some(3));
+    });
+}
+
+#[test]
+fn the_adapter_calls_async_handlers_and_forwards_to_its_queue() {
+    under_both(|| async {
+        let bus = Bus::new();
+        let mut adapter = AsyncAdapter::new(&bus);
+        let event = |kind: &str| Event::builder(kind).build().expect("valid");
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        let tasks: Filter = "type=task.*".parse().expect("valid");
+        let id = adapter.subscribe_async(tasks.clone(), move |event: Event| {
+            let count = Arc::clone(&count);
+            async move {
+                assert!(event.event_type() != "task.bad", "as asked");
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let sync = adapter.subscribe_sync(Filter::new(), |_| {});
+        assert_eq!(adapter.publish(event("task.started")).await, 1);
+        assert_eq!(adapter.publish(event("other")).await, 1);
+        drop(sync);
+        assert_eq!(adapter.publish(event("task.bad")).await, 0);
+        assert_eq!(
+            (taken.load(Ordering::SeqCst), adapter.panics(), adapter.async_subscriber_count()),
+            (1, 1, 1)
+        );
+        assert!(adapter.unsubscribe_async(id) && !adapter.unsubscribe_async(id));
+
+        assert!(!adapter.is_running());
+        assert!(adapter.get_event(Duration::from_secs(9)).await.is_none());
+        adapter.start_forwarding(tasks);
+        assert!(adapter.get_event(Duration::from_millis(1)).await.is_none());
+        bus.publish_batch([event("task.a"), event("x"), event("task.b")]);
+        assert_eq!(adapter.queue_size(), 3);
+        let first = adapter.get_event(Duration::from_secs(9)).await.expect("queued");
+        assert_eq!(first.event_type(), "task.a");
+        let later = bus.clone();
+        let publisher = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            later.publish(Event::builder("task.c").build().expect("valid"));
+        });
+        for kind in ["task.b", "task.c"] {
+            let next = adapter.get_event(Duration::from_secs(9)).await.expect("queued");
+            assert_eq!(next.event_type(), kind);
+        }
+        publisher.join().expect("no panic");
+        adapter.stop_forwarding();
+        assert!(!adapter.is_running() && adapter.queue_size() == 0);
+    });
+}

@@ -9,6 +9,44 @@ pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};
 #[cfg(loom)]
 pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};
 
+#[cfg(not(loom))]
+pub(crate) use std::sync::OnceLock;
+
+/// `std`'s, and the edge between who sets it and who gets it where loom can see that.
+#[cfg(loom)]
+pub(crate) struct OnceLock<T> {
+    value: std::sync::OnceLock<T>,
+    /// 0 unset, 1 being set, 2 set.
+    state: atomic::AtomicU32,
+}
+
+#[cfg(loom)]
+impl<T> Default for OnceLock<T> {
+    fn default() -> Self {
+        Self { value: std::sync::OnceLock::new(), state: atomic::AtomicU32::new(0) }
+    }
+}
+
+#[cfg(loom)]
+impl<T> OnceLock<T> {
+    pub(crate) fn get(&self) -> Option<&T> {
+        if self.state.load(atomic::Ordering::Acquire) == 2 { self.value.get() } else { None }
+    }
+
+    pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        use atomic::Ordering::{Acquire, Release};
+        if self.state.compare_exchange(0, 1, Acquire, Acquire).is_ok() {
+            let value = self.value.get_or_init(make);
+            self.state.store(2, Release);
+            return value;
+        }
+        while self.state.load(Acquire) != 2 {
+            thread::yield_now();
+        }
+        self.value.get().expect("set, says the state")
+    }
+}
+
 /// A function that several threads may call. `std`'s count in both builds: loom's cannot hold a `dyn`.
 pub(crate) type Callback = std::sync::Arc<dyn Fn() + Send + Sync>;
 

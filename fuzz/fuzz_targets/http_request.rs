@@ -15,7 +15,10 @@ fuzz_target!(|data: &[u8]| {
         assert!(*used <= bytes.len());
         let alone = parse_request(&bytes[..*used], &LIMITS).expect("valid").expect("whole");
         assert_eq!(alone.1, *used);
-        assert_eq!((&alone.0.path, &alone.0.query, alone.0.body), (&request.path, &request.query, request.body));
+        assert_eq!(
+            (&alone.0.path, &alone.0.query, alone.0.body),
+            (&request.path, &request.query, request.body)
+        );
         assert!(matches!(parse_request(&bytes[..used - 1], &LIMITS), Ok(None)));
         let _ = request.query_pairs().count();
         let body = |pieces: usize| {

@@ -2,6 +2,7 @@
 //!
 //! Always: a step that can't be done fails; nothing is skipped in silence.
 
+mod mutants;
 mod run;
 mod setup;
 mod tidy;
@@ -18,6 +19,7 @@ cargo xtask COMMAND
   tidy          the house rules: layers, unsafe, heads, sizes, words, dependencies
   lint          rustfmt, clippy with and without features, docs; warnings are errors
   loom [NAME]   the model checker over the lock-free parts
+  mutants [TXT] that the models notice each change listed in loom-tests/README.md
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
   ci            everything that CI runs, in its order
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::check(),
         Some("lint") => lint(),
         Some("loom") => loom(rest, &mut totals),
+        Some("mutants") => mutants::check(rest),
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
         Some("ci") => ci(&mut totals),
@@ -125,6 +128,7 @@ fn ci(totals: &mut Totals) -> Outcome {
     tidy::check()?;
     test(totals)?;
     loom(None, totals)?;
+    mutants::check(None)?;
     cargo(&["bench", "--no-run"])?;
     fuzz(Some("30"))
 }

@@ -2,11 +2,11 @@
 //!
 //! Imports `sync` and `park`. Always: I6 of the room; a seat is one reader's at a time.
 
-use std::sync::{Arc as Count, OnceLock};
+use std::sync::Arc as Count;
 
 use super::super::park::Bed;
-use crate::sync::Padded;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{OnceLock, Padded};
 
 const SEATS_A_BLOCK: usize = if cfg!(loom) { 1 } else { 16 };
 

@@ -1,0 +1,8 @@
+//! The rooms under test, as `src/bus/mod.rs` has them.
+
+#[path = "../../src/bus/barrier.rs"]
+mod barrier;
+#[path = "../../src/bus/park.rs"]
+pub(crate) mod park;
+#[path = "../../src/bus/ring/mod.rs"]
+pub(crate) mod ring;

@@ -1,0 +1,177 @@
+//! The lossless ring.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::bus::park::Wake;
+use crate::bus::ring::{Claim, Gated, GatedReader, Plain, Shared, Waiting};
+use crate::rings::{Counted, counted, look};
+
+type Pair = [u64; 2];
+type Ring = Gated<Plain<Pair>>;
+
+fn pair(n: u64) -> Pair {
+    [n, !n]
+}
+
+fn ring(capacity: usize, solo: bool) -> Arc<Ring> {
+    Arc::new(Gated::new(capacity, solo))
+}
+
+fn read(reader: &mut GatedReader<Plain<Pair>>, into: &mut Vec<u64>) -> bool {
+    reader.visit(|item| {
+        assert_eq!(item[0], !item[1], "torn");
+        into.push(item[0]);
+        true
+    })
+}
+
+#[test]
+fn what_a_gate_has_not_passed_is_not_overwritten() {
+    loom::model(|| {
+        let ring = ring(1, false);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let publisher = thread::spawn(move || {
+            (0..2).filter(|n| ring.try_publish(pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
+        });
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        let published = publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, published);
+    });
+}
+
+#[test]
+fn one_publisher_with_plain_stores_keeps_the_same_promise() {
+    loom::model(|| {
+        let ring = ring(1, true);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let publisher = thread::spawn(move || {
+            let mut claim = Claim::new(&ring);
+            (0..2).filter(|n| claim.try_publish(&ring, pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
+        });
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        let published = publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, published);
+    });
+}
+
+#[test]
+fn a_reader_that_joins_while_others_publish_gets_everything_from_there_on() {
+    loom::model(|| {
+        let ring = ring(1, false);
+        let publisher = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || {
+                (0..2).filter(|n| ring.try_publish(pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
+            })
+        };
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let start = reader.next() as usize;
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        let published = publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, published[start..]);
+    });
+}
+
+#[test]
+fn a_reader_that_joins_one_publisher_gets_everything_from_there_on() {
+    loom::model(|| {
+        let ring = ring(1, true);
+        let publisher = {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || {
+                let mut claim = Claim::new(&ring);
+                (0..2).filter(|n| claim.try_publish(&ring, pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
+            })
+        };
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let start = reader.next() as usize;
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        let published = publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, published[start..]);
+    });
+}
+
+#[test]
+fn two_publishers_and_a_gate_lose_nothing() {
+    loom::model(|| {
+        let ring = ring(2, false);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let publish = |value: u64| {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.try_publish(pair(value), |_, _| {}).expect("room for two"))
+        };
+        let (a, b) = (publish(1), publish(2));
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        let (a, b) = (a.join().unwrap(), b.join().unwrap());
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, if a < b { [1, 2] } else { [2, 1] });
+    });
+}
+
+#[test]
+fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_makes_it() {
+    loom::model(|| {
+        let ring = ring(1, false);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        ring.try_publish(pair(0), |_, _| {}).expect("room for one");
+        let publisher = thread::spawn(move || {
+            while ring.try_publish(pair(1), |_, _| {}).is_err() {
+                let waiting = Waiting::new(&ring, Wake::Thread(thread::current()));
+                if ring.is_full() {
+                    thread::park();
+                }
+                drop(waiting);
+            }
+        });
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, [0, 1]);
+    });
+}
+
+#[test]
+fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_leaves() {
+    loom::model(|| {
+        let ring = ring(1, false);
+        let reader = GatedReader::new(Arc::clone(&ring));
+        ring.try_publish(pair(0), |_, _| {}).expect("room for one");
+        let publisher = thread::spawn(move || {
+            while ring.try_publish(pair(1), |_, _| {}).is_err() {
+                let waiting = Waiting::new(&ring, Wake::Thread(thread::current()));
+                if ring.is_full() {
+                    thread::park();
+                }
+                drop(waiting);
+            }
+        });
+        drop(reader);
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn a_body_is_released_by_who_overwrites_it_and_never_while_a_reader_looks_at_it() {
+    loom::model(|| {
+        let ring: Arc<Gated<Shared<Counted>>> = Arc::new(Gated::new(1, false));
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        assert!(ring.try_publish(counted(0), |_, _| {}).is_ok());
+        let publisher = thread::spawn(move || ring.try_publish(counted(1), |_, _| {}).is_ok());
+        reader.visit(|item| {
+            assert_eq!(look(item), 0);
+            true
+        });
+        publisher.join().unwrap();
+    });
+}

@@ -1,0 +1,316 @@
+//! The overwriting ring.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::bus::ring::{Core, End, HEADER_WORDS, Handle, Plain, Reader, Shared, Writer};
+
+/// Two words that belong together: a torn one shows.
+type Pair = [u64; 2];
+
+fn pair(n: u64) -> Pair {
+    [n, !n]
+}
+
+fn check(item: &Pair) -> u64 {
+    assert_eq!(item[0], !item[1], "torn");
+    item[0]
+}
+
+fn core(capacity: usize) -> Arc<Core<Plain<Pair>>> {
+    Arc::new(Core::new(1, capacity))
+}
+
+/// What a reader got from `next` on: values by sequence, and how many were told as missed.
+#[derive(Debug, Default)]
+struct Seen {
+    next: u64,
+    items: Vec<(u64, u64)>,
+    missed: u64,
+}
+
+impl Seen {
+    /// One look; true where there was something.
+    fn look(&mut self, reader: &mut Reader<Plain<Pair>>) -> bool {
+        let before = self.next;
+        let mut got = Vec::new();
+        let end = reader.visit(0, &mut self.next, |item| {
+            got.push(check(item));
+            true
+        });
+        self.items.extend((before..).zip(got));
+        if self.next == before && end == End::Lapped {
+            self.go_on(reader.core().rings()[0].resume(before));
+            return true;
+        }
+        self.next != before
+    }
+
+    fn go_on(&mut self, to: u64) {
+        self.missed += to - self.next;
+        self.next = to;
+    }
+}
+
+#[test]
+fn a_reader_sees_what_was_published_whole_and_in_order_or_not_yet() {
+    loom::model(|| {
+        let core = core(2);
+        let mut reader = Reader::new(Arc::clone(&core));
+        let publisher = thread::spawn(move || {
+            for n in 0..2 {
+                assert_eq!(core.publish_plain(0, pair(10 + n), |_, _| {}), n);
+            }
+        });
+        let mut seen = Seen::default();
+        for _ in 0..2 {
+            seen.look(&mut reader);
+        }
+        publisher.join().unwrap();
+        while seen.look(&mut reader) {}
+        assert_eq!((seen.items, seen.missed), (vec![(0, 10), (1, 11)], 0));
+    });
+}
+
+#[test]
+fn two_publishers_get_two_places_and_both_are_read() {
+    loom::model(|| {
+        let core = core(2);
+        let mut reader = Reader::new(Arc::clone(&core));
+        let publish = |value: u64| {
+            let core = Arc::clone(&core);
+            thread::spawn(move || core.publish_plain(0, pair(value), |_, _| {}))
+        };
+        let (a, b) = (publish(1), publish(2));
+        let mut seen = Seen::default();
+        seen.look(&mut reader);
+        let (a, b) = (a.join().unwrap(), b.join().unwrap());
+        while seen.look(&mut reader) {}
+        let mut expected = vec![(a, 1), (b, 2)];
+        expected.sort_unstable();
+        assert_eq!(seen.items, expected);
+    });
+}
+
+#[test]
+fn two_publishers_a_lap_apart_never_write_one_slot_together() {
+    loom::model(|| {
+        // One slot: the second claim is a lap ahead of the first.
+        let core = core(1);
+        let mut reader = Reader::new(Arc::clone(&core));
+        let publish = |value: u64| {
+            let core = Arc::clone(&core);
+            thread::spawn(move || core.publish_plain(0, pair(value), |_, _| {}))
+        };
+        let (a, b) = (publish(1), publish(2));
+        let mut seen = Seen::default();
+        seen.look(&mut reader);
+        let (a, b) = (a.join().unwrap(), b.join().unwrap());
+        while seen.look(&mut reader) || skip(&mut seen, &mut reader) {}
+        // The newest is there, whatever happened to the other: read, lapped or given up, and told.
+        let newest = if a > b { (a, 1) } else { (b, 2) };
+        assert_eq!(seen.items.last(), Some(&newest));
+        assert_eq!(seen.items.len() as u64 + seen.missed, core.rings()[0].head());
+    });
+}
+
+#[test]
+fn a_place_that_was_given_up_is_told_as_missed_and_what_is_behind_it_is_read() {
+    loom::model(|| {
+        // The second publisher comes to the first one's slot, a lap ahead, while that one is writing.
+        let core = core(2);
+        let mut reader = Reader::new(Arc::clone(&core));
+        let slow = {
+            let core = Arc::clone(&core);
+            thread::spawn(move || core.publish_plain(0, pair(100), |_, _| {}))
+        };
+        let last = (0..3).map(|n| core.publish_plain(0, pair(n), |_, _| {})).last().unwrap();
+        let newest = slow.join().unwrap().max(last);
+        let mut seen = Seen::default();
+        while seen.look(&mut reader) || skip(&mut seen, &mut reader) {}
+        assert_eq!(seen.items.last().map(|item| item.0), Some(newest), "{seen:?}");
+        assert_eq!(seen.items.len() as u64 + seen.missed, core.rings()[0].head());
+    });
+}
+
+fn skip(seen: &mut Seen, reader: &mut Reader<Plain<Pair>>) -> bool {
+    let Some(to) = reader.core().rings()[0].skip(seen.next) else { return false };
+    seen.go_on(to);
+    true
+}
+
+#[test]
+fn a_reader_that_is_lapped_while_it_reads_tells_it_and_takes_nothing_torn() {
+    loom::model(|| {
+        let core = core(1);
+        let mut reader = Reader::new(Arc::clone(&core));
+        core.publish_plain(0, pair(0), |_, _| {});
+        let laps = {
+            let core = Arc::clone(&core);
+            thread::spawn(move || {
+                core.publish_plain(0, pair(1), |_, _| {});
+            })
+        };
+        let mut seen = Seen::default();
+        seen.look(&mut reader);
+        laps.join().unwrap();
+        while seen.look(&mut reader) {}
+        assert_eq!(seen.items.len() as u64 + seen.missed, 2);
+        assert!(seen.items.iter().all(|(sequence, value)| sequence == value), "{seen:?}");
+    });
+}
+
+#[test]
+fn a_reader_that_joins_or_leaves_while_others_publish_misses_nothing_from_there_on() {
+    loom::model(|| {
+        let core = core(4);
+        let publisher = {
+            let core = Arc::clone(&core);
+            thread::spawn(move || {
+                core.publish_plain(0, pair(0), |_, _| {});
+                core.publish_plain(0, pair(1), |_, _| {});
+            })
+        };
+        let leaver = {
+            let core = Arc::clone(&core);
+            thread::spawn(move || drop(Reader::new(core)))
+        };
+        let mut reader = Reader::new(Arc::clone(&core));
+        let start = core.rings()[0].head();
+        let mut seen = Seen { next: start, ..Seen::default() };
+        seen.look(&mut reader);
+        publisher.join().unwrap();
+        leaver.join().unwrap();
+        while seen.look(&mut reader) {}
+        assert_eq!(seen.items, (start..2).map(|n| (n, n)).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_end_comes_behind_everything_that_was_published() {
+    loom::model(|| {
+        let core = core(2);
+        let mut reader = Reader::new(Arc::clone(&core));
+        let publisher = thread::spawn(move || {
+            core.publish_plain(0, pair(7), |_, _| {});
+            core.close();
+        });
+        let mut seen = Seen::default();
+        if reader.core().is_closed() {
+            assert!(seen.look(&mut reader), "closed, and an event is not there");
+        }
+        publisher.join().unwrap();
+    });
+}
+
+/// A body that loom watches: one freed twice, never, or while somebody may look at it is an error.
+pub(crate) struct Cell(loom::cell::UnsafeCell<u64>);
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        // A write that loom sees, where the allocator's is hidden from it.
+        // SAFETY: the last handle; loom checks just that.
+        self.0.with_mut(|value| unsafe { *value = u64::MAX });
+    }
+}
+
+// SAFETY: the cell is only read once the body is shared.
+unsafe impl Send for Cell {}
+// SAFETY: as above.
+unsafe impl Sync for Cell {}
+
+#[derive(Clone)]
+pub(crate) struct Counted(Arc<Cell>);
+
+impl Handle for Counted {
+    type Body = Cell;
+
+    fn into_arc(self) -> Arc<Cell> {
+        self.0
+    }
+
+    fn from_arc(body: Arc<Cell>) -> Self {
+        Self(body)
+    }
+
+    fn header(&self) -> [u64; HEADER_WORDS] {
+        [0; HEADER_WORDS]
+    }
+}
+
+pub(crate) fn counted(n: u64) -> Counted {
+    Counted(Arc::new(Cell(loom::cell::UnsafeCell::new(n))))
+}
+
+pub(crate) fn look(item: &Counted) -> u64 {
+    // SAFETY: written before it was published, and only read since; loom checks just that.
+    item.0.0.with(|value| unsafe { *value })
+}
+
+#[test]
+fn a_body_is_released_once_and_never_while_a_reader_looks_at_it() {
+    loom::model(|| {
+        let core: Arc<Core<Shared<Counted>>> = Arc::new(Core::new(1, 1));
+        let mut reader = Reader::new(Arc::clone(&core));
+        let mut writer = Writer::new(Arc::clone(&core));
+        writer.publish(0, counted(0), |_, _| {});
+        let publisher = thread::spawn(move || {
+            // Each evicts one, and looks at the pins at once.
+            writer.publish(0, counted(1), |_, _| {});
+        });
+        let mut next = 0;
+        reader.visit(0, &mut next, |item| {
+            assert_eq!(look(item), 0);
+            true
+        });
+        publisher.join().unwrap();
+    });
+}
+
+#[test]
+fn a_body_that_was_cloned_out_outlives_the_ring() {
+    loom::model(|| {
+        let core: Arc<Core<Shared<Counted>>> = Arc::new(Core::new(1, 1));
+        let mut reader = Reader::new(Arc::clone(&core));
+        let mut writer = Writer::new(Arc::clone(&core));
+        let publisher = thread::spawn(move || {
+            writer.publish(0, counted(0), |_, _| {});
+            writer.publish(0, counted(1), |_, _| {});
+        });
+        let mut next = 0;
+        let mut kept = None;
+        reader.visit(0, &mut next, |item| {
+            kept = Some(item.clone());
+            true
+        });
+        publisher.join().unwrap();
+        drop((reader, core));
+        if let Some(kept) = kept {
+            assert_eq!(look(&kept), 0);
+        }
+    });
+}
+
+#[test]
+fn a_body_that_a_reader_held_back_is_released_by_the_next_who_looks() {
+    loom::model(|| {
+        let core: Arc<Core<Shared<Counted>>> = Arc::new(Core::new(1, 1));
+        let mut reader = Reader::new(Arc::clone(&core));
+        let mut writer = Writer::new(Arc::clone(&core));
+        writer.publish(0, counted(0), |_, _| {});
+        let publisher = thread::spawn(move || {
+            writer.publish(0, counted(1), |_, _| {});
+            // What is still pinned goes to the orphans.
+            drop(writer);
+        });
+        let mut next = 0;
+        reader.visit(0, &mut next, |item| {
+            assert_eq!(look(item), 0);
+            true
+        });
+        publisher.join().unwrap();
+        let mut writer = Writer::new(Arc::clone(&core));
+        writer.publish(0, counted(2), |_, _| {});
+        assert_eq!(core.live(), 1, "only what the ring holds");
+    });
+}

@@ -39,6 +39,16 @@ fn chromium_streams_resumes_and_crosses_origins() {
     script("browser_streams.mjs", &[], 4);
 }
 
+#[test]
+fn python_websockets_and_aiohttp_speak_the_native_protocol() {
+    script("ws_python.py", &[], 9);
+}
+
+#[test]
+fn python_httpx_sse_streams_and_resumes() {
+    script("sse_python.py", &[], 6);
+}
+
 /// Publishes with curl, told where to and what more.
 fn curl(server: &Server, options: &[&str]) -> String {
     let mut curl = tool("curl");

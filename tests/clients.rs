@@ -49,6 +49,11 @@ fn python_httpx_sse_streams_and_resumes() {
     script("sse_python.py", &[], 6);
 }
 
+#[test]
+fn the_live_page_shows_filters_and_comes_back() {
+    script("browser_page.mjs", &[], 16);
+}
+
 /// Publishes with curl, told where to and what more.
 fn curl(server: &Server, options: &[&str]) -> String {
     let mut curl = tool("curl");

@@ -16,7 +16,7 @@ let passed = 0;
 /** One thing that is shown; a failure ends the script. */
 export async function check(name, body) {
   try {
-    await inTime(name, Promise.resolve().then(body));
+    await inTime(name, Promise.resolve().then(body), 2 * PATIENCE);
   } catch (error) {
     console.error(`not ok ${name}\n`, error);
     process.exit(1);

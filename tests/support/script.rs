@@ -59,7 +59,8 @@ pub struct Script {
 impl Script {
     /// Starts a script by its name: `.mjs` with Node, `.py` with Python.
     pub fn start(name: &str, args: &[&str]) -> Self {
-        let mut command = if name.ends_with(".py") {
+        let is_python = Path::new(name).extension().is_some_and(|extension| extension == "py");
+        let mut command = if is_python {
             let python = in_project("target/venv/bin/python");
             if !answers(&python) || !in_project("target/venv/requirements.txt").exists() {
                 missing("target/venv");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use clap::builder::FalseyValueParser;
-use fanwire::{Bus, Server, ServerConfig, ServerError};
+use fanwire::{Attribute, Bus, Server, ServerConfig, ServerError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -68,6 +68,20 @@ struct Limits {
     /// Bytes a slow client may fall behind before it gets a gap [default: 1 MiB]
     #[arg(long, env = "FANWIRE_MAX_LAG_BYTES", value_name = "BYTES")]
     max_lag_bytes: Option<usize>,
+    /// Bytes held for all clients together before feeds let go of their past and laggards are closed;
+    /// 0 = no budget [default: 1 GiB]
+    #[arg(long, env = "FANWIRE_MAX_MEMORY_BYTES", value_name = "BYTES")]
+    max_memory_bytes: Option<usize>,
+    /// Keys of which the latest event is kept for `on_lag=conflate` [default: 10000]
+    #[arg(long, env = "FANWIRE_MAX_CONFLATE_KEYS", value_name = "N")]
+    max_conflate_keys: Option<usize>,
+    /// Keys of which the latest event is kept for `snapshot` [default: 10000]
+    #[arg(long, env = "FANWIRE_MAX_SNAPSHOT_KEYS", value_name = "N")]
+    max_snapshot_keys: Option<usize>,
+    /// Attributes that make two events be about the same thing, as type,stream
+    /// [default: type and entity where there is one, else type and stream]
+    #[arg(long, env = "FANWIRE_CONFLATE_KEY", value_name = "NAMES", value_delimiter = ',', value_parser = attribute)]
+    conflate_key: Vec<Attribute>,
     /// How long the head of a request may take to come [default: 5s]
     #[arg(long, env = "FANWIRE_HANDSHAKE_TIMEOUT", value_name = "TIME", value_parser = duration)]
     handshake_timeout: Option<Duration>,
@@ -90,10 +104,23 @@ impl Limits {
         set(&mut config.max_connections, self.max_connections);
         set(&mut config.max_lag_events, self.max_lag_events);
         set(&mut config.max_lag_bytes, self.max_lag_bytes);
+        set(&mut config.max_memory_bytes, self.max_memory_bytes);
+        set(&mut config.max_conflate_keys, self.max_conflate_keys);
+        set(&mut config.max_snapshot_keys, self.max_snapshot_keys);
+        config.conflate_key.clone_from(&self.conflate_key);
         set(&mut config.handshake_timeout, self.handshake_timeout);
         set(&mut config.heartbeat, self.heartbeat);
         config
     }
+}
+
+/// An attribute by its name.
+fn attribute(text: &str) -> Result<Attribute, String> {
+    let names = || Attribute::ALL.map(Attribute::name).join(", ");
+    Attribute::ALL
+        .into_iter()
+        .find(|attribute| attribute.name() == text.trim())
+        .ok_or_else(|| format!("`{text}` is no attribute: {}", names()))
 }
 
 /// `500ms`, `30s` or `2m`.

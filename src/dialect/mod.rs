@@ -11,6 +11,39 @@ use bytes::Bytes;
 use crate::codec::{sse, ws};
 use crate::event::{Event, EventId, Timestamp};
 
+/// What a subscription wants done when its client lags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnLag {
+    /// The oldest events go, and a gap tells how many.
+    #[default]
+    DropOldest,
+    /// The newest go, and a gap tells how many.
+    DropNewest,
+    /// The latest event of each key comes; those before it are left out.
+    Conflate,
+    /// At most so many a second, lag or not; 0 is the default.
+    Sample { per_second: u32 },
+    /// The connection is closed.
+    Disconnect,
+}
+
+/// How many events a second a sample has where the client does not say.
+pub(crate) const SAMPLE_PER_SECOND_DEFAULT: u32 = 10;
+
+impl OnLag {
+    /// Reads the contract's word for it. `per_second` is for `sample` alone.
+    pub(crate) fn read(word: &str, per_second: Option<u32>) -> Option<Self> {
+        Some(match word {
+            "drop_oldest" => Self::DropOldest,
+            "drop_newest" => Self::DropNewest,
+            "conflate" => Self::Conflate,
+            "sample" => Self::Sample { per_second: per_second.unwrap_or(0) },
+            "disconnect" => Self::Disconnect,
+            _ => return None,
+        })
+    }
+}
+
 /// How an event's bytes look on a connection: dialect x transport.
 ///
 /// Every event keeps at most one frame for each.

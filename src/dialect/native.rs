@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{GapNotice, envelope};
+use super::{GapNotice, OnLag, envelope};
 use crate::codec::ws;
 use crate::event::{Attribute, Event, EventId, Timestamp, json};
 use crate::filter::Filter;
@@ -64,6 +64,9 @@ pub(crate) struct Subscribe {
     pub(crate) filter: Filter,
     pub(crate) since: Option<EventId>,
     pub(crate) history: Option<usize>,
+    /// First the latest event of each key.
+    pub(crate) snapshot: bool,
+    pub(crate) on_lag: OnLag,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +141,8 @@ struct SubscribeIn {
     since: Option<String>,
     history: Option<usize>,
     on_lag: Option<String>,
+    max_per_second: Option<u32>,
+    snapshot: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -192,13 +197,11 @@ fn bad_payload(error: &serde_json::Error) -> ClientError {
 fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     let input: SubscribeIn = serde_json::from_str(payload).map_err(|error| bad_payload(&error))?;
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
-    match input.on_lag.as_deref() {
-        None | Some("drop_oldest") => {}
-        Some(other) => {
-            let text = format!("on_lag '{}' is not served: drop_oldest is", shortened(other));
-            return Err(ClientError::new("unsupported", text));
-        }
-    }
+    let on_lag = match input.on_lag.as_deref() {
+        None => OnLag::default(),
+        Some(word) => OnLag::read(word, input.max_per_second)
+            .ok_or_else(|| ClientError::new("invalid_on_lag", unknown_on_lag(word)))?,
+    };
     let since = match input.since.as_deref().map(str::parse) {
         None => None,
         Some(Ok(id)) => Some(id),
@@ -219,7 +222,15 @@ fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         filter,
         since,
         history: input.history,
+        snapshot: input.snapshot,
+        on_lag,
     })
+}
+
+/// Says which words there are.
+pub(crate) fn unknown_on_lag(word: &str) -> String {
+    let words = "drop_oldest, drop_newest, conflate, sample or disconnect";
+    format!("on_lag '{}' is none of {words}", shortened(word))
 }
 
 /// A subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set.

@@ -3,7 +3,8 @@
 //! Imports `event` and `dialect`. Always:
 //! - what was begun is finished: the rest of a frame is kept, though the feed lets the frame go;
 //! - replies stand at the point of the feed where they happened and are never dropped;
-//! - a connection that has everything keeps nothing: its backlog is gone.
+//! - a connection that has everything keeps nothing: its backlog is gone;
+//! - what the feed owed it is written, pending, dropped (and told in a gap) or conflated, and in the tally.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -11,11 +12,11 @@ use std::io::{self, IoSlice, Write};
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
-use super::fanout::Membership;
-use super::{Fanout, Feed, Slot};
+use super::fanout::{Membership, Wish};
+use super::thin::Cut;
+use super::{Fanout, Feed, FeedLimits, Slot};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{EventId, Timestamp};
-use crate::filter::Filter;
 
 /// What a cursor asks of the world, when it finds that it has lost something.
 pub(crate) trait Ring {
@@ -26,7 +27,7 @@ pub(crate) trait Ring {
 }
 
 /// How a flush ended.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
     /// Everything is written.
     Done,
@@ -34,19 +35,35 @@ pub(crate) enum Flushed {
     Blocked,
     /// The budget is used up; go on in the next turn.
     Budget,
+    /// It fell off its feed, and wants to be closed for that.
+    Lagged,
     /// The connection is broken.
     Failed,
 }
 
 /// What flushes did, to be counted.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) bytes: u64,
+    /// Events written, or at least begun.
     pub(crate) events: u64,
     pub(crate) writes: u64,
     pub(crate) blocked: u64,
     pub(crate) dropped: u64,
+    /// Left out for a later event of the same key. Signed: what was passed over while it was already counted
+    /// as dropped is taken off first and put on when it is passed.
+    pub(crate) conflated: i64,
     pub(crate) gaps: u64,
+}
+
+/// Bytes of the connection's own, behind what stands before a place in its feed.
+#[derive(Debug)]
+struct Direct {
+    /// The index of the frame that it goes before.
+    place: u64,
+    bytes: Bytes,
+    /// How many events it holds.
+    events: u32,
 }
 
 /// What a connection holds while it has not got everything.
@@ -54,24 +71,76 @@ pub(crate) struct Tally {
 struct Backlog {
     /// The rest of what was begun.
     partial: Bytes,
-    /// Replies, each with the index of the frame that it goes before.
-    direct: VecDeque<(u64, Bytes)>,
+    direct: VecDeque<Direct>,
     direct_bytes: usize,
+    /// Events in `direct`.
+    direct_events: u64,
     /// The last event that was begun or written.
     last: Option<EventId>,
+    /// It lags in a feed that conflates: it gets the latest frames only.
+    conflates: bool,
+    /// Then: how many frames that are never left out were before its place, or counted as lost.
+    whole_before_next: u64,
+    /// Its newest events were dropped since it was full; to be told when it takes bytes again.
+    lost_newest: u64,
+    /// When it began to lag, in microseconds.
+    since: i64,
 }
 
 /// A connection's place in its feed, if it has one, and what it is owed besides.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     membership: Option<Membership>,
+    cut: Cut,
+    /// A replay stands between it and its feed: no frame from there before that is over.
+    waits: bool,
     /// The index of the next frame.
     next: u64,
     backlog: Option<Box<Backlog>>,
 }
 
+/// How far behind a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lag {
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+    pub(crate) milliseconds: u64,
+}
+
+/// The next piece of a feed that a cursor is owed.
+struct Piece<'a> {
+    bytes: &'a [u8],
+    /// The index of its first frame; those between the cursor and it are left out.
+    first: u64,
+    /// The index behind its last.
+    to: u64,
+}
+
 /// The most pieces handed to one write call.
 const SLICES_MAX: usize = 64;
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.has_written() && self.lost_newest == 0
+    }
+
+    fn has_written(&self) -> bool {
+        self.partial.is_empty() && self.direct.is_empty()
+    }
+
+    fn push(&mut self, place: u64, bytes: Bytes, events: u32) {
+        self.direct_bytes += bytes.len();
+        self.direct_events += u64::from(events);
+        self.direct.push_back(Direct { place, bytes, events });
+    }
+
+    fn pop(&mut self) -> Option<Direct> {
+        let direct = self.direct.pop_front()?;
+        self.direct_bytes -= direct.bytes.len();
+        self.direct_events -= u64::from(direct.events);
+        Some(direct)
+    }
+}
 
 impl Cursor {
     #[cfg(test)]
@@ -79,9 +148,36 @@ impl Cursor {
         self.membership.map(|m| m.feed)
     }
 
-    /// Bytes of replies that wait.
+    /// Sets what is lost when it falls off its feed.
+    pub(crate) fn set_cut(&mut self, cut: Cut) {
+        self.cut = cut;
+    }
+
+    /// Holds back what its feed has, or no longer.
+    pub(crate) fn set_waits(&mut self, waits: bool) {
+        self.waits = waits;
+    }
+
+    /// Bytes of its own that wait.
     pub(crate) fn direct_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |b| b.direct_bytes)
+    }
+
+    /// Events it is owed and has not begun.
+    pub(crate) fn pending(&self, fanout: &Fanout) -> u64 {
+        let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed).next - self.next);
+        ahead + self.backlog.as_ref().map_or(0, |b| b.direct_events)
+    }
+
+    /// How far behind it is; bytes are those of its own and those its feed still has for it.
+    pub(crate) fn lag(&self, fanout: &Fanout, now: Timestamp) -> Lag {
+        let Some(backlog) = &self.backlog else { return Lag::default() };
+        let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed).bytes_from(self.next));
+        Lag {
+            events: self.pending(fanout),
+            bytes: (backlog.partial.len() + backlog.direct_bytes) as u64 + ahead,
+            milliseconds: if backlog.since == 0 { 0 } else { (now.0 - backlog.since).max(0) as u64 / 1000 },
+        }
     }
 
     /// Whether it is at the feed's end and owes nothing.
@@ -92,19 +188,22 @@ impl Cursor {
 
     /// Queues bytes behind everything that is appended so far.
     pub(crate) fn send(&mut self, fanout: &mut Fanout, bytes: Bytes) {
-        let at = self.membership.map_or(0, |m| {
+        if bytes.is_empty() {
+            return;
+        }
+        let place = self.membership.filter(|_| !self.waits).map_or(self.next, |m| {
             fanout.seal(m.feed);
             fanout.feed(m.feed).next
         });
-        self.push(at, bytes);
+        self.backlog.get_or_insert_default().push(place, bytes, 0);
     }
 
-    fn push(&mut self, at: u64, bytes: Bytes) {
-        if !bytes.is_empty() {
-            let backlog = self.backlog.get_or_insert_default();
-            backlog.direct_bytes += bytes.len();
-            backlog.direct.push_back((at, bytes));
-        }
+    /// Queues an event of a replay: before everything in its feed, behind all else.
+    pub(crate) fn send_replayed(&mut self, fanout: &mut Fanout, frame: Bytes, id: Option<EventId>) {
+        fanout.books.matched += 1;
+        let backlog = self.backlog.get_or_insert_default();
+        backlog.push(self.next, frame, 1);
+        backlog.last = id.or(backlog.last);
     }
 
     /// Leaves its feed; what it was still owed from there becomes its own. Another member may have taken its
@@ -115,32 +214,102 @@ impl Cursor {
         tally: &mut Tally,
         ring: &impl Ring,
     ) -> Option<(Slot, u32)> {
-        let membership = self.membership.take()?;
+        let membership = self.membership?;
         fanout.seal(membership.feed);
         let feed = fanout.feed(membership.feed);
         self.skip_what_is_gone(feed, tally, ring);
         if self.next < feed.next || self.backlog.is_some() {
-            let mut backlog = self.backlog.take().unwrap_or_default();
-            let replies = std::mem::take(&mut backlog.direct);
-            backlog.direct_bytes = 0;
-            self.backlog = Some(backlog);
-            let mut replies = replies.into_iter().peekable();
-            while self.next < feed.next || replies.peek().is_some() {
-                while let Some((_, reply)) = replies.next_if(|(at, _)| *at <= self.next) {
-                    self.push(0, reply);
-                }
-                if self.next < feed.next {
-                    let run = feed.run_of(self.next);
-                    let to = replies.peek().map_or(run.next(), |(at, _)| run.next().min(*at));
-                    self.push(0, run.bytes.slice(run.start_of(self.next)..run.start_of(to)));
-                    tally.events += to - self.next;
-                    self.next = to;
-                }
-            }
+            self.take_over(feed, u64::MAX, usize::MAX, tally);
         }
+        self.membership = None;
         self.next = 0;
         self.drop_empty_backlog();
         fanout.leave(membership).map(|slot| (slot, membership.place))
+    }
+
+    /// Drops all that it is owed, but for the rest of what was begun, and for replies.
+    pub(crate) fn abandon(&mut self, fanout: &mut Fanout, tally: &mut Tally) -> Option<(Slot, u32)> {
+        tally.dropped += self.pending(fanout);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.direct.retain(|direct| direct.events == 0);
+            backlog.direct_bytes = backlog.direct.iter().map(|direct| direct.bytes.len()).sum();
+            backlog.direct_events = 0;
+            backlog.lost_newest = 0;
+            for direct in &mut backlog.direct {
+                direct.place = 0;
+            }
+        }
+        self.next = 0;
+        let membership = self.membership.take()?;
+        fanout.leave(membership).map(|slot| (slot, membership.place))
+    }
+
+    /// Makes frames of the feed its own, up to so many events and bytes, with the replies in their places.
+    fn take_over(&mut self, feed: &Feed, mut max_events: u64, max_bytes: usize, tally: &mut Tally) {
+        let mut backlog = self.backlog.take().unwrap_or_default();
+        let mut replies = std::mem::take(&mut backlog.direct).into_iter().peekable();
+        (backlog.direct_bytes, backlog.direct_events) = (0, 0);
+        self.backlog = Some(backlog);
+        loop {
+            let reply = replies.next_if(|direct| direct.place <= self.next);
+            let backlog = self.backlog.get_or_insert_default();
+            if let Some(Direct { bytes, events, .. }) = reply {
+                backlog.push(0, bytes, events);
+                continue;
+            }
+            let stop = replies.peek().map_or(feed.next, |direct| direct.place.min(feed.next));
+            let room = max_events > 0 && backlog.direct_bytes < max_bytes;
+            let conflates = backlog.conflates;
+            match self.piece(Some(feed), self.next, stop.min(self.next.saturating_add(max_events))) {
+                Some(Piece { bytes, first, to }) if room => {
+                    let run = if first >= feed.base && !conflates { Some(feed.run_of(first)) } else { None };
+                    let bytes =
+                        run.map_or_else(|| Bytes::copy_from_slice(bytes), |run| run.bytes.slice_ref(bytes));
+                    let events = to - first;
+                    max_events -= events.min(max_events);
+                    self.pass_over(first, tally);
+                    self.note_whole(feed, first, to);
+                    self.next = to;
+                    self.backlog.get_or_insert_default().push(0, bytes, events as u32);
+                }
+                Some(_) => break,
+                None => match replies.next() {
+                    Some(Direct { bytes, events, .. }) => {
+                        self.backlog.get_or_insert_default().push(0, bytes, events);
+                    }
+                    None => break,
+                },
+            }
+        }
+        // What did not fit: replies stay, in order, behind it.
+        let backlog = self.backlog.get_or_insert_default();
+        for Direct { place, bytes, events } in replies {
+            backlog.push(place, bytes, events);
+        }
+    }
+
+    /// For a blocked member that drops its newest: keeps what fits its limits, and counts what does not.
+    pub(crate) fn hold(&mut self, fanout: &Fanout, limits: &FeedLimits, tally: &mut Tally) {
+        let Some(membership) = self.membership.filter(|_| self.cut == Cut::DropNewest) else { return };
+        let feed = fanout.feed(membership.feed);
+        let backlog = self.backlog.get_or_insert_default();
+        if backlog.lost_newest == 0 {
+            let max_events = (limits.max_events as u64).saturating_sub(backlog.direct_events);
+            self.take_over(feed, max_events, limits.max_bytes, tally);
+        }
+        let lost = feed.next - self.next;
+        self.next = feed.next;
+        let backlog = self.backlog.get_or_insert_default();
+        backlog.lost_newest += lost;
+        for direct in &mut backlog.direct {
+            direct.place = direct.place.min(self.next);
+        }
+        tally.dropped += lost;
+    }
+
+    /// Whether it fell off its feed and is to be closed for that.
+    pub(crate) fn is_to_be_closed(&self, fanout: &Fanout) -> bool {
+        self.cut == Cut::Disconnect && self.membership.is_some_and(|m| self.next < fanout.feed(m.feed).base)
     }
 
     /// Another member left, and this one stands in its place now.
@@ -150,12 +319,19 @@ impl Cursor {
         }
     }
 
-    /// Joins the feed for these filters, from now on. It must have left the one before.
-    pub(crate) fn join(&mut self, fanout: &mut Fanout, encoding: Encoding, filters: &[Filter], slot: Slot) {
+    /// Joins the feed for these wishes, from now on. It must have left the one before.
+    pub(crate) fn join(&mut self, fanout: &mut Fanout, encoding: Encoding, wishes: &[Wish], slot: Slot) {
         debug_assert!(self.membership.is_none(), "a connection has one feed");
-        let membership = fanout.join(encoding, filters, slot);
+        let membership = fanout.join(encoding, wishes, slot);
         self.next = fanout.feed(membership.feed).next;
         self.membership = Some(membership);
+        if let Some(backlog) = &mut self.backlog {
+            // What it is owed was owed before.
+            backlog.conflates = false;
+            for direct in &mut backlog.direct {
+                direct.place = self.next;
+            }
+        }
     }
 
     /// Notes the gap and goes on at the oldest frame kept, where the feed has gone on without it.
@@ -163,11 +339,42 @@ impl Cursor {
         if self.next >= feed.base {
             return;
         }
+        if feed.is_thin() {
+            self.set_conflates(feed);
+            return self.skip_in_thin(feed, tally, ring);
+        }
         let missed = feed.base - self.next;
+        self.next = feed.base;
+        tally.dropped += missed;
+        self.tell_gap(Some(missed), feed, tally, ring);
+    }
+
+    /// The same where the latest frames of keys are kept longer than others.
+    fn skip_in_thin(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+        let Some(backlog) = &mut self.backlog else { return };
+        let lost = feed.whole_before_base.saturating_sub(backlog.whole_before_next);
+        backlog.whole_before_next += lost;
+        // Passing their places puts this back.
+        tally.conflated -= lost as i64;
+        tally.dropped += lost;
+        let forgotten = feed.latest_floor().min(feed.base) > self.next;
+        if forgotten {
+            let to = feed.latest_floor().min(feed.base);
+            self.pass_over(to, tally);
+            self.next = to;
+        }
+        if lost > 0 || forgotten {
+            // How many of the forgotten were the latest of their keys is not known.
+            self.tell_gap((!forgotten).then_some(lost), feed, tally, ring);
+        }
+    }
+
+    fn tell_gap(&mut self, missed: Option<u64>, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+        let next = self.next;
         let backlog = self.backlog.get_or_insert_default();
         let from = backlog.last;
         let gap = GapNotice {
-            missed: Some(missed),
+            missed,
             from,
             to: feed.trimmed,
             recoverable: from.is_some_and(|id| ring.keeps_behind(id)),
@@ -176,15 +383,59 @@ impl Cursor {
         let bytes = feed.encoding.gap(&gap);
         backlog.last = feed.trimmed;
         backlog.direct_bytes += bytes.len();
-        let behind = backlog.direct.partition_point(|(at, _)| *at <= feed.base);
-        backlog.direct.insert(behind, (feed.base, bytes));
-        self.next = feed.base;
-        tally.dropped += missed;
+        let behind = backlog.direct.partition_point(|direct| direct.place <= next);
+        backlog.direct.insert(behind, Direct { place: next, bytes, events: 0 });
         tally.gaps += 1;
     }
 
+    /// Tells what was dropped while it was full, when all that waited before is written.
+    fn tell_lost_newest(&mut self, feed: Option<&Feed>, tally: &mut Tally, ring: &impl Ring) {
+        let Some(backlog) = self.backlog.as_mut().filter(|b| b.lost_newest > 0 && b.has_written()) else {
+            return;
+        };
+        let lost = std::mem::take(&mut backlog.lost_newest);
+        let Some(feed) = feed else { return };
+        let newest = feed.id_of(self.next.wrapping_sub(1)).or_else(|| feed.newest_id());
+        let backlog = self.backlog.get_or_insert_default();
+        let gap = GapNotice {
+            missed: Some(lost),
+            from: backlog.last,
+            to: newest,
+            recoverable: backlog.last.is_some_and(|id| ring.keeps_behind(id)),
+            at: ring.now(),
+        };
+        backlog.push(0, feed.encoding.gap(&gap), 0);
+        tally.gaps += 1;
+    }
+
+    /// From here on it gets the latest frames only, until it has everything.
+    fn set_conflates(&mut self, feed: &Feed) {
+        let next = self.next.max(feed.base);
+        let backlog = self.backlog.get_or_insert_default();
+        if !backlog.conflates {
+            backlog.conflates = true;
+            // Behind the base nothing is known of what was passed: it was counted when it was there.
+            backlog.whole_before_next = feed.whole_before(next);
+        }
+    }
+
+    /// Counts the frames between its place and `first` as left out.
+    fn pass_over(&mut self, first: u64, tally: &mut Tally) {
+        tally.conflated += (first - self.next) as i64;
+    }
+
+    /// Counts the frames that are never left out and that it passes.
+    fn note_whole(&mut self, feed: &Feed, first: u64, to: u64) {
+        if let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.conflates)
+            && first >= feed.base
+            && to == first + 1
+        {
+            backlog.whole_before_next += u64::from(feed.run_of(first).is_whole(first));
+        }
+    }
+
     fn drop_empty_backlog(&mut self) {
-        if self.backlog.as_ref().is_some_and(|b| b.partial.is_empty() && b.direct.is_empty()) {
+        if self.backlog.as_ref().is_some_and(|b| b.is_empty()) {
             self.backlog = None;
         }
     }
@@ -198,10 +449,14 @@ impl Cursor {
         tally: &mut Tally,
         ring: &impl Ring,
     ) -> Flushed {
+        if self.is_to_be_closed(fanout) {
+            return Flushed::Lagged;
+        }
         let feed = self.membership.map(|m| fanout.feed(m.feed));
         let mut left = budget;
         loop {
-            if let Some(feed) = feed {
+            self.tell_lost_newest(feed, tally, ring);
+            if let Some(feed) = feed.filter(|_| !self.waits) {
                 self.skip_what_is_gone(feed, tally, ring);
             }
             let (wanted, written) = {
@@ -238,9 +493,31 @@ impl Cursor {
                 let last = feed.and_then(|feed| feed.id_of(self.next.wrapping_sub(1)));
                 let backlog = self.backlog.get_or_insert_default();
                 backlog.last = last.or(backlog.last);
+                if backlog.since == 0 {
+                    backlog.since = ring.now().0;
+                }
+                if let Some(feed) = feed.filter(|feed| feed.is_thin()) {
+                    self.set_conflates(feed);
+                }
                 return Flushed::Blocked;
             }
         }
+    }
+
+    /// The next piece of the feed from `at`, none at `stop` or behind it.
+    fn piece<'a>(&self, feed: Option<&'a Feed>, at: u64, stop: u64) -> Option<Piece<'a>> {
+        let feed = feed.filter(|_| !self.waits && at < stop)?;
+        if self.backlog.as_ref().is_some_and(|backlog| backlog.lost_newest > 0) {
+            // A gap stands before it.
+            return None;
+        }
+        if self.backlog.as_ref().is_some_and(|backlog| backlog.conflates) {
+            let (first, bytes, _) = feed.kept_from(at)?;
+            return (first < stop).then_some(Piece { bytes, first, to: first + 1 });
+        }
+        let run = feed.run_of(at);
+        let to = run.next().min(stop);
+        Some(Piece { bytes: &run.bytes[run.start_of(at)..run.start_of(to)], first: at, to })
     }
 
     /// The next pieces of what is owed, in order: at least one, while anything is, and about `budget` bytes.
@@ -258,23 +535,20 @@ impl Cursor {
         }
         let end = feed.map_or(at, |feed| feed.next);
         while slices.len() < SLICES_MAX && (size < budget || slices.is_empty()) {
-            let reply = replies.as_mut().and_then(|r| r.next_if(|(place, _)| *place <= at || at == end));
-            if let Some((_, reply)) = reply {
-                size += reply.len();
-                slices.push(IoSlice::new(reply));
-            } else if let Some(feed) = feed.filter(|_| at < end) {
-                let run = feed.run_of(at);
-                let to = replies
-                    .as_mut()
-                    .and_then(|r| r.peek())
-                    .map_or(run.next(), |(place, _)| run.next().min(*place));
-                let bytes = &run.bytes[run.start_of(at)..run.start_of(to)];
-                size += bytes.len();
-                slices.push(IoSlice::new(bytes));
-                at = to;
-            } else {
-                break;
+            let place = replies.as_mut().and_then(|r| r.peek()).map(|direct| direct.place);
+            if place.is_none_or(|place| place > at)
+                && let Some(piece) = self.piece(feed, at, place.map_or(end, |place| place.min(end)))
+            {
+                size += piece.bytes.len();
+                slices.push(IoSlice::new(piece.bytes));
+                at = piece.to;
+                continue;
             }
+            // All frames before the next reply are written, or left out.
+            let Some(reply) = replies.as_mut().and_then(Iterator::next) else { break };
+            size += reply.bytes.len();
+            slices.push(IoSlice::new(&reply.bytes));
+            at = at.max(reply.place.min(end));
         }
         slices
     }
@@ -288,54 +562,63 @@ impl Cursor {
         }
         let end = feed.map_or(self.next, |feed| feed.next);
         while written > 0 {
-            let reply = self.backlog.as_mut().and_then(|backlog| {
-                let due =
-                    backlog.direct.front().is_some_and(|(place, _)| *place <= self.next || self.next == end);
-                let (_, reply) = if due { backlog.direct.pop_front()? } else { return None };
-                backlog.direct_bytes -= reply.len();
-                Some(reply)
-            });
-            if let Some(mut reply) = reply {
-                let taken = written.min(reply.len());
-                reply.advance(taken);
+            let place = self.backlog.as_ref().and_then(|b| b.direct.front()).map(|direct| direct.place);
+            let piece = if place.is_some_and(|place| place <= self.next) {
+                None
+            } else {
+                self.piece(feed, self.next, place.map_or(end, |place| place.min(end)))
+            };
+            let Some((feed, Piece { bytes, first, to })) = feed.zip(piece) else {
+                let Some(Direct { place, mut bytes, events }) = self.backlog.as_mut().and_then(|b| b.pop())
+                else {
+                    debug_assert!(false, "more was written than was owed");
+                    return;
+                };
+                let place = place.min(end);
+                if place > self.next {
+                    self.pass_over(place, tally);
+                    self.next = place;
+                }
+                let taken = written.min(bytes.len());
+                bytes.advance(taken);
                 written -= taken;
-                if !reply.is_empty() {
-                    self.backlog.get_or_insert_default().partial = reply;
+                tally.events += u64::from(events);
+                if !bytes.is_empty() {
+                    self.backlog.get_or_insert_default().partial = bytes;
                 }
                 continue;
-            }
-            let Some(feed) = feed.filter(|_| self.next < end) else {
-                debug_assert!(false, "more was written than was owed");
-                return;
             };
-            let run = feed.run_of(self.next);
-            let to = self
-                .backlog
-                .as_ref()
-                .and_then(|b| b.direct.front())
-                .map_or(run.next(), |(place, _)| run.next().min(*place));
-            let start = run.start_of(self.next);
-            let whole = run.start_of(to) - start;
-            if written >= whole {
-                written -= whole;
-                tally.events += to - self.next;
+            self.pass_over(first, tally);
+            if written >= bytes.len() {
+                written -= bytes.len();
+                tally.events += to - first;
+                self.note_whole(feed, first, to);
                 self.next = to;
                 continue;
             }
             // It ends within a frame: the frame counts as begun, and its rest is kept.
-            let next = run.index_at(start + written);
-            let end_of_frame = run.start_of(next);
-            let rest = start + written..end_of_frame;
-            if !rest.is_empty() {
+            let (next, rest) = if first < feed.base || to == first + 1 {
+                (to, Bytes::copy_from_slice(&bytes[written..]))
+            } else {
+                let run = feed.run_of(first);
+                let start = run.start_of(first);
+                let next = run.index_at(start + written);
+                let rest = start + written..run.start_of(next);
                 // A slice would keep the whole run alive; of a run of many frames the rest is small.
-                let rest = if run.len() == 1 {
-                    run.bytes.slice(rest)
-                } else {
-                    Bytes::copy_from_slice(&run.bytes[rest])
-                };
+                (
+                    next,
+                    if run.len() == 1 {
+                        run.bytes.slice(rest)
+                    } else {
+                        Bytes::copy_from_slice(&run.bytes[rest])
+                    },
+                )
+            };
+            if !rest.is_empty() {
                 self.backlog.get_or_insert_default().partial = rest;
             }
-            tally.events += next - self.next;
+            tally.events += next - first;
+            self.note_whole(feed, first, next);
             self.next = next;
             return;
         }

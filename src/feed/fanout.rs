@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::thin::{KeyRule, Sampled, Thinning};
 use super::{Feed, FeedLimits};
 use crate::dialect::{Encoding, GapNotice};
-use crate::event::Event;
+use crate::event::{Event, EventId, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::metrics::Metrics;
 
@@ -29,7 +31,33 @@ pub(crate) struct Membership {
     pub(crate) place: u32,
 }
 
-type Interest = (Encoding, Box<[ClassId]>);
+/// What one subscription wants: its filter, and what may be left out.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub(crate) filter: Filter,
+    pub(crate) thinning: Thinning,
+}
+
+impl From<Filter> for Wish {
+    fn from(filter: Filter) -> Self {
+        Self { filter, thinning: Thinning::None }
+    }
+}
+
+type Interest = (Encoding, Box<[(ClassId, Thinning)]>);
+
+#[derive(Clone, Copy, Debug)]
+struct FeedOf {
+    feed: FeedKey,
+    thinning: Thinning,
+}
+
+/// What was owed to members, and what of it samples left out; each counted once for each member.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) matched: u64,
+    pub(crate) sampled_out: u64,
+}
 
 /// The interests, feeds and members of one loop.
 #[derive(Debug)]
@@ -38,8 +66,14 @@ pub(crate) struct Fanout {
     feeds: Slab<Feed>,
     by_interest: HashMap<Interest, FeedKey, foldhash::fast::RandomState>,
     /// By class: the feeds whose interest has it.
-    feeds_of: Vec<SmallVec<[FeedKey; 2]>>,
+    feeds_of: Vec<SmallVec<[FeedOf; 1]>>,
     dirty: Vec<FeedKey>,
+    /// Feeds that thin and want the event at hand.
+    thinned: Vec<FeedKey>,
+    /// Feeds with a sample that waits for its time.
+    sampling: Vec<FeedKey>,
+    key_rule: KeyRule,
+    pub(crate) books: Books,
     matched: Vec<ClassId>,
     limits: FeedLimits,
     metrics: Arc<Metrics>,
@@ -48,13 +82,17 @@ pub(crate) struct Fanout {
 }
 
 impl Fanout {
-    pub(crate) fn new(limits: FeedLimits, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(limits: FeedLimits, key_rule: KeyRule, metrics: Arc<Metrics>) -> Self {
         Self {
             matcher: Matcher::new(FilterLimits::default()),
             feeds: Slab::new(),
             by_interest: HashMap::default(),
             feeds_of: Vec::new(),
             dirty: Vec::new(),
+            thinned: Vec::new(),
+            sampling: Vec::new(),
+            key_rule,
+            books: Books::default(),
             matched: Vec::new(),
             limits,
             metrics,
@@ -66,42 +104,52 @@ impl Fanout {
         &self.feeds[key as usize]
     }
 
-    /// Makes `slot` a member of the feed for these filters; it gets what is appended from now on.
-    pub(crate) fn join(&mut self, encoding: Encoding, filters: &[Filter], slot: Slot) -> Membership {
-        let mut classes: Vec<ClassId> = filters.iter().map(|filter| self.matcher.insert(filter)).collect();
+    /// Makes `slot` a member of the feed for these wishes; it gets what is appended from now on.
+    pub(crate) fn join(&mut self, encoding: Encoding, wishes: &[Wish], slot: Slot) -> Membership {
+        let mut classes: Vec<(ClassId, Thinning)> =
+            wishes.iter().map(|wish| (self.matcher.insert(&wish.filter), wish.thinning)).collect();
+        // Of one filter wanted twice, the least thinning; `insert` counted each time, so it is given back.
         classes.sort_unstable();
-        // `insert` counted each time: what stands twice is given back.
-        classes.dedup_by(|a, b| {
-            let twice = a == b;
+        classes.dedup_by(|later, kept| {
+            let twice = later.0 == kept.0;
             if twice {
-                self.matcher.remove(*a);
+                self.matcher.remove(later.0);
             }
             twice
         });
         let interest: Interest = (encoding, classes.into_boxed_slice());
         let feed = if let Some(&feed) = self.by_interest.get(&interest) {
-            for class in &interest.1 {
+            for (class, _) in &interest.1 {
                 self.matcher.remove(*class);
             }
             self.seal(feed);
             feed
         } else {
-            let feed = self.feeds.insert(Feed::new(encoding)) as FeedKey;
-            for class in &interest.1 {
+            let is_thin = interest.1.iter().any(|(_, thinning)| *thinning != Thinning::None);
+            let feed = self.feeds.insert(Feed::new(encoding, is_thin)) as FeedKey;
+            for &(class, thinning) in &interest.1 {
                 let index = class.index();
                 if self.feeds_of.len() <= index {
                     self.feeds_of.resize_with(index + 1, SmallVec::new);
                 }
-                self.feeds_of[index].push(feed);
+                self.feeds_of[index].push(FeedOf { feed, thinning });
             }
             self.feeds[feed as usize].classes.clone_from(&interest.1);
             self.by_interest.insert(interest, feed);
             self.metrics.feeds.inc();
             feed
         };
+        let waiting = self.waiting_in(feed);
+        self.books.matched += waiting;
         let members = &mut self.feeds[feed as usize].members;
         members.push(slot);
         Membership { feed, place: members.len() as u32 - 1 }
+    }
+
+    /// The limits of its feeds.
+    #[cfg(test)]
+    pub(super) fn limits(&self) -> FeedLimits {
+        self.limits
     }
 
     /// The filter of a feed that equals this one.
@@ -112,6 +160,7 @@ impl Fanout {
     /// Ends a membership. Another member may take its place: then that one's slot is the answer. The feed goes
     /// with its last member.
     pub(crate) fn leave(&mut self, Membership { feed, place }: Membership) -> Option<Slot> {
+        self.books.sampled_out += self.waiting_in(feed);
         let members = &mut self.feeds[feed as usize].members;
         members.swap_remove(place as usize);
         if let Some(&moved) = members.get(place as usize) {
@@ -119,10 +168,11 @@ impl Fanout {
         }
         if members.is_empty() {
             let gone = self.feeds.remove(feed as usize);
-            for class in &gone.classes {
-                self.feeds_of[class.index()].retain(|f| *f != feed);
+            for (class, _) in &gone.classes {
+                self.feeds_of[class.index()].retain(|f| f.feed != feed);
                 self.matcher.remove(*class);
             }
+            self.sampling.retain(|f| *f != feed);
             self.by_interest.remove(&(gone.encoding, gone.classes));
             self.dirty.retain(|f| *f != feed);
             self.metrics.feeds.dec();
@@ -131,7 +181,7 @@ impl Fanout {
     }
 
     /// Appends an event to every feed that wants it. Encodes it where it is the first of its encoding.
-    pub(crate) fn append(&mut self, event: &Event) {
+    pub(crate) fn append(&mut self, event: &Event, now: Timestamp) {
         if self.feeds.is_empty() {
             return;
         }
@@ -139,23 +189,100 @@ impl Fanout {
         self.event_number += 1;
         self.matcher.matches(event, &mut self.matched);
         for class in &self.matched {
-            for &key in &self.feeds_of[class.index()] {
+            for &FeedOf { feed: key, thinning } in &self.feeds_of[class.index()] {
                 let feed = &mut self.feeds[key as usize];
+                if let Some(thin) = &mut feed.thin {
+                    if thin.event == self.event_number {
+                        thin.least = thin.least.min(thinning);
+                    } else {
+                        (thin.event, thin.least) = (self.event_number, thinning);
+                        self.thinned.push(key);
+                    }
+                    continue;
+                }
                 if feed.newest_event == self.event_number {
                     continue;
                 }
                 feed.newest_event = self.event_number;
-                let encoding = feed.encoding;
-                let frame = event.frame(encoding as usize, |event| {
-                    self.metrics.encodings.inc();
-                    encoding.encode(event)
-                });
-                if feed.append(frame.clone(), id) {
+                let frame = frame_of(event, feed.encoding, &self.metrics);
+                self.books.matched += feed.members.len() as u64;
+                if feed.append(frame, id, 0) {
                     self.dirty.push(key);
                 }
                 self.metrics.events_matched.inc();
             }
         }
+        if !self.thinned.is_empty() {
+            self.append_thinned(event, id, now);
+        }
+    }
+
+    fn append_thinned(&mut self, event: &Event, id: EventId, now: Timestamp) {
+        for key in self.thinned.drain(..) {
+            let feed = &mut self.feeds[key as usize];
+            let members = feed.members.len() as u64;
+            let Some(thin) = &mut feed.thin else { continue };
+            let frame = frame_of(event, feed.encoding, &self.metrics);
+            self.metrics.events_matched.inc();
+            self.books.matched += members;
+            let first = match thin.least {
+                Thinning::None => feed.append(frame, id, 0),
+                Thinning::Conflate => feed.append(frame, id, self.key_rule.key(event)),
+                Thinning::Sample(interval) => match thin.samplers.take(interval, now, frame, id) {
+                    Sampled::Now(frame, id) => feed.append(frame, id, 0),
+                    Sampled::Waits => {
+                        if !self.sampling.contains(&key) {
+                            self.sampling.push(key);
+                        }
+                        continue;
+                    }
+                    Sampled::Instead => {
+                        self.books.sampled_out += members;
+                        continue;
+                    }
+                },
+            };
+            if first {
+                self.dirty.push(key);
+            }
+        }
+    }
+
+    /// Appends the samples whose time has come.
+    pub(crate) fn release_samples(&mut self, now: Timestamp) {
+        let Self { sampling, feeds, dirty, .. } = self;
+        sampling.retain(|&key| {
+            let feed = &mut feeds[key as usize];
+            let Some(thin) = &mut feed.thin else { return false };
+            let fresh = &mut feed.fresh;
+            let was_clean = fresh.is_empty();
+            thin.samplers.release(now, |frame, id| fresh.push((frame, id, 0)));
+            if was_clean && !fresh.is_empty() {
+                dirty.push(key);
+            }
+            thin.samplers.waiting() > 0
+        });
+    }
+
+    /// Whether samples wait for their time.
+    pub(crate) fn is_sampling(&self) -> bool {
+        !self.sampling.is_empty()
+    }
+
+    /// Samples that wait in a feed: each member is owed them.
+    fn waiting_in(&self, feed: FeedKey) -> u64 {
+        self.feeds[feed as usize].thin.as_ref().map_or(0, |thin| thin.samplers.waiting() as u64)
+    }
+
+    /// Samples that wait, once for each member.
+    pub(crate) fn samples_waiting(&self) -> u64 {
+        let members = |feed: FeedKey| self.feeds[feed as usize].members.len() as u64;
+        self.sampling.iter().map(|&feed| self.waiting_in(feed) * members(feed)).sum()
+    }
+
+    /// Bytes that feeds keep for members that are slow.
+    pub(crate) fn bytes(&self) -> usize {
+        self.feeds.iter().map(|(_, feed)| feed.bytes).sum()
     }
 
     /// Tells the members of every feed that events are missing from here.
@@ -163,9 +290,20 @@ impl Fanout {
         let Some(id) = gap.to else { return };
         for (key, feed) in &mut self.feeds {
             let frame = feed.encoding.gap(gap);
-            if feed.append(frame, id) {
+            // It has a place in the feed, so it has one in the books.
+            self.books.matched += feed.members.len() as u64;
+            if feed.append(frame, id, 0) {
                 self.dirty.push(key as FeedKey);
             }
+        }
+    }
+
+    /// Lets go of the oldest frames of all feeds, until they hold about so many bytes together.
+    pub(crate) fn shed(&mut self, bytes: usize) {
+        let held = self.bytes().max(1);
+        for (_, feed) in &mut self.feeds {
+            let share = (feed.bytes as u128 * bytes as u128 / held as u128) as usize;
+            feed.trim(&FeedLimits { max_bytes: share, ..self.limits });
         }
     }
 
@@ -186,4 +324,13 @@ impl Fanout {
         }
         out.append(&mut self.dirty);
     }
+}
+
+/// The event's frame, made where it is the first of its encoding.
+fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
+    let make = |event: &Event| {
+        metrics.encodings.inc();
+        encoding.encode(event)
+    };
+    event.frame(encoding as usize, make).clone()
 }

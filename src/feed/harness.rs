@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
-use super::{Cursor, Fanout, FeedLimits, Flushed, Ring, Tally};
+use super::{Cursor, Fanout, FeedLimits, Flushed, KeyRule, Ring, Tally};
 use crate::dialect::Encoding;
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
@@ -51,13 +51,13 @@ pub struct Fan {
 impl Fan {
     /// `members` WebSocket clients; the n-th wants the types `kind{n % interests}.*`.
     pub fn new(members: u32, interests: u32) -> Self {
-        let limits = FeedLimits { max_events: 1000, max_bytes: 1 << 20 };
-        let mut fanout = Fanout::new(limits, Arc::new(Metrics::default()));
+        let limits = FeedLimits { max_events: 1000, max_bytes: 1 << 20, max_keys: 1000 };
+        let mut fanout = Fanout::new(limits, KeyRule::default(), Arc::new(Metrics::default()));
         let cursors = (0..members)
             .map(|slot| {
                 let mut cursor = Cursor::default();
                 let filter = Filter::new().types([format!("kind{}.*", slot % interests)]);
-                cursor.join(&mut fanout, Encoding::NativeWs, &[filter], slot);
+                cursor.join(&mut fanout, Encoding::NativeWs, &[filter.into()], slot);
                 cursor
             })
             .collect();
@@ -70,7 +70,7 @@ impl Fan {
             let event = event.into_publishable();
             event.place(EventId { epoch: 1, shard: 0, sequence: self.sequence });
             self.sequence += 1;
-            self.fanout.append(&event);
+            self.fanout.append(&event, Timestamp(0));
         }
         let mut dirty = Vec::new();
         self.fanout.take_dirty(&mut dirty);

@@ -11,6 +11,8 @@ mod cursor;
 mod fanout;
 pub(crate) mod harness;
 mod run;
+mod snapshot;
+mod thin;
 
 use std::collections::VecDeque;
 
@@ -20,15 +22,20 @@ use crate::dialect::Encoding;
 use crate::event::EventId;
 use crate::filter::ClassId;
 use run::Run;
+use thin::{Latest, Samplers};
 
-pub(crate) use cursor::{Cursor, Flushed, Ring, Tally};
-pub(crate) use fanout::{Fanout, FeedKey, Slot};
+pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Tally};
+pub(crate) use fanout::{Fanout, FeedKey, Slot, Wish};
+pub(crate) use snapshot::Snapshot;
+pub(crate) use thin::{Cut, KeyRule, Thinning};
 
 /// How much of its past a feed keeps for members that are slow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FeedLimits {
     pub(crate) max_events: usize,
     pub(crate) max_bytes: usize,
+    /// Keys of which a feed keeps the latest frame, for members that conflate.
+    pub(crate) max_keys: usize,
 }
 
 /// Frames up to this size are copied together where several wait; larger ones are cheaper as they are.
@@ -41,13 +48,17 @@ const RUN_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Feed {
     pub(crate) encoding: Encoding,
-    pub(crate) classes: Box<[ClassId]>,
+    pub(crate) classes: Box<[(ClassId, Thinning)]>,
     pub(crate) members: Vec<Slot>,
     /// The fan-out's number of the newest event appended.
     pub(crate) newest_event: u64,
     runs: VecDeque<Run>,
-    /// Appended since the last seal; not yet visible to cursors.
-    fresh: Vec<(Bytes, EventId)>,
+    /// Appended since the last seal; not yet visible to cursors. With each its key, 0 where it is never left out.
+    fresh: Vec<(Bytes, EventId, u64)>,
+    /// Where some subscriptions do not want everything.
+    thin: Option<Box<Thin>>,
+    /// Frames before `base` that are never left out.
+    whole_before_base: u64,
     base: u64,
     next: u64,
     bytes: usize,
@@ -55,8 +66,18 @@ pub(crate) struct Feed {
     trimmed: Option<EventId>,
 }
 
+/// What thinning takes.
+#[derive(Debug, Default)]
+struct Thin {
+    latest: Latest,
+    samplers: Samplers,
+    /// The fan-out's number of an event, and the least thinning of those that match it.
+    event: u64,
+    least: Thinning,
+}
+
 impl Feed {
-    fn new(encoding: Encoding) -> Self {
+    fn new(encoding: Encoding, thin: bool) -> Self {
         Self {
             encoding,
             classes: Box::default(),
@@ -64,6 +85,8 @@ impl Feed {
             newest_event: 0,
             runs: VecDeque::new(),
             fresh: Vec::new(),
+            thin: thin.then(Box::default),
+            whole_before_base: 0,
             base: 0,
             next: 0,
             bytes: 0,
@@ -72,8 +95,8 @@ impl Feed {
     }
 
     /// Takes a frame; true where it is the first since the last seal.
-    fn append(&mut self, frame: Bytes, id: EventId) -> bool {
-        self.fresh.push((frame, id));
+    fn append(&mut self, frame: Bytes, id: EventId, key: u64) -> bool {
+        self.fresh.push((frame, id, key));
         self.fresh.len() == 1
     }
 
@@ -93,6 +116,13 @@ impl Feed {
                 taken += 1;
             }
             let (frames, behind) = rest.split_at(taken);
+            if let Some(thin) = &mut self.thin {
+                for ((frame, id, key), index) in frames.iter().zip(self.next..) {
+                    if *key != 0 {
+                        thin.latest.put(*key, index, frame, *id, limits.max_keys);
+                    }
+                }
+            }
             let run = Run::new(self.next, frames);
             self.next = run.next();
             self.bytes += run.bytes.len();
@@ -114,6 +144,9 @@ impl Feed {
             let Some(oldest) = self.runs.pop_front() else { break };
             self.bytes -= oldest.bytes.len();
             self.base = oldest.next();
+            if self.thin.is_some() {
+                self.whole_before_base += oldest.whole_before(oldest.next());
+            }
             self.trimmed = Some(oldest.id_of(oldest.next() - 1));
         }
     }
@@ -125,7 +158,10 @@ impl Feed {
 
     /// Whose frame has this index, while it is kept.
     fn id_of(&self, index: u64) -> Option<EventId> {
-        (index >= self.base && index < self.next).then(|| self.run_of(index).id_of(index))
+        if index >= self.base && index < self.next {
+            return Some(self.run_of(index).id_of(index));
+        }
+        self.thin.as_ref().and_then(|thin| thin.latest.id_of(index))
     }
 
     /// Lets go of what every member has, when the loop knows that all have everything.
@@ -133,9 +169,65 @@ impl Feed {
         if let Some(newest) = self.runs.back() {
             self.trimmed = Some(newest.id_of(newest.next() - 1));
         }
+        if let Some(thin) = &mut self.thin {
+            thin.latest.clear();
+            self.whole_before_base += self.runs.iter().map(|run| run.whole_before(run.next())).sum::<u64>();
+        }
         self.runs.clear();
         self.bytes = 0;
         self.base = self.next;
+    }
+
+    /// Bytes kept from this index on.
+    fn bytes_from(&self, index: u64) -> u64 {
+        let runs = self.runs.iter().skip_while(|run| run.next() <= index);
+        runs.map(|run| (run.bytes.len() - run.start_of(index.max(run.first))) as u64).sum()
+    }
+
+    /// Whose frame came last.
+    fn newest_id(&self) -> Option<EventId> {
+        self.runs.back().map(|run| run.id_of(run.next() - 1)).or(self.trimmed)
+    }
+
+    /// Whether some frames have a key.
+    fn is_thin(&self) -> bool {
+        self.thin.is_some()
+    }
+
+    /// How many frames before this index are never left out; `base <= index`.
+    fn whole_before(&self, index: u64) -> u64 {
+        let runs = self.runs.iter().take_while(|run| run.first < index);
+        self.whole_before_base + runs.map(|run| run.whole_before(index.min(run.next()))).sum::<u64>()
+    }
+
+    /// Below this index, frames that were the latest of their keys are gone.
+    fn latest_floor(&self) -> u64 {
+        self.thin.as_ref().map_or(0, |thin| thin.latest.floor)
+    }
+
+    /// The first frame at this index or behind it that a member which conflates is to get, and whether it is
+    /// never left out.
+    fn kept_from(&self, mut index: u64) -> Option<(u64, &[u8], bool)> {
+        let latest = self.thin.as_ref().map(|thin| &thin.latest)?;
+        if index < self.base {
+            if let Some((index, frame)) = latest.from(index).filter(|(index, _)| *index < self.base) {
+                return Some((index, frame, false));
+            }
+            index = self.base;
+        }
+        while index < self.next {
+            let run = self.run_of(index);
+            let end = run.next();
+            while index < end {
+                let whole = run.is_whole(index);
+                // Of what the table forgot nobody knows whether it was the latest.
+                if whole || index < latest.floor || latest.has(index) {
+                    return Some((index, &run.bytes[run.start_of(index)..run.start_of(index + 1)], whole));
+                }
+                index += 1;
+            }
+        }
+        None
     }
 }
 

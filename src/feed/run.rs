@@ -12,6 +12,8 @@ use crate::event::EventId;
 struct Mark {
     end: u32,
     shard: u16,
+    /// It has no key, so it is never left out.
+    whole: bool,
     sequence: u64,
 }
 
@@ -27,24 +29,24 @@ pub(crate) struct Run {
 
 impl Run {
     /// A run of these frames. One frame is taken as it is; several are copied together, once for the feed.
-    pub(crate) fn new(first: u64, frames: &[(Bytes, EventId)]) -> Self {
+    pub(crate) fn new(first: u64, frames: &[(Bytes, EventId, u64)]) -> Self {
         let mut marks = SmallVec::with_capacity(frames.len());
         let mut end = 0;
-        for (frame, id) in frames {
+        for (frame, id, key) in frames {
             end += frame.len() as u32;
-            marks.push(Mark { end, shard: id.shard, sequence: id.sequence });
+            marks.push(Mark { end, shard: id.shard, whole: *key == 0, sequence: id.sequence });
         }
         let bytes = match frames {
-            [(frame, _)] => frame.clone(),
+            [(frame, ..)] => frame.clone(),
             frames => {
                 let mut all = Vec::with_capacity(end as usize);
-                for (frame, _) in frames {
+                for (frame, ..) in frames {
                     all.extend_from_slice(frame);
                 }
                 all.into()
             }
         };
-        Self { first, bytes, epoch: frames.first().map_or(0, |(_, id)| id.epoch), marks }
+        Self { first, bytes, epoch: frames.first().map_or(0, |(_, id, _)| id.epoch), marks }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -72,6 +74,16 @@ impl Run {
         self.first + self.marks.partition_point(|mark| (mark.end as usize) < offset) as u64 + 1
     }
 
+    /// Whether the frame of this index is never left out.
+    pub(crate) fn is_whole(&self, index: u64) -> bool {
+        self.marks[(index - self.first) as usize].whole
+    }
+
+    /// How many frames before this index are never left out.
+    pub(crate) fn whole_before(&self, index: u64) -> u64 {
+        self.marks[..(index - self.first) as usize].iter().filter(|mark| mark.whole).count() as u64
+    }
+
     /// Whose frame it is.
     pub(crate) fn id_of(&self, index: u64) -> EventId {
         let Mark { shard, sequence, .. } = self.marks[(index - self.first) as usize];
@@ -87,7 +99,7 @@ mod tests {
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
         let frames: Vec<_> =
-            ["aa", "b", "cccc"].iter().zip(5..).map(|(f, n)| (Bytes::from(*f), id(n))).collect();
+            ["aa", "b", "cccc"].iter().zip(5..).map(|(f, n)| (Bytes::from(*f), id(n), 0)).collect();
         let run = Run::new(10, &frames);
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);

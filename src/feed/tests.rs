@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use super::fanout::Books;
 use super::*;
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
@@ -57,15 +58,17 @@ struct World {
     fanout: Fanout,
     tally: Tally,
     published: u64,
+    now: Timestamp,
 }
 
 impl World {
     fn new(max_events: usize) -> Self {
-        let limits = FeedLimits { max_events, max_bytes: 1 << 20 };
+        let limits = FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 4 };
         Self {
-            fanout: Fanout::new(limits, Arc::new(Metrics::default())),
+            fanout: Fanout::new(limits, KeyRule::default(), Arc::new(Metrics::default())),
             tally: Tally::default(),
             published: 0,
+            now: Timestamp(0),
         }
     }
 
@@ -74,7 +77,7 @@ impl World {
             Event::builder(event_type).json(format!("{{\"n\":{}}}", self.published)).build().expect("valid");
         event.place(EventId { epoch: 1, shard: 0, sequence: self.published });
         self.published += 1;
-        self.fanout.append(&event);
+        self.fanout.append(&event, self.now);
     }
 
     fn seal(&mut self) {
@@ -88,7 +91,7 @@ impl World {
     fn join(&mut self, filter: &str, slot: Slot) -> Cursor {
         let mut cursor = Cursor::default();
         let filter: Filter = filter.parse().expect("a filter");
-        cursor.join(&mut self.fanout, ENCODING, &[filter], slot);
+        cursor.join(&mut self.fanout, ENCODING, &[filter.into()], slot);
         cursor
     }
 }
@@ -130,7 +133,7 @@ fn a_burst_is_one_write_for_each_member() {
 fn equal_interests_share_a_feed_and_an_event_is_appended_once() {
     let mut world = World::new(100);
     let mut twice = Cursor::default();
-    let filters = ["type=a", "type=a", "type=*"].map(|f| f.parse::<Filter>().expect("a filter"));
+    let filters = ["type=a", "type=a", "type=*"].map(|f| Wish::from(f.parse::<Filter>().expect("a filter")));
     twice.join(&mut world.fanout, ENCODING, &filters, 0);
     let mut same = Cursor::default();
     same.join(&mut world.fanout, ENCODING, &[filters[2].clone(), filters[0].clone()], 1);
@@ -194,7 +197,7 @@ fn what_was_owed_before_an_interest_changed_is_still_written() {
     let moved = cursor.leave(&mut world.fanout, &mut world.tally, &Still);
     assert_eq!(moved, Some((8, 0)), "the last member takes the place of the one that left");
     stays.moved(0);
-    cursor.join(&mut world.fanout, ENCODING, &["type=b".parse().expect("a filter")], 7);
+    cursor.join(&mut world.fanout, ENCODING, &["type=b".parse::<Filter>().expect("a filter").into()], 7);
     world.publish("a");
     world.publish("b");
     world.seal();
@@ -248,5 +251,245 @@ proptest::proptest! {
             proptest::prop_assert_eq!(next as u64, world.published);
             proptest::prop_assert_eq!(reply as usize, 1000 + replies[who]);
         }
+    }
+}
+
+fn wish(filter: &str, thinning: Thinning) -> Wish {
+    Wish { filter: filter.parse().expect("a filter"), thinning }
+}
+
+impl World {
+    fn join_as(&mut self, wishes: &[Wish], cut: Cut, slot: Slot) -> Cursor {
+        let mut cursor = Cursor::default();
+        cursor.join(&mut self.fanout, ENCODING, wishes, slot);
+        cursor.set_cut(cut);
+        cursor
+    }
+
+    /// A pass of the loop over one member.
+    fn pass(&mut self, cursor: &mut Cursor, pipe: &mut Pipe) -> Flushed {
+        let flushed = cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still);
+        if flushed == Flushed::Blocked {
+            cursor.hold(&self.fanout, &self.fanout.limits(), &mut self.tally);
+        }
+        flushed
+    }
+
+    /// What the books are out by.
+    fn difference(&self, cursors: &[&Cursor]) -> i64 {
+        let pending: u64 = cursors.iter().map(|cursor| cursor.pending(&self.fanout)).sum();
+        let Books { matched, sampled_out } = self.fanout.books;
+        let Tally { events, dropped, conflated, .. } = self.tally;
+        (events + dropped + pending + self.fanout.samples_waiting() + sampled_out) as i64 + conflated
+            - matched as i64
+    }
+}
+
+#[test]
+fn a_client_that_conflates_gets_everything_while_it_keeps_up_and_the_latest_when_it_does_not() {
+    let mut world = World::new(8);
+    let mut cursor = world.join_as(&[wish("", Thinning::Conflate)], Cut::DropOldest, 0);
+    let _other = world.join("", 1);
+    let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+    for kind in ["a", "a", "b"] {
+        world.publish(kind);
+        world.seal();
+        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    }
+    pipe.room = 0;
+    for n in 0..40 {
+        world.publish(["a", "b", "c"][n % 3]);
+        world.seal();
+        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Blocked);
+    }
+    pipe.room = 1 << 20;
+    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(read(&pipe), [0, 1, 2, 40, 41, 42], "no gap: nothing was lost that mattered");
+    assert_eq!((world.tally.conflated, world.tally.dropped), (37, 0));
+    world.publish("a");
+    world.publish("a");
+    world.seal();
+    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(read(&pipe)[6..], [43, 44], "it keeps up again");
+}
+
+#[test]
+fn who_forgets_a_keys_latest_says_so() {
+    let mut world = World::new(4);
+    let mut cursor = world.join_as(&[wish("", Thinning::Conflate)], Cut::DropOldest, 0);
+    let mut pipe = Pipe::default();
+    for n in 0..20 {
+        // More keys than the table has room for.
+        world.publish(["a", "b", "c", "d", "e", "f", "g", "h"][n % 8]);
+        world.seal();
+        world.pass(&mut cursor, &mut pipe);
+    }
+    pipe.room = 1 << 20;
+    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    let text = String::from_utf8(pipe.taken.clone()).expect("text");
+    assert!(text.contains("\"missed\":null"), "{text}");
+    assert_eq!(world.difference(&[&cursor]), 0);
+}
+
+#[test]
+fn a_client_that_drops_its_newest_gets_what_waited_first_and_is_told_of_the_rest() {
+    let mut world = World::new(5);
+    let mut cursor = world.join_as(&[wish("", Thinning::None)], Cut::DropNewest, 0);
+    let mut pipe = Pipe::default();
+    for _ in 0..30 {
+        world.publish("a");
+        world.seal();
+        world.pass(&mut cursor, &mut pipe);
+        assert_eq!(world.difference(&[&cursor]), 0);
+    }
+    pipe.room = 1 << 20;
+    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    world.publish("a");
+    world.seal();
+    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(read(&pipe), [0, 1, 2, 3, 4, -25, 30]);
+    assert_eq!(world.tally.dropped, 25);
+}
+
+#[test]
+fn a_client_that_wants_all_or_nothing_is_let_go_when_it_falls_off() {
+    let mut world = World::new(5);
+    let mut cursor = world.join_as(&[wish("", Thinning::None)], Cut::Disconnect, 0);
+    let mut pipe = Pipe::default();
+    for n in 0..6 {
+        assert!(!cursor.is_to_be_closed(&world.fanout), "after {n}");
+        world.publish("a");
+        world.seal();
+        assert_ne!(world.pass(&mut cursor, &mut pipe) == Flushed::Lagged, n < 5);
+    }
+    assert!(cursor.is_to_be_closed(&world.fanout));
+    cursor.abandon(&mut world.fanout, &mut world.tally);
+    assert_eq!((world.difference(&[&cursor]), world.tally.dropped), (0, 6));
+}
+
+#[test]
+fn a_sample_has_its_rate_and_its_last_event_always_comes() {
+    let mut world = World::new(100);
+    // Ten a second.
+    let mut cursor = world.join_as(&[wish("", Thinning::Sample(100_000))], Cut::DropOldest, 0);
+    let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+    for millisecond in 0..1000 {
+        world.now = Timestamp(millisecond * 1000);
+        world.fanout.release_samples(world.now);
+        if millisecond < 550 {
+            world.publish("a");
+        }
+        world.seal();
+        world.pass(&mut cursor, &mut pipe);
+        assert_eq!(world.difference(&[&cursor]), 0);
+    }
+    assert_eq!(read(&pipe), [0, 99, 199, 299, 399, 499, 549]);
+    assert!(!world.fanout.is_sampling());
+}
+
+#[test]
+fn of_two_subscriptions_that_match_the_one_that_leaves_out_less_counts() {
+    let mut world = World::new(100);
+    let wishes = [wish("", Thinning::Conflate), wish("type=b", Thinning::None)];
+    let mut cursor = world.join_as(&wishes, Cut::DropOldest, 0);
+    let mut pipe = Pipe::default();
+    for kind in ["a", "b", "a", "b", "a"] {
+        world.publish(kind);
+        world.seal();
+        world.pass(&mut cursor, &mut pipe);
+    }
+    pipe.room = 1 << 20;
+    world.pass(&mut cursor, &mut pipe);
+    assert_eq!(read(&pipe), [1, 3, 4]);
+}
+
+#[test]
+fn what_is_live_waits_for_the_past() {
+    let mut world = World::new(100);
+    let mut cursor = world.join("", 0);
+    let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+    cursor.set_waits(true);
+    world.publish("a");
+    world.seal();
+    for k in 1..4 {
+        cursor.send_replayed(&mut world.fanout, format!(": reply {k}\n\n").into(), None);
+        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+        assert_eq!(world.difference(&[&cursor]), 0);
+    }
+    cursor.set_waits(false);
+    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(read(&pipe), [1001, 1002, 1003, 0]);
+}
+
+const KINDS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+proptest::proptest! {
+    /// Whatever the policy, the writes and the moments of sleep: the books are right after every step, events
+    /// come in order and once, and a gap or a later event of the key stands for each that did not come.
+    #[test]
+    fn the_books_balance_under_every_policy(
+        policy in 0usize..6,
+        keys in 1usize..6,
+        steps in proptest::collection::vec((0u8..7, 0usize..200), 1..150),
+    ) {
+        let mut world = World::new(6);
+        let (wishes, cut) = match policy {
+            0 => (vec![wish("", Thinning::None)], Cut::DropOldest),
+            1 => (vec![wish("", Thinning::None)], Cut::DropNewest),
+            2 => (vec![wish("", Thinning::Conflate)], Cut::DropOldest),
+            3 => (vec![wish("", Thinning::Sample(50_000))], Cut::DropOldest),
+            4 => (vec![wish("", Thinning::Conflate), wish("type=a", Thinning::None)], Cut::DropOldest),
+            _ => (vec![wish("", Thinning::Conflate), wish("type=b", Thinning::Sample(9_000))], Cut::DropNewest),
+        };
+        let mut cursor = world.join_as(&wishes, cut, 0);
+        let mut other = world.join("type=b", 1);
+        let mut other_pipe = Pipe { room: usize::MAX, ..Pipe::default() };
+        let mut pipe = Pipe::default();
+        let mut last = [None; 5];
+        let mut replies = 0;
+        for (what, size) in steps {
+            world.now = Timestamp(world.now.0 + 7_000);
+            world.fanout.release_samples(world.now);
+            match what {
+                0..=2 => for n in 0..size % 5 {
+                    let kind = (size + n) % keys;
+                    last[kind] = Some(world.published as i64);
+                    world.publish(KINDS[kind]);
+                },
+                3 | 4 => pipe.room = size,
+                5 => {
+                    cursor.send(&mut world.fanout, format!(": reply {replies}\n\n").into());
+                    replies += 1;
+                }
+                _ => {
+                    // It leaves and comes back: what it was owed, it gets.
+                    let _ = cursor.leave(&mut world.fanout, &mut world.tally, &Still);
+                    cursor.join(&mut world.fanout, ENCODING, &wishes, 0);
+                }
+            }
+            world.seal();
+            world.pass(&mut cursor, &mut pipe);
+            world.pass(&mut other, &mut other_pipe);
+            proptest::prop_assert_eq!(world.difference(&[&cursor, &other]), 0);
+        }
+        world.now = Timestamp(world.now.0 + 1_000_000);
+        world.fanout.release_samples(world.now);
+        world.seal();
+        pipe.room = usize::MAX;
+        proptest::prop_assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+        world.pass(&mut other, &mut other_pipe);
+        proptest::prop_assert_eq!(world.difference(&[&cursor, &other]), 0);
+        proptest::prop_assert_eq!(cursor.pending(&world.fanout), 0);
+        let text = std::str::from_utf8(&pipe.taken).expect("text").replace("\"missed\":null", "\"missed\":9");
+        let seen = read(&Pipe { taken: text.into_bytes(), ..Pipe::default() });
+        let events: Vec<i64> = seen.iter().copied().filter(|n| (0..1000).contains(n)).collect();
+        proptest::prop_assert!(events.is_sorted_by(|a, b| a < b), "{seen:?}");
+        let told = seen.iter().any(|n| *n < 0);
+        if policy == 2 && !told {
+            for newest in last.into_iter().flatten() {
+                proptest::prop_assert!(events.contains(&newest), "{newest} of {seen:?}");
+            }
+        }
+        proptest::prop_assert_eq!(seen.iter().filter(|n| **n >= 1000).count(), replies);
     }
 }

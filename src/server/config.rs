@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::wheel::{TICK_MS, Tick};
 use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
-use crate::feed::FeedLimits;
+use crate::event::Attribute;
+use crate::feed::{FeedLimits, KeyRule, Snapshot};
 use crate::filter::FilterLimits;
 
 /// Limits and times of a server.
@@ -28,6 +29,17 @@ pub struct ServerConfig {
     pub max_lag_events: usize,
     /// How many bytes a feed keeps for members that are slow, before they get a gap. 1 MiB.
     pub max_lag_bytes: usize,
+    /// Bytes that may be held for clients, all loops together: what feeds keep and what is each connection's
+    /// own. Beyond, feeds let go of their past, then the worst laggards are closed, and no new stream is taken;
+    /// publishers are served. 0 = no budget. 1 GiB.
+    pub max_memory_bytes: usize,
+    /// Keys of which a feed keeps the latest event, for subscriptions that conflate. 10,000.
+    pub max_conflate_keys: usize,
+    /// Keys of which the latest event is kept for subscriptions that begin with a snapshot. 10,000.
+    pub max_snapshot_keys: usize,
+    /// What makes two events be about the same thing, for `conflate` and `snapshot`. Empty: type and entity
+    /// where there is one, else type and stream.
+    pub conflate_key: Vec<Attribute>,
     /// How long a request's head may take to come. 5 s.
     pub handshake_timeout: Duration,
     /// How long a request's body may take to come. 30 s.
@@ -55,6 +67,10 @@ impl Default for ServerConfig {
             max_connections: 100_000,
             max_lag_events: 1000,
             max_lag_bytes: 1024 * 1024,
+            max_memory_bytes: 1 << 30,
+            max_conflate_keys: 10_000,
+            max_snapshot_keys: 10_000,
+            conflate_key: Vec::new(),
             handshake_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(75),
@@ -84,7 +100,19 @@ impl ServerConfig {
     }
 
     pub(crate) fn feed_limits(&self) -> FeedLimits {
-        FeedLimits { max_events: self.max_lag_events.max(1), max_bytes: self.max_lag_bytes }
+        FeedLimits {
+            max_events: self.max_lag_events.max(1),
+            max_bytes: self.max_lag_bytes,
+            max_keys: self.max_conflate_keys.max(1),
+        }
+    }
+
+    pub(crate) fn key_rule(&self) -> KeyRule {
+        KeyRule::new(&self.conflate_key)
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.key_rule(), self.max_snapshot_keys.max(1))
     }
 
     #[allow(clippy::unused_self, reason = "the limits become configurable with the matcher")]

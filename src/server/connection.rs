@@ -13,7 +13,7 @@ use super::wheel::Tick;
 use super::{Rng, Shared};
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::ws;
-use crate::dialect::Encoding;
+use crate::dialect::{Encoding, OnLag};
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
 
@@ -23,7 +23,7 @@ pub(crate) enum Effect {
     /// Write these bytes behind all that is owed so far.
     Send(Bytes),
     /// Deliver what these filters match, and no longer what others did. None = deliver nothing.
-    Interest { encoding: Encoding, filters: Vec<Filter> },
+    Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
     /// Deliver what is kept in the ring and matches `filter` but not `except`, before what is live.
     Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
     /// Publish these, in order, and write what `answer` makes of the last one's id.
@@ -48,6 +48,8 @@ pub(crate) enum ReplayFrom {
     After(EventId),
     /// At the newest so many that match.
     Newest(usize),
+    /// At the latest of each key.
+    Snapshot,
     /// The client named an event that no bus ever had.
     Unknown,
 }
@@ -73,6 +75,11 @@ impl Context<'_> {
         let bytes = bytes.into();
         self.answered_bytes += bytes.len();
         self.effects.push(Effect::Send(bytes));
+    }
+
+    /// What came behind this message waits until the loop has done what it asks for.
+    pub(crate) fn hold_input(&mut self) {
+        self.answered_bytes = usize::MAX / 2;
     }
 
     fn is_enough(&self) -> bool {
@@ -359,6 +366,19 @@ impl Connection {
         if let State::Ws(ws) = &mut self.state {
             ws.session.leave(cx);
         }
+    }
+
+    /// It fell behind, and had asked to be closed for that.
+    pub(crate) fn lagged(&mut self, cx: &mut Context<'_>) {
+        if let State::Ws(_) = &self.state {
+            cx.send(ws::close_frame(1013, "too slow: events would have been lost"));
+        }
+        self.close(cx);
+    }
+
+    /// A page of what it asked for was written: it is there.
+    pub(crate) fn heard(&mut self, tick: Tick) {
+        self.heard = tick as u32;
     }
 
     /// The server is going: says so in the protocol's own form.

@@ -6,20 +6,22 @@
 //! - a connection that is not blocked and owes something is written in the turn that made it owe;
 //! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
 
+mod replay;
+mod watch;
+
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use slab::Slab;
+use smallvec::SmallVec;
 
-use super::connection::{Connection, Context, Effect, ReplayFrom, Timer};
+use super::connection::{Connection, Context, Effect, Timer};
 use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
-use crate::dialect::{Encoding, GapNotice};
-use crate::event::{Event, EventId, Timestamp};
-use crate::feed::{Cursor, Fanout, FeedKey, Flushed, Ring, Slot, Tally};
-use crate::filter::Filter;
+use crate::dialect::GapNotice;
+use crate::event::{EventId, Timestamp};
+use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
 use crate::metrics::Kind;
 
 /// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
@@ -32,6 +34,9 @@ pub(crate) trait Socket: Read + Write {
 /// A connection's number in its loop, and which life of that number: a token that outlives its connection
 /// reaches nobody.
 pub(crate) type Token = u64;
+
+use replay::Replay;
+pub(crate) use watch::Report;
 
 const READ_BYTES: usize = 64 * 1024;
 
@@ -53,6 +58,8 @@ struct Conn<S> {
     generation: u32,
     connection: Connection,
     cursor: Cursor,
+    /// What it asked to see of the past, while it has not seen it.
+    replay: Option<Box<Replay>>,
     /// The socket takes no more until it says so.
     blocked: bool,
     /// The socket may hold more to read.
@@ -79,12 +86,23 @@ pub(crate) struct Core<S> {
     /// Events published by this loop's clients since it last looked at the bus.
     unpumped: usize,
     draining: bool,
+    /// From the first time that a client asked for one.
+    snapshot: Option<Box<Snapshot>>,
     effects: Vec<Effect>,
     tally: Tally,
+    books: Books,
+    /// This loop among the others.
+    number: usize,
+    /// Something happened since the last report.
+    unreported: bool,
+    reported: Tick,
+    observed: Tick,
     rng: Rng,
     read_buffer: Box<[u8]>,
     dirty: Vec<FeedKey>,
     due: Vec<u64>,
+    /// Connections to be closed because they lag.
+    lagged: Vec<Token>,
 }
 
 fn token_of(slot: usize, generation: u32) -> Token {
@@ -107,9 +125,13 @@ macro_rules! context {
 }
 
 impl<S: Socket> Core<S> {
-    pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64, number: usize) -> Self {
         Self {
-            fanout: Fanout::new(shared.config.feed_limits(), Arc::clone(&shared.metrics)),
+            fanout: Fanout::new(
+                shared.config.feed_limits(),
+                shared.config.key_rule(),
+                Arc::clone(&shared.metrics),
+            ),
             shared,
             reader,
             conns: Slab::new(),
@@ -121,12 +143,19 @@ impl<S: Socket> Core<S> {
             more_events: true,
             unpumped: 0,
             draining: false,
+            snapshot: None,
             effects: Vec::new(),
             tally: Tally::default(),
+            books: Books::default(),
+            number,
+            unreported: false,
+            reported: 0,
+            observed: 0,
             rng: Rng::new(seed),
             read_buffer: vec![0; READ_BYTES].into_boxed_slice(),
             dirty: Vec::new(),
             due: Vec::new(),
+            lagged: Vec::new(),
         }
     }
 
@@ -141,7 +170,9 @@ impl<S: Socket> Core<S> {
 
     /// Ticks until a timer may want to be looked at.
     pub(crate) fn ticks_to_timer(&self) -> Option<u64> {
-        self.wheel.ticks_to_next(self.tick)
+        let timer = self.wheel.ticks_to_next(self.tick);
+        // A sample that waits, or a report, goes at the next tick.
+        if self.fanout.is_sampling() || self.unreported { Some(1) } else { timer }
     }
 
     /// Announces that the loop goes to sleep; false where the bus has something after all. After true, a
@@ -190,6 +221,7 @@ impl<S: Socket> Core<S> {
             generation,
             connection,
             cursor,
+            replay: None,
             blocked: false,
             unread: false,
             queued: false,
@@ -232,8 +264,8 @@ impl<S: Socket> Core<S> {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.conns[slot];
             conn.unread = true;
-            if conn.cursor.direct_bytes() > REPLY_BYTES_MAX {
-                // Read on when the replies are written.
+            if conn.replay.is_some() || conn.cursor.direct_bytes() > REPLY_BYTES_MAX {
+                // Read on when the replies, or the past, are written.
                 return;
             }
             if conn.connection.holds_input() {
@@ -290,16 +322,22 @@ impl<S: Socket> Core<S> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
-                Effect::Interest { encoding, filters } => {
+                Effect::Interest { encoding, wishes } => {
                     self.leave_feed(slot);
-                    if !filters.is_empty() {
+                    if !wishes.is_empty() {
                         let conn = &mut self.conns[slot];
-                        conn.cursor.join(&mut self.fanout, encoding, &filters, slot as Slot);
+                        conn.cursor
+                            .set_cut(wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default());
+                        let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
+                            .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
+                            .collect();
+                        conn.cursor.join(&mut self.fanout, encoding, &wishes, slot as Slot);
+                        conn.cursor.set_waits(conn.replay.is_some());
                         conn.connection.share_filters(|filter| self.fanout.held(filter));
                     }
                 }
                 Effect::Replay { encoding, filter, except, from } => {
-                    self.replay(slot, encoding, &filter, &except, from);
+                    self.begin_replay(slot, encoding, filter, except, from);
                 }
                 Effect::Publish { events, answer } => {
                     let mut last = None;
@@ -328,107 +366,40 @@ impl<S: Socket> Core<S> {
     fn leave_feed(&mut self, slot: usize) {
         let ring = Kept { bus: &self.shared.bus, now: self.now };
         let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, &ring);
+        self.tell_moved(moved);
+    }
+
+    fn tell_moved(&mut self, moved: Option<(Slot, u32)>) {
         if let Some((slot, place)) = moved {
             self.conns[slot as usize].cursor.moved(place);
         }
     }
 
-    fn replay(
-        &mut self,
-        slot: usize,
-        encoding: Encoding,
-        filter: &Filter,
-        except: &[Filter],
-        from: ReplayFrom,
-    ) {
-        let bus = &self.shared.bus;
-        let metrics = &self.shared.metrics;
-        let wanted =
-            |event: &Event| filter.matches(event) && !except.iter().any(|other| other.matches(event));
-        let mut frames: Vec<Bytes> = Vec::new();
-        let mut newest: Option<EventId> = None;
-        let mut take = |event: &Event| {
-            if wanted(event) {
-                frames.push(
-                    event
-                        .frame(encoding as usize, |event| {
-                            metrics.encodings.inc();
-                            encoding.encode(event)
-                        })
-                        .clone(),
-                );
-                newest = event.id();
-            }
-        };
-        let mut gap = None;
-        match from {
-            ReplayFrom::Newest(count) => {
-                for shard in 0..bus.stats().shards.len() as u16 {
-                    bus.read_range(shard, bus.oldest(shard), self.reader.position(shard), &mut take);
-                }
-                frames.drain(..frames.len().saturating_sub(count));
-            }
-            ReplayFrom::After(id)
-                if id.epoch == bus.epoch() && id.sequence < self.reader.position(id.shard) =>
-            {
-                let wanted_from = id.sequence + 1;
-                let oldest = bus.read_range(id.shard, wanted_from, self.reader.position(id.shard), &mut take);
-                if oldest > wanted_from {
-                    let to = EventId { sequence: oldest - 1, ..id };
-                    let missed = Some(oldest - wanted_from);
-                    gap = Some(GapNotice {
-                        missed,
-                        from: Some(id),
-                        to: Some(to),
-                        recoverable: false,
-                        at: self.now,
-                    });
-                }
-            }
-            ReplayFrom::After(id) => {
-                gap = Some(GapNotice {
-                    missed: None,
-                    from: Some(id),
-                    to: None,
-                    recoverable: false,
-                    at: self.now,
-                });
-            }
-            ReplayFrom::Unknown => {
-                gap =
-                    Some(GapNotice { missed: None, from: None, to: None, recoverable: false, at: self.now });
-            }
-        }
-        self.tally.events += frames.len() as u64;
-        let conn = &mut self.conns[slot];
-        if let Some(gap) = gap {
-            self.tally.gaps += 1;
-            conn.cursor.send(&mut self.fanout, encoding.gap(&gap));
-        }
-        for frame in frames {
-            conn.cursor.send(&mut self.fanout, frame);
-        }
-    }
-
     /// Writes what a connection is owed; false where it is gone.
     fn flush(&mut self, slot: usize) -> bool {
-        let conn = &mut self.conns[slot];
-        if conn.blocked {
+        if self.conns[slot].blocked {
             return true;
         }
+        if self.conns[slot].replay.is_some() && self.page(slot) {
+            self.queue(slot);
+        }
+        let conn = &mut self.conns[slot];
         let ring = Kept { bus: &self.shared.bus, now: self.now };
         let budget = self.shared.config.write_budget_bytes;
         match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
             Flushed::Done => {
-                if conn.closing {
+                if conn.replay.is_some() {
+                    conn.connection.heard(self.tick);
+                } else if conn.closing {
                     conn.closing = false;
                     conn.socket.close_write();
                 } else if conn.unread || conn.connection.holds_input() {
                     self.queue(slot);
                 }
             }
-            Flushed::Blocked => conn.blocked = true,
+            Flushed::Blocked => self.block(slot),
             Flushed::Budget => self.queue(slot),
+            Flushed::Lagged => self.close_lagged(slot),
             Flushed::Failed => {
                 self.remove(slot);
                 return false;
@@ -437,13 +408,47 @@ impl<S: Socket> Core<S> {
         true
     }
 
+    /// The socket takes no more.
+    fn block(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        conn.blocked = true;
+        conn.cursor.hold(&self.fanout, &self.shared.config.feed_limits(), &mut self.tally);
+    }
+
+    /// A connection fell off its feed, and one of its subscriptions says that it is to end then.
+    fn close_lagged(&mut self, slot: usize) {
+        let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
+        self.tell_moved(moved);
+        self.shared.metrics.lag_closed.inc();
+        let conn = &mut self.conns[slot];
+        conn.cursor.set_cut(Cut::default());
+        conn.replay = None;
+        conn.cursor.set_waits(false);
+        let mut cx = context!(self, conn);
+        conn.connection.lagged(&mut cx);
+        // Its words wait with what was begun, as long as a closing connection may take.
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
+                Effect::Close => {
+                    let conn = &mut self.conns[slot];
+                    conn.closing = true;
+                    self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
+                }
+                _ => {}
+            }
+        }
+        self.queue(slot);
+    }
+
     fn remove(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
         let mut cx = context!(self, conn);
         conn.connection.leave(&mut cx);
         self.effects.clear();
         self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
-        self.leave_feed(slot);
+        let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
+        self.tell_moved(moved);
         self.conns.remove(slot);
     }
 
@@ -455,8 +460,14 @@ impl<S: Socket> Core<S> {
             let metrics = &self.shared.metrics;
             let epoch = self.shared.bus.epoch();
             let now = self.now;
+            let snapshot = &mut self.snapshot;
             let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
-                ReaderItem::Event(event) => fanout.append(event),
+                ReaderItem::Event(event) => {
+                    if let Some(snapshot) = snapshot {
+                        snapshot.put(event);
+                    }
+                    fanout.append(event, now);
+                }
                 ReaderItem::Gap { shard, missed, from, to } => {
                     metrics.loop_gaps.inc_by(missed);
                     let id = |sequence| Some(EventId { epoch, shard, sequence });
@@ -490,14 +501,24 @@ impl<S: Socket> Core<S> {
                 let conn = &mut self.conns[slot];
                 if conn.blocked {
                     all_done = false;
+                    conn.cursor.hold(&self.fanout, &self.shared.config.feed_limits(), &mut self.tally);
+                    if conn.cursor.is_to_be_closed(&self.fanout) {
+                        self.lagged.push(token_of(slot, conn.generation));
+                    }
                     continue;
                 }
                 let ring = Kept { bus: &self.shared.bus, now: self.now };
                 let budget = self.shared.config.write_budget_bytes;
                 match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
-                    Flushed::Done => {}
+                    // Behind a replay nothing of the feed is written yet.
+                    Flushed::Done => all_done &= conn.replay.is_none(),
                     Flushed::Blocked => {
-                        conn.blocked = true;
+                        self.block(slot);
+                        all_done = false;
+                    }
+                    Flushed::Lagged => {
+                        let token = token_of(slot, conn.generation);
+                        self.lagged.push(token);
                         all_done = false;
                     }
                     Flushed::Budget => {
@@ -516,6 +537,11 @@ impl<S: Socket> Core<S> {
             }
         }
         self.dirty = dirty;
+        for token in std::mem::take(&mut self.lagged) {
+            if let Some(slot) = self.find(token) {
+                self.close_lagged(slot);
+            }
+        }
         self.count();
     }
 
@@ -533,6 +559,7 @@ impl<S: Socket> Core<S> {
                 }
             }
         }
+        self.fanout.release_samples(self.now);
         self.pump(BATCHES_A_TURN);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
@@ -550,6 +577,7 @@ impl<S: Socket> Core<S> {
         }
         self.due = due;
         self.count();
+        self.report();
     }
 
     /// Tells every client that the server goes.
@@ -569,16 +597,78 @@ impl<S: Socket> Core<S> {
 
     fn count(&mut self) {
         let metrics = &self.shared.metrics;
-        let Tally { bytes, events, writes, blocked, dropped, gaps } = std::mem::take(&mut self.tally);
-        if writes == 0 && dropped == 0 && events == 0 {
+        let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
+            std::mem::take(&mut self.tally);
+        self.books.add(events, dropped, conflated);
+        if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
             return;
         }
+        self.unreported = true;
         metrics.written_bytes.inc_by(bytes);
         metrics.deliveries.inc_by(events);
         metrics.writes.inc_by(writes);
         metrics.write_blocked.inc_by(blocked);
         metrics.dropped.inc_by(dropped);
+        metrics.conflated.inc_by(conflated.max(0) as u64);
         metrics.gaps.inc_by(gaps);
+    }
+}
+
+impl<S: Socket> Core<S> {
+    /// The account of all connections, those that are gone included.
+    pub(crate) fn ledger(&self) -> Ledger {
+        let mut pending = self.fanout.samples_waiting();
+        for (_, conn) in &self.conns {
+            pending += conn.cursor.pending(&self.fanout);
+        }
+        let Books { written, dropped, conflated } = self.books;
+        let feeds = self.fanout.books;
+        Ledger {
+            matched: feeds.matched,
+            written: written + self.tally.events,
+            pending,
+            dropped: dropped + self.tally.dropped,
+            conflated: (conflated + self.tally.conflated) as u64 + feeds.sampled_out,
+        }
+    }
+}
+
+/// What the tallies came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Books {
+    written: u64,
+    dropped: u64,
+    conflated: i64,
+}
+
+impl Books {
+    fn add(&mut self, written: u64, dropped: u64, conflated: i64) {
+        self.written += written;
+        self.dropped += dropped;
+        self.conflated += conflated;
+    }
+}
+
+/// What became of every event that a connection was owed: `matched` is the sum of the others, at any moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    /// Events owed, once for each connection.
+    pub(crate) matched: u64,
+    /// Written, or begun.
+    pub(crate) written: u64,
+    /// Waiting.
+    pub(crate) pending: u64,
+    /// Lost and told in a gap, or waiting when the connection went.
+    pub(crate) dropped: u64,
+    /// Left out because a subscription conflates or samples.
+    pub(crate) conflated: u64,
+}
+
+impl Ledger {
+    /// What is wrong with it; 0 always.
+    pub(crate) fn difference(&self) -> i64 {
+        let parts = self.written + self.pending + self.dropped + self.conflated;
+        self.matched.wrapping_sub(parts) as i64
     }
 }
 

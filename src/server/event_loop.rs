@@ -78,7 +78,7 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
             // The loop polls with a bound where this fails.
             let _ = for_bus.wake();
         });
-        let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number));
+        let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
         let event_loop = EventLoop {
             shared: Arc::clone(shared),
             poll,

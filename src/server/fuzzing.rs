@@ -2,15 +2,11 @@
 //!
 //! Compiled under `cfg(fuzzing)` only.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use super::connection::{Connection, Context};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::dialect::{envelope, native};
 use crate::event::Timestamp;
-use crate::sync::atomic::AtomicU64;
 
 /// Reads one control message of the native dialect.
 pub fn control_message(data: &[u8]) {
@@ -39,14 +35,7 @@ fn small_bus() -> Bus {
 /// A whole connection: the first byte says how long the pieces are, in which the rest comes.
 pub fn session(data: &[u8]) {
     let Some((&cut, rest)) = data.split_first() else { return };
-    let shared = Shared {
-        bus: small_bus(),
-        config: ServerConfig::default(),
-        metrics: Arc::default(),
-        started: Instant::now(),
-        loops: 1,
-        drain: AtomicU64::new(0),
-    };
+    let shared = Shared::new(small_bus(), ServerConfig::default(), 1);
     let mut rng = Rng::new(1);
     let mut effects = Vec::new();
     let mut connection = Connection::new(0);

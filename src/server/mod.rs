@@ -27,6 +27,8 @@ use serde_json::json;
 use crate::bus::Bus;
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, lock};
+use core::Report;
 
 pub use config::ServerConfig;
 
@@ -39,9 +41,54 @@ pub(crate) struct Shared {
     loops: usize,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
     drain: AtomicU64,
+    /// What each loop said last.
+    reports: Mutex<Vec<Report>>,
+    /// One bit a loop: it is short of memory.
+    short_of_memory: AtomicU64,
 }
 
 impl Shared {
+    pub(crate) fn new(bus: Bus, config: ServerConfig, loops: usize) -> Self {
+        Self {
+            bus,
+            config,
+            metrics: Arc::default(),
+            started: Instant::now(),
+            loops,
+            drain: AtomicU64::new(0),
+            reports: Mutex::new(vec![Report::default(); loops]),
+            short_of_memory: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes a loop's report.
+    fn tell(&self, number: usize, report: Report) {
+        if let Some(place) = lock(&self.reports).get_mut(number) {
+            *place = report;
+        }
+    }
+
+    /// What one loop may hold for its clients.
+    fn loop_budget(&self) -> Option<usize> {
+        (self.config.max_memory_bytes > 0).then(|| self.config.max_memory_bytes / self.loops)
+    }
+
+    fn set_short_of_memory(&self, number: usize, short: bool) {
+        let bit = 1 << (number % 64);
+        // Relaxed: a flag on its own; a turn sooner or later is the same.
+        if short {
+            self.short_of_memory.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.short_of_memory.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether new streams are refused because memory is short.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        // Relaxed: as above.
+        self.short_of_memory.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether the server is on its way out.
     pub(crate) fn is_draining(&self) -> bool {
         // Relaxed: a flag on its own; the loops are woken after it is set and look again.
@@ -60,7 +107,11 @@ impl Shared {
         let shards: Vec<_> = (self.bus.stats().shards.iter())
             .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))
             .collect();
+        let (ledger, laggards, held_bytes) = Report::together(lock(&self.reports).iter());
         json!({
+            "ledger": ledger,
+            "laggards": laggards,
+            "held_bytes": held_bytes,
             "name": "fanwire",
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
@@ -188,14 +239,7 @@ impl ServerBuilder {
         let address = addresses
             .next()
             .ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
-        let shared = Arc::new(Shared {
-            bus,
-            config,
-            metrics: Arc::default(),
-            started: Instant::now(),
-            loops,
-            drain: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(bus, config, loops));
         let (address, started) =
             event_loop::start(&shared, address).map_err(|e| ServerError::new(doing(), e))?;
         let (threads, wakers) = started.into_iter().unzip();

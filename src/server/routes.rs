@@ -11,8 +11,8 @@ use super::page;
 use super::publish;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws;
-use crate::dialect::Encoding;
 use crate::dialect::native;
+use crate::dialect::{Encoding, OnLag};
 use crate::event::EventId;
 use crate::filter::Filter;
 
@@ -230,6 +230,9 @@ impl Answer<'_, '_> {
         if self.cx.shared.is_draining() {
             return self.error(503, "draining", "server is shutting down", &[("Retry-After", "5")]);
         }
+        if self.cx.shared.is_short_of_memory() {
+            return self.error(503, "memory", "server is short of memory", &[("Retry-After", "5")]);
+        }
         let protocol = upgrade.protocols.iter().find(|p| *p == PROTOCOL).map(|_| PROTOCOL);
         let mut out = Vec::with_capacity(192);
         ws::write_upgrade(&mut out, &upgrade.accept, protocol);
@@ -248,6 +251,9 @@ impl Answer<'_, '_> {
         if self.cx.shared.is_draining() {
             return self.error(503, "draining", "server is shutting down", &[("Retry-After", "5")]);
         }
+        if self.cx.shared.is_short_of_memory() {
+            return self.error(503, "memory", "server is short of memory", &[("Retry-After", "5")]);
+        }
         let mut headers: Vec<(&str, &str)> = STREAM_HEADERS.to_vec();
         headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
         let mut out = Vec::with_capacity(256);
@@ -259,10 +265,14 @@ impl Answer<'_, '_> {
         crate::codec::sse::encode_retry(&mut out, self.cx.shared.config.retry.as_millis() as u64);
         self.cx.send(out);
         if let Some(from) = stream.from {
+            self.cx.hold_input();
             let (encoding, filter) = (stream.encoding, stream.filter.clone());
             self.cx.effects.push(Effect::Replay { encoding, filter, except: Vec::new(), from });
         }
-        self.cx.effects.push(Effect::Interest { encoding: stream.encoding, filters: vec![stream.filter] });
+        self.cx.effects.push(Effect::Interest {
+            encoding: stream.encoding,
+            wishes: vec![(stream.filter, stream.on_lag)],
+        });
         Outcome::Sse
     }
 }
@@ -272,6 +282,7 @@ struct StreamRequest {
     filter: Filter,
     encoding: Encoding,
     from: Option<ReplayFrom>,
+    on_lag: OnLag,
 }
 
 impl StreamRequest {
@@ -281,6 +292,7 @@ impl StreamRequest {
         let mut history = None;
         let mut last_event_id = request.header("last-event-id").map(str::to_owned);
         let mut encoding = Encoding::NativeSse;
+        let (mut on_lag, mut max_per_second, mut snapshot) = (None, None, false);
         for (name, value) in request.query_pairs() {
             match name.as_str() {
                 "type" => lists[0].push(value),
@@ -297,6 +309,12 @@ impl StreamRequest {
                 // The header is the browser's own, and newer than the query it was opened with.
                 "last_event_id" => last_event_id = last_event_id.or(Some(value)),
                 "event_name" if value == "message" => encoding = Encoding::NativeSseUnnamed,
+                "on_lag" => on_lag = Some(value),
+                "max_per_second" => {
+                    let rate = value.parse().map_err(|_| "max_per_second is not a number".to_owned())?;
+                    max_per_second = Some(rate);
+                }
+                "snapshot" => snapshot = matches!(value.as_str(), "" | "1" | "true"),
                 "event_name" => return Err("event_name can only be message".to_owned()),
                 _ => {}
             }
@@ -311,9 +329,13 @@ impl StreamRequest {
             .channels(channels)
             .entities(entities);
         let from = match last_event_id.as_deref() {
-            Some("") | None => history.map(ReplayFrom::Newest),
+            Some("") | None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
             Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
         };
-        Ok(Self { filter, encoding, from })
+        let on_lag = match on_lag {
+            None => OnLag::default(),
+            Some(word) => OnLag::read(&word, max_per_second).ok_or_else(|| native::unknown_on_lag(&word))?,
+        };
+        Ok(Self { filter, encoding, from, on_lag })
     }
 }

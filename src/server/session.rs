@@ -9,8 +9,8 @@ use serde_json::json;
 use smallvec::SmallVec;
 
 use super::connection::{Answer, Context, Effect, ReplayFrom};
-use crate::dialect::Encoding;
 use crate::dialect::native::{self, ClientError, ClientMessage, Command, Reply, Subscribe};
+use crate::dialect::{Encoding, OnLag};
 use crate::event::EventId;
 use crate::filter::Filter;
 
@@ -43,6 +43,7 @@ impl fmt::Display for Name {
 struct Subscription {
     name: Name,
     filter: Filter,
+    on_lag: OnLag,
 }
 
 /// What one client subscribed to. Small, for there is one for each client: most have one subscription.
@@ -118,7 +119,7 @@ impl Session {
         to: Option<&str>,
         cx: &mut Context<'_>,
     ) -> Result<(), ClientError> {
-        let Subscribe { subscription_id, filter, since, history } = subscribe;
+        let Subscribe { subscription_id, filter, since, history, snapshot, on_lag } = subscribe;
         filter
             .check(&cx.shared.config.filter_limits())
             .map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
@@ -137,7 +138,8 @@ impl Session {
             return Err(ClientError::new("too_many_subscriptions", text));
         }
         reply(cx, Reply::Ack, &json!({ "subscription_id": id }), to);
-        if let Some(from) = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest)) {
+        let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
+        if let Some(from) = past.or(snapshot.then_some(ReplayFrom::Snapshot)) {
             // Before the interest changes, so that what is live comes behind it.
             let except = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
             cx.effects.push(Effect::Replay {
@@ -146,11 +148,12 @@ impl Session {
                 except,
                 from,
             });
+            cx.hold_input();
         }
         match known {
-            Some(at) => self.subscriptions[at].filter = filter,
+            Some(at) => (self.subscriptions[at].filter, self.subscriptions[at].on_lag) = (filter, on_lag),
             None => {
-                self.subscriptions.push(Subscription { name, filter });
+                self.subscriptions.push(Subscription { name, filter, on_lag });
                 cx.shared.metrics.subscriptions.inc();
             }
         }
@@ -191,8 +194,8 @@ impl Session {
     }
 
     fn tell_interest(&self, cx: &mut Context<'_>) {
-        let filters = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
-        cx.effects.push(Effect::Interest { encoding: Encoding::NativeWs, filters });
+        let wishes = self.subscriptions.iter().map(|s| (s.filter.clone(), s.on_lag)).collect();
+        cx.effects.push(Effect::Interest { encoding: Encoding::NativeWs, wishes });
     }
 
     /// Keeps the loop's own filters in place of equal ones.

@@ -10,14 +10,7 @@ use super::*;
 use crate::event::{Event, Timestamp};
 
 fn shared(config: ServerConfig) -> Arc<Shared> {
-    Arc::new(Shared {
-        bus: Bus::new(),
-        config,
-        metrics: Arc::default(),
-        started: Instant::now(),
-        loops: 1,
-        drain: AtomicU64::new(0),
-    })
+    Arc::new(Shared::new(Bus::new(), config, 1))
 }
 
 /// What a connection writes, where the input comes in these pieces.
@@ -187,7 +180,7 @@ impl World {
     fn new(config: ServerConfig) -> Self {
         let shared = shared(config);
         let reader = shared.bus.reader(|| {});
-        Self { core: Core::new(Arc::clone(&shared), reader, 1), shared, tick: 0 }
+        Self { core: Core::new(Arc::clone(&shared), reader, 1, 0), shared, tick: 0 }
     }
 
     fn connect(&mut self, request: &str) -> (Wire, u64) {

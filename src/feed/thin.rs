@@ -1,0 +1,205 @@
+//! What a feed keeps for subscriptions that do not want everything: the latest frame of each key, and the rate
+//! of a sample.
+//!
+//! Imports `event`, `dialect`. Always: at most so many keys; a key's latest frame is kept until every member
+//! has it, or the table is full of younger ones.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use crate::dialect::{OnLag, SAMPLE_PER_SECOND_DEFAULT};
+use crate::event::{Attribute, Event, EventId, Timestamp};
+
+/// What a subscription lets be left out. The order is from the least to the most; where several subscriptions
+/// of one connection match an event, the least counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Thinning {
+    /// Nothing.
+    #[default]
+    None,
+    /// For a client that lags, all but the latest of each key.
+    Conflate,
+    /// All but one in so many microseconds; the last one always comes.
+    Sample(u32),
+}
+
+/// What a connection loses when it falls off its feed. It has one queue, so this is the connection's: where its
+/// subscriptions differ, the strictest counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cut {
+    /// The oldest; it goes on with the oldest kept.
+    #[default]
+    DropOldest,
+    /// The newest; what waited first is still written.
+    DropNewest,
+    /// Itself.
+    Disconnect,
+}
+
+impl Thinning {
+    pub(crate) fn of(on_lag: OnLag) -> Self {
+        match on_lag {
+            OnLag::Conflate => Self::Conflate,
+            OnLag::Sample { per_second } => {
+                let per_second = if per_second == 0 { SAMPLE_PER_SECOND_DEFAULT } else { per_second };
+                Self::Sample((1_000_000 / per_second).max(1))
+            }
+            OnLag::DropOldest | OnLag::DropNewest | OnLag::Disconnect => Self::None,
+        }
+    }
+}
+
+impl Cut {
+    pub(crate) fn of(on_lag: OnLag) -> Self {
+        match on_lag {
+            OnLag::DropNewest => Self::DropNewest,
+            OnLag::Disconnect => Self::Disconnect,
+            OnLag::DropOldest | OnLag::Conflate | OnLag::Sample { .. } => Self::DropOldest,
+        }
+    }
+}
+
+/// Which events are about the same thing, so that a later one makes an earlier one worthless.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyRule {
+    /// None: type and entity where there is one, else type and stream.
+    pub(crate) attributes: Option<Arc<[Attribute]>>,
+    state: foldhash::fast::RandomState,
+}
+
+impl KeyRule {
+    pub(crate) fn new(attributes: &[Attribute]) -> Self {
+        Self { attributes: (!attributes.is_empty()).then(|| attributes.into()), ..Self::default() }
+    }
+
+    /// The event's key. Two keys meet with a chance of one in 2^64, by a hash whose seed no client knows.
+    pub(crate) fn key(&self, event: &Event) -> u64 {
+        let key = match &self.attributes {
+            Some(attributes) => {
+                let values: SmallVec<[Option<&str>; 8]> =
+                    attributes.iter().map(|attribute| event.attribute(*attribute)).collect();
+                self.state.hash_one(values)
+            }
+            None => match event.entity() {
+                Some(entity) => self.state.hash_one((event.event_type(), entity)),
+                None => self.state.hash_one((event.event_type(), event.stream())),
+            },
+        };
+        // 0 says that there is none.
+        key | 1
+    }
+}
+
+/// A kept frame.
+#[derive(Debug)]
+struct Kept {
+    key: u64,
+    frame: Bytes,
+    id: EventId,
+}
+
+/// The latest frame of each key, by its index in the feed.
+#[derive(Debug, Default)]
+pub(super) struct Latest {
+    index_of: HashMap<u64, u64, foldhash::fast::RandomState>,
+    kept: BTreeMap<u64, Kept>,
+    /// Below this, frames that were the latest of their keys are gone.
+    pub(super) floor: u64,
+}
+
+impl Latest {
+    pub(super) fn put(&mut self, key: u64, index: u64, frame: &Bytes, id: EventId, max: usize) {
+        if let Some(before) = self.index_of.insert(key, index) {
+            self.kept.remove(&before);
+        }
+        self.kept.insert(index, Kept { key, frame: frame.clone(), id });
+        while self.kept.len() > max {
+            let Some((index, kept)) = self.kept.pop_first() else { return };
+            self.index_of.remove(&kept.key);
+            self.floor = index + 1;
+        }
+    }
+
+    /// The first kept frame at this index or behind it.
+    pub(super) fn from(&self, index: u64) -> Option<(u64, &Bytes)> {
+        self.kept.range(index..).next().map(|(index, kept)| (*index, &kept.frame))
+    }
+
+    pub(super) fn has(&self, index: u64) -> bool {
+        self.kept.contains_key(&index)
+    }
+
+    pub(super) fn id_of(&self, index: u64) -> Option<EventId> {
+        self.kept.get(&index).map(|kept| kept.id)
+    }
+
+    /// Every member has everything.
+    pub(super) fn clear(&mut self) {
+        self.index_of.clear();
+        self.kept.clear();
+    }
+}
+
+/// One rate of a feed.
+#[derive(Debug)]
+struct Sampler {
+    interval: u32,
+    /// When the next one may go, in microseconds.
+    due: i64,
+    held: Option<(Bytes, EventId)>,
+}
+
+/// The rates of a feed.
+#[derive(Debug, Default)]
+pub(super) struct Samplers(SmallVec<[Sampler; 1]>);
+
+/// What became of a frame that came to a sampler.
+pub(super) enum Sampled {
+    /// It goes now.
+    Now(Bytes, EventId),
+    /// It waits for its time.
+    Waits,
+    /// It waits, and another that waited is left out.
+    Instead,
+}
+
+impl Samplers {
+    pub(super) fn take(&mut self, interval: u32, now: Timestamp, frame: Bytes, id: EventId) -> Sampled {
+        let known = self.0.iter().position(|sampler| sampler.interval == interval);
+        let at = known.unwrap_or_else(|| {
+            self.0.push(Sampler { interval, due: i64::MIN, held: None });
+            self.0.len() - 1
+        });
+        let sampler = &mut self.0[at];
+        if sampler.held.is_none() && now.0 >= sampler.due {
+            sampler.due = now.0 + i64::from(interval);
+            return Sampled::Now(frame, id);
+        }
+        match sampler.held.replace((frame, id)) {
+            None => Sampled::Waits,
+            Some(_) => Sampled::Instead,
+        }
+    }
+
+    /// What waited and whose time has come; later, when there is to be another look.
+    pub(super) fn release(&mut self, now: Timestamp, mut take: impl FnMut(Bytes, EventId)) {
+        for sampler in &mut self.0 {
+            if now.0 >= sampler.due
+                && let Some((frame, id)) = sampler.held.take()
+            {
+                sampler.due = now.0 + i64::from(sampler.interval);
+                take(frame, id);
+            }
+        }
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.iter().filter(|sampler| sampler.held.is_some()).count()
+    }
+}

@@ -1,0 +1,140 @@
+//! What a loop tells of itself, some times a second: the ledger, who lags, and what it all takes in memory.
+//!
+//! Imports every lower room. Always: nothing here is per event; a quiet loop reports once and sleeps.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::super::connection::Speaks;
+use super::{Core, Ledger, Socket};
+use crate::feed::Lag;
+use crate::metrics::Kind;
+
+/// Laggards shown.
+const LAGGARDS_MAX: usize = 20;
+
+/// Ticks between two observations of everybody's lag for the histograms.
+const HISTOGRAM_TICKS: u64 = 10;
+
+/// A connection that is behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Laggard {
+    connection: u64,
+    speaks: Speaks,
+    lag: Lag,
+}
+
+/// What one loop said last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    ledger: Ledger,
+    laggards: Vec<Laggard>,
+    /// Bytes held for clients: feeds, and what is each connection's own.
+    held_bytes: usize,
+}
+
+impl Report {
+    /// All loops' reports as `/api/stats` shows them.
+    pub(crate) fn together<'a>(reports: impl Iterator<Item = &'a Self>) -> (Value, Value, usize) {
+        let mut sum = Ledger::default();
+        let mut laggards = Vec::new();
+        let mut held = 0;
+        for report in reports {
+            let Ledger { matched, written, pending, dropped, conflated } = report.ledger;
+            sum.matched += matched;
+            sum.written += written;
+            sum.pending += pending;
+            sum.dropped += dropped;
+            sum.conflated += conflated;
+            held += report.held_bytes;
+            laggards.extend(&report.laggards);
+        }
+        worst_first(&mut laggards);
+        let laggards: Vec<Value> = (laggards.iter())
+            .map(|laggard| {
+                let Lag { events, bytes, milliseconds } = laggard.lag;
+                json!({
+                    "connection": format!("{:x}", laggard.connection), "speaks": laggard.speaks.name(),
+                    "events": events, "bytes": bytes, "milliseconds": milliseconds,
+                })
+            })
+            .collect();
+        let ledger = json!({
+            "matched": sum.matched, "written": sum.written, "pending": sum.pending,
+            "dropped": sum.dropped, "conflated": sum.conflated,
+        });
+        (ledger, laggards.into(), held)
+    }
+}
+
+fn worst_first(laggards: &mut Vec<Laggard>) {
+    laggards.sort_by_key(|laggard| std::cmp::Reverse((laggard.lag.bytes, laggard.lag.events)));
+    laggards.truncate(LAGGARDS_MAX);
+}
+
+impl<S: Socket> Core<S> {
+    /// Reports what changed, at most once a tick. Looks at every connection.
+    pub(super) fn report(&mut self) {
+        if !self.unreported || self.reported == self.tick {
+            return;
+        }
+        self.reported = self.tick;
+        self.unreported = false;
+        let ledger = self.ledger();
+        debug_assert_eq!(ledger.difference(), 0, "{ledger:?}");
+        let mut laggards = Vec::new();
+        let mut held_bytes = self.fanout.bytes();
+        let observe = self.tick >= self.observed + HISTOGRAM_TICKS;
+        if observe {
+            self.observed = self.tick;
+        }
+        for (slot, conn) in &self.conns {
+            held_bytes += conn.cursor.direct_bytes();
+            let lag = conn.cursor.lag(&self.fanout, self.now);
+            if lag == Lag::default() {
+                continue;
+            }
+            if observe {
+                self.shared.metrics.lag_events.observe(lag.events as f64);
+                self.shared.metrics.lag_seconds.observe(lag.milliseconds as f64 / 1000.0);
+            }
+            let connection = super::token_of(slot, conn.generation);
+            laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag });
+            // Who lags is looked at again, though nothing else happens.
+            self.unreported = true;
+        }
+        worst_first(&mut laggards);
+        self.shed(held_bytes, &laggards);
+        let report = Report { ledger, laggards, held_bytes };
+        self.shared.tell(self.number, report);
+    }
+
+    /// Where the loops hold more than they may: first the past that feeds keep for laggards, then the worst
+    /// laggards themselves; and as long as it lasts, no new streams. Publishers never.
+    fn shed(&mut self, held_bytes: usize, laggards: &[Laggard]) {
+        let Some(budget) = self.shared.loop_budget() else { return };
+        let is_short = held_bytes > budget;
+        self.shared.set_short_of_memory(self.number, is_short);
+        if !is_short {
+            return;
+        }
+        let metrics = Arc::clone(&self.shared.metrics);
+        let shed = |kind: &'static str| metrics.shed.get_or_create(&Kind { kind }).clone();
+        let before = self.fanout.bytes();
+        self.fanout.shed(budget / 2);
+        let mut held = held_bytes - (before - self.fanout.bytes());
+        shed("feed_bytes").inc_by((held_bytes - held) as u64);
+        for laggard in laggards {
+            if held <= budget {
+                break;
+            }
+            if let Some(slot) = self.find(laggard.connection) {
+                held -= self.conns[slot].cursor.direct_bytes().min(held);
+                shed("connections").inc();
+                self.close_lagged(slot);
+            }
+        }
+        self.unreported = true;
+    }
+}

@@ -1,0 +1,237 @@
+//! Clients that do not keep up, each with what it asked for: gaps, the latest only, a sample, an end; and the
+//! books, which balance.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use support::http::{self, read_head};
+use support::sse::Sse;
+use support::wire::{Wire, deadline};
+use support::ws::Ws;
+use support::{Server, eventually};
+
+/// A client whose kernel takes next to nothing, so that it lags as soon as it does not read.
+fn slow(addr: SocketAddr, subscribe: Value) -> Ws {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a socket");
+    socket.connect(&addr.into()).expect("the server takes connections");
+    let mut ws = Ws::over(Wire::new(socket.into()), "/ws", "");
+    let answer = ws.ask(&json!({"type": "subscribe", "payload": subscribe}));
+    assert_eq!(answer["type"], "ack", "{answer}");
+    ws
+}
+
+/// Publishes `count` events of some size, of ten keys in turn, numbered from `first`.
+fn flood(server: &Server, first: usize, count: usize) {
+    let pad = "x".repeat(800);
+    for start in (first..first + count).step_by(500) {
+        let lines: String = (start..(start + 500).min(first + count))
+            .map(|n| format!("{{\"type\":\"tick\",\"entity\":{{\"kind\":\"k\",\"id\":\"{}\"}},\"payload\":{{\"n\":{n},\"pad\":\"{pad}\"}}}}\n", n % 10))
+            .collect();
+        server.publish(lines);
+    }
+}
+
+fn n(event: &Value) -> usize {
+    event["payload"]["n"].as_u64().expect("a number") as usize
+}
+
+/// Reads to the event of this number: the numbers of all, and what gaps told.
+fn read_to(client: &mut Ws, last: usize) -> (Vec<usize>, Vec<Value>) {
+    let (mut seen, mut gaps) = (Vec::new(), Vec::new());
+    while seen.last() != Some(&last) {
+        let message = client.message();
+        match message["type"].as_str() {
+            Some("event") => seen.push(n(&message["payload"])),
+            Some("gap") => gaps.push(message["payload"].clone()),
+            _ => panic!("{message}"),
+        }
+    }
+    (seen, gaps)
+}
+
+fn ledger(server: &Server) -> Value {
+    http::get(server.addr, "/api/stats").json()["ledger"].clone()
+}
+
+fn assert_balanced(server: &Server) -> Value {
+    let number = |ledger: &Value, name: &str| ledger[name].as_u64().expect("a number");
+    let mut last = Value::Null;
+    eventually("the books say that nothing waits", || {
+        last = ledger(server);
+        number(&last, "pending") == 0
+    });
+    let parts: u64 =
+        ["written", "pending", "dropped", "conflated"].iter().map(|name| number(&last, name)).sum();
+    assert_eq!(number(&last, "matched"), parts, "{last}");
+    last
+}
+
+const FLOOD: usize = 12_000;
+
+#[test]
+fn a_client_that_conflates_gets_the_latest_of_each_key_and_no_gap() {
+    let server = Server::start();
+    let mut client = slow(server.addr, json!({"on_lag": "conflate"}));
+    flood(&server, 0, FLOOD);
+    let (seen, gaps) = read_to(&mut client, FLOOD - 1);
+    assert_eq!(gaps, Vec::<Value>::new());
+    assert!(seen.is_sorted_by(|a, b| a < b) && seen.len() < FLOOD / 2, "{} events", seen.len());
+    assert_eq!(seen[seen.len() - 10..], (FLOOD - 10..FLOOD).collect::<Vec<_>>());
+    let books = assert_balanced(&server);
+    assert_eq!(books["conflated"].as_u64(), Some((FLOOD - seen.len()) as u64), "{books}");
+    // Now that it keeps up it gets everything.
+    flood(&server, FLOOD, 20);
+    assert_eq!(read_to(&mut client, FLOOD + 19).0.len(), 20);
+}
+
+#[test]
+fn a_client_that_drops_its_newest_gets_what_waited_first() {
+    let server = Server::start();
+    let mut client = slow(server.addr, json!({"on_lag": "drop_newest"}));
+    flood(&server, 0, FLOOD);
+    flood(&server, FLOOD, 1);
+    let mut seen = Vec::new();
+    let gap = loop {
+        let message = client.message();
+        if message["type"] == "gap" {
+            break message["payload"].clone();
+        }
+        seen.push(n(&message["payload"]));
+    };
+    assert_eq!(seen, (0..seen.len()).collect::<Vec<_>>(), "no hole before the gap");
+    let missed = gap["missed"].as_u64().expect("known") as usize;
+    assert_eq!(seen.len() + missed, FLOOD + 1);
+    flood(&server, FLOOD + 1, 5);
+    assert_eq!(read_to(&mut client, FLOOD + 5).0, (FLOOD + 1..FLOOD + 6).collect::<Vec<_>>());
+    assert_eq!(assert_balanced(&server)["dropped"].as_u64(), Some(missed as u64));
+}
+
+#[test]
+fn a_client_that_wants_all_or_nothing_is_closed_with_1013() {
+    let server = Server::start();
+    let mut client = slow(server.addr, json!({"on_lag": "disconnect"}));
+    let mut other = Ws::subscribed(server.addr, json!({"event_types": ["done"]}));
+    flood(&server, 0, FLOOD);
+    server.publish(r#"{"type":"done"}"#);
+    assert_eq!(other.event()["event_type"], "done");
+    let mut expected = 0;
+    let (code, reason) = loop {
+        let frame = client.read_frame(deadline()).expect("a close frame comes");
+        if frame.opcode() == 8 {
+            break frame.close();
+        }
+        let message: Value = serde_json::from_slice(&frame.payload).expect("JSON");
+        assert_eq!(n(&message["payload"]), expected, "a hole");
+        expected += 1;
+    };
+    assert_eq!((code, reason.contains("slow")), (1013, true), "{reason}");
+    assert_eq!(server.metric("fanwire_server_lag_closed_total"), Some(1.0));
+    assert_balanced(&server);
+}
+
+#[test]
+fn a_sample_has_its_rate_and_ends_with_the_last_event() {
+    let server = Server::start();
+    let mut client = Ws::subscribed(server.addr, json!({"on_lag": "sample", "max_per_second": 20}));
+    let mut stream = Sse::open(server.addr, "?on_lag=sample&max_per_second=5");
+    let started = std::time::Instant::now();
+    for k in 0..30 {
+        flood(&server, k * 10, 10);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let most = 20 * (started.elapsed().as_millis() as usize + 999) / 1000 + 2;
+    let (seen, gaps) = read_to(&mut client, 299);
+    assert!(
+        gaps.is_empty() && seen.len() <= most && seen.len() > 3,
+        "{} events, {most} at the most",
+        seen.len()
+    );
+    let mut of_stream = Vec::new();
+    while of_stream.last() != Some(&299) {
+        of_stream.push(n(&stream.event().json()));
+    }
+    assert!(of_stream.len() < seen.len(), "{of_stream:?}");
+    assert_balanced(&server);
+}
+
+#[test]
+fn a_snapshot_is_the_latest_of_each_key_and_what_is_live_comes_behind_it_once() {
+    let server = Server::start();
+    flood(&server, 0, 95);
+    for sse in [false, true] {
+        let mut seen = Vec::new();
+        if sse {
+            let mut stream = Sse::open(server.addr, "?snapshot=true&type=tick");
+            flood(&server, 1000, 3);
+            while seen.last() != Some(&1002) {
+                seen.push(n(&stream.event().json()));
+            }
+        } else {
+            let mut client = Ws::subscribed(server.addr, json!({"snapshot": true, "event_types": ["tick"]}));
+            flood(&server, 95, 3);
+            seen = read_to(&mut client, 97).0;
+            assert_eq!(seen, (85..98).collect::<Vec<_>>());
+            continue;
+        }
+        assert_eq!(seen[..10], (88..98).collect::<Vec<_>>());
+        assert_eq!(seen[10..], [1000, 1001, 1002]);
+    }
+}
+
+#[test]
+fn who_lags_shows_in_the_stats_before_it_hurts() {
+    let server = Server::start();
+    let client = slow(server.addr, json!({}));
+    flood(&server, 0, FLOOD);
+    eventually("the laggard shows", || {
+        let stats = http::get(server.addr, "/api/stats").json();
+        let laggards = stats["laggards"].as_array().expect("a list").clone();
+        laggards.len() == 1
+            && laggards[0]["speaks"] == "ws"
+            && laggards[0]["events"].as_u64() > Some(100)
+            && laggards[0]["milliseconds"].as_u64() > Some(50)
+            && stats["held_bytes"].as_u64() > Some(100_000)
+    });
+    eventually("the histogram counts it", || server.metric("fanwire_server_lag_events_count") > Some(0.0));
+    drop(client);
+    assert_balanced(&server);
+}
+
+#[test]
+fn when_memory_is_short_laggards_go_then_new_streams_and_never_publishers() {
+    let server = Server::with(&[
+        "--max-memory-bytes",
+        "200000",
+        "--max-lag-bytes",
+        "100000000",
+        "--max-lag-events",
+        "100000",
+    ]);
+    let mut newest = slow(server.addr, json!({"on_lag": "drop_newest"}));
+    let mut oldest = slow(server.addr, json!({"on_lag": "drop_oldest"}));
+    flood(&server, 0, FLOOD);
+    eventually("something was shed", || !server.metrics("fanwire_server_shed_total").is_empty());
+    server.publish(r#"{"type":"tick","payload":{"n":99999}}"#);
+    let (_, gaps) = read_to(&mut oldest, 99_999);
+    assert!(!gaps.is_empty(), "the past was let go of");
+    // What it holds is its own: only its end frees that.
+    loop {
+        match newest.read_frame(deadline()) {
+            Ok(frame) if frame.opcode() == 8 => break assert_eq!(frame.close().0, 1013),
+            Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    drop(newest);
+    eventually("streams are taken again", || {
+        let mut wire = Wire::connect(server.addr);
+        wire.send(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+        read_head(&mut wire, deadline()).expect("an answer").status == 200
+    });
+    assert_balanced(&server);
+}

@@ -29,6 +29,12 @@ fn answers(program: &Path) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
+/// Whether what `setup` installed last is what the project lists now.
+fn is_installed(list: &str, installed: &str) -> bool {
+    let read = |path| std::fs::read(in_project(path));
+    read(installed).is_ok_and(|installed| read(list).is_ok_and(|list| list == installed))
+}
+
 /// A program of the machine, which must be there.
 pub fn tool(name: &str) -> Command {
     if !answers(Path::new(name)) {
@@ -39,9 +45,10 @@ pub fn tool(name: &str) -> Command {
 
 /// The browser: `FANWIRE_CHROMIUM` or the first known name that there is.
 pub fn chromium() -> PathBuf {
-    let named = std::env::var_os("FANWIRE_CHROMIUM").map(PathBuf::from);
-    let known = ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"].map(PathBuf::from);
-    let found = named.into_iter().chain(known).find(|path| answers(path));
+    let known = ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"];
+    let named = std::env::var("FANWIRE_CHROMIUM").ok();
+    let names = named.as_deref().map_or(known.to_vec(), |named| vec![named]);
+    let found = names.into_iter().map(PathBuf::from).find(|path| answers(path));
     found.unwrap_or_else(|| missing("chromium"))
 }
 
@@ -62,15 +69,18 @@ impl Script {
         let is_python = Path::new(name).extension().is_some_and(|extension| extension == "py");
         let mut command = if is_python {
             let python = in_project("target/venv/bin/python");
-            if !answers(&python) || !in_project("target/venv/requirements.txt").exists() {
+            if !answers(&python)
+                || !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt")
+            {
                 missing("target/venv");
             }
             let mut command = Command::new(python);
             command.args(["-u", "-W", "error::SyntaxWarning"]);
             command
         } else {
-            if !in_project("tests/clients/node_modules/.installed-lock.json").exists() {
-                missing("tests/clients/node_modules");
+            let modules = "tests/clients/node_modules";
+            if !is_installed("tests/clients/package-lock.json", &format!("{modules}/.installed-lock.json")) {
+                missing(modules);
             }
             tool("node")
         };

@@ -201,43 +201,6 @@ fn old_clients_are_answered_in_their_way() {
     assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 200);
 }
 
-#[test]
-fn curl_with_nothing_but_d_works() {
-    let server = Server::start();
-    let mut client = Ws::subscribed(server.addr, json!({}));
-    let url = format!("http://{}/publish", server.addr);
-    let run = |options: &[&str]| {
-        let curl = std::process::Command::new("curl")
-            .args(["-sS", "--max-time", "20"])
-            .args(options)
-            .arg(&url)
-            .output();
-        match curl {
-            Ok(output) if output.status.success() => {
-                Some(serde_json::from_slice::<Value>(&output.stdout).expect("JSON"))
-            }
-            Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
-            // No curl on this machine: the same bytes are sent by hand in the tests above.
-            Err(_) => None,
-        }
-    };
-    if let Some(answer) = run(&["-d", r#"{"type":"hello","payload":{"n":1}}"#]) {
-        assert_eq!(answer["accepted"], 1);
-        assert_eq!(client.event()["payload"]["n"], 1);
-        // Over 1 MiB curl waits for a 100 Continue.
-        let big = std::env::temp_dir().join(format!("fanwire-test-{}.ndjson", std::process::id()));
-        std::fs::write(&big, lines(0..20_000)).expect("a temporary file");
-        let answer = run(&[
-            "-H",
-            "Content-Type: application/x-ndjson",
-            "--data-binary",
-            &format!("@{}", big.display()),
-        ]);
-        let _ = std::fs::remove_file(&big);
-        assert_eq!(answer.expect("curl is there")["accepted"], 20_000);
-    }
-}
-
 // Event streams
 
 #[test]

@@ -9,6 +9,8 @@
 )]
 
 pub mod http;
+pub mod proxy;
+pub mod script;
 pub mod sse;
 pub mod wire;
 pub mod ws;

@@ -61,7 +61,6 @@ fn main() -> ExitCode {
 
 fn test(totals: &mut Totals) -> Outcome {
     setup::install()?;
-    cargo(&["build", "--release"])?;
     run::tests(&["test", "--workspace", "--all-features", "--no-fail-fast"], &[], totals)?;
     run::tests(&["test", "--no-default-features", "--lib"], &[], totals)
 }

@@ -2,20 +2,19 @@
 //!
 //! Always: what is there already is left as it is; what can't be installed fails, with the command that did.
 
-use std::path::Path;
 use std::process::Command;
 
 use crate::run::{Outcome, cargo, command};
 
-fn answers(program: &str, arg: &str) -> bool {
-    Command::new(program).arg(arg).output().is_ok_and(|output| output.status.success())
+fn answers(program: &str, args: &[&str]) -> bool {
+    Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
 }
 
 /// Debian packages, as root or by sudo.
 fn apt(packages: &[&str]) -> Outcome {
     let env = [("DEBIAN_FRONTEND", "noninteractive")];
     let run = |args: &[&str]| {
-        if answers("id", "-u") && is_root() {
+        if is_root() {
             command("apt-get", args, &env, ".")
         } else {
             let mut all = vec!["apt-get"];
@@ -33,55 +32,71 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// Installs what is missing.
+/// Whether the tests will find a browser: the same names, in the same order, as in `tests/support/script.rs`.
+fn has_chromium() -> bool {
+    match std::env::var("FANWIRE_CHROMIUM") {
+        Ok(named) => answers(&named, &["--version"]),
+        Err(_) => ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"]
+            .into_iter()
+            .any(|name| answers(name, &["--version"])),
+    }
+}
+
+/// Installs what is missing; quick where nothing is.
 pub(crate) fn install() -> Outcome {
     let mut packages = Vec::new();
-    for (program, arg, package) in [
-        ("/usr/bin/chromium", "--version", "chromium"),
-        ("node", "--version", "nodejs"),
-        ("npm", "--version", "npm"),
-        ("python3", "--version", "python3"),
-        ("curl", "--version", "curl"),
-    ] {
-        if !answers(program, arg) {
+    if !has_chromium() {
+        packages.push("chromium");
+    }
+    for (program, package) in [("node", "nodejs"), ("npm", "npm"), ("python3", "python3"), ("curl", "curl")] {
+        if !answers(program, &["--version"]) {
             packages.push(package);
         }
     }
-    if !answers("python3", "-mvenv") && !Path::new("target/venv").exists() && is_debian_python() {
+    // Debian's python3 has its venv module in a package of its own.
+    if !answers("python3", &["-c", "import ensurepip, venv"]) {
         packages.push("python3-venv");
     }
     if !packages.is_empty() {
         apt(&packages)?;
     }
-    let clients = "tests/clients";
-    if Path::new(clients).join("package-lock.json").exists() && !is_newer(clients) {
-        command("npm", &["ci", "--no-audit", "--no-fund"], &[], clients)?;
-    }
-    let requirements = "tests/clients/requirements.txt";
-    if Path::new(requirements).exists() {
-        if !Path::new("target/venv/bin/pip").exists() {
-            command("python3", &["-m", "venv", "target/venv"], &[], ".")?;
-        }
-        command("target/venv/bin/pip", &["install", "--quiet", "-r", requirements], &[], ".")?;
-    }
-    Ok(())
+    node_modules()?;
+    python_modules()
 }
 
-/// Whether the system's own python3 is the one that runs, whose venv module is a package of its own.
-fn is_debian_python() -> bool {
-    Command::new("python3")
-        .args(["-c", "import sys, ensurepip; sys.exit(0)"])
-        .output()
-        .is_ok_and(|output| !output.status.success())
+/// Node's clients, as the lockfile has them.
+fn node_modules() -> Outcome {
+    let (lock, installed) =
+        ("tests/clients/package-lock.json", "tests/clients/node_modules/.installed-lock.json");
+    if same(lock, installed) {
+        return Ok(());
+    }
+    command("npm", &["ci", "--no-audit", "--no-fund", "--ignore-scripts"], &[], "tests/clients")?;
+    copy(lock, installed)
 }
 
-/// Whether the installed modules are as new as the lockfile.
-fn is_newer(clients: &str) -> bool {
-    let changed = |name: &str| Path::new(clients).join(name).metadata().and_then(|m| m.modified()).ok();
-    match (changed("node_modules/.package-lock.json"), changed("package-lock.json")) {
-        (Some(installed), Some(lock)) => installed >= lock,
+/// Python's clients, in an environment of their own.
+fn python_modules() -> Outcome {
+    let (wanted, installed) = ("tests/clients/requirements.txt", "target/venv/requirements.txt");
+    if same(wanted, installed) && answers("target/venv/bin/python", &["--version"]) {
+        return Ok(());
+    }
+    command("python3", &["-m", "venv", "--clear", "target/venv"], &[], ".")?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", wanted];
+    command("target/venv/bin/python", &pip, &[], ".")?;
+    copy(wanted, installed)
+}
+
+/// Whether what was installed is what is wanted: the list is kept beside what came of it.
+fn same(wanted: &str, installed: &str) -> bool {
+    match (std::fs::read(wanted), std::fs::read(installed)) {
+        (Ok(wanted), Ok(installed)) => wanted == installed,
         _ => false,
     }
+}
+
+fn copy(from: &str, to: &str) -> Outcome {
+    std::fs::copy(from, to).map(|_| ()).map_err(|error| format!("{from} to {to}: {error}"))
 }
 
 /// The driver of the fuzzers.

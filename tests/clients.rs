@@ -1,0 +1,170 @@
+//! The server as other people's clients meet it: Node's, Python's, curl, and a browser.
+//!
+//! The clients are the scripts in `tests/clients/`; `cargo xtask setup` installs what they need.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::script::{Script, Stage, tool};
+use support::{Server, numbered};
+
+/// Runs a script against a server with these options; it must show so many things.
+fn script(name: &str, options: &[&str], checks: usize) {
+    let mut stage = Stage::new(options);
+    Script::start(name, &[&stage.url()]).finish(&mut stage, checks);
+}
+
+#[test]
+fn node_ws_speaks_the_native_protocol() {
+    script("ws_native.mjs", &[], 19);
+}
+
+#[test]
+fn node_ws_meets_the_letter_of_websocket() {
+    script("ws_frames.mjs", &[], 12);
+}
+
+#[test]
+fn node_eventsource_streams_and_resumes() {
+    script("sse_eventsource.mjs", &[], 7);
+}
+
+#[test]
+fn two_hundred_node_clients_see_one_order() {
+    script("fanout.mjs", &["--loops", "2"], 2);
+}
+
+#[test]
+fn chromium_streams_resumes_and_crosses_origins() {
+    script("browser_streams.mjs", &[], 4);
+}
+
+#[test]
+fn python_websockets_and_aiohttp_speak_the_native_protocol() {
+    script("ws_python.py", &[], 9);
+}
+
+#[test]
+fn python_httpx_sse_streams_and_resumes() {
+    script("sse_python.py", &[], 6);
+}
+
+#[test]
+fn the_live_page_shows_filters_and_comes_back() {
+    script("browser_page.mjs", &[], 16);
+}
+
+/// Publishes with curl, told where to and what more.
+fn curl(server: &Server, options: &[&str]) -> String {
+    let mut curl = tool("curl");
+    curl.args(["-sS", "--max-time", "20"]).args(options);
+    let output = curl.arg(format!("http://{}/publish", server.addr)).output().expect("curl runs");
+    assert!(output.status.success(), "curl {options:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("an answer is UTF-8")
+}
+
+#[test]
+fn every_client_sees_what_curl_published_in_the_same_order() {
+    const EVENTS: usize = 120;
+    let stage = Stage::new(&[]);
+    let (url, count) = (stage.url(), EVENTS.to_string());
+    let mut watchers: Vec<Script> = [
+        ("watch.mjs", "ws"),
+        ("watch.mjs", "sse"),
+        ("watch.py", "websockets"),
+        ("watch.py", "aiohttp"),
+        ("watch.py", "httpx"),
+        ("browser_watch.mjs", "ws"),
+        ("browser_watch.mjs", "sse"),
+    ]
+    .map(|(name, kind)| Script::start(name, &[&url, kind, &count]))
+    .into();
+    for watcher in &mut watchers {
+        assert_eq!(watcher.line().as_deref(), Some("ready"));
+    }
+    for n in 0..EVENTS / 4 {
+        // One by one, as a list, and as lines.
+        let first = 4 * n;
+        assert!(curl(&stage.server, &["-d", &numbered(first)]).contains("\"accepted\":1"));
+        curl(&stage.server, &["-d", &format!("[{},{}]", numbered(first + 1), numbered(first + 2))]);
+        curl(
+            &stage.server,
+            &["-H", "Content-Type: application/x-ndjson", "--data-binary", &numbered(first + 3)],
+        );
+    }
+    let seen: Vec<Vec<String>> = watchers
+        .iter_mut()
+        .map(|watcher| (0..EVENTS).map(|_| watcher.line().expect("it sees all")).collect())
+        .collect();
+    for (n, line) in seen[0].iter().enumerate() {
+        assert!(line.starts_with("saw ") && line.ends_with(&json!({ "n": n }).to_string()), "{line}");
+    }
+    for other in &seen[1..] {
+        assert_eq!(other, &seen[0]);
+    }
+}
+
+#[test]
+fn curl_publishes_in_every_way_it_knows() {
+    let stage = Stage::new(&[]);
+    let server = &stage.server;
+    let accepted = |options: &[&str]| -> Value {
+        let answer = curl(server, options);
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{options:?}: {answer}"));
+        answer["accepted"].clone()
+    };
+    let lines: String = (0..20_000).map(numbered).collect();
+    let file = std::env::temp_dir().join(format!("fanwire-curl-{}.ndjson", std::process::id()));
+    std::fs::write(&file, &lines).expect("a temporary file");
+    let (data, ndjson) = (format!("@{}", file.display()), "Content-Type: application/x-ndjson");
+
+    // No options but -d.
+    assert_eq!(accepted(&["-d", r#"{"type":"hello","payload":{"from":"curl"}}"#]), 1);
+    assert_eq!(accepted(&["-d", r#"[{"type":"a"},{"type":"b"}]"#]), 2);
+    assert_eq!(accepted(&["--json", r#"{"type":"hello"}"#]), 1);
+    assert_eq!(accepted(&["-H", ndjson, "--data-binary", &data]), 20_000);
+    // Sent before and after it was asked for.
+    assert_eq!(accepted(&["-H", ndjson, "-H", "Expect: 100-continue", "--data-binary", &data]), 20_000);
+    assert_eq!(accepted(&["-H", ndjson, "-H", "Expect:", "--data-binary", &data]), 20_000);
+    assert_eq!(accepted(&["-H", ndjson, "-H", "Transfer-Encoding: chunked", "--data-binary", &data]), 20_000);
+    assert_eq!(accepted(&["-X", "POST", "-H", ndjson, "-T", &data[1..]]), 20_000);
+    // Old, and newer than served.
+    assert_eq!(accepted(&["--http1.0", "-d", r#"{"type":"old"}"#]), 1);
+    assert_eq!(accepted(&["--http2", "-d", r#"{"type":"new"}"#]), 1);
+    assert_eq!(accepted(&["--compressed", "-d", r#"{"type":"small"}"#]), 1);
+    let _ = std::fs::remove_file(&file);
+
+    // The 100 comes before the answer.
+    let said = curl(server, &["-i", "-H", "Expect: 100-continue", "-d", r#"{"type":"patient"}"#]);
+    assert!(said.starts_with("HTTP/1.1 100") && said.contains("HTTP/1.1 200"), "{said}");
+
+    // Many requests, one connection.
+    let url = format!("http://{}/publish", server.addr);
+    let counts = curl(
+        server,
+        &[
+            "-d",
+            r#"{"type":"x"}"#,
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{num_connects} ",
+            &url,
+            "-o",
+            "/dev/null",
+            &url,
+            "-o",
+            "/dev/null",
+        ],
+    );
+    assert_eq!(counts.split_whitespace().collect::<Vec<_>>(), ["1", "0", "0"]);
+
+    // What is wrong is told, with its line.
+    let fault = curl(
+        server,
+        &["-w", "%{http_code}", "-H", ndjson, "--data-binary", "{\"type\":\"a\"}\n{\"type\":}\n"],
+    );
+    assert!(fault.ends_with("400") && fault.contains("\"line\":2"), "{fault}");
+    assert_eq!(curl(server, &["-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "-d", "{}"]), "405");
+    server.assert_serving();
+}

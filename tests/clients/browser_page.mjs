@@ -1,0 +1,191 @@
+// Proves, with Chromium: the live page shows what is published, over both transports; its controls; that it comes back.
+import { mkdir } from 'node:fs/promises';
+import { ask, assert, check, done, numbered, publish, sleep, until, url } from './lib.mjs';
+import { launch } from './browser.mjs';
+
+const screenshots = process.env.FANWIRE_SCREENSHOTS;
+await mkdir(screenshots, { recursive: true });
+const { context, page, faults } = await launch();
+
+// What the page talks to: all of it must be its own server.
+const asked = [];
+context.on('request', (request) => asked.push(request.url()));
+page.on('websocket', (socket) => asked.push(socket.url()));
+const opened = (path) => asked.filter((one) => new URL(one).pathname === path).length;
+
+const row = (id) => page.locator(`#events [data-event-id="${id}"]`);
+const rows = () => page.locator('#events [data-event-id]');
+const number = async (id) => Number((await page.locator(id).innerText()).replace(/[^\d.]/g, '') || '0');
+const isOpen = () => page.waitForSelector('#status[data-state="open"]', { state: 'attached' });
+
+/** Publishes until the page shows one of them: it may still be on its way to the server. */
+async function shows(event, to = url) {
+  return until(`the page shows ${event.type}`, async () => {
+    const id = await publish(event, to);
+    await sleep(100);
+    return (await row(id).count()) > 0 && id;
+  });
+}
+
+/** Chooses a transport, however the control looks. */
+async function choose(transport) {
+  const control = page.locator('#transport');
+  const button = page.locator(`#transport [data-transport="${transport}"], [data-transport="${transport}"]:not(#transport)`);
+  if ((await control.evaluate((element) => element.tagName)) === 'SELECT') await control.selectOption(transport);
+  else if ((await button.count()) > 0) await button.first().click();
+  else if ((await control.getAttribute('data-transport')) !== transport) await control.click();
+  await isOpen();
+}
+
+await check('it opens, from one answer, and connects by WebSocket', async () => {
+  await page.goto(url);
+  await isOpen();
+  assert.equal(opened('/ws'), 1);
+  assert((await page.title()).length > 0);
+});
+
+await check('what is published appears, newest first, counted and by domain', async () => {
+  await shows({ type: 'task.started' });
+  const before = await number('#total');
+  const ids = [];
+  for (const type of ['task.progress', 'agent.log', 'tool.called']) ids.push(await publish({ type, source: 'core', payload: { text: `from ${type}` } }));
+  for (const id of ids) await row(id).waitFor();
+  const shown = await rows().evaluateAll((all) => all.map((one) => [one.dataset.eventId, one.dataset.type]));
+  assert.deepEqual(shown.slice(0, 3), [[ids[2], 'tool.called'], [ids[1], 'agent.log'], [ids[0], 'task.progress']]);
+  assert.match(await row(ids[1]).innerText(), /agent\.log/);
+  await until('the total', async () => (await number('#total')) === before + 3);
+  const domains = await page.locator('#domains').innerText();
+  for (const domain of ['task', 'agent', 'tool']) assert(domains.toLowerCase().includes(domain), domains);
+});
+
+await check('markup in an event is text', async () => {
+  const markup = '<img src=x onerror="window.broken=1">';
+  const id = await publish({ type: 'evil.<b>', source: markup, correlation_id: markup, payload: { [markup]: markup } });
+  await row(id).waitFor();
+  await sleep(200);
+  assert.equal(await page.evaluate(() => window.broken), undefined);
+  assert.equal(await page.locator('#events img, #events b b, #domains img').count(), 0);
+  assert((await row(id).innerText()).includes('evil.<b>'));
+});
+
+await check('a ping shows its round trip', async () => {
+  await page.click('#ping');
+  await page.waitForFunction(() => /\d/.test(document.querySelector('#rtt').textContent));
+});
+
+await check('the filter lets through what matches, and says what it does not understand', async () => {
+  await page.fill('#filter', 'type=task.* source=core');
+  await page.press('#filter', 'Enter');
+  const pair = (n) => [
+    { type: 'task.filtered', source: 'core', payload: { n } },
+    { type: 'tool.filtered', source: 'core', payload: { n } },
+    { type: 'task.filtered', source: 'edge', payload: { n } },
+    { type: 'task.last', source: 'core', payload: { n } },
+  ];
+  const seen = async () => {
+    await page.click('#clear');
+    const last = await publish(pair(1));
+    await row(last).waitFor();
+    return (await rows().evaluateAll((all) => all.map((one) => one.dataset.type))).join(' ');
+  };
+  await until('it filters', async () => (await seen()) === 'task.last task.filtered');
+  for (let n = 0; n < 3; n += 1) assert.equal(await seen(), 'task.last task.filtered');
+
+  await page.fill('#filter', 'type=(');
+  await page.press('#filter', 'Enter');
+  await page.waitForFunction(() => document.querySelector('#filter-error').textContent.trim().length > 0);
+  await page.fill('#filter', '');
+  await page.press('#filter', 'Enter');
+  await shows({ type: 'tool.unfiltered' });
+  assert.equal((await page.locator('#filter-error').innerText()).trim(), '');
+});
+
+await check('paused, the list stands still; going on, events come', async () => {
+  await shows({ type: 'before.pause' });
+  await page.click('#pause');
+  const ids = () => rows().evaluateAll((all) => all.map((one) => one.dataset.eventId));
+  const before = await ids();
+  await publish({ type: 'while.paused' });
+  await sleep(600);
+  assert.deepEqual(await ids(), before);
+  await page.click('#pause');
+  await shows({ type: 'after.pause' });
+});
+
+await check('clear empties the list', async () => {
+  await page.click('#clear');
+  await until('an empty list', async () => (await rows().count()) === 0);
+  await shows({ type: 'after.clear' });
+});
+
+await check('by SSE it shows the same', async () => {
+  await choose('sse');
+  await until('it asks for a stream', () => opened('/sse') >= 1);
+  const id = await shows({ type: 'over.sse' });
+  await shows({ type: 'over.sse.again' });
+  assert.equal(await row(id).count(), 1, 'each event once');
+});
+
+await check('a thousand events a second leave it smooth, and its list bounded', async () => {
+  await choose('ws');
+  await shows({ type: 'over.ws' });
+  await until('quiet', async () => (await number('#total')) === (await (sleep(300), number('#total'))));
+  const before = await number('#total');
+  await page.evaluate(() => {
+    window.frames_ = [];
+    let last = performance.now();
+    const frame = (now) => (window.frames_.push(now - last), (last = now), requestAnimationFrame(frame));
+    requestAnimationFrame(frame);
+  });
+  const start = Date.now();
+  for (let n = 0; n < 3000; n += 50) {
+    await publish(Array.from({ length: 50 }, (_, more) => numbered(n + more, { type: `task.load${more % 10}` })));
+    await sleep(Math.max(0, start + n - Date.now()));
+  }
+  await until('it has counted all', async () => (await number('#total')) === before + 3000);
+  const frames = (await page.evaluate(() => window.frames_)).sort((a, b) => a - b);
+  const [median, slowest] = [frames[frames.length >> 1], frames[frames.length - 1]];
+  console.log(`frames at 1,000 events/s: ${frames.length}, median ${median.toFixed(1)} ms, slowest ${slowest.toFixed(1)} ms`);
+  assert(median < 50, `the median frame took ${median} ms`);
+  assert(slowest < 1000, `the slowest frame took ${slowest} ms`);
+  assert((await rows().count()) <= 1000, `${await rows().count()} rows`);
+  assert((await number('#rate')) > 100, await page.locator('#rate').innerText());
+});
+
+for (const transport of ['ws', 'sse']) {
+  await check(`by ${transport} it comes back after a restart, and shows that events may be missing`, async () => {
+    await choose(transport);
+    await shows({ type: 'last.words' });
+    await page.click('#clear');
+    await ask('terminate');
+    await page.waitForSelector('#status:not([data-state="open"])', { state: 'attached' });
+    await ask('restart');
+    await isOpen();
+    await shows({ type: 'first.words' });
+    await until('a gap', async () => (await page.locator('.gap[data-missed]').count()) > 0);
+    await page.click('#clear');
+  });
+}
+
+await check('it said no fault, and asked nobody but its server', async () => {
+  assert.deepEqual(faults, []);
+  const host = new URL(url).host;
+  assert.deepEqual(asked.filter((one) => !one.startsWith('data:') && new URL(one).host !== host), []);
+});
+
+const demo = await ask('serve --demo --demo-rate 50');
+for (const [name, width, height] of [['laptop', 1280, 800], ['phone', 390, 844]]) {
+  for (const colorScheme of ['light', 'dark']) {
+    await check(`it fits a ${name}, ${colorScheme}`, async () => {
+      await page.setViewportSize({ width, height });
+      await page.emulateMedia({ colorScheme });
+      await page.goto(demo);
+      await until('events', async () => (await rows().count()) >= 20);
+      const [wide, screen] = await page.evaluate(() => [document.documentElement.scrollWidth, window.innerWidth]);
+      assert(wide <= screen, `${wide} px on a screen of ${screen}`);
+      await page.screenshot({ path: `${screenshots}/page-${name}-${colorScheme}.png` });
+    });
+  }
+}
+
+done();

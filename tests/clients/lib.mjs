@@ -1,0 +1,148 @@
+// What the Node scripts share: named checks, waits that end, clients that keep what came, wishes to the test.
+import assert from 'node:assert/strict';
+import readline from 'node:readline';
+import WebSocket from 'ws';
+
+export { assert, WebSocket };
+export const [url, ...args] = process.argv.slice(2);
+
+/** The longest any one wait may take, in ms. */
+export const PATIENCE = 20_000;
+export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+export const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z$/;
+
+let passed = 0;
+
+/** One thing that is shown; a failure ends the script. */
+export async function check(name, body) {
+  try {
+    await inTime(name, Promise.resolve().then(body), 2 * PATIENCE);
+  } catch (error) {
+    console.error(`not ok ${name}\n`, error);
+    process.exit(1);
+  }
+  passed += 1;
+  console.log(`ok ${name}`);
+}
+
+export function done() {
+  console.log(`passed ${passed}`);
+  process.exit(0);
+}
+
+export function inTime(what, promise, ms = PATIENCE) {
+  let timer;
+  const late = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Error(`took too long: ${what}`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+export const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
+
+/** Waits until `test()` gives something true, and gives it. */
+export async function until(what, test) {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    const value = await test();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`did not happen: ${what}`);
+    await sleep(10);
+  }
+}
+
+let answers;
+
+/** Asks the test for something (see support/script.rs) and gives its answer. */
+export async function ask(wish) {
+  answers ??= readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+  console.log(`ask ${wish}`);
+  return (await answers.next()).value;
+}
+
+/** POSTs one event or a list; gives the last id. */
+export async function publish(events, to = url) {
+  const answer = await fetch(`${to}/publish`, { method: 'POST', body: JSON.stringify(events) });
+  const body = await answer.json();
+  assert.equal(answer.status, 200, JSON.stringify(body));
+  return body.last_event_id;
+}
+
+export const numbered = (n, more = {}) => ({ type: 'test.numbered', source: 'test', payload: { n }, ...more });
+
+/** A queue that can be waited on, and that never loses what nobody waited for. */
+export class Queue {
+  items = [];
+  waiting = [];
+
+  push(item) {
+    const next = this.waiting.shift();
+    if (next) next(item);
+    else this.items.push(item);
+  }
+
+  next(what = 'the next item') {
+    if (this.items.length > 0) return Promise.resolve(this.items.shift());
+    return inTime(what, new Promise((take) => this.waiting.push(take)));
+  }
+}
+
+/** A native client over the `ws` package. */
+export class Client {
+  messages = new Queue();
+  pings = [];
+
+  static async connect({ base = url, protocols = [], ...options } = {}) {
+    const client = new Client();
+    client.ws = new WebSocket(`${base.replace('http', 'ws')}/ws`, protocols, options);
+    client.ws.on('message', (data, binary) => {
+      assert.equal(binary, false, 'messages are text');
+      client.messages.push(JSON.parse(data));
+    });
+    client.ws.on('ping', (data) => client.pings.push(data));
+    client.closed = new Promise((closed) => {
+      client.ws.on('close', (code, reason) => closed({ code, reason: reason.toString() }));
+    });
+    await new Promise((open, fail) => {
+      client.ws.on('open', open);
+      client.ws.on('error', fail);
+    });
+    // From here on a fault is told by how it closed.
+    client.ws.removeAllListeners('error').on('error', () => {});
+    return client;
+  }
+
+  send(type, payload, message_id) {
+    this.ws.send(JSON.stringify({ type, payload, message_id }));
+  }
+
+  /** Sends a message and gives the answer, which must name it. */
+  async ask(type, payload) {
+    const id = `m-${Math.random()}`;
+    this.send(type, payload, id);
+    const answer = await this.messages.next(`an answer to ${type}`);
+    assert.equal(answer.correlation_id, id, JSON.stringify(answer));
+    assert.match(answer.message_id, UUID);
+    assert.match(answer.timestamp, TIME);
+    return answer;
+  }
+
+  async subscribe(payload = {}) {
+    const answer = await this.ask('subscribe', payload);
+    assert.equal(answer.type, 'ack', JSON.stringify(answer));
+    return answer.payload.subscription_id;
+  }
+
+  /** The next message, which must be an event; gives the event. */
+  async event() {
+    const message = await this.messages.next('an event');
+    assert.equal(message.type, 'event', JSON.stringify(message));
+    return message.payload;
+  }
+
+  /** Whether all that was sent before has been answered with nothing but this ping's pong. */
+  async isQuiet() {
+    const answer = await this.ask('ping', {});
+    return answer.type === 'pong' && this.messages.items.length === 0;
+  }
+}

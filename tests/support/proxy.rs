@@ -1,0 +1,66 @@
+//! A network that fails: passes bytes between clients and the server, and cuts where it is told to.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Listens on a port of its own until the test ends.
+pub struct Proxy {
+    pub addr: SocketAddr,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+    /// Bytes to a client after which its connection is cut; 0 for never.
+    allowance: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    pub fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("bound");
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let allowance = Arc::new(AtomicUsize::new(0));
+        let (all, limit) = (Arc::clone(&open), Arc::clone(&allowance));
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                // A server that is away: the client meets a closed connection.
+                let Ok(upstream) = TcpStream::connect(server) else { continue };
+                let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
+                all.lock().expect("no panic holds it").extend([copy(&client), copy(&upstream)]);
+                let (up, down) = (copy(&upstream), copy(&client));
+                std::thread::spawn(move || pass(client, up, &AtomicUsize::new(0)));
+                let limit = Arc::clone(&limit);
+                std::thread::spawn(move || pass(upstream, down, &limit));
+            }
+        });
+        Self { addr, open, allowance }
+    }
+
+    /// Cuts every connection there is; new ones are taken.
+    pub fn cut(&self) {
+        for stream in self.open.lock().expect("no panic holds it").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// From now on cuts each connection when this many bytes have gone to its client, wherever that is.
+    pub fn cut_after(&self, bytes: usize) {
+        self.allowance.store(bytes, Ordering::Relaxed);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, allowance: &AtomicUsize) {
+    let mut chunk = [0; 4096];
+    let mut passed = 0;
+    while let Ok(len @ 1..) = from.read(&mut chunk) {
+        let left = match allowance.load(Ordering::Relaxed) {
+            0 => len,
+            limit => len.min(limit.saturating_sub(passed)),
+        };
+        if to.write_all(&chunk[..left]).is_err() || left < len {
+            break;
+        }
+        passed += len;
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}

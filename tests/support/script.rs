@@ -1,0 +1,233 @@
+//! Other people's clients: scripts in `tests/clients/`, and what they may ask of the test that runs them.
+//!
+//! A script prints `ok …` for each thing shown and `passed N` at its end; `ask …` is a wish to [`Stage`],
+//! answered by one line on its stdin. Always: a tool that is missing fails the test; every script has an end.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::Server;
+use super::proxy::Proxy;
+
+/// The longest that a whole script may run.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Stops the test where something is not installed.
+fn missing(what: &str) -> ! {
+    panic!("{what} is missing: run `cargo xtask setup`")
+}
+
+fn in_project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn answers(program: &Path) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Whether what `setup` installed last is what the project lists now.
+fn is_installed(list: &str, installed: &str) -> bool {
+    let read = |path| std::fs::read(in_project(path));
+    read(installed).is_ok_and(|installed| read(list).is_ok_and(|list| list == installed))
+}
+
+/// A program of the machine, which must be there.
+pub fn tool(name: &str) -> Command {
+    if !answers(Path::new(name)) {
+        missing(name);
+    }
+    Command::new(name)
+}
+
+/// The browser: `FANWIRE_CHROMIUM` or the first known name that there is.
+pub fn chromium() -> PathBuf {
+    let known = ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"];
+    let named = std::env::var("FANWIRE_CHROMIUM").ok();
+    let names = named.as_deref().map_or(known.to_vec(), |named| vec![named]);
+    let found = names.into_iter().map(PathBuf::from).find(|path| answers(path));
+    found.unwrap_or_else(|| missing("chromium"))
+}
+
+/// A running script.
+pub struct Script {
+    name: String,
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+    stderr: Arc<Mutex<String>>,
+    said: Vec<String>,
+    end: Instant,
+}
+
+impl Script {
+    /// Starts a script by its name: `.mjs` with Node, `.py` with Python.
+    pub fn start(name: &str, args: &[&str]) -> Self {
+        let is_python = Path::new(name).extension().is_some_and(|extension| extension == "py");
+        let mut command = if is_python {
+            let python = in_project("target/venv/bin/python");
+            if !answers(&python)
+                || !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt")
+            {
+                missing("target/venv");
+            }
+            let mut command = Command::new(python);
+            command.args(["-u", "-W", "error::SyntaxWarning"]);
+            command
+        } else {
+            let modules = "tests/clients/node_modules";
+            if !is_installed("tests/clients/package-lock.json", &format!("{modules}/.installed-lock.json")) {
+                missing(modules);
+            }
+            tool("node")
+        };
+        if name.starts_with("browser") {
+            command.env("FANWIRE_CHROMIUM", chromium());
+        }
+        let mut child = command
+            .arg(in_project("tests/clients").join(name))
+            .args(args)
+            .env("FANWIRE_SCREENSHOTS", in_project("target/screenshots"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let (mut from, into) = (child.stderr.take().expect("piped"), Arc::clone(&stderr));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(len @ 1..) = from.read(&mut chunk) {
+                into.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&chunk[..len]));
+            }
+        });
+        let (send, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        let stdin = child.stdin.take().expect("piped");
+        let end = Instant::now() + LIMIT;
+        Self { name: name.to_owned(), child, stdin, lines, stderr, said: Vec::new(), end }
+    }
+
+    /// Its next line; `None` at its end.
+    pub fn line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(self.end.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                self.said.push(line.clone());
+                Some(line)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => self.fail("did not end in time"),
+        }
+    }
+
+    pub fn say(&mut self, line: &str) {
+        let _ = writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush());
+    }
+
+    /// Plays the test's part to the end; what the script has shown must be `checks` things.
+    pub fn finish(mut self, stage: &mut Stage, checks: usize) {
+        let mut passed = None;
+        while let Some(line) = self.line() {
+            if let Some(wish) = line.strip_prefix("ask ") {
+                let answer = stage.grant(wish);
+                self.say(&answer);
+            } else if let Some(count) = line.strip_prefix("passed ") {
+                passed = count.parse().ok();
+            }
+        }
+        let status = self.child.wait().expect("it is our child");
+        if !status.success() {
+            self.fail(&format!("ended with {status}"));
+        }
+        if passed != Some(checks) {
+            self.fail(&format!("showed {passed:?} things, not {checks}"));
+        }
+        stage.server.assert_serving();
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        std::thread::sleep(Duration::from_millis(100));
+        panic!(
+            "{} {what}\n-- it said --\n{}\n-- on stderr --\n{}",
+            self.name,
+            self.said.join("\n"),
+            self.stderr.lock().expect("no panic holds it")
+        )
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server, and a proxy before it, that a script can have changed under its clients.
+pub struct Stage {
+    pub server: Server,
+    options: Vec<String>,
+    proxy: Option<Proxy>,
+}
+
+impl Stage {
+    pub fn new(options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        Self { server: Server::with(&refs(&options)), options, proxy: None }
+    }
+
+    /// The server's address, as scripts take it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.addr)
+    }
+
+    /// Does what a script asks, and gives the answer.
+    fn grant(&mut self, wish: &str) -> String {
+        let (verb, rest) = wish.split_once(' ').unwrap_or((wish, ""));
+        match verb {
+            // The address of a proxy before the server.
+            "proxy" => {
+                let proxy = self.proxy.insert(Proxy::to(self.server.addr));
+                format!("http://{}", proxy.addr)
+            }
+            "cut" => {
+                self.proxy.as_ref().expect("asked for before").cut();
+                "done".into()
+            }
+            "cut-after" => {
+                let bytes = rest.parse().expect("a number of bytes");
+                self.proxy.as_ref().expect("asked for before").cut_after(bytes);
+                "done".into()
+            }
+            // SIGTERM; answered with the exit code.
+            "terminate" => {
+                self.server.signal("TERM");
+                self.server.wait().code().map_or("none".into(), |code| code.to_string())
+            }
+            // Another server at the same address: at once, or after `terminate`.
+            "restart" => {
+                if self.server.try_wait().is_none() {
+                    self.server.signal("TERM");
+                    self.server.wait();
+                }
+                self.server = Server::at(&self.server.addr.to_string(), &refs(&self.options));
+                "done".into()
+            }
+            // One with other options, at another address.
+            "serve" => {
+                self.options = rest.split(' ').map(str::to_owned).collect();
+                self.server = Server::with(&refs(&self.options));
+                self.url()
+            }
+            _ => panic!("nobody can {wish:?}"),
+        }
+    }
+}
+
+fn refs(options: &[String]) -> Vec<&str> {
+    options.iter().map(String::as_str).collect()
+}

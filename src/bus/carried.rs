@@ -84,6 +84,11 @@ impl Handle for Event {
         Event::from_arc(body)
     }
 
+    #[inline]
+    fn recycle(self) {
+        Event::recycle(self);
+    }
+
     /// The attributes' hashes and the time.
     #[inline]
     fn header(&self) -> [u64; HEADER_WORDS] {

@@ -4,7 +4,8 @@
 use std::fmt;
 
 use super::json::{self, JsonError};
-use super::{Attribute, Body, Event, PAYLOAD, Span, Timestamp};
+use super::{Attribute, Body, Event, PAYLOAD, Span, Timestamp, pool};
+use crate::sync::Arc;
 
 /// The longest value of an attribute, in bytes.
 pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
@@ -51,18 +52,34 @@ impl std::error::Error for EventError {
 /// Collects an event's parts; errors wait until [`build`](Self::build).
 ///
 /// An empty value is the same as none. Setting a part again replaces it.
-#[derive(Debug)]
 pub struct EventBuilder {
+    pooled: Option<Arc<Body>>,
     text: String,
     spans: [Span; PAYLOAD + 1],
     timestamp: Option<Timestamp>,
     error: Option<EventError>,
 }
 
+impl fmt::Debug for EventBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventBuilder")
+            .field("text", &self.text)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
 impl EventBuilder {
     pub(super) fn new(event_type: &str) -> Self {
+        let mut pooled = pool::take();
+        let text = pooled.as_mut().and_then(Arc::get_mut).map(|body| {
+            let mut text = std::mem::take(&mut body.text);
+            text.clear();
+            text
+        });
         let builder = Self {
-            text: String::with_capacity(event_type.len() + 96),
+            pooled,
+            text: text.unwrap_or_else(|| String::with_capacity(event_type.len() + 96)),
             spans: [Span::default(); PAYLOAD + 1],
             timestamp: None,
             error: None,
@@ -159,6 +176,10 @@ impl EventBuilder {
             self.put(PAYLOAD, start);
         }
         let timestamp = self.timestamp.unwrap_or_else(Timestamp::now);
-        Ok(Event::from_body(Body::new(self.text, self.spans, timestamp)))
+        let body = Body::new(self.text, self.spans, timestamp);
+        Ok(match self.pooled {
+            Some(pooled) => Event::from_pooled(pooled, body),
+            None => Event::from_body(body),
+        })
     }
 }

@@ -6,6 +6,7 @@
 mod attribute;
 mod builder;
 pub(crate) mod json;
+mod pool;
 mod position;
 pub(crate) mod signature;
 mod time;
@@ -63,7 +64,7 @@ pub(crate) struct Body {
     timestamp: Timestamp,
     signature: Signature,
     spans: [Span; PAYLOAD + 1],
-    text: Box<str>,
+    text: String,
     #[cfg(feature = "server")]
     frames: OnceLock<Frames>,
 }
@@ -82,9 +83,32 @@ impl Body {
             timestamp,
             signature,
             spans,
-            text: text.into_boxed_str(),
+            text,
             #[cfg(feature = "server")]
             frames: OnceLock::new(),
+        }
+    }
+}
+
+impl Body {
+    /// Lets go of the frames, but not of the place for them.
+    fn forget_frames(&mut self) {
+        #[cfg(feature = "server")]
+        if let Some(frames) = self.frames.get_mut() {
+            for frame in frames.iter_mut() {
+                frame.take();
+            }
+        }
+    }
+
+    /// Becomes another body; keeps the place for frames.
+    fn write_anew(&mut self, body: Self) {
+        #[cfg(feature = "server")]
+        let frames = std::mem::take(&mut self.frames);
+        *self = body;
+        #[cfg(feature = "server")]
+        {
+            self.frames = frames;
         }
     }
 }
@@ -112,6 +136,23 @@ impl Event {
 
     fn from_body(body: Body) -> Self {
         Self(Arc::new(body))
+    }
+
+    /// A body that was nobody's, written anew.
+    fn from_pooled(mut pooled: Arc<Body>, body: Body) -> Self {
+        match Arc::get_mut(&mut pooled) {
+            Some(place) => {
+                place.write_anew(body);
+                Self(pooled)
+            }
+            // It was kept because it is nobody's; this is how anything else would end.
+            None => Self::from_body(body),
+        }
+    }
+
+    /// Lets go of this handle; the body may serve another event of this thread.
+    pub(crate) fn recycle(self) {
+        pool::give(self.0);
     }
 
     /// The count in this handle, for the ring.

@@ -75,6 +75,10 @@ pub(crate) trait Handle: Clone + Send + Sync + 'static {
     fn into_arc(self) -> Arc<Self::Body>;
     /// The handle of a count.
     fn from_arc(body: Arc<Self::Body>) -> Self;
+    /// Lets go of this handle; its body may be used again.
+    fn recycle(self) {
+        drop(self);
+    }
     /// A copy of what readers ask most, kept in the slot.
     fn header(&self) -> [u64; HEADER_WORDS];
 }
@@ -110,7 +114,7 @@ unsafe impl<H: Handle> Cargo for Shared<H> {
     unsafe fn release(word: u64) {
         let body: *const H::Body = ptr::with_exposed_provenance(word as usize);
         // SAFETY: by contract the count in this word came from `pack`, and is taken once.
-        drop(unsafe { Arc::from_raw(body) });
+        H::from_arc(unsafe { Arc::from_raw(body) }).recycle();
     }
 }
 

@@ -1,0 +1,104 @@
+//! Who carries a 64-byte item with a checksum how fast from publishers to readers, all in this process, one after the
+//! other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS]` prints a table of medians and writes SVG.
+
+mod contestants;
+mod plot;
+
+use std::time::Duration;
+
+use contestants::{CONTESTANTS, Contestant};
+
+/// 64 bytes that a reader can check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Item([u64; 8]);
+
+impl Item {
+    pub fn new(n: u64) -> Self {
+        let mut words = [n; 8];
+        for (word, k) in words[..7].iter_mut().zip(1..) {
+            *word = n.wrapping_mul(k);
+        }
+        words[7] = words[..7].iter().fold(0, |sum, word| sum ^ word);
+        Self(words)
+    }
+
+    /// The number, if the checksum holds.
+    pub fn check(&self) -> u64 {
+        let sum = self.0[..7].iter().fold(0, |sum, word| sum ^ word);
+        assert_eq!(sum, self.0[7], "torn");
+        self.0[0]
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Run {
+    pub published: u64,
+    /// By all readers together.
+    pub delivered: u64,
+    /// Told as lost, by all readers together.
+    pub lost: u64,
+    pub seconds: f64,
+}
+
+/// Publishers and readers.
+pub const SHAPES: [(usize, usize); 4] = [(1, 1), (1, 2), (1, 4), (2, 1)];
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let mut number = |default: u64| args.next().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (rounds, milliseconds) = (number(5) as usize, number(200));
+    let time = Duration::from_millis(milliseconds);
+    // By contestant and shape, the rounds' runs.
+    let mut runs: Vec<Vec<Vec<Run>>> = vec![vec![Vec::new(); SHAPES.len()]; CONTESTANTS.len()];
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        for (contestant, of_shapes) in CONTESTANTS.iter().zip(&mut runs) {
+            for (&(publishers, readers), runs) in SHAPES.iter().zip(of_shapes) {
+                if contestant.does(publishers, readers) {
+                    runs.push((contestant.run)(publishers, readers, time));
+                }
+            }
+        }
+    }
+    let medians: Vec<Vec<Option<Run>>> =
+        runs.iter().map(|of_shapes| of_shapes.iter().map(|runs| median(runs)).collect()).collect();
+    print(&medians);
+    plot::write(&medians);
+}
+
+/// The run with the median of deliveries a second.
+fn median(runs: &[Run]) -> Option<Run> {
+    let mut runs = runs.to_vec();
+    runs.sort_by(|a, b| (a.delivered as f64 / a.seconds).total_cmp(&(b.delivered as f64 / b.seconds)));
+    runs.get(runs.len() / 2).copied()
+}
+
+fn print(medians: &[Vec<Option<Run>>]) {
+    println!("Millions a second, medians: delivered to each reader (published; lost in percent of what a reader was owed).\n");
+    print!("| |");
+    for (publishers, readers) in SHAPES {
+        print!(" {publishers} to {readers} |");
+    }
+    println!("\n|---|{}", "---|".repeat(SHAPES.len()));
+    for (Contestant { name, .. }, of_shapes) in CONTESTANTS.iter().zip(medians) {
+        print!("| {name} |");
+        for (run, (_, readers)) in of_shapes.iter().zip(SHAPES) {
+            match run {
+                None => print!(" - |"),
+                Some(Run { published, delivered, lost, seconds }) => {
+                    let million = |n: u64| n as f64 / seconds / 1e6;
+                    let each = million(*delivered) / readers as f64;
+                    let share = *lost as f64 * 100.0 / (*delivered + *lost).max(1) as f64;
+                    if *lost == 0 {
+                        print!(" {each:.1} |");
+                    } else {
+                        print!(" {each:.1} ({:.1}; {share:.0}%) |", million(*published));
+                    }
+                }
+            }
+        }
+        println!();
+    }
+}

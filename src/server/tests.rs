@@ -264,7 +264,7 @@ fn a_client_that_asks_and_does_not_read_is_answered_in_pieces() {
     let (wire, token) = world.connect("");
     wire.with(|ends| {
         ends.room = 0;
-        ends.to_server.extend("GET / HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50_000).bytes());
+        ends.to_server.extend("GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n".repeat(50_000).bytes());
     });
     world.core.ready(token, true, false);
     world.turn();

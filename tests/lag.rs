@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -29,9 +30,14 @@ fn slow(addr: SocketAddr, subscribe: Value) -> Ws {
 fn flood(server: &Server, first: usize, count: usize) {
     let pad = "x".repeat(800);
     for start in (first..first + count).step_by(500) {
-        let lines: String = (start..(start + 500).min(first + count))
-            .map(|n| format!("{{\"type\":\"tick\",\"entity\":{{\"kind\":\"k\",\"id\":\"{}\"}},\"payload\":{{\"n\":{n},\"pad\":\"{pad}\"}}}}\n", n % 10))
-            .collect();
+        let mut lines = String::new();
+        for n in start..(start + 500).min(first + count) {
+            let id = n % 10;
+            let entity = format!("{{\"kind\":\"k\",\"id\":\"{id}\"}}");
+            let payload = format!("{{\"n\":{n},\"pad\":\"{pad}\"}}");
+            writeln!(lines, "{{\"type\":\"tick\",\"entity\":{entity},\"payload\":{payload}}}")
+                .expect("a string has room");
+        }
         server.publish(lines);
     }
 }

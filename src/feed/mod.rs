@@ -31,6 +31,7 @@ pub(crate) use thin::{Cut, KeyRule, Thinning};
 
 /// How much of its past a feed keeps for members that are slow.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names, reason = "each is a most, and says so")]
 pub(crate) struct FeedLimits {
     pub(crate) max_events: usize,
     pub(crate) max_bytes: usize,

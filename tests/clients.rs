@@ -25,6 +25,11 @@ fn node_ws_meets_the_letter_of_websocket() {
 }
 
 #[test]
+fn node_ws_that_stops_reading_is_told_the_truth() {
+    script("ws_lag.mjs", &[], 3);
+}
+
+#[test]
 fn node_eventsource_streams_and_resumes() {
     script("sse_eventsource.mjs", &[], 7);
 }

@@ -25,6 +25,11 @@ fn node_ws_meets_the_letter_of_websocket() {
 }
 
 #[test]
+fn node_ws_that_stops_reading_is_told_the_truth() {
+    script("ws_lag.mjs", &[], 3);
+}
+
+#[test]
 fn node_eventsource_streams_and_resumes() {
     script("sse_eventsource.mjs", &[], 7);
 }
@@ -96,6 +101,10 @@ fn every_client_sees_what_curl_published_in_the_same_order() {
         .iter_mut()
         .map(|watcher| (0..EVENTS).map(|_| watcher.line().expect("it sees all")).collect())
         .collect();
+    // They leave by themselves, and tidy up.
+    for watcher in &mut watchers {
+        assert_eq!(watcher.line(), None);
+    }
     for (n, line) in seen[0].iter().enumerate() {
         assert!(line.starts_with("saw ") && line.ends_with(&json!({ "n": n }).to_string()), "{line}");
     }

@@ -188,4 +188,4 @@ for (const [name, width, height] of [['laptop', 1280, 800], ['phone', 390, 844]]
   }
 }
 
-done();
+await done();

@@ -87,4 +87,4 @@ await check('another origin gets nothing', async () => {
 });
 
 assert.deepEqual(faults, []);
-done();
+await done();

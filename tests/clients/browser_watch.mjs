@@ -1,6 +1,6 @@
 // Chromium's own WebSocket or EventSource as a witness: prints `ready`, then the id of each event that it sees.
 import { launch } from './browser.mjs';
-import { args, url } from './lib.mjs';
+import { args, leave, url } from './lib.mjs';
 
 const [kind, count] = [args[0], Number(args[1])];
 const { page } = await launch();
@@ -34,4 +34,4 @@ await page.evaluate(async (kind) => {
 }, kind);
 console.log('ready');
 await finished;
-process.exit(0);
+await leave(0);

@@ -46,4 +46,4 @@ await check('each sees each event once, in one order', async () => {
   assert.equal(orders.size, 1);
 });
 
-done();
+await done();

@@ -19,15 +19,23 @@ export async function check(name, body) {
     await inTime(name, Promise.resolve().then(body), 2 * PATIENCE);
   } catch (error) {
     console.error(`not ok ${name}\n`, error);
-    process.exit(1);
+    await leave(1);
   }
   passed += 1;
   console.log(`ok ${name}`);
 }
 
-export function done() {
+export async function done() {
   console.log(`passed ${passed}`);
-  process.exit(0);
+  await leave(0);
+}
+
+/** What must be tidied away at the end, told the exit code. */
+export const cleanups = [];
+
+export async function leave(code) {
+  await Promise.allSettled(cleanups.map((cleanup) => cleanup(code)));
+  process.exit(code);
 }
 
 export function inTime(what, promise, ms = PATIENCE) {

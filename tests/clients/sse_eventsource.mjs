@@ -107,4 +107,4 @@ await check('after a restart a gap says that events are gone, and the stream goe
   source.close();
 });
 
-done();
+await done();

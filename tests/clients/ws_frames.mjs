@@ -127,4 +127,4 @@ await check('SIGTERM: what was published comes, then 1001 or 1012, and the serve
   assert(await (await Client.connect({ base })).isQuiet(), 'the next one serves at the same port');
 });
 
-done();
+await done();

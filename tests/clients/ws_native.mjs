@@ -143,4 +143,4 @@ await check('a since of another life is answered with a gap', async () => {
   assert.equal(gap.payload.recoverable, false);
 });
 
-done();
+await done();

@@ -59,6 +59,9 @@ pub(crate) fn install() -> Outcome {
     }
     if !packages.is_empty() {
         apt(&packages)?;
+        if !has_chromium() {
+            return Err("chromium is installed and does not start: try `chromium --version`".into());
+        }
     }
     node_modules()?;
     python_modules()

@@ -19,6 +19,7 @@ cargo xtask COMMAND
   tidy          the house rules: layers, unsafe, heads, sizes, words, dependencies
   lint          rustfmt, clippy with and without features, docs; warnings are errors
   loom [NAME]   the model checker over the lock-free parts
+  asan          the bus's stress test under AddressSanitizer (nightly)
   mutants [TXT] that the models notice each change listed in loom-tests/README.md
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::check(),
         Some("lint") => lint(),
         Some("loom") => loom(rest, &mut totals),
+        Some("asan") => asan(&mut totals),
         Some("mutants") => mutants::check(rest),
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
@@ -78,6 +80,21 @@ fn loom(name: Option<&str>, totals: &mut Totals) -> Outcome {
     let mut args = vec!["test", "--release", "--manifest-path", "loom-tests/Cargo.toml"];
     args.extend(name);
     run::tests(&args, &env, totals)
+}
+
+/// Use after free, which neither the models nor a plain run would be sure to show.
+fn asan(totals: &mut Totals) -> Outcome {
+    let env = [
+        ("RUSTFLAGS", "-Zsanitizer=address"),
+        ("RUSTUP_TOOLCHAIN", "nightly"),
+        ("CARGO_TARGET_DIR", "target/asan"),
+    ];
+    let target = "x86_64-unknown-linux-gnu";
+    run::tests(
+        &["test", "--release", "--no-default-features", "--test", "bus_stress", "--target", target],
+        &env,
+        totals,
+    )
 }
 
 fn fuzz(seconds: Option<&str>) -> Outcome {
@@ -128,6 +145,7 @@ fn ci(totals: &mut Totals) -> Outcome {
     test(totals)?;
     loom(None, totals)?;
     mutants::check(None)?;
+    asan(totals)?;
     cargo(&["bench", "--no-run"])?;
     fuzz(Some("30"))
 }

@@ -45,9 +45,9 @@ pub use server::{Server, ServerBuilder, ServerConfig, ServerError, ServerHandle}
 pub mod internals {
     #[cfg(feature = "server")]
     pub use crate::codec::{http, sse, ws};
+    pub use crate::event::signature::value_hash;
     #[cfg(feature = "server")]
     pub use crate::feed::harness::Fan;
-    pub use crate::event::signature::value_hash;
     pub use crate::filter::{ClassId, Matcher, MatcherStats};
 }
 

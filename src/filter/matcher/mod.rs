@@ -11,6 +11,7 @@
 //! that went leave nothing but capacity.
 
 mod automaton;
+mod flat;
 mod index;
 mod memo;
 mod plan;

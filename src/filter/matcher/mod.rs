@@ -183,32 +183,34 @@ impl Matcher {
         let hashes = event.signature().0;
         let value =
             |attribute: usize| event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
-        let mut known = [NONE; Attribute::COUNT];
-        for (attribute, (known, hash)) in known.iter_mut().zip(hashes).enumerate() {
-            if symbols.asked(attribute, hash) {
-                *known = symbols.find(attribute, hash, value(attribute));
-            }
-        }
         // The memo's key: a symbol, or the serial of a set of patterns, or neither.
-        let mut key = known;
+        let mut known = [NONE; Attribute::COUNT];
+        let mut key = [NONE; Attribute::COUNT];
         let mut memoized = true;
-        for (attribute, (part, hash)) in key.iter_mut().zip(hashes).enumerate() {
-            if *part == NONE && hash != 0 && automaton.asked(attribute) {
+        let mut generation = self.all_changed;
+        for (attribute, hash) in hashes.into_iter().enumerate() {
+            if symbols.asked(attribute, hash) {
+                let symbol = symbols.find(attribute, hash, value(attribute));
+                if symbol != NONE {
+                    known[attribute] = symbol;
+                    key[attribute] = symbol;
+                    generation = generation.wrapping_add(self.changed[symbol as usize % BUCKETS]);
+                    continue;
+                }
+            }
+            if hash != 0 && automaton.asked(attribute) {
                 let (list, anew) = values.find(automaton, attribute, hash, value(attribute));
                 if anew {
                     self.all_changed += 1;
+                    memoized = false;
                 }
                 match list.serial {
                     _ if values.patterns(list).is_empty() => {}
-                    Some(serial) => *part = SYMBOLS_MAX | serial,
+                    Some(serial) => key[attribute] = SYMBOLS_MAX | serial,
                     None => memoized = false,
                 }
             }
         }
-        let generation = known
-            .iter()
-            .filter(|&&symbol| symbol != NONE)
-            .fold(self.all_changed, |sum, &symbol| sum.wrapping_add(self.changed[symbol as usize % BUCKETS]));
         let answer = if memoized { memo.get(&key, generation) } else { Answer::Bypassed };
         let missing = match answer {
             Answer::Known(answer) => {

@@ -2,7 +2,7 @@
 //!
 //! Imports nothing. `hashbrown` keeps a byte of each hash apart from the entries; in tables of many megabytes
 //! that is a second miss of cache and of address translation for each search, and these tables are searched at
-//! random. Linear probing, at most 70% full, grown by half, shrunk when a sixth is used; a removal moves later
+//! random. Linear probing, at most 70% full, grown by a quarter, shrunk when a sixth is used; a removal moves later
 //! entries back, so nothing but entries is ever left. Always: an entry is found from its hash's place on
 //! without passing a vacant slot.
 
@@ -64,7 +64,7 @@ impl<E: Entry> Flat<E> {
     /// Puts an entry in that is not there.
     pub(super) fn insert(&mut self, entry: E) {
         if (self.len + 1) * 10 > self.slots.len() * 7 {
-            self.resize((self.slots.len() + self.slots.len() / 2).max(SLOTS_MIN));
+            self.resize((self.slots.len() + self.slots.len() / 4).max(SLOTS_MIN));
         }
         self.len += 1;
         self.settle(entry);
@@ -106,7 +106,7 @@ impl<E: Entry> Flat<E> {
             at = self.next(at);
         }
         if slots > SLOTS_MIN && self.len * 6 < slots {
-            self.resize((slots / 3).max(SLOTS_MIN));
+            self.resize((slots / 2).max(SLOTS_MIN));
         }
         Some(removed)
     }

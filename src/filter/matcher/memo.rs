@@ -107,6 +107,11 @@ impl Memo {
         slot.classes.extend_from_slice(classes);
     }
 
+    #[cfg(test)]
+    pub(super) fn is_bypassed(&self) -> bool {
+        self.bypassed
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         let spilled = |slot: &Slot| if slot.classes.spilled() { slot.classes.capacity() * 4 } else { 0 };
         self.slots.capacity() * size_of::<Slot>() + self.slots.iter().map(spilled).sum::<usize>()

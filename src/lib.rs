@@ -35,7 +35,10 @@ pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,
     ParseTimestampError, Sequence, Timestamp,
 };
-pub use filter::{Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator, Pattern};
+pub use filter::{
+    Condition, Explanation, Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator,
+    Pattern,
+};
 
 /// Server-sent events as text: what a client of `/sse` needs.
 #[cfg(feature = "server")]
@@ -55,6 +58,8 @@ pub mod internals {
     pub use crate::event::signature::value_hash;
     #[cfg(feature = "server")]
     pub use crate::feed::harness::Fan;
+    #[cfg(fuzzing)]
+    pub use crate::filter::fuzz_matcher;
     pub use crate::filter::{ClassId, Matcher, MatcherStats};
     #[cfg(all(fuzzing, feature = "server"))]
     pub use crate::server::fuzzing;

@@ -5,6 +5,9 @@
 
 mod encoding;
 mod error;
+mod explain;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod grammar;
 mod limits;
 mod matcher;
@@ -21,6 +24,9 @@ use crate::event::{Attribute, Event};
 use encoding::{Clause, Clauses, ENTITY, Member, NOTHING, Parts, Set, SetRef};
 
 pub use error::{FilterError, FilterErrorKind};
+pub use explain::{Condition, Explanation};
+#[cfg(fuzzing)]
+pub use fuzz::fuzz_matcher;
 pub use limits::FilterLimits;
 pub use matcher::{ClassId, Matcher, MatcherStats};
 pub use pattern::Pattern;

@@ -250,6 +250,12 @@ impl<'a> ComparisonRef<'a> {
         Comparison { path: path.map(text).collect(), operator, values }
     }
 
+    /// The JSON text of the field it is about.
+    pub(crate) fn found(self, payload: &str) -> Option<&str> {
+        let (_, path, _) = self.parts();
+        std::str::from_utf8(find(payload.as_bytes(), path)?).ok()
+    }
+
     /// Whether it holds for a payload.
     pub(crate) fn holds(self, payload: &str) -> bool {
         let (operator, path, rest) = self.parts();

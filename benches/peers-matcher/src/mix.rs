@@ -81,15 +81,15 @@ impl Scale {
         let mut random = Random::new(7);
         (0..self.subscriptions)
             .map(|n| match self.mix {
-                Mix::Exact => {
-                    Want { event_type: kind(n % self.types), stream: Some(stream(n / self.types)) }
-                }
+                Mix::Exact => Want { event_type: kind(n % self.types), stream: Some(stream(n / self.types)) },
                 Mix::OwnStreams => Want { event_type: kind(n % self.types), stream: Some(stream(n)) },
                 Mix::Dashboards => Want { event_type: "kind1.*".to_owned(), stream: None },
                 Mix::Patterns => {
                     let any_stream = stream(random.below(self.streams));
                     match random.below(100) {
-                        0..80 => Want { event_type: kind(random.below(self.types)), stream: Some(any_stream) },
+                        0..80 => {
+                            Want { event_type: kind(random.below(self.types)), stream: Some(any_stream) }
+                        }
                         80..90 => Want {
                             event_type: format!("kind{}.*", random.below(self.types / 10)),
                             stream: Some(any_stream),
@@ -115,7 +115,10 @@ impl Scale {
                 event_type: format!("agent:{}:{}", random.below(self.agents), AGENT_WORDS[random.below(4)]),
                 stream: stream(random.below(self.streams)),
             },
-            _ => Said { event_type: kind(random.below(self.types)), stream: stream(random.below(self.streams)) },
+            _ => Said {
+                event_type: kind(random.below(self.types)),
+                stream: stream(random.below(self.streams)),
+            },
         }
     }
 }

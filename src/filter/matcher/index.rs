@@ -11,10 +11,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use smallvec::SmallVec;
 
+use super::flat::{Entry, Flat};
 use super::symbols::NONE;
 use crate::event::Attribute;
 
@@ -73,9 +72,31 @@ trait Tuples: std::fmt::Debug + Send {
 }
 
 #[derive(Debug)]
+struct Tuple<const K: usize> {
+    symbols: [u32; K],
+    spot: u32,
+}
+
+impl<const K: usize> Default for Tuple<K> {
+    fn default() -> Self {
+        Self { symbols: [0; K], spot: NOWHERE }
+    }
+}
+
+impl<const K: usize> Entry for Tuple<K> {
+    fn is_vacant(&self) -> bool {
+        self.spot == NOWHERE
+    }
+
+    fn hash(&self) -> u64 {
+        mix(self.symbols)
+    }
+}
+
+#[derive(Debug)]
 struct Table<const K: usize> {
     columns: [u8; K],
-    table: HashTable<([u32; K], u32)>,
+    table: Flat<Tuple<K>>,
 }
 
 impl<const K: usize> Table<K> {
@@ -85,7 +106,7 @@ impl<const K: usize> Table<K> {
         for (column, bit) in columns.iter_mut().zip(set) {
             *column = bit;
         }
-        Self { columns, table: HashTable::new() }
+        Self { columns, table: Flat::default() }
     }
 
     fn key(&self, symbols: &Symbols8) -> [u32; K] {
@@ -96,32 +117,28 @@ impl<const K: usize> Table<K> {
 impl<const K: usize> Tuples for Table<K> {
     fn get(&self, symbols: &Symbols8) -> u32 {
         let key = self.key(symbols);
-        self.table.find(mix(key), |entry| entry.0 == key).map_or(NOWHERE, |entry| entry.1)
+        self.table.find(mix(key), |tuple| tuple.symbols == key).map_or(NOWHERE, |tuple| tuple.spot)
     }
 
     fn set(&mut self, symbols: &Symbols8, spot: u32) {
         let key = self.key(symbols);
-        match self.table.entry(mix(key), |entry| entry.0 == key, |entry| mix(entry.0)) {
-            Entry::Occupied(mut entry) => entry.get_mut().1 = spot,
-            Entry::Vacant(entry) => {
-                entry.insert((key, spot));
-            }
+        match self.table.find_mut(mix(key), |tuple| tuple.symbols == key) {
+            Some(tuple) => tuple.spot = spot,
+            None => self.table.insert(Tuple { symbols: key, spot }),
         }
     }
 
     fn clear(&mut self, symbols: &Symbols8) {
         let key = self.key(symbols);
-        if let Ok(entry) = self.table.find_entry(mix(key), |entry| entry.0 == key) {
-            entry.remove();
-        }
+        self.table.remove(mix(key), |tuple| tuple.symbols == key);
     }
 
     fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.table.len() == 0
     }
 
     fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.table.allocation_size()
+        size_of::<Self>() + self.table.memory_bytes()
     }
 }
 
@@ -155,6 +172,28 @@ struct Edge {
     place: u32,
 }
 
+impl Default for Edge {
+    fn default() -> Self {
+        Self { node: 0, pattern: 0, spot: NOWHERE, place: 0 }
+    }
+}
+
+impl Entry for Edge {
+    fn is_vacant(&self) -> bool {
+        self.spot == NOWHERE
+    }
+
+    fn hash(&self) -> u64 {
+        mix([self.node, self.pattern])
+    }
+}
+
+impl Edge {
+    fn is(&self, node: u32, pattern: u32) -> bool {
+        self.node == node && self.pattern == pattern
+    }
+}
+
 /// A spot's address.
 #[derive(Clone, Copy)]
 enum Place {
@@ -167,7 +206,7 @@ pub(super) struct Index {
     shapes: Vec<(u8, Box<dyn Tuples>)>,
     nodes: Vec<Node>,
     free: Vec<u32>,
-    edges: HashTable<Edge>,
+    edges: Flat<Edge>,
 }
 
 impl Index {
@@ -176,7 +215,7 @@ impl Index {
     }
 
     fn edge(&self, node: u32, pattern: u32) -> Option<&Edge> {
-        self.edges.find(mix([node, pattern]), |edge| edge.node == node && edge.pattern == pattern)
+        self.edges.find(mix([node, pattern]), |edge| edge.is(node, pattern))
     }
 
     fn get(&self, place: Place, path: &Path) -> u32 {
@@ -197,16 +236,11 @@ impl Index {
                 self.shapes[nth].1.set(&path.symbols, spot);
             }
             Place::Edge(node, pattern) => {
-                let entry = self.edges.entry(
-                    mix([node, pattern]),
-                    |edge| edge.node == node && edge.pattern == pattern,
-                    |edge| mix([edge.node, edge.pattern]),
-                );
-                match entry {
-                    Entry::Occupied(mut entry) => entry.get_mut().spot = spot,
-                    Entry::Vacant(entry) => {
+                match self.edges.find_mut(mix([node, pattern]), |edge| edge.is(node, pattern)) {
+                    Some(edge) => edge.spot = spot,
+                    None => {
                         let patterns = &mut self.nodes[node as usize].patterns;
-                        entry.insert(Edge { node, pattern, spot, place: patterns.len() as u32 });
+                        self.edges.insert(Edge { node, pattern, spot, place: patterns.len() as u32 });
                         patterns.push(pattern);
                     }
                 }
@@ -226,18 +260,13 @@ impl Index {
                 }
             }
             Place::Edge(node, pattern) => {
-                let found = self
-                    .edges
-                    .find_entry(mix([node, pattern]), |edge| edge.node == node && edge.pattern == pattern);
-                let Ok(entry) = found else { return };
-                let (edge, _) = entry.remove();
+                let removed = self.edges.remove(mix([node, pattern]), |edge| edge.is(node, pattern));
+                let Some(edge) = removed else { return };
                 let patterns = &mut self.nodes[node as usize].patterns;
                 patterns.swap_remove(edge.place as usize);
                 if let Some(&moved) = patterns.get(edge.place as usize) {
-                    let moved = self
-                        .edges
-                        .find_mut(mix([node, moved]), |other| other.node == node && other.pattern == moved);
-                    if let Some(moved) = moved {
+                    if let Some(moved) = self.edges.find_mut(mix([node, moved]), |edge| edge.is(node, moved))
+                    {
                         moved.place = edge.place;
                     }
                 }
@@ -387,7 +416,7 @@ impl Index {
             .sum();
         nodes
             + self.nodes.capacity() * size_of::<Node>()
-            + self.edges.allocation_size()
+            + self.edges.memory_bytes()
             + self.free.capacity() * size_of::<u32>()
             + self.shapes.iter().map(|shape| shape.1.memory_bytes()).sum::<usize>()
     }

@@ -69,13 +69,20 @@ impl Memo {
             self.review();
         }
         self.asked += 1;
-        let place = hash as usize & (self.slots.len() - 1);
+        let place = self.place(hash);
         let slot = &self.slots[place];
         if slot.key == *key && slot.generation == generation {
             self.hits += 1;
             return Answer::Known(&self.slots[place].classes);
         }
         Answer::Missing(hash)
+    }
+
+    /// The one slot of a key. A sample of the keys has the same share of the slots, so that it meets the same
+    /// competition as all would.
+    fn place(&self, hash: u64) -> usize {
+        let slots = if self.bypassed { self.slots.len() / SAMPLED as usize } else { self.slots.len() };
+        hash as usize & (slots.max(1) - 1)
     }
 
     /// At the end of a window: grow while growing can help, then bypass while nothing comes again.
@@ -99,12 +106,17 @@ impl Memo {
         if classes.len() > ANSWER_MAX {
             return;
         }
-        let place = hash as usize & (self.slots.len() - 1);
+        let place = self.place(hash);
         let slot = &mut self.slots[place];
         slot.key = *key;
         slot.generation = generation;
         slot.classes.clear();
         slot.classes.extend_from_slice(classes);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_bypassed(&self) -> bool {
+        self.bypassed
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -11,6 +11,7 @@
 //! that went leave nothing but capacity.
 
 mod automaton;
+mod flat;
 mod index;
 mod memo;
 mod plan;
@@ -49,6 +50,15 @@ struct Class {
     filter: Filter,
     /// 0 where there is no class.
     holders: u32,
+    /// Its place among the marked ones, or [`UNMARKED`].
+    marked: u32,
+}
+
+const UNMARKED: u32 = u32::MAX;
+
+/// What only classes have that must be looked at before they are believed.
+#[derive(Debug, Default)]
+struct Marked {
     /// What the plan left; see [`Plan::left`].
     left: u32,
     /// The event this class was last found for.
@@ -64,6 +74,8 @@ pub struct Matcher {
     paths_max: usize,
     classes: Vec<Class>,
     free: Vec<u32>,
+    marked: Vec<Marked>,
+    marked_free: Vec<u32>,
     ids: HashTable<u32>,
     hasher: RandomState,
     symbols: Symbols,
@@ -85,6 +97,8 @@ impl Matcher {
             paths_max: limits.paths_max,
             classes: Vec::new(),
             free: Vec::new(),
+            marked: Vec::new(),
+            marked_free: Vec::new(),
             ids: HashTable::new(),
             hasher: RandomState::default(),
             symbols: Symbols::default(),
@@ -117,7 +131,18 @@ impl Matcher {
             hashbrown::hash_table::Entry::Vacant(vacant) => vacant,
         };
         let plan = Plan::new(filter, self.paths_max);
-        let class = Class { filter: filter.clone(), holders: 1, left: plan.left, found_for: self.turn };
+        let mut marked = UNMARKED;
+        if plan.marked() {
+            let fresh = Marked { left: plan.left, found_for: self.turn };
+            if let Some(free) = self.marked_free.pop() {
+                marked = free;
+                self.marked[free as usize] = fresh;
+            } else {
+                marked = self.marked.len() as u32;
+                self.marked.push(fresh);
+            }
+        }
+        let class = Class { filter: filter.clone(), holders: 1, marked };
         let id = match self.free.pop() {
             Some(id) => {
                 vacant.insert(id);
@@ -161,6 +186,7 @@ impl Matcher {
             return false;
         }
         let filter = std::mem::take(&mut class.filter);
+        let marked = class.marked;
         if let Ok(entry) = self.ids.find_entry(self.hasher.hash_one(filter.bytes()), |&other| other == id.0) {
             entry.remove();
         }
@@ -174,6 +200,9 @@ impl Matcher {
         });
         // A symbol's number may come back with another meaning: what was answered under it is void.
         plan::release(&plan, symbols, automaton, |number| touch(changed, all_changed, Some(number)));
+        if marked != UNMARKED {
+            self.marked_free.push(marked);
+        }
         self.free.push(id.0);
         true
     }
@@ -185,40 +214,42 @@ impl Matcher {
             return;
         }
         self.next_turn();
-        let Self { symbols, automaton, values, memo, index, classes, found, patterns, .. } = self;
+        let Self { symbols, automaton, values, memo, index, classes, marked, found, patterns, .. } = self;
         let hashes = event.signature().0;
         let value =
             |attribute: usize| event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
-        let mut known = [NONE; Attribute::COUNT];
-        for (attribute, (known, hash)) in known.iter_mut().zip(hashes).enumerate() {
-            if symbols.asked(attribute, hash) {
-                *known = symbols.find(attribute, hash, value(attribute));
-            }
-        }
         // The memo's key: a symbol, or the serial of a set of patterns, or neither.
-        let mut key = known;
+        let mut known = [NONE; Attribute::COUNT];
+        let mut key = [NONE; Attribute::COUNT];
         let mut memoized = true;
-        for (attribute, (part, hash)) in key.iter_mut().zip(hashes).enumerate() {
-            if *part == NONE && hash != 0 && automaton.asked(attribute) {
+        let mut generation = self.all_changed;
+        for (attribute, hash) in hashes.into_iter().enumerate() {
+            if symbols.asked(attribute, hash) {
+                let symbol = symbols.find(attribute, hash, value(attribute));
+                if symbol != NONE {
+                    known[attribute] = symbol;
+                    key[attribute] = symbol;
+                    generation = generation.wrapping_add(self.changed[symbol as usize % BUCKETS]);
+                    continue;
+                }
+            }
+            if hash != 0 && automaton.asked(attribute) {
                 let (list, anew) = values.find(automaton, attribute, hash, value(attribute));
                 if anew {
                     self.all_changed += 1;
+                    memoized = false;
                 }
                 match list.serial {
                     _ if values.patterns(list).is_empty() => {}
-                    Some(serial) => *part = SYMBOLS_MAX | serial,
+                    Some(serial) => key[attribute] = SYMBOLS_MAX | serial,
                     None => memoized = false,
                 }
             }
         }
-        let generation = known
-            .iter()
-            .filter(|&&symbol| symbol != NONE)
-            .fold(self.all_changed, |sum, &symbol| sum.wrapping_add(self.changed[symbol as usize % BUCKETS]));
         let answer = if memoized { memo.get(&key, generation) } else { Answer::Bypassed };
         let missing = match answer {
             Answer::Known(answer) => {
-                return believe(answer, classes, event, out);
+                return believe(answer, classes, marked, event, out);
             }
             Answer::Missing(hash) => Some(hash),
             Answer::Bypassed => None,
@@ -240,22 +271,22 @@ impl Matcher {
         let turn = self.turn;
         found.retain(|&spot| {
             spot & MARKED == 0 || {
-                let class = &mut classes[(spot & !MARKED) as usize];
-                std::mem::replace(&mut class.found_for, turn) != turn
+                let class = &classes[(spot & !MARKED) as usize];
+                std::mem::replace(&mut marked[class.marked as usize].found_for, turn) != turn
             }
         });
         if let Some(hash) = missing {
             memo.put(hash, &key, generation, found);
         }
-        believe(found, classes, event, out);
+        believe(found, classes, marked, event, out);
     }
 
     fn next_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         if self.turn == 0 {
             self.turn = 1;
-            for class in &mut self.classes {
-                class.found_for = 0;
+            for marked in &mut self.marked {
+                marked.found_for = 0;
             }
         }
     }
@@ -288,6 +319,7 @@ impl Matcher {
     /// Bytes held by the tables, the filters' own apart. Walks the tables that have lists.
     pub fn memory_bytes(&self) -> usize {
         self.classes.capacity() * size_of::<Class>()
+            + self.marked.capacity() * size_of::<Marked>()
             + self.ids.allocation_size()
             + self.symbols.memory_bytes()
             + self.automaton.memory_bytes()
@@ -295,7 +327,11 @@ impl Matcher {
             + self.index.memory_bytes()
             + self.memo.memory_bytes()
             + size_of::<[u64; BUCKETS]>()
-            + (self.free.capacity() + self.found.capacity() + self.patterns.capacity()) * size_of::<u32>()
+            + (self.free.capacity()
+                + self.marked_free.capacity()
+                + self.found.capacity()
+                + self.patterns.capacity())
+                * size_of::<u32>()
     }
 }
 
@@ -321,12 +357,12 @@ fn touch(changed: &mut [u64; BUCKETS], all_changed: &mut u64, symbol: Option<u32
 }
 
 /// Tells the classes found, the marked ones only if what their plan left holds.
-fn believe(found: &[u32], classes: &[Class], event: &Event, out: &mut Vec<ClassId>) {
+fn believe(found: &[u32], classes: &[Class], marked: &[Marked], event: &Event, out: &mut Vec<ClassId>) {
     for &spot in found {
         let id = spot & !MARKED;
         if spot & MARKED != 0 {
             let class = &classes[id as usize];
-            if !plan::holds(&class.filter, class.left, event) {
+            if !plan::holds(&class.filter, marked[class.marked as usize].left, event) {
                 continue;
             }
         }

@@ -3,8 +3,7 @@
 //! Always: events never add to the table; a value goes when the last filter that names it goes; two values of
 //! one attribute have the same number only if they are the same text.
 
-use hashbrown::HashTable;
-
+use super::flat::{Entry, Flat};
 use crate::event::Attribute;
 use crate::event::signature::value_hash;
 
@@ -48,13 +47,35 @@ struct Symbol {
     text: Text,
 }
 
+impl Default for Symbol {
+    fn default() -> Self {
+        Self { id: 0, holders: 0, text: Text::Inline(0, [0; INLINE]) }
+    }
+}
+
+impl Entry for Symbol {
+    fn is_vacant(&self) -> bool {
+        self.holders == 0
+    }
+
+    fn hash(&self) -> u64 {
+        text_hash(self.id as usize & 7, self.text.bytes())
+    }
+}
+
+impl Symbol {
+    fn is(&self, attribute: usize, text: &[u8]) -> bool {
+        self.id & 7 == attribute as u32 && self.text.bytes() == text
+    }
+}
+
 const _: () = assert!(size_of::<Symbol>() == 32, "two to a cache line");
 const _: () = assert!(Attribute::COUNT == 8, "three bits of a symbol say the attribute");
 
 /// All values named by filters, by attribute and text.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
-    table: HashTable<Symbol>,
+    table: Flat<Symbol>,
     /// How many there are of each attribute, and of them the empty one.
     counts: [u32; Attribute::COUNT],
     absent: [bool; Attribute::COUNT],
@@ -81,66 +102,49 @@ impl Symbols {
     /// The number of a value with this hash, or [`NONE`].
     pub(super) fn find(&self, attribute: usize, hash: u32, text: &[u8]) -> u32 {
         self.table
-            .find(spread(attribute, hash), |symbol| {
-                symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text
-            })
+            .find(spread(attribute, hash), |symbol| symbol.is(attribute, text))
             .map_or(NONE, |symbol| symbol.id)
     }
 
     /// The number of a value that must be there, and how many hold it.
     pub(super) fn held(&self, attribute: usize, text: &[u8]) -> (u32, u32) {
         self.table
-            .find(text_hash(attribute, text), |symbol| {
-                symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text
-            })
+            .find(text_hash(attribute, text), |symbol| symbol.is(attribute, text))
             .map_or((NONE, 0), |symbol| (symbol.id, symbol.holders))
     }
 
     /// Counts one more holder of a value; answers its number and the count.
     pub(super) fn acquire(&mut self, attribute: usize, text: &[u8]) -> (u32, u32) {
-        let entry = self.table.entry(
-            text_hash(attribute, text),
-            |symbol| symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text,
-            |symbol| text_hash(symbol.id as usize & 7, symbol.text.bytes()),
-        );
-        match entry {
-            hashbrown::hash_table::Entry::Occupied(mut entry) => {
-                let symbol = entry.get_mut();
-                symbol.holders += 1;
-                (symbol.id, symbol.holders)
-            }
-            hashbrown::hash_table::Entry::Vacant(entry) => {
-                let place = self.free.pop().unwrap_or_else(|| {
-                    self.next += 1;
-                    self.next - 1
-                });
-                let id = place << 3 | attribute as u32;
-                debug_assert!(id < SYMBOLS_MAX, "2^28 values would fill 12 GB before this");
-                let text = Text::new(text);
-                if let Text::Heap(bytes) = &text {
-                    self.heap_bytes += bytes.len();
-                }
-                self.absent[attribute] |= text.bytes().is_empty();
-                self.counts[attribute] += 1;
-                entry.insert(Symbol { id, holders: 1, text });
-                (id, 1)
-            }
+        let hash = text_hash(attribute, text);
+        if let Some(symbol) = self.table.find_mut(hash, |symbol| symbol.is(attribute, text)) {
+            symbol.holders += 1;
+            return (symbol.id, symbol.holders);
         }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        });
+        let id = place << 3 | attribute as u32;
+        debug_assert!(id < SYMBOLS_MAX, "2^28 values would fill 12 GB before this");
+        let kept = Text::new(text);
+        if let Text::Heap(bytes) = &kept {
+            self.heap_bytes += bytes.len();
+        }
+        self.absent[attribute] |= text.is_empty();
+        self.counts[attribute] += 1;
+        self.table.insert(Symbol { id, holders: 1, text: kept });
+        (id, 1)
     }
 
     /// Counts one holder less; answers the number if it was the last.
     pub(super) fn release(&mut self, attribute: usize, text: &[u8]) -> Option<u32> {
-        let mut entry = self
-            .table
-            .find_entry(text_hash(attribute, text), |symbol| {
-                symbol.id & 7 == attribute as u32 && symbol.text.bytes() == text
-            })
-            .ok()?;
-        entry.get_mut().holders -= 1;
-        if entry.get().holders > 0 {
+        let hash = text_hash(attribute, text);
+        let symbol = self.table.find_mut(hash, |symbol| symbol.is(attribute, text))?;
+        if symbol.holders > 1 {
+            symbol.holders -= 1;
             return None;
         }
-        let (symbol, _) = entry.remove();
+        let symbol = self.table.remove(hash, |symbol| symbol.is(attribute, text))?;
         if let Text::Heap(bytes) = &symbol.text {
             self.heap_bytes -= bytes.len();
         }
@@ -157,6 +161,6 @@ impl Symbols {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.table.allocation_size() + self.heap_bytes + self.free.capacity() * size_of::<u32>()
+        self.table.memory_bytes() + self.heap_bytes + self.free.capacity() * size_of::<u32>()
     }
 }

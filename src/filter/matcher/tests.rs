@@ -170,3 +170,90 @@ proptest! {
         prop_assert_eq!(a.and(&b), b.and(&a));
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_are_a_program_that_the_matcher_survives(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        super::super::fuzz::fuzz_matcher(&bytes);
+    }
+}
+
+/// A million in the ordinary run; ten million in release.
+#[test]
+fn streams_that_come_and_go_for_ever_leave_no_memory() {
+    const WINDOW: usize = 1000;
+    let streams = if cfg!(debug_assertions) { 100_000 } else { 10_000_000 };
+    let mut matcher = Matcher::new(FilterLimits::default());
+    let standing: Filter = "type=task.* source=core".parse().expect("valid");
+    matcher.insert(&standing);
+    let mut open = std::collections::VecDeque::new();
+    let mut out = Vec::new();
+    let mut early = 0;
+    for nth in 0..streams {
+        let stream = format!("stream-{nth}");
+        let filter = if nth % 7 == 0 {
+            Filter::new().types([format!("agent:{nth}:*")])
+        } else {
+            Filter::new().types(["task.done"]).streams([&stream])
+        };
+        open.push_back(matcher.insert(&filter));
+        if open.len() > WINDOW {
+            matcher.remove(open.pop_front().expect("a thousand"));
+        }
+        if nth % 16 == 0 {
+            let event = Event::builder("task.done").stream(&stream).source("core").build().expect("valid");
+            matcher.matches(&event, &mut out);
+            assert_eq!(out.len(), if nth % 7 == 0 { 1 } else { 2 });
+        }
+        if nth == streams / 4 {
+            early = matcher.memory_bytes() - matcher.memo.memory_bytes();
+        }
+    }
+    // The memo has a bound of its own, and takes its time to reach it.
+    let late = matcher.memory_bytes() - matcher.memo.memory_bytes();
+    assert!(late <= early + early / 4, "{early} bytes after a quarter, {late} at the end");
+    assert!(matcher.stats().symbols < WINDOW * 2 + 10, "{:?}", matcher.stats());
+}
+
+#[test]
+fn a_memo_that_cannot_help_is_bypassed_and_comes_back() {
+    let mut matcher = Matcher::new(FilterLimits::default());
+    for nth in 0..40_000 {
+        matcher.insert(&Filter::new().streams([format!("s{nth}")]));
+    }
+    let events: Vec<Event> = (0..40_000)
+        .map(|nth| Event::builder("x").stream(&format!("s{nth}")).build().expect("valid"))
+        .collect();
+    let mut out = Vec::new();
+    for _ in 0..8 {
+        for (nth, event) in events.iter().enumerate() {
+            matcher.matches(event, &mut out);
+            assert_eq!(out, [ClassId(nth as u32)]);
+        }
+    }
+    assert!(matcher.memo.is_bypassed(), "40,000 signatures in turn never come again in time");
+    for nth in 0..400_000 {
+        let event = &events[nth % 200];
+        matcher.matches(event, &mut out);
+        assert_eq!(out.len(), 1);
+    }
+    assert!(!matcher.memo.is_bypassed(), "200 do");
+}
+
+#[test]
+fn wide_filters_are_matched_beyond_their_paths() {
+    let names = |letter: &str| (0..100).map(|n| format!("{letter}{n}")).collect::<Vec<_>>();
+    let wide = Filter::new().types(names("t")).streams(names("s")).sources(names("c"));
+    let mut matcher = Matcher::new(FilterLimits::default());
+    let class = matcher.insert(&wide);
+    let event =
+        |event_type: &str| Event::builder(event_type).stream("s7").source("c99").build().expect("valid");
+    assert_eq!(matched(&mut matcher, &event("t50")), [class]);
+    assert_eq!(matched(&mut matcher, &event("t100")), []);
+    assert!(matcher.stats().symbols <= 256, "{:?}", matcher.stats());
+    assert!(matcher.remove(class));
+    assert!(!matcher.remove(class), "it went");
+    assert_eq!(matched(&mut matcher, &event("t50")), []);
+}

@@ -7,9 +7,10 @@ use smallvec::SmallVec;
 
 use super::automaton::Automaton;
 
-const SLOTS: usize = 2048;
-/// Longer lists are not kept: with the values' own limit, no more than 16 MB in all.
-const PATTERNS_MAX: usize = 1024;
+const SLOTS_MIN: usize = 256;
+const SLOTS_MAX: usize = 16 * 1024;
+/// Longer lists are not kept: with the values' own limit, no more than 32 MB in all.
+const PATTERNS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -26,6 +27,8 @@ struct Slot {
 pub(super) struct Values {
     slots: Vec<Slot>,
     next_serial: u32,
+    /// Values put where another lay, since the slots were made.
+    evicted: usize,
     /// A list too long to keep.
     long: Vec<u32>,
 }
@@ -48,12 +51,15 @@ impl Values {
         hash: u32,
         value: &[u8],
     ) -> (Found, bool) {
-        if self.slots.is_empty() {
-            self.slots.resize_with(SLOTS, Slot::default);
+        if self.slots.is_empty() || (self.evicted > self.slots.len() && self.slots.len() < SLOTS_MAX) {
+            let slots = (self.slots.len() * 4).max(SLOTS_MIN);
+            self.slots.clear();
+            self.slots.resize_with(slots, Slot::default);
+            self.evicted = 0;
         }
         let generation = automaton.generation(attribute) + 1;
         // The hash's low bits, turned by the attribute.
-        let at = (hash.rotate_left(attribute as u32 * 4) as usize) & (SLOTS - 1);
+        let at = (hash.rotate_left(attribute as u32 * 4) as usize) & (self.slots.len() - 1);
         let slot = &mut self.slots[at];
         if slot.hash == hash
             && slot.generation == generation
@@ -74,6 +80,7 @@ impl Values {
         if anew {
             self.next_serial = 1;
         }
+        self.evicted += usize::from(slot.generation == generation);
         slot.hash = hash;
         slot.serial = self.next_serial;
         slot.attribute = attribute as u8;

@@ -47,6 +47,8 @@ pub mod sse {
 }
 
 #[cfg(feature = "server")]
+pub use dialect::envelope::ReadError;
+#[cfg(feature = "server")]
 pub use server::{Server, ServerBuilder, ServerConfig, ServerError, ServerHandle};
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any

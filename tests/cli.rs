@@ -306,3 +306,30 @@ fn serve_takes_its_options_from_the_environment_and_refuses_nonsense() {
         assert_eq!(output.status.code(), Some(2), "{options:?}: {}", err(&output));
     }
 }
+
+#[test]
+fn check_points_at_the_fault_and_explains_what_filters_say() {
+    let check = |args: &[&str]| run(fanwire().arg("check").args(args));
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    let good = check(&["type=task.* source=core", "payload.progress >= 50"]);
+    assert!(good.status.success(), "{good:?}");
+    assert_eq!(text(&good.stdout).lines().count(), 2);
+
+    let bad = check(&["type=task.* colour=red"]);
+    assert_eq!(bad.status.code(), Some(1));
+    let lines: Vec<String> = text(&bad.stdout).lines().map(str::to_owned).collect();
+    assert_eq!(lines[1].find("colour"), lines[2].find('^'), "{lines:?}");
+
+    let event = r#"{"type":"task.progress","source":"edge","payload":{"progress":42}}"#;
+    let why = check(&["type=task.*", "source=core payload.progress>=50", "--explain", event, "--json"]);
+    assert!(why.status.success(), "{why:?}");
+    let rows: Vec<serde_json::Value> =
+        text(&why.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&rows[0]["wanted"], &rows[1]["wanted"]), (&true.into(), &false.into()));
+    assert_eq!(rows[1]["conditions"][0]["found"], "edge");
+    assert_eq!(rows[1]["conditions"][1]["found"], "42");
+    assert_eq!(check(&["type=x", "--explain", event]).status.code(), Some(1), "nobody wants it");
+    assert_eq!(check(&["type=x", "--explain", "[]"]).status.code(), Some(1));
+    let long = text(&check(&["", "--explain", event]).stdout);
+    assert!(long.contains("wants it"), "{long}");
+}

@@ -4,6 +4,7 @@
 //! the exit code is 0 for done, 1 for a failure that was told, 2 for a command line that makes no sense.
 
 mod bench;
+mod check;
 mod demo;
 mod filters;
 mod publish;
@@ -33,6 +34,8 @@ enum Command {
     Publish(publish::Args),
     /// Follow a server's events in the terminal
     Tail(tail::Args),
+    /// Check filters, and explain what they say to an event
+    Check(check::Args),
     /// Load a server with many clients and see what it costs
     Bench(bench::Args),
 }
@@ -64,6 +67,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(args),
     };
     match done {

@@ -44,11 +44,41 @@ struct EventIn<'a> {
 
 /// Text that is no event, and why.
 #[derive(Debug)]
-pub(crate) enum ReadError {
+#[non_exhaustive]
+pub enum ReadError {
+    /// It is JSON, perhaps, but no object.
     NotAnObject,
+    /// It is no JSON, or a field has a value of another kind.
     Json(serde_json::Error),
+    /// The timestamp can't be read.
     Timestamp,
+    /// The fields can be read, but make no event.
     Event(EventError),
+}
+
+impl std::error::Error for ReadError {}
+
+impl Event {
+    /// Reads an event from the JSON in which events are published: an object with at least a `type` (or
+    /// `event_type`). An `event_id` is not taken: the bus that publishes it gives it one.
+    ///
+    /// ```
+    /// # use fanwire::Event;
+    /// let event = Event::from_json(r#"{"type":"task.progress","source":"core","payload":{"progress":42}}"#)?;
+    /// assert_eq!(event.source(), Some("core"));
+    /// assert!(event.to_json().contains(r#""payload":{"progress":42}"#));
+    /// # Ok::<(), fanwire::ReadError>(())
+    /// ```
+    pub fn from_json(text: &str) -> Result<Self, ReadError> {
+        read_event(text)
+    }
+
+    /// The event as it is delivered natively: a JSON object, with its `event_id` once it is published.
+    pub fn to_json(&self) -> String {
+        let mut out = String::with_capacity(256 + self.payload().len());
+        write_event(self, &mut out);
+        out
+    }
 }
 
 impl fmt::Display for ReadError {

@@ -1,0 +1,117 @@
+//! `fanwire check`: whether filters are well formed, and what they say to an event.
+//!
+//! Imports public items only. Always: exit code 0 where all is well and, with an event, where one of the
+//! filters wants it; 1 otherwise.
+
+use std::io::Read as _;
+
+use anstyle::{AnsiColor, Style};
+use fanwire::{Explanation, Filter, FilterError};
+use serde_json::json;
+
+use super::{CliError, DIM};
+
+const GREEN: Style = AnsiColor::Green.on_default();
+const RED: Style = AnsiColor::Red.on_default();
+const BOLD: Style = Style::new().bold();
+
+/// Check filters, and explain what they say to an event.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Filters in their text form, as 'type=task.* source=core payload.progress>=50'
+    #[arg(required = true, value_name = "FILTER")]
+    filters: Vec<String>,
+    /// An event as JSON, `@FILE`, or `-` for stdin: tell which filters want it, and why the others do not
+    #[arg(long, value_name = "EVENT")]
+    explain: Option<String>,
+    /// Say it as JSON, one line a filter
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    let mut filters = Vec::new();
+    let mut faults = 0;
+    for text in &args.filters {
+        match text.parse::<Filter>() {
+            Ok(filter) => filters.push(filter),
+            Err(error) => {
+                faults += 1;
+                show_fault(text, &error, args.json);
+            }
+        }
+    }
+    if faults > 0 {
+        let filters = if faults == 1 { "a filter is" } else { "filters are" };
+        return Err(CliError::new(format!("{filters} not well formed"))
+            .hint("docs/filters.md has the form, with examples."));
+    }
+    let Some(event) = &args.explain else {
+        for filter in &filters {
+            if args.json {
+                anstream::println!("{}", json!({ "filter": filter.to_string(), "ok": true }));
+            } else {
+                anstream::println!("{GREEN}ok{GREEN:#}  {filter}");
+            }
+        }
+        return Ok(());
+    };
+    let event = read_event(event)?;
+    let mut wanted = 0;
+    for filter in &filters {
+        let why = filter.explain(&event);
+        wanted += usize::from(why.is_wanted());
+        show(filter, &why, args.json);
+    }
+    if wanted == 0 { Err(CliError::new("no filter wants this event")) } else { Ok(()) }
+}
+
+fn read_event(from: &str) -> Result<fanwire::Event, CliError> {
+    let text = match from.strip_prefix('@') {
+        _ if from == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map(|_| text)
+        }
+        Some(file) => std::fs::read_to_string(file),
+        None => Ok(from.to_owned()),
+    };
+    let text = text.map_err(|error| CliError::new(format!("{from}: {error}")))?;
+    fanwire::Event::from_json(text.trim()).map_err(|error| {
+        CliError::new(error)
+            .hint(r#"An event is JSON with at least a type, as {"type":"task.progress","source":"core"}."#)
+    })
+}
+
+fn show_fault(text: &str, error: &FilterError, as_json: bool) {
+    if as_json {
+        anstream::println!(
+            "{}",
+            json!({ "filter": text, "ok": false, "error": error.to_string(), "column": error.column() })
+        );
+        return;
+    }
+    let caret = error.caret();
+    let caret = if error.column() == 0 { format!("{caret}\n  {text}") } else { caret };
+    anstream::println!("{RED}fault{RED:#}  {caret}");
+}
+
+fn show(filter: &Filter, why: &Explanation, as_json: bool) {
+    if as_json {
+        let conditions: Vec<_> = (why.conditions().iter())
+            .map(|c| json!({ "condition": c.text, "holds": c.holds, "found": c.found }))
+            .collect();
+        let line =
+            json!({ "filter": filter.to_string(), "wanted": why.is_wanted(), "conditions": conditions });
+        anstream::println!("{line}");
+        return;
+    }
+    let (style, verdict) = if why.is_wanted() { (GREEN, "wants it") } else { (RED, "does not") };
+    let text = filter.to_string();
+    let text = if text.is_empty() { "(everything)" } else { &text };
+    anstream::println!("{style}{verdict}{style:#}  {BOLD}{text}{BOLD:#}");
+    for condition in why.conditions() {
+        let (style, mark) = if condition.holds { (GREEN, "holds") } else { (RED, "fails") };
+        let found = condition.found.as_deref().unwrap_or("absent");
+        anstream::println!("    {style}{mark}{style:#}  {}  {DIM}found: {found}{DIM:#}", condition.text);
+    }
+}

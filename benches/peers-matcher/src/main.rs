@@ -7,6 +7,7 @@
 mod counting;
 mod mix;
 mod peers;
+mod plot;
 
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,7 @@ fn main() {
     }
     let (run, runs) = if quick { (Duration::from_millis(60), 3) } else { (Duration::from_millis(150), 5) };
     eprintln!("mix,subscriptions,matcher,ns");
+    let mut points = Vec::new();
     for (mix, mix_name) in [
         (Mix::Exact, "exact pairs"),
         (Mix::OwnStreams, "exact pairs, a stream each"),
@@ -175,6 +177,9 @@ fn main() {
                 let cold = time(&mut *peer, &scale, None, run, runs);
                 let hot = time(&mut *peer, &scale, Some(1000), run, runs);
                 let (add, remove) = if slow { (f64::NAN, f64::NAN) } else { add_and_remove(&mut *peer, subscriptions) };
+                if mix != Mix::Dashboards {
+                    points.push(plot::Point { mix: mix_name, subscriptions, matcher: peer.name().to_owned(), ns: cold.median });
+                }
                 eprintln!("{mix_name},{subscriptions},{},{:.1}", peer.name(), cold.median);
                 eprintln!("{mix_name} hot,{subscriptions},{},{:.1}", peer.name(), hot.median);
                 println!(
@@ -196,4 +201,5 @@ fn main() {
             }
         }
     }
+    plot::write(&points);
 }

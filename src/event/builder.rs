@@ -75,6 +75,7 @@ impl EventBuilder {
         let text = pooled.as_mut().and_then(Arc::get_mut).map(|body| {
             let mut text = std::mem::take(&mut body.text);
             text.clear();
+            body.forget_frames();
             text
         });
         let builder = Self {

@@ -2,6 +2,7 @@
 //! other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS]` prints a table of medians and writes SVG.
 
 mod contestants;
+mod latency;
 mod plot;
 
 use std::time::Duration;
@@ -65,6 +66,7 @@ fn main() {
     let medians: Vec<Vec<Option<Run>>> =
         runs.iter().map(|of_shapes| of_shapes.iter().map(|runs| median(runs)).collect()).collect();
     print(&medians);
+    latency::print(time);
     plot::write(&medians);
 }
 

@@ -133,6 +133,25 @@ fn a_place_that_was_given_up_is_told_as_missed_and_what_is_behind_it_is_read() {
     });
 }
 
+#[test]
+fn a_batch_is_shown_in_order_and_whole() {
+    loom::model(|| {
+        let core = core(8);
+        let mut reader = Reader::new(Arc::clone(&core));
+        let mut writer = Writer::new(core);
+        let publisher = thread::spawn(move || {
+            writer.publish_run(0, [pair(0), pair(1), pair(2)].into_iter(), |_, _| {})
+        });
+        let mut seen = Seen::default();
+        for _ in 0..2 {
+            seen.look(&mut reader);
+        }
+        assert_eq!(publisher.join().unwrap(), Some(2));
+        while seen.look(&mut reader) {}
+        assert_eq!(seen.items, [(0, 0), (1, 1), (2, 2)]);
+    });
+}
+
 fn skip(seen: &mut Seen, reader: &mut Reader<Plain<Pair>>) -> bool {
     let Some(to) = reader.core().rings()[0].skip(seen.next) else { return false };
     seen.go_on(to);

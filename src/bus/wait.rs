@@ -14,6 +14,8 @@ use crate::sync::{hint, thread};
 
 /// Looks before a reader sleeps, if there is a core to spare for looking.
 const SPINS: u32 = 500;
+/// Looks between two turns given to other threads, where there are cores for all who spin.
+const SPINS_ALONE: u32 = 50_000;
 /// Turns given to other threads before a reader sleeps.
 const YIELDS: u32 = 4;
 
@@ -50,11 +52,16 @@ pub(super) fn wait<T: Carried>(
     loop {
         match wait {
             Wait::Spin => {
-                for _ in 0..SPINS {
-                    if cursor.is_ready() {
-                        return true;
-                    }
+                // A guess that others may change at once: no edge.
+                let spinning = SPINNING.fetch_add(1, Ordering::Relaxed) + 1;
+                let spins = if spinning < cores() { SPINS_ALONE } else { SPINS };
+                let found = (0..spins).any(|_| {
                     hint::spin_loop();
+                    cursor.is_ready()
+                });
+                SPINNING.fetch_sub(1, Ordering::Relaxed);
+                if found {
+                    return true;
                 }
                 thread::yield_now();
                 if cursor.core().is_closed() || done() || cursor.is_stuck() {

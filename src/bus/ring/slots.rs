@@ -22,7 +22,20 @@ const WORDS_A_LINE: usize = 8;
 
 /// Eight words on a cache line.
 #[repr(C, align(64))]
-pub(super) struct Line([AtomicU64; WORDS_A_LINE]);
+struct Line([AtomicU64; WORDS_A_LINE]);
+
+impl Line {
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+/// Where one item's stamp and words are.
+#[derive(Clone, Copy)]
+pub(super) struct Slot<'a> {
+    stamp: &'a AtomicU64,
+    lines: &'a [Line],
+}
 
 /// What a reader found at a sequence.
 pub(super) enum Found<I> {
@@ -66,25 +79,28 @@ pub(crate) struct Ring<C: Cargo> {
 
 impl<C: Cargo> Ring<C> {
     const WORDS: usize = size_of::<C::Image>().div_ceil(8);
-    /// Lines a slot takes: the stamp and the words.
+    /// Lines a slot takes: the stamp and the words. Stamps in an array of their own, with the words of a
+    /// 64-byte item on one line instead of two, were measured: a reader at the publisher's heels got half.
     const LINES: usize = (1 + Self::WORDS).div_ceil(WORDS_A_LINE);
 
     pub(super) fn new(capacity: usize) -> Self {
         assert!(capacity.is_power_of_two(), "the builder checks it");
         let stamp_before = |index: usize| Self::published(index as u64).wrapping_sub(2 * capacity as u64);
-        let lines = (0..capacity * Self::LINES).map(|line| {
-            let stamp = if line % Self::LINES == 0 { stamp_before(line / Self::LINES) } else { 0 };
-            Line(std::array::from_fn(|word| AtomicU64::new(if word == 0 { stamp } else { 0 })))
-        });
-        Self {
+        let lines = |count: usize| (0..count).map(|_| Line::new()).collect();
+        let ring = Self {
             head: Padded(AtomicU64::new(0)),
-            lines: lines.collect(),
+            lines: lines(capacity * Self::LINES),
             given_up: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
             holes: AtomicU64::new(0),
             mask: capacity as u64 - 1,
             lap_shift: capacity.trailing_zeros(),
             cargo: PhantomData,
+        };
+        for index in 0..capacity {
+            // Nobody else has the ring yet.
+            ring.slot(index as u64).stamp.store(stamp_before(index), Ordering::Relaxed);
         }
+        ring
     }
 
     /// The stamp of a published sequence.
@@ -105,30 +121,27 @@ impl<C: Cargo> Ring<C> {
     }
 
     #[inline(always)]
-    fn slot(&self, sequence: Sequence) -> &[Line] {
-        let first = (sequence & self.mask) as usize * Self::LINES;
+    fn slot(&self, sequence: Sequence) -> Slot<'_> {
+        let index = (sequence & self.mask) as usize;
+        let first = index * Self::LINES;
         // SAFETY: I1: the masked index is below the capacity, and there are LINES lines for each.
-        unsafe { self.lines.get_unchecked(first..first + Self::LINES) }
+        let lines = unsafe { self.lines.get_unchecked(first..first + Self::LINES) };
+        Slot { stamp: &lines[0].0[0], lines }
     }
 
     #[inline(always)]
-    fn stamp(slot: &[Line]) -> &AtomicU64 {
-        &slot[0].0[0]
-    }
-
-    #[inline(always)]
-    fn word(slot: &[Line], index: usize) -> &AtomicU64 {
-        &slot[(index + 1) / WORDS_A_LINE].0[(index + 1) % WORDS_A_LINE]
+    fn word(slot: Slot<'_>, index: usize) -> &AtomicU64 {
+        &slot.lines[(index + 1) / WORDS_A_LINE].0[(index + 1) % WORDS_A_LINE]
     }
 
     /// The slot of a claimed sequence, once it is this publisher's to write (I2); `None` where the sequence
     /// was given up.
     #[inline(always)]
-    pub(super) fn open(&self, sequence: Sequence) -> Option<&[Line]> {
+    pub(super) fn open(&self, sequence: Sequence) -> Option<Slot<'_>> {
         let slot = self.slot(sequence);
         let before = Self::published(sequence.wrapping_sub(self.capacity()));
         // E3.
-        if Self::stamp(slot).load(Ordering::Acquire) == before {
+        if slot.stamp.load(Ordering::Acquire) == before {
             return Some(slot);
         }
         self.open_slowly(sequence)
@@ -144,14 +157,14 @@ impl<C: Cargo> Ring<C> {
     }
 
     #[cold]
-    fn open_slowly(&self, sequence: Sequence) -> Option<&[Line]> {
+    fn open_slowly(&self, sequence: Sequence) -> Option<Slot<'_>> {
         let slot = self.slot(sequence);
         let mut looks = 0;
         loop {
             // E9, before the stamp: a record that is cleared meanwhile belongs to an older stamp.
             let record = self.record(sequence).load(Ordering::Acquire);
             // E3.
-            let stamp = Self::stamp(slot).load(Ordering::Acquire);
+            let stamp = slot.stamp.load(Ordering::Acquire);
             let (first, count) = ((record >> 32) as u32, record as u32);
             if stamp & 1 == 0 {
                 let shown = (stamp / 2).wrapping_sub(1);
@@ -204,26 +217,38 @@ impl<C: Cargo> Ring<C> {
         self.lap(sequence).wrapping_sub((record >> 32) as u32) < record as u32
     }
 
-    /// Writes an opened slot; answers its word 0 of the lap before.
+    /// Writes an opened slot and publishes it; answers its word 0 of the lap before.
     #[inline(always)]
-    pub(super) fn fill(slot: &[Line], sequence: Sequence, image: &C::Image) -> u64 {
-        let published = Self::published(sequence);
+    pub(super) fn fill(slot: Slot<'_>, sequence: Sequence, image: &C::Image) -> u64 {
+        let evicted = Self::write(slot, sequence, image);
+        Self::publish(slot, sequence);
+        evicted
+    }
+
+    /// Writes an opened slot; answers its word 0 of the lap before. [`Self::publish`] must follow.
+    #[inline(always)]
+    pub(super) fn write(slot: Slot<'_>, sequence: Sequence, image: &C::Image) -> u64 {
         // I2: ours since `open`, so nobody else writes it now.
         let evicted = if C::SHARED { Self::word(slot, 0).load(Ordering::Relaxed) } else { 0 };
         // E2.
-        Self::stamp(slot).store(published - 1, Ordering::Relaxed);
+        slot.stamp.store(Self::published(sequence) - 1, Ordering::Relaxed);
         fence(Ordering::Release);
         store_image(image, |index| Self::word(slot, index));
-        // E1, E3.
-        Self::stamp(slot).store(published, Ordering::Release);
         evicted
+    }
+
+    /// Shows a written slot to the readers.
+    #[inline(always)]
+    pub(super) fn publish(slot: Slot<'_>, sequence: Sequence) {
+        // E1, E3.
+        slot.stamp.store(Self::published(sequence), Ordering::Release);
     }
 
     /// Whether a sequence can be read. Touches the slot's line only.
     #[inline(always)]
     pub(crate) fn peek(&self, sequence: Sequence) -> Peek {
         // E1, for who goes on to read.
-        let ahead = Self::stamp(self.slot(sequence)).load(Ordering::Acquire) as i64;
+        let ahead = self.slot(sequence).stamp.load(Ordering::Acquire) as i64;
         match ahead.wrapping_sub(Self::published(sequence) as i64) {
             0 => Peek::Ready,
             ahead if ahead > 0 => Peek::Lapped,
@@ -262,7 +287,7 @@ impl<C: Cargo> Ring<C> {
         let image = load_image(|index| Self::word(slot, index));
         // E2.
         fence(Ordering::Acquire);
-        if Self::stamp(slot).load(Ordering::Relaxed) == Self::published(sequence) {
+        if slot.stamp.load(Ordering::Relaxed) == Self::published(sequence) {
             Found::Image(image)
         } else {
             Found::Lapped
@@ -275,8 +300,8 @@ impl<C: Cargo> Drop for Ring<C> {
         if !C::SHARED {
             return;
         }
-        for slot in self.lines.chunks(Self::LINES) {
-            let word = Self::word(slot, 0).load(Ordering::Relaxed);
+        for index in 0..self.capacity() {
+            let word = Self::word(self.slot(index), 0).load(Ordering::Relaxed);
             if word != 0 {
                 // SAFETY: I3: a slot's word 0 is 0 or holds a count; nobody else is left (`&mut self`).
                 unsafe { C::release(word) };

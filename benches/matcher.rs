@@ -238,7 +238,7 @@ fn filters(criterion: &mut Criterion) {
     group.bench_function("parse", |bencher| bencher.iter(|| black_box(text).parse::<Filter>()));
     group.bench_function("print", |bencher| bencher.iter(|| filter.to_string()));
     group.bench_function("matches, with a payload comparison", |bencher| {
-        bencher.iter(|| filter.matches(&event))
+        bencher.iter(|| filter.matches(&event));
     });
     group.finish();
 }

@@ -92,6 +92,10 @@ impl Body {
 
 impl Body {
     /// Lets go of the frames, but not of the place for them.
+    #[cfg_attr(
+        not(feature = "server"),
+        allow(clippy::unused_self, reason = "there are frames with a server only")
+    )]
     fn forget_frames(&mut self) {
         #[cfg(feature = "server")]
         if let Some(frames) = self.frames.get_mut() {

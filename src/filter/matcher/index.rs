@@ -264,11 +264,10 @@ impl Index {
                 let Some(edge) = removed else { return };
                 let patterns = &mut self.nodes[node as usize].patterns;
                 patterns.swap_remove(edge.place as usize);
-                if let Some(&moved) = patterns.get(edge.place as usize) {
-                    if let Some(moved) = self.edges.find_mut(mix([node, moved]), |edge| edge.is(node, moved))
-                    {
-                        moved.place = edge.place;
-                    }
+                if let Some(&moved) = patterns.get(edge.place as usize)
+                    && let Some(moved) = self.edges.find_mut(mix([node, moved]), |edge| edge.is(node, moved))
+                {
+                    moved.place = edge.place;
                 }
                 if patterns.is_empty() {
                     // A node of classes only keeps no list.

@@ -72,6 +72,7 @@ fn http_rows() -> Vec<HttpRow> {
     vec![
         // Not HTTP at all.
         row("zero bytes", [0; 64], &[400]),
+        row("a query name with a slip", "GET /sse?types=task.* HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),
         row("a TLS client", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), &[400]),
         row("an SSH client", "SSH-2.0-OpenSSH_9.2p1\r\n\r\n", &[400]),

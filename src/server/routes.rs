@@ -316,7 +316,15 @@ impl StreamRequest {
                 }
                 "snapshot" => snapshot = matches!(value.as_str(), "" | "1" | "true"),
                 "event_name" => return Err("event_name can only be message".to_owned()),
-                _ => {}
+                // A cache's key, and what authorization reads.
+                "token" | "access_token" => {}
+                name if name.starts_with('_') => {}
+                // A slip of the pen would otherwise be a stream of everything.
+                name => {
+                    let known = "type, source, stream, execution, correlation, channel, entity, history, \
+                                 last_event_id, event_name, on_lag, max_per_second or snapshot";
+                    return Err(format!("'{}' is none of {known}", native::shortened(name)));
+                }
             }
         }
         let [types, sources, streams, executions, correlations, channels] = lists;

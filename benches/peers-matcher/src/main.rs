@@ -105,6 +105,31 @@ fn add_and_remove(peer: &mut dyn Peer, subscriptions: usize) -> (f64, f64) {
     best
 }
 
+/// `--count EVENTS HOT`: builds a million exact subscriptions and matches so many events, random ones or (HOT = 1) a
+/// thousand in turn, for cachegrind to count: the difference of two runs is the events' own.
+fn count() {
+    let mut numbers = std::env::args().skip(2).map(|text| text.parse::<usize>().expect("a number"));
+    let events = numbers.next().expect("how many events");
+    let hot = numbers.next() == Some(1);
+    let scale = Scale::new(Mix::Exact, 1_000_000);
+    let mut matcher = fanwire::internals::Matcher::new(fanwire::FilterLimits::default());
+    for want in scale.wants() {
+        matcher.insert(&fanwire::Filter::new().types([&want.event_type]).streams(&want.stream));
+    }
+    let mut random = Random::new(9);
+    let kinds: Vec<fanwire::Event> = (0..if hot { 1000 } else { 100_000 })
+        .map(|_| {
+            let said = scale.said(&mut random);
+            fanwire::Event::builder(&said.event_type).stream(&said.stream).build().expect("valid")
+        })
+        .collect();
+    let mut out = Vec::new();
+    for event in kinds.iter().cycle().take(events) {
+        matcher.matches(event, &mut out);
+        std::hint::black_box(&out);
+    }
+}
+
 fn main() {
     let mut scales = Vec::new();
     let mut quick = false;
@@ -113,6 +138,7 @@ fn main() {
         match argument.as_str() {
             "--quick" => quick = true,
             "--ours" => ours_only = true,
+            "--count" => return count(),
             number => scales.push(number.parse().expect("--quick, --ours or a number of subscriptions")),
         }
     }

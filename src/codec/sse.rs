@@ -160,8 +160,14 @@ impl SseParser {
 
     /// Takes bytes from the front of `input` up to the end of an event and returns it, or takes them all.
     ///
-    /// ```ignore
-    /// while let Some(event) = parser.feed(&mut bytes)? { .. }
+    /// ```
+    /// # use fanwire::sse::SseParser;
+    /// let mut parser = SseParser::new(1 << 20);
+    /// let mut bytes = b"data: hello\n\ndata: wor".as_slice();
+    /// while let Some(event) = parser.feed(&mut bytes)? {
+    ///     assert_eq!(event.data, "hello");
+    /// }
+    /// # Ok::<(), fanwire::sse::SseError>(())
     /// ```
     pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<SseEvent>, SseError> {
         while let Some(&first) = input.first() {

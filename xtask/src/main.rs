@@ -143,6 +143,8 @@ fn ci(totals: &mut Totals) -> Outcome {
     lint()?;
     tidy::check()?;
     test(totals)?;
+    // Ten million streams come and go: too many for a debug build.
+    run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
     loom(None, totals)?;
     mutants::check(None)?;
     asan(totals)?;

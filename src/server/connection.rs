@@ -422,7 +422,8 @@ impl Connection {
                 Timer::At(cx.tick + 10)
             }
             State::Ws(_) => {
-                if cx.tick >= heard + 2 * heartbeat + heartbeat / 2 {
+                // Some ticks at the least, so that with a short heartbeat too the second ping has been sent.
+                if cx.tick >= heard + 2 * heartbeat + (heartbeat / 2).max(3) {
                     cx.shared.metrics.fault("heartbeat_missed");
                     return Timer::Over;
                 }

@@ -21,25 +21,29 @@ pub(crate) enum OnLag {
     DropNewest,
     /// The latest event of each key comes; those before it are left out.
     Conflate,
-    /// At most so many a second, lag or not; 0 is the default.
+    /// At most so many a second, lag or not; at least one.
     Sample { per_second: u32 },
     /// The connection is closed.
     Disconnect,
 }
 
 /// How many events a second a sample has where the client does not say.
-pub(crate) const SAMPLE_PER_SECOND_DEFAULT: u32 = 10;
+const SAMPLE_PER_SECOND_DEFAULT: u32 = 10;
 
 impl OnLag {
-    /// Reads the contract's word for it. `per_second` is for `sample` alone.
-    pub(crate) fn read(word: &str, per_second: Option<u32>) -> Option<Self> {
-        Some(match word {
-            "drop_oldest" => Self::DropOldest,
-            "drop_newest" => Self::DropNewest,
-            "conflate" => Self::Conflate,
-            "sample" => Self::Sample { per_second: per_second.unwrap_or(0) },
-            "disconnect" => Self::Disconnect,
-            _ => return None,
+    /// Reads the contract's word for it, or says which there are. `per_second` is for `sample` alone.
+    pub(crate) fn read(word: Option<&str>, per_second: Option<u32>) -> Result<Self, String> {
+        let rate = per_second.filter(|rate| *rate > 0).unwrap_or(SAMPLE_PER_SECOND_DEFAULT);
+        Ok(match word {
+            None | Some("drop_oldest") => Self::DropOldest,
+            Some("drop_newest") => Self::DropNewest,
+            Some("conflate") => Self::Conflate,
+            Some("sample") => Self::Sample { per_second: rate },
+            Some("disconnect") => Self::Disconnect,
+            Some(other) => {
+                let words = "drop_oldest, drop_newest, conflate, sample or disconnect";
+                return Err(format!("on_lag '{}' is none of {words}", native::shortened(other)));
+            }
         })
     }
 }

@@ -197,11 +197,8 @@ fn bad_payload(error: &serde_json::Error) -> ClientError {
 fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     let input: SubscribeIn = serde_json::from_str(payload).map_err(|error| bad_payload(&error))?;
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
-    let on_lag = match input.on_lag.as_deref() {
-        None => OnLag::default(),
-        Some(word) => OnLag::read(word, input.max_per_second)
-            .ok_or_else(|| ClientError::new("invalid_on_lag", unknown_on_lag(word)))?,
-    };
+    let on_lag = OnLag::read(input.on_lag.as_deref(), input.max_per_second)
+        .map_err(|text| ClientError::new("invalid_on_lag", text))?;
     let since = match input.since.as_deref().map(str::parse) {
         None => None,
         Some(Ok(id)) => Some(id),
@@ -225,12 +222,6 @@ fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         snapshot: input.snapshot,
         on_lag,
     })
-}
-
-/// Says which words there are.
-pub(crate) fn unknown_on_lag(word: &str) -> String {
-    let words = "drop_oldest, drop_newest, conflate, sample or disconnect";
-    format!("on_lag '{}' is none of {words}", shortened(word))
 }
 
 /// A subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::fanout::{Membership, Wish};
 use super::thin::Cut;
-use super::{Fanout, Feed, FeedLimits, Slot};
+use super::{Fanout, Feed, Slot};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{EventId, Timestamp};
 
@@ -126,6 +126,12 @@ impl Backlog {
 
     fn has_written(&self) -> bool {
         self.partial.is_empty() && self.direct.is_empty()
+    }
+
+    /// The words for what was missed behind the last event.
+    fn gap(&self, missed: Option<u64>, to: Option<EventId>, encoding: Encoding, ring: &impl Ring) -> Bytes {
+        let recoverable = self.last.is_some_and(|id| ring.keeps_behind(id));
+        encoding.gap(&GapNotice { missed, from: self.last, to, recoverable, at: ring.now() })
     }
 
     fn push(&mut self, place: u64, bytes: Bytes, events: u32) {
@@ -289,9 +295,9 @@ impl Cursor {
     }
 
     /// For a blocked member that drops its newest: keeps what fits its limits, and counts what does not.
-    pub(crate) fn hold(&mut self, fanout: &Fanout, limits: &FeedLimits, tally: &mut Tally) {
+    pub(crate) fn hold(&mut self, fanout: &Fanout, tally: &mut Tally) {
         let Some(membership) = self.membership.filter(|_| self.cut == Cut::DropNewest) else { return };
-        let feed = fanout.feed(membership.feed);
+        let (feed, limits) = (fanout.feed(membership.feed), fanout.limits());
         let backlog = self.backlog.get_or_insert_default();
         if backlog.lost_newest == 0 {
             let max_events = (limits.max_events as u64).saturating_sub(backlog.direct_events);
@@ -372,15 +378,7 @@ impl Cursor {
     fn tell_gap(&mut self, missed: Option<u64>, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
         let next = self.next;
         let backlog = self.backlog.get_or_insert_default();
-        let from = backlog.last;
-        let gap = GapNotice {
-            missed,
-            from,
-            to: feed.trimmed,
-            recoverable: from.is_some_and(|id| ring.keeps_behind(id)),
-            at: ring.now(),
-        };
-        let bytes = feed.encoding.gap(&gap);
+        let bytes = backlog.gap(missed, feed.trimmed, feed.encoding, ring);
         backlog.last = feed.trimmed;
         backlog.direct_bytes += bytes.len();
         let behind = backlog.direct.partition_point(|direct| direct.place <= next);
@@ -396,15 +394,8 @@ impl Cursor {
         let lost = std::mem::take(&mut backlog.lost_newest);
         let Some(feed) = feed else { return };
         let newest = feed.id_of(self.next.wrapping_sub(1)).or_else(|| feed.newest_id());
-        let backlog = self.backlog.get_or_insert_default();
-        let gap = GapNotice {
-            missed: Some(lost),
-            from: backlog.last,
-            to: newest,
-            recoverable: backlog.last.is_some_and(|id| ring.keeps_behind(id)),
-            at: ring.now(),
-        };
-        backlog.push(0, feed.encoding.gap(&gap), 0);
+        let bytes = backlog.gap(Some(lost), newest, feed.encoding, ring);
+        backlog.push(0, bytes, 0);
         tally.gaps += 1;
     }
 

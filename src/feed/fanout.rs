@@ -147,7 +147,6 @@ impl Fanout {
     }
 
     /// The limits of its feeds.
-    #[cfg(test)]
     pub(super) fn limits(&self) -> FeedLimits {
         self.limits
     }
@@ -326,8 +325,8 @@ impl Fanout {
     }
 }
 
-/// The event's frame, made where it is the first of its encoding.
-fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
+/// The event's frame, made and counted where it is the first of its encoding.
+pub(crate) fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
     let make = |event: &Event| {
         metrics.encodings.inc();
         encoding.encode(event)

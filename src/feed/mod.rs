@@ -70,7 +70,7 @@ pub(crate) struct Feed {
 /// What thinning takes.
 #[derive(Debug, Default)]
 struct Thin {
-    latest: Latest,
+    latest: Latest<(Bytes, EventId)>,
     samplers: Samplers,
     /// The fan-out's number of an event, and the least thinning of those that match it.
     event: u64,
@@ -120,7 +120,7 @@ impl Feed {
             if let Some(thin) = &mut self.thin {
                 for ((frame, id, key), index) in frames.iter().zip(self.next..) {
                     if *key != 0 {
-                        thin.latest.put(*key, index, frame, *id, limits.max_keys);
+                        thin.latest.put(*key, index, (frame.clone(), *id), limits.max_keys);
                     }
                 }
             }
@@ -162,7 +162,7 @@ impl Feed {
         if index >= self.base && index < self.next {
             return Some(self.run_of(index).id_of(index));
         }
-        self.thin.as_ref().and_then(|thin| thin.latest.id_of(index))
+        self.thin.as_ref().and_then(|thin| thin.latest.get(index)).map(|(_, id)| *id)
     }
 
     /// Lets go of what every member has, when the loop knows that all have everything.
@@ -211,7 +211,7 @@ impl Feed {
     fn kept_from(&self, mut index: u64) -> Option<(u64, &[u8], bool)> {
         let latest = self.thin.as_ref().map(|thin| &thin.latest)?;
         if index < self.base {
-            if let Some((index, frame)) = latest.from(index).filter(|(index, _)| *index < self.base) {
+            if let Some((index, (frame, _))) = latest.range(index..self.base).next() {
                 return Some((index, frame, false));
             }
             index = self.base;
@@ -222,7 +222,7 @@ impl Feed {
             while index < end {
                 let whole = run.is_whole(index);
                 // Of what the table forgot nobody knows whether it was the latest.
-                if whole || index < latest.floor || latest.has(index) {
+                if whole || index < latest.floor || latest.get(index).is_some() {
                     return Some((index, &run.bytes[run.start_of(index)..run.start_of(index + 1)], whole));
                 }
                 index += 1;

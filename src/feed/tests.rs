@@ -270,7 +270,7 @@ impl World {
     fn pass(&mut self, cursor: &mut Cursor, pipe: &mut Pipe) -> Flushed {
         let flushed = cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still);
         if flushed == Flushed::Blocked {
-            cursor.hold(&self.fanout, &self.fanout.limits(), &mut self.tally);
+            cursor.hold(&self.fanout, &mut self.tally);
         }
         flushed
     }

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::dialect::{OnLag, SAMPLE_PER_SECOND_DEFAULT};
+use crate::dialect::OnLag;
 use crate::event::{Attribute, Event, EventId, Timestamp};
 
 /// What a subscription lets be left out. The order is from the least to the most; where several subscriptions
@@ -45,10 +46,7 @@ impl Thinning {
     pub(crate) fn of(on_lag: OnLag) -> Self {
         match on_lag {
             OnLag::Conflate => Self::Conflate,
-            OnLag::Sample { per_second } => {
-                let per_second = if per_second == 0 { SAMPLE_PER_SECOND_DEFAULT } else { per_second };
-                Self::Sample((1_000_000 / per_second).max(1))
-            }
+            OnLag::Sample { per_second } => Self::Sample((1_000_000 / per_second).max(1)),
             OnLag::DropOldest | OnLag::DropNewest | OnLag::Disconnect => Self::None,
         }
     }
@@ -95,52 +93,49 @@ impl KeyRule {
     }
 }
 
-/// A kept frame.
+/// The latest value of each key, in the order of the numbers under which they came.
 #[derive(Debug)]
-struct Kept {
-    key: u64,
-    frame: Bytes,
-    id: EventId,
-}
-
-/// The latest frame of each key, by its index in the feed.
-#[derive(Debug, Default)]
-pub(super) struct Latest {
-    index_of: HashMap<u64, u64, foldhash::fast::RandomState>,
-    kept: BTreeMap<u64, Kept>,
-    /// Below this, frames that were the latest of their keys are gone.
+pub(super) struct Latest<V> {
+    number_of: HashMap<u64, u64, foldhash::fast::RandomState>,
+    /// By number: key and value.
+    kept: BTreeMap<u64, (u64, V)>,
+    /// Below this, values that were the latest of their keys are gone.
     pub(super) floor: u64,
 }
 
-impl Latest {
-    pub(super) fn put(&mut self, key: u64, index: u64, frame: &Bytes, id: EventId, max: usize) {
-        if let Some(before) = self.index_of.insert(key, index) {
+impl<V> Default for Latest<V> {
+    fn default() -> Self {
+        Self { number_of: HashMap::default(), kept: BTreeMap::new(), floor: 0 }
+    }
+}
+
+impl<V> Latest<V> {
+    /// Takes a value under a number higher than all before. Beyond `max` keys, the one that changed longest ago
+    /// goes.
+    pub(super) fn put(&mut self, key: u64, number: u64, value: V, max: usize) {
+        if let Some(before) = self.number_of.insert(key, number) {
             self.kept.remove(&before);
         }
-        self.kept.insert(index, Kept { key, frame: frame.clone(), id });
+        self.kept.insert(number, (key, value));
         while self.kept.len() > max {
-            let Some((index, kept)) = self.kept.pop_first() else { return };
-            self.index_of.remove(&kept.key);
-            self.floor = index + 1;
+            let Some((number, (key, _))) = self.kept.pop_first() else { return };
+            self.number_of.remove(&key);
+            self.floor = number + 1;
         }
     }
 
-    /// The first kept frame at this index or behind it.
-    pub(super) fn from(&self, index: u64) -> Option<(u64, &Bytes)> {
-        self.kept.range(index..).next().map(|(index, kept)| (*index, &kept.frame))
+    /// What is still the latest of its key among these numbers, oldest first.
+    pub(super) fn range(&self, numbers: impl RangeBounds<u64>) -> impl Iterator<Item = (u64, &V)> {
+        self.kept.range(numbers).map(|(number, (_, value))| (*number, value))
     }
 
-    pub(super) fn has(&self, index: u64) -> bool {
-        self.kept.contains_key(&index)
+    pub(super) fn get(&self, number: u64) -> Option<&V> {
+        self.kept.get(&number).map(|(_, value)| value)
     }
 
-    pub(super) fn id_of(&self, index: u64) -> Option<EventId> {
-        self.kept.get(&index).map(|kept| kept.id)
-    }
-
-    /// Every member has everything.
+    /// Forgets all: everybody who may ask has everything.
     pub(super) fn clear(&mut self) {
-        self.index_of.clear();
+        self.number_of.clear();
         self.kept.clear();
     }
 }

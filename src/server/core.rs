@@ -412,7 +412,7 @@ impl<S: Socket> Core<S> {
     fn block(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
         conn.blocked = true;
-        conn.cursor.hold(&self.fanout, &self.shared.config.feed_limits(), &mut self.tally);
+        conn.cursor.hold(&self.fanout, &mut self.tally);
     }
 
     /// A connection fell off its feed, and one of its subscriptions says that it is to end then.
@@ -501,7 +501,7 @@ impl<S: Socket> Core<S> {
                 let conn = &mut self.conns[slot];
                 if conn.blocked {
                     all_done = false;
-                    conn.cursor.hold(&self.fanout, &self.shared.config.feed_limits(), &mut self.tally);
+                    conn.cursor.hold(&self.fanout, &mut self.tally);
                     if conn.cursor.is_to_be_closed(&self.fanout) {
                         self.lagged.push(token_of(slot, conn.generation));
                     }

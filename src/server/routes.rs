@@ -220,6 +220,18 @@ impl Answer<'_, '_> {
         self.outcome()
     }
 
+    /// Whether no new stream is taken for now.
+    fn refuse_stream(&mut self) -> Option<Outcome> {
+        let (label, error) = if self.cx.shared.is_draining() {
+            ("draining", "server is shutting down")
+        } else if self.cx.shared.is_short_of_memory() {
+            ("memory", "server is short of memory")
+        } else {
+            return None;
+        };
+        Some(self.error(503, label, error, &[("Retry-After", "5")]))
+    }
+
     fn websocket(&mut self) -> Outcome {
         let upgrade = match ws::check_upgrade(self.request) {
             Ok(upgrade) => upgrade,
@@ -227,11 +239,8 @@ impl Answer<'_, '_> {
                 return self.error(error.status(), error.label(), &error.to_string(), error.headers());
             }
         };
-        if self.cx.shared.is_draining() {
-            return self.error(503, "draining", "server is shutting down", &[("Retry-After", "5")]);
-        }
-        if self.cx.shared.is_short_of_memory() {
-            return self.error(503, "memory", "server is short of memory", &[("Retry-After", "5")]);
+        if let Some(refusal) = self.refuse_stream() {
+            return refusal;
         }
         let protocol = upgrade.protocols.iter().find(|p| *p == PROTOCOL).map(|_| PROTOCOL);
         let mut out = Vec::with_capacity(192);
@@ -248,11 +257,8 @@ impl Answer<'_, '_> {
         if let Err(error) = stream.filter.check(&self.cx.shared.config.filter_limits()) {
             return self.error(400, "invalid_filter", &error.to_string(), &[]);
         }
-        if self.cx.shared.is_draining() {
-            return self.error(503, "draining", "server is shutting down", &[("Retry-After", "5")]);
-        }
-        if self.cx.shared.is_short_of_memory() {
-            return self.error(503, "memory", "server is short of memory", &[("Retry-After", "5")]);
+        if let Some(refusal) = self.refuse_stream() {
+            return refusal;
         }
         let mut headers: Vec<(&str, &str)> = STREAM_HEADERS.to_vec();
         headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
@@ -340,10 +346,7 @@ impl StreamRequest {
             Some("") | None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
             Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
         };
-        let on_lag = match on_lag {
-            None => OnLag::default(),
-            Some(word) => OnLag::read(&word, max_per_second).ok_or_else(|| native::unknown_on_lag(&word))?,
-        };
+        let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;
         Ok(Self { filter, encoding, from, on_lag })
     }
 }

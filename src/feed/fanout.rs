@@ -263,6 +263,11 @@ impl Fanout {
         });
     }
 
+    /// The event's frame in this encoding.
+    pub(crate) fn frame(&self, event: &Event, encoding: Encoding) -> Bytes {
+        frame_of(event, encoding, &self.metrics)
+    }
+
     /// Whether samples wait for their time.
     pub(crate) fn is_sampling(&self) -> bool {
         !self.sampling.is_empty()
@@ -326,7 +331,7 @@ impl Fanout {
 }
 
 /// The event's frame, made and counted where it is the first of its encoding.
-pub(crate) fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
+fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
     let make = |event: &Event| {
         metrics.encodings.inc();
         encoding.encode(event)

@@ -36,6 +36,7 @@ pub(crate) trait Socket: Read + Write {
 pub(crate) type Token = u64;
 
 use replay::Replay;
+use watch::Books;
 pub(crate) use watch::Report;
 
 const READ_BYTES: usize = 64 * 1024;
@@ -399,7 +400,7 @@ impl<S: Socket> Core<S> {
             }
             Flushed::Blocked => self.block(slot),
             Flushed::Budget => self.queue(slot),
-            Flushed::Lagged => self.close_lagged(slot),
+            Flushed::Lagged => return self.close_lagged(slot),
             Flushed::Failed => {
                 self.remove(slot);
                 return false;
@@ -415,8 +416,9 @@ impl<S: Socket> Core<S> {
         conn.cursor.hold(&self.fanout, &mut self.tally);
     }
 
-    /// A connection fell off its feed, and one of its subscriptions says that it is to end then.
-    fn close_lagged(&mut self, slot: usize) {
+    /// A connection fell off its feed, and one of its subscriptions says that it is to end then. False where it
+    /// is gone already.
+    fn close_lagged(&mut self, slot: usize) -> bool {
         let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
         self.tell_moved(moved);
         self.shared.metrics.lag_closed.inc();
@@ -426,19 +428,7 @@ impl<S: Socket> Core<S> {
         conn.cursor.set_waits(false);
         let mut cx = context!(self, conn);
         conn.connection.lagged(&mut cx);
-        // Its words wait with what was begun, as long as a closing connection may take.
-        for effect in std::mem::take(&mut self.effects) {
-            match effect {
-                Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
-                Effect::Close => {
-                    let conn = &mut self.conns[slot];
-                    conn.closing = true;
-                    self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
-                }
-                _ => {}
-            }
-        }
-        self.queue(slot);
+        self.apply(slot)
     }
 
     fn remove(&mut self, slot: usize) {
@@ -599,7 +589,9 @@ impl<S: Socket> Core<S> {
         let metrics = &self.shared.metrics;
         let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
             std::mem::take(&mut self.tally);
-        self.books.add(events, dropped, conflated);
+        self.books.written += events;
+        self.books.dropped += dropped;
+        self.books.conflated += conflated;
         if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
             return;
         }
@@ -611,64 +603,6 @@ impl<S: Socket> Core<S> {
         metrics.dropped.inc_by(dropped);
         metrics.conflated.inc_by(conflated.max(0) as u64);
         metrics.gaps.inc_by(gaps);
-    }
-}
-
-impl<S: Socket> Core<S> {
-    /// The account of all connections, those that are gone included.
-    pub(crate) fn ledger(&self) -> Ledger {
-        let mut pending = self.fanout.samples_waiting();
-        for (_, conn) in &self.conns {
-            pending += conn.cursor.pending(&self.fanout);
-        }
-        let Books { written, dropped, conflated } = self.books;
-        let feeds = self.fanout.books;
-        Ledger {
-            matched: feeds.matched,
-            written: written + self.tally.events,
-            pending,
-            dropped: dropped + self.tally.dropped,
-            conflated: (conflated + self.tally.conflated) as u64 + feeds.sampled_out,
-        }
-    }
-}
-
-/// What the tallies came to.
-#[derive(Clone, Copy, Debug, Default)]
-struct Books {
-    written: u64,
-    dropped: u64,
-    conflated: i64,
-}
-
-impl Books {
-    fn add(&mut self, written: u64, dropped: u64, conflated: i64) {
-        self.written += written;
-        self.dropped += dropped;
-        self.conflated += conflated;
-    }
-}
-
-/// What became of every event that a connection was owed: `matched` is the sum of the others, at any moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ledger {
-    /// Events owed, once for each connection.
-    pub(crate) matched: u64,
-    /// Written, or begun.
-    pub(crate) written: u64,
-    /// Waiting.
-    pub(crate) pending: u64,
-    /// Lost and told in a gap, or waiting when the connection went.
-    pub(crate) dropped: u64,
-    /// Left out because a subscription conflates or samples.
-    pub(crate) conflated: u64,
-}
-
-impl Ledger {
-    /// What is wrong with it; 0 always.
-    pub(crate) fn difference(&self) -> i64 {
-        let parts = self.written + self.pending + self.dropped + self.conflated;
-        self.matched.wrapping_sub(parts) as i64
     }
 }
 

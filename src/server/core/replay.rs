@@ -10,6 +10,7 @@ use super::{Core, Socket};
 use crate::bus::Bus;
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{Event, EventId, Sequence, Timestamp};
+use crate::feed::{Cursor, Fanout, Tally};
 use crate::filter::Filter;
 
 /// Bytes of a page, about.
@@ -22,10 +23,15 @@ const PAGE_EVENTS: u64 = 1024;
 #[derive(Debug)]
 pub(super) struct Replay {
     encoding: Encoding,
+    wanted: Wanted,
+    work: Work,
+}
+
+#[derive(Debug)]
+struct Wanted {
     filter: Filter,
     /// What the client has other subscriptions for: it got that before.
     except: Vec<Filter>,
-    work: Work,
 }
 
 #[derive(Debug)]
@@ -40,8 +46,8 @@ enum Work {
     Unknown(Option<EventId>),
 }
 
-impl Replay {
-    fn wants(&self, event: &Event) -> bool {
+impl Wanted {
+    fn matches(&self, event: &Event) -> bool {
         self.filter.matches(event) && !self.except.iter().any(|other| other.matches(event))
     }
 }
@@ -56,9 +62,9 @@ impl<S: Socket> Core<S> {
         except: Vec<Filter>,
         from: ReplayFrom,
     ) {
-        let mut replay = Replay { encoding, filter, except, work: Work::Unknown(None) };
-        replay.work = match from {
-            ReplayFrom::Newest(count) => Work::Events(self.newest(&replay, count)),
+        let wanted = Wanted { filter, except };
+        let work = match from {
+            ReplayFrom::Newest(count) => Work::Events(self.newest(&wanted, count)),
             ReplayFrom::Snapshot => {
                 let snapshot = self.snapshot.get_or_insert_with(|| {
                     let mut snapshot = self.shared.config.snapshot();
@@ -79,14 +85,14 @@ impl<S: Socket> Core<S> {
             }
             ReplayFrom::Unknown => Work::Unknown(None),
         };
-        self.conns[slot].replay = Some(Box::new(replay));
+        self.conns[slot].replay = Some(Box::new(Replay { encoding, wanted, work }));
     }
 
     /// The newest so many that a replay wants, oldest first.
-    fn newest(&self, replay: &Replay, count: usize) -> VecDeque<(u16, Sequence)> {
+    fn newest(&self, wanted: &Wanted, count: usize) -> VecDeque<(u16, Sequence)> {
         let mut newest = VecDeque::new();
         for event in whole_ring(&self.shared.bus, |shard| self.reader.position(shard)) {
-            if count > 0 && replay.wants(&event) {
+            if count > 0 && wanted.matches(&event) {
                 if newest.len() == count {
                     newest.pop_front();
                 }
@@ -100,81 +106,84 @@ impl<S: Socket> Core<S> {
     pub(super) fn page(&mut self, slot: usize) -> bool {
         let conn = &mut self.conns[slot];
         let Some(mut replay) = conn.replay.take() else { return false };
-        let mut size = 0;
-        let over;
-        let mut gap = None;
-        match &mut replay.work {
+        let Replay { encoding, wanted, work } = &mut *replay;
+        let (bus, now) = (&self.shared.bus, self.now);
+        let mut out = Page {
+            encoding: *encoding,
+            cursor: &mut conn.cursor,
+            fanout: &mut self.fanout,
+            tally: &mut self.tally,
+            size: 0,
+        };
+        let over = match work {
             Work::Unknown(id) => {
-                over = true;
-                gap = Some(notice(None, *id, None, self.now));
+                out.gap(&notice(None, *id, None, now));
+                true
             }
             Work::Events(events) => {
-                let bus = &self.shared.bus;
-                let epoch = bus.epoch();
+                let mut gap = None;
                 let mut missed = 0;
-                while size < PAGE_BYTES && !events.is_empty() {
-                    let Some((shard, sequence)) = events.pop_front() else { break };
+                while !out.is_full()
+                    && let Some((shard, sequence)) = events.pop_front()
+                {
                     let mut found = None;
                     bus.read_range(shard, sequence, sequence + 1, |event| found = Some(event.clone()));
                     let Some(event) = found else {
                         missed += 1;
-                        let to = EventId { epoch, shard, sequence };
-                        gap = Some(notice(Some(missed), None, Some(to), self.now));
+                        let to = EventId { epoch: bus.epoch(), shard, sequence };
+                        gap = Some(notice(Some(missed), None, Some(to), now));
                         continue;
                     };
                     if let Some(gap) = gap.take() {
-                        self.tally.gaps += 1;
-                        conn.cursor.send(&mut self.fanout, replay.encoding.gap(&gap));
+                        out.gap(&gap);
                         missed = 0;
                     }
-                    size += send(&mut self.fanout, &mut conn.cursor, &self.shared, replay.encoding, &event);
+                    out.event(&event);
                 }
-                over = events.is_empty();
+                if let Some(gap) = gap {
+                    out.gap(&gap);
+                }
+                events.is_empty()
             }
             Work::Snapshot { next, to } => {
-                let mut is_whole = true;
-                let (from, end) = (*next, *to);
-                for (number, event) in self.snapshot.iter().flat_map(|snapshot| snapshot.range(from, end)) {
-                    if size >= PAGE_BYTES {
-                        is_whole = false;
-                        break;
-                    }
-                    *next = number + 1;
-                    let wanted =
-                        replay.filter.matches(event) && !replay.except.iter().any(|e| e.matches(event));
-                    if wanted {
-                        size +=
-                            send(&mut self.fanout, &mut conn.cursor, &self.shared, replay.encoding, event);
+                let mut events = self.snapshot.iter().flat_map(|snapshot| snapshot.range(*next, *to));
+                let mut last = None;
+                while !out.is_full()
+                    && let Some((number, event)) = events.next()
+                {
+                    last = Some(number);
+                    if wanted.matches(event) {
+                        out.event(event);
                     }
                 }
-                over = is_whole;
+                let over = events.next().is_none();
+                drop(events);
+                *next = last.map_or(*next, |number| number + 1);
+                over
             }
             Work::Range { shard, next, to, after } => {
-                let bus = &self.shared.bus;
-                let mut from = (*next).max(bus.oldest(*shard)).min(*to);
+                let from = (*next).max(bus.oldest(*shard)).min(*to);
                 let end = (from + PAGE_EVENTS).min(*to);
                 let mut page = Vec::new();
-                from = bus.read_range(*shard, from, end, |event| page.push(event.clone()));
+                let from = bus.read_range(*shard, from, end, |event| page.push(event.clone()));
                 if from > *next {
                     let last = EventId { sequence: from - 1, ..*after };
-                    let gap = notice(Some(from - *next), Some(*after), Some(last), self.now);
-                    self.tally.gaps += 1;
-                    conn.cursor.send(&mut self.fanout, replay.encoding.gap(&gap));
+                    out.gap(&notice(Some(from - *next), Some(*after), Some(last), now));
                 }
-                *after = EventId { sequence: end - 1, ..*after };
-                *next = end;
-                over = end == *to;
+                *next = from;
                 for event in page {
-                    if replay.filter.matches(&event) && !replay.except.iter().any(|e| e.matches(&event)) {
-                        send(&mut self.fanout, &mut conn.cursor, &self.shared, replay.encoding, &event);
+                    if out.is_full() {
+                        break;
+                    }
+                    *next += 1;
+                    if wanted.matches(&event) {
+                        out.event(&event);
                     }
                 }
+                *after = EventId { sequence: *next - 1, ..*after };
+                *next == *to
             }
-        }
-        if let Some(gap) = gap {
-            self.tally.gaps += 1;
-            conn.cursor.send(&mut self.fanout, replay.encoding.gap(&gap));
-        }
+        };
         if over {
             conn.cursor.set_waits(false);
         } else {
@@ -185,25 +194,34 @@ impl<S: Socket> Core<S> {
     }
 }
 
-fn notice(missed: Option<u64>, from: Option<EventId>, to: Option<EventId>, at: Timestamp) -> GapNotice {
-    GapNotice { missed, from, to, recoverable: false, at }
+/// What is being queued for one connection.
+struct Page<'a> {
+    encoding: Encoding,
+    cursor: &'a mut Cursor,
+    fanout: &'a mut Fanout,
+    tally: &'a mut Tally,
+    size: usize,
 }
 
-fn send(
-    fanout: &mut crate::feed::Fanout,
-    cursor: &mut crate::feed::Cursor,
-    shared: &super::Shared,
-    encoding: Encoding,
-    event: &Event,
-) -> usize {
-    let make = |event: &Event| {
-        shared.metrics.encodings.inc();
-        encoding.encode(event)
-    };
-    let frame = event.frame(encoding as usize, make).clone();
-    let size = frame.len();
-    cursor.send_replayed(fanout, frame, event.id());
-    size
+impl Page<'_> {
+    fn is_full(&self) -> bool {
+        self.size >= PAGE_BYTES
+    }
+
+    fn event(&mut self, event: &Event) {
+        let frame = self.fanout.frame(event, self.encoding);
+        self.size += frame.len();
+        self.cursor.send_replayed(self.fanout, frame, event.id());
+    }
+
+    fn gap(&mut self, gap: &GapNotice) {
+        self.tally.gaps += 1;
+        self.cursor.send(self.fanout, self.encoding.gap(gap));
+    }
+}
+
+fn notice(missed: Option<u64>, from: Option<EventId>, to: Option<EventId>, at: Timestamp) -> GapNotice {
+    GapNotice { missed, from, to, recoverable: false, at }
 }
 
 /// Everything that the rings have up to the loop's place in each; where there are several shards, by time.

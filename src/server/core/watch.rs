@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::super::connection::Speaks;
-use super::{Core, Ledger, Socket};
+use super::{Core, Socket};
 use crate::feed::Lag;
 use crate::metrics::Kind;
 
@@ -16,6 +16,37 @@ const LAGGARDS_MAX: usize = 20;
 
 /// Ticks between two observations of everybody's lag for the histograms.
 const HISTOGRAM_TICKS: u64 = 10;
+
+/// What the tallies came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Books {
+    pub(super) written: u64,
+    pub(super) dropped: u64,
+    pub(super) conflated: i64,
+}
+
+/// What became of every event that a connection was owed: `matched` is the sum of the others, at any moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ledger {
+    /// Events owed, once for each connection.
+    matched: u64,
+    /// Written, or begun.
+    written: u64,
+    /// Waiting.
+    pending: u64,
+    /// Lost and told in a gap, or waiting when the connection went.
+    dropped: u64,
+    /// Left out because a subscription conflates or samples.
+    conflated: u64,
+}
+
+impl Ledger {
+    /// What is wrong with it; 0 always.
+    fn difference(&self) -> i64 {
+        let parts = self.written + self.pending + self.dropped + self.conflated;
+        self.matched.wrapping_sub(parts) as i64
+    }
+}
 
 /// A connection that is behind.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +105,23 @@ fn worst_first(laggards: &mut Vec<Laggard>) {
 }
 
 impl<S: Socket> Core<S> {
+    /// The account of all connections, those that are gone included.
+    fn ledger(&self) -> Ledger {
+        let mut pending = self.fanout.samples_waiting();
+        for (_, conn) in &self.conns {
+            pending += conn.cursor.pending(&self.fanout);
+        }
+        let Books { written, dropped, conflated } = self.books;
+        let feeds = self.fanout.books;
+        Ledger {
+            matched: feeds.matched,
+            written: written + self.tally.events,
+            pending,
+            dropped: dropped + self.tally.dropped,
+            conflated: (conflated + self.tally.conflated) as u64 + feeds.sampled_out,
+        }
+    }
+
     /// Reports what changed, at most once a tick. Looks at every connection.
     pub(super) fn report(&mut self) {
         if !self.unreported || self.reported == self.tick {

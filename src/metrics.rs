@@ -17,61 +17,6 @@ pub(crate) struct Kind {
     pub(crate) kind: &'static str,
 }
 
-/// What the registry is given: the metric itself.
-trait Metric {
-    type Given: prometheus_client::registry::Metric;
-    fn metric(&self) -> Self::Given;
-}
-
-macro_rules! given_as_it_is {
-    ($($type:ty),*) => {$(
-        impl Metric for $type {
-            type Given = Self;
-            fn metric(&self) -> Self {
-                self.clone()
-            }
-        }
-    )*};
-}
-
-given_as_it_is!(Counter, Gauge, Family<Kind, Gauge>, Family<Kind, Counter>);
-
-macro_rules! histogram {
-    ($(#[$doc:meta])* $name:ident, $first:literal, $factor:literal, $buckets:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug)]
-        pub(crate) struct $name(Histogram);
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self(Histogram::new(exponential_buckets($first, $factor, $buckets)))
-            }
-        }
-
-        impl Metric for $name {
-            type Given = Histogram;
-            fn metric(&self) -> Histogram {
-                self.0.clone()
-            }
-        }
-
-        impl $name {
-            pub(crate) fn observe(&self, value: f64) {
-                self.0.observe(value);
-            }
-        }
-    };
-}
-
-histogram!(
-    /// A histogram of events.
-    Lags, 1.0, 4.0, 10
-);
-histogram!(
-    /// A histogram of seconds.
-    LagTimes, 0.01, 4.0, 10
-);
-
 /// The counters of one server, shared by its loops.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -90,8 +35,8 @@ pub(crate) struct Metrics {
     pub(crate) dropped: Counter,
     pub(crate) conflated: Counter,
     pub(crate) lag_closed: Counter,
-    pub(crate) lag_events: Lags,
-    pub(crate) lag_seconds: LagTimes,
+    pub(crate) lag_events: Histogram,
+    pub(crate) lag_seconds: Histogram,
     pub(crate) shed: Family<Kind, Counter>,
     pub(crate) gaps: Counter,
     pub(crate) written_bytes: Counter,
@@ -110,10 +55,25 @@ impl fmt::Debug for Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("fanwire");
+        let mut histogram = |name, help, first| {
+            let histogram = Histogram::new(exponential_buckets(first, 4.0, 10));
+            registry.register(name, help, histogram.clone());
+            histogram
+        };
+        let lag_events = histogram(
+            "server_lag_events",
+            "Events that a lagging connection is behind, looked at once a second",
+            1.0,
+        );
+        let lag_seconds = histogram(
+            "server_lag_seconds",
+            "For how long a lagging connection has lagged, looked at once a second",
+            0.01,
+        );
         macro_rules! register {
             ($($name:ident: $label:literal, $help:literal;)*) => {{
-                $(let $name = Default::default(); registry.register($label, $help, Metric::metric(&$name));)*
-                Self { $($name,)* registry }
+                $(let $name = Default::default(); registry.register($label, $help, Clone::clone(&$name));)*
+                Self { $($name,)* lag_events, lag_seconds, registry }
             }};
         }
         register! {
@@ -132,8 +92,6 @@ impl Default for Metrics {
             dropped: "feed_events_dropped", "Events that clients did not get because they lagged, or went";
             conflated: "feed_events_conflated", "Events left out for a later one of the same key, as clients asked for";
             lag_closed: "server_lag_closed", "Connections closed because they lagged, as clients asked for";
-            lag_events: "server_lag_events", "Events that a lagging connection is behind, looked at once a second";
-            lag_seconds: "server_lag_seconds", "For how long a lagging connection has lagged, looked at once a second";
             shed: "server_shed", "What was let go because memory was short, by what: bytes of feeds, connections";
             gaps: "feed_gaps", "Gap messages sent";
             written_bytes: "server_written_bytes", "Bytes taken by clients' sockets";

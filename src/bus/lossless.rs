@@ -89,6 +89,36 @@ impl<T: Carried> Inner<T> {
         }
     }
 
+    /// Tries as long as it takes.
+    #[inline]
+    fn publish_waiting(&self, mut item: T, mut attempt: impl FnMut(T) -> Result<Sequence, T>) -> EventId {
+        let mut looks = 0;
+        loop {
+            match attempt(item) {
+                Ok(sequence) => return self.id(sequence),
+                Err(back) => item = back,
+            }
+            self.wait_for_room(&mut looks, None);
+        }
+    }
+
+    /// Publishes all, as many at once as there is room for.
+    fn publish_all<I: ExactSizeIterator<Item = T>>(
+        &self,
+        mut items: I,
+        mut attempt: impl FnMut(&mut I) -> Option<Sequence>,
+    ) -> Option<EventId> {
+        let mut last = None;
+        let mut looks = 0;
+        while items.len() > 0 {
+            match attempt(&mut items) {
+                Some(sequence) => (last, looks) = (Some(self.id(sequence)), 0),
+                None => self.wait_for_room(&mut looks, None),
+            }
+        }
+        last
+    }
+
     /// One step of waiting for room: spin, then yield, then sleep.
     fn wait_for_room(&self, looks: &mut u32, deadline: Option<Instant>) {
         *looks += 1;
@@ -161,14 +191,7 @@ impl<T: Carried> LosslessBus<T> {
 
     /// Publishes, waiting for room as long as it takes: spins a moment, then sleeps.
     pub fn publish_blocking(&self, item: T) -> EventId {
-        let mut item = item.into_publishable();
-        loop {
-            match self.0.publish_until(item, None, |item| self.attempt(item)) {
-                Ok(id) => return id,
-                // Without a deadline it does not give up.
-                Err(Full(back)) => item = back,
-            }
-        }
+        self.0.publish_waiting(item.into_publishable(), |item| self.attempt(item))
     }
 
     /// Publishes, waiting for room no longer than this; then the item comes back.
@@ -182,16 +205,9 @@ impl<T: Carried> LosslessBus<T> {
     /// publishers' items may stand between. Answers the last one's place.
     pub fn publish_batch_blocking(&self, items: impl ExactSizeIterator<Item = T>) -> Option<EventId> {
         let inner = &*self.0;
-        let mut items = items.map(T::into_publishable);
-        let mut last = None;
-        let mut looks = 0;
-        while items.len() > 0 {
-            match inner.ring.try_publish_run(&mut items, |item, sequence| item.place(inner.id(sequence))) {
-                Some((sequence, _)) => (last, looks) = (Some(inner.id(sequence)), 0),
-                None => inner.wait_for_room(&mut looks, None),
-            }
-        }
-        last
+        inner.publish_all(items.map(T::into_publishable), |items| {
+            inner.ring.try_publish_run(items, |item, sequence| item.place(inner.id(sequence)))
+        })
     }
 
     /// How many items the slowest subscriber may be behind.
@@ -252,15 +268,10 @@ impl<T: Carried> SoloPublisher<T> {
     /// As [`LosslessBus::publish_blocking`].
     #[inline]
     pub fn publish_blocking(&mut self, item: T) -> EventId {
-        let mut item = item;
-        let mut looks = 0;
-        loop {
-            match self.try_publish(item) {
-                Ok(id) => return id,
-                Err(Full(back)) => item = back,
-            }
-            self.inner.wait_for_room(&mut looks, None);
-        }
+        let Self { claim, inner } = self;
+        inner.publish_waiting(item.into_publishable(), |item| {
+            claim.try_publish(&inner.ring, item, |item, sequence| item.place(inner.id(sequence)))
+        })
     }
 
     /// As [`LosslessBus::publish_timeout`].
@@ -275,17 +286,9 @@ impl<T: Carried> SoloPublisher<T> {
     /// As [`LosslessBus::publish_batch_blocking`]; nothing stands between the items.
     pub fn publish_batch_blocking(&mut self, items: impl ExactSizeIterator<Item = T>) -> Option<EventId> {
         let Self { claim, inner } = self;
-        let mut items = items.map(T::into_publishable);
-        let mut last = None;
-        let mut looks = 0;
-        while items.len() > 0 {
-            let place = |item: &T, sequence| item.place(inner.id(sequence));
-            match claim.try_publish_run(&inner.ring, &mut items, place) {
-                Some((sequence, _)) => (last, looks) = (Some(inner.id(sequence)), 0),
-                None => inner.wait_for_room(&mut looks, None),
-            }
-        }
-        last
+        inner.publish_all(items.map(T::into_publishable), |items| {
+            claim.try_publish_run(&inner.ring, items, |item, sequence| item.place(inner.id(sequence)))
+        })
     }
 }
 

@@ -52,15 +52,7 @@ pub(super) fn wait<T: Carried>(
     loop {
         match wait {
             Wait::Spin => {
-                // A guess that others may change at once: no edge.
-                let spinning = SPINNING.fetch_add(1, Ordering::Relaxed) + 1;
-                let spins = if spinning < cores() { SPINS_ALONE } else { SPINS };
-                let found = (0..spins).any(|_| {
-                    hint::spin_loop();
-                    cursor.is_ready()
-                });
-                SPINNING.fetch_sub(1, Ordering::Relaxed);
-                if found {
+                if spin(cursor, SPINS_ALONE, SPINS) {
                     return true;
                 }
                 thread::yield_now();
@@ -73,7 +65,11 @@ pub(super) fn wait<T: Carried>(
                 continue;
             }
             Wait::SpinThenPark => {
-                if spin(cursor) {
+                let give_way = |_| {
+                    thread::yield_now();
+                    cursor.is_ready()
+                };
+                if spin(cursor, SPINS, 0) || (0..YIELDS).any(give_way) {
                     return true;
                 }
             }
@@ -100,18 +96,15 @@ pub(super) fn wait<T: Carried>(
     }
 }
 
-fn spin<T: Carried>(cursor: &Cursor<T>) -> bool {
+/// Looks so many times: `alone` where there are cores for all who do, else `crowded`. True where there is
+/// something.
+fn spin<T: Carried>(cursor: &Cursor<T>, alone: u32, crowded: u32) -> bool {
     // A guess that others may change at once: no edge. One core is left to the publisher.
     let spinning = SPINNING.fetch_add(1, Ordering::Relaxed) + 1;
-    let spins = if spinning < cores() { SPINS } else { 0 };
-    let found = (0..spins).any(|_| {
+    let found = (0..if spinning < cores() { alone } else { crowded }).any(|_| {
         hint::spin_loop();
         cursor.is_ready()
     });
     SPINNING.fetch_sub(1, Ordering::Relaxed);
     found
-        || (0..YIELDS).any(|_| {
-            thread::yield_now();
-            cursor.is_ready()
-        })
 }

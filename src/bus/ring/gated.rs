@@ -145,12 +145,8 @@ impl<C: Cargo> Gated<C> {
         loop {
             let room = self.room_to(head).saturating_sub(head).min(count);
             // L2: a publisher a lap behind may have claimed and not published yet, where no gate waits for it.
-            // G1, for its writes to be over.
-            let last_lap = (head + room).checked_sub(self.capacity() + 1);
-            let is_free = |last: Sequence| self.stamp(last).load(Ordering::Acquire) > last;
-            if room == 0
-                || !self.solo && last_lap.is_some_and(|last| !self.lap_is_published(head, last, is_free))
-            {
+            let lap = head.saturating_sub(self.capacity())..(head + room).saturating_sub(self.capacity());
+            if room == 0 || !lap.into_iter().all(|last| self.is_published(last)) {
                 return None;
             }
             // The claim itself orders nothing: it makes the sequences one publisher's.
@@ -159,11 +155,6 @@ impl<C: Cargo> Gated<C> {
                 Err(other) => head = other,
             }
         }
-    }
-
-    #[inline(always)]
-    fn lap_is_published(&self, head: Sequence, last: Sequence, is_free: impl Fn(Sequence) -> bool) -> bool {
-        (head.saturating_sub(self.capacity())..=last).all(is_free)
     }
 
     /// Writes a claimed slot (L2).
@@ -197,13 +188,13 @@ impl<C: Cargo> Gated<C> {
         Ok(sequence)
     }
 
-    /// Publishes as many of the items as there is room for, claimed at once. Answers the last one's sequence
-    /// and how many.
+    /// Publishes as many of the items as there is room for, claimed at once. Answers the last one's
+    /// sequence.
     pub(crate) fn try_publish_run(
         &self,
         items: &mut impl ExactSizeIterator<Item = C::Item>,
         mut place: impl FnMut(&C::Item, Sequence),
-    ) -> Option<(Sequence, u64)> {
+    ) -> Option<Sequence> {
         let (first, count) = self.claim((items.len() as u64).min(self.capacity()))?;
         for (sequence, item) in (first..first + count).zip(items) {
             place(&item, sequence);
@@ -212,7 +203,7 @@ impl<C: Cargo> Gated<C> {
             self.stamp(sequence).store(sequence + 1, Ordering::Release);
         }
         self.wake_readers();
-        Some((first + count - 1, count))
+        Some(first + count - 1)
     }
 
     #[inline(always)]
@@ -315,7 +306,7 @@ impl Claim {
         ring: &Gated<C>,
         items: &mut impl ExactSizeIterator<Item = C::Item>,
         mut place: impl FnMut(&C::Item, Sequence),
-    ) -> Option<(Sequence, u64)> {
+    ) -> Option<Sequence> {
         let wanted = items.len() as u64;
         if self.room_to - self.next < wanted {
             self.room_to = ring.look_for_room(self.next);
@@ -332,7 +323,7 @@ impl Claim {
         // G1.
         ring.head.0.store(self.next, Ordering::Release);
         ring.wake_readers();
-        Some((self.next - 1, count))
+        Some(self.next - 1)
     }
 }
 

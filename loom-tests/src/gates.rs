@@ -26,78 +26,66 @@ fn read(reader: &mut GatedReader<Plain<Pair>>, into: &mut Vec<u64>) -> bool {
     })
 }
 
-#[test]
-fn what_a_gate_has_not_passed_is_not_overwritten() {
-    loom::model(|| {
-        let ring = ring(1, false);
+/// Publishes 0 and 1 from another thread, as far as there is room; answers which there was room for.
+fn publish_two(ring: &Arc<Ring>, solo: bool) -> thread::JoinHandle<Vec<u64>> {
+    let ring = Arc::clone(ring);
+    thread::spawn(move || {
+        let mut claim = solo.then(|| Claim::new(&ring));
+        let mut publish = |n: u64| match &mut claim {
+            Some(claim) => claim.try_publish(&ring, pair(n), |_, _| {}).is_ok(),
+            None => ring.try_publish(pair(n), |_, _| {}).is_ok(),
+        };
+        (0..2).filter(|n| publish(*n)).collect()
+    })
+}
+
+/// A reader that is there before: it gets what was published.
+fn reads_all(solo: bool) {
+    loom::model(move || {
+        let ring = ring(1, solo);
         let mut reader = GatedReader::new(Arc::clone(&ring));
-        let publisher = thread::spawn(move || {
-            (0..2).filter(|n| ring.try_publish(pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
-        });
+        let publisher = publish_two(&ring, solo);
         let mut got = Vec::new();
         read(&mut reader, &mut got);
         let published = publisher.join().unwrap();
         while read(&mut reader, &mut got) {}
         assert_eq!(got, published);
     });
+}
+
+/// A reader that joins meanwhile: it gets what was published from there on.
+fn joins(solo: bool) {
+    loom::model(move || {
+        let ring = ring(1, solo);
+        let publisher = publish_two(&ring, solo);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let start = reader.next() as usize;
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        let published = publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, published[start..]);
+    });
+}
+
+#[test]
+fn what_a_gate_has_not_passed_is_not_overwritten() {
+    reads_all(false);
 }
 
 #[test]
 fn one_publisher_with_plain_stores_keeps_the_same_promise() {
-    loom::model(|| {
-        let ring = ring(1, true);
-        let mut reader = GatedReader::new(Arc::clone(&ring));
-        let publisher = thread::spawn(move || {
-            let mut claim = Claim::new(&ring);
-            (0..2).filter(|n| claim.try_publish(&ring, pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
-        });
-        let mut got = Vec::new();
-        read(&mut reader, &mut got);
-        let published = publisher.join().unwrap();
-        while read(&mut reader, &mut got) {}
-        assert_eq!(got, published);
-    });
+    reads_all(true);
 }
 
 #[test]
 fn a_reader_that_joins_while_others_publish_gets_everything_from_there_on() {
-    loom::model(|| {
-        let ring = ring(1, false);
-        let publisher = {
-            let ring = Arc::clone(&ring);
-            thread::spawn(move || {
-                (0..2).filter(|n| ring.try_publish(pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
-            })
-        };
-        let mut reader = GatedReader::new(Arc::clone(&ring));
-        let start = reader.next() as usize;
-        let mut got = Vec::new();
-        read(&mut reader, &mut got);
-        let published = publisher.join().unwrap();
-        while read(&mut reader, &mut got) {}
-        assert_eq!(got, published[start..]);
-    });
+    joins(false);
 }
 
 #[test]
 fn a_reader_that_joins_one_publisher_gets_everything_from_there_on() {
-    loom::model(|| {
-        let ring = ring(1, true);
-        let publisher = {
-            let ring = Arc::clone(&ring);
-            thread::spawn(move || {
-                let mut claim = Claim::new(&ring);
-                (0..2).filter(|n| claim.try_publish(&ring, pair(*n), |_, _| {}).is_ok()).collect::<Vec<_>>()
-            })
-        };
-        let mut reader = GatedReader::new(Arc::clone(&ring));
-        let start = reader.next() as usize;
-        let mut got = Vec::new();
-        read(&mut reader, &mut got);
-        let published = publisher.join().unwrap();
-        while read(&mut reader, &mut got) {}
-        assert_eq!(got, published[start..]);
-    });
+    joins(true);
 }
 
 #[test]

@@ -21,6 +21,12 @@ fn core(capacity: usize) -> Arc<Core<Plain<Pair>>> {
     Arc::new(Core::new(1, capacity))
 }
 
+/// Publishes from another thread; answers the place.
+fn publish(core: &Arc<Core<Plain<Pair>>>, value: u64) -> thread::JoinHandle<u64> {
+    let core = Arc::clone(core);
+    thread::spawn(move || core.publish_plain(0, pair(value), |_, _| {}))
+}
+
 /// What a reader got from `next` on: values by sequence, and how many were told as missed.
 #[derive(Debug, Default)]
 struct Seen {
@@ -77,11 +83,7 @@ fn two_publishers_get_two_places_and_both_are_read() {
     loom::model(|| {
         let core = core(2);
         let mut reader = Reader::new(Arc::clone(&core));
-        let publish = |value: u64| {
-            let core = Arc::clone(&core);
-            thread::spawn(move || core.publish_plain(0, pair(value), |_, _| {}))
-        };
-        let (a, b) = (publish(1), publish(2));
+        let (a, b) = (publish(&core, 1), publish(&core, 2));
         let mut seen = Seen::default();
         seen.look(&mut reader);
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
@@ -98,11 +100,7 @@ fn two_publishers_a_lap_apart_never_write_one_slot_together() {
         // One slot: the second claim is a lap ahead of the first.
         let core = core(1);
         let mut reader = Reader::new(Arc::clone(&core));
-        let publish = |value: u64| {
-            let core = Arc::clone(&core);
-            thread::spawn(move || core.publish_plain(0, pair(value), |_, _| {}))
-        };
-        let (a, b) = (publish(1), publish(2));
+        let (a, b) = (publish(&core, 1), publish(&core, 2));
         let mut seen = Seen::default();
         seen.look(&mut reader);
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
@@ -120,10 +118,7 @@ fn a_place_that_was_given_up_is_told_as_missed_and_what_is_behind_it_is_read() {
         // The second publisher comes to the first one's slot, a lap ahead, while that one is writing.
         let core = core(2);
         let mut reader = Reader::new(Arc::clone(&core));
-        let slow = {
-            let core = Arc::clone(&core);
-            thread::spawn(move || core.publish_plain(0, pair(100), |_, _| {}))
-        };
+        let slow = publish(&core, 100);
         let last = (0..3).map(|n| core.publish_plain(0, pair(n), |_, _| {})).last().unwrap();
         let newest = slow.join().unwrap().max(last);
         let mut seen = Seen::default();
@@ -139,9 +134,8 @@ fn a_batch_is_shown_in_order_and_whole() {
         let core = core(8);
         let mut reader = Reader::new(Arc::clone(&core));
         let mut writer = Writer::new(core);
-        let publisher = thread::spawn(move || {
-            writer.publish_run(0, [pair(0), pair(1), pair(2)].into_iter(), |_, _| {})
-        });
+        let publisher =
+            thread::spawn(move || writer.publish_run(0, [pair(0), pair(1), pair(2)].into_iter(), |_, _| {}));
         let mut seen = Seen::default();
         for _ in 0..2 {
             seen.look(&mut reader);

@@ -465,60 +465,50 @@ fn jonhoo_bus(readers: usize, time: Duration) -> Run {
     )
 }
 
+/// A channel: several may send, one receives each item.
+fn channel<S: Clone + Send, R: Send>(
+    publishers: usize,
+    time: Duration,
+    (sender, receiver): (S, R),
+    send: impl Fn(&S, Item) -> bool + Sync,
+    receive: impl Fn(&R) -> Option<Item> + Sync,
+) -> Run {
+    run(
+        time,
+        vec![sender; publishers],
+        vec![receiver],
+        |who, sender, n| {
+            assert!(send(sender, Item::new(number(who, n))), "the reader is there");
+            1
+        },
+        |receiver, _| {
+            let mut check = Check::default();
+            while let Some(item) = receive(&receiver) {
+                check.take(&item);
+            }
+            check
+        },
+    )
+}
+
 fn crossbeam(publishers: usize, time: Duration) -> Run {
-    let (sender, receiver) = crossbeam_channel::bounded::<Item>(CAPACITY);
-    let publishers = vec![sender; publishers];
-    run(time, publishers, vec![receiver], |who, sender, n| {
-        sender.send(Item::new(number(who, n))).expect("a reader");
-        1
-    }, |receiver, _| {
-        let mut check = Check::default();
-        receiver.iter().for_each(|item| check.take(&item));
-        check
-    })
+    let ends = crossbeam_channel::bounded(CAPACITY);
+    channel(publishers, time, ends, |sender, item| sender.send(item).is_ok(), |receiver| receiver.recv().ok())
 }
 
 fn flume_channel(publishers: usize, time: Duration) -> Run {
-    let (sender, receiver) = flume::bounded::<Item>(CAPACITY);
-    let publishers = vec![sender; publishers];
-    run(time, publishers, vec![receiver], |who, sender, n| {
-        sender.send(Item::new(number(who, n))).expect("a reader");
-        1
-    }, |receiver, _| {
-        let mut check = Check::default();
-        receiver.iter().for_each(|item| check.take(&item));
-        check
-    })
+    let ends = flume::bounded(CAPACITY);
+    channel(publishers, time, ends, |sender, item| sender.send(item).is_ok(), |receiver| receiver.recv().ok())
 }
 
 fn kanal_channel(publishers: usize, time: Duration) -> Run {
-    let (sender, receiver) = kanal::bounded::<Item>(CAPACITY);
-    let publishers = vec![sender; publishers];
-    run(time, publishers, vec![receiver], |who, sender, n| {
-        sender.send(Item::new(number(who, n))).expect("a reader");
-        1
-    }, |receiver, _| {
-        let mut check = Check::default();
-        while let Ok(item) = receiver.recv() {
-            check.take(&item);
-        }
-        check
-    })
+    let ends = kanal::bounded(CAPACITY);
+    channel(publishers, time, ends, |sender, item| sender.send(item).is_ok(), |receiver| receiver.recv().ok())
 }
 
 fn thingbuf_channel(publishers: usize, time: Duration) -> Run {
-    let (sender, receiver) = thingbuf::mpsc::blocking::channel::<Item>(CAPACITY);
-    let publishers = vec![sender; publishers];
-    run(time, publishers, vec![receiver], |who, sender, n| {
-        sender.send(Item::new(number(who, n))).expect("a reader");
-        1
-    }, |receiver, _| {
-        let mut check = Check::default();
-        while let Some(item) = receiver.recv() {
-            check.take(&item);
-        }
-        check
-    })
+    let ends = thingbuf::mpsc::blocking::channel(CAPACITY);
+    channel(publishers, time, ends, |sender, item| sender.send(item).is_ok(), |receiver| receiver.recv())
 }
 
 fn rtrb_ring(time: Duration) -> Run {

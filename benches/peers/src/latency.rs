@@ -34,7 +34,9 @@ fn fanwire(wait: Wait) -> Pair {
     };
     let (there, back) = (make(), make());
     let (arrives, returns) = (end(&there), end(&back));
-    let send = |bus: Bus<Item>| -> Send_ { Box::new(move |item| drop(bus.publish(item).handled)) };
+    let send = |bus: Bus<Item>| -> Send_ { Box::new(move |item| {
+        bus.publish(item);
+    }) };
     Pair { arrives, returns, there: send(there), back: send(back) }
 }
 
@@ -58,7 +60,9 @@ fn tokio(spin: bool) -> Pair {
         })
     };
     let (arrives, returns) = (end(&there), end(&back));
-    let send = |sender: Sender<Item>| -> Send_ { Box::new(move |item| drop(sender.send(item))) };
+    let send = |sender: Sender<Item>| -> Send_ { Box::new(move |item| {
+        let _ = sender.send(item);
+    }) };
     Pair { arrives, returns, there: send(there), back: send(back) }
 }
 
@@ -66,7 +70,9 @@ fn crossbeam() -> Pair {
     let (there, arrives) = crossbeam_channel::bounded::<Item>(1024);
     let (back, returns) = crossbeam_channel::bounded::<Item>(1024);
     let receive = |receiver: crossbeam_channel::Receiver<Item>| -> Receive { Box::new(move || receiver.recv().ok()) };
-    let send = |sender: crossbeam_channel::Sender<Item>| -> Send_ { Box::new(move |item| drop(sender.send(item))) };
+    let send = |sender: crossbeam_channel::Sender<Item>| -> Send_ { Box::new(move |item| {
+        let _ = sender.send(item);
+    }) };
     Pair { arrives: receive(arrives), returns: receive(returns), there: send(there), back: send(back) }
 }
 

@@ -146,6 +146,11 @@ impl Fanout {
         Membership { feed, place: members.len() as u32 - 1 }
     }
 
+    /// What feeds may keep from now on.
+    pub(crate) fn set_limits(&mut self, limits: FeedLimits) {
+        self.limits = limits;
+    }
+
     /// The limits of its feeds.
     pub(super) fn limits(&self) -> FeedLimits {
         self.limits

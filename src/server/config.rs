@@ -87,6 +87,15 @@ fn ticks(time: Duration) -> Tick {
 }
 
 impl ServerConfig {
+    /// These settings, but for those that a running server can't change: they stay as in `running`.
+    pub(crate) fn with_fixed_of(self, running: &Self) -> Self {
+        Self {
+            conflate_key: running.conflate_key.clone(),
+            max_snapshot_keys: running.max_snapshot_keys,
+            ..self
+        }
+    }
+
     pub(crate) fn http_limits(&self) -> HttpLimits {
         HttpLimits {
             max_head_bytes: self.max_head_bytes,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::routes::{self, Outcome};
 use super::session::Session;
 use super::wheel::Tick;
-use super::{Rng, Shared};
+use super::{Rng, ServerConfig, Shared};
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::ws;
 use crate::dialect::{Encoding, OnLag};
@@ -57,6 +57,7 @@ pub(crate) enum ReplayFrom {
 /// What a connection needs from its loop.
 pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
+    pub(crate) config: &'a ServerConfig,
     pub(crate) rng: &'a mut Rng,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,
@@ -205,7 +206,7 @@ impl Connection {
                 // comes byte by byte would be dear.
                 if http.receiving.is_some()
                     || input.contains(&b'\n')
-                    || http.buffer.len() > cx.shared.config.max_head_bytes
+                    || http.buffer.len() > cx.config.max_head_bytes
                 {
                     let mut buffer = std::mem::take(&mut http.buffer);
                     self.receive_http(&mut buffer, cx);
@@ -218,7 +219,7 @@ impl Connection {
     }
 
     fn receive_http(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) {
-        let limits = cx.shared.config.http_limits();
+        let limits = cx.config.http_limits();
         while let State::Http(http) = &mut self.state {
             if let Some(receiving) = &mut http.receiving {
                 let (used, done) = match receiving.decoder.decode(input, &mut receiving.body) {
@@ -304,7 +305,7 @@ impl Connection {
     }
 
     fn receive_ws(&mut self, mut input: &mut [u8], cx: &mut Context<'_>) {
-        let limits = cx.shared.config.ws_limits();
+        let limits = cx.config.ws_limits();
         let State::Ws(ws) = &mut self.state else { return };
         loop {
             if cx.is_enough() {
@@ -394,7 +395,7 @@ impl Connection {
 
     /// Called at the tick it asked for, or whenever its loop likes.
     pub(crate) fn timer(&mut self, cx: &mut Context<'_>) -> Timer {
-        let config = &cx.shared.config;
+        let config = cx.config;
         let heartbeat = config.heartbeat_ticks();
         let (heard, asked) = (Tick::from(self.heard), Tick::from(self.asked));
         match &mut self.state {

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::connection::{Connection, Context, Effect, Timer};
 use super::wheel::{Tick, Wheel};
-use super::{Rng, Shared};
+use super::{Rng, ServerConfig, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
 use crate::dialect::GapNotice;
 use crate::event::{EventId, Timestamp};
@@ -74,6 +74,9 @@ struct Conn<S> {
 /// The state of one loop.
 pub(crate) struct Core<S> {
     shared: Arc<Shared>,
+    /// What holds for this turn; it changes between two turns only.
+    config: Arc<ServerConfig>,
+    version: u64,
     reader: LoopReader,
     fanout: Fanout,
     conns: Slab<Conn<S>>,
@@ -115,6 +118,7 @@ macro_rules! context {
     ($core:ident, $conn:ident) => {
         Context {
             shared: &$core.shared,
+            config: &$core.config,
             rng: &mut $core.rng,
             tick: $core.tick,
             now: $core.now,
@@ -127,12 +131,11 @@ macro_rules! context {
 
 impl<S: Socket> Core<S> {
     pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64, number: usize) -> Self {
+        let (version, config) = shared.config();
         Self {
-            fanout: Fanout::new(
-                shared.config.feed_limits(),
-                shared.config.key_rule(),
-                Arc::clone(&shared.metrics),
-            ),
+            fanout: Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics)),
+            version,
+            config,
             shared,
             reader,
             conns: Slab::new(),
@@ -187,6 +190,10 @@ impl<S: Socket> Core<S> {
     /// The loop is awake, at this time.
     pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
         self.now = now;
+        if self.shared.has_other_config(self.version) {
+            (self.version, self.config) = self.shared.config();
+            self.fanout.set_limits(self.config.feed_limits());
+        }
         self.reader.awake();
         self.tick = self.tick.max(tick);
         self.pump(1);
@@ -202,7 +209,7 @@ impl<S: Socket> Core<S> {
             .sum();
         let refused = if self.draining {
             "draining"
-        } else if open >= self.shared.config.max_connections as i64 {
+        } else if open >= self.config.max_connections as i64 {
             "too_many"
         } else {
             ""
@@ -229,7 +236,7 @@ impl<S: Socket> Core<S> {
             closing: false,
         });
         let token = token_of(slot, generation);
-        self.wheel.add(self.tick + self.shared.config.handshake_ticks().min(10), token);
+        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), token);
         Some(token)
     }
 
@@ -304,7 +311,7 @@ impl<S: Socket> Core<S> {
                 |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
             open(before.name()).dec();
             open(after.name()).inc();
-            self.wheel.add(self.tick + self.shared.config.heartbeat_ticks(), token_of(slot, conn.generation));
+            self.wheel.add(self.tick + self.config.heartbeat_ticks(), token_of(slot, conn.generation));
         }
         self.apply(slot)
     }
@@ -386,7 +393,7 @@ impl<S: Socket> Core<S> {
         }
         let conn = &mut self.conns[slot];
         let ring = Kept { bus: &self.shared.bus, now: self.now };
-        let budget = self.shared.config.write_budget_bytes;
+        let budget = self.config.write_budget_bytes;
         match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
             Flushed::Done => {
                 if conn.replay.is_some() {
@@ -498,7 +505,7 @@ impl<S: Socket> Core<S> {
                     continue;
                 }
                 let ring = Kept { bus: &self.shared.bus, now: self.now };
-                let budget = self.shared.config.write_budget_bytes;
+                let budget = self.config.write_budget_bytes;
                 match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
                     // Behind a replay nothing of the feed is written yet.
                     Flushed::Done => all_done &= conn.replay.is_none(),

@@ -36,6 +36,7 @@ fn small_bus() -> Bus {
 pub fn session(data: &[u8]) {
     let Some((&cut, rest)) = data.split_first() else { return };
     let shared = Shared::new(small_bus(), ServerConfig::default(), 1);
+    let (_, config) = shared.config();
     let mut rng = Rng::new(1);
     let mut effects = Vec::new();
     let mut connection = Connection::new(0);
@@ -43,6 +44,7 @@ pub fn session(data: &[u8]) {
     for (tick, piece) in input.chunks_mut(usize::from(cut) + 1).enumerate() {
         let mut cx = Context {
             shared: &shared,
+            config: &config,
             rng: &mut rng,
             tick: tick as u64,
             now: Timestamp(0),

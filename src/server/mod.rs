@@ -35,7 +35,9 @@ pub use config::ServerConfig;
 /// What the loops of one server share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
-    pub(crate) config: ServerConfig,
+    config: Mutex<Arc<ServerConfig>>,
+    /// Counts the configs that there were.
+    version: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
     started: Instant,
     loops: usize,
@@ -51,7 +53,8 @@ impl Shared {
     pub(crate) fn new(bus: Bus, config: ServerConfig, loops: usize) -> Self {
         Self {
             bus,
-            config,
+            config: Mutex::new(Arc::new(config)),
+            version: AtomicU64::new(0),
             metrics: Arc::default(),
             started: Instant::now(),
             loops,
@@ -68,9 +71,29 @@ impl Shared {
         }
     }
 
+    /// The config that holds now, and its number.
+    pub(crate) fn config(&self) -> (u64, Arc<ServerConfig>) {
+        let config = lock(&self.config);
+        // Relaxed: written with the lock held, as it is here.
+        (self.version.load(Ordering::Relaxed), Arc::clone(&config))
+    }
+
+    /// Whether the config is another than the one of this number.
+    pub(crate) fn has_other_config(&self, version: u64) -> bool {
+        // Relaxed: a hint; the lock orders the config itself.
+        self.version.load(Ordering::Relaxed) != version
+    }
+
+    fn set_config(&self, config: ServerConfig) {
+        let mut current = lock(&self.config);
+        *current = Arc::new(config.with_fixed_of(&current));
+        // Relaxed: as above.
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What one loop may hold for its clients.
-    fn loop_budget(&self) -> Option<usize> {
-        (self.config.max_memory_bytes > 0).then(|| self.config.max_memory_bytes / self.loops)
+    fn loop_budget(&self, config: &ServerConfig) -> Option<usize> {
+        (config.max_memory_bytes > 0).then(|| config.max_memory_bytes / self.loops)
     }
 
     fn set_short_of_memory(&self, number: usize, short: bool) {
@@ -274,6 +297,18 @@ impl ServerHandle {
         let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
         // Relaxed: the wakers' system calls order it for the loops.
         self.shared.drain.store(millis, Ordering::Relaxed);
+        self.wake_loops();
+    }
+
+    /// Limits, times and the rest from now on; connections that are open keep what they have. What is made once
+    /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Returns at once; each loop takes the new config at
+    /// its next turn.
+    pub fn reload(&self, config: ServerConfig) {
+        self.shared.set_config(config);
+        self.wake_loops();
+    }
+
+    fn wake_loops(&self) {
         for waker in &self.wakers {
             // A loop that can't be woken has ended.
             let _ = waker.wake();

@@ -155,7 +155,7 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
 }
 
 fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, String)> {
-    let origins = &cx.shared.config.cors_origins;
+    let origins = &cx.config.cors_origins;
     if origins.is_empty() {
         return Vec::new();
     }
@@ -254,7 +254,7 @@ impl Answer<'_, '_> {
             Ok(stream) => stream,
             Err(error) => return self.error(400, "invalid_query", &error, &[]),
         };
-        if let Err(error) = stream.filter.check(&self.cx.shared.config.filter_limits()) {
+        if let Err(error) = stream.filter.check(&self.cx.config.filter_limits()) {
             return self.error(400, "invalid_filter", &error.to_string(), &[]);
         }
         if let Some(refusal) = self.refuse_stream() {
@@ -268,7 +268,7 @@ impl Answer<'_, '_> {
             self.cx.send(out);
             return Outcome::Closed;
         }
-        crate::codec::sse::encode_retry(&mut out, self.cx.shared.config.retry.as_millis() as u64);
+        crate::codec::sse::encode_retry(&mut out, self.cx.config.retry.as_millis() as u64);
         self.cx.send(out);
         if let Some(from) = stream.from {
             self.cx.hold_input();

@@ -121,7 +121,7 @@ impl Session {
     ) -> Result<(), ClientError> {
         let Subscribe { subscription_id, filter, since, history, snapshot, on_lag } = subscribe;
         filter
-            .check(&cx.shared.config.filter_limits())
+            .check(&cx.config.filter_limits())
             .map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
         let name = subscription_id.map_or_else(
             || {
@@ -132,7 +132,7 @@ impl Session {
         );
         let id = name.to_string();
         let known = self.position(&id);
-        let max = cx.shared.config.max_subscriptions;
+        let max = cx.config.max_subscriptions;
         if known.is_none() && self.subscriptions.len() >= max {
             let text = format!("subscription limit of {max} reached");
             return Err(ClientError::new("too_many_subscriptions", text));
@@ -178,9 +178,9 @@ impl Session {
                 "protocol": "fanwire.v1",
                 "dialect": "native",
                 "epoch": cx.shared.bus.epoch().to_string(),
-                "max_message_bytes": cx.shared.config.max_message_bytes,
-                "max_subscriptions": cx.shared.config.max_subscriptions,
-                "heartbeat_seconds": cx.shared.config.heartbeat.as_secs_f64(),
+                "max_message_bytes": cx.config.max_message_bytes,
+                "max_subscriptions": cx.config.max_subscriptions,
+                "heartbeat_seconds": cx.config.heartbeat.as_secs_f64(),
             })),
             other => Err(ClientError::new(
                 "unknown_action",

@@ -16,6 +16,7 @@ fn shared(config: ServerConfig) -> Arc<Shared> {
 /// What a connection writes, where the input comes in these pieces.
 fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
     let shared = shared(ServerConfig::default());
+    let (_, config) = shared.config();
     let mut rng = Rng::new(7);
     let mut effects = Vec::new();
     let mut connection = Connection::new(0);
@@ -28,6 +29,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
         let (now, answered_bytes) = (Timestamp(0), 0);
         let mut cx = Context {
             shared: &shared,
+            config: &config,
             rng: &mut rng,
             tick: 1,
             now,
@@ -323,4 +325,21 @@ fn draining_tells_everybody_in_their_own_form() {
     assert!(world.core.admit(Wire::default()).is_none());
     world.after(100);
     assert!(world.core.is_empty(), "those that do not close by themselves are let go");
+}
+
+#[test]
+fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
+    let shared = shared(ServerConfig { max_connections: 1, ..ServerConfig::default() });
+    let (version, before) = shared.config();
+    assert!(!shared.has_other_config(version));
+    let config = ServerConfig {
+        max_connections: 2,
+        conflate_key: vec![crate::event::Attribute::Type],
+        ..ServerConfig::default()
+    };
+    shared.set_config(config);
+    assert!(shared.has_other_config(version));
+    let (newer, after) = shared.config();
+    assert_eq!((newer, after.max_connections), (version + 1, 2));
+    assert_eq!(after.conflate_key, before.conflate_key);
 }

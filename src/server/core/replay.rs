@@ -67,7 +67,7 @@ impl<S: Socket> Core<S> {
             ReplayFrom::Newest(count) => Work::Events(self.newest(&wanted, count)),
             ReplayFrom::Snapshot => {
                 let snapshot = self.snapshot.get_or_insert_with(|| {
-                    let mut snapshot = self.shared.config.snapshot();
+                    let mut snapshot = self.config.snapshot();
                     for event in whole_ring(&self.shared.bus, |shard| self.reader.position(shard)) {
                         snapshot.put(&event);
                     }

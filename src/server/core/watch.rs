@@ -161,7 +161,7 @@ impl<S: Socket> Core<S> {
     /// Where the loops hold more than they may: first the past that feeds keep for laggards, then the worst
     /// laggards themselves; and as long as it lasts, no new streams. Publishers never.
     fn shed(&mut self, held_bytes: usize, laggards: &[Laggard]) {
-        let Some(budget) = self.shared.loop_budget() else { return };
+        let Some(budget) = self.shared.loop_budget(&self.config) else { return };
         let is_short = held_bytes > budget;
         self.shared.set_short_of_memory(self.number, is_short);
         if !is_short {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::sse::Sse;
+use support::wire::deadline;
 use support::ws::Ws;
 use support::{Server, numbered};
 
@@ -130,4 +131,45 @@ fn a_resume_and_a_subscribe_with_other_filters_stand_side_by_side() {
     let got: Vec<Value> = (0..4).map(|_| client.event()["payload"].clone()).collect();
     assert_eq!(got, [1, 3, 4, 5].map(Value::from));
     assert!(client.is_silent_for(Duration::from_millis(100)));
+}
+
+/// What an answer says the client has seen of the bus.
+fn position(answer: &Value) -> String {
+    answer["payload"]["last_event_id"].as_str().unwrap_or_else(|| panic!("no position: {answer}")).to_owned()
+}
+
+#[test]
+fn a_client_cut_before_its_first_event_resumes_from_where_it_subscribed() {
+    let server = Server::start();
+    // On a bus that never had an event, and on one that had some.
+    for n in [0, 2] {
+        let mut ws = Ws::connect(server.addr);
+        let ack = ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["test.*"]}}));
+        let mut sse = Sse::with(server.addr, "?type=test.*", "");
+        let told = loop {
+            if let Some(id) = sse.block(deadline()).expect("an id before any event").id {
+                break id;
+            }
+        };
+        drop((ws, sse));
+        server.publish(format!("{}{{\"type\":\"other\"}}\n{}", numbered(n), numbered(n + 1)));
+        for (sse, since) in [(false, position(&ack)), (true, told)] {
+            let mut client = Client::connect(&server, sse, Some(&since));
+            for n in [n, n + 1] {
+                assert!(matches!(client.next(), Got::Event { n: got, .. } if got == n as u64), "sse: {sse}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pong_says_how_far_a_quiet_client_has_come() {
+    let server = Server::start();
+    let mut ws = Ws::subscribed(server.addr, json!({"event_types": ["rare"]}));
+    server.publish(r#"{"type":"rare"}"#);
+    let last = server.publish(r#"[{"type":"other"},{"type":"other"}]"#)["last_event_id"].clone();
+    ws.send(&json!({"type": "ping"}));
+    assert_eq!(ws.event()["event_type"], "rare", "what it wanted stands before the pong");
+    let pong = ws.message();
+    assert_eq!((&pong["type"], &pong["payload"]["last_event_id"]), (&json!("pong"), &last));
 }

@@ -36,7 +36,7 @@ impl Position {
         if id.epoch == self.epoch
             && let Some(next) = self.sequences.get_mut(usize::from(id.shard))
         {
-            *next = id.sequence + 1;
+            *next = id.next_sequence();
         }
         self
     }

@@ -30,8 +30,14 @@ pub fn encode_comment(out: &mut Vec<u8>, text: &str) {
     out.push(b'\n');
 }
 
-/// Appends the time a client waits before it connects again, in milliseconds.
-pub fn encode_retry(out: &mut Vec<u8>, milliseconds: u64) {
+/// Appends the time a client waits before it connects again, in milliseconds, and the id that it names then if
+/// no event comes before.
+pub fn encode_retry(out: &mut Vec<u8>, milliseconds: u64, id: Option<&str>) {
+    if let Some(id) = id {
+        out.extend_from_slice(b"id: ");
+        push_one_line(out, id);
+        out.push(b'\n');
+    }
     // Writing to a Vec cannot fail.
     let _ = write!(out, "retry: {milliseconds}\n\n");
 }
@@ -335,7 +341,7 @@ mod tests {
     fn a_comment_and_a_waiting_time_are_no_events() {
         let mut out = Vec::new();
         encode_comment(&mut out, "two\nlines");
-        encode_retry(&mut out, 3000);
+        encode_retry(&mut out, 3000, None);
         assert_eq!(out, b": two\n: lines\n\nretry: 3000\n\n");
         assert_eq!(parse_in_pieces(&mut SseParser::new(100), &out, 5), []);
     }

@@ -21,6 +21,19 @@ pub struct EventId {
     pub sequence: Sequence,
 }
 
+impl EventId {
+    /// The place just before this sequence: what resumes with it. Before the first event of a shard that is
+    /// the number that no event ever has, `u64::MAX`.
+    pub(crate) const fn before(epoch: u64, shard: u16, sequence: Sequence) -> Self {
+        Self { epoch, shard, sequence: sequence.wrapping_sub(1) }
+    }
+
+    /// The sequence of the event behind this one.
+    pub(crate) const fn next_sequence(self) -> Sequence {
+        self.sequence.wrapping_add(1)
+    }
+}
+
 /// The text was not an event id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseEventIdError;

@@ -61,6 +61,9 @@ pub(crate) struct Context<'a> {
     pub(crate) rng: &'a mut Rng,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,
+    /// What the loop has taken of the bus so far, as an id to resume behind; `None` where the bus has several
+    /// shards, which no single id stands for.
+    pub(crate) position: Option<EventId>,
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Bytes of answers given since the loop called.
     pub(crate) answered_bytes: usize,

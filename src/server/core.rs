@@ -122,11 +122,17 @@ macro_rules! context {
             rng: &mut $core.rng,
             tick: $core.tick,
             now: $core.now,
+            position: taken(&$core.shared.bus, &$core.reader),
             effects: &mut $core.effects,
             answered_bytes: 0,
             blocked: $conn.blocked,
         }
     };
+}
+
+/// The last event that a loop has appended to its feeds, of a bus of one shard.
+fn taken(bus: &Bus, reader: &LoopReader) -> Option<EventId> {
+    (bus.shards() == 1).then(|| EventId::before(bus.epoch(), 0, reader.position(0)))
 }
 
 impl<S: Socket> Core<S> {
@@ -621,7 +627,7 @@ struct Kept<'a> {
 
 impl Ring for Kept<'_> {
     fn keeps_behind(&self, id: EventId) -> bool {
-        id.epoch == self.bus.epoch() && id.sequence + 1 >= self.bus.oldest(id.shard)
+        id.epoch == self.bus.epoch() && id.next_sequence() >= self.bus.oldest(id.shard)
     }
 
     fn now(&self) -> Timestamp {

@@ -48,6 +48,7 @@ pub fn session(data: &[u8]) {
             rng: &mut rng,
             tick: tick as u64,
             now: Timestamp(0),
+            position: None,
             effects: &mut effects,
             answered_bytes: 0,
             blocked: false,

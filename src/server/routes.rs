@@ -268,7 +268,11 @@ impl Answer<'_, '_> {
             self.cx.send(out);
             return Outcome::Closed;
         }
-        crate::codec::sse::encode_retry(&mut out, self.cx.config.retry.as_millis() as u64);
+        // Where the browser resumes if the stream breaks before its first event; who asked for the past has
+        // that to see first.
+        let id = self.cx.position.filter(|_| stream.from.is_none()).map(|id| id.to_string());
+        let retry = self.cx.config.retry.as_millis() as u64;
+        crate::codec::sse::encode_retry(&mut out, retry, id.as_deref());
         self.cx.send(out);
         if let Some(from) = stream.from {
             self.cx.hold_input();

@@ -95,7 +95,7 @@ impl Session {
                 Ok(())
             }
             Command::Ping => {
-                reply(cx, Reply::Pong, &json!({}), to);
+                reply(cx, Reply::Pong, &json!({ "last_event_id": last_event_id(cx) }), to);
                 Ok(())
             }
             Command::Publish(event) => {
@@ -137,7 +137,8 @@ impl Session {
             let text = format!("subscription limit of {max} reached");
             return Err(ClientError::new("too_many_subscriptions", text));
         }
-        reply(cx, Reply::Ack, &json!({ "subscription_id": id }), to);
+        let acked = json!({ "subscription_id": id, "last_event_id": last_event_id(cx) });
+        reply(cx, Reply::Ack, &acked, to);
         let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
         if let Some(from) = past.or(snapshot.then_some(ReplayFrom::Snapshot)) {
             // Before the interest changes, so that what is live comes behind it.
@@ -212,6 +213,12 @@ impl Session {
         cx.shared.metrics.subscriptions.dec_by(self.subscriptions.len() as i64);
         self.subscriptions.clear();
     }
+}
+
+/// Where to resume, as of now: all that is wanted up to this event stands before the answer. So a client that
+/// has not got an event yet, or none for long, misses nothing when its connection breaks.
+fn last_event_id(cx: &Context<'_>) -> Option<String> {
+    cx.position.map(|id| id.to_string())
 }
 
 fn reply(cx: &mut Context<'_>, kind: Reply, payload: &serde_json::Value, to: Option<&str>) {

@@ -33,6 +33,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             rng: &mut rng,
             tick: 1,
             now,
+            position: None,
             effects: &mut effects,
             answered_bytes,
             blocked: false,

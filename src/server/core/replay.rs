@@ -78,8 +78,9 @@ impl<S: Socket> Core<S> {
             ReplayFrom::After(id) => {
                 let to = (usize::from(id.shard) < self.shared.bus.shards())
                     .then(|| self.reader.position(id.shard));
-                match to.filter(|to| id.epoch == self.shared.bus.epoch() && id.sequence < *to) {
-                    Some(to) => Work::Range { shard: id.shard, next: id.sequence + 1, to, after: id },
+                let next = id.next_sequence();
+                match to.filter(|to| id.epoch == self.shared.bus.epoch() && next <= *to) {
+                    Some(to) => Work::Range { shard: id.shard, next, to, after: id },
                     None => Work::Unknown(Some(id)),
                 }
             }
@@ -167,7 +168,7 @@ impl<S: Socket> Core<S> {
                 let mut page = Vec::new();
                 let from = bus.read_range(*shard, from, end, |event| page.push(event.clone()));
                 if from > *next {
-                    let last = EventId { sequence: from - 1, ..*after };
+                    let last = EventId::before(after.epoch, *shard, from);
                     out.gap(&notice(Some(from - *next), Some(*after), Some(last), now));
                 }
                 *next = from;
@@ -180,7 +181,7 @@ impl<S: Socket> Core<S> {
                         out.event(&event);
                     }
                 }
-                *after = EventId { sequence: *next - 1, ..*after };
+                *after = EventId::before(after.epoch, *shard, *next);
                 *next == *to
             }
         };

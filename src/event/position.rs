@@ -24,6 +24,7 @@ pub struct EventId {
 impl EventId {
     /// The place just before this sequence: what resumes with it. Before the first event of a shard that is
     /// the number that no event ever has, `u64::MAX`.
+    #[cfg(feature = "server")]
     pub(crate) const fn before(epoch: u64, shard: u16, sequence: Sequence) -> Self {
         Self { epoch, shard, sequence: sequence.wrapping_sub(1) }
     }

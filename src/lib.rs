@@ -11,6 +11,8 @@
 mod bus;
 #[cfg(feature = "server")]
 mod codec;
+#[cfg(feature = "config-file")]
+pub mod config;
 #[cfg(feature = "server")]
 mod dialect;
 mod event;
@@ -26,8 +28,8 @@ mod sync;
 #[cfg(feature = "async")]
 pub use bus::{AsyncAdapter, PublishAsync};
 pub use bus::{
-    Bus, BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Full, Gap,
-    HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, Position, PositionError,
+    Bus, BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Full,
+    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, Position, PositionError,
     Published, PublishedBatch, Publisher, RecvTimeoutError, Replay, ShardStats, SoloPublisher, Subscriber,
     TryRecvError, Visit, Wait,
 };
@@ -46,6 +48,8 @@ pub mod sse {
     pub use crate::codec::sse::{SseError, SseEvent, SseParser};
 }
 
+#[cfg(feature = "config-file")]
+pub use config::Config;
 #[cfg(feature = "server")]
 pub use dialect::envelope::ReadError;
 #[cfg(feature = "server")]
@@ -70,3 +74,7 @@ pub mod internals {
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "config-file"))]
+#[doc = include_str!("../docs/configuration.md")]
+struct Configuration;

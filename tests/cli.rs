@@ -290,17 +290,16 @@ fn serve_takes_its_options_from_the_environment_and_refuses_nonsense() {
     let taken = server.addr.to_string();
     let output = run(fanwire().arg("serve").env("FANWIRE_LISTEN", &taken));
     assert!(err(&output).contains(&taken), "{}", err(&output));
-    for options in [&["--listen", "nonsense"][..], &["--listen", "127.0.0.1"], &["--listen", "256.0.0.1:1"]] {
-        let output = run(fanwire().arg("serve").args(options));
-        assert_eq!(output.status.code(), Some(1), "{options:?}");
-        assert!(err(&output).contains("--listen takes"), "{}", err(&output));
-    }
+    let output = run(fanwire().args(["serve", "--listen", "256.0.0.1:1"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("--listen takes"), "{}", err(&output));
     for options in [
-        &["--loops", "0"][..],
+        &["--listen", "nonsense"][..],
+        &["--listen", "127.0.0.1"],
+        &["--loops", "0"],
         &["--heartbeat", "30"],
         &["--log-level", "a=b=c"],
         &["--engine", "redis://x"],
-        &["--config", "x"],
     ] {
         let output = run(fanwire().arg("serve").args(options));
         assert_eq!(output.status.code(), Some(2), "{options:?}: {}", err(&output));

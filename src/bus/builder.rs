@@ -13,6 +13,22 @@ pub const CAPACITY_DEFAULT: usize = 8192;
 /// The most slots a shard can have: 2^24.
 const CAPACITY_MAX: usize = 1 << 24;
 
+/// A bus' size, as a configuration file has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BusConfig {
+    /// Rings, 1 to 1,024. 1.
+    pub shards: usize,
+    /// Slots of each ring, a power of two, at most 2^24. 8,192.
+    pub capacity: usize,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self { shards: 1, capacity: CAPACITY_DEFAULT }
+    }
+}
+
 /// A function that gives items an ordering key.
 pub(super) type OrderingKey<T> = Count<dyn Fn(&T) -> u64 + Send + Sync>;
 

@@ -46,7 +46,7 @@ use ring::Core;
 
 #[cfg(feature = "async")]
 pub use adapter::AsyncAdapter;
-pub use builder::{BusBuilder, BusConfigError, BusStats, CAPACITY_DEFAULT, ShardStats};
+pub use builder::{BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, ShardStats};
 pub use carried::{Carried, Keep};
 pub use handler::{HandlerGuard, HandlerId};
 #[cfg(feature = "server")]

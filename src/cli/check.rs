@@ -1,4 +1,5 @@
-//! `fanwire check`: whether filters are well formed, and what they say to an event.
+//! `fanwire check`: whether filters are well formed and what they say to an event; whether a configuration is
+//! right and what it comes to.
 //!
 //! Imports public items only. Always: exit code 0 where all is well and, with an event, where one of the
 //! filters wants it; 1 otherwise.
@@ -6,21 +7,28 @@
 use std::io::Read as _;
 
 use anstyle::{AnsiColor, Style};
+use fanwire::config::Origin;
 use fanwire::{Explanation, Filter, FilterError};
 use serde_json::json;
 
+use super::settings::Settings;
 use super::{CliError, DIM};
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default();
 const BOLD: Style = Style::new().bold();
 
-/// Check filters, and explain what they say to an event.
+/// Check filters, and explain what they say to an event; check a configuration, and show where each value is from.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Filters in their text form, as 'type=task.* source=core payload.progress>=50'
-    #[arg(required = true, value_name = "FILTER")]
+    #[arg(value_name = "FILTER")]
     filters: Vec<String>,
+    /// Print every setting with its default, as a TOML file with comments
+    #[arg(long, conflicts_with_all = ["filters", "explain"])]
+    print_defaults: bool,
+    #[command(flatten)]
+    settings: Settings,
     /// An event as JSON, `@FILE`, or `-` for stdin: tell which filters want it, and why the others do not
     #[arg(long, value_name = "EVENT")]
     explain: Option<String>,
@@ -30,6 +38,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    if args.print_defaults {
+        anstream::print!("{}", fanwire::config::defaults_toml());
+        return Ok(());
+    }
+    if args.filters.is_empty() {
+        return check_config(args);
+    }
     let mut filters = Vec::new();
     let mut faults = 0;
     for text in &args.filters {
@@ -64,6 +79,33 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         show(filter, &why, args.json);
     }
     if wanted == 0 { Err(CliError::new("no filter wants this event")) } else { Ok(()) }
+}
+
+/// Shows what holds, and where each value came from.
+fn check_config(args: &Args) -> Result<(), CliError> {
+    let sources = args.settings.sources();
+    let loaded = sources.load().map_err(super::refused_config)?;
+    for (given, known) in sources.strange_variables() {
+        anstream::eprintln!("{given} is no setting; did you mean {known}?");
+    }
+    let effective = loaded.effective();
+    if args.json {
+        let all: serde_json::Map<_, _> = (effective.into_iter())
+            .map(|(key, value, origin)| {
+                (key.to_owned(), json!({ "value": value, "from": origin.to_string() }))
+            })
+            .collect();
+        anstream::println!("{}", serde_json::Value::Object(all));
+        return Ok(());
+    }
+    let width = |text: &str| text.chars().count();
+    let widest = effective.iter().map(|(key, value, _)| key.len() + width(value)).max().unwrap_or_default();
+    for (key, value, origin) in &effective {
+        let pad = widest - key.len() - width(value);
+        let style = if *origin == Origin::Default { DIM } else { GREEN };
+        anstream::println!("{key} = {value}{:pad$}  {style}# {origin}{style:#}", "");
+    }
+    Ok(())
 }
 
 fn read_event(from: &str) -> Result<fanwire::Event, CliError> {

@@ -9,6 +9,7 @@ mod demo;
 mod filters;
 mod publish;
 mod serve;
+mod settings;
 mod tail;
 mod target;
 
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, Subcommand};
+use fanwire::config::Origin;
 
 /// Events from the code that makes them to every screen that wants them.
 #[derive(Debug, Parser)]
@@ -45,11 +47,12 @@ enum Command {
 struct CliError {
     message: String,
     hint: Option<String>,
+    code: u8,
 }
 
 impl CliError {
     fn new(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string(), hint: None }
+        Self { message: message.to_string(), hint: None, code: 1 }
     }
 
     fn hint(mut self, hint: impl fmt::Display) -> Self {
@@ -58,13 +61,22 @@ impl CliError {
     }
 }
 
+/// A configuration that has faults, all of them told.
+fn refused_config(error: fanwire::config::ConfigError) -> CliError {
+    let faults = error.faults().len();
+    let faults = if faults == 1 { "a fault".to_owned() } else { format!("{faults} faults") };
+    let is_flag = |fault: &fanwire::config::ConfigFault| matches!(fault.origin(), Origin::Flag(_));
+    let code = if error.faults().iter().all(is_flag) { 2 } else { 1 };
+    CliError { code, ..CliError::new(format!("the configuration has {faults}:\n{error}")) }
+}
+
 const RED: Style = AnsiColor::Red.on_default();
 const DIM: Style = Style::new().dimmed();
 
 /// Parses the command line, runs the command and turns its end into an exit code.
 pub(crate) fn run() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(&args),
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
         Command::Check(args) => check::run(&args),
@@ -77,7 +89,7 @@ pub(crate) fn run() -> ExitCode {
             if let Some(hint) = error.hint {
                 anstream::eprintln!("{hint}");
             }
-            ExitCode::FAILURE
+            ExitCode::from(error.code)
         }
     }
 }
@@ -94,13 +106,17 @@ mod tests {
     }
 
     #[test]
-    fn every_option_of_serve_is_an_environment_variable_too() {
+    fn every_option_of_serve_is_an_environment_variable_and_a_key_too() {
         let mut cli = Cli::command();
         let serve = cli.find_subcommand_mut("serve").expect("serve is a subcommand");
-        for arg in serve.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
-            let name = arg.get_id().as_str().to_uppercase();
+        let keys: Vec<&str> = fanwire::config::keys().iter().map(|key| key.path).collect();
+        let ids = |arg: &clap::Arg| arg.get_id().as_str().to_owned();
+        for arg in serve.get_arguments().filter(|arg| !["help", "version"].contains(&ids(arg).as_str())) {
+            let name = ids(arg).replace('.', "_");
             let env = arg.get_env().and_then(|env| env.to_str()).unwrap_or_default();
-            assert_eq!(env, format!("FANWIRE_{name}"));
+            assert_eq!(env, format!("FANWIRE_{}", name.to_uppercase()));
+            assert_eq!(arg.get_long(), Some(&*name.replace('_', "-")));
+            assert!(name == "config" || keys.contains(&&*ids(arg)), "{name}");
         }
     }
 }

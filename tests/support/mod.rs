@@ -49,8 +49,10 @@ impl Server {
 
     /// Starts a server at an address.
     pub fn at(listen: &str, options: &[&str]) -> Self {
+        let quiet: &[&str] = if options.contains(&"--log-level") { &[] } else { &["--log-level", "warn"] };
         let mut child = fanwire()
-            .args(["serve", "--listen", listen, "--log-level", "warn"])
+            .args(["serve", "--listen", listen])
+            .args(quiet)
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

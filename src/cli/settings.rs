@@ -1,0 +1,79 @@
+//! The settings of the server as options of a command, made of the library's table of keys.
+//!
+//! Imports public items only. Always: every key is a flag and an environment variable; what they mean is the
+//! table's matter, so a value from here is read as one from a file is.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use fanwire::config::{self, Sources};
+
+/// A configuration file, and flags over it.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    file: Option<PathBuf>,
+    flags: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Settings {
+    /// The file, the process' environment, and the flags.
+    pub(super) fn sources(&self) -> Sources {
+        let mut sources = Sources::new();
+        if let Some(file) = &self.file {
+            sources = sources.file(file);
+        }
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        sources = sources.environment(environment);
+        self.flags.iter().fold(sources, |sources, (key, values)| sources.flag(*key, values.clone()))
+    }
+}
+
+fn arg(key: config::Key) -> Arg {
+    let range = if key.range.is_empty() { String::new() } else { format!(" [{}]", key.range) };
+    let default = key.default.as_deref().filter(|default| !["[]", "\"\"", "false"].contains(default));
+    let default =
+        default.map(|default| format!(" [default: {}]", default.trim_matches('"'))).unwrap_or_default();
+    let help = format!("{}{range}{default}", key.help);
+    let arg = Arg::new(key.path).long(key.flag).help(help).help_heading(key.heading).value_name(key.kind);
+    let arg = arg.env(key.variable).hide_env_values(true);
+    match key.kind {
+        "BOOL" => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ if key.is_list => arg.action(ArgAction::Append),
+        _ => arg,
+    }
+}
+
+impl clap::Args for Settings {
+    fn augment_args(command: Command) -> Command {
+        let file = Arg::new("config").long("config").env("FANWIRE_CONFIG").value_name("FILE");
+        let file = file
+            .help("Settings from a TOML file; flags and variables go before it")
+            .value_parser(clap::value_parser!(PathBuf));
+        command.arg(file).args(config::keys().into_iter().map(arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Self { file: matches.get_one::<PathBuf>("config").cloned(), flags: Vec::new() };
+        for key in config::keys() {
+            // What the environment says, the configuration reads itself, and keeps where it came from.
+            if matches.value_source(key.path) != Some(clap::parser::ValueSource::CommandLine) {
+                continue;
+            }
+            let values = matches.get_many::<String>(key.path).into_iter().flatten().cloned().collect();
+            settings.flags.push((key.path, values));
+        }
+        Ok(settings)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! A TOML file as a list of settings with the lines they stand in.
+//!
+//! Imports its siblings only. Always: what is no TOML is told with its line; nothing is dropped unsaid.
+
+use toml::de::{DeTable, DeValue};
+
+use super::value::Words;
+
+/// One setting as it stands in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The key with its sections, as `drain.timeout`.
+    pub(super) path: String,
+    /// The line of the value, from 1.
+    pub(super) line: usize,
+    /// None where the value is of a kind that no setting has.
+    pub(super) words: Option<Words>,
+}
+
+/// The settings of a file, or the line and what is wrong there.
+pub(super) fn read(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+    let line = |at: usize| text.as_bytes()[..at.min(text.len())].split(|b| *b == b'\n').count();
+    let table = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        (line(at), error.message().replace('\n', ", "))
+    })?;
+    let mut entries = Vec::new();
+    flatten(table.get_ref(), "", &line, &mut entries);
+    entries.sort_by_key(|entry| entry.line);
+    Ok(entries)
+}
+
+fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, entries: &mut Vec<Entry>) {
+    for (key, value) in table {
+        let path =
+            if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+        if let DeValue::Table(inner) = value.get_ref() {
+            flatten(inner, &path, line, entries);
+            continue;
+        }
+        let words = match value.get_ref() {
+            DeValue::Array(array) => {
+                array.iter().map(|item| scalar(item.get_ref())).collect::<Option<Vec<_>>>().map(Words::Many)
+            }
+            one => scalar(one).map(Words::One),
+        };
+        entries.push(Entry { path, line: line(value.span().start), words });
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
+        DeValue::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_become_paths_with_their_lines() {
+        let text = "a = 1\nb.c = \"x\"\n[d]\ne = [\"y\", 2]\nf = true\n[d.g]\nh = 1979-05-27\n";
+        let entries = read(text).expect("TOML");
+        let shown: Vec<_> = entries.iter().map(|e| (e.path.as_str(), e.line, e.words.clone())).collect();
+        let one = |text: &str| Some(Words::One(text.to_owned()));
+        let many = Some(Words::Many(vec!["y".to_owned(), "2".to_owned()]));
+        assert_eq!(
+            shown,
+            [
+                ("a", 1, one("1")),
+                ("b.c", 2, one("x")),
+                ("d.e", 4, many),
+                ("d.f", 5, one("true")),
+                ("d.g.h", 7, None)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_toml_is_told_with_its_line() {
+        for (text, line) in
+            [("a = 1\nb = \n", 2), ("a = 1\na = 2\n", 2), ("[x\n", 1), ("a = \"\n", 1), ("\n\n=\n", 3)]
+        {
+            let (at, what) = read(text).expect_err(text);
+            assert_eq!((at, what.contains('\n')), (line, false), "{text}: {what}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The table of all settings: from it come flags, environment variables, TOML keys, defaults and docs.
+//!
+//! Imports the rooms whose settings it names. Always: one name, three spellings: the key `drain.timeout` is
+//! the flag `--drain-timeout` and the variable `FANWIRE_DRAIN_TIMEOUT`.
+//!
+//! To add a setting: give the room's own struct a field with its default, and add one line here, below the
+//! heading where a reader looks for it. `LIVE` where a running server takes a new value at SIGHUP, `FIXED` where
+//! it is made once. Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md anew.
+
+use super::value::{Setting, bytes, count, list, one_of, switch, text, time};
+use super::{Config, LogFormat};
+use crate::event::Attribute;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Whether a running server takes a new value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    Live,
+    Fixed,
+}
+use When::{Fixed as FIXED, Live as LIVE};
+
+pub(super) type Place = for<'a> fn(&'a mut Config) -> Box<dyn Setting + 'a>;
+
+/// One row: a setting under its key.
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    pub(super) path: &'static str,
+    pub(super) when: When,
+    pub(super) help: &'static str,
+    pub(super) place: Place,
+}
+
+const fn row(path: &'static str, when: When, help: &'static str, place: Place) -> Row {
+    Row { path, when, help, place }
+}
+
+/// Settings under one heading.
+pub(super) struct Group {
+    pub(super) heading: &'static str,
+    pub(super) rows: &'static [Row],
+}
+
+/// All settings. Those without a dot come first, so that the whole is one TOML file.
+#[rustfmt::skip]
+pub(super) const GROUPS: &[Group] = &[
+    Group { heading: "Serving", rows: &[
+        row("listen", FIXED, "Address and port to listen on; port 0 takes a free one",
+            |c| text(&mut c.listen, "ADDR:PORT", address)),
+        row("loops", FIXED, "Threads that serve connections",
+            |c| count(&mut c.loops, 1..=256)),
+        row("cors_origin", LIVE, "Origins of pages elsewhere that may read answers; `*` allows any",
+            |c| list(&mut c.server.cors_origins, "ORIGIN", origin, Clone::clone)),
+        row("demo", FIXED, "Publish a made-up run of agents, so that there is something to see at once",
+            |c| switch(&mut c.demo)),
+        row("demo_rate", FIXED, "Events per second of the demo",
+            |c| count(&mut c.demo_rate, 1..=100_000)),
+    ]},
+    Group { heading: "Limits", rows: &[
+        row("max_message_bytes", LIVE, "Longest message of a WebSocket client; over it close code 1009",
+            |c| bytes(&mut c.server.max_message_bytes, 128..=GIB)),
+        row("max_body_bytes", LIVE, "Longest body of a request; over it 413",
+            |c| bytes(&mut c.server.max_body_bytes, 128..=GIB)),
+        row("max_head_bytes", LIVE, "Longest head of a request; over it 431",
+            |c| bytes(&mut c.server.max_head_bytes, 512..=MIB)),
+        row("max_connections", LIVE, "Open connections; over it new ones are closed at once",
+            |c| count(&mut c.server.max_connections, 1..=100_000_000)),
+        row("max_subscriptions", LIVE, "Subscriptions of one client; over it an error",
+            |c| count(&mut c.server.max_subscriptions, 1..=1_000_000)),
+        row("max_memory_bytes", LIVE, "Bytes held for all clients together, before feeds let go of their past and laggards are closed; 0 = no budget",
+            |c| bytes(&mut c.server.max_memory_bytes, 0..=64 * TIB)),
+    ]},
+    Group { heading: "Lag: clients that are slower than their events", rows: &[
+        row("max_lag_events", LIVE, "Events a client may fall behind before it gets a gap",
+            |c| count(&mut c.server.max_lag_events, 1..=100_000_000)),
+        row("max_lag_bytes", LIVE, "Bytes a client may fall behind before it gets a gap",
+            |c| bytes(&mut c.server.max_lag_bytes, KIB..=TIB)),
+        row("max_conflate_keys", LIVE, "Keys of which the latest event is kept for `on_lag=conflate`",
+            |c| count(&mut c.server.max_conflate_keys, 1..=100_000_000)),
+        row("max_snapshot_keys", FIXED, "Keys of which the latest event is kept for `snapshot`",
+            |c| count(&mut c.server.max_snapshot_keys, 1..=100_000_000)),
+        row("conflate_key", FIXED, "Attributes that make two events be about the same thing; none = type and entity where there is one, else type and stream",
+            |c| list(&mut c.server.conflate_key, "NAMES", attribute, |a| a.name().to_owned())),
+        row("write_budget_bytes", LIVE, "Bytes written to one connection before the others have their turn",
+            |c| bytes(&mut c.server.write_budget_bytes, KIB..=GIB)),
+    ]},
+    Group { heading: "Times", rows: &[
+        row("handshake_timeout", LIVE, "How long the head of a request may take to come",
+            |c| time(&mut c.server.handshake_timeout, 1..=HOUR)),
+        row("body_timeout", LIVE, "How long the body of a request may take to come",
+            |c| time(&mut c.server.body_timeout, 1..=DAY)),
+        row("keep_alive", LIVE, "How long a connection may wait for its next request",
+            |c| time(&mut c.server.keep_alive, 1..=DAY)),
+        row("heartbeat", LIVE, "How often a quiet client is asked whether it is there; gone after two unanswered",
+            |c| time(&mut c.server.heartbeat, 1..=DAY)),
+        row("retry", LIVE, "How long an SSE client is told to wait before it comes back",
+            |c| time(&mut c.server.retry, 0..=DAY)),
+    ]},
+    Group { heading: "Bus", rows: &[
+        row("bus.shards", FIXED, "Rings; events with the same stream, or else source, stay in order in one of them",
+            |c| count(&mut c.bus.shards, 1..=1024)),
+        row("bus.capacity", FIXED, "Events that each ring keeps, the history for replays: a power of two",
+            |c| count(&mut c.bus.capacity, 1..=1 << 24)),
+    ]},
+    Group { heading: "Going", rows: &[
+        row("drain.timeout", LIVE, "How long clients may take what is under way when the server ends",
+            |c| time(&mut c.drain_timeout, 1..=DAY)),
+    ]},
+    Group { heading: "Log", rows: &[
+        row("log.level", LIVE, "What to log: off, error, warn, info, debug, trace, or directives as info,fanwire=debug",
+            |c| text(&mut c.log_level, "LEVEL", directives)),
+        row("log.format", FIXED, "How log lines look",
+            |c| one_of(&mut c.log_format, &[("text", LogFormat::Text), ("json", LogFormat::Json)])),
+    ]},
+];
+
+fn address(text: &str) -> Result<(), String> {
+    let port = text.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+    match port.map(str::parse::<u16>) {
+        Some(Ok(_)) => Ok(()),
+        _ => {
+            Err("expected ADDRESS:PORT of this machine, as 127.0.0.1:8765, 0.0.0.0:8765 or [::1]:8765"
+                .to_owned())
+        }
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin =
+        text.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains(['/', ' ']));
+    if text == "*" || text == "null" || is_origin {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is no origin: as https://example.com, without a path, or *"))
+    }
+}
+
+fn attribute(text: &str) -> Result<Attribute, String> {
+    let names = || Attribute::ALL.map(Attribute::name).join(", ");
+    Attribute::ALL
+        .into_iter()
+        .find(|attribute| attribute.name() == text.trim())
+        .ok_or_else(|| format!("`{text}` is no attribute: {}", names()))
+}
+
+fn directives(text: &str) -> Result<(), String> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    for directive in text.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
+        if !levels.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            return Err(format!("`{level}` is no level: {}, or as info,fanwire=debug", levels.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
+    GROUPS.iter().flat_map(|group| group.rows)
+}
+
+pub(super) fn find(path: &str) -> Option<&'static Row> {
+    rows().find(|row| row.path == path)
+}
+
+/// The key that was perhaps meant.
+pub(super) fn nearest(path: &str) -> Option<&'static str> {
+    let last = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    // Right, but in the wrong section.
+    if let Some(row) = rows().find(|row| last(row.path) == last(path)) {
+        return Some(row.path);
+    }
+    let distance = |row: &&Row| strsim::damerau_levenshtein(row.path, path);
+    rows().min_by_key(distance).filter(|row| distance(row) <= 1 + path.len() / 4).map(|row| row.path)
+}

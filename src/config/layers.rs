@@ -1,0 +1,349 @@
+//! Where settings come from, one layer over the other: defaults, a file, the environment, flags.
+//!
+//! Imports its siblings only. Always: each value is known with its origin; all faults are told at once, each
+//! with key, value, origin and what is allowed; nothing is read in part.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::keys::{self, Row, When};
+use super::value::{FILE_KIND, Words, as_toml};
+use super::{Config, file};
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// Nobody said otherwise.
+    Default,
+    /// This line of this file, from 1; 0 is the file as a whole.
+    File(PathBuf, usize),
+    /// This environment variable.
+    Environment(String),
+    /// This flag of the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, 0) => write!(f, "{}", path.display()),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "{name}"),
+            Self::Flag(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// One setting that can't be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFault {
+    key: String,
+    origin: Origin,
+    what: String,
+}
+
+impl ConfigFault {
+    /// The key, as `drain.timeout`; empty where a file is no TOML or can't be read.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Where the value stands.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+impl fmt::Display for ConfigFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.origin, self.what)
+    }
+}
+
+/// Why a configuration was refused: every fault in it, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    faults: Vec<ConfigFault>,
+}
+
+impl ConfigError {
+    /// The faults, at least one.
+    pub fn faults(&self) -> &[ConfigFault] {
+        &self.faults
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, fault) in self.faults.iter().enumerate() {
+            let before = if at > 0 { "\n" } else { "" };
+            write!(f, "{before}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The sources of a configuration; from the least to the most: defaults, file, environment, flags.
+///
+/// ```
+/// use fanwire::config::Sources;
+///
+/// let sources = Sources::new()
+///     .environment([("FANWIRE_HEARTBEAT", "15s")])
+///     .flag("max_connections", ["500"]);
+/// let loaded = sources.load()?;
+/// assert_eq!(loaded.config.server.max_connections, 500);
+/// assert_eq!(loaded.origin("heartbeat").to_string(), "FANWIRE_HEARTBEAT");
+/// # Ok::<(), fanwire::config::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    file: Option<PathBuf>,
+    text: Option<String>,
+    environment: BTreeMap<String, String>,
+    flags: Vec<(String, Vec<String>)>,
+}
+
+impl Sources {
+    /// Defaults only.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A TOML file. It is read by each [`load`](Self::load).
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// TOML at hand, instead of a file.
+    pub(super) fn text(mut self, text: &str) -> Self {
+        self.text = Some(text.to_owned());
+        self
+    }
+
+    /// Environment variables; those that are no setting's are passed over. The process' own: `std::env::vars()`.
+    pub fn environment<N: Into<String>, V: Into<String>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        self.environment.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self
+    }
+
+    /// A value for a key, over all others, as from a command line. Several values make a list.
+    pub fn flag<V: Into<String>>(
+        mut self,
+        key: impl Into<String>,
+        values: impl IntoIterator<Item = V>,
+    ) -> Self {
+        self.flags.push((key.into(), values.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// Names in the environment that look like a setting's with a slip of the pen, each with the one that was
+    /// perhaps meant.
+    pub fn strange_variables(&self) -> Vec<(String, String)> {
+        let names: Vec<String> = keys::rows().map(variable).collect();
+        let strange = |name: &&String| name.starts_with("FANWIRE_") && !names.contains(*name);
+        let near = |name: &String| {
+            let distance = |known: &&String| strsim::damerau_levenshtein(known, name);
+            names.iter().min_by_key(distance).filter(|known| distance(known) <= 2).cloned()
+        };
+        self.environment.keys().filter(strange).filter_map(|name| Some((name.clone(), near(name)?))).collect()
+    }
+
+    /// Reads everything. Blocks for the file.
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new() };
+        let mut faults = Vec::new();
+        if let Some(text) = &self.text {
+            loaded.take_file(Path::new("(text)"), text, &mut faults);
+        }
+        if let Some(path) = &self.file {
+            let text = std::fs::read_to_string(path);
+            match text {
+                Ok(text) => loaded.take_file(path, &text, &mut faults),
+                Err(error) => faults.push(ConfigFault {
+                    key: String::new(),
+                    origin: Origin::File(path.clone(), 0),
+                    what: format!("cannot be read: {error}"),
+                }),
+            }
+        }
+        for row in keys::rows() {
+            let name = variable(row);
+            if let Some(value) = self.environment.get(&name) {
+                loaded.take(row, &Words::One(value.clone()), Origin::Environment(name), &mut faults);
+            }
+        }
+        for (key, values) in &self.flags {
+            let Some(row) = keys::find(key) else {
+                faults.push(unknown(key, Origin::Flag(key.clone())));
+                continue;
+            };
+            let words = match &values[..] {
+                [one] => Words::One(one.clone()),
+                many => Words::Many(many.to_vec()),
+            };
+            loaded.take(row, &words, Origin::Flag(format!("--{}", flag(row))), &mut faults);
+        }
+        if faults.is_empty() {
+            for (key, what) in loaded.config.check() {
+                faults.push(ConfigFault { key: key.to_owned(), origin: loaded.origin(key), what });
+            }
+        }
+        if faults.is_empty() { Ok(loaded) } else { Err(ConfigError { faults }) }
+    }
+}
+
+fn unknown(path: &str, origin: Origin) -> ConfigFault {
+    let what = match keys::nearest(path) {
+        Some(near) => format!("unknown key `{path}`; did you mean `{near}`?"),
+        None => format!("unknown key `{path}`; `fanwire check --print-defaults` shows all"),
+    };
+    ConfigFault { key: path.to_owned(), origin, what }
+}
+
+/// The flag of a setting, without dashes before.
+pub(super) fn flag(row: &Row) -> String {
+    row.path.replace(['.', '_'], "-")
+}
+
+/// The environment variable of a setting.
+pub(super) fn variable(row: &Row) -> String {
+    format!("FANWIRE_{}", row.path.replace('.', "_").to_uppercase())
+}
+
+/// A configuration, and where each of its values came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What holds.
+    pub config: Config,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+/// A setting that is another than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// The key, as `drain.timeout`.
+    pub key: &'static str,
+    /// The value as TOML.
+    pub value: String,
+    /// A running server can take it. Otherwise it holds from the next start.
+    pub live: bool,
+}
+
+impl Loaded {
+    fn take_file(&mut self, path: &Path, text: &str, faults: &mut Vec<ConfigFault>) {
+        let origin = |line| Origin::File(path.to_owned(), line);
+        let entries = match file::read(text) {
+            Ok(entries) => entries,
+            Err((line, what)) => {
+                return faults.push(ConfigFault { key: String::new(), origin: origin(line), what });
+            }
+        };
+        for entry in entries {
+            let origin = origin(entry.line);
+            let Some(row) = keys::find(&entry.path) else {
+                faults.push(unknown(&entry.path, origin));
+                continue;
+            };
+            let Some(mut words) = entry.words else {
+                let what =
+                    format!("{}: expected a text, a number, true or false, or a list of them", entry.path);
+                faults.push(ConfigFault { key: entry.path, origin, what });
+                continue;
+            };
+            if (row.place)(&mut self.config).kind() == FILE_KIND {
+                words = beside(path, words);
+            }
+            self.take(row, &words, origin, faults);
+        }
+    }
+
+    fn take(&mut self, row: &Row, words: &Words, origin: Origin, faults: &mut Vec<ConfigFault>) {
+        match (row.place)(&mut self.config).set(words) {
+            Ok(()) => {
+                self.origins.insert(row.path, origin);
+            }
+            Err(what) => {
+                let given = match words {
+                    Words::One(_) if row.is_secret() => "(secret)".to_owned(),
+                    Words::One(text) => text.clone(),
+                    Words::Many(words) => format!("[{}]", words.join(", ")),
+                    Words::Nothing => String::new(),
+                };
+                let what = format!("{} = {given}: {what}", row.path);
+                faults.push(ConfigFault { key: row.path.to_owned(), origin, what });
+            }
+        }
+    }
+
+    /// Where the value of a key came from.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// What is different from `running`, and a config that a running server can take: the live settings of this
+    /// one, the others as they run.
+    pub fn changes_from(&self, running: &Config) -> (Vec<Change>, Config) {
+        let mut new = self.config.clone();
+        let mut running = running.clone();
+        let mut changes = Vec::new();
+        for row in keys::rows() {
+            let words = (row.place)(&mut new).words();
+            if words == (row.place)(&mut running).words() {
+                continue;
+            }
+            let live = row.when == When::Live;
+            if live && (row.place)(&mut running).set(&words).is_err() {
+                debug_assert!(false, "{} does not read what it prints", row.path);
+                continue;
+            }
+            changes.push(Change { key: row.path, value: row.shown(&mut new), live });
+        }
+        (changes, running)
+    }
+
+    /// Every key with its effective value as TOML and where that came from. Secrets are not shown.
+    pub fn effective(&self) -> Vec<(&'static str, String, Origin)> {
+        let mut config = self.config.clone();
+        keys::rows().map(|row| (row.path, row.shown(&mut config), self.origin(row.path))).collect()
+    }
+}
+
+impl Row {
+    /// The value as TOML, but for secrets.
+    pub(super) fn shown(&self, config: &mut Config) -> String {
+        let value = as_toml(&*(self.place)(config));
+        match value {
+            Some(_) if self.is_secret() => "\"(secret)\"".to_owned(),
+            Some(value) => value,
+            None => "(none)".to_owned(),
+        }
+    }
+
+    pub(super) fn is_secret(&self) -> bool {
+        (self.place)(&mut Config::default()).kind() == "SECRET"
+    }
+}
+
+/// Relative paths in a file are beside that file.
+pub(super) fn beside(file: &Path, words: Words) -> Words {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let join = |text: String| {
+        if text.is_empty() { text } else { folder.join(text).display().to_string() }
+    };
+    match words {
+        Words::One(text) => Words::One(join(text)),
+        Words::Many(all) => Words::Many(all.into_iter().map(join).collect()),
+        Words::Nothing => Words::Nothing,
+    }
+}

@@ -1,0 +1,102 @@
+//! Everything that the program can be told, composed of the rooms' own settings.
+//!
+//! Imports `bus` and `server`. Always: `keys` is the only list of settings; flags, environment variables, the
+//! TOML file, `fanwire check --print-defaults` and docs/configuration.md are made of it. How to add a setting is
+//! said in its head.
+
+mod file;
+mod keys;
+mod layers;
+mod print;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::time::Duration;
+
+use crate::bus::{Bus, BusConfig, BusConfigError};
+use crate::server::{Server, ServerBuilder, ServerConfig};
+
+pub use layers::{Change, ConfigError, ConfigFault, Loaded, Origin, Sources};
+pub use print::{Key, defaults_toml, keys};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The whole configuration of a bus, its server and the program around them.
+///
+/// [`Sources`] reads one from a TOML file, the environment and flags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Address and port to listen on; port 0 takes a free one. `127.0.0.1:8765`.
+    pub listen: String,
+    /// Threads that serve connections, 1 to 256. 1.
+    pub loops: usize,
+    /// Whether the program publishes a made-up run of agents. No.
+    pub demo: bool,
+    /// Events per second of the demo. 20.
+    pub demo_rate: u32,
+    /// Rings and their capacity.
+    pub bus: BusConfig,
+    /// Limits and times of the server.
+    pub server: ServerConfig,
+    /// How long clients may take what is under way when the server ends. 10 s.
+    pub drain_timeout: Duration,
+    /// What the program logs: a level, or directives as `info,fanwire=debug`. `info`.
+    pub log_level: String,
+    /// How its log lines look. Text.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8765".to_owned(),
+            loops: 1,
+            demo: false,
+            demo_rate: 20,
+            bus: BusConfig::default(),
+            server: ServerConfig::default(),
+            drain_timeout: Duration::from_secs(10),
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+impl Config {
+    /// The settings of a TOML text, with defaults for the rest. Relative paths in it are beside the working
+    /// folder.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Sources::new().text(text).load().map(|loaded| loaded.config)
+    }
+
+    /// A bus as configured.
+    pub fn bus(&self) -> Result<Bus, BusConfigError> {
+        Bus::builder().shards(self.bus.shards).capacity(self.bus.capacity).build()
+    }
+
+    /// A server of a bus, as configured.
+    pub fn server(&self, bus: &Bus) -> ServerBuilder {
+        Server::builder(bus).listen(self.listen.as_str()).loops(self.loops).config(self.server.clone())
+    }
+
+    /// What is wrong with settings that are each right: the key to change, and why.
+    fn check(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        if !self.bus.capacity.is_power_of_two() {
+            let near = self.bus.capacity.next_power_of_two();
+            let what = format!("bus.capacity = {}: is not a power of two, as {near}", self.bus.capacity);
+            faults.push(("bus.capacity", what));
+        }
+        faults
+    }
+}

@@ -1,0 +1,110 @@
+//! The settings as people read them: a commented TOML file, and the table in docs/configuration.md.
+//!
+//! Imports its siblings only. Always: the TOML text reads back as the defaults.
+
+use std::fmt::Write as _;
+
+use super::Config;
+use super::keys::{GROUPS, Row, When};
+use super::layers::{flag, variable};
+use super::value::as_toml;
+
+/// One setting, for programs that make flags or a form of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Key {
+    /// The key with its sections, as `drain.timeout`.
+    pub path: &'static str,
+    /// The flag, without the dashes before it, as `drain-timeout`.
+    pub flag: String,
+    /// The environment variable, as `FANWIRE_DRAIN_TIMEOUT`.
+    pub variable: String,
+    /// What it is for.
+    pub help: &'static str,
+    /// The heading it stands under.
+    pub heading: &'static str,
+    /// What stands for a value: `BYTES`, `TIME`, `N`, `BOOL`, ….
+    pub kind: &'static str,
+    /// What is allowed; empty where `kind` says it all.
+    pub range: String,
+    /// The default as TOML, if there is one.
+    pub default: Option<String>,
+    /// It may be given several times.
+    pub is_list: bool,
+    /// A running server takes a new value.
+    pub is_live: bool,
+}
+
+/// All settings, in the order of the documentation.
+pub fn keys() -> Vec<Key> {
+    let mut config = Config::default();
+    let all = GROUPS.iter().flat_map(|group| group.rows.iter().map(|row| (group.heading, row)));
+    all.map(|(heading, row)| key(heading, row, &mut config)).collect()
+}
+
+fn key(heading: &'static str, row: &'static Row, config: &mut Config) -> Key {
+    let setting = (row.place)(config);
+    Key {
+        path: row.path,
+        flag: flag(row),
+        variable: variable(row),
+        help: row.help,
+        heading,
+        kind: setting.kind(),
+        range: setting.range(),
+        default: as_toml(&*setting),
+        is_list: matches!(setting.words(), super::value::Words::Many(_)),
+        is_live: row.when == When::Live,
+    }
+}
+
+/// A TOML file that says what holds by default, with a comment to each setting.
+pub fn defaults_toml() -> String {
+    let mut out = String::from(
+        "# Fanwire's settings with their defaults. A flag goes before an environment variable, that before this\n\
+         # file: `drain.timeout` is also --drain-timeout and FANWIRE_DRAIN_TIMEOUT. Bytes are 65536 or \"64KiB\", times\n\
+         # \"500ms\", \"30s\", \"2m\". Marked (live): a running server takes a new value at SIGHUP.\n",
+    );
+    let mut section = "";
+    let mut heading = "";
+    for key in keys() {
+        let (in_section, name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
+        if key.heading != heading {
+            heading = key.heading;
+            let _ = write!(out, "\n## {heading}\n");
+        }
+        if in_section != section {
+            section = in_section;
+            let _ = write!(out, "\n[{section}]\n");
+        }
+        let live = if key.is_live { " (live)" } else { "" };
+        let range = if key.range.is_empty() { String::new() } else { format!(" [{}]", key.range) };
+        let _ = write!(out, "\n# {}.{range}{live}\n", key.help);
+        let _ = match key.default {
+            Some(default) => writeln!(out, "{name} = {default}"),
+            None => writeln!(out, "# {name} = \"{}\"", key.kind),
+        };
+    }
+    out
+}
+
+/// The settings as tables in Markdown, one a heading.
+#[cfg(test)]
+pub(super) fn markdown() -> String {
+    let mut out = String::new();
+    let mut heading = "";
+    for key in keys() {
+        if key.heading != heading {
+            heading = key.heading;
+            let _ = write!(
+                out,
+                "\n### {heading}\n\n| key | default | range | live | what |\n|---|---|---|---|---|\n"
+            );
+        }
+        let default = key.default.map_or("none".to_owned(), |default| format!("`{default}`"));
+        let live = if key.is_live { "yes" } else { "" };
+        let range = if key.range.is_empty() { key.kind } else { &key.range };
+        let _ = writeln!(out, "| `{}` | {default} | {range} | {live} | {} |", key.path, key.help);
+    }
+    out
+}

@@ -1,0 +1,161 @@
+//! The schema as a whole, and the layers over it.
+
+use std::path::{Path, PathBuf};
+
+use super::keys::rows;
+use super::layers::{flag, variable};
+use super::*;
+
+fn fault(sources: &Sources) -> String {
+    sources.load().expect_err("a fault").to_string()
+}
+
+#[test]
+fn every_key_has_its_own_flag_and_variable() {
+    let unique = |names: Vec<String>| {
+        let all: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(all.len(), names.len(), "{names:?}");
+    };
+    unique(rows().map(|row| row.path.to_owned()).collect());
+    unique(rows().map(flag).collect());
+    unique(rows().map(variable).collect());
+}
+
+#[test]
+fn the_printed_defaults_read_back_as_the_defaults() {
+    assert_eq!(Config::from_toml(&defaults_toml()), Ok(Config::default()));
+    assert_eq!(Config::from_toml(""), Ok(Config::default()));
+}
+
+#[test]
+fn every_setting_reads_what_it_prints() {
+    let mut config = Config::default();
+    for row in rows() {
+        let words = (row.place)(&mut config).words();
+        (row.place)(&mut config).set(&words).unwrap_or_else(|error| panic!("{}: {error}", row.path));
+    }
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn flags_go_before_the_environment_before_the_file_before_defaults() {
+    let toml = "heartbeat = \"1s\"\nretry = \"1s\"\nkeep_alive = \"1s\"\n";
+    let sources = Sources::new()
+        .text(toml)
+        .environment([("FANWIRE_RETRY", "2s"), ("FANWIRE_KEEP_ALIVE", "2s"), ("PATH", "/bin")])
+        .flag("keep_alive", ["3s"]);
+    let loaded = sources.load().expect("right");
+    let seconds = |time: Duration| time.as_secs();
+    let server = &loaded.config.server;
+    assert_eq!(
+        [server.body_timeout, server.heartbeat, server.retry, server.keep_alive].map(seconds),
+        [30, 1, 2, 3]
+    );
+    let origins =
+        ["body_timeout", "heartbeat", "retry", "keep_alive"].map(|key| loaded.origin(key).to_string());
+    assert_eq!(origins, ["default", "(text):1", "FANWIRE_RETRY", "--keep-alive"]);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_one_that_was_meant() {
+    for (toml, near) in [
+        ("max_mesage_bytes = 1", "max_message_bytes"),
+        ("[limits]\nmax_connections = 5", "max_connections"),
+        ("[bus]\nshard = 2", "bus.shards"),
+        ("timeout = \"3s\"", "drain.timeout"),
+        ("[log]\nlevl = \"info\"", "log.level"),
+    ] {
+        let error = fault(&Sources::new().text(toml));
+        assert!(error.ends_with(&format!("did you mean `{near}`?")), "{error}");
+    }
+    let error = fault(&Sources::new().text("quite_another_thing = 1"));
+    assert_eq!(
+        error,
+        "(text):1: unknown key `quite_another_thing`; `fanwire check --print-defaults` shows all"
+    );
+}
+
+#[test]
+fn every_fault_is_told_with_key_value_origin_and_range() {
+    let toml =
+        "loops = 0\nmax_message_bytes = \"64 apples\"\n[log]\nformat = \"xml\"\n[drain]\ntimeout = 10\n";
+    let sources = Sources::new()
+        .text(toml)
+        .environment([("FANWIRE_CONFLATE_KEY", "type,color")])
+        .flag("heartbeat", ["1d", "2d"]);
+    let error = sources.load().expect_err("faults");
+    let shown: Vec<String> = error.faults().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "(text):1: loops = 0: 0 is not from 1 to 256",
+            "(text):2: max_message_bytes = 64 apples: expected bytes, as 64KiB, 4MiB or 65536",
+            "(text):4: log.format = xml: expected one of text, json",
+            "(text):6: drain.timeout = 10: `10` has no unit that is a time's: ms, s, m, h or d, as 30s",
+            "FANWIRE_CONFLATE_KEY: conflate_key = type,color: `color` is no attribute: type, source, stream, \
+             execution, correlation, entity_kind, entity_id, channel",
+            "--heartbeat: heartbeat = [1d, 2d]: expected one value, not a list",
+        ]
+    );
+    assert_eq!(error.faults()[0].key(), "loops");
+}
+
+#[test]
+fn a_file_that_is_not_there_or_no_toml_is_a_fault() {
+    let missing = Sources::new().file("/nonexistent/fanwire.toml");
+    assert!(
+        fault(&missing).starts_with("/nonexistent/fanwire.toml: cannot be read: "),
+        "{}",
+        fault(&missing)
+    );
+    assert!(fault(&Sources::new().text("a = 1\nb c\n")).starts_with("(text):2: "));
+    assert_eq!(
+        fault(&Sources::new().text("bus.capacity = 1000")),
+        "(text):1: bus.capacity = 1000: is not a power of two, as 1024"
+    );
+}
+
+#[test]
+fn a_variable_with_a_slip_is_noticed_and_a_foreign_one_is_not() {
+    let sources = Sources::new().environment([
+        ("FANWIRE_HEARTBEET", "1s"),
+        ("FANWIRE_SERVICE_HOST", "10.0.0.1"),
+        ("FANWIRE_PORT_8765_TCP", "tcp://10.0.0.1:8765"),
+        ("FANWIRE_LOOPS", "2"),
+    ]);
+    let strange = sources.strange_variables();
+    assert_eq!(strange, [("FANWIRE_HEARTBEET".to_owned(), "FANWIRE_HEARTBEAT".to_owned())]);
+    assert_eq!(sources.load().expect("right").config.loops, 2);
+}
+
+#[test]
+fn a_reload_takes_what_is_live_and_names_the_rest() {
+    let running = Config::default();
+    let loaded = Sources::new().text("loops = 4\nheartbeat = \"5s\"\n").load().expect("right");
+    let (changes, takes) = loaded.changes_from(&running);
+    let shown: Vec<_> = changes.iter().map(|c| (c.key, c.value.as_str(), c.live)).collect();
+    assert_eq!(shown, [("loops", "4", false), ("heartbeat", "\"5s\"", true)]);
+    assert_eq!((takes.loops, takes.server.heartbeat), (1, Duration::from_secs(5)));
+}
+
+/// `FANWIRE_BLESS=1` writes the page anew.
+#[test]
+fn the_documentation_has_every_setting() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let text = std::fs::read_to_string(&page).expect("the page is there");
+    let (before, rest) = text.split_once("<!-- settings -->\n").expect("a mark before the settings");
+    let (_, after) = rest.split_once("<!-- end of settings -->\n").expect("a mark behind the settings");
+    let new = format!("{before}<!-- settings -->\n{}\n<!-- end of settings -->\n{after}", print::markdown());
+    if std::env::var_os("FANWIRE_BLESS").is_some() {
+        std::fs::write(&page, &new).expect("the page can be written");
+        return;
+    }
+    assert!(text == new, "docs/configuration.md is not what the table says: FANWIRE_BLESS=1 writes it anew");
+}
+
+#[test]
+fn relative_paths_in_a_file_are_beside_it() {
+    let words = layers::beside(Path::new("/etc/fanwire/fanwire.toml"), value::Words::One("cert.pem".into()));
+    assert_eq!(words, value::Words::One("/etc/fanwire/cert.pem".into()));
+    let _ = PathBuf::new();
+}

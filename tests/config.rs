@@ -1,0 +1,151 @@
+//! The configuration as an operator meets it: files, variables, flags, faults, and SIGHUP.
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use serde_json::{Value, json};
+use support::ws::Ws;
+use support::{Server, eventually, fanwire, run};
+
+/// A file of this test's own, gone at its end.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("fanwire-config-{}-{name}.toml", std::process::id()));
+        let file = Self(path);
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).expect("a temporary file");
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+fn server_info(client: &mut Ws) -> Value {
+    let request = json!({ "type": "request", "message_id": "r", "payload": { "action": "server_info" } });
+    client.ask(&request)["payload"].clone()
+}
+
+#[test]
+fn check_shows_what_holds_and_where_it_came_from() {
+    let file = File::new("check", "heartbeat = \"10s\"\nloops = 2\n\n[drain]\ntimeout = \"1m\"\n");
+    let check = |more: &[&str]| {
+        run(fanwire().args(["check", "--config", file.path()]).args(more).env("FANWIRE_LOOPS", "3"))
+    };
+    let text = out(&check(&["--retry", "9s"]));
+    let line = |key: &str| {
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("{key} = "))).expect("the key is there");
+        line.split_whitespace().skip(2).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("heartbeat"), format!("\"10s\" # {}:1", file.path()));
+    assert_eq!(line("drain.timeout"), format!("\"1m\" # {}:5", file.path()));
+    assert_eq!(line("loops"), "3 # FANWIRE_LOOPS");
+    assert_eq!(line("retry"), "\"9s\" # --retry");
+    assert_eq!(line("max_message_bytes"), "\"64KiB\" # default");
+    let json: Value = serde_json::from_str(&out(&check(&["--json"]))).expect("JSON");
+    assert_eq!(json["loops"], json!({ "value": "3", "from": "FANWIRE_LOOPS" }));
+}
+
+#[test]
+fn the_printed_defaults_are_a_file_that_changes_nothing() {
+    let defaults = run(fanwire().args(["check", "--print-defaults"]));
+    let file = File::new("defaults", &out(&defaults));
+    let values = |output: &Output| {
+        let text = out(output);
+        text.lines()
+            .map(|line| line.split("  #").next().unwrap_or_default().trim().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let from_file = run(fanwire().args(["check", "--config", file.path()]));
+    assert!(from_file.status.success(), "{}", err(&from_file));
+    assert_eq!(values(&from_file), values(&run(fanwire().arg("check"))));
+    let mut server = Server::with(&["--config", file.path()]);
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
+#[test]
+fn a_file_with_faults_is_refused_with_all_of_them() {
+    let file = File::new("faults", "max_conections = 5\nheartbeat = 30\n");
+    for command in ["serve", "check"] {
+        let output = run(fanwire().args([command, "--config", file.path()]));
+        assert_eq!((output.status.code(), out(&output).as_str()), (Some(1), ""));
+        let text = err(&output);
+        let path = file.path();
+        assert!(text.contains("the configuration has 2 faults:"), "{text}");
+        assert!(
+            text.contains(&format!(
+                "{path}:1: unknown key `max_conections`; did you mean `max_connections`?"
+            )),
+            "{text}"
+        );
+        assert!(text.contains(&format!("{path}:2: heartbeat = 30: `30` has no unit")), "{text}");
+    }
+    let output = run(fanwire().args(["serve", "--config", "/nonexistent/f.toml"]));
+    assert!(err(&output).contains("/nonexistent/f.toml: cannot be read: "), "{}", err(&output));
+}
+
+#[test]
+fn the_server_serves_what_file_variables_and_flags_say() {
+    let file =
+        File::new("serve", "max_subscriptions = 7\nheartbeat = \"11s\"\nmax_message_bytes = \"1KiB\"\n");
+    let server = Server::with(&["--config", file.path(), "--heartbeat", "12s"]);
+    let mut client = Ws::connect(server.addr);
+    let info = server_info(&mut client);
+    assert_eq!(
+        (&info["max_subscriptions"], &info["heartbeat_seconds"], &info["max_message_bytes"]),
+        (&json!(7), &json!(12.0), &json!(1024))
+    );
+}
+
+#[test]
+fn a_hangup_reloads_what_can_change_and_says_what_cannot() {
+    let file = File::new("reload", "max_subscriptions = 7\n");
+    let server = Server::with(&["--config", file.path(), "--log-level", "info"]);
+    let mut client = Ws::connect(server.addr);
+    assert_eq!(server_info(&mut client)["max_subscriptions"], 7);
+
+    file.write("max_subscriptions = 9\nloops = 4\n[log]\nlevel = \"debug\"\n");
+    server.signal("HUP");
+    eventually("the open connection has the new limit", || {
+        server_info(&mut client)["max_subscriptions"] == 9
+    });
+    eventually("the log says so", || {
+        let log = server.log();
+        log.contains("reloaded: took effect key=\"max_subscriptions\" value=\"9\"")
+            && log.contains("reloaded: takes effect with a restart key=\"loops\" value=\"4\"")
+    });
+    assert!(!server.log().contains("key=\"log.level\""), "the flag goes before the file: {}", server.log());
+
+    file.write("max_subscriptions = 9\nlops = 4\n");
+    server.signal("HUP");
+    eventually("the log says what is wrong", || {
+        server.log().contains("the configuration was not reloaded: ")
+            && server.log().contains("did you mean `loops`?")
+    });
+    assert_eq!(server_info(&mut client)["max_subscriptions"], 9);
+    server.assert_serving();
+}

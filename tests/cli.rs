@@ -332,3 +332,27 @@ fn check_points_at_the_fault_and_explains_what_filters_say() {
     let long = text(&check(&["", "--explain", event]).stdout);
     assert!(long.contains("wants it"), "{long}");
 }
+
+#[test]
+fn bench_accounts_for_every_delivery_of_every_mix_and_pace() {
+    let server = Server::start();
+    let bench = |args: &str| -> Value {
+        let output = run(client(&server, "bench").arg("--json").args(args.split(' ')));
+        assert!(output.status.success(), "{args}: {}", err(&output));
+        serde_json::from_str(&out(&output)).expect("JSON")
+    };
+    let all = |args: &str| {
+        let report = bench(args);
+        assert_eq!(report["delivered"], report["expected"], "{args}: {report}");
+        assert!(report["delivered"].as_u64() > Some(0), "{args}: {report}");
+        report
+    };
+    all("-c 20 -r 200 -s 0.3 --mix types,patterns,entities,all --filters 3");
+    all("-c 20 -r 200 -s 0.3 --mix types,entities,all --transport sse -b 20");
+    let report = all("-c 20 -r 200 -s 0.3 --sleepers 10 --slow 20 --slow-rate 1000000");
+    assert!(report["slow_delivered"].as_u64() > Some(0), "{report}");
+    let report = bench("-c 0 -b 10 -s 0.3 --window 4");
+    assert!(report["published"].as_u64() > Some(40), "answers open the window again: {report}");
+    let report = bench("-c 20 --churn 100");
+    assert_eq!(report["connected"], 100, "{report}");
+}

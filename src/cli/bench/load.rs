@@ -1,19 +1,22 @@
-//! The clients and the publisher of a run, on one thread. Imports nothing of ours.
+//! The clients and the publisher of a run, on one thread. Imports its siblings.
 //!
 //! Always: every client is counted for itself; what is read is only searched for the events' marks, so the load
 //! costs less than what it loads.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::process::Process;
+use super::speak::{Mix, Publication, Speak, Wish, invalid};
 
 /// How the clients of a run listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -32,25 +35,62 @@ impl fmt::Display for Transport {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) address: String,
+    /// Where to publish, if not there.
+    pub(super) publish_to: Option<String>,
+    pub(super) speak: Speak,
     pub(super) connections: usize,
     pub(super) transport: Transport,
     pub(super) rate: u64,
     pub(super) burst: u64,
+    /// Publish as fast as it is taken, with at most so many bursts under way.
+    pub(super) window: Option<u64>,
     pub(super) payload: usize,
     pub(super) filters: usize,
+    pub(super) mix: Vec<Mix>,
     pub(super) sleepers: usize,
+    pub(super) slow: usize,
+    /// Bytes a second that a slow client reads.
+    pub(super) slow_rate: usize,
     pub(super) time: Duration,
+}
+
+impl Plan {
+    fn wish(&self, number: usize) -> Wish {
+        Wish { mix: self.mix[number % self.mix.len()], key: number / self.mix.len() % self.filters }
+    }
+
+    fn pace(&self, number: usize) -> Pace {
+        // 37 spreads them over few clients too.
+        match number * 37 % 100 {
+            place if place < self.sleepers => Pace::Never,
+            place if place < self.sleepers + self.slow => Pace::Slow,
+            _ => Pace::Awake,
+        }
+    }
+}
+
+/// How a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    Awake,
+    Slow,
+    Never,
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) published: u64,
+    /// What those clients are owed that read as fast as they can.
     pub(super) expected: u64,
+    /// What they got.
     pub(super) delivered: u64,
     pub(super) gaps: u64,
     pub(super) missed: u64,
-    /// Microseconds from when an event was due to when it was read.
+    /// What slow clients got, and were told that they lost.
+    pub(super) slow_delivered: u64,
+    pub(super) slow_missed: u64,
+    /// Microseconds from when an event was due to when it was read; of slow clients not.
     pub(super) latency: Histogram<u64>,
     pub(super) elapsed: Duration,
     pub(super) cpu: Option<Duration>,
@@ -64,7 +104,7 @@ const GAP_DIGITS: usize = 12;
 
 struct Client {
     socket: TcpStream,
-    sleeps: bool,
+    pace: Pace,
     /// The end of what was read, where a mark may be cut.
     tail: Vec<u8>,
 }
@@ -73,97 +113,117 @@ struct Client {
 pub(super) struct Load {
     poll: Poll,
     clients: Vec<Client>,
+    /// Those that read slowly, in a time that comes to each of them.
+    slow: Vec<usize>,
     publisher: TcpStream,
     outbox: VecDeque<u8>,
+    /// Answers that the publisher has not got.
+    unanswered: u64,
     clock: Instant,
     buffer: Vec<u8>,
+    /// Of clients that read as they can, and of slow ones.
+    counts: [Count; 2],
+    latency: Histogram<u64>,
+    /// The same since the last progress.
+    recent: Histogram<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
     delivered: u64,
     gaps: u64,
     missed: u64,
-    latency: Histogram<u64>,
+}
+
+impl Count {
+    /// Events of which a client knows what became.
+    fn known(&self) -> u64 {
+        self.delivered + self.missed
+    }
 }
 
 const PUBLISHER: Token = Token(usize::MAX);
 
-fn invalid(text: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, text.into())
-}
-
-fn masked_text(text: &str) -> Vec<u8> {
-    // A zero mask leaves the bytes as they are, and is as good as any for a server that unmasks.
-    let mut frame = vec![0x81];
-    match text.len() {
-        len @ 0..=125 => frame.push(0x80 | len as u8),
-        len => {
-            frame.push(0xFE);
-            frame.extend_from_slice(&(len as u16).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(text.as_bytes());
-    frame
-}
-
-/// Reads until `end` has come; blocking, with the limit of the socket.
-fn read_until(socket: &mut std::net::TcpStream, end: &[u8]) -> io::Result<Vec<u8>> {
-    let mut all = Vec::new();
-    let mut byte = [0; 1];
-    while !all.ends_with(end) {
-        if socket.read(&mut byte)? == 0 {
-            return Err(invalid("the server closed the connection"));
-        }
-        all.push(byte[0]);
-    }
-    Ok(all)
-}
+/// Between two reads of slow clients.
+const SLOW_TURN: Duration = Duration::from_millis(50);
 
 fn connect_client(plan: &Plan, number: usize) -> io::Result<std::net::TcpStream> {
-    let mut socket = std::net::TcpStream::connect(&plan.address)?;
+    let address = resolve(&plan.address)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if plan.pace(number) != Pace::Awake {
+        // The kernel would take megabytes for a client that does not read: nobody would be slow.
+        socket.set_recv_buffer_size(4096)?;
+    }
+    socket.connect(&address.into())?;
+    let mut socket = std::net::TcpStream::from(socket);
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let kind = format!("bench.{}", number % plan.filters);
-    let host = &plan.address;
-    let request = match plan.transport {
-        Transport::Ws => format!(
-            "GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZmFud2lyZSBiZW5jaCEhIQ==\r\n\r\n"
-        ),
-        Transport::Sse => format!("GET /sse?type={kind} HTTP/1.1\r\nHost: {host}\r\n\r\n"),
-    };
-    socket.write_all(request.as_bytes())?;
-    let head = read_until(&mut socket, b"\r\n\r\n")?;
-    let status = head.get(9..12).unwrap_or_default();
-    match plan.transport {
-        Transport::Ws if status == b"101" => {
-            let subscribe = format!(r#"{{"type":"subscribe","payload":{{"event_types":["{kind}"]}}}}"#);
-            socket.write_all(&masked_text(&subscribe))?;
-            read_until(&mut socket, b"}")?;
-        }
-        Transport::Sse if status == b"200" => {
-            read_until(&mut socket, b"\n\n")?;
-        }
-        _ => return Err(invalid(format!("refused: {}", String::from_utf8_lossy(&head)))),
-    }
+    plan.speak.subscribe(&mut socket, plan.transport, &plan.address, &plan.wish(number), number)?;
     Ok(socket)
 }
 
+fn resolve(address: &str) -> io::Result<SocketAddr> {
+    address.to_socket_addrs()?.next().ok_or_else(|| invalid(format!("{address} is no address")))
+}
+
+/// Clients that are being connected at once: a server that looks around some times a second only would
+/// otherwise take minutes.
+const CONNECTING: usize = 64;
+
+/// Connects the clients of these numbers, in their order. Blocks.
+fn connect_clients(plan: &Plan, numbers: Range<usize>) -> io::Result<Vec<std::net::TcpStream>> {
+    let share = numbers.len().div_ceil(CONNECTING).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (numbers.clone().step_by(share))
+            .map(|first| {
+                let part = first..(first + share).min(numbers.end);
+                scope.spawn(move || {
+                    part.map(|number| connect_client(plan, number)).collect::<io::Result<Vec<_>>>()
+                })
+            })
+            .collect();
+        let mut all = Vec::with_capacity(numbers.len());
+        for part in parts {
+            all.extend(part.join().map_err(|_| invalid("a thread that connects clients panicked"))??);
+        }
+        Ok(all)
+    })
+}
+
+/// Connects `total` clients, each subscribed, as many at a time as the plan has, and lets them go again. Blocks.
+pub(super) fn churn(plan: &Plan, total: usize) -> io::Result<()> {
+    let mut number = 0;
+    while number < total {
+        let group = plan.connections.clamp(1, total - number);
+        let clients = connect_clients(plan, number..number + group)?;
+        // Half of them say nothing when they go.
+        for client in clients.iter().step_by(2) {
+            SockRef::from(client).set_linger(Some(Duration::ZERO))?;
+        }
+        number += group;
+    }
+    Ok(())
+}
+
 impl Load {
-    /// Connects and subscribes every client, one after the other. Blocks.
+    /// Connects and subscribes every client. Blocks.
     pub(super) fn connect(plan: &Plan) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut clients = Vec::with_capacity(plan.connections);
-        for number in 0..plan.connections {
-            let socket = connect_client(plan, number)?;
+        let mut slow = Vec::new();
+        for (number, socket) in connect_clients(plan, 0..plan.connections)?.into_iter().enumerate() {
             socket.set_nonblocking(true)?;
             let mut socket = TcpStream::from_std(socket);
-            let sleeps = number % 100 < plan.sleepers;
-            if !sleeps {
-                poll.registry().register(&mut socket, Token(number), Interest::READABLE)?;
+            let pace = plan.pace(number);
+            match pace {
+                Pace::Awake => poll.registry().register(&mut socket, Token(number), Interest::READABLE)?,
+                Pace::Slow => slow.push(number),
+                Pace::Never => {}
             }
-            clients.push(Client { socket, sleeps, tail: Vec::new() });
+            clients.push(Client { socket, pace, tail: Vec::new() });
         }
-        let address = plan.address.to_socket_addrs()?.next().ok_or_else(|| invalid("no such address"))?;
-        let publisher = std::net::TcpStream::connect(address)?;
+        let publisher =
+            std::net::TcpStream::connect(resolve(plan.publish_to.as_ref().unwrap_or(&plan.address))?)?;
         publisher.set_nodelay(true)?;
         publisher.set_nonblocking(true)?;
         let mut publisher = TcpStream::from_std(publisher);
@@ -172,13 +232,14 @@ impl Load {
         Ok(Self {
             poll,
             clients,
+            slow,
             publisher,
-            outbox: VecDeque::new(),
+            outbox: plan.speak.hello().into(),
+            unanswered: 0,
             clock: Instant::now(),
             buffer: vec![0; 1 << 20],
-            delivered: 0,
-            gaps: 0,
-            missed: 0,
+            counts: [Count::default(); 2],
+            recent: latency.clone(),
             latency,
         })
     }
@@ -190,12 +251,15 @@ impl Load {
     /// Publishes by the plan, and reads until everything came or two seconds bring nothing. Blocks.
     pub(super) fn run(&mut self, plan: &Plan, process: Option<&Process>) -> io::Result<Outcome> {
         let mut events = Events::with_capacity(1024);
-        let awake: Vec<u64> = (0..plan.filters)
-            .map(|kind| {
-                let wanting = self.clients.iter().skip(kind).step_by(plan.filters);
-                wanting.filter(|client| !client.sleeps).count() as u64
-            })
-            .collect();
+        // By key: how many clients that read as they can want it.
+        let mut wanting = vec![0; plan.filters];
+        for number in (0..plan.connections).filter(|number| plan.pace(*number) == Pace::Awake) {
+            let wish = plan.wish(number);
+            match wish.mix {
+                Mix::All => wanting.iter_mut().for_each(|count| *count += 1),
+                _ => wanting[wish.key] += 1,
+            }
+        }
         let cpu_before = process.and_then(Process::cpu);
         let start = self.nanos();
         let end = start + plan.time.as_nanos() as u64;
@@ -203,69 +267,97 @@ impl Load {
         let (mut due, mut published, mut expected) = (start, 0u64, 0u64);
         let mut last_came = Instant::now();
         let mut finished = start;
+        let mut progress = Progress::new(start);
+        let mut slow_turn = Instant::now();
         let pad = "x".repeat(plan.payload.saturating_sub(MARK.len() + DIGITS + 12));
+        let mut burst = Vec::with_capacity(plan.burst as usize);
+        let mut out = Vec::new();
         loop {
-            let now = self.nanos();
-            while due <= now && due < end {
-                let mut body = String::new();
-                for _ in 0..plan.burst {
-                    let kind = published as usize % plan.filters;
-                    // Writing to a String cannot fail.
-                    let _ = writeln!(
-                        body,
-                        "{{\"type\":\"bench.{kind}\",\"payload\":{{\"due\":{due:016},\"pad\":\"{pad}\"}}}}"
-                    );
-                    published += 1;
-                    expected += awake[kind];
+            loop {
+                let now = self.nanos();
+                let is_time = match plan.window {
+                    // As fast as it is taken: an event is due when there is room for it.
+                    Some(window) => {
+                        due = now;
+                        let owed = expected.saturating_sub(self.counts[0].known());
+                        let each = wanting[0].max(1) * plan.burst;
+                        self.outbox.is_empty() && self.unanswered < window && owed <= (window - 1) * each
+                    }
+                    None => due <= now,
+                };
+                if !is_time || due >= end {
+                    break;
                 }
-                // A number may not begin with a zero.
-                let body = body.replace("\"due\":0", "\"due\":1");
-                let head = format!(
-                    "POST /publish HTTP/1.1\r\nHost: bench\r\nContent-Type: application/x-ndjson\r\n\
-                     Content-Length: {}\r\n\r\n",
-                    body.len()
-                );
-                self.outbox.extend(head.as_bytes());
-                self.outbox.extend(body.as_bytes());
-                due += interval;
+                burst.clear();
+                for _ in 0..plan.burst {
+                    let key = published as usize % plan.filters;
+                    // A number may not begin with a zero.
+                    let payload =
+                        format!("{{\"due\":{:016},\"pad\":\"{pad}\"}}", 1_000_000_000_000_000 + due);
+                    burst.push(Publication { key, payload });
+                    published += 1;
+                    expected += wanting[key];
+                }
+                out.clear();
+                self.unanswered += plan.speak.publish(&burst, &mut out);
+                self.outbox.extend(&out);
+                if plan.window.is_none() {
+                    due += interval;
+                }
+                self.publish()?;
             }
             self.publish()?;
-            let timeout = if due < end {
-                Duration::from_nanos(due.saturating_sub(self.nanos()))
-            } else {
-                Duration::from_millis(10)
+            let over = due >= end || self.nanos() >= end;
+            let timeout = match plan.window {
+                None if !over => Duration::from_nanos(due.saturating_sub(self.nanos())),
+                _ => Duration::from_millis(10),
             };
+            let timeout = if self.slow.is_empty() { timeout } else { timeout.min(SLOW_TURN) };
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            let before = self.delivered;
+            let before = (self.counts[0].known(), self.unanswered);
             for event in &events {
                 match event.token() {
-                    PUBLISHER => self.publisher_ready()?,
-                    Token(number) => self.read(number)?,
+                    PUBLISHER => self.publisher_ready(plan.speak)?,
+                    Token(number) => self.read(number, usize::MAX)?,
                 }
             }
-            if self.delivered != before {
+            if slow_turn.elapsed() >= SLOW_TURN {
+                let share = (plan.slow_rate as f64 * slow_turn.elapsed().as_secs_f64()) as usize;
+                slow_turn = Instant::now();
+                for number in std::mem::take(&mut self.slow) {
+                    self.read(number, share.max(1))?;
+                    self.slow.push(number);
+                }
+            }
+            if (self.counts[0].known(), self.unanswered) != before {
                 last_came = Instant::now();
                 finished = self.nanos();
             }
-            let all = self.delivered >= expected || last_came.elapsed() > Duration::from_secs(2);
-            if due >= end && self.outbox.is_empty() && all {
+            progress.show(self, published);
+            let all = self.counts[0].known() >= expected && self.unanswered == 0;
+            if over && self.outbox.is_empty() && (all || last_came.elapsed() > Duration::from_secs(2)) {
                 break;
             }
         }
         let cpu = cpu_before
             .zip(process.and_then(Process::cpu))
             .map(|(before, after)| after.saturating_sub(before));
+        let [Count { delivered, gaps, missed }, slow] = self.counts;
         Ok(Outcome {
             published,
             expected,
-            delivered: self.delivered,
-            gaps: self.gaps,
-            missed: self.missed,
+            delivered,
+            gaps,
+            missed,
+            slow_delivered: slow.delivered,
+            slow_missed: slow.missed,
             latency: self.latency.clone(),
-            elapsed: Duration::from_nanos(finished.max(end) - start),
+            elapsed: Duration::from_nanos(
+                if plan.window.is_some() { finished } else { finished.max(end) } - start,
+            ),
             cpu,
         })
     }
@@ -282,16 +374,19 @@ impl Load {
         Ok(())
     }
 
-    fn publisher_ready(&mut self) -> io::Result<()> {
+    fn publisher_ready(&mut self, speak: Speak) -> io::Result<()> {
         loop {
             match self.publisher.read(&mut self.buffer) {
                 Ok(0) => return Err(invalid("the server closed the publisher's connection")),
-                Ok(read) if self.buffer[..read].starts_with(b"HTTP/1.1 200") => {}
-                // An answer may be cut anywhere; a refusal is told by its first line.
-                Ok(read) if self.buffer[..read].starts_with(b"HTTP/1.1") => {
-                    return Err(invalid(String::from_utf8_lossy(&self.buffer[..read])));
+                Ok(read) if speak.refuses(&self.buffer[..read]) => {
+                    return Err(invalid(String::from_utf8_lossy(&self.buffer[..read.min(1000)])));
                 }
-                Ok(_) => {}
+                // One that is cut in two is missed, and made up for by the next silence.
+                Ok(read) => {
+                    let answers =
+                        memchr::memmem::find_iter(&self.buffer[..read], b"HTTP/1.1 2").count() as u64;
+                    self.unanswered = self.unanswered.saturating_sub(answers);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
@@ -299,43 +394,87 @@ impl Load {
         self.publish()
     }
 
-    fn read(&mut self, number: usize) -> io::Result<()> {
-        loop {
+    /// Reads at most `most` bytes of a client, or all.
+    fn read(&mut self, number: usize, mut most: usize) -> io::Result<()> {
+        while most > 0 {
             let client = &mut self.clients[number];
             let kept = client.tail.len();
             self.buffer[..kept].copy_from_slice(&client.tail);
-            match client.socket.read(&mut self.buffer[kept..]) {
+            let room = kept + most.min(self.buffer.len() - kept);
+            match client.socket.read(&mut self.buffer[kept..room]) {
                 Ok(0) => return Err(invalid("the server closed a client's connection")),
-                Ok(read) => self.count(number, kept + read),
+                Ok(read) => {
+                    most -= read;
+                    self.count(number, kept + read);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Counts the marks in the first `len` bytes of the buffer.
     fn count(&mut self, number: usize, len: usize) {
         let now = self.nanos();
         let bytes = &self.buffer[..len];
+        let is_slow = self.clients[number].pace != Pace::Awake;
+        let count = &mut self.counts[usize::from(is_slow)];
         let mut done = 0;
         for at in memchr::memmem::find_iter(bytes, MARK) {
             let digits = at + MARK.len()..at + MARK.len() + DIGITS;
             let Some(digits) = bytes.get(digits.clone()).map(|d| (d, digits.end)) else { break };
             // The first digit only keeps a zero away.
             let due = digits.0[1..].iter().fold(0, |n, d| n * 10 + u64::from(d.wrapping_sub(b'0')));
-            self.latency.saturating_record((now.saturating_sub(due) / 1000).max(1));
-            self.delivered += 1;
+            if !is_slow {
+                let micros = (now.saturating_sub(due) / 1000).max(1);
+                self.latency.saturating_record(micros);
+                self.recent.saturating_record(micros);
+            }
+            count.delivered += 1;
             done = digits.1;
         }
         for at in memchr::memmem::find_iter(&bytes[..len.saturating_sub(GAP_DIGITS)], GAP) {
             let digits = bytes[at + GAP.len()..].iter().take_while(|d| d.is_ascii_digit());
-            self.missed += digits.fold(0, |n, d| n * 10 + u64::from(d - b'0'));
-            self.gaps += 1;
+            count.missed += digits.fold(0, |n, d| n * 10 + u64::from(d - b'0'));
+            count.gaps += 1;
             done = done.max(at + GAP.len());
         }
         let keep = (len - done).min(MARK.len() + DIGITS - 1);
         let tail = &mut self.clients[number].tail;
         tail.clear();
         tail.extend_from_slice(&self.buffer[len - keep..len]);
+    }
+}
+
+/// A line a second of how it goes.
+struct Progress {
+    start: u64,
+    last: u64,
+    published: u64,
+    delivered: u64,
+}
+
+impl Progress {
+    fn new(start: u64) -> Self {
+        Self { start, last: start, published: 0, delivered: 0 }
+    }
+
+    fn show(&mut self, load: &mut Load, published: u64) {
+        let now = load.nanos();
+        if now - self.last < 1_000_000_000 {
+            return;
+        }
+        let seconds = (now - self.last) as f64 / 1e9;
+        let delivered = load.counts[0].delivered;
+        eprintln!(
+            "{:4.0} s  published {:.0}/s  delivered {:.0}/s  p99 {:.2} ms",
+            (now - self.start) as f64 / 1e9,
+            (published - self.published) as f64 / seconds,
+            (delivered - self.delivered) as f64 / seconds,
+            load.recent.value_at_quantile(0.99) as f64 / 1000.0,
+        );
+        load.recent.reset();
+        (self.last, self.published, self.delivered) = (now, published, delivered);
     }
 }

@@ -6,6 +6,7 @@
 mod load;
 mod process;
 mod report;
+mod speak;
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use super::CliError;
 use load::{Load, Plan, Transport};
 use process::Process;
+use speak::{Mix, Speak};
 
 /// The options of `fanwire bench`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +22,12 @@ pub(super) struct Args {
     /// The server to load; without it, one is started for the run, on a free port
     #[arg(long, env = "FANWIRE_URL")]
     url: Option<String>,
+    /// What the server speaks: ours, or another that is measured beside it
+    #[arg(long, default_value = "fanwire")]
+    speak: Speak,
+    /// HOST:PORT to publish to, where it is another than the clients'
+    #[arg(long, value_name = "ADDR:PORT")]
+    publish_to: Option<String>,
     /// The server's process, whose CPU time and memory are read; known where the run starts it
     #[arg(long)]
     pid: Option<u32>,
@@ -38,12 +46,27 @@ pub(super) struct Args {
     /// Bytes of the JSON payload
     #[arg(long, default_value_t = 128)]
     payload: usize,
-    /// Different filters, spread over the clients; each event matches one of them
+    /// Keys of events, and so filters of each kind, spread over the clients
     #[arg(long, default_value_t = 1)]
     filters: usize,
+    /// How clients tell what they want, one after the other: types, patterns, entities, all
+    #[arg(long, value_delimiter = ',', default_value = "types")]
+    mix: Vec<Mix>,
     /// Of each hundred clients, how many never read
     #[arg(long, default_value_t = 0)]
     sleepers: usize,
+    /// Of each hundred clients, how many read slowly
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
+    /// Bytes a second that a slow client reads
+    #[arg(long, default_value_t = 20_000)]
+    slow_rate: usize,
+    /// Instead of a rate: as fast as it is taken, with so many bursts under way
+    #[arg(long, value_name = "BURSTS")]
+    window: Option<u64>,
+    /// Instead of a load: connect and disconnect so many clients, --connections at a time
+    #[arg(long, value_name = "N")]
+    churn: Option<usize>,
     /// Seconds that are measured
     #[arg(long, short = 's', default_value_t = 5.0)]
     seconds: f64,
@@ -109,26 +132,59 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
     let plan = Plan {
         address,
+        publish_to: args.publish_to,
+        speak: args.speak,
         connections: args.connections,
         transport: args.transport,
         rate: args.rate.max(1),
         burst: args.burst.max(1),
+        window: args.window.map(|window| window.max(1)),
         payload: args.payload,
         filters: args.filters.max(1),
+        mix: args.mix,
         sleepers: args.sleepers.min(100),
+        slow: args.slow.min(100),
+        slow_rate: args.slow_rate,
         time: Duration::from_secs_f64(args.seconds),
     };
+    // The first clients make a server touch code and tables that all others share.
+    let warm = Plan { connections: WARM_CLIENTS, ..plan.clone() };
+    let resident = || process.as_ref().and_then(Process::resident_bytes);
+    if let Some(total) = args.churn {
+        load::churn(&plan, plan.connections).map_err(|e| CliError::new(format!("connecting: {e}")))?;
+        let before = settled(resident);
+        eprintln!("connecting and disconnecting {total} clients, {} at a time", plan.connections);
+        load::churn(&plan, total).map_err(|e| CliError::new(format!("connecting: {e}")))?;
+        println!("{}", report::churn(&plan, total, before.zip(settled(resident)), args.json));
+        return Ok(());
+    }
+    load::churn(&warm, WARM_CLIENTS).map_err(|e| CliError::new(format!("connecting: {e}")))?;
     eprintln!("connecting {} clients to {url}", plan.connections);
-    let before = process.as_ref().and_then(Process::resident_bytes);
+    let before = settled(resident);
     let mut load = Load::connect(&plan).map_err(|e| CliError::new(format!("connecting: {e}")))?;
-    let after = process.as_ref().and_then(Process::resident_bytes);
-    eprintln!("publishing {} events/s in bursts of {} for {} s", plan.rate, plan.burst, args.seconds);
+    let after = settled(resident);
+    match plan.window {
+        Some(window) => {
+            eprintln!("publishing bursts of {}, {window} at once, for {} s", plan.burst, args.seconds);
+        }
+        None => {
+            eprintln!("publishing {} events/s in bursts of {} for {} s", plan.rate, plan.burst, args.seconds);
+        }
+    }
     let outcome = load.run(&plan, process.as_ref()).map_err(|e| CliError::new(format!("the run: {e}")))?;
     let report = report::Report::new(&plan, &outcome, before.zip(after));
     if args.json {
         println!("{}", report.json());
     } else {
-        println!("{report}");
+        print!("{report}");
     }
     Ok(())
+}
+
+const WARM_CLIENTS: usize = 10;
+
+/// A server's memory when it has had time to let go of what is gone.
+fn settled(resident: impl Fn() -> Option<u64>) -> Option<u64> {
+    std::thread::sleep(Duration::from_millis(300));
+    resident()
 }

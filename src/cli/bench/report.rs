@@ -32,21 +32,32 @@ impl<'a> Report<'a> {
 
     /// One object; times in microseconds.
     pub(super) fn json(&self) -> String {
-        let Outcome { published, expected, delivered, gaps, missed, latency, elapsed, cpu } = self.outcome;
+        let Outcome { published, expected, delivered, gaps, missed, latency, elapsed, cpu, .. } =
+            self.outcome;
+        let quantiles: Vec<_> = [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99, 100.0]
+            .iter()
+            .map(|percent| json!([percent, latency.value_at_percentile(*percent)]))
+            .collect();
         json!({
             "connections": self.plan.connections,
             "transport": self.plan.transport.to_string(),
+            "window": self.plan.window,
             "rate": self.plan.rate,
             "burst": self.plan.burst,
             "payload_bytes": self.plan.payload,
             "filters": self.plan.filters,
             "sleepers_percent": self.plan.sleepers,
+            "slow_percent": self.plan.slow,
+            "slow_delivered": self.outcome.slow_delivered,
+            "slow_missed": self.outcome.slow_missed,
             "seconds": elapsed.as_secs_f64(),
             "published": published,
             "expected": expected,
             "delivered": delivered,
             "gaps": gaps,
             "missed": missed,
+            "published_per_second": *published as f64 / elapsed.as_secs_f64(),
+            "server_cpu_us_per_event": cpu.map(|c| c.as_secs_f64() * 1e6 / (*published).max(1) as f64),
             "deliveries_per_second": *delivered as f64 / elapsed.as_secs_f64(),
             "server_cpu_seconds": cpu.map(|c| c.as_secs_f64()),
             "server_cpu_us_per_delivery": self.micros_a_delivery(),
@@ -58,8 +69,29 @@ impl<'a> Report<'a> {
                 "p99.9": latency.value_at_quantile(0.999),
                 "max": latency.max(),
             },
+            "latency_percentiles_us": quantiles,
         })
         .to_string()
+    }
+}
+
+/// What came of clients that came and went: resident bytes behind the first of them, and behind the last.
+pub(super) fn churn(plan: &Plan, total: usize, memory: Option<(u64, u64)>, as_json: bool) -> String {
+    let growth = memory.map(|(before, after)| 100.0 * (after as f64 / before.max(1) as f64 - 1.0));
+    if as_json {
+        return json!({
+            "connected": total, "at_once": plan.connections, "transport": plan.transport.to_string(),
+            "resident_before": memory.map(|m| m.0), "resident_after": memory.map(|m| m.1), "growth_percent": growth,
+        })
+        .to_string();
+    }
+    match (memory, growth) {
+        (Some((before, after)), Some(growth)) => format!(
+            "{total} clients came and went; the server's memory went from {} KiB to {} KiB ({growth:+.1}%)",
+            before / 1024,
+            after / 1024
+        ),
+        _ => format!("{total} clients came and went"),
     }
 }
 
@@ -79,6 +111,10 @@ impl fmt::Display for Report<'_> {
             *delivered as f64 / seconds
         )?;
         writeln!(f, "told lost   {missed} in {gaps} gaps")?;
+        if self.plan.slow > 0 {
+            let Outcome { slow_delivered, slow_missed, .. } = self.outcome;
+            writeln!(f, "slow        {slow_delivered} delivered, {slow_missed} told lost")?;
+        }
         let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
         writeln!(
             f,
@@ -92,6 +128,13 @@ impl fmt::Display for Report<'_> {
         if let (Some(cpu), Some(micros)) = (self.outcome.cpu, self.micros_a_delivery()) {
             let share = 100.0 * cpu.as_secs_f64() / seconds;
             writeln!(f, "server CPU  {micros:.3} us a delivery, {share:.0}% of a core")?;
+        } else if let Some(cpu) = self.outcome.cpu {
+            let micros = cpu.as_secs_f64() * 1e6 / (*published).max(1) as f64;
+            writeln!(
+                f,
+                "server CPU  {micros:.3} us an event, {:.0}% of a core",
+                100.0 * cpu.as_secs_f64() / seconds
+            )?;
         }
         if let Some(bytes) = self.bytes_a_connection() {
             writeln!(f, "memory      {bytes:.0} bytes a connection (resident, kernel memory apart)")?;

@@ -1,0 +1,254 @@
+//! What the kernel alone costs: loops that parse nothing they need not and write the same bytes to everybody.
+//!
+//! `bare each PORT`: a write for each event and client. `bare together PORT`: one contiguous write for each burst
+//! and client. `bare uring PORT`: as `each` or, with bursts, as `together`, but the writes of a burst go to the kernel
+//! as one io_uring submission.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use io_uring::{IoUring, opcode, types};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use std::os::fd::AsRawFd;
+
+const LISTENER: Token = Token(usize::MAX);
+
+/// The answer to the one key that the load sends.
+const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Accept: M0RbqYHuQSeLmq7DMbJUHNnJUrI=\r\n\r\n";
+const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    New,
+    Ws,
+    Sse,
+}
+
+struct Client {
+    socket: TcpStream,
+    kind: Kind,
+    /// What a publisher sent and is not complete.
+    input: Vec<u8>,
+    /// What the socket did not take.
+    rest: Vec<u8>,
+}
+
+impl Client {
+    fn write(&mut self, bytes: &[u8]) {
+        if !self.rest.is_empty() {
+            return self.rest.extend_from_slice(bytes);
+        }
+        let written = self.socket.write(bytes).unwrap_or(0);
+        self.rest.extend_from_slice(&bytes[written..]);
+    }
+}
+
+fn frame(line: &[u8], kind: Kind, out: &mut Vec<u8>) {
+    if kind == Kind::Sse {
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\n\n");
+        return;
+    }
+    out.push(0x81);
+    if line.len() < 126 {
+        out.push(line.len() as u8);
+    } else {
+        out.push(126);
+        out.extend_from_slice(&(line.len() as u16).to_be_bytes());
+    }
+    out.extend_from_slice(line);
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Each,
+    Together,
+    Uring,
+}
+
+struct Loop {
+    mode: Mode,
+    clients: Vec<Option<Client>>,
+    /// Those that listen.
+    members: Vec<usize>,
+    ring: IoUring,
+}
+
+impl Loop {
+    fn publish(&mut self, lines: &[u8]) {
+        for kind in [Kind::Ws, Kind::Sse] {
+            let wants = |client: &Option<Client>| client.as_ref().is_some_and(|client| client.kind == kind);
+            if !self.members.iter().any(|&number| wants(&self.clients[number])) {
+                continue;
+            }
+            let mut bursts = vec![Vec::new()];
+            for line in lines.split(|byte| *byte == b'\n') {
+                if self.mode == Mode::Each && !bursts[0].is_empty() {
+                    bursts.push(Vec::new());
+                }
+                let last = bursts.len() - 1;
+                frame(line, kind, &mut bursts[last]);
+            }
+            for burst in bursts {
+                if self.mode == Mode::Uring {
+                    self.submit(&burst, kind);
+                    continue;
+                }
+                for &number in &self.members {
+                    if let Some(client) = &mut self.clients[number]
+                        && client.kind == kind
+                    {
+                        client.write(&burst);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends to every member by submissions of a full queue each, and takes note of what was not taken.
+    fn submit(&mut self, burst: &[u8], kind: Kind) {
+        let mut under_way = 0;
+        let all = self.members.clone();
+        for (at, &number) in all.iter().enumerate() {
+            let Some(client) = &mut self.clients[number] else { continue };
+            if client.kind != kind {
+                continue;
+            }
+            if !client.rest.is_empty() {
+                client.rest.extend_from_slice(burst);
+                continue;
+            }
+            let send =
+                opcode::Send::new(types::Fd(client.socket.as_raw_fd()), burst.as_ptr(), burst.len() as u32)
+                    .flags(libc_msg_dontwait())
+                    .build()
+                    .user_data(number as u64);
+            // SAFETY: `burst` outlives the submission: all completions are awaited below before it is let go.
+            while unsafe { self.ring.submission().push(&send) }.is_err() {
+                self.complete(burst, &mut under_way);
+            }
+            under_way += 1;
+            if at + 1 == all.len() {
+                self.complete(burst, &mut under_way);
+            }
+        }
+        self.complete(burst, &mut under_way);
+    }
+
+    fn complete(&mut self, burst: &[u8], under_way: &mut usize) {
+        if *under_way == 0 {
+            return;
+        }
+        self.ring.submit_and_wait(*under_way).expect("a submission");
+        let done: Vec<(u64, i32)> =
+            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
+        for (number, result) in done {
+            *under_way -= 1;
+            if let Some(client) = &mut self.clients[number as usize] {
+                let written = usize::try_from(result).unwrap_or(0);
+                client.rest.extend_from_slice(&burst[written..]);
+            }
+        }
+    }
+
+    /// Takes what came; false where the client is gone.
+    fn input(&mut self, number: usize, buffer: &mut [u8]) -> bool {
+        loop {
+            let Some(client) = &mut self.clients[number] else { return false };
+            let read = match client.socket.read(buffer) {
+                Ok(0) => return false,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            };
+            if client.kind != Kind::New {
+                continue;
+            }
+            client.input.extend_from_slice(&buffer[..read]);
+            while let Some(client) = &mut self.clients[number] {
+                let text = &client.input;
+                let Some(head) = text.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4) else {
+                    break;
+                };
+                if text.starts_with(b"GET /ws") || text.starts_with(b"GET /sse") {
+                    client.kind = if text.starts_with(b"GET /ws") { Kind::Ws } else { Kind::Sse };
+                    client.input = Vec::new();
+                    client.write(if client.kind == Kind::Ws { UPGRADE } else { STREAM }.as_bytes());
+                    self.members.push(number);
+                    break;
+                }
+                let length = String::from_utf8_lossy(&text[..head])
+                    .lines()
+                    .find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok())
+                    .unwrap_or(0);
+                if text.len() < head + length {
+                    break;
+                }
+                let body: Vec<u8> = client.input.drain(..head + length).skip(head).collect();
+                client.write(OK.as_bytes());
+                self.publish(&body);
+            }
+        }
+    }
+}
+
+/// `MSG_DONTWAIT | MSG_NOSIGNAL`: a full socket is told, not waited for.
+fn libc_msg_dontwait() -> i32 {
+    0x40 | 0x4000
+}
+
+fn main() -> io::Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let mode = match args.get(1).map(String::as_str) {
+        Some("together") => Mode::Together,
+        Some("uring") => Mode::Uring,
+        _ => Mode::Each,
+    };
+    let port: u16 = args.get(2).and_then(|port| port.parse().ok()).unwrap_or(8080);
+    let mut poll = Poll::new()?;
+    let mut listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut events = Events::with_capacity(1024);
+    let mut buffer = vec![0; 1 << 18];
+    let mut all = Loop { mode, clients: Vec::new(), members: Vec::new(), ring: IoUring::new(1024)? };
+    let mut free = Vec::new();
+    loop {
+        poll.poll(&mut events, None)?;
+        for event in &events {
+            if event.token() == LISTENER {
+                while let Ok((mut socket, _)) = listener.accept() {
+                    socket.set_nodelay(true)?;
+                    let number = free.pop().unwrap_or_else(|| {
+                        all.clients.push(None);
+                        all.clients.len() - 1
+                    });
+                    poll.registry().register(
+                        &mut socket,
+                        Token(number),
+                        Interest::READABLE | Interest::WRITABLE,
+                    )?;
+                    all.clients[number] =
+                        Some(Client { socket, kind: Kind::New, input: Vec::new(), rest: Vec::new() });
+                }
+                continue;
+            }
+            let number = event.token().0;
+            if event.is_writable()
+                && let Some(client) = &mut all.clients[number]
+                && !client.rest.is_empty()
+            {
+                let rest = std::mem::take(&mut client.rest);
+                client.write(&rest);
+            }
+            if event.is_readable() && !all.input(number, &mut buffer) {
+                all.clients[number] = None;
+                all.members.retain(|member| *member != number);
+                free.push(number);
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Servers side by side on the same work: `fanwire-servers run LOAD…` measures and keeps the results,
+//! `fanwire-servers report` makes tables of the medians and the plots. README.md has the rest.
+
+mod peers;
+mod plot;
+mod report;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use peers::{Ground, PEERS, Peer};
+use serde_json::{Value, json};
+
+/// A load: its name, and what `fanwire bench` is told.
+pub struct Load {
+    pub name: &'static str,
+    pub title: &'static str,
+    args: &'static [&'static str],
+    sse: bool,
+    /// Event streams for whoever has them only.
+    bare: bool,
+}
+
+pub const LOADS: &[Load] = &[
+    Load {
+        name: "single",
+        title: "1,000 clients, 100 single events a second",
+        args: &["-c", "1000", "-r", "100", "-s", "3"],
+        sse: false,
+        bare: true,
+    },
+    Load {
+        name: "burst-100",
+        title: "100 clients, 10,000 events a second in bursts of 100",
+        args: &["-c", "100", "-r", "10000", "-b", "100", "-s", "3"],
+        sse: false,
+        bare: true,
+    },
+    Load {
+        name: "burst-1000",
+        title: "1,000 clients, 500 events a second in bursts of 50",
+        args: &["-c", "1000", "-r", "500", "-b", "50", "-s", "3"],
+        sse: false,
+        bare: true,
+    },
+    Load {
+        name: "saturated",
+        title: "1,000 clients, bursts of 50 as fast as they are taken",
+        args: &["-c", "1000", "-b", "50", "--window", "4", "-s", "3"],
+        sse: false,
+        bare: true,
+    },
+    Load {
+        name: "sse-single",
+        title: "SSE: 1,000 clients, 100 single events a second",
+        args: &["-c", "1000", "-r", "100", "-s", "3", "--transport", "sse"],
+        sse: true,
+        bare: true,
+    },
+    Load {
+        name: "sse-burst-1000",
+        title: "SSE: 1,000 clients, 500 events a second in bursts of 50",
+        args: &["-c", "1000", "-r", "500", "-b", "50", "-s", "3", "--transport", "sse"],
+        sse: true,
+        bare: true,
+    },
+    Load {
+        name: "sse-saturated",
+        title: "SSE: 1,000 clients, bursts of 50 as fast as they are taken",
+        args: &["-c", "1000", "-b", "50", "--window", "4", "-s", "3", "--transport", "sse"],
+        sse: true,
+        bare: true,
+    },
+    Load {
+        name: "idle-1000",
+        title: "1,000 idle connections",
+        args: &["-c", "1000", "-r", "1", "-s", "1"],
+        sse: false,
+        bare: true,
+    },
+    Load {
+        name: "idle-10000",
+        title: "10,000 idle connections",
+        args: &["-c", "10000", "-r", "1", "-s", "1"],
+        sse: false,
+        bare: true,
+    },
+    Load {
+        name: "idle-18000",
+        title: "18,000 idle connections",
+        args: &["-c", "18000", "-r", "1", "-s", "1"],
+        sse: false,
+        bare: true,
+    },
+    Load {
+        name: "sse-idle-10000",
+        title: "SSE: 10,000 idle connections",
+        args: &["-c", "10000", "-r", "1", "-s", "1", "--transport", "sse"],
+        sse: true,
+        bare: true,
+    },
+    Load {
+        name: "sse-idle-18000",
+        title: "SSE: 18,000 idle connections",
+        args: &["-c", "18000", "-r", "1", "-s", "1", "--transport", "sse"],
+        sse: true,
+        bare: true,
+    },
+    Load {
+        name: "ingest",
+        title: "POSTs of one event, pipelined 64 deep, nobody connected",
+        args: &["-c", "0", "--window", "64", "-s", "2"],
+        sse: false,
+        bare: false,
+    },
+    Load {
+        name: "ingest-lines",
+        title: "POSTs of 1,000 lines, nobody connected",
+        args: &["-c", "0", "-b", "1000", "--window", "4", "-s", "2"],
+        sse: false,
+        bare: false,
+    },
+];
+
+fn results() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("results.jsonl")
+}
+
+fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
+    let folder = std::env::temp_dir().join(format!("fanwire-servers-{}", std::process::id()));
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    // A port of its own each time: none waits for one that was just closed.
+    let port = 20_000 + (std::process::id() as u16 % 200) * 50 + (round as u16 * 2) % 50;
+    let running = peer.start(&Ground { port, folder: folder.clone() })?;
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]).arg(peers::fanwire()).args(["bench", "--json", "--url", &running.url]);
+    command.args(["--pid", &running.pid().to_string(), "--speak", peer.speak]).args(load.args);
+    if let Some(address) = &running.publish_to {
+        command.args(["--publish-to", address]);
+    }
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| format!("fanwire bench: {error}"))?;
+    drop(running);
+    // What is left of it is of no use to anybody.
+    let _ = fs::remove_dir_all(&folder);
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{}: {}", peer.name, said.lines().last().unwrap_or_default()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("{}: {error}", peer.name))
+}
+
+fn measure(names: &[String]) -> Result<(), String> {
+    let value = |option: &str| {
+        names.iter().position(|name| name == option).and_then(|at| names.get(at + 1)).map(String::as_str)
+    };
+    let rounds: usize = value("--rounds").and_then(|rounds| rounds.parse().ok()).unwrap_or(3);
+    let only = value("--only");
+    let loads = LOADS.iter().filter(|load| names.iter().any(|name| name == load.name));
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(results())
+        .map_err(|error| format!("{}: {error}", results().display()))?;
+    let mut at = 0;
+    for load in loads {
+        // Contestants take turns, so that a machine that changes its speed changes it for all.
+        for _ in 0..rounds {
+            for peer in PEERS {
+                let wanted = only.is_none_or(|only| only.split(',').any(|part| peer.name.contains(part)));
+                let takes_part = (peer.sse || !load.sse) && (load.bare || !peer.is_bare);
+                if !wanted || !takes_part {
+                    continue;
+                }
+                at += 1;
+                match run(load, peer, at) {
+                    Ok(result) => {
+                        let number = |name: &str| result[name].as_f64().unwrap_or(f64::NAN);
+                        eprintln!(
+                            "{:14} {:28} {:8.3} us  p50 {:6.2} p99 {:6.2} ms  {:9.0}/s  {:7.0} B  lost {}",
+                            load.name,
+                            peer.name,
+                            number("server_cpu_us_per_delivery"),
+                            result["latency_us"]["p50"].as_f64().unwrap_or(f64::NAN) / 1000.0,
+                            result["latency_us"]["p99"].as_f64().unwrap_or(f64::NAN) / 1000.0,
+                            if number("delivered") > 0.0 {
+                                number("deliveries_per_second")
+                            } else {
+                                number("published_per_second")
+                            },
+                            number("server_bytes_per_connection"),
+                            number("expected") - number("delivered"),
+                        );
+                        let line = json!({ "load": load.name, "peer": peer.name, "result": result });
+                        writeln!(file, "{line}").map_err(|error| error.to_string())?;
+                    }
+                    Err(error) => eprintln!("{:14} {error}", load.name),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args.first().map(String::as_str) {
+        Some("run") => measure(&args[1..]),
+        Some("report") => report::write(&results()),
+        _ => {
+            println!("fanwire-servers run LOAD… [--rounds N] [--only PEER,…] | report\n\nloads:");
+            for load in LOADS {
+                println!("  {:16} {}", load.name, load.title);
+            }
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

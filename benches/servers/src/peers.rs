@@ -1,0 +1,227 @@
+//! Who is measured, and how each is started on the first core.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// One contestant.
+pub struct Peer {
+    pub name: &'static str,
+    /// What `fanwire bench --speak` calls it.
+    pub speak: &'static str,
+    /// Whether it has event streams too.
+    pub sse: bool,
+    start: fn(&Ground) -> Command,
+    /// Whether events are published at the second port.
+    own_port: bool,
+    /// A bare loop is a measure, not a server.
+    pub is_bare: bool,
+}
+
+/// Where a server runs: its ports and a folder for its configuration.
+pub struct Ground {
+    pub port: u16,
+    pub folder: PathBuf,
+}
+
+impl Ground {
+    fn publish_port(&self) -> u16 {
+        self.port + 1
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        fs::write(&path, text).expect("a file of configuration");
+        path
+    }
+}
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// `fanwire`, built with `cargo build --release`; `FANWIRE` names another.
+pub fn fanwire() -> PathBuf {
+    std::env::var_os("FANWIRE").map_or_else(|| root().join("target/release/fanwire"), PathBuf::from)
+}
+
+fn command(program: impl AsRef<Path>, args: &[&str]) -> Command {
+    let mut command = Command::new(program.as_ref());
+    command.args(args);
+    command
+}
+
+fn sibling(name: &str) -> PathBuf {
+    std::env::current_exe().expect("this program's path").with_file_name(name)
+}
+
+fn script(name: &str) -> String {
+    format!("{}/js/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+pub const PEERS: &[Peer] = &[
+    Peer {
+        name: "fanwire",
+        speak: "fanwire",
+        sse: true,
+        start: |ground| {
+            let listen = format!("127.0.0.1:{}", ground.port);
+            command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
+        },
+        own_port: false,
+        is_bare: false,
+    },
+    Peer {
+        name: "bare loop, a write an event",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["each", &ground.port.to_string()]),
+        own_port: false,
+        is_bare: true,
+    },
+    Peer {
+        name: "bare loop, a write a burst",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["together", &ground.port.to_string()]),
+        own_port: false,
+        is_bare: true,
+    },
+    Peer {
+        name: "bare loop, io_uring",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["uring", &ground.port.to_string()]),
+        own_port: false,
+        is_bare: true,
+    },
+    Peer {
+        name: "Bun",
+        speak: "plain",
+        sse: false,
+        start: |ground| {
+            let bun = format!("{}/js/node_modules/.bin/bun", env!("CARGO_MANIFEST_DIR"));
+            command(bun, &["run", &script("bun.js"), &ground.port.to_string()])
+        },
+        own_port: false,
+        is_bare: false,
+    },
+    Peer { name: "nginx, nchan", speak: "nchan", sse: true, start: nginx, own_port: false, is_bare: false },
+    Peer {
+        name: "nats-server",
+        speak: "nats",
+        sse: false,
+        start: |ground| {
+            let text = format!(
+                "listen: 127.0.0.1:{}\nwebsocket {{ listen: \"127.0.0.1:{}\", no_tls: true, compression: false }}\n\
+                 max_connections: 20000\nping_interval: \"10m\"\n",
+                ground.publish_port(),
+                ground.port
+            );
+            let file = ground.file("nats.conf", &text);
+            command("nats-server", &["-c", &file.to_string_lossy()])
+        },
+        own_port: true,
+        is_bare: false,
+    },
+    Peer {
+        name: "mosquitto",
+        speak: "mqtt",
+        sse: false,
+        start: |ground| {
+            let text = format!(
+                "listener {} 127.0.0.1\nlistener {} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n\
+                 max_queued_messages 0\nset_tcp_nodelay true\nlog_type none\n",
+                ground.publish_port(),
+                ground.port
+            );
+            let file = ground.file("mosquitto.conf", &text);
+            command("mosquitto", &["-c", &file.to_string_lossy()])
+        },
+        own_port: true,
+        is_bare: false,
+    },
+    Peer {
+        name: "axum, tokio broadcast",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("axum"), &[&ground.port.to_string()]),
+        own_port: false,
+        is_bare: false,
+    },
+    Peer {
+        name: "Node ws",
+        speak: "plain",
+        sse: true,
+        start: |ground| command("node", &[&script("node-ws.js"), &ground.port.to_string()]),
+        own_port: false,
+        is_bare: false,
+    },
+];
+
+fn nginx(ground: &Ground) -> Command {
+    let folder = ground.folder.display();
+    let text = format!(
+        "daemon off;\nmaster_process off;\nload_module /usr/lib/nginx/modules/ngx_nchan_module.so;\npid {folder}/pid;\n\
+         error_log {folder}/error.log crit;\nworker_rlimit_nofile 20000;\n\
+         events {{ worker_connections 19900; }}\n\
+         http {{\n access_log off;\n keepalive_requests 100000000;\n keepalive_timeout 1h;\n nchan_shared_memory_size 512m;\n\
+         client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;\n\
+         uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;\n\
+         server {{\n  listen 127.0.0.1:{} backlog=4096;\n  tcp_nodelay on;\n\
+         location = /sub {{ nchan_subscriber websocket eventsource; nchan_channel_id bench; nchan_subscriber_timeout 0; }}\n\
+         location = /pub {{ nchan_publisher; nchan_channel_id bench; nchan_message_buffer_length 10000; nchan_message_timeout 60s; }}\n }}\n}}\n",
+        ground.port
+    );
+    let file = ground.file("nginx.conf", &text);
+    command("nginx", &["-c", &file.to_string_lossy(), "-p", &folder.to_string()])
+}
+
+/// A started peer; ends with it.
+pub struct Running {
+    child: Child,
+    pub url: String,
+    pub publish_to: Option<String>,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Peer {
+    /// Starts it on the first core, and waits until its port is open.
+    pub fn start(&self, ground: &Ground) -> Result<Running, String> {
+        let inner = (self.start)(ground);
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(inner.get_program()).args(inner.get_args());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(|error| format!("{}: {error}", self.name))?;
+        let publish_to = self.own_port.then(|| format!("127.0.0.1:{}", ground.publish_port()));
+        let ports = [ground.port, if self.own_port { ground.publish_port() } else { ground.port }];
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()) {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(format!("{} ended with {status}", self.name));
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{} does not listen", self.name));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Running { child, url: format!("http://127.0.0.1:{}", ground.port), publish_to })
+    }
+}

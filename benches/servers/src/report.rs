@@ -1,0 +1,114 @@
+//! Tables of medians in Markdown, on stdout, and the plots.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::peers::PEERS;
+use super::{LOADS, plot};
+
+/// Results by load and peer, in the order in which they were measured.
+pub struct Results(BTreeMap<(String, String), Vec<Value>>);
+
+impl Results {
+    fn read(path: &Path) -> Result<Self, String> {
+        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut all: BTreeMap<_, Vec<Value>> = BTreeMap::new();
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+            let name = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            all.entry((name("load"), name("peer"))).or_default().push(line["result"].clone());
+        }
+        Ok(Self(all))
+    }
+
+    /// The median of a number of the results.
+    pub fn median(&self, load: &str, peer: &str, number: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
+        let results = self.0.get(&(load.to_owned(), peer.to_owned()))?;
+        let mut numbers: Vec<f64> = results.iter().filter_map(number).collect();
+        numbers.sort_by(f64::total_cmp);
+        numbers.get(numbers.len() / 2).copied()
+    }
+
+    /// The result whose latency at 99% is the median.
+    pub fn typical(&self, load: &str, peer: &str) -> Option<&Value> {
+        let mut results: Vec<&Value> = self.0.get(&(load.to_owned(), peer.to_owned()))?.iter().collect();
+        results.sort_by_key(|result| result["latency_us"]["p99"].as_u64());
+        results.get(results.len() / 2).copied()
+    }
+}
+
+pub fn cpu(result: &Value) -> Option<f64> {
+    result["server_cpu_us_per_delivery"].as_f64()
+}
+
+fn plain(number: Option<f64>, digits: usize) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
+}
+
+fn thousands(number: Option<f64>) -> String {
+    let Some(number) = number else { return "-".to_owned() };
+    let text = format!("{number:.0}");
+    let mut out = String::new();
+    for (at, digit) in text.chars().enumerate() {
+        if at > 0 && (text.len() - at).is_multiple_of(3) && !out.ends_with('-') {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Prints the tables and writes the plots.
+pub fn write(path: &Path) -> Result<(), String> {
+    let results = Results::read(path)?;
+    for load in LOADS.iter().filter(|load| !load.name.contains("idle") && !load.name.contains("ingest")) {
+        println!("\n{}\n", load.title);
+        println!("| server | CPU a delivery, us | p50 / p99, ms | deliveries a second | of what was due |");
+        println!("|---|---|---|---|---|");
+        for peer in PEERS {
+            let median = |number: fn(&Value) -> Option<f64>| results.median(load.name, peer.name, number);
+            let Some(cost) = median(cpu) else { continue };
+            let name = if peer.name == "fanwire" { "**fanwire**" } else { peer.name };
+            println!(
+                "| {name} | {cost:.3} | {} / {} | {} | {}% |",
+                plain(median(|r| Some(r["latency_us"]["p50"].as_f64()? / 1000.0)), 1),
+                plain(median(|r| Some(r["latency_us"]["p99"].as_f64()? / 1000.0)), 1),
+                thousands(median(|r| r["deliveries_per_second"].as_f64())),
+                plain(median(|r| Some(100.0 * r["delivered"].as_f64()? / r["expected"].as_f64()?)), 0),
+            );
+        }
+    }
+    println!("\nBytes of resident memory a subscribed, idle connection\n");
+    println!("| server | 1,000 | 10,000 | 18,000 | SSE, 10,000 | SSE, 18,000 |\n|---|---|---|---|---|---|");
+    for peer in PEERS {
+        let bytes =
+            |load| thousands(results.median(load, peer.name, |r| r["server_bytes_per_connection"].as_f64()));
+        let row = ["idle-1000", "idle-10000", "idle-18000", "sse-idle-10000", "sse-idle-18000"].map(bytes);
+        if row.iter().any(|cell| cell != "-") {
+            println!("| {} | {} |", peer.name, row.join(" | "));
+        }
+    }
+    println!("\nEvents taken a second, nobody connected\n");
+    println!(
+        "| server | POSTs of one event | us of CPU an event | POSTs of 1,000 lines | us of CPU an event |\n|---|---|---|---|---|"
+    );
+    for peer in PEERS {
+        let rate = |load| thousands(results.median(load, peer.name, |r| r["published_per_second"].as_f64()));
+        let cost =
+            |load| plain(results.median(load, peer.name, |r| r["server_cpu_us_per_event"].as_f64()), 2);
+        if rate("ingest") != "-" {
+            println!(
+                "| {} | {} | {} | {} | {} |",
+                peer.name,
+                rate("ingest"),
+                cost("ingest"),
+                rate("ingest-lines"),
+                cost("ingest-lines")
+            );
+        }
+    }
+    plot::write(&results)
+}

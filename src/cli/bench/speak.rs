@@ -1,0 +1,314 @@
+//! How a server is listened to and published to: ours, and those of others that are measured beside it.
+//!
+//! Imports nothing of ours. Always: a client is subscribed before anything is published, and each event goes out
+//! as the JSON object that it is, in the server's own way in.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+use super::load::Transport;
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Speak {
+    /// Fanwire: subscribe messages, NDJSON to /publish
+    Fanwire,
+    /// Whoever connects to /ws or /sse gets every line that is posted to /publish
+    Plain,
+    /// nchan on nginx: /sub and /pub, a POST for each event
+    Nchan,
+    /// NATS over WebSocket; published over its TCP port
+    Nats,
+    /// MQTT 3.1.1 over WebSocket; published over its TCP port
+    Mqtt,
+}
+
+/// How clients of a mix choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Mix {
+    /// One type of event
+    Types,
+    /// A pattern over types
+    Patterns,
+    /// One entity
+    Entities,
+    /// Everything
+    All,
+}
+
+/// What a client wants: the events of one key, told in one way, or all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    pub(super) mix: Mix,
+    pub(super) key: usize,
+}
+
+impl Wish {
+    fn kind(&self) -> String {
+        format!("bench.{}.{}", self.key, if self.mix == Mix::Patterns { "*" } else { "event" })
+    }
+
+    fn query(&self) -> String {
+        match self.mix {
+            Mix::Types | Mix::Patterns => format!("?type={}", self.kind()),
+            Mix::Entities => format!("?entity=bench:{}", self.key),
+            Mix::All => String::new(),
+        }
+    }
+
+    fn payload(&self) -> String {
+        match self.mix {
+            Mix::Types | Mix::Patterns => format!(r#""event_types":["{}"]"#, self.kind()),
+            Mix::Entities => format!(r#""entities":[{{"kind":"bench","id":"{}"}}]"#, self.key),
+            Mix::All => String::new(),
+        }
+    }
+}
+
+/// An event to be: its key among the filters', and its payload.
+#[derive(Clone, Debug)]
+pub(super) struct Publication {
+    pub(super) key: usize,
+    pub(super) payload: String,
+}
+
+/// A WebSocket client's frame. A zero mask leaves the bytes as they are, and is as good as any for a server that
+/// unmasks.
+fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        len @ 0..=125 => frame.push(0x80 | len as u8),
+        len => {
+            frame.push(0xFE);
+            frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+
+/// A string as MQTT has it: its length before it.
+fn mqtt_text(text: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// An MQTT packet: kind, length in sevens of bits, body.
+fn mqtt_packet(kind: u8, body: &[u8], out: &mut Vec<u8>) {
+    out.push(kind);
+    let mut len = body.len();
+    loop {
+        let more = if len > 127 { 0x80 } else { 0 };
+        out.push((len & 127) as u8 | more);
+        len >>= 7;
+        if len == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(body);
+}
+
+fn mqtt_connect(client: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    mqtt_text("MQTT", &mut body);
+    // Level 4, a clean session, no keep-alive.
+    body.extend_from_slice(&[4, 2, 0, 0]);
+    mqtt_text(client, &mut body);
+    let mut packet = Vec::new();
+    mqtt_packet(0x10, &body, &mut packet);
+    packet
+}
+
+pub(super) fn invalid(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}
+
+/// Reads until what came ends with `end`; blocking, with the limit of the socket. The server is to say nothing
+/// behind it before something is published.
+fn read_until(socket: &mut TcpStream, end: &[u8]) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 1024];
+    while !all.windows(end.len()).any(|window| window == end) {
+        match socket.read(&mut buffer)? {
+            0 => return Err(invalid("the server closed the connection")),
+            read => all.extend_from_slice(&buffer[..read]),
+        }
+    }
+    Ok(all)
+}
+
+impl Speak {
+    fn path(self, transport: Transport) -> &'static str {
+        match (self, transport) {
+            (Self::Fanwire | Self::Plain, Transport::Ws) => "/ws",
+            (Self::Fanwire | Self::Plain, Transport::Sse) => "/sse",
+            (Self::Nchan, _) => "/sub",
+            (Self::Nats | Self::Mqtt, _) => "/",
+        }
+    }
+
+    /// Opens a stream on a connected socket, and waits until it is subscribed. Blocks.
+    pub(super) fn subscribe(
+        self,
+        socket: &mut TcpStream,
+        transport: Transport,
+        host: &str,
+        wish: &Wish,
+        number: usize,
+    ) -> io::Result<()> {
+        let path = self.path(transport);
+        let request = match transport {
+            Transport::Ws => format!(
+                "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZmFud2lyZSBiZW5jaCEhIQ==\r\n{}\r\n",
+                if self == Self::Mqtt { "Sec-WebSocket-Protocol: mqtt\r\n" } else { "" }
+            ),
+            Transport::Sse => {
+                let query = if self == Self::Fanwire { wish.query() } else { String::new() };
+                format!("GET {path}{query} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n")
+            }
+        };
+        socket.write_all(request.as_bytes())?;
+        let head = read_until(socket, b"\r\n\r\n")?;
+        let status = if transport == Transport::Ws { b"101" } else { b"200" };
+        if head.get(9..12) != Some(status) {
+            return Err(invalid(format!("refused: {}", String::from_utf8_lossy(&head))));
+        }
+        if transport == Transport::Sse {
+            return Ok(());
+        }
+        let kind = &wish.kind();
+        match self {
+            Self::Fanwire => {
+                let message = format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, wish.payload());
+                socket.write_all(&masked(TEXT, message.as_bytes()))?;
+                read_until(socket, b"}")?;
+            }
+            Self::Plain | Self::Nchan => {}
+            Self::Nats => {
+                let lines =
+                    format!("CONNECT {{\"verbose\":false,\"pedantic\":false}}\r\nSUB {kind} 1\r\nPING\r\n");
+                socket.write_all(&masked(BINARY, lines.as_bytes()))?;
+                read_until(socket, b"PONG\r\n")?;
+            }
+            Self::Mqtt => {
+                socket.write_all(&masked(BINARY, &mqtt_connect(&format!("bench-{number}"))))?;
+                read_until(socket, &[0x20, 2, 0, 0])?;
+                let mut body = vec![0, 1];
+                mqtt_text(kind, &mut body);
+                body.push(0);
+                let mut packet = Vec::new();
+                mqtt_packet(0x82, &body, &mut packet);
+                socket.write_all(&masked(BINARY, &packet))?;
+                read_until(socket, &[0x90, 3, 0, 1, 0])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a publisher says first.
+    pub(super) fn hello(self) -> Vec<u8> {
+        match self {
+            Self::Nats => b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec(),
+            Self::Mqtt => mqtt_connect("bench-publisher"),
+            Self::Fanwire | Self::Plain | Self::Nchan => Vec::new(),
+        }
+    }
+
+    /// Puts the publication of these events behind `out`; answers how many answers there will be.
+    pub(super) fn publish(self, events: &[Publication], out: &mut Vec<u8>) -> u64 {
+        let post = |path: &str, body: &str, out: &mut Vec<u8>| {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/x-ndjson\r\n\
+                 Content-Length: {}\r\n\r\n",
+                body.len()
+            );
+            out.extend_from_slice(head.as_bytes());
+            out.extend_from_slice(body.as_bytes());
+        };
+        match self {
+            Self::Fanwire => {
+                let mut body = String::with_capacity(events.len() * 256);
+                for Publication { key, payload } in events {
+                    // Writing to a String cannot fail.
+                    let _ = writeln!(
+                        body,
+                        r#"{{"type":"bench.{key}.event","entity":{{"kind":"bench","id":"{key}"}},"payload":{payload}}}"#
+                    );
+                }
+                post("/publish", &body, out);
+                return 1;
+            }
+            Self::Plain => {
+                let lines: Vec<&str> = events.iter().map(|event| event.payload.as_str()).collect();
+                post("/publish", &lines.join("\n"), out);
+                return 1;
+            }
+            Self::Nchan => {
+                for event in events {
+                    post("/pub", &event.payload, out);
+                }
+                return events.len() as u64;
+            }
+            Self::Nats => {
+                for Publication { key, payload } in events {
+                    let line = format!("PUB bench.{key}.event {}\r\n{payload}\r\n", payload.len());
+                    out.extend_from_slice(line.as_bytes());
+                }
+            }
+            Self::Mqtt => {
+                for Publication { key, payload } in events {
+                    let mut body = Vec::new();
+                    mqtt_text(&format!("bench.{key}.event"), &mut body);
+                    body.extend_from_slice(payload.as_bytes());
+                    mqtt_packet(0x30, &body, out);
+                }
+            }
+        }
+        0
+    }
+
+    /// Whether what the publisher was told is a refusal. An answer may be cut anywhere; a refusal is told by its
+    /// first bytes.
+    pub(super) fn refuses(self, answer: &[u8]) -> bool {
+        match self {
+            Self::Fanwire | Self::Plain | Self::Nchan => {
+                answer.starts_with(b"HTTP/1.1 ") && answer.get(9) != Some(&b'2')
+            }
+            Self::Nats => answer.starts_with(b"-ERR"),
+            Self::Mqtt => answer.starts_with(&[0x20, 2, 0]) && answer.get(3) != Some(&0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mqtt_packet_has_its_length_in_sevens_of_bits() {
+        let length = |len: usize| {
+            let mut out = Vec::new();
+            mqtt_packet(0x30, &vec![0; len], &mut out);
+            out[1..out.len() - len].to_vec()
+        };
+        assert_eq!(length(0), [0]);
+        assert_eq!(length(127), [127]);
+        assert_eq!(length(128), [0x80, 1]);
+        assert_eq!(length(16_384), [0x80, 0x80, 1]);
+    }
+
+    #[test]
+    fn a_refusal_of_a_publication_is_noticed_in_each_protocol() {
+        assert!(Speak::Fanwire.refuses(b"HTTP/1.1 400 Bad Request\r\n"));
+        assert!(!Speak::Nchan.refuses(b"HTTP/1.1 202 Accepted\r\n"));
+        assert!(Speak::Nats.refuses(b"-ERR 'Unknown Protocol Operation'\r\n"));
+        assert!(Speak::Mqtt.refuses(&[0x20, 2, 0, 5]));
+        assert!(!Speak::Mqtt.refuses(&[0x20, 2, 0, 0]));
+    }
+}

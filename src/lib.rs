@@ -8,6 +8,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "server")]
+mod bridge;
 mod bus;
 #[cfg(feature = "server")]
 mod codec;
@@ -48,6 +50,8 @@ pub mod sse {
     pub use crate::codec::sse::{SseError, SseEvent, SseParser};
 }
 
+#[cfg(feature = "server")]
+pub use bridge::{Bridge, BridgeAnswer, BridgeError, BridgeMessage, BridgeOutcome};
 #[cfg(feature = "config-file")]
 pub use config::Config;
 #[cfg(feature = "server")]
@@ -78,3 +82,7 @@ struct Readme;
 #[cfg(all(doctest, feature = "config-file"))]
 #[doc = include_str!("../docs/configuration.md")]
 struct Configuration;
+
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../docs/bridge.md")]
+struct BridgePage;

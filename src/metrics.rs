@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) connections_accepted: Counter,
     pub(crate) connections_refused: Family<Kind, Counter>,
     pub(crate) requests: Counter,
+    pub(crate) bridged: Counter,
     pub(crate) faults: Family<Kind, Counter>,
     pub(crate) messages_received: Counter,
     pub(crate) subscriptions: Gauge,
@@ -81,6 +82,7 @@ impl Default for Metrics {
             connections_accepted: "server_connections_accepted", "Connections accepted";
             connections_refused: "server_connections_refused", "Connections closed at once, by why";
             requests: "server_requests", "HTTP requests answered, upgrades and streams among them";
+            bridged: "server_bridged", "Messages routed by POST /bridge";
             faults: "server_faults", "Input refused, by what was wrong with it";
             messages_received: "server_messages_received", "WebSocket messages received";
             subscriptions: "server_subscriptions", "Subscriptions held by clients";

@@ -522,3 +522,27 @@ fn an_address_in_use_is_told_with_what_to_do() {
         assert!(output.stdout.is_empty());
     }
 }
+
+#[test]
+fn a_message_for_the_bridge_is_answered_and_reaches_a_client() {
+    let server = Server::start();
+    let mut reader = Ws::subscribed(server.addr, json!({ "event_types": ["protocol.**"] }));
+    let post = |path: &str, body: &str| http::post(server.addr, path, "application/json", body.as_bytes());
+    let message = r#"{"task_id":"t1","skill":"review"}"#;
+    let answer = post("/bridge/a2a", message);
+    let accepted = json!({ "status": "accepted", "protocol": "a2a", "message_id": "t1" });
+    assert_eq!((answer.status, answer.json()), (200, accepted));
+    let event = reader.event();
+    assert_eq!(event["event_type"], "protocol.a2a.task.received");
+    assert_eq!(event["payload"]["message"], json!({ "task_id": "t1", "skill": "review" }));
+
+    let unknown = post("/bridge/x%20y", message);
+    let error = json!({ "status": "error", "error": "No route registered for protocol 'x y'" });
+    assert_eq!((unknown.status, unknown.json()), (404, error));
+    assert_eq!(reader.event()["event_type"], "protocol.bridge.error");
+    assert_eq!(post("/bridge/mcp", "[]").status, 400);
+    assert_eq!(http::post(server.addr, "/bridge/mcp", "application/json", b"\xff").status, 400);
+    assert_eq!(http::get(server.addr, "/bridge").json(), json!({ "routes": ["a2a", "mcp"] }));
+    assert_eq!(http::get(server.addr, "/bridge/a2a").status, 405);
+    assert_eq!(server.metric("fanwire_server_bridged_total"), Some(3.0));
+}

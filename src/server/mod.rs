@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::bridge::Bridge;
 use crate::bus::Bus;
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     /// Counts the configs that there were.
     version: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bridge: Bridge,
     started: Instant,
     loops: usize,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(bus: Bus, config: ServerConfig, loops: usize) -> Self {
         Self {
+            bridge: Bridge::create_default(&bus),
             bus,
             config: Mutex::new(Arc::new(config)),
             version: AtomicU64::new(0),
@@ -221,6 +224,7 @@ impl Server {
             listen: "127.0.0.1:8765".to_owned(),
             loops: 1,
             config: ServerConfig::default(),
+            bridge: None,
         }
     }
 }
@@ -232,6 +236,7 @@ pub struct ServerBuilder {
     listen: String,
     loops: usize,
     config: ServerConfig,
+    bridge: Option<Bridge>,
 }
 
 impl ServerBuilder {
@@ -254,15 +259,26 @@ impl ServerBuilder {
         self
     }
 
+    /// What answers at `POST /bridge/{protocol}`; with the routes `a2a` and `mcp` if never set. Handlers run in
+    /// the loops, and are not to block.
+    pub fn bridge(mut self, bridge: &Bridge) -> Self {
+        self.bridge = Some(bridge.clone());
+        self
+    }
+
     /// Binds the address and starts the loops. Blocks for a name look-up at the most.
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
-        let Self { bus, listen, loops, config } = self;
+        let Self { bus, listen, loops, config, bridge } = self;
         let doing = || format!("listening on {listen}");
         let mut addresses = listen.to_socket_addrs().map_err(|e| ServerError::new(doing(), e))?;
         let address = addresses
             .next()
             .ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
-        let shared = Arc::new(Shared::new(bus, config, loops));
+        let mut shared = Shared::new(bus, config, loops);
+        if let Some(bridge) = bridge {
+            shared.bridge = bridge;
+        }
+        let shared = Arc::new(shared);
         let (address, started) =
             event_loop::start(&shared, address).map_err(|e| ServerError::new(doing(), e))?;
         let (threads, wakers) = started.into_iter().unzip();

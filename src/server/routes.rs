@@ -9,6 +9,7 @@ use serde_json::json;
 use super::connection::{Answer as PublishAnswer, Context, Effect, ReplayFrom};
 use super::page;
 use super::publish;
+use crate::bridge::BridgeOutcome;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws;
 use crate::dialect::native;
@@ -30,6 +31,9 @@ pub(crate) enum Outcome {
 }
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Before the name of a bridge's route.
+const BRIDGE: &str = "/bridge/";
 
 /// Headers of every event stream (the FCC document's four).
 const STREAM_HEADERS: [(&str, &str); 4] = [
@@ -108,6 +112,8 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
             "GET, HEAD, OPTIONS"
         }
         "/publish" => "POST, OPTIONS",
+        "/bridge" => "GET, HEAD, OPTIONS",
+        path if path.starts_with(BRIDGE) => "POST, OPTIONS",
         path => {
             let error =
                 format!("nothing at {}: the page is at /, streams at /ws and /sse", native::shortened(path));
@@ -117,6 +123,11 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
     match (request.path.as_str(), request.method) {
         (_, Method::Options) => answer.preflight(allowed),
         ("/publish", Method::Post) => answer.publish(body),
+        ("/bridge", Method::Get | Method::Head) => {
+            let routes = answer.cx.shared.bridge.list_routes();
+            answer.json(200, &json!({ "routes": routes }))
+        }
+        (path, Method::Post) if path.starts_with(BRIDGE) => answer.bridge(&path[BRIDGE.len()..], body),
         ("/ws", Method::Get) => answer.websocket(),
         ("/sse", Method::Get | Method::Head) => answer.sse(),
         ("/" | "/index.html", Method::Get | Method::Head) => answer.respond(
@@ -218,6 +229,25 @@ impl Answer<'_, '_> {
         };
         self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });
         self.outcome()
+    }
+
+    /// Routes a message of another protocol. The handler runs here, in the loop.
+    fn bridge(&mut self, protocol: &str, body: &[u8]) -> Outcome {
+        let Ok(message) = simdutf8::basic::from_utf8(body) else {
+            return self.error(400, "bridge_malformed", "message is not valid UTF-8", &[]);
+        };
+        let answer = self.cx.shared.bridge.route(protocol, message);
+        let (status, label) = match answer.outcome() {
+            BridgeOutcome::Answered => (200, ""),
+            BridgeOutcome::Unknown => (404, "bridge_unknown"),
+            BridgeOutcome::Malformed => (400, "bridge_malformed"),
+            BridgeOutcome::Failed => (500, "bridge_failed"),
+        };
+        self.cx.shared.metrics.bridged.inc();
+        if !label.is_empty() {
+            self.cx.shared.metrics.fault(label);
+        }
+        self.respond(status, &[JSON], answer.json().as_bytes())
     }
 
     /// Whether no new stream is taken for now.

@@ -57,7 +57,9 @@ pub use config::Config;
 #[cfg(feature = "server")]
 pub use dialect::envelope::ReadError;
 #[cfg(feature = "server")]
-pub use server::{Server, ServerBuilder, ServerConfig, ServerError, ServerHandle};
+pub use dialect::{Dialect, ParseDialectError};
+#[cfg(feature = "server")]
+pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System};
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
 /// release.

@@ -10,6 +10,7 @@
 use super::value::{Setting, bytes, count, list, one_of, switch, text, time};
 use super::{Config, LogFormat};
 use crate::event::Attribute;
+use crate::server::System;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -58,6 +59,10 @@ pub(super) const GROUPS: &[Group] = &[
             |c| text(&mut c.listen, "ADDR:PORT", address)),
         row("loops", FIXED, "Threads that serve connections",
             |c| count(&mut c.loops, 1..=256)),
+        row("dialect", LIVE, "Systems whose clients find their protocol at their own path too: native, fcc, agentos, hive, gathering",
+            |c| list(&mut c.server.systems, "NAMES", system, |s| s.name().to_owned())),
+        row("endpoint", LIVE, "More paths at which a dialect is served, as /stream=hive",
+            |c| list(&mut c.server.endpoints, "PATH=DIALECT", str::parse, ToString::to_string)),
         row("cors_origin", LIVE, "Origins of pages elsewhere that may read answers; `*` allows any",
             |c| list(&mut c.server.cors_origins, "ORIGIN", origin, Clone::clone)),
         row("demo", FIXED, "Publish a made-up run of agents, so that there is something to see at once",
@@ -142,6 +147,11 @@ fn origin(text: &str) -> Result<String, String> {
     } else {
         Err(format!("`{text}` is no origin: as https://example.com, without a path, or *"))
     }
+}
+
+fn system(text: &str) -> Result<System, String> {
+    let names = || System::ALL.map(System::name).join(", ");
+    System::named(text.trim()).ok_or_else(|| format!("`{text}` is none of {}", names()))
 }
 
 fn attribute(text: &str) -> Result<Attribute, String> {

@@ -1,15 +1,121 @@
 //! Client protocols: an event to their bytes, their messages to commands. One file each.
 //!
 //! Imports `event`, `filter` and `codec`. Always: no I/O and no clock of its own; what a dialect encodes for
-//! many clients depends on the event alone.
+//! many clients depends on the event alone; whatever bytes come in, the outcome is a [`ClientMessage`].
 
+mod agentos;
+mod command;
 pub(crate) mod envelope;
+mod gathering;
+mod hive;
 pub(crate) mod native;
+mod uuid;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
 
 use bytes::Bytes;
 
 use crate::codec::{sse, ws};
-use crate::event::{Event, EventId, Timestamp};
+use crate::event::{ENCODINGS_MAX, Event, EventId, Timestamp};
+
+pub(crate) use command::{
+    Asked, ClientError, ClientMessage, Command, Incoming, Opening, Place, Refusal, Reply, Stamp, Subscribe,
+    shortened, split_entity,
+};
+
+/// A client protocol: the words in which a client asks and is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Fanwire's own, which is FCC's: `{type, payload, message_id, timestamp, correlation_id}`.
+    Native,
+    /// AgentOS's event stream: the bare envelope v1, everything from the moment of connecting.
+    Agentos,
+    /// Hive's streaming: `{"action": …}` in, `{"type": "event", "event": …}` out.
+    Hive,
+    /// GatheRing's channels by path: `{type, data, timestamp, channel}`, and what a client says goes to the others.
+    Gathering,
+}
+
+impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Agentos, Self::Hive, Self::Gathering];
+
+    /// Its name in options and configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Agentos => "agentos",
+            Self::Hive => "hive",
+            Self::Gathering => "gathering",
+        }
+    }
+
+    /// What a connection is from its start, by the path's channel and the query; or what is wrong with them.
+    pub(crate) fn open(self, place: Place, query: &[(String, String)]) -> Result<Opening, String> {
+        match self {
+            Self::Native => Ok(Opening { encoding: Encoding::NativeWs, subscribe: None, place: None }),
+            Self::Agentos => agentos::open(query),
+            Self::Hive => Ok(hive::open(query)),
+            Self::Gathering => Ok(gathering::open(place)),
+        }
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A word that names no dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseDialectError(String);
+
+impl fmt::Display for ParseDialectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = Dialect::ALL.map(Dialect::name).join(", ");
+        write!(f, "'{}' is no dialect: {names}, or fcc, which is native", shortened(&self.0))
+    }
+}
+
+impl std::error::Error for ParseDialectError {}
+
+impl FromStr for Dialect {
+    type Err = ParseDialectError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDialectError> {
+        let name = if text == "fcc" { "native" } else { text };
+        Self::ALL.into_iter().find(|d| d.name() == name).ok_or_else(|| ParseDialectError(text.to_owned()))
+    }
+}
+
+/// One client protocol over WebSocket.
+pub(crate) trait Protocol: Sync {
+    /// Reads one message.
+    fn read(&self, message: Incoming<'_>, place: &Place) -> ClientMessage;
+
+    /// An answer's frame; `None` where this dialect has no words for it.
+    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes>;
+
+    /// The `gap` message, where clients are told in band. Where not, the frame is one that no application sees.
+    fn gap(&self, gap: &GapNotice) -> Bytes;
+
+    /// Asks whether the client is still there, on a connection that is quiet.
+    fn heartbeat(&self) -> Bytes {
+        ws::frame(ws::OpCode::Ping, b"")
+    }
+
+    /// Whether the heartbeat is sent to a client that is heard, too.
+    fn always_beats(&self) -> bool {
+        false
+    }
+
+    /// How the connection of a client that is refused ends: close code and reason. `None`: it does not end.
+    fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)>;
+}
 
 /// What a subscription wants done when its client lags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,54 +148,89 @@ impl OnLag {
             Some("disconnect") => Self::Disconnect,
             Some(other) => {
                 let words = "drop_oldest, drop_newest, conflate, sample or disconnect";
-                return Err(format!("on_lag '{}' is none of {words}", native::shortened(other)));
+                return Err(format!("on_lag '{}' is none of {words}", shortened(other)));
             }
         })
     }
 }
 
-/// How an event's bytes look on a connection: dialect x transport.
-///
-/// Every event keeps at most one frame for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How an event's bytes look on a connection: dialect x transport, and what the client chose of its dialect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
-#[allow(clippy::enum_variant_names, reason = "the native dialect is the first of several")]
 pub(crate) enum Encoding {
     /// Native messages in WebSocket text frames.
+    #[default]
     NativeWs = 0,
     /// Native events as SSE, named by their type.
     NativeSse = 1,
     /// Native events as SSE without a name, for `onmessage`.
     NativeSseUnnamed = 2,
+    /// AgentOS's envelopes.
+    AgentosWs = 3,
+    /// Hive's messages.
+    HiveWs = 4,
+    /// Hive's messages in binary frames.
+    HiveWsBinary = 5,
+    /// AgentOS's envelopes, and gaps told in band. Its event frames are [`Self::AgentosWs`]'s.
+    AgentosWsGaps = 6,
+    /// GatheRing's messages.
+    GatheringWs = 7,
 }
 
+// Every event keeps at most one frame for each.
+const _: () = assert!((Encoding::GatheringWs as usize) < ENCODINGS_MAX);
+
 impl Encoding {
+    /// Where an event keeps its frame: encodings whose event frames are the same bytes share one.
+    pub(crate) const fn slot(self) -> usize {
+        match self {
+            Self::AgentosWsGaps => Self::AgentosWs as usize,
+            own => own as usize,
+        }
+    }
+
+    /// Whose words they are, where clients speak.
+    pub(crate) const fn protocol(self) -> &'static dyn Protocol {
+        match self {
+            Self::NativeWs | Self::NativeSse | Self::NativeSseUnnamed => &native::Native,
+            Self::AgentosWs => &agentos::Agentos { gaps: false },
+            Self::AgentosWsGaps => &agentos::Agentos { gaps: true },
+            Self::HiveWs => &hive::Hive { binary: false },
+            Self::HiveWsBinary => &hive::Hive { binary: true },
+            Self::GatheringWs => &gathering::Gathering,
+        }
+    }
+
     /// The event's frame in this encoding, made now. See [`Event::frame`] for the shared one.
     pub(crate) fn encode(self, event: &Event) -> Bytes {
         match self {
             Self::NativeWs => native::event_frame(event),
             Self::NativeSse => sse_frame(event, Some(event.event_type())),
             Self::NativeSseUnnamed => sse_frame(event, None),
+            Self::AgentosWs | Self::AgentosWsGaps => agentos::event_frame(event),
+            Self::HiveWs => hive::event_frame(event, false),
+            Self::HiveWsBinary => hive::event_frame(event, true),
+            Self::GatheringWs => gathering::event_frame(event),
         }
     }
 
     /// The frame that tells a client of a gap.
     pub(crate) fn gap(self, gap: &GapNotice) -> Bytes {
         match self {
-            Self::NativeWs => native::gap_frame(gap),
             Self::NativeSse | Self::NativeSseUnnamed => {
                 let mut out = Vec::with_capacity(128);
                 sse::encode_event(&mut out, Some("gap"), &gap.json(), None);
                 out.into()
             }
+            _ => self.protocol().gap(gap),
         }
     }
 
     /// The frame that asks whether the client is still there, on a connection that is quiet.
     pub(crate) fn heartbeat(self) -> Bytes {
         match self {
-            Self::NativeWs => ws::frame(ws::OpCode::Ping, b""),
             Self::NativeSse | Self::NativeSseUnnamed => Bytes::from_static(b": heartbeat\n\n"),
+            _ => self.protocol().heartbeat(),
         }
     }
 }

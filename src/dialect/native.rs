@@ -7,67 +7,21 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{GapNotice, OnLag, envelope};
-use crate::codec::ws;
-use crate::event::{Attribute, Event, EventId, Timestamp, json};
+use super::command::{Strings, UNKNOWN, text_frame};
+use super::uuid::Uuid;
+use super::{
+    Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, Place, Protocol, Refusal, Reply,
+    Stamp, Subscribe, envelope, shortened, split_entity,
+};
+use crate::event::{Attribute, Event, json};
 use crate::filter::Filter;
 
-/// The text for anything that is not JSON or not a message (the FCC document's words).
-pub(crate) const INVALID_MESSAGE: &str = "Invalid message format";
-
-/// A fault in a client's message, as its `error` answer tells it.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ClientError {
-    pub(crate) code: &'static str,
-    pub(crate) text: String,
-}
-
-impl ClientError {
-    pub(crate) fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
-    }
-
-    fn invalid() -> Self {
-        Self::new("invalid_message", INVALID_MESSAGE)
-    }
-}
-
-/// What a client asks for.
+/// The native dialect.
 #[derive(Debug)]
-pub(crate) enum Command {
-    Subscribe(Box<Subscribe>),
-    Unsubscribe {
-        subscription_id: String,
-    },
-    Request {
-        action: String,
-    },
-    Ping,
-    Publish(Event),
-    /// An `ack` or `pong` of the client's own: taken silently.
-    Nothing,
-}
-
-/// A message with the id its answer names.
-#[derive(Debug)]
-pub(crate) struct ClientMessage {
-    pub(crate) message_id: Option<String>,
-    pub(crate) command: Result<Command, ClientError>,
-}
-
-/// A subscription as asked for.
-#[derive(Clone, Debug)]
-pub(crate) struct Subscribe {
-    pub(crate) subscription_id: Option<String>,
-    pub(crate) filter: Filter,
-    pub(crate) since: Option<EventId>,
-    pub(crate) history: Option<usize>,
-    /// First the latest event of each key.
-    pub(crate) snapshot: bool,
-    pub(crate) on_lag: OnLag,
-}
+pub(super) struct Native;
 
 #[derive(Deserialize)]
 struct MessageIn<'a> {
@@ -77,26 +31,6 @@ struct MessageIn<'a> {
     payload: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message_id: Option<Cow<'a, str>>,
-}
-
-/// A list of strings, or one string for a list of one.
-#[derive(Deserialize, Default)]
-#[serde(untagged)]
-enum Strings {
-    One(String),
-    Many(Vec<String>),
-    #[default]
-    None,
-}
-
-impl Strings {
-    fn into_vec(self) -> Vec<String> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
-            Self::None => Vec::new(),
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -118,12 +52,6 @@ impl EntityIn {
             Self::Pair { kind, id } => (or_any(kind), or_any(id)),
         }
     }
-}
-
-/// `kind:id`, as query strings and messages write it; a kind alone means any of it.
-pub(crate) fn split_entity(text: &str) -> (String, String) {
-    let (kind, id) = text.split_once(':').unwrap_or((text, "**"));
-    (kind.to_owned(), id.to_owned())
 }
 
 #[derive(Deserialize, Default)]
@@ -150,29 +78,38 @@ struct SubscribeIn {
 struct NamesIn {
     subscription_id: Option<String>,
     action: Option<String>,
+    token: Option<String>,
 }
 
-/// Reads one text message. `None`: it is not even a message.
-pub(crate) fn read_message(text: &str) -> ClientMessage {
-    let broken = || ClientMessage { message_id: None, command: Err(ClientError::invalid()) };
+/// Reads one text message.
+fn read_message(text: &str) -> ClientMessage {
+    let broken = |details: &str| ClientMessage {
+        kind: UNKNOWN,
+        asked: Asked::Silent,
+        command: Err(ClientError::invalid(details)),
+    };
     // Also bounds the nesting, which serde's skipping does not.
     let mut scratch = String::new();
     if !text.trim_ascii_start().starts_with('{') || json::minify(text, &mut scratch).is_err() {
-        return broken();
+        return broken("not a JSON object");
     }
-    let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else { return broken() };
+    let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else { return broken("no type") };
     ClientMessage {
+        kind: KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN),
         command: read_command(&message.kind, message.payload.map_or("{}", RawValue::get)),
-        message_id: message.message_id.map(Cow::into_owned),
+        asked: Asked::of(message.message_id),
     }
 }
+
+/// The types of a client's messages.
+const KINDS: [&str; 8] = ["subscribe", "unsubscribe", "request", "ping", "publish", "auth", "ack", "pong"];
 
 fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
     let names = || serde_json::from_str::<NamesIn>(payload).map_err(|error| bad_payload(&error));
     match kind {
         "subscribe" => read_subscribe(payload).map(|s| Command::Subscribe(Box::new(s))),
         "unsubscribe" => match names()?.subscription_id {
-            Some(subscription_id) => Ok(Command::Unsubscribe { subscription_id }),
+            Some(subscription_id) => Ok(Command::Unsubscribe { subscription_id, strict: true }),
             None => Err(ClientError::new("invalid_payload", "subscription_id is missing")),
         },
         "request" => Ok(Command::Request { action: names()?.action.unwrap_or_default() }),
@@ -180,14 +117,13 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
         "publish" => envelope::read_event(payload)
             .map(Command::Publish)
             .map_err(|error| ClientError::new("invalid_event", error.to_string())),
+        "auth" => match names()?.token {
+            Some(token) => Ok(Command::Auth { token }),
+            None => Err(ClientError::new("invalid_payload", "token is missing")),
+        },
         "ack" | "pong" => Ok(Command::Nothing),
         other => Err(ClientError::new("unknown_type", format!("Unknown message type: {}", shortened(other)))),
     }
-}
-
-/// A client's own word in an answer to it, bounded.
-pub(crate) fn shortened(text: &str) -> &str {
-    text.char_indices().nth(64).map_or(text, |(at, _)| &text[..at])
 }
 
 fn bad_payload(error: &serde_json::Error) -> ClientError {
@@ -216,11 +152,11 @@ fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .entities(input.entities.unwrap_or_default().into_iter().map(EntityIn::into_pair));
     Ok(Subscribe {
         subscription_id: input.subscription_id.filter(|id| !id.is_empty()),
-        filter,
         since,
         history: input.history,
         snapshot: input.snapshot,
         on_lag,
+        ..Subscribe::from(filter)
     })
 }
 
@@ -249,79 +185,63 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter) -> serde_json::Va
     shown
 }
 
-/// What a server's message is about, in its `type`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Reply {
-    Ack,
-    Response,
-    Error,
-    Pong,
-}
-
-impl Reply {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ack => "ack",
-            Self::Response => "response",
-            Self::Error => "error",
-            Self::Pong => "pong",
+impl Protocol for Native {
+    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
+        match message {
+            Incoming::Text(text) => read_message(text),
+            Incoming::Binary(_) => ClientMessage {
+                kind: UNKNOWN,
+                asked: Asked::Silent,
+                command: Err(ClientError::invalid("binary")),
+            },
         }
     }
-}
 
-/// An answer as a WebSocket frame. `random` makes its id; `to` is the request's.
-pub(crate) fn reply(
-    kind: Reply,
-    payload: &serde_json::Value,
-    random: u128,
-    now: Timestamp,
-    to: Option<&str>,
-) -> Bytes {
-    let mut out = String::with_capacity(192);
-    let _ = write!(
-        out,
-        r#"{{"type":"{}","payload":{payload},"message_id":"{}","timestamp":"{now}","correlation_id":"#,
-        kind.name(),
-        Uuid::random(random),
-    );
-    match to {
-        Some(id) => json::write_string(id, &mut out),
-        None => out.push_str("null"),
-    }
-    out.push('}');
-    ws::frame(ws::OpCode::Text, out.as_bytes())
-}
-
-/// A UUID's text (RFC 9562).
-struct Uuid(u128);
-
-impl Uuid {
-    /// Version 4 of these random bits.
-    fn random(bits: u128) -> Self {
-        Self(bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
+    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
+        let position = stamp.position.map(|id| id.to_string());
+        let (kind, payload) = match reply {
+            Reply::Welcome => return None,
+            Reply::Subscribed { id } => ("ack", json!({ "subscription_id": id, "last_event_id": position })),
+            Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
+            Reply::Response(payload) => ("response", (*payload).clone()),
+            Reply::Published(id) => ("ack", json!({ "event_id": id.map(|id| id.to_string()) })),
+            Reply::Pong => ("pong", json!({ "last_event_id": position })),
+            Reply::Authenticated => ("ack", json!({ "authenticated": true })),
+            Reply::AuthFailed(why) => ("error", json!({ "error": why, "code": "auth_failed" })),
+            Reply::Error(error) => ("error", json!({ "error": error.text, "code": error.code })),
+        };
+        let mut out = String::with_capacity(192);
+        let id = Uuid::random(stamp.random);
+        // Writing to a String does not fail.
+        let _ = write!(
+            out,
+            r#"{{"type":"{kind}","payload":{payload},"message_id":"{id}","timestamp":"{}","correlation_id":"#,
+            stamp.now,
+        );
+        match asked.id() {
+            Some(id) => json::write_string(id, &mut out),
+            None => out.push_str("null"),
+        }
+        out.push('}');
+        Some(text_frame(&out))
     }
 
-    /// Version 8 of an event's place: the same for every client, so that the frame can be shared.
-    fn of_event(id: EventId) -> Self {
-        let epoch = u128::from(id.epoch & 0xffff_ffff_ffff);
-        let shard = u128::from(id.shard & 0xfff);
-        let sequence = u128::from(id.sequence & 0x3fff_ffff_ffff_ffff);
-        Self(epoch << 80 | 0x8 << 76 | shard << 64 | 0x2 << 62 | sequence)
+    fn gap(&self, gap: &GapNotice) -> Bytes {
+        text_frame(&format!(
+            r#"{{"type":"gap","payload":{},"message_id":"{}","timestamp":"{}","correlation_id":null}}"#,
+            gap.json(),
+            Uuid::of_gap(gap.to.or(gap.from)),
+            gap.at
+        ))
     }
-}
 
-impl std::fmt::Display for Uuid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bits = self.0;
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            (bits >> 96) as u32,
-            (bits >> 80) as u16,
-            (bits >> 64) as u16,
-            (bits >> 48) as u16,
-            bits & 0xffff_ffff_ffff
-        )
+    fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
+        match why {
+            // It is told, and may authenticate.
+            Refusal::NoToken => None,
+            Refusal::BadToken(why) => Some((1008, format!("authentication failed: {why}").into())),
+            Refusal::TooLate(limit) => Some((1008, format!("no auth within {limit} s").into())),
+        }
     }
 }
 
@@ -330,31 +250,18 @@ pub(crate) fn event_frame(event: &Event) -> Bytes {
     let mut out = String::with_capacity(384 + event.payload().len());
     out.push_str(r#"{"type":"event","payload":"#);
     envelope::write_event(event, &mut out);
-    let id = event.id().unwrap_or(EventId { epoch: 0, shard: 0, sequence: 0 });
     let _ = write!(
         out,
         r#","message_id":"{}","timestamp":"{}","correlation_id":null}}"#,
-        Uuid::of_event(id),
+        Uuid::of_event(event.id()),
         event.timestamp()
     );
-    ws::frame(ws::OpCode::Text, out.as_bytes())
-}
-
-/// The `gap` message as a WebSocket frame.
-pub(crate) fn gap_frame(gap: &GapNotice) -> Bytes {
-    let id = gap.to.or(gap.from).unwrap_or(EventId { epoch: 0, shard: 0, sequence: 0 });
-    // Not an event's id: the complement keeps it apart from the event at that place.
-    let message_id = Uuid::of_event(EventId { epoch: !id.epoch, ..id });
-    let out = format!(
-        r#"{{"type":"gap","payload":{},"message_id":"{message_id}","timestamp":"{}","correlation_id":null}}"#,
-        gap.json(),
-        gap.at
-    );
-    ws::frame(ws::OpCode::Text, out.as_bytes())
+    text_frame(&out)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::INVALID_MESSAGE;
     use super::*;
 
     fn command(text: &str) -> Result<Command, ClientError> {
@@ -408,13 +315,5 @@ mod tests {
         ] {
             assert_eq!(command(text).expect_err(text).code, code, "{text}");
         }
-    }
-
-    #[test]
-    fn uuids_have_their_version_and_variant() {
-        let id = EventId { epoch: u64::MAX, shard: u16::MAX, sequence: u64::MAX };
-        assert_eq!(Uuid::of_event(id).to_string(), "ffffffff-ffff-8fff-bfff-ffffffffffff");
-        assert_eq!(Uuid::random(u128::MAX).to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-        assert_eq!(Uuid::random(0).to_string(), "00000000-0000-4000-8000-000000000000");
     }
 }

@@ -30,7 +30,7 @@ pub use time::{ParseTimestampError, Timestamp};
 
 /// How many encodings of one event are kept with it.
 #[cfg(feature = "server")]
-pub(crate) const ENCODINGS_MAX: usize = 8;
+pub(crate) const ENCODINGS_MAX: usize = 10;
 
 /// The payload's place among an event's spans, after the attributes.
 const PAYLOAD: usize = Attribute::COUNT;

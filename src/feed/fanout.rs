@@ -341,5 +341,5 @@ fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
         metrics.encodings.inc();
         encoding.encode(event)
     };
-    event.frame(encoding as usize, make).clone()
+    event.frame(encoding.slot(), make).clone()
 }

@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use super::wheel::{TICK_MS, Tick};
+use super::{Endpoint, System};
 use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
+use crate::dialect::Dialect;
 use crate::event::Attribute;
 use crate::feed::{FeedLimits, KeyRule, Snapshot};
 use crate::filter::FilterLimits;
@@ -53,6 +55,10 @@ pub struct ServerConfig {
     pub retry: Duration,
     /// Origins that may read answers from a browser; `*` allows all. None.
     pub cors_origins: Vec<String>,
+    /// Systems whose clients find their protocol at their own document's path too. None.
+    pub systems: Vec<System>,
+    /// More paths and what is spoken there; of several that match, the last. None beside the contract's.
+    pub endpoints: Vec<Endpoint>,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
 }
@@ -77,6 +83,8 @@ impl Default for ServerConfig {
             heartbeat: Duration::from_secs(30),
             retry: Duration::from_secs(3),
             cors_origins: Vec::new(),
+            systems: Vec::new(),
+            endpoints: Vec::new(),
             write_budget_bytes: 256 * 1024,
         }
     }
@@ -127,6 +135,14 @@ impl ServerConfig {
     #[allow(clippy::unused_self, reason = "the limits become configurable with the matcher")]
     pub(crate) fn filter_limits(&self) -> FilterLimits {
         FilterLimits::default()
+    }
+
+    /// What is spoken at a path, and the channel that the path names.
+    pub(crate) fn endpoint(&self, path: &str) -> Option<(Dialect, String)> {
+        let found = |endpoint: &Endpoint| Some((endpoint.dialect(), endpoint.matches(path)?));
+        (self.endpoints.iter().rev().find_map(found))
+            .or_else(|| self.systems.iter().rev().find_map(|system| found(&system.endpoint())))
+            .or_else(|| Endpoint::usual().iter().rev().find_map(found))
     }
 
     pub(crate) fn handshake_ticks(&self) -> Tick {

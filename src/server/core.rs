@@ -362,7 +362,9 @@ impl<S: Socket> Core<S> {
                             self.pump(BATCHES_A_TURN);
                         }
                     }
-                    self.conns[slot].cursor.send(&mut self.fanout, (answer.0)(last));
+                    if let Some(answer) = (answer.0)(last) {
+                        self.conns[slot].cursor.send(&mut self.fanout, answer);
+                    }
                 }
                 Effect::Close => {
                     self.leave_feed(slot);

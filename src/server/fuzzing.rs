@@ -5,13 +5,13 @@
 use super::connection::{Connection, Context};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
-use crate::dialect::{envelope, native};
+use crate::dialect::{Encoding, Incoming, Place, envelope};
 use crate::event::Timestamp;
 
 /// Reads one control message of the native dialect.
 pub fn control_message(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = native::read_message(text);
+        let _ = Encoding::NativeWs.protocol().read(Incoming::Text(text), &Place::default());
     }
 }
 

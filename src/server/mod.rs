@@ -6,6 +6,7 @@
 mod config;
 mod connection;
 mod core;
+mod endpoint;
 mod event_loop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -32,6 +33,7 @@ use crate::sync::{Mutex, lock};
 use core::Report;
 
 pub use config::ServerConfig;
+pub use endpoint::{Endpoint, System};
 
 /// What the loops of one server share.
 pub(crate) struct Shared {

@@ -12,20 +12,19 @@ use super::publish;
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws;
-use crate::dialect::native;
-use crate::dialect::{Encoding, OnLag};
+use crate::dialect::{Dialect, Encoding, OnLag, Opening, Place, shortened, split_entity};
 use crate::event::EventId;
 use crate::filter::Filter;
 
 /// What a request made of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Outcome {
     /// Answered; the connection may go on.
     Response,
     /// Answered for the last time.
     Closed,
-    /// It speaks WebSocket from here.
-    Ws,
+    /// It speaks WebSocket from here, like this.
+    Ws(Box<Opening>),
     /// It is an event stream from here.
     Sse,
 }
@@ -107,19 +106,21 @@ impl Answer<'_, '_> {
 pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Outcome {
     let cors = cors_headers(request, cx);
     let mut answer = Answer { request, cx, cors };
+    let endpoint = answer.cx.config.endpoint(&request.path);
     let allowed = match request.path.as_str() {
-        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/ws" => {
+        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/sse/events" => {
             "GET, HEAD, OPTIONS"
         }
         "/publish" => "POST, OPTIONS",
         "/bridge" => "GET, HEAD, OPTIONS",
         path if path.starts_with(BRIDGE) => "POST, OPTIONS",
+        _ if endpoint.is_some() => "GET, HEAD, OPTIONS",
         path => {
-            let error =
-                format!("nothing at {}: the page is at /, streams at /ws and /sse", native::shortened(path));
+            let error = format!("nothing at {}: the page is at /, streams at /ws and /sse", shortened(path));
             return answer.error(404, "not_found", &error, &[]);
         }
     };
+    let is_upgrade = request.header_has_token("upgrade", "websocket");
     match (request.path.as_str(), request.method) {
         (_, Method::Options) => answer.preflight(allowed),
         ("/publish", Method::Post) => answer.publish(body),
@@ -128,8 +129,12 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
             answer.json(200, &json!({ "routes": routes }))
         }
         (path, Method::Post) if path.starts_with(BRIDGE) => answer.bridge(&path[BRIDGE.len()..], body),
-        ("/ws", Method::Get) => answer.websocket(),
-        ("/sse", Method::Get | Method::Head) => answer.sse(),
+        (_, Method::Get) if endpoint.is_some() && is_upgrade => {
+            let (dialect, channel) = endpoint.unwrap_or((Dialect::Native, String::new()));
+            answer.websocket(dialect, channel)
+        }
+        ("/sse", Method::Get | Method::Head) => answer.sse(Encoding::NativeSse),
+        ("/sse/events", Method::Get | Method::Head) => answer.sse(Encoding::NativeSseUnnamed),
         ("/" | "/index.html", Method::Get | Method::Head) => answer.respond(
             200,
             &[
@@ -158,6 +163,8 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
             let stats = answer.cx.shared.stats();
             answer.json(200, &stats)
         }
+        // Not an upgrade: says what is missing.
+        (_, Method::Get) if endpoint.is_some() => answer.websocket(Dialect::Native, String::new()),
         (path, _) => {
             let error = format!("{path} takes {allowed}");
             answer.error(405, "method_not_allowed", &error, &[("Allow", allowed)])
@@ -203,7 +210,7 @@ impl Answer<'_, '_> {
             other => {
                 let error = format!(
                     "content type {} is not taken: send application/json or application/x-ndjson",
-                    native::shortened(other)
+                    shortened(other)
                 );
                 return self.error(415, "media_type", &error, &[]);
             }
@@ -225,7 +232,7 @@ impl Answer<'_, '_> {
             headers.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
             let mut out = Vec::with_capacity(192);
             http::write_response(&mut out, 200, &headers, body.to_string().as_bytes(), keep_alive, false);
-            Bytes::from(out)
+            Some(Bytes::from(out))
         };
         self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });
         self.outcome()
@@ -262,7 +269,7 @@ impl Answer<'_, '_> {
         Some(self.error(503, label, error, &[("Retry-After", "5")]))
     }
 
-    fn websocket(&mut self) -> Outcome {
+    fn websocket(&mut self, dialect: Dialect, channel: String) -> Outcome {
         let upgrade = match ws::check_upgrade(self.request) {
             Ok(upgrade) => upgrade,
             Err(error) => {
@@ -273,14 +280,27 @@ impl Answer<'_, '_> {
             return refusal;
         }
         let protocol = upgrade.protocols.iter().find(|p| *p == PROTOCOL).map(|_| PROTOCOL);
+        // Who offers the native subprotocol speaks it, wherever it comes.
+        let dialect = protocol.map_or(dialect, |_| Dialect::Native);
+        let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
+        let query: Vec<(String, String)> = self.request.query_pairs().collect();
+        let opening = match dialect.open(place, &query) {
+            Ok(opening) => opening,
+            Err(error) => return self.error(400, "invalid_query", &error, &[]),
+        };
+        if let Some(subscribe) = &opening.subscribe
+            && let Err(error) = subscribe.filter.check(&self.cx.config.filter_limits())
+        {
+            return self.error(400, "invalid_filter", &error.to_string(), &[]);
+        }
         let mut out = Vec::with_capacity(192);
         ws::write_upgrade(&mut out, &upgrade.accept, protocol);
         self.cx.send(out);
-        Outcome::Ws
+        Outcome::Ws(Box::new(opening))
     }
 
-    fn sse(&mut self) -> Outcome {
-        let stream = match StreamRequest::read(self.request) {
+    fn sse(&mut self, encoding: Encoding) -> Outcome {
+        let stream = match StreamRequest::read(self.request, encoding) {
             Ok(stream) => stream,
             Err(error) => return self.error(400, "invalid_query", &error, &[]),
         };
@@ -326,12 +346,11 @@ struct StreamRequest {
 }
 
 impl StreamRequest {
-    fn read(request: &Request) -> Result<Self, String> {
+    fn read(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut lists: [Vec<String>; 6] = Default::default();
         let mut entities = Vec::new();
         let mut history = None;
         let mut last_event_id = request.header("last-event-id").map(str::to_owned);
-        let mut encoding = Encoding::NativeSse;
         let (mut on_lag, mut max_per_second, mut snapshot) = (None, None, false);
         for (name, value) in request.query_pairs() {
             match name.as_str() {
@@ -341,7 +360,7 @@ impl StreamRequest {
                 "execution" => lists[3].push(value),
                 "correlation" => lists[4].push(value),
                 "channel" => lists[5].push(value),
-                "entity" => entities.push(native::split_entity(&value)),
+                "entity" => entities.push(split_entity(&value)),
                 "history" => {
                     let count = value.parse().map_err(|_| "history is not a number".to_owned())?;
                     history = Some(count);
@@ -363,7 +382,7 @@ impl StreamRequest {
                 name => {
                     let known = "type, source, stream, execution, correlation, channel, entity, history, \
                                  last_event_id, event_name, on_lag, max_per_second or snapshot";
-                    return Err(format!("'{}' is none of {known}", native::shortened(name)));
+                    return Err(format!("'{}' is none of {known}", shortened(name)));
                 }
             }
         }

@@ -1,7 +1,8 @@
-//! A native WebSocket client's subscriptions and requests.
+//! A WebSocket client's subscriptions and requests, whatever its dialect.
 //!
-//! Imports `dialect`, `filter`, `event`. Always: every message has an answer, but an `ack` or `pong`; a fault
-//! never ends the session.
+//! Imports `dialect`, `filter`, `event`. Always: dialects read and write, this decides; what a client may see
+//! ([`Session::granted`]), may publish ([`Session::may_publish`]) and may ask how often
+//! ([`Session::admit_message`]) is decided in one place each; a fault ends no session.
 
 use std::fmt;
 
@@ -9,13 +10,17 @@ use serde_json::json;
 use smallvec::SmallVec;
 
 use super::connection::{Answer, Context, Effect, ReplayFrom};
-use crate::dialect::native::{self, ClientError, ClientMessage, Command, Reply, Subscribe};
-use crate::dialect::{Encoding, OnLag};
-use crate::event::EventId;
+use super::wheel::Tick;
+use crate::codec::ws;
+use crate::dialect::{
+    Asked, ClientError, ClientMessage, Command, Encoding, Incoming, OnLag, Opening, Place, Refusal, Reply,
+    Stamp, Subscribe, native, shortened,
+};
+use crate::event::{Event, EventId};
 use crate::filter::Filter;
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Name {
     Given(Box<str>),
     Numbered(u32),
@@ -39,6 +44,8 @@ impl fmt::Display for Name {
     }
 }
 
+/// One filter of a subscription; one that wants either of several things has as many, one behind the other
+/// under one name.
 #[derive(Debug)]
 struct Subscription {
     name: Name,
@@ -46,120 +53,296 @@ struct Subscription {
     on_lag: OnLag,
 }
 
-/// What one client subscribed to. Small, for there is one for each client: most have one subscription.
+/// Whether the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Flow {
+    On,
+    /// The last words are said.
+    Over,
+}
+
+/// What one client subscribed to. Small, for there is one for each client: most have one subscription, and
+/// nothing of their own besides.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
     subscriptions: SmallVec<[Subscription; 1]>,
     /// Numbers the subscriptions that came without an id.
     unnamed: u32,
+    encoding: Encoding,
+    own: Option<Box<Own>>,
+}
+
+/// What few clients have.
+#[derive(Debug, Default)]
+struct Own {
+    place: Place,
+    /// It published, and does not hear itself.
+    is_deaf_to_itself: bool,
+}
+
+/// What clients may, as long as nothing says otherwise.
+impl Session {
+    /// What this client gets of what it asks for: a grant would be and-ed to the filter here, before it becomes
+    /// interest.
+    #[expect(clippy::unused_self, reason = "without authentication everybody sees everything")]
+    fn granted(&self, filter: Filter) -> Filter {
+        filter
+    }
+
+    /// Whether this client may publish this event.
+    #[expect(clippy::unused_self, reason = "without authentication everybody publishes")]
+    fn may_publish(&self, _event: &Event) -> bool {
+        true
+    }
+
+    /// Whether this client may send one more message of this kind now.
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "without limits every message is taken"
+    )]
+    fn admit_message(&mut self, _kind: &'static str, _cx: &Context<'_>) -> Result<(), ClientError> {
+        Ok(())
+    }
+
+    /// Whether this client must first say who it is.
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "without authentication nobody must")]
+    fn admit_command(&self, _command: &Command) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Takes a token.
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "without authentication any is good")]
+    fn authenticate(&mut self, _token: &str, _cx: &Context<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// What a client that has said nothing of itself by this tick is refused for; else when to look again.
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "without authentication there is no hurry"
+    )]
+    fn check_deadline(&self, _cx: &Context<'_>) -> Result<Option<Tick>, Refusal> {
+        Ok(None)
+    }
 }
 
 impl Session {
-    /// Takes one text message.
-    pub(crate) fn message(&mut self, text: &str, cx: &mut Context<'_>) {
-        let ClientMessage { message_id, command } = native::read_message(text);
-        let to = message_id.as_deref();
-        let answered = command.and_then(|command| self.obey(command, to, cx));
-        if let Err(error) = answered {
-            cx.shared.metrics.fault(error.code);
-            let payload = json!({ "error": error.text, "code": error.code });
-            reply(cx, Reply::Error, &payload, to);
+    /// Starts with what the path and the query say.
+    pub(crate) fn open(opening: Opening, cx: &mut Context<'_>) -> Self {
+        let Opening { encoding, subscribe, place } = opening;
+        let own = place.map(|place| Box::new(Own { place: *place, ..Own::default() }));
+        let mut session = Self { encoding, own, ..Self::default() };
+        session.reply(&Reply::Welcome, &Asked::Silent, cx);
+        if let Some(subscribe) = subscribe
+            && let Err(error) = session.subscribe(*subscribe, cx)
+        {
+            session.fail(&error, &Asked::Silent, cx);
+        }
+        session
+    }
+
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Takes one message.
+    pub(crate) fn message(&mut self, message: Incoming<'_>, cx: &mut Context<'_>) -> Flow {
+        let nowhere = Place::default();
+        let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
+        let ClientMessage { kind, asked, command } = self.encoding.protocol().read(message, place);
+        let obeyed = match self.admit_message(kind, cx).and(command) {
+            Ok(Command::Auth { token }) => return self.take_token(&token, &asked, cx),
+            Ok(command) => match self.admit_command(&command) {
+                Ok(()) => self.obey(command, &asked, cx),
+                Err(refusal) if self.encoding.protocol().refuse(&refusal).is_some() => {
+                    return self.refuse(&refusal, cx);
+                }
+                Err(_) => Err(ClientError::new("auth_required", "authentication required")),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = obeyed {
+            self.fail(&error, &asked, cx);
+        }
+        Flow::On
+    }
+
+    fn take_token(&mut self, token: &str, asked: &Asked, cx: &mut Context<'_>) -> Flow {
+        match self.authenticate(token, cx) {
+            Ok(()) => {
+                self.reply(&Reply::Authenticated, asked, cx);
+                Flow::On
+            }
+            Err(refusal) => {
+                if let Refusal::BadToken(why) = &refusal {
+                    self.reply(&Reply::AuthFailed(why), asked, cx);
+                }
+                self.refuse(&refusal, cx)
+            }
         }
     }
 
-    /// Takes something that can't be a message.
-    pub(crate) fn not_a_message(&mut self, cx: &mut Context<'_>) {
-        self.message("", cx);
+    /// Lets the client go, if that is what its dialect does then.
+    fn refuse(&self, why: &Refusal, cx: &mut Context<'_>) -> Flow {
+        cx.shared.metrics.fault(match why {
+            Refusal::NoToken => "auth_required",
+            Refusal::BadToken(_) => "auth_failed",
+            Refusal::TooLate(_) => "auth_late",
+        });
+        match self.encoding.protocol().refuse(why) {
+            Some((code, reason)) => {
+                cx.send(ws::close_frame(code, &reason));
+                Flow::Over
+            }
+            None => Flow::On,
+        }
     }
 
-    fn obey(&mut self, command: Command, to: Option<&str>, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    /// Looks whether it had to say something by now; the tick to look again at.
+    pub(crate) fn timer(&self, cx: &mut Context<'_>) -> (Flow, Option<Tick>) {
+        match self.check_deadline(cx) {
+            Ok(at) => (Flow::On, at),
+            Err(refusal) => (self.refuse(&refusal, cx), None),
+        }
+    }
+
+    fn fail(&self, error: &ClientError, asked: &Asked, cx: &mut Context<'_>) {
+        cx.shared.metrics.fault(error.code);
+        self.reply(&Reply::Error(error), asked, cx);
+    }
+
+    fn reply(&self, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
+        let stamp = stamp(cx);
+        if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
+            cx.send(frame);
+        }
+    }
+
+    fn obey(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
-            Command::Subscribe(subscribe) => self.subscribe(*subscribe, to, cx),
-            Command::Unsubscribe { subscription_id } => {
-                let Some(at) = self.position(&subscription_id) else {
-                    let id = native::shortened(&subscription_id);
-                    return Err(ClientError::new(
-                        "unknown_subscription",
-                        format!("Unknown subscription: {id}"),
-                    ));
-                };
-                self.subscriptions.remove(at);
-                cx.shared.metrics.subscriptions.dec();
+            Command::Subscribe(subscribe) => {
+                let id = self.name(&subscribe).to_string();
+                self.check(&subscribe, &id, cx)?;
+                self.reply(&Reply::Subscribed { id: &id }, asked, cx);
+                self.subscribe(*subscribe, cx)
+            }
+            Command::Unsubscribe { subscription_id, strict } => {
+                if self.forget(&subscription_id, cx) == 0 && strict {
+                    let text = format!("Unknown subscription: {}", shortened(&subscription_id));
+                    return Err(ClientError::new("unknown_subscription", text));
+                }
                 self.tell_interest(cx);
-                reply(cx, Reply::Ack, &json!({ "subscription_id": subscription_id }), to);
+                self.reply(&Reply::Unsubscribed { id: &subscription_id }, asked, cx);
                 Ok(())
             }
             Command::Request { action } => {
                 let payload = self.request(&action, cx)?;
-                reply(cx, Reply::Response, &payload, to);
+                self.reply(&Reply::Response(&payload), asked, cx);
                 Ok(())
             }
             Command::Ping => {
-                reply(cx, Reply::Pong, &json!({ "last_event_id": last_event_id(cx) }), to);
+                self.reply(&Reply::Pong, asked, cx);
                 Ok(())
             }
-            Command::Publish(event) => {
-                cx.shared.metrics.events_published.inc();
-                let random = cx.rng.next_u128();
-                let (now, to) = (cx.now, to.map(str::to_owned));
-                let answer = move |id: Option<EventId>| {
-                    let payload = json!({ "event_id": id.map(|id| id.to_string()) });
-                    native::reply(Reply::Ack, &payload, random, now, to.as_deref())
-                };
-                cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
-                Ok(())
+            Command::Publish(event) => self.publish(event, asked, cx),
+            Command::Say(event) => {
+                self.close_ears(event.source().unwrap_or_default(), cx);
+                self.publish(event, asked, cx)
             }
-            Command::Nothing => Ok(()),
+            Command::Auth { .. } | Command::Nothing => Ok(()),
         }
     }
 
-    fn subscribe(
-        &mut self,
-        subscribe: Subscribe,
-        to: Option<&str>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), ClientError> {
-        let Subscribe { subscription_id, filter, since, history, snapshot, on_lag } = subscribe;
-        filter
-            .check(&cx.config.filter_limits())
-            .map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
-        let name = subscription_id.map_or_else(
-            || {
-                self.unnamed += 1;
-                Name::Numbered(self.unnamed)
-            },
-            |id| Name::Given(id.into()),
-        );
-        let id = name.to_string();
-        let known = self.position(&id);
+    fn publish(&self, event: Event, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
+        if !self.may_publish(&event) {
+            return Err(ClientError::new("forbidden", "no right to publish this"));
+        }
+        cx.shared.metrics.events_published.inc();
+        let stamp = stamp(cx);
+        let (encoding, asked) = (self.encoding, asked.clone());
+        let answer =
+            move |id: Option<EventId>| encoding.protocol().reply(&Reply::Published(id), &asked, stamp);
+        cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
+        Ok(())
+    }
+
+    /// From here on it gets nothing from this source, which is its own.
+    fn close_ears(&mut self, source: &str, cx: &mut Context<'_>) {
+        if let Some(own) = &mut self.own
+            && !own.is_deaf_to_itself
+        {
+            own.is_deaf_to_itself = true;
+            for subscription in &mut self.subscriptions {
+                subscription.filter = std::mem::take(&mut subscription.filter).not_sources([source]);
+            }
+            self.tell_interest(cx);
+        }
+    }
+
+    /// The name that a subscription is to have.
+    fn name(&self, subscribe: &Subscribe) -> Name {
+        match &subscribe.subscription_id {
+            Some(id) => Name::Given(id.as_str().into()),
+            None => Name::Numbered(self.unnamed + 1),
+        }
+    }
+
+    /// Whether it could be taken.
+    fn check(&self, subscribe: &Subscribe, id: &str, cx: &Context<'_>) -> Result<(), ClientError> {
+        let limits = cx.config.filter_limits();
+        for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
+            filter.check(&limits).map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
+        }
         let max = cx.config.max_subscriptions;
-        if known.is_none() && self.subscriptions.len() >= max {
+        let others = self.subscriptions.iter().filter(|s| !s.name.is(id)).count();
+        if others + 1 + subscribe.or.len() > max {
             let text = format!("subscription limit of {max} reached");
             return Err(ClientError::new("too_many_subscriptions", text));
         }
-        let acked = json!({ "subscription_id": id, "last_event_id": last_event_id(cx) });
-        reply(cx, Reply::Ack, &acked, to);
+        Ok(())
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) -> Result<(), ClientError> {
+        let name = self.name(&subscribe);
+        let id = name.to_string();
+        self.check(&subscribe, &id, cx)?;
+        let Subscribe { filter, or, since, history, snapshot, on_lag, .. } = subscribe;
+        if let Name::Numbered(number) = name {
+            self.unnamed = number;
+        }
         let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
-        if let Some(from) = past.or(snapshot.then_some(ReplayFrom::Snapshot)) {
+        let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
+        if past.is_none() {
+            self.forget(&id, cx);
+        }
+        let filters: SmallVec<[Filter; 1]> =
+            std::iter::once(filter).chain(or).map(|filter| self.granted(filter)).collect();
+        if let (Some(from), [filter]) = (past, filters.as_slice()) {
             // Before the interest changes, so that what is live comes behind it.
             let except = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
-            cx.effects.push(Effect::Replay {
-                encoding: Encoding::NativeWs,
-                filter: filter.clone(),
-                except,
-                from,
-            });
+            let encoding = self.encoding;
+            cx.effects.push(Effect::Replay { encoding, filter: filter.clone(), except, from });
             cx.hold_input();
+            self.forget(&id, cx);
         }
-        match known {
-            Some(at) => (self.subscriptions[at].filter, self.subscriptions[at].on_lag) = (filter, on_lag),
-            None => {
-                self.subscriptions.push(Subscription { name, filter, on_lag });
-                cx.shared.metrics.subscriptions.inc();
-            }
+        for filter in filters {
+            self.subscriptions.push(Subscription { name: name.clone(), filter, on_lag });
+            cx.shared.metrics.subscriptions.inc();
         }
         self.tell_interest(cx);
         Ok(())
+    }
+
+    /// Drops what has this name, or everything by the name `*`; how much that was.
+    fn forget(&mut self, id: &str, cx: &Context<'_>) -> usize {
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|s| id != "*" && !s.name.is(id));
+        let gone = before - self.subscriptions.len();
+        cx.shared.metrics.subscriptions.dec_by(gone as i64);
+        gone
     }
 
     fn request(&self, action: &str, cx: &Context<'_>) -> Result<serde_json::Value, ClientError> {
@@ -183,20 +366,13 @@ impl Session {
                 "max_subscriptions": cx.config.max_subscriptions,
                 "heartbeat_seconds": cx.config.heartbeat.as_secs_f64(),
             })),
-            other => Err(ClientError::new(
-                "unknown_action",
-                format!("Unknown action: {}", native::shortened(other)),
-            )),
+            other => Err(ClientError::new("unknown_action", format!("Unknown action: {}", shortened(other)))),
         }
-    }
-
-    fn position(&self, id: &str) -> Option<usize> {
-        self.subscriptions.iter().position(|s| s.name.is(id))
     }
 
     fn tell_interest(&self, cx: &mut Context<'_>) {
         let wishes = self.subscriptions.iter().map(|s| (s.filter.clone(), s.on_lag)).collect();
-        cx.effects.push(Effect::Interest { encoding: Encoding::NativeWs, wishes });
+        cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
     }
 
     /// Keeps the loop's own filters in place of equal ones.
@@ -215,14 +391,6 @@ impl Session {
     }
 }
 
-/// Where to resume, as of now: all that is wanted up to this event stands before the answer. So a client that
-/// has not got an event yet, or none for long, misses nothing when its connection breaks.
-fn last_event_id(cx: &Context<'_>) -> Option<String> {
-    cx.position.map(|id| id.to_string())
-}
-
-fn reply(cx: &mut Context<'_>, kind: Reply, payload: &serde_json::Value, to: Option<&str>) {
-    let random = cx.rng.next_u128();
-    let frame = native::reply(kind, payload, random, cx.now, to);
-    cx.send(frame);
+fn stamp(cx: &mut Context<'_>) -> Stamp {
+    Stamp { random: cx.rng.next_u128(), now: cx.now, position: cx.position }
 }

@@ -1,0 +1,148 @@
+//! AgentOS's event stream: every event as its envelope v1, from the moment of connecting.
+//!
+//! Imports `event` and `filter`. Always: what a client gets unasked has exactly the envelope's five fields; its
+//! own messages do no harm.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::command::{UNKNOWN, text_frame};
+use super::{
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
+    Refusal, Reply, Stamp, Subscribe, split_entity,
+};
+use crate::codec::ws;
+use crate::event::{Event, json};
+use crate::filter::Filter;
+
+/// The source of an event that names none: the document's default.
+const SOURCE: &str = "core";
+
+/// AgentOS's dialect.
+#[derive(Debug)]
+pub(super) struct Agentos {
+    /// The client asked to be told of gaps; else they would break the frozen envelope.
+    pub(super) gaps: bool,
+}
+
+/// `?filter=TYPE` (or `type`), `?source=`, `?entity=KIND:ID`, all repeatable; `?history=N`; `?gap=1`.
+pub(super) fn open(query: &[(String, String)]) -> Result<Opening, String> {
+    let all = |names: &[&str]| -> Vec<&str> {
+        query
+            .iter()
+            .filter(|(name, value)| names.contains(&name.as_str()) && !value.is_empty())
+            .map(|(_, value)| value.as_str())
+            .collect()
+    };
+    // `a,b` stands for two.
+    let types = all(&["filter", "type"]).into_iter().flat_map(|value| value.split(',')).map(str::trim);
+    let filter = Filter::new()
+        .types(types.filter(|name| !name.is_empty()))
+        .sources(all(&["source"]))
+        .entities(all(&["entity"]).into_iter().map(split_entity));
+    let history = match all(&["history"]).last() {
+        Some(count) => Some(count.parse().map_err(|_| "history is not a number".to_owned())?),
+        None => None,
+    };
+    let gaps = query.iter().any(|(name, value)| name == "gap" && matches!(value.as_str(), "" | "1" | "true"));
+    Ok(Opening {
+        encoding: if gaps { Encoding::AgentosWsGaps } else { Encoding::AgentosWs },
+        subscribe: Some(Box::new(Subscribe { history, ..Subscribe::from(filter) })),
+        place: None,
+    })
+}
+
+#[derive(Deserialize)]
+struct MessageIn<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+}
+
+impl Protocol for Agentos {
+    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
+        let nothing = |asked| ClientMessage { kind: UNKNOWN, asked, command: Ok(Command::Nothing) };
+        let Incoming::Text(text) = message else { return nothing(Asked::Silent) };
+        let text = text.trim_ascii();
+        if text.eq_ignore_ascii_case("ping") {
+            return ClientMessage { kind: "ping", asked: Asked::Bare, command: Ok(Command::Ping) };
+        }
+        let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else { return nothing(Asked::Silent) };
+        let (kind, command) = match &*message.kind {
+            "ping" => ("ping", Ok(Command::Ping)),
+            "auth" => match message.token {
+                Some(token) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
+                None => ("auth", Err(ClientError::new("invalid_payload", "token is missing"))),
+            },
+            // The stream goes one way: what else a client says is taken silently.
+            _ => return nothing(Asked::Silent),
+        };
+        ClientMessage { kind, asked: Asked::Silent, command }
+    }
+
+    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
+        let message = match reply {
+            Reply::Pong if *asked == Asked::Bare => return Some(text_frame("pong")),
+            Reply::Pong => json!({ "type": "pong", "ts": stamp.now.to_string() }),
+            Reply::Authenticated => json!({ "type": "authenticated" }),
+            Reply::AuthFailed(why) => json!({ "type": "error", "error": why }),
+            Reply::Error(error) => json!({ "type": "error", "error": error.text }),
+            // What it gets unasked is the envelope alone.
+            _ => return None,
+        };
+        Some(text_frame(&message.to_string()))
+    }
+
+    fn gap(&self, gap: &GapNotice) -> Bytes {
+        if self.gaps {
+            let (at, payload) = (gap.at, gap.json());
+            text_frame(&format!(
+                r#"{{"type":"gap","ts":"{at}","source":"fanwire","entity":null,"payload":{payload}}}"#
+            ))
+        } else {
+            // An unsolicited pong (RFC 6455, 5.5.3): no application sees it.
+            ws::frame(ws::OpCode::Pong, b"")
+        }
+    }
+
+    fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
+        Some((
+            1008,
+            match why {
+                Refusal::NoToken => "authentication required".into(),
+                Refusal::BadToken(why) => format!("authentication failed: {why}").into(),
+                Refusal::TooLate(limit) => format!("no auth within {limit} s").into(),
+            },
+        ))
+    }
+}
+
+/// The envelope v1 as a WebSocket frame.
+pub(super) fn event_frame(event: &Event) -> Bytes {
+    let mut out = String::with_capacity(192 + event.payload().len());
+    out.push_str(r#"{"type":"#);
+    json::write_string(event.event_type(), &mut out);
+    // Writing to a String does not fail.
+    let _ = write!(out, r#","ts":"{}","source":"#, event.timestamp());
+    json::write_string(event.source().unwrap_or(SOURCE), &mut out);
+    out.push_str(r#","entity":"#);
+    match event.entity() {
+        Some((kind, id)) => {
+            out.push_str(r#"{"kind":"#);
+            json::write_string(kind, &mut out);
+            out.push_str(r#","id":"#);
+            json::write_string(id, &mut out);
+            out.push('}');
+        }
+        None => out.push_str("null"),
+    }
+    out.push_str(r#","payload":"#);
+    out.push_str(event.payload());
+    out.push('}');
+    text_frame(&out)
+}

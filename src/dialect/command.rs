@@ -1,0 +1,229 @@
+//! What clients ask for and are answered, whatever their dialect's words for it.
+//!
+//! Imports `event` and `filter`. Always: a session executes these and nothing else, so what is allowed, limited
+//! and counted is so for every dialect.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::OnLag;
+use crate::codec::ws;
+use crate::event::{Event, EventId, Timestamp};
+use crate::filter::Filter;
+
+/// A WebSocket message, whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Incoming<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Subscribe(Box<Subscribe>),
+    Unsubscribe {
+        subscription_id: String,
+        /// Whether an id that is not known is a fault.
+        strict: bool,
+    },
+    Request {
+        action: String,
+    },
+    Ping,
+    Auth {
+        token: String,
+    },
+    Publish(Event),
+    /// Publish, and do not let the client hear itself: from here on it gets nothing from this event's source.
+    Say(Event),
+    /// An answer of the client's own, or words that mean nothing here: taken silently.
+    Nothing,
+}
+
+/// A subscription as asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscribe {
+    /// The client's own name for it. One that it had already is replaced.
+    pub(crate) subscription_id: Option<String>,
+    pub(crate) filter: Filter,
+    /// It wants what one of these matches, too.
+    pub(crate) or: Vec<Filter>,
+    pub(crate) since: Option<EventId>,
+    pub(crate) history: Option<usize>,
+    /// First the latest event of each key.
+    pub(crate) snapshot: bool,
+    pub(crate) on_lag: OnLag,
+}
+
+impl From<Filter> for Subscribe {
+    fn from(filter: Filter) -> Self {
+        Self {
+            subscription_id: None,
+            filter,
+            or: Vec::new(),
+            since: None,
+            history: None,
+            snapshot: false,
+            on_lag: OnLag::default(),
+        }
+    }
+}
+
+/// What an answer repeats of the message that it answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// The message's id.
+    Id(String),
+    /// That it was a bare word, no JSON.
+    Bare,
+}
+
+impl Asked {
+    /// By the id of the message, if it had one.
+    pub(crate) fn of(id: Option<Cow<'_, str>>) -> Self {
+        id.map_or(Self::Silent, |id| Self::Id(id.into_owned()))
+    }
+
+    pub(crate) fn id(&self) -> Option<&str> {
+        if let Self::Id(id) = self { Some(id) } else { None }
+    }
+}
+
+/// One message as its dialect reads it.
+#[derive(Debug)]
+pub(crate) struct ClientMessage {
+    /// The message's type where the dialect knows it, else [`UNKNOWN`]: for limits and counts.
+    pub(crate) kind: &'static str,
+    pub(crate) asked: Asked,
+    pub(crate) command: Result<Command, ClientError>,
+}
+
+/// The kind of what is no message, or none that is known.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// The text for anything that is not JSON or not a message: the FCC and AutoSDLC documents' words.
+pub(crate) const INVALID_MESSAGE: &str = "Invalid message format";
+
+/// A fault in a client's message, as an answer tells it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ClientError {
+    pub(crate) code: &'static str,
+    pub(crate) text: String,
+    /// What more there is to say, in dialects that have a place for it.
+    pub(crate) details: Option<String>,
+}
+
+impl ClientError {
+    pub(crate) fn new(code: &'static str, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), details: None }
+    }
+
+    /// It is not even a message.
+    pub(crate) fn invalid(details: impl Into<String>) -> Self {
+        Self { code: "invalid_message", text: INVALID_MESSAGE.into(), details: Some(details.into()) }
+    }
+}
+
+/// What a client is told.
+#[derive(Debug)]
+pub(crate) enum Reply<'a> {
+    /// It is connected.
+    Welcome,
+    Subscribed {
+        id: &'a str,
+    },
+    Unsubscribed {
+        id: &'a str,
+    },
+    /// To a request.
+    Response(&'a Value),
+    Published(Option<EventId>),
+    Pong,
+    Authenticated,
+    /// The token was no good. [`Protocol::refuse`](super::Protocol::refuse) says whether that is the end.
+    AuthFailed(&'a str),
+    Error(&'a ClientError),
+}
+
+/// Why a client is let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "without authentication nobody is refused")]
+pub(crate) enum Refusal {
+    /// It asked for something before it said who it is.
+    NoToken,
+    /// What it said was no good: why.
+    BadToken(String),
+    /// It said nothing in time: the limit in seconds.
+    TooLate(u64),
+}
+
+/// When an answer is made, and random bits for its id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) random: u128,
+    pub(crate) now: Timestamp,
+    /// Where to resume, as of now: all that is wanted up to this event stands before the answer. So a client that
+    /// has not got an event yet, or none for long, misses nothing when its connection breaks.
+    pub(crate) position: Option<EventId>,
+}
+
+/// What a connection's path says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The channel that its path names, in a dialect of channels.
+    pub(crate) channel: Box<str>,
+    /// A number of its own, which no other client of this server has.
+    pub(crate) client: u64,
+}
+
+/// How a connection starts, by its path and query.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) encoding: super::Encoding,
+    /// What it gets without asking.
+    pub(crate) subscribe: Option<Box<Subscribe>>,
+    pub(crate) place: Option<Box<Place>>,
+}
+
+/// A client's own word in an answer to it, bounded.
+pub(crate) fn shortened(text: &str) -> &str {
+    text.char_indices().nth(64).map_or(text, |(at, _)| &text[..at])
+}
+
+/// `kind:id`, as query strings and messages write it; a kind alone means any of it.
+pub(crate) fn split_entity(text: &str) -> (String, String) {
+    let (kind, id) = text.split_once(':').unwrap_or((text, "**"));
+    (kind.to_owned(), id.to_owned())
+}
+
+/// A list of strings, or one string for a list of one.
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+pub(super) enum Strings {
+    One(String),
+    Many(Vec<String>),
+    #[default]
+    None,
+}
+
+impl Strings {
+    pub(super) fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+            Self::None => Vec::new(),
+        }
+    }
+}
+
+/// A JSON text in a frame of its own.
+pub(super) fn text_frame(json: &str) -> Bytes {
+    ws::frame(ws::OpCode::Text, json.as_bytes())
+}

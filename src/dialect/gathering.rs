@@ -1,0 +1,271 @@
+//! GatheRing's channels: `{type, data, timestamp, channel}`, and what one client says reaches the others.
+//!
+//! Imports `event` and `filter`. Always: a client is in the channel that its path names and in no other; its
+//! words go out with their fields as they were sent.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::command::{UNKNOWN, text_frame};
+use super::{
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
+    Refusal, Reply, Stamp, shortened,
+};
+use crate::codec::ws;
+use crate::event::{Attribute, Event, json};
+use crate::filter::{Filter, Pattern};
+
+/// GatheRing's dialect.
+#[derive(Debug)]
+pub(super) struct Gathering;
+
+/// What a client says has this before its number as the source. Such an event's payload holds the fields of
+/// the message, which stand beside `type` on the wire, not in `data`.
+const SAID_BY: &str = "gathering:";
+
+/// Everything in the path's channel.
+pub(super) fn open(place: Place) -> Opening {
+    let filter = Filter::new().any_of(Attribute::Channel, [Pattern::exact(place.channel.clone())]);
+    // A path without a name is no channel, and an absent one none either.
+    let filter = if place.channel.is_empty() { Filter::nothing() } else { filter };
+    Opening {
+        encoding: Encoding::GatheringWs,
+        subscribe: Some(Box::new(filter.into())),
+        place: Some(Box::new(place)),
+    }
+}
+
+/// A message's fields in the order they came, each as its text, the type apart.
+#[derive(Default)]
+struct MessageIn<'a> {
+    kind: Option<Cow<'a, str>>,
+    token: Option<Cow<'a, str>>,
+    fields: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for MessageIn<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = MessageIn<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MessageIn<'de>, A::Error> {
+                let mut message = MessageIn::default();
+                while let Some(Word(name)) = map.next_key()? {
+                    let value: &RawValue = map.next_value()?;
+                    let text = || serde_json::from_str::<Word<'de>>(value.get()).ok().map(|word| word.0);
+                    match &*name {
+                        "type" => message.kind = text(),
+                        "token" => {
+                            message.token = text();
+                            message.fields.push((name, value));
+                        }
+                        _ => message.fields.push((name, value)),
+                    }
+                }
+                Ok(message)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// A string that borrows where it can.
+#[derive(Deserialize)]
+struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Protocol for Gathering {
+    fn read(&self, message: Incoming<'_>, place: &Place) -> ClientMessage {
+        let text = match message {
+            Incoming::Text(text) => text,
+            // FastAPI's `receive_json(mode="binary")` clients.
+            Incoming::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        };
+        let (kind, command) = read(text, place);
+        ClientMessage { kind, asked: Asked::Silent, command }
+    }
+
+    fn reply(&self, reply: &Reply<'_>, _: &Asked, stamp: Stamp) -> Option<Bytes> {
+        let at = stamp.now.to_string();
+        let message = match reply {
+            Reply::Pong => json!({ "type": "pong" }),
+            Reply::Authenticated => json!({ "type": "authenticated" }),
+            Reply::Error(error) => json!({
+                "type": "error", "data": { "error": error.text, "code": error.code }, "timestamp": at,
+                "channel": null,
+            }),
+            // A channel's clients expect its messages and nothing else.
+            _ => return None,
+        };
+        Some(text_frame(&message.to_string()))
+    }
+
+    fn gap(&self, gap: &GapNotice) -> Bytes {
+        let (data, at) = (gap.json(), gap.at);
+        text_frame(&format!(r#"{{"type":"gap","data":{data},"timestamp":"{at}","channel":null}}"#))
+    }
+
+    /// The document's ping, and the protocol's: its clients answer the first as they please, browsers and
+    /// libraries answer the second by themselves.
+    fn heartbeat(&self) -> Bytes {
+        let mut both = BytesMut::from(&*text_frame(r#"{"type":"ping"}"#));
+        both.extend_from_slice(&ws::frame(ws::OpCode::Ping, b""));
+        both.freeze()
+    }
+
+    fn always_beats(&self) -> bool {
+        true
+    }
+
+    fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
+        Some((
+            4001,
+            match why {
+                Refusal::NoToken => "Auth required".into(),
+                Refusal::BadToken(why) => why.clone().into(),
+                Refusal::TooLate(limit) => format!("no auth message within {limit} s").into(),
+            },
+        ))
+    }
+}
+
+fn read(text: &str, place: &Place) -> (&'static str, Result<Command, ClientError>) {
+    // Also bounds the nesting.
+    let mut whole = String::new();
+    if let Err(error) = json::minify(text, &mut whole) {
+        return (UNKNOWN, Err(ClientError::invalid(error.to_string())));
+    }
+    let Ok(message) = serde_json::from_str::<MessageIn<'_>>(&whole) else {
+        return (UNKNOWN, Err(ClientError::invalid("not an object")));
+    };
+    match message.kind.as_deref() {
+        None | Some("") => (UNKNOWN, Err(ClientError::invalid("no type"))),
+        Some("ping") => ("ping", Ok(Command::Ping)),
+        Some("pong") => ("pong", Ok(Command::Nothing)),
+        Some("auth") => match message.token {
+            Some(token) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
+            None => ("auth", Err(ClientError::new("invalid_payload", "token is missing"))),
+        },
+        Some(kind) => {
+            let mut payload = String::with_capacity(text.len());
+            payload.push('{');
+            for (at, (name, value)) in message.fields.iter().enumerate() {
+                if at > 0 {
+                    payload.push(',');
+                }
+                json::write_string(name, &mut payload);
+                payload.push(':');
+                payload.push_str(value.get());
+            }
+            payload.push('}');
+            let event = Event::builder(kind)
+                .source(&format!("{SAID_BY}{:016x}", place.client))
+                .channel(&place.channel)
+                .json(&payload)
+                .build();
+            let command = event
+                .map(Command::Say)
+                .map_err(|error| ClientError::new("invalid_event", format!("{}: {error}", shortened(kind))));
+            ("message", command)
+        }
+    }
+}
+
+/// Which of the fields that a message should have, one that a client sent has already.
+#[derive(Default)]
+struct Has {
+    data: bool,
+    timestamp: bool,
+    channel: bool,
+}
+
+impl<'de> Deserialize<'de> for Has {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Has;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Has, A::Error> {
+                let mut has = Has::default();
+                while let Some(Word(name)) = map.next_key()? {
+                    match &*name {
+                        "data" => has.data = true,
+                        "timestamp" => has.timestamp = true,
+                        "channel" => has.channel = true,
+                        _ => {}
+                    }
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Ok(has)
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+/// The message as a WebSocket frame.
+pub(super) fn event_frame(event: &Event) -> Bytes {
+    let payload = event.payload();
+    let mut out = String::with_capacity(192 + payload.len());
+    out.push_str(r#"{"type":"#);
+    json::write_string(&wire_type(event.event_type()), &mut out);
+    // The fields of what a client said, beside the type.
+    let fields = payload.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let said = fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
+    let has: Has = said.and_then(|_| serde_json::from_str(payload).ok()).unwrap_or_default();
+    if let Some(fields) = said.filter(|fields| !fields.is_empty()) {
+        out.push(',');
+        out.push_str(fields);
+    }
+    if !has.data {
+        out.push_str(r#","data":"#);
+        out.push_str(payload);
+    }
+    if !has.timestamp {
+        // Writing to a String does not fail.
+        let _ = write!(out, r#","timestamp":"{}""#, event.timestamp());
+    }
+    if !has.channel {
+        out.push_str(r#","channel":"#);
+        match event.channel() {
+            Some(channel) => json::write_string(channel, &mut out),
+            None => out.push_str("null"),
+        }
+    }
+    out.push('}');
+    text_frame(&out)
+}
+
+/// The message types of the document.
+pub(super) const TYPES: [&str; 8] = [
+    "agent_message",
+    "agent_joined",
+    "agent_left",
+    "circle_status",
+    "file_changed",
+    "file_created",
+    "file_deleted",
+    "git_status",
+];
+
+/// The type on the wire: the event bus says `agent.message` and `workspace.file_changed` for what clients know as
+/// `agent_message` and `file_changed`. Other types are as published.
+fn wire_type(event_type: &str) -> Cow<'_, str> {
+    let known = |name: &str| TYPES.iter().find(|known| **known == name).copied();
+    let Some((domain, action)) = event_type.split_once('.') else { return event_type.into() };
+    known(&format!("{domain}_{action}")).or_else(|| known(action)).map_or(event_type.into(), Cow::Borrowed)
+}

@@ -1,0 +1,163 @@
+//! Hive's streaming: `{"action": …}` in, `{"type":"event","event":{…}}` out.
+//!
+//! Imports `event` and `filter`. Always: nothing is delivered before a subscribe, and a second one adds; types
+//! match whatever their case, and come out in lower case.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::command::{Strings, UNKNOWN};
+use super::{
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
+    Refusal, Reply, Stamp, Subscribe, shortened,
+};
+use crate::codec::ws;
+use crate::event::{Attribute, Event, json};
+use crate::filter::{Filter, Pattern};
+
+/// Hive's dialect.
+#[derive(Debug)]
+pub(super) struct Hive {
+    /// The client asked for binary frames.
+    pub(super) binary: bool,
+}
+
+/// `?binary=1`: messages come as binary frames, which some clients take with less work.
+pub(super) fn open(query: &[(String, String)]) -> Opening {
+    let is_binary = |(name, value): &(String, String)| {
+        (name == "binary" && matches!(value.as_str(), "" | "1" | "true"))
+            || (name == "frames" && value == "binary")
+    };
+    let encoding = if query.iter().any(is_binary) { Encoding::HiveWsBinary } else { Encoding::HiveWs };
+    Opening { encoding, subscribe: None, place: None }
+}
+
+#[derive(Deserialize)]
+struct MessageIn<'a> {
+    #[serde(borrow)]
+    action: Cow<'a, str>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+    #[serde(default)]
+    stream_id: Option<Strings>,
+    #[serde(default)]
+    execution_id: Option<Strings>,
+    #[serde(default)]
+    event_types: Option<Strings>,
+    #[serde(default)]
+    subscription_id: Option<String>,
+}
+
+/// A name in every case that publishers write: as it is, lower and upper.
+fn in_any_case(name: &str) -> [Pattern; 3] {
+    [Pattern::new(name), Pattern::new(name.to_lowercase()), Pattern::new(name.to_uppercase())]
+}
+
+impl MessageIn<'_> {
+    fn command(self) -> (&'static str, Result<Command, ClientError>) {
+        let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
+        match &*self.action {
+            "subscribe" => {
+                let filter =
+                    Filter::new().streams(list(self.stream_id)).executions(list(self.execution_id)).any_of(
+                        Attribute::Type,
+                        list(self.event_types).iter().flat_map(|name| in_any_case(name)),
+                    );
+                let subscribe = Subscribe {
+                    subscription_id: self.subscription_id.filter(|id| !id.is_empty()),
+                    ..Subscribe::from(filter)
+                };
+                ("subscribe", Ok(Command::Subscribe(Box::new(subscribe))))
+            }
+            "unsubscribe" => {
+                // Without an id, all it has.
+                let subscription_id = self.subscription_id.unwrap_or_else(|| "*".to_owned());
+                ("unsubscribe", Ok(Command::Unsubscribe { subscription_id, strict: false }))
+            }
+            "auth" => match self.token {
+                Some(token) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
+                None => ("auth", Err(ClientError::new("auth_failed", "token is missing"))),
+            },
+            "ping" => ("ping", Ok(Command::Ping)),
+            "pong" => ("pong", Ok(Command::Nothing)),
+            other => {
+                let text = format!("Unknown action: {}", shortened(other));
+                (UNKNOWN, Err(ClientError::new("unknown_action", text)))
+            }
+        }
+    }
+}
+
+impl Protocol for Hive {
+    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
+        let text = match message {
+            Incoming::Text(text) => Some(text),
+            Incoming::Binary(bytes) => simdutf8::basic::from_utf8(bytes).ok(),
+        };
+        let read = text.filter(|text| text.trim_ascii_start().starts_with('{')).map(serde_json::from_str);
+        let (kind, command) = match read {
+            Some(Ok(message)) => MessageIn::command(message),
+            Some(Err(error)) => (UNKNOWN, Err(ClientError::invalid(error.to_string()))),
+            None => (UNKNOWN, Err(ClientError::invalid("not a JSON object"))),
+        };
+        ClientMessage { kind, asked: Asked::Silent, command }
+    }
+
+    fn reply(&self, reply: &Reply<'_>, _: &Asked, _: Stamp) -> Option<Bytes> {
+        let message = match reply {
+            Reply::Subscribed { id } => json!({ "type": "subscribed", "subscription_id": id }),
+            Reply::Unsubscribed { id } => json!({ "type": "unsubscribed", "subscription_id": id }),
+            Reply::Pong => json!({ "type": "pong" }),
+            Reply::Authenticated => json!({ "type": "authenticated" }),
+            Reply::Error(error) => json!({ "type": "error", "error": error.text, "code": error.code }),
+            // The reason of the close says why a token was refused.
+            _ => return None,
+        };
+        Some(self.frame(&message.to_string()))
+    }
+
+    fn gap(&self, gap: &GapNotice) -> Bytes {
+        self.frame(&format!(r#"{{"type":"gap","gap":{}}}"#, gap.json()))
+    }
+
+    fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
+        Some((
+            1008,
+            match why {
+                Refusal::NoToken => "Auth required".into(),
+                Refusal::BadToken(why) => format!("Auth failed: {why}").into(),
+                Refusal::TooLate(limit) => format!("Auth failed: no auth message within {limit} s").into(),
+            },
+        ))
+    }
+}
+
+impl Hive {
+    fn frame(&self, json: &str) -> Bytes {
+        ws::frame(if self.binary { ws::OpCode::Binary } else { ws::OpCode::Text }, json.as_bytes())
+    }
+}
+
+/// The `event` message as a WebSocket frame. `stream_id` and `execution_id` are always there: the document's own
+/// clients look them up without asking.
+pub(super) fn event_frame(event: &Event, binary: bool) -> Bytes {
+    let mut out = String::with_capacity(192 + event.payload().len());
+    out.push_str(r#"{"type":"event","event":{"type":"#);
+    json::write_string(&event.event_type().to_lowercase(), &mut out);
+    for (name, value) in [(r#","stream_id":"#, event.stream()), (r#","execution_id":"#, event.execution())] {
+        out.push_str(name);
+        match value {
+            Some(value) => json::write_string(value, &mut out),
+            None => out.push_str("null"),
+        }
+    }
+    out.push_str(r#","data":"#);
+    out.push_str(event.payload());
+    out.push_str(r#","timestamp":""#);
+    out.push_str(&event.timestamp().to_string());
+    out.push_str(r#""}}"#);
+    Hive { binary }.frame(&out)
+}

@@ -1,0 +1,59 @@
+//! A UUID's text (RFC 9562), for messages whose dialect wants their ids so. Imports `event` only.
+
+use std::fmt;
+
+use crate::event::EventId;
+
+/// 128 bits, written in five groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Uuid(u128);
+
+impl Uuid {
+    /// Version 4 of these random bits.
+    pub(crate) fn random(bits: u128) -> Self {
+        Self(bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
+    }
+
+    /// Version 8 of an event's place: the same for every client, so that the frame can be shared. An event that
+    /// no bus has placed has the place of none.
+    pub(crate) fn of_event(id: Option<EventId>) -> Self {
+        let id = id.unwrap_or(EventId { epoch: 0, shard: 0, sequence: 0 });
+        let epoch = u128::from(id.epoch & 0xffff_ffff_ffff);
+        let shard = u128::from(id.shard & 0xfff);
+        let sequence = u128::from(id.sequence & 0x3fff_ffff_ffff_ffff);
+        Self(epoch << 80 | 0x8 << 76 | shard << 64 | 0x2 << 62 | sequence)
+    }
+
+    /// Of a gap: the complement of the epoch keeps it apart from the event at that place.
+    pub(crate) fn of_gap(to: Option<EventId>) -> Self {
+        Self::of_event(to.map(|id| EventId { epoch: !id.epoch, ..id }))
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.0;
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            (bits >> 96) as u32,
+            (bits >> 80) as u16,
+            (bits >> 64) as u16,
+            (bits >> 48) as u16,
+            bits & 0xffff_ffff_ffff
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_have_their_version_and_variant() {
+        let id = EventId { epoch: u64::MAX, shard: u16::MAX, sequence: u64::MAX };
+        assert_eq!(Uuid::of_event(Some(id)).to_string(), "ffffffff-ffff-8fff-bfff-ffffffffffff");
+        assert_eq!(Uuid::random(u128::MAX).to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(Uuid::random(0).to_string(), "00000000-0000-4000-8000-000000000000");
+    }
+}

@@ -1,0 +1,185 @@
+//! Which dialect is spoken at which path.
+//!
+//! Imports `dialect`. Always: of several endpoints that match a path, the one mounted last is it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use crate::dialect::{Dialect, ParseDialectError};
+
+/// A path at which a dialect is served.
+///
+/// A segment in braces stands for any one segment: `/ws/circles/{name}`. In a dialect of channels it is the
+/// channel, or becomes a part of it (see [`channel`](Self::channel)).
+///
+/// ```
+/// # use fanwire::{Dialect, Endpoint, ServerConfig};
+/// let mut config = ServerConfig::default();
+/// config.endpoints.push(Endpoint::new("/stream", Dialect::Hive));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    path: String,
+    dialect: Dialect,
+    channel: String,
+}
+
+/// Where the channel of a template goes.
+const SLOT: &str = "{}";
+
+impl Endpoint {
+    /// Serves `dialect` at `path`, which starts with `/` and has at most one segment in braces.
+    pub fn new(path: impl Into<String>, dialect: Dialect) -> Self {
+        Self { path: path.into(), dialect, channel: SLOT.to_owned() }
+    }
+
+    /// The channel of clients at this path, where `{}` stands for what the path has in the place of its segment
+    /// in braces; `{}` alone is the default. For dialects of channels.
+    pub fn channel(mut self, template: impl Into<String>) -> Self {
+        self.channel = template.into();
+        self
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What is spoken there.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// What every server has, unless another endpoint takes its place.
+    pub(crate) fn usual() -> &'static [Self] {
+        static USUAL: LazyLock<Vec<Endpoint>> = LazyLock::new(|| {
+            vec![
+                Endpoint::new("/ws", Dialect::Native),
+                Endpoint::new("/ws/events", Dialect::Agentos),
+                Endpoint::new("/hive", Dialect::Hive),
+                Endpoint::new("/ws/circles/{name}", Dialect::Gathering),
+                Endpoint::new("/ws/workspaces/{id}", Dialect::Gathering).channel("workspace-{}"),
+                Endpoint::new("/ws/agents/{id}", Dialect::Gathering).channel("agent-{}"),
+            ]
+        });
+        &USUAL
+    }
+
+    /// The channel of a path that is here.
+    pub(crate) fn matches(&self, path: &str) -> Option<String> {
+        let mut here = path.split('/');
+        let mut found = "";
+        for wanted in self.path.split('/') {
+            let segment = here.next()?;
+            if wanted.starts_with('{') && wanted.ends_with('}') && !segment.is_empty() {
+                found = segment;
+            } else if wanted != segment {
+                return None;
+            }
+        }
+        // The last segment's own slashes, which a client escaped, are no segments more.
+        here.next().is_none().then(|| self.channel.replace(SLOT, found))
+    }
+}
+
+/// A system whose clients find Fanwire where their own server was: each has its document's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum System {
+    /// Fanwire itself: native at `/ws`.
+    Native,
+    /// FCC: native at `/ws/events`.
+    Fcc,
+    /// AgentOS: `/ws/events`.
+    Agentos,
+    /// Hive: `/`.
+    Hive,
+    /// GatheRing: `/ws/circles/{name}`.
+    Gathering,
+}
+
+impl System {
+    /// Every system.
+    pub const ALL: [Self; 5] = [Self::Native, Self::Fcc, Self::Agentos, Self::Hive, Self::Gathering];
+
+    /// Its name in options and configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Fcc => "fcc",
+            Self::Agentos => "agentos",
+            Self::Hive => "hive",
+            Self::Gathering => "gathering",
+        }
+    }
+
+    /// Where its clients look for it, and what they speak.
+    pub fn endpoint(self) -> Endpoint {
+        match self {
+            Self::Native => Endpoint::new("/ws", Dialect::Native),
+            Self::Fcc => Endpoint::new("/ws/events", Dialect::Native),
+            Self::Agentos => Endpoint::new("/ws/events", Dialect::Agentos),
+            Self::Hive => Endpoint::new("/", Dialect::Hive),
+            Self::Gathering => Endpoint::new("/ws/circles/{name}", Dialect::Gathering),
+        }
+    }
+
+    /// The system of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|system| system.name() == name)
+    }
+}
+
+/// `PATH=DIALECT`, as options write it; `PATH=DIALECT=CHANNEL` with a template for the channel.
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(3, '=').map(str::trim);
+        let path = parts.next().filter(|path| path.starts_with('/'));
+        let (Some(path), Some(dialect)) = (path, parts.next()) else {
+            return Err(format!("`{text}` is no endpoint: as /stream=hive"));
+        };
+        let endpoint =
+            Self::new(path, dialect.parse().map_err(|error: ParseDialectError| error.to_string())?);
+        Ok(match parts.next() {
+            Some(channel) => endpoint.channel(channel),
+            None => endpoint,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.path, self.dialect)?;
+        if self.channel == SLOT { Ok(()) } else { write!(f, "={}", self.channel) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_in_braces_is_the_channel() {
+        let circle = Endpoint::new("/ws/circles/{name}", Dialect::Gathering);
+        assert_eq!(circle.matches("/ws/circles/dev-team").as_deref(), Some("dev-team"));
+        for other in ["/ws/circles", "/ws/circles/", "/ws/circles/a/b", "/ws/circle/a", ""] {
+            assert_eq!(circle.matches(other), None, "{other}");
+        }
+        let workspace = Endpoint::new("/ws/workspaces/{id}", Dialect::Gathering).channel("workspace-{}");
+        assert_eq!(workspace.matches("/ws/workspaces/7").as_deref(), Some("workspace-7"));
+        assert_eq!(Endpoint::new("/", Dialect::Hive).matches("/").as_deref(), Some(""));
+    }
+
+    #[test]
+    fn an_endpoint_prints_as_it_reads() {
+        for text in ["/stream=hive", "/w/{id}=gathering=workspace-{}"] {
+            assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "/stream", "stream=hive", "/stream=elsewhere"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+}

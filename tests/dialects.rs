@@ -1,0 +1,205 @@
+//! Each dialect over its own path, as a client written from its document sees it.
+
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::wire::Wire;
+use support::ws::{BINARY, PING, PONG, TEXT, Ws};
+use support::{Server, http};
+
+/// Long enough for an event that should not come to have come.
+const SILENCE: Duration = Duration::from_millis(200);
+
+fn open(server: &Server, path: &str) -> Ws {
+    Ws::over(Wire::connect(server.addr), path, "")
+}
+
+/// The names of a message's fields.
+fn names(message: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = message.as_object().expect("an object").keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn agentos_sends_every_event_as_the_frozen_envelope_from_the_moment_of_connecting() {
+    let server = Server::start();
+    server.publish(r#"{"type":"task.started"}"#);
+    let mut client = open(&server, "/ws/events");
+    server.publish(
+        r#"{"type":"task.progress","ts":"2026-01-27T10:21:33.123Z","source":"core","entity":{"kind":"task","id":"task_abc123"},"payload":{"progress":42,"message":"Indexing documents"}}"#,
+    );
+    let event = client.message();
+    assert_eq!(names(&event), ["entity", "payload", "source", "ts", "type"]);
+    assert_eq!(event["type"], "task.progress", "what was before the connect does not come");
+    assert_eq!(event["entity"], json!({"kind": "task", "id": "task_abc123"}));
+    assert_eq!(event["payload"], json!({"progress": 42, "message": "Indexing documents"}));
+    server.publish(r#"{"type":"x"}"#);
+    let event = client.message();
+    assert_eq!(
+        (&event["source"], &event["entity"], &event["payload"]),
+        (&json!("core"), &Value::Null, &json!({}))
+    );
+}
+
+#[test]
+fn agentos_answers_a_ping_in_kind_and_takes_anything_else_silently() {
+    let server = Server::start();
+    let mut client = open(&server, "/ws/events");
+    client.send_text("hello? {");
+    client.send(&json!({"type": "subscribe", "x": 1}));
+    client.send_text("ping");
+    let until = support::wire::deadline();
+    assert_eq!(client.read_frame(until).expect("a pong").payload, b"pong");
+    assert_eq!(client.ask(&json!({"type": "ping"}))["type"], "pong");
+}
+
+#[test]
+fn agentos_filters_by_query_and_replays_only_when_asked() {
+    let server = Server::start();
+    server.publish(r#"[{"type":"task.progress","payload":{"n":1}},{"type":"task.started"},{"type":"task.progress","payload":{"n":2}}]"#);
+    let mut client = open(&server, "/ws/events?filter=task.progress&filter=provider.**&history=1");
+    assert_eq!(client.message()["payload"], json!({"n": 2}));
+    server.publish(r#"[{"type":"task.started"},{"type":"provider.status_changed"}]"#);
+    assert_eq!(client.message()["type"], "provider.status_changed");
+
+    let mut about = open(&server, "/ws/events?entity=task:t-1");
+    server.publish(r#"[{"type":"a","entity":{"kind":"task","id":"t-2"}},{"type":"b","entity":{"kind":"task","id":"t-1"}}]"#);
+    assert_eq!(about.message()["type"], "b");
+
+    let refused =
+        http::exchange(server.addr, support::ws::upgrade_request("/ws/events?history=some", "").as_bytes());
+    assert_eq!(refused.status, 400);
+}
+
+#[test]
+fn hive_filters_in_any_case_and_answers_in_lower_case() {
+    let server = Server::start();
+    let mut client = open(&server, "/hive");
+    server.publish(r#"{"type":"EXECUTION_STARTED","stream_id":"webhook"}"#);
+    assert!(client.is_silent_for(SILENCE), "nothing comes before a subscribe");
+    let answer = client.ask(&json!({
+        "action": "subscribe", "stream_id": "webhook", "event_types": ["EXECUTION_STARTED", "GOAL_PROGRESS"],
+    }));
+    assert_ne!(answer["type"], "event");
+    server.publish(
+        r#"[{"type":"EXECUTION_STARTED","stream_id":"other"},{"type":"STATE_CHANGED","stream_id":"webhook"},
+            {"type":"goal_progress","stream_id":"webhook","execution_id":"ex-1","payload":{"progress":0.5}}]"#,
+    );
+    let message = client.message();
+    assert_eq!(names(&message), ["event", "type"]);
+    assert_eq!(message["type"], "event");
+    let event = &message["event"];
+    assert_eq!(names(event), ["data", "execution_id", "stream_id", "timestamp", "type"]);
+    assert_eq!(
+        (&event["type"], &event["stream_id"], &event["execution_id"], &event["data"]),
+        (&json!("goal_progress"), &json!("webhook"), &json!("ex-1"), &json!({"progress": 0.5}))
+    );
+    // A second subscribe adds.
+    client.ask(&json!({"action": "subscribe", "execution_id": "ex-9"}));
+    server.publish(
+        r#"[{"type":"X","execution_id":"ex-9"},{"type":"EXECUTION_STARTED","stream_id":"webhook"}]"#,
+    );
+    assert_eq!(client.message()["event"]["type"], "x");
+    let event = client.message();
+    assert_eq!(
+        (&event["event"]["type"], &event["event"]["execution_id"]),
+        (&json!("execution_started"), &Value::Null)
+    );
+}
+
+#[test]
+fn hive_serves_the_root_and_binary_frames_when_told() {
+    let server = Server::with(&["--dialect", "hive"]);
+    let mut client = open(&server, "/");
+    assert_eq!(client.ask(&json!({"action": "subscribe"}))["type"], "subscribed");
+    let mut binary = open(&server, "/?binary=1");
+    binary.send(&json!({"action": "subscribe"}));
+    let until = support::wire::deadline();
+    assert_eq!(binary.read_frame(until).expect("an answer").opcode(), BINARY);
+    server.publish(r#"{"type":"EXECUTION_COMPLETED","payload":{"output":1}}"#);
+    assert_eq!(client.message()["event"]["data"], json!({"output": 1}));
+    let frame = binary.read_frame(until).expect("an event");
+    assert_eq!(frame.opcode(), BINARY);
+    let message: Value = serde_json::from_slice(&frame.payload).expect("JSON");
+    assert_eq!(message["event"]["type"], "execution_completed");
+    // Who does not upgrade gets the page.
+    assert!(http::get(server.addr, "/").text().contains("<html"));
+}
+
+#[test]
+fn gathering_keeps_channels_apart_and_passes_words_on_to_the_others() {
+    let server = Server::start();
+    let mut one = open(&server, "/ws/circles/dev-team");
+    let mut two = open(&server, "/ws/circles/dev-team");
+    let mut other = open(&server, "/ws/circles/ops");
+    let mut workspace = open(&server, "/ws/workspaces/7");
+    one.send(&json!({"type": "message", "content": "Hello"}));
+    let heard = two.message();
+    assert_eq!((&heard["type"], &heard["content"]), (&json!("message"), &json!("Hello")));
+    assert_eq!((&heard["channel"], &heard["data"]), (&json!("dev-team"), &json!({"content": "Hello"})));
+    server.publish(
+        r#"[{"type":"file_changed","channel":"workspace-7","payload":{"path":"a"}},
+            {"type":"agent_message","channel":"ops","payload":{"agent_id":1,"content":"hi"}},
+            {"type":"agent.message","channel":"dev-team","payload":{"agent_id":2,"content":"ho"}}]"#,
+    );
+    let message = workspace.message();
+    assert_eq!(names(&message), ["channel", "data", "timestamp", "type"]);
+    assert_eq!((&message["type"], &message["data"]), (&json!("file_changed"), &json!({"path": "a"})));
+    assert_eq!(other.message()["data"]["content"], "hi");
+    // It did not hear itself; the event bus's names are the clients' again.
+    let message = one.message();
+    assert_eq!(
+        (&message["type"], &message["data"]),
+        (&json!("agent_message"), &json!({"agent_id": 2, "content": "ho"}))
+    );
+    assert_eq!(two.message()["type"], "agent_message");
+    two.send(&json!({"type": "message", "data": {"content": "back"}}));
+    assert_eq!(one.message()["data"]["content"], "back");
+    assert_eq!(one.ask(&json!({"type": "ping"}))["type"], "pong");
+    one.send_text("nonsense");
+    assert_eq!(one.message()["type"], "error");
+}
+
+#[test]
+fn gathering_pings_in_json_and_takes_a_pong_silently() {
+    let server = Server::with(&["--heartbeat", "1s"]);
+    let mut client = open(&server, "/ws/agents/1");
+    let until = support::wire::deadline();
+    for _ in 0..3 {
+        let ping = client.read_frame(until).expect("a ping");
+        assert_eq!((ping.opcode(), &*ping.payload), (TEXT, br#"{"type":"ping"}"#.as_slice()));
+        assert_eq!(client.read_frame(until).expect("the protocol's too").opcode(), PING);
+        client.send(&json!({"type": "pong"}));
+        client.wire.send(&support::ws::frame(PONG, b""));
+    }
+    server.publish(r#"{"type":"agent_joined","channel":"agent-1"}"#);
+    assert_eq!(client.message()["type"], "agent_joined");
+}
+
+#[test]
+fn a_client_of_the_native_subprotocol_speaks_it_wherever_it_comes() {
+    let server = Server::with(&["--dialect", "fcc"]);
+    let mut plain = open(&server, "/ws/events");
+    assert_eq!(plain.ask(&json!({"type": "subscribe"}))["type"], "ack", "--dialect fcc is native there");
+    let mut named = Ws::over(Wire::connect(server.addr), "/hive", "Sec-WebSocket-Protocol: fanwire.v1\r\n");
+    assert_eq!(named.ask(&json!({"type": "ping"}))["type"], "pong");
+}
+
+#[test]
+fn bare_events_come_over_sse() {
+    let server = Server::start();
+    let mut wire = Wire::connect(server.addr);
+    wire.send(b"GET /sse/events HTTP/1.1\r\nHost: t\r\n\r\n");
+    let head = http::read_head(&mut wire, support::wire::deadline()).expect("a head");
+    assert_eq!(head.status, 200);
+    let mut bare = support::sse::Sse::from_wire(wire, head);
+    server.publish(r#"{"type":"task.started","payload":{"n":1}}"#);
+    let block = bare.event();
+    assert_eq!((block.event.as_deref(), &block.json()["event_type"]), (None, &json!("task.started")));
+    assert!(block.id.is_some());
+}

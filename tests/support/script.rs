@@ -17,11 +17,12 @@ use super::proxy::Proxy;
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// Stops the test where something is not installed.
-fn missing(what: &str) -> ! {
+pub fn missing(what: &str) -> ! {
     panic!("{what} is missing: run `cargo xtask setup`")
 }
 
-fn in_project(path: &str) -> PathBuf {
+/// A file of the project, from wherever the test runs.
+pub fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -30,7 +31,7 @@ fn answers(program: &Path) -> bool {
 }
 
 /// Whether what `setup` installed last is what the project lists now.
-fn is_installed(list: &str, installed: &str) -> bool {
+pub fn is_installed(list: &str, installed: &str) -> bool {
     let read = |path| std::fs::read(in_project(path));
     read(installed).is_ok_and(|installed| read(list).is_ok_and(|list| list == installed))
 }

@@ -63,19 +63,20 @@ pub(crate) fn install() -> Outcome {
             return Err("chromium is installed and does not start: try `chromium --version`".into());
         }
     }
-    node_modules()?;
+    node_modules("tests/clients")?;
+    node_modules("clients/js")?;
     python_modules()
 }
 
-/// Node's clients, as the lockfile has them.
-fn node_modules() -> Outcome {
+/// Node's packages of this folder, as its lockfile has them.
+fn node_modules(folder: &str) -> Outcome {
     let (lock, installed) =
-        ("tests/clients/package-lock.json", "tests/clients/node_modules/.installed-lock.json");
-    if same(lock, installed) {
+        (format!("{folder}/package-lock.json"), format!("{folder}/node_modules/.installed-lock.json"));
+    if same(&lock, &installed) {
         return Ok(());
     }
-    command("npm", &["ci", "--no-audit", "--no-fund", "--ignore-scripts"], &[], "tests/clients")?;
-    copy(lock, installed)
+    command("npm", &["ci", "--no-audit", "--no-fund", "--ignore-scripts"], &[], folder)?;
+    copy(&lock, &installed)
 }
 
 /// Python's clients, in an environment of their own.

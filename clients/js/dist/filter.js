@@ -1,0 +1,59 @@
+const segment = '[^.:/]*';
+const segments = `${segment}(?:[.:/]${segment})*`;
+/**
+ * Whether a value is of this form: `.`, `:` and `/` cut it into segments, `*` stands for one of them, `**` for any run,
+ * also none. An asterisk beside other characters means itself.
+ */
+export function pattern(text) {
+    const parts = text.split(/([.:/])/);
+    if (!parts.some((part) => part === '*' || part === '**'))
+        return (value) => value === text;
+    let form = '';
+    // Only `**` so far, or nothing.
+    let leading = true;
+    for (let at = 0; at < parts.length; at += 2) {
+        const part = parts[at];
+        const separator = at ? `[${parts[at - 1]}]` : '';
+        if (part === '**') {
+            form += leading ? '' : `(?:${separator}${segments})?`;
+            continue;
+        }
+        form += leading && at ? `(?:${segments}${separator})?` : separator;
+        form += part === '*' ? segment : part.replace(/[\\^$*+?()[\]{}|]/g, '\\$&');
+        leading = false;
+    }
+    const whole = new RegExp(`^(?:${leading ? segments : form})$`, 's');
+    return (value) => !!value && whole.test(value);
+}
+/** The name in a query, and an event's field; a filter's has an `s` behind it. */
+const fields = {
+    type: 'event_type',
+    source: 'source',
+    correlation: 'correlation_id',
+    stream: 'stream_id',
+    execution: 'execution_id',
+    channel: 'channel',
+};
+const values = (filter, field) => [filter[`${field}s`] ?? []].flat();
+/** Kind and id; a kind alone is any of it. */
+const pairs = (filter) => (filter.entities ?? []).map((entity) => {
+    const [, kind, id] = typeof entity === 'string' ? /^([^:]*):?(.*)$/s.exec(entity) : [0, entity.kind, entity.id];
+    return [kind || '**', id || '**'];
+});
+/** Whether an event is one that a filter wants. */
+export function matcher(filter) {
+    const wanted = Object.values(fields)
+        .map((field) => [field, values(filter, field).map(pattern)])
+        .filter(([, forms]) => forms.length);
+    const entities = pairs(filter).map(([kind, id]) => [pattern(kind), pattern(id)]);
+    return (event) => wanted.every(([field, forms]) => forms.some((form) => form(event[field] ?? ''))) &&
+        (!entities.length || entities.some(([kind, id]) => event.entity && kind(event.entity.kind) && id(event.entity.id)));
+}
+/** The query of `/sse` that asks for the same. */
+export function query(filter, into) {
+    for (const [name, field] of Object.entries(fields))
+        for (const value of values(filter, field))
+            into.append(name, value);
+    for (const pair of pairs(filter))
+        into.append('entity', pair.join(':'));
+}

@@ -1,0 +1,42 @@
+import type { Subscription } from './subscription.js';
+import type { FanwireError, FanwireEvent, Gap, Options } from './types.js';
+type Any = Subscription<any, any>;
+/** A message that wants an answer: a publish or a request. */
+export interface Job {
+    type: 'publish' | 'request';
+    payload: object;
+    resolve(payload: any): void;
+    reject(error: FanwireError): void;
+}
+/** Why a link ended, and what the server said about coming back. */
+export interface Loss {
+    error?: FanwireError;
+    /** Milliseconds to wait. */
+    delay?: number | undefined;
+    /** The wait is this client's own slot: nothing is added. */
+    exact?: boolean;
+}
+export interface Host {
+    readonly options: Options;
+    subscriptions(): Any[];
+    /** It can be used. */
+    opened(): void;
+    /** A sign that the transport works here. */
+    proven(): void;
+    /** An event, in order; of one subscription where each has its own stream. */
+    event(event: FanwireEvent, of?: Any): void;
+    gap(gap: Gap, of?: Any): void;
+    /** A job to be done on the next link. */
+    again(job: Job): void;
+    failed(error: FanwireError): void;
+    lost(loss: Loss): void;
+}
+export interface Link {
+    add(subscription: Any): void;
+    remove(subscription: Any): void;
+    send(job: Job): void;
+    /** A new token for the same user; false where only a new connection takes it. */
+    refresh(token: string): boolean;
+    close(): void;
+}
+export {};

@@ -1,0 +1,175 @@
+import { distance, sequence } from './position.js';
+import { FanwireError } from './types.js';
+export function socketLink(host, url, token) {
+    const { heartbeat: { interval = 25_000, timeout = 10_000 } = {}, WebSocket = globalThis.WebSocket } = host.options;
+    const answers = new Map();
+    let number = 0;
+    /** What several subscriptions resume with, until all of it is there: then it is put in order. */
+    let merging;
+    /** Where the newest subscription began. */
+    let began;
+    let heard = 0;
+    /** When this client may come back, if the server said. */
+    let slot;
+    let over = false;
+    let timer;
+    const ask = (type, payload, answer) => {
+        const message_id = `${(number += 1)}`;
+        answers.set(message_id, answer);
+        socket.send(JSON.stringify({ type, payload, message_id }));
+    };
+    const ping = () => ask('ping', {}, (pong, error) => {
+        if (error)
+            return;
+        const merged = merging;
+        merging = undefined;
+        inOrder(merged ?? []).forEach(pass);
+        for (const one of active())
+            one.reach(pong.last_event_id);
+    });
+    const active = () => host.subscriptions().filter((one) => one.active);
+    const subscribe = (one, resume) => {
+        const { since, history, snapshot, ...rest } = one.wire;
+        const past = resume ? { since: resume } : { since, history, snapshot };
+        ask('subscribe', { subscription_id: one.id, ...one.filter, ...rest, ...past }, (ack, error) => {
+            if (!error) {
+                began = ack.last_event_id;
+                one.taken();
+                // What it is to see of the past comes first.
+                if (!Object.values(past).some(Boolean))
+                    one.reach(began);
+            }
+            else if (!over)
+                one.end(error);
+        });
+    };
+    const begin = () => {
+        const all = host.subscriptions();
+        // They may stand at different places, having been on another transport: from the first of them on, then.
+        let first;
+        for (const { fresh, position } of all) {
+            if (!fresh && position && (!first || distance(position, first) < 0))
+                first = position;
+        }
+        if (first && all[1])
+            merging = [];
+        for (const one of all) {
+            const { fresh, position } = one;
+            subscribe(one, fresh ? undefined : distance(first, position) === undefined ? position : first);
+        }
+        ping();
+        host.opened();
+    };
+    const login = (token, then) => ask('auth', { token }, (_, error) => {
+        // A server that knows no tokens lets everybody in.
+        if (!error || error.code === 'unknown_type')
+            then?.();
+        else
+            end(new FanwireError('unauthorized', error.message));
+    });
+    const pass = (item) => {
+        if (item.event_type !== undefined)
+            return host.event(item);
+        host.gap(item);
+        // Behind a restart there are new places.
+        for (const one of active())
+            item.to ? one.reach(item.to) : (one.position = began);
+    };
+    const take = (data) => {
+        if (over)
+            return;
+        heard = Date.now();
+        host.proven();
+        let message;
+        try {
+            message = JSON.parse(`${data}`);
+        }
+        catch (cause) {
+            return host.failed(new FanwireError('protocol', 'not a message', cause));
+        }
+        const { type, payload, correlation_id = '' } = message;
+        if (type === 'event' || type === 'gap')
+            merging ? merging.push(payload) : pass(payload);
+        else if (type === 'reconnect')
+            slot = payload.delay_ms;
+        else {
+            const error = type === 'error' ? new FanwireError(payload.code, payload.error) : undefined;
+            const answer = answers.get(correlation_id);
+            answers.delete(correlation_id);
+            if (answer)
+                answer(payload, error);
+            else if (error)
+                host.failed(error);
+        }
+    };
+    /** Asks when all is silent; silence after that is the end. */
+    const watch = (time, asked = 0) => {
+        timer = setTimeout(() => {
+            const quiet = Date.now() - heard;
+            if (heard < asked)
+                return end(new FanwireError('timeout', `no answer within ${timeout} ms`));
+            if (quiet < interval)
+                return watch(interval - quiet);
+            ping();
+            watch(timeout, Date.now());
+        }, time);
+    };
+    const close = () => {
+        over = true;
+        clearTimeout(timer);
+        socket.close(1000);
+        for (const answer of answers.values())
+            answer(0, new FanwireError('uncertain', 'disconnected before the answer'));
+        answers.clear();
+    };
+    const end = (error, delay) => {
+        if (over)
+            return;
+        close();
+        host.lost({ error, delay: slot ?? delay, exact: slot !== undefined });
+    };
+    const address = new URL(url);
+    address.protocol = address.protocol.replace('http', 'ws');
+    const socket = new WebSocket(address.href, ['fanwire.v1']);
+    socket.onopen = () => (token === undefined ? begin() : login(token, begin));
+    socket.onmessage = ({ data }) => take(data);
+    socket.onerror = () => { };
+    socket.onclose = ({ code, reason }) => {
+        // 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
+        const said = /retry\D*(\d+)/i.exec(reason);
+        const denied = code === 1008 || code === 4001;
+        end(new FanwireError(denied ? 'unauthorized' : 'disconnected', `${reason || code}`), said ? +said[1] : undefined);
+    };
+    watch(timeout, 1);
+    return {
+        add(one) {
+            subscribe(one);
+            // What it asked for of the past stands before the pong.
+            if (one.wire.history || one.wire.snapshot)
+                ping();
+        },
+        remove(one) {
+            if (socket.readyState === 1)
+                ask('unsubscribe', { subscription_id: one.id }, () => { });
+        },
+        send(job) {
+            ask(job.type, job.payload, (payload, error) => {
+                if (!error)
+                    job.resolve(payload);
+                // Asking again does no harm; publishing again would be a second event.
+                else if (over && job.type === 'request')
+                    host.again(job);
+                else
+                    job.reject(error);
+            });
+        },
+        refresh: (token) => (login(token), true),
+        close,
+    };
+}
+/** Several replays as one run. Where each has a gap behind the same place, the last one counts: it reaches furthest. */
+function inOrder(items) {
+    const place = (item) => sequence(item.event_id ?? item.to);
+    const one = new Map(items.map((item) => [item.event_id ?? item.from, item]));
+    return [...one.values()].sort((a, b) => place(a) - place(b));
+}

@@ -1,0 +1,136 @@
+// One subscription: its items, in order, each once, for a loop or for a handler.
+import { matcher } from './filter.js';
+import { distance } from './position.js';
+/** Events and gaps in order. Leaving the loop ends it; so does `close`, the signal, or the end of the client. */
+export class Subscription {
+    id;
+    filter;
+    handler;
+    /** Settles when the server has taken it: what is published from then on comes. Again after each reconnect is not told. */
+    ready;
+    /** @internal The last place up to which everything was given; where it resumes. */
+    position;
+    /** @internal The server has never taken it. */
+    fresh = true;
+    /** @internal The server has taken it on this connection. */
+    active = false;
+    /** @internal */
+    wants;
+    /** @internal Settles at its end. */
+    over;
+    /** @internal The options that are the server's. */
+    wire;
+    #buffer;
+    #leave;
+    #taken;
+    #items = [];
+    #waiting = [];
+    #lost;
+    #given = null;
+    #over = false;
+    #error;
+    /** @internal */
+    constructor(id, filter, options, 
+    /** @internal Where items go at once, instead of to a loop. */
+    handler, leave) {
+        this.id = id;
+        this.filter = filter;
+        this.handler = handler;
+        this.over = new Promise((resolve) => {
+            this.#leave = () => (resolve(), leave());
+        });
+        this.wants = matcher(filter);
+        this.ready = new Promise((resolve, reject) => {
+            this.#taken = (error) => (error ? reject(error) : resolve());
+        });
+        this.ready.catch(() => { });
+        const { signal, buffer = 10_000, ...wire } = options;
+        this.wire = wire;
+        this.#buffer = buffer;
+        if (signal?.aborted)
+            this.close();
+        signal?.addEventListener('abort', () => this.close(), { once: true });
+    }
+    /** Whether it has ended. */
+    get isOver() {
+        return this.#over;
+    }
+    /** @internal */
+    taken() {
+        this.fresh = false;
+        this.active = true;
+        this.#taken();
+    }
+    /** @internal All up to here was given; places before are not gone back to. */
+    reach(position) {
+        if (position && !(distance(position, this.position) <= 0))
+            this.position = position;
+    }
+    /** @internal An event that may be for it; each once. */
+    offer(event) {
+        if (distance(event.event_id, this.position) <= 0)
+            return;
+        this.position = event.event_id;
+        if (this.wants(event))
+            this.#push(event);
+    }
+    /** @internal */
+    tell(gap) {
+        this.#push(gap);
+    }
+    #push(item) {
+        if (this.#over)
+            return;
+        if (this.handler)
+            return this.handler(item);
+        this.#items.push(item);
+        if (this.#items.length > this.#buffer) {
+            const oldest = this.#items.shift();
+            const lost = (this.#lost ??= { missed: 0, from: this.#given, to: null, recoverable: true });
+            const more = oldest.event_id ? 1 : oldest.missed;
+            lost.missed = lost.missed === null || more === null ? null : lost.missed + more;
+            lost.to = oldest.event_id ?? oldest.to;
+        }
+        this.#waiting.shift()?.();
+    }
+    /** The next item; waits for it. Throws where the server refused the subscription. */
+    async next() {
+        for (;;) {
+            let item = this.#lost;
+            this.#lost = undefined;
+            item ??= this.#items.shift();
+            if (item) {
+                this.#given = item.event_id ?? item.to ?? this.#given;
+                return { value: item, done: false };
+            }
+            if (this.#error)
+                throw this.#error;
+            if (this.#over)
+                return { value: undefined, done: true };
+            await new Promise((wake) => this.#waiting.push(wake));
+        }
+    }
+    async return() {
+        this.close();
+        this.#items = [];
+        return { value: undefined, done: true };
+    }
+    [Symbol.asyncIterator]() {
+        return this;
+    }
+    /** Ends it; a loop gets what already came, then its end. */
+    close() {
+        this.end();
+    }
+    /** @internal */
+    end(error) {
+        if (this.#over)
+            return;
+        this.#over = true;
+        this.#error = error;
+        this.#taken(error);
+        this.#leave();
+        for (const wake of this.#waiting.splice(0))
+            wake();
+    }
+}

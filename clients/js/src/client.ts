@@ -1,0 +1,335 @@
+// The client: what is wanted and what waits, over links that come and go.
+import type { Host, Job, Link, Loss } from './link.js';
+import { socketLink } from './socket.js';
+import { Subscription } from './subscription.js';
+import {
+  FanwireError,
+  type EventMap,
+  type EventOf,
+  type FanwireEvent,
+  type Filter,
+  type Gap,
+  type Matching,
+  type NewEvent,
+  type Options,
+  type Status,
+  type SubscribeOptions,
+} from './types.js';
+
+/** Whether an item is a gap, not an event. */
+export const isGap = (item: FanwireEvent | Gap): item is Gap => item.event_type === undefined;
+
+const closed = () => new FanwireError('closed', 'the client is closed');
+
+/** A link that lived so long was a good one: the next waits start short again. */
+const STABLE = 5_000;
+
+export class Fanwire<M extends EventMap = EventMap> {
+  #base: URL;
+  #options: Options;
+  #status: Status = 'idle';
+  #subscriptions = new Map<string, Subscription<any, any>>();
+  #children = new Set<Fanwire<any>>();
+  #listeners: Record<'status' | 'gap' | 'error', Set<(value: any) => void>> = { status: new Set(), gap: new Set(), error: new Set() };
+  #outbox: Job[] = [];
+  #link: Link | undefined;
+  /** The link takes jobs. */
+  #open = false;
+  #since = 0;
+  #attempt = 0;
+  /** The transport to try; whether it has ever worked, and now; attempts since then. */
+  #transport = 0;
+  #known = false;
+  #proven = false;
+  #misses = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #renewal: ReturnType<typeof setTimeout> | undefined;
+  #number = 0;
+
+  /** A server by its URL (`https://events.example.com/`). Nothing is opened before there is something to do. */
+  constructor(url: string | URL, options: Options = {}) {
+    this.#base = new URL(url, globalThis.location?.href);
+    this.#base.protocol = this.#base.protocol.replace('ws', 'http');
+    if (!this.#base.pathname.endsWith('/')) this.#base.pathname += '/';
+    this.#options = options;
+  }
+
+  get status(): Status {
+    return this.#status;
+  }
+
+  /**
+   * Items in order, each once, over all reconnects: events, and gaps where some are missing. A text is a pattern of event
+   * types. Starts with what comes from now on, or with the past that the options name.
+   */
+  subscribe<P extends string>(filter: P | readonly P[], options?: SubscribeOptions): Subscription<M, Matching<M, P>>;
+  subscribe(filter?: Filter, options?: SubscribeOptions): Subscription<M>;
+  subscribe(filter?: Filter | string | readonly string[], options?: SubscribeOptions): Subscription<M, any> {
+    return this.#subscribe(filter, options);
+  }
+
+  /** Calls a handler with each event whose type is this, or matches this pattern; `*` is every event. Call the result to stop. */
+  on<P extends string>(type: P | readonly P[], handler: (event: EventOf<M, Matching<M, P>>) => void, options?: SubscribeOptions): () => void {
+    const own = this.#subscribe(type, options, (item) => {
+      if (!isGap(item)) this.#call(handler as (event: FanwireEvent) => void, item);
+    });
+    return () => own.close();
+  }
+
+  /** The events of one agent, under both of the names in use (`agent_status`, `agent.status`). */
+  subscribeToAgent(id: string, events: readonly string[] = ['status', 'task_update', 'log', 'metric']): Subscription<M> {
+    return this.#resource('agent', id, events);
+  }
+
+  /** The events of one workflow. */
+  subscribeToWorkflow(id: string, events: readonly string[] = ['started', 'step_complete', 'complete', 'failed']): Subscription<M> {
+    return this.#resource('workflow', id, events);
+  }
+
+  #resource(kind: string, id: string, events: readonly string[]): Subscription<M> {
+    const event_types = events.flatMap((event) => [`${kind}_${event}`, `${kind}.${event}`]);
+    return this.subscribe({ entities: [{ kind, id }], event_types });
+  }
+
+  #subscribe(
+    wanted: Filter | string | readonly string[] = {},
+    options: SubscribeOptions = {},
+    handler?: (item: FanwireEvent | Gap) => void,
+  ): Subscription<M, any> {
+    const types = typeof wanted === 'string' || Array.isArray(wanted) ? [wanted].flat() : undefined;
+    const filter = (types ? (types.includes('*') ? {} : { event_types: types }) : wanted) as Filter;
+    const past = options.since ?? options.history ?? options.snapshot;
+    if (past && this.#subscriptions.size) {
+      // On one connection an event comes once, so what another subscription got would be missing in this one's past.
+      const child = new Fanwire<M>(this.#base, this.#options);
+      child.#listeners = { ...this.#listeners, status: new Set() };
+      this.#children.add(child);
+      const own = child.#subscribe(filter, options, handler);
+      own.over.then(() => (child.close(), this.#children.delete(child)));
+      return own;
+    }
+    const id = `js-${(this.#number += 1)}`;
+    const one: Subscription<M, any> = new Subscription(id, filter, options, handler, () => {
+      if (this.#subscriptions.delete(id)) this.#link?.remove(one);
+    });
+    if (this.#status === 'closed') one.end(closed());
+    if (!one.isOver) {
+      this.#subscriptions.set(id, one);
+      if (this.#open) this.#link!.add(one);
+      else this.connect();
+    }
+    return one;
+  }
+
+  /**
+   * Publishes an event; gives its id. While offline it waits. Fails with `queue_full` where too many wait, and with
+   * `uncertain` where the connection broke before the answer: then the event may have been taken, or not.
+   */
+  publish<T extends Extract<keyof M, string>>(event: NewEvent<T, M[T]>, options: { signal?: AbortSignal } = {}): Promise<string> {
+    const id = this.#send('publish', event, options.signal).then(({ event_id }) => event_id);
+    id.catch(() => {});
+    return id;
+  }
+
+  /** Asks the server: `list_subscriptions`, `subscription_count`, `server_info`. Needs a WebSocket. */
+  request(action: string, options: { signal?: AbortSignal } = {}): Promise<any> {
+    return this.#send('request', { action }, options.signal);
+  }
+
+  #send(type: Job['type'], payload: object, signal?: AbortSignal): Promise<any> {
+    const promise = new Promise<any>((resolve, reject) => {
+      const job: Job = { type, payload, resolve, reject };
+      const { queue = 1_000 } = this.#options;
+      const abort = () => {
+        const at = this.#outbox.indexOf(job);
+        if (at >= 0) this.#outbox.splice(at, 1);
+        reject(new FanwireError('aborted', 'aborted', signal?.reason));
+      };
+      if (this.#status === 'closed') return reject(closed());
+      if (signal?.aborted) return abort();
+      signal?.addEventListener('abort', abort, { once: true });
+      if (this.#open) return this.#link!.send(job);
+      if (this.#outbox.length >= queue) return reject(new FanwireError('queue_full', `${queue} wait`));
+      this.#outbox.push(job);
+      this.connect();
+    });
+    // Who does not look is not to end for it; it is told to `onError`.
+    promise.catch((error) => this.#tell('error', error));
+    return promise;
+  }
+
+  onStatus(listener: (status: Status) => void): () => void {
+    return this.#listen('status', listener);
+  }
+
+  /** Every gap of every subscription. */
+  onGap(listener: (gap: Gap) => void): () => void {
+    return this.#listen('gap', listener);
+  }
+
+  /** What went wrong: lost connections, refused publishes, handlers that threw. Nothing here ends the client. */
+  onError(listener: (error: FanwireError) => void): () => void {
+    return this.#listen('error', listener);
+  }
+
+  #listen(what: 'status' | 'gap' | 'error', listener: (value: any) => void): () => void {
+    this.#listeners[what].add(listener);
+    return () => this.#listeners[what].delete(listener);
+  }
+
+  #tell(what: 'status' | 'gap' | 'error', value: unknown): void {
+    for (const listener of this.#listeners[what]) this.#call(listener, value);
+  }
+
+  /** Opens the connection now, also out of a wait. */
+  connect(): void {
+    if (this.#status !== 'idle' && this.#status !== 'waiting') return;
+    clearTimeout(this.#timer);
+    if (this.#status === 'idle') globalThis.addEventListener?.('online', this.#online);
+    this.#set('connecting');
+    void this.#dial();
+  }
+
+  /** Ends all subscriptions and the connection, for good. */
+  close(): void {
+    this.#end();
+  }
+
+  #online = (): void => {
+    if (this.#status === 'waiting') this.connect();
+  };
+
+  /** A token, or why there is none. */
+  async #token(): Promise<string | undefined> {
+    const { token } = this.#options;
+    try {
+      return typeof token === 'function' ? await token() : token;
+    } catch (cause) {
+      throw new FanwireError('token', 'no token was given', cause);
+    }
+  }
+
+  async #dial(): Promise<void> {
+    const { WebSocket = globalThis.WebSocket, transports = ['ws', 'sse'], path = 'ws' } = this.#options;
+    const usable = transports.filter((kind) => kind !== 'ws' || WebSocket);
+    const kind = usable[this.#transport % usable.length];
+    if (!kind) return this.#end(new FanwireError('no_transport', 'no WebSocket here: give one'));
+    this.#proven = false;
+    try {
+      const token = await this.#token();
+      // The fallback is loaded only where it is needed.
+      const stream = kind === 'sse' && (await import('./stream.js'));
+      if (this.#status !== 'connecting') return;
+      this.#link = stream ? stream.streamLink(this.#host(), this.#base, token) : socketLink(this.#host(), new URL(path, this.#base), token);
+      this.#renew(token);
+    } catch (cause) {
+      this.#lost({ error: cause instanceof FanwireError ? cause : new FanwireError('no_transport', `${cause}`, cause) });
+    }
+  }
+
+  #host(): Host {
+    const all = () => [...this.#subscriptions.values()];
+    return {
+      options: this.#options,
+      subscriptions: all,
+      opened: () => {
+        if (this.#open) return;
+        this.#open = true;
+        this.#since = Date.now();
+        this.#set('open');
+        for (const job of this.#outbox.splice(0)) this.#link?.send(job);
+      },
+      proven: () => (this.#proven = true),
+      event: (event, of) => {
+        for (const one of of ? [of] : all()) if (one.active) one.offer(event);
+      },
+      gap: (gap, of) => {
+        this.#tell('gap', gap);
+        for (const one of of ? [of] : all()) if (one.active) one.tell(gap);
+      },
+      again: (job) => this.#outbox.push(job),
+      failed: (error) => this.#tell('error', error),
+      lost: (loss) => this.#lost(loss),
+    };
+  }
+
+  /** A token that ends while the connection lives is replaced before, some seconds or at half its life. */
+  #renew(token: string | undefined): void {
+    clearTimeout(this.#renewal);
+    if (typeof this.#options.token !== 'function' || !token) return;
+    let left = 0;
+    try {
+      const [, claims] = token.split('.');
+      left = JSON.parse(atob(claims!.replace(/-/g, '+').replace(/_/g, '/'))).exp * 1000 - Date.now();
+    } catch {
+      // Not a JWT: its end is not known.
+    }
+    // Beyond this a timer would go off at once.
+    if (!(left > 0 && left < 2 ** 31)) return;
+    const renew = async () => {
+      try {
+        const next = (await this.#token())!;
+        if (!this.#link) return;
+        if (this.#link.refresh(next)) return this.#renew(next);
+        this.#link.close();
+        this.#lost({});
+      } catch (error) {
+        this.#tell('error', error);
+      }
+    };
+    this.#renewal = setTimeout(renew, Math.max(left / 2, left - 30_000));
+  }
+
+  #lost({ error, delay, exact }: Loss): void {
+    if (this.#status === 'closed') return;
+    const { backoff: { base = 500, max = 30_000 } = {}, attempts = Infinity, token } = this.#options;
+    if (this.#open && this.#proven && Date.now() - this.#since > STABLE) this.#attempt = 0;
+    this.#link = undefined;
+    this.#open = false;
+    clearTimeout(this.#renewal);
+    for (const one of this.#subscriptions.values()) one.active = false;
+    if (error) this.#tell('error', error);
+    // A token that nobody can replace will not be taken next time either.
+    if (error?.code === 'unauthorized' && typeof token !== 'function') return this.#end(error);
+    this.#attempt += 1;
+    if (this.#attempt >= attempts) return this.#end(new FanwireError('gave_up', `${attempts} attempts`, error));
+    // Back to the first that may work; one that has worked is given up only when it fails again and again.
+    this.#misses = this.#proven ? 0 : this.#misses + 1;
+    this.#known ||= this.#proven;
+    if (this.#proven) this.#transport = 0;
+    else if (!this.#known || this.#misses > 2) this.#transport += 1;
+    const random = Math.random() * Math.min(max, base * 2 ** (this.#attempt - 1));
+    this.#set('waiting');
+    this.#timer = setTimeout(() => this.connect(), exact ? delay! : (delay ?? 0) + random);
+  }
+
+  #end(error?: FanwireError): void {
+    if (this.#status === 'closed') return;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
+    globalThis.removeEventListener?.('online', this.#online);
+    this.#link?.close();
+    this.#link = undefined;
+    this.#open = false;
+    this.#set('closed');
+    for (const child of this.#children) child.close();
+    for (const one of [...this.#subscriptions.values()]) one.end(error);
+    for (const job of this.#outbox.splice(0)) job.reject(error ?? closed());
+  }
+
+  #set(status: Status): void {
+    this.#status = status;
+    this.#tell('status', status);
+  }
+
+  /** What a listener does wrong ends nothing. */
+  #call<T>(listener: (value: T) => void, value: T): void {
+    try {
+      listener(value);
+    } catch (cause) {
+      // One that hears of errors is not told of its own.
+      if (this.#listeners.error.size && !this.#listeners.error.has(listener)) this.#tell('error', new FanwireError('handler', `${cause}`, cause));
+      else console.error(cause);
+    }
+  }
+}

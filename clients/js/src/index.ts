@@ -1,0 +1,8 @@
+// What users of the package see.
+export { Fanwire, isGap } from './client.js';
+export { Subscription } from './subscription.js';
+export { pattern } from './filter.js';
+export { FanwireError } from './types.js';
+export type {
+  EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, SocketLike, Status, SubscribeOptions,
+} from './types.js';

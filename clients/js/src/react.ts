@@ -1,0 +1,227 @@
+// React: `useFanwire` for a Fanwire server, `useWebSocket` for any socket that speaks JSON messages.
+import { useCallback, useEffect, useRef, useState } from 'react';
+import { Fanwire, isGap } from './client.js';
+import type { EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, SocketLike, Status, SubscribeOptions } from './types.js';
+
+/** Clients that components share, by URL; the last to leave closes it. */
+const shared = new Map<string, { client: Fanwire<any>; users: number }>();
+
+function borrow(source: string | Fanwire<any>, options: Options): { client: Fanwire<any>; giveBack: () => void } {
+  if (typeof source !== 'string') return { client: source, giveBack: () => {} };
+  let held = shared.get(source);
+  if (!held) shared.set(source, (held = { client: new Fanwire(source, options), users: 0 }));
+  const { client } = (held.users += 1, held);
+  const giveBack = () => {
+    // A component that comes back in the same tick, as in strict mode, finds the connection still there.
+    setTimeout(() => {
+      if ((held.users -= 1) > 0) return;
+      client.close();
+      if (shared.get(source) === held) shared.delete(source);
+    });
+  };
+  return { client, giveBack };
+}
+
+export interface UseFanwireOptions extends Options, Omit<SubscribeOptions, 'signal'> {
+  /** How many of the newest events are kept. Default 100. */
+  limit?: number;
+}
+
+export interface UseFanwire<M extends EventMap, T extends string> {
+  /** The newest events, oldest first. */
+  events: readonly EventOf<M, T>[];
+  /** The newest event. */
+  last: EventOf<M, T> | null;
+  /** What this component did not get. */
+  gaps: readonly Gap[];
+  status: Status;
+  /** Why the subscription or the client ended, if it did. */
+  error: Error | null;
+  publish: (event: NewEvent) => Promise<string>;
+}
+
+/**
+ * Events of a server as state: subscribes while the component is there, renders once a frame however many come.
+ * Components that name the same URL share one connection (the options of the first count); or give a client of your own.
+ */
+export function useFanwire<M extends EventMap = EventMap, P extends string = string>(
+  source: string | Fanwire<M>,
+  filter: P | readonly P[] | Filter = {},
+  options: UseFanwireOptions = {},
+): UseFanwire<M, Matching<M, P>> {
+  type Event = EventOf<M, Matching<M, P>>;
+  const [state, setState] = useState<{ events: Event[]; gaps: Gap[] }>({ events: [], gaps: [] });
+  const [status, setStatus] = useState<Status>('idle');
+  const [error, setError] = useState<Error | null>(null);
+  const client = useRef<Fanwire<any>>(null);
+  const wanted = JSON.stringify(filter);
+  const { limit = 100, since, history, snapshot, on_lag, max_per_second, buffer, ...connection } = options;
+  const past = JSON.stringify({ since, history, snapshot, on_lag, max_per_second, buffer });
+
+  useEffect(() => {
+    const { client: mine, giveBack } = borrow(source, connection);
+    client.current = mine;
+    setState({ events: [], gaps: [] });
+    setError(null);
+    const subscription = mine.subscribe(JSON.parse(wanted), JSON.parse(past));
+    const off = mine.onStatus(setStatus);
+    setStatus(mine.status);
+    let fresh: (FanwireEvent | Gap)[] = [];
+    let frame: (() => void) | undefined;
+    const show = () => {
+      frame = undefined;
+      const [events, gaps] = [fresh.filter((item) => !isGap(item)) as Event[], fresh.filter(isGap)];
+      fresh = [];
+      setState((old) => ({
+        events: events.length ? [...old.events, ...events].slice(-limit) : old.events,
+        gaps: gaps.length ? [...old.gaps, ...gaps].slice(-limit) : old.gaps,
+      }));
+    };
+    void (async () => {
+      try {
+        for await (const item of subscription) {
+          fresh.push(item as FanwireEvent | Gap);
+          frame ??= nextFrame(show);
+        }
+      } catch (cause) {
+        setError(cause as Error);
+      }
+    })();
+    return () => {
+      frame?.();
+      off();
+      subscription.close();
+      client.current = null;
+      giveBack();
+    };
+  }, [source, wanted, past, limit]);
+
+  const publish = useCallback((event: NewEvent) => {
+    return client.current ? client.current.publish(event) : Promise.reject(new Error('the component is not mounted'));
+  }, []);
+  return { ...state, last: state.events.at(-1) ?? null, status, error, publish };
+}
+
+/** Once per frame; where the page is hidden there are no frames, so a timer stands by. Returns how to cancel. */
+function nextFrame(run: () => void): () => void {
+  const stop = () => {
+    clearTimeout(timer);
+    globalThis.cancelAnimationFrame?.(frame);
+  };
+  const once = () => (stop(), run());
+  const timer = setTimeout(once, 100);
+  const frame = globalThis.requestAnimationFrame?.(once) ?? 0;
+  return stop;
+}
+
+export interface UseWebSocketOptions {
+  protocols?: string[];
+  /** Messages kept. Default 1,000. */
+  limit?: number;
+  /** Attempts in a row to come back. Default 10. */
+  attempts?: number;
+  /** Milliseconds before an attempt, or a function of its number from 1. Default 3,000. */
+  delay?: number | ((attempt: number) => number);
+  /** Sent each time that the socket opens: what a server wants to hear first. */
+  greeting?: readonly unknown[];
+  WebSocket?: new (url: string, protocols: string[]) => SocketLike;
+}
+
+export interface UseWebSocket<T> {
+  isConnected: boolean;
+  messages: readonly T[];
+  lastMessage: T | null;
+  /** Sends a message as JSON, when the socket is next open. */
+  sendMessage: (message: unknown) => void;
+  /** Sends it if the socket is open; says whether. */
+  send: (message: unknown) => boolean;
+  /**
+   * Subscribes to a resource (`{resource, resourceId, events}`), again after each reconnect. Returns the subscription's id;
+   * `unsubscribe` takes it.
+   */
+  subscribe: (subscription: object) => string;
+  unsubscribe: (subscriptionId: string) => void;
+}
+
+/** Messages kept for a socket that is not open. */
+const WAITING_MAX = 1_000;
+
+/** A WebSocket of JSON messages as state; it comes back by itself, and is closed with the component. */
+export function useWebSocket<T = any>(url: string, options: UseWebSocketOptions = {}): UseWebSocket<T> {
+  const [isConnected, setIsConnected] = useState(false);
+  const [messages, setMessages] = useState<readonly T[]>([]);
+  const socket = useRef<SocketLike>(null);
+  const waiting = useRef<string[]>([]);
+  const subscriptions = useRef(new Map<string, object>());
+  const number = useRef(0);
+  const now = useRef(options);
+  now.current = options;
+
+  useEffect(() => {
+    let attempt = 0;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const dial = () => {
+      const { WebSocket = globalThis.WebSocket, protocols = [] } = now.current;
+      const mine: SocketLike = new WebSocket(new URL(url, globalThis.location?.href.replace(/^http/, 'ws')).href, protocols);
+      socket.current = mine;
+      mine.onopen = () => {
+        attempt = 0;
+        setIsConnected(true);
+        for (const message of now.current.greeting ?? []) mine.send(JSON.stringify(message));
+        for (const [subscriptionId, wanted] of subscriptions.current) mine.send(subscribing(subscriptionId, wanted));
+        for (const text of waiting.current.splice(0)) mine.send(text);
+      };
+      mine.onmessage = ({ data }) => {
+        let message: T;
+        try {
+          message = JSON.parse(data);
+        } catch {
+          return;
+        }
+        setMessages((old) => [...old, message].slice(-(now.current.limit ?? 1_000)));
+      };
+      mine.onerror = () => {};
+      mine.onclose = () => {
+        if (socket.current !== mine) return;
+        setIsConnected(false);
+        const { attempts = 10, delay = 3_000 } = now.current;
+        attempt += 1;
+        if (attempt <= attempts) timer = setTimeout(dial, typeof delay === 'number' ? delay : delay(attempt));
+      };
+    };
+    setMessages([]);
+    dial();
+    return () => {
+      clearTimeout(timer);
+      const last = socket.current;
+      socket.current = null;
+      setIsConnected(false);
+      last?.close(1000);
+    };
+  }, [url]);
+
+  const send = useCallback((message: unknown) => {
+    if (socket.current?.readyState !== 1) return false;
+    socket.current.send(JSON.stringify(message));
+    return true;
+  }, []);
+  const sendMessage = useCallback((message: unknown) => {
+    if (send(message)) return;
+    if (waiting.current.length >= WAITING_MAX) throw new Error(`${WAITING_MAX} messages wait already`);
+    waiting.current.push(JSON.stringify(message));
+  }, []);
+  const subscribe = useCallback((wanted: object) => {
+    const id = `sub-${(number.current += 1)}`;
+    subscriptions.current.set(id, wanted);
+    if (socket.current?.readyState === 1) socket.current.send(subscribing(id, wanted));
+    return id;
+  }, []);
+  const unsubscribe = useCallback((subscriptionId: string) => {
+    if (subscriptions.current.delete(subscriptionId)) send({ type: 'unsubscribe', data: { subscriptionId } });
+  }, []);
+  return { isConnected, messages, lastMessage: messages.at(-1) ?? null, sendMessage, send, subscribe, unsubscribe };
+}
+
+function subscribing(subscriptionId: string, wanted: object): string {
+  return JSON.stringify({ type: 'subscribe', data: { subscriptionId, ...wanted } });
+}

@@ -1,0 +1,113 @@
+// The fallback: a `/sse` stream for each subscription, `POST /publish` for what is published.
+import { query } from './filter.js';
+import type { Host, Link, Loss } from './link.js';
+import { parser } from './sse.js';
+import type { Subscription } from './subscription.js';
+import { FanwireError } from './types.js';
+
+type Any = Subscription<any, any>;
+
+export function streamLink(host: Host, base: URL, token: string | undefined): Link {
+  const { heartbeat: { interval = 25_000, timeout = 10_000 } = {}, fetch = globalThis.fetch } = host.options;
+  const streams = new Map<Any, AbortController>();
+  let over = false;
+  let retry: number | undefined;
+
+  const request = (url: URL, init: RequestInit, headers: Record<string, string>): Promise<Response> =>
+    fetch(url, { ...init, headers: token === undefined ? headers : { ...headers, authorization: `Bearer ${token}` } });
+
+  const refusal = async (answer: Response): Promise<FanwireError> => {
+    const said = await answer.json().catch(() => ({}));
+    const denied = answer.status === 401 || answer.status === 403;
+    return new FanwireError(denied ? 'unauthorized' : (said.code ?? `http_${answer.status}`), said.error ?? answer.statusText);
+  };
+
+  /** Reads a stream to its end; what it returns says more about that. */
+  const read = async (one: Any, abort: AbortController): Promise<Loss | void> => {
+    const url = new URL('sse', base);
+    const { since, ...rest } = one.wire;
+    query(one.filter, url.searchParams);
+    for (const [name, value] of Object.entries({ ...rest, last_event_id: one.position ?? since })) {
+      if (value) url.searchParams.set(name, `${value}`);
+    }
+    // The server's heartbeat is a comment each 30 s, by default.
+    const watch = (time: number) => setTimeout(() => abort.abort(new Error(`silent for ${time} ms`)), time);
+    let timer = watch(timeout);
+    try {
+      const answer = await request(url, { cache: 'no-store', signal: abort.signal }, { accept: 'text/event-stream' });
+      if (!answer.ok) {
+        const error = await refusal(answer);
+        // What it asked for is wrong: that concerns nobody else.
+        if (answer.status === 400) return one.end(error);
+        const after = answer.headers.get('retry-after');
+        return { error, delay: after ? +after * 1000 : undefined };
+      }
+      one.taken();
+      host.opened();
+      const feed = parser((block) => {
+        retry = block.retry ? +block.retry : retry;
+        if (!block.data) return one.reach(block.id);
+        const item = JSON.parse(block.data);
+        if (item.event_type !== undefined) return host.event(item, one);
+        host.gap(item, one);
+        one.reach(item.to);
+      });
+      const decoder = new TextDecoder();
+      const reader = answer.body!.getReader();
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done || over) return;
+        clearTimeout(timer);
+        timer = watch(3 * interval);
+        host.proven();
+        feed(decoder.decode(value, { stream: true }));
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+
+  const add = (one: Any): void => {
+    const abort = new AbortController();
+    streams.set(one, abort);
+    read(one, abort)
+      .catch((cause) => ({ error: new FanwireError('disconnected', `${cause.message}`, cause) }))
+      .then((loss) => {
+        if (over || !streams.has(one)) return;
+        close();
+        host.lost({ error: new FanwireError('disconnected', 'the stream ended'), delay: retry && retry * Math.random(), ...loss });
+      });
+  };
+
+  const close = (): void => {
+    over = true;
+    for (const abort of streams.values()) abort.abort();
+  };
+
+  const all = host.subscriptions();
+  all.forEach(add);
+  // With nothing to wait for, publishing shows what works.
+  if (!all[0]) queueMicrotask(() => over || host.opened());
+
+  return {
+    add,
+    remove(one) {
+      const abort = streams.get(one);
+      streams.delete(one);
+      abort?.abort();
+    },
+    send({ type, payload, resolve, reject }) {
+      if (type === 'request') return reject(new FanwireError('no_transport', 'requests need a WebSocket'));
+      const init = { method: 'POST', body: JSON.stringify(payload) };
+      request(new URL('publish', base), init, { 'content-type': 'application/json' })
+        .then(async (answer) => {
+          if (!answer.ok) return reject(await refusal(answer));
+          host.proven();
+          resolve({ event_id: (await answer.json()).last_event_id });
+        })
+        .catch((cause) => reject(new FanwireError('uncertain', 'disconnected before the answer', cause)));
+    },
+    refresh: () => false,
+    close,
+  };
+}

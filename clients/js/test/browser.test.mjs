@@ -1,0 +1,126 @@
+// The client and the hooks in Chromium, against the real server, from a page of another origin.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
+import http from 'node:http';
+import { after, before, test } from 'node:test';
+import { build } from 'esbuild';
+import { chromium } from 'playwright-core';
+import { Proxy, Server, here, numbered, sleep, unrest, until } from './support.mjs';
+
+const names = process.env.FANWIRE_CHROMIUM ? [process.env.FANWIRE_CHROMIUM] : ['/usr/bin/chromium', 'chromium', 'chromium-browser', 'google-chrome'];
+const found = names.find((name) => {
+  try {
+    return execFileSync(name, ['--version'], { stdio: ['ignore', 'pipe', 'ignore'] });
+  } catch {
+    return false;
+  }
+});
+/** Playwright wants a path. */
+const executablePath = found?.includes('/') ? found : found && execFileSync('which', [found], { encoding: 'utf8' }).trim();
+
+let server;
+let proxy;
+let site;
+let browser;
+let page;
+const faults = [];
+
+before(async () => {
+  assert(executablePath, `none of ${names} is there`);
+  server = await Server.start('--cors-origin', '*');
+  proxy = await Proxy.to(server);
+  const { outputFiles } = await build({
+    entryPoints: [here('page.jsx')], bundle: true, format: 'esm', jsx: 'automatic', write: false, define: { 'process.env.NODE_ENV': '"development"' },
+  });
+  site = http.createServer((request, answer) => {
+    const isScript = request.url === '/page.js';
+    answer.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
+    answer.end(isScript ? outputFiles[0].text : '<!doctype html><link rel="icon" href="data:,"><div id="root"></div><script type="module" src="/page.js"></script>');
+  });
+  site.listen(0, '127.0.0.1');
+  await once(site, 'listening');
+  browser = await chromium.launch({ executablePath, args: ['--disable-dev-shm-usage', '--disable-gpu'] });
+  page = await browser.newPage();
+  page.setDefaultTimeout(20_000);
+  page.on('pageerror', (error) => faults.push(String(error)));
+  await page.goto(`http://127.0.0.1:${site.address().port}`);
+  await page.waitForFunction(() => window.show);
+});
+
+after(async () => {
+  await browser?.close();
+  site?.close();
+  await proxy?.close();
+  await server?.stop();
+});
+
+for (const transport of ['ws', 'sse']) {
+  test(`by ${transport}, cut at random, the page sees every event once and in order`, { timeout: 60_000 }, async () => {
+    const EVENTS = 1_000;
+    await page.evaluate(([url, transport, count]) => window.follow(url, [transport], count), [proxy.url, transport, EVENTS]);
+    let passed = 0;
+    const asking = setInterval(async () => (passed = await page.evaluate(() => window.passed).catch(() => passed)), 20);
+    const stop = unrest(proxy, 7, () => passed);
+    for (let n = 0; n < EVENTS; n += 10) {
+      await server.publish(Array.from({ length: 10 }, (_, more) => numbered(n + more)));
+      await sleep(10);
+    }
+    const cuts = await stop();
+    clearInterval(asking);
+    await page.evaluate(() => window.following);
+    assert(cuts > 3, `${cuts} cuts`);
+  });
+}
+
+const text = (selector) => page.locator(selector).innerText();
+
+test('useFanwire shows, bounds, follows its filter, shares a connection and comes back', { timeout: 60_000 }, async () => {
+  const sockets = [];
+  page.on('websocket', (socket) => sockets.push(socket.url()));
+  await page.evaluate((url) => window.show(url), proxy.url);
+  for (const name of ['one', 'two']) await until('it is open', async () => (await text(`#${name} .status`)) === 'open');
+  // Two lists have one connection; the hook beside them has its own. Strict mode opens that one twice.
+  assert(sockets.length <= 3, sockets.join());
+  await page.click('#one button');
+  for (const name of ['one', 'two']) await until('the event', async () => (await text(`#${name} .last`)) === 'list.clicked');
+
+  const renders = await page.evaluate(() => window.renders);
+  for (let n = 0; n < 1_000; n += 100) await server.publish(Array.from({ length: 100 }, (_, more) => ({ type: 'list.n', payload: n + more })));
+  await until('the newest', async () => (await text('#one ul')).endsWith('999'));
+  assert.equal(await page.locator('#one li').count(), 5);
+  await until('the newest', async () => (await text('#two ul')).endsWith('999'));
+  assert.equal(await page.locator('#two li').count(), 100);
+  const more = (await page.evaluate(() => window.renders)) - renders;
+  assert(more < 400, `${more} renders for 1,000 events`);
+
+  await page.click('#other');
+  await until('an empty list', async () => (await page.locator('#one li').count()) === 0);
+  await until('the new filter', async () => (await server.publish({ type: 'other.x', payload: 'seen' }), (await text('#one .last')) === 'other.x'));
+
+  await server.restart();
+  await until('a gap', async () => (await text('#one .gaps')) === '1' && (await text('#two .gaps')) === '1');
+  await server.publish({ type: 'list.again', payload: 'again' });
+  await until('the event', async () => (await text('#two .last')) === 'list.again');
+});
+
+test('useWebSocket connects, keeps what came, sends, and comes back', { timeout: 60_000 }, async () => {
+  await until('it is open', async () => (await text('#socket .status')) === 'true');
+  await until('its greeting is taken', async () => (await text('#socket .types')).includes('ack'));
+  await page.click('#socket button');
+  await until('the event', async () => (await text('#socket .last')) === 'hello' || (await text('#socket .types')).includes('event'));
+  proxy.down = true;
+  proxy.cut();
+  await until('the loss', async () => (await text('#socket .status')) === 'false');
+  // What is sent while it is away goes when it is back.
+  await page.click('#socket button');
+  const before = (await text('#socket .types')).split(' ').filter((type) => type === 'event').length;
+  proxy.down = false;
+  await until('the event', async () => (await text('#socket .types')).split(' ').filter((type) => type === 'event').length === before + 1);
+});
+
+test('components that go leave no connection, and no fault was said', async () => {
+  await page.click('#toggle');
+  await until('no connection', async () => (await (await fetch(`${server.url}/api/stats`)).json()).connections.ws === 0);
+  assert.deepEqual(faults, []);
+});

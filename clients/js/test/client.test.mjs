@@ -1,0 +1,204 @@
+// The client's verbs, against the real server.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Fanwire, FanwireError, isGap, pattern } from '../dist/index.js';
+import { readFile } from 'node:fs/promises';
+import { Proxy, Server, here, numbered, quick, take, until } from './support.mjs';
+
+let server;
+before(async () => (server = await Server.start()));
+after(() => server.stop());
+
+const connect = (t, options = {}) => {
+  const client = new Fanwire(server.url, { ...quick, ...options });
+  t.after(() => client.close());
+  return client;
+};
+
+test('patterns mean what they mean to the server', async () => {
+  for (const [form, value, want] of JSON.parse(await readFile(here('../../cases/patterns.json'), 'utf8'))) {
+    assert.equal(pattern(form)(value), want, `${form} on ${value}`);
+  }
+});
+
+const full = {
+  type: 'task.progress', source: 'core', correlation_id: 'run-42', stream_id: 'webhook', execution_id: 'ex-1',
+  entity: { kind: 'task', id: 'a:b' }, channel: 'dev-team', payload: { progress: 42 },
+};
+for (const transports of [['ws'], ['sse']]) {
+  test(`${transports}: each attribute filters, at the server and between subscriptions`, async (t) => {
+    const client = connect(t, { transports });
+    const everything = client.subscribe();
+    for (const [filter, other] of [
+      [{ event_types: ['task.*'] }, { type: 'tool.called' }],
+      [{ event_types: 'task.progress' }, { type: 'task.done' }],
+      [{ sources: ['core', 'x'] }, { source: 'edge' }],
+      [{ correlation_ids: ['run-42'] }, { correlation_id: 'run-43' }],
+      [{ stream_ids: ['webhook'] }, { stream_id: 'mail' }],
+      [{ execution_ids: ['ex-1'] }, { execution_id: 'ex-2' }],
+      [{ entities: ['task:a:b'] }, { entity: { kind: 'task', id: 'a' } }],
+      [{ entities: ['task'] }, { entity: { kind: 'agent', id: 'a:b' } }],
+      [{ entities: [{ id: 'a:*' }] }, { entity: { kind: 'task', id: 'a' } }],
+      [{ channels: ['dev-team'], sources: ['core'] }, { channel: 'ops' }],
+    ]) {
+      const one = client.subscribe(filter);
+      await Promise.all([one.ready, everything.ready]);
+      await server.publish([{ ...full, ...other, payload: 1 }, { ...full, payload: 2 }, { ...full, ...other, payload: 3 }]);
+      assert.deepEqual((await take(one, 1)).map((event) => event.payload), [2], JSON.stringify(filter));
+      assert.deepEqual((await take(everything, 3)).map((event) => event.payload), [1, 2, 3]);
+      one.close();
+      assert.equal((await one.next()).done, true, 'nothing more came');
+    }
+  });
+
+  test(`${transports}: on() has the event as it is on the wire; * is every event; a handler's fault is its own`, async (t) => {
+    const client = connect(t, { transports });
+    const [progress, all, errors] = [[], [], []];
+    client.onError((error) => errors.push(error));
+    const off = client.on('task.progress', (event) => {
+      progress.push(event);
+      throw new Error('mine');
+    });
+    client.on('*', (event) => all.push(event.event_type));
+    const ready = client.subscribe('none');
+    await ready.ready;
+    await until('a subscription', async () => (await server.publish({ type: 'warm' }), all.length > 0));
+    const id = await client.publish({ ...full, timestamp: '2026-01-27T10:21:33.123456Z' });
+    await until('the event', () => progress.length === 1 && all.at(-1) === 'task.progress');
+    const { type, ...rest } = full;
+    assert.deepEqual(progress[0], { event_id: id, event_type: type, timestamp: '2026-01-27T10:21:33.123456Z', ...rest });
+    assert.deepEqual(errors.map(({ code }) => code), ['handler']);
+    off();
+    await client.publish({ type: 'task.progress' });
+    await client.publish({ type: 'last' });
+    await until('the last', () => all.at(-1) === 'last');
+    assert.equal(progress.length, 1);
+  });
+
+  test(`${transports}: the past is each subscription's own, however many there are`, async (t) => {
+    const first = await server.publish(numbered(0, { source: 'past' }));
+    await server.publish([1, 2, 3].map((n) => numbered(n, { source: 'past' })));
+    const client = connect(t, { transports });
+    const live = client.subscribe();
+    await live.ready;
+    const got = async (options) => {
+      const one = client.subscribe({ sources: ['past'] }, options);
+      await one.ready;
+      const [items] = [await take(one, 3)];
+      one.close();
+      return items.map((event) => event.payload.n);
+    };
+    assert.deepEqual(await got({ since: first }), [1, 2, 3]);
+    assert.deepEqual(await got({ history: 3 }), [1, 2, 3]);
+    const [gap] = await take(client.subscribe('x', { since: 'elsewhere-1' }), 1);
+    assert(isGap(gap) && gap.missed === null);
+  });
+
+  test(`${transports}: what the server refuses is thrown where it was asked for`, async (t) => {
+    const client = connect(t, { transports });
+    const good = client.subscribe('good');
+    const bad = client.subscribe('bad', { on_lag: 'cry' });
+    await assert.rejects(bad.next(), (error) => error instanceof FanwireError && /cry|on_lag/.test(error.message));
+    await assert.rejects(client.publish({ type: '' }), /event has no type/);
+    await good.ready;
+    await client.publish({ type: 'good' });
+    assert.equal((await take(good, 1))[0].event_type, 'good');
+  });
+
+  test(`${transports}: leaving a loop and a signal both unsubscribe`, async (t) => {
+    const client = connect(t, { transports });
+    const streams = async () => {
+      const { connections, subscriptions } = await (await fetch(`${server.url}/api/stats`)).json();
+      return transports[0] === 'ws' ? subscriptions : connections.sse;
+    };
+    const before = await streams();
+    const abort = new AbortController();
+    const other = client.subscribe('b', { signal: abort.signal });
+    const loop = client.subscribe('a');
+    await Promise.all([loop.ready, other.ready]);
+    await until('two', async () => (await streams()) === before + 2);
+    await client.publish({ type: 'a' });
+    for await (const event of loop) {
+      assert.equal(event.event_type, 'a');
+      break;
+    }
+    await until('one', async () => (await streams()) === before + 1);
+    abort.abort();
+    assert.deepEqual(await other.next(), { value: undefined, done: true });
+    await until('none', async () => (await streams()) === before);
+    assert.equal((await client.subscribe('c', { signal: abort.signal }).next()).done, true);
+  });
+}
+
+test('requests are answered; agents and workflows have their names', async (t) => {
+  const client = connect(t);
+  const [agent, workflow] = [client.subscribeToAgent('coder-001', ['status']), client.subscribeToWorkflow('w-1')];
+  await Promise.all([agent.ready, workflow.ready]);
+  assert.deepEqual(await client.request('subscription_count'), { count: 2 });
+  assert.equal((await client.request('server_info')).protocol, 'fanwire.v1');
+  await assert.rejects(client.request('fly'), { code: 'unknown_action', message: 'Unknown action: fly' });
+  const entity = { kind: 'agent', id: 'coder-001' };
+  await server.publish([
+    { type: 'agent_status', entity: { ...entity, id: 'x' } }, { type: 'agent_log', entity },
+    { type: 'agent_status', entity }, { type: 'agent.status', entity }, { type: 'workflow_failed', entity: { kind: 'workflow', id: 'w-1' } },
+  ]);
+  assert.deepEqual((await take(agent, 2)).map((event) => event.event_type), ['agent_status', 'agent.status']);
+  assert.equal((await take(workflow, 1))[0].event_type, 'workflow_failed');
+});
+
+test('a loop that is too slow loses the oldest, and is told how many', async (t) => {
+  const client = connect(t);
+  const slow = client.subscribe('test.numbered', { buffer: 10 });
+  await slow.ready;
+  await server.publish(numbered(0));
+  assert.equal((await take(slow, 1))[0].payload.n, 0);
+  const ids = [];
+  for (let n = 1; n <= 30; n += 1) ids.push(await server.publish(numbered(n)));
+  await client.publish({ type: 'none' });
+  const [gap, ...rest] = await take(slow, 11);
+  assert(isGap(gap));
+  assert.deepEqual([gap.missed, gap.to, gap.recoverable], [20, ids[19], true]);
+  assert.deepEqual(rest.map((event) => event.payload.n), Array.from({ length: 10 }, (_, n) => 21 + n));
+});
+
+test('where WebSocket does not get through, it goes by SSE', async (t) => {
+  const proxy = await Proxy.to(server);
+  proxy.blocks = 'GET /ws';
+  const client = new Fanwire(proxy.url, quick);
+  t.after(() => (client.close(), proxy.close()));
+  const loop = client.subscribe('test.numbered');
+  await loop.ready;
+  const id = await client.publish(numbered(1));
+  assert.equal((await take(loop, 1))[0].event_id, id);
+  await assert.rejects(client.request('server_info'), { code: 'no_transport' });
+  // And back, when it may.
+  proxy.blocks = null;
+  proxy.cut();
+  await until('an answer that needs a WebSocket', () => client.request('server_info').catch(() => false));
+  await server.publish(numbered(2));
+  assert.equal((await take(loop, 1))[0].payload.n, 2);
+});
+
+test('without any WebSocket there is SSE, and where that is not wanted the end is told', async (t) => {
+  const client = new Fanwire(server.url, { fetch: quick.fetch });
+  t.after(() => client.close());
+  if (!globalThis.WebSocket) {
+    const loop = client.subscribe('plain');
+    await loop.ready;
+    await client.publish({ type: 'plain' });
+    assert.equal((await take(loop, 1))[0].event_type, 'plain');
+    const none = new Fanwire(server.url, { transports: ['ws'] });
+    await assert.rejects(none.subscribe().next(), { code: 'no_transport' });
+    assert.equal(none.status, 'closed');
+  }
+});
+
+test('a client that is given up says so', async (t) => {
+  const client = new Fanwire('http://127.0.0.1:9', { ...quick, attempts: 3 });
+  t.after(() => client.close());
+  const states = [];
+  client.onStatus((status) => states.push(status));
+  await assert.rejects(client.subscribe().next(), { code: 'gave_up' });
+  assert.deepEqual(states.filter((state) => state === 'connecting').length, 3);
+  assert.equal(client.status, 'closed');
+});

@@ -1,0 +1,152 @@
+// Connections that break at any place, against the real server: nothing missed, nothing twice, in order; or told.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Fanwire, isGap } from '../dist/index.js';
+import { Proxy, Server, numbered, quick, sleep, take, unrest, until } from './support.mjs';
+
+let server;
+let proxy;
+before(async () => {
+  server = await Server.start();
+  proxy = await Proxy.to(server);
+});
+after(async () => {
+  await proxy.close();
+  await server.stop();
+});
+
+/** Numbers of what a subscription gave; a gap is a fault. */
+const numbers = (items) => items.map((item) => (isGap(item) ? assert.fail(`a gap: ${JSON.stringify(item)}`) : item.payload.n));
+
+/** Cuts a client off, until the proxy is up again. */
+async function offline(client) {
+  proxy.down = true;
+  proxy.cut();
+  await until('the loss', () => client.status !== 'open');
+}
+const range = (from, to) => Array.from({ length: to - from }, (_, n) => from + n);
+
+for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
+  test(`${transports}: cut at random, every event comes once and in order`, { timeout: 60_000 }, async (t) => {
+    const EVENTS = 3_000;
+    const client = new Fanwire(proxy.url, { ...quick, transports });
+    t.after(() => client.close());
+    const errors = [];
+    client.onError((error) => errors.push(error));
+    // Three subscriptions that overlap, as loops and as a handler.
+    const all = client.subscribe({ event_types: ['test.**'], sources: ['chaos', 'odd'] });
+    const odd = client.subscribe({ sources: ['odd'] });
+    const handled = [];
+    const off = client.on('test.numbered', (event) => handled.push(event.payload.n), {});
+    await Promise.all([all.ready, odd.ready]);
+    const stop = unrest(proxy, 42 + transports.length, () => handled.length);
+    const [everything, odds] = [take(all, EVENTS), take(odd, EVENTS / 2)];
+    for (let n = 0; n < EVENTS; n += 20) {
+      await server.publish(range(n, n + 20).flatMap((n) => [{ type: 'other' }, numbered(n, { source: n % 2 ? 'odd' : 'chaos' })]));
+      await sleep(4);
+    }
+    await sleep(100);
+    const cuts = await stop();
+    assert.deepEqual(numbers(await everything), range(0, EVENTS));
+    assert.deepEqual(numbers(await odds), range(0, EVENTS).filter((n) => n % 2));
+    await until('the handler', () => handled.length >= EVENTS);
+    assert.deepEqual(handled, range(0, EVENTS));
+    assert(cuts > 10, `${cuts} cuts`);
+    assert(errors.length > 5, `${errors.length} losses were told`);
+    off();
+    client.close();
+    assert.equal((await all.next()).done, true);
+  });
+}
+
+test('cut before its first event, a client misses nothing', { timeout: 30_000 }, async (t) => {
+  for (const transports of [['ws'], ['sse']]) {
+    const client = new Fanwire(proxy.url, { ...quick, transports });
+    t.after(() => client.close());
+    const one = client.subscribe('first.*');
+    const two = client.subscribe({ event_types: ['first.a'], sources: ['s'] });
+    await Promise.all([one.ready, two.ready]);
+    await offline(client);
+    await server.publish([{ type: 'first.a', source: 's', payload: 1 }, { type: 'first.b', payload: 2 }]);
+    proxy.down = false;
+    assert.deepEqual((await take(one, 2)).map((event) => event.payload), [1, 2]);
+    assert.deepEqual((await take(two, 1)).map((event) => event.payload), [1]);
+  }
+});
+
+test('a restart of the server is a gap, told once to each loop, and then it goes on', { timeout: 30_000 }, async (t) => {
+  for (const transports of [['ws'], ['sse']]) {
+    const client = new Fanwire(proxy.url, { ...quick, transports });
+    t.after(() => client.close());
+    const told = [];
+    client.onGap((gap) => told.push(gap));
+    const one = client.subscribe('life.*');
+    const two = client.subscribe('life.**');
+    await Promise.all([one.ready, two.ready]);
+    await server.publish({ type: 'life.before' });
+    const before = await take(one, 1);
+    await take(two, 1);
+    await server.restart();
+    for (const each of [one, two]) {
+      const [gap] = await take(each, 1);
+      assert(isGap(gap), JSON.stringify(gap));
+      assert.deepEqual([gap.missed, gap.recoverable, gap.from], [null, false, before[0].event_id]);
+    }
+    await server.publish({ type: 'life.after' });
+    for (const each of [one, two]) assert.equal((await take(each, 1))[0].event_type, 'life.after');
+    assert.equal(told.length, transports[0] === 'ws' ? 1 : 2);
+    // The new life's places count from here on.
+    await offline(client);
+    await server.publish({ type: 'life.again' });
+    proxy.down = false;
+    for (const each of [one, two]) assert.equal((await take(each, 1))[0].event_type, 'life.again');
+    client.close();
+  }
+});
+
+test('who comes back too late is told how many are gone', { timeout: 60_000 }, async (t) => {
+  const client = new Fanwire(proxy.url, { ...quick, transports: ['ws'] });
+  t.after(() => client.close());
+  const loop = client.subscribe('late');
+  await loop.ready;
+  await server.publish({ type: 'late', payload: 0 });
+  await take(loop, 1);
+  await offline(client);
+  const lots = Array.from({ length: 5_000 }, () => ({ type: 'filler' }));
+  let oldest = 0;
+  for (let n = 0; n < 100 && oldest === 0; n += 1) {
+    await server.publish(lots);
+    oldest = (await (await fetch(`${server.url}/api/stats`)).json()).shards[0].oldest;
+  }
+  assert(oldest > 0, 'the ring has no end');
+  await server.publish({ type: 'late', payload: 1 });
+  proxy.down = false;
+  const [gap, next] = await take(loop, 2);
+  assert(isGap(gap) && gap.missed > 0 && !gap.recoverable, JSON.stringify(gap));
+  assert.equal(next.payload, 1);
+});
+
+test('a publish waits while offline, up to a bound, and what is not known is said', { timeout: 30_000 }, async (t) => {
+  const client = new Fanwire(proxy.url, { ...quick, transports: ['ws'], queue: 3 });
+  t.after(() => client.close());
+  const loop = client.subscribe('queued');
+  await loop.ready;
+  await offline(client);
+  const abort = new AbortController();
+  const aborted = client.publish({ type: 'queued', payload: 'never' }, { signal: abort.signal });
+  const sent = ['a', 'b'].map((payload) => client.publish({ type: 'queued', payload }));
+  await assert.rejects(client.publish({ type: 'queued', payload: 'too many' }), { code: 'queue_full' });
+  abort.abort();
+  await assert.rejects(aborted, { code: 'aborted' });
+  const third = client.publish({ type: 'queued', payload: 'c' });
+  proxy.down = false;
+  const ids = await Promise.all([...sent, third]);
+  const events = await take(loop, 3);
+  assert.deepEqual(events.map((event) => event.payload), ['a', 'b', 'c']);
+  assert.deepEqual(events.map((event) => event.event_id), ids);
+  // Without the server's answer nobody knows.
+  proxy.cut(1);
+  await assert.rejects(client.publish({ type: 'queued', payload: 'd' }), { code: 'uncertain' });
+  client.close();
+  await assert.rejects(client.publish({ type: 'queued' }), { code: 'closed' });
+});

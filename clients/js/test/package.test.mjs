@@ -1,0 +1,90 @@
+// The package as others get it: its size, its files, its types, and the README's first example.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { build } from 'esbuild';
+import { Server, here } from './support.mjs';
+
+test('it weighs less than 5 kB, minified and gzipped; nothing is imported from elsewhere', async (t) => {
+  const { outputFiles, metafile } = await build({
+    entryPoints: [here('../dist/index.js')], bundle: true, minify: true, format: 'esm', target: 'es2022',
+    splitting: true, outdir: 'unused', write: false, metafile: true,
+  });
+  const sizes = outputFiles.map(({ path, contents }) => [path.split('/').at(-1), gzipSync(contents, { level: 9 }).length]);
+  const fallback = sizes.filter(([name]) => name.startsWith('stream'));
+  const page = sizes.filter(([name]) => !name.startsWith('stream')).reduce((sum, [, size]) => sum + size, 0);
+  t.diagnostic(`${page} bytes, and ${fallback[0][1]} more where WebSocket does not get through`);
+  assert(page < 5_000, `${page} bytes`);
+  assert.deepEqual(Object.values(metafile.outputs).flatMap((output) => output.imports.filter((one) => one.external)), []);
+  assert.equal(JSON.parse(await readFile(here('../package.json'), 'utf8')).dependencies, undefined);
+});
+
+test('it packs what it needs and no more', () => {
+  const [pack] = JSON.parse(execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: here('..'), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }));
+  const files = pack.files.map((file) => file.path);
+  for (const needed of ['package.json', 'README.md', 'LICENSE-MIT', 'LICENSE-APACHE', 'dist/index.js', 'dist/index.d.ts', 'dist/react.js', 'dist/react.d.ts']) {
+    assert(files.includes(needed), `${needed} is not in ${files}`);
+  }
+  assert.deepEqual(files.filter((file) => !/^(package\.json|README\.md|LICENSE-\w+|dist\/\w+\.(js|d\.ts))$/.test(file)), []);
+});
+
+/** A folder where the package is installed. */
+async function installed(t) {
+  const folder = await mkdtemp(join(tmpdir(), 'fanwire-'));
+  t.after(() => rm(folder, { recursive: true }));
+  await symlink(here('../node_modules'), join(folder, 'node_modules'));
+  return folder;
+}
+
+test('the first example of the README runs as it stands', async (t) => {
+  const readme = await readFile(here('../README.md'), 'utf8');
+  const server = await Server.start();
+  t.after(() => server.stop());
+  const example = /```js\n([^]*?)```/.exec(readme)[1];
+  assert(example.includes("'http://127.0.0.1:8765'"));
+  // In the package itself, so that it is found by its own name.
+  const file = here('../readme-example.tmp.mjs');
+  t.after(() => rm(file, { force: true }));
+  await writeFile(file, example.replace('http://127.0.0.1:8765', server.url));
+  const said = execFileSync(process.execPath, [file], { encoding: 'utf8', timeout: 20_000 });
+  assert.equal(said, 'task.progress { progress: 42 }\n');
+});
+
+test('types follow from the event map, and mistakes are seen', async (t) => {
+  const folder = await installed(t);
+  const source = `
+    import { Fanwire, isGap, type Gap } from '${here('../dist/index.js')}';
+    import { useFanwire } from '${here('../dist/react.js')}';
+    interface Events { [type: string]: unknown; }
+    type Mine = { 'task.progress': { progress: number }; 'task.done': { ok: boolean }; 'agent.log': string };
+    const client = new Fanwire<Mine>('http://localhost');
+    client.on('task.progress', (event) => { const n: number = event.payload.progress; void n; });
+    client.on('task.*', (event) => { if (event.event_type === 'task.done') { const ok: boolean = event.payload.ok; void ok; } });
+    // @ts-expect-error no number there
+    client.on('agent.log', (event) => { const n: number = event.payload; void n; });
+    // @ts-expect-error a payload of another form
+    client.publish({ type: 'task.done', payload: { ok: 1 } });
+    async function loop() {
+      for await (const item of client.subscribe('task.*', { history: 5 })) {
+        if (isGap(item)) { const gap: Gap = item; void gap; continue; }
+        if (item.event_type === 'task.progress') { const n: number = item.payload.progress; void n; }
+      }
+      const any = new Fanwire<Events>('http://localhost');
+      any.on('x.y', (event) => { const what: unknown = event.payload; void what; });
+      new Fanwire('http://localhost').on('*', (event) => event.event_type.length);
+    }
+    void loop;
+    export function View() {
+      const { last, gaps } = useFanwire<Mine, 'task.*'>('http://localhost', 'task.*');
+      return \`\${last?.event_type} \${gaps.length}\`;
+    }
+  `;
+  await writeFile(join(folder, 'use.mts'), source);
+  const options = { strict: true, noEmit: true, module: 'nodenext', target: 'es2022', lib: ['es2022', 'dom'], types: [], skipLibCheck: false };
+  await writeFile(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, files: ['use.mts'] }));
+  execFileSync(process.execPath, [here('../node_modules/typescript/bin/tsc'), '-p', folder], { encoding: 'utf8', stdio: ['ignore', 'inherit', 'inherit'] });
+});

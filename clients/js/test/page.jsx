@@ -1,0 +1,65 @@
+// The page of the browser tests: a list by `useFanwire`, a socket by `useWebSocket`, and the client itself for the script.
+import { StrictMode, useState } from 'react';
+import { createRoot } from 'react-dom/client';
+import { Fanwire, isGap } from '../dist/index.js';
+import { useFanwire, useWebSocket } from '../dist/react.js';
+
+const quick = { backoff: { base: 5, max: 40 } };
+
+/** Counts what comes until there is enough: each must be the next. */
+window.follow = async (url, transports, count) => {
+  const client = new Fanwire(url, { ...quick, transports });
+  const loops = ['test.numbered', 'test.**'].map((filter) => client.subscribe(filter));
+  await Promise.all(loops.map((loop) => loop.ready));
+  window.passed = 0;
+  window.following = Promise.all(
+    loops.map(async (loop) => {
+      for (let n = 0; n < count; n += 1) {
+        const { value } = await loop.next();
+        if (isGap(value) || value.payload.n !== n) throw new Error(`${JSON.stringify(value)} instead of ${n}`);
+        window.passed += 1;
+      }
+    }),
+  ).finally(() => client.close());
+};
+
+function List({ url, filter, name, options }) {
+  const { events, last, gaps, status, publish } = useFanwire(url, filter, options);
+  window.renders = (window.renders ?? 0) + 1;
+  return (
+    <div id={name}>
+      <b className="status">{status}</b> <i className="last">{last?.event_type}</i> <u className="gaps">{gaps.length}</u>
+      <button onClick={() => publish({ type: 'list.clicked', payload: name })}>publish</button>
+      <ul>{events.map((event) => <li key={event.event_id}>{JSON.stringify(event.payload)}</li>)}</ul>
+    </div>
+  );
+}
+
+function Socket({ url }) {
+  const { isConnected, messages, lastMessage, sendMessage } = useWebSocket(url, {
+    delay: 50, greeting: [{ type: 'subscribe', payload: { event_types: ['socket.*'] } }],
+  });
+  return (
+    <div id="socket">
+      <b className="status">{String(isConnected)}</b> <i className="last">{lastMessage?.payload?.payload}</i>
+      <u className="types">{messages.map((message) => message.type).join(' ')}</u>
+      <button onClick={() => sendMessage({ type: 'publish', payload: { type: 'socket.sent', payload: 'hello' } })}>send</button>
+    </div>
+  );
+}
+
+function App({ url }) {
+  const [shown, setShown] = useState(true);
+  const [filter, setFilter] = useState('list.*');
+  return (
+    <>
+      <button id="toggle" onClick={() => setShown(!shown)}>toggle</button>
+      <button id="other" onClick={() => setFilter('other.*')}>other</button>
+      {shown && <List name="one" url={url} filter={filter} options={{ ...quick, limit: 5 }} />}
+      {shown && <List name="two" url={url} filter={{ event_types: ['list.*'] }} />}
+      {shown && <Socket url={`${url.replace('http', 'ws')}/ws`} />}
+    </>
+  );
+}
+
+window.show = (url) => createRoot(document.querySelector('#root')).render(<StrictMode><App url={url} /></StrictMode>);

@@ -1,0 +1,160 @@
+// A server, a network that fails between it and a client, and what the tests ask of both.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import net from 'node:net';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import WebSocket from 'ws';
+
+export const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+export const BINARY = process.env.FANWIRE_BIN ?? here('../../../target/debug/fanwire');
+export const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
+
+/** Waits for a thing to be so. */
+export async function until(what, is) {
+  const end = Date.now() + 20_000;
+  for (;;) {
+    const value = await is();
+    if (value) return value;
+    assert(Date.now() < end, `in vain waited for ${what}`);
+    await sleep(5);
+  }
+}
+
+export class Server {
+  static async start(...options) {
+    const server = new Server();
+    server.options = options;
+    await server.#run('127.0.0.1:0');
+    return server;
+  }
+
+  async #run(listen) {
+    // Its settings come from the test alone.
+    const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(FANWIRE_|RUST_LOG$)/.test(name)));
+    this.child = spawn(BINARY, ['serve', '--listen', listen, ...this.options], { stdio: ['ignore', 'pipe', 'inherit'], env });
+    const lines = createInterface({ input: this.child.stdout });
+    const [line] = await once(lines, 'line');
+    this.url = line.replace('listening on ', '');
+    assert.match(this.url, /^http:/, line);
+    this.port = Number(new URL(this.url).port);
+  }
+
+  async publish(events) {
+    const answer = await fetch(`${this.url}/publish`, { method: 'POST', body: JSON.stringify(events) });
+    assert.equal(answer.status, 200);
+    return (await answer.json()).last_event_id;
+  }
+
+  async stop() {
+    if (this.child.exitCode !== null) return;
+    const exit = once(this.child, 'exit');
+    this.child.kill('SIGTERM');
+    await exit;
+  }
+
+  /** Another life at the same address. */
+  async restart() {
+    await this.stop();
+    await this.#run(`127.0.0.1:${this.port}`);
+  }
+}
+
+/** Passes bytes on, in pieces, until it cuts. */
+export class Proxy {
+  open = new Set();
+  /** Nobody gets through. */
+  down = false;
+  /** Requests whose first bytes hold this are answered with nothing. */
+  blocks = null;
+
+  static async to(server) {
+    const proxy = new Proxy();
+    proxy.listener = net.createServer((client) => proxy.#take(client, server.port));
+    proxy.listener.listen(0, '127.0.0.1');
+    await once(proxy.listener, 'listening');
+    proxy.url = `http://127.0.0.1:${proxy.listener.address().port}`;
+    return proxy;
+  }
+
+  #take(client, port) {
+    if (this.down) return client.destroy();
+    const server = net.connect(port, '127.0.0.1');
+    const pair = { client, server };
+    this.open.add(pair);
+    const end = () => (this.open.delete(pair), client.destroy(), server.destroy());
+    for (const socket of [client, server]) socket.on('error', end).on('close', end);
+    client.on('data', (bytes) => {
+      if (this.blocks && bytes.includes(this.blocks)) return end();
+      server.write(bytes);
+    });
+    server.on('data', (bytes) => {
+      // What a cut leaves of a frame is any part of it.
+      if (pair.allowance !== undefined && (pair.allowance -= bytes.length) < 0) {
+        client.write(bytes.subarray(0, Math.max(0, pair.allowance + bytes.length)), end);
+      } else client.write(bytes);
+    });
+  }
+
+  /** Cuts all that is open: at once, or after so many more bytes for the client. */
+  cut(after = 0) {
+    for (const pair of this.open) {
+      if (after > 0) pair.allowance = after;
+      else pair.client.destroy();
+    }
+  }
+
+  async close() {
+    this.listener.close();
+    this.cut();
+  }
+}
+
+/**
+ * Cuts again and again, at places from a seed, until it is told to stop. As a rule it lets something through first, by
+ * this count: a machine that is busy would else see nothing but cuts.
+ */
+export function unrest(proxy, seed, passed, most = 4_000) {
+  let state = seed;
+  const random = () => ((state = (state * 1_103_515_245 + 12_345) % 2 ** 31), state / 2 ** 31);
+  let cuts = 0;
+  let over = false;
+  const done = (async () => {
+    while (!over) {
+      const before = passed();
+      await sleep(10 + random() * 50);
+      while (!over && passed() === before && random() < 0.99) await sleep(5);
+      if (over) break;
+      proxy.cut(random() < 0.5 ? 0 : 1 + Math.floor(random() * most));
+      cuts += 1;
+    }
+  })();
+  return async () => ((over = true), await done, cuts);
+}
+
+/** Options for tests: Node's WebSocket, and no long waits. */
+export const quick = { WebSocket, backoff: { base: 5, max: 40 }, fetch: impatient };
+
+/** A fetch whose streams ask to come back soon: the server's `retry` is in seconds. */
+async function impatient(...args) {
+  const answer = await fetch(...args);
+  if (!answer.headers.get('content-type')?.startsWith('text/event-stream')) return answer;
+  const hurried = new TransformStream({
+    transform: (bytes, out) => out.enqueue(Buffer.from(Buffer.from(bytes).toString('latin1').replace(/^retry: \d+$/m, 'retry: 20'), 'latin1')),
+  });
+  return new Response(answer.body.pipeThrough(hurried), answer);
+}
+
+/** Takes so many items of a loop. */
+export async function take(subscription, count) {
+  const items = [];
+  while (items.length < count) {
+    const { value, done } = await subscription.next();
+    if (done) break;
+    items.push(value);
+  }
+  return items;
+}
+
+export const numbered = (n, more = {}) => ({ type: 'test.numbered', payload: { n }, ...more });

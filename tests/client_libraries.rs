@@ -1,0 +1,104 @@
+//! The client libraries of `clients/` against this build's server: their own tests, each file a test here.
+//!
+//! `cargo xtask setup` installs what they need.
+
+mod support;
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use fanwire::Pattern;
+use support::script::{chromium, in_project, is_installed, missing, tool};
+
+/// The longest that a file of tests may run.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Runs a command to its end, whatever it writes, and gives that; it must succeed.
+fn succeed(name: &str, command: &mut Command) -> String {
+    let path = in_project("target/tmp").join(format!("{name}-{}.log", std::process::id()));
+    std::fs::create_dir_all(in_project("target/tmp")).expect("a place for logs");
+    let log = File::create(&path).expect("a log");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a descriptor"))
+        .stderr(log)
+        .spawn()
+        .expect("it starts");
+    let end = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            break status;
+        }
+        if Instant::now() >= end {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let said = std::fs::read_to_string(&path).unwrap_or_default();
+    let _ = std::fs::remove_file(&path);
+    assert!(status.success(), "{name}: {status}\n{said}");
+    said
+}
+
+/// Runs a file of the JavaScript client's tests; so many must pass.
+fn node_test(file: &str, tests: usize) {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let js = in_project("clients/js");
+    let modules = "clients/js/node_modules";
+    if !is_installed("clients/js/package-lock.json", &format!("{modules}/.installed-lock.json")) {
+        missing(modules);
+    }
+    BUILT.get_or_init(|| drop(succeed("build", tool("node").arg(js.join("build.mjs")))));
+    let said = succeed(
+        file,
+        tool("node")
+            .args(["--test", "--test-reporter=tap"])
+            .arg(js.join("test").join(file))
+            .env("FANWIRE_BIN", env!("CARGO_BIN_EXE_fanwire"))
+            .env("FANWIRE_CHROMIUM", chromium()),
+    );
+    for wanted in [format!("# pass {tests}"), "# fail 0".into(), "# skipped 0".into()] {
+        assert!(said.lines().any(|line| line == wanted), "{file}: no {wanted:?} in\n{said}");
+    }
+}
+
+#[test]
+fn patterns_mean_the_same_in_every_language() {
+    let cases = std::fs::read_to_string(in_project("clients/cases/patterns.json")).expect("the cases");
+    let cases: Vec<(String, String, bool)> = serde_json::from_str(&cases).expect("rows of three");
+    for (pattern, value, want) in &cases {
+        assert_eq!(Pattern::new(pattern.as_str()).matches(value), *want, "{pattern} on {value:?}");
+    }
+}
+
+#[test]
+fn javascript_verbs_do_what_they_say() {
+    node_test("client.test.mjs", 16);
+}
+
+#[test]
+fn javascript_misses_nothing_on_a_bad_network() {
+    node_test("cuts.test.mjs", 7);
+}
+
+#[test]
+fn javascript_heeds_what_the_server_says_of_coming_back() {
+    node_test("hints.test.mjs", 11);
+}
+
+#[test]
+fn javascript_reads_streams_in_any_pieces() {
+    node_test("sse.test.mjs", 1);
+}
+
+#[test]
+fn javascript_is_small_and_whole_as_a_package() {
+    node_test("package.test.mjs", 4);
+}
+
+#[test]
+fn javascript_and_its_hooks_work_in_chromium() {
+    node_test("browser.test.mjs", 5);
+}

@@ -64,6 +64,23 @@ fn node_test(file: &str, tests: usize) {
     }
 }
 
+/// Runs a file of the Python client's tests; so many must pass.
+fn python_test(file: &str, tests: usize) {
+    if !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt") {
+        missing("target/venv");
+    }
+    let said = succeed(
+        file,
+        Command::new(in_project("target/venv/bin/python"))
+            .args(["-W", "error"])
+            .arg(in_project("clients/python/tests").join(file))
+            .env("FANWIRE_BIN", env!("CARGO_BIN_EXE_fanwire"))
+            .env("PYTHONDONTWRITEBYTECODE", "1"),
+    );
+    let ran = format!("Ran {tests} test");
+    assert!(said.contains(&ran) && said.ends_with("\nOK\n"), "{file}: no {ran:?} in\n{said}");
+}
+
 #[test]
 fn patterns_mean_the_same_in_every_language() {
     let cases = std::fs::read_to_string(in_project("clients/cases/patterns.json")).expect("the cases");
@@ -101,4 +118,24 @@ fn javascript_is_small_and_whole_as_a_package() {
 #[test]
 fn javascript_and_its_hooks_work_in_chromium() {
     node_test("browser.test.mjs", 5);
+}
+
+#[test]
+fn python_verbs_do_what_they_say() {
+    python_test("test_client.py", 8);
+}
+
+#[test]
+fn python_misses_nothing_on_a_bad_network() {
+    python_test("test_cuts.py", 5);
+}
+
+#[test]
+fn python_heeds_what_the_server_says_of_coming_back() {
+    python_test("test_hints.py", 5);
+}
+
+#[test]
+fn python_is_typed_and_its_examples_run() {
+    python_test("test_package.py", 5);
 }

@@ -1,0 +1,16 @@
+"""The client of Fanwire: a stream of events that comes back by itself, and says what was lost.
+
+    async with Fanwire("http://127.0.0.1:8765") as client:
+        async for item in client.subscribe("task.*"):
+            if isinstance(item, Gap):
+                print("missed", item.missed)
+            else:
+                print(item.event_type, item.payload)
+"""
+
+from ._client import Fanwire, Status
+from ._filter import Entity, pattern
+from ._subscription import Subscription
+from ._types import Event, FanwireError, Gap
+
+__all__ = ["Entity", "Event", "Fanwire", "FanwireError", "Gap", "Status", "Subscription", "pattern"]

@@ -1,0 +1,457 @@
+"""The client: what is wanted and what waits, over links that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import json
+import logging
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Unpack
+from urllib.parse import urlsplit, urlunsplit
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from ._filter import Entity, Filter, wire
+from ._link import PAST, Link
+from ._subscription import Subscription
+from ._types import Event, FanwireError, Gap, Item
+
+Status = Literal["idle", "connecting", "open", "waiting", "closed"]
+Token = str | Callable[[], str | Awaitable[str]]
+Handler = Callable[[Event], object]
+
+_PROTOCOL = Subprotocol("fanwire.v1")
+_log = logging.getLogger("fanwire")
+
+# A link that lived so long was a good one: the next waits start short again. Seconds.
+_STABLE = 5.0
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A message that wants an answer."""
+
+    kind: Literal["publish", "request"]
+    payload: object
+    answer: asyncio.Future[Any] = field(repr=False)
+
+
+class Fanwire:
+    """A server by its URL. Nothing is opened before there is something to do. Use it in one event loop.
+
+    `token`: a text, or a function (async or not) that gives one: asked before each connection, and again before a JWT
+    ends. `path`: where the server has its WebSocket. `backoff`: seconds, a random wait of up to `base * 2 ** attempt`,
+    at most `max`. `attempts`: in a row, before the client gives up; None for never. `heartbeat`: seconds of silence
+    after which the server is asked, and seconds that the answer may take. `queue`: publishes that wait while offline;
+    the next is refused with `queue_full`. `connect_options` go to `websockets.connect` (`ssl`, `proxy`, ...).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token | None = None,
+        path: str = "ws",
+        backoff: tuple[float, float] = (0.5, 30.0),
+        attempts: int | None = None,
+        heartbeat: tuple[float, float] = (25.0, 10.0),
+        queue: int = 1000,
+        connect_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        if scheme not in ("ws", "wss"):
+            raise ValueError(f"not a URL of a server: {url!r}")
+        base = parts.path if parts.path.endswith("/") else f"{parts.path}/"
+        self._url = urlunsplit((scheme, parts.netloc, base + path.lstrip("/"), parts.query, ""))
+        self._source = url
+        self._settings: dict[str, Any] = dict(
+            token=token, path=path, backoff=backoff, attempts=attempts, heartbeat=heartbeat, queue=queue,
+            connect_options=connect_options,
+        )  # fmt: skip
+        self._token = token
+        self._backoff = backoff
+        self._attempts = attempts
+        self._heartbeat = heartbeat
+        self._queue = queue
+        self._connect_options = dict(connect_options or {})
+        self._status: Status = "idle"
+        self._subscriptions: dict[str, Subscription] = {}
+        self._children: set[Fanwire] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outbox: deque[_Job] = deque()
+        self._link: Link | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._number = 0
+        self._on_status: list[Callable[[Status], object]] = []
+        self._on_gap: list[Callable[[Gap], object]] = []
+        self._on_error: list[Callable[[FanwireError], object]] = []
+
+    @property
+    def status(self) -> Status:
+        """The state of the connection: `waiting` is between two attempts."""
+        return self._status
+
+    async def __aenter__(self) -> Fanwire:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def subscribe(
+        self,
+        types: str | Sequence[str] | None = None,
+        *,
+        since: str | None = None,
+        history: int | None = None,
+        snapshot: bool = False,
+        on_lag: Literal["drop_oldest", "drop_newest", "conflate", "sample", "disconnect"] | None = None,
+        max_per_second: int | None = None,
+        buffer: int = 10_000,
+        **filter: Unpack[Filter],
+    ) -> Subscription:
+        """Items in order, each once, over all reconnects: events, and gaps where some are missing.
+
+        `types` are event types or patterns of them; other attributes by name (`sources=["core"]`,
+        `entities=["agent:coder-001"]`). Starts with what comes from now on, or with the past: `since` an event's id, the
+        newest `history` that match, or a `snapshot`, the latest of each key. `buffer`: items that wait for a slow loop
+        before the oldest become a gap.
+        """
+        wanted: Filter = {**filter}
+        if types is not None and types != "*" and "*" not in ([types] if isinstance(types, str) else types):
+            wanted["event_types"] = types
+        given = {
+            "since": since, "history": history, "snapshot": snapshot or None, "on_lag": on_lag, "max_per_second": max_per_second,
+        }  # fmt: skip
+        options = {key: value for key, value in given.items() if value is not None}
+        return self._subscribe(wire(wanted), options, buffer)
+
+    def _subscribe(self, filter: Mapping[str, Any], options: Mapping[str, Any], buffer: int) -> Subscription:
+        if self._subscriptions and options.keys() & set(PAST):
+            # On one connection an event comes once, so what another subscription got would be missing in this one's past.
+            child = Fanwire(self._source, **self._settings)
+            child._on_gap, child._on_error = self._on_gap, self._on_error
+            self._children.add(child)
+            own = child._subscribe(filter, options, buffer)
+            own._leave = lambda: self._spawn(self._drop(child))
+            return own
+        self._number += 1
+        id = f"py-{self._number}"
+
+        def gone() -> None:
+            if self._subscriptions.pop(id, None) and self._link:
+                self._link.remove(one)
+
+        one = Subscription(id, filter, options, buffer, gone)
+        if self._status == "closed":
+            one._end(FanwireError("closed", "the client is closed"))
+            return one
+        self._subscriptions[id] = one
+        if self._link and self._status == "open":
+            self._link.add(one)
+        else:
+            self.connect()
+        return one
+
+    async def _drop(self, child: Fanwire) -> None:
+        self._children.discard(child)
+        await child.close()
+
+    def on(self, types: str | Sequence[str], handler: Handler, **options: Any) -> Callable[[], None]:
+        """Calls a handler, async or not, with each event whose type is this, or matches this pattern; `*` is every event.
+        One event after the other; a fault of its own goes to `on_error`. Call the result to stop."""
+        own = self.subscribe(types, **options)
+
+        async def call() -> None:
+            async for item in own:
+                if isinstance(item, Event):
+                    try:
+                        result = handler(item)
+                        if inspect.isawaitable(result):
+                            await result
+                    except Exception as cause:
+                        error = FanwireError("handler", repr(cause))
+                        error.__cause__ = cause
+                        self._failed(error)
+
+        self._spawn(call())
+        return own.close
+
+    def subscribe_to_agent(
+        self, id: str, events: Sequence[str] = ("status", "task_update", "log", "metric")
+    ) -> Subscription:
+        """The events of one agent, under both of the names in use (`agent_status`, `agent.status`)."""
+        return self._resource("agent", id, events)
+
+    def subscribe_to_workflow(
+        self, id: str, events: Sequence[str] = ("started", "step_complete", "complete", "failed")
+    ) -> Subscription:
+        """The events of one workflow."""
+        return self._resource("workflow", id, events)
+
+    def _resource(self, kind: str, id: str, events: Sequence[str]) -> Subscription:
+        types = [f"{kind}{separator}{event}" for event in events for separator in "_."]
+        entity: Entity = {"kind": kind, "id": id}
+        return self.subscribe(types, entities=[entity])
+
+    async def publish(self, event: Mapping[str, Any]) -> str:
+        """Publishes an event (`type`, and what it has more); gives its id. While offline it waits, as long as you do.
+        Raises FanwireError: `queue_full` where too many wait, `uncertain` where the connection broke before the answer:
+        then the event may have been taken, or not."""
+        answer = await self._send("publish", dict(event))
+        return str(answer["event_id"])
+
+    async def request(self, action: str) -> Any:
+        """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`."""
+        return await self._send("request", {"action": action})
+
+    async def _send(self, kind: Literal["publish", "request"], payload: object) -> Any:
+        if self._status == "closed":
+            raise FanwireError("closed", "the client is closed")
+        job = _Job(kind, payload, asyncio.get_running_loop().create_future())
+        if self._link and self._status == "open":
+            self._give(job)
+        elif len(self._outbox) >= self._queue:
+            raise FanwireError("queue_full", f"{self._queue} messages wait already")
+        else:
+            self._outbox.append(job)
+            self.connect()
+        try:
+            return await job.answer
+        finally:
+            if job in self._outbox:
+                self._outbox.remove(job)
+
+    def _give(self, job: _Job) -> None:
+        def answered(payload: Any, error: FanwireError | None) -> None:
+            if job.answer.done():
+                return
+            if error is None:
+                job.answer.set_result(payload)
+            elif error.code == "uncertain" and job.kind == "request" and self._status != "closed":
+                # Asking again does no harm; publishing again would be a second event.
+                self._outbox.append(job)
+            else:
+                job.answer.set_exception(error)
+
+        assert self._link
+        self._link.ask(job.kind, job.payload, answered)
+
+    def on_status(self, listener: Callable[[Status], object]) -> Callable[[], None]:
+        return _add(self._on_status, listener)
+
+    def on_gap(self, listener: Callable[[Gap], object]) -> Callable[[], None]:
+        """Every gap of every subscription."""
+        return _add(self._on_gap, listener)
+
+    def on_error(self, listener: Callable[[FanwireError], object]) -> Callable[[], None]:
+        """What went wrong: lost connections, handlers that raised. Nothing here ends the client. Without a listener it is
+        logged."""
+        return _add(self._on_error, listener)
+
+    def connect(self) -> None:
+        """Opens the connection now, also out of a wait."""
+        self._wake.set()
+        if self._status == "idle":
+            self._set("connecting")
+            self._runner = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Ends all subscriptions and the connection, for good."""
+        self._end(None)
+        # Handlers get what already came.
+        work = [task for task in (self._runner, *self._tasks) if task and task is not asyncio.current_task()]
+        await asyncio.gather(*work, return_exceptions=True)
+        await asyncio.gather(*(child.close() for child in list(self._children)))
+
+    async def _run(self) -> None:
+        attempt = 0
+        # A cancellation that meets the end of a connection may be lost to it: so the state is asked, too.
+        while not self._is_closed():
+            self._set("connecting")
+            self._wake.clear()
+            opened = time.monotonic()
+            error, delay, exact = await self._live()
+            if self._is_closed():
+                return
+            self._failed(error)
+            if error.code == "unauthorized" and not callable(self._token):
+                return self._end(error)
+            attempt = 1 if time.monotonic() - opened > _STABLE else attempt + 1
+            if self._attempts is not None and attempt >= self._attempts:
+                gave_up = FanwireError("gave_up", f"no connection in {self._attempts} attempts")
+                gave_up.__cause__ = error
+                return self._end(gave_up)
+            base, most = self._backoff
+            chance = random.random() * min(most, base * 2 ** min(attempt - 1, 60))
+            self._set("waiting")
+            try:
+                async with asyncio.timeout(delay if exact else delay + chance):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _is_closed(self) -> bool:
+        return self._status == "closed"
+
+    async def _live(self) -> tuple[FanwireError, float, bool]:
+        """One connection from its beginning to its end: why it ended, the wait that the server wants, and whether that is
+        this client's own slot."""
+        link: Link | None = None
+        renewal: asyncio.Task[None] | None = None
+        interval, timeout = self._heartbeat
+        try:
+            token = await self._ask_token()
+            options: dict[str, Any] = {"ping_interval": None, "open_timeout": timeout, "close_timeout": 1, "max_size": None}
+            if token is not None:
+                options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+            options |= self._connect_options
+            socket = await connect(self._url, subprotocols=[_PROTOCOL], **options)
+            link = self._link = Link(socket, self, interval, timeout)
+            if token is not None:
+                renewal = asyncio.create_task(self._renew(link, token))
+            try:
+                await link.run(token)
+            finally:
+                self._link = None
+                await socket.close()
+            raise AssertionError("a link ends with an exception")
+        except FanwireError as cause:
+            error, delay = cause, 0.0
+        except InvalidStatus as cause:
+            status = cause.response.status_code
+            code = "unauthorized" if status in (401, 403) else "disconnected"
+            error, delay = FanwireError(code, f"refused with {status}"), _seconds(cause.response.headers.get("Retry-After"))
+        except ConnectionClosed as cause:
+            number, reason = (cause.rcvd.code, cause.rcvd.reason) if cause.rcvd else (1006, "")
+            # 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
+            said = re.search(r"retry\D*(\d+)", reason, re.IGNORECASE)
+            code = "unauthorized" if number in (1008, 4001) else "disconnected"
+            error, delay = FanwireError(code, reason or f"closed with {number}"), int(said[1]) / 1000 if said else 0.0
+        except (OSError, InvalidHandshake, TimeoutError, EOFError) as cause:
+            error, delay = FanwireError("disconnected", str(cause) or repr(cause)), 0.0
+        finally:
+            self._link = None
+            if renewal:
+                renewal.cancel()
+            for one in self._subscriptions.values():
+                one._active = False
+        slot = link.slot if link else None
+        return error, delay if slot is None else slot, slot is not None
+
+    async def _ask_token(self) -> str | None:
+        token = self._token
+        if not callable(token):
+            return token
+        try:
+            given = token()
+            return await given if inspect.isawaitable(given) else given
+        except Exception as cause:
+            raise FanwireError("token", f"no token was given: {cause!r}") from cause
+
+    async def _renew(self, link: Link, token: str) -> None:
+        """Replaces a token before it ends, some seconds or at half its life."""
+        while callable(self._token) and (left := _life(token)) > 0:
+            await asyncio.sleep(max(left / 2, left - 30))
+            try:
+                token = await self._ask_token() or ""
+                link.login(token)
+            except FanwireError as error:
+                return self._failed(error)
+
+    # What the link tells.
+
+    def subscriptions(self) -> list[Subscription]:
+        """Those of this connection."""
+        return list(self._subscriptions.values())
+
+    def opened(self) -> None:
+        """@private"""
+        self._set("open")
+        jobs, self._outbox = self._outbox, deque()
+        for job in jobs:
+            if not job.answer.done():
+                self._give(job)
+
+    def deliver(self, item: Item) -> None:
+        """@private"""
+        if isinstance(item, Gap):
+            self._tell(self._on_gap, item)
+        for one in self.subscriptions():
+            if not one._active:
+                continue
+            if isinstance(item, Gap):
+                one._push(item)
+            else:
+                one._offer(item)
+
+    def failed(self, error: FanwireError) -> None:
+        """@private"""
+        self._failed(error)
+
+    def _failed(self, error: FanwireError) -> None:
+        if self._on_error:
+            self._tell(self._on_error, error)
+        else:
+            _log.warning("%s: %s", error.code, error)
+
+    def _set(self, status: Status) -> None:
+        if status != self._status and self._status != "closed":
+            self._status = status
+            self._tell(self._on_status, status)
+
+    def _tell(self, listeners: Sequence[Callable[[Any], object]], value: object) -> None:
+        for listener in list(listeners):
+            try:
+                listener(value)
+            except Exception:
+                # What a listener does wrong ends nothing.
+                _log.exception("a listener raised")
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _end(self, error: FanwireError | None) -> None:
+        if self._status == "closed":
+            return
+        self._set("closed")
+        if self._runner and self._runner is not asyncio.current_task():
+            self._runner.cancel()
+        for one in self.subscriptions():
+            one._end(error)
+        for child in list(self._children):
+            child._end(error)
+        for job in self._outbox:
+            if not job.answer.done():
+                job.answer.set_exception(error or FanwireError("closed", "the client is closed"))
+        self._outbox.clear()
+
+
+def _add(listeners: list[Any], listener: Any) -> Callable[[], None]:
+    listeners.append(listener)
+    return lambda: listeners.remove(listener) if listener in listeners else None
+
+
+def _seconds(text: str | None) -> float:
+    return float(text) if text and text.isdigit() else 0.0
+
+
+def _life(token: str) -> float:
+    """Seconds until a JWT ends; 0 where that is not known."""
+    try:
+        claims = token.split(".")[1]
+        return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]) - time.time()
+    except (IndexError, KeyError, TypeError, ValueError):
+        return 0.0

@@ -1,0 +1,121 @@
+"""One subscription: its items, in order, each once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._filter import matcher
+from ._position import is_behind
+from ._types import Event, FanwireError, Gap, Item
+
+
+class Subscription:
+    """Events and gaps in order, for `async for`. Ends with `close`, or with the client; leaving a loop does not end it,
+    leaving `async with` does."""
+
+    def __init__(
+        self, id: str, filter: Mapping[str, Any], options: Mapping[str, Any], buffer: int, leave: Callable[[], None]
+    ) -> None:
+        self.id = id
+        self.filter = filter
+        self._options = options
+        self._buffer = buffer
+        self._leave = leave
+        self._wants = matcher(filter)
+        # The last place up to which everything was given; where it resumes.
+        self._position: str | None = None
+        # The server has never taken it; has taken it on this connection.
+        self._fresh = True
+        self._active = False
+        self._items: deque[Item] = deque()
+        self._lost: Gap | None = None
+        self._given: str | None = None
+        self._over = False
+        self._error: FanwireError | None = None
+        self._ready = asyncio.Event()
+        self._more = asyncio.Event()
+
+    async def ready(self) -> None:
+        """Waits until the server has taken it: what is published from then on comes."""
+        await self._ready.wait()
+        if self._error:
+            raise self._error
+
+    def close(self) -> None:
+        """Ends it; a loop gets what already came, then its end."""
+        self._end()
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Item:
+        """The next item. Raises FanwireError where the server refused the subscription."""
+        while True:
+            item: Item | None = self._lost
+            self._lost = None
+            if item is None and self._items:
+                item = self._items.popleft()
+            if item is not None:
+                self._given = (item.to_id if isinstance(item, Gap) else item.event_id) or self._given
+                return item
+            if self._error:
+                raise self._error
+            if self._over:
+                raise StopAsyncIteration
+            self._more.clear()
+            await self._more.wait()
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    # What follows is the client's to call.
+
+    def _taken(self) -> None:
+        self._fresh = False
+        self._active = True
+        self._ready.set()
+
+    def _reach(self, position: str | None) -> None:
+        """All up to here was given; places before are not gone back to."""
+        if position and is_behind(position, self._position):
+            self._position = position
+
+    def _offer(self, event: Event) -> None:
+        """An event that may be for it; each once."""
+        if not is_behind(event.event_id, self._position):
+            return
+        self._position = event.event_id
+        if self._wants(event):
+            self._push(event)
+
+    def _push(self, item: Item) -> None:
+        if self._over:
+            return
+        self._items.append(item)
+        if len(self._items) > self._buffer:
+            oldest = self._items.popleft()
+            lost = self._lost or Gap(0, self._given, None, True)
+            more = oldest.missed if isinstance(oldest, Gap) else 1
+            missed = None if lost.missed is None or more is None else lost.missed + more
+            to = oldest.to_id if isinstance(oldest, Gap) else oldest.event_id
+            self._lost = Gap(missed, lost.from_id, to or lost.to_id, True)
+        self._more.set()
+
+    def _end(self, error: FanwireError | None = None) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._error = error
+        self._ready.set()
+        self._more.set()
+        self._leave()

@@ -1,0 +1,79 @@
+"""What a stream carries, and what can go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as delivered; absent attributes are None."""
+
+    event_id: str
+    event_type: str
+    timestamp: str
+    """ISO 8601, UTC."""
+    payload: Any
+    source: str | None = None
+    correlation_id: str | None = None
+    stream_id: str | None = None
+    execution_id: str | None = None
+    entity: tuple[str, str] | None = None
+    """Kind and id."""
+    channel: str | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The event as it came."""
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Event:
+        entity = raw.get("entity")
+        return cls(
+            event_id=raw["event_id"],
+            event_type=raw["event_type"],
+            timestamp=raw.get("timestamp", ""),
+            payload=raw.get("payload"),
+            source=raw.get("source"),
+            correlation_id=raw.get("correlation_id"),
+            stream_id=raw.get("stream_id"),
+            execution_id=raw.get("execution_id"),
+            entity=(entity["kind"], entity["id"]) if entity else None,
+            channel=raw.get("channel"),
+            raw=raw,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as it came, as a dict of its own."""
+        return dict(self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events that this client did not get. A value like an event, so that no loop ends because of it."""
+
+    missed: int | None
+    """How many; None where it can't be known, as after a restart of the server."""
+    from_id: str | None
+    """The last event before the gap."""
+    to_id: str | None
+    """The last event within it."""
+    recoverable: bool
+    """Whether a subscription with `since=from_id` would still get them."""
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Gap:
+        return cls(raw.get("missed"), raw.get("from"), raw.get("to"), bool(raw.get("recoverable")))
+
+
+Item = Event | Gap
+
+
+class FanwireError(Exception):
+    """What went wrong. `code` is the server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the
+    connection broke before the answer), `closed`, `unauthorized`, `gave_up`, `timeout`, `disconnected`, `handler`,
+    `token`, `protocol`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,153 @@
+"""The client's verbs, against the real server."""
+
+import asyncio
+import json
+import unittest
+
+from support import HERE, Case, Fanwire, Gap, numbered, numbers, take, until
+
+from fanwire import Event, FanwireError, pattern
+
+FULL = {
+    "type": "task.progress", "source": "core", "correlation_id": "run-42", "stream_id": "webhook", "execution_id": "ex-1",
+    "entity": {"kind": "task", "id": "a:b"}, "channel": "dev-team", "payload": {"progress": 42},
+}  # fmt: skip
+
+
+class Patterns(unittest.TestCase):
+    def test_patterns_mean_what_they_mean_to_the_server(self) -> None:
+        for form, value, want in json.loads((HERE.parents[1] / "cases/patterns.json").read_text()):
+            self.assertEqual(pattern(form)(value), want, f"{form} on {value}")
+
+
+class Verbs(Case):
+    async def test_each_attribute_filters_at_the_server_and_between_subscriptions(self) -> None:
+        client = self.client()
+        everything = client.subscribe()
+        await everything.ready()
+        for filter, other in [
+            ({"event_types": ["task.*"]}, {"type": "tool.called"}),
+            ({"event_types": "task.progress"}, {"type": "task.done"}),
+            ({"sources": ["core", "x"]}, {"source": "edge"}),
+            ({"correlation_ids": ["run-42"]}, {"correlation_id": "run-43"}),
+            ({"stream_ids": ["webhook"]}, {"stream_id": "mail"}),
+            ({"execution_ids": ["ex-1"]}, {"execution_id": "ex-2"}),
+            ({"entities": ["task:a:b"]}, {"entity": {"kind": "task", "id": "a"}}),
+            ({"entities": ["task"]}, {"entity": {"kind": "agent", "id": "a:b"}}),
+            ({"entities": [("task", "a:*")]}, {"entity": {"kind": "task", "id": "a"}}),
+            ({"entities": [{"id": "a:b"}]}, {"entity": {"kind": "task", "id": "a"}}),
+            ({"channels": ["dev-team"], "sources": ["core"]}, {"channel": "ops"}),
+        ]:
+            async with client.subscribe(**filter) as one:
+                await one.ready()
+                await self.server.publish([FULL | other | {"payload": 1}, FULL | {"payload": 2}, FULL | other | {"payload": 3}])
+                self.assertEqual([item.payload for item in await take(one, 1)], [2], filter)
+                self.assertEqual([item.payload for item in await take(everything, 3)], [1, 2, 3])
+            with self.assertRaises(StopAsyncIteration):
+                await anext(one)
+        with self.assertRaises(TypeError):
+            client.subscribe(colours=["red"])
+
+    async def test_on_has_the_event_and_a_handlers_fault_is_its_own(self) -> None:
+        client = self.client()
+        progress: list[Event] = []
+        all_types: list[str] = []
+
+        async def handle(event: Event) -> None:
+            await asyncio.sleep(0)
+            progress.append(event)
+            raise ValueError("mine")
+
+        off = client.on("task.progress", handle)
+        client.on("*", lambda event: all_types.append(event.event_type))
+        await client.subscribe("none").ready()
+        id = await client.publish(FULL | {"timestamp": "2026-01-27T10:21:33.123456Z"})
+        await until("the event", lambda: progress and all_types)
+        (event,) = progress
+        self.assertEqual(event, Event(
+            id, "task.progress", "2026-01-27T10:21:33.123456Z", {"progress": 42}, "core", "run-42", "webhook", "ex-1",
+            ("task", "a:b"), "dev-team",
+        ))  # fmt: skip
+        self.assertEqual(event.to_dict()["entity"], {"kind": "task", "id": "a:b"})
+        self.assertEqual(Event.from_dict(event.to_dict()), event)
+        self.assertEqual(self.errors, ["handler"])
+        off()
+        await client.publish({"type": "task.progress"})
+        await client.publish({"type": "last"})
+        await until("the last", lambda: all_types[-1] == "last")
+        self.assertEqual(len(progress), 1)
+
+    async def test_the_past_is_each_subscriptions_own_however_many_there_are(self) -> None:
+        first = await self.server.publish(numbered(0, source="past"))
+        await self.server.publish([numbered(n, source="past") for n in (1, 2, 3)])
+        client = self.client()
+        await client.subscribe().ready()
+        for past in ({"since": first}, {"history": 3}):
+            async with client.subscribe(sources=["past"], **past) as one:
+                self.assertEqual(numbers(await take(one, 3)), [1, 2, 3])
+        (gap,) = await take(client.subscribe("x", since="elsewhere-1"), 1)
+        assert isinstance(gap, Gap)
+        self.assertIsNone(gap.missed)
+
+        async def streams() -> bool:
+            return bool((await self.server.stats())["connections"]["ws"] == 2)
+
+        await until("those that ended have left", streams)
+
+    async def test_what_the_server_refuses_is_raised_where_it_was_asked_for(self) -> None:
+        client = self.client()
+        good = client.subscribe("good")
+        bad = client.subscribe("bad", on_lag="cry")
+        with self.assertRaises(FanwireError):
+            await anext(bad)
+        with self.assertRaisesRegex(FanwireError, "event has no type"):
+            await client.publish({"type": ""})
+        await good.ready()
+        await client.publish({"type": "good"})
+        await take(good, 1)
+
+    async def test_requests_are_answered_and_agents_and_workflows_have_their_names(self) -> None:
+        client = self.client()
+        agent, workflow = client.subscribe_to_agent("coder-001", ["status"]), client.subscribe_to_workflow("w-1")
+        await agent.ready()
+        await workflow.ready()
+        self.assertEqual(await client.request("subscription_count"), {"count": 2})
+        self.assertEqual((await client.request("server_info"))["protocol"], "fanwire.v1")
+        with self.assertRaisesRegex(FanwireError, "Unknown action: fly"):
+            await client.request("fly")
+        entity = {"kind": "agent", "id": "coder-001"}
+        await self.server.publish([
+            {"type": "agent_status", "entity": entity | {"id": "x"}}, {"type": "agent_log", "entity": entity},
+            {"type": "agent_status", "entity": entity}, {"type": "agent.status", "entity": entity},
+            {"type": "workflow_failed", "entity": {"kind": "workflow", "id": "w-1"}},
+        ])  # fmt: skip
+        self.assertEqual([item.event_type for item in await take(agent, 2)], ["agent_status", "agent.status"])
+        self.assertEqual([item.event_type for item in await take(workflow, 1)], ["workflow_failed"])
+
+    async def test_a_loop_that_is_too_slow_loses_the_oldest_and_is_told_how_many(self) -> None:
+        client = self.client()
+        slow = client.subscribe("test.numbered", buffer=10)
+        await slow.ready()
+        first = await self.server.publish(numbered(0))
+        self.assertEqual(numbers(await take(slow, 1)), [0])
+        ids = [await self.server.publish(numbered(n)) for n in range(1, 31)]
+        await client.publish({"type": "none"})
+        gap, *rest = await take(slow, 11)
+        self.assertEqual(gap, Gap(20, first, ids[19], True))
+        self.assertEqual(numbers(rest), list(range(21, 31)))
+
+    async def test_a_client_that_is_given_up_says_so(self) -> None:
+        client = self.client("http://127.0.0.1:9", attempts=3)
+        states: list[str] = []
+        client.on_status(states.append)
+        with self.assertRaises(FanwireError) as caught:
+            await anext(client.subscribe())
+        self.assertEqual(caught.exception.code, "gave_up")
+        self.assertEqual(states.count("connecting"), 3)
+        self.assertEqual(client.status, "closed")
+        with self.assertRaises(ValueError):
+            Fanwire("ftp://example.com")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,121 @@
+"""Connections that break at any place, against the real server: nothing missed, nothing twice, in order; or told."""
+
+import asyncio
+import unittest
+
+from support import Case, Gap, numbered, numbers, take, unrest, until
+
+from fanwire import Event, FanwireError
+
+
+class Cuts(Case):
+    async def test_cut_at_random_every_event_comes_once_and_in_order(self) -> None:
+        events = 2000
+        client = self.client()
+        # Three subscriptions that overlap, as loops and as a handler.
+        everything = client.subscribe("test.**", sources=["chaos", "odd"])
+        odd = client.subscribe(sources="odd")
+        handled: list[int] = []
+
+        async def handle(event: Event) -> None:
+            handled.append(event.payload["n"])
+
+        client.on("test.numbered", handle)
+        await everything.ready()
+        await odd.ready()
+        trouble = asyncio.create_task(unrest(self.proxy, 42, lambda: len(handled)))
+        loops = asyncio.gather(take(everything, events), take(odd, events // 2))
+        for n in range(0, events, 20):
+            batch = [numbered(n, source="odd" if n % 2 else "chaos") for n in range(n, n + 20)]
+            await self.server.publish([{"type": "other"}, *batch])
+        got, odds = await loops
+        trouble.cancel()
+        self.assertEqual(numbers(got), list(range(events)))
+        self.assertEqual(numbers(odds), list(range(1, events, 2)))
+        await until("the handler", lambda: len(handled) >= events)
+        self.assertEqual(handled, list(range(events)))
+        self.assertGreater(len(self.errors), 5, "losses were told")
+
+    async def test_cut_before_its_first_event_a_client_misses_nothing(self) -> None:
+        client = self.client()
+        one, two = client.subscribe("first.*"), client.subscribe("first.a", sources=["s"])
+        await one.ready()
+        await two.ready()
+        await self.offline(client)
+        await self.server.publish([{"type": "first.a", "source": "s"}, {"type": "first.b"}])
+        self.proxy.down = False
+        self.assertEqual([item.event_type for item in await take(one, 2)], ["first.a", "first.b"])
+        self.assertEqual([item.event_type for item in await take(two, 1)], ["first.a"])
+
+    async def test_a_restart_of_the_server_is_a_gap_told_once_to_each_loop_and_then_it_goes_on(self) -> None:
+        client = self.client()
+        told: list[Gap] = []
+        client.on_gap(told.append)
+        loops = [client.subscribe("life.*"), client.subscribe("life.**")]
+        for loop in loops:
+            await loop.ready()
+        before = await self.server.publish({"type": "life.before"})
+        for loop in loops:
+            await take(loop, 1)
+        await self.server.restart()
+        for loop in loops:
+            self.assertEqual(await take(loop, 1), [Gap(None, before, None, False)])
+        await self.server.publish({"type": "life.after"})
+        for loop in loops:
+            self.assertEqual([item.event_type for item in await take(loop, 1)], ["life.after"])
+        self.assertEqual(len(told), 1)
+        # The new life's places count from here on.
+        await self.offline(client)
+        await self.server.publish({"type": "life.again"})
+        self.proxy.down = False
+        for loop in loops:
+            self.assertEqual([item.event_type for item in await take(loop, 1)], ["life.again"])
+
+    async def test_who_comes_back_too_late_is_told_how_many_are_gone(self) -> None:
+        client = self.client()
+        loop = client.subscribe("late")
+        await loop.ready()
+        await self.server.publish({"type": "late", "payload": 0})
+        await take(loop, 1)
+        await self.offline(client)
+        while (await self.server.stats())["shards"][0]["oldest"] == 0:
+            await self.server.publish([{"type": "filler"}] * 20_000)
+        await self.server.publish({"type": "late", "payload": 1})
+        self.proxy.down = False
+        gap, event = await take(loop, 2)
+        assert isinstance(gap, Gap) and isinstance(event, Event)
+        self.assertTrue(gap.missed and not gap.recoverable, gap)
+        self.assertEqual(event.payload, 1)
+
+    async def test_a_publish_waits_while_offline_up_to_a_bound_and_what_is_not_known_is_said(self) -> None:
+        client = self.client(queue=3)
+        loop = client.subscribe("queued")
+        await loop.ready()
+        await self.offline(client)
+        never = asyncio.create_task(client.publish({"type": "queued", "payload": "never"}))
+        sent = [asyncio.create_task(client.publish({"type": "queued", "payload": payload})) for payload in "ab"]
+        await asyncio.sleep(0)
+        with self.assertRaises(FanwireError) as caught:
+            await client.publish({"type": "queued", "payload": "too many"})
+        self.assertEqual(caught.exception.code, "queue_full")
+        never.cancel()
+        await asyncio.gather(never, return_exceptions=True)
+        sent.append(asyncio.create_task(client.publish({"type": "queued", "payload": "c"})))
+        await asyncio.sleep(0)
+        self.proxy.down = False
+        ids = await asyncio.gather(*sent)
+        events = await take(loop, 3)
+        self.assertEqual([(event.event_id, event.payload) for event in events], list(zip(ids, "abc")))
+        # Without the server's answer nobody knows.
+        self.proxy.cut(1)
+        with self.assertRaises(FanwireError) as caught:
+            await client.publish({"type": "queued", "payload": "d"})
+        self.assertEqual(caught.exception.code, "uncertain")
+        await client.close()
+        with self.assertRaises(FanwireError) as caught:
+            await client.publish({"type": "queued"})
+        self.assertEqual(caught.exception.code, "closed")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -11,6 +11,7 @@
 #[cfg(feature = "server")]
 mod bridge;
 mod bus;
+pub mod catalogue;
 #[cfg(feature = "server")]
 mod codec;
 #[cfg(feature = "config-file")]

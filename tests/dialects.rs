@@ -203,3 +203,169 @@ fn bare_events_come_over_sse() {
     assert_eq!((block.event.as_deref(), &block.json()["event_type"]), (None, &json!("task.started")));
     assert!(block.id.is_some());
 }
+
+#[test]
+fn autosdlc_greets_subscribes_and_delivers_by_resource() {
+    let server = Server::start();
+    let mut client = open(&server, "/autosdlc");
+    let hello = client.message();
+    assert_eq!(hello["type"], "connect");
+    assert!(hello["data"]["clientId"].is_string() && hello["timestamp"].is_u64(), "{hello}");
+    let other = open(&server, "/autosdlc").message();
+    assert_ne!(hello["data"]["clientId"], other["data"]["clientId"]);
+
+    let update = client.ask(&json!({
+        "id": "m1", "type": "subscribe", "timestamp": 1, "metadata": {"version": "1.0"},
+        "data": {"subscriptionId": "s1", "resource": "agent", "resourceId": "coder-001",
+                 "events": ["status", "task_update", "log", "metric"]},
+    }));
+    assert_eq!(
+        (&update["type"], &update["data"]["subscriptionId"]),
+        (&json!("subscription_update"), &json!("s1"))
+    );
+    assert_eq!(update["metadata"], json!({"version": "1.0", "correlationId": "m1"}));
+    server.publish(
+        r#"[{"type":"agent_status","data":{"agentId":"coder-002","status":"idle"}},
+            {"type":"agent_error","data":{"agentId":"coder-001"}},
+            {"type":"agent.status","ts":1703775135000,"source":"agent-monitor","data":{"agentId":"coder-001","status":"busy"}}]"#,
+    );
+    let event = client.message();
+    assert_eq!(names(&event), ["data", "id", "metadata", "timestamp", "type"]);
+    assert_eq!(
+        (&event["type"], &event["timestamp"]),
+        (&json!("agent_status"), &json!(1_703_775_135_000_u64))
+    );
+    assert_eq!(event["data"], json!({"agentId": "coder-001", "status": "busy"}));
+    assert_eq!(event["metadata"], json!({"version": "1.0", "source": "agent-monitor"}));
+
+    // As the Python client subscribes, by pattern, twice over: each event once.
+    client.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s2", "pattern": "agent:*:status"}}));
+    server.publish(
+        r#"[{"type":"agent_status","data":{"agentId":"coder-001","n":1}},{"type":"agent_status","data":{"agentId":"coder-009","n":2}}]"#,
+    );
+    assert_eq!(
+        (client.message()["data"]["n"].clone(), client.message()["data"]["n"].clone()),
+        (json!(1), json!(2))
+    );
+    let update = client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s2"}}));
+    assert_eq!(update["data"], json!({"subscriptionId": "s2", "status": "removed"}));
+    server.publish(
+        r#"[{"type":"agent_status","data":{"agentId":"coder-009"}},{"type":"agent_log","data":{"agentId":"coder-001"}}]"#,
+    );
+    assert_eq!(client.message()["type"], "agent_log");
+}
+
+#[test]
+fn autosdlc_answers_pings_ignores_unknown_types_and_names_what_is_no_message() {
+    let server = Server::start();
+    let mut client = open(&server, "/autosdlc");
+    client.message();
+    client.send(&json!({"type": "fly", "data": {}}));
+    let pong = client.ask(&json!({"id": "p", "type": "ping", "data": {}}));
+    assert_eq!(pong["type"], "pong", "an unknown type has no answer");
+    assert!(pong["data"]["timestamp"].as_u64().is_some_and(|ms| ms > 1_600_000_000_000), "{pong}");
+    for bad in ["not json", "[]", "{}", r#"{"type":5}"#] {
+        client.send_text(bad);
+        let error = client.message();
+        assert_eq!(
+            (&error["type"], &error["data"]["error"]),
+            (&json!("error"), &json!("Invalid message format")),
+            "{bad}"
+        );
+        assert!(error["data"]["details"].as_str().is_some_and(|d| !d.is_empty()), "{error}");
+    }
+    assert_eq!(
+        client.ask(&json!({"type": "auth_request", "data": {"token": "any"}}))["type"],
+        "auth_success"
+    );
+}
+
+#[test]
+fn autosdlc_compresses_what_is_long_for_who_asked_and_reads_what_is_compressed() {
+    let server = Server::with(&["--dialect", "autosdlc"]);
+    let mut client = open(&server, "/ws?compress=gzip");
+    client.message();
+    client
+        .wire
+        .send(&support::ws::frame(BINARY, &gzip(br#"{"type":"subscribe","data":{"resource":"agent"}}"#)));
+    assert_eq!(client.message()["type"], "subscription_update");
+    let long = "x".repeat(2000);
+    server.publish(format!(r#"{{"type":"agent_log","data":{{"agentId":"a","message":"{long}"}}}}"#));
+    let frame = client.read_frame(support::wire::deadline()).expect("an event");
+    assert_eq!((frame.opcode(), &frame.payload[..2]), (BINARY, &[0x1f, 0x8b][..]));
+    assert!(frame.payload.len() < 500);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*frame.payload), &mut text)
+        .expect("gzip");
+    let message: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(message["data"]["message"], long);
+    server.publish(r#"{"type":"agent_log","data":{"agentId":"a"}}"#);
+    assert_eq!(client.message()["type"], "agent_log", "what is short stays text");
+    // A bomb is refused, and the connection serves.
+    client.wire.send(&support::ws::frame(BINARY, &gzip(&vec![b' '; 30 << 20])));
+    assert_eq!(client.message()["type"], "error");
+    client.wire.send(&support::ws::frame(BINARY, &[0x1f, 0x8b, 0, 1, 2]));
+    assert_eq!(client.message()["type"], "error");
+    assert_eq!(client.ask(&json!({"type": "ping"}))["type"], "pong");
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, bytes).expect("a vector");
+    encoder.finish().expect("a vector")
+}
+
+#[test]
+fn one_event_reaches_clients_of_all_five_encoded_once_for_each() {
+    let server = Server::start();
+    let mut native: Vec<Ws> = (0..3).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
+    let mut agentos: Vec<Ws> = ["", "?gap=1", "?filter=agent_message"]
+        .map(|query| open(&server, &format!("/ws/events{query}")))
+        .into();
+    let mut hive: Vec<Ws> = (0..3).map(|_| open(&server, "/hive")).collect();
+    let mut autosdlc: Vec<Ws> = (0..3).map(|_| open(&server, "/autosdlc")).collect();
+    let mut gathering: Vec<Ws> = (0..3).map(|_| open(&server, "/ws/circles/dev-team")).collect();
+    for client in &mut hive {
+        client.ask(&json!({"action": "subscribe"}));
+    }
+    for client in &mut autosdlc {
+        client.message();
+        client.ask(&json!({"type": "subscribe", "data": {"resource": "agent", "resourceId": "7"}}));
+    }
+    for client in &mut gathering {
+        client.ask(&json!({"type": "ping"}));
+    }
+    let before = server.metric("fanwire_feed_encodings_total").unwrap_or_default();
+    server.publish(
+        r#"{"type":"agent_message","source":"core","stream_id":"s","execution_id":"e","correlation_id":"c",
+            "entity":{"kind":"agent","id":"7"},"channel":"dev-team","ts":"2026-01-27T10:21:33.123Z",
+            "payload":{"agent_id":7,"content":"hi"}}"#,
+    );
+    let payload = json!({"agent_id": 7, "content": "hi"});
+    for client in &mut native {
+        assert_eq!(client.event()["payload"], payload);
+    }
+    for client in &mut agentos {
+        let want = json!({"type": "agent_message", "ts": "2026-01-27T10:21:33.123000Z", "source": "core",
+            "entity": {"kind": "agent", "id": "7"}, "payload": payload});
+        assert_eq!(client.message(), want);
+    }
+    for client in &mut hive {
+        let want = json!({"type": "event", "event": {"type": "agent_message", "stream_id": "s", "execution_id": "e",
+            "data": payload, "timestamp": "2026-01-27T10:21:33.123000Z"}});
+        assert_eq!(client.message(), want);
+    }
+    for client in &mut autosdlc {
+        let message = client.message();
+        assert_eq!((&message["type"], &message["data"]), (&json!("agent_message"), &payload));
+        assert_eq!(message["metadata"], json!({"version": "1.0", "source": "core", "correlationId": "c"}));
+        assert_eq!(message["timestamp"], 1_769_509_293_123_u64);
+    }
+    for client in &mut gathering {
+        let want = json!({"type": "agent_message", "data": payload, "timestamp": "2026-01-27T10:21:33.123000Z",
+            "channel": "dev-team"});
+        assert_eq!(client.message(), want);
+    }
+    let after = server.metric("fanwire_feed_encodings_total").unwrap_or_default();
+    assert!((after - before - 5.0).abs() < 0.5, "five encodings for fifteen clients, not {}", after - before);
+}

@@ -59,7 +59,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| text(&mut c.listen, "ADDR:PORT", address)),
         row("loops", FIXED, "Threads that serve connections",
             |c| count(&mut c.loops, 1..=256)),
-        row("dialect", LIVE, "Systems whose clients find their protocol at their own path too: native, fcc, agentos, hive, gathering",
+        row("dialect", LIVE, "Systems whose clients find their protocol at their own path too: native, fcc, agentos, hive, autosdlc, gathering",
             |c| list(&mut c.server.systems, "NAMES", system, |s| s.name().to_owned())),
         row("endpoint", LIVE, "More paths at which a dialect is served, as /stream=hive",
             |c| list(&mut c.server.endpoints, "PATH=DIALECT", str::parse, ToString::to_string)),

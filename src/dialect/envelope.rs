@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::adopt;
 use crate::event::{Event, EventError, Timestamp, json};
 
 #[derive(Deserialize)]
@@ -99,7 +100,8 @@ pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
         return Err(ReadError::NotAnObject);
     }
     let input: EventIn<'_> = serde_json::from_str(text).map_err(ReadError::Json)?;
-    let mut builder = Event::builder(input.event_type.as_deref().unwrap_or_default());
+    let event_type = input.event_type.as_deref().unwrap_or_default();
+    let mut builder = Event::builder(event_type);
     if let Some(source) = &input.source {
         builder = builder.source(source);
     }
@@ -123,6 +125,19 @@ pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
     }
     if let Some(payload) = input.payload {
         builder = builder.json(payload.get());
+        let adopted = adopt::of(event_type, payload.get());
+        if let Some((kind, id)) = adopted.entity.filter(|_| input.entity.is_none()) {
+            builder = builder.entity(kind, &id);
+        }
+        if let Some(channel) = adopted.channel.filter(|_| input.channel.is_none()) {
+            builder = builder.channel(&channel);
+        }
+        if let Some(stream) = adopted.stream.filter(|_| input.stream_id.is_none()) {
+            builder = builder.stream(&stream);
+        }
+        if let Some(execution) = adopted.execution.filter(|_| input.execution_id.is_none()) {
+            builder = builder.execution(&execution);
+        }
     }
     builder.build().map_err(ReadError::Event)
 }

@@ -1,6 +1,6 @@
 //! GatheRing's channels: `{type, data, timestamp, channel}`, and what one client says reaches the others.
 //!
-//! Imports `event` and `filter`. Always: a client is in the channel that its path names and in no other; its
+//! Imports `catalogue`, `event` and `filter`. Always: a client is in the channel that its path names and in no other; its
 //! words go out with their fields as they were sent.
 
 use std::borrow::Cow;
@@ -17,6 +17,7 @@ use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
     Refusal, Reply, Stamp, shortened,
 };
+use crate::catalogue::gathering::message_type;
 use crate::codec::ws;
 use crate::event::{Attribute, Event, json};
 use crate::filter::{Filter, Pattern};
@@ -222,7 +223,9 @@ pub(super) fn event_frame(event: &Event) -> Bytes {
     let payload = event.payload();
     let mut out = String::with_capacity(192 + payload.len());
     out.push_str(r#"{"type":"#);
-    json::write_string(&wire_type(event.event_type()), &mut out);
+    // The event bus has other names for what clients know.
+    let name = event.event_type();
+    json::write_string(message_type(name).unwrap_or(name), &mut out);
     // The fields of what a client said, beside the type.
     let fields = payload.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
     let said = fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
@@ -248,24 +251,4 @@ pub(super) fn event_frame(event: &Event) -> Bytes {
     }
     out.push('}');
     text_frame(&out)
-}
-
-/// The message types of the document.
-pub(super) const TYPES: [&str; 8] = [
-    "agent_message",
-    "agent_joined",
-    "agent_left",
-    "circle_status",
-    "file_changed",
-    "file_created",
-    "file_deleted",
-    "git_status",
-];
-
-/// The type on the wire: the event bus says `agent.message` and `workspace.file_changed` for what clients know as
-/// `agent_message` and `file_changed`. Other types are as published.
-fn wire_type(event_type: &str) -> Cow<'_, str> {
-    let known = |name: &str| TYPES.iter().find(|known| **known == name).copied();
-    let Some((domain, action)) = event_type.split_once('.') else { return event_type.into() };
-    known(&format!("{domain}_{action}")).or_else(|| known(action)).map_or(event_type.into(), Cow::Borrowed)
 }

@@ -1,9 +1,11 @@
 //! Client protocols: an event to their bytes, their messages to commands. One file each.
 //!
-//! Imports `event`, `filter` and `codec`. Always: no I/O and no clock of its own; what a dialect encodes for
+//! Imports `catalogue`, `event`, `filter` and `codec`. Always: no I/O and no clock of its own; what a dialect encodes for
 //! many clients depends on the event alone; whatever bytes come in, the outcome is a [`ClientMessage`].
 
+mod adopt;
 mod agentos;
+mod autosdlc;
 mod command;
 pub(crate) mod envelope;
 mod gathering;
@@ -35,13 +37,15 @@ pub enum Dialect {
     Agentos,
     /// Hive's streaming: `{"action": …}` in, `{"type": "event", "event": …}` out.
     Hive,
+    /// AutoSDLC's messages: `{id, type, timestamp, data, metadata}`, subscriptions by resource.
+    Autosdlc,
     /// GatheRing's channels by path: `{type, data, timestamp, channel}`, and what a client says goes to the others.
     Gathering,
 }
 
 impl Dialect {
     /// Every dialect.
-    pub const ALL: [Self; 4] = [Self::Native, Self::Agentos, Self::Hive, Self::Gathering];
+    pub const ALL: [Self; 5] = [Self::Native, Self::Agentos, Self::Hive, Self::Autosdlc, Self::Gathering];
 
     /// Its name in options and configuration.
     pub const fn name(self) -> &'static str {
@@ -49,6 +53,7 @@ impl Dialect {
             Self::Native => "native",
             Self::Agentos => "agentos",
             Self::Hive => "hive",
+            Self::Autosdlc => "autosdlc",
             Self::Gathering => "gathering",
         }
     }
@@ -59,6 +64,7 @@ impl Dialect {
             Self::Native => Ok(Opening { encoding: Encoding::NativeWs, subscribe: None, place: None }),
             Self::Agentos => agentos::open(query),
             Self::Hive => Ok(hive::open(query)),
+            Self::Autosdlc => Ok(autosdlc::open(query)),
             Self::Gathering => Ok(gathering::open(place)),
         }
     }
@@ -175,10 +181,14 @@ pub(crate) enum Encoding {
     AgentosWsGaps = 6,
     /// GatheRing's messages.
     GatheringWs = 7,
+    /// AutoSDLC's messages.
+    AutosdlcWs = 8,
+    /// AutoSDLC's messages, the longer ones as gzip in binary frames.
+    AutosdlcWsGzip = 9,
 }
 
 // Every event keeps at most one frame for each.
-const _: () = assert!((Encoding::GatheringWs as usize) < ENCODINGS_MAX);
+const _: () = assert!((Encoding::AutosdlcWsGzip as usize) < ENCODINGS_MAX);
 
 impl Encoding {
     /// Where an event keeps its frame: encodings whose event frames are the same bytes share one.
@@ -198,6 +208,8 @@ impl Encoding {
             Self::HiveWs => &hive::Hive { binary: false },
             Self::HiveWsBinary => &hive::Hive { binary: true },
             Self::GatheringWs => &gathering::Gathering,
+            Self::AutosdlcWs => &autosdlc::Autosdlc { gzip: false },
+            Self::AutosdlcWsGzip => &autosdlc::Autosdlc { gzip: true },
         }
     }
 
@@ -211,6 +223,8 @@ impl Encoding {
             Self::HiveWs => hive::event_frame(event, false),
             Self::HiveWsBinary => hive::event_frame(event, true),
             Self::GatheringWs => gathering::event_frame(event),
+            Self::AutosdlcWs => autosdlc::event_frame(event, false),
+            Self::AutosdlcWsGzip => autosdlc::event_frame(event, true),
         }
     }
 

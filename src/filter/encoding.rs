@@ -1,7 +1,7 @@
 //! The canonical bytes of a filter: written once when it is built, read in place when it is asked.
 //!
 //! Imports its siblings only. A filter is a run of clauses, sorted and without repetition; each is
-//! `tag, length of the body, body`. A set's body is its patterns (`length << 1 | kind, text`), an entity set's
+//! `tag, length of the body, body`. A set's body is its patterns (`length << 2 | kind, text`), an entity set's
 //! patterns come in pairs (kind, id). Lengths are LEB128. Always: bytes are written by [`encode`] only, and
 //! what it wrote reads back as it was.
 
@@ -205,14 +205,18 @@ fn write_clause(tag: u8, body: &mut Vec<u8>, out: &mut Vec<u8>) {
 }
 
 fn write_pattern(pattern: PatternRef<'_>, out: &mut Vec<u8>) {
-    write_length(pattern.text.len() << 1 | pattern.kind as usize, out);
+    write_length(pattern.text.len() << 2 | pattern.kind as usize, out);
     out.extend_from_slice(pattern.text);
 }
 
 fn read_pattern<'a>(rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     let head = read_length(rest)?;
-    let kind = if head & 1 == 0 { PatternKind::Exact } else { PatternKind::Segments };
-    Some(PatternRef { kind, text: take(rest, head >> 1)? })
+    let kind = match head & 3 {
+        0 => PatternKind::Exact,
+        1 => PatternKind::Segments,
+        _ => PatternKind::Runs,
+    };
+    Some(PatternRef { kind, text: take(rest, head >> 2)? })
 }
 
 pub(crate) fn write_length(mut length: usize, out: &mut Vec<u8>) {

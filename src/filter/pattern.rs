@@ -36,6 +36,8 @@ pub(crate) enum PatternKind {
     Exact = 0,
     /// With `*` and `**` as whole segments; holds at least one.
     Segments = 1,
+    /// With `*` for any run of characters, also none; holds at least one. Has no text form of its own.
+    Runs = 2,
 }
 
 impl Pattern {
@@ -49,6 +51,19 @@ impl Pattern {
     /// A pattern that matches this text only, asterisks included.
     pub fn exact(text: impl Into<Box<str>>) -> Self {
         Self { kind: PatternKind::Exact, text: text.into() }
+    }
+
+    /// A pattern in which `*`, wherever it stands, is any run of characters: AutoSDLC's. Where that comes to the
+    /// same, it is one by segments, which the matcher finds without a look at each.
+    pub(crate) fn runs(text: impl Into<Box<str>>) -> Self {
+        let text = text.into();
+        let kind = match text.bytes().all(|byte| byte == b'*') {
+            true if text.is_empty() => PatternKind::Exact,
+            true => return Self { kind: PatternKind::Segments, text: "**".into() },
+            false if text.contains('*') => PatternKind::Runs,
+            false => PatternKind::Exact,
+        };
+        Self { kind, text }
     }
 
     /// Whether it stands for one value only.
@@ -114,6 +129,7 @@ impl PatternRef<'_> {
         match self.kind {
             PatternKind::Exact => self.text == value,
             PatternKind::Segments => !value.is_empty() && segments_match(self.text, value),
+            PatternKind::Runs => !value.is_empty() && runs_match(self.text, value),
         }
     }
 
@@ -162,6 +178,22 @@ impl<'a> Iterator for Segments<'a> {
 
 pub(crate) fn has_wildcard(text: &[u8]) -> bool {
     text.contains(&b'*') && segments(text).any(|segment| matches!(segment.text, b"*" | b"**"))
+}
+
+/// Between the asterisks stand texts: the first and the last at the value's ends, each other at the first place
+/// behind the one before it.
+fn runs_match(pattern: &[u8], value: &[u8]) -> bool {
+    let mut texts = pattern.split(|byte| *byte == b'*');
+    let first = texts.next().unwrap_or_default();
+    let Some(last) = texts.next_back() else { return first == value };
+    let Some(mut rest) = value.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else {
+        return false;
+    };
+    texts.filter(|text| !text.is_empty()).all(|text| {
+        let at = rest.windows(text.len()).position(|window| window == text);
+        rest = at.map_or(&[][..], |at| &rest[at + text.len()..]);
+        at.is_some()
+    })
 }
 
 /// `reached[j]`: the pattern's segments so far match the first `j` of the value.
@@ -257,6 +289,25 @@ mod tests {
         }
         assert!(!Pattern::exact("task.*").matches("task.done"));
         assert!(Pattern::exact("task.*").matches("task.*"));
+    }
+
+    #[test]
+    fn runs_of_characters_cross_separators() {
+        for (pattern, value, want) in [
+            ("coder-*", "coder-001", true),
+            ("coder-*", "coder-", true),
+            ("coder-*", "code", false),
+            ("*-001", "coder:x-001", true),
+            ("a*b*c", "a1b2b3c", true),
+            ("a*b*c", "acb", false),
+            ("ab*ba", "aba", false),
+            ("*x*", "axb", true),
+            ("*", "a:b.c", true),
+            ("*", "", false),
+            ("plain", "plain", true),
+        ] {
+            assert_eq!(Pattern::runs(pattern).matches(value), want, "{pattern} on {value:?}");
+        }
     }
 
     #[test]

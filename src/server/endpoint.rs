@@ -58,6 +58,7 @@ impl Endpoint {
                 Endpoint::new("/ws", Dialect::Native),
                 Endpoint::new("/ws/events", Dialect::Agentos),
                 Endpoint::new("/hive", Dialect::Hive),
+                Endpoint::new("/autosdlc", Dialect::Autosdlc),
                 Endpoint::new("/ws/circles/{name}", Dialect::Gathering),
                 Endpoint::new("/ws/workspaces/{id}", Dialect::Gathering).channel("workspace-{}"),
                 Endpoint::new("/ws/agents/{id}", Dialect::Gathering).channel("agent-{}"),
@@ -95,13 +96,16 @@ pub enum System {
     Agentos,
     /// Hive: `/`.
     Hive,
+    /// AutoSDLC: `/ws`.
+    Autosdlc,
     /// GatheRing: `/ws/circles/{name}`.
     Gathering,
 }
 
 impl System {
     /// Every system.
-    pub const ALL: [Self; 5] = [Self::Native, Self::Fcc, Self::Agentos, Self::Hive, Self::Gathering];
+    pub const ALL: [Self; 6] =
+        [Self::Native, Self::Fcc, Self::Agentos, Self::Hive, Self::Autosdlc, Self::Gathering];
 
     /// Its name in options and configuration.
     pub const fn name(self) -> &'static str {
@@ -110,6 +114,7 @@ impl System {
             Self::Fcc => "fcc",
             Self::Agentos => "agentos",
             Self::Hive => "hive",
+            Self::Autosdlc => "autosdlc",
             Self::Gathering => "gathering",
         }
     }
@@ -121,6 +126,7 @@ impl System {
             Self::Fcc => Endpoint::new("/ws/events", Dialect::Native),
             Self::Agentos => Endpoint::new("/ws/events", Dialect::Agentos),
             Self::Hive => Endpoint::new("/", Dialect::Hive),
+            Self::Autosdlc => Endpoint::new("/ws", Dialect::Autosdlc),
             Self::Gathering => Endpoint::new("/ws/circles/{name}", Dialect::Gathering),
         }
     }

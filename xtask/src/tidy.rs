@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("event", 1),
     ("codec", 1),
     ("metrics", 1),
+    ("catalogue", 2),
     ("filter", 2),
     ("bus", 3),
     ("dialect", 3),

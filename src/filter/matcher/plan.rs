@@ -43,7 +43,9 @@ impl<'a> Plan<'a> {
         let mut left = 0u32;
         for (nth, clause) in filter.clauses().enumerate() {
             match clause {
-                Clause::Set(set) if !set.negated && chosen[usize::from(set.about)].is_none() => {
+                Clause::Set(set)
+                    if !set.negated && chosen[usize::from(set.about)].is_none() && !has_runs(set) =>
+                {
                     chosen[usize::from(set.about)] = Some((set, nth, set.members().count()));
                 }
                 _ => left |= bit(nth),
@@ -81,6 +83,12 @@ impl<'a> Plan<'a> {
     pub(super) fn marked(&self) -> bool {
         self.left != 0 || self.paths > 1
     }
+}
+
+/// Runs of characters are no segments: the automaton does not know them.
+fn has_runs(set: SetRef<'_>) -> bool {
+    let runs = |pattern: PatternRef<'_>| pattern.kind == PatternKind::Runs;
+    set.members().any(|(first, second)| runs(first) || second.is_some_and(runs))
 }
 
 fn bit(nth: usize) -> u32 {
@@ -136,7 +144,7 @@ impl Choices {
     pub(super) fn acquire(plan: &Plan<'_>, symbols: &mut Symbols, automaton: &mut Automaton) -> Self {
         Self::new(plan, |attribute, pattern| match pattern.kind {
             PatternKind::Exact => symbols.acquire(attribute, pattern.text),
-            PatternKind::Segments => (automaton.acquire(attribute, pattern.text), 0),
+            PatternKind::Segments | PatternKind::Runs => (automaton.acquire(attribute, pattern.text), 0),
         })
     }
 
@@ -144,7 +152,7 @@ impl Choices {
     pub(super) fn held(plan: &Plan<'_>, symbols: &Symbols, automaton: &Automaton) -> Self {
         Self::new(plan, |attribute, pattern| match pattern.kind {
             PatternKind::Exact => symbols.held(attribute, pattern.text),
-            PatternKind::Segments => (automaton.held(attribute, pattern.text), 0),
+            PatternKind::Segments | PatternKind::Runs => (automaton.held(attribute, pattern.text), 0),
         })
     }
 
@@ -201,7 +209,7 @@ pub(super) fn release(
                 gone(number);
             }
         }
-        PatternKind::Segments => automaton.release(usize::from(attribute), pattern.text),
+        PatternKind::Segments | PatternKind::Runs => automaton.release(usize::from(attribute), pattern.text),
     };
     for set in &plan.sets {
         for (first, second) in set.members() {

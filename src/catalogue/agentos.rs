@@ -1,0 +1,187 @@
+//! AgentOS's frozen event types and makers of its events. Imports `event` only.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use crate::event::{Event, EventBuilder, EventError, json};
+
+/// A task began.
+pub const TASK_STARTED: &str = "task.started";
+/// How far a task is: `progress`, `message`.
+pub const TASK_PROGRESS: &str = "task.progress";
+/// A task ended well.
+pub const TASK_COMPLETED: &str = "task.completed";
+/// A task failed: `error`.
+pub const TASK_FAILED: &str = "task.failed";
+/// A provider's state is another: `state`, `endpoint`, `latency_ms`, `last_error`.
+pub const PROVIDER_STATUS_CHANGED: &str = "provider.status_changed";
+/// A self-check began.
+pub const SELFCHECK_STARTED: &str = "selfcheck.started";
+/// How far it is.
+pub const SELFCHECK_PROGRESS: &str = "selfcheck.progress";
+/// It ended well.
+pub const SELFCHECK_COMPLETED: &str = "selfcheck.completed";
+/// It failed.
+pub const SELFCHECK_FAILED: &str = "selfcheck.failed";
+
+/// Every type of protocol v1.
+pub const TYPES: [&str; 9] = [
+    TASK_STARTED,
+    TASK_PROGRESS,
+    TASK_COMPLETED,
+    TASK_FAILED,
+    PROVIDER_STATUS_CHANGED,
+    SELFCHECK_STARTED,
+    SELFCHECK_PROGRESS,
+    SELFCHECK_COMPLETED,
+    SELFCHECK_FAILED,
+];
+
+fn core(event_type: &str, kind: &str, id: &str) -> EventBuilder {
+    Event::builder(event_type).source("core").entity(kind, id)
+}
+
+fn text(value: &str) -> String {
+    let mut out = String::with_capacity(value.len() + 2);
+    json::write_string(value, &mut out);
+    out
+}
+
+/// `task.started`.
+pub fn task_started(task_id: &str) -> Result<Event, EventError> {
+    core(TASK_STARTED, "task", task_id).build()
+}
+
+/// `task.progress`, in percent.
+pub fn task_progress(task_id: &str, progress: u32, message: &str) -> Result<Event, EventError> {
+    let payload = format!(r#"{{"progress":{progress},"message":{}}}"#, text(message));
+    core(TASK_PROGRESS, "task", task_id).json(&payload).build()
+}
+
+/// `task.completed`.
+pub fn task_completed(task_id: &str) -> Result<Event, EventError> {
+    core(TASK_COMPLETED, "task", task_id).build()
+}
+
+/// `task.failed`.
+pub fn task_failed(task_id: &str, error: &str) -> Result<Event, EventError> {
+    core(TASK_FAILED, "task", task_id).json(format!(r#"{{"error":{}}}"#, text(error))).build()
+}
+
+/// What is known of a provider besides its state.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ProviderDetails {
+    /// Where it is.
+    pub endpoint: Option<String>,
+    /// How long it took to answer, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// `provider.status_changed`. Details that are not known are null.
+pub fn provider_status_changed(
+    provider_id: &str,
+    state: &str,
+    details: &ProviderDetails,
+) -> Result<Event, EventError> {
+    let or_null = |value: &Option<String>| value.as_deref().map_or_else(|| "null".to_owned(), text);
+    let mut payload = format!(r#"{{"state":{},"endpoint":{}"#, text(state), or_null(&details.endpoint));
+    // Writing to a String does not fail. A number that JSON has no words for is none.
+    let _ = match details.latency_ms.filter(|ms| ms.is_finite()) {
+        Some(ms) => write!(payload, r#","latency_ms":{ms:?}"#),
+        None => write!(payload, r#","latency_ms":null"#),
+    };
+    let _ = write!(payload, r#","last_error":{}}}"#, or_null(&details.last_error));
+    core(PROVIDER_STATUS_CHANGED, "provider", provider_id).json(&payload).build()
+}
+
+/// `selfcheck.started`.
+pub fn selfcheck_started(check_id: &str) -> Result<Event, EventError> {
+    core(SELFCHECK_STARTED, "selfcheck", check_id).build()
+}
+
+/// `selfcheck.progress`, in percent.
+pub fn selfcheck_progress(check_id: &str, progress: u32, message: &str) -> Result<Event, EventError> {
+    let payload = format!(r#"{{"progress":{progress},"message":{}}}"#, text(message));
+    core(SELFCHECK_PROGRESS, "selfcheck", check_id).json(&payload).build()
+}
+
+/// `selfcheck.completed`.
+pub fn selfcheck_completed(check_id: &str) -> Result<Event, EventError> {
+    core(SELFCHECK_COMPLETED, "selfcheck", check_id).build()
+}
+
+/// `selfcheck.failed`.
+pub fn selfcheck_failed(check_id: &str, error: &str) -> Result<Event, EventError> {
+    core(SELFCHECK_FAILED, "selfcheck", check_id).json(format!(r#"{{"error":{}}}"#, text(error))).build()
+}
+
+/// Tells a provider's status only where its state is another than before: who probes often publishes little.
+///
+/// ```
+/// # use fanwire::catalogue::agentos::{ProviderDetails, ProviderStates};
+/// let mut states = ProviderStates::default();
+/// let details = ProviderDetails::default();
+/// assert!(states.changed("ollama", "READY", &details)?.is_some(), "the first is news");
+/// assert!(states.changed("ollama", "READY", &details)?.is_none());
+/// assert!(states.changed("ollama", "ERROR", &details)?.is_some());
+/// # Ok::<(), fanwire::EventError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct ProviderStates {
+    last: HashMap<String, String>,
+}
+
+impl ProviderStates {
+    /// The event to publish, if the state is news. Where no event can be made of it, it is news the next time.
+    pub fn changed(
+        &mut self,
+        provider_id: &str,
+        state: &str,
+        details: &ProviderDetails,
+    ) -> Result<Option<Event>, EventError> {
+        if self.last.get(provider_id).is_some_and(|last| last == state) {
+            return Ok(None);
+        }
+        let event = provider_status_changed(provider_id, state, details)?;
+        self.last.insert(provider_id.to_owned(), state.to_owned());
+        Ok(Some(event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn makers_give_the_documents_events() {
+        let event = task_progress("task_abc123", 42, "Indexing \"documents\"").expect("valid");
+        assert_eq!((event.source(), event.entity()), (Some("core"), Some(("task", "task_abc123"))));
+        assert_eq!(event.payload(), r#"{"progress":42,"message":"Indexing \"documents\""}"#);
+        let details = ProviderDetails {
+            endpoint: Some("http://127.0.0.1:11434".to_owned()),
+            latency_ms: Some(45.2),
+            last_error: None,
+        };
+        let event = provider_status_changed("ollama", "READY", &details).expect("valid");
+        assert_eq!(
+            event.payload(),
+            r#"{"state":"READY","endpoint":"http://127.0.0.1:11434","latency_ms":45.2,"last_error":null}"#
+        );
+        let all = [
+            task_started("t"),
+            task_progress("t", 1, ""),
+            task_completed("t"),
+            task_failed("t", "e"),
+            provider_status_changed("p", "s", &details),
+            selfcheck_started("c"),
+            selfcheck_progress("c", 1, ""),
+            selfcheck_completed("c"),
+            selfcheck_failed("c", "e"),
+        ];
+        let types: Vec<_> = all.map(|event| event.expect("valid").event_type().to_owned()).into();
+        assert_eq!(types, TYPES);
+    }
+}

@@ -1,0 +1,114 @@
+//! Attributes that an event has in its payload only: events of the systems whose publishers know no attributes.
+//!
+//! Imports `catalogue` and `event`. Always: only types of the catalogue are looked at, only what the event does not
+//! say itself is taken, and the payload stays as it is.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::catalogue::{autosdlc, gathering, hive};
+
+/// What a payload says of its event.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Adopted {
+    pub(super) entity: Option<(&'static str, String)>,
+    pub(super) channel: Option<String>,
+    pub(super) stream: Option<String>,
+    pub(super) execution: Option<String>,
+}
+
+/// The fields of payloads that name what the event is about.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Fields<'a> {
+    #[serde(borrow, rename = "agentId")]
+    agent: Option<&'a RawValue>,
+    #[serde(borrow, rename = "workflowId")]
+    workflow: Option<&'a RawValue>,
+    #[serde(borrow, rename = "deploymentId")]
+    deployment: Option<&'a RawValue>,
+    #[serde(borrow, rename = "alertId")]
+    alert: Option<&'a RawValue>,
+    #[serde(borrow)]
+    circle_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    workspace_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    execution_id: Option<&'a RawValue>,
+}
+
+/// A text, or a number as its text.
+fn word(value: Option<&RawValue>) -> Option<String> {
+    let text = value?.get();
+    match text.as_bytes().first()? {
+        b'"' => serde_json::from_str(text).ok().filter(|word: &String| !word.is_empty()),
+        b'0'..=b'9' | b'-' => Some(text.to_owned()),
+        _ => None,
+    }
+}
+
+/// What the payload of an event of this type says.
+pub(super) fn of(event_type: &str, payload: &str) -> Adopted {
+    let sdlc = autosdlc::event_type(event_type);
+    let message = gathering::message_type(event_type);
+    let is_hive = hive::knows(event_type);
+    if (sdlc.is_none() && message.is_none() && !is_hive) || !payload.trim_ascii_start().starts_with('{') {
+        return Adopted::default();
+    }
+    let Ok(fields) = serde_json::from_str::<Fields<'_>>(payload) else { return Adopted::default() };
+    let mut adopted = Adopted::default();
+    if let Some(known) = sdlc {
+        let id = match known.resource {
+            "agent" => fields.agent,
+            "workflow" => fields.workflow,
+            "deployment" => fields.deployment,
+            "system" => fields.alert,
+            _ => None,
+        };
+        adopted.entity = word(id).map(|id| (known.resource, id));
+    }
+    if let Some(message) = message {
+        adopted.channel = if gathering::CIRCLE.contains(&message) {
+            word(fields.circle_name)
+        } else {
+            word(fields.workspace_id).map(|id| format!("workspace-{id}"))
+        };
+    }
+    if is_hive {
+        adopted.stream = word(fields.stream_id);
+        adopted.execution = word(fields.execution_id);
+    }
+    adopted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_types_say_in_their_payload_what_they_are_about() {
+        let entity = of("agent_status", r#"{"agentId":"coder-001"}"#).entity;
+        assert_eq!(entity, Some(("agent", "coder-001".to_owned())));
+        let channel = of("agent.message", r#"{"circle_name":"dev-team","content":"x"}"#).channel;
+        assert_eq!(channel.as_deref(), Some("dev-team"));
+        let channel = of("workspace.file_changed", r#"{"workspace_id":7}"#).channel;
+        assert_eq!(channel.as_deref(), Some("workspace-7"));
+        let run = of("EXECUTION_STARTED", r#"{"stream_id":"s","execution_id":"e"}"#);
+        assert_eq!((run.stream.as_deref(), run.execution.as_deref()), (Some("s"), Some("e")));
+    }
+
+    #[test]
+    fn others_say_nothing() {
+        for (name, payload) in [
+            ("task.progress", r#"{"agentId":"a","circle_name":"c","stream_id":"s"}"#),
+            ("agent_status", r#"{"agentId":{}}"#),
+            ("agent_status", "[]"),
+            ("agent_status", r#"{"agentId":"#),
+            ("agent.message", r#"{"circle_name":""}"#),
+        ] {
+            assert_eq!(of(name, payload), Adopted::default(), "{name} {payload}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! AutoSDLC's messages: `{id, type, timestamp, data, metadata}` both ways, subscriptions by resource.
+//!
+//! Imports `catalogue`, `event`, `filter` and `flate2`. Always: times are milliseconds; a message that the
+//! document has no type for is taken silently; what is compressed is a binary frame that starts with 1f 8b.
+
+mod subscription;
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::command::{UNKNOWN, text_frame};
+use super::uuid::Uuid;
+use super::{
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
+    Refusal, Reply, Stamp, adopt,
+};
+use crate::catalogue::autosdlc::event_type;
+use crate::codec::ws;
+use crate::event::{Event, Timestamp, json};
+
+/// AutoSDLC's dialect.
+#[derive(Debug)]
+pub(super) struct Autosdlc {
+    /// The client asked for gzip.
+    pub(super) gzip: bool,
+}
+
+/// From this length on, a message is compressed where the client asked for it.
+const GZIP_BYTES_MIN: usize = 1024;
+
+/// What a client's compressed message may come to, so that a few bytes do not become many.
+const INFLATED_BYTES_MAX: u64 = 1 << 20;
+
+/// `?compress=gzip`.
+pub(super) fn open(query: &[(String, String)]) -> Opening {
+    let gzip = query.iter().any(|(name, value)| name == "compress" && value.eq_ignore_ascii_case("gzip"));
+    let encoding = if gzip { Encoding::AutosdlcWsGzip } else { Encoding::AutosdlcWs };
+    Opening { encoding, subscribe: None, place: None }
+}
+
+#[derive(Deserialize)]
+struct MessageIn<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    metadata: Option<MetadataIn<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+struct MetadataIn<'a> {
+    #[serde(borrow, default)]
+    source: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "correlationId")]
+    correlation: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct NamesIn {
+    subscription_id: Option<String>,
+    token: Option<String>,
+}
+
+impl Protocol for Autosdlc {
+    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
+        let fault = |why: String| ClientMessage {
+            kind: UNKNOWN,
+            asked: Asked::Silent,
+            command: Err(ClientError::invalid(why)),
+        };
+        match message {
+            Incoming::Text(text) => read(text),
+            Incoming::Binary(bytes) if bytes.starts_with(&[0x1f, 0x8b]) => {
+                let mut text = String::new();
+                match GzDecoder::new(bytes).take(INFLATED_BYTES_MAX + 1).read_to_string(&mut text) {
+                    Ok(len) if len as u64 > INFLATED_BYTES_MAX => {
+                        fault(format!("more than {INFLATED_BYTES_MAX} bytes, uncompressed"))
+                    }
+                    Ok(_) => read(&text),
+                    Err(error) => fault(format!("gzip: {error}")),
+                }
+            }
+            Incoming::Binary(bytes) => match simdutf8::basic::from_utf8(bytes) {
+                Ok(text) => read(text),
+                Err(_) => fault("neither gzip nor text".to_owned()),
+            },
+        }
+    }
+
+    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
+        let millis = millis(stamp.now);
+        let (kind, data) = match reply {
+            Reply::Welcome => ("connect", json!({ "clientId": Uuid::random(stamp.random).to_string() })),
+            Reply::Subscribed { id } => {
+                ("subscription_update", json!({ "subscriptionId": id, "status": "active" }))
+            }
+            Reply::Unsubscribed { id } => {
+                ("subscription_update", json!({ "subscriptionId": id, "status": "removed" }))
+            }
+            Reply::Pong => ("pong", json!({ "timestamp": millis })),
+            Reply::Authenticated => ("auth_success", json!({})),
+            Reply::AuthFailed(why) => ("auth_failure", json!({ "error": why })),
+            Reply::Error(error) => {
+                let mut data = json!({ "error": error.text, "code": error.code });
+                if let Some(details) = &error.details {
+                    data["details"] = details.as_str().into();
+                }
+                ("error", data)
+            }
+            Reply::Response(_) | Reply::Published(_) => return None,
+        };
+        let mut metadata = json!({ "version": "1.0" });
+        if let Some(id) = asked.id() {
+            metadata["correlationId"] = id.into();
+        }
+        let id = Uuid::random(stamp.random ^ u128::MAX).to_string();
+        let message: Value =
+            json!({ "id": id, "type": kind, "timestamp": millis, "data": data, "metadata": metadata });
+        Some(self.frame(&message.to_string()))
+    }
+
+    fn gap(&self, gap: &GapNotice) -> Bytes {
+        self.frame(&format!(
+            r#"{{"id":"{}","type":"gap","timestamp":{},"data":{},"metadata":{{"version":"1.0"}}}}"#,
+            Uuid::of_gap(gap.to.or(gap.from)),
+            millis(gap.at),
+            gap.json(),
+        ))
+    }
+
+    fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {
+        match why {
+            // It is told, and may authenticate.
+            Refusal::NoToken | Refusal::BadToken(_) => None,
+            Refusal::TooLate(limit) => Some((1008, format!("no auth_request within {limit} s").into())),
+        }
+    }
+}
+
+fn millis(at: Timestamp) -> i64 {
+    at.0.div_euclid(1000)
+}
+
+fn read(text: &str) -> ClientMessage {
+    // Also bounds the nesting.
+    let mut scratch = String::new();
+    let message = json::minify(text, &mut scratch)
+        .map_err(|error| error.to_string())
+        .and_then(|()| match scratch.as_bytes().first() {
+            Some(b'{') => Ok(()),
+            _ => Err("not an object".to_owned()),
+        })
+        .and_then(|()| serde_json::from_str::<MessageIn<'_>>(&scratch).map_err(|error| error.to_string()));
+    match message {
+        Ok(message) => {
+            let (kind, command) = command(&message);
+            ClientMessage { kind, asked: Asked::of(message.id), command }
+        }
+        Err(error) => {
+            ClientMessage { kind: UNKNOWN, asked: Asked::Silent, command: Err(ClientError::invalid(error)) }
+        }
+    }
+}
+
+fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientError>) {
+    let data = message.data.map_or("{}", RawValue::get);
+    let names = || match serde_json::from_str::<NamesIn>(data) {
+        Ok(names) => Ok(names),
+        Err(error) => Err(ClientError::new("invalid_data", format!("data: {error}"))),
+    };
+    match &*message.kind {
+        "subscribe" => {
+            let subscribe = subscription::read(data);
+            ("subscribe", subscribe.map(|subscribe| Command::Subscribe(Box::new(subscribe))))
+        }
+        "unsubscribe" => {
+            let id = names().map(|names| names.subscription_id.unwrap_or_default());
+            let command = |subscription_id| Command::Unsubscribe { subscription_id, strict: false };
+            ("unsubscribe", id.map(command))
+        }
+        "ping" => ("ping", Ok(Command::Ping)),
+        "auth_request" => {
+            let token = names().and_then(|names| {
+                names.token.ok_or_else(|| ClientError::new("auth_failed", "data.token is missing"))
+            });
+            ("auth_request", token.map(|token| Command::Auth { token }))
+        }
+        other => match event_type(other) {
+            // An agent that tells of itself over its own connection.
+            Some(known) => (known.name, publish(message, known.name, data).map(Command::Publish)),
+            None => {
+                tracing::debug!(kind = super::shortened(other), "unknown message type");
+                (UNKNOWN, Ok(Command::Nothing))
+            }
+        },
+    }
+}
+
+fn publish(message: &MessageIn<'_>, name: &str, data: &str) -> Result<Event, ClientError> {
+    let metadata = message.metadata.as_ref();
+    let mut builder = Event::builder(name).json(data);
+    if let Some(source) = metadata.and_then(|metadata| metadata.source.as_deref()) {
+        builder = builder.source(source);
+    }
+    if let Some(correlation) = metadata.and_then(|metadata| metadata.correlation.as_deref()) {
+        builder = builder.correlation(correlation);
+    }
+    if let Some((kind, id)) = adopt::of(name, data).entity {
+        builder = builder.entity(kind, &id);
+    }
+    builder.build().map_err(|error| ClientError::new("invalid_event", error.to_string()))
+}
+
+impl Autosdlc {
+    fn frame(&self, json: &str) -> Bytes {
+        if !self.gzip || json.len() < GZIP_BYTES_MIN {
+            return text_frame(json);
+        }
+        let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 4), Compression::fast());
+        // A vector takes all that is written.
+        match encoder.write_all(json.as_bytes()).and_then(|()| encoder.finish()) {
+            Ok(packed) => ws::frame(ws::OpCode::Binary, &packed),
+            Err(_) => text_frame(json),
+        }
+    }
+}
+
+/// The message as a WebSocket frame. Its id is the event's place, the same for every client.
+pub(super) fn event_frame(event: &Event, gzip: bool) -> Bytes {
+    let mut out = String::with_capacity(256 + event.payload().len());
+    // Writing to a String does not fail.
+    let _ = write!(out, r#"{{"id":"{}","type":"#, Uuid::of_event(event.id()));
+    let name = event.event_type();
+    json::write_string(event_type(name).map_or(name, |known| known.name), &mut out);
+    let _ = write!(out, r#","timestamp":{},"data":"#, millis(event.timestamp()));
+    out.push_str(event.payload());
+    out.push_str(r#","metadata":{"version":"1.0""#);
+    for (name, value) in [(r#","source":"#, event.source()), (r#","correlationId":"#, event.correlation())] {
+        if let Some(value) = value {
+            out.push_str(name);
+            json::write_string(value, &mut out);
+        }
+    }
+    out.push_str("}}");
+    Autosdlc { gzip }.frame(&out)
+}

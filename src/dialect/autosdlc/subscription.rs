@@ -1,0 +1,208 @@
+//! A subscription to a resource, or by pattern over `resource:id:event`, as filters.
+//!
+//! Imports `catalogue` and `filter`. Always: `*` is any run of characters, colons too, and a pattern is anchored
+//! at both ends, as the document's own matcher has it. An event's key is its entity's kind and id, and what its
+//! type says without the kind; a known type has its place in the catalogue, with an entity or without.
+
+use serde::Deserialize;
+
+use super::super::command::Strings;
+use super::super::{ClientError, Subscribe};
+use crate::catalogue::autosdlc::TYPES;
+use crate::event::Attribute;
+use crate::filter::{Filter, Pattern};
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct SubscribeIn {
+    subscription_id: Option<String>,
+    resource: Option<String>,
+    resource_id: Option<String>,
+    events: Option<Strings>,
+    pattern: Option<Strings>,
+    patterns: Option<Strings>,
+}
+
+/// Ways in which one pattern may be parted in three.
+const PARTINGS_MAX: usize = 16;
+
+/// Reads the `data` of a `subscribe`.
+pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
+    let input: SubscribeIn = serde_json::from_str(data)
+        .map_err(|error| ClientError::new("invalid_data", format!("data: {error}")))?;
+    let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
+    let mut patterns = list(input.pattern);
+    patterns.extend(list(input.patterns));
+    let or_any = |part: Option<String>| part.filter(|p| !p.is_empty()).unwrap_or_else(|| "*".to_owned());
+    let mut filters = Vec::new();
+    let resource = or_any(input.resource);
+    if resource.contains(':') {
+        // It may hold a whole pattern.
+        patterns.push(resource);
+    } else if patterns.is_empty() {
+        let mut events = list(input.events);
+        if events.is_empty() {
+            events.push("*".to_owned());
+        }
+        let events: Vec<&str> = events.iter().map(String::as_str).collect();
+        wanted(&resource, &or_any(input.resource_id), &events, &mut filters);
+    }
+    for pattern in &patterns {
+        let parted = partings(pattern);
+        if parted.len() > PARTINGS_MAX {
+            let text = format!("pattern can be read in more than {PARTINGS_MAX} ways: fewer asterisks");
+            return Err(ClientError::new("invalid_pattern", text));
+        }
+        for [resource, id, event] in parted {
+            wanted(&resource, &id, &[&event], &mut filters);
+        }
+    }
+    filters.sort_unstable();
+    filters.dedup();
+    let mut filters = filters.into_iter();
+    let first = filters.next().unwrap_or_else(Filter::nothing);
+    Ok(Subscribe {
+        subscription_id: input.subscription_id.filter(|id| !id.is_empty()),
+        or: filters.collect(),
+        ..Subscribe::from(first)
+    })
+}
+
+/// Every way in which the two colons of a key may fall in a pattern: each is a colon of the pattern or lies in
+/// one of its asterisks. Neither the resource nor the event holds one.
+fn partings(pattern: &str) -> Vec<[String; 3]> {
+    let places = |byte| pattern.bytes().enumerate().filter(move |(_, b)| *b == byte).map(|(at, _)| at);
+    let (first, last) = (pattern.find(':'), pattern.rfind(':'));
+    let firsts: Vec<usize> = places(b'*').filter(|at| first.is_none_or(|f| *at < f)).chain(first).collect();
+    let lasts: Vec<usize> = places(b'*').filter(|at| last.is_none_or(|l| *at > l)).chain(last).collect();
+    let is_star = |at: usize| pattern.as_bytes()[at] == b'*';
+    let mut all = Vec::new();
+    for &a in &firsts {
+        for &b in &lasts {
+            if a > b || (a == b && !is_star(a)) || all.len() > PARTINGS_MAX {
+                continue;
+            }
+            let star = |at: usize| if is_star(at) { "*" } else { "" };
+            let between = if a == b { "*" } else { &format!("{}{}{}", star(a), &pattern[a + 1..b], star(b)) };
+            all.push([
+                format!("{}{}", &pattern[..a], star(a)),
+                between.replace("**", "*"),
+                format!("{}{}", star(b), &pattern[b + 1..]),
+            ]);
+        }
+    }
+    all
+}
+
+/// The filters of one resource, id and some events, each perhaps with asterisks.
+fn wanted(resource: &str, id: &str, events: &[&str], filters: &mut Vec<Filter>) {
+    let matches = |pattern: &str, value: &str| Pattern::runs(pattern).matches(value);
+    let all = events.contains(&"*");
+    let mut types = Vec::new();
+    for known in TYPES {
+        if matches(resource, known.resource)
+            && events.iter().any(|event| matches(event, known.event) || matches(event, known.name))
+        {
+            types.extend([known.name.to_owned(), format!("{}.{}", known.resource, known.event)]);
+            types.push(format!("{}:{}", known.resource, known.event));
+        }
+    }
+    // Known types are found without an entity too, where any will do.
+    if id == "*" {
+        let mut open: Vec<Pattern> = types.iter().map(|name| Pattern::exact(name.as_str())).collect();
+        if all && !resource.contains('*') {
+            open.extend([format!("{resource}.**"), format!("{resource}:**")].map(Pattern::new));
+        }
+        if all && resource == "*" {
+            filters.push(Filter::new());
+            return;
+        }
+        if !open.is_empty() {
+            filters.push(Filter::new().any_of(Attribute::Type, open));
+        }
+    }
+    let about = Filter::new()
+        .any_of(Attribute::EntityKind, [Pattern::runs(resource)])
+        .any_of(Attribute::EntityId, [Pattern::runs(id)]);
+    if all {
+        filters.push(about);
+        return;
+    }
+    for event in events {
+        types.push((*event).to_owned());
+        types.extend(['_', '.', ':'].map(|between| format!("{resource}{between}{event}")));
+    }
+    filters.push(about.any_of(Attribute::Type, types.into_iter().map(Pattern::runs)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn takes(data: &str, event: &str) -> bool {
+        let subscribe = read(data).expect(data);
+        let event = crate::dialect::envelope::read_event(event).expect("an event");
+        std::iter::once(&subscribe.filter).chain(&subscribe.or).any(|filter| filter.matches(&event))
+    }
+
+    fn about(name: &str, kind: &str, id: &str) -> String {
+        format!(r#"{{"type":"{name}","entity":{{"kind":"{kind}","id":"{id}"}}}}"#)
+    }
+
+    #[test]
+    fn a_resource_has_its_events_and_no_others() {
+        let data = r#"{"resource":"agent","resourceId":"coder-001","events":["status","task_update"]}"#;
+        assert!(takes(data, &about("agent_status", "agent", "coder-001")));
+        assert!(takes(data, &about("agent.task_update", "agent", "coder-001")));
+        assert!(takes(data, r#"{"type":"agent_status","data":{"agentId":"coder-001"}}"#));
+        assert!(!takes(data, &about("agent_log", "agent", "coder-001")));
+        assert!(!takes(data, &about("agent_status", "agent", "coder-002")));
+        assert!(!takes(data, r#"{"type":"agent_status","data":{"agentId":"coder-002"}}"#));
+        assert!(!takes(data, r#"{"type":"agent_status"}"#));
+        let data = r#"{"resource":"workflow","resourceId":"w1","events":["started","step_complete","complete","failed"]}"#;
+        for name in ["workflow_started", "workflow_step_complete", "workflow_complete", "workflow_failed"] {
+            assert!(takes(data, &format!(r#"{{"type":"{name}","data":{{"workflowId":"w1"}}}}"#)), "{name}");
+        }
+        let tdd = r#"{"type":"tdd_phase_change","data":{"agentId":"coder-001"}}"#;
+        assert!(takes(r#"{"resource":"agent","resourceId":"coder-001"}"#, tdd));
+        assert!(takes(r#"{"resource":"agent","resourceId":"coder-001","events":["tdd_phase_change"]}"#, tdd));
+        assert!(takes(r#"{"resource":"system"}"#, r#"{"type":"system_notification","data":{"title":"x"}}"#));
+        assert!(takes("{}", r#"{"type":"anything"}"#));
+    }
+
+    #[test]
+    fn patterns_match_as_the_documents_own_matcher_does() {
+        // (pattern, resource, id, event)
+        let cases = [
+            ("agent:*:status", "agent", "coder-001", "status"),
+            ("agent:coder-*:status", "agent", "coder-001", "status"),
+            ("agent:coder-*", "agent", "coder-001", "status"),
+            ("*:status", "agent", "coder-001", "status"),
+            ("*", "agent", "coder-001", "status"),
+            ("agent:*", "agent", "a:b", "log"),
+            ("agent:*:b:log", "agent", "a:b", "log"),
+            ("a*:x*:*s", "agent", "xy", "status"),
+            ("agent:coder-002:*", "agent", "coder-001", "status"),
+            ("agent:*:log", "agent", "coder-001", "status"),
+            ("workflow:*", "agent", "coder-001", "status"),
+            ("agent", "agent", "coder-001", "status"),
+            ("agent:", "agent", "coder-001", "status"),
+            ("gent:*:status", "agent", "coder-001", "status"),
+        ];
+        for (pattern, resource, id, event) in cases {
+            let key = format!("{resource}:{id}:{event}");
+            // The document's regular expression, said as a run pattern over the whole key.
+            let want = Pattern::runs(pattern).matches(&key);
+            let data = format!(r#"{{"pattern":"{pattern}"}}"#);
+            let event = about(&format!("{resource}_{event}"), resource, id);
+            assert_eq!(takes(&data, &event), want, "{pattern} on {key}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_subscription_is_told() {
+        for data in ["5", r#"{"events":5}"#, r#"{"pattern":"*****a*b*c*d"}"#] {
+            assert!(read(data).is_err(), "{data}");
+        }
+    }
+}

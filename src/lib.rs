@@ -18,6 +18,8 @@ mod codec;
 pub mod config;
 #[cfg(feature = "server")]
 mod dialect;
+#[cfg(feature = "server")]
+mod engine;
 mod event;
 #[cfg(feature = "server")]
 mod feed;
@@ -60,6 +62,8 @@ pub use dialect::envelope::ReadError;
 #[cfg(feature = "server")]
 pub use dialect::{Dialect, ParseDialectError};
 #[cfg(feature = "server")]
+pub use engine::{EngineConfig, EngineError};
+#[cfg(feature = "server")]
 pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System};
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
@@ -81,6 +85,10 @@ pub mod internals {
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../docs/cluster.md")]
+struct Cluster;
 
 #[cfg(all(doctest, feature = "config-file"))]
 #[doc = include_str!("../docs/configuration.md")]

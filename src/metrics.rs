@@ -45,6 +45,12 @@ pub(crate) struct Metrics {
     pub(crate) write_blocked: Counter,
     pub(crate) loop_gaps: Counter,
     pub(crate) turns: Counter,
+    pub(crate) engine_following: Gauge,
+    pub(crate) engine_appended: Counter,
+    pub(crate) engine_refused: Counter,
+    pub(crate) engine_followed: Counter,
+    pub(crate) engine_unreadable: Counter,
+    pub(crate) engine_losses: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -101,6 +107,12 @@ impl Default for Metrics {
             write_blocked: "server_writes_blocked", "Write calls after which the socket took no more";
             loop_gaps: "server_loop_missed_events", "Events that a loop missed because the ring lapped it";
             turns: "server_loop_turns", "Turns of the event loops";
+            engine_following: "engine_following", "1 while the engine's log is being followed";
+            engine_appended: "engine_events_appended", "Events that the engine's log took from this node";
+            engine_refused: "engine_events_refused", "Events refused because the engine's log did not take them in time";
+            engine_followed: "engine_events_followed", "Events read from the engine's log";
+            engine_unreadable: "engine_entries_unreadable", "Entries of the engine's log that are no events";
+            engine_losses: "engine_connections_lost", "Connections to the engine that were lost";
         }
     }
 }

@@ -245,8 +245,19 @@ impl<T: Carried> Bus<T> {
         self.0.core.rings().len()
     }
 
+    /// How many of its newest events each shard holds.
+    pub fn capacity(&self) -> usize {
+        self.ring(0).capacity() as usize
+    }
+
     fn ring(&self, shard: u16) -> &ring::Ring<T::Cargo> {
         &self.0.core.rings()[usize::from(shard)]
+    }
+
+    /// The next sequence of a shard.
+    #[cfg(feature = "server")]
+    pub(crate) fn head(&self, shard: u16) -> Sequence {
+        self.ring(shard).head()
     }
 
     /// The oldest sequence that a shard may still hold.

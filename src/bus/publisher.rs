@@ -107,6 +107,11 @@ impl<T: Carried> Inner<T> {
     fn publish(&self, item: T, put: impl FnOnce(usize, T) -> Sequence) -> Published {
         let item = item.into_publishable();
         let shard = self.shard(&item);
+        self.publish_in(shard, item, put)
+    }
+
+    #[inline(always)]
+    fn publish_in(&self, shard: usize, item: T, put: impl FnOnce(usize, T) -> Sequence) -> Published {
         if self.handlers.has_sync() {
             let kept = item.clone();
             let id = self.id(shard, put(shard, item));
@@ -139,6 +144,25 @@ impl<T: Carried> Inner<T> {
             answer.handled += kept.iter().map(|item| self.handlers.call(item)).sum::<usize>();
         }
         answer
+    }
+}
+
+#[cfg(feature = "server")]
+impl Bus<Event> {
+    /// The shard that an event will be in.
+    pub(crate) fn shard_of(&self, event: &Event) -> u16 {
+        self.0.shard(event) as u16
+    }
+
+    /// Publishes an event that got its place elsewhere, in the log of an engine: it keeps that id, whatever
+    /// its sequence in the ring. For one thread at a time.
+    pub(crate) fn publish_placed(&self, event: Event, id: EventId) {
+        let inner = &*self.0;
+        let shard = usize::from(id.shard).min(self.shards() - 1);
+        inner.publish_in(shard, event.into_publishable(), |shard, event| match inner.desks.sit() {
+            Some(mut writer) => writer.publish(shard, event, |event, _| event.place(id)),
+            None => Writer::new(Arc::clone(&inner.core)).publish(shard, event, |event, _| event.place(id)),
+        });
     }
 }
 

@@ -70,6 +70,18 @@ pub(super) const GROUPS: &[Group] = &[
         row("demo_rate", FIXED, "Events per second of the demo",
             |c| count(&mut c.demo_rate, 1..=100_000)),
     ]},
+    Group { heading: "Engine: where order and history live for several nodes", rows: &[
+        row("engine", FIXED, "Address of the log that nodes share: redis://HOST:PORT or nats://HOST:PORT; none = this process alone",
+            |c| text(&mut c.engine.url, "URL", |_| Ok(()))),
+        row("engine_name", FIXED, "What the log's keys or streams begin with; nodes with the same name share one log",
+            |c| text(&mut c.engine.name, "NAME", |_| Ok(()))),
+        row("engine_history", FIXED, "Events that the log keeps of each shard, about",
+            |c| count(&mut c.engine.history, 1..=1_000_000_000)),
+        row("engine_max_waiting_events", FIXED, "Events that may wait for the log; beyond, publishers are refused",
+            |c| count(&mut c.engine.max_waiting_events, 1..=100_000_000)),
+        row("engine_accept_timeout", FIXED, "How long a publisher may wait for the log before it is refused",
+            |c| time(&mut c.engine.accept_timeout, 1..=HOUR)),
+    ]},
     Group { heading: "Limits", rows: &[
         row("max_message_bytes", LIVE, "Longest message of a WebSocket client; over it close code 1009",
             |c| bytes(&mut c.server.max_message_bytes, 128..=GIB)),

@@ -1,6 +1,6 @@
 //! Everything that the program can be told, composed of the rooms' own settings.
 //!
-//! Imports `bus` and `server`. Always: `keys` is the only list of settings; flags, environment variables, the
+//! Imports `bus`, `engine` and `server`. Always: `keys` is the only list of settings; flags, environment variables, the
 //! TOML file, `fanwire check --print-defaults` and docs/configuration.md are made of it. How to add a setting is
 //! said in its head.
 
@@ -15,6 +15,7 @@ mod value;
 use std::time::Duration;
 
 use crate::bus::{Bus, BusConfig, BusConfigError};
+use crate::engine::EngineConfig;
 use crate::server::{Server, ServerBuilder, ServerConfig};
 
 pub use layers::{Change, ConfigError, ConfigFault, Loaded, Origin, Sources};
@@ -44,6 +45,8 @@ pub struct Config {
     pub demo: bool,
     /// Events per second of the demo. 20.
     pub demo_rate: u32,
+    /// Where order and history live, if not in this process: no address, no engine.
+    pub engine: EngineConfig,
     /// Rings and their capacity.
     pub bus: BusConfig,
     /// Limits and times of the server.
@@ -63,6 +66,7 @@ impl Default for Config {
             loops: 1,
             demo: false,
             demo_rate: 20,
+            engine: EngineConfig::default(),
             bus: BusConfig::default(),
             server: ServerConfig::default(),
             drain_timeout: Duration::from_secs(10),
@@ -86,7 +90,9 @@ impl Config {
 
     /// A server of a bus, as configured.
     pub fn server(&self, bus: &Bus) -> ServerBuilder {
-        Server::builder(bus).listen(self.listen.as_str()).loops(self.loops).config(self.server.clone())
+        let server =
+            Server::builder(bus).listen(self.listen.as_str()).loops(self.loops).config(self.server.clone());
+        if self.engine.url.is_empty() { server } else { server.engine(self.engine.clone()) }
     }
 
     /// What is wrong with settings that are each right: the key to change, and why.

@@ -14,6 +14,7 @@ use super::{Rng, ServerConfig, Shared};
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::ws;
 use crate::dialect::{Encoding, Incoming, OnLag};
+use crate::engine::Refused;
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
 
@@ -32,8 +33,10 @@ pub(crate) enum Effect {
     Close,
 }
 
-/// Makes the answer to a publisher, if it gets one, from the id of the last event.
-pub(crate) struct Answer(pub(crate) Box<dyn FnOnce(Option<EventId>) -> Option<Bytes> + Send>);
+/// Makes the answer to a publisher, if it gets one, from the id of the last event, or from why none was taken.
+pub(crate) struct Answer(pub(crate) MakeAnswer);
+
+type MakeAnswer = Box<dyn FnOnce(Result<Option<EventId>, Refused>) -> Option<Bytes> + Send>;
 
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

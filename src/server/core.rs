@@ -6,6 +6,9 @@
 //! - a connection that is not blocked and owes something is written in the turn that made it owe;
 //! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
 
+mod ahead;
+mod log_places;
+mod mail;
 mod replay;
 mod watch;
 
@@ -20,7 +23,7 @@ use super::wheel::{Tick, Wheel};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
 use crate::dialect::GapNotice;
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Sequence, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
 use crate::metrics::Kind;
 
@@ -35,6 +38,9 @@ pub(crate) trait Socket: Read + Write {
 /// reaches nobody.
 pub(crate) type Token = u64;
 
+use ahead::PutOff;
+use log_places::{Behind, Continuity, behind};
+use mail::Mailbox;
 use replay::Replay;
 use watch::Books;
 pub(crate) use watch::Report;
@@ -61,6 +67,8 @@ struct Conn<S> {
     cursor: Cursor,
     /// What it asked to see of the past, while it has not seen it.
     replay: Option<Box<Replay>>,
+    /// Answers that the engine owes it; it is not read meanwhile.
+    awaits: u32,
     /// The socket takes no more until it says so.
     blocked: bool,
     /// The socket may hold more to read.
@@ -107,6 +115,11 @@ pub(crate) struct Core<S> {
     due: Vec<u64>,
     /// Connections to be closed because they lag.
     lagged: Vec<Token>,
+    mailbox: Arc<Mailbox>,
+    /// What waits until this loop has read the engine's log as far as its client has.
+    ahead: Vec<PutOff>,
+    /// With an engine: whether its log had holes.
+    continuity: Option<Continuity>,
 }
 
 fn token_of(slot: usize, generation: u32) -> Token {
@@ -122,7 +135,7 @@ macro_rules! context {
             rng: &mut $core.rng,
             tick: $core.tick,
             now: $core.now,
-            position: taken(&$core.shared.bus, &$core.reader),
+            position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
             effects: &mut $core.effects,
             answered_bytes: 0,
             blocked: $conn.blocked,
@@ -131,14 +144,18 @@ macro_rules! context {
 }
 
 /// The last event that a loop has appended to its feeds, of a bus of one shard.
-fn taken(bus: &Bus, reader: &LoopReader) -> Option<EventId> {
-    (bus.shards() == 1).then(|| EventId::before(bus.epoch(), 0, reader.position(0)))
+fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<EventId> {
+    if bus.shards() > 1 {
+        return None;
+    }
+    log.map_or_else(|| Some(EventId::before(bus.epoch(), 0, reader.position(0))), |log| log.newest(0))
 }
 
 impl<S: Socket> Core<S> {
     pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64, number: usize) -> Self {
         let (version, config) = shared.config();
         Self {
+            continuity: shared.engine.as_ref().map(|_| Continuity::default()),
             fanout: Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics)),
             version,
             config,
@@ -166,6 +183,8 @@ impl<S: Socket> Core<S> {
             dirty: Vec::new(),
             due: Vec::new(),
             lagged: Vec::new(),
+            mailbox: Arc::default(),
+            ahead: Vec::new(),
         }
     }
 
@@ -182,7 +201,7 @@ impl<S: Socket> Core<S> {
     pub(crate) fn ticks_to_timer(&self) -> Option<u64> {
         let timer = self.wheel.ticks_to_next(self.tick);
         // A sample that waits, or a report, goes at the next tick.
-        if self.fanout.is_sampling() || self.unreported { Some(1) } else { timer }
+        if self.fanout.is_sampling() || self.unreported || !self.ahead.is_empty() { Some(1) } else { timer }
     }
 
     /// Announces that the loop goes to sleep; false where the bus has something after all. After true, a
@@ -203,6 +222,8 @@ impl<S: Socket> Core<S> {
         self.reader.awake();
         self.tick = self.tick.max(tick);
         self.pump(1);
+        self.take_mail();
+        self.catch_up();
     }
 
     /// Takes in a new connection; `None` where there are too many, and it is dropped.
@@ -236,6 +257,7 @@ impl<S: Socket> Core<S> {
             connection,
             cursor,
             replay: None,
+            awaits: 0,
             blocked: false,
             unread: false,
             queued: false,
@@ -278,7 +300,7 @@ impl<S: Socket> Core<S> {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.conns[slot];
             conn.unread = true;
-            if conn.replay.is_some() || conn.cursor.direct_bytes() > REPLY_BYTES_MAX {
+            if conn.replay.is_some() || conn.awaits > 0 || conn.cursor.direct_bytes() > REPLY_BYTES_MAX {
                 // Read on when the replies, or the past, are written.
                 return;
             }
@@ -333,54 +355,52 @@ impl<S: Socket> Core<S> {
     /// Does what the connection asked for; false where the connection is gone.
     fn apply(&mut self, slot: usize) -> bool {
         let mut effects = std::mem::take(&mut self.effects);
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
-                Effect::Interest { encoding, wishes } => {
-                    self.leave_feed(slot);
-                    if !wishes.is_empty() {
-                        let conn = &mut self.conns[slot];
-                        conn.cursor
-                            .set_cut(wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default());
-                        let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
-                            .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
-                            .collect();
-                        conn.cursor.join(&mut self.fanout, encoding, &wishes, slot as Slot);
-                        conn.cursor.set_waits(conn.replay.is_some());
-                        conn.connection.share_filters(|filter| self.fanout.held(filter));
-                    }
-                }
-                Effect::Replay { encoding, filter, except, from } => {
-                    self.begin_replay(slot, encoding, filter, except, from);
-                }
-                Effect::Publish { events, answer } => {
-                    let mut last = None;
-                    for event in events {
-                        last = Some(self.shared.bus.publish(event).id);
-                        self.unpumped += 1;
-                        if self.unpumped >= PUBLISHED_A_BATCH {
-                            self.pump(BATCHES_A_TURN);
-                        }
-                    }
-                    if let Some(answer) = (answer.0)(last) {
-                        self.conns[slot].cursor.send(&mut self.fanout, answer);
-                    }
-                }
-                Effect::Close => {
-                    self.leave_feed(slot);
-                    let conn = &mut self.conns[slot];
-                    conn.closing = true;
-                    // The connection's timer decides how long it may take.
-                    self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
-                }
+        let mut rest = effects.drain(..);
+        while let Some(effect) = rest.next() {
+            if let Some(id) = self.is_ahead(&effect) {
+                self.put_off(slot, id, std::iter::once(effect).chain(rest.by_ref()).collect());
+            } else {
+                self.obey(slot, effect);
             }
         }
+        drop(rest);
         self.effects = effects;
         self.flush(slot)
     }
 
+    fn obey(&mut self, slot: usize, effect: Effect) {
+        match effect {
+            Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
+            Effect::Interest { encoding, wishes } => {
+                self.leave_feed(slot);
+                if !wishes.is_empty() {
+                    let conn = &mut self.conns[slot];
+                    conn.cursor.set_cut(wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default());
+                    let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
+                        .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
+                        .collect();
+                    conn.cursor.join(&mut self.fanout, encoding, &wishes, slot as Slot);
+                    conn.cursor.set_waits(conn.replay.is_some());
+                    conn.connection.share_filters(|filter| self.fanout.held(filter));
+                }
+            }
+            Effect::Replay { encoding, filter, except, from } => {
+                self.begin_replay(slot, encoding, filter, except, from);
+            }
+            Effect::Publish { events, answer } => self.publish(slot, events, answer),
+            Effect::Close => {
+                self.forget_put_off(slot);
+                self.leave_feed(slot);
+                let conn = &mut self.conns[slot];
+                conn.closing = true;
+                // The connection's timer decides how long it may take.
+                self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
+            }
+        }
+    }
+
     fn leave_feed(&mut self, slot: usize) {
-        let ring = Kept { bus: &self.shared.bus, now: self.now };
+        let ring = Kept { shared: &self.shared, now: self.now };
         let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, &ring);
         self.tell_moved(moved);
     }
@@ -400,12 +420,14 @@ impl<S: Socket> Core<S> {
             self.queue(slot);
         }
         let conn = &mut self.conns[slot];
-        let ring = Kept { bus: &self.shared.bus, now: self.now };
+        let ring = Kept { shared: &self.shared, now: self.now };
         let budget = self.config.write_budget_bytes;
         match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
             Flushed::Done => {
                 if conn.replay.is_some() {
                     conn.connection.heard(self.tick);
+                } else if conn.awaits > 0 {
+                    // What it is owed comes through the mailbox.
                 } else if conn.closing {
                     conn.closing = false;
                     conn.socket.close_write();
@@ -466,8 +488,12 @@ impl<S: Socket> Core<S> {
             let epoch = self.shared.bus.epoch();
             let now = self.now;
             let snapshot = &mut self.snapshot;
+            let continuity = &mut self.continuity;
             let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
                 ReaderItem::Event(event) => {
+                    if let Some(gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
+                        fanout.append_gap(&gap);
+                    }
                     if let Some(snapshot) = snapshot {
                         snapshot.put(event);
                     }
@@ -475,6 +501,10 @@ impl<S: Socket> Core<S> {
                 }
                 ReaderItem::Gap { shard, missed, from, to } => {
                     metrics.loop_gaps.inc_by(missed);
+                    if continuity.is_some() {
+                        // The next event's id tells.
+                        return;
+                    }
                     let id = |sequence| Some(EventId { epoch, shard, sequence });
                     // How many of them a client wanted is not known.
                     let gap = GapNotice {
@@ -512,7 +542,7 @@ impl<S: Socket> Core<S> {
                     }
                     continue;
                 }
-                let ring = Kept { bus: &self.shared.bus, now: self.now };
+                let ring = Kept { shared: &self.shared, now: self.now };
                 let budget = self.config.write_budget_bytes;
                 match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
                     // Behind a replay nothing of the feed is written yet.
@@ -623,13 +653,13 @@ impl<S: Socket> Core<S> {
 
 /// The bus, as cursors see it.
 struct Kept<'a> {
-    bus: &'a Bus,
+    shared: &'a Shared,
     now: Timestamp,
 }
 
 impl Ring for Kept<'_> {
     fn keeps_behind(&self, id: EventId) -> bool {
-        id.epoch == self.bus.epoch() && id.next_sequence() >= self.bus.oldest(id.shard)
+        matches!(behind(self.shared, id, Sequence::MAX), Behind::All(_))
     }
 
     fn now(&self) -> Timestamp {

@@ -79,6 +79,11 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
             let _ = for_bus.wake();
         });
         let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
+        let for_mail = Arc::clone(&waker);
+        core.on_mail(Arc::new(move || {
+            // As above.
+            let _ = for_mail.wake();
+        }));
         let event_loop = EventLoop {
             shared: Arc::clone(shared),
             poll,

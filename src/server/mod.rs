@@ -27,6 +27,7 @@ use serde_json::json;
 
 use crate::bridge::Bridge;
 use crate::bus::Bus;
+use crate::engine::{Engine, EngineConfig, EngineError};
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
@@ -38,6 +39,8 @@ pub use endpoint::{Endpoint, System};
 /// What the loops of one server share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
+    /// Where order and history live, if not in the bus alone.
+    pub(crate) engine: Option<Engine>,
     config: Mutex<Arc<ServerConfig>>,
     /// Counts the configs that there were.
     version: AtomicU64,
@@ -58,6 +61,7 @@ impl Shared {
         Self {
             bridge: Bridge::create_default(&bus),
             bus,
+            engine: None,
             config: Mutex::new(Arc::new(config)),
             version: AtomicU64::new(0),
             metrics: Arc::default(),
@@ -66,6 +70,27 @@ impl Shared {
             drain: AtomicU64::new(0),
             reports: Mutex::new(vec![Report::default(); loops]),
             short_of_memory: AtomicU64::new(0),
+        }
+    }
+
+    /// Connects to the log that this node shares with others.
+    fn with_engine(mut self, config: EngineConfig) -> Result<Self, EngineError> {
+        self.engine = Some(Engine::start(config, &self.bus, &self.metrics)?);
+        Ok(self)
+    }
+
+    /// The epoch of the ids that clients see.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.engine.as_ref().map_or_else(|| self.bus.epoch(), |engine| engine.status().epoch())
+    }
+
+    /// Why new streams would be wrong here for now; `None` where all is well.
+    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+        if self.is_draining() {
+            Some("draining")
+        } else {
+            let cut_off = self.engine.as_ref().is_some_and(|engine| !engine.status().is_following());
+            cut_off.then_some("engine unreachable")
         }
     }
 
@@ -143,8 +168,8 @@ impl Shared {
             "name": "fanwire",
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
-            "engine": "memory",
-            "epoch": self.bus.epoch().to_string(),
+            "engine": self.engine.as_ref().map_or_else(|| json!("memory"), Engine::stats),
+            "epoch": self.epoch().to_string(),
             "loops": self.loops,
             "draining": self.is_draining(),
             "connections": { "http": open("http"), "ws": open("ws"), "sse": open("sse") },
@@ -224,6 +249,7 @@ impl Server {
         ServerBuilder {
             bus: bus.clone(),
             listen: "127.0.0.1:8765".to_owned(),
+            engine: None,
             loops: 1,
             config: ServerConfig::default(),
             bridge: None,
@@ -236,6 +262,7 @@ impl Server {
 pub struct ServerBuilder {
     bus: Bus,
     listen: String,
+    engine: Option<EngineConfig>,
     loops: usize,
     config: ServerConfig,
     bridge: Option<Bridge>,
@@ -255,6 +282,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Keeps order and history in a log that several nodes share, instead of in this bus alone. What clients
+    /// publish goes there first, and comes back to every node in the log's order; what is published straight on
+    /// the bus stays on this node.
+    pub fn engine(mut self, engine: EngineConfig) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
     /// Limits, times and the rest.
     pub fn config(mut self, config: ServerConfig) -> Self {
         self.config = config;
@@ -270,7 +305,7 @@ impl ServerBuilder {
 
     /// Binds the address and starts the loops. Blocks for a name look-up at the most.
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
-        let Self { bus, listen, loops, config, bridge } = self;
+        let Self { bus, listen, engine, loops, config, bridge } = self;
         let doing = || format!("listening on {listen}");
         let mut addresses = listen.to_socket_addrs().map_err(|e| ServerError::new(doing(), e))?;
         let address = addresses
@@ -279,6 +314,10 @@ impl ServerBuilder {
         let mut shared = Shared::new(bus, config, loops);
         if let Some(bridge) = bridge {
             shared.bridge = bridge;
+        }
+        if let Some(engine) = engine {
+            let doing = format!("the engine {engine:?}");
+            shared = shared.with_engine(engine).map_err(|e| ServerError::new(doing, io::Error::other(e)))?;
         }
         let shared = Arc::new(shared);
         let (address, started) =

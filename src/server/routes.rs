@@ -13,6 +13,7 @@ use crate::bridge::BridgeOutcome;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws;
 use crate::dialect::{Dialect, Encoding, OnLag, Opening, Place, shortened, split_entity};
+use crate::engine::Refused;
 use crate::event::EventId;
 use crate::filter::Filter;
 
@@ -148,8 +149,9 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
         ),
         ("/healthz", Method::Get | Method::Head) => answer.json(200, &json!({ "status": "ok" })),
         ("/readyz", Method::Get | Method::Head) => {
-            if answer.cx.shared.is_draining() {
-                answer.respond(503, &[JSON, ("Retry-After", "5")], br#"{"status":"draining"}"#)
+            if let Some(why) = answer.cx.shared.not_ready() {
+                let body = json!({ "status": why }).to_string();
+                answer.respond(503, &[JSON, ("Retry-After", "5")], body.as_bytes())
             } else {
                 answer.json(200, &json!({ "status": "ready" }))
             }
@@ -226,12 +228,20 @@ impl Answer<'_, '_> {
         self.cx.shared.metrics.events_published.inc_by(accepted as u64);
         let cors = std::mem::take(&mut self.cors);
         let keep_alive = self.keep_alive();
-        let answer = move |last: Option<EventId>| {
-            let body = json!({ "accepted": accepted, "last_event_id": last.map(|id| id.to_string()) });
+        let answer = move |outcome: Result<Option<EventId>, Refused>| {
             let mut headers = vec![JSON];
             headers.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
+            let (status, body) = match outcome {
+                Ok(id) => {
+                    (200, json!({ "accepted": accepted, "last_event_id": id.map(|id| id.to_string()) }))
+                }
+                Err(why) => {
+                    headers.push(("Retry-After", "1"));
+                    (503, json!({ "error": why.text() }))
+                }
+            };
             let mut out = Vec::with_capacity(192);
-            http::write_response(&mut out, 200, &headers, body.to_string().as_bytes(), keep_alive, false);
+            http::write_response(&mut out, status, &headers, body.to_string().as_bytes(), keep_alive, false);
             Some(Bytes::from(out))
         };
         self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });

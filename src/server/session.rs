@@ -16,6 +16,7 @@ use crate::dialect::{
     Asked, ClientError, ClientMessage, Command, Encoding, Incoming, OnLag, Opening, Place, Refusal, Reply,
     Stamp, Subscribe, native, shortened,
 };
+use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::filter::Filter;
 
@@ -263,8 +264,13 @@ impl Session {
         cx.shared.metrics.events_published.inc();
         let stamp = stamp(cx);
         let (encoding, asked) = (self.encoding, asked.clone());
-        let answer =
-            move |id: Option<EventId>| encoding.protocol().reply(&Reply::Published(id), &asked, stamp);
+        let answer = move |outcome: Result<Option<EventId>, Refused>| match outcome {
+            Ok(id) => encoding.protocol().reply(&Reply::Published(id), &asked, stamp),
+            Err(why) => {
+                let error = ClientError::new(why.label(), why.text());
+                encoding.protocol().reply(&Reply::Error(&error), &asked, stamp)
+            }
+        };
         cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
         Ok(())
     }

@@ -44,7 +44,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
                 Effect::Send(bytes) => out.extend_from_slice(&bytes),
                 Effect::Publish { events, answer } => {
                     out.extend_from_slice(format!("<published {}>", events.len()).as_bytes());
-                    out.extend_from_slice(&(answer.0)(None).unwrap_or_default());
+                    out.extend_from_slice(&(answer.0)(Ok(None)).unwrap_or_default());
                 }
                 other => out.extend_from_slice(format!("<{other:?}>").as_bytes()),
             }

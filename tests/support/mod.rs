@@ -11,6 +11,7 @@
 pub mod http;
 pub mod proxy;
 pub mod script;
+pub mod service;
 pub mod sse;
 pub mod wire;
 pub mod ws;

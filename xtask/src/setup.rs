@@ -53,6 +53,13 @@ pub(crate) fn install() -> Outcome {
             packages.push(package);
         }
     }
+    for (program, args, package) in
+        [("redis-server", "--version", "redis-server"), ("nats-server", "--version", "nats-server")]
+    {
+        if !answers(program, &[args]) {
+            packages.push(package);
+        }
+    }
     // Debian's python3 has its venv module in a package of its own.
     if !answers("python3", &["-c", "import ensurepip, venv"]) {
         packages.push("python3-venv");

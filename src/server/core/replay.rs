@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use super::super::connection::ReplayFrom;
+use super::log_places::{Behind, behind, place_of};
 use super::{Core, Socket};
 use crate::bus::Bus;
 use crate::dialect::{Encoding, GapNotice};
@@ -36,10 +37,11 @@ struct Wanted {
 
 #[derive(Debug)]
 enum Work {
-    /// The events of a shard from `next` on; `after` is what the client named, or got last.
-    Range { shard: u16, next: Sequence, to: Sequence, after: EventId },
+    /// The events of a shard from `next` on; `after` is what the client named, or got last, and `missed` how many
+    /// are gone between.
+    Range { shard: u16, next: Sequence, to: Sequence, after: EventId, missed: u64 },
     /// These, if they are still there: bodies are not kept for a client that may never read.
-    Events(VecDeque<(u16, Sequence)>),
+    Events(VecDeque<EventId>),
     /// What the snapshot has between these numbers.
     Snapshot { next: u64, to: u64 },
     /// Nothing can be said of what the client named.
@@ -76,12 +78,15 @@ impl<S: Socket> Core<S> {
                 Work::Snapshot { next: 1, to: snapshot.newest() }
             }
             ReplayFrom::After(id) => {
-                let to = (usize::from(id.shard) < self.shared.bus.shards())
-                    .then(|| self.reader.position(id.shard));
-                let next = id.next_sequence();
-                match to.filter(|to| id.epoch == self.shared.bus.epoch() && next <= *to) {
-                    Some(to) => Work::Range { shard: id.shard, next, to, after: id },
-                    None => Work::Unknown(Some(id)),
+                let known = usize::from(id.shard) < self.shared.bus.shards();
+                let to = if known { self.reader.position(id.shard) } else { 0 };
+                match behind(&self.shared, id, to) {
+                    Behind::All(next) => Work::Range { shard: id.shard, next, to, after: id, missed: 0 },
+                    Behind::Some(missed, next) => {
+                        Work::Range { shard: id.shard, next, to, after: id, missed }
+                    }
+                    // It was waited for as long as is sensible.
+                    Behind::NotYet | Behind::Unknown => Work::Unknown(Some(id)),
                 }
             }
             ReplayFrom::Unknown => Work::Unknown(None),
@@ -90,14 +95,14 @@ impl<S: Socket> Core<S> {
     }
 
     /// The newest so many that a replay wants, oldest first.
-    fn newest(&self, wanted: &Wanted, count: usize) -> VecDeque<(u16, Sequence)> {
+    fn newest(&self, wanted: &Wanted, count: usize) -> VecDeque<EventId> {
         let mut newest = VecDeque::new();
         for event in whole_ring(&self.shared.bus, |shard| self.reader.position(shard)) {
             if count > 0 && wanted.matches(&event) {
                 if newest.len() == count {
                     newest.pop_front();
                 }
-                newest.extend(event.id().map(|id| (id.shard, id.sequence)));
+                newest.extend(event.id());
             }
         }
         newest
@@ -125,14 +130,15 @@ impl<S: Socket> Core<S> {
                 let mut gap = None;
                 let mut missed = 0;
                 while !out.is_full()
-                    && let Some((shard, sequence)) = events.pop_front()
+                    && let Some(id) = events.pop_front()
                 {
                     let mut found = None;
-                    bus.read_range(shard, sequence, sequence + 1, |event| found = Some(event.clone()));
+                    if let Some(at) = place_of(&self.shared, id) {
+                        bus.read_range(id.shard, at, at + 1, |event| found = Some(event.clone()));
+                    }
                     let Some(event) = found else {
                         missed += 1;
-                        let to = EventId { epoch: bus.epoch(), shard, sequence };
-                        gap = Some(notice(Some(missed), None, Some(to), now));
+                        gap = Some(notice(Some(missed), None, Some(id), now));
                         continue;
                     };
                     if let Some(gap) = gap.take() {
@@ -162,14 +168,15 @@ impl<S: Socket> Core<S> {
                 *next = last.map_or(*next, |number| number + 1);
                 over
             }
-            Work::Range { shard, next, to, after } => {
+            Work::Range { shard, next, to, after, missed } => {
                 let from = (*next).max(bus.oldest(*shard)).min(*to);
                 let end = (from + PAGE_EVENTS).min(*to);
                 let mut page = Vec::new();
                 let from = bus.read_range(*shard, from, end, |event| page.push(event.clone()));
-                if from > *next {
-                    let last = EventId::before(after.epoch, *shard, from);
-                    out.gap(&notice(Some(from - *next), Some(*after), Some(last), now));
+                let missed = std::mem::take(missed) + (from - *next);
+                if missed > 0 {
+                    let last = EventId { sequence: after.sequence.wrapping_add(missed), ..*after };
+                    out.gap(&notice(Some(missed), Some(*after), Some(last), now));
                 }
                 *next = from;
                 for event in page {
@@ -177,11 +184,11 @@ impl<S: Socket> Core<S> {
                         break;
                     }
                     *next += 1;
+                    *after = event.id().unwrap_or(*after);
                     if wanted.matches(&event) {
                         out.event(&event);
                     }
                 }
-                *after = EventId::before(after.epoch, *shard, *next);
                 *next == *to
             }
         };

@@ -1,0 +1,400 @@
+//! Where order and history live, when not in the rings alone: a log in Redis or NATS that many nodes share.
+//!
+//! Imports `event`, `bus`, `dialect` (an event as JSON) and `sync`. Always:
+//! - what is published goes to the log first; every node, the publishing one too, publishes on its bus what it
+//!   reads from the log, in the log's order and under the log's ids;
+//! - a publisher is told that its events were taken only when the log has them, and is refused, never kept
+//!   waiting for ever, when the log can't be reached;
+//! - nothing here runs on an event loop: two threads, one that appends and one that follows, own the
+//!   connections.
+//!
+//! [`queue`] is what waits to be appended, [`append`] and [`follow`] are the two threads' work over a [`Log`],
+//! and `redis` and `nats` are the logs. The rings of the bus hold the newest part of the log: a client resumes
+//! from them, on whichever node it comes back.
+
+mod append;
+mod follow;
+#[cfg(feature = "nats")]
+mod nats;
+mod queue;
+#[cfg(feature = "redis")]
+mod redis;
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::bus::Bus;
+use crate::event::{Event, EventId, Sequence};
+use crate::metrics::Metrics;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, lock};
+use queue::{Queue, Submission};
+
+pub(crate) use queue::{Done, Refused};
+
+/// What an engine is told.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineConfig {
+    /// Where the log is: `redis://host:port/db` (feature `redis`) or `nats://host:port` (feature `nats`).
+    /// Credentials in it are never shown. Empty: none, the bus is all there is.
+    pub url: String,
+    /// What the log's keys or streams begin with; nodes with the same name share one log. `fanwire`.
+    pub name: String,
+    /// Events kept in the log of each shard, about. 100,000.
+    pub history: u64,
+    /// Events that may wait to be appended while the log does not answer; beyond, publishers are refused
+    /// (HTTP 503, with `Retry-After`). 10,000.
+    pub max_waiting_events: usize,
+    /// How long a publisher may wait for the log before it is refused. 10 s.
+    pub accept_timeout: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            name: "fanwire".to_owned(),
+            history: 100_000,
+            max_waiting_events: 10_000,
+            accept_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl EngineConfig {
+    /// An engine at this address, everything else as by default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), ..Self::default() }
+    }
+
+    /// The address without what is secret in it.
+    fn shown_url(&self) -> String {
+        match self.url.split_once("://") {
+            Some((scheme, rest)) => {
+                let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+                format!("{scheme}://{}", host.split(['?', '#']).next().unwrap_or_default())
+            }
+            None => "(not an address)".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineConfig")
+            .field("url", &self.shown_url())
+            .field("name", &self.name)
+            .field("history", &self.history)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no such engine, or why a log did not do what was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The address names no engine that this build has.
+    Unsupported {
+        /// The part before `://`.
+        scheme: String,
+    },
+    /// The address can't be read.
+    Url(String),
+    /// The log was made for another number of shards; all nodes of one name have the same.
+    Shards {
+        /// What the log has.
+        log: usize,
+        /// What this node has.
+        node: usize,
+    },
+    /// The log can't be reached, or answered with an error; it is tried again.
+    Unreachable(String),
+    /// The log began another life; the follower attaches anew.
+    OtherEpoch,
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported { scheme } => {
+                write!(f, "no engine for `{scheme}://` in this build: use ")?;
+                match (cfg!(feature = "redis"), cfg!(feature = "nats")) {
+                    (true, true) => f.write_str("redis:// or nats://, or none for the memory engine"),
+                    (true, false) => f.write_str("redis://, or none for the memory engine"),
+                    (false, true) => f.write_str("nats://, or none for the memory engine"),
+                    (false, false) => f.write_str("the memory engine, which needs no address"),
+                }
+            }
+            Self::Url(error) => write!(f, "the engine's address can't be read: {error}"),
+            Self::Shards { log, node } => {
+                write!(
+                    f,
+                    "the log has {log} shards and this node has {node}: all nodes of one name need the same"
+                )
+            }
+            Self::Unreachable(error) => write!(f, "the log can't be reached: {error}"),
+            Self::OtherEpoch => f.write_str("the log began another life"),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+/// One event on its way into the log.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) shard: u16,
+    /// The event as JSON, without an id.
+    pub(crate) json: String,
+}
+
+/// Events that are appended together, and a number by which the log knows them again.
+#[derive(Debug)]
+pub(crate) struct Batch<'a> {
+    pub(crate) number: u64,
+    pub(crate) records: &'a [Record],
+}
+
+/// One event of the log.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) id: EventId,
+    pub(crate) json: &'a [u8],
+}
+
+/// Where a follower stands: which life of the log, and in each shard the next sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) epoch: u64,
+    pub(crate) next: Vec<Sequence>,
+}
+
+/// A connection that appends.
+pub(crate) trait Append: Send {
+    /// Appends all or nothing, and answers the epoch and the sequences, in order. A batch of the same number
+    /// that is tried again, because the answer to it was lost, is not appended twice.
+    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError>;
+}
+
+/// A connection that follows.
+pub(crate) trait Follow: Send {
+    /// Waits for entries at `places` and behind for about this long, and hands them over in order for each
+    /// shard. Entries that the log no longer has are left out.
+    fn follow(
+        &mut self,
+        places: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError>;
+}
+
+/// Makes the two connections; anew after each loss. Both block while they connect, some seconds at most.
+pub(crate) trait Log: Send + Sync {
+    /// A connection to append with.
+    fn appender(&self) -> Result<Box<dyn Append>, EngineError>;
+
+    /// A connection to follow with, and where to begin: at the places known if the log is still in that life,
+    /// else `past` events before its end in each shard.
+    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError>;
+}
+
+/// What the threads tell: `/readyz`, `/api/stats` and `/metrics` show it.
+#[derive(Debug)]
+pub(crate) struct Status {
+    metrics: Arc<Metrics>,
+    appending: AtomicBool,
+    epoch: AtomicU64,
+    last_error: Mutex<String>,
+}
+
+impl Status {
+    /// Whether the log is being followed, so that clients see what other nodes publish.
+    pub(crate) fn is_following(&self) -> bool {
+        self.metrics.engine_following.get() != 0
+    }
+
+    /// The life that the log is in.
+    pub(crate) fn epoch(&self) -> u64 {
+        // Relaxed, here and below: something to look at, nothing hangs on its order.
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// What went wrong last; empty where nothing did, or where all is well again.
+    pub(crate) fn last_error(&self) -> String {
+        lock(&self.last_error).clone()
+    }
+
+    fn attached(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    fn follows(&self) {
+        if !self.is_following() {
+            self.metrics.engine_following.set(1);
+            lock(&self.last_error).clear();
+        }
+    }
+
+    /// The log can't be followed; true where it could be until now.
+    fn lost_following(&self, error: &EngineError) -> bool {
+        let was = self.metrics.engine_following.set(0) != 0;
+        self.lost(was, error);
+        was
+    }
+
+    fn appends(&self) {
+        self.appending.store(true, Ordering::Relaxed);
+    }
+
+    /// The log can't be appended to; true where it could be until now.
+    fn lost_appending(&self, error: &EngineError) -> bool {
+        let was = self.appending.swap(false, Ordering::Relaxed);
+        self.lost(was, error);
+        was
+    }
+
+    fn lost(&self, was: bool, error: &EngineError) {
+        self.metrics.engine_losses.inc_by(was.into());
+        *lock(&self.last_error) = error.to_string();
+    }
+}
+
+/// A bus's connection to the log that it shares with other nodes.
+pub(crate) struct Engine {
+    config: EngineConfig,
+    queue: Arc<Queue>,
+    status: Arc<Status>,
+    bus: Bus,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Engine({})", self.config.shown_url())
+    }
+}
+
+impl Engine {
+    /// Starts to follow the log and to take events for it. Does not wait for the log: until it answers,
+    /// [`Status::is_following`] is false and what is published waits.
+    pub(crate) fn start(
+        config: EngineConfig,
+        bus: &Bus,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, EngineError> {
+        let log: Arc<dyn Log> = open(&config, bus.shards())?;
+        Ok(Self::start_with(config, bus, metrics, &log))
+    }
+
+    fn start_with(config: EngineConfig, bus: &Bus, metrics: &Arc<Metrics>, log: &Arc<dyn Log>) -> Self {
+        let queue = Arc::new(Queue::new(config.max_waiting_events));
+        let status = Arc::new(Status {
+            metrics: Arc::clone(metrics),
+            appending: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            last_error: Mutex::default(),
+        });
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(format!("fanwire-engine-{name}")).spawn(work)
+        };
+        let appender = {
+            let (log, queue, status) = (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status));
+            spawn("append", Box::new(move || append::run(&*log, &queue, &status)))
+        };
+        let follower = {
+            let (log, queue, status, bus) =
+                (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status), bus.clone());
+            spawn("follow", Box::new(move || follow::run(&*log, &queue, &status, &bus)))
+        };
+        // A thread that could not be made leaves an engine that is never ready, and says so.
+        let threads: Vec<_> = [appender, follower]
+            .into_iter()
+            .filter_map(|spawned| match spawned {
+                Ok(thread) => Some(thread),
+                Err(error) => {
+                    *lock(&status.last_error) = format!("no thread for the engine: {error}");
+                    queue.close();
+                    None
+                }
+            })
+            .collect();
+        Self { config, queue, status, bus: bus.clone(), threads: Mutex::new(threads) }
+    }
+
+    /// Hands events to the log. `done` is called once, on another thread or in here: with the id of the last
+    /// event when the log has all of them, or with why it has none. Does not block.
+    pub(crate) fn submit(&self, events: &[Event], done: Done) {
+        let records = events.iter().map(|event| {
+            // The log gives the id: one of a bus that had the event before stays out.
+            let json = if event.id().is_none() {
+                event.to_json()
+            } else {
+                event.clone().into_publishable().to_json()
+            };
+            Record { shard: self.bus.shard_of(event), json }
+        });
+        let deadline = Instant::now() + self.config.accept_timeout;
+        if let Err(refused) = self.queue.push(Submission::new(records.collect(), deadline, done)) {
+            self.status.metrics.engine_refused.inc_by(refused as u64);
+        }
+    }
+
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// What `/api/stats` shows of it.
+    pub(crate) fn stats(&self) -> serde_json::Value {
+        serde_json::json!({
+            "url": self.config.shown_url(),
+            "name": self.config.name,
+            "following": self.status.is_following(),
+            "waiting": self.queue.len(),
+            "appended": self.status.metrics.engine_appended.get(),
+            "followed": self.status.metrics.engine_followed.get(),
+            "last_error": self.status.last_error(),
+        })
+    }
+
+    /// Takes nothing more, appends what waits if the log answers, and ends the threads. Blocks for some
+    /// seconds at most.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        for thread in lock(&self.threads).drain(..) {
+            // A thread of ours that panicked has nothing to say any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The log at an address.
+fn open(config: &EngineConfig, shards: usize) -> Result<Arc<dyn Log>, EngineError> {
+    // What keys, streams and subjects may all be called.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if config.name.is_empty() || !config.name.chars().all(is_plain) {
+        return Err(EngineError::Url(format!(
+            "the name {:?} may hold letters, digits, - and _ only",
+            config.name
+        )));
+    }
+    let scheme = config.url.split_once("://").map_or(config.url.as_str(), |(scheme, _)| scheme);
+    match scheme {
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "unix" => Ok(Arc::new(redis::RedisLog::new(config, shards)?)),
+        #[cfg(feature = "nats")]
+        "nats" | "tls" => Ok(Arc::new(nats::NatsLog::new(config, shards)?)),
+        other => {
+            let _ = shards;
+            Err(EngineError::Unsupported { scheme: other.to_owned() })
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The log as NATS JetStream streams, one a shard; or, where the server has JetStream off, plain subjects.
+//!
+//! Imports its siblings. The client is for async code, so a small runtime of one thread drives it, and the
+//! engine's two threads block on that. Always:
+//! - with JetStream, an entry's sequence is the stream's own, and the epoch is when the youngest of the streams
+//!   was created: every node gives an event the same id. A batch is not all or nothing, but each event's message
+//!   id makes the server take it once, however often it is sent;
+//! - without, nothing is kept: order is what each node receives, ids are the node's own, a client resumes on the
+//!   node that it was on, and a lost connection begins another epoch, because what passed meanwhile is lost.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType, Stream};
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions, Event as ClientEvent, Subscriber};
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, Places};
+use crate::event::{EventId, Sequence, Timestamp};
+use crate::sync::atomic::{AtomicBool, Ordering};
+
+/// How long connecting, a request and an acknowledgement may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For how long the server knows an event again that is sent twice.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// A log in NATS.
+pub(super) struct NatsLog {
+    runtime: Arc<Runtime>,
+    url: String,
+    name: String,
+    shards: usize,
+    history: u64,
+    /// Which node this is, so that event ids of two nodes never meet.
+    node: u64,
+}
+
+fn unreachable(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Unreachable(error.to_string())
+}
+
+impl NatsLog {
+    pub(super) fn new(config: &EngineConfig, shards: usize) -> Result<Self, EngineError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("fanwire-engine-nats")
+            .enable_all()
+            .build()
+            .map_err(unreachable)?;
+        // Read now, so that a slip is told at the start.
+        config.url.parse::<async_nats::ServerAddr>().map_err(|error| EngineError::Url(error.to_string()))?;
+        Ok(Self {
+            runtime: Arc::new(runtime),
+            url: config.url.clone(),
+            name: config.name.clone(),
+            shards,
+            history: config.history.clamp(1, i64::MAX as u64),
+            node: RandomState::new().hash_one(0),
+        })
+    }
+
+    fn subject(&self, shard: usize) -> String {
+        format!("{}.{shard}", self.name)
+    }
+
+    /// A connection; `lost` is set whenever messages may have passed it by.
+    async fn connect(&self, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
+        let lost = Arc::clone(lost);
+        let options = ConnectOptions::new()
+            .connection_timeout(TIMEOUT)
+            .request_timeout(Some(TIMEOUT))
+            .event_callback(move |event| {
+                if matches!(
+                    event,
+                    ClientEvent::Disconnected | ClientEvent::Closed | ClientEvent::SlowConsumer(_)
+                ) {
+                    // Relaxed: the follower looks again and again.
+                    lost.store(true, Ordering::Relaxed);
+                }
+                std::future::ready(())
+            });
+        timeout(TIMEOUT, options.connect(&self.url)).await.map_err(unreachable)?.map_err(unreachable)
+    }
+
+    /// The streams of the log; `None` where the server keeps none.
+    async fn streams(&self, context: &Context) -> Result<Option<Vec<Stream>>, EngineError> {
+        let mut streams = Vec::with_capacity(self.shards);
+        for shard in 0..self.shards {
+            let config = Config {
+                name: format!("{}-{shard}", self.name),
+                subjects: vec![self.subject(shard)],
+                max_messages: self.history as i64,
+                discard: DiscardPolicy::Old,
+                storage: StorageType::File,
+                duplicate_window: DUPLICATE_WINDOW,
+                ..Config::default()
+            };
+            match context.get_or_create_stream(config).await {
+                Ok(stream) => streams.push(stream),
+                Err(error) if shard == 0 && is_off(&error) => return Ok(None),
+                Err(error) => return Err(unreachable(error)),
+            }
+        }
+        Ok(Some(streams))
+    }
+}
+
+/// Whether the server answered that it has no JetStream, or nobody answered for it.
+fn is_off(error: &jetstream::context::CreateStreamError) -> bool {
+    use jetstream::ErrorCode;
+    use jetstream::context::CreateStreamErrorKind;
+    match error.kind() {
+        CreateStreamErrorKind::JetStreamUnavailable => true,
+        CreateStreamErrorKind::JetStream(error) => {
+            matches!(
+                error.error_code(),
+                ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+            )
+        }
+        _ => false,
+    }
+}
+
+/// Needs the runtime: it spawns a task.
+fn context(client: &Client) -> Context {
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(TIMEOUT);
+    context
+}
+
+/// Whether the log still has all that this node has seen.
+fn reaches(end: &Places, known: &Places) -> bool {
+    known.next.iter().zip(&end.next).all(|(known, end)| known <= end)
+}
+
+/// When the youngest of the streams was created, and where each ends.
+async fn ends(streams: &mut [Stream]) -> Result<Places, EngineError> {
+    let mut places = Places::default();
+    for stream in streams {
+        let info = stream.info().await.map_err(unreachable)?;
+        let created = info.created.unix_timestamp_nanos() / 1000;
+        places.epoch = places.epoch.max(u64::try_from(created).unwrap_or_default());
+        places.next.push(info.state.last_sequence + 1);
+    }
+    Ok(places)
+}
+
+impl Log for NatsLog {
+    fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
+        let lost = Arc::default();
+        let (client, context, epoch) = self.runtime.block_on(async {
+            let client = self.connect(&lost).await?;
+            let context = context(&client);
+            let epoch = match self.streams(&context).await? {
+                Some(mut streams) => Some(ends(&mut streams).await?.epoch),
+                None => None,
+            };
+            Ok::<_, EngineError>((client, context, epoch))
+        })?;
+        Ok(Box::new(Appender {
+            runtime: Arc::clone(&self.runtime),
+            context: InRuntime::new(&self.runtime, context),
+            client,
+            epoch,
+            node: self.node,
+            subjects: (0..self.shards).map(|shard| self.subject(shard)).collect(),
+        }))
+    }
+
+    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+        let lost = Arc::default();
+        self.runtime.block_on(async {
+            let client = self.connect(&lost).await?;
+            let Some(mut streams) = self.streams(&context(&client)).await? else {
+                tracing::warn!("NATS has JetStream off: no history, and no resume on another node");
+                return self.follow_subjects(client, lost).await;
+            };
+            let end = ends(&mut streams).await?;
+            let places = match known {
+                Some(known) if known.epoch == end.epoch && reaches(&end, known) => known.clone(),
+                _ => Places {
+                    next: end.next.iter().map(|end| end.saturating_sub(past).max(1)).collect(),
+                    ..end
+                },
+            };
+            let mut entries = Vec::with_capacity(streams.len());
+            for ((shard, stream), next) in streams.iter().enumerate().zip(&places.next) {
+                let config = pull::OrderedConfig {
+                    deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: (*next).max(1) },
+                    ..pull::OrderedConfig::default()
+                };
+                let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
+                let messages = consumer.messages().await.map_err(unreachable)?;
+                entries.push(
+                    messages.map(move |message| (shard as u16, message.map_err(|e| unreachable(e)))).boxed(),
+                );
+            }
+            let follower = StreamFollower {
+                runtime: Arc::clone(&self.runtime),
+                epoch: places.epoch,
+                entries: InRuntime::new(&self.runtime, select_all(entries)),
+                lost,
+                _client: client,
+            };
+            Ok((Box::new(follower) as Box<dyn Follow>, places))
+        })
+    }
+}
+
+struct Appender {
+    runtime: Arc<Runtime>,
+    client: Client,
+    context: InRuntime<Context>,
+    /// `None`: nothing is kept.
+    epoch: Option<u64>,
+    node: u64,
+    subjects: Vec<String>,
+}
+
+impl Append for Appender {
+    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+        let subject = |shard: u16| self.subjects[usize::from(shard)].clone();
+        let json = |record: &super::Record| bytes::Bytes::copy_from_slice(record.json.as_bytes());
+        self.runtime.block_on(async {
+            let Some(epoch) = self.epoch else {
+                for record in batch.records {
+                    self.client.publish(subject(record.shard), json(record)).await.map_err(unreachable)?;
+                }
+                timeout(TIMEOUT, self.client.flush()).await.map_err(unreachable)?.map_err(unreachable)?;
+                return Ok((0, Vec::new()));
+            };
+            let mut acks = VecDeque::with_capacity(batch.records.len());
+            for (at, record) in batch.records.iter().enumerate() {
+                let id = format!("{:x}-{:x}-{at:x}", self.node, batch.number);
+                let message = PublishMessage::build().payload(json(record)).message_id(id);
+                acks.push_back(
+                    self.context
+                        .get()
+                        .send_publish(subject(record.shard), message)
+                        .await
+                        .map_err(unreachable)?,
+                );
+            }
+            let mut sequences = Vec::with_capacity(acks.len());
+            for ack in acks {
+                sequences.push(
+                    timeout(TIMEOUT, ack.into_future())
+                        .await
+                        .map_err(unreachable)?
+                        .map_err(unreachable)?
+                        .sequence,
+                );
+            }
+            Ok((epoch, sequences))
+        })
+    }
+}
+
+/// Something of the client's that spawns a task when it goes, for which it needs the runtime around it.
+struct InRuntime<T> {
+    runtime: Arc<Runtime>,
+    value: Option<T>,
+}
+
+impl<T> InRuntime<T> {
+    fn new(runtime: &Arc<Runtime>, value: T) -> Self {
+        Self { runtime: Arc::clone(runtime), value: Some(value) }
+    }
+
+    fn get(&mut self) -> &mut T {
+        self.value.as_mut().expect("taken when it is dropped, not before")
+    }
+}
+
+impl<T> Drop for InRuntime<T> {
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        self.value.take();
+    }
+}
+
+type Messages<T> = futures_util::stream::BoxStream<'static, (u16, T)>;
+
+/// Follows streams.
+struct StreamFollower {
+    runtime: Arc<Runtime>,
+    epoch: u64,
+    entries: InRuntime<SelectAll<Messages<Result<jetstream::Message, EngineError>>>>,
+    lost: Arc<AtomicBool>,
+    /// While it lives, its streams do.
+    _client: Client,
+}
+
+/// Entries handed over in one call.
+const READ_COUNT: usize = 1000;
+
+impl Follow for StreamFollower {
+    fn follow(
+        &mut self,
+        _: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError> {
+        let Self { runtime, entries, epoch, lost, .. } = self;
+        runtime.block_on(async {
+            let end = tokio::time::Instant::now() + wait.max(FIRST_WAIT);
+            for _ in 0..READ_COUNT {
+                // Relaxed: it is looked at again and again.
+                if lost.load(Ordering::Relaxed) {
+                    return Err(EngineError::Unreachable("the connection was lost".to_owned()));
+                }
+                let (shard, message) = match tokio::time::timeout_at(end, entries.get().next()).await {
+                    Err(_) => return Ok(()),
+                    Ok(None) => return Err(EngineError::Unreachable("the streams ended".to_owned())),
+                    Ok(Some(entry)) => entry,
+                };
+                let message = message?;
+                let sequence = message.info().map_err(unreachable)?.stream_sequence;
+                take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &message.payload });
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What is there comes over the network, not at once.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+impl NatsLog {
+    async fn follow_subjects(
+        &self,
+        client: Client,
+        lost: Arc<AtomicBool>,
+    ) -> Result<(Box<dyn Follow>, Places), EngineError> {
+        let mut subjects = Vec::with_capacity(self.shards);
+        for shard in 0..self.shards {
+            let messages: Subscriber = client.subscribe(self.subject(shard)).await.map_err(unreachable)?;
+            subjects.push(messages.map(move |message| (shard as u16, message)).boxed());
+        }
+        timeout(TIMEOUT, client.flush()).await.map_err(unreachable)?.map_err(unreachable)?;
+        let places = Places { epoch: Timestamp::now().0 as u64, next: vec![0; self.shards] };
+        let follower = SubjectFollower {
+            runtime: Arc::clone(&self.runtime),
+            epoch: places.epoch,
+            next: places.next.clone(),
+            messages: InRuntime::new(&self.runtime, select_all(subjects)),
+            lost,
+            _client: client,
+        };
+        Ok((Box::new(follower), places))
+    }
+}
+
+/// Follows subjects, and numbers what comes.
+struct SubjectFollower {
+    runtime: Arc<Runtime>,
+    epoch: u64,
+    next: Vec<Sequence>,
+    messages: InRuntime<SelectAll<Messages<async_nats::Message>>>,
+    lost: Arc<AtomicBool>,
+    /// While it lives, its subscriptions do.
+    _client: Client,
+}
+
+impl Follow for SubjectFollower {
+    fn follow(
+        &mut self,
+        _: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError> {
+        let Self { runtime, messages, next, epoch, lost, .. } = self;
+        runtime.block_on(async {
+            let end = tokio::time::Instant::now() + wait;
+            for _ in 0..READ_COUNT {
+                // Relaxed: it is looked at again and again.
+                if lost.load(Ordering::Relaxed) {
+                    return Err(EngineError::OtherEpoch);
+                }
+                let Ok(Some((shard, message))) = tokio::time::timeout_at(end, messages.get().next()).await
+                else {
+                    return Ok(());
+                };
+                let sequence = &mut next[usize::from(shard)];
+                take(Entry {
+                    id: EventId { epoch: *epoch, shard, sequence: *sequence },
+                    json: &message.payload,
+                });
+                *sequence += 1;
+            }
+            Ok(())
+        })
+    }
+}

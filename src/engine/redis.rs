@@ -1,0 +1,254 @@
+//! The log as Redis Streams: one stream a shard, appended by a script, followed by `XREAD`.
+//!
+//! Imports its siblings. Needs Redis 7, whose streams number the entries of one id prefix from 0 without
+//! holes. Always:
+//! - an entry's id is `EPOCH-SEQUENCE`: the log's own order is the sequence, so every node gives an event the
+//!   same id;
+//! - a batch is appended by one script, all or nothing, and remembered by node and number, so one that is sent
+//!   again is answered and not appended;
+//! - a log that has lost its tail (a crash without `appendfsync always`) is found by the first node that has
+//!   seen further, and begins another epoch: no id is ever given twice.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::streams::{StreamRangeReply, StreamReadOptions, StreamReadReply};
+use redis::{Client, Commands, Connection, RedisError, Script, Value};
+
+use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, Places};
+use crate::event::{EventId, Sequence, Timestamp};
+use crate::sync::{Mutex, lock};
+
+/// How long connecting and a command may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Entries read together, of each shard.
+const READ_COUNT: usize = 1000;
+
+/// The field of an entry that holds the event.
+const FIELD: &str = "e";
+
+/// KEYS: the meta hash, the node's last answer, a stream for each shard. ARGV: batch number, history, then
+/// shard and event for each record. Answers the epoch and the sequences as text.
+const APPEND: &str = r"
+local last = redis.call('GET', KEYS[2])
+if last then
+  local number, answer = string.match(last, '^(%d+) (.*)$')
+  if number == ARGV[1] then return answer end
+end
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch then return redis.error_reply('NOEPOCH the log has no epoch yet') end
+local out = { epoch }
+for i = 3, #ARGV, 2 do
+  local id = redis.call('XADD', KEYS[3 + ARGV[i]], 'MAXLEN', '~', ARGV[2], epoch .. '-*', 'e', ARGV[i + 1])
+  out[#out + 1] = string.match(id, '%-(%d+)$')
+end
+local answer = table.concat(out, ' ')
+redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. answer, 'EX', 3600)
+return answer
+";
+
+/// KEYS: the meta hash. ARGV: the epoch that lost its tail, another one. Answers the epoch that holds now.
+const RENEW: &str = r"
+if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then redis.call('HSET', KEYS[1], 'epoch', ARGV[2]) end
+return redis.call('HGET', KEYS[1], 'epoch')
+";
+
+/// A log in Redis.
+pub(super) struct RedisLog {
+    client: Client,
+    keys: Keys,
+    history: u64,
+    /// How far this node has followed: what a log must reach for it to be appended to.
+    seen: Arc<Mutex<Places>>,
+}
+
+#[derive(Clone)]
+struct Keys {
+    meta: String,
+    node: String,
+    streams: Vec<String>,
+}
+
+fn unreachable(error: &RedisError) -> EngineError {
+    EngineError::Unreachable(error.to_string())
+}
+
+impl RedisLog {
+    pub(super) fn new(config: &EngineConfig, shards: usize) -> Result<Self, EngineError> {
+        // The error tells what is wrong with the address, not the address.
+        let client =
+            Client::open(config.url.as_str()).map_err(|error| EngineError::Url(error.to_string()))?;
+        // Each process its own: random keys, so nothing but this process has it.
+        let node = format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2));
+        // Braces: in a cluster all keys of one log live on one machine, as the script needs it.
+        let name = &config.name;
+        let keys = Keys {
+            meta: format!("{{{name}}}:log"),
+            node: format!("{{{name}}}:node:{node}"),
+            streams: (0..shards).map(|shard| format!("{{{name}}}:shard:{shard}")).collect(),
+        };
+        Ok(Self { client, keys, history: config.history.max(1), seen: Arc::default() })
+    }
+
+    fn connect(&self) -> Result<Connection, EngineError> {
+        let connection = self.client.get_connection_with_timeout(TIMEOUT).map_err(|e| unreachable(&e))?;
+        connection.set_read_timeout(Some(TIMEOUT)).map_err(|e| unreachable(&e))?;
+        connection.set_write_timeout(Some(TIMEOUT)).map_err(|e| unreachable(&e))?;
+        Ok(connection)
+    }
+
+    /// The epoch of the log, which begins one where it has none.
+    fn epoch(&self, connection: &mut Connection) -> Result<u64, EngineError> {
+        let meta = &self.keys.meta;
+        let shards = self.keys.streams.len();
+        let begun: Result<(u64, usize), RedisError> = redis::pipe()
+            .atomic()
+            .hset_nx(meta, "epoch", Timestamp::now().0)
+            .ignore()
+            .hset_nx(meta, "shards", shards)
+            .ignore()
+            .cmd("HMGET")
+            .arg(meta)
+            .arg("epoch")
+            .arg("shards")
+            .query(connection)
+            .map(|((epoch, shards),)| (epoch, shards));
+        let (epoch, log) = begun.map_err(|e| unreachable(&e))?;
+        if log == shards { Ok(epoch) } else { Err(EngineError::Shards { log, node: shards }) }
+    }
+
+    /// The epoch, and where each shard ends in it. A log that ends before what this node has seen lost its tail,
+    /// and begins another epoch here.
+    fn ends(&self, connection: &mut Connection) -> Result<Places, EngineError> {
+        // Before the ends: it grows while they are asked for.
+        let seen = lock(&self.seen).clone();
+        let epoch = self.epoch(connection)?;
+        let next: Vec<Sequence> = (0..self.keys.streams.len())
+            .map(|shard| self.end(connection, shard, epoch))
+            .collect::<Result<_, _>>()?;
+        if seen.epoch != epoch || next.iter().zip(&seen.next).all(|(end, seen)| seen <= end) {
+            return Ok(Places { epoch, next });
+        }
+        tracing::warn!(epoch, "the engine's log has lost events that this node saw: it begins anew");
+        let another = (Timestamp::now().0 as u64).max(epoch + 1);
+        let epoch = Script::new(RENEW)
+            .key(&self.keys.meta)
+            .arg(epoch)
+            .arg(another)
+            .invoke(connection)
+            .map_err(|e| unreachable(&e))?;
+        Ok(Places { epoch, next: vec![0; next.len()] })
+    }
+
+    /// The sequence behind the newest entry of a shard in this epoch.
+    fn end(&self, connection: &mut Connection, shard: usize, epoch: u64) -> Result<Sequence, EngineError> {
+        let newest: StreamRangeReply = connection
+            .xrevrange_count(&self.keys.streams[shard], "+", "-", 1)
+            .map_err(|e| unreachable(&e))?;
+        let id = newest.ids.first().and_then(|entry| parse_id(&entry.id));
+        Ok(id.filter(|(of, _)| *of == epoch).map_or(0, |(_, sequence)| sequence + 1))
+    }
+}
+
+/// `EPOCH-SEQUENCE`.
+fn parse_id(id: &str) -> Option<(u64, Sequence)> {
+    let (epoch, sequence) = id.split_once('-')?;
+    Some((epoch.parse().ok()?, sequence.parse().ok()?))
+}
+
+impl Log for RedisLog {
+    fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
+        let mut connection = self.connect()?;
+        self.ends(&mut connection)?;
+        Ok(Box::new(Appender {
+            connection,
+            script: Script::new(APPEND),
+            keys: self.keys.clone(),
+            history: self.history,
+        }))
+    }
+
+    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+        let mut connection = self.connect()?;
+        let ends = self.ends(&mut connection)?;
+        let places = match known {
+            Some(known) if known.epoch == ends.epoch => known.clone(),
+            _ => Places { next: ends.next.iter().map(|end| end.saturating_sub(past)).collect(), ..ends },
+        };
+        let seen = Arc::clone(&self.seen);
+        lock(&seen).clone_from(&places);
+        Ok((Box::new(Follower { connection, keys: self.keys.clone(), seen }), places))
+    }
+}
+
+struct Appender {
+    connection: Connection,
+    script: Script,
+    keys: Keys,
+    history: u64,
+}
+
+impl Append for Appender {
+    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+        let mut call = self.script.key(&self.keys.meta);
+        call.key(&self.keys.node).key(&self.keys.streams).arg(batch.number).arg(self.history);
+        for record in batch.records {
+            call.arg(record.shard).arg(&record.json);
+        }
+        let answer: String = call.invoke(&mut self.connection).map_err(|e| unreachable(&e))?;
+        let mut numbers = answer.split(' ').map(str::parse::<u64>);
+        let unreadable = || EngineError::Unreachable("the log's answer can't be read".to_owned());
+        let epoch = numbers.next().and_then(Result::ok).ok_or_else(unreadable)?;
+        let sequences: Vec<Sequence> = numbers.collect::<Result<_, _>>().map_err(|_| unreadable())?;
+        if sequences.len() == batch.records.len() { Ok((epoch, sequences)) } else { Err(unreadable()) }
+    }
+}
+
+struct Follower {
+    connection: Connection,
+    keys: Keys,
+    seen: Arc<Mutex<Places>>,
+}
+
+impl Follow for Follower {
+    fn follow(
+        &mut self,
+        places: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError> {
+        let after: Vec<String> = (places.next.iter())
+            .map(|next| match next.checked_sub(1) {
+                Some(last) => format!("{}-{last}", places.epoch),
+                None => format!("{}-{}", places.epoch.saturating_sub(1), u64::MAX),
+            })
+            .collect();
+        let options = StreamReadOptions::default().count(READ_COUNT).block(wait.as_millis() as usize);
+        let reply: Option<StreamReadReply> = self
+            .connection
+            .xread_options(&self.keys.streams, &after, &options)
+            .map_err(|e| unreachable(&e))?;
+        let mut other_epoch = false;
+        for stream in reply.iter().flat_map(|reply| &reply.keys) {
+            let Some(shard) = self.keys.streams.iter().position(|key| *key == stream.key) else { continue };
+            for entry in &stream.ids {
+                let Some((epoch, sequence)) = parse_id(&entry.id) else { continue };
+                if epoch != places.epoch {
+                    other_epoch = true;
+                    break;
+                }
+                let json: &[u8] = match entry.map.get(FIELD) {
+                    Some(Value::BulkString(json)) => json,
+                    _ => b"",
+                };
+                take(Entry { id: EventId { epoch, shard: shard as u16, sequence }, json });
+                if let Some(seen) = lock(&self.seen).next.get_mut(shard) {
+                    *seen = sequence + 1;
+                }
+            }
+        }
+        if other_epoch { Err(EngineError::OtherEpoch) } else { Ok(()) }
+    }
+}

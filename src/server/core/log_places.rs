@@ -1,0 +1,196 @@
+//! Where an event id stands in the ring: by its sequence where the bus gave the id, by a search where an engine's
+//! log did.
+//!
+//! Imports `bus`, `event`. Always, in a shard: ids of one epoch grow along the ring; where they do not follow one
+//! another, or the epoch changes, events are missing, and the loop tells its clients.
+
+use std::collections::BTreeMap;
+
+use super::super::Shared;
+use crate::bus::Bus;
+use crate::dialect::GapNotice;
+use crate::event::{Event, EventId, Sequence, Timestamp};
+
+/// What is kept behind an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// Everything, from this sequence of the ring on.
+    All(Sequence),
+    /// All but so many; the rest is from this sequence on.
+    Some(u64, Sequence),
+    /// This node has not read the log that far.
+    NotYet,
+    /// Nothing can be said: another epoch, or no such event.
+    Unknown,
+}
+
+/// Looks for what is behind `id`, up to the loop's own place in its shard.
+pub(super) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
+    search(&shared.bus, shared.engine.as_ref().map(|engine| engine.status().epoch()), id, end)
+}
+
+/// `log`: the epoch of the engine's log, if there is one.
+fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
+    if usize::from(id.shard) >= bus.shards() {
+        return Behind::Unknown;
+    }
+    let end = end.min(bus.head(id.shard));
+    let oldest = bus.oldest(id.shard);
+    let Some(newest_epoch) = log else {
+        return match Some(id.next_sequence()).filter(|next| id.epoch == bus.epoch() && *next <= end) {
+            Some(next) if next >= oldest => Behind::All(next),
+            Some(next) => Behind::Some(oldest - next, oldest),
+            None => Behind::Unknown,
+        };
+    };
+    // The first place whose event comes behind `id`. Events of other epochs than the newest stand before it.
+    let wanted = id.next_sequence();
+    let order =
+        |at: Sequence| event_id(bus, id.shard, at, end).map(|(_, found)| (found.epoch, found.sequence));
+    let (mut low, mut high) = (oldest, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match order(middle) {
+            Some(found) if found < (id.epoch, wanted) => low = middle + 1,
+            _ => high = middle,
+        }
+    }
+    let before =
+        low.checked_sub(1).filter(|before| *before >= oldest).and_then(|at| event_id(bus, id.shard, at, low));
+    if before.is_some_and(|(_, found)| found == id) {
+        return Behind::All(low);
+    }
+    match event_id(bus, id.shard, low, end) {
+        Some((at, found)) if found.epoch == id.epoch && before.is_none() => match found.sequence - wanted {
+            0 => Behind::All(at),
+            missed => Behind::Some(missed, at),
+        },
+        // Behind all that is here, in the life that the log is in: another node was further.
+        None if newest_epoch == id.epoch && before.is_none_or(|(_, found)| found.epoch == id.epoch) => {
+            Behind::NotYet
+        }
+        _ => Behind::Unknown,
+    }
+}
+
+/// Where an event stands in the ring, if it is still there.
+pub(super) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
+    let before = EventId::before(id.epoch, id.shard, id.sequence);
+    match behind(shared, before, Sequence::MAX) {
+        Behind::All(at) => Some(at),
+        _ => None,
+    }
+}
+
+/// The first event at this place of a ring or behind it, and its id.
+fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Sequence, EventId)> {
+    // A place may be given up: then the next one serves.
+    (from..end).take(8).find_map(|at| {
+        let mut found = None;
+        bus.read_range(shard, at, at + 1, |event| found = event.id());
+        found.map(|id| (at, id))
+    })
+}
+
+/// The newest id that a loop has seen in each shard.
+#[derive(Debug, Default)]
+pub(super) struct Continuity(BTreeMap<u16, EventId>);
+
+impl Continuity {
+    /// The newest id seen in a shard.
+    pub(super) fn newest(&self, shard: u16) -> Option<EventId> {
+        self.0.get(&shard).copied()
+    }
+
+    /// Takes note of an event; answers what is missing before it.
+    pub(super) fn hole_before(&mut self, event: &Event, now: Timestamp) -> Option<GapNotice> {
+        let id = event.id()?;
+        let last = self.0.insert(id.shard, id)?;
+        let follows = last.epoch == id.epoch && last.sequence + 1 == id.sequence;
+        // How many of them a client wanted is not known.
+        (!follows).then_some(GapNotice {
+            missed: None,
+            from: Some(last),
+            to: Some(id),
+            recoverable: false,
+            at: now,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bus_with(ids: &[(u64, Sequence)]) -> Bus {
+        let bus = Bus::builder().capacity(8).build().expect("valid");
+        for (epoch, sequence) in ids {
+            let event = Event::builder("x").build().expect("valid");
+            bus.publish_placed(event, EventId { epoch: *epoch, shard: 0, sequence: *sequence });
+        }
+        bus
+    }
+
+    fn look(bus: &Bus, epoch: u64, sequence: Sequence) -> Behind {
+        search(bus, Some(6), EventId { epoch, shard: 0, sequence }, Sequence::MAX)
+    }
+
+    #[test]
+    fn an_id_of_a_log_is_found_in_the_ring() {
+        let bus = bus_with(&[(5, 100), (5, 101), (5, 102)]);
+        assert_eq!(look(&bus, 5, 101), Behind::All(2));
+        assert_eq!(look(&bus, 5, 102), Behind::All(3));
+        assert_eq!(look(&bus, 5, 99), Behind::All(0));
+        assert_eq!(look(&bus, 5, 90), Behind::Some(9, 0));
+        assert_eq!(look(&bus, 5, 103), Behind::Unknown);
+        assert_eq!(look(&bus, 4, 100), Behind::Unknown);
+        assert_eq!(look(&bus, 6, 1), Behind::Unknown);
+    }
+
+    #[test]
+    fn what_the_ring_let_go_is_counted() {
+        let ids: Vec<_> = (0..20).map(|sequence| (5, sequence)).collect();
+        let bus = bus_with(&ids);
+        assert_eq!(look(&bus, 5, 11), Behind::All(12));
+        assert_eq!(look(&bus, 5, 10), Behind::Some(1, 12));
+        assert_eq!(look(&bus, 5, 15), Behind::All(16));
+    }
+
+    #[test]
+    fn a_hole_in_the_log_is_not_passed_over() {
+        let bus = bus_with(&[(5, 1), (5, 2), (5, 7), (6, 0)]);
+        // The event itself is there, and the loop tells of the hole behind it when it comes to it.
+        assert_eq!(look(&bus, 5, 2), Behind::All(2));
+        assert_eq!(look(&bus, 5, 4), Behind::Unknown);
+        assert_eq!(look(&bus, 5, 7), Behind::All(3));
+        assert_eq!(look(&bus, 5, 8), Behind::Unknown);
+        assert_eq!([look(&bus, 6, 0), look(&bus, 6, 3)], [Behind::All(4), Behind::NotYet]);
+    }
+
+    #[test]
+    fn a_loop_tells_where_ids_do_not_follow() {
+        let mut continuity = Continuity::default();
+        let mut hole = |epoch, sequence| {
+            let event = Event::builder("x").build().expect("valid");
+            event.place(EventId { epoch, shard: 0, sequence });
+            continuity.hole_before(&event, Timestamp(0)).is_some()
+        };
+        let told = [(5, 7), (5, 8), (5, 10), (6, 11), (6, 12)].map(|(epoch, sequence)| hole(epoch, sequence));
+        assert_eq!(told, [false, false, true, true, false]);
+    }
+
+    #[test]
+    fn a_bus_of_its_own_has_its_sequences_as_places() {
+        let bus = Bus::builder().capacity(8).build().expect("valid");
+        for _ in 0..20 {
+            bus.publish(Event::builder("x").build().expect("valid"));
+        }
+        let at = |sequence| search(&bus, None, EventId { epoch: bus.epoch(), shard: 0, sequence }, 20);
+        assert_eq!(
+            [at(11), at(19), at(10), at(20)],
+            [Behind::All(12), Behind::All(20), Behind::Some(1, 12), Behind::Unknown]
+        );
+        let other = EventId { epoch: bus.epoch() + 1, shard: 0, sequence: 11 };
+        assert_eq!(search(&bus, None, other, 20), Behind::Unknown);
+    }
+}

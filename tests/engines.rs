@@ -1,0 +1,321 @@
+//! Several nodes with one log, in a real Redis and a real NATS: one order for all, nothing missed, nothing twice,
+//! whatever dies.
+
+mod support;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::service::{Kind, Service};
+use support::sse::Sse;
+use support::ws::Ws;
+use support::{Server, eventually, http};
+
+fn node(service: &Service) -> Server {
+    node_with(service, &[])
+}
+
+fn node_with(service: &Service, options: &[&str]) -> Server {
+    let url = service.url();
+    let mut all = vec!["--engine", &url];
+    all.extend(options);
+    let server = Server::with(&all);
+    eventually("the node follows the log", || is_ready(&server));
+    server
+}
+
+fn is_ready(server: &Server) -> bool {
+    http::get(server.addr, "/readyz").status == 200
+}
+
+fn nodes(service: &Service, count: usize) -> Vec<Server> {
+    (0..count).map(|_| node(service)).collect()
+}
+
+/// Publishes numbers through a node; true where the node accepted them.
+fn publish(node: SocketAddr, stream: usize, numbers: std::ops::Range<usize>) -> bool {
+    let lines: String = numbers.map(|n| event(stream, n)).collect();
+    http::post(node, "/publish", "application/x-ndjson", lines.as_bytes()).status == 200
+}
+
+fn event(stream: usize, n: usize) -> String {
+    format!("{{\"type\":\"test.numbered\",\"stream_id\":\"s{stream}\",\"payload\":{{\"n\":{n}}}}}\n")
+}
+
+fn number(event: &Value) -> u64 {
+    event["payload"]["n"].as_u64().unwrap_or_else(|| panic!("not numbered: {event}"))
+}
+
+fn id(event: &Value) -> String {
+    event["event_id"].as_str().unwrap_or_else(|| panic!("no id: {event}")).to_owned()
+}
+
+/// Every test for each kind of log.
+macro_rules! for_each_log {
+    ($($name:ident)*) => {
+        mod redis { $(#[test] fn $name() { super::$name(super::Kind::Redis); })* }
+        mod nats { $(#[test] fn $name() { super::$name(super::Kind::Nats); })* }
+    };
+}
+
+for_each_log! {
+    three_nodes_give_all_clients_each_event_once_in_one_order
+    clients_that_hop_between_nodes_miss_nothing
+    a_killed_node_loses_nothing_that_it_accepted
+    a_killed_log_loses_nothing_that_was_accepted
+    a_node_that_starts_later_has_the_past
+    a_node_without_its_log_says_so_and_refuses_in_time
+    what_the_log_trimmed_is_told_as_a_gap
+}
+
+fn three_nodes_give_all_clients_each_event_once_in_one_order(kind: Kind) {
+    const EVENTS: usize = 10_000;
+    const STREAMS: usize = 50;
+    const BATCH: usize = 10;
+    let service = Service::start(kind);
+    let nodes = nodes(&service, 3);
+    // A hundred clients on each node: some want everything, most a stream.
+    let mut all: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
+    let mut some: Vec<(usize, Ws)> = (0..297)
+        .map(|n| (n % STREAMS, nodes[n % 3].addr))
+        .map(|(stream, addr)| (stream, Ws::subscribed(addr, json!({"stream_ids": [format!("s{stream}")]}))))
+        .collect();
+    let accepted = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = all
+            .iter_mut()
+            .map(|client| scope.spawn(move || (0..EVENTS).map(|_| client.event()).collect::<Vec<_>>()))
+            .collect();
+        for (at, node) in nodes.iter().enumerate() {
+            let (accepted, node) = (&accepted, node.addr);
+            scope.spawn(move || {
+                // A stream's events go through one node, one request behind the other: so they have an order.
+                for batch in 0..EVENTS / STREAMS / BATCH {
+                    for stream in (0..STREAMS).filter(|stream| stream % 3 == at) {
+                        assert!(publish(node, stream, batch * BATCH..(batch + 1) * BATCH));
+                        accepted.fetch_add(BATCH, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let orders: Vec<Vec<Value>> =
+            readers.into_iter().map(|reader| reader.join().expect("read")).collect();
+        let ids: Vec<Vec<String>> = orders.iter().map(|order| order.iter().map(id).collect()).collect();
+        assert_eq!(ids[0].iter().collect::<HashSet<_>>().len(), EVENTS, "an id came twice");
+        assert!(ids[0] == ids[1] && ids[1] == ids[2], "the nodes have different orders");
+    });
+    assert_eq!(accepted.into_inner(), EVENTS);
+    for (stream, client) in &mut some {
+        for n in 0..EVENTS / STREAMS {
+            let event = client.event();
+            assert_eq!((number(&event), &event["stream_id"]), (n as u64, &json!(format!("s{stream}"))));
+        }
+        assert!(client.is_silent_for(Duration::from_millis(1)));
+    }
+}
+
+fn clients_that_hop_between_nodes_miss_nothing(kind: Kind) {
+    const EVENTS: usize = 1500;
+    let service = Service::start(kind);
+    let nodes = nodes(&service, 3);
+    let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
+    let connect = |at: usize, since: Option<&str>| match since {
+        Some(since) => Ws::subscribed(addrs[at % 3], json!({"since": since})),
+        None => Ws::subscribed(addrs[at % 3], json!({})),
+    };
+    let mut clients: Vec<Ws> = (0..6).map(|at| connect(at, None)).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..EVENTS {
+                assert!(publish(addrs[n % 3], 0, n..n + 1));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        for (at, client) in clients.iter_mut().enumerate() {
+            let connect = &connect;
+            scope.spawn(move || {
+                let mut stays = 1;
+                for n in 0..EVENTS {
+                    let event = client.event();
+                    assert_eq!(number(&event), n as u64, "client {at}");
+                    stays -= 1;
+                    if stays == 0 {
+                        stays = 1 + (n * 7 + at * 13) % 120;
+                        // As an event stream's client would, where it is one's turn.
+                        *client = connect(at + n + 1, Some(&id(&event)));
+                    }
+                }
+            });
+        }
+    });
+    assert!(done.into_inner());
+    // The same by SSE, over all of it.
+    let mut first = Sse::open(nodes[0].addr, "?history=1500");
+    let first = first.event();
+    let mut stream =
+        Sse::with(nodes[2].addr, "", &format!("Last-Event-ID: {}\r\n", first.id.expect("an id")));
+    for n in 1..EVENTS {
+        assert_eq!(number(&stream.event().json()), n as u64);
+    }
+}
+
+fn a_killed_node_loses_nothing_that_it_accepted(kind: Kind) {
+    let service = Service::start(kind);
+    let stays = node(&service);
+    let dies = node(&service);
+    let mut client = Ws::subscribed(dies.addr, json!({}));
+    assert!(publish(dies.addr, 0, 0..20));
+    let mut last = Value::Null;
+    for n in 0..5 {
+        last = client.event();
+        assert_eq!(number(&last), n);
+    }
+    dies.signal("KILL");
+    assert!(publish(stays.addr, 0, 20..30));
+    let mut client = Ws::subscribed(stays.addr, json!({"since": id(&last)}));
+    for n in 5..30 {
+        assert_eq!(number(&client.event()), n);
+    }
+}
+
+fn a_killed_log_loses_nothing_that_was_accepted(kind: Kind) {
+    let mut service = Service::start(kind);
+    let nodes = nodes(&service, 2);
+    let mut clients: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
+    let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
+    let stop = AtomicBool::new(false);
+    let accepted: Vec<usize> = std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut accepted = Vec::new();
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                if publish(addrs[n % 2], 0, n..n + 1) {
+                    accepted.push(n);
+                }
+                n += 1;
+            }
+            accepted
+        });
+        for _ in 0..2 {
+            let before = nodes[0].metric("fanwire_engine_events_followed_total");
+            eventually("events flow", || nodes[0].metric("fanwire_engine_events_followed_total") > before);
+            service.kill();
+            eventually("the node says that it is cut off", || !is_ready(&nodes[0]));
+            service.resume();
+            eventually("the nodes are back", || nodes.iter().all(is_ready));
+        }
+        let before = nodes[1].metric("fanwire_engine_events_appended_total");
+        eventually("events flow again", || nodes[1].metric("fanwire_engine_events_appended_total") > before);
+        stop.store(true, Ordering::Relaxed);
+        publisher.join().expect("it published")
+    });
+    assert!(accepted.len() > 2);
+    for client in &mut clients {
+        let mut seen = Vec::new();
+        while seen.last() != accepted.last() {
+            seen.push(number(&client.event()) as usize);
+        }
+        let distinct: HashSet<_> = seen.iter().collect();
+        assert_eq!(distinct.len(), seen.len(), "an event came twice");
+        // What was refused may be in the log all the same, if the answer was lost.
+        assert!(accepted.iter().all(|n| distinct.contains(n)), "an accepted event is missing");
+        assert!(seen.is_sorted(), "out of order: {seen:?}");
+    }
+}
+
+fn a_node_that_starts_later_has_the_past(kind: Kind) {
+    let service = Service::start(kind);
+    let first = node(&service);
+    assert!(publish(first.addr, 0, 0..50));
+    let mut client = Ws::subscribed(first.addr, json!({"history": 50}));
+    let events: Vec<Value> = (0..50).map(|_| client.event()).collect();
+    let second = node(&service);
+    let mut client = Ws::subscribed(second.addr, json!({"since": id(&events[9])}));
+    for event in &events[10..] {
+        assert_eq!(client.event(), *event);
+    }
+}
+
+fn a_node_without_its_log_says_so_and_refuses_in_time(kind: Kind) {
+    let mut service = Service::absent(kind);
+    let url = service.url();
+    let server = Server::with(&["--engine", &url, "--engine-accept-timeout", "300ms"]);
+    let ready = http::get(server.addr, "/readyz");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    let refused = http::post(server.addr, "/publish", "application/json", event(0, 0).as_bytes());
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert!(refused.text().contains("nothing was accepted"), "{refused:?}");
+    let mut client = Ws::connect(server.addr);
+    let answer = client.ask(&json!({"type": "publish", "payload": {"type": "x"}}));
+    assert_eq!(
+        (&answer["type"], &answer["payload"]["code"]),
+        (&json!("error"), &json!("engine_unreachable"))
+    );
+    service.resume();
+    eventually("the node finds its log", || is_ready(&server));
+    assert!(publish(server.addr, 0, 1..2));
+    let mut client = Ws::subscribed(server.addr, json!({"history": 10}));
+    assert_eq!(number(&client.event()), 1, "what was refused did not come");
+}
+
+fn what_the_log_trimmed_is_told_as_a_gap(kind: Kind) {
+    let service = Service::start(kind);
+    let url = service.url();
+    let options = ["--engine", &url, "--engine-history", "100"];
+    let first = Server::with(&options);
+    eventually("it follows", || is_ready(&first));
+    assert!(publish(first.addr, 0, 0..1));
+    let mut client = Ws::subscribed(first.addr, json!({"history": 1}));
+    let oldest = id(&client.event());
+    assert!(publish(first.addr, 0, 1..5000));
+    let second = Server::with(&options);
+    eventually("it follows", || is_ready(&second));
+    let mut client = Ws::subscribed(second.addr, json!({"since": oldest}));
+    let gap = client.message();
+    assert_eq!((&gap["type"], &gap["payload"]["recoverable"]), (&json!("gap"), &json!(false)), "{gap}");
+    let missed = gap["payload"]["missed"].as_u64().unwrap_or_else(|| panic!("the log knows how many: {gap}"));
+    for n in missed + 1..5000 {
+        assert_eq!(number(&client.event()), n);
+    }
+}
+
+#[test]
+fn plain_nats_shares_events_and_keeps_nothing() {
+    let service = Service::start(Kind::PlainNats);
+    let nodes = nodes(&service, 2);
+    let mut clients: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
+    for (at, node) in nodes.iter().enumerate() {
+        assert!(publish(node.addr, 0, at * 10..at * 10 + 10));
+        for client in &mut clients {
+            for n in at * 10..at * 10 + 10 {
+                assert_eq!(number(&client.event()), n as u64);
+            }
+        }
+    }
+    // On its own node a client resumes from what the ring has.
+    let mut client = Ws::subscribed(nodes[0].addr, json!({"history": 5}));
+    let event = client.event();
+    let mut client = Ws::subscribed(nodes[0].addr, json!({"since": id(&event)}));
+    assert_eq!(number(&client.event()), number(&event) + 1);
+    // Another one does not know the place, and says so.
+    let mut client = Ws::subscribed(nodes[1].addr, json!({"since": id(&event)}));
+    assert_eq!(client.message()["type"], "gap");
+}
+
+#[test]
+fn nodes_with_other_shards_than_the_log_say_so() {
+    let service = Service::start(Kind::Redis);
+    let _first = node(&service);
+    let url = service.url();
+    let other = Server::with(&["--engine", &url, "--bus-shards", "4"]);
+    eventually("it tells", || {
+        let stats = http::get(other.addr, "/api/stats").json();
+        stats["engine"]["last_error"].as_str().is_some_and(|error| error.contains("1 shards"))
+    });
+    assert!(!is_ready(&other));
+}

@@ -1,0 +1,111 @@
+//! Real servers beside ours, on free ports and in folders of the test's own: Redis and NATS.
+//!
+//! Always: a server ends with its test; one that is not installed fails the test and says how to get it.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::eventually;
+
+/// What keeps order and history for several nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Redis,
+    /// With JetStream.
+    Nats,
+    /// Without.
+    PlainNats,
+}
+
+/// A running server; killed when dropped.
+pub struct Service {
+    pub kind: Kind,
+    pub addr: SocketAddr,
+    folder: PathBuf,
+    child: Option<Child>,
+}
+
+/// A port that nobody has now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+impl Service {
+    /// Starts one, and waits until it answers.
+    pub fn start(kind: Kind) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("fanwire-service-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let mut service = Self { kind, addr, folder, child: None };
+        service.resume();
+        service
+    }
+
+    /// A server that is not there yet: nothing listens at its address until [`Self::resume`].
+    pub fn absent(kind: Kind) -> Self {
+        let mut service = Self::start(kind);
+        service.kill();
+        service
+    }
+
+    /// What `--engine` takes.
+    pub fn url(&self) -> String {
+        match self.kind {
+            Kind::Redis => format!("redis://{}", self.addr),
+            Kind::Nats | Kind::PlainNats => format!("nats://{}", self.addr),
+        }
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it runs");
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again over what it has written.
+    pub fn resume(&mut self) {
+        let (port, folder) = (self.addr.port().to_string(), self.folder.to_str().expect("plain").to_owned());
+        let (program, mut args): (_, Vec<&str>) = match self.kind {
+            Kind::Redis => ("redis-server", vec!["--bind", "127.0.0.1", "--port", &port, "--dir", &folder]),
+            Kind::Nats | Kind::PlainNats => ("nats-server", vec!["-a", "127.0.0.1", "-p", &port]),
+        };
+        args.extend(match self.kind {
+            // Nothing that was accepted may be lost to a crash.
+            Kind::Redis => vec!["--appendonly", "yes", "--appendfsync", "always", "--save", ""],
+            Kind::Nats => vec!["-js", "-sd", &folder],
+            Kind::PlainNats => vec![],
+        });
+        let child = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let child =
+            child.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask setup` installs it"));
+        self.child = Some(child);
+        eventually("the service answers", || self.answers());
+    }
+
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.addr) else { return false };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let (say, want): (&[u8], &[u8]) = match self.kind {
+            Kind::Redis => (b"PING\r\n", b"+PONG"),
+            Kind::Nats | Kind::PlainNats => (b"", b"INFO "),
+        };
+        let mut answer = [0; 5];
+        stream.write_all(say).and_then(|()| stream.read_exact(&mut answer)).is_ok() && answer == want
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}

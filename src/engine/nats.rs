@@ -200,9 +200,8 @@ impl Log for NatsLog {
                 };
                 let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
                 let messages = consumer.messages().await.map_err(unreachable)?;
-                entries.push(
-                    messages.map(move |message| (shard as u16, message.map_err(|e| unreachable(e)))).boxed(),
-                );
+                entries
+                    .push(messages.map(move |message| (shard as u16, message.map_err(unreachable))).boxed());
             }
             let follower = StreamFollower {
                 runtime: Arc::clone(&self.runtime),

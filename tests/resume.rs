@@ -173,3 +173,24 @@ fn a_pong_says_how_far_a_quiet_client_has_come() {
     let pong = ws.message();
     assert_eq!((&pong["type"], &pong["payload"]["last_event_id"]), (&json!("pong"), &last));
 }
+
+#[test]
+fn with_several_shards_one_id_resumes_its_own_shard_and_the_rest_is_told_as_a_gap() {
+    let server = Server::with(&["--bus-shards", "8"]);
+    let event = |stream: usize, n: usize| {
+        format!("{{\"type\":\"test\",\"stream_id\":\"s{stream}\",\"payload\":{{\"n\":{n}}}}}\n")
+    };
+    let first = server.publish(event(0, 0))["last_event_id"].as_str().expect("an id").to_owned();
+    server.publish((1..=20).map(|n| event(n % 4, n)).collect::<String>());
+    for sse in [false, true] {
+        let mut client = if sse {
+            Client::Sse(Box::new(Sse::with(server.addr, "", &format!("Last-Event-ID: {first}\r\n"))))
+        } else {
+            Client::Ws(Box::new(Ws::subscribed(server.addr, json!({"since": first}))))
+        };
+        let Got::Gap(gap) = client.next() else { panic!("the other shards are passed over in silence") };
+        assert_eq!((&gap["missed"], &gap["recoverable"]), (&Value::Null, &json!(false)), "{gap}");
+        let Got::Event { n, .. } = client.next() else { panic!("its own shard has everything") };
+        assert_eq!(n, 4);
+    }
+}

@@ -38,8 +38,8 @@ struct Wanted {
 #[derive(Debug)]
 enum Work {
     /// The events of a shard from `next` on; `after` is what the client named, or got last, and `missed` how many
-    /// are gone between.
-    Range { shard: u16, next: Sequence, to: Sequence, after: EventId, missed: u64 },
+    /// are gone between. Where the shard is not alone, the client is told that first.
+    Range { shard: u16, next: Sequence, to: Sequence, after: EventId, missed: u64, alone: bool },
     /// These, if they are still there: bodies are not kept for a client that may never read.
     Events(VecDeque<EventId>),
     /// What the snapshot has between these numbers.
@@ -80,10 +80,14 @@ impl<S: Socket> Core<S> {
             ReplayFrom::After(id) => {
                 let known = usize::from(id.shard) < self.shared.bus.shards();
                 let to = if known { self.reader.position(id.shard) } else { 0 };
+                // Its id says nothing of the other shards: what the client missed there can't be known.
+                let alone = self.shared.bus.shards() == 1;
                 match behind(&self.shared, id, to) {
-                    Behind::All(next) => Work::Range { shard: id.shard, next, to, after: id, missed: 0 },
+                    Behind::All(next) => {
+                        Work::Range { shard: id.shard, next, to, after: id, missed: 0, alone }
+                    }
                     Behind::Some(missed, next) => {
-                        Work::Range { shard: id.shard, next, to, after: id, missed }
+                        Work::Range { shard: id.shard, next, to, after: id, missed, alone }
                     }
                     // It was waited for as long as is sensible.
                     Behind::NotYet | Behind::Unknown => Work::Unknown(Some(id)),
@@ -168,7 +172,10 @@ impl<S: Socket> Core<S> {
                 *next = last.map_or(*next, |number| number + 1);
                 over
             }
-            Work::Range { shard, next, to, after, missed } => {
+            Work::Range { shard, next, to, after, missed, alone } => {
+                if !std::mem::replace(alone, true) {
+                    out.gap(&notice(None, Some(*after), None, now));
+                }
                 let from = (*next).max(bus.oldest(*shard)).min(*to);
                 let end = (from + PAGE_EVENTS).min(*to);
                 let mut page = Vec::new();

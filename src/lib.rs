@@ -62,7 +62,7 @@ pub use dialect::envelope::ReadError;
 #[cfg(feature = "server")]
 pub use dialect::{Dialect, ParseDialectError};
 #[cfg(feature = "server")]
-pub use engine::{EngineConfig, EngineError};
+pub use engine::{EngineConfig, EngineError, Ingest};
 #[cfg(feature = "server")]
 pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System};
 

@@ -51,6 +51,8 @@ pub(crate) struct Metrics {
     pub(crate) engine_followed: Counter,
     pub(crate) engine_unreadable: Counter,
     pub(crate) engine_losses: Counter,
+    pub(crate) engine_ingested: Counter,
+    pub(crate) engine_ingest_unreadable: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -112,6 +114,8 @@ impl Default for Metrics {
             engine_refused: "engine_events_refused", "Events refused because the engine's log did not take them in time";
             engine_followed: "engine_events_followed", "Events read from the engine's log";
             engine_unreadable: "engine_entries_unreadable", "Entries of the engine's log that are no events";
+            engine_ingested: "engine_events_ingested", "Events made of other systems' messages";
+            engine_ingest_unreadable: "engine_messages_unreadable", "Messages of other systems that make no event";
             engine_losses: "engine_connections_lost", "Connections to the engine that were lost";
         }
     }

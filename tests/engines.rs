@@ -319,3 +319,44 @@ fn nodes_with_other_shards_than_the_log_say_so() {
     });
     assert!(!is_ready(&other));
 }
+
+#[test]
+fn messages_of_redis_channels_and_nats_subjects_become_events() {
+    for kind in [Kind::Redis, Kind::PlainNats] {
+        let service = Service::start(kind);
+        // What the documents of AutoSDLC and GatheRing publish.
+        let (first, second) = match kind {
+            Kind::Redis => ("system:events", "agent.*"),
+            _ => ("system.events", "agent.>"),
+        };
+        let (first, second) = (format!("{}#{first}", service.url()), format!("{}#{second}", service.url()));
+        let server = Server::with(&["--ingest", &first, "--ingest", &second]);
+        let mut circle = Ws::over(support::wire::Wire::connect(server.addr), "/ws/circles/dev-team", "");
+        let mut all = Ws::subscribed(server.addr, json!({}));
+        let (event, payload) = (
+            r#"{"type":"task.progress","source":"core","payload":{"n":1}}"#,
+            r#"{"circle_name":"dev-team","content":"hi"}"#,
+        );
+        let say = |channel: &str, text: &str| service.say(channel, text);
+        // Until the server listens: such channels keep nothing.
+        eventually("both channels are heard", || {
+            say(if kind == Kind::Redis { "system:events" } else { "system.events" }, r#"{"type":"first"}"#);
+            say("agent.knock", r#"{"knock":true}"#);
+            server.metric("fanwire_engine_events_ingested_total").is_some_and(|count| count >= 2.0)
+                && server.metric("fanwire_engine_messages_unreadable_total") == Some(0.0)
+        });
+        say(if kind == Kind::Redis { "system:events" } else { "system.events" }, event);
+        say("agent.message", payload);
+        say("agent.message", "not json");
+        let mut wanted = vec!["task.progress", "agent.message"];
+        while !wanted.is_empty() {
+            let event = all.event();
+            wanted.retain(|kind| event["event_type"] != *kind);
+        }
+        let message = circle.message();
+        assert_eq!((&message["type"], &message["data"]["content"]), (&json!("agent_message"), &json!("hi")));
+        eventually("what is no event is counted", || {
+            server.metric("fanwire_engine_messages_unreadable_total") == Some(1.0)
+        });
+    }
+}

@@ -9,6 +9,7 @@
 
 use super::value::{Setting, bytes, count, list, one_of, switch, text, time};
 use super::{Config, LogFormat};
+use crate::engine::EngineError;
 use crate::event::Attribute;
 use crate::server::System;
 
@@ -81,6 +82,10 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.engine.max_waiting_events, 1..=100_000_000)),
         row("engine_accept_timeout", FIXED, "How long a publisher may wait for the log before it is refused",
             |c| time(&mut c.engine.accept_timeout, 1..=HOUR)),
+    ]},
+    Group { heading: "Ingest: other systems' publishers", rows: &[
+        row("ingest", FIXED, "Channels whose messages are published here: redis://HOST:PORT#CHANNEL (* stands for anything) or nats://HOST:PORT#SUBJECT",
+            |c| list(&mut c.ingest, "URL#CHANNEL", |text| text.parse().map_err(|e: EngineError| e.to_string()), ToString::to_string)),
     ]},
     Group { heading: "Limits", rows: &[
         row("max_message_bytes", LIVE, "Longest message of a WebSocket client; over it close code 1009",

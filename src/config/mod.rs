@@ -15,7 +15,7 @@ mod value;
 use std::time::Duration;
 
 use crate::bus::{Bus, BusConfig, BusConfigError};
-use crate::engine::EngineConfig;
+use crate::engine::{EngineConfig, Ingest};
 use crate::server::{Server, ServerBuilder, ServerConfig};
 
 pub use layers::{Change, ConfigError, ConfigFault, Loaded, Origin, Sources};
@@ -47,6 +47,8 @@ pub struct Config {
     pub demo_rate: u32,
     /// Where order and history live, if not in this process: no address, no engine.
     pub engine: EngineConfig,
+    /// Channels of other systems whose messages are published here.
+    pub ingest: Vec<Ingest>,
     /// Rings and their capacity.
     pub bus: BusConfig,
     /// Limits and times of the server.
@@ -67,6 +69,7 @@ impl Default for Config {
             demo: false,
             demo_rate: 20,
             engine: EngineConfig::default(),
+            ingest: Vec::new(),
             bus: BusConfig::default(),
             server: ServerConfig::default(),
             drain_timeout: Duration::from_secs(10),
@@ -92,6 +95,7 @@ impl Config {
     pub fn server(&self, bus: &Bus) -> ServerBuilder {
         let server =
             Server::builder(bus).listen(self.listen.as_str()).loops(self.loops).config(self.server.clone());
+        let server = self.ingest.iter().cloned().fold(server, ServerBuilder::ingest);
         if self.engine.url.is_empty() { server } else { server.engine(self.engine.clone()) }
     }
 

@@ -142,6 +142,20 @@ pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
     builder.build().map_err(ReadError::Event)
 }
 
+/// The event of this type whose payload is an object that says no type of its own.
+pub(crate) fn read_event_as(event_type: &str, payload: &str) -> Result<Event, ReadError> {
+    if !payload.trim_ascii_start().starts_with('{') {
+        return Err(ReadError::NotAnObject);
+    }
+    let mut text = String::with_capacity(payload.len() + event_type.len() + 32);
+    text.push_str(r#"{"type":"#);
+    json::write_string(event_type, &mut text);
+    text.push_str(r#","payload":"#);
+    text.push_str(payload);
+    text.push('}');
+    read_event(&text)
+}
+
 fn read_timestamp(json: &str) -> Option<Timestamp> {
     if json.starts_with('"') {
         return serde_json::from_str::<Cow<'_, str>>(json).ok()?.parse().ok();

@@ -9,11 +9,13 @@
 //!   connections.
 //!
 //! [`queue`] is what waits to be appended, [`append`] and [`follow`] are the two threads' work over a [`Log`],
-//! and `redis` and `nats` are the logs. The rings of the bus hold the newest part of the log: a client resumes
+//! and `redis` and `nats` are the logs. [`ingest`] takes other
+//! systems' messages in. The rings of the bus hold the newest part of the log: a client resumes
 //! from them, on whichever node it comes back.
 
 mod append;
 mod follow;
+mod ingest;
 #[cfg(feature = "nats")]
 mod nats;
 mod queue;
@@ -32,6 +34,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use queue::{Queue, Submission};
 
+pub use ingest::Ingest;
 pub(crate) use queue::{Done, Refused};
 
 /// What an engine is told.
@@ -69,23 +72,23 @@ impl EngineConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self { url: url.into(), ..Self::default() }
     }
+}
 
-    /// The address without what is secret in it.
-    fn shown_url(&self) -> String {
-        match self.url.split_once("://") {
-            Some((scheme, rest)) => {
-                let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-                format!("{scheme}://{}", host.split(['?', '#']).next().unwrap_or_default())
-            }
-            None => "(not an address)".to_owned(),
+/// An address without what is secret in it.
+fn shown(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{}", host.split(['?', '#']).next().unwrap_or_default())
         }
+        None => "(not an address)".to_owned(),
     }
 }
 
 impl fmt::Debug for EngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EngineConfig")
-            .field("url", &self.shown_url())
+            .field("url", &shown(&self.url))
             .field("name", &self.name)
             .field("history", &self.history)
             .finish_non_exhaustive()
@@ -273,7 +276,7 @@ pub(crate) struct Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Engine({})", self.config.shown_url())
+        write!(f, "Engine({})", shown(&self.config.url))
     }
 }
 
@@ -349,7 +352,7 @@ impl Engine {
     /// What `/api/stats` shows of it.
     pub(crate) fn stats(&self) -> serde_json::Value {
         serde_json::json!({
-            "url": self.config.shown_url(),
+            "url": shown(&self.config.url),
             "name": self.config.name,
             "following": self.status.is_following(),
             "waiting": self.queue.len(),

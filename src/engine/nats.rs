@@ -48,14 +48,56 @@ fn unreachable(error: impl std::fmt::Display) -> EngineError {
     EngineError::Unreachable(error.to_string())
 }
 
+fn start_runtime() -> Result<Runtime, EngineError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).thread_name("fanwire-engine-nats").enable_all().build().map_err(unreachable)
+}
+
+/// A connection; `lost` is set whenever messages may have passed it by.
+async fn connect(url: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
+    let lost = Arc::clone(lost);
+    let options = ConnectOptions::new()
+        .connection_timeout(TIMEOUT)
+        .request_timeout(Some(TIMEOUT))
+        .event_callback(move |event| {
+            if matches!(event, ClientEvent::Disconnected | ClientEvent::Closed | ClientEvent::SlowConsumer(_))
+            {
+                // Relaxed: the follower looks again and again.
+                lost.store(true, Ordering::Relaxed);
+            }
+            std::future::ready(())
+        });
+    timeout(TIMEOUT, options.connect(url)).await.map_err(unreachable)?.map_err(unreachable)
+}
+
+/// Hands over the messages of a subject. See [`super::ingest`].
+pub(super) fn listen(
+    url: &str,
+    subject: &str,
+    on_message: &mut dyn FnMut(Option<(&str, &[u8])>) -> bool,
+) -> Result<(), EngineError> {
+    let lost = Arc::default();
+    start_runtime()?.block_on(async {
+        let client = connect(url, &lost).await?;
+        let mut messages = client.subscribe(subject.to_owned()).await.map_err(unreachable)?;
+        // Relaxed: it is looked at again and again.
+        while !lost.load(Ordering::Relaxed) {
+            let goes_on = match timeout(super::ingest::wait(), messages.next()).await {
+                Ok(Some(message)) => on_message(Some((message.subject.as_str(), &message.payload))),
+                Ok(None) => break,
+                Err(_) => on_message(None),
+            };
+            if !goes_on {
+                return Ok(());
+            }
+        }
+        Err(EngineError::Unreachable("the connection was lost".to_owned()))
+    })
+}
+
 impl NatsLog {
     pub(super) fn new(config: &EngineConfig, shards: usize) -> Result<Self, EngineError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("fanwire-engine-nats")
-            .enable_all()
-            .build()
-            .map_err(unreachable)?;
+        let runtime = start_runtime()?;
         // Read now, so that a slip is told at the start.
         config.url.parse::<async_nats::ServerAddr>().map_err(|error| EngineError::Url(error.to_string()))?;
         Ok(Self {
@@ -70,25 +112,6 @@ impl NatsLog {
 
     fn subject(&self, shard: usize) -> String {
         format!("{}.{shard}", self.name)
-    }
-
-    /// A connection; `lost` is set whenever messages may have passed it by.
-    async fn connect(&self, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
-        let lost = Arc::clone(lost);
-        let options = ConnectOptions::new()
-            .connection_timeout(TIMEOUT)
-            .request_timeout(Some(TIMEOUT))
-            .event_callback(move |event| {
-                if matches!(
-                    event,
-                    ClientEvent::Disconnected | ClientEvent::Closed | ClientEvent::SlowConsumer(_)
-                ) {
-                    // Relaxed: the follower looks again and again.
-                    lost.store(true, Ordering::Relaxed);
-                }
-                std::future::ready(())
-            });
-        timeout(TIMEOUT, options.connect(&self.url)).await.map_err(unreachable)?.map_err(unreachable)
     }
 
     /// The streams of the log; `None` where the server keeps none.
@@ -158,7 +181,7 @@ impl Log for NatsLog {
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
         let lost = Arc::default();
         let (client, context, epoch) = self.runtime.block_on(async {
-            let client = self.connect(&lost).await?;
+            let client = connect(&self.url, &lost).await?;
             let context = context(&client);
             let epoch = match self.streams(&context).await? {
                 Some(mut streams) => Some(ends(&mut streams).await?.epoch),
@@ -179,7 +202,7 @@ impl Log for NatsLog {
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
         let lost = Arc::default();
         self.runtime.block_on(async {
-            let client = self.connect(&lost).await?;
+            let client = connect(&self.url, &lost).await?;
             let Some(mut streams) = self.streams(&context(&client)).await? else {
                 tracing::warn!("NATS has JetStream off: no history, and no resume on another node");
                 return self.follow_subjects(client, lost).await;

@@ -252,3 +252,30 @@ impl Follow for Follower {
         if other_epoch { Err(EngineError::OtherEpoch) } else { Ok(()) }
     }
 }
+
+/// Hands over the messages of a channel, or of all that a pattern names. See [`super::ingest`].
+pub(super) fn listen(
+    url: &str,
+    channel: &str,
+    on_message: &mut dyn FnMut(Option<(&str, &[u8])>) -> bool,
+) -> Result<(), EngineError> {
+    let client = Client::open(url).map_err(|error| EngineError::Url(error.to_string()))?;
+    let mut connection = client.get_connection_with_timeout(TIMEOUT).map_err(|e| unreachable(&e))?;
+    let mut messages = connection.as_pubsub();
+    if channel.contains('*') {
+        messages.psubscribe(channel).map_err(|e| unreachable(&e))?;
+    } else {
+        messages.subscribe(channel).map_err(|e| unreachable(&e))?;
+    }
+    messages.set_read_timeout(Some(super::ingest::wait())).map_err(|e| unreachable(&e))?;
+    loop {
+        let goes_on = match messages.get_message() {
+            Ok(message) => on_message(Some((message.get_channel_name(), message.get_payload_bytes()))),
+            Err(error) if error.is_timeout() => on_message(None),
+            Err(error) => return Err(unreachable(&error)),
+        };
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}

@@ -27,7 +27,8 @@ use serde_json::json;
 
 use crate::bridge::Bridge;
 use crate::bus::Bus;
-use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::engine::{Engine, EngineConfig, EngineError, Ingest};
+use crate::event::Event;
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
@@ -77,6 +78,18 @@ impl Shared {
     fn with_engine(mut self, config: EngineConfig) -> Result<Self, EngineError> {
         self.engine = Some(Engine::start(config, &self.bus, &self.metrics)?);
         Ok(self)
+    }
+
+    /// Publishes what another system sent; false where the server is on its way out.
+    fn take_in(&self, event: Event) -> bool {
+        match &self.engine {
+            // What it refuses, it counts: there is nobody to be told.
+            Some(engine) => engine.submit(&[event], Box::new(|_| {})),
+            None => {
+                self.bus.publish(event);
+            }
+        }
+        !self.is_draining()
     }
 
     /// The epoch of the ids that clients see.
@@ -250,6 +263,7 @@ impl Server {
             bus: bus.clone(),
             listen: "127.0.0.1:8765".to_owned(),
             engine: None,
+            ingest: Vec::new(),
             loops: 1,
             config: ServerConfig::default(),
             bridge: None,
@@ -263,6 +277,7 @@ pub struct ServerBuilder {
     bus: Bus,
     listen: String,
     engine: Option<EngineConfig>,
+    ingest: Vec<Ingest>,
     loops: usize,
     config: ServerConfig,
     bridge: Option<Bridge>,
@@ -290,6 +305,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Publishes here what other systems send to a channel of Redis or NATS. May be called for several.
+    pub fn ingest(mut self, ingest: Ingest) -> Self {
+        self.ingest.push(ingest);
+        self
+    }
+
     /// Limits, times and the rest.
     pub fn config(mut self, config: ServerConfig) -> Self {
         self.config = config;
@@ -305,7 +326,7 @@ impl ServerBuilder {
 
     /// Binds the address and starts the loops. Blocks for a name look-up at the most.
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
-        let Self { bus, listen, engine, loops, config, bridge } = self;
+        let Self { bus, listen, engine, ingest, loops, config, bridge } = self;
         let doing = || format!("listening on {listen}");
         let mut addresses = listen.to_socket_addrs().map_err(|e| ServerError::new(doing(), e))?;
         let address = addresses
@@ -322,6 +343,14 @@ impl ServerBuilder {
         let shared = Arc::new(shared);
         let (address, started) =
             event_loop::start(&shared, address).map_err(|e| ServerError::new(doing(), e))?;
+        for ingest in ingest {
+            let server = Arc::downgrade(&shared);
+            let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));
+            let doing = format!("listening to {ingest}");
+            ingest
+                .start(Arc::clone(&shared.metrics), Box::new(take))
+                .map_err(|error| ServerError::new(doing, error))?;
+        }
         let (threads, wakers) = started.into_iter().unzip();
         Ok(ServerHandle { address, shared, threads, wakers })
     }

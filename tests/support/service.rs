@@ -84,11 +84,43 @@ impl Service {
             Kind::Nats => vec!["-js", "-sd", &folder],
             Kind::PlainNats => vec![],
         });
-        let child = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn();
         let child =
             child.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask setup` installs it"));
         self.child = Some(child);
         eventually("the service answers", || self.answers());
+    }
+
+    /// Publishes a message on a channel or subject, as any client of it would.
+    pub fn say(&self, channel: &str, text: &str) {
+        let mut stream = TcpStream::connect(self.addr).expect("it runs");
+        let (command, last) = match self.kind {
+            Kind::Redis => (
+                format!(
+                    "*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n{text}\r\n",
+                    channel.len(),
+                    text.len()
+                ),
+                "\r\n",
+            ),
+            Kind::Nats | Kind::PlainNats => (
+                format!(
+                    "CONNECT {{\"verbose\":false}}\r\nPUB {channel} {}\r\n{text}\r\nPING\r\n",
+                    text.len()
+                ),
+                "PONG\r\n",
+            ),
+        };
+        stream.write_all(command.as_bytes()).expect("it takes a command");
+        let mut answer = String::new();
+        let mut chunk = [0; 1024];
+        while !answer.ends_with(last) {
+            let read = stream.read(&mut chunk).expect("an answer");
+            assert!(read > 0, "it closed the connection: {answer}");
+            answer.push_str(&String::from_utf8_lossy(&chunk[..read]));
+        }
     }
 
     fn answers(&self) -> bool {

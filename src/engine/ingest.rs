@@ -1,0 +1,164 @@
+//! Messages of other systems' publishers, from Redis channels and NATS subjects, as events.
+//!
+//! Imports its siblings and `dialect`. Always: a message is published in the order in which it came; what is no
+//! event is counted and left; a lost connection is made anew, and what passed meanwhile is lost, as these
+//! channels keep nothing.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::EngineError;
+use crate::dialect::envelope;
+use crate::event::Event;
+use crate::metrics::Metrics;
+
+/// How long to wait for a message before it is looked whether this is the end.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// How long to wait before a server that can't be reached is tried again: this, and twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// A channel of Redis or a subject of NATS whose messages are published here: `redis://HOST:PORT#CHANNEL` or
+/// `nats://HOST:PORT#SUBJECT`. A `*` in a channel stands for anything; subjects have NATS' own wildcards.
+///
+/// A message is JSON: an event as `POST /publish` takes it, or any object, which becomes the payload of an event
+/// whose type is the channel's name. Needs the feature `redis` or `nats`.
+///
+/// ```
+/// # use fanwire::Ingest;
+/// let ingest: Ingest = "redis://127.0.0.1:6379#system:events".parse()?;
+/// assert_eq!(ingest.channel(), "system:events");
+/// # Ok::<(), fanwire::EngineError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ingest {
+    url: String,
+    channel: String,
+}
+
+impl Ingest {
+    /// The channel or subject.
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+}
+
+/// Without what is secret in the address.
+impl fmt::Display for Ingest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", super::shown(&self.url), self.channel)
+    }
+}
+
+impl fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ingest({self})")
+    }
+}
+
+impl FromStr for Ingest {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        let (url, channel) =
+            text.split_once('#').filter(|(_, channel)| !channel.is_empty()).ok_or_else(|| {
+                EngineError::Url("expected URL#CHANNEL, as redis://127.0.0.1:6379#system:events".to_owned())
+            })?;
+        listener(url)?;
+        Ok(Self { url: url.to_owned(), channel: channel.to_owned() })
+    }
+}
+
+/// Takes what a message makes; false: nobody wants more.
+pub(crate) type Take = Box<dyn Fn(Event) -> bool + Send>;
+
+/// What came, and by which channel; false: it was the last.
+type OnMessage<'a> = &'a mut dyn FnMut(Option<(&str, &[u8])>) -> bool;
+
+/// Hands over what comes, and `None` now and then, until that answers false or the connection is lost.
+type Listener = fn(url: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError>;
+
+fn listener(url: &str) -> Result<Listener, EngineError> {
+    match url.split_once("://").map_or(url, |(scheme, _)| scheme) {
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "unix" => Ok(super::redis::listen),
+        #[cfg(feature = "nats")]
+        "nats" | "tls" => Ok(super::nats::listen),
+        other => Err(EngineError::Unsupported { scheme: other.to_owned() }),
+    }
+}
+
+impl Ingest {
+    /// Starts a thread that publishes what comes, until `take` answers false.
+    pub(crate) fn start(self, metrics: Arc<Metrics>, take: Take) -> std::io::Result<()> {
+        let work = move || {
+            let Ok(listen) = listener(&self.url) else { return };
+            let mut pause = PAUSE_MIN;
+            let mut goes_on = true;
+            while goes_on {
+                let outcome = listen(&self.url, &self.channel, &mut |message| {
+                    pause = PAUSE_MIN;
+                    goes_on = match message.map(|(channel, json)| read(channel, json)) {
+                        Some(Some(event)) => {
+                            metrics.engine_ingested.inc();
+                            take(event)
+                        }
+                        Some(None) => {
+                            metrics.engine_ingest_unreadable.inc();
+                            true
+                        }
+                        None => true,
+                    };
+                    goes_on
+                });
+                if let Err(error) = outcome {
+                    tracing::warn!(ingest = %self, %error, "messages may be lost until it is back");
+                    metrics.engine_losses.inc();
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        };
+        thread::Builder::new().name("fanwire-ingest".to_owned()).spawn(work).map(|_| ())
+    }
+}
+
+/// The event that a message makes.
+fn read(channel: &str, json: &[u8]) -> Option<Event> {
+    let text = std::str::from_utf8(json).ok()?;
+    envelope::read_event(text).or_else(|_| envelope::read_event_as(channel, text)).ok()
+}
+
+/// How long a listener waits at a time.
+pub(super) const fn wait() -> Duration {
+    WAIT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_is_named_behind_its_servers_address() {
+        let ingest: Ingest = "redis://user:secret@127.0.0.1:6379#system:*".parse().expect("valid");
+        assert_eq!(ingest.to_string(), "redis://127.0.0.1:6379#system:*");
+        for text in ["redis://127.0.0.1:6379", "redis://127.0.0.1:6379#", "ftp://127.0.0.1#x", ""] {
+            assert!(text.parse::<Ingest>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_an_event_or_the_payload_of_one() {
+        let event = read("ch", br#"{"type":"a.b","payload":{"n":1}}"#).expect("an event");
+        assert_eq!((event.event_type(), event.payload()), ("a.b", r#"{"n":1}"#));
+        let event =
+            read("agent.message", br#"{"circle_name":"dev-team","content":"hi"}"#).expect("a payload");
+        assert_eq!((event.event_type(), event.channel()), ("agent.message", Some("dev-team")));
+        assert!(read("ch", b"hello").is_none());
+        assert!(read("ch", b"\xff").is_none());
+    }
+}

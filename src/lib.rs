@@ -47,10 +47,17 @@ pub use filter::{
     Pattern,
 };
 
-/// Server-sent events as text: what a client of `/sse` needs.
+/// The native protocol without a server: messages, subscriptions, and who gets what.
+#[cfg(feature = "server")]
+pub mod protocol {
+    pub use crate::dialect::protocol::{Message, MessageError, MessageType, Protocol, Subscription};
+}
+
+/// Server-sent events as text: what a client of `/sse` needs, and what serves them elsewhere.
 #[cfg(feature = "server")]
 pub mod sse {
-    pub use crate::codec::sse::{SseError, SseEvent, SseParser};
+    pub use crate::codec::sse::{SseError, SseEvent, SseParser, parse_sse_line};
+    pub use crate::dialect::sse_bridge::{HEADERS, SseBridge, format_sse_event};
 }
 
 #[cfg(feature = "server")]

@@ -55,6 +55,46 @@ fn python_httpx_sse_streams_and_resumes() {
 }
 
 #[test]
+fn agentos_clients_change_nothing() {
+    script("dialect_agentos.mjs", &["--dialect", "agentos"], 6);
+}
+
+#[test]
+fn hives_dashboard_changes_nothing() {
+    script("dialect_hive.mjs", &["--dialect", "hive"], 3);
+}
+
+#[test]
+fn hives_four_programs_change_nothing() {
+    script("dialect_hive.py", &["--dialect", "hive"], 4);
+}
+
+#[test]
+fn autosdlcs_javascript_sdk_changes_nothing() {
+    script("dialect_autosdlc.mjs", &["--dialect", "autosdlc"], 5);
+}
+
+#[test]
+fn autosdlcs_python_sdk_changes_nothing() {
+    script("dialect_autosdlc.py", &["--dialect", "autosdlc"], 3);
+}
+
+#[test]
+fn gatherings_browser_client_and_hook_change_nothing() {
+    script("dialect_gathering.mjs", &["--dialect", "gathering"], 4);
+}
+
+#[test]
+fn gatherings_python_client_changes_nothing() {
+    script("dialect_gathering.py", &["--dialect", "gathering"], 2);
+}
+
+#[test]
+fn fccs_hook_changes_nothing() {
+    script("dialect_fcc.mjs", &["--dialect", "fcc"], 3);
+}
+
+#[test]
 fn the_live_page_shows_filters_and_comes_back() {
     script("browser_page.mjs", &[], 16);
 }

@@ -11,6 +11,8 @@ pub(crate) mod envelope;
 mod gathering;
 mod hive;
 pub(crate) mod native;
+pub(crate) mod protocol;
+pub(crate) mod sse_bridge;
 mod uuid;
 
 use std::borrow::Cow;

@@ -130,7 +130,7 @@ fn bad_payload(error: &serde_json::Error) -> ClientError {
     ClientError::new("invalid_payload", format!("payload: {error}"))
 }
 
-fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
+pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     let input: SubscribeIn = serde_json::from_str(payload).map_err(|error| bad_payload(&error))?;
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
     let on_lag = OnLag::read(input.on_lag.as_deref(), input.max_per_second)

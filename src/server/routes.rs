@@ -12,6 +12,7 @@ use super::publish;
 use crate::bridge::BridgeOutcome;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws;
+use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{Dialect, Encoding, OnLag, Opening, Place, shortened, split_entity};
 use crate::engine::Refused;
 use crate::event::EventId;
@@ -34,14 +35,6 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Before the name of a bridge's route.
 const BRIDGE: &str = "/bridge/";
-
-/// Headers of every event stream (the FCC document's four).
-const STREAM_HEADERS: [(&str, &str); 4] = [
-    ("Content-Type", "text/event-stream"),
-    ("Cache-Control", "no-cache"),
-    ("Connection", "keep-alive"),
-    ("X-Accel-Buffering", "no"),
-];
 
 /// The page loads nothing from elsewhere, and talks to its own server only.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
@@ -320,7 +313,7 @@ impl Answer<'_, '_> {
         if let Some(refusal) = self.refuse_stream() {
             return refusal;
         }
-        let mut headers: Vec<(&str, &str)> = STREAM_HEADERS.to_vec();
+        let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
         headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
         let mut out = Vec::with_capacity(256);
         http::write_head(&mut out, 200, &headers);

@@ -1,0 +1,376 @@
+//! The native protocol as a value, for who has sockets of their own: messages in, messages out.
+//!
+//! Imports its siblings, `event` and `filter`. Always: the reader and the words are the server's own, so what works
+//! here works there; no I/O.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::native::{self, Native};
+use super::uuid::Uuid;
+use super::{ClientError, Command, Incoming, Place, Protocol as _, Subscribe, envelope, shortened};
+use crate::event::{Attribute, Event, Timestamp, json as text};
+use crate::filter::Filter;
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MessageType {
+    /// Client to server: wants events.
+    Subscribe,
+    /// Client to server: no longer wants them.
+    Unsubscribe,
+    /// Client to server: asks what it has.
+    Request,
+    /// Client to server: is anybody there?
+    Ping,
+    /// Server to client: an event.
+    Event,
+    /// Server to client: the answer to a request.
+    Response,
+    /// Server to client: something was wrong.
+    Error,
+    /// Server to client: somebody is.
+    Pong,
+    /// Both ways: done.
+    Ack,
+}
+
+impl MessageType {
+    /// Every type.
+    pub const ALL: [Self; 9] = [
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Request,
+        Self::Ping,
+        Self::Event,
+        Self::Response,
+        Self::Error,
+        Self::Pong,
+        Self::Ack,
+    ];
+
+    /// Its word in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Request => "request",
+            Self::Ping => "ping",
+            Self::Event => "event",
+            Self::Response => "response",
+            Self::Error => "error",
+            Self::Pong => "pong",
+            Self::Ack => "ack",
+        }
+    }
+}
+
+/// Text that is no message: not JSON, no known type, or no payload that is an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageError(String);
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a message: {}", self.0)
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+/// One message.
+///
+/// ```
+/// # use fanwire::protocol::{Message, MessageType};
+/// let message = Message::new(MessageType::Subscribe, r#"{"event_types":["workflow.started"]}"#)?;
+/// assert_eq!(Message::from_json(&message.to_json())?, message);
+/// # Ok::<(), fanwire::protocol::MessageError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message {
+    /// What it is.
+    pub kind: MessageType,
+    /// A JSON object, on one line.
+    pub payload: String,
+    /// A UUID.
+    pub message_id: String,
+    /// ISO 8601, in UTC.
+    pub timestamp: String,
+    /// The id of the message that it answers.
+    pub correlation_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct MessageIn<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+    message_id: Option<String>,
+    timestamp: Option<String>,
+    correlation_id: Option<String>,
+}
+
+/// Bits that differ from call to call; for ids, not for secrets.
+fn random() -> u128 {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    half() << 64 | half()
+}
+
+impl Message {
+    /// A message with a new id, of now. The payload is a JSON object.
+    pub fn new(kind: MessageType, payload: &str) -> Result<Self, MessageError> {
+        let mut minified = String::with_capacity(payload.len());
+        text::minify(payload, &mut minified).map_err(|error| MessageError(format!("payload: {error}")))?;
+        if !minified.starts_with('{') {
+            return Err(MessageError("payload is not an object".to_owned()));
+        }
+        Ok(Self::of(kind, minified))
+    }
+
+    fn of(kind: MessageType, payload: String) -> Self {
+        let (message_id, timestamp) = (Uuid::random(random()).to_string(), Timestamp::now().to_string());
+        Self { kind, payload, message_id, timestamp, correlation_id: None }
+    }
+
+    /// Reads a message. Its id and time are made where it has none.
+    pub fn from_json(json: &str) -> Result<Self, MessageError> {
+        let input: MessageIn<'_> =
+            serde_json::from_str(json).map_err(|error| MessageError(error.to_string()))?;
+        let kind = MessageType::ALL.into_iter().find(|kind| kind.name() == input.kind);
+        let kind = kind.ok_or_else(|| MessageError(format!("type {}", shortened(&input.kind))))?;
+        let mut message = Self::new(kind, input.payload.map_or("{}", RawValue::get))?;
+        message.message_id = input.message_id.unwrap_or(message.message_id);
+        message.timestamp = input.timestamp.unwrap_or(message.timestamp);
+        message.correlation_id = input.correlation_id;
+        Ok(message)
+    }
+
+    /// The message as JSON, on one line.
+    pub fn to_json(&self) -> String {
+        let word = |word: &str| {
+            let mut out = String::with_capacity(word.len() + 2);
+            text::write_string(word, &mut out);
+            out
+        };
+        format!(
+            r#"{{"type":"{}","payload":{},"message_id":{},"timestamp":{},"correlation_id":{}}}"#,
+            self.kind.name(),
+            self.payload,
+            word(&self.message_id),
+            word(&self.timestamp),
+            self.correlation_id.as_deref().map_or_else(|| "null".to_owned(), word),
+        )
+    }
+}
+
+/// What a client wants, under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    id: String,
+    filter: Filter,
+}
+
+impl Subscription {
+    /// Wants what the filter lets through.
+    pub fn new(id: impl Into<String>, filter: Filter) -> Self {
+        Self { id: id.into(), filter }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What it wants.
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// The types it wants; none if any will do.
+    pub fn event_types(&self) -> impl Iterator<Item = &str> {
+        self.filter.values(Attribute::Type)
+    }
+
+    /// The sources it wants; none if any will do.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.filter.values(Attribute::Source)
+    }
+
+    /// Whether it wants this event: all that it says must hold.
+    pub fn matches(&self, event: &Event) -> bool {
+        self.filter.matches(event)
+    }
+
+    /// As the payload of a `subscribe`, which is how lists show it too.
+    pub fn to_json(&self) -> String {
+        native::describe(&self.id, &self.filter).to_string()
+    }
+
+    /// Reads the payload of a `subscribe`; a name is made where it has none.
+    pub fn from_json(json: &str) -> Result<Self, MessageError> {
+        let subscribe = native::read_subscribe(json).map_err(|error| MessageError(error.text))?;
+        Ok(Self::named(subscribe))
+    }
+
+    fn named(Subscribe { subscription_id, filter, .. }: Subscribe) -> Self {
+        Self { id: subscription_id.unwrap_or_else(|| Uuid::random(random()).to_string()), filter }
+    }
+}
+
+/// One client's subscriptions, and the answers to its messages.
+///
+/// ```
+/// # use fanwire::{Event, protocol::Protocol};
+/// let mut protocol = Protocol::default();
+/// let text = r#"{"type": "subscribe", "payload": {"subscription_id": "s1", "event_types": ["workflow.started"]}}"#;
+/// let answer = protocol.handle_message(text).expect("an ack");
+/// assert_eq!((answer.kind.name(), protocol.subscription_count()), ("ack", 1));
+/// let event = Event::builder("workflow.started").source("engine").build()?;
+/// assert_eq!(protocol.should_deliver(&event), ["s1"]);
+/// assert_eq!(protocol.create_event_message(&event).kind.name(), "event");
+/// # Ok::<(), fanwire::EventError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Protocol {
+    subscriptions: Vec<Subscription>,
+}
+
+impl Protocol {
+    /// Does what a client's message asks for, and answers it; a client's own `ack` and `pong` have no answer.
+    /// What only a server can do is answered by an `error`.
+    pub fn handle_message(&mut self, json: &str) -> Option<Message> {
+        let read = Native.read(Incoming::Text(json), &Place::default());
+        let answered = match read.command {
+            Ok(Command::Nothing) => return None,
+            Ok(command) => self.obey(command),
+            Err(error) => Err(error),
+        };
+        let (kind, payload) = answered
+            .unwrap_or_else(|error| (MessageType::Error, json!({ "error": error.text, "code": error.code })));
+        let mut message = Message::of(kind, payload.to_string());
+        message.correlation_id = read.asked.id().map(str::to_owned);
+        Some(message)
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(MessageType, Value), ClientError> {
+        match command {
+            Command::Subscribe(subscribe) => {
+                let subscription = Subscription::named(*subscribe);
+                let payload = json!({ "subscription_id": subscription.id });
+                self.subscriptions.retain(|other| other.id != subscription.id);
+                self.subscriptions.push(subscription);
+                Ok((MessageType::Ack, payload))
+            }
+            Command::Unsubscribe { subscription_id: id, .. } => {
+                let before = self.subscriptions.len();
+                self.subscriptions.retain(|other| other.id != id);
+                if self.subscriptions.len() == before {
+                    let text = format!("Unknown subscription: {}", shortened(&id));
+                    return Err(ClientError::new("unknown_subscription", text));
+                }
+                Ok((MessageType::Ack, json!({ "subscription_id": id })))
+            }
+            Command::Request { action } => match action.as_str() {
+                "list_subscriptions" => {
+                    let all: Vec<_> =
+                        self.subscriptions.iter().map(|s| native::describe(&s.id, &s.filter)).collect();
+                    Ok((MessageType::Response, json!({ "subscriptions": all })))
+                }
+                "subscription_count" => {
+                    Ok((MessageType::Response, json!({ "count": self.subscriptions.len() })))
+                }
+                other => {
+                    let text = format!("Unknown action: {}", shortened(other));
+                    Err(ClientError::new("unknown_action", text))
+                }
+            },
+            Command::Ping => Ok((MessageType::Pong, json!({}))),
+            Command::Auth { .. } | Command::Publish(_) | Command::Say(_) | Command::Nothing => {
+                Err(ClientError::new("unsupported", "not here: a server's to do"))
+            }
+        }
+    }
+
+    /// How many subscriptions the client has.
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// The client's subscriptions, oldest first.
+    pub fn list_subscriptions(&self) -> &[Subscription] {
+        &self.subscriptions
+    }
+
+    /// The subscription of this name.
+    pub fn get_subscription(&self, id: &str) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|subscription| subscription.id == id)
+    }
+
+    /// The names of the subscriptions that want this event.
+    pub fn should_deliver(&self, event: &Event) -> Vec<&str> {
+        self.subscriptions.iter().filter(|s| s.matches(event)).map(|s| s.id.as_str()).collect()
+    }
+
+    /// The message that delivers an event.
+    pub fn create_event_message(&self, event: &Event) -> Message {
+        let mut payload = String::with_capacity(256 + event.payload().len());
+        envelope::write_event(event, &mut payload);
+        Message::of(MessageType::Event, payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documents_conversation_goes_as_printed() {
+        let mut protocol = Protocol::default();
+        let mut ask = |text: &str| {
+            let answer = protocol.handle_message(text).map(|m| (m.kind, m.payload));
+            (answer, protocol.subscription_count())
+        };
+        let count = |n| Some((MessageType::Response, format!(r#"{{"count":{n}}}"#)));
+        assert_eq!(ask(r#"{"type": "request", "payload": {"action": "subscription_count"}}"#), (count(0), 0));
+        let acked = Some((MessageType::Ack, r#"{"subscription_id":"s1"}"#.to_owned()));
+        let subscribe = r#"{"type": "subscribe", "payload": {"subscription_id": "s1", "event_types": ["workflow.started"]}}"#;
+        assert_eq!(ask(subscribe), (acked.clone(), 1));
+        assert_eq!(ask(r#"{"type": "ping"}"#), (Some((MessageType::Pong, "{}".to_owned())), 1));
+        assert_eq!(ask(r#"{"type": "request", "payload": {"action": "subscription_count"}}"#), (count(1), 1));
+        assert_eq!(ask(r#"{"type": "unsubscribe", "payload": {"subscription_id": "s1"}}"#), (acked, 0));
+        assert_eq!(ask(r#"{"type": "ack"}"#), (None, 0));
+        for (text, want) in [
+            ("not valid json", "Invalid message format"),
+            (r#"{"type": "request", "payload": {"action": "unknown"}}"#, "Unknown action: unknown"),
+        ] {
+            let (answer, _) = ask(text);
+            let (kind, payload) = answer.expect("an error");
+            let payload: Value = serde_json::from_str(&payload).expect("JSON");
+            assert_eq!((kind, &payload["error"]), (MessageType::Error, &json!(want)));
+        }
+    }
+
+    #[test]
+    fn messages_and_subscriptions_round_trip() {
+        let mut message = Message::new(MessageType::Request, r#"{ "action": "x" }"#).expect("valid");
+        assert_eq!((message.message_id.len(), message.payload.as_str()), (36, r#"{"action":"x"}"#));
+        message.correlation_id = Some("a \"b\"".to_owned());
+        assert_eq!(Message::from_json(&message.to_json()), Ok(message));
+        for text in ["", "[]", "{}", r#"{"type":"fly"}"#, r#"{"type":"ping","payload":5}"#] {
+            assert!(Message::from_json(text).is_err(), "{text}");
+        }
+        let filter = Filter::new().types(["workflow.started"]).sources(["simulation_engine"]);
+        let subscription = Subscription::new("sub-001", filter);
+        assert_eq!(Subscription::from_json(&subscription.to_json()), Ok(subscription.clone()));
+        let event = |source| Event::builder("workflow.started").source(source).build().expect("valid");
+        assert!(subscription.matches(&event("simulation_engine")));
+        assert!(!subscription.matches(&event("another")), "both must hold");
+    }
+}

@@ -1,0 +1,125 @@
+//! Events as SSE text in a buffer, for who serves HTTP with something else.
+//!
+//! Imports its siblings and `event`. Always: the text is the server's own; the oldest goes where the buffer is full.
+
+use std::collections::VecDeque;
+
+use super::sse_frame;
+use crate::event::Event;
+use crate::sync::{Arc, Mutex, lock};
+
+/// Headers of an event stream: its type, and what keeps caches and proxies from holding it back.
+pub const HEADERS: [(&str, &str); 4] = [
+    ("Content-Type", "text/event-stream"),
+    ("Cache-Control", "no-cache"),
+    ("Connection", "keep-alive"),
+    ("X-Accel-Buffering", "no"),
+];
+
+/// An event as SSE text: `event`, `data`, `id` (once it is published) and an empty line. Its type is its name,
+/// unless another is given.
+pub fn format_sse_event(event: &Event, event_name: Option<&str>) -> String {
+    let frame = sse_frame(event, Some(event_name.unwrap_or(event.event_type())));
+    // It is made of strings.
+    String::from_utf8_lossy(&frame).into_owned()
+}
+
+/// A buffer of events as SSE text. Cloning gives another handle of the same.
+///
+/// ```
+/// # use fanwire::{Bus, Event, Filter, sse::SseBridge};
+/// let (bus, bridge) = (Bus::new(), SseBridge::new(1000));
+/// let wired = bus.on_sync(Filter::new(), bridge.create_subscriber());
+/// bus.publish(Event::builder("simulation.started").source("engine").build()?);
+/// assert_eq!((bridge.buffer_size(), bridge.event_count()), (1, 1));
+/// assert!(bridge.stream()[0].starts_with("event: simulation.started\ndata: {"));
+/// bridge.clear();
+/// assert_eq!((bridge.buffer_size(), bridge.event_count()), (0, 1));
+/// # Ok::<(), fanwire::EventError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct SseBridge {
+    max: usize,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    buffer: VecDeque<String>,
+    count: u64,
+}
+
+impl SseBridge {
+    /// A bridge that keeps the newest `max_buffer` events; at least one.
+    pub fn new(max_buffer: usize) -> Self {
+        Self { max: max_buffer.max(1), state: Arc::new(Mutex::new(State::default())) }
+    }
+
+    /// Adds an event; the oldest goes where there is no more room.
+    pub fn add_event(&self, event: &Event) {
+        let text = format_sse_event(event, None);
+        let mut state = lock(&self.state);
+        if state.buffer.len() == self.max {
+            state.buffer.pop_front();
+        }
+        state.buffer.push_back(text);
+        state.count += 1;
+    }
+
+    /// What is in the buffer, oldest first; it stays there.
+    pub fn stream(&self) -> Vec<String> {
+        lock(&self.state).buffer.iter().cloned().collect()
+    }
+
+    /// Empties the buffer.
+    pub fn clear(&self) {
+        lock(&self.state).buffer.clear();
+    }
+
+    /// Events in the buffer.
+    pub fn buffer_size(&self) -> usize {
+        lock(&self.state).buffer.len()
+    }
+
+    /// Events ever added.
+    pub fn event_count(&self) -> u64 {
+        lock(&self.state).count
+    }
+
+    /// The headers of the answer that carries the stream.
+    pub fn headers(&self) -> [(&'static str, &'static str); 4] {
+        HEADERS
+    }
+
+    /// A handler for [`Bus::on`](crate::Bus::on) or [`Bus::on_sync`](crate::Bus::on_sync) that adds what it gets.
+    pub fn create_subscriber(&self) -> impl Fn(&Event) + Send + Sync + use<> {
+        let bridge = self.clone();
+        move |event| bridge.add_event(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_where_the_buffer_is_full_and_the_count_goes_on() {
+        let bridge = SseBridge::new(2);
+        for n in 0..3 {
+            bridge.add_event(&Event::builder("x").json(n.to_string()).build().expect("valid"));
+        }
+        let texts = bridge.stream();
+        assert_eq!((bridge.buffer_size(), bridge.event_count(), texts.len()), (2, 3, 2));
+        assert!(texts[0].contains(r#""payload":1}"#) && texts[0].ends_with("\n\n"), "{}", texts[0]);
+    }
+
+    #[test]
+    fn an_event_may_have_another_name() {
+        let event = Event::builder("workflow.started").source("demo").build().expect("valid");
+        let text = format_sse_event(&event, Some("custom.event.name"));
+        assert!(
+            text.starts_with("event: custom.event.name\ndata: {\"event_type\":\"workflow.started\""),
+            "{text}"
+        );
+    }
+}

@@ -78,13 +78,15 @@ pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, Ser
 #[doc(hidden)]
 pub mod internals {
     #[cfg(feature = "server")]
-    pub use crate::codec::{http, sse, ws};
+    pub use crate::codec::{deflate, http, sse, ws};
     pub use crate::event::signature::value_hash;
     #[cfg(feature = "server")]
-    pub use crate::feed::harness::Fan;
+    pub use crate::feed::harness::{Fan, Form, native_frame};
     #[cfg(fuzzing)]
     pub use crate::filter::fuzz_matcher;
     pub use crate::filter::{ClassId, Matcher, MatcherStats};
+    #[cfg(feature = "server")]
+    pub use crate::server::echo::serve as serve_echo;
     #[cfg(all(fuzzing, feature = "server"))]
     pub use crate::server::fuzzing;
 }

@@ -32,6 +32,11 @@ pub(crate) struct Metrics {
     pub(crate) events_published: Counter,
     pub(crate) events_matched: Counter,
     pub(crate) encodings: Counter,
+    pub(crate) deflates: Counter,
+    pub(crate) deflate_fresh: Counter,
+    pub(crate) deflate_in_bytes: Counter,
+    pub(crate) deflate_out_bytes: Counter,
+    pub(crate) deflate_windows: Gauge,
     pub(crate) deliveries: Counter,
     pub(crate) dropped: Counter,
     pub(crate) conflated: Counter,
@@ -98,6 +103,11 @@ impl Default for Metrics {
             events_published: "server_events_published", "Events taken by POST /publish and from WebSocket clients";
             events_matched: "feed_events_matched", "Events appended to feeds";
             encodings: "feed_encodings", "Frames encoded: at most one for each event and encoding";
+            deflates: "feed_deflates", "Frames compressed: at most one for each event and feed, or event and encoding, whatever their clients";
+            deflate_fresh: "feed_deflate_fresh_starts", "Compressed frames that forget what went before, for clients that joined or skipped";
+            deflate_in_bytes: "feed_deflate_in_bytes", "Bytes of frames before they were compressed";
+            deflate_out_bytes: "feed_deflate_out_bytes", "Bytes of frames after they were compressed";
+            deflate_windows: "feed_deflate_windows", "Windows held by feeds' compressors, over all loops";
             deliveries: "feed_deliveries", "Events written to clients' sockets";
             dropped: "feed_events_dropped", "Events that clients did not get because they lagged, or went";
             conflated: "feed_events_conflated", "Events left out for a later one of the same key, as clients asked for";

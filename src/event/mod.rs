@@ -67,6 +67,9 @@ pub(crate) struct Body {
     text: String,
     #[cfg(feature = "server")]
     frames: OnceLock<Frames>,
+    /// The same frames, each compressed by itself.
+    #[cfg(feature = "server")]
+    deflated: OnceLock<Frames>,
 }
 
 impl Body {
@@ -86,6 +89,8 @@ impl Body {
             text,
             #[cfg(feature = "server")]
             frames: OnceLock::new(),
+            #[cfg(feature = "server")]
+            deflated: OnceLock::new(),
         }
     }
 }
@@ -98,10 +103,11 @@ impl Body {
     )]
     fn forget_frames(&mut self) {
         #[cfg(feature = "server")]
-        if let Some(frames) = self.frames.get_mut() {
-            for frame in frames.iter_mut() {
+        {
+            for frame in self.frames.get_mut().into_iter().flat_map(|frames| frames.iter_mut()) {
                 frame.take();
             }
+            self.deflated.take();
         }
     }
 
@@ -258,6 +264,8 @@ impl Event {
             text: body.text.clone(),
             #[cfg(feature = "server")]
             frames: OnceLock::new(),
+            #[cfg(feature = "server")]
+            deflated: OnceLock::new(),
         })
     }
 
@@ -274,6 +282,13 @@ impl Event {
     pub(crate) fn frame(&self, encoding: usize, encode: impl FnOnce(&Self) -> Bytes) -> &Bytes {
         let frames = self.0.frames.get_or_init(Frames::default);
         frames[encoding].get_or_init(|| encode(self))
+    }
+
+    /// The same frame compressed by itself, made likewise.
+    #[cfg(feature = "server")]
+    pub(crate) fn deflated(&self, encoding: usize, deflate: impl FnOnce() -> Bytes) -> &Bytes {
+        let frames = self.0.deflated.get_or_init(Frames::default);
+        frames[encoding].get_or_init(deflate)
     }
 }
 

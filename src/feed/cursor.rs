@@ -4,6 +4,7 @@
 //! - what was begun is finished: the rest of a frame is kept, though the feed lets the frame go;
 //! - replies stand at the point of the feed where they happened and are never dropped;
 //! - a connection that has everything keeps nothing: its backlog is gone;
+//! - where frames look back, it gets those only while it has read all that they look back at;
 //! - what the feed owed it is written, pending, dropped (and told in a gap) or conflated, and in the tally.
 
 use std::collections::VecDeque;
@@ -13,8 +14,9 @@ use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use super::fanout::{Membership, Wish};
+use super::press::Step;
 use super::thin::Cut;
-use super::{Fanout, Feed, Slot};
+use super::{Compression, Fanout, Feed, Slot};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{EventId, Timestamp};
 
@@ -64,6 +66,8 @@ struct Direct {
     bytes: Bytes,
     /// How many events it holds.
     events: u32,
+    /// Who has read it has another window than the feed's.
+    shifts: bool,
 }
 
 /// What a connection holds while it has not got everything.
@@ -94,6 +98,9 @@ pub(crate) struct Cursor {
     cut: Cut,
     /// A replay stands between it and its feed: no frame from there before that is over.
     waits: bool,
+    compression: Compression,
+    /// It has read all that the feed's next frame looks back at, where frames do.
+    in_step: bool,
     /// The index of the next frame.
     next: u64,
     backlog: Option<Box<Backlog>>,
@@ -110,10 +117,14 @@ pub(crate) struct Lag {
 /// The next piece of a feed that a cursor is owed.
 struct Piece<'a> {
     bytes: &'a [u8],
+    /// What the bytes are a part of.
+    of: &'a Bytes,
     /// The index of its first frame; those between the cursor and it are left out.
     first: u64,
     /// The index behind its last.
     to: u64,
+    /// Whether who has read it, or begun to, is in step with the feed.
+    in_step: bool,
 }
 
 /// The most pieces handed to one write call.
@@ -134,10 +145,10 @@ impl Backlog {
         encoding.gap(&GapNotice { missed, from: self.last, to, recoverable, at: ring.now() })
     }
 
-    fn push(&mut self, place: u64, bytes: Bytes, events: u32) {
-        self.direct_bytes += bytes.len();
-        self.direct_events += u64::from(events);
-        self.direct.push_back(Direct { place, bytes, events });
+    fn push(&mut self, direct: Direct) {
+        self.direct_bytes += direct.bytes.len();
+        self.direct_events += u64::from(direct.events);
+        self.direct.push_back(direct);
     }
 
     fn pop(&mut self) -> Option<Direct> {
@@ -157,6 +168,16 @@ impl Cursor {
     /// Sets what is lost when it falls off its feed.
     pub(crate) fn set_cut(&mut self, cut: Cut) {
         self.cut = cut;
+    }
+
+    /// Sets how its bytes are compressed, from here on. It must have no feed.
+    pub(crate) fn set_compression(&mut self, compression: Compression) {
+        self.compression = compression;
+    }
+
+    /// How its bytes are compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
     }
 
     /// Holds back what its feed has, or no longer.
@@ -201,14 +222,23 @@ impl Cursor {
             fanout.seal(m.feed);
             fanout.feed(m.feed).next
         });
-        self.backlog.get_or_insert_default().push(place, bytes, 0);
+        let direct = self.own(place, bytes);
+        self.backlog.get_or_insert_default().push(direct);
+    }
+
+    /// Bytes of its own, as they stand in its stream.
+    fn own(&self, place: u64, bytes: Bytes) -> Direct {
+        let bytes = self.compression.own(bytes);
+        Direct { place, shifts: self.compression.shifts(&bytes), bytes, events: 0 }
     }
 
     /// Queues an event of a replay: before everything in its feed, behind all else.
     pub(crate) fn send_replayed(&mut self, fanout: &mut Fanout, frame: Bytes, id: Option<EventId>) {
         fanout.books.matched += 1;
+        // It may be compressed by itself, and then moves any window.
+        let shifts = self.compression.looks_back();
         let backlog = self.backlog.get_or_insert_default();
-        backlog.push(self.next, frame, 1);
+        backlog.push(Direct { place: self.next, bytes: frame, events: 1, shifts });
         backlog.last = id.or(backlog.last);
     }
 
@@ -259,29 +289,34 @@ impl Cursor {
         loop {
             let reply = replies.next_if(|direct| direct.place <= self.next);
             let backlog = self.backlog.get_or_insert_default();
-            if let Some(Direct { bytes, events, .. }) = reply {
-                backlog.push(0, bytes, events);
+            if let Some(reply) = reply {
+                self.in_step &= !reply.shifts;
+                backlog.push(Direct { place: 0, shifts: false, ..reply });
                 continue;
             }
             let stop = replies.peek().map_or(feed.next, |direct| direct.place.min(feed.next));
             let room = max_events > 0 && backlog.direct_bytes < max_bytes;
             let conflates = backlog.conflates;
-            match self.piece(Some(feed), self.next, stop.min(self.next.saturating_add(max_events))) {
-                Some(Piece { bytes, first, to }) if room => {
-                    let run = if first >= feed.base && !conflates { Some(feed.run_of(first)) } else { None };
-                    let bytes =
-                        run.map_or_else(|| Bytes::copy_from_slice(bytes), |run| run.bytes.slice_ref(bytes));
+            let stop = stop.min(self.next.saturating_add(max_events));
+            match self.piece(Some(feed), self.next, stop, self.in_step) {
+                Some(Piece { bytes, of, first, to, in_step }) if room => {
+                    // Of a run that it takes all from, a part keeps nothing alive that it does not need.
+                    let bytes = if conflates { Bytes::copy_from_slice(bytes) } else { of.slice_ref(bytes) };
+                    self.in_step = in_step;
                     let events = to - first;
                     max_events -= events.min(max_events);
                     self.pass_over(first, tally);
                     self.note_whole(feed, first, to);
                     self.next = to;
-                    self.backlog.get_or_insert_default().push(0, bytes, events as u32);
+                    let direct = Direct { place: 0, bytes, events: events as u32, shifts: false };
+                    self.backlog.get_or_insert_default().push(direct);
                 }
                 Some(_) => break,
                 None => match replies.next() {
-                    Some(Direct { bytes, events, .. }) => {
-                        self.backlog.get_or_insert_default().push(0, bytes, events);
+                    Some(reply) => {
+                        self.in_step &= !reply.shifts;
+                        let direct = Direct { place: 0, shifts: false, ..reply };
+                        self.backlog.get_or_insert_default().push(direct);
                     }
                     None => break,
                 },
@@ -289,8 +324,8 @@ impl Cursor {
         }
         // What did not fit: replies stay, in order, behind it.
         let backlog = self.backlog.get_or_insert_default();
-        for Direct { place, bytes, events } in replies {
-            backlog.push(place, bytes, events);
+        for reply in replies {
+            backlog.push(reply);
         }
     }
 
@@ -305,6 +340,7 @@ impl Cursor {
         }
         let lost = feed.next - self.next;
         self.next = feed.next;
+        self.in_step &= lost == 0;
         let backlog = self.backlog.get_or_insert_default();
         backlog.lost_newest += lost;
         for direct in &mut backlog.direct {
@@ -328,7 +364,8 @@ impl Cursor {
     /// Joins the feed for these wishes, from now on. It must have left the one before.
     pub(crate) fn join(&mut self, fanout: &mut Fanout, encoding: Encoding, wishes: &[Wish], slot: Slot) {
         debug_assert!(self.membership.is_none(), "a connection has one feed");
-        let membership = fanout.join(encoding, wishes, slot);
+        let membership = fanout.join(encoding, self.compression, wishes, slot);
+        self.in_step = false;
         self.next = fanout.feed(membership.feed).next;
         self.membership = Some(membership);
         if let Some(backlog) = &mut self.backlog {
@@ -349,6 +386,7 @@ impl Cursor {
             self.set_conflates(feed);
             return self.skip_in_thin(feed, tally, ring);
         }
+        self.in_step = false;
         let missed = feed.base - self.next;
         self.next = feed.base;
         tally.dropped += missed;
@@ -357,6 +395,7 @@ impl Cursor {
 
     /// The same where the latest frames of keys are kept longer than others.
     fn skip_in_thin(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+        self.in_step = false;
         let Some(backlog) = &mut self.backlog else { return };
         let lost = feed.whole_before_base.saturating_sub(backlog.whole_before_next);
         backlog.whole_before_next += lost;
@@ -377,12 +416,13 @@ impl Cursor {
 
     fn tell_gap(&mut self, missed: Option<u64>, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
         let next = self.next;
+        let gap = self.backlog.get_or_insert_default().gap(missed, feed.trimmed, feed.encoding, ring);
+        let direct = self.own(next, gap);
         let backlog = self.backlog.get_or_insert_default();
-        let bytes = backlog.gap(missed, feed.trimmed, feed.encoding, ring);
         backlog.last = feed.trimmed;
-        backlog.direct_bytes += bytes.len();
+        backlog.direct_bytes += direct.bytes.len();
         let behind = backlog.direct.partition_point(|direct| direct.place <= next);
-        backlog.direct.insert(behind, Direct { place: next, bytes, events: 0 });
+        backlog.direct.insert(behind, direct);
         tally.gaps += 1;
     }
 
@@ -394,8 +434,9 @@ impl Cursor {
         let lost = std::mem::take(&mut backlog.lost_newest);
         let Some(feed) = feed else { return };
         let newest = feed.id_of(self.next.wrapping_sub(1)).or_else(|| feed.newest_id());
-        let bytes = backlog.gap(Some(lost), newest, feed.encoding, ring);
-        backlog.push(0, bytes, 0);
+        let gap = backlog.gap(Some(lost), newest, feed.encoding, ring);
+        let direct = self.own(0, gap);
+        self.backlog.get_or_insert_default().push(direct);
         tally.gaps += 1;
     }
 
@@ -454,6 +495,7 @@ impl Cursor {
                 let slices = self.owed(feed, left);
                 if slices.is_empty() {
                     drop(slices);
+                    self.want_fresh(feed);
                     self.drop_empty_backlog();
                     return Flushed::Done;
                 }
@@ -490,25 +532,47 @@ impl Cursor {
                 if let Some(feed) = feed.filter(|feed| feed.is_thin()) {
                     self.set_conflates(feed);
                 }
+                self.want_fresh(feed);
                 return Flushed::Blocked;
             }
         }
     }
 
-    /// The next piece of the feed from `at`, none at `stop` or behind it.
-    fn piece<'a>(&self, feed: Option<&'a Feed>, at: u64, stop: u64) -> Option<Piece<'a>> {
+    /// Asks its feed for a frame from which it can read on, where it needs one.
+    fn want_fresh(&self, feed: Option<&Feed>) {
+        if !self.in_step
+            && let Some(shared) = feed.and_then(|feed| feed.shared.as_ref())
+        {
+            shared.want_fresh();
+        }
+    }
+
+    /// The next piece of the feed from `at`, none at `stop` or behind it, for a client that is in step or not.
+    fn piece<'a>(&self, feed: Option<&'a Feed>, at: u64, stop: u64, in_step: bool) -> Option<Piece<'a>> {
         let feed = feed.filter(|_| !self.waits && at < stop)?;
         if self.backlog.as_ref().is_some_and(|backlog| backlog.lost_newest > 0) {
             // A gap stands before it.
             return None;
         }
         if self.backlog.as_ref().is_some_and(|backlog| backlog.conflates) {
-            let (first, bytes, _) = feed.kept_from(at)?;
-            return (first < stop).then_some(Piece { bytes, first, to: first + 1 });
+            let (first, bytes, of) = feed.kept_from(at)?;
+            return (first < stop).then_some(Piece { bytes, of, first, to: first + 1, in_step: false });
         }
         let run = feed.run_of(at);
-        let to = run.next().min(stop);
-        Some(Piece { bytes: &run.bytes[run.start_of(at)..run.start_of(to)], first: at, to })
+        let mut to = run.next().min(stop);
+        let mut in_step = in_step;
+        if !in_step && let Some(shape) = run.shape(at) {
+            match shape.step {
+                Step::Fresh => in_step = true,
+                Step::Any => to = at + 1,
+                Step::Follows => {
+                    let bytes = shape.alone(feed.compression);
+                    return Some(Piece { bytes, of: bytes, first: at, to: at + 1, in_step });
+                }
+            }
+        }
+        let bytes = &run.bytes[run.start_of(at)..run.start_of(to)];
+        Some(Piece { bytes, of: &run.bytes, first: at, to, in_step })
     }
 
     /// The next pieces of what is owed, in order: at least one, while anything is, and about `budget` bytes.
@@ -516,6 +580,7 @@ impl Cursor {
         let mut slices = SmallVec::new();
         let mut size = 0;
         let mut at = self.next;
+        let mut in_step = self.in_step;
         let mut replies = None;
         if let Some(backlog) = &self.backlog {
             if !backlog.partial.is_empty() {
@@ -528,8 +593,9 @@ impl Cursor {
         while slices.len() < SLICES_MAX && (size < budget || slices.is_empty()) {
             let place = replies.as_mut().and_then(|r| r.peek()).map(|direct| direct.place);
             if place.is_none_or(|place| place > at)
-                && let Some(piece) = self.piece(feed, at, place.map_or(end, |place| place.min(end)))
+                && let Some(piece) = self.piece(feed, at, place.map_or(end, |place| place.min(end)), in_step)
             {
+                in_step = piece.in_step;
                 size += piece.bytes.len();
                 slices.push(IoSlice::new(piece.bytes));
                 at = piece.to;
@@ -537,6 +603,7 @@ impl Cursor {
             }
             // All frames before the next reply are written, or left out.
             let Some(reply) = replies.as_mut().and_then(Iterator::next) else { break };
+            in_step &= !reply.shifts;
             size += reply.bytes.len();
             slices.push(IoSlice::new(&reply.bytes));
             at = at.max(reply.place.min(end));
@@ -557,10 +624,11 @@ impl Cursor {
             let piece = if place.is_some_and(|place| place <= self.next) {
                 None
             } else {
-                self.piece(feed, self.next, place.map_or(end, |place| place.min(end)))
+                self.piece(feed, self.next, place.map_or(end, |place| place.min(end)), self.in_step)
             };
-            let Some((feed, Piece { bytes, first, to })) = feed.zip(piece) else {
-                let Some(Direct { place, mut bytes, events }) = self.backlog.as_mut().and_then(|b| b.pop())
+            let Some((feed, Piece { bytes, of, first, to, in_step })) = feed.zip(piece) else {
+                let Some(Direct { place, mut bytes, events, shifts }) =
+                    self.backlog.as_mut().and_then(|b| b.pop())
                 else {
                     debug_assert!(false, "more was written than was owed");
                     return;
@@ -570,6 +638,7 @@ impl Cursor {
                     self.pass_over(place, tally);
                     self.next = place;
                 }
+                self.in_step &= !shifts;
                 let taken = written.min(bytes.len());
                 bytes.advance(taken);
                 written -= taken;
@@ -580,6 +649,7 @@ impl Cursor {
                 continue;
             };
             self.pass_over(first, tally);
+            self.in_step = in_step;
             if written >= bytes.len() {
                 written -= bytes.len();
                 tally.events += to - first;
@@ -587,23 +657,21 @@ impl Cursor {
                 self.next = to;
                 continue;
             }
-            // It ends within a frame: the frame counts as begun, and its rest is kept.
-            let (next, rest) = if first < feed.base || to == first + 1 {
-                (to, Bytes::copy_from_slice(&bytes[written..]))
+            // It ends within a frame: the frame counts as begun, and its rest is kept. A part keeps the whole alive,
+            // which is well where the whole is this one frame; of a run of many the rest is small.
+            let (next, rest) = if to == first + 1 {
+                (to, written..bytes.len())
             } else {
                 let run = feed.run_of(first);
                 let start = run.start_of(first);
                 let next = run.index_at(start + written);
-                let rest = start + written..run.start_of(next);
-                // A slice would keep the whole run alive; of a run of many frames the rest is small.
-                (
-                    next,
-                    if run.len() == 1 {
-                        run.bytes.slice(rest)
-                    } else {
-                        Bytes::copy_from_slice(&run.bytes[rest])
-                    },
-                )
+                (next, written..run.start_of(next) - start)
+            };
+            let rest = &bytes[rest];
+            let rest = if of.len() == bytes.len() && to == first + 1 {
+                of.slice_ref(rest)
+            } else {
+                Bytes::copy_from_slice(rest)
             };
             if !rest.is_empty() {
                 self.backlog.get_or_insert_default().partial = rest;

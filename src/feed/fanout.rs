@@ -10,8 +10,9 @@ use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::press::Press;
 use super::thin::{KeyRule, Sampled, Thinning};
-use super::{Feed, FeedLimits};
+use super::{Compression, Feed, FeedLimits, Fresh};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
@@ -44,7 +45,7 @@ impl From<Filter> for Wish {
     }
 }
 
-type Interest = (Encoding, Box<[(ClassId, Thinning)]>);
+type Interest = (Encoding, Compression, Box<[(ClassId, Thinning)]>);
 
 #[derive(Clone, Copy, Debug)]
 struct FeedOf {
@@ -76,6 +77,7 @@ pub(crate) struct Fanout {
     pub(crate) books: Books,
     matched: Vec<ClassId>,
     limits: FeedLimits,
+    press: Press,
     metrics: Arc<Metrics>,
     /// Counts events, so that a feed knows whether it has this one.
     event_number: u64,
@@ -94,6 +96,7 @@ impl Fanout {
             key_rule,
             books: Books::default(),
             matched: Vec::new(),
+            press: Press::new(limits.press, Arc::clone(&metrics)),
             limits,
             metrics,
             event_number: 0,
@@ -105,7 +108,13 @@ impl Fanout {
     }
 
     /// Makes `slot` a member of the feed for these wishes; it gets what is appended from now on.
-    pub(crate) fn join(&mut self, encoding: Encoding, wishes: &[Wish], slot: Slot) -> Membership {
+    pub(crate) fn join(
+        &mut self,
+        encoding: Encoding,
+        compression: Compression,
+        wishes: &[Wish],
+        slot: Slot,
+    ) -> Membership {
         let mut classes: Vec<(ClassId, Thinning)> =
             wishes.iter().map(|wish| (self.matcher.insert(&wish.filter), wish.thinning)).collect();
         // Of one filter wanted twice, the least thinning; `insert` counted each time, so it is given back.
@@ -117,30 +126,33 @@ impl Fanout {
             }
             twice
         });
-        let interest: Interest = (encoding, classes.into_boxed_slice());
+        let interest: Interest = (encoding, compression, classes.into_boxed_slice());
         let feed = if let Some(&feed) = self.by_interest.get(&interest) {
-            for (class, _) in &interest.1 {
+            for (class, _) in &interest.2 {
                 self.matcher.remove(*class);
             }
             self.seal(feed);
             feed
         } else {
-            let is_thin = interest.1.iter().any(|(_, thinning)| *thinning != Thinning::None);
-            let feed = self.feeds.insert(Feed::new(encoding, is_thin)) as FeedKey;
-            for &(class, thinning) in &interest.1 {
+            let is_thin = interest.2.iter().any(|(_, thinning)| *thinning != Thinning::None);
+            let feed = self.feeds.insert(Feed::new(encoding, compression, is_thin)) as FeedKey;
+            for &(class, thinning) in &interest.2 {
                 let index = class.index();
                 if self.feeds_of.len() <= index {
                     self.feeds_of.resize_with(index + 1, SmallVec::new);
                 }
                 self.feeds_of[index].push(FeedOf { feed, thinning });
             }
-            self.feeds[feed as usize].classes.clone_from(&interest.1);
+            self.feeds[feed as usize].classes.clone_from(&interest.2);
             self.by_interest.insert(interest, feed);
             self.metrics.feeds.inc();
             feed
         };
         let waiting = self.waiting_in(feed);
         self.books.matched += waiting;
+        if let Some(shared) = &self.feeds[feed as usize].shared {
+            shared.want_fresh();
+        }
         let members = &mut self.feeds[feed as usize].members;
         members.push(slot);
         Membership { feed, place: members.len() as u32 - 1 }
@@ -149,6 +161,7 @@ impl Fanout {
     /// What feeds may keep from now on.
     pub(crate) fn set_limits(&mut self, limits: FeedLimits) {
         self.limits = limits;
+        self.press.limits = limits.press;
     }
 
     /// The limits of its feeds.
@@ -177,7 +190,8 @@ impl Fanout {
                 self.matcher.remove(*class);
             }
             self.sampling.retain(|f| *f != feed);
-            self.by_interest.remove(&(gone.encoding, gone.classes));
+            self.press.closed(feed, gone.compression);
+            self.by_interest.remove(&(gone.encoding, gone.compression, gone.classes));
             self.dirty.retain(|f| *f != feed);
             self.metrics.feeds.dec();
         }
@@ -191,6 +205,7 @@ impl Fanout {
         }
         let Some(id) = event.id() else { return };
         self.event_number += 1;
+        self.press.now = now;
         self.matcher.matches(event, &mut self.matched);
         for class in &self.matched {
             for &FeedOf { feed: key, thinning } in &self.feeds_of[class.index()] {
@@ -208,7 +223,8 @@ impl Fanout {
                     continue;
                 }
                 feed.newest_event = self.event_number;
-                let frame = frame_of(event, feed.encoding, &self.metrics);
+                let frame = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics);
+                let feed = &mut self.feeds[key as usize];
                 self.books.matched += feed.members.len() as u64;
                 if feed.append(frame, id, 0) {
                     self.dirty.push(key);
@@ -223,10 +239,10 @@ impl Fanout {
 
     fn append_thinned(&mut self, event: &Event, id: EventId, now: Timestamp) {
         for key in self.thinned.drain(..) {
+            let frame = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics);
             let feed = &mut self.feeds[key as usize];
             let members = feed.members.len() as u64;
             let Some(thin) = &mut feed.thin else { continue };
-            let frame = frame_of(event, feed.encoding, &self.metrics);
             self.metrics.events_matched.inc();
             self.books.matched += members;
             let first = match thin.least {
@@ -254,13 +270,14 @@ impl Fanout {
 
     /// Appends the samples whose time has come.
     pub(crate) fn release_samples(&mut self, now: Timestamp) {
+        self.press.now = now;
         let Self { sampling, feeds, dirty, .. } = self;
         sampling.retain(|&key| {
             let feed = &mut feeds[key as usize];
             let Some(thin) = &mut feed.thin else { return false };
             let fresh = &mut feed.fresh;
             let was_clean = fresh.is_empty();
-            thin.samplers.release(now, |frame, id| fresh.push((frame, id, 0)));
+            thin.samplers.release(now, |(frame, ready), id| fresh.push(Fresh { frame, id, key: 0, ready }));
             if was_clean && !fresh.is_empty() {
                 dirty.push(key);
             }
@@ -268,9 +285,9 @@ impl Fanout {
         });
     }
 
-    /// The event's frame in this encoding.
-    pub(crate) fn frame(&self, event: &Event, encoding: Encoding) -> Bytes {
-        frame_of(event, encoding, &self.metrics)
+    /// The event's frame in this encoding, for one connection: it looks back at nothing.
+    pub(crate) fn frame(&mut self, event: &Event, encoding: Encoding, compression: Compression) -> Bytes {
+        alone(event, encoding, compression, &mut self.press, &self.metrics)
     }
 
     /// Whether samples wait for their time.
@@ -289,8 +306,12 @@ impl Fanout {
         self.sampling.iter().map(|&feed| self.waiting_in(feed) * members(feed)).sum()
     }
 
-    /// Bytes that feeds keep for members that are slow.
+    /// Bytes that feeds keep for members that are slow, and that their compressors take.
     pub(crate) fn bytes(&self) -> usize {
+        self.kept_bytes() + self.press.bytes()
+    }
+
+    pub(super) fn kept_bytes(&self) -> usize {
         self.feeds.iter().map(|(_, feed)| feed.bytes).sum()
     }
 
@@ -301,15 +322,19 @@ impl Fanout {
             let frame = feed.encoding.gap(gap);
             // It has a place in the feed, so it has one in the books.
             self.books.matched += feed.members.len() as u64;
-            if feed.append(frame, id, 0) {
+            if feed.append((feed.compression.own(frame), true), id, 0) {
                 self.dirty.push(key as FeedKey);
             }
         }
     }
 
-    /// Lets go of the oldest frames of all feeds, until they hold about so many bytes together.
+    /// Lets go of the feeds' windows, and of the oldest frames of all, until they hold about so many bytes together.
     pub(crate) fn shed(&mut self, bytes: usize) {
-        let held = self.bytes().max(1);
+        for key in self.press.holders().to_vec() {
+            close_window(&mut self.feeds, key, &mut self.press);
+        }
+        self.press.pause();
+        let held = self.kept_bytes().max(1);
         for (_, feed) in &mut self.feeds {
             let share = (feed.bytes as u128 * bytes as u128 / held as u128) as usize;
             feed.trim(&FeedLimits { max_bytes: share, ..self.limits });
@@ -323,13 +348,13 @@ impl Fanout {
 
     /// Makes what was appended to a feed readable by its members.
     pub(crate) fn seal(&mut self, feed: FeedKey) {
-        self.feeds[feed as usize].seal(&self.limits);
+        self.feeds[feed as usize].seal(&self.limits, &mut self.press);
     }
 
     /// Moves the feeds that have something new to `out`, sealed.
     pub(crate) fn take_dirty(&mut self, out: &mut Vec<FeedKey>) {
         for &feed in &self.dirty {
-            self.feeds[feed as usize].seal(&self.limits);
+            self.feeds[feed as usize].seal(&self.limits, &mut self.press);
         }
         out.append(&mut self.dirty);
     }
@@ -342,4 +367,62 @@ fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
         encoding.encode(event)
     };
     event.frame(encoding.slot(), make).clone()
+}
+
+/// The event's frame compressed by itself, and kept with it where others may want the same.
+fn alone(
+    event: &Event,
+    encoding: Encoding,
+    compression: Compression,
+    press: &mut Press,
+    metrics: &Metrics,
+) -> Bytes {
+    let plain = frame_of(event, encoding, metrics);
+    if compression.is_kept() {
+        event.deflated(encoding.slot(), || press.alone(compression, &plain)).clone()
+    } else {
+        press.alone(compression, &plain)
+    }
+}
+
+/// The event's frame as this feed takes it, and whether it is sent as it is.
+fn frame_for(
+    feeds: &mut Slab<Feed>,
+    key: FeedKey,
+    event: &Event,
+    press: &mut Press,
+    metrics: &Metrics,
+) -> (Bytes, bool) {
+    let feed = &feeds[key as usize];
+    let (encoding, compression) = (feed.encoding, feed.compression);
+    if compression == Compression::None {
+        return (frame_of(event, encoding, metrics), true);
+    }
+    if compression.looks_back() && open_window(feeds, key, press) {
+        return (frame_of(event, encoding, metrics), false);
+    }
+    (alone(event, encoding, compression, press, metrics), true)
+}
+
+/// Whether the feed has a window, perhaps from now on.
+fn open_window(feeds: &mut Slab<Feed>, key: FeedKey, press: &mut Press) -> bool {
+    let has_window = |feed: &Feed| feed.shared.as_ref().is_some_and(|shared| shared.has_window());
+    if has_window(&feeds[key as usize]) {
+        return true;
+    }
+    let used = |key: FeedKey| feeds.get(key as usize)?.shared.as_ref()?.used();
+    if let Some(idle) = press.idle(used) {
+        close_window(feeds, idle, press);
+    }
+    let feed = &mut feeds[key as usize];
+    let compression = feed.compression;
+    feed.shared.as_mut().is_some_and(|shared| press.open(key, compression, shared))
+}
+
+fn close_window(feeds: &mut Slab<Feed>, key: FeedKey, press: &mut Press) {
+    let Some(feed) = feeds.get_mut(key as usize) else { return };
+    if let Some(shared) = &mut feed.shared {
+        shared.close();
+    }
+    press.closed(key, feed.compression);
 }

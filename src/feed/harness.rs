@@ -5,7 +5,9 @@
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 
-use super::{Cursor, Fanout, FeedLimits, Flushed, KeyRule, Ring, Tally};
+use bytes::Bytes;
+
+use super::{Compression, Cursor, Fanout, FeedLimits, Flushed, KeyRule, PressLimits, Ring, Tally};
 use crate::dialect::Encoding;
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
@@ -39,6 +41,24 @@ impl Ring for Sink {
     }
 }
 
+/// How the members' bytes are compressed.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// Not at all.
+    Plain,
+    /// WebSocket messages with what went before as their context.
+    Messages,
+    /// WebSocket messages, each by itself.
+    Alone,
+    /// An event stream.
+    Gzip,
+}
+
+/// A native WebSocket message's frame.
+pub fn native_frame(event: &Event) -> Bytes {
+    Encoding::NativeWs.encode(event)
+}
+
 /// So many members, spread over so many interests.
 #[derive(Debug)]
 pub struct Fan {
@@ -46,22 +66,50 @@ pub struct Fan {
     cursors: Vec<Cursor>,
     tally: Tally,
     sequence: u64,
+    metrics: Arc<Metrics>,
 }
 
 impl Fan {
     /// `members` WebSocket clients; the n-th wants the types `kind{n % interests}.*`.
     pub fn new(members: u32, interests: u32) -> Self {
-        let limits = FeedLimits { max_events: 1000, max_bytes: 1 << 20, max_keys: 1000 };
-        let mut fanout = Fanout::new(limits, KeyRule::default(), Arc::new(Metrics::default()));
+        let filter = |slot| Filter::new().types([format!("kind{}.*", slot % interests)]);
+        Self::with(members, Encoding::NativeWs, Compression::None, filter)
+    }
+
+    /// `members` clients that want everything, in this form.
+    pub fn compressed(members: u32, form: Form) -> Self {
+        let (encoding, compression) = match form {
+            Form::Plain => (Encoding::NativeWs, Compression::None),
+            Form::Messages => (Encoding::NativeWs, Compression::Messages { bits: 15 }),
+            Form::Alone => (Encoding::NativeWs, Compression::Alone { bits: 15 }),
+            Form::Gzip => (Encoding::NativeSse, Compression::Gzip),
+        };
+        Self::with(members, encoding, compression, |_| Filter::new())
+    }
+
+    fn with(
+        members: u32,
+        encoding: Encoding,
+        compression: Compression,
+        filter: impl Fn(u32) -> Filter,
+    ) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let limits = FeedLimits {
+            max_events: 1000,
+            max_bytes: 1 << 20,
+            max_keys: 1000,
+            press: PressLimits::default(),
+        };
+        let mut fanout = Fanout::new(limits, KeyRule::default(), Arc::clone(&metrics));
         let cursors = (0..members)
             .map(|slot| {
                 let mut cursor = Cursor::default();
-                let filter = Filter::new().types([format!("kind{}.*", slot % interests)]);
-                cursor.join(&mut fanout, Encoding::NativeWs, &[filter.into()], slot);
+                cursor.set_compression(compression);
+                cursor.join(&mut fanout, encoding, &[filter(slot).into()], slot);
                 cursor
             })
             .collect();
-        Self { fanout, cursors, tally: Tally::default(), sequence: 0 }
+        Self { fanout, cursors, tally: Tally::default(), sequence: 0, metrics }
     }
 
     /// Publishes events and writes them to whoever wants them; answers how many deliveries that were.
@@ -85,6 +133,16 @@ impl Fan {
             self.fanout.forget_written(feed);
         }
         self.tally.events - before
+    }
+
+    /// Bytes written so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.tally.bytes
+    }
+
+    /// Frames compressed so far.
+    pub fn deflates(&self) -> u64 {
+        self.metrics.deflates.get()
     }
 
     /// Write calls so far.

@@ -1,7 +1,7 @@
 //! The one idea: connections that want the same in the same encoding share one run of encoded frames, and a
 //! connection is a cursor into it.
 //!
-//! Imports `event`, `filter`, `dialect`, `metrics`; knows no socket and no clock. Always:
+//! Imports `event`, `codec`, `filter`, `dialect`, `metrics`; knows no socket and no clock. Always:
 //! - a frame is encoded once and shared; what is copied is copied once for the feed, never for a member;
 //! - a feed keeps a bounded tail of its frames, whatever its members do; a member that falls off it is told
 //!   how many events it missed, where it missed them;
@@ -10,6 +10,7 @@
 mod cursor;
 mod fanout;
 pub(crate) mod harness;
+mod press;
 mod run;
 mod snapshot;
 mod thin;
@@ -21,11 +22,13 @@ use bytes::Bytes;
 use crate::dialect::Encoding;
 use crate::event::EventId;
 use crate::filter::ClassId;
-use run::Run;
+use press::{Press, Shape, Shared, Step};
+use run::{Pressed, Run};
 use thin::{Latest, Samplers};
 
 pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Tally};
 pub(crate) use fanout::{Fanout, FeedKey, Slot, Wish};
+pub(crate) use press::{Compression, PressLimits};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use thin::{Cut, KeyRule, Thinning};
 
@@ -37,6 +40,7 @@ pub(crate) struct FeedLimits {
     pub(crate) max_bytes: usize,
     /// Keys of which a feed keeps the latest frame, for members that conflate.
     pub(crate) max_keys: usize,
+    pub(crate) press: PressLimits,
 }
 
 /// Frames up to this size are copied together where several wait; larger ones are cheaper as they are.
@@ -45,17 +49,31 @@ const MERGE_FRAME_BYTES_MAX: usize = 4096;
 /// The size of a run of small frames: large enough that the write call no longer counts.
 const RUN_BYTES_MAX: usize = 64 * 1024;
 
+/// A frame that was appended and is not sealed.
+#[derive(Debug)]
+struct Fresh {
+    frame: Bytes,
+    id: EventId,
+    /// 0 where it is never left out.
+    key: u64,
+    /// It is sent as it is, though the feed compresses.
+    ready: bool,
+}
+
 /// The frames of one interest in one encoding.
 #[derive(Debug)]
 pub(crate) struct Feed {
     pub(crate) encoding: Encoding,
+    pub(crate) compression: Compression,
     pub(crate) classes: Box<[(ClassId, Thinning)]>,
     pub(crate) members: Vec<Slot>,
     /// The fan-out's number of the newest event appended.
     pub(crate) newest_event: u64,
     runs: VecDeque<Run>,
-    /// Appended since the last seal; not yet visible to cursors. With each its key, 0 where it is never left out.
-    fresh: Vec<(Bytes, EventId, u64)>,
+    /// Appended since the last seal; not yet visible to cursors.
+    fresh: Vec<Fresh>,
+    /// Where frames look back at those before.
+    shared: Option<Box<Shared>>,
     /// Where some subscriptions do not want everything.
     thin: Option<Box<Thin>>,
     /// Frames before `base` that are never left out.
@@ -78,9 +96,11 @@ struct Thin {
 }
 
 impl Feed {
-    fn new(encoding: Encoding, thin: bool) -> Self {
+    fn new(encoding: Encoding, compression: Compression, thin: bool) -> Self {
         Self {
             encoding,
+            compression,
+            shared: compression.looks_back().then(Box::default),
             classes: Box::default(),
             members: Vec::new(),
             newest_event: 0,
@@ -96,37 +116,27 @@ impl Feed {
     }
 
     /// Takes a frame; true where it is the first since the last seal.
-    fn append(&mut self, frame: Bytes, id: EventId, key: u64) -> bool {
-        self.fresh.push((frame, id, key));
+    fn append(&mut self, (frame, ready): (Bytes, bool), id: EventId, key: u64) -> bool {
+        self.fresh.push(Fresh { frame, id, key, ready });
         self.fresh.len() == 1
     }
 
-    fn seal(&mut self, limits: &FeedLimits) {
+    fn seal(&mut self, limits: &FeedLimits, press: &mut Press) {
         let fresh = std::mem::take(&mut self.fresh);
-        let merge = self.members.len() > 1;
         let mut rest = fresh.as_slice();
         while !rest.is_empty() {
-            let mut taken = 1;
-            let mut size = rest[0].0.len();
-            while merge && size <= RUN_BYTES_MAX && taken < rest.len() {
-                let len = rest[taken].0.len();
-                if len > MERGE_FRAME_BYTES_MAX || rest[taken - 1].0.len() > MERGE_FRAME_BYTES_MAX {
-                    break;
-                }
-                size += len;
-                taken += 1;
-            }
+            let (run, taken) = if self.shared.is_some() { self.press(rest, press) } else { self.merge(rest) };
             let (frames, behind) = rest.split_at(taken);
             if let Some(thin) = &mut self.thin {
-                for ((frame, id, key), index) in frames.iter().zip(self.next..) {
+                for (Fresh { frame, id, key, .. }, index) in frames.iter().zip(self.next..) {
                     if *key != 0 {
+                        let frame = run.shape(index).map_or(frame, |shape| shape.alone(self.compression));
                         thin.latest.put(*key, index, (frame.clone(), *id), limits.max_keys);
                     }
                 }
             }
-            let run = Run::new(self.next, frames);
             self.next = run.next();
-            self.bytes += run.bytes.len();
+            self.bytes += run.held_bytes();
             self.runs.push_back(run);
             rest = behind;
         }
@@ -136,6 +146,52 @@ impl Feed {
         self.trim(limits);
     }
 
+    /// A run of the first of these frames as they are, and how many it took.
+    fn merge(&self, rest: &[Fresh]) -> (Run, usize) {
+        let merge = self.members.len() > 1;
+        let mut taken = 1;
+        let mut size = rest[0].frame.len();
+        while merge && size <= RUN_BYTES_MAX && taken < rest.len() {
+            let len = rest[taken].frame.len();
+            if len > MERGE_FRAME_BYTES_MAX || rest[taken - 1].frame.len() > MERGE_FRAME_BYTES_MAX {
+                break;
+            }
+            size += len;
+            taken += 1;
+        }
+        (Run::new(self.next, &rest[..taken]), taken)
+    }
+
+    /// The same, compressed.
+    fn press(&mut self, rest: &[Fresh], press: &mut Press) -> (Run, usize) {
+        let mut out = Pressed::default();
+        let Some(shared) = &mut self.shared else { return self.merge(rest) };
+        for Fresh { frame, ready, .. } in rest {
+            let start = out.bytes.len();
+            let step = if *ready {
+                out.bytes.extend_from_slice(frame);
+                shared.start_over();
+                Step::Any
+            } else {
+                shared.press(self.compression, frame, press, &mut out.bytes)
+            };
+            // Where anybody can read it, the form in the run is the one that looks back at nothing.
+            let alone = match step {
+                Step::Any if !*ready && self.compression == Compression::Gzip => {
+                    Bytes::copy_from_slice(&out.bytes[start..])
+                }
+                _ => frame.clone(),
+            };
+            out.shapes.push(Shape::new(step, alone));
+            out.ends.push(out.bytes.len() as u32);
+            if out.bytes.len() > RUN_BYTES_MAX {
+                break;
+            }
+        }
+        let taken = out.ends.len();
+        (Run::pressed(self.next, &rest[..taken], out), taken)
+    }
+
     fn trim(&mut self, limits: &FeedLimits) {
         while (self.next - self.base) as usize > limits.max_events || self.bytes > limits.max_bytes {
             // The newest run stays: who is just behind it must get it.
@@ -143,7 +199,7 @@ impl Feed {
                 break;
             }
             let Some(oldest) = self.runs.pop_front() else { break };
-            self.bytes -= oldest.bytes.len();
+            self.bytes -= oldest.held_bytes();
             self.base = oldest.next();
             if self.thin.is_some() {
                 self.whole_before_base += oldest.whole_before(oldest.next());
@@ -206,13 +262,13 @@ impl Feed {
         self.thin.as_ref().map_or(0, |thin| thin.latest.floor)
     }
 
-    /// The first frame at this index or behind it that a member which conflates is to get, and whether it is
-    /// never left out.
-    fn kept_from(&self, mut index: u64) -> Option<(u64, &[u8], bool)> {
+    /// The first frame at this index or behind it that a member which conflates is to get: its bytes, and what they
+    /// are a part of.
+    fn kept_from(&self, mut index: u64) -> Option<(u64, &[u8], &Bytes)> {
         let latest = self.thin.as_ref().map(|thin| &thin.latest)?;
         if index < self.base {
             if let Some((index, (frame, _))) = latest.range(index..self.base).next() {
-                return Some((index, frame, false));
+                return Some((index, frame, frame));
             }
             index = self.base;
         }
@@ -220,10 +276,14 @@ impl Feed {
             let run = self.run_of(index);
             let end = run.next();
             while index < end {
-                let whole = run.is_whole(index);
                 // Of what the table forgot nobody knows whether it was the latest.
-                if whole || index < latest.floor || latest.get(index).is_some() {
-                    return Some((index, &run.bytes[run.start_of(index)..run.start_of(index + 1)], whole));
+                if run.is_whole(index) || index < latest.floor || latest.get(index).is_some() {
+                    if let Some(shape) = run.shape(index) {
+                        let frame = shape.alone(self.compression);
+                        return Some((index, frame, frame));
+                    }
+                    let bytes = &run.bytes[run.start_of(index)..run.start_of(index + 1)];
+                    return Some((index, bytes, &run.bytes));
                 }
                 index += 1;
             }
@@ -232,5 +292,7 @@ impl Feed {
     }
 }
 
+#[cfg(all(test, feature = "deflate"))]
+mod press_tests;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,13 @@
 //! Frames of a feed that stand one behind the other in memory, so that one write covers them all.
 //!
-//! Imports `event`. Always: `bytes` is the frames in order, `marks` has one entry a frame, never none.
+//! Imports `event` and its sibling `press`. Always: `bytes` is the frames in order, `marks` has one entry a frame,
+//! never none; `shapes` has one a frame too where frames look back, and none elsewhere.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::Fresh;
+use super::press::Shape;
 use crate::event::EventId;
 
 /// Where a frame ends in its run, and whose it is.
@@ -18,37 +21,79 @@ struct Mark {
 }
 
 /// One or more frames, shared by every member of a feed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Run {
     /// The index in the feed of the first frame.
     pub(crate) first: u64,
     pub(crate) bytes: Bytes,
     epoch: u64,
     marks: SmallVec<[Mark; 1]>,
+    shapes: Box<[Shape]>,
+}
+
+/// Frames of a run as they were compressed.
+#[derive(Debug, Default)]
+pub(super) struct Pressed {
+    pub(super) bytes: Vec<u8>,
+    /// Where each ends.
+    pub(super) ends: Vec<u32>,
+    pub(super) shapes: Vec<Shape>,
 }
 
 impl Run {
     /// A run of these frames. One frame is taken as it is; several are copied together, once for the feed.
-    pub(crate) fn new(first: u64, frames: &[(Bytes, EventId, u64)]) -> Self {
-        let mut marks = SmallVec::with_capacity(frames.len());
-        let mut end = 0;
-        for (frame, id, key) in frames {
-            end += frame.len() as u32;
-            marks.push(Mark { end, shard: id.shard, whole: *key == 0, sequence: id.sequence });
-        }
+    pub(super) fn new(first: u64, frames: &[Fresh]) -> Self {
         let bytes = match frames {
-            [(frame, ..)] => frame.clone(),
+            [fresh] => fresh.frame.clone(),
             frames => {
-                let mut all = Vec::with_capacity(end as usize);
-                for (frame, ..) in frames {
-                    all.extend_from_slice(frame);
+                let mut all = Vec::with_capacity(frames.iter().map(|fresh| fresh.frame.len()).sum());
+                for fresh in frames {
+                    all.extend_from_slice(&fresh.frame);
                 }
                 all.into()
             }
         };
-        Self { first, bytes, epoch: frames.first().map_or(0, |(_, id, _)| id.epoch), marks }
+        let mut end = 0;
+        let ends = frames.iter().map(|fresh| {
+            end += fresh.frame.len() as u32;
+            end
+        });
+        Self::of(first, frames, ends, bytes, Box::default())
     }
 
+    /// A run of these frames, compressed.
+    pub(super) fn pressed(first: u64, frames: &[Fresh], pressed: Pressed) -> Self {
+        let Pressed { bytes, ends, shapes } = pressed;
+        Self::of(first, frames, ends.into_iter(), bytes.into(), shapes.into())
+    }
+
+    fn of(
+        first: u64,
+        frames: &[Fresh],
+        ends: impl Iterator<Item = u32>,
+        bytes: Bytes,
+        shapes: Box<[Shape]>,
+    ) -> Self {
+        let marks = (frames.iter().zip(ends))
+            .map(|(fresh, end)| {
+                let Fresh { id, key, .. } = fresh;
+                Mark { end, shard: id.shard, whole: *key == 0, sequence: id.sequence }
+            })
+            .collect();
+        Self { first, bytes, epoch: frames.first().map_or(0, |fresh| fresh.id.epoch), marks, shapes }
+    }
+
+    /// The other form of the frame of this index, where frames look back.
+    pub(super) fn shape(&self, index: u64) -> Option<&Shape> {
+        self.shapes.get((index - self.first) as usize)
+    }
+
+    /// Bytes that it keeps.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes.len() + self.shapes.iter().map(Shape::bytes).sum::<usize>()
+    }
+
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.marks.len()
     }
@@ -98,8 +143,9 @@ mod tests {
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
-        let frames: Vec<_> =
-            ["aa", "b", "cccc"].iter().zip(5..).map(|(f, n)| (Bytes::from(*f), id(n), 0)).collect();
+        let frames: Vec<_> = (["aa", "b", "cccc"].into_iter().zip(5..))
+            .map(|(frame, n)| Fresh { frame: frame.into(), id: id(n), key: 0, ready: true })
+            .collect();
         let run = Run::new(10, &frames);
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);

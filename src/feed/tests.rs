@@ -11,9 +11,9 @@ use crate::metrics::Metrics;
 
 /// A socket with room for so many bytes.
 #[derive(Default)]
-struct Pipe {
-    room: usize,
-    taken: Vec<u8>,
+pub(super) struct Pipe {
+    pub(super) room: usize,
+    pub(super) taken: Vec<u8>,
     writes: usize,
 }
 
@@ -40,7 +40,7 @@ impl Write for Pipe {
 }
 
 /// A world in which everything is kept and no time goes by.
-struct Still;
+pub(super) struct Still;
 
 impl Ring for Still {
     fn keeps_behind(&self, _: EventId) -> bool {
@@ -63,7 +63,8 @@ struct World {
 
 impl World {
     fn new(max_events: usize) -> Self {
-        let limits = FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 4 };
+        let limits =
+            FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 4, press: PressLimits::default() };
         Self {
             fanout: Fanout::new(limits, KeyRule::default(), Arc::new(Metrics::default())),
             tally: Tally::default(),

@@ -140,13 +140,16 @@ impl<V> Latest<V> {
     }
 }
 
+/// A frame, and whether it is sent as it is.
+type Sample = (Bytes, bool);
+
 /// One rate of a feed.
 #[derive(Debug)]
 struct Sampler {
     interval: u32,
     /// When the next one may go, in microseconds.
     due: i64,
-    held: Option<(Bytes, EventId)>,
+    held: Option<(Sample, EventId)>,
 }
 
 /// The rates of a feed.
@@ -156,7 +159,7 @@ pub(super) struct Samplers(SmallVec<[Sampler; 1]>);
 /// What became of a frame that came to a sampler.
 pub(super) enum Sampled {
     /// It goes now.
-    Now(Bytes, EventId),
+    Now(Sample, EventId),
     /// It waits for its time.
     Waits,
     /// It waits, and another that waited is left out.
@@ -164,7 +167,7 @@ pub(super) enum Sampled {
 }
 
 impl Samplers {
-    pub(super) fn take(&mut self, interval: u32, now: Timestamp, frame: Bytes, id: EventId) -> Sampled {
+    pub(super) fn take(&mut self, interval: u32, now: Timestamp, frame: Sample, id: EventId) -> Sampled {
         let known = self.0.iter().position(|sampler| sampler.interval == interval);
         let at = known.unwrap_or_else(|| {
             self.0.push(Sampler { interval, due: i64::MIN, held: None });
@@ -182,7 +185,7 @@ impl Samplers {
     }
 
     /// What waited and whose time has come; later, when there is to be another look.
-    pub(super) fn release(&mut self, now: Timestamp, mut take: impl FnMut(Bytes, EventId)) {
+    pub(super) fn release(&mut self, now: Timestamp, mut take: impl FnMut(Sample, EventId)) {
         for sampler in &mut self.0 {
             if now.0 >= sampler.due
                 && let Some((frame, id)) = sampler.held.take()

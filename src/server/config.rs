@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::wheel::{TICK_MS, Tick};
 use super::{Endpoint, System};
+use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
 use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
 use crate::dialect::Dialect;
 use crate::event::Attribute;
-use crate::feed::{FeedLimits, KeyRule, Snapshot};
+use crate::feed::{FeedLimits, KeyRule, PressLimits, Snapshot};
 use crate::filter::FilterLimits;
 
 /// Limits and times of a server.
@@ -59,8 +60,23 @@ pub struct ServerConfig {
     pub systems: Vec<System>,
     /// More paths and what is spoken there; of several that match, the last. None beside the contract's.
     pub endpoints: Vec<Endpoint>,
+    /// Origins of pages that may open WebSockets and event streams and publish, beside the server's own; a page from
+    /// elsewhere gets 403. Who sends no `Origin` is no page, and is not refused. Empty: any.
+    pub allowed_origins: Vec<String>,
+    /// Whether clients that can take it get compressed bytes: permessage-deflate on WebSockets, gzip on event
+    /// streams. Without the feature `deflate` nobody does. True.
+    pub compression: bool,
+    /// Windows that feeds' compressors may hold, in each loop; some 330 KB each, and together at most an eighth of
+    /// [`max_memory_bytes`](Self::max_memory_bytes). Feeds beyond have each event deflated by itself. 64.
+    pub max_deflate_windows: usize,
+    /// The shortest message that is deflated with what went before as its context, in bytes. 64.
+    pub deflate_min_bytes: usize,
+    /// The shortest message that is deflated by itself, for clients that demand it, in bytes. 1,024.
+    pub deflate_alone_min_bytes: usize,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
+    /// Every WebSocket client hears what it said, and nothing else.
+    pub(crate) echo: bool,
 }
 
 impl Default for ServerConfig {
@@ -85,7 +101,13 @@ impl Default for ServerConfig {
             cors_origins: Vec::new(),
             systems: Vec::new(),
             endpoints: Vec::new(),
+            allowed_origins: Vec::new(),
+            compression: true,
+            max_deflate_windows: 64,
+            deflate_min_bytes: 64,
+            deflate_alone_min_bytes: 1024,
             write_budget_bytes: 256 * 1024,
+            echo: false,
         }
     }
 }
@@ -121,6 +143,19 @@ impl ServerConfig {
             max_events: self.max_lag_events.max(1),
             max_bytes: self.max_lag_bytes,
             max_keys: self.max_conflate_keys.max(1),
+            press: self.press_limits(),
+        }
+    }
+
+    fn press_limits(&self) -> PressLimits {
+        let affordable = match self.max_memory_bytes {
+            0 => usize::MAX,
+            budget => budget / 8 / window_bytes(WINDOW_BITS_MAX),
+        };
+        PressLimits {
+            max_windows: self.max_deflate_windows.min(affordable),
+            min_bytes: self.deflate_min_bytes,
+            min_alone_bytes: self.deflate_alone_min_bytes,
         }
     }
 

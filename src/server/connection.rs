@@ -7,15 +7,18 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::echo::Echo;
 use super::routes::{self, Outcome};
 use super::session::{Flow, Session};
 use super::wheel::Tick;
 use super::{Rng, ServerConfig, Shared};
+use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::ws;
 use crate::dialect::{Encoding, Incoming, OnLag};
 use crate::engine::Refused;
 use crate::event::{Event, EventId, Timestamp};
+use crate::feed::Compression;
 use crate::filter::Filter;
 
 /// What a connection asks its loop to do, in order.
@@ -23,6 +26,8 @@ use crate::filter::Filter;
 pub(crate) enum Effect {
     /// Write these bytes behind all that is owed so far.
     Send(Bytes),
+    /// Compress what comes behind this.
+    Compress(Compression),
     /// Deliver what these filters match, and no longer what others did. None = deliver nothing.
     Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
     /// Deliver what is kept in the ring and matches `filter` but not `except`, before what is live.
@@ -62,6 +67,7 @@ pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) config: &'a ServerConfig,
     pub(crate) rng: &'a mut Rng,
+    pub(crate) inflater: &'a mut Inflater,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,
     /// What the loop has taken of the bus so far, as an id to resume behind; `None` where the bus has several
@@ -123,7 +129,11 @@ enum State {
 #[derive(Debug)]
 struct Ws {
     decoder: ws::Decoder,
+    /// The client's messages may be compressed.
+    inflates: bool,
     session: Session,
+    /// In place of the session, where the server is an echo.
+    echo: Option<Box<Echo>>,
 }
 
 /// What a connection speaks, for the counts.
@@ -298,10 +308,15 @@ impl Connection {
                 }
             }
             Outcome::Closed => self.close(cx),
-            Outcome::Ws(opening) => {
+            Outcome::Ws(opening, deflate) => {
                 self.speaks = Speaks::Ws;
                 let session = Session::open(*opening, cx);
-                self.state = State::Ws(Box::new(Ws { decoder: ws::Decoder::default(), session }));
+                self.state = State::Ws(Box::new(Ws {
+                    decoder: ws::Decoder::default(),
+                    inflates: deflate.is_some(),
+                    session,
+                    echo: cx.config.echo.then(|| Box::new(Echo::new(deflate))),
+                }));
             }
             Outcome::Sse => {
                 self.speaks = Speaks::Sse;
@@ -318,7 +333,8 @@ impl Connection {
                 self.held = Some(Box::new(input.to_vec()));
                 return;
             }
-            let (used, message) = match ws.decoder.decode(input, &limits) {
+            let inflater = ws.inflates.then_some(&mut *cx.inflater);
+            let (used, message) = match ws.decoder.decode_with(input, &limits, inflater) {
                 Ok(progress) => progress,
                 Err(error) => {
                     cx.shared.metrics.fault(error.label());
@@ -345,7 +361,9 @@ impl Connection {
             }
             if let Some(message) = said {
                 cx.shared.metrics.messages_received.inc();
-                if ws.session.message(message, cx) == Flow::Over {
+                if let Some(echo) = &mut ws.echo {
+                    cx.send(echo.answer(message));
+                } else if ws.session.message(message, cx) == Flow::Over {
                     return self.close(cx);
                 }
             }

@@ -22,6 +22,7 @@ use super::connection::{Connection, Context, Effect, Timer};
 use super::wheel::{Tick, Wheel};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
+use crate::codec::deflate::Inflater;
 use crate::dialect::GapNotice;
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
@@ -110,6 +111,8 @@ pub(crate) struct Core<S> {
     reported: Tick,
     observed: Tick,
     rng: Rng,
+    /// For whatever client sends compressed messages: none looks back at an earlier one.
+    inflater: Inflater,
     read_buffer: Box<[u8]>,
     dirty: Vec<FeedKey>,
     due: Vec<u64>,
@@ -133,6 +136,7 @@ macro_rules! context {
             shared: &$core.shared,
             config: &$core.config,
             rng: &mut $core.rng,
+            inflater: &mut $core.inflater,
             tick: $core.tick,
             now: $core.now,
             position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
@@ -179,6 +183,7 @@ impl<S: Socket> Core<S> {
             reported: 0,
             observed: 0,
             rng: Rng::new(seed),
+            inflater: Inflater::default(),
             read_buffer: vec![0; READ_BYTES].into_boxed_slice(),
             dirty: Vec::new(),
             due: Vec::new(),
@@ -371,6 +376,7 @@ impl<S: Socket> Core<S> {
     fn obey(&mut self, slot: usize, effect: Effect) {
         match effect {
             Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
+            Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
             Effect::Interest { encoding, wishes } => {
                 self.leave_feed(slot);
                 if !wishes.is_empty() {

@@ -5,6 +5,7 @@
 use super::connection::{Connection, Context};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
+use crate::codec::deflate::Inflater;
 use crate::dialect::{Encoding, Incoming, Place, envelope};
 use crate::event::Timestamp;
 
@@ -38,6 +39,7 @@ pub fn session(data: &[u8]) {
     let shared = Shared::new(small_bus(), ServerConfig::default(), 1);
     let (_, config) = shared.config();
     let mut rng = Rng::new(1);
+    let mut inflater = Inflater::default();
     let mut effects = Vec::new();
     let mut connection = Connection::new(0);
     let mut input = rest.to_vec();
@@ -46,6 +48,7 @@ pub fn session(data: &[u8]) {
             shared: &shared,
             config: &config,
             rng: &mut rng,
+            inflater: &mut inflater,
             tick: tick as u64,
             now: Timestamp(0),
             position: None,

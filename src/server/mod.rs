@@ -6,6 +6,7 @@
 mod config;
 mod connection;
 mod core;
+pub(crate) mod echo;
 mod endpoint;
 mod event_loop;
 #[cfg(fuzzing)]

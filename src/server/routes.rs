@@ -10,12 +10,14 @@ use super::connection::{Answer as PublishAnswer, Context, Effect, ReplayFrom};
 use super::page;
 use super::publish;
 use crate::bridge::BridgeOutcome;
+use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
-use crate::codec::ws;
+use crate::codec::ws::{self, PerMessageDeflate};
 use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{Dialect, Encoding, OnLag, Opening, Place, shortened, split_entity};
 use crate::engine::Refused;
 use crate::event::EventId;
+use crate::feed::Compression;
 use crate::filter::Filter;
 
 /// What a request made of its connection.
@@ -25,8 +27,8 @@ pub(crate) enum Outcome {
     Response,
     /// Answered for the last time.
     Closed,
-    /// It speaks WebSocket from here, like this.
-    Ws(Box<Opening>),
+    /// It speaks WebSocket from here, like this; messages may be compressed where that was agreed on.
+    Ws(Box<Opening>, Option<PerMessageDeflate>),
     /// It is an event stream from here.
     Sse,
 }
@@ -100,6 +102,9 @@ impl Answer<'_, '_> {
 pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Outcome {
     let cors = cors_headers(request, cx);
     let mut answer = Answer { request, cx, cors };
+    if answer.cx.config.echo {
+        return answer.websocket(Dialect::Native, String::new());
+    }
     let endpoint = answer.cx.config.endpoint(&request.path);
     let allowed = match request.path.as_str() {
         "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/sse/events" => {
@@ -114,6 +119,9 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
             return answer.error(404, "not_found", &error, &[]);
         }
     };
+    if let Some(refusal) = answer.refuse_origin() {
+        return refusal;
+    }
     let is_upgrade = request.header_has_token("upgrade", "websocket");
     match (request.path.as_str(), request.method) {
         (_, Method::Options) => answer.preflight(allowed),
@@ -260,6 +268,26 @@ impl Answer<'_, '_> {
         self.respond(status, &[JSON], answer.json().as_bytes())
     }
 
+    /// A page from elsewhere, where only some may speak to us. Whether it may read what it gets is `cors_origin`'s.
+    fn refuse_origin(&mut self) -> Option<Outcome> {
+        let allowed = &self.cx.config.allowed_origins;
+        let origin = self.request.header("origin").filter(|_| !allowed.is_empty())?;
+        let is_speech = !matches!(self.request.method, Method::Options)
+            && (self.request.path == "/publish"
+                || self.request.path.starts_with("/bridge")
+                || self.request.path.starts_with("/sse")
+                || self.cx.config.endpoint(&self.request.path).is_some());
+        let is_own = origin.split_once("://").is_some_and(|(_, host)| {
+            self.request.header("host").is_some_and(|own| own.eq_ignore_ascii_case(host))
+        });
+        let is_allowed = allowed.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(origin));
+        if !is_speech || is_own || is_allowed {
+            return None;
+        }
+        let error = format!("origin {} is not among those allowed", shortened(origin));
+        Some(self.error(403, "origin", &error, &[]))
+    }
+
     /// Whether no new stream is taken for now.
     fn refuse_stream(&mut self) -> Option<Outcome> {
         let (label, error) = if self.cx.shared.is_draining() {
@@ -296,10 +324,16 @@ impl Answer<'_, '_> {
         {
             return self.error(400, "invalid_filter", &error.to_string(), &[]);
         }
+        let deflate = upgrade.deflate.filter(|_| self.cx.config.compression);
         let mut out = Vec::with_capacity(192);
-        ws::write_upgrade(&mut out, &upgrade.accept, protocol);
+        ws::write_upgrade(&mut out, &upgrade.accept, protocol, deflate);
         self.cx.send(out);
-        Outcome::Ws(Box::new(opening))
+        if let Some(PerMessageDeflate { context_takeover, window_bits: bits }) = deflate {
+            let compression =
+                if context_takeover { Compression::Messages { bits } } else { Compression::Alone { bits } };
+            self.cx.effects.push(Effect::Compress(compression));
+        }
+        Outcome::Ws(Box::new(opening), deflate)
     }
 
     fn sse(&mut self, encoding: Encoding) -> Outcome {
@@ -315,6 +349,13 @@ impl Answer<'_, '_> {
         }
         let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
         headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let gzip = self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
+        if self.cx.config.compression && deflate::AVAILABLE {
+            headers.push(("Vary", "Accept-Encoding"));
+        }
+        if gzip {
+            headers.push(("Content-Encoding", "gzip"));
+        }
         let mut out = Vec::with_capacity(256);
         http::write_head(&mut out, 200, &headers);
         if self.request.method == Method::Head {
@@ -325,6 +366,12 @@ impl Answer<'_, '_> {
         // that to see first.
         let id = self.cx.position.filter(|_| stream.from.is_none()).map(|id| id.to_string());
         let retry = self.cx.config.retry.as_millis() as u64;
+        if gzip {
+            out.extend_from_slice(&deflate::GZIP_HEADER);
+            self.cx.send(out);
+            self.cx.effects.push(Effect::Compress(Compression::Gzip));
+            out = Vec::new();
+        }
         crate::codec::sse::encode_retry(&mut out, retry, id.as_deref());
         self.cx.send(out);
         if let Some(from) = stream.from {

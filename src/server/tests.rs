@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::connection::{Connection, Context, Effect};
 use super::core::{Core, Socket};
 use super::*;
+use crate::codec::deflate::Inflater;
 use crate::event::{Event, Timestamp};
 
 fn shared(config: ServerConfig) -> Arc<Shared> {
@@ -31,6 +32,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             shared: &shared,
             config: &config,
             rng: &mut rng,
+            inflater: &mut Inflater::default(),
             tick: 1,
             now,
             position: None,

@@ -2,6 +2,7 @@
 //!
 //! Always: a step that can't be done fails; nothing is skipped in silence.
 
+mod autobahn;
 mod mutants;
 mod run;
 mod setup;
@@ -21,6 +22,7 @@ cargo xtask COMMAND
   loom [NAME]   the model checker over the lock-free parts
   asan          the bus's stress test under AddressSanitizer (nightly)
   mutants [TXT] that the models notice each change listed in loom-tests/README.md
+  autobahn      every case of the WebSocket suite, with and without compression; `autobahn fast`: some
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
   ci            everything that CI runs, in its order
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Some("loom") => loom(rest, &mut totals),
         Some("asan") => asan(&mut totals),
         Some("mutants") => mutants::check(rest),
+        Some("autobahn") => autobahn::check(rest == Some("fast")),
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
         Some("ci") => ci(&mut totals),
@@ -148,6 +151,7 @@ fn ci(totals: &mut Totals) -> Outcome {
     loom(None, totals)?;
     mutants::check(None)?;
     asan(totals)?;
+    autobahn::check(true)?;
     cargo(&["bench", "--no-run"])?;
     fuzz(Some("30"))
 }

@@ -1,4 +1,4 @@
-//! What the tests need besides Rust: a browser, Node's and Python's clients.
+//! What the tests need besides Rust: a browser, nginx, Node's and Python's clients.
 //!
 //! Always: what is there already is left as it is; what can't be installed fails, with the command that did.
 
@@ -63,6 +63,10 @@ pub(crate) fn install() -> Outcome {
     // Debian's python3 has its venv module in a package of its own.
     if !answers("python3", &["-c", "import ensurepip, venv"]) {
         packages.push("python3-venv");
+    }
+    // Not on everybody's path.
+    if !["nginx", "/usr/sbin/nginx"].into_iter().any(|program| answers(program, &["-v"])) {
+        packages.push("nginx-light");
     }
     if !packages.is_empty() {
         apt(&packages)?;

@@ -116,6 +116,25 @@ impl Request {
             .any(|t| t.trim().eq_ignore_ascii_case(token))
     }
 
+    /// Whether an answer may have this content coding: it is named in `Accept-Encoding`, or `*` is, and not with a
+    /// weight of zero (RFC 9110, 12.5.3).
+    pub fn accepts_encoding(&self, coding: &str) -> bool {
+        let mut by_star = false;
+        for item in self.headers_named("accept-encoding").flat_map(|value| value.split(',')) {
+            let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+            let weight =
+                parameters.split(';').filter_map(|p| p.split_once('=')).find(|(q, _)| q.trim() == "q");
+            // Three digits at the most: what is no number is no refusal.
+            let wanted = weight.is_none_or(|(_, weight)| weight.trim().parse() != Ok(0.0));
+            match name.trim() {
+                "*" => by_star = wanted,
+                named if named.eq_ignore_ascii_case(coding) => return wanted,
+                _ => {}
+            }
+        }
+        by_star
+    }
+
     /// The query as pairs, decoded (`+` is a space); a name without `=` has an empty value. What is not
     /// decodable is passed as it came.
     pub fn query_pairs(&self) -> impl Iterator<Item = (String, String)> {

@@ -1,4 +1,4 @@
-//! Messages from reads cut anywhere (RFC 6455, 5 and 6.2). Imports nothing of ours.
+//! Messages from reads cut anywhere (RFC 6455, 5 and 6.2; RFC 7692, 6.2). Imports `codec::deflate`.
 //!
 //! Always: an idle decoder is two words. Only a frame that is not wholly in one read, or a fragmented
 //! message, is copied, into a buffer that grows with what has come, not with what was announced.
@@ -7,6 +7,7 @@ use super::close::CloseFrame;
 use super::error::ProtocolError;
 use super::frame::{HEADER_BYTES_MAX, Incoming, OpCode, parse, unmask};
 use super::utf8::{NotUtf8, Text};
+use crate::codec::deflate::{InflateError, Inflater};
 
 /// Which end of the connection decodes, and so what the frames it reads must be like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Role {
 /// How large what a peer sends may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WsLimits {
-    /// A message, all fragments together, in bytes. Default 64 KiB.
+    /// A message, all fragments together, in bytes, and what a compressed one expands to. Default 64 KiB.
     pub max_message_bytes: usize,
     /// The payload of one frame, in bytes. Default 64 KiB.
     pub max_frame_bytes: usize,
@@ -75,6 +76,8 @@ struct Pending {
 enum Data {
     Text(Text),
     Binary(Vec<u8>),
+    /// Compressed, and of this kind.
+    Deflated(OpCode, Vec<u8>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,14 +90,14 @@ impl Data {
     fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Binary(bytes) => bytes.len(),
+            Self::Binary(bytes) | Self::Deflated(_, bytes) => bytes.len(),
         }
     }
 
     fn push(&mut self, piece: &[u8]) -> Result<(), ProtocolError> {
         match self {
             Self::Text(text) => text.push(piece).map_err(|NotUtf8| ProtocolError::InvalidUtf8),
-            Self::Binary(bytes) => {
+            Self::Binary(bytes) | Self::Deflated(_, bytes) => {
                 bytes.extend_from_slice(piece);
                 Ok(())
             }
@@ -118,6 +121,19 @@ impl Decoder {
         input: &'a mut [u8],
         limits: &WsLimits,
     ) -> Result<(usize, Option<Message<'a>>), ProtocolError> {
+        self.decode_with(input, limits, None)
+    }
+
+    /// The same, where permessage-deflate was agreed on and so a message may be compressed.
+    ///
+    /// The agreement must be that messages do not look back at those before (`client_no_context_takeover`): so
+    /// one [`Inflater`] serves any number of decoders.
+    pub fn decode_with<'a>(
+        &'a mut self,
+        input: &'a mut [u8],
+        limits: &WsLimits,
+        mut inflater: Option<&mut Inflater>,
+    ) -> Result<(usize, Option<Message<'a>>), ProtocolError> {
         self.release();
         let mut at = 0;
         loop {
@@ -126,12 +142,16 @@ impl Decoder {
                 let (taken, done) = self.resume(&mut input[at..])?;
                 at += taken;
                 match done {
-                    Some(op) => return Ok((at, Some(self.deliver(op)?))),
+                    Some(op) => {
+                        self.expand(op, limits, inflater)?;
+                        return Ok((at, Some(self.deliver(op)?)));
+                    }
                     None if at == input.len() => return Ok((at, None)),
                     None => continue,
                 }
             }
-            let Some((frame, header_len)) = self.next_header(&input[at..], limits)? else {
+            let Some((frame, header_len)) = self.next_header(&input[at..], limits, inflater.is_some())?
+            else {
                 return Ok((input.len(), None));
             };
             at += header_len;
@@ -140,6 +160,11 @@ impl Decoder {
             if whole && alone {
                 let payload = &mut input[at..at + frame.len];
                 unmask(payload, frame.mask, 0);
+                if let Some(inflater) = inflater.as_mut().filter(|_| frame.deflated) {
+                    let data = expanded(frame.op, payload, limits, inflater)?;
+                    self.pending.get_or_insert_default().message = Some(data);
+                    return Ok((at + frame.len, Some(self.deliver(frame.op)?)));
+                }
                 return Ok((at + frame.len, Some(message(frame.op, payload)?)));
             }
             self.begin(frame);
@@ -165,7 +190,7 @@ impl Decoder {
         self.pending.as_ref().map_or(0, |p| {
             let message = match &p.message {
                 Some(Data::Text(text)) => text.valid.capacity(),
-                Some(Data::Binary(bytes)) => bytes.capacity(),
+                Some(Data::Binary(bytes) | Data::Deflated(_, bytes)) => bytes.capacity(),
                 None => 0,
             };
             size_of::<Pending>() + p.control.capacity() + message
@@ -177,11 +202,12 @@ impl Decoder {
         &mut self,
         input: &[u8],
         limits: &WsLimits,
+        inflates: bool,
     ) -> Result<Option<(Incoming, usize)>, ProtocolError> {
         let open = self.pending.as_ref().and_then(|p| p.message.as_ref()).map(Data::len);
         let kept = self.pending.as_ref().map_or(0, |p| usize::from(p.header_len));
         if kept == 0 {
-            let parsed = parse(input, self.role, limits, open)?;
+            let parsed = parse(input, self.role, limits, open, inflates)?;
             if parsed.is_none() && !input.is_empty() {
                 let pending = self.pending.get_or_insert_default();
                 // A header that is not complete is shorter than the longest one.
@@ -193,7 +219,7 @@ impl Decoder {
         let pending = self.pending.get_or_insert_default();
         let added = input.len().min(HEADER_BYTES_MAX - kept);
         pending.header[kept..kept + added].copy_from_slice(&input[..added]);
-        match parse(&pending.header[..kept + added], self.role, limits, open)? {
+        match parse(&pending.header[..kept + added], self.role, limits, open, inflates)? {
             Some((frame, len)) => {
                 pending.header_len = 0;
                 // The kept bytes alone were not a header, so it took some of these.
@@ -210,6 +236,7 @@ impl Decoder {
     fn begin(&mut self, frame: Incoming) {
         let pending = self.pending.get_or_insert_default();
         match frame.op {
+            op if frame.deflated => pending.message = Some(Data::Deflated(op, Vec::new())),
             OpCode::Text => pending.message = Some(Data::Text(Text::default())),
             OpCode::Binary => pending.message = Some(Data::Binary(Vec::new())),
             _ => {}
@@ -239,6 +266,26 @@ impl Decoder {
         Ok((taken, fin.then_some(op)))
     }
 
+    /// Expands the message that `resume` completed, where it is compressed.
+    fn expand(
+        &mut self,
+        op: OpCode,
+        limits: &WsLimits,
+        inflater: Option<&mut Inflater>,
+    ) -> Result<(), ProtocolError> {
+        if op.is_control() {
+            return Ok(());
+        }
+        if let Some(pending) = &mut self.pending
+            && let Some(Data::Deflated(op, bytes)) = &pending.message
+        {
+            // `parse` lets none begin without an inflater.
+            let inflater = inflater.ok_or(ProtocolError::ReservedBits)?;
+            pending.message = Some(expanded(*op, bytes, limits, inflater)?);
+        }
+        Ok(())
+    }
+
     /// Hands out what `resume` completed.
     fn deliver(&mut self, op: OpCode) -> Result<Message<'_>, ProtocolError> {
         let pending = self.pending.get_or_insert_default();
@@ -251,11 +298,31 @@ impl Decoder {
             Some(Data::Text(text)) if text.is_whole() => Ok(Message::Text(&text.valid)),
             Some(Data::Text(_)) => Err(ProtocolError::InvalidUtf8),
             Some(Data::Binary(bytes)) => Ok(Message::Binary(bytes)),
+            // `expand` has seen it.
+            Some(Data::Deflated(..)) => Err(ProtocolError::BadDeflate),
             // `begin` and `parse` see to it that a data frame has a message; this is how a continuation
             // with nothing to continue would read.
             None => Err(ProtocolError::UnexpectedContinuation),
         }
     }
+}
+
+/// A compressed message's content.
+fn expanded(
+    op: OpCode,
+    bytes: &[u8],
+    limits: &WsLimits,
+    inflater: &mut Inflater,
+) -> Result<Data, ProtocolError> {
+    let max = limits.max_message_bytes;
+    let content = inflater.message(bytes, max).map_err(|error| match error {
+        InflateError::Corrupt => ProtocolError::BadDeflate,
+        InflateError::TooLong => ProtocolError::ExpandsTooFar { max },
+    })?;
+    Ok(match op {
+        OpCode::Text => Data::Text(Text::whole(content).map_err(|NotUtf8| ProtocolError::InvalidUtf8)?),
+        _ => Data::Binary(content),
+    })
 }
 
 /// A frame that is a message by itself.

@@ -29,6 +29,8 @@ pub enum ProtocolError {
     ExpectedContinuation,
     /// Text that is not UTF-8 (8.1).
     InvalidUtf8,
+    /// A compressed message that can't be expanded (RFC 7692, 7.2.2).
+    BadDeflate,
     /// A close frame with one byte, where a code has two (5.5.1).
     ShortClose,
     /// A close code no peer may send (7.4).
@@ -49,6 +51,11 @@ pub enum ProtocolError {
         /// The limit.
         max: usize,
     },
+    /// A compressed message that would be longer than `max_message_bytes`.
+    ExpandsTooFar {
+        /// The limit.
+        max: usize,
+    },
 }
 
 impl ProtocolError {
@@ -65,18 +72,20 @@ impl ProtocolError {
         Self::UnexpectedContinuation,
         Self::ExpectedContinuation,
         Self::InvalidUtf8,
+        Self::BadDeflate,
         Self::ShortClose,
         Self::InvalidCloseCode(0),
         Self::InvalidCloseReason,
         Self::FrameTooLong { len: 0, max: 0 },
         Self::MessageTooLong { len: 0, max: 0 },
+        Self::ExpandsTooFar { max: 0 },
     ];
 
     /// The code to close with (7.4.1).
     pub const fn close_code(&self) -> u16 {
         match self {
-            Self::InvalidUtf8 | Self::InvalidCloseReason => 1007,
-            Self::FrameTooLong { .. } | Self::MessageTooLong { .. } => 1009,
+            Self::InvalidUtf8 | Self::InvalidCloseReason | Self::BadDeflate => 1007,
+            Self::FrameTooLong { .. } | Self::MessageTooLong { .. } | Self::ExpandsTooFar { .. } => 1009,
             _ => 1002,
         }
     }
@@ -95,11 +104,13 @@ impl ProtocolError {
             Self::UnexpectedContinuation => "unexpected_continuation",
             Self::ExpectedContinuation => "expected_continuation",
             Self::InvalidUtf8 => "invalid_utf8",
+            Self::BadDeflate => "bad_deflate",
             Self::ShortClose => "short_close",
             Self::InvalidCloseCode(_) => "invalid_close_code",
             Self::InvalidCloseReason => "invalid_close_reason",
             Self::FrameTooLong { .. } => "frame_too_long",
             Self::MessageTooLong { .. } => "message_too_long",
+            Self::ExpandsTooFar { .. } => "expands_too_far",
         }
     }
 }
@@ -118,6 +129,7 @@ impl fmt::Display for ProtocolError {
             Self::UnexpectedContinuation => f.write_str("continuation frame with no message to continue"),
             Self::ExpectedContinuation => f.write_str("new message before the fragmented one ended"),
             Self::InvalidUtf8 => f.write_str("text is not utf-8"),
+            Self::BadDeflate => f.write_str("compressed message is not deflate data"),
             Self::ShortClose => f.write_str("close payload of one byte"),
             Self::InvalidCloseCode(code) => write!(f, "close code {code} must not be sent"),
             Self::InvalidCloseReason => f.write_str("close reason is not utf-8"),
@@ -126,6 +138,9 @@ impl fmt::Display for ProtocolError {
             }
             Self::MessageTooLong { len, max } => {
                 write!(f, "message of {len} bytes is over max_message_bytes {max}")
+            }
+            Self::ExpandsTooFar { max } => {
+                write!(f, "compressed message expands to more than max_message_bytes {max}")
             }
         }
     }

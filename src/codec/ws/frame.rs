@@ -104,6 +104,27 @@ pub fn frame(op: OpCode, payload: &[u8]) -> Bytes {
     out.into()
 }
 
+/// The first byte's bit that says that a message is compressed (RFC 7692, 6).
+const RSV1: u8 = 0x40;
+
+/// Appends a server's frame whose payload is DEFLATE data without its last block's tail.
+pub fn encode_deflated(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
+    let at = out.len();
+    encode(out, op, payload);
+    out[at] |= RSV1;
+}
+
+/// What a server's whole, unfragmented frame is and carries; `None` where `frame` is none.
+pub fn payload_of(frame: &[u8]) -> Option<(OpCode, &[u8])> {
+    let [first, second, ..] = *frame else { return None };
+    let at = match second {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    Some((OpCode::from_bits(first & 0x0F)?, frame.get(at..)?))
+}
+
 /// Masks or unmasks in place (the operation is its own inverse). `offset` is how many bytes of the payload
 /// came before these.
 pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: usize) {
@@ -125,6 +146,8 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: usize) {
 pub(super) struct Incoming {
     pub(super) op: OpCode,
     pub(super) fin: bool,
+    /// Compressed, with all frames of its message.
+    pub(super) deflated: bool,
     pub(super) len: usize,
     /// Zero where the frame is not masked.
     pub(super) mask: [u8; 4],
@@ -132,19 +155,26 @@ pub(super) struct Incoming {
 
 /// Reads a header from the front of `bytes`: the header and its length, or `None` if more bytes are
 /// needed. Looks at each byte as soon as it is there, so a fault is found at the byte that is at fault.
-/// `open` is the length so far of the message that is being received in fragments, if one is.
+/// `open` is the length so far of the message that is being received in fragments, if one is; `inflates` says
+/// whether a message may be compressed.
 pub(super) fn parse(
     bytes: &[u8],
     role: Role,
     limits: &WsLimits,
     open: Option<usize>,
+    inflates: bool,
 ) -> Result<Option<(Incoming, usize)>, ProtocolError> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     let fin = first & 0x80 != 0;
-    if first & 0x70 != 0 {
+    let deflated = first & RSV1 != 0;
+    if first & 0x30 != 0 || (deflated && !inflates) {
         return Err(ProtocolError::ReservedBits);
     }
     let op = OpCode::from_bits(first & 0x0F).ok_or(ProtocolError::ReservedOpcode(first & 0x0F))?;
+    // The message's first frame speaks for all of it.
+    if deflated && !matches!(op, OpCode::Text | OpCode::Binary) {
+        return Err(ProtocolError::ReservedBits);
+    }
     match (op, open) {
         _ if op.is_control() && !fin => return Err(ProtocolError::FragmentedControl),
         (OpCode::Continuation, None) => return Err(ProtocolError::UnexpectedContinuation),
@@ -201,5 +231,5 @@ pub(super) fn parse(
     };
     let header_len = if masked { at + 4 } else { at };
     // Bounded by a limit that is itself a usize, or by 125.
-    Ok(Some((Incoming { op, fin, len: len as usize, mask }, header_len)))
+    Ok(Some((Incoming { op, fin, deflated, len: len as usize, mask }, header_len)))
 }

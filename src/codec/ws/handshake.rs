@@ -1,4 +1,4 @@
-//! The opening handshake, server's side (RFC 6455, 4.2). Imports `codec::http`.
+//! The opening handshake, server's side (RFC 6455, 4.2). Imports `codec::http`, and its sibling `extension`.
 
 use std::fmt;
 
@@ -7,6 +7,7 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use sha1::{Digest as _, Sha1};
 
+use super::extension::PerMessageDeflate;
 use crate::codec::http::{Body, Method, Request, is_token_byte, write_head};
 
 /// What every server appends to the key (1.3).
@@ -26,6 +27,8 @@ pub struct Upgrade {
     pub accept: String,
     /// The subprotocols offered, the client's favourite first.
     pub protocols: Vec<String>,
+    /// How messages may be compressed, where the client offers it and this build can; `None` otherwise.
+    pub deflate: Option<PerMessageDeflate>,
 }
 
 /// Why a request cannot become a WebSocket.
@@ -48,6 +51,8 @@ pub enum UpgradeError {
     BadKey,
     /// `Sec-WebSocket-Protocol` is not a list of tokens, or names one twice.
     BadProtocol,
+    /// `Sec-WebSocket-Extensions` is not a list of extensions.
+    BadExtensions,
     /// The request has a body, whose bytes would be read as frames.
     HasBody,
 }
@@ -63,6 +68,7 @@ impl UpgradeError {
         Self::MissingKey,
         Self::BadKey,
         Self::BadProtocol,
+        Self::BadExtensions,
         Self::HasBody,
     ];
 
@@ -86,6 +92,7 @@ impl UpgradeError {
             Self::MissingKey => "missing_key",
             Self::BadKey => "bad_key",
             Self::BadProtocol => "bad_protocol",
+            Self::BadExtensions => "bad_extensions",
             Self::HasBody => "has_body",
         }
     }
@@ -113,6 +120,7 @@ impl fmt::Display for UpgradeError {
             Self::MissingKey => "no sec-websocket-key",
             Self::BadKey => "sec-websocket-key is not one base64 value of 16 bytes",
             Self::BadProtocol => "sec-websocket-protocol is not a list of different tokens",
+            Self::BadExtensions => "sec-websocket-extensions is not a list of extensions",
             Self::HasBody => "a websocket is opened without a body",
         })
     }
@@ -153,7 +161,8 @@ pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
     if request.body != Body::None {
         return Err(UpgradeError::HasBody);
     }
-    Ok(Upgrade { accept: accept_key(key), protocols: protocols(request)? })
+    let deflate = PerMessageDeflate::negotiate(request)?;
+    Ok(Upgrade { accept: accept_key(key), protocols: protocols(request)?, deflate })
 }
 
 fn protocols(request: &Request) -> Result<Vec<String>, UpgradeError> {
@@ -170,14 +179,18 @@ fn protocols(request: &Request) -> Result<Vec<String>, UpgradeError> {
     Ok(protocols)
 }
 
-/// Appends the answer that makes the connection a WebSocket. `protocol` is one of those offered, or none.
-pub fn write_upgrade(out: &mut Vec<u8>, accept: &str, protocol: Option<&str>) {
-    let base = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)];
-    match protocol {
-        None => write_head(out, 101, &base),
-        Some(protocol) => {
-            let [upgrade, connection, accept] = base;
-            write_head(out, 101, &[upgrade, connection, accept, ("Sec-WebSocket-Protocol", protocol)]);
-        }
-    }
+/// Appends the answer that makes the connection a WebSocket. `protocol` is one of those offered, or none;
+/// `deflate` is what [`check_upgrade`] found, or none.
+pub fn write_upgrade(
+    out: &mut Vec<u8>,
+    accept: &str,
+    protocol: Option<&str>,
+    deflate: Option<PerMessageDeflate>,
+) {
+    let extensions = deflate.map(PerMessageDeflate::header);
+    let mut headers =
+        vec![("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)];
+    headers.extend(protocol.map(|protocol| ("Sec-WebSocket-Protocol", protocol)));
+    headers.extend(extensions.as_deref().map(|extensions| ("Sec-WebSocket-Extensions", extensions)));
+    write_head(out, 101, &headers);
 }

@@ -1,4 +1,5 @@
-//! WebSocket (RFC 6455): the handshake's server side, frames out, messages in. Imports `codec::http` only.
+//! WebSocket (RFC 6455) with permessage-deflate (RFC 7692): the handshake's server side, frames out, messages in.
+//! Imports `codec::http` and `codec::deflate` only.
 //!
 //! Always: a message wholly inside one read is handed on where it lies, unmasked in place, without a copy;
 //! a [`Decoder`] holds a buffer only while a frame or message is split.
@@ -6,6 +7,7 @@
 mod close;
 mod decoder;
 mod error;
+mod extension;
 mod frame;
 mod handshake;
 #[cfg(test)]
@@ -15,5 +17,6 @@ mod utf8;
 pub use close::{CloseFrame, close_frame, is_valid_close_code};
 pub use decoder::{Decoder, Message, Role, WsLimits};
 pub use error::ProtocolError;
-pub use frame::{FrameHeader, OpCode, encode, frame, header, unmask};
+pub use extension::PerMessageDeflate;
+pub use frame::{FrameHeader, OpCode, encode, encode_deflated, frame, header, payload_of, unmask};
 pub use handshake::{Upgrade, UpgradeError, accept_key, check_upgrade, write_upgrade};

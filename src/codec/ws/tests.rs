@@ -18,6 +18,18 @@ enum Said {
     Close(Option<(u16, String)>),
 }
 
+impl From<Message<'_>> for Said {
+    fn from(message: Message<'_>) -> Self {
+        match message {
+            Message::Text(text) => Self::Text(text.to_owned()),
+            Message::Binary(bytes) => Self::Binary(bytes.to_vec()),
+            Message::Ping(bytes) => Self::Ping(bytes.to_vec()),
+            Message::Pong(bytes) => Self::Pong(bytes.to_vec()),
+            Message::Close(frame) => Self::Close(frame.map(|f| (f.code, f.reason.to_owned()))),
+        }
+    }
+}
+
 /// Feeds `bytes` in pieces of `cut` bytes; what was said, and the error if there was one.
 fn decode_in_pieces(
     decoder: &mut Decoder,
@@ -25,23 +37,28 @@ fn decode_in_pieces(
     cut: usize,
     limits: &WsLimits,
 ) -> (Vec<Said>, Option<ProtocolError>) {
+    pieces(bytes, cut, |input| {
+        let (used, message) = decoder.decode(input, limits)?;
+        Ok((used, message.map(Said::from)))
+    })
+}
+
+fn pieces(
+    bytes: &[u8],
+    cut: usize,
+    mut decode: impl FnMut(&mut [u8]) -> Result<(usize, Option<Said>), ProtocolError>,
+) -> (Vec<Said>, Option<ProtocolError>) {
     let mut said = Vec::new();
     for piece in bytes.chunks(cut.max(1)) {
         let mut piece = piece.to_vec();
         let mut input = piece.as_mut_slice();
         loop {
-            let (used, message) = match decoder.decode(input, limits) {
+            let (used, message) = match decode(input) {
                 Ok(progress) => progress,
                 Err(error) => return (said, Some(error)),
             };
             let quiet = message.is_none();
-            said.extend(message.map(|message| match message {
-                Message::Text(text) => Said::Text(text.to_owned()),
-                Message::Binary(bytes) => Said::Binary(bytes.to_vec()),
-                Message::Ping(bytes) => Said::Ping(bytes.to_vec()),
-                Message::Pong(bytes) => Said::Pong(bytes.to_vec()),
-                Message::Close(frame) => Said::Close(frame.map(|f| (f.code, f.reason.to_owned()))),
-            }));
+            said.extend(message);
             input = &mut input[used..];
             if input.is_empty() {
                 break;
@@ -150,6 +167,94 @@ fn each_clause_of_the_rfc_has_its_own_error_at_the_byte_that_breaks_it() {
     }
 }
 
+#[cfg(feature = "deflate")]
+mod compressed {
+    use super::*;
+    use crate::codec::deflate::{Deflater, Inflater, TAIL};
+
+    fn deflated(payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Deflater::new(15, 6).expect("built in").block(payload, &mut out);
+        out.truncate(out.len() - TAIL.len());
+        out
+    }
+
+    fn decode(bytes: &[u8], cut: usize, limits: &WsLimits) -> (Vec<Said>, Option<ProtocolError>) {
+        let (mut decoder, mut inflater) = (Decoder::default(), Inflater::default());
+        let said = pieces(bytes, cut, |input| {
+            let (used, message) = decoder.decode_with(input, limits, Some(&mut inflater))?;
+            Ok((used, message.map(Said::from)))
+        });
+        decoder.release();
+        assert!(said.1.is_some() || decoder.buffered_bytes() == 0, "a quiet connection keeps a buffer");
+        said
+    }
+
+    #[test]
+    fn compressed_messages_come_out_the_same_wherever_the_reads_are_cut() {
+        let text = "ä€𝄞x".repeat(25);
+        let data = deflated(text.as_bytes());
+        let stream = [
+            masked(0xC1, &data),
+            masked(0x81, b"plain"),
+            masked(0x41, &data[..3]),
+            masked(0x89, b"between"),
+            masked(0x00, b""),
+            masked(0x80, &data[3..]),
+            masked(0xC2, &deflated(&[7; 299])),
+            masked(0xC1, &[0]),
+        ]
+        .concat();
+        let expected = [
+            Said::Text(text.clone()),
+            Said::Text("plain".to_owned()),
+            Said::Ping(b"between".to_vec()),
+            Said::Text(text),
+            Said::Binary(vec![7; 299]),
+            Said::Text(String::new()),
+        ];
+        for cut in 1..=stream.len() {
+            assert_eq!(decode(&stream, cut, &LIMITS), (expected.to_vec(), None), "pieces of {cut}");
+        }
+    }
+
+    #[test]
+    fn each_clause_of_the_extension_has_its_own_error() {
+        use ProtocolError as E;
+        let fragment = masked(0x41, &deflated(b"x"));
+        let rows = [
+            ("a compressed ping", vec![0xC9], E::ReservedBits, 1002),
+            ("a compressed close", vec![0xC8], E::ReservedBits, 1002),
+            ("a compressed continuation", [fragment.clone(), vec![0xC0]].concat(), E::ReservedBits, 1002),
+            ("another reserved bit too", vec![0xE1], E::ReservedBits, 1002),
+            ("garbage", masked(0xC1, b"\xFF\xFF\xFF"), E::BadDeflate, 1007),
+            ("no byte at all", masked(0xC1, b""), E::BadDeflate, 1007),
+            ("a cut message", [masked(0x41, b"\xF2"), masked(0x80, b"\x48")].concat(), E::BadDeflate, 1007),
+            ("not text", masked(0xC1, &deflated(b"\xFF")), E::InvalidUtf8, 1007),
+            ("a bomb", masked(0xC2, &deflated(&vec![0; 100_000])), E::ExpandsTooFar { max: 300 }, 1009),
+            ("one too many", masked(0xC2, &deflated(&[0; 301])), E::ExpandsTooFar { max: 300 }, 1009),
+        ];
+        for (name, bytes, expected, code) in rows {
+            for cut in [1, 2, 3, bytes.len()] {
+                assert_eq!(
+                    decode(&bytes, cut, &LIMITS).1.as_ref(),
+                    Some(&expected),
+                    "{name} in pieces of {cut}"
+                );
+            }
+            assert_eq!(expected.close_code(), code, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_compressed_panics_and_cuts_change_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 1_usize..50) {
+            let stream = masked(0xC1, &bytes);
+            prop_assert_eq!(decode(&stream, stream.len(), &LIMITS), decode(&stream, cut, &LIMITS));
+        }
+    }
+}
+
 #[test]
 fn a_limit_is_the_last_size_that_passes() {
     for len in [200, 201] {
@@ -217,7 +322,7 @@ fn the_handshake_of_the_rfc_is_answered_as_in_the_rfc() {
     assert_eq!(upgrade.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     assert_eq!(upgrade.protocols, ["one", "two", "three"]);
     let mut out = Vec::new();
-    write_upgrade(&mut out, &upgrade.accept, Some("two"));
+    write_upgrade(&mut out, &upgrade.accept, Some("two"), upgrade.deflate);
     let text = String::from_utf8(out).expect("text");
     assert!(text.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{text}");
     for line in ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Protocol: two"] {
@@ -250,6 +355,7 @@ fn each_fault_of_a_handshake_has_its_own_error() {
         (with(LINES[3]), E::BadKey),
         (with("Sec-WebSocket-Protocol: a, a"), E::BadProtocol),
         (with("Sec-WebSocket-Protocol: a,,b"), E::BadProtocol),
+        (with("Sec-WebSocket-Extensions: a;=b"), E::BadExtensions),
         (with("Content-Length: 3"), E::HasBody),
     ];
     for (at, (answer, expected)) in rows.into_iter().enumerate() {
@@ -259,6 +365,57 @@ fn each_fault_of_a_handshake_has_its_own_error() {
     assert_eq!(check_upgrade(&parse(&old)), Err(E::OldHttp));
     let head = format!("HEAD / HTTP/1.1\r\nHost: t\r\n{}\r\n\r\n", LINES.join("\r\n"));
     assert_eq!(check_upgrade(&parse(&head)), Err(E::NotGet));
+}
+
+/// What is answered to these offers.
+fn agreed(offers: &[&str]) -> Result<Option<String>, UpgradeError> {
+    let offers: Vec<String> = offers.iter().map(|o| format!("Sec-WebSocket-Extensions: {o}")).collect();
+    let lines: Vec<&str> = LINES.into_iter().chain(offers.iter().map(String::as_str)).collect();
+    upgrade(&lines).map(|upgrade| upgrade.deflate.map(PerMessageDeflate::header))
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn an_offer_of_compression_is_granted_to_the_letter_or_passed_over() {
+    let base = "permessage-deflate; client_no_context_takeover";
+    let own = "; server_no_context_takeover";
+    let rows: &[(&[&str], Option<String>)] = &[
+        (&[], None),
+        (&["permessage-deflate"], Some(base.into())),
+        (&["x-webkit-deflate-frame, PerMessage-Deflate"], Some(base.into())),
+        (&["permessage-deflate; client_max_window_bits"], Some(base.into())),
+        (&["permessage-deflate ;client_max_window_bits = 10; client_no_context_takeover"], Some(base.into())),
+        (&["permessage-deflate; server_no_context_takeover"], Some(format!("{base}{own}"))),
+        (
+            &["permessage-deflate; server_max_window_bits=\"1\\0\""],
+            Some(format!("{base}; server_max_window_bits=10")),
+        ),
+        (
+            &["permessage-deflate; server_max_window_bits=8"],
+            Some(format!("{base}; server_max_window_bits=8")),
+        ),
+        (&["permessage-deflate; server_max_window_bits=15"], Some(base.into())),
+        // What can't be granted is passed over, and the next one is taken: in the same line or another.
+        (&["permessage-deflate; server_max_window_bits=7, permessage-deflate"], Some(base.into())),
+        (
+            &["permessage-deflate; x=1", ", ,permessage-deflate; server_no_context_takeover,"],
+            Some(format!("{base}{own}")),
+        ),
+        (&["permessage-deflate; server_max_window_bits"], None),
+        (&["permessage-deflate; server_max_window_bits=16"], None),
+        (&["permessage-deflate; server_max_window_bits=09"], None),
+        (&["permessage-deflate; server_max_window_bits=+9"], None),
+        (&["permessage-deflate; client_max_window_bits=0"], None),
+        (&["permessage-deflate; server_no_context_takeover=1"], None),
+        (&["permessage-deflate; client_no_context_takeover; client_no_context_takeover"], None),
+        (&["permessage-deflate; Server_No_Context_Takeover"], None),
+    ];
+    for (offers, expected) in rows {
+        assert_eq!(agreed(offers).as_ref(), Ok(expected), "{offers:?}");
+    }
+    for broken in [";", "a b", "a; ", "a; b=", "a; b=\"", "a; b=\"\"", "a; b=\"c d\"", "a; b=\"c\\", "é"] {
+        assert_eq!(agreed(&[broken]), Err(UpgradeError::BadExtensions), "{broken}");
+    }
 }
 
 proptest! {

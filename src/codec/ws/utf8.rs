@@ -18,6 +18,12 @@ pub(super) struct Text {
 pub(super) struct NotUtf8;
 
 impl Text {
+    /// All of a text at once.
+    pub(super) fn whole(bytes: Vec<u8>) -> Result<Self, NotUtf8> {
+        let valid = String::from_utf8(bytes).map_err(|_| NotUtf8)?;
+        Ok(Self { valid, ..Self::default() })
+    }
+
     /// Bytes so far.
     pub(super) fn len(&self) -> usize {
         self.valid.len() + usize::from(self.cut_len)

@@ -224,7 +224,7 @@ impl Page<'_> {
     }
 
     fn event(&mut self, event: &Event) {
-        let frame = self.fanout.frame(event, self.encoding);
+        let frame = self.fanout.frame(event, self.encoding, self.cursor.compression());
         self.size += frame.len();
         self.cursor.send_replayed(self.fanout, frame, event.id());
     }

@@ -1,0 +1,462 @@
+//! Compressed feeds: what each member reads, by an inflater that has nothing in common with the compressor.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use miniz_oxide::inflate::stream::{InflateState, inflate};
+use miniz_oxide::{DataFormat, MZError, MZFlush};
+use proptest::prelude::*;
+
+use super::fanout::Books;
+use super::tests::{Pipe, Still};
+use super::*;
+use crate::codec::deflate::TAIL;
+use crate::codec::ws;
+use crate::dialect::GapNotice;
+use crate::event::{Event, Timestamp};
+use crate::filter::Filter;
+use crate::metrics::Metrics;
+
+struct World {
+    fanout: Fanout,
+    metrics: Arc<Metrics>,
+    tally: Tally,
+    now: Timestamp,
+    encoding: Encoding,
+    /// The frames of all events as they are without compression.
+    plain: Vec<Bytes>,
+}
+
+/// A member and its socket.
+struct Member {
+    cursor: Cursor,
+    pipe: Pipe,
+    slot: Slot,
+    /// How many bytes it has read, and with what.
+    read: usize,
+    reader: Box<InflateState>,
+    /// What it read: events by number, `Err` for all else.
+    seen: Vec<Result<usize, String>>,
+}
+
+const WORDS: [&str; 7] = ["one", "two", "three", "four", "five", "six", "seven"];
+
+const BIG: usize = usize::MAX;
+
+fn limits(max_events: usize, max_windows: usize) -> FeedLimits {
+    let press = PressLimits { max_windows, min_bytes: 100, min_alone_bytes: 300 };
+    FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 3, press }
+}
+
+impl World {
+    fn new(encoding: Encoding, limits: FeedLimits) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let fanout = Fanout::new(limits, KeyRule::default(), Arc::clone(&metrics));
+        Self { fanout, metrics, tally: Tally::default(), now: Timestamp(0), encoding, plain: Vec::new() }
+    }
+
+    fn member(&mut self, compression: Compression, wishes: &[Wish], cut: Cut, slot: Slot) -> Member {
+        let mut cursor = Cursor::default();
+        cursor.set_compression(compression);
+        cursor.set_cut(cut);
+        cursor.join(&mut self.fanout, self.encoding, wishes, slot);
+        let reader = InflateState::new_boxed(DataFormat::Raw);
+        Member { cursor, pipe: Pipe::default(), slot, read: 0, reader, seen: Vec::new() }
+    }
+
+    fn publish(&mut self, event_type: &str, words: usize) {
+        let sequence = self.plain.len() as u64;
+        let text: String =
+            (0..words).flat_map(|n| ["word ", WORDS[(sequence as usize + n) % 7], " and "]).collect();
+        let event = Event::builder(event_type)
+            .json(format!("{{\"n\":{sequence},\"text\":\"{text}\"}}"))
+            .build()
+            .expect("valid");
+        event.place(EventId { epoch: 1, shard: 0, sequence });
+        self.plain.push(self.encoding.encode(&event));
+        self.fanout.append(&event, self.now);
+    }
+
+    fn seal(&mut self) {
+        self.fanout.take_dirty(&mut Vec::new());
+    }
+
+    /// A pass of the loop over one member, who reads what it gets.
+    fn pass(&mut self, member: &mut Member) -> Flushed {
+        let Member { cursor, pipe, .. } = member;
+        let flushed = cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still);
+        if flushed == Flushed::Blocked {
+            cursor.hold(&self.fanout, &mut self.tally);
+        }
+        member.read_on(self.encoding);
+        for seen in &mut member.seen {
+            // A message is the event's to the byte, or it is none.
+            if let Err(text) = seen
+                && let Some(n) = self.plain.iter().position(|plain| *text == text_of(self.encoding, plain))
+            {
+                *seen = Ok(n);
+            }
+        }
+        flushed
+    }
+
+    fn difference(&self, members: &[Member]) -> i64 {
+        let pending: u64 = members.iter().map(|member| member.cursor.pending(&self.fanout)).sum();
+        let Books { matched, sampled_out } = self.fanout.books;
+        let Tally { events, dropped, conflated, .. } = self.tally;
+        (events + dropped + pending + self.fanout.samples_waiting() + sampled_out) as i64 + conflated
+            - matched as i64
+    }
+
+    fn deflates(&self) -> u64 {
+        self.metrics.deflates.get()
+    }
+}
+
+fn text_of(encoding: Encoding, plain: &[u8]) -> String {
+    let text = match encoding {
+        Encoding::NativeWs => ws::payload_of(plain).expect("a frame").1,
+        _ => plain.strip_suffix(b"\n\n").expect("an event"),
+    };
+    String::from_utf8(text.to_vec()).expect("text")
+}
+
+impl Member {
+    fn inflate(&mut self, mut bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut piece = vec![0; 4096];
+        loop {
+            let result = inflate(&mut self.reader, bytes, &mut piece, MZFlush::None);
+            out.extend_from_slice(&piece[..result.bytes_written]);
+            bytes = &bytes[result.bytes_consumed..];
+            match result.status {
+                Ok(_) if bytes.is_empty() && result.bytes_written < piece.len() => return out,
+                Ok(_) => {}
+                Err(MZError::Buf) if bytes.is_empty() => return out,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    /// Reads whole messages of what came.
+    fn read_on(&mut self, encoding: Encoding) {
+        if encoding != Encoding::NativeWs {
+            let bytes = self.pipe.taken[self.read..].to_vec();
+            self.read = self.pipe.taken.len();
+            let text = match self.cursor.compression() {
+                Compression::None => bytes,
+                _ => self.inflate(&bytes),
+            };
+            let text = self.rest() + std::str::from_utf8(&text).expect("text");
+            let mut parts: Vec<&str> = text.split("\n\n").collect();
+            let rest = parts.pop().unwrap_or_default();
+            self.seen.extend(parts.into_iter().map(|part| Err(part.to_owned())));
+            if !rest.is_empty() {
+                self.seen.push(Err(format!("{CUT}{rest}")));
+            }
+            return;
+        }
+        loop {
+            let bytes = &self.pipe.taken[self.read..];
+            let (len, at) = match bytes {
+                [_, 126, a, b, ..] => (usize::from(u16::from_be_bytes([*a, *b])), 4),
+                [_, short @ 0..=125, ..] => (usize::from(*short), 2),
+                _ => return,
+            };
+            if bytes.len() < at + len {
+                return;
+            }
+            let (first, mut payload) = (bytes[0], bytes[at..at + len].to_vec());
+            self.read += at + len;
+            if first & 0x40 != 0 {
+                payload.extend_from_slice(&TAIL);
+                payload = self.inflate(&payload);
+                if matches!(self.cursor.compression(), Compression::Alone { .. }) {
+                    self.reader = InflateState::new_boxed(DataFormat::Raw);
+                }
+            }
+            self.seen.push(Err(String::from_utf8(payload).expect("text")));
+        }
+    }
+
+    /// A message whose end had not come.
+    fn rest(&mut self) -> String {
+        match self.seen.last() {
+            Some(Err(text)) if text.starts_with(CUT) => {
+                let rest = text[CUT.len()..].to_owned();
+                self.seen.pop();
+                rest
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn events(&self) -> Vec<usize> {
+        self.seen.iter().filter_map(|seen| seen.as_ref().ok().copied()).collect()
+    }
+}
+
+/// Stands before what is cut.
+const CUT: &str = "\0";
+
+fn all() -> Wish {
+    Wish::from(Filter::new())
+}
+
+const MESSAGES: Compression = Compression::Messages { bits: 15 };
+const FORMS: [(Encoding, Compression); 4] = [
+    (Encoding::NativeWs, MESSAGES),
+    (Encoding::NativeWs, Compression::Messages { bits: 9 }),
+    (Encoding::NativeWs, Compression::Alone { bits: 15 }),
+    (Encoding::NativeSseUnnamed, Compression::Gzip),
+];
+
+#[test]
+fn an_event_is_deflated_once_whatever_the_number_of_members() {
+    for (encoding, compression) in FORMS {
+        let mut world = World::new(encoding, limits(1000, 4));
+        let mut members: Vec<Member> =
+            (0..300).map(|slot| world.member(compression, &[all()], Cut::DropOldest, slot)).collect();
+        for n in 1..=50 {
+            world.publish("a", 40);
+            world.seal();
+            for member in &mut members {
+                member.pipe.room = BIG;
+                assert_eq!(world.pass(member), Flushed::Done);
+            }
+            assert_eq!(world.deflates(), n, "{compression:?}");
+        }
+        let whole: usize = world.plain.iter().map(Bytes::len).sum();
+        for member in &members {
+            assert_eq!(member.events(), (0..50).collect::<Vec<_>>(), "{compression:?}");
+            assert!(member.pipe.taken.len() * 2 < whole, "{} of {whole}", member.pipe.taken.len());
+        }
+    }
+}
+
+#[test]
+fn members_that_want_messages_by_themselves_share_one_form_over_all_feeds() {
+    let mut world = World::new(Encoding::NativeWs, limits(1000, 4));
+    let filters =
+        ["type=a", "type=*", "type=a,b"].map(|f| Wish::from(f.parse::<Filter>().expect("a filter")));
+    let mut members: Vec<Member> = (filters.iter().zip(0..))
+        .map(|(filter, slot)| {
+            let alone = Compression::Alone { bits: 15 };
+            world.member(alone, std::slice::from_ref(filter), Cut::DropOldest, slot)
+        })
+        .collect();
+    world.publish("a", 100);
+    world.seal();
+    for member in &mut members {
+        member.pipe.room = BIG;
+        world.pass(member);
+        assert_eq!(member.events(), [0]);
+    }
+    assert_eq!(world.deflates(), 1);
+}
+
+#[test]
+fn a_newcomer_reads_at_once_and_soon_what_all_read() {
+    for (encoding, compression) in [FORMS[0], FORMS[3]] {
+        let mut world = World::new(encoding, limits(1000, 4));
+        let mut old = world.member(compression, &[all()], Cut::DropOldest, 0);
+        old.pipe.room = BIG;
+        for _ in 0..20 {
+            world.publish("a", 40);
+            world.seal();
+            world.pass(&mut old);
+        }
+        let mut new = world.member(compression, &[all()], Cut::DropOldest, 1);
+        new.pipe.room = BIG;
+        let mut step = |world: &mut World| {
+            world.publish("a", 40);
+            world.seal();
+            let before = (old.pipe.taken.len(), new.pipe.taken.len());
+            world.pass(&mut old);
+            world.pass(&mut new);
+            (old.pipe.taken.len() - before.0, new.pipe.taken.len() - before.1)
+        };
+        // A fresh start was not long ago: until the next one may be, plain frames.
+        let (compressed, plain) = step(&mut world);
+        assert!(compressed * 2 < plain, "{compressed} and {plain}");
+        assert_eq!(world.metrics.deflate_fresh.get(), 1);
+        world.now = Timestamp(world.now.0 + 1_000_000);
+        let (for_old, for_new) = step(&mut world);
+        assert_eq!(for_old, for_new);
+        assert_eq!(world.metrics.deflate_fresh.get(), 2);
+        let (again, _) = step(&mut world);
+        assert!(again < for_old, "{again} and {for_old}: no need for another fresh start");
+        assert_eq!(old.events(), (0..23).collect::<Vec<_>>());
+        assert_eq!(new.events(), (20..23).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn fresh_starts_are_bounded_whoever_comes_and_goes() {
+    let mut world = World::new(Encoding::NativeWs, limits(1000, 4));
+    let mut old = world.member(MESSAGES, &[all()], Cut::DropOldest, 0);
+    old.pipe.room = BIG;
+    for n in 1..500 {
+        let mut guest = world.member(MESSAGES, &[all()], Cut::DropOldest, 1);
+        guest.pipe.room = BIG;
+        world.publish("a", 40);
+        world.seal();
+        world.pass(&mut old);
+        world.pass(&mut guest);
+        assert_eq!(guest.events(), [n - 1]);
+        guest.cursor.leave(&mut world.fanout, &mut world.tally, &Still);
+    }
+    let whole: usize = world.plain.iter().map(Bytes::len).sum();
+    let fresh = world.metrics.deflate_fresh.get() as usize;
+    assert!((2..=whole / (64 * 1024) + 1).contains(&fresh), "{fresh} for {whole} bytes");
+    assert_eq!(old.events().len(), 499);
+}
+
+#[test]
+fn windows_are_bounded_counted_and_go_to_whom_uses_them() {
+    let mut world = World::new(Encoding::NativeWs, limits(1000, 2));
+    let bare = world.fanout.bytes();
+    let types = ["a", "b", "c"];
+    let mut members: Vec<Member> = (types.iter().zip(0..))
+        .map(|(kind, slot)| {
+            let wish: Wish = Filter::new().types([*kind]).into();
+            let mut member = world.member(MESSAGES, &[wish], Cut::DropOldest, slot);
+            member.pipe.room = BIG;
+            member
+        })
+        .collect();
+    let mut turn = |world: &mut World, kinds: &[&str]| {
+        for kind in kinds {
+            world.publish(kind, 100);
+        }
+        world.seal();
+        for member in &mut members {
+            assert_eq!(world.pass(member), Flushed::Done);
+        }
+        for feed in 0..3 {
+            world.fanout.forget_written(feed);
+        }
+        members.iter().map(|member| member.pipe.taken.len()).collect::<Vec<_>>()
+    };
+    for _ in 0..5 {
+        turn(&mut world, &types);
+    }
+    assert_eq!(world.metrics.deflate_windows.get(), 2);
+    assert!(world.fanout.bytes() - bare > 2 * 300 * 1024, "{}", world.fanout.bytes());
+    let before = turn(&mut world, &types);
+    let after = turn(&mut world, &types);
+    let cost: Vec<usize> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
+    assert!(cost[0] * 2 < cost[2], "the third has no window: {cost:?}");
+    // The first says no more: its window goes to the third.
+    for _ in 0..10 {
+        world.now = Timestamp(world.now.0 + 1_000_000);
+        turn(&mut world, &["b", "c"]);
+    }
+    let before = turn(&mut world, &["b", "c"]);
+    let after = turn(&mut world, &["b", "c"]);
+    assert!((after[2] - before[2]) * 2 < cost[2], "{} beside {cost:?}", after[2] - before[2]);
+    turn(&mut world, &types);
+    assert_eq!(world.metrics.deflate_windows.get(), 2);
+    world.fanout.shed(0);
+    assert_eq!(world.metrics.deflate_windows.get(), 0);
+    turn(&mut world, &types);
+    let counts: Vec<usize> = members.iter().map(|member| member.events().len()).collect();
+    assert_eq!(counts, [9, 21, 21]);
+    for mut member in members {
+        member.cursor.leave(&mut world.fanout, &mut world.tally, &Still);
+    }
+    assert_eq!((world.metrics.deflate_windows.get(), world.fanout.kept_bytes()), (0, 0));
+}
+
+fn wishes_of(policy: u8) -> (Vec<Wish>, Cut) {
+    let wish = |filter: &str, thinning| Wish { filter: filter.parse().expect("a filter"), thinning };
+    match policy {
+        0 => (vec![all()], Cut::DropOldest),
+        1 => (vec![all()], Cut::DropNewest),
+        2 => (vec![wish("", Thinning::Conflate)], Cut::DropOldest),
+        3 => (vec![wish("", Thinning::Sample(50_000))], Cut::DropOldest),
+        _ => (vec![wish("", Thinning::Conflate), wish("type=a", Thinning::None)], Cut::DropNewest),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Whatever the form, the policies, the joins, skips, blocks and replies: every member reads every byte that it
+    /// gets, each message is an event's to the byte, a gap or a reply; in order, each once; and the books balance.
+    #[test]
+    fn every_members_bytes_can_be_read(
+        form in 0usize..4,
+        windows in 0usize..3,
+        policies in proptest::array::uniform3(0u8..5),
+        steps in proptest::collection::vec((0u8..10, 0usize..3, 0usize..600), 1..120),
+    ) {
+        let (encoding, compression) = FORMS[form];
+        let mut world = World::new(encoding, limits(5, windows));
+        let mut members: Vec<Member> = (policies.iter().zip(0..)).map(|(policy, slot)| {
+            let (wishes, cut) = wishes_of(*policy);
+            world.member(compression, &wishes, cut, slot)
+        }).collect();
+        let mut replies = 0;
+        for (what, who, size) in steps {
+            world.now = Timestamp(world.now.0 + 17_000 * (size as i64 % 7));
+            world.fanout.release_samples(world.now);
+            match what {
+                0..=3 => for n in 0..size % 4 {
+                    world.publish(["a", "b", "c", "d"][(size + n) % 4], size / 9);
+                },
+                4 | 5 => members[who].pipe.room = size,
+                6 => members[who].pipe.room = BIG,
+                7 => {
+                    let text = format!("reply {replies}");
+                    replies += 1;
+                    let bytes = match encoding {
+                        Encoding::NativeWs => ws::frame(ws::OpCode::Text, text.as_bytes()),
+                        _ => format!("{text}\n\n").into(),
+                    };
+                    members[who].cursor.send(&mut world.fanout, bytes);
+                }
+                8 => {
+                    // Who comes to a sample is owed what waits there, even if it had it elsewhere: it stays.
+                    let others = [0, 1, 2, 4];
+                    let policy = if policies[who] == 3 { 3 } else { others[size % 4] };
+                    let (wishes, _) = wishes_of(policy);
+                    let member = &mut members[who];
+                    let moved = member.cursor.leave(&mut world.fanout, &mut world.tally, &Still);
+                    member.cursor.join(&mut world.fanout, encoding, &wishes, member.slot);
+                    if let Some((slot, place)) = moved {
+                        members[slot as usize].cursor.moved(place);
+                    }
+                }
+                _ => {
+                    let gap = GapNotice {
+                        missed: None, from: None, recoverable: false, at: world.now,
+                        to: Some(EventId { epoch: 1, shard: 0, sequence: world.plain.len() as u64 }),
+                    };
+                    world.fanout.append_gap(&gap);
+                }
+            }
+            world.seal();
+            for member in &mut members {
+                world.pass(member);
+            }
+            prop_assert_eq!(world.difference(&members), 0);
+        }
+        world.now = Timestamp(world.now.0 + 10_000_000);
+        world.fanout.release_samples(world.now);
+        world.seal();
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for member in &mut members {
+            member.pipe.room = BIG;
+            prop_assert_eq!(world.pass(member), Flushed::Done);
+            let events = member.events();
+            prop_assert!(events.is_sorted_by(|a, b| a < b), "{events:?}");
+            for text in member.seen.iter().filter_map(|seen| seen.as_ref().err()) {
+                prop_assert!(text.contains("\"missed\":") || text.starts_with("reply "), "{text:?}");
+                *seen.entry(text.clone()).or_default() += usize::from(text.starts_with("reply "));
+            }
+        }
+        prop_assert_eq!(seen.values().sum::<usize>(), replies);
+        prop_assert_eq!(world.difference(&members), 0);
+    }
+}

@@ -1,0 +1,184 @@
+//! Compression as other people's clients meet it: curl, Node, Chromium, each live, and through nginx.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
+
+use support::script::{Script, Stage, tool};
+use support::wire::{Wire, deadline};
+use support::{PATIENCE, Server, eventually, http, numbered};
+
+/// A Debian nginx before a server, as docs/compression.md has it.
+struct Nginx {
+    child: Child,
+    addr: SocketAddr,
+    dir: PathBuf,
+}
+
+impl Nginx {
+    fn before(server: &Server) -> Self {
+        let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|program| {
+            Command::new(program)
+                .arg("-v")
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        });
+        let program = program.unwrap_or_else(|| panic!("nginx is missing: run `cargo xtask setup`"));
+        let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+        let dir = std::env::temp_dir().join(format!("fanwire-nginx-{}-{}", std::process::id(), addr.port()));
+        std::fs::create_dir_all(&dir).expect("a directory of our own");
+        let at = dir.display();
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|name| format!("{name}_temp_path {at}/{name};\n"))
+            .concat();
+        let config = format!(
+            "daemon off; worker_processes 1; pid {at}/pid; error_log stderr warn;\n\
+             events {{ worker_connections 1000; }}\n\
+             http {{ access_log off;\n{temp}\
+             map $http_upgrade $upgrade {{ default upgrade; '' ''; }}\n\
+             server {{ listen {addr}; location / {{\n\
+             proxy_pass http://{}; proxy_http_version 1.1; proxy_read_timeout 86400;\n\
+             proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;\n\
+             }} }} }}\n",
+            server.addr
+        );
+        let path = dir.join("nginx.conf");
+        std::fs::write(&path, config).expect("a file of our own");
+        let mut command = Command::new(program);
+        command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(&path).stdin(Stdio::null());
+        let child = command.spawn().expect("nginx starts");
+        eventually("nginx listens", || TcpStream::connect(addr).is_ok());
+        Self { child, addr, dir }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Its worker goes when it is told, and not when it is killed.
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// curl reads a stream with `--compressed`; each event is there before the next one is published.
+fn curl_reads_live(server: &Server, through: SocketAddr) {
+    let before = server.metric("fanwire_feed_deflates_total").unwrap_or_default();
+    let mut child = tool("curl")
+        .args(["-sSN", "--compressed", "--max-time", "60", &format!("http://{through}/sse")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("curl starts");
+    let (send, lines) = channel();
+    let stdout = BufReader::new(child.stdout.take().expect("piped"));
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+    let next = |what: &str| loop {
+        let line = lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("curl does not see {what}"));
+        if line.starts_with(what) {
+            return line;
+        }
+    };
+    next("retry: ");
+    for n in 0..20 {
+        server.publish(numbered(n));
+        assert!(next("data: ").contains(&format!("{{\"n\":{n}}}")));
+    }
+    let deflates = server.metric("fanwire_feed_deflates_total").unwrap_or_default() - before;
+    assert!((deflates - 20.0).abs() < 0.5, "{deflates} deflates for 20 events");
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[test]
+fn curl_reads_a_compressed_stream_live() {
+    let server = Server::start();
+    curl_reads_live(&server, server.addr);
+}
+
+#[test]
+fn nginx_passes_a_compressed_stream_on_as_it_comes() {
+    let server = Server::start();
+    let nginx = Nginx::before(&server);
+    curl_reads_live(&server, nginx.addr);
+}
+
+#[test]
+fn who_does_not_ask_gets_plain_bytes() {
+    let server = Server::with(&["--heartbeat", "200ms"]);
+    for encodings in ["identity", "gzip;q=0", "br, *;q=0", ""] {
+        let answer = head_of(server.addr, "/sse", &[("Accept-Encoding", encodings)]);
+        assert_eq!(answer.header("content-encoding"), None, "{encodings}");
+        assert_eq!(answer.header("vary"), Some("Accept-Encoding"));
+    }
+    for encodings in ["gzip", "deflate, GZIP;q=0.5, br", "*"] {
+        let answer = head_of(server.addr, "/sse", &[("Accept-Encoding", encodings)]);
+        assert_eq!(answer.header("content-encoding"), Some("gzip"), "{encodings}");
+    }
+    let off = Server::with(&["--compression=false"]);
+    let answer = head_of(off.addr, "/sse", &[("Accept-Encoding", "gzip")]);
+    assert_eq!((answer.header("content-encoding"), answer.header("vary")), (None, None));
+}
+
+/// The head of the answer to a GET with these headers.
+fn head_of(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> http::Response {
+    let headers: String = headers.iter().flat_map(|(name, value)| [*name, ": ", *value, "\r\n"]).collect();
+    let mut wire = Wire::connect(addr);
+    wire.send(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n").as_bytes());
+    http::read_head(&mut wire, deadline()).expect("an answer")
+}
+
+/// Runs a script against a server, straight or through nginx.
+fn script(name: &str, nginx: bool, checks: usize) {
+    let mut stage = Stage::new(&["--heartbeat", "300ms"]);
+    let proxy = nginx.then(|| Nginx::before(&stage.server));
+    let url = proxy.as_ref().map_or_else(|| stage.url(), |nginx| format!("http://{}", nginx.addr));
+    Script::start(name, &[&url]).finish(&mut stage, checks);
+}
+
+#[test]
+fn node_reads_every_form() {
+    script("compressed.mjs", false, 5);
+}
+
+#[test]
+fn node_reads_every_form_through_nginx() {
+    script("compressed.mjs", true, 5);
+}
+
+#[test]
+fn chromium_reads_both_live() {
+    script("browser_compressed.mjs", false, 2);
+}
+
+#[test]
+fn chromium_reads_both_live_through_nginx() {
+    script("browser_compressed.mjs", true, 2);
+}
+
+#[test]
+fn a_page_from_elsewhere_is_refused_where_only_some_are_allowed() {
+    let server = Server::with(&["--allowed-origin", "https://app.example"]);
+    let own = format!("http://{}", server.addr);
+    for (origin, status) in [
+        (Some("https://app.example"), 200),
+        (Some(own.as_str()), 200),
+        (None, 200),
+        (Some("https://evil.example"), 403),
+    ] {
+        let headers: Vec<(&str, &str)> = origin.map(|origin| ("Origin", origin)).into_iter().collect();
+        let answer = head_of(server.addr, "/sse", &headers);
+        assert_eq!(answer.status, status, "{origin:?}");
+        let key = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let mut all =
+            vec![("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13"), key];
+        all.extend(headers);
+        let answer = head_of(server.addr, "/ws", &all);
+        assert_eq!(answer.status, if status == 200 { 101 } else { 403 }, "{origin:?}");
+    }
+}

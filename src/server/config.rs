@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "auth")]
+use super::auth::AuthConfig;
+use super::limits::RateLimits;
 use super::wheel::{TICK_MS, Tick};
 use super::{Endpoint, System};
 use crate::codec::http::HttpLimits;
@@ -59,6 +62,13 @@ pub struct ServerConfig {
     pub systems: Vec<System>,
     /// More paths and what is spoken there; of several that match, the last. None beside the contract's.
     pub endpoints: Vec<Endpoint>,
+    /// How often a client may ask.
+    pub limits: RateLimits,
+    /// Serve other machines though there is no authentication. No.
+    pub insecure: bool,
+    /// Who may come in, and with what rights. Everybody, with all.
+    #[cfg(feature = "auth")]
+    pub auth: AuthConfig,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
 }
@@ -85,6 +95,10 @@ impl Default for ServerConfig {
             cors_origins: Vec::new(),
             systems: Vec::new(),
             endpoints: Vec::new(),
+            limits: RateLimits::default(),
+            insecure: false,
+            #[cfg(feature = "auth")]
+            auth: AuthConfig::default(),
             write_budget_bytes: 256 * 1024,
         }
     }

@@ -454,6 +454,66 @@ fn gathering_authenticates_by_query_or_first_message() {
 }
 
 #[test]
+fn autosdlc_authenticates_by_handshake_or_request() {
+    let server = guarded(&[]);
+    let good = token(&["--entity", "agent:coder-1"]);
+    let subscribe = json!({"id": "s", "type": "subscribe", "data":
+        {"subscriptionId": "s", "resource": "agent", "resourceId": "coder-1", "events": ["status"]}});
+    let request = |token: &str| json!({"id": "r", "type": "auth_request", "data": {"token": token}});
+    let cookie = format!("Cookie: auth-token={good}\r\n");
+    let ways =
+        [(format!("?token={good}"), String::new()), (String::new(), bearer(&good)), (String::new(), cookie)];
+    let mut clients: Vec<Ws> =
+        ways.iter().map(|(query, headers)| ws(&server, &format!("/autosdlc{query}"), headers)).collect();
+    for client in &mut clients {
+        assert_eq!(client.message()["type"], "connect");
+    }
+    let mut by_request = ws(&server, "/autosdlc", "");
+    assert_eq!(by_request.message()["type"], "connect");
+    assert_eq!(by_request.ask(&subscribe)["type"], "error", "it may only authenticate");
+    assert_eq!(by_request.ask(&request("nonsense"))["type"], "auth_failure");
+    assert_eq!(by_request.ask(&request(&good))["type"], "auth_success");
+    clients.push(by_request);
+    for client in &mut clients {
+        assert_eq!(client.ask(&subscribe)["type"], "subscription_update");
+    }
+    let bad = upgrade_request("/autosdlc?token=nonsense", "");
+    assert_eq!(http::exchange(server.addr, bad.as_bytes()).status, 401);
+    publish_all(
+        &server,
+        r#"[{"type":"agent_status","entity":{"kind":"agent","id":"coder-2"}},{"type":"agent_status","entity":{"kind":"agent","id":"coder-1"}}]"#,
+    );
+    for client in &mut clients {
+        assert_eq!(client.message()["type"], "agent_status");
+        assert!(client.is_silent_for(Duration::from_millis(50)));
+    }
+}
+
+#[test]
+fn autosdlc_has_its_documents_limits() {
+    let server = Server::start();
+    let mut client = ws(&server, "/autosdlc", "");
+    assert_eq!(client.message()["type"], "connect");
+    let ping = json!({"id": "p", "type": "ping", "data": {}});
+    for _ in 0..60 {
+        assert_eq!(client.ask(&ping)["type"], "pong");
+    }
+    let refused = client.ask(&ping);
+    assert_eq!((&refused["type"], &refused["data"]["code"]), (&json!("error"), &json!("rate_limited")));
+    assert!(
+        refused["data"]["error"].as_str().is_some_and(|text| text.contains("limit of 60 ping")),
+        "{refused}"
+    );
+    for n in 0..51 {
+        let id = format!("s{n}");
+        let subscribe = json!({"type": "subscribe", "data": {"subscriptionId": id, "resource": "agent",
+            "resourceId": "a", "events": ["log"]}});
+        let expected = if n < 50 { "subscription_update" } else { "error" };
+        assert_eq!(client.ask(&subscribe)["type"], expected, "subscribe {n}");
+    }
+}
+
+#[test]
 fn agentos_sends_everything_from_the_moment_of_authentication() {
     let server = guarded(&[]);
     let good = token(&["--type", "task.*"]);

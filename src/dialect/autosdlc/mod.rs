@@ -21,8 +21,8 @@ use super::command::{UNKNOWN, text_frame};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
-    Refusal, Reply, Stamp, adopt,
-, Usual};
+    Refusal, Reply, Stamp, Usual, adopt,
+};
 use crate::catalogue::autosdlc::event_type;
 use crate::codec::ws;
 use crate::event::{Event, Timestamp, json};

@@ -60,6 +60,15 @@ pub mod sse {
     pub use crate::dialect::sse_bridge::{HEADERS, SseBridge, format_sse_event};
 }
 
+/// Who may come in, and with what rights: a server's configuration, and the making of tokens and API keys.
+#[cfg(feature = "auth")]
+pub mod auth {
+    pub use crate::server::auth::{
+        AnonymousConfig, ApiKey, AuthConfig, AuthError, Claims, JwtConfig, PublishRight, Secret, SigningKey,
+        SigningKeyError,
+    };
+}
+
 #[cfg(feature = "server")]
 pub use bridge::{Bridge, BridgeAnswer, BridgeError, BridgeMessage, BridgeOutcome};
 #[cfg(feature = "config-file")]
@@ -71,7 +80,9 @@ pub use dialect::{Dialect, ParseDialectError};
 #[cfg(feature = "server")]
 pub use engine::{EngineConfig, EngineError, Ingest};
 #[cfg(feature = "server")]
-pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System};
+pub use server::{
+    Endpoint, RateLimits, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
+};
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
 /// release.

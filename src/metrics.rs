@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     pub(crate) deliveries: Counter,
     pub(crate) dropped: Counter,
     pub(crate) conflated: Counter,
+    pub(crate) grants_ended: Family<Kind, Counter>,
     pub(crate) lag_closed: Counter,
     pub(crate) lag_events: Histogram,
     pub(crate) lag_seconds: Histogram,
@@ -111,6 +112,7 @@ impl Default for Metrics {
             deliveries: "feed_deliveries", "Events written to clients' sockets";
             dropped: "feed_events_dropped", "Events that clients did not get because they lagged, or went";
             conflated: "feed_events_conflated", "Events left out for a later one of the same key, as clients asked for";
+            grants_ended: "server_grants_ended", "Connections closed because their token's time was up or it was revoked, by which";
             lag_closed: "server_lag_closed", "Connections closed because they lagged, as clients asked for";
             shed: "server_shed", "What was let go because memory was short, by what: bytes of feeds, connections";
             gaps: "feed_gaps", "Gap messages sent";

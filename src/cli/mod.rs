@@ -12,6 +12,7 @@ mod serve;
 mod settings;
 mod tail;
 mod target;
+mod token;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Publish(publish::Args),
     /// Follow a server's events in the terminal
     Tail(tail::Args),
+    /// Make a token or an API key: who may see and do what, and for how long
+    Token(token::Args),
     /// Check filters, and explain what they say to an event
     Check(check::Args),
     /// Load a server with many clients and see what it costs
@@ -79,6 +82,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::Token(args) => token::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(args),
     };

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
 
 use fanwire::ServerError;
-use fanwire::config::{Config, Loaded, LogFormat, Sources};
+use fanwire::config::{Change, Config, Loaded, LogFormat, Sources};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let demo = config.demo.then(|| Demo::start(bus.clone(), config.demo_rate)).transpose();
     let demo = demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))?;
     announce(server.local_addr(), config.demo);
-    if !server.local_addr().ip().is_loopback() {
+    if !config.server.auth.is_configured() && !server.local_addr().ip().is_loopback() {
         tracing::warn!(
             "anyone who reaches {} can publish and read: there is no authentication",
             server.local_addr()
@@ -61,10 +61,15 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");
             break;
         }
-        if let Some(config) = reload(&sources, &running) {
-            set_log_level(&log_level, &config.log_level);
-            server.reload(config.server.clone());
-            running = config;
+        if let Some((changes, config)) = reload(&sources, &running) {
+            match server.reload(config.server.clone()) {
+                Ok(()) => {
+                    tell(&changes);
+                    set_log_level(&log_level, &config.log_level);
+                    running = config;
+                }
+                Err(error) => tracing::error!("nothing was reloaded: {error}"),
+            }
         }
     }
     std::thread::spawn(move || {
@@ -77,8 +82,9 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     server.join().map_err(CliError::new)
 }
 
-/// Reads the configuration again and says what became of it; none where it has a fault, and nothing changes.
-fn reload(sources: &Sources, running: &Config) -> Option<Config> {
+/// Reads the configuration again: what is different, and what can hold now. None where it has a fault: nothing
+/// changes.
+fn reload(sources: &Sources, running: &Config) -> Option<(Vec<Change>, Config)> {
     let loaded: Loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -88,8 +94,12 @@ fn reload(sources: &Sources, running: &Config) -> Option<Config> {
             return None;
         }
     };
-    let (changes, takes) = loaded.changes_from(running);
-    for change in &changes {
+    Some(loaded.changes_from(running))
+}
+
+/// Says what became of a new configuration.
+fn tell(changes: &[Change]) {
+    for change in changes {
         let (key, value) = (change.key, &change.value);
         if change.live {
             tracing::info!(key, value, "reloaded: took effect");
@@ -100,7 +110,6 @@ fn reload(sources: &Sources, running: &Config) -> Option<Config> {
     if changes.is_empty() {
         tracing::info!("reloaded: nothing changed");
     }
-    Some(takes)
 }
 
 fn filter_of(level: &str) -> EnvFilter {
@@ -149,6 +158,13 @@ fn cannot_start(listen: &str, error: &ServerError) -> CliError {
             "Something already listens there, perhaps another fanwire. Take another port with --listen {host}:8766, \
              or any free one with --listen {host}:0."
         ))
+    } else if error.is_unguarded() {
+        message.hint(
+            "Set FANWIRE_AUTH_JWT_HS256_SECRET (fanwire token makes tokens), or --auth-api-keys-file. Without \
+             authentication listen on this machine, as 127.0.0.1:8765, or say --insecure.",
+        )
+    } else if error.is_about_authentication() {
+        message
     } else {
         message.hint(
             "--listen takes ADDRESS:PORT of this machine, as 127.0.0.1:8765, 0.0.0.0:8765 or [::1]:8765.",

@@ -7,7 +7,7 @@
 //! heading where a reader looks for it. `LIVE` where a running server takes a new value at SIGHUP, `FIXED` where
 //! it is made once. Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md anew.
 
-use super::value::{Setting, bytes, count, list, one_of, switch, text, time};
+use super::value::{Setting, bytes, count, file, limit, list, one_of, secret, switch, text, time};
 use super::{Config, LogFormat};
 use crate::engine::EngineError;
 use crate::event::Attribute;
@@ -70,6 +70,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| list(&mut c.server.allowed_origins, "ORIGIN", origin, Clone::clone)),
         row("compression", LIVE, "Whether clients that can take it get compressed bytes: permessage-deflate on WebSockets, gzip on event streams",
             |c| switch(&mut c.server.compression)),
+        row("insecure", FIXED, "Serve other machines though there is no authentication",
+            |c| switch(&mut c.server.insecure)),
         row("demo", FIXED, "Publish a made-up run of agents, so that there is something to see at once",
             |c| switch(&mut c.demo)),
         row("demo_rate", FIXED, "Events per second of the demo",
@@ -139,6 +141,64 @@ pub(super) const GROUPS: &[Group] = &[
         row("deflate.alone_min_bytes", LIVE, "Shortest WebSocket message that is deflated by itself, for clients that demand it",
             |c| bytes(&mut c.server.deflate_alone_min_bytes, 0..=GIB)),
     ]},
+    Group { heading: "Authentication: who may come in (docs/auth.md)", rows: &[
+        row("auth.api_keys_file", LIVE, "File with a line of JSON for each API key, as `fanwire token --api-key` makes them",
+            |c| file(&mut c.server.auth.api_keys_file)),
+        row("auth.revoked_file", LIVE, "File with a line of JSON for each token or subject that is refused",
+            |c| file(&mut c.server.auth.revoked_file)),
+        row("auth.cookie", LIVE, "Cookie that may hold a token",
+            |c| text(&mut c.server.auth.cookie, "NAME", |_| Ok(()))),
+        row("auth.max_token_bytes", LIVE, "Longer tokens are refused unread",
+            |c| bytes(&mut c.server.auth.max_token_bytes, 64..=MIB)),
+        row("auth.ticket_ttl", LIVE, "How long a ticket of POST /ticket is good",
+            |c| time(&mut c.server.auth.ticket_ttl, SECOND..=HOUR)),
+        row("auth.max_tickets", LIVE, "Tickets that are out; over it 503",
+            |c| count(&mut c.server.auth.max_tickets, 1..=100_000_000)),
+        row("auth.max_revocations", LIVE, "Revocations by POST /api/revoke that are kept; over it 507",
+            |c| count(&mut c.server.auth.max_revocations, 1..=100_000_000)),
+        row("auth.jwt.hs256_secret", LIVE, "Secret of HS256 tokens, 32 random bytes or more",
+            |c| secret(&mut c.server.auth.jwt.hs256_secret)),
+        row("auth.jwt.hs384_secret", LIVE, "Secret of HS384 tokens",
+            |c| secret(&mut c.server.auth.jwt.hs384_secret)),
+        row("auth.jwt.hs512_secret", LIVE, "Secret of HS512 tokens",
+            |c| secret(&mut c.server.auth.jwt.hs512_secret)),
+        row("auth.jwt.public_key_file", LIVE, "Public key in PEM: RSA (RS256), P-256 (ES256), P-384 (ES384) or Ed25519 (EdDSA)",
+            |c| file(&mut c.server.auth.jwt.public_key_file)),
+        row("auth.jwt.jwks_file", LIVE, "JSON Web Key Set",
+            |c| file(&mut c.server.auth.jwt.jwks_file)),
+        row("auth.jwt.audience", LIVE, "What a token's `aud` must be, one of them; none = it must have none",
+            |c| list(&mut c.server.auth.jwt.audience, "NAME", any, Clone::clone)),
+        row("auth.jwt.issuer", LIVE, "What a token's `iss` must be, one of them; none = any",
+            |c| list(&mut c.server.auth.jwt.issuer, "NAME", any, Clone::clone)),
+        row("auth.jwt.leeway", LIVE, "How far clocks may differ, for `exp` and `nbf`",
+            |c| time(&mut c.server.auth.jwt.leeway, 0..=HOUR)),
+        row("auth.jwt.require_exp", LIVE, "Refuse tokens that never expire",
+            |c| switch(&mut c.server.auth.jwt.require_exp)),
+        row("auth.anonymous.streams", LIVE, "Streams that clients without a token may see; `*` is everything",
+            |c| list(&mut c.server.auth.anonymous.streams, "PATTERN", any, Clone::clone)),
+        row("auth.anonymous.types", LIVE, "Types that clients without a token may see",
+            |c| list(&mut c.server.auth.anonymous.types, "PATTERN", any, Clone::clone)),
+        row("auth.anonymous.channels", LIVE, "Channels that clients without a token may see",
+            |c| list(&mut c.server.auth.anonymous.channels, "PATTERN", any, Clone::clone)),
+        row("auth.anonymous.entities", LIVE, "Entities that clients without a token may see, as kind:id",
+            |c| list(&mut c.server.auth.anonymous.entities, "PATTERN", any, Clone::clone)),
+        row("auth.anonymous.publish", LIVE, "Types that clients without a token may publish; `*` is every type",
+            |c| list(&mut c.server.auth.anonymous.publish, "PATTERN", any, Clone::clone)),
+    ]},
+    Group { heading: "Rates: how often a client may ask", rows: &[
+        row("limits.window", LIVE, "The time in which the numbers below may be used up",
+            |c| time(&mut c.server.limits.window, SECOND..=DAY)),
+        row("limits.messages", LIVE, "Messages of each type that one WebSocket client may send; none = as its dialect's document says",
+            |c| limit(&mut c.server.limits.messages, 0..=1_000_000_000)),
+        row("limits.message_kinds", LIVE, "Other numbers for some types, as subscribe=50",
+            |c| list(&mut c.server.limits.message_kinds, "TYPE=N", message_kind, |(name, max)| format!("{name}={max}"))),
+        row("limits.refused_messages", LIVE, "Messages over a limit after which the client is closed",
+            |c| count(&mut c.server.limits.refused_messages, 0..=1_000_000_000)),
+        row("limits.publishes", LIVE, "Requests to /publish of one client, by its token's subject or its address; over it 429",
+            |c| limit(&mut c.server.limits.publishes, 1..=1_000_000_000)),
+        row("limits.connections_per_address", LIVE, "Open connections of one address, for IPv6 of one /64",
+            |c| limit(&mut c.server.limits.connections_per_address, 1..=100_000_000)),
+    ]},
     Group { heading: "Bus", rows: &[
         row("bus.shards", FIXED, "Rings; events with the same stream, or else source, stay in order in one of them",
             |c| count(&mut c.bus.shards, 1..=1024)),
@@ -189,6 +249,18 @@ fn attribute(text: &str) -> Result<Attribute, String> {
         .into_iter()
         .find(|attribute| attribute.name() == text.trim())
         .ok_or_else(|| format!("`{text}` is no attribute: {}", names()))
+}
+
+/// Any text but the empty one, which would stand for what is absent: write that into a token.
+fn any(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected a text".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn message_kind(text: &str) -> Result<(String, u32), String> {
+    text.split_once('=')
+        .and_then(|(name, max)| Some((name.trim().to_owned(), max.trim().parse().ok()?)))
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| format!("`{text}` is no type and number, as subscribe=50"))
 }
 
 fn directives(text: &str) -> Result<(), String> {

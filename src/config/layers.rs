@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::keys::{self, Row, When};
-use super::value::{FILE_KIND, Words, as_toml};
+use super::value::{FILE_KIND, SECRET_KIND, Words, as_toml};
 use super::{Config, file};
 
 /// Where a value came from.
@@ -275,7 +275,7 @@ impl Loaded {
             }
             Err(what) => {
                 let given = match words {
-                    Words::One(_) if row.is_secret() => "(secret)".to_owned(),
+                    _ if row.is_secret() => "(secret)".to_owned(),
                     Words::One(text) => text.clone(),
                     Words::Many(words) => format!("[{}]", words.join(", ")),
                     Words::Nothing => String::new(),
@@ -331,7 +331,7 @@ impl Row {
     }
 
     pub(super) fn is_secret(&self) -> bool {
-        (self.place)(&mut Config::default()).kind() == "SECRET"
+        (self.place)(&mut Config::default()).kind() == SECRET_KIND
     }
 }
 

@@ -1,10 +1,13 @@
 //! Kinds of settings: how each is read from text, printed as text, and described.
 //!
-//! Imports nothing of ours. Always: what is printed reads back as the same value.
+//! Imports `server`. Always: what is printed reads back as the same value.
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::server::auth::Secret;
 
 /// A value as text, before it is known what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -284,6 +287,89 @@ pub(super) fn text<'a>(
     Box::new(Text { place, kind, check })
 }
 
+struct Hidden<'a>(&'a mut Option<Secret>);
+
+impl Setting for Hidden<'_> {
+    fn set(&mut self, words: &Words) -> Result<(), String> {
+        let text = words.one()?;
+        *self.0 = (!text.is_empty()).then(|| Secret::new(text));
+        Ok(())
+    }
+
+    fn words(&self) -> Words {
+        self.0.as_ref().map_or(Words::Nothing, |secret| Words::One(secret.reveal().to_owned()))
+    }
+
+    fn kind(&self) -> &'static str {
+        SECRET_KIND
+    }
+}
+
+/// A text that is printed nowhere; an empty one is none.
+pub(super) fn secret(place: &mut Option<Secret>) -> Boxed<'_> {
+    Box::new(Hidden(place))
+}
+
+struct File<'a>(&'a mut Option<PathBuf>);
+
+impl Setting for File<'_> {
+    fn set(&mut self, words: &Words) -> Result<(), String> {
+        let text = words.one()?;
+        *self.0 = (!text.is_empty()).then(|| text.into());
+        Ok(())
+    }
+
+    fn words(&self) -> Words {
+        self.0.as_ref().map_or(Words::Nothing, |path| Words::One(path.display().to_string()))
+    }
+
+    fn kind(&self) -> &'static str {
+        FILE_KIND
+    }
+}
+
+/// A file, or none.
+pub(super) fn file(place: &mut Option<PathBuf>) -> Boxed<'_> {
+    Box::new(File(place))
+}
+
+struct Limit<'a>(&'a mut Option<u32>, RangeInclusive<u64>);
+
+impl Setting for Limit<'_> {
+    fn set(&mut self, words: &Words) -> Result<(), String> {
+        let text = words.one()?.trim();
+        if text.is_empty() || text == "none" {
+            *self.0 = None;
+            return Ok(());
+        }
+        let mut number = 0_u32;
+        count(&mut number, self.1.clone()).set(words)?;
+        *self.0 = Some(number);
+        Ok(())
+    }
+
+    fn words(&self) -> Words {
+        self.0.map_or(Words::Nothing, |number| Words::One(number.to_string()))
+    }
+
+    fn kind(&self) -> &'static str {
+        "N"
+    }
+
+    fn range(&self) -> String {
+        format!("none, or {} to {}", self.1.start(), self.1.end())
+    }
+
+    fn is_bare(&self) -> bool {
+        true
+    }
+}
+
+/// A number of things, or none: no limit.
+pub(super) fn limit(place: &mut Option<u32>, range: RangeInclusive<u64>) -> Boxed<'_> {
+    Box::new(Limit(place, range))
+}
+
 struct OneOf<'a, T: 'static> {
     place: &'a mut T,
     names: &'static [(&'static str, T)],
@@ -350,6 +436,9 @@ pub(super) fn list<'a, T>(
 ) -> Boxed<'a> {
     Box::new(List { place, kind, read, show })
 }
+
+/// What stands for a text that is printed nowhere.
+pub(super) const SECRET_KIND: &str = "SECRET";
 
 /// What stands for a file or folder; a relative one in a config file is relative to that file.
 pub(super) const FILE_KIND: &str = "PATH";

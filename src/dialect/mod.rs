@@ -121,9 +121,18 @@ pub(crate) trait Protocol: Sync {
         false
     }
 
+    /// How many messages of each kind its document allows a client.
+    fn usual_limits(&self) -> Usual {
+        &[]
+    }
+
     /// How the connection of a client that is refused ends: close code and reason. `None`: it does not end.
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)>;
 }
+
+/// What a dialect's document says of the messages that one client may send in a window (a minute, where nothing
+/// else is configured): kinds with their numbers, the empty name for all others.
+pub(crate) type Usual = &'static [(&'static str, u32)];
 
 /// What a subscription wants done when its client lags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

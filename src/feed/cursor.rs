@@ -265,6 +265,10 @@ impl Cursor {
 
     /// Drops all that it is owed, but for the rest of what was begun, and for replies.
     pub(crate) fn abandon(&mut self, fanout: &mut Fanout, tally: &mut Tally) -> Option<(Slot, u32)> {
+        if let Some(membership) = self.membership {
+            // What was appended and not sealed yet is owed too, and so dropped.
+            fanout.seal(membership.feed);
+        }
         tally.dropped += self.pending(fanout);
         if let Some(backlog) = &mut self.backlog {
             backlog.direct.retain(|direct| direct.events == 0);

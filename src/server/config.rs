@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "auth")]
+use super::auth::AuthConfig;
+use super::limits::RateLimits;
 use super::wheel::{TICK_MS, Tick};
 use super::{Endpoint, System};
 use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
@@ -73,6 +76,13 @@ pub struct ServerConfig {
     pub deflate_min_bytes: usize,
     /// The shortest message that is deflated by itself, for clients that demand it, in bytes. 1,024.
     pub deflate_alone_min_bytes: usize,
+    /// How often a client may ask.
+    pub limits: RateLimits,
+    /// Serve other machines though there is no authentication. No.
+    pub insecure: bool,
+    /// Who may come in, and with what rights. Everybody, with all.
+    #[cfg(feature = "auth")]
+    pub auth: AuthConfig,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
     /// Every WebSocket client hears what it said, and nothing else.
@@ -106,6 +116,10 @@ impl Default for ServerConfig {
             max_deflate_windows: 64,
             deflate_min_bytes: 64,
             deflate_alone_min_bytes: 1024,
+            limits: RateLimits::default(),
+            insecure: false,
+            #[cfg(feature = "auth")]
+            auth: AuthConfig::default(),
             write_budget_bytes: 256 * 1024,
             echo: false,
         }

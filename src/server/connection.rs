@@ -4,22 +4,28 @@
 //! same; nothing panics; a fault is answered in the protocol's own form and ends this connection only.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::json;
 
+use super::auth::{Denied, Grant, Shown};
 use super::echo::Echo;
+use super::rights;
 use super::routes::{self, Outcome};
 use super::session::{Flow, Session};
 use super::wheel::Tick;
 use super::{Rng, ServerConfig, Shared};
 use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
-use crate::codec::ws;
+use crate::codec::{sse, ws};
 use crate::dialect::{Encoding, Incoming, OnLag};
 use crate::engine::Refused;
 use crate::event::{Event, EventId, Timestamp};
 use crate::feed::Compression;
 use crate::filter::Filter;
+use crate::metrics::Kind;
 
 /// What a connection asks its loop to do, in order.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(crate) enum Effect {
     Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
     /// Publish these, in order, and write what `answer` makes of the last one's id.
     Publish { events: Vec<Event>, answer: Answer },
+    /// Look at the connection's timer at this tick, besides its usual look.
+    LookAt(Tick),
     /// Close, when everything is written.
     Close,
 }
@@ -76,6 +84,8 @@ pub(crate) struct Context<'a> {
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Bytes of answers given since the loop called.
     pub(crate) answered_bytes: usize,
+    /// Where the peer is, where something is limited by that.
+    pub(crate) peer: Option<IpAddr>,
     /// The peer takes no more bytes for now.
     pub(crate) blocked: bool,
 }
@@ -95,6 +105,13 @@ impl Context<'_> {
         self.answered_bytes = usize::MAX / 2;
     }
 
+    /// Has the loop look at the connection's timer in time, where the next heartbeat would be too late.
+    pub(crate) fn look_at(&mut self, tick: Tick) {
+        if tick < self.tick + self.config.heartbeat_ticks() {
+            self.effects.push(Effect::LookAt(tick));
+        }
+    }
+
     fn is_enough(&self) -> bool {
         self.answered_bytes > ANSWER_BYTES_MAX
     }
@@ -104,6 +121,7 @@ impl Context<'_> {
 #[derive(Debug)]
 struct Receiving {
     request: Request,
+    shown: Shown,
     decoder: BodyDecoder,
     body: Vec<u8>,
 }
@@ -121,7 +139,8 @@ struct Http {
 enum State {
     Http(Box<Http>),
     Ws(Box<Ws>),
-    Sse,
+    /// With what the client may see, where that is not everything.
+    Sse(Option<Arc<Grant>>),
     /// Everything is said, at this tick; what comes is thrown away.
     Closing(Tick),
 }
@@ -179,6 +198,8 @@ pub(crate) enum Timer {
     At(Tick),
     /// Time is up: close without more words.
     Over,
+    /// The time of what it had shown is up: see [`Connection::denied`].
+    Denied(Denied),
 }
 
 impl Connection {
@@ -230,7 +251,7 @@ impl Connection {
             }
             State::Ws(_) => self.receive_ws(input, cx),
             // An event stream's client has nothing more to say; neither has one that is let go.
-            State::Sse | State::Closing(_) => {}
+            State::Sse(_) | State::Closing(_) => {}
         }
     }
 
@@ -248,9 +269,9 @@ impl Connection {
                     return;
                 }
                 if let Some(receiving) = http.receiving.take() {
-                    let Receiving { request, body, .. } = *receiving;
+                    let Receiving { request, shown, body, .. } = *receiving;
                     http.since = None;
-                    self.answer(&request, &body, cx);
+                    self.answer(&request, &body, shown, cx);
                 }
                 continue;
             }
@@ -275,14 +296,21 @@ impl Connection {
                 Ok(decoder) => decoder,
                 Err(error) => return self.refuse(&error, cx),
             };
+            let shown = cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now);
             if matches!(request.body, Body::None) {
                 http.since = None;
-                self.answer(&request, &[], cx);
+                self.answer(&request, &[], shown, cx);
+            } else if !cx.shared.auth.is_open() && !matches!(shown, Ok(Some(_))) {
+                // A stranger's body is not waited for.
+                self.answer(&request, &[], shown, cx);
+                if !matches!(self.state, State::Closing(_)) {
+                    self.close(cx);
+                }
             } else {
                 if request.expect_continue && input.is_empty() {
                     cx.send(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
                 }
-                http.receiving = Some(Box::new(Receiving { request, decoder, body: Vec::new() }));
+                http.receiving = Some(Box::new(Receiving { request, shown, decoder, body: Vec::new() }));
             }
         }
         // The request before was an upgrade: what follows is already frames.
@@ -299,18 +327,18 @@ impl Connection {
         self.close(cx);
     }
 
-    fn answer(&mut self, request: &Request, body: &[u8], cx: &mut Context<'_>) {
+    fn answer(&mut self, request: &Request, body: &[u8], shown: Shown, cx: &mut Context<'_>) {
         cx.shared.metrics.requests.inc();
-        match routes::answer(request, body, cx) {
+        match routes::answer(request, body, shown, cx) {
             Outcome::Response => {
                 if !request.keep_alive || cx.shared.is_draining() {
                     self.close(cx);
                 }
             }
             Outcome::Closed => self.close(cx),
-            Outcome::Ws(opening, deflate) => {
+            Outcome::Ws(opening, deflate, grant) => {
                 self.speaks = Speaks::Ws;
-                let session = Session::open(*opening, cx);
+                let session = Session::open(*opening, grant, cx);
                 self.state = State::Ws(Box::new(Ws {
                     decoder: ws::Decoder::default(),
                     inflates: deflate.is_some(),
@@ -318,9 +346,12 @@ impl Connection {
                     echo: cx.config.echo.then(|| Box::new(Echo::new(deflate))),
                 }));
             }
-            Outcome::Sse => {
+            Outcome::Sse(grant) => {
                 self.speaks = Speaks::Sse;
-                self.state = State::Sse;
+                if let Some(at) = grant.as_ref().and_then(|grant| rights::expiry(grant, cx.tick, cx.now)) {
+                    cx.look_at(at);
+                }
+                self.state = State::Sse(grant);
             }
         }
     }
@@ -402,6 +433,31 @@ impl Connection {
         self.close(cx);
     }
 
+    /// What it has shown of itself, where that limits it.
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        match &self.state {
+            State::Ws(ws) => ws.session.grant(),
+            State::Sse(grant) => grant.as_deref(),
+            State::Http(_) | State::Closing(_) => None,
+        }
+    }
+
+    /// It may no longer see what it asked for: says so in the protocol's own form, and ends.
+    pub(crate) fn denied(&mut self, why: Denied, cx: &mut Context<'_>) {
+        cx.shared.metrics.grants_ended.get_or_create(&Kind { kind: why.code() }).inc();
+        match &self.state {
+            State::Ws(ws) => ws.session.denied(why, cx),
+            State::Sse(_) => {
+                let data = json!({ "code": why.code(), "error": why.to_string() }).to_string();
+                let mut out = Vec::with_capacity(96);
+                sse::encode_event(&mut out, Some("closed"), &data, None);
+                cx.send(out);
+            }
+            State::Http(_) | State::Closing(_) => return,
+        }
+        self.close(cx);
+    }
+
     /// A page of what it asked for was written: it is there.
     pub(crate) fn heard(&mut self, tick: Tick) {
         self.heard = tick as u32;
@@ -412,7 +468,7 @@ impl Connection {
         match &self.state {
             State::Ws(_) => cx.send(ws::close_frame(1001, "server is shutting down")),
             State::Http(http) if http.receiving.is_some() => return,
-            State::Http(_) | State::Sse => {}
+            State::Http(_) | State::Sse(_) => {}
             State::Closing(_) => return,
         }
         self.close(cx);
@@ -423,6 +479,10 @@ impl Connection {
         let config = cx.config;
         let heartbeat = config.heartbeat_ticks();
         let (heard, asked) = (Tick::from(self.heard), Tick::from(self.asked));
+        let expiry = self.grant().and_then(|grant| rights::expiry(grant, cx.tick, cx.now));
+        if expiry.is_some_and(|expiry| expiry <= cx.tick) {
+            return Timer::Denied(Denied::Expired);
+        }
         match &mut self.state {
             State::Closing(since) if cx.tick < *since + CLOSING_TICKS => Timer::At(*since + CLOSING_TICKS),
             State::Closing(_) => Timer::Over,
@@ -468,13 +528,14 @@ impl Connection {
                 }
                 Timer::At(look.map_or(next, |look| look.min(next)))
             }
-            State::Sse => {
+            State::Sse(_) => {
                 // Who is blocked has enough to read.
                 if cx.tick >= asked + heartbeat && !cx.blocked {
                     self.asked = cx.tick as u32;
                     cx.send(Encoding::NativeSse.heartbeat());
                 }
-                Timer::At((Tick::from(self.asked) + heartbeat).max(cx.tick + 1))
+                let next = (Tick::from(self.asked) + heartbeat).max(cx.tick + 1);
+                Timer::At(expiry.map_or(next, |expiry| expiry.min(next)))
             }
         }
     }

@@ -12,13 +12,17 @@ mod mail;
 mod replay;
 mod watch;
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::auth::Denied;
 use super::connection::{Connection, Context, Effect, Timer};
+use super::limits::address_key;
 use super::wheel::{Tick, Wheel};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
@@ -27,10 +31,16 @@ use crate::dialect::GapNotice;
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
 use crate::metrics::Kind;
+use crate::sync::lock;
 
 /// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
 /// socket takes no more until it is reported writable, as the kernel's streams do.
 pub(crate) trait Socket: Read + Write {
+    /// Where the peer is, if it is anywhere.
+    fn peer(&self) -> Option<IpAddr> {
+        None
+    }
+
     /// No more bytes will be written; what the peer still sends can be read.
     fn close_write(&mut self);
 }
@@ -86,10 +96,14 @@ pub(crate) struct Core<S> {
     /// What holds for this turn; it changes between two turns only.
     config: Arc<ServerConfig>,
     version: u64,
+    /// The changes of who may come in that every connection here was held against.
+    auth_changes: u64,
     reader: LoopReader,
     fanout: Fanout,
     conns: Slab<Conn<S>>,
     generation: u32,
+    /// The addresses that connections count for.
+    addresses: HashMap<Token, IpAddr>,
     wheel: Wheel,
     tick: Tick,
     now: Timestamp,
@@ -123,7 +137,12 @@ pub(crate) struct Core<S> {
     ahead: Vec<PutOff>,
     /// With an engine: whether its log had holes.
     continuity: Option<Continuity>,
+    /// Connections to be closed because their grants have ended.
+    denied: Vec<(Token, Denied)>,
 }
+
+/// Marks a token whose timer is looked at besides the usual look, which each connection has one of.
+const ONCE: Token = 1 << 63;
 
 fn token_of(slot: usize, generation: u32) -> Token {
     u64::from(generation) << 32 | slot as u64
@@ -142,6 +161,7 @@ macro_rules! context {
             position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
             effects: &mut $core.effects,
             answered_bytes: 0,
+            peer: if $core.config.limits.publishes.is_some() { $conn.socket.peer() } else { None },
             blocked: $conn.blocked,
         }
     };
@@ -163,10 +183,12 @@ impl<S: Socket> Core<S> {
             fanout: Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics)),
             version,
             config,
+            auth_changes: shared.auth.changes(),
             shared,
             reader,
             conns: Slab::new(),
             generation: 0,
+            addresses: HashMap::new(),
             wheel: Wheel::new(0),
             tick: 0,
             now: Timestamp::default(),
@@ -190,6 +212,7 @@ impl<S: Socket> Core<S> {
             lagged: Vec::new(),
             mailbox: Arc::default(),
             ahead: Vec::new(),
+            denied: Vec::new(),
         }
     }
 
@@ -199,7 +222,7 @@ impl<S: Socket> Core<S> {
 
     /// Whether another turn has something to do without waiting for a socket.
     pub(crate) fn has_work(&self) -> bool {
-        self.more_events || !self.ready.is_empty()
+        self.more_events || !self.ready.is_empty() || !self.denied.is_empty()
     }
 
     /// Ticks until a timer may want to be looked at.
@@ -239,10 +262,13 @@ impl<S: Socket> Core<S> {
             .iter()
             .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
             .sum();
+        let address = self.counted_address(&socket);
         let refused = if self.draining {
             "draining"
         } else if open >= self.config.max_connections as i64 {
             "too_many"
+        } else if address.is_some_and(|(address, max)| !lock(&self.shared.addresses).enter(address, max)) {
+            "address"
         } else {
             ""
         };
@@ -269,8 +295,17 @@ impl<S: Socket> Core<S> {
             closing: false,
         });
         let token = token_of(slot, generation);
+        if let Some((address, _)) = address {
+            self.addresses.insert(token, address);
+        }
         self.wheel.add(self.tick + self.config.handshake_ticks().min(10), token);
         Some(token)
+    }
+
+    /// The address that a new connection counts for, and how many it may have.
+    fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
+        let max = self.config.limits.connections_per_address?;
+        Some((address_key(socket.peer()?), max))
     }
 
     /// The socket behind a token.
@@ -377,6 +412,7 @@ impl<S: Socket> Core<S> {
         match effect {
             Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
             Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
+            Effect::Interest { .. } | Effect::Replay { .. } if self.is_denied(slot) => {}
             Effect::Interest { encoding, wishes } => {
                 self.leave_feed(slot);
                 if !wishes.is_empty() {
@@ -394,6 +430,10 @@ impl<S: Socket> Core<S> {
                 self.begin_replay(slot, encoding, filter, except, from);
             }
             Effect::Publish { events, answer } => self.publish(slot, events, answer),
+            Effect::LookAt(tick) => {
+                let token = token_of(slot, self.conns[slot].generation);
+                self.wheel.add(tick, token | ONCE);
+            }
             Effect::Close => {
                 self.forget_put_off(slot);
                 self.leave_feed(slot);
@@ -462,16 +502,59 @@ impl<S: Socket> Core<S> {
     /// A connection fell off its feed, and one of its subscriptions says that it is to end then. False where it
     /// is gone already.
     fn close_lagged(&mut self, slot: usize) -> bool {
+        self.let_go_of_feed(slot);
+        self.shared.metrics.lag_closed.inc();
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        conn.connection.lagged(&mut cx);
+        self.apply(slot)
+    }
+
+    /// Takes the connections whose grants have ended off their feeds, if any may have. They are told in the next
+    /// turn: this may be in the middle of what one of them asked for.
+    fn end_grants(&mut self) {
+        let changes = self.shared.auth.changes();
+        if changes == self.auth_changes {
+            return;
+        }
+        self.auth_changes = changes;
+        let auth = &self.shared.auth;
+        let ended: Vec<(usize, Denied)> = self
+            .conns
+            .iter()
+            .filter_map(|(slot, conn)| Some((slot, auth.ended(conn.connection.grant()?, self.now)?)))
+            .collect();
+        for (slot, why) in ended {
+            self.let_go_of_feed(slot);
+            self.denied.push((token_of(slot, self.conns[slot].generation), why));
+        }
+    }
+
+    /// Whether a connection's grant has ended, though it was not told yet.
+    fn is_denied(&self, slot: usize) -> bool {
+        self.denied.iter().any(|(token, _)| self.find(*token) == Some(slot))
+    }
+
+    /// Tells and closes the connections whose grants have ended.
+    fn close_denied(&mut self) {
+        for (token, why) in std::mem::take(&mut self.denied) {
+            let Some(slot) = self.find(token) else { continue };
+            self.let_go_of_feed(slot);
+            let conn = &mut self.conns[slot];
+            let mut cx = context!(self, conn);
+            conn.connection.denied(why, &mut cx);
+            self.apply(slot);
+        }
+    }
+
+    /// It gets nothing more of what it asked for, past or present.
+    fn let_go_of_feed(&mut self, slot: usize) {
         let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
         self.tell_moved(moved);
-        self.shared.metrics.lag_closed.inc();
         let conn = &mut self.conns[slot];
         conn.cursor.set_cut(Cut::default());
         conn.replay = None;
         conn.cursor.set_waits(false);
-        let mut cx = context!(self, conn);
-        conn.connection.lagged(&mut cx);
-        self.apply(slot)
     }
 
     fn remove(&mut self, slot: usize) {
@@ -482,7 +565,12 @@ impl<S: Socket> Core<S> {
         self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
         let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
         self.tell_moved(moved);
-        self.conns.remove(slot);
+        let conn = self.conns.remove(slot);
+        if !self.addresses.is_empty()
+            && let Some(address) = self.addresses.remove(&token_of(slot, conn.generation))
+        {
+            lock(&self.shared.addresses).leave(address);
+        }
     }
 
     /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
@@ -524,6 +612,9 @@ impl<S: Socket> Core<S> {
                 }
             });
             self.more_events = taken == EVENTS_A_BATCH;
+            // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
+            // it was published.
+            self.end_grants();
             self.flush_dirty();
             if !self.more_events {
                 break;
@@ -589,6 +680,7 @@ impl<S: Socket> Core<S> {
     /// Everything but sockets' own readiness: what waits, the bus, timers.
     pub(crate) fn turn(&mut self) {
         self.shared.metrics.turns.inc();
+        self.close_denied();
         let ready = std::mem::take(&mut self.ready);
         for token in ready {
             let Some(slot) = self.find(token) else { continue };
@@ -605,18 +697,27 @@ impl<S: Socket> Core<S> {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
         for token in due.drain(..) {
+            let once = token & ONCE != 0;
+            let token = token & !ONCE;
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.conns[slot];
             let mut cx = context!(self, conn);
             match conn.connection.timer(&mut cx) {
                 Timer::Over => self.remove(slot),
+                Timer::Denied(why) => {
+                    // Closing has looks of its own.
+                    self.denied.push((token, why));
+                }
                 Timer::At(tick) => {
-                    self.wheel.add(tick, token);
+                    if !once {
+                        self.wheel.add(tick, token);
+                    }
                     self.apply(slot);
                 }
             }
         }
         self.due = due;
+        self.close_denied();
         self.count();
         self.report();
     }

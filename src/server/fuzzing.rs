@@ -54,6 +54,7 @@ pub fn session(data: &[u8]) {
             position: None,
             effects: &mut effects,
             answered_bytes: 0,
+            peer: None,
             blocked: false,
         };
         connection.receive(piece, &mut cx);

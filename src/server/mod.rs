@@ -3,6 +3,7 @@
 //! Imports every lower room. Always: a connection is a state machine without a socket, the core drives it
 //! without knowing mio, and `event_loop` alone touches sockets and threads.
 
+pub(crate) mod auth;
 mod config;
 mod connection;
 mod core;
@@ -11,8 +12,10 @@ mod endpoint;
 mod event_loop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod limits;
 mod page;
 mod publish;
+mod rights;
 mod routes;
 mod session;
 mod wheel;
@@ -32,11 +35,14 @@ use crate::engine::{Engine, EngineConfig, EngineError, Ingest};
 use crate::event::Event;
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Callback, Mutex, lock};
+use auth::Auth;
 use core::Report;
+use limits::{Addresses, Callers};
 
 pub use config::ServerConfig;
 pub use endpoint::{Endpoint, System};
+pub use limits::RateLimits;
 
 /// What the loops of one server share.
 pub(crate) struct Shared {
@@ -48,6 +54,13 @@ pub(crate) struct Shared {
     version: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bridge: Bridge,
+    pub(crate) auth: Auth,
+    /// Who published lately, where that is limited.
+    pub(crate) publishers: Mutex<Callers<String>>,
+    /// Open connections by address, where they are limited.
+    addresses: Mutex<Addresses>,
+    /// Wakes the loops, once they run.
+    wake: Mutex<Option<Callback>>,
     started: Instant,
     loops: usize,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
@@ -67,6 +80,10 @@ impl Shared {
             config: Mutex::new(Arc::new(config)),
             version: AtomicU64::new(0),
             metrics: Arc::default(),
+            auth: Auth::default(),
+            publishers: Mutex::default(),
+            addresses: Mutex::default(),
+            wake: Mutex::new(None),
             started: Instant::now(),
             loops,
             drain: AtomicU64::new(0),
@@ -105,6 +122,14 @@ impl Shared {
         } else {
             let cut_off = self.engine.as_ref().is_some_and(|engine| !engine.status().is_following());
             cut_off.then_some("engine unreachable")
+        }
+    }
+
+    /// Has every loop look at what changed, now.
+    pub(crate) fn wake_loops(&self) {
+        let wake = lock(&self.wake).clone();
+        if let Some(wake) = wake {
+            wake();
         }
     }
 
@@ -228,16 +253,38 @@ impl Rng {
 pub struct ServerError {
     doing: String,
     source: io::Error,
+    is_unguarded: bool,
+    is_about_authentication: bool,
 }
 
 impl ServerError {
     fn new(doing: impl Into<String>, source: io::Error) -> Self {
-        Self { doing: doing.into(), source }
+        Self { doing: doing.into(), source, is_unguarded: false, is_about_authentication: false }
+    }
+
+    #[cfg(feature = "auth")]
+    fn authentication(error: auth::AuthError) -> Self {
+        Self { is_about_authentication: true, ..Self::new("authentication", io::Error::other(error)) }
+    }
+
+    fn unguarded(doing: impl Into<String>) -> Self {
+        let what = "no authentication is configured, and other machines could reach it";
+        Self { is_unguarded: true, ..Self::new(doing, io::Error::other(what)) }
     }
 
     /// Whether the address is taken by another program.
     pub fn is_address_in_use(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
+    }
+
+    /// Whether it would have been open to other machines without authentication, and was not told `insecure`.
+    pub fn is_unguarded(&self) -> bool {
+        self.is_unguarded
+    }
+
+    /// Whether a key, a file or another setting of authentication is not usable.
+    pub fn is_about_authentication(&self) -> bool {
+        self.is_about_authentication
     }
 }
 
@@ -325,7 +372,10 @@ impl ServerBuilder {
         self
     }
 
-    /// Binds the address and starts the loops. Blocks for a name look-up at the most.
+    /// Binds the address and starts the loops. Blocks for a name look-up and the files of keys at the most.
+    ///
+    /// Without authentication it serves this machine only: another address is an error
+    /// ([`ServerError::is_unguarded`]) unless the config says `insecure`.
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
         let Self { bus, listen, engine, ingest, loops, config, bridge } = self;
         let doing = || format!("listening on {listen}");
@@ -333,7 +383,15 @@ impl ServerBuilder {
         let address = addresses
             .next()
             .ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
+        #[cfg(feature = "auth")]
+        let auth = Auth::load(&config.auth).map_err(ServerError::authentication)?;
+        #[cfg(not(feature = "auth"))]
+        let auth = Auth::default();
+        if auth.is_open() && !config.insecure && !address.ip().to_canonical().is_loopback() {
+            return Err(ServerError::unguarded(doing()));
+        }
         let mut shared = Shared::new(bus, config, loops);
+        shared.auth = auth;
         if let Some(bridge) = bridge {
             shared.bridge = bridge;
         }
@@ -352,8 +410,14 @@ impl ServerBuilder {
                 .start(Arc::clone(&shared.metrics), Box::new(take))
                 .map_err(|error| ServerError::new(doing, error))?;
         }
-        let (threads, wakers) = started.into_iter().unzip();
-        Ok(ServerHandle { address, shared, threads, wakers })
+        let (threads, wakers): (_, Vec<Arc<mio::Waker>>) = started.into_iter().unzip();
+        *lock(&shared.wake) = Some(Arc::new(move || {
+            for waker in &wakers {
+                // A loop that can't be woken has ended.
+                let _ = waker.wake();
+            }
+        }));
+        Ok(ServerHandle { address, shared, threads })
     }
 }
 
@@ -363,7 +427,6 @@ pub struct ServerHandle {
     address: SocketAddr,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<io::Result<()>>>,
-    wakers: Vec<Arc<mio::Waker>>,
 }
 
 impl fmt::Debug for ServerHandle {
@@ -384,22 +447,21 @@ impl ServerHandle {
         let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
         // Relaxed: the wakers' system calls order it for the loops.
         self.shared.drain.store(millis, Ordering::Relaxed);
-        self.wake_loops();
+        self.shared.wake_loops();
     }
 
     /// Limits, times and the rest from now on; connections that are open keep what they have. What is made once
     /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Returns at once; each loop takes the new config at
     /// its next turn.
-    pub fn reload(&self, config: ServerConfig) {
+    ///
+    /// The files of keys and revocations are read again (blocks for them): clients whose token, key or subject no
+    /// longer counts are closed before the next event. On an error nothing has changed.
+    pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
+        #[cfg(feature = "auth")]
+        self.shared.auth.reload(&config.auth).map_err(ServerError::authentication)?;
         self.shared.set_config(config);
-        self.wake_loops();
-    }
-
-    fn wake_loops(&self) {
-        for waker in &self.wakers {
-            // A loop that can't be woken has ended.
-            let _ = waker.wake();
-        }
+        self.shared.wake_loops();
+        Ok(())
     }
 
     /// Waits until every loop has ended, and says what ended one early. Blocks.

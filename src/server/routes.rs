@@ -1,14 +1,20 @@
 //! What is at which path, and the answers that need no connection of their own.
 //!
 //! Imports every lower room. Always: an answer is complete and has its length, but a stream's head; errors
-//! are JSON `{"error": …}` and say what to do where that is not plain.
+//! are JSON `{"error": …}` and say what to do where that is not plain; who may not have an answer gets 401 where
+//! they have shown nothing that is good, 403 where that allows less.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
 
+use super::auth::{Denied, Grant, Revocation, Shown};
 use super::connection::{Answer as PublishAnswer, Context, Effect, ReplayFrom};
+use super::limits::address_key;
 use super::page;
 use super::publish;
+use super::rights::may_see;
 use crate::bridge::BridgeOutcome;
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
@@ -19,6 +25,7 @@ use crate::engine::Refused;
 use crate::event::EventId;
 use crate::feed::Compression;
 use crate::filter::Filter;
+use crate::sync::lock;
 
 /// What a request made of its connection.
 #[derive(Debug)]
@@ -27,10 +34,11 @@ pub(crate) enum Outcome {
     Response,
     /// Answered for the last time.
     Closed,
-    /// It speaks WebSocket from here, like this; messages may be compressed where that was agreed on.
-    Ws(Box<Opening>, Option<PerMessageDeflate>),
-    /// It is an event stream from here.
-    Sse,
+    /// It speaks WebSocket from here, like this; messages may be compressed where that was agreed on; with these
+    /// rights.
+    Ws(Box<Opening>, Option<PerMessageDeflate>, Option<Arc<Grant>>),
+    /// It is an event stream from here, with these rights.
+    Sse(Option<Arc<Grant>>),
 }
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -44,6 +52,9 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style
 
 /// The subprotocol offered.
 const PROTOCOL: &str = "fanwire.v1";
+
+/// A subprotocol to offer beside a token's, where another dialect is spoken: browsers want one of theirs chosen.
+const AUTH_PROTOCOL: &str = "fanwire.auth";
 
 /// Writes an error as JSON.
 pub(crate) fn write_error(
@@ -61,6 +72,7 @@ pub(crate) fn write_error(
 
 struct Answer<'a, 'b> {
     request: &'a Request,
+    shown: Shown,
     cx: &'a mut Context<'b>,
     /// The CORS headers that go with every answer to this origin.
     cors: Vec<(&'static str, String)>,
@@ -98,10 +110,10 @@ impl Answer<'_, '_> {
     }
 }
 
-/// Answers one request.
-pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Outcome {
+/// Answers one request of whoever has shown this.
+pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Context<'_>) -> Outcome {
     let cors = cors_headers(request, cx);
-    let mut answer = Answer { request, cx, cors };
+    let mut answer = Answer { request, shown, cx, cors };
     if answer.cx.config.echo {
         return answer.websocket(Dialect::Native, String::new());
     }
@@ -110,9 +122,9 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
         "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/sse/events" => {
             "GET, HEAD, OPTIONS"
         }
-        "/publish" => "POST, OPTIONS",
         "/bridge" => "GET, HEAD, OPTIONS",
         path if path.starts_with(BRIDGE) => "POST, OPTIONS",
+        "/publish" | "/ticket" | "/api/revoke" => "POST, OPTIONS",
         _ if endpoint.is_some() => "GET, HEAD, OPTIONS",
         path => {
             let error = format!("nothing at {}: the page is at /, streams at /ws and /sse", shortened(path));
@@ -127,10 +139,15 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
         (_, Method::Options) => answer.preflight(allowed),
         ("/publish", Method::Post) => answer.publish(body),
         ("/bridge", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.grant() {
+                return refusal;
+            }
             let routes = answer.cx.shared.bridge.list_routes();
             answer.json(200, &json!({ "routes": routes }))
         }
         (path, Method::Post) if path.starts_with(BRIDGE) => answer.bridge(&path[BRIDGE.len()..], body),
+        ("/ticket", Method::Post) => answer.ticket(),
+        ("/api/revoke", Method::Post) => answer.revoke(body),
         (_, Method::Get) if endpoint.is_some() && is_upgrade => {
             let (dialect, channel) = endpoint.unwrap_or((Dialect::Native, String::new()));
             answer.websocket(dialect, channel)
@@ -158,11 +175,17 @@ pub(crate) fn answer(request: &Request, body: &[u8], cx: &mut Context<'_>) -> Ou
             }
         }
         ("/metrics", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("seeing metrics", Grant::sees_metrics) {
+                return refusal;
+            }
             let text = answer.cx.shared.metrics.text();
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             answer.respond(200, &[("Content-Type", kind)], text.as_bytes())
         }
         ("/api/stats", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
+                return refusal;
+            }
             let stats = answer.cx.shared.stats();
             answer.json(200, &stats)
         }
@@ -201,7 +224,100 @@ impl Answer<'_, '_> {
         self.respond(204, &headers[..shown], b"")
     }
 
+    /// The rights of whoever asks: `None` is all, for there is no authentication. Else the refusal.
+    fn grant(&mut self) -> Result<Option<Arc<Grant>>, Outcome> {
+        match &self.shown {
+            Ok(None) if !self.cx.shared.auth.is_open() => Err(self.denied(Denied::Missing)),
+            Ok(grant) => Ok(grant.clone()),
+            Err(denied) => Err(self.denied(*denied)),
+        }
+    }
+
+    fn entitled(&mut self, what: &str, has: impl Fn(&Grant) -> bool) -> Result<Option<Arc<Grant>>, Outcome> {
+        match self.grant()? {
+            Some(grant) if !has(&grant) => {
+                Err(self.forbidden(&format!("beyond what the token allows: {what}")))
+            }
+            grant => Ok(grant),
+        }
+    }
+
+    fn denied(&mut self, denied: Denied) -> Outcome {
+        self.cx.shared.metrics.fault(denied.label());
+        let body = json!({ "error": denied.to_string(), "code": denied.code() });
+        self.respond(401, &[JSON, denied.challenge()], body.to_string().as_bytes())
+    }
+
+    fn forbidden(&mut self, error: &str) -> Outcome {
+        self.cx.shared.metrics.fault("forbidden");
+        self.json(403, &json!({ "error": error, "code": "forbidden" }))
+    }
+
+    /// A ticket with the rights of whoever asks.
+    fn ticket(&mut self) -> Outcome {
+        let made = match self.grant() {
+            Err(refusal) => return refusal,
+            // Where nobody need show anything, a client that is made to show a ticket goes on all the same.
+            Ok(None) => Some(("none-needed".to_owned(), 30)),
+            Ok(Some(grant)) => self.cx.shared.auth.make_ticket(&grant, self.cx.now),
+        };
+        match made {
+            Some((ticket, seconds)) => {
+                let body = json!({ "ticket": ticket, "expires_in": seconds }).to_string();
+                self.respond(200, &[JSON, ("Cache-Control", "no-store")], body.as_bytes())
+            }
+            None => self.error(503, "too_many_tickets", "too many tickets are out", &[("Retry-After", "5")]),
+        }
+    }
+
+    fn revoke(&mut self, body: &[u8]) -> Outcome {
+        if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
+            return refusal;
+        }
+        if self.cx.shared.auth.is_open() {
+            return self.error(400, "not_configured", "there is no authentication to revoke", &[]);
+        }
+        let one = std::str::from_utf8(body).map_err(|_| "not UTF-8".to_owned()).and_then(Revocation::read);
+        let one = match one {
+            Ok(one) => one,
+            Err(error) => return self.error(400, "invalid_revocation", &error, &[]),
+        };
+        match self.cx.shared.auth.revoke(one, self.cx.now) {
+            Ok(count) => {
+                self.cx.shared.wake_loops();
+                self.json(200, &json!({ "revoked": count }))
+            }
+            Err(max) => {
+                let error = format!("{max} revocations are as many as are kept: write some to the file");
+                self.error(507, "too_many_revocations", &error, &[])
+            }
+        }
+    }
+
+    /// Refuses a client that publishes too often.
+    fn admit_publish(&mut self, grant: Option<&Grant>) -> Result<(), Outcome> {
+        let limits = &self.cx.config.limits;
+        let Some(max) = limits.publishes else { return Ok(()) };
+        let who = match grant.map(Grant::subject).filter(|subject| !subject.is_empty()) {
+            Some(subject) => format!("subject {subject}"),
+            None => self.cx.peer.map_or_else(String::new, |address| address_key(address).to_string()),
+        };
+        let admitted = lock(&self.cx.shared.publishers).admit(who, self.cx.tick, limits.window, max);
+        admitted.map_err(|seconds| {
+            let window = self.cx.config.limits.window.as_secs_f64();
+            let error = format!("rate limit of {max} publishes in {window} s reached");
+            self.error(429, "rate_limited", &error, &[("Retry-After", &seconds.to_string())])
+        })
+    }
+
     fn publish(&mut self, body: &[u8]) -> Outcome {
+        let grant = match self.entitled("publishing", Grant::publishes) {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        if let Err(refusal) = self.admit_publish(grant.as_deref()) {
+            return refusal;
+        }
         let kind = self.request.header("content-type").unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let lines = match kind.as_str() {
@@ -225,6 +341,13 @@ impl Answer<'_, '_> {
                 return self.json(400, &json!({ "error": fault.error, "line": fault.line }));
             }
         };
+        let beyond = grant.iter().find_map(|grant| {
+            let mut refusals = events.iter().filter_map(|event| grant.may_publish(event).err());
+            refusals.next()
+        });
+        if let Some(what) = beyond {
+            return self.forbidden(&format!("beyond what the token allows: {what}"));
+        }
         let accepted = events.len();
         self.cx.shared.metrics.events_published.inc_by(accepted as u64);
         let cors = std::mem::take(&mut self.cors);
@@ -251,6 +374,11 @@ impl Answer<'_, '_> {
 
     /// Routes a message of another protocol. The handler runs here, in the loop.
     fn bridge(&mut self, protocol: &str, body: &[u8]) -> Outcome {
+        // What comes in is told on the bus, so the right is that to publish.
+        let told = format!("protocol.{protocol}");
+        if let Err(refusal) = self.entitled("the bridge", |grant| grant.may_publish_type(&told)) {
+            return refusal;
+        }
         let Ok(message) = simdutf8::basic::from_utf8(body) else {
             return self.error(400, "bridge_malformed", "message is not valid UTF-8", &[]);
         };
@@ -310,9 +438,14 @@ impl Answer<'_, '_> {
         if let Some(refusal) = self.refuse_stream() {
             return refusal;
         }
-        let protocol = upgrade.protocols.iter().find(|p| *p == PROTOCOL).map(|_| PROTOCOL);
+        let grant = match self.shown.clone() {
+            Ok(grant) => grant,
+            Err(denied) => return self.denied(denied),
+        };
+        let offers = |protocol: &str| upgrade.protocols.iter().any(|offered| offered == protocol);
+        let protocol = [PROTOCOL, AUTH_PROTOCOL].into_iter().find(|protocol| offers(protocol));
         // Who offers the native subprotocol speaks it, wherever it comes.
-        let dialect = protocol.map_or(dialect, |_| Dialect::Native);
+        let dialect = if protocol == Some(PROTOCOL) { Dialect::Native } else { dialect };
         let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
         let query: Vec<(String, String)> = self.request.query_pairs().collect();
         let opening = match dialect.open(place, &query) {
@@ -324,6 +457,11 @@ impl Answer<'_, '_> {
         {
             return self.error(400, "invalid_filter", &error.to_string(), &[]);
         }
+        if let (Some(subscribe), Some(grant)) = (&opening.subscribe, &grant)
+            && let Err(error) = may_see(grant, &subscribe.filter)
+        {
+            return self.forbidden(&error.text);
+        }
         let deflate = upgrade.deflate.filter(|_| self.cx.config.compression);
         let mut out = Vec::with_capacity(192);
         ws::write_upgrade(&mut out, &upgrade.accept, protocol, deflate);
@@ -333,16 +471,26 @@ impl Answer<'_, '_> {
                 if context_takeover { Compression::Messages { bits } } else { Compression::Alone { bits } };
             self.cx.effects.push(Effect::Compress(compression));
         }
-        Outcome::Ws(Box::new(opening), deflate)
+        Outcome::Ws(Box::new(opening), deflate, grant)
     }
 
     fn sse(&mut self, encoding: Encoding) -> Outcome {
-        let stream = match StreamRequest::read(self.request, encoding) {
+        let grant = match self.grant() {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        let mut stream = match StreamRequest::read(self.request, encoding) {
             Ok(stream) => stream,
             Err(error) => return self.error(400, "invalid_query", &error, &[]),
         };
         if let Err(error) = stream.filter.check(&self.cx.config.filter_limits()) {
             return self.error(400, "invalid_filter", &error.to_string(), &[]);
+        }
+        if let Some(grant) = &grant {
+            if let Err(error) = may_see(grant, &stream.filter) {
+                return self.forbidden(&error.text);
+            }
+            stream.filter = grant.narrow(&stream.filter);
         }
         if let Some(refusal) = self.refuse_stream() {
             return refusal;
@@ -383,7 +531,7 @@ impl Answer<'_, '_> {
             encoding: stream.encoding,
             wishes: vec![(stream.filter, stream.on_lag)],
         });
-        Outcome::Sse
+        Outcome::Sse(grant)
     }
 }
 
@@ -425,8 +573,8 @@ impl StreamRequest {
                 }
                 "snapshot" => snapshot = matches!(value.as_str(), "" | "1" | "true"),
                 "event_name" => return Err("event_name can only be message".to_owned()),
-                // A cache's key, and what authorization reads.
-                "token" | "access_token" => {}
+                // What authentication reads, and a cache's key.
+                "token" | "access_token" | "ticket" => {}
                 name if name.starts_with('_') => {}
                 // A slip of the pen would otherwise be a stream of everything.
                 name => {

@@ -1,15 +1,19 @@
 //! A WebSocket client's subscriptions and requests, whatever its dialect.
 //!
-//! Imports `dialect`, `filter`, `event`. Always: dialects read and write, this decides; what a client may see
-//! ([`Session::granted`]), may publish ([`Session::may_publish`]) and may ask how often
-//! ([`Session::admit_message`]) is decided in one place each; a fault ends no session.
+//! Imports `dialect`, `filter`, `event`. Always: dialects read and write, this decides; what a client may see, may
+//! publish and may ask how often is asked of its [`Rights`], in one place each; what it asked for is kept as it
+//! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::json;
 use smallvec::SmallVec;
 
+use super::auth::{Denied, Grant};
 use super::connection::{Answer, Context, Effect, ReplayFrom};
+use super::limits::Limited;
+use super::rights::Rights;
 use super::wheel::Tick;
 use crate::codec::ws;
 use crate::dialect::{
@@ -80,69 +84,59 @@ struct Own {
     place: Place,
     /// It published, and does not hear itself.
     is_deaf_to_itself: bool,
+    rights: Rights,
 }
 
-/// What clients may, as long as nothing says otherwise.
-impl Session {
-    /// What this client gets of what it asks for: a grant would be and-ed to the filter here, before it becomes
-    /// interest.
-    #[expect(clippy::unused_self, reason = "without authentication everybody sees everything")]
-    fn granted(&self, filter: Filter) -> Filter {
-        filter
-    }
-
-    /// Whether this client may publish this event.
-    #[expect(clippy::unused_self, reason = "without authentication everybody publishes")]
-    fn may_publish(&self, _event: &Event) -> bool {
-        true
-    }
-
-    /// Whether this client may send one more message of this kind now.
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "without limits every message is taken"
-    )]
-    fn admit_message(&mut self, _kind: &'static str, _cx: &Context<'_>) -> Result<(), ClientError> {
-        Ok(())
-    }
-
-    /// Whether this client must first say who it is.
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "without authentication nobody must")]
-    fn admit_command(&self, _command: &Command) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    /// Takes a token.
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "without authentication any is good")]
-    fn authenticate(&mut self, _token: &str, _cx: &Context<'_>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    /// What a client that has said nothing of itself by this tick is refused for; else when to look again.
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "without authentication there is no hurry"
-    )]
-    fn check_deadline(&self, _cx: &Context<'_>) -> Result<Option<Tick>, Refusal> {
-        Ok(None)
-    }
-}
+/// How a connection ends where its dialect has no words of its own for it (RFC 6455, 7.4.1: a policy).
+const POLICY: u16 = 1008;
 
 impl Session {
-    /// Starts with what the path and the query say.
-    pub(crate) fn open(opening: Opening, cx: &mut Context<'_>) -> Self {
+    /// Starts with what the path, the query and what the client showed say.
+    pub(crate) fn open(opening: Opening, grant: Option<Arc<Grant>>, cx: &mut Context<'_>) -> Self {
         let Opening { encoding, subscribe, place } = opening;
-        let own = place.map(|place| Box::new(Own { place: *place, ..Own::default() }));
+        let rights = Rights::new(grant, cx);
+        let is_locked = rights.is_locked();
+        let own = (place.is_some() || rights.are_special()).then(|| {
+            Box::new(Own {
+                place: place.map_or_else(Place::default, |place| *place),
+                rights,
+                ..Own::default()
+            })
+        });
         let mut session = Self { encoding, own, ..Self::default() };
         session.reply(&Reply::Welcome, &Asked::Silent, cx);
-        if let Some(subscribe) = subscribe
-            && let Err(error) = session.subscribe(*subscribe, cx)
-        {
-            session.fail(&error, &Asked::Silent, cx);
+        match (subscribe, &mut session.own) {
+            (Some(subscribe), Some(own)) if is_locked => own.rights.wait_with(subscribe),
+            (Some(subscribe), _) => session.subscribe_unasked(*subscribe, cx),
+            (None, _) => {}
         }
+        session.look_in_time(cx);
         session
+    }
+
+    /// Begins what its path says.
+    fn subscribe_unasked(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
+        if let Err(error) = self.subscribe(subscribe, cx) {
+            self.fail(&error, &Asked::Silent, cx);
+        }
+    }
+
+    fn rights(&self) -> Option<&Rights> {
+        self.own.as_deref().map(|own| &own.rights)
+    }
+
+    /// The grant that it has shown a token for.
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        self.rights()?.grant()
+    }
+
+    fn is_locked(&self) -> bool {
+        self.rights().is_some_and(Rights::is_locked)
+    }
+
+    /// What of a filter becomes interest.
+    fn narrow(&self, filter: &Filter) -> Filter {
+        self.rights().map_or_else(|| filter.clone(), |rights| rights.narrow(filter))
     }
 
     pub(crate) fn encoding(&self) -> Encoding {
@@ -154,15 +148,22 @@ impl Session {
         let nowhere = Place::default();
         let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
         let ClientMessage { kind, asked, command } = self.encoding.protocol().read(message, place);
-        let obeyed = match self.admit_message(kind, cx).and(command) {
+        if let Err(limited) = self.admit_message(kind, cx) {
+            self.fail(&limited.error(kind), &asked, cx);
+            if limited.is_last {
+                cx.send(ws::close_frame(POLICY, "rate limit exceeded"));
+                return Flow::Over;
+            }
+            return Flow::On;
+        }
+        let obeyed = match command {
             Ok(Command::Auth { token }) => return self.take_token(&token, &asked, cx),
-            Ok(command) => match self.admit_command(&command) {
-                Ok(()) => self.obey(command, &asked, cx),
-                Err(refusal) if self.encoding.protocol().refuse(&refusal).is_some() => {
-                    return self.refuse(&refusal, cx);
-                }
-                Err(_) => Err(ClientError::new("auth_required", "authentication required")),
+            command if self.is_locked() => match self.hear_stranger(command, cx) {
+                Ok(command) => self.obey(command, &asked, cx),
+                Err(Ok(error)) => Err(error),
+                Err(Err(refusal)) => return self.refuse(&refusal, cx),
             },
+            Ok(command) => self.obey(command, &asked, cx),
             Err(error) => Err(error),
         };
         if let Err(error) = obeyed {
@@ -171,25 +172,83 @@ impl Session {
         Flow::On
     }
 
+    /// What a client that has shown no token yet may say; else how it is answered, or why it is let go.
+    fn hear_stranger(
+        &self,
+        command: Result<Command, ClientError>,
+        cx: &Context<'_>,
+    ) -> Result<Command, Result<ClientError, Refusal>> {
+        let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
+        match command {
+            Err(error) if is_strict => Err(Err(Refusal::BadToken(error.text))),
+            Err(error) => Err(Ok(error)),
+            Ok(_) if is_strict => Err(Err(Refusal::NoToken)),
+            Ok(command @ (Command::Ping | Command::Nothing)) => Ok(command),
+            Ok(_) => {
+                cx.shared.metrics.fault(Denied::Missing.label());
+                Err(Ok(ClientError::new(Denied::Missing.code(), Denied::Missing.to_string())))
+            }
+        }
+    }
+
+    /// Whether this client may send one more message of this kind now.
+    fn admit_message(&mut self, kind: &'static str, cx: &Context<'_>) -> Result<(), Limited> {
+        let protocol = self.encoding.protocol();
+        if !cx.config.limits.count_messages() && protocol.usual_limits().is_empty() {
+            return Ok(());
+        }
+        self.own.get_or_insert_default().rights.admit_message(kind, protocol, cx)
+    }
+
     fn take_token(&mut self, token: &str, asked: &Asked, cx: &mut Context<'_>) -> Flow {
-        match self.authenticate(token, cx) {
-            Ok(()) => {
+        let unlocked = match &mut self.own {
+            Some(own) => own.rights.unlock(token, cx),
+            // Nobody need show one, so any is good.
+            None => Ok(None),
+        };
+        match unlocked {
+            Ok(waiting) => {
                 self.reply(&Reply::Authenticated, asked, cx);
+                if !self.subscriptions.is_empty() {
+                    // What it may see of what it asked for can be another now.
+                    self.tell_interest(cx);
+                }
+                if let Some(subscribe) = waiting {
+                    self.subscribe_unasked(*subscribe, cx);
+                }
+                self.look_in_time(cx);
                 Flow::On
             }
-            Err(refusal) => {
-                if let Refusal::BadToken(why) = &refusal {
-                    self.reply(&Reply::AuthFailed(why), asked, cx);
-                }
-                self.refuse(&refusal, cx)
+            Err(denied) => {
+                cx.shared.metrics.fault(denied.label());
+                let why = denied.to_string();
+                self.reply(&Reply::AuthFailed(&why), asked, cx);
+                self.refuse(&Refusal::BadToken(why), cx)
             }
+        }
+    }
+
+    /// It may no longer see what it asked for: says so, in the dialect's words.
+    pub(crate) fn denied(&self, why: Denied, cx: &mut Context<'_>) {
+        let text = why.to_string();
+        self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &Asked::Silent, cx);
+        let close = self.encoding.protocol().refuse(&Refusal::BadToken(text.clone()));
+        let (code, reason) = close.unwrap_or((POLICY, text.into()));
+        cx.send(ws::close_frame(code, &reason));
+    }
+
+    /// Has its loop look again when its time is up, where that is before the next heartbeat.
+    fn look_in_time(&self, cx: &mut Context<'_>) {
+        let Some(rights) = self.rights() else { return };
+        if let Some(at) = rights.deadline(cx).or_else(|| rights.expiry(cx)) {
+            cx.look_at(at);
         }
     }
 
     /// Lets the client go, if that is what its dialect does then.
     fn refuse(&self, why: &Refusal, cx: &mut Context<'_>) -> Flow {
         cx.shared.metrics.fault(match why {
-            Refusal::NoToken => "auth_required",
+            Refusal::NoToken => Denied::Missing.label(),
             Refusal::BadToken(_) => "auth_failed",
             Refusal::TooLate(_) => "auth_late",
         });
@@ -204,9 +263,18 @@ impl Session {
 
     /// Looks whether it had to say something by now; the tick to look again at.
     pub(crate) fn timer(&self, cx: &mut Context<'_>) -> (Flow, Option<Tick>) {
-        match self.check_deadline(cx) {
-            Ok(at) => (Flow::On, at),
-            Err(refusal) => (self.refuse(&refusal, cx), None),
+        let Some(rights) = self.rights() else { return (Flow::On, None) };
+        match rights.deadline(cx) {
+            Some(deadline) if cx.tick >= deadline => {
+                let late = Refusal::TooLate(cx.config.handshake_timeout.as_secs());
+                let flow = self.refuse(&late, cx);
+                if flow == Flow::On {
+                    cx.send(ws::close_frame(POLICY, "authentication required"));
+                }
+                (Flow::Over, None)
+            }
+            Some(deadline) => (Flow::On, Some(deadline)),
+            None => (Flow::On, rights.expiry(cx)),
         }
     }
 
@@ -258,8 +326,8 @@ impl Session {
     }
 
     fn publish(&self, event: Event, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
-        if !self.may_publish(&event) {
-            return Err(ClientError::new("forbidden", "no right to publish this"));
+        if let Some(rights) = self.rights() {
+            rights.may_publish(&event)?;
         }
         cx.shared.metrics.events_published.inc();
         let stamp = stamp(cx);
@@ -301,6 +369,9 @@ impl Session {
         let limits = cx.config.filter_limits();
         for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
             filter.check(&limits).map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
+            if let Some(rights) = self.rights() {
+                rights.may_see(filter)?;
+            }
         }
         let max = cx.config.max_subscriptions;
         let others = self.subscriptions.iter().filter(|s| !s.name.is(id)).count();
@@ -324,13 +395,12 @@ impl Session {
         if past.is_none() {
             self.forget(&id, cx);
         }
-        let filters: SmallVec<[Filter; 1]> =
-            std::iter::once(filter).chain(or).map(|filter| self.granted(filter)).collect();
+        let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let (Some(from), [filter]) = (past, filters.as_slice()) {
             // Before the interest changes, so that what is live comes behind it.
-            let except = self.subscriptions.iter().map(|s| s.filter.clone()).collect();
-            let encoding = self.encoding;
-            cx.effects.push(Effect::Replay { encoding, filter: filter.clone(), except, from });
+            let except = self.subscriptions.iter().map(|s| self.narrow(&s.filter)).collect();
+            let (encoding, filter) = (self.encoding, self.narrow(filter));
+            cx.effects.push(Effect::Replay { encoding, filter, except, from });
             cx.hold_input();
             self.forget(&id, cx);
         }
@@ -377,7 +447,7 @@ impl Session {
     }
 
     fn tell_interest(&self, cx: &mut Context<'_>) {
-        let wishes = self.subscriptions.iter().map(|s| (s.filter.clone(), s.on_lag)).collect();
+        let wishes = self.subscriptions.iter().map(|s| (self.narrow(&s.filter), s.on_lag)).collect();
         cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
     }
 

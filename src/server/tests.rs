@@ -38,6 +38,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             position: None,
             effects: &mut effects,
             answered_bytes,
+            peer: None,
             blocked: false,
         };
         connection.receive(&mut piece, &mut cx);

@@ -21,7 +21,7 @@ use super::command::{UNKNOWN, text_frame};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
-    Refusal, Reply, Stamp, adopt,
+    Refusal, Reply, Stamp, Usual, adopt,
 };
 use crate::catalogue::autosdlc::event_type;
 use crate::codec::ws;
@@ -139,6 +139,10 @@ impl Protocol for Autosdlc {
             millis(gap.at),
             gap.json(),
         ))
+    }
+
+    fn usual_limits(&self) -> Usual {
+        &[("", 100), ("subscribe", 50), ("agent_log", 1000), ("ping", 60)]
     }
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {

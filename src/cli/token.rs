@@ -1,0 +1,221 @@
+//! `fanwire token`: makes tokens and API keys. Imports its siblings and public items only.
+//! Always: what is to be kept secret is the only thing on stdout; what it allows is said on stderr.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fanwire::auth::{ApiKey, Claims, PublishRight, Secret, SigningKey};
+use serde_json::json;
+
+use super::{CliError, DIM};
+
+/// Options of `fanwire token`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Who it is for
+    #[arg(long, visible_alias = "user", value_name = "NAME")]
+    sub: Option<String>,
+    /// Stream it may see, or a pattern, or `*` for everything; repeatable
+    #[arg(long = "stream", value_name = "PATTERN", value_delimiter = ',')]
+    streams: Vec<String>,
+    /// Type it may see, as task.*; repeatable
+    #[arg(long = "type", value_name = "PATTERN", value_delimiter = ',')]
+    types: Vec<String>,
+    /// Channel it may see; repeatable
+    #[arg(long = "channel", value_name = "PATTERN", value_delimiter = ',')]
+    channels: Vec<String>,
+    /// Entity it may see, as task:t-1, or task for all of the kind; repeatable
+    #[arg(long = "entity", value_name = "KIND:ID", value_delimiter = ',')]
+    entities: Vec<String>,
+    /// Let it publish: everything, or the types given as --publish=task.*
+    #[arg(long, value_name = "PATTERN", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    publish: Option<Vec<String>>,
+    /// Let it read /metrics
+    #[arg(long)]
+    metrics: bool,
+    /// Let it use /api: statistics, revocation
+    #[arg(long)]
+    admin: bool,
+    /// How long it is good, as 90s, 15m, 24h or 30d, or never [default: 24h; API keys: never]
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    ttl: Option<Ttl>,
+    /// Its own id, by which it can be revoked [default: a random one]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Whom it is to be shown to (aud); repeatable
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    audience: Vec<String>,
+    /// Who made it (iss)
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// Secret to sign with; on the command line others can see it: better the environment, or --secret-file
+    #[arg(long, env = "FANWIRE_AUTH_JWT_HS256_SECRET", hide_env_values = true, value_name = "SECRET")]
+    secret: Option<String>,
+    /// File with the secret; a line end behind it does not count
+    #[arg(long, value_name = "FILE", conflicts_with = "secret")]
+    secret_file: Option<PathBuf>,
+    /// Private key to sign with, in PEM: Ed25519, P-256, P-384 or RSA
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["secret_file"])]
+    private_key: Option<PathBuf>,
+    /// The key's id (kid), for servers that have several
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
+    /// Make an API key of this id instead: a key for its holder, a line for the server's file
+    #[arg(long, value_name = "ID", conflicts_with_all = ["secret_file", "private_key", "key_id", "audience", "issuer"])]
+    api_key: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long a token is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ttl {
+    Seconds(i64),
+    Never,
+}
+
+fn ttl(text: &str) -> Result<Ttl, String> {
+    if text == "never" {
+        return Ok(Ttl::Never);
+    }
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: i64 = number.parse().map_err(|_| "expected a time, as 90s, 15m, 24h or 30d, or never")?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(format!("`{text}` has no unit: s, m, h or d, as 24h")),
+    };
+    match number.checked_mul(unit) {
+        Some(seconds @ 1..=3_155_760_000) => Ok(Ttl::Seconds(seconds)),
+        _ => Err("must be from 1s to a hundred years".to_owned()),
+    }
+}
+
+impl Args {
+    fn claims(&self, default: Ttl) -> Claims {
+        let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+        let mut claims = Claims::default();
+        claims.sub.clone_from(&self.sub);
+        claims.streams = some(&self.streams);
+        claims.types = some(&self.types);
+        claims.channels = some(&self.channels);
+        claims.entities = some(&self.entities);
+        claims.publish = match self.publish.as_deref() {
+            None => PublishRight::None,
+            Some([]) => PublishRight::All,
+            Some(types) => PublishRight::Types(types.to_vec()),
+        };
+        claims.metrics = self.metrics;
+        claims.admin = self.admin;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        claims.exp = match self.ttl.unwrap_or(default) {
+            Ttl::Seconds(seconds) => Some(now + seconds),
+            Ttl::Never => None,
+        };
+        claims.iat = Some(now);
+        claims
+    }
+
+    fn key(&self) -> Result<SigningKey, CliError> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| CliError::new(format!("{}: {error}", path.display())))
+        };
+        let key = if let Some(path) = &self.private_key {
+            let pem = read(path)?;
+            SigningKey::pem(&pem).map_err(|error| CliError::new(format!("{}: {error}", path.display())))?
+        } else {
+            let secret = match (&self.secret_file, &self.secret) {
+                (Some(path), _) => String::from_utf8(read(path)?)
+                    .map_err(|_| CliError::new(format!("{}: is not text", path.display())))?
+                    .trim_end_matches(['\r', '\n'])
+                    .to_owned(),
+                (None, Some(secret)) => secret.clone(),
+                (None, None) => {
+                    return Err(CliError::new("nothing to sign with").hint(
+                        "Set FANWIRE_AUTH_JWT_HS256_SECRET as for the server, or name --secret-file or --private-key. \
+                         For a key that needs no signing: --api-key ID.",
+                    ));
+                }
+            };
+            if secret.is_empty() {
+                return Err(CliError::new("the secret is empty"));
+            }
+            SigningKey::hs256(&Secret::new(secret))
+        };
+        Ok(match &self.key_id {
+            Some(id) => key.with_id(id),
+            None => key,
+        })
+    }
+}
+
+/// Prints what was asked for.
+pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    let lists = [&args.streams, &args.types, &args.channels, &args.entities];
+    let sees_nothing = lists.iter().all(|list| list.is_empty());
+    if sees_nothing && args.publish.is_none() && !args.metrics && !args.admin {
+        return Err(CliError::new("it would allow nothing").hint(
+            "Say what it may see with --stream, --type, --channel or --entity (--stream '*' is everything), \
+             what it may do with --publish, --metrics or --admin.",
+        ));
+    }
+    match &args.api_key {
+        Some(id) => make_api_key(args, id),
+        None => make_token(args),
+    }
+}
+
+fn make_token(args: &Args) -> Result<(), CliError> {
+    let mut claims = args.claims(Ttl::Seconds(86_400));
+    claims.aud = (!args.audience.is_empty()).then(|| args.audience.clone());
+    claims.iss.clone_from(&args.issuer);
+    claims.jti = args.id.clone().or_else(ApiKey::random_id);
+    let token = args.key()?.sign(&claims).map_err(CliError::new)?;
+    if args.json {
+        return print(&json!({ "token": token, "claims": claims }).to_string());
+    }
+    explain(&serde_json::to_string(&claims).unwrap_or_default());
+    print(&token)
+}
+
+fn make_api_key(args: &Args, id: &str) -> Result<(), CliError> {
+    let mut claims = args.claims(Ttl::Never);
+    claims.iat = None;
+    let key = ApiKey::new(id, &claims).ok_or_else(|| CliError::new("the system gives no random bits"))?;
+    if args.json {
+        return print(&json!({ "key": key.key(), "line": key.line() }).to_string());
+    }
+    // The line is no secret, and of no use if it is not seen.
+    eprintln!("line for auth.api_keys_file:\n{}\nkey, shown this once:", key.line());
+    print(key.key())
+}
+
+fn explain(text: &str) {
+    if stderr().is_terminal() {
+        anstream::eprintln!("{DIM}{text}{DIM:#}");
+    }
+}
+
+fn print(line: &str) -> Result<(), CliError> {
+    writeln!(stdout(), "{line}").map_err(|error| CliError::new(format!("cannot write: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("24h", 86_400), ("30d", 2_592_000)] {
+            assert_eq!(ttl(text), Ok(Ttl::Seconds(seconds)));
+        }
+        assert_eq!(ttl("never"), Ok(Ttl::Never));
+        for text in ["", "5", "0s", "-1h", "1w", "99999999999999999999s", "9999999d"] {
+            assert!(ttl(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Where a request may carry a token, an API key or a ticket.
+//!
+//! Imports `codec`. In this order, and the first counts: `?token=` or `?access_token=`, `?ticket=`, `Authorization:
+//! Bearer`, the cookie, `Sec-WebSocket-Protocol: fanwire.v1, bearer.TOKEN`. Always: a cookie, which browsers
+//! send for whoever asks them to, counts only where the page that asked is the server's own or an allowed one.
+
+use crate::codec::http::Request;
+
+/// What a client shows, unread.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Credential {
+    Token(String),
+    Ticket(String),
+}
+
+/// How a token is marked among the subprotocols that a WebSocket client offers.
+const SUBPROTOCOL: &str = "bearer.";
+
+pub(super) fn find(request: &Request, cookie: &str, origins: &[String]) -> Option<Credential> {
+    let (mut token, mut ticket) = (None, None);
+    for (name, value) in request.query_pairs() {
+        match name.as_str() {
+            "token" | "access_token" if !value.is_empty() => token = token.or(Some(value)),
+            "ticket" if !value.is_empty() => ticket = ticket.or(Some(value)),
+            _ => {}
+        }
+    }
+    token
+        .map(Credential::Token)
+        .or(ticket.map(Credential::Ticket))
+        .or_else(|| bearer(request).map(Credential::Token))
+        .or_else(|| in_cookie(request, cookie, origins).map(Credential::Token))
+        .or_else(|| in_subprotocols(request).map(Credential::Token))
+}
+
+fn bearer(request: &Request) -> Option<String> {
+    let (scheme, token) = request.header("authorization")?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+fn in_cookie(request: &Request, name: &str, origins: &[String]) -> Option<String> {
+    if name.is_empty() || !is_own(request, origins) {
+        return None;
+    }
+    let pairs = request.headers_named("cookie").flat_map(|value| value.split(';'));
+    let mut named = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(key, _)| *key == name);
+    let value = named.next()?.1.trim();
+    let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// Whether the page that made a browser send this, if one did, is the server's own or one that is named. `*` names
+/// none: it is for answers without rights.
+fn is_own(request: &Request, origins: &[String]) -> bool {
+    let Some(origin) = request.header("origin") else { return true };
+    let host = origin.split_once("://").map(|(_, host)| host);
+    let same =
+        host.is_some() && request.header("host").zip(host).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
+    same || origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+}
+
+fn in_subprotocols(request: &Request) -> Option<String> {
+    request
+        .headers_named("sec-websocket-protocol")
+        .flat_map(|value| value.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix(SUBPROTOCOL))
+        .filter(|token| !token.is_empty())
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::http::{HttpLimits, parse_request};
+
+    fn found(target: &str, headers: &str) -> Option<String> {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: own.example\r\n{headers}\r\n");
+        let parsed = parse_request(text.as_bytes(), &HttpLimits::default()).expect("a request");
+        let (request, _) = parsed.expect("a whole one");
+        find(&request, "auth-token", &["https://app.example".to_owned(), "*".to_owned()]).map(|c| match c {
+            Credential::Token(token) => token,
+            Credential::Ticket(ticket) => format!("ticket {ticket}"),
+        })
+    }
+
+    #[test]
+    fn each_way_in_is_looked_at_in_its_order() {
+        let cookie = "Cookie: a=b; auth-token=C\r\n";
+        let header = "Authorization: bearer  H \r\n";
+        let protocol = "Sec-WebSocket-Protocol: fanwire.v1, bearer.P\r\n";
+        for (target, headers, token) in [
+            ("/ws?token=Q&ticket=T", [header, cookie, protocol].concat(), "Q"),
+            ("/ws?access_token=a%2Bb", header.to_owned(), "a+b"),
+            ("/ws?ticket=T", [header, cookie, protocol].concat(), "ticket T"),
+            ("/ws?token=", [header, cookie, protocol].concat(), "H"),
+            ("/ws", [cookie, protocol].concat(), "C"),
+            ("/ws", "Cookie: auth-token=\"C\"\r\n".to_owned(), "C"),
+            ("/ws", protocol.to_owned(), "P"),
+        ] {
+            assert_eq!(found(target, &headers).as_deref(), Some(token), "{target} {headers}");
+        }
+        for headers in
+            ["", "Authorization: Basic x\r\n", "Authorization: Bearer\r\n", "Cookie: auth-tokens=C\r\n"]
+        {
+            assert_eq!(found("/ws", headers), None, "{headers}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_page_cannot_use_a_visitors_cookie() {
+        for (origin, counts) in [
+            ("http://own.example", true),
+            ("https://OWN.example", true),
+            ("https://app.example", true),
+            ("https://evil.example", false),
+            ("https://own.example.evil.example", false),
+            ("null", false),
+        ] {
+            let headers = format!("Origin: {origin}\r\nCookie: auth-token=C\r\n");
+            assert_eq!(found("/ws", &headers).is_some(), counts, "{origin}");
+            let header = format!("Origin: {origin}\r\nAuthorization: Bearer H\r\n");
+            assert!(found("/ws", &header).is_some(), "what the page itself had to know counts");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What one token lets its holder see and do, ready to be asked.
+//!
+//! Imports `event` and `filter`. Always: what may be seen is a filter, to be joined with every filter that the
+//! holder asks for, so that what is beyond it is never matched.
+
+use super::claims::{Claims, PublishRight};
+use crate::event::{Attribute, Event};
+use crate::filter::{Filter, FilterLimits, Pattern};
+
+/// The rights of a connection, from a token, an API key or the configuration.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    subject: Box<str>,
+    sees: Filter,
+    lists: Lists,
+    publishes: Publishes,
+    metrics: bool,
+    admin: bool,
+    /// The second from which it is no longer good, leeway included.
+    expires: Option<i64>,
+    issued: Option<i64>,
+    token_id: Option<Box<str>>,
+    /// The key that vouches for it; with the key, the grant goes.
+    proof: u64,
+}
+
+/// The four lists; `None` allows all.
+#[derive(Debug, Default)]
+struct Lists {
+    types: Option<Box<[Pattern]>>,
+    streams: Option<Box<[Pattern]>>,
+    channels: Option<Box<[Pattern]>>,
+    entities: Option<Box<[(Pattern, Pattern)]>>,
+}
+
+#[derive(Debug)]
+enum Publishes {
+    Nothing,
+    Everything,
+    Types(Box<[Pattern]>),
+}
+
+/// A list that holds `*` allows all, also events without the attribute.
+fn is_all(list: &[String]) -> bool {
+    list.iter().any(|one| one == "*")
+}
+
+fn patterns(list: Option<&[String]>) -> Option<Box<[Pattern]>> {
+    list.filter(|list| !is_all(list)).map(|list| list.iter().map(Pattern::from).collect())
+}
+
+fn allows(list: Option<&[Pattern]>, value: &str) -> bool {
+    list.is_none_or(|list| list.iter().any(|pattern| pattern.matches(value)))
+}
+
+impl Grant {
+    /// The grant of these claims, which holds until `expires`; or what is wrong with their patterns.
+    pub(super) fn new(claims: &Claims, expires: Option<i64>, proof: u64) -> Result<Self, String> {
+        let Claims { streams, types, channels, entities, .. } = claims;
+        let lists = Lists {
+            types: patterns(types.as_deref()),
+            streams: patterns(streams.as_deref()),
+            channels: patterns(channels.as_deref()),
+            entities: entities
+                .as_deref()
+                .filter(|list| !is_all(list))
+                .map(|list| list.iter().map(|text| entity_patterns(text)).collect()),
+        };
+        let says_nothing = [streams, types, channels, entities].iter().all(|list| list.is_none());
+        let sees = if says_nothing { Filter::nothing() } else { lists.filter() };
+        let publishes = match &claims.publish {
+            PublishRight::None => Publishes::Nothing,
+            PublishRight::All => Publishes::Everything,
+            PublishRight::Types(types) => {
+                patterns(Some(types)).map_or(Publishes::Everything, Publishes::Types)
+            }
+        };
+        let limits = FilterLimits::default();
+        sees.check(&limits).map_err(|error| error.to_string())?;
+        if let Publishes::Types(types) = &publishes {
+            let filter = Filter::new().any_of(Attribute::Type, types.iter().cloned());
+            filter.check(&limits).map_err(|error| error.to_string())?;
+        }
+        let subject = claims.sub.as_deref().or(claims.user_id.as_deref()).unwrap_or_default();
+        Ok(Self {
+            subject: subject.into(),
+            sees,
+            lists,
+            publishes,
+            metrics: claims.metrics,
+            admin: claims.admin,
+            expires,
+            issued: claims.iat,
+            token_id: claims.jti.as_deref().map(Box::from),
+            proof,
+        })
+    }
+
+    /// What its holder may see of what `filter` wants.
+    pub(crate) fn narrow(&self, filter: &Filter) -> Filter {
+        filter.and(&self.sees)
+    }
+
+    /// Whether it lets its holder see no event at all.
+    pub(crate) fn sees_nothing(&self) -> bool {
+        self.sees.is_nothing()
+    }
+
+    /// The values that a filter names and the grant does not let see, as `stream 'x'`. Patterns are narrowed
+    /// without a word: they ask for what there is.
+    pub(crate) fn beyond(&self, filter: &Filter) -> Vec<String> {
+        let Lists { types, streams, channels, entities } = &self.lists;
+        let mut beyond = Vec::new();
+        let named = [(Attribute::Type, types), (Attribute::Stream, streams), (Attribute::Channel, channels)];
+        for (attribute, list) in named {
+            for value in filter.values(attribute) {
+                if Pattern::from(value).is_exact() && !allows(list.as_deref(), value) {
+                    beyond.push(format!("{} '{value}'", attribute.name()));
+                }
+            }
+        }
+        for (kind, id) in filter.entity_values() {
+            let exact = Pattern::from(kind).is_exact() && Pattern::from(id).is_exact();
+            if exact && !allows_entity(entities.as_deref(), kind, id) {
+                beyond.push(format!("entity '{kind}:{id}'"));
+            }
+        }
+        beyond
+    }
+
+    /// Whether its holder may publish at all.
+    pub(crate) fn publishes(&self) -> bool {
+        !matches!(self.publishes, Publishes::Nothing)
+    }
+
+    /// Whether its holder may publish events of this type.
+    pub(crate) fn may_publish_type(&self, kind: &str) -> bool {
+        match &self.publishes {
+            Publishes::Nothing => false,
+            Publishes::Everything => true,
+            Publishes::Types(types) => allows(Some(types), kind),
+        }
+    }
+
+    /// Whether its holder may publish this event: its type is one of those granted, and the stream, channel and
+    /// entity that it names, if it names any, are ones that the holder may see.
+    pub(crate) fn may_publish(&self, event: &Event) -> Result<(), String> {
+        let beyond = |what: &str, value: &str| Err(format!("{what} '{value}'"));
+        match &self.publishes {
+            Publishes::Nothing => return Err("publishing".to_owned()),
+            _ if self.may_publish_type(event.event_type()) => {}
+            _ => return beyond("type", event.event_type()),
+        }
+        let Lists { streams, channels, entities, .. } = &self.lists;
+        for (attribute, list) in [(Attribute::Stream, streams), (Attribute::Channel, channels)] {
+            if let Some(value) = event.attribute(attribute)
+                && !allows(list.as_deref(), value)
+            {
+                return beyond(attribute.name(), value);
+            }
+        }
+        let kind = event.attribute(Attribute::EntityKind).unwrap_or_default();
+        let id = event.attribute(Attribute::EntityId).unwrap_or_default();
+        if (kind, id) != ("", "") && !allows_entity(entities.as_deref(), kind, id) {
+            return beyond("entity", &format!("{kind}:{id}"));
+        }
+        Ok(())
+    }
+
+    /// Whom it was given to; empty where the token does not say.
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    pub(crate) fn sees_metrics(&self) -> bool {
+        self.metrics
+    }
+
+    pub(crate) fn is_admin(&self) -> bool {
+        self.admin
+    }
+
+    /// The second from which it is no longer good.
+    pub(crate) fn expires(&self) -> Option<i64> {
+        self.expires
+    }
+
+    pub(super) fn issued(&self) -> Option<i64> {
+        self.issued
+    }
+
+    pub(super) fn token_id(&self) -> Option<&str> {
+        self.token_id.as_deref()
+    }
+
+    pub(super) fn proof(&self) -> u64 {
+        self.proof
+    }
+}
+
+fn allows_entity(list: Option<&[(Pattern, Pattern)]>, kind: &str, id: &str) -> bool {
+    list.is_none_or(|list| list.iter().any(|(kinds, ids)| kinds.matches(kind) && ids.matches(id)))
+}
+
+fn entity_patterns(text: &str) -> (Pattern, Pattern) {
+    let (kind, id) = text.split_once(':').unwrap_or((text, "**"));
+    (kind.into(), id.into())
+}
+
+impl Lists {
+    fn filter(&self) -> Filter {
+        let mut filter = Filter::new();
+        let sets = [
+            (Attribute::Type, &self.types),
+            (Attribute::Stream, &self.streams),
+            (Attribute::Channel, &self.channels),
+        ];
+        for (attribute, list) in sets {
+            if let Some(list) = list {
+                // No values would mean any: an empty list means none.
+                filter = if list.is_empty() {
+                    Filter::nothing()
+                } else {
+                    filter.any_of(attribute, list.iter().cloned())
+                };
+            }
+        }
+        if let Some(entities) = &self.entities {
+            filter = if entities.is_empty() {
+                Filter::nothing()
+            } else {
+                filter.entities(entities.iter().map(|(kind, id)| (kind.as_str(), id.as_str())))
+            };
+        }
+        filter
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(claims: &str) -> Grant {
+        let claims: Claims = serde_json::from_str(claims).expect("claims");
+        Grant::new(&claims, None, 0).expect("a grant")
+    }
+
+    fn event(kind: &str) -> crate::event::EventBuilder {
+        Event::builder(kind)
+    }
+
+    #[test]
+    fn absent_lists_allow_all_but_a_token_without_any_sees_nothing() {
+        let plain = event("a.b").build().expect("an event");
+        let of_s = event("a.b").stream("s").build().expect("an event");
+        for (claims, sees_plain, sees_s) in [
+            ("{}", false, false),
+            (r#"{"publish":true}"#, false, false),
+            (r#"{"streams":["*"]}"#, true, true),
+            (r#"{"streams":["s","*"]}"#, true, true),
+            (r#"{"streams":[]}"#, false, false),
+            (r#"{"streams":["s"]}"#, false, true),
+            (r#"{"streams":["**"]}"#, false, true),
+            (r#"{"streams":["s",""]}"#, true, true),
+            (r#"{"types":["a.*"]}"#, true, true),
+            (r#"{"types":["a.*"],"streams":["t"]}"#, false, false),
+            (r#"{"types":["a.*"],"streams":["*"]}"#, true, true),
+            (r#"{"types":["c"],"streams":[]}"#, false, false),
+            (r#"{"streams":[],"types":["*"]}"#, false, false),
+            (r#"{"types":[],"streams":["*"]}"#, false, false),
+            (r#"{"entities":[],"streams":["*"]}"#, false, false),
+        ] {
+            let sees = grant(claims).narrow(&Filter::new());
+            assert_eq!((sees.matches(&plain), sees.matches(&of_s)), (sees_plain, sees_s), "{claims}");
+        }
+    }
+
+    #[test]
+    fn values_named_beyond_the_grant_are_told() {
+        let grant = grant(r#"{"streams":["a.*","b"],"entities":["task:t-1","agent"]}"#);
+        let filter: Filter = "stream=a.x,b,c entity=task:t-1,task:t-2,agent:z".parse().expect("a filter");
+        assert_eq!(grant.beyond(&filter), ["stream 'c'", "entity 'task:t-2'"]);
+        let patterns: Filter = "stream=*.x type=q".parse().expect("a filter");
+        assert!(grant.beyond(&patterns).is_empty());
+        assert!(grant.beyond(&Filter::new()).is_empty());
+    }
+
+    #[test]
+    fn publishing_is_a_right_of_its_own() {
+        let a = |kind: &str| event(kind).build().expect("an event");
+        assert_eq!(grant(r#"{"streams":["*"]}"#).may_publish(&a("x")), Err("publishing".into()));
+        assert!(!grant(r#"{"streams":["*"],"publish":false}"#).publishes());
+        assert_eq!(grant(r#"{"publish":true}"#).may_publish(&a("x")), Ok(()));
+        assert_eq!(grant(r#"{"publish":["*"]}"#).may_publish(&a("x.y")), Ok(()));
+        assert_eq!(grant(r#"{"publish":[]}"#).may_publish(&a("x")), Err("type 'x'".into()));
+        let tasks = grant(r#"{"publish":["task.*"],"types":["alert.*"],"streams":["s"]}"#);
+        assert_eq!(tasks.may_publish(&a("task.done")), Ok(()));
+        assert_eq!(tasks.may_publish(&a("alert.on")), Err("type 'alert.on'".into()));
+        let elsewhere = event("task.done").stream("t").build().expect("an event");
+        assert_eq!(tasks.may_publish(&elsewhere), Err("stream 't'".into()));
+        let of = grant(r#"{"publish":true,"entities":["task:t-1"]}"#);
+        let other = event("x").entity("task", "t-2").build().expect("an event");
+        assert_eq!(of.may_publish(&other), Err("entity 'task:t-2'".into()));
+    }
+
+    #[test]
+    fn a_grant_keeps_within_the_limits_of_filters() {
+        let many: Vec<String> = (0..300).map(|n| format!("s{n}")).collect();
+        let claims = Claims { streams: Some(many), ..Claims::default() };
+        assert!(Grant::new(&claims, None, 0).is_err());
+    }
+}

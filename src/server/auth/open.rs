@@ -1,0 +1,49 @@
+//! A server built without authentication: everybody may come in. Imports its siblings and `codec`.
+
+use std::sync::Arc;
+
+use super::Denied;
+use super::grant::Grant;
+use super::revocation::Revocation;
+use crate::codec::http::Request;
+use crate::event::Timestamp;
+
+/// The authentication of a server: none.
+#[derive(Debug, Default)]
+pub(crate) struct Auth(());
+
+#[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the form that `guard` gives it")]
+impl Auth {
+    pub(crate) fn changes(&self) -> u64 {
+        0
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        true
+    }
+
+    pub(crate) fn admit(
+        &self,
+        _: &Request,
+        _: &[String],
+        _: Timestamp,
+    ) -> Result<Option<Arc<Grant>>, Denied> {
+        Ok(None)
+    }
+
+    pub(crate) fn verify(&self, _: &str, _: Timestamp) -> Result<Option<Arc<Grant>>, Denied> {
+        Ok(None)
+    }
+
+    pub(crate) fn ended(&self, _: &Grant, _: Timestamp) -> Option<Denied> {
+        None
+    }
+
+    pub(crate) fn make_ticket(&self, _: &Arc<Grant>, _: Timestamp) -> Option<(String, u64)> {
+        None
+    }
+
+    pub(crate) fn revoke(&self, _: Revocation, _: Timestamp) -> Result<usize, usize> {
+        Ok(0)
+    }
+}

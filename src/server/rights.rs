@@ -1,0 +1,137 @@
+//! What one client has shown of itself, and what it may do for it: its grant, and how often it asked.
+//!
+//! Imports `auth`, `limits`, `filter`. Always: a client that must show a token and has not sees nothing and
+//! publishes nothing; what one may see is asked here, before a filter becomes interest.
+
+use std::sync::Arc;
+
+use super::auth::{Denied, Grant};
+use super::connection::Context;
+use super::limits::{self, Buckets, Limited};
+use super::wheel::{TICK_MS, Tick};
+use crate::dialect::{ClientError, Protocol, Subscribe};
+use crate::event::{Event, Timestamp};
+use crate::filter::Filter;
+
+/// A client's rights. The default is everything, as where nobody need show a token.
+#[derive(Debug, Default)]
+pub(crate) struct Rights {
+    grant: Option<Arc<Grant>>,
+    /// It must show a token, and came at this tick.
+    locked: Option<Tick>,
+    /// What its path subscribed it to, until it has shown one.
+    waiting: Option<Box<Subscribe>>,
+    buckets: Option<Box<Buckets>>,
+}
+
+impl Rights {
+    /// Of a client that has shown what gives this grant, or nothing.
+    pub(crate) fn new(grant: Option<Arc<Grant>>, cx: &Context<'_>) -> Self {
+        let must_show = grant.is_none() && !cx.shared.auth.is_open();
+        Self { grant, locked: must_show.then_some(cx.tick), ..Self::default() }
+    }
+
+    /// Whether they are anything else than everything.
+    pub(crate) fn are_special(&self) -> bool {
+        self.grant.is_some() || self.locked.is_some()
+    }
+
+    /// Whether it must show a token before anything else.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locked.is_some()
+    }
+
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        self.grant.as_deref()
+    }
+
+    /// Keeps for later what the path asks for.
+    pub(crate) fn wait_with(&mut self, subscribe: Box<Subscribe>) {
+        self.waiting = Some(subscribe);
+    }
+
+    /// Takes a token: new rights in place of those before, and what waited for them.
+    pub(crate) fn unlock(&mut self, token: &str, cx: &Context<'_>) -> Result<Option<Box<Subscribe>>, Denied> {
+        if let Some(grant) = cx.shared.auth.verify(token, cx.now)? {
+            self.grant = Some(grant);
+            self.locked = None;
+        }
+        Ok(self.waiting.take())
+    }
+
+    /// What of a filter becomes interest.
+    pub(crate) fn narrow(&self, filter: &Filter) -> Filter {
+        match &self.grant {
+            Some(grant) => grant.narrow(filter),
+            None if self.is_locked() => Filter::nothing(),
+            None => filter.clone(),
+        }
+    }
+
+    /// Whether a filter names nothing that it may not see.
+    pub(crate) fn may_see(&self, filter: &Filter) -> Result<(), ClientError> {
+        match &self.grant {
+            Some(grant) => may_see(grant, filter),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn may_publish(&self, event: &Event) -> Result<(), ClientError> {
+        let allowed = match &self.grant {
+            Some(grant) => grant.may_publish(event),
+            None if self.is_locked() => Err("publishing".to_owned()),
+            None => Ok(()),
+        };
+        allowed.map_err(|what| forbidden(&what))
+    }
+
+    /// Takes one more message of this kind, if it may come now.
+    pub(crate) fn admit_message(
+        &mut self,
+        kind: &'static str,
+        protocol: &dyn Protocol,
+        cx: &Context<'_>,
+    ) -> Result<(), Limited> {
+        limits::admit(&mut self.buckets, &cx.config.limits, protocol.usual_limits(), kind, cx.tick)
+    }
+
+    /// The tick by which it must have shown a token.
+    pub(crate) fn deadline(&self, cx: &Context<'_>) -> Option<Tick> {
+        self.locked.map(|since| since + cx.config.handshake_ticks())
+    }
+
+    /// The tick at which its grant's time is up.
+    pub(crate) fn expiry(&self, cx: &Context<'_>) -> Option<Tick> {
+        expiry(self.grant()?, cx.tick, cx.now)
+    }
+}
+
+/// The tick at which a grant's time is up; the present one if it is.
+pub(crate) fn expiry(grant: &Grant, tick: Tick, now: Timestamp) -> Option<Tick> {
+    let left = grant.expires()?.saturating_mul(1_000_000).saturating_sub(now.0);
+    Some(tick.saturating_add(u64::try_from(left).unwrap_or(0).div_ceil(TICK_MS * 1000)))
+}
+
+/// Whether a filter names nothing beyond a grant; else says what.
+pub(crate) fn may_see(grant: &Grant, filter: &Filter) -> Result<(), ClientError> {
+    if grant.sees_nothing() {
+        return Err(forbidden("seeing events"));
+    }
+    let beyond = grant.beyond(filter);
+    if beyond.is_empty() { Ok(()) } else { Err(forbidden(&beyond.join(", "))) }
+}
+
+fn forbidden(what: &str) -> ClientError {
+    ClientError::new("forbidden", format!("beyond what the token allows: {what}"))
+}
+
+impl Limited {
+    /// What the client is told.
+    pub(crate) fn error(self, kind: &str) -> ClientError {
+        let Self { max, window_seconds, retry_seconds, .. } = self;
+        let text = format!(
+            "rate limit of {max} {kind} messages in {window_seconds} s reached: try again in {retry_seconds} s"
+        );
+        ClientError::new("rate_limited", text)
+    }
+}

@@ -63,6 +63,8 @@ pub use dialect::envelope::ReadError;
 pub use dialect::{Dialect, ParseDialectError};
 #[cfg(feature = "server")]
 pub use engine::{EngineConfig, EngineError};
+#[cfg(feature = "schema")]
+pub use server::SchemaConfig;
 #[cfg(feature = "server")]
 pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System};
 

@@ -4,8 +4,8 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
 
-use fanwire::ServerError;
 use fanwire::config::{Config, Loaded, LogFormat, Sources};
+use fanwire::{ServerError, ServerHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -61,9 +61,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");
             break;
         }
-        if let Some(config) = reload(&sources, &running) {
+        if let Some(config) = reload(&sources, &running, &server) {
             set_log_level(&log_level, &config.log_level);
-            server.reload(config.server.clone());
             running = config;
         }
     }
@@ -78,7 +77,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
 }
 
 /// Reads the configuration again and says what became of it; none where it has a fault, and nothing changes.
-fn reload(sources: &Sources, running: &Config) -> Option<Config> {
+fn reload(sources: &Sources, running: &Config, server: &ServerHandle) -> Option<Config> {
     let loaded: Loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -89,6 +88,10 @@ fn reload(sources: &Sources, running: &Config) -> Option<Config> {
         }
     };
     let (changes, takes) = loaded.changes_from(running);
+    if let Err(error) = server.reload(takes.server.clone()) {
+        tracing::error!("the configuration was not reloaded: {error}");
+        return None;
+    }
     for change in &changes {
         let (key, value) = (change.key, &change.value);
         if change.live {
@@ -98,7 +101,7 @@ fn reload(sources: &Sources, running: &Config) -> Option<Config> {
         }
     }
     if changes.is_empty() {
-        tracing::info!("reloaded: nothing changed");
+        tracing::info!("reloaded: no setting changed");
     }
     Some(takes)
 }
@@ -143,6 +146,9 @@ fn raise_open_files() {
 
 fn cannot_start(listen: &str, error: &ServerError) -> CliError {
     let message = CliError::new(error);
+    if error.is_configuration() {
+        return message;
+    }
     if error.is_address_in_use() {
         let host = listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
         message.hint(format!(

@@ -7,7 +7,7 @@
 //! heading where a reader looks for it. `LIVE` where a running server takes a new value at SIGHUP, `FIXED` where
 //! it is made once. Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md anew.
 
-use super::value::{Setting, bytes, count, list, one_of, switch, text, time};
+use super::value::{Setting, bytes, count, file, list, one_of, switch, text, time};
 use super::{Config, LogFormat};
 use crate::event::Attribute;
 use crate::server::System;
@@ -61,7 +61,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.loops, 1..=256)),
         row("dialect", LIVE, "Systems whose clients find their protocol at their own path too: native, fcc, agentos, hive, autosdlc, gathering",
             |c| list(&mut c.server.systems, "NAMES", system, |s| s.name().to_owned())),
-        row("endpoint", LIVE, "More paths at which a dialect is served, as /stream=hive",
+        row("endpoint", LIVE, "More paths at which a dialect is served, as /stream=hive; in the file also [[endpoint]] with path and dialect",
             |c| list(&mut c.server.endpoints, "PATH=DIALECT", str::parse, ToString::to_string)),
         row("cors_origin", LIVE, "Origins of pages elsewhere that may read answers; `*` allows any",
             |c| list(&mut c.server.cors_origins, "ORIGIN", origin, Clone::clone)),
@@ -127,6 +127,13 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.bus.shards, 1..=1024)),
         row("bus.capacity", FIXED, "Events that each ring keeps, the history for replays: a power of two",
             |c| count(&mut c.bus.capacity, 1..=1 << 24)),
+    ]},
+    #[cfg(feature = "schema")]
+    Group { heading: "Schemas: what payloads must be", rows: &[
+        row("schemas.dir", LIVE, "Folder of JSON Schemas that published payloads must keep to: task.progress.json, or task.*.json for a pattern",
+            |c| file(&mut c.server.schemas.dir)),
+        row("schemas.unknown", LIVE, "What becomes of events whose type has no schema",
+            |c| one_of(&mut c.server.schemas.refuse_unknown, &[("allow", false), ("refuse", true)])),
     ]},
     Group { heading: "Going", rows: &[
         row("drain.timeout", LIVE, "How long clients may take what is under way when the server ends",

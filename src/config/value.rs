@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A value as text, before it is known what it is for.
@@ -353,6 +354,29 @@ pub(super) fn list<'a, T>(
 
 /// What stands for a file or folder; a relative one in a config file is relative to that file.
 pub(super) const FILE_KIND: &str = "PATH";
+
+struct File<'a>(&'a mut Option<PathBuf>);
+
+impl Setting for File<'_> {
+    fn set(&mut self, words: &Words) -> Result<(), String> {
+        let text = words.one()?;
+        *self.0 = (!text.is_empty()).then(|| PathBuf::from(text));
+        Ok(())
+    }
+
+    fn words(&self) -> Words {
+        self.0.as_ref().map_or(Words::Nothing, |path| Words::One(path.display().to_string()))
+    }
+
+    fn kind(&self) -> &'static str {
+        FILE_KIND
+    }
+}
+
+/// A file or folder, or none.
+pub(super) fn file(place: &mut Option<PathBuf>) -> Boxed<'_> {
+    Box::new(File(place))
+}
 
 /// A text in TOML's quotes.
 pub(super) fn quoted(text: &str) -> String {

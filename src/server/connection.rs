@@ -7,10 +7,11 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::config::Prepared;
 use super::routes::{self, Outcome};
 use super::session::{Flow, Session};
 use super::wheel::Tick;
-use super::{Rng, ServerConfig, Shared};
+use super::{Rng, Shared};
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::ws;
 use crate::dialect::{Encoding, Incoming, OnLag};
@@ -60,7 +61,7 @@ pub(crate) enum ReplayFrom {
 /// What a connection needs from its loop.
 pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
-    pub(crate) config: &'a ServerConfig,
+    pub(crate) config: &'a Prepared,
     pub(crate) rng: &'a mut Rng,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,

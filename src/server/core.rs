@@ -18,9 +18,10 @@ use std::sync::Arc;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::config::Prepared;
 use super::connection::{Connection, Context, Effect, Timer};
 use super::wheel::{Tick, Wheel};
-use super::{Rng, ServerConfig, Shared};
+use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
 use crate::dialect::GapNotice;
 use crate::event::{EventId, Sequence, Timestamp};
@@ -83,7 +84,7 @@ struct Conn<S> {
 pub(crate) struct Core<S> {
     shared: Arc<Shared>,
     /// What holds for this turn; it changes between two turns only.
-    config: Arc<ServerConfig>,
+    config: Arc<Prepared>,
     version: u64,
     reader: LoopReader,
     fanout: Fanout,

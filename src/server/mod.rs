@@ -13,6 +13,8 @@ pub mod fuzzing;
 mod page;
 mod publish;
 mod routes;
+#[cfg(feature = "schema")]
+mod schemas;
 mod session;
 mod wheel;
 
@@ -33,15 +35,18 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use core::Report;
 
+use config::Prepared;
 pub use config::ServerConfig;
 pub use endpoint::{Endpoint, System};
+#[cfg(feature = "schema")]
+pub use schemas::SchemaConfig;
 
 /// What the loops of one server share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
     /// Where order and history live, if not in the bus alone.
     pub(crate) engine: Option<Engine>,
-    config: Mutex<Arc<ServerConfig>>,
+    config: Mutex<Arc<Prepared>>,
     /// Counts the configs that there were.
     version: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
@@ -57,12 +62,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(bus: Bus, config: ServerConfig, loops: usize) -> Self {
+    pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
         Self {
             bridge: Bridge::create_default(&bus),
             bus,
             engine: None,
-            config: Mutex::new(Arc::new(config)),
+            config: Mutex::new(Arc::new(config.into())),
             version: AtomicU64::new(0),
             metrics: Arc::default(),
             started: Instant::now(),
@@ -102,7 +107,7 @@ impl Shared {
     }
 
     /// The config that holds now, and its number.
-    pub(crate) fn config(&self) -> (u64, Arc<ServerConfig>) {
+    pub(crate) fn config(&self) -> (u64, Arc<Prepared>) {
         let config = lock(&self.config);
         // Relaxed: written with the lock held, as it is here.
         (self.version.load(Ordering::Relaxed), Arc::clone(&config))
@@ -114,7 +119,7 @@ impl Shared {
         self.version.load(Ordering::Relaxed) != version
     }
 
-    fn set_config(&self, config: ServerConfig) {
+    fn set_config(&self, config: Prepared) {
         let mut current = lock(&self.config);
         *current = Arc::new(config.with_fixed_of(&current));
         // Relaxed: as above.
@@ -209,6 +214,9 @@ impl Rng {
     }
 }
 
+/// What failed where a file that the config names can't be used.
+const CONFIGURATION: &str = "configuration";
+
 /// The server could not start, or one of its loops failed.
 #[derive(Debug)]
 pub struct ServerError {
@@ -224,6 +232,11 @@ impl ServerError {
     /// Whether the address is taken by another program.
     pub fn is_address_in_use(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
+    }
+
+    /// Whether a file that the config names can't be used: the message says which and why.
+    pub fn is_configuration(&self) -> bool {
+        self.doing == CONFIGURATION
     }
 }
 
@@ -311,6 +324,7 @@ impl ServerBuilder {
         let address = addresses
             .next()
             .ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
+        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         let mut shared = Shared::new(bus, config, loops);
         if let Some(bridge) = bridge {
             shared.bridge = bridge;
@@ -358,11 +372,13 @@ impl ServerHandle {
     }
 
     /// Limits, times and the rest from now on; connections that are open keep what they have. What is made once
-    /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Returns at once; each loop takes the new config at
-    /// its next turn.
-    pub fn reload(&self, config: ServerConfig) {
+    /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Blocks for the files that the config names; each
+    /// loop takes the new config at its next turn. An error leaves everything as it was.
+    pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
+        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         self.shared.set_config(config);
         self.wake_loops();
+        Ok(())
     }
 
     fn wake_loops(&self) {

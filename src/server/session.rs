@@ -261,6 +261,7 @@ impl Session {
         if !self.may_publish(&event) {
             return Err(ClientError::new("forbidden", "no right to publish this"));
         }
+        cx.config.check_event(&event).map_err(|error| ClientError::new("schema", error))?;
         cx.shared.metrics.events_published.inc();
         let stamp = stamp(cx);
         let (encoding, asked) = (self.encoding, asked.clone());

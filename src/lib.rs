@@ -65,6 +65,8 @@ pub use dialect::{Dialect, ParseDialectError};
 pub use engine::{EngineConfig, EngineError};
 #[cfg(feature = "schema")]
 pub use server::SchemaConfig;
+#[cfg(feature = "tls")]
+pub use server::TlsConfig;
 #[cfg(feature = "server")]
 pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System};
 

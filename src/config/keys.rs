@@ -128,6 +128,15 @@ pub(super) const GROUPS: &[Group] = &[
         row("bus.capacity", FIXED, "Events that each ring keeps, the history for replays: a power of two",
             |c| count(&mut c.bus.capacity, 1..=1 << 24)),
     ]},
+    #[cfg(feature = "tls")]
+    Group { heading: "TLS: https:// and wss:// instead of http:// and ws://", rows: &[
+        row("tls.cert_file", LIVE, "Certificate, and those between it and its authority, PEM; read again at SIGHUP",
+            |c| file(&mut c.server.tls.cert_file)),
+        row("tls.key_file", LIVE, "The certificate's private key, PEM; read again at SIGHUP",
+            |c| file(&mut c.server.tls.key_file)),
+        row("tls.min_version", LIVE, "The oldest version of TLS that is spoken",
+            |c| one_of(&mut c.server.tls.only_1_3, &[("1.2", false), ("1.3", true)])),
+    ]},
     #[cfg(feature = "schema")]
     Group { heading: "Schemas: what payloads must be", rows: &[
         row("schemas.dir", LIVE, "Folder of JSON Schemas that published payloads must keep to: task.progress.json, or task.*.json for a pattern",

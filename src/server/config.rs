@@ -8,6 +8,8 @@ use std::time::Duration;
 
 #[cfg(feature = "schema")]
 use super::schemas::{SchemaConfig, Schemas};
+#[cfg(feature = "tls")]
+use super::tls::{self, TlsConfig};
 use super::wheel::{TICK_MS, Tick};
 use super::{Endpoint, System};
 use crate::codec::http::HttpLimits;
@@ -68,6 +70,9 @@ pub struct ServerConfig {
     /// Which payloads are taken when they come from outside. All.
     #[cfg(feature = "schema")]
     pub schemas: SchemaConfig,
+    /// Certificate and key, for `https://` and `wss://`. None.
+    #[cfg(feature = "tls")]
+    pub tls: TlsConfig,
 }
 
 impl Default for ServerConfig {
@@ -95,6 +100,8 @@ impl Default for ServerConfig {
             write_budget_bytes: 256 * 1024,
             #[cfg(feature = "schema")]
             schemas: SchemaConfig::default(),
+            #[cfg(feature = "tls")]
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -105,15 +112,22 @@ pub(crate) struct Prepared {
     config: ServerConfig,
     #[cfg(feature = "schema")]
     schemas: Schemas,
+    #[cfg(feature = "tls")]
+    pub(crate) tls_acceptor: tls::Acceptor,
 }
 
 impl Prepared {
     /// Reads the files that a config names. Blocks for them.
-    #[cfg_attr(not(feature = "schema"), expect(clippy::unnecessary_wraps, reason = "files can fail"))]
+    #[cfg_attr(
+        not(any(feature = "schema", feature = "tls")),
+        expect(clippy::unnecessary_wraps, reason = "files can fail")
+    )]
     pub(crate) fn new(config: ServerConfig) -> io::Result<Self> {
         Ok(Self {
             #[cfg(feature = "schema")]
             schemas: Schemas::load(&config.schemas)?,
+            #[cfg(feature = "tls")]
+            tls_acceptor: tls::acceptor(&config.tls)?,
             config,
         })
     }
@@ -145,6 +159,8 @@ impl From<ServerConfig> for Prepared {
             config,
             #[cfg(feature = "schema")]
             schemas: Schemas::default(),
+            #[cfg(feature = "tls")]
+            tls_acceptor: None,
         }
     }
 }

@@ -33,6 +33,11 @@ use crate::metrics::Kind;
 pub(crate) trait Socket: Read + Write {
     /// No more bytes will be written; what the peer still sends can be read.
     fn close_write(&mut self);
+
+    /// Bytes that it keeps beside the kernel's.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A connection's number in its loop, and which life of that number: a token that outlives its connection
@@ -267,6 +272,11 @@ impl<S: Socket> Core<S> {
         let token = token_of(slot, generation);
         self.wheel.add(self.tick + self.config.handshake_ticks().min(10), token);
         Some(token)
+    }
+
+    /// What holds for this turn.
+    pub(crate) fn config(&self) -> &Prepared {
+        &self.config
     }
 
     /// The socket behind a token.

@@ -16,6 +16,9 @@ mod routes;
 #[cfg(feature = "schema")]
 mod schemas;
 mod session;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod wheel;
 
 use std::fmt;
@@ -40,6 +43,8 @@ pub use config::ServerConfig;
 pub use endpoint::{Endpoint, System};
 #[cfg(feature = "schema")]
 pub use schemas::SchemaConfig;
+#[cfg(feature = "tls")]
+pub use tls::TlsConfig;
 
 /// What the loops of one server share.
 pub(crate) struct Shared {

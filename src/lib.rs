@@ -79,6 +79,10 @@ pub use dialect::envelope::ReadError;
 pub use dialect::{Dialect, ParseDialectError};
 #[cfg(feature = "server")]
 pub use engine::{EngineConfig, EngineError, Ingest};
+#[cfg(feature = "schema")]
+pub use server::SchemaConfig;
+#[cfg(feature = "tls")]
+pub use server::TlsConfig;
 #[cfg(feature = "server")]
 pub use server::{
     Endpoint, RateLimits, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use serde_json::{Value, json};
+use support::http;
 use support::ws::Ws;
 use support::{Server, eventually, fanwire, run};
 
@@ -148,4 +149,46 @@ fn a_hangup_reloads_what_can_change_and_says_what_cannot() {
     });
     assert_eq!(server_info(&mut client)["max_subscriptions"], 9);
     server.assert_serving();
+}
+
+#[test]
+fn payloads_keep_to_their_schemas_and_new_schemas_come_with_a_hangup() {
+    let dir = std::env::temp_dir().join(format!("fanwire-config-schemas-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a temporary folder");
+    let schema = dir.join("task.progress.json");
+    let limit = |max: u32| {
+        let text = json!({ "required": ["progress"], "properties": { "progress": { "maximum": max } } });
+        std::fs::write(&schema, text.to_string()).expect("a file");
+    };
+    limit(100);
+    let name = dir.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+    let file = File::new("schemas", &format!("[schemas]\ndir = \"{name}\"\n"));
+    let server = Server::with(&["--config", file.path(), "--log-level", "info"]);
+    let post = |body: &str| http::post(server.addr, "/publish", "application/json", body.as_bytes());
+    let progress = |n: u32| format!("{{\"type\":\"task.progress\",\"payload\":{{\"progress\":{n}}}}}");
+
+    assert_eq!(post(&progress(42)).status, 200);
+    let refused = post(&format!("{}\n{}", progress(1), progress(142)));
+    let error = json!({ "error": "payload/progress: 142 is greater than the maximum of 100", "line": 2 });
+    assert_eq!((refused.status, refused.json()), (400, error));
+    assert_eq!(post(r#"{"type":"task.other","payload":{"progress":142}}"#).status, 200);
+    let mut client = Ws::connect(server.addr);
+    let event = json!({ "event_type": "task.progress", "payload": {} });
+    let answer = client.ask(&json!({ "type": "publish", "message_id": "p", "payload": event }));
+    assert_eq!((&answer["type"], &answer["payload"]["code"]), (&json!("error"), &json!("schema")));
+    let faults = server.metrics("fanwire_server_faults_total");
+    assert!(faults.contains(&("{kind=\"schema\"}".to_owned(), 2.0)), "{faults:?}");
+
+    limit(200);
+    server.signal("HUP");
+    eventually("the new schema holds", || post(&progress(142)).status == 200);
+    std::fs::write(&schema, "{").expect("a file");
+    server.signal("HUP");
+    eventually("the log says what is wrong", || server.log().contains("task.progress.json: EOF"));
+    assert_eq!((post(&progress(142)).status, post(&progress(201)).status), (200, 400));
+
+    let broken = run(fanwire().args(["serve", "--listen", "127.0.0.1:0", "--config", file.path()]));
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(err(&broken).contains("task.progress.json: EOF"), "{}", err(&broken));
+    std::fs::remove_dir_all(&dir).expect("our own folder");
 }

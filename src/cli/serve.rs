@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let server = config.server(&bus).spawn().map_err(|error| cannot_start(&config.listen, &error))?;
     let demo = config.demo.then(|| Demo::start(bus.clone(), config.demo_rate)).transpose();
     let demo = demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))?;
-    announce(server.local_addr(), config.demo);
+    announce(server.local_addr(), &config);
     if !config.server.auth.is_configured() && !server.local_addr().ip().is_loopback() {
         tracing::warn!(
             "anyone who reaches {} can publish and read: there is no authentication",
@@ -108,7 +108,7 @@ fn tell(changes: &[Change]) {
         }
     }
     if changes.is_empty() {
-        tracing::info!("reloaded: nothing changed");
+        tracing::info!("reloaded: no setting changed");
     }
 }
 
@@ -152,6 +152,9 @@ fn raise_open_files() {
 
 fn cannot_start(listen: &str, error: &ServerError) -> CliError {
     let message = CliError::new(error);
+    if error.is_configuration() {
+        return message;
+    }
     if error.is_address_in_use() {
         let host = listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
         message.hint(format!(
@@ -172,9 +175,10 @@ fn cannot_start(listen: &str, error: &ServerError) -> CliError {
     }
 }
 
-fn announce(addr: SocketAddr, demo: bool) {
+fn announce(addr: SocketAddr, config: &Config) {
+    let scheme = if config.server.tls.is_on() { "https" } else { "http" };
     // Whoever started us may have closed stdout: that is no reason not to serve.
-    let _ = writeln!(stdout(), "listening on http://{addr}").and_then(|()| stdout().flush());
+    let _ = writeln!(stdout(), "listening on {scheme}://{addr}").and_then(|()| stdout().flush());
     if !stderr().is_terminal() {
         return;
     }
@@ -186,8 +190,8 @@ fn announce(addr: SocketAddr, demo: bool) {
             [0, 0, 0, 0, 0, 0, 0, 1].into()
         });
     }
-    let url = format!("http://{reachable}");
-    let demo = if demo { "  a demo run is being published\n" } else { "" };
+    let url = format!("{scheme}://{reachable}");
+    let demo = if config.demo { "  a demo run is being published\n" } else { "" };
     anstream::eprint!(
         "{DIM}{demo}  live page  {url}/\n  publish    curl -d '{{\"type\":\"hello\",\"payload\":{{\"from\":\"curl\"}}}}' \
          {url}/publish\n  follow     curl -N {url}/sse   or   fanwire tail --url {url}\n{DIM:#}"

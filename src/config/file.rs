@@ -40,12 +40,19 @@ fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, en
         }
         let words = match value.get_ref() {
             DeValue::Array(array) => {
-                array.iter().map(|item| scalar(item.get_ref())).collect::<Option<Vec<_>>>().map(Words::Many)
+                array.iter().map(|item| item_of(item.get_ref())).collect::<Option<Vec<_>>>().map(Words::Many)
             }
             one => scalar(one).map(Words::One),
         };
         entries.push(Entry { path, line: line(value.span().start), words });
     }
+}
+
+/// An item of a list; an `[[endpoint]]` with `path` and `dialect` is `PATH=DIALECT`.
+fn item_of(value: &DeValue<'_>) -> Option<String> {
+    let DeValue::Table(table) = value else { return scalar(value) };
+    let text = |key| scalar(table.get(key)?.get_ref());
+    (table.len() == 2).then(|| Some(format!("{}={}", text("path")?, text("dialect")?))).flatten()
 }
 
 fn scalar(value: &DeValue<'_>) -> Option<String> {
@@ -79,6 +86,16 @@ mod tests {
                 ("d.g.h", 7, None)
             ]
         );
+    }
+
+    #[test]
+    fn endpoints_are_tables_or_texts() {
+        let words = |text| read(text).expect("TOML").remove(0).words;
+        let all = Some(Words::Many(vec!["/a=hive".to_owned(), "/b=native".to_owned()]));
+        let tables = "[[endpoint]]\npath = \"/a\"\ndialect = \"hive\"\n[[endpoint]]\npath = \"/b\"\ndialect = \"native\"\n";
+        assert_eq!(words(tables), all);
+        assert_eq!(words("endpoint = [\"/a=hive\", \"/b=native\"]"), all);
+        assert_eq!(words("[[endpoint]]\npath = \"/a\"\ncolour = \"red\"\n"), None);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.loops, 1..=256)),
         row("dialect", LIVE, "Systems whose clients find their protocol at their own path too: native, fcc, agentos, hive, autosdlc, gathering",
             |c| list(&mut c.server.systems, "NAMES", system, |s| s.name().to_owned())),
-        row("endpoint", LIVE, "More paths at which a dialect is served, as /stream=hive",
+        row("endpoint", LIVE, "More paths at which a dialect is served, as /stream=hive; in the file also [[endpoint]] with path and dialect",
             |c| list(&mut c.server.endpoints, "PATH=DIALECT", str::parse, ToString::to_string)),
         row("cors_origin", LIVE, "Origins of pages elsewhere that may read answers; `*` allows any",
             |c| list(&mut c.server.cors_origins, "ORIGIN", origin, Clone::clone)),
@@ -204,6 +204,22 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.bus.shards, 1..=1024)),
         row("bus.capacity", FIXED, "Events that each ring keeps, the history for replays: a power of two",
             |c| count(&mut c.bus.capacity, 1..=1 << 24)),
+    ]},
+    #[cfg(feature = "tls")]
+    Group { heading: "TLS: https:// and wss:// instead of http:// and ws://", rows: &[
+        row("tls.cert_file", LIVE, "Certificate, and those between it and its authority, PEM; read again at SIGHUP",
+            |c| file(&mut c.server.tls.cert_file)),
+        row("tls.key_file", LIVE, "The certificate's private key, PEM; read again at SIGHUP",
+            |c| file(&mut c.server.tls.key_file)),
+        row("tls.min_version", LIVE, "The oldest version of TLS that is spoken",
+            |c| one_of(&mut c.server.tls.only_1_3, &[("1.2", false), ("1.3", true)])),
+    ]},
+    #[cfg(feature = "schema")]
+    Group { heading: "Schemas: what payloads must be", rows: &[
+        row("schemas.dir", LIVE, "Folder of JSON Schemas that published payloads must keep to: task.progress.json, or task.*.json for a pattern",
+            |c| file(&mut c.server.schemas.dir)),
+        row("schemas.unknown", LIVE, "What becomes of events whose type has no schema",
+            |c| one_of(&mut c.server.schemas.refuse_unknown, &[("allow", false), ("refuse", true)])),
     ]},
     Group { heading: "Going", rows: &[
         row("drain.timeout", LIVE, "How long clients may take what is under way when the server ends",

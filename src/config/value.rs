@@ -328,7 +328,7 @@ impl Setting for File<'_> {
     }
 }
 
-/// A file, or none.
+/// A file or folder, or none.
 pub(super) fn file(place: &mut Option<PathBuf>) -> Boxed<'_> {
     Box::new(File(place))
 }

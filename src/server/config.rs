@@ -2,18 +2,24 @@
 //!
 //! Imports `codec`, `feed`, `filter`. Always: the defaults are the contract's.
 
+use std::io;
+use std::ops::Deref;
 use std::time::Duration;
 
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
 use super::limits::RateLimits;
+#[cfg(feature = "schema")]
+use super::schemas::{SchemaConfig, Schemas};
+#[cfg(feature = "tls")]
+use super::tls::{self, TlsConfig};
 use super::wheel::{TICK_MS, Tick};
 use super::{Endpoint, System};
 use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
 use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
 use crate::dialect::Dialect;
-use crate::event::Attribute;
+use crate::event::{Attribute, Event};
 use crate::feed::{FeedLimits, KeyRule, PressLimits, Snapshot};
 use crate::filter::FilterLimits;
 
@@ -85,6 +91,12 @@ pub struct ServerConfig {
     pub auth: AuthConfig,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
+    /// Which payloads are taken when they come from outside. All.
+    #[cfg(feature = "schema")]
+    pub schemas: SchemaConfig,
+    /// Certificate and key, for `https://` and `wss://`. None.
+    #[cfg(feature = "tls")]
+    pub tls: TlsConfig,
     /// Every WebSocket client hears what it said, and nothing else.
     pub(crate) echo: bool,
 }
@@ -121,8 +133,79 @@ impl Default for ServerConfig {
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),
             write_budget_bytes: 256 * 1024,
+            #[cfg(feature = "schema")]
+            schemas: SchemaConfig::default(),
+            #[cfg(feature = "tls")]
+            tls: TlsConfig::default(),
             echo: false,
         }
+    }
+}
+
+/// A config, and what is read and made for it once.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    config: ServerConfig,
+    #[cfg(feature = "schema")]
+    schemas: Schemas,
+    #[cfg(feature = "tls")]
+    pub(crate) tls_acceptor: tls::Acceptor,
+}
+
+impl Prepared {
+    /// Reads the files that a config names. Blocks for them.
+    #[cfg_attr(
+        not(any(feature = "schema", feature = "tls")),
+        expect(clippy::unnecessary_wraps, reason = "files can fail")
+    )]
+    pub(crate) fn new(config: ServerConfig) -> io::Result<Self> {
+        Ok(Self {
+            #[cfg(feature = "schema")]
+            schemas: Schemas::load(&config.schemas)?,
+            #[cfg(feature = "tls")]
+            tls_acceptor: tls::acceptor(&config.tls)?,
+            config,
+        })
+    }
+
+    /// This one as far as a running server can take it; the rest stays as it runs.
+    pub(crate) fn with_fixed_of(mut self, running: &Self) -> Self {
+        self.config = self.config.with_fixed_of(&running.config);
+        self
+    }
+
+    /// Whether an event from outside may be published; else why not.
+    #[cfg(feature = "schema")]
+    pub(crate) fn check_event(&self, event: &Event) -> Result<(), String> {
+        self.schemas.check(event)
+    }
+
+    /// Every event may.
+    #[cfg(not(feature = "schema"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with schemas")]
+    pub(crate) fn check_event(&self, _event: &Event) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Without what would be read for it.
+impl From<ServerConfig> for Prepared {
+    fn from(config: ServerConfig) -> Self {
+        Self {
+            config,
+            #[cfg(feature = "schema")]
+            schemas: Schemas::default(),
+            #[cfg(feature = "tls")]
+            tls_acceptor: None,
+        }
+    }
+}
+
+impl Deref for Prepared {
+    type Target = ServerConfig;
+
+    fn deref(&self) -> &ServerConfig {
+        &self.config
     }
 }
 
@@ -132,7 +215,7 @@ fn ticks(time: Duration) -> Tick {
 
 impl ServerConfig {
     /// These settings, but for those that a running server can't change: they stay as in `running`.
-    pub(crate) fn with_fixed_of(self, running: &Self) -> Self {
+    fn with_fixed_of(self, running: &Self) -> Self {
         Self {
             conflate_key: running.conflate_key.clone(),
             max_snapshot_keys: running.max_snapshot_keys,

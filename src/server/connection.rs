@@ -11,12 +11,13 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::auth::{Denied, Grant, Shown};
+use super::config::Prepared;
 use super::echo::Echo;
 use super::rights;
 use super::routes::{self, Outcome};
 use super::session::{Flow, Session};
 use super::wheel::Tick;
-use super::{Rng, ServerConfig, Shared};
+use super::{Rng, Shared};
 use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
@@ -73,7 +74,7 @@ pub(crate) enum ReplayFrom {
 /// What a connection needs from its loop.
 pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
-    pub(crate) config: &'a ServerConfig,
+    pub(crate) config: &'a Prepared,
     pub(crate) rng: &'a mut Rng,
     pub(crate) inflater: &'a mut Inflater,
     pub(crate) tick: Tick,

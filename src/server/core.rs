@@ -21,10 +21,11 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::auth::Denied;
+use super::config::Prepared;
 use super::connection::{Connection, Context, Effect, Timer};
 use super::limits::address_key;
 use super::wheel::{Tick, Wheel};
-use super::{Rng, ServerConfig, Shared};
+use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader, ReaderItem};
 use crate::codec::deflate::Inflater;
 use crate::dialect::GapNotice;
@@ -43,6 +44,11 @@ pub(crate) trait Socket: Read + Write {
 
     /// No more bytes will be written; what the peer still sends can be read.
     fn close_write(&mut self);
+
+    /// Bytes that it keeps beside the kernel's.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A connection's number in its loop, and which life of that number: a token that outlives its connection
@@ -94,7 +100,7 @@ struct Conn<S> {
 pub(crate) struct Core<S> {
     shared: Arc<Shared>,
     /// What holds for this turn; it changes between two turns only.
-    config: Arc<ServerConfig>,
+    config: Arc<Prepared>,
     version: u64,
     /// The changes of who may come in that every connection here was held against.
     auth_changes: u64,
@@ -306,6 +312,11 @@ impl<S: Socket> Core<S> {
     fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
         let max = self.config.limits.connections_per_address?;
         Some((address_key(socket.peer()?), max))
+    }
+
+    /// What holds for this turn.
+    pub(crate) fn config(&self) -> &Prepared {
+        &self.config
     }
 
     /// The socket behind a token.

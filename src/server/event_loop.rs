@@ -5,17 +5,18 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
 use super::Shared;
-use super::core::{Core, Socket};
+use super::core::Core;
+use super::stream::Stream;
 use super::wheel::{TICK_MS, Tick};
 use crate::event::Timestamp;
 
@@ -30,17 +31,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections the kernel may hold for us; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
-
-impl Socket for TcpStream {
-    fn peer(&self) -> Option<IpAddr> {
-        self.peer_addr().ok().map(|address| address.ip())
-    }
-
-    fn close_write(&mut self) {
-        // The peer may be gone already, which is as good.
-        let _ = self.shutdown(Shutdown::Write);
-    }
-}
 
 fn bind(address: SocketAddr, shared_port: bool) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -108,7 +98,7 @@ struct EventLoop {
     shared: Arc<Shared>,
     poll: Poll,
     listener: Option<TcpListener>,
-    core: Core<TcpStream>,
+    core: Core<Stream>,
     started: Instant,
     /// The listener has more to accept, and will not say so again.
     accepts_wait: bool,
@@ -147,7 +137,11 @@ impl EventLoop {
                     WAKER => {}
                     Token(token) => {
                         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
-                        self.core.ready(token as u64, readable, event.is_writable());
+                        let mut writable = event.is_writable();
+                        if writable && let Some(socket) = self.core.socket(token as u64) {
+                            writable = socket.is_writable();
+                        }
+                        self.core.ready(token as u64, readable, writable);
                     }
                 }
             }
@@ -176,10 +170,11 @@ impl EventLoop {
                 Ok((stream, _)) => {
                     // Frames are written whole: waiting to fill a packet would only delay them.
                     let _ = stream.set_nodelay(true);
-                    let Some(token) = self.core.admit(stream) else { continue };
+                    let stream = Stream::new(stream, self.core.config(), &self.shared.metrics);
+                    let Some(token) = stream.and_then(|stream| self.core.admit(stream)) else { continue };
                     let Some(socket) = self.core.socket(token) else { continue };
                     let interest = Interest::READABLE | Interest::WRITABLE;
-                    if self.poll.registry().register(socket, Token(token as usize), interest).is_err() {
+                    if self.poll.registry().register(socket.tcp(), Token(token as usize), interest).is_err() {
                         self.core.forget(token);
                     }
                 }

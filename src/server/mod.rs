@@ -17,7 +17,12 @@ mod page;
 mod publish;
 mod rights;
 mod routes;
+#[cfg(feature = "schema")]
+mod schemas;
 mod session;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod wheel;
 
 use std::fmt;
@@ -40,16 +45,21 @@ use auth::Auth;
 use core::Report;
 use limits::{Addresses, Callers};
 
+use config::Prepared;
 pub use config::ServerConfig;
 pub use endpoint::{Endpoint, System};
 pub use limits::RateLimits;
+#[cfg(feature = "schema")]
+pub use schemas::SchemaConfig;
+#[cfg(feature = "tls")]
+pub use tls::TlsConfig;
 
 /// What the loops of one server share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
     /// Where order and history live, if not in the bus alone.
     pub(crate) engine: Option<Engine>,
-    config: Mutex<Arc<ServerConfig>>,
+    config: Mutex<Arc<Prepared>>,
     /// Counts the configs that there were.
     version: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
@@ -72,12 +82,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(bus: Bus, config: ServerConfig, loops: usize) -> Self {
+    pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
         Self {
             bridge: Bridge::create_default(&bus),
             bus,
             engine: None,
-            config: Mutex::new(Arc::new(config)),
+            config: Mutex::new(Arc::new(config.into())),
             version: AtomicU64::new(0),
             metrics: Arc::default(),
             auth: Auth::default(),
@@ -141,7 +151,7 @@ impl Shared {
     }
 
     /// The config that holds now, and its number.
-    pub(crate) fn config(&self) -> (u64, Arc<ServerConfig>) {
+    pub(crate) fn config(&self) -> (u64, Arc<Prepared>) {
         let config = lock(&self.config);
         // Relaxed: written with the lock held, as it is here.
         (self.version.load(Ordering::Relaxed), Arc::clone(&config))
@@ -153,7 +163,7 @@ impl Shared {
         self.version.load(Ordering::Relaxed) != version
     }
 
-    fn set_config(&self, config: ServerConfig) {
+    fn set_config(&self, config: Prepared) {
         let mut current = lock(&self.config);
         *current = Arc::new(config.with_fixed_of(&current));
         // Relaxed: as above.
@@ -248,6 +258,9 @@ impl Rng {
     }
 }
 
+/// What failed where a file that the config names can't be used.
+const CONFIGURATION: &str = "configuration";
+
 /// The server could not start, or one of its loops failed.
 #[derive(Debug)]
 pub struct ServerError {
@@ -285,6 +298,11 @@ impl ServerError {
     /// Whether a key, a file or another setting of authentication is not usable.
     pub fn is_about_authentication(&self) -> bool {
         self.is_about_authentication
+    }
+
+    /// Whether a file that the config names can't be used: the message says which and why.
+    pub fn is_configuration(&self) -> bool {
+        self.doing == CONFIGURATION
     }
 }
 
@@ -390,6 +408,7 @@ impl ServerBuilder {
         if auth.is_open() && !config.insecure && !address.ip().to_canonical().is_loopback() {
             return Err(ServerError::unguarded(doing()));
         }
+        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         let mut shared = Shared::new(bus, config, loops);
         shared.auth = auth;
         if let Some(bridge) = bridge {
@@ -451,12 +470,13 @@ impl ServerHandle {
     }
 
     /// Limits, times and the rest from now on; connections that are open keep what they have. What is made once
-    /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Returns at once; each loop takes the new config at
-    /// its next turn.
+    /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Blocks for the files that the config names; each loop
+    /// takes the new config at its next turn.
     ///
-    /// The files of keys and revocations are read again (blocks for them): clients whose token, key or subject no
-    /// longer counts are closed before the next event. On an error nothing has changed.
+    /// Clients whose token, key or subject no longer counts are closed before the next event. On an error nothing
+    /// has changed.
     pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
+        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         #[cfg(feature = "auth")]
         self.shared.auth.reload(&config.auth).map_err(ServerError::authentication)?;
         self.shared.set_config(config);

@@ -12,7 +12,18 @@ use crate::event::Event;
 pub(crate) struct BodyError {
     pub(crate) line: usize,
     pub(crate) error: String,
+    /// For the counts.
+    pub(crate) label: &'static str,
 }
+
+impl BodyError {
+    fn new(line: usize, error: impl Into<String>) -> Self {
+        Self { line, error: error.into(), label: "invalid_event" }
+    }
+}
+
+/// What an event has to pass besides; else why not.
+type Check<'a> = &'a dyn Fn(&Event) -> Result<(), String>;
 
 /// The line, from 1, in which the text behind `before` starts.
 fn line_behind(before: &[u8]) -> usize {
@@ -26,44 +37,51 @@ fn line_of(body: &str, part: &str) -> usize {
 }
 
 /// The events of a body. `lines`: the content type says NDJSON.
-pub(crate) fn read_body(body: &[u8], lines: bool) -> Result<Vec<Event>, BodyError> {
-    let body = simdutf8::compat::from_utf8(body).map_err(|error| BodyError {
-        line: line_behind(&body[..error.valid_up_to()]),
-        error: "body is not valid UTF-8".to_owned(),
+pub(crate) fn read_body(body: &[u8], lines: bool, check: Check<'_>) -> Result<Vec<Event>, BodyError> {
+    let body = simdutf8::compat::from_utf8(body).map_err(|error| {
+        BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
     })?;
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let start = body.trim_ascii_start();
     if start.is_empty() {
-        return Err(BodyError { line: 1, error: "body is empty: expected an event".to_owned() });
+        return Err(BodyError::new(1, "body is empty: expected an event"));
     }
     if lines {
-        return read_lines(body);
+        return read_lines(body, check);
     }
     if start.starts_with('[') {
-        let items: Vec<&RawValue> = serde_json::from_str(body)
-            .map_err(|e| BodyError { line: e.line(), error: format!("not JSON: {e}") })?;
-        return items.into_iter().map(|item| read_one(body, item.get())).collect();
+        let items: Vec<&RawValue> =
+            serde_json::from_str(body).map_err(|e| BodyError::new(e.line(), format!("not JSON: {e}")))?;
+        return items.into_iter().map(|item| read_one(body, item.get(), check)).collect();
     }
     // A single value may span lines; more than one value means a line each, whatever the content type says.
     match serde_json::from_str::<&RawValue>(body) {
-        Ok(value) => Ok(vec![read_one(body, value.get())?]),
-        Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => read_lines(body),
-        Err(e) => Err(BodyError { line: e.line(), error: format!("not JSON: {e}") }),
+        Ok(value) => Ok(vec![read_one(body, value.get(), check)?]),
+        Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => read_lines(body, check),
+        Err(e) => Err(BodyError::new(e.line(), format!("not JSON: {e}"))),
     }
 }
 
-fn read_one(body: &str, text: &str) -> Result<Event, BodyError> {
-    envelope::read_event(text)
-        .map_err(|error| BodyError { line: line_of(body, text), error: error.to_string() })
+fn read_one(body: &str, text: &str, check: Check<'_>) -> Result<Event, BodyError> {
+    read_event(text, check).map_err(|error| BodyError { line: line_of(body, text), ..error })
 }
 
-fn read_lines(body: &str) -> Result<Vec<Event>, BodyError> {
+/// One event that may be published; the line of an error is 1.
+fn read_event(text: &str, check: Check<'_>) -> Result<Event, BodyError> {
+    let event = envelope::read_event(text).map_err(|error| BodyError::new(1, error.to_string()))?;
+    match check(&event) {
+        Ok(()) => Ok(event),
+        Err(error) => Err(BodyError { label: "schema", ..BodyError::new(1, error) }),
+    }
+}
+
+fn read_lines(body: &str, check: Check<'_>) -> Result<Vec<Event>, BodyError> {
     let mut events = Vec::new();
     for (at, line) in body.split('\n').enumerate() {
         let line = line.trim_ascii();
         if !line.is_empty() {
-            let event = envelope::read_event(line);
-            events.push(event.map_err(|error| BodyError { line: at + 1, error: error.to_string() })?);
+            let event = read_event(line, check);
+            events.push(event.map_err(|error| BodyError { line: at + 1, ..error })?);
         }
     }
     Ok(events)
@@ -74,7 +92,7 @@ mod tests {
     use super::*;
 
     fn types(body: &str, lines: bool) -> Result<Vec<String>, usize> {
-        let events = read_body(body.as_bytes(), lines).map_err(|e| e.line)?;
+        let events = read_body(body.as_bytes(), lines, &|_| Ok(())).map_err(|e| e.line)?;
         Ok(events.iter().map(|e| e.event_type().to_owned()).collect())
     }
 
@@ -103,6 +121,22 @@ mod tests {
         ] {
             assert_eq!(types(body, lines), Err(line), "{body:?}");
         }
-        assert_eq!(read_body(b"{\"type\":\"a\"}\n\xff", true).map_err(|e| e.line).err(), Some(2));
+        assert_eq!(
+            read_body(b"{\"type\":\"a\"}\n\xff", true, &|_| Ok(())).map_err(|e| e.line).err(),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn an_event_that_does_not_pass_is_told_with_its_line() {
+        let check = |event: &Event| {
+            if event.event_type() == "b" { Err("payload/x: is wrong".to_owned()) } else { Ok(()) }
+        };
+        for (body, lines) in
+            [("{\"type\":\"a\"}\n{\"type\":\"b\"}", true), ("[{\"type\":\"a\"},\n{\"type\":\"b\"}]", false)]
+        {
+            let error = read_body(body.as_bytes(), lines, &check).expect_err("b");
+            assert_eq!((error.line, error.error.as_str(), error.label), (2, "payload/x: is wrong", "schema"));
+        }
     }
 }

@@ -334,10 +334,11 @@ impl Answer<'_, '_> {
                 return self.error(415, "media_type", &error, &[]);
             }
         };
-        let events = match publish::read_body(body, lines) {
+        let config = self.cx.config;
+        let events = match publish::read_body(body, lines, &|event| config.check_event(event)) {
             Ok(events) => events,
             Err(fault) => {
-                self.cx.shared.metrics.fault("invalid_event");
+                self.cx.shared.metrics.fault(fault.label);
                 return self.json(400, &json!({ "error": fault.error, "line": fault.line }));
             }
         };

@@ -329,6 +329,7 @@ impl Session {
         if let Some(rights) = self.rights() {
             rights.may_publish(&event)?;
         }
+        cx.config.check_event(&event).map_err(|error| ClientError::new("schema", error))?;
         cx.shared.metrics.events_published.inc();
         let stamp = stamp(cx);
         let (encoding, asked) = (self.encoding, asked.clone());

@@ -341,7 +341,7 @@ fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
         conflate_key: vec![crate::event::Attribute::Type],
         ..ServerConfig::default()
     };
-    shared.set_config(config);
+    shared.set_config(config.into());
     assert!(shared.has_other_config(version));
     let (newer, after) = shared.config();
     assert_eq!((newer, after.max_connections), (version + 1, 2));

@@ -138,7 +138,7 @@ impl<S: Socket> Core<S> {
             self.observed = self.tick;
         }
         for (slot, conn) in &self.conns {
-            held_bytes += conn.cursor.direct_bytes();
+            held_bytes += conn.cursor.direct_bytes() + conn.socket.held_bytes();
             let lag = conn.cursor.lag(&self.fanout, self.now);
             if lag == Lag::default() {
                 continue;

@@ -1,0 +1,307 @@
+//! TLS from outside: a client of rustls' own, with an authority made here.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned};
+use serde_json::{Value, json};
+use support::{PATIENCE, eventually, fanwire, numbered, run};
+
+/// An authority, and a folder for what it signs; gone at the end.
+struct Authority {
+    issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+    dir: PathBuf,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("fanwire-tls-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the tests");
+        let issuer = rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority");
+        std::fs::write(dir.join("ca.pem"), issuer.pem()).expect("a file");
+        let authority = Self { issuer, dir };
+        authority.sign();
+        authority
+    }
+
+    /// Writes a certificate for localhost that is not the one before.
+    fn sign(&self) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
+        std::fs::write(self.path("key.pem"), key.serialize_pem()).expect("a file");
+        std::fs::write(self.path("cert.pem"), cert.pem()).expect("a file");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("our own authority");
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(versions)
+                .expect("versions")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A server that speaks TLS; killed when dropped.
+struct Server {
+    child: Child,
+    addr: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    fn start(authority: &Authority, more: &[&str]) -> Self {
+        let path = |name| authority.path(name).to_str().expect("UTF-8").to_owned();
+        let mut child = fanwire()
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "info"])
+            .args(["--tls-cert-file", &path("cert.pem"), "--tls-key-file", &path("key.pem")])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, into) = (child.stderr.take().expect("piped"), Arc::clone(&log));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(len @ 1..) = stderr.read(&mut chunk) {
+                into.lock().expect("no panic").push_str(&String::from_utf8_lossy(&chunk[..len]));
+            }
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let addr = line.trim().strip_prefix("listening on https://").and_then(|addr| addr.parse().ok());
+        let Some(addr) = addr else {
+            let _ = child.kill();
+            panic!("{line} {}", log.lock().expect("no panic"))
+        };
+        Self { child, addr, log }
+    }
+
+    fn hang_up(&self) {
+        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    fn connect(&self, config: &Arc<ClientConfig>) -> Stream {
+        let tcp = TcpStream::connect(self.addr).expect("it listens");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let name = ServerName::try_from("localhost").expect("a name");
+        StreamOwned::new(ClientConnection::new(Arc::clone(config), name).expect("a client"), tcp)
+    }
+
+    fn post(&self, config: &Arc<ClientConfig>, body: &str) -> String {
+        let mut stream = self.connect(config);
+        let head = format!(
+            "POST /publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("written");
+        stream.write_all(body.as_bytes()).expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, and TLS' own farewell");
+        answer
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A WebSocket over a stream, subscribed to everything.
+fn subscribed(stream: Stream) -> tungstenite::WebSocket<Stream> {
+    let (mut ws, _) = tungstenite::client("wss://localhost/ws", stream).expect("an upgrade");
+    let subscribe = json!({ "type": "subscribe", "message_id": "s", "payload": {} });
+    ws.send(subscribe.to_string().into()).expect("sent");
+    assert_eq!(message(&mut ws)["type"], "ack");
+    ws
+}
+
+fn message(ws: &mut tungstenite::WebSocket<Stream>) -> Value {
+    loop {
+        if let tungstenite::Message::Text(text) = ws.read().expect("a message") {
+            return serde_json::from_str(&text).expect("JSON");
+        }
+    }
+}
+
+fn peer_certificate(stream: &Stream) -> CertificateDer<'static> {
+    stream.conn.peer_certificates().expect("a certificate")[0].clone().into_owned()
+}
+
+#[test]
+fn publish_websocket_and_sse_go_over_tls_of_both_versions() {
+    let authority = Authority::new("versions");
+    let server = Server::start(&authority, &[]);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config = authority.client(&[version]);
+        let mut ws = subscribed(server.connect(&config));
+        let mut sse = server.connect(&config);
+        sse.write_all(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("written");
+        let mut sse = BufReader::new(sse);
+        let mut line = String::new();
+        while !line.starts_with("retry:") {
+            line.clear();
+            sse.read_line(&mut line).expect("the stream begins");
+        }
+        let answer = server.post(&config, &numbered(7));
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert_eq!(message(&mut ws)["payload"]["payload"]["n"], 7);
+        while !line.starts_with("data:") {
+            line.clear();
+            sse.read_line(&mut line).expect("an event");
+        }
+        assert!(line.contains("{\"n\":7}"), "{line}");
+        let conn = &ws.get_ref().conn;
+        assert_eq!(conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let expected = if version.version == ProtocolVersion::TLSv1_3 {
+            ProtocolVersion::TLSv1_3
+        } else {
+            ProtocolVersion::TLSv1_2
+        };
+        assert_eq!(conn.protocol_version(), Some(expected));
+    }
+}
+
+#[test]
+fn curl_takes_the_server_for_whom_it_is() {
+    let authority = Authority::new("curl");
+    let server = Server::start(&authority, &["--tls-min-version", "1.3"]);
+    let url = format!("https://localhost:{}/healthz", server.addr.port());
+    let ca = authority.path("ca.pem");
+    let curl = |more: &[&str]| {
+        run(Command::new("curl").args(["-sS", "--noproxy", "*", "-m", "20"]).args(more).arg(&url))
+    };
+    let ca = ca.to_str().expect("UTF-8");
+    let good = curl(&["--cacert", ca, "--resolve", &format!("localhost:{}:127.0.0.1", server.addr.port())]);
+    assert_eq!(String::from_utf8_lossy(&good.stdout), r#"{"status":"ok"}"#, "{good:?}");
+    assert!(!curl(&[]).status.success(), "an authority that is not known");
+    assert!(!curl(&["--cacert", ca, "--tls-max", "1.2"]).status.success(), "too old");
+}
+
+#[test]
+fn a_reader_that_is_slow_gets_every_event_in_order() {
+    let authority = Authority::new("slow");
+    let server = Server::start(&authority, &["--max-lag-events", "100000", "--max-lag-bytes", "1GiB"]);
+    let config = authority.client(rustls::ALL_VERSIONS);
+    let mut ws = subscribed(server.connect(&config));
+    // Some megabytes: more than the sockets hold, so that writes are cut short again and again.
+    let count = 6000;
+    let filler = "x".repeat(1000);
+    for part in 0..6 {
+        let body: String = (part * 1000..(part + 1) * 1000)
+            .map(|n| json!({ "type": "t", "payload": { "n": n, "x": filler } }).to_string() + "\n")
+            .collect();
+        assert!(server.post(&config, &body).starts_with("HTTP/1.1 200"));
+    }
+    for n in 0..count {
+        let event = message(&mut ws);
+        assert_eq!((&event["type"], &event["payload"]["payload"]["n"]), (&json!("event"), &json!(n)));
+    }
+    ws.close(None).expect("a close");
+    loop {
+        match ws.read() {
+            Ok(_) => {}
+            Err(tungstenite::Error::ConnectionClosed) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn who_speaks_no_tls_is_told_so_and_hurts_nobody() {
+    let authority = Authority::new("plain");
+    let server = Server::start(&authority, &[]);
+    let config = authority.client(rustls::ALL_VERSIONS);
+    let mut ws = subscribed(server.connect(&config));
+    let plain = |bytes: &[u8]| {
+        let mut tcp = TcpStream::connect(server.addr).expect("it listens");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        tcp.write_all(bytes).expect("written");
+        let mut answer = Vec::new();
+        // A reset is an end too.
+        let _ = tcp.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let answer = plain(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("this port speaks TLS"), "{answer}");
+    plain(&[0x16, 3, 1, 0xff, 0xff, 1, 2, 3]);
+    plain(&[0; 5000]);
+    assert!(server.post(&config, &numbered(1)).starts_with("HTTP/1.1 200"));
+    assert_eq!(message(&mut ws)["payload"]["payload"]["n"], 1);
+}
+
+#[test]
+fn a_hangup_brings_the_new_certificate_to_new_clients_and_a_bad_one_to_nobody() {
+    let authority = Authority::new("reload");
+    let server = Server::start(&authority, &[]);
+    let config = authority.client(rustls::ALL_VERSIONS);
+    let mut ws = subscribed(server.connect(&config));
+    let before = peer_certificate(ws.get_ref());
+    let now = || {
+        let ws = subscribed(server.connect(&authority.client(rustls::ALL_VERSIONS)));
+        peer_certificate(ws.get_ref())
+    };
+    assert_eq!(now(), before);
+    authority.sign();
+    server.hang_up();
+    eventually("a new client sees the new certificate", || now() != before);
+    let newer = now();
+    std::fs::write(authority.path("cert.pem"), "no certificate").expect("a file");
+    server.hang_up();
+    eventually("the log says what is wrong", || {
+        server.log.lock().expect("no panic").contains("cert.pem: no certificate in it")
+    });
+    assert_eq!(now(), newer);
+    server.post(&config, &numbered(3));
+    assert_eq!(message(&mut ws)["payload"]["payload"]["n"], 3, "the first client is still there");
+}
+
+#[test]
+fn a_certificate_without_its_key_is_refused_at_the_start() {
+    let authority = Authority::new("key");
+    let other = Authority::new("other");
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (cert, key) = (path(&authority.path("cert.pem")), path(&other.path("key.pem")));
+    for (options, fault) in [
+        (vec!["--tls-cert-file", &cert], "one is missing"),
+        (vec!["--tls-cert-file", &cert, "--tls-key-file", &cert], "no private key in it"),
+        (vec!["--tls-cert-file", &cert, "--tls-key-file", &key], "cert.pem: "),
+        (vec!["--tls-cert-file", "/nonexistent", "--tls-key-file", &key], "/nonexistent: "),
+    ] {
+        let output = run(fanwire().args(["serve", "--listen", "127.0.0.1:0"]).args(&options));
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(fault), "{options:?}: {error}");
+    }
+}

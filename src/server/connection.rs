@@ -121,7 +121,7 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Ws {
+pub(super) struct Ws {
     decoder: ws::Decoder,
     session: Session,
 }

@@ -60,7 +60,7 @@ const PUBLISHED_A_BATCH: usize = 256;
 /// A client that does not read its replies is not read either.
 const REPLY_BYTES_MAX: usize = 256 * 1024;
 
-struct Conn<S> {
+pub(super) struct Conn<S> {
     socket: S,
     generation: u32,
     connection: Connection,
@@ -112,7 +112,7 @@ pub(crate) struct Core<S> {
     rng: Rng,
     read_buffer: Box<[u8]>,
     dirty: Vec<FeedKey>,
-    due: Vec<u64>,
+    due: Vec<Slot>,
     /// Connections to be closed because they lag.
     lagged: Vec<Token>,
     mailbox: Arc<Mailbox>,
@@ -264,7 +264,7 @@ impl<S: Socket> Core<S> {
             closing: false,
         });
         let token = token_of(slot, generation);
-        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), token);
+        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), slot as Slot);
         Some(token)
     }
 
@@ -339,7 +339,7 @@ impl<S: Socket> Core<S> {
                 |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
             open(before.name()).dec();
             open(after.name()).inc();
-            self.wheel.add(self.tick + self.config.heartbeat_ticks(), token_of(slot, conn.generation));
+            self.wheel.add(self.tick + self.config.heartbeat_ticks(), slot as Slot);
         }
         self.apply(slot)
     }
@@ -476,6 +476,7 @@ impl<S: Socket> Core<S> {
         self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
         let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
         self.tell_moved(moved);
+        self.wheel.remove(slot as Slot);
         self.conns.remove(slot);
     }
 
@@ -598,14 +599,15 @@ impl<S: Socket> Core<S> {
         self.pump(BATCHES_A_TURN);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
-        for token in due.drain(..) {
-            let Some(slot) = self.find(token) else { continue };
-            let conn = &mut self.conns[slot];
+        for key in due.drain(..) {
+            let slot = key as usize;
+            // One that fired before it may have ended it.
+            let Some(conn) = self.conns.get_mut(slot) else { continue };
             let mut cx = context!(self, conn);
             match conn.connection.timer(&mut cx) {
                 Timer::Over => self.remove(slot),
                 Timer::At(tick) => {
-                    self.wheel.add(tick, token);
+                    self.wheel.add(tick, key);
                     self.apply(slot);
                 }
             }

@@ -61,6 +61,9 @@ pub struct ServerConfig {
     pub endpoints: Vec<Endpoint>,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
+    /// For how long events may be held back behind others, so that more of them go in one write: the first goes
+    /// at once, those that come within this time after it go together. Whole milliseconds. 0 = not at all. 0.
+    pub flush_interval: Duration,
 }
 
 impl Default for ServerConfig {
@@ -86,6 +89,7 @@ impl Default for ServerConfig {
             systems: Vec::new(),
             endpoints: Vec::new(),
             write_budget_bytes: 256 * 1024,
+            flush_interval: Duration::ZERO,
         }
     }
 }

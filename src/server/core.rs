@@ -9,6 +9,7 @@
 mod ahead;
 mod log_places;
 mod mail;
+mod pump;
 mod replay;
 mod watch;
 
@@ -20,9 +21,8 @@ use smallvec::SmallVec;
 
 use super::connection::{Connection, Context, Effect, Timer};
 use super::wheel::{Tick, Wheel};
-use super::{Rng, ServerConfig, Shared};
-use crate::bus::{Bus, LoopReader, ReaderItem};
-use crate::dialect::GapNotice;
+use super::{Rng, ServerConfig, Shared, listener};
+use crate::bus::{Bus, LoopReader};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
 use crate::metrics::Kind;
@@ -50,8 +50,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection in one turn.
 const READS_A_TURN: usize = 4;
 
-/// Events taken from the bus between two looks at the sockets.
-const EVENTS_A_BATCH: usize = 256;
+/// Batches of events taken from the bus between two looks at the sockets.
 const BATCHES_A_TURN: usize = 8;
 
 /// Events published by clients before the loop delivers them, so that no body laps the ring or its own feeds.
@@ -95,6 +94,8 @@ pub(crate) struct Core<S> {
     ready: Vec<Token>,
     /// The bus may have more.
     more_events: bool,
+    /// When events were taken from it last.
+    pumped: Timestamp,
     /// Events published by this loop's clients since it last looked at the bus.
     unpumped: usize,
     draining: bool,
@@ -168,6 +169,7 @@ impl<S: Socket> Core<S> {
             now: Timestamp::default(),
             ready: Vec::new(),
             more_events: true,
+            pumped: Timestamp::default(),
             unpumped: 0,
             draining: false,
             snapshot: None,
@@ -194,7 +196,7 @@ impl<S: Socket> Core<S> {
 
     /// Whether another turn has something to do without waiting for a socket.
     pub(crate) fn has_work(&self) -> bool {
-        self.more_events || !self.ready.is_empty()
+        (self.more_events && self.held_for(self.now).is_none()) || !self.ready.is_empty()
     }
 
     /// Ticks until a timer may want to be looked at.
@@ -221,12 +223,12 @@ impl<S: Socket> Core<S> {
         }
         self.reader.awake();
         self.tick = self.tick.max(tick);
-        self.pump(1);
+        self.pump_unless_held(1);
         self.take_mail();
         self.catch_up();
     }
 
-    /// Takes in a new connection; `None` where there are too many, and it is dropped.
+    /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
     pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
         let metrics = &self.shared.metrics;
         metrics.connections_accepted.inc();
@@ -242,7 +244,8 @@ impl<S: Socket> Core<S> {
             ""
         };
         if !refused.is_empty() {
-            metrics.connections_refused.get_or_create(&Kind { kind: refused }).inc();
+            self.count_refused(refused);
+            listener::refuse(socket);
             return None;
         }
         // 31 bits: the token fits a mio token and never meets the loop's own two.
@@ -266,6 +269,11 @@ impl<S: Socket> Core<S> {
         let token = token_of(slot, generation);
         self.wheel.add(self.tick + self.config.handshake_ticks().min(10), slot as Slot);
         Some(token)
+    }
+
+    /// Counts a connection that is not taken.
+    pub(crate) fn count_refused(&self, kind: &'static str) {
+        self.shared.metrics.connections_refused.get_or_create(&Kind { kind }).inc();
     }
 
     /// The socket behind a token.
@@ -292,6 +300,10 @@ impl<S: Socket> Core<S> {
             self.flush(slot);
         }
         if let Some(slot) = self.find(token).filter(|_| readable) {
+            if self.held_for(self.now).is_some() {
+                // What is held back was there before this client's words.
+                self.pump(1);
+            }
             self.read(slot);
         }
     }
@@ -394,7 +406,7 @@ impl<S: Socket> Core<S> {
                 let conn = &mut self.conns[slot];
                 conn.closing = true;
                 // The connection's timer decides how long it may take.
-                self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
+                self.wheel.add(self.tick + 1, slot as Slot);
             }
         }
     }
@@ -480,107 +492,6 @@ impl<S: Socket> Core<S> {
         self.conns.remove(slot);
     }
 
-    /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
-    fn pump(&mut self, batches: usize) {
-        self.unpumped = 0;
-        for _ in 0..batches {
-            let fanout = &mut self.fanout;
-            let metrics = &self.shared.metrics;
-            let epoch = self.shared.bus.epoch();
-            let now = self.now;
-            let snapshot = &mut self.snapshot;
-            let continuity = &mut self.continuity;
-            let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
-                ReaderItem::Event(event) => {
-                    if let Some(gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
-                        fanout.append_gap(&gap);
-                    }
-                    if let Some(snapshot) = snapshot {
-                        snapshot.put(event);
-                    }
-                    fanout.append(event, now);
-                }
-                ReaderItem::Gap { shard, missed, from, to } => {
-                    metrics.loop_gaps.inc_by(missed);
-                    if continuity.is_some() {
-                        // The next event's id tells.
-                        return;
-                    }
-                    let id = |sequence| Some(EventId { epoch, shard, sequence });
-                    // How many of them a client wanted is not known.
-                    let gap = GapNotice {
-                        missed: None,
-                        from: from.checked_sub(1).and_then(id),
-                        to: to.checked_sub(1).and_then(id),
-                        recoverable: false,
-                        at: now,
-                    };
-                    fanout.append_gap(&gap);
-                }
-            });
-            self.more_events = taken == EVENTS_A_BATCH;
-            self.flush_dirty();
-            if !self.more_events {
-                break;
-            }
-        }
-    }
-
-    fn flush_dirty(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.fanout.take_dirty(&mut dirty);
-        for feed in dirty.drain(..) {
-            let mut all_done = true;
-            let mut broken = false;
-            for place in 0..self.fanout.feed(feed).members.len() {
-                let slot = self.fanout.feed(feed).members[place] as usize;
-                let conn = &mut self.conns[slot];
-                if conn.blocked {
-                    all_done = false;
-                    conn.cursor.hold(&self.fanout, &mut self.tally);
-                    if conn.cursor.is_to_be_closed(&self.fanout) {
-                        self.lagged.push(token_of(slot, conn.generation));
-                    }
-                    continue;
-                }
-                let ring = Kept { shared: &self.shared, now: self.now };
-                let budget = self.config.write_budget_bytes;
-                match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
-                    // Behind a replay nothing of the feed is written yet.
-                    Flushed::Done => all_done &= conn.replay.is_none(),
-                    Flushed::Blocked => {
-                        self.block(slot);
-                        all_done = false;
-                    }
-                    Flushed::Lagged => {
-                        let token = token_of(slot, conn.generation);
-                        self.lagged.push(token);
-                        all_done = false;
-                    }
-                    Flushed::Budget => {
-                        self.queue(slot);
-                        all_done = false;
-                    }
-                    Flushed::Failed => {
-                        // Removing it now would move another member to this place; its own turn finds it broken.
-                        broken = true;
-                        self.queue(slot);
-                    }
-                }
-            }
-            if all_done && !broken {
-                self.fanout.forget_written(feed);
-            }
-        }
-        self.dirty = dirty;
-        for token in std::mem::take(&mut self.lagged) {
-            if let Some(slot) = self.find(token) {
-                self.close_lagged(slot);
-            }
-        }
-        self.count();
-    }
-
     /// Everything but sockets' own readiness: what waits, the bus, timers.
     pub(crate) fn turn(&mut self) {
         self.shared.metrics.turns.inc();
@@ -596,7 +507,7 @@ impl<S: Socket> Core<S> {
             }
         }
         self.fanout.release_samples(self.now);
-        self.pump(BATCHES_A_TURN);
+        self.pump_unless_held(BATCHES_A_TURN);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
         for key in due.drain(..) {
@@ -630,26 +541,6 @@ impl<S: Socket> Core<S> {
             conn.connection.drain(&mut cx);
             self.apply(slot);
         }
-    }
-
-    fn count(&mut self) {
-        let metrics = &self.shared.metrics;
-        let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
-            std::mem::take(&mut self.tally);
-        self.books.written += events;
-        self.books.dropped += dropped;
-        self.books.conflated += conflated;
-        if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
-            return;
-        }
-        self.unreported = true;
-        metrics.written_bytes.inc_by(bytes);
-        metrics.deliveries.inc_by(events);
-        metrics.writes.inc_by(writes);
-        metrics.write_blocked.inc_by(blocked);
-        metrics.dropped.inc_by(dropped);
-        metrics.conflated.inc_by(conflated.max(0) as u64);
-        metrics.gaps.inc_by(gaps);
     }
 }
 

@@ -10,6 +10,7 @@ mod endpoint;
 mod event_loop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod listener;
 mod page;
 mod publish;
 mod routes;

@@ -64,7 +64,9 @@ pub use dialect::{Dialect, ParseDialectError};
 #[cfg(feature = "server")]
 pub use engine::{EngineConfig, EngineError};
 #[cfg(feature = "server")]
-pub use server::{Endpoint, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System};
+pub use server::{
+    Endpoint, MemoryLine, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
+};
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
 /// release.

@@ -14,11 +14,13 @@ mod replay;
 mod watch;
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::backlog::Backlog;
 use super::connection::{Connection, Context, Effect, Timer};
 use super::wheel::{Tick, Wheel};
 use super::{Rng, ServerConfig, Shared, listener};
@@ -32,6 +34,11 @@ use crate::metrics::Kind;
 pub(crate) trait Socket: Read + Write {
     /// No more bytes will be written; what the peer still sends can be read.
     fn close_write(&mut self);
+
+    /// The addresses of both ends, ours first, of what the kernel can be asked about.
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        None
+    }
 }
 
 /// A connection's number in its loop, and which life of that number: a token that outlives its connection
@@ -116,6 +123,10 @@ pub(crate) struct Core<S> {
     due: Vec<Slot>,
     /// Connections to be closed because they lag.
     lagged: Vec<Token>,
+    /// What the kernel holds for connections.
+    kernel: Backlog,
+    /// The connection after which the next are asked about, though they do not lag yet.
+    asked: usize,
     mailbox: Arc<Mailbox>,
     /// What waits until this loop has read the engine's log as far as its client has.
     ahead: Vec<PutOff>,
@@ -185,6 +196,8 @@ impl<S: Socket> Core<S> {
             dirty: Vec::new(),
             due: Vec::new(),
             lagged: Vec::new(),
+            kernel: Backlog::default(),
+            asked: 0,
             mailbox: Arc::default(),
             ahead: Vec::new(),
         }

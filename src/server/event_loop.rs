@@ -30,6 +30,10 @@ impl Socket for TcpStream {
         // The peer may be gone already, which is as good.
         let _ = self.shutdown(Shutdown::Write);
     }
+
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.local_addr().ok().zip(self.peer_addr().ok())
+    }
 }
 
 type Started = (JoinHandle<io::Result<()>>, Arc<Waker>);

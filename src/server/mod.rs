@@ -3,6 +3,7 @@
 //! Imports every lower room. Always: a connection is a state machine without a socket, the core drives it
 //! without knowing mio, and `event_loop` alone touches sockets and threads.
 
+mod backlog;
 mod config;
 mod connection;
 mod core;
@@ -11,6 +12,7 @@ mod event_loop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod listener;
+mod memory;
 mod page;
 mod publish;
 mod routes;
@@ -36,6 +38,7 @@ use core::Report;
 
 pub use config::ServerConfig;
 pub use endpoint::{Endpoint, System};
+pub use memory::MemoryLine;
 
 /// What the loops of one server share.
 pub(crate) struct Shared {

@@ -44,6 +44,7 @@ pub(crate) struct Metrics {
     pub(crate) lag_closed: Counter,
     pub(crate) lag_events: Histogram,
     pub(crate) lag_seconds: Histogram,
+    pub(crate) lag_bytes: Histogram,
     pub(crate) shed: Family<Kind, Counter>,
     pub(crate) gaps: Counter,
     pub(crate) written_bytes: Counter,
@@ -85,10 +86,15 @@ impl Default for Metrics {
             "For how long a lagging connection has lagged, looked at once a second",
             0.01,
         );
+        let lag_bytes = histogram(
+            "server_lag_bytes",
+            "Bytes that the worst laggards are behind, the kernel's part included, looked at once a second",
+            1024.0,
+        );
         macro_rules! register {
             ($($name:ident: $label:literal, $help:literal;)*) => {{
                 $(let $name = Default::default(); registry.register($label, $help, Clone::clone(&$name));)*
-                Self { $($name,)* lag_events, lag_seconds, registry }
+                Self { $($name,)* lag_events, lag_seconds, lag_bytes, registry }
             }};
         }
         register! {

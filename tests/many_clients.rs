@@ -369,3 +369,44 @@ fn clients_that_ask_for_history_and_do_not_read_it_pin_no_more_than_their_lag() 
         sleepers.len()
     );
 }
+
+#[test]
+fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
+    const LIMIT: usize = 40;
+    let server = Server::start();
+    server.limit_descriptors(LIMIT);
+    let mut stream = Sse::open(server.addr, "");
+    stream.block(deadline()).expect("the retry comes at once");
+    let mut wires: Vec<Wire> = Vec::new();
+    let mut refused = 0;
+    for _ in 0..2 * LIMIT {
+        let mut wire = Wire::new(std::net::TcpStream::connect(server.addr).expect("the kernel takes it"));
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+        let head = support::http::read_head(&mut wire, deadline()).expect("an answer, whatever it is");
+        match head.status {
+            200 => wires.push(wire),
+            503 => refused += 1,
+            other => panic!("an unexpected answer: {other}"),
+        }
+    }
+    assert!(wires.len() < LIMIT && refused > LIMIT / 2, "{} taken, {refused} refused", wires.len());
+    // Those that are there are served meanwhile, publishers among them.
+    let publisher = wires.last_mut().expect("some were taken");
+    let body = "{\"type\":\"still.there\"}";
+    publisher.send(
+        format!("POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            .as_bytes(),
+    );
+    assert_eq!(stream.event().json()["event_type"], "still.there");
+    // And newcomers are again when others go.
+    drop(wires);
+    support::eventually("a newcomer is served", || {
+        std::net::TcpStream::connect(server.addr).is_ok_and(|stream| {
+            let mut wire = Wire::new(stream);
+            wire.send(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+            support::http::read_head(&mut wire, deadline()).is_ok_and(|head| head.status == 200)
+        })
+    });
+    let counted = server.metric("fanwire_server_connections_refused_total");
+    assert!(counted >= Some(refused as f64), "{counted:?}");
+}

@@ -8,7 +8,7 @@ use std::io::Read as _;
 
 use anstyle::{AnsiColor, Style};
 use fanwire::config::Origin;
-use fanwire::{Explanation, Filter, FilterError};
+use fanwire::{Explanation, Filter, FilterError, MemoryLine};
 use serde_json::json;
 
 use super::settings::Settings;
@@ -105,7 +105,29 @@ fn check_config(args: &Args) -> Result<(), CliError> {
         let style = if *origin == Origin::Default { DIM } else { GREEN };
         anstream::println!("{key} = {value}{:pad$}  {style}# {origin}{style:#}", "");
     }
+    show_memory(&loaded.config);
     Ok(())
+}
+
+/// What it may come to in memory, line by line.
+fn show_memory(config: &fanwire::config::Config) {
+    let human = |bytes: u64| {
+        let mut size = bytes as f64;
+        let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
+        let mut unit = units.next().unwrap_or_default();
+        while size >= 1024.0 {
+            let Some(next) = units.next() else { break };
+            (size, unit) = (size / 1024.0, next);
+        }
+        format!("{size:.1} {unit}")
+    };
+    anstream::println!("\n{DIM}# memory at the most: what each limit allows, all at once{DIM:#}");
+    for line in config.worst_case() {
+        let MemoryLine { what, count, each, .. } = line;
+        let product = format!("{count} x {}", human(each));
+        anstream::println!("{DIM}#{DIM:#} {:>10}  {what}{DIM}, {product}{DIM:#}", human(line.bytes()));
+    }
+    anstream::println!("{DIM}#{DIM:#} {:>10}  in all", human(config.worst_case_bytes()));
 }
 
 fn read_event(from: &str) -> Result<fanwire::Event, CliError> {

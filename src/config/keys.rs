@@ -130,6 +130,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| time(&mut c.server.keep_alive, 1..=DAY)),
         row("heartbeat", LIVE, "How often a quiet client is asked whether it is there; gone after two unanswered",
             |c| time(&mut c.server.heartbeat, 1..=DAY)),
+        row("flush_interval", LIVE, "How long events may be held back behind others, so that more of them go in one write; 0 = not at all",
+            |c| time(&mut c.server.flush_interval, 0..=MINUTE)),
         row("retry", LIVE, "How long an SSE client is told to wait before it comes back",
             |c| time(&mut c.server.retry, 0..=DAY)),
     ]},

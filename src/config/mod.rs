@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::bus::{Bus, BusConfig, BusConfigError};
 use crate::engine::{EngineConfig, Ingest};
-use crate::server::{Server, ServerBuilder, ServerConfig};
+use crate::server::{MemoryLine, Server, ServerBuilder, ServerConfig};
 
 pub use layers::{Change, ConfigError, ConfigFault, Loaded, Origin, Sources};
 pub use print::{Key, defaults_toml, keys};
@@ -59,6 +59,18 @@ pub struct Config {
     pub log_level: String,
     /// How its log lines look. Text.
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// What a program with this configuration may hold in memory at the most, line by line.
+    pub fn worst_case(&self) -> Vec<MemoryLine> {
+        self.server.worst_case(&self.bus)
+    }
+
+    /// The sum of [`worst_case`](Self::worst_case), in bytes.
+    pub fn worst_case_bytes(&self) -> u64 {
+        self.worst_case().iter().fold(0, |sum, line| sum.saturating_add(line.bytes()))
+    }
 }
 
 impl Default for Config {

@@ -91,6 +91,9 @@ pub struct ServerConfig {
     pub auth: AuthConfig,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
+    /// For how long events may be held back behind others, so that more of them go in one write: the first goes
+    /// at once, those that come within this time after it go together. Whole milliseconds. 0 = not at all. 0.
+    pub flush_interval: Duration,
     /// Which payloads are taken when they come from outside. All.
     #[cfg(feature = "schema")]
     pub schemas: SchemaConfig,
@@ -133,6 +136,7 @@ impl Default for ServerConfig {
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),
             write_budget_bytes: 256 * 1024,
+            flush_interval: Duration::ZERO,
             #[cfg(feature = "schema")]
             schemas: SchemaConfig::default(),
             #[cfg(feature = "tls")]

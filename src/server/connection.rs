@@ -147,7 +147,7 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Ws {
+pub(super) struct Ws {
     decoder: ws::Decoder,
     /// The client's messages may be compressed.
     inflates: bool,

@@ -9,26 +9,27 @@
 mod ahead;
 mod log_places;
 mod mail;
+mod pump;
 mod replay;
 mod watch;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use slab::Slab;
 use smallvec::SmallVec;
 
 use super::auth::Denied;
+use super::backlog::Backlog;
 use super::config::Prepared;
 use super::connection::{Connection, Context, Effect, Timer};
 use super::limits::address_key;
 use super::wheel::{Tick, Wheel};
-use super::{Rng, Shared};
-use crate::bus::{Bus, LoopReader, ReaderItem};
+use super::{Rng, Shared, listener};
+use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
-use crate::dialect::GapNotice;
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
 use crate::metrics::Kind;
@@ -49,6 +50,11 @@ pub(crate) trait Socket: Read + Write {
     fn held_bytes(&self) -> usize {
         0
     }
+
+    /// The addresses of both ends, ours first, of what the kernel can be asked about.
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        None
+    }
 }
 
 /// A connection's number in its loop, and which life of that number: a token that outlives its connection
@@ -67,8 +73,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection in one turn.
 const READS_A_TURN: usize = 4;
 
-/// Events taken from the bus between two looks at the sockets.
-const EVENTS_A_BATCH: usize = 256;
+/// Batches of events taken from the bus between two looks at the sockets.
 const BATCHES_A_TURN: usize = 8;
 
 /// Events published by clients before the loop delivers them, so that no body laps the ring or its own feeds.
@@ -77,7 +82,7 @@ const PUBLISHED_A_BATCH: usize = 256;
 /// A client that does not read its replies is not read either.
 const REPLY_BYTES_MAX: usize = 256 * 1024;
 
-struct Conn<S> {
+pub(super) struct Conn<S> {
     socket: S,
     generation: u32,
     connection: Connection,
@@ -116,6 +121,8 @@ pub(crate) struct Core<S> {
     ready: Vec<Token>,
     /// The bus may have more.
     more_events: bool,
+    /// When events were taken from it last.
+    pumped: Timestamp,
     /// Events published by this loop's clients since it last looked at the bus.
     unpumped: usize,
     draining: bool,
@@ -135,9 +142,13 @@ pub(crate) struct Core<S> {
     inflater: Inflater,
     read_buffer: Box<[u8]>,
     dirty: Vec<FeedKey>,
-    due: Vec<u64>,
+    due: Vec<Slot>,
     /// Connections to be closed because they lag.
     lagged: Vec<Token>,
+    /// What the kernel holds for connections.
+    kernel: Backlog,
+    /// The connection after which the next are asked about, though they do not lag yet.
+    asked: usize,
     mailbox: Arc<Mailbox>,
     /// What waits until this loop has read the engine's log as far as its client has.
     ahead: Vec<PutOff>,
@@ -146,9 +157,6 @@ pub(crate) struct Core<S> {
     /// Connections to be closed because their grants have ended.
     denied: Vec<(Token, Denied)>,
 }
-
-/// Marks a token whose timer is looked at besides the usual look, which each connection has one of.
-const ONCE: Token = 1 << 63;
 
 fn token_of(slot: usize, generation: u32) -> Token {
     u64::from(generation) << 32 | slot as u64
@@ -200,6 +208,7 @@ impl<S: Socket> Core<S> {
             now: Timestamp::default(),
             ready: Vec::new(),
             more_events: true,
+            pumped: Timestamp::default(),
             unpumped: 0,
             draining: false,
             snapshot: None,
@@ -216,6 +225,8 @@ impl<S: Socket> Core<S> {
             dirty: Vec::new(),
             due: Vec::new(),
             lagged: Vec::new(),
+            kernel: Backlog::default(),
+            asked: 0,
             mailbox: Arc::default(),
             ahead: Vec::new(),
             denied: Vec::new(),
@@ -228,7 +239,9 @@ impl<S: Socket> Core<S> {
 
     /// Whether another turn has something to do without waiting for a socket.
     pub(crate) fn has_work(&self) -> bool {
-        self.more_events || !self.ready.is_empty() || !self.denied.is_empty()
+        (self.more_events && self.held_for(self.now).is_none())
+            || !self.ready.is_empty()
+            || !self.denied.is_empty()
     }
 
     /// Ticks until a timer may want to be looked at.
@@ -255,12 +268,12 @@ impl<S: Socket> Core<S> {
         }
         self.reader.awake();
         self.tick = self.tick.max(tick);
-        self.pump(1);
+        self.pump_unless_held(1);
         self.take_mail();
         self.catch_up();
     }
 
-    /// Takes in a new connection; `None` where there are too many, and it is dropped.
+    /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
     pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
         let metrics = &self.shared.metrics;
         metrics.connections_accepted.inc();
@@ -279,7 +292,8 @@ impl<S: Socket> Core<S> {
             ""
         };
         if !refused.is_empty() {
-            metrics.connections_refused.get_or_create(&Kind { kind: refused }).inc();
+            self.count_refused(refused);
+            listener::refuse(socket);
             return None;
         }
         // 31 bits: the token fits a mio token and never meets the loop's own two.
@@ -304,7 +318,7 @@ impl<S: Socket> Core<S> {
         if let Some((address, _)) = address {
             self.addresses.insert(token, address);
         }
-        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), token);
+        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), slot as Slot);
         Some(token)
     }
 
@@ -317,6 +331,11 @@ impl<S: Socket> Core<S> {
     /// What holds for this turn.
     pub(crate) fn config(&self) -> &Prepared {
         &self.config
+    }
+
+    /// Counts a connection that is not taken.
+    pub(crate) fn count_refused(&self, kind: &'static str) {
+        self.shared.metrics.connections_refused.get_or_create(&Kind { kind }).inc();
     }
 
     /// The socket behind a token.
@@ -343,6 +362,10 @@ impl<S: Socket> Core<S> {
             self.flush(slot);
         }
         if let Some(slot) = self.find(token).filter(|_| readable) {
+            if self.held_for(self.now).is_some() {
+                // What is held back was there before this client's words.
+                self.pump(1);
+            }
             self.read(slot);
         }
     }
@@ -390,7 +413,7 @@ impl<S: Socket> Core<S> {
                 |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
             open(before.name()).dec();
             open(after.name()).inc();
-            self.wheel.add(self.tick + self.config.heartbeat_ticks(), token_of(slot, conn.generation));
+            self.wheel.add(self.tick + self.config.heartbeat_ticks(), slot as Slot);
         }
         self.apply(slot)
     }
@@ -442,8 +465,7 @@ impl<S: Socket> Core<S> {
             }
             Effect::Publish { events, answer } => self.publish(slot, events, answer),
             Effect::LookAt(tick) => {
-                let token = token_of(slot, self.conns[slot].generation);
-                self.wheel.add(tick, token | ONCE);
+                self.wheel.add(tick, slot as Slot);
             }
             Effect::Close => {
                 self.forget_put_off(slot);
@@ -451,7 +473,7 @@ impl<S: Socket> Core<S> {
                 let conn = &mut self.conns[slot];
                 conn.closing = true;
                 // The connection's timer decides how long it may take.
-                self.wheel.add(self.tick + 1, token_of(slot, conn.generation));
+                self.wheel.add(self.tick + 1, slot as Slot);
             }
         }
     }
@@ -576,116 +598,13 @@ impl<S: Socket> Core<S> {
         self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
         let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
         self.tell_moved(moved);
+        self.wheel.remove(slot as Slot);
         let conn = self.conns.remove(slot);
         if !self.addresses.is_empty()
             && let Some(address) = self.addresses.remove(&token_of(slot, conn.generation))
         {
             lock(&self.shared.addresses).leave(address);
         }
-    }
-
-    /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
-    fn pump(&mut self, batches: usize) {
-        self.unpumped = 0;
-        for _ in 0..batches {
-            let fanout = &mut self.fanout;
-            let metrics = &self.shared.metrics;
-            let epoch = self.shared.bus.epoch();
-            let now = self.now;
-            let snapshot = &mut self.snapshot;
-            let continuity = &mut self.continuity;
-            let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
-                ReaderItem::Event(event) => {
-                    if let Some(gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
-                        fanout.append_gap(&gap);
-                    }
-                    if let Some(snapshot) = snapshot {
-                        snapshot.put(event);
-                    }
-                    fanout.append(event, now);
-                }
-                ReaderItem::Gap { shard, missed, from, to } => {
-                    metrics.loop_gaps.inc_by(missed);
-                    if continuity.is_some() {
-                        // The next event's id tells.
-                        return;
-                    }
-                    let id = |sequence| Some(EventId { epoch, shard, sequence });
-                    // How many of them a client wanted is not known.
-                    let gap = GapNotice {
-                        missed: None,
-                        from: from.checked_sub(1).and_then(id),
-                        to: to.checked_sub(1).and_then(id),
-                        recoverable: false,
-                        at: now,
-                    };
-                    fanout.append_gap(&gap);
-                }
-            });
-            self.more_events = taken == EVENTS_A_BATCH;
-            // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
-            // it was published.
-            self.end_grants();
-            self.flush_dirty();
-            if !self.more_events {
-                break;
-            }
-        }
-    }
-
-    fn flush_dirty(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.fanout.take_dirty(&mut dirty);
-        for feed in dirty.drain(..) {
-            let mut all_done = true;
-            let mut broken = false;
-            for place in 0..self.fanout.feed(feed).members.len() {
-                let slot = self.fanout.feed(feed).members[place] as usize;
-                let conn = &mut self.conns[slot];
-                if conn.blocked {
-                    all_done = false;
-                    conn.cursor.hold(&self.fanout, &mut self.tally);
-                    if conn.cursor.is_to_be_closed(&self.fanout) {
-                        self.lagged.push(token_of(slot, conn.generation));
-                    }
-                    continue;
-                }
-                let ring = Kept { shared: &self.shared, now: self.now };
-                let budget = self.config.write_budget_bytes;
-                match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
-                    // Behind a replay nothing of the feed is written yet.
-                    Flushed::Done => all_done &= conn.replay.is_none(),
-                    Flushed::Blocked => {
-                        self.block(slot);
-                        all_done = false;
-                    }
-                    Flushed::Lagged => {
-                        let token = token_of(slot, conn.generation);
-                        self.lagged.push(token);
-                        all_done = false;
-                    }
-                    Flushed::Budget => {
-                        self.queue(slot);
-                        all_done = false;
-                    }
-                    Flushed::Failed => {
-                        // Removing it now would move another member to this place; its own turn finds it broken.
-                        broken = true;
-                        self.queue(slot);
-                    }
-                }
-            }
-            if all_done && !broken {
-                self.fanout.forget_written(feed);
-            }
-        }
-        self.dirty = dirty;
-        for token in std::mem::take(&mut self.lagged) {
-            if let Some(slot) = self.find(token) {
-                self.close_lagged(slot);
-            }
-        }
-        self.count();
     }
 
     /// Everything but sockets' own readiness: what waits, the bus, timers.
@@ -704,14 +623,14 @@ impl<S: Socket> Core<S> {
             }
         }
         self.fanout.release_samples(self.now);
-        self.pump(BATCHES_A_TURN);
+        self.pump_unless_held(BATCHES_A_TURN);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.tick, &mut due);
-        for token in due.drain(..) {
-            let once = token & ONCE != 0;
-            let token = token & !ONCE;
-            let Some(slot) = self.find(token) else { continue };
-            let conn = &mut self.conns[slot];
+        for key in due.drain(..) {
+            let slot = key as usize;
+            // One that fired before it may have ended it.
+            let Some(conn) = self.conns.get_mut(slot) else { continue };
+            let token = token_of(slot, conn.generation);
             let mut cx = context!(self, conn);
             match conn.connection.timer(&mut cx) {
                 Timer::Over => self.remove(slot),
@@ -720,9 +639,7 @@ impl<S: Socket> Core<S> {
                     self.denied.push((token, why));
                 }
                 Timer::At(tick) => {
-                    if !once {
-                        self.wheel.add(tick, token);
-                    }
+                    self.wheel.add(tick, key);
                     self.apply(slot);
                 }
             }
@@ -746,26 +663,6 @@ impl<S: Socket> Core<S> {
             conn.connection.drain(&mut cx);
             self.apply(slot);
         }
-    }
-
-    fn count(&mut self) {
-        let metrics = &self.shared.metrics;
-        let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
-            std::mem::take(&mut self.tally);
-        self.books.written += events;
-        self.books.dropped += dropped;
-        self.books.conflated += conflated;
-        if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
-            return;
-        }
-        self.unreported = true;
-        metrics.written_bytes.inc_by(bytes);
-        metrics.deliveries.inc_by(events);
-        metrics.writes.inc_by(writes);
-        metrics.write_blocked.inc_by(blocked);
-        metrics.dropped.inc_by(dropped);
-        metrics.conflated.inc_by(conflated.max(0) as u64);
-        metrics.gaps.inc_by(gaps);
     }
 }
 

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
 use super::Shared;
 use super::core::Core;
+use super::listener::{Accepted, Listener, bind};
 use super::stream::Stream;
 use super::wheel::{TICK_MS, Tick};
 use crate::event::Timestamp;
@@ -25,23 +24,6 @@ const WAKER: Token = Token(usize::MAX - 1);
 
 /// Connections accepted in one turn, so that a storm of them does not starve those that are there.
 const ACCEPTS_A_TURN: usize = 256;
-
-/// How long to wait after accepting failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections the kernel may hold for us; it cuts this to its own limit.
-const BACKLOG: i32 = 4096;
-
-fn bind(address: SocketAddr, shared_port: bool) -> io::Result<RawSocket> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    #[cfg(unix)]
-    socket.set_reuse_port(shared_port)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
-}
 
 type Started = (JoinHandle<io::Result<()>>, Arc<Waker>);
 
@@ -64,8 +46,7 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
     let mut started = Vec::new();
     for (number, socket) in sockets.into_iter().enumerate() {
         let poll = Poll::new()?;
-        let mut listener = TcpListener::from_std(socket.into());
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let listener = Listener::new(socket, poll.registry(), LISTENER)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let for_bus = Arc::clone(&waker);
         let reader = shared.bus.reader(move || {
@@ -84,8 +65,6 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
             listener: Some(listener),
             core,
             started: Instant::now(),
-            accepts_wait: false,
-            accept_after: None,
         };
         let thread =
             thread::Builder::new().name(format!("fanwire-loop-{number}")).spawn(move || event_loop.run())?;
@@ -97,13 +76,9 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
 struct EventLoop {
     shared: Arc<Shared>,
     poll: Poll,
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
     core: Core<Stream>,
     started: Instant,
-    /// The listener has more to accept, and will not say so again.
-    accepts_wait: bool,
-    /// Accepting failed, for want of descriptors perhaps: not before this time again.
-    accept_after: Option<Instant>,
 }
 
 impl EventLoop {
@@ -115,15 +90,20 @@ impl EventLoop {
         let mut events = Events::with_capacity(1024);
         let mut deadline: Option<Instant> = None;
         loop {
-            if self.accept_after.is_some_and(|time| Instant::now() >= time) {
-                self.accept_after = None;
-                self.accepts_wait = true;
+            if let Some(listener) = &mut self.listener {
+                listener.wake();
             }
-            let timeout = if self.accepts_wait || self.core.has_work() || !self.core.prepare_sleep() {
+            let accepts = self.listener.as_ref().is_some_and(|listener| listener.waits);
+            let timeout = if accepts || self.core.has_work() {
+                Duration::ZERO
+            } else if let Some(held) = self.core.held_for(Timestamp::now()) {
+                // Publishers need not wake it: it looks at the bus when the time has come.
+                held
+            } else if !self.core.prepare_sleep() {
                 Duration::ZERO
             } else {
                 let ticks = self.core.ticks_to_timer().map_or(600, |ticks| ticks.min(600));
-                let short = deadline.is_some() || self.accept_after.is_some();
+                let short = deadline.is_some() || self.listener.as_ref().is_some_and(Listener::is_paused);
                 Duration::from_millis(if short { TICK_MS } else { ticks * TICK_MS })
             };
             match self.poll.poll(&mut events, Some(timeout)) {
@@ -133,7 +113,11 @@ impl EventLoop {
             self.core.wake(self.tick(), Timestamp::now());
             for event in &events {
                 match event.token() {
-                    LISTENER => self.accepts_wait = true,
+                    LISTENER => {
+                        if let Some(listener) = &mut self.listener {
+                            listener.waits = true;
+                        }
+                    }
                     WAKER => {}
                     Token(token) => {
                         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
@@ -145,15 +129,12 @@ impl EventLoop {
                     }
                 }
             }
-            if self.accepts_wait {
-                self.accept();
-            }
+            self.accept();
             self.core.turn();
             if let Some(limit) = self.shared.drain_time() {
                 if deadline.is_none() {
                     deadline = Some(Instant::now() + limit);
                     self.listener = None;
-                    self.accepts_wait = false;
                     self.core.drain();
                 }
                 if self.core.is_empty() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -164,12 +145,10 @@ impl EventLoop {
     }
 
     fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
+        let Some(listener) = self.listener.as_mut().filter(|listener| listener.waits) else { return };
         for _ in 0..ACCEPTS_A_TURN {
             match listener.accept() {
-                Ok((stream, _)) => {
-                    // Frames are written whole: waiting to fill a packet would only delay them.
-                    let _ = stream.set_nodelay(true);
+                Accepted::Connection(stream) => {
                     let stream = Stream::new(stream, self.core.config(), &self.shared.metrics);
                     let Some(token) = stream.and_then(|stream| self.core.admit(stream)) else { continue };
                     let Some(socket) = self.core.socket(token) else { continue };
@@ -178,21 +157,8 @@ impl EventLoop {
                         self.core.forget(token);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.accepts_wait = false;
-                    return;
-                }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                    ) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "accepting a connection failed");
-                    self.accepts_wait = false;
-                    self.accept_after = Some(Instant::now() + ACCEPT_PAUSE);
-                    return;
-                }
+                Accepted::Refused => self.core.count_refused("no_descriptors"),
+                Accepted::Nothing => return,
             }
         }
     }

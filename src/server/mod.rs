@@ -4,6 +4,7 @@
 //! without knowing mio, and `event_loop` alone touches sockets and threads.
 
 pub(crate) mod auth;
+mod backlog;
 mod config;
 mod connection;
 mod core;
@@ -13,6 +14,8 @@ mod event_loop;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod limits;
+mod listener;
+mod memory;
 mod page;
 mod publish;
 mod rights;
@@ -49,6 +52,7 @@ use config::Prepared;
 pub use config::ServerConfig;
 pub use endpoint::{Endpoint, System};
 pub use limits::RateLimits;
+pub use memory::MemoryLine;
 #[cfg(feature = "schema")]
 pub use schemas::SchemaConfig;
 #[cfg(feature = "tls")]

@@ -4,7 +4,7 @@
 //! reported writable.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, Shutdown};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
@@ -33,6 +33,14 @@ impl Stream {
         }
         let _ = (config, metrics);
         Some(Self::Plain(tcp))
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.socket(),
+        }
     }
 
     pub(crate) fn tcp(&mut self) -> &mut TcpStream {
@@ -88,12 +96,12 @@ impl Write for Stream {
 
 impl Socket for Stream {
     fn peer(&self) -> Option<IpAddr> {
-        let tcp = match self {
-            Self::Plain(tcp) => tcp,
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.socket(),
-        };
-        tcp.peer_addr().ok().map(|address| address.ip())
+        self.socket().peer_addr().ok().map(|address| address.ip())
+    }
+
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let tcp = self.socket();
+        tcp.local_addr().ok().zip(tcp.peer_addr().ok())
     }
 
     fn close_write(&mut self) {

@@ -237,7 +237,7 @@ fn a_sleeper_costs_others_nothing_and_is_told_what_it_missed() {
         world.publish(100);
         world.turn();
     }
-    assert_eq!(text(&reader).matches("\ndata: ").count(), 3000);
+    assert_eq!(text(&reader).matches("data: {").count(), 3000);
     sleeper.with(|ends| ends.room = usize::MAX);
     world.core.ready(token, false, true);
     world.turn();
@@ -346,4 +346,110 @@ fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
     let (newer, after) = shared.config();
     assert_eq!((newer, after.max_connections), (version + 1, 2));
     assert_eq!(after.conflate_key, before.conflate_key);
+}
+
+#[test]
+fn a_connection_costs_what_the_table_in_the_docs_says() {
+    use super::{connection, core};
+    assert_eq!(size_of::<core::Conn<mio::net::TcpStream>>(), 112, "for each connection");
+    assert_eq!(size_of::<connection::Connection>(), 40, "of these, its state machine");
+    assert_eq!(size_of::<crate::feed::Cursor>(), 32, "of these, its place in a feed");
+    assert_eq!(size_of::<connection::Ws>(), 80, "besides, for each WebSocket client with one subscription");
+}
+
+/// A stream of all events of a type, without its first words.
+fn listens(world: &mut World, kind: &str) -> (Wire, u64) {
+    let request = format!("GET /sse?event_name=message&type={kind} HTTP/1.1\r\nHost: t\r\n\r\n");
+    let (wire, token) = world.connect(&request);
+    world.turn();
+    text(&wire);
+    (wire, token)
+}
+
+#[test]
+fn a_burst_is_one_write_for_each_client_that_is_not_blocked() {
+    let mut world = World::new(ServerConfig::default());
+    let clients: Vec<_> = (0..10).map(|_| listens(&mut world, "a.b")).collect();
+    let before = world.shared.metrics.writes.get();
+    world.publish(50);
+    world.turn();
+    assert_eq!(world.shared.metrics.writes.get() - before, clients.len() as u64);
+    for (wire, _) in &clients {
+        assert_eq!(text(wire).matches("data: {").count(), 50);
+    }
+}
+
+#[test]
+fn events_behind_the_first_wait_for_the_flush_interval_and_go_in_one_write() {
+    let interval = Duration::from_millis(5);
+    let mut world = World::new(ServerConfig { flush_interval: interval, ..ServerConfig::default() });
+    let (wire, token) = listens(&mut world, "a.b");
+    let at = |world: &mut World, micros: i64| {
+        world.core.wake(0, Timestamp(micros));
+        world.core.turn();
+        text(&wire).matches("data: {").count()
+    };
+    world.publish(1);
+    assert_eq!(at(&mut world, 1_000_000), 1, "the first goes at once");
+    let before = world.shared.metrics.writes.get();
+    world.publish(1);
+    assert_eq!(at(&mut world, 1_001_000), 0);
+    world.publish(1);
+    assert_eq!(at(&mut world, 1_004_999), 0);
+    assert_eq!(world.core.held_for(Timestamp(1_004_999)), Some(Duration::from_micros(1)));
+    assert_eq!(at(&mut world, 1_005_000), 2);
+    assert_eq!(world.shared.metrics.writes.get() - before, 1);
+    // A client's words are taken behind what was published before them.
+    world.publish(1);
+    world.core.wake(0, Timestamp(1_006_000));
+    world.core.ready(token, true, false);
+    assert_eq!(text(&wire).matches("data: {").count(), 1);
+    // A clock that is put back holds up nothing.
+    world.publish(1);
+    assert_eq!(at(&mut world, 5), 1);
+}
+
+#[test]
+fn a_firehose_does_not_starve_a_quiet_interest() {
+    let mut world = World::new(ServerConfig { write_budget_bytes: 16 * 1024, ..ServerConfig::default() });
+    let (firehose, _) = listens(&mut world, "a.b");
+    let (quiet, _) = listens(&mut world, "quiet");
+    let all = 1000;
+    world.publish(all);
+    world.shared.bus.publish(Event::builder("quiet").build().expect("valid"));
+    world.core.wake(world.tick, Timestamp(0));
+    world.core.turn();
+    let seen = text(&quiet);
+    assert_eq!(seen.matches("data: {").count(), 1, "in the first turn: {seen}");
+    let got = text(&firehose).matches("data: {").count();
+    assert!(got < all, "the budget of a turn cut nothing off: {got}");
+    world.turn();
+    assert_eq!(got + text(&firehose).matches("data: {").count(), all, "the rest comes in later turns");
+}
+
+#[test]
+fn a_client_that_floods_is_read_a_piece_a_turn_while_others_are_served() {
+    let mut world = World::new(ServerConfig::default());
+    let (flooder, _) = world.connect(&String::from_utf8_lossy(UPGRADE));
+    // A masked pong that nobody asked for: nothing is to be said to it.
+    let pong = [0x8A, 0x80, 1, 2, 3, 4];
+    let flood = 4 << 20;
+    flooder.with(|ends| ends.to_server.extend(pong.iter().cycle().take(flood - flood % pong.len())));
+    let (other, token) = world.connect("");
+    other.with(|ends| ends.to_server.extend(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n".iter()));
+    let mut turns = 0;
+    while flooder.with(|ends| !ends.to_server.is_empty()) {
+        let before = flooder.with(|ends| ends.to_server.len());
+        if turns == 0 {
+            world.core.ready(1 << 32, true, false);
+        }
+        world.core.ready(token, true, false);
+        world.core.wake(world.tick, Timestamp(0));
+        world.core.turn();
+        let taken = before - flooder.with(|ends| ends.to_server.len());
+        assert!(taken <= 2 * 256 * 1024, "{taken} bytes in one turn");
+        turns += 1;
+        assert!(text(&other).contains("HTTP/1.1 200") || turns > 1, "the other waited for the flood");
+    }
+    assert!(turns > 5, "{turns}");
 }

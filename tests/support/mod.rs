@@ -87,6 +87,14 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// Lets it have no more than so many files open.
+    pub fn limit_descriptors(&self, limit: usize) {
+        let limited = Command::new("prlimit")
+            .args(["--pid", &self.child.id().to_string(), &format!("--nofile={limit}:{limit}")])
+            .status();
+        assert!(limited.expect("prlimit runs").success());
+    }
+
     /// Sends it a signal by name, as `TERM`.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();

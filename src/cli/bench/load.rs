@@ -270,6 +270,7 @@ impl Load {
         let mut progress = Progress::new(start);
         let mut slow_turn = Instant::now();
         let pad = "x".repeat(plan.payload.saturating_sub(MARK.len() + DIGITS + 12));
+        let entity = plan.mix.contains(&Mix::Entities);
         let mut burst = Vec::with_capacity(plan.burst as usize);
         let mut out = Vec::new();
         loop {
@@ -294,7 +295,7 @@ impl Load {
                     // A number may not begin with a zero.
                     let payload =
                         format!("{{\"due\":{:016},\"pad\":\"{pad}\"}}", 1_000_000_000_000_000 + due);
-                    burst.push(Publication { key, payload });
+                    burst.push(Publication { key, entity, payload });
                     published += 1;
                     expected += wanting[key];
                 }

@@ -70,6 +70,8 @@ impl Wish {
 #[derive(Clone, Debug)]
 pub(super) struct Publication {
     pub(super) key: usize,
+    /// Whether it is about an entity too.
+    pub(super) entity: bool,
     pub(super) payload: String,
 }
 
@@ -234,12 +236,13 @@ impl Speak {
         match self {
             Self::Fanwire => {
                 let mut body = String::with_capacity(events.len() * 256);
-                for Publication { key, payload } in events {
+                for Publication { key, entity, payload } in events {
                     // Writing to a String cannot fail.
-                    let _ = writeln!(
-                        body,
-                        r#"{{"type":"bench.{key}.event","entity":{{"kind":"bench","id":"{key}"}},"payload":{payload}}}"#
-                    );
+                    let _ = write!(body, r#"{{"type":"bench.{key}.event","payload":{payload}"#);
+                    if *entity {
+                        let _ = write!(body, r#","entity":{{"kind":"bench","id":"{key}"}}"#);
+                    }
+                    body.push_str("}\n");
                 }
                 post("/publish", &body, out);
                 return 1;
@@ -256,13 +259,13 @@ impl Speak {
                 return events.len() as u64;
             }
             Self::Nats => {
-                for Publication { key, payload } in events {
+                for Publication { key, payload, .. } in events {
                     let line = format!("PUB bench.{key}.event {}\r\n{payload}\r\n", payload.len());
                     out.extend_from_slice(line.as_bytes());
                 }
             }
             Self::Mqtt => {
-                for Publication { key, payload } in events {
+                for Publication { key, payload, .. } in events {
                     let mut body = Vec::new();
                     mqtt_text(&format!("bench.{key}.event"), &mut body);
                     body.extend_from_slice(payload.as_bytes());

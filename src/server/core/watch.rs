@@ -14,6 +14,13 @@ use crate::metrics::Kind;
 /// Laggards shown.
 const LAGGARDS_MAX: usize = 20;
 
+/// Connections of which the kernel is asked once a second, besides those that lag, one after the other: so who
+/// is slow is seen before anything waits here.
+const ASKED_A_TIME: usize = 64;
+
+/// Bytes in the kernel below which nobody is slow: they may be on their way.
+const KERNEL_BYTES_MIN: u64 = 32 * 1024;
+
 /// Ticks between two observations of everybody's lag for the histograms.
 const HISTOGRAM_TICKS: u64 = 10;
 
@@ -54,6 +61,8 @@ pub(crate) struct Laggard {
     connection: u64,
     speaks: Speaks,
     lag: Lag,
+    /// Of its bytes, those that the kernel has and its peer has not.
+    kernel_bytes: u64,
 }
 
 /// What one loop said last.
@@ -87,7 +96,8 @@ impl Report {
                 let Lag { events, bytes, milliseconds } = laggard.lag;
                 json!({
                     "connection": format!("{:x}", laggard.connection), "speaks": laggard.speaks.name(),
-                    "events": events, "bytes": bytes, "milliseconds": milliseconds,
+                    "events": events, "bytes": bytes, "kernel_bytes": laggard.kernel_bytes,
+                    "milliseconds": milliseconds,
                 })
             })
             .collect();
@@ -148,14 +158,50 @@ impl<S: Socket> Core<S> {
                 self.shared.metrics.lag_seconds.observe(lag.milliseconds as f64 / 1000.0);
             }
             let connection = super::token_of(slot, conn.generation);
-            laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag });
+            laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag, kernel_bytes: 0 });
             // Who lags is looked at again, though nothing else happens.
             self.unreported = true;
         }
         worst_first(&mut laggards);
         self.shed(held_bytes, &laggards);
+        if observe {
+            self.ask_of_some(&mut laggards);
+        }
+        self.ask_of(&mut laggards);
+        worst_first(&mut laggards);
+        if observe {
+            for laggard in &laggards {
+                self.shared.metrics.lag_bytes.observe(laggard.lag.bytes as f64);
+            }
+        }
         let report = Report { ledger, laggards, held_bytes };
         self.shared.tell(self.number, report);
+    }
+
+    /// Adds what the kernel holds to what laggards are behind.
+    fn ask_of(&mut self, laggards: &mut [Laggard]) {
+        for laggard in laggards.iter_mut().filter(|laggard| laggard.kernel_bytes == 0) {
+            let slot = (laggard.connection & 0xffff_ffff) as usize;
+            let ends = self.conns.get(slot).and_then(|conn| conn.socket.ends());
+            laggard.kernel_bytes = ends.and_then(|ends| self.kernel.of(ends)).unwrap_or(0);
+            laggard.lag.bytes += laggard.kernel_bytes;
+        }
+    }
+
+    /// Asks about some that do not lag here, and adds those for whom much waits in the kernel.
+    fn ask_of_some(&mut self, laggards: &mut Vec<Laggard>) {
+        let end = self.conns.iter().next_back().map_or(0, |(slot, _)| slot + 1);
+        for _ in 0..ASKED_A_TIME.min(end) {
+            let slot = self.asked % end;
+            self.asked = slot + 1;
+            let Some(conn) = self.conns.get(slot).filter(|conn| !conn.blocked) else { continue };
+            let told = conn.socket.ends().and_then(|ends| self.kernel.of(ends));
+            if let Some(kernel_bytes) = told.filter(|bytes| *bytes >= KERNEL_BYTES_MIN) {
+                let connection = super::token_of(slot, conn.generation);
+                let lag = Lag { bytes: kernel_bytes, ..Lag::default() };
+                laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag, kernel_bytes });
+            }
+        }
     }
 
     /// Where the loops hold more than they may: first the past that feeds keep for laggards, then the worst

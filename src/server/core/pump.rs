@@ -1,0 +1,161 @@
+//! From the bus to the feeds, and from the feeds to the sockets.
+//!
+//! Imports every lower room. Always: a batch is appended whole before any of it is written, so that a burst is one
+//! write for each member that is not blocked; who is blocked, or has used its budget, holds up nobody else.
+
+use std::time::Duration;
+
+use super::{Core, Kept, Socket, token_of};
+use crate::bus::ReaderItem;
+use crate::dialect::GapNotice;
+use crate::event::{EventId, Timestamp};
+use crate::feed::{Flushed, Tally};
+
+/// Events taken from the bus before they are written.
+const EVENTS_A_BATCH: usize = 256;
+
+impl<S: Socket> Core<S> {
+    /// How long events are still held back, so that more of them go in one write; none where no interval is set,
+    /// or it is over.
+    pub(crate) fn held_for(&self, now: Timestamp) -> Option<Duration> {
+        let interval = self.config.flush_interval.as_micros() as i64;
+        let passed = now.0 - self.pumped.0;
+        // A clock that was put back ends it too.
+        (0..interval).contains(&passed).then(|| Duration::from_micros((interval - passed) as u64))
+    }
+
+    pub(super) fn pump_unless_held(&mut self, batches: usize) {
+        if self.held_for(self.now).is_none() {
+            self.pump(batches);
+        }
+    }
+
+    /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
+    pub(super) fn pump(&mut self, batches: usize) {
+        self.unpumped = 0;
+        let mut any = false;
+        for _ in 0..batches {
+            let fanout = &mut self.fanout;
+            let metrics = &self.shared.metrics;
+            let epoch = self.shared.bus.epoch();
+            let now = self.now;
+            let snapshot = &mut self.snapshot;
+            let continuity = &mut self.continuity;
+            let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
+                ReaderItem::Event(event) => {
+                    if let Some(gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
+                        fanout.append_gap(&gap);
+                    }
+                    if let Some(snapshot) = snapshot {
+                        snapshot.put(event);
+                    }
+                    fanout.append(event, now);
+                }
+                ReaderItem::Gap { shard, missed, from, to } => {
+                    metrics.loop_gaps.inc_by(missed);
+                    if continuity.is_some() {
+                        // The next event's id tells.
+                        return;
+                    }
+                    let id = |sequence| Some(EventId { epoch, shard, sequence });
+                    // How many of them a client wanted is not known.
+                    let gap = GapNotice {
+                        missed: None,
+                        from: from.checked_sub(1).and_then(id),
+                        to: to.checked_sub(1).and_then(id),
+                        recoverable: false,
+                        at: now,
+                    };
+                    fanout.append_gap(&gap);
+                }
+            });
+            any |= taken > 0;
+            self.more_events = taken == EVENTS_A_BATCH;
+            // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
+            // it was published.
+            self.end_grants();
+            self.flush_dirty();
+            if !self.more_events {
+                break;
+            }
+        }
+        if any {
+            self.pumped = self.now;
+        }
+    }
+
+    fn flush_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.fanout.take_dirty(&mut dirty);
+        for feed in dirty.drain(..) {
+            let mut all_done = true;
+            let mut broken = false;
+            for place in 0..self.fanout.feed(feed).members.len() {
+                let slot = self.fanout.feed(feed).members[place] as usize;
+                let conn = &mut self.conns[slot];
+                if conn.blocked {
+                    all_done = false;
+                    conn.cursor.hold(&self.fanout, &mut self.tally);
+                    if conn.cursor.is_to_be_closed(&self.fanout) {
+                        self.lagged.push(token_of(slot, conn.generation));
+                    }
+                    continue;
+                }
+                let ring = Kept { shared: &self.shared, now: self.now };
+                let budget = self.config.write_budget_bytes;
+                match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
+                    // Behind a replay nothing of the feed is written yet.
+                    Flushed::Done => all_done &= conn.replay.is_none(),
+                    Flushed::Blocked => {
+                        self.block(slot);
+                        all_done = false;
+                    }
+                    Flushed::Lagged => {
+                        let token = token_of(slot, conn.generation);
+                        self.lagged.push(token);
+                        all_done = false;
+                    }
+                    Flushed::Budget => {
+                        self.queue(slot);
+                        all_done = false;
+                    }
+                    Flushed::Failed => {
+                        // Removing it now would move another member to this place; its own turn finds it broken.
+                        broken = true;
+                        self.queue(slot);
+                    }
+                }
+            }
+            if all_done && !broken {
+                self.fanout.forget_written(feed);
+            }
+        }
+        self.dirty = dirty;
+        for token in std::mem::take(&mut self.lagged) {
+            if let Some(slot) = self.find(token) {
+                self.close_lagged(slot);
+            }
+        }
+        self.count();
+    }
+
+    pub(super) fn count(&mut self) {
+        let metrics = &self.shared.metrics;
+        let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
+            std::mem::take(&mut self.tally);
+        self.books.written += events;
+        self.books.dropped += dropped;
+        self.books.conflated += conflated;
+        if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
+            return;
+        }
+        self.unreported = true;
+        metrics.written_bytes.inc_by(bytes);
+        metrics.deliveries.inc_by(events);
+        metrics.writes.inc_by(writes);
+        metrics.write_blocked.inc_by(blocked);
+        metrics.dropped.inc_by(dropped);
+        metrics.conflated.inc_by(conflated.max(0) as u64);
+        metrics.gaps.inc_by(gaps);
+    }
+}

@@ -1,0 +1,103 @@
+//! Memory is a sum: what a server with these limits may hold at the most, line by line.
+//!
+//! Imports `bus`, `dialect`, the room's core. Always: each line is a count and a size that a setting or a size of
+//! a type bounds; what is not in it does not grow with time or with a slow peer.
+
+use mio::net::TcpStream;
+
+use super::ServerConfig;
+use super::connection::Ws;
+use super::core::Conn;
+use crate::bus::BusConfig;
+use crate::event::ENCODINGS_MAX;
+
+/// A line of the sum of [`ServerConfig::worst_case`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryLine {
+    /// What it is.
+    pub what: &'static str,
+    /// How many there may be.
+    pub count: u64,
+    /// Bytes of each at the most.
+    pub each: u64,
+}
+
+impl MemoryLine {
+    /// Count times size.
+    pub fn bytes(&self) -> u64 {
+        self.count.saturating_mul(self.each)
+    }
+}
+
+/// A slot of a ring: a stamp, and an event's count and symbols, in cache lines.
+const SLOT_BYTES: u64 = 128;
+
+/// Of a connection besides its struct: its place among a feed's members and in the wheel.
+const PLACES_BYTES: usize = 4 + 12;
+
+/// What a frame has besides the event that came in: header, id, time, names.
+const ENVELOPE_BYTES: u64 = 512;
+
+/// A subscription behind a client's first, with a filter of its own.
+const SUBSCRIPTION_BYTES: u64 = 256;
+
+impl ServerConfig {
+    /// What a server of such a bus may hold at the most. Most of it is what nobody does: each event as large as it
+    /// may be, in every encoding, while each client fills every limit. Code, stacks and the kernel's own buffers
+    /// are not in it.
+    pub fn worst_case(&self, bus: &BusConfig) -> Vec<MemoryLine> {
+        let slots = (bus.shards * bus.capacity) as u64;
+        let connections = self.max_connections as u64;
+        let event = self.max_body_bytes.max(self.max_message_bytes) as u64;
+        let line = |what, count, each| MemoryLine { what, count, each };
+        let held = if self.max_memory_bytes > 0 {
+            line("held for clients: what feeds keep, replies", 1, self.max_memory_bytes as u64)
+        } else {
+            // Each may want something that no other does.
+            line("held for clients: a feed each", connections, self.max_lag_bytes as u64)
+        };
+        vec![
+            line("slots of the rings", slots, SLOT_BYTES),
+            line("events in the rings", slots, event),
+            line("their frames, one an encoding", slots * ENCODINGS_MAX as u64, event + ENVELOPE_BYTES),
+            line("latest events for snapshots", self.max_snapshot_keys as u64, event),
+            held,
+            line(
+                "connections",
+                connections,
+                (size_of::<Conn<TcpStream>>() + size_of::<Ws>() + PLACES_BYTES) as u64,
+            ),
+            line(
+                "subscriptions behind a client's first",
+                connections * self.max_subscriptions.saturating_sub(1) as u64,
+                SUBSCRIPTION_BYTES,
+            ),
+            line("requests and messages that are coming in", connections, event + self.max_head_bytes as u64),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_follows_the_limits() {
+        let sum = |config: &ServerConfig, capacity| -> u64 {
+            let bus = BusConfig { capacity, ..BusConfig::default() };
+            config.worst_case(&bus).iter().map(MemoryLine::bytes).sum()
+        };
+        let small = ServerConfig {
+            max_connections: 1000,
+            max_body_bytes: 64 * 1024,
+            max_subscriptions: 10,
+            max_memory_bytes: 64 << 20,
+            ..ServerConfig::default()
+        };
+        assert!(sum(&small, 64) < 2 << 30, "{}", sum(&small, 64));
+        assert!(sum(&small, 128) > sum(&small, 64));
+        let unbounded = ServerConfig { max_memory_bytes: 0, ..small.clone() };
+        assert!(sum(&unbounded, 64) > sum(&small, 64));
+    }
+}

@@ -137,7 +137,7 @@ export function socketLink(host, url, token) {
     socket.onclose = ({ code, reason }) => {
         // 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
         const said = /retry\D*(\d+)/i.exec(reason);
-        const denied = code === 1008 || code === 4001;
+        const denied = code === 4001 || (code === 1008 && !/limit/.test(reason));
         end(new FanwireError(denied ? 'unauthorized' : 'disconnected', `${reason || code}`), said ? +said[1] : undefined);
     };
     watch(timeout, 1);

@@ -336,7 +336,8 @@ class Fanwire:
             number, reason = (cause.rcvd.code, cause.rcvd.reason) if cause.rcvd else (1006, "")
             # 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
             said = re.search(r"retry\D*(\d+)", reason, re.IGNORECASE)
-            code = "unauthorized" if number in (1008, 4001) else "disconnected"
+            denied = number == 4001 or (number == 1008 and "limit" not in reason)
+            code = "unauthorized" if denied else "disconnected"
             error, delay = FanwireError(code, reason or f"closed with {number}"), int(said[1]) / 1000 if said else 0.0
         except (OSError, InvalidHandshake, TimeoutError, EOFError) as cause:
             error, delay = FanwireError("disconnected", str(cause) or repr(cause)), 0.0

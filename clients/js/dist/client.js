@@ -112,7 +112,7 @@ export class Fanwire {
                 const at = this.#outbox.indexOf(job);
                 if (at >= 0)
                     this.#outbox.splice(at, 1);
-                reject(new FanwireError('aborted', 'aborted', signal?.reason));
+                reject(new FanwireError('aborted', 'aborted'));
             };
             if (this.#status === 'closed')
                 return reject(closed());

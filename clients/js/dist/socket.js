@@ -107,7 +107,7 @@ export function socketLink(host, url, token) {
         timer = setTimeout(() => {
             const quiet = Date.now() - heard;
             if (heard < asked)
-                return end(new FanwireError('timeout', `no answer within ${timeout} ms`));
+                return end(new FanwireError('timeout', `silent for ${timeout} ms`));
             if (quiet < interval)
                 return watch(interval - quiet);
             ping();
@@ -119,7 +119,7 @@ export function socketLink(host, url, token) {
         clearTimeout(timer);
         socket.close(1000);
         for (const answer of answers.values())
-            answer(0, new FanwireError('uncertain', 'disconnected before the answer'));
+            answer(0, new FanwireError('uncertain', 'disconnected'));
         answers.clear();
     };
     const end = (error, delay) => {

@@ -143,7 +143,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       const abort = () => {
         const at = this.#outbox.indexOf(job);
         if (at >= 0) this.#outbox.splice(at, 1);
-        reject(new FanwireError('aborted', 'aborted', signal?.reason));
+        reject(new FanwireError('aborted', 'aborted'));
       };
       if (this.#status === 'closed') return reject(closed());
       if (signal?.aborted) return abort();

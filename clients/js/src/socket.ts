@@ -106,7 +106,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   const watch = (time: number, asked = 0): void => {
     timer = setTimeout(() => {
       const quiet = Date.now() - heard;
-      if (heard < asked) return end(new FanwireError('timeout', `no answer within ${timeout} ms`));
+      if (heard < asked) return end(new FanwireError('timeout', `silent for ${timeout} ms`));
       if (quiet < interval) return watch(interval - quiet);
       ping();
       watch(timeout, Date.now());
@@ -117,7 +117,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     over = true;
     clearTimeout(timer);
     socket.close(1000);
-    for (const answer of answers.values()) answer(0, new FanwireError('uncertain', 'disconnected before the answer'));
+    for (const answer of answers.values()) answer(0, new FanwireError('uncertain', 'disconnected'));
     answers.clear();
   };
 

@@ -117,7 +117,7 @@ fn javascript_is_small_and_whole_as_a_package() {
 
 #[test]
 fn javascript_and_its_hooks_work_in_chromium() {
-    node_test("browser.test.mjs", 5);
+    node_test("browser.test.mjs", 6);
 }
 
 #[test]

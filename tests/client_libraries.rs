@@ -122,7 +122,7 @@ fn javascript_and_its_hooks_work_in_chromium() {
 
 #[test]
 fn python_verbs_do_what_they_say() {
-    python_test("test_client.py", 8);
+    python_test("test_client.py", 9);
 }
 
 #[test]
@@ -138,4 +138,9 @@ fn python_heeds_what_the_server_says_of_coming_back() {
 #[test]
 fn python_is_typed_and_its_examples_run() {
     python_test("test_package.py", 5);
+}
+
+#[test]
+fn python_reads_streams_in_any_pieces() {
+    python_test("test_sse.py", 1);
 }

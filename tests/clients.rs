@@ -56,7 +56,7 @@ fn python_httpx_sse_streams_and_resumes() {
 
 #[test]
 fn the_live_page_shows_filters_and_comes_back() {
-    script("browser_page.mjs", &[], 16);
+    script("browser_page.mjs", &[], 18);
 }
 
 /// Publishes with curl, told where to and what more.

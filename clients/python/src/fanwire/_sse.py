@@ -117,8 +117,8 @@ class StreamLink:
         try:
             if answer.status != 200:
                 error = await self._refusal(answer)
-                if answer.status == 400:
-                    # What it asked for is wrong: that concerns nobody else.
+                if answer.status in (400, 403):
+                    # What it asked for is wrong, or not for it: that concerns nobody else.
                     self._streams.pop(one, None)
                     return one._end(error)
                 raise error
@@ -160,7 +160,7 @@ class StreamLink:
             said = {}
         after = answer.headers.get("retry-after", "")
         self.delay = float(after) if after.isdigit() else self.delay
-        code = "unauthorized" if answer.status in (401, 403) else said.get("code", f"http_{answer.status}")
+        code = {401: "unauthorized", 403: "forbidden"}.get(answer.status) or said.get("code", f"http_{answer.status}")
         return FanwireError(code, said.get("error", f"refused with {answer.status}"))
 
     def ask(self, kind: str, payload: object, answered: Answered) -> None:

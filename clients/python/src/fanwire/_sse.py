@@ -78,10 +78,11 @@ class StreamLink:
             await self._ended
         finally:
             self.over = True
-            tasks = [*self._streams.values(), *self._work]
-            for task in tasks:
+            # What is being published has connections of its own, and goes on.
+            streams = list(self._streams.values())
+            for task in streams:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*streams, return_exceptions=True)
 
     def add(self, one: Subscription) -> None:
         task = asyncio.get_running_loop().create_task(self._read(one))
@@ -105,15 +106,15 @@ class StreamLink:
     async def _ask(self, method: Literal["GET", "POST"], path: str, headers: dict[str, str], body: bytes | None) -> Answer:
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
-        async with asyncio.timeout(self._timeout):
-            return await request(method, self._base + path, headers, body, self._context)
+        return await request(method, self._base + path, headers, body, self._context)
 
     async def _read(self, one: Subscription) -> None:
         options = {key: value for key, value in one._options.items() if key != "since"}
         since = one._position or one._options.get("since")
         more = [(key, str(value).lower()) for key, value in options.items()] + ([("last_event_id", since)] if since else [])
         path = f"sse?{urlencode(query(one.filter) + more)}"
-        answer = await self._ask("GET", path, {"Accept": "text/event-stream", "Cache-Control": "no-store"}, None)
+        async with asyncio.timeout(self._timeout):
+            answer = await self._ask("GET", path, {"Accept": "text/event-stream", "Cache-Control": "no-store"}, None)
         try:
             if answer.status != 200:
                 error = await self._refusal(answer)
@@ -171,13 +172,14 @@ class StreamLink:
             uncertain = FanwireError("uncertain", "the connection broke before the answer")
             try:
                 body = json.dumps(payload).encode()
-                answer = await self._ask("POST", "publish", {"Content-Type": "application/json"}, body)
-                try:
-                    if answer.status != 200:
-                        return answered(None, await self._refusal(answer))
-                    said = json.loads(await answer.body())
-                finally:
-                    answer.close()
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._ask("POST", "publish", {"Content-Type": "application/json"}, body)
+                    try:
+                        if answer.status != 200:
+                            return answered(None, await self._refusal(answer))
+                        said = json.loads(await answer.body())
+                    finally:
+                        answer.close()
                 self._host.proven()
                 answered({"event_id": said["last_event_id"]}, None)
             except (OSError, EOFError, TimeoutError, ValueError, FanwireError, asyncio.CancelledError) as cause:

@@ -404,11 +404,12 @@ class Fanwire:
         """@private"""
         if self._status == "open":
             return
-        self._set("open")
+        # What waited goes before what a listener publishes now.
         jobs, self._outbox = self._outbox, deque()
         for job in jobs:
             if not job.answer.done():
                 self._give(job)
+        self._set("open")
 
     def proven(self) -> None:
         """@private"""

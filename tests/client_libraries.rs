@@ -106,6 +106,11 @@ fn javascript_heeds_what_the_server_says_of_coming_back() {
 }
 
 #[test]
+fn javascript_signs_in_and_outlives_its_tokens() {
+    node_test("auth.test.mjs", 6);
+}
+
+#[test]
 fn javascript_reads_streams_in_any_pieces() {
     node_test("sse.test.mjs", 1);
 }
@@ -143,4 +148,9 @@ fn python_is_typed_and_its_examples_run() {
 #[test]
 fn python_reads_streams_in_any_pieces() {
     python_test("test_sse.py", 1);
+}
+
+#[test]
+fn python_signs_in_and_outlives_its_tokens() {
+    python_test("test_auth.py", 3);
 }

@@ -106,6 +106,11 @@ fn javascript_heeds_what_the_server_says_of_coming_back() {
 }
 
 #[test]
+fn javascript_signs_in_and_outlives_its_tokens() {
+    node_test("auth.test.mjs", 6);
+}
+
+#[test]
 fn javascript_reads_streams_in_any_pieces() {
     node_test("sse.test.mjs", 1);
 }
@@ -117,12 +122,12 @@ fn javascript_is_small_and_whole_as_a_package() {
 
 #[test]
 fn javascript_and_its_hooks_work_in_chromium() {
-    node_test("browser.test.mjs", 5);
+    node_test("browser.test.mjs", 6);
 }
 
 #[test]
 fn python_verbs_do_what_they_say() {
-    python_test("test_client.py", 8);
+    python_test("test_client.py", 9);
 }
 
 #[test]
@@ -138,4 +143,14 @@ fn python_heeds_what_the_server_says_of_coming_back() {
 #[test]
 fn python_is_typed_and_its_examples_run() {
     python_test("test_package.py", 5);
+}
+
+#[test]
+fn python_reads_streams_in_any_pieces() {
+    python_test("test_sse.py", 1);
+}
+
+#[test]
+fn python_signs_in_and_outlives_its_tokens() {
+    python_test("test_auth.py", 3);
 }

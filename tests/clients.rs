@@ -96,7 +96,7 @@ fn fccs_hook_changes_nothing() {
 
 #[test]
 fn the_live_page_shows_filters_and_comes_back() {
-    script("browser_page.mjs", &[], 16);
+    script("browser_page.mjs", &[], 18);
 }
 
 /// Publishes with curl, told where to and what more.

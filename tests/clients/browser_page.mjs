@@ -173,6 +173,27 @@ await check('it said no fault, and asked nobody but its server', async () => {
   assert.deepEqual(asked.filter((one) => !one.startsWith('data:') && new URL(one).host !== host), []);
 });
 
+const proxy = await ask('proxy');
+for (const transport of ['ws', 'sse']) {
+  await check(`by ${transport} it resumes behind a cut, with no event lost, twice or out of order, and no gap`, async () => {
+    await page.goto(proxy);
+    await choose(transport);
+    await shows({ type: 'before.cut' });
+    await page.click('#clear');
+    const ids = [];
+    for (let life = 0; life < 3; life += 1) {
+      for (let n = 0; n < 5; n += 1) ids.push(await publish({ type: 'around.cut', payload: { n: ids.length } }));
+      await row(ids.at(-1)).waitFor();
+      await ask('cut');
+      // While nobody is there.
+      for (let n = 0; n < 5; n += 1) ids.push(await publish({ type: 'around.cut', payload: { n: ids.length } }));
+    }
+    await row(ids.at(-1)).waitFor();
+    assert.deepEqual(await rows().evaluateAll((all) => all.map((one) => one.dataset.eventId)), ids.reverse());
+    assert.equal(await page.locator('.gap[data-missed]').count(), 0);
+  });
+}
+
 const demo = await ask('serve --demo --demo-rate 50');
 for (const [name, width, height] of [['laptop', 1280, 800], ['phone', 390, 844]]) {
   for (const colorScheme of ['light', 'dark']) {

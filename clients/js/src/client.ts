@@ -143,7 +143,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       const abort = () => {
         const at = this.#outbox.indexOf(job);
         if (at >= 0) this.#outbox.splice(at, 1);
-        reject(new FanwireError('aborted', 'aborted', signal?.reason));
+        reject(new FanwireError('aborted', 'aborted'));
       };
       if (this.#status === 'closed') return reject(closed());
       if (signal?.aborted) return abort();
@@ -236,8 +236,9 @@ export class Fanwire<M extends EventMap = EventMap> {
         if (this.#open) return;
         this.#open = true;
         this.#since = Date.now();
-        this.#set('open');
+        // What waited goes before what a listener publishes now.
         for (const job of this.#outbox.splice(0)) this.#link?.send(job);
+        this.#set('open');
       },
       proven: () => (this.#proven = true),
       event: (event, of) => {

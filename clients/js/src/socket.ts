@@ -106,7 +106,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   const watch = (time: number, asked = 0): void => {
     timer = setTimeout(() => {
       const quiet = Date.now() - heard;
-      if (heard < asked) return end(new FanwireError('timeout', `no answer within ${timeout} ms`));
+      if (heard < asked) return end(new FanwireError('timeout', `silent for ${timeout} ms`));
       if (quiet < interval) return watch(interval - quiet);
       ping();
       watch(timeout, Date.now());
@@ -117,7 +117,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     over = true;
     clearTimeout(timer);
     socket.close(1000);
-    for (const answer of answers.values()) answer(0, new FanwireError('uncertain', 'disconnected before the answer'));
+    for (const answer of answers.values()) answer(0, new FanwireError('uncertain', 'disconnected'));
     answers.clear();
   };
 
@@ -136,7 +136,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   socket.onclose = ({ code, reason }) => {
     // 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
     const said = /retry\D*(\d+)/i.exec(reason);
-    const denied = code === 1008 || code === 4001;
+    const denied = code === 4001 || (code === 1008 && !/limit/.test(reason));
     end(new FanwireError(denied ? 'unauthorized' : 'disconnected', `${reason || code}`), said ? +said[1]! : undefined);
   };
   watch(timeout, 1);

@@ -18,8 +18,8 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
 
   const refusal = async (answer: Response): Promise<FanwireError> => {
     const said = await answer.json().catch(() => ({}));
-    const denied = answer.status === 401 || answer.status === 403;
-    return new FanwireError(denied ? 'unauthorized' : (said.code ?? `http_${answer.status}`), said.error ?? answer.statusText);
+    const code = { 401: 'unauthorized', 403: 'forbidden' }[answer.status] ?? said.code ?? `http_${answer.status}`;
+    return new FanwireError(code, said.error ?? answer.statusText);
   };
 
   /** Reads a stream to its end; what it returns says more about that. */
@@ -37,8 +37,8 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       const answer = await request(url, { cache: 'no-store', signal: abort.signal }, { accept: 'text/event-stream' });
       if (!answer.ok) {
         const error = await refusal(answer);
-        // What it asked for is wrong: that concerns nobody else.
-        if (answer.status === 400) return one.end(error);
+        // What it asked for is wrong, or not for it: that concerns nobody else.
+        if (answer.status === 400 || answer.status === 403) return one.end(error);
         const after = answer.headers.get('retry-after');
         return { error, delay: after ? +after * 1000 : undefined };
       }

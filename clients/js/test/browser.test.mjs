@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import http from 'node:http';
 import { after, before, test } from 'node:test';
 import { build } from 'esbuild';
@@ -33,7 +34,13 @@ before(async () => {
   const { outputFiles } = await build({
     entryPoints: [here('page.jsx')], bundle: true, format: 'esm', jsx: 'automatic', write: false, define: { 'process.env.NODE_ENV': '"development"' },
   });
-  site = http.createServer((request, answer) => {
+  const guide = await readFile(here('../../../docs/front-end.md'), 'utf8');
+  const guided = /```html\n([^]*?)```/.exec(guide)[1].replace('http://127.0.0.1:8765', server.url);
+  site = http.createServer(async (request, answer) => {
+    // The page of the guide, and the client's files as they are built.
+    const file = /^\/fanwire\/(\w+\.js)$/.exec(request.url)?.[1];
+    if (file) return answer.setHeader('content-type', 'text/javascript').end(await readFile(here(`../dist/${file}`)));
+    if (request.url === '/guide') return answer.setHeader('content-type', 'text/html').end(guided);
     const isScript = request.url === '/page.js';
     answer.setHeader('content-type', isScript ? 'text/javascript' : 'text/html');
     answer.end(isScript ? outputFiles[0].text : '<!doctype html><link rel="icon" href="data:,"><div id="root"></div><script type="module" src="/page.js"></script>');
@@ -117,6 +124,21 @@ test('useWebSocket connects, keeps what came, sends, and comes back', { timeout:
   const before = (await text('#socket .types')).split(' ').filter((type) => type === 'event').length;
   proxy.down = false;
   await until('the event', async () => (await text('#socket .types')).split(' ').filter((type) => type === 'event').length === before + 1);
+});
+
+test('the page of the front-end guide works as it stands', { timeout: 30_000 }, async () => {
+  for (let n = 0; n < 25; n += 1) await server.publish({ type: 'task.before', payload: n });
+  const other = await browser.newPage();
+  other.on('pageerror', (error) => faults.push(String(error)));
+  await other.goto(`http://127.0.0.1:${site.address().port}/guide`);
+  await other.waitForFunction(() => document.querySelectorAll('#tasks li').length === 20);
+  assert.equal(await other.locator('#tasks li').first().innerText(), 'task.before 24');
+  assert.equal(await other.locator('#status').innerText(), 'open');
+  await other.click('#publish');
+  await other.waitForFunction(() => document.querySelector('#tasks li').textContent === 'task.progress {"progress":42}');
+  await server.restart();
+  await other.waitForFunction(() => document.querySelector('#missed').textContent === 'some');
+  await other.close();
 });
 
 test('components that go leave no connection, and no fault was said', async () => {

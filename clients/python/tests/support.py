@@ -39,6 +39,8 @@ class Server:
     async def _run(self, listen: str) -> None:
         # Its settings come from the test alone.
         env = {name: value for name, value in os.environ.items() if not name.startswith(("FANWIRE_", "RUST_LOG"))}
+        # Clients of `/sse` are asked to come back soon.
+        env["FANWIRE_RETRY"] = "20ms"
         self.process = await asyncio.create_subprocess_exec(
             BINARY, "serve", "--listen", listen, *self.options, stdout=asyncio.subprocess.PIPE, env=env
         )
@@ -83,6 +85,8 @@ class Proxy:
         proxy.open: set[asyncio.StreamWriter] = set()
         # Nobody gets through.
         proxy.down = False
+        # Requests whose first bytes hold this are answered with nothing.
+        proxy.blocks = None
         # Bytes for the clients before a cut.
         proxy.allowance = None
         proxy.listener = await asyncio.start_server(proxy._take, "127.0.0.1", 0)
@@ -108,6 +112,8 @@ class Proxy:
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, down: bool) -> None:
         while chunk := await reader.read(4096):
+            if not down and self.blocks and self.blocks in chunk:
+                raise ConnectionResetError
             if down and self.allowance is not None:
                 part, self.allowance = chunk[: self.allowance], self.allowance - len(chunk)
                 if self.allowance < 0:

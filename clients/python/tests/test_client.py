@@ -22,7 +22,12 @@ class Patterns(unittest.TestCase):
 
 class Verbs(Case):
     async def test_each_attribute_filters_at_the_server_and_between_subscriptions(self) -> None:
-        client = self.client()
+        for transport in ("ws", "sse"):
+            with self.subTest(transport=transport):
+                await self.filters(transport)
+
+    async def filters(self, transport: str) -> None:
+        client = self.client(transports=[transport])
         everything = client.subscribe()
         await everything.ready()
         for filter, other in [
@@ -78,9 +83,14 @@ class Verbs(Case):
         self.assertEqual(len(progress), 1)
 
     async def test_the_past_is_each_subscriptions_own_however_many_there_are(self) -> None:
+        for transport in ("ws", "sse"):
+            with self.subTest(transport=transport):
+                await self.past(transport)
+
+    async def past(self, transport: str) -> None:
         first = await self.server.publish(numbered(0, source="past"))
         await self.server.publish([numbered(n, source="past") for n in (1, 2, 3)])
-        client = self.client()
+        client = self.client(transports=[transport])
         await client.subscribe().ready()
         for past in ({"since": first}, {"history": 3}):
             async with client.subscribe(sources=["past"], **past) as one:
@@ -90,12 +100,18 @@ class Verbs(Case):
         self.assertIsNone(gap.missed)
 
         async def streams() -> bool:
-            return bool((await self.server.stats())["connections"]["ws"] == 2)
+            return bool((await self.server.stats())["connections"][transport] == 2)
 
         await until("those that ended have left", streams)
+        await client.close()
 
     async def test_what_the_server_refuses_is_raised_where_it_was_asked_for(self) -> None:
-        client = self.client()
+        for transport in ("ws", "sse"):
+            with self.subTest(transport=transport):
+                await self.refusals(transport)
+
+    async def refusals(self, transport: str) -> None:
+        client = self.client(transports=[transport])
         good = client.subscribe("good")
         bad = client.subscribe("bad", on_lag="cry")
         with self.assertRaises(FanwireError):
@@ -135,6 +151,31 @@ class Verbs(Case):
         gap, *rest = await take(slow, 11)
         self.assertEqual(gap, Gap(20, first, ids[19], True))
         self.assertEqual(numbers(rest), list(range(21, 31)))
+
+    async def test_where_websocket_does_not_get_through_it_goes_by_sse(self) -> None:
+        self.proxy.blocks = b"GET /ws"
+        client = self.client()
+        loop = client.subscribe("test.numbered")
+        await loop.ready()
+        id = await client.publish(numbered(1))
+        self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
+        with self.assertRaisesRegex(FanwireError, "need a WebSocket"):
+            await client.request("server_info")
+        # And back, when it may.
+        self.proxy.blocks = None
+        self.proxy.cut()
+        await until("the loss", lambda: client.status != "open")
+        await loop.ready()
+
+        async def answered() -> bool:
+            try:
+                return bool(await client.request("server_info"))
+            except FanwireError:
+                return False
+
+        await until("an answer that needs a WebSocket", answered)
+        await self.server.publish(numbered(2))
+        self.assertEqual(numbers(await take(loop, 1)), [2])
 
     async def test_a_client_that_is_given_up_says_so(self) -> None:
         client = self.client("http://127.0.0.1:9", attempts=3)

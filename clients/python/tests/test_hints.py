@@ -70,7 +70,7 @@ class Hints(unittest.IsolatedAsyncioTestCase):
                     delay = min(delay, 0.01)
                 return real(delay)
 
-            with patch("random.random", return_value=0.5), patch("fanwire._client.asyncio.timeout", timeout):
+            with patch("random.random", return_value=0.5), patch("asyncio.timeout", timeout):
                 if slot:
                     await self.sockets[0].send(json.dumps({"type": "reconnect", "payload": {"delay_ms": slot}}))
                 await self.sockets[0].close(code, reason)

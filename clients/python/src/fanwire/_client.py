@@ -22,6 +22,7 @@ from websockets.typing import Subprotocol
 
 from ._filter import Entity, Filter, wire
 from ._link import PAST, Link
+from ._sse import StreamLink
 from ._subscription import Subscription
 from ._types import Event, FanwireError, Gap, Item
 
@@ -49,7 +50,8 @@ class Fanwire:
     """A server by its URL. Nothing is opened before there is something to do. Use it in one event loop.
 
     `token`: a text, or a function (async or not) that gives one: asked before each connection, and again before a JWT
-    ends. `path`: where the server has its WebSocket. `backoff`: seconds, a random wait of up to `base * 2 ** attempt`,
+    ends. `transports`: in this order; the next one is tried where one has never worked. `path`: where the server has its
+    WebSocket. `backoff`: seconds, a random wait of up to `base * 2 ** attempt`,
     at most `max`. `attempts`: in a row, before the client gives up; None for never. `heartbeat`: seconds of silence
     after which the server is asked, and seconds that the answer may take. `queue`: publishes that wait while offline;
     the next is refused with `queue_full`. `connect_options` go to `websockets.connect` (`ssl`, `proxy`, ...).
@@ -60,6 +62,7 @@ class Fanwire:
         url: str,
         *,
         token: Token | None = None,
+        transports: Sequence[Literal["ws", "sse"]] = ("ws", "sse"),
         path: str = "ws",
         backoff: tuple[float, float] = (0.5, 30.0),
         attempts: int | None = None,
@@ -73,9 +76,10 @@ class Fanwire:
             raise ValueError(f"not a URL of a server: {url!r}")
         base = parts.path if parts.path.endswith("/") else f"{parts.path}/"
         self._url = urlunsplit((scheme, parts.netloc, base + path.lstrip("/"), parts.query, ""))
+        self._base = urlunsplit((scheme.replace("ws", "http"), parts.netloc, base, "", ""))
         self._source = url
         self._settings: dict[str, Any] = dict(
-            token=token, path=path, backoff=backoff, attempts=attempts, heartbeat=heartbeat, queue=queue,
+            token=token, transports=transports, path=path, backoff=backoff, attempts=attempts, heartbeat=heartbeat, queue=queue,
             connect_options=connect_options,
         )  # fmt: skip
         self._token = token
@@ -89,7 +93,13 @@ class Fanwire:
         self._children: set[Fanwire] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._outbox: deque[_Job] = deque()
-        self._link: Link | None = None
+        self._link: Link | StreamLink | None = None
+        self._transports = tuple(transports)
+        # The transport to try; whether it has ever worked, and now; attempts since then.
+        self._transport = 0
+        self._known = False
+        self._proven = False
+        self._misses = 0
         self._runner: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._number = 0
@@ -212,7 +222,7 @@ class Fanwire:
         return str(answer["event_id"])
 
     async def request(self, action: str) -> Any:
-        """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`."""
+        """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`. Needs a WebSocket."""
         return await self._send("request", {"action": action})
 
     async def _send(self, kind: Literal["publish", "request"], payload: object) -> Any:
@@ -287,6 +297,13 @@ class Fanwire:
             self._failed(error)
             if error.code == "unauthorized" and not callable(self._token):
                 return self._end(error)
+            # Back to the first that may work; one that has worked is given up only when it fails again and again.
+            self._misses = 0 if self._proven else self._misses + 1
+            self._known = self._known or self._proven
+            if self._proven:
+                self._transport = 0
+            elif not self._known or self._misses > 2:
+                self._transport += 1
             attempt = 1 if time.monotonic() - opened > _STABLE else attempt + 1
             if self._attempts is not None and attempt >= self._attempts:
                 gave_up = FanwireError("gave_up", f"no connection in {self._attempts} attempts")
@@ -307,11 +324,17 @@ class Fanwire:
     async def _live(self) -> tuple[FanwireError, float, bool]:
         """One connection from its beginning to its end: why it ended, the wait that the server wants, and whether that is
         this client's own slot."""
-        link: Link | None = None
+        link: Link | StreamLink | None = None
+        self._proven = False
         renewal: asyncio.Task[None] | None = None
         interval, timeout = self._heartbeat
         try:
             token = await self._ask_token()
+            if self._transports[self._transport % len(self._transports)] == "sse":
+                link = self._link = StreamLink(self._base, self._connect_options.get("ssl"), self, interval, timeout)
+                if token is not None:
+                    renewal = asyncio.create_task(self._renew(link, token))
+                await link.run(token)
             options: dict[str, Any] = {"ping_interval": None, "open_timeout": timeout, "close_timeout": 1, "max_size": None}
             if token is not None:
                 options["additional_headers"] = {"Authorization": f"Bearer {token}"}
@@ -336,9 +359,10 @@ class Fanwire:
             number, reason = (cause.rcvd.code, cause.rcvd.reason) if cause.rcvd else (1006, "")
             # 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
             said = re.search(r"retry\D*(\d+)", reason, re.IGNORECASE)
-            code = "unauthorized" if number in (1008, 4001) else "disconnected"
+            denied = number == 4001 or (number == 1008 and "limit" not in reason)
+            code = "unauthorized" if denied else "disconnected"
             error, delay = FanwireError(code, reason or f"closed with {number}"), int(said[1]) / 1000 if said else 0.0
-        except (OSError, InvalidHandshake, TimeoutError, EOFError) as cause:
+        except (OSError, InvalidHandshake, TimeoutError, EOFError, ValueError) as cause:
             error, delay = FanwireError("disconnected", str(cause) or repr(cause)), 0.0
         finally:
             self._link = None
@@ -346,8 +370,9 @@ class Fanwire:
                 renewal.cancel()
             for one in self._subscriptions.values():
                 one._active = False
-        slot = link.slot if link else None
-        return error, delay if slot is None else slot, slot is not None
+        if link is None:
+            return error, delay, False
+        return error, max(delay, link.delay) if link.slot is None else link.slot, link.slot is not None
 
     async def _ask_token(self) -> str | None:
         token = self._token
@@ -359,7 +384,7 @@ class Fanwire:
         except Exception as cause:
             raise FanwireError("token", f"no token was given: {cause!r}") from cause
 
-    async def _renew(self, link: Link, token: str) -> None:
+    async def _renew(self, link: Link | StreamLink, token: str) -> None:
         """Replaces a token before it ends, some seconds or at half its life."""
         while callable(self._token) and (left := _life(token)) > 0:
             await asyncio.sleep(max(left / 2, left - 30))
@@ -377,17 +402,24 @@ class Fanwire:
 
     def opened(self) -> None:
         """@private"""
-        self._set("open")
+        if self._status == "open":
+            return
+        # What waited goes before what a listener publishes now.
         jobs, self._outbox = self._outbox, deque()
         for job in jobs:
             if not job.answer.done():
                 self._give(job)
+        self._set("open")
 
-    def deliver(self, item: Item) -> None:
+    def proven(self) -> None:
+        """@private"""
+        self._proven = True
+
+    def deliver(self, item: Item, of: Subscription | None = None) -> None:
         """@private"""
         if isinstance(item, Gap):
             self._tell(self._on_gap, item)
-        for one in self.subscriptions():
+        for one in [of] if of else self.subscriptions():
             if not one._active:
                 continue
             if isinstance(item, Gap):

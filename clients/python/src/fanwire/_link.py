@@ -16,7 +16,7 @@ from ._types import Event, FanwireError, Gap, Item
 # What a subscription may ask to see of the past.
 PAST = ("since", "history", "snapshot")
 
-Answer = Callable[[Any, FanwireError | None], None]
+Answered = Callable[[Any, FanwireError | None], None]
 
 
 class Host(Protocol):
@@ -24,7 +24,8 @@ class Host(Protocol):
 
     def subscriptions(self) -> Iterable[Subscription]: ...
     def opened(self) -> None: ...
-    def deliver(self, item: Item) -> None: ...
+    def proven(self) -> None: ...
+    def deliver(self, item: Item, of: Subscription | None = None) -> None: ...
     def failed(self, error: FanwireError) -> None: ...
 
 
@@ -35,7 +36,7 @@ class Link:
         self._interval = interval
         self._timeout = timeout
         self._out: asyncio.Queue[str] = asyncio.Queue()
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, Answered] = {}
         self._number = 0
         # What several subscriptions resume with, until all of it is there: then it is put in order.
         self._merging: list[Item] | None = None
@@ -43,8 +44,9 @@ class Link:
         self._began: str | None = None
         self._fault: FanwireError | None = None
         self.over = False
-        # When this client may come back, in seconds, if the server said.
+        # When this client may come back, in seconds, if the server said; and what it wants to be waited for at least.
         self.slot: float | None = None
+        self.delay = 0.0
 
     async def run(self, token: str | None) -> None:
         """Speaks until the connection ends, which it tells by an exception."""
@@ -82,11 +84,12 @@ class Link:
                 asked, patience = True, self._timeout
                 continue
             asked, patience = False, self._interval
+            self._host.proven()
             self._message(text)
             if self._fault:
                 raise self._fault
 
-    def ask(self, kind: str, payload: object, answer: Answer) -> None:
+    def ask(self, kind: str, payload: object, answer: Answered) -> None:
         self._number += 1
         message_id = str(self._number)
         self._answers[message_id] = answer

@@ -1,5 +1,0 @@
-export { Fanwire, isGap } from './client.js';
-export { Subscription } from './subscription.js';
-export { pattern } from './filter.js';
-export { FanwireError } from './types.js';
-export type { EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, SocketLike, Status, SubscribeOptions, } from './types.js';

@@ -1,0 +1,68 @@
+// Tokens, against the real server: signing in, renewing on an open connection, what is refused.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { Fanwire } from '../dist/index.js';
+import { BINARY, Server, quick, take, until } from './support.mjs';
+
+const SECRET = 'only for this test, and long enough for it';
+const token = (...options) => execFileSync(BINARY, ['token', '--secret', SECRET, '--sub', 'me', ...options], { encoding: 'utf8' }).trim();
+
+let server;
+let folder;
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'fanwire-'));
+  await writeFile(join(folder, 'fanwire.toml'), `[auth.jwt]\nhs256_secret = "${SECRET}"\n`);
+  server = await Server.start('--config', join(folder, 'fanwire.toml'));
+});
+after(async () => {
+  await server?.stop();
+  await rm(folder, { recursive: true });
+});
+
+for (const transport of ['ws', 'sse']) {
+  const connect = (t, options) => {
+    const client = new Fanwire(server.url, { ...quick, transports: [transport], ...options });
+    t.after(() => client.close());
+    return client;
+  };
+
+  test(`${transport}: a stream outlives its tokens`, { timeout: 30_000 }, async (t) => {
+    let made = 0;
+    const client = connect(t, { token: () => ((made += 1), token('--stream', '*', '--publish', '--ttl', '2s')) });
+    const losses = [];
+    client.onError((error) => losses.push(error));
+    const loop = client.subscribe('a.*');
+    await loop.ready;
+    // Each lives for two seconds at the most.
+    const end = Date.now() + 4_000;
+    const ids = [];
+    while (Date.now() < end) {
+      ids.push(await client.publish({ type: 'a.b' }));
+      assert.equal((await take(loop, 1))[0].event_id, ids.at(-1));
+      await new Promise((wake) => setTimeout(wake, 50));
+    }
+    assert(made >= 4, `${made} tokens`);
+    if (transport === 'ws') assert.deepEqual(losses, []);
+  });
+
+  test(`${transport}: without a token, or with one that is none, it ends and says why`, async (t) => {
+    const refused = { code: /unauthorized|auth_required/, message: /Authentication required|Invalid token/ };
+    await assert.rejects(connect(t, {}).subscribe().next(), refused);
+    await assert.rejects(connect(t, { token: 'no.such.token' }).subscribe().next(), refused);
+  });
+
+  test(`${transport}: a token's grants hold`, async (t) => {
+    const narrow = connect(t, { token: token('--type', 'a.*') });
+    const loop = narrow.subscribe();
+    await loop.ready;
+    await assert.rejects(narrow.publish({ type: 'a.b' }), { code: 'forbidden' });
+    const wide = connect(t, { token: token('--stream', '*', '--publish') });
+    await wide.publish({ type: 'b.hidden' });
+    const id = await wide.publish({ type: 'a.seen' });
+    await until('the event', async () => (await take(loop, 1))[0].event_id === id);
+  });
+}

@@ -1,0 +1,197 @@
+"""The fallback: a `/sse` stream for each subscription, `POST /publish` for what is published."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import random
+import re
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+from ._http import Answer, request
+from ._link import Answered, Host
+from ._subscription import Subscription
+from ._types import Event, FanwireError, Gap
+
+_NAMES = {
+    "event_types": "type", "sources": "source", "correlation_ids": "correlation", "stream_ids": "stream",
+    "execution_ids": "execution", "channels": "channel",
+}  # fmt: skip
+
+
+def query(filter: Any) -> list[tuple[str, str]]:
+    """What of `/sse` asks for the same as a filter in its wire form."""
+    pairs = [(_NAMES[key], value) for key, values in filter.items() if key in _NAMES for value in values]
+    return pairs + [("entity", f"{one['kind']}:{one['id']}") for one in filter.get("entities", ())]
+
+
+class Parser:
+    """Takes bytes in any pieces; hands out each block at its empty line."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def feed(self, data: bytes) -> Iterator[dict[str, str]]:
+        # A CR at the end may be half of a CRLF.
+        text = re.sub(r"\r\n|\r(?!\Z)", "\n", self._rest + self._decoder.decode(data))
+        *blocks, self._rest = text.split("\n\n")
+        for lines in blocks:
+            block: dict[str, str] = {}
+            for line in lines.split("\n"):
+                name, _, value = line.partition(":")
+                value = value.removeprefix(" ")
+                if name:
+                    block[name] = f"{block['data']}\n{value}" if name == "data" and "data" in block else value
+            yield block
+
+
+class StreamLink:
+    def __init__(self, base: str, context: ssl.SSLContext | bool | None, host: Host, interval: float, timeout: float) -> None:
+        self._base = base
+        self._context = context
+        self._host = host
+        self._interval = interval
+        self._timeout = timeout
+        self._token: str | None = None
+        self._streams: dict[Subscription, asyncio.Task[None]] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.over = False
+        self.slot: float | None = None
+        # What the server wants to be waited for, in seconds.
+        self.delay = 0.0
+
+    async def run(self, token: str | None) -> None:
+        """Reads until one of the streams ends, which it tells by an exception."""
+        self._token = token
+        try:
+            for one in self._host.subscriptions():
+                self.add(one)
+            if not self._streams:
+                # With nothing to wait for, publishing shows what works.
+                self._host.opened()
+            await self._ended
+        finally:
+            self.over = True
+            # What is being published has connections of its own, and goes on.
+            streams = list(self._streams.values())
+            for task in streams:
+                task.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
+
+    def add(self, one: Subscription) -> None:
+        task = asyncio.get_running_loop().create_task(self._read(one))
+        self._streams[one] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # One that is no longer wanted ends for itself; all others end the link.
+            wanted = self._streams.pop(one, None)
+            if task.cancelled():
+                return
+            fault = task.exception()
+            if wanted and not self._ended.done():
+                self._ended.set_exception(fault or FanwireError("disconnected", "the stream ended"))
+
+        task.add_done_callback(ended)
+
+    def remove(self, one: Subscription) -> None:
+        if task := self._streams.pop(one, None):
+            task.cancel()
+
+    async def _ask(self, method: Literal["GET", "POST"], path: str, headers: dict[str, str], body: bytes | None) -> Answer:
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        return await request(method, self._base + path, headers, body, self._context)
+
+    async def _read(self, one: Subscription) -> None:
+        options = {key: value for key, value in one._options.items() if key != "since"}
+        since = one._position or one._options.get("since")
+        more = [(key, str(value).lower()) for key, value in options.items()] + ([("last_event_id", since)] if since else [])
+        path = f"sse?{urlencode(query(one.filter) + more)}"
+        async with asyncio.timeout(self._timeout):
+            answer = await self._ask("GET", path, {"Accept": "text/event-stream", "Cache-Control": "no-store"}, None)
+        try:
+            if answer.status != 200:
+                error = await self._refusal(answer)
+                if answer.status in (400, 403):
+                    # What it asked for is wrong, or not for it: that concerns nobody else.
+                    self._streams.pop(one, None)
+                    return one._end(error)
+                raise error
+            one._taken()
+            self._host.opened()
+            parser = Parser()
+            pieces = answer.pieces()
+            while True:
+                # The server's heartbeat is a comment each 30 s, by default.
+                async with asyncio.timeout(3 * self._interval):
+                    try:
+                        piece = await anext(pieces)
+                    except StopAsyncIteration:
+                        return
+                self._host.proven()
+                for block in parser.feed(piece):
+                    self._take(one, block)
+        finally:
+            answer.close()
+
+    def _take(self, one: Subscription, block: dict[str, str]) -> None:
+        if block.get("retry", "").isdigit():
+            self.delay = int(block["retry"]) / 1000 * random.random()
+        if not block.get("data"):
+            return one._reach(block.get("id"))
+        try:
+            raw = json.loads(block["data"])
+            item = Event.from_dict(raw) if "event_type" in raw else Gap.from_dict(raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as cause:
+            return self._host.failed(FanwireError("protocol", f"not an event: {cause!r}"))
+        self._host.deliver(item, one)
+        if isinstance(item, Gap):
+            one._reach(item.to_id)
+
+    async def _refusal(self, answer: Answer) -> FanwireError:
+        try:
+            said = json.loads(await answer.body())
+        except (ValueError, OSError, EOFError):
+            said = {}
+        after = answer.headers.get("retry-after", "")
+        self.delay = float(after) if after.isdigit() else self.delay
+        code = {401: "unauthorized", 403: "forbidden"}.get(answer.status) or said.get("code", f"http_{answer.status}")
+        return FanwireError(code, said.get("error", f"refused with {answer.status}"))
+
+    def ask(self, kind: str, payload: object, answered: Answered) -> None:
+        if kind == "request":
+            return answered(None, FanwireError("no_transport", "requests need a WebSocket"))
+
+        async def post() -> None:
+            uncertain = FanwireError("uncertain", "the connection broke before the answer")
+            try:
+                body = json.dumps(payload).encode()
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._ask("POST", "publish", {"Content-Type": "application/json"}, body)
+                    try:
+                        if answer.status != 200:
+                            return answered(None, await self._refusal(answer))
+                        said = json.loads(await answer.body())
+                    finally:
+                        answer.close()
+                self._host.proven()
+                answered({"event_id": said["last_event_id"]}, None)
+            except (OSError, EOFError, TimeoutError, ValueError, FanwireError, asyncio.CancelledError) as cause:
+                answered(None, uncertain)
+                if isinstance(cause, asyncio.CancelledError):
+                    raise
+
+        task = asyncio.get_running_loop().create_task(post())
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    def login(self, token: str, then: Callable[[], None] | None = None) -> None:
+        """A stream has the token it began with: all come back with the new one."""
+        if not self._ended.done():
+            self._ended.set_exception(FanwireError("disconnected", "a new token"))

@@ -1,0 +1,25 @@
+"""The stream's grammar, whatever pieces it comes in."""
+
+import unittest
+
+import support  # noqa: F401
+
+from fanwire._sse import Parser
+
+
+class Grammar(unittest.TestCase):
+    def test_a_stream_reads_the_same_in_any_pieces_and_with_any_line_ends(self) -> None:
+        text = "retry: 10\nid: a-1\n\n: heartbeat\n\nevent: x\ndata: one ☃\ndata:two: 2\ndata\nid: a-2\n\ndata: last\n\nnot yet"
+        want = [
+            {"retry": "10", "id": "a-1"}, {}, {"event": "x", "data": "one ☃\ntwo: 2\n", "id": "a-2"}, {"data": "last"},
+        ]  # fmt: skip
+        for end in ("\n", "\r\n", "\r"):
+            data = text.replace("\n", end).encode()
+            for size in range(1, 40):
+                parser = Parser()
+                got = [block for at in range(0, len(data), size) for block in parser.feed(data[at : at + size])]
+                self.assertEqual(got, want, (end, size))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,49 @@
+//! The documents in `docs/api` against the server: what they say is what it does.
+
+mod support;
+
+use support::Server;
+use support::script::{Script, Stage, in_project, is_installed, missing, tool};
+
+#[test]
+fn a_conversation_is_as_the_asyncapi_document_says() {
+    let mut stage = Stage::new(&[]);
+    let document = in_project("docs/api/asyncapi.yaml");
+    let document = document.to_str().expect("a path that is text");
+    Script::start("api_asyncapi.py", &[&stage.url(), document]).finish(&mut stage, 4);
+}
+
+#[test]
+fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
+    if !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt") {
+        missing("target/venv");
+    }
+    let server = Server::start();
+    let place = in_project("target/tmp");
+    std::fs::create_dir_all(&place).expect("a place for its files");
+    let output = tool("timeout")
+        .arg("150")
+        .arg(in_project("target/venv/bin/st"))
+        .arg("run")
+        .arg(in_project("docs/api/openapi.yaml"))
+        .args(["--url", &format!("http://{}", server.addr), "--no-color"])
+        // A stream does not end; its head is looked at.
+        .args(["--exclude-operation-id", "stream"])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--generation-deterministic"])
+        .args(["--checks", CHECKS])
+        .env("SCHEMATHESIS_HOOKS", "api_hooks")
+        .env("PYTHONPATH", in_project("tests/clients"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("NO_PROXY", "*")
+        .current_dir(&place)
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("8 selected / 9 total"), "{said}");
+    server.assert_serving();
+}
+
+/// Not whether all that the document leaves open is refused: fields that are not known are passed over.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
+                      response_schema_conformance,positive_data_acceptance,unsupported_method";

@@ -1,0 +1,147 @@
+"""Proves, with `jsonschema`: each message of a conversation is as docs/api/asyncapi.yaml says, and each that it names occurs."""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+
+import jsonschema
+import websockets
+import yaml
+from lib import check, done, numbered, publish, url
+
+with open(sys.argv[2], encoding="utf-8") as file:
+    document = yaml.safe_load(file)
+seen: Counter[str] = Counter()
+
+
+def resolve(reference):
+    at = document
+    for part in reference.removeprefix("#/").split("/"):
+        at = at[part]
+    return at
+
+
+def references(node):
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def names(operation):
+    return {reference["$ref"].rsplit("/", 1)[1] for reference in operation["messages"]}
+
+
+say, hear = document["operations"]["say"], document["operations"]["hear"]
+FROM_CLIENT, FROM_SERVER = names(say), names(say["reply"]) | names(hear)
+
+
+def validate(message, allowed):
+    kind = message["type"]
+    assert kind in allowed, f"{kind} is not in the document: {message}"
+    schema = document["components"]["messages"][kind]["payload"]
+    validator = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+    validator.validate(message)
+    seen[kind] += 1
+
+
+class Conversation:
+    def __init__(self, ws):
+        self.ws = ws
+        self.number = 0
+
+    async def hear(self):
+        message = json.loads(await asyncio.wait_for(self.ws.recv(), 20))
+        validate(message, FROM_SERVER)
+        return message
+
+    async def say(self, kind, payload=None, answer="ack"):
+        self.number += 1
+        message = {"type": kind, "message_id": str(self.number)} | ({} if payload is None else {"payload": payload})
+        validate(message, FROM_CLIENT)
+        await self.ws.send(json.dumps(message))
+        while (said := await self.hear())["correlation_id"] != message["message_id"]:
+            pass
+        assert said["type"] == answer, said
+        return said
+
+
+def connect():
+    return websockets.connect(url.replace("http", "ws") + document["channels"]["native"]["address"], proxy=None)
+
+
+async def whole():
+    for reference in references(document):
+        assert resolve(reference) is not None, reference
+    assert document["asyncapi"].startswith("3.")
+    for name, message in document["components"]["messages"].items():
+        jsonschema.Draft202012Validator.check_schema(message["payload"])
+        assert name in document["channels"]["native"]["messages"], name
+        assert name in FROM_CLIENT | FROM_SERVER, name
+
+
+async def conversation():
+    async with connect() as ws:
+        client = Conversation(ws)
+        await client.say("subscribe", {"subscription_id": "all"})
+        await client.say("subscribe", {"event_types": "x", "entities": ["a:b", {"kind": "c"}], "on_lag": "sample", "max_per_second": 5})
+        await client.say("subscribe", {"sources": ["s"], "correlation_ids": ["c"], "stream_ids": ["st"], "execution_ids": ["e"], "channels": ["ch"]})
+        for action in ("list_subscriptions", "subscription_count", "server_info"):
+            await client.say("request", {"action": action}, "response")
+        await client.say("ping", answer="pong")
+        full = {
+            "type": "task.progress", "source": "core", "timestamp": 1_700_000_000_000, "correlation_id": "run", "stream_id": "st",
+            "execution_id": "e", "entity": {"kind": "task", "id": "t"}, "channel": "ch", "payload": [1, {"a": None}],
+        }  # fmt: skip
+        await client.say("publish", full)
+        await client.say("publish", {"event_type": "bare"})
+        await client.say("unsubscribe", {"subscription_id": "all"})
+        await client.say("unsubscribe", {"subscription_id": "all"}, "error")
+        await client.say("publish", {"type": "\n"}, "error")
+        # Tokens are taken, or known to be unknown.
+        await ws.send('{"type":"auth","payload":{"token":"x"},"message_id":"t"}')
+        validate({"type": "auth", "payload": {"token": "x"}}, FROM_CLIENT)
+        await client.hear()
+        await ws.send("no message")
+        assert (await client.hear())["payload"]["code"] == "invalid_message"
+
+
+async def gaps():
+    first = await publish(numbered(0))
+    async with connect() as ws:
+        client = Conversation(ws)
+        await client.say("subscribe", {"since": "elsewhere-1", "history": 1, "snapshot": False})
+        gap = await client.hear()
+        assert gap["type"] == "gap" and gap["payload"]["missed"] is None, gap
+    # More than the ring has.
+    for _ in range(200):
+        await publish([{"type": "filler"}] * 5_000)
+        async with connect() as ws:
+            client = Conversation(ws)
+            await client.say("subscribe", {"event_types": ["test.*"], "since": first})
+            await client.say("ping", answer="pong")
+            if seen["gap"] > 1:
+                return
+    raise AssertionError("the ring has no end")
+
+
+async def all_seen():
+    missing = (FROM_CLIENT | FROM_SERVER) - set(seen)
+    assert not missing, missing
+    print(dict(seen))
+
+
+async def main():
+    await check("the document is whole", whole)
+    await check("what is said and heard in a conversation is as it says", conversation)
+    await check("gaps are as it says", gaps)
+    await check("each message that it names was seen", all_seen)
+
+
+asyncio.run(main())
+done()

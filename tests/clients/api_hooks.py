@@ -1,0 +1,12 @@
+"""What schemathesis is told about this API."""
+
+import json
+
+import schemathesis
+
+
+@schemathesis.serializer("application/x-ndjson")
+def ndjson(_context, value):
+    """Each item on a line of its own."""
+    lines = value if isinstance(value, list) else [value]
+    return "\n".join(json.dumps(line) for line in lines).encode()

@@ -36,6 +36,7 @@ pub const TYPES: [&str; 10] = [
 ];
 
 /// Whether Hive has this type, in whatever case.
+#[cfg(feature = "server")]
 pub(crate) fn knows(event_type: &str) -> bool {
     TYPES.iter().any(|name| name.eq_ignore_ascii_case(event_type))
 }

@@ -77,7 +77,7 @@ impl FromStr for Ingest {
 pub(crate) type Take = Box<dyn Fn(Event) -> bool + Send>;
 
 /// What came, and by which channel; false: it was the last.
-type OnMessage<'a> = &'a mut dyn FnMut(Option<(&str, &[u8])>) -> bool;
+pub(super) type OnMessage<'a> = &'a mut dyn FnMut(Option<(&str, &[u8])>) -> bool;
 
 /// Hands over what comes, and `None` now and then, until that answers false or the connection is lost.
 type Listener = fn(url: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError>;

@@ -23,6 +23,7 @@ use futures_util::stream::{SelectAll, select_all};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::ingest::OnMessage;
 use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, Places};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -71,11 +72,7 @@ async fn connect(url: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineErro
 }
 
 /// Hands over the messages of a subject. See [`super::ingest`].
-pub(super) fn listen(
-    url: &str,
-    subject: &str,
-    on_message: &mut dyn FnMut(Option<(&str, &[u8])>) -> bool,
-) -> Result<(), EngineError> {
+pub(super) fn listen(url: &str, subject: &str, on_message: OnMessage<'_>) -> Result<(), EngineError> {
     let lost = Arc::default();
     start_runtime()?.block_on(async {
         let client = connect(url, &lost).await?;

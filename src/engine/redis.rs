@@ -16,6 +16,7 @@ use std::time::Duration;
 use redis::streams::{StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{Client, Commands, Connection, RedisError, Script, Value};
 
+use super::ingest::OnMessage;
 use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, Places};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::{Mutex, lock};
@@ -254,11 +255,7 @@ impl Follow for Follower {
 }
 
 /// Hands over the messages of a channel, or of all that a pattern names. See [`super::ingest`].
-pub(super) fn listen(
-    url: &str,
-    channel: &str,
-    on_message: &mut dyn FnMut(Option<(&str, &[u8])>) -> bool,
-) -> Result<(), EngineError> {
+pub(super) fn listen(url: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError> {
     let client = Client::open(url).map_err(|error| EngineError::Url(error.to_string()))?;
     let mut connection = client.get_connection_with_timeout(TIMEOUT).map_err(|e| unreachable(&e))?;
     let mut messages = connection.as_pubsub();

@@ -55,6 +55,7 @@ impl Pattern {
 
     /// A pattern in which `*`, wherever it stands, is any run of characters: AutoSDLC's. Where that comes to the
     /// same, it is one by segments, which the matcher finds without a look at each.
+    #[cfg(feature = "server")]
     pub(crate) fn runs(text: impl Into<Box<str>>) -> Self {
         let text = text.into();
         let kind = match text.bytes().all(|byte| byte == b'*') {

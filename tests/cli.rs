@@ -299,7 +299,7 @@ fn serve_takes_its_options_from_the_environment_and_refuses_nonsense() {
         &["--loops", "0"],
         &["--heartbeat", "30"],
         &["--log-level", "a=b=c"],
-        &["--engine", "redis://x"],
+        &["--engine", "ftp://x"],
     ] {
         let output = run(fanwire().arg("serve").args(options));
         assert_eq!(output.status.code(), Some(2), "{options:?}: {}", err(&output));

@@ -49,7 +49,7 @@ await check('WebSocket: subprotocol, an event, a clean close', async () => {
     return { protocol: ws.protocol, extensions: ws.extensions, types: messages.map((m) => m.type).sort(), closed: await closed };
   });
   assert.deepEqual(await result, {
-    protocol: 'fanwire.v1', extensions: '', types: ['ack', 'ack', 'event'], closed: { code: 1000, wasClean: true },
+    protocol: 'fanwire.v1', extensions: 'permessage-deflate; client_no_context_takeover', types: ['ack', 'ack', 'event'], closed: { code: 1000, wasClean: true },
   });
 });
 

@@ -1,4 +1,4 @@
-// Proves, with Node's `ws`: handshake, fragments, control frames, compression not taken, limits and close codes.
+// Proves, with Node's `ws`: handshake, fragments, control frames, compression, limits and close codes.
 import http from 'node:http';
 import { Client, assert, check, done, numbered, publish, sleep, until, url, ask } from './lib.mjs';
 
@@ -8,14 +8,19 @@ await check('the subprotocol is taken where it is offered, and not needed', asyn
   assert.equal((await Client.connect()).ws.protocol, '');
 });
 
-await check('an offer of compression is not taken, and the connection works', async () => {
+await check('an offer of compression is taken, and events come through it', async () => {
   const client = await Client.connect({ perMessageDeflate: true });
-  assert.equal(client.ws.extensions, '');
-  assert(await client.isQuiet());
+  assert.equal(client.ws.extensions, 'permessage-deflate');
+  await client.subscribe();
+  const text = 'the same again, '.repeat(200);
+  for (let n = 0; n < 3; n += 1) {
+    await publish({ type: 'test.long', payload: { n, text } });
+    assert.deepEqual((await client.event()).payload, { n, text });
+  }
 });
 
-await check('a compressed message is refused with 1002', async () => {
-  const client = await Client.connect();
+await check('a compressed message is refused with 1002 where no compression was agreed on', async () => {
+  const client = await Client.connect({ perMessageDeflate: false });
   // FIN, RSV1 and text; masked with zeros, five bytes.
   client.ws._socket.write(Buffer.from([0xc1, 0x85, 0, 0, 0, 0, 1, 2, 3, 4, 5]));
   assert.equal((await client.closed).code, 1002);

@@ -134,6 +134,18 @@ fn each_way_in_carries_a_token() {
 }
 
 #[test]
+fn a_page_that_is_named_may_use_its_visitors_cookie() {
+    let good = token(&["--stream", "*"]);
+    for (named, status, credentials) in [("https://app.example", 200, Some("true")), ("*", 401, None)] {
+        let server = guarded(&["--cors-origin", named]);
+        let headers = format!("Origin: https://app.example\r\nCookie: auth-token={good}\r\n");
+        let answer = send(&server, "POST", "/ticket", &headers, "");
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.header("access-control-allow-credentials"), credentials);
+    }
+}
+
+#[test]
 fn bad_credentials_are_refused_at_the_door() {
     let server = guarded(&[]);
     let used = {

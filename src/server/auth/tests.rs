@@ -346,6 +346,25 @@ fn api_keys_and_tokens_live_beside_each_other() {
 }
 
 #[test]
+fn a_reload_ends_anonymous_grants_only_where_they_changed() {
+    let mut config = AuthConfig::default();
+    config.jwt.hs256_secret = Some(secret());
+    config.anonymous.streams = vec!["status".into()];
+    let auth = Auth::load(&config).expect("a configuration");
+    let request = crate::codec::http::parse_request(
+        b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n",
+        &crate::codec::http::HttpLimits::default(),
+    );
+    let (request, _) = request.expect("a request").expect("a whole one");
+    let grant = auth.admit(&request, &[], at(NOW)).expect("let in").expect("a grant");
+    auth.reload(&config).expect("a configuration");
+    assert_eq!(auth.ended(&grant, at(NOW)), None);
+    config.anonymous.streams = vec!["other".into()];
+    auth.reload(&config).expect("a configuration");
+    assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Missing));
+}
+
+#[test]
 fn a_grant_ends_with_its_time_its_key_or_a_revocation() {
     let auth = with_secret();
     let mut claims = claims();

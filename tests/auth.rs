@@ -134,6 +134,18 @@ fn each_way_in_carries_a_token() {
 }
 
 #[test]
+fn a_page_that_is_named_may_use_its_visitors_cookie() {
+    let good = token(&["--stream", "*"]);
+    for (named, status, credentials) in [("https://app.example", 200, Some("true")), ("*", 401, None)] {
+        let server = guarded(&["--cors-origin", named]);
+        let headers = format!("Origin: https://app.example\r\nCookie: auth-token={good}\r\n");
+        let answer = send(&server, "POST", "/ticket", &headers, "");
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.header("access-control-allow-credentials"), credentials);
+    }
+}
+
+#[test]
 fn bad_credentials_are_refused_at_the_door() {
     let server = guarded(&[]);
     let used = {
@@ -709,6 +721,47 @@ fn tokens_say_what_they_were_told_to() {
         assert!(!out.status.success());
         assert!(String::from_utf8_lossy(&out.stderr).contains(said), "{out:?}");
     }
+}
+
+#[test]
+fn the_programs_own_clients_show_a_token() {
+    let server = guarded(&[]);
+    let url = format!("http://{}", server.addr);
+    let publish = |token: &str| {
+        run(fanwire().args(["publish", "--url", &url, "--type", "x"]).env("FANWIRE_TOKEN", token))
+    };
+    let refused = publish("nonsense");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("Invalid token") && said.contains("--token"),
+        "{said}"
+    );
+    assert!(publish(&token(&["--publish"])).status.success());
+    for more in [&[][..], &["--sse"]] {
+        let tail = |token: &str| {
+            let mut command = fanwire();
+            run(command
+                .args(["tail", "--url", &url, "--history", "1", "--count", "1", "--json", "--no-reconnect"])
+                .args(more)
+                .env("FANWIRE_TOKEN", token))
+        };
+        let out = tail(&token(&["--stream", "*"]));
+        assert!(String::from_utf8_lossy(&out.stdout).contains(r#""event_type":"x""#), "{out:?}");
+        let refused = tail("nonsense");
+        assert!(!refused.status.success());
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("Invalid token"), "{refused:?}");
+    }
+}
+
+#[test]
+fn the_bridge_needs_the_right_to_publish() {
+    let server = guarded(&[]);
+    let call = |headers: &str| send(&server, "POST", "/bridge/a2a", headers, r#"{"message_id":"m"}"#).status;
+    assert_eq!(call(""), 401);
+    assert_eq!(call(&bearer(&token(&["--stream", "*"]))), 403);
+    assert_eq!(call(&bearer(&token(&["--publish=task.*"]))), 403);
+    assert_eq!(call(&bearer(&token(&["--publish=protocol.**"]))), 200);
+    assert_eq!(get(&server, "/bridge", "").status, 401);
 }
 
 #[test]

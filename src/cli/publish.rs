@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::target::{Target, error_text, http_agent};
+use super::target::{Target, bearer, error_text, http_agent};
 use super::{CliError, DIM};
 
 /// Options of `fanwire publish`.
@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// The server
     #[arg(long, env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
     url: Target,
+    /// Token or API key to show; better in the environment than on a command line that others see
+    #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
     /// Print the server's answer as JSON
     #[arg(long)]
     json: bool,
@@ -63,8 +66,13 @@ const JSON: &str = "application/json";
 
 /// Sends everything, or says what the server refused.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
-    let mut sender =
-        Sender { agent: http_agent(), target: &args.url, accepted: 0, last_event_id: Value::Null };
+    let mut sender = Sender {
+        agent: http_agent(),
+        target: &args.url,
+        token: args.token.as_deref(),
+        accepted: 0,
+        last_event_id: Value::Null,
+    };
     let sent = match (&args.event_type, &args.file) {
         (Some(event_type), _) => sender.send(JSON, one_event(event_type, &args)?.as_bytes(), 0),
         (None, Some(path)) if path.as_os_str() != "-" => {
@@ -227,6 +235,7 @@ fn fill(lines: &Receiver<io::Result<Vec<u8>>>, batch: &mut Vec<u8>, count: &mut 
 struct Sender<'a> {
     agent: ureq::Agent,
     target: &'a Target,
+    token: Option<&'a str>,
     accepted: u64,
     last_event_id: Value,
 }
@@ -242,12 +251,11 @@ impl Sender<'_> {
             CliError::new(format!("cannot publish to {url}: {error}"))
                 .hint("Is the server running? `fanwire serve` starts one; --url says where it is.")
         };
-        let mut answer = self
-            .agent
-            .post(&url)
-            .content_type(content_type)
-            .send(body)
-            .map_err(|error| cannot_reach(&error))?;
+        let mut request = self.agent.post(&url).content_type(content_type);
+        if let Some(token) = self.token {
+            request = request.header("authorization", bearer(token));
+        }
+        let mut answer = request.send(body).map_err(|error| cannot_reach(&error))?;
         let text = answer.body_mut().read_to_string().map_err(|error| cannot_reach(&error))?;
         if answer.status().as_u16() != 200 {
             return Err(refused(answer.status().as_u16(), &text, lines_before));
@@ -277,7 +285,7 @@ fn refused(status: u16, answer: &str, lines_before: u64) -> CliError {
     let place = line.map(|line| format!("line {}: ", lines_before + line)).unwrap_or_default();
     let error = CliError::new(format!("{place}{} (status {status})", error_text(answer)));
     match status {
-        401 | 403 => error.hint("The server wants a token that may publish."),
+        401 | 403 => error.hint("The server wants a token that may publish: FANWIRE_TOKEN, or --token."),
         404 | 405 => error.hint("This does not look like a fanwire server; check --url."),
         413 => error.hint("Send one event a line: lines go in batches, so that only one event must fit."),
         _ => error,

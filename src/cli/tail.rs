@@ -14,11 +14,12 @@ use fanwire::sse::SseParser;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
 use self::print::Printer;
 use super::filters::Filters;
-use super::target::{CONNECT_TIMEOUT, Target, error_text, http_agent};
+use super::target::{CONNECT_TIMEOUT, Target, bearer, error_text, http_agent};
 use super::{CliError, DIM};
 
 /// Options of `fanwire tail`.
@@ -27,6 +28,9 @@ pub(super) struct Args {
     /// The server
     #[arg(long, env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
     url: Target,
+    /// Token or API key to show; better in the environment than on a command line that others see
+    #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
     /// Follow by Server-Sent Events in place of WebSocket
     #[arg(long)]
     sse: bool,
@@ -52,6 +56,8 @@ const IDLE_MAX: Duration = Duration::from_secs(90);
 const EVENT_BYTES_MAX: usize = 64 << 20;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+const TOKEN_FAULT: &str = "the token holds characters that no header can";
 
 /// Why following ended.
 enum End {
@@ -153,7 +159,12 @@ impl Follow {
         let stream = connect(url).map_err(|error| End::Lost(format!("cannot connect: {error}")))?;
         let set = stream.set_read_timeout(Some(IDLE_MAX)).and_then(|()| stream.set_nodelay(true));
         set.map_err(End::lost)?;
-        let opened = tungstenite::client(url.ws("/ws"), stream);
+        let mut request = url.ws("/ws").into_client_request().map_err(End::lost)?;
+        if let Some(token) = &self.args.token {
+            let value = bearer(token).parse().map_err(|_| End::Refused(CliError::new(TOKEN_FAULT)))?;
+            request.headers_mut().insert("authorization", value);
+        }
+        let opened = tungstenite::client(request, stream);
         let (socket, _) = opened.map_err(|error| match error {
             tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer)) => {
                 let body = answer.body().as_deref().unwrap_or_default();
@@ -217,6 +228,9 @@ impl Follow {
             (None, Some(history)) => request = request.query("history", history.to_string()),
             (None, None) => {}
         }
+        if let Some(token) = &self.args.token {
+            request = request.header("authorization", bearer(token));
+        }
         let mut answer = request.call().map_err(|error| End::Lost(format!("cannot connect: {error}")))?;
         if answer.status().as_u16() != 200 {
             let body = answer.body_mut().read_to_string().unwrap_or_default();
@@ -255,6 +269,7 @@ impl Follow {
             while let Some(event) = parser.feed(&mut chunk).map_err(End::lost)? {
                 match event.event.as_str() {
                     "gap" => self.gap(&event.data)?,
+                    "closed" => return Err(End::Lost(error_text(&event.data))),
                     _ => self.event(&event.data)?,
                 }
             }

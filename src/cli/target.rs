@@ -75,6 +75,11 @@ pub(super) fn http_agent() -> ureq::Agent {
         .into()
 }
 
+/// The `Authorization` header's value for a token.
+pub(super) fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
 /// The `error` of a JSON answer, or the answer's first characters, for a message to the user.
 pub(super) fn error_text(body: &str) -> String {
     let parsed = serde_json::from_str::<serde_json::Value>(body).ok();

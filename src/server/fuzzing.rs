@@ -33,10 +33,45 @@ fn small_bus() -> Bus {
     Bus::builder().capacity(16).build().expect("a power of two")
 }
 
-/// A whole connection: the first byte says how long the pieces are, in which the rest comes.
+/// A server of this secret, which no input knows.
+#[cfg(feature = "auth")]
+fn auth(secret: &str) -> super::auth::Auth {
+    let mut config = super::auth::AuthConfig::default();
+    config.jwt.hs256_secret = Some(secret.into());
+    config.jwt.require_exp = false;
+    super::auth::Auth::load(&config).expect("a secret is all it takes")
+}
+
+/// A token of a stranger, who never gets in; and the same bytes as claims that the server's own key has signed,
+/// whose grant lets see nothing but what its lists say.
+#[cfg(feature = "auth")]
+pub fn token(data: &[u8]) {
+    const SECRET: &str = "a secret of thirty-two bytes, or more";
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let auth = auth(SECRET);
+    assert!(auth.verify(text, Timestamp(0)).is_err(), "no key vouches for it");
+    let Ok(claims) = serde_json::from_str::<super::auth::Claims>(text) else { return };
+    let Ok(token) = super::auth::SigningKey::hs256(&SECRET.into()).sign(&claims) else { return };
+    let Ok(Some(grant)) = auth.verify(&token, Timestamp(0)) else { return };
+    let _ = auth.ended(&grant, Timestamp(1));
+    let narrow = grant.narrow(&crate::filter::Filter::new());
+    for stream in ["a", "b.c", ""] {
+        let event = crate::event::Event::builder("t").stream(stream).build();
+        let listed = claims.streams.as_ref().is_none_or(|list| !list.is_empty());
+        assert!(listed || !event.is_ok_and(|event| narrow.matches(&event)), "an empty list allows nothing");
+    }
+}
+
+/// A whole connection: the first byte says how long the pieces are, in which the rest comes, and whether a token is
+/// asked for.
 pub fn session(data: &[u8]) {
     let Some((&cut, rest)) = data.split_first() else { return };
-    let shared = Shared::new(small_bus(), ServerConfig::default(), 1);
+    #[cfg_attr(not(feature = "auth"), expect(unused_mut))]
+    let mut shared = Shared::new(small_bus(), ServerConfig::default(), 1);
+    #[cfg(feature = "auth")]
+    if cut & 1 == 1 {
+        shared.auth = auth("a secret of thirty-two bytes, or more");
+    }
     let (_, config) = shared.config();
     let mut rng = Rng::new(1);
     let mut inflater = Inflater::default();

@@ -208,6 +208,11 @@ fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, Strin
         && origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
     {
         headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
+        // A page that is named may use its visitor's cookie; `*` names nobody.
+        let is_named = origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
+        if is_named && !cx.shared.auth.is_open() {
+            headers.push(("Access-Control-Allow-Credentials", "true".to_owned()));
+        }
     }
     headers
 }

@@ -111,8 +111,14 @@ impl Auth {
     pub(crate) fn reload(&self, config: &AuthConfig) -> Result<(), AuthError> {
         match (&self.guard, Guard::load(config)?) {
             (None, None) => {}
-            (Some(guard), Some(fresh)) => {
-                *lock(guard) = Arc::new(fresh);
+            (Some(guard), Some(mut fresh)) => {
+                let mut guard = lock(guard);
+                if guard.config.anonymous == fresh.config.anonymous {
+                    // The same grant, so that who has it keeps it.
+                    fresh.anonymous.clone_from(&guard.anonymous);
+                }
+                *guard = Arc::new(fresh);
+                drop(guard);
                 self.changed();
             }
             _ => {

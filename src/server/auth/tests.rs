@@ -346,6 +346,25 @@ fn api_keys_and_tokens_live_beside_each_other() {
 }
 
 #[test]
+fn a_reload_ends_anonymous_grants_only_where_they_changed() {
+    let mut config = AuthConfig::default();
+    config.jwt.hs256_secret = Some(secret());
+    config.anonymous.streams = vec!["status".into()];
+    let auth = Auth::load(&config).expect("a configuration");
+    let request = crate::codec::http::parse_request(
+        b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n",
+        &crate::codec::http::HttpLimits::default(),
+    );
+    let (request, _) = request.expect("a request").expect("a whole one");
+    let grant = auth.admit(&request, &[], at(NOW)).expect("let in").expect("a grant");
+    auth.reload(&config).expect("a configuration");
+    assert_eq!(auth.ended(&grant, at(NOW)), None);
+    config.anonymous.streams = vec!["other".into()];
+    auth.reload(&config).expect("a configuration");
+    assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Missing));
+}
+
+#[test]
 fn a_grant_ends_with_its_time_its_key_or_a_revocation() {
     let auth = with_secret();
     let mut claims = claims();
@@ -365,6 +384,86 @@ fn a_grant_ends_with_its_time_its_key_or_a_revocation() {
     config.jwt.hs256_secret = Some("another one that is long enough for it".into());
     auth.reload(&config).expect("a configuration");
     assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Revoked), "the key that vouched is gone");
+}
+
+/// A million events, each for who may see it by the claims' own words, and for nobody else: through the matcher that
+/// the loops use, with filters that ask for more than the grants allow.
+#[test]
+fn no_event_is_matched_for_a_client_that_may_not_see_it() {
+    use crate::event::Event;
+    use crate::filter::{Filter, FilterLimits, Matcher};
+    let mut seed = 0x00c0_ffee_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    const STREAMS: [&str; 6] = ["", "a", "b", "a.x", "a.y", "b.x"];
+    const TYPES: [&str; 5] = ["task.done", "task.failed", "alert.on", "alert", "task.step.done"];
+    const CHANNELS: [&str; 4] = ["", "dev", "ops", "dev/inner"];
+    const STREAM_PATTERNS: [&str; 6] = ["a", "b", "a.*", "*.x", "**", ""];
+    const TYPE_PATTERNS: [&str; 5] = ["task.*", "task.**", "alert", "*", "**.done"];
+    const CHANNEL_PATTERNS: [&str; 5] = ["dev", "ops", "dev/*", "*", ""];
+    let mut seen = 0_u64;
+    for _ in 0..200 {
+        let mut list = |from: &[&str]| {
+            (random(3) > 0).then(|| {
+                let count = random(3);
+                (0..count).map(|_| from[random(from.len() as u64) as usize].to_owned()).collect::<Vec<_>>()
+            })
+        };
+        let mut matcher = Matcher::new(FilterLimits::default());
+        let mut clients = Vec::new();
+        for _ in 0..12 {
+            let claims = Claims {
+                streams: list(&STREAM_PATTERNS),
+                types: list(&TYPE_PATTERNS),
+                channels: list(&CHANNEL_PATTERNS),
+                ..Claims::default()
+            };
+            let wish = Filter::new().types(list(&TYPE_PATTERNS).unwrap_or_default());
+            let wish = wish.streams(list(&["a", "b", "**"]).unwrap_or_default());
+            let grant = Grant::new(&claims, None, 0).expect("a grant");
+            clients.push((matcher.insert(&grant.narrow(&wish)), claims, wish));
+        }
+        // By the words of the documentation, one list after the other.
+        let may = |claims: &Claims, event: [&str; 3]| {
+            let lists = [&claims.types, &claims.streams, &claims.channels];
+            lists.iter().any(|list| list.is_some())
+                && lists.iter().zip(event).all(|(list, value)| {
+                    list.as_ref().is_none_or(|list| {
+                        let is = |text: &String| {
+                            text == "*" || crate::filter::Pattern::from(text.as_str()).matches(value)
+                        };
+                        list.iter().any(is)
+                    })
+                })
+        };
+        let mut events = Vec::new();
+        for kind in TYPES {
+            for stream in STREAMS {
+                for channel in CHANNELS {
+                    let event = Event::builder(kind).stream(stream).channel(channel).build();
+                    let event = event.expect("an event");
+                    let gets = |(class, claims, wish): &(_, Claims, Filter)| {
+                        (may(claims, [kind, stream, channel]) && wish.matches(&event)).then_some(*class)
+                    };
+                    let mut expected: Vec<_> = clients.iter().filter_map(gets).collect();
+                    expected.sort_unstable();
+                    expected.dedup();
+                    events.push((event, expected));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        for _ in 0..5000 {
+            let (event, expected) = &events[random(events.len() as u64) as usize];
+            matcher.matches(event, &mut found);
+            found.sort_unstable();
+            assert_eq!(&found, expected, "{event:?} for {clients:?}");
+            seen += found.len() as u64;
+        }
+    }
+    assert!(seen > 100_000, "the test would be empty: {seen}");
 }
 
 #[test]

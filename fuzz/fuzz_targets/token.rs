@@ -1,0 +1,6 @@
+//! Tokens: a stranger's, and claims of every form under the server's own key.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| fanwire::internals::fuzzing::token(data));

@@ -369,3 +369,71 @@ fn one_event_reaches_clients_of_all_five_encoded_once_for_each() {
     let after = server.metric("fanwire_feed_encodings_total").unwrap_or_default();
     assert!((after - before - 5.0).abs() < 0.5, "five encodings for fifteen clients, not {}", after - before);
 }
+
+/// The numbers of a cell as `FCC-001..006, 010`.
+fn numbers(cell: &str) -> Vec<(String, u32)> {
+    let mut system = String::new();
+    let mut all = Vec::new();
+    for part in cell.split(',').map(str::trim) {
+        let range = match part.split_once('-') {
+            Some((name, range)) => {
+                name.clone_into(&mut system);
+                range
+            }
+            None => part,
+        };
+        let (from, to) = range.split_once("..").unwrap_or((range, range));
+        let number = |text: &str| text.parse::<u32>().unwrap_or_else(|_| panic!("{text:?} in {cell:?}"));
+        all.extend((number(from)..=number(to)).map(|number| (system.clone(), number)));
+    }
+    all
+}
+
+fn rust_files(folder: &std::path::Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("node_modules") {
+            rust_files(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).expect("a file"));
+        }
+    }
+}
+
+#[test]
+fn the_document_of_dialects_speaks_of_every_behaviour_and_names_tests_that_exist() {
+    let document =
+        std::fs::read_to_string(support::script::in_project("docs/dialects.md")).expect("the document");
+    let mut code = String::new();
+    for folder in ["src", "tests"] {
+        rust_files(&support::script::in_project(folder), &mut code);
+    }
+    let mut behaviours = std::collections::BTreeMap::<String, std::collections::BTreeSet<u32>>::new();
+    let mut points = Vec::new();
+    for line in document.lines().skip_while(|line| !line.starts_with("## What each document promises")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let &[_, point, detail, _, shown, _] = cells.as_slice() else { continue };
+        if point == "point" || point.starts_with('-') {
+            continue;
+        }
+        points.push(point.to_owned());
+        for (system, number) in numbers(detail) {
+            assert!(behaviours.entry(system).or_default().insert(number), "{detail} says {number} again");
+        }
+        let names: Vec<&str> =
+            shown.split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
+        assert!(!shown.is_empty(), "{point} says nothing");
+        for name in names.into_iter().filter(|name| !name.contains("::")) {
+            assert!(code.contains(&format!("fn {name}(")), "{point} names {name}, which is no test");
+        }
+    }
+    for (letter, last) in [("F", 17), ("A", 9), ("H", 9), ("S", 13), ("G", 7)] {
+        for number in 1..=last {
+            assert!(points.contains(&format!("{letter}{number}")), "{letter}{number} is missing");
+        }
+    }
+    for (system, last) in [("FCC", 101), ("AOS", 59), ("HIV", 61), ("ASD", 122), ("GAT", 42)] {
+        let missing: Vec<u32> = (1..=last).filter(|number| !behaviours[system].contains(number)).collect();
+        assert!(missing.is_empty(), "{system}: {missing:?}");
+    }
+}

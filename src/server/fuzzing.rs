@@ -6,13 +6,57 @@ use super::connection::{Connection, Context};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
-use crate::dialect::{Encoding, Incoming, Place, envelope};
+use crate::codec::ws;
+use crate::dialect::{Command, Encoding, Incoming, Place, Reply, Stamp, envelope};
 use crate::event::Timestamp;
 
 /// Reads one control message of the native dialect.
 pub fn control_message(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = Encoding::NativeWs.protocol().read(Incoming::Text(text), &Place::default());
+    }
+}
+
+/// What a client of any dialect says: the first byte chooses the dialect, and whether it comes as binary. An event
+/// that comes of it is encoded in every dialect, and what stands in a text frame is JSON.
+pub fn dialect(data: &[u8]) {
+    use Encoding::{AgentosWs, AutosdlcWs, GatheringWs, HiveWs, NativeWs};
+    let Some((&choice, rest)) = data.split_first() else { return };
+    let encodings = [NativeWs, AgentosWs, HiveWs, AutosdlcWs, GatheringWs];
+    let encoding = encodings[usize::from(choice & 0x7f) % encodings.len()];
+    let message = match (choice & 0x80, std::str::from_utf8(rest)) {
+        (0, Ok(text)) => Incoming::Text(text),
+        _ => Incoming::Binary(rest),
+    };
+    let place = Place { channel: "dev-team".into(), client: 7 };
+    let read = encoding.protocol().read(message, &place);
+    let stamp = Stamp { random: 1, now: Timestamp(0), position: None };
+    let mut frames = Vec::new();
+    match read.command {
+        Ok(Command::Publish(event) | Command::Say(event)) => {
+            frames.extend(encodings.map(|encoding| encoding.encode(&event)));
+        }
+        Ok(Command::Subscribe(subscribe)) => {
+            for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
+                let _ = filter.check(&ServerConfig::default().filter_limits());
+            }
+        }
+        Ok(_) => frames.extend(encoding.protocol().reply(&Reply::Pong, &read.asked, stamp)),
+        Err(error) => {
+            let answer = encoding.protocol().reply(&Reply::Error(&error), &read.asked, stamp);
+            frames.push(answer.expect("a fault is told"));
+        }
+    }
+    for frame in frames {
+        let mut bytes = frame.to_vec();
+        let mut decoder = ws::Decoder::new(ws::Role::Client);
+        let limits = ws::WsLimits { max_message_bytes: 1 << 30, max_frame_bytes: 1 << 30 };
+        if let Ok((_, Some(ws::Message::Text(text)))) = decoder.decode(&mut bytes, &limits) {
+            let is_word = text == "pong";
+            assert!(is_word || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok(), "{text}");
+        } else {
+            panic!("no text frame");
+        }
     }
 }
 

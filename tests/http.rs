@@ -546,3 +546,29 @@ fn a_message_for_the_bridge_is_answered_and_reaches_a_client() {
     assert_eq!(http::get(server.addr, "/bridge/a2a").status, 405);
     assert_eq!(server.metric("fanwire_server_bridged_total"), Some(3.0));
 }
+
+// CloudEvents
+
+#[test]
+fn cloud_events_are_published_in_their_three_forms() {
+    let server = Server::start();
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    let one = |id: &str| json!({"specversion": "1.0", "type": "com.example.step", "source": "/core", "id": id, "data": {"id": id}});
+    let structured = one("1").to_string();
+    let answer = http::post(server.addr, "/publish", "application/cloudevents+json", structured.as_bytes());
+    assert_eq!((answer.status, answer.json()["accepted"].as_u64()), (200, Some(1)), "{answer:?}");
+    let batch = json!([one("2"), one("3")]).to_string();
+    let kind = "application/cloudevents-batch+json; charset=utf-8";
+    let answer = http::post(server.addr, "/publish", kind, batch.as_bytes());
+    assert_eq!((answer.status, answer.json()["accepted"].as_u64()), (200, Some(2)), "{answer:?}");
+    let kind = "application/json\r\nce-specversion: 1.0\r\nce-type: com.example.step\r\nce-source: /core\r\nce-id: 4";
+    assert_eq!(http::post(server.addr, "/publish", kind, br#"{"id":"4"}"#).status, 200);
+    for id in ["1", "2", "3", "4"] {
+        let event = client.event();
+        assert_eq!((&event["payload"]["id"], &event["correlation_id"]), (&json!(id), &json!(id)), "{event}");
+        assert_eq!((&event["event_type"], &event["source"]), (&json!("com.example.step"), &json!("/core")));
+    }
+    let bad = "[\n{\"specversion\":\"1.0\",\"type\":\"t\",\"source\":\"s\",\"id\":\"i\"},\n{\"specversion\":\"1.0\"}]";
+    let answer = http::post(server.addr, "/publish", "application/cloudevents-batch+json", bad.as_bytes());
+    assert_eq!((answer.status, answer.json()["line"].as_u64()), (400, Some(3)), "{answer:?}");
+}

@@ -6,6 +6,7 @@
 mod adopt;
 mod agentos;
 mod autosdlc;
+pub(crate) mod cloudevents;
 mod command;
 pub(crate) mod envelope;
 mod gathering;

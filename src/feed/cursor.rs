@@ -68,6 +68,8 @@ struct Direct {
     events: u32,
     /// Who has read it has another window than the feed's.
     shifts: bool,
+    /// The last of them.
+    last: Option<EventId>,
 }
 
 /// What a connection holds while it has not got everything.
@@ -87,6 +89,10 @@ struct Backlog {
     whole_before_next: u64,
     /// Its newest events were dropped since it was full; to be told when it takes bytes again.
     lost_newest: u64,
+    /// And among them was word of a gap, so that nobody knows how many they were.
+    lost_a_gap: bool,
+    /// The last of them.
+    lost_to: Option<EventId>,
     /// When it began to lag, in microseconds.
     since: i64,
 }
@@ -160,6 +166,15 @@ impl Backlog {
 }
 
 impl Cursor {
+    /// What it holds; from here on at the least that it does not have everything.
+    fn backlog(&mut self, feed: Option<&Feed>) -> &mut Backlog {
+        let next = self.next;
+        self.backlog.get_or_insert_with(|| {
+            let last = feed.and_then(|feed| feed.id_before(next));
+            Box::new(Backlog { last, ..Backlog::default() })
+        })
+    }
+
     #[cfg(test)]
     pub(crate) fn feed(&self) -> Option<u32> {
         self.membership.map(|m| m.feed)
@@ -218,18 +233,19 @@ impl Cursor {
         if bytes.is_empty() {
             return;
         }
-        let place = self.membership.filter(|_| !self.waits).map_or(self.next, |m| {
+        let feed = self.membership.map(|m| {
             fanout.seal(m.feed);
-            fanout.feed(m.feed).next
+            fanout.feed(m.feed)
         });
+        let place = feed.filter(|_| !self.waits).map_or(self.next, |feed| feed.next);
         let direct = self.own(place, bytes);
-        self.backlog.get_or_insert_default().push(direct);
+        self.backlog(feed).push(direct);
     }
 
     /// Bytes of its own, as they stand in its stream.
     fn own(&self, place: u64, bytes: Bytes) -> Direct {
         let bytes = self.compression.own(bytes);
-        Direct { place, shifts: self.compression.shifts(&bytes), bytes, events: 0 }
+        Direct { place, shifts: self.compression.shifts(&bytes), bytes, events: 0, last: None }
     }
 
     /// Queues an event of a replay: before everything in its feed, behind all else.
@@ -237,9 +253,8 @@ impl Cursor {
         fanout.books.matched += 1;
         // It may be compressed by itself, and then moves any window.
         let shifts = self.compression.looks_back();
-        let backlog = self.backlog.get_or_insert_default();
-        backlog.push(Direct { place: self.next, bytes: frame, events: 1, shifts });
-        backlog.last = id.or(backlog.last);
+        let place = self.next;
+        self.backlog(None).push(Direct { place, bytes: frame, events: 1, shifts, last: id });
     }
 
     /// Leaves its feed; what it was still owed from there becomes its own. Another member may have taken its
@@ -251,9 +266,15 @@ impl Cursor {
         ring: &impl Ring,
     ) -> Option<(Slot, u32)> {
         let membership = self.membership?;
+        // It may not be there when its time comes.
+        fanout.release_samples_of(membership.feed);
         fanout.seal(membership.feed);
         let feed = fanout.feed(membership.feed);
         self.skip_what_is_gone(feed, tally, ring);
+        if self.backlog.as_ref().is_some_and(|backlog| backlog.lost_newest > 0) {
+            self.lose_newest(feed, tally);
+            self.say_lost_newest(feed.encoding, tally, ring);
+        }
         if self.next < feed.next || self.backlog.is_some() {
             self.take_over(feed, u64::MAX, usize::MAX, tally);
         }
@@ -274,7 +295,7 @@ impl Cursor {
             backlog.direct.retain(|direct| direct.events == 0);
             backlog.direct_bytes = backlog.direct.iter().map(|direct| direct.bytes.len()).sum();
             backlog.direct_events = 0;
-            backlog.lost_newest = 0;
+            (backlog.lost_newest, backlog.lost_a_gap) = (0, false);
             for direct in &mut backlog.direct {
                 direct.place = 0;
             }
@@ -312,7 +333,8 @@ impl Cursor {
                     self.pass_over(first, tally);
                     self.note_whole(feed, first, to);
                     self.next = to;
-                    let direct = Direct { place: 0, bytes, events: events as u32, shifts: false };
+                    let last = feed.id_of(to - 1);
+                    let direct = Direct { place: 0, bytes, events: events as u32, shifts: false, last };
                     self.backlog.get_or_insert_default().push(direct);
                 }
                 Some(_) => break,
@@ -337,16 +359,26 @@ impl Cursor {
     pub(crate) fn hold(&mut self, fanout: &Fanout, tally: &mut Tally) {
         let Some(membership) = self.membership.filter(|_| self.cut == Cut::DropNewest) else { return };
         let (feed, limits) = (fanout.feed(membership.feed), fanout.limits());
-        let backlog = self.backlog.get_or_insert_default();
-        if backlog.lost_newest == 0 {
+        let next = self.next;
+        let backlog = self.backlog(Some(feed));
+        // Where one batch was more than the feed keeps, its oldest are gone already: then all of it is lost.
+        if backlog.lost_newest == 0 && next >= feed.base {
             let max_events = (limits.max_events as u64).saturating_sub(backlog.direct_events);
             self.take_over(feed, max_events, limits.max_bytes, tally);
         }
+        self.lose_newest(feed, tally);
+    }
+
+    /// Counts all that it has not got of its feed as lost.
+    fn lose_newest(&mut self, feed: &Feed, tally: &mut Tally) {
         let lost = feed.next - self.next;
+        let lost_a_gap = feed.has_gap(self.next..feed.next);
         self.next = feed.next;
         self.in_step &= lost == 0;
         let backlog = self.backlog.get_or_insert_default();
         backlog.lost_newest += lost;
+        backlog.lost_a_gap |= lost_a_gap;
+        backlog.lost_to = if lost > 0 { feed.newest_id() } else { backlog.lost_to };
         for direct in &mut backlog.direct {
             direct.place = direct.place.min(self.next);
         }
@@ -387,18 +419,20 @@ impl Cursor {
             return;
         }
         if feed.is_thin() {
-            self.set_conflates(feed);
-            return self.skip_in_thin(feed, tally, ring);
+            // Of what was trimmed within one batch nobody knows how much should never have been left out.
+            let is_unknown = !self.set_conflates(feed) && feed.whole_before_base > 0;
+            return self.skip_in_thin(is_unknown, feed, tally, ring);
         }
         self.in_step = false;
         let missed = feed.base - self.next;
+        let is_known = !feed.has_gap(self.next..feed.base);
         self.next = feed.base;
         tally.dropped += missed;
-        self.tell_gap(Some(missed), feed, tally, ring);
+        self.tell_gap(is_known.then_some(missed), feed, tally, ring);
     }
 
     /// The same where the latest frames of keys are kept longer than others.
-    fn skip_in_thin(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+    fn skip_in_thin(&mut self, is_unknown: bool, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
         self.in_step = false;
         let Some(backlog) = &mut self.backlog else { return };
         let lost = feed.whole_before_base.saturating_sub(backlog.whole_before_next);
@@ -407,14 +441,15 @@ impl Cursor {
         tally.conflated -= lost as i64;
         tally.dropped += lost;
         let forgotten = feed.latest_floor().min(feed.base) > self.next;
+        let is_known = !forgotten && !is_unknown && !feed.has_gap(self.next..feed.base);
         if forgotten {
             let to = feed.latest_floor().min(feed.base);
             self.pass_over(to, tally);
             self.next = to;
         }
-        if lost > 0 || forgotten {
+        if lost > 0 || forgotten || is_unknown {
             // How many of the forgotten were the latest of their keys is not known.
-            self.tell_gap((!forgotten).then_some(lost), feed, tally, ring);
+            self.tell_gap(is_known.then_some(lost), feed, tally, ring);
         }
     }
 
@@ -432,27 +467,37 @@ impl Cursor {
 
     /// Tells what was dropped while it was full, when all that waited before is written.
     fn tell_lost_newest(&mut self, feed: Option<&Feed>, tally: &mut Tally, ring: &impl Ring) {
-        let Some(backlog) = self.backlog.as_mut().filter(|b| b.lost_newest > 0 && b.has_written()) else {
-            return;
-        };
+        let is_due = self.backlog.as_ref().is_some_and(|b| b.lost_newest > 0 && b.has_written());
+        if let Some(feed) = feed.filter(|_| is_due) {
+            self.say_lost_newest(feed.encoding, tally, ring);
+        }
+    }
+
+    fn say_lost_newest(&mut self, encoding: Encoding, tally: &mut Tally, ring: &impl Ring) {
+        let Some(backlog) = &mut self.backlog else { return };
         let lost = std::mem::take(&mut backlog.lost_newest);
-        let Some(feed) = feed else { return };
-        let newest = feed.id_of(self.next.wrapping_sub(1)).or_else(|| feed.newest_id());
-        let gap = backlog.gap(Some(lost), newest, feed.encoding, ring);
-        let direct = self.own(0, gap);
+        let is_known = !std::mem::take(&mut backlog.lost_a_gap);
+        let lost_to = backlog.lost_to.take();
+        let last = backlog.direct.iter().rev().find_map(|direct| direct.last);
+        backlog.last = last.or(backlog.last);
+        let gap = backlog.gap(is_known.then_some(lost), lost_to, encoding, ring);
+        let direct = Direct { last: lost_to, ..self.own(0, gap) };
         self.backlog.get_or_insert_default().push(direct);
         tally.gaps += 1;
     }
 
-    /// From here on it gets the latest frames only, until it has everything.
-    fn set_conflates(&mut self, feed: &Feed) {
+    /// From here on it gets the latest frames only, until it has everything. False where some of what it has
+    /// not got is gone already.
+    fn set_conflates(&mut self, feed: &Feed) -> bool {
+        let is_kept = self.next >= feed.base;
         let next = self.next.max(feed.base);
         let backlog = self.backlog.get_or_insert_default();
         if !backlog.conflates {
             backlog.conflates = true;
-            // Behind the base nothing is known of what was passed: it was counted when it was there.
             backlog.whole_before_next = feed.whole_before(next);
+            return is_kept;
         }
+        true
     }
 
     /// Counts the frames between its place and `first` as left out.
@@ -467,6 +512,13 @@ impl Cursor {
             && to == first + 1
         {
             backlog.whole_before_next += u64::from(feed.run_of(first).is_whole(first));
+        }
+    }
+
+    /// The frame before its place was written, or begun.
+    fn note_last(&mut self, feed: &Feed) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.last = feed.id_before(self.next).or(backlog.last);
         }
     }
 
@@ -527,9 +579,7 @@ impl Cursor {
             if written < wanted {
                 // A short write says that the socket is full (epoll(7)): no need to ask again.
                 tally.blocked += 1;
-                let last = feed.and_then(|feed| feed.id_of(self.next.wrapping_sub(1)));
-                let backlog = self.backlog.get_or_insert_default();
-                backlog.last = last.or(backlog.last);
+                let backlog = self.backlog(feed);
                 if backlog.since == 0 {
                     backlog.since = ring.now().0;
                 }
@@ -631,7 +681,7 @@ impl Cursor {
                 self.piece(feed, self.next, place.map_or(end, |place| place.min(end)), self.in_step)
             };
             let Some((feed, Piece { bytes, of, first, to, in_step })) = feed.zip(piece) else {
-                let Some(Direct { place, mut bytes, events, shifts }) =
+                let Some(Direct { place, mut bytes, events, shifts, last }) =
                     self.backlog.as_mut().and_then(|b| b.pop())
                 else {
                     debug_assert!(false, "more was written than was owed");
@@ -647,8 +697,9 @@ impl Cursor {
                 bytes.advance(taken);
                 written -= taken;
                 tally.events += u64::from(events);
-                if !bytes.is_empty() {
-                    self.backlog.get_or_insert_default().partial = bytes;
+                if let Some(backlog) = &mut self.backlog {
+                    backlog.last = last.or(backlog.last);
+                    backlog.partial = bytes;
                 }
                 continue;
             };
@@ -659,6 +710,7 @@ impl Cursor {
                 tally.events += to - first;
                 self.note_whole(feed, first, to);
                 self.next = to;
+                self.note_last(feed);
                 continue;
             }
             // It ends within a frame: the frame counts as begun, and its rest is kept. A part keeps the whole alive,
@@ -683,6 +735,7 @@ impl Cursor {
             tally.events += next - first;
             self.note_whole(feed, first, next);
             self.next = next;
+            self.note_last(feed);
             return;
         }
     }

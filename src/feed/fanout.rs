@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::press::Press;
 use super::thin::{KeyRule, Sampled, Thinning};
-use super::{Compression, Feed, FeedLimits, Fresh};
+use super::{Compression, Feed, FeedLimits, Fresh, GAP};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
@@ -131,6 +131,8 @@ impl Fanout {
             for (class, _) in &interest.2 {
                 self.matcher.remove(*class);
             }
+            // What waits for its time is older than the newcomer: it goes to the others now.
+            self.release_samples_of(feed);
             self.seal(feed);
             feed
         } else {
@@ -148,8 +150,6 @@ impl Fanout {
             self.metrics.feeds.inc();
             feed
         };
-        let waiting = self.waiting_in(feed);
-        self.books.matched += waiting;
         if let Some(shared) = &self.feeds[feed as usize].shared {
             shared.want_fresh();
         }
@@ -285,6 +285,18 @@ impl Fanout {
         });
     }
 
+    /// Appends the samples of one feed, though their time has not come.
+    pub(crate) fn release_samples_of(&mut self, key: FeedKey) {
+        let feed = &mut self.feeds[key as usize];
+        let Some(thin) = &mut feed.thin else { return };
+        let fresh = &mut feed.fresh;
+        let was_clean = fresh.is_empty();
+        thin.samplers.release_all(|(frame, ready), id| fresh.push(Fresh { frame, id, key: 0, ready }));
+        if was_clean && !fresh.is_empty() {
+            self.dirty.push(key);
+        }
+    }
+
     /// The event's frame in this encoding, for one connection: it looks back at nothing.
     pub(crate) fn frame(&mut self, event: &Event, encoding: Encoding, compression: Compression) -> Bytes {
         alone(event, encoding, compression, &mut self.press, &self.metrics)
@@ -322,7 +334,7 @@ impl Fanout {
             let frame = feed.encoding.gap(gap);
             // It has a place in the feed, so it has one in the books.
             self.books.matched += feed.members.len() as u64;
-            if feed.append((feed.compression.own(frame), true), id, 0) {
+            if feed.append((feed.compression.own(frame), true), id, GAP) {
                 self.dirty.push(key as FeedKey);
             }
         }

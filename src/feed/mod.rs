@@ -83,7 +83,12 @@ pub(crate) struct Feed {
     bytes: usize,
     /// The newest event that was let go.
     trimmed: Option<EventId>,
+    /// Which frames tell of a gap: those that are kept, and the newest that was let go.
+    gaps: VecDeque<u64>,
 }
+
+/// In place of a key: the frame is no event, but tells that some are missing.
+pub(super) const GAP: u64 = 2;
 
 /// What thinning takes.
 #[derive(Debug, Default)]
@@ -93,6 +98,11 @@ struct Thin {
     /// The fan-out's number of an event, and the least thinning of those that match it.
     event: u64,
     least: Thinning,
+}
+
+/// Whether a frame of this key is never left out.
+fn is_whole(key: u64) -> bool {
+    matches!(key, 0 | GAP)
 }
 
 impl Feed {
@@ -112,6 +122,7 @@ impl Feed {
             next: 0,
             bytes: 0,
             trimmed: None,
+            gaps: VecDeque::new(),
         }
     }
 
@@ -127,9 +138,11 @@ impl Feed {
         while !rest.is_empty() {
             let (run, taken) = if self.shared.is_some() { self.press(rest, press) } else { self.merge(rest) };
             let (frames, behind) = rest.split_at(taken);
+            let gaps = frames.iter().zip(self.next..).filter(|(fresh, _)| fresh.key == GAP);
+            self.gaps.extend(gaps.map(|(_, index)| index));
             if let Some(thin) = &mut self.thin {
                 for (Fresh { frame, id, key, .. }, index) in frames.iter().zip(self.next..) {
-                    if *key != 0 {
+                    if !is_whole(*key) {
                         let frame = run.shape(index).map_or(frame, |shape| shape.alone(self.compression));
                         thin.latest.put(*key, index, (frame.clone(), *id), limits.max_keys);
                     }
@@ -206,6 +219,14 @@ impl Feed {
             }
             self.trimmed = Some(oldest.id_of(oldest.next() - 1));
         }
+        while self.gaps.get(1).is_some_and(|second| *second < self.base) {
+            self.gaps.pop_front();
+        }
+    }
+
+    /// Whether one of these frames told of a gap: then nobody knows how many events they stand for.
+    fn has_gap(&self, indices: std::ops::Range<u64>) -> bool {
+        self.gaps.iter().any(|index| indices.contains(index))
     }
 
     /// The run that holds the frame of this index; `base <= index < next`.
@@ -221,6 +242,14 @@ impl Feed {
         self.thin.as_ref().and_then(|thin| thin.latest.get(index)).map(|(_, id)| *id)
     }
 
+    /// Whose frame stands before this place, as far as that is known.
+    fn id_before(&self, index: u64) -> Option<EventId> {
+        if index == self.base {
+            return self.trimmed;
+        }
+        index.checked_sub(1).and_then(|index| self.id_of(index))
+    }
+
     /// Lets go of what every member has, when the loop knows that all have everything.
     pub(crate) fn forget_written(&mut self) {
         if let Some(newest) = self.runs.back() {
@@ -231,6 +260,7 @@ impl Feed {
             self.whole_before_base += self.runs.iter().map(|run| run.whole_before(run.next())).sum::<u64>();
         }
         self.runs.clear();
+        self.gaps.clear();
         self.bytes = 0;
         self.base = self.next;
     }

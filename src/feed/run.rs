@@ -77,7 +77,7 @@ impl Run {
         let marks = (frames.iter().zip(ends))
             .map(|(fresh, end)| {
                 let Fresh { id, key, .. } = fresh;
-                Mark { end, shard: id.shard, whole: *key == 0, sequence: id.sequence }
+                Mark { end, shard: id.shard, whole: super::is_whole(*key), sequence: id.sequence }
             })
             .collect();
         Self { first, bytes, epoch: frames.first().map_or(0, |fresh| fresh.id.epoch), marks, shapes }

@@ -25,6 +25,11 @@ impl Snapshot {
         self.latest.put(self.rule.key(event), self.newest, event.clone(), self.max_keys);
     }
 
+    /// Forgets all: events were lost, and what is here may not be the latest any more.
+    pub(crate) fn forget(&mut self) {
+        self.latest.clear();
+    }
+
     /// The number of the newest event.
     pub(crate) fn newest(&self) -> u64 {
         self.newest

@@ -88,7 +88,7 @@ impl KeyRule {
                 None => self.state.hash_one((event.event_type(), event.stream())),
             },
         };
-        // 0 says that there is none.
+        // Even ones say that there is none.
         key | 1
     }
 }
@@ -152,6 +152,14 @@ struct Sampler {
     held: Option<(Sample, EventId)>,
 }
 
+impl Sampler {
+    /// Whether one may go. A due time further off than the interval was set by a clock that was put back since.
+    fn is_due(&self, now: Timestamp) -> bool {
+        let ahead = self.due.saturating_sub(now.0);
+        ahead <= 0 || ahead > i64::from(self.interval)
+    }
+}
+
 /// The rates of a feed.
 #[derive(Debug, Default)]
 pub(super) struct Samplers(SmallVec<[Sampler; 1]>);
@@ -174,7 +182,7 @@ impl Samplers {
             self.0.len() - 1
         });
         let sampler = &mut self.0[at];
-        if sampler.held.is_none() && now.0 >= sampler.due {
+        if sampler.held.is_none() && sampler.is_due(now) {
             sampler.due = now.0 + i64::from(interval);
             return Sampled::Now(frame, id);
         }
@@ -187,13 +195,21 @@ impl Samplers {
     /// What waited and whose time has come; later, when there is to be another look.
     pub(super) fn release(&mut self, now: Timestamp, mut take: impl FnMut(Sample, EventId)) {
         for sampler in &mut self.0 {
-            if now.0 >= sampler.due
+            if sampler.is_due(now)
                 && let Some((frame, id)) = sampler.held.take()
             {
                 sampler.due = now.0 + i64::from(sampler.interval);
                 take(frame, id);
             }
         }
+    }
+
+    /// All that waited, the oldest first.
+    pub(super) fn release_all(&mut self, mut take: impl FnMut(Sample, EventId)) {
+        let mut held: SmallVec<[_; 2]> =
+            self.0.iter_mut().filter_map(|sampler| sampler.held.take()).collect();
+        held.sort_by_key(|(_, id)| id.sequence);
+        held.into_iter().for_each(|(frame, id)| take(frame, id));
     }
 
     /// How many wait.

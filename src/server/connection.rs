@@ -43,8 +43,8 @@ pub(crate) enum Effect {
     Publish { events: Vec<Event>, answer: Answer },
     /// Look at the connection's timer at this tick, besides its usual look.
     LookAt(Tick),
-    /// Close, when everything is written.
-    Close,
+    /// Deliver nothing more, write these last words behind all that is owed, and close.
+    Close(Bytes),
 }
 
 /// Makes the answer to a publisher, if it gets one, from the id of the last event, or from why none was taken.
@@ -370,8 +370,8 @@ impl Connection {
                 Ok(progress) => progress,
                 Err(error) => {
                     cx.shared.metrics.fault(error.label());
-                    cx.send(ws::close_frame(error.close_code(), &error.to_string()));
-                    return self.close(cx);
+                    let last = ws::close_frame(error.close_code(), &error.to_string());
+                    return self.close_with(last, cx);
                 }
             };
             let mut said = None;
@@ -382,11 +382,11 @@ impl Connection {
                 Some(ws::Message::Pong(_)) => {}
                 Some(ws::Message::Close(frame)) => {
                     // The code comes back (RFC 6455, 5.5.1); without one, a close without one.
-                    match frame {
-                        Some(frame) => cx.send(ws::close_frame(frame.code, "")),
-                        None => cx.send(ws::frame(ws::OpCode::Close, b"")),
-                    }
-                    return self.close(cx);
+                    let last = match frame {
+                        Some(frame) => ws::close_frame(frame.code, ""),
+                        None => ws::frame(ws::OpCode::Close, b""),
+                    };
+                    return self.close_with(last, cx);
                 }
                 None if used == 0 => return,
                 None => {}
@@ -407,9 +407,14 @@ impl Connection {
     }
 
     fn close(&mut self, cx: &mut Context<'_>) {
+        self.close_with(Bytes::new(), cx);
+    }
+
+    /// Ends it with these last words.
+    fn close_with(&mut self, last: Bytes, cx: &mut Context<'_>) {
         self.leave(cx);
         self.state = State::Closing(cx.tick);
-        cx.effects.push(Effect::Close);
+        cx.effects.push(Effect::Close(last));
     }
 
     /// Keeps the loop's own filters in place of equal ones.
@@ -428,10 +433,11 @@ impl Connection {
 
     /// It fell behind, and had asked to be closed for that.
     pub(crate) fn lagged(&mut self, cx: &mut Context<'_>) {
-        if let State::Ws(_) = &self.state {
-            cx.send(ws::close_frame(1013, "too slow: events would have been lost"));
-        }
-        self.close(cx);
+        let last = match &self.state {
+            State::Ws(_) => ws::close_frame(1013, "too slow: events would have been lost"),
+            _ => Bytes::new(),
+        };
+        self.close_with(last, cx);
     }
 
     /// What it has shown of itself, where that limits it.
@@ -467,7 +473,9 @@ impl Connection {
     /// The server is going: says so in the protocol's own form.
     pub(crate) fn drain(&mut self, cx: &mut Context<'_>) {
         match &self.state {
-            State::Ws(_) => cx.send(ws::close_frame(1001, "server is shutting down")),
+            State::Ws(_) => {
+                return self.close_with(ws::close_frame(1001, "server is shutting down"), cx);
+            }
             State::Http(http) if http.receiving.is_some() => return,
             State::Http(_) | State::Sse(_) => {}
             State::Closing(_) => return,

@@ -467,10 +467,19 @@ impl<S: Socket> Core<S> {
             Effect::LookAt(tick) => {
                 self.wheel.add(tick, slot as Slot);
             }
-            Effect::Close => {
+            Effect::Close(last) => {
                 self.forget_put_off(slot);
-                self.leave_feed(slot);
+                if self.conns[slot].replay.take().is_some() {
+                    // What is live would come behind a hole.
+                    let cursor = &mut self.conns[slot].cursor;
+                    cursor.set_waits(false);
+                    let moved = cursor.abandon(&mut self.fanout, &mut self.tally);
+                    self.tell_moved(moved);
+                } else {
+                    self.leave_feed(slot);
+                }
                 let conn = &mut self.conns[slot];
+                conn.cursor.send(&mut self.fanout, last);
                 conn.closing = true;
                 // The connection's timer decides how long it may take.
                 self.wheel.add(self.tick + 1, slot as Slot);
@@ -495,7 +504,8 @@ impl<S: Socket> Core<S> {
         if self.conns[slot].blocked {
             return true;
         }
-        if self.conns[slot].replay.is_some() && self.page(slot) {
+        let conn = &self.conns[slot];
+        if conn.replay.is_some() && (conn.cursor.direct_bytes() > replay::PAGE_BYTES || self.page(slot)) {
             self.queue(slot);
         }
         let conn = &mut self.conns[slot];

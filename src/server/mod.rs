@@ -23,6 +23,8 @@ mod routes;
 #[cfg(feature = "schema")]
 mod schemas;
 mod session;
+#[cfg(test)]
+mod sim;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;

@@ -4,7 +4,8 @@
 
 use serde_json::value::RawValue;
 
-use crate::dialect::envelope;
+use crate::codec::http::Request;
+use crate::dialect::{cloudevents, envelope};
 use crate::event::Event;
 
 /// Why a body was refused, and in which of its lines (from 1).
@@ -34,6 +35,47 @@ fn line_of(body: &str, part: &str) -> usize {
     // `part` is a slice of `body`, so the difference of their addresses is its offset.
     let offset = (part.as_ptr() as usize).saturating_sub(body.as_ptr() as usize).min(body.len());
     line_behind(&body.as_bytes()[..offset])
+}
+
+/// The CloudEvents of a request, if it holds some: in JSON, in a batch, or one in headers and body.
+pub(crate) fn read_cloud_events(
+    request: &Request,
+    kind: &str,
+    body: &[u8],
+    check: Check<'_>,
+) -> Option<Result<Vec<Event>, BodyError>> {
+    let is_batch = kind == "application/cloudevents-batch+json";
+    if !is_batch && kind != "application/cloudevents+json" {
+        request.header("ce-specversion")?;
+        let event = cloudevents::read_binary(request.headers(), request.header("content-type"), body);
+        return Some(checked(event, check).map(|event| vec![event]));
+    }
+    Some(read_cloud_events_json(body, is_batch, check))
+}
+
+fn read_cloud_events_json(body: &[u8], is_batch: bool, check: Check<'_>) -> Result<Vec<Event>, BodyError> {
+    let body = simdutf8::compat::from_utf8(body).map_err(|error| {
+        BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
+    })?;
+    let read = |text: &str| {
+        let event = checked(cloudevents::read_structured(text), check);
+        event.map_err(|error| BodyError { line: line_of(body, text), ..error })
+    };
+    if !is_batch {
+        return Ok(vec![read(body)?]);
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(body)
+        .map_err(|e| BodyError::new(e.line(), format!("not a JSON array: {e}")))?;
+    items.into_iter().map(|item| read(item.get())).collect()
+}
+
+/// An event that was read, if it may be published; the line of an error is 1.
+fn checked(event: Result<Event, String>, check: Check<'_>) -> Result<Event, BodyError> {
+    let event = event.map_err(|error| BodyError::new(1, error))?;
+    match check(&event) {
+        Ok(()) => Ok(event),
+        Err(error) => Err(BodyError { label: "schema", ..BodyError::new(1, error) }),
+    }
 }
 
 /// The events of a body. `lines`: the content type says NDJSON.
@@ -68,11 +110,7 @@ fn read_one(body: &str, text: &str, check: Check<'_>) -> Result<Event, BodyError
 
 /// One event that may be published; the line of an error is 1.
 fn read_event(text: &str, check: Check<'_>) -> Result<Event, BodyError> {
-    let event = envelope::read_event(text).map_err(|error| BodyError::new(1, error.to_string()))?;
-    match check(&event) {
-        Ok(()) => Ok(event),
-        Err(error) => Err(BodyError { label: "schema", ..BodyError::new(1, error) }),
-    }
+    checked(envelope::read_event(text).map_err(|error| error.to_string()), check)
 }
 
 fn read_lines(body: &str, check: Check<'_>) -> Result<Vec<Event>, BodyError> {

@@ -22,7 +22,7 @@ use crate::codec::ws::{self, PerMessageDeflate};
 use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{Dialect, Encoding, OnLag, Opening, Place, shortened, split_entity};
 use crate::engine::Refused;
-use crate::event::EventId;
+use crate::event::{Event, EventId};
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::sync::lock;
@@ -325,7 +325,11 @@ impl Answer<'_, '_> {
         }
         let kind = self.request.header("content-type").unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let config = self.cx.config;
+        let check = |event: &Event| config.check_event(event);
+        let cloud_events = publish::read_cloud_events(self.request, &kind, body, &check);
         let lines = match kind.as_str() {
+            _ if cloud_events.is_some() => false,
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
             // What `curl -d` sends when it is told nothing.
             "" | "application/json" | "application/x-www-form-urlencoded" | "text/plain" | "text/json" => {
@@ -333,14 +337,13 @@ impl Answer<'_, '_> {
             }
             other => {
                 let error = format!(
-                    "content type {} is not taken: send application/json or application/x-ndjson",
+                    "content type {} is not taken: send application/json, application/x-ndjson or CloudEvents",
                     shortened(other)
                 );
                 return self.error(415, "media_type", &error, &[]);
             }
         };
-        let config = self.cx.config;
-        let events = match publish::read_body(body, lines, &|event| config.check_event(event)) {
+        let events = match cloud_events.unwrap_or_else(|| publish::read_body(body, lines, &check)) {
             Ok(events) => events,
             Err(fault) => {
                 self.cx.shared.metrics.fault(fault.label);

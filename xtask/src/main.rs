@@ -23,6 +23,7 @@ cargo xtask COMMAND
   asan          the bus's stress test under AddressSanitizer (nightly)
   mutants [TXT] that the models notice each change listed in loom-tests/README.md
   autobahn      every case of the WebSocket suite, with and without compression; `autobahn fast`: some
+  sim [RUNS]    the server over a simulated network, so many seeds (3000); --seed N: that one, step by step
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
   ci            everything that CI runs, in its order
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Some("asan") => asan(&mut totals),
         Some("mutants") => mutants::check(rest),
         Some("autobahn") => autobahn::check(rest == Some("fast")),
+        Some("sim") => sim(&args[1..], &mut totals),
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
         Some("ci") => ci(&mut totals),
@@ -100,6 +102,21 @@ fn asan(totals: &mut Totals) -> Outcome {
     )
 }
 
+/// Many seeds of the simulated network, or one of them, told step by step.
+fn sim(args: &[String], totals: &mut Totals) -> Outcome {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (seed, runs, trace) = match args.as_slice() {
+        ["--seed", seed] => (*seed, "1", Some(("FANWIRE_SIM_TRACE", "1"))),
+        [] => ("1", "3000", None),
+        [runs] => ("1", *runs, None),
+        _ => return Err("sim takes a number of seeds, or --seed N".to_owned()),
+    };
+    let mut env = vec![("FANWIRE_SIM_SEED", seed), ("FANWIRE_SIM_RUNS", runs)];
+    env.extend(trace);
+    let test = "server::sim::whatever_the_network_does_the_promises_hold";
+    run::tests(&["test", "--release", "--lib", test, "--", "--nocapture"], &env, totals)
+}
+
 fn fuzz(seconds: Option<&str>) -> Outcome {
     run::need("fuzz/Cargo.toml")?;
     let seconds: u64 =
@@ -148,6 +165,7 @@ fn ci(totals: &mut Totals) -> Outcome {
     test(totals)?;
     // Ten million streams come and go: too many for a debug build.
     run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
+    sim(&["100".to_owned()], totals)?;
     loom(None, totals)?;
     mutants::check(None)?;
     asan(totals)?;

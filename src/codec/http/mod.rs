@@ -101,6 +101,11 @@ impl Request {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// All headers, as they came.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Every value of a header.
     pub fn headers_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers
@@ -144,6 +149,11 @@ impl Request {
             (decoded(name), decoded(value))
         })
     }
+}
+
+/// Percent-decodes a header's value; `None` where an escape is broken or the outcome is not UTF-8.
+pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
+    decode(text, false)
 }
 
 /// Percent-decodes; `None` where an escape is broken or the outcome is not UTF-8.

@@ -53,6 +53,9 @@ impl<S: Socket> Core<S> {
                 }
                 ReaderItem::Gap { shard, missed, from, to } => {
                     metrics.loop_gaps.inc_by(missed);
+                    if let Some(snapshot) = snapshot {
+                        snapshot.forget();
+                    }
                     if continuity.is_some() {
                         // The next event's id tells.
                         return;

@@ -15,7 +15,7 @@ use crate::feed::{Cursor, Fanout, Tally};
 use crate::filter::Filter;
 
 /// Bytes of a page, about.
-const PAGE_BYTES: usize = 64 * 1024;
+pub(super) const PAGE_BYTES: usize = 64 * 1024;
 
 /// Events looked at for a page.
 const PAGE_EVENTS: u64 = 1024;

@@ -123,12 +123,17 @@ impl<S: Socket> Core<S> {
         }
         let Books { written, dropped, conflated } = self.books;
         let feeds = self.fanout.books;
+        let conflated = conflated + self.tally.conflated + feeds.sampled_out as i64;
+        // What was counted as dropped ahead of its place waits there no more; and if it was let go there, it was
+        // counted twice.
+        let twice = conflated.min(0).unsigned_abs();
+        let dropped = dropped + self.tally.dropped - twice.saturating_sub(pending);
         Ledger {
             matched: feeds.matched,
             written: written + self.tally.events,
-            pending,
-            dropped: dropped + self.tally.dropped,
-            conflated: (conflated + self.tally.conflated) as u64 + feeds.sampled_out,
+            pending: pending.saturating_sub(twice),
+            dropped,
+            conflated: conflated.max(0) as u64,
         }
     }
 
@@ -230,5 +235,37 @@ impl<S: Socket> Core<S> {
             }
         }
         self.unreported = true;
+    }
+}
+
+/// What a loop has, as tests look at it.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Audit {
+    /// What the ledger is out by.
+    pub(crate) difference: i64,
+    pub(crate) pending: u64,
+    pub(crate) words: String,
+    pub(crate) held_bytes: usize,
+    pub(crate) connections: usize,
+    pub(crate) feeds: usize,
+    /// Events taken from the bus.
+    pub(crate) events_read: u64,
+}
+
+#[cfg(test)]
+impl<S: Socket> Core<S> {
+    pub(crate) fn audit(&self) -> Audit {
+        let ledger = self.ledger();
+        let own: usize = self.conns.iter().map(|(_, conn)| conn.cursor.direct_bytes()).sum();
+        Audit {
+            difference: ledger.difference(),
+            pending: ledger.pending,
+            words: if ledger.difference() == 0 { String::new() } else { format!("{ledger:?}") },
+            held_bytes: self.fanout.bytes() + own,
+            connections: self.conns.len(),
+            feeds: self.shared.metrics.feeds.get() as usize,
+            events_read: (0..self.shared.bus.shards() as u16).map(|s| self.reader.position(s)).sum(),
+        }
     }
 }

@@ -1,0 +1,255 @@
+//! CloudEvents 1.0 as they are published over HTTP: structured, batched and binary, to events.
+//!
+//! Imports `event` and `codec`. Always: what the specification forbids is refused with its attribute's name;
+//! the payload is the event's data, as it came.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
+
+use crate::codec::http::percent_decode;
+use crate::event::{Event, Timestamp, json};
+
+/// The attributes of one event: those of the specification, and extensions.
+type Attributes<'a> = HashMap<Cow<'a, str>, Cow<'a, str>>;
+
+/// How a body's data is to be taken.
+enum Data<'a> {
+    None,
+    /// JSON text.
+    Json(Cow<'a, str>),
+    /// Text that is no JSON.
+    Text(Cow<'a, str>),
+    /// The base64 of bytes.
+    Base64(Cow<'a, str>),
+}
+
+/// Reads an event in JSON: `application/cloudevents+json`, or one of a batch.
+pub(crate) fn read_structured(text: &str) -> Result<Event, String> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err("not a CloudEvent: expected a JSON object".to_owned());
+    }
+    let members: HashMap<String, &RawValue> =
+        serde_json::from_str(text).map_err(|error| format!("not a CloudEvent: {error}"))?;
+    let mut attributes = Attributes::new();
+    let (mut data, mut base64) = (None, None);
+    for (name, value) in members {
+        let value = value.get();
+        match name.as_str() {
+            // JSON's null is the same as none (JSON format, 2.2), but as data it is a value.
+            "data" => data = Some(value),
+            _ if value == "null" => {}
+            "data_base64" => base64 = Some(read_string(&name, value)?),
+            _ => {
+                check_name(&name)?;
+                let value = match value.as_bytes().first() {
+                    Some(b'"') => Cow::Owned(read_string(&name, value)?),
+                    Some(b'{' | b'[') => return Err(format!("{name} is neither text, number nor boolean")),
+                    _ => Cow::Borrowed(value),
+                };
+                attributes.insert(name.into(), value);
+            }
+        }
+    }
+    let is_json = is_json(attributes.get("datacontenttype").map_or("application/json", |kind| &**kind));
+    let data = match (data, base64) {
+        (Some(_), Some(_)) => return Err("data and data_base64 exclude each other".to_owned()),
+        (None, None) => Data::None,
+        (None, Some(base64)) => {
+            STANDARD.decode(&base64).map_err(|error| format!("data_base64: {error}"))?;
+            Data::Base64(base64.into())
+        }
+        // Data of another kind stands there as a string; its JSON is a string's either way.
+        (Some(data), None) if !is_json && !data.starts_with('"') => {
+            return Err("data whose datacontenttype is not JSON is a string or in data_base64".to_owned());
+        }
+        (Some(data), None) => Data::Json(data.into()),
+    };
+    build(&attributes, data)
+}
+
+/// Reads an event whose attributes are headers named `ce-…` and whose data is the body.
+pub(crate) fn read_binary<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    content_type: Option<&'a str>,
+    body: &'a [u8],
+) -> Result<Event, String> {
+    let mut attributes = Attributes::new();
+    for (name, value) in headers {
+        let Some(name) = name.get(..3).filter(|start| start.eq_ignore_ascii_case("ce-")).map(|_| &name[3..])
+        else {
+            continue;
+        };
+        let name = name.to_ascii_lowercase();
+        check_name(&name)?;
+        let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
+        let value = percent_decode(value).ok_or_else(|| format!("ce-{name} is not percent-encoded UTF-8"))?;
+        if attributes.insert(name.clone().into(), value).is_some() {
+            return Err(format!("ce-{name} comes twice"));
+        }
+    }
+    let text = std::str::from_utf8(body).ok();
+    let kind = content_type.unwrap_or("application/json");
+    let data = match text {
+        _ if body.is_empty() => Data::None,
+        Some(text) if is_json(kind) => Data::Json(text.into()),
+        Some(text) if kind.to_ascii_lowercase().starts_with("text/") || kind.contains("xml") => {
+            Data::Text(text.into())
+        }
+        None if is_json(kind) => return Err("data is not valid UTF-8".to_owned()),
+        _ => Data::Base64(STANDARD.encode(body).into()),
+    };
+    build(&attributes, data)
+}
+
+fn read_string(name: &str, value: &str) -> Result<String, String> {
+    serde_json::from_str(value).map_err(|_| format!("{name} is not a string"))
+}
+
+/// Attributes are named by lower-case letters and digits (CloudEvents, 3.1).
+fn check_name(name: &str) -> Result<(), String> {
+    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        return Ok(());
+    }
+    Err(format!("'{}' is no attribute's name: lower-case letters and digits", super::shortened(name)))
+}
+
+/// `application/json`, or a type whose text is JSON.
+fn is_json(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind.ends_with("/json") || kind.ends_with("+json")
+}
+
+fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Event, String> {
+    let get = |name: &str| attributes.get(name).map(|value| &**value);
+    let required = |name: &str| {
+        get(name).filter(|value| !value.is_empty()).ok_or_else(|| format!("{name} is missing or empty"))
+    };
+    match required("specversion")? {
+        "1.0" => {}
+        other => return Err(format!("specversion {} is not 1.0", super::shortened(other))),
+    }
+    let mut builder = Event::builder(required("type")?).source(required("source")?);
+    let id = required("id")?;
+    // Source and id together name a CloudEvent: without a correlation of its own, the id ties copies together.
+    builder = builder.correlation(get("correlationid").unwrap_or(id));
+    if let Some(time) = get("time") {
+        let time: Timestamp = time.parse().map_err(|_| "time is not RFC 3339".to_owned())?;
+        builder = builder.timestamp(time);
+    }
+    if let Some(stream) = get("streamid").or(get("partitionkey")) {
+        builder = builder.stream(stream);
+    }
+    if let Some(execution) = get("executionid") {
+        builder = builder.execution(execution);
+    }
+    if let Some(channel) = get("channel") {
+        builder = builder.channel(channel);
+    }
+    match (get("entitykind"), get("entityid").or(get("subject"))) {
+        (None, None) => {}
+        (kind, id) => builder = builder.entity(kind.unwrap_or("subject"), id.unwrap_or_default()),
+    }
+    match data {
+        Data::None => {}
+        Data::Json(text) => builder = builder.json(text),
+        Data::Text(text) | Data::Base64(text) => {
+            let mut quoted = String::with_capacity(text.len() + 2);
+            json::write_string(&text, &mut quoted);
+            builder = builder.json(quoted);
+        }
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The event of the specification's examples, with these members besides.
+    fn example(more: &str) -> String {
+        format!(
+            r#"{{"specversion":"1.0","type":"com.github.pull_request.opened","source":"https://github.com/cloudevents/spec/pull","subject":"123","id":"A234-1234-1234","time":"2018-04-05T17:31:00Z","comexampleextension1":"value","comexampleothervalue":5{more}}}"#
+        )
+    }
+
+    #[test]
+    fn the_specifications_examples_are_read() {
+        let xml = r#","datacontenttype":"text/xml","data":"<much wow=\"xml\"/>""#;
+        let event = read_structured(&example(xml)).expect("the specification's own");
+        assert_eq!(event.event_type(), "com.github.pull_request.opened");
+        assert_eq!(event.source(), Some("https://github.com/cloudevents/spec/pull"));
+        assert_eq!(event.entity(), Some(("subject", "123")));
+        assert_eq!(event.correlation(), Some("A234-1234-1234"));
+        assert_eq!(event.timestamp().to_string(), "2018-04-05T17:31:00.000000Z");
+        assert_eq!(event.payload(), r#""<much wow=\"xml\"/>""#);
+        let object = r#","unsetextension":null,"datacontenttype":"application/json","data":{"appinfoA":"abc","appinfoB":123,"appinfoC":true}"#;
+        let event = read_structured(&example(object)).expect("the JSON format's own");
+        assert_eq!(event.payload(), r#"{"appinfoA":"abc","appinfoB":123,"appinfoC":true}"#);
+        let bytes = r#","datacontenttype":"application/vnd.apache.thrift.binary","data_base64":"aGVsbG8=""#;
+        assert_eq!(read_structured(&example(bytes)).expect("base64").payload(), r#""aGVsbG8=""#);
+        assert_eq!(read_structured(&example(r#","data":null"#)).expect("null").payload(), "null");
+        assert_eq!(read_structured(&example("")).expect("no data").payload(), "{}");
+    }
+
+    #[test]
+    fn the_http_bindings_binary_example_is_read() {
+        let headers = [
+            ("Host", "webhook.example.com"),
+            ("ce-specversion", "1.0"),
+            ("ce-type", "com.example.someevent"),
+            ("CE-Time", "2018-04-05T03:56:24Z"),
+            ("ce-id", "1234-1234-1234"),
+            ("ce-source", "/mycontext/subcontext"),
+            ("ce-channel", "Euro%20%E2%82%AC%20%F0%9F%98%80"),
+        ];
+        let read = |kind, body| read_binary(headers.into_iter(), kind, body);
+        let event =
+            read(Some("application/json; charset=utf-8"), br#"{ "a" : 1 }"#).expect("the binding's own");
+        assert_eq!((event.event_type(), event.payload()), ("com.example.someevent", r#"{"a":1}"#));
+        assert_eq!(event.channel(), Some("Euro € 😀"));
+        assert_eq!(read(Some("text/plain"), b"say \"hi\"").expect("text").payload(), r#""say \"hi\"""#);
+        assert_eq!(
+            read(Some("application/octet-stream"), b"\xff\x00").expect("bytes").payload(),
+            r#""/wA=""#
+        );
+        assert_eq!(read(None, b"").expect("nothing").payload(), "{}");
+        assert!(read(Some("application/json"), b"{").is_err());
+    }
+
+    #[test]
+    fn extensions_become_attributes_where_they_have_one() {
+        let text = r#","correlationid":"run-42","partitionkey":"webhook","executionid":"ex-1","channel":"dev","entitykind":"task","entityid":"t-1""#;
+        let event = read_structured(&example(text)).expect("valid");
+        assert_eq!(event.correlation(), Some("run-42"));
+        assert_eq!((event.stream(), event.execution()), (Some("webhook"), Some("ex-1")));
+        assert_eq!((event.channel(), event.entity()), (Some("dev"), Some(("task", "t-1"))));
+    }
+
+    #[test]
+    fn what_the_specification_forbids_is_named() {
+        let minimal =
+            |more: &str| format!(r#"{{"specversion":"1.0","type":"t","source":"s","id":"i"{more}}}"#);
+        assert!(read_structured(&minimal("")).is_ok());
+        for (text, want) in [
+            (minimal("").replace("1.0", "0.3"), "specversion 0.3 is not 1.0"),
+            (minimal("").replace(r#","id":"i""#, ""), "id is missing"),
+            (minimal("").replace(r#""source":"s""#, r#""source":"""#), "source is missing or empty"),
+            (minimal(r#","time":"yesterday""#), "time is not RFC 3339"),
+            (minimal(r#","Upper":"x""#), "'Upper' is no attribute's name"),
+            (minimal(r#","ext":{}"#), "ext is neither"),
+            (minimal(r#","data":1,"data_base64":"""#), "data and data_base64"),
+            (minimal(r#","data_base64":"*""#), "data_base64: "),
+            (minimal(r#","datacontenttype":"text/plain","data":{}"#), "data whose datacontenttype"),
+            ("[]".to_owned(), "not a CloudEvent"),
+        ] {
+            let error = read_structured(&text).expect_err(&text);
+            assert!(error.starts_with(want), "{text}: {error}");
+        }
+        let twice = [("ce-id", "1"), ("CE-ID", "2")];
+        assert!(read_binary(twice.into_iter(), None, b"").expect_err("twice").contains("twice"));
+    }
+}

@@ -1,0 +1,303 @@
+//! Whether a connection was told what it should have been: the promises, said once more and independently of
+//! the server.
+//!
+//! Imports its siblings. Always: what is wrong is said with the numbers of the events.
+
+use super::books::{Entry, From, Interest, Log, Seen};
+
+type Checked = Result<(), String>;
+
+/// A connection's story so far against the log. `complete`: all that it was owed has reached it.
+pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
+    once_and_in_order(seen, log)?;
+    if log.by_shard.len() > 1 {
+        return totals(seen, log, complete);
+    }
+    let Some(live) = without_replays(seen, log, complete)? else { return Ok(()) };
+    Walk { log, states: vec![(0, 0)], interest: Interest::default(), raw_below: 0 }.run(&live, complete)?;
+    if complete { latest_came(seen, log) } else { Ok(()) }
+}
+
+/// Each event at most once, wanted, and in its shard's order; a replay may go back.
+fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
+    // In which replay each came last. What was told under an interest that is gone may be asked for again.
+    let mut had = vec![0; log.entries.len()];
+    let (mut replay, mut below) = (1, 0);
+    let mut last = vec![None; log.by_shard.len()];
+    let mut interest = &Interest::default();
+    for item in seen {
+        match item {
+            Seen::Event(n) => {
+                let entry = log.entry(*n);
+                let before = std::mem::replace(&mut had[*n as usize], replay);
+                if before == replay || (before > 0 && *n >= below) {
+                    return Err(format!("event {n} came twice"));
+                }
+                if !interest.wants(entry) {
+                    return Err(format!("event {n} was not asked for: {entry:?}, {interest:?}"));
+                }
+                let last = &mut last[usize::from(entry.id.shard)];
+                // A sample comes when its time has come, whatever else came before.
+                if last.is_some_and(|last| last > *n) && !interest.samples() {
+                    return Err(format!("event {n} came behind {last:?}"));
+                }
+                *last = (*last).max(Some(*n));
+            }
+            Seen::Change { interest: new, from, high, .. } => {
+                interest = new;
+                if from.is_some() {
+                    last.fill(None);
+                    (replay, below) = (replay + 1, *high);
+                }
+            }
+            Seen::Gap { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// With several shards the order among them is not told, nor where a gap belongs: sums must do.
+fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
+    if !complete {
+        return Ok(());
+    }
+    let (mut had, mut least, mut most) = (0, 0, 0);
+    let mut interest = &Interest::default();
+    let mut since = (0, 0);
+    for item in seen {
+        match item {
+            Seen::Event(_) => had += 1,
+            Seen::Gap { missed: Some(missed), .. } => had += missed,
+            Seen::Gap { missed: None, .. } | Seen::Change { from: Some(_), .. } => return Ok(()),
+            Seen::Change { interest: new, low, high, .. } => {
+                least += log.count(|e| interest.wants(e), since.1, *low, &[]);
+                most += log.count(|e| interest.wants(e), since.0, *high, &[]);
+                (interest, since) = (new, (*low, *high));
+            }
+        }
+        if interest.is_thin() {
+            return Ok(());
+        }
+    }
+    least += log.count(|e| interest.wants(e), since.1, log.len(), &[]);
+    most += log.count(|e| interest.wants(e), since.0, log.len(), &[]);
+    if (least..=most).contains(&had) {
+        return Ok(());
+    }
+    Err(format!("{had} events came or were told as missed, not {least} to {most}"))
+}
+
+/// The live part of a story: replays are looked at here, and left out. None where it can't be known what was
+/// a replay's. The resume of a connection that wanted nothing before stays: it is one run with what is live.
+fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Vec<Seen>>, String> {
+    let mut live = Vec::with_capacity(seen.len());
+    let mut at = 0;
+    while let Some(item) = seen.get(at) {
+        at += 1;
+        live.push(item.clone());
+        let Seen::Change { interest, from: Some((from, except)), low, high } = item else { continue };
+        if matches!(from, From::Unknown) || (matches!(from, From::After(_)) && except.0.is_empty()) {
+            continue;
+        }
+        if low != high {
+            return Ok(None);
+        }
+        let Some((filter, _)) = interest.0.last() else { continue };
+        let wants = |e: &Entry| e.is_wanted(*filter) && !except.wants(e);
+        let mut replayed = Vec::new();
+        let (mut missed, mut excused) = (0, Vec::new());
+        while let Some(item) = seen.get(at) {
+            match item {
+                Seen::Event(n) if n < low => replayed.push(*n),
+                Seen::Gap { missed: some, from, to, .. } if log.place(*to).is_some_and(|to| to < *low) => {
+                    missed += some.unwrap_or(0);
+                    let first = log.place(*from).map_or(0, |from| from + 1);
+                    excused.push((first, log.place(*to).map_or(0, |to| to + 1)));
+                }
+                _ => break,
+            }
+            at += 1;
+        }
+        if let Some(n) = replayed.iter().find(|n| !wants(log.entry(**n))) {
+            return Err(format!("{n} was replayed, though it was there before or never asked for"));
+        }
+        // Who is let go gets no more events, but may get answers that it waits for.
+        let goes_on = complete || seen[at..].iter().any(|item| matches!(item, Seen::Event(_)));
+        let oldest = low.saturating_sub(log.capacity);
+        match from {
+            From::After(id) => {
+                let due = log.count(wants, id + 1, *low, &excused);
+                let got = replayed.iter().filter(|n| !excused.iter().any(|r| (r.0..r.1).contains(n))).count();
+                if goes_on && due != got as u64 {
+                    return Err(format!("behind {id} and before {low}: {got} replayed of {due}"));
+                }
+            }
+            From::Newest(count) => {
+                if replayed.len() as u64 + missed > *count as u64 {
+                    return Err(format!("{} replayed and {missed} missed of {count}", replayed.len()));
+                }
+                let due = log.count(wants, oldest, *low, &[]).min(*count as u64);
+                if goes_on && replayed.len() as u64 + missed != due {
+                    return Err(format!("{} replayed and {missed} missed of {due}", replayed.len()));
+                }
+            }
+            From::Snapshot => {
+                let key = |n: u64| log.entry(n).key();
+                if let Some(n) = replayed.iter().find(|n| (**n + 1..*low).any(|later| key(later) == key(**n)))
+                {
+                    return Err(format!("{n} is not the latest of its key before {low}"));
+                }
+            }
+            From::Unknown => {}
+        }
+    }
+    Ok(Some(live))
+}
+
+/// A client that lets some be left out has the latest of each key in the end, if it was told of no gap.
+fn latest_came(seen: &[Seen], log: &Log) -> Checked {
+    let begin = seen.iter().rposition(|item| matches!(item, Seen::Change { .. }));
+    let Some((begin, Seen::Change { interest, high, .. })) = begin.map(|at| (at, &seen[at])) else {
+        return Ok(());
+    };
+    let told = &seen[begin..];
+    if !interest.is_thin() || told.iter().any(|item| matches!(item, Seen::Gap { .. })) {
+        return Ok(());
+    }
+    let had = |n: u64| seen.iter().any(|item| matches!(item, Seen::Event(seen) if *seen == n));
+    for n in *high..log.len() {
+        let entry = log.entry(n);
+        if !interest.wants(entry) || had(n) {
+            continue;
+        }
+        let later =
+            |wants: &dyn Fn(&Entry) -> bool| (n + 1..log.len()).any(|n| wants(log.entry(n)) && had(n));
+        let is_excused = match interest.least(entry) {
+            // Another sample of the same rate came later.
+            Some(super::books::Policy::Sample(rate)) => {
+                later(&|e| interest.least(e) == Some(super::books::Policy::Sample(rate)))
+            }
+            Some(super::books::Policy::Conflate) => later(&|e| e.key() == entry.key() && interest.wants(e)),
+            _ => false,
+        };
+        if !is_excused {
+            return Err(format!(
+                "event {n} was left out, and nothing of it came later: {entry:?}, {interest:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// One shard: every hole between two events is told where it is, to the number.
+struct Walk<'a> {
+    log: &'a Log,
+    /// Where the connection may be, and how many events it may be short of since the last one that came.
+    states: Vec<(u64, u64)>,
+    interest: Interest,
+    /// Gaps that end before this one are a replay's: they count what the ring lost, whoever wanted it.
+    raw_below: u64,
+}
+
+/// What stood between two events.
+struct Between {
+    told: u64,
+    excused: Vec<(u64, u64)>,
+    /// Some may have been left out without a word.
+    loose: bool,
+}
+
+impl Walk<'_> {
+    fn run(mut self, seen: &[Seen], complete: bool) -> Checked {
+        let mut rest = seen;
+        loop {
+            let end = rest.iter().position(|item| matches!(item, Seen::Event(_))).unwrap_or(rest.len());
+            let between = self.pass(&rest[..end], end == rest.len())?;
+            let Some(Seen::Event(n)) = rest.get(end) else {
+                return if complete && !between.loose {
+                    self.fits(self.log.len(), &between).map_err(|e| format!("at the end: {e}"))
+                } else {
+                    Ok(())
+                };
+            };
+            self.fits(*n, &between).map_err(|error| format!("before event {n}: {error}"))?;
+            self.states = vec![(n + 1, 0)];
+            rest = &rest[end + 1..];
+        }
+    }
+
+    /// Whether what was told makes up for what did not come before `to`.
+    fn fits(&self, to: u64, between: &Between) -> Checked {
+        let Between { told, excused, loose } = between;
+        let short = |(from, short): &(u64, u64)| {
+            (*from <= to || *loose)
+                .then(|| short + self.log.count(|e| self.interest.wants(e), *from, to, excused))
+        };
+        let shorts: Vec<Option<u64>> = self.states.iter().map(short).collect();
+        // What a gap of unknown length covers, another one with a number may cover too.
+        let fits = |short: &u64| short == told || *loose || (!excused.is_empty() && short < told);
+        if shorts.iter().flatten().any(fits) {
+            return Ok(());
+        }
+        Err(format!(
+            "{told} told as missed, short of {shorts:?} from {:?}, excused {excused:?}, for {:?}",
+            self.states, self.interest
+        ))
+    }
+
+    fn pass(&mut self, run: &[Seen], is_last: bool) -> Result<Between, String> {
+        let mut between = Between { told: 0, excused: Vec::new(), loose: self.interest.is_thin() };
+        let mut raw_below = self.raw_below;
+        for item in run {
+            match item {
+                Seen::Change { from: Some((From::After(_), _)), low, .. } => raw_below = *low,
+                Seen::Gap { missed, from, to, recoverable } => {
+                    let first = self.log.place(*from).map_or(0, |from| from + 1);
+                    let end = self.log.place(*to).map_or(0, |to| to + 1);
+                    match missed {
+                        Some(missed) if to.is_none() || end > raw_below => between.told += missed,
+                        Some(missed) if end != first + *missed || *recoverable => {
+                            return Err(format!("a replay's gap of {missed} from {first} to {end}"));
+                        }
+                        _ => between.excused.push((first, end)),
+                    }
+                }
+                _ => {}
+            }
+        }
+        for item in run {
+            let Seen::Change { interest, from, low, high } = item else { continue };
+            let mut next = Vec::new();
+            for (at, short) in &self.states {
+                for place in (*low).max(*at)..=*high {
+                    let wants = |e: &Entry| self.interest.wants(e);
+                    next.push((place, short + self.log.count(wants, *at, place, &between.excused)));
+                }
+            }
+            next.sort_unstable();
+            next.dedup();
+            if next.is_empty() {
+                return Err(format!("an interest of {low} to {high} came behind {:?}", self.states));
+            }
+            self.states = next;
+            between.loose |= interest.is_thin();
+            self.interest = interest.clone();
+            match from {
+                Some((From::After(id), except)) if except.0.is_empty() => {
+                    self.raw_below = *low;
+                    self.states = vec![(id + 1, 0)];
+                }
+                Some((From::Unknown, _)) => {
+                    let is_word = |item: &Seen| {
+                        matches!(item, Seen::Gap { missed: None, recoverable: false, to: None, .. })
+                    };
+                    if !is_last && !run.iter().any(is_word) {
+                        return Err("a resume that can't be honoured, and no word of it".to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(between)
+    }
+}

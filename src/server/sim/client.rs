@@ -1,0 +1,527 @@
+//! Clients of the simulation: what they say, and what they make of the answers.
+//!
+//! Imports its siblings. Always: a client knows what it asked for and in which order, and takes nothing else
+//! for an answer.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+use super::books::{FILTERS, From, Interest, KINDS, Log, Policy, SOURCES, Seen};
+use super::decode::{Inbox, masked};
+use super::net::{ClientEnd, End};
+use super::{Dice, Fault};
+use crate::event::EventId;
+
+/// What a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ws,
+    Sse,
+    /// Publishes by `POST /publish`.
+    Post,
+    /// Sends what nobody should.
+    Noise,
+}
+
+/// Something a client waits for an answer to.
+#[derive(Debug)]
+struct Asked {
+    message_id: String,
+    /// Bytes sent when it was said.
+    sent: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Subscribe { name: String, filter: u8, policy: Policy, from: Option<From> },
+    Unsubscribe { name: String },
+    Publish(u64),
+    Other(&'static str),
+}
+
+/// How a connection ended, for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Refused with this status.
+    Refused(u16),
+    /// A close frame with this code.
+    Close(u16),
+    Ended,
+    /// In the middle of a word.
+    CutOff,
+    Broken,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) number: usize,
+    pub(super) kind: Kind,
+    pub(super) end: ClientEnd,
+    inbox: Inbox,
+    has_head: bool,
+    /// Bytes taken in one step.
+    pub(super) pace: usize,
+    pub(super) is_stalled: bool,
+    /// It has stalled some time: then it may be let go.
+    pub(super) has_stalled: bool,
+    /// It answers no pings.
+    pub(super) is_mute: bool,
+    /// It has said that it goes.
+    pub(super) is_leaving: bool,
+    pub(super) seen: Vec<Seen>,
+    subscriptions: Vec<(String, u8, Policy)>,
+    asked: VecDeque<Asked>,
+    next_id: u64,
+    first: Option<(u8, Policy, Option<From>)>,
+    request_bytes: u64,
+    /// The last event that it had, to come back with.
+    pub(super) last_event: Option<EventId>,
+    pub(super) outcome: Option<Outcome>,
+    posts: VecDeque<u64>,
+    /// What goes wrong on its way, if something is planted.
+    pub(super) fault: Option<Fault>,
+    swapped: Option<Seen>,
+}
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+fn filter_json(filter: u8) -> Value {
+    match filter {
+        0 => json!({}),
+        1 => json!({"event_types": ["a.b"]}),
+        2 => json!({"event_types": ["a.*"]}),
+        3 => json!({"sources": ["s1"]}),
+        4 => json!({"event_types": ["a.*"], "sources": ["s0"]}),
+        _ => json!({"entities": ["k:1"]}),
+    }
+}
+
+fn filter_query(filter: u8) -> &'static str {
+    match filter {
+        0 => "",
+        1 => "&type=a.b",
+        2 => "&type=a.*",
+        3 => "&source=s1",
+        4 => "&type=a.*&source=s0",
+        _ => "&entity=k:1",
+    }
+}
+
+impl Client {
+    pub(super) fn new(number: usize, kind: Kind, end: ClientEnd, pace: usize) -> Self {
+        Self {
+            number,
+            kind,
+            end,
+            inbox: Inbox::default(),
+            has_head: false,
+            pace,
+            is_stalled: false,
+            has_stalled: false,
+            is_mute: false,
+            is_leaving: false,
+            seen: Vec::new(),
+            subscriptions: Vec::new(),
+            asked: VecDeque::new(),
+            next_id: 0,
+            first: None,
+            request_bytes: 0,
+            last_event: None,
+            outcome: None,
+            posts: VecDeque::new(),
+            fault: None,
+            swapped: None,
+        }
+    }
+
+    /// Opens a WebSocket; whoever is in a hurry does not wait for the answer.
+    pub(super) fn upgrade(&mut self) {
+        self.end.send(UPGRADE.as_bytes());
+    }
+
+    pub(super) fn open_stream(&mut self, filter: u8, policy: Policy, from: Option<From>, log: &Log) {
+        let mut query = format!("on_lag={}{}", policy.word(), filter_query(filter));
+        if let Policy::Sample(rate) = policy {
+            query.push_str("&max_per_second=");
+            query.push_str(&rate.to_string());
+        }
+        let mut header = String::new();
+        match from {
+            Some(From::After(n)) => header = format!("Last-Event-ID: {}\r\n", log.entry(n).id),
+            Some(From::Unknown) => header = "Last-Event-ID: zz-7\r\n".to_owned(),
+            Some(From::Newest(count)) => {
+                query.push_str("&history=");
+                query.push_str(&count.to_string());
+            }
+            Some(From::Snapshot) => query += "&snapshot=true",
+            None => {}
+        }
+        self.first = Some((filter, policy, from));
+        self.end.send(format!("GET /sse?{query} HTTP/1.1\r\nHost: sim\r\n{header}\r\n").as_bytes());
+        self.request_bytes = self.end.sent_bytes();
+    }
+
+    fn say(&mut self, dice: &mut Dice, message: &mut Value, what: What) {
+        self.next_id += 1;
+        let message_id = format!("m{}", self.next_id);
+        message["message_id"] = json!(message_id);
+        let text = message.to_string();
+        let bytes = text.as_bytes();
+        if dice.one_in(6) && bytes.len() > 2 {
+            // In two fragments, with a pong nobody asked for between them.
+            let cut = 1 + dice.up_to(bytes.len() - 1) - 1;
+            let mut first = masked(1, &bytes[..cut], dice.key());
+            first[0] &= 0x7f;
+            self.end.send(&first);
+            self.end.send(&masked(10, b"well", dice.key()));
+            self.end.send(&masked(0, &bytes[cut..], dice.key()));
+        } else {
+            self.end.send(&masked(1, bytes, dice.key()));
+        }
+        self.asked.push_back(Asked { message_id, sent: self.end.sent_bytes(), what });
+    }
+
+    pub(super) fn subscribe(&mut self, dice: &mut Dice, policy: Policy, from: Option<From>, log: &Log) {
+        let filter = dice.below(u64::from(FILTERS)) as u8;
+        let name = format!("n{}", dice.below(3));
+        let mut payload = filter_json(filter);
+        payload["subscription_id"] = json!(name);
+        payload["on_lag"] = json!(policy.word());
+        if let Policy::Sample(rate) = policy {
+            payload["max_per_second"] = json!(rate);
+        }
+        match from {
+            Some(From::After(n)) => payload["since"] = json!(log.entry(n).id.to_string()),
+            Some(From::Unknown) => payload["since"] = json!("zz-7"),
+            Some(From::Newest(count)) => payload["history"] = json!(count),
+            Some(From::Snapshot) => payload["snapshot"] = json!(true),
+            None => {}
+        }
+        let mut message = json!({"type": "subscribe", "payload": payload});
+        self.say(dice, &mut message, What::Subscribe { name, filter, policy, from });
+    }
+
+    pub(super) fn unsubscribe(&mut self, dice: &mut Dice) {
+        let Some((name, ..)) = self.subscriptions.first().cloned() else { return };
+        // Twice would be an error, as it should.
+        if self.asked.iter().any(|asked| matches!(&asked.what, What::Unsubscribe { .. })) {
+            return;
+        }
+        let mut message = json!({"type": "unsubscribe", "payload": {"subscription_id": name}});
+        self.say(dice, &mut message, What::Unsubscribe { name });
+    }
+
+    pub(super) fn ask(&mut self, dice: &mut Dice) {
+        match dice.below(3) {
+            0 => self.say(dice, &mut json!({"type": "ping"}), What::Other("pong")),
+            1 => {
+                let mut message = json!({"type": "request", "payload": {"action": "subscription_count"}});
+                self.say(dice, &mut message, What::Other("response"));
+            }
+            _ => self.say(dice, &mut json!({"type": "fly"}), What::Other("error")),
+        }
+    }
+
+    pub(super) fn publish(&mut self, dice: &mut Dice, n: u64) {
+        let mut message = json!({"type": "publish", "payload": event_json(dice, n)});
+        self.say(dice, &mut message, What::Publish(n));
+    }
+
+    /// Publishes some events in one body.
+    pub(super) fn post(&mut self, dice: &mut Dice, numbers: std::ops::Range<u64>) {
+        let count = numbers.end - numbers.start;
+        let events: Vec<String> = numbers.map(|n| event_json(dice, n).to_string()).collect();
+        let body = if dice.one_in(2) { format!("[{}]", events.join(",")) } else { events.join("\n") };
+        let head = "POST /publish HTTP/1.1\r\nHost: sim\r\n";
+        let request = if dice.one_in(3) {
+            let (first, second) = body.split_at(body.len() / 2);
+            let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{}{}0\r\n\r\n", chunk(first), chunk(second))
+        } else {
+            format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())
+        };
+        self.posts.push_back(count);
+        self.end.send(request.as_bytes());
+    }
+
+    /// Sends what nobody should.
+    pub(super) fn make_noise(&mut self, dice: &mut Dice) {
+        match dice.below(4) {
+            0 => {
+                let bytes: Vec<u8> = (0..dice.up_to(300)).map(|_| dice.below(256) as u8).collect();
+                self.end.send(&bytes);
+            }
+            1 => self
+                .end
+                .send(b"GET /healthz HTTP/1.1\r\nHost: sim\r\n\r\n".repeat(dice.up_to(200)).as_slice()),
+            2 => {
+                self.end.send(UPGRADE.as_bytes());
+                for _ in 0..dice.up_to(300) {
+                    self.end.send(&masked(9, b"flood", dice.key()));
+                }
+            }
+            _ => {
+                let mut bytes = UPGRADE.as_bytes().to_vec();
+                bytes.extend(masked(1, json!({"type": "subscribe"}).to_string().as_bytes(), dice.key()));
+                let at = dice.below(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << dice.below(8);
+                self.end.send(&bytes);
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, dice: &mut Dice) {
+        self.is_leaving = true;
+        if self.kind == Kind::Ws && self.has_head && dice.one_in(2) {
+            self.end.send(&masked(8, &1000u16.to_be_bytes(), dice.key()));
+        } else if dice.one_in(2) {
+            self.end.half_close();
+        } else {
+            self.end.abort();
+        }
+    }
+
+    /// Whether it is a stream of events that is alive and well.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.outcome.is_none() && self.has_head && matches!(self.kind, Kind::Ws | Kind::Sse)
+    }
+
+    pub(super) fn awaits_answers(&self) -> bool {
+        self.outcome.is_none() && (!self.asked.is_empty() || !self.posts.is_empty())
+    }
+
+    /// Reads up to so many bytes, and makes of them what it can; true where there were any.
+    pub(super) fn read(&mut self, most: usize, dice: &mut Dice, log: &Log) -> bool {
+        if self.outcome.is_some() {
+            return false;
+        }
+        let before = self.inbox.bytes.len();
+        let end = self.end.take(most, &mut self.inbox.bytes);
+        let any = self.inbox.bytes.len() > before;
+        if self.kind == Kind::Noise {
+            self.inbox = Inbox::default();
+        } else {
+            while self.outcome.is_none() && self.take_one(dice, log) {}
+        }
+        if self.outcome.is_none() && end != End::Open {
+            self.outcome = Some(match end {
+                End::Ended if self.inbox.is_empty() => Outcome::Ended,
+                End::Ended => Outcome::CutOff,
+                _ => Outcome::Broken,
+            });
+        }
+        any
+    }
+
+    fn take_one(&mut self, dice: &mut Dice, log: &Log) -> bool {
+        match self.kind {
+            Kind::Post => self.take_answer(log),
+            _ if !self.has_head => {
+                let Some((head, at)) = self.inbox.head() else { return false };
+                match (self.kind, head.status) {
+                    (Kind::Ws, 101) => {
+                        assert_eq!(head.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+                    }
+                    (Kind::Sse, 200) => {
+                        assert_eq!(head.header("content-type"), Some("text/event-stream"));
+                        let (filter, policy, from) = self.first.expect("it asked");
+                        self.change(Interest(vec![(filter, policy)]), from, self.request_bytes, at);
+                    }
+                    (_, status) => self.outcome = Some(Outcome::Refused(status)),
+                }
+                self.has_head = true;
+                true
+            }
+            Kind::Ws => {
+                let Some((op, payload, at)) = self.inbox.frame() else { return false };
+                self.take_frame(op, &payload, at, dice, log);
+                true
+            }
+            Kind::Sse => {
+                let Some((block, _)) = self.inbox.block() else { return false };
+                if block.data.is_empty() {
+                    return true;
+                }
+                let data: Value = serde_json::from_str(&block.data).expect("data is JSON");
+                if block.event == "gap" {
+                    self.take_gap(&data);
+                } else {
+                    assert_eq!(block.id.as_deref(), data["event_id"].as_str());
+                    assert_eq!(Some(block.event.as_str()), data["event_type"].as_str());
+                    self.take_event(&data, log);
+                }
+                true
+            }
+            Kind::Noise => false,
+        }
+    }
+
+    fn take_answer(&mut self, log: &Log) -> bool {
+        if !self.has_head {
+            let Some((head, _)) = self.inbox.head() else { return false };
+            if head.status != 200 {
+                self.outcome = Some(Outcome::Refused(head.status));
+                return true;
+            }
+            self.request_bytes =
+                head.header("content-length").and_then(|len| len.parse().ok()).expect("a length");
+            self.has_head = true;
+        }
+        let Some(body) = self.inbox.body(self.request_bytes as usize) else { return false };
+        self.has_head = false;
+        let answer: Value = serde_json::from_slice(&body).expect("an answer is JSON");
+        let count = self.posts.pop_front().expect("it asked");
+        assert_eq!(answer["accepted"].as_u64(), Some(count), "{answer}");
+        let id = answer["last_event_id"].as_str().and_then(|id| id.parse().ok());
+        assert!(id.is_some_and(|id| log.find(id).is_some()), "{answer}");
+        true
+    }
+
+    fn take_frame(&mut self, op: u8, payload: &[u8], at: u64, dice: &mut Dice, log: &Log) {
+        match op {
+            8 => {
+                let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
+                self.end.send(&masked(8, &code.to_be_bytes(), dice.key()));
+                self.end.half_close();
+                self.outcome = Some(Outcome::Close(code));
+            }
+            9 => {
+                if !self.is_mute {
+                    self.end.send(&masked(10, payload, dice.key()));
+                }
+            }
+            10 => {}
+            _ => {
+                let message: Value = serde_json::from_slice(payload).expect("a message is JSON");
+                match message["type"].as_str().expect("a message has a type") {
+                    "event" => self.take_event(&message["payload"], log),
+                    "gap" => self.take_gap(&message["payload"]),
+                    kind => self.take_reply(kind, &message, at, log),
+                }
+            }
+        }
+    }
+
+    fn take_reply(&mut self, kind: &str, message: &Value, at: u64, log: &Log) {
+        let asked = self.asked.pop_front().unwrap_or_else(|| panic!("nobody asked: {message}"));
+        assert_eq!(message["correlation_id"].as_str(), Some(asked.message_id.as_str()), "{message}");
+        let expected = match &asked.what {
+            What::Other(kind) => kind,
+            _ => "ack",
+        };
+        assert_eq!(kind, expected, "client {}: {message} to {asked:?}", self.number);
+        match asked.what {
+            What::Subscribe { name, filter, policy, from } => {
+                let known = self.subscriptions.iter().position(|(known, ..)| *known == name);
+                let before = self.interest();
+                let is_new = known.is_none();
+                match known {
+                    Some(at) => self.subscriptions[at] = (name, filter, policy),
+                    None => self.subscriptions.push((name, filter, policy)),
+                }
+                let mut interest = self.interest();
+                // The one that replays stands last.
+                if !is_new && from.is_some() {
+                    let at = known.unwrap_or_default();
+                    let last = interest.0.remove(at);
+                    interest.0.push(last);
+                }
+                self.change_from(interest, from.map(|from| (from, before)), asked.sent, at);
+            }
+            What::Unsubscribe { name } => {
+                self.subscriptions.retain(|(known, ..)| *known != name);
+                self.change_from(self.interest(), None, asked.sent, at);
+            }
+            What::Publish(n) => {
+                let id = message["payload"]["event_id"].as_str().and_then(|id| id.parse().ok());
+                let entry = id.and_then(|id| log.find(id)).map(|place| log.entry(place));
+                assert_eq!(entry.map(|entry| entry.n), Some(n), "{message}");
+            }
+            What::Other(_) => {}
+        }
+    }
+
+    fn interest(&self) -> Interest {
+        Interest(self.subscriptions.iter().map(|(_, filter, policy)| (*filter, *policy)).collect())
+    }
+
+    fn change(&mut self, interest: Interest, from: Option<From>, sent: u64, at: u64) {
+        self.change_from(interest, from.map(|from| (from, Interest::default())), sent, at);
+    }
+
+    fn change_from(&mut self, interest: Interest, from: Option<(From, Interest)>, sent: u64, at: u64) {
+        let low = self.end.events_when_read(sent);
+        let high = self.end.events_when_written(at);
+        self.tell(Seen::Change { interest, from, low, high });
+    }
+
+    fn take_event(&mut self, event: &Value, log: &Log) {
+        let id: EventId = event["event_id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+        let place = log.find(id).unwrap_or_else(|| panic!("nobody published {event}"));
+        let entry = log.entry(place);
+        assert_eq!(event["payload"]["n"].as_u64(), Some(entry.n), "{event}");
+        assert_eq!(event["event_type"].as_str(), Some(KINDS[usize::from(entry.kind)]), "{event}");
+        assert_eq!(event["source"].as_str(), Some(SOURCES[usize::from(entry.source)]), "{event}");
+        self.last_event = Some(id);
+        self.tell(Seen::Event(place));
+    }
+
+    fn take_gap(&mut self, gap: &Value) {
+        let id = |name: &str| gap[name].as_str().map(|id| id.parse().expect("an id"));
+        let missed = gap["missed"].as_u64();
+        let recoverable = gap["recoverable"].as_bool().expect("known");
+        self.tell(Seen::Gap { missed, from: id("from"), to: id("to"), recoverable });
+    }
+
+    /// Takes note, unless a planted fault does something to it on its way.
+    fn tell(&mut self, seen: Seen) {
+        let is_event = matches!(seen, Seen::Event(_));
+        match self.fault {
+            Some(Fault::Drop(n)) if is_event => {
+                self.fault = n.checked_sub(1).map(Fault::Drop);
+                if n == 0 {
+                    return;
+                }
+            }
+            Some(Fault::Double(n)) if is_event => {
+                self.fault = n.checked_sub(1).map(Fault::Double);
+                if n == 0 {
+                    self.seen.push(seen.clone());
+                }
+            }
+            Some(Fault::Swap(n)) if is_event => {
+                self.fault = n.checked_sub(1).map(Fault::Swap);
+                if n == 0 {
+                    self.swapped = Some(seen);
+                    return;
+                }
+            }
+            Some(Fault::LoseGap) if matches!(seen, Seen::Gap { .. }) => {
+                self.fault = None;
+                return;
+            }
+            _ => {}
+        }
+        self.seen.push(seen);
+        if is_event {
+            self.seen.extend(self.swapped.take());
+        }
+    }
+}
+
+/// An event for this number, of any kind.
+fn event_json(dice: &mut Dice, n: u64) -> Value {
+    let kind = KINDS[dice.below(3) as usize];
+    let source = SOURCES[dice.below(2) as usize];
+    let stream = format!("st{}", dice.below(3));
+    let mut event = json!({"type": kind, "source": source, "stream_id": stream});
+    if dice.one_in(2) {
+        event["entity"] =
+            json!({"kind": "k", "id": dice.below(u64::from(super::books::ENTITIES)).to_string()});
+    }
+    event["payload"] = json!({"n": n, "pad": "p".repeat(super::pad(dice))});
+    event
+}

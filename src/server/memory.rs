@@ -3,11 +3,10 @@
 //! Imports `bus`, `dialect`, the room's core. Always: each line is a count and a size that a setting or a size of
 //! a type bounds; what is not in it does not grow with time or with a slow peer.
 
-use mio::net::TcpStream;
-
 use super::ServerConfig;
 use super::connection::Ws;
 use super::core::Conn;
+use super::stream::Stream;
 use crate::bus::BusConfig;
 use crate::event::ENCODINGS_MAX;
 
@@ -66,7 +65,7 @@ impl ServerConfig {
             line(
                 "connections",
                 connections,
-                (size_of::<Conn<TcpStream>>() + size_of::<Ws>() + PLACES_BYTES) as u64,
+                (size_of::<Conn<Stream>>() + size_of::<Ws>() + PLACES_BYTES) as u64,
             ),
             line(
                 "subscriptions behind a client's first",

@@ -135,7 +135,7 @@ fn head_of(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> http::Resp
 
 /// Runs a script against a server, straight or through nginx.
 fn script(name: &str, nginx: bool, checks: usize) {
-    let mut stage = Stage::new(&["--heartbeat", "300ms"]);
+    let mut stage = Stage::new(&["--heartbeat", "2s"]);
     let proxy = nginx.then(|| Nginx::before(&stage.server));
     let url = proxy.as_ref().map_or_else(|| stage.url(), |nginx| format!("http://{}", nginx.addr));
     Script::start(name, &[&url]).finish(&mut stage, checks);

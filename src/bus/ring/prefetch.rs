@@ -9,6 +9,8 @@
 /// Asks for the line at `place`, which may be any address, with the right to write it.
 #[inline(always)]
 pub(super) fn for_writing<T>(place: *const T) {
+    // A number: nothing is read or written through it.
+    let place = place.addr();
     #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
     // SAFETY: a prefetch reads and writes nothing that the program could see, and never faults. Processors
     // of this architecture that do not know it pass over it.

@@ -389,8 +389,8 @@ fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
         ($builder:expr) => {{
             // As `pin` does it, in a thread of its own, so that nothing is left of it.
             thread::scope(|scope| scope.spawn(|| {
-            pin(1, 0);
             let mut producer = $builder.build();
+            pin(1, 0);
             let begun = Instant::now();
             let mut n = 1;
             while begun.elapsed() < time {

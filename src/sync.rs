@@ -47,6 +47,34 @@ impl<T> OnceLock<T> {
     }
 }
 
+/// Plain memory that threads hand to each other; loom sees who touches it when.
+#[cfg(loom)]
+pub(crate) use loom::cell::UnsafeCell;
+
+/// Plain memory that threads hand to each other, with loom's way to get at it.
+#[cfg(not(loom))]
+#[repr(transparent)]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(loom))]
+impl<T> UnsafeCell<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(std::cell::UnsafeCell::new(value))
+    }
+
+    /// Shows the value's place to who may read it.
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, look: impl FnOnce(*const T) -> R) -> R {
+        look(self.0.get())
+    }
+
+    /// Shows the value's place to who may write it.
+    #[inline(always)]
+    pub(crate) fn with_mut<R>(&self, change: impl FnOnce(*mut T) -> R) -> R {
+        change(self.0.get())
+    }
+}
+
 /// A function that several threads may call. `std`'s count in both builds: loom's cannot hold a `dyn`.
 pub(crate) type Callback = std::sync::Arc<dyn Fn() + Send + Sync>;
 

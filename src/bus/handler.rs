@@ -10,7 +10,7 @@ use std::sync::{Arc as Count, PoisonError, RwLock, Weak};
 use super::carried::Carried;
 use super::ring::Core;
 use super::subscriber::Subscriber;
-use super::wait;
+use super::wait::Patience;
 use super::{Bus, Visit};
 use crate::event::Event;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -232,6 +232,7 @@ impl<T: Carried> Bus<T> {
                 (Count::clone(&counts), Count::clone(&stop), Count::clone(&handlers.panics));
             move || {
                 let stopped = || stop.load(Ordering::Relaxed);
+                let mut patience = Patience::default();
                 while !stopped() {
                     let shown = subscriber.visit_batch(usize::MAX, |visit| match visit {
                         Visit::Event(item) if !stopped() => {
@@ -248,7 +249,7 @@ impl<T: Carried> Bus<T> {
                     if is_over(&mut subscriber) {
                         return;
                     }
-                    wait::wait(subscriber.cursor_mut(), wait::Wait::default(), None, stopped);
+                    patience.wait(subscriber.cursor_mut(), None, stopped);
                 }
             }
         };

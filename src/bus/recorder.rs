@@ -10,7 +10,7 @@ use std::sync::Arc as Count;
 use super::carried::Carried;
 use super::cursor::Cursor;
 use super::ring::Core;
-use super::wait;
+use super::wait::{Patience, Wait};
 use super::{Bus, Visit};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
@@ -122,6 +122,7 @@ impl<T: Carried> Bus<T> {
 fn read_along<T: Carried>(core: &Arc<Core<T::Cargo>>, recorder: &Mutex<Recorder<T>>, stop: &AtomicBool) {
     // Stands where the recorder does, and only waits.
     let mut cursor = Cursor::<T>::new(core);
+    let mut patience = Patience::new(Wait::Park);
     while !stop.load(Ordering::Relaxed) {
         let mut recorder = lock(recorder);
         if stop.load(Ordering::Relaxed) {
@@ -137,6 +138,6 @@ fn read_along<T: Carried>(core: &Arc<Core<T::Cargo>>, recorder: &Mutex<Recorder<
         if cursor.is_closed() {
             return;
         }
-        wait::wait(&mut cursor, wait::Wait::Park, None, || stop.load(Ordering::Relaxed));
+        patience.wait(&mut cursor, None, || stop.load(Ordering::Relaxed));
     }
 }

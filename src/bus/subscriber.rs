@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::carried::Carried;
 use super::cursor::Cursor;
 use super::position::{Position, PositionError};
-use super::wait::{self, Wait};
+use super::wait::{Patience, Wait};
 use super::{Census, Delivery, Visit};
 use crate::event::{Event, Sequence};
 
@@ -83,7 +83,7 @@ pub struct Subscriber<T: Carried = Event> {
     cursor: Cursor<T>,
     filter: T::Filter,
     epoch: u64,
-    wait: Wait,
+    patience: Patience,
     /// Where the account begins, all shards added up.
     start: u64,
     missed_before: u64,
@@ -100,7 +100,7 @@ impl<T: Carried> Subscriber<T> {
             cursor,
             filter,
             epoch,
-            wait: Wait::default(),
+            patience: Patience::default(),
             start,
             missed_before: 0,
             census,
@@ -111,7 +111,7 @@ impl<T: Carried> Subscriber<T> {
 
     /// Sets how it waits.
     pub fn with_wait(mut self, wait: Wait) -> Self {
-        self.wait = wait;
+        self.patience = Patience::new(wait);
         self
     }
 
@@ -159,7 +159,7 @@ impl<T: Carried> Subscriber<T> {
                 Ok(delivery) => return Ok(delivery),
                 Err(TryRecvError::Closed) => return Err(Closed),
                 Err(TryRecvError::Empty) => {
-                    wait::wait(&mut self.cursor, self.wait, None, || false);
+                    self.patience.wait(&mut self.cursor, None, || false);
                 }
             }
         }
@@ -174,7 +174,7 @@ impl<T: Carried> Subscriber<T> {
                 Ok(delivery) => return Ok(delivery),
                 Err(TryRecvError::Closed) => return Err(RecvTimeoutError::Closed),
                 Err(TryRecvError::Empty) => {
-                    if !wait::wait(&mut self.cursor, self.wait, deadline, || false) {
+                    if !self.patience.wait(&mut self.cursor, deadline, || false) {
                         return Err(RecvTimeoutError::Timeout);
                     }
                 }
@@ -225,7 +225,7 @@ impl<T: Carried> Subscriber<T> {
     /// Waits until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
         if !self.cursor.is_ready() {
-            wait::wait(&mut self.cursor, self.wait, None, || false);
+            self.patience.wait(&mut self.cursor, None, || false);
         }
     }
 

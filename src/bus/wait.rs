@@ -2,109 +2,187 @@
 //!
 //! Imports the cursor. Always: a wait ends by an event, by the end of the bus, by its deadline, or by what
 //! else its caller asked for; a wait that does not end costs no processor time, unless that was asked for.
+//!
+//! Two things are learned while waiting. Where a turn given to others is taken by one (it takes long to come
+//! back), threads outnumber cores: then looking long only keeps the others from reading, and all are lapped.
+//! And where several events come between two waits, this reader is at a publisher's heels: each look takes
+//! the line that is just written, so it stays away for a moment and finds some at once.
 
-use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::carried::Carried;
 use super::cursor::Cursor;
 use super::park::Wake;
-use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{hint, thread};
 
-/// Looks before a reader sleeps, if there is a core to spare for looking.
-const SPINS: u32 = 500;
-/// Looks between two turns given to other threads, where there are cores for all who spin.
-const SPINS_ALONE: u32 = 50_000;
-/// Turns given to other threads before a reader sleeps.
-const YIELDS: u32 = 4;
+/// Empty looks of one wait before a reader sleeps.
+const LOOKS: u32 = 500;
+/// Empty looks, waits added up, between two turns given to other threads...
+const LOOKS_A_TURN: u32 = 8192;
+/// ...and where one takes it.
+const LOOKS_A_TURN_CROWDED: u32 = 8;
+/// Turns taken by others before a reader sleeps.
+const TURNS: u32 = 16;
+/// A turn that nobody takes is a system call.
+const TURN_NOT_TAKEN: Duration = Duration::from_nanos(800);
+/// The first stay away from the publishers, in spins, and the longest: a microsecond or two.
+const AWAY_FIRST: u32 = 32;
+const AWAY_MAX: u32 = 128;
+/// What must come meanwhile to be worth it.
+const CAME_ENOUGH: u64 = 8;
+/// Waits between two tries whether it is.
+const WAITS_A_TRY: u32 = 64;
 
 /// How a [`Subscriber`](super::Subscriber) waits for the next event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wait {
     /// Look again and again: the quickest to see an event, at the price of a core. Other threads get a turn
-    /// now and then.
+    /// now and then, and soon where threads outnumber cores.
     Spin,
-    /// Look some hundred times, unless more threads look than there are cores to spare; then sleep.
+    /// Look some hundred times, or only a few where threads outnumber cores; then sleep.
     #[default]
     SpinThenPark,
     /// Sleep at once. Waking takes the publisher a system call, and the reader tens of microseconds.
     Park,
 }
 
-/// Threads that look without sleeping, in this process.
-static SPINNING: AtomicUsize = AtomicUsize::new(0);
-
-fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+/// A reader's way to wait, and what it learned of publishers and other threads.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Patience {
+    pub(super) wait: Wait,
+    /// Empty looks since a turn was given.
+    looks: u32,
+    /// Whether somebody took the last turn given.
+    crowded: bool,
+    /// Spins before the first look.
+    away: u32,
+    /// Waits that began with a look.
+    waits: u32,
+    /// Where the reader stood at the last wait.
+    passed: u64,
 }
 
-/// Waits until the cursor has something to show or `done` is true, for ever or until the deadline. False
-/// where time ran out.
-pub(super) fn wait<T: Carried>(
-    cursor: &mut Cursor<T>,
-    wait: Wait,
-    deadline: Option<Instant>,
-    done: impl Fn() -> bool,
-) -> bool {
-    let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-    loop {
-        match wait {
-            Wait::Spin => {
-                if spin(cursor, SPINS_ALONE, SPINS) {
-                    return true;
-                }
-                thread::yield_now();
-                if cursor.core().is_closed() || done() || cursor.is_stuck() {
-                    return true;
-                }
-                if is_over() {
-                    return false;
-                }
-                continue;
-            }
-            Wait::SpinThenPark => {
-                let give_way = |_| {
-                    thread::yield_now();
-                    cursor.is_ready()
-                };
-                if spin(cursor, SPINS, 0) || (0..YIELDS).any(give_way) {
-                    return true;
-                }
-            }
-            Wait::Park => {}
+impl Patience {
+    pub(super) fn new(wait: Wait) -> Self {
+        Self { wait, ..Self::default() }
+    }
+
+    /// Waits until the cursor has something to show or `done` is true, for ever or until the deadline. False
+    /// where time ran out.
+    pub(super) fn wait<T: Carried>(
+        &mut self,
+        cursor: &mut Cursor<T>,
+        deadline: Option<Instant>,
+        done: impl Fn() -> bool,
+    ) -> bool {
+        let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if self.wait != Wait::Park {
+            self.stay_away(cursor);
         }
-        if !cursor.prepare_sleep(Wake::Thread(thread::current())) {
-            return true;
-        }
-        if done() {
+        loop {
+            match self.wait {
+                Wait::Spin => {
+                    if self.look(cursor, u32::MAX) {
+                        return true;
+                    }
+                    if cursor.core().is_closed() || done() || cursor.is_stuck() {
+                        return true;
+                    }
+                    if is_over() {
+                        return false;
+                    }
+                    continue;
+                }
+                Wait::SpinThenPark => {
+                    if self.look(cursor, LOOKS) {
+                        return true;
+                    }
+                    let mut turns = 0;
+                    while self.crowded && turns < TURNS {
+                        if self.look(cursor, LOOKS) {
+                            return true;
+                        }
+                        turns += 1;
+                    }
+                }
+                Wait::Park => {}
+            }
+            if !cursor.prepare_sleep(Wake::Thread(thread::current())) {
+                return true;
+            }
+            if done() {
+                cursor.awake();
+                return true;
+            }
+            match deadline {
+                None => thread::park(),
+                Some(deadline) => thread::park_timeout(deadline.saturating_duration_since(Instant::now())),
+            }
             cursor.awake();
-            return true;
-        }
-        match deadline {
-            None => thread::park(),
-            Some(deadline) => thread::park_timeout(deadline.saturating_duration_since(Instant::now())),
-        }
-        cursor.awake();
-        if cursor.is_ready() || done() {
-            return true;
-        }
-        if is_over() {
-            return false;
+            if cursor.is_ready() || done() {
+                return true;
+            }
+            if is_over() {
+                return false;
+            }
         }
     }
-}
 
-/// Looks so many times: `alone` where there are cores for all who do, else `crowded`. True where there is
-/// something.
-fn spin<T: Carried>(cursor: &Cursor<T>, alone: u32, crowded: u32) -> bool {
-    // A guess that others may change at once: no edge. One core is left to the publisher.
-    let spinning = SPINNING.fetch_add(1, Ordering::Relaxed) + 1;
-    let found = (0..if spinning < cores() { alone } else { crowded }).any(|_| {
-        hint::spin_loop();
-        cursor.is_ready()
-    });
-    SPINNING.fetch_sub(1, Ordering::Relaxed);
-    found
+    /// Lets publishers get ahead, the longer the more came in the last such time; now and then tries whether
+    /// they would. Never for as long as to be lapped.
+    fn stay_away<T: Carried>(&mut self, cursor: &Cursor<T>) {
+        let passed = cursor.passed();
+        let came = passed.wrapping_sub(self.passed);
+        self.passed = passed;
+        let most = cursor.core().rings()[0].capacity() / 8;
+        self.away = if came < CAME_ENOUGH || came > most {
+            self.away / 2
+        } else {
+            (self.away * 2).clamp(AWAY_FIRST, AWAY_MAX)
+        };
+        if self.away < AWAY_FIRST {
+            self.away = 0;
+            self.waits += 1;
+            if self.waits < WAITS_A_TRY {
+                return;
+            }
+            self.waits = 0;
+            self.away = AWAY_FIRST;
+        }
+        if !self.crowded {
+            for _ in 0..self.away {
+                hint::spin_loop();
+            }
+            self.looks += self.away;
+        }
+        if self.crowded || self.looks >= LOOKS_A_TURN {
+            self.give_turn();
+        }
+    }
+
+    /// Lets other threads run, and learns whether one wanted to.
+    fn give_turn(&mut self) {
+        let given = Instant::now();
+        thread::yield_now();
+        self.crowded = given.elapsed() > TURN_NOT_TAKEN;
+        self.looks = 0;
+    }
+
+    /// Looks up to so many times, or until it is others' turn, and gives them that. True where there is
+    /// something.
+    fn look<T: Carried>(&mut self, cursor: &Cursor<T>, looks: u32) -> bool {
+        let turn = if self.crowded { LOOKS_A_TURN_CROWDED } else { LOOKS_A_TURN };
+        for _ in 0..looks {
+            if cursor.is_ready() {
+                return true;
+            }
+            if self.looks >= turn {
+                self.give_turn();
+                return cursor.is_ready();
+            }
+            self.looks += 1;
+            hint::spin_loop();
+        }
+        false
+    }
 }

@@ -49,6 +49,12 @@ impl std::error::Error for EventError {
     }
 }
 
+/// Whether there is a control character: most values are ASCII, and seen to be in one pass.
+fn has_control(value: &str) -> bool {
+    let is_plain = |byte: u8| (b' '..0x7f).contains(&byte);
+    !value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) && value.chars().any(char::is_control)
+}
+
 /// Collects an event's parts; errors wait until [`build`](Self::build).
 ///
 /// An empty value is the same as none. Setting a part again replaces it.
@@ -103,7 +109,7 @@ impl EventBuilder {
     pub fn attribute(mut self, attribute: Attribute, value: &str) -> Self {
         if value.len() > ATTRIBUTE_BYTES_MAX {
             self.fail(EventError::AttributeTooLong(attribute, value.len()));
-        } else if value.chars().any(char::is_control) {
+        } else if has_control(value) {
             self.fail(EventError::ControlCharacter(attribute));
         } else {
             let start = self.text.len();

@@ -32,9 +32,9 @@ const fn contestant(name: &'static str, publishers: bool, broadcasts: bool, run:
 }
 
 pub const CONTESTANTS: &[Contestant] = &[
-    contestant("**fanwire, readers spin**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::Spin, 1)),
-    contestant("**fanwire, default wait**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::default(), 1)),
-    contestant("**fanwire, batches of 32**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::Spin, BATCH)),
+    contestant("**fanwire, readers spin**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::Spin, 1, 1)),
+    contestant("**fanwire, default wait**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::default(), 1, 1)),
+    contestant("**fanwire, batches of 32**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::Spin, BATCH, 1)),
     contestant("**fanwire `Event`, readers spin**", true, true, |p, r, t| fanwire_events(p, r, t, Wait::Spin)),
     contestant("**fanwire `Event`, default wait**", true, true, |p, r, t| fanwire_events(p, r, t, Wait::default())),
     contestant("tokio broadcast, readers spin", true, true, |p, r, t| tokio_broadcast(p, r, t, true)),
@@ -89,6 +89,15 @@ fn number(publisher: usize, n: u64) -> u64 {
     (publisher as u64) << 56 | n
 }
 
+/// One publisher has a core, and its readers share the other; several go where the system puts them.
+fn pin(publishers: usize, core: usize) {
+    if publishers == 1 {
+        let mut cores = rustix::thread::CpuSet::new();
+        cores.set(core);
+        rustix::thread::sched_setaffinity(None, &cores).expect("two cores");
+    }
+}
+
 /// Runs publishers for a time and readers until they see the end.
 fn run<P: Send, R: Send>(
     time: Duration,
@@ -99,13 +108,15 @@ fn run<P: Send, R: Send>(
 ) -> Run {
     let over = AtomicBool::new(false);
     let published = AtomicU64::new(0);
-    let start = Barrier::new(publishers.len() + readers.len() + 1);
+    let count = publishers.len();
+    let start = Barrier::new(count + readers.len() + 1);
     let (over, published, start, publish, read) = (&over, &published, &start, &publish, &read);
     let mut total = Run::default();
     thread::scope(|scope| {
         let publishing: Vec<_> = (publishers.into_iter().enumerate())
             .map(|(who, mut publisher)| {
                 scope.spawn(move || {
+                    pin(count, 0);
                     start.wait();
                     let (mut n, begun) = (1, Instant::now());
                     // The clock is looked at now and then: it costs more than a publication.
@@ -123,6 +134,7 @@ fn run<P: Send, R: Send>(
             .into_iter()
             .map(|reader| {
                 scope.spawn(move || {
+                    pin(count, 1);
                     start.wait();
                     read(reader, over)
                 })
@@ -143,8 +155,11 @@ fn run<P: Send, R: Send>(
     total
 }
 
-fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: Wait, batch: u64) -> Run {
-    let bus = Bus::builder().carrying::<Item>().capacity(CAPACITY).build().expect("valid");
+pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: Wait, batch: u64, shards: usize) -> Run {
+    let bus = Bus::builder().carrying::<Item>().capacity(CAPACITY).shards(shards);
+    // A publisher's items stay in order, and publishers part where there are shards for them.
+    let bus = bus.ordering_key(|item| item.0[0] >> 56);
+    let bus = bus.build().expect("valid");
     let readers = (0..readers).map(|_| bus.subscribe(Keep::all()).with_wait(wait)).collect();
     let publishers = (0..publishers).map(|_| bus.publisher()).collect();
     drop(bus);
@@ -213,7 +228,7 @@ fn fanwire_events(publishers: usize, readers: usize, time: Duration, wait: Wait)
     )
 }
 
-fn tokio_broadcast(publishers: usize, readers: usize, time: Duration, spin: bool) -> Run {
+pub fn tokio_broadcast(publishers: usize, readers: usize, time: Duration, spin: bool) -> Run {
     use tokio::sync::broadcast::error::{RecvError, TryRecvError};
     let (sender, _) = tokio::sync::broadcast::channel::<Item>(CAPACITY);
     let readers = (0..readers).map(|_| sender.subscribe()).collect();
@@ -357,7 +372,7 @@ fn fanwire_solo(readers: usize, time: Duration, batch: u64) -> Run {
 
 /// The handlers run in the crate's own threads; it joins them when the publisher is dropped.
 fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
-    use disruptor::{BusySpin, Producer, build_single_producer};
+    use disruptor::{BusySpin, ProcessorSettings, Producer, build_single_producer};
     let counts: Vec<Arc<AtomicU64>> = (0..readers).map(|_| Arc::default()).collect();
     let handler = |at: usize| {
         let count = Arc::clone(&counts[at]);
@@ -368,10 +383,14 @@ fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
             count.store(check.seen, Ordering::Relaxed);
         }
     };
-    let builder = build_single_producer(CAPACITY, Item::default, BusySpin).handle_events_with(handler(0));
+    let builder = build_single_producer(CAPACITY, Item::default, BusySpin);
+    let builder = builder.pin_at_core(1).handle_events_with(handler(0));
     macro_rules! go {
         ($builder:expr) => {{
+            // As `pin` does it, in a thread of its own, so that nothing is left of it.
+            thread::scope(|scope| scope.spawn(|| {
             let mut producer = $builder.build();
+            pin(1, 0);
             let begun = Instant::now();
             let mut n = 1;
             while begun.elapsed() < time {
@@ -392,13 +411,14 @@ fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
             let seconds = begun.elapsed().as_secs_f64();
             drop(producer);
             Run { published: n - 1, delivered: counts.iter().map(|c| c.load(Ordering::Relaxed)).sum(), lost: 0, seconds }
+            }).join().expect("the publisher"))
         }};
     }
     match readers {
         1 => go!(builder),
-        2 => go!(builder.handle_events_with(handler(1))),
+        2 => go!(builder.pin_at_core(1).handle_events_with(handler(1))),
         _ => go!(
-            builder.handle_events_with(handler(1)).handle_events_with(handler(2)).handle_events_with(handler(3))
+            builder.pin_at_core(1).handle_events_with(handler(1)).pin_at_core(1).handle_events_with(handler(2)).pin_at_core(1).handle_events_with(handler(3))
         ),
     }
 }

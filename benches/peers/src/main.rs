@@ -1,9 +1,12 @@
 //! Who carries a 64-byte item with a checksum how fast from publishers to readers, all in this process, one after the
-//! other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS]` prints a table of medians and writes SVG.
+//! other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME | SHAPE]...` prints a table of medians
+//! and writes SVG. Where it is given parts of names, or shapes like `1:4`, it runs only those, and writes no
+//! SVG of them. `latency` and `scaling` (against shards, publishers and readers, with an SVG) are such names too.
 
 mod contestants;
 mod latency;
 mod plot;
+mod scaling;
 
 use std::time::Duration;
 
@@ -49,15 +52,20 @@ pub const SHAPES: [(usize, usize); 4] = [(1, 1), (1, 2), (1, 4), (2, 1)];
 fn main() {
     let mut args = std::env::args().skip(1);
     let mut number = |default: u64| args.next().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (rounds, milliseconds) = (number(5) as usize, number(200));
+    let (rounds, milliseconds) = (number(7) as usize, number(150));
     let time = Duration::from_millis(milliseconds);
+    // `1:4` asks for a shape, anything else for names.
+    let (shapes, names): (Vec<String>, Vec<String>) = args.partition(|text| shape(text).is_some());
+    let shapes: Vec<(usize, usize)> = shapes.iter().filter_map(|text| shape(text)).collect();
+    let is_asked = |contestant: &Contestant| names.is_empty() || names.iter().any(|name| contestant.name.contains(name));
+    let is_whole = names.is_empty() && shapes.is_empty();
     // By contestant and shape, the rounds' runs.
     let mut runs: Vec<Vec<Vec<Run>>> = vec![vec![Vec::new(); SHAPES.len()]; CONTESTANTS.len()];
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        for (contestant, of_shapes) in CONTESTANTS.iter().zip(&mut runs) {
+        for (contestant, of_shapes) in CONTESTANTS.iter().zip(&mut runs).filter(|pair| is_asked(pair.0)) {
             for (&(publishers, readers), runs) in SHAPES.iter().zip(of_shapes) {
-                if contestant.does(publishers, readers) {
+                if contestant.does(publishers, readers) && (shapes.is_empty() || shapes.contains(&(publishers, readers))) {
                     runs.push((contestant.run)(publishers, readers, time));
                 }
             }
@@ -66,12 +74,26 @@ fn main() {
     let medians: Vec<Vec<Option<Run>>> =
         runs.iter().map(|of_shapes| of_shapes.iter().map(|runs| median(runs)).collect()).collect();
     print(&medians);
-    latency::print(time);
-    plot::write(&medians);
+    let is_named = |part: &str| is_whole || names.iter().any(|name| name == part);
+    if is_named("latency") {
+        latency::print(time);
+    }
+    if is_named("scaling") {
+        scaling::measure(rounds, time);
+    }
+    if is_whole {
+        plot::write(&medians);
+    }
+}
+
+/// Publishers and readers, as `1:4`.
+fn shape(text: &str) -> Option<(usize, usize)> {
+    let (publishers, readers) = text.split_once(':')?;
+    Some((publishers.parse().ok()?, readers.parse().ok()?))
 }
 
 /// The run with the median of deliveries a second.
-fn median(runs: &[Run]) -> Option<Run> {
+pub fn median(runs: &[Run]) -> Option<Run> {
     let mut runs = runs.to_vec();
     runs.sort_by(|a, b| (a.delivered as f64 / a.seconds).total_cmp(&(b.delivered as f64 / b.seconds)));
     runs.get(runs.len() / 2).copied()
@@ -85,6 +107,9 @@ fn print(medians: &[Vec<Option<Run>>]) {
     }
     println!("\n|---|{}", "---|".repeat(SHAPES.len()));
     for (Contestant { name, .. }, of_shapes) in CONTESTANTS.iter().zip(medians) {
+        if of_shapes.iter().all(Option::is_none) {
+            continue;
+        }
         print!("| {name} |");
         for (run, (_, readers)) in of_shapes.iter().zip(SHAPES) {
             match run {

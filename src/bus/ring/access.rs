@@ -5,8 +5,6 @@
 
 use std::sync::Arc as Count;
 
-use smallvec::SmallVec;
-
 use super::super::barrier::Fences;
 use super::super::park::{Sleepers, Wake};
 use super::cargo::Cargo;
@@ -15,9 +13,6 @@ use super::slots::{End, Found, Peek, Ring};
 use super::{RUN, SHARDS_MAX, Sequence, is_pinned, place_word};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex, lock};
-
-/// Slots of a batch that are shown together.
-const WRITTEN_MAX: usize = 32;
 
 /// Evictions between two looks at the pins.
 const RETIRED_MAX: usize = if cfg!(loom) { 1 } else { 128 };
@@ -172,37 +167,19 @@ impl<C: Cargo> Writer<C> {
         let core = Arc::clone(&self.core);
         let ring = &core.rings[shard];
         let mut last = None;
-        let (mut next, mut end) = (0, 0);
-        // Written and not shown yet: showing them together leaves readers' hands off the lines meanwhile. Never
-        // beyond one claim, so no slot comes twice.
-        let mut written: SmallVec<[_; WRITTEN_MAX]> = SmallVec::new();
-        let show = |written: &mut SmallVec<[_; WRITTEN_MAX]>| {
-            for (slot, sequence) in written.drain(..) {
-                Ring::<C>::publish(slot, sequence);
-            }
-        };
         while items.len() > 0 {
-            if next == end {
-                show(&mut written);
-                let count = (items.len() as u64).min((ring.capacity() / 4).max(1));
-                // E3: relaxed.
-                next = ring.head.0.fetch_add(count, Ordering::Relaxed);
-                end = next + count;
+            let count = (items.len() as u64).min((ring.capacity() / 4).max(1));
+            // E3: relaxed.
+            let first = ring.head.0.fetch_add(count, Ordering::Relaxed);
+            for sequence in first..first + count {
+                let Some(slot) = ring.open(sequence) else { continue };
+                let item = items.next().expect("its length is exact, and no more is claimed");
+                place(&item, sequence);
+                let evicted = Ring::<C>::fill(slot, sequence, &C::pack(item));
+                self.retire(shard, sequence, evicted);
+                last = Some(sequence);
             }
-            let sequence = next;
-            next += 1;
-            let Some(slot) = ring.open(sequence) else { continue };
-            let item = items.next().expect("its length is exact");
-            place(&item, sequence);
-            let evicted = Ring::<C>::write(slot, sequence, &C::pack(item));
-            written.push((slot, sequence));
-            if written.len() == WRITTEN_MAX {
-                show(&mut written);
-            }
-            self.retire(shard, sequence, evicted);
-            last = Some(sequence);
         }
-        show(&mut written);
         core.notify();
         last
     }

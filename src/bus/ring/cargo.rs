@@ -118,6 +118,12 @@ unsafe impl<H: Handle> Cargo for Shared<H> {
     }
 }
 
+/// Word 0 of an image: what it owns, if it owns anything.
+#[inline(always)]
+pub(super) fn word_0(image: &impl Pod) -> u64 {
+    bytemuck::bytes_of(image).first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
 /// Writes an image to words, relaxed: what is published afterwards orders it.
 #[inline(always)]
 pub(super) fn store_image<'a, I: Pod>(image: &I, word: impl Fn(usize) -> &'a AtomicU64) {

@@ -4,7 +4,7 @@
 //! head is whole and stays so. After the LMAX Disruptor: claim behind the slowest gate, publish, read in runs.
 //!
 //! # Invariants
-//! - L1 `image(s)` is inside the ring: the index is masked.
+//! - L1 Items lie in plain memory: L2 and L3 keep who writes a cell and who reads it apart.
 //! - L2 A sequence `s` is claimed only when `s - capacity` was published and every gate stands behind it.
 //!   So its publisher alone touches the slot until it publishes it.
 //! - L3 A reader looks at `s` only when it was published and its own gate is at most `s`.
@@ -24,9 +24,10 @@ use std::sync::Arc as Count;
 
 use super::super::barrier::Fences;
 use super::super::park::{Bed, Sleepers, Wake};
-use super::cargo::{Cargo, load_image, store_image};
+use super::cargo::{Cargo, word_0};
+use super::cells::Cells;
 use super::seats::{IDLE, Seat, Seats};
-use super::{RUN, Sequence};
+use super::{AHEAD, RUN, Sequence, prefetch};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Padded};
 
@@ -38,8 +39,7 @@ pub(crate) struct Gated<C: Cargo> {
     slowest: Padded<AtomicU64>,
     /// By slot: the sequence it shows, plus one. Unused with one publisher.
     stamps: Box<[AtomicU64]>,
-    words: Box<[AtomicU64]>,
-    mask: u64,
+    cells: Cells<C::Image>,
     solo: bool,
     closed: AtomicBool,
     seats: Seats,
@@ -47,35 +47,28 @@ pub(crate) struct Gated<C: Cargo> {
     /// Publishers that wait for room.
     beds: Seats,
     publishers: Sleepers,
-    cargo: std::marker::PhantomData<C>,
 }
 
 impl<C: Cargo> Gated<C> {
-    const WORDS: usize = if size_of::<C::Image>() == 0 { 1 } else { size_of::<C::Image>().div_ceil(8) };
-
     /// A ring of `capacity` slots, a power of two; `solo`: for one [`Claim`] at a time.
     pub(crate) fn new(capacity: usize, solo: bool) -> Self {
-        assert!(capacity.is_power_of_two(), "the builder checks it");
         let fences = Fences::new();
-        let zeros = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
             head: Padded(AtomicU64::new(0)),
             slowest: Padded(AtomicU64::new(0)),
-            stamps: zeros(if solo { 0 } else { capacity }),
-            words: zeros(capacity * Self::WORDS),
-            mask: capacity as u64 - 1,
+            stamps: (0..if solo { 0 } else { capacity }).map(|_| AtomicU64::new(0)).collect(),
+            cells: Cells::new(capacity),
             solo,
             closed: AtomicBool::new(false),
             seats: Seats::default(),
             readers: Sleepers::new(fences),
             beds: Seats::default(),
             publishers: Sleepers::new(fences),
-            cargo: std::marker::PhantomData,
         }
     }
 
     pub(crate) fn capacity(&self) -> u64 {
-        self.mask + 1
+        self.cells.count()
     }
 
     /// How many were claimed so far.
@@ -89,15 +82,8 @@ impl<C: Cargo> Gated<C> {
     }
 
     #[inline(always)]
-    fn image(&self, sequence: Sequence) -> &[AtomicU64] {
-        let first = (sequence & self.mask) as usize * Self::WORDS;
-        // SAFETY: L1: the masked index is below the capacity, and there are WORDS words for each.
-        unsafe { self.words.get_unchecked(first..first + Self::WORDS) }
-    }
-
-    #[inline(always)]
     fn stamp(&self, sequence: Sequence) -> &AtomicU64 {
-        &self.stamps[(sequence & self.mask) as usize]
+        &self.stamps[sequence as usize & (self.stamps.len() - 1)]
     }
 
     /// Whether `s` has been published.
@@ -160,15 +146,16 @@ impl<C: Cargo> Gated<C> {
     /// Writes a claimed slot (L2).
     #[inline(always)]
     fn fill(&self, sequence: Sequence, image: &C::Image) {
-        let words = self.image(sequence);
-        if C::SHARED {
-            let evicted = words[0].load(Ordering::Relaxed);
-            if evicted != 0 {
-                // SAFETY: L4: the slot owned it; L2: no reader is at it, and nobody else overwrites it.
-                unsafe { C::release(evicted) };
+        prefetch::for_writing(self.cells.at(sequence.wrapping_add(AHEAD)));
+        self.cells.at(sequence).with_mut(|place| {
+            // SAFETY: L2: nobody else touches the cell until it is published; it holds a value since it was made.
+            let place = unsafe { &mut *place };
+            if C::SHARED && word_0(place) != 0 {
+                // SAFETY: L4: the cell owned it, and is overwritten.
+                unsafe { C::release(word_0(place)) };
             }
-        }
-        store_image(image, |index| &words[index]);
+            *place = *image;
+        });
     }
 
     /// Publishes one item, or gives it back where there is no room.
@@ -253,10 +240,11 @@ impl<C: Cargo> Drop for Gated<C> {
         if !C::SHARED {
             return;
         }
-        for image in self.words.chunks(Self::WORDS) {
-            let word = image[0].load(Ordering::Relaxed);
+        for sequence in 0..self.capacity() {
+            // SAFETY: nobody else is left (`&mut self`).
+            let word = self.cells.at(sequence).with(|place| word_0(unsafe { &*place }));
             if word != 0 {
-                // SAFETY: L4; nobody else is left (`&mut self`).
+                // SAFETY: L4.
                 unsafe { C::release(word) };
             }
         }
@@ -373,24 +361,19 @@ impl<C: Cargo> GatedReader<C> {
     pub(crate) fn visit(&mut self, mut visit: impl FnMut(&C::Item) -> bool) -> bool {
         let first = self.next;
         // A visitor that panics leaves the gate where it was; the next call moves it.
-        let end = first + RUN;
-        while self.next < end {
-            if self.ring.solo {
-                if self.next == self.known {
-                    // G1.
-                    self.known = self.ring.head.0.load(Ordering::Acquire);
-                    if self.next == self.known {
-                        break;
-                    }
-                }
-            } else if !self.ring.is_published(self.next) {
-                break;
+        let mut end = first + RUN;
+        if self.ring.solo {
+            if self.next == self.known {
+                // G1.
+                self.known = self.ring.head.0.load(Ordering::Acquire);
             }
-            let words = self.ring.image(self.next);
-            let image = load_image(|index| &words[index]);
+            end = end.min(self.known);
+        }
+        while self.next < end && (self.ring.solo || self.ring.is_published(self.next)) {
+            let cell = self.ring.cells.at(self.next);
             self.next += 1;
             // SAFETY: L3: published, as packed, and our gate holds it until we move it.
-            if !unsafe { C::look(&image, &mut visit) } {
+            if !cell.with(|place| unsafe { C::look(&*place, &mut visit) }) {
                 break;
             }
         }

@@ -62,7 +62,9 @@
 
 mod access;
 mod cargo;
+mod cells;
 mod gated;
+mod prefetch;
 mod seats;
 mod slots;
 
@@ -77,6 +79,9 @@ type Sequence = u64;
 
 /// Sequences that one pin covers.
 pub(crate) const RUN: u64 = if cfg!(loom) { 1 } else { 64 };
+
+/// How many sequences ahead a publisher asks for the lines that it is going to write.
+const AHEAD: u64 = 8;
 
 /// A pin, and the name of a retired body: the shard above the low bits of the sequence. Cut sequences that
 /// collide (2^48 events apart) only hold a body longer.

@@ -8,8 +8,8 @@
 
 use std::marker::PhantomData;
 
-use super::Sequence;
 use super::cargo::{Cargo, load_image, store_image};
+use super::{AHEAD, Sequence, prefetch};
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Padded, hint, thread};
 
@@ -138,6 +138,9 @@ impl<C: Cargo> Ring<C> {
     /// was given up.
     #[inline(always)]
     pub(super) fn open(&self, sequence: Sequence) -> Option<Slot<'_>> {
+        for line in self.slot(sequence.wrapping_add(AHEAD)).lines {
+            prefetch::for_writing(line);
+        }
         let slot = self.slot(sequence);
         let before = Self::published(sequence.wrapping_sub(self.capacity()));
         // E3.

@@ -64,8 +64,8 @@ fn read_cloud_events_json(body: &[u8], is_batch: bool, check: Check<'_>) -> Resu
     if !is_batch {
         return Ok(vec![read(body)?]);
     }
-    let items: Vec<&RawValue> = serde_json::from_str(body)
-        .map_err(|e| BodyError::new(e.line(), format!("not a JSON array: {e}")))?;
+    let items: Vec<&RawValue> =
+        serde_json::from_str(body).map_err(|e| BodyError::new(e.line(), format!("not a JSON array: {e}")))?;
     items.into_iter().map(|item| read(item.get())).collect()
 }
 

@@ -15,7 +15,8 @@ use support::ws::Ws;
 use support::{Server, eventually, http};
 
 fn node(service: &Service) -> Server {
-    node_with(service, &[])
+    // Clients here may read late: what matters is what the log and the nodes do.
+    node_with(service, &["--max-lag-events", "1000000", "--max-lag-bytes", "1GiB"])
 }
 
 fn node_with(service: &Service, options: &[&str]) -> Server {

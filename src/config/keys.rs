@@ -9,7 +9,7 @@
 
 use super::value::{Setting, bytes, count, file, limit, list, one_of, secret, switch, text, time};
 use super::{Config, LogFormat};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, check_url};
 use crate::event::Attribute;
 use crate::server::System;
 
@@ -79,7 +79,7 @@ pub(super) const GROUPS: &[Group] = &[
     ]},
     Group { heading: "Engine: where order and history live for several nodes", rows: &[
         row("engine", FIXED, "Address of the log that nodes share: redis://HOST:PORT or nats://HOST:PORT; none = this process alone",
-            |c| text(&mut c.engine.url, "URL", |_| Ok(()))),
+            |c| text(&mut c.engine.url, "URL", check_url)),
         row("engine_name", FIXED, "What the log's keys or streams begin with; nodes with the same name share one log",
             |c| text(&mut c.engine.name, "NAME", |_| Ok(()))),
         row("engine_history", FIXED, "Events that the log keeps of each shard, about",

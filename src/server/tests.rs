@@ -354,8 +354,8 @@ fn a_connection_costs_what_the_table_in_the_docs_says() {
     let sizes = [
         ("for each connection", size_of::<core::Conn<stream::Stream>>(), 120),
         ("of these, its state machine", size_of::<connection::Connection>(), 40),
-        ("of these, its place in a feed", size_of::<crate::feed::Cursor>(), 32),
-        ("besides, for each WebSocket client with one subscription", size_of::<connection::Ws>(), 80),
+        ("of these, its place in a feed", size_of::<crate::feed::Cursor>(), 40),
+        ("besides, for each WebSocket client with one subscription", size_of::<connection::Ws>(), 96),
     ];
     for (what, size, says) in sizes {
         assert_eq!(size, says, "{what}: {sizes:?}");

@@ -370,10 +370,10 @@ impl<C: Cargo> GatedReader<C> {
             end = end.min(self.known);
         }
         while self.next < end && (self.ring.solo || self.ring.is_published(self.next)) {
-            let cell = self.ring.cells.at(self.next);
+            let sequence = self.next;
             self.next += 1;
             // SAFETY: L3: published, as packed, and our gate holds it until we move it.
-            if !cell.with(|place| unsafe { C::look(&*place, &mut visit) }) {
+            if !self.ring.cells.at(sequence).with(|place| unsafe { C::look(&*place, &mut visit) }) {
                 break;
             }
         }

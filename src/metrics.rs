@@ -2,9 +2,12 @@
 //!
 //! Imports nothing of ours. Always: a counter only grows; a gauge is moved by whoever owns what it counts.
 
+mod autosdlc;
+
 use std::fmt;
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -52,6 +55,8 @@ pub(crate) struct Metrics {
     pub(crate) write_blocked: Counter,
     pub(crate) loop_gaps: Counter,
     pub(crate) turns: Counter,
+    /// AutoSDLC's own names.
+    pub(crate) websocket: autosdlc::Websocket,
     pub(crate) engine_following: Gauge,
     pub(crate) engine_appended: Counter,
     pub(crate) engine_refused: Counter,
@@ -94,7 +99,8 @@ impl Default for Metrics {
         macro_rules! register {
             ($($name:ident: $label:literal, $help:literal;)*) => {{
                 $(let $name = Default::default(); registry.register($label, $help, Clone::clone(&$name));)*
-                Self { $($name,)* lag_events, lag_seconds, lag_bytes, registry }
+                let websocket = autosdlc::Websocket::default();
+                Self { $($name,)* lag_events, lag_seconds, lag_bytes, registry, websocket }
             }};
         }
         register! {
@@ -144,7 +150,9 @@ impl Metrics {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string fails only if an encoder does; then what was written before still stands.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.websocket.registry);
+        let _ = encode_eof(&mut text);
         text
     }
 

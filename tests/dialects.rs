@@ -256,6 +256,32 @@ fn autosdlc_greets_subscribes_and_delivers_by_resource() {
 }
 
 #[test]
+fn autosdlc_is_counted_by_its_own_names() {
+    let server = Server::start();
+    let mut client = open(&server, "/autosdlc");
+    client.message();
+    let wanted = json!({"subscriptionId": "s", "resource": "agent", "resourceId": "a"});
+    client.ask(&json!({"type": "subscribe", "data": wanted}));
+    client.send(&json!({"type": "whatever"}));
+    server.publish(r#"{"type":"agent_status","data":{"agentId":"a"}}"#);
+    client.message();
+    let count = |name: &str, label: &str| {
+        let samples = server.metrics(name);
+        samples.iter().filter(|(labels, _)| labels.contains(label)).map(|(_, value)| value).sum::<f64>()
+            as u64
+    };
+    assert_eq!(count("websocket_connections_total", ""), 1);
+    assert_eq!(count("websocket_active_connections", ""), 1);
+    assert_eq!(count("websocket_messages_received_total", "subscribe"), 1);
+    assert_eq!(count("websocket_messages_received_total", "unknown"), 1);
+    assert_eq!(count("websocket_messages_sent_total", "agent_status"), 1);
+    assert_eq!(count("websocket_message_size_bytes_count", "direction=\"in\""), 2);
+    assert_eq!(count("websocket_active_subscriptions", "agent"), 1);
+    client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s"}}));
+    assert_eq!(count("websocket_active_subscriptions", "agent"), 0);
+}
+
+#[test]
 fn autosdlc_answers_pings_ignores_unknown_types_and_names_what_is_no_message() {
     let server = Server::start();
     let mut client = open(&server, "/autosdlc");

@@ -211,6 +211,17 @@ impl Encoding {
         }
     }
 
+    /// Which dialect that is.
+    pub(crate) const fn dialect(self) -> Dialect {
+        match self {
+            Self::NativeWs | Self::NativeSse | Self::NativeSseUnnamed => Dialect::Native,
+            Self::AgentosWs | Self::AgentosWsGaps => Dialect::Agentos,
+            Self::HiveWs | Self::HiveWsBinary => Dialect::Hive,
+            Self::AutosdlcWs | Self::AutosdlcWsGzip => Dialect::Autosdlc,
+            Self::GatheringWs => Dialect::Gathering,
+        }
+    }
+
     /// Whose words they are, where clients speak.
     pub(crate) const fn protocol(self) -> &'static dyn Protocol {
         match self {

@@ -13,7 +13,8 @@ use smallvec::SmallVec;
 use super::press::Press;
 use super::thin::{KeyRule, Sampled, Thinning};
 use super::{Compression, Feed, FeedLimits, Fresh, GAP};
-use crate::dialect::{Encoding, GapNotice};
+use crate::catalogue::autosdlc::event_type;
+use crate::dialect::{Dialect, Encoding, GapNotice};
 use crate::event::{Event, EventId, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::metrics::Metrics;
@@ -226,6 +227,10 @@ impl Fanout {
                 let frame = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics);
                 let feed = &mut self.feeds[key as usize];
                 self.books.matched += feed.members.len() as u64;
+                if feed.encoding.dialect() == Dialect::Autosdlc {
+                    let kind = event_type(event.event_type()).map_or("other", |known| known.name);
+                    self.metrics.websocket.sent(kind, event.payload().len(), feed.members.len());
+                }
                 if feed.append(frame, id, 0) {
                     self.dirty.push(key);
                 }

@@ -16,6 +16,7 @@ pub mod fuzzing;
 mod limits;
 mod listener;
 mod memory;
+mod messages;
 mod page;
 mod publish;
 mod rights;

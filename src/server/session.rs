@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::auth::{Denied, Grant};
 use super::connection::{Answer, Context, Effect, ReplayFrom};
 use super::limits::Limited;
+use super::messages;
 use super::rights::Rights;
 use super::wheel::Tick;
 use crate::codec::ws;
@@ -148,6 +149,7 @@ impl Session {
         let nowhere = Place::default();
         let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
         let ClientMessage { kind, asked, command } = self.encoding.protocol().read(message, place);
+        messages::came(self.encoding, kind, message, cx);
         if let Err(limited) = self.admit_message(kind, cx) {
             self.fail(&limited.error(kind), &asked, cx);
             if limited.is_last {
@@ -286,6 +288,7 @@ impl Session {
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
         let stamp = stamp(cx);
         if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
+            messages::went(self.encoding, reply, &frame, cx);
             cx.send(frame);
         }
     }
@@ -407,6 +410,7 @@ impl Session {
             self.forget(&id, cx);
         }
         for filter in filters {
+            messages::subscribed(self.encoding, &filter, 1, cx);
             self.subscriptions.push(Subscription { name: name.clone(), filter, on_lag });
             cx.shared.metrics.subscriptions.inc();
         }
@@ -417,7 +421,14 @@ impl Session {
     /// Drops what has this name, or everything by the name `*`; how much that was.
     fn forget(&mut self, id: &str, cx: &Context<'_>) -> usize {
         let before = self.subscriptions.len();
-        self.subscriptions.retain(|s| id != "*" && !s.name.is(id));
+        let encoding = self.encoding;
+        self.subscriptions.retain(|s| {
+            let stays = id != "*" && !s.name.is(id);
+            if !stays {
+                messages::subscribed(encoding, &s.filter, -1, cx);
+            }
+            stays
+        });
         let gone = before - self.subscriptions.len();
         cx.shared.metrics.subscriptions.dec_by(gone as i64);
         gone
@@ -464,6 +475,7 @@ impl Session {
 
     /// The client is going.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
+        messages::left(self.encoding, self.subscriptions.iter().map(|s| &s.filter), cx);
         cx.shared.metrics.subscriptions.dec_by(self.subscriptions.len() as i64);
         self.subscriptions.clear();
     }

@@ -472,6 +472,8 @@ fn a_signal_drains_and_the_exit_code_is_zero() {
         }
         for mut stream in streams {
             assert_eq!(number(&stream.event()), 1);
+            let last = stream.block(deadline()).expect("a time to come back");
+            assert_eq!((last.data, last.retry.is_some()), (None, true));
             let end = stream.block(deadline()).expect_err("the stream ends");
             assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof, "ended cleanly, not reset");
         }

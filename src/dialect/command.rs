@@ -142,6 +142,8 @@ pub(crate) enum Reply<'a> {
     Unsubscribed {
         id: &'a str,
     },
+    /// The server goes; it may come back after so many milliseconds.
+    Reconnect(u64),
     /// To a request.
     Response(&'a Value),
     Published(Option<EventId>),

@@ -206,6 +206,7 @@ impl Protocol for Native {
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
             Reply::Response(payload) => ("response", (*payload).clone()),
             Reply::Published(id) => ("ack", json!({ "event_id": id.map(|id| id.to_string()) })),
+            Reply::Reconnect(delay_ms) => ("reconnect", json!({ "delay_ms": delay_ms })),
             Reply::Pong => ("pong", json!({ "last_event_id": position })),
             Reply::Authenticated => ("ack", json!({ "authenticated": true })),
             Reply::AuthFailed(why) => ("error", json!({ "error": why, "code": "auth_failed" })),

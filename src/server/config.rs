@@ -63,6 +63,14 @@ pub struct ServerConfig {
     pub heartbeat: Duration,
     /// How long an SSE client is told to wait before it comes back. 3 s.
     pub retry: Duration,
+    /// Over how long streams are closed when the server drains, in random order. None: all at once.
+    pub drain_window: Duration,
+    /// How many clients a second are told to come back after a drain, so that they do not all come at once; at
+    /// least 1. 1,000.
+    pub drain_return_rate: u32,
+    /// Connections accepted in a second, all loops together; the kernel holds the others. 0 = as they come, the
+    /// default.
+    pub accept_rate: u32,
     /// Origins that may read answers from a browser; `*` allows all. None.
     pub cors_origins: Vec<String>,
     /// Systems whose clients find their protocol at their own document's path too. None.
@@ -123,6 +131,9 @@ impl Default for ServerConfig {
             keep_alive: Duration::from_secs(75),
             heartbeat: Duration::from_secs(30),
             retry: Duration::from_secs(3),
+            drain_window: Duration::ZERO,
+            drain_return_rate: 1000,
+            accept_rate: 0,
             cors_origins: Vec::new(),
             systems: Vec::new(),
             endpoints: Vec::new(),

@@ -470,14 +470,21 @@ impl Connection {
         self.heard = tick as u32;
     }
 
-    /// The server is going: says so in the protocol's own form.
-    pub(crate) fn drain(&mut self, cx: &mut Context<'_>) {
+    /// The server is going: says so in the protocol's own form, and when to come back.
+    pub(crate) fn drain(&mut self, delay_ms: u64, cx: &mut Context<'_>) {
         match &self.state {
-            State::Ws(_) => {
-                return self.close_with(ws::close_frame(1001, "server is shutting down"), cx);
+            State::Ws(ws) => {
+                ws.session.reconnect(delay_ms, cx);
+                let reason = format!("server is shutting down; retry={delay_ms}");
+                return self.close_with(ws::close_frame(1012, &reason), cx);
             }
             State::Http(http) if http.receiving.is_some() => return,
-            State::Http(_) | State::Sse(_) => {}
+            State::Sse(_) => {
+                let mut out = Vec::with_capacity(32);
+                crate::codec::sse::encode_retry(&mut out, delay_ms, None);
+                cx.send(out);
+            }
+            State::Http(_) => {}
             State::Closing(_) => return,
         }
         self.close(cx);

@@ -7,6 +7,7 @@
 //! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
 
 mod ahead;
+mod leave;
 mod log_places;
 mod mail;
 mod pump;
@@ -62,6 +63,7 @@ pub(crate) trait Socket: Read + Write {
 pub(crate) type Token = u64;
 
 use ahead::PutOff;
+use leave::Leave;
 use log_places::{Behind, Continuity, behind};
 use mail::Mailbox;
 use replay::Replay;
@@ -126,6 +128,8 @@ pub(crate) struct Core<S> {
     /// Events published by this loop's clients since it last looked at the bus.
     unpumped: usize,
     draining: bool,
+    /// Who is still to be told that the server goes; the next one last.
+    leaving: Vec<Leave>,
     /// From the first time that a client asked for one.
     snapshot: Option<Box<Snapshot>>,
     effects: Vec<Effect>,
@@ -211,6 +215,7 @@ impl<S: Socket> Core<S> {
             pumped: Timestamp::default(),
             unpumped: 0,
             draining: false,
+            leaving: Vec::new(),
             snapshot: None,
             effects: Vec::new(),
             tally: Tally::default(),
@@ -656,23 +661,17 @@ impl<S: Socket> Core<S> {
         }
         self.due = due;
         self.close_denied();
+        self.let_go();
         self.count();
         self.report();
     }
 
-    /// Tells every client that the server goes.
-    pub(crate) fn drain(&mut self) {
-        if std::mem::replace(&mut self.draining, true) {
-            return;
-        }
-        self.pump(BATCHES_A_TURN);
-        let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            let Some(conn) = self.conns.get_mut(slot) else { continue };
-            let mut cx = context!(self, conn);
-            conn.connection.drain(&mut cx);
-            self.apply(slot);
-        }
+    /// Tells a client that the server goes, and when to come back.
+    fn dismiss(&mut self, slot: usize, delay_ms: u64) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        let mut cx = context!(self, conn);
+        conn.connection.drain(delay_ms, &mut cx);
+        self.apply(slot);
     }
 }
 

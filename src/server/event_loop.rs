@@ -133,7 +133,7 @@ impl EventLoop {
             self.core.turn();
             if let Some(limit) = self.shared.drain_time() {
                 if deadline.is_none() {
-                    deadline = Some(Instant::now() + limit);
+                    deadline = Some(Instant::now() + self.core.config().drain_window + limit);
                     self.listener = None;
                     self.core.drain();
                 }
@@ -146,7 +146,11 @@ impl EventLoop {
 
     fn accept(&mut self) {
         let Some(listener) = self.listener.as_mut().filter(|listener| listener.waits) else { return };
+        let rate = self.core.config().accept_rate.div_ceil(self.shared.loops as u32);
         for _ in 0..ACCEPTS_A_TURN {
+            if !listener.keeps_pace(rate) {
+                return;
+            }
             match listener.accept() {
                 Accepted::Connection(stream) => {
                     let stream = Stream::new(stream, self.core.config(), &self.shared.metrics);

@@ -60,6 +60,35 @@ pub(super) enum Accepted {
     Nothing,
 }
 
+/// Spreads what is accepted over each second.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the next connection may come.
+    next: Option<Instant>,
+    /// Between two.
+    every: Duration,
+}
+
+impl Pace {
+    /// How long the next one has to wait, if it has to. What was not used in time is kept for a tick only.
+    fn wait(&mut self, rate: u32, now: Instant) -> Option<Duration> {
+        if rate == 0 {
+            self.next = None;
+            return None;
+        }
+        self.every = Duration::from_secs(1) / rate;
+        let next = self.next.get_or_insert(now);
+        *next = (*next).max(now.checked_sub(PAUSE).unwrap_or(now));
+        next.checked_duration_since(now).filter(|wait| !wait.is_zero())
+    }
+
+    fn take(&mut self) {
+        if let Some(next) = &mut self.next {
+            *next += self.every;
+        }
+    }
+}
+
 /// Accepts connections.
 pub(super) struct Listener {
     socket: TcpListener,
@@ -70,6 +99,7 @@ pub(super) struct Listener {
     pub(super) waits: bool,
     /// Accepting failed: not before this time again.
     paused: Option<Instant>,
+    pace: Pace,
 }
 
 /// A descriptor that costs nothing.
@@ -81,7 +111,7 @@ impl Listener {
     pub(super) fn new(socket: Socket, registry: &Registry, token: Token) -> io::Result<Self> {
         let mut socket = TcpListener::from_std(socket.into());
         registry.register(&mut socket, token, Interest::READABLE)?;
-        Ok(Self { socket, reserve: spare(), waits: false, paused: None })
+        Ok(Self { socket, reserve: spare(), waits: false, paused: None, pace: Pace::default() })
     }
 
     /// Whether it waits until it may try again.
@@ -97,6 +127,15 @@ impl Listener {
         }
     }
 
+    /// Whether one more may be accepted at this rate a second; else it waits until one may. 0 = any.
+    pub(super) fn keeps_pace(&mut self, rate: u32) -> bool {
+        let now = Instant::now();
+        let Some(wait) = self.pace.wait(rate, now) else { return true };
+        self.waits = false;
+        self.paused = Some(now + wait);
+        false
+    }
+
     /// Accepts one connection.
     pub(super) fn accept(&mut self) -> Accepted {
         loop {
@@ -105,6 +144,7 @@ impl Listener {
                     // Elsewhere than on Linux it is not handed down.
                     #[cfg(not(target_os = "linux"))]
                     let _ = stream.set_nodelay(true);
+                    self.pace.take();
                     return Accepted::Connection(stream);
                 }
                 Err(error) => match error.kind() {
@@ -159,5 +199,19 @@ mod tests {
         let text = std::str::from_utf8(BUSY).expect("ASCII");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
+    }
+
+    #[test]
+    fn accepting_keeps_to_its_rate() {
+        let mut pace = Pace::default();
+        let mut now = Instant::now();
+        let begin = now;
+        for _ in 0..1000 {
+            now += pace.wait(100, now).unwrap_or_default();
+            pace.take();
+        }
+        let took = now - begin;
+        assert!((9900..=10_000).contains(&took.as_millis()), "{took:?}");
+        assert_eq!(pace.wait(0, now), None);
     }
 }

@@ -280,6 +280,11 @@ impl Session {
         }
     }
 
+    /// The server goes: where the protocol has a message for it, says when to come back.
+    pub(crate) fn reconnect(&self, delay_ms: u64, cx: &mut Context<'_>) {
+        self.reply(&Reply::Reconnect(delay_ms), &Asked::default(), cx);
+    }
+
     fn fail(&self, error: &ClientError, asked: &Asked, cx: &mut Context<'_>) {
         cx.shared.metrics.fault(error.code);
         self.reply(&Reply::Error(error), asked, cx);

@@ -325,7 +325,10 @@ fn draining_tells_everybody_in_their_own_form() {
     world.core.drain();
     world.turn();
     assert!(stream.with(|ends| ends.ended) && socket.with(|ends| ends.ended) && idle.with(|ends| ends.ended));
-    socket.with(|ends| assert_eq!(ends.to_client[..4], [0x88, ends.to_client.len() as u8 - 2, 0x03, 0xe9]));
+    let told = String::from_utf8_lossy(&socket.with(|ends| ends.to_client.clone())).into_owned();
+    assert!(told.contains(r#""type":"reconnect","payload":{"delay_ms":"#), "{told}");
+    socket.with(|ends| assert!(ends.to_client.windows(2).any(|two| two == 1012_u16.to_be_bytes())));
+    stream.with(|ends| assert!(ends.to_client.ends_with(b"\n\n")));
     assert!(world.core.admit(Wire::default()).is_none());
     world.after(100);
     assert!(world.core.is_empty(), "those that do not close by themselves are let go");

@@ -54,7 +54,7 @@ pub(super) fn went(encoding: Encoding, reply: &Reply<'_>, frame: &[u8], cx: &Con
         Reply::Authenticated => "auth_success",
         Reply::AuthFailed(_) => "auth_failure",
         Reply::Error(_) => "error",
-        Reply::Response(_) | Reply::Published(_) => return,
+        Reply::Reconnect(_) | Reply::Response(_) | Reply::Published(_) => return,
     };
     cx.shared.metrics.websocket.sent(kind, frame.len(), 1);
     log("out", kind, frame);

@@ -594,7 +594,10 @@ fn one_address_has_so_many_connections_at_the_most() {
     let mut third = Wire::connect(server.addr);
     third.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
     let refused = http::read_response(&mut third, deadline());
-    assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status == 503), "it is told and closed at once");
+    assert!(
+        refused.is_err() || refused.is_ok_and(|answer| answer.status == 503),
+        "it is told and closed at once"
+    );
     held.pop();
     eventually("room for another", || {
         let mut wire = Wire::connect(server.addr);

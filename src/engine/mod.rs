@@ -77,13 +77,13 @@ impl EngineConfig {
 /// Whether this build has an engine for an address; an empty one needs none.
 pub(crate) fn check_url(url: &str) -> Result<(), String> {
     let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
-    let known = match scheme {
-        "" => true,
-        "redis" | "rediss" | "unix" => cfg!(feature = "redis"),
-        "nats" | "tls" => cfg!(feature = "nats"),
-        _ => false,
-    };
-    if known { Ok(()) } else { Err(EngineError::Unsupported { scheme: scheme.to_owned() }.to_string()) }
+    let is_redis = matches!(scheme, "redis" | "rediss" | "unix") && cfg!(feature = "redis");
+    let is_nats = matches!(scheme, "nats" | "tls") && cfg!(feature = "nats");
+    if url.is_empty() || is_redis || is_nats {
+        Ok(())
+    } else {
+        Err(EngineError::Unsupported { scheme: scheme.to_owned() }.to_string())
+    }
 }
 
 /// An address without what is secret in it.

@@ -399,6 +399,8 @@ impl Client {
                 match message["type"].as_str().expect("a message has a type") {
                     "event" => self.take_event(&message["payload"], log),
                     "gap" => self.take_gap(&message["payload"]),
+                    // The server goes; the close frame comes next.
+                    "reconnect" => {}
                     kind => self.take_reply(kind, &message, at, log),
                 }
             }

@@ -584,7 +584,7 @@ impl World {
 
     /// Whether a client was told in order that it is over, so that nothing may be missing before that.
     fn reads_to_the_end(&self, client: &Client) -> bool {
-        let in_order = matches!(client.outcome, Some(Outcome::Close(1001) | Outcome::Ended));
+        let in_order = matches!(client.outcome, Some(Outcome::Close(1012) | Outcome::Ended));
         in_order && self.plan.is_strict && matches!(client.kind, Kind::Ws | Kind::Sse)
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::service::{Kind, Service};
 use support::sse::Sse;
+use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{Server, eventually, http};
 
@@ -251,6 +252,11 @@ fn a_node_without_its_log_says_so_and_refuses_in_time(kind: Kind) {
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(refused.text().contains("nothing was accepted"), "{refused:?}");
+    // Also one that has said all it has to say, and waits.
+    let mut half = Wire::connect(server.addr);
+    half.send(b"POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: 12\r\n\r\n{\"type\":\"x\"}");
+    half.half_close();
+    assert_eq!(http::read_response(&mut half, deadline()).expect("an answer").status, 503);
     let mut client = Ws::connect(server.addr);
     let answer = client.ask(&json!({"type": "publish", "payload": {"type": "x"}}));
     assert_eq!(
@@ -332,7 +338,7 @@ fn messages_of_redis_channels_and_nats_subjects_become_events() {
         };
         let (first, second) = (format!("{}#{first}", service.url()), format!("{}#{second}", service.url()));
         let server = Server::with(&["--ingest", &first, "--ingest", &second]);
-        let mut circle = Ws::over(support::wire::Wire::connect(server.addr), "/ws/circles/dev-team", "");
+        let mut circle = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team", "");
         let mut all = Ws::subscribed(server.addr, json!({}));
         let (event, payload) = (
             r#"{"type":"task.progress","source":"core","payload":{"n":1}}"#,

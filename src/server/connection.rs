@@ -530,8 +530,10 @@ impl Connection {
                     return Timer::At(cx.tick + 10);
                 }
                 let encoding = ws.session.encoding();
-                // Some ticks at the least, so that with a short heartbeat too the second ping has been sent.
-                if cx.tick >= heard + 2 * heartbeat + (heartbeat / 2).max(3) {
+                // Some ticks at the least, so that with a short heartbeat too the second ping has been sent. After a
+                // stall of this process it has not been, whatever the clock says.
+                let was_asked_twice = asked >= heard + 2 * heartbeat;
+                if was_asked_twice && cx.tick >= heard + 2 * heartbeat + (heartbeat / 2).max(3) {
                     cx.shared.metrics.fault("heartbeat_missed");
                     return Timer::Over;
                 }

@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 use super::auth::Denied;
 use super::backlog::Backlog;
 use super::config::Prepared;
-use super::connection::{Connection, Context, Effect, Timer};
+use super::connection::{Connection, Context, Effect, Speaks, Timer};
 use super::limits::address_key;
 use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared, listener};
@@ -101,6 +101,8 @@ pub(super) struct Conn<S> {
     queued: bool,
     /// To be closed when all is written.
     closing: bool,
+    /// The peer will say no more.
+    hung_up: bool,
 }
 
 /// The state of one loop.
@@ -318,6 +320,7 @@ impl<S: Socket> Core<S> {
             unread: false,
             queued: false,
             closing: false,
+            hung_up: false,
         });
         let token = token_of(slot, generation);
         if let Some((address, _)) = address {
@@ -390,7 +393,7 @@ impl<S: Socket> Core<S> {
                 continue;
             }
             let read = match conn.socket.read(&mut self.read_buffer) {
-                Ok(0) => return self.remove(slot),
+                Ok(0) => return self.hung_up(slot),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -433,9 +436,14 @@ impl<S: Socket> Core<S> {
 
     /// Does what the connection asked for; false where the connection is gone.
     fn apply(&mut self, slot: usize) -> bool {
+        let token = token_of(slot, self.conns[slot].generation);
         let mut effects = std::mem::take(&mut self.effects);
         let mut rest = effects.drain(..);
         while let Some(effect) = rest.next() {
+            // Publishing writes to everybody meanwhile, and may find this one broken.
+            if self.find(token).is_none() {
+                break;
+            }
             if let Some(id) = self.is_ahead(&effect) {
                 self.put_off(slot, id, std::iter::once(effect).chain(rest.by_ref()).collect());
             } else {
@@ -444,7 +452,18 @@ impl<S: Socket> Core<S> {
         }
         drop(rest);
         self.effects = effects;
-        self.flush(slot)
+        self.find(token).is_some() && self.flush(slot)
+    }
+
+    /// The peer will say no more. Who only asked something may still wait for the answer; everybody else is gone.
+    fn hung_up(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        let is_owed = conn.awaits > 0 || conn.cursor.direct_bytes() > 0;
+        if conn.connection.speaks() != Speaks::Http || !is_owed {
+            return self.remove(slot);
+        }
+        conn.unread = false;
+        conn.hung_up = true;
     }
 
     fn obey(&mut self, slot: usize, effect: Effect) {
@@ -522,6 +541,10 @@ impl<S: Socket> Core<S> {
                     conn.connection.heard(self.tick);
                 } else if conn.awaits > 0 {
                     // What it is owed comes through the mailbox.
+                } else if conn.hung_up {
+                    // Nobody will say that it is gone.
+                    self.remove(slot);
+                    return false;
                 } else if conn.closing {
                     conn.closing = false;
                     conn.socket.close_write();

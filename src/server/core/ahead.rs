@@ -69,9 +69,13 @@ impl<S: Socket> Core<S> {
                 self.queue(slot);
             }
             for effect in effects {
-                self.obey(slot, effect);
+                if self.find(token).is_some() {
+                    self.obey(slot, effect);
+                }
             }
-            self.flush(slot);
+            if self.find(token).is_some() {
+                self.flush(slot);
+            }
         }
     }
 }

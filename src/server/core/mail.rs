@@ -42,8 +42,9 @@ impl<S: Socket> Core<S> {
     /// Publishes what a client sent, on the bus or through the engine, and answers it.
     pub(super) fn publish(&mut self, slot: usize, events: Vec<Event>, answer: Answer) {
         let Some(engine) = &self.shared.engine else {
+            let token = super::token_of(slot, self.conns[slot].generation);
             let last = self.publish_here(events);
-            if let Some(answer) = (answer.0)(Ok(last)) {
+            if let Some(answer) = (answer.0)(Ok(last)).filter(|_| self.find(token).is_some()) {
                 self.conns[slot].cursor.send(&mut self.fanout, answer);
             }
             return;

@@ -33,13 +33,15 @@ class Cuts(Case):
         for n in range(0, events, 20):
             batch = [numbered(n, source="odd" if n % 2 else "chaos") for n in range(n, n + 20)]
             await self.server.publish([{"type": "other"}, *batch])
+            # Else all is published before the network has had time to misbehave.
+            await asyncio.sleep(0.02)
         got, odds = await loops
         trouble.cancel()
         self.assertEqual(numbers(got), list(range(events)))
         self.assertEqual(numbers(odds), list(range(1, events, 2)))
         await until("the handler", lambda: len(handled) >= events)
         self.assertEqual(handled, list(range(events)))
-        self.assertGreater(len(self.errors), 3, "losses were told")
+        self.assertGreater(len(self.errors), 0, "losses were told")
         await client.close()
 
     async def test_cut_before_its_first_event_a_client_misses_nothing(self) -> None:

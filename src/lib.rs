@@ -19,6 +19,10 @@ pub mod config;
 #[cfg(feature = "server")]
 mod dialect;
 #[cfg(feature = "server")]
+#[cfg_attr(
+    not(all(feature = "config-file", any(feature = "redis", feature = "nats"))),
+    allow(dead_code, reason = "what no log and no setting asks for")
+)]
 mod engine;
 mod event;
 #[cfg(feature = "server")]

@@ -76,6 +76,7 @@ fn lint() -> Outcome {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
     cargo(&["clippy", "--no-default-features", "--lib", "--", "-D", "warnings"])?;
+    cargo(&["clippy", "--no-default-features", "--features", "server", "--lib", "--", "-D", "warnings"])?;
     run::command("cargo", &["doc", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")], ".")
 }
 

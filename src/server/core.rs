@@ -6,7 +6,9 @@
 //! - a connection that is not blocked and owes something is written in the turn that made it owe;
 //! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
 
+mod admit;
 mod ahead;
+mod grants;
 mod leave;
 mod log_places;
 mod mail;
@@ -26,9 +28,8 @@ use super::auth::Denied;
 use super::backlog::Backlog;
 use super::config::Prepared;
 use super::connection::{Connection, Context, Effect, Speaks, Timer};
-use super::limits::address_key;
 use super::wheel::{Tick, Wheel};
-use super::{Rng, Shared, listener};
+use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
 use crate::event::{EventId, Sequence, Timestamp};
@@ -280,70 +281,9 @@ impl<S: Socket> Core<S> {
         self.catch_up();
     }
 
-    /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
-    pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
-        let metrics = &self.shared.metrics;
-        metrics.connections_accepted.inc();
-        let open: i64 = ["http", "ws", "sse"]
-            .iter()
-            .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
-            .sum();
-        let address = self.counted_address(&socket);
-        let refused = if self.draining {
-            "draining"
-        } else if open >= self.config.max_connections as i64 {
-            "too_many"
-        } else if address.is_some_and(|(address, max)| !lock(&self.shared.addresses).enter(address, max)) {
-            "address"
-        } else {
-            ""
-        };
-        if !refused.is_empty() {
-            self.count_refused(refused);
-            listener::refuse(socket);
-            return None;
-        }
-        // 31 bits: the token fits a mio token and never meets the loop's own two.
-        self.generation = (self.generation + 1) & 0x7fff_ffff;
-        let generation = self.generation;
-        let connection = Connection::new(self.tick);
-        metrics.connections.get_or_create(&Kind { kind: connection.speaks().name() }).inc();
-        let cursor = Cursor::default();
-        let slot = self.conns.insert(Conn {
-            socket,
-            generation,
-            connection,
-            cursor,
-            replay: None,
-            awaits: 0,
-            blocked: false,
-            unread: false,
-            queued: false,
-            closing: false,
-            hung_up: false,
-        });
-        let token = token_of(slot, generation);
-        if let Some((address, _)) = address {
-            self.addresses.insert(token, address);
-        }
-        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), slot as Slot);
-        Some(token)
-    }
-
-    /// The address that a new connection counts for, and how many it may have.
-    fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
-        let max = self.config.limits.connections_per_address?;
-        Some((address_key(socket.peer()?), max))
-    }
-
     /// What holds for this turn.
     pub(crate) fn config(&self) -> &Prepared {
         &self.config
-    }
-
-    /// Counts a connection that is not taken.
-    pub(crate) fn count_refused(&self, kind: &'static str) {
-        self.shared.metrics.connections_refused.get_or_create(&Kind { kind }).inc();
     }
 
     /// The socket behind a token.
@@ -579,31 +519,6 @@ impl<S: Socket> Core<S> {
         let mut cx = context!(self, conn);
         conn.connection.lagged(&mut cx);
         self.apply(slot)
-    }
-
-    /// Takes the connections whose grants have ended off their feeds, if any may have. They are told in the next
-    /// turn: this may be in the middle of what one of them asked for.
-    fn end_grants(&mut self) {
-        let changes = self.shared.auth.changes();
-        if changes == self.auth_changes {
-            return;
-        }
-        self.auth_changes = changes;
-        let auth = &self.shared.auth;
-        let ended: Vec<(usize, Denied)> = self
-            .conns
-            .iter()
-            .filter_map(|(slot, conn)| Some((slot, auth.ended(conn.connection.grant()?, self.now)?)))
-            .collect();
-        for (slot, why) in ended {
-            self.let_go_of_feed(slot);
-            self.denied.push((token_of(slot, self.conns[slot].generation), why));
-        }
-    }
-
-    /// Whether a connection's grant has ended, though it was not told yet.
-    fn is_denied(&self, slot: usize) -> bool {
-        self.denied.iter().any(|(token, _)| self.find(*token) == Some(slot))
     }
 
     /// Tells and closes the connections whose grants have ended.

@@ -1,0 +1,77 @@
+//! Taking connections in, or not.
+//!
+//! Imports the room's core. Always: who is not taken is told 503 and counted; who is has a slot, a token and a
+//! deadline.
+
+use std::net::IpAddr;
+
+use super::super::connection::Connection;
+use super::super::limits::address_key;
+use super::super::listener;
+use super::{Conn, Core, Socket, Token, token_of};
+use crate::feed::{Cursor, Slot};
+use crate::metrics::Kind;
+use crate::sync::lock;
+
+impl<S: Socket> Core<S> {
+    /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
+    pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
+        let metrics = &self.shared.metrics;
+        metrics.connections_accepted.inc();
+        let open: i64 = ["http", "ws", "sse"]
+            .iter()
+            .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
+            .sum();
+        let address = self.counted_address(&socket);
+        let refused = if self.draining {
+            "draining"
+        } else if open >= self.config.max_connections as i64 {
+            "too_many"
+        } else if address.is_some_and(|(address, max)| !lock(&self.shared.addresses).enter(address, max)) {
+            "address"
+        } else {
+            ""
+        };
+        if !refused.is_empty() {
+            self.count_refused(refused);
+            listener::refuse(socket);
+            return None;
+        }
+        // 31 bits: the token fits a mio token and never meets the loop's own two.
+        self.generation = (self.generation + 1) & 0x7fff_ffff;
+        let generation = self.generation;
+        let connection = Connection::new(self.tick);
+        metrics.connections.get_or_create(&Kind { kind: connection.speaks().name() }).inc();
+        let cursor = Cursor::default();
+        let slot = self.conns.insert(Conn {
+            socket,
+            generation,
+            connection,
+            cursor,
+            replay: None,
+            awaits: 0,
+            blocked: false,
+            unread: false,
+            queued: false,
+            closing: false,
+            hung_up: false,
+        });
+        let token = token_of(slot, generation);
+        if let Some((address, _)) = address {
+            self.addresses.insert(token, address);
+        }
+        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), slot as Slot);
+        Some(token)
+    }
+
+    /// Counts a connection that is not taken.
+    pub(crate) fn count_refused(&self, kind: &'static str) {
+        self.shared.metrics.connections_refused.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// The address that a new connection counts for, and how many it may have.
+    fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
+        let max = self.config.limits.connections_per_address?;
+        Some((address_key(socket.peer()?), max))
+    }
+}

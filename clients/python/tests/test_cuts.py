@@ -21,13 +21,21 @@ class Cuts(Case):
         everything = client.subscribe("test.**", sources=["chaos", "odd"])
         odd = client.subscribe(sources="odd")
         handled: list[int] = []
+        hears = asyncio.Event()
 
         async def handle(event: Event) -> None:
-            handled.append(event.payload["n"])
+            if event.source == "probe":
+                hears.set()
+            else:
+                handled.append(event.payload["n"])
 
         client.on("test.numbered", handle)
         await everything.ready()
         await odd.ready()
+        # A handler has no way to say that it listens, but by hearing.
+        while not hears.is_set():
+            await self.server.publish([numbered(-1, source="probe")])
+            await asyncio.sleep(0.01)
         trouble = asyncio.create_task(unrest(self.proxy, 42, lambda: len(handled)))
         loops = asyncio.gather(take(everything, events), take(odd, events // 2))
         for n in range(0, events, 20):
@@ -39,7 +47,11 @@ class Cuts(Case):
         trouble.cancel()
         self.assertEqual(numbers(got), list(range(events)))
         self.assertEqual(numbers(odds), list(range(1, events, 2)))
-        await until("the handler", lambda: len(handled) >= events)
+        try:
+            await until("the handler", lambda: len(handled) >= events)
+        except AssertionError as error:
+            missing = sorted(set(range(events)) - set(handled))
+            raise AssertionError(f"the handler lacks {missing[:10]} of {len(missing)}; told: {self.errors[-3:]}") from error
         self.assertEqual(handled, list(range(events)))
         self.assertGreater(len(self.errors), 0, "losses were told")
         await client.close()

@@ -7,7 +7,9 @@
 //! heading where a reader looks for it. `LIVE` where a running server takes a new value at SIGHUP, `FIXED` where
 //! it is made once. Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md anew.
 
-use super::value::{Setting, bytes, count, file, limit, list, one_of, secret, switch, text, time};
+use super::value::{
+    SECRET_KIND, Setting, bytes, count, file, limit, list, one_of, secret, switch, text, time,
+};
 use super::{Config, LogFormat};
 use crate::engine::{EngineError, check_url};
 use crate::event::Attribute;
@@ -79,7 +81,7 @@ pub(super) const GROUPS: &[Group] = &[
     ]},
     Group { heading: "Engine: where order and history live for several nodes", rows: &[
         row("engine", FIXED, "Address of the log that nodes share: redis://HOST:PORT or nats://HOST:PORT; none = this process alone",
-            |c| text(&mut c.engine.url, "URL", check_url)),
+            |c| text(&mut c.engine.url, SECRET_KIND, check_url)),
         row("engine_name", FIXED, "What the log's keys or streams begin with; nodes with the same name share one log",
             |c| text(&mut c.engine.name, "NAME", |_| Ok(()))),
         row("engine_history", FIXED, "Events that the log keeps of each shard, about",

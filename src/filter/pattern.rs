@@ -292,6 +292,7 @@ mod tests {
         assert!(Pattern::exact("task.*").matches("task.*"));
     }
 
+    #[cfg(feature = "server")]
     #[test]
     fn runs_of_characters_cross_separators() {
         for (pattern, value, want) in [

@@ -305,3 +305,45 @@ fn a_certificate_without_its_key_is_refused_at_the_start() {
         assert!(!output.status.success() && error.contains(fault), "{options:?}: {error}");
     }
 }
+
+#[test]
+fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
+    let authority = Authority::new("commands");
+    let secret = "a secret of thirty-two bytes, no less";
+    let server = Server::start(&authority, &["--auth-jwt-hs256-secret", secret]);
+    let mut make = fanwire();
+    make.args(["token", "--publish", "--stream", "*"]).env("FANWIRE_AUTH_JWT_HS256_SECRET", secret);
+    let token = String::from_utf8(run(&mut make).stdout).expect("a token is text");
+    let url = format!("https://localhost:{}", server.addr.port());
+    let ask = |args: &[&str]| {
+        let mut command = fanwire();
+        command.args(args).env("FANWIRE_URL", &url).env("FANWIRE_TOKEN", token.trim());
+        command.env("FANWIRE_CA_FILE", authority.path("ca.pem"));
+        let output = run(&mut command);
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, answer, error) = ask(&["publish", "--type", "over.tls", "--payload", r#"{"n":1}"#, "--json"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(answer.contains(r#""accepted":1"#), "{answer}");
+    for more in [&["tail"][..], &["tail", "--sse"]] {
+        let (code, shown, error) = ask(&[more, &["--history", "1", "--count", "1", "--json"]].concat());
+        assert_eq!(code, Some(0), "{error}");
+        assert!(shown.contains("over.tls"), "{shown}");
+    }
+    let verify = ["verify", "--seconds", "1", "--ws", "1", "--sse", "1", "--slow", "0", "--json"];
+    let (code, report, error) = ask(&verify);
+    assert_eq!(code, Some(0), "{report}{error}");
+
+    // Nobody on this machine vouches for it.
+    for command in ["publish", "verify"] {
+        let output = run(fanwire().args([command, "--ca-file", "/nowhere.pem"]).env("FANWIRE_URL", &url));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read /nowhere.pem"), "{output:?}");
+    }
+    let other = Authority::new("another");
+    let mut stranger = fanwire();
+    stranger.args(["tail", "--no-reconnect", "--url", &url, "--ca-file"]).arg(other.path("ca.pem"));
+    let output = run(&mut stranger);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("certificate"), "{output:?}");
+}

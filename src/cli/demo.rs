@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use fanwire::{Bus, Event, EventBuilder};
 use serde_json::{Value, json};
 
+use super::dice::Dice;
+
 /// A thread that publishes the story; dropping it ends the thread.
 #[derive(Debug)]
 pub(super) struct Demo {
@@ -51,41 +53,6 @@ impl Drop for Demo {
             // A panic there has told its story on stderr; the server goes on.
             let _ = thread.join();
         }
-    }
-}
-
-/// SplitMix64: small, even, and the same everywhere.
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.roll() % n
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-
-    /// A number with one decimal between two whole ones.
-    fn between(&mut self, low: u64, high: u64) -> f64 {
-        (low * 10 + self.below((high - low) * 10)) as f64 / 10.0
-    }
-
-    fn id(&mut self, prefix: &str) -> String {
-        format!("{prefix}{:06x}", self.roll() & 0xff_ffff)
     }
 }
 

@@ -6,13 +6,16 @@
 mod bench;
 mod check;
 mod demo;
+mod dice;
 mod filters;
 mod publish;
+mod remote;
 mod serve;
 mod settings;
 mod tail;
 mod target;
 mod token;
+mod verify;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -43,6 +46,8 @@ enum Command {
     Check(check::Args),
     /// Load a server with many clients and see what it costs
     Bench(bench::Args),
+    /// Check a running server's promises: nothing lost untold, nothing twice, in order, whatever breaks
+    Verify(verify::Args),
 }
 
 /// A failure as the user reads it: what happened, and what to do next.
@@ -85,6 +90,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Token(args) => token::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(args),
+        Command::Verify(args) => verify::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

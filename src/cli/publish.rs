@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::target::{Target, bearer, error_text, http_agent};
+use super::remote::{Access, Remote};
+use super::target::{Target, error_text};
 use super::{CliError, DIM};
 
 /// Options of `fanwire publish`.
@@ -20,9 +21,8 @@ pub(super) struct Args {
     /// The server
     #[arg(long, env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
     url: Target,
-    /// Token or API key to show; better in the environment than on a command line that others see
-    #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// Print the server's answer as JSON
     #[arg(long)]
     json: bool,
@@ -67,9 +67,7 @@ const JSON: &str = "application/json";
 /// Sends everything, or says what the server refused.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
     let mut sender = Sender {
-        agent: http_agent(),
-        target: &args.url,
-        token: args.token.as_deref(),
+        remote: Remote::new(args.url.clone(), &args.access)?,
         accepted: 0,
         last_event_id: Value::Null,
     };
@@ -154,7 +152,7 @@ fn is_ndjson(first_line: &[u8]) -> bool {
 }
 
 fn send_all(
-    sender: &mut Sender<'_>,
+    sender: &mut Sender,
     path: &Path,
     mut input: impl BufRead + Send + 'static,
 ) -> Result<(), CliError> {
@@ -178,7 +176,7 @@ fn send_all(
 }
 
 fn send_lines(
-    sender: &mut Sender<'_>,
+    sender: &mut Sender,
     path: &Path,
     mut sent_lines: u64,
     mut batch: Vec<u8>,
@@ -232,29 +230,24 @@ fn fill(lines: &Receiver<io::Result<Vec<u8>>>, batch: &mut Vec<u8>, count: &mut 
     Ok(false)
 }
 
-struct Sender<'a> {
-    agent: ureq::Agent,
-    target: &'a Target,
-    token: Option<&'a str>,
+struct Sender {
+    remote: Remote,
     accepted: u64,
     last_event_id: Value,
 }
 
-impl Sender<'_> {
+impl Sender {
     /// Sends one body that starts after `lines_before` lines of the input.
     fn send(&mut self, content_type: &str, body: &[u8], lines_before: u64) -> Result<(), CliError> {
         if body.trim_ascii().is_empty() {
             return Ok(());
         }
-        let url = self.target.http("/publish");
+        let url = self.remote.url.http("/publish");
         let cannot_reach = |error: &dyn std::fmt::Display| {
             CliError::new(format!("cannot publish to {url}: {error}"))
                 .hint("Is the server running? `fanwire serve` starts one; --url says where it is.")
         };
-        let mut request = self.agent.post(&url).content_type(content_type);
-        if let Some(token) = self.token {
-            request = request.header("authorization", bearer(token));
-        }
+        let request = self.remote.post("/publish").content_type(content_type);
         let mut answer = request.send(body).map_err(|error| cannot_reach(&error))?;
         let text = answer.body_mut().read_to_string().map_err(|error| cannot_reach(&error))?;
         if answer.status().as_u16() != 200 {

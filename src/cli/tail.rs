@@ -6,7 +6,6 @@
 mod print;
 
 use std::io::Read;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -14,12 +13,12 @@ use fanwire::sse::SseParser;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tungstenite::client::IntoClientRequest as _;
-use tungstenite::{Message, WebSocket};
+use tungstenite::Message;
 
 use self::print::Printer;
 use super::filters::Filters;
-use super::target::{CONNECT_TIMEOUT, Target, bearer, error_text, http_agent};
+use super::remote::{Access, NotOpened, Remote};
+use super::target::{Target, error_text};
 use super::{CliError, DIM};
 
 /// Options of `fanwire tail`.
@@ -28,9 +27,8 @@ pub(super) struct Args {
     /// The server
     #[arg(long, env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
     url: Target,
-    /// Token or API key to show; better in the environment than on a command line that others see
-    #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// Follow by Server-Sent Events in place of WebSocket
     #[arg(long)]
     sse: bool,
@@ -57,8 +55,6 @@ const EVENT_BYTES_MAX: usize = 64 << 20;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-const TOKEN_FAULT: &str = "the token holds characters that no header can";
-
 /// Why following ended.
 enum End {
     /// All that was wanted has been printed, or nobody reads any more.
@@ -77,8 +73,9 @@ impl End {
 
 /// Follows until the count is reached, the reader is gone, or the server refuses.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
-    let mut follow =
-        Follow { printer: Printer::new(args.json, args.count), since: None, connected: false, args };
+    let remote = Remote::new(args.url.clone(), &args.access)?;
+    let printer = Printer::new(args.json, args.count);
+    let mut follow = Follow { remote, printer, since: None, connected: false, args };
     let mut pause = BACKOFF_FIRST;
     loop {
         follow.connected = false;
@@ -106,6 +103,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
 
 struct Follow {
     args: Args,
+    remote: Remote,
     printer: Printer,
     /// The id of the last event seen, to go on after it.
     since: Option<String>,
@@ -131,7 +129,11 @@ struct Gap {
 
 impl Follow {
     fn web_socket(&mut self) -> Result<(), End> {
-        let mut socket = self.open_web_socket()?;
+        let opened = self.remote.web_socket(IDLE_MAX, None);
+        let mut socket = opened.map_err(|error| match error {
+            NotOpened::Answered(status, body) => refused(&self.args.url, status, &body),
+            NotOpened::Failed(why) => End::Lost(why),
+        })?;
         let mut payload = self.args.filters.payload();
         payload.insert("subscription_id".into(), json!("tail"));
         match (&self.since, self.args.history) {
@@ -152,27 +154,6 @@ impl Follow {
                 _ => {}
             }
         }
-    }
-
-    fn open_web_socket(&self) -> Result<WebSocket<TcpStream>, End> {
-        let url = &self.args.url;
-        let stream = connect(url).map_err(|error| End::Lost(format!("cannot connect: {error}")))?;
-        let set = stream.set_read_timeout(Some(IDLE_MAX)).and_then(|()| stream.set_nodelay(true));
-        set.map_err(End::lost)?;
-        let mut request = url.ws("/ws").into_client_request().map_err(End::lost)?;
-        if let Some(token) = &self.args.token {
-            let value = bearer(token).parse().map_err(|_| End::Refused(CliError::new(TOKEN_FAULT)))?;
-            request.headers_mut().insert("authorization", value);
-        }
-        let opened = tungstenite::client(request, stream);
-        let (socket, _) = opened.map_err(|error| match error {
-            tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer)) => {
-                let body = answer.body().as_deref().unwrap_or_default();
-                refused(url, answer.status().as_u16(), &String::from_utf8_lossy(body))
-            }
-            error => End::lost(error),
-        })?;
-        Ok(socket)
     }
 
     fn message(&mut self, text: &str) -> Result<(), End> {
@@ -218,18 +199,12 @@ impl Follow {
     }
 
     fn sse(&mut self) -> Result<(), End> {
-        let url = self.args.url.http("/sse");
-        let mut request = http_agent()
-            .get(&url)
-            .header("accept", "text/event-stream")
-            .query_pairs(self.args.filters.query());
+        let mut request = self.remote.get("/sse").header("accept", "text/event-stream");
+        request = request.query_pairs(self.args.filters.query());
         match (&self.since, self.args.history) {
             (Some(since), _) => request = request.header("last-event-id", since),
             (None, Some(history)) => request = request.query("history", history.to_string()),
             (None, None) => {}
-        }
-        if let Some(token) = &self.args.token {
-            request = request.header("authorization", bearer(token));
         }
         let mut answer = request.call().map_err(|error| End::Lost(format!("cannot connect: {error}")))?;
         if answer.status().as_u16() != 200 {
@@ -275,17 +250,6 @@ impl Follow {
             }
         }
     }
-}
-
-fn connect(url: &Target) -> std::io::Result<TcpStream> {
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
-    for addr in url.authority.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&addr, CONNECT_TIMEOUT) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// A request that got an answer other than the stream: worth another try only if the server says that it's busy.

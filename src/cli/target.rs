@@ -1,16 +1,14 @@
-//! Which server a client command talks to. Imports its parent's error only.
+//! Which server a client command talks to. Imports nothing of ours.
 //! Always: a parsed target has a host, a port and no trailing slash in its base path.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
-/// How long to wait for a server to take a connection.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A server's address, from a URL (`http://host:port`, `ws://…`, or `host:port` alone).
+/// A server's address, from a URL (`http://host:port`, `wss://…`, or `host:port` alone).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
+    /// Whether TLS is spoken.
+    pub(super) is_secure: bool,
     /// `host:port`, the host in brackets where it is an IPv6 address.
     pub(super) authority: String,
     /// What stands before `/ws`, `/sse` and `/publish`: empty, or a path that starts with a slash.
@@ -20,12 +18,20 @@ pub(super) struct Target {
 impl Target {
     /// The WebSocket URL of a path.
     pub(super) fn ws(&self, path: &str) -> String {
-        format!("ws://{}{}{path}", self.authority, self.base)
+        let scheme = if self.is_secure { "wss" } else { "ws" };
+        format!("{scheme}://{}{}{path}", self.authority, self.base)
     }
 
     /// The HTTP URL of a path.
     pub(super) fn http(&self, path: &str) -> String {
-        format!("http://{}{}{path}", self.authority, self.base)
+        let scheme = if self.is_secure { "https" } else { "http" };
+        format!("{scheme}://{}{}{path}", self.authority, self.base)
+    }
+
+    /// The host alone, as a certificate names it.
+    pub(super) fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 }
 
@@ -40,15 +46,15 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-        match scheme {
-            "http" | "ws" => {}
-            "https" | "wss" => {
-                return Err(
-                    "this build speaks no TLS: use http:// (through a proxy or tunnel if need be)".into()
-                );
+        let is_secure = match scheme {
+            "http" | "ws" => false,
+            "https" | "wss" => true,
+            _ => {
+                return Err(format!(
+                    "unknown scheme `{scheme}`: expected http://, https://, ws:// or wss://"
+                ));
             }
-            _ => return Err(format!("unknown scheme `{scheme}`: expected http:// or ws://")),
-        }
+        };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.is_empty() || authority.contains(['@', '?', '#', ' ']) {
             return Err("expected http://HOST:PORT".into());
@@ -58,26 +64,10 @@ impl FromStr for Target {
         let authority = match port {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => authority.to_owned(),
             Some(_) => return Err(format!("`{authority}` is not HOST:PORT")),
-            None => format!("{authority}:80"),
+            None => format!("{authority}:{}", if is_secure { 443 } else { 80 }),
         };
-        Ok(Self { authority, base: path.trim_end_matches('/').to_owned() })
+        Ok(Self { is_secure, authority, base: path.trim_end_matches('/').to_owned() })
     }
-}
-
-/// The HTTP client of `publish` and `tail --sse`: an answer of any status is an answer, no environment proxies.
-pub(super) fn http_agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .proxy(None)
-        .user_agent(concat!("fanwire/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into()
-}
-
-/// The `Authorization` header's value for a token.
-pub(super) fn bearer(token: &str) -> String {
-    format!("Bearer {token}")
 }
 
 /// The `error` of a JSON answer, or the answer's first characters, for a message to the user.
@@ -100,16 +90,25 @@ mod tests {
             ("localhost:1", "ws://localhost:1/ws"),
             ("http://[::1]:9", "ws://[::1]:9/ws"),
             ("[::1]", "ws://[::1]:80/ws"),
+            ("https://events.example.org", "wss://events.example.org:443/ws"),
+            ("wss://[::1]:9/base", "wss://[::1]:9/base/ws"),
         ] {
             assert_eq!(text.parse::<Target>().map(|target| target.ws("/ws")), Ok(ws.to_owned()), "{text}");
         }
     }
 
     #[test]
-    fn what_cannot_be_reached_is_refused_with_the_reason() {
-        for text in
-            ["https://x", "ftp://x", "http://", "http://:80", "http://h:port", "http://h:99999", "http://u@h"]
+    fn a_certificate_names_the_host_alone() {
+        for (text, host) in
+            [("https://a.example:1/x", "a.example"), ("https://[::1]:9", "::1"), ("10.0.0.1", "10.0.0.1")]
         {
+            assert_eq!(text.parse::<Target>().map(|target| target.host().to_owned()), Ok(host.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_refused_with_the_reason() {
+        for text in ["ftp://x", "http://", "http://:80", "http://h:port", "http://h:99999", "http://u@h"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
     }

@@ -8,6 +8,7 @@
     reason = "every test file is a crate of its own and uses a part of this"
 )]
 
+pub mod faulty;
 pub mod http;
 pub mod proxy;
 pub mod script;

@@ -1,0 +1,246 @@
+//! The way to a server: what every client command connects with. Imports its siblings only.
+//!
+//! Always: a certificate is checked against the host of the URL; a token goes in a header, never in a URL; every
+//! connect has an end.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tungstenite::WebSocket;
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::protocol::WebSocketConfig;
+use ureq::RequestBuilder;
+use ureq::typestate::{WithBody, WithoutBody};
+
+use super::CliError;
+use super::target::Target;
+
+/// How long to wait for a server to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a client shows, and whom it trusts.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Access {
+    /// Token or API key to show; better in the environment than on a command line that others see
+    #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Authorities to trust for https:// and wss://, in place of the machine's own (PEM)
+    #[arg(long, env = "FANWIRE_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// A server, and what is needed to talk to it; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Remote {
+    pub(super) url: Target,
+    /// The `Authorization` header's value.
+    authorization: Option<String>,
+    tls: Option<Arc<ClientConfig>>,
+    agent: ureq::Agent,
+}
+
+/// Why there is no WebSocket.
+pub(super) enum NotOpened {
+    /// The server answered otherwise: status and body.
+    Answered(u16, String),
+    /// It could not be asked.
+    Failed(String),
+}
+
+impl fmt::Display for NotOpened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(status, body) => {
+                write!(f, "{} (status {status})", super::target::error_text(body))
+            }
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Remote {
+    /// Reads what is needed; connects nowhere yet.
+    pub(super) fn new(url: Target, access: &Access) -> Result<Self, CliError> {
+        let authorization = access.token.as_ref().map(|token| format!("Bearer {token}"));
+        if authorization.as_ref().is_some_and(|value| !value.bytes().all(|byte| matches!(byte, b' '..=b'~')))
+        {
+            return Err(CliError::new("the token holds characters that no header can"));
+        }
+        let mut agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .proxy(None)
+            .user_agent(concat!("fanwire/", env!("CARGO_PKG_VERSION")));
+        let mut tls = None;
+        if url.is_secure {
+            let authorities = authorities(access.ca_file.as_deref())?;
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let to_ureq = |der: &CertificateDer<'_>| ureq::tls::Certificate::from_der(der).to_owned();
+            let roots = authorities.iter().map(to_ureq).collect::<Vec<_>>();
+            agent = agent.tls_config(
+                ureq::tls::TlsConfig::builder()
+                    .root_certs(ureq::tls::RootCerts::Specific(Arc::new(roots)))
+                    .unversioned_rustls_crypto_provider(Arc::clone(&provider))
+                    .build(),
+            );
+            tls = Some(Arc::new(client_config(provider, authorities)?));
+        }
+        Ok(Self { url, authorization, tls, agent: agent.build().into() })
+    }
+
+    /// A GET that shows what the client has to show. An answer of any status is an answer.
+    pub(super) fn get(&self, path: &str) -> RequestBuilder<WithoutBody> {
+        let request = self.agent.get(self.url.http(path));
+        match &self.authorization {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        }
+    }
+
+    /// The same to send something.
+    pub(super) fn post(&self, path: &str) -> RequestBuilder<WithBody> {
+        let request = self.agent.post(self.url.http(path));
+        match &self.authorization {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        }
+    }
+
+    /// Opens the native WebSocket. A read waits so long at the most. `receive_buffer` is what the kernel may keep for
+    /// this client, where that is not left to it.
+    pub(super) fn web_socket(
+        &self,
+        read_timeout: Duration,
+        receive_buffer: Option<usize>,
+    ) -> Result<WebSocket<Link>, NotOpened> {
+        let failed = |error: &dyn fmt::Display| NotOpened::Failed(error.to_string());
+        let stream =
+            self.connect(receive_buffer).map_err(|error| failed(&format_args!("cannot connect: {error}")))?;
+        let set = stream.tcp().set_read_timeout(Some(CONNECT_TIMEOUT.max(read_timeout)));
+        set.and_then(|()| stream.tcp().set_nodelay(true)).map_err(|error| failed(&error))?;
+        let mut request = self.url.ws("/ws").into_client_request().map_err(|error| failed(&error))?;
+        if let Some(value) = &self.authorization {
+            request.headers_mut().insert("authorization", value.parse().map_err(|error| failed(&error))?);
+        }
+        let config = receive_buffer.map(|size| WebSocketConfig::default().read_buffer_size(size));
+        let opened = tungstenite::client::client_with_config(request, stream, config);
+        let (socket, _) = opened.map_err(|error| match error {
+            tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer)) => {
+                let body = answer.body().as_deref().unwrap_or_default();
+                NotOpened::Answered(answer.status().as_u16(), String::from_utf8_lossy(body).into_owned())
+            }
+            error => failed(&error),
+        })?;
+        socket.get_ref().tcp().set_read_timeout(Some(read_timeout)).map_err(|error| failed(&error))?;
+        Ok(socket)
+    }
+
+    fn connect(&self, receive_buffer: Option<usize>) -> io::Result<Link> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+        for addr in self.url.authority.to_socket_addrs()? {
+            let domain = socket2::Domain::for_address(addr);
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+            if let Some(size) = receive_buffer {
+                // Before connecting, so that the window never gets larger.
+                socket.set_recv_buffer_size(size)?;
+            }
+            match socket.connect_timeout(&addr.into(), CONNECT_TIMEOUT) {
+                Ok(()) => return self.link(socket.into()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn link(&self, tcp: TcpStream) -> io::Result<Link> {
+        let Some(config) = &self.tls else { return Ok(Link::Plain(tcp)) };
+        let name = ServerName::try_from(self.url.host().to_owned()).map_err(io::Error::other)?;
+        let session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        Ok(Link::Secure(Box::new(StreamOwned::new(session, tcp))))
+    }
+}
+
+/// Whom to trust: the file's authorities, or the machine's.
+fn authorities(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    if let Some(path) = file {
+        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let authorities =
+            read.map_err(|error| CliError::new(format!("cannot read {}: {error}", path.display())))?;
+        if authorities.is_empty() {
+            return Err(CliError::new(format!("{} holds no certificate", path.display())));
+        }
+        return Ok(authorities);
+    }
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+        return Err(CliError::new(format!("this machine trusts no authority{why}"))
+            .hint("Install its ca-certificates, or name the server's authority: --ca-file."));
+    }
+    Ok(found.certs)
+}
+
+fn client_config(
+    provider: Arc<CryptoProvider>,
+    authorities: Vec<CertificateDer<'static>>,
+) -> Result<ClientConfig, CliError> {
+    let mut roots = RootCertStore::empty();
+    // A machine's store may hold some that nobody can use any more.
+    roots.add_parsable_certificates(authorities);
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(CliError::new)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A connection, with TLS or without.
+pub(super) enum Link {
+    Plain(TcpStream),
+    Secure(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Link {
+    /// The socket below.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Secure(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Link {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(into),
+            Self::Secure(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Link {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(from),
+            Self::Secure(stream) => stream.write(from),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Secure(stream) => stream.flush(),
+        }
+    }
+}

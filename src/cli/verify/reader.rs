@@ -1,0 +1,346 @@
+//! A reader that misbehaves on purpose: it cuts its own connection at random and comes back where it was.
+//!
+//! Imports its siblings only. Always: it ends at the run's deadline, whatever the server does; it comes back behind
+//! the last event that it saw, so that what is missing then is the server's doing.
+
+use std::borrow::Cow;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fanwire::sse::SseParser;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tungstenite::Message;
+
+use super::super::dice::Dice;
+use super::super::remote::{NotOpened, Remote};
+use super::super::target::error_text;
+use super::ledger::{Account, Kind};
+use super::{EVENT_TYPE, Run, pad};
+
+/// How a reader is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    WebSocket,
+    Sse,
+}
+
+/// A reader lives through so many events at the least, before it cuts its connection: so that what goes wrong behind
+/// its return is seen before it returns again.
+const LIFE_MIN: u64 = 12;
+const LIFE_MORE: u64 = 60;
+/// Away for so many ms at the most.
+const PAUSE_MS_MAX: u64 = 150;
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// How often a silent WebSocket is asked whether the run is over.
+const READ_TIMEOUT: Duration = Duration::from_millis(200);
+/// What the kernel may keep for a slow reader.
+const SLOW_RECEIVE_BUFFER: usize = 8 * 1024;
+/// A slow reader's rest behind each event, until all is published.
+const SLOW_REST: Duration = Duration::from_millis(20);
+const EVENT_BYTES_MAX: usize = 16 << 20;
+
+pub(super) struct Reader {
+    pub(super) remote: Remote,
+    pub(super) run: Arc<Run>,
+    pub(super) over: Over,
+    pub(super) is_slow: bool,
+    pub(super) account: Account,
+    pub(super) dice: Dice,
+    /// Where to come back to.
+    since: Option<String>,
+    /// Events to live for still.
+    life: u64,
+    /// Has told that it is there.
+    was_ready: bool,
+    /// Cut by this reader itself.
+    pub(super) cuts: u64,
+    /// Connections that the server or the network ended, or refused.
+    pub(super) refused: u64,
+}
+
+/// Why a connection is over.
+enum End {
+    /// The last event came, or the run is over.
+    Over,
+    /// The reader cut it.
+    Cut,
+    /// The other side did.
+    Lost(String),
+    /// The server will not have this reader.
+    Refused(String),
+}
+
+impl End {
+    fn lost(error: impl std::fmt::Display) -> Self {
+        Self::Lost(error.to_string())
+    }
+
+    fn answered(status: u16, body: &str) -> Self {
+        let text = format!("{} (status {status})", error_text(body));
+        if matches!(status, 408 | 429 | 500..) { Self::Lost(text) } else { Self::Refused(text) }
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    r#type: &'a str,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Came<'a> {
+    #[serde(borrow)]
+    event_id: Cow<'a, str>,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    #[serde(borrow)]
+    stream_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+/// What a lane's event carries.
+#[derive(Deserialize)]
+struct Payload<'a> {
+    n: u64,
+    #[serde(default)]
+    last: bool,
+    #[serde(borrow)]
+    pad: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    missed: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Position {
+    last_event_id: Option<String>,
+}
+
+impl Reader {
+    pub(super) fn new(remote: Remote, run: Arc<Run>, over: Over, account: Account, dice: Dice) -> Self {
+        Self {
+            remote,
+            run,
+            over,
+            is_slow: false,
+            account,
+            dice,
+            since: None,
+            life: 0,
+            was_ready: false,
+            cuts: 0,
+            refused: 0,
+        }
+    }
+
+    /// Reads until its lane's last event, or the deadline.
+    pub(super) fn read(mut self) -> Self {
+        let mut backoff = Duration::from_millis(50);
+        while !self.account.is_over && !self.run.is_past_deadline() {
+            self.account.connection += 1;
+            self.life = LIFE_MIN + self.dice.below(LIFE_MORE);
+            let came = self.account.delivered;
+            let end = match self.over {
+                Over::WebSocket => self.web_socket(),
+                Over::Sse => self.sse(),
+            };
+            if self.account.delivered > came {
+                backoff = Duration::from_millis(50);
+            }
+            let pause = match end {
+                Ok(()) | Err(End::Over) => break,
+                Err(End::Cut) => {
+                    self.cuts += 1;
+                    Duration::from_millis(self.dice.below(PAUSE_MS_MAX))
+                }
+                Err(End::Lost(why)) => {
+                    self.refused += 1;
+                    self.run.note(&why);
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    backoff
+                }
+                Err(End::Refused(why)) => {
+                    if !self.was_ready {
+                        self.run.refuse(&why);
+                    }
+                    self.account.fault(Kind::Away, 0, 0, format!("was refused: {why}"));
+                    break;
+                }
+            };
+            std::thread::sleep(pause.min(self.run.time_left()));
+        }
+        self
+    }
+
+    fn ready(&mut self) {
+        if !std::mem::replace(&mut self.was_ready, true) {
+            self.run.ready();
+        }
+    }
+
+    fn web_socket(&mut self) -> Result<(), End> {
+        let receive_buffer = self.is_slow.then_some(SLOW_RECEIVE_BUFFER);
+        let opened = self.remote.web_socket(READ_TIMEOUT, receive_buffer);
+        let mut socket = opened.map_err(|error| match error {
+            NotOpened::Answered(status, body) => End::answered(status, &body),
+            NotOpened::Failed(why) => End::Lost(why),
+        })?;
+        let mut payload = json!({
+            "subscription_id": "verify", "event_types": [EVENT_TYPE],
+            "stream_ids": [self.run.stream(self.account.lane())],
+        });
+        if let Some(since) = &self.since {
+            payload["since"] = json!(since);
+        }
+        let subscribe = json!({"type": "subscribe", "message_id": "verify", "payload": payload});
+        socket.send(Message::text(subscribe.to_string())).map_err(End::lost)?;
+        loop {
+            if self.run.is_past_deadline() {
+                return Err(End::Over);
+            }
+            let text = match socket.read() {
+                Ok(Message::Text(text)) => text,
+                Ok(Message::Close(frame)) => {
+                    let why = frame.map_or_else(|| "without a reason".into(), |frame| frame.to_string());
+                    return Err(End::Lost(format!("closed by the server: {why}")));
+                }
+                // Pings are answered by tungstenite with the next read.
+                Ok(_) => continue,
+                Err(tungstenite::Error::Io(error))
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(End::lost(error)),
+            };
+            let message: Envelope<'_> = serde_json::from_str(&text).map_err(End::lost)?;
+            let body = message.payload.get();
+            match message.r#type {
+                "event" => {
+                    if let Err(end) = self.event(body) {
+                        self.leave(&mut socket);
+                        return Err(end);
+                    }
+                }
+                "gap" => self.gap(body)?,
+                "ack" => {
+                    let at: Position = serde_json::from_str(body).map_err(End::lost)?;
+                    self.since = self.since.take().or(at.last_event_id);
+                    self.ready();
+                }
+                "error" if self.was_ready => return Err(End::Lost(error_text(body))),
+                "error" => return Err(End::Refused(error_text(body))),
+                _ => {}
+            }
+        }
+    }
+
+    /// Goes as clients go: with a farewell, without one, or with a reset.
+    fn leave(&mut self, socket: &mut tungstenite::WebSocket<super::super::remote::Link>) {
+        match self.dice.below(3) {
+            0 => drop(socket.close(None).and_then(|()| socket.flush())),
+            1 => drop(socket2::SockRef::from(socket.get_ref().tcp()).set_linger(Some(Duration::ZERO))),
+            _ => {}
+        }
+    }
+
+    fn sse(&mut self) -> Result<(), End> {
+        let mut request = self.remote.get("/sse").header("accept", "text/event-stream");
+        request = request.query("type", EVENT_TYPE).query("stream", self.run.stream(self.account.lane()));
+        if let Some(since) = &self.since {
+            request = request.header("last-event-id", since);
+        }
+        // A silent stream ends with the run.
+        let left = self.run.time_left().max(Duration::from_millis(1));
+        let request = request.config().timeout_recv_body(Some(left)).build();
+        let mut answer = request.call().map_err(|error| End::Lost(format!("cannot connect: {error}")))?;
+        if answer.status().as_u16() != 200 {
+            let body = answer.body_mut().read_to_string().unwrap_or_default();
+            return Err(End::answered(answer.status().as_u16(), &body));
+        }
+        self.ready();
+        let mut body = answer.into_body().into_reader();
+        let mut parser = SseParser::new(EVENT_BYTES_MAX);
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            let read = body.read(&mut chunk);
+            if self.run.is_past_deadline() {
+                return Err(End::Over);
+            }
+            let mut rest = match read.map_err(End::lost)? {
+                0 => return Err(End::lost("ended by the server")),
+                len => &chunk[..len],
+            };
+            while let Some(event) = parser.feed(&mut rest).map_err(End::lost)? {
+                match event.event.as_str() {
+                    "gap" => self.gap(&event.data)?,
+                    "closed" => return Err(End::Lost(error_text(&event.data))),
+                    _ => self.event(&event.data)?,
+                }
+            }
+            if self.since.is_none() && !parser.last_event_id().is_empty() {
+                self.since = Some(parser.last_event_id().to_owned());
+            }
+        }
+    }
+
+    fn gap(&mut self, json: &str) -> Result<(), End> {
+        let gap: Gap = serde_json::from_str(json).map_err(End::lost)?;
+        self.account.gap(gap.missed);
+        Ok(())
+    }
+
+    /// Books an event; an end where that was the last, or the reader's life is over.
+    fn event(&mut self, json: &str) -> Result<(), End> {
+        let Ok(event) = serde_json::from_str::<Came<'_>>(json) else {
+            self.account.fault(Kind::Changed, 0, 1, format!("not an event: {}", shortened(json)));
+            return Ok(());
+        };
+        let stream = self.run.stream(self.account.lane());
+        if event.event_type != EVENT_TYPE || event.stream_id.as_deref() != Some(&*stream) {
+            let text = format!("{} of type {} was not asked for", event.event_id, event.event_type);
+            self.account.fault(Kind::Unwanted, 0, 1, text);
+            return Ok(());
+        }
+        let payload = serde_json::from_str::<Payload<'_>>(event.payload.get());
+        let size = self.run.pad_bytes(self.account.lane());
+        let Some(payload) = payload.ok().filter(|payload| payload.pad == pad(payload.n, size)) else {
+            let text = format!("{} carries {}", event.event_id, shortened(event.payload.get()));
+            self.account.fault(Kind::Changed, 0, 1, text);
+            return Ok(());
+        };
+        self.account.event(payload.n, &event.event_id, &self.run.ids);
+        self.since = Some(event.event_id.into_owned());
+        self.account.is_over |= payload.last;
+        if self.account.is_over {
+            return Err(End::Over);
+        }
+        if self.is_slow {
+            if !self.run.is_published() {
+                std::thread::sleep(SLOW_REST);
+            }
+            return Ok(());
+        }
+        self.life -= 1;
+        if self.life == 0 { Err(End::Cut) } else { Ok(()) }
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// Waits for a moment, but not beyond an instant.
+pub(super) fn rest_until(instant: Instant) {
+    std::thread::sleep(instant.saturating_duration_since(Instant::now()));
+}

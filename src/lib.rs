@@ -38,13 +38,13 @@ mod sync;
 pub use bus::{AsyncAdapter, PublishAsync};
 pub use bus::{
     Bus, BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Full,
-    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, Position, PositionError,
-    Published, PublishedBatch, Publisher, RecvTimeoutError, Replay, ShardStats, SoloPublisher, Subscriber,
-    TryRecvError, Visit, Wait,
+    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, PositionError, Published,
+    PublishedBatch, Publisher, RecvTimeoutError, Replay, ShardStats, SoloPublisher, Subscriber, TryRecvError,
+    Visit, Wait,
 };
 pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,
-    ParseTimestampError, Sequence, Timestamp,
+    ParseTimestampError, Position, Sequence, Timestamp,
 };
 pub use filter::{
     Condition, Explanation, Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator,

@@ -66,6 +66,7 @@ macro_rules! for_each_log {
 for_each_log! {
     three_nodes_give_all_clients_each_event_once_in_one_order
     clients_that_hop_between_nodes_miss_nothing
+    clients_that_hop_between_nodes_with_several_shards_miss_nothing
     a_killed_node_loses_nothing_that_it_accepted
     a_killed_log_loses_nothing_that_was_accepted
     a_node_that_starts_later_has_the_past
@@ -163,6 +164,53 @@ fn clients_that_hop_between_nodes_miss_nothing(kind: Kind) {
     for n in 1..EVENTS {
         assert_eq!(number(&stream.event().json()), n as u64);
     }
+}
+
+fn clients_that_hop_between_nodes_with_several_shards_miss_nothing(kind: Kind) {
+    const STREAMS: usize = 8;
+    const EACH: usize = 150;
+    let service = Service::start(kind);
+    let options = ["--bus-shards", "4", "--loops", "2", "--max-lag-events", "1000000"];
+    let nodes: Vec<Server> = (0..3).map(|_| node_with(&service, &options)).collect();
+    let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr).collect();
+    let connect = |at: usize, since: Option<&str>| match since {
+        Some(since) => Ws::subscribed(addrs[at % 3], json!({"since": since, "event_types": ["test.*"]})),
+        None => Ws::subscribed(addrs[at % 3], json!({"event_types": ["test.*"]})),
+    };
+    let mut clients: Vec<Ws> = (0..4).map(|at| connect(at, None)).collect();
+    std::thread::scope(|scope| {
+        for publisher in 0..2 {
+            let addrs = &addrs;
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    for stream in (publisher..STREAMS).step_by(2) {
+                        assert!(publish(addrs[(n + stream) % 3], stream, n..n + 1));
+                    }
+                }
+            });
+        }
+        for (at, client) in clients.iter_mut().enumerate() {
+            let connect = &connect;
+            scope.spawn(move || {
+                let mut next = std::collections::HashMap::new();
+                let mut stays = 1;
+                for count in 0..STREAMS * EACH {
+                    let message = client.message();
+                    assert_eq!(message["type"], "event", "client {at}: {message}");
+                    let event = &message["payload"];
+                    let expected = next.entry(event["stream_id"].to_string()).or_insert(0);
+                    assert_eq!(number(event), *expected, "client {at}: {message}");
+                    *expected += 1;
+                    stays -= 1;
+                    if stays == 0 {
+                        stays = 1 + (count * 7 + at * 13) % 60;
+                        *client = connect(at + count + 1, message["position"].as_str());
+                    }
+                }
+                assert_eq!(next.len(), STREAMS);
+            });
+        }
+    });
 }
 
 fn a_killed_node_loses_nothing_that_it_accepted(kind: Kind) {

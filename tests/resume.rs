@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,32 +20,39 @@ enum Client {
 /// What a client can get next.
 #[derive(Debug, PartialEq)]
 enum Got {
-    Event { n: u64, id: String },
+    /// `position`: what the transport says of where it leaves the client.
+    Event {
+        n: u64,
+        id: String,
+        stream: String,
+        position: Option<String>,
+    },
     Gap(Value),
 }
 
 impl Client {
-    fn connect(server: &Server, sse: bool, since: Option<&str>) -> Self {
+    fn connect(addr: SocketAddr, sse: bool, since: Option<&str>) -> Self {
         if sse {
             let header = since.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-            return Self::Sse(Box::new(Sse::with(server.addr, "?type=test.*", &header)));
+            return Self::Sse(Box::new(Sse::with(addr, "?type=test.*", &header)));
         }
         let mut payload = json!({"event_types": ["test.*"]});
         if let Some(id) = since {
             payload["since"] = json!(id);
         }
-        Self::Ws(Box::new(Ws::subscribed(server.addr, payload)))
+        Self::Ws(Box::new(Ws::subscribed(addr, payload)))
     }
 
     fn next(&mut self) -> Got {
-        let (kind, payload) = match self {
+        let (kind, payload, position) = match self {
             Self::Ws(ws) => {
                 let mut message = ws.message();
-                (message["type"].as_str().expect("a type").to_owned(), message["payload"].take())
+                let position = message["position"].as_str().map(str::to_owned);
+                (message["type"].as_str().expect("a type").to_owned(), message["payload"].take(), position)
             }
             Self::Sse(sse) => {
                 let event = sse.event();
-                (event.event.clone().expect("a name"), event.json())
+                (event.event.clone().expect("a name"), event.json(), event.id)
             }
         };
         match kind.as_str() {
@@ -52,6 +60,8 @@ impl Client {
             _ => Got::Event {
                 n: payload["payload"]["n"].as_u64().unwrap_or_else(|| panic!("not numbered: {payload}")),
                 id: payload["event_id"].as_str().expect("an id").to_owned(),
+                stream: payload["stream_id"].as_str().unwrap_or_default().to_owned(),
+                position,
             },
         }
     }
@@ -63,7 +73,7 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
     let server = Server::with(&["--loops", "2"]);
     let addr = server.addr;
     let mut clients: Vec<(bool, Client)> =
-        [false, true].map(|sse| (sse, Client::connect(&server, sse, None))).into_iter().collect();
+        [false, true].map(|sse| (sse, Client::connect(server.addr, sse, None))).into_iter().collect();
     let publisher = std::thread::spawn(move || {
         for n in 0..EVENTS {
             let body = format!("{{\"type\":\"other\"}}\n{}", numbered(n as usize));
@@ -75,13 +85,13 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
         let mut lives = 0;
         let mut stays = 1;
         for n in 0..EVENTS {
-            let Got::Event { n: got, id } = client.next() else {
+            let Got::Event { n: got, id, .. } = client.next() else {
                 panic!("a gap before {n}, in life {lives}")
             };
             assert_eq!(got, n, "sse: {sse}, life {lives}");
             stays -= 1;
             if stays == 0 {
-                *client = Client::connect(&server, *sse, Some(&id));
+                *client = Client::connect(server.addr, *sse, Some(&id));
                 lives += 1;
                 // Now after one event, now after many.
                 stays = 1 + (lives * 37) % 90;
@@ -105,7 +115,7 @@ fn who_comes_back_too_late_is_told_and_gets_the_rest_without_a_hole() {
         assert!(last < 5_000_000, "the ring has no end");
     }
     for sse in [false, true] {
-        let mut client = Client::connect(&server, sse, Some(&first));
+        let mut client = Client::connect(server.addr, sse, Some(&first));
         let Got::Gap(gap) = client.next() else { panic!("no gap, though events are gone") };
         assert_eq!(gap["recoverable"], false, "{gap}");
         let missed =
@@ -154,7 +164,7 @@ fn a_client_cut_before_its_first_event_resumes_from_where_it_subscribed() {
         drop((ws, sse));
         server.publish(format!("{}{{\"type\":\"other\"}}\n{}", numbered(n), numbered(n + 1)));
         for (sse, since) in [(false, position(&ack)), (true, told)] {
-            let mut client = Client::connect(&server, sse, Some(&since));
+            let mut client = Client::connect(server.addr, sse, Some(&since));
             for n in [n, n + 1] {
                 assert!(matches!(client.next(), Got::Event { n: got, .. } if got == n as u64), "sse: {sse}");
             }
@@ -174,29 +184,114 @@ fn a_pong_says_how_far_a_quiet_client_has_come() {
     assert_eq!((&pong["type"], &pong["payload"]["last_event_id"]), (&json!("pong"), &last));
 }
 
-/// What stands behind the sequence.
-fn shard(id: &str) -> Option<&str> {
-    id.split_once('.').map(|(_, shard)| shard)
+/// An event of one of many streams, which share the shards.
+fn of_stream(stream: usize, n: usize) -> String {
+    format!("{{\"type\":\"test.x\",\"stream_id\":\"s{stream}\",\"payload\":{{\"n\":{n}}}}}\n")
 }
 
 #[test]
-fn with_several_shards_one_id_resumes_its_own_shard_and_the_rest_is_told_as_a_gap() {
-    let server = Server::with(&["--bus-shards", "8"]);
-    let event = |stream: usize, n: usize| {
-        format!("{{\"type\":\"test\",\"stream_id\":\"s{stream}\",\"payload\":{{\"n\":{n}}}}}\n")
-    };
-    let first = server.publish(event(0, 0))["last_event_id"].as_str().expect("an id").to_owned();
-    server.publish((1..=20).map(|n| event(n % 4, n)).collect::<String>());
-    for sse in [false, true] {
-        let mut client = if sse {
-            Client::Sse(Box::new(Sse::with(server.addr, "", &format!("Last-Event-ID: {first}\r\n"))))
-        } else {
-            Client::Ws(Box::new(Ws::subscribed(server.addr, json!({"since": first}))))
-        };
-        let Got::Gap(gap) = client.next() else { panic!("the other shards are passed over in silence") };
-        assert_eq!((&gap["missed"], &gap["recoverable"]), (&Value::Null, &json!(false)), "{gap}");
-        let Got::Event { n, id } = client.next() else { panic!("its own shard has everything") };
-        // Of those behind the first in its shard, whichever streams share that.
-        assert!((1..=4).contains(&n) && shard(&id) == shard(&first), "{n} {id}");
+fn with_any_number_of_shards_every_event_comes_once_however_often_a_client_comes_back() {
+    const PUBLISHERS: usize = 3;
+    const EACH: usize = 900;
+    for shards in ["1", "2", "4"] {
+        let server = Server::with(&["--bus-shards", shards, "--loops", "2"]);
+        let addr = server.addr;
+        // By the stream's ids, by the messages' positions, and by the events' own ids alone.
+        let mut clients: Vec<(bool, bool, Client)> = [(true, true), (false, true), (false, false)]
+            .map(|(sse, by_position)| (sse, by_position, Client::connect(server.addr, sse, None)))
+            .into_iter()
+            .collect();
+        std::thread::scope(|scope| {
+            for publisher in 0..PUBLISHERS {
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        let body = format!(
+                            "{{\"type\":\"other\",\"source\":\"{}\"}}\n{}",
+                            n % 11,
+                            of_stream(publisher + PUBLISHERS * (n % 3), n)
+                        );
+                        let answer =
+                            support::http::post(addr, "/publish", "application/x-ndjson", body.as_bytes());
+                        assert_eq!(answer.status, 200, "{answer:?}");
+                    }
+                });
+            }
+            for (sse, by_position, client) in &mut clients {
+                scope.spawn(move || {
+                    let mut next = std::collections::HashMap::new();
+                    let (mut lives, mut stays) = (0, 1);
+                    for _ in 0..PUBLISHERS * EACH {
+                        let (n, id, stream, position) = match client.next() {
+                            Got::Event { n, id, stream, position } => (n, id, stream, position),
+                            Got::Gap(gap) => panic!("{shards} shards, sse {sse}, life {lives}: {gap}"),
+                        };
+                        let expected = next.entry(stream.clone()).or_insert_with(|| n % 3);
+                        assert_eq!(n, *expected, "{shards} shards, sse {sse}, life {lives}, {stream}");
+                        *expected += 3;
+                        stays -= 1;
+                        if stays == 0 {
+                            let since = position.filter(|_| *by_position).unwrap_or(id);
+                            *client = Client::connect(addr, *sse, Some(&since));
+                            lives += 1;
+                            stays = 1 + (lives * 37) % 90;
+                        }
+                    }
+                    assert!(lives > 30, "{lives} lives");
+                    let all = (next.len(), next.values().filter(|next| **next >= EACH as u64).count());
+                    assert_eq!(all, (9, 9), "{next:?}");
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_quiet_client_of_several_shards_resumes_from_what_it_was_told_last() {
+    let server = Server::with(&["--bus-shards", "4"]);
+    let mut ws = Ws::connect(server.addr);
+    let ack = ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["test.*"]}}));
+    server.publish((0..8).map(|n| of_stream(n, n).replace("test.x", "other")).collect::<String>());
+    let pong = ws.ask(&json!({"type": "ping"}));
+    assert_ne!(position(&ack), position(&pong), "it has come further meanwhile");
+    drop(ws);
+    server.publish((0..8).map(|n| of_stream(n, n)).collect::<String>());
+    for since in [position(&ack), position(&pong)] {
+        let mut client = Client::connect(server.addr, false, Some(&since));
+        let mut got: Vec<u64> = (0..8)
+            .map(|_| match client.next() {
+                Got::Event { n, .. } => n,
+                Got::Gap(gap) => panic!("{gap}"),
+            })
+            .collect();
+        got.sort_unstable();
+        assert_eq!(got, (0..8).collect::<Vec<u64>>());
+    }
+}
+
+#[test]
+fn clients_that_come_back_from_the_same_place_share_frames_whatever_the_shards() {
+    let server = Server::with(&["--bus-shards", "4"]);
+    let first =
+        Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {"event_types": ["test.*"]}}));
+    server.publish((0..200).map(|n| of_stream(n % 9, n)).collect::<String>());
+    for _ in 0..20 {
+        let mut client = Client::connect(server.addr, false, Some(&position(&first)));
+        assert!((0..200).all(|_| matches!(client.next(), Got::Event { .. })));
+    }
+    let encodings = server.metric("fanwire_feed_encodings_total").expect("it is counted");
+    assert!(encodings <= 200.0, "{encodings} encodings of 200 events");
+}
+
+#[test]
+fn a_place_in_another_number_of_shards_is_told_as_a_gap() {
+    let server = Server::with(&["--bus-shards", "2"]);
+    let told = position(&Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {}})));
+    assert!(told.contains('~'), "{told}");
+    for since in [format!("{told}.1"), told.replace('~', "0~"), "zz-7".to_owned(), "zz-7.1".to_owned()] {
+        for sse in [false, true] {
+            let mut client = Client::connect(server.addr, sse, Some(&since));
+            let Got::Gap(gap) = client.next() else { panic!("{since} is passed over in silence") };
+            assert_eq!((&gap["missed"], &gap["recoverable"]), (&Value::Null, &json!(false)), "{gap}");
+        }
     }
 }

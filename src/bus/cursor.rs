@@ -7,10 +7,10 @@ use smallvec::SmallVec;
 
 use super::carried::Carried;
 use super::park::Wake;
-use super::position::{Position, PositionError};
+use super::position::PositionError;
 use super::ring::{Core, End, Peek, Reader};
 use super::{Gap, Visit};
-use crate::event::Sequence;
+use crate::event::{Position, Sequence};
 use crate::sync::Arc;
 
 /// Empty looks between two looks at the head, where a sequence that will never come is recognized. The head's
@@ -121,6 +121,34 @@ impl<T: Carried> Cursor<T> {
         }
         self.empty_looks += 1;
         self.empty_looks >= LOOKS_A_SKIP && self.skip(visit)
+    }
+
+    /// Shows one run or one gap of the first shard that has any, from the one whose turn it is on. Answers which
+    /// shard.
+    #[cfg(feature = "server")]
+    pub(crate) fn visit_one(&mut self, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> Option<usize> {
+        let shards = self.next.len();
+        // Claimed and given up is looked for now and then only: the head's line is the publishers'.
+        self.empty_looks += 1;
+        let skips = self.empty_looks >= LOOKS_A_SKIP;
+        for _ in 0..shards {
+            let shard = self.turn;
+            self.turn = if shard + 1 == shards { 0 } else { shard + 1 };
+            if self.visit_run(shard, &mut visit) || (skips && self.skip_shard(shard, &mut visit)) {
+                self.empty_looks = 0;
+                return Some(shard);
+            }
+        }
+        if skips {
+            self.empty_looks = 0;
+        }
+        None
+    }
+
+    /// Goes on at this place of a shard; the gap, where that passes over something.
+    #[cfg(feature = "server")]
+    pub(crate) fn skip_to(&mut self, shard: usize, place: Sequence) -> Option<Gap> {
+        (self.next[shard] < place).then(|| self.gap(shard, place))
     }
 
     /// Shows one run of one shard, or the gap there. Answers whether anything was shown.

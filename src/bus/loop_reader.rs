@@ -1,32 +1,80 @@
 //! The bus as an event loop reads it: never waits, and is woken by a function of its own.
 //!
-//! Imports the cursor. Always: after [`LoopReader::prepare_sleep`] answered true, the next publication calls
-//! the waker.
+//! Imports the cursor and the order. Always:
+//! - after [`LoopReader::prepare_sleep`] answered true, the next publication calls the waker;
+//! - of several shards, every loop reads the same order, and each event says what stands before it.
 
 use super::Visit;
-use super::carried::Carried;
 use super::cursor::Cursor;
+use super::order::{Next, Order, Run};
 use super::park::Wake;
-use crate::event::{Event, Sequence};
-use crate::sync::Callback;
+use crate::event::{Event, Position, Sequence};
+use crate::sync::{Arc, Callback, Mutex, lock};
+
+/// Events of a shard that stand together in the order.
+const RUN: usize = 64;
 
 /// One thing that a loop reads.
-pub(crate) enum ReaderItem<'a, T = Event> {
+pub(crate) enum ReaderItem<'a> {
     /// The next event of its shard.
-    Event(&'a T),
+    Event(&'a Event),
     /// `from..to` of a shard are lost to this reader.
     Gap { shard: u16, missed: u64, from: Sequence, to: Sequence },
 }
 
-/// A loop's reader over all shards.
-pub(crate) struct LoopReader<T: Carried = Event> {
-    cursor: Cursor<T>,
-    waker: Callback,
+impl<'a> From<Visit<'a, Event>> for ReaderItem<'a> {
+    fn from(visit: Visit<'a, Event>) -> Self {
+        match visit {
+            Visit::Event(event) => Self::Event(event),
+            Visit::Gap(gap) => Self::Gap { shard: gap.shard, missed: gap.missed, from: gap.from, to: gap.to },
+        }
+    }
 }
 
-impl<T: Carried> LoopReader<T> {
-    pub(super) fn new(cursor: Cursor<T>, waker: Callback) -> Self {
-        Self { cursor, waker }
+/// A loop's reader over all shards.
+pub(crate) struct LoopReader {
+    cursor: Cursor<Event>,
+    waker: Callback,
+    ordered: Option<Ordered>,
+}
+
+/// Where a reader stands in the order.
+struct Ordered {
+    order: Arc<Mutex<Order>>,
+    reader: usize,
+    /// The number of its next run.
+    next: u64,
+    /// The run that it is in.
+    run: Option<Run>,
+    told: Position,
+    /// The bus's.
+    epoch: u64,
+    /// What it has read and not shown, of a run that it made.
+    fresh: Vec<Fresh>,
+}
+
+enum Fresh {
+    Event(Event),
+    Gap(super::Gap),
+}
+
+impl LoopReader {
+    pub(super) fn new(
+        mut cursor: Cursor<Event>,
+        epoch: u64,
+        waker: Callback,
+        order: Option<&Arc<Mutex<Order>>>,
+    ) -> Self {
+        let ordered = order.map(|shared| {
+            let mut order = lock(shared);
+            let (reader, next) = order.enter();
+            for (shard, place) in order.places().iter().enumerate() {
+                cursor.set_next(shard, *place);
+            }
+            let told = order.told().clone();
+            Ordered { order: Arc::clone(shared), reader, next, run: None, told, epoch, fresh: Vec::new() }
+        });
+        Self { cursor, waker, ordered }
     }
 
     /// The next sequence it will read in a shard.
@@ -34,18 +82,26 @@ impl<T: Carried> LoopReader<T> {
         self.cursor.next(usize::from(shard))
     }
 
+    /// Of several shards: where a client stands that has got all that was shown, in the ids of the events.
+    pub(crate) fn told(&self) -> Option<&Position> {
+        self.ordered.as_ref().map(|ordered| &ordered.told)
+    }
+
     /// Shows up to `max` events and gaps, in order for each shard. Answers how many.
-    pub(crate) fn poll_batch(&mut self, max: usize, mut f: impl FnMut(ReaderItem<'_, T>)) -> usize {
+    pub(crate) fn poll_batch(&mut self, max: usize, mut f: impl FnMut(ReaderItem<'_>)) -> usize {
         let mut count = 0;
-        if max > 0 {
+        if let Some(ordered) = &mut self.ordered {
+            while count < max {
+                let shown = ordered.poll(&mut self.cursor, max - count, &mut f);
+                count += shown.unwrap_or(0);
+                if shown.is_none() {
+                    break;
+                }
+            }
+        } else if max > 0 {
             self.cursor.visit(|visit| {
                 count += 1;
-                f(match visit {
-                    Visit::Event(event) => ReaderItem::Event(event),
-                    Visit::Gap(gap) => {
-                        ReaderItem::Gap { shard: gap.shard, missed: gap.missed, from: gap.from, to: gap.to }
-                    }
-                });
+                f(visit.into());
                 count < max
             });
         }
@@ -61,5 +117,230 @@ impl<T: Carried> LoopReader<T> {
     /// Takes the announcement back, after the loop woke up for whatever reason.
     pub(crate) fn awake(&mut self) {
         self.cursor.awake();
+    }
+}
+
+impl Ordered {
+    /// Shows up to `max` of one run; how many that were, or none where there is nothing more.
+    fn poll(
+        &mut self,
+        cursor: &mut Cursor<Event>,
+        max: usize,
+        f: &mut impl FnMut(ReaderItem<'_>),
+    ) -> Option<usize> {
+        if let Some(run) = self.run.take() {
+            return self.read(cursor, run, max, f);
+        }
+        let shared = Arc::clone(&self.order);
+        let mut order = lock(&shared);
+        match order.at(self.reader, self.next) {
+            Next::Run(run) => {
+                drop(order);
+                self.next += 1;
+                self.told.clone_from(&run.before);
+                self.read(cursor, run, max, f)
+            }
+            Next::Lost { number, places } => {
+                drop(order);
+                self.next = number;
+                let mut count = 0;
+                for (shard, place) in places.into_iter().enumerate() {
+                    if let Some(gap) = cursor.skip_to(shard, place) {
+                        count += 1;
+                        f(Visit::Gap(gap).into());
+                    }
+                }
+                Some(count)
+            }
+            Next::End => {
+                self.told.clone_from(order.told());
+                self.make(cursor, &mut order, max.min(RUN))?;
+                drop(order);
+                let mut fresh = std::mem::take(&mut self.fresh);
+                let count = fresh.len();
+                for item in fresh.drain(..) {
+                    match item {
+                        Fresh::Event(event) => {
+                            pass(&mut self.told, &event);
+                            f(ReaderItem::Event(&event));
+                        }
+                        Fresh::Gap(gap) => f(Visit::Gap(gap).into()),
+                    }
+                }
+                self.fresh = fresh;
+                self.told.clone_from(lock(&shared).told());
+                Some(count)
+            }
+        }
+    }
+
+    /// Reads on at the order's end, and makes what it reads the next run. None where there is nothing.
+    fn make(&mut self, cursor: &mut Cursor<Event>, order: &mut Order, max: usize) -> Option<()> {
+        // A ring may have made it skip what is in no run yet: that is one, and nobody will see it.
+        let ahead = (0..cursor.shards()).find(|shard| cursor.next(*shard) > order.places()[*shard]);
+        let mut told = order.told().clone();
+        // Else the ids are a log's, and the next event's tells.
+        let are_own = told.epoch == self.epoch;
+        let fresh = &mut self.fresh;
+        let shard = match ahead {
+            Some(shard) => shard,
+            None => cursor.visit_one(|visit| {
+                fresh.push(match visit {
+                    Visit::Event(event) => Fresh::Event(event.clone()),
+                    Visit::Gap(gap) => Fresh::Gap(gap),
+                });
+                fresh.len() < max
+            })?,
+        };
+        for item in fresh.iter() {
+            match item {
+                Fresh::Event(event) => event.id().into_iter().for_each(|id| told.pass(id)),
+                Fresh::Gap(_) => {}
+            }
+        }
+        if are_own {
+            told.sequences[shard] = cursor.next(shard);
+        }
+        self.next = order.push(self.reader, shard, cursor.next(shard), told);
+        Some(())
+    }
+
+    /// Shows what the ring still has of a run.
+    fn read(
+        &mut self,
+        cursor: &mut Cursor<Event>,
+        run: Run,
+        max: usize,
+        f: &mut impl FnMut(ReaderItem<'_>),
+    ) -> Option<usize> {
+        let Run { shard, to, .. } = run;
+        let mut next = cursor.next(shard);
+        let mut count = 0;
+        while next < to && count < max {
+            let told = &mut self.told;
+            let any = cursor.visit_shard(shard, |visit| {
+                count += 1;
+                match &visit {
+                    Visit::Event(event) => {
+                        next += 1;
+                        pass(told, event);
+                    }
+                    Visit::Gap(gap) => next = gap.to,
+                }
+                f(visit.into());
+                next < to && count < max
+            });
+            if !any {
+                // Another loop saw it: here it comes at the next look.
+                break;
+            }
+        }
+        if next < to {
+            self.run = Some(run);
+            return (count > 0).then_some(count);
+        }
+        Some(count)
+    }
+}
+
+/// A client that gets this event stands behind it.
+fn pass(told: &mut Position, event: &Event) {
+    if let Some(id) = event.id() {
+        told.pass(id);
+        event.stand(told);
+    }
+}
+
+impl Drop for Ordered {
+    fn drop(&mut self) {
+        lock(&self.order).leave(self.reader);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::bus::Bus;
+    use crate::event::EventId;
+
+    /// What one reader was shown: events with their positions, and gaps.
+    type Shown = Vec<(EventId, Position)>;
+
+    fn take(reader: &mut LoopReader, max: usize, shown: &mut Shown, gaps: &mut u64) -> usize {
+        reader.poll_batch(max, |item| match item {
+            ReaderItem::Event(event) => {
+                let position = event.position().expect("it stands somewhere").clone();
+                shown.push((event.id().expect("published"), position));
+            }
+            ReaderItem::Gap { missed, .. } => *gaps += missed,
+        })
+    }
+
+    fn event(source: u64) -> Event {
+        Event::builder("x").source(&source.to_string()).build().expect("valid")
+    }
+
+    #[test]
+    fn readers_of_several_shards_see_one_order_whoever_publishes() {
+        const EACH: u64 = 3000;
+        for shards in [2, 4] {
+            let bus = Bus::builder().shards(shards).capacity(1 << 14).build().expect("valid");
+            let readers: Vec<LoopReader> = (0..3).map(|_| bus.reader(|| {})).collect();
+            let all: Vec<Shown> = std::thread::scope(|scope| {
+                for publisher in 0..3 {
+                    let bus = bus.clone();
+                    scope.spawn(move || {
+                        for n in 0..EACH {
+                            bus.publish(event(publisher * 7 + n % 5));
+                        }
+                    });
+                }
+                let readers: Vec<_> = (readers.into_iter().enumerate())
+                    .map(|(at, mut reader)| {
+                        scope.spawn(move || {
+                            let (mut shown, mut gaps) = (Shown::new(), 0);
+                            while (shown.len() as u64) < 3 * EACH {
+                                take(&mut reader, 1 + at * 50, &mut shown, &mut gaps);
+                            }
+                            assert_eq!(gaps, 0);
+                            assert_eq!(reader.told(), shown.last().map(|(_, position)| position));
+                            shown
+                        })
+                    })
+                    .collect();
+                readers.into_iter().map(|reader| reader.join().expect("read")).collect()
+            });
+            assert!(all[0] == all[1] && all[1] == all[2], "{shards} shards: the orders differ");
+            // A position is what stands before and the event itself, nothing else.
+            let mut next: HashMap<u16, u64> = HashMap::new();
+            for (id, position) in &all[0] {
+                next.insert(id.shard, id.sequence + 1);
+                let want = (0..shards as u16).map(|shard| next.get(&shard).copied().unwrap_or(0));
+                assert_eq!(*position, Position::new(bus.epoch(), want));
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_the_ring_overtook_finds_back_into_the_order() {
+        let bus = Bus::builder().shards(2).capacity(64).build().expect("valid");
+        let (mut quick, mut slow) = (bus.reader(|| {}), bus.reader(|| {}));
+        let (mut seen, mut late) = (Shown::new(), Shown::new());
+        let (mut none, mut lost) = (0, 0);
+        for n in 0..5000 {
+            bus.publish(event(n % 9));
+            take(&mut quick, 10, &mut seen, &mut none);
+            if n % 700 == 0 {
+                take(&mut slow, 7, &mut late, &mut lost);
+            }
+        }
+        while take(&mut slow, 100, &mut late, &mut lost) > 0 {}
+        assert_eq!((none, seen.len() as u64), (0, late.len() as u64 + lost));
+        assert!(lost > 0);
+        // What it has is in the order of all.
+        let mut all = seen.iter();
+        assert!(late.iter().all(|shown| all.any(|other| other == shown)), "another order");
     }
 }

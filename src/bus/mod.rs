@@ -18,6 +18,8 @@ mod handler;
 #[cfg(feature = "server")]
 mod loop_reader;
 mod lossless;
+#[cfg(feature = "server")]
+mod order;
 mod park;
 mod position;
 mod publisher;
@@ -34,7 +36,7 @@ mod wait;
 use std::fmt;
 use std::sync::{Arc as Count, OnceLock};
 
-use crate::event::{Event, Sequence, Timestamp};
+use crate::event::{Event, Position, Sequence, Timestamp};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use builder::OrderingKey;
@@ -52,7 +54,7 @@ pub use handler::{HandlerGuard, HandlerId};
 #[cfg(feature = "server")]
 pub(crate) use loop_reader::{LoopReader, ReaderItem};
 pub use lossless::{Full, LosslessBus, LosslessSubscriber, SoloPublisher};
-pub use position::{Position, PositionError};
+pub use position::PositionError;
 pub use publisher::{Published, PublishedBatch, Publisher};
 pub use replay::Replay;
 #[cfg(feature = "async")]
@@ -87,6 +89,9 @@ struct Inner<T: Carried> {
     handlers: Count<Handlers<T>>,
     recorder: Count<Mutex<Recorder<T>>>,
     census: Census,
+    /// Of several shards: the order in which loops read them, from the first loop on.
+    #[cfg(feature = "server")]
+    order: OnceLock<Arc<Mutex<order::Order>>>,
 }
 
 /// How many subscribers there are.
@@ -199,6 +204,8 @@ impl<T: Carried> Bus<T> {
             handlers: Count::new(Handlers::new(Arc::clone(&core))),
             recorder: Count::default(),
             census: Census(Some(Count::default())),
+            #[cfg(feature = "server")]
+            order: OnceLock::new(),
             core,
         }))
     }
@@ -311,12 +318,28 @@ impl<T: Carried> Bus<T> {
     ) -> Sequence {
         replay::read_range(&self.0.core, shard, from, to, take)
     }
+}
 
+#[cfg(feature = "server")]
+impl Bus<Event> {
     /// A reader for an event loop. `waker` is called by a publisher, once for each time that the reader
     /// announced its sleep.
-    #[cfg(feature = "server")]
-    pub(crate) fn reader(&self, waker: impl Fn() + Send + Sync + 'static) -> LoopReader<T> {
-        LoopReader::new(Cursor::new(&self.0.core), Count::new(waker))
+    pub(crate) fn reader(&self, waker: impl Fn() + Send + Sync + 'static) -> LoopReader {
+        LoopReader::new(Cursor::new(&self.0.core), self.epoch(), Count::new(waker), self.order())
+    }
+
+    /// The order of several shards.
+    fn order(&self) -> Option<&Arc<Mutex<order::Order>>> {
+        let make = || Arc::new(Mutex::new(order::Order::new(self.position())));
+        (self.shards() > 1).then(|| self.0.order.get_or_init(make))
+    }
+
+    /// What is published comes from a log, whose follower stands here: where clients stand that have got nothing
+    /// yet. For the follower, before it publishes the first event.
+    pub(crate) fn begin_at(&self, log: Position) {
+        if let Some(order) = self.order() {
+            lock(order).begin_at(self.epoch(), log);
+        }
     }
 }
 

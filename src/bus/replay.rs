@@ -10,8 +10,8 @@ use super::carried::Carried;
 use super::cursor::Cursor;
 #[cfg(feature = "server")]
 use super::ring::Core;
-use super::{Bus, Delivery, Position, PositionError, Visit};
-use crate::event::{Event, Sequence};
+use super::{Bus, Delivery, PositionError, Visit};
+use crate::event::{Event, Position, Sequence};
 #[cfg(feature = "server")]
 use crate::sync::Arc;
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::carried::Carried;
 use super::cursor::Cursor;
-use super::position::{Position, PositionError};
+use super::position::PositionError;
 use super::wait::{Patience, Wait};
 use super::{Census, Delivery, Visit};
-use crate::event::{Event, Sequence};
+use crate::event::{Event, Position, Sequence};
 
 /// There was nothing to receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -105,7 +105,7 @@ struct Follow {
     args: Args,
     remote: Remote,
     printer: Printer,
-    /// The id of the last event seen, to go on after it.
+    /// What the last event said, to go on after it.
     since: Option<String>,
     /// Whether this connection got as far as a subscription.
     connected: bool,
@@ -117,6 +117,9 @@ struct Envelope<'a> {
     r#type: &'a str,
     #[serde(borrow)]
     payload: &'a RawValue,
+    /// Where that leaves the client, if the event's id does not say it.
+    #[serde(default)]
+    position: Option<String>,
 }
 
 /// Loss, as told by the server.
@@ -164,7 +167,7 @@ impl Follow {
             ))));
         };
         match message.r#type {
-            "event" => self.event(message.payload.get()),
+            "event" => self.event(message.payload.get(), message.position),
             "gap" => self.gap(message.payload.get()),
             "ack" => {
                 self.connected = true;
@@ -182,10 +185,10 @@ impl Follow {
         }
     }
 
-    fn event(&mut self, json: &str) -> Result<(), End> {
+    fn event(&mut self, json: &str, position: Option<String>) -> Result<(), End> {
         match self.printer.event(json) {
             Ok(id) => {
-                self.since = id.or(self.since.take());
+                self.since = position.or(id).or(self.since.take());
                 if self.printer.is_done() { Err(End::Done) } else { Ok(()) }
             }
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(End::Done),
@@ -245,7 +248,7 @@ impl Follow {
                 match event.event.as_str() {
                     "gap" => self.gap(&event.data)?,
                     "closed" => return Err(End::Lost(error_text(&event.data))),
-                    _ => self.event(&event.data)?,
+                    _ => self.event(&event.data, Some(event.id).filter(|id| !id.is_empty()))?,
                 }
             }
         }

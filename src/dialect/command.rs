@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::OnLag;
 use crate::codec::ws;
-use crate::event::{Event, EventId, Timestamp};
+use crate::event::{Event, EventId, Position, Since, Timestamp};
 use crate::filter::Filter;
 
 /// A WebSocket message, whole.
@@ -52,7 +52,7 @@ pub(crate) struct Subscribe {
     pub(crate) filter: Filter,
     /// It wants what one of these matches, too.
     pub(crate) or: Vec<Filter>,
-    pub(crate) since: Option<EventId>,
+    pub(crate) since: Option<Since>,
     pub(crate) history: Option<usize>,
     /// First the latest event of each key.
     pub(crate) snapshot: bool,
@@ -167,13 +167,13 @@ pub(crate) enum Refusal {
 }
 
 /// When an answer is made, and random bits for its id.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stamp {
     pub(crate) random: u128,
     pub(crate) now: Timestamp,
-    /// Where to resume, as of now: all that is wanted up to this event stands before the answer. So a client that
+    /// Where to resume, as of now: all that is wanted up to this place stands before the answer. So a client that
     /// has not got an event yet, or none for long, misses nothing when its connection breaks.
-    pub(crate) position: Option<EventId>,
+    pub(crate) position: Option<Position>,
 }
 
 /// What a connection's path says of it.

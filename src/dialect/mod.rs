@@ -23,7 +23,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use crate::codec::{sse, ws};
-use crate::event::{ENCODINGS_MAX, Event, EventId, Timestamp};
+use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Since, Timestamp};
 
 pub(crate) use command::{
     Asked, ClientError, ClientMessage, Command, Incoming, Opening, Place, Refusal, Reply, Stamp, Subscribe,
@@ -236,12 +236,13 @@ impl Encoding {
         }
     }
 
-    /// The event's frame in this encoding, made now. See [`Event::frame`] for the shared one.
-    pub(crate) fn encode(self, event: &Event) -> Bytes {
+    /// The event's frame in this encoding, made now, for who stands at `position` behind it. See [`Event::frame`]
+    /// for the shared one, which is for [`Event::position`].
+    pub(crate) fn encode(self, event: &Event, position: Option<&Position>) -> Bytes {
         match self {
-            Self::NativeWs => native::event_frame(event),
-            Self::NativeSse => sse_frame(event, Some(event.event_type())),
-            Self::NativeSseUnnamed => sse_frame(event, None),
+            Self::NativeWs => native::event_frame(event, position),
+            Self::NativeSse => sse_frame(event, Some(event.event_type()), position),
+            Self::NativeSseUnnamed => sse_frame(event, None, position),
             Self::AgentosWs | Self::AgentosWsGaps => agentos::event_frame(event),
             Self::HiveWs => hive::event_frame(event, false),
             Self::HiveWsBinary => hive::event_frame(event, true),
@@ -272,22 +273,22 @@ impl Encoding {
     }
 }
 
-fn sse_frame(event: &Event, name: Option<&str>) -> Bytes {
+fn sse_frame(event: &Event, name: Option<&str>, position: Option<&Position>) -> Bytes {
     let mut json = String::with_capacity(256 + event.payload().len());
     envelope::write_event(event, &mut json);
-    let id = event.id().map(|id| id.to_string());
+    let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
     let mut out = Vec::with_capacity(json.len() + 96);
     sse::encode_event(&mut out, name, &json, id.as_deref());
     out.into()
 }
 
 /// What a client is told when events were dropped for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GapNotice {
     /// How many of the events it wanted; `None` where that can't be known (another epoch).
     pub(crate) missed: Option<u64>,
-    /// The last event before the gap; a resume from here is worth a try if `recoverable`.
-    pub(crate) from: Option<EventId>,
+    /// The place before the gap; a resume from here is worth a try if `recoverable`.
+    pub(crate) from: Option<Since>,
     /// The last event within the gap.
     pub(crate) to: Option<EventId>,
     /// Whether the ring still holds what was missed.
@@ -297,14 +298,24 @@ pub(crate) struct GapNotice {
 }
 
 impl GapNotice {
+    /// An event at one of its edges.
+    pub(crate) fn edge(&self) -> Option<EventId> {
+        self.to.or(match self.from {
+            Some(Since::Event(id)) => Some(id),
+            _ => None,
+        })
+    }
+
     /// `{"missed","from","to","recoverable"}`.
     pub(crate) fn json(&self) -> String {
-        let id = |id: Option<EventId>| id.map_or_else(|| "null".to_owned(), |id| format!("\"{id}\""));
+        fn place(place: Option<&impl fmt::Display>) -> String {
+            place.map_or_else(|| "null".to_owned(), |place| format!("\"{place}\""))
+        }
         let missed = self.missed.map_or_else(|| "null".to_owned(), |n| n.to_string());
         format!(
             r#"{{"missed":{missed},"from":{},"to":{},"recoverable":{}}}"#,
-            id(self.from),
-            id(self.to),
+            place(self.from.as_ref()),
+            place(self.to.as_ref()),
             self.recoverable
         )
     }

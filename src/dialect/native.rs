@@ -16,7 +16,7 @@ use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, Place, Protocol, Refusal, Reply,
     Stamp, Subscribe, envelope, shortened, split_entity,
 };
-use crate::event::{Attribute, Event, json};
+use crate::event::{Attribute, Event, Position, json};
 use crate::filter::Filter;
 
 /// The native dialect.
@@ -199,7 +199,7 @@ impl Protocol for Native {
     }
 
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
-        let position = stamp.position.map(|id| id.to_string());
+        let position = stamp.position.as_ref().map(Position::to_string);
         let (kind, payload) = match reply {
             Reply::Welcome => return None,
             Reply::Subscribed { id } => ("ack", json!({ "subscription_id": id, "last_event_id": position })),
@@ -232,7 +232,7 @@ impl Protocol for Native {
         text_frame(&format!(
             r#"{{"type":"gap","payload":{},"message_id":"{}","timestamp":"{}","correlation_id":null}}"#,
             gap.json(),
-            Uuid::of_gap(gap.to.or(gap.from)),
+            Uuid::of_gap(gap.edge()),
             gap.at
         ))
     }
@@ -247,17 +247,22 @@ impl Protocol for Native {
     }
 }
 
-/// The `event` message as a WebSocket frame.
-pub(crate) fn event_frame(event: &Event) -> Bytes {
+/// The `event` message as a WebSocket frame. Where its id does not say all that a client needs to resume, the
+/// message has a `position` that does.
+pub(crate) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
     let mut out = String::with_capacity(384 + event.payload().len());
     out.push_str(r#"{"type":"event","payload":"#);
     envelope::write_event(event, &mut out);
     let _ = write!(
         out,
-        r#","message_id":"{}","timestamp":"{}","correlation_id":null}}"#,
+        r#","message_id":"{}","timestamp":"{}","correlation_id":null"#,
         Uuid::of_event(event.id()),
         event.timestamp()
     );
+    if let Some(position) = position {
+        let _ = write!(out, r#","position":"{position}""#);
+    }
+    out.push('}');
     text_frame(&out)
 }
 

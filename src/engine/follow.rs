@@ -9,6 +9,7 @@ use super::queue::Queue;
 use super::{EngineError, Entry, Log, Places, Status};
 use crate::bus::Bus;
 use crate::dialect::envelope;
+use crate::event::Position;
 
 /// How long a follower waits for entries before it looks whether it is to end.
 const WAIT: Duration = Duration::from_millis(500);
@@ -50,6 +51,7 @@ fn follow(
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
     let places = known.insert(start);
     status.attached(places.epoch);
+    bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));
     tracing::info!(epoch = places.epoch, "following the engine's log");
     // What is there already comes without waiting.
     let mut wait = Duration::from_millis(1);

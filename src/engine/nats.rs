@@ -2,7 +2,7 @@
 //!
 //! Imports its siblings. The client is for async code, so a small runtime of one thread drives it, and the
 //! engine's two threads block on that. Always:
-//! - with JetStream, an entry's sequence is the stream's own, and the epoch is when the youngest of the streams
+//! - with JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0), and the epoch is when the youngest of the streams
 //!   was created: every node gives an event the same id. A batch is not all or nothing, but each event's message
 //!   id makes the server take it once, however often it is sent;
 //! - without, nothing is kept: order is what each node receives, ids are the node's own, a client resumes on the
@@ -169,7 +169,7 @@ async fn ends(streams: &mut [Stream]) -> Result<Places, EngineError> {
         let info = stream.info().await.map_err(unreachable)?;
         let created = info.created.unix_timestamp_nanos() / 1000;
         places.epoch = places.epoch.max(u64::try_from(created).unwrap_or_default());
-        places.next.push(info.state.last_sequence + 1);
+        places.next.push(info.state.last_sequence);
     }
     Ok(places)
 }
@@ -207,15 +207,12 @@ impl Log for NatsLog {
             let end = ends(&mut streams).await?;
             let places = match known {
                 Some(known) if known.epoch == end.epoch && reaches(&end, known) => known.clone(),
-                _ => Places {
-                    next: end.next.iter().map(|end| end.saturating_sub(past).max(1)).collect(),
-                    ..end
-                },
+                _ => Places { next: end.next.iter().map(|end| end.saturating_sub(past)).collect(), ..end },
             };
             let mut entries = Vec::with_capacity(streams.len());
             for ((shard, stream), next) in streams.iter().enumerate().zip(&places.next) {
                 let config = pull::OrderedConfig {
-                    deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: (*next).max(1) },
+                    deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *next + 1 },
                     ..pull::OrderedConfig::default()
                 };
                 let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
@@ -276,7 +273,8 @@ impl Append for Appender {
                         .await
                         .map_err(unreachable)?
                         .map_err(unreachable)?
-                        .sequence,
+                        .sequence
+                        .saturating_sub(1),
                 );
             }
             Ok((epoch, sequences))
@@ -343,7 +341,7 @@ impl Follow for StreamFollower {
                     Ok(Some(entry)) => entry,
                 };
                 let message = message?;
-                let sequence = message.info().map_err(unreachable)?.stream_sequence;
+                let sequence = message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1);
                 take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &message.payload });
             }
             Ok(())

@@ -25,7 +25,9 @@ use signature::{Signature, value_hash};
 pub use attribute::Attribute;
 pub use builder::{ATTRIBUTE_BYTES_MAX, EventBuilder, EventError};
 pub use json::JsonError;
-pub use position::{EventId, ParseEventIdError, Sequence};
+#[cfg(feature = "server")]
+pub(crate) use position::Since;
+pub use position::{EventId, ParseEventIdError, Position, Sequence};
 pub use time::{ParseTimestampError, Timestamp};
 
 /// How many encodings of one event are kept with it.
@@ -70,6 +72,9 @@ pub(crate) struct Body {
     /// The same frames, each compressed by itself.
     #[cfg(feature = "server")]
     deflated: OnceLock<Frames>,
+    /// Where a client stands that has got all up to this event; on a bus of one shard its id says that.
+    #[cfg(feature = "server")]
+    position: OnceLock<Box<Position>>,
 }
 
 impl Body {
@@ -91,6 +96,8 @@ impl Body {
             frames: OnceLock::new(),
             #[cfg(feature = "server")]
             deflated: OnceLock::new(),
+            #[cfg(feature = "server")]
+            position: OnceLock::new(),
         }
     }
 }
@@ -108,6 +115,7 @@ impl Body {
                 frame.take();
             }
             self.deflated.take();
+            self.position.take();
         }
     }
 
@@ -266,6 +274,8 @@ impl Event {
             frames: OnceLock::new(),
             #[cfg(feature = "server")]
             deflated: OnceLock::new(),
+            #[cfg(feature = "server")]
+            position: OnceLock::new(),
         })
     }
 
@@ -275,6 +285,18 @@ impl Event {
         self.0.epoch.store(id.epoch, Ordering::Relaxed);
         self.0.sequence.store(id.sequence, Ordering::Relaxed);
         self.0.shard.store(u32::from(id.shard), Ordering::Relaxed);
+    }
+
+    /// Where a client stands that has got all up to this event, where its id alone does not say it.
+    #[cfg(feature = "server")]
+    pub(crate) fn position(&self) -> Option<&Position> {
+        self.0.position.get().map(|position| &**position)
+    }
+
+    /// All up to this event is here: the same, whichever loop says it.
+    #[cfg(feature = "server")]
+    pub(crate) fn stand(&self, position: &Position) {
+        self.0.position.get_or_init(|| Box::new(position.clone()));
     }
 
     /// The frame of one encoding, made by the first who asks and shared by all others, whatever their loop.

@@ -1,8 +1,12 @@
-//! Where an event stands: sequence in its shard, epoch of the bus, and the id made of both.
-//! Imports nothing of ours. Always: an id's text parses back to the same id.
+//! Where an event stands (sequence in its shard, epoch of the bus, the id made of both), and where a reader of all
+//! shards does.
+//!
+//! Imports nothing of ours. Always: the text of an id or a position parses back to the same.
 
 use std::fmt;
 use std::str::FromStr;
+
+use smallvec::SmallVec;
 
 /// An event's number in its shard, from 0.
 pub type Sequence = u64;
@@ -51,24 +55,41 @@ const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 /// Digits of `u64::MAX` in base 36.
 const BASE36_MAX: usize = 13;
 
+fn write_base36(f: &mut fmt::Formatter<'_>, number: u64) -> fmt::Result {
+    let mut digits = [0u8; BASE36_MAX];
+    let mut at = BASE36_MAX;
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = DIGITS[(rest % 36) as usize];
+        rest /= 36;
+        if rest == 0 {
+            break;
+        }
+    }
+    f.write_str(std::str::from_utf8(&digits[at..]).map_err(|_| fmt::Error)?)
+}
+
+/// Digits and small letters only: no sign, as std's parser would take one.
+fn read_base36(text: &str) -> Result<u64, ParseEventIdError> {
+    if is_plain(text) {
+        u64::from_str_radix(text, 36).map_err(|_| ParseEventIdError)
+    } else {
+        Err(ParseEventIdError)
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [0u8; BASE36_MAX];
-        let mut at = BASE36_MAX;
-        let mut rest = self.epoch;
-        loop {
-            at -= 1;
-            digits[at] = DIGITS[(rest % 36) as usize];
-            rest /= 36;
-            if rest == 0 {
-                break;
-            }
-        }
-        let epoch = std::str::from_utf8(&digits[at..]).map_err(|_| fmt::Error)?;
+        write_base36(f, self.epoch)?;
         if self.shard == 0 {
-            write!(f, "{epoch}-{}", self.sequence)
+            write!(f, "-{}", self.sequence)
         } else {
-            write!(f, "{epoch}-{}.{}", self.sequence, self.shard)
+            write!(f, "-{}.{}", self.sequence, self.shard)
         }
     }
 }
@@ -77,18 +98,162 @@ impl FromStr for EventId {
     type Err = ParseEventIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let plain =
-            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
         let (epoch, rest) = text.split_once('-').ok_or(ParseEventIdError)?;
         let (sequence, shard) = rest.split_once('.').unwrap_or((rest, "0"));
-        if !(plain(epoch) && plain(sequence) && plain(shard)) {
+        if !(is_plain(sequence) && is_plain(shard)) {
             return Err(ParseEventIdError);
         }
         Ok(Self {
-            epoch: u64::from_str_radix(epoch, 36).map_err(|_| ParseEventIdError)?,
+            epoch: read_base36(epoch)?,
             shard: shard.parse().map_err(|_| ParseEventIdError)?,
             sequence: sequence.parse().map_err(|_| ParseEventIdError)?,
         })
+    }
+}
+
+/// A place in every shard: the epoch, and the next sequence of each.
+///
+/// Its text is opaque to clients, as an id's is, and as good to resume with. With one shard it is the id of the
+/// last event before the place. With more it is `1f3k9x2q~lfls.2s.-1a`: the sequences in base 36, each but the
+/// first as its difference from the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub(crate) epoch: u64,
+    pub(crate) sequences: SmallVec<[Sequence; 4]>,
+}
+
+/// As many as a bus may have shards.
+const SHARDS_MAX: usize = 1024;
+
+impl Position {
+    /// The epoch, and the next sequence of each shard.
+    pub fn new(epoch: u64, sequences: impl IntoIterator<Item = Sequence>) -> Self {
+        Self { epoch, sequences: sequences.into_iter().collect() }
+    }
+
+    /// Which life of which bus it belongs to.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The next sequence of each shard.
+    pub fn sequences(&self) -> &[Sequence] {
+        &self.sequences
+    }
+
+    /// The same position, but behind this event in its shard. Unchanged where the event is of another epoch
+    /// or shard.
+    pub fn behind(mut self, id: EventId) -> Self {
+        if id.epoch == self.epoch
+            && let Some(next) = self.sequences.get_mut(usize::from(id.shard))
+        {
+            *next = id.next_sequence();
+        }
+        self
+    }
+
+    /// Goes behind this event. The first of another epoch has nothing of that before it.
+    #[cfg(feature = "server")]
+    pub(crate) fn pass(&mut self, id: EventId) {
+        if id.epoch != self.epoch {
+            self.epoch = id.epoch;
+            self.sequences.fill(0);
+        }
+        if let Some(next) = self.sequences.get_mut(usize::from(id.shard)) {
+            *next = id.next_sequence();
+        }
+    }
+
+    /// For each shard, the place just before its next sequence.
+    #[cfg(feature = "server")]
+    pub(crate) fn ids(&self) -> impl Iterator<Item = EventId> {
+        let all = self.sequences.iter().zip(0..);
+        all.map(|(next, shard)| EventId::before(self.epoch, shard, *next))
+    }
+
+    /// A number that grows with every event that a reader passes, in one epoch.
+    #[cfg(feature = "server")]
+    pub(crate) fn passed(&self) -> (u64, u128) {
+        (self.epoch, self.sequences.iter().map(|next| u128::from(*next)).sum())
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [next] = *self.sequences {
+            return EventId { epoch: self.epoch, shard: 0, sequence: next.wrapping_sub(1) }.fmt(f);
+        }
+        write_base36(f, self.epoch)?;
+        let mut before = 0;
+        for (shard, next) in self.sequences.iter().enumerate() {
+            f.write_str(if shard == 0 { "~" } else { "." })?;
+            let more = next.wrapping_sub(before).cast_signed();
+            if more < 0 && shard > 0 {
+                f.write_str("-")?;
+                write_base36(f, more.unsigned_abs())?;
+            } else {
+                write_base36(f, next.wrapping_sub(before))?;
+            }
+            before = *next;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Position {
+    type Err = ParseEventIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((epoch, rest)) = text.split_once('~') else {
+            let id: EventId = text.parse()?;
+            let is_alone = id.shard == 0;
+            return if is_alone {
+                Ok(Self::new(id.epoch, [id.next_sequence()]))
+            } else {
+                Err(ParseEventIdError)
+            };
+        };
+        let mut position = Self::new(read_base36(epoch)?, []);
+        let mut before: Sequence = 0;
+        for (shard, part) in rest.split('.').enumerate() {
+            before = match part.strip_prefix('-') {
+                Some(less) if shard > 0 => before.wrapping_sub(read_base36(less)?),
+                _ => before.wrapping_add(read_base36(part)?),
+            };
+            position.sequences.push(before);
+        }
+        if (2..=SHARDS_MAX).contains(&position.sequences.len()) {
+            Ok(position)
+        } else {
+            Err(ParseEventIdError)
+        }
+    }
+}
+
+/// What a client names to resume behind: an event, or a position that it was told.
+#[cfg(feature = "server")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    Event(EventId),
+    Position(Position),
+}
+
+#[cfg(feature = "server")]
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event(id) => id.fmt(f),
+            Self::Position(position) => position.fmt(f),
+        }
+    }
+}
+
+#[cfg(feature = "server")]
+impl FromStr for Since {
+    type Err = ParseEventIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('~') { text.parse().map(Self::Position) } else { text.parse().map(Self::Event) }
     }
 }
 
@@ -125,5 +290,34 @@ mod tests {
         ] {
             assert_eq!(text.parse::<EventId>(), Err(ParseEventIdError), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_positions_text_parses_back_to_it() {
+        for sequences in [
+            &[0][..],
+            &[7],
+            &[0, 0],
+            &[1_000_000, 1_000_100, 999_954],
+            &[u64::MAX, 0, 1 << 63, u64::MAX],
+            &[0, u64::MAX, (1 << 63) - 1, 1],
+        ] {
+            let position = Position::new(36, sequences.iter().copied());
+            assert_eq!(position.to_string().parse(), Ok(position.clone()), "{position}");
+        }
+        let four = Position::new(123_456_789, [1_000_000, 1_000_100, 999_954, 1_000_007]);
+        assert_eq!(four.to_string(), "21i3v9~lfls.2s.-42.1h");
+        assert_eq!(Position::new(36, [8]).to_string(), "10-7", "of one shard it is an id");
+    }
+
+    #[test]
+    fn other_text_is_no_position() {
+        for text in [
+            "", "~", "a~", "a~1", "a~1.", "a~-1.2", "a~1.--2", "a~+1.2", "a~1.2~3", "A~1.2", "a-1.2", "a~1.B",
+        ] {
+            assert_eq!(text.parse::<Position>(), Err(ParseEventIdError), "{text:?}");
+        }
+        let endless = format!("a~{}1", "1.".repeat(SHARDS_MAX));
+        assert_eq!(endless.parse::<Position>(), Err(ParseEventIdError));
     }
 }

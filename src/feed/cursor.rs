@@ -18,12 +18,12 @@ use super::press::Step;
 use super::thin::Cut;
 use super::{Compression, Fanout, Feed, Slot};
 use crate::dialect::{Encoding, GapNotice};
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Since, Timestamp};
 
 /// What a cursor asks of the world, when it finds that it has lost something.
 pub(crate) trait Ring {
-    /// Whether everything behind this event is still there to be read again.
-    fn keeps_behind(&self, id: EventId) -> bool;
+    /// What to resume with behind this event, if everything there is still there to be read again.
+    fn resume_behind(&self, id: EventId) -> Option<Since>;
     /// The time.
     fn now(&self) -> Timestamp;
 }
@@ -147,8 +147,10 @@ impl Backlog {
 
     /// The words for what was missed behind the last event.
     fn gap(&self, missed: Option<u64>, to: Option<EventId>, encoding: Encoding, ring: &impl Ring) -> Bytes {
-        let recoverable = self.last.is_some_and(|id| ring.keeps_behind(id));
-        encoding.gap(&GapNotice { missed, from: self.last, to, recoverable, at: ring.now() })
+        let from = self.last.and_then(|id| ring.resume_behind(id));
+        let recoverable = from.is_some();
+        let from = from.or(self.last.map(Since::Event));
+        encoding.gap(&GapNotice { missed, from, to, recoverable, at: ring.now() })
     }
 
     fn push(&mut self, direct: Direct) {

@@ -15,7 +15,7 @@ use super::thin::{KeyRule, Sampled, Thinning};
 use super::{Compression, Feed, FeedLimits, Fresh, GAP};
 use crate::catalogue::autosdlc::event_type;
 use crate::dialect::{Dialect, Encoding, GapNotice};
-use crate::event::{Event, EventId, Timestamp};
+use crate::event::{Event, EventId, Position, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::metrics::Metrics;
 
@@ -307,6 +307,18 @@ impl Fanout {
         alone(event, encoding, compression, &mut self.press, &self.metrics)
     }
 
+    /// The same for one connection that stands elsewhere behind the event than who gets it live.
+    pub(crate) fn frame_at(
+        &mut self,
+        event: &Event,
+        position: &Position,
+        encoding: Encoding,
+        compression: Compression,
+    ) -> Bytes {
+        self.metrics.encodings.inc();
+        self.press.alone(compression, &encoding.encode(event, Some(position)))
+    }
+
     /// Whether samples wait for their time.
     pub(crate) fn is_sampling(&self) -> bool {
         !self.sampling.is_empty()
@@ -381,7 +393,7 @@ impl Fanout {
 fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
     let make = |event: &Event| {
         metrics.encodings.inc();
-        encoding.encode(event)
+        encoding.encode(event, event.position())
     };
     event.frame(encoding.slot(), make).clone()
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Compression, Cursor, Fanout, FeedLimits, Flushed, KeyRule, PressLimits, Ring, Tally};
 use crate::dialect::Encoding;
-use crate::event::{Event, EventId, Timestamp};
+use crate::event::{Event, EventId, Since, Timestamp};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 
@@ -32,8 +32,8 @@ impl Write for Sink {
 }
 
 impl Ring for Sink {
-    fn keeps_behind(&self, _: EventId) -> bool {
-        true
+    fn resume_behind(&self, id: EventId) -> Option<Since> {
+        Some(Since::Event(id))
     }
 
     fn now(&self) -> Timestamp {
@@ -56,7 +56,7 @@ pub enum Form {
 
 /// A native WebSocket message's frame.
 pub fn native_frame(event: &Event) -> Bytes {
-    Encoding::NativeWs.encode(event)
+    Encoding::NativeWs.encode(event, None)
 }
 
 /// So many members, spread over so many interests.

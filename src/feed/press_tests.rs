@@ -73,7 +73,7 @@ impl World {
             .build()
             .expect("valid");
         event.place(EventId { epoch: 1, shard: 0, sequence });
-        self.plain.push(self.encoding.encode(&event));
+        self.plain.push(self.encoding.encode(&event, None));
         self.fanout.append(&event, self.now);
     }
 

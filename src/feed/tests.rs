@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::fanout::Books;
 use super::*;
-use crate::event::{Event, Timestamp};
+use crate::event::{Event, Since, Timestamp};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 
@@ -43,8 +43,8 @@ impl Write for Pipe {
 pub(super) struct Still;
 
 impl Ring for Still {
-    fn keeps_behind(&self, _: EventId) -> bool {
-        true
+    fn resume_behind(&self, id: EventId) -> Option<Since> {
+        Some(Since::Event(id))
     }
 
     fn now(&self) -> Timestamp {

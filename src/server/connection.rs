@@ -23,7 +23,7 @@ use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
 use crate::dialect::{Encoding, Incoming, OnLag};
 use crate::engine::Refused;
-use crate::event::{Event, EventId, Timestamp};
+use crate::event::{Event, EventId, Position, Since, Timestamp};
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::metrics::Kind;
@@ -59,10 +59,10 @@ impl fmt::Debug for Answer {
 }
 
 /// Where a replay starts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum ReplayFrom {
-    /// Behind this event.
-    After(EventId),
+    /// Behind this event, or from this position on.
+    After(Since),
     /// At the newest so many that match.
     Newest(usize),
     /// At the latest of each key.
@@ -79,9 +79,8 @@ pub(crate) struct Context<'a> {
     pub(crate) inflater: &'a mut Inflater,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,
-    /// What the loop has taken of the bus so far, as an id to resume behind; `None` where the bus has several
-    /// shards, which no single id stands for.
-    pub(crate) position: Option<EventId>,
+    /// What the loop has taken of the bus so far, to resume from; `None` before an engine's log was reached.
+    pub(crate) position: Option<Position>,
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Bytes of answers given since the loop called.
     pub(crate) answered_bytes: usize,

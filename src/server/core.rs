@@ -32,7 +32,7 @@ use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
-use crate::event::{EventId, Sequence, Timestamp};
+use crate::event::{EventId, Position, Since, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
 use crate::metrics::Kind;
 use crate::sync::lock;
@@ -65,7 +65,7 @@ pub(crate) type Token = u64;
 
 use ahead::PutOff;
 use leave::Leave;
-use log_places::{Behind, Continuity, behind};
+use log_places::{Continuity, resume_behind};
 use mail::Mailbox;
 use replay::Replay;
 use watch::Books;
@@ -188,12 +188,14 @@ macro_rules! context {
     };
 }
 
-/// The last event that a loop has appended to its feeds, of a bus of one shard.
-fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<EventId> {
-    if bus.shards() > 1 {
-        return None;
+/// Where a client stands that has got all that a loop has appended to its feeds. With an engine, from when its log
+/// was reached.
+fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Position> {
+    match (reader.told(), log) {
+        (Some(told), log) => (log.is_none() || told.epoch() != bus.epoch()).then(|| told.clone()),
+        (None, None) => Some(Position::new(bus.epoch(), [reader.position(0)])),
+        (None, Some(log)) => log.newest(0).map(|id| Position::new(id.epoch, [id.next_sequence()])),
     }
-    log.map_or_else(|| Some(EventId::before(bus.epoch(), 0, reader.position(0))), |log| log.newest(0))
 }
 
 impl<S: Socket> Core<S> {
@@ -384,8 +386,8 @@ impl<S: Socket> Core<S> {
             if self.find(token).is_none() {
                 break;
             }
-            if let Some(id) = self.is_ahead(&effect) {
-                self.put_off(slot, id, std::iter::once(effect).chain(rest.by_ref()).collect());
+            if let Some(since) = self.is_ahead(&effect) {
+                self.put_off(slot, since, std::iter::once(effect).chain(rest.by_ref()).collect());
             } else {
                 self.obey(slot, effect);
             }
@@ -620,8 +622,8 @@ struct Kept<'a> {
 }
 
 impl Ring for Kept<'_> {
-    fn keeps_behind(&self, id: EventId) -> bool {
-        matches!(behind(self.shared, id, Sequence::MAX), Behind::All(_))
+    fn resume_behind(&self, id: EventId) -> Option<Since> {
+        resume_behind(self.shared, id)
     }
 
     fn now(&self) -> Timestamp {

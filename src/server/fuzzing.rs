@@ -34,7 +34,7 @@ pub fn dialect(data: &[u8]) {
     let mut frames = Vec::new();
     match read.command {
         Ok(Command::Publish(event) | Command::Say(event)) => {
-            frames.extend(encodings.map(|encoding| encoding.encode(&event)));
+            frames.extend(encodings.map(|encoding| encoding.encode(&event, None)));
         }
         Ok(Command::Subscribe(subscribe)) => {
             for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {

@@ -22,7 +22,7 @@ use crate::codec::ws::{self, PerMessageDeflate};
 use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{Dialect, Encoding, OnLag, Opening, Place, shortened, split_entity};
 use crate::engine::Refused;
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, Position};
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::sync::lock;
@@ -521,7 +521,7 @@ impl Answer<'_, '_> {
         }
         // Where the browser resumes if the stream breaks before its first event; who asked for the past has
         // that to see first.
-        let id = self.cx.position.filter(|_| stream.from.is_none()).map(|id| id.to_string());
+        let id = self.cx.position.as_ref().filter(|_| stream.from.is_none()).map(Position::to_string);
         let retry = self.cx.config.retry.as_millis() as u64;
         if gzip {
             out.extend_from_slice(&deflate::GZIP_HEADER);

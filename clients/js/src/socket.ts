@@ -84,15 +84,19 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     if (over) return;
     heard = Date.now();
     host.proven();
-    let message: { type: string; payload: any; correlation_id?: string };
+    let message: { type: string; payload: any; correlation_id?: string; position?: string };
     try {
       message = JSON.parse(`${data}`);
     } catch (cause) {
       return host.failed(new FanwireError('protocol', 'not a message', cause));
     }
-    const { type, payload, correlation_id = '' } = message;
-    if (type === 'event' || type === 'gap') merging ? merging.push(payload) : pass(payload);
-    else if (type === 'reconnect') slot = payload.delay_ms;
+    const { type, payload, correlation_id = '', position } = message;
+    if (type === 'event' || type === 'gap') {
+      if (merging) return void merging.push(payload);
+      pass(payload);
+      // A server with several shards says in its own words where that leaves the client.
+      if (position) for (const one of active()) one.reach(position);
+    } else if (type === 'reconnect') slot = payload.delay_ms;
     else {
       const error = type === 'error' ? new FanwireError(payload.code, payload.error) : undefined;
       const answer = answers.get(correlation_id);

@@ -48,7 +48,10 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         retry = block.retry ? +block.retry : retry;
         if (!block.data) return one.reach(block.id);
         const item = JSON.parse(block.data);
-        if (item.event_type !== undefined) return host.event(item, one);
+        if (item.event_type !== undefined) {
+          host.event(item, one);
+          return one.reach(block.id);
+        }
         host.gap(item, one);
         one.reach(item.to);
       });

@@ -135,7 +135,7 @@ impl Protocol for Autosdlc {
     fn gap(&self, gap: &GapNotice) -> Bytes {
         self.frame(&format!(
             r#"{{"id":"{}","type":"gap","timestamp":{},"data":{},"metadata":{{"version":"1.0"}}}}"#,
-            Uuid::of_gap(gap.to.or(gap.from)),
+            Uuid::of_gap(gap.edge()),
             millis(gap.at),
             gap.json(),
         ))

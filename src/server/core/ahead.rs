@@ -6,9 +6,9 @@
 
 use super::super::connection::{Effect, ReplayFrom};
 use super::super::wheel::Tick;
-use super::log_places::{Behind, behind};
+use super::log_places::{Behind, behind, marks};
 use super::{Core, Socket, Token, token_of};
-use crate::event::EventId;
+use crate::event::Since;
 
 /// How long a client waits for this node to catch up.
 const PATIENCE_TICKS: Tick = 50;
@@ -16,29 +16,29 @@ const PATIENCE_TICKS: Tick = 50;
 /// What is put off for one client.
 pub(super) struct PutOff {
     token: Token,
-    id: EventId,
+    since: Since,
     until: Tick,
     effects: Vec<Effect>,
 }
 
 impl<S: Socket> Core<S> {
     /// Whether this effect has to wait for the loop to catch up.
-    pub(super) fn is_ahead(&self, effect: &Effect) -> Option<EventId> {
-        let Effect::Replay { from: ReplayFrom::After(id), .. } = effect else { return None };
+    pub(super) fn is_ahead(&self, effect: &Effect) -> Option<Since> {
+        let Effect::Replay { from: ReplayFrom::After(since), .. } = effect else { return None };
         self.shared.engine.as_ref()?;
-        self.is_not_yet(*id).then_some(*id)
+        self.is_not_yet(since).then(|| since.clone())
     }
 
-    fn is_not_yet(&self, id: EventId) -> bool {
-        let known = usize::from(id.shard) < self.shared.bus.shards();
-        known && behind(&self.shared, id, self.reader.position(id.shard)) == Behind::NotYet
+    fn is_not_yet(&self, since: &Since) -> bool {
+        (marks(&self.shared, since).into_iter())
+            .any(|id| behind(&self.shared, id, self.reader.position(id.shard)) == Behind::NotYet)
     }
 
-    pub(super) fn put_off(&mut self, slot: usize, id: EventId, effects: Vec<Effect>) {
+    pub(super) fn put_off(&mut self, slot: usize, since: Since, effects: Vec<Effect>) {
         let conn = &mut self.conns[slot];
         conn.awaits += 1;
         let token = token_of(slot, conn.generation);
-        self.ahead.push(PutOff { token, id, until: self.tick + PATIENCE_TICKS, effects });
+        self.ahead.push(PutOff { token, since, until: self.tick + PATIENCE_TICKS, effects });
     }
 
     /// A connection closes: it no longer waits for anything.
@@ -56,7 +56,9 @@ impl<S: Socket> Core<S> {
     pub(super) fn catch_up(&mut self) {
         let mut at = 0;
         while let Some(put_off) = self.ahead.get(at) {
-            if self.tick < put_off.until && self.find(put_off.token).is_some() && self.is_not_yet(put_off.id)
+            if self.tick < put_off.until
+                && self.find(put_off.token).is_some()
+                && self.is_not_yet(&put_off.since)
             {
                 at += 1;
                 continue;

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::super::Shared;
 use crate::bus::Bus;
 use crate::dialect::GapNotice;
-use crate::event::{Event, EventId, Sequence, Timestamp};
+use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 
 /// What is kept behind an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,43 @@ pub(super) enum Behind {
 /// Looks for what is behind `id`, up to the loop's own place in its shard.
 pub(super) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
     search(&shared.bus, shared.engine.as_ref().map(|engine| engine.status().epoch()), id, end)
+}
+
+/// The places in the shards that a client names: one for each, or only the one of which an id says something.
+pub(super) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
+    let shards = shared.bus.shards();
+    let known = |position: &Position| {
+        let fits = position.sequences().len() == shards;
+        position.ids().filter(|_| fits).collect()
+    };
+    match since {
+        Since::Position(position) => known(position),
+        // Which events of other shards stood before it is what this node made it; another may have another order.
+        Since::Event(id) if shards > 1 && shared.engine.is_none() => match position_of(shared, *id) {
+            Some(position) => known(&position),
+            None => smallvec![*id],
+        },
+        Since::Event(id) if usize::from(id.shard) < shards => smallvec![*id],
+        Since::Event(_) => SmallVec::new(),
+    }
+}
+
+/// The position of an event that is still in its ring, if it has one.
+fn position_of(shared: &Shared, id: EventId) -> Option<Position> {
+    let at = place_of(shared, id)?;
+    let mut found = None;
+    shared.bus.read_range(id.shard, at, at + 1, |event| found = event.position().cloned());
+    found
+}
+
+/// What to resume with behind this event, where everything behind it is kept.
+pub(super) fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
+    let since = match shared.bus.shards() {
+        1 => Since::Event(id),
+        _ => Since::Position(position_of(shared, id)?),
+    };
+    let all = |id: &EventId| matches!(behind(shared, *id, Sequence::MAX), Behind::All(_));
+    marks(shared, &since).iter().all(all).then_some(since)
 }
 
 /// `log`: the epoch of the engine's log, if there is one.
@@ -110,7 +149,7 @@ impl Continuity {
         // How many of them a client wanted is not known.
         (!follows).then_some(GapNotice {
             missed: None,
-            from: Some(last),
+            from: Some(Since::Event(last)),
             to: Some(id),
             recoverable: false,
             at: now,

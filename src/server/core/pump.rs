@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Core, Kept, Socket, token_of};
 use crate::bus::ReaderItem;
 use crate::dialect::GapNotice;
-use crate::event::{EventId, Timestamp};
+use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Flushed, Tally};
 
 /// Events taken from the bus before they are written.
@@ -64,7 +64,7 @@ impl<S: Socket> Core<S> {
                     // How many of them a client wanted is not known.
                     let gap = GapNotice {
                         missed: None,
-                        from: from.checked_sub(1).and_then(id),
+                        from: from.checked_sub(1).and_then(id).map(Since::Event),
                         to: to.checked_sub(1).and_then(id),
                         recoverable: false,
                         at: now,

@@ -5,12 +5,14 @@
 
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
+
 use super::super::connection::ReplayFrom;
-use super::log_places::{Behind, behind, place_of};
+use super::log_places::{Behind, behind, marks, place_of};
 use super::{Core, Socket};
 use crate::bus::Bus;
 use crate::dialect::{Encoding, GapNotice};
-use crate::event::{Event, EventId, Sequence, Timestamp};
+use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::{Cursor, Fanout, Tally};
 use crate::filter::Filter;
 
@@ -37,15 +39,35 @@ struct Wanted {
 
 #[derive(Debug)]
 enum Work {
-    /// The events of a shard from `next` on; `after` is what the client named, or got last, and `missed` how many
-    /// are gone between. Where the shard is not alone, the client is told that first.
-    Range { shard: u16, next: Sequence, to: Sequence, after: EventId, missed: u64, alone: bool },
+    /// What shards have behind the places that the client named.
+    Behind(Behindhand),
     /// These, if they are still there: bodies are not kept for a client that may never read.
     Events(VecDeque<EventId>),
     /// What the snapshot has between these numbers.
     Snapshot { next: u64, to: u64 },
     /// Nothing can be said of what the client named.
-    Unknown(Option<EventId>),
+    Unknown(Option<Since>),
+}
+
+/// A client on its way from the places that it named to the loop's own.
+#[derive(Debug)]
+struct Behindhand {
+    ranges: SmallVec<[Range; 1]>,
+    /// Of several shards: where the client stands.
+    at: Option<Position>,
+    /// What the client named, where that says nothing of some shards; it is told that first.
+    says_too_little: Option<Since>,
+}
+
+/// The events of a shard from `next` to `to`; `after` is what the client named, or got last, and `missed` how many
+/// are gone between.
+#[derive(Debug)]
+struct Range {
+    shard: u16,
+    next: Sequence,
+    to: Sequence,
+    after: EventId,
+    missed: u64,
 }
 
 impl Wanted {
@@ -77,25 +99,40 @@ impl<S: Socket> Core<S> {
                 });
                 Work::Snapshot { next: 1, to: snapshot.newest() }
             }
-            ReplayFrom::After(id) => {
-                let known = usize::from(id.shard) < self.shared.bus.shards();
-                let to = if known { self.reader.position(id.shard) } else { 0 };
-                // Its id says nothing of the other shards: what the client missed there can't be known.
-                let alone = self.shared.bus.shards() == 1;
-                match behind(&self.shared, id, to) {
-                    Behind::All(next) => {
-                        Work::Range { shard: id.shard, next, to, after: id, missed: 0, alone }
-                    }
-                    Behind::Some(missed, next) => {
-                        Work::Range { shard: id.shard, next, to, after: id, missed, alone }
-                    }
-                    // It was waited for as long as is sensible.
-                    Behind::NotYet | Behind::Unknown => Work::Unknown(Some(id)),
-                }
-            }
+            ReplayFrom::After(since) => self.behind(since),
             ReplayFrom::Unknown => Work::Unknown(None),
         };
         self.conns[slot].replay = Some(Box::new(Replay { encoding, wanted, work }));
+    }
+
+    /// All behind the places that a client names, up to the loop's own.
+    fn behind(&self, since: Since) -> Work {
+        let shards = self.shared.bus.shards();
+        let marks = marks(&self.shared, &since);
+        // Of the shards that it says nothing of, the client gets what comes from now on.
+        let mut at = self.reader.told().cloned();
+        if let (Some(at), Some(first)) = (&mut at, marks.first())
+            && at.epoch() != first.epoch
+        {
+            *at = Position::new(first.epoch, (0..shards).map(|_| 0));
+        }
+        let mut ranges = SmallVec::new();
+        for id in marks {
+            let to = self.reader.position(id.shard);
+            let (missed, next) = match behind(&self.shared, id, to) {
+                Behind::All(next) => (0, next),
+                Behind::Some(missed, next) => (missed, next),
+                // It was waited for as long as is sensible.
+                Behind::NotYet | Behind::Unknown => continue,
+            };
+            at = at.map(|at| at.behind(id));
+            ranges.push(Range { shard: id.shard, next, to, after: id, missed });
+        }
+        if ranges.is_empty() {
+            return Work::Unknown(Some(since));
+        }
+        let says_too_little = (ranges.len() < shards).then_some(since);
+        Work::Behind(Behindhand { ranges, at, says_too_little })
     }
 
     /// The newest so many that a replay wants, oldest first.
@@ -127,7 +164,7 @@ impl<S: Socket> Core<S> {
         };
         let over = match work {
             Work::Unknown(id) => {
-                out.gap(&notice(None, *id, None, now));
+                out.gap(&notice(None, id.take(), None, now));
                 true
             }
             Work::Events(events) => {
@@ -172,32 +209,7 @@ impl<S: Socket> Core<S> {
                 *next = last.map_or(*next, |number| number + 1);
                 over
             }
-            Work::Range { shard, next, to, after, missed, alone } => {
-                if !std::mem::replace(alone, true) {
-                    out.gap(&notice(None, Some(*after), None, now));
-                }
-                let from = (*next).max(bus.oldest(*shard)).min(*to);
-                let end = (from + PAGE_EVENTS).min(*to);
-                let mut page = Vec::new();
-                let from = bus.read_range(*shard, from, end, |event| page.push(event.clone()));
-                let missed = std::mem::take(missed) + (from - *next);
-                if missed > 0 {
-                    let last = EventId { sequence: after.sequence.wrapping_add(missed), ..*after };
-                    out.gap(&notice(Some(missed), Some(*after), Some(last), now));
-                }
-                *next = from;
-                for event in page {
-                    if out.is_full() {
-                        break;
-                    }
-                    *next += 1;
-                    *after = event.id().unwrap_or(*after);
-                    if wanted.matches(&event) {
-                        out.event(&event);
-                    }
-                }
-                *next == *to
-            }
+            Work::Behind(behindhand) => behindhand.page(bus, wanted, &mut out, now),
         };
         if over {
             conn.cursor.set_waits(false);
@@ -206,6 +218,58 @@ impl<S: Socket> Core<S> {
         }
         // A page may have nothing that is wanted: then the next one is due at once.
         !over
+    }
+}
+
+impl Behindhand {
+    /// Queues a page; true where it was the last.
+    fn page(&mut self, bus: &Bus, wanted: &Wanted, out: &mut Page<'_>, now: Timestamp) -> bool {
+        if let Some(since) = self.says_too_little.take() {
+            out.gap(&notice(None, Some(since), None, now));
+        }
+        let share = (PAGE_EVENTS / self.ranges.len() as u64).max(1);
+        let mut pages: SmallVec<[_; 1]> = (self.ranges.iter_mut())
+            .map(|range| range.read(bus, share, out, now).into_iter().peekable())
+            .collect();
+        while !out.is_full() {
+            // In the order in which who was there got them. Where one of the pages is used up, that is not known.
+            let mut first = None;
+            for (at, (range, page)) in self.ranges.iter().zip(&mut pages).enumerate() {
+                match page.peek().map(|event| event.position().map(Position::passed)) {
+                    Some(place) => first = first.min(Some((place, at))).or(Some((place, at))),
+                    None if range.next < range.to => return false,
+                    None => {}
+                }
+            }
+            let Some((_, at)) = first else { break };
+            let (range, Some(event)) = (&mut self.ranges[at], pages[at].next()) else { break };
+            range.next += 1;
+            range.after = event.id().unwrap_or(range.after);
+            if let Some(at) = &mut self.at {
+                at.pass(range.after);
+            }
+            if wanted.matches(&event) {
+                out.event_at(&event, self.at.as_ref());
+            }
+        }
+        self.ranges.iter().all(|range| range.next == range.to)
+    }
+}
+
+impl Range {
+    /// Its next events, up to so many; what is gone is told.
+    fn read(&mut self, bus: &Bus, max: u64, out: &mut Page<'_>, now: Timestamp) -> Vec<Event> {
+        let from = self.next.max(bus.oldest(self.shard)).min(self.to);
+        let mut page = Vec::new();
+        let from =
+            bus.read_range(self.shard, from, (from + max).min(self.to), |event| page.push(event.clone()));
+        let missed = std::mem::take(&mut self.missed) + (from - self.next);
+        if missed > 0 {
+            let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
+            out.gap(&notice(Some(missed), Some(Since::Event(self.after)), Some(last), now));
+        }
+        self.next = from;
+        page
     }
 }
 
@@ -229,17 +293,28 @@ impl Page<'_> {
         self.cursor.send_replayed(self.fanout, frame, event.id());
     }
 
+    /// The same for a client that stands at this place behind it, of several shards. Who came live stands elsewhere
+    /// where shards have their own order here, or this client came from another node.
+    fn event_at(&mut self, event: &Event, position: Option<&Position>) {
+        let Some(position) = position.filter(|position| event.position() != Some(position)) else {
+            return self.event(event);
+        };
+        let frame = self.fanout.frame_at(event, position, self.encoding, self.cursor.compression());
+        self.size += frame.len();
+        self.cursor.send_replayed(self.fanout, frame, event.id());
+    }
+
     fn gap(&mut self, gap: &GapNotice) {
         self.tally.gaps += 1;
         self.cursor.send(self.fanout, self.encoding.gap(gap));
     }
 }
 
-fn notice(missed: Option<u64>, from: Option<EventId>, to: Option<EventId>, at: Timestamp) -> GapNotice {
+fn notice(missed: Option<u64>, from: Option<Since>, to: Option<EventId>, at: Timestamp) -> GapNotice {
     GapNotice { missed, from, to, recoverable: false, at }
 }
 
-/// Everything that the rings have up to the loop's place in each; where there are several shards, by time.
+/// Everything that the rings have up to the loop's place in each, in the order in which loops read it.
 fn whole_ring(bus: &Bus, position: impl Fn(u16) -> Sequence) -> Vec<Event> {
     let mut events = Vec::new();
     let shards = bus.shards() as u16;
@@ -248,7 +323,7 @@ fn whole_ring(bus: &Bus, position: impl Fn(u16) -> Sequence) -> Vec<Event> {
     }
     if shards > 1 {
         // Stable: within a shard the order stays.
-        events.sort_by_key(Event::timestamp);
+        events.sort_by_key(|event| event.position().map(Position::passed));
     }
     events
 }

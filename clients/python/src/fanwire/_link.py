@@ -168,7 +168,7 @@ class Link:
             kind, payload = message["type"], message["payload"]
             to = message.get("correlation_id")
             if kind == "event":
-                return self._came(Event.from_dict(payload))
+                return self._came(Event.from_dict(payload), message.get("position"))
             if kind == "gap":
                 return self._came(Gap.from_dict(payload))
             if kind == "reconnect":
@@ -183,11 +183,14 @@ class Link:
         elif error:
             self._host.failed(error)
 
-    def _came(self, item: Item) -> None:
-        if self._merging is None:
-            self._pass(item)
-        else:
+    def _came(self, item: Item, position: str | None = None) -> None:
+        if self._merging is not None:
             self._merging.append(item)
+            return
+        self._pass(item)
+        # A server with several shards says in its own words where that leaves the client.
+        for one in self._active() if position else ():
+            one._reach(position)
 
     def _pass(self, item: Item) -> None:
         self._host.deliver(item)

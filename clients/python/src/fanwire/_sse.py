@@ -151,8 +151,7 @@ class StreamLink:
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
             return self._host.failed(FanwireError("protocol", f"not an event: {cause!r}"))
         self._host.deliver(item, one)
-        if isinstance(item, Gap):
-            one._reach(item.to_id)
+        one._reach(item.to_id if isinstance(item, Gap) else block.get("id"))
 
     async def _refusal(self, answer: Answer) -> FanwireError:
         try:

@@ -12,6 +12,7 @@ mod grants;
 mod leave;
 mod log_places;
 mod mail;
+mod obey;
 mod pump;
 mod replay;
 mod watch;
@@ -22,7 +23,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::auth::Denied;
 use super::backlog::Backlog;
@@ -33,7 +33,7 @@ use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
 use crate::event::{EventId, Position, Since, Timestamp};
-use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally, Thinning, Wish};
+use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally};
 use crate::metrics::Kind;
 use crate::sync::lock;
 
@@ -100,10 +100,26 @@ pub(super) struct Conn<S> {
     unread: bool,
     /// It is in `ready`.
     queued: bool,
-    /// To be closed when all is written.
-    closing: bool,
-    /// The peer will say no more.
-    hung_up: bool,
+    ending: Ending,
+}
+
+/// What becomes of a connection when all that it is owed is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    /// It stays; a closed one until its peer or its timer ends it.
+    #[default]
+    None,
+    /// It is closed from this side.
+    Closing,
+    /// It is removed: the peer has said that it will say no more.
+    HungUp,
+}
+
+impl<S> Conn<S> {
+    /// A peer that is gone stays gone.
+    fn end_with(&mut self, ending: Ending) {
+        self.ending = self.ending.max(ending);
+    }
 }
 
 /// The state of one loop.
@@ -376,27 +392,6 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Does what the connection asked for; false where the connection is gone.
-    fn apply(&mut self, slot: usize) -> bool {
-        let token = token_of(slot, self.conns[slot].generation);
-        let mut effects = std::mem::take(&mut self.effects);
-        let mut rest = effects.drain(..);
-        while let Some(effect) = rest.next() {
-            // Publishing writes to everybody meanwhile, and may find this one broken.
-            if self.find(token).is_none() {
-                break;
-            }
-            if let Some(since) = self.is_ahead(&effect) {
-                self.put_off(slot, since, std::iter::once(effect).chain(rest.by_ref()).collect());
-            } else {
-                self.obey(slot, effect);
-            }
-        }
-        drop(rest);
-        self.effects = effects;
-        self.find(token).is_some() && self.flush(slot)
-    }
-
     /// The peer will say no more. Who only asked something may still wait for the answer; everybody else is gone.
     fn hung_up(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
@@ -405,58 +400,7 @@ impl<S: Socket> Core<S> {
             return self.remove(slot);
         }
         conn.unread = false;
-        conn.hung_up = true;
-    }
-
-    fn obey(&mut self, slot: usize, effect: Effect) {
-        match effect {
-            Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
-            Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
-            Effect::Interest { .. } | Effect::Replay { .. } if self.is_denied(slot) => {}
-            Effect::Interest { encoding, wishes } => {
-                self.leave_feed(slot);
-                if !wishes.is_empty() {
-                    let conn = &mut self.conns[slot];
-                    conn.cursor.set_cut(wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default());
-                    let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
-                        .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
-                        .collect();
-                    conn.cursor.join(&mut self.fanout, encoding, &wishes, slot as Slot);
-                    conn.cursor.set_waits(conn.replay.is_some());
-                    conn.connection.share_filters(|filter| self.fanout.held(filter));
-                }
-            }
-            Effect::Replay { encoding, filter, except, from } => {
-                self.begin_replay(slot, encoding, filter, except, from);
-            }
-            Effect::Publish { events, answer } => self.publish(slot, events, answer),
-            Effect::LookAt(tick) => {
-                self.wheel.add(tick, slot as Slot);
-            }
-            Effect::Close(last) => {
-                self.forget_put_off(slot);
-                if self.conns[slot].replay.take().is_some() {
-                    // What is live would come behind a hole.
-                    let cursor = &mut self.conns[slot].cursor;
-                    cursor.set_waits(false);
-                    let moved = cursor.abandon(&mut self.fanout, &mut self.tally);
-                    self.tell_moved(moved);
-                } else {
-                    self.leave_feed(slot);
-                }
-                let conn = &mut self.conns[slot];
-                conn.cursor.send(&mut self.fanout, last);
-                conn.closing = true;
-                // The connection's timer decides how long it may take.
-                self.wheel.add(self.tick + 1, slot as Slot);
-            }
-        }
-    }
-
-    fn leave_feed(&mut self, slot: usize) {
-        let ring = Kept { shared: &self.shared, now: self.now };
-        let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, &ring);
-        self.tell_moved(moved);
+        conn.end_with(Ending::HungUp);
     }
 
     fn tell_moved(&mut self, moved: Option<(Slot, u32)>) {
@@ -483,12 +427,12 @@ impl<S: Socket> Core<S> {
                     conn.connection.heard(self.tick);
                 } else if conn.awaits > 0 {
                     // What it is owed comes through the mailbox.
-                } else if conn.hung_up {
+                } else if conn.ending == Ending::HungUp {
                     // Nobody will say that it is gone.
                     self.remove(slot);
                     return false;
-                } else if conn.closing {
-                    conn.closing = false;
+                } else if conn.ending == Ending::Closing {
+                    conn.ending = Ending::None;
                     conn.socket.close_write();
                 } else if conn.unread || conn.connection.holds_input() {
                     self.queue(slot);

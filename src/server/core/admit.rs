@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::super::connection::Connection;
 use super::super::limits::address_key;
 use super::super::listener;
-use super::{Conn, Core, Socket, Token, token_of};
+use super::{Conn, Core, Ending, Socket, Token, token_of};
 use crate::feed::{Cursor, Slot};
 use crate::metrics::Kind;
 use crate::sync::lock;
@@ -53,8 +53,7 @@ impl<S: Socket> Core<S> {
             blocked: false,
             unread: false,
             queued: false,
-            closing: false,
-            hung_up: false,
+            ending: Ending::default(),
         });
         let token = token_of(slot, generation);
         if let Some((address, _)) = address {

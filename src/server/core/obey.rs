@@ -1,0 +1,84 @@
+//! What connections ask of their loop, done in order.
+//!
+//! Imports the room's core. Always: what one connection asks for is done as it was said, though it may be gone
+//! before the end of it: doing one thing writes to everybody, and may find this one broken.
+
+use smallvec::SmallVec;
+
+use super::super::connection::Effect;
+use super::{Core, Ending, Kept, Socket, token_of};
+use crate::feed::{Cut, Slot, Thinning, Wish};
+
+impl<S: Socket> Core<S> {
+    /// Does what the connection asked for; false where the connection is gone.
+    pub(super) fn apply(&mut self, slot: usize) -> bool {
+        let token = token_of(slot, self.conns[slot].generation);
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut rest = effects.drain(..);
+        while let Some(effect) = rest.next() {
+            if self.find(token).is_none() {
+                break;
+            }
+            if let Some(since) = self.is_ahead(&effect) {
+                self.put_off(slot, since, std::iter::once(effect).chain(rest.by_ref()).collect());
+            } else {
+                self.obey(slot, effect);
+            }
+        }
+        drop(rest);
+        self.effects = effects;
+        self.find(token).is_some() && self.flush(slot)
+    }
+
+    /// Does one thing that a connection asked for.
+    pub(super) fn obey(&mut self, slot: usize, effect: Effect) {
+        match effect {
+            Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
+            Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
+            Effect::Interest { .. } | Effect::Replay { .. } if self.is_denied(slot) => {}
+            Effect::Interest { encoding, wishes } => {
+                self.leave_feed(slot);
+                if !wishes.is_empty() {
+                    let conn = &mut self.conns[slot];
+                    conn.cursor.set_cut(wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default());
+                    let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
+                        .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
+                        .collect();
+                    conn.cursor.join(&mut self.fanout, encoding, &wishes, slot as Slot);
+                    conn.cursor.set_waits(conn.replay.is_some());
+                    conn.connection.share_filters(|filter| self.fanout.held(filter));
+                }
+            }
+            Effect::Replay { encoding, filter, except, from } => {
+                self.begin_replay(slot, encoding, filter, except, from);
+            }
+            Effect::Publish { events, answer } => self.publish(slot, events, answer),
+            Effect::LookAt(tick) => {
+                self.wheel.add(tick, slot as Slot);
+            }
+            Effect::Close(last) => {
+                self.forget_put_off(slot);
+                if self.conns[slot].replay.take().is_some() {
+                    // What is live would come behind a hole.
+                    let cursor = &mut self.conns[slot].cursor;
+                    cursor.set_waits(false);
+                    let moved = cursor.abandon(&mut self.fanout, &mut self.tally);
+                    self.tell_moved(moved);
+                } else {
+                    self.leave_feed(slot);
+                }
+                let conn = &mut self.conns[slot];
+                conn.cursor.send(&mut self.fanout, last);
+                conn.end_with(Ending::Closing);
+                // The connection's timer decides how long it may take.
+                self.wheel.add(self.tick + 1, slot as Slot);
+            }
+        }
+    }
+
+    pub(super) fn leave_feed(&mut self, slot: usize) {
+        let ring = Kept { shared: &self.shared, now: self.now };
+        let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, &ring);
+        self.tell_moved(moved);
+    }
+}

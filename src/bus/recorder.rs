@@ -5,6 +5,7 @@
 //! than the ring does.
 
 use std::collections::VecDeque;
+use std::ops::RangeBounds;
 use std::sync::Arc as Count;
 
 use super::carried::Carried;
@@ -12,6 +13,8 @@ use super::cursor::Cursor;
 use super::ring::Core;
 use super::wait::{Patience, Wait};
 use super::{Bus, Visit};
+use crate::event::{Event, Timestamp};
+use crate::filter::Filter;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 
@@ -116,6 +119,34 @@ impl<T: Carried> Bus<T> {
         recorder.pull();
         recorder.kept.clear();
         recorder.missed = 0;
+    }
+}
+
+impl Bus<Event> {
+    /// Of what the recording kept, the events that match and whose timestamps are in this range, in the order of
+    /// [`history`](Self::history).
+    ///
+    /// ```
+    /// use fanwire::{Bus, Event, Filter, Timestamp};
+    ///
+    /// let bus = Bus::new();
+    /// bus.start_recording(1000);
+    /// let begin = Timestamp::now();
+    /// for kind in ["workflow.started", "node.entered", "workflow.completed"] {
+    ///     bus.publish(Event::builder(kind).source("demo").build()?);
+    /// }
+    /// let workflow = bus.history_where(Filter::new().types(["workflow.*"]), begin..);
+    /// let told: Vec<_> = workflow.iter().map(Event::event_type).collect();
+    /// assert_eq!(told, ["workflow.started", "workflow.completed"]);
+    /// assert_eq!(bus.history_where(Filter::new(), ..begin).len(), 0);
+    /// # Ok::<(), fanwire::EventError>(())
+    /// ```
+    pub fn history_where(&self, filter: impl Into<Filter>, times: impl RangeBounds<Timestamp>) -> Vec<Event> {
+        let filter = filter.into();
+        let mut recorder = lock(&self.0.recorder);
+        recorder.pull();
+        let wanted = |event: &&Event| times.contains(&event.timestamp()) && filter.matches(event);
+        recorder.kept.iter().filter(wanted).cloned().collect()
     }
 }
 

@@ -206,8 +206,18 @@ pub(crate) trait Follow: Send {
     ) -> Result<(), EngineError>;
 }
 
+/// Takes what nodes tell one another beside events.
+pub(crate) type OnNotice = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// Notices that a log keeps: many times what there may be of what they are for.
+const NOTICES_MAX: u64 = 1_000_000;
+
 /// Makes the two connections; anew after each loss. Both block while they connect, some seconds at most.
 pub(crate) trait Log: Send + Sync {
+    /// Keeps a notice and hands it to every node, this one too, on its follower's thread. A node that follows anew
+    /// gets those that are kept before it gets an event. Blocks for the log, some seconds at most.
+    fn tell(&self, notice: &str) -> Result<(), EngineError>;
+
     /// A connection to append with.
     fn appender(&self) -> Result<Box<dyn Append>, EngineError>;
 
@@ -282,6 +292,7 @@ pub(crate) struct Engine {
     config: EngineConfig,
     queue: Arc<Queue>,
     status: Arc<Status>,
+    log: Arc<dyn Log>,
     bus: Bus,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -299,8 +310,9 @@ impl Engine {
         config: EngineConfig,
         bus: &Bus,
         metrics: &Arc<Metrics>,
+        on_notice: OnNotice,
     ) -> Result<Self, EngineError> {
-        let log: Arc<dyn Log> = open(&config, bus.shards())?;
+        let log: Arc<dyn Log> = open(&config, bus.shards(), on_notice)?;
         Ok(Self::start_with(config, bus, metrics, &log))
     }
 
@@ -336,7 +348,7 @@ impl Engine {
                 }
             })
             .collect();
-        Self { config, queue, status, bus: bus.clone(), threads: Mutex::new(threads) }
+        Self { config, queue, status, log: Arc::clone(log), bus: bus.clone(), threads: Mutex::new(threads) }
     }
 
     /// Hands events to the log. `done` is called once, on another thread or in here: with the id of the last
@@ -355,6 +367,11 @@ impl Engine {
         if let Err(refused) = self.queue.push(Submission::new(records.collect(), deadline, done)) {
             self.status.metrics.engine_refused.inc_by(refused as u64);
         }
+    }
+
+    /// Tells every node something that is no event. Blocks for the log, some seconds at most.
+    pub(crate) fn tell(&self, notice: &str) -> Result<(), EngineError> {
+        self.log.tell(notice)
     }
 
     pub(crate) fn status(&self) -> &Status {
@@ -392,7 +409,7 @@ impl Drop for Engine {
 }
 
 /// The log at an address.
-fn open(config: &EngineConfig, shards: usize) -> Result<Arc<dyn Log>, EngineError> {
+fn open(config: &EngineConfig, shards: usize, on_notice: OnNotice) -> Result<Arc<dyn Log>, EngineError> {
     // What keys, streams and subjects may all be called.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if config.name.is_empty() || !config.name.chars().all(is_plain) {
@@ -404,11 +421,11 @@ fn open(config: &EngineConfig, shards: usize) -> Result<Arc<dyn Log>, EngineErro
     let scheme = config.url.split_once("://").map_or(config.url.as_str(), |(scheme, _)| scheme);
     match scheme {
         #[cfg(feature = "redis")]
-        "redis" | "rediss" | "unix" => Ok(Arc::new(redis::RedisLog::new(config, shards)?)),
+        "redis" | "rediss" | "unix" => Ok(Arc::new(redis::RedisLog::new(config, shards, on_notice)?)),
         #[cfg(feature = "nats")]
-        "nats" | "tls" => Ok(Arc::new(nats::NatsLog::new(config, shards)?)),
+        "nats" | "tls" => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice)?)),
         other => {
-            let _ = shards;
+            let _ = (shards, on_notice);
             Err(EngineError::Unsupported { scheme: other.to_owned() })
         }
     }

@@ -5,6 +5,7 @@
 //! - with JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0), and the epoch is when the youngest of the streams
 //!   was created: every node gives an event the same id. A batch is not all or nothing, but each event's message
 //!   id makes the server take it once, however often it is sent;
+//! - notices have a stream of their own, which is read to its end before events are, and beside them from then on;
 //! - without, nothing is kept: order is what each node receives, ids are the node's own, a client resumes on the
 //!   node that it was on, and a lost connection begins another epoch, because what passed meanwhile is lost.
 
@@ -24,7 +25,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::ingest::OnMessage;
-use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, Places};
+use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, NOTICES_MAX, OnNotice, Places};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,7 +44,11 @@ pub(super) struct NatsLog {
     history: u64,
     /// Which node this is, so that event ids of two nodes never meet.
     node: u64,
+    on_notice: OnNotice,
 }
+
+/// In place of a shard: a message is a notice.
+const NOTICE: u16 = u16::MAX;
 
 fn unreachable(error: impl std::fmt::Display) -> EngineError {
     EngineError::Unreachable(error.to_string())
@@ -93,7 +98,11 @@ pub(super) fn listen(url: &str, subject: &str, on_message: OnMessage<'_>) -> Res
 }
 
 impl NatsLog {
-    pub(super) fn new(config: &EngineConfig, shards: usize) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        config: &EngineConfig,
+        shards: usize,
+        on_notice: OnNotice,
+    ) -> Result<Self, EngineError> {
         let runtime = start_runtime()?;
         // Read now, so that a slip is told at the start.
         config.url.parse::<async_nats::ServerAddr>().map_err(|error| EngineError::Url(error.to_string()))?;
@@ -104,11 +113,48 @@ impl NatsLog {
             shards,
             history: config.history.clamp(1, i64::MAX as u64),
             node: RandomState::new().hash_one(0),
+            on_notice,
         })
     }
 
     fn subject(&self, shard: usize) -> String {
         format!("{}.{shard}", self.name)
+    }
+
+    /// Notices' subject.
+    fn notices(&self) -> String {
+        format!("{}.notices", self.name)
+    }
+
+    async fn notice_stream(&self, context: &Context) -> Result<Stream, EngineError> {
+        let config = Config {
+            name: format!("{}-notices", self.name),
+            subjects: vec![self.notices()],
+            max_messages: NOTICES_MAX as i64,
+            discard: DiscardPolicy::Old,
+            storage: StorageType::File,
+            ..Config::default()
+        };
+        context.get_or_create_stream(config).await.map_err(unreachable)
+    }
+
+    /// What comes of notices, once those that are there were heard.
+    async fn hear_all(
+        &self,
+        context: &Context,
+    ) -> Result<Messages<Result<jetstream::Message, EngineError>>, EngineError> {
+        let mut stream = self.notice_stream(context).await?;
+        let state = stream.info().await.map_err(unreachable)?.state.clone();
+        let consumer = stream.create_consumer(pull::OrderedConfig::default()).await.map_err(unreachable)?;
+        let mut messages = consumer.messages().await.map_err(unreachable)?;
+        let mut heard = if state.messages == 0 { u64::MAX } else { 0 };
+        while heard < state.last_sequence {
+            let next = timeout(TIMEOUT, messages.next()).await.map_err(unreachable)?;
+            let message = next.ok_or_else(|| unreachable("the notices ended"))?.map_err(unreachable)?;
+            heard = message.info().map_err(unreachable)?.stream_sequence;
+            (self.on_notice)(&message.payload);
+        }
+        Ok(messages.map(|message| (NOTICE, message.map_err(unreachable))).boxed())
     }
 
     /// The streams of the log; `None` where the server keeps none.
@@ -175,6 +221,23 @@ async fn ends(streams: &mut [Stream]) -> Result<Places, EngineError> {
 }
 
 impl Log for NatsLog {
+    fn tell(&self, notice: &str) -> Result<(), EngineError> {
+        let lost = Arc::default();
+        self.runtime.block_on(async {
+            let client = connect(&self.url, &lost).await?;
+            let context = context(&client);
+            let (subject, notice) = (self.notices(), bytes::Bytes::copy_from_slice(notice.as_bytes()));
+            if self.streams(&context).await?.is_none() {
+                client.publish(subject, notice).await.map_err(unreachable)?;
+                return timeout(TIMEOUT, client.flush()).await.map_err(unreachable)?.map_err(unreachable);
+            }
+            self.notice_stream(&context).await?;
+            let ack = context.publish(subject, notice).await.map_err(unreachable)?;
+            timeout(TIMEOUT, ack.into_future()).await.map_err(unreachable)?.map_err(unreachable)?;
+            Ok(())
+        })
+    }
+
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
         let lost = Arc::default();
         let (client, context, epoch) = self.runtime.block_on(async {
@@ -200,7 +263,8 @@ impl Log for NatsLog {
         let lost = Arc::default();
         self.runtime.block_on(async {
             let client = connect(&self.url, &lost).await?;
-            let Some(mut streams) = self.streams(&context(&client)).await? else {
+            let context = context(&client);
+            let Some(mut streams) = self.streams(&context).await? else {
                 tracing::warn!("NATS has JetStream off: no history, and no resume on another node");
                 return self.follow_subjects(client, lost).await;
             };
@@ -209,7 +273,8 @@ impl Log for NatsLog {
                 Some(known) if known.epoch == end.epoch && reaches(&end, known) => known.clone(),
                 _ => Places { next: end.next.iter().map(|end| end.saturating_sub(past)).collect(), ..end },
             };
-            let mut entries = Vec::with_capacity(streams.len());
+            let mut entries = Vec::with_capacity(streams.len() + 1);
+            entries.push(self.hear_all(&context).await?);
             for ((shard, stream), next) in streams.iter().enumerate().zip(&places.next) {
                 let config = pull::OrderedConfig {
                     deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *next + 1 },
@@ -225,6 +290,7 @@ impl Log for NatsLog {
                 epoch: places.epoch,
                 entries: InRuntime::new(&self.runtime, select_all(entries)),
                 lost,
+                on_notice: Arc::clone(&self.on_notice),
                 _client: client,
             };
             Ok((Box::new(follower) as Box<dyn Follow>, places))
@@ -313,6 +379,7 @@ struct StreamFollower {
     epoch: u64,
     entries: InRuntime<SelectAll<Messages<Result<jetstream::Message, EngineError>>>>,
     lost: Arc<AtomicBool>,
+    on_notice: OnNotice,
     /// While it lives, its streams do.
     _client: Client,
 }
@@ -327,7 +394,7 @@ impl Follow for StreamFollower {
         wait: Duration,
         take: &mut dyn FnMut(Entry<'_>),
     ) -> Result<(), EngineError> {
-        let Self { runtime, entries, epoch, lost, .. } = self;
+        let Self { runtime, entries, epoch, lost, on_notice, .. } = self;
         runtime.block_on(async {
             let end = tokio::time::Instant::now() + wait.max(FIRST_WAIT);
             for _ in 0..READ_COUNT {
@@ -341,6 +408,10 @@ impl Follow for StreamFollower {
                     Ok(Some(entry)) => entry,
                 };
                 let message = message?;
+                if shard == NOTICE {
+                    on_notice(&message.payload);
+                    continue;
+                }
                 let sequence = message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1);
                 take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &message.payload });
             }
@@ -358,11 +429,13 @@ impl NatsLog {
         client: Client,
         lost: Arc<AtomicBool>,
     ) -> Result<(Box<dyn Follow>, Places), EngineError> {
-        let mut subjects = Vec::with_capacity(self.shards);
+        let mut subjects = Vec::with_capacity(self.shards + 1);
         for shard in 0..self.shards {
             let messages: Subscriber = client.subscribe(self.subject(shard)).await.map_err(unreachable)?;
             subjects.push(messages.map(move |message| (shard as u16, message)).boxed());
         }
+        let notices: Subscriber = client.subscribe(self.notices()).await.map_err(unreachable)?;
+        subjects.push(notices.map(|message| (NOTICE, message)).boxed());
         timeout(TIMEOUT, client.flush()).await.map_err(unreachable)?.map_err(unreachable)?;
         let places = Places { epoch: Timestamp::now().0 as u64, next: vec![0; self.shards] };
         let follower = SubjectFollower {
@@ -371,6 +444,7 @@ impl NatsLog {
             next: places.next.clone(),
             messages: InRuntime::new(&self.runtime, select_all(subjects)),
             lost,
+            on_notice: Arc::clone(&self.on_notice),
             _client: client,
         };
         Ok((Box::new(follower), places))
@@ -384,6 +458,7 @@ struct SubjectFollower {
     next: Vec<Sequence>,
     messages: InRuntime<SelectAll<Messages<async_nats::Message>>>,
     lost: Arc<AtomicBool>,
+    on_notice: OnNotice,
     /// While it lives, its subscriptions do.
     _client: Client,
 }
@@ -395,7 +470,7 @@ impl Follow for SubjectFollower {
         wait: Duration,
         take: &mut dyn FnMut(Entry<'_>),
     ) -> Result<(), EngineError> {
-        let Self { runtime, messages, next, epoch, lost, .. } = self;
+        let Self { runtime, messages, next, epoch, lost, on_notice, .. } = self;
         runtime.block_on(async {
             let end = tokio::time::Instant::now() + wait;
             for _ in 0..READ_COUNT {
@@ -407,6 +482,10 @@ impl Follow for SubjectFollower {
                 else {
                     return Ok(());
                 };
+                if shard == NOTICE {
+                    on_notice(&message.payload);
+                    continue;
+                }
                 let sequence = &mut next[usize::from(shard)];
                 take(Entry {
                     id: EventId { epoch: *epoch, shard, sequence: *sequence },

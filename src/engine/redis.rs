@@ -6,6 +6,8 @@
 //!   same id;
 //! - a batch is appended by one script, all or nothing, and remembered by node and number, so one that is sent
 //!   again is answered and not appended;
+//! - notices stand in a stream of their own that is read together with the events, and first: so a node has heard
+//!   every notice that was told before an event was appended;
 //! - a log that has lost its tail (a crash without `appendfsync always`) is found by the first node that has
 //!   seen further, and begins another epoch: no id is ever given twice.
 
@@ -13,11 +15,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::streams::{StreamRangeReply, StreamReadOptions, StreamReadReply};
+use redis::streams::{StreamId, StreamMaxlen, StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{Client, Commands, Connection, RedisError, Script, Value};
 
 use super::ingest::OnMessage;
-use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, Places};
+use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, NOTICES_MAX, OnNotice, Places};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::{Mutex, lock};
 
@@ -63,11 +65,13 @@ pub(super) struct RedisLog {
     history: u64,
     /// How far this node has followed: what a log must reach for it to be appended to.
     seen: Arc<Mutex<Places>>,
+    on_notice: OnNotice,
 }
 
 #[derive(Clone)]
 struct Keys {
     meta: String,
+    notices: String,
     node: String,
     streams: Vec<String>,
 }
@@ -77,7 +81,11 @@ fn unreachable(error: &RedisError) -> EngineError {
 }
 
 impl RedisLog {
-    pub(super) fn new(config: &EngineConfig, shards: usize) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        config: &EngineConfig,
+        shards: usize,
+        on_notice: OnNotice,
+    ) -> Result<Self, EngineError> {
         // The error tells what is wrong with the address, not the address.
         let client =
             Client::open(config.url.as_str()).map_err(|error| EngineError::Url(error.to_string()))?;
@@ -87,10 +95,11 @@ impl RedisLog {
         let name = &config.name;
         let keys = Keys {
             meta: format!("{{{name}}}:log"),
+            notices: format!("{{{name}}}:notices"),
             node: format!("{{{name}}}:node:{node}"),
             streams: (0..shards).map(|shard| format!("{{{name}}}:shard:{shard}")).collect(),
         };
-        Ok(Self { client, keys, history: config.history.max(1), seen: Arc::default() })
+        Ok(Self { client, keys, history: config.history.max(1), seen: Arc::default(), on_notice })
     }
 
     fn connect(&self) -> Result<Connection, EngineError> {
@@ -160,6 +169,14 @@ fn parse_id(id: &str) -> Option<(u64, Sequence)> {
 }
 
 impl Log for RedisLog {
+    fn tell(&self, notice: &str) -> Result<(), EngineError> {
+        let mut connection = self.connect()?;
+        let most = StreamMaxlen::Approx(NOTICES_MAX as usize);
+        let told: Result<String, RedisError> =
+            connection.xadd_maxlen(&self.keys.notices, most, "*", &[(FIELD, notice)]);
+        told.map(|_| ()).map_err(|e| unreachable(&e))
+    }
+
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
         let mut connection = self.connect()?;
         self.ends(&mut connection)?;
@@ -180,7 +197,15 @@ impl Log for RedisLog {
         };
         let seen = Arc::clone(&self.seen);
         lock(&seen).clone_from(&places);
-        Ok((Box::new(Follower { connection, keys: self.keys.clone(), seen }), places))
+        let mut follower = Follower {
+            connection,
+            keys: self.keys.clone(),
+            seen,
+            on_notice: Arc::clone(&self.on_notice),
+            heard: "0-0".to_owned(),
+        };
+        follower.hear_all()?;
+        Ok((Box::new(follower), places))
     }
 }
 
@@ -211,6 +236,42 @@ struct Follower {
     connection: Connection,
     keys: Keys,
     seen: Arc<Mutex<Places>>,
+    on_notice: OnNotice,
+    /// The last notice.
+    heard: String,
+}
+
+/// What an entry holds; nothing where somebody else wrote it.
+fn text_of(entry: &StreamId) -> &[u8] {
+    match entry.map.get(FIELD) {
+        Some(Value::BulkString(text)) => text,
+        _ => b"",
+    }
+}
+
+impl Follower {
+    fn hear(&mut self, notices: &[StreamId]) {
+        for notice in notices {
+            (self.on_notice)(text_of(notice));
+            self.heard.clone_from(&notice.id);
+        }
+    }
+
+    /// Hears the notices that are there.
+    fn hear_all(&mut self) -> Result<(), EngineError> {
+        let options = StreamReadOptions::default().count(READ_COUNT);
+        loop {
+            let reply: Option<StreamReadReply> = self
+                .connection
+                .xread_options(&[&self.keys.notices], &[&self.heard], &options)
+                .map_err(|e| unreachable(&e))?;
+            let notices = reply.and_then(|mut reply| reply.keys.pop()).map_or_else(Vec::new, |key| key.ids);
+            self.hear(&notices);
+            if notices.len() < READ_COUNT {
+                return Ok(());
+            }
+        }
+    }
 }
 
 impl Follow for Follower {
@@ -220,17 +281,23 @@ impl Follow for Follower {
         wait: Duration,
         take: &mut dyn FnMut(Entry<'_>),
     ) -> Result<(), EngineError> {
-        let after: Vec<String> = (places.next.iter())
-            .map(|next| match next.checked_sub(1) {
-                Some(last) => format!("{}-{last}", places.epoch),
-                None => format!("{}-{}", places.epoch.saturating_sub(1), u64::MAX),
-            })
-            .collect();
+        let keys: Vec<&String> = std::iter::once(&self.keys.notices).chain(&self.keys.streams).collect();
+        let places_after = (places.next.iter()).map(|next| match next.checked_sub(1) {
+            Some(last) => format!("{}-{last}", places.epoch),
+            None => format!("{}-{}", places.epoch.saturating_sub(1), u64::MAX),
+        });
+        let after: Vec<String> = std::iter::once(self.heard.clone()).chain(places_after).collect();
         let options = StreamReadOptions::default().count(READ_COUNT).block(wait.as_millis() as usize);
-        let reply: Option<StreamReadReply> = self
-            .connection
-            .xread_options(&self.keys.streams, &after, &options)
-            .map_err(|e| unreachable(&e))?;
+        let reply: Option<StreamReadReply> =
+            self.connection.xread_options(&keys, &after, &options).map_err(|e| unreachable(&e))?;
+        let notices =
+            reply.iter().flat_map(|reply| &reply.keys).find(|stream| stream.key == self.keys.notices);
+        if let Some(notices) = notices {
+            self.hear(&notices.ids);
+            if notices.ids.len() == READ_COUNT {
+                self.hear_all()?;
+            }
+        }
         let mut other_epoch = false;
         for stream in reply.iter().flat_map(|reply| &reply.keys) {
             let Some(shard) = self.keys.streams.iter().position(|key| *key == stream.key) else { continue };
@@ -240,11 +307,7 @@ impl Follow for Follower {
                     other_epoch = true;
                     break;
                 }
-                let json: &[u8] = match entry.map.get(FIELD) {
-                    Some(Value::BulkString(json)) => json,
-                    _ => b"",
-                };
-                take(Entry { id: EventId { epoch, shard: shard as u16, sequence }, json });
+                take(Entry { id: EventId { epoch, shard: shard as u16, sequence }, json: text_of(entry) });
                 if let Some(seen) = lock(&self.seen).next.get_mut(shard) {
                     *seen = sequence + 1;
                 }

@@ -155,7 +155,7 @@ impl Bridge {
 
     /// Sends a protocol's messages to this handler from now on, in place of one that was there. It gets a JSON
     /// object and answers with JSON, or an error, whose text becomes the answer. It runs in the thread that
-    /// routes, which may be a loop of the server: it is not to block.
+    /// routes; a server has threads for it, so it may block.
     ///
     /// # Panics
     /// Where the name is empty, longer than 128 bytes or has control characters.
@@ -185,6 +185,20 @@ impl Bridge {
 
     /// Routes a message, a JSON object. Never fails: an error is an answer. Runs the handler in this thread.
     pub fn route(&self, protocol: &str, message: &str) -> BridgeAnswer {
+        let publish = |event| {
+            self.bus.publish(event);
+        };
+        self.route_checked(protocol, message, &|_| Ok(()), &publish)
+    }
+
+    /// Routes a message whose entry event has to pass a check, and publishes by other means than the bus.
+    pub(crate) fn route_checked(
+        &self,
+        protocol: &str,
+        message: &str,
+        check: &dyn Fn(&Event) -> Result<(), String>,
+        publish: &dyn Fn(Event),
+    ) -> BridgeAnswer {
         let handler = {
             let routes = self.routes.read().unwrap_or_else(|poisoned| poisoned.into_inner());
             routes.get(protocol).cloned()
@@ -192,19 +206,24 @@ impl Bridge {
         let text = message.trim();
         let Some(handler) = handler else {
             let error = format!("No route registered for protocol '{}'", shortened(protocol));
-            self.tell_error(protocol, text, &error);
+            publish(error_event(protocol, text, &error));
             return BridgeAnswer::error(BridgeOutcome::Unknown, &error);
         };
         let fields = match serde_json::from_str(text) {
             Ok(fields) => fields,
             Err(error) => {
                 let error = format!("message is not a JSON object: {error}");
-                self.tell_error(protocol, text, &error);
+                publish(error_event(protocol, text, &error));
                 return BridgeAnswer::error(BridgeOutcome::Malformed, &error);
             }
         };
         let message = BridgeMessage { protocol, text, fields };
-        self.tell(&entry_type(protocol), protocol, text, None);
+        let entry = event_of(&entry_type(protocol), protocol, text, None);
+        if let Err(error) = check(&entry) {
+            publish(error_event(protocol, text, &error));
+            return BridgeAnswer::error(BridgeOutcome::Malformed, &error);
+        }
+        publish(entry);
         // A handler's own data may be half changed by its panic; it chose to share it, nobody else sees it.
         let answered = catch_unwind(AssertUnwindSafe(|| handler(&message)));
         let failed = match answered {
@@ -215,37 +234,35 @@ impl Bridge {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => panic_text(&*panic),
         };
-        self.tell_error(protocol, text, &failed);
+        publish(error_event(protocol, text, &failed));
         BridgeAnswer::error(BridgeOutcome::Failed, &failed)
     }
+}
 
-    fn tell_error(&self, protocol: &str, message: &str, error: &str) {
-        self.tell(ERROR_TYPE, &shortened(protocol), message, Some(error));
-    }
+fn error_event(protocol: &str, message: &str, error: &str) -> Event {
+    event_of(ERROR_TYPE, &shortened(protocol), message, Some(error))
+}
 
-    /// Publishes what happened. A message that is no JSON is told as a text.
-    fn tell(&self, event_type: &str, protocol: &str, message: &str, error: Option<&str>) {
-        let raw = serde_json::from_str::<&RawValue>(message);
-        let message = raw.map_or_else(|_| Value::from(message).to_string(), |raw| raw.get().to_owned());
-        let mut payload = format!(r#"{{"protocol":{},"message":{message}"#, Value::from(protocol));
-        if let Some(error) = error {
-            payload = format!(r#"{payload},"error":{}"#, Value::from(error));
-        }
-        payload.push('}');
-        let mut builder = Event::builder(event_type).source(SOURCE);
-        let correlation = serde_json::from_str::<Correlation>(&message).ok().and_then(|c| c.correlation_id);
-        if let Some(correlation) = correlation {
-            builder = builder.correlation(&correlation);
-        }
-        // Where a message can't be an event's payload (too deep, a correlation id too long), it is told without.
-        let event = builder.json(payload).build().or_else(|_| {
-            let payload = json!({ "protocol": protocol, "message": null, "error": error }).to_string();
-            Event::builder(event_type).source(SOURCE).json(payload).build()
-        });
-        if let Ok(event) = event {
-            self.bus.publish(event);
-        }
+/// Tells what happened. A message that is no JSON is told as a text.
+fn event_of(event_type: &str, protocol: &str, message: &str, error: Option<&str>) -> Event {
+    let raw = serde_json::from_str::<&RawValue>(message);
+    let message = raw.map_or_else(|_| Value::from(message).to_string(), |raw| raw.get().to_owned());
+    let mut payload = format!(r#"{{"protocol":{},"message":{message}"#, Value::from(protocol));
+    if let Some(error) = error {
+        payload = format!(r#"{payload},"error":{}"#, Value::from(error));
     }
+    payload.push('}');
+    let mut builder = Event::builder(event_type).source(SOURCE);
+    let correlation = serde_json::from_str::<Correlation>(&message).ok().and_then(|c| c.correlation_id);
+    if let Some(correlation) = correlation {
+        builder = builder.correlation(&correlation);
+    }
+    // Where a message can't be an event's payload (too deep, a correlation id too long), it is told without.
+    builder.json(payload).build().unwrap_or_else(|_| {
+        let payload = json!({ "protocol": protocol, "message": null, "error": error }).to_string();
+        let event = Event::builder(event_type).source(SOURCE).json(payload).build();
+        event.expect("a route's name is short, and what is unknown is cut, so that both make a type")
+    })
 }
 
 #[derive(serde::Deserialize)]

@@ -89,7 +89,8 @@ pub use server::SchemaConfig;
 pub use server::TlsConfig;
 #[cfg(feature = "server")]
 pub use server::{
-    Endpoint, MemoryLine, RateLimits, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
+    AddressRange, BridgeConfig, Endpoint, MemoryLine, ParseAddressRangeError, RateLimits, Server,
+    ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
 };
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any

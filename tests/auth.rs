@@ -24,14 +24,7 @@ fn guarded(options: &[&str]) -> Server {
 
 /// A token of `fanwire token`, with these options.
 fn token(options: &[&str]) -> String {
-    token_of(SECRET, options)
-}
-
-fn token_of(secret: &str, options: &[&str]) -> String {
-    let mut command = fanwire();
-    let out = run(command.arg("token").args(options).env("FANWIRE_AUTH_JWT_HS256_SECRET", secret));
-    assert!(out.status.success(), "{out:?}");
-    String::from_utf8(out.stdout).expect("text").trim().to_owned()
+    support::token(SECRET, options)
 }
 
 fn bearer(token: &str) -> String {
@@ -159,7 +152,7 @@ fn bad_credentials_are_refused_at_the_door() {
         format!("Origin: https://evil.example\r\nCookie: auth-token={}\r\n", token(&["--stream", "*"]));
     for (query, headers, code) in [
         ("token=nonsense".to_owned(), String::new(), "invalid_token"),
-        (format!("token={}", token_of("another", &["--stream", "*"])), String::new(), "invalid_token"),
+        (format!("token={}", support::token("another", &["--stream", "*"])), String::new(), "invalid_token"),
         (
             format!("token={}", token(&["--stream", "*", "--audience", "others"])),
             String::new(),
@@ -607,6 +600,32 @@ fn one_address_has_so_many_connections_at_the_most() {
 }
 
 #[test]
+fn behind_a_trusted_proxy_each_client_has_its_own_limits() {
+    let limits = ["--limits-connections-per-address", "1", "--limits-publishes", "1"];
+    let server = Server::with(&[&limits[..], &["--limits-trusted-proxy", "127.0.0.0/8"]].concat());
+    let from = |client: &str| format!("X-Forwarded-For: 8.8.8.8, {client}\r\n");
+    let upgrade =
+        |client: &str| http::exchange(server.addr, upgrade_request("/ws", &from(client)).as_bytes()).status;
+    let first = ws(&server, "/ws", &from("198.51.100.1"));
+    assert_eq!(upgrade("198.51.100.1"), 429, "it has one");
+    assert_eq!(get(&server, "/sse", &from("198.51.100.1")).status, 429, "of either kind");
+    let mut second = ws(&server, "/ws", &from("198.51.100.2"));
+    assert_eq!(second.ask(&json!({"type": "ping"}))["type"], "pong");
+    drop(first);
+    eventually("room for another", || upgrade("198.51.100.1") == 101);
+    let publish = |client: &str| send(&server, "POST", "/publish", &from(client), r#"{"type":"x"}"#).status;
+    let statuses = ["198.51.100.1", "198.51.100.1", "198.51.100.2"].map(publish);
+    assert_eq!(statuses, [200, 429, 200]);
+    let refused = server.metrics("fanwire_server_connections_refused_total");
+    assert!(refused.iter().any(|(labels, count)| labels.contains("address") && *count >= 2.0), "{refused:?}");
+
+    // Who is not trusted can say what it likes.
+    let server = Server::with(&limits[2..]);
+    let publish = |client: &str| send(&server, "POST", "/publish", &from(client), r#"{"type":"x"}"#).status;
+    assert_eq!(["198.51.100.1", "198.51.100.2"].map(publish), [200, 429]);
+}
+
+#[test]
 fn secrets_are_in_no_log_answer_or_count() {
     let (key, line) = {
         let out = run(fanwire().args(["token", "--api-key", "k", "--stream", "*", "--json"]));
@@ -618,7 +637,7 @@ fn secrets_are_in_no_log_answer_or_count() {
     // Logging everything, as if something were wrong.
     let server = guarded(&["--auth-api-keys-file", file, "--log-level", "trace"]);
     let good = token(&["--stream", "*", "--admin", "--metrics", "--publish"]);
-    let bad = token_of("another secret", &["--stream", "*"]);
+    let bad = support::token("another secret", &["--stream", "*"]);
     let mut said = String::new();
     for one in [&good, &bad, &key] {
         for answer in [
@@ -778,7 +797,7 @@ fn a_key_pair_signs_for_a_server_that_has_the_public_half() {
         let token = String::from_utf8(out.stdout).expect("text");
         drop(Sse::open(server.addr, &format!("?token={}", token.trim())));
         assert_eq!(
-            get(&server, &format!("/sse?token={}", token_of(SECRET, &["--stream", "*"])), "").status,
+            get(&server, &format!("/sse?token={}", support::token(SECRET, &["--stream", "*"])), "").status,
             401
         );
     }

@@ -72,6 +72,8 @@ for_each_log! {
     a_node_that_starts_later_has_the_past
     a_node_without_its_log_says_so_and_refuses_in_time
     what_the_log_trimmed_is_told_as_a_gap
+    a_revocation_holds_on_every_node_and_on_those_to_come
+    answers_of_one_connection_keep_their_order
 }
 
 fn three_nodes_give_all_clients_each_event_once_in_one_order(kind: Kind) {
@@ -336,6 +338,70 @@ fn what_the_log_trimmed_is_told_as_a_gap(kind: Kind) {
     let missed = gap["payload"]["missed"].as_u64().unwrap_or_else(|| panic!("the log knows how many: {gap}"));
     for n in missed + 1..5000 {
         assert_eq!(number(&client.event()), n);
+    }
+}
+
+const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";
+
+fn post_as(node: &Server, path: &str, token: &str, body: &str) -> http::Response {
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    http::exchange(node.addr, request.as_bytes())
+}
+
+fn a_revocation_holds_on_every_node_and_on_those_to_come(kind: Kind) {
+    let service = Service::start(kind);
+    let node = || node_with(&service, &["--auth-jwt-hs256-secret", SECRET]);
+    let token = |options: &[&str]| support::token(SECRET, options);
+    let (first, second) = (node(), node());
+    let admin = token(&["--sub", "root", "--admin", "--publish"]);
+    let revoke = |node: &Server, body: &str| {
+        let answer = post_as(node, "/api/revoke", &admin, body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    // Every round another subject, so that each has to be told anew.
+    for round in 0..10 {
+        let sub = format!("user-{round}");
+        let reader = token(&["--sub", &sub, "--stream", "*"]);
+        let mut client = Ws::over(Wire::connect(second.addr), &format!("/ws?token={reader}"), "");
+        assert_eq!(client.ask(&json!({"type": "subscribe"}))["type"], "ack");
+        assert_eq!(post_as(&first, "/publish", &admin, r#"{"type":"before"}"#).status, 200);
+        assert_eq!(client.event()["event_type"], "before");
+        revoke(&first, &format!(r#"{{"sub":"{sub}"}}"#));
+        if kind == Kind::Redis {
+            // It stands before this event in what every node reads.
+            assert_eq!(post_as(&first, "/publish", &admin, r#"{"type":"after"}"#).status, 200);
+        }
+        let last = client.message();
+        assert_eq!(
+            (&last["type"], &last["payload"]["code"]),
+            (&json!("error"), &json!("token_revoked")),
+            "{last}"
+        );
+        assert_eq!(client.closed().0, 1008);
+    }
+    let known = token(&["--sub", "user-3", "--stream", "*"]);
+    let status = |node: &Server| http::get(node.addr, &format!("/sse?token={known}&type=none")).status;
+    let third = node();
+    assert_eq!(status(&third), 401, "a node that came later knows it too");
+    revoke(&third, r#"{"sub":"user-3","lift":true}"#);
+    let upgrade = support::ws::upgrade_request(&format!("/ws?token={known}"), "");
+    eventually("it is lifted everywhere", || http::exchange(first.addr, upgrade.as_bytes()).status == 101);
+}
+
+fn answers_of_one_connection_keep_their_order(kind: Kind) {
+    let service = Service::start(kind);
+    let node = node(&service);
+    let mut wire = Wire::connect(node.addr);
+    let mut both = http::post_request("/publish", "application/json", br#"{"type":"x"}"#);
+    both.extend_from_slice(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+    for _ in 0..20 {
+        wire.send(&both);
+        let mut answer = || http::read_response(&mut wire, deadline()).expect("an answer").json();
+        assert_eq!(answer()["accepted"], 1);
+        assert_eq!(answer()["status"], "ok");
     }
 }
 

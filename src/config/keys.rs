@@ -13,7 +13,7 @@ use super::value::{
 use super::{Config, LogFormat};
 use crate::engine::{EngineError, check_url};
 use crate::event::Attribute;
-use crate::server::System;
+use crate::server::{ParseAddressRangeError, System};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -204,6 +204,16 @@ pub(super) const GROUPS: &[Group] = &[
             |c| limit(&mut c.server.limits.publishes, 1..=1_000_000_000)),
         row("limits.connections_per_address", LIVE, "Open connections of one address, for IPv6 of one /64",
             |c| limit(&mut c.server.limits.connections_per_address, 1..=100_000_000)),
+        row("limits.trusted_proxy", LIVE, "Proxies, as 10.0.0.0/8, whose X-Forwarded-For says where clients are; none = the socket says",
+            |c| list(&mut c.server.trusted_proxies, "ADDRESS", |text| text.parse().map_err(|e: ParseAddressRangeError| e.to_string()), ToString::to_string)),
+    ]},
+    Group { heading: "Bridge: handlers of other protocols' messages (docs/bridge.md)", rows: &[
+        row("bridge.threads", LIVE, "Threads that run one protocol's handler at the same time",
+            |c| count(&mut c.server.bridge.threads, 1..=1024)),
+        row("bridge.max_waiting", LIVE, "Messages of one protocol that wait for a thread; over it 503",
+            |c| count(&mut c.server.bridge.max_waiting, 1..=1_000_000)),
+        row("bridge.answer_timeout", LIVE, "How long a client waits for a handler's answer; over it 504",
+            |c| time(&mut c.server.bridge.answer_timeout, 1..=DAY)),
     ]},
     Group { heading: "Bus", rows: &[
         row("bus.shards", FIXED, "Rings; events with the same stream, or else source, stay in order in one of them",

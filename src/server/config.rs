@@ -14,7 +14,8 @@ use super::schemas::{SchemaConfig, Schemas};
 #[cfg(feature = "tls")]
 use super::tls::{self, TlsConfig};
 use super::wheel::{TICK_MS, Tick};
-use super::{Endpoint, System};
+use super::workers::LaneLimits;
+use super::{AddressRange, Endpoint, System};
 use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
 use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
@@ -22,6 +23,31 @@ use crate::dialect::Dialect;
 use crate::event::{Attribute, Event};
 use crate::feed::{FeedLimits, KeyRule, PressLimits, Snapshot};
 use crate::filter::FilterLimits;
+
+/// What handlers of `POST /bridge/{protocol}` may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BridgeConfig {
+    /// `bridge.threads`: threads that run the handlers of one protocol at the same time; they begin when there is
+    /// something to do, and end when there is not. 4.
+    pub threads: usize,
+    /// `bridge.max_waiting`: messages of one protocol that wait for a thread; beyond, 503. 1,000.
+    pub max_waiting: usize,
+    /// `bridge.answer_timeout`: how long a client waits for the answer; then 504, though the handler goes on. 30 s.
+    pub answer_timeout: Duration,
+}
+
+impl Default for BridgeConfig {
+    fn default() -> Self {
+        Self { threads: 4, max_waiting: 1000, answer_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl BridgeConfig {
+    pub(crate) fn lane(&self) -> LaneLimits {
+        LaneLimits { threads: self.threads.max(1), waiting: self.max_waiting.max(1) }
+    }
+}
 
 /// Limits and times of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +118,10 @@ pub struct ServerConfig {
     pub deflate_alone_min_bytes: usize,
     /// How often a client may ask.
     pub limits: RateLimits,
+    /// Proxies whose `X-Forwarded-For` says where clients are, for limits by address. None: the socket says.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// What the handlers of other protocols' messages may take.
+    pub bridge: BridgeConfig,
     /// Serve other machines though there is no authentication. No.
     pub insecure: bool,
     /// Who may come in, and with what rights. Everybody, with all.
@@ -143,6 +173,8 @@ impl Default for ServerConfig {
             deflate_min_bytes: 64,
             deflate_alone_min_bytes: 1024,
             limits: RateLimits::default(),
+            trusted_proxies: Vec::new(),
+            bridge: BridgeConfig::default(),
             insecure: false,
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),
@@ -302,6 +334,16 @@ impl ServerConfig {
 
     pub(crate) fn keep_alive_ticks(&self) -> Tick {
         ticks(self.keep_alive)
+    }
+
+    /// Whether anything is limited by where a request comes from.
+    pub(crate) fn needs_peers(&self) -> bool {
+        let by_proxy = !self.trusted_proxies.is_empty() && self.limits.connections_per_address.is_some();
+        self.limits.publishes.is_some() || by_proxy
+    }
+
+    pub(crate) fn bridge_ticks(&self) -> Tick {
+        ticks(self.bridge.answer_timeout)
     }
 
     pub(crate) fn heartbeat_ticks(&self) -> Tick {

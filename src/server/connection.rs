@@ -13,10 +13,12 @@ use serde_json::json;
 use super::auth::{Denied, Grant, Shown};
 use super::config::Prepared;
 use super::echo::Echo;
+use super::limits::Counted;
 use super::rights;
 use super::routes::{self, Outcome};
 use super::session::{Flow, Session};
 use super::wheel::Tick;
+use super::workers::LaneLimits;
 use super::{Rng, Shared};
 use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
@@ -41,6 +43,10 @@ pub(crate) enum Effect {
     Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
     /// Publish these, in order, and write what `answer` makes of the last one's id.
     Publish { events: Vec<Event>, answer: Answer },
+    /// Have a thread make an answer, and write it when it comes.
+    Work(Work),
+    /// It is one of its address's.
+    Count(Counted),
     /// Look at the connection's timer at this tick, besides its usual look.
     LookAt(Tick),
     /// Deliver nothing more, write these last words behind all that is owed, and close.
@@ -55,6 +61,35 @@ type MakeAnswer = Box<dyn FnOnce(Result<Option<EventId>, Refused>) -> Option<Byt
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Answer")
+    }
+}
+
+/// What takes too long for a loop: a lane of the server's workers does it while the client waits.
+pub(crate) struct Work {
+    pub(crate) lane: String,
+    pub(crate) limits: LaneLimits,
+    /// How long the client waits.
+    pub(crate) patience: Tick,
+    pub(crate) job: Box<dyn FnOnce() -> Bytes + Send>,
+    /// The answer where the job makes none.
+    pub(crate) instead: Instead,
+}
+
+/// Makes the answer to a client whose work is not done.
+pub(crate) type Instead = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
+
+/// Why a worker made no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotDone {
+    /// There is too much to do; it was not begun.
+    Busy,
+    /// The client has waited long enough; it may still be under way.
+    Late,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Work({})", self.lane)
     }
 }
 
@@ -73,8 +108,8 @@ pub(crate) enum ReplayFrom {
 
 /// What a connection needs from its loop.
 pub(crate) struct Context<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) config: &'a Prepared,
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) config: &'a Arc<Prepared>,
     pub(crate) rng: &'a mut Rng,
     pub(crate) inflater: &'a mut Inflater,
     pub(crate) tick: Tick,

@@ -28,6 +28,7 @@ use super::auth::Denied;
 use super::backlog::Backlog;
 use super::config::Prepared;
 use super::connection::{Connection, Context, Effect, Speaks, Timer};
+use super::limits::Counted;
 use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
@@ -35,7 +36,6 @@ use crate::codec::deflate::Inflater;
 use crate::event::{EventId, Position, Since, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally};
 use crate::metrics::Kind;
-use crate::sync::lock;
 
 /// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
 /// socket takes no more until it is reported writable, as the kernel's streams do.
@@ -66,7 +66,7 @@ pub(crate) type Token = u64;
 use ahead::PutOff;
 use leave::Leave;
 use log_places::{Continuity, resume_behind};
-use mail::Mailbox;
+use mail::{Awaited, Mailbox};
 use replay::Replay;
 use watch::Books;
 pub(crate) use watch::Report;
@@ -135,7 +135,7 @@ pub(crate) struct Core<S> {
     conns: Slab<Conn<S>>,
     generation: u32,
     /// The addresses that connections count for.
-    addresses: HashMap<Token, IpAddr>,
+    addresses: HashMap<Token, Counted>,
     wheel: Wheel,
     tick: Tick,
     now: Timestamp,
@@ -175,6 +175,10 @@ pub(crate) struct Core<S> {
     mailbox: Arc<Mailbox>,
     /// What waits until this loop has read the engine's log as far as its client has.
     ahead: Vec<PutOff>,
+    /// What workers do for connections.
+    awaited: HashMap<Token, Awaited>,
+    /// Numbers it.
+    works: u64,
     /// With an engine: whether its log had holes.
     continuity: Option<Continuity>,
     /// Connections to be closed because their grants have ended.
@@ -198,7 +202,7 @@ macro_rules! context {
             position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
             effects: &mut $core.effects,
             answered_bytes: 0,
-            peer: if $core.config.limits.publishes.is_some() { $conn.socket.peer() } else { None },
+            peer: if $core.config.needs_peers() { $conn.socket.peer() } else { None },
             blocked: $conn.blocked,
         }
     };
@@ -255,6 +259,8 @@ impl<S: Socket> Core<S> {
             asked: 0,
             mailbox: Arc::default(),
             ahead: Vec::new(),
+            awaited: HashMap::new(),
+            works: 0,
             denied: Vec::new(),
         }
     }
@@ -499,10 +505,11 @@ impl<S: Socket> Core<S> {
         self.tell_moved(moved);
         self.wheel.remove(slot as Slot);
         let conn = self.conns.remove(slot);
-        if !self.addresses.is_empty()
-            && let Some(address) = self.addresses.remove(&token_of(slot, conn.generation))
-        {
-            lock(&self.shared.addresses).leave(address);
+        if !self.awaited.is_empty() {
+            self.awaited.remove(&token_of(slot, conn.generation));
+        }
+        if !self.addresses.is_empty() {
+            self.addresses.remove(&token_of(slot, conn.generation));
         }
     }
 
@@ -530,15 +537,25 @@ impl<S: Socket> Core<S> {
             // One that fired before it may have ended it.
             let Some(conn) = self.conns.get_mut(slot) else { continue };
             let token = token_of(slot, conn.generation);
+            if !self.awaited.is_empty() {
+                self.answer_late(token);
+            }
+            let Some(conn) = self.conns.get_mut(slot) else { continue };
+            if conn.awaits > 0 {
+                // It is not read: its silence is ours.
+                conn.connection.heard(self.tick);
+            }
             let mut cx = context!(self, conn);
             match conn.connection.timer(&mut cx) {
+                // It is owed an answer, which comes in time or is given up.
+                Timer::Over if self.conns[slot].awaits > 0 => self.wheel.add(self.tick + 10, key),
                 Timer::Over => self.remove(slot),
                 Timer::Denied(why) => {
                     // Closing has looks of its own.
                     self.denied.push((token, why));
                 }
                 Timer::At(tick) => {
-                    self.wheel.add(tick, key);
+                    self.wheel.add(self.patience_of(token).map_or(tick, |until| until.min(tick)), key);
                     self.apply(slot);
                 }
             }

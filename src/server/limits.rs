@@ -7,12 +7,14 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::wheel::{TICK_MS, Tick};
 use crate::dialect::Usual;
+use crate::sync::{Mutex, lock};
 
 /// How often a client may do what it may do. Beyond, it is told so in its protocol's form (an error with the limit;
 /// for HTTP 429 and `Retry-After`); who goes on all the same is closed.
@@ -32,8 +34,9 @@ pub struct RateLimits {
     /// `limits.publishes`: requests to `/publish` that one client, by its token's subject or its address, may make
     /// in a window. None: no limit.
     pub publishes: Option<u32>,
-    /// `limits.connections_per_address`: open connections of one address (for IPv6: of one /64). Behind a proxy
-    /// all have the proxy's. None: no limit.
+    /// `limits.connections_per_address`: open connections of one address (for IPv6: of one /64). What comes through
+    /// a trusted proxy counts for the address that the proxy names, WebSockets and event streams only. None: no
+    /// limit.
     pub connections_per_address: Option<u32>,
 }
 
@@ -180,28 +183,36 @@ pub(crate) fn address_key(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Open connections by address, over all loops.
-#[derive(Debug, Default)]
-pub(crate) struct Addresses(HashMap<IpAddr, u32>);
+/// Open connections by address, over all loops. Clones share the counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses(Arc<Mutex<HashMap<IpAddr, u32>>>);
+
+/// One connection of an address; while it lives, it counts.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    all: Addresses,
+    address: IpAddr,
+}
 
 impl Addresses {
-    /// Counts one more; false where there are as many as there may be.
-    pub(crate) fn enter(&mut self, address: IpAddr, max: u32) -> bool {
-        let count = self.0.entry(address).or_default();
-        let fits = *count < max;
-        *count += u32::from(fits);
-        if *count == 0 {
-            self.0.remove(&address);
+    /// Counts one more, if there may be more.
+    pub(crate) fn enter(&self, address: IpAddr, max: u32) -> Option<Counted> {
+        let mut counts = lock(&self.0);
+        if counts.get(&address).copied().unwrap_or_default() >= max {
+            return None;
         }
-        fits
+        *counts.entry(address).or_default() += 1;
+        Some(Counted { all: self.clone(), address })
     }
+}
 
-    /// Counts one less.
-    pub(crate) fn leave(&mut self, address: IpAddr) {
-        if let Some(count) = self.0.get_mut(&address) {
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.all.0);
+        if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                self.0.remove(&address);
+                counts.remove(&self.address);
             }
         }
     }
@@ -274,18 +285,20 @@ mod tests {
 
     #[test]
     fn connections_of_one_address_are_counted_until_they_go() {
-        let mut addresses = Addresses::default();
+        let addresses = Addresses::default();
         let v4 = address_key("::ffff:10.0.0.1".parse().expect("an address"));
         assert_eq!(v4, "10.0.0.1".parse::<IpAddr>().expect("an address"));
         let near = address_key("2001:db8::1".parse().expect("an address"));
         assert_eq!(near, address_key("2001:db8::ffff:2".parse().expect("an address")));
-        assert!(addresses.enter(v4, 2) && addresses.enter(v4, 2) && !addresses.enter(v4, 2));
-        assert!(addresses.enter(near, 2) && !addresses.enter(near, 0));
-        addresses.leave(v4);
-        assert!(addresses.enter(v4, 2));
-        for address in [v4, v4, near, near] {
-            addresses.leave(address);
-        }
-        assert!(addresses.0.is_empty());
+        let two = [addresses.enter(v4, 2), addresses.enter(v4, 2)];
+        assert!(two.iter().all(Option::is_some) && addresses.enter(v4, 2).is_none());
+        let other = addresses.enter(near, 2);
+        assert!(other.is_some() && addresses.enter(near, 0).is_none());
+        let [first, second] = two;
+        drop(first);
+        let third = addresses.enter(v4, 2);
+        assert!(third.is_some());
+        drop((second, third, other));
+        assert!(lock(&addresses.0).is_empty());
     }
 }

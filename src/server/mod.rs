@@ -3,6 +3,7 @@
 //! Imports every lower room. Always: a connection is a state machine without a socket, the core drives it
 //! without knowing mio, and `event_loop` alone touches sockets and threads.
 
+mod address;
 pub(crate) mod auth;
 mod backlog;
 mod config;
@@ -30,6 +31,7 @@ mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 mod wheel;
+mod workers;
 
 use std::fmt;
 use std::io;
@@ -40,19 +42,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
 use crate::engine::{Engine, EngineConfig, EngineError, Ingest};
-use crate::event::Event;
+use crate::event::{Event, Timestamp};
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Callback, Mutex, lock};
-use auth::Auth;
+use auth::{Auth, Notice, Revocation};
 use core::Report;
 use limits::{Addresses, Callers};
+use workers::Workers;
 
+pub use address::{AddressRange, ParseAddressRangeError};
 use config::Prepared;
-pub use config::ServerConfig;
+pub use config::{BridgeConfig, ServerConfig};
 pub use endpoint::{Endpoint, System};
 pub use limits::RateLimits;
 pub use memory::MemoryLine;
@@ -71,13 +75,15 @@ pub(crate) struct Shared {
     version: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bridge: Bridge,
-    pub(crate) auth: Auth,
+    /// Threads for what a loop must not wait for.
+    workers: Workers,
+    pub(crate) auth: Arc<Auth>,
     /// Who published lately, where that is limited.
     pub(crate) publishers: Mutex<Callers<String>>,
     /// Open connections by address, where they are limited.
-    addresses: Mutex<Addresses>,
+    pub(crate) addresses: Addresses,
     /// Wakes the loops, once they run.
-    wake: Mutex<Option<Callback>>,
+    wake: Arc<Mutex<Option<Callback>>>,
     started: Instant,
     loops: usize,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
@@ -92,15 +98,16 @@ impl Shared {
     pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
         Self {
             bridge: Bridge::create_default(&bus),
+            workers: Workers::default(),
             bus,
             engine: None,
             config: Mutex::new(Arc::new(config.into())),
             version: AtomicU64::new(0),
             metrics: Arc::default(),
-            auth: Auth::default(),
+            auth: Arc::default(),
             publishers: Mutex::default(),
-            addresses: Mutex::default(),
-            wake: Mutex::new(None),
+            addresses: Addresses::default(),
+            wake: Arc::default(),
             started: Instant::now(),
             loops,
             drain: AtomicU64::new(0),
@@ -111,12 +118,26 @@ impl Shared {
 
     /// Connects to the log that this node shares with others.
     fn with_engine(mut self, config: EngineConfig) -> Result<Self, EngineError> {
-        self.engine = Some(Engine::start(config, &self.bus, &self.metrics)?);
+        let (auth, wake) = (Arc::clone(&self.auth), Arc::clone(&self.wake));
+        let on_notice = move |notice: &[u8]| match Notice::read(notice) {
+            Ok(Notice::Revoked(one)) => {
+                if let Err(max) = auth.revoke(one, Timestamp::now()) {
+                    tracing::error!(
+                        max,
+                        "other nodes revoked more than is kept here: raise auth.max_revocations"
+                    );
+                }
+                wake_all(&wake);
+            }
+            // A node of a later version may have more to say.
+            Err(error) => tracing::warn!(%error, "another node said what this one does not understand"),
+        };
+        self.engine = Some(Engine::start(config, &self.bus, &self.metrics, Arc::new(on_notice))?);
         Ok(self)
     }
 
-    /// Publishes what another system sent; false where the server is on its way out.
-    fn take_in(&self, event: Event) -> bool {
+    /// Publishes what nobody waits for an answer to, for every node.
+    fn publish_unasked(&self, event: Event) {
         match &self.engine {
             // What it refuses, it counts: there is nobody to be told.
             Some(engine) => engine.submit(&[event], Box::new(|_| {})),
@@ -124,7 +145,24 @@ impl Shared {
                 self.bus.publish(event);
             }
         }
+    }
+
+    /// Publishes what another system sent; false where the server is on its way out.
+    fn take_in(&self, event: Event) -> bool {
+        match self.config().1.check_event(&event) {
+            Ok(()) => self.publish_unasked(event),
+            Err(error) => {
+                self.metrics.fault("schema");
+                tracing::debug!(event_type = event.event_type(), error, "what was sent is not published");
+            }
+        }
         !self.is_draining()
+    }
+
+    /// Routes a message that came from outside. Runs the handler: blocks as long as that does.
+    fn route(&self, config: &Prepared, protocol: &str, message: &str) -> BridgeAnswer {
+        let publish = |event| self.publish_unasked(event);
+        self.bridge.route_checked(protocol, message, &|event| config.check_event(event), &publish)
     }
 
     /// The epoch of the ids that clients see.
@@ -144,9 +182,14 @@ impl Shared {
 
     /// Has every loop look at what changed, now.
     pub(crate) fn wake_loops(&self) {
-        let wake = lock(&self.wake).clone();
-        if let Some(wake) = wake {
-            wake();
+        wake_all(&self.wake);
+    }
+
+    /// Tells the other nodes, if there are any, of a revocation. Blocks for the engine, some seconds at most.
+    pub(crate) fn tell_revoked(&self, one: Revocation) -> Result<(), EngineError> {
+        match &self.engine {
+            Some(engine) => engine.tell(&Notice::Revoked(one).to_json()),
+            None => Ok(()),
         }
     }
 
@@ -240,6 +283,13 @@ impl Shared {
             "written_bytes": metrics.written_bytes.get(),
             "shards": shards,
         })
+    }
+}
+
+fn wake_all(wake: &Mutex<Option<Callback>>) {
+    let wake = lock(wake).clone();
+    if let Some(wake) = wake {
+        wake();
     }
 }
 
@@ -391,7 +441,7 @@ impl ServerBuilder {
     }
 
     /// What answers at `POST /bridge/{protocol}`; with the routes `a2a` and `mcp` if never set. Handlers run in
-    /// the loops, and are not to block.
+    /// threads of their own ([`BridgeConfig`]), and may block.
     pub fn bridge(mut self, bridge: &Bridge) -> Self {
         self.bridge = Some(bridge.clone());
         self
@@ -417,7 +467,7 @@ impl ServerBuilder {
         }
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         let mut shared = Shared::new(bus, config, loops);
-        shared.auth = auth;
+        shared.auth = Arc::new(auth);
         if let Some(bridge) = bridge {
             shared.bridge = bridge;
         }

@@ -4,17 +4,21 @@
 //! are JSON `{"error": …}` and say what to do where that is not plain; who may not have an answer gets 401 where
 //! they have shown nothing that is good, 403 where that allows less.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
 
+use super::address::{client_of, is_trusted};
 use super::auth::{Denied, Grant, Revocation, Shown};
-use super::connection::{Answer as PublishAnswer, Context, Effect, ReplayFrom};
+use super::connection::{Answer as PublishAnswer, Context, Effect, NotDone, ReplayFrom, Work};
 use super::limits::address_key;
 use super::page;
 use super::publish;
 use super::rights::may_see;
+use super::wheel::Tick;
+use super::workers::LaneLimits;
 use crate::bridge::BridgeOutcome;
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
@@ -25,6 +29,7 @@ use crate::engine::Refused;
 use crate::event::{Event, EventId, Position};
 use crate::feed::Compression;
 use crate::filter::Filter;
+use crate::metrics::Kind;
 use crate::sync::lock;
 
 /// What a request made of its connection.
@@ -42,6 +47,12 @@ pub(crate) enum Outcome {
 }
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// The workers' lane for what other nodes are told.
+const NODES: &str = "nodes";
+
+/// How long an operator waits for the engine to take a revocation.
+const TELL_TICKS: Tick = 100;
 
 /// Before the name of a bridge's route.
 const BRIDGE: &str = "/bridge/";
@@ -94,6 +105,11 @@ impl Answer<'_, '_> {
         self.request.keep_alive && !self.cx.shared.is_draining()
     }
 
+    /// For an answer that comes later.
+    fn pen(&mut self) -> Pen {
+        Pen { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive() }
+    }
+
     fn outcome(&self) -> Outcome {
         if self.keep_alive() { Outcome::Response } else { Outcome::Closed }
     }
@@ -107,6 +123,28 @@ impl Answer<'_, '_> {
         let mut all = vec![JSON];
         all.extend_from_slice(headers);
         self.respond(status, &all, json!({ "error": error }).to_string().as_bytes())
+    }
+}
+
+/// Writes the answer to a request that was read some time ago.
+#[derive(Clone)]
+struct Pen {
+    cors: Vec<(&'static str, String)>,
+    keep_alive: bool,
+}
+
+impl Pen {
+    fn write(&self, status: u16, headers: &[(&str, &str)], body: &str) -> Bytes {
+        let mut all = vec![JSON];
+        all.extend_from_slice(headers);
+        all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut out = Vec::with_capacity(192 + body.len());
+        http::write_response(&mut out, status, &all, body.as_bytes(), self.keep_alive, false);
+        out.into()
+    }
+
+    fn error(&self, status: u16, error: &str, headers: &[(&str, &str)]) -> Bytes {
+        self.write(status, headers, &json!({ "error": error }).to_string())
     }
 }
 
@@ -287,10 +325,14 @@ impl Answer<'_, '_> {
             Ok(one) => one,
             Err(error) => return self.error(400, "invalid_revocation", &error, &[]),
         };
-        match self.cx.shared.auth.revoke(one, self.cx.now) {
+        match self.cx.shared.auth.revoke(one.clone(), self.cx.now) {
             Ok(count) => {
                 self.cx.shared.wake_loops();
-                self.json(200, &json!({ "revoked": count }))
+                if self.cx.shared.engine.is_some() {
+                    self.revoke_everywhere(one, count)
+                } else {
+                    self.json(200, &json!({ "revoked": count }))
+                }
             }
             Err(max) => {
                 let error = format!("{max} revocations are as many as are kept: write some to the file");
@@ -299,13 +341,66 @@ impl Answer<'_, '_> {
         }
     }
 
+    /// Tells the other nodes too, and answers when the engine has it.
+    fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> Outcome {
+        let failed = |pen: &Pen, why: &str| {
+            pen.error(
+                503,
+                &format!("revoked on this node; other nodes may not know: {why}"),
+                &[("Retry-After", "1")],
+            )
+        };
+        let shared = Arc::clone(self.cx.shared);
+        let pen = self.pen();
+        let job = {
+            let pen = pen.clone();
+            Box::new(move || match shared.tell_revoked(one) {
+                Ok(()) => pen.write(200, &[], &json!({ "revoked": count }).to_string()),
+                Err(error) => failed(&pen, &error.to_string()),
+            })
+        };
+        let instead = Box::new(move |_| failed(&pen, "the engine has not answered in time"));
+        let limits = LaneLimits { threads: 1, waiting: 1000 };
+        let patience = TELL_TICKS;
+        self.work(Work { lane: NODES.to_owned(), limits, patience, job, instead })
+    }
+
+    fn work(&mut self, work: Work) -> Outcome {
+        self.cx.hold_input();
+        self.cx.effects.push(Effect::Work(work));
+        self.outcome()
+    }
+
+    /// Where the client is, where something is limited by that.
+    fn client(&self) -> Option<IpAddr> {
+        Some(client_of(self.request, self.cx.peer?, &self.cx.config.trusted_proxies))
+    }
+
+    /// Counts a stream that comes through a proxy for the client's own address, if there may be one more.
+    fn count_stream(&mut self) -> Result<(), Outcome> {
+        let config = self.cx.config;
+        let (Some(max), Some(peer)) = (config.limits.connections_per_address, self.cx.peer) else {
+            return Ok(());
+        };
+        let Some(client) = self.client().filter(|_| is_trusted(peer, &config.trusted_proxies)) else {
+            return Ok(());
+        };
+        if let Some(counted) = self.cx.shared.addresses.enter(address_key(client), max) {
+            self.cx.effects.push(Effect::Count(counted));
+            return Ok(());
+        }
+        self.cx.shared.metrics.connections_refused.get_or_create(&Kind { kind: "address" }).inc();
+        let error = format!("limit of {max} streams from one address reached");
+        Err(self.error(429, "address", &error, &[("Retry-After", "5")]))
+    }
+
     /// Refuses a client that publishes too often.
     fn admit_publish(&mut self, grant: Option<&Grant>) -> Result<(), Outcome> {
         let limits = &self.cx.config.limits;
         let Some(max) = limits.publishes else { return Ok(()) };
         let who = match grant.map(Grant::subject).filter(|subject| !subject.is_empty()) {
             Some(subject) => format!("subject {subject}"),
-            None => self.cx.peer.map_or_else(String::new, |address| address_key(address).to_string()),
+            None => self.client().map_or_else(String::new, |address| address_key(address).to_string()),
         };
         let admitted = lock(&self.cx.shared.publishers).admit(who, self.cx.tick, limits.window, max);
         admitted.map_err(|seconds| {
@@ -359,29 +454,25 @@ impl Answer<'_, '_> {
         }
         let accepted = events.len();
         self.cx.shared.metrics.events_published.inc_by(accepted as u64);
-        let cors = std::mem::take(&mut self.cors);
-        let keep_alive = self.keep_alive();
+        let pen = self.pen();
+        if self.cx.shared.engine.is_some() {
+            // Answers keep the order of the requests.
+            self.cx.hold_input();
+        }
         let answer = move |outcome: Result<Option<EventId>, Refused>| {
-            let mut headers = vec![JSON];
-            headers.extend(cors.iter().map(|(name, value)| (*name, value.as_str())));
-            let (status, body) = match outcome {
+            Some(match outcome {
                 Ok(id) => {
-                    (200, json!({ "accepted": accepted, "last_event_id": id.map(|id| id.to_string()) }))
+                    let id = id.map(|id| id.to_string());
+                    pen.write(200, &[], &json!({ "accepted": accepted, "last_event_id": id }).to_string())
                 }
-                Err(why) => {
-                    headers.push(("Retry-After", "1"));
-                    (503, json!({ "error": why.text() }))
-                }
-            };
-            let mut out = Vec::with_capacity(192);
-            http::write_response(&mut out, status, &headers, body.to_string().as_bytes(), keep_alive, false);
-            Some(Bytes::from(out))
+                Err(why) => pen.error(503, why.text(), &[("Retry-After", "1")]),
+            })
         };
         self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });
         self.outcome()
     }
 
-    /// Routes a message of another protocol. The handler runs here, in the loop.
+    /// Routes a message of another protocol. The handler runs in a thread of the protocol's own.
     fn bridge(&mut self, protocol: &str, body: &[u8]) -> Outcome {
         // What comes in is told on the bus, so the right is that to publish.
         let told = format!("protocol.{protocol}");
@@ -391,18 +482,46 @@ impl Answer<'_, '_> {
         let Ok(message) = simdutf8::basic::from_utf8(body) else {
             return self.error(400, "bridge_malformed", "message is not valid UTF-8", &[]);
         };
-        let answer = self.cx.shared.bridge.route(protocol, message);
-        let (status, label) = match answer.outcome() {
-            BridgeOutcome::Answered => (200, ""),
-            BridgeOutcome::Unknown => (404, "bridge_unknown"),
-            BridgeOutcome::Malformed => (400, "bridge_malformed"),
-            BridgeOutcome::Failed => (500, "bridge_failed"),
+        let shared = Arc::clone(self.cx.shared);
+        shared.metrics.bridged.inc();
+        // All that is unknown shares a lane, for its names are strangers'.
+        let lane =
+            if shared.bridge.has_route(protocol) { format!("bridge/{protocol}") } else { String::new() };
+        let config = Arc::clone(self.cx.config);
+        let limits = config.bridge.lane();
+        let (pen, protocol, message) = (self.pen(), protocol.to_owned(), message.to_owned());
+        let job = {
+            let (pen, shared) = (pen.clone(), Arc::clone(&shared));
+            Box::new(move || {
+                let answer = shared.route(&config, &protocol, &message);
+                let (status, label) = match answer.outcome() {
+                    BridgeOutcome::Answered => (200, ""),
+                    BridgeOutcome::Unknown => (404, "bridge_unknown"),
+                    BridgeOutcome::Malformed => (400, "bridge_malformed"),
+                    BridgeOutcome::Failed => (500, "bridge_failed"),
+                };
+                if !label.is_empty() {
+                    shared.metrics.fault(label);
+                }
+                pen.write(status, &[], answer.json())
+            })
         };
-        self.cx.shared.metrics.bridged.inc();
-        if !label.is_empty() {
-            self.cx.shared.metrics.fault(label);
-        }
-        self.respond(status, &[JSON], answer.json().as_bytes())
+        let instead = Box::new(move |why| match why {
+            NotDone::Busy => {
+                shared.metrics.fault("bridge_busy");
+                pen.error(
+                    503,
+                    "too many messages of this protocol wait for its handler",
+                    &[("Retry-After", "1")],
+                )
+            }
+            NotDone::Late => {
+                shared.metrics.fault("bridge_late");
+                pen.error(504, "the handler has not answered in time: it may still be at work", &[])
+            }
+        });
+        let patience = self.cx.config.bridge_ticks();
+        self.work(Work { lane, limits, patience, job, instead })
     }
 
     /// A page from elsewhere, where only some may speak to us. Whether it may read what it gets is `cors_origin`'s.
@@ -471,6 +590,9 @@ impl Answer<'_, '_> {
         {
             return self.forbidden(&error.text);
         }
+        if let Err(refusal) = self.count_stream() {
+            return refusal;
+        }
         let deflate = upgrade.deflate.filter(|_| self.cx.config.compression);
         let mut out = Vec::with_capacity(192);
         ws::write_upgrade(&mut out, &upgrade.accept, protocol, deflate);
@@ -518,6 +640,9 @@ impl Answer<'_, '_> {
         if self.request.method == Method::Head {
             self.cx.send(out);
             return Outcome::Closed;
+        }
+        if let Err(refusal) = self.count_stream() {
+            return refusal;
         }
         // Where the browser resumes if the stream breaks before its first event; who asked for the past has
         // that to see first.

@@ -197,6 +197,14 @@ pub fn fanwire() -> Command {
     command
 }
 
+/// A token of `fanwire token`, with these options, signed with this secret.
+pub fn token(secret: &str, options: &[&str]) -> String {
+    let mut command = fanwire();
+    let out = run(command.arg("token").args(options).env("FANWIRE_AUTH_JWT_HS256_SECRET", secret));
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).expect("text").trim().to_owned()
+}
+
 /// Runs a command to its end; kills it where it has none. For outputs that fit a pipe.
 pub fn run(command: &mut Command) -> Output {
     let mut child = command

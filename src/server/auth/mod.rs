@@ -48,7 +48,7 @@ pub(crate) use guard::Auth;
 pub use make::{ApiKey, SigningKey, SigningKeyError};
 #[cfg(not(feature = "auth"))]
 pub(crate) use open::Auth;
-pub(crate) use revocation::Revocation;
+pub(crate) use revocation::{Notice, Revocation};
 
 /// What a request shows of who sends it: a grant, nothing, or something that is no good.
 pub(crate) type Shown = Result<Option<Arc<Grant>>, Denied>;

@@ -5,25 +5,48 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::grant::Grant;
 
 /// One revocation, as a line of a file or the body of `POST /api/revoke`.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Revocation {
     /// The id of a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<Box<str>>,
     /// Whose tokens; API keys too.
+    #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<Box<str>>,
     /// Of a subject: tokens made before this second only, so that new ones are good.
+    #[serde(skip_serializing_if = "Option::is_none")]
     issued_before: Option<i64>,
     /// The second from which it needs no longer be kept: the token has expired then.
+    #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<i64>,
     /// It is taken back.
     #[serde(default)]
     lift: bool,
+}
+
+/// What a node tells the others of who may come in.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Notice {
+    /// Somebody is refused from now on, or no longer is.
+    Revoked(Revocation),
+}
+
+impl Notice {
+    pub(crate) fn read(text: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(text)
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        // Texts and numbers under names can always be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
 impl Revocation {

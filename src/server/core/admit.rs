@@ -5,13 +5,13 @@
 
 use std::net::IpAddr;
 
+use super::super::address::is_trusted;
 use super::super::connection::Connection;
 use super::super::limits::address_key;
 use super::super::listener;
 use super::{Conn, Core, Ending, Socket, Token, token_of};
 use crate::feed::{Cursor, Slot};
 use crate::metrics::Kind;
-use crate::sync::lock;
 
 impl<S: Socket> Core<S> {
     /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
@@ -22,12 +22,15 @@ impl<S: Socket> Core<S> {
             .iter()
             .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
             .sum();
-        let address = self.counted_address(&socket);
+        let counted = match self.counted_address(&socket) {
+            Some((address, max)) => self.shared.addresses.enter(address, max).ok_or(()).map(Some),
+            None => Ok(None),
+        };
         let refused = if self.draining {
             "draining"
         } else if open >= self.config.max_connections as i64 {
             "too_many"
-        } else if address.is_some_and(|(address, max)| !lock(&self.shared.addresses).enter(address, max)) {
+        } else if counted.is_err() {
             "address"
         } else {
             ""
@@ -56,8 +59,8 @@ impl<S: Socket> Core<S> {
             ending: Ending::default(),
         });
         let token = token_of(slot, generation);
-        if let Some((address, _)) = address {
-            self.addresses.insert(token, address);
+        if let Ok(Some(counted)) = counted {
+            self.addresses.insert(token, counted);
         }
         self.wheel.add(self.tick + self.config.handshake_ticks().min(10), slot as Slot);
         Some(token)
@@ -71,6 +74,8 @@ impl<S: Socket> Core<S> {
     /// The address that a new connection counts for, and how many it may have.
     fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
         let max = self.config.limits.connections_per_address?;
-        Some((address_key(socket.peer()?), max))
+        // Behind a proxy there are many: each counts when a request says which.
+        let peer = socket.peer().filter(|peer| !is_trusted(*peer, &self.config.trusted_proxies))?;
+        Some((address_key(peer), max))
     }
 }

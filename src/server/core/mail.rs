@@ -1,31 +1,50 @@
-//! Answers that come from other threads: what the engine says of events that clients published.
+//! Answers that come from other threads: what the engine says of events that clients published, and what workers
+//! made.
 //!
 //! Imports the room's core. Always: each answer reaches the connection that waits for it, or nobody if that is
-//! gone; while it waits, a connection is not read, so its answers keep their order.
+//! gone; while it waits, a connection is not read, so its answers keep their order; who waits for a worker waits
+//! so long and no longer.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::connection::Answer;
+use super::super::connection::{Answer, Instead, NotDone, Work};
+use super::super::wheel::Tick;
 use super::{Core, Socket, Token};
 use crate::event::{Event, EventId};
+use crate::feed::Slot;
 use crate::sync::{Callback, Mutex, lock};
+
+/// An answer from another thread.
+enum Letter {
+    /// The engine's, if it is to be told.
+    Engine(Option<Bytes>),
+    /// A worker's, and which work it was.
+    Work(u64, Bytes),
+}
+
+/// What a client waits for.
+pub(super) struct Awaited {
+    number: u64,
+    until: Tick,
+    instead: Instead,
+}
 
 /// Where other threads leave answers for a loop.
 #[derive(Default)]
 pub(super) struct Mailbox {
-    answers: Mutex<Vec<(Token, Option<Bytes>)>>,
+    letters: Mutex<Vec<(Token, Letter)>>,
     /// Wakes the loop.
     waker: Mutex<Option<Callback>>,
 }
 
 impl Mailbox {
-    fn leave(&self, token: Token, answer: Option<Bytes>) {
+    fn leave(&self, token: Token, letter: Letter) {
         let first = {
-            let mut answers = lock(&self.answers);
-            answers.push((token, answer));
-            answers.len() == 1
+            let mut letters = lock(&self.letters);
+            letters.push((token, letter));
+            letters.len() == 1
         };
         if first && let Some(wake) = lock(&self.waker).as_ref() {
             wake();
@@ -53,7 +72,39 @@ impl<S: Socket> Core<S> {
         conn.awaits += 1;
         let token = super::token_of(slot, conn.generation);
         let mailbox = Arc::clone(&self.mailbox);
-        engine.submit(&events, Box::new(move |outcome| mailbox.leave(token, (answer.0)(outcome))));
+        let leave = move |outcome| mailbox.leave(token, Letter::Engine((answer.0)(outcome)));
+        engine.submit(&events, Box::new(leave));
+    }
+
+    /// Has a worker make an answer.
+    pub(super) fn work(&mut self, slot: usize, work: Work) {
+        let Work { lane, limits, patience, job, instead } = work;
+        let token = super::token_of(slot, self.conns[slot].generation);
+        self.works += 1;
+        let (mailbox, number) = (Arc::clone(&self.mailbox), self.works);
+        let job = move || mailbox.leave(token, Letter::Work(number, job()));
+        if self.shared.workers.submit(&lane, limits, Box::new(job)).is_err() {
+            self.conns[slot].cursor.send(&mut self.fanout, instead(NotDone::Busy));
+            return;
+        }
+        self.conns[slot].awaits += 1;
+        let until = self.tick + patience;
+        self.awaited.insert(token, Awaited { number, until, instead });
+        self.wheel.add(until, slot as Slot);
+    }
+
+    /// The tick at which a connection has waited long enough for a worker.
+    pub(super) fn patience_of(&self, token: Token) -> Option<Tick> {
+        self.awaited.get(&token).map(|awaited| awaited.until)
+    }
+
+    /// Answers a client in a worker's place, if it has waited long enough.
+    pub(super) fn answer_late(&mut self, token: Token) {
+        if self.patience_of(token).is_some_and(|until| until <= self.tick)
+            && let Some(awaited) = self.awaited.remove(&token)
+        {
+            self.deliver(token, Some((awaited.instead)(NotDone::Late)));
+        }
     }
 
     fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
@@ -70,18 +121,32 @@ impl<S: Socket> Core<S> {
 
     /// Hands out the answers that came.
     pub(super) fn take_mail(&mut self) {
-        let answers = std::mem::take(&mut *lock(&self.mailbox.answers));
-        for (token, answer) in answers {
-            let Some(slot) = self.find(token) else { continue };
-            let conn = &mut self.conns[slot];
-            conn.awaits -= 1;
-            if let Some(answer) = answer {
-                conn.cursor.send(&mut self.fanout, answer);
+        let letters = std::mem::take(&mut *lock(&self.mailbox.letters));
+        for (token, letter) in letters {
+            match letter {
+                Letter::Engine(answer) => self.deliver(token, answer),
+                Letter::Work(number, answer) => {
+                    // One that comes too late was answered already.
+                    if self.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
+                        self.awaited.remove(&token);
+                        self.deliver(token, Some(answer));
+                    }
+                }
             }
-            if conn.unread || conn.connection.holds_input() {
-                self.queue(slot);
-            }
-            self.flush(slot);
         }
+    }
+
+    /// Gives a connection the answer that it waited for.
+    fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
+        let Some(slot) = self.find(token) else { return };
+        let conn = &mut self.conns[slot];
+        conn.awaits -= 1;
+        if let Some(answer) = answer {
+            conn.cursor.send(&mut self.fanout, answer);
+        }
+        if conn.unread || conn.connection.holds_input() {
+            self.queue(slot);
+        }
+        self.flush(slot);
     }
 }

@@ -53,6 +53,10 @@ impl<S: Socket> Core<S> {
                 self.begin_replay(slot, encoding, filter, except, from);
             }
             Effect::Publish { events, answer } => self.publish(slot, events, answer),
+            Effect::Work(work) => self.work(slot, work),
+            Effect::Count(counted) => {
+                self.addresses.insert(token_of(slot, self.conns[slot].generation), counted);
+            }
             Effect::LookAt(tick) => {
                 self.wheel.add(tick, slot as Slot);
             }

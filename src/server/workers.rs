@@ -1,0 +1,161 @@
+//! Threads for what may take its time, so that no loop waits for it: bridges' handlers, words to other nodes.
+//!
+//! Imports `sync`. Always: jobs of one lane wait behind one another only, so that a lane whose jobs are slow, or never
+//! end, holds up no other; a lane has so many threads and so many jobs that wait, and refuses what is beyond; a
+//! thread that has nothing to do for some seconds ends.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::sync::{Mutex, lock};
+
+/// What a thread does; what it makes of it, it hands on itself.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// How long a thread waits for another job.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// How much a lane takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneLimits {
+    pub(crate) threads: usize,
+    pub(crate) waiting: usize,
+}
+
+#[derive(Default)]
+struct Lane {
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+/// The lanes of a server, by name. There are as many as somebody used, so names are not strangers' to choose.
+#[derive(Default)]
+pub(crate) struct Workers {
+    lanes: Mutex<HashMap<String, Arc<Lane>>>,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Workers")
+    }
+}
+
+/// The lane has as many jobs as it may, or no thread could be made.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+impl Workers {
+    /// Has a thread of this lane do it, soon. Does not block.
+    pub(crate) fn submit(&self, lane: &str, limits: LaneLimits, job: Job) -> Result<(), Busy> {
+        let lane = {
+            let mut lanes = lock(&self.lanes);
+            match lanes.get(lane) {
+                Some(known) => Arc::clone(known),
+                None => Arc::clone(lanes.entry(lane.to_owned()).or_default()),
+            }
+        };
+        let mut state = lock(&lane.state);
+        if state.waiting.len() >= limits.waiting {
+            return Err(Busy);
+        }
+        if state.waiting.len() >= state.idle && state.threads < limits.threads {
+            let own = Arc::clone(&lane);
+            let made = thread::Builder::new().name("fanwire-worker".to_owned()).spawn(move || own.work());
+            match made {
+                Ok(_) => state.threads += 1,
+                Err(_) if state.threads == 0 => return Err(Busy),
+                Err(_) => {}
+            }
+        }
+        state.waiting.push_back(job);
+        drop(state);
+        lane.more.notify_one();
+        Ok(())
+    }
+}
+
+impl Lane {
+    fn work(&self) {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(job) = state.waiting.pop_front() {
+                drop(state);
+                // Whoever waits for a job that panics is told when its time is over.
+                let _ = catch_unwind(AssertUnwindSafe(job));
+                state = lock(&self.state);
+                continue;
+            }
+            state.idle += 1;
+            let waited = self.more.wait_timeout(state, IDLE);
+            let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            state.idle -= 1;
+            if timeout.timed_out() && state.waiting.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const LIMITS: LaneLimits = LaneLimits { threads: 2, waiting: 3 };
+
+    #[test]
+    fn a_lane_that_hangs_holds_up_no_other_and_refuses_what_is_too_much() {
+        let workers = Workers::default();
+        let (release, hold) = channel::<()>();
+        let hold = Arc::new(Mutex::new(hold));
+        let (begun, begins) = channel();
+        for _ in 0..2 {
+            let (hold, begun) = (Arc::clone(&hold), begun.clone());
+            let job = move || {
+                begun.send(()).expect("the test listens");
+                let _ = lock(&hold).recv();
+            };
+            workers.submit("slow", LIMITS, Box::new(job)).expect("room");
+        }
+        (0..2).for_each(|_| begins.recv().expect("both run"));
+        let (done, ends) = channel();
+        for n in 0..3 {
+            let done = done.clone();
+            let job = move || done.send(n).expect("the test listens");
+            workers.submit("slow", LIMITS, Box::new(job)).expect("it waits");
+        }
+        assert_eq!(workers.submit("slow", LIMITS, Box::new(|| {})), Err(Busy));
+        let (quick, hears) = channel();
+        workers.submit("quick", LIMITS, Box::new(move || quick.send(()).expect("heard"))).expect("room");
+        hears.recv().expect("the other lane goes on");
+        assert!(ends.try_recv().is_err(), "the slow lane is still held up");
+        drop(release);
+        let mut all: Vec<i32> = (0..3).map(|_| ends.recv().expect("done")).collect();
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2], "nothing was lost");
+    }
+
+    #[test]
+    fn a_job_that_panics_ends_no_thread() {
+        let workers = Workers::default();
+        let one = LaneLimits { threads: 1, waiting: 10 };
+        workers.submit("x", one, Box::new(|| panic!("as a test wants it"))).expect("room");
+        let (done, ends) = channel();
+        workers.submit("x", one, Box::new(move || done.send(()).expect("heard"))).expect("room");
+        ends.recv().expect("the same thread goes on");
+    }
+}

@@ -89,7 +89,7 @@ pub use server::SchemaConfig;
 pub use server::TlsConfig;
 #[cfg(feature = "server")]
 pub use server::{
-    AddressRange, BridgeConfig, Endpoint, MemoryLine, ParseAddressRangeError, RateLimits, Server,
+    AddressRange, BridgeConfig, Endpoint, MemoryLine, ParseAddressRangeError, Pulse, RateLimits, Server,
     ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
 };
 

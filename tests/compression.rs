@@ -3,67 +3,27 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::mpsc::channel;
 
+use support::nginx::Nginx;
 use support::script::{Script, Stage, tool};
 use support::wire::{Wire, deadline};
-use support::{PATIENCE, Server, eventually, http, numbered};
+use support::{PATIENCE, Server, http, numbered};
 
-/// A Debian nginx before a server, as docs/compression.md has it.
-struct Nginx {
-    child: Child,
-    addr: SocketAddr,
-    dir: PathBuf,
-}
-
-impl Nginx {
-    fn before(server: &Server) -> Self {
-        let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|program| {
-            Command::new(program)
-                .arg("-v")
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
-        });
-        let program = program.unwrap_or_else(|| panic!("nginx is missing: run `cargo xtask setup`"));
-        let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-        let dir = std::env::temp_dir().join(format!("fanwire-nginx-{}-{}", std::process::id(), addr.port()));
-        std::fs::create_dir_all(&dir).expect("a directory of our own");
-        let at = dir.display();
-        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|name| format!("{name}_temp_path {at}/{name};\n"))
-            .concat();
-        let config = format!(
-            "daemon off; worker_processes 1; pid {at}/pid; error_log stderr warn;\n\
-             events {{ worker_connections 1000; }}\n\
-             http {{ access_log off;\n{temp}\
-             map $http_upgrade $upgrade {{ default upgrade; '' ''; }}\n\
+/// nginx before a server, as docs/compression.md has it.
+fn before(server: &Server) -> Nginx {
+    Nginx::start(|addr, _| {
+        format!(
+            "map $http_upgrade $upgrade {{ default upgrade; '' ''; }}\n\
              server {{ listen {addr}; location / {{\n\
              proxy_pass http://{}; proxy_http_version 1.1; proxy_read_timeout 86400;\n\
              proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;\n\
-             }} }} }}\n",
+             }} }}\n",
             server.addr
-        );
-        let path = dir.join("nginx.conf");
-        std::fs::write(&path, config).expect("a file of our own");
-        let mut command = Command::new(program);
-        command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(&path).stdin(Stdio::null());
-        let child = command.spawn().expect("nginx starts");
-        eventually("nginx listens", || TcpStream::connect(addr).is_ok());
-        Self { child, addr, dir }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Its worker goes when it is told, and not when it is killed.
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+        )
+    })
 }
 
 /// curl reads a stream with `--compressed`; each event is there before the next one is published.
@@ -104,7 +64,7 @@ fn curl_reads_a_compressed_stream_live() {
 #[test]
 fn nginx_passes_a_compressed_stream_on_as_it_comes() {
     let server = Server::start();
-    let nginx = Nginx::before(&server);
+    let nginx = before(&server);
     curl_reads_live(&server, nginx.addr);
 }
 
@@ -136,7 +96,7 @@ fn head_of(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> http::Resp
 /// Runs a script against a server, straight or through nginx.
 fn script(name: &str, nginx: bool, checks: usize) {
     let mut stage = Stage::new(&["--heartbeat", "2s"]);
-    let proxy = nginx.then(|| Nginx::before(&stage.server));
+    let proxy = nginx.then(|| before(&stage.server));
     let url = proxy.as_ref().map_or_else(|| stage.url(), |nginx| format!("http://{}", nginx.addr));
     Script::start(name, &[&url]).finish(&mut stage, checks);
 }

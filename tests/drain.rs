@@ -73,3 +73,19 @@ fn connections_are_accepted_at_the_rate_and_none_is_refused() {
     // The lower bound only: a busy machine may take any time.
     assert!(started.elapsed() >= Duration::from_millis(700), "took {:?}", started.elapsed());
 }
+
+#[test]
+fn readiness_goes_first_and_who_still_comes_is_served() {
+    let mut server = Server::with(&["--drain-delay", "2s"]);
+    let mut before = Ws::subscribed(server.addr, json!({}));
+    server.signal("TERM");
+    support::eventually("readiness goes", || http::get(server.addr, "/readyz").status == 503);
+    assert_eq!(http::get(server.addr, "/healthz").status, 200);
+    let mut late = Ws::subscribed(server.addr, json!({}));
+    server.publish(numbered(7));
+    for client in [&mut before, &mut late] {
+        assert_eq!(client.event()["payload"]["n"], 7);
+        told(client);
+    }
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log());
+}

@@ -4,68 +4,15 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, StreamOwned};
 use serde_json::{Value, json};
+use support::authority::Authority;
 use support::{PATIENCE, eventually, fanwire, numbered, run};
-
-/// An authority, and a folder for what it signs; gone at the end.
-struct Authority {
-    issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
-    dir: PathBuf,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("fanwire-tls-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a temporary folder");
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the tests");
-        let issuer = rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority");
-        std::fs::write(dir.join("ca.pem"), issuer.pem()).expect("a file");
-        let authority = Self { issuer, dir };
-        authority.sign();
-        authority
-    }
-
-    /// Writes a certificate for localhost that is not the one before.
-    fn sign(&self) {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
-        std::fs::write(self.path("key.pem"), key.serialize_pem()).expect("a file");
-        std::fs::write(self.path("cert.pem"), cert.pem()).expect("a file");
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).expect("our own authority");
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_protocol_versions(versions)
-                .expect("versions")
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Arc::new(config)
-    }
-}
-
-impl Drop for Authority {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
 
 /// A server that speaks TLS; killed when dropped.
 struct Server {

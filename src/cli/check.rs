@@ -1,5 +1,5 @@
 //! `fanwire check`: whether filters are well formed and what they say to an event; whether a configuration is
-//! right and what it comes to.
+//! right and what it comes to; whether the server is well (`health`).
 //!
 //! Imports public items only. Always: exit code 0 where all is well and, with an event, where one of the
 //! filters wants it; 1 otherwise.
@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Print every setting with its default, as a TOML file with comments
     #[arg(long, conflicts_with_all = ["filters", "explain"])]
     print_defaults: bool,
+    /// Ask the server that runs by this configuration whether it is ready; exit code 0 where it is
+    #[arg(long, conflicts_with_all = ["filters", "explain", "print_defaults"])]
+    health: bool,
     #[command(flatten)]
     settings: Settings,
     /// An event as JSON, `@FILE`, or `-` for stdin: tell which filters want it, and why the others do not
@@ -41,6 +44,10 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     if args.print_defaults {
         anstream::print!("{}", fanwire::config::defaults_toml());
         return Ok(());
+    }
+    if args.health {
+        let loaded = args.settings.sources().load().map_err(super::refused_config)?;
+        return super::health::check(&loaded.config, args.json);
     }
     if args.filters.is_empty() {
         return check_config(args);

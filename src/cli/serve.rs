@@ -16,7 +16,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::demo::Demo;
 use super::settings::Settings;
-use super::{CliError, DIM};
+use super::{CliError, DIM, supervisor};
 
 /// Options of `fanwire serve`: every setting. Each is an environment variable, and a key of the file, too.
 #[derive(clap::Args, Debug)]
@@ -44,10 +44,13 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     raise_open_files();
 
     let bus = config.bus().map_err(CliError::new)?;
-    let server = config.server(&bus).spawn().map_err(|error| cannot_start(&config.listen, &error))?;
+    let server = config.server(&bus).sockets(supervisor::sockets()?).spawn();
+    let server = server.map_err(|error| cannot_start(&config.listen, &error))?;
     let demo = config.demo.then(|| Demo::start(bus.clone(), config.demo_rate)).transpose();
     let demo = demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))?;
     announce(server.local_addr(), &config);
+    supervisor::ready(server.local_addr());
+    supervisor::watch(server.pulse());
     if !config.server.auth.is_configured() && !server.local_addr().ip().is_loopback() {
         tracing::warn!(
             "anyone who reaches {} can publish and read: there is no authentication",
@@ -61,6 +64,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");
             break;
         }
+        supervisor::reloading();
         if let Some((changes, config)) = reload(&sources, &running) {
             match server.reload(config.server.clone()) {
                 Ok(()) => {
@@ -71,12 +75,17 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
                 Err(error) => tracing::error!("nothing was reloaded: {error}"),
             }
         }
+        supervisor::reloaded();
     }
     std::thread::spawn(move || {
         if signals.forever().any(|signal| signal != SIGHUP) {
             std::process::exit(1);
         }
     });
+    supervisor::stopping(running.drain_delay + running.server.drain_window + running.drain_timeout);
+    server.withdraw();
+    // Whoever sends clients here looks at readiness now and then: those that still come are served meanwhile.
+    std::thread::sleep(running.drain_delay);
     drop(demo);
     server.drain(running.drain_timeout);
     server.join().map_err(CliError::new)

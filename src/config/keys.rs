@@ -238,6 +238,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| one_of(&mut c.server.schemas.refuse_unknown, &[("allow", false), ("refuse", true)])),
     ]},
     Group { heading: "Going", rows: &[
+        row("drain.delay", LIVE, "How long after readiness went new clients are still taken, when the server ends; then it drains",
+            |c| time(&mut c.drain_delay, 0..=HOUR)),
         row("drain.window", LIVE, "Over how long streams are closed when the server ends, in random order; 0 = all at once",
             |c| time(&mut c.server.drain_window, 0..=HOUR)),
         row("drain.return_rate", LIVE, "Clients a second that are told to come back after that, each its own time",

@@ -53,6 +53,8 @@ pub struct Config {
     pub bus: BusConfig,
     /// Limits and times of the server.
     pub server: ServerConfig,
+    /// How long clients are still taken after readiness went, when the server ends. None.
+    pub drain_delay: Duration,
     /// How long clients may take what is under way when the server ends. 10 s.
     pub drain_timeout: Duration,
     /// What the program logs: a level, or directives as `info,fanwire=debug`. `info`.
@@ -84,6 +86,7 @@ impl Default for Config {
             ingest: Vec::new(),
             bus: BusConfig::default(),
             server: ServerConfig::default(),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

@@ -5,31 +5,40 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::Socket;
 
 use super::Shared;
 use super::core::Core;
-use super::listener::{Accepted, Listener, bind};
+use super::listener::{Accepted, Listener, adopt, bind};
 use super::stream::Stream;
 use super::wheel::{TICK_MS, Tick};
 use crate::event::Timestamp;
 
-const LISTENER: Token = Token(usize::MAX);
-const WAKER: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX);
+
+/// The listening sockets of a loop have the tokens below the waker's, the first the highest. Connections' tokens are
+/// below them all: their generations leave the topmost bit.
+const LISTENERS: usize = usize::MAX - 1;
+
+/// Listening sockets of one loop.
+const LISTENERS_MAX: usize = 1024;
+
+const FIRST_LISTENER: usize = LISTENERS - LISTENERS_MAX;
 
 /// Connections accepted in one turn, so that a storm of them does not starve those that are there.
 const ACCEPTS_A_TURN: usize = 256;
 
 type Started = (JoinHandle<io::Result<()>>, Arc<Waker>);
 
-/// Binds the address and starts the loops; answers where they listen. With several loops the kernel spreads
-/// the connections over their sockets (`SO_REUSEPORT`).
-pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(SocketAddr, Vec<Started>)> {
+/// A listening socket for each loop at this address, and the address: the kernel spreads the connections over them
+/// (`SO_REUSEPORT`).
+fn listen(shared: &Shared, address: SocketAddr) -> io::Result<(SocketAddr, Vec<Vec<Socket>>)> {
     let several = shared.loops > 1;
     let mut first = bind(address, false)?;
     let address = first.local_addr()?.as_socket().unwrap_or(address);
@@ -39,14 +48,48 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
         drop(first);
         first = bind(address, true)?;
     }
-    let mut sockets = vec![first];
+    let mut sockets = vec![vec![first]];
     for _ in 1..shared.loops {
-        sockets.push(bind(address, several)?);
+        sockets.push(vec![bind(address, several)?]);
     }
-    let mut started = Vec::new();
+    Ok((address, sockets))
+}
+
+/// Spreads sockets that listen already over the loops. Where there are fewer, loops share: each accepts what it gets
+/// to first.
+fn share_out(loops: usize, sockets: Vec<TcpListener>) -> io::Result<Vec<Vec<Socket>>> {
+    let mut shares: Vec<Vec<Socket>> = (0..loops).map(|_| Vec::new()).collect();
+    let count = sockets.len();
     for (number, socket) in sockets.into_iter().enumerate() {
+        let socket = adopt(socket)?;
+        for sharing in (number + count..loops).step_by(count) {
+            shares[sharing].push(socket.try_clone()?);
+        }
+        shares[number % loops].push(socket);
+    }
+    if shares.iter().any(|share| share.len() > LISTENERS_MAX) {
+        return Err(io::Error::other(format!("{count} sockets are too many for {loops} loops")));
+    }
+    Ok(shares)
+}
+
+/// Starts the loops, with these sockets or, where there are none, at the address; answers where they listen.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+    sockets: Vec<TcpListener>,
+) -> io::Result<(SocketAddr, Vec<Started>)> {
+    let (address, sockets) = if sockets.is_empty() {
+        listen(shared, address)?
+    } else {
+        (address, share_out(shared.loops, sockets)?)
+    };
+    let mut started = Vec::new();
+    for (number, sockets) in sockets.into_iter().enumerate() {
         let poll = Poll::new()?;
-        let listener = Listener::new(socket, poll.registry(), LISTENER)?;
+        let listeners = (sockets.into_iter().enumerate())
+            .map(|(at, socket)| Listener::new(socket, poll.registry(), Token(LISTENERS - at)))
+            .collect::<io::Result<Vec<_>>>()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let for_bus = Arc::clone(&waker);
         let reader = shared.bus.reader(move || {
@@ -59,13 +102,8 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
             // As above.
             let _ = for_mail.wake();
         }));
-        let event_loop = EventLoop {
-            shared: Arc::clone(shared),
-            poll,
-            listener: Some(listener),
-            core,
-            started: Instant::now(),
-        };
+        let event_loop =
+            EventLoop { shared: Arc::clone(shared), poll, number, listeners, core, started: Instant::now() };
         let thread =
             thread::Builder::new().name(format!("fanwire-loop-{number}")).spawn(move || event_loop.run())?;
         started.push((thread, waker));
@@ -76,7 +114,8 @@ pub(crate) fn start(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(So
 struct EventLoop {
     shared: Arc<Shared>,
     poll: Poll,
-    listener: Option<Listener>,
+    number: usize,
+    listeners: Vec<Listener>,
     core: Core<Stream>,
     started: Instant,
 }
@@ -90,10 +129,9 @@ impl EventLoop {
         let mut events = Events::with_capacity(1024);
         let mut deadline: Option<Instant> = None;
         loop {
-            if let Some(listener) = &mut self.listener {
-                listener.wake();
-            }
-            let accepts = self.listener.as_ref().is_some_and(|listener| listener.waits);
+            self.shared.beat(self.number);
+            self.listeners.iter_mut().for_each(Listener::wake);
+            let accepts = self.listeners.iter().any(|listener| listener.waits);
             let timeout = if accepts || self.core.has_work() {
                 Duration::ZERO
             } else if let Some(held) = self.core.held_for(Timestamp::now()) {
@@ -103,7 +141,7 @@ impl EventLoop {
                 Duration::ZERO
             } else {
                 let ticks = self.core.ticks_to_timer().map_or(600, |ticks| ticks.min(600));
-                let short = deadline.is_some() || self.listener.as_ref().is_some_and(Listener::is_paused);
+                let short = deadline.is_some() || self.listeners.iter().any(Listener::is_paused);
                 Duration::from_millis(if short { TICK_MS } else { ticks * TICK_MS })
             };
             match self.poll.poll(&mut events, Some(timeout)) {
@@ -113,12 +151,12 @@ impl EventLoop {
             self.core.wake(self.tick(), Timestamp::now());
             for event in &events {
                 match event.token() {
-                    LISTENER => {
-                        if let Some(listener) = &mut self.listener {
+                    WAKER => {}
+                    Token(token @ FIRST_LISTENER..) => {
+                        if let Some(listener) = self.listeners.get_mut(LISTENERS - token) {
                             listener.waits = true;
                         }
                     }
-                    WAKER => {}
                     Token(token) => {
                         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
                         let mut writable = event.is_writable();
@@ -134,7 +172,7 @@ impl EventLoop {
             if let Some(limit) = self.shared.drain_time() {
                 if deadline.is_none() {
                     deadline = Some(Instant::now() + self.core.config().drain_window + limit);
-                    self.listener = None;
+                    self.listeners.clear();
                     self.core.drain();
                 }
                 if self.core.is_empty() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -145,8 +183,17 @@ impl EventLoop {
     }
 
     fn accept(&mut self) {
-        let Some(listener) = self.listener.as_mut().filter(|listener| listener.waits) else { return };
         let rate = self.core.config().accept_rate.div_ceil(self.shared.loops as u32);
+        for at in 0..self.listeners.len() {
+            self.accept_from(at, rate);
+        }
+    }
+
+    fn accept_from(&mut self, at: usize, rate: u32) {
+        let listener = &mut self.listeners[at];
+        if !listener.waits {
+            return;
+        }
         for _ in 0..ACCEPTS_A_TURN {
             if !listener.keeps_pace(rate) {
                 return;

@@ -44,6 +44,16 @@ pub(super) fn bind(address: SocketAddr, shared_port: bool) -> io::Result<Socket>
     Ok(socket)
 }
 
+/// A socket that listens already, with what can be set on it still.
+pub(super) fn adopt(socket: std::net::TcpListener) -> io::Result<Socket> {
+    let socket = Socket::from(socket);
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(socket)
+}
+
 /// Tells a stranger that there is no room, as far as that goes without waiting.
 pub(super) fn refuse(mut socket: impl Read + Write) {
     // What is unread when a socket is closed makes the kernel take back what was written.

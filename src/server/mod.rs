@@ -35,7 +35,7 @@ mod workers;
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -47,8 +47,8 @@ use crate::bus::Bus;
 use crate::engine::{Engine, EngineConfig, EngineError, Ingest};
 use crate::event::{Event, Timestamp};
 use crate::metrics::{Kind, Metrics};
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Callback, Mutex, lock};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Callback, Mutex, Padded, lock};
 use auth::{Auth, Notice, Revocation};
 use core::Report;
 use limits::{Addresses, Callers};
@@ -86,8 +86,12 @@ pub(crate) struct Shared {
     wake: Arc<Mutex<Option<Callback>>>,
     started: Instant,
     loops: usize,
+    /// Nobody is to be sent here any more, though who comes is served.
+    withdrawn: AtomicBool,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
     drain: AtomicU64,
+    /// Turns of each loop, of those that were begun.
+    beats: Box<[Padded<AtomicU64>]>,
     /// What each loop said last.
     reports: Mutex<Vec<Report>>,
     /// One bit a loop: it is short of memory.
@@ -110,7 +114,9 @@ impl Shared {
             wake: Arc::default(),
             started: Instant::now(),
             loops,
+            withdrawn: AtomicBool::new(false),
             drain: AtomicU64::new(0),
+            beats: (0..loops).map(|_| Padded(AtomicU64::new(0))).collect(),
             reports: Mutex::new(vec![Report::default(); loops]),
             short_of_memory: AtomicU64::new(0),
         }
@@ -172,7 +178,8 @@ impl Shared {
 
     /// Why new streams would be wrong here for now; `None` where all is well.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
-        if self.is_draining() {
+        // Relaxed: a flag on its own.
+        if self.is_draining() || self.withdrawn.load(Ordering::Relaxed) {
             Some("draining")
         } else {
             let cut_off = self.engine.as_ref().is_some_and(|engine| !engine.status().is_following());
@@ -191,6 +198,12 @@ impl Shared {
             Some(engine) => engine.tell(&Notice::Revoked(one).to_json()),
             None => Ok(()),
         }
+    }
+
+    /// A loop begins a turn.
+    fn beat(&self, number: usize) {
+        // Relaxed, and so where it is read: a count on its own.
+        self.beats[number].0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a loop's report.
@@ -385,6 +398,7 @@ impl Server {
         ServerBuilder {
             bus: bus.clone(),
             listen: "127.0.0.1:8765".to_owned(),
+            sockets: Vec::new(),
             engine: None,
             ingest: Vec::new(),
             loops: 1,
@@ -399,6 +413,7 @@ impl Server {
 pub struct ServerBuilder {
     bus: Bus,
     listen: String,
+    sockets: Vec<TcpListener>,
     engine: Option<EngineConfig>,
     ingest: Vec<Ingest>,
     loops: usize,
@@ -410,6 +425,13 @@ impl ServerBuilder {
     /// The address and port to serve at; port 0 takes a free one. `127.0.0.1:8765` if never set.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = address.into();
+        self
+    }
+
+    /// Sockets that listen already, as a service manager holds them: served in place of
+    /// [`listen`](Self::listen)'s address, unless there are none.
+    pub fn sockets(mut self, sockets: Vec<TcpListener>) -> Self {
+        self.sockets = sockets;
         self
     }
 
@@ -452,17 +474,21 @@ impl ServerBuilder {
     /// Without authentication it serves this machine only: another address is an error
     /// ([`ServerError::is_unguarded`]) unless the config says `insecure`.
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
-        let Self { bus, listen, engine, ingest, loops, config, bridge } = self;
+        let Self { bus, listen, sockets, engine, ingest, loops, config, bridge } = self;
         let doing = || format!("listening on {listen}");
-        let mut addresses = listen.to_socket_addrs().map_err(|e| ServerError::new(doing(), e))?;
-        let address = addresses
-            .next()
-            .ok_or_else(|| ServerError::new(doing(), io::ErrorKind::AddrNotAvailable.into()))?;
+        let address = match sockets.first() {
+            Some(socket) => socket.local_addr(),
+            None => resolve(&listen),
+        };
+        let address = address.map_err(|e| ServerError::new(doing(), e))?;
+        let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        let others = sockets.iter().filter_map(|socket| socket.local_addr().ok());
+        let is_local = std::iter::once(address).chain(others).all(is_local);
         #[cfg(feature = "auth")]
         let auth = Auth::load(&config.auth).map_err(ServerError::authentication)?;
         #[cfg(not(feature = "auth"))]
         let auth = Auth::default();
-        if auth.is_open() && !config.insecure && !address.ip().to_canonical().is_loopback() {
+        if auth.is_open() && !config.insecure && !is_local {
             return Err(ServerError::unguarded(doing()));
         }
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
@@ -477,7 +503,7 @@ impl ServerBuilder {
         }
         let shared = Arc::new(shared);
         let (address, started) =
-            event_loop::start(&shared, address).map_err(|e| ServerError::new(doing(), e))?;
+            event_loop::start(&shared, address, sockets).map_err(|e| ServerError::new(doing(), e))?;
         for ingest in ingest {
             let server = Arc::downgrade(&shared);
             let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));
@@ -494,6 +520,42 @@ impl ServerBuilder {
             }
         }));
         Ok(ServerHandle { address, shared, threads })
+    }
+}
+
+/// The first address of this text.
+fn resolve(listen: &str) -> io::Result<SocketAddr> {
+    listen.to_socket_addrs()?.next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Tells whether a server's loops turn. May outlive the server.
+#[derive(Clone)]
+pub struct Pulse {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pulse")
+    }
+}
+
+impl Pulse {
+    /// Whether every loop begins another turn within so long, when it is asked to. Blocks until then.
+    pub fn beats(&self, within: Duration) -> bool {
+        let beats = || self.shared.beats.iter().map(|beat| beat.0.load(Ordering::Relaxed));
+        let before: Vec<u64> = beats().collect();
+        self.shared.wake_loops();
+        let end = Instant::now() + within;
+        loop {
+            if beats().zip(&before).all(|(now, before)| now != *before) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5).min(within));
+        }
     }
 }
 
@@ -515,6 +577,18 @@ impl ServerHandle {
     /// Where it listens: the port that was taken, if 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Says at `/readyz` that the server goes, and serves on: who sends clients here has time to see it. Then
+    /// [`drain`](Self::drain).
+    pub fn withdraw(&self) {
+        // Relaxed: a flag on its own.
+        self.shared.withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    /// What tells whether the loops turn.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { shared: Arc::clone(&self.shared) }
     }
 
     /// Starts to end the server: readiness goes, accepting stops, every client is told in its protocol's own

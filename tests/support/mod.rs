@@ -8,8 +8,10 @@
     reason = "every test file is a crate of its own and uses a part of this"
 )]
 
+pub mod authority;
 pub mod faulty;
 pub mod http;
+pub mod nginx;
 pub mod proxy;
 pub mod script;
 pub mod service;
@@ -52,10 +54,14 @@ impl Server {
     /// Starts a server at an address.
     pub fn at(listen: &str, options: &[&str]) -> Self {
         let quiet: &[&str] = if options.contains(&"--log-level") { &[] } else { &["--log-level", "warn"] };
-        let mut child = fanwire()
-            .args(["serve", "--listen", listen])
-            .args(quiet)
-            .args(options)
+        let mut command = fanwire();
+        command.args(["serve", "--listen", listen]).args(quiet).args(options);
+        Self::spawn(&mut command)
+    }
+
+    /// Starts a server by a command of the test's own making.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,0 +1,300 @@
+//! What deploy/ holds, run as far as this machine can: the shipped nginx files in a real nginx, settings by the
+//! program itself.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+use serde_json::{Value, json};
+use support::authority::Authority;
+use support::nginx::Nginx;
+use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
+
+fn shipped(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The text with each of these put in place; each must be there.
+fn replaced(mut text: String, places: &[(&str, String)]) -> String {
+    for (place, with) in places {
+        assert!(text.contains(place), "{place} is not in the shipped file");
+        text = text.replace(place, with);
+    }
+    text
+}
+
+/// A service that lets in who shows the key; keeps what it was asked.
+struct Verifier {
+    addr: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Verifier {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut head = Vec::new();
+                let mut reader = BufReader::new(&mut stream);
+                while !head.ends_with(b"\r\n\r\n") && reader.read_until(b'\n', &mut head).is_ok_and(|n| n > 0)
+                {
+                }
+                let head = String::from_utf8_lossy(&head).to_lowercase();
+                let status = if head.contains("x-key: good") { "204 No Content" } else { "401 Unauthorized" };
+                into.lock().expect("no panic").push(head);
+                let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        Self { addr, asked }
+    }
+}
+
+/// nginx with the shipped files before a server; with `auth_request` where there is a verifier.
+fn nginx(server: &Server, authority: &Authority, verifier: Option<&Verifier>) -> Nginx {
+    Nginx::start(|addr, dir| {
+        let at = format!("{}/", dir.display());
+        std::fs::create_dir(dir.join("tls")).expect("a folder of our own");
+        for file in ["cert.pem", "key.pem"] {
+            std::fs::copy(authority.path(file), dir.join("tls").join(file)).expect("a file of our own");
+        }
+        let upstream = replaced(
+            shipped("nginx/fanwire-upstream.conf"),
+            &[("server 127.0.0.1:8765;", format!("server {};", server.addr))],
+        );
+        std::fs::write(dir.join("fanwire-upstream.conf"), upstream).expect("a file of our own");
+        if let Some(verifier) = verifier {
+            let service = [("http://127.0.0.1:9000/", format!("http://{}/", verifier.addr))];
+            let auth = replaced(shipped("nginx/fanwire-auth.conf"), &service);
+            std::fs::write(dir.join("fanwire-auth.conf"), auth).expect("a file of our own");
+        }
+        replaced(
+            shipped("nginx/fanwire.conf"),
+            &[("listen 443 ssl", format!("listen {addr} ssl")), ("/etc/nginx/", at)],
+        )
+    })
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+fn connect(authority: &Authority, addr: SocketAddr) -> Stream {
+    let tcp = TcpStream::connect(addr).expect("nginx listens");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let client = ClientConnection::new(authority.client(&[&rustls::version::TLS13]), name);
+    StreamOwned::new(client.expect("a client"), tcp)
+}
+
+/// Sends a request, and reads the answer to its end.
+fn ask(authority: &Authority, addr: SocketAddr, request: &str) -> String {
+    let mut stream = connect(authority, addr);
+    stream.write_all(request.replace('\n', "\r\n").as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer, and its end");
+    String::from_utf8(answer).expect("text")
+}
+
+fn get(authority: &Authority, addr: SocketAddr, path: &str, headers: &str) -> String {
+    ask(authority, addr, &format!("GET {path} HTTP/1.1\nHost: localhost\nConnection: close\n{headers}\n"))
+}
+
+/// A WebSocket through nginx, subscribed to everything.
+fn subscribed(authority: &Authority, addr: SocketAddr, key: &str) -> tungstenite::WebSocket<Stream> {
+    let mut request =
+        tungstenite::client::IntoClientRequest::into_client_request("wss://localhost/ws").expect("a URL");
+    request.headers_mut().insert("x-key", key.parse().expect("a header"));
+    let (mut ws, _) = tungstenite::client(request, connect(authority, addr)).expect("an upgrade");
+    ws.send(json!({"type": "subscribe", "payload": {}}).to_string().into()).expect("sent");
+    assert_eq!(message(&mut ws)["type"], "ack");
+    ws
+}
+
+fn message(ws: &mut tungstenite::WebSocket<Stream>) -> Value {
+    loop {
+        if let tungstenite::Message::Text(text) = ws.read().expect("a message") {
+            return serde_json::from_str(&text).expect("JSON");
+        }
+    }
+}
+
+/// An event stream through nginx; its lines.
+fn stream(authority: &Authority, addr: SocketAddr, key: &str) -> BufReader<Stream> {
+    let mut stream = connect(authority, addr);
+    let request = format!("GET /sse HTTP/1.1\r\nHost: localhost\r\nX-Key: {key}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut lines = BufReader::new(stream);
+    line(&mut lines, "HTTP/1.1 200");
+    lines
+}
+
+/// The next line that begins like this.
+fn line(lines: &mut BufReader<Stream>, begin: &str) -> String {
+    loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).expect("a line") > 0, "the stream ended before {begin}");
+        if line.starts_with(begin) {
+            return line;
+        }
+    }
+}
+
+/// Each event is there before the next is published: nothing on the way waits for more.
+fn both_are_live(server: &Server, ws: &mut tungstenite::WebSocket<Stream>, sse: &mut BufReader<Stream>) {
+    for n in 0..20 {
+        server.publish(numbered(n));
+        assert_eq!(message(ws)["payload"]["payload"]["n"], n);
+        assert!(line(sse, "data: ").contains(&format!("{{\"n\":{n}}}")));
+    }
+}
+
+#[test]
+fn nginx_as_shipped_passes_streams_on_as_they_come() {
+    let server = Server::start();
+    let authority = Authority::new("deploy");
+    let nginx = nginx(&server, &authority, None);
+    let mut ws = subscribed(&authority, nginx.addr, "");
+    let mut sse = stream(&authority, nginx.addr, "");
+    both_are_live(&server, &mut ws, &mut sse);
+    let body = r#"{"type":"by.nginx"}"#;
+    let posted = ask(
+        &authority,
+        nginx.addr,
+        &format!(
+            "POST /publish HTTP/1.1\nHost: localhost\nConnection: close\nContent-Length: {}\n\n{body}",
+            body.len()
+        ),
+    );
+    assert!(posted.contains(r#""accepted":1"#), "{posted}");
+    assert_eq!(message(&mut ws)["payload"]["event_type"], "by.nginx");
+    // From this machine, operators' paths too.
+    assert!(get(&authority, nginx.addr, "/metrics", "").contains("fanwire_server_connections"));
+    // What a client said last gets through, and its end reaches the server.
+    drop((ws, sse));
+    eventually("the server learns that its clients went", || {
+        server.metric("fanwire_server_subscriptions").is_some_and(|left| left < 0.5)
+    });
+}
+
+#[test]
+fn nginx_as_shipped_asks_another_service_who_may_come_in() {
+    let server = Server::start();
+    let authority = Authority::new("deploy-auth");
+    let verifier = Verifier::start();
+    let nginx = nginx(&server, &authority, Some(&verifier));
+    for path in ["/sse", "/ws", "/", "/publish", "/metrics"] {
+        let answer = get(&authority, nginx.addr, path, "");
+        assert!(answer.starts_with("HTTP/1.1 401"), "{path}: {answer}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        let answer = get(&authority, nginx.addr, path, "");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    let mut ws = subscribed(&authority, nginx.addr, "good");
+    let mut sse = stream(&authority, nginx.addr, "good");
+    both_are_live(&server, &mut ws, &mut sse);
+    let asked = verifier.asked.lock().expect("no panic").clone();
+    assert!(asked.iter().any(|head| head.contains("x-original-uri: /ws")), "{asked:?}");
+}
+
+#[test]
+fn every_variable_in_deploy_is_a_setting() {
+    let output = run(fanwire().args(["check", "--json"]));
+    let settings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let known: BTreeSet<String> = (settings.as_object().expect("an object").keys())
+        .map(|key| format!("FANWIRE_{}", key.to_uppercase().replace('.', "_")))
+        .collect();
+    let mut found = 0;
+    for file in ["Dockerfile", "compose.yaml", "kubernetes/fanwire.yaml", "systemd/fanwire.service"] {
+        let text = shipped(file);
+        let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        for name in text.split(|c| !is_name(c)).filter(|word| word.starts_with("FANWIRE_")) {
+            assert!(known.contains(name), "{file}: {name} is no setting");
+            found += 1;
+        }
+    }
+    assert!(found > 5, "{found}");
+}
+
+#[test]
+fn the_settings_for_kubernetes_are_good() {
+    let manifest = shipped("kubernetes/fanwire.yaml");
+    let (_, block) = manifest.split_once("fanwire.toml: |\n").expect("a file in the ConfigMap");
+    let lines = block.lines().take_while(|line| *line != "---").map(|line| line.trim_start_matches("    "));
+    let toml = lines.collect::<Vec<_>>().join("\n");
+    let path = std::env::temp_dir().join(format!("fanwire-deploy-{}.toml", std::process::id()));
+    std::fs::write(&path, &toml).expect("a file of our own");
+    let output = run(fanwire().args(["check", "--json", "--config"]).arg(&path));
+    let _ = std::fs::remove_file(&path);
+    let settings: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{toml}\n{output:?}"));
+    let seconds = |key: &str| {
+        let value = settings[key]["value"].as_str().expect("a text").trim_matches('"').to_owned();
+        value
+            .strip_suffix('s')
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or_else(|| panic!("{key}: {value}"))
+    };
+    let needed = seconds("drain.delay") + seconds("drain.window") + seconds("drain.timeout");
+    let grace = manifest.split_once("terminationGracePeriodSeconds: ").expect("it is there").1;
+    let grace: u64 = grace.lines().next().and_then(|n| n.parse().ok()).expect("a number");
+    assert!(grace > needed, "{grace} s for a drain of {needed} s");
+}
+
+/// `fanwire check --health` with these options: exit code, and what it says.
+fn health(options: &[&str]) -> (Option<i32>, String) {
+    let output = run(fanwire().args(["check", "--health"]).args(options));
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8")).concat();
+    (output.status.code(), said)
+}
+
+#[test]
+fn health_is_asked_of_the_running_server_by_its_own_configuration() {
+    let server = Server::with(&["--drain-delay", "20s"]);
+    let listen = server.addr.to_string();
+    let any = format!("0.0.0.0:{}", server.addr.port());
+    for listen in [&listen, &any] {
+        let (code, said) = health(&["--listen", listen]);
+        assert_eq!((code, said.trim()), (Some(0), &*format!("http://{listen}/readyz: ready")));
+    }
+    server.signal("TERM");
+    eventually("it is not ready", || health(&["--listen", &listen]).0 == Some(1));
+    let (_, said) = health(&["--listen", &listen]);
+    assert!(said.contains("/readyz: draining"), "{said}");
+    let (code, said) = health(&["--listen", &listen, "--json"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains(r#""ready":false,"status":"draining""#), "{said}");
+    drop(server);
+    let (code, said) = health(&["--listen", &listen]);
+    assert!(code == Some(1) && said.contains("not reachable"), "{said}");
+}
+
+#[test]
+fn health_is_asked_over_tls_where_the_server_speaks_it() {
+    let authority = Authority::new("health");
+    let path = |name| authority.path(name).to_str().expect("UTF-8").to_owned();
+    let port = support::service::free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let options = ["--listen", &listen, "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let mut server = fanwire()
+        .arg("serve")
+        .args(options)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    eventually("it is ready", || health(&options).0 == Some(0));
+    let (_, said) = health(&options);
+    let _ = server.kill();
+    let _ = server.wait();
+    assert_eq!(said.trim(), format!("https://{listen}/readyz: ready"));
+}

@@ -1,0 +1,60 @@
+//! A certificate authority of the tests' own, and what it signs for localhost.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+
+/// An authority, and a folder for what it signs; gone at the end.
+pub struct Authority {
+    pub issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+    pub dir: PathBuf,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("fanwire-tls-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the tests");
+        let issuer = rcgen::CertifiedIssuer::self_signed(params, key).expect("an authority");
+        std::fs::write(dir.join("ca.pem"), issuer.pem()).expect("a file");
+        let authority = Self { issuer, dir };
+        authority.sign();
+        authority
+    }
+
+    /// Writes a certificate for localhost that is not the one before.
+    pub fn sign(&self) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
+        std::fs::write(self.path("key.pem"), key.serialize_pem()).expect("a file");
+        std::fs::write(self.path("cert.pem"), cert.pem()).expect("a file");
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("our own authority");
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(versions)
+                .expect("versions")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}

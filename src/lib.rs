@@ -64,6 +64,12 @@ pub mod sse {
     pub use crate::dialect::sse_bridge::{HEADERS, SseBridge, format_sse_event};
 }
 
+/// AutoSDLC's messages against the schemas of its document.
+#[cfg(feature = "schema")]
+pub mod autosdlc {
+    pub use crate::dialect::autosdlc::validator::MessageValidator;
+}
+
 /// Who may come in, and with what rights: a server's configuration, and the making of tokens and API keys.
 #[cfg(feature = "auth")]
 pub mod auth {
@@ -89,8 +95,8 @@ pub use server::SchemaConfig;
 pub use server::TlsConfig;
 #[cfg(feature = "server")]
 pub use server::{
-    AddressRange, BridgeConfig, Endpoint, MemoryLine, ParseAddressRangeError, Pulse, RateLimits, Server,
-    ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
+    AddressRange, BridgeConfig, Endpoint, MemoryLine, MessageLogConfig, ParseAddressRangeError, Pulse,
+    RateLimits, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
 };
 
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any

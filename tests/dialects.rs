@@ -77,6 +77,32 @@ fn agentos_filters_by_query_and_replays_only_when_asked() {
 }
 
 #[test]
+fn ten_agentos_clients_take_a_hundred_events_a_second() {
+    const EVENTS: u64 = 300;
+    let server = Server::start();
+    let mut clients: Vec<Ws> = (0..10).map(|_| open(&server, "/ws/events")).collect();
+    let mut publisher = Wire::connect(server.addr);
+    let begin = std::time::Instant::now();
+    for n in 0..EVENTS {
+        let event = json!({"type": "task.progress", "payload": {"progress": n}}).to_string();
+        publisher.send(&http::post_request("/publish", "application/json", event.as_bytes()));
+        let answer = http::read_response(&mut publisher, support::wire::deadline()).expect("an answer");
+        assert_eq!(answer.status, 200);
+        std::thread::sleep(
+            (begin + Duration::from_millis(10 * n)).saturating_duration_since(std::time::Instant::now()),
+        );
+    }
+    for client in &mut clients {
+        for n in 0..EVENTS {
+            assert_eq!(client.message()["payload"]["progress"], n, "each one, in order");
+        }
+    }
+    assert_eq!(server.metric("fanwire_feed_deliveries_total"), Some((10 * EVENTS) as f64));
+    assert_eq!(server.metric("fanwire_feed_events_dropped_total"), Some(0.0));
+    assert_eq!(server.metric("fanwire_feed_encodings_total"), Some(EVENTS as f64), "one for all ten");
+}
+
+#[test]
 fn hive_filters_in_any_case_and_answers_in_lower_case() {
     let server = Server::start();
     let mut client = open(&server, "/hive");
@@ -281,6 +307,120 @@ fn autosdlc_is_counted_by_its_own_names() {
     assert_eq!(count("websocket_active_subscriptions", "agent"), 0);
 }
 
+/// The lines of the log of AutoSDLC's messages.
+fn message_lines(server: &Server) -> Vec<Value> {
+    let log = server.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["target"] == "fanwire::messages").map(|line| line["fields"].clone()).collect()
+}
+
+#[test]
+fn autosdlcs_messages_are_logged_with_their_data_filtered_unless_told() {
+    let listen = |level: &str, more: &[&str]| {
+        Server::with(&[&["--log-format", "json", "--log-level", level], more].concat())
+    };
+    let converse = |server: &Server| {
+        let mut client = open(server, "/autosdlc");
+        let hello = client.message();
+        client.ask(&json!({"id": "m1", "type": "subscribe", "data": {"resource": "agent"}}));
+        server.publish(r#"{"type":"agent_log","data":{"agentId":"a","message":"very private"}}"#);
+        let event = client.message();
+        client.ask(&json!({"id": "m2", "type": "auth_request", "data": {"token": "very-secret"}}));
+        (hello, event)
+    };
+
+    let server = listen("warn,fanwire::messages=debug", &[]);
+    let (hello, event) = converse(&server);
+    support::eventually("all is logged", || message_lines(&server).len() == 6);
+    let lines = message_lines(&server);
+    let told: Vec<_> = lines.iter().map(|line| (line["direction"].as_str(), line["type"].as_str())).collect();
+    let (incoming, outgoing) = (Some("in"), Some("out"));
+    assert_eq!(
+        told,
+        [
+            (outgoing, Some("connect")),
+            (incoming, Some("subscribe")),
+            (outgoing, Some("subscription_update")),
+            (outgoing, Some("agent_log")),
+            (incoming, Some("auth_request")),
+            (outgoing, Some("auth_success")),
+        ]
+    );
+    for line in &lines {
+        assert_eq!((&line["clientId"], &line["data"]), (&hello["data"]["clientId"], &json!("[FILTERED]")));
+        assert!(line["size"].as_u64().is_some_and(|size| size > 10), "{line}");
+    }
+    assert_eq!((&lines[0]["messageId"], &lines[1]["messageId"]), (&hello["id"], &json!("m1")));
+    assert_eq!(lines[3]["messageId"], event["id"]);
+    let log = server.log();
+    assert!(!log.contains("very private") && !log.contains("very-secret"), "{log}");
+
+    let server = listen("warn,fanwire::messages=trace", &["--log-message-types", "agent_log"]);
+    converse(&server);
+    support::eventually("one is logged", || message_lines(&server).len() == 1);
+    assert_eq!(message_lines(&server)[0]["data"], r#"{"agentId":"a","message":"very private"}"#);
+
+    let server =
+        listen("warn,fanwire::messages=debug", &["--log-message-types-except", "agent_log,auth_request"]);
+    converse(&server);
+    support::eventually("the others are", || message_lines(&server).len() == 4);
+
+    let server = listen("debug,fanwire::messages=off", &[]);
+    converse(&server);
+    assert!(message_lines(&server).is_empty(), "nobody asked for it");
+}
+
+#[test]
+fn autosdlc_checks_messages_against_its_documents_schemas_where_told() {
+    let server = Server::with(&["--schemas-autosdlc"]);
+    let mut client = open(&server, "/autosdlc");
+    client.message();
+    // As the Python client asks: no id, no time.
+    client.ask(&json!({"type": "subscribe", "data": {"resource": "agent", "resourceId": "coder-001"}}));
+    let id = "evt-123e4567-e89b-12d3-a456-426614174000";
+    let status = |data: Value| json!({"id": id, "type": "agent_status", "timestamp": 1_703_775_135_000_u64, "data": data});
+    for (bad, errors) in [
+        (json!({"id": "1", "type": "fly", "data": {}}), json!(["Unknown message type: fly"])),
+        (
+            json!({"id": "2", "type": "unsubscribe", "data": {}}),
+            json!(["/data: \"subscriptionId\" is a required property"]),
+        ),
+        (
+            status(json!({"agentId": 5, "agentType": "coder", "status": "busy"})),
+            json!(["/data/agentId: 5 is not of type \"string\""]),
+        ),
+        (json!({"id": "evt", "type": "agent_error", "data": {"agentId": "a"}}), json!(["", "/id: "])),
+    ] {
+        let error = client.ask(&bad);
+        assert_eq!(
+            (&error["type"], &error["data"]["error"]),
+            (&json!("error"), &json!("Invalid message format"))
+        );
+        assert_eq!(
+            (&error["data"]["valid"], &error["metadata"]["correlationId"]),
+            (&json!(false), &bad["id"])
+        );
+        let told = error["data"]["errors"].as_array().expect("a list");
+        assert_eq!(told.len(), errors.as_array().expect("a list").len(), "{error}");
+        if told.len() == 1 {
+            assert_eq!(error["data"]["errors"], errors);
+            assert_eq!(error["data"]["details"], told[0]);
+        }
+    }
+    client.send(&status(json!({"agentId": "coder-001", "agentType": "coder", "status": "busy"})));
+    assert_eq!(client.message()["data"]["status"], "busy", "a good one is published");
+
+    let post = |body: &str| http::post(server.addr, "/publish", "application/json", body.as_bytes());
+    let refused = post(r#"{"type":"agent.status","payload":{"agentId":"coder-001"}}"#);
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.text().contains("agentType"), "{refused:?}");
+    assert_eq!(
+        post(r#"{"type":"task.progress","payload":{"agentId":5}}"#).status,
+        200,
+        "others' types are free"
+    );
+}
+
 #[test]
 fn autosdlc_answers_pings_ignores_unknown_types_and_names_what_is_no_message() {
     let server = Server::start();
@@ -426,6 +566,14 @@ fn rust_files(folder: &std::path::Path, text: &mut String) {
     }
 }
 
+/// Whether the code has a test of this name: a function marked as one, or one of those that are run for each kind of log.
+fn is_test(name: &str, code: &str) -> bool {
+    code.match_indices(&format!("fn {name}(")).any(|(at, _)| {
+        let marks = code[..at].lines().rev().take_while(|line| !line.is_empty() && !line.starts_with('}'));
+        marks.take(4).any(|line| line.trim() == "#[test]")
+    }) || code.contains(&format!("\n    {name}\n"))
+}
+
 #[test]
 fn the_document_of_dialects_speaks_of_every_behaviour_and_names_tests_that_exist() {
     let document =
@@ -450,7 +598,7 @@ fn the_document_of_dialects_speaks_of_every_behaviour_and_names_tests_that_exist
             shown.split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
         assert!(!shown.is_empty(), "{point} says nothing");
         for name in names.into_iter().filter(|name| !name.contains("::")) {
-            assert!(code.contains(&format!("fn {name}(")), "{point} names {name}, which is no test");
+            assert!(is_test(name, &code), "{point} names {name}, which is no test");
         }
     }
     for (letter, last) in [("F", 17), ("A", 9), ("H", 9), ("S", 13), ("G", 7)] {

@@ -301,6 +301,41 @@ fn a_recording_keeps_the_newest_and_says_what_it_missed() {
 }
 
 #[test]
+fn a_recording_is_asked_by_type_and_time() {
+    let bus = Bus::new();
+    let at = |kind: &str, second: i64| {
+        let event = Event::builder(kind).source("demo").timestamp(Timestamp(second * 1_000_000)).build();
+        bus.publish(event.expect("an event"));
+    };
+    at("workflow.started", 1);
+    bus.start_recording(100);
+    for (second, kind) in
+        [(2, "workflow.started"), (3, "node.entered"), (4, "workflow.completed"), (5, "node.exited")]
+    {
+        at(kind, second);
+    }
+    bus.stop_recording();
+    at("workflow.failed", 6);
+    let told = |events: Vec<Event>| -> Vec<String> {
+        events
+            .iter()
+            .map(|event| format!("{} at {}", event.event_type(), event.timestamp().0 / 1_000_000))
+            .collect()
+    };
+    let second = |n: i64| Timestamp(n * 1_000_000);
+    let workflow = || Filter::new().types(["workflow.*"]);
+    assert_eq!(told(bus.history_where(workflow(), ..)), ["workflow.started at 2", "workflow.completed at 4"]);
+    assert_eq!(
+        told(bus.history_where(Filter::new(), second(3)..second(5))),
+        ["node.entered at 3", "workflow.completed at 4"]
+    );
+    assert_eq!(told(bus.history_where(workflow(), second(3)..)), ["workflow.completed at 4"]);
+    assert_eq!(bus.history().len(), 4);
+    bus.clear_history();
+    assert!(bus.history_where(Filter::new(), ..).is_empty());
+}
+
+#[test]
 fn no_body_leaks_and_none_is_held_longer_than_the_ring_does() {
     let bus = Bus::builder().capacity(16).build().expect("valid");
     let mut publisher = bus.publisher();

@@ -236,6 +236,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| file(&mut c.server.schemas.dir)),
         row("schemas.unknown", LIVE, "What becomes of events whose type has no schema",
             |c| one_of(&mut c.server.schemas.refuse_unknown, &[("allow", false), ("refuse", true)])),
+        row("schemas.autosdlc", LIVE, "Whether AutoSDLC's clients, and events of its types, must keep to its document's schemas",
+            |c| switch(&mut c.server.schemas.autosdlc)),
     ]},
     Group { heading: "Going", rows: &[
         row("drain.delay", LIVE, "How long after readiness went new clients are still taken, when the server ends; then it drains",
@@ -252,6 +254,10 @@ pub(super) const GROUPS: &[Group] = &[
             |c| text(&mut c.log_level, "LEVEL", directives)),
         row("log.format", FIXED, "How log lines look",
             |c| one_of(&mut c.log_format, &[("text", LogFormat::Text), ("json", LogFormat::Json)])),
+        row("log.message_types", LIVE, "Types of AutoSDLC messages in the log of the target fanwire::messages; none = all",
+            |c| list(&mut c.server.message_log.types, "TYPE", any, Clone::clone)),
+        row("log.message_types_except", LIVE, "Types of AutoSDLC messages that are not in it",
+            |c| list(&mut c.server.message_log.except, "TYPE", any, Clone::clone)),
     ]},
 ];
 

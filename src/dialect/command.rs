@@ -118,24 +118,34 @@ pub(crate) struct ClientError {
     pub(crate) text: String,
     /// What more there is to say, in dialects that have a place for it.
     pub(crate) details: Option<String>,
+    /// All that a schema finds wrong, each with its place.
+    pub(crate) faults: Vec<String>,
 }
 
 impl ClientError {
     pub(crate) fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), details: None }
+        Self { code, text: text.into(), details: None, faults: Vec::new() }
     }
 
     /// It is not even a message.
     pub(crate) fn invalid(details: impl Into<String>) -> Self {
-        Self { code: "invalid_message", text: INVALID_MESSAGE.into(), details: Some(details.into()) }
+        Self { details: Some(details.into()), ..Self::new("invalid_message", INVALID_MESSAGE) }
+    }
+
+    /// It is not what its schema says.
+    #[cfg(feature = "schema")]
+    pub(crate) fn faulty(faults: Vec<String>) -> Self {
+        Self { details: Some(faults.join("; ")), faults, ..Self::new("schema", INVALID_MESSAGE) }
     }
 }
 
 /// What a client is told.
 #[derive(Debug)]
 pub(crate) enum Reply<'a> {
-    /// It is connected.
-    Welcome,
+    /// It is connected, and has this number.
+    Welcome {
+        client: u64,
+    },
     Subscribed {
         id: &'a str,
     },

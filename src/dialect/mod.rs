@@ -5,7 +5,7 @@
 
 mod adopt;
 mod agentos;
-mod autosdlc;
+pub(crate) mod autosdlc;
 pub(crate) mod cloudevents;
 mod command;
 pub(crate) mod envelope;
@@ -67,7 +67,7 @@ impl Dialect {
             Self::Native => Ok(Opening { encoding: Encoding::NativeWs, subscribe: None, place: None }),
             Self::Agentos => agentos::open(query),
             Self::Hive => Ok(hive::open(query)),
-            Self::Autosdlc => Ok(autosdlc::open(query)),
+            Self::Autosdlc => Ok(autosdlc::open(place, query)),
             Self::Gathering => Ok(gathering::open(place)),
         }
     }

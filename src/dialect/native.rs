@@ -201,7 +201,7 @@ impl Protocol for Native {
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
         let position = stamp.position.as_ref().map(Position::to_string);
         let (kind, payload) = match reply {
-            Reply::Welcome => return None,
+            Reply::Welcome { .. } => return None,
             Reply::Subscribed { id } => ("ack", json!({ "subscription_id": id, "last_event_id": position })),
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
             Reply::Response(payload) => ("response", (*payload).clone()),

@@ -14,6 +14,12 @@ impl Uuid {
         Self(bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
     }
 
+    /// Version 8 of a client's number.
+    pub(crate) fn of_client(client: u64) -> Self {
+        let (high, low) = (u128::from(client >> 32), u128::from(client & 0xffff_ffff));
+        Self(high << 96 | 0x8 << 76 | 0x2 << 62 | low)
+    }
+
     /// Version 8 of an event's place: the same for every client, so that the frame can be shared. An event that
     /// no bus has placed has the place of none.
     pub(crate) fn of_event(id: Option<EventId>) -> Self {

@@ -82,6 +82,8 @@ pub(crate) struct Fanout {
     metrics: Arc<Metrics>,
     /// Counts events, so that a feed knows whether it has this one.
     event_number: u64,
+    /// Which event went to which feed, where somebody logs AutoSDLC's messages.
+    noted: Option<Vec<(FeedKey, Event)>>,
 }
 
 impl Fanout {
@@ -101,7 +103,18 @@ impl Fanout {
             limits,
             metrics,
             event_number: 0,
+            noted: None,
         }
+    }
+
+    /// Whether to note what AutoSDLC's clients are to get.
+    pub(crate) fn note(&mut self, notes: bool) {
+        self.noted = notes.then(Vec::new);
+    }
+
+    /// What was noted since.
+    pub(crate) fn take_noted(&mut self) -> Vec<(FeedKey, Event)> {
+        self.noted.take().unwrap_or_default()
     }
 
     pub(crate) fn feed(&self, key: FeedKey) -> &Feed {
@@ -230,6 +243,9 @@ impl Fanout {
                 if feed.encoding.dialect() == Dialect::Autosdlc {
                     let kind = event_type(event.event_type()).map_or("other", |known| known.name);
                     self.metrics.websocket.sent(kind, event.payload().len(), feed.members.len());
+                    if let Some(noted) = &mut self.noted {
+                        noted.push((key, event.clone()));
+                    }
                 }
                 if feed.append(frame, id, 0) {
                     self.dirty.push(key);

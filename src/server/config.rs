@@ -9,6 +9,7 @@ use std::time::Duration;
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
 use super::limits::RateLimits;
+use super::messages::MessageLogConfig;
 #[cfg(feature = "schema")]
 use super::schemas::{SchemaConfig, Schemas};
 #[cfg(feature = "tls")]
@@ -19,7 +20,7 @@ use super::{AddressRange, Endpoint, System};
 use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
 use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
-use crate::dialect::Dialect;
+use crate::dialect::{ClientError, Dialect, Incoming};
 use crate::event::{Attribute, Event};
 use crate::feed::{FeedLimits, KeyRule, PressLimits, Snapshot};
 use crate::filter::FilterLimits;
@@ -116,6 +117,8 @@ pub struct ServerConfig {
     pub deflate_min_bytes: usize,
     /// The shortest message that is deflated by itself, for clients that demand it, in bytes. 1,024.
     pub deflate_alone_min_bytes: usize,
+    /// Which messages of AutoSDLC's clients are logged, where the log is read.
+    pub message_log: MessageLogConfig,
     /// How often a client may ask.
     pub limits: RateLimits,
     /// Proxies whose `X-Forwarded-For` says where clients are, for limits by address. None: the socket says.
@@ -132,7 +135,8 @@ pub struct ServerConfig {
     /// For how long events may be held back behind others, so that more of them go in one write: the first goes
     /// at once, those that come within this time after it go together. Whole milliseconds. 0 = not at all. 0.
     pub flush_interval: Duration,
-    /// Which payloads are taken when they come from outside. All.
+    /// Which payloads are taken when they come from outside: by HTTP, a WebSocket, a bridge or an ingest. What a program
+    /// publishes on its bus is its own to know. All.
     #[cfg(feature = "schema")]
     pub schemas: SchemaConfig,
     /// Certificate and key, for `https://` and `wss://`. None.
@@ -172,6 +176,7 @@ impl Default for ServerConfig {
             max_deflate_windows: 64,
             deflate_min_bytes: 64,
             deflate_alone_min_bytes: 1024,
+            message_log: MessageLogConfig::default(),
             limits: RateLimits::default(),
             trusted_proxies: Vec::new(),
             bridge: BridgeConfig::default(),
@@ -219,6 +224,19 @@ impl Prepared {
     pub(crate) fn with_fixed_of(mut self, running: &Self) -> Self {
         self.config = self.config.with_fixed_of(&running.config);
         self
+    }
+
+    /// Whether a client's message may be obeyed; else what is wrong with it.
+    #[cfg(feature = "schema")]
+    pub(crate) fn check_message(&self, dialect: Dialect, message: Incoming<'_>) -> Result<(), ClientError> {
+        self.schemas.check_message(dialect, message)
+    }
+
+    /// Every message may.
+    #[cfg(not(feature = "schema"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with schemas")]
+    pub(crate) fn check_message(&self, _: Dialect, _: Incoming<'_>) -> Result<(), ClientError> {
+        Ok(())
     }
 
     /// Whether an event from outside may be published; else why not.

@@ -483,6 +483,11 @@ impl Connection {
         }
     }
 
+    /// Its number, where its dialect tells clients apart.
+    pub(crate) fn client(&self) -> u64 {
+        if let State::Ws(ws) = &self.state { ws.session.client() } else { 0 }
+    }
+
     /// It may no longer see what it asked for: says so in the protocol's own form, and ends.
     pub(crate) fn denied(&mut self, why: Denied, cx: &mut Context<'_>) {
         cx.shared.metrics.grants_ended.get_or_create(&Kind { kind: why.code() }).inc();

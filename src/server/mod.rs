@@ -60,6 +60,7 @@ pub use config::{BridgeConfig, ServerConfig};
 pub use endpoint::{Endpoint, System};
 pub use limits::RateLimits;
 pub use memory::MemoryLine;
+pub use messages::MessageLogConfig;
 #[cfg(feature = "schema")]
 pub use schemas::SchemaConfig;
 #[cfg(feature = "tls")]

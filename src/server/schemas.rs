@@ -1,6 +1,6 @@
 //! JSON Schemas that payloads must keep to when they are published.
 //!
-//! Imports `event` and `filter`. Always: compiled once, when the config is taken; a schema that is wrong refuses the
+//! Imports `catalogue`, `dialect`, `event` and `filter`. Always: compiled once, when the config is taken; a schema that is wrong refuses the
 //! config, never an event; every schema whose name matches an event's type has to hold.
 
 use std::collections::HashMap;
@@ -9,7 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
+use serde_json::Value;
 
+use crate::catalogue::autosdlc::event_type as event_type_of;
+use crate::dialect::autosdlc::text_of;
+use crate::dialect::autosdlc::validator::MessageValidator;
+use crate::dialect::{ClientError, Dialect, Incoming};
 use crate::event::Event;
 use crate::filter::Pattern;
 
@@ -22,6 +27,8 @@ pub struct SchemaConfig {
     pub dir: Option<PathBuf>,
     /// Refuse events whose type no schema is for. No.
     pub refuse_unknown: bool,
+    /// What AutoSDLC's clients send, and events of that system's types, must keep to its document's schemas. No.
+    pub autosdlc: bool,
 }
 
 /// Bytes of a fault's text: it can have the value in it.
@@ -33,13 +40,15 @@ pub(crate) struct Schemas {
     exact: HashMap<String, Validator>,
     patterns: Vec<(Pattern, Validator)>,
     refuse_unknown: bool,
+    autosdlc: Option<Box<MessageValidator>>,
 }
 
 impl Schemas {
     /// Reads and compiles a folder. Blocks for its files.
     pub(crate) fn load(config: &SchemaConfig) -> io::Result<Self> {
-        let mut schemas = Self { refuse_unknown: config.refuse_unknown, ..Self::default() };
-        let Some(dir) = &config.dir else { return Ok(Self::default()) };
+        let autosdlc = config.autosdlc.then(Box::default);
+        let Some(dir) = &config.dir else { return Ok(Self { autosdlc, ..Self::default() }) };
+        let mut schemas = Self { refuse_unknown: config.refuse_unknown, autosdlc, ..Self::default() };
         let at = |path: &Path, error: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {error}", path.display()))
         };
@@ -66,13 +75,25 @@ impl Schemas {
         Ok(schemas)
     }
 
+    /// Whether a client's message is what its dialect's document says; else all that is wrong with it. What is no message
+    /// at all is told elsewhere.
+    pub(crate) fn check_message(&self, dialect: Dialect, message: Incoming<'_>) -> Result<(), ClientError> {
+        let Some(validator) = self.autosdlc.as_ref().filter(|_| dialect == Dialect::Autosdlc) else {
+            return Ok(());
+        };
+        let Ok(text) = text_of(message) else { return Ok(()) };
+        let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(()) };
+        validator.validate_value(&Value::Object(fields)).map_err(ClientError::faulty)
+    }
+
     /// Whether an event may be published; else why not, with the place in its payload.
     pub(crate) fn check(&self, event: &Event) -> Result<(), String> {
         let event_type = event.event_type();
         let exact = self.exact.get(event_type);
         let by_pattern = self.patterns.iter().filter(|(pattern, _)| pattern.matches(event_type));
+        let of_autosdlc = self.autosdlc.as_ref().filter(|_| event_type_of(event_type).is_some());
         let mut validators = exact.into_iter().chain(by_pattern.map(|(_, validator)| validator)).peekable();
-        if validators.peek().is_none() {
+        if validators.peek().is_none() && of_autosdlc.is_none() {
             return if self.refuse_unknown {
                 Err(format!("there is no schema for the type {}", cut(event_type)))
             } else {
@@ -80,6 +101,10 @@ impl Schemas {
             };
         }
         let payload = serde_json::from_str(event.payload()).map_err(|error| format!("payload: {error}"))?;
+        if let Some(validator) = of_autosdlc {
+            let told = |faults: Vec<String>| format!("payload{}", faults.join("; payload"));
+            validator.validate_data(event_type, &payload).map_err(told)?;
+        }
         for validator in validators {
             if let Err(error) = validator.validate(&payload) {
                 return Err(format!(
@@ -121,7 +146,7 @@ mod tests {
         }
 
         fn load(&self, refuse_unknown: bool) -> io::Result<Schemas> {
-            Schemas::load(&SchemaConfig { dir: Some(self.0.clone()), refuse_unknown })
+            Schemas::load(&SchemaConfig { dir: Some(self.0.clone()), refuse_unknown, autosdlc: false })
         }
     }
 
@@ -179,7 +204,7 @@ mod tests {
             let error = folder.load(false).expect_err(name).to_string();
             assert!(error.contains(&format!("/{name}: ")), "{error}");
         }
-        let missing = SchemaConfig { dir: Some("/nonexistent/schemas".into()), refuse_unknown: false };
+        let missing = SchemaConfig { dir: Some("/nonexistent/schemas".into()), ..SchemaConfig::default() };
         assert!(
             Schemas::load(&missing).expect_err("missing").to_string().starts_with("/nonexistent/schemas: ")
         );

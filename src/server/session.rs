@@ -105,7 +105,7 @@ impl Session {
             })
         });
         let mut session = Self { encoding, own, ..Self::default() };
-        session.reply(&Reply::Welcome, &Asked::Silent, cx);
+        session.reply(&Reply::Welcome { client: session.client() }, &Asked::Silent, cx);
         match (subscribe, &mut session.own) {
             (Some(subscribe), Some(own)) if is_locked => own.rights.wait_with(subscribe),
             (Some(subscribe), _) => session.subscribe_unasked(*subscribe, cx),
@@ -120,6 +120,11 @@ impl Session {
         if let Err(error) = self.subscribe(subscribe, cx) {
             self.fail(&error, &Asked::Silent, cx);
         }
+    }
+
+    /// Its number, where its dialect tells clients apart.
+    pub(crate) fn client(&self) -> u64 {
+        self.own.as_deref().map_or(0, |own| own.place.client)
     }
 
     fn rights(&self) -> Option<&Rights> {
@@ -149,13 +154,17 @@ impl Session {
         let nowhere = Place::default();
         let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
         let ClientMessage { kind, asked, command } = self.encoding.protocol().read(message, place);
-        messages::came(self.encoding, kind, message, cx);
+        messages::came(self, kind, &asked, message, cx);
         if let Err(limited) = self.admit_message(kind, cx) {
             self.fail(&limited.error(kind), &asked, cx);
             if limited.is_last {
                 cx.send(ws::close_frame(POLICY, "rate limit exceeded"));
                 return Flow::Over;
             }
+            return Flow::On;
+        }
+        if let Err(error) = cx.config.check_message(self.encoding.dialect(), message) {
+            self.fail(&error, &asked, cx);
             return Flow::On;
         }
         let obeyed = match command {
@@ -293,7 +302,7 @@ impl Session {
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
         let stamp = stamp(cx);
         if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
-            messages::went(self.encoding, reply, &frame, cx);
+            messages::went(self, reply, &frame, cx);
             cx.send(frame);
         }
     }

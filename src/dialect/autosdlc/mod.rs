@@ -4,6 +4,8 @@
 //! document has no type for is taken silently; what is compressed is a binary frame that starts with 1f 8b.
 
 mod subscription;
+#[cfg(feature = "schema")]
+pub(crate) mod validator;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -41,10 +43,10 @@ const GZIP_BYTES_MIN: usize = 1024;
 const INFLATED_BYTES_MAX: u64 = 1 << 20;
 
 /// `?compress=gzip`.
-pub(super) fn open(query: &[(String, String)]) -> Opening {
+pub(super) fn open(place: Place, query: &[(String, String)]) -> Opening {
     let gzip = query.iter().any(|(name, value)| name == "compress" && value.eq_ignore_ascii_case("gzip"));
     let encoding = if gzip { Encoding::AutosdlcWsGzip } else { Encoding::AutosdlcWs };
-    Opening { encoding, subscribe: None, place: None }
+    Opening { encoding, subscribe: None, place: Some(Box::new(place)) }
 }
 
 #[derive(Deserialize)]
@@ -81,29 +83,16 @@ impl Protocol for Autosdlc {
             asked: Asked::Silent,
             command: Err(ClientError::invalid(why)),
         };
-        match message {
-            Incoming::Text(text) => read(text),
-            Incoming::Binary(bytes) if bytes.starts_with(&[0x1f, 0x8b]) => {
-                let mut text = String::new();
-                match GzDecoder::new(bytes).take(INFLATED_BYTES_MAX + 1).read_to_string(&mut text) {
-                    Ok(len) if len as u64 > INFLATED_BYTES_MAX => {
-                        fault(format!("more than {INFLATED_BYTES_MAX} bytes, uncompressed"))
-                    }
-                    Ok(_) => read(&text),
-                    Err(error) => fault(format!("gzip: {error}")),
-                }
-            }
-            Incoming::Binary(bytes) => match simdutf8::basic::from_utf8(bytes) {
-                Ok(text) => read(text),
-                Err(_) => fault("neither gzip nor text".to_owned()),
-            },
+        match text_of(message) {
+            Ok(text) => read(&text),
+            Err(why) => fault(why),
         }
     }
 
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
         let millis = millis(stamp.now);
         let (kind, data) = match reply {
-            Reply::Welcome => ("connect", json!({ "clientId": Uuid::random(stamp.random).to_string() })),
+            Reply::Welcome { client } => ("connect", json!({ "clientId": client_id(*client) })),
             Reply::Subscribed { id } => {
                 ("subscription_update", json!({ "subscriptionId": id, "status": "active" }))
             }
@@ -117,6 +106,11 @@ impl Protocol for Autosdlc {
                 let mut data = json!({ "error": error.text, "code": error.code });
                 if let Some(details) = &error.details {
                     data["details"] = details.as_str().into();
+                }
+                if !error.faults.is_empty() {
+                    // The document's own words for what its validator finds.
+                    data["valid"] = false.into();
+                    data["errors"] = error.faults.as_slice().into();
                 }
                 ("error", data)
             }
@@ -152,6 +146,36 @@ impl Protocol for Autosdlc {
             Refusal::TooLate(limit) => Some((1008, format!("no auth_request within {limit} s").into())),
         }
     }
+}
+
+/// The text of a message, inflated if need be; else what is wrong with it.
+pub(crate) fn text_of(message: Incoming<'_>) -> Result<Cow<'_, str>, String> {
+    match message {
+        Incoming::Text(text) => Ok(text.into()),
+        Incoming::Binary(bytes) if bytes.starts_with(&[0x1f, 0x8b]) => {
+            let mut text = String::new();
+            match GzDecoder::new(bytes).take(INFLATED_BYTES_MAX + 1).read_to_string(&mut text) {
+                Ok(len) if len as u64 > INFLATED_BYTES_MAX => {
+                    Err(format!("more than {INFLATED_BYTES_MAX} bytes, uncompressed"))
+                }
+                Ok(_) => Ok(text.into()),
+                Err(error) => Err(format!("gzip: {error}")),
+            }
+        }
+        Incoming::Binary(bytes) => {
+            simdutf8::basic::from_utf8(bytes).map(Cow::from).map_err(|_| "neither gzip nor text".to_owned())
+        }
+    }
+}
+
+/// A client's `clientId`.
+pub(crate) fn client_id(client: u64) -> String {
+    Uuid::of_client(client).to_string()
+}
+
+/// An event's `id`, the same for every client.
+pub(crate) fn message_id(event: &Event) -> String {
+    Uuid::of_event(event.id()).to_string()
 }
 
 fn millis(at: Timestamp) -> i64 {

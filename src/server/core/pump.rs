@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::super::messages;
 use super::{Core, Kept, Socket, token_of};
 use crate::bus::ReaderItem;
 use crate::dialect::GapNotice;
@@ -35,6 +36,7 @@ impl<S: Socket> Core<S> {
         self.unpumped = 0;
         let mut any = false;
         for _ in 0..batches {
+            self.fanout.note(messages::is_read());
             let fanout = &mut self.fanout;
             let metrics = &self.shared.metrics;
             let epoch = self.shared.bus.epoch();
@@ -72,6 +74,7 @@ impl<S: Socket> Core<S> {
                     fanout.append_gap(&gap);
                 }
             });
+            self.log_noted();
             any |= taken > 0;
             self.more_events = taken == EVENTS_A_BATCH;
             // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
@@ -84,6 +87,16 @@ impl<S: Socket> Core<S> {
         }
         if any {
             self.pumped = self.now;
+        }
+    }
+
+    /// Logs what the batch has for AutoSDLC's clients.
+    fn log_noted(&mut self) {
+        for (feed, event) in self.fanout.take_noted() {
+            for &slot in &self.fanout.feed(feed).members {
+                let client = self.conns[slot as usize].connection.client();
+                messages::delivered(client, &event, &self.config.message_log);
+            }
         }
     }
 

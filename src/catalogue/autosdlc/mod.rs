@@ -1,5 +1,5 @@
-//! AutoSDLC's event types: which resource each is about, and what it is called in a subscription to it. Imports
-//! nothing.
+//! AutoSDLC's event types: which resource each is about, what it is called in a subscription to it, and what its data
+//! must be. Imports nothing.
 
 /// One event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,24 @@ pub const TYPES: [EventType; 18] = [
     event("github", "pr_update", GITHUB_PR_UPDATE),
     event("github", "workflow_update", GITHUB_WORKFLOW_UPDATE),
 ];
+
+/// The other message types of the document: by which clients and servers speak to each other.
+pub const MESSAGE_TYPES: [&str; 11] = [
+    "connect",
+    "disconnect",
+    "ping",
+    "pong",
+    "error",
+    "auth_request",
+    "auth_success",
+    "auth_failure",
+    "subscribe",
+    "unsubscribe",
+    "subscription_update",
+];
+
+/// A JSON object that has the JSON Schema of each message type's `data` under its name.
+pub const SCHEMAS: &str = include_str!("schemas.json");
 
 /// The type of this name, also as `agent.status` or `agent:status`, which is how event buses and handlers write it.
 pub fn event_type(name: &str) -> Option<&'static EventType> {

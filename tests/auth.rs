@@ -241,6 +241,10 @@ fn metrics_and_api_are_rights_of_their_own() {
             assert_eq!(get(&server, path, &bearer(one)).status, expected, "{path}");
         }
     }
+    // Before it says whether there is such an event.
+    let journey = "/api/explain?event_id=1-1";
+    assert_eq!(get(&server, journey, &bearer(&all)).status, 403);
+    assert_eq!(get(&server, journey, &bearer(&admin)).status, 404);
     assert_eq!(send(&server, "POST", "/api/revoke", &bearer(&metrics), r#"{"jti":"x"}"#).status, 403);
     assert_eq!(send(&server, "POST", "/api/revoke", &bearer(&admin), "{}").status, 400);
 }

@@ -99,6 +99,11 @@ fn the_live_page_shows_filters_and_comes_back() {
     script("browser_page.mjs", &[], 18);
 }
 
+#[test]
+fn the_operators_view_tells_what_the_server_does() {
+    script("browser_operator.mjs", &[], 17);
+}
+
 /// Publishes with curl, told where to and what more.
 fn curl(server: &Server, options: &[&str]) -> String {
     let mut curl = tool("curl");

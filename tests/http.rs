@@ -575,3 +575,47 @@ fn cloud_events_are_published_in_their_three_forms() {
     let answer = http::post(server.addr, "/publish", "application/cloudevents-batch+json", bad.as_bytes());
     assert_eq!((answer.status, answer.json()["line"].as_u64()), (400, Some(3)), "{answer:?}");
 }
+
+#[test]
+fn an_events_journey_tells_who_wants_it_and_why_others_do_not() {
+    let server = Server::with(&["--loops", "2"]);
+    let subscribe =
+        |types: &str| Ws::subscribed(server.addr, json!({"event_types": [types], "sources": ["core"]}));
+    let _clients = [subscribe("task.*"), subscribe("task.*"), subscribe("task.*"), subscribe("agent.*")];
+    let _all = Sse::open(server.addr, "");
+    let id =
+        server.publish(r#"{"type":"task.done","source":"core","payload":{"n":1}}"#)["last_event_id"].clone();
+    let id = id.as_str().expect("an id");
+    let mut journey = Value::Null;
+    support::eventually("all interests are told", || {
+        journey = http::get(
+            server.addr,
+            &format!("/api/explain?event_id={id}&filter=type%3Dtask.*%20source%3Dedge"),
+        )
+        .json();
+        journey["members_shown"] == 5
+    });
+    assert_eq!((&journey["clients"], &journey["behind_newest"]), (&json!(4), &json!(0)), "{journey:#}");
+    assert_eq!(journey["event"]["payload"], json!({"n": 1}));
+    let interests = journey["interests"].as_array().expect("a list");
+    // Of both loops together, the largest first.
+    assert_eq!((interests.len(), &interests[0]["members"]), (3, &json!(3)), "{journey:#}");
+    let agents = interests.iter().find(|one| one["wanted"] == false).expect("one that does not want it");
+    let conditions = json!([
+        {"condition": "type=agent.*", "holds": false, "found": "task.done"},
+        {"condition": "source=core", "holds": true, "found": "core"},
+    ]);
+    assert_eq!(agents["filters"][0]["conditions"], conditions, "{journey:#}");
+    assert_eq!(
+        (&journey["filter"]["wanted"], journey["filter"]["conditions"].as_array().map(Vec::len)),
+        (&json!(false), Some(2))
+    );
+
+    for (query, status) in [("", 400), ("?event_id=nonsense", 400), ("?event_id=1-1", 404)] {
+        let answer = http::get(server.addr, &format!("/api/explain{query}"));
+        assert_eq!(answer.status, status, "{query}: {answer:?}");
+        assert!(answer.json()["error"].is_string());
+    }
+    let answer = http::get(server.addr, &format!("/api/explain?event_id={id}&filter=type%3D("));
+    assert_eq!(answer.status, 400, "{answer:?}");
+}

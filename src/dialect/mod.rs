@@ -222,6 +222,11 @@ impl Encoding {
         }
     }
 
+    /// Whether its bytes are an event stream, and not WebSocket messages.
+    pub(crate) const fn is_sse(self) -> bool {
+        matches!(self, Self::NativeSse | Self::NativeSseUnnamed)
+    }
+
     /// Whose words they are, where clients speak.
     pub(crate) const fn protocol(self) -> &'static dyn Protocol {
         match self {

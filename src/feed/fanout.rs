@@ -61,6 +61,22 @@ pub(crate) struct Books {
     pub(crate) sampled_out: u64,
 }
 
+/// A feed as an operator sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct FeedView {
+    /// What its interest is made of; some of it where that is much.
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) encoding: Encoding,
+    pub(crate) is_compressed: bool,
+    pub(crate) members: usize,
+    /// What it keeps for members that are behind.
+    pub(crate) kept_events: u64,
+    pub(crate) kept_bytes: usize,
+}
+
+/// Filters of one interest that a view has at the most.
+const FILTERS_SHOWN: usize = 8;
+
 /// The interests, feeds and members of one loop.
 #[derive(Debug)]
 pub(crate) struct Fanout {
@@ -170,6 +186,29 @@ impl Fanout {
         let members = &mut self.feeds[feed as usize].members;
         members.push(slot);
         Membership { feed, place: members.len() as u32 - 1 }
+    }
+
+    /// The feeds with the most members, so many. Looks at every feed.
+    pub(crate) fn largest(&self, count: usize) -> Vec<FeedView> {
+        let mut feeds: Vec<&Feed> = self.feeds.iter().map(|(_, feed)| feed).collect();
+        let by_size = |feed: &&Feed| std::cmp::Reverse((feed.members.len(), feed.bytes));
+        if feeds.len() > count {
+            feeds.select_nth_unstable_by_key(count, by_size);
+            feeds.truncate(count);
+        }
+        feeds.sort_by_key(by_size);
+        let view = |feed: &Feed| {
+            let classes = feed.classes.iter().take(FILTERS_SHOWN);
+            FeedView {
+                filters: classes.filter_map(|(class, _)| self.matcher.filter(*class).cloned()).collect(),
+                encoding: feed.encoding,
+                is_compressed: feed.compression != Compression::None,
+                members: feed.members.len(),
+                kept_events: feed.next - feed.base,
+                kept_bytes: feed.bytes,
+            }
+        };
+        feeds.into_iter().map(view).collect()
     }
 
     /// What feeds may keep from now on.

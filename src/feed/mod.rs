@@ -27,7 +27,7 @@ use run::{Pressed, Run};
 use thin::{Latest, Samplers};
 
 pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Tally};
-pub(crate) use fanout::{Fanout, FeedKey, Slot, Wish};
+pub(crate) use fanout::{Fanout, FeedKey, FeedView, Slot, Wish};
 pub(crate) use press::{Compression, PressLimits};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use thin::{Cut, KeyRule, Thinning};

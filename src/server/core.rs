@@ -34,7 +34,7 @@ use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
 use crate::event::{EventId, Position, Since, Timestamp};
-use crate::feed::{Cursor, Cut, Fanout, FeedKey, Flushed, Ring, Slot, Snapshot, Tally};
+use crate::feed::{Cursor, Cut, Fanout, FeedKey, FeedView, Flushed, Ring, Slot, Snapshot, Tally};
 use crate::metrics::Kind;
 
 /// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
@@ -65,6 +65,7 @@ pub(crate) type Token = u64;
 
 use ahead::PutOff;
 use leave::Leave;
+pub(crate) use log_places::place_of;
 use log_places::{Continuity, resume_behind};
 use mail::{Awaited, Mailbox};
 use replay::Replay;
@@ -158,6 +159,8 @@ pub(crate) struct Core<S> {
     number: usize,
     /// Something happened since the last report.
     unreported: bool,
+    /// The largest feeds when they were last looked at.
+    largest: Vec<FeedView>,
     reported: Tick,
     observed: Tick,
     rng: Rng,
@@ -247,6 +250,7 @@ impl<S: Socket> Core<S> {
             books: Books::default(),
             number,
             unreported: false,
+            largest: Vec::new(),
             reported: 0,
             observed: 0,
             rng: Rng::new(seed),
@@ -410,6 +414,7 @@ impl<S: Socket> Core<S> {
     }
 
     fn tell_moved(&mut self, moved: Option<(Slot, u32)>) {
+        self.unreported = true;
         if let Some((slot, place)) = moved {
             self.conns[slot as usize].cursor.moved(place);
         }

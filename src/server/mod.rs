@@ -12,6 +12,7 @@ mod core;
 pub(crate) mod echo;
 mod endpoint;
 mod event_loop;
+mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod limits;
@@ -295,6 +296,7 @@ impl Shared {
             "dropped": metrics.dropped.get(),
             "gaps": metrics.gaps.get(),
             "written_bytes": metrics.written_bytes.get(),
+            "interests": explain::interests_json(self),
             "shards": shards,
         })
     }

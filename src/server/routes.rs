@@ -13,6 +13,7 @@ use serde_json::json;
 use super::address::{client_of, is_trusted};
 use super::auth::{Denied, Grant, Revocation, Shown};
 use super::connection::{Answer as PublishAnswer, Context, Effect, NotDone, ReplayFrom, Work};
+use super::explain;
 use super::limits::address_key;
 use super::page;
 use super::publish;
@@ -157,9 +158,8 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
     }
     let endpoint = answer.cx.config.endpoint(&request.path);
     let allowed = match request.path.as_str() {
-        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/sse" | "/sse/events" => {
-            "GET, HEAD, OPTIONS"
-        }
+        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/api/explain"
+        | "/sse" | "/sse/events" => "GET, HEAD, OPTIONS",
         "/bridge" => "GET, HEAD, OPTIONS",
         path if path.starts_with(BRIDGE) => "POST, OPTIONS",
         "/publish" | "/ticket" | "/api/revoke" => "POST, OPTIONS",
@@ -226,6 +226,15 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
             }
             let stats = answer.cx.shared.stats();
             answer.json(200, &stats)
+        }
+        ("/api/explain", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
+                return refusal;
+            }
+            match explain::explain(answer.cx.shared, answer.request.query_pairs()) {
+                Ok(journey) => answer.json(200, &journey),
+                Err((status, error)) => answer.error(status, "explain", &error, &[]),
+            }
         }
         // Not an upgrade: says what is missing.
         (_, Method::Get) if endpoint.is_some() => answer.websocket(Dialect::Native, String::new()),

@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Listens on a port of its own until the test ends.
 pub struct Proxy {
@@ -11,6 +12,8 @@ pub struct Proxy {
     open: Arc<Mutex<Vec<TcpStream>>>,
     /// Bytes to a client after which its connection is cut; 0 for never.
     allowance: Arc<AtomicUsize>,
+    /// Nothing goes to clients for now.
+    stalled: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -19,7 +22,8 @@ impl Proxy {
         let addr = listener.local_addr().expect("bound");
         let open = Arc::new(Mutex::new(Vec::new()));
         let allowance = Arc::new(AtomicUsize::new(0));
-        let (all, limit) = (Arc::clone(&open), Arc::clone(&allowance));
+        let stalled = Arc::new(AtomicBool::new(false));
+        let (all, limit, stall) = (Arc::clone(&open), Arc::clone(&allowance), Arc::clone(&stalled));
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // A server that is away: the client meets a closed connection.
@@ -27,12 +31,12 @@ impl Proxy {
                 let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
                 all.lock().expect("no panic holds it").extend([copy(&client), copy(&upstream)]);
                 let (up, down) = (copy(&upstream), copy(&client));
-                std::thread::spawn(move || pass(client, up, &AtomicUsize::new(0)));
-                let limit = Arc::clone(&limit);
-                std::thread::spawn(move || pass(upstream, down, &limit));
+                std::thread::spawn(move || pass(client, up, &AtomicUsize::new(0), &AtomicBool::new(false)));
+                let (limit, stall) = (Arc::clone(&limit), Arc::clone(&stall));
+                std::thread::spawn(move || pass(upstream, down, &limit, &stall));
             }
         });
-        Self { addr, open, allowance }
+        Self { addr, open, allowance, stalled }
     }
 
     /// Cuts every connection there is; new ones are taken.
@@ -42,16 +46,24 @@ impl Proxy {
         }
     }
 
+    /// Lets nothing through to clients, or everything again: a network that stands still and breaks nothing.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
+    }
+
     /// From now on cuts each connection when this many bytes have gone to its client, wherever that is.
     pub fn cut_after(&self, bytes: usize) {
         self.allowance.store(bytes, Ordering::Relaxed);
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, allowance: &AtomicUsize) {
+fn pass(mut from: TcpStream, mut to: TcpStream, allowance: &AtomicUsize, stalled: &AtomicBool) {
     let mut chunk = [0; 4096];
     let mut passed = 0;
     while let Ok(len @ 1..) = from.read(&mut chunk) {
+        while stalled.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let left = match allowance.load(Ordering::Relaxed) {
             0 => len,
             limit => len.min(limit.saturating_sub(passed)),

@@ -173,12 +173,13 @@ pub struct Stage {
     pub server: Server,
     options: Vec<String>,
     proxy: Option<Proxy>,
+    guarded: Option<Server>,
 }
 
 impl Stage {
     pub fn new(options: &[&str]) -> Self {
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        Self { server: Server::with(&refs(&options)), options, proxy: None }
+        Self { server: Server::with(&refs(&options)), options, proxy: None, guarded: None }
     }
 
     /// The server's address, as scripts take it.
@@ -199,6 +200,10 @@ impl Stage {
                 self.proxy.as_ref().expect("asked for before").cut();
                 "done".into()
             }
+            "stall" | "go-on" => {
+                self.proxy.as_ref().expect("asked for before").stall(verb == "stall");
+                "done".into()
+            }
             "cut-after" => {
                 let bytes = rest.parse().expect("a number of bytes");
                 self.proxy.as_ref().expect("asked for before").cut_after(bytes);
@@ -217,6 +222,12 @@ impl Stage {
                 }
                 self.server = Server::at(&self.server.addr.to_string(), &refs(&self.options));
                 "done".into()
+            }
+            // Another one besides, that wants tokens signed with this secret.
+            "guarded" => {
+                let secret = "a secret of thirty-two bytes, no less";
+                let guarded = Server::with(&["--auth-jwt-hs256-secret", secret]);
+                format!("http://{}", self.guarded.insert(guarded).addr)
             }
             // One with other options, at another address.
             "serve" => {

@@ -113,7 +113,7 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
 }
 
 /// Where an event stands in the ring, if it is still there.
-pub(super) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
+pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
     let before = EventId::before(id.epoch, id.shard, id.sequence);
     match behind(shared, before, Sequence::MAX) {
         Behind::All(at) => Some(at),

@@ -8,11 +8,14 @@ use serde_json::{Value, json};
 
 use super::super::connection::Speaks;
 use super::{Core, Socket};
-use crate::feed::Lag;
+use crate::feed::{FeedView, Lag};
 use crate::metrics::Kind;
 
 /// Laggards shown.
 const LAGGARDS_MAX: usize = 20;
+
+/// Feeds shown of each loop.
+const FEEDS_MAX: usize = 50;
 
 /// Connections of which the kernel is asked once a second, besides those that lag, one after the other: so who
 /// is slow is seen before anything waits here.
@@ -72,9 +75,16 @@ pub(crate) struct Report {
     laggards: Vec<Laggard>,
     /// Bytes held for clients: feeds, and what is each connection's own.
     held_bytes: usize,
+    /// The largest feeds.
+    feeds: Vec<FeedView>,
 }
 
 impl Report {
+    /// The largest feeds of the loop.
+    pub(crate) fn feeds(&self) -> &[FeedView] {
+        &self.feeds
+    }
+
     /// All loops' reports as `/api/stats` shows them.
     pub(crate) fn together<'a>(reports: impl Iterator<Item = &'a Self>) -> (Value, Value, usize) {
         let mut sum = Ledger::default();
@@ -179,7 +189,13 @@ impl<S: Socket> Core<S> {
                 self.shared.metrics.lag_bytes.observe(laggard.lag.bytes as f64);
             }
         }
-        let report = Report { ledger, laggards, held_bytes };
+        if observe {
+            self.largest = self.fanout.largest(FEEDS_MAX);
+        } else {
+            // Who came and went since the last look is seen at the next.
+            self.unreported = true;
+        }
+        let report = Report { ledger, laggards, held_bytes, feeds: self.largest.clone() };
         self.shared.tell(self.number, report);
     }
 

@@ -1,159 +1,4 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Fanwire</title>
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='none' stroke='%234f7cff' stroke-width='2.4' stroke-linecap='round'%3E%3Cpath d='M3 12h6M9 12l11-7M9 12h12M9 12l11 7'/%3E%3C/svg%3E">
-<style>
-:root {
-  color-scheme: light dark;
-  --paper: light-dark(#f6f7f9, #0f1217); --card: light-dark(#ffffff, #161a21); --sunk: light-dark(#eef0f4, #1d222b);
-  --line: light-dark(#dfe3ea, #272d38); --ink: light-dark(#1a2030, #e4e8ef); --soft: light-dark(#566076, #98a2b5);
-  --accent: light-dark(#2f5fe0, #7ea2ff); --good: light-dark(#16803c, #4fcf7f); --warn: light-dark(#9a5b00, #f0b455);
-  --bad: light-dark(#c02626, #ff8080); --warn-back: light-dark(#fff4dc, #2d2412);
-  --mono: ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace;
-}
-:root[data-theme=light] { color-scheme: light }
-:root[data-theme=dark] { color-scheme: dark }
-* { box-sizing: border-box }
-[hidden] { display: none !important }
-html, body { height: 100% }
-body {
-  margin: 0; display: flex; flex-direction: column; background: var(--paper); color: var(--ink);
-  font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
-  font-variant-numeric: tabular-nums; -webkit-text-size-adjust: 100%;
-}
-button, input { font: inherit; color: inherit }
-button {
-  border: 1px solid var(--line); background: var(--card); border-radius: 8px; padding: 5px 12px; cursor: pointer;
-  white-space: nowrap;
-}
-button:hover { border-color: var(--soft) }
-button[aria-pressed=true] { background: var(--accent); border-color: var(--accent); color: light-dark(#fff, #0b1020) }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
-header, .bar, #domains { max-width: 1240px; width: 100%; margin: 0 auto; padding: 0 20px }
-header { display: flex; align-items: center; gap: 14px; padding-top: 14px; padding-bottom: 12px }
-.brand { display: flex; align-items: center; gap: 8px; font-weight: 650; font-size: 17px; letter-spacing: -.01em }
-.brand svg { width: 22px; height: 22px; stroke: var(--accent) }
-#status { display: flex; align-items: center; gap: 7px; color: var(--soft); min-width: 0 }
-#status::before { content: ""; flex: none; width: 9px; height: 9px; border-radius: 50%; background: var(--warn) }
-#status[data-state=open]::before { background: var(--good) }
-#status[data-state=closed]::before { background: var(--bad) }
-#status span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
-.push { margin-left: auto }
-#transport { display: flex }
-#transport button { border-radius: 0; margin-left: -1px; padding: 4px 11px }
-#transport button:first-child { border-radius: 8px 0 0 8px }
-#transport button:last-child { border-radius: 0 8px 8px 0 }
-#theme { padding: 4px 9px }
-.bar { display: flex; align-items: center; gap: 10px 26px; padding-bottom: 12px }
-.figure { display: flex; align-items: baseline; gap: 6px; color: var(--soft); white-space: nowrap }
-.figure b { font-size: 20px; font-weight: 620; color: var(--ink); letter-spacing: -.02em }
-.figure.lost b { color: var(--warn) }
-#spark { flex: 1 1 120px; min-width: 60px; height: 34px; color: var(--accent) }
-#spark path { vector-effect: non-scaling-stroke }
-#domains { display: flex; flex-wrap: wrap; gap: 6px; padding-bottom: 12px; max-height: 84px; overflow: hidden }
-#domains:empty { display: none }
-#domains button { border-radius: 999px; padding: 2px 10px; display: flex; align-items: center; gap: 7px; font-size: 13px }
-#domains i { width: 8px; height: 8px; border-radius: 50%; background: var(--hue) }
-#domains b { font-weight: 600 }
-.tools { position: relative; flex-wrap: wrap; gap: 8px }
-.field { flex: 1 1 300px; position: relative }
-#filter {
-  width: 100%; border: 1px solid var(--line); border-radius: 8px; background: var(--card); padding: 6px 12px;
-  font-family: var(--mono); font-size: 13px;
-}
-#filter[aria-invalid=true] { border-color: var(--bad) }
-#filter::placeholder { color: var(--soft); opacity: .85 }
-#filter-error { flex-basis: 100%; color: var(--bad); font-size: 13px }
-#filter-error:empty { display: none }
-main { flex: 1; min-height: 0; max-width: 1240px; width: 100%; margin: 0 auto; padding: 0 20px 16px; display: flex }
-.panel {
-  flex: 1; min-width: 0; overflow: auto; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
-  overscroll-behavior: contain; position: relative;
-}
-#events { list-style: none; margin: 0; padding: 0 }
-#events li { border-bottom: 1px solid var(--line); contain: content }
-.row {
-  display: grid; grid-template-columns: 92px minmax(150px, 230px) minmax(80px, 160px) 1fr; gap: 12px; align-items: baseline;
-  width: 100%; padding: 6px 14px; border: 0; border-radius: 0; background: none; text-align: left; font-size: 13px;
-}
-.row:hover { background: var(--sunk) }
-.row:focus-visible { outline-offset: -2px }
-.row > * { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; min-width: 0 }
-.row time { color: var(--soft); font-family: var(--mono); font-size: 12px }
-.row .type { font-weight: 600; color: var(--hue); font-family: var(--mono); font-size: 12.5px }
-.row .from { color: var(--soft) }
-.row .what { font-family: var(--mono); font-size: 12.5px; color: var(--ink) }
-.row .what em { font-style: normal; color: var(--soft) }
-#events pre {
-  margin: 0; padding: 10px 14px 14px 118px; font: 12.5px/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere;
-  background: var(--sunk);
-}
-#events .gap { background: var(--warn-back); color: var(--warn); padding: 6px 14px; font-size: 13px; font-weight: 600 }
-#empty { position: absolute; inset: 0; display: grid; place-content: center; gap: 8px; text-align: center; padding: 24px; color: var(--soft) }
-#empty code { font: 12.5px var(--mono); background: var(--sunk); color: var(--ink); padding: 8px 12px; border-radius: 8px; overflow-wrap: anywhere }
-#events:not(:empty) + #empty { display: none }
-@media (max-width: 720px) {
-  header, .bar, #domains, main { padding-left: 12px; padding-right: 12px }
-  header { gap: 10px; padding-top: 10px; padding-bottom: 8px }
-  .brand span { display: none }
-  .bar { gap: 8px 14px; padding-bottom: 8px }
-  .figures { justify-content: space-between }
-  .figure { flex-direction: column; gap: 0; align-items: flex-start; font-size: 12px }
-  .figure b { font-size: 17px }
-  #spark { flex-basis: 100%; order: 9; height: 26px }
-  .figures { flex-wrap: wrap }
-  #domains { flex-wrap: nowrap; overflow-x: auto; scrollbar-width: none; padding-bottom: 8px }
-  #domains button { flex: none }
-  main { padding-bottom: 10px }
-  .tools button { flex: 1 }
-  .field { flex-basis: 100% }
-  .row { grid-template-columns: 1fr auto; gap: 0 10px; padding: 6px 12px }
-  .row .type { order: 1 } .row time { order: 2 } .row .what { order: 3; grid-column: 1 / -1 } .row .from { display: none }
-  #events pre { padding-left: 12px }
-}
-@media (prefers-reduced-motion: no-preference) {
-  #status[data-state=connecting]::before { animation: breathe 1.2s ease-in-out infinite alternate }
-  @keyframes breathe { to { opacity: .25 } }
-}
-</style>
-</head>
-<body>
-<header>
-  <div class="brand">
-    <svg viewBox="0 0 24 24" fill="none" stroke-width="2.4" stroke-linecap="round" aria-hidden="true"><path d="M3 12h6M9 12l11-7M9 12h12M9 12l11 7"/></svg>
-    <span>Fanwire</span>
-  </div>
-  <div id="status" role="status" data-state="connecting"><span>connecting</span></div>
-  <div id="transport" class="push" role="group" aria-label="Transport" data-transport="ws">
-    <button type="button" data-transport="ws" aria-pressed="true">WebSocket</button>
-    <button type="button" data-transport="sse" aria-pressed="false">SSE</button>
-  </div>
-  <button type="button" id="theme" aria-label="Light or dark" title="Light or dark">◐</button>
-</header>
-<section class="bar figures" aria-label="Counters">
-  <div class="figure"><b id="rate">0</b> events/s</div>
-  <div class="figure"><b id="total">0</b> events</div>
-  <div class="figure" id="lost" hidden><b id="missed">0</b> missed</div>
-  <div class="figure"><b id="rtt">–</b> round trip</div>
-  <svg id="spark" viewBox="0 0 59 30" preserveAspectRatio="none" role="img" aria-label="Events per second, last minute"><path fill="currentColor" fill-opacity=".13" stroke="none"/><path fill="none" stroke="currentColor" stroke-width="1.5" stroke-linejoin="round"/></svg>
-</section>
-<nav id="domains" aria-label="Events by domain"></nav>
-<section class="bar tools" aria-label="Controls">
-  <div class="field"><input id="filter" type="text" spellcheck="false" autocomplete="off" autocapitalize="off" aria-label="Filter" aria-describedby="filter-error" placeholder="Filter: task.*   source=core   stream=webhook   entity=agent:*"></div>
-  <button type="button" id="pause" aria-pressed="false" title="Space">Pause</button>
-  <button type="button" id="clear" title="C">Clear</button>
-  <button type="button" id="ping" title="P">Ping</button>
-  <div id="filter-error" role="alert"></div>
-</section>
-<main><div class="panel" tabindex="-1"><ol id="events" aria-label="Events, newest first"></ol>
-<div id="empty"><div>No events yet. Publish one:</div><code id="example"></code></div></div></main>
-<script>
-'use strict';
-const $ = (id) => document.getElementById(id);
+// ---- events: what comes, in a list --------------------------------------------------------------------------------
 const ROWS_MAX = 300, HISTORY = 50, DOMAINS_MAX = 24;
 const list = $('events');
 
@@ -232,12 +77,14 @@ function frame() {
   }
 }
 
-const span = (name, text) => {
-  const node = document.createElement('span');
-  node.className = name;
-  node.textContent = text;
-  return node;
-};
+const span = (name, text) => element('span', name, text);
+
+let sought = '';
+const isFound = (row) => !sought || row.words.includes(sought);
+$('search').addEventListener('input', () => {
+  sought = $('search').value.trim().toLowerCase();
+  for (const row of list.children) if (row.words) row.hidden = !isFound(row);
+});
 
 function eventRow(event) {
   const row = document.createElement('li');
@@ -258,13 +105,20 @@ function eventRow(event) {
   line.title = event.event_type;
   row.append(line);
   line.onclick = () => {
-    const open = row.querySelector('pre');
+    const open = row.querySelector('.detail');
     line.setAttribute('aria-expanded', String(!open));
     if (open) return open.remove();
+    const detail = element('div', 'detail');
+    const journey = element('button', '', 'Journey');
+    journey.type = 'button';
+    journey.onclick = () => openJourney(event.event_id);
     const all = document.createElement('pre');
     all.textContent = JSON.stringify(event, null, 2);
-    row.append(all);
+    detail.append(all, journey);
+    row.append(detail);
   };
+  row.words = JSON.stringify(event).toLowerCase();
+  row.hidden = !isFound(row);
   return row;
 }
 
@@ -288,8 +142,7 @@ function what(payload) {
 const short = (value) => (typeof value === 'string' ? value : JSON.stringify(value) ?? '').slice(0, 160);
 
 function gapRow({ gap }) {
-  const row = document.createElement('li');
-  row.className = 'gap';
+  const row = element('li', 'gap');
   row.dataset.missed = gap.missed ?? '';
   row.textContent = gap.missed === null || gap.missed === undefined
     ? 'Events may be missing here: the server no longer knows what came since'
@@ -425,15 +278,18 @@ function lost(reason) {
   timer = setTimeout(connect, pause);
 }
 
+/** Does not come back by itself. */
+function stand(reason) {
+  clearTimeout(timer);
+  state('closed', reason);
+}
+
 const query = () => lastId ? { since: lastId } : { history: HISTORY };
 
 function note(event) {
   if (event.event_id) lastId = event.event_id;
   take(event);
 }
-
-// Behind the `#`, which is not sent with the page's address.
-const token = new URLSearchParams(location.hash.slice(1)).get('token');
 
 function overWebSocket(alive) {
   const protocols = token ? ['fanwire.v1', `bearer.${token}`] : 'fanwire.v1';
@@ -456,10 +312,16 @@ function overWebSocket(alive) {
     if (type === 'event') note(payload);
     else if (type === 'gap') takeGap(payload);
     else if (type === 'pong') { const sent = pings.get(correlation_id); pings.delete(correlation_id); if (sent) showRtt(performance.now() - sent); }
-    else if (type === 'error' && payload.code === 'auth_required') say('A token is needed: add #token=… to the address of this page.');
+    else if (type === 'error' && /^auth|token/.test(payload.code ?? '')) askForToken(payload.error);
     else if (type === 'error' && correlation_id === subscribing) say(payload.error);
   });
-  socket.onclose = alive(({ code, reason }) => lost(reason || (code === 1006 ? 'connection lost' : `closed (${code})`)));
+  let was = false;
+  socket.addEventListener('open', () => (was = true));
+  socket.onclose = alive(({ code, reason }) => {
+    lost(reason || (code === 1006 ? 'connection lost' : `closed (${code})`));
+    // A WebSocket that is refused does not tell why.
+    if (!was) isLetIn();
+  });
   return {
     end: () => socket.close(),
     ping: () => {
@@ -476,31 +338,35 @@ function overStream(alive) {
   const params = new URLSearchParams({ event_name: 'message' });
   for (const name in wanted) for (const value of wanted[name]) params.append(name, value);
   if (lastId) params.set('last_event_id', lastId); else params.set('history', HISTORY);
-  if (token) params.set('token', token);
-  const address = `/sse?${params}`;
-  const source = new EventSource(address);
-  let was = false;
-  source.onopen = alive(() => { was = true; opened(); });
-  source.onmessage = alive(({ data }) => note(JSON.parse(data)));
-  source.addEventListener('gap', alive(({ data }) => takeGap(JSON.parse(data))));
-  source.onerror = alive(async () => {
-    lost(was ? 'connection lost' : 'no stream');
-    if (was) return;
-    // An EventSource does not tell why: ask once more, for the words alone.
-    const abort = new AbortController();
-    try {
-      const answer = await fetch(address, { signal: abort.signal });
-      if ([400, 401, 403].includes(answer.status)) {
-        say((await answer.json()).error);
-        // Asking again would not help: another filter does.
-        clearTimeout(timer);
-        state('closed', answer.status === 400 ? 'filter refused' : 'not let in');
-      }
-    } catch { /* The connection itself failed: the state says so. */ }
-    abort.abort();
-  });
+  let source;
+  const open = () => {
+    const address = `/sse?${params}`;
+    source = new EventSource(address);
+    let was = false;
+    source.onopen = alive(() => { was = true; opened(); });
+    source.onmessage = alive(({ data }) => note(JSON.parse(data)));
+    source.addEventListener('gap', alive(({ data }) => takeGap(JSON.parse(data))));
+    source.onerror = alive(async () => {
+      lost(was ? 'connection lost' : 'no stream');
+      if (was || !(await isLetIn())) return;
+      // An EventSource does not tell why: ask once more, for the words alone.
+      const abort = new AbortController();
+      try {
+        const answer = await fetch(`/sse?${params}`, { signal: abort.signal, headers: authorization() });
+        if ([400, 401, 403].includes(answer.status)) {
+          say((await answer.json()).error);
+          // Asking again would not help: another filter does.
+          stand(answer.status === 400 ? 'filter refused' : 'not let in');
+        }
+      } catch { /* The connection itself failed: the state says so. */ }
+      abort.abort();
+    });
+  };
+  // An EventSource has no headers: a ticket, good once, stands for the token.
+  if (token) ticket().then(alive((one) => { if (one) { params.set('ticket', one); open(); } else lost('no ticket'); }));
+  else open();
   return {
-    end: () => source.close(),
+    end: () => source?.close(),
     ping: async () => {
       const now = performance.now();
       try { await fetch('/healthz', { cache: 'no-store' }); showRtt(performance.now() - now); } catch { $('rtt').textContent = '–'; }
@@ -546,6 +412,7 @@ $('theme').onclick = () => {
   root.dataset.theme = dark ? 'light' : 'dark';
 };
 addEventListener('keydown', (key) => {
+  if ($('view-events').hidden || $('journey').open) return;
   if (key.ctrlKey || key.metaKey || key.altKey || key.target.tagName === 'INPUT') return;
   if (key.key === ' ' && key.target.tagName === 'BUTTON') return;
   const act = { ' ': pause, c: clear, p: ping, '/': () => $('filter').focus() }[key.key];
@@ -554,7 +421,3 @@ addEventListener('keydown', (key) => {
 addEventListener('online', () => { if ($('status').dataset.state === 'closed') connect(); });
 document.addEventListener('visibilitychange', draw);
 $('example').textContent = `curl -d '{"type":"hello.world","payload":{"n":1}}' ${location.origin}/publish`;
-connect();
-</script>
-</body>
-</html>

@@ -48,7 +48,12 @@ fn a_good_server_is_passed_and_a_slow_reader_is_told_its_gap() {
 #[test]
 fn several_shards_and_loops_keep_it_too() {
     let server = Server::with(&["--bus-shards", "4", "--loops", "2"]);
-    is_kept(verify(&format!("http://{}", server.addr), &["--slow", "0"]));
+    let report = is_kept(verify(&format!("http://{}", server.addr), &["--slow", "0"]));
+    // Nor does a resume leave anything open there.
+    assert!(
+        report["readers"].as_array().expect("a list").iter().all(|reader| reader["gaps"] == 0),
+        "{report:#}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::core::place_of;
+use super::core::{Report, place_of};
 use crate::event::{Event, EventId};
 use crate::feed::FeedView;
 use crate::filter::{Explanation, Filter};
@@ -39,7 +39,7 @@ impl Interest {
 
 fn interests(shared: &Shared) -> Vec<Interest> {
     let mut all: BTreeMap<(Vec<String>, u8, bool), Interest> = BTreeMap::new();
-    for view in lock(&shared.reports).iter().flat_map(|report| report.feeds()) {
+    for view in lock(&shared.reports).iter().flat_map(Report::feeds) {
         let mut filters: Vec<(String, Filter)> =
             view.filters.iter().map(|filter| (filter.to_string(), filter.clone())).collect();
         filters.sort_by(|a, b| a.0.cmp(&b.0));

@@ -87,6 +87,9 @@ impl End {
 #[derive(Deserialize)]
 struct Envelope<'a> {
     r#type: &'a str,
+    /// Where to resume behind it, where that is not its id.
+    #[serde(borrow)]
+    position: Option<Cow<'a, str>>,
     #[serde(borrow)]
     payload: &'a RawValue,
 }
@@ -227,7 +230,7 @@ impl Reader {
             let body = message.payload.get();
             match message.r#type {
                 "event" => {
-                    if let Err(end) = self.event(body) {
+                    if let Err(end) = self.event(body, message.position.as_deref()) {
                         self.leave(&mut socket);
                         return Err(end);
                     }
@@ -285,7 +288,8 @@ impl Reader {
                 match event.event.as_str() {
                     "gap" => self.gap(&event.data)?,
                     "closed" => return Err(End::Lost(error_text(&event.data))),
-                    _ => self.event(&event.data)?,
+                    // The stream's own id is where it resumes.
+                    _ => self.event(&event.data, Some(parser.last_event_id()).filter(|id| !id.is_empty()))?,
                 }
             }
             if self.since.is_none() && !parser.last_event_id().is_empty() {
@@ -301,7 +305,7 @@ impl Reader {
     }
 
     /// Books an event; an end where that was the last, or the reader's life is over.
-    fn event(&mut self, json: &str) -> Result<(), End> {
+    fn event(&mut self, json: &str, position: Option<&str>) -> Result<(), End> {
         let Ok(event) = serde_json::from_str::<Came<'_>>(json) else {
             self.account.fault(Kind::Changed, 0, 1, format!("not an event: {}", shortened(json)));
             return Ok(());
@@ -320,7 +324,7 @@ impl Reader {
             return Ok(());
         };
         self.account.event(payload.n, &event.event_id, &self.run.ids);
-        self.since = Some(event.event_id.into_owned());
+        self.since = Some(position.map_or_else(|| event.event_id.into_owned(), str::to_owned));
         self.account.is_over |= payload.last;
         if self.account.is_over {
             return Err(End::Over);

@@ -93,10 +93,14 @@ impl<T: Carried> Inner<T> {
         if shards == 1 {
             return 0;
         }
-        let key = self.ordering_key.as_ref().map_or_else(|| item.ordering_key(), |key| key(item));
+        self.shard_of_key(self.ordering_key.as_ref().map_or_else(|| item.ordering_key(), |key| key(item)))
+    }
+
+    #[inline]
+    fn shard_of_key(&self, key: u64) -> usize {
         // The golden ratio spreads keys that differ in few bits over the high ones, which choose.
         let spread = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        ((spread * shards as u64) >> 32) as usize
+        ((spread * self.core.rings().len() as u64) >> 32) as usize
     }
 
     fn id(&self, shard: usize, sequence: Sequence) -> EventId {
@@ -149,9 +153,20 @@ impl<T: Carried> Inner<T> {
 
 #[cfg(feature = "server")]
 impl Bus<Event> {
-    /// The shard that an event will be in.
-    pub(crate) fn shard_of(&self, event: &Event) -> u16 {
-        self.0.shard(event) as u16
+    /// The shard of a log that an event goes to: the same in every process, so that a stream stays in order whoever
+    /// publishes it, and over a restart.
+    pub(crate) fn log_shard_of(&self, event: &Event) -> u16 {
+        let key = self.0.ordering_key.as_ref().map_or_else(
+            || {
+                // As the ordering key, which is one process's own.
+                let name = event.stream().or(event.source()).unwrap_or_default();
+                let mut crc = flate2::Crc::new();
+                crc.update(name.as_bytes());
+                u64::from(crc.sum())
+            },
+            |key| key(event),
+        );
+        self.0.shard_of_key(key) as u16
     }
 
     /// Publishes an event that got its place elsewhere, in the log of an engine: it keeps that id, whatever

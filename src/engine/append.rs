@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::backoff::Backoff;
 use super::queue::{Queue, Refused, Submission, all_late};
 use super::{Append, Batch, EngineError, Log, Record, Status};
 use crate::event::{EventId, Sequence};
@@ -12,13 +13,12 @@ use crate::event::{EventId, Sequence};
 /// Events sent to the log together.
 const EVENTS_A_BATCH: usize = 512;
 
-/// How long to wait before a log that did not answer is tried again: this, and twice as long each time.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause before a log that did not answer is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Appends until the queue is closed and empty.
 pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status) {
-    let mut appender = Appender { log, connection: None, pause: PAUSE_MIN, queue, status };
+    let mut appender = Appender { log, connection: None, backoff: Backoff::new(PAUSE_MAX), queue, status };
     let mut number = 0;
     loop {
         let mut taken = queue.take(EVENTS_A_BATCH);
@@ -47,7 +47,7 @@ pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status) {
 struct Appender<'a> {
     log: &'a dyn Log,
     connection: Option<Box<dyn Append>>,
-    pause: Duration,
+    backoff: Backoff,
     queue: &'a Queue,
     status: &'a Status,
 }
@@ -59,7 +59,7 @@ impl Appender<'_> {
         loop {
             match self.try_append(batch, &mut sent) {
                 Ok(appended) => {
-                    self.pause = PAUSE_MIN;
+                    self.backoff.reset();
                     self.status.appends();
                     return Ok(appended);
                 }
@@ -75,11 +75,11 @@ impl Appender<'_> {
                     if all_late(waiting, Instant::now()) {
                         return Err(if sent { Refused::Unanswered } else { Refused::Unreachable });
                     }
-                    if self.queue.sleep(self.pause) {
+                    let pause = self.backoff.pause();
+                    if self.queue.sleep(pause) {
                         // Closed: the last tries, without a storm.
-                        std::thread::sleep(PAUSE_MIN);
+                        std::thread::sleep(pause);
                     }
-                    self.pause = (self.pause * 2).min(PAUSE_MAX);
                 }
             }
         }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::backoff::Backoff;
 use super::queue::Queue;
 use super::{EngineError, Entry, Log, Places, Status};
 use crate::bus::Bus;
@@ -17,24 +18,27 @@ const WAIT: Duration = Duration::from_millis(500);
 /// A read that brings fewer entries has reached the log's end, or nearly so.
 const READ_SOME: usize = 100;
 
-/// How long to wait before a log that can't be followed is tried again: this, and twice as long each time.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause before a log that can't be followed is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Follows until the queue is closed.
 pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status, bus: &Bus) {
     let mut known: Option<Places> = None;
-    let mut pause = PAUSE_MIN;
+    let mut backoff = Backoff::new(PAUSE_MAX);
     while !queue.is_closed() {
-        let error = follow(log, queue, status, bus, &mut known, &mut pause);
+        let error = follow(log, queue, status, bus, &mut known, &mut backoff);
         let Err(error) = error else { return };
-        if status.lost_following(&error) || pause == PAUSE_MIN {
+        if matches!(error, EngineError::OtherEpoch) && backoff.is_fresh() {
+            // Nothing is wrong: what it reads next is of another life.
+            backoff.pause();
+            continue;
+        }
+        if status.lost_following(&error) || backoff.is_fresh() {
             tracing::warn!(%error, "the engine's log can't be followed");
         }
-        if !matches!(error, EngineError::OtherEpoch) && queue.sleep(pause) {
+        if queue.sleep(backoff.pause()) {
             return;
         }
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -45,7 +49,7 @@ fn follow(
     status: &Status,
     bus: &Bus,
     known: &mut Option<Places>,
-    pause: &mut Duration,
+    backoff: &mut Backoff,
 ) -> Result<(), EngineError> {
     let past = bus.capacity() as u64;
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
@@ -64,7 +68,7 @@ fn follow(
         });
         *places = next;
         outcome?;
-        *pause = PAUSE_MIN;
+        backoff.reset();
         if count < READ_SOME {
             // Only now: what the log held at the start has been read.
             status.follows();

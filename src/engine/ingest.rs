@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::EngineError;
+use super::backoff::Backoff;
+use super::{EngineError, Scheme};
 use crate::dialect::envelope;
 use crate::event::Event;
 use crate::metrics::Metrics;
@@ -18,8 +19,7 @@ use crate::metrics::Metrics;
 /// How long to wait for a message before it is looked whether this is the end.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// How long to wait before a server that can't be reached is tried again: this, and twice as long each time.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause before a server that can't be reached is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A channel of Redis or a subject of NATS whose messages are published here: `redis://HOST:PORT#CHANNEL` or
@@ -83,12 +83,12 @@ pub(super) type OnMessage<'a> = &'a mut dyn FnMut(Option<(&str, &[u8])>) -> bool
 type Listener = fn(url: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError>;
 
 fn listener(url: &str) -> Result<Listener, EngineError> {
-    match url.split_once("://").map_or(url, |(scheme, _)| scheme) {
+    match Scheme::of(url)? {
         #[cfg(feature = "redis")]
-        "redis" | "rediss" | "unix" => Ok(super::redis::listen),
+        Scheme::Redis => Ok(super::redis::listen),
         #[cfg(feature = "nats")]
-        "nats" | "tls" => Ok(super::nats::listen),
-        other => Err(EngineError::Unsupported { scheme: other.to_owned() }),
+        Scheme::Nats => Ok(super::nats::listen),
+        Scheme::File => Err(EngineError::Url("there is nothing to listen to in a folder".to_owned())),
     }
 }
 
@@ -97,11 +97,11 @@ impl Ingest {
     pub(crate) fn start(self, metrics: Arc<Metrics>, take: Take) -> std::io::Result<()> {
         let work = move || {
             let Ok(listen) = listener(&self.url) else { return };
-            let mut pause = PAUSE_MIN;
+            let mut backoff = Backoff::new(PAUSE_MAX);
             let mut goes_on = true;
             while goes_on {
                 let outcome = listen(&self.url, &self.channel, &mut |message| {
-                    pause = PAUSE_MIN;
+                    backoff.reset();
                     goes_on = match message.map(|(channel, json)| read(channel, json)) {
                         Some(Some(event)) => {
                             metrics.engine_ingested.inc();
@@ -118,8 +118,7 @@ impl Ingest {
                 if let Err(error) = outcome {
                     tracing::warn!(ingest = %self, %error, "messages may be lost until it is back");
                     metrics.engine_losses.inc();
-                    thread::sleep(pause);
-                    pause = (pause * 2).min(PAUSE_MAX);
+                    thread::sleep(backoff.pause());
                 }
             }
         };

@@ -1,4 +1,5 @@
-//! Where order and history live, when not in the rings alone: a log in Redis or NATS that many nodes share.
+//! Where order and history live, when not in the rings alone: a log in Redis or NATS that many nodes share, or in
+//! files of this node's own.
 //!
 //! Imports `event`, `bus`, `dialect` (an event as JSON) and `sync`. Always:
 //! - what is published goes to the log first; every node, the publishing one too, publishes on its bus what it
@@ -9,11 +10,13 @@
 //!   connections.
 //!
 //! [`queue`] is what waits to be appended, [`append`] and [`follow`] are the two threads' work over a [`Log`],
-//! and `redis` and `nats` are the logs. [`ingest`] takes other
+//! and `redis`, `nats` and `file` are the logs. [`ingest`] takes other
 //! systems' messages in. The rings of the bus hold the newest part of the log: a client resumes
 //! from them, on whichever node it comes back.
 
 mod append;
+mod backoff;
+mod file;
 mod follow;
 mod ingest;
 #[cfg(feature = "nats")]
@@ -41,18 +44,24 @@ pub(crate) use queue::{Done, Refused};
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// Where the log is: `redis://host:port/db` (feature `redis`) or `nats://host:port` (feature `nats`).
-    /// Credentials in it are never shown. Empty: none, the bus is all there is.
+    /// Where the log is: `redis://host:port/db` (feature `redis`), `nats://host:port` (feature `nats`), or
+    /// `file:///folder` for this node's own files. Credentials in it are never shown. Empty: none, the bus is
+    /// all there is.
     pub url: String,
     /// What the log's keys or streams begin with; nodes with the same name share one log. `fanwire`.
     pub name: String,
-    /// Events kept in the log of each shard, about. 100,000.
+    /// Events kept in the log of each shard, about, in Redis or NATS. 100,000.
     pub history: u64,
     /// Events that may wait to be appended while the log does not answer; beyond, publishers are refused
     /// (HTTP 503, with `Retry-After`). 10,000.
     pub max_waiting_events: usize,
     /// How long a publisher may wait for the log before it is refused. 10 s.
     pub accept_timeout: Duration,
+    /// Of files: how often what was written is made safe from a crash of the machine; zero: before a publisher
+    /// is told. A crash of the process alone loses nothing. 1 s.
+    pub sync_interval: Duration,
+    /// Of files: how many bytes they may have together, about. 1 GiB.
+    pub max_bytes: u64,
 }
 
 impl Default for EngineConfig {
@@ -63,6 +72,8 @@ impl Default for EngineConfig {
             history: 100_000,
             max_waiting_events: 10_000,
             accept_timeout: Duration::from_secs(10),
+            sync_interval: Duration::from_secs(1),
+            max_bytes: 1 << 30,
         }
     }
 }
@@ -74,16 +85,32 @@ impl EngineConfig {
     }
 }
 
+/// The logs that this build knows, by the beginning of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    #[cfg(feature = "redis")]
+    Redis,
+    #[cfg(feature = "nats")]
+    Nats,
+    File,
+}
+
+impl Scheme {
+    fn of(url: &str) -> Result<Self, EngineError> {
+        match url.split_once("://").map_or(url, |(scheme, _)| scheme) {
+            #[cfg(feature = "redis")]
+            "redis" | "rediss" | "unix" => Ok(Self::Redis),
+            #[cfg(feature = "nats")]
+            "nats" | "tls" => Ok(Self::Nats),
+            "file" => Ok(Self::File),
+            other => Err(EngineError::Unsupported { scheme: other.to_owned() }),
+        }
+    }
+}
+
 /// Whether this build has an engine for an address; an empty one needs none.
 pub(crate) fn check_url(url: &str) -> Result<(), String> {
-    let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
-    let is_redis = matches!(scheme, "redis" | "rediss" | "unix") && cfg!(feature = "redis");
-    let is_nats = matches!(scheme, "nats" | "tls") && cfg!(feature = "nats");
-    if url.is_empty() || is_redis || is_nats {
-        Ok(())
-    } else {
-        Err(EngineError::Unsupported { scheme: scheme.to_owned() }.to_string())
-    }
+    if url.is_empty() { Ok(()) } else { Scheme::of(url).map(drop).map_err(|error| error.to_string()) }
 }
 
 /// An address without what is secret in it.
@@ -135,13 +162,14 @@ impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsupported { scheme } => {
-                write!(f, "no engine for `{scheme}://` in this build: use ")?;
-                match (cfg!(feature = "redis"), cfg!(feature = "nats")) {
-                    (true, true) => f.write_str("redis:// or nats://, or none for the memory engine"),
-                    (true, false) => f.write_str("redis://, or none for the memory engine"),
-                    (false, true) => f.write_str("nats://, or none for the memory engine"),
-                    (false, false) => f.write_str("the memory engine, which needs no address"),
-                }
+                let others = match (cfg!(feature = "redis"), cfg!(feature = "nats")) {
+                    (true, true) => "redis://, nats://",
+                    (true, false) => "redis://",
+                    (false, true) => "nats://",
+                    (false, false) => "",
+                };
+                let or = if others.is_empty() { "" } else { " or " };
+                write!(f, "no engine for `{scheme}://` in this build: use {others}{or}file://, or none")
             }
             Self::Url(error) => write!(f, "the engine's address can't be read: {error}"),
             Self::Shards { log, node } => {
@@ -361,7 +389,7 @@ impl Engine {
             } else {
                 event.clone().into_publishable().to_json()
             };
-            Record { shard: self.bus.shard_of(event), json }
+            Record { shard: self.bus.log_shard_of(event), json }
         });
         let deadline = Instant::now() + self.config.accept_timeout;
         if let Err(refused) = self.queue.push(Submission::new(records.collect(), deadline, done)) {
@@ -418,15 +446,11 @@ fn open(config: &EngineConfig, shards: usize, on_notice: OnNotice) -> Result<Arc
             config.name
         )));
     }
-    let scheme = config.url.split_once("://").map_or(config.url.as_str(), |(scheme, _)| scheme);
-    match scheme {
+    match Scheme::of(&config.url)? {
         #[cfg(feature = "redis")]
-        "redis" | "rediss" | "unix" => Ok(Arc::new(redis::RedisLog::new(config, shards, on_notice)?)),
+        Scheme::Redis => Ok(Arc::new(redis::RedisLog::new(config, shards, on_notice)?)),
         #[cfg(feature = "nats")]
-        "nats" | "tls" => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice)?)),
-        other => {
-            let _ = (shards, on_notice);
-            Err(EngineError::Unsupported { scheme: other.to_owned() })
-        }
+        Scheme::Nats => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice)?)),
+        Scheme::File => Ok(Arc::new(file::FileLog::new(config, shards, on_notice)?)),
     }
 }

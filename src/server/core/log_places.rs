@@ -104,6 +104,8 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
             0 => Behind::All(at),
             missed => Behind::Some(missed, at),
         },
+        // Nothing came there yet, neither here nor where the client was.
+        None if newest_epoch == id.epoch && wanted == 0 && before.is_none() => Behind::All(low),
         // Behind all that is here, in the life that the log is in: another node was further.
         None if newest_epoch == id.epoch && before.is_none_or(|(_, found)| found.epoch == id.epoch) => {
             Behind::NotYet
@@ -184,6 +186,15 @@ mod tests {
         assert_eq!(look(&bus, 5, 103), Behind::Unknown);
         assert_eq!(look(&bus, 4, 100), Behind::Unknown);
         assert_eq!(look(&bus, 6, 1), Behind::Unknown);
+    }
+
+    #[test]
+    fn before_the_first_event_there_is_nothing_to_wait_for() {
+        let before_all = u64::MAX;
+        assert_eq!(look(&bus_with(&[]), 6, before_all), Behind::All(0));
+        assert_eq!(look(&bus_with(&[]), 6, 0), Behind::NotYet);
+        assert_eq!(look(&bus_with(&[(6, 0)]), 6, before_all), Behind::All(0));
+        assert_eq!(look(&bus_with(&[(6, 3)]), 6, before_all), Behind::Some(3, 0));
     }
 
     #[test]

@@ -244,7 +244,12 @@ impl Behindhand {
             let Some((_, at)) = first else { break };
             let (range, Some(event)) = (&mut self.ranges[at], pages[at].next()) else { break };
             range.next += 1;
-            range.after = event.id().unwrap_or(range.after);
+            let id = event.id().unwrap_or(range.after);
+            if (id.epoch, id.sequence) != (range.after.epoch, range.after.next_sequence()) {
+                // What the log no longer had, or another life of it.
+                out.gap(&notice(None, Some(Since::Event(range.after)), Some(id), now));
+            }
+            range.after = id;
             if let Some(at) = &mut self.at {
                 at.pass(range.after);
             }
@@ -267,6 +272,7 @@ impl Range {
         if missed > 0 {
             let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
             out.gap(&notice(Some(missed), Some(Since::Event(self.after)), Some(last), now));
+            self.after = last;
         }
         self.next = from;
         page

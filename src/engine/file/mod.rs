@@ -1,0 +1,575 @@
+//! The log of one node, in files of its own: what the memory engine needs to keep epoch and history over a restart.
+//!
+//! Imports its siblings. Always:
+//! - an event is written before its publisher is told and before any client sees it; so what a crash of this
+//!   process leaves in the last record was nobody's yet, and is cut off;
+//! - no id is given twice: where the machine may have lost events that clients saw, another epoch begins;
+//! - the files together stay within the bound, but for the newest of them; one process has them at a time.
+//!
+//! The log is our own and small, because it is only ever appended to and read from front to end: an embedded store
+//! would bring an index, compaction and a cache that nothing here asks for.
+
+mod notices;
+mod segment;
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, OnNotice, Places, Record};
+use crate::event::{EventId, Sequence, Timestamp};
+use crate::sync::{Mutex, MutexGuard, lock};
+use notices::Notices;
+use segment::{END, Head, Item, Reader, write_record};
+
+/// Events that were appended and that the follower has not taken yet; the appender waits beyond.
+const UNREAD_MAX: usize = 1 << 16;
+
+/// Entries handed over in one call.
+const READ_COUNT: usize = 1000;
+
+/// Of how many segments the bound is made: as much goes at a time.
+const SEGMENTS: u64 = 8;
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// A segment on disk.
+#[derive(Clone, Debug)]
+struct Segment {
+    path: PathBuf,
+    epoch: u64,
+    /// Where its whole records end.
+    bytes: u64,
+    next: Vec<Sequence>,
+}
+
+/// What is appended to.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    segment: Segment,
+    /// Something was written since it was last made safe.
+    is_dirty: bool,
+}
+
+struct State {
+    /// Those before the one that is open, oldest first.
+    segments: VecDeque<Segment>,
+    open: Open,
+    epoch: u64,
+    next: Vec<Sequence>,
+    /// For the follower, once there is one.
+    unread: Option<VecDeque<(EventId, String)>>,
+    /// The life of the log that the follower has read to its end, before the newest.
+    finished: u64,
+    is_closed: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Something was appended or taken.
+    changed: Condvar,
+    closed: Condvar,
+    folder: PathBuf,
+    boot: u64,
+    sync_interval: Duration,
+    max_bytes: u64,
+}
+
+/// A log in files.
+pub(super) struct FileLog {
+    shared: Arc<Shared>,
+    /// Makes safe what was written, where that is not done before each answer.
+    syncer: Option<JoinHandle<()>>,
+    notices: Mutex<Notices>,
+    on_notice: OnNotice,
+    /// Held while the log is ours.
+    _lock: File,
+}
+
+fn broken(path: &Path, what: &str, error: &io::Error) -> EngineError {
+    EngineError::Unreachable(format!("{what} {}: {error}", path.display()))
+}
+
+/// Which run of the machine this is: what was written in it and not made safe is still there.
+fn boot() -> u64 {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+/// What the files say when the log is opened.
+struct Found {
+    segments: VecDeque<Segment>,
+    number: u64,
+    epoch: u64,
+    next: Vec<Sequence>,
+}
+
+impl FileLog {
+    /// Opens the log in the folder that the address names, or begins one. Reads all of it once, and hands over the
+    /// notices that it keeps.
+    pub(super) fn new(
+        config: &EngineConfig,
+        shards: usize,
+        on_notice: OnNotice,
+    ) -> Result<Self, EngineError> {
+        let path = config.url.split_once("://").map_or("", |(_, path)| path);
+        if path.is_empty() {
+            return Err(EngineError::Url("expected file://FOLDER, as file:///var/lib/fanwire".to_owned()));
+        }
+        let folder = PathBuf::from(path);
+        fs::create_dir_all(&folder).map_err(|error| broken(&folder, "making", &error))?;
+        let lock = lock_folder(&folder)?;
+        let boot = boot();
+        let notices = Notices::open(&folder, &*on_notice);
+        let notices = Mutex::new(notices.map_err(|error| broken(&folder, "opening the notices in", &error))?);
+        let found = recover(&folder, shards, boot)?;
+        let Found { segments, number, epoch, next } = found;
+        let head = Head { epoch, boot, is_safe: config.sync_interval.is_zero(), next: next.clone() };
+        let open = begin(&folder, number, &head)?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                segments,
+                open,
+                epoch,
+                next,
+                unread: None,
+                finished: 0,
+                is_closed: false,
+            }),
+            changed: Condvar::new(),
+            closed: Condvar::new(),
+            folder,
+            boot,
+            sync_interval: config.sync_interval,
+            max_bytes: config.max_bytes,
+        });
+        let syncer = if config.sync_interval.is_zero() {
+            None
+        } else {
+            let shared = Arc::clone(&shared);
+            let thread = thread::Builder::new().name("fanwire-engine-sync".to_owned());
+            let spawned = thread.spawn(move || shared.sync_now_and_then());
+            Some(spawned.map_err(|error| EngineError::Unreachable(error.to_string()))?)
+        };
+        Ok(Self { shared, syncer, notices, on_notice, _lock: lock })
+    }
+}
+
+impl Drop for FileLog {
+    fn drop(&mut self) {
+        {
+            let mut state = lock(&self.shared.state);
+            state.is_closed = true;
+            // The mark says that nothing is missing; so it comes behind what it speaks of.
+            let file = &mut state.open.file;
+            let closed = file.sync_data().and_then(|()| file.write_all(END)).and_then(|()| file.sync_data());
+            if let Err(error) = closed {
+                tracing::warn!(%error, "the engine's log could not be closed in order");
+            }
+        }
+        self.shared.closed.notify_all();
+        if let Some(syncer) = self.syncer.take() {
+            // A thread of ours that panicked has nothing to say any more.
+            let _ = syncer.join();
+        }
+    }
+}
+
+/// Makes sure that no other process has the log.
+fn lock_folder(folder: &Path) -> Result<File, EngineError> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| broken(&path, "opening", &error))?;
+    #[cfg(unix)]
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| broken(&path, "another process has", &error.into()))?;
+    Ok(file)
+}
+
+fn path_of(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:020}.log"))
+}
+
+/// Begins a segment.
+fn begin(folder: &Path, number: u64, head: &Head) -> Result<Open, EngineError> {
+    let path = path_of(folder, number);
+    let bytes = head.to_bytes();
+    let make = || {
+        let mut file = OpenOptions::new().create_new(true).write(true).open(&path)?;
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        // The folder's entry, too.
+        #[cfg(unix)]
+        File::open(folder)?.sync_all()?;
+        Ok(file)
+    };
+    let file = make().map_err(|error| broken(&path, "writing", &error))?;
+    let segment = Segment { path, epoch: head.epoch, bytes: bytes.len() as u64, next: head.next.clone() };
+    Ok(Open { file, segment, is_dirty: false })
+}
+
+/// Reads all segments, and cuts off what is not whole at the end.
+fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Found, EngineError> {
+    let fault = |error: &io::Error| broken(folder, "reading", error);
+    let mut numbers: Vec<u64> = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| fault(&error))? {
+        let name = entry.map_err(|error| fault(&error))?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    let last = numbers.last().copied();
+    let mut found = Found {
+        segments: VecDeque::new(),
+        number: last.map_or(1, |last| last + 1),
+        epoch: 0,
+        next: vec![0; shards],
+    };
+    // Whether something may be missing that clients have seen.
+    let mut may_lack = false;
+    for number in numbers {
+        let path = path_of(folder, number);
+        let read = read_segment(&path).map_err(|error| broken(&path, "reading", &error))?;
+        let Some(Contents { head, bytes, item, next }) = read else {
+            // It may have been begun in the moment when all ended. What it is, whoever runs this may want to know.
+            tracing::warn!(path = %path.display(), "no segment of the engine's log: it is put aside");
+            let length = path.metadata().map_err(|error| broken(&path, "reading", &error))?.len();
+            may_lack = length > Head::bytes(shards);
+            fs::rename(&path, path.with_extension("broken"))
+                .map_err(|error| broken(&path, "renaming", &error))?;
+            continue;
+        };
+        if head.next.len() != shards {
+            return Err(EngineError::Shards { log: head.next.len(), node: shards });
+        }
+        // What follows knows its own numbers: what is missing here shows as a hole.
+        may_lack = match item {
+            Item::End => false,
+            Item::Broken => true,
+            _ => !head.is_safe && (head.boot != boot || boot == 0),
+        };
+        if item == Item::Broken {
+            tracing::warn!(path = %path.display(), at = bytes, "a record of the engine's log is damaged");
+        }
+        if matches!(item, Item::Torn | Item::Broken) && Some(number) == last {
+            cut(&path, bytes).map_err(|error| broken(&path, "cutting", &error))?;
+        }
+        found.epoch = head.epoch;
+        if next == head.next {
+            // Nothing was appended to it; what it says of the places, the next one says again.
+            fs::remove_file(&path).map_err(|error| broken(&path, "removing", &error))?;
+        } else {
+            found.segments.push_back(Segment { path, epoch: head.epoch, bytes, next: head.next });
+        }
+        found.next = next;
+    }
+    if may_lack || found.epoch == 0 {
+        let now = Timestamp::now().0 as u64;
+        if may_lack {
+            tracing::warn!("the engine's log may have lost events that clients saw: another epoch begins");
+        }
+        (found.epoch, found.next) = (now.max(found.epoch + 1), vec![0; shards]);
+    }
+    Ok(found)
+}
+
+/// What is in a segment.
+struct Contents {
+    head: Head,
+    /// Where its whole records end, what comes there, and the places behind them.
+    bytes: u64,
+    item: Item,
+    next: Vec<Sequence>,
+}
+
+fn read_segment(path: &Path) -> io::Result<Option<Contents>> {
+    let Some((head, mut reader)) = Reader::open(BufReader::new(File::open(path)?))? else { return Ok(None) };
+    let mut next = head.next.clone();
+    let item = loop {
+        match reader.next()? {
+            Item::Batch => reader.events().for_each(|(shard, _)| {
+                if let Some(next) = next.get_mut(usize::from(shard)) {
+                    *next += 1;
+                }
+            }),
+            item => break item,
+        }
+    };
+    Ok(Some(Contents { head, bytes: reader.end, item, next }))
+}
+
+/// Cuts off what is behind the whole records of a segment.
+fn cut(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(bytes)?;
+    file.sync_data()
+}
+
+impl Shared {
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Makes safe what was written, each interval.
+    fn sync_now_and_then(&self) {
+        let mut state = lock(&self.state);
+        while !state.is_closed {
+            state =
+                self.closed.wait_timeout(state, self.sync_interval).unwrap_or_else(PoisonError::into_inner).0;
+            if !std::mem::take(&mut state.open.is_dirty) {
+                continue;
+            }
+            // Not with the lock held: it may take as long as the disk likes.
+            let file = state.open.file.try_clone();
+            drop(state);
+            if let Err(error) = file.and_then(|file| file.sync_data()) {
+                tracing::error!(%error, "the engine's log could not be made safe from a crash of the machine");
+            }
+            state = lock(&self.state);
+        }
+    }
+
+    /// Writes a record behind the others.
+    fn write(&self, state: &mut State, record: &[u8]) -> io::Result<()> {
+        let open = &mut state.open;
+        let is_safe = self.sync_interval.is_zero();
+        let written = open.file.write_all(record);
+        let written = if is_safe { written.and_then(|()| open.file.sync_data()) } else { written };
+        if let Err(error) = written {
+            // The next record must stand behind whole ones.
+            let end = SeekFrom::Start(open.segment.bytes);
+            open.file.set_len(open.segment.bytes).and_then(|()| open.file.seek(end))?;
+            return Err(error);
+        }
+        open.segment.bytes += record.len() as u64;
+        open.is_dirty = !is_safe;
+        Ok(())
+    }
+
+    /// Begins another segment where this one is full, and lets go of the oldest beyond the bound.
+    fn roll(&self, state: &mut State) -> Result<(), EngineError> {
+        let size = (self.max_bytes / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        if state.open.segment.bytes < size {
+            return Ok(());
+        }
+        let name = state.open.segment.path.file_stem().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
+        let head = Head {
+            epoch: state.epoch,
+            boot: self.boot,
+            is_safe: self.sync_interval.is_zero(),
+            next: state.next.clone(),
+        };
+        let next = begin(&self.folder, number, &head)?;
+        let full = std::mem::replace(&mut state.open, next);
+        full.file.sync_data().map_err(|error| broken(&full.segment.path, "writing", &error))?;
+        state.segments.push_back(full.segment);
+        let mut bytes: u64 = state.segments.iter().map(|segment| segment.bytes).sum();
+        while bytes + size > self.max_bytes
+            && let Some(oldest) = state.segments.pop_front()
+        {
+            bytes -= oldest.bytes;
+            fs::remove_file(&oldest.path).map_err(|error| broken(&oldest.path, "removing", &error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Log for FileLog {
+    fn tell(&self, notice: &str) -> Result<(), EngineError> {
+        let kept = lock(&self.notices).add(notice);
+        kept.map_err(|error| broken(&self.shared.folder, "writing the notices in", &error))?;
+        (self.on_notice)(notice.as_bytes());
+        Ok(())
+    }
+
+    fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
+        Ok(Box::new(Appender { shared: Arc::clone(&self.shared), record: Vec::new() }))
+    }
+
+    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+        let mut state = lock(&self.shared.state);
+        // What is appended from here on comes by memory, what was before it by the files.
+        state.unread = Some(VecDeque::new());
+        let mut segments = state.segments.clone();
+        segments.push_back(state.open.segment.clone());
+        let places = match known {
+            Some(known) if known.epoch > state.finished => known.clone(),
+            Some(_) => {
+                let finished = state.finished;
+                segments.retain(|segment| segment.epoch > finished);
+                let epoch = segments.front().map_or(state.epoch, |segment| segment.epoch);
+                Places { epoch, next: vec![0; state.next.len()] }
+            }
+            None => first_places(&segments, &state.next, past)?,
+        };
+        drop(state);
+        segments.retain(|segment| segment.epoch >= places.epoch);
+        while let [_, second, ..] = segments.make_contiguous()
+            && second.epoch == places.epoch
+            && second.next.iter().zip(&places.next).all(|(first, wanted)| first <= wanted)
+        {
+            segments.pop_front();
+        }
+        let follower = Follower { shared: Arc::clone(&self.shared), segments, reading: None };
+        Ok((Box::new(follower), places))
+    }
+}
+
+/// So many events before the end of the oldest life of the log that is there; `next` is where the newest ends.
+fn first_places(segments: &VecDeque<Segment>, next: &[Sequence], past: u64) -> Result<Places, EngineError> {
+    let epoch = segments.front().map_or(0, |segment| segment.epoch);
+    let last = segments.iter().filter(|segment| segment.epoch == epoch).last();
+    let ends = match last.filter(|last| segments.back().is_some_and(|newest| newest.epoch != last.epoch)) {
+        None => next.to_vec(),
+        Some(last) => {
+            let read = read_segment(&last.path).map_err(|error| broken(&last.path, "reading", &error))?;
+            read.map_or_else(|| last.next.clone(), |read| read.next)
+        }
+    };
+    Ok(Places { epoch, next: ends.iter().map(|end| end.saturating_sub(past)).collect() })
+}
+
+struct Appender {
+    shared: Arc<Shared>,
+    record: Vec<u8>,
+}
+
+impl Append for Appender {
+    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+        if !write_record(batch.records, &mut self.record) {
+            return Err(EngineError::Unreachable("a batch is longer than a record may be".to_owned()));
+        }
+        let shared = &*self.shared;
+        let mut state = lock(&shared.state);
+        if batch.records.is_empty() {
+            return Ok((state.epoch, Vec::new()));
+        }
+        while state.unread.as_ref().is_some_and(|unread| unread.len() > UNREAD_MAX) {
+            state = shared.wait(state, Duration::from_secs(1));
+        }
+        shared.roll(&mut state)?;
+        shared
+            .write(&mut state, &self.record)
+            .map_err(|error| broken(&state.open.segment.path, "writing", &error))?;
+        let State { next, epoch, unread, .. } = &mut *state;
+        let mut sequences = Vec::with_capacity(batch.records.len());
+        for Record { shard, json } in batch.records {
+            let Some(next) = next.get_mut(usize::from(*shard)) else { continue };
+            let id = EventId { epoch: *epoch, shard: *shard, sequence: *next };
+            *next += 1;
+            sequences.push(id.sequence);
+            if let Some(unread) = unread {
+                unread.push_back((id, json.clone()));
+            }
+        }
+        let answer = (*epoch, sequences);
+        drop(state);
+        shared.changed.notify_all();
+        Ok(answer)
+    }
+}
+
+/// A segment that is being read.
+struct Reading {
+    reader: Reader<BufReader<io::Take<File>>>,
+    path: PathBuf,
+    epoch: u64,
+    next: Vec<Sequence>,
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    /// What is still to be read from files.
+    segments: VecDeque<Segment>,
+    reading: Option<Reading>,
+}
+
+impl Follower {
+    /// Reads on in the files; how many entries that were, none where all is read.
+    fn read_files(&mut self, places: &Places, take: &mut dyn FnMut(Entry<'_>)) -> Result<bool, EngineError> {
+        let mut count = 0;
+        while count < READ_COUNT {
+            let reading = match &mut self.reading {
+                Some(reading) => reading,
+                None => {
+                    let Some(segment) = self.segments.front() else { return Ok(count > 0) };
+                    if segment.epoch != places.epoch {
+                        lock(&self.shared.state).finished = places.epoch;
+                        return Err(EngineError::OtherEpoch);
+                    }
+                    let Some(segment) = self.segments.pop_front() else { return Ok(count > 0) };
+                    match Reading::open(&segment) {
+                        Ok(Some(reading)) => self.reading.insert(reading),
+                        // It was let go meanwhile, or is no segment any more: what is missing shows as a hole.
+                        Ok(None) => continue,
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        Err(error) => return Err(broken(&segment.path, "reading", &error)),
+                    }
+                }
+            };
+            let item = reading.reader.next().map_err(|error| broken(&reading.path, "reading", &error))?;
+            if item != Item::Batch {
+                self.reading = None;
+                continue;
+            }
+            for (shard, json) in reading.reader.events() {
+                let Some(next) = reading.next.get_mut(usize::from(shard)) else { continue };
+                let id = EventId { epoch: reading.epoch, shard, sequence: *next };
+                *next += 1;
+                if places.next.get(usize::from(shard)).is_some_and(|from| id.sequence >= *from) {
+                    count += 1;
+                    take(Entry { id, json });
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Reading {
+    fn open(segment: &Segment) -> io::Result<Option<Self>> {
+        // What was written since comes by memory.
+        let file = File::open(&segment.path)?.take(segment.bytes);
+        let opened = Reader::open(BufReader::new(file))?;
+        Ok(opened.map(|(head, reader)| Self {
+            reader,
+            path: segment.path.clone(),
+            epoch: head.epoch,
+            next: head.next,
+        }))
+    }
+}
+
+impl Follow for Follower {
+    fn follow(
+        &mut self,
+        places: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError> {
+        if self.read_files(places, take)? {
+            return Ok(());
+        }
+        let shared = &*self.shared;
+        let mut state = lock(&shared.state);
+        if state.unread.as_ref().is_none_or(VecDeque::is_empty) {
+            state = shared.wait(state, wait);
+        }
+        let unread = state.unread.as_mut().map(std::mem::take).unwrap_or_default();
+        drop(state);
+        shared.changed.notify_all();
+        for (id, json) in &unread {
+            take(Entry { id: *id, json: json.as_bytes() });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! What a node was told beside events, in a file of its own: it is kept, however many events come and go.
+//!
+//! Imports its siblings. Always: a notice is safe from a crash of the machine before who told it is answered; half a
+//! one at the end is cut off.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use super::super::{NOTICES_MAX, Record};
+use super::segment::{Head, Item, Reader, write_record};
+
+const HEAD: Head = Head { epoch: 0, boot: 0, is_safe: true, next: Vec::new() };
+
+/// The file, open at its end.
+#[derive(Debug)]
+pub(super) struct Notices {
+    file: File,
+    bytes: u64,
+}
+
+impl Notices {
+    /// Opens the file, or makes it, and hands over what it has.
+    pub(super) fn open(folder: &Path, on_notice: &dyn Fn(&[u8])) -> io::Result<Self> {
+        let path = folder.join("notices");
+        let mut kept: Vec<Vec<u8>> = Vec::new();
+        let mut whole = None;
+        if path.exists() {
+            if let Some((_, mut reader)) = Reader::open(BufReader::new(File::open(&path)?))? {
+                while reader.next()? == Item::Batch {
+                    kept.extend(reader.events().map(|(_, notice)| notice.to_vec()));
+                }
+                whole = Some(reader.end);
+            }
+            if whole.is_none() {
+                tracing::warn!(path = %path.display(), "no file of notices: it is put aside");
+                fs::rename(&path, path.with_extension("broken"))?;
+            }
+        }
+        kept.iter().for_each(|notice| on_notice(notice));
+        let too_many = kept.len().saturating_sub(NOTICES_MAX as usize);
+        if let Some(bytes) = whole.filter(|_| too_many == 0) {
+            let mut file = OpenOptions::new().write(true).open(&path)?;
+            file.set_len(bytes)?;
+            file.seek(SeekFrom::End(0))?;
+            return Ok(Self { file, bytes });
+        }
+        let new = path.with_extension("new");
+        let mut notices = Self { file: File::create(&new)?, bytes: 0 };
+        notices.write(&HEAD.to_bytes())?;
+        for notice in &kept[too_many..] {
+            notices.put(&String::from_utf8_lossy(notice))?;
+        }
+        notices.file.sync_data()?;
+        fs::rename(&new, &path)?;
+        Ok(notices)
+    }
+
+    /// Keeps a notice. Blocks for the disk.
+    pub(super) fn add(&mut self, notice: &str) -> io::Result<()> {
+        self.put(notice)?;
+        self.file.sync_data()
+    }
+
+    fn put(&mut self, notice: &str) -> io::Result<()> {
+        let mut record = Vec::new();
+        if !write_record(&[Record { shard: 0, json: notice.to_owned() }], &mut record) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.write(&record)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(bytes) {
+            // The next must stand behind whole ones.
+            self.file.set_len(self.bytes)?;
+            self.file.seek(SeekFrom::Start(self.bytes))?;
+            return Err(error);
+        }
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,279 @@
+//! The log over restarts and damage of any kind.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU32;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::sync::atomic::Ordering;
+
+/// A folder of a test's own; gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("fanwire-log-{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn config(&self) -> EngineConfig {
+        EngineConfig {
+            sync_interval: Duration::ZERO,
+            ..EngineConfig::new(format!("file://{}", self.0.display()))
+        }
+    }
+
+    fn open(&self) -> FileLog {
+        open(&self.config(), 2).expect("it opens")
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let all = fs::read_dir(&self.0).expect("it is there").map(|entry| entry.expect("readable").path());
+        let mut all: Vec<PathBuf> = all.filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+        all.sort();
+        all
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open(config: &EngineConfig, shards: usize) -> Result<FileLog, EngineError> {
+    FileLog::new(config, shards, Arc::new(|_| ()))
+}
+
+/// As a crash leaves it: without the mark of an orderly end.
+fn crash(log: FileLog) {
+    let path = lock(&log.shared.state).open.segment.path.clone();
+    let bytes = fs::read(&path).expect("it is there");
+    drop(log);
+    fs::write(&path, bytes).expect("writable");
+}
+
+fn append(log: &FileLog, batch: &[(u16, String)]) -> Vec<EventId> {
+    let records: Vec<Record> =
+        batch.iter().map(|(shard, json)| Record { shard: *shard, json: json.clone() }).collect();
+    let mut appender = log.appender().expect("it opens");
+    let (epoch, sequences) = appender.append(&Batch { number: 1, records: &records }).expect("it has room");
+    let ids = records.iter().zip(sequences);
+    ids.map(|(record, sequence)| EventId { epoch, shard: record.shard, sequence }).collect()
+}
+
+/// All that a new follower is given, up to the end.
+fn all(log: &FileLog, past: u64) -> Vec<(EventId, String)> {
+    let mut found = Vec::new();
+    let mut known: Option<Places> = None;
+    loop {
+        let (mut follower, mut places) = log.follower(known.as_ref(), past).expect("it opens");
+        loop {
+            let before = found.len();
+            let outcome = follower.follow(&places.clone(), Duration::ZERO, &mut |entry| {
+                places.next[usize::from(entry.id.shard)] = entry.id.sequence + 1;
+                found.push((entry.id, String::from_utf8(entry.json.to_vec()).expect("text")));
+            });
+            match outcome {
+                Ok(()) if found.len() == before => return found,
+                Ok(()) => {}
+                Err(EngineError::OtherEpoch) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        known = Some(places);
+    }
+}
+
+fn numbered(range: std::ops::Range<u64>) -> Vec<(u16, String)> {
+    range.map(|n| ((n % 2) as u16, format!("{{\"n\":{n}}}"))).collect()
+}
+
+#[test]
+fn a_restart_keeps_epoch_order_and_history() {
+    let folder = Folder::new();
+    let mut written = Vec::new();
+    for (at, crashes) in [false, true, false, true].into_iter().enumerate() {
+        let log = folder.open();
+        for batch in 0..5 {
+            let first = (at as u64 * 5 + batch) * 10;
+            let batch = numbered(first..first + 10);
+            let ids = append(&log, &batch);
+            written.extend(ids.into_iter().zip(batch).map(|(id, (_, json))| (id, json)));
+        }
+        assert_eq!(all(&log, 1000), written);
+        if crashes { crash(log) } else { drop(log) }
+    }
+    let log = folder.open();
+    assert_eq!(all(&log, 1000), written);
+    let epochs: std::collections::HashSet<u64> = written.iter().map(|(id, _)| id.epoch).collect();
+    assert_eq!(epochs.len(), 1, "nothing was lost, so it is one life");
+    let newest: Vec<_> = all(&log, 3).into_iter().map(|(id, _)| id).collect();
+    assert!(written[written.len() - 6..].iter().all(|(id, _)| newest.contains(id)), "{newest:?}");
+}
+
+#[test]
+fn what_is_appended_comes_to_the_follower_at_once() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let (mut follower, places) = log.follower(None, 10).expect("it opens");
+    let ids = append(&log, &numbered(0..3));
+    let mut got = Vec::new();
+    follower.follow(&places, Duration::from_secs(10), &mut |entry| got.push(entry.id)).expect("it reads");
+    assert_eq!(got, ids);
+}
+
+#[test]
+fn one_process_has_a_log_and_the_number_of_shards_stays() {
+    let folder = Folder::new();
+    let log = folder.open();
+    append(&log, &numbered(0..1));
+    let other = open(&folder.config(), 2).err().expect("it is taken").to_string();
+    assert!(other.contains("another process has"), "{other}");
+    drop(log);
+    let other = open(&folder.config(), 3).err().expect("other shards");
+    assert!(matches!(other, EngineError::Shards { log: 2, node: 3 }), "{other}");
+}
+
+#[test]
+fn the_oldest_goes_when_the_bound_is_reached() {
+    let folder = Folder::new();
+    let config = EngineConfig { max_bytes: 1 << 20, ..folder.config() };
+    let log = open(&config, 2).expect("it opens");
+    let text = "x".repeat(1000);
+    let mut last = Vec::new();
+    for _ in 0..300 {
+        last = append(&log, &vec![(0, text.clone()); 10]);
+    }
+    let bytes: u64 = folder.files().iter().map(|path| path.metadata().expect("there").len()).sum();
+    assert!((1 << 19..=1 << 20).contains(&bytes), "{bytes}");
+    let kept = all(&log, u64::MAX);
+    assert!(kept.windows(2).all(|two| two[0].0.sequence + 1 == two[1].0.sequence), "a hole");
+    assert_eq!(kept.last().map(|(id, _)| *id), last.last().copied());
+    drop(log);
+    let log = open(&config, 2).expect("it opens");
+    assert_eq!(all(&log, u64::MAX), kept);
+}
+
+#[test]
+fn a_crash_of_the_machine_begins_another_life_where_accepted_events_may_be_lost() {
+    for (interval, goes_on) in [(Duration::ZERO, true), (Duration::from_secs(60), false)] {
+        let folder = Folder::new();
+        let config = EngineConfig { sync_interval: interval, ..folder.config() };
+        let log = open(&config, 2).expect("it opens");
+        let before = append(&log, &numbered(0..4));
+        crash(log);
+        // Another run of the machine wrote it.
+        let path = folder.files().remove(0);
+        let bytes = fs::read(&path).expect("readable");
+        let (head, reader) = Reader::open(bytes.as_slice()).expect("no I/O").expect("a head");
+        let start = reader.end as usize;
+        let other = Head { boot: head.boot ^ 1, ..head };
+        fs::write(&path, [other.to_bytes().as_slice(), &bytes[start..]].concat()).expect("writable");
+        let log = open(&config, 2).expect("it opens");
+        let after = append(&log, &numbered(4..6));
+        assert_eq!(after[0].epoch == before[0].epoch, goes_on, "{interval:?}");
+        let ids: Vec<EventId> = all(&log, 1000).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ids, [before, after].concat(), "the past is there all the same");
+    }
+}
+
+#[test]
+fn notices_are_kept_and_heard_before_anything_else() {
+    let folder = Folder::new();
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let open = || {
+        let heard = Arc::clone(&heard);
+        let on_notice = move |notice: &[u8]| lock(&heard).push(String::from_utf8_lossy(notice).into_owned());
+        FileLog::new(&folder.config(), 2, Arc::new(on_notice)).expect("it opens")
+    };
+    let log = open();
+    log.tell("one").expect("it is kept");
+    log.tell("two").expect("it is kept");
+    assert_eq!(std::mem::take(&mut *lock(&heard)), ["one", "two"]);
+    crash(log);
+    // Half a notice at the end.
+    let path = folder.0.join("notices");
+    let bytes = fs::read(&path).expect("readable");
+    fs::write(&path, &bytes[..bytes.len() - 2]).expect("writable");
+    open().tell("three").expect("it is kept");
+    drop(open());
+    assert_eq!(*lock(&heard), ["one", "three", "one", "three"]);
+}
+
+/// What is done to a file.
+#[derive(Clone, Debug)]
+enum Harm {
+    Cut(prop::sample::Index),
+    Flip(prop::sample::Index, u32),
+    Zeros(usize),
+    Garbage(Vec<u8>),
+}
+
+fn harm() -> impl Strategy<Value = Harm> {
+    prop_oneof![
+        any::<prop::sample::Index>().prop_map(Harm::Cut),
+        (any::<prop::sample::Index>(), 0..8u32).prop_map(|(at, bit)| Harm::Flip(at, bit)),
+        (1..100usize).prop_map(Harm::Zeros),
+        prop::collection::vec(any::<u8>(), 1..60).prop_map(Harm::Garbage),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_cut_or_damaged_it_opens_and_gives_no_id_twice(
+        runs in prop::collection::vec((1..6u64, any::<bool>()), 1..4),
+        victim in any::<prop::sample::Index>(),
+        harm in harm(),
+    ) {
+        let folder = Folder::new();
+        let mut written: HashMap<EventId, String> = HashMap::new();
+        let mut n = 0;
+        let mut write = |log: &FileLog, batches: u64| {
+            for _ in 0..batches {
+                let batch = numbered(n..n + 3);
+                n += 3;
+                let ids = append(log, &batch);
+                for (id, (_, json)) in ids.into_iter().zip(batch) {
+                    assert!(written.insert(id, json).is_none(), "{id} was given twice");
+                }
+            }
+        };
+        for (batches, crashes) in runs {
+            let log = folder.open();
+            write(&log, batches);
+            if crashes { crash(log) } else { drop(log) }
+        }
+        let files = folder.files();
+        let path = &files[victim.index(files.len())];
+        let mut bytes = fs::read(path).expect("readable");
+        // A file that ends whole, and early, is one that a crash cut: nobody can know that there was more. What was
+        // accepted is safe from that, so only what was never accepted may go so.
+        let cuts = matches!(harm, Harm::Cut(_));
+        match harm {
+            Harm::Cut(at) => bytes.truncate(at.index(bytes.len())),
+            Harm::Flip(at, bit) => { let at = at.index(bytes.len()); bytes[at] ^= 1 << bit }
+            Harm::Zeros(count) => bytes.resize(bytes.len() + count, 0),
+            Harm::Garbage(more) => bytes.extend(more),
+        }
+        fs::write(path, bytes).expect("writable");
+        let log = folder.open();
+        let found = all(&log, 1000);
+        for (id, json) in &found {
+            prop_assert_eq!(written.get(id), Some(json), "{} is not what was written", id);
+        }
+        prop_assert!(found.windows(2).all(|two| two[0].0.shard != two[1].0.shard || two[0].0 < two[1].0));
+        if !cuts {
+            let more = append(&log, &numbered(1000..1004));
+            prop_assert!(more.iter().all(|id| !written.contains_key(id)), "an id was given twice");
+            let again: Vec<EventId> = all(&log, 1000).into_iter().map(|(id, _)| id).collect();
+            prop_assert_eq!(again, found.into_iter().map(|(id, _)| id).chain(more).collect::<Vec<_>>());
+        }
+    }
+}

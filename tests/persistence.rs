@@ -1,0 +1,220 @@
+//! A node with a log in files of its own: what it accepted is there after a restart, whatever ended it.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::ws::Ws;
+use support::{Server, eventually, http};
+
+/// A folder of the test's own; gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("fanwire-persistence-{}-{number}", std::process::id())))
+    }
+
+    fn serve(&self, options: &[&str]) -> Server {
+        let url = format!("file://{}", self.0.display());
+        let server = Server::with(&[&["--engine", &url, "--max-lag-events", "1000000"], options].concat());
+        eventually("the node has read its log", || http::get(server.addr, "/readyz").status == 200);
+        server
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.0).expect("it is there");
+        let mut all: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+        all.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+        all.sort();
+        all
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn kill(mut server: Server) {
+    server.signal("KILL");
+    server.wait();
+}
+
+fn event(stream: usize, n: usize) -> String {
+    format!("{{\"type\":\"test\",\"stream_id\":\"s{stream}\",\"payload\":{{\"n\":{n}}}}}\n")
+}
+
+fn publish(addr: SocketAddr, body: &str) -> bool {
+    let request = http::post_request("/publish", "application/x-ndjson", body.as_bytes());
+    let Ok(stream) = std::net::TcpStream::connect(addr) else { return false };
+    let mut wire = support::wire::Wire::new(stream);
+    wire.send_if_taken(&request);
+    http::read_response(&mut wire, support::wire::deadline()).is_ok_and(|answer| answer.status == 200)
+}
+
+fn number(event: &Value) -> u64 {
+    event["payload"]["n"].as_u64().unwrap_or_else(|| panic!("not numbered: {event}"))
+}
+
+fn last_segment(folder: &Path) -> u64 {
+    folder.metadata().expect("it is there").len()
+}
+
+#[test]
+fn kill_9_in_the_middle_of_publishing_loses_nothing_that_was_accepted() {
+    const PUBLISHERS: usize = 3;
+    for (shards, interval) in [("1", "1s"), ("4", "0"), ("1", "10m")] {
+        let folder = Folder::new();
+        let options = ["--bus-shards", shards, "--engine-sync-interval", interval];
+        let mut accepted = [0; PUBLISHERS];
+        let mut epoch = None;
+        let mut first = None;
+        for _ in 0..3 {
+            let server = folder.serve(&options);
+            let addr = server.addr;
+            let mut client = Ws::subscribed(addr, json!({}));
+            let counts: Vec<AtomicUsize> = accepted.iter().map(|count| AtomicUsize::new(*count)).collect();
+            std::thread::scope(|scope| {
+                for (stream, count) in counts.iter().enumerate() {
+                    scope.spawn(move || {
+                        while publish(addr, &event(stream, count.load(Ordering::Relaxed))) {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                let message = client.message();
+                first = first.take().or_else(|| {
+                    message["position"]
+                        .as_str()
+                        .or(message["payload"]["event_id"].as_str())
+                        .map(str::to_owned)
+                });
+                eventually("some are accepted", || {
+                    counts.iter().all(|count| count.load(Ordering::Relaxed) > 30)
+                });
+                kill(server);
+            });
+            // One that was sent may be there though nobody was told: the next one is behind it then.
+            let server = folder.serve(&options);
+            let stats = http::get(server.addr, "/api/stats").json();
+            assert_eq!(*epoch.get_or_insert_with(|| stats["epoch"].clone()), stats["epoch"], "one life");
+            let mut reader = Ws::subscribed(server.addr, json!({"history": 100_000}));
+            let pong = json!({"type": "ping"});
+            reader.send(&pong);
+            let mut found = [0; PUBLISHERS];
+            loop {
+                let message = reader.message();
+                if message["type"] == "pong" {
+                    break;
+                }
+                let event = &message["payload"];
+                let stream: usize =
+                    event["stream_id"].as_str().and_then(|s| s[1..].parse().ok()).expect("a stream");
+                assert_eq!(number(event), found[stream] as u64, "{shards} shards, {interval}: {message}");
+                found[stream] += 1;
+            }
+            for (stream, count) in counts.iter().enumerate() {
+                let told = count.load(Ordering::Relaxed);
+                assert!(
+                    (told..=told + 1).contains(&found[stream]),
+                    "{told} accepted, {} there",
+                    found[stream]
+                );
+                accepted[stream] = found[stream];
+            }
+            kill(server);
+        }
+        // A client from before all of it gets all that it missed, over three ends of the server.
+        let server = folder.serve(&options);
+        let mut client = Ws::subscribed(server.addr, json!({"since": first}));
+        for _ in 1..accepted.iter().sum() {
+            assert_eq!(client.message()["type"], "event");
+        }
+        assert!(client.is_silent_for(Duration::from_millis(50)));
+    }
+}
+
+#[test]
+fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
+    let folder = Folder::new();
+    let server = folder.serve(&[]);
+    let told: Vec<String> = (0..5)
+        .map(|n| server.publish(event(0, n))["last_event_id"].as_str().expect("an id").to_owned())
+        .collect();
+    kill(server);
+    // Half a record: as a crash in the middle of writing leaves it.
+    let path = folder.segments().pop().expect("a segment");
+    let whole = std::fs::read(&path).expect("readable");
+    std::fs::write(&path, [whole.as_slice(), &whole[8..60]].concat()).expect("writable");
+    let server = folder.serve(&[]);
+    let mut client = Ws::subscribed(server.addr, json!({"since": told[1]}));
+    let got: Vec<u64> = (0..3).map(|_| number(&client.event())).collect();
+    assert_eq!(got, [2, 3, 4]);
+    server.publish(event(0, 5));
+    assert_eq!(number(&client.event()), 5);
+    kill(server);
+
+    let path = folder.segments().pop().expect("a segment");
+    let mut bytes = std::fs::read(&path).expect("readable");
+    let last = bytes.len() - 10;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).expect("writable");
+    let server = folder.serve(&[]);
+    let again = server.publish(event(0, 6))["last_event_id"].as_str().expect("an id").to_owned();
+    assert_ne!(
+        again.split_once('-').map(|(epoch, _)| epoch),
+        told[0].split_once('-').map(|(epoch, _)| epoch)
+    );
+    let mut client = Ws::subscribed(server.addr, json!({"since": told[3]}));
+    assert_eq!(number(&client.event()), 4, "what is whole is there");
+    let gap = client.message();
+    assert_eq!((&gap["type"], &gap["payload"]["missed"]), (&json!("gap"), &Value::Null), "{gap}");
+    assert_eq!(number(&client.event()), 6);
+}
+
+#[test]
+fn an_orderly_end_and_a_bound_on_size() {
+    let folder = Folder::new();
+    let options = ["--engine-max-bytes", "1MiB", "--bus-capacity", "64"];
+    let mut server = folder.serve(&options);
+    let pad = "p".repeat(10_000);
+    for n in 0..300 {
+        let body = format!("{{\"type\":\"test\",\"payload\":{{\"n\":{n},\"pad\":\"{pad}\"}}}}");
+        server.publish(body);
+    }
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let bytes: u64 = folder.segments().iter().map(|path| last_segment(path)).sum();
+    assert!(bytes <= 1 << 20, "{bytes} bytes");
+    let server = folder.serve(&options);
+    let mut client = Ws::subscribed(server.addr, json!({"history": 10}));
+    let got: Vec<u64> = (0..10).map(|_| number(&client.event())).collect();
+    assert_eq!(got, (290..300).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_told_at_the_start() {
+    let folder = Folder::new();
+    let server = folder.serve(&[]);
+    let url = format!("file://{}", folder.0.display());
+    for (options, what) in [
+        (vec!["--engine", url.as_str()], "another process has"),
+        (vec!["--engine", "file:///dev/null/x"], "making /dev/null/x"),
+        (vec!["--engine", "file://"], "expected file://FOLDER"),
+    ] {
+        let mut command = support::fanwire();
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(&options);
+        let output = support::run(&mut command);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(what), "{options:?}: {text}");
+    }
+    drop(server);
+}

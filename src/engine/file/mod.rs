@@ -292,11 +292,13 @@ fn read_segment(path: &Path) -> io::Result<Option<Contents>> {
     let mut next = head.next.clone();
     let item = loop {
         match reader.next()? {
-            Item::Batch => reader.events().for_each(|(shard, _)| {
-                if let Some(next) = next.get_mut(usize::from(shard)) {
-                    *next += 1;
+            Item::Batch => {
+                for (shard, _) in reader.events() {
+                    if let Some(next) = next.get_mut(usize::from(shard)) {
+                        *next += 1;
+                    }
                 }
-            }),
+            }
             item => break item,
         }
     };
@@ -424,7 +426,7 @@ impl Log for FileLog {
 /// So many events before the end of the oldest life of the log that is there; `next` is where the newest ends.
 fn first_places(segments: &VecDeque<Segment>, next: &[Sequence], past: u64) -> Result<Places, EngineError> {
     let epoch = segments.front().map_or(0, |segment| segment.epoch);
-    let last = segments.iter().filter(|segment| segment.epoch == epoch).last();
+    let last = segments.iter().rfind(|segment| segment.epoch == epoch);
     let ends = match last.filter(|last| segments.back().is_some_and(|newest| newest.epoch != last.epoch)) {
         None => next.to_vec(),
         Some(last) => {

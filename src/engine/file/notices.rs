@@ -37,7 +37,9 @@ impl Notices {
                 fs::rename(&path, path.with_extension("broken"))?;
             }
         }
-        kept.iter().for_each(|notice| on_notice(notice));
+        for notice in &kept {
+            on_notice(notice);
+        }
         let too_many = kept.len().saturating_sub(NOTICES_MAX as usize);
         if let Some(bytes) = whole.filter(|_| too_many == 0) {
             let mut file = OpenOptions::new().write(true).open(&path)?;

@@ -226,8 +226,10 @@ mod tests {
         (bytes, ends)
     }
 
-    /// All that a segment has, and how it ends.
-    fn read(bytes: &[u8]) -> Option<(Vec<Vec<(u16, String)>>, Item, u64)> {
+    /// The batches that a segment has, each as shards and texts; how it ends, and where.
+    type All = (Vec<Vec<(u16, String)>>, Item, u64);
+
+    fn read(bytes: &[u8]) -> Option<All> {
         let (head, mut reader) = Reader::open(bytes).expect("no I/O")?;
         assert_eq!(head.next, [0, 5]);
         let mut batches = Vec::new();

@@ -1,12 +1,11 @@
 //! The log over restarts and damage of any kind.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU32;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// A folder of a test's own; gone with it.
 struct Folder(PathBuf);

@@ -520,6 +520,20 @@ fn autosdlc_has_its_documents_limits() {
         let expected = if n < 50 { "subscription_update" } else { "error" };
         assert_eq!(client.ask(&subscribe)["type"], expected, "subscribe {n}");
     }
+    let mut other = ws(&server, "/autosdlc", "");
+    other.message();
+    assert_eq!(other.ask(&ping)["type"], "pong", "one client's limit is not another's");
+    for (kind, data, max) in
+        [("unsubscribe", json!({"subscriptionId": "x"}), 100), ("agent_log", json!({"agentId": "a"}), 1000)]
+    {
+        for n in 0..=max {
+            other.send(&json!({"type": kind, "data": data}));
+            if kind == "unsubscribe" || n == max {
+                let expected = if n < max { "subscription_update" } else { "error" };
+                assert_eq!(other.message()["type"], expected, "{kind} {n}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -738,6 +752,13 @@ fn tokens_say_what_they_were_told_to() {
     assert_eq!((&claims["streams"], &claims["publish"]), (&json!(["a", "b"]), &json!(true)));
     assert_eq!(claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(exp, iat)| exp - iat), Some(3600));
     assert!(claims["jti"].as_str().is_some_and(|id| id.len() == 22));
+    let out = run(fanwire().args(["token", "--secret", SECRET, "--user", "u-1", "--stream", "*", "--json"]));
+    let made: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let claims = &made["claims"];
+    assert_eq!(
+        claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(exp, iat)| exp - iat),
+        Some(24 * 3600)
+    );
     for (options, said) in [
         (&["--stream", "*"][..], "nothing to sign with"),
         (&["--secret", "x"], "it would allow nothing"),

@@ -77,6 +77,22 @@ fn agentos_filters_by_query_and_replays_only_when_asked() {
 }
 
 #[test]
+fn an_agentos_client_may_bound_how_many_events_a_second_it_gets() {
+    let server = Server::start();
+    let mut client = open(&server, "/ws/events?max_per_second=2");
+    let events: Vec<Value> =
+        (1..=100).map(|n| json!({"type": "task.progress", "payload": {"progress": n}})).collect();
+    server.publish(json!(events).to_string());
+    assert_eq!(client.message()["payload"]["progress"], 1);
+    assert_eq!(client.message()["payload"]["progress"], 100, "then the newest of those within half a second");
+    let refused = http::exchange(
+        server.addr,
+        support::ws::upgrade_request("/ws/events?max_per_second=few", "").as_bytes(),
+    );
+    assert_eq!(refused.status, 400);
+}
+
+#[test]
 fn ten_agentos_clients_take_a_hundred_events_a_second() {
     const EVENTS: u64 = 300;
     let server = Server::start();
@@ -302,6 +318,13 @@ fn autosdlc_is_counted_by_its_own_names() {
     assert_eq!(count("websocket_messages_received_total", "unknown"), 1);
     assert_eq!(count("websocket_messages_sent_total", "agent_status"), 1);
     assert_eq!(count("websocket_message_size_bytes_count", "direction=\"in\""), 2);
+    for edge in ["100.0", "500.0", "1000.0", "5000.0", "10000.0", "50000.0", "+Inf"] {
+        assert_eq!(
+            count("websocket_message_size_bytes_bucket", &format!("le=\"{edge}\",type=\"subscribe\"")),
+            1,
+            "{edge}"
+        );
+    }
     assert_eq!(count("websocket_active_subscriptions", "agent"), 1);
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s"}}));
     assert_eq!(count("websocket_active_subscriptions", "agent"), 0);

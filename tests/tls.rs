@@ -3,61 +3,30 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
+use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, StreamOwned};
 use serde_json::{Value, json};
 use support::authority::Authority;
-use support::{PATIENCE, eventually, fanwire, numbered, run};
+use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
 
-/// A server that speaks TLS; killed when dropped.
-struct Server {
-    child: Child,
-    addr: SocketAddr,
-    log: Arc<Mutex<String>>,
-}
+/// A server that speaks TLS.
+struct Tls(Server);
 
-impl Server {
+impl Tls {
     fn start(authority: &Authority, more: &[&str]) -> Self {
         let path = |name| authority.path(name).to_str().expect("UTF-8").to_owned();
-        let mut child = fanwire()
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "info"])
-            .args(["--tls-cert-file", &path("cert.pem"), "--tls-key-file", &path("key.pem")])
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let log = Arc::new(Mutex::new(String::new()));
-        let (mut stderr, into) = (child.stderr.take().expect("piped"), Arc::clone(&log));
-        std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(len @ 1..) = stderr.read(&mut chunk) {
-                into.lock().expect("no panic").push_str(&String::from_utf8_lossy(&chunk[..len]));
-            }
-        });
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-        let addr = line.trim().strip_prefix("listening on https://").and_then(|addr| addr.parse().ok());
-        let Some(addr) = addr else {
-            let _ = child.kill();
-            panic!("{line} {}", log.lock().expect("no panic"))
-        };
-        Self { child, addr, log }
-    }
-
-    fn hang_up(&self) {
-        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
+        let (cert, key) = (path("cert.pem"), path("key.pem"));
+        let files = ["--log-level", "info", "--tls-cert-file", &cert, "--tls-key-file", &key];
+        Self(Server::with(&[&files, more].concat()))
     }
 
     fn connect(&self, config: &Arc<ClientConfig>) -> Stream {
-        let tcp = TcpStream::connect(self.addr).expect("it listens");
+        let tcp = TcpStream::connect(self.0.addr).expect("it listens");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let name = ServerName::try_from("localhost").expect("a name");
         StreamOwned::new(ClientConnection::new(Arc::clone(config), name).expect("a client"), tcp)
@@ -74,13 +43,6 @@ impl Server {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer, and TLS' own farewell");
         answer
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -110,7 +72,7 @@ fn peer_certificate(stream: &Stream) -> CertificateDer<'static> {
 #[test]
 fn publish_websocket_and_sse_go_over_tls_of_both_versions() {
     let authority = Authority::new("versions");
-    let server = Server::start(&authority, &[]);
+    let server = Tls::start(&authority, &[]);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let config = authority.client(&[version]);
         let mut ws = subscribed(server.connect(&config));
@@ -144,14 +106,14 @@ fn publish_websocket_and_sse_go_over_tls_of_both_versions() {
 #[test]
 fn curl_takes_the_server_for_whom_it_is() {
     let authority = Authority::new("curl");
-    let server = Server::start(&authority, &["--tls-min-version", "1.3"]);
-    let url = format!("https://localhost:{}/healthz", server.addr.port());
+    let server = Tls::start(&authority, &["--tls-min-version", "1.3"]);
+    let url = format!("https://localhost:{}/healthz", server.0.addr.port());
     let ca = authority.path("ca.pem");
     let curl = |more: &[&str]| {
         run(Command::new("curl").args(["-sS", "--noproxy", "*", "-m", "20"]).args(more).arg(&url))
     };
     let ca = ca.to_str().expect("UTF-8");
-    let good = curl(&["--cacert", ca, "--resolve", &format!("localhost:{}:127.0.0.1", server.addr.port())]);
+    let good = curl(&["--cacert", ca, "--resolve", &format!("localhost:{}:127.0.0.1", server.0.addr.port())]);
     assert_eq!(String::from_utf8_lossy(&good.stdout), r#"{"status":"ok"}"#, "{good:?}");
     assert!(!curl(&[]).status.success(), "an authority that is not known");
     assert!(!curl(&["--cacert", ca, "--tls-max", "1.2"]).status.success(), "too old");
@@ -160,7 +122,7 @@ fn curl_takes_the_server_for_whom_it_is() {
 #[test]
 fn a_reader_that_is_slow_gets_every_event_in_order() {
     let authority = Authority::new("slow");
-    let server = Server::start(&authority, &["--max-lag-events", "100000", "--max-lag-bytes", "1GiB"]);
+    let server = Tls::start(&authority, &["--max-lag-events", "100000", "--max-lag-bytes", "1GiB"]);
     let config = authority.client(rustls::ALL_VERSIONS);
     let mut ws = subscribed(server.connect(&config));
     // Some megabytes: more than the sockets hold, so that writes are cut short again and again.
@@ -189,11 +151,11 @@ fn a_reader_that_is_slow_gets_every_event_in_order() {
 #[test]
 fn who_speaks_no_tls_is_told_so_and_hurts_nobody() {
     let authority = Authority::new("plain");
-    let server = Server::start(&authority, &[]);
+    let server = Tls::start(&authority, &[]);
     let config = authority.client(rustls::ALL_VERSIONS);
     let mut ws = subscribed(server.connect(&config));
     let plain = |bytes: &[u8]| {
-        let mut tcp = TcpStream::connect(server.addr).expect("it listens");
+        let mut tcp = TcpStream::connect(server.0.addr).expect("it listens");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         tcp.write_all(bytes).expect("written");
         let mut answer = Vec::new();
@@ -212,7 +174,7 @@ fn who_speaks_no_tls_is_told_so_and_hurts_nobody() {
 #[test]
 fn a_hangup_brings_the_new_certificate_to_new_clients_and_a_bad_one_to_nobody() {
     let authority = Authority::new("reload");
-    let server = Server::start(&authority, &[]);
+    let server = Tls::start(&authority, &[]);
     let config = authority.client(rustls::ALL_VERSIONS);
     let mut ws = subscribed(server.connect(&config));
     let before = peer_certificate(ws.get_ref());
@@ -222,14 +184,12 @@ fn a_hangup_brings_the_new_certificate_to_new_clients_and_a_bad_one_to_nobody() 
     };
     assert_eq!(now(), before);
     authority.sign();
-    server.hang_up();
+    server.0.signal("HUP");
     eventually("a new client sees the new certificate", || now() != before);
     let newer = now();
     std::fs::write(authority.path("cert.pem"), "no certificate").expect("a file");
-    server.hang_up();
-    eventually("the log says what is wrong", || {
-        server.log.lock().expect("no panic").contains("cert.pem: no certificate in it")
-    });
+    server.0.signal("HUP");
+    eventually("the log says what is wrong", || server.0.log().contains("cert.pem: no certificate in it"));
     assert_eq!(now(), newer);
     server.post(&config, &numbered(3));
     assert_eq!(message(&mut ws)["payload"]["payload"]["n"], 3, "the first client is still there");
@@ -257,11 +217,11 @@ fn a_certificate_without_its_key_is_refused_at_the_start() {
 fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
     let authority = Authority::new("commands");
     let secret = "a secret of thirty-two bytes, no less";
-    let server = Server::start(&authority, &["--auth-jwt-hs256-secret", secret]);
+    let server = Tls::start(&authority, &["--auth-jwt-hs256-secret", secret]);
     let mut make = fanwire();
     make.args(["token", "--publish", "--stream", "*"]).env("FANWIRE_AUTH_JWT_HS256_SECRET", secret);
     let token = String::from_utf8(run(&mut make).stdout).expect("a token is text");
-    let url = format!("https://localhost:{}", server.addr.port());
+    let url = format!("https://localhost:{}", server.0.addr.port());
     let ask = |args: &[&str]| {
         let mut command = fanwire();
         command.args(args).env("FANWIRE_URL", &url).env("FANWIRE_TOKEN", token.trim());

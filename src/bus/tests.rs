@@ -301,6 +301,14 @@ fn a_recording_keeps_the_newest_and_says_what_it_missed() {
 }
 
 #[test]
+fn the_bus_of_the_process_is_one() {
+    let mut reader = Bus::global().subscribe(Filter::new().types(["global.only.this.test"]));
+    thread::spawn(|| Bus::global().publish(event("global.only.this.test"))).join().expect("published");
+    assert!(matches!(reader.try_recv(), Ok(Delivery::Event(_))));
+    assert_ne!(Bus::new().epoch(), Bus::global().epoch());
+}
+
+#[test]
 fn a_recording_is_asked_by_type_and_time() {
     let bus = Bus::new();
     let at = |kind: &str, second: i64| {

@@ -184,4 +184,29 @@ mod tests {
         let types: Vec<_> = all.map(|event| event.expect("valid").event_type().to_owned()).into();
         assert_eq!(types, TYPES);
     }
+
+    #[test]
+    fn a_providers_status_is_an_event_only_where_its_state_is_another() {
+        let mut states = ProviderStates::default();
+        let slow = ProviderDetails { latency_ms: Some(900.0), ..ProviderDetails::default() };
+        let mut told = Vec::new();
+        for (provider, state) in [
+            ("ollama", "READY"),
+            ("ollama", "READY"),
+            ("openai", "READY"),
+            ("ollama", "ERROR"),
+            ("ollama", "ERROR"),
+            ("ollama", "READY"),
+        ] {
+            let event = states.changed(provider, state, &slow).expect("an event can be made");
+            told.extend(event.map(|event| format!("{provider} {state} {}", event.payload().contains("900"))));
+        }
+        assert_eq!(
+            told,
+            ["ollama READY true", "openai READY true", "ollama ERROR true", "ollama READY true"]
+        );
+        let bad = "x".repeat(10_000);
+        assert!(states.changed(&bad, "READY", &slow).is_err());
+        assert!(states.changed(&bad, "READY", &slow).is_err(), "it is still news");
+    }
 }

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::command::{UNKNOWN, text_frame};
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
-    Refusal, Reply, Stamp, Subscribe, split_entity,
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, OnLag, Opening, Place,
+    Protocol, Refusal, Reply, Stamp, Subscribe, split_entity,
 };
 use crate::codec::ws;
 use crate::event::{Event, json};
@@ -29,7 +29,8 @@ pub(super) struct Agentos {
     pub(super) gaps: bool,
 }
 
-/// `?filter=TYPE` (or `type`), `?source=`, `?entity=KIND:ID`, all repeatable; `?history=N`; `?gap=1`.
+/// `?filter=TYPE` (or `type`), `?source=`, `?entity=KIND:ID`, all repeatable; `?history=N`; `?gap=1`;
+/// `?max_per_second=N`, `?on_lag=…` as on `/sse`.
 pub(super) fn open(query: &[(String, String)]) -> Result<Opening, String> {
     let all = |names: &[&str]| -> Vec<&str> {
         query
@@ -48,10 +49,16 @@ pub(super) fn open(query: &[(String, String)]) -> Result<Opening, String> {
         Some(count) => Some(count.parse().map_err(|_| "history is not a number".to_owned())?),
         None => None,
     };
+    let rate = match all(&["max_per_second"]).last() {
+        Some(rate) => Some(rate.parse().map_err(|_| "max_per_second is not a number".to_owned())?),
+        None => None,
+    };
+    let on_lag = all(&["on_lag"]).last().copied().or(rate.map(|_: u32| "sample"));
+    let on_lag = OnLag::read(on_lag, rate)?;
     let gaps = query.iter().any(|(name, value)| name == "gap" && matches!(value.as_str(), "" | "1" | "true"));
     Ok(Opening {
         encoding: if gaps { Encoding::AgentosWsGaps } else { Encoding::AgentosWs },
-        subscribe: Some(Box::new(Subscribe { history, ..Subscribe::from(filter) })),
+        subscribe: Some(Box::new(Subscribe { history, on_lag, ..Subscribe::from(filter) })),
         place: None,
     })
 }

@@ -106,7 +106,12 @@ const KINDS: [&str; 8] = ["subscribe", "unsubscribe", "request", "ping", "publis
 
 fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
     let names = || serde_json::from_str::<NamesIn>(payload).map_err(|error| bad_payload(&error));
+    // serde would take an array for the fields in order.
+    let is_list = payload.trim_ascii_start().starts_with('[');
     match kind {
+        "subscribe" | "unsubscribe" | "request" | "auth" if is_list => {
+            Err(ClientError::new("invalid_payload", "payload: not an object"))
+        }
         "subscribe" => read_subscribe(payload).map(|s| Command::Subscribe(Box::new(s))),
         "unsubscribe" => match names()?.subscription_id {
             Some(subscription_id) => Ok(Command::Unsubscribe { subscription_id, strict: true }),

@@ -79,7 +79,8 @@ impl Server {
         let out = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         let first = stdout.recv_timeout(PATIENCE);
-        let addr = first.ok().and_then(|line| line.strip_prefix("listening on http://")?.parse().ok());
+        let listens = |line: String| line.strip_prefix("listening on ")?.split_once("://")?.1.parse().ok();
+        let addr = first.ok().and_then(listens);
         let Some(addr) = addr else {
             let _ = child.kill();
             panic!("the server did not say where it listens: {}", log.lock().expect("no panic holds it"));

@@ -205,13 +205,18 @@ fn read(text: &str) -> ClientMessage {
 
 fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientError>) {
     let data = message.data.map_or("{}", RawValue::get);
-    let names = || match serde_json::from_str::<NamesIn>(data) {
-        Ok(names) => Ok(names),
-        Err(error) => Err(ClientError::new("invalid_data", format!("data: {error}"))),
+    let fault = |what: String| ClientError::new("invalid_data", format!("data: {what}"));
+    // serde would take an array for the fields in order.
+    let object = || match data {
+        "null" => Ok("{}"),
+        data if data.starts_with('{') => Ok(data),
+        _ => Err(fault("not an object".to_owned())),
     };
+    let names =
+        || object().and_then(|data| serde_json::from_str::<NamesIn>(data).map_err(|e| fault(e.to_string())));
     match &*message.kind {
         "subscribe" => {
-            let subscribe = subscription::read(data);
+            let subscribe = object().and_then(subscription::read);
             ("subscribe", subscribe.map(|subscribe| Command::Subscribe(Box::new(subscribe))))
         }
         "unsubscribe" => {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -355,4 +355,48 @@ fn bench_accounts_for_every_delivery_of_every_mix_and_pace() {
     assert!(report["published"].as_u64() > Some(40), "answers open the window again: {report}");
     let report = bench("-c 20 --churn 100");
     assert_eq!(report["connected"], 100, "{report}");
+}
+
+#[test]
+fn top_prints_one_plain_frame_where_nobody_watches() {
+    let server = Server::start();
+    let _client = Ws::subscribed(server.addr, json!({"event_types": ["task.*"]}));
+    server.publish(numbered(1));
+    let url = format!("http://{}", server.addr);
+    eventually("the interest is told", || {
+        let output = run(fanwire().args(["top", &url]));
+        assert!(output.status.success(), "{output:?}");
+        let frame = String::from_utf8(output.stdout).expect("text");
+        assert!(frame.contains("serving") && frame.contains("1 (1 ws, 0 sse"), "{frame}");
+        assert!(!frame.contains('\u{1b}'), "{frame:?}");
+        frame.contains("type=task.*")
+    });
+    let guarded = Server::with(&["--auth-jwt-hs256-secret", "a secret of thirty-two bytes, no less"]);
+    let output = run(fanwire().args(["top", &format!("http://{}", guarded.addr)]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the right `admin`"), "{output:?}");
+}
+
+#[test]
+fn top_draws_on_a_terminal_and_gives_it_back() {
+    let server = Server::start();
+    let command = format!("{} top http://{}", env!("CARGO_BIN_EXE_fanwire"), server.addr);
+    let mut script = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("script, of util-linux, starts");
+    let mut screen = script.stdout.take().expect("piped");
+    let mut shown = String::new();
+    let mut chunk = [0; 4096];
+    while !shown.contains("nobody wants anything") {
+        let len = screen.read(&mut chunk).expect("a frame");
+        assert!(len > 0, "ended early: {shown}");
+        shown.push_str(&String::from_utf8_lossy(&chunk[..len]));
+    }
+    script.stdin.as_mut().expect("piped").write_all(b"q").expect("a key");
+    screen.read_to_string(&mut shown).expect("the rest");
+    assert!(script.wait().expect("it ends").success(), "{shown}");
+    assert!(shown.contains("\u{1b}[?1049h") && shown.trim_end().ends_with("\u{1b}[?1049l"), "{shown:?}");
 }

@@ -219,7 +219,8 @@ fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
     let secret = "a secret of thirty-two bytes, no less";
     let server = Tls::start(&authority, &["--auth-jwt-hs256-secret", secret]);
     let mut make = fanwire();
-    make.args(["token", "--publish", "--stream", "*"]).env("FANWIRE_AUTH_JWT_HS256_SECRET", secret);
+    make.args(["token", "--publish", "--admin", "--stream", "*"])
+        .env("FANWIRE_AUTH_JWT_HS256_SECRET", secret);
     let token = String::from_utf8(run(&mut make).stdout).expect("a token is text");
     let url = format!("https://localhost:{}", server.0.addr.port());
     let ask = |args: &[&str]| {
@@ -238,6 +239,9 @@ fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
         assert_eq!(code, Some(0), "{error}");
         assert!(shown.contains("over.tls"), "{shown}");
     }
+    let (code, frame, error) = ask(&["top"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(frame.contains(&url) && frame.contains("serving"), "{frame}");
     let verify = ["verify", "--seconds", "1", "--ws", "1", "--sse", "1", "--slow", "0", "--json"];
     let (code, report, error) = ask(&verify);
     assert_eq!(code, Some(0), "{report}{error}");

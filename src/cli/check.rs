@@ -12,7 +12,7 @@ use fanwire::{Explanation, Filter, FilterError, MemoryLine};
 use serde_json::json;
 
 use super::settings::Settings;
-use super::{CliError, DIM};
+use super::{CliError, DIM, human_bytes};
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default();
@@ -118,23 +118,13 @@ fn check_config(args: &Args) -> Result<(), CliError> {
 
 /// What it may come to in memory, line by line.
 fn show_memory(config: &fanwire::config::Config) {
-    let human = |bytes: u64| {
-        let mut size = bytes as f64;
-        let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
-        let mut unit = units.next().unwrap_or_default();
-        while size >= 1024.0 {
-            let Some(next) = units.next() else { break };
-            (size, unit) = (size / 1024.0, next);
-        }
-        format!("{size:.1} {unit}")
-    };
     anstream::println!("\n{DIM}# memory at the most: what each limit allows, all at once{DIM:#}");
     for line in config.worst_case() {
         let MemoryLine { what, count, each, .. } = line;
-        let product = format!("{count} x {}", human(each));
-        anstream::println!("{DIM}#{DIM:#} {:>10}  {what}{DIM}, {product}{DIM:#}", human(line.bytes()));
+        let product = format!("{count} x {}", human_bytes(each));
+        anstream::println!("{DIM}#{DIM:#} {:>10}  {what}{DIM}, {product}{DIM:#}", human_bytes(line.bytes()));
     }
-    anstream::println!("{DIM}#{DIM:#} {:>10}  in all", human(config.worst_case_bytes()));
+    anstream::println!("{DIM}#{DIM:#} {:>10}  in all", human_bytes(config.worst_case_bytes()));
 }
 
 fn read_event(from: &str) -> Result<fanwire::Event, CliError> {

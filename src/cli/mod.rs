@@ -17,6 +17,7 @@ mod supervisor;
 mod tail;
 mod target;
 mod token;
+mod top;
 mod verify;
 
 use std::fmt;
@@ -48,6 +49,8 @@ enum Command {
     Check(check::Args),
     /// Load a server with many clients and see what it costs
     Bench(bench::Args),
+    /// See what a server does: rates, clients, interests, laggards, shards
+    Top(top::Args),
     /// Check a running server's promises: nothing lost untold, nothing twice, in order, whatever breaks
     Verify(verify::Args),
 }
@@ -83,6 +86,21 @@ fn refused_config(error: fanwire::config::ConfigError) -> CliError {
 const RED: Style = AnsiColor::Red.on_default();
 const DIM: Style = Style::new().dimmed();
 
+/// A size for people.
+fn human_bytes(bytes: u64) -> String {
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut units = ["KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while size >= 1024.0 {
+        let Some(next) = units.next() else { break };
+        (size, unit) = (size / 1024.0, next);
+    }
+    format!("{size:.1} {unit}")
+}
+
 /// Parses the command line, runs the command and turns its end into an exit code.
 pub(crate) fn run() -> ExitCode {
     let done = match Cli::parse().command {
@@ -92,6 +110,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Token(args) => token::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(args),
+        Command::Top(args) => top::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match done {

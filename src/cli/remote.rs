@@ -27,7 +27,7 @@ use super::target::Target;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a client shows, and whom it trusts.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub(super) struct Access {
     /// Token or API key to show; better in the environment than on a command line that others see
     #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]

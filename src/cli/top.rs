@@ -1,0 +1,481 @@
+//! `fanwire top`: the operator's view in a terminal. Imports its siblings only.
+//!
+//! Always: what is drawn is what the server said last, and a server that does not answer is said so in place; where
+//! stdout is no terminal one frame is printed, plain, and that is all.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Read as _, Write as _, stdin, stdout};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anstyle::{AnsiColor, Style};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use serde::Deserialize;
+
+use super::remote::{Access, Remote};
+use super::target::{Target, error_text};
+use super::{CliError, DIM, RED, human_bytes as bytes};
+
+/// Options of `fanwire top`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The server
+    #[arg(value_name = "URL", env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
+    url: Target,
+    #[command(flatten)]
+    access: Access,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    every: u64,
+    /// Print one frame and end, also on a terminal
+    #[arg(long)]
+    once: bool,
+}
+
+/// Looks kept for the charts.
+const SAMPLES: usize = 60;
+/// Rows of a table in a frame without a height.
+const ROWS_PLAIN: usize = 20;
+const BOLD: Style = Style::new().bold();
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+
+/// Another screen, no cursor; and back.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+/// `/api/stats`, as far as it is shown.
+#[derive(Clone, Debug, Deserialize)]
+struct Stats {
+    version: String,
+    epoch: String,
+    uptime_seconds: u64,
+    loops: u64,
+    draining: bool,
+    engine: serde_json::Value,
+    connections: Connections,
+    subscriptions: u64,
+    feeds: u64,
+    deliveries: u64,
+    written_bytes: u64,
+    dropped: u64,
+    held_bytes: u64,
+    ledger: Ledger,
+    #[serde(default)]
+    interests: Vec<Interest>,
+    laggards: Vec<Laggard>,
+    shards: Vec<Shard>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Connections {
+    http: u64,
+    ws: u64,
+    sse: u64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Ledger {
+    matched: u64,
+    written: u64,
+    pending: u64,
+    dropped: u64,
+    conflated: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Interest {
+    filters: Vec<String>,
+    dialect: String,
+    transport: String,
+    members: u64,
+    kept_events: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Laggard {
+    connection: String,
+    speaks: String,
+    events: u64,
+    bytes: u64,
+    milliseconds: u64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Shard {
+    head: u64,
+    oldest: u64,
+    capacity: u64,
+}
+
+/// What is charted: a name, and the numbers of the last looks.
+#[derive(Debug, Default)]
+struct Charts {
+    published: VecDeque<f64>,
+    delivered: VecDeque<f64>,
+    bytes: VecDeque<f64>,
+    missed: VecDeque<f64>,
+}
+
+/// What is known of the server.
+struct View {
+    remote: Remote,
+    stats: Option<(Stats, Instant)>,
+    fault: Option<String>,
+    charts: Charts,
+}
+
+/// Draws until it is interrupted; once where nobody watches.
+pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    let remote = Remote::new(args.url.clone(), &args.access)?;
+    let mut view = View { remote, stats: None, fault: None, charts: Charts::default() };
+    if args.once || !stdout().is_terminal() {
+        view.look().map_err(|error| hinted(CliError::new(error)))?;
+        // Rates want a second look.
+        std::thread::sleep(Duration::from_secs(1));
+        view.look().map_err(|error| hinted(CliError::new(error)))?;
+        let frame = view.frame(None);
+        // A closed stdout means that nobody asks.
+        let _ = anstream::AutoStream::auto(stdout()).write_all(frame.as_bytes());
+        return Ok(());
+    }
+    view.look().map_err(|error| hinted(CliError::new(error)))?;
+    let (stop, stopped) = channel();
+    let mut signals = signal_hook::iterator::Signals::new([
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    ])
+    .map_err(|error| CliError::new(format!("cannot wait for signals: {error}")))?;
+    let quit = stop.clone();
+    std::thread::spawn(move || signals.forever().try_for_each(|_| stop.send(())));
+    std::thread::spawn(move || {
+        // A closed stdin asks for nothing.
+        let keys = stdin().lock().bytes().map_while(Result::ok);
+        keys.filter(|key| matches!(key, b'q' | b'Q' | 3)).try_for_each(|_| quit.send(()))
+    });
+    let _screen = Screen::enter();
+    loop {
+        Screen::draw(&view.frame(Screen::size()));
+        match stopped.recv_timeout(Duration::from_secs(args.every)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return Ok(()),
+        }
+        view.fault = view.look().err();
+    }
+}
+
+fn hinted(error: CliError) -> CliError {
+    error.hint("Is the server running? With authentication, the token must have the right `admin`.")
+}
+
+/// The terminal while it is drawn on; given back at the end, whatever that is.
+struct Screen {
+    /// How the terminal was.
+    before: Option<Termios>,
+}
+
+impl Screen {
+    fn enter() -> Self {
+        let before = tcgetattr(stdin()).ok();
+        if let Some(before) = &before {
+            // Keys come one by one and are not shown; Ctrl-C stays a signal.
+            let mut keys = before.clone();
+            keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+            let _ = tcsetattr(stdin(), OptionalActions::Now, &keys);
+        }
+        let _ = stdout().write_all(ENTER.as_bytes());
+        Self { before }
+    }
+
+    /// Columns and rows.
+    fn size() -> Option<(usize, usize)> {
+        let size = tcgetwinsize(stdout()).ok()?;
+        (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
+    }
+
+    /// Draws over what is there, without a flicker: home, each line to its end, the rest below away.
+    fn draw(frame: &str) {
+        // Colours as the environment wants them; the cursor's moves in any case.
+        let plain = (anstream::AutoStream::choice(&stdout()) == anstream::ColorChoice::Never)
+            .then(|| anstream::adapter::strip_str(frame).to_string());
+        let mut out = String::from("\x1b[H");
+        for line in plain.as_deref().unwrap_or(frame).lines() {
+            out.push_str(line);
+            out.push_str("\x1b[K\r\n");
+        }
+        out.truncate(out.len().saturating_sub(2));
+        out.push_str("\x1b[J");
+        let mut stdout = stdout().lock();
+        let _ = stdout.write_all(out.as_bytes()).and_then(|()| stdout.flush());
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
+        }
+        let _ = stdout().write_all(LEAVE.as_bytes()).and_then(|()| stdout().flush());
+    }
+}
+
+impl View {
+    /// Asks the server, and keeps the rates since the look before.
+    fn look(&mut self) -> Result<(), String> {
+        let mut answer =
+            self.remote.get("/api/stats").call().map_err(|error| format!("cannot ask: {error}"))?;
+        let status = answer.status().as_u16();
+        let body = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        if status != 200 {
+            return Err(format!("{} (status {status})", error_text(&body)));
+        }
+        let stats: Stats =
+            serde_json::from_str(&body).map_err(|error| format!("not a fanwire server's answer: {error}"))?;
+        let now = Instant::now();
+        if let Some((before, at)) = self.stats.as_ref().filter(|(before, _)| before.epoch == stats.epoch) {
+            let seconds = now.duration_since(*at).as_secs_f64().max(0.001);
+            let heads = |stats: &Stats| stats.shards.iter().map(|shard| shard.head).sum::<u64>();
+            for (chart, then, now) in [
+                (&mut self.charts.published, heads(before), heads(&stats)),
+                (&mut self.charts.delivered, before.deliveries, stats.deliveries),
+                (&mut self.charts.bytes, before.written_bytes, stats.written_bytes),
+                (&mut self.charts.missed, before.dropped, stats.dropped),
+            ] {
+                chart.push_back(now.saturating_sub(then) as f64 / seconds);
+                if chart.len() > SAMPLES {
+                    chart.pop_front();
+                }
+            }
+        }
+        self.stats = Some((stats, now));
+        Ok(())
+    }
+
+    /// The whole screen as text: so wide and high, or as it comes.
+    fn frame(&self, size: Option<(usize, usize)>) -> String {
+        let (width, height) = size.unwrap_or((100, usize::MAX));
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut out, width.max(40), height);
+        out
+    }
+
+    fn write(&self, out: &mut String, width: usize, height: usize) -> std::fmt::Result {
+        let Some((stats, _)) = &self.stats else { return Ok(()) };
+        let state = if stats.draining {
+            format!("{YELLOW}draining{YELLOW:#}")
+        } else {
+            format!("{GREEN}serving{GREEN:#}")
+        };
+        let state =
+            self.fault.as_ref().map_or(state, |fault| format!("{RED}{}{RED:#}", cut(fault, width / 2)));
+        let engine = stats.engine.as_str().map_or_else(|| "engine".to_owned(), str::to_owned);
+        let Stats { version, loops, .. } = stats;
+        writeln!(out, "{BOLD}fanwire {version}{BOLD:#}  {}  {state}", self.remote.url)?;
+        writeln!(
+            out,
+            "{DIM}up {}, {loops} loops, {engine}, epoch {}{DIM:#}\n",
+            lasting(stats.uptime_seconds),
+            stats.epoch
+        )?;
+
+        let bar = width.saturating_sub(26).min(SAMPLES);
+        for (name, chart, unit) in [
+            ("in", &self.charts.published, "events/s"),
+            ("out", &self.charts.delivered, "events/s"),
+            ("written", &self.charts.bytes, "/s"),
+            ("missed", &self.charts.missed, "events/s"),
+        ] {
+            let now = chart.back().copied().unwrap_or(0.0);
+            let style = if name == "missed" && now > 0.0 { YELLOW } else { BOLD };
+            let number = if unit == "/s" { bytes(now as u64) } else { grouped(now.round() as u64) };
+            writeln!(
+                out,
+                "{name:<8}{style}{number:>9}{style:#} {DIM}{unit:<8}{DIM:#} {}",
+                spark(chart, bar)
+            )?;
+        }
+        let Connections { http, ws, sse } = stats.connections;
+        let held = bytes(stats.held_bytes);
+        let (subscriptions, feeds) = (grouped(stats.subscriptions), grouped(stats.feeds));
+        writeln!(
+            out,
+            "\nclients  {} {DIM}({ws} ws, {sse} sse, {http} http){DIM:#}, {subscriptions} subscriptions, {feeds} feeds, {held} held",
+            ws + sse
+        )?;
+        let Ledger { matched, written, pending, dropped, conflated } = stats.ledger;
+        let [matched, written, pending, dropped, conflated] =
+            [matched, written, pending, dropped, conflated].map(grouped);
+        writeln!(
+            out,
+            "ledger   {matched} = {written} written + {pending} pending + {dropped} dropped + {conflated} conflated"
+        )?;
+
+        // What is left of the screen goes to the tables: shards have theirs, laggards before interests.
+        let shards = stats.shards.len().min(8);
+        let room = height.saturating_sub(out.lines().count() + shards + 8);
+        let room = if height == usize::MAX { 2 * ROWS_PLAIN } else { room };
+        let laggards = stats.laggards.len().clamp(1, room.div_ceil(2).max(1));
+        let interests = room.saturating_sub(laggards).clamp(1, 50);
+        write_tables(out, stats, width, (shards, laggards, interests))
+    }
+}
+
+/// Shards, laggards and interests: so many of each.
+fn write_tables(
+    out: &mut String,
+    stats: &Stats,
+    width: usize,
+    (shards, laggards, interests): (usize, usize, usize),
+) -> std::fmt::Result {
+    writeln!(out, "\n{DIM}{:<6}{:>16}{:>16}   kept{DIM:#}", "shard", "newest", "oldest")?;
+    for (number, shard) in stats.shards.iter().take(shards).enumerate() {
+        let Shard { head, oldest, capacity } = *shard;
+        let share = (head.saturating_sub(oldest) * 100).checked_div(capacity).unwrap_or(0);
+        writeln!(
+            out,
+            "{number:<6}{:>16}{:>16}   {share} % of {}",
+            grouped(head),
+            grouped(oldest),
+            grouped(capacity)
+        )?;
+    }
+    writeln!(
+        out,
+        "\n{DIM}{:<18}{:<8}{:>10}{:>12}{:>12}{DIM:#}",
+        "laggard", "speaks", "events", "bytes", "time"
+    )?;
+    if stats.laggards.is_empty() {
+        writeln!(out, "{DIM}nobody is behind{DIM:#}")?;
+    }
+    for one in stats.laggards.iter().take(laggards) {
+        let Laggard { connection, speaks, events, milliseconds, .. } = one;
+        let behind = format!("{:.1} s", *milliseconds as f64 / 1000.0);
+        writeln!(
+            out,
+            "{connection:<18}{speaks:<8}{:>10}{:>12}{behind:>12}",
+            grouped(*events),
+            bytes(one.bytes)
+        )?;
+    }
+    let wide = width.saturating_sub(42).max(12);
+    writeln!(out, "\n{DIM}{:<wide$} {:<16}{:>10}{:>12}{DIM:#}", "interest", "spoken", "clients", "kept")?;
+    if stats.interests.is_empty() {
+        writeln!(out, "{DIM}nobody wants anything{DIM:#}")?;
+    }
+    for one in stats.interests.iter().take(interests) {
+        let text = if one.filters.iter().any(String::is_empty) {
+            "everything".to_owned()
+        } else {
+            one.filters.join("  or  ")
+        };
+        let spoken = format!("{} {}", one.dialect, one.transport);
+        writeln!(
+            out,
+            "{:<wide$} {spoken:<16}{:>10}{:>12}",
+            cut(&text, wide),
+            grouped(one.members),
+            grouped(one.kept_events)
+        )?;
+    }
+    Ok(())
+}
+
+/// At most so many characters; control characters never reach the terminal.
+fn cut(text: &str, max: usize) -> String {
+    let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    if text.chars().count() <= max {
+        return text.chars().map(clean).collect();
+    }
+    let mut cut: String = text.chars().take(max.saturating_sub(1)).map(clean).collect();
+    cut.push('…');
+    cut
+}
+
+/// The last so many numbers as a line of blocks, the highest of them full.
+fn spark(numbers: &VecDeque<f64>, width: usize) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let shown = || numbers.iter().skip(numbers.len().saturating_sub(width));
+    let top = shown().copied().fold(f64::MIN_POSITIVE, f64::max);
+    shown().map(|number| BLOCKS[((number / top * 7.0).round() as usize).min(7)]).collect()
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn lasting(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> View {
+        let url = "http://127.0.0.1:1".parse().expect("valid");
+        let stats = serde_json::json!({
+            "version": "9.9.9", "epoch": "1", "uptime_seconds": 3725, "loops": 2, "draining": false, "engine": "memory",
+            "connections": {"http": 1, "ws": 2, "sse": 3}, "subscriptions": 4, "feeds": 5, "deliveries": 6, "written_bytes": 7,
+            "dropped": 8, "held_bytes": 4096, "ledger": {"matched": 1_234_567, "written": 1, "pending": 2, "dropped": 3, "conflated": 4},
+            "interests": [{"filters": ["type=\u{1b}[31mx"], "dialect": "native", "transport": "ws", "members": 2, "kept_events": 0}],
+            "laggards": [{"connection": "1f", "speaks": "ws", "events": 10, "bytes": 2048, "milliseconds": 1500}],
+            "shards": [{"head": 100, "oldest": 50, "capacity": 200}],
+        });
+        let stats = serde_json::from_value(stats).expect("as the server says it");
+        View {
+            remote: Remote::new(url, &Access::default()).unwrap_or_else(|error| panic!("{error:?}")),
+            stats: Some((stats, Instant::now())),
+            fault: None,
+            charts: Charts::default(),
+        }
+    }
+
+    #[test]
+    fn a_frame_tells_what_the_server_said_and_fits_the_screen() {
+        let view = view();
+        let frame = anstream::adapter::strip_str(&view.frame(Some((80, 24)))).to_string();
+        for words in [
+            "fanwire 9.9.9",
+            "up 1 h 2 min",
+            "1,234,567 = 1 written + 2 pending + 3 dropped + 4 conflated",
+            "25 % of 200",
+            "2.0 KiB",
+            "1.5 s",
+            "5 (2 ws, 3 sse, 1 http)",
+        ] {
+            assert!(frame.contains(words), "{words}: {frame}");
+        }
+        assert!(frame.lines().count() <= 24, "{frame}");
+        assert!(frame.lines().all(|line| line.chars().count() <= 90), "{frame}");
+    }
+
+    #[test]
+    fn what_strangers_wrote_moves_no_cursor() {
+        let frame = view().frame(None);
+        assert!(!frame.contains("\u{1b}[31mx") && frame.contains("type=\u{fffd}[31mx"), "{frame}");
+    }
+
+    #[test]
+    fn a_line_of_blocks_ends_with_the_newest() {
+        let numbers: VecDeque<f64> = [0.0, 4.0, 8.0].into();
+        assert_eq!(spark(&numbers, 2), "▅█");
+        assert_eq!(spark(&[0.0, 0.0].into(), 9), "▁▁");
+    }
+}

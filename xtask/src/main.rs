@@ -6,6 +6,7 @@ mod autobahn;
 mod mutants;
 mod run;
 mod setup;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ cargo xtask COMMAND
   sim [RUNS]    the server over a simulated network, so many seeds (3000); --seed N: that one, step by step
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
+  soak [MIN]    the server for so many minutes (30) on an engine that is killed now and then, every event in somebody's
+                books, memory and descriptors sampled; `--docs` keeps the report in docs/
   ci            everything that CI runs, in its order
 ";
 
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Some("sim") => sim(&args[1..], &mut totals),
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
+        Some("soak") => soak::run(&args[1..]),
         Some("ci") => ci(&mut totals),
         Some(other) if !matches!(other, "help" | "--help" | "-h") => {
             Err(format!("no such command: {other}\n\n{HELP}"))

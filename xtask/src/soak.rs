@@ -1,0 +1,306 @@
+//! The soak: a server on Redis for a long time, with mixed clients that come and go, slow readers, and an engine that is
+//! killed now and then; its memory and descriptors sampled, every event in somebody's books.
+//!
+//! Always: bounded in time; what it started it ends; a fault, growth or a ledger that does not balance fails it.
+
+mod report;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::run::{Outcome, cargo};
+use report::{Account, Sample};
+
+/// Another program to be soaked than the one that is built here.
+const GIVEN: &str = "FANWIRE_PROGRAM";
+/// Between two samples.
+const EVERY: Duration = Duration::from_secs(5);
+/// A round of the referee.
+const ROUND: Duration = Duration::from_secs(60);
+/// For the last clients to be gone.
+const QUIET: Duration = Duration::from_secs(8);
+/// The engine is away for so long.
+const OUTAGE: Duration = Duration::from_secs(2);
+
+/// Runs for so many minutes; the report goes to `target/soak/`, and to `docs/` where that is wanted.
+pub(crate) fn run(args: &[String]) -> Outcome {
+    let mut minutes = 30.0;
+    let mut to_docs = false;
+    for arg in args {
+        match arg.parse::<f64>() {
+            Ok(number) if number > 0.0 => minutes = number,
+            _ if arg == "--docs" => to_docs = true,
+            _ => return Err("soak takes a number of minutes, and --docs to keep the report".into()),
+        }
+    }
+    let program = if let Ok(given) = std::env::var(GIVEN) {
+        given
+    } else {
+        cargo(&["build", "--release", "--bin", "fanwire"])?;
+        "target/release/fanwire".to_owned()
+    };
+    let fanwire = |args: &[&str]| fanwire(&program, args);
+    let folder = PathBuf::from("target/soak");
+    let told = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    std::fs::create_dir_all(&folder).map_err(|error| told("target/soak", error))?;
+
+    let start = Instant::now();
+    let end = start + Duration::from_secs_f64(minutes * 60.0);
+    let redis = Mutex::new(Redis::start(&folder.join("redis"))?);
+    let engine = format!("redis://127.0.0.1:{}", redis.lock().map_err(|_| "poisoned")?.port);
+    let mut server = Server::start(&program, &engine)?;
+    let mut account = Account::new(minutes, server.sample(start)?);
+
+    let rounds = Mutex::new(Vec::new());
+    let restarts = Mutex::new(0u32);
+    let churned = Mutex::new(0u32);
+    let url = server.url.clone();
+    let left = || end.saturating_duration_since(Instant::now());
+    let pause = |time: Duration| std::thread::sleep(time.min(left()));
+    std::thread::scope(|scope| -> Outcome {
+        scope.spawn(|| {
+            // A round ends some seconds behind its time.
+            while left() > Duration::from_secs(25) {
+                let seconds =
+                    ROUND.min(left().saturating_sub(Duration::from_secs(20))).as_secs().max(1).to_string();
+                let mut args =
+                    vec!["verify", &url, "--json", "--seconds", &seconds, "--ws", "6", "--sse", "6"];
+                args.extend(["--lanes", "3", "--rate", "50", "--slow", "24"]);
+                let output = fanwire(&args);
+                if let (Ok(output), Ok(mut rounds)) = (output, rounds.lock()) {
+                    rounds.push(output);
+                }
+            }
+        });
+        scope.spawn(|| {
+            while left() > Duration::from_secs(15) {
+                let done = fanwire(&["bench", "--url", &url, "--churn", "300", "--connections", "30"]);
+                if let (Ok(output), Ok(mut churned)) = (done, churned.lock())
+                    && output.status.success()
+                {
+                    *churned += 300;
+                }
+                pause(Duration::from_secs(10));
+            }
+        });
+        scope.spawn(|| {
+            while left() > Duration::from_secs(40) {
+                let mut args =
+                    vec!["bench", "--url", &url, "--connections", "60", "--rate", "10", "--payload", "400"];
+                args.extend(["--filters", "6", "--mix", "patterns", "--sleepers", "10", "--slow", "20"]);
+                args.extend(["--seconds", "20"]);
+                let _ = fanwire(&args);
+                pause(Duration::from_secs(5));
+            }
+        });
+        scope.spawn(|| {
+            let between = Duration::from_secs_f64(minutes * 60.0 / 8.0)
+                .clamp(Duration::from_secs(20), Duration::from_secs(180));
+            loop {
+                pause(between);
+                if left() < Duration::from_secs(30) {
+                    return;
+                }
+                if let (Ok(mut redis), Ok(mut restarts)) = (redis.lock(), restarts.lock()) {
+                    redis.kill();
+                    std::thread::sleep(OUTAGE);
+                    if redis.resume().is_err() {
+                        return;
+                    }
+                    *restarts += 1;
+                }
+            }
+        });
+        while !left().is_zero() {
+            pause(EVERY);
+            account.samples.push(server.sample(start)?);
+        }
+        Ok(())
+    })?;
+    std::thread::sleep(QUIET);
+    account.last = server.sample(start)?;
+    account.seconds = start.elapsed().as_secs();
+    account.restarts = restarts.into_inner().unwrap_or_default();
+    account.churned = churned.into_inner().unwrap_or_default();
+    account.exit = server.end();
+    for output in rounds.into_inner().unwrap_or_default() {
+        account.take_round(&output.stdout, &output.stderr);
+    }
+    report::write(&account, &folder)?;
+    println!("{}", report::text(&account));
+    let faults = account.faults();
+    if !faults.is_empty() {
+        return Err(format!("the soak found:\n{}", faults.join("\n")));
+    }
+    if to_docs {
+        report::write(&account, Path::new("docs"))?;
+    }
+    Ok(())
+}
+
+/// A client command to its end, behind everything else that wants the processor.
+fn fanwire(program: &str, args: &[&str]) -> std::io::Result<Output> {
+    Command::new("nice").args(["-n", "10", program]).args(args).stdin(Stdio::null()).output()
+}
+
+struct Redis {
+    port: u16,
+    folder: PathBuf,
+    child: Option<Child>,
+}
+
+impl Redis {
+    fn start(folder: &Path) -> Result<Self, String> {
+        let _ = std::fs::remove_dir_all(folder);
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = free.map_err(|error| format!("a free port: {error}"))?.port();
+        let mut redis = Self { port, folder: folder.to_owned(), child: None };
+        redis.resume()?;
+        Ok(redis)
+    }
+
+    fn resume(&mut self) -> Outcome {
+        let port = self.port.to_string();
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "yes"])
+            // Nothing that was accepted may be lost to a kill.
+            .args(["--appendfsync", "always", "--dir"])
+            .arg(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.child =
+            Some(child.map_err(|error| format!("redis-server: {error}; `cargo xtask setup` installs it"))?);
+        for _ in 0..400 {
+            let asked = TcpStream::connect(("127.0.0.1", self.port)).and_then(|mut stream| {
+                stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+                stream.write_all(b"PING\r\n")?;
+                let mut answer = [0; 5];
+                stream.read_exact(&mut answer)?;
+                Ok(answer)
+            });
+            if asked.is_ok_and(|answer| &answer == b"+PONG") {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err("redis-server does not answer".into())
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(program: &str, engine: &str) -> Result<Self, String> {
+        let child = Command::new(program)
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--loops",
+                "2",
+                "--log-level",
+                "error",
+                "--engine",
+                engine,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut child = child.map_err(|error| format!("{program}: {error}"))?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            let _ = BufReader::new(stdout).read_line(&mut line);
+        }
+        match line.trim().strip_prefix("listening on ") {
+            Some(url) => Ok(Self { child, url: url.to_owned() }),
+            None => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err("the server did not start".into())
+            }
+        }
+    }
+
+    fn sample(&mut self, start: Instant) -> Result<Sample, String> {
+        let process = format!("/proc/{}", self.child.id());
+        let read = |name: &str| {
+            std::fs::read_to_string(format!("{process}/{name}"))
+                .map_err(|error| format!("the server is gone: {error}"))
+        };
+        let status = read("status")?;
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let rss_kib = rss.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
+        let stat = read("stat")?;
+        // Behind the name: user and system time are the 12th and 13th.
+        let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        let ticks: u64 = times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        let descriptors = std::fs::read_dir(format!("{process}/fd")).map_or(0, Iterator::count) as u64;
+        let stats = self.stats().unwrap_or_default();
+        let of = |path: &str| stats.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+        let parts = ["written", "pending", "dropped", "conflated"].map(|part| of(&format!("/ledger/{part}")));
+        Ok(Sample {
+            second: start.elapsed().as_secs(),
+            rss_kib,
+            descriptors,
+            cpu_seconds: ticks as f64 / 100.0,
+            clients: of("/connections/ws") + of("/connections/sse"),
+            matched: of("/ledger/matched"),
+            is_balanced: of("/ledger/matched") == parts.iter().sum::<u64>(),
+        })
+    }
+
+    /// `/api/stats`, where it answers in time.
+    fn stats(&self) -> Option<Value> {
+        let mut stream = TcpStream::connect(self.url.strip_prefix("http://")?).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"GET /api/stats HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// Asks it to go; its exit code.
+    fn end(&mut self) -> Option<i32> {
+        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let end = Instant::now() + Duration::from_secs(30);
+        while asked.is_ok() && Instant::now() < end {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        None
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -99,6 +99,9 @@ pub use server::{
     RateLimits, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
 };
 
+#[cfg(all(unix, feature = "server"))]
+pub use server::{HandoverError, Inheritance};
+
 /// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
 /// release.
 #[doc(hidden)]

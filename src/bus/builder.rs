@@ -5,7 +5,7 @@ use std::sync::Arc as Count;
 
 use super::ring::SHARDS_MAX;
 use super::{Bus, Carried};
-use crate::event::Event;
+use crate::event::{Event, Position};
 
 /// Slots of a shard unless told otherwise: 8,192.
 pub const CAPACITY_DEFAULT: usize = 8192;
@@ -41,6 +41,8 @@ pub struct BusBuilder<T: Carried = Event> {
     pub(super) shards: usize,
     pub(super) capacity: usize,
     pub(super) ordering_key: Option<OrderingKey<T>>,
+    /// Where it goes on as another bus that was.
+    pub(super) resumed: Option<Position>,
 }
 
 /// A bus cannot be made like that.
@@ -71,12 +73,12 @@ impl std::error::Error for BusConfigError {}
 
 impl BusBuilder<Event> {
     pub(super) fn new() -> Self {
-        Self { shards: 1, capacity: CAPACITY_DEFAULT, ordering_key: None }
+        Self { shards: 1, capacity: CAPACITY_DEFAULT, ordering_key: None, resumed: None }
     }
 
     /// Makes it a bus of plain values instead of events. An ordering key that was set is dropped.
     pub fn carrying<T: Carried>(self) -> BusBuilder<T> {
-        BusBuilder { shards: self.shards, capacity: self.capacity, ordering_key: None }
+        BusBuilder { shards: self.shards, capacity: self.capacity, ordering_key: None, resumed: None }
     }
 }
 
@@ -110,6 +112,14 @@ impl<T: Carried> BusBuilder<T> {
             return Err(BusConfigError::NoOrderingKey);
         }
         Ok(())
+    }
+
+    /// Goes on at this position of another bus that was, under its epoch.
+    #[cfg(feature = "server")]
+    pub(crate) fn resuming(mut self, position: Position) -> Self {
+        self.shards = position.sequences.len();
+        self.resumed = Some(position);
+        self
     }
 
     /// Makes the bus.

@@ -155,6 +155,13 @@ impl<T: Carried> Cursor<T> {
     #[inline]
     fn visit_run(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
         let before = self.next[shard];
+        let first = self.core().rings()[shard].first();
+        if before < first {
+            // I7 of the rings.
+            let gap = self.gap(shard, first);
+            visit(Visit::Gap(gap));
+            return true;
+        }
         let end = self.reader.visit(shard, &mut self.next[shard], |item| visit(Visit::Event(item)));
         if self.next[shard] == before && end == End::Lapped {
             let to = self.core().rings()[shard].resume(before);

@@ -77,6 +77,13 @@ impl LoopReader {
         Self { cursor, waker, ordered }
     }
 
+    /// Of a bus of one shard: stands here from now on.
+    pub(crate) fn stand_at(&mut self, place: Sequence) {
+        if self.ordered.is_none() {
+            self.cursor.set_next(0, place);
+        }
+    }
+
     /// The next sequence it will read in a shard.
     pub(crate) fn position(&self, shard: u16) -> Sequence {
         self.cursor.next(usize::from(shard))

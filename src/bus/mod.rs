@@ -196,9 +196,13 @@ impl Bus<Event> {
 
 impl<T: Carried> Bus<T> {
     fn from_builder(builder: BusBuilder<T>) -> Self {
-        let core = Arc::new(Core::new(builder.shards, builder.capacity));
+        let (epoch, core) = match builder.resumed {
+            Some(Position { epoch, sequences }) => (epoch, Core::starting_at(&sequences, builder.capacity)),
+            None => (new_epoch(), Core::new(builder.shards, builder.capacity)),
+        };
+        let core = Arc::new(core);
         Self(Count::new(Inner {
-            epoch: new_epoch(),
+            epoch,
             ordering_key: builder.ordering_key,
             desks: Desks::new(&core),
             handlers: Count::new(Handlers::new(Arc::clone(&core))),
@@ -269,8 +273,7 @@ impl<T: Carried> Bus<T> {
 
     /// The oldest sequence that a shard may still hold.
     pub(crate) fn oldest(&self, shard: u16) -> Sequence {
-        let ring = self.ring(shard);
-        ring.head().saturating_sub(ring.capacity())
+        self.ring(shard).oldest()
     }
 
     /// Subscribers and handlers now.
@@ -292,7 +295,7 @@ impl<T: Carried> Bus<T> {
         let shards = core.rings().iter().map(|ring| {
             let head = ring.head();
             let capacity = ring.capacity();
-            ShardStats { head, oldest: head.saturating_sub(capacity), capacity: capacity as usize }
+            ShardStats { head, oldest: ring.oldest(), capacity: capacity as usize }
         });
         let shards: Vec<ShardStats> = shards.collect();
         let published = shards.iter().map(|shard| shard.head).sum();

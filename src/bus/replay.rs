@@ -79,7 +79,7 @@ pub(super) fn read_range<T: Carried>(
     let mut cursor = Cursor::<T>::new(core);
     let to = to.min(cursor.next(shard));
     let ring = &core.rings()[shard];
-    let mut start = from.max(ring.head().saturating_sub(ring.capacity())).min(to);
+    let mut start = from.max(ring.oldest()).min(to);
     cursor.set_next(shard, start);
     // Collected first, because the ring may overtake the reader: then it begins again further on.
     let mut events: Vec<T> = Vec::new();

@@ -473,3 +473,35 @@ fn a_solo_publisher_keeps_the_same_promises() {
     types.extend(reader.map(|event| event.event_type().to_owned()));
     assert_eq!(types, (0..9).map(|n| format!("t{n}")).collect::<Vec<_>>());
 }
+
+#[cfg(feature = "server")]
+#[test]
+fn a_bus_goes_on_where_another_stood() {
+    let numbered = |n: u64| Event::builder("x").json(n.to_string()).build().expect("valid");
+    for first in [1u64, 5, 8, 100] {
+        let start = Position::new(77, [first]);
+        let bus = Bus::builder().capacity(8).resuming(start).build().expect("valid");
+        assert_eq!((bus.epoch(), bus.head(0), bus.oldest(0)), (77, first, first));
+        let mut early =
+            bus.subscribe_from(Filter::new(), &Position::new(77, [first - 1])).expect("its epoch");
+        let mut now = bus.subscribe(Filter::new());
+        let mut ids = Vec::new();
+        for n in 0..20 {
+            ids.push(bus.publish(numbered(n)).id);
+            assert_eq!(bus.oldest(0), (first + n + 1).saturating_sub(8).max(first));
+        }
+        assert!(ids.iter().zip(first..).all(|(id, sequence)| (id.epoch, id.sequence) == (77, sequence)));
+        // Below its first sequence there never was anything, whatever the slots hold.
+        let gap = |subscriber: &mut Subscriber| match subscriber.try_recv().expect("there is something") {
+            Delivery::Gap(gap) => (gap.from, gap.to),
+            Delivery::Event(event) => panic!("{event:?}"),
+        };
+        assert_eq!(gap(&mut early), (first - 1, first));
+        assert!(gap(&mut early).0 == first, "then those that were overwritten");
+        assert_eq!(gap(&mut now).0, first);
+        let mut seen = Vec::new();
+        let from = bus.read_range(0, 0, u64::MAX, |event| seen.push(event.payload().to_owned()));
+        assert_eq!((from, seen.len()), (first + 12, 8));
+        assert_eq!(bus.stats().live_events, 8);
+    }
+}

@@ -18,6 +18,7 @@ mod tail;
 mod target;
 mod token;
 mod top;
+mod upgrade;
 mod verify;
 
 use std::fmt;

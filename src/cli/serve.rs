@@ -4,10 +4,10 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
 
-use fanwire::ServerError;
 use fanwire::config::{Change, Config, Loaded, LogFormat, Sources};
+use fanwire::{Bus, ServerError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -16,7 +16,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::demo::Demo;
 use super::settings::Settings;
-use super::{CliError, DIM, supervisor};
+use super::{CliError, DIM, supervisor, upgrade};
 
 /// Options of `fanwire serve`: every setting. Each is an environment variable, and a key of the file, too.
 #[derive(clap::Args, Debug)]
@@ -38,16 +38,24 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         tracing::warn!("{given} is no setting; did you mean {known}?");
     }
     // Registered before the port is open: a signal that comes early is not lost.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
         .map_err(|error| CliError::new(format!("cannot watch signals: {error}")))?;
 
     raise_open_files();
 
-    let bus = config.bus().map_err(CliError::new)?;
-    let server = config.server(&bus).sockets(supervisor::sockets()?).spawn();
-    let server = server.map_err(|error| cannot_start(&config.listen, &error))?;
-    let demo = config.demo.then(|| Demo::start(bus.clone(), config.demo_rate)).transpose();
-    let demo = demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))?;
+    let program = upgrade::program();
+    let (bus, server) = match upgrade::inheritance()? {
+        Some(mut inheritance) => {
+            let bus = inheritance.bus(&config.bus).map_err(CliError::new)?;
+            (bus.clone(), config.server(&bus).inherit(inheritance))
+        }
+        None => {
+            let bus = config.bus().map_err(CliError::new)?;
+            (bus.clone(), config.server(&bus).sockets(supervisor::sockets()?))
+        }
+    };
+    let server = server.spawn().map_err(|error| cannot_start(&config.listen, &error))?;
+    let mut demo = start_demo(&config, &bus)?;
     announce(server.local_addr(), &config);
     supervisor::ready(server.local_addr());
     supervisor::watch(server.pulse());
@@ -60,6 +68,20 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
 
     let mut running = config;
     for signal in signals.forever() {
+        if signal == SIGUSR2 {
+            // Nobody may publish here while all is given away.
+            drop(demo.take());
+            let upgraded = program.as_ref().ok_or_else(|| "nobody knows where the program is".to_owned());
+            match upgraded.and_then(|program| upgrade::upgrade(&server, program, running.drain_timeout)) {
+                Ok(successor) => {
+                    supervisor::succeeded_by(successor);
+                    return server.join().map_err(CliError::new);
+                }
+                Err(error) => tracing::error!("the upgrade failed, and this process goes on: {error}"),
+            }
+            demo = start_demo(&running, &bus)?;
+            continue;
+        }
         if signal != SIGHUP {
             tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");
             break;
@@ -78,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         supervisor::reloaded();
     }
     std::thread::spawn(move || {
-        if signals.forever().any(|signal| signal != SIGHUP) {
+        if signals.forever().any(|signal| signal != SIGHUP && signal != SIGUSR2) {
             std::process::exit(1);
         }
     });
@@ -89,6 +111,11 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     drop(demo);
     server.drain(running.drain_timeout);
     server.join().map_err(CliError::new)
+}
+
+fn start_demo(config: &Config, bus: &Bus) -> Result<Option<Demo>, CliError> {
+    let demo = config.demo.then(|| Demo::start(bus.clone(), config.demo_rate)).transpose();
+    demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))
 }
 
 /// Reads the configuration again: what is different, and what can hold now. None where it has a fault: nothing

@@ -54,6 +54,11 @@ pub(super) fn stopping(limit: Duration) {
     tell(&[NotifyState::Stopping, NotifyState::Status("draining"), NotifyState::ExtendTimeoutUsec(limit)]);
 }
 
+/// Another process is the service now.
+pub(super) fn succeeded_by(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// Tells the service manager, twice in each of its intervals, that every loop turns; not where one does not.
 pub(super) fn watch(pulse: Pulse) {
     let Some(interval) = sd_notify::watchdog_enabled() else { return };

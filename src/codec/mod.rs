@@ -3,5 +3,6 @@
 
 pub mod deflate;
 pub mod http;
+pub(crate) mod portable;
 pub mod sse;
 pub mod ws;

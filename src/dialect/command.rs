@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::OnLag;
@@ -187,7 +187,7 @@ pub(crate) struct Stamp {
 }
 
 /// What a connection's path says of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
     /// The channel that its path names, in a dialect of channels.
     pub(crate) channel: Box<str>,

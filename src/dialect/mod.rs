@@ -21,6 +21,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{sse, ws};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Since, Timestamp};
@@ -136,7 +137,7 @@ pub(crate) trait Protocol: Sync {
 pub(crate) type Usual = &'static [(&'static str, u32)];
 
 /// What a subscription wants done when its client lags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum OnLag {
     /// The oldest events go, and a gap tells how many.
     #[default]
@@ -173,7 +174,7 @@ impl OnLag {
 }
 
 /// How an event's bytes look on a connection: dialect x transport, and what the client chose of its dialect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub(crate) enum Encoding {
     /// Native messages in WebSocket text frames.

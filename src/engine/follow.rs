@@ -22,8 +22,7 @@ const READ_SOME: usize = 100;
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Follows until the queue is closed.
-pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status, bus: &Bus) {
-    let mut known: Option<Places> = None;
+pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status, bus: &Bus, mut known: Option<Places>) {
     let mut backoff = Backoff::new(PAUSE_MAX);
     while !queue.is_closed() {
         let error = follow(log, queue, status, bus, &mut known, &mut backoff);
@@ -55,6 +54,7 @@ fn follow(
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
     let places = known.insert(start);
     status.attached(places.epoch);
+    status.gate.pass(places, || queue.is_closed(), || ());
     bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));
     tracing::info!(epoch = places.epoch, "following the engine's log");
     // What is there already comes without waiting.
@@ -64,7 +64,7 @@ fn follow(
         let mut count = 0;
         let outcome = connection.follow(places, wait, &mut |entry| {
             count += 1;
-            publish(&entry, bus, &mut next, status);
+            publish(&entry, bus, &mut next, status, || queue.is_closed());
         });
         *places = next;
         outcome?;
@@ -78,7 +78,7 @@ fn follow(
     Ok(())
 }
 
-fn publish(entry: &Entry<'_>, bus: &Bus, next: &mut Places, status: &Status) {
+fn publish(entry: &Entry<'_>, bus: &Bus, next: &mut Places, status: &Status, is_closed: impl Fn() -> bool) {
     let Some(place) = next.next.get_mut(usize::from(entry.id.shard)) else { return };
     if entry.id.sequence < *place {
         return;
@@ -87,7 +87,7 @@ fn publish(entry: &Entry<'_>, bus: &Bus, next: &mut Places, status: &Status) {
     status.metrics.engine_followed.inc();
     let event = std::str::from_utf8(entry.json).ok().and_then(|json| envelope::read_event(json).ok());
     match event {
-        Some(event) => bus.publish_placed(event, entry.id),
+        Some(event) => status.gate.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
         None => {
             // Somebody else wrote it: nodes write what they have checked.
             status.metrics.engine_unreadable.inc();

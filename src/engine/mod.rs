@@ -18,6 +18,7 @@ mod append;
 mod backoff;
 mod file;
 mod follow;
+mod gate;
 mod ingest;
 #[cfg(feature = "nats")]
 mod nats;
@@ -30,11 +31,14 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::Bus;
 use crate::event::{Event, EventId, Sequence};
 use crate::metrics::Metrics;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
+use gate::Gate;
 use queue::{Queue, Submission};
 
 pub use ingest::Ingest;
@@ -209,7 +213,7 @@ pub(crate) struct Entry<'a> {
 }
 
 /// Where a follower stands: which life of the log, and in each shard the next sequence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Places {
     pub(crate) epoch: u64,
     pub(crate) next: Vec<Sequence>,
@@ -261,6 +265,7 @@ pub(crate) struct Status {
     appending: AtomicBool,
     epoch: AtomicU64,
     last_error: Mutex<String>,
+    gate: Gate,
 }
 
 impl Status {
@@ -339,18 +344,26 @@ impl Engine {
         bus: &Bus,
         metrics: &Arc<Metrics>,
         on_notice: OnNotice,
+        known: Option<Places>,
     ) -> Result<Self, EngineError> {
         let log: Arc<dyn Log> = open(&config, bus.shards(), on_notice)?;
-        Ok(Self::start_with(config, bus, metrics, &log))
+        Ok(Self::start_with(config, bus, metrics, &log, known))
     }
 
-    fn start_with(config: EngineConfig, bus: &Bus, metrics: &Arc<Metrics>, log: &Arc<dyn Log>) -> Self {
+    fn start_with(
+        config: EngineConfig,
+        bus: &Bus,
+        metrics: &Arc<Metrics>,
+        log: &Arc<dyn Log>,
+        known: Option<Places>,
+    ) -> Self {
         let queue = Arc::new(Queue::new(config.max_waiting_events));
         let status = Arc::new(Status {
             metrics: Arc::clone(metrics),
             appending: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             last_error: Mutex::default(),
+            gate: Gate::default(),
         });
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(format!("fanwire-engine-{name}")).spawn(work)
@@ -362,7 +375,7 @@ impl Engine {
         let follower = {
             let (log, queue, status, bus) =
                 (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status), bus.clone());
-            spawn("follow", Box::new(move || follow::run(&*log, &queue, &status, &bus)))
+            spawn("follow", Box::new(move || follow::run(&*log, &queue, &status, &bus, known)))
         };
         // A thread that could not be made leaves an engine that is never ready, and says so.
         let threads: Vec<_> = [appender, follower]
@@ -400,6 +413,17 @@ impl Engine {
     /// Tells every node something that is no event. Blocks for the log, some seconds at most.
     pub(crate) fn tell(&self, notice: &str) -> Result<(), EngineError> {
         self.log.tell(notice)
+    }
+
+    /// Holds the follower up, and says where it stands; what it reads further, it publishes after
+    /// [`resume`](Self::resume).
+    pub(crate) fn pause(&self) -> Option<Places> {
+        self.status.gate.close()
+    }
+
+    /// Lets the follower go on.
+    pub(crate) fn resume(&self) {
+        self.status.gate.open();
     }
 
     pub(crate) fn status(&self) -> &Status {

@@ -7,6 +7,8 @@
 //! - where frames look back, it gets those only while it has read all that they look back at;
 //! - what the feed owed it is written, pending, dropped (and told in a gap) or conflated, and in the tally.
 
+pub(super) mod saved;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 

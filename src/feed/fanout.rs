@@ -222,6 +222,11 @@ impl Fanout {
         self.limits
     }
 
+    /// The filter of a class.
+    pub(super) fn filter(&self, class: ClassId) -> Option<&Filter> {
+        self.matcher.filter(class)
+    }
+
     /// The filter of a feed that equals this one.
     pub(crate) fn held(&self, filter: &Filter) -> Option<&Filter> {
         self.matcher.held(filter)

@@ -26,6 +26,7 @@ use press::{Press, Shape, Shared, Step};
 use run::{Pressed, Run};
 use thin::{Latest, Samplers};
 
+pub(crate) use cursor::saved::{Interest, SavedCursor};
 pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Tally};
 pub(crate) use fanout::{Fanout, FeedKey, FeedView, Slot, Wish};
 pub(crate) use press::{Compression, PressLimits};

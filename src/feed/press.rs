@@ -9,6 +9,7 @@
 use std::cell::{Cell, OnceCell};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::fanout::FeedKey;
 use crate::codec::deflate::{Deflater, EMPTY_BLOCK, TAIL, WINDOW_BITS_MAX, store, window_bytes};
@@ -32,7 +33,7 @@ const IDLE_MICROS: i64 = 5_000_000;
 const LOOK_MICROS: i64 = 250_000;
 
 /// How the bytes of a connection are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Compression {
     #[default]
     None,

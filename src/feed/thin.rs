@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::dialect::OnLag;
@@ -18,7 +19,7 @@ use crate::event::{Attribute, Event, EventId, Timestamp};
 
 /// What a subscription lets be left out. The order is from the least to the most; where several subscriptions
 /// of one connection match an event, the least counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Thinning {
     /// Nothing.
     #[default]
@@ -31,7 +32,7 @@ pub(crate) enum Thinning {
 
 /// What a connection loses when it falls off its feed. It has one queue, so this is the connection's: where its
 /// subscriptions differ, the strictest counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Cut {
     /// The oldest; it goes on with the oldest kept.
     #[default]

@@ -3,6 +3,8 @@
 //! Imports every lower room, never mio. Always: whatever bytes come, in whatever pieces, the effects are the
 //! same; nothing panics; a fault is answered in the protocol's own form and ends this connection only.
 
+pub(super) mod saved;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;

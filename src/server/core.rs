@@ -6,6 +6,25 @@
 //! - a connection that is not blocked and owes something is written in the turn that made it owe;
 //! - readiness is used up (mio tells it once): what is left for lack of budget waits in `ready`.
 
+/// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
+macro_rules! context {
+    ($core:ident, $conn:ident) => {
+        Context {
+            shared: &$core.shared,
+            config: &$core.config,
+            rng: &mut $core.rng,
+            inflater: &mut $core.inflater,
+            tick: $core.tick,
+            now: $core.now,
+            position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
+            effects: &mut $core.effects,
+            answered_bytes: 0,
+            peer: if $core.config.needs_peers() { $conn.socket.peer() } else { None },
+            blocked: $conn.blocked,
+        }
+    };
+}
+
 mod admit;
 mod ahead;
 mod grants;
@@ -15,6 +34,7 @@ mod mail;
 mod obey;
 mod pump;
 mod replay;
+mod succession;
 mod watch;
 
 use std::collections::HashMap;
@@ -48,6 +68,11 @@ pub(crate) trait Socket: Read + Write {
     /// No more bytes will be written; what the peer still sends can be read.
     fn close_write(&mut self);
 
+    /// Whether another process could go on with it.
+    fn can_move(&self) -> bool {
+        false
+    }
+
     /// Bytes that it keeps beside the kernel's.
     fn held_bytes(&self) -> usize {
         0
@@ -69,6 +94,7 @@ pub(crate) use log_places::place_of;
 use log_places::{Continuity, resume_behind};
 use mail::{Awaited, Mailbox};
 use replay::Replay;
+pub(crate) use succession::SavedClient;
 use watch::Books;
 pub(crate) use watch::Report;
 
@@ -192,25 +218,6 @@ fn token_of(slot: usize, generation: u32) -> Token {
     u64::from(generation) << 32 | slot as u64
 }
 
-/// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
-macro_rules! context {
-    ($core:ident, $conn:ident) => {
-        Context {
-            shared: &$core.shared,
-            config: &$core.config,
-            rng: &mut $core.rng,
-            inflater: &mut $core.inflater,
-            tick: $core.tick,
-            now: $core.now,
-            position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
-            effects: &mut $core.effects,
-            answered_bytes: 0,
-            peer: if $core.config.needs_peers() { $conn.socket.peer() } else { None },
-            blocked: $conn.blocked,
-        }
-    };
-}
-
 /// Where a client stands that has got all that a loop has appended to its feeds. With an engine, from when its log
 /// was reached.
 fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Position> {
@@ -225,7 +232,7 @@ impl<S: Socket> Core<S> {
     pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64, number: usize) -> Self {
         let (version, config) = shared.config();
         Self {
-            continuity: shared.engine.as_ref().map(|_| Continuity::default()),
+            continuity: shared.engine.as_ref().map(|_| Continuity::behind(&shared.bus, &reader)),
             fanout: Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics)),
             version,
             config,

@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::Socket;
 
 use super::Shared;
-use super::core::Core;
+use super::core::{Core, SavedClient};
+#[cfg(unix)]
+use super::handover::{Inheritance, Muster, Parcel};
 use super::listener::{Accepted, Listener, adopt, bind};
 use super::stream::Stream;
 use super::wheel::{TICK_MS, Tick};
@@ -28,6 +30,10 @@ const LISTENERS: usize = usize::MAX - 1;
 
 /// Listening sockets of one loop.
 const LISTENERS_MAX: usize = 1024;
+
+/// How long clients' answers from other threads are waited for before their loop is given away.
+#[cfg(unix)]
+const ANSWERS_PATIENCE: Duration = Duration::from_secs(3);
 
 const FIRST_LISTENER: usize = LISTENERS - LISTENERS_MAX;
 
@@ -78,13 +84,14 @@ pub(crate) fn start(
     shared: &Arc<Shared>,
     address: SocketAddr,
     sockets: Vec<TcpListener>,
+    #[cfg(unix)] inheritance: Option<&mut Inheritance>,
 ) -> io::Result<(SocketAddr, Vec<Started>)> {
     let (address, sockets) = if sockets.is_empty() {
         listen(shared, address)?
     } else {
         (address, share_out(shared.loops, sockets)?)
     };
-    let mut started = Vec::new();
+    let mut loops = Vec::new();
     for (number, sockets) in sockets.into_iter().enumerate() {
         let poll = Poll::new()?;
         let listeners = (sockets.into_iter().enumerate())
@@ -92,10 +99,16 @@ pub(crate) fn start(
             .collect::<io::Result<Vec<_>>>()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let for_bus = Arc::clone(&waker);
-        let reader = shared.bus.reader(move || {
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
+        let mut reader = shared.bus.reader(move || {
             // The loop polls with a bound where this fails.
             let _ = for_bus.wake();
         });
+        #[cfg(unix)]
+        if let Some(place) = inheritance.as_ref().and_then(|inheritance| inheritance.place()) {
+            // An engine may have published already.
+            reader.stand_at(place);
+        }
         let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
         let for_mail = Arc::clone(&waker);
         core.on_mail(Arc::new(move || {
@@ -104,10 +117,21 @@ pub(crate) fn start(
         }));
         let event_loop =
             EventLoop { shared: Arc::clone(shared), poll, number, listeners, core, started: Instant::now() };
-        let thread =
-            thread::Builder::new().name(format!("fanwire-loop-{number}")).spawn(move || event_loop.run())?;
-        started.push((thread, waker));
+        loops.push((event_loop, waker));
     }
+    #[cfg(unix)]
+    if let Some(inheritance) = inheritance {
+        let count = loops.len();
+        for (number, (client, tcp)) in inheritance.clients.drain(..).enumerate() {
+            loops[number % count].0.take_over(client, tcp);
+        }
+        inheritance.settle()?;
+    }
+    let spawn = |(event_loop, waker): (EventLoop, _)| {
+        let name = format!("fanwire-loop-{}", event_loop.number);
+        Ok((thread::Builder::new().name(name).spawn(move || event_loop.run())?, waker))
+    };
+    let started = loops.into_iter().map(spawn).collect::<io::Result<_>>()?;
     Ok((address, started))
 }
 
@@ -128,8 +152,15 @@ impl EventLoop {
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let mut deadline: Option<Instant> = None;
+        #[cfg(unix)]
+        let mut mustered = 0;
         loop {
             self.shared.beat(self.number);
+            #[cfg(unix)]
+            if let Some((number, muster)) = self.shared.muster(mustered) {
+                mustered = number;
+                self.hand_over(&muster);
+            }
             self.listeners.iter_mut().for_each(Listener::wake);
             let accepts = self.listeners.iter().any(|listener| listener.waits);
             let timeout = if accepts || self.core.has_work() {
@@ -182,6 +213,54 @@ impl EventLoop {
         }
     }
 
+    /// Takes over a client of the process before this one; one that may not go on here is closed.
+    #[cfg(unix)]
+    fn take_over(&mut self, client: SavedClient, tcp: TcpStream) {
+        self.core.set_time(self.tick(), Timestamp::now());
+        let Some(token) = Stream::taken_over(tcp).ok().and_then(|socket| self.core.unpack(socket, client))
+        else {
+            return;
+        };
+        self.register(token);
+    }
+
+    /// Gives what this loop has to another process, with all the others; goes on with it where that fails.
+    #[cfg(unix)]
+    fn hand_over(&mut self, muster: &Muster) {
+        // What other threads owe to clients comes first, if it comes in time.
+        let end = Instant::now() + ANSWERS_PATIENCE;
+        while self.core.awaits_answers() && Instant::now() < end {
+            self.core.wake(self.tick(), Timestamp::now());
+            thread::sleep(Duration::from_millis(1));
+        }
+        let Some(parcels) = muster.arrive() else { return };
+        // Who reads them may be gone: then so is the other process, and all stays.
+        let give = |parcel: io::Result<Parcel>| drop(parcels.send(parcel.unwrap_or_else(Parcel::Failed)));
+        for listener in &self.listeners {
+            give(listener.descriptor().map(Parcel::Listener));
+        }
+        self.core.wake(self.tick(), Timestamp::now());
+        let packed = self.core.pack(|socket, client| {
+            give(socket.descriptor().map(|socket| Parcel::Client(Box::new(client), socket)));
+        });
+        drop(parcels);
+        if muster.decision() {
+            self.listeners.clear();
+            self.core.release(packed);
+        } else {
+            self.core.reclaim(packed);
+        }
+    }
+
+    /// Has the poll tell of a connection's socket.
+    fn register(&mut self, token: u64) {
+        let Some(socket) = self.core.socket(token) else { return };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(socket.tcp(), Token(token as usize), interest).is_err() {
+            self.core.forget(token);
+        }
+    }
+
     fn accept(&mut self) {
         let rate = self.core.config().accept_rate.div_ceil(self.shared.loops as u32);
         for at in 0..self.listeners.len() {
@@ -190,22 +269,19 @@ impl EventLoop {
     }
 
     fn accept_from(&mut self, at: usize, rate: u32) {
-        let listener = &mut self.listeners[at];
-        if !listener.waits {
+        if !self.listeners[at].waits {
             return;
         }
         for _ in 0..ACCEPTS_A_TURN {
+            let listener = &mut self.listeners[at];
             if !listener.keeps_pace(rate) {
                 return;
             }
             match listener.accept() {
                 Accepted::Connection(stream) => {
                     let stream = Stream::new(stream, self.core.config(), &self.shared.metrics);
-                    let Some(token) = stream.and_then(|stream| self.core.admit(stream)) else { continue };
-                    let Some(socket) = self.core.socket(token) else { continue };
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    if self.poll.registry().register(socket.tcp(), Token(token as usize), interest).is_err() {
-                        self.core.forget(token);
+                    if let Some(token) = stream.and_then(|stream| self.core.admit(stream)) {
+                        self.register(token);
                     }
                 }
                 Accepted::Refused => self.core.count_refused("no_descriptors"),

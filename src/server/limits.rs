@@ -4,12 +4,14 @@
 //! document has it: so many messages in each window, whenever they come. Always: a client that does not send has
 //! no bucket, and where nothing is limited nobody has; every table has an end.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::wheel::{TICK_MS, Tick};
@@ -100,8 +102,34 @@ impl Bucket {
 /// dialect's own words, so there are few.
 #[derive(Debug, Default)]
 pub(crate) struct Buckets {
-    kinds: SmallVec<[(&'static str, Bucket); 2]>,
+    kinds: SmallVec<[(Cow<'static, str>, Bucket); 2]>,
     refused: Bucket,
+}
+
+/// A client's buckets as another process takes them over: ticks since a window began, and what was taken in it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedBuckets {
+    kinds: Vec<(String, u32, u32)>,
+    refused: (u32, u32),
+}
+
+impl Buckets {
+    pub(crate) fn save(&self, tick: Tick) -> SavedBuckets {
+        let age = |bucket: &Bucket| (tick as u32).wrapping_sub(bucket.since);
+        let kind =
+            |(name, bucket): &(Cow<'static, str>, Bucket)| (name.to_string(), age(bucket), bucket.taken);
+        SavedBuckets {
+            kinds: self.kinds.iter().map(kind).collect(),
+            refused: (age(&self.refused), self.refused.taken),
+        }
+    }
+
+    pub(crate) fn restored(saved: SavedBuckets, tick: Tick) -> Self {
+        let bucket = |age: u32, taken: u32| Bucket { since: (tick as u32).wrapping_sub(age), taken };
+        let kind = |(name, age, taken): (String, u32, u32)| (Cow::Owned(name), bucket(age, taken));
+        let (age, taken) = saved.refused;
+        Self { kinds: saved.kinds.into_iter().map(kind).collect(), refused: bucket(age, taken) }
+    }
 }
 
 /// A message over its limit.
@@ -130,7 +158,7 @@ pub(crate) fn admit(
     let window = limits.window_ticks();
     let Buckets { kinds, refused } = &mut **buckets.get_or_insert_default();
     let at = kinds.iter().position(|(name, _)| *name == kind).unwrap_or_else(|| {
-        kinds.push((kind, Bucket::default()));
+        kinds.push((kind.into(), Bucket::default()));
         kinds.len() - 1
     });
     kinds[at].1.take(tick, window, max).map_err(|ticks| Limited {

@@ -49,6 +49,14 @@ pub(super) fn left<'a>(encoding: Encoding, filters: impl Iterator<Item = &'a Fil
     }
 }
 
+/// A client came from the process before this one, with its subscriptions.
+pub(super) fn came_over<'a>(encoding: Encoding, filters: impl Iterator<Item = &'a Filter>, cx: &Context<'_>) {
+    if counts(encoding) {
+        cx.shared.metrics.websocket.opened();
+        filters.for_each(|filter| subscribed(encoding, filter, 1, cx));
+    }
+}
+
 /// A client's message of this kind.
 pub(super) fn came(
     session: &Session,

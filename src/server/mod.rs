@@ -15,6 +15,8 @@ mod event_loop;
 mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(unix)]
+mod handover;
 mod limits;
 mod listener;
 mod memory;
@@ -45,7 +47,7 @@ use serde_json::json;
 
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
-use crate::engine::{Engine, EngineConfig, EngineError, Ingest};
+use crate::engine::{Engine, EngineConfig, EngineError, Ingest, Places};
 use crate::event::{Event, Timestamp};
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,6 +61,10 @@ pub use address::{AddressRange, ParseAddressRangeError};
 use config::Prepared;
 pub use config::{BridgeConfig, ServerConfig};
 pub use endpoint::{Endpoint, System};
+#[cfg(unix)]
+use handover::Muster;
+#[cfg(unix)]
+pub use handover::{HandoverError, Inheritance};
 pub use limits::RateLimits;
 pub use memory::MemoryLine;
 pub use messages::MessageLogConfig;
@@ -92,6 +98,13 @@ pub(crate) struct Shared {
     withdrawn: AtomicBool,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
     drain: AtomicU64,
+    /// The loops are called together, or were; counted, so that each comes once.
+    #[cfg(unix)]
+    muster: Mutex<(u64, Option<Muster>)>,
+    /// Whether they are, to look at.
+    musters: AtomicU64,
+    /// Another process has the sockets and the clients now.
+    handed_over: AtomicBool,
     /// Turns of each loop, of those that were begun.
     beats: Box<[Padded<AtomicU64>]>,
     /// What each loop said last.
@@ -118,6 +131,10 @@ impl Shared {
             loops,
             withdrawn: AtomicBool::new(false),
             drain: AtomicU64::new(0),
+            #[cfg(unix)]
+            muster: Mutex::default(),
+            musters: AtomicU64::new(0),
+            handed_over: AtomicBool::new(false),
             beats: (0..loops).map(|_| Padded(AtomicU64::new(0))).collect(),
             reports: Mutex::new(vec![Report::default(); loops]),
             short_of_memory: AtomicU64::new(0),
@@ -125,7 +142,7 @@ impl Shared {
     }
 
     /// Connects to the log that this node shares with others.
-    fn with_engine(mut self, config: EngineConfig) -> Result<Self, EngineError> {
+    fn with_engine(mut self, config: EngineConfig, known: Option<Places>) -> Result<Self, EngineError> {
         let (auth, wake) = (Arc::clone(&self.auth), Arc::clone(&self.wake));
         let on_notice = move |notice: &[u8]| match Notice::read(notice) {
             Ok(Notice::Revoked(one)) => {
@@ -140,7 +157,7 @@ impl Shared {
             // A node of a later version may have more to say.
             Err(error) => tracing::warn!(%error, "another node said what this one does not understand"),
         };
-        self.engine = Some(Engine::start(config, &self.bus, &self.metrics, Arc::new(on_notice))?);
+        self.engine = Some(Engine::start(config, &self.bus, &self.metrics, Arc::new(on_notice), known)?);
         Ok(self)
     }
 
@@ -202,6 +219,32 @@ impl Shared {
         }
     }
 
+    /// What calls the loops together, if it is a later one than this number.
+    #[cfg(unix)]
+    fn muster(&self, seen: u64) -> Option<(u64, Muster)> {
+        // Relaxed: a hint; the loops are woken after it is set.
+        if self.musters.load(Ordering::Relaxed) == seen {
+            return None;
+        }
+        let muster = lock(&self.muster);
+        Some((muster.0, muster.1.clone()?))
+    }
+
+    #[cfg(unix)]
+    fn set_muster(&self, called: Option<&Muster>) {
+        let mut muster = lock(&self.muster);
+        muster.0 += u64::from(called.is_some());
+        muster.1 = called.cloned();
+        // Relaxed: as above.
+        self.musters.store(muster.0, Ordering::Relaxed);
+    }
+
+    /// Whether another process has the sockets and the clients now.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        // Relaxed: written before the loops are told, under a lock that they take.
+        self.handed_over.load(Ordering::Relaxed)
+    }
+
     /// A loop begins a turn.
     fn beat(&self, number: usize) {
         // Relaxed, and so where it is read: a count on its own.
@@ -254,6 +297,14 @@ impl Shared {
     pub(crate) fn is_short_of_memory(&self) -> bool {
         // Relaxed: as above.
         self.short_of_memory.load(Ordering::Relaxed) != 0
+    }
+
+    /// Starts to end the server.
+    fn start_drain(&self, limit: Duration) {
+        let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
+        // Relaxed: the wakers' system calls order it for the loops.
+        self.drain.store(millis, Ordering::Relaxed);
+        self.wake_loops();
     }
 
     /// Whether the server is on its way out.
@@ -402,6 +453,8 @@ impl Server {
             bus: bus.clone(),
             listen: "127.0.0.1:8765".to_owned(),
             sockets: Vec::new(),
+            #[cfg(unix)]
+            inheritance: None,
             engine: None,
             ingest: Vec::new(),
             loops: 1,
@@ -417,6 +470,8 @@ pub struct ServerBuilder {
     bus: Bus,
     listen: String,
     sockets: Vec<TcpListener>,
+    #[cfg(unix)]
+    inheritance: Option<Inheritance>,
     engine: Option<EngineConfig>,
     ingest: Vec<Ingest>,
     loops: usize,
@@ -435,6 +490,14 @@ impl ServerBuilder {
     /// [`listen`](Self::listen)'s address, unless there are none.
     pub fn sockets(mut self, sockets: Vec<TcpListener>) -> Self {
         self.sockets = sockets;
+        self
+    }
+
+    /// Goes on where another process's server stood: its sockets, in place of [`listen`](Self::listen)'s address,
+    /// and its clients, who notice nothing. The bus must be [the inheritance's](Inheritance::bus).
+    #[cfg(unix)]
+    pub fn inherit(mut self, inheritance: Inheritance) -> Self {
+        self.inheritance = Some(inheritance);
         self
     }
 
@@ -477,7 +540,14 @@ impl ServerBuilder {
     /// Without authentication it serves this machine only: another address is an error
     /// ([`ServerError::is_unguarded`]) unless the config says `insecure`.
     pub fn spawn(self) -> Result<ServerHandle, ServerError> {
-        let Self { bus, listen, sockets, engine, ingest, loops, config, bridge } = self;
+        #[cfg(unix)]
+        let mut inheritance = self.inheritance;
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
+        let Self { bus, listen, mut sockets, engine, ingest, loops, config, bridge, .. } = self;
+        #[cfg(unix)]
+        if let Some(inheritance) = &mut inheritance {
+            sockets = std::mem::take(&mut inheritance.listeners);
+        }
         let doing = || format!("listening on {listen}");
         let address = match sockets.first() {
             Some(socket) => socket.local_addr(),
@@ -497,16 +567,34 @@ impl ServerBuilder {
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         let mut shared = Shared::new(bus, config, loops);
         shared.auth = Arc::new(auth);
+        #[cfg(unix)]
+        for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {
+            if let Err(max) = shared.auth.revoke(one, Timestamp::now()) {
+                tracing::error!(max, "more was revoked than is kept here: raise auth.max_revocations");
+            }
+        }
         if let Some(bridge) = bridge {
             shared.bridge = bridge;
         }
         if let Some(engine) = engine {
             let doing = format!("the engine {engine:?}");
-            shared = shared.with_engine(engine).map_err(|e| ServerError::new(doing, io::Error::other(e)))?;
+            #[cfg(unix)]
+            let known = inheritance.as_ref().and_then(Inheritance::places).cloned();
+            #[cfg(not(unix))]
+            let known = None;
+            shared = shared
+                .with_engine(engine, known)
+                .map_err(|e| ServerError::new(doing, io::Error::other(e)))?;
         }
         let shared = Arc::new(shared);
-        let (address, started) =
-            event_loop::start(&shared, address, sockets).map_err(|e| ServerError::new(doing(), e))?;
+        let (address, started) = event_loop::start(
+            &shared,
+            address,
+            sockets,
+            #[cfg(unix)]
+            inheritance.as_mut(),
+        )
+        .map_err(|e| ServerError::new(doing(), e))?;
         for ingest in ingest {
             let server = Arc::downgrade(&shared);
             let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));
@@ -589,6 +677,23 @@ impl ServerHandle {
         self.shared.withdrawn.store(true, Ordering::Relaxed);
     }
 
+    /// Gives all that this server has to a successor, a process that calls [`Inheritance::claim`] at the other end of
+    /// this socket: the rings, the listening sockets, and the clients with what they are owed. Clients with TLS can't
+    /// move: they are told to come back, as by [`drain`](Self::drain). Answers how many moved; then only
+    /// [`join`](Self::join) is left to do. Blocks for some seconds at the most once the successor is ready.
+    ///
+    /// Where it fails, this server goes on with all it had; before that `give_up` is called, which must see to it
+    /// that the successor has ended. Publish nothing on the bus meanwhile: nobody might see it.
+    #[cfg(unix)]
+    pub fn hand_over(
+        &self,
+        socket: std::os::unix::net::UnixStream,
+        limit: Duration,
+        give_up: impl FnOnce(),
+    ) -> Result<usize, HandoverError> {
+        handover::hand_over(&self.shared, socket, limit, give_up)
+    }
+
     /// What tells whether the loops turn.
     pub fn pulse(&self) -> Pulse {
         Pulse { shared: Arc::clone(&self.shared) }
@@ -597,10 +702,7 @@ impl ServerHandle {
     /// Starts to end the server: readiness goes, accepting stops, every client is told in its protocol's own
     /// form. What is not written within `limit` is dropped. Returns at once; [`join`](Self::join) waits.
     pub fn drain(&self, limit: Duration) {
-        let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
-        // Relaxed: the wakers' system calls order it for the loops.
-        self.shared.drain.store(millis, Ordering::Relaxed);
-        self.shared.wake_loops();
+        self.shared.start_drain(limit);
     }
 
     /// Limits, times and the rest from now on; connections that are open keep what they have. What is made once

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
-use super::auth::{Denied, Grant};
+use serde::{Deserialize, Serialize};
+
+use super::auth::{Denied, Grant, SavedGrant};
 use super::connection::Context;
-use super::limits::{self, Buckets, Limited};
+use super::limits::{self, Buckets, Limited, SavedBuckets};
 use super::wheel::{TICK_MS, Tick};
-use crate::dialect::{ClientError, Protocol, Subscribe};
+use crate::dialect::{ClientError, OnLag, Protocol, Subscribe};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
 
@@ -24,7 +26,73 @@ pub(crate) struct Rights {
     buckets: Option<Box<Buckets>>,
 }
 
+/// A client's rights as another process takes them over.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SavedRights {
+    grant: Option<SavedGrant>,
+    /// It must show a token, and has had so many ticks for it.
+    locked: Option<Tick>,
+    waiting: Option<SavedSubscribe>,
+    buckets: Option<SavedBuckets>,
+}
+
+/// What a path subscribes to. What is of the past is not among it: no path of a dialect that waits asks for that.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedSubscribe {
+    subscription_id: Option<String>,
+    filters: Vec<String>,
+    history: Option<usize>,
+    on_lag: OnLag,
+}
+
+impl SavedSubscribe {
+    fn new(subscribe: &Subscribe) -> Self {
+        let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);
+        Self {
+            subscription_id: subscribe.subscription_id.clone(),
+            filters: filters.map(ToString::to_string).collect(),
+            history: subscribe.history,
+            on_lag: subscribe.on_lag,
+        }
+    }
+
+    fn restored(self) -> Option<Box<Subscribe>> {
+        let mut filters = self.filters.iter().filter_map(|text| text.parse::<Filter>().ok());
+        let first = Subscribe::from(filters.next()?);
+        Some(Box::new(Subscribe {
+            subscription_id: self.subscription_id,
+            or: filters.collect(),
+            history: self.history,
+            on_lag: self.on_lag,
+            ..first
+        }))
+    }
+}
+
 impl Rights {
+    pub(crate) fn save(&self, tick: Tick) -> SavedRights {
+        SavedRights {
+            grant: self.grant.as_ref().map(|grant| grant.save()),
+            locked: self.locked.map(|since| tick.saturating_sub(since)),
+            waiting: self.waiting.as_deref().map(SavedSubscribe::new),
+            buckets: self.buckets.as_ref().map(|buckets| buckets.save(tick)),
+        }
+    }
+
+    /// What a client of the process before this one may do here: no more than there, and what it showed must be
+    /// good here too.
+    pub(crate) fn restored(saved: SavedRights, cx: &Context<'_>) -> Self {
+        let grant = saved.grant.and_then(|grant| cx.shared.auth.restore(grant, cx.now));
+        let must_show = grant.is_none() && !cx.shared.auth.is_open();
+        let had = saved.locked.unwrap_or_default();
+        Self {
+            grant,
+            locked: must_show.then(|| cx.tick.saturating_sub(had)),
+            waiting: saved.waiting.and_then(SavedSubscribe::restored),
+            buckets: saved.buckets.map(|buckets| Box::new(Buckets::restored(buckets, cx.tick))),
+        }
+    }
+
     /// Of a client that has shown what gives this grant, or nothing.
     pub(crate) fn new(grant: Option<Arc<Grant>>, cx: &Context<'_>) -> Self {
         let must_show = grant.is_none() && !cx.shared.auth.is_open();

@@ -4,9 +4,12 @@
 //! publish and may ask how often is asked of its [`Rights`], in one place each; what it asked for is kept as it
 //! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
 
+pub(super) mod saved;
+
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use smallvec::SmallVec;
 
@@ -16,7 +19,7 @@ use super::limits::Limited;
 use super::messages;
 use super::rights::Rights;
 use super::wheel::Tick;
-use crate::codec::ws;
+use crate::codec::{portable, ws};
 use crate::dialect::{
     Asked, ClientError, ClientMessage, Command, Encoding, Incoming, OnLag, Opening, Place, Refusal, Reply,
     Stamp, Subscribe, native, shortened,
@@ -26,7 +29,7 @@ use crate::event::{Event, EventId};
 use crate::filter::Filter;
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Name {
     Given(Box<str>),
     Numbered(u32),
@@ -52,9 +55,10 @@ impl fmt::Display for Name {
 
 /// One filter of a subscription; one that wants either of several things has as many, one behind the other
 /// under one name.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Subscription {
     name: Name,
+    #[serde(with = "portable::text")]
     filter: Filter,
     on_lag: OnLag,
 }

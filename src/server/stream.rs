@@ -5,6 +5,8 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
@@ -33,6 +35,18 @@ impl Stream {
         }
         let _ = (config, metrics);
         Some(Self::Plain(tcp))
+    }
+
+    /// A stream of another process that this one goes on with.
+    pub(crate) fn taken_over(tcp: std::net::TcpStream) -> io::Result<Self> {
+        tcp.set_nonblocking(true)?;
+        Ok(Self::Plain(TcpStream::from_std(tcp)))
+    }
+
+    /// The same socket for another process.
+    #[cfg(unix)]
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.socket().as_fd().try_clone_to_owned()
     }
 
     fn socket(&self) -> &TcpStream {
@@ -95,6 +109,11 @@ impl Write for Stream {
 }
 
 impl Socket for Stream {
+    fn can_move(&self) -> bool {
+        // TLS has keys and counters that rustls keeps to itself.
+        matches!(self, Self::Plain(_))
+    }
+
     fn peer(&self) -> Option<IpAddr> {
         self.socket().peer_addr().ok().map(|address| address.ip())
     }

@@ -36,9 +36,14 @@ pub(crate) struct Core<C: Cargo> {
 impl<C: Cargo> Core<C> {
     /// `shards` rings of `capacity` slots each: a power of two. At most [`SHARDS_MAX`] shards.
     pub(crate) fn new(shards: usize, capacity: usize) -> Self {
-        assert!((1..=SHARDS_MAX).contains(&shards), "the builder checks it");
+        Self::starting_at(&vec![0; shards], capacity)
+    }
+
+    /// A ring for each of these sequences, which is its first.
+    pub(crate) fn starting_at(first: &[Sequence], capacity: usize) -> Self {
+        assert!((1..=SHARDS_MAX).contains(&first.len()), "the builder checks it");
         Self {
-            rings: (0..shards).map(|_| Ring::new(capacity)).collect(),
+            rings: first.iter().map(|first| Ring::new(capacity, *first)).collect(),
             seats: Seats::default(),
             sleepers: Sleepers::new(Fences::new()),
             orphans: Mutex::new(Vec::new()),
@@ -60,7 +65,7 @@ impl<C: Cargo> Core<C> {
     pub(crate) fn live(&self) -> u64 {
         // Statistics: no edge.
         let holes = |ring: &Ring<C>| ring.holes.load(Ordering::Relaxed);
-        let published: u64 = self.rings.iter().map(|ring| ring.head() - holes(ring)).sum();
+        let published: u64 = self.rings.iter().map(|ring| ring.head() - ring.first() - holes(ring)).sum();
         published.saturating_sub(self.released.load(Ordering::Relaxed))
     }
 

@@ -34,6 +34,8 @@
 //! - I5 A reader follows word 0 only of a slot whose stamp it found right *after* the fence behind its
 //!   pin, and only while the pin stands.
 //! - I6 Seats are only appended, and live as long as the core.
+//! - I7 No reader looks below the sequence that a ring began with: slots of the lap before it look published, and
+//!   hold nothing. The cursor, through which all readers come, tells what is below as a gap.
 //!
 //! # Orderings
 //! - E1 publish: `stamp = even` (release) -> reader's first load of the stamp (acquire).

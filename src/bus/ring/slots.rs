@@ -72,6 +72,8 @@ pub(crate) struct Ring<C: Cargo> {
     given_up: Box<[AtomicU64]>,
     /// Sequences given up so far.
     pub(super) holes: AtomicU64,
+    /// The sequence that the ring began with; below it nothing was ever published here.
+    first: Sequence,
     mask: u64,
     lap_shift: u32,
     cargo: PhantomData<C>,
@@ -83,15 +85,21 @@ impl<C: Cargo> Ring<C> {
     /// 64-byte item on one line instead of two, were measured: a reader at the publisher's heels got half.
     const LINES: usize = (1 + Self::WORDS).div_ceil(WORDS_A_LINE);
 
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, first: Sequence) -> Self {
         assert!(capacity.is_power_of_two(), "the builder checks it");
-        let stamp_before = |index: usize| Self::published(index as u64).wrapping_sub(2 * capacity as u64);
+        // The sequence of the lap before that has this slot.
+        let behind = |index: u64| index.wrapping_sub(first) & (capacity as u64 - 1);
+        let stamp_before = |index: usize| {
+            let next = first.wrapping_add(behind(index as u64));
+            Self::published(next).wrapping_sub(2 * capacity as u64)
+        };
         let lines = |count: usize| (0..count).map(|_| Line::new()).collect();
         let ring = Self {
-            head: Padded(AtomicU64::new(0)),
+            head: Padded(AtomicU64::new(first)),
             lines: lines(capacity * Self::LINES),
             given_up: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
             holes: AtomicU64::new(0),
+            first,
             mask: capacity as u64 - 1,
             lap_shift: capacity.trailing_zeros(),
             cargo: PhantomData,
@@ -107,6 +115,17 @@ impl<C: Cargo> Ring<C> {
     #[inline(always)]
     fn published(sequence: Sequence) -> u64 {
         sequence.wrapping_mul(2).wrapping_add(2)
+    }
+
+    /// The sequence that the ring began with. A reader must not stand below it (I7).
+    #[inline(always)]
+    pub(crate) fn first(&self) -> Sequence {
+        self.first
+    }
+
+    /// The oldest sequence that may still be here.
+    pub(crate) fn oldest(&self) -> Sequence {
+        self.head().saturating_sub(self.capacity()).max(self.first)
     }
 
     pub(crate) fn capacity(&self) -> u64 {

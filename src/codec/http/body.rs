@@ -1,5 +1,7 @@
 //! A request's body out of bytes, however they are cut.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Body, HttpLimits, RequestError};
 
 /// Bytes of one chunk's size line, and of all trailers.
@@ -8,7 +10,7 @@ const LINE_BYTES_MAX: usize = 4096;
 /// Digits of a chunk's size: 16 of them fill a `u64`.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     /// So many bytes are left, of the body or of a chunk.
     Data(u64),
@@ -34,7 +36,7 @@ enum State {
 }
 
 /// Takes a body apart as it comes.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BodyDecoder {
     state: State,
     chunked: bool,

@@ -12,6 +12,8 @@ mod tests;
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 pub use body::BodyDecoder;
 pub use error::RequestError;
 pub use response::{reason, write_head, write_response};
@@ -50,7 +52,7 @@ impl Default for HttpLimits {
 }
 
 /// What a request wants done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     /// Read.
     Get,
@@ -65,7 +67,7 @@ pub enum Method {
 }
 
 /// How a request's body is told from what follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     /// There is none.
     None,
@@ -76,7 +78,7 @@ pub enum Body {
 }
 
 /// The head of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     /// What to do.
     pub method: Method,

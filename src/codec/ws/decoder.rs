@@ -3,6 +3,8 @@
 //! Always: an idle decoder is two words. Only a frame that is not wholly in one read, or a fragmented
 //! message, is copied, into a buffer that grows with what has come, not with what was announced.
 
+use serde::{Deserialize, Serialize};
+
 use super::close::CloseFrame;
 use super::error::ProtocolError;
 use super::frame::{HEADER_BYTES_MAX, Incoming, OpCode, parse, unmask};
@@ -10,7 +12,7 @@ use super::utf8::{NotUtf8, Text};
 use crate::codec::deflate::{InflateError, Inflater};
 
 /// Which end of the connection decodes, and so what the frames it reads must be like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Reads a client's frames: masked.
     #[default]
@@ -50,14 +52,14 @@ pub enum Message<'a> {
 }
 
 /// Decodes one connection's frames.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Decoder {
     role: Role,
     pending: Option<Box<Pending>>,
 }
 
 /// What is kept between reads.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Pending {
     /// The bytes of a header that is not complete.
     header: [u8; HEADER_BYTES_MAX],
@@ -72,7 +74,7 @@ struct Pending {
     delivered: Option<Delivered>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Data {
     Text(Text),
     Binary(Vec<u8>),
@@ -80,7 +82,7 @@ enum Data {
     Deflated(OpCode, Vec<u8>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Delivered {
     Message,
     Control,

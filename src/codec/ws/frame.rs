@@ -1,6 +1,7 @@
 //! Frames: headers both ways, masking, and a server's whole frames (RFC 6455, 5). Imports nothing of ours.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::decoder::{Role, WsLimits};
 use super::error::ProtocolError;
@@ -11,7 +12,7 @@ pub(super) const CONTROL_BYTES_MAX: usize = 125;
 pub(super) const HEADER_BYTES_MAX: usize = 14;
 
 /// What a frame is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum OpCode {
     /// More of the message before.
@@ -142,7 +143,7 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: usize) {
 }
 
 /// A received frame's header.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Incoming {
     pub(super) op: OpCode,
     pub(super) fin: bool,

@@ -3,10 +3,11 @@
 //! Always: each byte is validated once, and a byte that no text could have there is refused when it comes,
 //! not at the message's end.
 
+use serde::{Deserialize, Serialize};
 use simdutf8::basic::from_utf8;
 
 /// Text so far, and the first bytes of a character whose rest has not come.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Text {
     pub(super) valid: String,
     cut: [u8; 4],

@@ -3,6 +3,8 @@
 //! Imports `event` and `filter`. Always: what may be seen is a filter, to be joined with every filter that the
 //! holder asks for, so that what is beyond it is never matched.
 
+use serde::{Deserialize, Serialize};
+
 use super::claims::{Claims, PublishRight};
 use crate::event::{Attribute, Event};
 use crate::filter::{Filter, FilterLimits, Pattern};
@@ -22,6 +24,14 @@ pub(crate) struct Grant {
     token_id: Option<Box<str>>,
     /// The key that vouches for it; with the key, the grant goes.
     proof: u64,
+}
+
+/// A grant as another process takes it over: what it allows, and the key that vouches for it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedGrant {
+    pub(super) claims: Claims,
+    pub(super) expires: Option<i64>,
+    pub(super) proof: u64,
 }
 
 /// The four lists; `None` allows all.
@@ -94,6 +104,40 @@ impl Grant {
             token_id: claims.jti.as_deref().map(Box::from),
             proof,
         })
+    }
+
+    /// The same for another process.
+    pub(crate) fn save(&self) -> SavedGrant {
+        let texts = |list: &Option<Box<[Pattern]>>| {
+            list.as_ref().map(|list| list.iter().map(|pattern| pattern.as_str().to_owned()).collect())
+        };
+        let Lists { types, streams, channels, entities } = &self.lists;
+        let pair = |(kind, id): &(Pattern, Pattern)| format!("{}:{}", kind.as_str(), id.as_str());
+        let mut claims = Claims {
+            sub: Some(self.subject.to_string()).filter(|subject| !subject.is_empty()),
+            iat: self.issued,
+            jti: self.token_id.as_deref().map(str::to_owned),
+            types: texts(types),
+            streams: texts(streams),
+            channels: texts(channels),
+            entities: entities.as_ref().map(|list| list.iter().map(pair).collect()),
+            metrics: self.metrics,
+            admin: self.admin,
+            publish: match &self.publishes {
+                Publishes::Nothing => PublishRight::None,
+                Publishes::Everything => PublishRight::All,
+                Publishes::Types(types) => {
+                    PublishRight::Types(types.iter().map(|pattern| pattern.as_str().to_owned()).collect())
+                }
+            },
+            ..Claims::default()
+        };
+        // Lists that allow all are kept as none, which is to say nothing for a token that has none of them.
+        let says_nothing = types.is_none() && streams.is_none() && channels.is_none() && entities.is_none();
+        if says_nothing && !self.sees.is_nothing() {
+            claims.streams = Some(vec!["*".to_owned()]);
+        }
+        SavedGrant { claims, expires: self.expires, proof: self.proof }
     }
 
     /// What its holder may see of what `filter` wants.
@@ -301,6 +345,23 @@ mod tests {
         let of = grant(r#"{"publish":true,"entities":["task:t-1"]}"#);
         let other = event("x").entity("task", "t-2").build().expect("an event");
         assert_eq!(of.may_publish(&other), Err("entity 'task:t-2'".into()));
+    }
+
+    #[test]
+    fn a_grant_is_the_same_in_another_process() {
+        for claims in [
+            "{}",
+            r#"{"publish":true}"#,
+            r#"{"streams":["*"],"metrics":true,"admin":true}"#,
+            r#"{"sub":"ann","jti":"t-1","iat":5,"streams":["a.*","b",""],"types":[],"publish":["x.*"]}"#,
+            r#"{"user_id":"bob","entities":["task:t-1","agent"],"channels":["c"],"publish":[]}"#,
+        ] {
+            let grant = grant(claims);
+            let text = serde_json::to_string(&grant.save()).expect("texts and numbers");
+            let SavedGrant { claims, expires, proof } = serde_json::from_str(&text).expect("the same");
+            let again = Grant::new(&claims, expires, proof).expect("a grant");
+            assert_eq!(format!("{grant:?}"), format!("{again:?}"), "{text}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::api_keys::ApiKeys;
 use super::config::{AuthConfig, AuthError};
 use super::credential::{self, Credential};
-use super::grant::Grant;
+use super::grant::{Grant, SavedGrant};
 use super::jwt::{self, Verifier};
 use super::revocation::{Revocation, Revocations, TooMany};
 use super::ticket::Tickets;
@@ -209,6 +209,21 @@ impl Auth {
         let until = now.0.saturating_add(i64::try_from(ticket_ttl.as_micros()).unwrap_or(i64::MAX));
         let ticket = lock(&self.tickets).make(Arc::clone(grant), now.0, until, max_tickets)?;
         Some((ticket, ticket_ttl.as_secs()))
+    }
+
+    /// A grant of the process before this one, if it still holds here.
+    pub(crate) fn restore(&self, saved: SavedGrant, now: Timestamp) -> Option<Arc<Grant>> {
+        let guard = self.guard()?;
+        if saved.proof == ANONYMOUS {
+            return guard.anonymous.clone();
+        }
+        let grant = Grant::new(&saved.claims, saved.expires, saved.proof).ok().map(Arc::new)?;
+        self.ended(&grant, now).is_none().then_some(grant)
+    }
+
+    /// What was revoked since the start, for another process.
+    pub(crate) fn save_revoked(&self) -> Vec<Revocation> {
+        lock(&self.revoked).all()
     }
 
     /// Takes a revocation in, or says how many there may be.

@@ -41,7 +41,7 @@ use std::sync::Arc;
 pub use claims::{Claims, PublishRight};
 #[cfg(feature = "auth")]
 pub use config::{AnonymousConfig, AuthConfig, AuthError, JwtConfig, Secret};
-pub(crate) use grant::Grant;
+pub(crate) use grant::{Grant, SavedGrant};
 #[cfg(feature = "auth")]
 pub(crate) use guard::Auth;
 #[cfg(feature = "auth")]

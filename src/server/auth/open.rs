@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Denied;
-use super::grant::Grant;
+use super::grant::{Grant, SavedGrant};
 use super::revocation::Revocation;
 use crate::codec::http::Request;
 use crate::event::Timestamp;
@@ -41,6 +41,14 @@ impl Auth {
 
     pub(crate) fn make_ticket(&self, _: &Arc<Grant>, _: Timestamp) -> Option<(String, u64)> {
         None
+    }
+
+    pub(crate) fn restore(&self, _: SavedGrant, _: Timestamp) -> Option<Arc<Grant>> {
+        None
+    }
+
+    pub(crate) fn save_revoked(&self) -> Vec<Revocation> {
+        Vec::new()
     }
 
     pub(crate) fn revoke(&self, _: Revocation, _: Timestamp) -> Result<usize, usize> {

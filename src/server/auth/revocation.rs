@@ -119,6 +119,19 @@ impl Revocations {
         Ok(())
     }
 
+    /// All of them, as they could be added.
+    pub(super) fn all(&self) -> Vec<Revocation> {
+        let one = |jti: Option<&Box<str>>, sub: Option<&Box<str>>, entry: &Entry| Revocation {
+            jti: jti.cloned(),
+            sub: sub.cloned(),
+            issued_before: entry.issued_before,
+            until: entry.until,
+            lift: false,
+        };
+        let tokens = self.tokens.iter().map(|(name, entry)| one(Some(name), None, entry));
+        tokens.chain(self.subjects.iter().map(|(name, entry)| one(None, Some(name), entry))).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.tokens.len() + self.subjects.len()
     }

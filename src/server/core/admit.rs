@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use super::super::address::is_trusted;
 use super::super::connection::Connection;
-use super::super::limits::address_key;
+use super::super::limits::{Counted, address_key};
 use super::super::listener;
-use super::{Conn, Core, Ending, Socket, Token, token_of};
+use super::{Conn, Core, Ending, Socket, Tick, Token, token_of};
 use crate::feed::{Cursor, Slot};
 use crate::metrics::Kind;
 
@@ -40,12 +40,25 @@ impl<S: Socket> Core<S> {
             listener::refuse(socket);
             return None;
         }
-        // 31 bits: the token fits a mio token and never meets the loop's own two.
+        let connection = Connection::new(self.tick);
+        let look = self.config.handshake_ticks().min(10);
+        Some(self.insert(socket, connection, Cursor::default(), counted.ok().flatten(), look))
+    }
+
+    /// Gives a connection a slot and a token, and looks at its timer after so many ticks.
+    pub(super) fn insert(
+        &mut self,
+        socket: S,
+        connection: Connection,
+        cursor: Cursor,
+        counted: Option<Counted>,
+        look: Tick,
+    ) -> Token {
+        let kind = connection.speaks().name();
+        self.shared.metrics.connections.get_or_create(&Kind { kind }).inc();
+        // 31 bits: the token fits a mio token and never meets the loop's own.
         self.generation = (self.generation + 1) & 0x7fff_ffff;
         let generation = self.generation;
-        let connection = Connection::new(self.tick);
-        metrics.connections.get_or_create(&Kind { kind: connection.speaks().name() }).inc();
-        let cursor = Cursor::default();
         let slot = self.conns.insert(Conn {
             socket,
             generation,
@@ -59,11 +72,11 @@ impl<S: Socket> Core<S> {
             ending: Ending::default(),
         });
         let token = token_of(slot, generation);
-        if let Ok(Some(counted)) = counted {
+        if let Some(counted) = counted {
             self.addresses.insert(token, counted);
         }
-        self.wheel.add(self.tick + self.config.handshake_ticks().min(10), slot as Slot);
-        Some(token)
+        self.wheel.add(self.tick + look, slot as Slot);
+        token
     }
 
     /// Counts a connection that is not taken.
@@ -72,7 +85,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// The address that a new connection counts for, and how many it may have.
-    fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
+    pub(super) fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
         let max = self.config.limits.connections_per_address?;
         // Behind a proxy there are many: each counts when a request says which.
         let peer = socket.peer().filter(|peer| !is_trusted(*peer, &self.config.trusted_proxies))?;

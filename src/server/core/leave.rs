@@ -51,7 +51,9 @@ impl<S: Socket> Core<S> {
         for last in (1..tokens.len()).rev() {
             tokens.swap(last, (self.rng.next_u128() % (last as u128 + 1)) as usize);
         }
-        let window = self.config.drain_window.as_millis() as u64;
+        // Whoever could not move gets nothing here any more.
+        let is_over = self.shared.is_handed_over();
+        let window = if is_over { 0 } else { self.config.drain_window.as_millis() as u64 };
         let rate = self.config.drain_return_rate as u64 / self.shared.loops as u64;
         self.leaving = slots(&tokens, self.tick, window, rate);
         // A client between two requests, or with one that is answered soon, has nothing to come back to.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::super::Shared;
-use crate::bus::Bus;
+use crate::bus::{Bus, LoopReader};
 use crate::dialect::GapNotice;
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 
@@ -138,6 +138,18 @@ fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Seq
 pub(super) struct Continuity(BTreeMap<u16, EventId>);
 
 impl Continuity {
+    /// Of a loop that stands here in a bus that may have a past.
+    pub(super) fn behind(bus: &Bus, reader: &LoopReader) -> Self {
+        let mut newest = BTreeMap::new();
+        for shard in 0..bus.shards() as u16 {
+            let place = reader.position(shard);
+            if let Some(before) = place.checked_sub(1).filter(|before| *before >= bus.oldest(shard)) {
+                bus.read_range(shard, before, place, |event| newest.extend(event.id().map(|id| (shard, id))));
+            }
+        }
+        Self(newest)
+    }
+
     /// The newest id seen in a shard.
     pub(super) fn newest(&self, shard: u16) -> Option<EventId> {
         self.0.get(&shard).copied()

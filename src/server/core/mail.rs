@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::super::connection::{Answer, Instead, NotDone, Work};
 use super::super::wheel::Tick;
 use super::{Core, Socket, Token};
+use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::feed::Slot;
 use crate::sync::{Callback, Mutex, lock};
@@ -60,6 +61,13 @@ impl<S: Socket> Core<S> {
 
     /// Publishes what a client sent, on the bus or through the engine, and answers it.
     pub(super) fn publish(&mut self, slot: usize, events: Vec<Event>, answer: Answer) {
+        if self.shared.is_handed_over() {
+            // Nobody reads this bus any more.
+            if let Some(answer) = (answer.0)(Err(Refused::Closed)) {
+                self.conns[slot].cursor.send(&mut self.fanout, answer);
+            }
+            return;
+        }
         let Some(engine) = &self.shared.engine else {
             let token = super::token_of(slot, self.conns[slot].generation);
             let last = self.publish_here(events);

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::super::connection::Effect;
 use super::{Core, Ending, Kept, Socket, token_of};
+use crate::dialect::Encoding;
 use crate::feed::{Cut, Slot, Thinning, Wish};
 
 impl<S: Socket> Core<S> {
@@ -39,14 +40,11 @@ impl<S: Socket> Core<S> {
             Effect::Interest { encoding, wishes } => {
                 self.leave_feed(slot);
                 if !wishes.is_empty() {
-                    let conn = &mut self.conns[slot];
-                    conn.cursor.set_cut(wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default());
+                    let cut = wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default();
                     let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
                         .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
                         .collect();
-                    conn.cursor.join(&mut self.fanout, encoding, &wishes, slot as Slot);
-                    conn.cursor.set_waits(conn.replay.is_some());
-                    conn.connection.share_filters(|filter| self.fanout.held(filter));
+                    self.join(slot, encoding, cut, &wishes);
                 }
             }
             Effect::Replay { encoding, filter, except, from } => {
@@ -78,6 +76,15 @@ impl<S: Socket> Core<S> {
                 self.wheel.add(self.tick + 1, slot as Slot);
             }
         }
+    }
+
+    /// Delivers what these wishes match, from here on. It must have left its feed.
+    pub(super) fn join(&mut self, slot: usize, encoding: Encoding, cut: Cut, wishes: &[Wish]) {
+        let conn = &mut self.conns[slot];
+        conn.cursor.set_cut(cut);
+        conn.cursor.join(&mut self.fanout, encoding, wishes, slot as Slot);
+        conn.cursor.set_waits(conn.replay.is_some());
+        conn.connection.share_filters(|filter| self.fanout.held(filter));
     }
 
     pub(super) fn leave_feed(&mut self, slot: usize) {

@@ -1,0 +1,157 @@
+//! Clients that move to another process, and those that come from one.
+//!
+//! Imports the room's core. Always: a client that is packed has every event that this loop has read, or is owed it as
+//! bytes that move with it; it is written by one process at a time; who can't move stays, and is told to come back.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::connection::saved::SavedConnection;
+use super::super::connection::{Connection, Speaks};
+use super::super::wheel::Tick;
+use super::{BATCHES_A_TURN, Conn, Context, Core, Ending, Kept, Socket, Token, taken, token_of};
+use crate::dialect::Encoding;
+use crate::event::Timestamp;
+use crate::feed::{Cursor, Cut, Interest, SavedCursor, Thinning, Wish};
+use crate::filter::{Filter, FilterLimits};
+
+/// One client, all but its socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedClient {
+    connection: SavedConnection,
+    cursor: SavedCursor,
+    /// Of an event stream, whose interest its session does not know.
+    interest: Option<SavedInterest>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedInterest {
+    encoding: Encoding,
+    cut: Cut,
+    wishes: Vec<(String, Thinning)>,
+}
+
+impl From<&Interest> for SavedInterest {
+    fn from((encoding, cut, wishes): &Interest) -> Self {
+        let wishes = wishes.iter().map(|wish| (wish.filter.to_string(), wish.thinning)).collect();
+        Self { encoding: *encoding, cut: *cut, wishes }
+    }
+}
+
+impl SavedInterest {
+    /// What was interest already was joined with a grant, and may be longer than what a client may ask for.
+    fn restored(self) -> Option<Interest> {
+        let mut limits = FilterLimits::default();
+        (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);
+        let wish = |(text, thinning): (String, Thinning)| {
+            Some(Wish { filter: Filter::parse(&text, &limits).ok()?, thinning })
+        };
+        let wishes = self.wishes.into_iter().map(wish).collect::<Option<_>>()?;
+        Some((self.encoding, self.cut, wishes))
+    }
+}
+
+/// A client that was packed, and what it gets here if it has to stay after all.
+pub(crate) type Packed = (Token, Option<Interest>);
+
+impl<S: Socket> Core<S> {
+    /// Whether a client still waits for an answer that comes from another thread.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        !self.ahead.is_empty() || self.conns.iter().any(|(_, conn)| conn.awaits > 0)
+    }
+
+    /// Reads the bus to its end, and gives every client that can move to `give`. Nobody publishes meanwhile, and
+    /// no socket is touched afterwards, until [`Self::release`] or [`Self::reclaim`].
+    pub(crate) fn pack(&mut self, mut give: impl FnMut(&S, SavedClient)) -> Vec<Packed> {
+        self.close_denied();
+        self.more_events = true;
+        while self.more_events {
+            self.pump(BATCHES_A_TURN);
+        }
+        let can_move = |conn: &Conn<S>| {
+            let is_idle = conn.replay.is_none() && conn.awaits == 0 && conn.ending == Ending::None;
+            is_idle && conn.socket.can_move()
+        };
+        let slots: Vec<usize> =
+            self.conns.iter().filter(|(_, conn)| can_move(conn)).map(|(slot, _)| slot).collect();
+        let mut packed = Vec::new();
+        for slot in slots {
+            let Some(connection) = self.conns[slot].connection.save(self.tick) else { continue };
+            let conn = &mut self.conns[slot];
+            let interest = conn.cursor.interest(&self.fanout);
+            let ring = Kept { shared: &self.shared, now: self.now };
+            let (cursor, moved) = conn.cursor.save(&mut self.fanout, &mut self.tally, &ring);
+            let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == Speaks::Sse);
+            let interest_too = of_stream.map(SavedInterest::from);
+            give(&conn.socket, SavedClient { connection, cursor, interest: interest_too });
+            packed.push((token_of(slot, conn.generation), interest));
+            self.tell_moved(moved);
+        }
+        packed
+    }
+
+    /// The clients that were packed are another's now: their sockets are let go of, and not closed for the peers.
+    pub(crate) fn release(&mut self, packed: Vec<Packed>) {
+        for (token, _) in packed {
+            self.forget(token);
+        }
+    }
+
+    /// They stay after all, as they were.
+    pub(crate) fn reclaim(&mut self, packed: Vec<Packed>) {
+        for (token, interest) in packed {
+            let Some(slot) = self.find(token) else { continue };
+            if let Some((encoding, cut, wishes)) = interest {
+                self.join(slot, encoding, cut, &wishes);
+            }
+            self.queue(slot);
+        }
+    }
+
+    /// The time at which clients are taken over. Events wait meanwhile, so that all of them begin at one place.
+    pub(crate) fn set_time(&mut self, tick: Tick, now: Timestamp) {
+        (self.tick, self.now) = (self.tick.max(tick), now);
+    }
+
+    /// Takes over a client. It is not written before its socket is reported writable. `None` where it may not go on
+    /// here.
+    pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
+        let SavedClient { connection, cursor, interest } = saved;
+        let connection = {
+            let peer = socket.peer();
+            let cx = Context {
+                shared: &self.shared,
+                config: &self.config,
+                rng: &mut self.rng,
+                inflater: &mut self.inflater,
+                tick: self.tick,
+                now: self.now,
+                position: taken(&self.shared.bus, &self.reader, self.continuity.as_ref()),
+                effects: &mut self.effects,
+                answered_bytes: 0,
+                peer,
+                blocked: true,
+            };
+            Connection::restored(connection, &cx)?
+        };
+        let interest = match interest {
+            Some(interest) => Some(interest.restored()?),
+            None => None,
+        };
+        let cursor = Cursor::restored(cursor, &mut self.fanout);
+        let look = if connection.speaks() == Speaks::Http { 10 } else { self.config.heartbeat_ticks() };
+        let address = self.counted_address(&socket);
+        // It was one of so many there: it is here, too.
+        let counted = address.and_then(|(address, _)| self.shared.addresses.enter(address, u32::MAX));
+        let token = self.insert(socket, connection, cursor, counted, look);
+        let slot = self.find(token)?;
+        self.conns[slot].blocked = true;
+        if let Some((encoding, cut, wishes)) = interest {
+            self.join(slot, encoding, cut, &wishes);
+        }
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        conn.connection.resume(&mut cx);
+        self.apply(slot);
+        Some(token)
+    }
+}

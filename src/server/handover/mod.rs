@@ -1,0 +1,356 @@
+//! From one process to the next without an end: the listening sockets, the rings and the clients with their cursors
+//! go to a successor on the same machine.
+//!
+//! Imports its siblings, `bus`, `engine`, `event`. The two talk over a Unix socket ([`wire`]), in JSON of a version that
+//! both know. Always: a client belongs to one process at every moment; up to the word `Serving` that is the
+//! predecessor, which goes on as if nothing had been where the successor fails; nothing is published, read or written
+//! between the packing and that word.
+//!
+//! ```text
+//! successor                        predecessor
+//! Ready (its files are read)  ──►
+//!                                  loops gather, the engine's follower pauses, loops read the bus to its end
+//!                             ◄──  Begin, Sockets, Events, Clients ..., Done
+//! Taken (all of it stands)    ──►
+//!                             ◄──  Go
+//! Serving                     ──►
+//! its loops start                  lets go of what moved, sends the others (TLS) away to come back
+//! ```
+
+mod muster;
+mod wire;
+
+use std::fmt;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::auth::Revocation;
+use super::core::SavedClient;
+use crate::bus::{Bus, BusConfig};
+use crate::codec::portable;
+use crate::dialect::envelope;
+use crate::engine::{Engine, Places};
+use crate::event::{Event, EventId, Position, Sequence};
+use crate::sync::atomic::Ordering;
+pub(crate) use muster::{Muster, Parcel};
+use wire::{DESCRIPTORS_MAX, Wire};
+
+/// Changed wherever an older successor or predecessor could misread the other.
+const VERSION: u32 = 1;
+
+/// How long a successor may take to read its files.
+const PREPARE: Duration = Duration::from_secs(30);
+
+/// How long each step may take while clients wait.
+const STEP: Duration = Duration::from_secs(10);
+
+/// Events in one message.
+const EVENTS_A_MESSAGE: usize = 256;
+
+/// What the predecessor says.
+#[derive(Serialize, Deserialize)]
+enum Said {
+    Begin(Estate),
+    /// With the sockets that listen.
+    Sockets,
+    Events(Vec<SavedEvent>),
+    /// With their sockets, in order.
+    Clients(Vec<SavedClient>),
+    Done,
+    Go,
+}
+
+/// What the successor answers.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Ready { version: u32 },
+    Taken,
+    Serving,
+}
+
+/// What is not a client's.
+#[derive(Debug, Serialize, Deserialize)]
+struct Estate {
+    epoch: u64,
+    /// The first sequence of each shard that follows.
+    first: Vec<Sequence>,
+    /// Where the engine's follower stands.
+    places: Option<Places>,
+    /// Revocations of the process's own time.
+    revoked: Vec<Revocation>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedEvent {
+    #[serde(with = "portable::text")]
+    id: EventId,
+    event: Box<RawValue>,
+}
+
+/// A handover that failed: the predecessor has all it had.
+#[derive(Debug)]
+pub struct HandoverError {
+    doing: &'static str,
+    source: io::Error,
+}
+
+impl HandoverError {
+    fn new(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self { doing, source }
+    }
+}
+
+impl fmt::Display for HandoverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.source.kind() {
+            io::ErrorKind::UnexpectedEof => write!(f, "{}: the other process has ended", self.doing),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => write!(f, "{}: not in time", self.doing),
+            _ => write!(f, "{}: {}", self.doing, self.source),
+        }
+    }
+}
+
+impl std::error::Error for HandoverError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// What a predecessor gives: a bus that goes on where it stood, and the server's sockets and clients.
+pub struct Inheritance {
+    wire: Wire,
+    estate: Estate,
+    events: Vec<(EventId, Event)>,
+    place: Option<Sequence>,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) clients: Vec<(SavedClient, TcpStream)>,
+}
+
+impl fmt::Debug for Inheritance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inheritance({} clients, {} events)", self.clients.len(), self.events.len())
+    }
+}
+
+impl Inheritance {
+    /// Tells the predecessor at the other end that this process is ready, and takes what it has. Blocks, some
+    /// seconds at the most once the predecessor has begun. From here on its clients wait: make the [bus](Self::bus)
+    /// and the server at once.
+    pub fn claim(socket: UnixStream) -> Result<Self, HandoverError> {
+        let wire = Wire::new(socket);
+        let doing = HandoverError::new("taking over");
+        let receive = || wire.receive::<Said>();
+        wire.set_patience(PREPARE).map_err(&doing)?;
+        wire.send(&Answer::Ready { version: VERSION }, &[]).map_err(&doing)?;
+        let (Said::Begin(estate), _) = receive().map_err(&doing)? else {
+            return Err(doing(io::ErrorKind::InvalidData.into()));
+        };
+        let (mut events, mut listeners, mut clients) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            let (said, descriptors) = receive().map_err(&doing)?;
+            match said {
+                Said::Sockets => listeners.extend(descriptors.into_iter().map(TcpListener::from)),
+                Said::Events(page) => {
+                    for SavedEvent { id, event } in page {
+                        let event = envelope::read_event(event.get()).map_err(io::Error::other);
+                        events.push((id, event.map_err(&doing)?));
+                    }
+                }
+                Said::Clients(page) if page.len() == descriptors.len() => {
+                    clients.extend(page.into_iter().zip(descriptors.into_iter().map(TcpStream::from)));
+                }
+                Said::Done => break,
+                Said::Begin(_) | Said::Go | Said::Clients(_) => {
+                    return Err(doing(io::ErrorKind::InvalidData.into()));
+                }
+            }
+        }
+        Ok(Self { wire, estate, events, place: None, listeners, clients })
+    }
+
+    /// A bus of this size that goes on where the predecessor's stood, with its newest events.
+    pub fn bus(&mut self, config: &BusConfig) -> Result<Bus, HandoverError> {
+        let fault = |what: String| HandoverError::new("the bus")(io::Error::other(what));
+        let shards = self.estate.first.len();
+        if config.shards != shards {
+            return Err(fault(format!(
+                "bus.shards is {}, and the running server has {shards}",
+                config.shards
+            )));
+        }
+        let mut first = self.estate.first.clone();
+        let mut counts = vec![0u64; shards];
+        for (id, _) in &self.events {
+            counts[usize::from(id.shard).min(shards - 1)] += 1;
+        }
+        // A smaller ring keeps the newest.
+        let excess = |count: u64| count.saturating_sub(config.capacity as u64);
+        let mut skip: Vec<u64> = counts.into_iter().map(excess).collect();
+        for (first, skip) in first.iter_mut().zip(&skip) {
+            *first += skip;
+        }
+        let bus = Bus::builder()
+            .capacity(config.capacity)
+            .resuming(Position::new(self.estate.epoch, first))
+            .build();
+        let bus = bus.map_err(|error| fault(error.to_string()))?;
+        for (id, event) in self.events.drain(..) {
+            let skip = &mut skip[usize::from(id.shard).min(shards - 1)];
+            if *skip > 0 {
+                *skip -= 1;
+            } else {
+                bus.publish_placed(event, id);
+            }
+        }
+        self.place = (shards == 1).then(|| bus.head(0));
+        Ok(bus)
+    }
+
+    /// Of a bus of one shard: the place that its clients have come to.
+    pub(super) fn place(&self) -> Option<Sequence> {
+        self.place
+    }
+
+    /// Where the engine's follower goes on.
+    pub(super) fn places(&self) -> Option<&Places> {
+        self.estate.places.as_ref()
+    }
+
+    /// What was revoked, beside the file.
+    pub(super) fn revoked(&mut self) -> Vec<Revocation> {
+        std::mem::take(&mut self.estate.revoked)
+    }
+
+    /// All of it stands: asks the predecessor to let go. After this the clients are ours.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        self.wire.set_patience(STEP)?;
+        self.wire.send(&Answer::Taken, &[])?;
+        let (Said::Go, _) = self.wire.receive()? else { return Err(io::ErrorKind::InvalidData.into()) };
+        self.wire.send(&Answer::Serving, &[])
+    }
+}
+
+/// Gives all that a server has to a successor; answers how many clients moved.
+pub(super) fn hand_over(
+    shared: &super::Shared,
+    socket: UnixStream,
+    limit: Duration,
+    give_up: impl FnOnce(),
+) -> Result<usize, HandoverError> {
+    let wire = Wire::new(socket);
+    let doing = HandoverError::new("waiting for the successor to be ready");
+    wire.set_patience(PREPARE).map_err(&doing)?;
+    let (Answer::Ready { version: VERSION }, _) = wire.receive().map_err(&doing)? else {
+        return Err(doing(io::Error::other("it is of a version that can't take over from this one")));
+    };
+    let begun = Instant::now();
+    let (muster, parcels) = Muster::new(shared.loops);
+    shared.set_muster(Some(&muster));
+    let moved = give(shared, &wire, &muster, parcels);
+    if moved.is_err() {
+        // Before the clients are taken back: nobody else may write to them.
+        give_up();
+        if let Some(engine) = &shared.engine {
+            engine.resume();
+        }
+    }
+    // Relaxed: the muster's lock orders it for the loops.
+    shared.handed_over.store(moved.is_ok(), Ordering::Relaxed);
+    muster.decide(moved.is_ok());
+    shared.set_muster(None);
+    if moved.is_ok() {
+        let milliseconds = begun.elapsed().as_millis() as u64;
+        tracing::info!(milliseconds, "clients have waited for the upgrade");
+        shared.start_drain(limit);
+    }
+    moved
+}
+
+fn give(
+    shared: &super::Shared,
+    wire: &Wire,
+    muster: &Muster,
+    parcels: std::sync::mpsc::Receiver<Parcel>,
+) -> Result<usize, HandoverError> {
+    let doing = HandoverError::new("gathering the loops");
+    shared.wake_loops();
+    muster.wait_for_all(STEP).map_err(&doing)?;
+    let doing = HandoverError::new("giving to the successor");
+    wire.set_patience(STEP).map_err(&doing)?;
+    let places = shared.engine.as_ref().and_then(Engine::pause);
+    let shards = shared.bus.shards() as u16;
+    let mut events: Vec<Event> = Vec::new();
+    let first = (0..shards)
+        .map(|shard| {
+            let head = shared.bus.head(shard);
+            if shards > 1 {
+                // Events of several shards have positions that are this bus's own: only what is live goes on.
+                return head;
+            }
+            shared.bus.read_range(shard, shared.bus.oldest(shard), head, |event| events.push(event.clone()))
+        })
+        .collect();
+    muster.pack();
+    let revoked = shared.auth.save_revoked();
+    let estate = Estate { epoch: shared.bus.epoch(), first, places, revoked };
+    wire.send(&Said::Begin(estate), &[]).map_err(&doing)?;
+    for page in events.chunks(EVENTS_A_MESSAGE) {
+        let page: io::Result<Vec<SavedEvent>> = page.iter().map(SavedEvent::new).collect();
+        wire.send(&Said::Events(page.map_err(&doing)?), &[]).map_err(&doing)?;
+    }
+    let moved = give_parcels(wire, parcels).map_err(&doing)?;
+    wire.send(&Said::Done, &[]).map_err(&doing)?;
+    let doing = HandoverError::new("waiting for the successor to take over");
+    let (Answer::Taken, _) = wire.receive().map_err(&doing)? else {
+        return Err(doing(io::ErrorKind::InvalidData.into()));
+    };
+    wire.send(&Said::Go, &[]).map_err(&doing)?;
+    match wire.receive().map_err(&doing)? {
+        (Answer::Serving, _) => Ok(moved),
+        _ => Err(doing(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+/// Sends what the loops give, as many at once as go with one message.
+fn give_parcels(wire: &Wire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::Result<usize> {
+    let mut moved = 0;
+    let mut clients = Vec::new();
+    let mut sockets: Vec<OwnedFd> = Vec::new();
+    let send = |clients: &mut Vec<SavedClient>, sockets: &mut Vec<OwnedFd>| {
+        let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(OwnedFd::as_fd).collect();
+        wire.send(&Said::Clients(std::mem::take(clients)), &descriptors)?;
+        sockets.clear();
+        io::Result::Ok(())
+    };
+    for parcel in parcels {
+        match parcel {
+            Parcel::Listener(socket) => wire.send(&Said::Sockets, &[socket.as_fd()])?,
+            Parcel::Client(client, socket) => {
+                moved += 1;
+                clients.push(*client);
+                sockets.push(socket);
+                if clients.len() == DESCRIPTORS_MAX {
+                    send(&mut clients, &mut sockets)?;
+                }
+            }
+            Parcel::Failed(error) => return Err(error),
+        }
+    }
+    if !clients.is_empty() {
+        send(&mut clients, &mut sockets)?;
+    }
+    Ok(moved)
+}
+
+impl SavedEvent {
+    fn new(event: &Event) -> io::Result<Self> {
+        let id = event.id().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { id, event: RawValue::from_string(event.to_json())? })
+    }
+}

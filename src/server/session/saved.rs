@@ -1,0 +1,60 @@
+//! A session as another process takes it over. Imports its parent.
+//! Always: what a client subscribed to, may do and has used up of its limits is the same in both; where the other
+//! process wants more of a client than this one did, the client has to show it first.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Encoding, Own, Place, Session, Subscription, messages};
+use crate::server::rights::{Rights, SavedRights};
+use crate::server::wheel::Tick;
+
+/// One client's subscriptions and rights.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedSession {
+    encoding: Encoding,
+    subscriptions: Vec<Subscription>,
+    unnamed: u32,
+    own: Option<SavedOwn>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedOwn {
+    place: Place,
+    is_deaf_to_itself: bool,
+    rights: SavedRights,
+}
+
+impl Session {
+    pub(crate) fn save(&self, tick: Tick) -> SavedSession {
+        let own = self.own.as_deref().map(|Own { place, is_deaf_to_itself, rights }| SavedOwn {
+            place: place.clone(),
+            is_deaf_to_itself: *is_deaf_to_itself,
+            rights: rights.save(tick),
+        });
+        let subscriptions = self.subscriptions.to_vec();
+        SavedSession { encoding: self.encoding, subscriptions, unnamed: self.unnamed, own }
+    }
+
+    pub(crate) fn restored(saved: SavedSession, cx: &Context<'_>) -> Self {
+        let SavedSession { encoding, subscriptions, unnamed, own } = saved;
+        let is_plain = own.is_none();
+        let (place, is_deaf_to_itself, rights) = match own {
+            Some(SavedOwn { place, is_deaf_to_itself, rights }) => (place, is_deaf_to_itself, rights),
+            None => (Place::default(), false, SavedRights::default()),
+        };
+        let rights = Rights::restored(rights, cx);
+        let own =
+            (!is_plain || rights.are_special()).then(|| Box::new(Own { place, is_deaf_to_itself, rights }));
+        cx.shared.metrics.subscriptions.inc_by(subscriptions.len() as i64);
+        messages::came_over(encoding, subscriptions.iter().map(|s| &s.filter), cx);
+        Self { subscriptions: subscriptions.into(), unnamed, encoding, own }
+    }
+
+    /// Asks for what it is subscribed to, once more.
+    pub(crate) fn resume(&self, cx: &mut Context<'_>) {
+        if !self.subscriptions.is_empty() {
+            self.tell_interest(cx);
+        }
+        self.look_in_time(cx);
+    }
+}

@@ -1,0 +1,376 @@
+//! Upgrades while clients are connected: a process gives its sockets, events and clients to the next, and nobody
+//! notices.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::authority::Authority;
+use support::http::{post_request, read_response};
+use support::service::{Kind, Service};
+use support::sse::Sse;
+use support::wire::{Wire, deadline};
+use support::ws::{TEXT, Ws, frame};
+use support::{PATIENCE, Server, eventually, fanwire, http, numbered};
+
+/// The process that serves now: the test's own child, or a successor of it, which is nobody's child.
+struct Generations {
+    first: Server,
+    pids: Vec<u32>,
+}
+
+impl Generations {
+    fn start(options: &[&str]) -> Self {
+        Self::of(Server::with(&[&["--log-level", "info"], options].concat()))
+    }
+
+    fn of(first: Server) -> Self {
+        let pids = vec![first.pid()];
+        Self { first, pids }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.first.addr
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.pids.last().expect("one at least").to_string();
+        assert!(
+            Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs").success()
+        );
+    }
+
+    /// Asks for an upgrade, and waits until the next process has everything.
+    fn upgrade(&mut self) {
+        self.signal("USR2");
+        let count = self.pids.len();
+        // Every process writes to the log of the first.
+        eventually("the successor takes over", || self.successors().len() == count);
+        self.pids.push(*self.successors().last().expect("it has just come"));
+    }
+
+    fn successors(&self) -> Vec<u32> {
+        let log = self.first.log();
+        let pids = log.lines().filter(|line| line.contains("handed over"));
+        let pids = pids.filter_map(|line| line.split("successor=").nth(1)?.split(' ').next()?.parse().ok());
+        pids.collect()
+    }
+
+    fn is_gone(pid: u32) -> bool {
+        // A zombie has ended too.
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    }
+}
+
+impl Drop for Generations {
+    fn drop(&mut self) {
+        for pid in &self.pids[1..] {
+            let _ = Command::new("kill")
+                .args(["-KILL", &pid.to_string()])
+                .stderr(std::process::Stdio::null())
+                .status();
+        }
+    }
+}
+
+/// Publishes numbers from 0 over one connection until it is told to stop; how many.
+fn publisher(addr: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
+    std::thread::spawn(move || {
+        let mut wire = Wire::connect(addr);
+        let mut next = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let body: String = (next..next + 5).map(numbered).collect();
+            wire.send(&post_request("/publish", "application/x-ndjson", body.as_bytes()));
+            let answer = read_response(&mut wire, deadline()).expect("an answer on the same connection");
+            assert_eq!(answer.status, 200, "{answer:?}");
+            next += 5;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        next
+    })
+}
+
+/// Reads numbers until the last, each in its turn; anything else is a fault.
+fn follow(mut next_number: impl FnMut() -> u64, last: &AtomicUsize) -> u64 {
+    let mut want = 0;
+    while want < last.load(Ordering::Relaxed) as u64 {
+        assert_eq!(next_number(), want, "nothing is missing, and nothing comes twice");
+        want += 1;
+    }
+    want
+}
+
+fn number_of(event: &Value) -> u64 {
+    event["payload"]["n"].as_u64().unwrap_or_else(|| panic!("no number in {event}"))
+}
+
+#[test]
+fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
+    let mut server = Generations::start(&["--loops", "2"]);
+    let addr = server.addr();
+    let last = Arc::new(AtomicUsize::new(usize::MAX));
+    let mut clients = Vec::new();
+    for number in 0..1000 {
+        let last = Arc::clone(&last);
+        let client: Box<dyn FnOnce() -> u64 + Send> = match number % 4 {
+            0 => {
+                let mut sse = Sse::open(addr, "?type=test.*");
+                Box::new(move || follow(|| number_of(&sse.event().json()), &last))
+            }
+            1 => {
+                let mut ws = Ws::over(Wire::connect(addr), "/hive", "");
+                ws.send(&json!({"action": "subscribe"}));
+                Box::new(move || {
+                    let mut event = || loop {
+                        let message = ws.message();
+                        if message["type"] == "event" {
+                            return message["event"]["data"]["n"].as_u64().expect("a number");
+                        }
+                    };
+                    follow(&mut event, &last)
+                })
+            }
+            _ => {
+                let mut ws = Ws::subscribed(addr, json!({"event_types": ["test.*"]}));
+                Box::new(move || follow(|| number_of(&ws.event()), &last))
+            }
+        };
+        clients.push(client);
+    }
+    eventually("all are subscribed", || server.first.metric("fanwire_server_subscriptions") >= Some(750.0));
+    let clients: Vec<_> = (clients.into_iter())
+        .map(|client| std::thread::Builder::new().stack_size(256 * 1024).spawn(client).expect("a thread"))
+        .collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = publisher(addr, Arc::clone(&stop));
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(100));
+        server.upgrade();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let published = publisher.join().expect("it was answered throughout");
+    assert!(published > 50, "{published}");
+    last.store(published, Ordering::Relaxed);
+    // One more, so that who waits for a next one looks again.
+    let answer = http::post(addr, "/publish", "application/json", numbered(published).as_bytes());
+    assert_eq!(answer.status, 200);
+    for client in clients {
+        let got = client.join().expect("no close and no gap");
+        assert!(got >= published as u64, "{got} of {published}");
+    }
+    assert_eq!(server.pids.len(), 11);
+    assert!(server.first.wait().success(), "{}", server.first.log());
+    for pid in &server.pids[..10] {
+        eventually("every process but the last has ended", || Generations::is_gone(*pid));
+    }
+    // The last one is as good as the first.
+    server.signal("TERM");
+    let pid = *server.pids.last().expect("eleven");
+    eventually("the last one drains", || Generations::is_gone(pid));
+}
+
+#[test]
+fn what_is_half_said_is_finished_behind_the_upgrade() {
+    let mut server = Generations::start(&["--limits-message-kinds", "ping=3", "--max-lag-bytes", "16MiB"]);
+    let addr = server.addr();
+    // A message that is cut in its header, one cut within, one in fragments.
+    let message = json!({"type": "ping", "message_id": "p"}).to_string();
+    let whole = frame(TEXT, message.as_bytes());
+    let mut cut: Vec<(Ws, &[u8])> = [1, 4, 20]
+        .map(|at| {
+            let mut ws = Ws::connect(addr);
+            ws.wire.send(&whole[..at]);
+            (ws, &whole[at..])
+        })
+        .into();
+    let mut limited = Ws::connect(addr);
+    for _ in 0..3 {
+        assert_eq!(limited.ask(&json!({"type": "ping"}))["type"], "pong");
+    }
+    // A request of which the head, the half of a body, or a half chunk has come.
+    let body = numbered(7);
+    let post = post_request("/publish", "application/json", body.as_bytes());
+    let mut requests: Vec<(Wire, Vec<u8>)> = [10, post.len() - body.len(), post.len() - 3]
+        .map(|at| {
+            let mut wire = Wire::connect(addr);
+            wire.send(&post[..at]);
+            (wire, post[at..].to_vec())
+        })
+        .into();
+    let mut chunked = Wire::connect(addr);
+    chunked
+        .send(b"POST /publish HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"type\":\"te");
+    requests.push((chunked, b"st.x\"\r\n1\r\n}\r\n0\r\n\r\n".to_vec()));
+    // A client that has read nothing of much.
+    let mut slow = Ws::subscribed(addr, json!({"event_types": ["big"]}));
+    let big = "x".repeat(100_000);
+    for n in 0..40 {
+        server.first.publish(json!({"type": "big", "payload": {"n": n, "text": big}}).to_string());
+    }
+    let mut reader = Ws::subscribed(addr, json!({"event_types": ["test.*"]}));
+    let mut resumes = Ws::connect(addr);
+    let before = server.first.publish(numbered(1))["last_event_id"].clone();
+    server.first.publish(numbered(2));
+    // What was sent has come before the signal does.
+    std::thread::sleep(Duration::from_millis(200));
+    server.upgrade();
+    for (ws, rest) in &mut cut {
+        ws.wire.send(rest);
+        let pong = ws.message();
+        assert_eq!((&pong["type"], &pong["correlation_id"]), (&json!("pong"), &json!("p")), "{pong}");
+    }
+    for (wire, rest) in &mut requests {
+        wire.send(rest);
+        let answer = read_response(wire, deadline()).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(limited.ask(&json!({"type": "ping"}))["payload"]["code"], "rate_limited");
+    for n in 0..40 {
+        assert_eq!(number_of(&slow.event()), n);
+    }
+    for n in [1, 2, 7, 7, 7] {
+        assert_eq!(number_of(&reader.event()), n);
+    }
+    assert_eq!(reader.event()["event_type"], "test.x");
+    // The past is there too, under the ids that it had.
+    let since = json!({"type": "subscribe", "payload": {"since": before, "event_types": ["test.numbered"]}});
+    assert_eq!(resumes.ask(&since)["type"], "ack");
+    for n in [2, 7, 7, 7] {
+        assert_eq!(number_of(&resumes.event()), n);
+    }
+}
+
+#[test]
+fn rights_go_with_their_holders_and_revocations_stand() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let token = |claims: &[&str]| {
+        let mut command = fanwire();
+        command.args(["token", "--secret", secret]).args(claims);
+        String::from_utf8(support::run(&mut command).stdout).expect("UTF-8").trim().to_owned()
+    };
+    let mut server = Generations::start(&["--auth-jwt-hs256-secret", secret]);
+    let addr = server.addr();
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let (ann, eve) = (token(&["--sub", "ann", "--stream", "a"]), token(&["--sub", "eve", "--stream", "*"]));
+    let admin = token(&["--sub", "root", "--admin", "--publish", "--stream", "*"]);
+    let mut of_a = Ws::over(Wire::connect(addr), "/ws", &bearer(&ann));
+    assert_eq!(of_a.ask(&json!({"type": "subscribe", "payload": {}}))["type"], "ack");
+    let mut stream = Sse::with(addr, "", &bearer(&ann));
+    let mut stranger = Ws::connect(addr);
+    let post = |path: &str, body: &str| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
+            bearer(&admin),
+            body.len()
+        );
+        http::exchange(addr, head.as_bytes())
+    };
+    assert_eq!(post("/api/revoke", r#"{"sub":"eve"}"#).status, 200);
+    server.upgrade();
+    for stream in ["b", "a"] {
+        let event = json!({"type": "x", "stream_id": stream, "payload": {"n": 1}}).to_string();
+        assert_eq!(post("/publish", &event).status, 200);
+    }
+    assert_eq!(of_a.event()["stream_id"], "a");
+    assert_eq!(stream.event().json()["stream_id"], "a");
+    let refused = stranger.ask(&json!({"type": "subscribe", "payload": {}}));
+    assert_eq!(refused["payload"]["code"], "auth_required");
+    let answer =
+        http::exchange(addr, format!("GET /sse HTTP/1.1\r\nHost: x\r\n{}\r\n", bearer(&eve)).as_bytes());
+    assert_eq!(answer.status, 401, "eve is still out");
+}
+
+#[test]
+fn a_successor_that_fails_changes_nothing() {
+    let dir = std::env::temp_dir().join(format!("fanwire-upgrade-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder of our own");
+    let file = dir.join("fanwire.toml");
+    std::fs::write(&file, "").expect("a file");
+    let mut server = Generations::start(&["--config", file.to_str().expect("UTF-8")]);
+    let mut ws = Ws::subscribed(server.addr(), json!({}));
+    for (text, why) in [("nonsense = 1", "the other process has ended"), ("[bus]\nshards = 2", "has ended")] {
+        std::fs::write(&file, text).expect("a file");
+        let before = server.first.log().matches("the upgrade failed").count();
+        server.signal("USR2");
+        eventually("it is told", || server.first.log().matches("the upgrade failed").count() > before);
+        assert!(server.first.log().contains(why), "{}", server.first.log());
+        server.first.publish(numbered(1));
+        assert_eq!(number_of(&ws.event()), 1);
+        server.first.assert_serving();
+    }
+    std::fs::write(&file, "").expect("a file");
+    server.upgrade();
+    server.first.publish(numbered(2));
+    assert_eq!(number_of(&ws.event()), 2);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+#[test]
+fn with_an_engine_the_log_goes_on_where_it_was() {
+    let redis = Service::start(Kind::Redis);
+    let mut server = Generations::start(&["--engine", &redis.url()]);
+    let addr = server.addr();
+    eventually("the log is followed", || http::get(addr, "/readyz").status == 200);
+    let mut ws = Ws::subscribed(addr, json!({"event_types": ["test.*"]}));
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = publisher(addr, Arc::clone(&stop));
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(100));
+        server.upgrade();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let published = publisher.join().expect("it was answered throughout");
+    for n in 0..published as u64 {
+        assert_eq!(number_of(&ws.event()), n);
+    }
+}
+
+#[test]
+fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
+    let authority = Authority::new("upgrade");
+    let path = |name| authority.path(name).to_str().expect("UTF-8").to_owned();
+    let mut command = fanwire();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "info"]);
+    command.args(["--tls-cert-file", &path("cert.pem"), "--tls-key-file", &path("key.pem")]);
+    let mut server = Generations::of(Server::spawn(&mut command));
+    let addr = server.addr();
+    let connect = || {
+        let tcp = std::net::TcpStream::connect(addr).expect("it listens");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let config = authority.client(&[&rustls::version::TLS13]);
+        let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+        let client = rustls::ClientConnection::new(config, name).expect("a client");
+        let stream = rustls::StreamOwned::new(client, tcp);
+        tungstenite::client("wss://localhost/ws", stream).expect("an upgrade").0
+    };
+    let mut ws = connect();
+    let say = |ws: &mut tungstenite::WebSocket<_>, message: Value| {
+        ws.send(message.to_string().into()).expect("sent");
+    };
+    let hear = |ws: &mut tungstenite::WebSocket<
+        rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>,
+    >| {
+        loop {
+            if let tungstenite::Message::Text(text) = ws.read().expect("a message") {
+                return serde_json::from_str::<Value>(&text).expect("JSON");
+            }
+        }
+    };
+    say(&mut ws, json!({"type": "subscribe", "payload": {}}));
+    let position = hear(&mut ws)["payload"]["last_event_id"].clone();
+    server.upgrade();
+    let told = hear(&mut ws);
+    assert_eq!(told["type"], "reconnect", "{told}");
+    assert!(server.first.wait().success(), "it has nothing left to do");
+    let mut again = connect();
+    say(&mut again, json!({"type": "publish", "payload": {"type": "x"}}));
+    hear(&mut again);
+    say(&mut again, json!({"type": "subscribe", "payload": {"since": position}}));
+    assert_eq!(hear(&mut again)["type"], "ack");
+    assert_eq!(hear(&mut again)["payload"]["event_type"], "x");
+}

@@ -415,6 +415,11 @@ impl Engine {
         self.log.tell(notice)
     }
 
+    /// Whether its log belongs to one process at a time.
+    pub(crate) fn has_one_owner(&self) -> bool {
+        self.config.url.starts_with("file:")
+    }
+
     /// Holds the follower up, and says where it stands; what it reads further, it publishes after
     /// [`resume`](Self::resume).
     pub(crate) fn pause(&self) -> Option<Places> {

@@ -243,6 +243,10 @@ pub(super) fn hand_over(
     limit: Duration,
     give_up: impl FnOnce(),
 ) -> Result<usize, HandoverError> {
+    if shared.engine.as_ref().is_some_and(Engine::has_one_owner) {
+        let what = "belongs to one process: restart the server, which takes epoch and history up again";
+        return Err(HandoverError::new("the log in files")(io::Error::other(what)));
+    }
     let wire = Wire::new(socket);
     let doing = HandoverError::new("waiting for the successor to be ready");
     wire.set_patience(PREPARE).map_err(&doing)?;

@@ -578,33 +578,11 @@ fn numbers(cell: &str) -> Vec<(String, u32)> {
     all
 }
 
-fn rust_files(folder: &std::path::Path, text: &mut String) {
-    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() && !path.ends_with("node_modules") {
-            rust_files(&path, text);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text.push_str(&std::fs::read_to_string(&path).expect("a file"));
-        }
-    }
-}
-
-/// Whether the code has a test of this name: a function marked as one, or one of those that are run for each kind of log.
-fn is_test(name: &str, code: &str) -> bool {
-    code.match_indices(&format!("fn {name}(")).any(|(at, _)| {
-        let marks = code[..at].lines().rev().take_while(|line| !line.is_empty() && !line.starts_with('}'));
-        marks.take(4).any(|line| line.trim() == "#[test]")
-    }) || code.contains(&format!("\n    {name}\n"))
-}
-
 #[test]
 fn the_document_of_dialects_speaks_of_every_behaviour_and_names_tests_that_exist() {
     let document =
         std::fs::read_to_string(support::script::in_project("docs/dialects.md")).expect("the document");
-    let mut code = String::new();
-    for folder in ["src", "tests"] {
-        rust_files(&support::script::in_project(folder), &mut code);
-    }
+    let code = support::named::code();
     let mut behaviours = std::collections::BTreeMap::<String, std::collections::BTreeSet<u32>>::new();
     let mut points = Vec::new();
     for line in document.lines().skip_while(|line| !line.starts_with("## What each document promises")) {
@@ -621,7 +599,7 @@ fn the_document_of_dialects_speaks_of_every_behaviour_and_names_tests_that_exist
             shown.split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
         assert!(!shown.is_empty(), "{point} says nothing");
         for name in names.into_iter().filter(|name| !name.contains("::")) {
-            assert!(is_test(name, &code), "{point} names {name}, which is no test");
+            assert!(support::named::is_test(name, &code), "{point} names {name}, which is no test");
         }
     }
     for (letter, last) in [("F", 17), ("A", 9), ("H", 9), ("S", 13), ("G", 7)] {

@@ -11,6 +11,7 @@
 pub mod authority;
 pub mod faulty;
 pub mod http;
+pub mod named;
 pub mod nginx;
 pub mod proxy;
 pub mod script;

@@ -1,0 +1,255 @@
+//! Threats of the table in SECURITY.md that no other test meets, and that the table names tests that exist.
+
+mod support;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::script::in_project;
+use support::sse::Sse;
+use support::wire::{Wire, deadline};
+use support::ws::{CLOSE, Ws, raw_frame, upgrade_request};
+use support::{Server, http, named};
+
+const SECRET: &str = "a secret of thirty-two bytes, no less";
+const MASK: [u8; 4] = [1, 2, 3, 4];
+
+#[test]
+fn the_security_table_names_tests_that_exist() {
+    let document = std::fs::read_to_string(in_project("SECURITY.md")).expect("the document");
+    let code = named::code();
+    let mut rows = 0;
+    let table = document.lines().skip_while(|line| *line != "## Threats, and the tests that show them met");
+    for line in table.skip(1).take_while(|line| !line.starts_with("## ")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let &[_, threat, _, shown, _] = cells.as_slice() else { continue };
+        if threat == "threat" || threat.starts_with('-') {
+            continue;
+        }
+        let names: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{threat}: no test");
+        for name in names {
+            assert!(named::is_test(name, &code), "{threat}: {name} is no test");
+        }
+        rows += 1;
+    }
+    assert!(rows >= 10, "{rows} threats");
+}
+
+#[test]
+fn a_message_that_expands_without_end_costs_its_own_connection_alone() {
+    let server = Server::start();
+    let mut wire = Wire::connect(server.addr);
+    wire.send(upgrade_request("/ws", "Sec-WebSocket-Extensions: permessage-deflate\r\n").as_bytes());
+    let answer = http::read_head(&mut wire, deadline()).expect("an answer");
+    assert!(
+        answer.header("sec-websocket-extensions").is_some_and(|value| value.contains("permessage-deflate"))
+    );
+    let mut client = Ws { wire, response: answer };
+    // 40 MB of zeros, in 40 KB.
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(&vec![0; 40 << 20]).expect("memory");
+    let bomb = encoder.finish().expect("memory");
+    let before = server.rss_kib();
+    client.wire.send(&raw_frame(0xc1, Some(MASK), bomb.len(), &bomb));
+    let last = client.read_frame(deadline()).expect("a farewell");
+    assert_eq!((last.opcode(), last.close().0), (CLOSE, 1009));
+    assert!(server.rss_kib() < before + 16 * 1024, "{} KiB, {before} before", server.rss_kib());
+    server.assert_serving();
+}
+
+#[test]
+fn json_that_nests_without_end_is_refused_at_every_door() {
+    let server = Server::start();
+    let mut client = Ws::connect(server.addr);
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        // Deeper than any stack, within the limit of a message.
+        let nested = format!("{}1{}", open.repeat(9_000), close.repeat(9_000));
+        let event = format!("{{\"type\":\"deep\",\"payload\":{nested}}}");
+        for body in [&event, &nested, &format!("[{event}]")] {
+            let answer = http::post(server.addr, "/publish", "application/json", body.as_bytes());
+            assert_eq!(answer.status, 400, "{answer:?}");
+        }
+        for message in [
+            format!("{{\"type\":\"publish\",\"message_id\":\"m\",\"payload\":{event}}}"),
+            format!("{{\"type\":\"subscribe\",\"message_id\":\"m\",\"payload\":{nested}}}"),
+            nested.clone(),
+        ] {
+            client.send_text(&message);
+            assert_eq!(client.message()["type"], "error");
+        }
+    }
+    assert_eq!(client.ask(&json!({"type": "ping", "payload": {}}))["type"], "pong");
+    server.assert_serving();
+}
+
+/// What an attacker would add to a stream or a log.
+const BREAKS: [&str; 5] = [
+    "\r\n\r\nevent: evil\r\ndata: evil\r\n\r\n",
+    "\nevent: evil\n\n",
+    "\rid: evil\r",
+    "\u{0}evil",
+    "\u{1b}[2J",
+];
+
+#[test]
+fn nothing_in_an_event_or_a_request_breaks_out_of_its_place_in_a_stream() {
+    let server = Server::start();
+    let mut all = Sse::open(server.addr, "");
+    for text in BREAKS {
+        for field in ["type", "source", "stream_id", "execution_id", "correlation_id", "channel"] {
+            let mut event = json!({"type": "a.b"});
+            event[field] = json!(format!("x{text}"));
+            let answer =
+                http::post(server.addr, "/publish", "application/json", event.to_string().as_bytes());
+            assert_eq!(answer.status, 400, "{field} {text:?}: {answer:?}");
+        }
+        let entity = json!({"type": "a.b", "entity": {"kind": "k", "id": text}});
+        let answer = http::post(server.addr, "/publish", "application/json", entity.to_string().as_bytes());
+        assert_eq!(answer.status, 400, "{answer:?}");
+        // A payload may hold anything: it stays in its line.
+        server.publish(json!({"type": "a.b", "payload": {"text": text, text: 1}}).to_string());
+        let block = all.event();
+        assert_eq!((block.event.as_deref(), &block.json()["payload"]["text"]), (Some("a.b"), &json!(text)));
+    }
+    // White space within a payload is what a line could be ended with.
+    server.publish("{\"type\":\"a.b\",\"payload\":{\r\n\r\n\"n\":\n1\r}}");
+    assert_eq!(all.event().json()["payload"], json!({"n": 1}));
+
+    // An id that a client makes up comes back in a gap, if at all.
+    for query in [
+        "?last_event_id=1-1%0D%0A%0D%0Aevent:%20evil%0D%0Adata:%20x%0D%0A%0D%0A",
+        "?type=%0D%0Aevent:%20evil%0D%0A%0D%0A",
+    ] {
+        let mut wire = Wire::connect(server.addr);
+        wire.send(format!("GET /sse{query} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes());
+        let answer = http::read_head(&mut wire, deadline()).expect("an answer");
+        let _ = wire.take_until(b"\n\n", Instant::now() + Duration::from_millis(500));
+        let said = String::from_utf8_lossy(wire.buffered()).into_owned();
+        assert!(!said.lines().any(|line| line.starts_with("event: evil")), "{answer:?} {said}");
+        assert!(!format!("{answer:?}").contains("\nevent: evil"), "{answer:?}");
+    }
+    server.assert_serving();
+}
+
+#[test]
+fn nothing_that_a_stranger_sends_makes_a_line_of_the_log_or_moves_its_terminal() {
+    for format in ["text", "json"] {
+        let server = Server::with(&["--log-level", "trace", "--log-format", format]);
+        let forged = "%0AFORGED%0D%0A%1B[2J";
+        for path in [
+            format!("/{forged}"),
+            format!("/sse?type={forged}"),
+            format!("/sse?{forged}=1"),
+            format!("/bridge/{forged}"),
+        ] {
+            let mut wire = Wire::connect(server.addr);
+            wire.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes());
+            http::read_head(&mut wire, deadline()).expect("an answer");
+        }
+        for header in ["User-Agent: \u{1b}[2JFORGED", "Origin: http://\u{1b}[2JFORGED", "Cookie: a=\u{1b}[2J"]
+        {
+            let mut wire = Wire::connect(server.addr);
+            wire.send(
+                format!("GET /sse HTTP/1.1\r\nHost: t\r\n{header}\r\nConnection: close\r\n\r\n").as_bytes(),
+            );
+            let _ = http::read_head(&mut wire, deadline());
+        }
+        let mut client = Ws::connect(server.addr);
+        let id = "s\nFORGED\u{1b}[2J";
+        client.ask(&json!({"type": "subscribe", "message_id": id, "payload": {"subscription_id": id, "event_types": [id]}}));
+        client.ask(&json!({"type": id, "message_id": id, "payload": {}}));
+        client.send_text("\u{1b}[2J\nFORGED");
+        client.message();
+        let hive = &mut Ws::over(Wire::connect(server.addr), "/autosdlc", "");
+        hive.send(&json!({"type": id, "id": id, "data": {"x": id}}));
+        http::post(server.addr, "/publish", "application/json", b"{\"type\":\"a\\nFORGED\\u001b[2J\"}");
+        http::post(server.addr, "/bridge/a2a", "application/json", b"{\"task_id\":\"\\nFORGED\\u001b[2J\"}");
+        server.assert_serving();
+        let log = server.log();
+        assert!(!log.contains('\u{1b}'), "{format}: {log}");
+        for line in log.lines() {
+            assert!(!line.trim_start().starts_with("FORGED"), "{format}: {line}");
+            let is_whole = if format == "json" {
+                serde_json::from_str::<Value>(line).is_ok()
+            } else {
+                line.starts_with("20")
+            };
+            assert!(is_whole, "{format}: not a line of ours: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_tenant_sees_nothing_of_another_by_any_way_in() {
+    let server = Server::with(&["--auth-jwt-hs256-secret", SECRET]);
+    let writer = support::token(SECRET, &["--publish"]);
+    let publish = |stream: &str, n: usize| {
+        let body = format!(
+            "{{\"type\":\"t.x\",\"stream_id\":\"{stream}\",\"entity\":{{\"kind\":\"k\",\"id\":\"{n}\"}},\"payload\":{{\"of\":\"{stream}\"}}}}"
+        );
+        let request = format!(
+            "POST /publish HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {writer}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = http::exchange(server.addr, request.as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["last_event_id"].as_str().expect("an id").to_owned()
+    };
+    let first = publish("acme", 0);
+    for n in 1..10 {
+        publish(if n % 2 == 0 { "acme" } else { "rival" }, n);
+    }
+    let tenant = support::token(SECRET, &["--stream", "acme"]);
+    // The past, by each of its ways, and what is new behind it.
+    let mut sockets: Vec<Ws> =
+        [json!({"history": 100}), json!({"since": first}), json!({"snapshot": true}), json!({})]
+            .into_iter()
+            .map(|payload| {
+                let mut client = Ws::over(Wire::connect(server.addr), &format!("/ws?token={tenant}"), "");
+                client.send(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
+                client
+            })
+            .collect();
+    let queries = ["history=100", "snapshot=1", &format!("last_event_id={first}"), "type=**"];
+    let mut streams: Vec<Sse> =
+        queries.iter().map(|query| Sse::open(server.addr, &format!("?token={tenant}&{query}"))).collect();
+    for (at, client) in sockets.iter_mut().enumerate() {
+        // The ack may stand before or behind the past.
+        while client.message()["type"] != "ack" {
+            assert!(at < 3, "nothing was asked for");
+        }
+    }
+    publish("rival", 98);
+    publish("acme", 99);
+    for client in &mut sockets {
+        loop {
+            let message = client.message();
+            if message["type"] == "event" {
+                assert_eq!(message["payload"]["payload"]["of"], "acme", "{message}");
+                if message["payload"]["entity"]["id"] == "99" {
+                    break;
+                }
+            }
+        }
+    }
+    for stream in &mut streams {
+        loop {
+            let event = stream.event().json();
+            assert_eq!(event["payload"]["of"], "acme", "{event}");
+            if event["entity"]["id"] == "99" {
+                break;
+            }
+        }
+    }
+    // Nor by the operator's ways, nor by asking for it by name.
+    for path in ["/api/stats", "/metrics", &format!("/api/explain?event_id={first}"), "/sse?stream=rival"] {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {tenant}\r\nConnection: close\r\n\r\n"
+        );
+        let mut wire = Wire::connect(server.addr);
+        wire.send(request.as_bytes());
+        assert_eq!(http::read_head(&mut wire, deadline()).expect("an answer").status, 403, "{path}");
+    }
+}

@@ -441,6 +441,72 @@ fn nodes_with_other_shards_than_the_log_say_so() {
     assert!(!is_ready(&other));
 }
 
+/// Publishes one by one through a node, and again what it refused, as its answers ask for.
+fn publish_patiently(node: SocketAddr, numbers: std::ops::Range<usize>) {
+    for n in numbers {
+        eventually("the node takes it", || publish(node, 0, n..n + 1));
+    }
+}
+
+#[test]
+fn when_a_replica_takes_over_from_redis_nodes_go_to_it_and_nothing_that_it_has_is_lost() {
+    let mut first = Service::start(Kind::Redis);
+    let second = first.replica();
+    let urls = format!("{},{}", second.url(), first.url());
+    let nodes: Vec<Server> = (0..2)
+        .map(|_| {
+            let server = Server::with(&["--engine", &urls, "--engine-accept-timeout", "20s"]);
+            eventually("the node follows the one that is no replica", || is_ready(&server));
+            server
+        })
+        .collect();
+    let mut clients: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
+    publish_patiently(nodes[0].addr, 0..50);
+    // All that was accepted is on the replica, too.
+    eventually("the replica has all", || {
+        std::panic::catch_unwind(|| second.redis(&["XLEN", "{fanwire}:shard:0"], ":50")).is_ok()
+    });
+    first.kill();
+    second.redis(&["REPLICAOF", "NO", "ONE"], "+OK");
+    publish_patiently(nodes[1].addr, 50..100);
+    let epoch = |event: &Value| id(event).split_once('-').map(|(epoch, _)| epoch.to_owned());
+    for client in &mut clients {
+        let mut epochs = HashSet::new();
+        for n in 0..100 {
+            let event = client.event();
+            assert_eq!(number(&event), n);
+            epochs.insert(epoch(&event));
+        }
+        assert_eq!(epochs.len(), 1, "one life of the log");
+    }
+}
+
+#[test]
+fn when_one_of_three_nats_servers_dies_nodes_go_to_another_and_nothing_accepted_is_lost() {
+    let mut services = Service::nats_cluster(3);
+    let urls = services.iter().map(Service::url).collect::<Vec<_>>().join(",");
+    let server =
+        Server::with(&["--engine", &urls, "--engine-replicas", "3", "--engine-accept-timeout", "20s"]);
+    eventually("the node follows the log", || is_ready(&server));
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    let addr = server.addr;
+    let mut next = 0;
+    for victim in &mut services {
+        publish_patiently(addr, next..next + 30);
+        victim.kill();
+        publish_patiently(addr, next + 30..next + 60);
+        victim.resume();
+        next += 60;
+    }
+    let mut seen = HashSet::new();
+    while seen.len() < next {
+        // What was sent twice, because the answer was lost, may come twice: a message id knows it for one node.
+        let message = client.message();
+        assert_eq!(message["type"], "event", "{message}");
+        seen.insert(number(&message["payload"]));
+    }
+}
+
 #[test]
 fn messages_of_redis_channels_and_nats_subjects_become_events() {
     for kind in [Kind::Redis, Kind::PlainNats] {

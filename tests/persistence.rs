@@ -201,6 +201,29 @@ fn an_orderly_end_and_a_bound_on_size() {
 }
 
 #[test]
+fn what_a_demo_and_the_bridge_publish_is_in_the_log_too() {
+    let folder = Folder::new();
+    let mut server = folder.serve(&["--demo", "--demo-rate", "200"]);
+    let answer = http::post(server.addr, "/bridge/a2a", "application/json", br#"{"id":"t-1"}"#);
+    assert_ne!(answer.status, 404, "{answer:?}");
+    let mut client = Ws::subscribed(server.addr, json!({"history": 10_000}));
+    let mut types = std::collections::HashSet::new();
+    while !(types.iter().any(|kind: &String| kind.starts_with("protocol.")) && types.len() > 5) {
+        types.insert(client.event()["event_type"].as_str().expect("a type").to_owned());
+    }
+    let appended = server.metric("fanwire_engine_events_appended_total").expect("it is counted");
+    assert!(appended > 5.0, "{appended}");
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let server = folder.serve(&[]);
+    let mut client = Ws::subscribed(server.addr, json!({"history": 10_000}));
+    let mut again = std::collections::HashSet::new();
+    while !types.is_subset(&again) {
+        again.insert(client.event()["event_type"].as_str().expect("a type").to_owned());
+    }
+}
+
+#[test]
 fn a_folder_that_cannot_be_used_is_told_at_the_start() {
     let folder = Folder::new();
     let server = folder.serve(&[]);

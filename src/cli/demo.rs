@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fanwire::{Bus, Event, EventBuilder};
+use fanwire::{Event, EventBuilder};
 use serde_json::{Value, json};
 
 use super::dice::Dice;
@@ -23,8 +23,8 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    /// Starts to publish `rate` events a second.
-    pub(super) fn start(bus: Bus, rate: u32) -> io::Result<Self> {
+    /// Starts to publish `rate` events a second, until `publish` answers false.
+    pub(super) fn start(publish: impl Fn(Event) -> bool + Send + 'static, rate: u32) -> io::Result<Self> {
         let (stop, stopped) = sync_channel(0);
         let thread = std::thread::Builder::new().name("fanwire-demo".into()).spawn(move || {
             let mut story = Story::new(0x5eed);
@@ -35,8 +35,10 @@ impl Demo {
                 let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
                 for _ in 0..due.saturating_sub(told).min(rate) {
                     // Every part of the story fits an event's limits (see the tests).
-                    if let Ok(event) = story.next().build() {
-                        bus.publish(event);
+                    if let Ok(event) = story.next().build()
+                        && !publish(event)
+                    {
+                        return;
                     }
                 }
                 told = due;

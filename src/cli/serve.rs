@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
 
 use fanwire::config::{Change, Config, Loaded, LogFormat, Sources};
-use fanwire::{Bus, ServerError};
+use fanwire::{ServerError, ServerHandle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -44,18 +44,18 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     raise_open_files();
 
     let program = upgrade::program();
-    let (bus, server) = match upgrade::inheritance()? {
+    let server = match upgrade::inheritance()? {
         Some(mut inheritance) => {
             let bus = inheritance.bus(&config.bus).map_err(CliError::new)?;
-            (bus.clone(), config.server(&bus).inherit(inheritance))
+            config.server(&bus).inherit(inheritance)
         }
         None => {
             let bus = config.bus().map_err(CliError::new)?;
-            (bus.clone(), config.server(&bus).sockets(supervisor::sockets()?))
+            config.server(&bus).sockets(supervisor::sockets()?)
         }
     };
     let server = server.spawn().map_err(|error| cannot_start(&config.listen, &error))?;
-    let mut demo = start_demo(&config, &bus)?;
+    let mut demo = start_demo(&config, &server)?;
     announce(server.local_addr(), &config);
     supervisor::ready(server.local_addr());
     supervisor::watch(server.pulse());
@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
                 }
                 Err(error) => tracing::error!("the upgrade failed, and this process goes on: {error}"),
             }
-            demo = start_demo(&running, &bus)?;
+            demo = start_demo(&running, &server)?;
             continue;
         }
         if signal != SIGHUP {
@@ -113,8 +113,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     server.join().map_err(CliError::new)
 }
 
-fn start_demo(config: &Config, bus: &Bus) -> Result<Option<Demo>, CliError> {
-    let demo = config.demo.then(|| Demo::start(bus.clone(), config.demo_rate)).transpose();
+fn start_demo(config: &Config, server: &ServerHandle) -> Result<Option<Demo>, CliError> {
+    let demo = config.demo.then(|| Demo::start(server.publisher(), config.demo_rate)).transpose();
     demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))
 }
 

@@ -80,7 +80,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.demo_rate, 1..=100_000)),
     ]},
     Group { heading: "Engine: where order and history live for several nodes", rows: &[
-        row("engine", FIXED, "Address of the log that nodes share, redis://HOST:PORT or nats://HOST:PORT, or file://FOLDER for this node's own; none = memory",
+        row("engine", FIXED, "Address of the log that nodes share, redis://HOST:PORT or nats://HOST:PORT (several with commas), or file://FOLDER for this node's own; none = memory",
             |c| text(&mut c.engine.url, SECRET_KIND, check_url)),
         row("engine_name", FIXED, "What the log's keys or streams begin with; nodes with the same name share one log",
             |c| text(&mut c.engine.name, "NAME", |_| Ok(()))),
@@ -90,6 +90,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.engine.max_waiting_events, 1..=100_000_000)),
         row("engine_accept_timeout", FIXED, "How long a publisher may wait for the log before it is refused",
             |c| time(&mut c.engine.accept_timeout, 1..=HOUR)),
+        row("engine_replicas", FIXED, "Of nats://: on how many of its servers each event is kept, when the streams are made",
+            |c| count(&mut c.engine.replicas, 1..=5)),
         row("engine_sync_interval", FIXED, "Of file://: how often what was written is made safe from a crash of the machine; 0 = before a publisher is told",
             |c| time(&mut c.engine.sync_interval, 0..=HOUR)),
         row("engine_max_bytes", FIXED, "Of file://: bytes that the files may have together, about",

@@ -49,7 +49,8 @@ pub(crate) use queue::{Done, Refused};
 #[non_exhaustive]
 pub struct EngineConfig {
     /// Where the log is: `redis://host:port/db` (feature `redis`), `nats://host:port` (feature `nats`), or
-    /// `file:///folder` for this node's own files. Credentials in it are never shown. Empty: none, the bus is
+    /// `file:///folder` for this node's own files. Of several servers, with commas between them, the first that
+    /// answers counts, and the next one when it fails. Credentials in it are never shown. Empty: none, the bus is
     /// all there is.
     pub url: String,
     /// What the log's keys or streams begin with; nodes with the same name share one log. `fanwire`.
@@ -61,6 +62,8 @@ pub struct EngineConfig {
     pub max_waiting_events: usize,
     /// How long a publisher may wait for the log before it is refused. 10 s.
     pub accept_timeout: Duration,
+    /// Of NATS: on how many of its servers each event is kept. Read when the streams are made. 1.
+    pub replicas: usize,
     /// Of files: how often what was written is made safe from a crash of the machine; zero: before a publisher
     /// is told. A crash of the process alone loses nothing. 1 s.
     pub sync_interval: Duration,
@@ -76,6 +79,7 @@ impl Default for EngineConfig {
             history: 100_000,
             max_waiting_events: 10_000,
             accept_timeout: Duration::from_secs(10),
+            replicas: 1,
             sync_interval: Duration::from_secs(1),
             max_bytes: 1 << 30,
         }
@@ -100,15 +104,25 @@ enum Scheme {
 }
 
 impl Scheme {
+    /// Of one address or of several: all have the same.
     fn of(url: &str) -> Result<Self, EngineError> {
-        match url.split_once("://").map_or(url, |(scheme, _)| scheme) {
-            #[cfg(feature = "redis")]
-            "redis" | "rediss" | "unix" => Ok(Self::Redis),
-            #[cfg(feature = "nats")]
-            "nats" | "tls" => Ok(Self::Nats),
-            "file" => Ok(Self::File),
-            other => Err(EngineError::Unsupported { scheme: other.to_owned() }),
+        if url.starts_with("file://") {
+            return Ok(Self::File);
         }
+        let mut first = None;
+        for one in url.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+            let scheme = match one.split_once("://").map_or(one, |(scheme, _)| scheme) {
+                #[cfg(feature = "redis")]
+                "redis" | "rediss" | "unix" => Self::Redis,
+                #[cfg(feature = "nats")]
+                "nats" | "tls" => Self::Nats,
+                other => return Err(EngineError::Unsupported { scheme: other.to_owned() }),
+            };
+            if *first.get_or_insert(scheme) != scheme {
+                return Err(EngineError::Url("the servers of one log are of one kind".to_owned()));
+            }
+        }
+        first.ok_or_else(|| EngineError::Unsupported { scheme: url.to_owned() })
     }
 }
 
@@ -117,9 +131,22 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
     if url.is_empty() { Ok(()) } else { Scheme::of(url).map(drop).map_err(|error| error.to_string()) }
 }
 
+/// The addresses of several servers of one log, as an engine's address names them.
+#[cfg(any(feature = "redis", feature = "nats"))]
+fn addresses(url: &str) -> impl Iterator<Item = &str> {
+    url.split(',').map(str::trim).filter(|one| !one.is_empty())
+}
+
 /// An address without what is secret in it.
 fn shown(url: &str) -> String {
-    match url.split_once("://") {
+    if url.starts_with("file://") {
+        return url.to_owned();
+    }
+    url.split(',').map(shown_one).collect::<Vec<_>>().join(",")
+}
+
+fn shown_one(url: &str) -> String {
+    match url.trim().split_once("://") {
         Some((scheme, rest)) => {
             let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
             format!("{scheme}://{}", host.split(['?', '#']).next().unwrap_or_default())

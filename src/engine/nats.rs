@@ -18,14 +18,16 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event as ClientEvent, Subscriber};
+use async_nats::{Client, ConnectOptions, Event as ClientEvent, Message, ServerAddr, Subscriber};
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::ingest::OnMessage;
-use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, NOTICES_MAX, OnNotice, Places};
+use super::{
+    Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, NOTICES_MAX, OnNotice, Places, addresses,
+};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,6 +44,7 @@ pub(super) struct NatsLog {
     name: String,
     shards: usize,
     history: u64,
+    replicas: usize,
     /// Which node this is, so that event ids of two nodes never meet.
     node: u64,
     on_notice: OnNotice,
@@ -59,8 +62,13 @@ fn start_runtime() -> Result<Runtime, EngineError> {
     builder.worker_threads(1).thread_name("fanwire-engine-nats").enable_all().build().map_err(unreachable)
 }
 
-/// A connection; `lost` is set whenever messages may have passed it by.
-async fn connect(url: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
+/// The servers of an address, in any order: which of them is asked makes no difference.
+fn servers(urls: &str) -> Result<Vec<ServerAddr>, EngineError> {
+    addresses(urls).map(|url| url.parse().map_err(|error| EngineError::Url(format!("{error}")))).collect()
+}
+
+/// A connection to one of the servers; `lost` is set whenever messages may have passed it by.
+async fn connect(urls: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
     let lost = Arc::clone(lost);
     let options = ConnectOptions::new()
         .connection_timeout(TIMEOUT)
@@ -73,7 +81,9 @@ async fn connect(url: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineErro
             }
             std::future::ready(())
         });
-    timeout(TIMEOUT, options.connect(url)).await.map_err(unreachable)?.map_err(unreachable)
+    let servers: Vec<ServerAddr> = servers(urls)?;
+    let patience = TIMEOUT * servers.len() as u32;
+    timeout(patience, options.connect(servers)).await.map_err(unreachable)?.map_err(unreachable)
 }
 
 /// Hands over the messages of a subject. See [`super::ingest`].
@@ -105,13 +115,14 @@ impl NatsLog {
     ) -> Result<Self, EngineError> {
         let runtime = start_runtime()?;
         // Read now, so that a slip is told at the start.
-        config.url.parse::<async_nats::ServerAddr>().map_err(|error| EngineError::Url(error.to_string()))?;
+        servers(&config.url)?;
         Ok(Self {
             runtime: Arc::new(runtime),
             url: config.url.clone(),
             name: config.name.clone(),
             shards,
             history: config.history.clamp(1, i64::MAX as u64),
+            replicas: config.replicas.max(1),
             node: RandomState::new().hash_one(0),
             on_notice,
         })
@@ -131,6 +142,7 @@ impl NatsLog {
             name: format!("{}-notices", self.name),
             subjects: vec![self.notices()],
             max_messages: NOTICES_MAX as i64,
+            num_replicas: self.replicas,
             discard: DiscardPolicy::Old,
             storage: StorageType::File,
             ..Config::default()
@@ -139,10 +151,7 @@ impl NatsLog {
     }
 
     /// What comes of notices, once those that are there were heard.
-    async fn hear_all(
-        &self,
-        context: &Context,
-    ) -> Result<Messages<Result<jetstream::Message, EngineError>>, EngineError> {
+    async fn hear_all(&self, context: &Context) -> Result<Messages, EngineError> {
         let mut stream = self.notice_stream(context).await?;
         let state = stream.info().await.map_err(unreachable)?.state.clone();
         let consumer = stream.create_consumer(pull::OrderedConfig::default()).await.map_err(unreachable)?;
@@ -154,7 +163,7 @@ impl NatsLog {
             heard = message.info().map_err(unreachable)?.stream_sequence;
             (self.on_notice)(&message.payload);
         }
-        Ok(messages.map(|message| (NOTICE, message.map_err(unreachable))).boxed())
+        Ok(messages.map(|message| Came::kept(NOTICE, message)).boxed())
     }
 
     /// The streams of the log; `None` where the server keeps none.
@@ -168,6 +177,7 @@ impl NatsLog {
                 discard: DiscardPolicy::Old,
                 storage: StorageType::File,
                 duplicate_window: DUPLICATE_WINDOW,
+                num_replicas: self.replicas,
                 ..Config::default()
             };
             match context.get_or_create_stream(config).await {
@@ -282,18 +292,9 @@ impl Log for NatsLog {
                 };
                 let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
                 let messages = consumer.messages().await.map_err(unreachable)?;
-                entries
-                    .push(messages.map(move |message| (shard as u16, message.map_err(unreachable))).boxed());
+                entries.push(messages.map(move |message| Came::kept(shard as u16, message)).boxed());
             }
-            let follower = StreamFollower {
-                runtime: Arc::clone(&self.runtime),
-                epoch: places.epoch,
-                entries: InRuntime::new(&self.runtime, select_all(entries)),
-                lost,
-                on_notice: Arc::clone(&self.on_notice),
-                _client: client,
-            };
-            Ok((Box::new(follower) as Box<dyn Follow>, places))
+            Ok((self.follow_all(client, lost, places.epoch, true, entries), places))
         })
     }
 }
@@ -371,57 +372,85 @@ impl<T> Drop for InRuntime<T> {
     }
 }
 
-type Messages<T> = futures_util::stream::BoxStream<'static, (u16, T)>;
+type Messages = futures_util::stream::BoxStream<'static, Result<Came, EngineError>>;
 
-/// Follows streams.
-struct StreamFollower {
-    runtime: Arc<Runtime>,
-    epoch: u64,
-    entries: InRuntime<SelectAll<Messages<Result<jetstream::Message, EngineError>>>>,
-    lost: Arc<AtomicBool>,
-    on_notice: OnNotice,
-    /// While it lives, its streams do.
-    _client: Client,
+/// A message that came.
+struct Came {
+    /// Or [`NOTICE`].
+    shard: u16,
+    /// Where streams are kept.
+    sequence: Option<Sequence>,
+    payload: bytes::Bytes,
+}
+
+impl Came {
+    /// Of a stream.
+    fn kept(
+        shard: u16,
+        message: Result<jetstream::Message, impl std::fmt::Display>,
+    ) -> Result<Self, EngineError> {
+        let message = message.map_err(unreachable)?;
+        let sequence = Some(message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1));
+        Ok(Self { shard, sequence, payload: message.message.payload })
+    }
 }
 
 /// Entries handed over in one call.
 const READ_COUNT: usize = 1000;
 
-impl Follow for StreamFollower {
+/// What is there comes over the network, not at once.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+/// Follows streams, or subjects, of which it numbers what comes.
+struct Follower {
+    runtime: Arc<Runtime>,
+    epoch: u64,
+    /// Whether what passes while the connection is lost is kept.
+    keeps: bool,
+    next: Vec<Sequence>,
+    messages: InRuntime<SelectAll<Messages>>,
+    lost: Arc<AtomicBool>,
+    on_notice: OnNotice,
+    /// While it lives, its streams and subscriptions do.
+    _client: Client,
+}
+
+impl Follow for Follower {
     fn follow(
         &mut self,
         _: &Places,
         wait: Duration,
         take: &mut dyn FnMut(Entry<'_>),
     ) -> Result<(), EngineError> {
-        let Self { runtime, entries, epoch, lost, on_notice, .. } = self;
+        let Self { runtime, messages, next, epoch, lost, on_notice, keeps, .. } = self;
+        let wait = if *keeps { wait.max(FIRST_WAIT) } else { wait };
         runtime.block_on(async {
-            let end = tokio::time::Instant::now() + wait.max(FIRST_WAIT);
+            let end = tokio::time::Instant::now() + wait;
             for _ in 0..READ_COUNT {
                 // Relaxed: it is looked at again and again.
                 if lost.load(Ordering::Relaxed) {
-                    return Err(EngineError::Unreachable("the connection was lost".to_owned()));
+                    let lost = || EngineError::Unreachable("the connection was lost".to_owned());
+                    return Err(if *keeps { lost() } else { EngineError::OtherEpoch });
                 }
-                let (shard, message) = match tokio::time::timeout_at(end, entries.get().next()).await {
-                    Err(_) => return Ok(()),
-                    Ok(None) => return Err(EngineError::Unreachable("the streams ended".to_owned())),
-                    Ok(Some(entry)) => entry,
-                };
-                let message = message?;
+                let Came { shard, sequence, payload } =
+                    match tokio::time::timeout_at(end, messages.get().next()).await {
+                        Err(_) => return Ok(()),
+                        Ok(None) => return Err(EngineError::Unreachable("the streams ended".to_owned())),
+                        Ok(Some(came)) => came?,
+                    };
                 if shard == NOTICE {
-                    on_notice(&message.payload);
+                    on_notice(&payload);
                     continue;
                 }
-                let sequence = message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1);
-                take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &message.payload });
+                let counted = &mut next[usize::from(shard)];
+                let sequence = sequence.unwrap_or(*counted);
+                *counted = sequence + 1;
+                take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &payload });
             }
             Ok(())
         })
     }
 }
-
-/// What is there comes over the network, not at once.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 impl NatsLog {
     async fn follow_subjects(
@@ -429,71 +458,36 @@ impl NatsLog {
         client: Client,
         lost: Arc<AtomicBool>,
     ) -> Result<(Box<dyn Follow>, Places), EngineError> {
-        let mut subjects = Vec::with_capacity(self.shards + 1);
-        for shard in 0..self.shards {
-            let messages: Subscriber = client.subscribe(self.subject(shard)).await.map_err(unreachable)?;
-            subjects.push(messages.map(move |message| (shard as u16, message)).boxed());
+        let shards = (0..self.shards).map(|shard| (shard as u16, self.subject(shard)));
+        let mut subjects: Vec<Messages> = Vec::with_capacity(self.shards + 1);
+        for (shard, subject) in shards.chain([(NOTICE, self.notices())]) {
+            let messages: Subscriber = client.subscribe(subject).await.map_err(unreachable)?;
+            let came = move |message: Message| Ok(Came { shard, sequence: None, payload: message.payload });
+            subjects.push(messages.map(came).boxed());
         }
-        let notices: Subscriber = client.subscribe(self.notices()).await.map_err(unreachable)?;
-        subjects.push(notices.map(|message| (NOTICE, message)).boxed());
         timeout(TIMEOUT, client.flush()).await.map_err(unreachable)?.map_err(unreachable)?;
         let places = Places { epoch: Timestamp::now().0 as u64, next: vec![0; self.shards] };
-        let follower = SubjectFollower {
+        Ok((self.follow_all(client, lost, places.epoch, false, subjects), places))
+    }
+
+    /// A follower of these. Within the runtime.
+    fn follow_all(
+        &self,
+        client: Client,
+        lost: Arc<AtomicBool>,
+        epoch: u64,
+        keeps: bool,
+        all: Vec<Messages>,
+    ) -> Box<dyn Follow> {
+        Box::new(Follower {
             runtime: Arc::clone(&self.runtime),
-            epoch: places.epoch,
-            next: places.next.clone(),
-            messages: InRuntime::new(&self.runtime, select_all(subjects)),
+            epoch,
+            keeps,
+            next: vec![0; self.shards],
+            messages: InRuntime::new(&self.runtime, select_all(all)),
             lost,
             on_notice: Arc::clone(&self.on_notice),
             _client: client,
-        };
-        Ok((Box::new(follower), places))
-    }
-}
-
-/// Follows subjects, and numbers what comes.
-struct SubjectFollower {
-    runtime: Arc<Runtime>,
-    epoch: u64,
-    next: Vec<Sequence>,
-    messages: InRuntime<SelectAll<Messages<async_nats::Message>>>,
-    lost: Arc<AtomicBool>,
-    on_notice: OnNotice,
-    /// While it lives, its subscriptions do.
-    _client: Client,
-}
-
-impl Follow for SubjectFollower {
-    fn follow(
-        &mut self,
-        _: &Places,
-        wait: Duration,
-        take: &mut dyn FnMut(Entry<'_>),
-    ) -> Result<(), EngineError> {
-        let Self { runtime, messages, next, epoch, lost, on_notice, .. } = self;
-        runtime.block_on(async {
-            let end = tokio::time::Instant::now() + wait;
-            for _ in 0..READ_COUNT {
-                // Relaxed: it is looked at again and again.
-                if lost.load(Ordering::Relaxed) {
-                    return Err(EngineError::OtherEpoch);
-                }
-                let Ok(Some((shard, message))) = tokio::time::timeout_at(end, messages.get().next()).await
-                else {
-                    return Ok(());
-                };
-                if shard == NOTICE {
-                    on_notice(&message.payload);
-                    continue;
-                }
-                let sequence = &mut next[usize::from(shard)];
-                take(Entry {
-                    id: EventId { epoch: *epoch, shard, sequence: *sequence },
-                    json: &message.payload,
-                });
-                *sequence += 1;
-            }
-            Ok(())
         })
     }
 }

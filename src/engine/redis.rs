@@ -8,7 +8,9 @@
 //!   again is answered and not appended;
 //! - notices stand in a stream of their own that is read together with the events, and first: so a node has heard
 //!   every notice that was told before an event was appended;
-//! - a log that has lost its tail (a crash without `appendfsync always`) is found by the first node that has
+//! - of several servers the one that is no replica counts, so that a node finds the new one when a replica was
+//!   promoted;
+//! - a log that has lost its tail (a crash without `appendfsync always`, a replica that was behind) is found by the first node that has
 //!   seen further, and begins another epoch: no id is ever given twice.
 
 use std::hash::{BuildHasher, RandomState};
@@ -19,8 +21,11 @@ use redis::streams::{StreamId, StreamMaxlen, StreamRangeReply, StreamReadOptions
 use redis::{Client, Commands, Connection, RedisError, Script, Value};
 
 use super::ingest::OnMessage;
-use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, NOTICES_MAX, OnNotice, Places};
+use super::{
+    Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, NOTICES_MAX, OnNotice, Places, addresses,
+};
 use crate::event::{EventId, Sequence, Timestamp};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, lock};
 
 /// How long connecting and a command may take.
@@ -60,7 +65,7 @@ return redis.call('HGET', KEYS[1], 'epoch')
 
 /// A log in Redis.
 pub(super) struct RedisLog {
-    client: Client,
+    servers: Servers,
     keys: Keys,
     history: u64,
     /// How far this node has followed: what a log must reach for it to be appended to.
@@ -80,15 +85,49 @@ fn unreachable(error: &RedisError) -> EngineError {
     EngineError::Unreachable(error.to_string())
 }
 
+/// One server or several, tried from the one that was reached last.
+struct Servers {
+    clients: Vec<Client>,
+    last: AtomicUsize,
+}
+
+impl Servers {
+    fn new(urls: &str) -> Result<Self, EngineError> {
+        // The error tells what is wrong with the address, not the address.
+        let open = |url| Client::open(url).map_err(|error| EngineError::Url(error.to_string()));
+        let clients = addresses(urls).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { clients, last: AtomicUsize::new(0) })
+    }
+
+    /// A connection to the first that can be reached and is as it should be.
+    fn connect(
+        &self,
+        check: impl Fn(&mut Connection) -> Result<(), RedisError>,
+    ) -> Result<Connection, EngineError> {
+        let mut why: Vec<String> = Vec::new();
+        for step in 0..self.clients.len() {
+            // Relaxed, and below: where to begin, nothing else.
+            let at = (self.last.load(Ordering::Relaxed) + step) % self.clients.len();
+            let connection = self.clients[at].get_connection_with_timeout(TIMEOUT);
+            match connection.and_then(|mut connection| check(&mut connection).map(|()| connection)) {
+                Ok(connection) => {
+                    self.last.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => why.push(error.to_string()),
+            }
+        }
+        Err(EngineError::Unreachable(why.join("; ")))
+    }
+}
+
 impl RedisLog {
     pub(super) fn new(
         config: &EngineConfig,
         shards: usize,
         on_notice: OnNotice,
     ) -> Result<Self, EngineError> {
-        // The error tells what is wrong with the address, not the address.
-        let client =
-            Client::open(config.url.as_str()).map_err(|error| EngineError::Url(error.to_string()))?;
+        let servers = Servers::new(&config.url)?;
         // Each process its own: random keys, so nothing but this process has it.
         let node = format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2));
         // Braces: in a cluster all keys of one log live on one machine, as the script needs it.
@@ -99,14 +138,22 @@ impl RedisLog {
             node: format!("{{{name}}}:node:{node}"),
             streams: (0..shards).map(|shard| format!("{{{name}}}:shard:{shard}")).collect(),
         };
-        Ok(Self { client, keys, history: config.history.max(1), seen: Arc::default(), on_notice })
+        Ok(Self { servers, keys, history: config.history.max(1), seen: Arc::default(), on_notice })
     }
 
+    /// A connection to the server that takes events: of several, the one that is no replica.
     fn connect(&self) -> Result<Connection, EngineError> {
-        let connection = self.client.get_connection_with_timeout(TIMEOUT).map_err(|e| unreachable(&e))?;
-        connection.set_read_timeout(Some(TIMEOUT)).map_err(|e| unreachable(&e))?;
-        connection.set_write_timeout(Some(TIMEOUT)).map_err(|e| unreachable(&e))?;
-        Ok(connection)
+        self.servers.connect(|connection| {
+            connection.set_read_timeout(Some(TIMEOUT))?;
+            connection.set_write_timeout(Some(TIMEOUT))?;
+            let role: Vec<Value> = redis::cmd("ROLE").query(connection)?;
+            match role.first() {
+                Some(Value::BulkString(role)) if role != b"master" => {
+                    Err((redis::ErrorKind::Client, "it is a replica").into())
+                }
+                _ => Ok(()),
+            }
+        })
     }
 
     /// The epoch of the log, which begins one where it has none.
@@ -301,6 +348,7 @@ impl Follow for Follower {
         let mut other_epoch = false;
         for stream in reply.iter().flat_map(|reply| &reply.keys) {
             let Some(shard) = self.keys.streams.iter().position(|key| *key == stream.key) else { continue };
+            let mut last = None;
             for entry in &stream.ids {
                 let Some((epoch, sequence)) = parse_id(&entry.id) else { continue };
                 if epoch != places.epoch {
@@ -308,9 +356,10 @@ impl Follow for Follower {
                     break;
                 }
                 take(Entry { id: EventId { epoch, shard: shard as u16, sequence }, json: text_of(entry) });
-                if let Some(seen) = lock(&self.seen).next.get_mut(shard) {
-                    *seen = sequence + 1;
-                }
+                last = Some(sequence);
+            }
+            if let (Some(last), Some(seen)) = (last, lock(&self.seen).next.get_mut(shard)) {
+                *seen = last + 1;
             }
         }
         if other_epoch { Err(EngineError::OtherEpoch) } else { Ok(()) }
@@ -319,8 +368,7 @@ impl Follow for Follower {
 
 /// Hands over the messages of a channel, or of all that a pattern names. See [`super::ingest`].
 pub(super) fn listen(url: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError> {
-    let client = Client::open(url).map_err(|error| EngineError::Url(error.to_string()))?;
-    let mut connection = client.get_connection_with_timeout(TIMEOUT).map_err(|e| unreachable(&e))?;
+    let mut connection = Servers::new(url)?.connect(|_| Ok(()))?;
     let mut messages = connection.as_pubsub();
     if channel.contains('*') {
         messages.psubscribe(channel).map_err(|e| unreachable(&e))?;

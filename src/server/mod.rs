@@ -699,6 +699,13 @@ impl ServerHandle {
         Pulse { shared: Arc::clone(&self.shared) }
     }
 
+    /// Publishes for all clients as they do themselves: through the engine, where there is one. What that refuses
+    /// is counted, and lost. The function answers false once the server is on its way out.
+    pub fn publisher(&self) -> impl Fn(Event) -> bool + Send + Sync + 'static {
+        let server = Arc::downgrade(&self.shared);
+        move |event| server.upgrade().is_some_and(|shared| shared.take_in(event))
+    }
+
     /// Starts to end the server: readiness goes, accepting stops, every client is told in its protocol's own
     /// form. What is not written within `limit` is dropped. Returns at once; [`join`](Self::join) waits.
     pub fn drain(&self, limit: Duration) {

@@ -26,6 +26,8 @@ pub struct Service {
     pub kind: Kind,
     pub addr: SocketAddr,
     folder: PathBuf,
+    /// More for its command line.
+    options: Vec<String>,
     child: Option<Child>,
 }
 
@@ -38,12 +40,36 @@ pub fn free_port() -> u16 {
 impl Service {
     /// Starts one, and waits until it answers.
     pub fn start(kind: Kind) -> Self {
+        Self::start_with(kind, Vec::new())
+    }
+
+    /// A replica of this Redis.
+    pub fn replica(&self) -> Self {
+        let port = self.addr.port().to_string();
+        Self::start_with(self.kind, ["--replicaof", "127.0.0.1", &port].map(str::to_owned).into())
+    }
+
+    /// So many servers of NATS with JetStream that know one another.
+    pub fn nats_cluster(count: usize) -> Vec<Self> {
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let start = |(number, port): (usize, &u16)| {
+            let cluster = format!("nats://127.0.0.1:{port}");
+            let name = format!("n{number}");
+            let options = ["--cluster_name", "c", "--server_name", &name, "--cluster", &cluster, "--routes"];
+            let options = options.map(str::to_owned).into_iter().chain([routes.join(",")]);
+            Self::start_with(Kind::Nats, options.collect())
+        };
+        ports.iter().enumerate().map(start).collect()
+    }
+
+    fn start_with(kind: Kind, options: Vec<String>) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("fanwire-service-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let mut service = Self { kind, addr, folder, child: None };
+        let mut service = Self { kind, addr, folder, options, child: None };
         service.resume();
         service
     }
@@ -85,12 +111,29 @@ impl Service {
             Kind::PlainNats => vec![],
         });
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(args)
+            .args(&self.options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let child = command.spawn();
         let child =
             child.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask setup` installs it"));
         self.child = Some(child);
         eventually("the service answers", || self.answers());
+    }
+
+    /// Has a Redis do something; its answer begins so.
+    pub fn redis(&self, words: &[&str], answer: &str) {
+        let mut stream = TcpStream::connect(self.addr).expect("it runs");
+        let bulk = |text: &&str| [format!("${}", text.len()), (*text).to_owned(), String::new()].join("\r\n");
+        let count = format!("*{}\r\n", words.len());
+        let command = std::iter::once(count).chain(words.iter().map(bulk)).collect::<Vec<_>>().concat();
+        stream.write_all(command.as_bytes()).expect("it takes a command");
+        let mut start = vec![0; answer.len()];
+        stream.read_exact(&mut start).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&start), answer, "{words:?}");
     }
 
     /// Publishes a message on a channel or subject, as any client of it would.

@@ -4,7 +4,23 @@
 //! [`Bus`] to embed, and (feature `server`) a mio event loop that encodes an event once and writes the same
 //! bytes to every WebSocket and SSE client that asked for it.
 //!
+//! # Features
+//!
 //! `default-features = false` is the bus alone: no sockets, no JSON parser.
+//!
+//! | feature | what | in the default |
+//! |---|---|---|
+//! | `async` | [`Subscriber`] as a `futures_core::Stream`, `publish_async`; under any runtime | yes |
+//! | `server` | [`Server`]: WebSocket, SSE, publish, metrics, the page; the bridge; `protocol` and `sse` as values | yes |
+//! | `auth` | tokens, API keys, tickets, grants, revocation | yes |
+//! | `tls` | `https://` and `wss://` on the server's port | yes |
+//! | `deflate` | compression towards clients, once for each feed | yes |
+//! | `schema` | payloads checked against JSON Schemas | yes |
+//! | `config-file` | `Config` from a TOML file, the environment and flags | yes |
+//! | `redis`, `nats` | engines: order and history in a log that nodes share | yes |
+//! | `cli` | the `fanwire` program: all of the above, and its commands | yes |
+//!
+//! Where to go from here: the README's table names the guides in `docs/`, for operators, embedders and front ends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -135,3 +151,11 @@ struct Configuration;
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../docs/bridge.md")]
 struct BridgePage;
+
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/migrating.md")]
+struct Migrating;

@@ -29,6 +29,7 @@ cargo xtask COMMAND
   bench [NAME]  the benchmarks
   soak [MIN]    the server for so many minutes (30) on an engine that is killed now and then, every event in somebody's
                 books, memory and descriptors sampled; `--docs` keeps the report in docs/
+  deny          licenses, sources and bans of all dependencies (deny.toml); `deny advisories`: what is known against them
   ci            everything that CI runs, in its order
 ";
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
         Some("soak") => soak::run(&args[1..]),
+        Some("deny") => deny(rest),
         Some("ci") => ci(&mut totals),
         Some(other) if !matches!(other, "help" | "--help" | "-h") => {
             Err(format!("no such command: {other}\n\n{HELP}"))
@@ -126,7 +128,7 @@ fn fuzz(seconds: Option<&str>) -> Outcome {
     run::need("fuzz/Cargo.toml")?;
     let seconds: u64 =
         seconds.unwrap_or("30").parse().map_err(|_| "fuzz takes a number of seconds".to_owned())?;
-    setup::cargo_fuzz()?;
+    setup::cargo_tool("cargo-fuzz", "fuzz")?;
     let mut targets: Vec<String> = std::fs::read_dir("fuzz/fuzz_targets")
         .map_err(|error| format!("fuzz/fuzz_targets: {error}"))?
         .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
@@ -157,6 +159,15 @@ fn fuzz(seconds: Option<&str>) -> Outcome {
     Ok(())
 }
 
+fn deny(what: Option<&str>) -> Outcome {
+    setup::cargo_tool("cargo-deny", "deny")?;
+    match what {
+        Some(what) => cargo(&["deny", "check", what]),
+        // Advisories come from elsewhere, which CI may not reach.
+        None => cargo(&["deny", "check", "bans", "licenses", "sources"]),
+    }
+}
+
 fn bench(name: Option<&str>) -> Outcome {
     match name {
         Some(name) => cargo(&["bench", "--bench", name]),
@@ -176,5 +187,6 @@ fn ci(totals: &mut Totals) -> Outcome {
     asan(totals)?;
     autobahn::check(true)?;
     cargo(&["bench", "--no-run"])?;
+    deny(None)?;
     fuzz(Some("30"))
 }

@@ -114,11 +114,10 @@ fn copy(from: &str, to: &str) -> Outcome {
     std::fs::copy(from, to).map(|_| ()).map_err(|error| format!("{from} to {to}: {error}"))
 }
 
-/// The driver of the fuzzers.
-pub(crate) fn cargo_fuzz() -> Outcome {
-    if Command::new("cargo").args(["fuzz", "--version"]).output().is_ok_and(|output| output.status.success())
-    {
+/// A program that cargo runs as its own command: installed where it is missing.
+pub(crate) fn cargo_tool(package: &str, command: &str) -> Outcome {
+    if answers("cargo", &[command, "--version"]) {
         return Ok(());
     }
-    cargo(&["install", "--locked", "cargo-fuzz"])
+    cargo(&["install", "--locked", package])
 }

@@ -181,6 +181,19 @@ fn check_manifest(faults: &mut Vec<String>) {
             faults.push(format!("Cargo.toml: {field} is missing"));
         }
     }
+    // Every feature is in the crate's documentation.
+    let documented = fs::read_to_string("src/lib.rs").unwrap_or_default();
+    let features = manifest.split("\n[features]\n").nth(1).unwrap_or_default();
+    for line in features.lines().take_while(|line| !line.starts_with('[')) {
+        let Some((feature, _)) = line.split_once(" = [") else { continue };
+        if feature != "default"
+            && !documented
+                .lines()
+                .any(|line| line.starts_with("//!") && line.contains(&format!("`{feature}`")))
+        {
+            faults.push(format!("src/lib.rs: the feature {feature} is not documented"));
+        }
+    }
     for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
         if !Path::new(file).exists() {
             faults.push(format!("{file} is missing"));

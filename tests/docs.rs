@@ -1,0 +1,106 @@
+//! The pages of `docs/`: their commands run as they stand, the tests and pages that they name exist.
+
+mod support;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use support::named;
+use support::script::in_project;
+
+/// A page's `sh` blocks, one behind the other.
+fn commands(page: &str) -> String {
+    let mut inside = false;
+    let mut script = String::new();
+    for line in page.lines() {
+        match line {
+            "```sh" => inside = true,
+            "```" => inside = false,
+            line if inside => {
+                script.push_str(line);
+                script.push('\n');
+            }
+            _ => {}
+        }
+    }
+    script
+}
+
+/// Runs a page's commands in a folder of their own, against a server of their own where they start one.
+fn run_page(name: &str) {
+    let page = std::fs::read_to_string(in_project("docs").join(name)).expect("the page");
+    let free =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let script = commands(&page).replace("127.0.0.1:8765", &free.to_string());
+    assert!(!script.is_empty(), "{name} has no commands");
+    let folder = std::env::temp_dir().join(format!("fanwire-docs-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let programs = Path::new(env!("CARGO_BIN_EXE_fanwire")).parent().expect("a folder").display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("timeout");
+    // What it started goes with it.
+    let whole = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nset -eu\n{script}");
+    command.args(["60", "bash", "-c", &whole]).current_dir(&folder).stdin(Stdio::null());
+    command.env("PATH", path).env("FANWIRE_LISTEN", free.to_string()).env("NO_COLOR", "1");
+    if script.contains("fanwire serve") {
+        command.env("FANWIRE_URL", format!("http://{free}"));
+    }
+    let output = command.output().expect("it runs");
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{name}: {}\n{}\n{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
+fn an_operators_first_steps_are_as_the_page_says() {
+    run_page("operating.md");
+}
+
+#[test]
+fn the_commands_of_the_other_pages_run() {
+    for name in ["tuning.md", "protocol.md", "migrating.md"] {
+        run_page(name);
+    }
+}
+
+#[test]
+fn the_guarantees_name_tests_that_exist() {
+    let page = std::fs::read_to_string(in_project("docs/guarantees.md")).expect("the page");
+    let code = named::code();
+    let mut rows = 0;
+    for line in page.lines().filter(|line| line.starts_with("| ")) {
+        let Some(shown) = line.trim_end_matches('|').rsplit('|').next() else { continue };
+        for name in shown.split('`').skip(1).step_by(2) {
+            assert!(named::is_test(name, &code), "{line}: {name} is no test");
+            rows += 1;
+        }
+    }
+    assert!(rows >= 10, "{rows}");
+}
+
+#[test]
+fn pages_link_to_what_exists() {
+    let mut pages: Vec<_> =
+        std::fs::read_dir(in_project("docs")).expect("docs").flatten().map(|entry| entry.path()).collect();
+    pages.extend(["README.md", "SECURITY.md", "ARCHITECTURE.md", "deploy/README.md"].map(in_project));
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        let text = std::fs::read_to_string(page).expect("a page");
+        for target in
+            text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
+        {
+            let target = target.split('#').next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let file = page.parent().expect("a folder").join(target);
+            assert!(file.exists(), "{} links to {target}, which is not there", page.display());
+        }
+    }
+}

@@ -186,7 +186,7 @@ pub(crate) struct Core<S> {
     /// Something happened since the last report.
     unreported: bool,
     /// The largest feeds when they were last looked at.
-    largest: Vec<FeedView>,
+    largest: Arc<[FeedView]>,
     reported: Tick,
     observed: Tick,
     rng: Rng,
@@ -257,7 +257,7 @@ impl<S: Socket> Core<S> {
             books: Books::default(),
             number,
             unreported: false,
-            largest: Vec::new(),
+            largest: Arc::default(),
             reported: 0,
             observed: 0,
             rng: Rng::new(seed),

@@ -75,8 +75,8 @@ pub(crate) struct Report {
     laggards: Vec<Laggard>,
     /// Bytes held for clients: feeds, and what is each connection's own.
     held_bytes: usize,
-    /// The largest feeds.
-    feeds: Vec<FeedView>,
+    /// The largest feeds, as of the last second.
+    feeds: Arc<[FeedView]>,
 }
 
 impl Report {
@@ -190,12 +190,12 @@ impl<S: Socket> Core<S> {
             }
         }
         if observe {
-            self.largest = self.fanout.largest(FEEDS_MAX);
+            self.largest = self.fanout.largest(FEEDS_MAX).into();
         } else {
             // Who came and went since the last look is seen at the next.
             self.unreported = true;
         }
-        let report = Report { ledger, laggards, held_bytes, feeds: self.largest.clone() };
+        let report = Report { ledger, laggards, held_bytes, feeds: Arc::clone(&self.largest) };
         self.shared.tell(self.number, report);
     }
 

@@ -9,6 +9,7 @@ use super::carried::Carried;
 use super::park::Wake;
 use super::position::PositionError;
 use super::ring::{Core, End, Peek, Reader};
+use super::wait::Awaited;
 use super::{Gap, Visit};
 use crate::event::{Position, Sequence};
 use crate::sync::Arc;
@@ -24,6 +25,7 @@ pub(crate) struct Cursor<T: Carried> {
     /// The shard to look at first.
     turn: usize,
     empty_looks: u32,
+    is_done: bool,
     missed: u64,
 }
 
@@ -32,7 +34,7 @@ impl<T: Carried> Cursor<T> {
     pub(crate) fn new(core: &Arc<Core<T::Cargo>>) -> Self {
         let reader = Reader::new(Arc::clone(core));
         let next = core.rings().iter().map(super::ring::Ring::head).collect();
-        Self { reader, next, turn: 0, empty_looks: 0, missed: 0 }
+        Self { reader, next, turn: 0, empty_looks: 0, is_done: true, missed: 0 }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core<T::Cargo>> {
@@ -46,15 +48,6 @@ impl<T: Carried> Cursor<T> {
 
     pub(crate) fn shards(&self) -> usize {
         self.next.len()
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.core().is_closed()
-    }
-
-    /// The next sequences of all shards, added up.
-    pub(crate) fn passed(&self) -> u64 {
-        self.next.iter().sum()
     }
 
     /// All events told as missed so far.
@@ -107,14 +100,16 @@ impl<T: Carried> Cursor<T> {
         let mut more = true;
         let mut dry = 0;
         while more && dry < shards {
-            let shown = self.visit_run(self.turn, |item| {
+            let (shown, end) = self.visit_run(self.turn, |item| {
                 more = visit(item);
                 more
             });
             any |= shown;
-            dry = if shown { 0 } else { dry + 1 };
+            // A run that came to the end is not looked at again: that would be at a publisher's heels.
+            dry = if end == End::NotYet { dry + 1 } else { 0 };
             self.turn = if self.turn + 1 == shards { 0 } else { self.turn + 1 };
         }
+        self.is_done = more;
         if any {
             self.empty_looks = 0;
             return true;
@@ -134,7 +129,7 @@ impl<T: Carried> Cursor<T> {
         for _ in 0..shards {
             let shard = self.turn;
             self.turn = if shard + 1 == shards { 0 } else { shard + 1 };
-            if self.visit_run(shard, &mut visit) || (skips && self.skip_shard(shard, &mut visit)) {
+            if self.visit_run(shard, &mut visit).0 || (skips && self.skip_shard(shard, &mut visit)) {
                 self.empty_looks = 0;
                 return Some(shard);
             }
@@ -151,9 +146,14 @@ impl<T: Carried> Cursor<T> {
         (self.next[shard] < place).then(|| self.gap(shard, place))
     }
 
-    /// Shows one run of one shard, or the gap there. Answers whether anything was shown.
+    /// Whether the last visit came to the end of what was there.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Shows one run of one shard, or the gap there. Answers whether anything was shown, and how it ended.
     #[inline]
-    fn visit_run(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+    fn visit_run(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> (bool, End) {
         let before = self.next[shard];
         let first = self.core().rings()[shard].first();
         if before < first {
@@ -167,14 +167,14 @@ impl<T: Carried> Cursor<T> {
             let to = self.core().rings()[shard].resume(before);
             let gap = self.gap(shard, to);
             visit(Visit::Gap(gap));
-            return true;
+            return (true, End::Enough);
         }
-        self.next[shard] != before
+        (self.next[shard] != before, end)
     }
 
     /// Shows what there is in one shard, as [`Self::visit`] does, one run or one gap.
     pub(crate) fn visit_shard(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
-        self.visit_run(shard, &mut visit) || self.skip_shard(shard, visit)
+        self.visit_run(shard, &mut visit).0 || self.skip_shard(shard, visit)
     }
 
     /// Shows the gap of a sequence that will never come, if the cursor stands before one.
@@ -202,15 +202,21 @@ impl<T: Carried> Cursor<T> {
             _ => false,
         }
     }
+}
 
-    /// Whether a visit would show something. Cheap: one line a shard.
+impl<T: Carried> Awaited for Cursor<T> {
+    /// One line a shard.
     #[inline]
-    pub(crate) fn is_ready(&self) -> bool {
+    fn is_ready(&self) -> bool {
         self.core().rings().iter().zip(&self.next).any(|(ring, next)| ring.peek(*next) != Peek::NotYet)
     }
 
-    /// Whether it stands before a sequence that will never come. Then the next visit shows the gap.
-    pub(crate) fn is_stuck(&mut self) -> bool {
+    fn is_closed(&self) -> bool {
+        self.core().is_closed()
+    }
+
+    /// Before a sequence that will never come. Then the next visit shows the gap.
+    fn is_stuck(&mut self) -> bool {
         let mut rings = self.core().rings().iter().zip(&self.next);
         let stuck = rings.any(|(ring, next)| ring.skip(*next).is_some());
         if stuck {
@@ -219,10 +225,16 @@ impl<T: Carried> Cursor<T> {
         stuck
     }
 
-    /// Announces a sleep and looks again. True: there is nothing, and the next publication will wake; call
-    /// [`Self::awake`] afterwards. False: there is something, or nothing will come any more; the
-    /// announcement is withdrawn.
-    pub(crate) fn prepare_sleep(&mut self, wake: Wake) -> bool {
+    /// The next sequences of all shards, added up.
+    fn passed(&self) -> u64 {
+        self.next.iter().sum()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.core().rings()[0].capacity()
+    }
+
+    fn prepare_sleep(&mut self, wake: Wake) -> bool {
         self.reader.announce(wake);
         if self.is_closed() || self.is_ready() || self.is_stuck() {
             self.reader.awake();
@@ -231,7 +243,7 @@ impl<T: Carried> Cursor<T> {
         true
     }
 
-    pub(crate) fn awake(&mut self) {
+    fn awake(&mut self) {
         self.reader.awake();
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc as Count, PoisonError, RwLock, Weak};
 use super::carried::Carried;
 use super::ring::Core;
 use super::subscriber::Subscriber;
-use super::wait::Patience;
+use super::wait::{Awaited, Patience};
 use super::{Bus, Visit};
 use crate::event::Event;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

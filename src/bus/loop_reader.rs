@@ -8,6 +8,7 @@ use super::Visit;
 use super::cursor::Cursor;
 use super::order::{Next, Order, Run};
 use super::park::Wake;
+use super::wait::Awaited;
 use crate::event::{Event, Position, Sequence};
 use crate::sync::{Arc, Callback, Mutex, lock};
 

@@ -12,12 +12,13 @@ use super::builder::{BusBuilder, BusConfigError};
 use super::carried::Carried;
 use super::new_epoch;
 use super::park::Wake;
-use super::ring::{Claim, Gated, GatedReader, Waiting};
+use super::ring::{Cargo, Claim, Gated, GatedReader, RUN, Waiting};
 use super::subscriber::{Closed, RecvTimeoutError, TryRecvError};
+use super::wait::{Awaited, Patience, Wait};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, hint, thread};
 
-/// Looks before a thread sleeps.
+/// Looks of a publisher that waits for room before it sleeps.
 const SPINS: u32 = 200;
 const YIELDS: u32 = 8;
 
@@ -175,7 +176,7 @@ impl<T: Carried> LosslessBus<T> {
     /// Reads everything published from now on. While the subscriber exists, what it has not read holds up
     /// publishers.
     pub fn subscribe(&self) -> LosslessSubscriber<T> {
-        LosslessSubscriber { reader: GatedReader::new(Arc::clone(&self.0.ring)) }
+        LosslessSubscriber::new(&self.0.ring)
     }
 
     /// Publishes, or gives the item back where there is no room. Never blocks; lock-free.
@@ -253,7 +254,7 @@ pub struct SoloPublisher<T: Carried = Event> {
 impl<T: Carried> SoloPublisher<T> {
     /// As [`LosslessBus::subscribe`].
     pub fn subscribe(&self) -> LosslessSubscriber<T> {
-        LosslessSubscriber { reader: GatedReader::new(Arc::clone(&self.inner.ring)) }
+        LosslessSubscriber::new(&self.inner.ring)
     }
 
     /// Publishes, or gives the item back where there is no room. Wait-free.
@@ -305,9 +306,57 @@ impl<T: Carried> fmt::Debug for SoloPublisher<T> {
 /// whenever it finds nothing more to read.
 pub struct LosslessSubscriber<T: Carried = Event> {
     reader: GatedReader<T::Cargo>,
+    patience: Patience,
+}
+
+impl<C: Cargo> Awaited for GatedReader<C> {
+    #[inline]
+    fn is_ready(&self) -> bool {
+        self.has_next()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.ring().is_closed()
+    }
+
+    /// Nothing is ever given up here.
+    fn is_stuck(&mut self) -> bool {
+        false
+    }
+
+    fn passed(&self) -> u64 {
+        self.next()
+    }
+
+    fn capacity(&self) -> u64 {
+        self.ring().capacity()
+    }
+
+    fn prepare_sleep(&mut self, wake: Wake) -> bool {
+        self.announce(wake);
+        if self.is_ready() || self.is_closed() {
+            self.cancel();
+            return false;
+        }
+        true
+    }
+
+    fn awake(&mut self) {
+        self.cancel();
+    }
 }
 
 impl<T: Carried> LosslessSubscriber<T> {
+    fn new(ring: &Arc<Gated<T::Cargo>>) -> Self {
+        Self { reader: GatedReader::new(Arc::clone(ring)), patience: Patience::default() }
+    }
+
+    /// Sets how it waits.
+    pub fn with_wait(mut self, wait: Wait) -> Self {
+        self.patience = Patience::new(wait);
+        self
+    }
+
     /// What is there now, without waiting.
     #[inline]
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
@@ -332,12 +381,14 @@ impl<T: Carried> LosslessSubscriber<T> {
     }
 
     /// Waits for the next one.
+    #[inline]
     pub fn recv(&mut self) -> Result<T, Closed> {
+        self.keep_distance();
         loop {
             match self.try_recv() {
                 Ok(item) => return Ok(item),
                 Err(TryRecvError::Closed) => return Err(Closed),
-                Err(TryRecvError::Empty) => self.wait_until(None),
+                Err(TryRecvError::Empty) => _ = self.wait_until(None),
             }
         }
     }
@@ -345,14 +396,16 @@ impl<T: Carried> LosslessSubscriber<T> {
     /// Waits for the next one, but no longer than this.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         let deadline = Instant::now().checked_add(timeout);
+        self.keep_distance();
         loop {
             match self.try_recv() {
                 Ok(item) => return Ok(item),
                 Err(TryRecvError::Closed) => return Err(RecvTimeoutError::Closed),
-                Err(TryRecvError::Empty) if deadline.is_some_and(|d| Instant::now() >= d) => {
-                    return Err(RecvTimeoutError::Timeout);
+                Err(TryRecvError::Empty) => {
+                    if !self.wait_until(deadline) {
+                        return Err(RecvTimeoutError::Timeout);
+                    }
                 }
-                Err(TryRecvError::Empty) => self.wait_until(deadline),
             }
         }
     }
@@ -371,12 +424,14 @@ impl<T: Carried> LosslessSubscriber<T> {
     pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(&T)) -> usize {
         let mut count = 0;
         while count < max {
-            let any = self.reader.visit(|item| {
+            let shown = count;
+            self.reader.visit(|item| {
                 visit(item);
                 count += 1;
                 count < max
             });
-            if !any {
+            // Less than a run was all there was. Another look at once would be at the publisher's heels.
+            if ((count - shown) as u64) < RUN {
                 break;
             }
         }
@@ -385,30 +440,25 @@ impl<T: Carried> LosslessSubscriber<T> {
 
     /// Waits until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
+        self.keep_distance();
         while !self.reader.is_ready() && !self.reader.ring().is_closed() {
             self.wait_until(None);
         }
     }
 
-    /// Looks, yields, then sleeps once: until an item comes, the bus closes or time is up.
-    fn wait_until(&mut self, deadline: Option<Instant>) {
-        // Whoever waits has read everything, and a publisher may wait for just that.
-        self.reader.pass();
-        for look in 0..SPINS + YIELDS {
-            if self.reader.is_ready() {
-                return;
-            }
-            if look < SPINS { hint::spin_loop() } else { thread::yield_now() }
+    /// Before a look that may wait: lets publishers get ahead where it has caught up with them.
+    #[inline]
+    fn keep_distance(&mut self) {
+        if self.reader.is_done() {
+            self.patience.stay_away(&self.reader);
         }
-        self.reader.announce(Wake::Thread(thread::current()));
-        if !self.is_over() {
-            park(deadline);
-        }
-        self.reader.awake();
     }
 
-    fn is_over(&self) -> bool {
-        self.reader.is_ready() || self.reader.ring().is_closed()
+    /// Until there is something, the bus is closed or time is up. False where time ran out.
+    fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
+        // Whoever waits has read everything, and a publisher may wait for just that.
+        self.reader.pass();
+        self.patience.wait_near(&mut self.reader, deadline, || false)
     }
 
     /// How many items are ahead of it.
@@ -420,12 +470,7 @@ impl<T: Carried> LosslessSubscriber<T> {
     #[cfg(feature = "async")]
     pub(super) fn sleep_as(&mut self, waker: std::task::Waker) -> bool {
         self.reader.pass();
-        self.reader.announce(Wake::Task(waker));
-        if self.is_over() {
-            self.reader.awake();
-            return false;
-        }
-        true
+        self.reader.prepare_sleep(Wake::Task(waker))
     }
 
     #[cfg(feature = "async")]

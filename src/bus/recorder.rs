@@ -11,7 +11,7 @@ use std::sync::Arc as Count;
 use super::carried::Carried;
 use super::cursor::Cursor;
 use super::ring::Core;
-use super::wait::{Patience, Wait};
+use super::wait::{Awaited, Patience, Wait};
 use super::{Bus, Visit};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;

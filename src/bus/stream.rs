@@ -15,6 +15,7 @@ use super::lossless::{Full, LosslessBus, LosslessSubscriber};
 use super::park::Wake;
 use super::ring::Waiting;
 use super::subscriber::{Subscriber, TryRecvError};
+use super::wait::Awaited;
 use crate::event::EventId;
 
 /// Events handed to a task that did not have to wait, before it gives others a turn.

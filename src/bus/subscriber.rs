@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::carried::Carried;
 use super::cursor::Cursor;
 use super::position::PositionError;
-use super::wait::{Patience, Wait};
+use super::wait::{Awaited, Patience, Wait};
 use super::{Census, Delivery, Visit};
 use crate::event::{Event, Position, Sequence};
 
@@ -128,6 +128,14 @@ impl<T: Carried> Subscriber<T> {
         self.take_all().ok_or(TryRecvError::Closed)
     }
 
+    /// Before a look that may wait: lets publishers get ahead where it has caught up with them.
+    #[inline]
+    fn keep_distance(&mut self) {
+        if self.cursor.is_done() {
+            self.patience.stay_away(&self.cursor);
+        }
+    }
+
     #[inline]
     fn take(&mut self) -> Option<Delivery<T>> {
         let Self { cursor, filter, .. } = self;
@@ -154,12 +162,13 @@ impl<T: Carried> Subscriber<T> {
     /// Waits for the next one.
     #[inline]
     pub fn recv(&mut self) -> Result<Delivery<T>, Closed> {
+        self.keep_distance();
         loop {
             match self.try_recv() {
                 Ok(delivery) => return Ok(delivery),
                 Err(TryRecvError::Closed) => return Err(Closed),
                 Err(TryRecvError::Empty) => {
-                    self.patience.wait(&mut self.cursor, None, || false);
+                    self.patience.wait_near(&mut self.cursor, None, || false);
                 }
             }
         }
@@ -169,12 +178,13 @@ impl<T: Carried> Subscriber<T> {
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Delivery<T>, RecvTimeoutError> {
         // A time too far away to be told is as good as none.
         let deadline = Instant::now().checked_add(timeout);
+        self.keep_distance();
         loop {
             match self.try_recv() {
                 Ok(delivery) => return Ok(delivery),
                 Err(TryRecvError::Closed) => return Err(RecvTimeoutError::Closed),
                 Err(TryRecvError::Empty) => {
-                    if !self.patience.wait(&mut self.cursor, deadline, || false) {
+                    if !self.patience.wait_near(&mut self.cursor, deadline, || false) {
                         return Err(RecvTimeoutError::Timeout);
                     }
                 }
@@ -224,8 +234,9 @@ impl<T: Carried> Subscriber<T> {
 
     /// Waits until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
+        self.keep_distance();
         if !self.cursor.is_ready() {
-            self.patience.wait(&mut self.cursor, None, || false);
+            self.patience.wait_near(&mut self.cursor, None, || false);
         }
     }
 

@@ -1,6 +1,6 @@
 //! How a reader passes the time until there is something to read.
 //!
-//! Imports the cursor. Always: a wait ends by an event, by the end of the bus, by its deadline, or by what
+//! Imports the parking. Always: a wait ends by an event, by the end of the bus, by its deadline, or by what
 //! else its caller asked for; a wait that does not end costs no processor time, unless that was asked for.
 //!
 //! Two things are learned while waiting. Where a turn given to others is taken by one (it takes long to come
@@ -10,8 +10,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::carried::Carried;
-use super::cursor::Cursor;
 use super::park::Wake;
 use crate::sync::{hint, thread};
 
@@ -33,7 +31,8 @@ const CAME_ENOUGH: u64 = 8;
 /// Waits between two tries whether it is.
 const WAITS_A_TRY: u32 = 64;
 
-/// How a [`Subscriber`](super::Subscriber) waits for the next event.
+/// How a [`Subscriber`](super::Subscriber) or a [`LosslessSubscriber`](super::LosslessSubscriber) waits for the
+/// next event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wait {
     /// Look again and again: the quickest to see an event, at the price of a core. Other threads get a turn
@@ -44,6 +43,25 @@ pub enum Wait {
     SpinThenPark,
     /// Sleep at once. Waking takes the publisher a system call, and the reader tens of microseconds.
     Park,
+}
+
+/// What a reader waits at.
+pub(super) trait Awaited {
+    /// Whether there is something to read. Cheap: asked again and again.
+    fn is_ready(&self) -> bool;
+    /// Whether nothing more will come.
+    fn is_closed(&self) -> bool;
+    /// Whether it stands before something that only a patient reader sees; then it is ready.
+    fn is_stuck(&mut self) -> bool;
+    /// How many were read so far.
+    fn passed(&self) -> u64;
+    /// How many it can be behind before something happens: a loss, or publishers that wait.
+    fn capacity(&self) -> u64;
+    /// Announces a sleep and looks again. True: there is nothing, and what comes will wake; [`Self::awake`] must
+    /// follow. False: there is something, or the end; the announcement is withdrawn.
+    fn prepare_sleep(&mut self, wake: Wake) -> bool;
+    /// Withdraws the announcement.
+    fn awake(&mut self);
 }
 
 /// A reader's way to wait, and what it learned of publishers and other threads.
@@ -67,25 +85,33 @@ impl Patience {
         Self { wait, ..Self::default() }
     }
 
-    /// Waits until the cursor has something to show or `done` is true, for ever or until the deadline. False
+    /// Waits until `at` has something to show or `done` is true, for ever or until the deadline. False
     /// where time ran out.
-    pub(super) fn wait<T: Carried>(
+    pub(super) fn wait(
         &mut self,
-        cursor: &mut Cursor<T>,
+        at: &mut impl Awaited,
+        deadline: Option<Instant>,
+        done: impl Fn() -> bool,
+    ) -> bool {
+        self.stay_away(at);
+        self.wait_near(at, deadline, done)
+    }
+
+    /// [`Self::wait`] for who stayed away before it looked.
+    pub(super) fn wait_near(
+        &mut self,
+        at: &mut impl Awaited,
         deadline: Option<Instant>,
         done: impl Fn() -> bool,
     ) -> bool {
         let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if self.wait != Wait::Park {
-            self.stay_away(cursor);
-        }
         loop {
             match self.wait {
                 Wait::Spin => {
-                    if self.look(cursor, u32::MAX) {
+                    if self.look(at, u32::MAX) {
                         return true;
                     }
-                    if cursor.core().is_closed() || done() || cursor.is_stuck() {
+                    if at.is_closed() || done() || at.is_stuck() {
                         return true;
                     }
                     if is_over() {
@@ -94,12 +120,12 @@ impl Patience {
                     continue;
                 }
                 Wait::SpinThenPark => {
-                    if self.look(cursor, LOOKS) {
+                    if self.look(at, LOOKS) {
                         return true;
                     }
                     let mut turns = 0;
                     while self.crowded && turns < TURNS {
-                        if self.look(cursor, LOOKS) {
+                        if self.look(at, LOOKS) {
                             return true;
                         }
                         turns += 1;
@@ -107,19 +133,19 @@ impl Patience {
                 }
                 Wait::Park => {}
             }
-            if !cursor.prepare_sleep(Wake::Thread(thread::current())) {
+            if !at.prepare_sleep(Wake::Thread(thread::current())) {
                 return true;
             }
             if done() {
-                cursor.awake();
+                at.awake();
                 return true;
             }
             match deadline {
                 None => thread::park(),
                 Some(deadline) => thread::park_timeout(deadline.saturating_duration_since(Instant::now())),
             }
-            cursor.awake();
-            if cursor.is_ready() || done() {
+            at.awake();
+            if at.is_ready() || done() {
                 return true;
             }
             if is_over() {
@@ -130,11 +156,14 @@ impl Patience {
 
     /// Lets publishers get ahead, the longer the more came in the last such time; now and then tries whether
     /// they would. Never for as long as to be lapped.
-    fn stay_away<T: Carried>(&mut self, cursor: &Cursor<T>) {
-        let passed = cursor.passed();
+    pub(super) fn stay_away(&mut self, at: &impl Awaited) {
+        if self.wait == Wait::Park {
+            return;
+        }
+        let passed = at.passed();
         let came = passed.wrapping_sub(self.passed);
         self.passed = passed;
-        let most = cursor.core().rings()[0].capacity() / 8;
+        let most = at.capacity() / 8;
         self.away = if came < CAME_ENOUGH || came > most {
             self.away / 2
         } else {
@@ -170,15 +199,15 @@ impl Patience {
 
     /// Looks up to so many times, or until it is others' turn, and gives them that. True where there is
     /// something.
-    fn look<T: Carried>(&mut self, cursor: &Cursor<T>, looks: u32) -> bool {
+    fn look(&mut self, at: &impl Awaited, looks: u32) -> bool {
         let turn = if self.crowded { LOOKS_A_TURN_CROWDED } else { LOOKS_A_TURN };
         for _ in 0..looks {
-            if cursor.is_ready() {
+            if at.is_ready() {
                 return true;
             }
             if self.looks >= turn {
                 self.give_turn();
-                return cursor.is_ready();
+                return at.is_ready();
             }
             self.looks += 1;
             hint::spin_loop();

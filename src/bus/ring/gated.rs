@@ -324,6 +324,7 @@ pub(crate) struct GatedReader<C: Cargo> {
     known: Sequence,
     /// Where its gate stands.
     passed: Sequence,
+    is_done: bool,
 }
 
 impl<C: Cargo> GatedReader<C> {
@@ -338,7 +339,7 @@ impl<C: Cargo> GatedReader<C> {
         let next = ring.head.0.load(Ordering::Acquire);
         // G2: nothing was looked at.
         seat.pin.0.store(next, Ordering::Release);
-        Self { ring, seat, next, known: next, passed: next }
+        Self { ring, seat, next, known: next, passed: next, is_done: true }
     }
 
     pub(crate) fn ring(&self) -> &Arc<Gated<C>> {
@@ -351,7 +352,7 @@ impl<C: Cargo> GatedReader<C> {
 
     /// Whether there is something to look at.
     #[inline]
-    pub(crate) fn is_ready(&self) -> bool {
+    pub(crate) fn has_next(&self) -> bool {
         self.next < self.known || self.ring.is_published(self.next)
     }
 
@@ -380,10 +381,18 @@ impl<C: Cargo> GatedReader<C> {
         let any = self.next > first;
         // Passing one by one would cost the publisher a line each time: run by run, and when all is read.
         let run = RUN.min((self.ring.capacity() / 4).max(1));
-        if any && (self.next - self.passed >= run || !self.is_ready()) {
+        // With one publisher as far as it is known: a look at the head at its heels would cost both.
+        self.is_done =
+            if self.ring.solo { self.next == self.known } else { !self.ring.is_published(self.next) };
+        if any && (self.next - self.passed >= run || self.is_done) {
             self.pass();
         }
         any
+    }
+
+    /// Whether the last visit came to the end of what was there.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
     }
 
     /// Lets publishers have what was looked at.
@@ -396,19 +405,19 @@ impl<C: Cargo> GatedReader<C> {
         }
     }
 
-    /// Announces a sleep; look once more, then sleep or not, then [`Self::awake`].
+    /// Announces a sleep; look once more, then sleep or not, then [`Self::cancel`].
     pub(crate) fn announce(&self, wake: Wake) {
         self.ring.readers.announce(&self.seat.bed.0, wake);
     }
 
-    pub(crate) fn awake(&self) {
+    pub(crate) fn cancel(&self) {
         self.ring.readers.cancel(&self.seat.bed.0);
     }
 }
 
 impl<C: Cargo> Drop for GatedReader<C> {
     fn drop(&mut self) {
-        self.awake();
+        self.cancel();
         // G2: this gate no longer holds anybody.
         self.seat.pin.0.store(IDLE, Ordering::Release);
         self.ring.wake_publishers();

@@ -129,9 +129,20 @@ impl<T: Carried> Inner<T> {
         items: impl IntoIterator<Item = T>,
         mut put: impl FnMut(usize, smallvec::Drain<'_, [T; BATCH]>) -> Option<Sequence>,
     ) -> PublishedBatch {
-        let mut items = items.into_iter().map(T::into_publishable).peekable();
+        let mut items = items.into_iter().map(T::into_publishable);
         let mut answer = PublishedBatch::default();
+        // Made before their places are claimed: what an iterator does takes as long as it likes.
         let mut run: SmallVec<[T; BATCH]> = SmallVec::new();
+        if self.core.rings().len() == 1 {
+            loop {
+                run.extend(items.by_ref().take(BATCH));
+                if run.is_empty() {
+                    return answer;
+                }
+                self.publish_run(0, &mut run, &mut answer, &mut put);
+            }
+        }
+        let mut items = items.peekable();
         while let Some(first) = items.next() {
             let shard = self.shard(&first);
             run.push(first);
@@ -140,14 +151,26 @@ impl<T: Carried> Inner<T> {
             {
                 run.push(item);
             }
-            answer.count += run.len();
-            let kept = if self.handlers.has_sync() { run.clone() } else { SmallVec::new() };
-            if let Some(sequence) = put(shard, run.drain(..)) {
-                answer.last = Some(self.id(shard, sequence));
-            }
-            answer.handled += kept.iter().map(|item| self.handlers.call(item)).sum::<usize>();
+            self.publish_run(shard, &mut run, &mut answer, &mut put);
         }
         answer
+    }
+
+    /// Publishes items of one shard, and adds them to the answer.
+    #[inline]
+    fn publish_run(
+        &self,
+        shard: usize,
+        run: &mut SmallVec<[T; BATCH]>,
+        answer: &mut PublishedBatch,
+        put: &mut impl FnMut(usize, smallvec::Drain<'_, [T; BATCH]>) -> Option<Sequence>,
+    ) {
+        answer.count += run.len();
+        let kept = if self.handlers.has_sync() { run.clone() } else { SmallVec::new() };
+        if let Some(sequence) = put(shard, run.drain(..)) {
+            answer.last = Some(self.id(shard, sequence));
+        }
+        answer.handled += kept.iter().map(|item| self.handlers.call(item)).sum::<usize>();
     }
 }
 

@@ -23,9 +23,9 @@ const LOOKS_A_TURN_CROWDED: u32 = 8;
 const TURNS: u32 = 16;
 /// A turn that nobody takes is a system call.
 const TURN_NOT_TAKEN: Duration = Duration::from_nanos(800);
-/// The first stay away from the publishers, in spins, and the longest: a microsecond or two.
+/// The first stay away from the publishers, in spins, and the longest: some microseconds.
 const AWAY_FIRST: u32 = 32;
-const AWAY_MAX: u32 = 128;
+const AWAY_MAX: u32 = 256;
 /// What must come meanwhile to be worth it.
 const CAME_ENOUGH: u64 = 8;
 /// Waits between two tries whether it is.

@@ -416,6 +416,30 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_a_reader_that_reads_or_leaves() 
 }
 
 #[test]
+fn a_lossless_reader_waits_as_asked() {
+    for wait in [Wait::Spin, Wait::SpinThenPark, Wait::Park] {
+        let bus = lossless(8);
+        let mut reader = bus.subscribe().with_wait(wait);
+        let thread = thread::spawn(move || reader.by_ref().collect::<Vec<_>>());
+        for n in 0..100 {
+            if wait == Wait::Park && n == 50 {
+                // It has read all there is before long, and then sleeps.
+                while bus.wakes() == 0 {
+                    bus.publish_blocking(n);
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            bus.publish_blocking(n);
+        }
+        let wakes = bus.wakes();
+        drop(bus);
+        let read = thread.join().expect("no panic");
+        assert!(read.len() >= 100 && read.is_sorted(), "{wait:?}: {read:?}");
+        assert!(wait != Wait::Park || wakes > 0, "a reader that sleeps was never woken");
+    }
+}
+
+#[test]
 fn several_lossless_publishers_and_readers_lose_nothing_and_keep_each_publishers_order() {
     const EACH: u64 = 5_000;
     let bus = lossless(64);

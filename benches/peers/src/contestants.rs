@@ -92,10 +92,14 @@ fn number(publisher: usize, n: u64) -> u64 {
 /// One publisher has a core, and its readers share the other; several go where the system puts them.
 fn pin(publishers: usize, core: usize) {
     if publishers == 1 {
-        let mut cores = rustix::thread::CpuSet::new();
-        cores.set(core);
-        rustix::thread::sched_setaffinity(None, &cores).expect("two cores");
+        pin_to(core);
     }
+}
+
+pub fn pin_to(core: usize) {
+    let mut cores = rustix::thread::CpuSet::new();
+    cores.set(core);
+    rustix::thread::sched_setaffinity(None, &cores).expect("two cores");
 }
 
 /// Runs publishers for a time and readers until they see the end.

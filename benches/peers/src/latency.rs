@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use fanwire::{Bus, Delivery, Keep, Wait};
 
 use super::Item;
+use super::line::{self, Range};
 
 const TRIPS: u64 = 20_000;
 
@@ -100,7 +101,7 @@ fn trips(pair: Pair) -> Vec<u64> {
 }
 
 /// Prints the tables.
-pub fn print(time: Duration) {
+pub fn print(time: Duration, range: Option<Range>) {
     println!("\nRound trips, ns: what a thread waits for another's answer.\n\n| | p50 | p99 | p99.9 |\n|---|---|---|---|");
     let contestants: [(&str, fn() -> Pair); 5] = [
         ("**fanwire, both spin**", || fanwire(Wait::Spin)),
@@ -112,7 +113,7 @@ pub fn print(time: Duration) {
     for (name, make) in contestants {
         // The second of two: the first warms.
         trips(make());
-        let times = trips(make());
+        let times = line::within(range, || trips(make()));
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
         println!("| {name} | {} | {} | {} |", at(0.5), at(0.99), at(0.999));
     }

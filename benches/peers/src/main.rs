@@ -1,10 +1,11 @@
 //! Who carries a 64-byte item with a checksum how fast from publishers to readers, all in this process, one after the
 //! other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME | SHAPE]...` prints a table of medians
 //! and writes SVG. Where it is given parts of names, or shapes like `1:4`, it runs only those, and writes no
-//! SVG of them. `latency` and `scaling` (against shards, publishers and readers, with an SVG) are such names too.
+//! SVG of them. `line=LOW-HIGH`: only while a cache line goes over in so many ns (see `line`). `latency` and `scaling` (against shards, publishers and readers, with an SVG) are such names too.
 
 mod contestants;
 mod latency;
+mod line;
 mod plot;
 mod scaling;
 
@@ -55,7 +56,9 @@ fn main() {
     let (rounds, milliseconds) = (number(7) as usize, number(150));
     let time = Duration::from_millis(milliseconds);
     // `1:4` asks for a shape, anything else for names.
-    let (shapes, names): (Vec<String>, Vec<String>) = args.partition(|text| shape(text).is_some());
+    let (ranges, args): (Vec<String>, Vec<String>) = args.partition(|text| line::Range::parse(text).is_some());
+    let range = ranges.first().and_then(|text| line::Range::parse(text));
+    let (shapes, names): (Vec<String>, Vec<String>) = args.into_iter().partition(|text| shape(text).is_some());
     let shapes: Vec<(usize, usize)> = shapes.iter().filter_map(|text| shape(text)).collect();
     let is_asked = |contestant: &Contestant| names.is_empty() || names.iter().any(|name| contestant.name.contains(name));
     let is_whole = names.is_empty() && shapes.is_empty();
@@ -66,20 +69,21 @@ fn main() {
         for (contestant, of_shapes) in CONTESTANTS.iter().zip(&mut runs).filter(|pair| is_asked(pair.0)) {
             for (&(publishers, readers), runs) in SHAPES.iter().zip(of_shapes) {
                 if contestant.does(publishers, readers) && (shapes.is_empty() || shapes.contains(&(publishers, readers))) {
-                    runs.push((contestant.run)(publishers, readers, time));
+                    runs.push(line::within(range, || (contestant.run)(publishers, readers, time)));
                 }
             }
         }
     }
     let medians: Vec<Vec<Option<Run>>> =
         runs.iter().map(|of_shapes| of_shapes.iter().map(|runs| median(runs)).collect()).collect();
+    println!("A line takes {} ns one way.\n", line::one_way());
     print(&medians);
     let is_named = |part: &str| is_whole || names.iter().any(|name| name == part);
     if is_named("latency") {
-        latency::print(time);
+        latency::print(time, range);
     }
     if is_named("scaling") {
-        scaling::measure(rounds, time);
+        scaling::measure(rounds, time, range);
     }
     if is_whole {
         plot::write(&medians);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fanwire::Wait;
 
 use super::contestants::{fanwire_plain, tokio_broadcast};
+use super::line::{self, Range};
 use super::{Run, median};
 
 /// What grows along an axis, and the steps.
@@ -46,12 +47,12 @@ const AXES: [Axis; 3] = [
 type Rates = (f64, f64);
 
 /// Runs all, prints the table and writes `docs/bus-scaling.svg`.
-pub fn measure(rounds: usize, time: Duration) {
+pub fn measure(rounds: usize, time: Duration, range: Option<Range>) {
     println!("\nMillions a second published / delivered to each reader; readers wait as by default.\n\n| | fanwire | tokio broadcast |\n|---|---|---|");
     let mut panels = Vec::new();
     for Axis { name, steps, ours, theirs, readers } in AXES {
         let rates = |run: fn(usize, Duration) -> Run, step: usize| -> Rates {
-            let runs: Vec<Run> = (0..rounds).map(|_| run(step, time)).collect();
+            let runs: Vec<Run> = (0..rounds).map(|_| line::within(range, || run(step, time))).collect();
             let run = median(&runs).unwrap_or_default();
             let million = |n: u64| n as f64 / run.seconds.max(1e-9) / 1e6;
             (million(run.published), million(run.delivered) / readers(step) as f64)

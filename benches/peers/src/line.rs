@@ -1,0 +1,79 @@
+//! How long a cache line takes from core to core: what every contestant waits for. Under a hypervisor that moves
+//! the two cores about, it changes from one second to the next, and a table mixes two machines. `line=LOW-HIGH`
+//! (nanoseconds, one way) takes only runs before and behind which it was in that range.
+
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::contestants::pin_to;
+
+const TRIPS: u64 = 2_000;
+/// Tries before it is said that the range does not come.
+const TRIES: u32 = 1_000;
+
+/// The range that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Range(u64, u64);
+
+impl Range {
+    /// `line=40-90`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (low, high) = text.strip_prefix("line=")?.split_once('-')?;
+        Some(Self(low.parse().ok()?, high.parse().ok()?))
+    }
+
+    fn holds(self) -> bool {
+        (self.0..=self.1).contains(&one_way())
+    }
+}
+
+/// One way of a line, in nanoseconds: half of the median of some hundred trips there and back.
+pub fn one_way() -> u64 {
+    let (ball, trips) = (&AtomicU64::new(0), 10);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            pin_to(1);
+            for n in 0..TRIPS {
+                while ball.load(Ordering::Acquire) != 2 * n + 1 {
+                    spin_loop();
+                }
+                ball.store(2 * n + 2, Ordering::Release);
+            }
+        });
+        let served = scope.spawn(move || {
+            pin_to(0);
+            let mut times = Vec::new();
+            for first in (0..TRIPS).step_by(trips) {
+                let begun = Instant::now();
+                for n in first..first + trips as u64 {
+                    ball.store(2 * n + 1, Ordering::Release);
+                    while ball.load(Ordering::Acquire) != 2 * n + 2 {
+                        spin_loop();
+                    }
+                }
+                times.push(begun.elapsed().as_nanos() as u64 / trips as u64 / 2);
+            }
+            times.sort_unstable();
+            times[times.len() / 2]
+        });
+        served.join().expect("it only counts")
+    })
+}
+
+/// Runs `run` until the line was in the range before and behind it.
+pub fn within<R>(range: Option<Range>, mut run: impl FnMut() -> R) -> R {
+    let Some(range) = range else { return run() };
+    for _ in 0..TRIES {
+        if !range.holds() {
+            thread::sleep(Duration::from_millis(100));
+            continue;
+        }
+        let result = run();
+        if range.holds() {
+            return result;
+        }
+    }
+    panic!("a line did not take {} to {} ns in {TRIES} tries; one way now: {} ns", range.0, range.1, one_way());
+}

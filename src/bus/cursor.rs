@@ -160,7 +160,7 @@ impl<T: Carried> Cursor<T> {
             // I7 of the rings.
             let gap = self.gap(shard, first);
             visit(Visit::Gap(gap));
-            return true;
+            return (true, End::Enough);
         }
         let end = self.reader.visit(shard, &mut self.next[shard], |item| visit(Visit::Event(item)));
         if self.next[shard] == before && end == End::Lapped {

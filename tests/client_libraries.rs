@@ -97,7 +97,7 @@ fn javascript_verbs_do_what_they_say() {
 
 #[test]
 fn javascript_misses_nothing_on_a_bad_network() {
-    node_test("cuts.test.mjs", 7);
+    node_test("cuts.test.mjs", 9);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn python_verbs_do_what_they_say() {
 
 #[test]
 fn python_misses_nothing_on_a_bad_network() {
-    python_test("test_cuts.py", 5);
+    python_test("test_cuts.py", 6);
 }
 
 #[test]

@@ -59,6 +59,35 @@ for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
   });
 }
 
+for (const transports of [['ws'], ['sse']]) {
+  test(`${transports}: with several shards, too, each stream comes whole and in order`, { timeout: 60_000 }, async (t) => {
+    const [EVENTS, STREAMS] = [1_000, 10];
+    const sharded = await Server.start('--bus-shards', '4');
+    const between = await Proxy.to(sharded);
+    const client = new Fanwire(between.url, { ...quick, transports });
+    t.after(async () => (client.close(), await between.close(), await sharded.stop()));
+    const all = client.subscribe('test.**');
+    await all.ready;
+    let came = 0;
+    const stop = unrest(between, 7, () => came);
+    const reading = (async () => {
+      const next = new Map();
+      for await (const item of all) {
+        const [n] = numbers([item]);
+        assert.equal(n, next.get(item.stream_id) ?? n % STREAMS, `${item.stream_id} of ${item.event_id}`);
+        next.set(item.stream_id, n + STREAMS);
+        if ((came += 1) === EVENTS) return next.size;
+      }
+    })();
+    for (let n = 0; n < EVENTS; n += 20) {
+      await sharded.publish(range(n, n + 20).map((n) => numbered(n, { stream_id: `s${n % STREAMS}` })));
+      await sleep(10);
+    }
+    assert.equal(await reading, STREAMS);
+    await stop();
+  });
+}
+
 test('cut before its first event, a client misses nothing', { timeout: 30_000 }, async (t) => {
   for (const transports of [['ws'], ['sse']]) {
     const client = new Fanwire(proxy.url, { ...quick, transports });

@@ -147,5 +147,43 @@ class Cuts(Case):
         self.assertEqual(caught.exception.code, "closed")
 
 
+class SeveralShards(Case):
+    options = ("--bus-shards", "4")
+
+    async def test_each_stream_comes_whole_and_in_order(self) -> None:
+        for transport in ("ws", "sse"):
+            with self.subTest(transport=transport):
+                await self.streams(transport)
+
+    async def streams(self, transport: str) -> None:
+        events, streams = 600, 10
+        client = self.client(transports=[transport])
+        everything = client.subscribe("test.**")
+        await everything.ready()
+        came = 0
+        next_of: dict[str, int] = {}
+
+        async def read() -> None:
+            nonlocal came
+            async for item in everything:
+                (n,) = numbers([item])
+                stream = item.stream_id
+                self.assertEqual(n, next_of.get(stream, n % streams), item)
+                next_of[stream] = n + streams
+                came += 1
+                if came == events:
+                    return
+
+        reading = asyncio.create_task(read())
+        trouble = asyncio.create_task(unrest(self.proxy, 7, lambda: came))
+        for n in range(0, events, 20):
+            await self.server.publish([numbered(n, stream_id=f"s{n % streams}") for n in range(n, n + 20)])
+            await asyncio.sleep(0.02)
+        await reading
+        trouble.cancel()
+        self.assertEqual(len(next_of), streams)
+        await client.close()
+
+
 if __name__ == "__main__":
     unittest.main()

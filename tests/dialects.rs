@@ -6,6 +6,8 @@ mod support;
 
 use std::time::Duration;
 
+use fanwire::sse::SseBridge;
+use fanwire::{Bus, Event, Filter};
 use serde_json::{Value, json};
 use support::wire::Wire;
 use support::ws::{BINARY, PING, PONG, TEXT, Ws};
@@ -74,6 +76,23 @@ fn agentos_filters_by_query_and_replays_only_when_asked() {
     let refused =
         http::exchange(server.addr, support::ws::upgrade_request("/ws/events?history=some", "").as_bytes());
     assert_eq!(refused.status, 400);
+}
+
+#[test]
+fn without_an_agentos_client_nothing_is_encoded_nor_kept() {
+    let server = Server::start();
+    let events = r#"[{"type":"task.started"},{"type":"task.completed"}]"#;
+    let count = |name: &str| server.metric(name).unwrap_or_default() as u64;
+    server.publish(events);
+    assert_eq!((count("fanwire_feed_encodings_total"), count("fanwire_feed_feeds")), (0, 0));
+    let mut client = open(&server, "/ws/events");
+    server.publish(events);
+    assert_eq!(client.message()["type"], "task.started");
+    assert_eq!((count("fanwire_feed_encodings_total"), count("fanwire_feed_feeds")), (2, 1));
+    drop(client);
+    support::eventually("it is cleaned up", || count("fanwire_feed_feeds") == 0);
+    server.publish(events);
+    assert_eq!(count("fanwire_feed_encodings_total"), 2, "and costs nothing more");
 }
 
 #[test]
@@ -230,6 +249,23 @@ fn a_client_of_the_native_subprotocol_speaks_it_wherever_it_comes() {
     assert_eq!(plain.ask(&json!({"type": "subscribe"}))["type"], "ack", "--dialect fcc is native there");
     let mut named = Ws::over(Wire::connect(server.addr), "/hive", "Sec-WebSocket-Protocol: fanwire.v1\r\n");
     assert_eq!(named.ask(&json!({"type": "ping"}))["type"], "pong");
+}
+
+#[test]
+fn a_bridge_on_a_bus_has_all_that_is_published_until_it_is_cleared() {
+    let (bus, bridge) = (Bus::new(), SseBridge::new(1000));
+    let wired = bus.on_sync(Filter::new(), bridge.create_subscriber());
+    for kind in ["workflow.started", "node.entered"] {
+        bus.publish(Event::builder(kind).source("demo").build().expect("valid"));
+    }
+    let names: Vec<_> = bridge.stream().iter().map(|text| text.lines().next().map(str::to_owned)).collect();
+    assert_eq!(names, [Some("event: workflow.started".to_owned()), Some("event: node.entered".to_owned())]);
+    assert_eq!(bridge.stream().len(), 2, "what is shown stays");
+    bridge.clear();
+    assert_eq!((bridge.buffer_size(), bridge.event_count()), (0, 2));
+    drop(wired);
+    bus.publish(Event::builder("node.exited").build().expect("valid"));
+    assert_eq!((bridge.buffer_size(), bridge.event_count()), (0, 2));
 }
 
 #[test]

@@ -284,6 +284,22 @@ mod tests {
     }
 
     #[test]
+    fn one_line_is_a_field_and_its_value() {
+        for (line, parsed) in [
+            ("event: workflow.started", Some(("event", "workflow.started"))),
+            ("data: {\"a\": \"b:c\"}", Some(("data", "{\"a\": \"b:c\"}"))),
+            ("id: 7-0-1", Some(("id", "7-0-1"))),
+            ("retry:3000", Some(("retry", "3000"))),
+            ("data:  two spaces", Some(("data", " two spaces"))),
+            ("data", Some(("data", ""))),
+            (": a comment", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_sse_line(line), parsed, "{line:?}");
+        }
+    }
+
+    #[test]
     fn the_examples_of_the_standard_read_as_it_says() {
         assert_eq!(parse("data: YHOO\ndata: +2\ndata: 10\n\n"), [event("message", "YHOO\n+2\n10", "")]);
         let text =

@@ -2,6 +2,8 @@
 //!
 //! Compiled under `cfg(fuzzing)` only.
 
+use std::sync::Arc;
+
 use super::connection::{Connection, Context};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
@@ -114,8 +116,9 @@ pub fn session(data: &[u8]) {
     let mut shared = Shared::new(small_bus(), ServerConfig::default(), 1);
     #[cfg(feature = "auth")]
     if cut & 1 == 1 {
-        shared.auth = auth("a secret of thirty-two bytes, or more");
+        shared.auth = Arc::new(auth("a secret of thirty-two bytes, or more"));
     }
+    let shared = Arc::new(shared);
     let (_, config) = shared.config();
     let mut rng = Rng::new(1);
     let mut inflater = Inflater::default();

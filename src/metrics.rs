@@ -177,7 +177,7 @@ impl Metrics {
         let families = [&self.connections_refused, &self.grants_ended, &self.shed, &self.faults];
         for (family, kinds) in families.into_iter().zip([&REFUSED[..], &ENDED, &SHED, &FAULTS]) {
             for kind in kinds {
-                family.get_or_create(&Kind { kind });
+                drop(family.get_or_create(&Kind { kind }));
             }
         }
         self

@@ -1,8 +1,9 @@
 //! Every counter of the server, once: name, unit, help, labels. `/metrics`, `/api/stats` and the page read these.
 //!
-//! Imports nothing of ours. Always: a counter only grows; a gauge is moved by whoever owns what it counts.
+//! Imports `sync`. Always: a counter only grows; a gauge is moved by whoever owns what it counts.
 
 mod autosdlc;
+mod histogram;
 
 use std::fmt;
 
@@ -48,6 +49,9 @@ pub(crate) struct Metrics {
     pub(crate) lag_events: Histogram,
     pub(crate) lag_seconds: Histogram,
     pub(crate) lag_bytes: Histogram,
+    pub(crate) delivery: histogram::Histogram,
+    pub(crate) turn: histogram::Histogram,
+    pub(crate) frame_bytes: histogram::Histogram,
     pub(crate) shed: Family<Kind, Counter>,
     pub(crate) gaps: Counter,
     pub(crate) written_bytes: Counter,
@@ -96,11 +100,28 @@ impl Default for Metrics {
             "Bytes that the worst laggards are behind, the kernel's part included, looked at once a second",
             1024.0,
         );
+        let mut quick = |name, help, first, factor, count, scale| {
+            let histogram = histogram::Histogram::new(first, factor, count, scale);
+            registry.register(name, help, histogram.clone());
+            histogram
+        };
+        let delivery = quick(
+            "feed_delivery_seconds",
+            "From when this node had an event to when it was written to a client that keeps up; of each batch, by its oldest event",
+            25,
+            2,
+            18,
+            1e6,
+        );
+        let turn =
+            quick("server_loop_turn_seconds", "How long the turns of the event loops take", 25, 2, 18, 1e6);
+        let frame_bytes = quick("feed_frame_bytes", "Sizes of the frames encoded", 64, 2, 16, 1.0);
         macro_rules! register {
             ($($name:ident: $label:literal, $help:literal;)*) => {{
                 $(let $name = Default::default(); registry.register($label, $help, Clone::clone(&$name));)*
                 let websocket = autosdlc::Websocket::default();
-                Self { $($name,)* lag_events, lag_seconds, lag_bytes, registry, websocket }
+                Self { $($name,)* lag_events, lag_seconds, lag_bytes, delivery, turn, frame_bytes, registry, websocket }
+                    .with_zeros()
             }};
         }
         register! {
@@ -145,7 +166,23 @@ impl Default for Metrics {
     }
 }
 
+/// Kinds that are shown before the first of them: a rate needs a zero to begin at.
+const REFUSED: [&str; 4] = ["draining", "too_many", "address", "no_descriptors"];
+const ENDED: [&str; 2] = ["token_expired", "token_revoked"];
+const SHED: [&str; 2] = ["feed_bytes", "connections"];
+const FAULTS: [&str; 3] = ["timeout", "heartbeat_missed", "invalid_event"];
+
 impl Metrics {
+    fn with_zeros(self) -> Self {
+        let families = [&self.connections_refused, &self.grants_ended, &self.shed, &self.faults];
+        for (family, kinds) in families.into_iter().zip([&REFUSED[..], &ENDED, &SHED, &FAULTS]) {
+            for kind in kinds {
+                drop(family.get_or_create(&Kind { kind }));
+            }
+        }
+        self
+    }
+
     /// The exposition in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();

@@ -298,3 +298,37 @@ fn health_is_asked_over_tls_where_the_server_speaks_it() {
     let _ = server.wait();
     assert_eq!(said.trim(), format!("https://{listen}/readyz: ready"));
 }
+
+#[test]
+fn every_metric_on_the_dashboard_is_one_that_the_server_has() {
+    let server = Server::start();
+    let exposed = support::http::get(server.addr, "/metrics");
+    let names: BTreeSet<&str> =
+        exposed.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    // A counter's samples, and a histogram's, have endings that its name has not.
+    let known: BTreeSet<String> = (names.iter().filter_map(|line| line.split_once(' ')))
+        .flat_map(|(name, kind)| match kind {
+            "counter" => vec![format!("{name}_total")],
+            "histogram" => ["_bucket", "_sum", "_count"].map(|ending| format!("{name}{ending}")).into(),
+            _ => vec![name.to_owned()],
+        })
+        .collect();
+    let dashboard: Value = serde_json::from_str(&shipped("grafana-dashboard.json")).expect("JSON");
+    let mut texts = vec![dashboard["templating"].to_string()];
+    let panels = dashboard["panels"].as_array().expect("panels");
+    texts.extend(panels.iter().map(|panel| panel["targets"].to_string()));
+    let mut found = BTreeSet::new();
+    for text in texts {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        for name in text.split(|c| !is_name(c)).filter(|word| word.starts_with("fanwire_")) {
+            assert!(known.contains(name), "{name} is no metric of the server");
+            found.insert(name.to_owned());
+        }
+    }
+    for histogram in
+        ["feed_delivery_seconds", "server_loop_turn_seconds", "feed_frame_bytes", "server_lag_seconds"]
+    {
+        assert!(found.contains(&format!("fanwire_{histogram}_bucket")), "{histogram} is not shown");
+    }
+    assert!(found.len() > 20, "{found:?}");
+}

@@ -149,6 +149,10 @@ fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Event, String> {
     if let Some(channel) = get("channel") {
         builder = builder.channel(channel);
     }
+    // The extension for distributed tracing.
+    if let Some(parent) = get("traceparent") {
+        builder = builder.trace(parent, get("tracestate"));
+    }
     match (get("entitykind"), get("entityid").or(get("subject"))) {
         (None, None) => {}
         (kind, id) => builder = builder.entity(kind.unwrap_or("subject"), id.unwrap_or_default()),

@@ -39,6 +39,10 @@ struct EventIn<'a> {
     entity: Option<EntityIn<'a>>,
     #[serde(borrow, default)]
     channel: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    tracestate: Option<Cow<'a, str>>,
     #[serde(borrow, alias = "data", default)]
     payload: Option<&'a RawValue>,
 }
@@ -119,6 +123,9 @@ pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
     }
     if let Some(channel) = &input.channel {
         builder = builder.channel(channel);
+    }
+    if let Some(parent) = &input.traceparent {
+        builder = builder.trace(parent, input.tracestate.as_deref());
     }
     if let Some(timestamp) = input.timestamp {
         builder = builder.timestamp(read_timestamp(timestamp.get()).ok_or(ReadError::Timestamp)?);
@@ -202,6 +209,14 @@ pub(crate) fn write_event(event: &Event, out: &mut String) {
     if let Some(channel) = event.channel() {
         out.push_str(r#","channel":"#);
         json::write_string(channel, out);
+    }
+    if let Some(parent) = event.trace_parent() {
+        out.push_str(r#","traceparent":"#);
+        json::write_string(parent, out);
+    }
+    if let Some(state) = event.trace_state() {
+        out.push_str(r#","tracestate":"#);
+        json::write_string(state, out);
     }
     out.push_str(r#","payload":"#);
     out.push_str(event.payload());

@@ -4,7 +4,9 @@
 use std::fmt;
 
 use super::json::{self, JsonError};
-use super::{Attribute, Body, Event, PAYLOAD, Span, Timestamp, pool};
+use super::{
+    Attribute, Body, Event, PARTS, PAYLOAD, Span, TRACE_PARENT, TRACE_STATE, Timestamp, pool, trace,
+};
 use crate::sync::Arc;
 
 /// The longest value of an attribute, in bytes.
@@ -61,7 +63,7 @@ fn has_control(value: &str) -> bool {
 pub struct EventBuilder {
     pooled: Option<Arc<Body>>,
     text: String,
-    spans: [Span; PAYLOAD + 1],
+    spans: [Span; PARTS],
     timestamp: Option<Timestamp>,
     error: Option<EventError>,
 }
@@ -87,7 +89,7 @@ impl EventBuilder {
         let builder = Self {
             pooled,
             text: text.unwrap_or_else(|| String::with_capacity(event_type.len() + 96)),
-            spans: [Span::default(); PAYLOAD + 1],
+            spans: [Span::default(); PARTS],
             timestamp: None,
             error: None,
         };
@@ -155,6 +157,20 @@ impl EventBuilder {
         self
     }
 
+    /// Sets the W3C's trace context: `traceparent`, and the `tracestate` that goes with it. What is none is left out, as
+    /// the recommendation has it.
+    pub fn trace(mut self, parent: &str, state: Option<&str>) -> Self {
+        if trace::is_parent(parent) {
+            let state = state.filter(|state| trace::is_state(state)).unwrap_or_default();
+            for (part, value) in [(TRACE_PARENT, parent), (TRACE_STATE, state)] {
+                let start = self.text.len();
+                self.text.push_str(value);
+                self.put(part, start);
+            }
+        }
+        self
+    }
+
     /// Sets the payload: JSON text (any value, nested at most 128 deep), kept without the white space between
     /// its parts. `{}` if never set.
     pub fn json(mut self, payload: impl AsRef<str>) -> Self {
@@ -182,8 +198,7 @@ impl EventBuilder {
             self.text.push_str("{}");
             self.put(PAYLOAD, start);
         }
-        let timestamp = self.timestamp.unwrap_or_else(Timestamp::now);
-        let body = Body::new(self.text, self.spans, timestamp);
+        let body = Body::new(self.text, self.spans, self.timestamp);
         Ok(match self.pooled {
             Some(pooled) => Event::from_pooled(pooled, body),
             None => Event::from_body(body),

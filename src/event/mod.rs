@@ -10,6 +10,7 @@ mod pool;
 mod position;
 pub(crate) mod signature;
 mod time;
+mod trace;
 
 use std::fmt;
 #[cfg(feature = "server")]
@@ -36,6 +37,13 @@ pub(crate) const ENCODINGS_MAX: usize = 10;
 
 /// The payload's place among an event's spans, after the attributes.
 const PAYLOAD: usize = Attribute::COUNT;
+
+/// The places of the trace context.
+const TRACE_PARENT: usize = PAYLOAD + 1;
+const TRACE_STATE: usize = PAYLOAD + 2;
+
+/// All parts of an event's text.
+const PARTS: usize = PAYLOAD + 3;
 
 /// A shard that no bus has: the event has not been published.
 const UNPUBLISHED: u32 = u32::MAX;
@@ -64,8 +72,11 @@ pub(crate) struct Body {
     sequence: AtomicU64,
     shard: AtomicU32,
     timestamp: Timestamp,
+    /// When this process made it: it is published at once, as a rule.
+    #[cfg(feature = "server")]
+    made: Timestamp,
     signature: Signature,
-    spans: [Span; PAYLOAD + 1],
+    spans: [Span; PARTS],
     text: String,
     #[cfg(feature = "server")]
     frames: OnceLock<Frames>,
@@ -78,7 +89,8 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    fn new(text: String, spans: [Span; PAYLOAD + 1], timestamp: Timestamp) -> Self {
+    fn new(text: String, spans: [Span; PARTS], timestamp: Option<Timestamp>) -> Self {
+        let made = Timestamp::now();
         let mut signature = Signature::default();
         for attribute in Attribute::ALL {
             let Span { start, end } = spans[attribute.index()];
@@ -88,7 +100,9 @@ impl Body {
             epoch: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
             shard: AtomicU32::new(UNPUBLISHED),
-            timestamp,
+            timestamp: timestamp.unwrap_or(made),
+            #[cfg(feature = "server")]
+            made,
             signature,
             spans,
             text,
@@ -261,15 +275,22 @@ impl Event {
         if Arc::strong_count(&self.0) == 1 && self.0.shard.load(Ordering::Relaxed) == UNPUBLISHED {
             return self;
         }
+        self.copied(self.0.text.clone(), self.0.spans)
+    }
+
+    /// Another event like this one, but for its parts.
+    fn copied(&self, text: String, spans: [Span; PARTS]) -> Self {
         let body = &*self.0;
         Self::from_body(Body {
             epoch: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
             shard: AtomicU32::new(UNPUBLISHED),
             timestamp: body.timestamp,
+            #[cfg(feature = "server")]
+            made: Timestamp::now(),
             signature: body.signature,
-            spans: body.spans,
-            text: body.text.clone(),
+            spans,
+            text,
             #[cfg(feature = "server")]
             frames: OnceLock::new(),
             #[cfg(feature = "server")]
@@ -277,6 +298,41 @@ impl Event {
             #[cfg(feature = "server")]
             position: OnceLock::new(),
         })
+    }
+
+    /// The `traceparent` of the W3C's Trace Context that it carries.
+    pub fn trace_parent(&self) -> Option<&str> {
+        Some(self.part(TRACE_PARENT)).filter(|parent| !parent.is_empty())
+    }
+
+    /// The `tracestate` that goes with it.
+    pub fn trace_state(&self) -> Option<&str> {
+        Some(self.part(TRACE_STATE)).filter(|state| !state.is_empty())
+    }
+
+    /// The event with this trace context, if that is one and it has none of its own.
+    #[cfg(feature = "server")]
+    pub(crate) fn traced(self, parent: &str, state: Option<&str>) -> Self {
+        if self.trace_parent().is_some() || !trace::is_parent(parent) {
+            return self;
+        }
+        let mut text = self.0.text.clone();
+        let mut spans = self.0.spans;
+        let state = state.filter(|state| trace::is_state(state)).unwrap_or_default();
+        for (place, value) in [(TRACE_PARENT, parent), (TRACE_STATE, state)] {
+            let start = text.len();
+            text.push_str(value);
+            // An event of 4 GiB has no room for it, and goes without.
+            let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(text.len())) else { return self };
+            spans[place] = Span { start, end };
+        }
+        self.copied(text, spans)
+    }
+
+    /// When this process made it.
+    #[cfg(feature = "server")]
+    pub(crate) fn made(&self) -> Timestamp {
+        self.0.made
     }
 
     /// Gives the event its place. For the publisher that holds the only handle (see

@@ -453,7 +453,9 @@ impl Fanout {
 fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
     let make = |event: &Event| {
         metrics.encodings.inc();
-        encoding.encode(event, event.position())
+        let frame = encoding.encode(event, event.position());
+        metrics.frame_bytes.observe(frame.len() as u64, 1);
+        frame
     };
     event.frame(encoding.slot(), make).clone()
 }

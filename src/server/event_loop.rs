@@ -179,6 +179,7 @@ impl EventLoop {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
+            let begun = Instant::now();
             self.core.wake(self.tick(), Timestamp::now());
             for event in &events {
                 match event.token() {
@@ -200,6 +201,7 @@ impl EventLoop {
             }
             self.accept();
             self.core.turn();
+            self.shared.metrics.turn.observe(begun.elapsed().as_micros() as u64, 1);
             if let Some(limit) = self.shared.drain_time() {
                 if deadline.is_none() {
                     deadline = Some(Instant::now() + self.core.config().drain_window + limit);

@@ -269,7 +269,10 @@ impl Answer<'_, '_> {
         let headers = [
             ("Allow", allowed),
             ("Access-Control-Allow-Methods", allowed),
-            ("Access-Control-Allow-Headers", "Content-Type, Last-Event-ID, Authorization"),
+            (
+                "Access-Control-Allow-Headers",
+                "Content-Type, Last-Event-ID, Authorization, Traceparent, Tracestate",
+            ),
             ("Access-Control-Max-Age", "86400"),
         ];
         let shown = if self.cors.len() > 1 { headers.len() } else { 1 };
@@ -452,6 +455,14 @@ impl Answer<'_, '_> {
             Err(fault) => {
                 self.cx.shared.metrics.fault(fault.label);
                 return self.json(400, &json!({ "error": fault.error, "line": fault.line }));
+            }
+        };
+        // The request's trace is that of its events, but of those that have one of their own.
+        let events: Vec<Event> = match self.request.header("traceparent") {
+            None => events,
+            Some(parent) => {
+                let state = self.request.header("tracestate");
+                events.into_iter().map(|event| event.traced(parent, state)).collect()
             }
         };
         let beyond = grant.iter().find_map(|grant| {

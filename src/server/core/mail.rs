@@ -53,6 +53,20 @@ impl Mailbox {
     }
 }
 
+/// Logs what belongs to a trace, by which such a line is found again.
+fn log(events: &[Event]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for event in events {
+        if let Some(parent) = event.trace_parent() {
+            // Their places are fixed: it was checked.
+            let (trace_id, span_id) = (&parent[3..35], &parent[36..52]);
+            tracing::debug!(trace_id, span_id, event_type = event.event_type(), "published");
+        }
+    }
+}
+
 impl<S: Socket> Core<S> {
     /// How another thread wakes the loop for an answer that it left.
     pub(crate) fn on_mail(&self, waker: Callback) {
@@ -61,6 +75,7 @@ impl<S: Socket> Core<S> {
 
     /// Publishes what a client sent, on the bus or through the engine, and answers it.
     pub(super) fn publish(&mut self, slot: usize, events: Vec<Event>, answer: Answer) {
+        log(&events);
         if self.shared.is_handed_over() {
             // Nobody reads this bus any more.
             if let Some(answer) = (answer.0)(Err(Refused::Closed)) {

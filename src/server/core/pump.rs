@@ -43,8 +43,10 @@ impl<S: Socket> Core<S> {
             let now = self.now;
             let snapshot = &mut self.snapshot;
             let continuity = &mut self.continuity;
+            let mut oldest = None;
             let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
                 ReaderItem::Event(event) => {
+                    oldest.get_or_insert_with(|| event.made());
                     if let Some(gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
                         fanout.append_gap(&gap);
                     }
@@ -80,7 +82,11 @@ impl<S: Socket> Core<S> {
             // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
             // it was published.
             self.end_grants();
-            self.flush_dirty();
+            let written = self.flush_dirty();
+            if let Some(oldest) = oldest.filter(|_| written > 0) {
+                let passed = (Timestamp::now().0 - oldest.0).max(0) as u64;
+                self.shared.metrics.delivery.observe(passed, written);
+            }
             if !self.more_events {
                 break;
             }
@@ -100,7 +106,9 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    fn flush_dirty(&mut self) {
+    /// Writes what the feeds have to their members; how many events that were.
+    fn flush_dirty(&mut self) -> u64 {
+        let before = self.tally.events;
         let mut dirty = std::mem::take(&mut self.dirty);
         self.fanout.take_dirty(&mut dirty);
         for feed in dirty.drain(..) {
@@ -152,7 +160,9 @@ impl<S: Socket> Core<S> {
                 self.close_lagged(slot);
             }
         }
+        let written = self.tally.events.saturating_sub(before);
         self.count();
+        written
     }
 
     pub(super) fn count(&mut self) {

@@ -1,0 +1,89 @@
+//! Histograms that many threads fill for the price of some additions, one call for many observations.
+//!
+//! Imports `sync`. Always: what is observed is a whole number of a small unit; the exposition has it in the base unit,
+//! as Prometheus wants it. Readers may see an observation in one bucket and not yet in the sum.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+#[derive(Debug)]
+struct Inner {
+    /// The most that each bucket but the last takes, in the small unit.
+    bounds: Box<[u64]>,
+    /// One more than there are bounds.
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+    /// Small units in a base unit.
+    scale: f64,
+}
+
+/// Counts observations in buckets. Clones are the same histogram.
+#[derive(Clone, Debug)]
+pub(crate) struct Histogram(Arc<Inner>);
+
+impl Histogram {
+    /// Buckets up to `first`, then each `factor` times as wide, `count` in all and one for the rest; `scale` of the
+    /// small units are one base unit.
+    pub(super) fn new(first: u64, factor: u64, count: u32, scale: f64) -> Self {
+        let bounds: Box<[u64]> = (0..count).map(|nth| first * factor.pow(nth)).collect();
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self(Arc::new(Inner { bounds, counts, sum: AtomicU64::new(0), scale }))
+    }
+
+    /// Takes note of a value, seen so many times.
+    pub(crate) fn observe(&self, value: u64, times: u64) {
+        let Inner { bounds, counts, sum, .. } = &*self.0;
+        let bucket = bounds.partition_point(|bound| *bound < value);
+        // Relaxed, and so where they are read: counts on their own.
+        counts[bucket].fetch_add(times, Ordering::Relaxed);
+        sum.fetch_add(value.saturating_mul(times), Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let Inner { bounds, counts, sum, scale } = &*self.0;
+        let bounds = bounds.iter().map(|bound| *bound as f64 / scale).chain([f64::INFINITY]);
+        let counts = counts.iter().map(|count| count.load(Ordering::Relaxed));
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = sum.load(Ordering::Relaxed) as f64 / scale;
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_observed_is_in_its_bucket_and_in_the_sum() {
+        let histogram = Histogram::new(10, 4, 3, 1e6);
+        for (value, times) in [(0, 1), (10, 2), (11, 3), (160, 4), (161, 5)] {
+            histogram.observe(value, times);
+        }
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register("h", "H", histogram);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode_registry(&mut text, &registry).expect("a string takes all");
+        for line in [
+            "h_sum 0.001498",
+            "h_count 15",
+            "h_bucket{le=\"1e-5\"} 3",
+            "h_bucket{le=\"4e-5\"} 6",
+            "h_bucket{le=\"0.00016\"} 10",
+            "h_bucket{le=\"+Inf\"} 15",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+}

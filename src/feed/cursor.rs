@@ -147,12 +147,9 @@ impl Backlog {
         self.partial.is_empty() && self.direct.is_empty()
     }
 
-    /// The words for what was missed behind the last event.
-    fn gap(&self, missed: Option<u64>, to: Option<EventId>, encoding: Encoding, ring: &impl Ring) -> Bytes {
-        let from = self.last.and_then(|id| ring.resume_behind(id));
-        let recoverable = from.is_some();
-        let from = from.or(self.last.map(Since::Event));
-        encoding.gap(&GapNotice { missed, from, to, recoverable, at: ring.now() })
+    /// The last event before a place among its own bytes: written, begun or waiting there.
+    fn last_before(&self, behind: usize) -> Option<EventId> {
+        self.direct.range(..behind).rev().find_map(|direct| direct.last).or(self.last)
     }
 
     fn push(&mut self, direct: Direct) {
@@ -359,9 +356,12 @@ impl Cursor {
         }
     }
 
-    /// For a blocked member that drops its newest: keeps what fits its limits, and counts what does not.
+    /// For a member that drops its newest and can't be written to now: keeps what fits its limits, and counts what does
+    /// not.
     pub(crate) fn hold(&mut self, fanout: &Fanout, tally: &mut Tally) {
-        let Some(membership) = self.membership.filter(|_| self.cut == Cut::DropNewest) else { return };
+        // Behind a replay it holds nothing: the past comes first, and is not there yet.
+        let holds = self.cut == Cut::DropNewest && !self.waits;
+        let Some(membership) = self.membership.filter(|_| holds) else { return };
         let (feed, limits) = (fanout.feed(membership.feed), fanout.limits());
         let next = self.next;
         let backlog = self.backlog(Some(feed));
@@ -422,6 +422,10 @@ impl Cursor {
         if self.next >= feed.base {
             return;
         }
+        if self.cut == Cut::DropNewest {
+            // What waited before is its own already (see `hold`); what the feed has is newer than what is gone.
+            return self.lose_newest(feed, tally);
+        }
         if feed.is_thin() {
             // Of what was trimmed within one batch nobody knows how much should never have been left out.
             let is_unknown = !self.set_conflates(feed) && feed.whole_before_base > 0;
@@ -459,14 +463,30 @@ impl Cursor {
 
     fn tell_gap(&mut self, missed: Option<u64>, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
         let next = self.next;
-        let gap = self.backlog.get_or_insert_default().gap(missed, feed.trimmed, feed.encoding, ring);
-        let direct = self.own(next, gap);
         let backlog = self.backlog.get_or_insert_default();
-        backlog.last = feed.trimmed;
-        backlog.direct_bytes += direct.bytes.len();
         let behind = backlog.direct.partition_point(|direct| direct.place <= next);
+        let from = backlog.last_before(behind);
+        let direct = self.gap(next, missed, (from, feed.trimmed), feed.encoding, ring);
+        let backlog = self.backlog.get_or_insert_default();
+        backlog.direct_bytes += direct.bytes.len();
         backlog.direct.insert(behind, direct);
         tally.gaps += 1;
+    }
+
+    /// The words for what was missed between two events, at this place.
+    fn gap(
+        &self,
+        place: u64,
+        missed: Option<u64>,
+        (from, to): (Option<EventId>, Option<EventId>),
+        encoding: Encoding,
+        ring: &impl Ring,
+    ) -> Direct {
+        let resume = from.and_then(|id| ring.resume_behind(id));
+        let recoverable = resume.is_some();
+        let from = resume.or(from.map(Since::Event));
+        let gap = encoding.gap(&GapNotice { missed, from, to, recoverable, at: ring.now() });
+        Direct { last: to, ..self.own(place, gap) }
     }
 
     /// Tells what was dropped while it was full, when all that waited before is written.
@@ -481,11 +501,8 @@ impl Cursor {
         let Some(backlog) = &mut self.backlog else { return };
         let lost = std::mem::take(&mut backlog.lost_newest);
         let is_known = !std::mem::take(&mut backlog.lost_a_gap);
-        let lost_to = backlog.lost_to.take();
-        let last = backlog.direct.iter().rev().find_map(|direct| direct.last);
-        backlog.last = last.or(backlog.last);
-        let gap = backlog.gap(is_known.then_some(lost), lost_to, encoding, ring);
-        let direct = Direct { last: lost_to, ..self.own(0, gap) };
+        let edges = (backlog.last_before(backlog.direct.len()), backlog.lost_to.take());
+        let direct = self.gap(0, is_known.then_some(lost), edges, encoding, ring);
         self.backlog.get_or_insert_default().push(direct);
         tally.gaps += 1;
     }
@@ -547,10 +564,10 @@ impl Cursor {
         let feed = self.membership.map(|m| fanout.feed(m.feed));
         let mut left = budget;
         loop {
-            self.tell_lost_newest(feed, tally, ring);
             if let Some(feed) = feed.filter(|_| !self.waits) {
                 self.skip_what_is_gone(feed, tally, ring);
             }
+            self.tell_lost_newest(feed, tally, ring);
             let (wanted, written) = {
                 let slices = self.owed(feed, left);
                 if slices.is_empty() {

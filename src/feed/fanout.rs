@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::press::Press;
 use super::thin::{KeyRule, Sampled, Thinning};
-use super::{Compression, Feed, FeedLimits, Fresh, GAP};
+use super::{Compression, Feed, FeedLimits, GAP};
 use crate::catalogue::autosdlc::event_type;
 use crate::dialect::{Dialect, Encoding, GapNotice};
 use crate::event::{Event, EventId, Position, Timestamp};
@@ -310,11 +310,11 @@ impl Fanout {
             let Some(thin) = &mut feed.thin else { continue };
             self.metrics.events_matched.inc();
             self.books.matched += members;
-            let first = match thin.least {
-                Thinning::None => feed.append(frame, id, 0),
-                Thinning::Conflate => feed.append(frame, id, self.key_rule.key(event)),
+            let (frame, id, event_key) = match thin.least {
+                Thinning::None => (frame, id, 0),
+                Thinning::Conflate => (frame, id, self.key_rule.key(event)),
                 Thinning::Sample(interval) => match thin.samplers.take(interval, now, frame, id) {
-                    Sampled::Now(frame, id) => feed.append(frame, id, 0),
+                    Sampled::Now(frame, id) => (frame, id, 0),
                     Sampled::Waits => {
                         if !self.sampling.contains(&key) {
                             self.sampling.push(key);
@@ -327,7 +327,10 @@ impl Fanout {
                     }
                 },
             };
-            if first {
+            // What waits is older, and would come behind it: so it goes early.
+            let older = thin.samplers.release_shard(id.shard, now);
+            let was_clean = feed.append_samples(older);
+            if feed.append(frame, id, event_key) || was_clean {
                 self.dirty.push(key);
             }
         }
@@ -340,13 +343,12 @@ impl Fanout {
         sampling.retain(|&key| {
             let feed = &mut feeds[key as usize];
             let Some(thin) = &mut feed.thin else { return false };
-            let fresh = &mut feed.fresh;
-            let was_clean = fresh.is_empty();
-            thin.samplers.release(now, |(frame, ready), id| fresh.push(Fresh { frame, id, key: 0, ready }));
-            if was_clean && !fresh.is_empty() {
+            let released = thin.samplers.release(now);
+            let waits = thin.samplers.waiting() > 0;
+            if feed.append_samples(released) {
                 dirty.push(key);
             }
-            thin.samplers.waiting() > 0
+            waits
         });
     }
 
@@ -354,10 +356,8 @@ impl Fanout {
     pub(crate) fn release_samples_of(&mut self, key: FeedKey) {
         let feed = &mut self.feeds[key as usize];
         let Some(thin) = &mut feed.thin else { return };
-        let fresh = &mut feed.fresh;
-        let was_clean = fresh.is_empty();
-        thin.samplers.release_all(|(frame, ready), id| fresh.push(Fresh { frame, id, key: 0, ready }));
-        if was_clean && !fresh.is_empty() {
+        let released = thin.samplers.release_all(self.press.now);
+        if feed.append_samples(released) {
             self.dirty.push(key);
         }
     }
@@ -411,7 +411,9 @@ impl Fanout {
             let frame = feed.encoding.gap(gap);
             // It has a place in the feed, so it has one in the books.
             self.books.matched += feed.members.len() as u64;
-            if feed.append((feed.compression.own(frame), true), id, GAP) {
+            let before = feed.thin.as_mut().map(|thin| thin.samplers.release_all(self.press.now));
+            let was_clean = feed.append_samples(before.unwrap_or_default());
+            if feed.append((feed.compression.own(frame), true), id, GAP) || was_clean {
                 self.dirty.push(key as FeedKey);
             }
         }

@@ -24,7 +24,7 @@ use crate::event::EventId;
 use crate::filter::ClassId;
 use press::{Press, Shape, Shared, Step};
 use run::{Pressed, Run};
-use thin::{Latest, Samplers};
+use thin::{Latest, Released, Samplers};
 
 pub(crate) use cursor::saved::{Interest, SavedCursor};
 pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Tally};
@@ -131,6 +131,15 @@ impl Feed {
     fn append(&mut self, (frame, ready): (Bytes, bool), id: EventId, key: u64) -> bool {
         self.fresh.push(Fresh { frame, id, key, ready });
         self.fresh.len() == 1
+    }
+
+    /// Takes samples that waited; true where they are the first since the last seal.
+    fn append_samples(&mut self, samples: Released) -> bool {
+        let was_clean = self.fresh.is_empty();
+        for ((frame, ready), id) in samples {
+            self.fresh.push(Fresh { frame, id, key: 0, ready });
+        }
+        was_clean && !self.fresh.is_empty()
     }
 
     fn seal(&mut self, limits: &FeedLimits, press: &mut Press) {

@@ -37,7 +37,22 @@ impl Snapshot {
 
     /// The events that are still the latest of their keys among those numbered `from..=to`, oldest first.
     pub(crate) fn range(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Event)> {
-        // An empty range must not be the wrong way round.
-        self.latest.range(from.min(to + 1)..=to)
+        // An empty range must not be the wrong way round, as `1..=0` is.
+        self.latest.range(from.min(to + 1)..to + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who asks before there is anything, and is answered when there is, gets nothing of it: it is live.
+    #[test]
+    fn what_came_since_an_empty_snapshot_is_not_in_it() {
+        let mut snapshot = Snapshot::new(KeyRule::default(), 10);
+        snapshot.put(&Event::builder("a").build().expect("an event"));
+        assert_eq!(snapshot.range(1, 0).count(), 0);
+        assert_eq!(snapshot.range(2, 1).count(), 0);
+        assert_eq!(snapshot.range(1, 1).count(), 1);
     }
 }

@@ -389,6 +389,31 @@ fn a_sample_has_its_rate_and_its_last_event_always_comes() {
 }
 
 #[test]
+fn a_sample_that_waits_goes_before_what_is_newer() {
+    let mut world = World::new(100);
+    let rates = [wish("type=a", Thinning::Sample(100_000)), wish("type=b", Thinning::Sample(40_000))];
+    let wishes = [rates[0].clone(), rates[1].clone(), wish("type=c", Thinning::None)];
+    let mut cursor = world.join_as(&wishes, Cut::DropOldest, 0);
+    let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+    // The first of each goes at once, the second waits. The slower one's is older than the quicker one's, whose time
+    // comes first; and at last both are older than an event of which nothing is left out.
+    for (millisecond, kind) in
+        [(0, "a"), (1, "b"), (2, "a"), (3, "b"), (43, ""), (44, "b"), (45, "a"), (46, "c")]
+    {
+        world.now = Timestamp(millisecond * 1000);
+        world.fanout.release_samples(world.now);
+        if !kind.is_empty() {
+            world.publish(kind);
+        }
+        world.seal();
+        world.pass(&mut cursor, &mut pipe);
+        assert_eq!(world.difference(&[&cursor]), 0);
+    }
+    assert_eq!(read(&pipe), [0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(world.fanout.samples_waiting(), 0);
+}
+
+#[test]
 fn of_two_subscriptions_that_match_the_one_that_leaves_out_less_counts() {
     let mut world = World::new(100);
     let wishes = [wish("", Thinning::Conflate), wish("type=b", Thinning::None)];
@@ -429,7 +454,7 @@ proptest::proptest! {
     /// come in order and once, and a gap or a later event of the key stands for each that did not come.
     #[test]
     fn the_books_balance_under_every_policy(
-        policy in 0usize..6,
+        policy in 0usize..7,
         keys in 1usize..6,
         steps in proptest::collection::vec((0u8..7, 0usize..200), 1..150),
     ) {
@@ -440,6 +465,15 @@ proptest::proptest! {
             2 => (vec![wish("", Thinning::Conflate)], Cut::DropOldest),
             3 => (vec![wish("", Thinning::Sample(50_000))], Cut::DropOldest),
             4 => (vec![wish("", Thinning::Conflate), wish("type=a", Thinning::None)], Cut::DropOldest),
+            5 => (
+                vec![
+                    wish("type=a", Thinning::Sample(50_000)),
+                    wish("type=b", Thinning::Sample(9_000)),
+                    wish("type=c", Thinning::Conflate),
+                    wish("type=d", Thinning::None),
+                ],
+                Cut::DropOldest,
+            ),
             _ => (vec![wish("", Thinning::Conflate), wish("type=b", Thinning::Sample(9_000))], Cut::DropNewest),
         };
         let mut cursor = world.join_as(&wishes, cut, 0);

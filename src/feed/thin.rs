@@ -144,6 +144,9 @@ impl<V> Latest<V> {
 /// A frame, and whether it is sent as it is.
 type Sample = (Bytes, bool);
 
+/// Samples that go, in their order.
+pub(super) type Released = SmallVec<[(Sample, EventId); 2]>;
+
 /// One rate of a feed.
 #[derive(Debug)]
 struct Sampler {
@@ -193,24 +196,36 @@ impl Samplers {
         }
     }
 
-    /// What waited and whose time has come; later, when there is to be another look.
-    pub(super) fn release(&mut self, now: Timestamp, mut take: impl FnMut(Sample, EventId)) {
-        for sampler in &mut self.0 {
-            if sampler.is_due(now)
-                && let Some((frame, id)) = sampler.held.take()
-            {
-                sampler.due = now.0 + i64::from(sampler.interval);
-                take(frame, id);
-            }
-        }
+    /// What waits and whose time has come, the oldest first; with it what is older of the same shard, for a client
+    /// sees a shard's events in order.
+    pub(super) fn release(&mut self, now: Timestamp) -> Released {
+        let due: SmallVec<[EventId; 2]> = (self.0.iter())
+            .filter(|sampler| sampler.is_due(now))
+            .filter_map(|sampler| sampler.held.as_ref().map(|(_, id)| *id))
+            .collect();
+        self.let_go(now, |id| due.iter().any(|due| due.shard == id.shard && id.sequence <= due.sequence))
     }
 
-    /// All that waited, the oldest first.
-    pub(super) fn release_all(&mut self, mut take: impl FnMut(Sample, EventId)) {
-        let mut held: SmallVec<[_; 2]> =
-            self.0.iter_mut().filter_map(|sampler| sampler.held.take()).collect();
-        held.sort_by_key(|(_, id)| id.sequence);
-        held.into_iter().for_each(|(frame, id)| take(frame, id));
+    /// What waits of this shard, the oldest first: something newer of it is about to be appended.
+    pub(super) fn release_shard(&mut self, shard: u16, now: Timestamp) -> Released {
+        self.let_go(now, |id| id.shard == shard)
+    }
+
+    /// All that waits, the oldest first.
+    pub(super) fn release_all(&mut self, now: Timestamp) -> Released {
+        self.let_go(now, |_| true)
+    }
+
+    fn let_go(&mut self, now: Timestamp, is_meant: impl Fn(&EventId) -> bool) -> Released {
+        let mut released = Released::new();
+        for sampler in &mut self.0 {
+            if sampler.held.as_ref().is_some_and(|(_, id)| is_meant(id)) {
+                sampler.due = now.0 + i64::from(sampler.interval);
+                released.extend(sampler.held.take());
+            }
+        }
+        released.sort_by_key(|(_, id)| id.sequence);
+        released
     }
 
     /// How many wait.

@@ -457,7 +457,10 @@ impl<S: Socket> Core<S> {
                 }
             }
             Flushed::Blocked => self.block(slot),
-            Flushed::Budget => self.queue(slot),
+            Flushed::Budget => {
+                conn.cursor.hold(&self.fanout, &mut self.tally);
+                self.queue(slot);
+            }
             Flushed::Lagged => return self.close_lagged(slot),
             Flushed::Failed => {
                 self.remove(slot);

@@ -140,6 +140,7 @@ impl<S: Socket> Core<S> {
                         all_done = false;
                     }
                     Flushed::Budget => {
+                        conn.cursor.hold(&self.fanout, &mut self.tally);
                         self.queue(slot);
                         all_done = false;
                     }

@@ -255,7 +255,7 @@ impl<S: Socket> Core<S> {
 }
 
 /// What a loop has, as tests look at it.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[derive(Debug)]
 pub(crate) struct Audit {
     /// What the ledger is out by.
@@ -265,11 +265,11 @@ pub(crate) struct Audit {
     pub(crate) held_bytes: usize,
     pub(crate) connections: usize,
     pub(crate) feeds: usize,
-    /// Events taken from the bus.
-    pub(crate) events_read: u64,
+    /// Events taken from each shard of the bus.
+    pub(crate) events_read: Box<[u64]>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl<S: Socket> Core<S> {
     pub(crate) fn audit(&self) -> Audit {
         let ledger = self.ledger();
@@ -281,7 +281,7 @@ impl<S: Socket> Core<S> {
             held_bytes: self.fanout.bytes() + own,
             connections: self.conns.len(),
             feeds: self.shared.metrics.feeds.get() as usize,
-            events_read: (0..self.shared.bus.shards() as u16).map(|s| self.reader.position(s)).sum(),
+            events_read: (0..self.shared.bus.shards() as u16).map(|s| self.reader.position(s)).collect(),
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Imports the event's id. Always: an event is looked up by its id, wanted by a plain `match`, and counted one
 //! by one: nothing here is the server's.
 
+use std::rc::Rc;
+
 use crate::event::EventId;
 
 pub(super) const KINDS: [&str; 3] = ["a.b", "a.c", "b.x"];
@@ -88,10 +90,6 @@ impl Interest {
         wanting.map(|(_, policy)| *policy).min_by_key(order)
     }
 
-    pub(super) fn samples(&self) -> bool {
-        self.0.iter().any(|(_, policy)| matches!(policy, Policy::Sample(_)))
-    }
-
     pub(super) fn is_thin(&self) -> bool {
         self.0.iter().any(|(_, policy)| policy.is_thin())
     }
@@ -119,13 +117,26 @@ pub(super) enum Seen {
         to: Option<EventId>,
         recoverable: bool,
     },
-    /// From here on it wants something else. The bus was between `low` and `high` when the server took note.
+    /// From here on it wants something else. The bus was between `low` and `high` when the server took note; with
+    /// several shards its reader was at `cursors` in them, which need not be all that came first.
     Change {
         interest: Interest,
         from: Option<(From, Interest)>,
+        cursors: Rc<[u64]>,
         low: u64,
         high: u64,
     },
+}
+
+/// How many of the events were counted before each place.
+#[derive(Debug)]
+pub(super) struct Sums(Vec<u64>);
+
+impl Sums {
+    /// How many are among `from..to`.
+    pub(super) fn between(&self, from: u64, to: u64) -> u64 {
+        self.0[to.max(from) as usize] - self.0[from as usize]
+    }
 }
 
 /// All that was published.
@@ -161,18 +172,17 @@ impl Log {
         &self.entries[number as usize]
     }
 
-    /// How many of `from..to` are wanted and not excused.
-    pub(super) fn count(
-        &self,
-        wants: impl Fn(&Entry) -> bool,
-        from: u64,
-        to: u64,
-        excused: &[(u64, u64)],
-    ) -> u64 {
-        (from..to.max(from))
-            .filter(|n| !excused.iter().any(|(from, to)| (from..to).contains(&n)))
-            .filter(|n| wants(self.entry(*n)))
-            .count() as u64
+    /// Counts those that are wanted and not excused.
+    pub(super) fn sums(&self, wants: impl Fn(&Entry) -> bool, excused: &[(u64, u64)]) -> Sums {
+        let mut sums = Vec::with_capacity(self.entries.len() + 1);
+        let mut sum = 0;
+        sums.push(0);
+        for (entry, n) in self.entries.iter().zip(0..) {
+            let is_due = wants(entry) && !excused.iter().any(|(from, to)| (*from..*to).contains(&n));
+            sum += u64::from(is_due);
+            sums.push(sum);
+        }
+        Sums(sums)
     }
 
     pub(super) fn place(&self, id: Option<EventId>) -> Option<u64> {

@@ -3,7 +3,10 @@
 //!
 //! Imports its siblings. Always: what is wrong is said with the numbers of the events.
 
-use super::books::{Entry, From, Interest, Log, Seen};
+use std::collections::{BTreeMap, HashSet};
+use std::rc::Rc;
+
+use super::books::{Entry, From, Interest, Log, Policy, Seen};
 
 type Checked = Result<(), String>;
 
@@ -37,8 +40,7 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
                     return Err(format!("event {n} was not asked for: {entry:?}, {interest:?}"));
                 }
                 let last = &mut last[usize::from(entry.id.shard)];
-                // A sample comes when its time has come, whatever else came before.
-                if last.is_some_and(|last| last > *n) && !interest.samples() {
+                if last.is_some_and(|last| last > *n) {
                     return Err(format!("event {n} came behind {last:?}"));
                 }
                 *last = (*last).max(Some(*n));
@@ -63,24 +65,30 @@ fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     }
     let (mut had, mut least, mut most) = (0, 0, 0);
     let mut interest = &Interest::default();
-    let mut since = (0, 0);
+    // Where the last change was at the least, in each shard, and at the most, in all.
+    let (mut since, mut before) = (Rc::from(vec![0; log.by_shard.len()]), 0);
+    let mut add = |interest: &Interest, (since, before): (&[u64], u64), (cursors, high): (&[u64], u64)| {
+        for (entry, n) in log.entries.iter().zip(0..high).filter(|(entry, _)| interest.wants(entry)) {
+            let (shard, sequence) = (usize::from(entry.id.shard), entry.id.sequence);
+            least += u64::from(n >= before && sequence < cursors[shard]);
+            most += u64::from(sequence >= since[shard]);
+        }
+    };
     for item in seen {
         match item {
             Seen::Event(_) => had += 1,
             Seen::Gap { missed: Some(missed), .. } => had += missed,
             Seen::Gap { missed: None, .. } | Seen::Change { from: Some(_), .. } => return Ok(()),
-            Seen::Change { interest: new, low, high, .. } => {
-                least += log.count(|e| interest.wants(e), since.1, *low, &[]);
-                most += log.count(|e| interest.wants(e), since.0, *high, &[]);
-                (interest, since) = (new, (*low, *high));
+            Seen::Change { interest: new, cursors, high, .. } => {
+                add(interest, (&since, before), (cursors, *high));
+                (interest, since, before) = (new, Rc::clone(cursors), *high);
             }
         }
         if interest.is_thin() {
             return Ok(());
         }
     }
-    least += log.count(|e| interest.wants(e), since.1, log.len(), &[]);
-    most += log.count(|e| interest.wants(e), since.0, log.len(), &[]);
+    add(interest, (&since, before), (&vec![u64::MAX; log.by_shard.len()], log.len()));
     if (least..=most).contains(&had) {
         return Ok(());
     }
@@ -95,7 +103,7 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
     while let Some(item) = seen.get(at) {
         at += 1;
         live.push(item.clone());
-        let Seen::Change { interest, from: Some((from, except)), low, high } = item else { continue };
+        let Seen::Change { interest, from: Some((from, except)), low, high, .. } = item else { continue };
         if matches!(from, From::Unknown) || (matches!(from, From::After(_)) && except.0.is_empty()) {
             continue;
         }
@@ -126,7 +134,7 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
         let oldest = low.saturating_sub(log.capacity);
         match from {
             From::After(id) => {
-                let due = log.count(wants, id + 1, *low, &excused);
+                let due = log.sums(wants, &excused).between(id + 1, *low);
                 let got = replayed.iter().filter(|n| !excused.iter().any(|r| (r.0..r.1).contains(n))).count();
                 if goes_on && due != got as u64 {
                     return Err(format!("behind {id} and before {low}: {got} replayed of {due}"));
@@ -136,7 +144,7 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
                 if replayed.len() as u64 + missed > *count as u64 {
                     return Err(format!("{} replayed and {missed} missed of {count}", replayed.len()));
                 }
-                let due = log.count(wants, oldest, *low, &[]).min(*count as u64);
+                let due = log.sums(wants, &[]).between(oldest, *low).min(*count as u64);
                 if goes_on && replayed.len() as u64 + missed != due {
                     return Err(format!("{} replayed and {missed} missed of {due}", replayed.len()));
                 }
@@ -164,21 +172,28 @@ fn latest_came(seen: &[Seen], log: &Log) -> Checked {
     if !interest.is_thin() || told.iter().any(|item| matches!(item, Seen::Gap { .. })) {
         return Ok(());
     }
-    let had = |n: u64| seen.iter().any(|item| matches!(item, Seen::Event(seen) if *seen == n));
-    for n in *high..log.len() {
+    let came: HashSet<u64> =
+        seen.iter().filter_map(|item| if let Seen::Event(n) = item { Some(*n) } else { None }).collect();
+    // Of those behind the one that is looked at: the rates and the keys that came.
+    let (mut rates, mut keys) = (HashSet::new(), HashSet::new());
+    for n in (*high..log.len()).rev() {
         let entry = log.entry(n);
-        if !interest.wants(entry) || had(n) {
+        let least = interest.least(entry);
+        if came.contains(&n) {
+            if let Some(Policy::Sample(rate)) = least {
+                rates.insert(rate);
+            }
+            if interest.wants(entry) {
+                keys.insert(entry.key());
+            }
             continue;
         }
-        let later =
-            |wants: &dyn Fn(&Entry) -> bool| (n + 1..log.len()).any(|n| wants(log.entry(n)) && had(n));
-        let is_excused = match interest.least(entry) {
+        let is_excused = match least {
+            None => true,
             // Another sample of the same rate came later.
-            Some(super::books::Policy::Sample(rate)) => {
-                later(&|e| interest.least(e) == Some(super::books::Policy::Sample(rate)))
-            }
-            Some(super::books::Policy::Conflate) => later(&|e| e.key() == entry.key() && interest.wants(e)),
-            _ => false,
+            Some(Policy::Sample(rate)) => rates.contains(&rate),
+            Some(Policy::Conflate) => keys.contains(&entry.key()),
+            Some(_) => false,
         };
         if !is_excused {
             return Err(format!(
@@ -228,14 +243,18 @@ impl Walk<'_> {
 
     /// Whether what was told makes up for what did not come before `to`.
     fn fits(&self, to: u64, between: &Between) -> Checked {
-        let Between { told, excused, loose } = between;
+        let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
         let short = |(from, short): &(u64, u64)| {
-            (*from <= to || *loose)
-                .then(|| short + self.log.count(|e| self.interest.wants(e), *from, to, excused))
+            (*from <= to || between.loose).then(|| short + due.between(*from, to))
         };
-        let shorts: Vec<Option<u64>> = self.states.iter().map(short).collect();
+        self.makes_up(between.told, self.states.iter().map(short).collect(), between)
+    }
+
+    /// Whether so many told as missed are what it was short of, in one of the ways that it may have gone.
+    fn makes_up(&self, told: u64, shorts: Vec<Option<u64>>, between: &Between) -> Checked {
+        let Between { excused, loose, .. } = between;
         // What a gap of unknown length covers, another one with a number may cover too.
-        let fits = |short: &u64| short == told || *loose || (!excused.is_empty() && short < told);
+        let fits = |short: &u64| *short == told || *loose || (!excused.is_empty() && *short < told);
         if shorts.iter().flatten().any(fits) {
             return Ok(());
         }
@@ -248,7 +267,9 @@ impl Walk<'_> {
     fn pass(&mut self, run: &[Seen], is_last: bool) -> Result<Between, String> {
         let mut between = Between { told: 0, excused: Vec::new(), loose: self.interest.is_thin() };
         let mut raw_below = self.raw_below;
+        let mut told_before = Vec::with_capacity(run.len());
         for item in run {
+            told_before.push(between.told);
             match item {
                 Seen::Change { from: Some((From::After(_), _)), low, .. } => raw_below = *low,
                 Seen::Gap { missed, from, to, recoverable } => {
@@ -265,17 +286,21 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        for item in run {
-            let Seen::Change { interest, from, low, high } = item else { continue };
-            let mut next = Vec::new();
+        let mut settled = 0;
+        for (item, told_before) in run.iter().zip(told_before) {
+            let Seen::Change { interest, from, low, high, .. } = item else { continue };
+            let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
+            // States that are short of as many from the beginning on lead to the same ones: the first of them will do.
+            let mut starts = BTreeMap::new();
             for (at, short) in &self.states {
-                for place in (*low).max(*at)..=*high {
-                    let wants = |e: &Entry| self.interest.wants(e);
-                    next.push((place, short + self.log.count(wants, *at, place, &between.excused)));
-                }
+                let first = starts.entry(*short as i64 - due.between(0, *at) as i64).or_insert(*at);
+                *first = (*first).min(*at);
             }
-            next.sort_unstable();
-            next.dedup();
+            let mut next = Vec::new();
+            for (short, at) in starts {
+                let ends = (*low).max(at)..=*high;
+                next.extend(ends.map(|to| (to, (short + due.between(0, to) as i64) as u64)));
+            }
             if next.is_empty() {
                 return Err(format!("an interest of {low} to {high} came behind {:?}", self.states));
             }
@@ -284,6 +309,11 @@ impl Walk<'_> {
             self.interest = interest.clone();
             match from {
                 Some((From::After(id), except)) if except.0.is_empty() => {
+                    // It wanted nothing until now: that account is closed.
+                    let shorts = self.states.iter().map(|(_, short)| Some(*short)).collect();
+                    self.makes_up(told_before - settled, shorts, &between)
+                        .map_err(|error| format!("before a resume: {error}"))?;
+                    settled = told_before;
                     self.raw_below = *low;
                     self.states = vec![(id + 1, 0)];
                 }
@@ -298,6 +328,7 @@ impl Walk<'_> {
                 _ => {}
             }
         }
+        between.told -= settled;
         Ok(between)
     }
 }

@@ -289,6 +289,14 @@ impl Client {
         self.outcome.is_none() && self.has_head && matches!(self.kind, Kind::Ws | Kind::Sse)
     }
 
+    /// Whether it ever asked to be closed when it lags.
+    pub(super) fn asked_to_be_closed(&self) -> bool {
+        self.seen.iter().any(|seen| match seen {
+            Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| *p == Policy::Disconnect),
+            _ => false,
+        })
+    }
+
     pub(super) fn awaits_answers(&self) -> bool {
         self.outcome.is_none() && (!self.asked.is_empty() || !self.posts.is_empty())
     }
@@ -457,9 +465,10 @@ impl Client {
     }
 
     fn change_from(&mut self, interest: Interest, from: Option<(From, Interest)>, sent: u64, at: u64) {
-        let low = self.end.events_when_read(sent);
+        let cursors = self.end.events_when_read(sent);
+        let low = cursors.iter().sum();
         let high = self.end.events_when_written(at);
-        self.tell(Seen::Change { interest, from, low, high });
+        self.tell(Seen::Change { interest, from, cursors, low, high });
     }
 
     fn take_event(&mut self, event: &Value, log: &Log) {

@@ -12,16 +12,21 @@ use super::super::core::Socket;
 use super::Dice;
 use crate::bus::Bus;
 
-/// How far the bus was when the server had read, or had written, so many bytes.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
+/// How things stood when the server had read, or had written, so many bytes.
+#[derive(Clone, Debug)]
+struct Mark<T> {
     bytes: u64,
-    events: u64,
+    events: T,
 }
 
-/// The first mark at which this byte was passed.
-fn events_at(marks: &[Mark], byte: u64) -> Option<u64> {
-    marks.get(marks.partition_point(|mark| mark.bytes <= byte)).map(|mark| mark.events)
+/// How it was at the first mark at which this byte was passed.
+fn events_at<T: Clone>(marks: &[Mark<T>], byte: u64) -> Option<T> {
+    marks.get(marks.partition_point(|mark| mark.bytes <= byte)).map(|mark| mark.events.clone())
+}
+
+fn note<T>(marks: &mut Vec<Mark<T>>, taken: usize, events: T) {
+    let bytes = marks.last().map_or(0, |mark| mark.bytes) + taken as u64;
+    marks.push(Mark { bytes, events });
 }
 
 /// What both ends share.
@@ -51,10 +56,11 @@ pub(super) struct Wire {
     closed: bool,
     /// The connection is broken: reads and writes fail.
     broken: bool,
-    /// Of a loop's reader, when it last woke.
-    pub(super) read_up_to: u64,
-    reads: Vec<Mark>,
-    writes: Vec<Mark>,
+    /// How far the loop's reader was in each shard, when it last woke.
+    read_up_to: Rc<[u64]>,
+    reads: Vec<Mark<Rc<[u64]>>>,
+    /// How many events the bus had had.
+    writes: Vec<Mark<u64>>,
 }
 
 /// The server's end.
@@ -92,21 +98,12 @@ pub(super) fn wire(bus: &Bus, dice: Dice, room: usize, piece: usize) -> (ServerE
         ended: false,
         closed: false,
         broken: false,
-        read_up_to: 0,
+        read_up_to: Rc::default(),
         reads: Vec::new(),
         writes: Vec::new(),
     };
     let wire = Rc::new(RefCell::new(wire));
     (ServerEnd(Rc::clone(&wire)), ClientEnd(wire))
-}
-
-impl Wire {
-    fn note(&mut self, written: bool, taken: usize) {
-        let events = if written { super::head(&self.bus) } else { self.read_up_to };
-        let marks = if written { &mut self.writes } else { &mut self.reads };
-        let bytes = marks.last().map_or(0, |mark| mark.bytes) + taken as u64;
-        marks.push(Mark { bytes, events });
-    }
 }
 
 impl Read for ServerEnd {
@@ -126,7 +123,8 @@ impl Read for ServerEnd {
         for (place, byte) in buffer.iter_mut().zip(wire.arrived.drain(..most)) {
             *place = byte;
         }
-        wire.note(false, most);
+        let read_up_to = Rc::clone(&wire.read_up_to);
+        note(&mut wire.reads, most, read_up_to);
         Ok(most)
     }
 }
@@ -158,7 +156,8 @@ impl Write for ServerEnd {
             left -= taken;
         }
         wire.is_waiting |= most < wanted;
-        wire.note(true, most);
+        let events = super::head(&wire.bus);
+        note(&mut wire.writes, most, events);
         if most == 0 && wanted > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(most) }
     }
 
@@ -235,13 +234,13 @@ impl ClientEnd {
         events_at(&self.0.borrow().writes, byte).expect("what was written is noted")
     }
 
-    /// How far the loop was, at the least, when it read the last of so many bytes.
-    pub(super) fn events_when_read(&self, bytes: u64) -> u64 {
+    /// How far the loop was in each shard when it read the last of so many bytes.
+    pub(super) fn events_when_read(&self, bytes: u64) -> Rc<[u64]> {
         events_at(&self.0.borrow().reads, bytes - 1).expect("what was answered was read")
     }
 
-    pub(super) fn note_reader(&self, events: u64) {
-        self.0.borrow_mut().read_up_to = events;
+    pub(super) fn note_reader(&self, events: &Rc<[u64]>) {
+        self.0.borrow_mut().read_up_to = Rc::clone(events);
     }
 
     /// The network moves bytes, and the kernel tells of room. `all` leaves nothing on its way.

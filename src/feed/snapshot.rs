@@ -2,6 +2,8 @@
 //!
 //! Imports `event`. Always: at most so many keys; the one that changed longest ago goes first.
 
+use std::ops::Bound;
+
 use super::thin::{KeyRule, Latest};
 use crate::event::Event;
 
@@ -38,7 +40,7 @@ impl Snapshot {
     /// The events that are still the latest of their keys among those numbered `from..=to`, oldest first.
     pub(crate) fn range(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Event)> {
         // An empty range must not be the wrong way round, as `1..=0` is.
-        self.latest.range(from.min(to + 1)..to + 1)
+        self.latest.range((Bound::Included(from.min(to + 1)), Bound::Excluded(to + 1)))
     }
 }
 

@@ -73,7 +73,9 @@ fn delivery_turns_and_sizes_are_measured() {
     let mut clients: Vec<Ws> = (0..3).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
     for n in 0..5 {
         server.publish(support::numbered(n));
-        clients.iter_mut().for_each(|client| drop(client.event()));
+        for client in &mut clients {
+            client.event();
+        }
     }
     let count = |name: &str| server.metric(&format!("fanwire_{name}_count")).unwrap_or_default() as u64;
     eventually("each delivery is counted", || count("feed_delivery_seconds") == 15);

@@ -1,8 +1,11 @@
-//! WebSocket frames from any bytes: the same messages and the same fault wherever the reads are cut.
+//! WebSocket frames from any bytes: the same messages and the same fault wherever the reads are cut, and the same as
+//! tungstenite finds.
 #![no_main]
 
 use fanwire::internals::ws::{Decoder, Message, ProtocolError, Role, WsLimits};
 use libfuzzer_sys::fuzz_target;
+use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
+use tungstenite::{Error, Message as Theirs};
 
 const LIMITS: WsLimits = WsLimits { max_message_bytes: 600, max_frame_bytes: 400 };
 
@@ -35,10 +38,71 @@ fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Optio
     (said, None)
 }
 
+/// Bytes that came, and then no more for now; what is written goes nowhere.
+struct Wire<'a>(&'a [u8]);
+
+impl std::io::Read for Wire<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() { Err(std::io::ErrorKind::WouldBlock.into()) } else { self.0.read(buffer) }
+    }
+}
+
+impl std::io::Write for Wire<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What tungstenite makes of it, up to a close, a fault (then true) or the end.
+fn decode_theirs(bytes: &[u8], role: Role) -> (Vec<(u8, Vec<u8>)>, bool) {
+    let role = if role == Role::Server { TheirRole::Server } else { TheirRole::Client };
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(LIMITS.max_message_bytes))
+        .max_frame_size(Some(LIMITS.max_frame_bytes));
+    let mut socket = WebSocket::from_raw_socket(Wire(bytes), role, Some(config));
+    let mut said = Vec::new();
+    loop {
+        said.push(match socket.read() {
+            Ok(Theirs::Text(text)) => (1, text.as_bytes().to_vec()),
+            Ok(Theirs::Binary(bytes)) => (2, bytes.to_vec()),
+            Ok(Theirs::Ping(bytes)) => (9, bytes.to_vec()),
+            Ok(Theirs::Pong(bytes)) => (10, bytes.to_vec()),
+            Ok(Theirs::Close(frame)) => {
+                said.push((8, frame.map_or(Vec::new(), |frame| frame.reason.as_bytes().to_vec())));
+                return (said, false);
+            }
+            Ok(Theirs::Frame(_)) => unreachable!("only written ones"),
+            Err(Error::Io(_)) => return (said, false),
+            Err(_) => return (said, true),
+        });
+    }
+}
+
+/// Both take the same, and refuse the same. Ours may refuse from a header what tungstenite refuses at its payload's
+/// end, and is stricter where the standard is: shortest lengths, codes that may not be sent.
+fn agree(bytes: &[u8], role: Role, ours: &(Vec<(u8, Vec<u8>)>, Option<ProtocolError>)) {
+    let (theirs, refused) = decode_theirs(bytes, role);
+    match &ours.1 {
+        None => {
+            assert!(!refused, "tungstenite refuses what came behind {:?}", ours.0);
+            assert_eq!(ours.0, theirs);
+        }
+        Some(ProtocolError::NonMinimalLength | ProtocolError::InvalidCloseCode(_)) => {
+            assert!(theirs.starts_with(&ours.0), "{ours:?}, {theirs:?}");
+        }
+        Some(_) => assert_eq!(ours.0, theirs, "refused: {ours:?}"),
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((&cut, bytes)) = data.split_first() else { return };
     let role = if cut & 0x80 == 0 { Role::Server } else { Role::Client };
     let whole = decode(bytes, usize::MAX, role);
     assert_eq!(whole, decode(bytes, usize::from(cut & 0x7F) + 1, role));
     assert_eq!(whole, decode(bytes, 1, role));
+    agree(bytes, role, &whole);
 });

@@ -104,6 +104,17 @@ enum Scheme {
 }
 
 impl Scheme {
+    /// Of the servers that this build has a client for.
+    fn named(scheme: &str) -> Option<Self> {
+        match scheme {
+            #[cfg(feature = "redis")]
+            "redis" | "rediss" | "unix" => Some(Self::Redis),
+            #[cfg(feature = "nats")]
+            "nats" | "tls" => Some(Self::Nats),
+            _ => None,
+        }
+    }
+
     /// Of one address or of several: all have the same.
     fn of(url: &str) -> Result<Self, EngineError> {
         if url.starts_with("file://") {
@@ -111,12 +122,9 @@ impl Scheme {
         }
         let mut first = None;
         for one in url.split(',').map(str::trim).filter(|one| !one.is_empty()) {
-            let scheme = match one.split_once("://").map_or(one, |(scheme, _)| scheme) {
-                #[cfg(feature = "redis")]
-                "redis" | "rediss" | "unix" => Self::Redis,
-                #[cfg(feature = "nats")]
-                "nats" | "tls" => Self::Nats,
-                other => return Err(EngineError::Unsupported { scheme: other.to_owned() }),
+            let name = one.split_once("://").map_or(one, |(scheme, _)| scheme);
+            let Some(scheme) = Self::named(name) else {
+                return Err(EngineError::Unsupported { scheme: name.to_owned() });
             };
             if *first.get_or_insert(scheme) != scheme {
                 return Err(EngineError::Url("the servers of one log are of one kind".to_owned()));

@@ -2,15 +2,20 @@
 //!
 //! Compiled under `cfg(fuzzing)` only.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::connection::{Connection, Context};
+use super::core::{Core, Socket, Token};
 use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::codec::ws;
-use crate::dialect::{Command, Encoding, Incoming, Place, Reply, Stamp, envelope};
-use crate::event::Timestamp;
+use crate::dialect::{Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, envelope};
+use crate::event::{Event, Timestamp};
 
 /// Reads one control message of the native dialect.
 pub fn control_message(data: &[u8]) {
@@ -72,6 +77,169 @@ pub fn event(data: &[u8]) {
     let mut twice = String::new();
     envelope::write_event(&again, &mut twice);
     assert_eq!(written, twice);
+}
+
+/// A CloudEvent in one of its two forms, as the first byte says; in the binary one, lines up to an empty one are headers.
+/// What was taken is an event that the native dialect writes and reads.
+pub fn cloud_event(data: &[u8]) {
+    let Some((&form, rest)) = data.split_first() else { return };
+    let event = if form & 1 == 0 {
+        let Ok(text) = std::str::from_utf8(rest) else { return };
+        cloudevents::read_structured(text)
+    } else {
+        let end = rest.windows(2).position(|two| two == b"\n\n");
+        let (head, body) = end.map_or((rest, &[][..]), |end| (&rest[..end], &rest[end + 2..]));
+        let Ok(head) = std::str::from_utf8(head) else { return };
+        let headers = head.lines().filter_map(|line| line.split_once(':')).map(|(n, v)| (n, v.trim()));
+        let kind = headers.clone().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        cloudevents::read_binary(headers, kind.map(|(_, value)| value), body)
+    };
+    let Ok(event) = event else { return };
+    let mut written = String::new();
+    envelope::write_event(&event, &mut written);
+    let Ok(again) = envelope::read_event(&written) else { panic!("not an event: {written}") };
+    assert_eq!((event.event_type(), event.payload()), (again.event_type(), again.payload()));
+}
+
+/// What lies between the loop and one client.
+#[derive(Debug, Default)]
+struct Line {
+    arrived: VecDeque<u8>,
+    /// Bytes that the client still takes.
+    room: usize,
+    taken: Vec<u8>,
+    hung_up: bool,
+    broken: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct End(Rc<RefCell<Line>>);
+
+impl Read for End {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut line = self.0.borrow_mut();
+        if line.broken {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if line.arrived.is_empty() && !line.hung_up {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        line.arrived.read(buffer)
+    }
+}
+
+impl Write for End {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut line = self.0.borrow_mut();
+        if line.broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let most = bytes.len().min(line.room);
+        if most == 0 && !bytes.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        line.room -= most;
+        line.taken.extend_from_slice(&bytes[..most]);
+        Ok(most)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket for End {
+    fn close_write(&mut self) {}
+}
+
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// What a stranger's bytes have two clients, the clock and a publisher do to a loop: an operation a byte, and what it
+/// takes behind it. The books balance after each turn, and nothing is left when all are gone.
+pub fn conversation(data: &[u8]) {
+    let config = ServerConfig { max_lag_events: 4, max_lag_bytes: 2000, ..ServerConfig::default() };
+    let shared = Arc::new(Shared::new(small_bus(), config, 1));
+    let mut core: Core<End> = Core::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
+    let mut clients: [Option<(Token, End)>; 2] = [None, None];
+    let (mut tick, mut published) = (0, 0);
+    let mut input = data.iter().copied();
+    while let Some(op) = input.next() {
+        let place = usize::from(op >> 7);
+        let size = |input: &mut dyn Iterator<Item = u8>| usize::from(input.next().unwrap_or(0));
+        if clients[place].is_none() {
+            let end = End::default();
+            end.0.borrow_mut().room = 100_000;
+            core.wake(tick, Timestamp(tick as i64 * 100_000));
+            clients[place] = core.admit(end.clone()).map(|token| (token, end));
+        }
+        let mut told = (false, false);
+        if let Some((_, end)) = &clients[place] {
+            let mut line = end.0.borrow_mut();
+            match op & 7 {
+                // Its own bytes, as they are or in a frame.
+                0 => {
+                    let count = size(&mut input);
+                    line.arrived.extend(input.by_ref().take(count));
+                    told.0 = true;
+                }
+                1 => {
+                    let count = size(&mut input).min(125);
+                    let text: Vec<u8> = input.by_ref().take(count).collect();
+                    // A mask of zeros changes nothing.
+                    line.arrived.extend([0x81, 0x80 | text.len() as u8, 0, 0, 0, 0].iter().chain(&text));
+                    told.0 = true;
+                }
+                2 => {
+                    line.arrived.extend(UPGRADE);
+                    told.0 = true;
+                }
+                3 => tick += size(&mut input) as u64,
+                4 => {
+                    for _ in 0..size(&mut input) % 24 {
+                        let event = Event::builder(["a.b", "a.c", "b"][published % 3])
+                            .stream(["x", "y"][published % 2])
+                            .json(format!("{{\"n\":{published}}}"));
+                        shared.bus.publish(event.build().expect("an event"));
+                        published += 1;
+                    }
+                }
+                5 => {
+                    line.room = size(&mut input) * 16;
+                    told.1 = line.room > 0;
+                }
+                6 => {
+                    line.hung_up = true;
+                    told.0 = true;
+                }
+                _ => {
+                    line.broken = true;
+                    told = (true, true);
+                }
+            }
+        }
+        core.wake(tick, Timestamp(tick as i64 * 100_000));
+        if let Some((token, _)) = &clients[place] {
+            core.ready(*token, told.0, told.1);
+        }
+        core.turn();
+        let audit = core.audit();
+        assert_eq!(audit.difference, 0, "{}", audit.words);
+        for client in &mut clients {
+            if client.as_ref().is_some_and(|(token, _)| core.socket(*token).is_none()) {
+                *client = None;
+            }
+        }
+    }
+    for (token, end) in clients.iter().flatten() {
+        end.0.borrow_mut().broken = true;
+        core.ready(*token, true, true);
+    }
+    for _ in 0..4 {
+        core.turn();
+    }
+    let audit = core.audit();
+    assert_eq!((audit.difference, audit.connections, audit.feeds), (0, 0, 0), "{audit:?}");
 }
 
 /// A new ring for each input, so a small one.

@@ -145,14 +145,12 @@ fn fuzz(seconds: Option<&str>) -> Outcome {
         if std::path::Path::new(&known).is_dir() {
             args.push(&known);
         }
-        args.extend([
-            "--",
-            limit.as_str(),
-            "-max_len=4096",
-            "-timeout=10",
-            "-verbosity=0",
-            "-print_final_stats=1",
-        ]);
+        args.extend(["--", limit.as_str()]);
+        let words = format!("-dict=fuzz/dict/{target}.dict");
+        if std::path::Path::new(&words["-dict=".len()..]).is_file() {
+            args.push(&words);
+        }
+        args.extend(["-max_len=4096", "-timeout=10", "-verbosity=0", "-print_final_stats=1"]);
         nightly(&args)?;
     }
     println!("fuzzed {} targets for {seconds} s each", targets.len());
@@ -181,7 +179,7 @@ fn ci(totals: &mut Totals) -> Outcome {
     test(totals)?;
     // Ten million streams come and go: too many for a debug build.
     run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
-    sim(&["100".to_owned()], totals)?;
+    sim(&["5000".to_owned()], totals)?;
     loom(None, totals)?;
     mutants::check(None)?;
     asan(totals)?;

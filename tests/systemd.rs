@@ -16,11 +16,12 @@ use support::{PATIENCE, Server, fanwire, http};
 
 /// Binds the ports that it is given, as systemd would, and becomes the program.
 const ACTIVATE: &str = "
-import os, socket, sys
+import fcntl, os, socket, sys
 ports, program = sys.argv[1].split(','), sys.argv[2:]
-for number, port in enumerate(ports):
-    held = socket.create_server(('127.0.0.1', int(port)))
-    os.dup2(held.fileno(), 3 + number)
+held = [socket.create_server(('127.0.0.1', int(port))) for port in ports]
+# Out of the way first: they may stand where others belong.
+for number, fd in enumerate([fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 100) for one in held]):
+    os.dup2(fd, 3 + number)
 os.environ.update(LISTEN_FDS=str(len(ports)), LISTEN_PID=str(os.getpid()))
 sys.stdin.read(1)
 os.execv(program[0], program)

@@ -78,8 +78,8 @@ mod tests {
         for line in [
             "h_sum 0.001498",
             "h_count 15",
-            "h_bucket{le=\"1e-5\"} 3",
-            "h_bucket{le=\"4e-5\"} 6",
+            "h_bucket{le=\"0.00001\"} 3",
+            "h_bucket{le=\"0.00004\"} 6",
             "h_bucket{le=\"0.00016\"} 10",
             "h_bucket{le=\"+Inf\"} 15",
         ] {

@@ -205,7 +205,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     try {
       return typeof token === 'function' ? await token() : token;
     } catch (cause) {
-      throw new FanwireError('token', 'no token was given', cause);
+      throw new FanwireError('token', 'no token given', cause);
     }
   }
 
@@ -213,7 +213,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     const { WebSocket = globalThis.WebSocket, transports = ['ws', 'sse'], path = 'ws' } = this.#options;
     const usable = transports.filter((kind) => kind !== 'ws' || WebSocket);
     const kind = usable[this.#transport % usable.length];
-    if (!kind) return this.#end(new FanwireError('no_transport', 'no WebSocket here: give one'));
+    if (!kind) return this.#end(new FanwireError('no_transport', 'no WebSocket here'));
     this.#proven = false;
     try {
       const token = await this.#token();

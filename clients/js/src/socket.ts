@@ -32,10 +32,12 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       const merged = merging;
       merging = undefined;
       inOrder(merged ?? []).forEach(pass);
-      for (const one of active()) one.reach(pong.last_event_id);
+      reach(pong.last_event_id);
     });
 
   const active = () => host.subscriptions().filter((one) => one.active);
+
+  const reach = (place?: string) => active().forEach((one) => one.reach(place));
 
   const subscribe = (one: Subscription<any, any>, resume?: string): void => {
     const { since, history, snapshot, ...rest } = one.wire;
@@ -92,10 +94,12 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     }
     const { type, payload, correlation_id = '', position } = message;
     if (type === 'event' || type === 'gap') {
-      if (merging) return void merging.push(payload);
-      pass(payload);
-      // A server with several shards says in its own words where that leaves the client.
-      if (position) for (const one of active()) one.reach(position);
+      if (merging) merging.push(payload);
+      else {
+        pass(payload);
+        // A server with several shards says in its own words where that leaves the client.
+        reach(position);
+      }
     } else if (type === 'reconnect') slot = payload.delay_ms;
     else {
       const error = type === 'error' ? new FanwireError(payload.code, payload.error) : undefined;

@@ -205,7 +205,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     try {
       return typeof token === 'function' ? await token() : token;
     } catch (cause) {
-      throw new FanwireError('token', 'no token given', cause);
+      throw new FanwireError('token', 'no token', cause);
     }
   }
 

@@ -179,7 +179,7 @@ fn ci(totals: &mut Totals) -> Outcome {
     test(totals)?;
     // Ten million streams come and go: too many for a debug build.
     run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
-    sim(&["5000".to_owned()], totals)?;
+    sim(&["300".to_owned()], totals)?;
     loom(None, totals)?;
     mutants::check(None)?;
     asan(totals)?;

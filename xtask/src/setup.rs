@@ -119,5 +119,6 @@ pub(crate) fn cargo_tool(package: &str, command: &str) -> Outcome {
     if answers("cargo", &[command, "--version"]) {
         return Ok(());
     }
-    cargo(&["install", "--locked", package])
+    // What it does takes less time than making it fast.
+    cargo(&["install", "--locked", "--debug", package])
 }

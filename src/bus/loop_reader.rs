@@ -162,7 +162,7 @@ impl Ordered {
             }
             Next::End => {
                 self.told.clone_from(order.told());
-                self.make(cursor, &mut order, max.min(RUN))?;
+                let told = self.make(cursor, &mut order, max.min(RUN))?;
                 drop(order);
                 let mut fresh = std::mem::take(&mut self.fresh);
                 let count = fresh.len();
@@ -176,14 +176,16 @@ impl Ordered {
                     }
                 }
                 self.fresh = fresh;
-                self.told.clone_from(lock(&shared).told());
+                // Behind this run: the order may be further by now.
+                self.told = told;
                 Some(count)
             }
         }
     }
 
-    /// Reads on at the order's end, and makes what it reads the next run. None where there is nothing.
-    fn make(&mut self, cursor: &mut Cursor<Event>, order: &mut Order, max: usize) -> Option<()> {
+    /// Reads on at the order's end, and makes what it reads the next run. Answers where a client stands behind it;
+    /// none where there is nothing.
+    fn make(&mut self, cursor: &mut Cursor<Event>, order: &mut Order, max: usize) -> Option<Position> {
         // A ring may have made it skip what is in no run yet: that is one, and nobody will see it.
         let ahead = (0..cursor.shards()).find(|shard| cursor.next(*shard) > order.places()[*shard]);
         let mut told = order.told().clone();
@@ -209,8 +211,8 @@ impl Ordered {
         if are_own {
             told.sequences[shard] = cursor.next(shard);
         }
-        self.next = order.push(self.reader, shard, cursor.next(shard), told);
-        Some(())
+        self.next = order.push(self.reader, shard, cursor.next(shard), told.clone());
+        Some(told)
     }
 
     /// Shows what the ring still has of a run.
@@ -329,6 +331,23 @@ mod tests {
                 assert_eq!(*position, Position::new(bus.epoch(), want));
             }
         }
+    }
+
+    #[test]
+    fn a_reader_stands_behind_what_it_was_shown_however_far_the_order_is() {
+        let bus = Bus::builder().shards(2).capacity(64).build().expect("valid");
+        let (mut one, mut other) = (bus.reader(|| {}), bus.reader(|| {}));
+        bus.publish(event(1));
+        let (mut shown, mut ahead, mut gaps) = (None, Shown::new(), 0);
+        one.poll_batch(1, |item| {
+            let ReaderItem::Event(first) = item else { panic!("nothing is lost") };
+            shown = first.position().cloned();
+            // While it shows its run, another makes the next one.
+            bus.publish(event(2));
+            while take(&mut other, 10, &mut ahead, &mut gaps) > 0 {}
+        });
+        assert_eq!(ahead.len(), 2);
+        assert_eq!(one.told(), shown.as_ref());
     }
 
     #[test]

@@ -146,11 +146,6 @@ impl<T: Carried> Cursor<T> {
         (self.next[shard] < place).then(|| self.gap(shard, place))
     }
 
-    /// Whether the last visit came to the end of what was there.
-    pub(crate) fn is_done(&self) -> bool {
-        self.is_done
-    }
-
     /// Shows one run of one shard, or the gap there. Answers whether anything was shown, and how it ended.
     #[inline]
     fn visit_run(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> (bool, End) {
@@ -209,6 +204,10 @@ impl<T: Carried> Awaited for Cursor<T> {
     #[inline]
     fn is_ready(&self) -> bool {
         self.core().rings().iter().zip(&self.next).any(|(ring, next)| ring.peek(*next) != Peek::NotYet)
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_done
     }
 
     fn is_closed(&self) -> bool {

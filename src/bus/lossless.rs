@@ -315,6 +315,10 @@ impl<C: Cargo> Awaited for GatedReader<C> {
         self.has_next()
     }
 
+    fn is_done(&self) -> bool {
+        self.came_to_end()
+    }
+
     fn is_closed(&self) -> bool {
         self.ring().is_closed()
     }
@@ -383,7 +387,7 @@ impl<T: Carried> LosslessSubscriber<T> {
     /// Waits for the next one.
     #[inline]
     pub fn recv(&mut self) -> Result<T, Closed> {
-        self.keep_distance();
+        self.patience.keep_distance(&self.reader);
         loop {
             match self.try_recv() {
                 Ok(item) => return Ok(item),
@@ -396,7 +400,7 @@ impl<T: Carried> LosslessSubscriber<T> {
     /// Waits for the next one, but no longer than this.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         let deadline = Instant::now().checked_add(timeout);
-        self.keep_distance();
+        self.patience.keep_distance(&self.reader);
         loop {
             match self.try_recv() {
                 Ok(item) => return Ok(item),
@@ -440,17 +444,9 @@ impl<T: Carried> LosslessSubscriber<T> {
 
     /// Waits until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
-        self.keep_distance();
+        self.patience.keep_distance(&self.reader);
         while !self.reader.is_ready() && !self.reader.ring().is_closed() {
             self.wait_until(None);
-        }
-    }
-
-    /// Before a look that may wait: lets publishers get ahead where it has caught up with them.
-    #[inline]
-    fn keep_distance(&mut self) {
-        if self.reader.is_done() {
-            self.patience.stay_away(&self.reader);
         }
     }
 

@@ -128,14 +128,6 @@ impl<T: Carried> Subscriber<T> {
         self.take_all().ok_or(TryRecvError::Closed)
     }
 
-    /// Before a look that may wait: lets publishers get ahead where it has caught up with them.
-    #[inline]
-    fn keep_distance(&mut self) {
-        if self.cursor.is_done() {
-            self.patience.stay_away(&self.cursor);
-        }
-    }
-
     #[inline]
     fn take(&mut self) -> Option<Delivery<T>> {
         let Self { cursor, filter, .. } = self;
@@ -162,7 +154,7 @@ impl<T: Carried> Subscriber<T> {
     /// Waits for the next one.
     #[inline]
     pub fn recv(&mut self) -> Result<Delivery<T>, Closed> {
-        self.keep_distance();
+        self.patience.keep_distance(&self.cursor);
         loop {
             match self.try_recv() {
                 Ok(delivery) => return Ok(delivery),
@@ -178,7 +170,7 @@ impl<T: Carried> Subscriber<T> {
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Delivery<T>, RecvTimeoutError> {
         // A time too far away to be told is as good as none.
         let deadline = Instant::now().checked_add(timeout);
-        self.keep_distance();
+        self.patience.keep_distance(&self.cursor);
         loop {
             match self.try_recv() {
                 Ok(delivery) => return Ok(delivery),
@@ -234,7 +226,7 @@ impl<T: Carried> Subscriber<T> {
 
     /// Waits until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
-        self.keep_distance();
+        self.patience.keep_distance(&self.cursor);
         if !self.cursor.is_ready() {
             self.patience.wait_near(&mut self.cursor, None, || false);
         }

@@ -49,6 +49,8 @@ pub enum Wait {
 pub(super) trait Awaited {
     /// Whether there is something to read. Cheap: asked again and again.
     fn is_ready(&self) -> bool;
+    /// Whether the last look came to the end of what was there.
+    fn is_done(&self) -> bool;
     /// Whether nothing more will come.
     fn is_closed(&self) -> bool;
     /// Whether it stands before something that only a patient reader sees; then it is ready.
@@ -97,7 +99,7 @@ impl Patience {
         self.wait_near(at, deadline, done)
     }
 
-    /// [`Self::wait`] for who stayed away before it looked.
+    /// [`Self::wait`] for who kept its distance before it looked.
     pub(super) fn wait_near(
         &mut self,
         at: &mut impl Awaited,
@@ -154,9 +156,18 @@ impl Patience {
         }
     }
 
+    /// Before a look that may wait: lets publishers get ahead where the reader has caught up with them. What waits
+    /// then is [`Self::wait_near`].
+    #[inline]
+    pub(super) fn keep_distance(&mut self, at: &impl Awaited) {
+        if at.is_done() {
+            self.stay_away(at);
+        }
+    }
+
     /// Lets publishers get ahead, the longer the more came in the last such time; now and then tries whether
     /// they would. Never for as long as to be lapped.
-    pub(super) fn stay_away(&mut self, at: &impl Awaited) {
+    fn stay_away(&mut self, at: &impl Awaited) {
         if self.wait == Wait::Park {
             return;
         }

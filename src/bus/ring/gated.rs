@@ -391,7 +391,7 @@ impl<C: Cargo> GatedReader<C> {
     }
 
     /// Whether the last visit came to the end of what was there.
-    pub(crate) fn is_done(&self) -> bool {
+    pub(crate) fn came_to_end(&self) -> bool {
         self.is_done
     }
 

@@ -77,33 +77,41 @@ impl fmt::Debug for Metrics {
     }
 }
 
+/// Puts a metric into the registry under its name.
+fn registered<M: prometheus_client::registry::Metric + Clone>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    metric: M,
+) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("fanwire");
-        let mut histogram = |name, help, first| {
-            let histogram = Histogram::new(exponential_buckets(first, 4.0, 10));
-            registry.register(name, help, histogram.clone());
-            histogram
+        let mut lag = |name, help, first| {
+            registered(&mut registry, name, help, Histogram::new(exponential_buckets(first, 4.0, 10)))
         };
-        let lag_events = histogram(
+        let lag_events = lag(
             "server_lag_events",
             "Events that a lagging connection is behind, looked at once a second",
             1.0,
         );
-        let lag_seconds = histogram(
+        let lag_seconds = lag(
             "server_lag_seconds",
             "For how long a lagging connection has lagged, looked at once a second",
             0.01,
         );
-        let lag_bytes = histogram(
+        let lag_bytes = lag(
             "server_lag_bytes",
             "Bytes that the worst laggards are behind, the kernel's part included, looked at once a second",
             1024.0,
         );
         let mut quick = |name, help, first, factor, count, scale| {
             let histogram = histogram::Histogram::new(first, factor, count, scale);
-            registry.register(name, help, histogram.clone());
-            histogram
+            registered(&mut registry, name, help, histogram)
         };
         let delivery = quick(
             "feed_delivery_seconds",

@@ -9,6 +9,9 @@
 /// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
 macro_rules! context {
     ($core:ident, $conn:ident) => {
+        context!($core, if $core.config.needs_peers() { $conn.socket.peer() } else { None }, $conn.blocked)
+    };
+    ($core:ident, $peer:expr, $blocked:expr) => {
         Context {
             shared: &$core.shared,
             config: &$core.config,
@@ -19,8 +22,8 @@ macro_rules! context {
             position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
             effects: &mut $core.effects,
             answered_bytes: 0,
-            peer: if $core.config.needs_peers() { $conn.socket.peer() } else { None },
-            blocked: $conn.blocked,
+            peer: $peer,
+            blocked: $blocked,
         }
     };
 }

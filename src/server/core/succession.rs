@@ -116,23 +116,7 @@ impl<S: Socket> Core<S> {
     /// here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
         let SavedClient { connection, cursor, interest } = saved;
-        let connection = {
-            let peer = socket.peer();
-            let cx = Context {
-                shared: &self.shared,
-                config: &self.config,
-                rng: &mut self.rng,
-                inflater: &mut self.inflater,
-                tick: self.tick,
-                now: self.now,
-                position: taken(&self.shared.bus, &self.reader, self.continuity.as_ref()),
-                effects: &mut self.effects,
-                answered_bytes: 0,
-                peer,
-                blocked: true,
-            };
-            Connection::restored(connection, &cx)?
-        };
+        let connection = Connection::restored(connection, &context!(self, socket.peer(), true))?;
         let interest = match interest {
             Some(interest) => Some(interest.restored()?),
             None => None,

@@ -2,7 +2,7 @@
 import { chromium } from 'playwright-core';
 import { cleanups } from './lib.mjs';
 
-/** A page at a laptop's or a phone's size, with the faults that it reported. */
+/** A page at a laptop's or a phone's size, with the faults that it reported and the addresses that it asked. */
 export async function launch(options = {}) {
   const browser = await chromium.launch({
     executablePath: process.env.FANWIRE_CHROMIUM,
@@ -12,11 +12,20 @@ export async function launch(options = {}) {
   const page = await context.newPage();
   const faults = [];
   page.on('pageerror', (error) => faults.push(String(error)));
+  const asked = [];
+  context.on('request', (request) => asked.push(request.url()));
+  page.on('websocket', (socket) => asked.push(socket.url()));
   page.setDefaultTimeout(20_000);
   cleanups.push(async (code) => {
     // What there was to see when it failed.
     if (code !== 0) await page.screenshot({ path: `${process.env.FANWIRE_SCREENSHOTS}/failed-${process.pid}.png` }).catch(() => {});
     await browser.close();
   });
-  return { browser, context, page, faults };
+  return { browser, context, page, faults, asked };
 }
+
+/** The parts of the live page that its tests look at: an event's row, and that it is connected. */
+export const livePage = (page) => ({
+  row: (id) => page.locator(`#events [data-event-id="${id}"]`),
+  isOpen: () => page.waitForSelector('#status[data-state="open"]', { state: 'attached' }),
+});

@@ -3,17 +3,12 @@
 import { createHmac, randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { Client, ask, assert, check, done, publish, sleep, until, url } from './lib.mjs';
-import { launch } from './browser.mjs';
+import { launch, livePage } from './browser.mjs';
 
 const screenshots = process.env.FANWIRE_SCREENSHOTS;
 await mkdir(screenshots, { recursive: true });
-const { context, page, faults } = await launch();
-const asked = [];
-context.on('request', (request) => asked.push(request.url()));
-page.on('websocket', (socket) => asked.push(socket.url()));
-
-const row = (id) => page.locator(`#events [data-event-id="${id}"]`);
-const isOpen = () => page.waitForSelector('#status[data-state="open"]', { state: 'attached' });
+const { page, faults, asked } = await launch();
+const { row, isOpen } = livePage(page);
 const number = (text) => Number((text ?? '').replace(/[^\d.]/g, '') || '0');
 const texts = (selector) => page.locator(selector).allInnerTexts();
 const ledger = async () => Object.fromEntries((await page.locator('#ledger dl > div').evaluateAll((all) =>

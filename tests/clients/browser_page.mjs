@@ -1,22 +1,17 @@
 // Proves, with Chromium: the live page shows what is published, over both transports; its controls; that it comes back.
 import { mkdir } from 'node:fs/promises';
 import { ask, assert, check, done, numbered, publish, sleep, until, url } from './lib.mjs';
-import { launch } from './browser.mjs';
+import { launch, livePage } from './browser.mjs';
 
 const screenshots = process.env.FANWIRE_SCREENSHOTS;
 await mkdir(screenshots, { recursive: true });
-const { context, page, faults } = await launch();
-
 // What the page talks to: all of it must be its own server.
-const asked = [];
-context.on('request', (request) => asked.push(request.url()));
-page.on('websocket', (socket) => asked.push(socket.url()));
+const { page, faults, asked } = await launch();
+const { row, isOpen } = livePage(page);
 const opened = (path) => asked.filter((one) => new URL(one).pathname === path).length;
 
-const row = (id) => page.locator(`#events [data-event-id="${id}"]`);
 const rows = () => page.locator('#events [data-event-id]');
 const number = async (id) => Number((await page.locator(id).innerText()).replace(/[^\d.]/g, '') || '0');
-const isOpen = () => page.waitForSelector('#status[data-state="open"]', { state: 'attached' });
 
 /** Publishes until the page shows one of them: it may still be on its way to the server. */
 async function shows(event, to = url) {

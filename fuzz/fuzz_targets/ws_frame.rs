@@ -24,7 +24,7 @@ fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Optio
                 Some(Message::Text(text)) => said.push((1, text.as_bytes().to_vec())),
                 Some(Message::Binary(bytes)) => said.push((2, bytes.to_vec())),
                 Some(Message::Close(frame)) => {
-                    said.push((8, frame.map_or(Vec::new(), |f| f.reason.as_bytes().to_vec())));
+                    said.push((8, frame.map_or(Vec::new(), |f| reason(f.code, f.reason.as_bytes()))));
                     return (said, None);
                 }
                 Some(Message::Ping(bytes)) => said.push((9, bytes.to_vec())),
@@ -36,6 +36,15 @@ fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Optio
         assert!(decoder.buffered_bytes() < 3000);
     }
     (said, None)
+}
+
+/// What the two must agree on of a close. 1014 (bad gateway) is registered, and ours takes it; tungstenite does not
+/// know it, and makes a protocol error (1002, with a text of its own) of it.
+fn reason(code: u16, reason: &[u8]) -> Vec<u8> {
+    match code {
+        1014 => b"Protocol violation".to_vec(),
+        _ => reason.to_vec(),
+    }
 }
 
 /// Bytes that came, and then no more for now; what is written goes nowhere.
@@ -72,7 +81,7 @@ fn decode_theirs(bytes: &[u8], role: Role) -> (Vec<(u8, Vec<u8>)>, bool) {
             Ok(Theirs::Ping(bytes)) => (9, bytes.to_vec()),
             Ok(Theirs::Pong(bytes)) => (10, bytes.to_vec()),
             Ok(Theirs::Close(frame)) => {
-                said.push((8, frame.map_or(Vec::new(), |frame| frame.reason.as_bytes().to_vec())));
+                said.push((8, frame.map_or(Vec::new(), |f| reason(f.code.into(), f.reason.as_bytes()))));
                 return (said, false);
             }
             Ok(Theirs::Frame(_)) => unreachable!("only written ones"),

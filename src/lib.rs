@@ -111,8 +111,9 @@ pub use server::SchemaConfig;
 pub use server::TlsConfig;
 #[cfg(feature = "server")]
 pub use server::{
-    AddressRange, BridgeConfig, Endpoint, MemoryLine, MessageLogConfig, ParseAddressRangeError, Pulse,
-    RateLimits, Server, ServerBuilder, ServerConfig, ServerError, ServerHandle, System,
+    AddressRange, BridgeConfig, ClientSubscription, Endpoint, MemoryLine, MessageLogConfig,
+    ParseAddressRangeError, Pulse, RateLimits, Server, ServerBuilder, ServerConfig, ServerError,
+    ServerHandle, System,
 };
 
 #[cfg(all(unix, feature = "server"))]

@@ -245,6 +245,9 @@ fn metrics_and_api_are_rights_of_their_own() {
     let journey = "/api/explain?event_id=1-1";
     assert_eq!(get(&server, journey, &bearer(&all)).status, 403);
     assert_eq!(get(&server, journey, &bearer(&admin)).status, 404);
+    let subscriptions = "/api/subscriptions?client_id=x";
+    assert_eq!(get(&server, subscriptions, &bearer(&all)).status, 403);
+    assert_eq!(get(&server, subscriptions, &bearer(&admin)).status, 200);
     assert_eq!(send(&server, "POST", "/api/revoke", &bearer(&metrics), r#"{"jti":"x"}"#).status, 403);
     assert_eq!(send(&server, "POST", "/api/revoke", &bearer(&admin), "{}").status, 400);
 }

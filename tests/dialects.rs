@@ -334,6 +334,84 @@ fn autosdlc_greets_subscribes_and_delivers_by_resource() {
 }
 
 #[test]
+fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
+    let server = Server::start();
+    let mut client = open(&server, "/autosdlc");
+    let id = client.message()["data"]["clientId"].as_str().expect("an id").to_owned();
+    let asked = |id: &str| {
+        let answer = http::get(server.addr, &format!("/api/subscriptions?client_id={id}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["subscriptions"].as_array().expect("a list").clone()
+    };
+    assert_eq!(asked(&id), [] as [Value; 0]);
+    let s1 =
+        json!({"subscriptionId": "s1", "resource": "agent", "resourceId": "coder-001", "events": ["status"]});
+    client.ask(&json!({"type": "subscribe", "data": s1}));
+    client.ask(&json!({"type": "subscribe", "data": {"resource": "system", "junk": 1}}));
+    client.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s3", "pattern": "agent:*:status", "events": ["x"]}}));
+    let its = asked(&id);
+    assert_eq!(names(&its[0]), ["active", "clientId", "config", "createdAt", "id"]);
+    assert_eq!(
+        (&its[0]["id"], &its[0]["clientId"], &its[0]["active"]),
+        (&json!("s1"), &json!(id), &json!(true))
+    );
+    assert!(its[0]["createdAt"].as_str().expect("a time") <= its[1]["createdAt"].as_str().expect("a time"));
+    // What did not count is not there.
+    let system = json!({"resource": "system", "resourceId": "*", "events": ["*"]});
+    let pattern = json!({"subscriptionId": "s3", "pattern": ["agent:*:status"]});
+    assert_eq!([&its[0]["config"], &its[1]["config"], &its[2]["config"]], [&s1, &system, &pattern]);
+    assert_eq!((&its[1]["id"], its.len()), (&json!("sub-1"), 3));
+    assert_eq!(asked(&id.to_uppercase()).len(), 3, "a UUID's case means nothing");
+
+    // One of the same name is replaced; what is refused is not there; another client has its own.
+    client.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s1", "resource": "workflow"}}));
+    assert_eq!(
+        client.ask(&json!({"type": "subscribe", "data": {"pattern": "*****a*b*c*d"}}))["type"],
+        "error"
+    );
+    let its = asked(&id);
+    assert_eq!(
+        (its.len(), &its[2]["id"], &its[2]["config"]["resource"]),
+        (3, &json!("s1"), &json!("workflow"))
+    );
+    let mut other = open(&server, "/autosdlc");
+    let others = other.message()["data"]["clientId"].as_str().expect("an id").to_owned();
+    other.ask(&json!({"type": "subscribe", "data": s1}));
+    assert_eq!((asked(&others).len(), asked(&id).len()), (1, 3));
+    // A number that is its own only as a number takes the same one away.
+    client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "sub-01"}}));
+    client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s3"}}));
+    let its = asked(&id);
+    assert_eq!((its.len(), &its[0]["id"]), (1, &json!("s1")));
+    drop(client);
+    support::eventually("it is gone with its client", || asked(&id).is_empty());
+    assert_eq!(asked(&others).len(), 1);
+    assert_eq!(asked("nobody").len(), 0);
+    assert_eq!(http::get(server.addr, "/api/subscriptions").status, 400);
+}
+
+#[test]
+fn a_program_asks_its_own_server_what_a_client_of_any_loop_is_subscribed_to() {
+    let bus = Bus::new();
+    let server = fanwire::Server::builder(&bus).listen("127.0.0.1:0").loops(2).spawn().expect("a free port");
+    // Loops take turns at accepting, or not: by eight clients both have some.
+    for n in 0..8 {
+        let mut client = Ws::over(Wire::connect(server.local_addr()), "/autosdlc", "");
+        let id = client.message()["data"]["clientId"].as_str().expect("an id").to_owned();
+        let subscription = format!("s{n}");
+        client.ask(
+            &json!({"type": "subscribe", "data": {"subscriptionId": subscription, "resource": "agent"}}),
+        );
+        let its = server.client_subscriptions(&id);
+        assert_eq!((its.len(), its[0].id(), its[0].client_id()), (1, &*subscription, &*id));
+        assert!(its[0].config().contains(r#""resource":"agent""#), "{}", its[0].config());
+        assert!(its[0].created_at().0 > 0);
+    }
+    server.drain(Duration::ZERO);
+    server.join().expect("its loops end well");
+}
+
+#[test]
 fn autosdlc_is_counted_by_its_own_names() {
     let server = Server::start();
     let mut client = open(&server, "/autosdlc");

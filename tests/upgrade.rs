@@ -270,8 +270,21 @@ fn rights_go_with_their_holders_and_revocations_stand() {
         );
         http::exchange(addr, head.as_bytes())
     };
+    let mut sdlc = Ws::over(Wire::connect(addr), "/autosdlc", &bearer(&ann));
+    let id = sdlc.message()["data"]["clientId"].as_str().expect("an id").to_owned();
+    sdlc.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s", "resource": "agent", "resourceId": "a"}}));
+    let subscriptions = || {
+        let head = format!(
+            "GET /api/subscriptions?client_id={id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n",
+            bearer(&admin)
+        );
+        http::exchange(addr, head.as_bytes()).json()["subscriptions"].clone()
+    };
+    let before = subscriptions();
+    assert_eq!(before[0]["id"], "s");
     assert_eq!(post("/api/revoke", r#"{"sub":"eve"}"#).status, 200);
     server.upgrade();
+    assert_eq!(subscriptions(), before, "an operator is told the same");
     for stream in ["b", "a"] {
         let event = json!({"type": "x", "stream_id": stream, "payload": {"n": 1}}).to_string();
         assert_eq!(post("/publish", &event).status, 200);

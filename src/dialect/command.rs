@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::OnLag;
 use crate::codec::ws;
@@ -57,6 +58,8 @@ pub(crate) struct Subscribe {
     /// First the latest event of each key.
     pub(crate) snapshot: bool,
     pub(crate) on_lag: OnLag,
+    /// What was asked for, for who may ask about a client, where the dialect tells clients their ids.
+    pub(crate) config: Option<Box<RawValue>>,
 }
 
 impl From<Filter> for Subscribe {
@@ -69,6 +72,7 @@ impl From<Filter> for Subscribe {
             history: None,
             snapshot: false,
             on_lag: OnLag::default(),
+            config: None,
         }
     }
 }

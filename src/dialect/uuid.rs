@@ -20,6 +20,14 @@ impl Uuid {
         Self(high << 96 | 0x8 << 76 | 0x2 << 62 | low)
     }
 
+    /// The number of the client whose text this is.
+    pub(crate) fn to_client(text: &str) -> Option<u64> {
+        let (high, low) = (text.get(..8)?, text.get(28..)?);
+        let part = |text| u64::from_str_radix(text, 16).ok();
+        let client = part(high)? << 32 | part(low)?;
+        Self::of_client(client).to_string().eq_ignore_ascii_case(text).then_some(client)
+    }
+
     /// Version 8 of an event's place: the same for every client, so that the frame can be shared. An event that
     /// no bus has placed has the place of none.
     pub(crate) fn of_event(id: Option<EventId>) -> Self {
@@ -60,6 +68,17 @@ mod tests {
         let id = EventId { epoch: u64::MAX, shard: u16::MAX, sequence: u64::MAX };
         assert_eq!(Uuid::of_event(Some(id)).to_string(), "ffffffff-ffff-8fff-bfff-ffffffffffff");
         assert_eq!(Uuid::random(u128::MAX).to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        for client in [0, 1, u64::MAX, 0x0123_4567_89ab_cdef] {
+            let text = Uuid::of_client(client).to_string();
+            assert_eq!(Uuid::to_client(&text), Some(client));
+            assert_eq!(Uuid::to_client(&text.to_uppercase()), Some(client));
+            assert_eq!(Uuid::to_client(&text[1..]), None);
+            assert_eq!(Uuid::to_client(&text.replace("-8", "-4")), None);
+        }
+        for text in ["", "1", "00000000-0000-8000-8000-+00000000001", "äöüäöüäöüäöüäöüäöüäöüäöüäöü"]
+        {
+            assert_eq!(Uuid::to_client(text), None, "{text}");
+        }
         assert_eq!(Uuid::random(0).to_string(), "00000000-0000-4000-8000-000000000000");
     }
 }

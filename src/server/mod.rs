@@ -9,6 +9,7 @@ mod backlog;
 mod config;
 mod connection;
 mod core;
+mod directory;
 pub(crate) mod echo;
 mod endpoint;
 mod event_loop;
@@ -54,12 +55,14 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Callback, Mutex, Padded, lock};
 use auth::{Auth, Notice, Revocation};
 use core::Report;
+use directory::Directory;
 use limits::{Addresses, Callers};
 use workers::Workers;
 
 pub use address::{AddressRange, ParseAddressRangeError};
 use config::Prepared;
 pub use config::{BridgeConfig, ServerConfig};
+pub use directory::ClientSubscription;
 pub use endpoint::{Endpoint, System};
 #[cfg(unix)]
 use handover::Muster;
@@ -107,6 +110,8 @@ pub(crate) struct Shared {
     handed_over: AtomicBool,
     /// Turns of each loop, of those that were begun.
     beats: Box<[Padded<AtomicU64>]>,
+    /// Who subscribed to what, where an operator may ask.
+    directory: Directory,
     /// What each loop said last.
     reports: Mutex<Vec<Report>>,
     /// One bit a loop: it is short of memory.
@@ -136,6 +141,7 @@ impl Shared {
             musters: AtomicU64::new(0),
             handed_over: AtomicBool::new(false),
             beats: (0..loops).map(|_| Padded(AtomicU64::new(0))).collect(),
+            directory: Directory::default(),
             reports: Mutex::new(vec![Report::default(); loops]),
             short_of_memory: AtomicU64::new(0),
         }
@@ -692,6 +698,11 @@ impl ServerHandle {
         give_up: impl FnOnce(),
     ) -> Result<usize, HandoverError> {
         handover::hand_over(&self.shared, socket, limit, give_up)
+    }
+
+    /// What the AutoSDLC client of this `clientId` is subscribed to at this server; nothing where there is none.
+    pub fn client_subscriptions(&self, client_id: &str) -> Vec<ClientSubscription> {
+        self.shared.directory.of(client_id)
     }
 
     /// What tells whether the loops turn.

@@ -21,8 +21,8 @@ use super::rights::Rights;
 use super::wheel::Tick;
 use crate::codec::{portable, ws};
 use crate::dialect::{
-    Asked, ClientError, ClientMessage, Command, Encoding, Incoming, OnLag, Opening, Place, Refusal, Reply,
-    Stamp, Subscribe, native, shortened,
+    Asked, ClientError, ClientMessage, Command, Dialect, Encoding, Incoming, OnLag, Opening, Place, Refusal,
+    Reply, Stamp, Subscribe, native, shortened,
 };
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
@@ -409,7 +409,7 @@ impl Session {
         let name = self.name(&subscribe);
         let id = name.to_string();
         self.check(&subscribe, &id, cx)?;
-        let Subscribe { filter, or, since, history, snapshot, on_lag, .. } = subscribe;
+        let Subscribe { filter, or, since, history, snapshot, on_lag, config, .. } = subscribe;
         if let Name::Numbered(number) = name {
             self.unnamed = number;
         }
@@ -427,6 +427,9 @@ impl Session {
             cx.hold_input();
             self.forget(&id, cx);
         }
+        if let Some(config) = config {
+            cx.shared.directory.add(self.client(), id, config, cx.now);
+        }
         for filter in filters {
             messages::subscribed(self.encoding, &filter, 1, cx);
             self.subscriptions.push(Subscription { name: name.clone(), filter, on_lag });
@@ -439,11 +442,14 @@ impl Session {
     /// Drops what has this name, or everything by the name `*`; how much that was.
     fn forget(&mut self, id: &str, cx: &Context<'_>) -> usize {
         let before = self.subscriptions.len();
-        let encoding = self.encoding;
+        let (encoding, client) = (self.encoding, self.client());
         self.subscriptions.retain(|s| {
             let stays = id != "*" && !s.name.is(id);
             if !stays {
                 messages::subscribed(encoding, &s.filter, -1, cx);
+                if encoding.dialect() == Dialect::Autosdlc {
+                    cx.shared.directory.remove(client, &s.name.to_string());
+                }
             }
             stays
         });
@@ -496,6 +502,9 @@ impl Session {
         messages::left(self.encoding, self.subscriptions.iter().map(|s| &s.filter), cx);
         cx.shared.metrics.subscriptions.dec_by(self.subscriptions.len() as i64);
         self.subscriptions.clear();
+        if self.encoding.dialect() == Dialect::Autosdlc {
+            cx.shared.directory.remove(self.client(), "*");
+        }
     }
 }
 

@@ -173,6 +173,11 @@ pub(crate) fn client_id(client: u64) -> String {
     Uuid::of_client(client).to_string()
 }
 
+/// The client whose `clientId` this is.
+pub(crate) fn client_of(id: &str) -> Option<u64> {
+    Uuid::to_client(id)
+}
+
 /// An event's `id`, the same for every client.
 pub(crate) fn message_id(event: &Event) -> String {
     Uuid::of_event(event.id()).to_string()

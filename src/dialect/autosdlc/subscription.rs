@@ -4,7 +4,8 @@
 //! at both ends, as the document's own matcher has it. An event's key is its entity's kind and id, and what its
 //! type says without the kind; a known type has its place in the catalogue, with an entity or without.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
 
 use super::super::command::Strings;
 use super::super::{ClientError, Subscribe};
@@ -23,6 +24,22 @@ struct SubscribeIn {
     patterns: Option<Strings>,
 }
 
+/// What of a `subscribe` counted.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Config<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscription_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pattern: &'a [String],
+}
+
 /// Ways in which one pattern may be parted in three.
 const PARTINGS_MAX: usize = 16;
 
@@ -34,19 +51,30 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
     let mut patterns = list(input.pattern);
     patterns.extend(list(input.patterns));
     let or_any = |part: Option<String>| part.filter(|p| !p.is_empty()).unwrap_or_else(|| "*".to_owned());
+    let subscription_id = input.subscription_id.filter(|id| !id.is_empty());
     let mut filters = Vec::new();
     let resource = or_any(input.resource);
+    let (mut resource_id, mut events) = (String::new(), Vec::new());
     if resource.contains(':') {
         // It may hold a whole pattern.
-        patterns.push(resource);
+        patterns.push(resource.clone());
     } else if patterns.is_empty() {
-        let mut events = list(input.events);
+        resource_id = or_any(input.resource_id);
+        events = list(input.events);
         if events.is_empty() {
             events.push("*".to_owned());
         }
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
-        wanted(&resource, &or_any(input.resource_id), &events, &mut filters);
+        wanted(&resource, &resource_id, &events, &mut filters);
     }
+    let is_parted = patterns.is_empty();
+    let config = to_raw_value(&Config {
+        subscription_id: subscription_id.as_deref(),
+        resource: is_parted.then_some(&resource),
+        resource_id: is_parted.then_some(&resource_id),
+        events: is_parted.then_some(&events),
+        pattern: &patterns,
+    });
     for pattern in &patterns {
         let parted = partings(pattern);
         if parted.len() > PARTINGS_MAX {
@@ -62,8 +90,10 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
     let mut filters = filters.into_iter();
     let first = filters.next().unwrap_or_else(Filter::nothing);
     Ok(Subscribe {
-        subscription_id: input.subscription_id.filter(|id| !id.is_empty()),
+        subscription_id,
         or: filters.collect(),
+        // Text and lists of text are always JSON.
+        config: config.ok(),
         ..Subscribe::from(first)
     })
 }

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::codec::portable;
 use crate::server::auth::SavedGrant;
+use crate::server::directory::Directory;
 use crate::server::session::saved::SavedSession;
 
 /// What one connection is in the middle of.
@@ -65,7 +66,7 @@ fn restored(grant: Option<SavedGrant>, cx: &Context<'_>) -> Option<Option<Arc<Gr
 
 impl Connection {
     /// What it is in the middle of; `None` where it has nothing to go on with.
-    pub(crate) fn save(&self, tick: Tick) -> Option<SavedConnection> {
+    pub(crate) fn save(&self, tick: Tick, directory: &Directory) -> Option<SavedConnection> {
         let state = match &self.state {
             State::Http(http) => {
                 let receiving = match &http.receiving {
@@ -82,7 +83,7 @@ impl Connection {
             State::Ws(ws) if ws.echo.is_none() => SavedState::Ws {
                 decoder: ws.decoder.clone(),
                 inflates: ws.inflates,
-                session: Box::new(ws.session.save(tick)),
+                session: Box::new(ws.session.save(tick, directory)),
             },
             State::Sse(grant) => SavedState::Sse { grant: saved(grant.as_ref()).map(Box::new) },
             State::Ws(_) | State::Closing(_) => return None,

@@ -75,7 +75,9 @@ impl<S: Socket> Core<S> {
             self.conns.iter().filter(|(_, conn)| can_move(conn)).map(|(slot, _)| slot).collect();
         let mut packed = Vec::new();
         for slot in slots {
-            let Some(connection) = self.conns[slot].connection.save(self.tick) else { continue };
+            let Some(connection) = self.conns[slot].connection.save(self.tick, &self.shared.directory) else {
+                continue;
+            };
             let conn = &mut self.conns[slot];
             let interest = conn.cursor.interest(&self.fanout);
             let ring = Kept { shared: &self.shared, now: self.now };

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Context, Encoding, Own, Place, Session, Subscription, messages};
+use crate::server::directory::{ClientSubscription, Directory};
 use crate::server::rights::{Rights, SavedRights};
 use crate::server::wheel::Tick;
 
@@ -15,6 +16,9 @@ pub(crate) struct SavedSession {
     subscriptions: Vec<Subscription>,
     unnamed: u32,
     own: Option<SavedOwn>,
+    /// What it asked for, where an operator may ask about that.
+    #[serde(default)]
+    asked: Vec<ClientSubscription>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,18 +29,19 @@ struct SavedOwn {
 }
 
 impl Session {
-    pub(crate) fn save(&self, tick: Tick) -> SavedSession {
+    pub(crate) fn save(&self, tick: Tick, directory: &Directory) -> SavedSession {
         let own = self.own.as_deref().map(|Own { place, is_deaf_to_itself, rights }| SavedOwn {
             place: place.clone(),
             is_deaf_to_itself: *is_deaf_to_itself,
             rights: rights.save(tick),
         });
         let subscriptions = self.subscriptions.to_vec();
-        SavedSession { encoding: self.encoding, subscriptions, unnamed: self.unnamed, own }
+        let asked = directory.of_number(self.client());
+        SavedSession { encoding: self.encoding, subscriptions, unnamed: self.unnamed, own, asked }
     }
 
     pub(crate) fn restored(saved: SavedSession, cx: &Context<'_>) -> Self {
-        let SavedSession { encoding, subscriptions, unnamed, own } = saved;
+        let SavedSession { encoding, subscriptions, unnamed, own, asked } = saved;
         let is_plain = own.is_none();
         let (place, is_deaf_to_itself, rights) = match own {
             Some(SavedOwn { place, is_deaf_to_itself, rights }) => (place, is_deaf_to_itself, rights),
@@ -47,7 +52,9 @@ impl Session {
             (!is_plain || rights.are_special()).then(|| Box::new(Own { place, is_deaf_to_itself, rights }));
         cx.shared.metrics.subscriptions.inc_by(subscriptions.len() as i64);
         messages::came_over(encoding, subscriptions.iter().map(|s| &s.filter), cx);
-        Self { subscriptions: subscriptions.into(), unnamed, encoding, own }
+        let restored = Self { subscriptions: subscriptions.into(), unnamed, encoding, own };
+        cx.shared.directory.take_over(restored.client(), asked);
+        restored
     }
 
     /// Asks for what it is subscribed to, once more.

@@ -1,0 +1,94 @@
+//! Which of AutoSDLC's clients subscribed to what, for an operator who asks by `clientId`: that document's
+//! `getClientSubscriptions`. Other dialects tell their clients no such id.
+//!
+//! Imports `dialect`, `event`. Always: what is here is what the client is subscribed to at that moment, told before
+//! its subscription is answered, and gone with it; a client's words are here only as far as they counted.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::codec::portable;
+use crate::dialect::autosdlc::{client_id, client_of};
+use crate::event::Timestamp;
+use crate::sync::{Mutex, lock};
+
+/// One subscription of an AutoSDLC client, as the document describes it. As JSON: `id`, `clientId`, `config`,
+/// `createdAt` and `active`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientSubscription {
+    id: String,
+    client_id: String,
+    config: Box<RawValue>,
+    #[serde(with = "portable::text")]
+    created_at: Timestamp,
+    active: bool,
+}
+
+impl ClientSubscription {
+    /// The subscription's id: the client's own, or one that it was given.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The client that it is of.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// What the client asked for, as JSON: `resource`, `resourceId` and `events`, or `pattern`.
+    pub fn config(&self) -> &str {
+        self.config.get()
+    }
+
+    /// When it began.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Directory(Mutex<HashMap<u64, Vec<ClientSubscription>>>);
+
+impl Directory {
+    /// What this client is subscribed to, in the order in which it asked; nothing where there is no such client.
+    pub(super) fn of(&self, client: &str) -> Vec<ClientSubscription> {
+        client_of(client).map_or_else(Vec::new, |client| self.of_number(client))
+    }
+
+    /// As [`Self::of`], by the client's number.
+    pub(super) fn of_number(&self, client: u64) -> Vec<ClientSubscription> {
+        lock(&self.0).get(&client).cloned().unwrap_or_default()
+    }
+
+    /// A client has subscribed, in place of what had this id.
+    pub(super) fn add(&self, client: u64, id: String, config: Box<RawValue>, now: Timestamp) {
+        let one =
+            ClientSubscription { id, client_id: client_id(client), config, created_at: now, active: true };
+        let mut all = lock(&self.0);
+        let its = all.entry(client).or_default();
+        its.retain(|other| other.id != one.id);
+        its.push(one);
+    }
+
+    /// A client wants this no more, or all by the name `*`.
+    pub(super) fn remove(&self, client: u64, id: &str) {
+        let mut all = lock(&self.0);
+        if let Some(its) = all.get_mut(&client) {
+            its.retain(|one| id != "*" && one.id != id);
+            if its.is_empty() {
+                all.remove(&client);
+            }
+        }
+    }
+
+    /// A client came from the process before this one.
+    pub(super) fn take_over(&self, client: u64, its: Vec<ClientSubscription>) {
+        if !its.is_empty() {
+            lock(&self.0).insert(client, its);
+        }
+    }
+}

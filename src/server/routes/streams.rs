@@ -1,0 +1,236 @@
+//! Requests that become streams: WebSocket of every dialect, and SSE.
+//!
+//! Imports its parent's answers and every lower room. Always: who may not have a stream, or not now, is told so in
+//! place of it; a stream's head goes before anything of it.
+
+use super::super::address::is_trusted;
+use super::super::connection::{Effect, ReplayFrom};
+use super::super::limits::address_key;
+use super::super::rights::may_see;
+use super::{Answer, Outcome};
+use crate::codec::deflate;
+use crate::codec::http::{self, Method, Request};
+use crate::codec::ws::{self, PerMessageDeflate};
+use crate::dialect::sse_bridge::HEADERS;
+use crate::dialect::{Dialect, Encoding, OnLag, Place, shortened, split_entity};
+use crate::event::Position;
+use crate::feed::Compression;
+use crate::filter::Filter;
+use crate::metrics::Kind;
+
+/// The subprotocol offered.
+const PROTOCOL: &str = "fanwire.v1";
+
+/// A subprotocol to offer beside a token's, where another dialect is spoken: browsers want one of theirs chosen.
+const AUTH_PROTOCOL: &str = "fanwire.auth";
+
+impl Answer<'_, '_> {
+    /// Counts a stream that comes through a proxy for the client's own address, if there may be one more.
+    fn count_stream(&mut self) -> Result<(), Outcome> {
+        let config = self.cx.config;
+        let (Some(max), Some(peer)) = (config.limits.connections_per_address, self.cx.peer) else {
+            return Ok(());
+        };
+        let Some(client) = self.client().filter(|_| is_trusted(peer, &config.trusted_proxies)) else {
+            return Ok(());
+        };
+        if let Some(counted) = self.cx.shared.addresses.enter(address_key(client), max) {
+            self.cx.effects.push(Effect::Count(counted));
+            return Ok(());
+        }
+        self.cx.shared.metrics.connections_refused.get_or_create(&Kind { kind: "address" }).inc();
+        let error = format!("limit of {max} streams from one address reached");
+        Err(self.error(429, "address", &error, &[("Retry-After", "5")]))
+    }
+
+    /// Whether no new stream is taken for now.
+    fn refuse_stream(&mut self) -> Option<Outcome> {
+        let (label, error) = if self.cx.shared.is_draining() {
+            ("draining", "server is shutting down")
+        } else if self.cx.shared.is_short_of_memory() {
+            ("memory", "server is short of memory")
+        } else {
+            return None;
+        };
+        Some(self.error(503, label, error, &[("Retry-After", "5")]))
+    }
+
+    pub(super) fn websocket(&mut self, dialect: Dialect, channel: String) -> Outcome {
+        let upgrade = match ws::check_upgrade(self.request) {
+            Ok(upgrade) => upgrade,
+            Err(error) => {
+                return self.error(error.status(), error.label(), &error.to_string(), error.headers());
+            }
+        };
+        if let Some(refusal) = self.refuse_stream() {
+            return refusal;
+        }
+        let grant = match self.shown.clone() {
+            Ok(grant) => grant,
+            Err(denied) => return self.denied(denied),
+        };
+        let offers = |protocol: &str| upgrade.protocols.iter().any(|offered| offered == protocol);
+        let protocol = [PROTOCOL, AUTH_PROTOCOL].into_iter().find(|protocol| offers(protocol));
+        // Who offers the native subprotocol speaks it, wherever it comes.
+        let dialect = if protocol == Some(PROTOCOL) { Dialect::Native } else { dialect };
+        let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
+        let query: Vec<(String, String)> = self.request.query_pairs().collect();
+        let opening = match dialect.open(place, &query) {
+            Ok(opening) => opening,
+            Err(error) => return self.error(400, "invalid_query", &error, &[]),
+        };
+        if let Some(subscribe) = &opening.subscribe
+            && let Err(error) = subscribe.filter.check(&self.cx.config.filter_limits())
+        {
+            return self.error(400, "invalid_filter", &error.to_string(), &[]);
+        }
+        if let (Some(subscribe), Some(grant)) = (&opening.subscribe, &grant)
+            && let Err(error) = may_see(grant, &subscribe.filter)
+        {
+            return self.forbidden(&error.text);
+        }
+        if let Err(refusal) = self.count_stream() {
+            return refusal;
+        }
+        let deflate = upgrade.deflate.filter(|_| self.cx.config.compression);
+        let mut out = Vec::with_capacity(192);
+        ws::write_upgrade(&mut out, &upgrade.accept, protocol, deflate);
+        self.cx.send(out);
+        if let Some(PerMessageDeflate { context_takeover, window_bits: bits }) = deflate {
+            let compression =
+                if context_takeover { Compression::Messages { bits } } else { Compression::Alone { bits } };
+            self.cx.effects.push(Effect::Compress(compression));
+        }
+        Outcome::Ws(Box::new(opening), deflate, grant)
+    }
+
+    pub(super) fn sse(&mut self, encoding: Encoding) -> Outcome {
+        let grant = match self.grant() {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        let mut stream = match StreamRequest::read(self.request, encoding) {
+            Ok(stream) => stream,
+            Err(error) => return self.error(400, "invalid_query", &error, &[]),
+        };
+        if let Err(error) = stream.filter.check(&self.cx.config.filter_limits()) {
+            return self.error(400, "invalid_filter", &error.to_string(), &[]);
+        }
+        if let Some(grant) = &grant {
+            if let Err(error) = may_see(grant, &stream.filter) {
+                return self.forbidden(&error.text);
+            }
+            stream.filter = grant.narrow(&stream.filter);
+        }
+        if let Some(refusal) = self.refuse_stream() {
+            return refusal;
+        }
+        let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
+        headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let gzip = self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
+        if self.cx.config.compression && deflate::AVAILABLE {
+            headers.push(("Vary", "Accept-Encoding"));
+        }
+        if gzip {
+            headers.push(("Content-Encoding", "gzip"));
+        }
+        let mut out = Vec::with_capacity(256);
+        http::write_head(&mut out, 200, &headers);
+        if self.request.method == Method::Head {
+            self.cx.send(out);
+            return Outcome::Closed;
+        }
+        if let Err(refusal) = self.count_stream() {
+            return refusal;
+        }
+        // Where the browser resumes if the stream breaks before its first event; who asked for the past has
+        // that to see first.
+        let id = self.cx.position.as_ref().filter(|_| stream.from.is_none()).map(Position::to_string);
+        let retry = self.cx.config.retry.as_millis() as u64;
+        if gzip {
+            out.extend_from_slice(&deflate::GZIP_HEADER);
+            self.cx.send(out);
+            self.cx.effects.push(Effect::Compress(Compression::Gzip));
+            out = Vec::new();
+        }
+        crate::codec::sse::encode_retry(&mut out, retry, id.as_deref());
+        self.cx.send(out);
+        if let Some(from) = stream.from {
+            self.cx.hold_input();
+            let (encoding, filter) = (stream.encoding, stream.filter.clone());
+            self.cx.effects.push(Effect::Replay { encoding, filter, except: Vec::new(), from });
+        }
+        self.cx.effects.push(Effect::Interest {
+            encoding: stream.encoding,
+            wishes: vec![(stream.filter, stream.on_lag)],
+        });
+        Outcome::Sse(grant)
+    }
+}
+
+/// What a `GET /sse` asks for.
+struct StreamRequest {
+    filter: Filter,
+    encoding: Encoding,
+    from: Option<ReplayFrom>,
+    on_lag: OnLag,
+}
+
+impl StreamRequest {
+    fn read(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
+        let mut lists: [Vec<String>; 6] = Default::default();
+        let mut entities = Vec::new();
+        let mut history = None;
+        let mut last_event_id = request.header("last-event-id").map(str::to_owned);
+        let (mut on_lag, mut max_per_second, mut snapshot) = (None, None, false);
+        for (name, value) in request.query_pairs() {
+            match name.as_str() {
+                "type" => lists[0].push(value),
+                "source" => lists[1].push(value),
+                "stream" => lists[2].push(value),
+                "execution" => lists[3].push(value),
+                "correlation" => lists[4].push(value),
+                "channel" => lists[5].push(value),
+                "entity" => entities.push(split_entity(&value)),
+                "history" => {
+                    let count = value.parse().map_err(|_| "history is not a number".to_owned())?;
+                    history = Some(count);
+                }
+                // The header is the browser's own, and newer than the query it was opened with.
+                "last_event_id" => last_event_id = last_event_id.or(Some(value)),
+                "event_name" if value == "message" => encoding = Encoding::NativeSseUnnamed,
+                "on_lag" => on_lag = Some(value),
+                "max_per_second" => {
+                    let rate = value.parse().map_err(|_| "max_per_second is not a number".to_owned())?;
+                    max_per_second = Some(rate);
+                }
+                "snapshot" => snapshot = matches!(value.as_str(), "" | "1" | "true"),
+                "event_name" => return Err("event_name can only be message".to_owned()),
+                // What authentication reads, and a cache's key.
+                "token" | "access_token" | "ticket" => {}
+                name if name.starts_with('_') => {}
+                // A slip of the pen would otherwise be a stream of everything.
+                name => {
+                    let known = "type, source, stream, execution, correlation, channel, entity, history, \
+                                 last_event_id, event_name, on_lag, max_per_second or snapshot";
+                    return Err(format!("'{}' is none of {known}", shortened(name)));
+                }
+            }
+        }
+        let [types, sources, streams, executions, correlations, channels] = lists;
+        let filter = Filter::new()
+            .types(types)
+            .sources(sources)
+            .streams(streams)
+            .executions(executions)
+            .correlations(correlations)
+            .channels(channels)
+            .entities(entities);
+        let from = match last_event_id.as_deref() {
+            Some("") | None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
+            Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
+        };
+        let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;
+        Ok(Self { filter, encoding, from, on_lag })
+    }
+}

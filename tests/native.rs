@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::sse::Sse;
 use support::wire::{Wire, deadline};
 use support::ws::{self, Ws};
 use support::{Server, numbered};
@@ -408,17 +409,30 @@ fn since_gives_what_was_missed_and_history_the_newest() {
 }
 
 #[test]
-fn several_loops_serve_the_same_events() {
-    let server = Server::with(&["--loops", "3"]);
-    let mut clients: Vec<Ws> = (0..30).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
-    for n in 0..20 {
+fn several_loops_share_the_clients_and_each_events_encodings() {
+    const LOOPS: usize = 3;
+    const EVENTS: usize = 20;
+    let server = Server::with(&["--loops", &LOOPS.to_string()]);
+    let mut clients: Vec<Ws> = (0..60).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
+    let mut streams: Vec<Sse> = (0..60).map(|_| Sse::open(server.addr, "")).collect();
+    let metric = |name| server.metric(name).expect("the metric is there") as usize;
+    // A loop has a feed of its own for what its clients want; each has some of both.
+    assert_eq!(metric("fanwire_feed_feeds"), 2 * LOOPS, "a loop has no clients");
+    for n in 0..EVENTS {
         server.publish(numbered(n));
     }
     for client in &mut clients {
-        for n in 0..20 {
+        for n in 0..EVENTS {
             assert_eq!(client.event()["payload"]["n"], n);
         }
     }
+    for stream in &mut streams {
+        for n in 0..EVENTS {
+            assert_eq!(stream.event().json()["payload"]["n"], n);
+        }
+    }
+    // The first loop that needs an encoding makes it, for all.
+    assert_eq!(metric("fanwire_feed_encodings_total"), 2 * EVENTS);
 }
 
 #[test]

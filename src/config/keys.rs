@@ -114,7 +114,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.server.accept_rate, 0..=10_000_000)),
         row("max_subscriptions", LIVE, "Subscriptions of one client; over it an error",
             |c| count(&mut c.server.max_subscriptions, 1..=1_000_000)),
-        row("max_memory_bytes", LIVE, "Bytes held for all clients together, before feeds let go of their past and laggards are closed; 0 = no budget",
+        row("max_memory_bytes", LIVE, "Bytes held for all clients together, bodies that are coming in too, before feeds let go of their past and laggards are closed; 0 = no budget",
             |c| bytes(&mut c.server.max_memory_bytes, 0..=64 * TIB)),
     ]},
     Group { heading: "Lag: clients that are slower than their events", rows: &[

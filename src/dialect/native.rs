@@ -204,15 +204,17 @@ impl Protocol for Native {
     }
 
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
-        let position = stamp.position.as_ref().map(Position::to_string);
+        let position = || stamp.position.as_ref().map(Position::to_string);
         let (kind, payload) = match reply {
             Reply::Welcome { .. } => return None,
-            Reply::Subscribed { id } => ("ack", json!({ "subscription_id": id, "last_event_id": position })),
+            Reply::Subscribed { id } => {
+                ("ack", json!({ "subscription_id": id, "last_event_id": position() }))
+            }
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
             Reply::Response(payload) => ("response", (*payload).clone()),
             Reply::Published(id) => ("ack", json!({ "event_id": id.map(|id| id.to_string()) })),
             Reply::Reconnect(delay_ms) => ("reconnect", json!({ "delay_ms": delay_ms })),
-            Reply::Pong => ("pong", json!({ "last_event_id": position })),
+            Reply::Pong => ("pong", json!({ "last_event_id": position() })),
             Reply::Authenticated => ("ack", json!({ "authenticated": true })),
             Reply::AuthFailed(why) => ("error", json!({ "error": why, "code": "auth_failed" })),
             Reply::Error(error) => ("error", json!({ "error": error.text, "code": error.code })),

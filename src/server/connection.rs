@@ -116,8 +116,9 @@ pub(crate) struct Context<'a> {
     pub(crate) inflater: &'a mut Inflater,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,
-    /// What the loop has taken of the bus so far, to resume from; `None` before an engine's log was reached.
-    pub(crate) position: Option<Position>,
+    /// What the loop has taken of the bus so far, to resume from; `None` before an engine's log was reached. Made when
+    /// it is asked for: most input asks for nothing.
+    pub(crate) position: &'a dyn Fn() -> Option<Position>,
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Bytes of answers given since the loop called.
     pub(crate) answered_bytes: usize,
@@ -258,6 +259,18 @@ impl Connection {
     /// with nothing if nothing came.
     pub(crate) fn holds_input(&self) -> bool {
         self.held.is_some()
+    }
+
+    /// Bytes kept of requests and messages that are not complete, or wait for answers before them.
+    pub(crate) fn input_bytes(&self) -> usize {
+        let held = self.held.as_ref().map_or(0, |held| held.capacity());
+        held + match &self.state {
+            State::Http(http) => {
+                http.buffer.capacity() + http.receiving.as_ref().map_or(0, |coming| coming.body.capacity())
+            }
+            State::Ws(ws) => ws.decoder.buffered_bytes(),
+            State::Sse(_) | State::Closing(_) => 0,
+        }
     }
 
     /// Takes bytes from the peer. They may be unmasked in place.
@@ -437,6 +450,8 @@ impl Connection {
             }
             input = &mut input[used..];
             if input.is_empty() {
+                // One that came in pieces is not kept until the next comes.
+                ws.decoder.release();
                 return;
             }
         }

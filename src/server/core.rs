@@ -19,7 +19,7 @@ macro_rules! context {
             inflater: &mut $core.inflater,
             tick: $core.tick,
             now: $core.now,
-            position: taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
+            position: &|| taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
             effects: &mut $core.effects,
             answered_bytes: 0,
             peer: $peer,
@@ -393,6 +393,8 @@ impl<S: Socket> Core<S> {
         let mut cx = context!(self, conn);
         let before = conn.connection.speaks();
         conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
+        // What it keeps of it counts against the memory budget.
+        self.unreported |= conn.connection.input_bytes() > 0;
         let after = conn.connection.speaks();
         if before != after {
             let open =

@@ -301,7 +301,7 @@ pub fn session(data: &[u8]) {
             inflater: &mut inflater,
             tick: tick as u64,
             now: Timestamp(0),
-            position: None,
+            position: &|| None,
             effects: &mut effects,
             answered_bytes: 0,
             peer: None,

@@ -509,5 +509,5 @@ impl Session {
 }
 
 fn stamp(cx: &mut Context<'_>) -> Stamp {
-    Stamp { random: cx.rng.next_u128(), now: cx.now, position: cx.position.clone() }
+    Stamp { random: cx.rng.next_u128(), now: cx.now, position: (cx.position)() }
 }

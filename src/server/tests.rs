@@ -35,7 +35,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             inflater: &mut Inflater::default(),
             tick: 1,
             now,
-            position: None,
+            position: &|| None,
             effects: &mut effects,
             answered_bytes,
             peer: None,
@@ -61,9 +61,13 @@ fn masked(op: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | op];
     match payload.len() {
         len @ 0..=125 => frame.push(0x80 | len as u8),
-        len => {
+        len @ 126..=0xffff => {
             frame.push(0xFE);
             frame.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            frame.push(0xFF);
+            frame.extend_from_slice(&(len as u64).to_be_bytes());
         }
     }
     frame.extend_from_slice(&key);
@@ -204,6 +208,11 @@ impl World {
         for n in 0..count {
             self.shared.bus.publish(Event::builder("a.b").json(n.to_string()).build().expect("valid"));
         }
+    }
+
+    /// As `/api/stats` says.
+    fn held_bytes(&self) -> usize {
+        self.shared.stats()["held_bytes"].as_u64().expect("a number") as usize
     }
 
     fn turn(&mut self) {
@@ -460,4 +469,44 @@ fn a_client_that_floods_is_read_a_piece_a_turn_while_others_are_served() {
         assert!(text(&other).contains("HTTP/1.1 200") || turns > 1, "the other waited for the flood");
     }
     assert!(turns > 5, "{turns}");
+}
+
+#[test]
+fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
+    let budget = 300 * 1024;
+    let config =
+        ServerConfig { max_memory_bytes: budget, max_message_bytes: 1 << 20, ..ServerConfig::default() };
+    let mut world = World::new(config);
+    let part = budget / 4 * 3;
+    let payload = "x".repeat(2 * part);
+    let body = format!(r#"{{"type":"a.b","payload":"{payload}"}}"#);
+    let head = format!("POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", body.len());
+    let (publisher, publishing) = world.connect(&head);
+    let (client, talking) = world.connect(&String::from_utf8_lossy(UPGRADE));
+    let say = |world: &mut World, wire: &Wire, token, bytes: &[u8]| {
+        wire.with(|ends| ends.to_server.extend(bytes));
+        world.core.ready(token, true, false);
+        world.after(1);
+        (world.shared.is_short_of_memory(), world.held_bytes())
+    };
+    let (is_short, held) = say(&mut world, &publisher, publishing, &body.as_bytes()[..part]);
+    assert!(held >= part && !is_short, "{held}");
+    // A message in fragments: the first says that more come.
+    let message =
+        format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":"{}"}}}}"#, &payload[..part]);
+    let mut first = masked(1, &message.as_bytes()[..message.len() - 1]);
+    first[0] &= 0x7f;
+    let (is_short, held) = say(&mut world, &client, talking, &first);
+    assert!(held >= 2 * part && is_short, "{held}");
+    let (refused, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(text(&refused).starts_with("HTTP/1.1 503"), "a newcomer gives way");
+    // Publishers don't: both get through, and nothing is kept of what they said.
+    text(&client);
+    say(&mut world, &client, talking, &masked(0, &message.as_bytes()[message.len() - 1..]));
+    assert!(text(&client).contains("event_id"));
+    let (is_short, held) = say(&mut world, &publisher, publishing, &body.as_bytes()[part..]);
+    assert!(text(&publisher).contains(" 200 OK"));
+    assert!(held < 1000 && !is_short, "{held}");
+    let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(text(&stream).starts_with("HTTP/1.1 200"));
 }

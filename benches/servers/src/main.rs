@@ -53,6 +53,34 @@ pub const LOADS: &[Load] = &[
         bare: true,
     },
     Load {
+        name: "all-read",
+        title: "900 clients that all read, 500 events a second in bursts of 50",
+        args: &["-c", "900", "-r", "500", "-b", "50", "-s", "5"],
+        sse: false,
+        bare: false,
+    },
+    Load {
+        name: "some-sleep",
+        title: "the same 900, and 100 clients beside them that never read",
+        args: &["-c", "1000", "-r", "500", "-b", "50", "-s", "5", "--sleepers", "10"],
+        sse: false,
+        bare: false,
+    },
+    Load {
+        name: "all-read-single",
+        title: "900 clients that all read, 100 single events a second",
+        args: &["-c", "900", "-r", "100", "-s", "5"],
+        sse: false,
+        bare: false,
+    },
+    Load {
+        name: "some-sleep-single",
+        title: "the same 900, and 100 clients beside them that never read",
+        args: &["-c", "1000", "-r", "100", "-s", "5", "--sleepers", "10"],
+        sse: false,
+        bare: false,
+    },
+    Load {
         name: "sse-single",
         title: "SSE: 1,000 clients, 100 single events a second",
         args: &["-c", "1000", "-r", "100", "-s", "3", "--transport", "sse"],
@@ -137,6 +165,10 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     let mut command = Command::new("taskset");
     command.args(["-c", "1"]).arg(peers::fanwire()).args(["bench", "--json", "--url", &running.url]);
     command.args(["--pid", &running.pid().to_string(), "--speak", peer.speak]).args(load.args);
+    if !load.name.contains("idle") {
+        // Compilers that look first, tables that grow and sockets of sleepers that fill are not what is measured.
+        command.args(["--warm-up", if load.name.contains("sleep") { "4" } else { "1" }]);
+    }
     if let Some(address) = &running.publish_to {
         command.args(["--publish-to", address]);
     }

@@ -61,6 +61,10 @@ fn script(name: &str) -> String {
     format!("{}/js/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What an event of these loads is as a native frame: what the others' frames are filled up to where the same bytes are
+/// to be compared.
+const OUR_BYTES: &str = "462";
+
 pub const PEERS: &[Peer] = &[
     Peer {
         name: "fanwire",
@@ -86,6 +90,22 @@ pub const PEERS: &[Peer] = &[
         speak: "plain",
         sse: true,
         start: |ground| command(sibling("bare"), &["together", &ground.port.to_string()]),
+        own_port: false,
+        is_bare: true,
+    },
+    Peer {
+        name: "bare loop, a write an event of our size",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["each", &ground.port.to_string(), OUR_BYTES]),
+        own_port: false,
+        is_bare: true,
+    },
+    Peer {
+        name: "bare loop, a write a burst of our size",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["together", &ground.port.to_string(), OUR_BYTES]),
         own_port: false,
         is_bare: true,
     },

@@ -244,6 +244,13 @@ impl Load {
         })
     }
 
+    /// Forgets what was counted.
+    pub(super) fn forget(&mut self) {
+        self.counts = [Count::default(); 2];
+        self.latency.reset();
+        self.recent.reset();
+    }
+
     fn nanos(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
     }

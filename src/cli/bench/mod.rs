@@ -70,6 +70,9 @@ pub(super) struct Args {
     /// Seconds that are measured
     #[arg(long, short = 's', default_value_t = 5.0)]
     seconds: f64,
+    /// Seconds of the same load before that, which are not counted
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    warm_up: f64,
     /// Loops of the server that the run starts
     #[arg(long, default_value_t = 1)]
     loops: usize,
@@ -171,8 +174,15 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
             eprintln!("publishing {} events/s in bursts of {} for {} s", plan.rate, plan.burst, args.seconds);
         }
     }
+    if args.warm_up > 0.0 {
+        let warm = Plan { time: Duration::from_secs_f64(args.warm_up), ..plan.clone() };
+        load.run(&warm, None).map_err(|e| CliError::new(format!("the warm-up: {e}")))?;
+        load.forget();
+    }
+    let ready = resident();
     let outcome = load.run(&plan, process.as_ref()).map_err(|e| CliError::new(format!("the run: {e}")))?;
-    let report = report::Report::new(&plan, &outcome, before.zip(after));
+    let memory = report::Memory { idle: before.zip(after), loaded: ready.zip(resident()) };
+    let report = report::Report::new(&plan, &outcome, memory);
     if args.json {
         println!("{}", report.json());
     } else {

@@ -11,12 +11,20 @@ use super::load::{Outcome, Plan};
 pub(super) struct Report<'a> {
     plan: &'a Plan,
     outcome: &'a Outcome,
-    /// Resident bytes before and after the clients connected.
-    memory: Option<(u64, u64)>,
+    memory: Memory,
+}
+
+/// The server's resident bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    /// Before and after the clients connected.
+    pub(super) idle: Option<(u64, u64)>,
+    /// Before and after what was measured.
+    pub(super) loaded: Option<(u64, u64)>,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(plan: &'a Plan, outcome: &'a Outcome, memory: Option<(u64, u64)>) -> Self {
+    pub(super) fn new(plan: &'a Plan, outcome: &'a Outcome, memory: Memory) -> Self {
         Self { plan, outcome, memory }
     }
 
@@ -26,7 +34,7 @@ impl<'a> Report<'a> {
     }
 
     fn bytes_a_connection(&self) -> Option<f64> {
-        let (before, after) = self.memory?;
+        let (before, after) = self.memory.idle?;
         Some((after as f64 - before as f64) / self.plan.connections.max(1) as f64)
     }
 
@@ -62,6 +70,8 @@ impl<'a> Report<'a> {
             "server_cpu_seconds": cpu.map(|c| c.as_secs_f64()),
             "server_cpu_us_per_delivery": self.micros_a_delivery(),
             "server_bytes_per_connection": self.bytes_a_connection(),
+            "server_resident_before": self.memory.loaded.map(|m| m.0),
+            "server_resident_after": self.memory.loaded.map(|m| m.1),
             "latency_us": {
                 "p50": latency.value_at_quantile(0.5),
                 "p90": latency.value_at_quantile(0.9),
@@ -138,6 +148,9 @@ impl fmt::Display for Report<'_> {
         }
         if let Some(bytes) = self.bytes_a_connection() {
             writeln!(f, "memory      {bytes:.0} bytes a connection (resident, kernel memory apart)")?;
+        }
+        if let Some((before, after)) = self.memory.loaded {
+            writeln!(f, "            {} KiB before the load, {} KiB behind it", before / 1024, after / 1024)?;
         }
         Ok(())
     }

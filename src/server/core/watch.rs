@@ -73,7 +73,7 @@ pub(crate) struct Laggard {
 pub(crate) struct Report {
     ledger: Ledger,
     laggards: Vec<Laggard>,
-    /// Bytes held for clients: feeds, and what is each connection's own.
+    /// Bytes held for clients: feeds, and what is each connection's own, requests that are coming in too.
     held_bytes: usize,
     /// The largest feeds, as of the last second.
     feeds: Arc<[FeedView]>,
@@ -163,7 +163,8 @@ impl<S: Socket> Core<S> {
             self.observed = self.tick;
         }
         for (slot, conn) in &self.conns {
-            held_bytes += conn.cursor.direct_bytes() + conn.socket.held_bytes();
+            held_bytes +=
+                conn.cursor.direct_bytes() + conn.socket.held_bytes() + conn.connection.input_bytes();
             let lag = conn.cursor.lag(&self.fanout, self.now);
             if lag == Lag::default() {
                 continue;

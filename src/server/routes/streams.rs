@@ -13,7 +13,6 @@ use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate};
 use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{Dialect, Encoding, OnLag, Place, shortened, split_entity};
-use crate::event::Position;
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::metrics::Kind;
@@ -145,7 +144,12 @@ impl Answer<'_, '_> {
         }
         // Where the browser resumes if the stream breaks before its first event; who asked for the past has
         // that to see first.
-        let id = self.cx.position.as_ref().filter(|_| stream.from.is_none()).map(Position::to_string);
+        let id = stream
+            .from
+            .is_none()
+            .then(|| (self.cx.position)())
+            .flatten()
+            .map(|position| position.to_string());
         let retry = self.cx.config.retry.as_millis() as u64;
         if gzip {
             out.extend_from_slice(&deflate::GZIP_HEADER);

@@ -2,7 +2,8 @@
 //!
 //! `bare each PORT`: a write for each event and client. `bare together PORT`: one contiguous write for each burst
 //! and client. `bare uring PORT`: as `each` or, with bursts, as `together`, but the writes of a burst go to the kernel
-//! as one io_uring submission.
+//! as one io_uring submission. `bare … PORT BYTES`: each event's frame is filled up to so many bytes, so that as much is
+//! written as by a server whose frames say more.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -46,21 +47,27 @@ impl Client {
     }
 }
 
-fn frame(line: &[u8], kind: Kind, out: &mut Vec<u8>) {
+/// The frame of a line, with spaces behind it up to `bytes` in all.
+fn frame(line: &[u8], kind: Kind, bytes: usize, out: &mut Vec<u8>) {
+    let start = out.len();
     if kind == Kind::Sse {
+        let end = b"\n\n";
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(line);
-        out.extend_from_slice(b"\n\n");
+        out.resize(out.len().max((start + bytes).saturating_sub(end.len())), b' ');
+        out.extend_from_slice(end);
         return;
     }
     out.push(0x81);
-    if line.len() < 126 {
-        out.push(line.len() as u8);
+    let len = line.len().max(bytes.saturating_sub(4));
+    if len < 126 {
+        out.push(len as u8);
     } else {
         out.push(126);
-        out.extend_from_slice(&(line.len() as u16).to_be_bytes());
+        out.extend_from_slice(&(len as u16).to_be_bytes());
     }
     out.extend_from_slice(line);
+    out.resize(out.len() + len - line.len(), b' ');
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -72,6 +79,8 @@ enum Mode {
 
 struct Loop {
     mode: Mode,
+    /// What a frame has at the least.
+    bytes: usize,
     clients: Vec<Option<Client>>,
     /// Those that listen.
     members: Vec<usize>,
@@ -91,7 +100,7 @@ impl Loop {
                     bursts.push(Vec::new());
                 }
                 let last = bursts.len() - 1;
-                frame(line, kind, &mut bursts[last]);
+                frame(line, kind, self.bytes, &mut bursts[last]);
             }
             for burst in bursts {
                 if self.mode == Mode::Uring {
@@ -214,7 +223,8 @@ fn main() -> io::Result<()> {
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; 1 << 18];
-    let mut all = Loop { mode, clients: Vec::new(), members: Vec::new(), ring: IoUring::new(1024)? };
+    let bytes = args.get(3).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+    let mut all = Loop { mode, bytes, clients: Vec::new(), members: Vec::new(), ring: IoUring::new(1024)? };
     let mut free = Vec::new();
     loop {
         poll.poll(&mut events, None)?;

@@ -46,16 +46,14 @@ impl Uuid {
 
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = self.0;
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            (bits >> 96) as u32,
-            (bits >> 80) as u16,
-            (bits >> 64) as u16,
-            (bits >> 48) as u16,
-            bits & 0xffff_ffff_ffff
-        )
+        // Digit by digit: it stands in every native frame, and needs nothing of std's formatting of numbers.
+        let mut text = *b"00000000-0000-0000-0000-000000000000";
+        let mut bits = self.0;
+        for place in text.iter_mut().rev().filter(|place| **place != b'-') {
+            *place = b"0123456789abcdef"[(bits & 0xf) as usize];
+            bits >>= 4;
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -78,6 +78,17 @@ pub const PEERS: &[Peer] = &[
         is_bare: false,
     },
     Peer {
+        name: "fanwire, AgentOS clients",
+        speak: "agentos",
+        sse: false,
+        start: |ground| {
+            let listen = format!("127.0.0.1:{}", ground.port);
+            command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
+        },
+        own_port: false,
+        is_bare: false,
+    },
+    Peer {
         name: "bare loop, a write an event",
         speak: "plain",
         sse: true,

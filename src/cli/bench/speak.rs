@@ -14,6 +14,8 @@ use super::load::Transport;
 pub(super) enum Speak {
     /// Fanwire: subscribe messages, NDJSON to /publish
     Fanwire,
+    /// Fanwire's AgentOS clients: all events from the connect on, in a frame of half the native one's size
+    Agentos,
     /// Whoever connects to /ws or /sse gets every line that is posted to /publish
     Plain,
     /// nchan on nginx: /sub and /pub, a POST for each event
@@ -149,6 +151,8 @@ impl Speak {
         match (self, transport) {
             (Self::Fanwire | Self::Plain, Transport::Ws) => "/ws",
             (Self::Fanwire | Self::Plain, Transport::Sse) => "/sse",
+            (Self::Agentos, Transport::Ws) => "/ws/events",
+            (Self::Agentos, Transport::Sse) => "/sse/events",
             (Self::Nchan, _) => "/sub",
             (Self::Nats | Self::Mqtt, _) => "/",
         }
@@ -191,7 +195,7 @@ impl Speak {
                 socket.write_all(&masked(TEXT, message.as_bytes()))?;
                 read_until(socket, b"}")?;
             }
-            Self::Plain | Self::Nchan => {}
+            Self::Agentos | Self::Plain | Self::Nchan => {}
             Self::Nats => {
                 let lines =
                     format!("CONNECT {{\"verbose\":false,\"pedantic\":false}}\r\nSUB {kind} 1\r\nPING\r\n");
@@ -218,7 +222,7 @@ impl Speak {
         match self {
             Self::Nats => b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec(),
             Self::Mqtt => mqtt_connect("bench-publisher"),
-            Self::Fanwire | Self::Plain | Self::Nchan => Vec::new(),
+            Self::Fanwire | Self::Agentos | Self::Plain | Self::Nchan => Vec::new(),
         }
     }
 
@@ -234,7 +238,7 @@ impl Speak {
             out.extend_from_slice(body.as_bytes());
         };
         match self {
-            Self::Fanwire => {
+            Self::Fanwire | Self::Agentos => {
                 let mut body = String::with_capacity(events.len() * 256);
                 for Publication { key, entity, payload } in events {
                     // Writing to a String cannot fail.
@@ -280,7 +284,7 @@ impl Speak {
     /// first bytes.
     pub(super) fn refuses(self, answer: &[u8]) -> bool {
         match self {
-            Self::Fanwire | Self::Plain | Self::Nchan => {
+            Self::Fanwire | Self::Agentos | Self::Plain | Self::Nchan => {
                 answer.starts_with(b"HTTP/1.1 ") && answer.get(9) != Some(&b'2')
             }
             Self::Nats => answer.starts_with(b"-ERR"),

@@ -60,23 +60,6 @@ fn read_to(client: &mut Ws, last: usize) -> (Vec<usize>, Vec<Value>) {
     (seen, gaps)
 }
 
-fn ledger(server: &Server) -> Value {
-    http::get(server.addr, "/api/stats").json()["ledger"].clone()
-}
-
-fn assert_balanced(server: &Server) -> Value {
-    let number = |ledger: &Value, name: &str| ledger[name].as_u64().expect("a number");
-    let mut last = Value::Null;
-    eventually("the books say that nothing waits", || {
-        last = ledger(server);
-        number(&last, "pending") == 0
-    });
-    let parts: u64 =
-        ["written", "pending", "dropped", "conflated"].iter().map(|name| number(&last, name)).sum();
-    assert_eq!(number(&last, "matched"), parts, "{last}");
-    last
-}
-
 const FLOOD: usize = 12_000;
 
 #[test]
@@ -88,7 +71,7 @@ fn a_client_that_conflates_gets_the_latest_of_each_key_and_no_gap() {
     assert_eq!(gaps, Vec::<Value>::new());
     assert!(seen.is_sorted_by(|a, b| a < b) && seen.len() < FLOOD / 2, "{} events", seen.len());
     assert_eq!(seen[seen.len() - 10..], (FLOOD - 10..FLOOD).collect::<Vec<_>>());
-    let books = assert_balanced(&server);
+    let books = server.balanced_ledger();
     assert_eq!(books["conflated"].as_u64(), Some((FLOOD - seen.len()) as u64), "{books}");
     // Now that it keeps up it gets everything.
     flood(&server, FLOOD, 20);
@@ -114,7 +97,7 @@ fn a_client_that_drops_its_newest_gets_what_waited_first() {
     assert_eq!(seen.len() + missed, FLOOD + 1);
     flood(&server, FLOOD + 1, 5);
     assert_eq!(read_to(&mut client, FLOOD + 5).0, (FLOOD + 1..FLOOD + 6).collect::<Vec<_>>());
-    assert_eq!(assert_balanced(&server)["dropped"].as_u64(), Some(missed as u64));
+    assert_eq!(server.balanced_ledger()["dropped"].as_u64(), Some(missed as u64));
 }
 
 #[test]
@@ -137,7 +120,7 @@ fn a_client_that_wants_all_or_nothing_is_closed_with_1013() {
     };
     assert_eq!((code, reason.contains("slow")), (1013, true), "{reason}");
     assert_eq!(server.metric("fanwire_server_lag_closed_total"), Some(1.0));
-    assert_balanced(&server);
+    server.balanced_ledger();
 }
 
 #[test]
@@ -162,7 +145,7 @@ fn a_sample_has_its_rate_and_ends_with_the_last_event() {
         of_stream.push(n(&stream.event().json()));
     }
     assert!(of_stream.len() < seen.len(), "{of_stream:?}");
-    assert_balanced(&server);
+    server.balanced_ledger();
 }
 
 #[test]
@@ -205,7 +188,7 @@ fn who_lags_shows_in_the_stats_before_it_hurts() {
     });
     eventually("the histogram counts it", || server.metric("fanwire_server_lag_events_count") > Some(0.0));
     drop(client);
-    assert_balanced(&server);
+    server.balanced_ledger();
 }
 
 #[test]
@@ -239,5 +222,5 @@ fn when_memory_is_short_laggards_go_then_new_streams_and_never_publishers() {
         wire.send(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
         read_head(&mut wire, deadline()).expect("an answer").status == 200
     });
-    assert_balanced(&server);
+    server.balanced_ledger();
 }

@@ -155,6 +155,8 @@ fn two_thousand_clients_get_every_event_once_in_order_from_one_encoding() {
     assert!(encodings > 0.0, "the metric counts nothing");
     let deliveries = server.metric("fanwire_feed_deliveries_total");
     assert_eq!(deliveries, Some((EVENTS * clients.len()) as f64), "the server's books say the same");
+    let ledger = server.balanced_ledger();
+    assert_eq!(ledger["written"].as_u64(), Some((EVENTS * clients.len()) as u64), "{ledger}");
 }
 
 /// Reads until every client has every event, comparing byte by byte with the references.
@@ -285,6 +287,7 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     assert_eq!(received + missed, ROUNDS * ROUND);
     assert!(missed > 0, "it missed nothing: the test was too small");
 
+    let missed_by_the_first = missed;
     let mut stream = Sse::from_wire(sse_sleeper, head);
     let (mut received, mut missed, mut next) = (0, 0, 0);
     while next < ROUNDS * ROUND {
@@ -294,6 +297,8 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     }
     assert_eq!(received + missed, ROUNDS * ROUND);
     assert!(missed > 0, "it missed nothing: the test was too small");
+    let ledger = server.balanced_ledger();
+    assert_eq!(ledger["dropped"].as_u64(), Some((missed_by_the_first + missed) as u64), "{ledger}");
 }
 
 /// Counts an event or a gap, which must stand exactly where the numbers jump.

@@ -178,7 +178,7 @@ impl Cursor {
 
     #[cfg(test)]
     pub(crate) fn feed(&self) -> Option<u32> {
-        self.membership.map(|m| m.feed)
+        self.membership.map(Membership::feed)
     }
 
     /// Sets what is lost when it falls off its feed.
@@ -208,14 +208,14 @@ impl Cursor {
 
     /// Events it is owed and has not begun.
     pub(crate) fn pending(&self, fanout: &Fanout) -> u64 {
-        let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed).next - self.next);
+        let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed()).next - self.next);
         ahead + self.backlog.as_ref().map_or(0, |b| b.direct_events)
     }
 
     /// How far behind it is; bytes are those of its own and those its feed still has for it.
     pub(crate) fn lag(&self, fanout: &Fanout, now: Timestamp) -> Lag {
         let Some(backlog) = &self.backlog else { return Lag::default() };
-        let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed).bytes_from(self.next));
+        let ahead = self.membership.map_or(0, |m| fanout.feed(m.feed()).bytes_from(self.next));
         Lag {
             events: self.pending(fanout),
             bytes: (backlog.partial.len() + backlog.direct_bytes) as u64 + ahead,
@@ -226,7 +226,7 @@ impl Cursor {
     /// Whether it is at the feed's end and owes nothing.
     #[cfg(test)]
     pub(crate) fn is_done(&self, fanout: &Fanout) -> bool {
-        self.backlog.is_none() && self.membership.is_none_or(|m| fanout.feed(m.feed).next == self.next)
+        self.backlog.is_none() && self.membership.is_none_or(|m| fanout.feed(m.feed()).next == self.next)
     }
 
     /// Queues bytes behind everything that is appended so far.
@@ -235,8 +235,8 @@ impl Cursor {
             return;
         }
         let feed = self.membership.map(|m| {
-            fanout.seal(m.feed);
-            fanout.feed(m.feed)
+            fanout.seal(m.feed());
+            fanout.feed(m.feed())
         });
         let place = feed.filter(|_| !self.waits).map_or(self.next, |feed| feed.next);
         let direct = self.own(place, bytes);
@@ -268,9 +268,9 @@ impl Cursor {
     ) -> Option<(Slot, u32)> {
         let membership = self.membership?;
         // It may not be there when its time comes.
-        fanout.release_samples_of(membership.feed);
-        fanout.seal(membership.feed);
-        let feed = fanout.feed(membership.feed);
+        fanout.release_samples_of(membership.feed());
+        fanout.seal(membership.feed());
+        let feed = fanout.feed(membership.feed());
         self.skip_what_is_gone(feed, tally, ring);
         if self.backlog.as_ref().is_some_and(|backlog| backlog.lost_newest > 0) {
             self.lose_newest(feed, tally);
@@ -289,7 +289,7 @@ impl Cursor {
     pub(crate) fn abandon(&mut self, fanout: &mut Fanout, tally: &mut Tally) -> Option<(Slot, u32)> {
         if let Some(membership) = self.membership {
             // What was appended and not sealed yet is owed too, and so dropped.
-            fanout.seal(membership.feed);
+            fanout.seal(membership.feed());
         }
         tally.dropped += self.pending(fanout);
         if let Some(backlog) = &mut self.backlog {
@@ -362,7 +362,7 @@ impl Cursor {
         // Behind a replay it holds nothing: the past comes first, and is not there yet.
         let holds = self.cut == Cut::DropNewest && !self.waits;
         let Some(membership) = self.membership.filter(|_| holds) else { return };
-        let (feed, limits) = (fanout.feed(membership.feed), fanout.limits());
+        let (feed, limits) = (fanout.feed(membership.feed()), fanout.limits());
         let next = self.next;
         let backlog = self.backlog(Some(feed));
         // Where one batch was more than the feed keeps, its oldest are gone already: then all of it is lost.
@@ -391,7 +391,7 @@ impl Cursor {
 
     /// Whether it fell off its feed and is to be closed for that.
     pub(crate) fn is_to_be_closed(&self, fanout: &Fanout) -> bool {
-        self.cut == Cut::Disconnect && self.membership.is_some_and(|m| self.next < fanout.feed(m.feed).base)
+        self.cut == Cut::Disconnect && self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
     }
 
     /// Another member left, and this one stands in its place now.
@@ -406,7 +406,7 @@ impl Cursor {
         debug_assert!(self.membership.is_none(), "a connection has one feed");
         let membership = fanout.join(encoding, self.compression, wishes, slot);
         self.in_step = false;
-        self.next = fanout.feed(membership.feed).next;
+        self.next = fanout.feed(membership.feed()).next;
         self.membership = Some(membership);
         if let Some(backlog) = &mut self.backlog {
             // What it is owed was owed before.
@@ -561,7 +561,7 @@ impl Cursor {
         if self.is_to_be_closed(fanout) {
             return Flushed::Lagged;
         }
-        let feed = self.membership.map(|m| fanout.feed(m.feed));
+        let feed = self.membership.map(|m| fanout.feed(m.feed()));
         let mut left = budget;
         loop {
             if let Some(feed) = feed.filter(|_| !self.waits) {

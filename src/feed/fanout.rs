@@ -3,6 +3,7 @@
 //! Imports `event`, `filter`, `dialect`, `metrics`. Always: a feed has a member; equal interests in one
 //! encoding share one feed; an event is appended to a feed once, however many of its filters match.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,9 +29,21 @@ pub(crate) type Slot = u32;
 /// Where a connection stands in a feed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Membership {
-    pub(crate) feed: FeedKey,
+    /// One more than the feed's key, so that no membership takes no more than one.
+    feed: NonZeroU32,
     /// The place among the feed's members.
     pub(crate) place: u32,
+}
+
+impl Membership {
+    fn new(feed: FeedKey, place: u32) -> Self {
+        // A loop has not as many feeds.
+        Self { feed: NonZeroU32::MIN.saturating_add(feed), place }
+    }
+
+    pub(crate) fn feed(self) -> FeedKey {
+        self.feed.get() - 1
+    }
 }
 
 /// What one subscription wants: its filter, and what may be left out.
@@ -185,7 +198,7 @@ impl Fanout {
         }
         let members = &mut self.feeds[feed as usize].members;
         members.push(slot);
-        Membership { feed, place: members.len() as u32 - 1 }
+        Membership::new(feed, members.len() as u32 - 1)
     }
 
     /// The feeds with the most members, so many. Looks at every feed.
@@ -234,7 +247,8 @@ impl Fanout {
 
     /// Ends a membership. Another member may take its place: then that one's slot is the answer. The feed goes
     /// with its last member.
-    pub(crate) fn leave(&mut self, Membership { feed, place }: Membership) -> Option<Slot> {
+    pub(crate) fn leave(&mut self, membership: Membership) -> Option<Slot> {
+        let (feed, place) = (membership.feed(), membership.place);
         self.books.sampled_out += self.waiting_in(feed);
         let members = &mut self.feeds[feed as usize].members;
         members.swap_remove(place as usize);

@@ -233,3 +233,33 @@ impl Samplers {
         self.0.iter().filter(|sampler| sampler.held.is_some()).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_events_are_about_is_the_rules_to_say() {
+        let event = |kind: &str, stream: &str, entity: Option<&str>, channel: &str| {
+            let event = Event::builder(kind).stream(stream).channel(channel);
+            let event = if let Some(id) = entity { event.entity("task", id) } else { event };
+            event.build().expect("valid")
+        };
+        let first = event("a", "s", Some("1"), "x");
+        let same = |rule: &KeyRule, other: &Event| rule.key(&first) == rule.key(other);
+        let usual = KeyRule::default();
+        assert!(same(&usual, &event("a", "another", Some("1"), "y")), "type and entity");
+        assert!(!same(&usual, &event("a", "s", Some("2"), "x")));
+        assert!(!same(&usual, &event("b", "s", Some("1"), "x")));
+        let (one, other) = (event("a", "s", None, "x"), event("a", "s", None, "y"));
+        assert_eq!(usual.key(&one), usual.key(&other), "without an entity: type and stream");
+        assert_ne!(usual.key(&one), usual.key(&event("a", "another", None, "x")));
+        let by_channel = KeyRule::new(&[Attribute::Channel, Attribute::Stream]);
+        assert!(
+            same(&by_channel, &event("b", "s", None, "x")),
+            "what the configuration names, and nothing else"
+        );
+        assert!(!same(&by_channel, &event("a", "s", Some("1"), "y")));
+        assert!(!same(&by_channel, &event("a", "another", Some("1"), "x")));
+    }
+}

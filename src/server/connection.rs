@@ -186,8 +186,6 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Ws {
     decoder: ws::Decoder,
-    /// The client's messages may be compressed.
-    inflates: bool,
     session: Session,
     /// In place of the session, where the server is an echo.
     echo: Option<Box<Echo>>,
@@ -216,6 +214,8 @@ impl Speaks {
 pub(crate) struct Connection {
     state: State,
     speaks: Speaks,
+    /// A WebSocket client's messages may be compressed. Here it takes the place of padding.
+    inflates: bool,
     /// When the peer was last heard. Ticks here are cut to 32 bits, which is thirteen years.
     heard: u32,
     /// When it was last asked whether it is there.
@@ -245,6 +245,7 @@ impl Connection {
         Self {
             state: State::Http(Box::default()),
             speaks: Speaks::Http,
+            inflates: false,
             heard: tick as u32,
             asked: tick as u32,
             held: None,
@@ -388,10 +389,10 @@ impl Connection {
             Outcome::Closed => self.close(cx),
             Outcome::Ws(opening, deflate, grant) => {
                 self.speaks = Speaks::Ws;
+                self.inflates = deflate.is_some();
                 let session = Session::open(*opening, grant, cx);
                 self.state = State::Ws(Box::new(Ws {
                     decoder: ws::Decoder::default(),
-                    inflates: deflate.is_some(),
                     session,
                     echo: cx.config.echo.then(|| Box::new(Echo::new(deflate))),
                 }));
@@ -414,7 +415,7 @@ impl Connection {
                 self.held = Some(Box::new(input.to_vec()));
                 return;
             }
-            let inflater = ws.inflates.then_some(&mut *cx.inflater);
+            let inflater = self.inflates.then_some(&mut *cx.inflater);
             let (used, message) = match ws.decoder.decode_with(input, &limits, inflater) {
                 Ok(progress) => progress,
                 Err(error) => {

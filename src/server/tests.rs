@@ -364,10 +364,10 @@ fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
 fn a_connection_costs_what_the_table_in_the_docs_says() {
     use super::{connection, core, stream};
     let sizes = [
-        ("for each connection", size_of::<core::Conn<stream::Stream>>(), 120),
+        ("for each connection", size_of::<core::Conn<stream::Stream>>(), 112),
         ("of these, its state machine", size_of::<connection::Connection>(), 40),
-        ("of these, its place in a feed", size_of::<crate::feed::Cursor>(), 40),
-        ("besides, for each WebSocket client with one subscription", size_of::<connection::Ws>(), 96),
+        ("of these, its place in a feed", size_of::<crate::feed::Cursor>(), 32),
+        ("besides, for each WebSocket client with one subscription", size_of::<connection::Ws>(), 88),
     ];
     for (what, size, says) in sizes {
         assert_eq!(size, says, "{what}: {sizes:?}");
@@ -509,4 +509,19 @@ fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     assert!(held < 1000 && !is_short, "{held}");
     let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
     assert!(text(&stream).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_token_that_outlives_its_connection_reaches_nobody() {
+    let mut world = World::new(ServerConfig::default());
+    let (_, first) = world.connect("");
+    world.core.forget(first);
+    let (newcomer, second) = world.connect("");
+    assert_eq!(first & 0xffff_ffff, second & 0xffff_ffff, "it has the place of who left");
+    newcomer.with(|ends| ends.to_server.extend(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n"));
+    world.core.ready(first, true, true);
+    world.turn();
+    assert_eq!(text(&newcomer), "", "it was read on another's behalf");
+    world.core.ready(second, true, true);
+    assert!(text(&newcomer).starts_with("HTTP/1.1 200"));
 }

@@ -162,6 +162,20 @@ impl Server {
         (!values.is_empty()).then(|| values.iter().map(|(_, value)| value).sum())
     }
 
+    /// The ledger when nothing waits any more: what was matched is the sum of what became of it.
+    pub fn balanced_ledger(&self) -> serde_json::Value {
+        let mut ledger = serde_json::Value::Null;
+        let number = |ledger: &serde_json::Value, name: &str| ledger[name].as_u64().expect("a number");
+        eventually("the ledger says that nothing waits", || {
+            ledger = http::get(self.addr, "/api/stats").json()["ledger"].clone();
+            number(&ledger, "pending") == 0
+        });
+        let parts = ["written", "pending", "dropped", "conflated"];
+        let sum: u64 = parts.iter().map(|name| number(&ledger, name)).sum();
+        assert_eq!(number(&ledger, "matched"), sum, "{ledger}");
+        ledger
+    }
+
     /// The oldest sequence that the first shard's ring keeps.
     pub fn shard_oldest(&self) -> u64 {
         let stats = http::get(self.addr, "/api/stats").json();

@@ -42,7 +42,7 @@ pub(crate) type Interest = (Encoding, Cut, Vec<Wish>);
 impl Cursor {
     /// What it wants of its feed, if it has one.
     pub(crate) fn interest(&self, fanout: &Fanout) -> Option<Interest> {
-        let feed = fanout.feed(self.membership?.feed);
+        let feed = fanout.feed(self.membership?.feed());
         let wishes = feed.classes.iter().filter_map(|(class, thinning)| {
             Some(Wish { filter: fanout.filter(*class)?.clone(), thinning: *thinning })
         });

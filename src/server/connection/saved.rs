@@ -82,7 +82,7 @@ impl Connection {
             }
             State::Ws(ws) if ws.echo.is_none() => SavedState::Ws {
                 decoder: ws.decoder.clone(),
-                inflates: ws.inflates,
+                inflates: self.inflates,
                 session: Box::new(ws.session.save(tick, directory)),
             },
             State::Sse(grant) => SavedState::Sse { grant: saved(grant.as_ref()).map(Box::new) },
@@ -93,7 +93,7 @@ impl Connection {
 
     /// The connection that was saved; `None` where it may not go on here.
     pub(crate) fn restored(saved: SavedConnection, cx: &Context<'_>) -> Option<Self> {
-        let (state, speaks) = match saved.state {
+        let (state, speaks, inflates) = match saved.state {
             SavedState::Http { buffer, receiving } => {
                 let receiving = match receiving {
                     None => None,
@@ -105,17 +105,19 @@ impl Connection {
                 };
                 let is_begun = receiving.is_some() || !buffer.is_empty();
                 let since = is_begun.then_some(cx.tick);
-                (State::Http(Box::new(Http { buffer, receiving, since })), Speaks::Http)
+                (State::Http(Box::new(Http { buffer, receiving, since })), Speaks::Http, false)
             }
             SavedState::Ws { decoder, inflates, session } => {
                 let session = Session::restored(*session, cx);
-                (State::Ws(Box::new(Ws { decoder, inflates, session, echo: None })), Speaks::Ws)
+                (State::Ws(Box::new(Ws { decoder, session, echo: None })), Speaks::Ws, inflates)
             }
-            SavedState::Sse { grant } => (State::Sse(restored(grant.map(|grant| *grant), cx)?), Speaks::Sse),
+            SavedState::Sse { grant } => {
+                (State::Sse(restored(grant.map(|grant| *grant), cx)?), Speaks::Sse, false)
+            }
         };
         let tick = cx.tick as u32;
         let held = saved.held.map(|Held(held)| Box::new(held));
-        Some(Self { state, speaks, heard: tick, asked: tick, held })
+        Some(Self { state, speaks, inflates, heard: tick, asked: tick, held })
     }
 
     /// Asks for what its client is to get; the loop knows of an event stream's.

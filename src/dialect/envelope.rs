@@ -175,6 +175,11 @@ fn read_timestamp(json: &str) -> Option<Timestamp> {
 /// Appends the event as the contract's JSON object. Absent attributes are left out, but `correlation_id` and
 /// `payload` are always there.
 pub(crate) fn write_event(event: &Event, out: &mut String) {
+    write_event_at(event, event.timestamp().text().as_str(), out);
+}
+
+/// The same where the text of its time is there already.
+pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
     out.push('{');
     if let Some(id) = event.id() {
         // Writing to a String does not fail.
@@ -186,7 +191,9 @@ pub(crate) fn write_event(event: &Event, out: &mut String) {
         out.push_str(r#","source":"#);
         json::write_string(source, out);
     }
-    let _ = write!(out, r#","timestamp":"{}","correlation_id":"#, event.timestamp());
+    out.push_str(r#","timestamp":""#);
+    out.push_str(time);
+    out.push_str(r#"","correlation_id":"#);
     match event.correlation() {
         Some(correlation) => json::write_string(correlation, out),
         None => out.push_str("null"),

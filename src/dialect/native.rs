@@ -259,13 +259,11 @@ impl Protocol for Native {
 pub(crate) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
     let mut out = String::with_capacity(384 + event.payload().len());
     out.push_str(r#"{"type":"event","payload":"#);
-    envelope::write_event(event, &mut out);
-    let _ = write!(
-        out,
-        r#","message_id":"{}","timestamp":"{}","correlation_id":null"#,
-        Uuid::of_event(event.id()),
-        event.timestamp()
-    );
+    let time = event.timestamp().text();
+    let time = time.as_str();
+    envelope::write_event_at(event, time, &mut out);
+    let id = Uuid::of_event(event.id());
+    let _ = write!(out, r#","message_id":"{id}","timestamp":"{time}","correlation_id":null"#);
     if let Some(position) = position {
         let _ = write!(out, r#","position":"{position}""#);
     }

@@ -5,6 +5,8 @@
 
 mod attribute;
 mod builder;
+#[cfg(feature = "server")]
+mod frames;
 pub(crate) mod json;
 mod pool;
 mod position;
@@ -21,6 +23,8 @@ use bytes::Bytes;
 
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+#[cfg(feature = "server")]
+use frames::Frames;
 use signature::{Signature, value_hash};
 
 pub use attribute::Attribute;
@@ -60,9 +64,6 @@ impl Span {
     }
 }
 
-#[cfg(feature = "server")]
-type Frames = Box<[OnceLock<Bytes>; ENCODINGS_MAX]>;
-
 /// What the handles of one event share.
 pub(crate) struct Body {
     // The place: written once, between claim and publication, by the publisher who holds the only handle;
@@ -79,10 +80,10 @@ pub(crate) struct Body {
     spans: [Span; PARTS],
     text: String,
     #[cfg(feature = "server")]
-    frames: OnceLock<Frames>,
+    frames: Frames,
     /// The same frames, each compressed by itself.
     #[cfg(feature = "server")]
-    deflated: OnceLock<Frames>,
+    deflated: OnceLock<Box<Frames>>,
     /// Where a client stands that has got all up to this event; on a bus of one shard its id says that.
     #[cfg(feature = "server")]
     position: OnceLock<Box<Position>>,
@@ -107,7 +108,7 @@ impl Body {
             spans,
             text,
             #[cfg(feature = "server")]
-            frames: OnceLock::new(),
+            frames: Frames::default(),
             #[cfg(feature = "server")]
             deflated: OnceLock::new(),
             #[cfg(feature = "server")]
@@ -125,9 +126,7 @@ impl Body {
     fn forget_frames(&mut self) {
         #[cfg(feature = "server")]
         {
-            for frame in self.frames.get_mut().into_iter().flat_map(|frames| frames.iter_mut()) {
-                frame.take();
-            }
+            self.frames.forget();
             self.deflated.take();
             self.position.take();
         }
@@ -292,7 +291,7 @@ impl Event {
             spans,
             text,
             #[cfg(feature = "server")]
-            frames: OnceLock::new(),
+            frames: Frames::default(),
             #[cfg(feature = "server")]
             deflated: OnceLock::new(),
             #[cfg(feature = "server")]
@@ -357,16 +356,14 @@ impl Event {
 
     /// The frame of one encoding, made by the first who asks and shared by all others, whatever their loop.
     #[cfg(feature = "server")]
-    pub(crate) fn frame(&self, encoding: usize, encode: impl FnOnce(&Self) -> Bytes) -> &Bytes {
-        let frames = self.0.frames.get_or_init(Frames::default);
-        frames[encoding].get_or_init(|| encode(self))
+    pub(crate) fn frame(&self, encoding: usize, encode: impl Fn(&Self) -> Bytes) -> &Bytes {
+        self.0.frames.get(encoding, || encode(self))
     }
 
     /// The same frame compressed by itself, made likewise.
     #[cfg(feature = "server")]
-    pub(crate) fn deflated(&self, encoding: usize, deflate: impl FnOnce() -> Bytes) -> &Bytes {
-        let frames = self.0.deflated.get_or_init(Frames::default);
-        frames[encoding].get_or_init(deflate)
+    pub(crate) fn deflated(&self, encoding: usize, deflate: impl FnMut() -> Bytes) -> &Bytes {
+        self.0.deflated.get_or_init(Box::default).get(encoding, deflate)
     }
 }
 

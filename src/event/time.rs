@@ -59,9 +59,19 @@ fn days(year: i64, month: u32, day: u32) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-impl fmt::Display for Timestamp {
+/// A timestamp's text.
+pub(crate) struct TimestampText([u8; 27]);
+
+impl TimestampText {
+    pub(crate) fn as_str(&self) -> &str {
+        // It is digits and signs.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Timestamp {
     /// `2026-01-27T10:21:33.123456Z`; always UTC, always six decimals.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(crate) fn text(self) -> TimestampText {
         let seconds = self.0.div_euclid(1_000_000).clamp(SECONDS_MIN, SECONDS_MAX);
         let micros = self.0.rem_euclid(1_000_000);
         let (year, month, day) = civil(seconds.div_euclid(86_400));
@@ -80,7 +90,14 @@ impl fmt::Display for Timestamp {
         put(14, 2, (second / 60 % 60) as u64);
         put(17, 2, (second % 60) as u64);
         put(20, 6, micros as u64);
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        TimestampText(text)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// `2026-01-27T10:21:33.123456Z`; always UTC, always six decimals.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text().as_str())
     }
 }
 

@@ -9,9 +9,10 @@ use super::report::{Results, cpu};
 const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#555}.h{font-weight:600;font-size:13px;fill:#222}line{stroke:#e3e6eb}\
      polyline{fill:none;stroke-width:2}.o{fill:#2f5fe0}.p{fill:#b9c0cc}.b{fill:#7c8796}\
      @media(prefers-color-scheme:dark){text{fill:#aaa}.h{fill:#eee}line{stroke:#30353f}.o{fill:#7ea2ff}.p{fill:#4a5160}.b{fill:#6b7586}}";
-const COLOURS: [&str; 10] = [
-    "#2f5fe0", "#7c8796", "#a9b1bd", "#c9ced6", "#c0571f", "#3f8f4f", "#9a4fb0", "#b0902c", "#d0506a",
-    "#3a9aa8",
+/// In the order of the peers.
+const COLOURS: [&str; PEERS.len()] = [
+    "#2f5fe0", "#7ea2ff", "#7c8796", "#a9b1bd", "#8f98a5", "#b8bfc9", "#c9ced6", "#c0571f", "#3f8f4f",
+    "#9a4fb0", "#b0902c", "#d0506a", "#3a9aa8",
 ];
 
 fn save(name: &str, width: f64, height: f64, label: &str, body: &str) -> Result<(), String> {
@@ -24,7 +25,7 @@ fn save(name: &str, width: f64, height: f64, label: &str, body: &str) -> Result<
 
 /// Bars: microseconds a delivery, on a logarithmic scale, for the loads with bursts differ by a factor of eighty.
 fn bars(results: &Results) -> Result<(), String> {
-    const LABELS: f64 = 190.0;
+    const LABELS: f64 = 255.0;
     const WIDTH: f64 = 860.0;
     let mut body = String::new();
     let mut y = 26.0;
@@ -38,7 +39,7 @@ fn bars(results: &Results) -> Result<(), String> {
             let Some(cost) = results.median(load.name, peer.name, cpu) else { continue };
             let width = (cost.clamp(0.02, 20.0) / 0.02).log10() / 3.0 * (WIDTH - LABELS - 80.0);
             let class = match (peer.name, peer.is_bare) {
-                ("fanwire", _) => "o",
+                (name, _) if name.starts_with("fanwire") => "o",
                 (_, true) => "b",
                 _ => "p",
             };
@@ -106,7 +107,7 @@ impl Panel {
     }
 
     fn save(&self, name: &str, label: &str) -> Result<(), String> {
-        save(name, LEFT + AREA.0 + 220.0, TOP + AREA.1 + 30.0, label, &self.body)
+        save(name, LEFT + AREA.0 + 290.0, TOP + AREA.1 + 30.0, label, &self.body)
     }
 }
 

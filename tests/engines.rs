@@ -428,6 +428,126 @@ fn plain_nats_shares_events_and_keeps_nothing() {
     assert_eq!(client.message()["type"], "gap");
 }
 
+fn typed(kind: &str, n: usize) -> String {
+    format!("{{\"type\":\"{kind}\",\"stream_id\":\"s{}\",\"payload\":{{\"n\":{n}}}}}\n", n % 3)
+}
+
+fn publish_lines(node: &Server, lines: &str) {
+    let answer = http::post(node.addr, "/publish", "application/x-ndjson", lines.as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+fn followed(node: &Server) -> u64 {
+    node.metric("fanwire_engine_events_followed_total").unwrap_or(0.0) as u64
+}
+
+#[test]
+fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
+    let service = Service::start(Kind::PlainNats);
+    // Clients here read late.
+    let with =
+        |more: &[&'static str]| [&["--bus-shards", "2", "--max-lag-events", "1000000"][..], more].concat();
+    let all = node_with(&service, &with(&[]));
+    let some = node_with(&service, &with(&["--engine-by-interest"]));
+    // From the ack on, whatever other nodes publish: each round a type that nobody has wanted before.
+    for round in 0..30 {
+        let kind = format!("round.{round}");
+        let mut client = Ws::subscribed(some.addr, json!({"event_types": [kind]}));
+        publish_lines(&all, &(typed("noise.loud", 0) + &typed(&kind, round)));
+        assert_eq!(number(&client.event()), round as u64);
+    }
+    assert_eq!(followed(&some), 30, "no noise came");
+
+    // Several subjects, some within others, of one publisher: its order, and each once.
+    let few: Vec<Ws> =
+        (0..4).map(|n| Ws::subscribed(some.addr, json!({"event_types": [format!("t.{n}")]}))).collect();
+    let mut wide = Ws::subscribed(some.addr, json!({"event_types": ["t.*"], "stream_ids": ["s1"]}));
+    let mut list = Ws::subscribed(some.addr, json!({"event_types": ["t.0", "t.1", "t.2", "t.3"]}));
+    let lines: String =
+        (0..3000).map(|n| typed(&format!("t.{}", n % 5), n) + &typed("noise.loud", n)).collect();
+    publish_lines(&all, &lines);
+    let of_list = |n: &usize| n % 5 < 4;
+    for stream in 0..3 {
+        // A stream has one shard, and in that its order.
+        let mut seen: Vec<usize> = Vec::new();
+        if stream == 0 {
+            let got: Vec<usize> = (0..3000).filter(of_list).map(|_| number(&list.event()) as usize).collect();
+            for one in 0..3 {
+                let its: Vec<usize> = got.iter().copied().filter(|n| n % 3 == one).collect();
+                let wanted: Vec<usize> = (0..3000).filter(of_list).filter(|n| n % 3 == one).collect();
+                assert_eq!(its, wanted, "stream {one}");
+            }
+        }
+        if stream == 1 {
+            while seen.len() < 1000 {
+                seen.push(number(&wide.event()) as usize);
+            }
+            assert!(seen.iter().copied().eq((0..3000).filter(|n| n % 3 == 1)), "{seen:?}");
+        }
+    }
+    // t.4 of stream s1 is the wide one's alone: 200 of 600.
+    assert_eq!(followed(&some), 30 + 2400 + 200);
+    drop(few);
+
+    // Everything is wanted: everything comes; on the other node it always did.
+    let mut every = Ws::subscribed(some.addr, json!({}));
+    publish_lines(&all, &typed("noise.loud", 7));
+    assert_eq!(every.event()["event_type"], "noise.loud");
+    eventually("the other node has all", || followed(&all) == 60 + 6000 + 1);
+}
+
+#[test]
+fn who_resumes_where_only_wants_are_followed_gets_all_it_missed_or_is_told() {
+    let service = Service::start(Kind::PlainNats);
+    let all = node(&service);
+    let stays = node_with(&service, &["--engine-by-interest"]);
+    let forgets = node_with(&service, &["--engine-by-interest", "--engine-interest-linger", "0"]);
+    let wish = |since: &Value| json!({"event_types": ["x"], "since": since});
+    let last_of = |client: &mut Ws| {
+        publish_lines(&all, &typed("x", 0));
+        json!(id(&client.event()))
+    };
+    // Who comes back soon has missed nothing.
+    let mut client = Ws::subscribed(stays.addr, json!({"event_types": ["x"]}));
+    let last = last_of(&mut client);
+    drop(client);
+    publish_lines(&all, &(1..50).map(|n| typed("x", n)).collect::<String>());
+    let mut client = Ws::subscribed(stays.addr, wish(&last));
+    for n in 1..50 {
+        assert_eq!(number(&client.event()), n);
+    }
+    // Nor has anybody whose wish is within what was followed for others.
+    let mut client =
+        Ws::subscribed(stays.addr, json!({"event_types": ["x"], "stream_ids": ["s1"], "since": last}));
+    for n in (1..50).filter(|n| n % 3 == 1) {
+        assert_eq!(number(&client.event()), n);
+    }
+    // Another wish was not followed then.
+    let mut client = Ws::subscribed(stays.addr, json!({"event_types": ["x", "y"], "since": last}));
+    let gap = client.message();
+    assert_eq!((&gap["type"], &gap["payload"]["recoverable"]), (&json!("gap"), &json!(false)), "{gap}");
+    publish_lines(&all, &typed("y", 1));
+    assert_eq!(client.event()["event_type"], "y");
+
+    // Where nothing lingers, who was away is told.
+    let mut client = Ws::subscribed(forgets.addr, json!({"event_types": ["x"]}));
+    let last = last_of(&mut client);
+    drop(client);
+    let mut other = Ws::subscribed(forgets.addr, json!({"event_types": ["fence"]}));
+    eventually("what nobody wants comes no more", || {
+        let before = followed(&forgets);
+        publish_lines(&all, &(typed("x", 99) + &typed("fence", 0)));
+        other.event();
+        followed(&forgets) == before + 1
+    });
+    let mut client = Ws::subscribed(forgets.addr, wish(&last));
+    let gap = client.message();
+    assert_eq!((&gap["type"], &gap["payload"]["recoverable"]), (&json!("gap"), &json!(false)), "{gap}");
+    assert_eq!(gap["payload"]["from"], last, "{gap}");
+    publish_lines(&all, &typed("x", 100));
+    assert_eq!(number(&client.event()), 100, "what comes is whole again");
+}
+
 #[test]
 fn nodes_with_other_shards_than_the_log_say_so() {
     let service = Service::start(Kind::Redis);
@@ -441,11 +561,17 @@ fn nodes_with_other_shards_than_the_log_say_so() {
     assert!(!is_ready(&other));
 }
 
-/// Publishes one by one through a node, and again what it refused, as its answers ask for.
-fn publish_patiently(node: SocketAddr, numbers: std::ops::Range<usize>) {
+/// Publishes one by one through a node, and again what it refused, as its answers ask for; what that was.
+fn publish_patiently(node: SocketAddr, numbers: std::ops::Range<usize>) -> Vec<usize> {
+    let mut refused = Vec::new();
     for n in numbers {
-        eventually("the node takes it", || publish(node, 0, n..n + 1));
+        eventually("the node takes it", || {
+            let taken = publish(node, 0, n..n + 1);
+            refused.extend((!taken).then_some(n));
+            taken
+        });
     }
+    refused
 }
 
 #[test]
@@ -491,20 +617,31 @@ fn when_one_of_three_nats_servers_dies_nodes_go_to_another_and_nothing_accepted_
     let mut client = Ws::subscribed(server.addr, json!({}));
     let addr = server.addr;
     let mut next = 0;
+    let mut refused = HashSet::new();
     for victim in &mut services {
-        publish_patiently(addr, next..next + 30);
+        refused.extend(publish_patiently(addr, next..next + 30));
         victim.kill();
-        publish_patiently(addr, next + 30..next + 60);
+        refused.extend(publish_patiently(addr, next + 30..next + 60));
         victim.resume();
         next += 60;
     }
-    let mut seen = HashSet::new();
-    while seen.len() < next {
-        // What was sent twice, because the answer was lost, may come twice: a message id knows it for one node.
+    // One publisher, one request behind the other: what was accepted comes once, in that order. What was refused was
+    // sent again by the publisher, under another message id, and may come twice: between its neighbours.
+    let mut seen: Vec<usize> = Vec::new();
+    let mut ids: HashSet<String> = HashSet::new();
+    while seen.last() != Some(&(next - 1)) {
         let message = client.message();
         assert_eq!(message["type"], "event", "{message}");
-        seen.insert(number(&message["payload"]));
+        seen.push(number(&message["payload"]) as usize);
+        assert!(ids.insert(id(&message["payload"])), "an id came twice");
     }
+    assert!(seen.is_sorted(), "out of order: {seen:?}");
+    let twice = seen.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+    for n in twice {
+        assert!(refused.contains(&n), "{n} was accepted at once, and came twice");
+    }
+    seen.dedup();
+    assert!(seen.iter().copied().eq(0..next), "an accepted event is missing: {seen:?}");
 }
 
 #[test]

@@ -10,21 +10,27 @@
 //!   connections.
 //!
 //! [`queue`] is what waits to be appended, [`append`] and [`follow`] are the two threads' work over a [`Log`],
-//! and `redis`, `nats` and `file` are the logs. [`ingest`] takes other
-//! systems' messages in. The rings of the bus hold the newest part of the log: a client resumes
+//! and `redis`, `nats` and `file` are the logs. Of plain NATS a node may ask for less than everything: [`interest`], by
+//! [`subject`]. [`ingest`] takes other systems' messages in. The rings of the bus hold the newest part of the log: a client resumes
 //! from them, on whichever node it comes back.
 
 mod append;
+#[cfg(feature = "nats")]
+mod arrival;
 mod backoff;
 mod file;
 mod follow;
 mod gate;
 mod ingest;
+#[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "what no log asks for"))]
+mod interest;
 #[cfg(feature = "nats")]
 mod nats;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "as interest"))]
+mod subject;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,11 +43,12 @@ use crate::bus::Bus;
 use crate::event::{Event, EventId, Sequence};
 use crate::metrics::Metrics;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Callback, Mutex, lock};
 use gate::Gate;
 use queue::{Queue, Submission};
 
 pub use ingest::Ingest;
+pub(crate) use interest::{Interest, Wanted};
 pub(crate) use queue::{Done, Refused};
 
 /// What an engine is told.
@@ -64,6 +71,12 @@ pub struct EngineConfig {
     pub accept_timeout: Duration,
     /// Of NATS: on how many of its servers each event is kept. Read when the streams are made. 1.
     pub replicas: usize,
+    /// Of NATS without JetStream: whether the node asks it only for what its clients want. What is published on other
+    /// nodes and nobody wants here does not come here, and is in no history. False.
+    pub by_interest: bool,
+    /// How long the node goes on asking for what the last client wanted that has gone: who comes back within this
+    /// time has missed nothing. 60 s.
+    pub interest_linger: Duration,
     /// Of files: how often what was written is made safe from a crash of the machine; zero: before a publisher
     /// is told. A crash of the process alone loses nothing. 1 s.
     pub sync_interval: Duration,
@@ -80,6 +93,8 @@ impl Default for EngineConfig {
             max_waiting_events: 10_000,
             accept_timeout: Duration::from_secs(10),
             replicas: 1,
+            by_interest: false,
+            interest_linger: Duration::from_secs(60),
             sync_interval: Duration::from_secs(1),
             max_bytes: 1 << 30,
         }
@@ -362,6 +377,8 @@ pub(crate) struct Engine {
     status: Arc<Status>,
     log: Arc<dyn Log>,
     bus: Bus,
+    /// What it follows, where that is not everything.
+    interest: Option<Arc<Interest>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -379,10 +396,15 @@ impl Engine {
         bus: &Bus,
         metrics: &Arc<Metrics>,
         on_notice: OnNotice,
+        on_followed: Callback,
         known: Option<Places>,
     ) -> Result<Self, EngineError> {
-        let log: Arc<dyn Log> = open(&config, bus.shards(), on_notice)?;
-        Ok(Self::start_with(config, bus, metrics, &log, known))
+        let interest = Arc::new(Interest::new(config.interest_linger, on_followed));
+        let log: Arc<dyn Log> = open(&config, bus.shards(), on_notice, &interest)?;
+        let by_interest = config.by_interest;
+        let mut engine = Self::start_with(config, bus, metrics, &log, known);
+        engine.interest = by_interest.then_some(interest);
+        Ok(engine)
     }
 
     fn start_with(
@@ -424,7 +446,15 @@ impl Engine {
                 }
             })
             .collect();
-        Self { config, queue, status, log: Arc::clone(log), bus: bus.clone(), threads: Mutex::new(threads) }
+        Self {
+            config,
+            queue,
+            status,
+            log: Arc::clone(log),
+            bus: bus.clone(),
+            interest: None,
+            threads: Mutex::new(threads),
+        }
     }
 
     /// Hands events to the log. `done` is called once, on another thread or in here: with the id of the last
@@ -443,6 +473,11 @@ impl Engine {
         if let Err(refused) = self.queue.push(Submission::new(records.collect(), deadline, done)) {
             self.status.metrics.engine_refused.inc_by(refused as u64);
         }
+    }
+
+    /// Where clients' wants go, if not everything is followed.
+    pub(crate) fn interest(&self) -> Option<&Arc<Interest>> {
+        self.interest.as_ref()
     }
 
     /// Tells every node something that is no event. Blocks for the log, some seconds at most.
@@ -501,7 +536,14 @@ impl Drop for Engine {
 }
 
 /// The log at an address.
-fn open(config: &EngineConfig, shards: usize, on_notice: OnNotice) -> Result<Arc<dyn Log>, EngineError> {
+fn open(
+    config: &EngineConfig,
+    shards: usize,
+    on_notice: OnNotice,
+    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "no other log asks"))] interest: &Arc<
+        Interest,
+    >,
+) -> Result<Arc<dyn Log>, EngineError> {
     // What keys, streams and subjects may all be called.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if config.name.is_empty() || !config.name.chars().all(is_plain) {
@@ -514,7 +556,7 @@ fn open(config: &EngineConfig, shards: usize, on_notice: OnNotice) -> Result<Arc
         #[cfg(feature = "redis")]
         Scheme::Redis => Ok(Arc::new(redis::RedisLog::new(config, shards, on_notice)?)),
         #[cfg(feature = "nats")]
-        Scheme::Nats => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice)?)),
+        Scheme::Nats => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice, interest)?)),
         Scheme::File => Ok(Arc::new(file::FileLog::new(config, shards, on_notice)?)),
     }
 }

@@ -1,13 +1,17 @@
 //! The log as NATS JetStream streams, one a shard; or, where the server has JetStream off, plain subjects.
 //!
-//! Imports its siblings. The client is for async code, so a small runtime of one thread drives it, and the
+//! Imports its siblings; [`plain`] is what follows plain subjects. The client is for async code, so a small runtime of one thread drives it, and the
 //! engine's two threads block on that. Always:
 //! - with JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0), and the epoch is when the youngest of the streams
 //!   was created: every node gives an event the same id. A batch is not all or nothing, but each event's message
 //!   id makes the server take it once, however often it is sent;
 //! - notices have a stream of their own, which is read to its end before events are, and beside them from then on;
 //! - without, nothing is kept: order is what each node receives, ids are the node's own, a client resumes on the
-//!   node that it was on, and a lost connection begins another epoch, because what passed meanwhile is lost.
+//!   node that it was on, and a lost connection begins another epoch, because what passed meanwhile is lost. There a
+//!   node may ask for what its clients want only: a stream's reader could as well, but then its positions would have
+//!   holes that are no loss, and who resumes with another wish would need the stream read anew.
+
+mod plain;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -18,7 +22,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event as ClientEvent, Message, ServerAddr, Subscriber};
+use async_nats::{Client, ConnectOptions, Event as ClientEvent, ServerAddr};
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 use tokio::runtime::Runtime;
@@ -26,9 +30,10 @@ use tokio::time::timeout;
 
 use super::ingest::OnMessage;
 use super::{
-    Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, NOTICES_MAX, OnNotice, Places, addresses,
+    Append, Batch, EngineConfig, EngineError, Entry, Follow, Interest, Log, NOTICES_MAX, OnNotice, Places,
+    Wanted, addresses,
 };
-use crate::event::{EventId, Sequence, Timestamp};
+use crate::event::{EventId, Sequence};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// How long connecting, a request and an acknowledgement may take.
@@ -48,6 +53,10 @@ pub(super) struct NatsLog {
     /// Which node this is, so that event ids of two nodes never meet.
     node: u64,
     on_notice: OnNotice,
+    interest: Arc<Interest>,
+    /// Everything, where that is what the node follows.
+    _all: Option<Wanted>,
+    clock: Arc<plain::Clock>,
 }
 
 /// In place of a shard: a message is a notice.
@@ -112,6 +121,7 @@ impl NatsLog {
         config: &EngineConfig,
         shards: usize,
         on_notice: OnNotice,
+        interest: &Arc<Interest>,
     ) -> Result<Self, EngineError> {
         let runtime = start_runtime()?;
         // Read now, so that a slip is told at the start.
@@ -125,6 +135,9 @@ impl NatsLog {
             replicas: config.replicas.max(1),
             node: RandomState::new().hash_one(0),
             on_notice,
+            interest: Arc::clone(interest),
+            _all: (!config.by_interest).then(|| interest.want_all()),
+            clock: Arc::default(),
         })
     }
 
@@ -265,6 +278,8 @@ impl Log for NatsLog {
             client,
             epoch,
             node: self.node,
+            name: self.name.clone(),
+            clock: Arc::clone(&self.clock),
             subjects: (0..self.shards).map(|shard| self.subject(shard)).collect(),
         }))
     }
@@ -276,8 +291,10 @@ impl Log for NatsLog {
             let context = context(&client);
             let Some(mut streams) = self.streams(&context).await? else {
                 tracing::warn!("NATS has JetStream off: no history, and no resume on another node");
-                return self.follow_subjects(client, lost).await;
+                let (follower, places) = plain::Follower::new(self, client, lost).await?;
+                return Ok((Box::new(follower) as Box<dyn Follow>, places));
             };
+            self.interest.begin(None, None);
             let end = ends(&mut streams).await?;
             let places = match known {
                 Some(known) if known.epoch == end.epoch && reaches(&end, known) => known.clone(),
@@ -294,7 +311,7 @@ impl Log for NatsLog {
                 let messages = consumer.messages().await.map_err(unreachable)?;
                 entries.push(messages.map(move |message| Came::kept(shard as u16, message)).boxed());
             }
-            Ok((self.follow_all(client, lost, places.epoch, true, entries), places))
+            Ok((self.follow_all(client, lost, places.epoch, entries), places))
         })
     }
 }
@@ -306,6 +323,8 @@ struct Appender {
     /// `None`: nothing is kept.
     epoch: Option<u64>,
     node: u64,
+    name: String,
+    clock: Arc<plain::Clock>,
     subjects: Vec<String>,
 }
 
@@ -316,7 +335,7 @@ impl Append for Appender {
         self.runtime.block_on(async {
             let Some(epoch) = self.epoch else {
                 for record in batch.records {
-                    self.client.publish(subject(record.shard), json(record)).await.map_err(unreachable)?;
+                    plain::publish(&self.client, &self.name, self.node, &self.clock, record).await?;
                 }
                 timeout(TIMEOUT, self.client.flush()).await.map_err(unreachable)?.map_err(unreachable)?;
                 return Ok((0, Vec::new()));
@@ -378,8 +397,7 @@ type Messages = futures_util::stream::BoxStream<'static, Result<Came, EngineErro
 struct Came {
     /// Or [`NOTICE`].
     shard: u16,
-    /// Where streams are kept.
-    sequence: Option<Sequence>,
+    sequence: Sequence,
     payload: bytes::Bytes,
 }
 
@@ -390,7 +408,7 @@ impl Came {
         message: Result<jetstream::Message, impl std::fmt::Display>,
     ) -> Result<Self, EngineError> {
         let message = message.map_err(unreachable)?;
-        let sequence = Some(message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1));
+        let sequence = message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1);
         Ok(Self { shard, sequence, payload: message.message.payload })
     }
 }
@@ -401,13 +419,10 @@ const READ_COUNT: usize = 1000;
 /// What is there comes over the network, not at once.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
-/// Follows streams, or subjects, of which it numbers what comes.
+/// Follows streams.
 struct Follower {
     runtime: Arc<Runtime>,
     epoch: u64,
-    /// Whether what passes while the connection is lost is kept.
-    keeps: bool,
-    next: Vec<Sequence>,
     messages: InRuntime<SelectAll<Messages>>,
     lost: Arc<AtomicBool>,
     on_notice: OnNotice,
@@ -422,15 +437,14 @@ impl Follow for Follower {
         wait: Duration,
         take: &mut dyn FnMut(Entry<'_>),
     ) -> Result<(), EngineError> {
-        let Self { runtime, messages, next, epoch, lost, on_notice, keeps, .. } = self;
-        let wait = if *keeps { wait.max(FIRST_WAIT) } else { wait };
+        let Self { runtime, messages, epoch, lost, on_notice, .. } = self;
+        let wait = wait.max(FIRST_WAIT);
         runtime.block_on(async {
             let end = tokio::time::Instant::now() + wait;
             for _ in 0..READ_COUNT {
                 // Relaxed: it is looked at again and again.
                 if lost.load(Ordering::Relaxed) {
-                    let lost = || EngineError::Unreachable("the connection was lost".to_owned());
-                    return Err(if *keeps { lost() } else { EngineError::OtherEpoch });
+                    return Err(EngineError::Unreachable("the connection was lost".to_owned()));
                 }
                 let Came { shard, sequence, payload } =
                     match tokio::time::timeout_at(end, messages.get().next()).await {
@@ -442,9 +456,6 @@ impl Follow for Follower {
                     on_notice(&payload);
                     continue;
                 }
-                let counted = &mut next[usize::from(shard)];
-                let sequence = sequence.unwrap_or(*counted);
-                *counted = sequence + 1;
                 take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &payload });
             }
             Ok(())
@@ -453,37 +464,17 @@ impl Follow for Follower {
 }
 
 impl NatsLog {
-    async fn follow_subjects(
-        &self,
-        client: Client,
-        lost: Arc<AtomicBool>,
-    ) -> Result<(Box<dyn Follow>, Places), EngineError> {
-        let shards = (0..self.shards).map(|shard| (shard as u16, self.subject(shard)));
-        let mut subjects: Vec<Messages> = Vec::with_capacity(self.shards + 1);
-        for (shard, subject) in shards.chain([(NOTICE, self.notices())]) {
-            let messages: Subscriber = client.subscribe(subject).await.map_err(unreachable)?;
-            let came = move |message: Message| Ok(Came { shard, sequence: None, payload: message.payload });
-            subjects.push(messages.map(came).boxed());
-        }
-        timeout(TIMEOUT, client.flush()).await.map_err(unreachable)?.map_err(unreachable)?;
-        let places = Places { epoch: Timestamp::now().0 as u64, next: vec![0; self.shards] };
-        Ok((self.follow_all(client, lost, places.epoch, false, subjects), places))
-    }
-
     /// A follower of these. Within the runtime.
     fn follow_all(
         &self,
         client: Client,
         lost: Arc<AtomicBool>,
         epoch: u64,
-        keeps: bool,
         all: Vec<Messages>,
     ) -> Box<dyn Follow> {
         Box::new(Follower {
             runtime: Arc::clone(&self.runtime),
             epoch,
-            keeps,
-            next: vec![0; self.shards],
             messages: InRuntime::new(&self.runtime, select_all(all)),
             lost,
             on_notice: Arc::clone(&self.on_notice),

@@ -21,7 +21,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::event::{Attribute, Event};
-use encoding::{Clause, Clauses, ENTITY, Member, NOTHING, Parts, Set, SetRef};
+use encoding::{Clauses, Member, NOTHING, Parts, Set, SetRef};
+
+pub(crate) use encoding::{Clause, ENTITY};
 
 pub use error::{FilterError, FilterErrorKind};
 pub use explain::{Condition, Explanation};
@@ -30,6 +32,8 @@ pub use fuzz::fuzz_matcher;
 pub use limits::FilterLimits;
 pub use matcher::{ClassId, Matcher, MatcherStats};
 pub use pattern::Pattern;
+#[cfg(feature = "server")]
+pub(crate) use pattern::{PatternKind, PatternRef, segments};
 pub use payload::{Literal, Number, Operator};
 
 /// What a subscription wants: for each attribute nothing (any will do) or a set of values and patterns, and

@@ -56,6 +56,7 @@ use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
+use crate::engine::Wanted;
 use crate::event::{EventId, Position, Since, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, FeedView, Flushed, Ring, Slot, Snapshot, Tally};
 use crate::metrics::Kind;
@@ -166,6 +167,8 @@ pub(crate) struct Core<S> {
     generation: u32,
     /// The addresses that connections count for.
     addresses: HashMap<Token, Counted>,
+    /// What connections want of an engine that is asked only for that.
+    wanted: HashMap<Token, Wanted>,
     wheel: Wheel,
     tick: Tick,
     now: Timestamp,
@@ -245,6 +248,7 @@ impl<S: Socket> Core<S> {
             conns: Slab::new(),
             generation: 0,
             addresses: HashMap::new(),
+            wanted: HashMap::new(),
             wheel: Wheel::new(0),
             tick: 0,
             now: Timestamp::default(),
@@ -527,6 +531,9 @@ impl<S: Socket> Core<S> {
         let conn = self.conns.remove(slot);
         if !self.awaited.is_empty() {
             self.awaited.remove(&token_of(slot, conn.generation));
+        }
+        if !self.wanted.is_empty() {
+            self.wanted.remove(&token_of(slot, conn.generation));
         }
         if !self.addresses.is_empty() {
             self.addresses.remove(&token_of(slot, conn.generation));

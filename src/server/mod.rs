@@ -163,7 +163,10 @@ impl Shared {
             // A node of a later version may have more to say.
             Err(error) => tracing::warn!(%error, "another node said what this one does not understand"),
         };
-        self.engine = Some(Engine::start(config, &self.bus, &self.metrics, Arc::new(on_notice), known)?);
+        let wake = Arc::clone(&self.wake);
+        let on_followed: Callback = Arc::new(move || wake_all(&wake));
+        let (bus, metrics) = (&self.bus, &self.metrics);
+        self.engine = Some(Engine::start(config, bus, metrics, Arc::new(on_notice), on_followed, known)?);
         Ok(self)
     }
 

@@ -1,32 +1,81 @@
-//! Clients that come from another node, which has read the engine's log further than this one has.
+//! Clients for whom this node is not ready yet: they come from another node, which has read the engine's log further
+//! than this one has; or they want what nobody here wanted before, and the node has just asked for it.
 //!
-//! Imports the room's core. Always: what such a client asked for is done when this loop has read that far, so the
-//! client gets nothing twice; after some seconds it is done all the same, and the client is told a gap. Meanwhile
-//! it is not read.
+//! Imports the room's core. Always: what such a client asked for is done when this loop has read that far, or what it
+//! wants comes, so the client gets nothing twice and misses nothing; after some seconds it is done all the same, and
+//! the client is told a gap. Meanwhile it is not read.
 
 use super::super::connection::{Effect, ReplayFrom};
 use super::super::wheel::Tick;
 use super::log_places::{Behind, behind, marks};
 use super::{Core, Socket, Token, token_of};
+use crate::engine::Wanted;
 use crate::event::Since;
+use crate::filter::Filter;
 
 /// How long a client waits for this node to catch up.
 const PATIENCE_TICKS: Tick = 50;
 
+/// What a client waits for.
+pub(super) enum Wait {
+    /// The log, read up to here.
+    Log(Since),
+    /// All that these match, which is asked for while they wait.
+    Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] Wanted),
+}
+
 /// What is put off for one client.
 pub(super) struct PutOff {
     token: Token,
-    since: Since,
+    wait: Wait,
     until: Tick,
     effects: Vec<Effect>,
 }
 
 impl<S: Socket> Core<S> {
-    /// Whether this effect has to wait for the loop to catch up.
-    pub(super) fn is_ahead(&self, effect: &Effect) -> Option<Since> {
-        let Effect::Replay { from: ReplayFrom::After(since), .. } = effect else { return None };
-        self.shared.engine.as_ref()?;
-        self.is_not_yet(since).then(|| since.clone())
+    /// Does these things that a connection asked for, in order, and puts off what has to wait with all that is behind
+    /// it.
+    pub(super) fn obey_all(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
+        let mut rest = effects.into_iter();
+        while let Some(effect) = rest.next() {
+            let Some(slot) = self.find(token) else { return };
+            if let Some(wait) = self.wait_for(&effect) {
+                self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
+            } else {
+                self.obey(slot, effect);
+            }
+        }
+    }
+
+    /// What this effect has to wait for.
+    fn wait_for(&self, effect: &Effect) -> Option<Wait> {
+        let engine = self.shared.engine.as_ref()?;
+        if let Effect::Replay { from: ReplayFrom::After(since), .. } = effect
+            && self.is_not_yet(since)
+        {
+            return Some(Wait::Log(since.clone()));
+        }
+        let interest = engine.interest()?;
+        let filters: Vec<Filter> = match effect {
+            Effect::Replay { filter, .. } => vec![filter.clone()],
+            Effect::Interest { wishes, .. } => wishes.iter().map(|(filter, _)| filter.clone()).collect(),
+            _ => return None,
+        };
+        if interest.is_followed(filters.iter()) {
+            return None;
+        }
+        let wanted = interest.want(filters.iter());
+        Some(Wait::Interest(filters, wanted))
+    }
+
+    fn is_over(&self, wait: &Wait) -> bool {
+        match wait {
+            Wait::Log(since) => !self.is_not_yet(since),
+            Wait::Interest(filters, _) => {
+                let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
+                interest.is_none_or(|interest| interest.is_followed(filters.iter()))
+            }
+        }
     }
 
     fn is_not_yet(&self, since: &Since) -> bool {
@@ -34,11 +83,11 @@ impl<S: Socket> Core<S> {
             .any(|id| behind(&self.shared, id, self.reader.position(id.shard)) == Behind::NotYet)
     }
 
-    pub(super) fn put_off(&mut self, slot: usize, since: Since, effects: Vec<Effect>) {
+    fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {
         let conn = &mut self.conns[slot];
         conn.awaits += 1;
         let token = token_of(slot, conn.generation);
-        self.ahead.push(PutOff { token, since, until: self.tick + PATIENCE_TICKS, effects });
+        self.ahead.push(PutOff { token, wait, until: self.tick + PATIENCE_TICKS, effects });
     }
 
     /// A connection closes: it no longer waits for anything.
@@ -56,26 +105,26 @@ impl<S: Socket> Core<S> {
     pub(super) fn catch_up(&mut self) {
         let mut at = 0;
         while let Some(put_off) = self.ahead.get(at) {
-            if self.tick < put_off.until
-                && self.find(put_off.token).is_some()
-                && self.is_not_yet(&put_off.since)
+            if self.tick < put_off.until && self.find(put_off.token).is_some() && !self.is_over(&put_off.wait)
             {
                 at += 1;
                 continue;
             }
-            let PutOff { token, effects, .. } = self.ahead.swap_remove(at);
+            // Held until what it stands for is done.
+            let PutOff { token, effects, wait: _wait, .. } = self.ahead.swap_remove(at);
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.conns[slot];
             conn.awaits -= 1;
             if conn.unread || conn.connection.holds_input() {
                 self.queue(slot);
             }
-            for effect in effects {
-                if self.find(token).is_some() {
-                    self.obey(slot, effect);
-                }
+            let mut effects = effects.into_iter();
+            // It has waited; what is behind it may have to wait for something else.
+            if let Some(first) = effects.next() {
+                self.obey(slot, first);
             }
-            if self.find(token).is_some() {
+            self.obey_all(token, effects);
+            if let Some(slot) = self.find(token) {
                 self.flush(slot);
             }
         }

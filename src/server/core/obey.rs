@@ -15,18 +15,7 @@ impl<S: Socket> Core<S> {
     pub(super) fn apply(&mut self, slot: usize) -> bool {
         let token = token_of(slot, self.conns[slot].generation);
         let mut effects = std::mem::take(&mut self.effects);
-        let mut rest = effects.drain(..);
-        while let Some(effect) = rest.next() {
-            if self.find(token).is_none() {
-                break;
-            }
-            if let Some(since) = self.is_ahead(&effect) {
-                self.put_off(slot, since, std::iter::once(effect).chain(rest.by_ref()).collect());
-            } else {
-                self.obey(slot, effect);
-            }
-        }
-        drop(rest);
+        self.obey_all(token, effects.drain(..));
         self.effects = effects;
         self.find(token).is_some() && self.flush(slot)
     }
@@ -39,7 +28,9 @@ impl<S: Socket> Core<S> {
             Effect::Interest { .. } | Effect::Replay { .. } if self.is_denied(slot) => {}
             Effect::Interest { encoding, wishes } => {
                 self.leave_feed(slot);
-                if !wishes.is_empty() {
+                if wishes.is_empty() {
+                    self.wanted.remove(&token_of(slot, self.conns[slot].generation));
+                } else {
                     let cut = wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default();
                     let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
                         .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
@@ -80,6 +71,11 @@ impl<S: Socket> Core<S> {
 
     /// Delivers what these wishes match, from here on. It must have left its feed.
     pub(super) fn join(&mut self, slot: usize, encoding: Encoding, cut: Cut, wishes: &[Wish]) {
+        if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
+            let token = token_of(slot, self.conns[slot].generation);
+            // The new want before the old one goes: what is in both is never let go of.
+            let _old = self.wanted.insert(token, interest.want(wishes.iter().map(|wish| &wish.filter)));
+        }
         let conn = &mut self.conns[slot];
         conn.cursor.set_cut(cut);
         conn.cursor.join(&mut self.fanout, encoding, wishes, slot as Slot);

@@ -99,16 +99,18 @@ impl<S: Socket> Core<S> {
                 });
                 Work::Snapshot { next: 1, to: snapshot.newest() }
             }
-            ReplayFrom::After(since) => self.behind(since),
+            ReplayFrom::After(since) => self.behind(since, &wanted.filter),
             ReplayFrom::Unknown => Work::Unknown(None),
         };
         self.conns[slot].replay = Some(Box::new(Replay { encoding, wanted, work }));
     }
 
     /// All behind the places that a client names, up to the loop's own.
-    fn behind(&self, since: Since) -> Work {
+    fn behind(&self, since: Since, filter: &Filter) -> Work {
         let shards = self.shared.bus.shards();
-        let marks = marks(&self.shared, &since);
+        let mut marks = marks(&self.shared, &since);
+        // What the node did not ask for then, it can't know.
+        let is_from_before = self.follow_on(&mut marks, filter);
         // Of the shards that it says nothing of, the client gets what comes from now on.
         let mut at = self.reader.told().cloned();
         if let (Some(at), Some(first)) = (&mut at, marks.first())
@@ -131,8 +133,38 @@ impl<S: Socket> Core<S> {
         if ranges.is_empty() {
             return Work::Unknown(Some(since));
         }
-        let says_too_little = (ranges.len() < shards).then_some(since);
+        let says_too_little = (is_from_before || ranges.len() < shards).then_some(since);
         Work::Behind(Behindhand { ranges, at, says_too_little })
+    }
+
+    /// Moves places on to where the node began to follow what a client wants, where it follows no more than its clients
+    /// want; true where that was behind one of them.
+    fn follow_on(&self, marks: &mut [EventId], filter: &Filter) -> bool {
+        let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
+        let Some((epoch, since)) = interest.and_then(|it| it.since(filter, self.shared.bus.shards())) else {
+            return false;
+        };
+        let mut moved = false;
+        for id in marks.iter_mut().filter(|id| id.epoch == epoch) {
+            let Some(since) = since.get(usize::from(id.shard)) else { continue };
+            if id.next_sequence() < *since {
+                // A place that is not there yet is where what comes begins.
+                let since = (*since).min(self.next_of_log(id.shard, epoch)).max(id.next_sequence());
+                *id = EventId::before(epoch, id.shard, since);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    /// The sequence behind the newest event that this loop has seen of a shard, in this life of the log.
+    fn next_of_log(&self, shard: u16, epoch: u64) -> Sequence {
+        let newest = self
+            .continuity
+            .as_ref()
+            .and_then(|continuity| continuity.newest(shard))
+            .filter(|id| id.epoch == epoch);
+        newest.map_or(0, EventId::next_sequence)
     }
 
     /// The newest so many that a replay wants, oldest first.

@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod decode;
 mod net;
+mod union;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

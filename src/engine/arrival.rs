@@ -1,0 +1,159 @@
+//! The order of messages that come over several subscriptions of one connection, each with a channel of its own.
+//!
+//! Imports nothing of ours. Each message has its publisher's number and a stamp that grows with each message of that
+//! publisher. Channels are emptied in passes, one channel after the other, while more arrives. Always: what is let go is
+//! let go once, and in the order of its publisher's stamps; two passes hold a message at the most.
+//!
+//! Why that is so: of one publisher, what has the lower stamp has arrived earlier. So when a pass finds a message, all
+//! that its publisher sent before lies in its channel by then, and the next pass finds it at the latest. Hence after a
+//! pass, everything up to the newest stamp of the pass before is there.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// Publishers remembered: nodes that were there since this one started to follow, and ended.
+const PUBLISHERS_MAX: usize = 4096;
+
+/// One publisher's.
+#[derive(Debug)]
+struct Known {
+    /// The newest that was let go.
+    gone: u64,
+    /// The newest that was found before the pass that is on.
+    found: u64,
+    /// The newest that was found.
+    newest: u64,
+}
+
+/// Messages that wait for what may come before them.
+#[derive(Debug)]
+pub(super) struct Arrivals<T> {
+    waiting: BTreeMap<(u64, u64), T>,
+    known: HashMap<u64, Known>,
+}
+
+impl<T> Default for Arrivals<T> {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), known: HashMap::new() }
+    }
+}
+
+impl<T> Arrivals<T> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A message was found. One that came by another subscription already is passed over.
+    pub(super) fn found(&mut self, publisher: u64, stamp: u64, message: T) {
+        let known = self.known.entry(publisher).or_insert(Known { gone: 0, found: 0, newest: 0 });
+        if stamp > known.gone {
+            known.newest = known.newest.max(stamp);
+            self.waiting.entry((stamp, publisher)).or_insert(message);
+        }
+    }
+
+    /// A pass is over: lets go what has all its publisher's earlier messages with it, by stamp; everything where the
+    /// pass found nothing.
+    pub(super) fn pass(&mut self, found_nothing: bool, mut take: impl FnMut(T)) {
+        let known = &mut self.known;
+        let mut rest = BTreeMap::new();
+        for ((stamp, publisher), message) in std::mem::take(&mut self.waiting) {
+            match known.get_mut(&publisher) {
+                Some(known) if found_nothing || stamp <= known.found => {
+                    known.gone = known.gone.max(stamp);
+                    take(message);
+                }
+                _ => {
+                    rest.insert((stamp, publisher), message);
+                }
+            }
+        }
+        self.waiting = rest;
+        if known.len() > PUBLISHERS_MAX && self.waiting.is_empty() {
+            known.clear();
+        }
+        for known in known.values_mut() {
+            known.found = known.newest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_arrives_while_channels_are_emptied_each_publishers_order_stays_and_each_comes_once() {
+        let mut state = 1_u64;
+        let mut dice = move |sides: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % sides
+        };
+        for _ in 0..300 {
+            const CHANNELS: usize = 5;
+            let mut channels: [Vec<(u64, u64)>; CHANNELS] = Default::default();
+            let mut arrivals = Arrivals::default();
+            let mut stamps = [0_u64; 3];
+            let mut sent = 0;
+            let mut got: Vec<(u64, u64)> = Vec::new();
+            let mut arrive = |channels: &mut [Vec<(u64, u64)>; CHANNELS],
+                              dice: &mut dyn FnMut(usize) -> usize| {
+                for _ in 0..dice(4) {
+                    let publisher = dice(3);
+                    stamps[publisher] += 1 + dice(3) as u64;
+                    let message = (publisher as u64, stamps[publisher]);
+                    sent += 1;
+                    // Subscriptions overlap: one or two of them have it.
+                    for at in [dice(CHANNELS), dice(CHANNELS)] {
+                        if channels[at].last() != Some(&message) {
+                            channels[at].push(message);
+                        }
+                    }
+                }
+                sent
+            };
+            let mut total = 0;
+            for round in 0.. {
+                let mut count = 0;
+                for at in 0..CHANNELS {
+                    if round < 40 {
+                        total = arrive(&mut channels, &mut dice);
+                    }
+                    for (publisher, stamp) in channels[at].drain(..) {
+                        count += 1;
+                        arrivals.found(publisher, stamp, (publisher, stamp));
+                    }
+                }
+                arrivals.pass(count == 0, |message| got.push(message));
+                if round >= 40 && count == 0 {
+                    break;
+                }
+            }
+            assert!(arrivals.is_empty());
+            assert_eq!(got.len(), total);
+            for publisher in 0..3 {
+                let its: Vec<u64> = got.iter().filter(|one| one.0 == publisher).map(|one| one.1).collect();
+                assert!(its.is_sorted_by(|a, b| a < b), "{its:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_is_held_for_the_next_pass_and_no_longer() {
+        let mut arrivals = Arrivals::default();
+        let mut got = Vec::new();
+        arrivals.found(1, 5, 'b');
+        arrivals.pass(false, |one| got.push(one));
+        assert_eq!((got.len(), arrivals.len()), (0, 1));
+        arrivals.found(1, 4, 'a');
+        arrivals.found(1, 6, 'c');
+        arrivals.pass(false, |one| got.push(one));
+        assert_eq!(got, ['a', 'b']);
+        arrivals.found(1, 5, 'x');
+        arrivals.pass(true, |one| got.push(one));
+        assert_eq!(got, ['a', 'b', 'c']);
+    }
+}

@@ -1,0 +1,328 @@
+//! What this node's clients want of a log that can be asked for less than everything: plain NATS.
+//!
+//! Imports `event`, `filter`, [`super::subject`]. Loops say what their clients want; the follower asks for it and
+//! says since when it comes. Always: what somebody wants is followed, or about to be; what nobody wants any more is
+//! followed for a while, so that who comes back soon has missed nothing; what a place is known to lie behind was
+//! followed without a break since that place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::subject::{ALL, covers, of_filter};
+use crate::event::Sequence;
+use crate::filter::Filter;
+use crate::sync::{Callback, Mutex, lock};
+
+/// Subjects asked for at most. With more wants than that, everything is.
+const SUBJECTS_MAX: usize = 256;
+
+/// Where the follower stood in each shard when it began to follow a subject.
+type Since = Box<[Sequence]>;
+
+#[derive(Default)]
+struct Holders {
+    count: usize,
+    /// When the last of them went.
+    left: Option<Instant>,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: BTreeMap<Arc<str>, Holders>,
+    /// What was asked for, and since when it comes; `None`: not yet.
+    asked: BTreeMap<Arc<str>, Option<Since>>,
+    /// The life of the log in which that is so; `None` where the log brings everything.
+    epoch: Option<u64>,
+}
+
+/// All wants of a node.
+pub(crate) struct Interest {
+    state: Mutex<State>,
+    linger: Duration,
+    /// Wakes the follower.
+    changed: Mutex<Option<Callback>>,
+    /// Told when more is followed.
+    on_followed: Callback,
+}
+
+/// What somebody wants, for as long as this lives.
+pub(crate) struct Wanted {
+    interest: Arc<Interest>,
+    subjects: Vec<Arc<str>>,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.interest.release(&self.subjects);
+    }
+}
+
+/// What the follower is to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) ask: Vec<Arc<str>>,
+    pub(super) leave: Vec<Arc<str>>,
+}
+
+impl Interest {
+    pub(super) fn new(linger: Duration, on_followed: Callback) -> Self {
+        Self { state: Mutex::default(), linger, changed: Mutex::default(), on_followed }
+    }
+
+    /// Wants what these filters match.
+    pub(crate) fn want<'a>(self: &Arc<Self>, filters: impl Iterator<Item = &'a Filter>) -> Wanted {
+        let subjects: BTreeSet<String> = filters.flat_map(of_filter).collect();
+        self.want_subjects(subjects.iter().map(String::as_str))
+    }
+
+    /// Wants everything.
+    pub(super) fn want_all(self: &Arc<Self>) -> Wanted {
+        self.want_subjects(std::iter::once(ALL))
+    }
+
+    fn want_subjects<'a>(self: &Arc<Self>, subjects: impl Iterator<Item = &'a str>) -> Wanted {
+        let mut is_new = false;
+        let mut held = Vec::new();
+        let mut state = lock(&self.state);
+        for subject in subjects {
+            let is_full = state.wanted.len() >= SUBJECTS_MAX && !state.wanted.contains_key(subject);
+            let subject = if is_full { ALL } else { subject };
+            let subject = match state.wanted.get_key_value(subject) {
+                Some((known, _)) => Arc::clone(known),
+                None => Arc::from(subject),
+            };
+            is_new |= !state.wanted.contains_key(&subject);
+            let holders = state.wanted.entry(Arc::clone(&subject)).or_default();
+            holders.count += 1;
+            holders.left = None;
+            held.push(subject);
+        }
+        drop(state);
+        if is_new {
+            self.wake();
+        }
+        Wanted { interest: Arc::clone(self), subjects: held }
+    }
+
+    fn release(&self, subjects: &[Arc<str>]) {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        for subject in subjects {
+            if let Some(holders) = state.wanted.get_mut(subject) {
+                holders.count -= 1;
+                holders.left = (holders.count == 0).then_some(now);
+            }
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = lock(&self.changed).clone() {
+            wake();
+        }
+    }
+
+    /// Whether all that these filters match comes from now on.
+    pub(crate) fn is_followed<'a>(&self, mut filters: impl Iterator<Item = &'a Filter>) -> bool {
+        let state = lock(&self.state);
+        state.epoch.is_none()
+            || filters.all(|filter| {
+                of_filter(filter).iter().all(|subject| {
+                    let mut asked = state.asked.iter();
+                    asked.any(|(wide, since)| since.is_some() && covers(wide, subject))
+                })
+            })
+    }
+
+    /// The life of the log, and in each of so many shards the place from which on all that a filter matches has
+    /// come; `None` where everything always does.
+    pub(crate) fn since(&self, filter: &Filter, shards: usize) -> Option<(u64, Since)> {
+        let state = lock(&self.state);
+        let epoch = state.epoch?;
+        let mut since = vec![0; shards].into_boxed_slice();
+        for subject in of_filter(filter) {
+            let covered = state.covered(&subject);
+            for (shard, since) in since.iter_mut().enumerate() {
+                let place = covered.as_ref().and_then(|covered| covered.get(shard));
+                *since = (*since).max(place.copied().unwrap_or(Sequence::MAX));
+            }
+        }
+        Some((epoch, since))
+    }
+
+    /// The follower has a new connection, or one that brings everything: `None`. Nothing is asked for yet.
+    pub(super) fn begin(&self, epoch: Option<u64>, wake: Option<Callback>) {
+        let mut state = lock(&self.state);
+        state.asked.clear();
+        state.epoch = epoch;
+        drop(state);
+        *lock(&self.changed) = wake;
+    }
+
+    /// What the follower is to ask for, and what it is to leave. Nothing is left before all that was asked for
+    /// comes, so that what took the place of something wider is followed first.
+    pub(super) fn change(&self, now: Instant) -> Change {
+        let mut state = lock(&self.state);
+        let State { wanted, asked, .. } = &mut *state;
+        wanted.retain(|_, holders| holders.left.is_none_or(|left| now - left < self.linger));
+        // What something wider brings need not be asked for.
+        let needed: Vec<Arc<str>> = wanted
+            .keys()
+            .filter(|one| !wanted.keys().any(|wide| wide != *one && covers(wide, one)))
+            .cloned()
+            .collect();
+        let mut change = Change::default();
+        for one in &needed {
+            if !asked.contains_key(one) {
+                asked.insert(Arc::clone(one), None);
+                change.ask.push(Arc::clone(one));
+            }
+        }
+        if change.ask.is_empty() && asked.values().all(Option::is_some) {
+            change.leave = asked.keys().filter(|one| !needed.contains(one)).cloned().collect();
+            asked.retain(|one, _| needed.contains(one));
+        }
+        change
+    }
+
+    /// All that was asked for before these comes from here on.
+    pub(super) fn followed(&self, subjects: &[Arc<str>], next: &[Sequence]) {
+        let mut state = lock(&self.state);
+        for subject in subjects {
+            // What something wider has brought until now was followed all the time.
+            let since = state.covered(subject).unwrap_or_else(|| next.into());
+            if let Some(asked) = state.asked.get_mut(subject) {
+                *asked = Some(since);
+            }
+        }
+        drop(state);
+        (self.on_followed)();
+    }
+}
+
+impl State {
+    /// Since when this has come, by whatever brings it.
+    fn covered(&self, subject: &str) -> Option<Since> {
+        let wider = self.asked.iter().filter(|(wide, _)| covers(wide, subject));
+        wider.filter_map(|(_, since)| since.clone()).reduce(|mut first, other| {
+            for (place, other) in first.iter_mut().zip(&other) {
+                *place = (*place).min(*other);
+            }
+            first
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::atomic::{AtomicUsize, Ordering};
+
+    fn filter(text: &str) -> Filter {
+        text.parse().expect(text)
+    }
+
+    fn texts(subjects: &[Arc<str>]) -> Vec<&str> {
+        subjects.iter().map(|one| &**one).collect()
+    }
+
+    struct Table {
+        interest: Arc<Interest>,
+        told: Arc<AtomicUsize>,
+    }
+
+    fn table(linger: Duration) -> Table {
+        let told = Arc::new(AtomicUsize::new(0));
+        let tell = Arc::clone(&told);
+        let on_followed = move || {
+            tell.fetch_add(1, Ordering::Relaxed);
+        };
+        Table { interest: Arc::new(Interest::new(linger, Arc::new(on_followed))), told }
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn what_is_wanted_is_asked_for_and_known_when_it_comes() {
+        let Table { interest, told } = table(LONG);
+        let done = filter("type=task.done");
+        assert!(interest.is_followed([&done].into_iter()), "a log that brings everything");
+        assert_eq!(interest.since(&done, 1), None);
+        interest.begin(Some(5), None);
+        assert!(!interest.is_followed([&done].into_iter()));
+        assert_eq!(interest.since(&done, 1), Some((5, [Sequence::MAX].into())));
+        let _held = interest.want([&done].into_iter());
+        let change = interest.change(Instant::now());
+        assert_eq!((texts(&change.ask), change.leave.len()), (vec!["*.*.*.*.task.done"], 0));
+        assert_eq!(interest.change(Instant::now()), Change::default(), "once");
+        assert!(!interest.is_followed([&done].into_iter()), "asked for is not there");
+        interest.followed(&change.ask, &[40]);
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+        assert!(interest.is_followed([&done].into_iter()));
+        assert_eq!(interest.since(&done, 1), Some((5, [40].into())));
+        // Narrower is followed by it, another is not.
+        assert!(interest.is_followed([&filter("type=task.done stream=a")].into_iter()));
+        assert!(!interest.is_followed([&done, &filter("type=task.*")].into_iter()));
+    }
+
+    #[test]
+    fn who_comes_back_soon_has_missed_nothing_and_who_comes_late_is_known_to() {
+        let Table { interest, .. } = table(LONG);
+        interest.begin(Some(5), None);
+        let one = filter("type=a");
+        let held = interest.want([&one].into_iter());
+        let change = interest.change(Instant::now());
+        interest.followed(&change.ask, &[7]);
+        drop(held);
+        let now = Instant::now();
+        assert_eq!(interest.change(now + LONG / 2), Change::default(), "it lingers");
+        assert_eq!(interest.since(&one, 1), Some((5, [7].into())));
+        let held = interest.want([&one].into_iter());
+        assert_eq!(interest.change(now + LONG * 2), Change::default(), "somebody wants it again");
+        drop(held);
+        let change = interest.change(Instant::now() + LONG * 2);
+        assert_eq!(texts(&change.leave), ["*.*.*.*.a"]);
+        assert_eq!(interest.since(&one, 1), Some((5, [Sequence::MAX].into())));
+        let _held = interest.want([&one].into_iter());
+        let change = interest.change(Instant::now());
+        interest.followed(&change.ask, &[90]);
+        assert_eq!(
+            interest.since(&one, 1),
+            Some((5, [90].into())),
+            "between 7 and 90 something may be missing"
+        );
+    }
+
+    #[test]
+    fn what_takes_the_place_of_something_wider_is_followed_before_that_is_left() {
+        let Table { interest, .. } = table(Duration::ZERO);
+        interest.begin(Some(5), None);
+        let all = interest.want_all();
+        let change = interest.change(Instant::now());
+        interest.followed(&change.ask, &[3, 4]);
+        let one = filter("type=a");
+        let _held = interest.want([&one].into_iter());
+        assert_eq!(interest.change(Instant::now()), Change::default(), "it comes already");
+        drop(all);
+        let change = interest.change(Instant::now());
+        assert_eq!((texts(&change.ask), change.leave.len()), (vec!["*.*.*.*.a"], 0));
+        assert_eq!(interest.change(Instant::now()), Change::default());
+        interest.followed(&change.ask, &[50, 60]);
+        assert_eq!(interest.since(&one, 2), Some((5, [3, 4].into())), "without a break");
+        assert_eq!(texts(&interest.change(Instant::now()).leave), [">"]);
+        assert!(interest.is_followed([&one].into_iter()));
+        assert_eq!(interest.since(&Filter::new(), 2), Some((5, [Sequence::MAX; 2].into())));
+    }
+
+    #[test]
+    fn too_many_wants_are_a_want_for_everything() {
+        let Table { interest, .. } = table(Duration::ZERO);
+        interest.begin(Some(5), None);
+        let filters: Vec<Filter> = (0..=SUBJECTS_MAX).map(|n| filter(&format!("type=t{n}"))).collect();
+        let held: Vec<Wanted> = filters.iter().map(|one| interest.want(std::iter::once(one))).collect();
+        assert_eq!(texts(&interest.change(Instant::now()).ask), [">"]);
+        drop(held);
+        let _last = interest.want(std::iter::once(&filters[0]));
+        assert_eq!(texts(&interest.change(Instant::now()).ask), ["*.*.*.*.t0"]);
+    }
+}

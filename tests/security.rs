@@ -5,6 +5,7 @@ mod support;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use fanwire::{Bus, Event, Server as InProcess, ServerConfig};
 use serde_json::{Value, json};
 use support::script::in_project;
 use support::sse::Sse;
@@ -252,4 +253,67 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
         wire.send(request.as_bytes());
         assert_eq!(http::read_head(&mut wire, deadline()).expect("an answer").status, 403, "{path}");
     }
+}
+
+#[test]
+fn of_a_million_random_events_a_narrow_grant_lets_its_own_through_and_no_other() {
+    const ROUNDS: u64 = 1000;
+    const A_ROUND: u64 = 1000;
+    // Like what is allowed, or not at all.
+    const STREAMS: [&str; 10] =
+        ["", "acme", "acme.a", "acme.b", "acme.a.b", "acmes.a", "rival", "rival.acme.a", "Acme.a", "*"];
+    const TYPES: [&str; 8] = [
+        "task",
+        "task.done",
+        "task.failed",
+        "task.step.done",
+        "tasks.done",
+        "alert.on",
+        "a.task.done",
+        "Task.done",
+    ];
+    let may = |kind: &str, stream: &str| {
+        matches!(stream, "acme.a" | "acme.b") && matches!(kind, "task.done" | "task.failed")
+    };
+    let bus = Bus::builder().capacity(4096).build().expect("a bus");
+    let mut config = ServerConfig::default();
+    config.auth.jwt.hs256_secret = Some(SECRET.into());
+    config.max_lag_events = 100_000;
+    let server = InProcess::builder(&bus).listen("127.0.0.1:0").config(config).spawn().expect("a free port");
+    let addr = server.local_addr();
+    let grant = support::token(SECRET, &["--stream", "acme.*", "--type", "task.*"]);
+    // It asks for everything, in two ways.
+    let mut socket = Ws::over(Wire::connect(addr), &format!("/ws?token={grant}"), "");
+    assert_eq!(socket.ask(&json!({"type": "subscribe", "payload": {}}))["type"], "ack");
+    let mut stream = Sse::open(addr, &format!("?token={grant}"));
+    let mut state = 0x5eed_u64;
+    let mut dice = move |sides: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % sides
+    };
+    let mut allowed = 0;
+    for round in 0..ROUNDS {
+        let mut wanted = Vec::new();
+        for n in round * A_ROUND..(round + 1) * A_ROUND {
+            let (kind, of) = (TYPES[dice(TYPES.len())], STREAMS[dice(STREAMS.len())]);
+            if may(kind, of) {
+                wanted.push(n);
+            }
+            let event =
+                Event::builder(kind).stream(of).json(format!("{{\"n\":{n}}}")).build().expect("an event");
+            bus.publish(event);
+        }
+        // So that nobody is behind when the next thousand comes.
+        let last = Event::builder("task.done").stream("acme.a").json("{\"n\":0}").build().expect("an event");
+        bus.publish(last);
+        allowed += wanted.len();
+        wanted.push(0);
+        for n in wanted {
+            assert_eq!(socket.event()["payload"]["n"], n, "over WebSocket");
+            assert_eq!(stream.event().json()["payload"]["n"], n, "over SSE");
+        }
+    }
+    assert!(allowed > 10_000, "{allowed}");
+    server.drain(Duration::ZERO);
+    server.join().expect("its loops end well");
 }

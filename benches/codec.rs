@@ -1,16 +1,23 @@
 //! What the codecs cost: frames out and in, text checked, event streams, heads of requests.
-//! `cargo bench --bench codec`; tungstenite beside ours where both do the same.
+//! `cargo bench --bench codec`; tungstenite and fastwebsockets beside ours where they do the same.
 
+use std::future::Future;
 use std::hint::black_box;
+use std::io::{self, Read, Write};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanwire::internals::http::{HttpLimits, parse_request};
 use fanwire::internals::sse::{SseParser, encode_event};
-use fanwire::internals::ws::{Decoder, OpCode, WsLimits, encode, header, unmask};
+use fanwire::internals::ws::{Decoder, Message, OpCode, WsLimits, encode, header, unmask};
+use fastwebsockets::{Frame, Payload};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode as Code};
 
-const SIZES: [usize; 4] = [16, 128, 1024, 65_536];
+const SIZES: [usize; 5] = [16, 128, 1024, 8192, 65_536];
 const MASK: [u8; 4] = [1, 2, 3, 4];
 
 fn masked(len: usize) -> Vec<u8> {
@@ -23,12 +30,105 @@ fn masked(len: usize) -> Vec<u8> {
     bytes
 }
 
-fn frames(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("frame");
+/// A socket that always has bytes: the same frames again and again. What is written goes nowhere.
+struct Source {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Source {
+    /// Some 256 KiB of such frames.
+    fn new(frame: &[u8]) -> Self {
+        Self { bytes: frame.repeat((256 << 10) / frame.len() + 1), at: 0 }
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = buffer.len().min(self.bytes.len() - self.at);
+        buffer[..len].copy_from_slice(&self.bytes[self.at..self.at + len]);
+        self.at = (self.at + len) % self.bytes.len();
+        Ok(len)
+    }
+}
+
+impl Write for Source {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsyncRead for Source {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let len = self.read(out.initialize_unfilled())?;
+        out.advance(len);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Source {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Ours as a loop drives it: one buffer for all connections, read into and decoded where it lies.
+struct Ours {
+    source: Source,
+    buffer: Vec<u8>,
+    unread: std::ops::Range<usize>,
+    decoder: Decoder,
+}
+
+impl Ours {
+    fn message(&mut self) -> usize {
+        let limits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
+        loop {
+            if self.unread.is_empty() {
+                self.unread = 0..self.source.read(&mut self.buffer).expect("it has bytes");
+            }
+            let (used, message) =
+                self.decoder.decode(&mut self.buffer[self.unread.clone()], &limits).expect("valid");
+            self.unread.start += used;
+            match message {
+                Some(Message::Text(text)) => return text.len(),
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
+        }
+    }
+}
+
+/// What is always ready.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+fn encoding(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("encode");
     for len in SIZES {
         let payload = vec![b'x'; len];
         group.throughput(Throughput::Bytes(len as u64));
-        group.bench_with_input(BenchmarkId::new("encode", len), &payload, |bencher, payload| {
+        group.bench_with_input(BenchmarkId::new("fanwire", len), &payload, |bencher, payload| {
             let mut out = Vec::with_capacity(len + 16);
             bencher.iter(|| {
                 out.clear();
@@ -36,7 +136,7 @@ fn frames(criterion: &mut Criterion) {
                 black_box(out.len())
             });
         });
-        group.bench_with_input(BenchmarkId::new("encode, tungstenite", len), &payload, |bencher, payload| {
+        group.bench_with_input(BenchmarkId::new("tungstenite", len), &payload, |bencher, payload| {
             let mut out = Vec::with_capacity(len + 16);
             bencher.iter(|| {
                 out.clear();
@@ -47,35 +147,36 @@ fn frames(criterion: &mut Criterion) {
                 black_box(out.len())
             });
         });
-        let bytes = masked(len);
-        let limits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
-        group.bench_with_input(BenchmarkId::new("decode", len), &bytes, |bencher, bytes| {
-            bencher.iter_batched_ref(
-                || (Decoder::default(), bytes.clone()),
-                |(decoder, bytes)| {
-                    let (used, message) = decoder.decode(bytes, &limits).expect("valid");
-                    assert!(message.is_some());
-                    used
-                },
-                BatchSize::SmallInput,
-            );
+        group.bench_with_input(BenchmarkId::new("fastwebsockets", len), &payload, |bencher, payload| {
+            let mut out = Vec::with_capacity(len + 16);
+            bencher.iter(|| {
+                let mut frame = Frame::text(Payload::Borrowed(black_box(payload)));
+                black_box(frame.write(&mut out).len())
+            });
         });
-        group.bench_with_input(BenchmarkId::new("decode, tungstenite", len), &bytes, |bencher, bytes| {
-            bencher.iter_batched(
-                || std::io::Cursor::new(bytes.clone()),
-                |mut cursor| {
-                    let (header, len) = FrameHeader::parse(&mut cursor).expect("valid").expect("whole");
-                    let at = cursor.position() as usize;
-                    let mut payload = cursor.into_inner().split_off(at);
-                    payload.truncate(len as usize);
-                    let mask = header.mask.expect("masked");
-                    for (byte, index) in payload.iter_mut().zip(0..) {
-                        *byte ^= mask[index & 3_usize];
-                    }
-                    String::from_utf8(payload).expect("text")
-                },
-                BatchSize::SmallInput,
-            );
+    }
+    group.finish();
+}
+
+/// Text messages from a socket: header, mask, UTF-8, and whatever copies the implementation makes.
+fn decoding(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    for len in SIZES {
+        let source = || Source::new(&masked(len));
+        group.throughput(Throughput::Bytes(len as u64));
+        group.bench_function(BenchmarkId::new("fanwire", len), |bencher| {
+            let buffer = vec![0; 64 << 10];
+            let mut ours = Ours { source: source(), buffer, unread: 0..0, decoder: Decoder::default() };
+            bencher.iter(|| assert_eq!(ours.message(), len));
+        });
+        group.bench_function(BenchmarkId::new("tungstenite", len), |bencher| {
+            let mut socket = tungstenite::WebSocket::from_raw_socket(source(), Role::Server, None);
+            bencher.iter(|| assert_eq!(socket.read().expect("valid").len(), len));
+        });
+        group.bench_function(BenchmarkId::new("fastwebsockets", len), |bencher| {
+            let mut socket =
+                fastwebsockets::WebSocket::after_handshake(source(), fastwebsockets::Role::Server);
+            bencher.iter(|| assert_eq!(now(socket.read_frame()).expect("valid").payload.len(), len));
         });
     }
     group.finish();
@@ -115,5 +216,5 @@ fn requests(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, frames, streams, requests);
+criterion_group!(benches, encoding, decoding, streams, requests);
 criterion_main!(benches);

@@ -576,6 +576,92 @@ fn cloud_events_are_published_in_their_three_forms() {
     assert_eq!((answer.status, answer.json()["line"].as_u64()), (400, Some(3)), "{answer:?}");
 }
 
+/// The examples of the JSON format (3.3 and 4.2) and of the HTTP binding (3.1.4, 3.2.3 and 3.3.3), as they are printed there.
+#[test]
+fn the_specifications_own_examples_are_taken() {
+    const BATCH: &str = r#"[
+  {
+      "specversion" : "1.0",
+      "type" : "com.example.someevent",
+      "source" : "/mycontext/4",
+      "id" : "B234-1234-1234",
+      "time" : "2018-04-05T17:31:00Z",
+      "comexampleextension1" : "value",
+      "comexampleothervalue" : 5,
+      "datacontenttype" : "application/vnd.apache.thrift.binary",
+      "data_base64" : "aGVsbG8="
+  },
+  {
+      "specversion" : "1.0",
+      "type" : "com.example.someotherevent",
+      "source" : "/mycontext/9",
+      "id" : "C234-1234-1234",
+      "time" : "2018-04-05T05:31:00Z",
+      "comexampleextension1" : "value",
+      "comexampleothervalue" : 5,
+      "datacontenttype" : "application/json",
+      "data" : {
+          "appinfoA" : "abc",
+          "appinfoB" : 123,
+          "appinfoC" : true
+      }
+  }
+]"#;
+    const STRUCTURED: &str = r#"{
+    "specversion" : "1.0",
+    "type" : "com.example.someevent",
+    "source" : "/mycontext",
+    "subject": null,
+    "id" : "C234-1234-1234",
+    "time" : "2018-04-05T17:31:00Z",
+    "comexampleextension1" : "value",
+    "comexampleothervalue" : 5,
+    "datacontenttype" : "text/xml",
+    "data" : "<much wow=\"xml\"/>"
+}"#;
+    let binary = "application/json; charset=utf-8\r\nce-specversion: 1.0\r\nce-type: com.example.someevent\r\n\
+        ce-time: 2018-04-05T03:56:24Z\r\nce-id: 1234-1234-1234\r\nce-source: /mycontext/subcontext";
+    let server = Server::start();
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    for (kind, body, accepted) in [
+        ("application/cloudevents+json; charset=utf-8", STRUCTURED, 1),
+        ("application/cloudevents-batch+json; charset=utf-8", BATCH, 2),
+        ("application/cloudevents-batch+json", "[]", 0),
+        (binary, r#"{"a":1}"#, 1),
+    ] {
+        let answer = http::post(server.addr, "/publish", kind, body.as_bytes());
+        assert_eq!(
+            (answer.status, answer.json()["accepted"].as_u64()),
+            (200, Some(accepted)),
+            "{kind}: {answer:?}"
+        );
+    }
+    let object = json!({"appinfoA": "abc", "appinfoB": 123, "appinfoC": true});
+    for (kind, source, id, time, payload) in [
+        (
+            "someevent",
+            "/mycontext",
+            "C234-1234-1234",
+            "2018-04-05T17:31:00.000000Z",
+            json!("<much wow=\"xml\"/>"),
+        ),
+        ("someevent", "/mycontext/4", "B234-1234-1234", "2018-04-05T17:31:00.000000Z", json!("aGVsbG8=")),
+        ("someotherevent", "/mycontext/9", "C234-1234-1234", "2018-04-05T05:31:00.000000Z", object),
+        (
+            "someevent",
+            "/mycontext/subcontext",
+            "1234-1234-1234",
+            "2018-04-05T03:56:24.000000Z",
+            json!({"a": 1}),
+        ),
+    ] {
+        let event = client.event();
+        assert_eq!(event["event_type"], format!("com.example.{kind}"), "{event}");
+        assert_eq!((&event["source"], &event["correlation_id"]), (&json!(source), &json!(id)), "{event}");
+        assert_eq!((&event["timestamp"], &event["payload"]), (&json!(time), &payload), "{event}");
+    }
+}
+
 #[test]
 fn an_events_journey_tells_who_wants_it_and_why_others_do_not() {
     let server = Server::with(&["--loops", "2"]);

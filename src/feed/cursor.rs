@@ -7,6 +7,7 @@
 //! - where frames look back, it gets those only while it has read all that they look back at;
 //! - what the feed owed it is written, pending, dropped (and told in a gap) or conflated, and in the tally.
 
+mod lost;
 pub(super) mod saved;
 
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ use super::fanout::{Membership, Wish};
 use super::press::Step;
 use super::thin::Cut;
 use super::{Compression, Fanout, Feed, Slot};
-use crate::dialect::{Encoding, GapNotice};
+use crate::dialect::Encoding;
 use crate::event::{EventId, Since, Timestamp};
 
 /// What a cursor asks of the world, when it finds that it has lost something.
@@ -230,17 +231,27 @@ impl Cursor {
     }
 
     /// Queues bytes behind everything that is appended so far.
-    pub(crate) fn send(&mut self, fanout: &mut Fanout, bytes: Bytes) {
+    pub(crate) fn send(&mut self, fanout: &mut Fanout, bytes: Bytes, tally: &mut Tally, ring: &impl Ring) {
         if bytes.is_empty() {
             return;
         }
-        let feed = self.membership.map(|m| {
-            fanout.seal(m.feed());
-            fanout.feed(m.feed())
-        });
-        let place = feed.filter(|_| !self.waits).map_or(self.next, |feed| feed.next);
-        let direct = self.own(place, bytes);
+        if let Some(membership) = self.membership {
+            fanout.seal(membership.feed());
+        }
+        let feed = self.membership.map(|m| fanout.feed(m.feed()));
+        let live = feed.filter(|_| !self.waits);
+        if let Some(feed) = live {
+            // An answer may say that all up to here came before: then what did not come is told before.
+            self.say_lost_newest(feed, tally, ring);
+        }
+        let direct = self.own(live.map_or(self.next, |feed| feed.next), bytes);
         self.backlog(feed).push(direct);
+    }
+
+    /// Queues words of a replay, as [`Self::send_replayed`] does its events.
+    pub(crate) fn send_in_replay(&mut self, bytes: Bytes) {
+        let direct = self.own(self.next, bytes);
+        self.backlog(None).push(direct);
     }
 
     /// Bytes of its own, as they stand in its stream.
@@ -272,10 +283,7 @@ impl Cursor {
         fanout.seal(membership.feed());
         let feed = fanout.feed(membership.feed());
         self.skip_what_is_gone(feed, tally, ring);
-        if self.backlog.as_ref().is_some_and(|backlog| backlog.lost_newest > 0) {
-            self.lose_newest(feed, tally);
-            self.say_lost_newest(feed.encoding, tally, ring);
-        }
+        self.say_lost_newest(feed, tally, ring);
         if self.next < feed.next || self.backlog.is_some() {
             self.take_over(feed, u64::MAX, usize::MAX, tally);
         }
@@ -285,15 +293,19 @@ impl Cursor {
         fanout.leave(membership).map(|slot| (slot, membership.place))
     }
 
-    /// Drops all that it is owed, but for the rest of what was begun, and for replies.
+    /// Drops all that it is owed, but for the rest of what was begun, and for replies before the first event that it
+    /// does not get: one behind that may say that all before it came.
     pub(crate) fn abandon(&mut self, fanout: &mut Fanout, tally: &mut Tally) -> Option<(Slot, u32)> {
         if let Some(membership) = self.membership {
             // What was appended and not sealed yet is owed too, and so dropped.
             fanout.seal(membership.feed());
         }
         tally.dropped += self.pending(fanout);
+        let hole = self.membership.filter(|m| !self.waits && fanout.feed(m.feed()).next > self.next);
+        let hole = hole.map_or(u64::MAX, |_| self.next);
         if let Some(backlog) = &mut self.backlog {
-            backlog.direct.retain(|direct| direct.events == 0);
+            let whole = backlog.direct.iter().take_while(|direct| direct.events == 0 && direct.place <= hole);
+            backlog.direct.truncate(whole.count());
             backlog.direct_bytes = backlog.direct.iter().map(|direct| direct.bytes.len()).sum();
             backlog.direct_events = 0;
             (backlog.lost_newest, backlog.lost_a_gap) = (0, false);
@@ -356,39 +368,6 @@ impl Cursor {
         }
     }
 
-    /// For a member that drops its newest and can't be written to now: keeps what fits its limits, and counts what does
-    /// not.
-    pub(crate) fn hold(&mut self, fanout: &Fanout, tally: &mut Tally) {
-        // Behind a replay it holds nothing: the past comes first, and is not there yet.
-        let holds = self.cut == Cut::DropNewest && !self.waits;
-        let Some(membership) = self.membership.filter(|_| holds) else { return };
-        let (feed, limits) = (fanout.feed(membership.feed()), fanout.limits());
-        let next = self.next;
-        let backlog = self.backlog(Some(feed));
-        // Where one batch was more than the feed keeps, its oldest are gone already: then all of it is lost.
-        if backlog.lost_newest == 0 && next >= feed.base {
-            let max_events = (limits.max_events as u64).saturating_sub(backlog.direct_events);
-            self.take_over(feed, max_events, limits.max_bytes, tally);
-        }
-        self.lose_newest(feed, tally);
-    }
-
-    /// Counts all that it has not got of its feed as lost.
-    fn lose_newest(&mut self, feed: &Feed, tally: &mut Tally) {
-        let lost = feed.next - self.next;
-        let lost_a_gap = feed.has_gap(self.next..feed.next);
-        self.next = feed.next;
-        self.in_step &= lost == 0;
-        let backlog = self.backlog.get_or_insert_default();
-        backlog.lost_newest += lost;
-        backlog.lost_a_gap |= lost_a_gap;
-        backlog.lost_to = if lost > 0 { feed.newest_id() } else { backlog.lost_to };
-        for direct in &mut backlog.direct {
-            direct.place = direct.place.min(self.next);
-        }
-        tally.dropped += lost;
-    }
-
     /// Whether it fell off its feed and is to be closed for that.
     pub(crate) fn is_to_be_closed(&self, fanout: &Fanout) -> bool {
         self.cut == Cut::Disconnect && self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
@@ -415,96 +394,6 @@ impl Cursor {
                 direct.place = self.next;
             }
         }
-    }
-
-    /// Notes the gap and goes on at the oldest frame kept, where the feed has gone on without it.
-    fn skip_what_is_gone(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
-        if self.next >= feed.base {
-            return;
-        }
-        if self.cut == Cut::DropNewest {
-            // What waited before is its own already (see `hold`); what the feed has is newer than what is gone.
-            return self.lose_newest(feed, tally);
-        }
-        if feed.is_thin() {
-            // Of what was trimmed within one batch nobody knows how much should never have been left out.
-            let is_unknown = !self.set_conflates(feed) && feed.whole_before_base > 0;
-            return self.skip_in_thin(is_unknown, feed, tally, ring);
-        }
-        self.in_step = false;
-        let missed = feed.base - self.next;
-        let is_known = !feed.has_gap(self.next..feed.base);
-        self.next = feed.base;
-        tally.dropped += missed;
-        self.tell_gap(is_known.then_some(missed), feed, tally, ring);
-    }
-
-    /// The same where the latest frames of keys are kept longer than others.
-    fn skip_in_thin(&mut self, is_unknown: bool, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
-        self.in_step = false;
-        let Some(backlog) = &mut self.backlog else { return };
-        let lost = feed.whole_before_base.saturating_sub(backlog.whole_before_next);
-        backlog.whole_before_next += lost;
-        // Passing their places puts this back.
-        tally.conflated -= lost as i64;
-        tally.dropped += lost;
-        let forgotten = feed.latest_floor().min(feed.base) > self.next;
-        let is_known = !forgotten && !is_unknown && !feed.has_gap(self.next..feed.base);
-        if forgotten {
-            let to = feed.latest_floor().min(feed.base);
-            self.pass_over(to, tally);
-            self.next = to;
-        }
-        if lost > 0 || forgotten || is_unknown {
-            // How many of the forgotten were the latest of their keys is not known.
-            self.tell_gap(is_known.then_some(lost), feed, tally, ring);
-        }
-    }
-
-    fn tell_gap(&mut self, missed: Option<u64>, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
-        let next = self.next;
-        let backlog = self.backlog.get_or_insert_default();
-        let behind = backlog.direct.partition_point(|direct| direct.place <= next);
-        let from = backlog.last_before(behind);
-        let direct = self.gap(next, missed, (from, feed.trimmed), feed.encoding, ring);
-        let backlog = self.backlog.get_or_insert_default();
-        backlog.direct_bytes += direct.bytes.len();
-        backlog.direct.insert(behind, direct);
-        tally.gaps += 1;
-    }
-
-    /// The words for what was missed between two events, at this place.
-    fn gap(
-        &self,
-        place: u64,
-        missed: Option<u64>,
-        (from, to): (Option<EventId>, Option<EventId>),
-        encoding: Encoding,
-        ring: &impl Ring,
-    ) -> Direct {
-        let resume = from.and_then(|id| ring.resume_behind(id));
-        let recoverable = resume.is_some();
-        let from = resume.or(from.map(Since::Event));
-        let gap = encoding.gap(&GapNotice { missed, from, to, recoverable, at: ring.now() });
-        Direct { last: to, ..self.own(place, gap) }
-    }
-
-    /// Tells what was dropped while it was full, when all that waited before is written.
-    fn tell_lost_newest(&mut self, feed: Option<&Feed>, tally: &mut Tally, ring: &impl Ring) {
-        let is_due = self.backlog.as_ref().is_some_and(|b| b.lost_newest > 0 && b.has_written());
-        if let Some(feed) = feed.filter(|_| is_due) {
-            self.say_lost_newest(feed.encoding, tally, ring);
-        }
-    }
-
-    fn say_lost_newest(&mut self, encoding: Encoding, tally: &mut Tally, ring: &impl Ring) {
-        let Some(backlog) = &mut self.backlog else { return };
-        let lost = std::mem::take(&mut backlog.lost_newest);
-        let is_known = !std::mem::take(&mut backlog.lost_a_gap);
-        let edges = (backlog.last_before(backlog.direct.len()), backlog.lost_to.take());
-        let direct = self.gap(0, is_known.then_some(lost), edges, encoding, ring);
-        self.backlog.get_or_insert_default().push(direct);
-        tally.gaps += 1;
     }
 
     /// From here on it gets the latest frames only, until it has everything. False where some of what it has

@@ -86,7 +86,7 @@ impl World {
         let Member { cursor, pipe, .. } = member;
         let flushed = cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still);
         if flushed == Flushed::Blocked {
-            cursor.hold(&self.fanout, &mut self.tally);
+            cursor.hold(&self.fanout, &mut self.tally, &Still);
         }
         member.read_on(self.encoding);
         for seen in &mut member.seen {
@@ -414,7 +414,7 @@ proptest! {
                         Encoding::NativeWs => ws::frame(ws::OpCode::Text, text.as_bytes()),
                         _ => format!("{text}\n\n").into(),
                     };
-                    members[who].cursor.send(&mut world.fanout, bytes);
+                    members[who].cursor.send(&mut world.fanout, bytes, &mut world.tally, &Still);
                 }
                 8 => {
                     // Who comes to a sample is owed what waits there, even if it had it elsewhere: it stays.

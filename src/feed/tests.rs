@@ -152,11 +152,11 @@ fn replies_stand_where_they_happened() {
     let mut cursor = world.join("", 0);
     let reply = |k: usize| Bytes::from(format!(": reply {k}\n\n"));
     world.publish("a");
-    cursor.send(&mut world.fanout, reply(1));
+    cursor.send(&mut world.fanout, reply(1), &mut world.tally, &Still);
     world.publish("a");
     world.publish("a");
     world.seal();
-    cursor.send(&mut world.fanout, reply(2));
+    cursor.send(&mut world.fanout, reply(2), &mut world.tally, &Still);
     let mut pipe = Pipe::default();
     // Byte by byte, so that every place is a place to stop.
     while !world.flush(&mut cursor, &mut pipe) {
@@ -228,7 +228,8 @@ proptest::proptest! {
                 }
                 _ => {
                     let who = usize::from(what - 4);
-                    cursors[who].send(&mut world.fanout, format!(": reply {}\n\n", replies[who]).into());
+                    let reply = format!(": reply {}\n\n", replies[who]).into();
+                    cursors[who].send(&mut world.fanout, reply, &mut world.tally, &Still);
                     replies[who] += 1;
                 }
             }
@@ -271,7 +272,7 @@ impl World {
     fn pass(&mut self, cursor: &mut Cursor, pipe: &mut Pipe) -> Flushed {
         let flushed = cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still);
         if flushed == Flushed::Blocked {
-            cursor.hold(&self.fanout, &mut self.tally);
+            cursor.hold(&self.fanout, &mut self.tally, &Still);
         }
         flushed
     }
@@ -366,6 +367,87 @@ fn a_client_that_wants_all_or_nothing_is_let_go_when_it_falls_off() {
     assert!(cursor.is_to_be_closed(&world.fanout));
     cursor.abandon(&mut world.fanout, &mut world.tally);
     assert_eq!((world.difference(&[&cursor]), world.tally.dropped), (0, 6));
+}
+
+/// A reply behind what was lost might say that all before it came.
+#[test]
+fn who_is_let_go_is_told_nothing_from_behind_the_first_event_that_it_does_not_get() {
+    let mut world = World::new(100);
+    let mut cursor = world.join("", 0);
+    let mut pipe = Pipe { room: 5, ..Pipe::default() };
+    world.publish("a");
+    let reply = |k: u32| Bytes::from(format!(": reply {k}\n\n"));
+    cursor.send(&mut world.fanout, reply(0), &mut world.tally, &Still);
+    // The first event is begun, so it is finished, and the reply behind it is true.
+    assert!(!world.flush(&mut cursor, &mut pipe));
+    for k in 1..3 {
+        world.publish("a");
+        cursor.send(&mut world.fanout, reply(k), &mut world.tally, &Still);
+    }
+    cursor.abandon(&mut world.fanout, &mut world.tally);
+    assert_eq!((world.difference(&[&cursor]), world.tally.dropped), (0, 2));
+    pipe.room = 1 << 20;
+    assert!(world.flush(&mut cursor, &mut pipe));
+    assert_eq!(read(&pipe), [0, 1000]);
+
+    // The same where they were its own already.
+    let mut cursor = world.join("", 0);
+    cursor.send(&mut world.fanout, reply(3), &mut world.tally, &Still);
+    world.publish("a");
+    cursor.leave(&mut world.fanout, &mut world.tally, &Still);
+    cursor.send(&mut world.fanout, reply(4), &mut world.tally, &Still);
+    cursor.abandon(&mut world.fanout, &mut world.tally);
+    let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+    assert!(world.flush(&mut cursor, &mut pipe));
+    assert_eq!(read(&pipe), [1003]);
+}
+
+#[test]
+fn who_fell_off_is_told_so_before_a_reply_behind_what_it_missed() {
+    for cut in [Cut::DropOldest, Cut::DropNewest] {
+        let mut world = World::new(2);
+        let mut cursor = world.join_as(&[wish("", Thinning::None)], cut, 0);
+        let other = world.join("", 1);
+        for k in 0..4 {
+            world.publish("a");
+            world.publish("a");
+            world.seal();
+            let reply = format!(": reply {k}\n\n").into();
+            cursor.send(&mut world.fanout, reply, &mut world.tally, &Still);
+        }
+        let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+        let seen = read(&pipe);
+        let mut came = 0;
+        for item in seen {
+            match item {
+                reply @ 1000.. => assert!(came >= 2 * (reply - 999), "reply {reply} behind {came}"),
+                missed if missed < 0 => came -= missed,
+                _ => came += 1,
+            }
+        }
+        assert_eq!((came, world.difference(&[&cursor, &other])), (8, 0));
+    }
+}
+
+#[test]
+fn who_drops_its_newest_is_told_so_before_the_next_reply() {
+    let mut world = World::new(2);
+    let mut cursor = world.join_as(&[wish("", Thinning::None)], Cut::DropNewest, 0);
+    let mut pipe = Pipe { room: 5, ..Pipe::default() };
+    for _ in 0..5 {
+        world.publish("a");
+        world.seal();
+        world.pass(&mut cursor, &mut pipe);
+    }
+    cursor.send(&mut world.fanout, ": reply 0\n\n".into(), &mut world.tally, &Still);
+    world.publish("a");
+    world.seal();
+    world.pass(&mut cursor, &mut pipe);
+    assert_eq!(world.difference(&[&cursor]), 0);
+    pipe.room = 1 << 20;
+    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(read(&pipe), [0, 1, 2, -2, 1000, -1]);
 }
 
 #[test]
@@ -493,7 +575,8 @@ proptest::proptest! {
                 },
                 3 | 4 => pipe.room = size,
                 5 => {
-                    cursor.send(&mut world.fanout, format!(": reply {replies}\n\n").into());
+                    let reply = format!(": reply {replies}\n\n").into();
+                    cursor.send(&mut world.fanout, reply, &mut world.tally, &Still);
                     replies += 1;
                 }
                 _ => {

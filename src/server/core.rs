@@ -467,7 +467,7 @@ impl<S: Socket> Core<S> {
             }
             Flushed::Blocked => self.block(slot),
             Flushed::Budget => {
-                conn.cursor.hold(&self.fanout, &mut self.tally);
+                conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
                 self.queue(slot);
             }
             Flushed::Lagged => return self.close_lagged(slot),
@@ -483,7 +483,8 @@ impl<S: Socket> Core<S> {
     fn block(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
         conn.blocked = true;
-        conn.cursor.hold(&self.fanout, &mut self.tally);
+        let ring = Kept { shared: &self.shared, now: self.now };
+        conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
     }
 
     /// A connection fell off its feed, and one of its subscriptions says that it is to end then. False where it

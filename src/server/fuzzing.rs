@@ -1,6 +1,15 @@
 //! What the fuzz targets drive: a connection fed with a stranger's bytes, cut where the input says.
 //!
-//! Compiled under `cfg(fuzzing)` only.
+//! Imports the server. Compiled under `cfg(fuzzing)`, and in tests for what was found once (`fuzz/regressions`).
+
+#![cfg_attr(not(fuzzing), allow(unreachable_pub, reason = "public where the fuzzer is"))]
+
+#[cfg(test)]
+mod cases;
+mod codecs;
+mod frames;
+#[cfg(test)]
+mod regressions;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,6 +25,9 @@ use crate::codec::deflate::Inflater;
 use crate::codec::ws;
 use crate::dialect::{Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, envelope};
 use crate::event::{Event, Timestamp};
+
+pub use codecs::{filter, http_request, sse_parser};
+pub use frames::ws_frame;
 
 /// Reads one control message of the native dialect.
 pub fn control_message(data: &[u8]) {

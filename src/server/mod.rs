@@ -16,6 +16,8 @@ mod event_loop;
 mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(all(test, not(fuzzing)))]
+mod fuzzing;
 #[cfg(unix)]
 mod handover;
 mod limits;

@@ -3,6 +3,9 @@
 //! Always: a step that can't be done fails; nothing is skipped in silence.
 
 mod autobahn;
+#[path = "../../src/server/fuzzing/cases.rs"]
+mod cases;
+mod instructions;
 mod mutants;
 mod run;
 mod setup;
@@ -27,6 +30,7 @@ cargo xtask COMMAND
   sim [RUNS]    the server over a simulated network, so many seeds (3000); --seed N: that one, step by step
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
+  instructions  what small operations take under callgrind, beside benches/instructions.txt; `instructions keep` writes it
   soak [MIN]    the server for so many minutes (30) on an engine that is killed now and then, every event in somebody's
                 books, memory and descriptors sampled; `--docs` keeps the report in docs/
   deny          licenses, sources and bans of all dependencies (deny.toml); `deny advisories`: what is known against them
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Some("sim") => sim(&args[1..], &mut totals),
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
+        Some("instructions") => instructions::check(rest),
         Some("soak") => soak::run(&args[1..]),
         Some("deny") => deny(rest),
         Some("ci") => ci(&mut totals),
@@ -136,16 +141,10 @@ fn fuzz(seconds: Option<&str>) -> Outcome {
     targets.sort();
     for target in &targets {
         let limit = format!("-max_total_time={seconds}");
-        let known = format!("fuzz/regressions/{target}");
-        // The regressions first, as they are: a fault that was mended stays so.
-        let mut args = vec!["fuzz", "run", target.as_str()];
         let corpus = format!("fuzz/corpus/{target}");
-        std::fs::create_dir_all(&corpus).map_err(|error| format!("{corpus}: {error}"))?;
-        args.push(&corpus);
-        if std::path::Path::new(&known).is_dir() {
-            args.push(&known);
-        }
-        args.extend(["--", limit.as_str()]);
+        // What was found once is tried first, and the fuzzer goes on from there.
+        seed(target, &corpus)?;
+        let mut args = vec!["fuzz", "run", target.as_str(), corpus.as_str(), "--", limit.as_str()];
         let words = format!("-dict=fuzz/dict/{target}.dict");
         if std::path::Path::new(&words["-dict=".len()..]).is_file() {
             args.push(&words);
@@ -154,6 +153,23 @@ fn fuzz(seconds: Option<&str>) -> Outcome {
         nightly(&args)?;
     }
     println!("fuzzed {} targets for {seconds} s each", targets.len());
+    Ok(())
+}
+
+/// Puts a target's regressions among the inputs that it starts from.
+fn seed(target: &str, corpus: &str) -> Outcome {
+    let told = |place: &str, error: std::io::Error| format!("{place}: {error}");
+    std::fs::create_dir_all(corpus).map_err(|error| told(corpus, error))?;
+    let known = format!("fuzz/regressions/{target}.txt");
+    if !std::path::Path::new(&known).is_file() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(&known).map_err(|error| told(&known, error))?;
+    let cases = cases::read(&text).map_err(|line| format!("{known}: not a line of a case: {line}"))?;
+    for (nth, case) in cases.iter().enumerate() {
+        let place = format!("{corpus}/regression-{nth}");
+        std::fs::write(&place, &case.bytes).map_err(|error| format!("{place} ({}): {error}", case.what))?;
+    }
     Ok(())
 }
 
@@ -173,20 +189,24 @@ fn bench(name: Option<&str>) -> Outcome {
     }
 }
 
+/// Benchmarks compiled without what makes them fastest.
+const QUICK_BENCHES: [(&str, &str); 2] =
+    [("CARGO_PROFILE_BENCH_LTO", "off"), ("CARGO_PROFILE_BENCH_CODEGEN_UNITS", "16")];
+
 fn ci(totals: &mut Totals) -> Outcome {
     lint()?;
     tidy::check()?;
     test(totals)?;
     // Ten million streams come and go: too many for a debug build.
     run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
-    sim(&["300".to_owned()], totals)?;
+    sim(&["3000".to_owned()], totals)?;
     loom(None, totals)?;
     mutants::check(None)?;
     asan(totals)?;
     autobahn::check(true)?;
     // Whether they compile: nobody waits for the fastest code here.
-    let quick = [("CARGO_PROFILE_BENCH_LTO", "off"), ("CARGO_PROFILE_BENCH_CODEGEN_UNITS", "16")];
-    run::command("cargo", &["bench", "--no-run"], &quick, ".")?;
+    run::command("cargo", &["bench", "--no-run"], &QUICK_BENCHES, ".")?;
+    instructions::check(None)?;
     deny(None)?;
     fuzz(Some("30"))
 }

@@ -28,6 +28,11 @@ fn apt(packages: &[&str]) -> Outcome {
     run(&args)
 }
 
+/// A program of a Debian package, installed where it is missing.
+pub(crate) fn program(program: &str, package: &str) -> Outcome {
+    if answers(program, &["--version"]) { Ok(()) } else { apt(&[package]) }
+}
+
 fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -79,7 +79,7 @@ impl<S: Socket> Core<S> {
         if self.shared.is_handed_over() {
             // Nobody reads this bus any more.
             if let Some(answer) = (answer.0)(Err(Refused::Closed)) {
-                self.conns[slot].cursor.send(&mut self.fanout, answer);
+                self.send(slot, answer);
             }
             return;
         }
@@ -87,7 +87,7 @@ impl<S: Socket> Core<S> {
             let token = super::token_of(slot, self.conns[slot].generation);
             let last = self.publish_here(events);
             if let Some(answer) = (answer.0)(Ok(last)).filter(|_| self.find(token).is_some()) {
-                self.conns[slot].cursor.send(&mut self.fanout, answer);
+                self.send(slot, answer);
             }
             return;
         };
@@ -107,7 +107,7 @@ impl<S: Socket> Core<S> {
         let (mailbox, number) = (Arc::clone(&self.mailbox), self.works);
         let job = move || mailbox.leave(token, Letter::Work(number, job()));
         if self.shared.workers.submit(&lane, limits, Box::new(job)).is_err() {
-            self.conns[slot].cursor.send(&mut self.fanout, instead(NotDone::Busy));
+            self.send(slot, instead(NotDone::Busy));
             return;
         }
         self.conns[slot].awaits += 1;
@@ -162,11 +162,11 @@ impl<S: Socket> Core<S> {
     /// Gives a connection the answer that it waited for.
     fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
         let Some(slot) = self.find(token) else { return };
-        let conn = &mut self.conns[slot];
-        conn.awaits -= 1;
+        self.conns[slot].awaits -= 1;
         if let Some(answer) = answer {
-            conn.cursor.send(&mut self.fanout, answer);
+            self.send(slot, answer);
         }
+        let conn = &self.conns[slot];
         if conn.unread || conn.connection.holds_input() {
             self.queue(slot);
         }

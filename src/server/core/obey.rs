@@ -3,6 +3,7 @@
 //! Imports the room's core. Always: what one connection asks for is done as it was said, though it may be gone
 //! before the end of it: doing one thing writes to everybody, and may find this one broken.
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::super::connection::Effect;
@@ -23,7 +24,7 @@ impl<S: Socket> Core<S> {
     /// Does one thing that a connection asked for.
     pub(super) fn obey(&mut self, slot: usize, effect: Effect) {
         match effect {
-            Effect::Send(bytes) => self.conns[slot].cursor.send(&mut self.fanout, bytes),
+            Effect::Send(bytes) => self.send(slot, bytes),
             Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
             Effect::Interest { .. } | Effect::Replay { .. } if self.is_denied(slot) => {}
             Effect::Interest { encoding, wishes } => {
@@ -60,13 +61,19 @@ impl<S: Socket> Core<S> {
                 } else {
                     self.leave_feed(slot);
                 }
+                self.send(slot, last);
                 let conn = &mut self.conns[slot];
-                conn.cursor.send(&mut self.fanout, last);
                 conn.end_with(Ending::Closing);
                 // The connection's timer decides how long it may take.
                 self.wheel.add(self.tick + 1, slot as Slot);
             }
         }
+    }
+
+    /// Says something to one client, behind all that it is owed.
+    pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
+        let ring = Kept { shared: &self.shared, now: self.now };
+        self.conns[slot].cursor.send(&mut self.fanout, bytes, &mut self.tally, &ring);
     }
 
     /// Delivers what these wishes match, from here on. It must have left its feed.

@@ -117,15 +117,15 @@ impl<S: Socket> Core<S> {
             for place in 0..self.fanout.feed(feed).members.len() {
                 let slot = self.fanout.feed(feed).members[place] as usize;
                 let conn = &mut self.conns[slot];
+                let ring = Kept { shared: &self.shared, now: self.now };
                 if conn.blocked {
                     all_done = false;
-                    conn.cursor.hold(&self.fanout, &mut self.tally);
+                    conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
                     if conn.cursor.is_to_be_closed(&self.fanout) {
                         self.lagged.push(token_of(slot, conn.generation));
                     }
                     continue;
                 }
-                let ring = Kept { shared: &self.shared, now: self.now };
                 let budget = self.config.write_budget_bytes;
                 match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
                     // Behind a replay nothing of the feed is written yet.
@@ -140,7 +140,7 @@ impl<S: Socket> Core<S> {
                         all_done = false;
                     }
                     Flushed::Budget => {
-                        conn.cursor.hold(&self.fanout, &mut self.tally);
+                        conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
                         self.queue(slot);
                         all_done = false;
                     }

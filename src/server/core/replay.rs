@@ -344,7 +344,7 @@ impl Page<'_> {
 
     fn gap(&mut self, gap: &GapNotice) {
         self.tally.gaps += 1;
-        self.cursor.send(self.fanout, self.encoding.gap(gap));
+        self.cursor.send_in_replay(self.encoding.gap(gap));
     }
 }
 

@@ -117,6 +117,8 @@ pub(super) enum Seen {
         to: Option<EventId>,
         recoverable: bool,
     },
+    /// An answer said that all up to this event had come before.
+    UpTo(u64),
     /// From here on it wants something else. The bus was between `low` and `high` when the server took note; with
     /// several shards its reader was at `cursors` in them, which need not be all that came first.
     Change {

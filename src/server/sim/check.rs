@@ -52,7 +52,7 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
                     (replay, below) = (replay + 1, *high);
                 }
             }
-            Seen::Gap { .. } => {}
+            Seen::Gap { .. } | Seen::UpTo(_) => {}
         }
     }
     Ok(())
@@ -77,6 +77,7 @@ fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     for item in seen {
         match item {
             Seen::Event(_) => had += 1,
+            Seen::UpTo(_) => {}
             Seen::Gap { missed: Some(missed), .. } => had += missed,
             Seen::Gap { missed: None, .. } | Seen::Change { from: Some(_), .. } => return Ok(()),
             Seen::Change { interest: new, cursors, high, .. } => {
@@ -250,6 +251,16 @@ impl Walk<'_> {
         self.makes_up(between.told, self.states.iter().map(short).collect(), between)
     }
 
+    /// Whether all before `to` came, or was told as missed: a gap may tell of what is behind too.
+    fn came(&self, to: u64, told: u64, between: &Between) -> Checked {
+        let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
+        let is_told = |(from, short): &(u64, u64)| *from <= to && short + due.between(*from, to) <= told;
+        if between.loose || self.states.iter().any(is_told) {
+            return Ok(());
+        }
+        Err(format!("{told} told as missed, from {:?}, for {:?}", self.states, self.interest))
+    }
+
     /// Whether so many told as missed are what it was short of, in one of the ways that it may have gone.
     fn makes_up(&self, told: u64, shorts: Vec<Option<u64>>, between: &Between) -> Checked {
         let Between { excused, loose, .. } = between;
@@ -288,6 +299,10 @@ impl Walk<'_> {
         }
         let mut settled = 0;
         for (item, told_before) in run.iter().zip(told_before) {
+            if let Seen::UpTo(place) = item {
+                self.came(place + 1, told_before - settled, &between)
+                    .map_err(|error| format!("before an answer that says all up to {place} came: {error}"))?;
+            }
             let Seen::Change { interest, from, low, high, .. } = item else { continue };
             let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
             // States that are short of as many from the beginning on lead to the same ones: the first of them will do.

@@ -289,12 +289,15 @@ impl Client {
         self.outcome.is_none() && self.has_head && matches!(self.kind, Kind::Ws | Kind::Sse)
     }
 
-    /// Whether it ever asked to be closed when it lags.
+    /// Whether it ever asked to be closed when it lags. The answer to that is not told to who is let go before it.
     pub(super) fn asked_to_be_closed(&self) -> bool {
-        self.seen.iter().any(|seen| match seen {
+        let was_told = self.seen.iter().any(|seen| match seen {
             Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| *p == Policy::Disconnect),
             _ => false,
-        })
+        });
+        let is_asked =
+            |asked: &Asked| matches!(asked.what, What::Subscribe { policy: Policy::Disconnect, .. });
+        was_told || self.asked.iter().any(is_asked)
     }
 
     pub(super) fn awaits_answers(&self) -> bool {
@@ -452,7 +455,13 @@ impl Client {
                 let entry = id.and_then(|id| log.find(id)).map(|place| log.entry(place));
                 assert_eq!(entry.map(|entry| entry.n), Some(n), "{message}");
             }
-            What::Other(_) => {}
+            What::Other(_) => {
+                // Of several shards it is a position, which is in all of them.
+                let id = message["payload"]["last_event_id"].as_str().and_then(|id| id.parse().ok());
+                if let Some(place) = id.and_then(|id| log.find(id)) {
+                    self.tell(Seen::UpTo(place));
+                }
+            }
         }
     }
 

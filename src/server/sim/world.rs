@@ -5,13 +5,14 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Mutex;
 
 use super::books::{Entry, From, KINDS, Log, Policy, SOURCES, STREAMS};
 use super::check::check;
 use super::client::{Client, Kind, Outcome};
 use super::net::{ClientEnd, ServerEnd, wire};
 use super::{Dice, Fault};
-use crate::bus::{Bus, Delivery, Subscriber, TryRecvError};
+use crate::bus::{Bus, HandlerGuard};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
 use crate::server::core::{Core, Token};
@@ -52,7 +53,9 @@ pub(super) struct World {
     shared: Arc<Shared>,
     loops: Vec<Loop>,
     clients: Vec<Client>,
-    witness: Subscriber,
+    /// What was published since the log was written, by whomever: no ring, which could be overrun.
+    published: Arc<Mutex<Vec<Event>>>,
+    _witness: HandlerGuard,
     log: Log,
     /// The clock that only goes forward, in microseconds, and how far the other one is from it.
     clock: u64,
@@ -111,10 +114,15 @@ impl World {
         let count = if dice.one_in(5) { 2 } else { 1 };
         let shared = Arc::new(Shared::new(bus.clone(), config, count));
         let loops = (0..count).map(|number| Loop::new(&shared, number)).collect();
-        let witness = bus.subscribe(Filter::new());
+        let published = Arc::<Mutex<Vec<Event>>>::default();
+        let seen = Arc::clone(&published);
+        let witness = bus.on_sync(Filter::new(), move |event: &Event| {
+            seen.lock().expect("whole").push(event.clone());
+        });
         Self {
             plan,
-            witness,
+            published,
+            _witness: witness,
             log: Log::new(shards, capacity),
             bus,
             shared,
@@ -216,26 +224,20 @@ impl World {
         }
     }
 
-    /// Takes note of what was published, by whomever.
+    /// Takes note of what was published.
     fn witness(&mut self) {
-        loop {
-            match self.witness.try_recv() {
-                Ok(Delivery::Event(event)) => {
-                    let place = |all: &[&str], word| all.iter().position(|w| Some(*w) == word);
-                    let payload: serde_json::Value =
-                        serde_json::from_str(event.payload()).expect("a payload is JSON");
-                    self.log.push(Entry {
-                        kind: place(&KINDS, Some(event.event_type())).expect("known") as u8,
-                        source: place(&SOURCES, event.source()).expect("known") as u8,
-                        stream: place(&STREAMS, event.stream()).expect("known") as u8,
-                        entity: event.entity().map(|(_, id)| id.parse().expect("a number")),
-                        n: payload["n"].as_u64().expect("numbered"),
-                        id: event.id().expect("published"),
-                    });
-                }
-                Ok(Delivery::Gap(gap)) => panic!("the witness itself missed {gap:?}"),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
-            }
+        for event in self.published.lock().expect("whole").drain(..) {
+            let place = |all: &[&str], word| all.iter().position(|w| Some(*w) == word);
+            let payload: serde_json::Value =
+                serde_json::from_str(event.payload()).expect("a payload is JSON");
+            self.log.push(Entry {
+                kind: place(&KINDS, Some(event.event_type())).expect("known") as u8,
+                source: place(&SOURCES, event.source()).expect("known") as u8,
+                stream: place(&STREAMS, event.stream()).expect("known") as u8,
+                entity: event.entity().map(|(_, id)| id.parse().expect("a number")),
+                n: payload["n"].as_u64().expect("numbered"),
+                id: event.id().expect("published"),
+            });
         }
     }
 
@@ -522,6 +524,8 @@ impl World {
             _ if client.is_leaving || self.is_draining || client.kind == Kind::Noise => true,
             Some(Outcome::Close(1013)) => asked_for || !self.plan.is_strict,
             Some(Outcome::Ended | Outcome::Broken) if asked_for => true,
+            // Who does not read is not waited for long, in the middle of a word or not.
+            Some(Outcome::CutOff) if asked_for && client.has_stalled => true,
             _ => !self.plan.is_strict,
         };
         if is_fine {

@@ -1,0 +1,233 @@
+//! Small operations, each to be repeated a given number of times, for `cargo xtask instructions` to count under
+//! callgrind what one of them takes: times change with the machine's mood, counts do not.
+//!
+//! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. Nothing in here may depend on chance.
+
+use std::hint::black_box;
+
+use fanwire::internals::http::{Body, BodyDecoder, HttpLimits, parse_request};
+use fanwire::internals::sse::{SseParser, encode_event};
+use fanwire::internals::ws::{Decoder, OpCode, Role, WsLimits, encode, header, unmask};
+use fanwire::internals::{Fan, Matcher, native_frame};
+use fanwire::{Bus, Event, Filter, FilterLimits, Keep, LosslessBus};
+
+const WS: WsLimits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
+const MASK: [u8; 4] = [1, 2, 3, 4];
+const DATA: &str =
+    r#"{"event_type":"task.progress","payload":{"text":"reading the sources, sixteen of them"}}"#;
+const HEAD: &[u8] =
+    b"POST /publish HTTP/1.1\r\nHost: 127.0.0.1:8765\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n\
+    Content-Type: application/json\r\nContent-Length: 120\r\n\r\n";
+
+fn masked(op: OpCode, len: usize) -> Vec<u8> {
+    let mut bytes = header(op, len).to_vec();
+    bytes[1] |= 0x80;
+    bytes.extend_from_slice(&MASK);
+    let mut payload = vec![b'x'; len];
+    unmask(&mut payload, MASK, 0);
+    bytes.extend_from_slice(&payload);
+    bytes
+}
+
+/// One frame, again and again.
+fn decode(op: OpCode, len: usize, times: u64) {
+    let frame = masked(op, len);
+    let mut bytes = frame.clone();
+    let mut decoder = Decoder::new(Role::Server);
+    for _ in 0..times {
+        bytes.copy_from_slice(&frame);
+        let (used, message) = decoder.decode(black_box(&mut bytes), &WS).expect("valid");
+        assert!(message.is_some());
+        black_box(used);
+    }
+}
+
+fn encode_frames(times: u64) {
+    let payload = [b'x'; 128];
+    let mut out = Vec::with_capacity(256);
+    for _ in 0..times {
+        out.clear();
+        encode(&mut out, OpCode::Text, black_box(&payload));
+        black_box(&out);
+    }
+}
+
+fn unmask_4k(times: u64) {
+    let mut payload = vec![b'x'; 4096];
+    for _ in 0..times {
+        unmask(black_box(&mut payload), MASK, 1);
+    }
+}
+
+fn encode_sse(times: u64) {
+    let mut out = Vec::with_capacity(1024);
+    for _ in 0..times {
+        out.clear();
+        encode_event(&mut out, Some("task.progress"), black_box(DATA), Some("abc-123"));
+        black_box(&out);
+    }
+}
+
+fn parse_sse(times: u64) {
+    let mut block = Vec::new();
+    encode_event(&mut block, Some("task.progress"), DATA, Some("abc-123"));
+    let mut parser = SseParser::new(1 << 20);
+    for _ in 0..times {
+        black_box(parser.feed(&mut black_box(block.as_slice())).expect("valid").expect("an event"));
+    }
+}
+
+fn parse_head(times: u64) {
+    let limits = HttpLimits::default();
+    for _ in 0..times {
+        black_box(parse_request(black_box(HEAD), &limits).expect("valid").expect("whole"));
+    }
+}
+
+fn decode_chunks(times: u64) {
+    let body = format!("{:x}\r\n{DATA}\r\n0\r\n\r\n", DATA.len());
+    let limits = HttpLimits::default();
+    let mut out = Vec::with_capacity(256);
+    for _ in 0..times {
+        out.clear();
+        let mut decoder = BodyDecoder::new(&Body::Chunked, &limits).expect("within the limits");
+        let (_, done) = decoder.decode(black_box(body.as_bytes()), &mut out).expect("valid");
+        assert!(done);
+    }
+}
+
+fn event(nth: u64) -> Event {
+    let stream = format!("s{}", nth % 1000);
+    Event::builder("task.progress").source("core").stream(&stream).json(DATA).build().expect("valid")
+}
+
+fn encode_native(times: u64) {
+    let event = event(0);
+    for _ in 0..times {
+        black_box(native_frame(black_box(&event)));
+    }
+}
+
+fn publish_plain(times: u64) {
+    let bus: Bus<u64> = Bus::builder().carrying().capacity(1024).build().expect("valid");
+    for n in 0..times {
+        black_box(bus.publish(black_box(n)));
+    }
+}
+
+fn publish_and_read(times: u64) {
+    let bus: Bus<u64> = Bus::builder().carrying().capacity(1024).build().expect("valid");
+    let mut reader = bus.subscribe(Keep::all());
+    for n in 0..times {
+        bus.publish(black_box(n));
+        black_box(reader.try_recv().expect("it is there"));
+    }
+}
+
+fn publish_events(times: u64) {
+    let bus = Bus::builder().capacity(64).build().expect("valid");
+    let mut reader = bus.subscribe(Filter::new());
+    let mut publisher = bus.publisher();
+    for n in 0..times {
+        publisher.publish(event(n));
+        black_box(reader.try_recv().expect("it is there"));
+    }
+}
+
+fn publish_lossless(times: u64) {
+    let bus = LosslessBus::builder().carrying::<u64>().capacity(1024).build_lossless().expect("valid");
+    for n in 0..times {
+        bus.publish_blocking(black_box(n));
+    }
+}
+
+fn filters(pattern: bool) -> Vec<Filter> {
+    let kind = if pattern { "task.*" } else { "task.progress" };
+    (0..1000).map(|n| Filter::new().types([kind]).streams([format!("s{n}")])).collect()
+}
+
+fn matching(pattern: bool, times: u64) {
+    let mut matcher = Matcher::new(FilterLimits::default());
+    for filter in filters(pattern) {
+        matcher.insert(&filter);
+    }
+    let events: Vec<Event> = (0..100).map(event).collect();
+    let mut out = Vec::new();
+    for event in events.iter().cycle().take(times as usize) {
+        matcher.matches(black_box(event), &mut out);
+        assert_eq!(out.len(), 1);
+    }
+}
+
+fn subscribe(times: u64) {
+    let mut matcher = Matcher::new(FilterLimits::default());
+    let filters = filters(false);
+    for filter in &filters[1..] {
+        matcher.insert(filter);
+    }
+    for _ in 0..times {
+        let class = matcher.insert(black_box(&filters[0]));
+        matcher.remove(class);
+    }
+}
+
+fn deliver(times: u64) {
+    let mut fan = Fan::new(100, 1);
+    for _ in 0..times {
+        let event = Event::builder("kind0.progress").source("core").json(DATA).build().expect("valid");
+        assert_eq!(fan.deliver(vec![event]), 100);
+    }
+}
+
+type Operation = (&'static str, fn(u64));
+
+const OPERATIONS: &[Operation] = &[
+    ("frame-encode-128", encode_frames),
+    ("frame-decode-binary-128", |times| decode(OpCode::Binary, 128, times)),
+    ("frame-decode-text-128", |times| decode(OpCode::Text, 128, times)),
+    ("unmask-4096", unmask_4k),
+    ("sse-encode", encode_sse),
+    ("sse-parse", parse_sse),
+    ("http-parse-head", parse_head),
+    ("http-decode-chunked", decode_chunks),
+    ("event-encode-native", encode_native),
+    ("bus-publish-u64", publish_plain),
+    ("bus-publish-and-read-u64", publish_and_read),
+    ("bus-make-publish-and-read-event", publish_events),
+    ("lossless-publish-u64", publish_lossless),
+    ("match-exact-of-1000", |times| matching(false, times)),
+    ("match-patterns-of-1000", |times| matching(true, times)),
+    ("matcher-insert-and-remove", subscribe),
+    ("deliver-to-100", deliver),
+];
+
+/// What libraries look for when they choose their code.
+fn machine() -> String {
+    let mut words = vec![std::env::consts::ARCH];
+    #[cfg(target_arch = "x86_64")]
+    for (word, has) in [
+        ("sse4.2", is_x86_feature_detected!("sse4.2")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+    ] {
+        words.extend(has.then_some(word));
+    }
+    words.join(" ")
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [name, times] = args.as_slice() else {
+        if args.first().is_some_and(|arg| arg == "machine") {
+            println!("{}", machine());
+        } else {
+            // Cargo says `--bench`.
+            for (name, _) in OPERATIONS {
+                println!("{name}");
+            }
+        }
+        return;
+    };
+    let (_, run) = OPERATIONS.iter().find(|(known, _)| known == name).expect("one of the operations");
+    run(times.parse().expect("how often"));
+}

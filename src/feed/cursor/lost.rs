@@ -1,0 +1,173 @@
+//! What a connection loses of its feed, and how it is told: a gap in its place, before every reply behind it.
+//!
+//! Imports the room and its siblings. Always: a reply that says that all before it came has, where some did not, a gap
+//! before it.
+
+use super::{Cursor, Direct, Ring, Tally};
+use crate::dialect::{Encoding, GapNotice};
+use crate::event::{EventId, Since};
+use crate::feed::thin::Cut;
+use crate::feed::{Fanout, Feed};
+
+impl Cursor {
+    /// For a member that drops its newest and can't be written to now: keeps what fits its limits, and counts what does
+    /// not.
+    pub(crate) fn hold(&mut self, fanout: &Fanout, tally: &mut Tally, ring: &impl Ring) {
+        // Behind a replay it holds nothing: the past comes first, and is not there yet.
+        let holds = self.cut == Cut::DropNewest && !self.waits;
+        let Some(membership) = self.membership.filter(|_| holds) else { return };
+        let (feed, limits) = (fanout.feed(membership.feed()), fanout.limits());
+        let next = self.next;
+        let backlog = self.backlog(Some(feed));
+        // Where one batch was more than the feed keeps, its oldest are gone already: then all of it is lost.
+        if backlog.lost_newest == 0 && next >= feed.base {
+            let max_events = (limits.max_events as u64).saturating_sub(backlog.direct_events);
+            self.take_over(feed, max_events, limits.max_bytes, tally);
+        }
+        self.lose_newest(feed, tally, ring);
+    }
+
+    /// Counts all that it has not got of its feed as lost; told at once where replies stand behind some of it.
+    fn lose_newest(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+        let (stood, lost) = (self.next, feed.next - self.next);
+        if lost == 0 {
+            return;
+        }
+        self.next = feed.next;
+        self.in_step = false;
+        let backlog = self.backlog.get_or_insert_default();
+        backlog.lost_newest += lost;
+        backlog.lost_a_gap |= feed.has_gap(stood..feed.next);
+        backlog.lost_to = feed.newest_id();
+        tally.dropped += lost;
+        let behind = backlog.direct.partition_point(|direct| direct.place <= stood);
+        if behind < backlog.direct.len() {
+            self.tell_lost(behind, feed.encoding, tally, ring);
+        }
+    }
+
+    /// Notes the gap and goes on at the oldest frame kept, where the feed has gone on without it.
+    pub(super) fn skip_what_is_gone(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+        if self.next >= feed.base {
+            return;
+        }
+        if self.cut == Cut::DropNewest {
+            // What waited before is its own already (see `hold`); what the feed has is newer than what is gone.
+            return self.lose_newest(feed, tally, ring);
+        }
+        if feed.is_thin() {
+            // Of what was trimmed within one batch nobody knows how much should never have been left out.
+            let is_unknown = !self.set_conflates(feed) && feed.whole_before_base > 0;
+            return self.skip_in_thin(is_unknown, feed, tally, ring);
+        }
+        self.in_step = false;
+        let (stood, missed) = (self.next, feed.base - self.next);
+        let is_known = !feed.has_gap(stood..feed.base);
+        self.next = feed.base;
+        tally.dropped += missed;
+        self.tell_gap(stood, is_known.then_some(missed), feed, tally, ring);
+    }
+
+    /// The same where the latest frames of keys are kept longer than others.
+    fn skip_in_thin(&mut self, is_unknown: bool, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+        self.in_step = false;
+        let Some(backlog) = &mut self.backlog else { return };
+        let lost = feed.whole_before_base.saturating_sub(backlog.whole_before_next);
+        backlog.whole_before_next += lost;
+        // Passing their places puts this back.
+        tally.conflated -= lost as i64;
+        tally.dropped += lost;
+        let stood = self.next;
+        let forgotten = feed.latest_floor().min(feed.base) > self.next;
+        let is_known = !forgotten && !is_unknown && !feed.has_gap(self.next..feed.base);
+        if forgotten {
+            let to = feed.latest_floor().min(feed.base);
+            self.pass_over(to, tally);
+            self.next = to;
+        }
+        if lost > 0 || forgotten || is_unknown {
+            // How many of the forgotten were the latest of their keys is not known.
+            self.tell_gap(stood, is_known.then_some(lost), feed, tally, ring);
+        }
+    }
+
+    /// Tells what was missed since it stood at a place: before the replies behind that, which may say that all before
+    /// them came.
+    fn tell_gap(
+        &mut self,
+        stood: u64,
+        missed: Option<u64>,
+        feed: &Feed,
+        tally: &mut Tally,
+        ring: &impl Ring,
+    ) {
+        let backlog = self.backlog.get_or_insert_default();
+        let behind = backlog.direct.partition_point(|direct| direct.place <= stood);
+        let edges = (backlog.last_before(behind), feed.trimmed);
+        self.insert_gap(behind, missed, edges, feed.encoding, ring);
+        tally.gaps += 1;
+    }
+
+    /// Puts the words for what was missed between two events before what waits from `behind` on, at its place.
+    fn insert_gap(
+        &mut self,
+        behind: usize,
+        missed: Option<u64>,
+        edges: (Option<EventId>, Option<EventId>),
+        encoding: Encoding,
+        ring: &impl Ring,
+    ) {
+        let place = self.next;
+        let direct = self.gap(place, missed, edges, encoding, ring);
+        let backlog = self.backlog.get_or_insert_default();
+        backlog.direct_bytes += direct.bytes.len();
+        backlog.direct.insert(behind, direct);
+        // What they stood between is gone.
+        for later in backlog.direct.range_mut(behind..) {
+            later.place = later.place.max(place);
+        }
+    }
+
+    /// The words for what was missed between two events, at this place.
+    fn gap(
+        &self,
+        place: u64,
+        missed: Option<u64>,
+        (from, to): (Option<EventId>, Option<EventId>),
+        encoding: Encoding,
+        ring: &impl Ring,
+    ) -> Direct {
+        let resume = from.and_then(|id| ring.resume_behind(id));
+        let recoverable = resume.is_some();
+        let from = resume.or(from.map(Since::Event));
+        let gap = encoding.gap(&GapNotice { missed, from, to, recoverable, at: ring.now() });
+        Direct { last: to, ..self.own(place, gap) }
+    }
+
+    /// Tells what was dropped while it was full, when all that waited before is written.
+    pub(super) fn tell_lost_newest(&mut self, feed: Option<&Feed>, tally: &mut Tally, ring: &impl Ring) {
+        let is_due = self.backlog.as_ref().is_some_and(|b| b.lost_newest > 0 && b.has_written());
+        if let Some(feed) = feed.filter(|_| is_due) {
+            self.tell_lost(0, feed.encoding, tally, ring);
+        }
+    }
+
+    /// Where it has lost some of its newest, all that is appended so far is lost too, and told behind what waits.
+    pub(super) fn say_lost_newest(&mut self, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
+        if self.backlog.as_ref().is_some_and(|backlog| backlog.lost_newest > 0) {
+            self.lose_newest(feed, tally, ring);
+            self.tell_lost(usize::MAX, feed.encoding, tally, ring);
+        }
+    }
+
+    /// Tells of the newest that it lost, before what waits from `behind` on.
+    fn tell_lost(&mut self, behind: usize, encoding: Encoding, tally: &mut Tally, ring: &impl Ring) {
+        let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.lost_newest > 0) else { return };
+        let behind = behind.min(backlog.direct.len());
+        let lost = std::mem::take(&mut backlog.lost_newest);
+        let is_known = !std::mem::take(&mut backlog.lost_a_gap);
+        let edges = (backlog.last_before(behind), backlog.lost_to.take());
+        self.insert_gap(behind, is_known.then_some(lost), edges, encoding, ring);
+        tally.gaps += 1;
+    }
+}

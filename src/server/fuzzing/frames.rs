@@ -1,0 +1,122 @@
+//! Frames from any bytes, beside tungstenite.
+//!
+//! Imports the codec. Only under `cfg(fuzzing)` and in tests.
+
+use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
+use tungstenite::{Error, Message as Theirs};
+
+use crate::codec::ws::{Decoder, Message, ProtocolError, Role, WsLimits};
+
+const LIMITS: WsLimits = WsLimits { max_message_bytes: 600, max_frame_bytes: 400 };
+
+fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Option<ProtocolError>) {
+    let mut decoder = Decoder::new(role);
+    let mut said = Vec::new();
+    for piece in bytes.chunks(pieces) {
+        let mut piece = piece.to_vec();
+        let mut input = piece.as_mut_slice();
+        while !input.is_empty() {
+            let (used, message) = match decoder.decode(input, &LIMITS) {
+                Ok(progress) => progress,
+                Err(error) => return (said, Some(error)),
+            };
+            match message {
+                Some(Message::Text(text)) => said.push((1, text.as_bytes().to_vec())),
+                Some(Message::Binary(bytes)) => said.push((2, bytes.to_vec())),
+                Some(Message::Close(frame)) => {
+                    said.push((8, frame.map_or(Vec::new(), |f| reason(f.code, f.reason.as_bytes()))));
+                    return (said, None);
+                }
+                Some(Message::Ping(bytes)) => said.push((9, bytes.to_vec())),
+                Some(Message::Pong(bytes)) => said.push((10, bytes.to_vec())),
+                None => assert_eq!(used, input.len(), "bytes left without a message"),
+            }
+            input = &mut input[used..];
+        }
+        assert!(decoder.buffered_bytes() < 3000);
+    }
+    (said, None)
+}
+
+/// What the two must agree on of a close. 1014 (bad gateway) is registered, and ours takes it; tungstenite does not
+/// know it, and makes a protocol error (1002, with a text of its own) of it.
+fn reason(code: u16, reason: &[u8]) -> Vec<u8> {
+    match code {
+        1014 => b"Protocol violation".to_vec(),
+        _ => reason.to_vec(),
+    }
+}
+
+/// Bytes that came, and then no more for now; what is written goes nowhere.
+struct Wire<'a>(&'a [u8]);
+
+impl std::io::Read for Wire<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() { Err(std::io::ErrorKind::WouldBlock.into()) } else { self.0.read(buffer) }
+    }
+}
+
+impl std::io::Write for Wire<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What tungstenite makes of it, up to a close, a fault (then true) or the end.
+fn decode_theirs(bytes: &[u8], role: Role) -> (Vec<(u8, Vec<u8>)>, bool) {
+    let role = if role == Role::Server { TheirRole::Server } else { TheirRole::Client };
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(LIMITS.max_message_bytes))
+        .max_frame_size(Some(LIMITS.max_frame_bytes));
+    let mut socket = WebSocket::from_raw_socket(Wire(bytes), role, Some(config));
+    let mut said = Vec::new();
+    loop {
+        said.push(match socket.read() {
+            Ok(Theirs::Text(text)) => (1, text.as_bytes().to_vec()),
+            Ok(Theirs::Binary(bytes)) => (2, bytes.to_vec()),
+            Ok(Theirs::Ping(bytes)) => (9, bytes.to_vec()),
+            Ok(Theirs::Pong(bytes)) => (10, bytes.to_vec()),
+            Ok(Theirs::Close(frame)) => {
+                said.push((8, frame.map_or(Vec::new(), |f| reason(f.code.into(), f.reason.as_bytes()))));
+                return (said, false);
+            }
+            Ok(Theirs::Frame(_)) => unreachable!("only written ones"),
+            Err(Error::Io(_)) => return (said, false),
+            Err(_) => return (said, true),
+        });
+    }
+}
+
+/// Both take the same, and refuse the same. Ours may refuse from a header what tungstenite refuses at its payload's
+/// end, and is stricter where the standard is: shortest lengths, codes that may not be sent.
+fn agree(bytes: &[u8], role: Role, ours: &(Vec<(u8, Vec<u8>)>, Option<ProtocolError>)) {
+    let (theirs, refused) = decode_theirs(bytes, role);
+    match &ours.1 {
+        None => {
+            assert!(!refused, "tungstenite refuses what came behind {:?}", ours.0);
+            assert_eq!(ours.0, theirs);
+        }
+        // A control frame whose length is told in two bytes is long to ours, whatever they say.
+        Some(
+            ProtocolError::NonMinimalLength | ProtocolError::LongControl | ProtocolError::InvalidCloseCode(_),
+        ) => {
+            assert!(theirs.starts_with(&ours.0), "{ours:?}, {theirs:?}");
+        }
+        Some(_) => assert_eq!(ours.0, theirs, "refused: {ours:?}"),
+    }
+}
+
+/// WebSocket frames from any bytes: the same messages and the same fault wherever the reads are cut, and the same as
+/// tungstenite finds. The first byte says where to cut, and which side reads.
+pub fn ws_frame(data: &[u8]) {
+    let Some((&cut, bytes)) = data.split_first() else { return };
+    let role = if cut & 0x80 == 0 { Role::Server } else { Role::Client };
+    let whole = decode(bytes, usize::MAX, role);
+    assert_eq!(whole, decode(bytes, usize::from(cut & 0x7F) + 1, role));
+    assert_eq!(whole, decode(bytes, 1, role));
+    agree(bytes, role, &whole);
+}

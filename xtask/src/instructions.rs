@@ -1,0 +1,200 @@
+//! How many instructions small operations take, counted under callgrind, beside what was kept of them.
+//!
+//! Always: what takes more than was kept, by more than the tolerance, fails; on a machine of another kind the
+//! tolerance is wide, because libraries choose their code by what the processor has.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::run::Outcome;
+use crate::setup;
+
+const KEPT: &str = "benches/instructions.txt";
+const HEAD: &str = "\
+# Instructions that each operation of benches/instructions.rs takes, by `cargo xtask instructions`, which fails where one
+# takes 5 % more (and 10 more). `cargo xtask instructions keep` writes this file: say in the commit why it had to change.
+";
+/// Operations in the shorter run; the longer has twice as many, and the difference is theirs.
+const TIMES: u64 = 2000;
+const PERCENT: u64 = 5;
+/// Small operations move by some with every compiler.
+const LEAST: u64 = 10;
+/// On another kind of machine.
+const PERCENT_ELSEWHERE: u64 = 50;
+/// The C library chooses its copies by the processor, unless it is told what not to use.
+const PLAIN_COPIES: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2,-AVX2_Usable,-AVX512F,-AVX512VL,-AVX512BW,-ERMS,-FSRM");
+
+/// What was counted: the kind of machine, and instructions by operation.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    machine: String,
+    operations: Vec<(String, u64)>,
+}
+
+impl Counts {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut counts = Self::default();
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            match line.split_once(' ') {
+                Some(("machine", machine)) => counts.machine = machine.to_owned(),
+                Some((name, count)) => {
+                    let count = count.trim().parse().map_err(|_| format!("{KEPT}: no count in {line:?}"))?;
+                    counts.operations.push((name.to_owned(), count));
+                }
+                None => return Err(format!("{KEPT}: not a line of it: {line:?}")),
+            }
+        }
+        Ok(counts)
+    }
+
+    fn print(&self) -> String {
+        let mut text = format!("{HEAD}machine {}\n", self.machine);
+        for (name, count) in &self.operations {
+            let _ = writeln!(text, "{name} {count}");
+        }
+        text
+    }
+
+    /// What is wrong with these beside those that were kept.
+    fn faults(&self, kept: &Self) -> Vec<String> {
+        let percent = if self.machine == kept.machine { PERCENT } else { PERCENT_ELSEWHERE };
+        let mut faults = Vec::new();
+        for (name, count) in &self.operations {
+            let Some((_, kept)) = kept.operations.iter().find(|(known, _)| known == name) else {
+                faults.push(format!("{name} is not kept: {count}"));
+                continue;
+            };
+            let most = kept + (kept * percent / 100).max(LEAST);
+            if *count > most {
+                faults.push(format!(
+                    "{name} takes {count} instructions, {most} at the most ({kept} were kept)"
+                ));
+            }
+        }
+        for (name, _) in &kept.operations {
+            if !self.operations.iter().any(|(known, _)| known == name) {
+                faults.push(format!("{name} is kept, and no operation any more"));
+            }
+        }
+        faults
+    }
+}
+
+pub(crate) fn check(what: Option<&str>) -> Outcome {
+    if !cfg!(target_arch = "x86_64") {
+        println!(
+            "instructions: counts are kept for x86-64 only; this is another machine, nothing is compared"
+        );
+        return Ok(());
+    }
+    setup::program("valgrind", "valgrind")?;
+    let program = build()?;
+    let counts = count(&program)?;
+    match what {
+        Some("keep") => fs::write(KEPT, counts.print()).map_err(|error| format!("{KEPT}: {error}")),
+        Some(other) => Err(format!("instructions takes nothing or `keep`, not {other}")),
+        None => {
+            let text = fs::read_to_string(KEPT).map_err(|error| format!("{KEPT}: {error}"))?;
+            let kept = Counts::parse(&text)?;
+            if kept.machine != counts.machine {
+                println!("kept on {}, and this is {}", kept.machine, counts.machine);
+            }
+            let faults = counts.faults(&kept);
+            if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+        }
+    }
+}
+
+/// Compiles the operations as CI compiles all benchmarks; where they are.
+fn build() -> Result<String, String> {
+    let args = ["bench", "--no-run", "--bench", "instructions", "--message-format", "json"];
+    println!("\n$ cargo {}", args.join(" "));
+    let output = (Command::new("cargo").args(args).envs(crate::QUICK_BENCHES).stderr(Stdio::inherit()))
+        .output()
+        .map_err(|error| format!("cargo: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let place = text.lines().rev().find_map(|line| {
+        let (_, rest) = line.split_once("\"executable\":\"")?;
+        rest.split_once('"').map(|(place, _)| place).filter(|place| place.contains("instructions"))
+    });
+    place.map(str::to_owned).ok_or_else(|| format!("cargo bench ended with {}", output.status))
+}
+
+fn count(program: &str) -> Result<Counts, String> {
+    let mut counts = Counts { machine: said(program, &["machine"])?, operations: Vec::new() };
+    let names = said(program, &[])?;
+    println!("{:<34} instructions", "operation");
+    for name in names.lines() {
+        let (fewer, more) = (instructions(program, name, TIMES)?, instructions(program, name, 2 * TIMES)?);
+        let each = more.saturating_sub(fewer) / TIMES;
+        println!("{name:<34} {each:>6}");
+        counts.operations.push((name.to_owned(), each));
+    }
+    Ok(counts)
+}
+
+/// What the program says, as a processor that valgrind plays.
+fn said(program: &str, args: &[&str]) -> Result<String, String> {
+    let output = (Command::new("valgrind").args(["--tool=none", "-q", program]).args(args))
+        .output()
+        .map_err(|error| format!("valgrind: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if output.status.success() { Ok(text) } else { Err(format!("{program} ended with {}", output.status)) }
+}
+
+fn instructions(program: &str, name: &str, times: u64) -> Result<u64, String> {
+    let args = ["--tool=callgrind", "--callgrind-out-file=/dev/null", program, name];
+    let output = (Command::new("valgrind").args(args).arg(times.to_string()))
+        .env(PLAIN_COPIES.0, PLAIN_COPIES.1)
+        .output()
+        .map_err(|error| format!("valgrind: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let collected =
+        text.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, count)| count.trim());
+    match collected.and_then(|count| count.parse().ok()) {
+        Some(count) if output.status.success() => Ok(count),
+        _ => Err(format!("{name} under callgrind ended with {}: {text}", output.status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(machine: &str, operations: &[(&str, u64)]) -> Counts {
+        let operations = operations.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        Counts { machine: machine.to_owned(), operations }
+    }
+
+    #[test]
+    fn what_grew_is_told_and_what_shrank_is_not() {
+        let kept = counts("x86_64 avx2", &[("small", 20), ("large", 1000)]);
+        let faults =
+            |small, large| counts("x86_64 avx2", &[("small", small), ("large", large)]).faults(&kept);
+        assert_eq!(faults(30, 1050), Vec::<String>::new());
+        assert_eq!(faults(1, 1), Vec::<String>::new());
+        assert_eq!(faults(31, 1050).len(), 1);
+        assert!(faults(20, 1051)[0].starts_with("large takes 1051"));
+    }
+
+    #[test]
+    fn another_machine_may_differ_by_more() {
+        let kept = counts("x86_64 avx2", &[("large", 1000)]);
+        assert!(counts("x86_64", &[("large", 1500)]).faults(&kept).is_empty());
+        assert_eq!(counts("x86_64", &[("large", 1501)]).faults(&kept).len(), 1);
+    }
+
+    #[test]
+    fn operations_that_come_and_go_are_told() {
+        let kept = counts("x86_64", &[("gone", 1)]);
+        assert_eq!(counts("x86_64", &[("new", 1)]).faults(&kept).len(), 2);
+    }
+
+    #[test]
+    fn what_is_kept_reads_back() {
+        let kept = counts("x86_64 avx2 sse4.2", &[("a", 1), ("b", 200)]);
+        assert_eq!(Counts::parse(&kept.print()), Ok(kept));
+    }
+}

@@ -30,6 +30,7 @@ impl<T> Default for OnceLock<T> {
 #[cfg(loom)]
 impl<T> OnceLock<T> {
     pub(crate) fn get(&self) -> Option<&T> {
+        // Pairs with the release of 2 in `get_or_init`.
         if self.state.load(atomic::Ordering::Acquire) == 2 { self.value.get() } else { None }
     }
 

@@ -85,8 +85,13 @@ impl Handle for Event {
     }
 
     #[inline]
-    fn recycle(self) {
-        Event::recycle(self);
+    fn is_reusable(&self) -> bool {
+        Event::is_reusable(self)
+    }
+
+    #[inline]
+    fn recycle_all(handles: impl Iterator<Item = Self>) {
+        Event::recycle_all(handles);
     }
 
     /// The attributes' hashes and the time.

@@ -86,6 +86,7 @@ impl<T: Carried> Handlers<T> {
         let mut sync = self.sync.write().unwrap_or_else(PoisonError::into_inner);
         let mut handlers = sync.to_vec();
         change(&mut handlers);
+        // No edge: see `has_sync`.
         self.sync_count.store(handlers.len(), Ordering::Relaxed);
         *sync = handlers.into();
     }
@@ -131,6 +132,7 @@ impl<T: Carried> Handlers<T> {
     }
 
     fn new_id(&self) -> HandlerId {
+        // A number of one's own: no edge.
         HandlerId(self.ids.fetch_add(1, Ordering::Relaxed))
     }
 }
@@ -231,6 +233,7 @@ impl<T: Carried> Bus<T> {
             let (counts, stop, panics) =
                 (Count::clone(&counts), Count::clone(&stop), Count::clone(&handlers.panics));
             move || {
+                // Behind the announcement of sleep E6 orders it (see `stop`); before, sooner or later does.
                 let stopped = || stop.load(Ordering::Relaxed);
                 let mut patience = Patience::default();
                 while !stopped() {
@@ -240,6 +243,7 @@ impl<T: Carried> Bus<T> {
                         }
                         Visit::Event(_) => {}
                         Visit::Gap(gap) => {
+                            // A statistic: no edge.
                             counts.missed.fetch_add(gap.missed, Ordering::Relaxed);
                         }
                     });

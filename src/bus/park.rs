@@ -98,6 +98,7 @@ impl Sleepers {
         }
         while seen == Err(WAKING) {
             thread::yield_now();
+            // E8, as above.
             seen = bed.state.compare_exchange(ASLEEP, AWAKE, Ordering::Acquire, Ordering::Acquire);
         }
     }

@@ -169,6 +169,7 @@ fn read_along<T: Carried>(core: &Arc<Core<T::Cargo>>, recorder: &Mutex<Recorder<
         if cursor.is_closed() {
             return;
         }
+        // Asked behind the announcement of sleep: E6 orders it with the store and the notice that follows it.
         patience.wait(&mut cursor, None, || stop.load(Ordering::Relaxed));
     }
 }

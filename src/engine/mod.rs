@@ -354,6 +354,7 @@ impl Status {
     }
 
     fn appends(&self) {
+        // A state that is told, no edge; here and where it is lost.
         self.appending.store(true, Ordering::Relaxed);
     }
 

@@ -176,14 +176,19 @@ impl Event {
                 place.write_anew(body);
                 Self(pooled)
             }
-            // It was kept because it is nobody's; this is how anything else would end.
+            // Somebody holds it still.
             None => Self::from_body(body),
         }
     }
 
-    /// Lets go of this handle; the body may serve another event of this thread.
-    pub(crate) fn recycle(self) {
-        pool::give(self.0);
+    /// Whether the body may serve another event once nobody holds it.
+    pub(crate) fn is_reusable(&self) -> bool {
+        pool::is_wanted(&self.0)
+    }
+
+    /// Lets go of these handles; their bodies may serve other events of this thread.
+    pub(crate) fn recycle_all(handles: impl Iterator<Item = Self>) {
+        pool::give(handles.map(|handle| handle.0));
     }
 
     /// The count in this handle, for the ring.

@@ -38,6 +38,9 @@ const UNSAFE_FILES: &[&str] = &[
 /// Lines beyond which a file holds a second idea.
 const LINES_MAX: usize = 800;
 
+/// An ordering's comment stands at most so many lines above it.
+const COMMENT_LINES: usize = 6;
+
 /// Words that DESIGN's own stand for, as they appear in code.
 const BANNED: &[(&str, &str)] = &[
     ("topic", "channel or type"),
@@ -85,11 +88,29 @@ pub(crate) fn check() -> Outcome {
     }
     check_manifest(&mut faults);
     check_dependencies(&mut faults);
+    check_map(&mut faults);
     if faults.is_empty() {
         println!("tidy: {} files", files.len());
         Ok(())
     } else {
         Err(format!("tidy found {}:\n{}", faults.len(), faults.join("\n")))
+    }
+}
+
+/// The project's map has each room once.
+fn check_map(faults: &mut Vec<String>) {
+    let map = fs::read_to_string("ARCHITECTURE.md").unwrap_or_default();
+    let mut seen = BTreeSet::new();
+    for row in map.lines().filter(|line| line.starts_with("| `")) {
+        let room = row.split('|').nth(1).unwrap_or_default().trim();
+        if !seen.insert(room) {
+            faults.push(format!("ARCHITECTURE.md: {room} has two rows"));
+        }
+    }
+    for (room, _) in LAYERS {
+        if !map.contains(&format!("`{room}`")) && !map.contains(&format!("`{room}/`")) {
+            faults.push(format!("ARCHITECTURE.md: {room} has no row"));
+        }
     }
 }
 
@@ -124,6 +145,11 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
     let room = room_of(file);
     let layer = layer_of(room);
     let is_test = file.ends_with("tests.rs");
+    if layer.is_some() && !is_test {
+        for number in orderings_without_a_word(text) {
+            faults.push(format!("{file}:{number}: no comment says what this ordering pairs with"));
+        }
+    }
     for (number, line) in text.lines().enumerate() {
         let mut fault = |what: String| faults.push(format!("{file}:{}: {what}", number + 1));
         let code = line.split("//").next().unwrap_or(line);
@@ -156,6 +182,22 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
             }
         }
     }
+}
+
+/// Lines outside tests that name an atomic's ordering, with no comment on them or close above.
+fn orderings_without_a_word(text: &str) -> Vec<usize> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or(text);
+    let lines: Vec<&str> = code.lines().collect();
+    let names_one = |line: &str| {
+        ["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst"].iter().any(|ordering| {
+            line.split("//").next().unwrap_or(line).contains(&format!("Ordering::{ordering}"))
+        })
+    };
+    (0..lines.len())
+        .filter(|&at| names_one(lines[at]))
+        .filter(|&at| !lines[at.saturating_sub(COMMENT_LINES)..=at].iter().any(|line| line.contains("//")))
+        .map(|at| at + 1)
+        .collect()
 }
 
 /// The rooms that a line names behind `crate::`, in nested braces too where they stand on the same line.

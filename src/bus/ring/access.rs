@@ -128,10 +128,9 @@ impl<C: Cargo> Core<C> {
 
 impl<C: Cargo> Drop for Core<C> {
     fn drop(&mut self) {
-        for evicted in lock(&self.orphans).drain(..) {
-            // SAFETY: I3, I4: an evicted count that no list holds any more; no reader is left.
-            unsafe { C::release(evicted.word) };
-        }
+        let orphans = std::mem::take(&mut *lock(&self.orphans));
+        // SAFETY: I3, I4: evicted counts that no list holds any more; no reader is left.
+        unsafe { C::release_all(orphans.into_iter().map(|evicted| evicted.word)) };
     }
 }
 
@@ -218,16 +217,12 @@ impl<C: Cargo> Writer<C> {
             }
         });
         let before = self.retired.len();
-        self.retired.retain(|evicted| {
-            let held = pins.iter().any(|&pin| is_pinned(pin, evicted.place));
-            if !held {
-                // SAFETY: I3: the count came from the slot's word 0. I4: its eviction was before the fence,
-                // no pin covers it behind the fence, so no reader holds it or can come to (E4), and those
-                // that did are done (E5). It leaves the list, so it is released once.
-                unsafe { C::release(evicted.word) };
-            }
-            held
-        });
+        let is_free = |evicted: &mut Evicted| !pins.iter().any(|&pin| is_pinned(pin, evicted.place));
+        let free = self.retired.extract_if(.., is_free).map(|evicted| evicted.word);
+        // SAFETY: I3: each count came from a slot's word 0. I4: its eviction was before the fence, no pin covers it
+        // behind the fence, so no reader holds it or can come to (E4), and those that did are done (E5). It has left
+        // the list when it is released, so it is released once.
+        unsafe { C::release_all(free) };
         let released = before - self.retired.len();
         self.core.released.fetch_add(released as u64, Ordering::Relaxed);
         self.full = self.retired.len() + RETIRED_MAX;

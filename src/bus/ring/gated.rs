@@ -152,7 +152,7 @@ impl<C: Cargo> Gated<C> {
             let place = unsafe { &mut *place };
             if C::SHARED && word_0(place) != 0 {
                 // SAFETY: L4: the cell owned it, and is overwritten.
-                unsafe { C::release(word_0(place)) };
+                unsafe { C::release_all(std::iter::once(word_0(place))) };
             }
             *place = *image;
         });
@@ -245,7 +245,7 @@ impl<C: Cargo> Drop for Gated<C> {
             let word = self.cells.at(sequence).with(|place| word_0(unsafe { &*place }));
             if word != 0 {
                 // SAFETY: L4.
-                unsafe { C::release(word) };
+                unsafe { C::release_all(std::iter::once(word)) };
             }
         }
     }

@@ -102,6 +102,7 @@ fn whatever_the_network_does_the_promises_hold() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(8) {
             scope.spawn(|| {
                 loop {
+                    // Each number once: no edge.
                     let seed = next.fetch_add(1, crate::sync::atomic::Ordering::Relaxed);
                     if seed >= first + runs || failed.lock().expect("whole").len() >= 5 {
                         return;

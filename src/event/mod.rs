@@ -176,7 +176,7 @@ impl Event {
                 place.write_anew(body);
                 Self(pooled)
             }
-            // Somebody holds it still.
+            // It was taken because it is nobody's; this is how anything else would end.
             None => Self::from_body(body),
         }
     }

@@ -43,7 +43,64 @@ pub(super) fn give(mut bodies: impl Iterator<Item = Arc<Body>>) {
     bodies.for_each(drop);
 }
 
-/// A body to be written anew, if nobody else holds it: `Arc::get_mut` tells.
+/// A body to be written anew: nobody else holds it, nor can come to, as its one handle is given here. The newest that was
+/// kept is tried, no other: where events are held longer than their ring holds them, there is little to find.
 pub(super) fn take() -> Option<Arc<Body>> {
-    POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten()
+    let mut body = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten()?;
+    // Acquires what those who held it did with it.
+    Arc::get_mut(&mut body).is_some().then_some(body)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Bus, Event};
+
+    fn event(n: usize) -> Event {
+        Event::builder("a.b").json(n.to_string()).build().expect("valid")
+    }
+
+    #[test]
+    fn a_body_serves_again_only_when_nobody_holds_it() {
+        let bus = Bus::builder().capacity(1).build().expect("valid");
+        let mut publisher = bus.publisher();
+        let kept: Vec<Event> = (0..1000)
+            .map(|n| {
+                let event = event(n);
+                let mut all = bus.subscribe(crate::Filter::new());
+                publisher.publish(event);
+                match all.try_recv() {
+                    Ok(crate::Delivery::Event(event)) => event.clone(),
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        for (n, event) in kept.iter().enumerate() {
+            assert_eq!(event.payload(), n.to_string());
+        }
+        // Let go of while another is being made of the pool: what it was is not to be seen in that.
+        let builder = Event::builder("c.d");
+        drop(kept);
+        let made = builder.build().expect("valid");
+        assert_eq!((made.event_type(), made.payload(), made.id()), ("c.d", "{}", None));
+        let places = |events: &[Event]| -> Vec<*const Body> {
+            events.iter().map(|event| Arc::as_ptr(&event.0)).collect()
+        };
+        // Nobody holds these, so they come back.
+        let first: Vec<Event> = (0..BODIES_MAX).map(event).collect();
+        let before = places(&first);
+        publisher.publish_batch(first);
+        publisher.publish_batch(
+            (0..BODIES_MAX)
+                .map(|_| {
+                    Event::builder("x")
+                        .json("\"".to_owned() + &"y".repeat(600) + "\"")
+                        .build()
+                        .expect("valid")
+                })
+                .collect::<Vec<_>>(),
+        );
+        let again = places(&(0..BODIES_MAX).map(event).collect::<Vec<_>>());
+        assert!(again.iter().any(|place| before.contains(place)));
+    }
 }

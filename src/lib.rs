@@ -112,8 +112,8 @@ pub use server::TlsConfig;
 #[cfg(feature = "server")]
 pub use server::{
     AddressRange, BridgeConfig, ClientSubscription, Endpoint, MemoryLine, MessageLogConfig,
-    ParseAddressRangeError, Pulse, RateLimits, Server, ServerBuilder, ServerConfig, ServerError,
-    ServerHandle, System,
+    ParseAddressRangeError, PresenceConfig, Pulse, RateLimits, Server, ServerBuilder, ServerConfig,
+    ServerError, ServerHandle, System,
 };
 
 #[cfg(all(unix, feature = "server"))]

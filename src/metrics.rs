@@ -32,6 +32,11 @@ pub(crate) struct Metrics {
     pub(crate) faults: Family<Kind, Counter>,
     pub(crate) messages_received: Counter,
     pub(crate) subscriptions: Gauge,
+    pub(crate) presence_channels: Gauge,
+    pub(crate) presence_users: Gauge,
+    pub(crate) presence_joins: Counter,
+    pub(crate) presence_leaves: Counter,
+    pub(crate) presence_refused: Counter,
     pub(crate) feeds: Gauge,
     pub(crate) events_published: Counter,
     pub(crate) events_matched: Counter,
@@ -141,6 +146,11 @@ impl Default for Metrics {
             faults: "server_faults", "Input refused, by what was wrong with it";
             messages_received: "server_messages_received", "WebSocket messages received";
             subscriptions: "server_subscriptions", "Subscriptions held by clients";
+            presence_channels: "presence_channels", "Channels with presence in which somebody is";
+            presence_users: "presence_users", "Users that are known by name, once for each channel that they are in";
+            presence_joins: "presence_joins", "Users that came into a channel";
+            presence_leaves: "presence_leaves", "Users that left a channel";
+            presence_refused: "presence_refused", "Clients that are not known by name where they are, because there were too many";
             feeds: "feed_feeds", "Feeds: distinct interests in one encoding, over all loops";
             events_published: "server_events_published", "Events taken by POST /publish and from WebSocket clients";
             events_matched: "feed_events_matched", "Events appended to feeds";

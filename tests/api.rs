@@ -7,7 +7,7 @@ use support::script::{Script, Stage, in_project, is_installed, missing, tool};
 
 #[test]
 fn a_conversation_is_as_the_asyncapi_document_says() {
-    let mut stage = Stage::new(&[]);
+    let mut stage = Stage::new(&["--presence-channels", "**"]);
     let document = in_project("docs/api/asyncapi.yaml");
     let document = document.to_str().expect("a path that is text");
     Script::start("api_asyncapi.py", &[&stage.url(), document]).finish(&mut stage, 4);
@@ -18,7 +18,7 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
     if !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt") {
         missing("target/venv");
     }
-    let server = Server::start();
+    let server = Server::with(&["--presence-channels", "**"]);
     let place = in_project("target/tmp");
     std::fs::create_dir_all(&place).expect("a place for its files");
     let output = tool("timeout")
@@ -40,7 +40,7 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
         .expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("11 selected / 12 total"), "{said}");
+    assert!(said.contains("13 selected / 14 total"), "{said}");
     server.assert_serving();
 }
 

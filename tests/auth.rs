@@ -234,7 +234,7 @@ fn metrics_and_api_are_rights_of_their_own() {
     let server = guarded(&[]);
     let (metrics, admin) = (token(&["--metrics"]), token(&["--admin"]));
     let all = token(&["--stream", "*", "--publish"]);
-    for (path, good) in [("/metrics", &metrics), ("/api/stats", &admin)] {
+    for (path, good) in [("/metrics", &metrics), ("/api/stats", &admin), ("/api/history", &admin)] {
         assert_eq!(get(&server, path, "").status, 401, "{path}");
         for one in [&metrics, &admin, &all] {
             let expected = if one == good { 200 } else { 403 };

@@ -96,6 +96,11 @@ fn javascript_verbs_do_what_they_say() {
 }
 
 #[test]
+fn the_guides_javascript_does_what_they_say() {
+    node_test("docs.test.mjs", 2);
+}
+
+#[test]
 fn javascript_misses_nothing_on_a_bad_network() {
     node_test("cuts.test.mjs", 9);
 }

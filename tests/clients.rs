@@ -101,7 +101,7 @@ fn the_live_page_shows_filters_and_comes_back() {
 
 #[test]
 fn the_operators_view_tells_what_the_server_does() {
-    script("browser_operator.mjs", &[], 17);
+    script("browser_operator.mjs", &[], 18);
 }
 
 /// Publishes with curl, told where to and what more.

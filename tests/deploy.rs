@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::ServerName;
@@ -222,6 +223,62 @@ fn every_variable_in_deploy_is_a_setting() {
         }
     }
     assert!(found > 5, "{found}");
+}
+
+/// There is no Docker here: its steps are done by hand, as the file has them, with this build's program.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_images_own_files_are_all_that_the_program_needs() {
+    let dockerfile = shipped("Dockerfile").replace("\\\n", "");
+    let step = |name: &str| {
+        dockerfile.lines().rfind(|line| line.starts_with(name)).expect(name)[name.len()..].trim()
+    };
+    let image = std::env::temp_dir().join(format!("fanwire-image-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&image);
+    let folder = image.display().to_string();
+    let script = step("RUN ")
+        .replace("target/release/fanwire", env!("CARGO_BIN_EXE_fanwire"))
+        .replace("/image", &folder);
+    let made = run(Command::new("sh").args(["-eu", "-c", &script]));
+    assert!(made.status.success(), "{made:?}");
+
+    // Nobody in particular, in a folder that is the whole world.
+    let user = step("USER ");
+    let is_root = run(Command::new("id").arg("-u")).stdout.trim_ascii() == b"0";
+    let inside = |words: &[&str]| {
+        let mut command = if is_root {
+            let mut command = Command::new("chroot");
+            command.arg(format!("--userspec={user}"));
+            command
+        } else {
+            let mut command = Command::new("unshare");
+            command.args(["-r", "chroot"]);
+            command
+        };
+        // For `chroot` itself: inside there is nothing to look for.
+        command.arg(&image).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        for pair in step("ENV ").split(' ') {
+            let (name, value) = pair.split_once('=').expect("NAME=value");
+            command.env(name, value);
+        }
+        command
+    };
+    let words = |json: &str| -> Vec<String> { serde_json::from_str(json).expect("the exec form") };
+    let mut serve = words(step("ENTRYPOINT "));
+    serve.extend(words(step("CMD ")));
+    let serve: Vec<&str> = serve.iter().map(String::as_str).collect();
+    let refused = run(&mut inside(&serve));
+    assert!(!refused.status.success(), "open to others, without authentication");
+    let server = Server::spawn(inside(&serve).env("FANWIRE_LISTEN", "127.0.0.1:0"));
+    assert_eq!(server.publish(r#"{"type":"a.b"}"#)["accepted"], 1);
+    let check = words(step("HEALTHCHECK ").split_once("CMD ").expect("a command").1);
+    let check: Vec<&str> = check.iter().map(String::as_str).collect();
+    let health = |address: &str| run(inside(&check).env("FANWIRE_LISTEN", address)).status.success();
+    assert!(health(&server.addr.to_string()));
+    let nowhere = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    assert!(!health(&nowhere.to_string()));
+    drop(server);
+    let _ = std::fs::remove_dir_all(&image);
 }
 
 #[test]

@@ -65,9 +65,34 @@ fn an_operators_first_steps_are_as_the_page_says() {
 
 #[test]
 fn the_commands_of_the_other_pages_run() {
-    for name in ["tuning.md", "protocol.md", "migrating.md"] {
+    for name in ["tuning.md", "protocol.md", "migrating.md", "presence.md"] {
         run_page(name);
     }
+}
+
+#[test]
+fn the_metrics_that_the_pages_name_exist() {
+    let server = support::Server::start();
+    let shown = support::http::get(server.addr, "/metrics").text().to_owned();
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let mut named = 0;
+    for entry in std::fs::read_dir(in_project("docs")).expect("the pages") {
+        let path = entry.expect("a page").path();
+        let Some(page) =
+            std::fs::read_to_string(&path).ok().filter(|_| path.extension().is_some_and(|e| e == "md"))
+        else {
+            continue;
+        };
+        for room in ["server_", "feed_", "engine_", "presence_"] {
+            for (at, begin) in page.match_indices(&format!("fanwire_{room}")) {
+                let name: String = page[at..].chars().take_while(|c| is_name(*c)).collect();
+                // With an asterisk or braces behind it, it stands for several.
+                named += 1;
+                assert!(shown.contains(&name) || name == begin, "{}: {name}", path.display());
+            }
+        }
+    }
+    assert!(named >= 10, "{named}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod ticker;
 use std::path::Path;
 
 use serde_json::json;
-use support::script::in_project;
+use support::script::{Script, in_project};
 use support::sse::Sse;
 use support::wire::Wire;
 use support::ws::Ws;
@@ -33,6 +33,18 @@ fn axum_and_fanwire_share_a_port() {
     // Another answer of Fanwire's, and of the app's own.
     assert_eq!(http::get(addr, "/events/healthz").json()["status"], "ok");
     assert_eq!(http::get(addr, "/healthz").status, 404);
+}
+
+#[test]
+fn the_agent_dashboard_works_in_a_browser() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (addr, _server) = runtime.block_on(axum_beside::start("127.0.0.1:0")).expect("it starts");
+    let mut script = Script::start("browser_dashboard.mjs", &[&format!("http://{addr}")]);
+    let mut said = Vec::new();
+    while let Some(line) = script.line() {
+        said.push(line);
+    }
+    assert_eq!(said.last().map(String::as_str), Some("passed 2"), "{said:?}");
 }
 
 #[test]

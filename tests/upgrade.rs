@@ -387,3 +387,31 @@ fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
     assert_eq!(hear(&mut again)["type"], "ack");
     assert_eq!(hear(&mut again)["payload"]["event_type"], "x");
 }
+
+#[test]
+fn an_upgrade_is_no_news_of_who_is_there() {
+    let mut server =
+        Generations::start(&["--presence-channels", "**", "--presence-grace", "1s", "--loops", "2"]);
+    let addr = server.addr();
+    let mut ann = Ws::over(Wire::connect(addr), "/ws?user=ann", "");
+    ann.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.1"]}}));
+    assert_eq!(ann.event()["payload"]["user"], "ann");
+    let mut watcher = Sse::open(addr, "?channel=room.*&channel=room.2&user=bob");
+    let mut told = || {
+        let event = watcher.event().json();
+        (event["event_type"].clone(), event["payload"]["user"].clone())
+    };
+    assert_eq!(told(), (json!("presence.joined"), json!("bob")));
+    let here = || {
+        let request = "GET /api/presence/room.1 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+        http::exchange(addr, request.as_bytes()).json()["users"].clone()
+    };
+    let before = here();
+    assert_eq!(before[0]["user"], "ann");
+    server.upgrade();
+    server.upgrade();
+    assert_eq!(here(), before, "since when, too");
+    drop(ann);
+    // The first that is said of them since: that they moved with their names was no news.
+    assert_eq!(told(), (json!("presence.left"), json!("ann")));
+}

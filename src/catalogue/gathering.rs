@@ -23,14 +23,16 @@ pub const CIRCLE: [&str; 4] = [AGENT_MESSAGE, AGENT_JOINED, AGENT_LEFT, CIRCLE_S
 /// Those of workspaces.
 pub const WORKSPACE: [&str; 4] = [FILE_CHANGED, FILE_CREATED, FILE_DELETED, GIT_STATUS];
 
-/// What clients know this event of GatheRing's event bus as: `agent.message` is `agent_message` to them, and
-/// `workspace.file_changed` is `file_changed`. `None`: it is none of these.
+/// What clients know this event of GatheRing's event bus as: `agent.message` is `agent_message` to them,
+/// `workspace.file_changed` is `file_changed`, and who joins by presence is an agent that joined. `None`: it is none of these.
 pub fn message_type(event_type: &str) -> Option<&'static str> {
     let known = |name: &str| CIRCLE.iter().chain(&WORKSPACE).find(|known| **known == name).copied();
     known(event_type).or_else(|| {
         let (domain, action) = event_type.split_once('.')?;
         match domain {
             "agent" | "circle" => known(&format!("{domain}_{action}")),
+            // Who comes into a circle, and goes, as the server's presence tells it.
+            "presence" => known(&format!("agent_{action}")),
             "workspace" | "file" | "git" => known(action).or_else(|| known(&format!("{domain}_{action}"))),
             _ => None,
         }
@@ -46,6 +48,7 @@ mod tests {
         assert_eq!(message_type("agent.message"), Some("agent_message"));
         assert_eq!(message_type("workspace.file_changed"), Some("file_changed"));
         assert_eq!(message_type("git.status"), Some("git_status"));
+        assert_eq!(message_type("presence.joined"), Some("agent_joined"));
         assert_eq!(message_type("file_deleted"), Some("file_deleted"));
         assert_eq!((message_type("agent.slept"), message_type("task.message")), (None, None));
     }

@@ -109,6 +109,15 @@ struct Shard {
     capacity: u64,
 }
 
+/// `/api/history`, as far as it is shown.
+#[derive(Debug, Deserialize)]
+struct Past {
+    published: Vec<f64>,
+    delivered: Vec<f64>,
+    written_bytes: Vec<f64>,
+    missed: Vec<f64>,
+}
+
 /// What is charted: a name, and the numbers of the last looks.
 #[derive(Debug, Default)]
 struct Charts {
@@ -249,8 +258,27 @@ impl View {
                 }
             }
         }
+        if self.stats.is_none() {
+            self.remember();
+        }
         self.stats = Some((stats, now));
         Ok(())
+    }
+
+    /// Begins the charts with what the server remembers; one of an older version remembers nothing.
+    fn remember(&mut self) {
+        let answer = self.remote.get("/api/history").call();
+        let text = answer.ok().filter(|answer| answer.status().as_u16() == 200);
+        let text = text.and_then(|mut answer| answer.body_mut().read_to_string().ok());
+        let Some(past) = text.and_then(|text| serde_json::from_str::<Past>(&text).ok()) else { return };
+        for (chart, seconds) in [
+            (&mut self.charts.published, past.published),
+            (&mut self.charts.delivered, past.delivered),
+            (&mut self.charts.bytes, past.written_bytes),
+            (&mut self.charts.missed, past.missed),
+        ] {
+            chart.extend(&seconds[seconds.len().saturating_sub(SAMPLES)..]);
+        }
     }
 
     /// The whole screen as text: so wide and high, or as it comes.

@@ -201,6 +201,16 @@ pub(super) const GROUPS: &[Group] = &[
         row("auth.anonymous.publish", LIVE, "Types that clients without a token may publish; `*` is every type",
             |c| list(&mut c.server.auth.anonymous.publish, "PATTERN", any, Clone::clone)),
     ]},
+    Group { heading: "Presence: who is in a channel (docs/presence.md)", rows: &[
+        row("presence.channels", LIVE, "Channels of which it is kept, as lobby, room.* or **; none = presence is off",
+            |c| list(&mut c.server.presence.channels, "PATTERN", any, Clone::clone)),
+        row("presence.grace", LIVE, "How long a user may be away before they have left; 0 = not at all",
+            |c| time(&mut c.server.presence.grace, 0..=HOUR)),
+        row("presence.max_channels", LIVE, "Channels with somebody in them; of those beyond it is not kept who is there",
+            |c| count(&mut c.server.presence.max_channels, 1..=10_000_000)),
+        row("presence.max_members", LIVE, "Users known by name in one channel; those beyond are counted",
+            |c| count(&mut c.server.presence.max_members, 1..=1_000_000)),
+    ]},
     Group { heading: "Rates: how often a client may ask", rows: &[
         row("limits.window", LIVE, "The time in which the numbers below may be used up",
             |c| time(&mut c.server.limits.window, SECOND..=DAY)),

@@ -34,6 +34,10 @@ pub(crate) enum Command {
     Request {
         action: String,
     },
+    /// Who is in a channel.
+    Presence {
+        channel: String,
+    },
     Ping,
     Auth {
         token: String,

@@ -78,6 +78,7 @@ struct SubscribeIn {
 struct NamesIn {
     subscription_id: Option<String>,
     action: Option<String>,
+    channel: Option<String>,
     token: Option<String>,
 }
 
@@ -117,7 +118,13 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
             Some(subscription_id) => Ok(Command::Unsubscribe { subscription_id, strict: true }),
             None => Err(ClientError::new("invalid_payload", "subscription_id is missing")),
         },
-        "request" => Ok(Command::Request { action: names()?.action.unwrap_or_default() }),
+        "request" => match names()? {
+            NamesIn { action: Some(action), channel, .. } if action == "presence" => match channel {
+                Some(channel) => Ok(Command::Presence { channel }),
+                None => Err(ClientError::new("invalid_payload", "channel is missing")),
+            },
+            NamesIn { action, .. } => Ok(Command::Request { action: action.unwrap_or_default() }),
+        },
         "ping" => Ok(Command::Ping),
         "publish" => envelope::read_event(payload)
             .map(Command::Publish)

@@ -292,9 +292,11 @@ impl Protocol {
                 }
             },
             Command::Ping => Ok((MessageType::Pong, json!({}))),
-            Command::Auth { .. } | Command::Publish(_) | Command::Say(_) | Command::Nothing => {
-                Err(ClientError::new("unsupported", "not here: a server's to do"))
-            }
+            Command::Presence { .. }
+            | Command::Auth { .. }
+            | Command::Publish(_)
+            | Command::Say(_)
+            | Command::Nothing => Err(ClientError::new("unsupported", "not here: a server's to do")),
         }
     }
 

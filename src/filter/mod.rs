@@ -177,6 +177,19 @@ impl Filter {
         self.members(attribute.index() as u8, false).map(|(first, _)| first)
     }
 
+    /// The values of an attribute that are wanted by name, not by a pattern: those alone that no other condition on
+    /// the attribute refuses, for a filter is canonical.
+    pub(crate) fn named(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
+        let about = attribute.index() as u8;
+        self.clauses()
+            .filter_map(move |clause| match clause {
+                Clause::Set(set) if set.about == about && !set.negated => Some(set.members()),
+                _ => None,
+            })
+            .flatten()
+            .filter_map(|(pattern, _)| pattern.exact())
+    }
+
     /// The values and patterns refused of an attribute, sorted.
     pub fn not_values(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
         self.members(attribute.index() as u8, true).map(|(first, _)| first)

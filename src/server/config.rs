@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::auth::AuthConfig;
 use super::limits::RateLimits;
 use super::messages::MessageLogConfig;
+use super::presence::PresenceConfig;
 #[cfg(feature = "schema")]
 use super::schemas::{SchemaConfig, Schemas};
 #[cfg(feature = "tls")]
@@ -125,6 +126,8 @@ pub struct ServerConfig {
     pub trusted_proxies: Vec<AddressRange>,
     /// What the handlers of other protocols' messages may take.
     pub bridge: BridgeConfig,
+    /// Of which channels it is kept who is there. None.
+    pub presence: PresenceConfig,
     /// Serve other machines though there is no authentication. No.
     pub insecure: bool,
     /// Who may come in, and with what rights. Everybody, with all.
@@ -180,6 +183,7 @@ impl Default for ServerConfig {
             limits: RateLimits::default(),
             trusted_proxies: Vec::new(),
             bridge: BridgeConfig::default(),
+            presence: PresenceConfig::default(),
             insecure: false,
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),
@@ -240,15 +244,12 @@ impl Prepared {
     }
 
     /// Whether an event from outside may be published; else why not.
-    #[cfg(feature = "schema")]
     pub(crate) fn check_event(&self, event: &Event) -> Result<(), String> {
-        self.schemas.check(event)
-    }
-
-    /// Every event may.
-    #[cfg(not(feature = "schema"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with schemas")]
-    pub(crate) fn check_event(&self, _event: &Event) -> Result<(), String> {
+        if self.presence.reserves(event) {
+            return Err(format!("{} is the server's own to say in this channel", event.event_type()));
+        }
+        #[cfg(feature = "schema")]
+        self.schemas.check(event)?;
         Ok(())
     }
 }
@@ -362,6 +363,11 @@ impl ServerConfig {
 
     pub(crate) fn bridge_ticks(&self) -> Tick {
         ticks(self.bridge.answer_timeout)
+    }
+
+    /// How long a user may be away. None at all is none.
+    pub(crate) fn presence_grace_ticks(&self) -> Tick {
+        (self.presence.grace.as_millis() as u64).div_ceil(TICK_MS)
     }
 
     pub(crate) fn heartbeat_ticks(&self) -> Tick {

@@ -49,6 +49,8 @@ pub(crate) enum Effect {
     Work(Work),
     /// It is one of its address's.
     Count(Counted),
+    /// It calls itself this.
+    Named(Box<str>),
     /// Look at the connection's timer at this tick, besides its usual look.
     LookAt(Tick),
     /// Deliver nothing more, write these last words behind all that is owed, and close.

@@ -35,6 +35,7 @@ mod leave;
 mod log_places;
 mod mail;
 mod obey;
+mod presence;
 mod pump;
 mod replay;
 mod succession;
@@ -97,6 +98,7 @@ use leave::Leave;
 pub(crate) use log_places::place_of;
 use log_places::{Continuity, resume_behind};
 use mail::{Awaited, Mailbox};
+use presence::Present;
 use replay::Replay;
 pub(crate) use succession::SavedClient;
 use watch::Books;
@@ -218,6 +220,8 @@ pub(crate) struct Core<S> {
     continuity: Option<Continuity>,
     /// Connections to be closed because their grants have ended.
     denied: Vec<(Token, Denied)>,
+    /// Which clients are in which channels.
+    present: Present,
 }
 
 fn token_of(slot: usize, generation: u32) -> Token {
@@ -280,6 +284,7 @@ impl<S: Socket> Core<S> {
             awaited: HashMap::new(),
             works: 0,
             denied: Vec::new(),
+            present: Present::default(),
         }
     }
 
@@ -297,6 +302,8 @@ impl<S: Socket> Core<S> {
     /// Ticks until a timer may want to be looked at.
     pub(crate) fn ticks_to_timer(&self) -> Option<u64> {
         let timer = self.wheel.ticks_to_next(self.tick);
+        let departure = self.next_departure().map(|at| at.saturating_sub(self.tick).max(1));
+        let timer = timer.into_iter().chain(departure).min();
         // A sample that waits, or a report, goes at the next tick.
         if self.fanout.is_sampling() || self.unreported || !self.ahead.is_empty() { Some(1) } else { timer }
     }
@@ -521,6 +528,7 @@ impl<S: Socket> Core<S> {
     }
 
     fn remove(&mut self, slot: usize) {
+        self.displace(slot);
         let conn = &mut self.conns[slot];
         let mut cx = context!(self, conn);
         conn.connection.leave(&mut cx);
@@ -591,6 +599,7 @@ impl<S: Socket> Core<S> {
         self.due = due;
         self.close_denied();
         self.let_go();
+        self.tell_presence(self.tick);
         self.count();
         self.report();
     }

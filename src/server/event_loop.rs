@@ -125,8 +125,10 @@ pub(crate) fn start(
         for (number, (client, tcp)) in inheritance.clients.drain(..).enumerate() {
             loops[number % count].0.take_over(client, tcp);
         }
+        loops[0].0.core.expect_users();
         inheritance.settle()?;
     }
+    shared.note_history(Timestamp::now());
     let spawn = |(event_loop, waker): (EventLoop, _)| {
         let name = format!("fanwire-loop-{}", event_loop.number);
         Ok((thread::Builder::new().name(name).spawn(move || event_loop.run())?, waker))
@@ -209,6 +211,7 @@ impl EventLoop {
                     self.core.drain();
                 }
                 if self.core.is_empty() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    self.core.end_presence();
                     return Ok(());
                 }
             }
@@ -235,6 +238,7 @@ impl EventLoop {
             self.core.wake(self.tick(), Timestamp::now());
             thread::sleep(Duration::from_millis(1));
         }
+        self.core.settle_presence();
         let Some(parcels) = muster.arrive() else { return };
         // Who reads them may be gone: then so is the other process, and all stays.
         let give = |parcel: io::Result<Parcel>| drop(parcels.send(parcel.unwrap_or_else(Parcel::Failed)));

@@ -6,6 +6,7 @@
 use super::ServerConfig;
 use super::connection::Ws;
 use super::core::Conn;
+use super::presence::NAME_BYTES_MAX;
 use super::stream::Stream;
 use crate::bus::BusConfig;
 use crate::event::ENCODINGS_MAX;
@@ -38,6 +39,9 @@ const PLACES_BYTES: usize = 4 + 12;
 /// What a frame has besides the event that came in: header, id, time, names.
 const ENVELOPE_BYTES: u64 = 512;
 
+/// A user in a channel: both names, once for all loops and once for a connection, and their places in trees.
+const MEMBER_BYTES: u64 = 4 * NAME_BYTES_MAX as u64 + 256;
+
 /// A subscription behind a client's first, with a filter of its own.
 const SUBSCRIPTION_BYTES: u64 = 256;
 
@@ -56,6 +60,10 @@ impl ServerConfig {
             // Each may want something that no other does.
             line("held for clients: a feed each", connections, self.max_lag_bytes as u64)
         };
+        let named = (self.presence.max_channels as u64)
+            .saturating_mul(self.presence.max_members as u64)
+            .min(connections.saturating_mul(self.max_subscriptions as u64));
+        let named = if self.presence.is_on() { named } else { 0 };
         vec![
             line("slots of the rings", slots, SLOT_BYTES),
             line("events in the rings", slots, event),
@@ -72,6 +80,7 @@ impl ServerConfig {
                 connections * self.max_subscriptions.saturating_sub(1) as u64,
                 SUBSCRIPTION_BYTES,
             ),
+            line("users in channels with presence", named, MEMBER_BYTES),
             line("requests and messages that are coming in", connections, event + self.max_head_bytes as u64),
         ]
     }

@@ -20,11 +20,13 @@ pub mod fuzzing;
 mod fuzzing;
 #[cfg(unix)]
 mod handover;
+mod history;
 mod limits;
 mod listener;
 mod memory;
 mod messages;
 mod page;
+mod presence;
 mod publish;
 mod rights;
 mod routes;
@@ -58,7 +60,9 @@ use crate::sync::{Callback, Mutex, Padded, lock};
 use auth::{Auth, Notice, Revocation};
 use core::Report;
 use directory::Directory;
+use history::{Counts, History};
 use limits::{Addresses, Callers};
+use presence::Presence;
 use workers::Workers;
 
 pub use address::{AddressRange, ParseAddressRangeError};
@@ -73,6 +77,7 @@ pub use handover::{HandoverError, Inheritance};
 pub use limits::RateLimits;
 pub use memory::MemoryLine;
 pub use messages::MessageLogConfig;
+pub use presence::PresenceConfig;
 #[cfg(feature = "schema")]
 pub use schemas::SchemaConfig;
 #[cfg(feature = "tls")]
@@ -95,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) publishers: Mutex<Callers<String>>,
     /// Open connections by address, where they are limited.
     pub(crate) addresses: Addresses,
+    /// Who is in which channel.
+    presence: Mutex<Presence>,
     /// Wakes the loops, once they run.
     wake: Arc<Mutex<Option<Callback>>>,
     started: Instant,
@@ -116,6 +123,8 @@ pub(crate) struct Shared {
     directory: Directory,
     /// What each loop said last.
     reports: Mutex<Vec<Report>>,
+    /// The last minutes.
+    history: Mutex<History>,
     /// One bit a loop: it is short of memory.
     short_of_memory: AtomicU64,
 }
@@ -133,6 +142,7 @@ impl Shared {
             auth: Arc::default(),
             publishers: Mutex::default(),
             addresses: Addresses::default(),
+            presence: Mutex::default(),
             wake: Arc::default(),
             started: Instant::now(),
             loops,
@@ -145,6 +155,7 @@ impl Shared {
             beats: (0..loops).map(|_| Padded(AtomicU64::new(0))).collect(),
             directory: Directory::default(),
             reports: Mutex::new(vec![Report::default(); loops]),
+            history: Mutex::default(),
             short_of_memory: AtomicU64::new(0),
         }
     }
@@ -327,6 +338,27 @@ impl Shared {
     fn drain_time(&self) -> Option<Duration> {
         // Relaxed: as above.
         self.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+    }
+
+    /// Notes what the counters say now, for who asks later.
+    fn note_history(&self, now: Timestamp) {
+        let metrics = &self.metrics;
+        let open = |kind| metrics.connections.get_or_create(&Kind { kind }).get().unsigned_abs();
+        let counts = Counts {
+            published: self.bus.stats().shards.iter().map(|shard| shard.head).sum(),
+            delivered: metrics.deliveries.get(),
+            written_bytes: metrics.written_bytes.get(),
+            missed: metrics.dropped.get(),
+            connections: open("ws") + open("sse"),
+            pending: lock(&self.reports).iter().map(Report::pending).sum(),
+        };
+        lock(&self.history).note(now.0.div_euclid(1_000_000), counts);
+    }
+
+    /// What `/api/history` shows.
+    pub(crate) fn history(&self, now: Timestamp) -> serde_json::Value {
+        self.note_history(now);
+        lock(&self.history).json(now.0.div_euclid(1_000_000))
     }
 
     /// What `/api/stats` shows.
@@ -583,6 +615,10 @@ impl ServerBuilder {
             if let Err(max) = shared.auth.revoke(one, Timestamp::now()) {
                 tracing::error!(max, "more was revoked than is kept here: raise auth.max_revocations");
             }
+        }
+        #[cfg(unix)]
+        if let Some(inheritance) = &mut inheritance {
+            lock(&shared.presence).expect(inheritance.present());
         }
         if let Some(bridge) = bridge {
             shared.bridge = bridge;

@@ -19,6 +19,7 @@ use super::auth::{Denied, Grant, Shown};
 use super::connection::Context;
 use super::explain;
 use super::page;
+use super::presence;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::PerMessageDeflate;
 use crate::dialect::{Dialect, Encoding, Opening, shortened};
@@ -41,6 +42,9 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Before the name of a bridge's route.
 const BRIDGE: &str = "/bridge/";
+
+/// Before the name of a channel.
+const PRESENCE: &str = "/api/presence/";
 
 /// The page loads nothing from elsewhere, and talks to its own server only.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
@@ -136,10 +140,11 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
     }
     let endpoint = answer.cx.config.endpoint(&request.path);
     let allowed = match request.path.as_str() {
-        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/api/explain"
-        | "/api/subscriptions" | "/sse" | "/sse/events" => "GET, HEAD, OPTIONS",
+        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/api/history"
+        | "/api/explain" | "/api/subscriptions" | "/sse" | "/sse/events" => "GET, HEAD, OPTIONS",
         "/bridge" => "GET, HEAD, OPTIONS",
         path if path.starts_with(BRIDGE) => "POST, OPTIONS",
+        path if path.starts_with(PRESENCE) => "GET, HEAD, OPTIONS",
         "/publish" | "/ticket" | "/api/revoke" => "POST, OPTIONS",
         _ if endpoint.is_some() => "GET, HEAD, OPTIONS",
         path => {
@@ -204,6 +209,16 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
             }
             let stats = answer.cx.shared.stats();
             answer.json(200, &stats)
+        }
+        ("/api/history", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
+                return refusal;
+            }
+            let history = answer.cx.shared.history(answer.cx.now);
+            answer.json(200, &history)
+        }
+        (path, Method::Get | Method::Head) if path.starts_with(PRESENCE) => {
+            answer.presence(&path[PRESENCE.len()..])
         }
         ("/api/explain", Method::Get | Method::Head) => {
             if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
@@ -299,6 +314,19 @@ impl Answer<'_, '_> {
     fn forbidden(&mut self, error: &str) -> Outcome {
         self.cx.shared.metrics.fault("forbidden");
         self.json(403, &json!({ "error": error, "code": "forbidden" }))
+    }
+
+    /// Who is in a channel.
+    fn presence(&mut self, channel: &str) -> Outcome {
+        let grant = match self.grant() {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        match presence::answer(self.cx.shared, self.cx.config, channel, grant.as_deref()) {
+            Ok(list) => self.json(200, &list),
+            Err(error) if error.code == "forbidden" => self.forbidden(&error.text),
+            Err(error) => self.error(404, error.code, &error.text, &[]),
+        }
     }
 
     /// Where the client is, where something is limited by that.

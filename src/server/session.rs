@@ -17,6 +17,7 @@ use super::auth::{Denied, Grant};
 use super::connection::{Answer, Context, Effect, ReplayFrom};
 use super::limits::Limited;
 use super::messages;
+use super::presence;
 use super::rights::Rights;
 use super::wheel::Tick;
 use crate::codec::{portable, ws};
@@ -334,6 +335,11 @@ impl Session {
                 self.reply(&Reply::Response(&payload), asked, cx);
                 Ok(())
             }
+            Command::Presence { channel } => {
+                let payload = presence::answer(cx.shared, cx.config, &channel, self.grant())?;
+                self.reply(&Reply::Response(&payload), asked, cx);
+                Ok(())
+            }
             Command::Ping => {
                 self.reply(&Reply::Pong, asked, cx);
                 Ok(())
@@ -484,6 +490,10 @@ impl Session {
     }
 
     fn tell_interest(&self, cx: &mut Context<'_>) {
+        if cx.config.presence.is_on() {
+            // Who asks next who is there finds itself among them.
+            cx.hold_input();
+        }
         let wishes = self.subscriptions.iter().map(|s| (self.narrow(&s.filter), s.on_lag)).collect();
         cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
     }

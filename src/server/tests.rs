@@ -1,5 +1,7 @@
 //! Connections and loops without sockets.
 
+mod presence;
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};

@@ -72,7 +72,7 @@ class Conversation:
 
 
 def connect():
-    return websockets.connect(url.replace("http", "ws") + document["channels"]["native"]["address"], proxy=None)
+    return websockets.connect(url.replace("http", "ws") + document["channels"]["native"]["address"] + "?user=ann", proxy=None)
 
 
 async def whole():
@@ -93,6 +93,9 @@ async def conversation():
         await client.say("subscribe", {"sources": ["s"], "correlation_ids": ["c"], "stream_ids": ["st"], "execution_ids": ["e"], "channels": ["ch"]})
         for action in ("list_subscriptions", "subscription_count", "server_info"):
             await client.say("request", {"action": action}, "response")
+        here = await client.say("request", {"action": "presence", "channel": "ch"}, "response")
+        assert [user["user"] for user in here["payload"]["users"]] == ["ann"], here
+        await client.say("request", {"action": "presence", "channel": ""}, "error")
         await client.say("ping", answer="pong")
         full = {
             "type": "task.progress", "source": "core", "timestamp": 1_700_000_000_000, "correlation_id": "run", "stream_id": "st",

@@ -44,6 +44,17 @@ await check('rates come as charts', async () => {
   assert(drawn.length === 6 && drawn.every((points) => points >= 2), String(drawn));
 });
 
+await check('a page that is opened now shows the minutes before', async () => {
+  const later = await page.context().newPage();
+  await later.goto(url);
+  const points = (id) => later.locator(`#chart-${id} svg`).evaluate((svg) => (svg.lastChild.getAttribute('d') ?? '').match(/[\d.]+ [\d.]+/g) ?? []);
+  await until('what was published', async () => (await points('published')).length >= 2);
+  // Published before the page came, and nothing since: the line is not flat on the ground.
+  assert((await points('published')).some((point) => Number(point.split(' ')[1]) < 38), String(await points('published')));
+  assert((await points('connections')).length >= 2);
+  await later.close();
+});
+
 await check('interests can be searched', async () => {
   await page.fill('#interest-search', 'no such thing');
   await until('none', async () => /None/.test(await page.locator('#interests tbody').innerText()));

@@ -19,7 +19,7 @@ import {
 /** Whether an item is a gap, not an event. */
 export const isGap = (item: FanwireEvent | Gap): item is Gap => item.event_type === undefined;
 
-const closed = () => new FanwireError('closed', 'the client is closed');
+const closed = () => new FanwireError('closed', 'client closed');
 
 /** A link that lived so long was a good one: the next waits start short again. */
 const STABLE = 5_000;
@@ -131,9 +131,9 @@ export class Fanwire<M extends EventMap = EventMap> {
     return id;
   }
 
-  /** Asks the server: `list_subscriptions`, `subscription_count`, `server_info`. Needs a WebSocket. */
-  request(action: string, options: { signal?: AbortSignal } = {}): Promise<any> {
-    return this.#send('request', { action }, options.signal);
+  /** Asks the server: `list_subscriptions`, `subscription_count`, `server_info`, `presence` of a channel. Needs a WebSocket. */
+  request(action: string, { signal, ...more }: { signal?: AbortSignal; channel?: string } = {}): Promise<any> {
+    return this.#send('request', { action, ...more }, signal);
   }
 
   #send(type: Job['type'], payload: object, signal?: AbortSignal): Promise<any> {
@@ -213,7 +213,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     const { WebSocket = globalThis.WebSocket, transports = ['ws', 'sse'], path = 'ws' } = this.#options;
     const usable = transports.filter((kind) => kind !== 'ws' || WebSocket);
     const kind = usable[this.#transport % usable.length];
-    if (!kind) return this.#end(new FanwireError('no_transport', 'no WebSocket here'));
+    if (!kind) return this.#end(new FanwireError('no_transport', 'no WebSocket'));
     this.#proven = false;
     try {
       const token = await this.#token();
@@ -285,9 +285,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (this.#status === 'closed') return;
     const { backoff: { base = 500, max = 30_000 } = {}, attempts = Infinity, token } = this.#options;
     if (this.#open && this.#proven && Date.now() - this.#since > STABLE) this.#attempt = 0;
-    this.#link = undefined;
-    this.#open = false;
-    clearTimeout(this.#renewal);
+    this.#unlink();
     for (const one of this.#subscriptions.values()) one.active = false;
     if (error) this.#tell('error', error);
     // A token that nobody can replace will not be taken next time either.
@@ -304,14 +302,18 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#timer = setTimeout(() => this.connect(), exact ? delay! : (delay ?? 0) + random);
   }
 
+  #unlink(): void {
+    this.#link = undefined;
+    this.#open = false;
+    clearTimeout(this.#renewal);
+  }
+
   #end(error?: FanwireError): void {
     if (this.#status === 'closed') return;
     clearTimeout(this.#timer);
-    clearTimeout(this.#renewal);
     globalThis.removeEventListener?.('online', this.#online);
     this.#link?.close();
-    this.#link = undefined;
-    this.#open = false;
+    this.#unlink();
     this.#set('closed');
     for (const child of this.#children) child.close();
     for (const one of [...this.#subscriptions.values()]) one.end(error);

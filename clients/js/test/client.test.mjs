@@ -136,6 +136,7 @@ test('requests are answered; agents and workflows have their names', async (t) =
   await Promise.all([agent.ready, workflow.ready]);
   assert.deepEqual(await client.request('subscription_count'), { count: 2 });
   assert.equal((await client.request('server_info')).protocol, 'fanwire.v1');
+  await assert.rejects(client.request('presence', { channel: 'nowhere' }), { code: 'no_presence' });
   await assert.rejects(client.request('fly'), { code: 'unknown_action', message: 'Unknown action: fly' });
   const entity = { kind: 'agent', id: 'coder-001' };
   await server.publish([

@@ -129,6 +129,9 @@ class Verbs(Case):
         await workflow.ready()
         self.assertEqual(await client.request("subscription_count"), {"count": 2})
         self.assertEqual((await client.request("server_info"))["protocol"], "fanwire.v1")
+        with self.assertRaises(FanwireError) as refused:
+            await client.request("presence", channel="nowhere")
+        self.assertEqual(refused.exception.code, "no_presence")
         with self.assertRaisesRegex(FanwireError, "Unknown action: fly"):
             await client.request("fly")
         entity = {"kind": "agent", "id": "coder-001"}

@@ -145,6 +145,11 @@ impl Grant {
         filter.and(&self.sees)
     }
 
+    /// Whether its holder may see this event.
+    pub(crate) fn sees(&self, event: &Event) -> bool {
+        self.sees.matches(event)
+    }
+
     /// Whether it lets its holder see no event at all.
     pub(crate) fn sees_nothing(&self) -> bool {
         self.sees.is_nothing()

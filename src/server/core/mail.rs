@@ -130,7 +130,7 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
+    pub(super) fn publish_here(&mut self, events: Vec<Event>) -> Option<EventId> {
         let mut last = None;
         for event in events {
             last = Some(self.shared.bus.publish(event).id);

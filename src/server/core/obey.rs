@@ -27,7 +27,9 @@ impl<S: Socket> Core<S> {
             Effect::Send(bytes) => self.send(slot, bytes),
             Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
             Effect::Interest { .. } | Effect::Replay { .. } if self.is_denied(slot) => {}
+            Effect::Named(name) => self.call(slot, name),
             Effect::Interest { encoding, wishes } => {
+                self.place(slot, wishes.iter().map(|(filter, _)| filter));
                 self.leave_feed(slot);
                 if wishes.is_empty() {
                     self.wanted.remove(&token_of(slot, self.conns[slot].generation));
@@ -52,6 +54,7 @@ impl<S: Socket> Core<S> {
             }
             Effect::Close(last) => {
                 self.forget_put_off(slot);
+                self.displace(slot);
                 if self.conns[slot].replay.take().is_some() {
                     // What is live would come behind a hole.
                     let cursor = &mut self.conns[slot].cursor;

@@ -21,6 +21,9 @@ pub(crate) struct SavedClient {
     cursor: SavedCursor,
     /// Of an event stream, whose interest its session does not know.
     interest: Option<SavedInterest>,
+    /// What it calls itself.
+    #[serde(default)]
+    name: Option<Box<str>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,13 +81,14 @@ impl<S: Socket> Core<S> {
             let Some(connection) = self.conns[slot].connection.save(self.tick, &self.shared.directory) else {
                 continue;
             };
+            let name = self.name_of(slot);
             let conn = &mut self.conns[slot];
             let interest = conn.cursor.interest(&self.fanout);
             let ring = Kept { shared: &self.shared, now: self.now };
             let (cursor, moved) = conn.cursor.save(&mut self.fanout, &mut self.tally, &ring);
             let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == Speaks::Sse);
             let interest_too = of_stream.map(SavedInterest::from);
-            give(&conn.socket, SavedClient { connection, cursor, interest: interest_too });
+            give(&conn.socket, SavedClient { connection, cursor, interest: interest_too, name });
             packed.push((token_of(slot, conn.generation), interest));
             self.tell_moved(moved);
         }
@@ -117,7 +121,7 @@ impl<S: Socket> Core<S> {
     /// Takes over a client. It is not written before its socket is reported writable. `None` where it may not go on
     /// here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
-        let SavedClient { connection, cursor, interest } = saved;
+        let SavedClient { connection, cursor, interest, name } = saved;
         let connection = Connection::restored(connection, &context!(self, socket.peer(), true))?;
         let interest = match interest {
             Some(interest) => Some(interest.restored()?),
@@ -131,7 +135,11 @@ impl<S: Socket> Core<S> {
         let token = self.insert(socket, connection, cursor, counted, look);
         let slot = self.find(token)?;
         self.conns[slot].blocked = true;
+        if let Some(name) = name {
+            self.call(slot, name);
+        }
         if let Some((encoding, cut, wishes)) = interest {
+            self.place(slot, wishes.iter().map(|wish| &wish.filter));
             self.join(slot, encoding, cut, &wishes);
         }
         let conn = &mut self.conns[slot];

@@ -80,6 +80,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Events that wait for clients of the loop.
+    pub(crate) fn pending(&self) -> u64 {
+        self.ledger.pending
+    }
+
     /// The largest feeds of the loop.
     pub(crate) fn feeds(&self) -> &[FeedView] {
         &self.feeds
@@ -198,6 +203,9 @@ impl<S: Socket> Core<S> {
         }
         let report = Report { ledger, laggards, held_bytes, feeds: Arc::clone(&self.largest) };
         self.shared.tell(self.number, report);
+        if observe {
+            self.shared.note_history(self.now);
+        }
     }
 
     /// Adds what the kernel holds to what laggards are behind.

@@ -32,12 +32,14 @@ use serde_json::value::RawValue;
 
 use super::auth::Revocation;
 use super::core::SavedClient;
+use super::presence::Expected;
 use crate::bus::{Bus, BusConfig};
 use crate::codec::portable;
 use crate::dialect::envelope;
 use crate::engine::{Engine, Places};
 use crate::event::{Event, EventId, Position, Sequence};
 use crate::sync::atomic::Ordering;
+use crate::sync::lock;
 pub(crate) use muster::{Muster, Parcel};
 use wire::{DESCRIPTORS_MAX, Wire};
 
@@ -84,6 +86,9 @@ struct Estate {
     places: Option<Places>,
     /// Revocations of the process's own time.
     revoked: Vec<Revocation>,
+    /// Who is in which channel.
+    #[serde(default)]
+    present: Vec<Expected>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -227,6 +232,11 @@ impl Inheritance {
         std::mem::take(&mut self.estate.revoked)
     }
 
+    /// Who is in which channel.
+    pub(super) fn present(&mut self) -> Vec<Expected> {
+        std::mem::take(&mut self.estate.present)
+    }
+
     /// All of it stands: asks the predecessor to let go. After this the clients are ours.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.wire.set_patience(STEP)?;
@@ -302,7 +312,8 @@ fn give(
         .collect();
     muster.pack();
     let revoked = shared.auth.save_revoked();
-    let estate = Estate { epoch: shared.bus.epoch(), first, places, revoked };
+    let present = lock(&shared.presence).save();
+    let estate = Estate { epoch: shared.bus.epoch(), first, places, revoked, present };
     wire.send(&Said::Begin(estate), &[]).map_err(&doing)?;
     for page in events.chunks(EVENTS_A_MESSAGE) {
         let page: io::Result<Vec<SavedEvent>> = page.iter().map(SavedEvent::new).collect();

@@ -22,7 +22,7 @@ const rate = (of) => (now, then, seconds) => Math.max(0, of(now) - of(then)) / s
 const CHARTS = [
   ['published', 'events/s in', rate((stats) => sum(stats.shards, (shard) => shard.head)), rounded],
   ['delivered', 'events/s out', rate((stats) => stats.deliveries), rounded],
-  ['written', 'bytes/s', rate((stats) => stats.written_bytes), bytes],
+  ['written_bytes', 'bytes/s', rate((stats) => stats.written_bytes), bytes],
   ['connections', 'clients', (now) => now.connections.ws + now.connections.sse, count],
   ['pending', 'events waiting', (now) => now.ledger.pending, count],
   ['missed', 'events/s missed', rate((stats) => stats.dropped), rounded, true],
@@ -42,12 +42,17 @@ const CHARTS = [
   for (const [name, value] of [['fill', 'none'], ['stroke', 'currentColor'], ['stroke-width', '1.5'], ['stroke-linejoin', 'round']]) line.setAttribute(name, value);
   card.append(head, svg);
   $('charts').append(card);
-  return { number, written, isAlarm, card, value, most, area, line, samples: [] };
+  return { id, number, written, isAlarm, card, value, most, area, line, samples: [] };
 });
 
 function chart(one, number) {
   one.samples.push(number);
   if (one.samples.length > SAMPLES) one.samples.shift();
+  plot(one);
+}
+
+function plot(one) {
+  const number = one.samples.at(-1);
   const top = Math.max(...one.samples, 1e-9);
   const from = SAMPLES - one.samples.length;
   const points = one.samples.map((n, i) => `${from + i} ${(38 - 34 * n / top).toFixed(1)}`).join('L');
@@ -56,6 +61,23 @@ function chart(one, number) {
   one.value.textContent = one.written(number);
   one.most.textContent = `most ${one.written(Math.max(...one.samples))}`;
   one.card.classList.toggle('alarm', Boolean(one.isAlarm) && number > 0);
+}
+
+/** What the server remembers of the time before this page, in steps as long as this page's looks. */
+async function loadHistory() {
+  const history = await api('/api/history');
+  const step = LOOK_MS / 1000;
+  for (const one of CHARTS) {
+    const seconds = history[one.id] ?? [];
+    const steps = [];
+    for (let end = seconds.length; end >= step; end -= step) {
+      const last = seconds.slice(end - step, end);
+      steps.unshift(one.number.length === 1 ? last.at(-1) : sum(last, Number) / step);
+    }
+    one.samples.unshift(...steps);
+    one.samples.splice(0, Math.max(0, one.samples.length - SAMPLES));
+    if (one.samples.length) plot(one);
+  }
 }
 
 /** Fills a table: each row a list of cells, text or a node. */
@@ -159,13 +181,17 @@ async function api(path) {
   throw Object.assign(new Error(isKept ? `A token with the right “admin” shows this: ${body.error}` : body.error), { isKept });
 }
 
-let looking = 0;
+let looking = 0, isLoaded = false;
 async function look() {
   clearTimeout(looking);
   const asked = performance.now();
   let pause = LOOK_MS;
   try {
     stats = await api('/api/stats');
+    if (!isLoaded) {
+      isLoaded = true;
+      await loadHistory();
+    }
     const now = performance.now();
     const same = before && before.stats.epoch === stats.epoch && stats.uptime_seconds >= before.stats.uptime_seconds;
     noteOnServer('');

@@ -6,6 +6,7 @@
 use super::super::address::is_trusted;
 use super::super::connection::{Effect, ReplayFrom};
 use super::super::limits::address_key;
+use super::super::presence::is_name;
 use super::super::rights::may_see;
 use super::{Answer, Outcome};
 use crate::codec::deflate;
@@ -24,6 +25,22 @@ const PROTOCOL: &str = "fanwire.v1";
 const AUTH_PROTOCOL: &str = "fanwire.auth";
 
 impl Answer<'_, '_> {
+    /// Takes the name that a client gives itself, where nobody need show who they are.
+    fn take_name(&mut self) -> Result<(), Outcome> {
+        if !self.cx.config.presence.is_on() || !self.cx.shared.auth.is_open() {
+            return Ok(());
+        }
+        let Some((_, name)) = self.request.query_pairs().find(|(key, _)| key == "user") else {
+            return Ok(());
+        };
+        if !is_name(&name) {
+            let error = "user is empty, longer than 256 bytes or holds a control character";
+            return Err(self.error(400, "invalid_query", error, &[]));
+        }
+        self.cx.effects.push(Effect::Named(name.into()));
+        Ok(())
+    }
+
     /// Counts a stream that comes through a proxy for the client's own address, if there may be one more.
     fn count_stream(&mut self) -> Result<(), Outcome> {
         let config = self.cx.config;
@@ -88,7 +105,7 @@ impl Answer<'_, '_> {
         {
             return self.forbidden(&error.text);
         }
-        if let Err(refusal) = self.count_stream() {
+        if let Err(refusal) = self.take_name().and_then(|()| self.count_stream()) {
             return refusal;
         }
         let deflate = upgrade.deflate.filter(|_| self.cx.config.compression);
@@ -122,6 +139,9 @@ impl Answer<'_, '_> {
             stream.filter = grant.narrow(&stream.filter);
         }
         if let Some(refusal) = self.refuse_stream() {
+            return refusal;
+        }
+        if let Err(refusal) = self.take_name() {
             return refusal;
         }
         let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
@@ -211,7 +231,7 @@ impl StreamRequest {
                 "snapshot" => snapshot = matches!(value.as_str(), "" | "1" | "true"),
                 "event_name" => return Err("event_name can only be message".to_owned()),
                 // What authentication reads, and a cache's key.
-                "token" | "access_token" | "ticket" => {}
+                "token" | "access_token" | "ticket" | "user" => {}
                 name if name.starts_with('_') => {}
                 // A slip of the pen would otherwise be a stream of everything.
                 name => {

@@ -221,9 +221,9 @@ class Fanwire:
         answer = await self._send("publish", dict(event))
         return str(answer["event_id"])
 
-    async def request(self, action: str) -> Any:
-        """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`. Needs a WebSocket."""
-        return await self._send("request", {"action": action})
+    async def request(self, action: str, *, channel: str | None = None) -> Any:
+        """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`, `presence` of a channel. Needs a WebSocket."""
+        return await self._send("request", {"action": action, **({"channel": channel} if channel is not None else {})})
 
     async def _send(self, kind: Literal["publish", "request"], payload: object) -> Any:
         if self._status == "closed":

@@ -1,0 +1,126 @@
+//! The last minutes in numbers: what the counters said at the end of each second, for who looks only now.
+//!
+//! Imports nothing of ours. No clock: the loops give it their numbers once a second while something happens, and with
+//! the last of it. Always: a fixed number of seconds is kept; a second of which nothing is known was like the one before.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+
+/// Seconds that are kept.
+const SECONDS: i64 = 300;
+
+/// What was counted by the end of a second, since the start; the last two are as they were then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) published: u64,
+    pub(super) delivered: u64,
+    pub(super) written_bytes: u64,
+    pub(super) missed: u64,
+    pub(super) connections: u64,
+    pub(super) pending: u64,
+}
+
+/// Seconds in which something was counted, oldest first, one before the oldest shown included.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    seconds: VecDeque<(i64, Counts)>,
+}
+
+impl History {
+    /// What the counters say in this second (since 1970).
+    pub(super) fn note(&mut self, second: i64, counts: Counts) {
+        match self.seconds.back_mut() {
+            // A clock that was put back goes on where it stood.
+            Some((last, known)) if *last >= second => *known = counts,
+            _ => self.seconds.push_back((second, counts)),
+        }
+        while self.seconds.get(1).is_some_and(|(next, _)| *next <= second - SECONDS) {
+            self.seconds.pop_front();
+        }
+    }
+
+    /// Each second up to this one, oldest first: what happened in it, and how things stood at its end.
+    pub(super) fn json(&self, second: i64) -> Value {
+        let mut lists: [Vec<u64>; 6] = Default::default();
+        let mut known = self.seconds.iter().peekable();
+        let first = known.peek().map_or(second, |(first, _)| *first).max(second - SECONDS);
+        let mut counts: Option<Counts> = None;
+        for at in first..=second {
+            let before = counts;
+            while let Some((_, newer)) = known.next_if(|(when, _)| *when <= at) {
+                counts = Some(*newer);
+            }
+            let (Some(before), Some(now)) = (before, counts) else { continue };
+            let numbers = [
+                now.published.saturating_sub(before.published),
+                now.delivered.saturating_sub(before.delivered),
+                now.written_bytes.saturating_sub(before.written_bytes),
+                now.missed.saturating_sub(before.missed),
+                now.connections,
+                now.pending,
+            ];
+            lists.iter_mut().zip(numbers).for_each(|(list, number)| list.push(number));
+        }
+        let [published, delivered, written_bytes, missed, connections, pending] = lists;
+        json!({
+            "published": published, "delivered": delivered, "written_bytes": written_bytes, "missed": missed,
+            "connections": connections, "pending": pending,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(published: u64) -> Counts {
+        Counts { published, connections: published % 7, ..Counts::default() }
+    }
+
+    fn published(history: &History, second: i64) -> Vec<u64> {
+        serde_json::from_value(history.json(second)["published"].clone()).expect("numbers")
+    }
+
+    #[test]
+    fn a_quiet_time_is_no_slow_one() {
+        let mut history = History::default();
+        history.note(1000, counts(50));
+        assert_eq!(published(&history, 1000), Vec::<u64>::new(), "what came before is no rate");
+        history.note(1001, counts(60));
+        history.note(1001, counts(65));
+        // Nothing for three seconds, then a burst.
+        history.note(1005, counts(165));
+        assert_eq!(published(&history, 1006), [15, 0, 0, 0, 100, 0]);
+        assert_eq!(history.json(1006)["connections"], json!([2, 2, 2, 2, 4, 4]));
+    }
+
+    #[test]
+    fn five_minutes_are_kept_and_no_more() {
+        let mut history = History::default();
+        for second in 0..10_000 {
+            history.note(second, counts(second as u64 * 3));
+        }
+        assert!(history.seconds.len() as i64 <= SECONDS + 1, "{}", history.seconds.len());
+        assert_eq!(published(&history, 9_999), vec![3; SECONDS as usize]);
+        // Long after: it was quiet, and what was before is not forgotten by the sums.
+        assert_eq!(published(&history, 9_999 + 500), vec![0; SECONDS as usize]);
+        history.note(11_000, counts(30_000));
+        assert_eq!(
+            published(&history, 11_000).iter().sum::<u64>(),
+            3,
+            "only what came since the last second"
+        );
+        assert!(history.seconds.len() <= 2);
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_does_no_harm() {
+        let mut history = History::default();
+        history.note(1000, counts(10));
+        history.note(1001, counts(20));
+        history.note(500, counts(30));
+        history.note(1002, counts(31));
+        assert_eq!(published(&history, 1002), [20, 1]);
+    }
+}

@@ -1,0 +1,380 @@
+//! Who is in which channel of this node: users by name, however many connections each has.
+//!
+//! Imports `dialect`, `event`, `filter`, its siblings. No clock and no I/O: `core::presence` tells it who comes and goes,
+//! and when a user has been away long enough. Always: of one user in one channel `joined` and `left` take turns; what is
+//! kept is bounded, and what was not kept is owned up to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::auth::Grant;
+use super::config::Prepared;
+use super::rights::may_see;
+use crate::dialect::{ClientError, shortened};
+use crate::event::{Event, Timestamp};
+use crate::filter::{Filter, Pattern};
+use crate::metrics::Metrics;
+use crate::sync::lock;
+
+/// The type of the event that says that a user came into a channel.
+pub(crate) const JOINED: &str = "presence.joined";
+
+/// The type of the event that says that a user went.
+pub(crate) const LEFT: &str = "presence.left";
+
+/// The source of both.
+const SOURCE: &str = "fanwire";
+
+/// The longest name of a user, in bytes, and of a channel that has presence: an event about both has room for them.
+pub(crate) const NAME_BYTES_MAX: usize = 256;
+
+/// Of which channels it is kept who is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PresenceConfig {
+    /// `presence.channels`: these, values or patterns. None: presence is off.
+    pub channels: Vec<String>,
+    /// `presence.grace`: how long a user may be away before they have left, so that a reload is no news. 10 s.
+    pub grace: Duration,
+    /// `presence.max_channels`: channels with somebody in them. 10,000.
+    pub max_channels: usize,
+    /// `presence.max_members`: users that are known by name in one channel. 1,000.
+    pub max_members: usize,
+}
+
+impl Default for PresenceConfig {
+    fn default() -> Self {
+        Self { channels: Vec::new(), grace: Duration::from_secs(10), max_channels: 10_000, max_members: 1000 }
+    }
+}
+
+impl PresenceConfig {
+    /// Whether it is kept anywhere.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.channels.is_empty()
+    }
+
+    /// Whether it is kept in this channel.
+    pub(crate) fn covers(&self, channel: &str) -> bool {
+        (1..=NAME_BYTES_MAX).contains(&channel.len())
+            && self.channels.iter().any(|pattern| Pattern::from(pattern.as_str()).matches(channel))
+    }
+
+    /// Whether only the server may say this.
+    pub(crate) fn reserves(&self, event: &Event) -> bool {
+        self.is_on()
+            && matches!(event.event_type(), JOINED | LEFT)
+            && event.channel().is_some_and(|channel| self.covers(channel))
+    }
+}
+
+/// What one connection is in a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seat {
+    /// One of its user's.
+    Named,
+    /// Without a name, or beyond those that are known by theirs.
+    Other,
+    /// Beyond the channels that there may be.
+    Nowhere,
+}
+
+#[derive(Debug)]
+struct Member {
+    connections: u32,
+    since: Timestamp,
+    /// Counts the times that the last connection went: of several, the newest decides when the user has left.
+    absences: u32,
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    members: BTreeMap<Arc<str>, Member>,
+    others: u64,
+}
+
+/// Who is where, on all loops.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    channels: HashMap<Box<str>, Channel>,
+    named: usize,
+    nowhere: u64,
+    /// Of the process before this one: not seen here yet.
+    expected: Vec<Expected>,
+}
+
+/// A user of the process before, who is likely to be here in a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Expected {
+    pub(crate) channel: Box<str>,
+    pub(crate) user: Box<str>,
+    since: i64,
+}
+
+impl Presence {
+    /// A connection of this user comes in, or of nobody in particular; what it is there, and whether the user was not
+    /// there before.
+    pub(crate) fn enter(
+        &mut self,
+        channel: &str,
+        user: Option<&Arc<str>>,
+        now: Timestamp,
+        config: &PresenceConfig,
+    ) -> (Seat, bool) {
+        if !self.channels.contains_key(channel) && self.channels.len() >= config.max_channels {
+            self.nowhere += 1;
+            return (Seat::Nowhere, false);
+        }
+        let place = self.channels.entry(channel.into()).or_default();
+        let Some(user) = user else {
+            place.others += 1;
+            return (Seat::Other, false);
+        };
+        if let Some(member) = place.members.get_mut(user) {
+            member.connections += 1;
+            return (Seat::Named, false);
+        }
+        if place.members.len() >= config.max_members {
+            place.others += 1;
+            return (Seat::Other, false);
+        }
+        place.members.insert(Arc::clone(user), Member { connections: 1, since: now, absences: 0 });
+        self.named += 1;
+        (Seat::Named, true)
+    }
+
+    /// It goes. Where it was its user's last one: the number of this absence, for [`Self::depart`].
+    pub(crate) fn leave(&mut self, channel: &str, user: Option<&Arc<str>>, seat: Seat) -> Option<u32> {
+        if seat == Seat::Nowhere {
+            self.nowhere -= 1;
+            return None;
+        }
+        let place = self.channels.get_mut(channel)?;
+        if seat == Seat::Named {
+            let member = place.members.get_mut(user?)?;
+            member.connections -= 1;
+            member.absences += 1;
+            return (member.connections == 0).then_some(member.absences);
+        }
+        place.others -= 1;
+        self.tidy(channel);
+        None
+    }
+
+    /// This absence has lasted long enough: whether the user has left by it.
+    pub(crate) fn depart(&mut self, channel: &str, user: &str, absence: u32) -> bool {
+        let Some(place) = self.channels.get_mut(channel) else { return false };
+        let has_left = |member: &Member| member.connections == 0 && member.absences == absence;
+        if !place.members.get(user).is_some_and(has_left) {
+            return false;
+        }
+        place.members.remove(user);
+        self.named -= 1;
+        self.tidy(channel);
+        true
+    }
+
+    fn tidy(&mut self, channel: &str) {
+        if self.channels.get(channel).is_some_and(|place| place.members.is_empty() && place.others == 0) {
+            self.channels.remove(channel);
+        }
+    }
+
+    /// All that are known by name, for another process.
+    pub(crate) fn save(&self) -> Vec<Expected> {
+        let mut all = Vec::with_capacity(self.named);
+        for (channel, place) in &self.channels {
+            all.extend(place.members.iter().map(|(user, member)| Expected {
+                channel: channel.clone(),
+                user: (**user).into(),
+                since: member.since.0,
+            }));
+        }
+        all
+    }
+
+    /// Takes over who was there in the process before: away, until they are seen.
+    pub(crate) fn expect(&mut self, all: Vec<Expected>) {
+        for Expected { channel, user, since } in &all {
+            let place = self.channels.entry(channel.clone()).or_default();
+            let member = Member { connections: 0, since: Timestamp(*since), absences: 0 };
+            if place.members.insert((**user).into(), member).is_none() {
+                self.named += 1;
+            }
+        }
+        self.expected = all;
+    }
+
+    /// Those, once: whoever asks sees to it that they have left in time. Their absence has the number 0.
+    pub(crate) fn take_expected(&mut self) -> Vec<Expected> {
+        std::mem::take(&mut self.expected)
+    }
+
+    /// Moves the gauges.
+    pub(crate) fn tell(&self, metrics: &Metrics) {
+        metrics.presence_channels.set(self.channels.len() as i64);
+        metrics.presence_users.set(self.named as i64);
+    }
+
+    /// The users of a channel, each with its connections and since when; and how many others are there.
+    fn list(&self, channel: &str) -> (Vec<(Arc<str>, u32, Timestamp)>, u64) {
+        let Some(place) = self.channels.get(channel) else { return (Vec::new(), 0) };
+        let one = |(user, member): (&Arc<str>, &Member)| (Arc::clone(user), member.connections, member.since);
+        (place.members.iter().map(one).collect(), place.others)
+    }
+}
+
+/// The event that says that a user came or went. Its entity is the user in this channel, so that clients who want the
+/// latest of each thing get the latest of each user.
+pub(crate) fn event(what: &'static str, channel: &str, user: &str, node: u64) -> Option<Event> {
+    let payload = json!({ "user": user, "node": node.to_string() });
+    let event = Event::builder(what).source(SOURCE).channel(channel).json(payload.to_string());
+    // Names that make no event were not let in.
+    event.entity("presence", &format!("{channel}/{user}")).build().ok()
+}
+
+/// Whether this can be a user's name.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// Who is in a channel, for who may see who comes and goes there.
+pub(crate) fn answer(
+    shared: &Shared,
+    config: &Prepared,
+    channel: &str,
+    grant: Option<&Grant>,
+) -> Result<Value, ClientError> {
+    if let Some(grant) = grant {
+        let wanted =
+            Filter::new().types([JOINED]).any_of(crate::event::Attribute::Channel, [Pattern::exact(channel)]);
+        may_see(grant, &wanted)?;
+    }
+    if !config.presence.covers(channel) {
+        let text = format!("no presence is kept of '{}': see presence.channels", shortened(channel));
+        return Err(ClientError::new("no_presence", text));
+    }
+    let node = shared.bus.epoch();
+    let sees = |user: &str| {
+        grant.is_none_or(|grant| event(JOINED, channel, user, node).is_some_and(|event| grant.sees(&event)))
+    };
+    let ((mut users, others), is_complete) = {
+        let presence = lock(&shared.presence);
+        (presence.list(channel), presence.nowhere == 0)
+    };
+    users.retain(|(user, ..)| sees(user));
+    if users.is_empty() && !sees("") {
+        return Err(ClientError::new("forbidden", "beyond what the token allows: who is there"));
+    }
+    let one = |(user, connections, since): &(Arc<str>, u32, Timestamp)| json!({ "user": **user, "connections": connections, "since": since.to_string() });
+    Ok(json!({
+        "channel": channel,
+        "users": users.iter().map(one).collect::<Vec<_>>(),
+        "others": others,
+        "complete": is_complete,
+        "node": node.to_string(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(5_000_000);
+
+    fn name(user: &str) -> Arc<str> {
+        user.into()
+    }
+
+    fn config(max_channels: usize, max_members: usize) -> PresenceConfig {
+        PresenceConfig {
+            max_channels,
+            max_members,
+            channels: vec!["room.*".to_owned()],
+            ..Default::default()
+        }
+    }
+
+    fn users(presence: &Presence, channel: &str) -> Vec<(String, u32)> {
+        presence.list(channel).0.iter().map(|(user, count, _)| (user.to_string(), *count)).collect()
+    }
+
+    #[test]
+    fn a_user_joins_with_the_first_connection_and_leaves_with_the_last() {
+        let (mut presence, config, ann) = (Presence::default(), config(10, 10), name("ann"));
+        assert_eq!(presence.enter("room.1", Some(&ann), NOW, &config), (Seat::Named, true));
+        assert_eq!(presence.enter("room.1", Some(&ann), NOW, &config), (Seat::Named, false));
+        assert_eq!(users(&presence, "room.1"), [("ann".to_owned(), 2)]);
+        assert_eq!(presence.leave("room.1", Some(&ann), Seat::Named), None);
+        let away = presence.leave("room.1", Some(&ann), Seat::Named).expect("the last one");
+        assert_eq!(users(&presence, "room.1"), [("ann".to_owned(), 0)], "away, and not gone yet");
+        assert!(presence.depart("room.1", "ann", away));
+        assert!(!presence.depart("room.1", "ann", away), "once");
+        assert!(presence.channels.is_empty());
+    }
+
+    #[test]
+    fn who_comes_back_in_time_was_never_gone() {
+        let (mut presence, config, ann) = (Presence::default(), config(10, 10), name("ann"));
+        presence.enter("room.1", Some(&ann), NOW, &config);
+        let first = presence.leave("room.1", Some(&ann), Seat::Named).expect("the last one");
+        assert_eq!(presence.enter("room.1", Some(&ann), Timestamp(6_000_000), &config), (Seat::Named, false));
+        assert!(!presence.depart("room.1", "ann", first), "is here again");
+        let second = presence.leave("room.1", Some(&ann), Seat::Named).expect("the last one");
+        assert!(!presence.depart("room.1", "ann", first), "the time of the second absence is not up");
+        assert_eq!(presence.list("room.1").0[0].2, NOW, "there since the first time");
+        assert!(presence.depart("room.1", "ann", second));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_is_not_is_counted() {
+        let (mut presence, config) = (Presence::default(), config(1, 1));
+        assert_eq!(presence.enter("room.1", Some(&name("ann")), NOW, &config), (Seat::Named, true));
+        assert_eq!(presence.enter("room.1", Some(&name("bob")), NOW, &config), (Seat::Other, false));
+        assert_eq!(presence.enter("room.1", None, NOW, &config), (Seat::Other, false));
+        assert_eq!(presence.enter("room.2", Some(&name("ann")), NOW, &config), (Seat::Nowhere, false));
+        assert_eq!((presence.list("room.1").1, presence.nowhere), (2, 1));
+        assert_eq!(presence.leave("room.2", Some(&name("ann")), Seat::Nowhere), None);
+        for user in [Some(name("bob")), None] {
+            assert_eq!(presence.leave("room.1", user.as_ref(), Seat::Other), None);
+        }
+        assert_eq!((presence.list("room.1").1, presence.nowhere), (0, 0));
+    }
+
+    #[test]
+    fn who_was_there_before_an_upgrade_is_expected() {
+        let (mut before, config, ann) = (Presence::default(), config(10, 10), name("ann"));
+        before.enter("room.1", Some(&ann), NOW, &config);
+        before.enter("room.1", Some(&name("bob")), NOW, &config);
+        let mut after = Presence::default();
+        after.expect(before.save());
+        assert_eq!(after.enter("room.1", Some(&ann), Timestamp(9_000_000), &config), (Seat::Named, false));
+        let mut expected = after.take_expected();
+        expected.sort_by(|a, b| a.user.cmp(&b.user));
+        assert_eq!(expected.len(), 2);
+        assert!(after.take_expected().is_empty());
+        let left: Vec<bool> = expected.iter().map(|one| after.depart(&one.channel, &one.user, 0)).collect();
+        assert_eq!(left, [false, true], "one came, one did not");
+        assert_eq!(after.list("room.1").0[0].2, NOW);
+    }
+
+    #[test]
+    fn names_and_channels_make_an_event_whatever_they_are() {
+        let long = "x".repeat(NAME_BYTES_MAX);
+        for user in ["ann", "a \"b\" \\ é", long.as_str()] {
+            assert!(is_name(user));
+            let event = event(JOINED, &long, user, 1).expect("an event");
+            let payload: Value = serde_json::from_str(event.payload()).expect("JSON");
+            assert_eq!(payload["user"], user);
+        }
+        for user in ["", "a\nb", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(!is_name(user));
+        }
+        assert!(config(1, 1).covers("room.1") && !config(1, 1).covers("hall") && !config(1, 1).covers(""));
+    }
+}

@@ -1,0 +1,202 @@
+//! Presence from outside: who is in a channel, by tokens and without, in the native protocol, over HTTP and in GatheRing's
+//! circles.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::http::{self, Response};
+use support::sse::Sse;
+use support::wire::Wire;
+use support::ws::Ws;
+use support::{Server, eventually};
+
+const SECRET: &str = "only-this-test-and-its-server-know-it-77b1";
+
+/// A member's token: for room.1, and for the presence and messages in it.
+fn token(subject: &str, options: &[&str]) -> String {
+    support::token(SECRET, &[&["--sub", subject], options].concat())
+}
+
+fn bearer(token: &str) -> String {
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+fn get(server: &Server, channel: &str, headers: &str) -> Response {
+    let request =
+        format!("GET /api/presence/{channel} HTTP/1.1\r\nHost: t\r\n{headers}Connection: close\r\n\r\n");
+    http::exchange(server.addr, request.as_bytes())
+}
+
+fn users(list: &Value) -> Vec<(&str, u64)> {
+    let one = |user: &'_ Value| user["connections"].as_u64().expect("a number");
+    list["users"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|user| (user["user"].as_str().expect("a name"), one(user)))
+        .collect()
+}
+
+/// The next event's type and user.
+fn told(client: &mut Ws) -> (String, String) {
+    let event = client.event();
+    let payload = event.get("payload").cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&event["event_type"]), text(&payload["user"]))
+}
+
+#[test]
+fn users_are_known_by_their_tokens_however_many_connections_they_have() {
+    let server = Server::with(&[
+        "--auth-jwt-hs256-secret",
+        SECRET,
+        "--presence-channels",
+        "room.*",
+        "--presence-grace",
+        "0s",
+        "--loops",
+        "2",
+    ]);
+    let watch = bearer(&token("watcher", &["--channel", "room.*"]));
+    let mut watcher = Ws::over(Wire::connect(server.addr), "/ws", &watch);
+    watcher.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.*"]}}));
+    let ann = bearer(&token("ann", &["--channel", "room.1"]));
+    let mut tabs: Vec<Ws> = (0..4).map(|_| Ws::over(Wire::connect(server.addr), "/ws", &ann)).collect();
+    for tab in &mut tabs {
+        let ack =
+            tab.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.1"]}, "message_id": "s"}));
+        assert_eq!(ack["type"], "ack", "{ack}");
+    }
+    assert_eq!(told(&mut watcher), ("presence.joined".into(), "ann".into()));
+    // Whoever calls itself something is not believed where tokens say who one is.
+    let bob = bearer(&token("bob", &["--channel", "room.1"]));
+    let stream = Sse::with(server.addr, "?channel=room.1&user=eve", &bob);
+    assert_eq!(told(&mut watcher), ("presence.joined".into(), "bob".into()));
+    let ask = json!({"type": "request", "payload": {"action": "presence", "channel": "room.1"}, "message_id": "who"});
+    let here = watcher.ask(&ask);
+    assert_eq!(here["type"], "response");
+    assert_eq!(users(&here["payload"]), [("ann", 4), ("bob", 1)]);
+    assert_eq!((&here["payload"]["channel"], &here["payload"]["complete"]), (&json!("room.1"), &json!(true)));
+    let over_http = get(&server, "room.1", &watch);
+    assert_eq!((over_http.status, over_http.json()), (200, here["payload"].clone()));
+
+    drop(stream);
+    assert_eq!(told(&mut watcher), ("presence.left".into(), "bob".into()));
+    drop(tabs);
+    assert_eq!(told(&mut watcher), ("presence.left".into(), "ann".into()));
+    assert_eq!(users(&get(&server, "room.1", &watch).json()), []);
+}
+
+#[test]
+fn who_may_not_see_a_channel_may_not_ask_who_is_there_nor_hear_it() {
+    let server = Server::with(&[
+        "--auth-jwt-hs256-secret",
+        SECRET,
+        "--presence-channels",
+        "**",
+        "--presence-grace",
+        "0s",
+    ]);
+    let inside = bearer(&token("ann", &["--channel", "room.1"]));
+    let _ann = Sse::with(server.addr, "?channel=room.1", &inside);
+    let status = |headers: &str| get(&server, "room.1", headers).status;
+    assert_eq!(status(""), 401);
+    assert_eq!(status(&bearer("nonsense")), 401);
+    assert_eq!(status(&inside), 200);
+    for (options, why) in [
+        (&["--channel", "room.2"][..], "another channel"),
+        (&["--type", "chat.*"], "other types, in whatever channel"),
+        (&["--stream", "s"], "a stream, in which presence is not"),
+        (&["--entity", "task:**"], "entities, of which users are none"),
+        (&["--publish"], "nothing to see"),
+    ] {
+        let outside = bearer(&token("eve", options));
+        assert_eq!(status(&outside), 403, "{why}");
+        let mut client = Ws::over(Wire::connect(server.addr), "/ws", &outside);
+        let answer =
+            client.ask(&json!({"type": "request", "payload": {"action": "presence", "channel": "room.1"}}));
+        assert_eq!(
+            (&answer["type"], &answer["payload"]["code"]),
+            (&json!("error"), &json!("forbidden")),
+            "{why}"
+        );
+    }
+    // A channel that cannot be seen is none to be in.
+    let sees_presence_only = bearer(&token("sam", &["--channel", "room.1", "--type", "presence.*"]));
+    let mut sam = Ws::over(Wire::connect(server.addr), "/ws", &sees_presence_only);
+    let refused = sam.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.2"]}}));
+    assert_eq!(refused["payload"]["code"], "forbidden");
+    assert_eq!(users(&get(&server, "room.1", &sees_presence_only).json()), [("ann", 1)]);
+    let all = bearer(&token("root", &["--channel", "*"]));
+    assert_eq!(users(&get(&server, "room.2", &all).json()), []);
+}
+
+#[test]
+fn a_revoked_user_leaves_and_a_new_token_may_be_another_user() {
+    let server = Server::with(&[
+        "--auth-jwt-hs256-secret",
+        SECRET,
+        "--presence-channels",
+        "**",
+        "--presence-grace",
+        "0s",
+    ]);
+    let all = bearer(&token("root", &["--channel", "*", "--admin"]));
+    let mut client =
+        Ws::over(Wire::connect(server.addr), "/ws", &bearer(&token("ann", &["--channel", "room.1"])));
+    client.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.1"]}}));
+    let here = || {
+        users(&get(&server, "room.1", &all).json())
+            .iter()
+            .map(|(user, _)| (*user).to_owned())
+            .collect::<Vec<_>>()
+    };
+    eventually("ann is there", || here() == ["ann"]);
+    client.send(&json!({"type": "auth", "payload": {"token": token("bob", &["--channel", "room.1"])}}));
+    eventually("she is bob now", || here() == ["bob"]);
+    let body = r#"{"sub":"bob"}"#;
+    let request = format!(
+        "POST /api/revoke HTTP/1.1\r\nHost: t\r\n{all}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(http::exchange(server.addr, request.as_bytes()).status, 200);
+    eventually("bob may not be there", || here().is_empty());
+}
+
+#[test]
+fn a_circles_clients_are_in_it_and_hear_who_joins() {
+    let server = Server::with(&["--presence-channels", "**", "--presence-grace", "0s"]);
+    let mut one = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team?user=ann", "");
+    let hears = |client: &mut Ws, kind: &str, user: &str| loop {
+        let message = client.message();
+        // Pings come as they like.
+        if message["type"] != "ping" {
+            assert_eq!(
+                (&message["type"], &message["data"]["user"]),
+                (&json!(kind), &json!(user)),
+                "{message}"
+            );
+            assert_eq!(message["channel"], "dev-team");
+            break;
+        }
+    };
+    hears(&mut one, "agent_joined", "ann");
+    let two = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team?user=bob", "");
+    hears(&mut one, "agent_joined", "bob");
+    assert_eq!(users(&get(&server, "dev-team", "").json()), [("ann", 1), ("bob", 1)]);
+    drop(two);
+    hears(&mut one, "agent_left", "bob");
+    let bad = Wire::connect(server.addr);
+    let mut bad = bad;
+    bad.send(support::ws::upgrade_request("/ws?user=", "").as_bytes());
+    let answer = http::read_response(&mut bad, support::wire::deadline()).expect("an answer");
+    assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn the_list_says_which_node_it_is_of() {
+    let (one, two) =
+        (Server::with(&["--presence-channels", "**"]), Server::with(&["--presence-channels", "**"]));
+    let node = |server: &Server| get(server, "room.1", "").json()["node"].clone();
+    assert_ne!(node(&one), node(&two));
+}

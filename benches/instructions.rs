@@ -1,7 +1,8 @@
 //! Small operations, each to be repeated a given number of times, for `cargo xtask instructions` to count under
 //! callgrind what one of them takes: times change with the machine's mood, counts do not.
 //!
-//! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. Nothing in here may depend on chance.
+//! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. Nothing in here may
+//! depend on chance, but for the seed of the matcher's hash tables.
 
 use std::hint::black_box;
 

@@ -79,20 +79,17 @@ impl fmt::Debug for EventBuilder {
 
 impl EventBuilder {
     pub(super) fn new(event_type: &str) -> Self {
-        let mut pooled = pool::take();
-        let text = pooled.as_mut().and_then(Arc::get_mut).map(|body| {
+        let taken = pool::take(|body| {
             let mut text = std::mem::take(&mut body.text);
             text.clear();
             body.forget_frames();
             text
         });
-        let builder = Self {
-            pooled,
-            text: text.unwrap_or_else(|| String::with_capacity(event_type.len() + 96)),
-            spans: [Span::default(); PARTS],
-            timestamp: None,
-            error: None,
-        };
+        let (pooled, text) = taken.map_or_else(
+            || (None, String::with_capacity(event_type.len() + 96)),
+            |(body, text)| (Some(body), text),
+        );
+        let builder = Self { pooled, text, spans: [Span::default(); PARTS], timestamp: None, error: None };
         builder.attribute(Attribute::Type, event_type)
     }
 

@@ -43,12 +43,14 @@ pub(super) fn give(mut bodies: impl Iterator<Item = Arc<Body>>) {
     bodies.for_each(drop);
 }
 
-/// A body to be written anew: nobody else holds it, nor can come to, as its one handle is given here. The newest that was
-/// kept is tried, no other: where events are held longer than their ring holds them, there is little to find.
-pub(super) fn take() -> Option<Arc<Body>> {
+/// The body that was kept last, emptied by `empty`, to be written anew: nobody else holds it, nor can come to, as its one
+/// handle is given here. No other is tried: where events are held longer than their ring holds them, there is little to
+/// find.
+pub(super) fn take<R>(empty: impl FnOnce(&mut Body) -> R) -> Option<(Arc<Body>, R)> {
     let mut body = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten()?;
     // Acquires what those who held it did with it.
-    Arc::get_mut(&mut body).is_some().then_some(body)
+    let emptied = empty(Arc::get_mut(&mut body)?);
+    Some((body, emptied))
 }
 
 #[cfg(all(test, not(loom)))]

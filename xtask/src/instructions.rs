@@ -13,11 +13,12 @@ use crate::setup;
 const KEPT: &str = "benches/instructions.txt";
 const HEAD: &str = "\
 # Instructions that each operation of benches/instructions.rs takes, by `cargo xtask instructions`, which fails where one
-# takes 5 % more (and 10 more). `cargo xtask instructions keep` writes this file: say in the commit why it had to change.
+# takes 10 % more (and 10 more). `cargo xtask instructions keep` writes this file: say in the commit why it had to change.
 ";
 /// Operations in the shorter run; the longer has twice as many, and the difference is theirs.
 const TIMES: u64 = 2000;
-const PERCENT: u64 = 5;
+/// Which functions the compiler puts into others moves with code that is far from here.
+const PERCENT: u64 = 10;
 /// Small operations move by some with every compiler.
 const LEAST: u64 = 10;
 /// Where hash tables are seeded by chance.
@@ -179,10 +180,10 @@ mod tests {
         let kept = counts("x86_64 avx2", &[("small", 20), ("large", 1000)]);
         let faults =
             |small, large| counts("x86_64 avx2", &[("small", small), ("large", large)]).faults(&kept);
-        assert_eq!(faults(30, 1050), Vec::<String>::new());
+        assert_eq!(faults(30, 1100), Vec::<String>::new());
         assert_eq!(faults(1, 1), Vec::<String>::new());
-        assert_eq!(faults(31, 1050).len(), 1);
-        assert!(faults(20, 1051)[0].starts_with("large takes 1051"));
+        assert_eq!(faults(31, 1100).len(), 1);
+        assert!(faults(20, 1101)[0].starts_with("large takes 1101"));
     }
 
     #[test]

@@ -206,6 +206,7 @@ fn ci(totals: &mut Totals) -> Outcome {
     autobahn::check(true)?;
     // Whether they compile: nobody waits for the fastest code here.
     run::command("cargo", &["bench", "--no-run"], &QUICK_BENCHES, ".")?;
+    instructions::check(None)?;
     deny(None)?;
     fuzz(Some("30"))
 }

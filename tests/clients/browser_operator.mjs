@@ -140,7 +140,12 @@ await check('a page that is too slow shows its gap, with the number, and goes on
   await page.click('#clear');
   const pad = randomBytes(48 * 1024).toString('base64');
   await ask('stall');
-  for (let n = 0; n < 12; n += 1) await publish(Array.from({ length: 60 }, () => ({ type: 'too.much', payload: { pad: pad.slice(Math.random() * 9999) } })));
+  const lost = async () => (await (await fetch(`${url}/api/stats`)).json()).ledger.dropped;
+  const before = await lost();
+  await until('it loses some', async () => {
+    await publish(Array.from({ length: 20 }, () => ({ type: 'too.much', payload: { pad: pad.slice(Math.random() * 9999) } })));
+    return (await lost()) > before;
+  });
   await ask('go-on');
   await page.waitForSelector('#events .gap');
   const id = await publish({ type: 'after.gap' });

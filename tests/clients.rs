@@ -61,7 +61,7 @@ fn agentos_clients_change_nothing() {
 
 #[test]
 fn hives_dashboard_changes_nothing() {
-    script("dialect_hive.mjs", &["--dialect", "hive"], 3);
+    script("dialect_hive.mjs", &["--dialect", "hive"], 4);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn fccs_hook_changes_nothing() {
 
 #[test]
 fn the_live_page_shows_filters_and_comes_back() {
-    script("browser_page.mjs", &[], 18);
+    script("browser_page.mjs", &[], 20);
 }
 
 #[test]

@@ -107,6 +107,38 @@ await check('paused, the list stands still; going on, events come', async () => 
   await shows({ type: 'after.pause' });
 });
 
+await check('disconnected, it stays so and says so; connected again, it has what came meanwhile', async () => {
+  const button = page.locator('#link');
+  await shows({ type: 'before.leaving' });
+  await button.click();
+  await page.waitForFunction(() => document.querySelector('#status').innerText === 'disconnected');
+  assert.equal(await button.innerText(), 'Connect');
+  const id = await publish({ type: 'provider.status_changed' });
+  await sleep(1500);
+  assert.equal(await row(id).count(), 0);
+  await button.click();
+  await isOpen();
+  await row(id).waitFor();
+  assert.equal(await button.innerText(), 'Disconnect');
+});
+
+await check('the colour is that of the type\'s domain, and each domain is counted', async () => {
+  const ids = [];
+  for (const type of ['task.started', 'task.failed', 'provider.status_changed', 'selfcheck.started']) ids.push(await publish({ type }));
+  for (const id of ids) await row(id).waitFor();
+  const hues = await Promise.all(ids.map((id) => row(id).evaluate((one) => one.querySelector('[style*="--hue"]').style.getPropertyValue('--hue'))));
+  assert.equal(hues[0], hues[1]);
+  assert.equal(new Set(hues).size, 3, hues.join());
+  const counted = async (name) => {
+    const [text] = (await page.locator('#domains > *').allInnerTexts()).filter((one) => one.startsWith(name));
+    return Number((text ?? '').replace(/\D/g, ''));
+  };
+  const before = { task: await counted('task'), provider: await counted('provider'), selfcheck: await counted('selfcheck') };
+  await publish([{ type: 'task.completed' }, { type: 'task.started' }, { type: 'selfcheck.completed' }]);
+  await until('they are counted', async () => (await counted('task')) === before.task + 2 && (await counted('selfcheck')) === before.selfcheck + 1);
+  assert.equal(await counted('provider'), before.provider);
+});
+
 await check('clear empties the list', async () => {
   await page.click('#clear');
   await until('an empty list', async () => (await rows().count()) === 0);

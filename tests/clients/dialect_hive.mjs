@@ -45,6 +45,12 @@ await check('a run is seen from start to end, in lower case and in order', async
   assert(dashboard.events.every((e) => e.stream_id === 'webhook' && e.execution_id === 'ex-1' && e.timestamp));
 });
 
+await check('a run that fails is seen too', async () => {
+  await publish([event('EXECUTION_STARTED', 'webhook'), event('EXECUTION_FAILED', 'webhook', { error: 'no more' })]);
+  await until('the failure', () => dashboard.status === 'failed');
+  assert.deepEqual(dashboard.events.slice(-2).map((e) => [e.type, e.data.error]), [['execution_started', undefined], ['execution_failed', 'no more']]);
+});
+
 await check('filters of one subscribe all hold', async () => {
   const ws = new WebSocket(address);
   const got = [];

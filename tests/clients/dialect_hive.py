@@ -116,8 +116,8 @@ async def health():
 async def main():
     await check("the webhook bridge posts each event with its stream", webhook)
     await check("the monitor alerts on failures and violations", monitor)
-    await check("the orchestrator starts what follows", orchestrator)
     await check("the health check connects", health)
+    await check("the orchestrator starts what follows, whoever left without a word", orchestrator)
     done()
 
 

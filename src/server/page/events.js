@@ -252,8 +252,24 @@ function state(name, text) {
   $('status').firstChild.textContent = text;
 }
 
+/** Whether it is to be connected, as the button beside the others says. */
+let wantsLink = true;
+function wantLink(wants) {
+  wantsLink = wants;
+  $('link').textContent = wants ? 'Disconnect' : 'Connect';
+}
+
+function disconnect() {
+  wantLink(false);
+  link?.end();
+  life++;
+  $('rtt').textContent = '–';
+  stand('disconnected');
+}
+
 function connect() {
   clearTimeout(timer);
+  wantLink(true);
   link?.end();
   const own = ++life;
   const alive = (act) => (...args) => own === life && act(...args);
@@ -397,6 +413,7 @@ function pause() {
 $('pause').onclick = pause;
 $('clear').onclick = clear;
 $('ping').onclick = ping;
+$('link').onclick = () => (wantsLink ? disconnect : connect)();
 for (const button of $('transport').children) {
   button.onclick = () => {
     if (transport === button.dataset.transport) return;
@@ -418,6 +435,6 @@ addEventListener('keydown', (key) => {
   const act = { ' ': pause, c: clear, p: ping, '/': () => $('filter').focus() }[key.key];
   if (act) { key.preventDefault(); act(); }
 });
-addEventListener('online', () => { if ($('status').dataset.state === 'closed') connect(); });
+addEventListener('online', () => { if (wantsLink && $('status').dataset.state === 'closed') connect(); });
 document.addEventListener('visibilitychange', draw);
 $('example').textContent = `curl -d '{"type":"hello.world","payload":{"n":1}}' ${location.origin}/publish`;

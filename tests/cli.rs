@@ -294,6 +294,8 @@ fn serve_takes_its_options_from_the_environment_and_refuses_nonsense() {
     assert!(err(&output).contains("--listen takes"), "{}", err(&output));
     for options in [
         &["--listen", "nonsense"][..],
+        &["--port", "65536"],
+        &["--listen", "127.0.0.1:0", "--port", "0"],
         &["--listen", "127.0.0.1"],
         &["--loops", "0"],
         &["--heartbeat", "30"],
@@ -302,6 +304,39 @@ fn serve_takes_its_options_from_the_environment_and_refuses_nonsense() {
     ] {
         let output = run(fanwire().arg("serve").args(options));
         assert_eq!(output.status.code(), Some(2), "{options:?}: {}", err(&output));
+    }
+}
+
+#[test]
+fn host_and_port_are_the_two_halves_of_listen() {
+    let port = support::service::free_port().to_string();
+    let server = Server::spawn(fanwire().args([
+        "serve",
+        "--dialect",
+        "hive",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--log-level",
+        "warn",
+    ]));
+    assert_eq!(server.addr.to_string(), format!("127.0.0.1:{port}"));
+    let mut client = Ws::over(support::wire::Wire::connect(server.addr), "/", "");
+    assert_eq!(client.ask(&json!({"action": "subscribe"}))["type"], "subscribed");
+    let listens = |options: &[&str]| {
+        let output = run(fanwire().args(["check", "--json"]).args(options));
+        let settings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        settings["listen"]["value"].as_str().map(|value| value.trim_matches('"').to_owned())
+    };
+    for (options, listen) in [
+        (&[][..], "127.0.0.1:8765"),
+        (&["--port", "9000"], "127.0.0.1:9000"),
+        (&["--host", "0.0.0.0"], "0.0.0.0:8765"),
+        (&["--host", "::1", "--port", "9000"], "[::1]:9000"),
+        (&["--host", "[::1]"], "[::1]:8765"),
+    ] {
+        assert_eq!(listens(options).as_deref(), Some(listen), "{options:?}");
     }
 }
 

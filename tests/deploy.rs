@@ -108,12 +108,22 @@ fn get(authority: &Authority, addr: SocketAddr, path: &str, headers: &str) -> St
     ask(authority, addr, &format!("GET {path} HTTP/1.1\nHost: localhost\nConnection: close\n{headers}\n"))
 }
 
+/// A WebSocket through nginx.
+fn upgraded(
+    authority: &Authority,
+    addr: SocketAddr,
+    path: &str,
+    key: &str,
+) -> tungstenite::WebSocket<Stream> {
+    let url = format!("wss://localhost{path}");
+    let mut request = tungstenite::client::IntoClientRequest::into_client_request(url).expect("a URL");
+    request.headers_mut().insert("x-key", key.parse().expect("a header"));
+    tungstenite::client(request, connect(authority, addr)).expect("an upgrade").0
+}
+
 /// A WebSocket through nginx, subscribed to everything.
 fn subscribed(authority: &Authority, addr: SocketAddr, key: &str) -> tungstenite::WebSocket<Stream> {
-    let mut request =
-        tungstenite::client::IntoClientRequest::into_client_request("wss://localhost/ws").expect("a URL");
-    request.headers_mut().insert("x-key", key.parse().expect("a header"));
-    let (mut ws, _) = tungstenite::client(request, connect(authority, addr)).expect("an upgrade");
+    let mut ws = upgraded(authority, addr, "/ws", key);
     ws.send(json!({"type": "subscribe", "payload": {}}).to_string().into()).expect("sent");
     assert_eq!(message(&mut ws)["type"], "ack");
     ws
@@ -204,6 +214,76 @@ fn nginx_as_shipped_asks_another_service_who_may_come_in() {
     both_are_live(&server, &mut ws, &mut sse);
     let asked = verifier.asked.lock().expect("no panic").clone();
     assert!(asked.iter().any(|head| head.contains("x-original-uri: /ws")), "{asked:?}");
+}
+
+/// nginx as Hive's document has it, but for addresses.
+#[test]
+fn nginx_of_hives_document_serves_its_clients_at_stream() {
+    let server = Server::with(&["--endpoint", "/stream=hive"]);
+    let authority = Authority::new("deploy-hive");
+    let verifier = Verifier::start();
+    let nginx = Nginx::start(|addr, _| {
+        let (cert, key) = (authority.path("cert.pem"), authority.path("key.pem"));
+        format!(
+            "map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
+             upstream websocket {{ server {server}; }}
+             server {{
+                 listen {addr} ssl;
+                 ssl_protocols TLSv1.2 TLSv1.3;
+                 ssl_certificate {cert};
+                 ssl_certificate_key {key};
+                 location /stream {{
+                     auth_request /auth;
+                     proxy_pass http://websocket;
+                     proxy_http_version 1.1;
+                     proxy_set_header Upgrade $http_upgrade;
+                     proxy_set_header Connection $connection_upgrade;
+                     proxy_set_header X-Real-IP $remote_addr;
+                     proxy_read_timeout 86400;
+                     proxy_send_timeout 86400;
+                 }}
+                 location = /auth {{
+                     internal;
+                     proxy_pass http://{verifier}/verify;
+                     proxy_pass_request_body off;
+                     proxy_set_header Content-Length \"\";
+                     proxy_set_header X-Original-URI $request_uri;
+                 }}
+             }}",
+            server = server.addr,
+            cert = cert.display(),
+            key = key.display(),
+            verifier = verifier.addr,
+        )
+    });
+    let refused = get(&authority, nginx.addr, "/stream", "");
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    let mut ws = upgraded(&authority, nginx.addr, "/stream", "good");
+    ws.send(json!({"action": "subscribe", "stream_id": "webhook"}).to_string().into()).expect("sent");
+    assert_eq!(message(&mut ws)["type"], "subscribed");
+    server.publish(r#"[{"type":"X","stream_id":"mail"},{"type":"EXECUTION_STARTED","stream_id":"webhook"}]"#);
+    assert_eq!(message(&mut ws)["event"]["type"], "execution_started");
+    let asked = verifier.asked.lock().expect("no panic").clone();
+    assert!(asked.iter().all(|head| head.contains("x-original-uri: /stream")), "{asked:?}");
+}
+
+#[test]
+fn what_is_shipped_comes_back_by_itself_and_tells_of_its_health() {
+    let has = |file: &str, lines: &[&str]| {
+        let text = shipped(file);
+        for line in lines {
+            assert!(text.lines().any(|one| one.trim().starts_with(line)), "{file} has no {line}");
+        }
+    };
+    has(
+        "systemd/fanwire.service",
+        &["Restart=always", "RestartSec=", "ExecStart=/usr/local/bin/fanwire serve"],
+    );
+    has("compose.yaml", &["restart: unless-stopped"]);
+    has(
+        "Dockerfile",
+        &["EXPOSE 8765", "HEALTHCHECK --interval=10s --timeout=6s --start-period=5s --retries=3"],
+    );
 }
 
 #[test]

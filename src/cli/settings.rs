@@ -8,6 +8,19 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use fanwire::config::{self, Sources};
 
+/// The address that is served where only a port is named, and the port where only an address is.
+const HOME: (&str, u16) = ("127.0.0.1", 8765);
+
+/// `listen` of what other servers take apart, an address and a port.
+fn listen(host: Option<&String>, port: Option<&u16>) -> Option<String> {
+    if host.is_none() && port.is_none() {
+        return None;
+    }
+    let (host, port) = (host.map_or(HOME.0, String::as_str), port.copied().unwrap_or(HOME.1));
+    let is_bare_v6 = host.contains(':') && !host.starts_with('[');
+    Some(if is_bare_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
 /// A configuration file, and flags over it.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
@@ -50,7 +63,11 @@ impl clap::Args for Settings {
         let file = file
             .help("Settings from a TOML file; flags and variables go before it")
             .value_parser(clap::value_parser!(PathBuf));
-        command.arg(file).args(config::keys().into_iter().map(arg))
+        let host = Arg::new("host").long("host").value_name("ADDR");
+        let host = host.help("The address of --listen alone");
+        let port = Arg::new("port").long("port").value_name("PORT").value_parser(clap::value_parser!(u16));
+        let port = port.help("The port of --listen alone");
+        command.args([file, host, port]).args(config::keys().into_iter().map(arg))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -68,6 +85,13 @@ impl clap::FromArgMatches for Settings {
             }
             let values = matches.get_many::<String>(key.path).into_iter().flatten().cloned().collect();
             settings.flags.push((key.path, values));
+        }
+        if let Some(listen) = listen(matches.get_one("host"), matches.get_one("port")) {
+            if settings.flags.iter().any(|(key, _)| *key == "listen") {
+                let text = "--listen says what --host and --port say: one of them is enough\n";
+                return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
+            }
+            settings.flags.push(("listen", vec![listen]));
         }
         Ok(settings)
     }

@@ -394,6 +394,14 @@ fn hive_authenticates_by_its_first_message() {
     let answer = client.message();
     assert!(answer.to_string().contains("stream 'other'"), "{answer}");
     client.send(&json!({"action": "subscribe"}));
+    // `*` is every stream; a token that lists none gives none, though it lets its holder in.
+    let (mut all, mut none) = (hive(), hive());
+    for (client, token, answer) in
+        [(&mut all, token(&["--stream", "*"]), "subscribed"), (&mut none, token(&["--publish"]), "error")]
+    {
+        assert_eq!(client.ask(&json!({"action": "auth", "token": token}))["type"], "authenticated");
+        assert_eq!(client.ask(&json!({"action": "subscribe"}))["type"], answer);
+    }
 
     for (first, said) in [
         (json!({"action": "subscribe"}).to_string(), "Auth required"),
@@ -430,6 +438,10 @@ fn hive_authenticates_by_its_first_message() {
         }
     };
     assert_eq!(event["event"]["type"], "goal_achieved");
+    for stream in ["other", "webhook"] {
+        assert_eq!(all.message()["event"]["stream_id"], stream);
+    }
+    assert!(none.is_silent_for(SILENCE));
 }
 
 /// The close frame, whatever messages stand before it.

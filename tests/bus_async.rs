@@ -110,6 +110,8 @@ fn the_adapter_calls_async_handlers_and_forwards_to_its_queue() {
         let id = adapter.subscribe_async(tasks.clone(), move |event: Event| {
             let count = Arc::clone(&count);
             async move {
+                // Not done at the first look: who publishes here waits until it is.
+                smol::future::yield_now().await;
                 assert!(event.event_type() != "task.bad", "as asked");
                 count.fetch_add(1, Ordering::SeqCst);
             }
@@ -128,6 +130,8 @@ fn the_adapter_calls_async_handlers_and_forwards_to_its_queue() {
         assert!(!adapter.is_running());
         assert!(adapter.get_event(Duration::from_secs(9)).await.is_none());
         adapter.start_forwarding(tasks);
+        assert!(adapter.is_running());
+        assert_eq!(adapter.bus().epoch(), bus.epoch(), "it is over this bus");
         assert!(adapter.get_event(Duration::from_millis(1)).await.is_none());
         bus.publish_batch([event("task.a"), event("x"), event("task.b")]);
         assert_eq!(adapter.queue_size(), 3);

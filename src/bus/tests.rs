@@ -1,7 +1,7 @@
 //! What the bus promises to those who embed it, one sentence a test.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -298,6 +298,64 @@ fn a_recording_keeps_the_newest_and_says_what_it_missed() {
     }
     assert_eq!(bus.history(), (0..60).collect::<Vec<_>>());
     bus.clear();
+    bus.publish(60);
+    assert_eq!(bus.history(), [0; 0], "all state is cleared, and nobody records any more");
+}
+
+#[test]
+fn who_publishes_waits_for_no_handler() {
+    let bus = Bus::new();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (done, is_done) = std::sync::mpsc::channel();
+    let held = Mutex::new(held);
+    let slow = bus.on(Filter::new(), move |event| {
+        // Were it waited for, nobody could let it go on.
+        let _ = held.lock().expect("no panic holds it").recv();
+        let _ = done.send(event.event_type().to_owned());
+    });
+    bus.publish(event("a"));
+    bus.publish(event("b"));
+    assert!(is_done.try_recv().is_err(), "it cannot have gone on");
+    (0..2).for_each(|_| release.send(()).expect("it waits"));
+    assert_eq!(["a", "b"].map(|_| is_done.recv().expect("called")), ["a", "b"]);
+    drop(slow);
+}
+
+#[test]
+fn each_bus_is_one_of_its_own_and_its_handlers_get_the_event() {
+    let (one, two) = (Bus::new(), Bus::new());
+    let got = Arc::new(Mutex::new(Vec::new()));
+    let take = |bus: &Bus, filter: Filter| {
+        let got = Arc::clone(&got);
+        bus.on_sync(filter, move |event: &Event| {
+            let line = format!("{} from {:?}: {}", event.event_type(), event.source(), event.payload());
+            got.lock().expect("no panic holds it").push(line);
+        })
+    };
+    let _all = take(&one, Filter::new());
+    let of_two = [
+        take(&two, Filter::new().types(["workflow.started", "workflow.completed"])),
+        take(&two, Filter::new().sources(["simulation_engine"])),
+        take(&two, Filter::new().correlations(["run-42"])),
+    ];
+    let event = |kind: &str, source: &str, run: &str| {
+        Event::builder(kind).source(source).correlation(run).build().expect("valid")
+    };
+    let named = Event::builder("workflow.started").source("demo").json(r#"{"workflow_id":"wf-001"}"#).build();
+    assert_eq!(one.publish(named.expect("valid")).handled, 1);
+    assert_eq!(two.publish(event("workflow.started", "simulation_engine", "run-42")).handled, 3);
+    assert_eq!(two.publish(event("workflow.completed", "demo", "run-1")).handled, 1);
+    assert_eq!(two.publish(event("node.entered", "simulation_engine", "run-1")).handled, 1);
+    assert_eq!(two.publish(event("node.entered", "demo", "run-42")).handled, 1);
+    assert_eq!(two.publish(event("node.entered", "demo", "run-1")).handled, 0);
+    assert_eq!(
+        *got.lock().expect("no panic holds it").first().expect("the first bus's"),
+        r#"workflow.started from Some("demo"): {"workflow_id":"wf-001"}"#
+    );
+    assert_eq!(got.lock().expect("no panic holds it").len(), 7, "nobody heard another bus");
+    assert_eq!((one.subscriber_count(), two.subscriber_count()), (1, 3));
+    drop(of_two);
+    assert_eq!((one.subscriber_count(), two.subscriber_count()), (1, 0));
 }
 
 #[test]

@@ -181,8 +181,29 @@ mod tests {
             selfcheck_completed("c"),
             selfcheck_failed("c", "e"),
         ];
-        let types: Vec<_> = all.map(|event| event.expect("valid").event_type().to_owned()).into();
+        let all = all.map(|event| event.expect("valid"));
+        let types: Vec<_> = all.iter().map(Event::event_type).collect();
         assert_eq!(types, TYPES);
+        let told: Vec<_> =
+            all.iter().map(|event| (event.source(), event.entity(), event.payload())).collect();
+        let ready =
+            r#"{"state":"s","endpoint":"http://127.0.0.1:11434","latency_ms":45.2,"last_error":null}"#;
+        let core = Some("core");
+        let (task, check) = (Some(("task", "t")), Some(("selfcheck", "c")));
+        assert_eq!(
+            told,
+            [
+                (core, task, "{}"),
+                (core, task, r#"{"progress":1,"message":""}"#),
+                (core, task, "{}"),
+                (core, task, r#"{"error":"e"}"#),
+                (core, Some(("provider", "p")), ready),
+                (core, check, "{}"),
+                (core, check, r#"{"progress":1,"message":""}"#),
+                (core, check, "{}"),
+                (core, check, r#"{"error":"e"}"#),
+            ]
+        );
     }
 
     #[test]

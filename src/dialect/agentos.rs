@@ -134,8 +134,12 @@ pub(super) fn event_frame(event: &Event) -> Bytes {
     let mut out = String::with_capacity(192 + event.payload().len());
     out.push_str(r#"{"type":"#);
     json::write_string(event.event_type(), &mut out);
-    // Writing to a String does not fail.
-    let _ = write!(out, r#","ts":"{}","source":"#, event.timestamp());
+    let time = event.timestamp().to_string();
+    // Whole milliseconds have three digits, as the document prints them. Writing to a String does not fail.
+    let _ = match time.strip_suffix("000Z") {
+        Some(time) => write!(out, r#","ts":"{time}Z","source":"#),
+        None => write!(out, r#","ts":"{time}","source":"#),
+    };
     json::write_string(event.source().unwrap_or(SOURCE), &mut out);
     out.push_str(r#","entity":"#);
     match event.entity() {

@@ -365,6 +365,9 @@ mod tests {
         assert_eq!((message.message_id.len(), message.payload.as_str()), (36, r#"{"action":"x"}"#));
         message.correlation_id = Some("a \"b\"".to_owned());
         assert_eq!(Message::from_json(&message.to_json()), Ok(message));
+        let bare = Message::from_json(r#"{"type":"ping"}"#).expect("valid");
+        assert_eq!((bare.message_id.len(), bare.payload.as_str(), bare.correlation_id), (36, "{}", None));
+        assert!(bare.timestamp.parse::<Timestamp>().is_ok(), "made where there is none: {}", bare.timestamp);
         for text in ["", "[]", "{}", r#"{"type":"fly"}"#, r#"{"type":"ping","payload":5}"#] {
             assert!(Message::from_json(text).is_err(), "{text}");
         }
@@ -374,5 +377,54 @@ mod tests {
         let event = |source| Event::builder("workflow.started").source(source).build().expect("valid");
         assert!(subscription.matches(&event("simulation_engine")));
         assert!(!subscription.matches(&event("another")), "both must hold");
+        let other = Event::builder("workflow.failed").source("simulation_engine").build().expect("valid");
+        assert!(!subscription.matches(&other), "both must hold");
+        let of_run = Subscription::new("sub-002", Filter::new().correlations(["run-42"]));
+        let in_run = |run| Event::builder("x").correlation(run).build().expect("valid");
+        assert!(of_run.matches(&in_run("run-42")) && !of_run.matches(&in_run("run-43")));
+        assert!(!of_run.matches(&event("simulation_engine")), "an event of no run is not of this one");
+        assert!(Subscription::new("sub-003", Filter::new()).matches(&in_run("run-43")), "none wants any");
+        assert_eq!(Subscription::from_json(&of_run.to_json()), Ok(of_run));
+    }
+
+    #[test]
+    fn subscriptions_are_looked_up_and_say_who_wants_an_event() {
+        let mut protocol = Protocol::default();
+        let mut subscribe = |id: &str, types: &[&str]| {
+            let payload = json!({ "subscription_id": id, "event_types": types });
+            protocol.handle_message(&json!({ "type": "subscribe", "payload": payload }).to_string());
+        };
+        subscribe("s1", &["workflow.started"]);
+        subscribe("s2", &["node.entered"]);
+        subscribe("s3", &[]);
+        let ids: Vec<&str> = protocol.list_subscriptions().iter().map(Subscription::id).collect();
+        assert_eq!(ids, ["s1", "s2", "s3"]);
+        let found = protocol.get_subscription("s2").expect("it is there");
+        assert_eq!((found.id(), found.event_types().collect::<Vec<_>>()), ("s2", vec!["node.entered"]));
+        assert_eq!(found.sources().count(), 0);
+        assert!(protocol.get_subscription("s4").is_none());
+
+        let event = Event::builder("workflow.started").source("engine").json(r#"{"n":1}"#).build();
+        let event = event.expect("valid");
+        assert_eq!(protocol.should_deliver(&event), ["s1", "s3"]);
+        let message = protocol.create_event_message(&event);
+        assert_eq!((message.kind, message.message_id.len()), (MessageType::Event, 36));
+        let payload: Value = serde_json::from_str(&message.payload).expect("JSON");
+        assert_eq!(
+            (&payload["event_type"], &payload["source"], &payload["payload"]),
+            (&json!("workflow.started"), &json!("engine"), &json!({ "n": 1 }))
+        );
+        assert_eq!(Message::from_json(&message.to_json()), Ok(message), "as JSON text to the client");
+
+        let answer =
+            protocol.handle_message(r#"{"type":"request","payload":{"action":"list_subscriptions"}}"#);
+        let listed: Value = serde_json::from_str(&answer.expect("an answer").payload).expect("JSON");
+        assert_eq!(
+            listed["subscriptions"][0],
+            json!({ "subscription_id": "s1", "event_types": ["workflow.started"], "sources": [],
+                "correlation_id": null })
+        );
+        protocol.handle_message(r#"{"type":"unsubscribe","payload":{"subscription_id":"s3"}}"#);
+        assert_eq!(protocol.should_deliver(&event), ["s1"]);
     }
 }

@@ -49,6 +49,13 @@ struct State {
     count: u64,
 }
 
+impl Default for SseBridge {
+    /// A bridge that keeps the newest 1000 events.
+    fn default() -> Self {
+        Self::new(1000)
+    }
+}
+
 impl SseBridge {
     /// A bridge that keeps the newest `max_buffer` events; at least one.
     pub fn new(max_buffer: usize) -> Self {
@@ -101,6 +108,7 @@ impl SseBridge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{EventId, Timestamp};
 
     #[test]
     fn the_oldest_go_where_the_buffer_is_full_and_the_count_goes_on() {
@@ -121,5 +129,39 @@ mod tests {
             text.starts_with("event: custom.event.name\ndata: {\"event_type\":\"workflow.started\""),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_message_is_three_lines_and_an_empty_one() {
+        let event = Event::builder("workflow.started")
+            .source("demo")
+            .timestamp(Timestamp(1_500_000))
+            .build()
+            .expect("valid");
+        event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
+        assert_eq!(
+            format_sse_event(&event, None),
+            "event: workflow.started\n\
+             data: {\"event_id\":\"a-1\",\"event_type\":\"workflow.started\",\"source\":\"demo\",\
+             \"timestamp\":\"1970-01-01T00:00:01.500000Z\",\"correlation_id\":null,\"payload\":{}}\n\
+             id: a-1\n\n"
+        );
+        assert_eq!(
+            SseBridge::default().headers(),
+            [
+                ("Content-Type", "text/event-stream"),
+                ("Cache-Control", "no-cache"),
+                ("Connection", "keep-alive"),
+                ("X-Accel-Buffering", "no"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bridge_that_is_told_nothing_keeps_a_thousand() {
+        let bridge = SseBridge::default();
+        let event = Event::builder("x").build().expect("valid");
+        (0..1001).for_each(|_| bridge.add_event(&event));
+        assert_eq!((bridge.buffer_size(), bridge.event_count()), (1000, 1001));
     }
 }

@@ -1,8 +1,8 @@
 //! The bus under async runtimes that know nothing of it: tokio and smol.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use fanwire::{AsyncAdapter, Bus, Delivery, Event, Filter, Keep, LosslessBus};
@@ -149,5 +149,23 @@ fn the_adapter_calls_async_handlers_and_forwards_to_its_queue() {
         publisher.join().expect("no panic");
         adapter.stop_forwarding();
         assert!(!adapter.is_running() && adapter.queue_size() == 0);
+    });
+}
+
+#[test]
+fn a_sync_handler_that_takes_its_time_holds_up_no_task() {
+    under_both(|| async {
+        let bus = Bus::new();
+        let mut adapter = AsyncAdapter::new(&bus);
+        let (go_on, held) = mpsc::channel();
+        let held = Mutex::new(held);
+        let _slow = adapter.subscribe_sync(Filter::new(), move |_| {
+            let held = held.lock().expect("no panic holds it");
+            held.recv_timeout(Duration::from_secs(20)).expect("the other half of this task lets it go on");
+        });
+        let event = Event::builder("task.started").build().expect("valid");
+        let release = async { go_on.send(()).expect("it waits") };
+        let (handled, ()) = smol::future::zip(adapter.publish(event), release).await;
+        assert_eq!(handled, 1);
     });
 }

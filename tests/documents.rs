@@ -252,3 +252,37 @@ fn hives_filters_hold_exactly_what_was_published_by_a_program_that_knows_no_serv
         assert_eq!(client.message()["type"], "pong", "and nothing more");
     }
 }
+
+/// What is logged in a thread of the test's own.
+#[cfg(feature = "cli")]
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+#[cfg(feature = "cli")]
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no panic holds it").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_handlers_failure_is_logged_and_goes_no_further() {
+    let log = Log::default();
+    let into = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || into.clone()).finish();
+    let bus = Bus::new();
+    let count = tracing::subscriber::with_default(subscriber, || {
+        let _bad = bus.on_sync(Filter::new(), |_: &Event| panic!("as asked"));
+        let _good = bus.on_sync(Filter::new(), |_: &Event| {});
+        bus.publish(event("task.started")).handled
+    });
+    assert_eq!(count, 1, "the other one took it");
+    let text = String::from_utf8(log.0.lock().expect("no panic holds it").clone()).expect("UTF-8");
+    assert!(text.contains("ERROR") && text.contains("a handler panicked"), "{text:?}");
+}

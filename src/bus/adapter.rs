@@ -6,7 +6,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_core::Stream as _;
@@ -17,6 +17,7 @@ use super::handler::HandlerGuard;
 use super::subscriber::Subscriber;
 use super::{Bus, Delivery};
 use crate::event::Event;
+use crate::sync::{Arc, Mutex, lock};
 
 type Called = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -51,9 +52,14 @@ impl<T: Carried> AsyncAdapter<T> {
     }
 
     /// Publishes, then calls the async handlers that want it, one after the other. Answers how many handlers
-    /// added with [`Bus::on_sync`] took it.
+    /// added with [`Bus::on_sync`] took it. Where there are such handlers, it publishes in a thread: they may take
+    /// their time, and the caller's runtime goes on.
     pub async fn publish(&mut self, item: T) -> usize {
-        let handled = self.bus.publish(item.clone()).handled;
+        let handled = if self.bus.0.handlers.has_sync() {
+            publish_elsewhere(&self.bus, &item).await
+        } else {
+            self.bus.publish(item.clone()).handled
+        };
         for handler in self.handlers.iter_mut().filter(|handler| item.is_wanted(&handler.filter)) {
             // What a handler holds is its own: a half-done change there is its own loss.
             let called = match catch_unwind(AssertUnwindSafe(|| (handler.call)(item.clone()))) {
@@ -156,6 +162,44 @@ impl<T: Carried> fmt::Debug for AsyncAdapter<T> {
             .field("running", &self.is_running())
             .finish_non_exhaustive()
     }
+}
+
+/// What a thread that published tells: how many took the item, and whom to wake.
+#[derive(Default)]
+struct Told {
+    handled: Option<usize>,
+    waiting: Option<Waker>,
+}
+
+/// Publishes in a thread of its own; here where there is none to be had.
+fn publish_elsewhere<T: Carried>(bus: &Bus<T>, item: &T) -> impl Future<Output = usize> + Send + use<T> {
+    let told = Arc::new(Mutex::new(Told::default()));
+    let run = {
+        let (bus, item, told) = (bus.clone(), item.clone(), Arc::clone(&told));
+        move || {
+            let handled = bus.publish(item).handled;
+            // Who is woken may be the last who has this bus.
+            drop(bus);
+            let mut told = lock(&told);
+            told.handled = Some(handled);
+            if let Some(waiting) = told.waiting.take() {
+                waiting.wake();
+            }
+        }
+    };
+    if std::thread::Builder::new().name("fanwire-publish".to_owned()).spawn(run).is_err() {
+        lock(&told).handled = Some(bus.publish(item.clone()).handled);
+    }
+    std::future::poll_fn(move |cx| {
+        let mut told = lock(&told);
+        told.handled.map_or_else(
+            || {
+                told.waiting = Some(cx.waker().clone());
+                Poll::Pending
+            },
+            Poll::Ready,
+        )
+    })
 }
 
 /// A handler's future; false where it panicked.

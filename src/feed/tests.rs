@@ -15,10 +15,12 @@ pub(super) struct Pipe {
     pub(super) room: usize,
     pub(super) taken: Vec<u8>,
     writes: usize,
+    /// Where the pieces lay that it was given, and their lengths.
+    pieces: Vec<(*const u8, usize)>,
 }
 
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Pipe {
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.writes += 1;
         if self.room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -28,10 +30,18 @@ impl Write for Pipe {
         self.taken.extend_from_slice(&bytes[..taken]);
         Ok(taken)
     }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.pieces.push((bytes.as_ptr(), bytes.len()));
+        self.take(bytes)
+    }
 
     fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.pieces.extend(slices.iter().map(|slice| (slice.as_ptr(), slice.len())));
         let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        self.write(&all)
+        self.take(&all)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -74,8 +84,12 @@ impl World {
     }
 
     fn publish(&mut self, event_type: &str) {
-        let event =
-            Event::builder(event_type).json(format!("{{\"n\":{}}}", self.published)).build().expect("valid");
+        self.publish_with(event_type, "");
+    }
+
+    fn publish_with(&mut self, event_type: &str, more: &str) {
+        let payload = format!("{{\"n\":{},\"more\":\"{more}\"}}", self.published);
+        let event = Event::builder(event_type).json(payload).build().expect("valid");
         event.place(EventId { epoch: 1, shard: 0, sequence: self.published });
         self.published += 1;
         self.fanout.append(&event, self.now);
@@ -127,6 +141,26 @@ fn a_burst_is_one_write_for_each_member() {
         let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
         assert!(world.flush(cursor, &mut pipe));
         assert_eq!((pipe.writes, read(&pipe)), (1, (0..10).collect()));
+    }
+}
+
+#[test]
+fn large_frames_and_those_of_a_feed_of_one_are_written_from_where_they_lie() {
+    let large = "x".repeat(MERGE_FRAME_BYTES_MAX);
+    for (members, more, pieces) in [(3, large.as_str(), 5), (1, "", 5), (3, "", 1)] {
+        let mut world = World::new(100);
+        let mut cursors: Vec<_> = (0..members).map(|slot| world.join("", slot)).collect();
+        (0..5).for_each(|_| world.publish_with("a", more));
+        world.seal();
+        let mut seen = Vec::new();
+        for cursor in &mut cursors {
+            let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+            assert!(world.flush(cursor, &mut pipe));
+            assert_eq!((pipe.writes, read(&pipe)), (1, (0..5).collect()));
+            seen.push(pipe.pieces);
+        }
+        assert_eq!(seen[0].len(), pieces, "{members} members");
+        assert!(seen.iter().all(|pieces| *pieces == seen[0]), "all members are given the same bytes");
     }
 }
 

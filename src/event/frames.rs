@@ -1,37 +1,39 @@
 //! The frames that were made of an event, one for each encoding.
 //!
 //! Imports nothing of ours. Always: each is made once, by the first who asks, whatever the number of threads; the
-//! first encoding's lies in the event itself, as most servers need no other.
+//! first encoding's lies in the event itself, as most servers need no other, and each more takes its own place only.
 
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use super::ENCODINGS_MAX;
-
-/// An event's frames by encoding.
+/// An event's frames: a chain of places, each taken for good by the first encoding that came to it. So all who ask for
+/// an encoding meet at the same place, and the few that there are are found in as many steps.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// Of whichever encoding was first.
-    first: OnceLock<(u8, Bytes)>,
-    more: OnceLock<Box<[OnceLock<Bytes>; ENCODINGS_MAX]>>,
+    taken: OnceLock<(u8, Bytes)>,
+    more: OnceLock<Box<Frames>>,
 }
 
 impl Frames {
     /// The frame of an encoding, made now where nobody has.
     pub(super) fn get(&self, encoding: usize, mut make: impl FnMut() -> Bytes) -> &Bytes {
-        let (of, frame) = self.first.get_or_init(|| (encoding as u8, make()));
-        if usize::from(*of) == encoding {
-            return frame;
+        let mut place = self;
+        loop {
+            let (of, frame) = place.taken.get_or_init(|| (encoding as u8, make()));
+            if usize::from(*of) == encoding {
+                return frame;
+            }
+            place = place.more.get_or_init(Box::default);
         }
-        self.more.get_or_init(Box::default)[encoding].get_or_init(make)
     }
 
-    /// Lets go of the frames, but not of the place for them.
+    /// Lets go of the frames, but not of the places for them.
     pub(super) fn forget(&mut self) {
-        self.first.take();
-        for frame in self.more.get_mut().into_iter().flat_map(|more| more.iter_mut()) {
-            frame.take();
+        let mut place = Some(self);
+        while let Some(Self { taken, more }) = place {
+            taken.take();
+            place = more.get_mut().map(|more| &mut **more);
         }
     }
 }
@@ -39,6 +41,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::ENCODINGS_MAX;
 
     #[test]
     fn each_encodings_frame_is_made_once() {

@@ -500,6 +500,16 @@ fn autosdlc_authenticates_by_handshake_or_request() {
     clients.push(by_request);
     for client in &mut clients {
         assert_eq!(client.ask(&subscribe)["type"], "subscription_update");
+        let mut beyond = subscribe.clone();
+        beyond["data"]["resourceId"] = json!("coder-2");
+        let answer = client.ask(&beyond);
+        assert_eq!((&answer["type"], &answer["data"]["code"]), (&json!("error"), &json!("forbidden")));
+        let text = answer["data"]["error"].as_str().expect("a text");
+        assert!(text.contains("entity 'agent:coder-2'"), "{answer}");
+        // A pattern asks for what there is: the client gets what its token lets it see.
+        let all =
+            json!({"type": "subscribe", "data": {"subscriptionId": "all", "pattern": "agent:*:status"}});
+        assert_eq!(client.ask(&all)["type"], "subscription_update");
     }
     let bad = upgrade_request("/autosdlc?token=nonsense", "");
     assert_eq!(http::exchange(server.addr, bad.as_bytes()).status, 401);

@@ -174,6 +174,14 @@ impl Grant {
                 beyond.push(format!("entity '{kind}:{id}'"));
             }
         }
+        // AutoSDLC's subscriptions name the two apart, and an asterisk anywhere makes a pattern there.
+        let exact = |attribute| filter.values(attribute).filter(|value| !value.contains('*'));
+        beyond.extend(
+            exact(Attribute::EntityKind)
+                .flat_map(|kind| exact(Attribute::EntityId).map(move |id| (kind, id)))
+                .find(|(kind, id)| !allows_entity(entities.as_deref(), kind, id))
+                .map(|(kind, id)| format!("entity '{kind}:{id}'")),
+        );
         beyond
     }
 

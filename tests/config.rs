@@ -173,9 +173,11 @@ fn payloads_keep_to_their_schemas_and_new_schemas_come_with_a_hangup() {
     assert_eq!((refused.status, refused.json()), (400, error));
     assert_eq!(post(r#"{"type":"task.other","payload":{"progress":142}}"#).status, 200);
     let mut client = Ws::connect(server.addr);
-    let event = json!({ "event_type": "task.progress", "payload": {} });
+    let event = json!({ "event_type": "task.progress", "payload": { "progress": 101 } });
     let answer = client.ask(&json!({ "type": "publish", "message_id": "p", "payload": event }));
-    assert_eq!((&answer["type"], &answer["payload"]["code"]), (&json!("error"), &json!("schema")));
+    let told =
+        json!({ "code": "schema", "error": "payload/progress: 101 is greater than the maximum of 100" });
+    assert_eq!((&answer["type"], &answer["payload"]), (&json!("error"), &told));
     let faults = server.metrics("fanwire_server_faults_total");
     assert!(faults.contains(&("{kind=\"schema\"}".to_owned(), 2.0)), "{faults:?}");
 
@@ -191,4 +193,23 @@ fn payloads_keep_to_their_schemas_and_new_schemas_come_with_a_hangup() {
     assert_eq!(broken.status.code(), Some(1));
     assert!(err(&broken).contains("task.progress.json: EOF"), "{}", err(&broken));
     std::fs::remove_dir_all(&dir).expect("our own folder");
+}
+
+#[test]
+fn what_autosdlc_and_gathering_count_on_is_the_default() {
+    let output = run(fanwire().args(["check", "--json"]));
+    let settings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for (key, value) in [
+        // GatheRing's ping, AutoSDLC's window of limits and its cookie.
+        ("heartbeat", r#""30s""#),
+        ("limits.window", r#""1m""#),
+        ("auth.cookie", r#""auth-token""#),
+        // All events in the order they were published; whoever connects and publishes unchanged may.
+        ("bus.shards", "1"),
+        ("allowed_origin", "[]"),
+        ("schemas.autosdlc", "false"),
+    ] {
+        let is = &settings[key];
+        assert_eq!((&is["value"], &is["from"]), (&json!(value), &json!("default")), "{key}");
+    }
 }

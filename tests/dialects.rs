@@ -434,6 +434,11 @@ fn autosdlc_is_counted_by_its_own_names() {
     assert_eq!(count("websocket_messages_received_total", "unknown"), 1);
     assert_eq!(count("websocket_messages_sent_total", "agent_status"), 1);
     assert_eq!(count("websocket_message_size_bytes_count", "direction=\"in\""), 2);
+    // The welcome, the answer and the event.
+    for sent in ["connect", "subscription_update", "agent_status"] {
+        let labels = format!("{{type=\"{sent}\",direction=\"out\"}}");
+        assert_eq!(count("websocket_message_size_bytes_count", &labels), 1, "{sent}");
+    }
     for edge in ["100.0", "500.0", "1000.0", "5000.0", "10000.0", "50000.0", "+Inf"] {
         assert_eq!(
             count("websocket_message_size_bytes_bucket", &format!("le=\"{edge}\",type=\"subscribe\"")),
@@ -441,16 +446,26 @@ fn autosdlc_is_counted_by_its_own_names() {
             "{edge}"
         );
     }
+    assert_eq!(server.metrics("websocket_message_size_bytes_bucket").len() % 7, 0, "no other edges");
     assert_eq!(count("websocket_active_subscriptions", "agent"), 1);
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s"}}));
     assert_eq!(count("websocket_active_subscriptions", "agent"), 0);
+    client.ask(&json!({"type": "subscribe", "data": wanted}));
+    drop(client);
+    support::eventually("it has left", || count("websocket_active_connections", "") == 0);
+    assert_eq!(count("websocket_active_subscriptions", "agent"), 0, "its subscriptions with it");
+    assert_eq!(count("websocket_connections_total", ""), 1);
 }
 
 /// The lines of the log of AutoSDLC's messages.
 fn message_lines(server: &Server) -> Vec<Value> {
     let log = server.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["target"] == "fanwire::messages").map(|line| line["fields"].clone()).collect()
+    lines
+        .filter(|line| line["target"] == "fanwire::messages")
+        .inspect(|line| assert!(line["timestamp"].as_str().is_some_and(|at| at.ends_with('Z')), "{line}"))
+        .map(|line| line["fields"].clone())
+        .collect()
 }
 
 #[test]
@@ -565,9 +580,15 @@ fn autosdlc_answers_pings_ignores_unknown_types_and_names_what_is_no_message() {
     let server = Server::start();
     let mut client = open(&server, "/autosdlc");
     client.message();
-    client.send(&json!({"type": "fly", "data": {}}));
+    for _ in 0..3 {
+        client.send(&json!({"type": "fly", "data": {}}));
+    }
     let pong = client.ask(&json!({"id": "p", "type": "ping", "data": {}}));
     assert_eq!(pong["type"], "pong", "an unknown type has no answer");
+    // A warning, but a client that goes on does not fill the log.
+    support::eventually("it is warned of", || server.log().contains("seen=2"));
+    assert_eq!(server.log().matches("unknown message type").count(), 2, "{}", server.log());
+    assert!(server.log().contains("fly"), "{}", server.log());
     assert!(pong["data"]["timestamp"].as_u64().is_some_and(|ms| ms > 1_600_000_000_000), "{pong}");
     for bad in ["not json", "[]", "{}", r#"{"type":5}"#] {
         client.send_text(bad);

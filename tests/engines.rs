@@ -649,13 +649,17 @@ fn messages_of_redis_channels_and_nats_subjects_become_events() {
     for kind in [Kind::Redis, Kind::PlainNats] {
         let service = Service::start(kind);
         // What the documents of AutoSDLC and GatheRing publish.
-        let (first, second) = match kind {
-            Kind::Redis => ("system:events", "agent.*"),
-            _ => ("system.events", "agent.>"),
+        let channels = match kind {
+            Kind::Redis => ["system:events", "agent.*", "workspace.*"],
+            _ => ["system.events", "agent.>", "workspace.>"],
         };
-        let (first, second) = (format!("{}#{first}", service.url()), format!("{}#{second}", service.url()));
-        let server = Server::with(&["--ingest", &first, "--ingest", &second]);
+        let [first, second, third] = channels.map(|channel| format!("{}#{channel}", service.url()));
+        let server = Server::with(&["--ingest", &first, "--ingest", &second, "--ingest", &third]);
         let mut circle = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team", "");
+        let mut workspace = Ws::over(Wire::connect(server.addr), "/ws/workspaces/42", "");
+        let mut agents = Ws::over(Wire::connect(server.addr), "/autosdlc", "");
+        agents.message();
+        agents.ask(&json!({"type": "subscribe", "data": {"pattern": "agent:*:status"}}));
         let mut all = Ws::subscribed(server.addr, json!({}));
         let (event, payload) = (
             r#"{"type":"task.progress","source":"core","payload":{"n":1}}"#,
@@ -666,11 +670,15 @@ fn messages_of_redis_channels_and_nats_subjects_become_events() {
         eventually("both channels are heard", || {
             say(if kind == Kind::Redis { "system:events" } else { "system.events" }, r#"{"type":"first"}"#);
             say("agent.knock", r#"{"knock":true}"#);
-            server.metric("fanwire_engine_events_ingested_total").is_some_and(|count| count >= 2.0)
+            say("workspace.knock", r#"{"knock":true}"#);
+            server.metric("fanwire_engine_events_ingested_total").is_some_and(|count| count >= 3.0)
                 && server.metric("fanwire_engine_messages_unreadable_total") == Some(0.0)
         });
         say(if kind == Kind::Redis { "system:events" } else { "system.events" }, event);
         say("agent.message", payload);
+        say("workspace.file_changed", r#"{"workspace_id":42,"path":"a.py"}"#);
+        let status = r#"{"type":"agent.status","source":"agent-monitor","key":"agent:coder-001:status","data":{"status":"busy"}}"#;
+        say(channels[0], status);
         say("agent.message", "not json");
         let mut wanted = vec!["task.progress", "agent.message"];
         while !wanted.is_empty() {
@@ -678,7 +686,20 @@ fn messages_of_redis_channels_and_nats_subjects_become_events() {
             wanted.retain(|kind| event["event_type"] != *kind);
         }
         let message = circle.message();
-        assert_eq!((&message["type"], &message["data"]["content"]), (&json!("agent_message"), &json!("hi")));
+        let want = json!({"circle_name": "dev-team", "content": "hi"});
+        assert_eq!((&message["type"], &message["data"]), (&json!("agent_message"), &want));
+        let message = workspace.message();
+        let want = json!({"workspace_id": 42, "path": "a.py"});
+        assert_eq!(
+            (&message["type"], &message["channel"], &message["data"]),
+            (&json!("file_changed"), &json!("workspace-42"), &want)
+        );
+        let message = agents.message();
+        assert_eq!(
+            (&message["type"], &message["data"]),
+            (&json!("agent_status"), &json!({"status": "busy"}))
+        );
+        assert_eq!(message["metadata"], json!({"version": "1.0", "source": "agent-monitor"}));
         eventually("what is no event is counted", || {
             server.metric("fanwire_engine_messages_unreadable_total") == Some(1.0)
         });

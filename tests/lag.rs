@@ -15,12 +15,17 @@ use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{Server, eventually};
 
-/// A client whose kernel takes next to nothing, so that it lags as soon as it does not read.
-fn slow(addr: SocketAddr, subscribe: Value) -> Ws {
+/// A connection whose kernel takes next to nothing.
+fn narrow(addr: SocketAddr) -> Wire {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a socket");
     socket.connect(&addr.into()).expect("the server takes connections");
-    let mut ws = Ws::over(Wire::new(socket.into()), "/ws", "");
+    Wire::new(socket.into())
+}
+
+/// A client that lags as soon as it does not read.
+fn slow(addr: SocketAddr, subscribe: Value) -> Ws {
+    let mut ws = Ws::over(narrow(addr), "/ws", "");
     let answer = ws.ask(&json!({"type": "subscribe", "payload": subscribe}));
     assert_eq!(answer["type"], "ack", "{answer}");
     ws
@@ -98,6 +103,35 @@ fn a_client_that_drops_its_newest_gets_what_waited_first() {
     flood(&server, FLOOD + 1, 5);
     assert_eq!(read_to(&mut client, FLOOD + 5).0, (FLOOD + 1..FLOOD + 6).collect::<Vec<_>>());
     assert_eq!(server.balanced_ledger()["dropped"].as_u64(), Some(missed as u64));
+}
+
+#[test]
+fn an_agentos_client_is_told_of_a_gap_where_it_asked_to_be() {
+    let server = Server::start();
+    let [mut told, mut plain] =
+        ["/ws/events?gap=1", "/ws/events"].map(|path| Ws::over(narrow(server.addr), path, ""));
+    flood(&server, 0, FLOOD);
+    server.publish(r#"{"type":"done"}"#);
+    let read = |client: &mut Ws| {
+        let (mut ticks, mut gaps) = (0, Vec::new());
+        loop {
+            let message = client.message();
+            let envelope: Vec<_> = message.as_object().expect("an object").keys().cloned().collect();
+            assert_eq!(envelope, ["entity", "payload", "source", "ts", "type"], "frozen");
+            match message["type"].as_str() {
+                Some("tick") => ticks += 1,
+                Some("gap") => gaps.push(message["payload"]["missed"].as_u64().expect("known") as usize),
+                _ => return (ticks, gaps),
+            }
+        }
+    };
+    let (ticks, gaps) = read(&mut told);
+    assert!(!gaps.is_empty());
+    assert_eq!(ticks + gaps.iter().sum::<usize>(), FLOOD);
+    let (less, none) = read(&mut plain);
+    assert!(less < FLOOD && none.is_empty(), "{less} {none:?}");
+    let missed = FLOOD - ticks + FLOOD - less;
+    assert_eq!(server.balanced_ledger()["dropped"].as_u64(), Some(missed as u64), "counted in any case");
 }
 
 #[test]

@@ -83,6 +83,15 @@ pub(super) fn of(event_type: &str, payload: &str) -> Adopted {
     adopted
 }
 
+/// What the key `resource:id:event` of an event of AutoSDLC's says that it is about.
+pub(super) fn of_key(event_type: &str, key: &RawValue) -> Option<(&'static str, String)> {
+    let known = autosdlc::event_type(event_type)?;
+    let key = word(Some(key))?;
+    // The event has no colon, the id may have some.
+    let (id, _) = key.strip_prefix(known.resource)?.strip_prefix(':')?.rsplit_once(':')?;
+    (!id.is_empty()).then(|| (known.resource, id.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +104,16 @@ mod tests {
         assert_eq!(channel.as_deref(), Some("dev-team"));
         let channel = of("workspace.file_changed", r#"{"workspace_id":7}"#).channel;
         assert_eq!(channel.as_deref(), Some("workspace-7"));
+        let keyed = |key: &str| {
+            let text = serde_json::value::to_raw_value(key).expect("a text");
+            of_key("agent.status", &text)
+        };
+        assert_eq!(keyed("agent:coder-001:status"), Some(("agent", "coder-001".to_owned())));
+        assert_eq!(keyed("agent:a:b:status"), Some(("agent", "a:b".to_owned())));
+        for no in ["", "agent", "agent:status", "agent::status", "workflow:w:status"] {
+            assert_eq!(keyed(no), None, "{no}");
+        }
+        assert_eq!(of_key("agent.status", RawValue::NULL), None);
         let run = of("EXECUTION_STARTED", r#"{"stream_id":"s","execution_id":"e"}"#);
         assert_eq!((run.stream.as_deref(), run.execution.as_deref()), (Some("s"), Some("e")));
     }

@@ -45,6 +45,9 @@ struct EventIn<'a> {
     tracestate: Option<Cow<'a, str>>,
     #[serde(borrow, alias = "data", default)]
     payload: Option<&'a RawValue>,
+    /// What an event of AutoSDLC's broadcaster is about: `agent:coder-001:status`.
+    #[serde(borrow, default)]
+    key: Option<&'a RawValue>,
 }
 
 /// Text that is no event, and why.
@@ -130,12 +133,11 @@ pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
     if let Some(timestamp) = input.timestamp {
         builder = builder.timestamp(read_timestamp(timestamp.get()).ok_or(ReadError::Timestamp)?);
     }
+    let mut entity = None;
     if let Some(payload) = input.payload {
         builder = builder.json(payload.get());
         let adopted = adopt::of(event_type, payload.get());
-        if let Some((kind, id)) = adopted.entity.filter(|_| input.entity.is_none()) {
-            builder = builder.entity(kind, &id);
-        }
+        entity = adopted.entity;
         if let Some(channel) = adopted.channel.filter(|_| input.channel.is_none()) {
             builder = builder.channel(&channel);
         }
@@ -145,6 +147,11 @@ pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
         if let Some(execution) = adopted.execution.filter(|_| input.execution_id.is_none()) {
             builder = builder.execution(&execution);
         }
+    }
+    if input.entity.is_none()
+        && let Some((kind, id)) = entity.or_else(|| adopt::of_key(event_type, input.key?))
+    {
+        builder = builder.entity(kind, &id);
     }
     builder.build().map_err(ReadError::Event)
 }

@@ -1,6 +1,6 @@
 //! AutoSDLC's messages: `{id, type, timestamp, data, metadata}` both ways, subscriptions by resource.
 //!
-//! Imports `catalogue`, `event`, `filter` and `flate2`. Always: times are milliseconds; a message that the
+//! Imports `catalogue`, `event`, `filter`, `sync` and `flate2`. Always: times are milliseconds; a message that the
 //! document has no type for is taken silently; what is compressed is a binary frame that starts with 1f 8b.
 
 mod subscription;
@@ -28,6 +28,7 @@ use super::{
 use crate::catalogue::autosdlc::event_type;
 use crate::codec::ws;
 use crate::event::{Event, Timestamp, json};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// AutoSDLC's dialect.
 #[derive(Debug)]
@@ -240,10 +241,20 @@ fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientErro
             // An agent that tells of itself over its own connection.
             Some(known) => (known.name, publish(message, known.name, data).map(Command::Publish)),
             None => {
-                tracing::debug!(kind = super::shortened(other), "unknown message type");
+                warn_of(other);
                 (UNKNOWN, Ok(Command::Nothing))
             }
         },
+    }
+}
+
+/// Warns of a message that nobody knows, of the first, the second, the fourth, …: clients cannot fill the log.
+fn warn_of(kind: &str) {
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    // A count, with no other memory behind it: no edge.
+    let seen = SEEN.fetch_add(1, Ordering::Relaxed) + 1;
+    if seen.is_power_of_two() {
+        tracing::warn!(kind = super::shortened(kind), seen, "unknown message type");
     }
 }
 
@@ -294,4 +305,17 @@ pub(super) fn event_frame(event: &Event, gzip: bool) -> Bytes {
     }
     out.push_str("}}");
     Autosdlc { gzip }.frame(&out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_the_threshold_is_compressed_and_what_is_a_byte_shorter_is_not() {
+        let opcode = |gzip, len| Autosdlc { gzip }.frame(&"x".repeat(len))[0] & 0x0f;
+        let (text, binary) = (1, 2);
+        assert_eq!((opcode(true, 1023), opcode(true, 1024)), (text, binary));
+        assert_eq!(opcode(false, 100_000), text, "nobody asked");
+    }
 }

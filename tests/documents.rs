@@ -215,10 +215,11 @@ fn hives_filters_hold_exactly_what_was_published_by_a_program_that_knows_no_serv
     let within = Within::new();
     let mut by_stream = within.open("/hive");
     let mut by_execution = within.open("/hive");
-    let mut all = within.open("/hive");
+    let (mut by_asterisk, mut all) = (within.open("/hive"), within.open("/hive"));
     for (client, subscribe) in [
         (&mut by_stream, json!({"action": "subscribe", "stream_id": "webhook"})),
         (&mut by_execution, json!({"action": "subscribe", "execution_id": "ex-2"})),
+        (&mut by_asterisk, json!({"action": "subscribe", "stream_id": "*"})),
         (&mut all, json!({"action": "subscribe"})),
     ] {
         assert_eq!(client.ask(&subscribe)["type"], "subscribed");
@@ -227,6 +228,7 @@ fn hives_filters_hold_exactly_what_was_published_by_a_program_that_knows_no_serv
         ("EXECUTION_STARTED", "webhook-2", "ex-20"),
         ("EXECUTION_STARTED", "Webhook", "EX-2"),
         ("EXECUTION_STARTED", "web", "ex"),
+        ("EXECUTION_STARTED", "*", "ex-3"),
         ("EXECUTION_STARTED", "webhook", "ex-1"),
         ("NODE_EXECUTED", "webhook", "ex-2"),
         ("NODE_EXECUTED", "mail", "ex-2"),
@@ -238,9 +240,13 @@ fn hives_filters_hold_exactly_what_was_published_by_a_program_that_knows_no_serv
         within.bus.publish(event.expect("valid"));
     }
     type Wants = fn(&str, &str) -> bool;
-    let wants: [Wants; 3] =
-        [|stream, _| stream == "webhook", |_, execution| execution == "ex-2", |_, _| true];
-    for (client, wants) in [by_stream, by_execution, all].iter_mut().zip(wants) {
+    let wants: [Wants; 4] = [
+        |stream, _| stream == "webhook",
+        |_, execution| execution == "ex-2",
+        |stream, _| stream == "*",
+        |_, _| true,
+    ];
+    for (client, wants) in [by_stream, by_execution, by_asterisk, all].iter_mut().zip(wants) {
         for (event_type, stream, execution) in runs.iter().filter(|(_, stream, run)| wants(stream, run)) {
             let got = client.message()["event"].clone();
             assert_eq!(

@@ -61,11 +61,13 @@ impl MessageIn<'_> {
         let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
         match &*self.action {
             "subscribe" => {
-                let filter =
-                    Filter::new().streams(list(self.stream_id)).executions(list(self.execution_id)).any_of(
-                        Attribute::Type,
-                        list(self.event_types).iter().flat_map(|name| in_any_case(name)),
-                    );
+                // Ids are what they are, whatever asterisks are in them.
+                let exact = |ids| list(ids).into_iter().map(Pattern::exact);
+                let types = list(self.event_types);
+                let filter = Filter::new()
+                    .any_of(Attribute::Stream, exact(self.stream_id))
+                    .any_of(Attribute::Execution, exact(self.execution_id))
+                    .any_of(Attribute::Type, types.iter().flat_map(|name| in_any_case(name)));
                 let subscribe = Subscribe {
                     subscription_id: self.subscription_id.filter(|id| !id.is_empty()),
                     ..Subscribe::from(filter)

@@ -511,6 +511,14 @@ fn autosdlc_authenticates_by_handshake_or_request() {
             json!({"type": "subscribe", "data": {"subscriptionId": "all", "pattern": "agent:*:status"}});
         assert_eq!(client.ask(&all)["type"], "subscription_update");
     }
+    // A token for one type lets in to it, by whichever name it has, and to no other.
+    let typed = token(&["--entity", "agent:*", "--type", "agent_status"]);
+    let mut one_type = ws(&server, &format!("/autosdlc?token={typed}"), "");
+    one_type.message();
+    assert_eq!(one_type.ask(&subscribe)["type"], "subscription_update");
+    let logs = json!({"type": "subscribe", "data": {"resource": "agent", "resourceId": "coder-1", "events": ["log"]}});
+    assert_eq!(one_type.ask(&logs)["data"]["code"], "forbidden");
+    clients.push(one_type);
     let bad = upgrade_request("/autosdlc?token=nonsense", "");
     assert_eq!(http::exchange(server.addr, bad.as_bytes()).status, 401);
     publish_all(

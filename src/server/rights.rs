@@ -137,9 +137,9 @@ impl Rights {
     }
 
     /// Whether a filter names nothing that it may not see.
-    pub(crate) fn may_see(&self, filter: &Filter) -> Result<(), ClientError> {
+    pub(crate) fn may_see(&self, filter: &Filter, spelled: bool) -> Result<(), ClientError> {
         match &self.grant {
-            Some(grant) => may_see(grant, filter),
+            Some(grant) => may_see_spelled(grant, filter, spelled),
             None => Ok(()),
         }
     }
@@ -182,10 +182,14 @@ pub(crate) fn expiry(grant: &Grant, tick: Tick, now: Timestamp) -> Option<Tick> 
 
 /// Whether a filter names nothing beyond a grant; else says what.
 pub(crate) fn may_see(grant: &Grant, filter: &Filter) -> Result<(), ClientError> {
+    may_see_spelled(grant, filter, false)
+}
+
+fn may_see_spelled(grant: &Grant, filter: &Filter, spelled: bool) -> Result<(), ClientError> {
     if grant.sees_nothing() {
         return Err(forbidden("seeing events"));
     }
-    let beyond = grant.beyond(filter);
+    let beyond = grant.beyond(filter, spelled);
     if beyond.is_empty() { Ok(()) } else { Err(forbidden(&beyond.join(", "))) }
 }
 

@@ -399,7 +399,7 @@ impl Session {
         for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
             filter.check(&limits).map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
             if let Some(rights) = self.rights() {
-                rights.may_see(filter)?;
+                rights.may_see(filter, self.encoding.dialect() == Dialect::Autosdlc)?;
             }
         }
         let max = cx.config.max_subscriptions;

@@ -156,12 +156,19 @@ impl Grant {
     }
 
     /// The values that a filter names and the grant does not let see, as `stream 'x'`. Patterns are narrowed
-    /// without a word: they ask for what there is.
-    pub(crate) fn beyond(&self, filter: &Filter) -> Vec<String> {
+    /// without a word: they ask for what there is. `spelled`: its types are one in several spellings, as AutoSDLC's
+    /// subscriptions name them, so that one of them is enough.
+    pub(crate) fn beyond(&self, filter: &Filter, spelled: bool) -> Vec<String> {
         let Lists { types, streams, channels, entities } = &self.lists;
         let mut beyond = Vec::new();
         let named = [(Attribute::Type, types), (Attribute::Stream, streams), (Attribute::Channel, channels)];
         for (attribute, list) in named {
+            if spelled
+                && attribute == Attribute::Type
+                && filter.values(attribute).any(|value| allows(list.as_deref(), value))
+            {
+                continue;
+            }
             for value in filter.values(attribute) {
                 if Pattern::from(value).is_exact() && !allows(list.as_deref(), value) {
                     beyond.push(format!("{} '{value}'", attribute.name()));
@@ -336,10 +343,10 @@ mod tests {
     fn values_named_beyond_the_grant_are_told() {
         let grant = grant(r#"{"streams":["a.*","b"],"entities":["task:t-1","agent"]}"#);
         let filter: Filter = "stream=a.x,b,c entity=task:t-1,task:t-2,agent:z".parse().expect("a filter");
-        assert_eq!(grant.beyond(&filter), ["stream 'c'", "entity 'task:t-2'"]);
+        assert_eq!(grant.beyond(&filter, false), ["stream 'c'", "entity 'task:t-2'"]);
         let patterns: Filter = "stream=*.x type=q".parse().expect("a filter");
-        assert!(grant.beyond(&patterns).is_empty());
-        assert!(grant.beyond(&Filter::new()).is_empty());
+        assert!(grant.beyond(&patterns, false).is_empty());
+        assert!(grant.beyond(&Filter::new(), false).is_empty());
     }
 
     #[test]

@@ -576,90 +576,109 @@ fn cloud_events_are_published_in_their_three_forms() {
     assert_eq!((answer.status, answer.json()["line"].as_u64()), (400, Some(3)), "{answer:?}");
 }
 
-/// The examples of the JSON format (3.3 and 4.2) and of the HTTP binding (3.1.4, 3.2.3 and 3.3.3), as they are printed there.
+/// The examples of the JSON format (3.2, 4.3) and of the HTTP binding (3.1.3.2, 3.1.4), with data where they have dots.
 #[test]
 fn the_specifications_own_examples_are_taken() {
-    const BATCH: &str = r#"[
-  {
-      "specversion" : "1.0",
-      "type" : "com.example.someevent",
-      "source" : "/mycontext/4",
-      "id" : "B234-1234-1234",
-      "time" : "2018-04-05T17:31:00Z",
-      "comexampleextension1" : "value",
-      "comexampleothervalue" : 5,
-      "datacontenttype" : "application/vnd.apache.thrift.binary",
-      "data_base64" : "aGVsbG8="
-  },
-  {
-      "specversion" : "1.0",
-      "type" : "com.example.someotherevent",
-      "source" : "/mycontext/9",
-      "id" : "C234-1234-1234",
-      "time" : "2018-04-05T05:31:00Z",
-      "comexampleextension1" : "value",
-      "comexampleothervalue" : 5,
-      "datacontenttype" : "application/json",
-      "data" : {
-          "appinfoA" : "abc",
-          "appinfoB" : 123,
-          "appinfoC" : true
-      }
-  }
-]"#;
-    const STRUCTURED: &str = r#"{
-    "specversion" : "1.0",
-    "type" : "com.example.someevent",
-    "source" : "/mycontext",
-    "subject": null,
-    "id" : "C234-1234-1234",
-    "time" : "2018-04-05T17:31:00Z",
-    "comexampleextension1" : "value",
-    "comexampleothervalue" : 5,
-    "datacontenttype" : "text/xml",
-    "data" : "<much wow=\"xml\"/>"
-}"#;
-    let binary = "application/json; charset=utf-8\r\nce-specversion: 1.0\r\nce-type: com.example.someevent\r\n\
-        ce-time: 2018-04-05T03:56:24Z\r\nce-id: 1234-1234-1234\r\nce-source: /mycontext/subcontext";
+    const OBJECT: &str = r#"{
+        "appinfoA" : "abc",
+        "appinfoB" : 123,
+        "appinfoC" : true
+    }"#;
+    let object = json!({"appinfoA": "abc", "appinfoB": 123, "appinfoC": true});
     let server = Server::start();
     let mut client = Ws::subscribed(server.addr, json!({}));
-    for (kind, body, accepted) in [
-        ("application/cloudevents+json; charset=utf-8", STRUCTURED, 1),
-        ("application/cloudevents-batch+json; charset=utf-8", BATCH, 2),
-        ("application/cloudevents-batch+json", "[]", 0),
-        (binary, r#"{"a":1}"#, 1),
-    ] {
-        let answer = http::post(server.addr, "/publish", kind, body.as_bytes());
+    let publish = |kind: &str, body: &[u8], accepted: u64| {
+        let answer = http::post(server.addr, "/publish", kind, body);
         assert_eq!(
             (answer.status, answer.json()["accepted"].as_u64()),
             (200, Some(accepted)),
             "{kind}: {answer:?}"
         );
-    }
-    let object = json!({"appinfoA": "abc", "appinfoB": 123, "appinfoC": true});
-    for (kind, source, id, time, payload) in [
-        (
-            "someevent",
-            "/mycontext",
-            "C234-1234-1234",
-            "2018-04-05T17:31:00.000000Z",
-            json!("<much wow=\"xml\"/>"),
-        ),
-        ("someevent", "/mycontext/4", "B234-1234-1234", "2018-04-05T17:31:00.000000Z", json!("aGVsbG8=")),
-        ("someotherevent", "/mycontext/9", "C234-1234-1234", "2018-04-05T05:31:00.000000Z", object),
-        (
-            "someevent",
-            "/mycontext/subcontext",
-            "1234-1234-1234",
-            "2018-04-05T03:56:24.000000Z",
-            json!({"a": 1}),
-        ),
-    ] {
+    };
+    let structured = |kind: &str, source: &str, id: &str, time: &str, rest: &str| {
+        format!(
+            r#"{{
+    "specversion" : "1.0",
+    "type" : "com.example.{kind}",
+    "source" : "{source}",
+    "id" : "{id}",
+    "time" : "{time}",
+    "comexampleextension1" : "value",
+    "comexampleothervalue" : 5,
+    {rest}
+}}"#
+        )
+    };
+    let mut expect = |kind: &str, source: &str, id: &str, time: &str, payload: &Value| {
         let event = client.event();
         assert_eq!(event["event_type"], format!("com.example.{kind}"), "{event}");
         assert_eq!((&event["source"], &event["correlation_id"]), (&json!(source), &json!(id)), "{event}");
-        assert_eq!((&event["timestamp"], &event["payload"]), (&json!(time), &payload), "{event}");
+        let time = time.replace('Z', ".000000Z");
+        assert_eq!((&event["timestamp"], &event["payload"]), (&json!(time), payload), "{event}");
+    };
+    const TIME: &str = "2018-04-05T17:31:00Z";
+    let thrift = r#""datacontenttype" : "application/vnd.apache.thrift.binary", "data_base64" : "aGVsbG8=""#;
+    let data = format!(r#""datacontenttype" : "application/json", "data" : {OBJECT}"#);
+
+    // Each as JSON, and again as the specification puts it into headers and a body.
+    for (id, rest, content_type, body, payload) in [
+        ("A234", thrift.to_owned(), "application/vnd.apache.thrift.binary", "hello", json!("aGVsbG8=")),
+        (
+            "B234",
+            r#""unsetextension": null, "datacontenttype" : "application/xml", "data" : "<much wow=\"xml\"/>""#.to_owned(),
+            "application/xml",
+            "<much wow=\"xml\"/>",
+            json!("<much wow=\"xml\"/>"),
+        ),
+        ("C234", format!(r#""subject": null, {data}"#), "application/json", OBJECT, object.clone()),
+        (
+            "D234",
+            r#""subject": null, "data" : "I'm just a string""#.to_owned(),
+            "application/json",
+            r#""I'm just a string""#,
+            json!("I'm just a string"),
+        ),
+    ] {
+        let id = format!("{id}-1234-1234");
+        let whole = structured("someevent", "/mycontext", &id, TIME, &rest);
+        publish("application/cloudevents+json; charset=UTF-8", whole.as_bytes(), 1);
+        expect("someevent", "/mycontext", &id, TIME, &payload);
+        let headers = format!(
+            "{content_type}\r\nce-specversion: 1.0\r\nce-type: com.example.someevent\r\nce-source: /mycontext\r\nce-id: {id}\r\n\
+             ce-time: {TIME}\r\nce-comexampleextension1: value\r\nce-comexampleothervalue: 5"
+        );
+        publish(&headers, body.as_bytes(), 1);
+        expect("someevent", "/mycontext", &id, TIME, &payload);
     }
+
+    const LATER: &str = "2018-04-05T17:31:05Z";
+    let batch = format!(
+        "[{},{}]",
+        structured("someevent", "/mycontext/4", "B234-1234-1234", TIME, thrift),
+        structured("someotherevent", "/mycontext/9", "C234-1234-1234", LATER, &data)
+    );
+    publish("application/cloudevents-batch+json; charset=UTF-8", batch.as_bytes(), 2);
+    expect("someevent", "/mycontext/4", "B234-1234-1234", TIME, &json!("aGVsbG8="));
+    expect("someotherevent", "/mycontext/9", "C234-1234-1234", LATER, &object);
+    publish("application/cloudevents-batch+json", b"[]", 0);
+
+    let with_id = |id: &str| {
+        format!(
+            "application/json; charset=utf-8\r\nce-specversion: 1.0\r\nce-type: com.example.someevent\r\n\
+             ce-time: 2018-04-05T03:56:24Z\r\nce-id: {id}\r\nce-source: /mycontext/subcontext"
+        )
+    };
+    for (written, read) in [
+        ("1234-1234-1234", "1234-1234-1234"),
+        ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro \u{20ac} \u{1f600}"),
+        ("Euro%20%e2%82%ac%20%f0%9f%98%80", "Euro \u{20ac} \u{1f600}"),
+        (r#""in \"quotes\" as of old""#, r#"in "quotes" as of old"#),
+    ] {
+        publish(&with_id(written), OBJECT.as_bytes(), 1);
+        expect("someevent", "/mycontext/subcontext", read, "2018-04-05T03:56:24Z", &object);
+    }
+    // An overlong form of a space is none.
+    assert_eq!(http::post(server.addr, "/publish", &with_id("%C0%A0"), OBJECT.as_bytes()).status, 400);
 }
 
 #[test]

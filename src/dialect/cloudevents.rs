@@ -85,8 +85,11 @@ pub(crate) fn read_binary<'a>(
         };
         let name = name.to_ascii_lowercase();
         check_name(&name)?;
-        let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
-        let value = percent_decode(value).ok_or_else(|| format!("ce-{name} is not percent-encoded UTF-8"))?;
+        let value = match unquote(value) {
+            Cow::Borrowed(value) => percent_decode(value),
+            Cow::Owned(value) => percent_decode(&value).map(|value| Cow::Owned(value.into_owned())),
+        };
+        let value = value.ok_or_else(|| format!("ce-{name} is not percent-encoded UTF-8"))?;
         if attributes.insert(name.clone().into(), value).is_some() {
             return Err(format!("ce-{name} comes twice"));
         }
@@ -167,6 +170,23 @@ fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Event, String> {
         }
     }
     builder.build().map_err(|error| error.to_string())
+}
+
+/// What a quoted string says (RFC 7230, 3.2.6); what is none is as it stands.
+fn unquote(value: &str) -> Cow<'_, str> {
+    let Some(inside) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return Cow::Borrowed(value);
+    };
+    if !inside.contains('\\') {
+        return Cow::Borrowed(inside);
+    }
+    let mut said = String::with_capacity(inside.len());
+    let mut chars = inside.chars();
+    while let Some(c) = chars.next() {
+        // A backslash stands for what is behind it.
+        said.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    Cow::Owned(said)
 }
 
 #[cfg(test)]

@@ -4,6 +4,91 @@
 //! [`Bus`] to embed, and (feature `server`) a mio event loop that encodes an event once and writes the same
 //! bytes to every WebSocket and SSE client that asked for it.
 //!
+//! # 1. A bus, and what a reader gets
+//!
+//! ```
+//! use fanwire::{Bus, Delivery, Event, Filter};
+//!
+//! let bus = Bus::new();
+//! let mut tasks = bus.subscribe("type=task.* source=core".parse::<Filter>()?);
+//! bus.publish(Event::builder("task.progress").source("core").json(r#"{"progress": 42}"#).build()?);
+//! match tasks.recv()? {
+//!     Delivery::Event(event) => assert_eq!(event.payload(), r#"{"progress":42}"#),
+//!     Delivery::Gap(gap) => panic!("missed {}, from {:?} to {:?}", gap.missed, gap.from, gap.to),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Bus::publish`] never waits, locks or fails: what can be wrong with an [`Event`] is wrong when it is built. The bus is a ring a
+//! shard, of fixed size ([`Bus::builder`]): a reader that falls behind by more than a ring gets a [`Gap`] with the number, in its place,
+//! and goes on. [`Subscriber::ledger`] adds up at any quiet moment: seen + missed = published since it joined. Events of one
+//! stream stay in order, whoever publishes them; between shards nothing is promised.
+//!
+//! # 2. Ways to read
+//!
+//! | | waits | for |
+//! |---|---|---|
+//! | [`Subscriber::recv`], [`recv_timeout`](Subscriber::recv_timeout), [`try_recv`](Subscriber::try_recv), `for … in` | as its [`Wait`] says: spinning, then asleep | threads of one's own |
+//! | [`Subscriber::recv_batch`] | the same | many at once |
+//! | [`Subscriber::visit_batch`] | no | the same by reference, where they lie |
+//! | `Subscriber` as a `futures_core::Stream`, [`AsyncAdapter`] | as a task | any async runtime (feature `async`) |
+//! | [`Bus::on`], [`Bus::on_sync`] | no | handlers: in a thread of their own, or within `publish` |
+//! | [`Bus::replay`], [`Subscriber::seek`] | no | the past, as far as the ring has it; [`Bus::start_recording`] keeps more |
+//!
+//! # 3. Which events
+//!
+//! A [`Filter`] says it by type, source, stream, entity, channel and fields of the payload, in code or as text, with [`Pattern`]s
+//! that go by segment. [`Filter::explain`] tells why an event is wanted or not.
+//!
+//! ```
+//! # use fanwire::{Event, Filter};
+//! let young: Filter = "type=task.* payload.progress < 10".parse()?;
+//! assert!(young.matches(&Event::builder("task.started").json(r#"{"progress": 3}"#).build()?));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # 4. Other things to carry, other promises
+//!
+//! [`Bus<T>`](Bus) carries any plain value ([`Carried`]) without an allocation, and [`Keep`] picks among them. Where nothing may be lost
+//! [`LosslessBus`] holds publishers up instead, and is another type, so that nobody does so by oversight;
+//! [`SoloPublisher`] is its fastest form.
+//!
+//! ```
+//! # use fanwire::{Bus, Keep, LosslessBus};
+//! let prices = Bus::builder().carrying::<u64>().capacity(1024).build()?;
+//! let mut reader = prices.subscribe(Keep::all());
+//! prices.publish_batch([99, 100, 101]);
+//! assert_eq!(reader.lag(), 3);
+//!
+//! let orders = LosslessBus::builder().carrying::<u64>().capacity(2).build_lossless()?;
+//! let _reader = orders.subscribe();
+//! assert!(orders.try_publish(1).is_ok() && orders.try_publish(2).is_ok());
+//! assert!(orders.try_publish(3).is_err(), "full, as long as nobody reads");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # 5. To browsers and other machines
+//!
+#![cfg_attr(
+    feature = "server",
+    doc = r#"
+[`Server`] puts a bus on the network: [`Server::builder`] says where, [`ServerBuilder::spawn`] starts its loops in threads beside
+whatever runtime there is, [`ServerHandle`] drains and ends them. [`Dialect`]s are the protocols it speaks, [`Bridge`] takes other
+protocols' messages, [`protocol`] and [`sse`] are for sockets of one's own.
+
+```
+use fanwire::{Bus, Server};
+use std::time::Duration;
+
+let bus = Bus::new();
+let server = Server::builder(&bus).listen("127.0.0.1:0").spawn()?;
+println!("open http://{}", server.local_addr());
+server.drain(Duration::ZERO);
+server.join()?;
+# Ok::<(), Box<dyn std::error::Error>>(())
+```
+"#
+)]
 //! # Features
 //!
 //! `default-features = false` is the bus alone: no sockets, no JSON parser.

@@ -177,6 +177,7 @@ impl Filter {
         self.members(attribute.index() as u8, false).map(|(first, _)| first)
     }
 
+    #[cfg(feature = "server")]
     /// The values of an attribute that are wanted by name, not by a pattern: those alone that no other condition on
     /// the attribute refuses, for a filter is canonical.
     pub(crate) fn named(&self, attribute: Attribute) -> impl Iterator<Item = &str> {

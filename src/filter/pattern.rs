@@ -125,13 +125,16 @@ pub(crate) struct PatternRef<'a> {
     pub(crate) text: &'a [u8],
 }
 
+#[cfg(feature = "server")]
 impl<'a> PatternRef<'a> {
     /// The one value that it matches, if there is one alone.
     pub(crate) fn exact(self) -> Option<&'a str> {
         // What was text when it was encoded is text.
         (self.kind == PatternKind::Exact).then(|| std::str::from_utf8(self.text).unwrap_or_default())
     }
+}
 
+impl PatternRef<'_> {
     pub(crate) fn matches(self, value: &[u8]) -> bool {
         match self.kind {
             PatternKind::Exact => self.text == value,

@@ -1,4 +1,4 @@
-//! What deploy/ holds, run as far as this machine can: the shipped nginx files in a real nginx, settings by the
+//! What deploy/ holds, run as far as this machine can: the shipped nginx and Caddy files in a real nginx and Caddy, settings by the
 //! program itself.
 
 mod support;
@@ -6,8 +6,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::ServerName;
@@ -15,7 +15,9 @@ use rustls::{ClientConnection, StreamOwned};
 use serde_json::{Value, json};
 use support::authority::Authority;
 use support::nginx::Nginx;
-use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
+use support::sse::Sse;
+use support::ws::Ws;
+use support::{PATIENCE, Server, eventually, fanwire, http, numbered, run};
 
 fn shipped(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
@@ -189,6 +191,66 @@ fn nginx_as_shipped_passes_streams_on_as_they_come() {
     // From this machine, operators' paths too.
     assert!(get(&authority, nginx.addr, "/metrics", "").contains("fanwire_server_connections"));
     // What a client said last gets through, and its end reaches the server.
+    drop((ws, sse));
+    eventually("the server learns that its clients went", || {
+        server.metric("fanwire_server_subscriptions").is_some_and(|left| left < 0.5)
+    });
+}
+
+/// Debian's Caddy, in a folder of its own; it ends with the test.
+struct Caddy {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl Drop for Caddy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Caddy with the shipped file before a server, without TLS; where it listens.
+fn caddy(server: &Server) -> (Caddy, SocketAddr) {
+    let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let dir = std::env::temp_dir().join(format!("fanwire-caddy-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder of our own");
+    let site = replaced(
+        shipped("caddy/Caddyfile"),
+        &[
+            ("events.example.com {", format!("http://:{} {{\n\tbind 127.0.0.1", addr.port())),
+            ("reverse_proxy 127.0.0.1:8765", format!("reverse_proxy {}", server.addr)),
+        ],
+    );
+    let config = dir.join("Caddyfile");
+    std::fs::write(&config, format!("{{\n\tadmin off\n}}\n{site}")).expect("a file of our own");
+    let mut command = Command::new("caddy");
+    command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&config).env("HOME", &dir);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().expect("caddy starts: run `cargo xtask setup`");
+    let caddy = Caddy { child, dir };
+    eventually("caddy listens, and finds the server ready", || {
+        TcpStream::connect(addr).is_ok() && http::get(addr, "/readyz").status == 200
+    });
+    (caddy, addr)
+}
+
+#[test]
+fn caddy_as_shipped_passes_streams_on_as_they_come() {
+    let server = Server::start();
+    let (_caddy, addr) = caddy(&server);
+    let mut ws = Ws::subscribed(addr, json!({}));
+    let mut sse = Sse::open(addr, "");
+    for n in 0..20 {
+        let answer = http::post(addr, "/publish", "application/json", numbered(n).as_bytes());
+        assert_eq!(answer.json()["accepted"], 1, "{answer:?}");
+        assert_eq!(ws.event()["payload"]["n"], n);
+        assert!(sse.event().data.is_some_and(|data| data.contains(&format!("{{\"n\":{n}}}"))));
+    }
+    // From this machine, operators' paths too; bodies have their limit.
+    assert_eq!(http::get(addr, "/metrics").status, 200);
+    assert_eq!(http::post(addr, "/publish", "application/json", &vec![b' '; 5 << 20]).status, 413);
     drop((ws, sse));
     eventually("the server learns that its clients went", || {
         server.metric("fanwire_server_subscriptions").is_some_and(|left| left < 0.5)

@@ -1,4 +1,4 @@
-//! What the tests need besides Rust: a browser, nginx, Node's and Python's clients.
+//! What the tests need besides Rust: a browser, nginx, Caddy, Node's and Python's clients.
 //!
 //! Always: what is there already is left as it is; what can't be installed fails, with the command that did.
 
@@ -58,9 +58,11 @@ pub(crate) fn install() -> Outcome {
             packages.push(package);
         }
     }
-    for (program, args, package) in
-        [("redis-server", "--version", "redis-server"), ("nats-server", "--version", "nats-server")]
-    {
+    for (program, args, package) in [
+        ("redis-server", "--version", "redis-server"),
+        ("nats-server", "--version", "nats-server"),
+        ("caddy", "version", "caddy"),
+    ] {
         if !answers(program, &[args]) {
             packages.push(package);
         }

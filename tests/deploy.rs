@@ -248,9 +248,12 @@ fn caddy_as_shipped_passes_streams_on_as_they_come() {
         assert_eq!(ws.event()["payload"]["n"], n);
         assert!(sse.event().data.is_some_and(|data| data.contains(&format!("{{\"n\":{n}}}"))));
     }
-    // From this machine, operators' paths too; bodies have their limit.
+    // From this machine, operators' paths too.
     assert_eq!(http::get(addr, "/metrics").status, 200);
-    assert_eq!(http::post(addr, "/publish", "application/json", &vec![b' '; 5 << 20]).status, 413);
+    // What is too large is refused by whoever sees it first: the server closes behind its answer, and Caddy, still
+    // sending, may call that a bad gateway.
+    let large = http::post(addr, "/publish", "application/json", &vec![b' '; 5 << 20]).status;
+    assert!([413, 502].contains(&large), "{large}");
     drop((ws, sse));
     eventually("the server learns that its clients went", || {
         server.metric("fanwire_server_subscriptions").is_some_and(|left| left < 0.5)

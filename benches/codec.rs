@@ -1,16 +1,19 @@
 //! What the codecs cost: frames out and in, text checked, event streams, heads of requests.
 //! `cargo bench --bench codec`; tungstenite and fastwebsockets beside ours where they do the same.
 
+mod common;
+
 use std::future::Future;
 use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
+use common::masked;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanwire::internals::http::{HttpLimits, parse_request};
 use fanwire::internals::sse::{SseParser, encode_event};
-use fanwire::internals::ws::{Decoder, Message, OpCode, WsLimits, encode, header, unmask};
+use fanwire::internals::ws::{Decoder, Message, OpCode, WsLimits, encode};
 use fastwebsockets::{Frame, Payload};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::protocol::Role;
@@ -18,17 +21,6 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode as Code};
 
 const SIZES: [usize; 5] = [16, 128, 1024, 8192, 65_536];
-const MASK: [u8; 4] = [1, 2, 3, 4];
-
-fn masked(len: usize) -> Vec<u8> {
-    let mut bytes = header(OpCode::Text, len).to_vec();
-    bytes[1] |= 0x80;
-    bytes.extend_from_slice(&MASK);
-    let mut payload = vec![b'x'; len];
-    unmask(&mut payload, MASK, 0);
-    bytes.extend_from_slice(&payload);
-    bytes
-}
 
 /// A socket that always has bytes: the same frames again and again. What is written goes nowhere.
 struct Source {
@@ -162,7 +154,7 @@ fn encoding(criterion: &mut Criterion) {
 fn decoding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for len in SIZES {
-        let source = || Source::new(&masked(len));
+        let source = || Source::new(&masked(OpCode::Text, len));
         group.throughput(Throughput::Bytes(len as u64));
         group.bench_function(BenchmarkId::new("fanwire", len), |bencher| {
             let buffer = vec![0; 64 << 10];

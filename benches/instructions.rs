@@ -4,31 +4,23 @@
 //! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. Nothing in here may
 //! depend on chance, but for the seed of the matcher's hash tables.
 
+mod common;
+
 use std::hint::black_box;
 
+use common::{MASK, masked};
 use fanwire::internals::http::{Body, BodyDecoder, HttpLimits, parse_request};
 use fanwire::internals::sse::{SseParser, encode_event};
-use fanwire::internals::ws::{Decoder, OpCode, Role, WsLimits, encode, header, unmask};
+use fanwire::internals::ws::{Decoder, OpCode, Role, WsLimits, encode, unmask};
 use fanwire::internals::{Fan, Matcher, native_frame};
 use fanwire::{Bus, Event, Filter, FilterLimits, Keep, LosslessBus};
 
 const WS: WsLimits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
-const MASK: [u8; 4] = [1, 2, 3, 4];
 const DATA: &str =
     r#"{"event_type":"task.progress","payload":{"text":"reading the sources, sixteen of them"}}"#;
 const HEAD: &[u8] =
     b"POST /publish HTTP/1.1\r\nHost: 127.0.0.1:8765\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n\
     Content-Type: application/json\r\nContent-Length: 120\r\n\r\n";
-
-fn masked(op: OpCode, len: usize) -> Vec<u8> {
-    let mut bytes = header(op, len).to_vec();
-    bytes[1] |= 0x80;
-    bytes.extend_from_slice(&MASK);
-    let mut payload = vec![b'x'; len];
-    unmask(&mut payload, MASK, 0);
-    bytes.extend_from_slice(&payload);
-    bytes
-}
 
 /// One frame, again and again.
 fn decode(op: OpCode, len: usize, times: u64) {

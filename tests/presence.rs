@@ -45,6 +45,11 @@ fn told(client: &mut Ws) -> (String, String) {
     (text(&event["event_type"]), text(&payload["user"]))
 }
 
+/// A server that asks for tokens, and keeps of every channel who is there, without grace.
+fn guarded() -> Server {
+    Server::with(&["--auth-jwt-hs256-secret", SECRET, "--presence-channels", "**", "--presence-grace", "0s"])
+}
+
 #[test]
 fn users_are_known_by_their_tokens_however_many_connections_they_have() {
     let server = Server::with(&[
@@ -89,14 +94,7 @@ fn users_are_known_by_their_tokens_however_many_connections_they_have() {
 
 #[test]
 fn who_may_not_see_a_channel_may_not_ask_who_is_there_nor_hear_it() {
-    let server = Server::with(&[
-        "--auth-jwt-hs256-secret",
-        SECRET,
-        "--presence-channels",
-        "**",
-        "--presence-grace",
-        "0s",
-    ]);
+    let server = guarded();
     let inside = bearer(&token("ann", &["--channel", "room.1"]));
     let _ann = Sse::with(server.addr, "?channel=room.1", &inside);
     let status = |headers: &str| get(&server, "room.1", headers).status;
@@ -133,14 +131,7 @@ fn who_may_not_see_a_channel_may_not_ask_who_is_there_nor_hear_it() {
 
 #[test]
 fn a_revoked_user_leaves_and_a_new_token_may_be_another_user() {
-    let server = Server::with(&[
-        "--auth-jwt-hs256-secret",
-        SECRET,
-        "--presence-channels",
-        "**",
-        "--presence-grace",
-        "0s",
-    ]);
+    let server = guarded();
     let all = bearer(&token("root", &["--channel", "*", "--admin"]));
     let mut client =
         Ws::over(Wire::connect(server.addr), "/ws", &bearer(&token("ann", &["--channel", "room.1"])));

@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use fanwire::config::{self, Sources};
 
-/// The address that is served where only a port is named, and the port where only an address is.
-const HOME: (&str, u16) = ("127.0.0.1", 8765);
-
-/// `listen` of what other servers take apart, an address and a port.
+/// `listen` of what other servers take apart, an address and a port; the one that is not named is as by default.
 fn listen(host: Option<&String>, port: Option<&u16>) -> Option<String> {
     if host.is_none() && port.is_none() {
         return None;
     }
-    let (host, port) = (host.map_or(HOME.0, String::as_str), port.copied().unwrap_or(HOME.1));
+    let default = config::Config::default().listen;
+    let (usual_host, usual_port) = default.rsplit_once(':')?;
+    let host = host.map_or(usual_host, String::as_str);
+    let port = port.map_or_else(|| usual_port.to_owned(), u16::to_string);
     let is_bare_v6 = host.contains(':') && !host.starts_with('[');
     Some(if is_bare_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }

@@ -65,26 +65,19 @@ fn script(name: &str) -> String {
 /// to be compared.
 const OUR_BYTES: &str = "462";
 
+/// Ours, whatever its clients speak.
+fn serve(ground: &Ground) -> Command {
+    let listen = format!("127.0.0.1:{}", ground.port);
+    command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
+}
+
 pub const PEERS: &[Peer] = &[
-    Peer {
-        name: "fanwire",
-        speak: "fanwire",
-        sse: true,
-        start: |ground| {
-            let listen = format!("127.0.0.1:{}", ground.port);
-            command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
-        },
-        own_port: false,
-        is_bare: false,
-    },
+    Peer { name: "fanwire", speak: "fanwire", sse: true, start: serve, own_port: false, is_bare: false },
     Peer {
         name: "fanwire, AgentOS clients",
         speak: "agentos",
         sse: false,
-        start: |ground| {
-            let listen = format!("127.0.0.1:{}", ground.port);
-            command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
-        },
+        start: serve,
         own_port: false,
         is_bare: false,
     },

@@ -104,8 +104,7 @@ impl Cursor {
         let backlog = self.backlog.get_or_insert_default();
         let behind = backlog.direct.partition_point(|direct| direct.place <= stood);
         let edges = (backlog.last_before(behind), feed.trimmed);
-        self.insert_gap(behind, missed, edges, feed.encoding, ring);
-        tally.gaps += 1;
+        self.insert_gap(behind, missed, edges, feed.encoding, tally, ring);
     }
 
     /// Puts the words for what was missed between two events before what waits from `behind` on, at its place.
@@ -113,12 +112,18 @@ impl Cursor {
         &mut self,
         behind: usize,
         missed: Option<u64>,
-        edges: (Option<EventId>, Option<EventId>),
+        (from, to): (Option<EventId>, Option<EventId>),
         encoding: Encoding,
+        tally: &mut Tally,
         ring: &impl Ring,
     ) {
         let place = self.next;
-        let direct = self.gap(place, missed, edges, encoding, ring);
+        let resume = from.and_then(|id| ring.resume_behind(id));
+        let recoverable = resume.is_some();
+        let from = resume.or(from.map(Since::Event));
+        let gap = encoding.gap(&GapNotice { missed, from, to, recoverable, at: ring.now() });
+        let direct = Direct { last: to, ..self.own(place, gap) };
+        tally.gaps += 1;
         let backlog = self.backlog.get_or_insert_default();
         backlog.direct_bytes += direct.bytes.len();
         backlog.direct.insert(behind, direct);
@@ -126,22 +131,6 @@ impl Cursor {
         for later in backlog.direct.range_mut(behind..) {
             later.place = later.place.max(place);
         }
-    }
-
-    /// The words for what was missed between two events, at this place.
-    fn gap(
-        &self,
-        place: u64,
-        missed: Option<u64>,
-        (from, to): (Option<EventId>, Option<EventId>),
-        encoding: Encoding,
-        ring: &impl Ring,
-    ) -> Direct {
-        let resume = from.and_then(|id| ring.resume_behind(id));
-        let recoverable = resume.is_some();
-        let from = resume.or(from.map(Since::Event));
-        let gap = encoding.gap(&GapNotice { missed, from, to, recoverable, at: ring.now() });
-        Direct { last: to, ..self.own(place, gap) }
     }
 
     /// Tells what was dropped while it was full, when all that waited before is written.
@@ -167,7 +156,6 @@ impl Cursor {
         let lost = std::mem::take(&mut backlog.lost_newest);
         let is_known = !std::mem::take(&mut backlog.lost_a_gap);
         let edges = (backlog.last_before(behind), backlog.lost_to.take());
-        self.insert_gap(behind, is_known.then_some(lost), edges, encoding, ring);
-        tally.gaps += 1;
+        self.insert_gap(behind, is_known.then_some(lost), edges, encoding, tally, ring);
     }
 }

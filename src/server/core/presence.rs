@@ -42,6 +42,14 @@ struct Departure {
     absence: u32,
 }
 
+impl Present {
+    /// Looks at this tick whether the user has left.
+    fn depart_at(&mut self, due: Tick, departure: Departure) {
+        self.number += 1;
+        self.departures.insert((due, self.number), departure);
+    }
+}
+
 impl<S: Socket> Core<S> {
     /// A connection says who it is.
     pub(super) fn call(&mut self, slot: usize, name: Box<str>) {
@@ -121,12 +129,10 @@ impl<S: Socket> Core<S> {
     /// Gives up what a client was in these channels.
     fn vacate(&mut self, user: Option<&Arc<str>>, seats: impl IntoIterator<Item = (Box<str>, Seat)>) {
         let mut presence = lock(&self.shared.presence);
-        let grace = self.config.presence_grace_ticks();
+        let due = self.tick + self.config.presence_grace_ticks();
         for (channel, seat) in seats {
             if let (Some(absence), Some(user)) = (presence.leave(&channel, user, seat), user) {
-                self.present.number += 1;
-                let departure = Departure { channel, user: Arc::clone(user), absence };
-                self.present.departures.insert((self.tick + grace, self.present.number), departure);
+                self.present.depart_at(due, Departure { channel, user: Arc::clone(user), absence });
             }
         }
         presence.tell(&self.shared.metrics);
@@ -139,11 +145,10 @@ impl<S: Socket> Core<S> {
 
     /// Waits for who was here before an upgrade, and has not been seen since.
     pub(crate) fn expect_users(&mut self) {
-        let grace = self.config.presence_grace_ticks();
+        let due = self.tick + self.config.presence_grace_ticks();
         for one in lock(&self.shared.presence).take_expected() {
-            self.present.number += 1;
             let departure = Departure { channel: one.channel, user: one.user.into(), absence: 0 };
-            self.present.departures.insert((self.tick + grace, self.present.number), departure);
+            self.present.depart_at(due, departure);
         }
     }
 

@@ -3,7 +3,7 @@
 //! Imports `event`. Always: the payload's bytes go out as they were taken in (checked and minified once).
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -187,17 +187,8 @@ pub(crate) fn write_event(event: &Event, out: &mut String) {
 
 /// The same where the text of its time is there already.
 pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
-    out.push('{');
-    if let Some(id) = event.id() {
-        // Writing to a String does not fail.
-        let _ = write!(out, r#""event_id":"{id}","#);
-    }
-    out.push_str(r#""event_type":"#);
-    json::write_string(event.event_type(), out);
-    if let Some(source) = event.source() {
-        out.push_str(r#","source":"#);
-        json::write_string(source, out);
-    }
+    write_head(event, out);
+    write_attribute(r#","source":"#, event.source(), out);
     out.push_str(r#","timestamp":""#);
     out.push_str(time);
     out.push_str(r#"","correlation_id":"#);
@@ -205,14 +196,40 @@ pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
         Some(correlation) => json::write_string(correlation, out),
         None => out.push_str("null"),
     }
-    if let Some(stream) = event.stream() {
-        out.push_str(r#","stream_id":"#);
-        json::write_string(stream, out);
+    write_rest(event, out);
+}
+
+/// Appends what of the object says something: as [`write_event`], but no `correlation_id` where there is none, and no
+/// time but one that the publisher gave.
+pub(crate) fn write_lean(event: &Event, out: &mut String) {
+    write_head(event, out);
+    write_attribute(r#","source":"#, event.source(), out);
+    if event.timestamp() != event.made() {
+        out.push_str(r#","timestamp":""#);
+        out.push_str(event.timestamp().text().as_str());
+        out.push('"');
     }
-    if let Some(execution) = event.execution() {
-        out.push_str(r#","execution_id":"#);
-        json::write_string(execution, out);
+    write_attribute(r#","correlation_id":"#, event.correlation(), out);
+    write_rest(event, out);
+}
+
+/// `{"event_id":…,"event_type":…`
+fn write_head(event: &Event, out: &mut String) {
+    out.push('{');
+    if let Some(id) = event.id() {
+        out.push_str(r#""event_id":""#);
+        // Writing to a String does not fail.
+        let _ = id.write(out);
+        out.push_str(r#"","#);
     }
+    out.push_str(r#""event_type":"#);
+    json::write_string(event.event_type(), out);
+}
+
+/// What stands behind time and correlation, and the end.
+fn write_rest(event: &Event, out: &mut String) {
+    write_attribute(r#","stream_id":"#, event.stream(), out);
+    write_attribute(r#","execution_id":"#, event.execution(), out);
     if let Some((kind, id)) = event.entity() {
         out.push_str(r#","entity":{"kind":"#);
         json::write_string(kind, out);
@@ -220,21 +237,19 @@ pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
         json::write_string(id, out);
         out.push('}');
     }
-    if let Some(channel) = event.channel() {
-        out.push_str(r#","channel":"#);
-        json::write_string(channel, out);
-    }
-    if let Some(parent) = event.trace_parent() {
-        out.push_str(r#","traceparent":"#);
-        json::write_string(parent, out);
-    }
-    if let Some(state) = event.trace_state() {
-        out.push_str(r#","tracestate":"#);
-        json::write_string(state, out);
-    }
+    write_attribute(r#","channel":"#, event.channel(), out);
+    write_attribute(r#","traceparent":"#, event.trace_parent(), out);
+    write_attribute(r#","tracestate":"#, event.trace_state(), out);
     out.push_str(r#","payload":"#);
     out.push_str(event.payload());
     out.push('}');
+}
+
+fn write_attribute(key: &str, value: Option<&str>, out: &mut String) {
+    if let Some(value) = value {
+        out.push_str(key);
+        json::write_string(value, out);
+    }
 }
 
 #[cfg(test)]
@@ -254,6 +269,18 @@ mod tests {
         let event = read_event(text).expect("valid");
         event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
         assert_eq!(written(&event), text);
+    }
+
+    #[test]
+    fn a_lean_event_says_what_it_has() {
+        let lean = |text: &str| {
+            let mut out = String::new();
+            write_lean(&read_event(text).expect("valid"), &mut out);
+            out
+        };
+        assert_eq!(lean(r#"{"type":"x","data":1}"#), r#"{"event_type":"x","payload":1}"#);
+        let whole = r#"{"event_type":"x","source":"s","timestamp":"1970-01-01T00:00:01.500000Z","correlation_id":"c","stream_id":"st","entity":{"kind":"k","id":"i"},"payload":{}}"#;
+        assert_eq!(lean(whole), whole);
     }
 
     #[test]

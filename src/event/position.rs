@@ -33,6 +33,18 @@ impl EventId {
         Self { epoch, shard, sequence: sequence.wrapping_sub(1) }
     }
 
+    /// Writes its text.
+    pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+        write_number::<36>(self.epoch, out)?;
+        out.write_char('-')?;
+        write_number::<10>(self.sequence, out)?;
+        if self.shard == 0 {
+            return Ok(());
+        }
+        out.write_char('.')?;
+        write_number::<10>(u64::from(self.shard), out)
+    }
+
     /// The sequence of the event behind this one.
     pub(crate) const fn next_sequence(self) -> Sequence {
         self.sequence.wrapping_add(1)
@@ -52,22 +64,22 @@ impl fmt::Display for ParseEventIdError {
 impl std::error::Error for ParseEventIdError {}
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-/// Digits of `u64::MAX` in base 36.
-const BASE36_MAX: usize = 13;
+/// Digits of `u64::MAX` in base 10, which are the most.
+const DIGITS_MAX: usize = 20;
 
-fn write_base36(f: &mut fmt::Formatter<'_>, number: u64) -> fmt::Result {
-    let mut digits = [0u8; BASE36_MAX];
-    let mut at = BASE36_MAX;
-    let mut rest = number;
+/// Writes a number in base 10 or 36, digit by digit: ids stand in every frame, and need nothing of std's formatting.
+fn write_number<const BASE: u64>(mut number: u64, out: &mut impl fmt::Write) -> fmt::Result {
+    let mut digits = [0u8; DIGITS_MAX];
+    let mut at = DIGITS_MAX;
     loop {
         at -= 1;
-        digits[at] = DIGITS[(rest % 36) as usize];
-        rest /= 36;
-        if rest == 0 {
+        digits[at] = DIGITS[(number % BASE) as usize];
+        number /= BASE;
+        if number == 0 {
             break;
         }
     }
-    f.write_str(std::str::from_utf8(&digits[at..]).map_err(|_| fmt::Error)?)
+    digits[at..].iter().try_for_each(|digit| out.write_char(char::from(*digit)))
 }
 
 /// Digits and small letters only: no sign, as std's parser would take one.
@@ -85,12 +97,7 @@ fn is_plain(text: &str) -> bool {
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_base36(f, self.epoch)?;
-        if self.shard == 0 {
-            write!(f, "-{}", self.sequence)
-        } else {
-            write!(f, "-{}.{}", self.sequence, self.shard)
-        }
+        self.write(f)
     }
 }
 
@@ -183,16 +190,16 @@ impl fmt::Display for Position {
         if let [next] = *self.sequences {
             return EventId { epoch: self.epoch, shard: 0, sequence: next.wrapping_sub(1) }.fmt(f);
         }
-        write_base36(f, self.epoch)?;
+        write_number::<36>(self.epoch, f)?;
         let mut before = 0;
         for (shard, next) in self.sequences.iter().enumerate() {
             f.write_str(if shard == 0 { "~" } else { "." })?;
             let more = next.wrapping_sub(before).cast_signed();
             if more < 0 && shard > 0 {
                 f.write_str("-")?;
-                write_base36(f, more.unsigned_abs())?;
+                write_number::<36>(more.unsigned_abs(), f)?;
             } else {
-                write_base36(f, next.wrapping_sub(before))?;
+                write_number::<36>(next.wrapping_sub(before), f)?;
             }
             before = *next;
         }

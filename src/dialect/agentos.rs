@@ -4,13 +4,12 @@
 //! own messages do no harm.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::command::{UNKNOWN, text_frame};
+use super::command::{UNKNOWN, in_scratch, text_frame};
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, OnLag, Opening, Place,
     Protocol, Refusal, Reply, Stamp, Subscribe, split_entity,
@@ -131,29 +130,36 @@ impl Protocol for Agentos {
 
 /// The envelope v1 as a WebSocket frame.
 pub(super) fn event_frame(event: &Event) -> Bytes {
-    let mut out = String::with_capacity(192 + event.payload().len());
-    out.push_str(r#"{"type":"#);
-    json::write_string(event.event_type(), &mut out);
-    let time = event.timestamp().to_string();
-    // Whole milliseconds have three digits, as the document prints them. Writing to a String does not fail.
-    let _ = match time.strip_suffix("000Z") {
-        Some(time) => write!(out, r#","ts":"{time}Z","source":"#),
-        None => write!(out, r#","ts":"{time}","source":"#),
-    };
-    json::write_string(event.source().unwrap_or(SOURCE), &mut out);
-    out.push_str(r#","entity":"#);
-    match event.entity() {
-        Some((kind, id)) => {
-            out.push_str(r#"{"kind":"#);
-            json::write_string(kind, &mut out);
-            out.push_str(r#","id":"#);
-            json::write_string(id, &mut out);
-            out.push('}');
+    in_scratch(|out| {
+        out.push_str(r#"{"type":"#);
+        json::write_string(event.event_type(), out);
+        out.push_str(r#","ts":""#);
+        let time = event.timestamp().text();
+        let time = time.as_str();
+        // Whole milliseconds have three digits, as the document prints them.
+        match time.strip_suffix("000Z") {
+            Some(time) => {
+                out.push_str(time);
+                out.push('Z');
+            }
+            None => out.push_str(time),
         }
-        None => out.push_str("null"),
-    }
-    out.push_str(r#","payload":"#);
-    out.push_str(event.payload());
-    out.push('}');
-    text_frame(&out)
+        out.push_str(r#"","source":"#);
+        json::write_string(event.source().unwrap_or(SOURCE), out);
+        out.push_str(r#","entity":"#);
+        match event.entity() {
+            Some((kind, id)) => {
+                out.push_str(r#"{"kind":"#);
+                json::write_string(kind, out);
+                out.push_str(r#","id":"#);
+                json::write_string(id, out);
+                out.push('}');
+            }
+            None => out.push_str("null"),
+        }
+        out.push_str(r#","payload":"#);
+        out.push_str(event.payload());
+        out.push('}');
+        text_frame(out)
+    })
 }

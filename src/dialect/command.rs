@@ -4,6 +4,7 @@
 //! and counted is so for every dialect.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -241,6 +242,24 @@ impl Strings {
             Self::None => Vec::new(),
         }
     }
+}
+
+/// What `write` makes of an empty text, which is the thread's own: only the result takes memory.
+pub(super) fn in_scratch(write: impl FnOnce(&mut String) -> Bytes) -> Bytes {
+    /// A longer text's memory is not kept.
+    const KEPT_BYTES_MAX: usize = 64 << 10;
+    thread_local! {
+        static SCRATCH: Cell<String> = const { Cell::new(String::new()) };
+    }
+    SCRATCH.with(|scratch| {
+        let mut text = scratch.take();
+        text.clear();
+        let made = write(&mut text);
+        if text.capacity() <= KEPT_BYTES_MAX {
+            scratch.set(text);
+        }
+        made
+    })
 }
 
 /// A JSON text in a frame of its own.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::adopt;
+use super::{adopt, quick};
 use crate::event::{Event, EventError, Timestamp, json};
 
 #[derive(Deserialize)]
@@ -102,6 +102,11 @@ impl fmt::Display for ReadError {
 
 /// Reads one event object.
 pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
+    quick::read(text).map_or_else(|| read_any(text), Ok)
+}
+
+/// The same of whatever text.
+pub(crate) fn read_any(text: &str) -> Result<Event, ReadError> {
     // serde would take an array for a struct's fields in order.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(ReadError::NotAnObject);
@@ -170,7 +175,7 @@ pub(crate) fn read_event_as(event_type: &str, payload: &str) -> Result<Event, Re
     read_event(&text)
 }
 
-fn read_timestamp(json: &str) -> Option<Timestamp> {
+pub(super) fn read_timestamp(json: &str) -> Option<Timestamp> {
     if json.starts_with('"') {
         return serde_json::from_str::<Cow<'_, str>>(json).ok()?.parse().ok();
     }

@@ -12,7 +12,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::command::{UNKNOWN, text_frame};
+use super::command::{UNKNOWN, in_scratch, text_frame};
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
     Refusal, Reply, Stamp, shortened,
@@ -221,34 +221,35 @@ impl<'de> Deserialize<'de> for Has {
 /// The message as a WebSocket frame.
 pub(super) fn event_frame(event: &Event) -> Bytes {
     let payload = event.payload();
-    let mut out = String::with_capacity(192 + payload.len());
-    out.push_str(r#"{"type":"#);
-    // The event bus has other names for what clients know.
-    let name = event.event_type();
-    json::write_string(message_type(name).unwrap_or(name), &mut out);
-    // The fields of what a client said, beside the type.
-    let fields = payload.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-    let said = fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
-    let has: Has = said.and_then(|_| serde_json::from_str(payload).ok()).unwrap_or_default();
-    if let Some(fields) = said.filter(|fields| !fields.is_empty()) {
-        out.push(',');
-        out.push_str(fields);
-    }
-    if !has.data {
-        out.push_str(r#","data":"#);
-        out.push_str(payload);
-    }
-    if !has.timestamp {
-        // Writing to a String does not fail.
-        let _ = write!(out, r#","timestamp":"{}""#, event.timestamp());
-    }
-    if !has.channel {
-        out.push_str(r#","channel":"#);
-        match event.channel() {
-            Some(channel) => json::write_string(channel, &mut out),
-            None => out.push_str("null"),
+    in_scratch(|out| {
+        out.push_str(r#"{"type":"#);
+        // The event bus has other names for what clients know.
+        let name = event.event_type();
+        json::write_string(message_type(name).unwrap_or(name), out);
+        // The fields of what a client said, beside the type.
+        let fields = payload.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        let said = fields.filter(|_| event.source().is_some_and(|source| source.starts_with(SAID_BY)));
+        let has: Has = said.and_then(|_| serde_json::from_str(payload).ok()).unwrap_or_default();
+        if let Some(fields) = said.filter(|fields| !fields.is_empty()) {
+            out.push(',');
+            out.push_str(fields);
         }
-    }
-    out.push('}');
-    text_frame(&out)
+        if !has.data {
+            out.push_str(r#","data":"#);
+            out.push_str(payload);
+        }
+        if !has.timestamp {
+            // Writing to a String does not fail.
+            let _ = write!(out, r#","timestamp":"{}""#, event.timestamp());
+        }
+        if !has.channel {
+            out.push_str(r#","channel":"#);
+            match event.channel() {
+                Some(channel) => json::write_string(channel, out),
+                None => out.push_str("null"),
+            }
+        }
+        out.push('}');
+        text_frame(out)
+    })
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::command::{Strings, UNKNOWN};
+use super::command::{Strings, UNKNOWN, in_scratch};
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
     Refusal, Reply, Stamp, Subscribe, shortened,
@@ -146,20 +146,23 @@ impl Hive {
 /// The `event` message as a WebSocket frame. `stream_id` and `execution_id` are always there: the document's own
 /// clients look them up without asking.
 pub(super) fn event_frame(event: &Event, binary: bool) -> Bytes {
-    let mut out = String::with_capacity(192 + event.payload().len());
-    out.push_str(r#"{"type":"event","event":{"type":"#);
-    json::write_string(&event.event_type().to_lowercase(), &mut out);
-    for (name, value) in [(r#","stream_id":"#, event.stream()), (r#","execution_id":"#, event.execution())] {
-        out.push_str(name);
-        match value {
-            Some(value) => json::write_string(value, &mut out),
-            None => out.push_str("null"),
+    in_scratch(|out| {
+        out.push_str(r#"{"type":"event","event":{"type":"#);
+        json::write_string(&event.event_type().to_lowercase(), out);
+        for (name, value) in
+            [(r#","stream_id":"#, event.stream()), (r#","execution_id":"#, event.execution())]
+        {
+            out.push_str(name);
+            match value {
+                Some(value) => json::write_string(value, out),
+                None => out.push_str("null"),
+            }
         }
-    }
-    out.push_str(r#","data":"#);
-    out.push_str(event.payload());
-    out.push_str(r#","timestamp":""#);
-    out.push_str(&event.timestamp().to_string());
-    out.push_str(r#""}}"#);
-    Hive { binary }.frame(&out)
+        out.push_str(r#","data":"#);
+        out.push_str(event.payload());
+        out.push_str(r#","timestamp":""#);
+        out.push_str(event.timestamp().text().as_str());
+        out.push_str(r#""}}"#);
+        Hive { binary }.frame(out)
+    })
 }

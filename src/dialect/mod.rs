@@ -13,6 +13,7 @@ mod gathering;
 mod hive;
 pub(crate) mod native;
 pub(crate) mod protocol;
+pub(crate) mod quick;
 pub(crate) mod sse_bridge;
 mod uuid;
 
@@ -280,12 +281,13 @@ impl Encoding {
 }
 
 fn sse_frame(event: &Event, name: Option<&str>, position: Option<&Position>) -> Bytes {
-    let mut json = String::with_capacity(256 + event.payload().len());
-    envelope::write_event(event, &mut json);
-    let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
-    let mut out = Vec::with_capacity(json.len() + 96);
-    sse::encode_event(&mut out, name, &json, id.as_deref());
-    out.into()
+    command::in_scratch(|json| {
+        envelope::write_event(event, json);
+        let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
+        let mut out = Vec::new();
+        sse::encode_event(&mut out, name, json, id.as_deref());
+        out.into()
+    })
 }
 
 /// What a client is told when events were dropped for it.

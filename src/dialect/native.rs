@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::command::{Strings, UNKNOWN, text_frame};
+use super::command::{Strings, UNKNOWN, in_scratch, text_frame};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, Place, Protocol, Refusal, Reply,
@@ -264,18 +264,23 @@ impl Protocol for Native {
 /// The `event` message as a WebSocket frame. Where its id does not say all that a client needs to resume, the
 /// message has a `position` that does.
 pub(crate) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
-    let mut out = String::with_capacity(384 + event.payload().len());
-    out.push_str(r#"{"type":"event","payload":"#);
-    let time = event.timestamp().text();
-    let time = time.as_str();
-    envelope::write_event_at(event, time, &mut out);
-    let id = Uuid::of_event(event.id());
-    let _ = write!(out, r#","message_id":"{id}","timestamp":"{time}","correlation_id":null"#);
-    if let Some(position) = position {
-        let _ = write!(out, r#","position":"{position}""#);
-    }
-    out.push('}');
-    text_frame(&out)
+    in_scratch(|out| {
+        out.push_str(r#"{"type":"event","payload":"#);
+        let time = event.timestamp().text();
+        let time = time.as_str();
+        envelope::write_event_at(event, time, out);
+        out.push_str(r#","message_id":""#);
+        // Writing to a String does not fail.
+        let _ = Uuid::of_event(event.id()).write(out);
+        out.push_str(r#"","timestamp":""#);
+        out.push_str(time);
+        out.push_str(r#"","correlation_id":null"#);
+        if let Some(position) = position {
+            let _ = write!(out, r#","position":"{position}""#);
+        }
+        out.push('}');
+        text_frame(out)
+    })
 }
 
 #[cfg(test)]

@@ -38,28 +38,54 @@ impl Uuid {
         Self(epoch << 80 | 0x8 << 76 | shard << 64 | 0x2 << 62 | sequence)
     }
 
+    /// Writes its text. It stands in every native frame, and needs nothing of std's formatting.
+    pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
+        let word = |nth: u32| hex((self.0 >> (96 - 32 * nth)) as u32);
+        let (b, c) = (word(1), word(2));
+        let mut text = [b'-'; 36];
+        text[..8].copy_from_slice(&word(0));
+        text[9..13].copy_from_slice(&b[..4]);
+        text[14..18].copy_from_slice(&b[4..]);
+        text[19..23].copy_from_slice(&c[..4]);
+        text[24..28].copy_from_slice(&c[4..]);
+        text[28..].copy_from_slice(&word(3));
+        out.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+
     /// Of a gap: the complement of the epoch keeps it apart from the event at that place.
     pub(crate) fn of_gap(to: Option<EventId>) -> Self {
         Self::of_event(to.map(|id| EventId { epoch: !id.epoch, ..id }))
     }
 }
 
+/// The digits of 32 bits, all at once: the nibbles are spread to a byte each, and those over nine moved up to the letters.
+fn hex(bits: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut word = u64::from(bits);
+    word = (word | word << 16) & 0x0000_ffff_0000_ffff;
+    word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+    word = (word | word << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let is_letter = (word + 6 * ONES) >> 4 & ONES;
+    (word + u64::from(b'0') * ONES + is_letter * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
+
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Digit by digit: it stands in every native frame, and needs nothing of std's formatting of numbers.
-        let mut text = *b"00000000-0000-0000-0000-000000000000";
-        let mut bits = self.0;
-        for place in text.iter_mut().rev().filter(|place| **place != b'-') {
-            *place = b"0123456789abcdef"[(bits & 0xf) as usize];
-            bits >>= 4;
-        }
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        self.write(f)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_are_those_of_std() {
+        for bits in [0, 0x0123_4567, 0x89ab_cdef, 0xffff_ffff, 0x9a9a_a9a9, 0x1000_0001] {
+            assert_eq!(hex(bits), format!("{bits:08x}").as_bytes(), "{bits:x}");
+        }
+    }
 
     #[test]
     fn uuids_have_their_version_and_variant() {

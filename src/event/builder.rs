@@ -79,18 +79,37 @@ impl fmt::Debug for EventBuilder {
 
 impl EventBuilder {
     pub(super) fn new(event_type: &str) -> Self {
+        Self::with_room(event_type.len() + 96).attribute(Attribute::Type, event_type)
+    }
+
+    /// One whose parts have so many bytes at the most.
+    pub(crate) fn with_room(bytes: usize) -> Self {
         let taken = pool::take(|body| {
             let mut text = std::mem::take(&mut body.text);
             text.clear();
             body.forget_frames();
             text
         });
-        let (pooled, text) = taken.map_or_else(
-            || (None, String::with_capacity(event_type.len() + 96)),
-            |(body, text)| (Some(body), text),
-        );
-        let builder = Self { pooled, text, spans: [Span::default(); PARTS], timestamp: None, error: None };
-        builder.attribute(Attribute::Type, event_type)
+        let (pooled, mut text) =
+            taken.map_or_else(|| (None, String::new()), |(body, text)| (Some(body), text));
+        text.reserve(bytes);
+        Self { pooled, text, spans: [Span::default(); PARTS], timestamp: None, error: None }
+    }
+
+    /// Whether `build` will say what is wrong.
+    #[cfg(feature = "server")]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// Sets the payload: the value that stands at this place in a text. Answers the place behind it; `None` where there is
+    /// none.
+    #[cfg(feature = "server")]
+    pub(crate) fn json_at(&mut self, text: &str, at: usize) -> Option<usize> {
+        let start = self.text.len();
+        let end = json::scan(text, at, |part| self.text.push_str(part)).ok()?;
+        self.put(PAYLOAD, start);
+        Some(end)
     }
 
     fn fail(&mut self, error: EventError) {
@@ -106,6 +125,12 @@ impl EventBuilder {
 
     /// Sets any one attribute. At most [`ATTRIBUTE_BYTES_MAX`] bytes, no control characters.
     pub fn attribute(mut self, attribute: Attribute, value: &str) -> Self {
+        self.set(attribute, value);
+        self
+    }
+
+    /// The same in place.
+    pub(crate) fn set(&mut self, attribute: Attribute, value: &str) {
         if value.len() > ATTRIBUTE_BYTES_MAX {
             self.fail(EventError::AttributeTooLong(attribute, value.len()));
         } else if has_control(value) {
@@ -115,7 +140,6 @@ impl EventBuilder {
             self.text.push_str(value);
             self.put(attribute.index(), start);
         }
-        self
     }
 
     /// Sets the component that publishes it.

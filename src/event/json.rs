@@ -42,22 +42,48 @@ enum Expect {
 
 /// Appends `text` minified to `out`. On an error `out` may hold a part of it.
 pub(crate) fn minify(text: &str, out: &mut String) -> Result<(), JsonError> {
+    out.reserve(text.len());
+    let end = scan(text, 0, |part| out.push_str(part))?;
+    match text.as_bytes()[end..].iter().position(|byte| !is_space(*byte)) {
+        Some(more) => Err(JsonError { offset: end + more, reason: "unexpected text after the value" }),
+        None => Ok(()),
+    }
+}
+
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// The first place from `at` on that holds no white space.
+#[inline]
+pub(crate) fn space_end(text: &str, mut at: usize) -> usize {
+    while text.as_bytes().get(at).is_some_and(|byte| is_space(*byte)) {
+        at += 1;
+    }
+    at
+}
+
+/// Reads one value from `at` on and answers the place behind it. `keep` gets it without its white space, in pieces; on an
+/// error it may have got a part.
+pub(crate) fn scan<'a>(
+    text: &'a str,
+    start: usize,
+    mut keep: impl FnMut(&'a str),
+) -> Result<usize, JsonError> {
     let bytes = text.as_bytes();
     // One bit a level: 1 = object. DEPTH_MAX bits.
     let mut kinds: u128 = 0;
     let mut depth = 0usize;
     let mut expect = Expect::Value;
-    let mut at = 0;
-    // What is copied in one piece: bytes between white space.
-    let mut kept = 0;
+    let mut at = start;
+    // What is kept in one piece: bytes between white space.
+    let mut kept = start;
     let fail = |offset, reason| Err(JsonError { offset, reason });
     while let Some(&byte) = bytes.get(at) {
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' => {
-                out.push_str(&text[kept..at]);
-                while bytes.get(at).is_some_and(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')) {
-                    at += 1;
-                }
+                keep(&text[kept..at]);
+                at = space_end(text, at);
                 kept = at;
                 continue;
             }
@@ -65,24 +91,27 @@ pub(crate) fn minify(text: &str, out: &mut String) -> Result<(), JsonError> {
                 Expect::Value | Expect::FirstItem => {
                     at = string_end(bytes, at)?;
                     expect = Expect::Comma;
-                    continue;
                 }
                 Expect::Key | Expect::FirstKey => {
                     at = string_end(bytes, at)?;
                     expect = Expect::Colon;
-                    continue;
                 }
                 Expect::Colon => return fail(at, "expected ':'"),
                 Expect::Comma => return fail(at, "expected ',' or an end"),
             },
-            b':' if expect == Expect::Colon => expect = Expect::Value,
-            b',' if expect == Expect::Comma && depth > 0 => {
+            b':' if expect == Expect::Colon => {
+                at += 1;
+                expect = Expect::Value;
+            }
+            b',' if expect == Expect::Comma => {
+                at += 1;
                 expect = if kinds & 1 == 1 { Expect::Key } else { Expect::Value };
             }
             b'{' | b'[' if matches!(expect, Expect::Value | Expect::FirstItem) => {
                 if depth == DEPTH_MAX {
                     return fail(at, "nested deeper than 128 levels");
                 }
+                at += 1;
                 depth += 1;
                 kinds = (kinds << 1) | u128::from(byte == b'{');
                 expect = if byte == b'{' { Expect::FirstKey } else { Expect::FirstItem };
@@ -92,6 +121,7 @@ pub(crate) fn minify(text: &str, out: &mut String) -> Result<(), JsonError> {
                 if expect != Expect::Comma && expect != empty {
                     return fail(at, "expected a value or key before the end");
                 }
+                at += 1;
                 depth -= 1;
                 kinds >>= 1;
                 expect = Expect::Comma;
@@ -99,7 +129,6 @@ pub(crate) fn minify(text: &str, out: &mut String) -> Result<(), JsonError> {
             _ if matches!(expect, Expect::Value | Expect::FirstItem) => {
                 at = scalar_end(bytes, at)?;
                 expect = Expect::Comma;
-                continue;
             }
             _ => {
                 return fail(
@@ -107,37 +136,71 @@ pub(crate) fn minify(text: &str, out: &mut String) -> Result<(), JsonError> {
                     match expect {
                         Expect::Key | Expect::FirstKey => "expected a key",
                         Expect::Colon => "expected ':'",
-                        _ if depth == 0 => "unexpected text after the value",
                         _ => "expected ',' or an end",
                     },
                 );
             }
         }
+        if depth == 0 {
+            keep(&text[kept..at]);
+            return Ok(at);
+        }
+    }
+    fail(at, "unexpected end")
+}
+
+/// A quote, a backslash or a control character.
+const fn is_special(byte: u8) -> bool {
+    matches!(byte, 0..=0x1f | b'"' | b'\\')
+}
+
+/// The first place from `at` on that holds one of those; else the end. Most bytes are plain, so it looks at eight at a
+/// time, and in what is longer than a name at as many as a vector holds: a fold has no early end.
+#[inline]
+fn special_from(bytes: &[u8], mut at: usize) -> usize {
+    for _ in 0..2 {
+        let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) else { break };
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + (special.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>)
+        && !chunk.iter().fold(false, |any, byte| any | is_special(*byte))
+    {
+        at += 32;
+    }
+    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let special = special_bytes(u64::from_le_bytes(*word));
+        if special != 0 {
+            return at + (special.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while bytes.get(at).is_some_and(|byte| !is_special(*byte)) {
         at += 1;
     }
-    if depth > 0 || expect != Expect::Comma {
-        return fail(at, "unexpected end");
+    at
+}
+
+/// The string without escapes whose opening quote is at this place, and the place behind it; `None` where there is
+/// something else.
+#[inline]
+pub(crate) fn plain_string(text: &str, at: usize) -> Option<(&str, usize)> {
+    let bytes = text.as_bytes();
+    if bytes.get(at) != Some(&b'"') {
+        return None;
     }
-    out.push_str(&text[kept..]);
-    Ok(())
+    let end = special_from(bytes, at + 1);
+    (bytes.get(end) == Some(&b'"')).then(|| (&text[at + 1..end], end + 1))
 }
 
 /// `at` is on the opening quote; answers the place after the closing one.
 fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     at += 1;
     loop {
-        // Most bytes are plain: look at eight at a time for a quote, a backslash or a control character.
-        while let Some(word) = bytes.get(at..at + 8) {
-            let word =
-                u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
-            let special = special_bytes(word);
-            if special == 0 {
-                at += 8;
-            } else {
-                at += (special.trailing_zeros() / 8) as usize;
-                break;
-            }
-        }
+        at = special_from(bytes, at);
         match bytes.get(at) {
             Some(b'"') => return Ok(at + 1),
             Some(b'\\') => match bytes.get(at + 1) {
@@ -151,8 +214,7 @@ fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
                 }
                 _ => return Err(JsonError { offset: at, reason: "bad escape" }),
             },
-            Some(0..=0x1f) => return Err(JsonError { offset: at, reason: "control character in a string" }),
-            Some(_) => at += 1,
+            Some(_) => return Err(JsonError { offset: at, reason: "control character in a string" }),
             None => return Err(JsonError { offset: at, reason: "unexpected end of a string" }),
         }
     }
@@ -169,10 +231,13 @@ fn special_bytes(word: u64) -> u64 {
 
 /// A number, `true`, `false` or `null`; answers the place after it.
 fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
-    for word in [b"true".as_slice(), b"false", b"null"] {
-        if bytes[at..].starts_with(word) {
-            return Ok(at + word.len());
-        }
+    let word: &[u8] = match bytes[at] {
+        b't' => b"true",
+        b'f' => b"false",
+        _ => b"null",
+    };
+    if bytes[at..].starts_with(word) {
+        return Ok(at + word.len());
     }
     let digits = |mut place: usize| {
         let start = place;
@@ -201,28 +266,25 @@ fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
 pub(crate) fn write_string(text: &str, out: &mut String) {
     out.push('"');
     let mut kept = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0..=0x1f => "",
-            _ => continue,
-        };
+    loop {
+        let at = special_from(text.as_bytes(), kept);
         out.push_str(&text[kept..at]);
-        if escape.is_empty() {
-            const HEX: &[u8; 16] = b"0123456789abcdef";
-            out.push_str("\\u00");
-            out.push(char::from(HEX[usize::from(byte >> 4)]));
-            out.push(char::from(HEX[usize::from(byte & 15)]));
-        } else {
-            out.push_str(escape);
+        let Some(&byte) = text.as_bytes().get(at) else { break };
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.push_str("\\u00");
+                out.push(char::from(HEX[usize::from(byte >> 4)]));
+                out.push(char::from(HEX[usize::from(byte & 15)]));
+            }
         }
         kept = at + 1;
     }
-    out.push_str(&text[kept..]);
     out.push('"');
 }
 

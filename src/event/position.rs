@@ -35,14 +35,15 @@ impl EventId {
 
     /// Writes its text.
     pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
-        write_number::<36>(self.epoch, out)?;
-        out.write_char('-')?;
-        write_number::<10>(self.sequence, out)?;
-        if self.shard == 0 {
-            return Ok(());
+        let mut text = Backwards::new();
+        if self.shard != 0 {
+            text.push_number::<10>(u64::from(self.shard));
+            text.push(b'.');
         }
-        out.write_char('.')?;
-        write_number::<10>(u64::from(self.shard), out)
+        text.push_number::<10>(self.sequence);
+        text.push(b'-');
+        text.push_number::<36>(self.epoch);
+        text.write(out)
     }
 
     /// The sequence of the event behind this one.
@@ -64,22 +65,49 @@ impl fmt::Display for ParseEventIdError {
 impl std::error::Error for ParseEventIdError {}
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-/// Digits of `u64::MAX` in base 10, which are the most.
-const DIGITS_MAX: usize = 20;
+/// The longest text of an id: an epoch in base 36, a sequence, a shard, and what stands between.
+const ID_BYTES_MAX: usize = 13 + 20 + 5 + 2;
 
-/// Writes a number in base 10 or 36, digit by digit: ids stand in every frame, and need nothing of std's formatting.
-fn write_number<const BASE: u64>(mut number: u64, out: &mut impl fmt::Write) -> fmt::Result {
-    let mut digits = [0u8; DIGITS_MAX];
-    let mut at = DIGITS_MAX;
-    loop {
-        at -= 1;
-        digits[at] = DIGITS[(number % BASE) as usize];
-        number /= BASE;
-        if number == 0 {
-            break;
-        }
+/// A text that is written from its end: ids stand in every frame, and need nothing of std's formatting of numbers.
+struct Backwards {
+    bytes: [u8; ID_BYTES_MAX],
+    at: usize,
+}
+
+impl Backwards {
+    const fn new() -> Self {
+        Self { bytes: [0; ID_BYTES_MAX], at: ID_BYTES_MAX }
     }
-    digits[at..].iter().try_for_each(|digit| out.write_char(char::from(*digit)))
+
+    fn push(&mut self, byte: u8) {
+        self.at -= 1;
+        self.bytes[self.at] = byte;
+    }
+
+    fn push_number<const BASE: u64>(&mut self, mut number: u64) {
+        // Two digits at a time: half the long divisions.
+        while number >= BASE {
+            let two = (number % (BASE * BASE)) as u32;
+            number /= BASE * BASE;
+            let (high, low) = (two / BASE as u32, two % BASE as u32);
+            self.push(DIGITS[low as usize]);
+            self.push(DIGITS[high as usize]);
+            if number == 0 {
+                return;
+            }
+        }
+        self.push(DIGITS[number as usize]);
+    }
+
+    fn write(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        out.write_str(std::str::from_utf8(&self.bytes[self.at..]).map_err(|_| fmt::Error)?)
+    }
+}
+
+fn write_base36(number: u64, out: &mut impl fmt::Write) -> fmt::Result {
+    let mut text = Backwards::new();
+    text.push_number::<36>(number);
+    text.write(out)
 }
 
 /// Digits and small letters only: no sign, as std's parser would take one.
@@ -190,16 +218,16 @@ impl fmt::Display for Position {
         if let [next] = *self.sequences {
             return EventId { epoch: self.epoch, shard: 0, sequence: next.wrapping_sub(1) }.fmt(f);
         }
-        write_number::<36>(self.epoch, f)?;
+        write_base36(self.epoch, f)?;
         let mut before = 0;
         for (shard, next) in self.sequences.iter().enumerate() {
             f.write_str(if shard == 0 { "~" } else { "." })?;
             let more = next.wrapping_sub(before).cast_signed();
             if more < 0 && shard > 0 {
                 f.write_str("-")?;
-                write_number::<36>(more.unsigned_abs(), f)?;
+                write_base36(more.unsigned_abs(), f)?;
             } else {
-                write_number::<36>(next.wrapping_sub(before), f)?;
+                write_base36(next.wrapping_sub(before), f)?;
             }
             before = *next;
         }

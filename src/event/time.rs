@@ -38,16 +38,18 @@ impl Timestamp {
     }
 }
 
-fn civil(days: i64) -> (i64, u32, u32) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
+/// The date of a day, counted from 0000-01-01.
+fn civil(days: u32) -> (u32, u32, u32) {
+    // Counted from the March 400 years before: in these years a leap day is the last.
+    let z = days + 146_097 - 60;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month as u32, day as u32)
+    (year_of_era + era * 400 + u32::from(month <= 2) - 400, month, day)
 }
 
 fn days(year: i64, month: u32, day: u32) -> i64 {
@@ -72,24 +74,28 @@ impl TimestampText {
 impl Timestamp {
     /// `2026-01-27T10:21:33.123456Z`; always UTC, always six decimals.
     pub(crate) fn text(self) -> TimestampText {
+        // From 0000-01-01 on there are no negative numbers. It stands in every frame, so the numbers have no more bits than
+        // they need, and two digits are written at a time.
         let seconds = self.0.div_euclid(1_000_000).clamp(SECONDS_MIN, SECONDS_MAX);
-        let micros = self.0.rem_euclid(1_000_000);
-        let (year, month, day) = civil(seconds.div_euclid(86_400));
-        let second = seconds.rem_euclid(86_400);
+        let micros = self.0.rem_euclid(1_000_000) as u32;
+        let seconds = (seconds - SECONDS_MIN) as u64;
+        let (year, month, day) = civil((seconds / 86_400) as u32);
+        let second = (seconds % 86_400) as u32;
         let mut text = *b"0000-00-00T00:00:00.000000Z";
-        let mut put = |at: usize, width: usize, mut value: u64| {
-            for place in (at..at + width).rev() {
-                text[place] = b'0' + (value % 10) as u8;
-                value /= 10;
-            }
+        let mut put = |at: usize, value: u32| {
+            text[at] = b'0' + (value / 10 % 10) as u8;
+            text[at + 1] = b'0' + (value % 10) as u8;
         };
-        put(0, 4, year as u64);
-        put(5, 2, u64::from(month));
-        put(8, 2, u64::from(day));
-        put(11, 2, (second / 3600) as u64);
-        put(14, 2, (second / 60 % 60) as u64);
-        put(17, 2, (second % 60) as u64);
-        put(20, 6, micros as u64);
+        put(0, year / 100);
+        put(2, year % 100);
+        put(5, month);
+        put(8, day);
+        put(11, second / 3600);
+        put(14, second / 60 % 60);
+        put(17, second % 60);
+        put(20, micros / 10_000);
+        put(22, micros / 100 % 100);
+        put(24, micros % 100);
         TimestampText(text)
     }
 }
@@ -184,6 +190,15 @@ mod tests {
         ] {
             assert_eq!(Timestamp(micros).to_string(), text);
             assert_eq!(text.parse(), Ok(Timestamp(micros)));
+        }
+    }
+
+    #[test]
+    fn every_day_has_its_date() {
+        let first = SECONDS_MIN / 86_400;
+        for day in first..=SECONDS_MAX / 86_400 {
+            let (year, month, date) = civil((day - first) as u32);
+            assert_eq!(days(i64::from(year), month, date), day);
         }
     }
 

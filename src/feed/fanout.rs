@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::press::Press;
 use super::thin::{KeyRule, Sampled, Thinning};
-use super::{Compression, Feed, FeedLimits, GAP};
+use super::{Compression, Feed, FeedLimits, GAP, Held};
 use crate::catalogue::autosdlc::event_type;
 use crate::dialect::{Dialect, Encoding, GapNotice};
 use crate::event::{Event, EventId, Position, Timestamp};
@@ -318,8 +318,9 @@ impl Fanout {
 
     fn append_thinned(&mut self, event: &Event, id: EventId, now: Timestamp) {
         for key in self.thinned.drain(..) {
-            let frame = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics);
+            let (frame, ready) = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics);
             let feed = &mut self.feeds[key as usize];
+            let frame = (frame.into_bytes(feed.encoding), ready);
             let members = feed.members.len() as u64;
             let Some(thin) = &mut feed.thin else { continue };
             self.metrics.events_matched.inc();
@@ -344,7 +345,8 @@ impl Fanout {
             // What waits is older, and would come behind it: so it goes early.
             let older = thin.samplers.release_shard(id.shard, now);
             let was_clean = feed.append_samples(older);
-            if feed.append(frame, id, event_key) || was_clean {
+            let (frame, ready) = frame;
+            if feed.append((Held::Own(frame), ready), id, event_key) || was_clean {
                 self.dirty.push(key);
             }
         }
@@ -427,7 +429,7 @@ impl Fanout {
             self.books.matched += feed.members.len() as u64;
             let before = feed.thin.as_mut().map(|thin| thin.samplers.release_all(self.press.now));
             let was_clean = feed.append_samples(before.unwrap_or_default());
-            if feed.append((feed.compression.own(frame), true), id, GAP) || was_clean {
+            if feed.append((Held::Own(feed.compression.own(frame)), true), id, GAP) || was_clean {
                 self.dirty.push(key as FeedKey);
             }
         }
@@ -466,14 +468,14 @@ impl Fanout {
 }
 
 /// The event's frame, made and counted where it is the first of its encoding.
-fn frame_of(event: &Event, encoding: Encoding, metrics: &Metrics) -> Bytes {
+fn frame_of<'a>(event: &'a Event, encoding: Encoding, metrics: &Metrics) -> &'a Bytes {
     let make = |event: &Event| {
         metrics.encodings.inc();
         let frame = encoding.encode(event, event.position());
         metrics.frame_bytes.observe(frame.len() as u64, 1);
         frame
     };
-    event.frame(encoding.slot(), make).clone()
+    event.frame(encoding.slot(), make)
 }
 
 /// The event's frame compressed by itself, and kept with it where others may want the same.
@@ -486,9 +488,9 @@ fn alone(
 ) -> Bytes {
     let plain = frame_of(event, encoding, metrics);
     if compression.is_kept() {
-        event.deflated(encoding.slot(), || press.alone(compression, &plain)).clone()
+        event.deflated(encoding.slot(), || press.alone(compression, plain)).clone()
     } else {
-        press.alone(compression, &plain)
+        press.alone(compression, plain)
     }
 }
 
@@ -499,16 +501,15 @@ fn frame_for(
     event: &Event,
     press: &mut Press,
     metrics: &Metrics,
-) -> (Bytes, bool) {
+) -> (Held, bool) {
     let feed = &feeds[key as usize];
     let (encoding, compression) = (feed.encoding, feed.compression);
-    if compression == Compression::None {
-        return (frame_of(event, encoding, metrics), true);
+    let is_plain = compression == Compression::None;
+    if is_plain || (compression.looks_back() && open_window(feeds, key, press)) {
+        frame_of(event, encoding, metrics);
+        return (Held::With(event.clone()), is_plain);
     }
-    if compression.looks_back() && open_window(feeds, key, press) {
-        return (frame_of(event, encoding, metrics), false);
-    }
-    (alone(event, encoding, compression, press, metrics), true)
+    (Held::Own(alone(event, encoding, compression, press, metrics)), true)
 }
 
 /// Whether the feed has a window, perhaps from now on.

@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::dialect::Encoding;
-use crate::event::EventId;
+use crate::event::{Event, EventId};
 use crate::filter::ClassId;
 use press::{Press, Shape, Shared, Step};
 use run::{Pressed, Run};
@@ -50,10 +50,37 @@ const MERGE_FRAME_BYTES_MAX: usize = 4096;
 /// The size of a run of small frames: large enough that the write call no longer counts.
 const RUN_BYTES_MAX: usize = 64 * 1024;
 
+/// Who keeps the bytes of a frame that is not sealed.
+#[derive(Debug)]
+enum Held {
+    Own(Bytes),
+    /// The event has them: a count of it costs no memory, where the first of a [`Bytes`] does.
+    With(Event),
+}
+
+impl Held {
+    /// The bytes, in their feed's encoding.
+    fn bytes(&self, encoding: Encoding) -> &Bytes {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::With(event) => {
+                event.frame(encoding.slot(), |event| encoding.encode(event, event.position()))
+            }
+        }
+    }
+
+    fn into_bytes(self, encoding: Encoding) -> Bytes {
+        match self {
+            Self::Own(bytes) => bytes,
+            held @ Self::With(_) => held.bytes(encoding).clone(),
+        }
+    }
+}
+
 /// A frame that was appended and is not sealed.
 #[derive(Debug)]
 struct Fresh {
-    frame: Bytes,
+    frame: Held,
     id: EventId,
     /// 0 where it is never left out.
     key: u64,
@@ -128,7 +155,7 @@ impl Feed {
     }
 
     /// Takes a frame; true where it is the first since the last seal.
-    fn append(&mut self, (frame, ready): (Bytes, bool), id: EventId, key: u64) -> bool {
+    fn append(&mut self, (frame, ready): (Held, bool), id: EventId, key: u64) -> bool {
         self.fresh.push(Fresh { frame, id, key, ready });
         self.fresh.len() == 1
     }
@@ -137,7 +164,7 @@ impl Feed {
     fn append_samples(&mut self, samples: Released) -> bool {
         let was_clean = self.fresh.is_empty();
         for ((frame, ready), id) in samples {
-            self.fresh.push(Fresh { frame, id, key: 0, ready });
+            self.fresh.push(Fresh { frame: Held::Own(frame), id, key: 0, ready });
         }
         was_clean && !self.fresh.is_empty()
     }
@@ -153,6 +180,7 @@ impl Feed {
             if let Some(thin) = &mut self.thin {
                 for (Fresh { frame, id, key, .. }, index) in frames.iter().zip(self.next..) {
                     if !is_whole(*key) {
+                        let frame = frame.bytes(self.encoding);
                         let frame = run.shape(index).map_or(frame, |shape| shape.alone(self.compression));
                         thin.latest.put(*key, index, (frame.clone(), *id), limits.max_keys);
                     }
@@ -173,16 +201,18 @@ impl Feed {
     fn merge(&self, rest: &[Fresh]) -> (Run, usize) {
         let merge = self.members.len() > 1;
         let mut taken = 1;
-        let mut size = rest[0].frame.len();
+        let len = |nth: usize| rest[nth].frame.bytes(self.encoding).len();
+        let mut last = len(0);
+        let mut size = last;
         while merge && size <= RUN_BYTES_MAX && taken < rest.len() {
-            let len = rest[taken].frame.len();
-            if len > MERGE_FRAME_BYTES_MAX || rest[taken - 1].frame.len() > MERGE_FRAME_BYTES_MAX {
+            let before = std::mem::replace(&mut last, len(taken));
+            if before.max(last) > MERGE_FRAME_BYTES_MAX {
                 break;
             }
-            size += len;
+            size += last;
             taken += 1;
         }
-        (Run::new(self.next, &rest[..taken]), taken)
+        (Run::new(self.next, &rest[..taken], self.encoding), taken)
     }
 
     /// The same, compressed.
@@ -190,6 +220,7 @@ impl Feed {
         let mut out = Pressed::default();
         let Some(shared) = &mut self.shared else { return self.merge(rest) };
         for Fresh { frame, ready, .. } in rest {
+            let frame = frame.bytes(self.encoding);
             let start = out.bytes.len();
             let step = if *ready {
                 out.bytes.extend_from_slice(frame);

@@ -1,6 +1,6 @@
 //! Frames of a feed that stand one behind the other in memory, so that one write covers them all.
 //!
-//! Imports `event` and its sibling `press`. Always: `bytes` is the frames in order, `marks` has one entry a frame,
+//! Imports `event`, `dialect` and its sibling `press`. Always: `bytes` is the frames in order, `marks` has one entry a frame,
 //! never none; `shapes` has one a frame too where frames look back, and none elsewhere.
 
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::Fresh;
 use super::press::Shape;
+use crate::dialect::Encoding;
 use crate::event::EventId;
 
 /// Where a frame ends in its run, and whose it is.
@@ -42,20 +43,19 @@ pub(super) struct Pressed {
 
 impl Run {
     /// A run of these frames. One frame is taken as it is; several are copied together, once for the feed.
-    pub(super) fn new(first: u64, frames: &[Fresh]) -> Self {
+    pub(super) fn new(first: u64, frames: &[Fresh], encoding: Encoding) -> Self {
+        let all = || frames.iter().map(|fresh| fresh.frame.bytes(encoding));
         let bytes = match frames {
-            [fresh] => fresh.frame.clone(),
-            frames => {
-                let mut all = Vec::with_capacity(frames.iter().map(|fresh| fresh.frame.len()).sum());
-                for fresh in frames {
-                    all.extend_from_slice(&fresh.frame);
-                }
-                all.into()
+            [fresh] => fresh.frame.bytes(encoding).clone(),
+            _ => {
+                let mut together = Vec::with_capacity(all().map(Bytes::len).sum());
+                all().for_each(|frame| together.extend_from_slice(frame));
+                together.into()
             }
         };
         let mut end = 0;
-        let ends = frames.iter().map(|fresh| {
-            end += fresh.frame.len() as u32;
+        let ends = all().map(|frame| {
+            end += frame.len() as u32;
             end
         });
         Self::of(first, frames, ends, bytes, Box::default())
@@ -138,15 +138,16 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Held;
     use super::*;
 
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
         let frames: Vec<_> = (["aa", "b", "cccc"].into_iter().zip(5..))
-            .map(|(frame, n)| Fresh { frame: frame.into(), id: id(n), key: 0, ready: true })
+            .map(|(frame, n)| Fresh { frame: Held::Own(frame.into()), id: id(n), key: 0, ready: true })
             .collect();
-        let run = Run::new(10, &frames);
+        let run = Run::new(10, &frames, Encoding::NativeWs);
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);
         assert_eq!([0, 1, 2, 3, 4, 7].map(|o| run.index_at(o)), [10, 11, 11, 12, 13, 13]);

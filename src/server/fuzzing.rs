@@ -23,7 +23,7 @@ use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::codec::ws;
-use crate::dialect::{Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, envelope};
+use crate::dialect::{Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, envelope, quick};
 use crate::event::{Event, Timestamp};
 
 pub use codecs::{filter, http_request, sse_parser};
@@ -82,6 +82,15 @@ pub fn dialect(data: &[u8]) {
 /// Reads an event; what was taken is written, and reads back as the same.
 pub fn event(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    let object = |event: &Event| {
+        let mut written = String::new();
+        envelope::write_lean(event, &mut written);
+        written
+    };
+    if let Some(quick) = quick::read(text) {
+        let Ok(event) = envelope::read_any(text) else { panic!("taken sooner than read: {text}") };
+        assert_eq!(object(&quick), object(&event));
+    }
     let Ok(event) = envelope::read_event(text) else { return };
     let mut written = String::new();
     envelope::write_event(&event, &mut written);

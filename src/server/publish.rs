@@ -115,8 +115,11 @@ fn read_event(text: &str, check: Check<'_>) -> Result<Event, BodyError> {
 
 fn read_lines(body: &str, check: Check<'_>) -> Result<Vec<Event>, BodyError> {
     let mut events = Vec::new();
-    for (at, line) in body.split('\n').enumerate() {
-        let line = line.trim_ascii();
+    let mut start = 0;
+    let ends = memchr::memchr_iter(b'\n', body.as_bytes()).chain([body.len()]);
+    for (at, end) in ends.enumerate() {
+        let line = body[start..end].trim_ascii();
+        start = end + 1;
         if !line.is_empty() {
             let event = read_event(line, check);
             events.push(event.map_err(|error| BodyError { line: at + 1, ..error })?);

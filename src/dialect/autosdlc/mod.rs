@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::command::{UNKNOWN, text_frame};
+use super::command::{UNKNOWN, in_scratch, text_frame};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
@@ -289,22 +289,25 @@ impl Autosdlc {
 
 /// The message as a WebSocket frame. Its id is the event's place, the same for every client.
 pub(super) fn event_frame(event: &Event, gzip: bool) -> Bytes {
-    let mut out = String::with_capacity(256 + event.payload().len());
-    // Writing to a String does not fail.
-    let _ = write!(out, r#"{{"id":"{}","type":"#, Uuid::of_event(event.id()));
-    let name = event.event_type();
-    json::write_string(event_type(name).map_or(name, |known| known.name), &mut out);
-    let _ = write!(out, r#","timestamp":{},"data":"#, millis(event.timestamp()));
-    out.push_str(event.payload());
-    out.push_str(r#","metadata":{"version":"1.0""#);
-    for (name, value) in [(r#","source":"#, event.source()), (r#","correlationId":"#, event.correlation())] {
-        if let Some(value) = value {
-            out.push_str(name);
-            json::write_string(value, &mut out);
+    in_scratch(|out| {
+        // Writing to a String does not fail.
+        let _ = write!(out, r#"{{"id":"{}","type":"#, Uuid::of_event(event.id()));
+        let name = event.event_type();
+        json::write_string(event_type(name).map_or(name, |known| known.name), out);
+        let _ = write!(out, r#","timestamp":{},"data":"#, millis(event.timestamp()));
+        out.push_str(event.payload());
+        out.push_str(r#","metadata":{"version":"1.0""#);
+        for (name, value) in
+            [(r#","source":"#, event.source()), (r#","correlationId":"#, event.correlation())]
+        {
+            if let Some(value) = value {
+                out.push_str(name);
+                json::write_string(value, out);
+            }
         }
-    }
-    out.push_str("}}");
-    Autosdlc { gzip }.frame(&out)
+        out.push_str("}}");
+        Autosdlc { gzip }.frame(out)
+    })
 }
 
 #[cfg(test)]

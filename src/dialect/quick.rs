@@ -1,0 +1,265 @@
+//! An event object as publishers mostly write it, read in one pass: known fields with values of their kinds, strings
+//! without escapes.
+//!
+//! Imports `event`. Always: what it takes is what `envelope` reads from the same text, only sooner; whatever else stands
+//! in a text, it leaves to that, which also has the words for faults.
+
+use super::{adopt, envelope};
+use crate::event::{Attribute, Event, EventBuilder, json};
+
+/// A place in the text.
+struct Scan<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Scan<'a> {
+    fn space(&mut self) {
+        self.at = json::space_end(self.text, self.at);
+    }
+
+    /// Goes behind this byte and the space before it, if it is next.
+    fn take(&mut self, byte: u8) -> bool {
+        self.space();
+        let is_next = self.text.as_bytes().get(self.at) == Some(&byte);
+        self.at += usize::from(is_next);
+        is_next
+    }
+
+    fn null(&mut self) -> bool {
+        let is_next = self.text.as_bytes()[self.at..].starts_with(b"null");
+        self.at += if is_next { 4 } else { 0 };
+        is_next
+    }
+
+    /// A string or `null`, which is none.
+    fn string(&mut self) -> Option<Option<&'a str>> {
+        if self.null() {
+            return Some(None);
+        }
+        let (string, end) = json::plain_string(self.text, self.at)?;
+        self.at = end;
+        Some(Some(string))
+    }
+
+    /// Any value but `null`, which is none, as it stands there.
+    fn value(&mut self) -> Option<Option<&'a str>> {
+        if self.null() {
+            return Some(None);
+        }
+        let start = self.at;
+        self.at = json::scan(self.text, start, |_| ()).ok()?;
+        Some(Some(&self.text[start..self.at]))
+    }
+
+    /// The next field's name, with its value behind it; an empty one at the object's end.
+    fn key(&mut self, is_first: bool) -> Option<&'a str> {
+        if self.take(b'}') {
+            return Some("");
+        }
+        if !is_first {
+            self.take(b',').then_some(())?;
+            self.space();
+        }
+        let (key, end) = json::plain_string(self.text, self.at)?;
+        self.at = end;
+        // The empty name is the end's.
+        (!key.is_empty() && self.take(b':')).then_some(())?;
+        self.space();
+        Some(key)
+    }
+}
+
+/// The attribute that a field of this name has as its text.
+fn attribute(key: &str) -> Option<Attribute> {
+    Some(match key {
+        "type" | "event_type" => Attribute::Type,
+        "source" => Attribute::Source,
+        "stream_id" => Attribute::Stream,
+        "execution_id" => Attribute::Execution,
+        "correlation_id" => Attribute::Correlation,
+        "channel" => Attribute::Channel,
+        _ => return None,
+    })
+}
+
+/// Places of fields that are no attribute's, among those that were seen.
+const ENTITY: usize = Attribute::COUNT;
+const TIMESTAMP: usize = ENTITY + 1;
+const PAYLOAD: usize = ENTITY + 2;
+const TRACE_PARENT: usize = ENTITY + 3;
+const TRACE_STATE: usize = ENTITY + 4;
+
+/// Reads one event object. `None`: something in it is unusual, or wrong.
+pub(crate) fn read(text: &str) -> Option<Event> {
+    let mut scan = Scan { text, at: 0 };
+    scan.take(b'{').then_some(())?;
+    let mut builder = EventBuilder::with_room(text.len());
+    let mut seen = 0u32;
+    // Which attributes have a value, and those that are needed once more.
+    let mut has = 0u32;
+    let (mut event_type, mut payload) = ("", None);
+    let (mut parent, mut state) = (None, None);
+    loop {
+        let key = scan.key(seen == 0)?;
+        let mut see = |place: usize| {
+            let is_first = seen & (1 << place) == 0;
+            seen |= 1 << place;
+            is_first.then_some(())
+        };
+        if let Some(attribute) = attribute(key) {
+            see(attribute.index())?;
+            if let Some(value) = scan.string()? {
+                has |= 1 << attribute.index();
+                builder.set(attribute, value);
+                if attribute == Attribute::Type {
+                    event_type = value;
+                }
+            }
+            continue;
+        }
+        match key {
+            "" => break,
+            "payload" | "data" => {
+                see(PAYLOAD)?;
+                if !scan.null() {
+                    let end = builder.json_at(text, scan.at)?;
+                    payload = Some(&text[scan.at..end]);
+                    scan.at = end;
+                }
+            }
+            "timestamp" | "ts" => {
+                see(TIMESTAMP)?;
+                if let Some(value) = scan.value()? {
+                    builder = builder.timestamp(envelope::read_timestamp(value)?);
+                }
+            }
+            "entity" => {
+                see(ENTITY)?;
+                if !scan.null() {
+                    has |= 1 << ENTITY;
+                    entity(&mut scan, &mut builder)?;
+                }
+            }
+            "traceparent" => {
+                see(TRACE_PARENT)?;
+                parent = scan.string()?;
+            }
+            "tracestate" => {
+                see(TRACE_STATE)?;
+                state = scan.string()?;
+            }
+            // It may say what the event is about.
+            "key" => return None,
+            _ => drop(scan.value()?),
+        }
+        // A field that may come twice does not make the next one the first.
+        seen |= 1 << 31;
+    }
+    scan.space();
+    (scan.at == text.len()).then_some(())?;
+    if let Some(parent) = parent {
+        builder = builder.trace(parent, state);
+    }
+    let lacks = |place: usize| has & (1 << place) == 0;
+    if let Some(payload) = payload {
+        let adopted = adopt::of(event_type, payload);
+        for (attribute, value) in [
+            (Attribute::Channel, adopted.channel),
+            (Attribute::Stream, adopted.stream),
+            (Attribute::Execution, adopted.execution),
+        ] {
+            if let Some(value) = value.filter(|_| lacks(attribute.index())) {
+                builder.set(attribute, &value);
+            }
+        }
+        if let Some((kind, id)) = adopted.entity.filter(|_| lacks(ENTITY)) {
+            builder = builder.entity(kind, &id);
+        }
+    }
+    if builder.has_failed() { None } else { builder.build().ok() }
+}
+
+/// The object of an entity's kind and id, whose opening bracket is next.
+fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Option<()> {
+    scan.take(b'{').then_some(())?;
+    let mut seen = 0u32;
+    loop {
+        let attribute = match scan.key(seen == 0)? {
+            "" => return Some(()),
+            "kind" => Attribute::EntityKind,
+            "id" => Attribute::EntityId,
+            _ => return None,
+        };
+        (seen & (1 << attribute.index()) == 0).then_some(())?;
+        seen |= 1 << attribute.index();
+        if let Some(value) = scan.string()? {
+            builder.set(attribute, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts that are taken, and mean what they mean to the reader of all texts.
+    #[test]
+    fn usual_events_are_taken_as_the_other_reader_takes_them() {
+        let whole = r#"{"event_id":"a-1","event_type":"task.progress","source":"core","timestamp":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42","stream_id":"webhook","execution_id":"ex-1","entity":{"kind":"task","id":"t-1"},"channel":"dev","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=b","payload":{"n":42}}"#;
+        for text in [
+            whole,
+            r#"{"type":"x","ts":1500,"data":[1,"\u00e9\n"],"extra":{"deep":[null]},"x":1,"x":2}"#,
+            " {\t\"payload\" : { \"a\" : [ 1 , 2 ] } ,\r\n\"type\":\"ä\" , \"source\" : null } ",
+            r#"{"type":"x","entity":{"id":"7"},"channel":"","payload":null,"ts":null}"#,
+            r#"{"type":"x","entity":{},"traceparent":"no","payload":-0.5e1}"#,
+            r#"{"type":"agent_status","data":{"agentId":"coder-001"}}"#,
+            r#"{"type":"agent_status","entity":{"kind":"k"},"data":{"agentId":"coder-001"}}"#,
+            r#"{"type":"agent.message","payload":{"circle_name":"dev-team"},"channel":null}"#,
+            r#"{"type":"EXECUTION_STARTED","execution_id":"own","data":{"stream_id":"s","execution_id":"e"}}"#,
+        ] {
+            let object = |event: Event| {
+                let mut out = String::new();
+                envelope::write_lean(&event, &mut out);
+                out
+            };
+            let quick = read(text).unwrap_or_else(|| panic!("not taken: {text}"));
+            assert_eq!(object(quick), object(envelope::read_any(text).expect("valid")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_unusual_or_wrong_is_left_to_the_other_reader() {
+        let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(2000));
+        for text in [
+            "",
+            "{",
+            "{}",
+            "[]",
+            r#"{"type":"x""#,
+            r#"{"type":"x"}}"#,
+            r#"{"type":"x"} 1"#,
+            r#"{"type":"x",}"#,
+            r#"{,"type":"x"}"#,
+            r#"{"type":"x" "source":"y"}"#,
+            r#"{"type":"a\tb"}"#,
+            r#"{"type":"x","event_type":"y"}"#,
+            r#"{"type":"x","type":"y"}"#,
+            r#"{"type":5}"#,
+            r#"{"type":""}"#,
+            r#"{"type":nullx}"#,
+            r#"{"ty\u0070e":"x","type":"y"}"#,
+            r#"{"type":"x","":1}"#,
+            r#"{"type":"x","entity":"task:1"}"#,
+            r#"{"type":"x","entity":{"kind":"k","more":1}}"#,
+            r#"{"type":"x","entity":{"kind":"k","kind":"l"}}"#,
+            r#"{"type":"x","payload":}"#,
+            r#"{"type":"x","payload":{]}"#,
+            r#"{"type":"x","ts":"yesterday"}"#,
+            r#"{"type":"agent_status","key":"agent:coder-001:status"}"#,
+            long.as_str(),
+        ] {
+            assert!(read(text).is_none(), "{text}");
+        }
+    }
+}

@@ -149,28 +149,10 @@ pub(crate) fn scan<'a>(
     fail(at, "unexpected end")
 }
 
-/// A quote, a backslash or a control character.
-const fn is_special(byte: u8) -> bool {
-    matches!(byte, 0..=0x1f | b'"' | b'\\')
-}
-
-/// The first place from `at` on that holds one of those; else the end. Most bytes are plain, so it looks at eight at a
-/// time, and in what is longer than a name at as many as a vector holds: a fold has no early end.
+/// The first place from `at` on that holds a quote, a backslash or a control character; else the end. Most bytes are
+/// plain, so it looks at eight at a time.
 #[inline]
 fn special_from(bytes: &[u8], mut at: usize) -> usize {
-    for _ in 0..2 {
-        let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) else { break };
-        let special = special_bytes(u64::from_le_bytes(*word));
-        if special != 0 {
-            return at + (special.trailing_zeros() / 8) as usize;
-        }
-        at += 8;
-    }
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>)
-        && !chunk.iter().fold(false, |any, byte| any | is_special(*byte))
-    {
-        at += 32;
-    }
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
         let special = special_bytes(u64::from_le_bytes(*word));
         if special != 0 {
@@ -178,7 +160,7 @@ fn special_from(bytes: &[u8], mut at: usize) -> usize {
         }
         at += 8;
     }
-    while bytes.get(at).is_some_and(|byte| !is_special(*byte)) {
+    while bytes.get(at).is_some_and(|byte| !matches!(byte, 0..=0x1f | b'"' | b'\\')) {
         at += 1;
     }
     at

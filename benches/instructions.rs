@@ -94,6 +94,12 @@ fn event(nth: u64) -> Event {
     Event::builder("task.progress").source("core").stream(&stream).json(DATA).build().expect("valid")
 }
 
+fn read_event(times: u64) {
+    for _ in 0..times {
+        black_box(Event::from_json(black_box(DATA)).expect("valid"));
+    }
+}
+
 fn encode_native(times: u64) {
     let event = event(0);
     for _ in 0..times {
@@ -183,6 +189,7 @@ const OPERATIONS: &[Operation] = &[
     ("sse-parse", parse_sse),
     ("http-parse-head", parse_head),
     ("http-decode-chunked", decode_chunks),
+    ("event-read", read_event),
     ("event-encode-native", encode_native),
     ("bus-publish-u64", publish_plain),
     ("bus-publish-and-read-u64", publish_and_read),

@@ -10,7 +10,7 @@ fn a_conversation_is_as_the_asyncapi_document_says() {
     let mut stage = Stage::new(&["--presence-channels", "**"]);
     let document = in_project("docs/api/asyncapi.yaml");
     let document = document.to_str().expect("a path that is text");
-    Script::start("api_asyncapi.py", &[&stage.url(), document]).finish(&mut stage, 4);
+    Script::start("api_asyncapi.py", &[&stage.url(), document]).finish(&mut stage, 5);
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn patterns_mean_the_same_in_every_language() {
 
 #[test]
 fn javascript_verbs_do_what_they_say() {
-    node_test("client.test.mjs", 16);
+    node_test("client.test.mjs", 17);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn the_guides_javascript_does_what_they_say() {
 
 #[test]
 fn javascript_misses_nothing_on_a_bad_network() {
-    node_test("cuts.test.mjs", 9);
+    node_test("cuts.test.mjs", 10);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn javascript_and_its_hooks_work_in_chromium() {
 
 #[test]
 fn python_verbs_do_what_they_say() {
-    python_test("test_client.py", 9);
+    python_test("test_client.py", 10);
 }
 
 #[test]

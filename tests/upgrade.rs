@@ -135,6 +135,12 @@ fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
                     follow(&mut event, &last)
                 })
             }
+            2 => {
+                let header = "Sec-WebSocket-Protocol: fanwire.v1.lean\r\n";
+                let mut ws = Ws::over(Wire::connect(addr), "/ws", header);
+                assert_eq!(ws.ask(&json!({"type": "subscribe"}))["type"], "ack");
+                Box::new(move || follow(|| number_of(&ws.message()), &last))
+            }
             _ => {
                 let mut ws = Ws::subscribed(addr, json!({"event_types": ["test.*"]}));
                 Box::new(move || follow(|| number_of(&ws.event()), &last))

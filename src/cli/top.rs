@@ -89,6 +89,8 @@ struct Interest {
     filters: Vec<String>,
     dialect: String,
     transport: String,
+    #[serde(default)]
+    lean: bool,
     members: u64,
     kept_events: u64,
 }
@@ -399,7 +401,7 @@ fn write_tables(
         } else {
             one.filters.join("  or  ")
         };
-        let spoken = format!("{} {}", one.dialect, one.transport);
+        let spoken = format!("{}{} {}", if one.lean { "lean " } else { "" }, one.dialect, one.transport);
         writeln!(
             out,
             "{:<wide$} {spoken:<16}{:>10}{:>12}",

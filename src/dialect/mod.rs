@@ -11,6 +11,7 @@ mod command;
 pub(crate) mod envelope;
 mod gathering;
 mod hive;
+pub(crate) mod lean;
 pub(crate) mod native;
 pub(crate) mod protocol;
 pub(crate) mod quick;
@@ -199,10 +200,16 @@ pub(crate) enum Encoding {
     AutosdlcWs = 8,
     /// AutoSDLC's messages, the longer ones as gzip in binary frames.
     AutosdlcWsGzip = 9,
+    /// Native messages, and events without a message around them.
+    NativeWsLean = 10,
+    /// Native payloads as SSE, named by their type.
+    NativeSseLean = 11,
+    /// Native payloads as SSE without a name.
+    NativeSseLeanUnnamed = 12,
 }
 
 // Every event keeps at most one frame for each.
-const _: () = assert!((Encoding::AutosdlcWsGzip as usize) < ENCODINGS_MAX);
+const _: () = assert!((Encoding::NativeSseLeanUnnamed as usize) < ENCODINGS_MAX);
 
 impl Encoding {
     /// Where an event keeps its frame: encodings whose event frames are the same bytes share one.
@@ -216,7 +223,12 @@ impl Encoding {
     /// Which dialect that is.
     pub(crate) const fn dialect(self) -> Dialect {
         match self {
-            Self::NativeWs | Self::NativeSse | Self::NativeSseUnnamed => Dialect::Native,
+            Self::NativeWs
+            | Self::NativeSse
+            | Self::NativeSseUnnamed
+            | Self::NativeWsLean
+            | Self::NativeSseLean
+            | Self::NativeSseLeanUnnamed => Dialect::Native,
             Self::AgentosWs | Self::AgentosWsGaps => Dialect::Agentos,
             Self::HiveWs | Self::HiveWsBinary => Dialect::Hive,
             Self::AutosdlcWs | Self::AutosdlcWsGzip => Dialect::Autosdlc,
@@ -226,13 +238,36 @@ impl Encoding {
 
     /// Whether its bytes are an event stream, and not WebSocket messages.
     pub(crate) const fn is_sse(self) -> bool {
-        matches!(self, Self::NativeSse | Self::NativeSseUnnamed)
+        matches!(
+            self,
+            Self::NativeSse | Self::NativeSseUnnamed | Self::NativeSseLean | Self::NativeSseLeanUnnamed
+        )
+    }
+
+    /// Whether its events say no more than they must.
+    pub(crate) const fn is_lean(self) -> bool {
+        matches!(self, Self::NativeWsLean | Self::NativeSseLean | Self::NativeSseLeanUnnamed)
+    }
+
+    /// The same with lean events, where its dialect has such.
+    pub(crate) const fn lean(self) -> Self {
+        match self {
+            Self::NativeWs => Self::NativeWsLean,
+            Self::NativeSse => Self::NativeSseLean,
+            Self::NativeSseUnnamed => Self::NativeSseLeanUnnamed,
+            other => other,
+        }
     }
 
     /// Whose words they are, where clients speak.
     pub(crate) const fn protocol(self) -> &'static dyn Protocol {
         match self {
-            Self::NativeWs | Self::NativeSse | Self::NativeSseUnnamed => &native::Native,
+            Self::NativeWs
+            | Self::NativeSse
+            | Self::NativeSseUnnamed
+            | Self::NativeWsLean
+            | Self::NativeSseLean
+            | Self::NativeSseLeanUnnamed => &native::Native,
             Self::AgentosWs => &agentos::Agentos { gaps: false },
             Self::AgentosWsGaps => &agentos::Agentos { gaps: true },
             Self::HiveWs => &hive::Hive { binary: false },
@@ -256,27 +291,25 @@ impl Encoding {
             Self::GatheringWs => gathering::event_frame(event),
             Self::AutosdlcWs => autosdlc::event_frame(event, false),
             Self::AutosdlcWsGzip => autosdlc::event_frame(event, true),
+            Self::NativeWsLean => lean::event_frame(event, position),
+            Self::NativeSseLean => lean::sse_frame(event, Some(event.event_type()), position),
+            Self::NativeSseLeanUnnamed => lean::sse_frame(event, None, position),
         }
     }
 
     /// The frame that tells a client of a gap.
     pub(crate) fn gap(self, gap: &GapNotice) -> Bytes {
-        match self {
-            Self::NativeSse | Self::NativeSseUnnamed => {
-                let mut out = Vec::with_capacity(128);
-                sse::encode_event(&mut out, Some("gap"), &gap.json(), None);
-                out.into()
-            }
-            _ => self.protocol().gap(gap),
+        if !self.is_sse() {
+            return self.protocol().gap(gap);
         }
+        let mut out = Vec::with_capacity(128);
+        sse::encode_event(&mut out, Some("gap"), &gap.json(), None);
+        out.into()
     }
 
     /// The frame that asks whether the client is still there, on a connection that is quiet.
     pub(crate) fn heartbeat(self) -> Bytes {
-        match self {
-            Self::NativeSse | Self::NativeSseUnnamed => Bytes::from_static(b": heartbeat\n\n"),
-            _ => self.protocol().heartbeat(),
-        }
+        if self.is_sse() { Bytes::from_static(b": heartbeat\n\n") } else { self.protocol().heartbeat() }
     }
 }
 

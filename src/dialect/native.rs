@@ -19,6 +19,9 @@ use super::{
 use crate::event::{Attribute, Event, Position, json};
 use crate::filter::Filter;
 
+/// Its subprotocol.
+pub(crate) const PROTOCOL: &str = "fanwire.v1";
+
 /// The native dialect.
 #[derive(Debug)]
 pub(super) struct Native;

@@ -37,7 +37,7 @@ pub use time::{ParseTimestampError, Timestamp};
 
 /// How many encodings of one event are kept with it.
 #[cfg(feature = "server")]
-pub(crate) const ENCODINGS_MAX: usize = 10;
+pub(crate) const ENCODINGS_MAX: usize = 13;
 
 /// The payload's place among an event's spans, after the attributes.
 const PAYLOAD: usize = Attribute::COUNT;

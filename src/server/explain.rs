@@ -31,7 +31,8 @@ impl Interest {
         let FeedView { encoding, is_compressed, members, kept_events, kept_bytes, .. } = &self.view;
         json!({
             "filters": self.texts, "dialect": encoding.dialect().name(),
-            "transport": if encoding.is_sse() { "sse" } else { "ws" }, "compressed": is_compressed,
+            "transport": if encoding.is_sse() { "sse" } else { "ws" },
+            "lean": encoding.is_lean(), "compressed": is_compressed,
             "members": members, "kept_events": kept_events, "kept_bytes": kept_bytes,
         })
     }

@@ -37,9 +37,9 @@ pub fn control_message(data: &[u8]) {
 }
 
 /// What a client of any dialect says: the first byte chooses the dialect, and whether it comes as binary. An event
-/// that comes of it is encoded in every dialect, and what stands in a text frame is JSON.
+/// that comes of it is encoded in every dialect, natively in lean form too, and what stands in a text frame is JSON.
 pub fn dialect(data: &[u8]) {
-    use Encoding::{AgentosWs, AutosdlcWs, GatheringWs, HiveWs, NativeWs};
+    use Encoding::{AgentosWs, AutosdlcWs, GatheringWs, HiveWs, NativeWs, NativeWsLean};
     let Some((&choice, rest)) = data.split_first() else { return };
     let encodings = [NativeWs, AgentosWs, HiveWs, AutosdlcWs, GatheringWs];
     let encoding = encodings[usize::from(choice & 0x7f) % encodings.len()];
@@ -54,6 +54,7 @@ pub fn dialect(data: &[u8]) {
     match read.command {
         Ok(Command::Publish(event) | Command::Say(event)) => {
             frames.extend(encodings.map(|encoding| encoding.encode(&event, None)));
+            frames.push(NativeWsLean.encode(&event, None));
         }
         Ok(Command::Subscribe(subscribe)) => {
             for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
@@ -176,6 +177,9 @@ impl Socket for End {
 const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
+/// What of a handshake is one of lean events, in place of its last two bytes.
+const LEAN: &[u8] = b"Sec-WebSocket-Protocol: fanwire.v1.lean\r\n\r\n";
+
 /// What a stranger's bytes have two clients, the clock and a publisher do to a loop: an operation a byte, and what it
 /// takes behind it. The books balance after each turn, and nothing is left when all are gone.
 pub fn conversation(data: &[u8]) {
@@ -212,7 +216,9 @@ pub fn conversation(data: &[u8]) {
                     told.0 = true;
                 }
                 2 => {
-                    line.arrived.extend(UPGRADE);
+                    let (head, end) = UPGRADE.split_at(UPGRADE.len() - 2);
+                    line.arrived.extend(head);
+                    line.arrived.extend(if op & 8 == 0 { end } else { LEAN });
                     told.0 = true;
                 }
                 3 => tick += size(&mut input) as u64,

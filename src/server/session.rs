@@ -23,7 +23,7 @@ use super::wheel::Tick;
 use crate::codec::{portable, ws};
 use crate::dialect::{
     Asked, ClientError, ClientMessage, Command, Dialect, Encoding, Incoming, OnLag, Opening, Place, Refusal,
-    Reply, Stamp, Subscribe, native, shortened,
+    Reply, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
@@ -478,7 +478,7 @@ impl Session {
             "server_info" => Ok(json!({
                 "name": "fanwire",
                 "version": env!("CARGO_PKG_VERSION"),
-                "protocol": "fanwire.v1",
+                "protocol": if self.encoding.is_lean() { lean::PROTOCOL } else { native::PROTOCOL },
                 "dialect": "native",
                 "epoch": cx.shared.bus.epoch().to_string(),
                 "max_message_bytes": cx.config.max_message_bytes,

@@ -42,7 +42,8 @@ FROM_CLIENT, FROM_SERVER = names(say), names(say["reply"]) | names(hear)
 
 
 def validate(message, allowed):
-    kind = message["type"]
+    # A lean event has no message around it.
+    kind = "leanEvent" if "event_type" in message else message["type"]
     assert kind in allowed, f"{kind} is not in the document: {message}"
     schema = document["components"]["messages"][kind]["payload"]
     validator = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
@@ -65,14 +66,20 @@ class Conversation:
         message = {"type": kind, "message_id": str(self.number)} | ({} if payload is None else {"payload": payload})
         validate(message, FROM_CLIENT)
         await self.ws.send(json.dumps(message))
-        while (said := await self.hear())["correlation_id"] != message["message_id"]:
+        while (said := await self.hear()).get("correlation_id") != message["message_id"]:
             pass
         assert said["type"] == answer, said
         return said
 
 
-def connect():
-    return websockets.connect(url.replace("http", "ws") + document["channels"]["native"]["address"] + "?user=ann", proxy=None)
+def connect(**options):
+    return websockets.connect(url.replace("http", "ws") + document["channels"]["native"]["address"] + "?user=ann", proxy=None, **options)
+
+
+FULL = {
+    "type": "task.progress", "source": "core", "timestamp": 1_700_000_000_000, "correlation_id": "run", "stream_id": "st",
+    "execution_id": "e", "entity": {"kind": "task", "id": "t"}, "channel": "ch", "payload": [1, {"a": None}],
+}  # fmt: skip
 
 
 async def whole():
@@ -97,11 +104,7 @@ async def conversation():
         assert [user["user"] for user in here["payload"]["users"]] == ["ann"], here
         await client.say("request", {"action": "presence", "channel": ""}, "error")
         await client.say("ping", answer="pong")
-        full = {
-            "type": "task.progress", "source": "core", "timestamp": 1_700_000_000_000, "correlation_id": "run", "stream_id": "st",
-            "execution_id": "e", "entity": {"kind": "task", "id": "t"}, "channel": "ch", "payload": [1, {"a": None}],
-        }  # fmt: skip
-        await client.say("publish", full)
+        await client.say("publish", FULL)
         await client.say("publish", {"event_type": "bare"})
         await client.say("unsubscribe", {"subscription_id": "all"})
         await client.say("unsubscribe", {"subscription_id": "all"}, "error")
@@ -112,6 +115,18 @@ async def conversation():
         await client.hear()
         await ws.send("no message")
         assert (await client.hear())["payload"]["code"] == "invalid_message"
+
+
+async def lean():
+    async with connect(subprotocols=["fanwire.v1.lean", "fanwire.v1"]) as ws:
+        client = Conversation(ws)
+        await client.say("subscribe", {"event_types": ["task.*", "bare"]})
+        info = await client.say("request", {"action": "server_info"}, "response")
+        assert info["payload"]["protocol"] == ws.subprotocol == "fanwire.v1.lean", info
+        await client.say("publish", FULL)
+        await client.say("publish", {"event_type": "bare"})
+        while seen["leanEvent"] < 2:
+            await client.hear()
 
 
 async def gaps():
@@ -142,6 +157,7 @@ async def all_seen():
 async def main():
     await check("the document is whole", whole)
     await check("what is said and heard in a conversation is as it says", conversation)
+    await check("so are lean events", lean)
     await check("gaps are as it says", gaps)
     await check("each message that it names was seen", all_seen)
 

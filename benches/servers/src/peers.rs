@@ -82,6 +82,14 @@ pub const PEERS: &[Peer] = &[
         is_bare: false,
     },
     Peer {
+        name: "fanwire, lean clients",
+        speak: "lean",
+        sse: true,
+        start: serve,
+        own_port: false,
+        is_bare: false,
+    },
+    Peer {
         name: "bare loop, a write an event",
         speak: "plain",
         sse: true,

@@ -5,21 +5,21 @@ interface Place {
   sequence: number;
 }
 
-function place(id: string): Place | undefined {
-  const found = /^([^-]+)-(\d+)(\.\d+)?$/.exec(id);
+function place(id: string | null | undefined): Place | undefined {
+  const found = /^([^-]+)-(\d+)(\.\d+)?$/.exec(id ?? '');
   if (!found) return undefined;
-  const sequence = Number(found[2]);
+  const sequence = +found[2]!;
   // Before the first event stands the number that no event has.
-  return { shard: found[1]! + (found[3] ?? ''), sequence: sequence > Number.MAX_SAFE_INTEGER ? -1 : sequence };
+  return { shard: found[1]! + (found[3] ?? ''), sequence: sequence < 2 ** 53 ? sequence : -1 };
 }
 
 /** How far `a` is behind `b`, negative where before; undefined where nobody can tell. */
 export function distance(a: string | null | undefined, b: string | null | undefined): number | undefined {
-  const [one, other] = [a && place(a), b && place(b)];
-  return one && other && one.shard === other.shard ? one.sequence - other.sequence : undefined;
+  const [one, other] = [place(a), place(b)];
+  return one && one.shard === other?.shard ? one.sequence - other.sequence : undefined;
 }
 
 /** The number within the shard; -1 for no id. */
 export function sequence(id: string | null): number {
-  return (id ? place(id)?.sequence : undefined) ?? -1;
+  return place(id)?.sequence ?? -1;
 }

@@ -60,10 +60,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       if (!fresh && position && (!first || distance(position, first)! < 0)) first = position;
     }
     if (first && all[1]) merging = [];
-    for (const one of all) {
-      const { fresh, position } = one;
-      subscribe(one, fresh ? undefined : distance(first, position) === undefined ? position : first);
-    }
+    for (const one of all) subscribe(one, one.fresh ? undefined : distance(first, one.position) === undefined ? one.position : first);
     ping();
     host.opened();
   };
@@ -86,13 +83,16 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     if (over) return;
     heard = Date.now();
     host.proven();
-    let message: { type: string; payload: any; correlation_id?: string; position?: string };
+    let message: any;
     try {
       message = JSON.parse(`${data}`);
     } catch (cause) {
       return host.failed(new FanwireError('protocol', 'not a message', cause));
     }
-    const { type, payload, correlation_id = '', position } = message;
+    const { position, ...event } = message;
+    // A lean event has no message around it.
+    if (event.event_type) message = { type: 'event', payload: { correlation_id: null, ...event } };
+    const { type, payload, correlation_id = '' } = message;
     if (type === 'event' || type === 'gap') {
       if (merging) merging.push(payload);
       else {
@@ -137,7 +137,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
 
   const address = new URL(url);
   address.protocol = address.protocol.replace('http', 'ws');
-  const socket: SocketLike = new WebSocket(address.href, ['fanwire.v1']);
+  const socket: SocketLike = new WebSocket(address.href, [host.options.lean ? 'fanwire.v1.lean' : 'fanwire.v1']);
   socket.onopen = () => (token === undefined ? begin() : login(token, begin));
   socket.onmessage = ({ data }) => take(data);
   socket.onerror = () => {};

@@ -7,8 +7,8 @@ export type EventMap = Record<string, unknown>;
 export interface FanwireEvent<T extends string = string, P = unknown> {
   event_id: string;
   event_type: T;
-  /** ISO 8601, UTC. */
-  timestamp: string;
+  /** ISO 8601, UTC. With `lean`, only where its publisher gave one. */
+  timestamp?: string;
   correlation_id: string | null;
   payload: P;
   source?: string;
@@ -116,6 +116,8 @@ export interface Options {
   /** The WebSocket class, where there is no global one (Node before 22). */
   WebSocket?: new (url: string, protocols: string[]) => SocketLike;
   fetch?: typeof fetch;
+  /** Over WebSocket, events in the lean form of the protocol: fewer bytes, and no time but one that the publisher gave. */
+  lean?: boolean;
   /** Where the server has its WebSocket, below the URL. Default `ws`. */
   path?: string;
   /** Milliseconds: a random wait of up to `base` x 2^attempt, at most `max`. Default 500 and 30,000. */

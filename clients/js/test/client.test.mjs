@@ -147,6 +147,34 @@ test('requests are answered; agents and workflows have their names', async (t) =
   assert.equal((await take(workflow, 1))[0].event_type, 'workflow_failed');
 });
 
+test('lean events are like others, but for a time that nobody gave; over SSE they are whole', async (t) => {
+  const sharded = await Server.start('--bus-shards', '2');
+  t.after(() => sharded.stop());
+  for (const { url } of [server, sharded]) {
+    const client = new Fanwire(url, { ...quick, lean: true });
+    t.after(() => client.close());
+    const loop = client.subscribe('lean.*');
+    await loop.ready;
+    assert.equal((await client.request('server_info')).protocol, 'fanwire.v1.lean');
+    const first = await client.publish({ type: 'lean.a', payload: { type: 'event' } });
+    const timestamp = '2026-01-27T10:21:33.123456Z';
+    const more = { ...full, type: 'lean.b', timestamp };
+    const second = await client.publish(more);
+    const { type, ...attributes } = more;
+    const want = [
+      { event_id: first, event_type: 'lean.a', correlation_id: null, payload: { type: 'event' } },
+      { event_id: second, event_type: type, ...attributes },
+    ];
+    assert.deepEqual(await take(loop, 2), want);
+    // The past is a client's of its own, which is lean too.
+    assert.deepEqual(await take(client.subscribe('lean.*', { history: 2 }), 2), want);
+    const whole = new Fanwire(url, { ...quick, lean: true, transports: ['sse'] });
+    t.after(() => whole.close());
+    const [event] = await take(whole.subscribe('lean.*', { history: 2 }), 1);
+    assert.deepEqual([event.event_id, typeof event.timestamp], [first, 'string']);
+  }
+});
+
 test('a loop that is too slow loses the oldest, and is told how many', async (t) => {
   const client = connect(t);
   const slow = client.subscribe('test.numbered', { buffer: 10 });

@@ -60,12 +60,12 @@ for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
   });
 }
 
-for (const transports of [['ws'], ['sse']]) {
-  test(`${transports}: with several shards, too, each stream comes whole and in order`, { timeout: 60_000 }, async (t) => {
+for (const [transports, lean] of [[['ws']], [['ws'], true], [['sse']]]) {
+  test(`${transports}${lean ? ', lean' : ''}: with several shards, too, each stream comes whole and in order`, { timeout: 60_000 }, async (t) => {
     const [EVENTS, STREAMS] = [1_000, 10];
     const sharded = await Server.start('--bus-shards', '4');
     const between = await Proxy.to(sharded);
-    const client = new Fanwire(between.url, { ...quick, transports });
+    const client = new Fanwire(between.url, { ...quick, transports, lean });
     t.after(async () => (client.close(), await between.close(), await sharded.stop()));
     const all = client.subscribe('test.**');
     await all.ready;

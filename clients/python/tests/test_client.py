@@ -143,6 +143,27 @@ class Verbs(Case):
         self.assertEqual([item.event_type for item in await take(agent, 2)], ["agent_status", "agent.status"])
         self.assertEqual([item.event_type for item in await take(workflow, 1)], ["workflow_failed"])
 
+    async def test_lean_events_are_like_others_but_for_a_time_that_nobody_gave(self) -> None:
+        client = self.client(lean=True)
+        loop = client.subscribe("lean.*")
+        await loop.ready()
+        self.assertEqual((await client.request("server_info"))["protocol"], "fanwire.v1.lean")
+        first = await client.publish({"type": "lean.a", "payload": {"type": "event"}})
+        time = "2026-01-27T10:21:33.123456Z"
+        second = await client.publish(FULL | {"type": "lean.b", "timestamp": time})
+        want = [
+            Event(first, "lean.a", None, {"type": "event"}),
+            Event(second, "lean.b", time, {"progress": 42}, "core", "run-42", "webhook", "ex-1", ("task", "a:b"), "dev-team"),
+        ]
+        self.assertEqual(await take(loop, 2), want)
+        # The past is a client's of its own, which is lean too.
+        self.assertEqual(await take(client.subscribe("lean.*", history=2), 2), want)
+        # Over SSE they are whole.
+        (event, _) = await take(self.client(lean=True, transports=["sse"]).subscribe("lean.*", history=2), 2)
+        assert isinstance(event, Event)
+        self.assertEqual(event.event_id, first)
+        self.assertTrue(event.timestamp)
+
     async def test_a_loop_that_is_too_slow_loses_the_oldest_and_is_told_how_many(self) -> None:
         client = self.client()
         slow = client.subscribe("test.numbered", buffer=10)

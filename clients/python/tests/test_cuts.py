@@ -151,13 +151,13 @@ class SeveralShards(Case):
     options = ("--bus-shards", "4")
 
     async def test_each_stream_comes_whole_and_in_order(self) -> None:
-        for transport in ("ws", "sse"):
-            with self.subTest(transport=transport):
-                await self.streams(transport)
+        for transport, lean in (("ws", False), ("ws", True), ("sse", False)):
+            with self.subTest(transport=transport, lean=lean):
+                await self.streams(transport, lean)
 
-    async def streams(self, transport: str) -> None:
+    async def streams(self, transport: str, lean: bool) -> None:
         events, streams = 600, 10
-        client = self.client(transports=[transport])
+        client = self.client(transports=[transport], lean=lean)
         everything = client.subscribe("test.**")
         await everything.ready()
         came = 0
@@ -169,6 +169,7 @@ class SeveralShards(Case):
                 (n,) = numbers([item])
                 stream = item.stream_id
                 self.assertEqual(n, next_of.get(stream, n % streams), item)
+                self.assertNotIn("position", item.to_dict())
                 next_of[stream] = n + streams
                 came += 1
                 if came == events:

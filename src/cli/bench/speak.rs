@@ -14,6 +14,8 @@ use super::load::Transport;
 pub(super) enum Speak {
     /// Fanwire: subscribe messages, NDJSON to /publish
     Fanwire,
+    /// The same with lean events: the event object without a message around it, the payload alone over SSE
+    Lean,
     /// Fanwire's AgentOS clients: all events from the connect on, in a frame of half the native one's size
     Agentos,
     /// Whoever connects to /ws or /sse gets every line that is posted to /publish
@@ -149,8 +151,8 @@ fn read_until(socket: &mut TcpStream, end: &[u8]) -> io::Result<Vec<u8>> {
 impl Speak {
     fn path(self, transport: Transport) -> &'static str {
         match (self, transport) {
-            (Self::Fanwire | Self::Plain, Transport::Ws) => "/ws",
-            (Self::Fanwire | Self::Plain, Transport::Sse) => "/sse",
+            (Self::Fanwire | Self::Lean | Self::Plain, Transport::Ws) => "/ws",
+            (Self::Fanwire | Self::Lean | Self::Plain, Transport::Sse) => "/sse",
             (Self::Agentos, Transport::Ws) => "/ws/events",
             (Self::Agentos, Transport::Sse) => "/sse/events",
             (Self::Nchan, _) => "/sub",
@@ -172,10 +174,21 @@ impl Speak {
             Transport::Ws => format!(
                 "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZmFud2lyZSBiZW5jaCEhIQ==\r\n{}\r\n",
-                if self == Self::Mqtt { "Sec-WebSocket-Protocol: mqtt\r\n" } else { "" }
+                match self {
+                    Self::Lean => "Sec-WebSocket-Protocol: fanwire.v1.lean\r\n",
+                    Self::Mqtt => "Sec-WebSocket-Protocol: mqtt\r\n",
+                    _ => "",
+                }
             ),
             Transport::Sse => {
-                let query = if self == Self::Fanwire { wish.query() } else { String::new() };
+                let query = match self {
+                    Self::Fanwire => wish.query(),
+                    Self::Lean => match wish.query().as_str() {
+                        "" => "?lean=1".to_owned(),
+                        query => format!("{query}&lean=1"),
+                    },
+                    _ => String::new(),
+                };
                 format!("GET {path}{query} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n")
             }
         };
@@ -190,7 +203,7 @@ impl Speak {
         }
         let kind = &wish.kind();
         match self {
-            Self::Fanwire => {
+            Self::Fanwire | Self::Lean => {
                 let message = format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, wish.payload());
                 socket.write_all(&masked(TEXT, message.as_bytes()))?;
                 read_until(socket, b"}")?;
@@ -222,7 +235,7 @@ impl Speak {
         match self {
             Self::Nats => b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec(),
             Self::Mqtt => mqtt_connect("bench-publisher"),
-            Self::Fanwire | Self::Agentos | Self::Plain | Self::Nchan => Vec::new(),
+            Self::Fanwire | Self::Lean | Self::Agentos | Self::Plain | Self::Nchan => Vec::new(),
         }
     }
 
@@ -238,7 +251,7 @@ impl Speak {
             out.extend_from_slice(body.as_bytes());
         };
         match self {
-            Self::Fanwire | Self::Agentos => {
+            Self::Fanwire | Self::Lean | Self::Agentos => {
                 let mut body = String::with_capacity(events.len() * 256);
                 for Publication { key, entity, payload } in events {
                     // Writing to a String cannot fail.
@@ -284,7 +297,7 @@ impl Speak {
     /// first bytes.
     pub(super) fn refuses(self, answer: &[u8]) -> bool {
         match self {
-            Self::Fanwire | Self::Agentos | Self::Plain | Self::Nchan => {
+            Self::Fanwire | Self::Lean | Self::Agentos | Self::Plain | Self::Nchan => {
                 answer.starts_with(b"HTTP/1.1 ") && answer.get(9) != Some(&b'2')
             }
             Self::Nats => answer.starts_with(b"-ERR"),

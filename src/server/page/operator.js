@@ -104,7 +104,7 @@ function fill(table, rows, none) {
 
 const pairs = (list, entries) => list.replaceChildren(...entries.flatMap(([name, value]) => [element('dt', '', name), element('dd', '', value)]));
 const filterText = (filters) => (filters.length === 0 || filters.includes('') ? 'everything' : filters.join('  or  '));
-const spoken = (interest) => `${interest.dialect} by ${interest.transport === 'ws' ? 'WebSocket' : 'SSE'}${interest.compressed ? ', compressed' : ''}`;
+const spoken = (interest) => `${interest.lean ? 'lean ' : ''}${interest.dialect} by ${interest.transport === 'ws' ? 'WebSocket' : 'SSE'}${interest.compressed ? ', compressed' : ''}`;
 
 const PARTS = [['written', 145], ['pending', 215], ['dropped', 0], ['conflated', 50]];
 function showLedger(ledger) {

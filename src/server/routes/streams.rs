@@ -13,13 +13,10 @@ use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate};
 use crate::dialect::sse_bridge::HEADERS;
-use crate::dialect::{Dialect, Encoding, OnLag, Place, shortened, split_entity};
+use crate::dialect::{Dialect, Encoding, OnLag, Place, lean, native, shortened, split_entity};
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::metrics::Kind;
-
-/// The subprotocol offered.
-const PROTOCOL: &str = "fanwire.v1";
 
 /// A subprotocol to offer beside a token's, where another dialect is spoken: browsers want one of theirs chosen.
 const AUTH_PROTOCOL: &str = "fanwire.auth";
@@ -85,16 +82,22 @@ impl Answer<'_, '_> {
             Ok(grant) => grant,
             Err(denied) => return self.denied(denied),
         };
-        let offers = |protocol: &str| upgrade.protocols.iter().any(|offered| offered == protocol);
-        let protocol = [PROTOCOL, AUTH_PROTOCOL].into_iter().find(|protocol| offers(protocol));
-        // Who offers the native subprotocol speaks it, wherever it comes.
-        let dialect = if protocol == Some(PROTOCOL) { Dialect::Native } else { dialect };
+        // Who offers a native subprotocol speaks it, wherever it comes: of two, its favourite.
+        let first_of = |known: &[&'static str]| {
+            upgrade.protocols.iter().find_map(|offered| known.iter().find(|known| *known == offered).copied())
+        };
+        let native = first_of(&[native::PROTOCOL, lean::PROTOCOL]);
+        let protocol = native.or_else(|| first_of(&[AUTH_PROTOCOL]));
+        let dialect = if native.is_some() { Dialect::Native } else { dialect };
         let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
         let query: Vec<(String, String)> = self.request.query_pairs().collect();
-        let opening = match dialect.open(place, &query) {
+        let mut opening = match dialect.open(place, &query) {
             Ok(opening) => opening,
             Err(error) => return self.error(400, "invalid_query", &error, &[]),
         };
+        if native == Some(lean::PROTOCOL) {
+            opening.encoding = opening.encoding.lean();
+        }
         if let Some(subscribe) = &opening.subscribe
             && let Err(error) = subscribe.filter.check(&self.cx.config.filter_limits())
         {
@@ -206,7 +209,9 @@ impl StreamRequest {
         let mut entities = Vec::new();
         let mut history = None;
         let mut last_event_id = request.header("last-event-id").map(str::to_owned);
-        let (mut on_lag, mut max_per_second, mut snapshot) = (None, None, false);
+        let (mut on_lag, mut max_per_second) = (None, None);
+        let (mut snapshot, mut is_lean) = (false, false);
+        let is_set = |value: &str| matches!(value, "" | "1" | "true");
         for (name, value) in request.query_pairs() {
             match name.as_str() {
                 "type" => lists[0].push(value),
@@ -228,7 +233,8 @@ impl StreamRequest {
                     let rate = value.parse().map_err(|_| "max_per_second is not a number".to_owned())?;
                     max_per_second = Some(rate);
                 }
-                "snapshot" => snapshot = matches!(value.as_str(), "" | "1" | "true"),
+                "snapshot" => snapshot = is_set(&value),
+                "lean" => is_lean = is_set(&value),
                 "event_name" => return Err("event_name can only be message".to_owned()),
                 // What authentication reads, and a cache's key.
                 "token" | "access_token" | "ticket" | "user" => {}
@@ -236,7 +242,7 @@ impl StreamRequest {
                 // A slip of the pen would otherwise be a stream of everything.
                 name => {
                     let known = "type, source, stream, execution, correlation, channel, entity, history, \
-                                 last_event_id, event_name, on_lag, max_per_second or snapshot";
+                                 last_event_id, event_name, lean, on_lag, max_per_second or snapshot";
                     return Err(format!("'{}' is none of {known}", shortened(name)));
                 }
             }
@@ -255,6 +261,7 @@ impl StreamRequest {
             Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
         };
         let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;
+        let encoding = if is_lean { encoding.lean() } else { encoding };
         Ok(Self { filter, encoding, from, on_lag })
     }
 }

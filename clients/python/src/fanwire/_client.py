@@ -31,6 +31,7 @@ Token = str | Callable[[], str | Awaitable[str]]
 Handler = Callable[[Event], object]
 
 _PROTOCOL = Subprotocol("fanwire.v1")
+_LEAN_PROTOCOL = Subprotocol("fanwire.v1.lean")
 _log = logging.getLogger("fanwire")
 
 # A link that lived so long was a good one: the next waits start short again. Seconds.
@@ -54,7 +55,8 @@ class Fanwire:
     WebSocket. `backoff`: seconds, a random wait of up to `base * 2 ** attempt`,
     at most `max`. `attempts`: in a row, before the client gives up; None for never. `heartbeat`: seconds of silence
     after which the server is asked, and seconds that the answer may take. `queue`: publishes that wait while offline;
-    the next is refused with `queue_full`. `connect_options` go to `websockets.connect` (`ssl`, `proxy`, ...).
+    the next is refused with `queue_full`. `lean`: over WebSocket, events in the lean form of the protocol: fewer bytes,
+    and no time but one that the publisher gave. `connect_options` go to `websockets.connect` (`ssl`, `proxy`, ...).
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Fanwire:
         attempts: int | None = None,
         heartbeat: tuple[float, float] = (25.0, 10.0),
         queue: int = 1000,
+        lean: bool = False,
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -80,13 +83,14 @@ class Fanwire:
         self._source = url
         self._settings: dict[str, Any] = dict(
             token=token, transports=transports, path=path, backoff=backoff, attempts=attempts, heartbeat=heartbeat, queue=queue,
-            connect_options=connect_options,
+            lean=lean, connect_options=connect_options,
         )  # fmt: skip
         self._token = token
         self._backoff = backoff
         self._attempts = attempts
         self._heartbeat = heartbeat
         self._queue = queue
+        self._protocol = _LEAN_PROTOCOL if lean else _PROTOCOL
         self._connect_options = dict(connect_options or {})
         self._status: Status = "idle"
         self._subscriptions: dict[str, Subscription] = {}
@@ -339,7 +343,7 @@ class Fanwire:
             if token is not None:
                 options["additional_headers"] = {"Authorization": f"Bearer {token}"}
             options |= self._connect_options
-            socket = await connect(self._url, subprotocols=[_PROTOCOL], **options)
+            socket = await connect(self._url, subprotocols=[self._protocol], **options)
             link = self._link = Link(socket, self, interval, timeout)
             if token is not None:
                 renewal = asyncio.create_task(self._renew(link, token))

@@ -165,6 +165,10 @@ class Link:
     def _message(self, text: str | bytes) -> None:
         try:
             message = json.loads(text)
+            if "event_type" in message:
+                # A lean event has no message around it.
+                position = message.pop("position", None)
+                return self._came(Event.from_dict(message), position)
             kind, payload = message["type"], message["payload"]
             to = message.get("correlation_id")
             if kind == "event":

@@ -13,8 +13,8 @@ class Event:
 
     event_id: str
     event_type: str
-    timestamp: str
-    """ISO 8601, UTC."""
+    timestamp: str | None
+    """ISO 8601, UTC; with `lean`, None unless its publisher gave one."""
     payload: Any
     source: str | None = None
     correlation_id: str | None = None
@@ -32,7 +32,7 @@ class Event:
         return cls(
             event_id=raw["event_id"],
             event_type=raw["event_type"],
-            timestamp=raw.get("timestamp", ""),
+            timestamp=raw.get("timestamp"),
             payload=raw.get("payload"),
             source=raw.get("source"),
             correlation_id=raw.get("correlation_id"),

@@ -1,0 +1,89 @@
+//! Native events in lean form, for clients that want few bytes: the event object without a message around it over
+//! WebSocket, the payload alone in an event stream.
+//!
+//! Imports its siblings, `event` and `codec`. Always: what is no event is as in the native dialect.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+use super::command::{in_scratch, text_frame};
+use super::envelope;
+use crate::codec::sse;
+use crate::event::{Event, Position};
+
+/// The subprotocol by which a client asks for it.
+pub(crate) const PROTOCOL: &str = "fanwire.v1.lean";
+
+/// The event object as a WebSocket frame. Where its id does not say all that a client needs to resume, its last field
+/// is a `position` that does.
+pub(super) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
+    in_scratch(|out| {
+        envelope::write_lean(event, out);
+        if let Some(position) = position {
+            // Before the object's end. Writing to a String does not fail.
+            out.pop();
+            let _ = write!(out, r#","position":"{position}"}}"#);
+        }
+        text_frame(out)
+    })
+}
+
+/// The payload as an event of an event stream, whose name and id say the rest.
+pub(super) fn sse_frame(event: &Event, name: Option<&str>, position: Option<&Position>) -> Bytes {
+    let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
+    let mut out = Vec::new();
+    sse::encode_event(&mut out, name, event.payload(), id.as_deref());
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::ws;
+    use crate::event::EventId;
+
+    const ID: EventId = EventId { epoch: 0x7fff_ffff, shard: 0, sequence: 123_456 };
+
+    fn event(payload: &str) -> Event {
+        let event = Event::builder("task.progress").source("core").json(payload).build().expect("valid");
+        event.place(ID);
+        event
+    }
+
+    fn text(frame: &Bytes) -> &str {
+        let (op, payload) = ws::payload_of(frame).expect("a frame");
+        assert_eq!(op, ws::OpCode::Text);
+        std::str::from_utf8(payload).expect("text")
+    }
+
+    #[test]
+    fn a_frame_is_the_object() {
+        let frame = event_frame(&event("[1]"), None);
+        let want =
+            format!(r#"{{"event_id":"{ID}","event_type":"task.progress","source":"core","payload":[1]}}"#);
+        assert_eq!(text(&frame), want);
+    }
+
+    #[test]
+    fn a_position_stands_last() {
+        let position: Position = "zik0zj~1.2".parse().expect("a position");
+        let frame = event_frame(&event("{}"), Some(&position));
+        let want = format!(r#""source":"core","payload":{{}},"position":"{position}"}}"#);
+        assert!(text(&frame).ends_with(&want), "{}", text(&frame));
+        let stream = sse_frame(&event("{}"), None, Some(&position));
+        assert_eq!(stream, format!("data: {{}}\nid: {position}\n\n"));
+    }
+
+    #[test]
+    fn a_stream_has_the_payload_and_says_the_rest_beside_it() {
+        let event = event(r#"{"text":"a\nb \u2028"}"#);
+        let named = sse_frame(&event, Some(event.event_type()), None);
+        assert_eq!(
+            named,
+            format!("event: task.progress\ndata: {{\"text\":\"a\\nb \\u2028\"}}\nid: {ID}\n\n")
+        );
+        let unpublished = Event::builder("x").build().expect("valid");
+        assert_eq!(sse_frame(&unpublished, None, None), "data: {}\n\n");
+    }
+}

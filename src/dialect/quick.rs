@@ -7,6 +7,9 @@
 use super::{adopt, envelope};
 use crate::event::{Attribute, Event, EventBuilder, json};
 
+/// Something that is left to the other reader.
+struct Unusual;
+
 /// A place in the text.
 struct Scan<'a> {
     text: &'a str,
@@ -33,41 +36,45 @@ impl<'a> Scan<'a> {
     }
 
     /// A string or `null`, which is none.
-    fn string(&mut self) -> Option<Option<&'a str>> {
+    fn string(&mut self) -> Result<Option<&'a str>, Unusual> {
         if self.null() {
-            return Some(None);
+            return Ok(None);
         }
-        let (string, end) = json::plain_string(self.text, self.at)?;
+        let (string, end) = json::plain_string(self.text, self.at).ok_or(Unusual)?;
         self.at = end;
-        Some(Some(string))
+        Ok(Some(string))
     }
 
     /// Any value but `null`, which is none, as it stands there.
-    fn value(&mut self) -> Option<Option<&'a str>> {
+    fn value(&mut self) -> Result<Option<&'a str>, Unusual> {
         if self.null() {
-            return Some(None);
+            return Ok(None);
         }
         let start = self.at;
-        self.at = json::scan(self.text, start, |_| ()).ok()?;
-        Some(Some(&self.text[start..self.at]))
+        self.at = json::scan(self.text, start, |_| ()).map_err(|_| Unusual)?;
+        Ok(Some(&self.text[start..self.at]))
     }
 
     /// The next field's name, with its value behind it; an empty one at the object's end.
-    fn key(&mut self, is_first: bool) -> Option<&'a str> {
+    fn key(&mut self, is_first: bool) -> Result<&'a str, Unusual> {
         if self.take(b'}') {
-            return Some("");
+            return Ok("");
         }
         if !is_first {
-            self.take(b',').then_some(())?;
+            usual(self.take(b','))?;
             self.space();
         }
-        let (key, end) = json::plain_string(self.text, self.at)?;
+        let (key, end) = json::plain_string(self.text, self.at).ok_or(Unusual)?;
         self.at = end;
         // The empty name is the end's.
-        (!key.is_empty() && self.take(b':')).then_some(())?;
+        usual(!key.is_empty() && self.take(b':'))?;
         self.space();
-        Some(key)
+        Ok(key)
     }
+}
+
+fn usual(is_usual: bool) -> Result<(), Unusual> {
+    if is_usual { Ok(()) } else { Err(Unusual) }
 }
 
 /// The attribute that a field of this name has as its text.
@@ -92,8 +99,12 @@ const TRACE_STATE: usize = ENTITY + 4;
 
 /// Reads one event object. `None`: something in it is unusual, or wrong.
 pub(crate) fn read(text: &str) -> Option<Event> {
+    read_usual(text).ok()
+}
+
+fn read_usual(text: &str) -> Result<Event, Unusual> {
     let mut scan = Scan { text, at: 0 };
-    scan.take(b'{').then_some(())?;
+    usual(scan.take(b'{'))?;
     let mut builder = EventBuilder::with_room(text.len());
     let mut seen = 0u32;
     // Which attributes have a value, and those that are needed once more.
@@ -105,7 +116,7 @@ pub(crate) fn read(text: &str) -> Option<Event> {
         let mut see = |place: usize| {
             let is_first = seen & (1 << place) == 0;
             seen |= 1 << place;
-            is_first.then_some(())
+            usual(is_first)
         };
         if let Some(attribute) = attribute(key) {
             see(attribute.index())?;
@@ -123,7 +134,7 @@ pub(crate) fn read(text: &str) -> Option<Event> {
             "payload" | "data" => {
                 see(PAYLOAD)?;
                 if !scan.null() {
-                    let end = builder.json_at(text, scan.at)?;
+                    let end = builder.json_at(text, scan.at).ok_or(Unusual)?;
                     payload = Some(&text[scan.at..end]);
                     scan.at = end;
                 }
@@ -131,7 +142,7 @@ pub(crate) fn read(text: &str) -> Option<Event> {
             "timestamp" | "ts" => {
                 see(TIMESTAMP)?;
                 if let Some(value) = scan.value()? {
-                    builder = builder.timestamp(envelope::read_timestamp(value)?);
+                    builder = builder.timestamp(envelope::read_timestamp(value).ok_or(Unusual)?);
                 }
             }
             "entity" => {
@@ -150,14 +161,14 @@ pub(crate) fn read(text: &str) -> Option<Event> {
                 state = scan.string()?;
             }
             // It may say what the event is about.
-            "key" => return None,
+            "key" => return Err(Unusual),
             _ => drop(scan.value()?),
         }
         // A field that may come twice does not make the next one the first.
         seen |= 1 << 31;
     }
     scan.space();
-    (scan.at == text.len()).then_some(())?;
+    usual(scan.at == text.len())?;
     if let Some(parent) = parent {
         builder = builder.trace(parent, state);
     }
@@ -177,21 +188,21 @@ pub(crate) fn read(text: &str) -> Option<Event> {
             builder = builder.entity(kind, &id);
         }
     }
-    if builder.has_failed() { None } else { builder.build().ok() }
+    builder.build().map_err(|_| Unusual)
 }
 
 /// The object of an entity's kind and id, whose opening bracket is next.
-fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Option<()> {
-    scan.take(b'{').then_some(())?;
+fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unusual> {
+    usual(scan.take(b'{'))?;
     let mut seen = 0u32;
     loop {
         let attribute = match scan.key(seen == 0)? {
-            "" => return Some(()),
+            "" => return Ok(()),
             "kind" => Attribute::EntityKind,
             "id" => Attribute::EntityId,
-            _ => return None,
+            _ => return Err(Unusual),
         };
-        (seen & (1 << attribute.index()) == 0).then_some(())?;
+        usual(seen & (1 << attribute.index()) == 0)?;
         seen |= 1 << attribute.index();
         if let Some(value) = scan.string()? {
             builder.set(attribute, value);

@@ -96,12 +96,6 @@ impl EventBuilder {
         Self { pooled, text, spans: [Span::default(); PARTS], timestamp: None, error: None }
     }
 
-    /// Whether `build` will say what is wrong.
-    #[cfg(feature = "server")]
-    pub(crate) fn has_failed(&self) -> bool {
-        self.error.is_some()
-    }
-
     /// Sets the payload: the value that stands at this place in a text. Answers the place behind it; `None` where there is
     /// none.
     #[cfg(feature = "server")]

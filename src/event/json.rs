@@ -168,6 +168,7 @@ fn special_from(bytes: &[u8], mut at: usize) -> usize {
 
 /// The string without escapes whose opening quote is at this place, and the place behind it; `None` where there is
 /// something else.
+#[cfg(feature = "server")]
 #[inline]
 pub(crate) fn plain_string(text: &str, at: usize) -> Option<(&str, usize)> {
     let bytes = text.as_bytes();

@@ -279,11 +279,12 @@ impl Event {
         if Arc::strong_count(&self.0) == 1 && self.0.shard.load(Ordering::Relaxed) == UNPUBLISHED {
             return self;
         }
-        self.copied(self.0.text.clone(), self.0.spans)
+        self.copied(self.0.text.clone(), self.0.spans, Timestamp::now())
     }
 
     /// Another event like this one, but for its parts.
-    fn copied(&self, text: String, spans: [Span; PARTS]) -> Self {
+    #[cfg_attr(not(feature = "server"), allow(unused_variables, reason = "a server asks when it was made"))]
+    fn copied(&self, text: String, spans: [Span; PARTS], made: Timestamp) -> Self {
         let body = &*self.0;
         Self::from_body(Body {
             epoch: AtomicU64::new(0),
@@ -291,7 +292,7 @@ impl Event {
             shard: AtomicU32::new(UNPUBLISHED),
             timestamp: body.timestamp,
             #[cfg(feature = "server")]
-            made: Timestamp::now(),
+            made,
             signature: body.signature,
             spans,
             text,
@@ -330,7 +331,7 @@ impl Event {
             let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(text.len())) else { return self };
             spans[place] = Span { start, end };
         }
-        self.copied(text, spans)
+        self.copied(text, spans, self.0.made)
     }
 
     /// When this process made it.

@@ -47,6 +47,9 @@ pub(crate) struct FeedLimits {
 /// Frames up to this size are copied together where several wait; larger ones are cheaper as they are.
 const MERGE_FRAME_BYTES_MAX: usize = 4096;
 
+/// The same where a feed has one member: the copy serves nobody else, and a part of a `writev` costs as much as this.
+const MERGE_LONE_FRAME_BYTES_MAX: usize = 1024;
+
 /// The size of a run of small frames: large enough that the write call no longer counts.
 const RUN_BYTES_MAX: usize = 64 * 1024;
 
@@ -199,14 +202,14 @@ impl Feed {
 
     /// A run of the first of these frames as they are, and how many it took.
     fn merge(&self, rest: &[Fresh]) -> (Run, usize) {
-        let merge = self.members.len() > 1;
+        let small = if self.members.len() > 1 { MERGE_FRAME_BYTES_MAX } else { MERGE_LONE_FRAME_BYTES_MAX };
         let mut taken = 1;
         let len = |nth: usize| rest[nth].frame.bytes(self.encoding).len();
         let mut last = len(0);
         let mut size = last;
-        while merge && size <= RUN_BYTES_MAX && taken < rest.len() {
+        while size <= RUN_BYTES_MAX && taken < rest.len() {
             let before = std::mem::replace(&mut last, len(taken));
-            if before.max(last) > MERGE_FRAME_BYTES_MAX {
+            if before.max(last) > small {
                 break;
             }
             size += last;

@@ -87,7 +87,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     try {
       message = JSON.parse(`${data}`);
     } catch (cause) {
-      return host.failed(new FanwireError('protocol', 'not a message', cause));
+      return host.failed(new FanwireError('protocol', 'no message', cause));
     }
     const { position, ...event } = message;
     // A lean event has no message around it.
@@ -137,7 +137,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
 
   const address = new URL(url);
   address.protocol = address.protocol.replace('http', 'ws');
-  const socket: SocketLike = new WebSocket(address.href, [host.options.lean ? 'fanwire.v1.lean' : 'fanwire.v1']);
+  const socket: SocketLike = new WebSocket(address.href, host.options.lean ? ['fanwire.v1.lean', 'fanwire.v1'] : ['fanwire.v1']);
   socket.onopen = () => (token === undefined ? begin() : login(token, begin));
   socket.onmessage = ({ data }) => take(data);
   socket.onerror = () => {};

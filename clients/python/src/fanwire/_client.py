@@ -90,7 +90,8 @@ class Fanwire:
         self._attempts = attempts
         self._heartbeat = heartbeat
         self._queue = queue
-        self._protocol = _LEAN_PROTOCOL if lean else _PROTOCOL
+        # The first that the server knows is spoken.
+        self._protocols = [_LEAN_PROTOCOL, _PROTOCOL] if lean else [_PROTOCOL]
         self._connect_options = dict(connect_options or {})
         self._status: Status = "idle"
         self._subscriptions: dict[str, Subscription] = {}
@@ -343,7 +344,7 @@ class Fanwire:
             if token is not None:
                 options["additional_headers"] = {"Authorization": f"Bearer {token}"}
             options |= self._connect_options
-            socket = await connect(self._url, subprotocols=[self._protocol], **options)
+            socket = await connect(self._url, subprotocols=self._protocols, **options)
             link = self._link = Link(socket, self, interval, timeout)
             if token is not None:
                 renewal = asyncio.create_task(self._renew(link, token))

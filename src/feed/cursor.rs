@@ -539,7 +539,8 @@ impl Cursor {
         Some(Piece { bytes, of: &run.bytes, first: at, to, in_step })
     }
 
-    /// The next pieces of what is owed, in order: at least one, while anything is, and about `budget` bytes.
+    /// The next pieces of what is owed, in order: at least one, while anything is, and as many frames as `budget` bytes
+    /// begin.
     fn owed<'a>(&'a self, feed: Option<&'a Feed>, budget: usize) -> SmallVec<[IoSlice<'a>; 8]> {
         let mut slices = SmallVec::new();
         let mut size = 0;
@@ -560,9 +561,17 @@ impl Cursor {
                 && let Some(piece) = self.piece(feed, at, place.map_or(end, |place| place.min(end)), in_step)
             {
                 in_step = piece.in_step;
-                size += piece.bytes.len();
-                slices.push(IoSlice::new(piece.bytes));
-                at = piece.to;
+                let Piece { mut bytes, first, mut to, .. } = piece;
+                let room = budget.saturating_sub(size);
+                if let Some(feed) = feed.filter(|_| bytes.len() > room && to > first + 1) {
+                    let run = feed.run_of(first);
+                    let start = run.start_of(first);
+                    to = run.index_at(start + room).max(first + 1);
+                    bytes = &bytes[..run.start_of(to) - start];
+                }
+                size += bytes.len();
+                slices.push(IoSlice::new(bytes));
+                at = to;
                 continue;
             }
             // All frames before the next reply are written, or left out.

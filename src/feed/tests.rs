@@ -145,9 +145,12 @@ fn a_burst_is_one_write_for_each_member() {
 }
 
 #[test]
-fn large_frames_and_those_of_a_feed_of_one_are_written_from_where_they_lie() {
+fn small_frames_are_copied_together_and_larger_ones_are_written_from_where_they_lie() {
     let large = "x".repeat(MERGE_FRAME_BYTES_MAX);
-    for (members, more, pieces) in [(3, large.as_str(), 5), (1, "", 5), (3, "", 1)] {
+    let less = &large[..MERGE_LONE_FRAME_BYTES_MAX];
+    for (members, more, pieces) in
+        [(3, large.as_str(), 5), (3, less, 1), (1, less, 5), (3, "", 1), (1, "", 1)]
+    {
         let mut world = World::new(100);
         let mut cursors: Vec<_> = (0..members).map(|slot| world.join("", slot)).collect();
         (0..5).for_each(|_| world.publish_with("a", more));
@@ -161,6 +164,25 @@ fn large_frames_and_those_of_a_feed_of_one_are_written_from_where_they_lie() {
         }
         assert_eq!(seen[0].len(), pieces, "{members} members");
         assert!(seen.iter().all(|pieces| *pieces == seen[0]), "all members are given the same bytes");
+    }
+}
+
+#[test]
+fn a_budget_ends_with_the_frame_in_which_it_is_used_up() {
+    let mut world = World::new(100);
+    let mut cursors = [world.join("", 0), world.join("", 1)];
+    (0..5).for_each(|_| world.publish("a"));
+    world.seal();
+    let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
+    let frame = {
+        let mut whole = Pipe { room: 1 << 20, ..Pipe::default() };
+        assert!(world.flush(&mut cursors[1], &mut whole));
+        whole.taken.len() / 5
+    };
+    for (budget, so_far) in [(1, 1), (frame, 2), (frame + 1, 4), (usize::MAX, 5)] {
+        let flushed = cursors[0].flush(&world.fanout, &mut pipe, budget, &mut world.tally, &Still);
+        assert_eq!(matches!(flushed, Flushed::Budget), so_far < 5, "{flushed:?}");
+        assert_eq!(read(&pipe), (0..so_far).collect::<Vec<_>>());
     }
 }
 

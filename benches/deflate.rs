@@ -46,9 +46,9 @@ fn sizes() {
         "bytes of a compressed native message in percent of the plain one (microseconds to compress it)\n"
     );
     println!(
-        "| message | by itself | window of 512 B | 4 KiB | 32 KiB | 32 KiB, level 1 | 32 KiB, level 9 |"
+        "| message | by itself | window of 512 B | 4 KiB | 32 KiB | 32 KiB, level 1 | level 2 | level 3 | level 4 | level 9 |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for size in [0, 444, 700, 1024, 2048, 4096, 16_384] {
         let frames: Vec<_> = (0..400).map(|n| native_frame(&event(n, size))).collect();
         let plain: usize = frames.iter().map(bytes::Bytes::len).sum();
@@ -79,6 +79,9 @@ fn sizes() {
             (12, LEVEL, false),
             (15, LEVEL, false),
             (15, 1, false),
+            (15, 2, false),
+            (15, 3, false),
+            (15, 4, false),
             (15, 9, false),
         ];
         let columns = forms.map(|(bits, level, alone)| measure(bits, level, alone)).join(" | ");

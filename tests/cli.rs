@@ -383,6 +383,11 @@ fn bench_accounts_for_every_delivery_of_every_mix_and_pace() {
     };
     all("-c 20 -r 200 -s 0.3 --mix types,patterns,entities,all --filters 3");
     all("-c 20 -r 200 -s 0.3 --mix types,entities,all --transport sse -b 20");
+    for speak in ["lean", "agentos"] {
+        all(&format!("-c 20 -r 200 -s 0.3 -b 20 --speak {speak}"));
+    }
+    #[cfg(feature = "deflate")]
+    all("-c 20 -r 2000 -s 0.3 -b 100 --deflate");
     let report = all("-c 20 -r 200 -s 0.3 --sleepers 10 --slow 20 --slow-rate 1000000");
     assert!(report["slow_delivered"].as_u64() > Some(0), "{report}");
     let report = bench("-c 0 -b 10 -s 0.3 --window 4");

@@ -3,7 +3,9 @@
 set -e
 cd "$(dirname "$0")"
 SUDO=$([ "$(id -u)" = 0 ] || echo sudo)
+set -- nginx-light libnginx-mod-nchan nats-server mosquitto util-linux
+# Node from elsewhere does not go with Debian's npm.
+command -v npm > /dev/null || set -- "$@" nodejs npm
 $SUDO apt-get update -qq
-$SUDO env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends \
-    nginx-light libnginx-mod-nchan nats-server mosquitto nodejs npm util-linux
+$SUDO env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$@"
 (cd js && npm ci --no-audit --no-fund)

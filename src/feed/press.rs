@@ -17,9 +17,6 @@ use crate::codec::ws;
 use crate::event::Timestamp;
 use crate::metrics::Metrics;
 
-/// How hard the compressor looks: what is done once for a feed may cost something.
-const LEVEL: u32 = 6;
-
 /// A fresh start costs the members that were there about 1 KB each: seldom enough to be lost in what they read.
 const FRESH_BYTES: usize = 64 * 1024;
 
@@ -54,11 +51,13 @@ pub(crate) struct PressLimits {
     pub(crate) min_bytes: usize,
     /// Messages shorter than this are not worth deflating by themselves.
     pub(crate) min_alone_bytes: usize,
+    /// From 1, the fastest, to 9; of windows that open from now on.
+    pub(crate) level: u32,
 }
 
 impl Default for PressLimits {
     fn default() -> Self {
-        Self { max_windows: 64, min_bytes: 64, min_alone_bytes: 1024 }
+        Self { max_windows: 64, min_bytes: 64, min_alone_bytes: 1024, level: 6 }
     }
 }
 
@@ -313,7 +312,7 @@ impl Press {
         if self.holders.len() >= self.limits.max_windows || self.now < self.paused_until {
             return false;
         }
-        let Some(deflater) = Deflater::new(compression.bits(), LEVEL) else { return false };
+        let Some(deflater) = Deflater::new(compression.bits(), self.limits.level) else { return false };
         self.holders.push(key);
         self.window_bytes += window_bytes(compression.bits());
         self.metrics.deflate_windows.inc();
@@ -359,7 +358,7 @@ impl Press {
         let bits = compression.bits();
         let place = &mut self.alone[usize::from(bits)];
         if place.is_none() {
-            *place = Deflater::new(bits, LEVEL);
+            *place = Deflater::new(bits, self.limits.level);
         }
         let Some(deflater) = place else { return frame.clone() };
         deflater.start_afresh();

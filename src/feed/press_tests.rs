@@ -44,7 +44,7 @@ const WORDS: [&str; 7] = ["one", "two", "three", "four", "five", "six", "seven"]
 const BIG: usize = usize::MAX;
 
 fn limits(max_events: usize, max_windows: usize) -> FeedLimits {
-    let press = PressLimits { max_windows, min_bytes: 100, min_alone_bytes: 300 };
+    let press = PressLimits { max_windows, min_bytes: 100, min_alone_bytes: 300, level: 6 };
     FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 3, press }
 }
 
@@ -210,6 +210,23 @@ const FORMS: [(Encoding, Compression); 4] = [
     (Encoding::NativeWs, Compression::Alone { bits: 15 }),
     (Encoding::NativeSseUnnamed, Compression::Gzip),
 ];
+
+#[test]
+fn a_lower_level_takes_more_bytes_that_read_as_well() {
+    let bytes = [1, 9].map(|level| {
+        let mut limits = limits(1000, 1);
+        limits.press.level = level;
+        let mut world = World::new(Encoding::NativeWs, limits);
+        let mut member = world.member(Compression::Messages { bits: 15 }, &[all()], Cut::DropOldest, 0);
+        member.pipe.room = BIG;
+        (0..50).for_each(|n| world.publish("a", 10 + n % 7));
+        world.seal();
+        assert_eq!(world.pass(&mut member), Flushed::Done);
+        assert_eq!(member.events(), (0..50).collect::<Vec<_>>());
+        member.pipe.taken.len()
+    });
+    assert!(bytes[0] > bytes[1], "{bytes:?}");
+}
 
 #[test]
 fn an_event_is_deflated_once_whatever_the_number_of_members() {

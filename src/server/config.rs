@@ -116,6 +116,9 @@ pub struct ServerConfig {
     pub max_deflate_windows: usize,
     /// The shortest message that is deflated with what went before as its context, in bytes. 64.
     pub deflate_min_bytes: usize,
+    /// How hard compressors try, from 1 (some half a microsecond for a small event) to 9. Default 6: some 8 microseconds, and
+    /// a third fewer bytes.
+    pub deflate_level: usize,
     /// The shortest message that is deflated by itself, for clients that demand it, in bytes. 1,024.
     pub deflate_alone_min_bytes: usize,
     /// Which messages of AutoSDLC's clients are logged, where the log is read.
@@ -178,6 +181,7 @@ impl Default for ServerConfig {
             compression: true,
             max_deflate_windows: 64,
             deflate_min_bytes: 64,
+            deflate_level: 6,
             deflate_alone_min_bytes: 1024,
             message_log: MessageLogConfig::default(),
             limits: RateLimits::default(),
@@ -318,6 +322,7 @@ impl ServerConfig {
         PressLimits {
             max_windows: self.max_deflate_windows.min(affordable),
             min_bytes: self.deflate_min_bytes,
+            level: self.deflate_level as u32,
             min_alone_bytes: self.deflate_alone_min_bytes,
         }
     }

@@ -164,7 +164,8 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     let running = peer.start(&Ground { port, folder: folder.clone() })?;
     let mut command = Command::new("taskset");
     command.args(["-c", "1"]).arg(peers::fanwire()).args(["bench", "--json", "--url", &running.url]);
-    command.args(["--pid", &running.pid().to_string(), "--speak", peer.speak]).args(load.args);
+    command.args(["--pid", &running.pid().to_string(), "--speak", peer.speak]);
+    command.args(peer.more).args(load.args);
     if !load.name.contains("idle") {
         // Compilers that look first, tables that grow and sockets of sleepers that fill are not what is measured.
         command.args(["--warm-up", if load.name.contains("sleep") { "4" } else { "1" }]);

@@ -11,6 +11,8 @@ pub struct Peer {
     pub name: &'static str,
     /// What `fanwire bench --speak` calls it.
     pub speak: &'static str,
+    /// What else it is told.
+    pub more: &'static [&'static str],
     /// Whether it has event streams too.
     pub sse: bool,
     start: fn(&Ground) -> Command,
@@ -72,10 +74,19 @@ fn serve(ground: &Ground) -> Command {
 }
 
 pub const PEERS: &[Peer] = &[
-    Peer { name: "fanwire", speak: "fanwire", sse: true, start: serve, own_port: false, is_bare: false },
+    Peer {
+        name: "fanwire",
+        speak: "fanwire",
+        more: &[],
+        sse: true,
+        start: serve,
+        own_port: false,
+        is_bare: false,
+    },
     Peer {
         name: "fanwire, AgentOS clients",
         speak: "agentos",
+        more: &[],
         sse: false,
         start: serve,
         own_port: false,
@@ -84,14 +95,29 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "fanwire, lean clients",
         speak: "lean",
+        more: &[],
         sse: true,
         start: serve,
         own_port: false,
         is_bare: false,
     },
     Peer {
+        name: "fanwire, compressed",
+        speak: "fanwire",
+        more: &["--deflate"],
+        sse: false,
+        start: |ground| {
+            let mut command = serve(ground);
+            command.args(["--deflate-level", "1"]);
+            command
+        },
+        own_port: false,
+        is_bare: false,
+    },
+    Peer {
         name: "bare loop, a write an event",
         speak: "plain",
+        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["each", &ground.port.to_string()]),
         own_port: false,
@@ -100,6 +126,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "bare loop, a write a burst",
         speak: "plain",
+        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["together", &ground.port.to_string()]),
         own_port: false,
@@ -108,6 +135,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "bare loop, a write an event of our size",
         speak: "plain",
+        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["each", &ground.port.to_string(), OUR_BYTES]),
         own_port: false,
@@ -116,6 +144,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "bare loop, a write a burst of our size",
         speak: "plain",
+        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["together", &ground.port.to_string(), OUR_BYTES]),
         own_port: false,
@@ -124,6 +153,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "bare loop, io_uring",
         speak: "plain",
+        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["uring", &ground.port.to_string()]),
         own_port: false,
@@ -132,6 +162,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "Bun",
         speak: "plain",
+        more: &[],
         sse: false,
         start: |ground| {
             let bun = format!("{}/js/node_modules/.bin/bun", env!("CARGO_MANIFEST_DIR"));
@@ -140,10 +171,19 @@ pub const PEERS: &[Peer] = &[
         own_port: false,
         is_bare: false,
     },
-    Peer { name: "nginx, nchan", speak: "nchan", sse: true, start: nginx, own_port: false, is_bare: false },
+    Peer {
+        name: "nginx, nchan",
+        speak: "nchan",
+        more: &[],
+        sse: true,
+        start: nginx,
+        own_port: false,
+        is_bare: false,
+    },
     Peer {
         name: "nats-server",
         speak: "nats",
+        more: &[],
         sse: false,
         start: |ground| {
             let text = format!(
@@ -161,6 +201,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "mosquitto",
         speak: "mqtt",
+        more: &[],
         sse: false,
         start: |ground| {
             let text = format!(
@@ -178,6 +219,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "axum, tokio broadcast",
         speak: "plain",
+        more: &[],
         sse: true,
         start: |ground| command(sibling("axum"), &[&ground.port.to_string()]),
         own_port: false,
@@ -186,6 +228,7 @@ pub const PEERS: &[Peer] = &[
     Peer {
         name: "Node ws",
         speak: "plain",
+        more: &[],
         sse: true,
         start: |ground| command("node", &[&script("node-ws.js"), &ground.port.to_string()]),
         own_port: false,

@@ -12,7 +12,7 @@ const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#555}.h{font-weigh
 /// In the order of the peers.
 const COLOURS: [&str; PEERS.len()] = [
     "#2f5fe0", "#7ea2ff", "#1f3f99", "#7c8796", "#a9b1bd", "#8f98a5", "#b8bfc9", "#c9ced6", "#c0571f",
-    "#3f8f4f", "#9a4fb0", "#b0902c", "#d0506a", "#3a9aa8",
+    "#3f8f4f", "#9a4fb0", "#b0902c", "#d0506a", "#3a9aa8", "#6a4fd0",
 ];
 
 fn save(name: &str, width: f64, height: f64, label: &str, body: &str) -> Result<(), String> {

@@ -15,8 +15,10 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::super::dice::Dice;
 use super::process::Process;
 use super::speak::{Mix, Publication, Speak, Wish, invalid};
+use super::unpack::Unpack;
 
 /// How the clients of a run listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,6 +42,8 @@ pub(super) struct Plan {
     pub(super) speak: Speak,
     pub(super) connections: usize,
     pub(super) transport: Transport,
+    /// Clients ask for compressed messages.
+    pub(super) deflate: bool,
     pub(super) rate: u64,
     pub(super) burst: u64,
     /// Publish as fast as it is taken, with at most so many bursts under way.
@@ -107,7 +111,12 @@ struct Client {
     pace: Pace,
     /// The end of what was read, where a mark may be cut.
     tail: Vec<u8>,
+    /// Where its messages are compressed.
+    unpack: Option<Unpack>,
 }
+
+/// Of so many clients with compressed messages one reads them.
+const READS_ONE_IN: usize = 16;
 
 /// Connected clients and a publisher.
 pub(super) struct Load {
@@ -121,6 +130,8 @@ pub(super) struct Load {
     unanswered: u64,
     clock: Instant,
     buffer: Vec<u8>,
+    /// What was compressed.
+    text: Vec<u8>,
     /// Of clients that read as they can, and of slow ones.
     counts: [Count; 2],
     latency: Histogram<u64>,
@@ -158,7 +169,7 @@ fn connect_client(plan: &Plan, number: usize) -> io::Result<std::net::TcpStream>
     let mut socket = std::net::TcpStream::from(socket);
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(Duration::from_secs(30)))?;
-    plan.speak.subscribe(&mut socket, plan.transport, &plan.address, &plan.wish(number), number)?;
+    plan.speak.subscribe(&mut socket, plan, &plan.wish(number), number)?;
     Ok(socket)
 }
 
@@ -220,7 +231,8 @@ impl Load {
                 Pace::Slow => slow.push(number),
                 Pace::Never => {}
             }
-            clients.push(Client { socket, pace, tail: Vec::new() });
+            let unpack = plan.deflate.then(|| Unpack::new(number % READS_ONE_IN == 0));
+            clients.push(Client { socket, pace, tail: Vec::new(), unpack });
         }
         let publisher =
             std::net::TcpStream::connect(resolve(plan.publish_to.as_ref().unwrap_or(&plan.address))?)?;
@@ -238,6 +250,7 @@ impl Load {
             unanswered: 0,
             clock: Instant::now(),
             buffer: vec![0; 1 << 20],
+            text: Vec::new(),
             counts: [Count::default(); 2],
             recent: latency.clone(),
             latency,
@@ -276,7 +289,8 @@ impl Load {
         let mut finished = start;
         let mut progress = Progress::new(start);
         let mut slow_turn = Instant::now();
-        let pad = "x".repeat(plan.payload.saturating_sub(MARK.len() + DIGITS + 12));
+        let pad = plan.payload.saturating_sub(MARK.len() + DIGITS + 12);
+        let mut dice = Dice(1);
         let entity = plan.mix.contains(&Mix::Entities);
         let mut burst = Vec::with_capacity(plan.burst as usize);
         let mut out = Vec::new();
@@ -300,6 +314,7 @@ impl Load {
                 for _ in 0..plan.burst {
                     let key = published as usize % plan.filters;
                     // A number may not begin with a zero.
+                    let pad = words(pad, &mut dice);
                     let payload =
                         format!("{{\"due\":{:016},\"pad\":\"{pad}\"}}", 1_000_000_000_000_000 + due);
                     burst.push(Publication { key, entity, payload });
@@ -413,7 +428,22 @@ impl Load {
                 Ok(0) => return Err(invalid("the server closed a client's connection")),
                 Ok(read) => {
                     most -= read;
-                    self.count(number, kept + read);
+                    if let Some(unpack) = &mut client.unpack {
+                        let mut text = std::mem::take(&mut self.text);
+                        text.clear();
+                        let unread = unpack.take(&self.buffer[..read], &mut text)?;
+                        self.counts[usize::from(client.pace != Pace::Awake)].delivered += unread;
+                        self.count(number, &text);
+                        self.text = text;
+                        continue;
+                    }
+                    let buffer = std::mem::take(&mut self.buffer);
+                    let (bytes, done) = (&buffer[..kept + read], self.count(number, &buffer[..kept + read]));
+                    let keep = (bytes.len() - done).min(MARK.len() + DIGITS - 1);
+                    let tail = &mut self.clients[number].tail;
+                    tail.clear();
+                    tail.extend_from_slice(&bytes[bytes.len() - keep..]);
+                    self.buffer = buffer;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -422,10 +452,10 @@ impl Load {
         Ok(())
     }
 
-    /// Counts the marks in the first `len` bytes of the buffer.
-    fn count(&mut self, number: usize, len: usize) {
+    /// Counts the marks in what a client read; answers where the last of them ends.
+    fn count(&mut self, number: usize, bytes: &[u8]) -> usize {
         let now = self.nanos();
-        let bytes = &self.buffer[..len];
+        let len = bytes.len();
         let is_slow = self.clients[number].pace != Pace::Awake;
         let count = &mut self.counts[usize::from(is_slow)];
         let mut done = 0;
@@ -448,11 +478,24 @@ impl Load {
             count.gaps += 1;
             done = done.max(at + GAP.len());
         }
-        let keep = (len - done).min(MARK.len() + DIGITS - 1);
-        let tail = &mut self.clients[number].tail;
-        tail.clear();
-        tail.extend_from_slice(&self.buffer[len - keep..len]);
+        done
     }
+}
+
+/// So many bytes of text that compresses as text does: words of a small vocabulary, by chance.
+fn words(len: usize, dice: &mut Dice) -> String {
+    const WORDS: [&str; 32] = [
+        "agent", "task", "reading", "the", "sources", "sixteen", "of", "them", "started", "done", "failed",
+        "at", "price", "bid", "ask", "volume", "node", "entered", "left", "review", "a", "file", "in",
+        "branch", "tests", "passed", "with", "two", "warnings", "and", "waiting", "for",
+    ];
+    let mut text = String::with_capacity(len + 8);
+    while text.len() < len {
+        text.push_str(dice.pick(&WORDS));
+        text.push(' ');
+    }
+    text.truncate(len);
+    text
 }
 
 /// A line a second of how it goes.

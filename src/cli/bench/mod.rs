@@ -7,6 +7,7 @@ mod load;
 mod process;
 mod report;
 mod speak;
+mod unpack;
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -37,6 +38,10 @@ pub(super) struct Args {
     /// How the clients listen
     #[arg(long, default_value = "ws")]
     transport: Transport,
+    /// Clients ask for compressed messages (WebSocket only). One in sixteen reads what is in them, for the times; the
+    /// others count them
+    #[arg(long)]
+    deflate: bool,
     /// Events a second
     #[arg(long, short = 'r', default_value_t = 100)]
     rate: u64,
@@ -121,6 +126,9 @@ fn pin(core: usize) {
 
 /// Runs the load and prints what came of it.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
+    if args.deflate && args.transport == Transport::Sse {
+        return Err(CliError::new("--deflate is for --transport ws"));
+    }
     if args.pin {
         pin(0);
     }
@@ -137,6 +145,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         address,
         publish_to: args.publish_to,
         speak: args.speak,
+        deflate: args.deflate,
         connections: args.connections,
         transport: args.transport,
         rate: args.rate.max(1),

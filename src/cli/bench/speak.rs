@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use super::load::Transport;
+use super::load::{Plan, Transport};
 
 /// What a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -164,16 +164,17 @@ impl Speak {
     pub(super) fn subscribe(
         self,
         socket: &mut TcpStream,
-        transport: Transport,
-        host: &str,
+        plan: &Plan,
         wish: &Wish,
         number: usize,
     ) -> io::Result<()> {
+        let (transport, host) = (plan.transport, &plan.address);
         let path = self.path(transport);
         let request = match transport {
             Transport::Ws => format!(
                 "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZmFud2lyZSBiZW5jaCEhIQ==\r\n{}\r\n",
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZmFud2lyZSBiZW5jaCEhIQ==\r\n{}{}\r\n",
+                if plan.deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" },
                 match self {
                     Self::Lean => "Sec-WebSocket-Protocol: fanwire.v1.lean\r\n",
                     Self::Mqtt => "Sec-WebSocket-Protocol: mqtt\r\n",
@@ -200,6 +201,9 @@ impl Speak {
         }
         if transport == Transport::Sse {
             return Ok(());
+        }
+        if plan.deflate && memchr::memmem::find(&head, b"permessage-deflate").is_none() {
+            return Err(invalid("the server does not compress"));
         }
         let kind = &wish.kind();
         match self {

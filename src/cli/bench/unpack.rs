@@ -1,0 +1,125 @@
+//! Compressed WebSocket messages (RFC 7692) as a client of the load gets them.
+//!
+//! Imports its siblings. Always: frames are told from each other in every client's bytes; what is in them is read by
+//! some only, because inflating is dearer than anything else that the load does.
+
+use std::io;
+
+use flate2::{Decompress, FlushDecompress};
+
+use super::speak::invalid;
+
+/// The first byte's bit that says that a message is compressed.
+const COMPRESSED: u8 = 0x40;
+/// Text and binary.
+const DATA: std::ops::RangeInclusive<u8> = 1..=2;
+/// The end of a compressed message, which is not sent with it.
+const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
+
+/// What came of one client's bytes so far.
+pub(super) struct Unpack {
+    /// The start of a frame.
+    rest: Vec<u8>,
+    inflate: Option<Decompress>,
+}
+
+impl Unpack {
+    /// Of a client that reads its messages, or one that counts them.
+    pub(super) fn new(reads: bool) -> Self {
+        Self { rest: Vec::new(), inflate: reads.then(|| Decompress::new(false)) }
+    }
+
+    /// Takes bytes as they came, and puts what messages say behind `text`. Answers how many more messages there were.
+    pub(super) fn take(&mut self, bytes: &[u8], text: &mut Vec<u8>) -> io::Result<u64> {
+        let mut all = std::mem::take(&mut self.rest);
+        all.extend_from_slice(bytes);
+        let mut unread = 0;
+        let mut at = 0;
+        while let Some((first, payload, len)) = frame(&all[at..]) {
+            at += len;
+            if !DATA.contains(&(first & 0x0F)) {
+                continue;
+            }
+            if first & COMPRESSED == 0 {
+                text.extend_from_slice(payload);
+            } else if let Some(inflate) = &mut self.inflate {
+                for part in [payload, &TAIL] {
+                    unpack(inflate, part, text)?;
+                }
+            } else {
+                unread += 1;
+            }
+        }
+        all.drain(..at);
+        self.rest = all;
+        Ok(unread)
+    }
+}
+
+/// A server's frame at the start of these bytes: its first byte, its payload, and its length in all.
+fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
+    let (&first, rest) = bytes.split_first()?;
+    let (len, head): (usize, usize) = match *rest.first()? {
+        126 => (usize::from(u16::from_be_bytes(*rest.get(1..)?.first_chunk()?)), 4),
+        127 => (usize::try_from(u64::from_be_bytes(*rest.get(1..)?.first_chunk()?)).ok()?, 10),
+        len => (usize::from(len), 2),
+    };
+    let end = head.checked_add(len)?;
+    Some((first, bytes.get(head..end)?, end))
+}
+
+fn unpack(inflate: &mut Decompress, mut part: &[u8], text: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        text.reserve(part.len() * 4 + 64);
+        let (read, written) = (inflate.total_in(), inflate.total_out());
+        inflate
+            .decompress_vec(part, text, FlushDecompress::Sync)
+            .map_err(|error| invalid(format!("a message can't be inflated: {error}")))?;
+        part = &part[(inflate.total_in() - read) as usize..];
+        // Whatever is held back fits into what room is left.
+        if part.is_empty() && (text.len() < text.capacity() || inflate.total_out() == written) {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Compress, Compression, FlushCompress};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_read_or_counted_wherever_they_are_cut() {
+        let mut compress = Compress::new(Compression::new(1), false);
+        let mut bytes = vec![0x89, 0];
+        let mut want = Vec::new();
+        for n in 0..40 {
+            let said = format!("message {n} {}", "again ".repeat(n * 40)).into_bytes();
+            let mut packed = Vec::with_capacity(said.len() + 100);
+            compress.compress_vec(&said, &mut packed, FlushCompress::Sync).expect("compressed");
+            packed.truncate(packed.len() - TAIL.len());
+            bytes.push(0x80 | COMPRESSED | 1);
+            if packed.len() < 126 {
+                bytes.push(packed.len() as u8);
+            } else {
+                bytes.push(126);
+                bytes.extend((packed.len() as u16).to_be_bytes());
+            }
+            bytes.extend(&packed);
+            want.extend(said);
+        }
+        bytes.extend(b"\x81\x05plain");
+        want.extend(b"plain");
+        for step in [1, 7, 100, bytes.len()] {
+            let (mut reads, mut counts) = (Unpack::new(true), Unpack::new(false));
+            let (mut text, mut plain, mut unread) = (Vec::new(), Vec::new(), 0);
+            for part in bytes.chunks(step) {
+                assert_eq!(reads.take(part, &mut text).expect("valid"), 0);
+                unread += counts.take(part, &mut plain).expect("valid");
+            }
+            assert_eq!(text, want);
+            assert_eq!((unread, plain.as_slice()), (40, b"plain".as_slice()));
+        }
+    }
+}

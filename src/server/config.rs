@@ -322,7 +322,7 @@ impl ServerConfig {
         PressLimits {
             max_windows: self.max_deflate_windows.min(affordable),
             min_bytes: self.deflate_min_bytes,
-            level: self.deflate_level as u32,
+            level: self.deflate_level.clamp(1, 9) as u32,
             min_alone_bytes: self.deflate_alone_min_bytes,
         }
     }

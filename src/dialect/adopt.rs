@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::catalogue::{autosdlc, gathering, hive};
+use crate::event::{Attribute, EventBuilder};
 
 /// What a payload says of its event.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,6 +16,25 @@ pub(super) struct Adopted {
     pub(super) channel: Option<String>,
     pub(super) stream: Option<String>,
     pub(super) execution: Option<String>,
+}
+
+impl Adopted {
+    /// Sets what the event lacks; of an entity its kind is asked for.
+    pub(super) fn fill(self, builder: &mut EventBuilder, lacks: impl Fn(Attribute) -> bool) {
+        for (attribute, value) in [
+            (Attribute::Channel, self.channel),
+            (Attribute::Stream, self.stream),
+            (Attribute::Execution, self.execution),
+        ] {
+            if let Some(value) = value.filter(|_| lacks(attribute)) {
+                builder.set(attribute, &value);
+            }
+        }
+        if let Some((kind, id)) = self.entity.filter(|_| lacks(Attribute::EntityKind)) {
+            builder.set(Attribute::EntityKind, kind);
+            builder.set(Attribute::EntityId, &id);
+        }
+    }
 }
 
 /// The fields of payloads that name what the event is about.

@@ -8,8 +8,9 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{adopt, quick};
-use crate::event::{Event, EventError, Timestamp, json};
+use super::adopt::{self, Adopted};
+use super::quick;
+use crate::event::{Attribute, Event, EventError, Timestamp, json};
 
 #[derive(Deserialize)]
 struct EntityIn<'a> {
@@ -138,26 +139,18 @@ pub(crate) fn read_any(text: &str) -> Result<Event, ReadError> {
     if let Some(timestamp) = input.timestamp {
         builder = builder.timestamp(read_timestamp(timestamp.get()).ok_or(ReadError::Timestamp)?);
     }
-    let mut entity = None;
+    let mut adopted = Adopted::default();
     if let Some(payload) = input.payload {
         builder = builder.json(payload.get());
-        let adopted = adopt::of(event_type, payload.get());
-        entity = adopted.entity;
-        if let Some(channel) = adopted.channel.filter(|_| input.channel.is_none()) {
-            builder = builder.channel(&channel);
-        }
-        if let Some(stream) = adopted.stream.filter(|_| input.stream_id.is_none()) {
-            builder = builder.stream(&stream);
-        }
-        if let Some(execution) = adopted.execution.filter(|_| input.execution_id.is_none()) {
-            builder = builder.execution(&execution);
-        }
+        adopted = adopt::of(event_type, payload.get());
     }
-    if input.entity.is_none()
-        && let Some((kind, id)) = entity.or_else(|| adopt::of_key(event_type, input.key?))
-    {
-        builder = builder.entity(kind, &id);
-    }
+    adopted.entity = adopted.entity.or_else(|| adopt::of_key(event_type, input.key?));
+    adopted.fill(&mut builder, |attribute| match attribute {
+        Attribute::Channel => input.channel.is_none(),
+        Attribute::Stream => input.stream_id.is_none(),
+        Attribute::Execution => input.execution_id.is_none(),
+        _ => input.entity.is_none(),
+    });
     builder.build().map_err(ReadError::Event)
 }
 

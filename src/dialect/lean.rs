@@ -1,7 +1,7 @@
 //! Native events in lean form, for clients that want few bytes: the event object without a message around it over
 //! WebSocket, the payload alone in an event stream.
 //!
-//! Imports its siblings, `event` and `codec`. Always: what is no event is as in the native dialect.
+//! Imports its siblings and `event`. Always: what is no event is as in the native dialect.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,6 @@ use bytes::Bytes;
 
 use super::command::{in_scratch, text_frame};
 use super::envelope;
-use crate::codec::sse;
 use crate::event::{Event, Position};
 
 /// The subprotocol by which a client asks for it.
@@ -31,10 +30,7 @@ pub(super) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
 
 /// The payload as an event of an event stream, whose name and id say the rest.
 pub(super) fn sse_frame(event: &Event, name: Option<&str>, position: Option<&Position>) -> Bytes {
-    let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
-    let mut out = Vec::new();
-    sse::encode_event(&mut out, name, event.payload(), id.as_deref());
-    out.into()
+    super::sse_event(event, name, event.payload(), position)
 }
 
 #[cfg(test)]

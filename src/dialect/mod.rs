@@ -316,11 +316,16 @@ impl Encoding {
 fn sse_frame(event: &Event, name: Option<&str>, position: Option<&Position>) -> Bytes {
     command::in_scratch(|json| {
         envelope::write_event(event, json);
-        let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
-        let mut out = Vec::new();
-        sse::encode_event(&mut out, name, json, id.as_deref());
-        out.into()
+        sse_event(event, name, json, position)
     })
+}
+
+/// An event of an event stream with this data, and the place behind it as its id.
+fn sse_event(event: &Event, name: Option<&str>, data: &str, position: Option<&Position>) -> Bytes {
+    let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
+    let mut out = Vec::new();
+    sse::encode_event(&mut out, name, data, id.as_deref());
+    out.into()
 }
 
 /// What a client is told when events were dropped for it.

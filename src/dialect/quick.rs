@@ -4,6 +4,8 @@
 //! Imports `event`. Always: what it takes is what `envelope` reads from the same text, only sooner; whatever else stands
 //! in a text, it leaves to that, which also has the words for faults.
 
+use std::mem;
+
 use super::{adopt, envelope};
 use crate::event::{Attribute, Event, EventBuilder, json};
 
@@ -106,17 +108,19 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
     let mut scan = Scan { text, at: 0 };
     usual(scan.take(b'{'))?;
     let mut builder = EventBuilder::with_room(text.len());
+    let mut is_first = true;
     let mut seen = 0u32;
-    // Which attributes have a value, and those that are needed once more.
+    // Which attributes have a value; the entity as a whole at its kind.
     let mut has = 0u32;
+    // Those that are needed once more.
     let (mut event_type, mut payload) = ("", None);
     let (mut parent, mut state) = (None, None);
     loop {
-        let key = scan.key(seen == 0)?;
+        let key = scan.key(mem::take(&mut is_first))?;
         let mut see = |place: usize| {
-            let is_first = seen & (1 << place) == 0;
+            let is_new = seen & (1 << place) == 0;
             seen |= 1 << place;
-            usual(is_first)
+            usual(is_new)
         };
         if let Some(attribute) = attribute(key) {
             see(attribute.index())?;
@@ -148,7 +152,7 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
             "entity" => {
                 see(ENTITY)?;
                 if !scan.null() {
-                    has |= 1 << ENTITY;
+                    has |= 1 << Attribute::EntityKind.index();
                     entity(&mut scan, &mut builder)?;
                 }
             }
@@ -164,29 +168,14 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
             "key" => return Err(Unusual),
             _ => drop(scan.value()?),
         }
-        // A field that may come twice does not make the next one the first.
-        seen |= 1 << 31;
     }
     scan.space();
     usual(scan.at == text.len())?;
     if let Some(parent) = parent {
         builder = builder.trace(parent, state);
     }
-    let lacks = |place: usize| has & (1 << place) == 0;
     if let Some(payload) = payload {
-        let adopted = adopt::of(event_type, payload);
-        for (attribute, value) in [
-            (Attribute::Channel, adopted.channel),
-            (Attribute::Stream, adopted.stream),
-            (Attribute::Execution, adopted.execution),
-        ] {
-            if let Some(value) = value.filter(|_| lacks(attribute.index())) {
-                builder.set(attribute, &value);
-            }
-        }
-        if let Some((kind, id)) = adopted.entity.filter(|_| lacks(ENTITY)) {
-            builder = builder.entity(kind, &id);
-        }
+        adopt::of(event_type, payload).fill(&mut builder, |attribute| has & (1 << attribute.index()) == 0);
     }
     builder.build().map_err(|_| Unusual)
 }
@@ -194,9 +183,10 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
 /// The object of an entity's kind and id, whose opening bracket is next.
 fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unusual> {
     usual(scan.take(b'{'))?;
+    let mut is_first = true;
     let mut seen = 0u32;
     loop {
-        let attribute = match scan.key(seen == 0)? {
+        let attribute = match scan.key(mem::take(&mut is_first))? {
             "" => return Ok(()),
             "kind" => Attribute::EntityKind,
             "id" => Attribute::EntityId,

@@ -71,7 +71,6 @@ fn hex(bits: u32) -> [u8; 8] {
 
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Digit by digit: it stands in every native frame, and needs nothing of std's formatting of numbers.
         self.write(f)
     }
 }

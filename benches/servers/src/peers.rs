@@ -73,118 +73,77 @@ fn serve(ground: &Ground) -> Command {
     command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
 }
 
+/// What most of them have, ours above all.
+const PEER: Peer =
+    Peer { name: "", speak: "fanwire", more: &[], sse: false, start: serve, own_port: false, is_bare: false };
+
 pub const PEERS: &[Peer] = &[
-    Peer {
-        name: "fanwire",
-        speak: "fanwire",
-        more: &[],
-        sse: true,
-        start: serve,
-        own_port: false,
-        is_bare: false,
-    },
-    Peer {
-        name: "fanwire, AgentOS clients",
-        speak: "agentos",
-        more: &[],
-        sse: false,
-        start: serve,
-        own_port: false,
-        is_bare: false,
-    },
-    Peer {
-        name: "fanwire, lean clients",
-        speak: "lean",
-        more: &[],
-        sse: true,
-        start: serve,
-        own_port: false,
-        is_bare: false,
-    },
+    Peer { name: "fanwire", sse: true, ..PEER },
+    Peer { name: "fanwire, AgentOS clients", speak: "agentos", ..PEER },
+    Peer { name: "fanwire, lean clients", speak: "lean", sse: true, ..PEER },
     Peer {
         name: "fanwire, compressed",
-        speak: "fanwire",
         more: &["--deflate"],
-        sse: false,
         start: |ground| {
             let mut command = serve(ground);
             command.args(["--deflate-level", "1"]);
             command
         },
-        own_port: false,
-        is_bare: false,
+        ..PEER
     },
     Peer {
         name: "bare loop, a write an event",
         speak: "plain",
-        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["each", &ground.port.to_string()]),
-        own_port: false,
         is_bare: true,
+        ..PEER
     },
     Peer {
         name: "bare loop, a write a burst",
         speak: "plain",
-        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["together", &ground.port.to_string()]),
-        own_port: false,
         is_bare: true,
+        ..PEER
     },
     Peer {
         name: "bare loop, a write an event of our size",
         speak: "plain",
-        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["each", &ground.port.to_string(), OUR_BYTES]),
-        own_port: false,
         is_bare: true,
+        ..PEER
     },
     Peer {
         name: "bare loop, a write a burst of our size",
         speak: "plain",
-        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["together", &ground.port.to_string(), OUR_BYTES]),
-        own_port: false,
         is_bare: true,
+        ..PEER
     },
     Peer {
         name: "bare loop, io_uring",
         speak: "plain",
-        more: &[],
         sse: true,
         start: |ground| command(sibling("bare"), &["uring", &ground.port.to_string()]),
-        own_port: false,
         is_bare: true,
+        ..PEER
     },
     Peer {
         name: "Bun",
         speak: "plain",
-        more: &[],
-        sse: false,
         start: |ground| {
             let bun = format!("{}/js/node_modules/.bin/bun", env!("CARGO_MANIFEST_DIR"));
             command(bun, &["run", &script("bun.js"), &ground.port.to_string()])
         },
-        own_port: false,
-        is_bare: false,
+        ..PEER
     },
-    Peer {
-        name: "nginx, nchan",
-        speak: "nchan",
-        more: &[],
-        sse: true,
-        start: nginx,
-        own_port: false,
-        is_bare: false,
-    },
+    Peer { name: "nginx, nchan", speak: "nchan", sse: true, start: nginx, ..PEER },
     Peer {
         name: "nats-server",
         speak: "nats",
-        more: &[],
-        sse: false,
         start: |ground| {
             let text = format!(
                 "listen: 127.0.0.1:{}\nwebsocket {{ listen: \"127.0.0.1:{}\", no_tls: true, compression: false }}\n\
@@ -196,13 +155,11 @@ pub const PEERS: &[Peer] = &[
             command("nats-server", &["-c", &file.to_string_lossy()])
         },
         own_port: true,
-        is_bare: false,
+        ..PEER
     },
     Peer {
         name: "mosquitto",
         speak: "mqtt",
-        more: &[],
-        sse: false,
         start: |ground| {
             let text = format!(
                 "listener {} 127.0.0.1\nlistener {} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n\
@@ -214,25 +171,21 @@ pub const PEERS: &[Peer] = &[
             command("mosquitto", &["-c", &file.to_string_lossy()])
         },
         own_port: true,
-        is_bare: false,
+        ..PEER
     },
     Peer {
         name: "axum, tokio broadcast",
         speak: "plain",
-        more: &[],
         sse: true,
         start: |ground| command(sibling("axum"), &[&ground.port.to_string()]),
-        own_port: false,
-        is_bare: false,
+        ..PEER
     },
     Peer {
         name: "Node ws",
         speak: "plain",
-        more: &[],
         sse: true,
         start: |ground| command("node", &[&script("node-ws.js"), &ground.port.to_string()]),
-        own_port: false,
-        is_bare: false,
+        ..PEER
     },
 ];
 

@@ -438,7 +438,8 @@ impl Load {
                         continue;
                     }
                     let buffer = std::mem::take(&mut self.buffer);
-                    let (bytes, done) = (&buffer[..kept + read], self.count(number, &buffer[..kept + read]));
+                    let bytes = &buffer[..kept + read];
+                    let done = self.count(number, bytes);
                     let keep = (bytes.len() - done).min(MARK.len() + DIGITS - 1);
                     let tail = &mut self.clients[number].tail;
                     tail.clear();

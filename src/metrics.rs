@@ -62,6 +62,7 @@ pub(crate) struct Metrics {
     pub(crate) written_bytes: Counter,
     pub(crate) writes: Counter,
     pub(crate) write_blocked: Counter,
+    pub(crate) writes_shared: Counter,
     pub(crate) loop_gaps: Counter,
     pub(crate) turns: Counter,
     /// AutoSDLC's own names.
@@ -169,6 +170,7 @@ impl Default for Metrics {
             gaps: "feed_gaps", "Gap messages sent";
             written_bytes: "server_written_bytes", "Bytes taken by clients' sockets";
             writes: "server_writes", "Write calls made on clients' sockets";
+            writes_shared: "server_writes_shared", "Write calls that handed the kernel pages that other clients were given too, in place of a copy";
             write_blocked: "server_writes_blocked", "Write calls after which the socket took no more";
             loop_gaps: "server_loop_missed_events", "Events that a loop missed because the ring lapped it";
             turns: "server_loop_turns", "Turns of the event loops";

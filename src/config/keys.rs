@@ -134,6 +134,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| list(&mut c.server.conflate_key, "NAMES", attribute, |a| a.name().to_owned())),
         row("write_budget_bytes", LIVE, "Bytes written to one connection before the others have their turn",
             |c| bytes(&mut c.server.write_budget_bytes, KIB..=GIB)),
+        row("share_pages_bytes", LIVE, "Fewest bytes that eight clients or more are written out of the same pages of memory (Linux, no TLS), in place of a copy each; 0 = never",
+            |c| bytes(&mut c.server.share_pages_bytes, 0..=GIB)),
     ]},
     Group { heading: "Times", rows: &[
         row("handshake_timeout", LIVE, "How long the head of a request may take to come",

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::command::{UNKNOWN, in_scratch, text_frame};
+use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, OnLag, Opening, Place,
     Protocol, Refusal, Reply, Stamp, Subscribe, split_entity,
@@ -128,8 +128,8 @@ impl Protocol for Agentos {
     }
 }
 
-/// The envelope v1 as a WebSocket frame.
-pub(super) fn event_frame(event: &Event) -> Bytes {
+/// Appends the envelope v1 as a WebSocket frame.
+pub(super) fn put_event(event: &Event, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         out.push_str(r#"{"type":"#);
         json::write_string(event.event_type(), out);
@@ -160,6 +160,6 @@ pub(super) fn event_frame(event: &Event) -> Bytes {
         out.push_str(r#","payload":"#);
         out.push_str(event.payload());
         out.push('}');
-        text_frame(out)
-    })
+        put_text(frames, out);
+    });
 }

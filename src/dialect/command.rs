@@ -245,7 +245,7 @@ impl Strings {
 }
 
 /// What `write` makes of an empty text, which is the thread's own: only the result takes memory.
-pub(super) fn in_scratch(write: impl FnOnce(&mut String) -> Bytes) -> Bytes {
+pub(super) fn in_scratch<T>(write: impl FnOnce(&mut String) -> T) -> T {
     /// A longer text's memory is not kept.
     const KEPT_BYTES_MAX: usize = 64 << 10;
     thread_local! {
@@ -260,6 +260,11 @@ pub(super) fn in_scratch(write: impl FnOnce(&mut String) -> Bytes) -> Bytes {
         }
         made
     })
+}
+
+/// Appends a JSON text's frame.
+pub(super) fn put_text(out: &mut Vec<u8>, json: &str) {
+    ws::encode(out, ws::OpCode::Text, json.as_bytes());
 }
 
 /// A JSON text in a frame of its own.

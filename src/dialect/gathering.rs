@@ -12,7 +12,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::command::{UNKNOWN, in_scratch, text_frame};
+use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
     Refusal, Reply, Stamp, shortened,
@@ -218,8 +218,8 @@ impl<'de> Deserialize<'de> for Has {
     }
 }
 
-/// The message as a WebSocket frame.
-pub(super) fn event_frame(event: &Event) -> Bytes {
+/// Appends the message as a WebSocket frame.
+pub(super) fn put_event(event: &Event, frames: &mut Vec<u8>) {
     let payload = event.payload();
     in_scratch(|out| {
         out.push_str(r#"{"type":"#);
@@ -250,6 +250,6 @@ pub(super) fn event_frame(event: &Event) -> Bytes {
             }
         }
         out.push('}');
-        text_frame(out)
-    })
+        put_text(frames, out);
+    });
 }

@@ -139,13 +139,21 @@ impl Protocol for Hive {
 
 impl Hive {
     fn frame(&self, json: &str) -> Bytes {
-        ws::frame(if self.binary { ws::OpCode::Binary } else { ws::OpCode::Text }, json.as_bytes())
+        let mut frame = Vec::new();
+        self.put(json, &mut frame);
+        frame.into()
+    }
+
+    /// Appends a message's frame.
+    fn put(&self, json: &str, frames: &mut Vec<u8>) {
+        let op = if self.binary { ws::OpCode::Binary } else { ws::OpCode::Text };
+        ws::encode(frames, op, json.as_bytes());
     }
 }
 
-/// The `event` message as a WebSocket frame. `stream_id` and `execution_id` are always there: the document's own
+/// Appends the `event` message as a WebSocket frame. `stream_id` and `execution_id` are always there: the document's own
 /// clients look them up without asking.
-pub(super) fn event_frame(event: &Event, binary: bool) -> Bytes {
+pub(super) fn put_event(event: &Event, binary: bool, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         out.push_str(r#"{"type":"event","event":{"type":"#);
         json::write_string(&event.event_type().to_lowercase(), out);
@@ -163,6 +171,6 @@ pub(super) fn event_frame(event: &Event, binary: bool) -> Bytes {
         out.push_str(r#","timestamp":""#);
         out.push_str(event.timestamp().text().as_str());
         out.push_str(r#""}}"#);
-        Hive { binary }.frame(out)
-    })
+        Hive { binary }.put(out, frames);
+    });
 }

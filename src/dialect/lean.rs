@@ -5,18 +5,16 @@
 
 use std::fmt::Write as _;
 
-use bytes::Bytes;
-
-use super::command::{in_scratch, text_frame};
+use super::command::{in_scratch, put_text};
 use super::envelope;
 use crate::event::{Event, Position};
 
 /// The subprotocol by which a client asks for it.
 pub(crate) const PROTOCOL: &str = "fanwire.v1.lean";
 
-/// The event object as a WebSocket frame. Where its id does not say all that a client needs to resume, its last field
+/// Appends the event object as a WebSocket frame. Where its id does not say all that a client needs to resume, its last field
 /// is a `position` that does.
-pub(super) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
+pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         envelope::write_lean(event, out);
         if let Some(position) = position {
@@ -24,17 +22,23 @@ pub(super) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
             out.pop();
             let _ = write!(out, r#","position":"{position}"}}"#);
         }
-        text_frame(out)
-    })
+        put_text(frames, out);
+    });
 }
 
-/// The payload as an event of an event stream, whose name and id say the rest.
-pub(super) fn sse_frame(event: &Event, name: Option<&str>, position: Option<&Position>) -> Bytes {
-    super::sse_event(event, name, event.payload(), position)
+/// Appends the payload as an event of an event stream, whose name and id say the rest.
+pub(super) fn put_sse_event(
+    event: &Event,
+    name: Option<&str>,
+    position: Option<&Position>,
+    frames: &mut Vec<u8>,
+) {
+    super::put_sse_data(event, name, event.payload(), position, frames);
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Encoding;
     use super::*;
     use crate::codec::ws;
     use crate::event::EventId;
@@ -47,7 +51,7 @@ mod tests {
         event
     }
 
-    fn text(frame: &Bytes) -> &str {
+    fn text(frame: &[u8]) -> &str {
         let (op, payload) = ws::payload_of(frame).expect("a frame");
         assert_eq!(op, ws::OpCode::Text);
         std::str::from_utf8(payload).expect("text")
@@ -55,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_the_object() {
-        let frame = event_frame(&event("[1]"), None);
+        let frame = Encoding::NativeWsLean.encode(&event("[1]"), None);
         let want =
             format!(r#"{{"event_id":"{ID}","event_type":"task.progress","source":"core","payload":[1]}}"#);
         assert_eq!(text(&frame), want);
@@ -64,22 +68,22 @@ mod tests {
     #[test]
     fn a_position_stands_last() {
         let position: Position = "zik0zj~1.2".parse().expect("a position");
-        let frame = event_frame(&event("{}"), Some(&position));
+        let frame = Encoding::NativeWsLean.encode(&event("{}"), Some(&position));
         let want = format!(r#""source":"core","payload":{{}},"position":"{position}"}}"#);
         assert!(text(&frame).ends_with(&want), "{}", text(&frame));
-        let stream = sse_frame(&event("{}"), None, Some(&position));
+        let stream = Encoding::NativeSseLeanUnnamed.encode(&event("{}"), Some(&position));
         assert_eq!(stream, format!("data: {{}}\nid: {position}\n\n"));
     }
 
     #[test]
     fn a_stream_has_the_payload_and_says_the_rest_beside_it() {
         let event = event(r#"{"text":"a\nb \u2028"}"#);
-        let named = sse_frame(&event, Some(event.event_type()), None);
+        let named = Encoding::NativeSseLean.encode(&event, None);
         assert_eq!(
             named,
             format!("event: task.progress\ndata: {{\"text\":\"a\\nb \\u2028\"}}\nid: {ID}\n\n")
         );
         let unpublished = Event::builder("x").build().expect("valid");
-        assert_eq!(sse_frame(&unpublished, None, None), "data: {}\n\n");
+        assert_eq!(Encoding::NativeSseLeanUnnamed.encode(&unpublished, None), "data: {}\n\n");
     }
 }

@@ -281,19 +281,26 @@ impl Encoding {
     /// The event's frame in this encoding, made now, for who stands at `position` behind it. See [`Event::frame`]
     /// for the shared one, which is for [`Event::position`].
     pub(crate) fn encode(self, event: &Event, position: Option<&Position>) -> Bytes {
+        let mut frame = Vec::new();
+        self.put(event, position, &mut frame);
+        frame.into()
+    }
+
+    /// Appends the event's frame to others.
+    pub(crate) fn put(self, event: &Event, position: Option<&Position>, frames: &mut Vec<u8>) {
         match self {
-            Self::NativeWs => native::event_frame(event, position),
-            Self::NativeSse => sse_frame(event, Some(event.event_type()), position),
-            Self::NativeSseUnnamed => sse_frame(event, None, position),
-            Self::AgentosWs | Self::AgentosWsGaps => agentos::event_frame(event),
-            Self::HiveWs => hive::event_frame(event, false),
-            Self::HiveWsBinary => hive::event_frame(event, true),
-            Self::GatheringWs => gathering::event_frame(event),
-            Self::AutosdlcWs => autosdlc::event_frame(event, false),
-            Self::AutosdlcWsGzip => autosdlc::event_frame(event, true),
-            Self::NativeWsLean => lean::event_frame(event, position),
-            Self::NativeSseLean => lean::sse_frame(event, Some(event.event_type()), position),
-            Self::NativeSseLeanUnnamed => lean::sse_frame(event, None, position),
+            Self::NativeWs => native::put_event(event, position, frames),
+            Self::NativeSse => put_sse_event(event, Some(event.event_type()), position, frames),
+            Self::NativeSseUnnamed => put_sse_event(event, None, position, frames),
+            Self::AgentosWs | Self::AgentosWsGaps => agentos::put_event(event, frames),
+            Self::HiveWs => hive::put_event(event, false, frames),
+            Self::HiveWsBinary => hive::put_event(event, true, frames),
+            Self::GatheringWs => gathering::put_event(event, frames),
+            Self::AutosdlcWs => autosdlc::put_event(event, false, frames),
+            Self::AutosdlcWsGzip => autosdlc::put_event(event, true, frames),
+            Self::NativeWsLean => lean::put_event(event, position, frames),
+            Self::NativeSseLean => lean::put_sse_event(event, Some(event.event_type()), position, frames),
+            Self::NativeSseLeanUnnamed => lean::put_sse_event(event, None, position, frames),
         }
     }
 
@@ -313,19 +320,23 @@ impl Encoding {
     }
 }
 
-fn sse_frame(event: &Event, name: Option<&str>, position: Option<&Position>) -> Bytes {
+fn put_sse_event(event: &Event, name: Option<&str>, position: Option<&Position>, frames: &mut Vec<u8>) {
     command::in_scratch(|json| {
         envelope::write_event(event, json);
-        sse_event(event, name, json, position)
-    })
+        put_sse_data(event, name, json, position, frames);
+    });
 }
 
-/// An event of an event stream with this data, and the place behind it as its id.
-fn sse_event(event: &Event, name: Option<&str>, data: &str, position: Option<&Position>) -> Bytes {
+/// Appends an event of an event stream with this data, and the place behind it as its id.
+fn put_sse_data(
+    event: &Event,
+    name: Option<&str>,
+    data: &str,
+    position: Option<&Position>,
+    frames: &mut Vec<u8>,
+) {
     let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
-    let mut out = Vec::new();
-    sse::encode_event(&mut out, name, data, id.as_deref());
-    out.into()
+    sse::encode_event(frames, name, data, id.as_deref());
 }
 
 /// What a client is told when events were dropped for it.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::command::{Strings, UNKNOWN, in_scratch, text_frame};
+use super::command::{Strings, UNKNOWN, in_scratch, put_text, text_frame};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, Place, Protocol, Refusal, Reply,
@@ -264,9 +264,9 @@ impl Protocol for Native {
     }
 }
 
-/// The `event` message as a WebSocket frame. Where its id does not say all that a client needs to resume, the
+/// Appends the `event` message as a WebSocket frame. Where its id does not say all that a client needs to resume, the
 /// message has a `position` that does.
-pub(crate) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
+pub(super) fn put_event(event: &Event, position: Option<&Position>, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         out.push_str(r#"{"type":"event","payload":"#);
         let time = event.timestamp().text();
@@ -282,8 +282,8 @@ pub(crate) fn event_frame(event: &Event, position: Option<&Position>) -> Bytes {
             let _ = write!(out, r#","position":"{position}""#);
         }
         out.push('}');
-        text_frame(out)
-    })
+        put_text(frames, out);
+    });
 }
 
 #[cfg(test)]

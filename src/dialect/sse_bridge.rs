@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::sse_frame;
+use super::put_sse_event;
 use crate::event::Event;
 use crate::sync::{Arc, Mutex, lock};
 
@@ -19,7 +19,8 @@ pub const HEADERS: [(&str, &str); 4] = [
 /// An event as SSE text: `event`, `data`, `id` (once it is published) and an empty line. Its type is its name,
 /// unless another is given.
 pub fn format_sse_event(event: &Event, event_name: Option<&str>) -> String {
-    let frame = sse_frame(event, Some(event_name.unwrap_or(event.event_type())), None);
+    let mut frame = Vec::new();
+    put_sse_event(event, Some(event_name.unwrap_or(event.event_type())), None, &mut frame);
     // It is made of strings.
     String::from_utf8_lossy(&frame).into_owned()
 }

@@ -9,9 +9,10 @@
 
 mod lost;
 pub(super) mod saved;
+mod tail;
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
@@ -22,6 +23,8 @@ use super::thin::Cut;
 use super::{Compression, Fanout, Feed, Slot};
 use crate::dialect::Encoding;
 use crate::event::{EventId, Since, Timestamp};
+
+pub(crate) use tail::{Sink, Tail};
 
 /// What a cursor asks of the world, when it finds that it has lost something.
 pub(crate) trait Ring {
@@ -439,7 +442,7 @@ impl Cursor {
     }
 
     /// Writes what is owed, up to `budget` bytes.
-    pub(crate) fn flush<W: Write>(
+    pub(crate) fn flush<W: Sink>(
         &mut self,
         fanout: &Fanout,
         out: &mut W,
@@ -457,10 +460,10 @@ impl Cursor {
                 self.skip_what_is_gone(feed, tally, ring);
             }
             self.tell_lost_newest(feed, tally, ring);
-            let newest = self.newest(feed, left);
-            let (wanted, written) = if let Some(bytes) = newest {
+            let tail = self.tail(feed, left);
+            let (wanted, written) = if let Some(tail) = &tail {
                 tally.writes += 1;
-                (bytes.len(), out.write(bytes))
+                (tail.len, out.write_tail(tail))
             } else {
                 let slices = self.owed(feed, left);
                 if slices.is_empty() {
@@ -488,7 +491,7 @@ impl Cursor {
                 Err(_) => return Flushed::Failed,
             };
             tally.bytes += written as u64;
-            if let Some(feed) = feed.filter(|_| newest.is_some() && written == wanted) {
+            if let Some(feed) = feed.filter(|_| tail.is_some() && written == wanted) {
                 tally.events += feed.next - self.next;
                 self.next = feed.next;
                 self.want_fresh(Some(feed));
@@ -547,18 +550,6 @@ impl Cursor {
         }
         let bytes = &run.bytes[run.start_of(at)..run.start_of(to)];
         Some(Piece { bytes, of: &run.bytes, first: at, to, in_step })
-    }
-
-    /// The bytes of nearly every write: all that is owed to a client that has all but the newest run, or a part of that,
-    /// and to which nothing else is owed. What [`owed`](Self::owed) would find, sooner.
-    fn newest<'a>(&self, feed: Option<&'a Feed>, room: usize) -> Option<&'a [u8]> {
-        let run = feed.filter(|_| self.backlog.is_none() && !self.waits)?.runs.back()?;
-        let is_in_it = run.first <= self.next && self.next < run.next();
-        if !is_in_it || (!self.in_step && run.shape(self.next).is_some()) {
-            return None;
-        }
-        let bytes = &run.bytes[run.start_of(self.next)..];
-        (bytes.len() <= room).then_some(bytes)
     }
 
     /// The next pieces of what is owed, in order: at least one, while anything is, and as many frames as `budget` bytes

@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 
 use super::press::Press;
 use super::thin::{KeyRule, Sampled, Thinning};
-use super::{Compression, Feed, FeedLimits, GAP, Held};
+use super::{Compression, Feed, FeedLimits, GAP, Held, count_frame};
 use crate::catalogue::autosdlc::event_type;
 use crate::dialect::{Dialect, Encoding, GapNotice};
-use crate::event::{Event, EventId, Position, Timestamp};
+use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::metrics::Metrics;
 
@@ -109,6 +109,10 @@ pub(crate) struct Fanout {
     limits: FeedLimits,
     press: Press,
     metrics: Arc<Metrics>,
+    /// How many feeds there are in each encoding.
+    feeds_in: [u32; ENCODINGS_MAX],
+    /// Others want the same events' frames too: other loops.
+    shares_frames: bool,
     /// Counts events, so that a feed knows whether it has this one.
     event_number: u64,
     /// Which event went to which feed, where somebody logs AutoSDLC's messages.
@@ -131,9 +135,16 @@ impl Fanout {
             press: Press::new(limits.press, Arc::clone(&metrics)),
             limits,
             metrics,
+            feeds_in: [0; ENCODINGS_MAX],
+            shares_frames: false,
             event_number: 0,
             noted: None,
         }
+    }
+
+    /// Whether others, beside this one, may want the frames that it makes. As long as nobody says so: no.
+    pub(crate) fn share_frames(&mut self, shares: bool) {
+        self.shares_frames = shares;
     }
 
     /// Whether to note what AutoSDLC's clients are to get.
@@ -190,6 +201,7 @@ impl Fanout {
             }
             self.feeds[feed as usize].classes.clone_from(&interest.2);
             self.by_interest.insert(interest, feed);
+            self.feeds_in[encoding.slot()] += 1;
             self.metrics.feeds.inc();
             feed
         };
@@ -263,6 +275,7 @@ impl Fanout {
             }
             self.sampling.retain(|f| *f != feed);
             self.press.closed(feed, gone.compression);
+            self.feeds_in[gone.encoding.slot()] -= 1;
             self.by_interest.remove(&(gone.encoding, gone.compression, gone.classes));
             self.dirty.retain(|f| *f != feed);
             self.metrics.feeds.dec();
@@ -295,7 +308,8 @@ impl Fanout {
                     continue;
                 }
                 feed.newest_event = self.event_number;
-                let frame = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics);
+                let is_shared = self.shares_frames || self.feeds_in[feed.encoding.slot()] > 1;
+                let frame = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics, is_shared);
                 let feed = &mut self.feeds[key as usize];
                 self.books.matched += feed.members.len() as u64;
                 if feed.encoding.dialect() == Dialect::Autosdlc {
@@ -318,7 +332,7 @@ impl Fanout {
 
     fn append_thinned(&mut self, event: &Event, id: EventId, now: Timestamp) {
         for key in self.thinned.drain(..) {
-            let (frame, ready) = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics);
+            let (frame, ready) = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics, true);
             let feed = &mut self.feeds[key as usize];
             let frame = (frame.into_bytes(feed.encoding), ready);
             let members = feed.members.len() as u64;
@@ -470,9 +484,8 @@ impl Fanout {
 /// The event's frame, made and counted where it is the first of its encoding.
 fn frame_of<'a>(event: &'a Event, encoding: Encoding, metrics: &Metrics) -> &'a Bytes {
     let make = |event: &Event| {
-        metrics.encodings.inc();
         let frame = encoding.encode(event, event.position());
-        metrics.frame_bytes.observe(frame.len() as u64, 1);
+        count_frame(metrics, frame.len());
         frame
     };
     event.frame(encoding.slot(), make)
@@ -501,10 +514,14 @@ fn frame_for(
     event: &Event,
     press: &mut Press,
     metrics: &Metrics,
+    is_shared: bool,
 ) -> (Held, bool) {
     let feed = &feeds[key as usize];
     let (encoding, compression) = (feed.encoding, feed.compression);
     let is_plain = compression == Compression::None;
+    if is_plain && !is_shared && feed.thin.is_none() {
+        return (Held::Unmade(event.clone()), true);
+    }
     if is_plain || (compression.looks_back() && open_window(feeds, key, press)) {
         frame_of(event, encoding, metrics);
         return (Held::With(event.clone()), is_plain);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Compression, Cursor, Fanout, FeedLimits, Flushed, KeyRule, PressLimits, Ring, Tally};
+use super::{Compression, Cursor, Fanout, FeedLimits, Flushed, KeyRule, PressLimits, Ring, Sink, Tally};
 use crate::dialect::Encoding;
 use crate::event::{Event, EventId, Since, Timestamp};
 use crate::filter::Filter;
@@ -15,9 +15,9 @@ use crate::metrics::Metrics;
 
 /// A socket that takes everything and keeps nothing.
 #[derive(Debug, Default)]
-struct Sink;
+struct Nowhere;
 
-impl Write for Sink {
+impl Write for Nowhere {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(bytes.len())
     }
@@ -31,7 +31,9 @@ impl Write for Sink {
     }
 }
 
-impl Ring for Sink {
+impl Sink for Nowhere {}
+
+impl Ring for Nowhere {
     fn resume_behind(&self, id: EventId) -> Option<Since> {
         Some(Since::Event(id))
     }
@@ -126,8 +128,13 @@ impl Fan {
         for feed in dirty {
             for place in 0..self.fanout.feed(feed).members.len() {
                 let slot = self.fanout.feed(feed).members[place] as usize;
-                let flushed =
-                    self.cursors[slot].flush(&self.fanout, &mut Sink, usize::MAX, &mut self.tally, &Sink);
+                let flushed = self.cursors[slot].flush(
+                    &self.fanout,
+                    &mut Nowhere,
+                    usize::MAX,
+                    &mut self.tally,
+                    &Nowhere,
+                );
                 debug_assert!(matches!(flushed, Flushed::Done));
             }
             self.fanout.forget_written(feed);

@@ -22,12 +22,13 @@ use bytes::Bytes;
 use crate::dialect::Encoding;
 use crate::event::{Event, EventId};
 use crate::filter::ClassId;
+use crate::metrics::Metrics;
 use press::{Press, Shape, Shared, Step};
-use run::{Pressed, Run};
+use run::Run;
 use thin::{Latest, Released, Samplers};
 
 pub(crate) use cursor::saved::{Interest, SavedCursor};
-pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Tally};
+pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Sink, Tail, Tally};
 pub(crate) use fanout::{Fanout, FeedKey, FeedView, Slot, Wish};
 pub(crate) use press::{Compression, PressLimits};
 pub(crate) use snapshot::Snapshot;
@@ -57,6 +58,8 @@ const RUN_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 enum Held {
     Own(Bytes),
+    /// Nobody yet: nobody else will want them, so they are made where they are to lie.
+    Unmade(Event),
     /// The event has them: a count of it costs no memory, where the first of a [`Bytes`] does.
     With(Event),
 }
@@ -66,7 +69,7 @@ impl Held {
     fn bytes(&self, encoding: Encoding) -> &Bytes {
         match self {
             Self::Own(bytes) => bytes,
-            Self::With(event) => {
+            Self::With(event) | Self::Unmade(event) => {
                 event.frame(encoding.slot(), |event| encoding.encode(event, event.position()))
             }
         }
@@ -75,7 +78,7 @@ impl Held {
     fn into_bytes(self, encoding: Encoding) -> Bytes {
         match self {
             Self::Own(bytes) => bytes,
-            held @ Self::With(_) => held.bytes(encoding).clone(),
+            held => held.bytes(encoding).clone(),
         }
     }
 }
@@ -121,6 +124,15 @@ pub(crate) struct Feed {
 /// In place of a key: the frame is no event, but tells that some are missing.
 pub(super) const GAP: u64 = 2;
 
+/// Frames as they are compressed.
+#[derive(Debug, Default)]
+struct Pressed {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<u32>,
+    shapes: Vec<Shape>,
+}
+
 /// What thinning takes.
 #[derive(Debug, Default)]
 struct Thin {
@@ -129,6 +141,12 @@ struct Thin {
     /// The fan-out's number of an event, and the least thinning of those that match it.
     event: u64,
     least: Thinning,
+}
+
+/// A frame was made.
+fn count_frame(metrics: &Metrics, len: usize) {
+    metrics.encodings.inc();
+    metrics.frame_bytes.observe(len as u64, 1);
 }
 
 /// Whether a frame of this key is never left out.
@@ -176,7 +194,11 @@ impl Feed {
         let fresh = std::mem::take(&mut self.fresh);
         let mut rest = fresh.as_slice();
         while !rest.is_empty() {
-            let (run, taken) = if self.shared.is_some() { self.press(rest, press) } else { self.merge(rest) };
+            let (run, taken) = if self.shared.is_some() {
+                self.press(rest, press)
+            } else {
+                self.merge(rest, &press.metrics)
+            };
             let (frames, behind) = rest.split_at(taken);
             let gaps = frames.iter().zip(self.next..).filter(|(fresh, _)| fresh.key == GAP);
             self.gaps.extend(gaps.map(|(_, index)| index));
@@ -200,28 +222,58 @@ impl Feed {
         self.trim(limits);
     }
 
-    /// A run of the first of these frames as they are, and how many it took.
-    fn merge(&self, rest: &[Fresh]) -> (Run, usize) {
+    /// A run of the first of these frames, and how many it took. One frame is taken as it is; several small ones are put
+    /// together, once for the feed.
+    fn merge(&self, rest: &[Fresh], metrics: &Metrics) -> (Run, usize) {
         let small = if self.members.len() > 1 { MERGE_FRAME_BYTES_MAX } else { MERGE_LONE_FRAME_BYTES_MAX };
-        let mut taken = 1;
-        let len = |nth: usize| rest[nth].frame.bytes(self.encoding).len();
-        let mut last = len(0);
-        let mut size = last;
-        while size <= RUN_BYTES_MAX && taken < rest.len() {
-            let before = std::mem::replace(&mut last, len(taken));
-            if before.max(last) > small {
+        let is_small = |fresh: &Fresh| match &fresh.frame {
+            // What stands around a payload is little.
+            Held::Unmade(event) => event.payload().len() < small,
+            made => made.bytes(self.encoding).len() <= small,
+        };
+        if rest.len() < 2 || !rest[..2].iter().all(is_small) {
+            let bytes = match &rest[0].frame {
+                Held::Unmade(event) => {
+                    let bytes = self.encoding.encode(event, event.position());
+                    count_frame(metrics, bytes.len());
+                    bytes
+                }
+                made => made.bytes(self.encoding).clone(),
+            };
+            return (Run::new(self.next, &rest[..1], [bytes.len() as u32], bytes, Box::default()), 1);
+        }
+        let mut together = Vec::new();
+        let mut ends = Vec::with_capacity(rest.len());
+        for fresh in rest {
+            let start = together.len();
+            if start > RUN_BYTES_MAX || !is_small(fresh) {
                 break;
             }
-            size += last;
-            taken += 1;
+            match &fresh.frame {
+                Held::Unmade(event) => {
+                    self.encoding.put(event, event.position(), &mut together);
+                    count_frame(metrics, together.len() - start);
+                }
+                made => together.extend_from_slice(made.bytes(self.encoding)),
+            }
+            if start == 0 {
+                // The others of a burst are mostly as long.
+                let like_it = (together.len() + 16) * (rest.len() - 1);
+                together.reserve_exact(like_it.min(RUN_BYTES_MAX + small));
+            }
+            ends.push(together.len() as u32);
         }
-        (Run::new(self.next, &rest[..taken], self.encoding), taken)
+        if together.capacity() / 4 > together.len() / 3 {
+            together.shrink_to_fit();
+        }
+        let taken = ends.len();
+        (Run::new(self.next, &rest[..taken], ends, together.into(), Box::default()), taken)
     }
 
     /// The same, compressed.
     fn press(&mut self, rest: &[Fresh], press: &mut Press) -> (Run, usize) {
         let mut out = Pressed::default();
-        let Some(shared) = &mut self.shared else { return self.merge(rest) };
+        let Some(shared) = &mut self.shared else { return self.merge(rest, &press.metrics) };
         for Fresh { frame, ready, .. } in rest {
             let frame = frame.bytes(self.encoding);
             let start = out.bytes.len();
@@ -246,7 +298,8 @@ impl Feed {
             }
         }
         let taken = out.ends.len();
-        (Run::pressed(self.next, &rest[..taken], out), taken)
+        let Pressed { bytes, ends, shapes } = out;
+        (Run::new(self.next, &rest[..taken], ends, bytes.into(), shapes.into()), taken)
     }
 
     fn trim(&mut self, limits: &FeedLimits) {

@@ -264,7 +264,7 @@ impl Shared {
 pub(super) struct Press {
     pub(super) limits: PressLimits,
     pub(super) now: Timestamp,
-    metrics: std::sync::Arc<Metrics>,
+    pub(super) metrics: std::sync::Arc<Metrics>,
     /// Feeds that hold a window.
     holders: Vec<FeedKey>,
     /// Bytes that their windows take.

@@ -1,6 +1,6 @@
 //! Frames of a feed that stand one behind the other in memory, so that one write covers them all.
 //!
-//! Imports `event`, `dialect` and its sibling `press`. Always: `bytes` is the frames in order, `marks` has one entry a frame,
+//! Imports `event` and its sibling `press`. Always: `bytes` is the frames in order, `marks` has one entry a frame,
 //! never none; `shapes` has one a frame too where frames look back, and none elsewhere.
 
 use bytes::Bytes;
@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 
 use super::Fresh;
 use super::press::Shape;
-use crate::dialect::Encoding;
 use crate::event::EventId;
 
 /// Where a frame ends in its run, and whose it is.
@@ -32,45 +31,12 @@ pub(crate) struct Run {
     shapes: Box<[Shape]>,
 }
 
-/// Frames of a run as they were compressed.
-#[derive(Debug, Default)]
-pub(super) struct Pressed {
-    pub(super) bytes: Vec<u8>,
-    /// Where each ends.
-    pub(super) ends: Vec<u32>,
-    pub(super) shapes: Vec<Shape>,
-}
-
 impl Run {
-    /// A run of these frames. One frame is taken as it is; several are copied together, once for the feed.
-    pub(super) fn new(first: u64, frames: &[Fresh], encoding: Encoding) -> Self {
-        let all = || frames.iter().map(|fresh| fresh.frame.bytes(encoding));
-        let bytes = match frames {
-            [fresh] => fresh.frame.bytes(encoding).clone(),
-            _ => {
-                let mut together = Vec::with_capacity(all().map(Bytes::len).sum());
-                all().for_each(|frame| together.extend_from_slice(frame));
-                together.into()
-            }
-        };
-        let mut end = 0;
-        let ends = all().map(|frame| {
-            end += frame.len() as u32;
-            end
-        });
-        Self::of(first, frames, ends, bytes, Box::default())
-    }
-
-    /// A run of these frames, compressed.
-    pub(super) fn pressed(first: u64, frames: &[Fresh], pressed: Pressed) -> Self {
-        let Pressed { bytes, ends, shapes } = pressed;
-        Self::of(first, frames, ends.into_iter(), bytes.into(), shapes.into())
-    }
-
-    fn of(
+    /// A run of these frames, which stand in `bytes` one behind the other and end there. `shapes` where they look back.
+    pub(super) fn new(
         first: u64,
         frames: &[Fresh],
-        ends: impl Iterator<Item = u32>,
+        ends: impl IntoIterator<Item = u32>,
         bytes: Bytes,
         shapes: Box<[Shape]>,
     ) -> Self {
@@ -144,10 +110,8 @@ mod tests {
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
-        let frames: Vec<_> = (["aa", "b", "cccc"].into_iter().zip(5..))
-            .map(|(frame, n)| Fresh { frame: Held::Own(frame.into()), id: id(n), key: 0, ready: true })
-            .collect();
-        let run = Run::new(10, &frames, Encoding::NativeWs);
+        let frame = |n| Fresh { frame: Held::Own(Bytes::new()), id: id(n), key: 0, ready: true };
+        let run = Run::new(10, &[5, 6, 7].map(frame), [2, 3, 7], "aabcccc".into(), Box::default());
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);
         assert_eq!([0, 1, 2, 3, 4, 7].map(|o| run.index_at(o)), [10, 11, 11, 12, 13, 13]);

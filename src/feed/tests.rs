@@ -32,6 +32,8 @@ impl Pipe {
     }
 }
 
+impl Sink for Pipe {}
+
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.pieces.push((bytes.as_ptr(), bytes.len()));
@@ -66,6 +68,7 @@ const ENCODING: Encoding = Encoding::NativeSseUnnamed;
 
 struct World {
     fanout: Fanout,
+    metrics: Arc<Metrics>,
     tally: Tally,
     published: u64,
     now: Timestamp,
@@ -75,8 +78,10 @@ impl World {
     fn new(max_events: usize) -> Self {
         let limits =
             FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 4, press: PressLimits::default() };
+        let metrics = Arc::<Metrics>::default();
         Self {
-            fanout: Fanout::new(limits, KeyRule::default(), Arc::new(Metrics::default())),
+            fanout: Fanout::new(limits, KeyRule::default(), Arc::clone(&metrics)),
+            metrics,
             tally: Tally::default(),
             published: 0,
             now: Timestamp(0),
@@ -152,6 +157,8 @@ fn small_frames_are_copied_together_and_larger_ones_are_written_from_where_they_
         [(3, large.as_str(), 5), (3, less, 1), (1, less, 5), (3, "", 1), (1, "", 1)]
     {
         let mut world = World::new(100);
+        // Made before or where they are to lie: it is all one.
+        world.fanout.share_frames(more.is_empty());
         let mut cursors: Vec<_> = (0..members).map(|slot| world.join("", slot)).collect();
         (0..5).for_each(|_| world.publish_with("a", more));
         world.seal();
@@ -164,6 +171,33 @@ fn small_frames_are_copied_together_and_larger_ones_are_written_from_where_they_
         }
         assert_eq!(seen[0].len(), pieces, "{members} members");
         assert!(seen.iter().all(|pieces| *pieces == seen[0]), "all members are given the same bytes");
+    }
+}
+
+#[test]
+fn an_event_keeps_its_frame_where_another_may_want_it() {
+    // Feeds of one encoding, whether there are other loops, and how often the frame is made when it is asked for again.
+    for (filters, shares, made) in
+        [(&["type=a"][..], false, 2), (&["type=a"], true, 1), (&["type=a", ""], false, 1)]
+    {
+        let mut world = World::new(100);
+        world.fanout.share_frames(shares);
+        let mut cursors: Vec<_> =
+            filters.iter().zip(0..).map(|(filter, slot)| world.join(filter, slot)).collect();
+        let event = Event::builder("a").json("{\"n\":0}").build().expect("valid");
+        event.place(EventId { epoch: 1, shard: 0, sequence: 0 });
+        world.fanout.append(&event, world.now);
+        world.seal();
+        for _ in 0..3 {
+            let frame = world.fanout.frame(&event, ENCODING, Compression::None);
+            assert_eq!(frame, ENCODING.encode(&event, None));
+        }
+        assert_eq!(world.metrics.encodings.get(), made, "{filters:?} {shares}");
+        for cursor in &mut cursors {
+            let mut pipe = Pipe { room: 1000, ..Pipe::default() };
+            assert!(world.flush(cursor, &mut pipe));
+            assert_eq!(pipe.taken, ENCODING.encode(&event, None));
+        }
     }
 }
 

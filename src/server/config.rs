@@ -138,6 +138,10 @@ pub struct ServerConfig {
     pub auth: AuthConfig,
     /// Bytes written to one connection in one turn before the others have theirs. 256 KiB.
     pub write_budget_bytes: usize,
+    /// The fewest bytes that clients of one feed are written out of the same pages of memory, in place of a copy in the
+    /// kernel for each of them: for eight of them or more, twice as many bytes for four. On Linux, to connections without
+    /// TLS, of programs that ignore or handle `SIGPIPE`, as all do whose `main` is Rust's. 0 = never. 8 KiB.
+    pub share_pages_bytes: usize,
     /// For how long events may be held back behind others, so that more of them go in one write: the first goes
     /// at once, those that come within this time after it go together. Whole milliseconds. 0 = not at all. 0.
     pub flush_interval: Duration,
@@ -192,6 +196,7 @@ impl Default for ServerConfig {
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),
             write_budget_bytes: 256 * 1024,
+            share_pages_bytes: 8 * 1024,
             flush_interval: Duration::ZERO,
             #[cfg(feature = "schema")]
             schemas: SchemaConfig::default(),

@@ -44,6 +44,8 @@ mod watch;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+#[cfg(target_os = "linux")]
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -53,6 +55,7 @@ use super::backlog::Backlog;
 use super::config::Prepared;
 use super::connection::{Connection, Context, Effect, Speaks, Timer};
 use super::limits::Counted;
+use super::pages::{Outlet, Pages};
 use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
@@ -81,6 +84,18 @@ pub(crate) trait Socket: Read + Write {
     /// Bytes that it keeps beside the kernel's.
     fn held_bytes(&self) -> usize {
         0
+    }
+
+    /// Whether [`take_from`](Self::take_from) takes anything.
+    #[cfg(target_os = "linux")]
+    fn shares_pages(&self) -> bool {
+        false
+    }
+
+    /// As a write, of so many bytes out of a pipe: their pages, not a copy. What it does not take stays there.
+    #[cfg(target_os = "linux")]
+    fn take_from(&mut self, _pipe: BorrowedFd<'_>, _len: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// The addresses of both ends, ours first, of what the kernel can be asked about.
@@ -205,6 +220,8 @@ pub(crate) struct Core<S> {
     due: Vec<Slot>,
     /// Connections to be closed because they lag.
     lagged: Vec<Token>,
+    /// What many of them are written at once.
+    pages: Pages,
     /// What the kernel holds for connections.
     kernel: Backlog,
     /// The connection after which the next are asked about, though they do not lag yet.
@@ -241,9 +258,11 @@ fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Pos
 impl<S: Socket> Core<S> {
     pub(crate) fn new(shared: Arc<Shared>, reader: LoopReader, seed: u64, number: usize) -> Self {
         let (version, config) = shared.config();
+        let mut fanout = Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics));
+        fanout.share_frames(shared.loops > 1);
         Self {
             continuity: shared.engine.as_ref().map(|_| Continuity::behind(&shared.bus, &reader)),
-            fanout: Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics)),
+            fanout,
             version,
             config,
             auth_changes: shared.auth.changes(),
@@ -277,6 +296,7 @@ impl<S: Socket> Core<S> {
             dirty: Vec::new(),
             due: Vec::new(),
             lagged: Vec::new(),
+            pages: Pages::default(),
             kernel: Backlog::default(),
             asked: 0,
             mailbox: Arc::default(),
@@ -455,7 +475,8 @@ impl<S: Socket> Core<S> {
         let conn = &mut self.conns[slot];
         let ring = Kept { shared: &self.shared, now: self.now };
         let budget = self.config.write_budget_bytes;
-        match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
+        let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.pages };
+        match conn.cursor.flush(&self.fanout, &mut out, budget, &mut self.tally, &ring) {
             Flushed::Done => {
                 if conn.replay.is_some() {
                     conn.connection.heard(self.tick);

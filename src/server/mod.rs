@@ -26,6 +26,7 @@ mod listener;
 mod memory;
 mod messages;
 mod page;
+mod pages;
 mod presence;
 mod publish;
 mod rights;

@@ -5,6 +5,8 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+#[cfg(target_os = "linux")]
+use std::os::fd::BorrowedFd;
 #[cfg(unix)]
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -132,6 +134,17 @@ impl Socket for Stream {
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.close_write(),
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn shares_pages(&self) -> bool {
+        // What TLS sends is another's own, byte by byte.
+        matches!(self, Self::Plain(_))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn take_from(&mut self, pipe: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+        Ok(rustix::pipe::splice(pipe, None, self.socket(), None, len, rustix::pipe::SpliceFlags::NONBLOCK)?)
     }
 
     fn held_bytes(&self) -> usize {

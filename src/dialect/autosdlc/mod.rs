@@ -287,8 +287,8 @@ impl Autosdlc {
     }
 }
 
-/// The message as a WebSocket frame. Its id is the event's place, the same for every client.
-pub(super) fn event_frame(event: &Event, gzip: bool) -> Bytes {
+/// Appends the message as a WebSocket frame. Its id is the event's place, the same for every client.
+pub(super) fn put_event(event: &Event, gzip: bool, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         // Writing to a String does not fail.
         let _ = write!(out, r#"{{"id":"{}","type":"#, Uuid::of_event(event.id()));
@@ -306,8 +306,8 @@ pub(super) fn event_frame(event: &Event, gzip: bool) -> Bytes {
             }
         }
         out.push_str("}}");
-        Autosdlc { gzip }.frame(out)
-    })
+        frames.extend_from_slice(&Autosdlc { gzip }.frame(out));
+    });
 }
 
 #[cfg(test)]

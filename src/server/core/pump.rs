@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::super::messages;
+use super::super::pages::Outlet;
 use super::{Core, Kept, Socket, token_of};
 use crate::bus::ReaderItem;
 use crate::dialect::GapNotice;
@@ -114,7 +115,9 @@ impl<S: Socket> Core<S> {
         for feed in dirty.drain(..) {
             let mut all_done = true;
             let mut broken = false;
-            for place in 0..self.fanout.feed(feed).members.len() {
+            let members = self.fanout.feed(feed).members.len();
+            self.pages.open(members, self.config.share_pages_bytes);
+            for place in 0..members {
                 let slot = self.fanout.feed(feed).members[place] as usize;
                 let conn = &mut self.conns[slot];
                 let ring = Kept { shared: &self.shared, now: self.now };
@@ -127,7 +130,8 @@ impl<S: Socket> Core<S> {
                     continue;
                 }
                 let budget = self.config.write_budget_bytes;
-                match conn.cursor.flush(&self.fanout, &mut conn.socket, budget, &mut self.tally, &ring) {
+                let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.pages };
+                match conn.cursor.flush(&self.fanout, &mut out, budget, &mut self.tally, &ring) {
                     // Behind a replay nothing of the feed is written yet.
                     Flushed::Done => all_done &= conn.replay.is_none(),
                     Flushed::Blocked => {
@@ -156,6 +160,7 @@ impl<S: Socket> Core<S> {
             }
         }
         self.dirty = dirty;
+        self.shared.metrics.writes_shared.inc_by(self.pages.close());
         for token in std::mem::take(&mut self.lagged) {
             if let Some(slot) = self.find(token) {
                 self.close_lagged(slot);

@@ -135,6 +135,26 @@ impl Write for ServerEnd {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted = slices.iter().map(|slice| slice.len()).sum();
+        let most = self.takes(wanted)?;
+        let written = &mut self.0.borrow_mut().written;
+        let mut left = most;
+        for slice in slices {
+            let taken = slice.len().min(left);
+            written.extend(&slice[..taken]);
+            left -= taken;
+        }
+        Ok(most)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ServerEnd {
+    /// How many of so many bytes it takes now.
+    fn takes(&mut self, wanted: usize) -> io::Result<usize> {
         let mut wire = self.0.borrow_mut();
         assert!(!wire.ended, "the server writes behind its own end");
         if wire.broken {
@@ -143,30 +163,32 @@ impl Write for ServerEnd {
         if wire.dice.one_in(40) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut most = wanted.min(wire.room.saturating_sub(wire.written.len()));
         if wire.dice.one_in(4) {
             let piece = wire.piece;
             most = most.min(wire.dice.up_to(piece));
-        }
-        let mut left = most;
-        for slice in slices {
-            let taken = slice.len().min(left);
-            wire.written.extend(&slice[..taken]);
-            left -= taken;
         }
         wire.is_waiting |= most < wanted;
         let events = super::head(&wire.bus);
         note(&mut wire.writes, most, events);
         if most == 0 && wanted > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(most) }
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Socket for ServerEnd {
+    #[cfg(target_os = "linux")]
+    fn shares_pages(&self) -> bool {
+        true
+    }
+
+    #[cfg(target_os = "linux")]
+    fn take_from(&mut self, pipe: std::os::fd::BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+        let mut bytes = vec![0; self.takes(len)?];
+        assert_eq!(rustix::io::read(pipe, &mut bytes), Ok(bytes.len()), "all of it is in the pipe");
+        self.0.borrow_mut().written.extend(&bytes);
+        Ok(bytes.len())
+    }
+
     fn close_write(&mut self) {
         self.0.borrow_mut().ended = true;
     }

@@ -1,0 +1,115 @@
+//! Bursts written out of pages that all clients of a feed share: what waits in a socket stays what it was.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use support::sse::Sse;
+use support::wire::Wire;
+use support::ws::Ws;
+use support::{Server, http};
+
+const BURSTS: usize = 60;
+const A_BURST: usize = 50;
+/// Of each transport.
+const CLIENTS: usize = 10;
+
+/// The payload of an event: no two have a page in common.
+fn payload(n: usize) -> Value {
+    let text: String =
+        (0..1000).map(|at| char::from(b'a' + ((n * 131 + at * 7 + at / 26 * n) % 26) as u8)).collect();
+    json!({"n": n, "text": text})
+}
+
+fn publish(server: &Server, burst: usize) {
+    let events = (burst * A_BURST..).take(A_BURST);
+    let body: String =
+        events.map(|n| json!({"type": "x", "payload": payload(n)}).to_string() + "\n").collect();
+    let answer = http::post(server.addr, "/publish", "application/x-ndjson", body.as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// A connection whose socket takes little before it is read.
+fn narrow(addr: SocketAddr) -> Wire {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("a socket");
+    socket.connect(&addr.into()).expect("a connection");
+    Wire::new(TcpStream::from(socket))
+}
+
+fn shared(server: &Server) -> f64 {
+    server.metric("fanwire_server_writes_shared_total").expect("the metric is there")
+}
+
+#[test]
+fn what_waits_in_sockets_is_not_written_over_by_what_comes_later() {
+    let server =
+        Server::with(&["--max-lag-events", "100000", "--max-lag-bytes", "1GiB", "--heartbeat", "10m"]);
+    let mut web_sockets: Vec<Ws> = (0..CLIENTS)
+        .map(|n| {
+            let wire = if n % 2 == 0 { narrow(server.addr) } else { Wire::connect(server.addr) };
+            let mut ws = Ws::over(wire, "/ws", "");
+            assert_eq!(ws.ask(&json!({"type": "subscribe", "payload": {}}))["type"], "ack");
+            ws
+        })
+        .collect();
+    let mut streams: Vec<Sse> = (0..CLIENTS).map(|_| Sse::open(server.addr, "")).collect();
+    // Nobody reads; two go while they are owed much, which costs nobody else anything.
+    for burst in 0..BURSTS {
+        publish(&server, burst);
+        if burst == BURSTS / 2 {
+            web_sockets.pop();
+            streams.pop();
+        }
+    }
+    for n in 0..BURSTS * A_BURST {
+        for ws in &mut web_sockets {
+            let event = ws.event();
+            assert_eq!(event["payload"], payload(n), "event {n}");
+        }
+        for stream in &mut streams {
+            assert_eq!(stream.event().json()["payload"], payload(n), "event {n}");
+        }
+    }
+    // The first bursts fill the sockets, and lie there while the later ones are published.
+    let shared = shared(&server);
+    assert!(shared >= (2 * CLIENTS) as f64, "{shared} writes were of shared pages");
+    server.balanced_ledger();
+    assert!(server.metric("fanwire_server_writes_blocked_total").expect("the metric") > 0.0);
+}
+
+#[test]
+fn few_bytes_few_clients_and_the_setting_share_nothing() {
+    let server = Server::with(&["--share-pages-bytes", "0"]);
+    let mut clients: Vec<Ws> = (0..CLIENTS).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
+    publish(&server, 0);
+    assert!(clients.iter_mut().all(|ws| ws.event()["payload"] == payload(0)));
+    assert!(shared(&server) < 1.0);
+
+    let server = Server::with(&["--share-pages-bytes", "32KiB"]);
+    let mut clients: Vec<Ws> = (0..CLIENTS).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
+    let all_get = |clients: &mut [Ws], n| {
+        for ws in clients {
+            assert_eq!(ws.event()["payload"], payload(n));
+        }
+    };
+    for n in 0..3 {
+        server.publish(json!({"type": "x", "payload": payload(n)}).to_string());
+        all_get(&mut clients, n);
+    }
+    assert!(shared(&server) < 1.0, "single events of a kilobyte");
+    publish(&server, 0);
+    (0..A_BURST).for_each(|n| all_get(&mut clients, n));
+    assert!((shared(&server) - CLIENTS as f64).abs() < 1.0, "a burst");
+    // It would take eight times as many bytes for one.
+    clients.truncate(1);
+    support::eventually("the others are gone", || {
+        server.metric("fanwire_server_connections").is_some_and(|open| open < 3.0)
+    });
+    publish(&server, 0);
+    (0..A_BURST).for_each(|n| all_get(&mut clients, n));
+    assert!((shared(&server) - CLIENTS as f64).abs() < 1.0, "one client");
+}

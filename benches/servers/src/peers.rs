@@ -124,6 +124,30 @@ pub const PEERS: &[Peer] = &[
         ..PEER
     },
     Peer {
+        name: "bare loop, shared pages",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["tee", &ground.port.to_string()]),
+        is_bare: true,
+        ..PEER
+    },
+    Peer {
+        name: "bare loop, shared pages of our size",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["tee", &ground.port.to_string(), OUR_BYTES]),
+        is_bare: true,
+        ..PEER
+    },
+    Peer {
+        name: "bare loop, sendfile of our size",
+        speak: "plain",
+        sse: true,
+        start: |ground| command(sibling("bare"), &["sendfile", &ground.port.to_string(), OUR_BYTES]),
+        is_bare: true,
+        ..PEER
+    },
+    Peer {
         name: "bare loop, io_uring",
         speak: "plain",
         sse: true,

@@ -11,8 +11,8 @@ const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#555}.h{font-weigh
      @media(prefers-color-scheme:dark){text{fill:#aaa}.h{fill:#eee}line{stroke:#30353f}.o{fill:#7ea2ff}.p{fill:#4a5160}.b{fill:#6b7586}}";
 /// In the order of the peers.
 const COLOURS: [&str; PEERS.len()] = [
-    "#2f5fe0", "#7ea2ff", "#1f3f99", "#7c8796", "#a9b1bd", "#8f98a5", "#b8bfc9", "#c9ced6", "#c0571f",
-    "#3f8f4f", "#9a4fb0", "#b0902c", "#d0506a", "#3a9aa8", "#6a4fd0",
+    "#2f5fe0", "#7ea2ff", "#1f3f99", "#5b84d8", "#7c8796", "#a9b1bd", "#8f98a5", "#b8bfc9", "#98a2b0",
+    "#bfc6d0", "#ccd1d8", "#c9ced6", "#3f8f4f", "#9a4fb0", "#b0902c", "#d0506a", "#3a9aa8", "#6a4fd0",
 ];
 
 fn save(name: &str, width: f64, height: f64, label: &str, body: &str) -> Result<(), String> {

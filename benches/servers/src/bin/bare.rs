@@ -2,16 +2,21 @@
 //!
 //! `bare each PORT`: a write for each event and client. `bare together PORT`: one contiguous write for each burst
 //! and client. `bare uring PORT`: as `each` or, with bursts, as `together`, but the writes of a burst go to the kernel
-//! as one io_uring submission. `bare … PORT BYTES`: each event's frame is filled up to so many bytes, so that as much is
+//! as one io_uring submission. `bare sendfile PORT`, `bare tee PORT`: as `together`, but a burst's bytes are put into a file in
+//! memory, or a pipe, once, and sockets are given its pages. `bare … PORT BYTES`: each event's frame is filled up to so many bytes, so that as much is
 //! written as by a server whose frames say more.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 
 use io_uring::{IoUring, opcode, types};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use std::os::fd::AsRawFd;
+use rustix::fs::{MemfdFlags, memfd_create, sendfile};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee};
 
 const LISTENER: Token = Token(usize::MAX);
 
@@ -75,6 +80,57 @@ enum Mode {
     Each,
     Together,
     Uring,
+    Sendfile,
+    Tee,
+}
+
+/// A burst in pages that sockets share.
+struct Pages {
+    file: File,
+    held: (OwnedFd, OwnedFd),
+    sent: (OwnedFd, OwnedFd),
+    nowhere: File,
+}
+
+impl Pages {
+    fn new() -> io::Result<Self> {
+        let pipe = || -> io::Result<_> {
+            let pipe = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+            fcntl_setpipe_size(&pipe.0, 256 << 10)?;
+            Ok(pipe)
+        };
+        let file = memfd_create("burst", MemfdFlags::CLOEXEC)?.into();
+        let nowhere = File::options().write(true).open("/dev/null")?;
+        Ok(Self { file, held: pipe()?, sent: pipe()?, nowhere })
+    }
+
+    fn put(&self, mode: Mode, burst: &[u8]) -> io::Result<()> {
+        if mode == Mode::Tee {
+            assert_eq!(rustix::io::write(&self.held.1, burst)?, burst.len(), "a pipe takes a burst");
+            return Ok(());
+        }
+        // Other pages than those that sockets still hold.
+        self.file.set_len(0)?;
+        self.file.write_all_at(burst, 0)
+    }
+
+    /// How much of it a socket took.
+    fn send(&self, mode: Mode, len: usize, socket: &TcpStream) -> usize {
+        if mode == Mode::Sendfile {
+            return sendfile(socket, &self.file, Some(&mut 0), len).unwrap_or(0);
+        }
+        let shared = tee(&self.held.0, &self.sent.1, len, SpliceFlags::NONBLOCK);
+        assert_eq!(shared, Ok(len), "a pipe takes a burst");
+        let sent = splice(&self.sent.0, None, socket, None, len, SpliceFlags::NONBLOCK).unwrap_or(0);
+        self.drain(&self.sent.0, len - sent);
+        sent
+    }
+
+    fn drain(&self, pipe: &OwnedFd, mut len: usize) {
+        while len > 0 {
+            len -= splice(pipe, None, &self.nowhere, None, len, SpliceFlags::NONBLOCK).expect("a pipe");
+        }
+    }
 }
 
 struct Loop {
@@ -85,6 +141,7 @@ struct Loop {
     /// Those that listen.
     members: Vec<usize>,
     ring: IoUring,
+    pages: Pages,
 }
 
 impl Loop {
@@ -107,12 +164,23 @@ impl Loop {
                     self.submit(&burst, kind);
                     continue;
                 }
+                let shares = matches!(self.mode, Mode::Sendfile | Mode::Tee);
+                if shares {
+                    self.pages.put(self.mode, &burst).expect("memory");
+                }
                 for &number in &self.members {
-                    if let Some(client) = &mut self.clients[number]
-                        && client.kind == kind
-                    {
-                        client.write(&burst);
+                    let client = self.clients[number].as_mut().filter(|client| client.kind == kind);
+                    match client {
+                        Some(client) if shares && client.rest.is_empty() => {
+                            let sent = self.pages.send(self.mode, burst.len(), &client.socket);
+                            client.rest.extend_from_slice(&burst[sent..]);
+                        }
+                        Some(client) => client.write(&burst),
+                        None => {}
                     }
+                }
+                if self.mode == Mode::Tee {
+                    self.pages.drain(&self.pages.held.0, burst.len());
                 }
             }
         }
@@ -215,6 +283,8 @@ fn main() -> io::Result<()> {
     let mode = match args.get(1).map(String::as_str) {
         Some("together") => Mode::Together,
         Some("uring") => Mode::Uring,
+        Some("sendfile") => Mode::Sendfile,
+        Some("tee") => Mode::Tee,
         _ => Mode::Each,
     };
     let port: u16 = args.get(2).and_then(|port| port.parse().ok()).unwrap_or(8080);
@@ -224,7 +294,8 @@ fn main() -> io::Result<()> {
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; 1 << 18];
     let bytes = args.get(3).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
-    let mut all = Loop { mode, bytes, clients: Vec::new(), members: Vec::new(), ring: IoUring::new(1024)? };
+    let (ring, pages) = (IoUring::new(1024)?, Pages::new()?);
+    let mut all = Loop { mode, bytes, clients: Vec::new(), members: Vec::new(), ring, pages };
     let mut free = Vec::new();
     loop {
         poll.poll(&mut events, None)?;

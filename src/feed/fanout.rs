@@ -519,7 +519,7 @@ fn frame_for(
     let feed = &feeds[key as usize];
     let (encoding, compression) = (feed.encoding, feed.compression);
     let is_plain = compression == Compression::None;
-    if is_plain && !is_shared && feed.thin.is_none() {
+    if is_plain && !is_shared {
         return (Held::Unmade(event.clone()), true);
     }
     if is_plain || (compression.looks_back() && open_window(feeds, key, press)) {

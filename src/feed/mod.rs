@@ -124,15 +124,6 @@ pub(crate) struct Feed {
 /// In place of a key: the frame is no event, but tells that some are missing.
 pub(super) const GAP: u64 = 2;
 
-/// Frames as they are compressed.
-#[derive(Debug, Default)]
-struct Pressed {
-    bytes: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<u32>,
-    shapes: Vec<Shape>,
-}
-
 /// What thinning takes.
 #[derive(Debug, Default)]
 struct Thin {
@@ -272,33 +263,32 @@ impl Feed {
 
     /// The same, compressed.
     fn press(&mut self, rest: &[Fresh], press: &mut Press) -> (Run, usize) {
-        let mut out = Pressed::default();
+        let (mut bytes, mut ends, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
         let Some(shared) = &mut self.shared else { return self.merge(rest, &press.metrics) };
         for Fresh { frame, ready, .. } in rest {
             let frame = frame.bytes(self.encoding);
-            let start = out.bytes.len();
+            let start = bytes.len();
             let step = if *ready {
-                out.bytes.extend_from_slice(frame);
+                bytes.extend_from_slice(frame);
                 shared.start_over();
                 Step::Any
             } else {
-                shared.press(self.compression, frame, press, &mut out.bytes)
+                shared.press(self.compression, frame, press, &mut bytes)
             };
             // Where anybody can read it, the form in the run is the one that looks back at nothing.
             let alone = match step {
                 Step::Any if !*ready && self.compression == Compression::Gzip => {
-                    Bytes::copy_from_slice(&out.bytes[start..])
+                    Bytes::copy_from_slice(&bytes[start..])
                 }
                 _ => frame.clone(),
             };
-            out.shapes.push(Shape::new(step, alone));
-            out.ends.push(out.bytes.len() as u32);
-            if out.bytes.len() > RUN_BYTES_MAX {
+            shapes.push(Shape::new(step, alone));
+            ends.push(bytes.len() as u32);
+            if bytes.len() > RUN_BYTES_MAX {
                 break;
             }
         }
-        let taken = out.ends.len();
-        let Pressed { bytes, ends, shapes } = out;
+        let taken = ends.len();
         (Run::new(self.next, &rest[..taken], ends, bytes.into(), shapes.into()), taken)
     }
 

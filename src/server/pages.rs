@@ -70,7 +70,7 @@ impl Pages {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fs::{self, File};
-    use std::io::{self, IoSlice};
+    use std::io;
     use std::os::fd::{AsFd, OwnedFd};
 
     use bytes::Bytes;
@@ -78,7 +78,6 @@ mod linux {
     use rustix::pipe::{
         PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice, tee,
     };
-    use smallvec::SmallVec;
 
     use super::{CLIENTS_MIN, Socket, Tail};
 
@@ -186,12 +185,9 @@ mod linux {
                 self.min_bytes = None;
                 return false;
             };
-            let start = tail.start();
-            let mut slices: SmallVec<[_; 8]> = tail.runs().map(|run| IoSlice::new(run)).collect();
-            slices[0].advance(start);
             // Less where there is no memory for it now; there may be some another time.
-            let len = writev(&pipes.held.1, &slices).unwrap_or(0);
-            self.held = Some(Held { first: first.clone(), start, len });
+            let len = writev(&pipes.held.1, &tail.slices()).unwrap_or(0);
+            self.held = Some(Held { first: first.clone(), start: tail.start(), len });
             if len < tail.len() {
                 self.empty();
                 self.min_bytes = None;

@@ -51,10 +51,17 @@ impl Tail<'_> {
         self.len
     }
 
+    /// The same, from where it begins.
+    pub(crate) fn slices(&self) -> SmallVec<[IoSlice<'_>; 8]> {
+        let mut slices: SmallVec<[IoSlice<'_>; 8]> = self.runs().map(|run| IoSlice::new(run)).collect();
+        slices[0].advance(self.start);
+        slices
+    }
+
     /// Whether these bytes are the same.
     fn is_what(&self, owed: &[IoSlice<'_>]) -> bool {
-        let bytes = self.runs().flat_map(|run| run.iter()).skip(self.start);
-        bytes.eq(owed.iter().flat_map(|slice| slice.iter()))
+        let bytes = self.slices();
+        bytes.iter().flat_map(|slice| slice.iter()).eq(owed.iter().flat_map(|slice| slice.iter()))
     }
 
     /// One write of it.
@@ -62,9 +69,7 @@ impl Tail<'_> {
         if self.at + 1 == self.runs.len() {
             return out.write(&self.first.bytes[self.start..]);
         }
-        let mut slices: SmallVec<[_; 8]> = self.runs().map(|run| IoSlice::new(run)).collect();
-        slices[0].advance(self.start);
-        out.write_vectored(&slices)
+        out.write_vectored(&self.slices())
     }
 }
 

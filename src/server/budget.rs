@@ -1,0 +1,133 @@
+//! An allowance of work: how much one turn of a loop may spend on bytes and subscriptions that peers chose.
+//!
+//! Every loop over input of a peer's choosing takes a `&mut Budget`, charges it for each step and stops when it is
+//! spent. The rest goes on in the next turn, after the loop has served its other connections.
+//!
+//! Invariants:
+//! - A unit stands for about 1,000 instructions, about 0.35 us. Costs are counted under callgrind (benches/instructions.rs).
+//! - A step is charged once it is known, so the last step may overdraw a budget, by at most [`STEP_MAX`]. So a turn costs
+//!   at most [`TURN`] + [`STEP_MAX`] = 6,000 units: 6 million instructions, about 2 ms. Test builds panic beyond.
+//! - The commit of one all-or-nothing batch is the one exception ([`Budget::commit`]): up to 10 ms, bounded by
+//!   `server.max_batch_events`.
+
+/// Units that one turn of a loop spends on its peers before the rest waits for the next turn.
+pub(crate) const TURN: u32 = 2_000;
+
+/// Units that one connection may take of a turn, so that a busy one does not take it all.
+pub(crate) const CLIENT: u32 = 500;
+
+/// Units of one connection and turn while the client must show a token and has not: 0.1 ms with [`STRANGER_STEP_MAX`].
+pub(crate) const STRANGER: u32 = 100;
+
+/// The largest step that can't be divided, in units: one message of `max_message_bytes` and what it asks for.
+pub(crate) const STEP_MAX: u32 = 4_000;
+
+/// The largest step before authentication: one message of `max_message_bytes`, read for its type alone.
+pub(crate) const STRANGER_STEP_MAX: u32 = 200;
+
+/// Units of work that may still be done.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    granted: u32,
+    spent: u32,
+    /// The caller wants no more done now, whatever is left.
+    stopped: bool,
+}
+
+impl Budget {
+    /// Returns a budget of this many units.
+    pub(crate) fn new(units: u32) -> Self {
+        Self { granted: units, spent: 0, stopped: false }
+    }
+
+    /// Charges for one step. Call this before the step where its cost is known, after it where it is not.
+    pub(crate) fn spend(&mut self, units: u32) {
+        self.spent = self.spent.saturating_add(units);
+        #[cfg(test)]
+        assert!(
+            self.spent <= self.granted.saturating_add(STEP_MAX),
+            "a turn spent {} units of {}",
+            self.spent,
+            self.granted
+        );
+    }
+
+    /// Charges for `bytes` that cost this many instructions each, at least one unit.
+    pub(crate) fn spend_bytes(&mut self, bytes: usize, instructions: usize) {
+        let units = bytes.saturating_mul(instructions) / 1_000 + 1;
+        self.spend(u32::try_from(units).unwrap_or(u32::MAX));
+    }
+
+    /// Charges for the commit of an all-or-nothing batch, which can't be divided and may take 10 ms.
+    pub(crate) fn commit(&mut self) {
+        self.spent = self.spent.max(self.granted);
+    }
+
+    /// Ends the work of this turn, whatever is left of the budget.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Takes back a [`stop`](Self::stop).
+    pub(crate) fn resume(&mut self) {
+        self.stopped = false;
+    }
+
+    /// Returns whether no further step may begin.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.stopped || self.left() == 0
+    }
+
+    /// Returns the units that are left.
+    pub(crate) fn left(&self) -> u32 {
+        self.granted.saturating_sub(self.spent)
+    }
+
+    /// Returns the units spent so far.
+    pub(crate) fn spent(&self) -> u32 {
+        self.spent
+    }
+
+    /// Returns a budget for one of several users of this one: at most `units`, and no more than is left.
+    /// Give what it spent back to [`settle`](Self::settle).
+    pub(crate) fn share(&self, units: u32) -> Self {
+        Self::new(units.min(self.left()))
+    }
+
+    /// Charges for what a share of this budget was spent on.
+    pub(crate) fn settle(&mut self, share: &Self) {
+        self.spend(share.spent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_ends_and_a_share_is_part_of_it() {
+        let mut turn = Budget::new(10);
+        let mut share = turn.share(4);
+        share.spend(3);
+        assert!(!share.is_spent());
+        share.spend_bytes(5_000, 1);
+        assert!(share.is_spent());
+        turn.settle(&share);
+        assert_eq!((turn.spent(), turn.left()), (9, 1));
+        assert_eq!(turn.share(4).left(), 1);
+        turn.stop();
+        assert!(turn.is_spent());
+        turn.resume();
+        assert!(!turn.is_spent());
+        turn.commit();
+        assert!(turn.is_spent());
+    }
+
+    #[test]
+    #[should_panic(expected = "a turn spent")]
+    fn an_overdraft_beyond_one_step_is_found() {
+        let mut turn = Budget::new(10);
+        turn.spend(STEP_MAX);
+        turn.spend(11);
+    }
+}

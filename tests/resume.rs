@@ -295,3 +295,56 @@ fn a_place_in_another_number_of_shards_is_told_as_a_gap() {
         }
     }
 }
+
+/// Ids and positions that no server gave: of shards that are not there, of no epoch, of the end of all numbers.
+fn forged(told: &str) -> Vec<String> {
+    let epoch = told.split(['~', '-']).next().expect("an epoch").to_owned();
+    let mut all = Vec::new();
+    for epoch in ["0", "zz", epoch.as_str(), "3w5e11264sgsf"] {
+        for shard in [1, 2, 1023, 65_535] {
+            for sequence in [1, u64::MAX] {
+                all.push(format!("{epoch}-{sequence}.{shard}"));
+            }
+        }
+        all.push(format!("{epoch}-{}", u64::MAX - 1));
+        all.push(format!("{epoch}-18446744073709551613"));
+        all.push(format!("{epoch}~0.0.0"));
+        all.push(format!("{epoch}~3w5e11264sgsf.0.0.1"));
+        all.push(format!("{epoch}~{}0", "0.".repeat(1022)));
+    }
+    all
+}
+
+#[test]
+fn a_forged_place_is_told_as_a_gap_and_ends_no_loop() {
+    let folder = std::env::temp_dir().join(format!("fanwire-forged-{}", std::process::id()));
+    let engine = format!("file://{}", folder.display());
+    for (shards, engine) in [("1", None), ("2", None), ("4", None), ("2", Some(&engine))] {
+        let mut args = vec!["--bus-shards", shards, "--loops", "1"];
+        args.extend(engine.iter().flat_map(|engine| ["--engine", engine.as_str()]));
+        let server = Server::with(&args);
+        server.publish((0..8).map(|n| of_stream(n, n)).collect::<String>());
+        let told = position(&Ws::connect(server.addr).ask(&json!({"type": "subscribe", "payload": {}})));
+        let known: u16 = shards.parse().expect("a number");
+        for since in forged(&told) {
+            let shard: Option<u16> = since.rsplit_once('.').and_then(|(_, shard)| shard.parse().ok());
+            let is_there = !since.contains('~') && shard.is_none_or(|shard| shard < known);
+            let is_own = told.split(['~', '-']).next() == since.split(['~', '-']).next();
+            for sse in [false, true] {
+                let mut client = Client::connect(server.addr, sse, Some(&since));
+                if is_there && is_own {
+                    // It may be an event that is there, or one of another node that has read the log further: then
+                    // nothing need come.
+                    continue;
+                }
+                let Got::Gap(gap) = client.next() else { panic!("{since} is passed over in silence") };
+                assert_eq!(gap["recoverable"], json!(false), "{since}: {gap}");
+            }
+        }
+        let mut client = Client::connect(server.addr, true, None);
+        server.publish(of_stream(0, 99));
+        assert!(matches!(client.next(), Got::Event { n: 99, .. }), "the loop goes on");
+    }
+    // What the test made.
+    let _ = std::fs::remove_dir_all(&folder);
+}

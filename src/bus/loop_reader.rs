@@ -85,9 +85,10 @@ impl LoopReader {
         }
     }
 
-    /// The next sequence it will read in a shard.
+    /// Returns the next sequence it will read in a shard, 0 for a shard that is not there.
     pub(crate) fn position(&self, shard: u16) -> Sequence {
-        self.cursor.next(usize::from(shard))
+        let shard = usize::from(shard);
+        if shard < self.cursor.shards() { self.cursor.next(shard) } else { 0 }
     }
 
     /// Of several shards: where a client stands that has got all that was shown, in the ids of the events.

@@ -258,22 +258,23 @@ impl<T: Carried> Bus<T> {
 
     /// How many of its newest events each shard holds.
     pub fn capacity(&self) -> usize {
-        self.ring(0).capacity() as usize
+        self.ring(0).map_or(0, |ring| ring.capacity() as usize)
     }
 
-    fn ring(&self, shard: u16) -> &ring::Ring<T::Cargo> {
-        &self.0.core.rings()[usize::from(shard)]
+    /// Returns the ring of a shard. A shard number can come from outside, in an event id, so it may not be there.
+    fn ring(&self, shard: u16) -> Option<&ring::Ring<T::Cargo>> {
+        self.0.core.rings().get(usize::from(shard))
     }
 
-    /// The next sequence of a shard.
+    /// Returns the next sequence of a shard, 0 for a shard that is not there.
     #[cfg(feature = "server")]
     pub(crate) fn head(&self, shard: u16) -> Sequence {
-        self.ring(shard).head()
+        self.ring(shard).map_or(0, ring::Ring::head)
     }
 
-    /// The oldest sequence that a shard may still hold.
+    /// Returns the oldest sequence that a shard may still hold, 0 for a shard that is not there.
     pub(crate) fn oldest(&self, shard: u16) -> Sequence {
-        self.ring(shard).oldest()
+        self.ring(shard).map_or(0, ring::Ring::oldest)
     }
 
     /// Subscribers and handlers now.
@@ -310,7 +311,7 @@ impl<T: Carried> Bus<T> {
     }
 
     /// Shows the events `from..to` of a shard that are still there to `take`, in one piece up to `to`;
-    /// answers the first one's sequence.
+    /// answers the first one's sequence. A shard that is not there has no events.
     #[cfg(feature = "server")]
     pub(crate) fn read_range(
         &self,

@@ -76,9 +76,9 @@ pub(super) fn read_range<T: Carried>(
     take: impl FnMut(&T),
 ) -> Sequence {
     let shard = usize::from(shard);
+    let Some(ring) = core.rings().get(shard) else { return to };
     let mut cursor = Cursor::<T>::new(core);
     let to = to.min(cursor.next(shard));
-    let ring = &core.rings()[shard];
     let mut start = from.max(ring.oldest()).min(to);
     cursor.set_next(shard, start);
     // Collected first, because the ring may overtake the reader: then it begins again further on.

@@ -31,7 +31,9 @@ pub(super) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
     search(&shared.bus, shared.engine.as_ref().map(|engine| engine.status().epoch()), id, end)
 }
 
-/// The places in the shards that a client names: one for each, or only the one of which an id says something.
+/// Returns the places in the shards that a client names: one for each, or only the one of which an id says something.
+///
+/// An id of a shard that is not here says nothing, so every place returned has a shard of this bus.
 pub(super) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
     let shards = shared.bus.shards();
     let known = |position: &Position| {
@@ -40,13 +42,13 @@ pub(super) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
     };
     match since {
         Since::Position(position) => known(position),
+        Since::Event(id) if usize::from(id.shard) >= shards => SmallVec::new(),
         // Which events of other shards stood before it is what this node made it; another may have another order.
         Since::Event(id) if shards > 1 && shared.engine.is_none() => match position_of(shared, *id) {
             Some(position) => known(&position),
             None => smallvec![*id],
         },
-        Since::Event(id) if usize::from(id.shard) < shards => smallvec![*id],
-        Since::Event(_) => SmallVec::new(),
+        Since::Event(id) => smallvec![*id],
     }
 }
 
@@ -100,10 +102,16 @@ fn search(bus: &Bus, log: Option<u64>, id: EventId, end: Sequence) -> Behind {
         return Behind::All(low);
     }
     match event_id(bus, id.shard, low, end) {
-        Some((at, found)) if found.epoch == id.epoch && before.is_none() => match found.sequence - wanted {
-            0 => Behind::All(at),
-            missed => Behind::Some(missed, at),
-        },
+        Some((at, found)) if found.epoch == id.epoch && before.is_none() => {
+            match found.sequence.checked_sub(wanted) {
+                Some(0) => Behind::All(at),
+                Some(missed) => Behind::Some(missed, at),
+                // The ring moved on during the search.
+                None => Behind::Unknown,
+            }
+        }
+        // The first of another life of the log: what comes before it is of the one before, and does not count.
+        Some((at, found)) if found.epoch == id.epoch && wanted == 0 && found.sequence == 0 => Behind::All(at),
         // Nothing came there yet, neither here nor where the client was.
         None if newest_epoch == id.epoch && wanted == 0 && before.is_none() => Behind::All(low),
         // Behind all that is here, in the life that the log is in: another node was further.

@@ -134,6 +134,8 @@ mod metrics;
 #[cfg(feature = "server")]
 mod server;
 mod sync;
+#[cfg(feature = "server")]
+mod threads;
 
 #[cfg(feature = "async")]
 pub use bus::{AsyncAdapter, PublishAsync};
@@ -200,6 +202,8 @@ pub use server::{
     ParseAddressRangeError, PresenceConfig, Pulse, RateLimits, Server, ServerBuilder, ServerConfig,
     ServerError, ServerHandle, System,
 };
+#[cfg(feature = "server")]
+pub use threads::ThreadFailure;
 
 #[cfg(all(unix, feature = "server"))]
 pub use server::{HandoverError, Inheritance};

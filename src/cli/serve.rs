@@ -3,6 +3,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use fanwire::config::{Change, Config, Loaded, LogFormat, Sources};
 use fanwire::{ServerError, ServerHandle};
@@ -54,6 +55,12 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             config.server(&bus).sockets(supervisor::sockets()?)
         }
     };
+    let ends = signals.handle();
+    let server = server.on_failure(move |failure| {
+        supervisor::failed(failure);
+        exit_in(FAILED_GRACE);
+        ends.close();
+    });
     let server = server.spawn().map_err(|error| cannot_start(&config.listen, &error))?;
     let mut demo = start_demo(&config, &server)?;
     announce(server.local_addr(), &config);
@@ -67,6 +74,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     }
 
     let mut running = config;
+    // Ends when a signal comes that ends the server, or a thread of it has failed.
     for signal in signals.forever() {
         if signal == SIGUSR2 {
             // Nobody may publish here while all is given away.
@@ -75,7 +83,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             match upgraded.and_then(|program| upgrade::upgrade(&server, program, running.drain_timeout)) {
                 Ok(successor) => {
                     supervisor::succeeded_by(successor);
-                    return server.join().map_err(CliError::new);
+                    return server.join().map_err(failed);
                 }
                 Err(error) => tracing::error!("the upgrade failed, and this process goes on: {error}"),
             }
@@ -99,6 +107,9 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         }
         supervisor::reloaded();
     }
+    if signals.handle().is_closed() {
+        return server.join().map_err(failed);
+    }
     std::thread::spawn(move || {
         if signals.forever().any(|signal| signal != SIGHUP && signal != SIGUSR2) {
             std::process::exit(1);
@@ -110,7 +121,25 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     std::thread::sleep(running.drain_delay);
     drop(demo);
     server.drain(running.drain_timeout);
-    server.join().map_err(CliError::new)
+    server.join().map_err(failed)
+}
+
+/// The exit code after a thread of the server failed: `EX_SOFTWARE` of sysexits.h.
+const FAILED: u8 = 70;
+
+/// How long the other threads may take to end after one has failed.
+const FAILED_GRACE: Duration = Duration::from_secs(5);
+
+fn failed(error: ServerError) -> CliError {
+    CliError { code: FAILED, ..CliError::new(error) }
+}
+
+/// Ends the process after this time, whatever its threads do.
+fn exit_in(time: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        std::process::exit(FAILED.into());
+    });
 }
 
 fn start_demo(config: &Config, server: &ServerHandle) -> Result<Option<Demo>, CliError> {

@@ -6,11 +6,14 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use fanwire::Pulse;
+use fanwire::{Pulse, ThreadFailure};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 use super::CliError;
+
+/// `ENOTRECOVERABLE` of Linux, where systemd is.
+const NOT_RECOVERABLE: u32 = 131;
 
 /// The sockets that the service manager listens on for us (`LISTEN_FDS`); none where it does not.
 pub(super) fn sockets() -> Result<Vec<TcpListener>, CliError> {
@@ -52,6 +55,11 @@ pub(super) fn reloaded() {
 pub(super) fn stopping(limit: Duration) {
     let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
     tell(&[NotifyState::Stopping, NotifyState::Status("draining"), NotifyState::ExtendTimeoutUsec(limit)]);
+}
+
+/// A thread of the server failed, and the process ends.
+pub(super) fn failed(failure: &ThreadFailure) {
+    tell(&[NotifyState::Status(&failure.to_string()), NotifyState::Errno(NOT_RECOVERABLE)]);
 }
 
 /// Another process is the service now.

@@ -9,6 +9,7 @@ use super::backoff::Backoff;
 use super::queue::{Queue, Refused, Submission, all_late};
 use super::{Append, Batch, EngineError, Log, Record, Status};
 use crate::event::{EventId, Sequence};
+use crate::threads;
 
 /// Events sent to the log together.
 const EVENTS_A_BATCH: usize = 512;
@@ -25,6 +26,7 @@ pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status) {
         if taken.is_empty() {
             return;
         }
+        threads::fault_point();
         number += 1;
         let sizes: Vec<usize> = taken.iter().map(|submission| submission.records.len()).collect();
         let records: Vec<Record> = taken.iter_mut().flat_map(|s| std::mem::take(&mut s.records)).collect();

@@ -11,6 +11,7 @@ use super::{EngineError, Entry, Log, Places, Status};
 use crate::bus::Bus;
 use crate::dialect::envelope;
 use crate::event::Position;
+use crate::threads;
 
 /// How long a follower waits for entries before it looks whether it is to end.
 const WAIT: Duration = Duration::from_millis(500);
@@ -60,6 +61,7 @@ fn follow(
     // What is there already comes without waiting.
     let mut wait = Duration::from_millis(1);
     while !queue.is_closed() {
+        threads::fault_point();
         let mut next = places.clone();
         let mut count = 0;
         let outcome = connection.follow(places, wait, &mut |entry| {

@@ -15,6 +15,7 @@ use super::{EngineError, Scheme};
 use crate::dialect::envelope;
 use crate::event::Event;
 use crate::metrics::Metrics;
+use crate::threads::{self, Alarm};
 
 /// How long to wait for a message before it is looked whether this is the end.
 const WAIT: Duration = Duration::from_millis(500);
@@ -94,13 +95,15 @@ fn listener(url: &str) -> Result<Listener, EngineError> {
 
 impl Ingest {
     /// Starts a thread that publishes what comes, until `take` answers false.
-    pub(crate) fn start(self, metrics: Arc<Metrics>, take: Take) -> std::io::Result<()> {
+    pub(crate) fn start(self, metrics: Arc<Metrics>, alarm: &Alarm, take: Take) -> std::io::Result<()> {
         let work = move || {
             let Ok(listen) = listener(&self.url) else { return };
             let mut backoff = Backoff::new(PAUSE_MAX);
             let mut goes_on = true;
             while goes_on {
+                threads::fault_point();
                 let outcome = listen(&self.url, &self.channel, &mut |message| {
+                    threads::fault_point();
                     backoff.reset();
                     goes_on = match message.map(|(channel, json)| read(channel, json)) {
                         Some(Some(event)) => {
@@ -122,7 +125,7 @@ impl Ingest {
                 }
             }
         };
-        thread::Builder::new().name("fanwire-ingest".to_owned()).spawn(work).map(|_| ())
+        threads::spawn("fanwire-ingest", alarm, work).map(drop)
     }
 }
 

@@ -34,7 +34,7 @@ mod subject;
 
 use std::fmt;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,7 @@ use crate::event::{Event, EventId, Sequence};
 use crate::metrics::Metrics;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Callback, Mutex, lock};
+use crate::threads::{self, Alarm};
 use gate::Gate;
 use queue::{Queue, Submission};
 
@@ -396,14 +397,15 @@ impl Engine {
         config: EngineConfig,
         bus: &Bus,
         metrics: &Arc<Metrics>,
+        alarm: &Alarm,
         on_notice: OnNotice,
         on_followed: Callback,
         known: Option<Places>,
     ) -> Result<Self, EngineError> {
         let interest = Arc::new(Interest::new(config.interest_linger, on_followed));
-        let log: Arc<dyn Log> = open(&config, bus.shards(), on_notice, &interest)?;
+        let log: Arc<dyn Log> = open(&config, bus.shards(), alarm, on_notice, &interest)?;
         let by_interest = config.by_interest;
-        let mut engine = Self::start_with(config, bus, metrics, &log, known);
+        let mut engine = Self::start_with(config, bus, metrics, alarm, &log, known);
         engine.interest = by_interest.then_some(interest);
         Ok(engine)
     }
@@ -412,6 +414,7 @@ impl Engine {
         config: EngineConfig,
         bus: &Bus,
         metrics: &Arc<Metrics>,
+        alarm: &Alarm,
         log: &Arc<dyn Log>,
         known: Option<Places>,
     ) -> Self {
@@ -424,8 +427,10 @@ impl Engine {
             gate: Gate::default(),
         });
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            thread::Builder::new().name(format!("fanwire-engine-{name}")).spawn(work)
+            threads::spawn(format!("fanwire-engine-{name}"), alarm, work)
         };
+        let stopping = Arc::clone(&queue);
+        alarm.on_raised(Arc::new(move || stopping.close()));
         let appender = {
             let (log, queue, status) = (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status));
             spawn("append", Box::new(move || append::run(&*log, &queue, &status)))
@@ -524,7 +529,7 @@ impl Engine {
     pub(crate) fn close(&self) {
         self.queue.close();
         for thread in lock(&self.threads).drain(..) {
-            // A thread of ours that panicked has nothing to say any more.
+            // A panic in it was caught, and told.
             let _ = thread.join();
         }
     }
@@ -540,6 +545,7 @@ impl Drop for Engine {
 fn open(
     config: &EngineConfig,
     shards: usize,
+    alarm: &Alarm,
     on_notice: OnNotice,
     #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "no other log asks"))] interest: &Arc<
         Interest,
@@ -558,6 +564,6 @@ fn open(
         Scheme::Redis => Ok(Arc::new(redis::RedisLog::new(config, shards, on_notice)?)),
         #[cfg(feature = "nats")]
         Scheme::Nats => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice, interest)?)),
-        Scheme::File => Ok(Arc::new(file::FileLog::new(config, shards, on_notice)?)),
+        Scheme::File => Ok(Arc::new(file::FileLog::new(config, shards, alarm, on_notice)?)),
     }
 }

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -21,6 +21,7 @@ use super::listener::{Accepted, Listener, adopt, bind};
 use super::stream::Stream;
 use super::wheel::{TICK_MS, Tick};
 use crate::event::Timestamp;
+use crate::threads;
 
 const WAKER: Token = Token(usize::MAX);
 
@@ -40,7 +41,7 @@ const FIRST_LISTENER: usize = LISTENERS - LISTENERS_MAX;
 /// Connections accepted in one turn, so that a storm of them does not starve those that are there.
 const ACCEPTS_A_TURN: usize = 256;
 
-type Started = (JoinHandle<io::Result<()>>, Arc<Waker>);
+type Started = (JoinHandle<()>, Arc<Waker>);
 
 /// A listening socket for each loop at this address, and the address: the kernel spreads the connections over them
 /// (`SO_REUSEPORT`).
@@ -131,7 +132,7 @@ pub(crate) fn start(
     shared.note_history(Timestamp::now());
     let spawn = |(event_loop, waker): (EventLoop, _)| {
         let name = format!("fanwire-loop-{}", event_loop.number);
-        Ok((thread::Builder::new().name(name).spawn(move || event_loop.run())?, waker))
+        Ok((threads::spawn_fallible(name, &shared.alarm, move || event_loop.run())?, waker))
     };
     let started = loops.into_iter().map(spawn).collect::<io::Result<_>>()?;
     Ok((address, started))
@@ -158,6 +159,11 @@ impl EventLoop {
         let mut mustered = 0;
         loop {
             self.shared.beat(self.number);
+            threads::fault_point();
+            if self.shared.alarm.is_raised() {
+                // Its sockets close: nobody waits for a server that is half there.
+                return Ok(());
+            }
             #[cfg(unix)]
             if let Some((number, muster)) = self.shared.muster(mustered) {
                 mustered = number;
@@ -236,7 +242,7 @@ impl EventLoop {
         let end = Instant::now() + ANSWERS_PATIENCE;
         while self.core.awaits_answers() && Instant::now() < end {
             self.core.wake(self.tick(), Timestamp::now());
-            thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         self.core.settle_presence();
         let Some(parcels) = muster.arrive() else { return };

@@ -14,6 +14,7 @@ mod core;
 mod directory;
 pub(crate) mod echo;
 mod endpoint;
+mod error;
 mod event_loop;
 mod explain;
 #[cfg(fuzzing)]
@@ -60,9 +61,11 @@ use crate::event::{Event, Timestamp};
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Callback, Mutex, Padded, lock};
+use crate::threads::{Alarm, OnFailure, ThreadFailure};
 use auth::{Auth, Notice, Revocation};
 use core::Report;
 use directory::Directory;
+use error::CONFIGURATION;
 use history::{Counts, History};
 use limits::{Addresses, Callers};
 use presence::Presence;
@@ -73,6 +76,7 @@ use config::Prepared;
 pub use config::{BridgeConfig, ServerConfig};
 pub use directory::ClientSubscription;
 pub use endpoint::{Endpoint, System};
+pub use error::ServerError;
 #[cfg(unix)]
 use handover::Muster;
 #[cfg(unix)]
@@ -96,6 +100,8 @@ pub(crate) struct Shared {
     version: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bridge: Bridge,
+    /// Says whether a thread of this server has failed.
+    pub(crate) alarm: Alarm,
     /// Threads for what a loop must not wait for.
     workers: Workers,
     pub(crate) auth: Arc<Auth>,
@@ -134,9 +140,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
+        let alarm = Alarm::default();
         Self {
             bridge: Bridge::create_default(&bus),
-            workers: Workers::default(),
+            workers: Workers::new(&alarm),
+            alarm,
             bus,
             engine: None,
             config: Mutex::new(Arc::new(config.into())),
@@ -181,8 +189,9 @@ impl Shared {
         };
         let wake = Arc::clone(&self.wake);
         let on_followed: Callback = Arc::new(move || wake_all(&wake));
-        let (bus, metrics) = (&self.bus, &self.metrics);
-        self.engine = Some(Engine::start(config, bus, metrics, Arc::new(on_notice), on_followed, known)?);
+        let (bus, metrics, alarm) = (&self.bus, &self.metrics, &self.alarm);
+        let on_notice = Arc::new(on_notice);
+        self.engine = Some(Engine::start(config, bus, metrics, alarm, on_notice, on_followed, known)?);
         Ok(self)
     }
 
@@ -206,7 +215,7 @@ impl Shared {
                 tracing::debug!(event_type = event.event_type(), error, "what was sent is not published");
             }
         }
-        !self.is_draining()
+        !self.is_draining() && !self.alarm.is_raised()
     }
 
     /// Routes a message that came from outside. Runs the handler: blocks as long as that does.
@@ -223,7 +232,7 @@ impl Shared {
     /// Why new streams would be wrong here for now; `None` where all is well.
     pub(crate) fn not_ready(&self) -> Option<&'static str> {
         // Relaxed: a flag on its own.
-        if self.is_draining() || self.withdrawn.load(Ordering::Relaxed) {
+        if self.is_draining() || self.alarm.is_raised() || self.withdrawn.load(Ordering::Relaxed) {
             Some("draining")
         } else {
             let cut_off = self.engine.as_ref().is_some_and(|engine| !engine.status().is_following());
@@ -428,66 +437,6 @@ impl Rng {
     }
 }
 
-/// What failed where a file that the config names can't be used.
-const CONFIGURATION: &str = "configuration";
-
-/// The server could not start, or one of its loops failed.
-#[derive(Debug)]
-pub struct ServerError {
-    doing: String,
-    source: io::Error,
-    is_unguarded: bool,
-    is_about_authentication: bool,
-}
-
-impl ServerError {
-    fn new(doing: impl Into<String>, source: io::Error) -> Self {
-        Self { doing: doing.into(), source, is_unguarded: false, is_about_authentication: false }
-    }
-
-    #[cfg(feature = "auth")]
-    fn authentication(error: auth::AuthError) -> Self {
-        Self { is_about_authentication: true, ..Self::new("authentication", io::Error::other(error)) }
-    }
-
-    fn unguarded(doing: impl Into<String>) -> Self {
-        let what = "no authentication is configured, and other machines could reach it";
-        Self { is_unguarded: true, ..Self::new(doing, io::Error::other(what)) }
-    }
-
-    /// Whether the address is taken by another program.
-    pub fn is_address_in_use(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
-    }
-
-    /// Whether it would have been open to other machines without authentication, and was not told `insecure`.
-    pub fn is_unguarded(&self) -> bool {
-        self.is_unguarded
-    }
-
-    /// Whether a key, a file or another setting of authentication is not usable.
-    pub fn is_about_authentication(&self) -> bool {
-        self.is_about_authentication
-    }
-
-    /// Whether a file that the config names can't be used: the message says which and why.
-    pub fn is_configuration(&self) -> bool {
-        self.doing == CONFIGURATION
-    }
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.doing, self.source)
-    }
-}
-
-impl std::error::Error for ServerError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
-
 /// Serves a bus to WebSocket and SSE clients.
 #[derive(Debug)]
 pub struct Server;
@@ -506,12 +455,12 @@ impl Server {
             loops: 1,
             config: ServerConfig::default(),
             bridge: None,
+            on_failure: None,
         }
     }
 }
 
 /// A server to be.
-#[derive(Debug)]
 pub struct ServerBuilder {
     bus: Bus,
     listen: String,
@@ -523,6 +472,13 @@ pub struct ServerBuilder {
     loops: usize,
     config: ServerConfig,
     bridge: Option<Bridge>,
+    on_failure: Option<OnFailure>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerBuilder({}, {} loops)", self.listen, self.loops)
+    }
 }
 
 impl ServerBuilder {
@@ -581,6 +537,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Calls `hook` once if a thread of the server panics or can't go on. The server stops then: its loops end, its
+    /// sockets close, and [`ServerHandle::join`] returns the failure; the process lives on. The hook runs in the thread
+    /// that failed. Handlers of yours are isolated, and do not stop the server.
+    pub fn on_failure(mut self, hook: impl Fn(&ThreadFailure) + Send + Sync + 'static) -> Self {
+        self.on_failure = Some(Box::new(hook));
+        self
+    }
+
     /// Binds the address and starts the loops. Blocks for a name look-up and the files of keys at the most.
     ///
     /// Without authentication it serves this machine only: another address is an error
@@ -589,7 +553,7 @@ impl ServerBuilder {
         #[cfg(unix)]
         let mut inheritance = self.inheritance;
         #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
-        let Self { bus, listen, mut sockets, engine, ingest, loops, config, bridge, .. } = self;
+        let Self { bus, listen, mut sockets, engine, ingest, loops, config, bridge, on_failure, .. } = self;
         #[cfg(unix)]
         if let Some(inheritance) = &mut inheritance {
             sockets = std::mem::take(&mut inheritance.listeners);
@@ -612,6 +576,9 @@ impl ServerBuilder {
         }
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         let mut shared = Shared::new(bus, config, loops);
+        if let Some(hook) = on_failure {
+            shared.alarm.set_hook(hook);
+        }
         shared.auth = Arc::new(auth);
         #[cfg(unix)]
         for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {
@@ -650,7 +617,7 @@ impl ServerBuilder {
             let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));
             let doing = format!("listening to {ingest}");
             ingest
-                .start(Arc::clone(&shared.metrics), Box::new(take))
+                .start(Arc::clone(&shared.metrics), &shared.alarm, Box::new(take))
                 .map_err(|error| ServerError::new(doing, error))?;
         }
         let (threads, wakers): (_, Vec<Arc<mio::Waker>>) = started.into_iter().unzip();
@@ -660,6 +627,8 @@ impl ServerBuilder {
                 let _ = waker.wake();
             }
         }));
+        let wake = Arc::clone(&shared.wake);
+        shared.alarm.on_raised(Arc::new(move || wake_all(&wake)));
         Ok(ServerHandle { address, shared, threads })
     }
 }
@@ -705,7 +674,7 @@ impl Pulse {
 pub struct ServerHandle {
     address: SocketAddr,
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl fmt::Debug for ServerHandle {
@@ -782,16 +751,14 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Waits until every loop has ended, and says what ended one early. Blocks.
+    /// Waits until every loop has ended. Blocks. Returns what ended a thread of the server early, if one was
+    /// ([`ServerError::thread_failure`]): the other loops have ended too then.
     pub fn join(self) -> Result<(), ServerError> {
-        let mut first = Ok(());
         for thread in self.threads {
-            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("the loop's thread panicked")));
-            if let (Ok(()), Err(error)) = (&first, ended) {
-                first = Err(ServerError::new("event loop", error));
-            }
+            // A panic is caught in its thread, and stands in the alarm.
+            let _ = thread.join();
         }
-        first
+        self.shared.alarm.first().map_or(Ok(()), |failure| Err(ServerError::stopped(failure)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Connections and loops without sockets.
 
+mod failures;
 mod presence;
 
 use std::collections::VecDeque;

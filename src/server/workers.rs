@@ -6,12 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crate::sync::{Mutex, lock};
+use crate::threads::{self, Alarm, Caught, caught};
 
 /// What a thread does; what it makes of it, it hands on itself.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
@@ -43,6 +42,7 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Workers {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
+    alarm: Alarm,
 }
 
 impl fmt::Debug for Workers {
@@ -56,6 +56,10 @@ impl fmt::Debug for Workers {
 pub(crate) struct Busy;
 
 impl Workers {
+    pub(crate) fn new(alarm: &Alarm) -> Self {
+        Self { alarm: alarm.clone(), ..Self::default() }
+    }
+
     /// Has a thread of this lane do it, soon. Does not block.
     pub(crate) fn submit(&self, lane: &str, limits: LaneLimits, job: Job) -> Result<(), Busy> {
         let lane = {
@@ -71,7 +75,7 @@ impl Workers {
         }
         if state.waiting.len() >= state.idle && state.threads < limits.threads {
             let own = Arc::clone(&lane);
-            let made = thread::Builder::new().name("fanwire-worker".to_owned()).spawn(move || own.work());
+            let made = threads::spawn("fanwire-worker", &self.alarm, move || own.work());
             match made {
                 Ok(_) => state.threads += 1,
                 Err(_) if state.threads == 0 => return Err(Busy),
@@ -91,8 +95,11 @@ impl Lane {
         loop {
             if let Some(job) = state.waiting.pop_front() {
                 drop(state);
+                threads::fault_point();
                 // Whoever waits for a job that panics is told when its time is over.
-                let _ = catch_unwind(AssertUnwindSafe(job));
+                if let Err(Caught { message, place }) = caught(job) {
+                    tracing::error!(message, place, "a job panicked, and its thread goes on");
+                }
                 state = lock(&self.state);
                 continue;
             }

@@ -52,6 +52,9 @@ const BANNED: &[(&str, &str)] = &[
 /// Words that a file must use, because a library that it calls has them.
 const FOREIGN: &[(&str, &str)] = &[("src/engine/nats.rs", "consumer")];
 
+/// Rooms of a server, whose threads are started by `src/threads.rs` alone: a panic in another would be silent.
+const WATCHED_ROOMS: &[&str] = &["engine", "bridge", "server"];
+
 /// What is not to stay in the code.
 const LEFTOVERS: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX", "HACK"];
 
@@ -145,6 +148,8 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
     let room = room_of(file);
     let layer = layer_of(room);
     let is_test = file.ends_with("tests.rs");
+    let is_test_of_room = is_test || file.contains("/tests/") || file.contains("/sim/");
+    let tests_from = text.lines().position(|line| line == "#[cfg(test)]").unwrap_or(usize::MAX);
     if layer.is_some() && !is_test {
         for number in orderings_without_a_word(text) {
             faults.push(format!("{file}:{number}: no comment says what this ordering pairs with"));
@@ -169,6 +174,10 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
             && file != "src/sync.rs"
         {
             fault("atomics come from crate::sync".to_owned());
+        }
+        let starts_thread = ["thread::spawn(", "thread::Builder"].iter().any(|start| code.contains(start));
+        if starts_thread && WATCHED_ROOMS.contains(&room) && !is_test_of_room && number < tests_from {
+            fault("a server's thread is started by crate::threads, which tells of its panic".to_owned());
         }
         for word in LEFTOVERS {
             if line.contains(word) {

@@ -17,12 +17,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, OnNotice, Places, Record};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::{Mutex, MutexGuard, lock};
+use crate::threads::{self, Alarm};
 use notices::Notices;
 use segment::{END, Head, Item, Reader, write_record};
 
@@ -116,6 +117,7 @@ impl FileLog {
     pub(super) fn new(
         config: &EngineConfig,
         shards: usize,
+        alarm: &Alarm,
         on_notice: OnNotice,
     ) -> Result<Self, EngineError> {
         let path = config.url.split_once("://").map_or("", |(_, path)| path);
@@ -153,8 +155,7 @@ impl FileLog {
             None
         } else {
             let shared = Arc::clone(&shared);
-            let thread = thread::Builder::new().name("fanwire-engine-sync".to_owned());
-            let spawned = thread.spawn(move || shared.sync_now_and_then());
+            let spawned = threads::spawn("fanwire-engine-sync", alarm, move || shared.sync_now_and_then());
             Some(spawned.map_err(|error| EngineError::Unreachable(error.to_string()))?)
         };
         Ok(Self { shared, syncer, notices, on_notice, _lock: lock })
@@ -321,6 +322,7 @@ impl Shared {
     fn sync_now_and_then(&self) {
         let mut state = lock(&self.state);
         while !state.is_closed {
+            threads::fault_point();
             state =
                 self.closed.wait_timeout(state, self.sync_interval).unwrap_or_else(PoisonError::into_inner).0;
             if !std::mem::take(&mut state.open.is_dirty) {

@@ -45,7 +45,7 @@ impl Drop for Folder {
 }
 
 fn open(config: &EngineConfig, shards: usize) -> Result<FileLog, EngineError> {
-    FileLog::new(config, shards, Arc::new(|_| ()))
+    FileLog::new(config, shards, &Alarm::default(), Arc::new(|_| ()))
 }
 
 /// As a crash leaves it: without the mark of an orderly end.
@@ -188,7 +188,7 @@ fn notices_are_kept_and_heard_before_anything_else() {
     let open = || {
         let heard = Arc::clone(&heard);
         let on_notice = move |notice: &[u8]| lock(&heard).push(String::from_utf8_lossy(notice).into_owned());
-        FileLog::new(&folder.config(), 2, Arc::new(on_notice)).expect("it opens")
+        FileLog::new(&folder.config(), 2, &Alarm::default(), Arc::new(on_notice)).expect("it opens")
     };
     let log = open();
     log.tell("one").expect("it is kept");

@@ -1,0 +1,150 @@
+//! A thread that panics stops its server, with an error that names the place, and nothing else of the process.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use super::super::*;
+use crate::bus::Bus;
+use crate::event::Event;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder for a log in files; gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("fanwire-failures-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn engine(&self) -> EngineConfig {
+        let mut config = EngineConfig::new(format!("file://{}", self.0.display()));
+        config.sync_interval = Duration::from_millis(1);
+        config
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn builder(bus: &Bus) -> (ServerBuilder, Receiver<ThreadFailure>) {
+    let (told, hears) = channel();
+    let tell = move |failure: &ThreadFailure| drop(told.send(failure.clone()));
+    (Server::builder(bus).listen("127.0.0.1:0").loops(3).on_failure(tell), hears)
+}
+
+/// A stream that has had its head.
+fn stream(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n").expect("it reads");
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    stream
+}
+
+/// Has the thread panic, by whatever `stir` makes it do, and checks what is left.
+fn fails(thread: &str, builder: ServerBuilder, hears: &Receiver<ThreadFailure>, stir: impl Fn(SocketAddr)) {
+    let server = builder.spawn().expect("it starts");
+    let addr = server.local_addr();
+    let mut clients: Vec<TcpStream> = (0..12).map(|_| stream(addr)).collect();
+    server.shared.alarm.plant(thread);
+    let end = Instant::now() + PATIENCE;
+    let told = loop {
+        stir(addr);
+        server.shared.wake_loops();
+        match hears.recv_timeout(Duration::from_millis(20)) {
+            Ok(told) => break told,
+            Err(_) => assert!(Instant::now() < end, "{thread} did not panic"),
+        }
+    };
+    assert_eq!((told.thread(), told.message(), told.is_panic()), (thread, "planted by a test", true));
+    let error = server.join().expect_err("a thread of it panicked");
+    assert_eq!(error.thread_failure(), Some(&told));
+    let text = error.to_string();
+    assert!(text.contains(thread) && text.contains("src/threads.rs:"), "{text}");
+    for client in &mut clients {
+        let ended = client.read_to_end(&mut Vec::new());
+        let is_end = ended.as_ref().map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true);
+        assert!(is_end, "of every loop: {ended:?}");
+    }
+    assert!(TcpStream::connect(addr).is_err(), "nobody listens any more");
+    assert!(hears.try_recv().is_err(), "told once");
+}
+
+fn post(addr: SocketAddr, path: &str, body: &str) {
+    let Ok(mut stream) = TcpStream::connect(addr) else { return };
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // Nobody answers where the thread that would has just panicked.
+    let _ = stream.write_all(request.as_bytes());
+}
+
+#[test]
+fn a_panic_in_any_loop_ends_all_of_them() {
+    for number in 0..3 {
+        let bus = Bus::new();
+        let (builder, hears) = builder(&bus);
+        fails(&format!("fanwire-loop-{number}"), builder, &hears, |_| ());
+        // The bus is the embedder's, and goes on.
+        let mut reader = bus.subscribe(crate::filter::Filter::new());
+        bus.publish(Event::builder("a").build().expect("an event"));
+        assert!(reader.try_recv().is_ok());
+    }
+}
+
+#[test]
+fn a_panic_in_any_of_the_engines_threads_stops_the_server() {
+    for name in ["append", "follow", "sync"] {
+        let folder = Folder::new(name);
+        let (builder, hears) = builder(&Bus::new());
+        let thread = format!("fanwire-engine-{name}");
+        fails(&thread, builder.engine(folder.engine()), &hears, |addr| {
+            post(addr, "/publish", r#"{"type":"a"}"#)
+        });
+    }
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_panic_in_an_ingest_stops_the_server() {
+    let (builder, hears) = builder(&Bus::new());
+    let ingest = "redis://127.0.0.1:1#nobody".parse().expect("an address");
+    fails("fanwire-ingest", builder.ingest(ingest), &hears, |_| ());
+}
+
+#[test]
+fn a_panic_in_a_worker_itself_stops_the_server_and_one_in_a_handler_does_not() {
+    let bus = Bus::new();
+    let (builder, hears) = builder(&bus);
+    let bridge = Bridge::create_default(&bus);
+    bridge.register_route("bad", |_| panic!("the embedder's"));
+    let server = builder.bridge(&bridge).spawn().expect("it starts");
+    let mut client = TcpStream::connect(server.local_addr()).expect("it listens");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    client
+        .write_all(
+            b"POST /bridge/bad HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        )
+        .expect("it reads");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains("the embedder's"), "{answer}");
+    assert!(hears.try_recv().is_err());
+    server.drain(Duration::ZERO);
+    server.join().expect("nothing of the server's failed");
+
+    let (builder, hears) = self::builder(&bus);
+    fails("fanwire-worker", builder, &hears, |addr| post(addr, "/bridge/mcp", "{}"));
+}

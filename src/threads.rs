@@ -1,0 +1,308 @@
+//! Threads of a server and of its engine: all are started here, so that no panic in one of them is silent.
+//!
+//! Always:
+//! - a panic or an error that ends a thread is logged with its place, and raises the [`Alarm`] of its server;
+//! - the first failure counts: it stops the server, and `ServerHandle::join` returns it;
+//! - embedders' code that runs in such a thread is isolated by whoever calls it, and raises nothing.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Once};
+use std::thread::{self, JoinHandle};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Callback, Mutex, lock};
+
+/// What ended a thread of a server before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadFailure {
+    thread: String,
+    message: String,
+    place: Option<String>,
+    is_panic: bool,
+}
+
+impl ThreadFailure {
+    /// Name of the thread, as `fanwire-loop-0`.
+    pub fn thread(&self) -> &str {
+        &self.thread
+    }
+
+    /// Message of the panic or of the error.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Source file, line and column of the panic. None for an error, and where the program set a panic hook of its own
+    /// after the server's first thread was started.
+    pub fn place(&self) -> Option<&str> {
+        self.place.as_deref()
+    }
+
+    /// Whether the thread panicked; else it met an error that it can't go on after.
+    pub fn is_panic(&self) -> bool {
+        self.is_panic
+    }
+}
+
+impl fmt::Display for ThreadFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { thread, message, place, is_panic } = self;
+        let what = if *is_panic { "panicked" } else { "failed" };
+        write!(f, "thread {thread} {what}")?;
+        if let Some(place) = place {
+            write!(f, " at {place}")?;
+        }
+        write!(f, ": {message}")
+    }
+}
+
+impl std::error::Error for ThreadFailure {}
+
+/// An embedder's function that is told of the first failure.
+pub(crate) type OnFailure = Box<dyn Fn(&ThreadFailure) + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    is_raised: AtomicBool,
+    first: Mutex<Option<ThreadFailure>>,
+    /// What stops the server's parts.
+    stops: Mutex<Vec<Callback>>,
+    hook: Mutex<Option<OnFailure>>,
+    /// Name of the thread that a test wants to panic.
+    #[cfg(any(test, debug_assertions))]
+    planted: Mutex<String>,
+}
+
+/// Says whether a thread of one server has failed. Clones share the state.
+#[derive(Clone, Default)]
+pub(crate) struct Alarm(Arc<State>);
+
+impl fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Alarm").field(&*lock(&self.0.first)).finish()
+    }
+}
+
+impl Alarm {
+    /// Whether a thread has failed: the others of this server end then.
+    pub(crate) fn is_raised(&self) -> bool {
+        // Relaxed: a flag on its own; threads are woken after it is set, and what failed stands behind a lock.
+        self.0.is_raised.load(Ordering::Relaxed)
+    }
+
+    /// Returns the first failure.
+    pub(crate) fn first(&self) -> Option<ThreadFailure> {
+        lock(&self.0.first).clone()
+    }
+
+    /// Calls `stop` when a thread fails: at once, if one has.
+    pub(crate) fn on_raised(&self, stop: Callback) {
+        lock(&self.0.stops).push(Arc::clone(&stop));
+        // Behind the push, so that one of the two sees the other.
+        if self.first().is_some() {
+            stop();
+        }
+    }
+
+    /// Sets the embedder's function for the first failure.
+    pub(crate) fn set_hook(&self, hook: OnFailure) {
+        *lock(&self.0.hook) = Some(hook);
+    }
+
+    fn raise(&self, failure: ThreadFailure) {
+        let ThreadFailure { thread, message, place, is_panic } = &failure;
+        let place = place.as_deref().unwrap_or("an unknown place");
+        if *is_panic {
+            tracing::error!(thread, place, message, "a thread panicked: the server stops");
+        } else {
+            tracing::error!(thread, message, "a thread failed: the server stops");
+        }
+        {
+            let mut first = lock(&self.0.first);
+            if first.is_some() {
+                return;
+            }
+            *first = Some(failure.clone());
+        }
+        // Relaxed: as where it is read.
+        self.0.is_raised.store(true, Ordering::Relaxed);
+        let stops = lock(&self.0.stops).clone();
+        for stop in stops {
+            stop();
+        }
+        if let Some(hook) = lock(&self.0.hook).take()
+            && let Err(panicked) = caught(|| hook(&failure))
+        {
+            tracing::error!(message = panicked.message, "the function for failures panicked");
+        }
+    }
+
+    /// Has the thread of this name panic at its next [`fault_point`].
+    #[cfg(test)]
+    pub(crate) fn plant(&self, thread: &str) {
+        thread.clone_into(&mut lock(&self.0.planted));
+    }
+}
+
+thread_local! {
+    /// Whether the place of a panic in this thread is of interest.
+    static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
+    /// Place of this thread's last panic.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// The alarm of the server that this thread works for.
+    static ALARM: RefCell<Option<Alarm>> = const { RefCell::new(None) };
+}
+
+/// Has panics of watched threads leave their place. The hook before it is called as ever: only a hook knows the place,
+/// and the process has one.
+fn watch_places() {
+    static ONCE: Once = Once::new();
+    if thread::panicking() {
+        return;
+    }
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if IS_WATCHED.try_with(Cell::get).unwrap_or(false) {
+                let place = panic.location().map(ToString::to_string);
+                let _ = PLACE.try_with(|last| *last.borrow_mut() = place);
+            }
+            before(panic);
+        }));
+    });
+}
+
+/// A panic that was caught.
+pub(crate) struct Caught {
+    pub(crate) message: String,
+    pub(crate) place: Option<String>,
+}
+
+/// Runs `work`, and catches its panic.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Caught {
+        message: text_of(&*panic),
+        place: PLACE.with(|place| place.borrow_mut().take()),
+    })
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Starts a thread of a server. Its panic is logged with its place, raises the alarm, and ends this thread only.
+pub(crate) fn spawn(
+    name: impl Into<String>,
+    alarm: &Alarm,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    spawn_fallible(name, alarm, move || {
+        work();
+        Ok(())
+    })
+}
+
+/// As [`spawn`]; an error that ends the work raises the alarm too.
+pub(crate) fn spawn_fallible(
+    name: impl Into<String>,
+    alarm: &Alarm,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    watch_places();
+    let (name, alarm) = (name.into(), alarm.clone());
+    thread::Builder::new().name(name.clone()).spawn(move || {
+        IS_WATCHED.set(true);
+        ALARM.set(Some(alarm.clone()));
+        let (message, place, is_panic) = match caught(work) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => (error.to_string(), None, false),
+            Err(Caught { message, place }) => (message, place, true),
+        };
+        alarm.raise(ThreadFailure { thread: name, message, place, is_panic });
+    })
+}
+
+/// Panics where a test wants this thread to: each thread comes by here while it works. A release build has nothing here.
+#[inline(always)]
+pub(crate) fn fault_point() {
+    #[cfg(any(test, debug_assertions))]
+    faults::look();
+}
+
+#[cfg(any(test, debug_assertions))]
+mod faults {
+    use std::path::PathBuf;
+    use std::sync::LazyLock;
+
+    use super::{ALARM, lock, thread};
+
+    /// Variable with the path of a file that names the thread to panic; for tests of the built program.
+    const VARIABLE: &str = "TEST_THREAD_TO_PANIC_FILE";
+
+    static FILE: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os(VARIABLE).map(PathBuf::from));
+
+    pub(super) fn look() {
+        let current = thread::current();
+        let Some(name) = current.name() else { return };
+        let is_planted = |alarm: &super::Alarm| {
+            let mut planted = lock(&alarm.0.planted);
+            let is_it = *planted == name;
+            if is_it {
+                planted.clear();
+            }
+            is_it
+        };
+        let planted = ALARM.with(|alarm| alarm.borrow().as_ref().is_some_and(is_planted));
+        let told = || FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        assert!(!planted && told().is_none_or(|told| told.trim() != name), "planted by a test");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_once_with_its_place_and_ends_its_thread_only() {
+        let alarm = Alarm::default();
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (hears, stopped) = (Arc::clone(&told), Arc::clone(&told));
+        alarm.set_hook(Box::new(move |failure| {
+            lock(&hears).push(failure.to_string());
+            panic!("the hook's own");
+        }));
+        alarm.on_raised(Arc::new(move || lock(&stopped).push("stop".to_owned())));
+        for name in ["first", "second"] {
+            let thread = spawn(name, &alarm, || {
+                let none: Option<u32> = None;
+                none.expect("there is one");
+            });
+            thread.expect("a thread").join().expect("its panic stays in it");
+        }
+        let first = alarm.first().expect("raised");
+        assert!(alarm.is_raised() && first.is_panic());
+        assert_eq!((first.thread(), first.message()), ("first", "there is one"));
+        assert!(first.place().is_some_and(|place| place.contains("threads.rs:")), "{first}");
+        let told = lock(&told).clone();
+        assert_eq!(told[0], "stop", "parts stop before the embedder is told");
+        assert_eq!(told[1..], [first.to_string()]);
+    }
+
+    #[test]
+    fn an_error_raises_the_alarm_too_and_who_comes_late_is_stopped_at_once() {
+        let alarm = Alarm::default();
+        let ends = || Err(io::Error::other("no more polls"));
+        spawn_fallible("loop", &alarm, ends).expect("a thread").join().expect("no panic");
+        assert_eq!(alarm.first().expect("raised").to_string(), "thread loop failed: no more polls");
+        let stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopped);
+        // Relaxed: this thread's own.
+        alarm.on_raised(Arc::new(move || stop.store(true, Ordering::Relaxed)));
+        assert!(stopped.load(Ordering::Relaxed));
+    }
+}

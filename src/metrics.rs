@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     pub(crate) writes_shared: Counter,
     pub(crate) loop_gaps: Counter,
     pub(crate) turns: Counter,
+    pub(crate) work_put_off: Counter,
     /// AutoSDLC's own names.
     pub(crate) websocket: autosdlc::Websocket,
     pub(crate) engine_following: Gauge,
@@ -174,6 +175,7 @@ impl Default for Metrics {
             write_blocked: "server_writes_blocked", "Write calls after which the socket took no more";
             loop_gaps: "server_loop_missed_events", "Events that a loop missed because the ring lapped it";
             turns: "server_loop_turns", "Turns of the event loops";
+            work_put_off: "server_work_put_off", "Times that a connection waited for the next turn because this one had spent its budget of work";
             engine_following: "engine_following", "1 while the engine's log is being followed";
             engine_appended: "engine_events_appended", "Events that the engine's log took from this node";
             engine_refused: "engine_events_refused", "Events refused because the engine's log did not take them in time";

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::auth::{Denied, Grant, Shown};
+use super::auth::{Auth, Denied, Grant, Shown};
+use super::budget::Budget;
 use super::config::Prepared;
 use super::echo::Echo;
 use super::limits::Counted;
@@ -124,6 +125,8 @@ pub(crate) struct Context<'a> {
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Bytes of answers given since the loop called.
     pub(crate) answered_bytes: usize,
+    /// Work that may still be done for this connection in this turn.
+    pub(crate) budget: &'a mut Budget,
     /// Where the peer is, where something is limited by that.
     pub(crate) peer: Option<IpAddr>,
     /// The peer takes no more bytes for now.
@@ -142,7 +145,7 @@ impl Context<'_> {
 
     /// What came behind this message waits until the loop has done what it asks for.
     pub(crate) fn hold_input(&mut self) {
-        self.answered_bytes = usize::MAX / 2;
+        self.budget.stop();
     }
 
     /// Has the loop look at the connection's timer in time, where the next heartbeat would be too late.
@@ -153,7 +156,7 @@ impl Context<'_> {
     }
 
     fn is_enough(&self) -> bool {
-        self.answered_bytes > ANSWER_BYTES_MAX
+        self.answered_bytes > ANSWER_BYTES_MAX || self.budget.is_spent()
     }
 }
 
@@ -227,6 +230,12 @@ pub(crate) struct Connection {
     held: Option<Box<Vec<u8>>>,
 }
 
+/// Instructions for a byte of a request's head: some 10,000 for a usual one of 150 bytes, and as many to answer it.
+const HEAD_INSTRUCTIONS: usize = 130;
+
+/// Instructions for a byte of a frame: unmasked and looked at as UTF-8. What is in it is charged where it is read.
+const FRAME_INSTRUCTIONS: usize = 2;
+
 /// How long a connection may take to be written out and closed by its peer, so that the last words are not
 /// lost to a reset.
 const CLOSING_TICKS: Tick = 50;
@@ -258,6 +267,17 @@ impl Connection {
         self.speaks
     }
 
+    /// Whether the client must show who it is before more than a message's type is read.
+    pub(crate) fn is_stranger(&self, auth: &Auth) -> bool {
+        !auth.is_open()
+            && match &self.state {
+                // A body is read of those only who may publish.
+                State::Http(http) => http.receiving.is_none(),
+                State::Ws(ws) => ws.session.is_locked(),
+                State::Sse(_) | State::Closing(_) => false,
+            }
+    }
+
     /// Whether input waits that could be taken once the answers so far are written: call `receive` then,
     /// with nothing if nothing came.
     pub(crate) fn holds_input(&self) -> bool {
@@ -279,6 +299,7 @@ impl Connection {
     /// Takes bytes from the peer. They may be unmasked in place.
     pub(crate) fn receive(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
         self.heard = cx.tick as u32;
+        cx.budget.resume();
         if let Some(mut held) = self.held.take() {
             held.extend_from_slice(input);
             self.take(&mut held, cx);
@@ -345,6 +366,7 @@ impl Connection {
                 Err(error) => return self.refuse(&error, cx),
             };
             input = &mut input[used..];
+            cx.budget.spend_bytes(used, HEAD_INSTRUCTIONS);
             let decoder = match BodyDecoder::new(&request.body, &limits) {
                 Ok(decoder) => decoder,
                 Err(error) => return self.refuse(&error, cx),
@@ -443,6 +465,7 @@ impl Connection {
                 None if used == 0 => return,
                 None => {}
             }
+            cx.budget.spend_bytes(used, FRAME_INSTRUCTIONS);
             if let Some(message) = said {
                 cx.shared.metrics.messages_received.inc();
                 if let Some(echo) = &mut ws.echo {

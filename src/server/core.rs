@@ -22,6 +22,7 @@ macro_rules! context {
             position: &|| taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
             effects: &mut $core.effects,
             answered_bytes: 0,
+            budget: &mut $core.work,
             peer: $peer,
             blocked: $blocked,
         }
@@ -52,6 +53,7 @@ use slab::Slab;
 
 use super::auth::Denied;
 use super::backlog::Backlog;
+use super::budget::{self, Budget};
 use super::config::Prepared;
 use super::connection::{Connection, Context, Effect, Speaks, Timer};
 use super::limits::Counted;
@@ -120,6 +122,9 @@ use watch::Books;
 pub(crate) use watch::Report;
 
 const READ_BYTES: usize = 64 * 1024;
+
+/// Instructions for a byte that is read: the kernel's copy.
+const READ_INSTRUCTIONS: usize = 1;
 
 /// Reads of one connection in one turn.
 const READS_A_TURN: usize = 4;
@@ -190,6 +195,12 @@ pub(crate) struct Core<S> {
     tick: Tick,
     now: Timestamp,
     ready: Vec<Token>,
+    /// What this turn may still spend on what peers sent.
+    spending: Budget,
+    /// The part of it that the connection at hand may spend.
+    work: Budget,
+    /// Connections wait in `ready` because the last turn had spent all: who becomes readable stands behind them.
+    is_behind: bool,
     /// The bus may have more.
     more_events: bool,
     /// When events were taken from it last.
@@ -276,6 +287,9 @@ impl<S: Socket> Core<S> {
             tick: 0,
             now: Timestamp::default(),
             ready: Vec::new(),
+            spending: Budget::new(budget::TURN),
+            work: Budget::new(budget::TURN),
+            is_behind: false,
             more_events: true,
             pumped: Timestamp::default(),
             unpumped: 0,
@@ -339,6 +353,7 @@ impl<S: Socket> Core<S> {
     /// The loop is awake, at this time.
     pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
         self.now = now;
+        self.spending = Budget::new(budget::TURN);
         if self.shared.has_other_config(self.version) {
             (self.version, self.config) = self.shared.config();
             self.fanout.set_limits(self.config.feed_limits());
@@ -383,17 +398,33 @@ impl<S: Socket> Core<S> {
                 // What is held back was there before this client's words.
                 self.pump(1);
             }
-            self.read(slot);
+            if self.is_behind || self.spending.is_spent() {
+                self.conns[slot].unread = true;
+                self.queue(slot);
+            } else {
+                self.read(slot);
+            }
         }
     }
 
+    /// Reads from a connection within its part of the turn's budget.
     fn read(&mut self, slot: usize) {
+        let is_stranger = self.conns[slot].connection.is_stranger(&self.shared.auth);
+        self.work = self.spending.share(if is_stranger { budget::STRANGER } else { budget::CLIENT });
+        self.read_on(slot);
+        self.spending.settle(&self.work);
+    }
+
+    fn read_on(&mut self, slot: usize) {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.conns[slot];
             conn.unread = true;
             if conn.replay.is_some() || conn.awaits > 0 || conn.cursor.direct_bytes() > REPLY_BYTES_MAX {
                 // Read on when the replies, or the past, are written.
                 return;
+            }
+            if self.work.is_spent() {
+                break;
             }
             if conn.connection.holds_input() {
                 if !self.receive(slot, 0) {
@@ -411,6 +442,7 @@ impl<S: Socket> Core<S> {
                 }
                 Err(_) => return self.remove(slot),
             };
+            self.work.spend_bytes(read, READ_INSTRUCTIONS);
             if !self.receive(slot, read) {
                 return;
             }
@@ -575,16 +607,26 @@ impl<S: Socket> Core<S> {
         self.shared.metrics.turns.inc();
         self.close_denied();
         let ready = std::mem::take(&mut self.ready);
+        let mut put_off = Vec::new();
         for token in ready {
             let Some(slot) = self.find(token) else { continue };
-            self.conns[slot].queued = false;
-            if self.flush(slot) {
-                let conn = &self.conns[slot];
-                if conn.unread || conn.connection.holds_input() {
-                    self.read(slot);
-                }
+            let is_spent = self.spending.is_spent();
+            // A connection that is put off keeps its place before those that are queued from here on.
+            self.conns[slot].queued = is_spent;
+            if !self.flush(slot) {
+                continue;
+            }
+            let conn = &self.conns[slot];
+            if is_spent {
+                put_off.push(token);
+            } else if conn.unread || conn.connection.holds_input() {
+                self.read(slot);
             }
         }
+        self.is_behind = !put_off.is_empty();
+        self.shared.metrics.work_put_off.inc_by(put_off.len() as u64);
+        put_off.append(&mut self.ready);
+        self.ready = put_off;
         self.fanout.release_samples(self.now);
         self.pump_unless_held(BATCHES_A_TURN);
         let mut due = std::mem::take(&mut self.due);

@@ -17,6 +17,7 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::connection::{Connection, Context};
 use super::core::{Core, Socket, Token};
 use super::{Rng, ServerConfig, Shared};
@@ -331,6 +332,7 @@ pub fn session(data: &[u8]) {
             position: &|| None,
             effects: &mut effects,
             answered_bytes: 0,
+            budget: &mut Budget::new(u32::MAX),
             peer: None,
             blocked: false,
         };

@@ -141,7 +141,7 @@ impl Session {
         self.rights()?.grant()
     }
 
-    fn is_locked(&self) -> bool {
+    pub(crate) fn is_locked(&self) -> bool {
         self.rights().is_some_and(Rights::is_locked)
     }
 

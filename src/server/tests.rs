@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
+use super::budget::Budget;
 use super::connection::{Connection, Context, Effect};
 use super::core::{Core, Socket};
 use super::*;
@@ -41,6 +42,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             position: &|| None,
             effects: &mut effects,
             answered_bytes,
+            budget: &mut Budget::new(u32::MAX),
             peer: None,
             blocked: false,
         };

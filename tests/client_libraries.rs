@@ -111,18 +111,23 @@ fn javascript_heeds_what_the_server_says_of_coming_back() {
 }
 
 #[test]
+fn javascript_survives_faulty_servers_clocks_and_callers() {
+    node_test("faults.test.mjs", 14);
+}
+
+#[test]
 fn javascript_signs_in_and_outlives_its_tokens() {
     node_test("auth.test.mjs", 6);
 }
 
 #[test]
 fn javascript_reads_streams_in_any_pieces() {
-    node_test("sse.test.mjs", 1);
+    node_test("sse.test.mjs", 3);
 }
 
 #[test]
 fn javascript_is_small_and_whole_as_a_package() {
-    node_test("package.test.mjs", 4);
+    node_test("package.test.mjs", 5);
 }
 
 #[test]
@@ -146,13 +151,18 @@ fn python_heeds_what_the_server_says_of_coming_back() {
 }
 
 #[test]
+fn python_survives_faulty_servers_and_callers() {
+    python_test("test_faults.py", 8);
+}
+
+#[test]
 fn python_is_typed_and_its_examples_run() {
     python_test("test_package.py", 5);
 }
 
 #[test]
 fn python_reads_streams_in_any_pieces() {
-    python_test("test_sse.py", 1);
+    python_test("test_sse.py", 3);
 }
 
 #[test]

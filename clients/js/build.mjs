@@ -1,9 +1,16 @@
 // Builds `dist/`: the modules as TypeScript compiles them, with their types.
+//
+// npm runs this as `prepare`, also for `npm install PATH`: there it does not install the compiler, so this does.
 import { spawnSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+const run = (command, ...args) => {
+  const { status } = spawnSync(command, args, { stdio: 'inherit', cwd: here('.') });
+  if (status !== 0) process.exit(status ?? 1);
+};
+const compiler = here('node_modules/typescript/bin/tsc');
+if (!existsSync(compiler)) run('npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund');
 rmSync(here('dist'), { recursive: true, force: true });
-const { status } = spawnSync(process.execPath, [here('node_modules/typescript/bin/tsc'), '-p', here('tsconfig.json')], { stdio: 'inherit' });
-process.exit(status ?? 1);
+run(process.execPath, compiler, '-p', here('tsconfig.json'));

@@ -1,6 +1,6 @@
 // The client: what is wanted and what waits, over links that come and go.
 import type { Host, Job, Link, Loss } from './link.js';
-import { socketLink } from './socket.js';
+import { dial, socketLink } from './socket.js';
 import { Subscription } from './subscription.js';
 import {
   FanwireError,
@@ -24,6 +24,9 @@ const closed = () => new FanwireError('closed', 'client closed');
 /** A link that lived so long was a good one: the next waits start short again. */
 const STABLE = 5_000;
 
+/** The longest wait that a timer takes: beyond it, it goes off at once. */
+const LONGEST = 2 ** 31 - 1;
+
 export class Fanwire<M extends EventMap = EventMap> {
   #base: URL;
   #options: Options;
@@ -43,6 +46,10 @@ export class Fanwire<M extends EventMap = EventMap> {
   #proven = false;
   #misses = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** The server gave this client a time to come back at. */
+  #slot = false;
+  /** Ends the look whether WebSockets get through by now, which is taken while the fallback serves. */
+  #unprobe: (() => void) | undefined;
   #renewal: ReturnType<typeof setTimeout> | undefined;
   #number = 0;
 
@@ -112,11 +119,13 @@ export class Fanwire<M extends EventMap = EventMap> {
     const one: Subscription<M, any> = new Subscription(id, filter, options, handler, () => {
       if (this.#subscriptions.delete(id)) this.#link?.remove(one);
     });
+    // A handler has no loop that would throw.
+    if (handler) one.ready.catch((error) => this.#tell('error', error));
     if (this.#status === 'closed') one.end(closed());
     if (!one.isOver) {
       this.#subscriptions.set(id, one);
       if (this.#open) this.#link!.add(one);
-      else this.connect();
+      else this.#start();
     }
     return one;
   }
@@ -138,20 +147,24 @@ export class Fanwire<M extends EventMap = EventMap> {
 
   #send(type: Job['type'], payload: object, signal?: AbortSignal): Promise<any> {
     const promise = new Promise<any>((resolve, reject) => {
-      const job: Job = { type, payload, resolve, reject };
+      const done = <T>(settle: (value: T) => void) => (value: T) => {
+        signal?.removeEventListener('abort', abort);
+        settle(value);
+      };
+      const job: Job = { type, payload, resolve: done(resolve), reject: done(reject) };
       const { queue = 1_000 } = this.#options;
       const abort = () => {
         const at = this.#outbox.indexOf(job);
         if (at >= 0) this.#outbox.splice(at, 1);
-        reject(new FanwireError('aborted', 'aborted'));
+        job.reject(new FanwireError('aborted', 'aborted'));
       };
       if (this.#status === 'closed') return reject(closed());
       if (signal?.aborted) return abort();
-      signal?.addEventListener('abort', abort, { once: true });
+      signal?.addEventListener('abort', abort);
       if (this.#open) return this.#link!.send(job);
-      if (this.#outbox.length >= queue) return reject(new FanwireError('queue_full', `${queue} wait`));
+      if (this.#outbox.length >= queue) return job.reject(new FanwireError('queue_full', `${queue} wait`));
       this.#outbox.push(job);
-      this.connect();
+      this.#start();
     });
     // Who does not look is not to end for it; it is told to `onError`.
     promise.catch((error) => this.#tell('error', error));
@@ -181,6 +194,11 @@ export class Fanwire<M extends EventMap = EventMap> {
     for (const listener of this.#listeners[what]) this.#call(listener, value);
   }
 
+  /** Opens the first connection; a wait between two attempts goes on, whatever is asked for meanwhile. */
+  #start(): void {
+    if (this.#status === 'idle') this.connect();
+  }
+
   /** Opens the connection now, also out of a wait. */
   connect(): void {
     if (this.#status !== 'idle' && this.#status !== 'waiting') return;
@@ -196,16 +214,21 @@ export class Fanwire<M extends EventMap = EventMap> {
   }
 
   #online = (): void => {
-    if (this.#status === 'waiting') this.connect();
+    if (this.#status === 'waiting' && !this.#slot) this.connect();
   };
 
-  /** A token, or why there is none. */
+  /** A token, or why there is none. A function that does not answer in time gives none. */
   async #token(): Promise<string | undefined> {
-    const { token } = this.#options;
+    const { token, heartbeat: { timeout = 10_000 } = {} } = this.#options;
+    if (typeof token !== 'function') return token;
+    let timer: ReturnType<typeof setTimeout> | undefined;
     try {
-      return typeof token === 'function' ? await token() : token;
+      const late = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(new Error(`none within ${timeout} ms`)), timeout)));
+      return await Promise.race([token(), late]);
     } catch (cause) {
       throw new FanwireError('token', 'no token', cause);
+    } finally {
+      clearTimeout(timer);
     }
   }
 
@@ -222,9 +245,38 @@ export class Fanwire<M extends EventMap = EventMap> {
       if (this.#status !== 'connecting') return;
       this.#link = stream ? stream.streamLink(this.#host(), this.#base, token) : socketLink(this.#host(), new URL(path, this.#base), token);
       this.#renew(token);
+      if (stream && usable.includes('ws')) this.#probeSocket();
     } catch (cause) {
       this.#lost({ error: cause instanceof FanwireError ? cause : new FanwireError('no_transport', `${cause}`, cause) });
     }
+  }
+
+  /** One failure, as of a server that was late, says little of a network: WebSockets are tried again, ever more rarely. */
+  #probeSocket(wait = 10 * (this.#options.backoff?.base ?? 500)): void {
+    const { path = 'ws', backoff: { max = 30_000 } = {} } = this.#options;
+    const timer = setTimeout(() => {
+      const socket = dial(this.#options, new URL(path, this.#base));
+      const fail = () => {
+        this.#unprobe!();
+        this.#probeSocket(Math.min(2 * wait, 10 * max));
+      };
+      const late = setTimeout(fail, this.#options.heartbeat?.timeout ?? 10_000);
+      this.#unprobe = () => {
+        clearTimeout(late);
+        socket.onopen = socket.onclose = null;
+        socket.close(1000);
+      };
+      socket.onerror = () => {};
+      socket.onclose = fail;
+      socket.onopen = () => {
+        this.#link!.close();
+        this.#unlink();
+        this.#transport = 0;
+        this.#set('waiting');
+        this.connect();
+      };
+    }, wait * (0.5 + Math.random()));
+    this.#unprobe = () => clearTimeout(timer);
   }
 
   #host(): Host {
@@ -235,7 +287,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       opened: () => {
         if (this.#open) return;
         this.#open = true;
-        this.#since = Date.now();
+        this.#since = performance.now();
         // What waited goes before what a listener publishes now.
         for (const job of this.#outbox.splice(0)) this.#link?.send(job);
         this.#set('open');
@@ -266,7 +318,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       // Not a JWT: its end is not known.
     }
     // Beyond this a timer would go off at once.
-    if (!(left > 0 && left < 2 ** 31)) return;
+    if (!(left > 0 && left <= LONGEST)) return;
     const renew = async () => {
       try {
         const next = (await this.#token())!;
@@ -284,9 +336,8 @@ export class Fanwire<M extends EventMap = EventMap> {
   #lost({ error, delay, exact }: Loss): void {
     if (this.#status === 'closed') return;
     const { backoff: { base = 500, max = 30_000 } = {}, attempts = Infinity, token } = this.#options;
-    if (this.#open && this.#proven && Date.now() - this.#since > STABLE) this.#attempt = 0;
+    if (this.#open && this.#proven && performance.now() - this.#since > STABLE) this.#attempt = 0;
     this.#unlink();
-    for (const one of this.#subscriptions.values()) one.active = false;
     if (error) this.#tell('error', error);
     // A token that nobody can replace will not be taken next time either.
     if (error?.code === 'unauthorized' && typeof token !== 'function') return this.#end(error);
@@ -296,16 +347,25 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#misses = this.#proven ? 0 : this.#misses + 1;
     this.#known ||= this.#proven;
     if (this.#proven) this.#transport = 0;
-    else if (!this.#known || this.#misses > 2) this.#transport += 1;
+    // Without a token nothing was tried.
+    else if (error?.code !== 'token' && (!this.#known || this.#misses > 2)) this.#transport += 1;
     const random = Math.random() * Math.min(max, base * 2 ** (this.#attempt - 1));
+    // A delay that is no time to wait is none: NaN fails the comparison.
+    const asked = delay! >= 0 ? delay! : 0;
+    this.#slot = !!exact && asked === delay;
     this.#set('waiting');
-    this.#timer = setTimeout(() => this.connect(), exact ? delay! : (delay ?? 0) + random);
+    // A listener may have closed or connected it.
+    if (this.#status !== 'waiting') return;
+    this.#timer = setTimeout(() => this.connect(), Math.min(LONGEST, this.#slot ? asked : asked + random));
   }
 
   #unlink(): void {
     this.#link = undefined;
     this.#open = false;
     clearTimeout(this.#renewal);
+    this.#unprobe?.();
+    this.#unprobe = undefined;
+    for (const one of this.#subscriptions.values()) one.active = false;
   }
 
   #end(error?: FanwireError): void {
@@ -321,6 +381,7 @@ export class Fanwire<M extends EventMap = EventMap> {
   }
 
   #set(status: Status): void {
+    if (status === this.#status) return;
     this.#status = status;
     this.#tell('status', status);
   }

@@ -2,19 +2,27 @@
 import type { Host, Job, Link } from './link.js';
 import { distance, sequence } from './position.js';
 import type { Subscription } from './subscription.js';
-import { FanwireError, type FanwireEvent, type Gap, type SocketLike } from './types.js';
+import { FanwireError, type FanwireEvent, type Gap, type Options, type SocketLike } from './types.js';
 
 type Answer = (payload: any, error?: FanwireError) => void;
 
+/** Opens a WebSocket and says nothing. */
+export function dial({ WebSocket = globalThis.WebSocket, lean }: Options, url: URL): SocketLike {
+  const address = new URL(url);
+  address.protocol = address.protocol.replace('http', 'ws');
+  return new WebSocket(address.href, lean ? ['fanwire.v1.lean', 'fanwire.v1'] : ['fanwire.v1']);
+}
+
 export function socketLink(host: Host, url: URL, token: string | undefined): Link {
-  const { heartbeat: { interval = 25_000, timeout = 10_000 } = {}, WebSocket = globalThis.WebSocket } = host.options;
+  const { heartbeat: { interval = 25_000, timeout = 10_000 } = {} } = host.options;
   const answers = new Map<string, Answer>();
   let number = 0;
   /** What several subscriptions resume with, until all of it is there: then it is put in order. */
   let merging: (FanwireEvent | Gap)[] | undefined;
   /** Where the newest subscription began. */
   let began: string | undefined;
-  let heard = 0;
+  /** On the clock that nobody sets. */
+  let heard = -1;
   /** When this client may come back, if the server said. */
   let slot: number | undefined;
   let over = false;
@@ -81,7 +89,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
 
   const take = (data: unknown): void => {
     if (over) return;
-    heard = Date.now();
+    heard = performance.now();
     host.proven();
     let message: any;
     try {
@@ -111,13 +119,13 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   };
 
   /** Asks when all is silent; silence after that is the end. */
-  const watch = (time: number, asked = 0): void => {
+  const watch = (time: number, asked = -1): void => {
     timer = setTimeout(() => {
-      const quiet = Date.now() - heard;
+      const quiet = performance.now() - heard;
       if (heard < asked) return end(new FanwireError('timeout', `silent for ${timeout} ms`));
       if (quiet < interval) return watch(interval - quiet);
       ping();
-      watch(timeout, Date.now());
+      watch(timeout, performance.now());
     }, time);
   };
 
@@ -135,9 +143,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     host.lost({ error, delay: slot ?? delay, exact: slot !== undefined });
   };
 
-  const address = new URL(url);
-  address.protocol = address.protocol.replace('http', 'ws');
-  const socket: SocketLike = new WebSocket(address.href, host.options.lean ? ['fanwire.v1.lean', 'fanwire.v1'] : ['fanwire.v1']);
+  const socket = dial(host.options, url);
   socket.onopen = () => (token === undefined ? begin() : login(token, begin));
   socket.onmessage = ({ data }) => take(data);
   socket.onerror = () => {};
@@ -147,7 +153,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     const denied = code === 4001 || (code === 1008 && !/limit/.test(reason));
     end(new FanwireError(denied ? 'unauthorized' : 'disconnected', `${reason || code}`), said ? +said[1]! : undefined);
   };
-  watch(timeout, 1);
+  watch(timeout, 0);
 
   return {
     add(one) {

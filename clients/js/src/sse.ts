@@ -6,16 +6,25 @@ export type Block = Partial<Record<'event' | 'data' | 'id' | 'retry', string>>;
 /** Takes text in any pieces; hands out each block at its empty line. */
 export function parser(give: (block: Block) => void): (text: string) => void {
   let rest = '';
+  let block: Record<string, string> = {};
+  /** The last piece ended with a CR: an LF at the start of the next one belongs to it. */
+  let split = false;
   return (text) => {
-    // A CR at the end may be half of a CRLF.
-    const blocks = (rest + text).replace(/\r\n|\r(?!$)/g, '\n').split('\n\n');
-    rest = blocks.pop()!;
-    for (const lines of blocks) {
-      const block: Record<string, string> = {};
-      for (const [, field, value] of lines.matchAll(/^([^:\n]+):? ?(.*)$/gm)) {
-        block[field!] = field === 'data' && block.data !== undefined ? `${block.data}\n${value}` : value!;
+    if (split && text[0] === '\n') text = text.slice(1);
+    else if (!text) return;
+    split = text.endsWith('\r');
+    // Lines end at CR, LF or CRLF and nowhere else: U+2028 and U+2029 are characters of a value.
+    const lines = (rest + text).split(/\r\n|\r|\n/);
+    rest = lines.pop()!;
+    for (const line of lines) {
+      if (!line) {
+        give(block);
+        block = {};
+      } else {
+        const [field, ...more] = line.split(':');
+        const value = more.join(':').replace(/^ /, '');
+        if (field) block[field] = field === 'data' && block.data !== undefined ? `${block.data}\n${value}` : value;
       }
-      give(block);
     }
   };
 }

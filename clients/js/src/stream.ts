@@ -39,27 +39,41 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         const error = await refusal(answer);
         // What it asked for is wrong, or not for it: that concerns nobody else.
         if (answer.status === 400 || answer.status === 403) return one.end(error);
-        const after = answer.headers.get('retry-after');
-        return { error, delay: after ? +after * 1000 : undefined };
+        const after = answer.headers.get('retry-after') ?? '';
+        // Seconds or a date (RFC 9110, 10.2.3). For anything else the client's own wait holds.
+        return { error, delay: /^\d+$/.test(after) ? +after * 1000 : Date.parse(after) - Date.now() };
       }
+      // The server has nothing more for this subscription, ever (HTML, 9.2.3).
+      if (answer.status === 204) return one.end();
+      // A login page or a proxy's own answer, for example.
+      const kind = `${answer.headers.get('content-type')}`;
+      if (!/^text\/event-stream\b/i.test(kind)) return { error: new FanwireError('protocol', `not an event stream: ${kind}`) };
       one.taken();
       host.opened();
-      const feed = parser((block) => {
-        retry = block.retry ? +block.retry : retry;
-        if (!block.data) return one.reach(block.id);
-        const item = JSON.parse(block.data);
-        if (item.event_type !== undefined) {
-          host.event(item, one);
-          return one.reach(block.id);
+      let end: Loss | undefined;
+      const feed = parser(({ event, data, id, retry: wait = '' }) => {
+        retry = /^\d+$/.test(wait) ? +wait : retry;
+        let item: any = {};
+        try {
+          item = data ? JSON.parse(data) : item;
+        } catch (cause) {
+          host.failed(new FanwireError('protocol', 'no event', cause));
         }
-        host.gap(item, one);
-        one.reach(item.to);
+        if (item.event_type !== undefined) host.event(item, one);
+        else if (event === 'gap') {
+          host.gap(item, one);
+          id = item.to;
+        } else if (event === 'closed') {
+          // The token's end; what comes after it is the end of the stream.
+          end = { error: new FanwireError(/^token_/.test(item.code) ? 'unauthorized' : `${item.code}`, `${item.error}`) };
+        }
+        one.reach(id);
       });
       const decoder = new TextDecoder();
       const reader = answer.body!.getReader();
       for (;;) {
         const { value, done } = await reader.read();
-        if (done || over) return;
+        if (done || over) return end;
         clearTimeout(timer);
         timer = watch(3 * interval);
         host.proven();

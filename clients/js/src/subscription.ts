@@ -54,8 +54,14 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     const { signal, buffer = 10_000, ...wire } = options;
     this.wire = wire;
     this.#buffer = buffer;
-    if (signal?.aborted) this.close();
-    signal?.addEventListener('abort', () => this.close(), { once: true });
+    if (!signal) return;
+    const abort = () => this.close();
+    if (signal.aborted) abort();
+    else {
+      signal.addEventListener('abort', abort);
+      // A signal may outlive many subscriptions.
+      this.over.then(() => signal.removeEventListener('abort', abort));
+    }
   }
 
   /** Whether it has ended. */

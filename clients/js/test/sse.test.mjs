@@ -22,3 +22,21 @@ test('a stream reads the same in any pieces and with any line ends', () => {
     for (let size = 1; size < 40; size += 1) assert.deepEqual(blocks(text.replaceAll('\n', end), size), want, `${JSON.stringify(end)} by ${size}`);
   }
 });
+
+test('only CR and LF end a line: other separators of Unicode are text', () => {
+  for (const odd of ['\u2028', '\u2029', '\u0085', '\v', '\f']) {
+    assert.deepEqual(blocks(`data: a${odd}b\n\ndata: c\n\n`, 3), [{ data: `a${odd}b` }, { data: 'c' }], escape(odd));
+  }
+});
+
+test('a block is handed out as soon as its last CR is there', () => {
+  const got = [];
+  const feed = parser((block) => got.push(block));
+  feed('data: a\r\r');
+  assert.deepEqual(got, [{ data: 'a' }]);
+  feed('\ndata: b\r\n');
+  feed('');
+  feed('\r');
+  feed('\n');
+  assert.deepEqual(got, [{ data: 'a' }, { data: 'b' }]);
+});

@@ -20,6 +20,18 @@ class Grammar(unittest.TestCase):
                 got = [block for at in range(0, len(data), size) for block in parser.feed(data[at : at + size])]
                 self.assertEqual(got, want, (end, size))
 
+    def test_only_cr_and_lf_end_a_line(self) -> None:
+        for odd in ("\u2028", "\u2029", "\u0085", "\v", "\f"):
+            data = f"data: a{odd}b\n\ndata: c\n\n".encode()
+            parser = Parser()
+            got = [block for at in range(len(data)) for block in parser.feed(data[at : at + 1])]
+            self.assertEqual(got, [{"data": f"a{odd}b"}, {"data": "c"}], repr(odd))
+
+    def test_a_block_is_handed_out_as_soon_as_its_last_cr_is_there(self) -> None:
+        parser = Parser()
+        pieces = [b"data: a\r\r", b"\ndata: b\r\n", b"", b"\r", b"\n"]
+        self.assertEqual([list(parser.feed(piece)) for piece in pieces], [[{"data": "a"}], [], [], [{"data": "b"}], []])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from ._filter import Entity, Filter, wire
+from ._http import wait_of
 from ._link import PAST, Link
 from ._sse import StreamLink
 from ._subscription import Subscription
@@ -36,6 +37,11 @@ _log = logging.getLogger("fanwire")
 
 # A link that lived so long was a good one: the next waits start short again. Seconds.
 _STABLE = 5.0
+
+
+class _GetsThrough(FanwireError):
+    """No fault: the fallback ends because WebSockets get through."""
+
 
 
 @dataclass(eq=False, slots=True)
@@ -85,6 +91,8 @@ class Fanwire:
             token=token, transports=transports, path=path, backoff=backoff, attempts=attempts, heartbeat=heartbeat, queue=queue,
             lean=lean, connect_options=connect_options,
         )  # fmt: skip
+        if token is not None and not isinstance(token, str) and not callable(token):
+            raise TypeError(f"a token is a str, or a function that gives one: not {type(token).__name__}")
         self._token = token
         self._backoff = backoff
         self._attempts = attempts
@@ -175,7 +183,7 @@ class Fanwire:
         if self._link and self._status == "open":
             self._link.add(one)
         else:
-            self.connect()
+            self._start()
         return one
 
     async def _drop(self, child: Fanwire) -> None:
@@ -188,16 +196,23 @@ class Fanwire:
         own = self.subscribe(types, **options)
 
         async def call() -> None:
-            async for item in own:
-                if isinstance(item, Event):
-                    try:
-                        result = handler(item)
-                        if inspect.isawaitable(result):
-                            await result
-                    except Exception as cause:
-                        error = FanwireError("handler", repr(cause))
-                        error.__cause__ = cause
-                        self._failed(error)
+            try:
+                async for item in own:
+                    if isinstance(item, Event):
+                        await handle(item)
+            except FanwireError as error:
+                # The server refused the subscription: a handler has no loop that would raise.
+                self._failed(error)
+
+        async def handle(event: Event) -> None:
+            try:
+                result = handler(event)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as cause:
+                error = FanwireError("handler", repr(cause))
+                error.__cause__ = cause
+                self._failed(error)
 
         self._spawn(call())
         return own.close
@@ -240,7 +255,7 @@ class Fanwire:
             raise FanwireError("queue_full", f"{self._queue} messages wait already")
         else:
             self._outbox.append(job)
-            self.connect()
+            self._start()
         try:
             return await job.answer
         finally:
@@ -277,9 +292,24 @@ class Fanwire:
     def connect(self) -> None:
         """Opens the connection now, also out of a wait."""
         self._wake.set()
+        self._start()
+
+    def _start(self) -> None:
+        """Opens the first connection; a wait between two attempts goes on, whatever is asked for meanwhile."""
         if self._status == "idle":
             self._set("connecting")
             self._runner = asyncio.get_running_loop().create_task(self._run())
+            self._runner.add_done_callback(self._stopped)
+
+    def _stopped(self, runner: asyncio.Task[None]) -> None:
+        """Ends the client with what ended its runner, so that nobody waits for it in vain."""
+        if not runner.cancelled() and (cause := runner.exception()):
+            error = FanwireError("internal", repr(cause))
+            error.__cause__ = cause
+            self._failed(error)
+            self._end(error)
+        elif not self._is_closed():
+            self._end(FanwireError("closed", "the client's task was cancelled"))
 
     async def close(self) -> None:
         """Ends all subscriptions and the connection, for good."""
@@ -299,6 +329,10 @@ class Fanwire:
             error, delay, exact = await self._live()
             if self._is_closed():
                 return
+            if isinstance(error, _GetsThrough):
+                self._transport = attempt = 0
+                self._set("waiting")
+                continue
             self._failed(error)
             if error.code == "unauthorized" and not callable(self._token):
                 return self._end(error)
@@ -307,7 +341,8 @@ class Fanwire:
             self._known = self._known or self._proven
             if self._proven:
                 self._transport = 0
-            elif not self._known or self._misses > 2:
+            elif error.code != "token" and (not self._known or self._misses > 2):
+                # Without a token nothing was tried.
                 self._transport += 1
             attempt = 1 if time.monotonic() - opened > _STABLE else attempt + 1
             if self._attempts is not None and attempt >= self._attempts:
@@ -332,6 +367,7 @@ class Fanwire:
         link: Link | StreamLink | None = None
         self._proven = False
         renewal: asyncio.Task[None] | None = None
+        probe: asyncio.Task[None] | None = None
         interval, timeout = self._heartbeat
         try:
             token = await self._ask_token()
@@ -339,12 +375,10 @@ class Fanwire:
                 link = self._link = StreamLink(self._base, self._connect_options.get("ssl"), self, interval, timeout)
                 if token is not None:
                     renewal = asyncio.create_task(self._renew(link, token))
+                if "ws" in self._transports:
+                    probe = asyncio.create_task(self._probe(link))
                 await link.run(token)
-            options: dict[str, Any] = {"ping_interval": None, "open_timeout": timeout, "close_timeout": 1, "max_size": None}
-            if token is not None:
-                options["additional_headers"] = {"Authorization": f"Bearer {token}"}
-            options |= self._connect_options
-            socket = await connect(self._url, subprotocols=self._protocols, **options)
+            socket = await self._dial(token)
             link = self._link = Link(socket, self, interval, timeout)
             if token is not None:
                 renewal = asyncio.create_task(self._renew(link, token))
@@ -359,33 +393,71 @@ class Fanwire:
         except InvalidStatus as cause:
             status = cause.response.status_code
             code = "unauthorized" if status in (401, 403) else "disconnected"
-            error, delay = FanwireError(code, f"refused with {status}"), _seconds(cause.response.headers.get("Retry-After"))
+            error, delay = FanwireError(code, f"refused with {status}"), wait_of(cause.response.headers.get("Retry-After"))
         except ConnectionClosed as cause:
             number, reason = (cause.rcvd.code, cause.rcvd.reason) if cause.rcvd else (1006, "")
             # 1012 and 1013 may say when to come back: `retry=1500`, in milliseconds.
-            said = re.search(r"retry\D*(\d+)", reason, re.IGNORECASE)
+            said = re.search(r"retry\D*([0-9]{1,9})", reason, re.IGNORECASE)
             denied = number == 4001 or (number == 1008 and "limit" not in reason)
             code = "unauthorized" if denied else "disconnected"
             error, delay = FanwireError(code, reason or f"closed with {number}"), int(said[1]) / 1000 if said else 0.0
-        except (OSError, InvalidHandshake, TimeoutError, EOFError, ValueError) as cause:
+        except Exception as cause:
+            # Also what a proxy's package, a certificate store or a resolver raises: it may be well at the next attempt.
             error, delay = FanwireError("disconnected", str(cause) or repr(cause)), 0.0
+            error.__cause__ = cause
         finally:
             self._link = None
-            if renewal:
-                renewal.cancel()
+            for task in (renewal, probe):
+                if task:
+                    task.cancel()
             for one in self._subscriptions.values():
                 one._active = False
         if link is None:
             return error, delay, False
         return error, max(delay, link.delay) if link.slot is None else link.slot, link.slot is not None
 
+    async def _dial(self, token: str | None) -> ClientConnection:
+        timeout = self._heartbeat[1]
+        options: dict[str, Any] = {"ping_interval": None, "open_timeout": timeout, "close_timeout": 1, "max_size": None}
+        if token is not None:
+            options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+        return await connect(self._url, subprotocols=self._protocols, **(options | self._connect_options))
+
+    async def _probe(self, link: StreamLink) -> None:
+        """Looks, ever more rarely, whether WebSockets get through by now, and ends the fallback where they do: one failure,
+        as of a server that was late, says little of a network."""
+        base, most = self._backoff
+        wait = 10 * base
+        while True:
+            await asyncio.sleep(wait * (0.5 + random.random()))
+            wait = min(2 * wait, 10 * most)
+            try:
+                socket = await self._dial(await self._ask_token())
+            except Exception as cause:
+                _log.debug("no WebSocket yet: %r", cause)
+                continue
+            await socket.close()
+            return link.end(_GetsThrough("disconnected", "a WebSocket gets through"))
+
     async def _ask_token(self) -> str | None:
+        """A token. A function that does not answer in time gives none."""
         token = self._token
         if not callable(token):
             return token
         try:
-            given = token()
-            return await given if inspect.isawaitable(given) else given
+            async with asyncio.timeout(self._heartbeat[1]):
+                given = token()
+                if inspect.isawaitable(given):
+                    given = await given
+            if given is not None and not isinstance(given, str):
+                raise TypeError(f"a token is a str, not {type(given).__name__}")
+            return given
+        except asyncio.CancelledError as cause:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            # Not this task: what the function waited for was cancelled.
+            raise FanwireError("token", "no token was given: cancelled") from cause
         except Exception as cause:
             raise FanwireError("token", f"no token was given: {cause!r}") from cause
 
@@ -479,10 +551,6 @@ class Fanwire:
 def _add(listeners: list[Any], listener: Any) -> Callable[[], None]:
     listeners.append(listener)
     return lambda: listeners.remove(listener) if listener in listeners else None
-
-
-def _seconds(text: str | None) -> float:
-    return float(text) if text and text.isdigit() else 0.0
 
 
 def _life(token: str) -> float:

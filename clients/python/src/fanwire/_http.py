@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from ._types import FanwireError
+
+# The longest wait that a server can ask for, in seconds: what a browser's timer takes.
+WAIT_MAX = 2_147_483.0
+
+# Interim answers (1xx) that are passed over before one request is given up.
+_INTERIM_MAX = 16
 
 
 @dataclass(slots=True)
@@ -41,6 +49,18 @@ class Answer:
         self._writer.transport.abort()
 
 
+def wait_of(retry_after: str | None) -> float:
+    """Returns the seconds that a `Retry-After` names, as a number or as a date (RFC 9110, 10.2.3); 0 for anything else."""
+    text = (retry_after or "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:10]), WAIT_MAX)
+    try:
+        when = parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(0.0, when - time.time()), WAIT_MAX)
+
+
 async def request(
     method: str, url: str, headers: Mapping[str, str], body: bytes | None, context: ssl.SSLContext | bool | None
 ) -> Answer:
@@ -55,10 +75,15 @@ async def request(
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += ["Connection: close"] + ([f"Content-Length: {len(body)}"] if body is not None else [])
         writer.write("\r\n".join([*lines, "", ""]).encode() + (body or b""))
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        named = (line.partition(":") for line in head[1:] if line)
-        found = {name.strip().lower(): value.strip() for name, _, value in named}
-        return Answer(int(head[0].split()[1]), found, reader, writer)
+        for _ in range(_INTERIM_MAX):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            status = int(head[0].split()[1])
+            # 100, 102 and 103 come before the answer (RFC 9110, 15.2).
+            if status >= 200:
+                named = (line.partition(":") for line in head[1:] if line)
+                found = {name.strip().lower(): value.strip() for name, _, value in named}
+                return Answer(status, found, reader, writer)
+        raise ValueError("no final answer")
     except (ValueError, IndexError, asyncio.LimitOverrunError) as cause:
         writer.transport.abort()
         raise FanwireError("protocol", "not an HTTP answer") from cause

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 from urllib.parse import urlencode
 
-from ._http import Answer, request
+from ._http import WAIT_MAX, Answer, request, wait_of
 from ._link import Answered, Host
 from ._subscription import Subscription
 from ._types import Event, FanwireError, Gap
@@ -35,19 +35,29 @@ class Parser:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
+        self._block: dict[str, str] = {}
+        # The last piece ended with a CR: an LF at the start of the next one belongs to it.
+        self._split = False
 
     def feed(self, data: bytes) -> Iterator[dict[str, str]]:
-        # A CR at the end may be half of a CRLF.
-        text = re.sub(r"\r\n|\r(?!\Z)", "\n", self._rest + self._decoder.decode(data))
-        *blocks, self._rest = text.split("\n\n")
-        for lines in blocks:
-            block: dict[str, str] = {}
-            for line in lines.split("\n"):
-                name, _, value = line.partition(":")
-                value = value.removeprefix(" ")
-                if name:
-                    block[name] = f"{block['data']}\n{value}" if name == "data" and "data" in block else value
-            yield block
+        text = self._decoder.decode(data)
+        if not text:
+            return
+        if self._split:
+            text = text.removeprefix("\n")
+        self._split = text.endswith("\r")
+        # Lines end at CR, LF or CRLF and nowhere else, so not `splitlines`: U+2028 is a character of a value.
+        *lines, self._rest = re.split(r"\r\n|\r|\n", self._rest + text)
+        for line in lines:
+            if not line:
+                block, self._block = self._block, {}
+                yield block
+                continue
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if name:
+                block = self._block
+                block[name] = f"{block['data']}\n{value}" if name == "data" and "data" in block else value
 
 
 class StreamLink:
@@ -61,6 +71,8 @@ class StreamLink:
         self._streams: dict[Subscription, asyncio.Task[None]] = {}
         self._work: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # The end of the token, where the server told it.
+        self._denied: FanwireError | None = None
         self.over = False
         self.slot: float | None = None
         # What the server wants to be waited for, in seconds.
@@ -94,10 +106,15 @@ class StreamLink:
             if task.cancelled():
                 return
             fault = task.exception()
-            if wanted and not self._ended.done():
-                self._ended.set_exception(fault or FanwireError("disconnected", "the stream ended"))
+            if wanted:
+                self.end(self._denied or fault or FanwireError("disconnected", "the stream ended"))
 
         task.add_done_callback(ended)
+
+    def end(self, why: BaseException) -> None:
+        """Ends the link, for this reason, unless it has ended."""
+        if not self._ended.done():
+            self._ended.set_exception(why)
 
     def remove(self, one: Subscription) -> None:
         if task := self._streams.pop(one, None):
@@ -116,6 +133,10 @@ class StreamLink:
         async with asyncio.timeout(self._timeout):
             answer = await self._ask("GET", path, {"Accept": "text/event-stream", "Cache-Control": "no-store"}, None)
         try:
+            if answer.status == 204:
+                # The server has nothing more for this subscription, ever (HTML, 9.2.3).
+                self._streams.pop(one, None)
+                return one._end()
             if answer.status != 200:
                 error = await self._refusal(answer)
                 if answer.status in (400, 403):
@@ -123,6 +144,10 @@ class StreamLink:
                     self._streams.pop(one, None)
                     return one._end(error)
                 raise error
+            kind = answer.headers.get("content-type", "")
+            if kind.partition(";")[0].strip().lower() != "text/event-stream":
+                # A login page or a proxy's own answer, for example.
+                raise FanwireError("protocol", f"not an event stream: {kind}")
             one._taken()
             self._host.opened()
             parser = Parser()
@@ -141,25 +166,32 @@ class StreamLink:
             answer.close()
 
     def _take(self, one: Subscription, block: dict[str, str]) -> None:
-        if block.get("retry", "").isdigit():
-            self.delay = int(block["retry"]) / 1000 * random.random()
-        if not block.get("data"):
-            return one._reach(block.get("id"))
+        retry = block.get("retry", "")
+        if retry.isascii() and retry.isdigit():
+            self.delay = min(float(retry[:12]) / 1000, WAIT_MAX) * random.random()
+        place = block.get("id")
         try:
-            raw = json.loads(block["data"])
-            item = Event.from_dict(raw) if "event_type" in raw else Gap.from_dict(raw)
+            raw = json.loads(block.get("data") or "{}")
+            if "event_type" in raw:
+                self._host.deliver(Event.from_dict(raw), one)
+            elif block.get("event") == "gap":
+                gap = Gap.from_dict(raw)
+                self._host.deliver(gap, one)
+                place = gap.to_id
+            elif block.get("event") == "closed":
+                code = str(raw.get("code"))
+                # What comes after it is the end of the stream.
+                self._denied = FanwireError("unauthorized" if code.startswith("token_") else code, str(raw.get("error")))
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
-            return self._host.failed(FanwireError("protocol", f"not an event: {cause!r}"))
-        self._host.deliver(item, one)
-        one._reach(item.to_id if isinstance(item, Gap) else block.get("id"))
+            self._host.failed(FanwireError("protocol", f"not an event: {cause!r}"))
+        one._reach(place)
 
     async def _refusal(self, answer: Answer) -> FanwireError:
         try:
             said = json.loads(await answer.body())
         except (ValueError, OSError, EOFError):
             said = {}
-        after = answer.headers.get("retry-after", "")
-        self.delay = float(after) if after.isdigit() else self.delay
+        self.delay = wait_of(answer.headers.get("retry-after")) or self.delay
         code = {401: "unauthorized", 403: "forbidden"}.get(answer.status) or said.get("code", f"http_{answer.status}")
         return FanwireError(code, said.get("error", f"refused with {answer.status}"))
 
@@ -192,5 +224,4 @@ class StreamLink:
 
     def login(self, token: str, then: Callable[[], None] | None = None) -> None:
         """A stream has the token it began with: all come back with the new one."""
-        if not self._ended.done():
-            self._ended.set_exception(FanwireError("disconnected", "a new token"))
+        self.end(FanwireError("disconnected", "a new token"))

@@ -1,36 +1,115 @@
 //! Attributes that an event has in its payload only: events of the systems whose publishers know no attributes.
 //!
-//! Imports `catalogue` and `event`. Always: only types of the catalogue are looked at, only what the event does not
-//! say itself is taken, and the payload stays as it is.
+//! Invariants:
+//! - Only types of the catalogue are looked at, only attributes that the publisher did not name are filled in, and the
+//!   payload stays as it is.
+//! - [`complete`] is the only maker of a [`Complete`] event, and rights are asked of complete events alone. An event is
+//!   therefore routed by exactly the attributes that its publisher's right was asked for.
+
+use std::ops::Deref;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::catalogue::{autosdlc, gathering, hive};
-use crate::event::{Attribute, EventBuilder};
+use crate::event::{Attribute, Event, EventBuilder, EventError};
+
+/// An event from a publisher with its final attributes.
+///
+/// Every door of the server (HTTP, WebSocket dialects, CloudEvents, ingest) makes its events by [`complete`]. Asking for
+/// the right to publish, and publishing for a client, both take this type, so a door can't ask before it fills in.
+#[derive(Clone, Debug)]
+pub(crate) struct Complete(Event);
+
+impl Complete {
+    /// Returns the event, to be published or kept.
+    pub(crate) fn into_event(self) -> Event {
+        self.0
+    }
+
+    /// Returns the event with this trace context, which is no routing attribute.
+    pub(crate) fn traced(self, parent: &str, state: Option<&str>) -> Self {
+        Self(self.0.traced(parent, state))
+    }
+}
+
+impl Deref for Complete {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        &self.0
+    }
+}
+
+/// Builds the event after filling in the attributes that its payload implies and its publisher did not name.
+///
+/// An attribute that was set to the empty value counts as named: the publisher says that there is none.
+pub(crate) fn complete(builder: EventBuilder) -> Result<Complete, EventError> {
+    complete_with_key(builder, None)
+}
+
+/// Does the work of [`complete`] for an object with AutoSDLC's `key`, which names an entity where the payload does not.
+pub(super) fn complete_with_key(
+    mut builder: EventBuilder,
+    key: Option<&RawValue>,
+) -> Result<Complete, EventError> {
+    let (event_type, payload) = builder.type_and_payload();
+    let mut adopted = of(event_type, payload);
+    if let Some(key) = key {
+        adopted.entity = adopted.entity.or_else(|| of_key(event_type, key));
+    }
+    adopted.fill(&mut builder);
+    builder.build().map(Complete)
+}
+
+/// Attributes that payloads of one type may imply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Implied {
+    pub(super) entity: bool,
+    pub(super) channel: bool,
+    pub(super) stream: bool,
+    pub(super) execution: bool,
+}
+
+impl Implied {
+    /// Returns the attributes that a payload of this type may imply.
+    ///
+    /// Nodes of older versions read the log by a list of types that is fixed: it must stay a part of this one (see
+    /// [`write_stored`](super::envelope::write_stored)).
+    pub(super) fn by(event_type: &str) -> Self {
+        let is_hive = hive::knows(event_type);
+        Self {
+            entity: autosdlc::event_type(event_type).is_some(),
+            channel: gathering::message_type(event_type).is_some(),
+            stream: is_hive,
+            execution: is_hive,
+        }
+    }
+}
 
 /// What a payload says of its event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Adopted {
-    pub(super) entity: Option<(&'static str, String)>,
-    pub(super) channel: Option<String>,
-    pub(super) stream: Option<String>,
-    pub(super) execution: Option<String>,
+struct Adopted {
+    entity: Option<(&'static str, String)>,
+    channel: Option<String>,
+    stream: Option<String>,
+    execution: Option<String>,
 }
 
 impl Adopted {
-    /// Sets what the event lacks; of an entity its kind is asked for.
-    pub(super) fn fill(self, builder: &mut EventBuilder, lacks: impl Fn(Attribute) -> bool) {
+    /// Sets the attributes that the builder does not name.
+    fn fill(self, builder: &mut EventBuilder) {
         for (attribute, value) in [
             (Attribute::Channel, self.channel),
             (Attribute::Stream, self.stream),
             (Attribute::Execution, self.execution),
         ] {
-            if let Some(value) = value.filter(|_| lacks(attribute)) {
+            if let Some(value) = value.filter(|_| !builder.names(attribute)) {
                 builder.set(attribute, &value);
             }
         }
-        if let Some((kind, id)) = self.entity.filter(|_| lacks(Attribute::EntityKind)) {
+        let names_entity = builder.names(Attribute::EntityKind) || builder.names(Attribute::EntityId);
+        if let Some((kind, id)) = self.entity.filter(|_| !names_entity) {
             builder.set(Attribute::EntityKind, kind);
             builder.set(Attribute::EntityId, &id);
         }
@@ -70,7 +149,7 @@ fn word(value: Option<&RawValue>) -> Option<String> {
 }
 
 /// What the payload of an event of this type says.
-pub(super) fn of(event_type: &str, payload: &str) -> Adopted {
+fn of(event_type: &str, payload: &str) -> Adopted {
     let sdlc = autosdlc::event_type(event_type);
     let message = gathering::message_type(event_type);
     let is_hive = hive::knows(event_type);
@@ -104,7 +183,7 @@ pub(super) fn of(event_type: &str, payload: &str) -> Adopted {
 }
 
 /// What the key `resource:id:event` of an event of AutoSDLC's says that it is about.
-pub(super) fn of_key(event_type: &str, key: &RawValue) -> Option<(&'static str, String)> {
+fn of_key(event_type: &str, key: &RawValue) -> Option<(&'static str, String)> {
     let known = autosdlc::event_type(event_type)?;
     let key = word(Some(key))?;
     // The event has no colon, the id may have some.

@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
+use super::adopt::{Complete, complete};
 use crate::codec::http::percent_decode;
 use crate::event::{Event, Timestamp, json};
 
@@ -28,7 +29,7 @@ enum Data<'a> {
 }
 
 /// Reads an event in JSON: `application/cloudevents+json`, or one of a batch.
-pub(crate) fn read_structured(text: &str) -> Result<Event, String> {
+pub(crate) fn read_structured(text: &str) -> Result<Complete, String> {
     if !text.trim_ascii_start().starts_with('{') {
         return Err("not a CloudEvent: expected a JSON object".to_owned());
     }
@@ -76,7 +77,7 @@ pub(crate) fn read_binary<'a>(
     headers: impl Iterator<Item = (&'a str, &'a str)>,
     content_type: Option<&'a str>,
     body: &'a [u8],
-) -> Result<Event, String> {
+) -> Result<Complete, String> {
     let mut attributes = Attributes::new();
     for (name, value) in headers {
         let Some(name) = name.get(..3).filter(|start| start.eq_ignore_ascii_case("ce-")).map(|_| &name[3..])
@@ -126,7 +127,7 @@ fn is_json(kind: &str) -> bool {
     kind.ends_with("/json") || kind.ends_with("+json")
 }
 
-fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Event, String> {
+fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Complete, String> {
     let get = |name: &str| attributes.get(name).map(|value| &**value);
     let required = |name: &str| {
         get(name).filter(|value| !value.is_empty()).ok_or_else(|| format!("{name} is missing or empty"))
@@ -169,7 +170,7 @@ fn build(attributes: &Attributes<'_>, data: Data<'_>) -> Result<Event, String> {
             builder = builder.json(quoted);
         }
     }
-    builder.build().map_err(|error| error.to_string())
+    complete(builder).map_err(|error| error.to_string())
 }
 
 /// What a quoted string says (RFC 7230, 3.2.6); what is none is as it stands.

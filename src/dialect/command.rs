@@ -12,8 +12,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::OnLag;
+use super::adopt::Complete;
 use crate::codec::ws;
-use crate::event::{Event, EventId, Position, Since, Timestamp};
+use crate::event::{EventId, Position, Since, Timestamp};
 use crate::filter::Filter;
 
 /// A WebSocket message, whole.
@@ -43,9 +44,9 @@ pub(crate) enum Command {
     Auth {
         token: String,
     },
-    Publish(Event),
+    Publish(Complete),
     /// Publish, and do not let the client hear itself: from here on it gets nothing from this event's source.
-    Say(Event),
+    Say(Complete),
     /// An answer of the client's own, or words that mean nothing here: taken silently.
     Nothing,
 }

@@ -8,9 +8,9 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::adopt::{self, Adopted};
+use super::adopt::{Complete, Implied, complete, complete_with_key};
 use super::quick;
-use crate::event::{Attribute, Event, EventError, Timestamp, json};
+use crate::event::{Event, EventBuilder, EventError, Timestamp, json};
 
 #[derive(Deserialize)]
 struct EntityIn<'a> {
@@ -69,7 +69,9 @@ impl std::error::Error for ReadError {}
 
 impl Event {
     /// Reads an event from the JSON in which events are published: an object with at least a `type` (or
-    /// `event_type`). An `event_id` is not taken: the bus that publishes it gives it one.
+    /// `event_type`). An `event_id` is not taken: the bus that publishes it gives it one. Attributes that the object does
+    /// not name are taken from the payload where the type is one of the [catalogue](crate::catalogue)'s, as of every event
+    /// that a client publishes; an event of [`Event::builder`] has the attributes that it was given, and no others.
     ///
     /// ```
     /// # use fanwire::Event;
@@ -79,7 +81,7 @@ impl Event {
     /// # Ok::<(), fanwire::ReadError>(())
     /// ```
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
-        read_event(text)
+        read_event(text).map(Complete::into_event)
     }
 
     /// The event as it is delivered natively: a JSON object, with its `event_id` once it is published.
@@ -101,13 +103,37 @@ impl fmt::Display for ReadError {
     }
 }
 
-/// Reads one event object.
-pub(crate) fn read_event(text: &str) -> Result<Event, ReadError> {
-    quick::read(text).map_or_else(|| read_any(text), Ok)
+/// Reads one event object of a publisher, and fills in the attributes that its payload implies.
+pub(crate) fn read_event(text: &str) -> Result<Complete, ReadError> {
+    quick::read(text, complete).map_or_else(|| read_any(text), Ok)
 }
 
-/// The same of whatever text.
-pub(crate) fn read_any(text: &str) -> Result<Event, ReadError> {
+/// Reads one event object of a publisher, without the fast reader.
+pub(crate) fn read_any(text: &str) -> Result<Complete, ReadError> {
+    read_slowly(text, complete_with_key)
+}
+
+/// Reads one event object of an engine's log.
+///
+/// An entry of [`write_stored`] names every attribute that could be filled in, so its attributes are those that were
+/// checked. An entry of a version before that may lack some: those versions filled them in here, after the check, and
+/// their nodes route such an entry so. It is routed so here too: all nodes of a rolling upgrade agree, and an old log
+/// keeps its meaning. SECURITY.md says what that leaves to old entries.
+pub(crate) fn read_stored(text: &str) -> Result<Event, ReadError> {
+    read_event(text).map(Complete::into_event)
+}
+
+/// Reads one event object with the attributes that it names and no others: one that was published before.
+pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
+    quick::read(text, EventBuilder::build)
+        .map_or_else(|| read_slowly(text, |builder, _| EventBuilder::build(builder)), Ok)
+}
+
+/// Reads one event object, whatever stands in it, and builds it by `build`, which also gets AutoSDLC's `key`.
+fn read_slowly<T>(
+    text: &str,
+    build: impl FnOnce(EventBuilder, Option<&RawValue>) -> Result<T, EventError>,
+) -> Result<T, ReadError> {
     // serde would take an array for a struct's fields in order.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(ReadError::NotAnObject);
@@ -139,23 +165,14 @@ pub(crate) fn read_any(text: &str) -> Result<Event, ReadError> {
     if let Some(timestamp) = input.timestamp {
         builder = builder.timestamp(read_timestamp(timestamp.get()).ok_or(ReadError::Timestamp)?);
     }
-    let mut adopted = Adopted::default();
     if let Some(payload) = input.payload {
         builder = builder.json(payload.get());
-        adopted = adopt::of(event_type, payload.get());
     }
-    adopted.entity = adopted.entity.or_else(|| adopt::of_key(event_type, input.key?));
-    adopted.fill(&mut builder, |attribute| match attribute {
-        Attribute::Channel => input.channel.is_none(),
-        Attribute::Stream => input.stream_id.is_none(),
-        Attribute::Execution => input.execution_id.is_none(),
-        _ => input.entity.is_none(),
-    });
-    builder.build().map_err(ReadError::Event)
+    build(builder, input.key).map_err(ReadError::Event)
 }
 
 /// The event of this type whose payload is an object that says no type of its own.
-pub(crate) fn read_event_as(event_type: &str, payload: &str) -> Result<Event, ReadError> {
+pub(crate) fn read_event_as(event_type: &str, payload: &str) -> Result<Complete, ReadError> {
     if !payload.trim_ascii_start().starts_with('{') {
         return Err(ReadError::NotAnObject);
     }
@@ -195,6 +212,27 @@ pub(crate) fn write_event_at(event: &Event, time: &str, out: &mut String) {
         None => out.push_str("null"),
     }
     write_rest(event, out);
+}
+
+/// Appends the event as an engine's log keeps it: as [`write_event`], and with every attribute named that
+/// [`read_stored`] could otherwise take from the payload. An empty value stands for none.
+///
+/// Nodes of versions before this one take those from entries that do not name them, so the entry says the same to them.
+pub(crate) fn write_stored(event: &Event, out: &mut String) {
+    write_event(event, out);
+    let Implied { entity, channel, stream, execution } = Implied::by(event.event_type());
+    let names = [
+        (entity && event.entity().is_none(), r#""entity":{},"#),
+        (channel && event.channel().is_none(), r#""channel":"","#),
+        (stream && event.stream().is_none(), r#""stream_id":"","#),
+        (execution && event.execution().is_none(), r#""execution_id":"","#),
+    ];
+    for (is_unnamed, name) in names {
+        if is_unnamed {
+            // Behind the bracket that opens the object; few events have to be moved for it.
+            out.insert_str(1, name);
+        }
+    }
 }
 
 /// Appends what of the object says something: as [`write_event`], but no `correlation_id` where there is none, and no
@@ -267,6 +305,60 @@ mod tests {
         let event = read_event(text).expect("valid");
         event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
         assert_eq!(written(&event), text);
+    }
+
+    /// The log's entry of an event, which has no place yet.
+    fn stored(event: &Event) -> String {
+        let mut out = String::new();
+        write_stored(event, &mut out);
+        out
+    }
+
+    #[test]
+    fn what_the_log_keeps_is_routed_as_it_was_checked() {
+        let channel_of = |text: &str| read_stored(text).expect("an event").channel().map(str::to_owned);
+        // An attribute that the publisher named as none, one that an embedder did not set, and one that is filled in.
+        let named = read_event(r#"{"type":"agent_message","channel":"","payload":{"circle_name":"b"}}"#);
+        assert_eq!(channel_of(&stored(&named.expect("valid"))), None);
+        let given = Event::builder("agent_message").json(r#"{"circle_name":"b"}"#).build().expect("valid");
+        assert_eq!(channel_of(&stored(&given)), None);
+        let filled = read_event(r#"{"type":"agent_message","payload":{"circle_name":"b"}}"#).expect("valid");
+        assert_eq!(channel_of(&stored(&filled)).as_deref(), Some("b"));
+        // An entry of a version that filled in while it read.
+        assert_eq!(channel_of(&written(&given)).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn of_every_type_the_stored_form_names_whatever_a_payload_can_imply() {
+        let payload = r#"{"agentId":"b","workflowId":"b","deploymentId":"b","alertId":"b","circle_name":"b","workspace_id":"b","stream_id":"b","execution_id":"b"}"#;
+        let types = crate::catalogue::autosdlc::TYPES
+            .iter()
+            .map(|known| known.name)
+            .chain(crate::catalogue::gathering::CIRCLE)
+            .chain(crate::catalogue::gathering::WORKSPACE)
+            .chain(crate::catalogue::hive::TYPES)
+            .chain(["agent.status", "state_changed", "agent.message", "task.done"]);
+        for event_type in types {
+            let given = Event::builder(event_type).json(payload).build().expect("valid");
+            let text = stored(&given);
+            for read in
+                [read_stored(&text), read_any(&text).map(Complete::into_event), read_as_it_stands(&text)]
+            {
+                assert_eq!(written(&read.expect("an event")), written(&given), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_predecessor_gives_is_taken_as_it_stands() {
+        for text in [
+            r#"{"type":"agent_message","payload":{"circle_name":"b"}}"#,
+            r#"{"type":"agent_message","key":"agent:b:status","ts":"2026-01-27T10:21:33Z","payload":{"circle_name":"b"}}"#,
+            r#"{"type":"agent_status","key":"agent:b:status","payload":{}}"#,
+        ] {
+            let event = read_as_it_stands(text).expect("an event");
+            assert_eq!((event.channel(), event.entity(), event.stream()), (None, None, None), "{text}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::adopt::complete;
 use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
@@ -169,12 +170,11 @@ fn read(text: &str, place: &Place) -> (&'static str, Result<Command, ClientError
                 payload.push_str(value.get());
             }
             payload.push('}');
-            let event = Event::builder(kind)
+            let builder = Event::builder(kind)
                 .source(&format!("{SAID_BY}{:016x}", place.client))
                 .channel(&place.channel)
-                .json(&payload)
-                .build();
-            let command = event
+                .json(&payload);
+            let command = complete(builder)
                 .map(Command::Say)
                 .map_err(|error| ClientError::new("invalid_event", format!("{}: {error}", shortened(kind))));
             ("message", command)

@@ -28,6 +28,9 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{sse, ws};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Since, Timestamp};
 
+pub(crate) use adopt::Complete;
+#[cfg(any(test, fuzzing))]
+pub(crate) use adopt::complete;
 pub(crate) use command::{
     Asked, ClientError, ClientMessage, Command, Incoming, Opening, Place, Refusal, Reply, Stamp, Subscribe,
     shortened, split_entity,

@@ -6,8 +6,8 @@
 
 use std::mem;
 
-use super::{adopt, envelope};
-use crate::event::{Attribute, Event, EventBuilder, json};
+use super::envelope;
+use crate::event::{Attribute, EventBuilder, EventError, json};
 
 /// Something that is left to the other reader.
 struct Unusual;
@@ -99,21 +99,17 @@ const PAYLOAD: usize = ENTITY + 2;
 const TRACE_PARENT: usize = ENTITY + 3;
 const TRACE_STATE: usize = ENTITY + 4;
 
-/// Reads one event object. `None`: something in it is unusual, or wrong.
-pub(crate) fn read(text: &str) -> Option<Event> {
-    read_usual(text).ok()
+/// Reads one event object and builds it by `build`. `None`: something in it is unusual, or wrong.
+pub(crate) fn read<T>(text: &str, build: impl FnOnce(EventBuilder) -> Result<T, EventError>) -> Option<T> {
+    read_usual(text).and_then(|builder| build(builder).map_err(|_| Unusual)).ok()
 }
 
-fn read_usual(text: &str) -> Result<Event, Unusual> {
+fn read_usual(text: &str) -> Result<EventBuilder, Unusual> {
     let mut scan = Scan { text, at: 0 };
     usual(scan.take(b'{'))?;
     let mut builder = EventBuilder::with_room(text.len());
     let mut is_first = true;
     let mut seen = 0u32;
-    // Which attributes have a value; the entity as a whole at its kind.
-    let mut has = 0u32;
-    // Those that are needed once more.
-    let (mut event_type, mut payload) = ("", None);
     let (mut parent, mut state) = (None, None);
     loop {
         let key = scan.key(mem::take(&mut is_first))?;
@@ -125,11 +121,7 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
         if let Some(attribute) = attribute(key) {
             see(attribute.index())?;
             if let Some(value) = scan.string()? {
-                has |= 1 << attribute.index();
                 builder.set(attribute, value);
-                if attribute == Attribute::Type {
-                    event_type = value;
-                }
             }
             continue;
         }
@@ -138,9 +130,7 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
             "payload" | "data" => {
                 see(PAYLOAD)?;
                 if !scan.null() {
-                    let end = builder.json_at(text, scan.at).ok_or(Unusual)?;
-                    payload = Some(&text[scan.at..end]);
-                    scan.at = end;
+                    scan.at = builder.json_at(text, scan.at).ok_or(Unusual)?;
                 }
             }
             "timestamp" | "ts" => {
@@ -152,7 +142,8 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
             "entity" => {
                 see(ENTITY)?;
                 if !scan.null() {
-                    has |= 1 << Attribute::EntityKind.index();
+                    // An object names the entity, whatever stands in it.
+                    builder.set(Attribute::EntityKind, "");
                     entity(&mut scan, &mut builder)?;
                 }
             }
@@ -174,10 +165,7 @@ fn read_usual(text: &str) -> Result<Event, Unusual> {
     if let Some(parent) = parent {
         builder = builder.trace(parent, state);
     }
-    if let Some(payload) = payload {
-        adopt::of(event_type, payload).fill(&mut builder, |attribute| has & (1 << attribute.index()) == 0);
-    }
-    builder.build().map_err(|_| Unusual)
+    Ok(builder)
 }
 
 /// The object of an entity's kind and id, whose opening bracket is next.
@@ -203,6 +191,7 @@ fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unusual
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::adopt::{Complete, complete};
 
     /// Texts that are taken, and mean what they mean to the reader of all texts.
     #[test]
@@ -219,12 +208,12 @@ mod tests {
             r#"{"type":"agent.message","payload":{"circle_name":"dev-team"},"channel":null}"#,
             r#"{"type":"EXECUTION_STARTED","execution_id":"own","data":{"stream_id":"s","execution_id":"e"}}"#,
         ] {
-            let object = |event: Event| {
+            let object = |event: Complete| {
                 let mut out = String::new();
                 envelope::write_lean(&event, &mut out);
                 out
             };
-            let quick = read(text).unwrap_or_else(|| panic!("not taken: {text}"));
+            let quick = read(text, complete).unwrap_or_else(|| panic!("not taken: {text}"));
             assert_eq!(object(quick), object(envelope::read_any(text).expect("valid")), "{text}");
         }
     }
@@ -260,7 +249,7 @@ mod tests {
             r#"{"type":"agent_status","key":"agent:coder-001:status"}"#,
             long.as_str(),
         ] {
-            assert!(read(text).is_none(), "{text}");
+            assert!(read(text, complete).is_none(), "{text}");
         }
     }
 }

@@ -87,7 +87,7 @@ fn publish(entry: &Entry<'_>, bus: &Bus, next: &mut Places, status: &Status, is_
     }
     *place = entry.id.sequence + 1;
     status.metrics.engine_followed.inc();
-    let event = std::str::from_utf8(entry.json).ok().and_then(|json| envelope::read_event(json).ok());
+    let event = std::str::from_utf8(entry.json).ok().and_then(|json| envelope::read_stored(json).ok());
     match event {
         Some(event) => status.gate.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
         None => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::{EngineError, Scheme};
-use crate::dialect::envelope;
+use crate::dialect::{Complete, envelope};
 use crate::event::Event;
 use crate::metrics::Metrics;
 use crate::threads::{self, Alarm};
@@ -132,7 +132,10 @@ impl Ingest {
 /// The event that a message makes.
 fn read(channel: &str, json: &[u8]) -> Option<Event> {
     let text = std::str::from_utf8(json).ok()?;
-    envelope::read_event(text).or_else(|_| envelope::read_event_as(channel, text)).ok()
+    envelope::read_event(text)
+        .or_else(|_| envelope::read_event_as(channel, text))
+        .map(Complete::into_event)
+        .ok()
 }
 
 /// How long a listener waits at a time.

@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::Bus;
+use crate::dialect::envelope;
 use crate::event::{Event, EventId, Sequence};
 use crate::metrics::Metrics;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -468,11 +469,12 @@ impl Engine {
     pub(crate) fn submit(&self, events: &[Event], done: Done) {
         let records = events.iter().map(|event| {
             // The log gives the id: one of a bus that had the event before stays out.
-            let json = if event.id().is_none() {
-                event.to_json()
+            let mut json = String::with_capacity(256 + event.payload().len());
+            if event.id().is_none() {
+                envelope::write_stored(event, &mut json);
             } else {
-                event.clone().into_publishable().to_json()
-            };
+                envelope::write_stored(&event.clone().into_publishable(), &mut json);
+            }
             Record { shard: self.bus.log_shard_of(event), json }
         });
         let deadline = Instant::now() + self.config.accept_timeout;

@@ -64,6 +64,8 @@ pub struct EventBuilder {
     pooled: Option<Arc<Body>>,
     text: String,
     spans: [Span; PARTS],
+    /// A bit for each attribute that was set, also to the empty value.
+    named: u16,
     timestamp: Option<Timestamp>,
     error: Option<EventError>,
 }
@@ -93,7 +95,7 @@ impl EventBuilder {
         let (pooled, mut text) =
             taken.map_or_else(|| (None, String::new()), |(body, text)| (Some(body), text));
         text.reserve(bytes);
-        Self { pooled, text, spans: [Span::default(); PARTS], timestamp: None, error: None }
+        Self { pooled, text, spans: [Span::default(); PARTS], named: 0, timestamp: None, error: None }
     }
 
     /// Sets the payload: the value that stands at this place in a text. Answers the place behind it; `None` where there is
@@ -125,6 +127,7 @@ impl EventBuilder {
 
     /// The same in place.
     pub(crate) fn set(&mut self, attribute: Attribute, value: &str) {
+        self.named |= 1 << attribute.index();
         if value.len() > ATTRIBUTE_BYTES_MAX {
             self.fail(EventError::AttributeTooLong(attribute, value.len()));
         } else if has_control(value) {
@@ -134,6 +137,22 @@ impl EventBuilder {
             self.text.push_str(value);
             self.put(attribute.index(), start);
         }
+    }
+
+    /// Whether this attribute was set, also to the empty value: then its publisher says that there is none.
+    #[cfg(feature = "server")]
+    pub(crate) fn names(&self, attribute: Attribute) -> bool {
+        self.named & (1 << attribute.index()) != 0
+    }
+
+    /// The type as set so far, and the payload.
+    #[cfg(feature = "server")]
+    pub(crate) fn type_and_payload(&self) -> (&str, &str) {
+        let part = |part: usize| {
+            let Span { start, end } = self.spans[part];
+            &self.text[start as usize..end as usize]
+        };
+        (part(Attribute::Type.index()), part(PAYLOAD))
     }
 
     /// Sets the component that publishes it.

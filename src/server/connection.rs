@@ -26,9 +26,9 @@ use super::{Rng, Shared};
 use crate::codec::deflate::Inflater;
 use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
-use crate::dialect::{Encoding, Incoming, OnLag};
+use crate::dialect::{Complete, Encoding, Incoming, OnLag};
 use crate::engine::Refused;
-use crate::event::{Event, EventId, Position, Since, Timestamp};
+use crate::event::{EventId, Position, Since, Timestamp};
 use crate::feed::Compression;
 use crate::filter::Filter;
 use crate::metrics::Kind;
@@ -45,7 +45,7 @@ pub(crate) enum Effect {
     /// Deliver what is kept in the ring and matches `filter` but not `except`, before what is live.
     Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
     /// Publish these, in order, and write what `answer` makes of the last one's id.
-    Publish { events: Vec<Event>, answer: Answer },
+    Publish { events: Vec<Complete>, answer: Answer },
     /// Have a thread make an answer, and write it when it comes.
     Work(Work),
     /// It is one of its address's.

@@ -24,7 +24,9 @@ use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::codec::ws;
-use crate::dialect::{Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, envelope, quick};
+use crate::dialect::{
+    Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, complete, envelope, quick,
+};
 use crate::event::{Event, Timestamp};
 
 pub use codecs::{filter, http_request, sse_parser};
@@ -89,7 +91,7 @@ pub fn event(data: &[u8]) {
         envelope::write_lean(event, &mut written);
         written
     };
-    if let Some(quick) = quick::read(text) {
+    if let Some(quick) = quick::read(text, complete) {
         let Ok(event) = envelope::read_any(text) else { panic!("taken sooner than read: {text}") };
         assert_eq!(object(&quick), object(&event));
     }

@@ -5,7 +5,7 @@
 use serde_json::value::RawValue;
 
 use crate::codec::http::Request;
-use crate::dialect::{cloudevents, envelope};
+use crate::dialect::{Complete, cloudevents, envelope};
 use crate::event::Event;
 
 /// Why a body was refused, and in which of its lines (from 1).
@@ -43,7 +43,7 @@ pub(crate) fn read_cloud_events(
     kind: &str,
     body: &[u8],
     check: Check<'_>,
-) -> Option<Result<Vec<Event>, BodyError>> {
+) -> Option<Result<Vec<Complete>, BodyError>> {
     let is_batch = kind == "application/cloudevents-batch+json";
     if !is_batch && kind != "application/cloudevents+json" {
         request.header("ce-specversion")?;
@@ -53,7 +53,7 @@ pub(crate) fn read_cloud_events(
     Some(read_cloud_events_json(body, is_batch, check))
 }
 
-fn read_cloud_events_json(body: &[u8], is_batch: bool, check: Check<'_>) -> Result<Vec<Event>, BodyError> {
+fn read_cloud_events_json(body: &[u8], is_batch: bool, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
     let body = simdutf8::compat::from_utf8(body).map_err(|error| {
         BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
     })?;
@@ -70,7 +70,7 @@ fn read_cloud_events_json(body: &[u8], is_batch: bool, check: Check<'_>) -> Resu
 }
 
 /// An event that was read, if it may be published; the line of an error is 1.
-fn checked(event: Result<Event, String>, check: Check<'_>) -> Result<Event, BodyError> {
+fn checked(event: Result<Complete, String>, check: Check<'_>) -> Result<Complete, BodyError> {
     let event = event.map_err(|error| BodyError::new(1, error))?;
     match check(&event) {
         Ok(()) => Ok(event),
@@ -79,7 +79,7 @@ fn checked(event: Result<Event, String>, check: Check<'_>) -> Result<Event, Body
 }
 
 /// The events of a body. `lines`: the content type says NDJSON.
-pub(crate) fn read_body(body: &[u8], lines: bool, check: Check<'_>) -> Result<Vec<Event>, BodyError> {
+pub(crate) fn read_body(body: &[u8], lines: bool, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
     let body = simdutf8::compat::from_utf8(body).map_err(|error| {
         BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
     })?;
@@ -104,16 +104,16 @@ pub(crate) fn read_body(body: &[u8], lines: bool, check: Check<'_>) -> Result<Ve
     }
 }
 
-fn read_one(body: &str, text: &str, check: Check<'_>) -> Result<Event, BodyError> {
+fn read_one(body: &str, text: &str, check: Check<'_>) -> Result<Complete, BodyError> {
     read_event(text, check).map_err(|error| BodyError { line: line_of(body, text), ..error })
 }
 
 /// One event that may be published; the line of an error is 1.
-fn read_event(text: &str, check: Check<'_>) -> Result<Event, BodyError> {
+fn read_event(text: &str, check: Check<'_>) -> Result<Complete, BodyError> {
     checked(envelope::read_event(text).map_err(|error| error.to_string()), check)
 }
 
-fn read_lines(body: &str, check: Check<'_>) -> Result<Vec<Event>, BodyError> {
+fn read_lines(body: &str, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
     let mut events = Vec::new();
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', body.as_bytes()).chain([body.len()]);

@@ -11,8 +11,8 @@ use super::auth::{Denied, Grant, SavedGrant};
 use super::connection::Context;
 use super::limits::{self, Buckets, Limited, SavedBuckets};
 use super::wheel::{TICK_MS, Tick};
-use crate::dialect::{ClientError, OnLag, Protocol, Subscribe};
-use crate::event::{Event, Timestamp};
+use crate::dialect::{ClientError, Complete, OnLag, Protocol, Subscribe};
+use crate::event::Timestamp;
 use crate::filter::Filter;
 
 /// A client's rights. The default is everything, as where nobody need show a token.
@@ -144,7 +144,7 @@ impl Rights {
         }
     }
 
-    pub(crate) fn may_publish(&self, event: &Event) -> Result<(), ClientError> {
+    pub(crate) fn may_publish(&self, event: &Complete) -> Result<(), ClientError> {
         let allowed = match &self.grant {
             Some(grant) => grant.may_publish(event),
             None if self.is_locked() => Err("publishing".to_owned()),

@@ -22,11 +22,11 @@ use super::rights::Rights;
 use super::wheel::Tick;
 use crate::codec::{portable, ws};
 use crate::dialect::{
-    Asked, ClientError, ClientMessage, Command, Dialect, Encoding, Incoming, OnLag, Opening, Place, Refusal,
-    Reply, Stamp, Subscribe, lean, native, shortened,
+    Asked, ClientError, ClientMessage, Command, Complete, Dialect, Encoding, Incoming, OnLag, Opening, Place,
+    Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::engine::Refused;
-use crate::event::{Event, EventId};
+use crate::event::EventId;
 use crate::filter::Filter;
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
@@ -353,7 +353,7 @@ impl Session {
         }
     }
 
-    fn publish(&self, event: Event, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    fn publish(&self, event: Complete, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
         if let Some(rights) = self.rights() {
             rights.may_publish(&event)?;
         }

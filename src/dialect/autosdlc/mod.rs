@@ -19,11 +19,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::adopt::{Complete, complete};
 use super::command::{UNKNOWN, in_scratch, text_frame};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
-    Refusal, Reply, Stamp, Usual, adopt,
+    Refusal, Reply, Stamp, Usual,
 };
 use crate::catalogue::autosdlc::event_type;
 use crate::codec::ws;
@@ -258,7 +259,7 @@ fn warn_of(kind: &str) {
     }
 }
 
-fn publish(message: &MessageIn<'_>, name: &str, data: &str) -> Result<Event, ClientError> {
+fn publish(message: &MessageIn<'_>, name: &str, data: &str) -> Result<Complete, ClientError> {
     let metadata = message.metadata.as_ref();
     let mut builder = Event::builder(name).json(data);
     if let Some(source) = metadata.and_then(|metadata| metadata.source.as_deref()) {
@@ -267,10 +268,7 @@ fn publish(message: &MessageIn<'_>, name: &str, data: &str) -> Result<Event, Cli
     if let Some(correlation) = metadata.and_then(|metadata| metadata.correlation.as_deref()) {
         builder = builder.correlation(correlation);
     }
-    if let Some((kind, id)) = adopt::of(name, data).entity {
-        builder = builder.entity(kind, &id);
-    }
-    builder.build().map_err(|error| ClientError::new("invalid_event", error.to_string()))
+    complete(builder).map_err(|error| ClientError::new("invalid_event", error.to_string()))
 }
 
 impl Autosdlc {

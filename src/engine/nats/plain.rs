@@ -67,7 +67,7 @@ pub(super) async fn publish(
     record: &Record,
 ) -> Result<(), EngineError> {
     // Read as every node will read it, so that all agree on what it is about.
-    let subject = match envelope::read_event(&record.json) {
+    let subject = match envelope::read_stored(&record.json) {
         Ok(event) => subject::of_event(&event),
         Err(error) => return Err(unreachable(error)),
     };

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::claims::{Claims, PublishRight};
+use crate::dialect::Complete;
 use crate::event::{Attribute, Event};
 use crate::filter::{Filter, FilterLimits, Pattern};
 
@@ -208,7 +209,7 @@ impl Grant {
 
     /// Whether its holder may publish this event: its type is one of those granted, and the stream, channel and
     /// entity that it names, if it names any, are ones that the holder may see.
-    pub(crate) fn may_publish(&self, event: &Event) -> Result<(), String> {
+    pub(crate) fn may_publish(&self, event: &Complete) -> Result<(), String> {
         let beyond = |what: &str, value: &str| Err(format!("{what} '{value}'"));
         match &self.publishes {
             Publishes::Nothing => return Err("publishing".to_owned()),
@@ -303,6 +304,7 @@ impl Lists {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::complete;
 
     fn grant(claims: &str) -> Grant {
         let claims: Claims = serde_json::from_str(claims).expect("claims");
@@ -351,7 +353,7 @@ mod tests {
 
     #[test]
     fn publishing_is_a_right_of_its_own() {
-        let a = |kind: &str| event(kind).build().expect("an event");
+        let a = |kind: &str| complete(event(kind)).expect("an event");
         assert_eq!(grant(r#"{"streams":["*"]}"#).may_publish(&a("x")), Err("publishing".into()));
         assert!(!grant(r#"{"streams":["*"],"publish":false}"#).publishes());
         assert_eq!(grant(r#"{"publish":true}"#).may_publish(&a("x")), Ok(()));
@@ -360,10 +362,10 @@ mod tests {
         let tasks = grant(r#"{"publish":["task.*"],"types":["alert.*"],"streams":["s"]}"#);
         assert_eq!(tasks.may_publish(&a("task.done")), Ok(()));
         assert_eq!(tasks.may_publish(&a("alert.on")), Err("type 'alert.on'".into()));
-        let elsewhere = event("task.done").stream("t").build().expect("an event");
+        let elsewhere = complete(event("task.done").stream("t")).expect("an event");
         assert_eq!(tasks.may_publish(&elsewhere), Err("stream 't'".into()));
         let of = grant(r#"{"publish":true,"entities":["task:t-1"]}"#);
-        let other = event("x").entity("task", "t-2").build().expect("an event");
+        let other = complete(event("x").entity("task", "t-2")).expect("an event");
         assert_eq!(of.may_publish(&other), Err("entity 'task:t-2'".into()));
     }
 

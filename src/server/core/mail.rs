@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::super::connection::{Answer, Instead, NotDone, Work};
 use super::super::wheel::Tick;
 use super::{Core, Socket, Token};
+use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::feed::Slot;
@@ -74,7 +75,8 @@ impl<S: Socket> Core<S> {
     }
 
     /// Publishes what a client sent, on the bus or through the engine, and answers it.
-    pub(super) fn publish(&mut self, slot: usize, events: Vec<Event>, answer: Answer) {
+    pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: Answer) {
+        let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
         log(&events);
         if self.shared.is_handed_over() {
             // Nobody reads this bus any more.

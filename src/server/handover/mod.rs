@@ -163,7 +163,7 @@ impl Inheritance {
                 Said::Sockets => listeners.extend(descriptors.into_iter().map(TcpListener::from)),
                 Said::Events(page) => {
                     for SavedEvent { id, event } in page {
-                        let event = envelope::read_event(event.get()).map_err(io::Error::other);
+                        let event = envelope::read_as_it_stands(event.get()).map_err(io::Error::other);
                         events.push((id, event.map_err(&doing)?));
                     }
                 }

@@ -15,7 +15,7 @@ use super::super::wheel::Tick;
 use super::super::workers::LaneLimits;
 use super::{Answer, JSON, Outcome, Pen};
 use crate::bridge::BridgeOutcome;
-use crate::dialect::shortened;
+use crate::dialect::{Complete, shortened};
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::sync::lock;
@@ -63,7 +63,7 @@ impl Answer<'_, '_> {
             }
         };
         // The request's trace is that of its events, but of those that have one of their own.
-        let events: Vec<Event> = match self.request.header("traceparent") {
+        let events: Vec<Complete> = match self.request.header("traceparent") {
             None => events,
             Some(parent) => {
                 let state = self.request.header("tracestate");

@@ -69,6 +69,7 @@ pub(crate) struct Metrics {
     /// AutoSDLC's own names.
     pub(crate) websocket: autosdlc::Websocket,
     pub(crate) engine_following: Gauge,
+    pub(crate) engine_appending: Gauge,
     pub(crate) engine_appended: Counter,
     pub(crate) engine_refused: Counter,
     pub(crate) engine_followed: Counter,
@@ -177,6 +178,7 @@ impl Default for Metrics {
             turns: "server_loop_turns", "Turns of the event loops";
             work_put_off: "server_work_put_off", "Times that a connection waited for the next turn because this one had spent its budget of work";
             engine_following: "engine_following", "1 while the engine's log is being followed";
+            engine_appending: "engine_appending", "1 while the engine's log takes events";
             engine_appended: "engine_events_appended", "Events that the engine's log took from this node";
             engine_refused: "engine_events_refused", "Events refused because the engine's log did not take them in time";
             engine_followed: "engine_events_followed", "Events read from the engine's log";

@@ -1,12 +1,15 @@
 //! The thread that appends what is published to the log.
 //!
 //! Imports its siblings. Always: submissions are appended in the order in which they came; one that was sent
-//! and not answered is sent again under the same number, so that the log has it once.
+//! and not answered is sent again under the same number, so that the log has it once. What the log can never take is
+//! refused alone: those that wait beside it go on. A log that does not answer holds up nobody beyond the accept timeout.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::queue::{Queue, Refused, Submission, all_late};
+use super::queue::{Queue, Refused, Taken};
 use super::{Append, Batch, EngineError, Log, Record, Status};
 use crate::event::{EventId, Sequence};
 use crate::threads;
@@ -17,33 +20,56 @@ const EVENTS_A_BATCH: usize = 512;
 /// The longest pause before a log that did not answer is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How often a log is asked whether it takes events while there are none: a node without publishers is to notice too.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// How long the last events are tried once the node is on its way out.
+const LAST_TRIES: Duration = Duration::from_secs(3);
+
 /// Appends until the queue is closed and empty.
 pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status) {
-    let mut appender = Appender { log, connection: None, backoff: Backoff::new(PAUSE_MAX), queue, status };
-    let mut number = 0;
+    let mut appender = Appender {
+        log,
+        connection: None,
+        backoff: Backoff::new(PAUSE_MAX),
+        queue,
+        status,
+        look: Instant::now(),
+        batches: 0,
+        numbers: 0,
+        is_in_doubt: false,
+    };
     loop {
-        let mut taken = queue.take(EVENTS_A_BATCH);
-        if taken.is_empty() {
-            return;
-        }
         threads::fault_point();
-        number += 1;
-        let sizes: Vec<usize> = taken.iter().map(|submission| submission.records.len()).collect();
-        let records: Vec<Record> = taken.iter_mut().flat_map(|s| std::mem::take(&mut s.records)).collect();
-        let outcome = appender.append(&Batch { number, records: &records }, &taken);
-        queue.settled(records.len());
-        let metrics = &status.metrics;
-        let count = if outcome.is_ok() { &metrics.engine_appended } else { &metrics.engine_refused };
-        count.inc_by(records.len() as u64);
-        let mut end = 0;
-        for (submission, size) in taken.into_iter().zip(sizes) {
-            end += size;
-            submission.answer(outcome.as_ref().map_err(|refused| *refused).map(|(epoch, sequences)| {
-                let last = end.checked_sub(1).filter(|_| size > 0)?;
-                Some(EventId { epoch: *epoch, shard: records[last].shard, sequence: *sequences.get(last)? })
-            }));
+        let patience = appender.look.saturating_duration_since(Instant::now());
+        match queue.take(EVENTS_A_BATCH, patience) {
+            Taken::Closed => return,
+            Taken::Nothing => appender.probe(),
+            Taken::Submissions(taken) => appender.append_all(taken),
         }
     }
+}
+
+/// Answers who has waited long enough, until the queue is closed and empty.
+pub(super) fn watch(queue: &Queue, status: &Status) {
+    queue.watch(|events, was_taken| {
+        status.metrics.engine_refused.inc_by(events as u64);
+        if was_taken && status.is_appending() {
+            let error = EngineError::Unreachable("no answer within the accept timeout".to_owned());
+            if status.lost_appending(&error) {
+                tracing::warn!(%error, "the engine does not take events");
+            }
+        }
+    });
+}
+
+/// What has become of a part of a batch.
+enum Outcome {
+    Appended(u64, Vec<Sequence>),
+    /// The log can never take it.
+    Refused(Refused),
+    /// Everybody who waited for it was answered.
+    GivenUp,
 }
 
 struct Appender<'a> {
@@ -52,51 +78,169 @@ struct Appender<'a> {
     backoff: Backoff,
     queue: &'a Queue,
     status: &'a Status,
+    /// When the log is asked next, if nothing is to be appended before.
+    look: Instant,
+    /// Batches that were made.
+    batches: u64,
+    /// Records that were numbered.
+    numbers: u64,
+    /// Whether the log may have some of what was taken.
+    is_in_doubt: bool,
 }
 
 impl Appender<'_> {
+    /// Appends these submissions and answers them.
+    fn append_all(&mut self, taken: Vec<Vec<Record>>) {
+        // Submission `n` has the records from `ends[n]` to `ends[n + 1]`.
+        let mut ends = vec![0];
+        ends.extend(taken.iter().scan(0, |end, records| {
+            *end += records.len();
+            Some(*end)
+        }));
+        let records: Vec<Record> = taken.into_iter().flatten().collect();
+        let first = self.numbers + 1;
+        self.numbers += records.len() as u64;
+        self.is_in_doubt = false;
+        let mut parts = VecDeque::from([0..ends.len() - 1]);
+        while let Some(part) = parts.pop_front().filter(|part| !part.is_empty()) {
+            let unfit = self.find_unfit(part.clone(), |at| &records[ends[at]..ends[at + 1]]);
+            if let Some((at, refused)) = unfit {
+                self.refuse(at, refused, ends[at + 1] - ends[at]);
+                for rest in [at + 1..part.end, part.start..at] {
+                    if !rest.is_empty() {
+                        parts.push_front(rest);
+                    }
+                }
+                continue;
+            }
+            let span = ends[part.start]..ends[part.end];
+            match self.append(&records[span.clone()], first + span.start as u64, &part) {
+                Outcome::Appended(epoch, sequences) => {
+                    self.status.metrics.engine_appended.inc_by(span.len() as u64);
+                    for at in part {
+                        let last = ends[at + 1].checked_sub(1).filter(|last| *last >= ends[at]);
+                        let id = last.and_then(|last| {
+                            let sequence = *sequences.get(last - span.start)?;
+                            Some(EventId { epoch, shard: records[last].shard, sequence })
+                        });
+                        self.queue.answer(at, Ok(id));
+                    }
+                }
+                Outcome::Refused(refused) if part.len() == 1 => {
+                    self.refuse(part.start, refused, span.len());
+                }
+                // Which of them it is, the log did not say.
+                Outcome::Refused(_) => {
+                    let middle = part.start + part.len() / 2;
+                    parts.push_front(middle..part.end);
+                    parts.push_front(part.start..middle);
+                }
+                Outcome::GivenUp => {}
+            }
+        }
+        self.queue.settled(records.len());
+    }
+
+    fn refuse(&self, at: usize, refused: Refused, events: usize) {
+        if self.queue.answer(at, Err(refused)) {
+            self.status.metrics.engine_refused.inc_by(events as u64);
+            tracing::warn!(events, reason = %refused.text(), "events were refused");
+        }
+    }
+
+    /// The first of these submissions that the log can never take, as far as it is known without asking.
+    fn find_unfit<'r>(
+        &self,
+        part: Range<usize>,
+        records: impl Fn(usize) -> &'r [Record],
+    ) -> Option<(usize, Refused)> {
+        let connection = self.connection.as_ref()?;
+        part.into_iter().find_map(|at| Some((at, Refused::by(&connection.check(records(at)).err()?))))
+    }
+
     /// Appends, over as many connections as it takes, while one of those who wait still has time.
-    fn append(&mut self, batch: &Batch<'_>, waiting: &[Submission]) -> Result<(u64, Vec<Sequence>), Refused> {
-        let mut sent = false;
+    fn append(&mut self, records: &[Record], first: u64, part: &Range<usize>) -> Outcome {
+        self.batches += 1;
+        let batch = Batch::new(self.batches, first, records, self.queue.patience_ends());
         loop {
-            match self.try_append(batch, &mut sent) {
-                Ok(appended) => {
-                    self.backoff.reset();
-                    self.status.appends();
-                    return Ok(appended);
+            if self.queue.are_answered(part.clone()) {
+                return Outcome::GivenUp;
+            }
+            let error = match self.try_append(&batch) {
+                Ok((epoch, sequences)) => {
+                    self.is_well();
+                    return Outcome::Appended(epoch, sequences);
                 }
+                Err(error) => error,
+            };
+            if error.is_about_the_event() {
+                return Outcome::Refused(Refused::by(&error));
+            }
+            self.connection = None;
+            if matches!(error, EngineError::OtherEpoch) && self.backoff.is_fresh() {
                 // Nothing was appended, and the new life is as good as the old one.
-                Err(EngineError::OtherEpoch) => {}
-                Err(error) => {
-                    if self.status.lost_appending(&error) {
-                        tracing::warn!(%error, "the engine does not take events");
-                    }
-                    self.connection = None;
-                    let expired = self.queue.expire(Instant::now());
-                    self.status.metrics.engine_refused.inc_by(expired as u64);
-                    if all_late(waiting, Instant::now()) {
-                        return Err(if sent { Refused::Unanswered } else { Refused::Unreachable });
-                    }
-                    let pause = self.backoff.pause();
-                    if self.queue.sleep(pause) {
-                        // Closed: the last tries, without a storm.
-                        std::thread::sleep(pause);
-                    }
-                }
+                self.backoff.pause();
+                continue;
+            }
+            self.is_ill(&error);
+            let pause = self.backoff.pause();
+            if self.queue.was_closed_for(LAST_TRIES) {
+                self.queue.abandon();
+            } else if self.queue.sleep(pause) {
+                // Closed: the last tries, without a storm.
+                std::thread::sleep(pause);
             }
         }
     }
 
-    fn try_append(
-        &mut self,
-        batch: &Batch<'_>,
-        sent: &mut bool,
-    ) -> Result<(u64, Vec<Sequence>), EngineError> {
+    fn try_append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            None => self.connection.insert(self.log.appender()?),
+            None => {
+                // Before anything is sent: what it can't take is not sent.
+                let connection = self.connection.insert(self.log.appender()?);
+                connection.check(batch.records)?;
+                connection
+            }
         };
-        *sent = true;
-        connection.append(batch)
+        self.queue.set_in_doubt(true);
+        let outcome = connection.append(batch);
+        let may_have_some = batch.kept_some.get() || matches!(outcome, Err(EngineError::Unreachable(_)));
+        self.is_in_doubt |= may_have_some;
+        self.queue.set_in_doubt(self.is_in_doubt);
+        outcome
+    }
+
+    /// Asks the log whether it takes events.
+    fn probe(&mut self) {
+        let connection = match &mut self.connection {
+            Some(connection) => Ok(connection),
+            none => self.log.appender().map(|connection| none.insert(connection)),
+        };
+        match connection.and_then(|connection| connection.probe()) {
+            Ok(()) => self.is_well(),
+            Err(error) => {
+                self.connection = None;
+                self.is_ill(&error);
+                self.look = Instant::now() + self.backoff.pause();
+            }
+        }
+    }
+
+    fn is_well(&mut self) {
+        self.backoff.reset();
+        self.queue.set_trouble(Refused::Unreachable);
+        self.status.appends();
+        self.look = Instant::now() + PROBE;
+    }
+
+    fn is_ill(&self, error: &EngineError) {
+        self.queue.set_trouble(Refused::by(error));
+        if self.status.lost_appending(error) {
+            tracing::warn!(%error, "the engine does not take events");
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,10 @@
 //! - a publisher is told that its events were taken only when the log has them, and is refused, never kept
 //!   waiting for ever, when the log can't be reached;
 //! - nothing here runs on an event loop: two threads, one that appends and one that follows, own the
-//!   connections.
+//!   connections; a third answers who has waited long enough, whatever those two hang in.
 //!
-//! [`queue`] is what waits to be appended, [`append`] and [`follow`] are the two threads' work over a [`Log`],
-//! and `redis`, `nats` and `file` are the logs. Of plain NATS a node may ask for less than everything: [`interest`], by
+//! [`mod@log`] is what a log has to do, [`queue`] what waits to be appended, [`append`] and [`follow`] are the two threads'
+//! work over a [`Log`], [`status`] is what they tell of it, and `redis`, `nats` and `file` are the logs. Of plain NATS a node may ask for less than everything: [`interest`], by
 //! [`subject`]. [`ingest`] takes other systems' messages in. The rings of the bus hold the newest part of the log: a client resumes
 //! from them, on whichever node it comes back.
 
@@ -18,17 +18,20 @@ mod append;
 #[cfg(feature = "nats")]
 mod arrival;
 mod backoff;
+mod error;
 mod file;
 mod follow;
 mod gate;
 mod ingest;
 #[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "what no log asks for"))]
 mod interest;
+mod log;
 #[cfg(feature = "nats")]
 mod nats;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+mod status;
 #[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "as interest"))]
 mod subject;
 
@@ -37,21 +40,26 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::bus::Bus;
 use crate::dialect::envelope;
-use crate::event::{Event, EventId, Sequence};
+use crate::event::Event;
 use crate::metrics::Metrics;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Callback, Mutex, lock};
 use crate::threads::{self, Alarm};
-use gate::Gate;
-use queue::{Queue, Submission};
+#[cfg_attr(
+    not(any(feature = "redis", feature = "nats")),
+    allow(unused_imports, reason = "files keep all")
+)]
+use log::NOTICES_MAX;
+use log::{Append, Batch, Entry, Follow, Log, OnNotice, Record};
+use queue::Queue;
 
+pub use error::EngineError;
 pub use ingest::Ingest;
 pub(crate) use interest::{Interest, Wanted};
+pub(crate) use log::Places;
 pub(crate) use queue::{Done, Refused};
+pub(crate) use status::{NotReady, Status};
 
 /// What an engine is told.
 #[derive(Clone, PartialEq, Eq)]
@@ -190,189 +198,6 @@ impl fmt::Debug for EngineConfig {
     }
 }
 
-/// Why there is no such engine, or why a log did not do what was asked.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum EngineError {
-    /// The address names no engine that this build has.
-    Unsupported {
-        /// The part before `://`.
-        scheme: String,
-    },
-    /// The address can't be read.
-    Url(String),
-    /// The log was made for another number of shards; all nodes of one name have the same.
-    Shards {
-        /// What the log has.
-        log: usize,
-        /// What this node has.
-        node: usize,
-    },
-    /// The log can't be reached, or answered with an error; it is tried again.
-    Unreachable(String),
-    /// The log began another life; the follower attaches anew.
-    OtherEpoch,
-}
-
-impl fmt::Display for EngineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unsupported { scheme } => {
-                let others = match (cfg!(feature = "redis"), cfg!(feature = "nats")) {
-                    (true, true) => "redis://, nats://",
-                    (true, false) => "redis://",
-                    (false, true) => "nats://",
-                    (false, false) => "",
-                };
-                let or = if others.is_empty() { "" } else { " or " };
-                write!(f, "no engine for `{scheme}://` in this build: use {others}{or}file://, or none")
-            }
-            Self::Url(error) => write!(f, "the engine's address can't be read: {error}"),
-            Self::Shards { log, node } => {
-                write!(
-                    f,
-                    "the log has {log} shards and this node has {node}: all nodes of one name need the same"
-                )
-            }
-            Self::Unreachable(error) => write!(f, "the log can't be reached: {error}"),
-            Self::OtherEpoch => f.write_str("the log began another life"),
-        }
-    }
-}
-
-impl std::error::Error for EngineError {}
-
-/// One event on its way into the log.
-#[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) shard: u16,
-    /// The event as JSON, without an id.
-    pub(crate) json: String,
-}
-
-/// Events that are appended together, and a number by which the log knows them again.
-#[derive(Debug)]
-pub(crate) struct Batch<'a> {
-    pub(crate) number: u64,
-    pub(crate) records: &'a [Record],
-}
-
-/// One event of the log.
-#[derive(Debug)]
-pub(crate) struct Entry<'a> {
-    pub(crate) id: EventId,
-    pub(crate) json: &'a [u8],
-}
-
-/// Where a follower stands: which life of the log, and in each shard the next sequence.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Places {
-    pub(crate) epoch: u64,
-    pub(crate) next: Vec<Sequence>,
-}
-
-/// A connection that appends.
-pub(crate) trait Append: Send {
-    /// Appends all or nothing, and answers the epoch and the sequences, in order. A batch of the same number
-    /// that is tried again, because the answer to it was lost, is not appended twice.
-    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError>;
-}
-
-/// A connection that follows.
-pub(crate) trait Follow: Send {
-    /// Waits for entries at `places` and behind for about this long, and hands them over in order for each
-    /// shard. Entries that the log no longer has are left out.
-    fn follow(
-        &mut self,
-        places: &Places,
-        wait: Duration,
-        take: &mut dyn FnMut(Entry<'_>),
-    ) -> Result<(), EngineError>;
-}
-
-/// Takes what nodes tell one another beside events.
-pub(crate) type OnNotice = Arc<dyn Fn(&[u8]) + Send + Sync>;
-
-/// Notices that a log keeps: many times what there may be of what they are for.
-const NOTICES_MAX: u64 = 1_000_000;
-
-/// Makes the two connections; anew after each loss. Both block while they connect, some seconds at most.
-pub(crate) trait Log: Send + Sync {
-    /// Keeps a notice and hands it to every node, this one too, on its follower's thread. A node that follows anew
-    /// gets those that are kept before it gets an event. Blocks for the log, some seconds at most.
-    fn tell(&self, notice: &str) -> Result<(), EngineError>;
-
-    /// A connection to append with.
-    fn appender(&self) -> Result<Box<dyn Append>, EngineError>;
-
-    /// A connection to follow with, and where to begin: at the places known if the log is still in that life,
-    /// else `past` events before its end in each shard.
-    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError>;
-}
-
-/// What the threads tell: `/readyz`, `/api/stats` and `/metrics` show it.
-#[derive(Debug)]
-pub(crate) struct Status {
-    metrics: Arc<Metrics>,
-    appending: AtomicBool,
-    epoch: AtomicU64,
-    last_error: Mutex<String>,
-    gate: Gate,
-}
-
-impl Status {
-    /// Whether the log is being followed, so that clients see what other nodes publish.
-    pub(crate) fn is_following(&self) -> bool {
-        self.metrics.engine_following.get() != 0
-    }
-
-    /// The life that the log is in.
-    pub(crate) fn epoch(&self) -> u64 {
-        // Relaxed, here and below: something to look at, nothing hangs on its order.
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// What went wrong last; empty where nothing did, or where all is well again.
-    pub(crate) fn last_error(&self) -> String {
-        lock(&self.last_error).clone()
-    }
-
-    fn attached(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Relaxed);
-    }
-
-    fn follows(&self) {
-        if !self.is_following() {
-            self.metrics.engine_following.set(1);
-            lock(&self.last_error).clear();
-        }
-    }
-
-    /// The log can't be followed; true where it could be until now.
-    fn lost_following(&self, error: &EngineError) -> bool {
-        let was = self.metrics.engine_following.set(0) != 0;
-        self.lost(was, error);
-        was
-    }
-
-    fn appends(&self) {
-        // A state that is told, no edge; here and where it is lost.
-        self.appending.store(true, Ordering::Relaxed);
-    }
-
-    /// The log can't be appended to; true where it could be until now.
-    fn lost_appending(&self, error: &EngineError) -> bool {
-        let was = self.appending.swap(false, Ordering::Relaxed);
-        self.lost(was, error);
-        was
-    }
-
-    fn lost(&self, was: bool, error: &EngineError) {
-        self.metrics.engine_losses.inc_by(was.into());
-        *lock(&self.last_error) = error.to_string();
-    }
-}
-
 /// A bus's connection to the log that it shares with other nodes.
 pub(crate) struct Engine {
     config: EngineConfig,
@@ -419,14 +244,8 @@ impl Engine {
         log: &Arc<dyn Log>,
         known: Option<Places>,
     ) -> Self {
-        let queue = Arc::new(Queue::new(config.max_waiting_events));
-        let status = Arc::new(Status {
-            metrics: Arc::clone(metrics),
-            appending: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
-            last_error: Mutex::default(),
-            gate: Gate::default(),
-        });
+        let queue = Arc::new(Queue::new(config.max_waiting_events, config.accept_timeout));
+        let status = Arc::new(Status::new(metrics));
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             threads::spawn(format!("fanwire-engine-{name}"), alarm, work)
         };
@@ -441,13 +260,17 @@ impl Engine {
                 (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status), bus.clone());
             spawn("follow", Box::new(move || follow::run(&*log, &queue, &status, &bus, known)))
         };
+        let watch = {
+            let (queue, status) = (Arc::clone(&queue), Arc::clone(&status));
+            spawn("watch", Box::new(move || append::watch(&queue, &status)))
+        };
         // A thread that could not be made leaves an engine that is never ready, and says so.
-        let threads: Vec<_> = [appender, follower]
+        let threads: Vec<_> = [appender, follower, watch]
             .into_iter()
             .filter_map(|spawned| match spawned {
                 Ok(thread) => Some(thread),
                 Err(error) => {
-                    *lock(&status.last_error) = format!("no thread for the engine: {error}");
+                    status.failed(&EngineError::Unreachable(format!("no thread for the engine: {error}")));
                     queue.close();
                     None
                 }
@@ -477,8 +300,7 @@ impl Engine {
             }
             Record { shard: self.bus.log_shard_of(event), json }
         });
-        let deadline = Instant::now() + self.config.accept_timeout;
-        if let Err(refused) = self.queue.push(Submission::new(records.collect(), deadline, done)) {
+        if let Err(refused) = self.queue.push(records.collect(), done) {
             self.status.metrics.engine_refused.inc_by(refused as u64);
         }
     }
@@ -519,6 +341,7 @@ impl Engine {
             "url": shown(&self.config.url),
             "name": self.config.name,
             "following": self.status.is_following(),
+            "appending": self.status.is_appending(),
             "waiting": self.queue.len(),
             "appended": self.status.metrics.engine_appended.get(),
             "followed": self.status.metrics.engine_followed.get(),
@@ -526,16 +349,28 @@ impl Engine {
         })
     }
 
-    /// Takes nothing more, appends what waits if the log answers, and ends the threads. Blocks for some
-    /// seconds at most.
+    /// Takes nothing more, appends what waits if the log answers, and ends the threads. Blocks for some seconds at most: a
+    /// thread that hangs in the log is left to itself, and those who wait for it are answered.
     pub(crate) fn close(&self) {
         self.queue.close();
-        for thread in lock(&self.threads).drain(..) {
-            // A panic in it was caught, and told.
-            let _ = thread.join();
+        let mut threads: Vec<_> = lock(&self.threads).drain(..).collect();
+        let end = Instant::now() + CLOSE_MAX;
+        while !threads.is_empty() && Instant::now() < end {
+            for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+                // A panic in it was caught, and told.
+                let _ = thread.join();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.queue.abandon();
+        if !threads.is_empty() {
+            tracing::warn!("the engine's log does not answer: what it may still do is not waited for");
         }
     }
 }
+
+/// How long the end of an engine waits for its threads.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 impl Drop for Engine {
     fn drop(&mut self) {

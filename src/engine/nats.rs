@@ -342,7 +342,7 @@ impl Append for Appender {
             };
             let mut acks = VecDeque::with_capacity(batch.records.len());
             for (at, record) in batch.records.iter().enumerate() {
-                let id = format!("{:x}-{:x}-{at:x}", self.node, batch.number);
+                let id = format!("{:x}-{:x}", self.node, batch.first + at as u64);
                 let message = PublishMessage::build().payload(json(record)).message_id(id);
                 acks.push_back(
                     self.context

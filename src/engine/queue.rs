@@ -1,13 +1,16 @@
-//! What waits to be appended to the log: bounded, and nothing waits longer than it may.
+//! What waits for the log: bounded, and nobody waits longer than he may.
 //!
-//! Imports `sync`. Always: every submission is answered exactly once; events that wait never exceed the bound
-//! by more than one submission that is larger than all of it.
+//! Imports `sync`. Always: every submission is answered exactly once, at its deadline at the latest, also where the thread
+//! that appends hangs in the log: [`Queue::watch`] answers from a thread of its own. Events that wait never exceed the
+//! bound by more than one submission that is larger than all of it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Condvar, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Record;
+use super::{EngineError, Record};
 use crate::event::EventId;
 use crate::sync::{Mutex, MutexGuard, lock};
 
@@ -18,21 +21,50 @@ pub(crate) enum Refused {
     Full,
     /// The log was not reached in time; it has none of them.
     Unreachable,
+    /// The log answered in time that it takes nothing; it has none of them.
+    TakesNothing,
+    /// The log is not of the kind that it was; it has none of them.
+    OtherKind,
     /// They were sent and no answer came in time: the log may have them or not.
     Unanswered,
+    /// One of them is longer than the log can ever take.
+    TooLarge { bytes: u64, limit: u64 },
+    /// The log can never take them for another reason.
+    Unfit,
     /// The node is on its way out.
     Closed,
 }
 
 impl Refused {
+    /// Returns what a publisher is told in time where the log has failed so.
+    pub(crate) const fn by(error: &EngineError) -> Self {
+        match error {
+            EngineError::TooLarge { bytes, limit } => Self::TooLarge { bytes: *bytes, limit: *limit },
+            EngineError::Unfit(_) => Self::Unfit,
+            EngineError::TakesNothing(_) => Self::TakesNothing,
+            EngineError::OtherKind(_) => Self::OtherKind,
+            _ => Self::Unreachable,
+        }
+    }
+
     /// What a publisher is told.
-    pub(crate) const fn text(self) -> &'static str {
-        match self {
+    pub(crate) fn text(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Full => "too many events wait for the engine: try again later",
             Self::Unreachable => "the engine can't be reached: nothing was accepted, try again later",
+            Self::TakesNothing => "the engine's log takes nothing now: nothing was accepted, try again later",
+            Self::OtherKind => {
+                "the engine's log is not of the kind that it was: nothing was accepted, try again later"
+            }
             Self::Unanswered => "the engine did not answer in time: the events may have been accepted or not",
+            Self::TooLarge { bytes, limit } => {
+                return Cow::Owned(format!(
+                    "an event has {bytes} bytes in the engine's log, which takes at most {limit}: do not send it again"
+                ));
+            }
+            Self::Unfit => "the engine's log can never take this: do not send it again",
             Self::Closed => "server is shutting down",
-        }
+        })
     }
 
     /// A word for metrics and error codes.
@@ -40,35 +72,49 @@ impl Refused {
         match self {
             Self::Full => "engine_full",
             Self::Unreachable => "engine_unreachable",
+            Self::TakesNothing => "engine_takes_nothing",
+            Self::OtherKind => "engine_other_kind",
             Self::Unanswered => "engine_unanswered",
+            Self::TooLarge { .. } => "event_too_large",
+            Self::Unfit => "event_unfit",
             Self::Closed => "draining",
         }
+    }
+
+    /// The HTTP status of the answer.
+    pub(crate) const fn http_status(self) -> u16 {
+        match self {
+            Self::TooLarge { .. } => 413,
+            Self::Unfit => 422,
+            _ => 503,
+        }
+    }
+
+    /// Whether it may be taken when it is sent again.
+    pub(crate) const fn may_pass_later(self) -> bool {
+        self.http_status() == 503
     }
 }
 
 /// Told once: the id of the last event, or why none was taken.
 pub(crate) type Done = Box<dyn FnOnce(Result<Option<EventId>, Refused>) + Send>;
 
-/// Events of one publisher that are appended together.
-pub(crate) struct Submission {
-    pub(super) records: Vec<Record>,
+/// An answer that is owed.
+struct Promise {
     deadline: Instant,
+    events: usize,
     done: Option<Done>,
 }
 
-impl Submission {
-    pub(crate) fn new(records: Vec<Record>, deadline: Instant, done: Done) -> Self {
-        Self { records, deadline, done: Some(done) }
-    }
-
-    pub(super) fn answer(mut self, outcome: Result<Option<EventId>, Refused>) {
+impl Promise {
+    fn answer(mut self, outcome: Result<Option<EventId>, Refused>) {
         if let Some(done) = self.done.take() {
             done(outcome);
         }
     }
 }
 
-impl Drop for Submission {
+impl Drop for Promise {
     fn drop(&mut self) {
         // Whoever lets go of it without an answer, a panicking thread perhaps, does not know more than this.
         if let Some(done) = self.done.take() {
@@ -77,35 +123,78 @@ impl Drop for Submission {
     }
 }
 
+/// Events of one publisher that are appended together.
+pub(crate) struct Submission {
+    records: Vec<Record>,
+    promise: Promise,
+}
+
+impl Submission {
+    pub(crate) fn new(records: Vec<Record>, deadline: Instant, done: Done) -> Self {
+        let promise = Promise { deadline, events: records.len(), done: Some(done) };
+        Self { records, promise }
+    }
+}
+
+/// What there is to append.
+pub(super) enum Taken {
+    /// The records of each submission.
+    Submissions(Vec<Vec<Record>>),
+    /// Nothing came in this time.
+    Nothing,
+    /// Closed, and nothing is left.
+    Closed,
+}
+
 struct Waiting {
     submissions: VecDeque<Submission>,
+    /// Those that were taken and are not settled, in their order; without the ones that were answered.
+    flight: Vec<Option<Promise>>,
+    /// Whether the log may have some of those.
+    is_in_doubt: bool,
+    /// What those are told whose time is over and that the log does not have.
+    trouble: Refused,
     events: usize,
-    closed: bool,
+    closed: Option<Instant>,
 }
 
 /// The submissions that wait.
 pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
+    /// Something came, or it was closed: for the thread that appends.
     changed: Condvar,
+    /// It was closed.
+    closing: Condvar,
     max_events: usize,
+    accept_timeout: Duration,
 }
 
 impl Queue {
-    pub(crate) fn new(max_events: usize) -> Self {
-        let waiting = Waiting { submissions: VecDeque::new(), events: 0, closed: false };
-        Self { waiting: Mutex::new(waiting), changed: Condvar::new(), max_events }
+    pub(crate) fn new(max_events: usize, accept_timeout: Duration) -> Self {
+        let waiting = Waiting {
+            submissions: VecDeque::new(),
+            flight: Vec::new(),
+            is_in_doubt: false,
+            trouble: Refused::Unreachable,
+            events: 0,
+            closed: None,
+        };
+        let (changed, closing) = (Condvar::new(), Condvar::new());
+        Self { waiting: Mutex::new(waiting), changed, closing, max_events, accept_timeout }
     }
 
     pub(crate) fn len(&self) -> usize {
         lock(&self.waiting).events
     }
 
-    /// Takes a submission, or refuses it and says how many events that were.
-    pub(crate) fn push(&self, submission: Submission) -> Result<(), usize> {
-        let count = submission.records.len();
+    /// Takes these records, or refuses them and says how many they were. `done` is called once, by the accept timeout at
+    /// the latest.
+    pub(crate) fn push(&self, records: Vec<Record>, done: Done) -> Result<(), usize> {
+        let count = records.len();
+        let submission = Submission::new(records, Instant::now() + self.accept_timeout, done);
         let refused = {
             let mut waiting = lock(&self.waiting);
-            if waiting.closed {
+            if waiting.closed.is_some() {
                 Refused::Closed
             } else if waiting.events > 0 && waiting.events + count > self.max_events {
                 Refused::Full
@@ -113,23 +202,28 @@ impl Queue {
                 waiting.events += count;
                 waiting.submissions.push_back(submission);
                 drop(waiting);
-                self.changed.notify_all();
+                self.changed.notify_one();
                 return Ok(());
             }
         };
-        submission.answer(Err(refused));
+        submission.promise.answer(Err(refused));
         Err(count)
     }
 
-    /// The oldest submissions, together at most so many events or one submission; waits for the first. Those
-    /// taken still count as waiting until [`Self::settled`]. Empty: closed, and nothing is left.
-    pub(crate) fn take(&self, max_events: usize) -> Vec<Submission> {
+    /// Takes the oldest submissions, together at most so many events or one submission; waits this long for the first.
+    /// Those taken still count as waiting until [`Self::settled`].
+    pub(super) fn take(&self, max_events: usize, patience: Duration) -> Taken {
+        let end = Instant::now() + patience;
         let mut waiting = lock(&self.waiting);
         while waiting.submissions.is_empty() {
-            if waiting.closed {
-                return Vec::new();
+            if waiting.closed.is_some() {
+                return Taken::Closed;
             }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Taken::Nothing;
+            }
+            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let mut taken = Vec::new();
         let mut events = 0;
@@ -138,60 +232,158 @@ impl Queue {
             if !taken.is_empty() && events > max_events {
                 break;
             }
-            taken.extend(waiting.submissions.pop_front());
+            if let Some(Submission { records, promise }) = waiting.submissions.pop_front() {
+                taken.push(records);
+                waiting.flight.push(Some(promise));
+            }
         }
-        taken
+        Taken::Submissions(taken)
+    }
+
+    /// Answers a submission of those that were taken; false where it was answered before.
+    pub(super) fn answer(&self, at: usize, outcome: Result<Option<EventId>, Refused>) -> bool {
+        let promise = lock(&self.waiting).flight.get_mut(at).and_then(Option::take);
+        promise.map(|promise| promise.answer(outcome)).is_some()
+    }
+
+    /// Whether nobody waits any more for these of the submissions that were taken.
+    pub(super) fn are_answered(&self, range: Range<usize>) -> bool {
+        let waiting = lock(&self.waiting);
+        waiting.flight.get(range).is_none_or(|flight| flight.iter().all(Option::is_none))
+    }
+
+    /// The moment at which the last of those that were taken has had its time.
+    pub(super) fn patience_ends(&self) -> Instant {
+        let waiting = lock(&self.waiting);
+        waiting.flight.iter().flatten().map(|promise| promise.deadline).max().unwrap_or_else(Instant::now)
+    }
+
+    /// From here on the log may have what was taken, or certainly has it not.
+    pub(super) fn set_in_doubt(&self, is_in_doubt: bool) {
+        lock(&self.waiting).is_in_doubt = is_in_doubt;
+    }
+
+    /// Notes what those are told whose time is over.
+    pub(super) fn set_trouble(&self, trouble: Refused) {
+        lock(&self.waiting).trouble = trouble;
     }
 
     /// So many events that were taken no longer wait.
-    pub(crate) fn settled(&self, events: usize) {
-        lock(&self.waiting).events -= events;
+    pub(super) fn settled(&self, events: usize) {
+        let left = {
+            let mut waiting = lock(&self.waiting);
+            waiting.events -= events;
+            waiting.is_in_doubt = false;
+            std::mem::take(&mut waiting.flight)
+        };
+        // Outside the lock: what is answered may do as it likes.
+        drop(left);
     }
 
-    /// Answers those whose time is over: they were never sent. Says how many events.
-    pub(crate) fn expire(&self, now: Instant) -> usize {
-        let mut late = Vec::new();
+    /// Answers those whose time is over by `now`, and says how many events they were and whether some were on their way.
+    fn expire(&self, now: Instant) -> (usize, bool) {
+        let mut late: Vec<(Promise, Refused)> = Vec::new();
+        let mut was_taken = false;
         {
             let mut waiting = lock(&self.waiting);
+            let Waiting { submissions, flight, is_in_doubt, trouble, events, .. } = &mut *waiting;
+            let refused = if *is_in_doubt { Refused::Unanswered } else { *trouble };
+            for promise in flight {
+                if let Some(promise) = promise.take_if(|promise| promise.deadline <= now) {
+                    was_taken = true;
+                    late.push((promise, refused));
+                }
+            }
             // In order of their deadlines, for all have the same time.
-            while waiting.submissions.front().is_some_and(|next| next.deadline <= now) {
-                let Some(next) = waiting.submissions.pop_front() else { break };
-                waiting.events -= next.records.len();
-                late.push(next);
+            while submissions.front().is_some_and(|next| next.promise.deadline <= now) {
+                let Some(next) = submissions.pop_front() else { break };
+                *events -= next.records.len();
+                late.push((next.promise, *trouble));
             }
         }
-        let events = late.iter().map(|submission| submission.records.len()).sum();
-        for submission in late {
-            submission.answer(Err(Refused::Unreachable));
+        let count = late.iter().map(|(promise, _)| promise.events).sum();
+        for (promise, refused) in late {
+            promise.answer(Err(refused));
         }
-        events
+        (count, was_taken)
+    }
+
+    /// Answers each submission at its deadline, until the queue is closed and empty. `on_late` is told how many events had
+    /// no answer from the log in time, and whether some of them were on their way.
+    pub(super) fn watch(&self, on_late: impl Fn(usize, bool)) {
+        loop {
+            {
+                let waiting = lock(&self.waiting);
+                let flight = waiting.flight.iter().flatten().map(|promise| promise.deadline).min();
+                let first = waiting.submissions.front().map(|next| next.promise.deadline);
+                if waiting.closed.is_some() && flight.is_none() && first.is_none() {
+                    return;
+                }
+                // What comes meanwhile has longer than this. A queue that is closed is looked at more often.
+                let longest = if waiting.closed.is_some() { LOOK } else { self.accept_timeout };
+                let until = flight.into_iter().chain(first).min();
+                let left = until.map_or(longest, |until| until.saturating_duration_since(Instant::now()));
+                let left = left.clamp(Duration::from_millis(1), longest.max(Duration::from_millis(1)));
+                drop(self.wait_until_closed(waiting, left));
+            }
+            let (count, was_taken) = self.expire(Instant::now());
+            if count > 0 {
+                on_late(count, was_taken);
+            }
+        }
     }
 
     /// Takes nothing more.
     pub(crate) fn close(&self) {
-        lock(&self.waiting).closed = true;
+        lock(&self.waiting).closed.get_or_insert_with(Instant::now);
         self.changed.notify_all();
+        self.closing.notify_all();
+    }
+
+    /// Answers all who wait, at once.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let mut waiting = lock(&self.waiting);
+        waiting.trouble = Refused::Closed;
+        drop(waiting);
+        self.expire(Instant::now() + self.accept_timeout);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.waiting).closed
+        lock(&self.waiting).closed.is_some()
+    }
+
+    /// Whether it was closed so long ago.
+    pub(super) fn was_closed_for(&self, time: Duration) -> bool {
+        lock(&self.waiting).closed.is_some_and(|closed| closed.elapsed() >= time)
     }
 
     /// Sleeps this long, or until it is closed; true where it is.
     pub(crate) fn sleep(&self, time: Duration) -> bool {
+        let waiting = lock(&self.waiting);
+        if waiting.closed.is_some() {
+            return true;
+        }
+        self.wait_until_closed(waiting, time).closed.is_some()
+    }
+
+    /// Waits this long, or until it is closed if it was not.
+    fn wait_until_closed<'a>(
+        &self,
+        mut waiting: MutexGuard<'a, Waiting>,
+        time: Duration,
+    ) -> MutexGuard<'a, Waiting> {
+        let was_closed = waiting.closed.is_some();
         let end = Instant::now() + time;
-        let mut waiting: MutexGuard<'_, Waiting> = lock(&self.waiting);
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            if waiting.closed || left.is_zero() {
-                return waiting.closed;
+            if waiting.closed.is_some() != was_closed || left.is_zero() {
+                return waiting;
             }
-            waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            waiting = self.closing.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-/// Whether every one of these has had its time.
-pub(super) fn all_late(submissions: &[Submission], now: Instant) -> bool {
-    submissions.iter().all(|submission| submission.deadline <= now)
-}
+/// How often a queue that is closed is looked at.
+const LOOK: Duration = Duration::from_millis(20);

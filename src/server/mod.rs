@@ -56,7 +56,7 @@ use serde_json::json;
 
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
-use crate::engine::{Engine, EngineConfig, EngineError, Ingest, Places};
+use crate::engine::{Engine, EngineConfig, EngineError, Ingest, NotReady, Places};
 use crate::event::{Event, Timestamp};
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -229,14 +229,13 @@ impl Shared {
         self.engine.as_ref().map_or_else(|| self.bus.epoch(), |engine| engine.status().epoch())
     }
 
-    /// Why new streams would be wrong here for now; `None` where all is well.
-    pub(crate) fn not_ready(&self) -> Option<&'static str> {
+    /// Why new clients would be wrong here for now; `None` where all is well.
+    pub(crate) fn not_ready(&self) -> Option<NotReady> {
         // Relaxed: a flag on its own.
         if self.is_draining() || self.alarm.is_raised() || self.withdrawn.load(Ordering::Relaxed) {
-            Some("draining")
+            Some(NotReady { status: "draining", readers: false, publishers: false })
         } else {
-            let cut_off = self.engine.as_ref().is_some_and(|engine| !engine.status().is_following());
-            cut_off.then_some("engine unreachable")
+            self.engine.as_ref().and_then(|engine| engine.status().not_ready())
         }
     }
 

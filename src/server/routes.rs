@@ -189,7 +189,9 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
         ("/healthz", Method::Get | Method::Head) => answer.json(200, &json!({ "status": "ok" })),
         ("/readyz", Method::Get | Method::Head) => {
             if let Some(why) = answer.cx.shared.not_ready() {
-                let body = json!({ "status": why }).to_string();
+                let (readers, publishers) = (why.readers, why.publishers);
+                let body = json!({ "status": why.status, "readers": readers, "publishers": publishers });
+                let body = body.to_string();
                 answer.respond(503, &[JSON, ("Retry-After", "5")], body.as_bytes())
             } else {
                 answer.json(200, &json!({ "status": "ready" }))

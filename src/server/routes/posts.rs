@@ -90,7 +90,11 @@ impl Answer<'_, '_> {
                     let id = id.map(|id| id.to_string());
                     pen.write(200, &[], &json!({ "accepted": accepted, "last_event_id": id }).to_string())
                 }
-                Err(why) => pen.error(503, why.text(), &[("Retry-After", "1")]),
+                Err(why) => {
+                    // What can never be taken is not to be sent again.
+                    let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
+                    pen.error(why.http_status(), &why.text(), later)
+                }
             })
         };
         self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });

@@ -1,0 +1,230 @@
+//! The appending thread over a log that does what a test says.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::super::{Follow, Places};
+use super::*;
+use crate::sync::{Mutex, lock};
+
+type Answer = Result<Option<EventId>, Refused>;
+
+/// Answers for a batch: the texts of its records are given.
+type Script = Box<dyn FnMut(&[&str]) -> Result<(), EngineError> + Send>;
+
+/// A log with one shard that keeps what the script lets it keep.
+#[derive(Clone)]
+struct Fake {
+    script: Arc<Mutex<Script>>,
+    kept: Arc<Mutex<Vec<String>>>,
+}
+
+/// Longer than this an event never is, as is known before it is sent.
+const LONGEST: usize = 10;
+
+impl Fake {
+    fn new(script: impl FnMut(&[&str]) -> Result<(), EngineError> + Send + 'static) -> Self {
+        Self { script: Arc::new(Mutex::new(Box::new(script))), kept: Arc::default() }
+    }
+
+    fn start(&self, accept_timeout: Duration) -> Rig {
+        let queue = Arc::new(Queue::new(1000, accept_timeout));
+        let status = Arc::new(Status::new(&Arc::default()));
+        let threads = [run_on, watch_on].map(|work: fn(&Fake, &Queue, &Status)| {
+            let (log, queue, status) = (self.clone(), Arc::clone(&queue), Arc::clone(&status));
+            std::thread::spawn(move || work(&log, &queue, &status))
+        });
+        Rig { queue, status, threads: threads.into() }
+    }
+}
+
+fn run_on(log: &Fake, queue: &Queue, status: &Status) {
+    run(log, queue, status);
+}
+
+fn watch_on(_: &Fake, queue: &Queue, status: &Status) {
+    watch(queue, status);
+}
+
+impl Append for Fake {
+    fn check(&self, records: &[Record]) -> Result<(), EngineError> {
+        let longest = records.iter().map(|record| record.json.len()).max().unwrap_or(0);
+        if longest <= LONGEST {
+            return Ok(());
+        }
+        Err(EngineError::TooLarge { bytes: longest as u64, limit: LONGEST as u64 })
+    }
+
+    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+        let texts: Vec<&str> = batch.records.iter().map(|record| record.json.as_str()).collect();
+        (lock(&self.script))(&texts)?;
+        let mut kept = lock(&self.kept);
+        let first = kept.len() as u64;
+        kept.extend(texts.iter().map(|text| (*text).to_owned()));
+        Ok((7, (first..kept.len() as u64).collect()))
+    }
+}
+
+impl Log for Fake {
+    fn tell(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn follower(&self, _: Option<&Places>, _: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
+        Err(EngineError::Unreachable("nobody follows here".to_owned()))
+    }
+}
+
+struct Rig {
+    queue: Arc<Queue>,
+    status: Arc<Status>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Rig {
+    fn push(&self, texts: &[&str]) -> Receiver<Answer> {
+        let (tell, answer) = channel();
+        let records = texts.iter().map(|text| Record { shard: 0, json: (*text).to_owned() }).collect();
+        let _ = self.queue.push(
+            records,
+            Box::new(move |outcome| {
+                // An error is the test's end.
+                let _ = tell.send(outcome);
+            }),
+        );
+        answer
+    }
+
+    fn end(self) {
+        self.queue.close();
+        for thread in self.threads {
+            thread.join().expect("it ends");
+        }
+    }
+}
+
+const FOREVER: Duration = Duration::from_secs(3600);
+
+fn answer(receiver: &Receiver<Answer>) -> Answer {
+    receiver.recv_timeout(Duration::from_secs(30)).expect("every submission is answered")
+}
+
+fn sequence(receiver: &Receiver<Answer>) -> Option<u64> {
+    answer(receiver).expect("it is taken").map(|id| id.sequence)
+}
+
+/// The first append waits until the test lets it go on; the test is told that it waits.
+fn held() -> (impl FnMut() + Send + 'static, Sender<()>, Receiver<()>) {
+    let (go, wait) = channel::<()>();
+    let (tell, is_held) = channel::<()>();
+    let mut is_first = true;
+    let hold = move || {
+        if std::mem::take(&mut is_first) {
+            let _ = tell.send(());
+            // An error is the test's end.
+            let _ = wait.recv();
+        }
+    };
+    (hold, go, is_held)
+}
+
+#[test]
+fn what_the_log_can_never_take_is_refused_alone_and_the_rest_keeps_its_order() {
+    let (mut hold, go, is_held) = held();
+    let log = Fake::new(move |texts| {
+        hold();
+        match texts.iter().find(|text| text.starts_with("bad")) {
+            Some(_) => Err(EngineError::Unfit("it is bad".to_owned())),
+            None => Ok(()),
+        }
+    });
+    let rig = log.start(FOREVER);
+    let first = rig.push(&["first"]);
+    is_held.recv().expect("it is sent");
+    // These wait together behind the first.
+    let all: Vec<_> = [&["a", "b"][..], &["c", "bad"], &["d"], &["far too long"], &["bad"], &[], &["e"]]
+        .iter()
+        .map(|texts| rig.push(texts))
+        .collect();
+    go.send(()).expect("it waits");
+    assert_eq!(sequence(&first), Some(0));
+    assert_eq!(sequence(&all[0]), Some(2));
+    assert_eq!(answer(&all[1]), Err(Refused::Unfit));
+    assert_eq!(sequence(&all[2]), Some(3));
+    assert_eq!(answer(&all[3]), Err(Refused::TooLarge { bytes: 12, limit: 10 }));
+    assert_eq!(answer(&all[4]), Err(Refused::Unfit));
+    assert_eq!(sequence(&all[5]), None, "nothing is taken as nothing");
+    assert_eq!(sequence(&all[6]), Some(4));
+    assert_eq!(*lock(&log.kept), ["first", "a", "b", "d", "e"]);
+    assert!(rig.status.is_appending());
+    rig.end();
+}
+
+#[test]
+fn a_log_that_hangs_holds_nobody_up() {
+    let (mut hold, go, is_held) = held();
+    let log = Fake::new(move |_| {
+        hold();
+        Ok(())
+    });
+    let rig = log.start(Duration::from_secs(1));
+    let sent = rig.push(&["sent"]);
+    is_held.recv().expect("it is sent");
+    let behind = rig.push(&["behind"]);
+    assert_eq!(answer(&sent), Err(Refused::Unanswered));
+    assert_eq!(answer(&behind), Err(Refused::Unreachable), "it was never sent");
+    assert!(rig.status.not_ready().is_some_and(|not| !not.publishers));
+    go.send(()).expect("it waits");
+    let later = (0..100).find_map(|_| answer(&rig.push(&["later"])).ok()).flatten();
+    assert_eq!(later.map(|id| id.epoch), Some(7));
+    assert_eq!(lock(&log.kept)[0], "sent");
+    assert!(!lock(&log.kept).contains(&"behind".to_owned()));
+    rig.end();
+}
+
+#[test]
+fn a_log_that_takes_nothing_says_so_and_comes_back_by_itself() {
+    let is_full = Arc::new(Mutex::new(true));
+    let script_full = Arc::clone(&is_full);
+    let log = Fake::new(move |_| match *lock(&script_full) {
+        true => Err(EngineError::TakesNothing("no space".to_owned())),
+        false => Ok(()),
+    });
+    let rig = log.start(Duration::from_millis(200));
+    // On a slow machine the first may have waited for its thread alone.
+    let told = (0..100).any(|_| answer(&rig.push(&["a"])) == Err(Refused::TakesNothing));
+    assert!(told, "it has none of it");
+    let not = rig.status.not_ready().expect("it takes nothing");
+    assert_eq!((not.status, not.publishers), ("the log takes nothing", false));
+    *lock(&is_full) = false;
+    let taken = (0..100).any(|_| answer(&rig.push(&["b"])).is_ok());
+    assert!(taken && rig.status.is_appending());
+    rig.end();
+}
+
+#[test]
+fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
+    let mut first = true;
+    let log = Fake::new(move |_| match std::mem::take(&mut first) {
+        true => Err(EngineError::Unreachable("cut".to_owned())),
+        false => Err(EngineError::TakesNothing("full".to_owned())),
+    });
+    let rig = log.start(Duration::from_secs(2));
+    assert_eq!(answer(&rig.push(&["a"])), Err(Refused::Unanswered));
+    rig.end();
+}
+
+#[test]
+fn what_waits_at_the_end_is_answered() {
+    let log = Fake::new(|_| Err(EngineError::TakesNothing("full".to_owned())));
+    let rig = log.start(FOREVER);
+    let one = rig.push(&["a"]);
+    rig.queue.close();
+    assert_eq!(answer(&rig.push(&["b"])), Err(Refused::Closed));
+    assert_eq!(answer(&one), Err(Refused::Closed));
+    rig.end();
+}

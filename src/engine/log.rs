@@ -1,0 +1,121 @@
+//! What a log is: the traits that `redis`, `nats` and `file` implement, and the values that go through them.
+//!
+//! Imports `event`. The contract, which `tests/engine_contract` checks against the real servers:
+//! - `append` answers with sequences only when the log has every record. The same record is in the log once, however often
+//!   it is sent, as long as its batch or its own number is the same;
+//! - a call returns within some seconds, whatever the server does, and soon after [`Batch::until`];
+//! - every error says by its kind what is to be done: see [`EngineError`]. A log that answered that it takes nothing, or not
+//!   this, has appended nothing of the batch; where that can't be said it sets [`Batch::kept_some`];
+//! - a log that lost entries which a node has seen is in another epoch for every node, so that no id is given twice;
+//! - a log is of one kind for as long as the process lives.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::EngineError;
+use crate::event::{EventId, Sequence};
+
+/// One event on its way into the log.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) shard: u16,
+    /// The event as JSON, without an id.
+    pub(crate) json: String,
+}
+
+/// Events that are appended together.
+#[derive(Debug)]
+pub(crate) struct Batch<'a> {
+    /// The number by which a log that appends all or nothing knows the batch again. No other composition of records of this
+    /// process has it.
+    pub(crate) number: u64,
+    /// The number of the first record, by which a log that appends records singly knows each again: the one behind it has
+    /// the next. A record keeps its number when its batch is taken apart.
+    pub(crate) first: u64,
+    pub(crate) records: &'a [Record],
+    /// The moment from which nobody waits for an answer any more.
+    pub(crate) until: Instant,
+    /// Whether a log that appends records singly has appended some of these, although it refused.
+    pub(crate) kept_some: Cell<bool>,
+}
+
+impl<'a> Batch<'a> {
+    /// Makes a batch.
+    pub(crate) fn new(number: u64, first: u64, records: &'a [Record], until: Instant) -> Self {
+        Self { number, first, records, until, kept_some: Cell::new(false) }
+    }
+}
+
+/// One event of the log.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) id: EventId,
+    pub(crate) json: &'a [u8],
+}
+
+/// Where a follower stands: which life of the log, and in each shard the next sequence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Places {
+    pub(crate) epoch: u64,
+    pub(crate) next: Vec<Sequence>,
+}
+
+/// A connection that appends.
+pub(crate) trait Append: Send {
+    /// Returns why the log can never take these together, as far as that is known without asking it: a publisher is told at
+    /// once, and nothing is sent.
+    fn check(&self, _records: &[Record]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Appends all or nothing, and answers the epoch and the sequences, in order. A batch of the same number
+    /// that is tried again, because the answer to it was lost, is not appended twice.
+    ///
+    /// A log that appends records singly appends them in order; what was appended when it fails is found again by its number.
+    /// After any error but those about the event the caller drops the connection.
+    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError>;
+
+    /// Returns why the log would not take an event now. Asked every few seconds while there is nothing to append, so it is
+    /// cheap, and leaves nothing that a reader sees.
+    fn probe(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+/// A connection that follows.
+pub(crate) trait Follow: Send {
+    /// Waits for entries at `places` and behind for about this long, and hands them over in order for each
+    /// shard. Entries that the log no longer has are left out.
+    ///
+    /// Returns an error, some seconds after it happened at the latest, where the log does not answer, and
+    /// [`EngineError::OtherEpoch`] where it is not the log any more that these places are of.
+    fn follow(
+        &mut self,
+        places: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError>;
+}
+
+/// Takes what nodes tell one another beside events.
+pub(crate) type OnNotice = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// Notices that a log keeps: many times what there may be of what they are for.
+pub(crate) const NOTICES_MAX: u64 = 1_000_000;
+
+/// Makes the two connections; anew after each loss. Both block while they connect, some seconds at most.
+pub(crate) trait Log: Send + Sync {
+    /// Keeps a notice and hands it to every node, this one too, on its follower's thread. A node that follows anew
+    /// gets those that are kept before it gets an event. Blocks for the log, some seconds at most.
+    fn tell(&self, notice: &str) -> Result<(), EngineError>;
+
+    /// A connection to append with.
+    fn appender(&self) -> Result<Box<dyn Append>, EngineError>;
+
+    /// A connection to follow with, and where to begin: at the places known if the log is still in that life,
+    /// else `past` events before its end in each shard.
+    fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError>;
+}

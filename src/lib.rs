@@ -141,9 +141,9 @@ mod threads;
 pub use bus::{AsyncAdapter, PublishAsync};
 pub use bus::{
     Bus, BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Full,
-    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, PositionError, Published,
-    PublishedBatch, Publisher, RecvTimeoutError, Replay, ShardStats, SoloPublisher, Subscriber, TryRecvError,
-    Visit, Wait,
+    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, MAX_BYTES_DEFAULT,
+    PositionError, Published, PublishedBatch, Publisher, RecvTimeoutError, Replay, ShardStats, SoloPublisher,
+    Subscriber, TryRecvError, Visit, Wait,
 };
 pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,

@@ -63,6 +63,7 @@ pub(crate) struct Metrics {
     pub(crate) writes: Counter,
     pub(crate) write_blocked: Counter,
     pub(crate) writes_shared: Counter,
+    pub(crate) ring_bytes: Gauge,
     pub(crate) loop_gaps: Counter,
     pub(crate) turns: Counter,
     pub(crate) work_put_off: Counter,
@@ -174,6 +175,7 @@ impl Default for Metrics {
             writes: "server_writes", "Write calls made on clients' sockets";
             writes_shared: "server_writes_shared", "Write calls that handed the kernel pages that other clients were given too, in place of a copy";
             write_blocked: "server_writes_blocked", "Write calls after which the socket took no more";
+            ring_bytes: "bus_held_bytes", "Attributes and payloads of the events that the rings hold";
             loop_gaps: "server_loop_missed_events", "Events that a loop missed because the ring lapped it";
             turns: "server_loop_turns", "Turns of the event loops";
             work_put_off: "server_work_put_off", "Times that a connection waited for the next turn because this one had spent its budget of work";

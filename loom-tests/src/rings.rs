@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::bus::ring::{Core, End, HEADER_WORDS, Handle, Plain, Reader, Shared, Writer};
+use crate::bus::ring::{Batch, Bound, Core, End, HEADER_WORDS, Handle, Plain, Reader, Shared, Writer};
 
 /// Two words that belong together: a torn one shows.
 type Pair = [u64; 2];
@@ -15,6 +15,12 @@ fn pair(n: u64) -> Pair {
 fn check(item: &Pair) -> u64 {
     assert_eq!(item[0], !item[1], "torn");
     item[0]
+}
+
+pub(crate) fn batch<T>(mut items: impl Iterator<Item = T>) -> Batch<T> {
+    let mut batch = Batch::new();
+    batch.fill(&mut items);
+    batch
 }
 
 fn core(capacity: usize) -> Arc<Core<Plain<Pair>>> {
@@ -134,8 +140,8 @@ fn a_batch_is_shown_in_order_and_whole() {
         let core = core(8);
         let mut reader = Reader::new(Arc::clone(&core));
         let mut writer = Writer::new(core);
-        let publisher =
-            thread::spawn(move || writer.publish_run(0, [pair(0), pair(1), pair(2)].into_iter(), |_, _| {}));
+        let mut batch = batch((0..3).map(pair));
+        let publisher = thread::spawn(move || writer.publish_run(0, &mut batch, |_, _| {}));
         let mut seen = Seen::default();
         for _ in 0..2 {
             seen.look(&mut reader);
@@ -246,6 +252,10 @@ impl Handle for Counted {
         Self(body)
     }
 
+    fn weight(&self) -> u64 {
+        1
+    }
+
     fn header(&self) -> [u64; HEADER_WORDS] {
         [0; HEADER_WORDS]
     }
@@ -325,5 +335,75 @@ fn a_body_that_a_reader_held_back_is_released_by_the_next_who_looks() {
         let mut writer = Writer::new(Arc::clone(&core));
         writer.publish(0, counted(2), |_, _| {});
         assert_eq!(core.live(), 1, "only what the ring holds");
+    });
+}
+
+type Bounded = Core<Shared<Counted>>;
+
+/// A ring of this capacity whose bodies, of one byte each, may have so many bytes.
+fn bounded(capacity: usize, bytes: u64) -> Arc<Bounded> {
+    Arc::new(Core::starting_at(&[0], capacity, Bound::new(bytes)))
+}
+
+/// Publishes from another thread.
+fn publish_counted(core: &Arc<Bounded>, n: u64) -> thread::JoinHandle<u64> {
+    let core = Arc::clone(core);
+    thread::spawn(move || Writer::passing(core).publish(0, counted(n), |_, _| {}))
+}
+
+/// Reads what is there, values by sequence; and how many were told as missed.
+fn read_counted(reader: &mut Reader<Shared<Counted>>, next: &mut u64) -> (Vec<(u64, u64)>, u64) {
+    let (mut items, mut missed) = (Vec::new(), 0);
+    loop {
+        let before = *next;
+        let mut got = Vec::new();
+        let end = reader.visit(0, next, |item| {
+            got.push(look(item));
+            true
+        });
+        items.extend((before..).zip(got));
+        if *next == before && end == End::Lapped {
+            let to = reader.core().rings()[0].resume(before);
+            missed += to - before;
+            *next = to;
+        } else if *next == before {
+            return (items, missed);
+        }
+    }
+}
+
+#[test]
+fn a_body_let_go_of_early_is_released_once_and_never_while_a_reader_looks_at_it() {
+    loom::model(|| {
+        let core = bounded(2, 1);
+        let mut reader = Reader::new(Arc::clone(&core));
+        Writer::passing(Arc::clone(&core)).publish(0, counted(0), |_, _| {});
+        let publisher = publish_counted(&core, 1);
+        let mut next = 0;
+        let (mut items, mut missed) = read_counted(&mut reader, &mut next);
+        publisher.join().unwrap();
+        let (more, lost) = read_counted(&mut reader, &mut next);
+        items.extend(more);
+        missed += lost;
+        // What is there is the newest; what is not was told.
+        assert_eq!(items.last(), Some(&(1, 1)));
+        assert!(items.iter().all(|(sequence, value)| sequence == value), "{items:?}");
+        assert_eq!(items.len() as u64 + missed, 2);
+    });
+}
+
+#[test]
+fn a_body_that_is_let_go_of_while_it_is_overwritten_has_one_who_takes_it() {
+    loom::model(|| {
+        // Two slots: the third takes the first one's while the second lets go of that.
+        let core = bounded(2, 1);
+        Writer::passing(Arc::clone(&core)).publish(0, counted(0), |_, _| {});
+        let publishers = [publish_counted(&core, 1), publish_counted(&core, 2)];
+        for publisher in publishers {
+            publisher.join().unwrap();
+        }
+        let held = core.held();
+        assert!(held >= 1 && held <= 3, "{held}");
+        assert_eq!(held, core.live(), "one byte each");
     });
 }

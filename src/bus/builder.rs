@@ -3,12 +3,16 @@
 use std::fmt;
 use std::sync::Arc as Count;
 
-use super::ring::SHARDS_MAX;
+use super::ring::{Bound, SHARDS_MAX};
 use super::{Bus, Carried};
 use crate::event::{Event, Position};
 
 /// Slots of a shard unless told otherwise: 8,192.
 pub const CAPACITY_DEFAULT: usize = 8192;
+
+/// Bytes that the events in a bus's rings may have unless told otherwise: 1 GiB. A ring of the default capacity comes
+/// there with events of 128 KiB on the average, so it is a net under large events, and no change for others.
+pub const MAX_BYTES_DEFAULT: u64 = 1 << 30;
 
 /// The most slots a shard can have: 2^24.
 const CAPACITY_MAX: usize = 1 << 24;
@@ -21,11 +25,13 @@ pub struct BusConfig {
     pub shards: usize,
     /// Slots of each ring, a power of two, at most 2^24. 8,192.
     pub capacity: usize,
+    /// Bytes that the events in all rings may have; 0 = no bound. 1 GiB.
+    pub max_bytes: u64,
 }
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self { shards: 1, capacity: CAPACITY_DEFAULT }
+        Self { shards: 1, capacity: CAPACITY_DEFAULT, max_bytes: MAX_BYTES_DEFAULT }
     }
 }
 
@@ -35,11 +41,12 @@ pub(super) type OrderingKey<T> = Count<dyn Fn(&T) -> u64 + Send + Sync>;
 /// Describes a bus.
 ///
 /// # Defaults
-/// - one shard of 8,192 slots,
+/// - one shard of 8,192 slots, and at most 1 GiB of events in it,
 /// - ordering key: an event's stream, else its source.
 pub struct BusBuilder<T: Carried = Event> {
     pub(super) shards: usize,
     pub(super) capacity: usize,
+    pub(super) max_bytes: Option<u64>,
     pub(super) ordering_key: Option<OrderingKey<T>>,
     /// Where it goes on as another bus that was.
     pub(super) resumed: Option<Position>,
@@ -55,6 +62,10 @@ pub enum BusConfigError {
     Shards(usize),
     /// Several shards of plain values, and nothing that says which shard a value goes to.
     NoOrderingKey,
+    /// A lossless bus with another number of shards than 1.
+    LosslessShards(usize),
+    /// A lossless bus with a bound in bytes.
+    LosslessBytes,
 }
 
 impl fmt::Display for BusConfigError {
@@ -65,6 +76,10 @@ impl fmt::Display for BusConfigError {
             }
             Self::Shards(given) => write!(f, "{given} shards are not from 1 to {SHARDS_MAX}"),
             Self::NoOrderingKey => f.write_str("several shards of plain values need an ordering key"),
+            Self::LosslessShards(given) => write!(f, "a lossless bus has one shard, not {given}"),
+            Self::LosslessBytes => {
+                f.write_str("a lossless bus lets go of nothing, so it has a capacity and no bound in bytes")
+            }
         }
     }
 }
@@ -73,12 +88,13 @@ impl std::error::Error for BusConfigError {}
 
 impl BusBuilder<Event> {
     pub(super) fn new() -> Self {
-        Self { shards: 1, capacity: CAPACITY_DEFAULT, ordering_key: None, resumed: None }
+        Self { shards: 1, capacity: CAPACITY_DEFAULT, max_bytes: None, ordering_key: None, resumed: None }
     }
 
     /// Makes it a bus of plain values instead of events. An ordering key that was set is dropped.
     pub fn carrying<T: Carried>(self) -> BusBuilder<T> {
-        BusBuilder { shards: self.shards, capacity: self.capacity, ordering_key: None, resumed: None }
+        let Self { shards, capacity, max_bytes, .. } = self;
+        BusBuilder { shards, capacity, max_bytes, ordering_key: None, resumed: None }
     }
 }
 
@@ -95,10 +111,40 @@ impl<T: Carried> BusBuilder<T> {
         self
     }
 
+    /// Sets how many bytes the events in the rings may have, all together; 0 = no bound. Plain values have the size of
+    /// their slots and nothing besides: for them it means nothing.
+    ///
+    /// Each shard has an equal part, so no stream's events cost another shard its past. A shard over its part
+    /// lets go of its oldest events early, and a reader that was to read them gets a gap, as if it had been
+    /// overtaken. The newest event always stays, however large. Counted is the memory of attributes and payloads.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// The bound of each ring.
+    pub(super) fn bound(&self) -> Bound {
+        match self.max_bytes.unwrap_or(MAX_BYTES_DEFAULT) {
+            0 => Bound::new(0),
+            bytes => Bound::new((bytes / self.shards as u64).max(1)),
+        }
+    }
+
     /// Sets what keeps items in order: those with equal keys go to the same shard.
     pub fn ordering_key(mut self, key: impl Fn(&T) -> u64 + Send + Sync + 'static) -> Self {
         self.ordering_key = Some(Count::new(key));
         self
+    }
+
+    /// What a lossless bus cannot have.
+    pub(super) fn check_lossless(&self) -> Result<(), BusConfigError> {
+        if self.shards != 1 {
+            return Err(BusConfigError::LosslessShards(self.shards));
+        }
+        if self.max_bytes.is_some_and(|bytes| bytes != 0) {
+            return Err(BusConfigError::LosslessBytes);
+        }
+        Ok(())
     }
 
     pub(super) fn check(&self) -> Result<(), BusConfigError> {
@@ -134,6 +180,7 @@ impl<T: Carried> fmt::Debug for BusBuilder<T> {
         f.debug_struct("BusBuilder")
             .field("shards", &self.shards)
             .field("capacity", &self.capacity)
+            .field("max_bytes", &self.max_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -161,6 +208,8 @@ pub struct BusStats {
     /// Events kept in memory by the bus: those in its rings, and overwritten ones not released yet. 0 for
     /// plain values, which are copies.
     pub live_events: u64,
+    /// Bytes of attributes and payloads of those. 0 for plain values.
+    pub held_bytes: u64,
     /// Wakes of sleeping readers: each was one system call.
     pub wakes: u64,
     /// Subscribers and handlers now.

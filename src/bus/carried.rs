@@ -38,6 +38,10 @@ pub trait Carried: Clone + Send + Sync + Sized + 'static {
     #[doc(hidden)]
     fn into_publishable(self) -> Self;
 
+    /// Another handle, or copy. Not `clone`: a plain value's may be the embedder's own code.
+    #[doc(hidden)]
+    fn another(&self) -> Self;
+
     #[doc(hidden)]
     fn place(&self, id: EventId);
 }
@@ -63,6 +67,11 @@ impl Carried for Event {
     #[inline]
     fn into_publishable(self) -> Self {
         Event::into_publishable(self)
+    }
+
+    #[inline]
+    fn another(&self) -> Self {
+        self.clone()
     }
 
     #[inline]
@@ -92,6 +101,11 @@ impl Handle for Event {
     #[inline]
     fn recycle_all(handles: impl Iterator<Item = Self>) {
         Event::recycle_all(handles);
+    }
+
+    #[inline]
+    fn weight(&self) -> u64 {
+        Event::weight(self)
     }
 
     /// The attributes' hashes and the time.
@@ -126,6 +140,11 @@ impl<T: Pod + Send + Sync> Carried for T {
     #[inline]
     fn into_publishable(self) -> Self {
         self
+    }
+
+    #[inline]
+    fn another(&self) -> Self {
+        *self
     }
 
     #[inline]

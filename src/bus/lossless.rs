@@ -12,7 +12,7 @@ use super::builder::{BusBuilder, BusConfigError};
 use super::carried::Carried;
 use super::new_epoch;
 use super::park::Wake;
-use super::ring::{Cargo, Claim, Gated, GatedReader, RUN, Waiting};
+use super::ring::{Batch, Cargo, Claim, Gated, GatedReader, RUN, Waiting};
 use super::subscriber::{Closed, RecvTimeoutError, TryRecvError};
 use super::wait::{Awaited, Patience, Wait};
 use crate::event::{Event, EventId, Sequence};
@@ -104,20 +104,26 @@ impl<T: Carried> Inner<T> {
     }
 
     /// Publishes all, as many at once as there is room for.
-    fn publish_all<I: ExactSizeIterator<Item = T>>(
+    fn publish_all(
         &self,
-        mut items: I,
-        mut attempt: impl FnMut(&mut I) -> Option<Sequence>,
+        items: impl IntoIterator<Item = T>,
+        mut attempt: impl FnMut(&mut Batch<T>) -> Option<Sequence>,
     ) -> Option<EventId> {
+        let mut items = items.into_iter().fuse().map(T::into_publishable);
+        let mut batch = Batch::new();
         let mut last = None;
         let mut looks = 0;
-        while items.len() > 0 {
-            match attempt(&mut items) {
+        loop {
+            // Nothing is claimed while the iterator runs.
+            batch.fill(&mut items);
+            if batch.is_empty() {
+                return last;
+            }
+            match attempt(&mut batch) {
                 Some(sequence) => (last, looks) = (Some(self.id(sequence)), 0),
                 None => self.wait_for_room(&mut looks, None),
             }
         }
-        last
     }
 
     /// One step of waiting for room: spin, then yield, then sleep.
@@ -153,20 +159,17 @@ impl LosslessBus<Event> {
 }
 
 impl<T: Carried> BusBuilder<T> {
-    /// Makes a lossless bus. It has one ring: the number of shards must be 1.
+    /// Makes a lossless bus. It has one ring, which is full by its number of items and lets go of nothing: neither
+    /// [`shards`](Self::shards) nor [`max_bytes`](Self::max_bytes) can be set.
     pub fn build_lossless(self) -> Result<LosslessBus<T>, BusConfigError> {
-        if self.shards != 1 {
-            return Err(BusConfigError::Shards(self.shards));
-        }
+        self.check_lossless()?;
         Ok(LosslessBus(Count::new(Inner::new(&self, false)?)))
     }
 
     /// Makes a lossless bus with a single publisher, which needs no atomic read-modify-write: several times
     /// faster than one that may be shared.
     pub fn build_lossless_solo(self) -> Result<SoloPublisher<T>, BusConfigError> {
-        if self.shards != 1 {
-            return Err(BusConfigError::Shards(self.shards));
-        }
+        self.check_lossless()?;
         let inner = Inner::new(&self, true)?;
         Ok(SoloPublisher { claim: Claim::new(&inner.ring), inner })
     }
@@ -204,10 +207,14 @@ impl<T: Carried> LosslessBus<T> {
 
     /// Publishes all items in order, claiming room for many at once and waiting for it where needed. Other
     /// publishers' items may stand between. Answers the last one's place.
-    pub fn publish_batch_blocking(&self, items: impl ExactSizeIterator<Item = T>) -> Option<EventId> {
+    ///
+    /// The iterator gives up to 64 items before they are published together, and nothing is claimed while it runs: it
+    /// may take its time, publish itself, or panic. Then what it gave before in whole runs is published, and the rest
+    /// is dropped.
+    pub fn publish_batch_blocking(&self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
         let inner = &*self.0;
-        inner.publish_all(items.map(T::into_publishable), |items| {
-            inner.ring.try_publish_run(items, |item, sequence| item.place(inner.id(sequence)))
+        inner.publish_all(items, |batch| {
+            inner.ring.try_publish_run(batch, |item, sequence| item.place(inner.id(sequence)))
         })
     }
 
@@ -285,10 +292,10 @@ impl<T: Carried> SoloPublisher<T> {
     }
 
     /// As [`LosslessBus::publish_batch_blocking`]; nothing stands between the items.
-    pub fn publish_batch_blocking(&mut self, items: impl ExactSizeIterator<Item = T>) -> Option<EventId> {
+    pub fn publish_batch_blocking(&mut self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
         let Self { claim, inner } = self;
-        inner.publish_all(items.map(T::into_publishable), |items| {
-            claim.try_publish_run(&inner.ring, items, |item, sequence| item.place(inner.id(sequence)))
+        inner.publish_all(items, |batch| {
+            claim.try_publish_run(&inner.ring, batch, |item, sequence| item.place(inner.id(sequence)))
         })
     }
 }
@@ -378,7 +385,7 @@ impl<T: Carried> LosslessSubscriber<T> {
     fn take(&mut self) -> Option<T> {
         let mut taken = None;
         self.reader.visit(|item| {
-            taken = Some(item.clone());
+            taken = Some(item.another());
             false
         });
         taken
@@ -420,7 +427,7 @@ impl<T: Carried> LosslessSubscriber<T> {
             return Ok(0);
         }
         into.push(self.recv()?);
-        Ok(1 + self.visit_batch(max - 1, |item| into.push(item.clone())))
+        Ok(1 + self.visit_batch(max - 1, |item| into.push(item.another())))
     }
 
     /// Shows up to `max` of what is there to `visit`, by reference and without waiting. Answers how many.

@@ -7,19 +7,14 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::PoisonError;
 
-use smallvec::SmallVec;
-
 use super::carried::Carried;
-use super::ring::{Cargo, Writer};
+use super::ring::{Batch, Cargo, Writer};
 use super::{Bus, Inner};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, Mutex, MutexGuard, Padded};
 
 /// Writers that threads without a [`Publisher`] share.
 const DESKS: usize = 8;
-
-/// Items of a batch that are claimed together.
-const BATCH: usize = 64;
 
 /// What `publish` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +98,18 @@ impl<T: Carried> Inner<T> {
         ((spread * self.core.rings().len() as u64) >> 32) as usize
     }
 
+    /// Publishes through a desk, then wakes who sleeps: wakers are the embedder's, and no desk is held then.
+    #[inline(always)]
+    fn at_desk<R>(&self, publish: impl FnOnce(&mut Writer<T::Cargo>) -> R) -> R {
+        let published = match self.desks.sit() {
+            Some(mut writer) => publish(&mut writer),
+            // It hands what it evicted to the others.
+            None => publish(&mut Writer::passing(Arc::clone(&self.core))),
+        };
+        self.core.notify();
+        published
+    }
+
     fn id(&self, shard: usize, sequence: Sequence) -> EventId {
         EventId { epoch: self.epoch, shard: shard as u16, sequence }
     }
@@ -117,7 +124,7 @@ impl<T: Carried> Inner<T> {
     #[inline(always)]
     fn publish_in(&self, shard: usize, item: T, put: impl FnOnce(usize, T) -> Sequence) -> Published {
         if self.handlers.has_sync() {
-            let kept = item.clone();
+            let kept = item.another();
             let id = self.id(shard, put(shard, item));
             return Published { id, handled: self.handlers.call(&kept) };
         }
@@ -127,31 +134,32 @@ impl<T: Carried> Inner<T> {
     fn publish_batch(
         &self,
         items: impl IntoIterator<Item = T>,
-        mut put: impl FnMut(usize, smallvec::Drain<'_, [T; BATCH]>) -> Option<Sequence>,
+        mut put: impl FnMut(usize, &mut Batch<T>) -> Option<Sequence>,
     ) -> PublishedBatch {
-        let mut items = items.into_iter().map(T::into_publishable);
+        let mut items = items.into_iter().fuse().map(T::into_publishable);
         let mut answer = PublishedBatch::default();
-        // Made before their places are claimed: what an iterator does takes as long as it likes.
-        let mut run: SmallVec<[T; BATCH]> = SmallVec::new();
+        let mut run = Batch::new();
         if self.core.rings().len() == 1 {
             loop {
-                run.extend(items.by_ref().take(BATCH));
+                run.fill(&mut items);
                 if run.is_empty() {
                     return answer;
                 }
                 self.publish_run(0, &mut run, &mut answer, &mut put);
             }
         }
-        let mut items = items.peekable();
-        while let Some(first) = items.next() {
-            let shard = self.shard(&first);
+        let mut next = items.next().map(|item| (self.shard(&item), item));
+        while let Some((shard, first)) = next.take() {
             run.push(first);
-            while run.len() < BATCH
-                && let Some(item) = items.next_if(|item| self.shard(item) == shard)
-            {
-                run.push(item);
+            while !run.is_full() && next.is_none() {
+                let Some(item) = items.next() else { break };
+                match self.shard(&item) {
+                    same if same == shard => run.push(item),
+                    other => next = Some((other, item)),
+                }
             }
             self.publish_run(shard, &mut run, &mut answer, &mut put);
+            next = next.or_else(|| items.next().map(|item| (self.shard(&item), item)));
         }
         answer
     }
@@ -161,13 +169,14 @@ impl<T: Carried> Inner<T> {
     fn publish_run(
         &self,
         shard: usize,
-        run: &mut SmallVec<[T; BATCH]>,
+        run: &mut Batch<T>,
         answer: &mut PublishedBatch,
-        put: &mut impl FnMut(usize, smallvec::Drain<'_, [T; BATCH]>) -> Option<Sequence>,
+        put: &mut impl FnMut(usize, &mut Batch<T>) -> Option<Sequence>,
     ) {
         answer.count += run.len();
-        let kept = if self.handlers.has_sync() { run.clone() } else { SmallVec::new() };
-        if let Some(sequence) = put(shard, run.drain(..)) {
+        let kept: Vec<T> =
+            if self.handlers.has_sync() { run.iter().map(T::another).collect() } else { Vec::new() };
+        if let Some(sequence) = put(shard, run) {
             answer.last = Some(self.id(shard, sequence));
         }
         answer.handled += kept.iter().map(|item| self.handlers.call(item)).sum::<usize>();
@@ -197,9 +206,8 @@ impl Bus<Event> {
     pub(crate) fn publish_placed(&self, event: Event, id: EventId) {
         let inner = &*self.0;
         let shard = usize::from(id.shard).min(self.shards() - 1);
-        inner.publish_in(shard, event.into_publishable(), |shard, event| match inner.desks.sit() {
-            Some(mut writer) => writer.publish(shard, event, |event, _| event.place(id)),
-            None => Writer::new(Arc::clone(&inner.core)).publish(shard, event, |event, _| event.place(id)),
+        inner.publish_in(shard, event.into_publishable(), |shard, event| {
+            inner.at_desk(|writer| writer.publish(shard, event, |event, _| event.place(id)))
         });
     }
 }
@@ -220,11 +228,7 @@ impl<T: Carried> Bus<T> {
         inner.publish(item, |shard, item| {
             let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
             if T::Cargo::SHARED {
-                match inner.desks.sit() {
-                    Some(mut writer) => writer.publish(shard, item, place),
-                    // A writer of its own hands what it evicted to the others.
-                    None => Writer::new(Arc::clone(&inner.core)).publish(shard, item, place),
-                }
+                inner.at_desk(|writer| writer.publish(shard, item, place))
             } else {
                 inner.core.publish_plain(shard, item, place)
             }
@@ -233,14 +237,15 @@ impl<T: Carried> Bus<T> {
 
     /// Publishes items in order, claiming places for many at once: several times faster than one by one.
     /// Other publishers' items may stand between them.
+    ///
+    /// The iterator gives up to 64 items before they are published together, and is not asked while places are
+    /// claimed: it may take its time, publish itself, or panic. Then what it gave before in whole runs is published,
+    /// and the rest is dropped.
     pub fn publish_batch(&self, items: impl IntoIterator<Item = T>) -> PublishedBatch {
         let inner = &*self.0;
         inner.publish_batch(items, |shard, run| {
             let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
-            match inner.desks.sit() {
-                Some(mut writer) => writer.publish_run(shard, run, place),
-                None => Writer::new(Arc::clone(&inner.core)).publish_run(shard, run, place),
-            }
+            inner.at_desk(|writer| writer.publish_run(shard, run, place))
         })
     }
 
@@ -265,7 +270,10 @@ impl<T: Carried> Publisher<T> {
     pub fn publish(&mut self, item: T) -> Published {
         let inner = &*self.bus.0;
         inner.publish(item, |shard, item| {
-            self.writer.publish(shard, item, |item, sequence| item.place(inner.id(shard, sequence)))
+            let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
+            let sequence = self.writer.publish(shard, item, place);
+            inner.core.notify();
+            sequence
         })
     }
 
@@ -273,7 +281,10 @@ impl<T: Carried> Publisher<T> {
     pub fn publish_batch(&mut self, items: impl IntoIterator<Item = T>) -> PublishedBatch {
         let inner = &*self.bus.0;
         inner.publish_batch(items, |shard, run| {
-            self.writer.publish_run(shard, run, |item, sequence| item.place(inner.id(shard, sequence)))
+            let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
+            let last = self.writer.publish_run(shard, run, place);
+            inner.core.notify();
+            last
         })
     }
 

@@ -44,7 +44,7 @@ impl<T: Carried> Recorder<T> {
                     if kept.len() == *max {
                         kept.pop_front();
                     }
-                    kept.push_back(item.clone());
+                    kept.push_back(item.another());
                 }
                 Visit::Gap(gap) => *missed += gap.missed,
             }

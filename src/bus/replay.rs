@@ -88,7 +88,7 @@ pub(super) fn read_range<T: Carried>(
         let any = cursor.visit_shard(shard, |visit| {
             match visit {
                 Visit::Event(item) => {
-                    events.push(item.clone());
+                    events.push(item.another());
                     next += 1;
                 }
                 Visit::Gap(gap) => {

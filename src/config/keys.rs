@@ -244,6 +244,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.bus.shards, 1..=1024)),
         row("bus.capacity", FIXED, "Events that each ring keeps, the history for replays: a power of two",
             |c| count(&mut c.bus.capacity, 1..=1 << 24)),
+        row("bus.max_bytes", FIXED, "Attributes and payloads that all rings keep together; over it the oldest events go early; 0 = no bound",
+            |c| bytes(&mut c.bus.max_bytes, 0..=64 * TIB)),
     ]},
     #[cfg(feature = "tls")]
     Group { heading: "TLS: https:// and wss:// instead of http:// and ws://", rows: &[

@@ -103,7 +103,8 @@ impl Config {
 
     /// A bus as configured.
     pub fn bus(&self) -> Result<Bus, BusConfigError> {
-        Bus::builder().shards(self.bus.shards).capacity(self.bus.capacity).build()
+        let BusConfig { shards, capacity, max_bytes, .. } = self.bus;
+        Bus::builder().shards(shards).capacity(capacity).max_bytes(max_bytes).build()
     }
 
     /// A server of a bus, as configured.

@@ -49,6 +49,9 @@ const TRACE_STATE: usize = PAYLOAD + 2;
 /// All parts of an event's text.
 const PARTS: usize = PAYLOAD + 3;
 
+/// A body besides its text: with the counts of its handles.
+pub(crate) const BODY_BYTES: usize = size_of::<Body>() + 2 * size_of::<usize>();
+
 /// A shard that no bus has: the event has not been published.
 const UNPUBLISHED: u32 = u32::MAX;
 
@@ -184,6 +187,13 @@ impl Event {
     /// Whether the body may serve another event once nobody holds it.
     pub(crate) fn is_reusable(&self) -> bool {
         pool::is_wanted(&self.0)
+    }
+
+    /// The memory of its body: attributes, payload, and what a body has besides. The frames made of it are not in it:
+    /// they come later.
+    #[inline]
+    pub(crate) fn weight(&self) -> u64 {
+        (BODY_BYTES + self.0.text.capacity()) as u64
     }
 
     /// Lets go of these handles; their bodies may serve other events of this thread.

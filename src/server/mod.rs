@@ -376,7 +376,8 @@ impl Shared {
     pub(crate) fn stats(&self) -> serde_json::Value {
         let metrics = &self.metrics;
         let open = |kind| metrics.connections.get_or_create(&Kind { kind }).get();
-        let shards: Vec<_> = (self.bus.stats().shards.iter())
+        let bus = self.bus.stats();
+        let shards: Vec<_> = (bus.shards.iter())
             .map(|s| json!({ "head": s.head, "oldest": s.oldest, "capacity": s.capacity }))
             .collect();
         let (ledger, laggards, held_bytes) = Report::together(lock(&self.reports).iter());
@@ -403,6 +404,7 @@ impl Shared {
             "written_bytes": metrics.written_bytes.get(),
             "interests": explain::interests_json(self),
             "shards": shards,
+            "ring_bytes": bus.held_bytes,
         })
     }
 }

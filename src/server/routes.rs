@@ -201,7 +201,9 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
             if let Err(refusal) = answer.entitled("seeing metrics", Grant::sees_metrics) {
                 return refusal;
             }
-            let text = answer.cx.shared.metrics.text();
+            let shared = &answer.cx.shared;
+            shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
+            let text = shared.metrics.text();
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             answer.respond(200, &[("Content-Type", kind)], text.as_bytes())
         }

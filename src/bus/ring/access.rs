@@ -7,20 +7,24 @@ use std::sync::Arc as Count;
 
 use super::super::barrier::Fences;
 use super::super::park::{Sleepers, Wake};
+use super::batch::Batch;
+use super::bytes::Bound;
 use super::cargo::Cargo;
 use super::seats::{IDLE, Seat, Seats};
-use super::slots::{End, Found, Peek, Ring};
+use super::slots::{End, Filled, Found, Peek, Ring};
 use super::{RUN, SHARDS_MAX, Sequence, is_pinned, place_word};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering, fence};
 use crate::sync::{Arc, Mutex, lock};
 
-/// Evictions between two looks at the pins.
+/// Evictions between two looks at the pins, and what they may weigh.
 const RETIRED_MAX: usize = if cfg!(loom) { 1 } else { 128 };
+const RETIRED_BYTES_MAX: u64 = 1 << 20;
 
-/// A body that was overwritten.
+/// A body that was overwritten, or let go of early.
 struct Evicted {
     place: u64,
     word: u64,
+    weight: u64,
 }
 
 /// The rings of a bus, and all who read them.
@@ -31,24 +35,39 @@ pub(crate) struct Core<C: Cargo> {
     orphans: Mutex<Vec<Evicted>>,
     released: AtomicU64,
     closed: AtomicBool,
+    fences: Fences,
+    books: Mutex<Books>,
+}
+
+/// What the bodies weigh that are not released yet, by who published or released them.
+#[derive(Default)]
+struct Books {
+    /// Writers that are there: what each published less what it released.
+    writers: Vec<Count<AtomicI64>>,
+    /// The same of those that are gone.
+    closed: i64,
 }
 
 impl<C: Cargo> Core<C> {
     /// `shards` rings of `capacity` slots each: a power of two. At most [`SHARDS_MAX`] shards.
+    #[cfg(loom)]
     pub(crate) fn new(shards: usize, capacity: usize) -> Self {
-        Self::starting_at(&vec![0; shards], capacity)
+        Self::starting_at(&vec![0; shards], capacity, Bound::new(0))
     }
 
-    /// A ring for each of these sequences, which is its first.
-    pub(crate) fn starting_at(first: &[Sequence], capacity: usize) -> Self {
+    /// A ring for each of these sequences, which is its first, each with this bound.
+    pub(crate) fn starting_at(first: &[Sequence], capacity: usize, bound: Bound) -> Self {
         assert!((1..=SHARDS_MAX).contains(&first.len()), "the builder checks it");
+        let fences = Fences::new();
         Self {
-            rings: first.iter().map(|first| Ring::new(capacity, *first)).collect(),
+            rings: first.iter().map(|first| Ring::new(capacity, *first, bound, fences)).collect(),
             seats: Seats::default(),
-            sleepers: Sleepers::new(Fences::new()),
+            sleepers: Sleepers::new(fences),
             orphans: Mutex::new(Vec::new()),
             released: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            fences,
+            books: Mutex::default(),
         }
     }
 
@@ -61,12 +80,24 @@ impl<C: Cargo> Core<C> {
         self.sleepers.wakes()
     }
 
-    /// Items published and not released yet: those in the rings, and evicted ones that wait.
+    /// Items published and not released yet: those in the rings, and evicted ones that wait. A publication or a
+    /// release that is under way may be counted or not.
     pub(crate) fn live(&self) -> u64 {
-        // Statistics: no edge.
-        let holes = |ring: &Ring<C>| ring.holes.load(Ordering::Relaxed);
-        let published: u64 = self.rings.iter().map(|ring| ring.head() - ring.first() - holes(ring)).sum();
-        published.saturating_sub(self.released.load(Ordering::Relaxed))
+        // Statistics: no edge. Released first, so that what comes meanwhile does not make it too few.
+        let released = self.released.load(Ordering::Relaxed);
+        let published = |ring: &Ring<C>| {
+            let holes = ring.holes.load(Ordering::Relaxed);
+            ring.head().saturating_sub(ring.first()).saturating_sub(holes)
+        };
+        self.rings.iter().map(published).sum::<u64>().saturating_sub(released)
+    }
+
+    /// What the bodies weigh that were published and not released yet.
+    pub(crate) fn held(&self) -> u64 {
+        let books = lock(&self.books);
+        // A sum: no edge.
+        let open: i64 = books.writers.iter().map(|net| net.load(Ordering::Relaxed)).sum();
+        (books.closed + open).max(0) as u64
     }
 
     /// Publishes an item that owns nothing. `place` gets the item and its sequence before anyone else can
@@ -79,24 +110,24 @@ impl<C: Cargo> Core<C> {
         place: impl FnOnce(&C::Item, Sequence),
     ) -> Sequence {
         assert!(!C::SHARED, "what was evicted would leak");
-        self.put(shard, item, place).0
+        let (sequence, _) = self.put(shard, item, place);
+        self.notify();
+        sequence
     }
 
-    /// Answers the item's sequence and word 0 of what it overwrote.
+    /// Answers the item's sequence and what it overwrote. [`Self::notify`] must follow.
     #[inline(always)]
-    fn put(&self, shard: usize, item: C::Item, place: impl FnOnce(&C::Item, Sequence)) -> (Sequence, u64) {
+    fn put(&self, shard: usize, item: C::Item, place: impl FnOnce(&C::Item, Sequence)) -> (Sequence, Filled) {
         let ring = &self.rings[shard];
-        let (sequence, slot) = loop {
+        let (sequence, turn) = loop {
             // E3: relaxed.
             let sequence = ring.head.0.fetch_add(1, Ordering::Relaxed);
-            if let Some(slot) = ring.open(sequence) {
-                break (sequence, slot);
+            if let Some(turn) = ring.open(sequence) {
+                break (sequence, turn);
             }
         };
         place(&item, sequence);
-        let evicted = Ring::<C>::fill(slot, sequence, &C::pack(item));
-        self.notify();
-        (sequence, evicted)
+        (sequence, ring.fill(turn, sequence, &C::pack(item)))
     }
 
     /// Wakes who sleeps. Behind every publication.
@@ -135,19 +166,50 @@ impl<C: Cargo> Drop for Core<C> {
 }
 
 /// Publishes to the rings of a core, and keeps the bodies that it evicted until no reader looks at them: at
-/// most [`RETIRED_MAX`], and [`RUN`] more for each reader that is stopped in the middle of a run.
+/// most [`RETIRED_MAX`] or [`RETIRED_BYTES_MAX`], and [`RUN`] more for each reader that is stopped in the middle of a
+/// run.
 pub(crate) struct Writer<C: Cargo> {
     core: Arc<Core<C>>,
     retired: Vec<Evicted>,
     full: usize,
+    /// What the retired weigh, and when that is too much.
+    retired_bytes: u64,
+    full_bytes: u64,
+    /// By shard: what it put in less what it took out, and has not settled.
+    pending: Box<[i64]>,
+    /// What it published less what it released, and whether the core's books know it.
+    net: Count<AtomicI64>,
+    is_booked: bool,
+    /// For letting go of what is old: a pin of its own.
+    seat: Option<Count<Seat>>,
 }
 
 impl<C: Cargo> Writer<C> {
     pub(crate) fn new(core: Arc<Core<C>>) -> Self {
-        Self { core, retired: Vec::new(), full: RETIRED_MAX }
+        let mut writer = Self::passing(core);
+        lock(&writer.core.books).writers.push(Count::clone(&writer.net));
+        writer.is_booked = true;
+        writer
+    }
+
+    /// One for a single publication: its books are told when it goes.
+    pub(crate) fn passing(core: Arc<Core<C>>) -> Self {
+        let pending = vec![0; if C::SHARED { core.rings.len() } else { 0 }];
+        Self {
+            core,
+            retired: Vec::new(),
+            full: RETIRED_MAX,
+            retired_bytes: 0,
+            full_bytes: RETIRED_BYTES_MAX,
+            pending: pending.into(),
+            net: Count::default(),
+            is_booked: false,
+            seat: None,
+        }
     }
 
     /// Publishes an item. `place` gets the item and its sequence before anyone else can see it.
+    /// [`Core::notify`] must follow, when the caller holds no lock.
     #[inline]
     pub(crate) fn publish(
         &mut self,
@@ -155,49 +217,113 @@ impl<C: Cargo> Writer<C> {
         item: C::Item,
         place: impl FnOnce(&C::Item, Sequence),
     ) -> Sequence {
-        let (sequence, evicted) = self.core.put(shard, item, place);
-        self.retire(shard, sequence, evicted);
+        let (sequence, filled) = self.core.put(shard, item, place);
+        self.book(shard, sequence, filled);
         sequence
     }
 
-    /// Publishes items that were made before, claiming once for all that fit a quarter of the ring. Answers
-    /// the last one's sequence.
+    /// Publishes the items of a batch, claiming once for all that fit a quarter of the ring. Answers the last one's
+    /// sequence. [`Core::notify`] must follow, when the caller holds no lock.
+    ///
+    /// A batch holds items, and nothing that makes them: so no code but ours runs between claim and publication.
     pub(crate) fn publish_run(
         &mut self,
         shard: usize,
-        mut items: impl ExactSizeIterator<Item = C::Item>,
+        batch: &mut Batch<C::Item>,
         mut place: impl FnMut(&C::Item, Sequence),
     ) -> Option<Sequence> {
         let core = Arc::clone(&self.core);
         let ring = &core.rings[shard];
+        let mut items = batch.take();
         let mut last = None;
         while items.len() > 0 {
             let count = (items.len() as u64).min((ring.capacity() / 4).max(1));
             // E3: relaxed.
             let first = ring.head.0.fetch_add(count, Ordering::Relaxed);
             for sequence in first..first + count {
-                let Some(slot) = ring.open(sequence) else { continue };
-                let item = items.next().expect("its length is exact, and no more is claimed");
+                let Some(turn) = ring.open(sequence) else { continue };
+                let item = items.next().expect("as many as were counted");
                 place(&item, sequence);
-                let evicted = Ring::<C>::fill(slot, sequence, &C::pack(item));
-                self.retire(shard, sequence, evicted);
+                let filled = ring.fill(turn, sequence, &C::pack(item));
+                self.book(shard, sequence, filled);
                 last = Some(sequence);
             }
         }
-        core.notify();
         last
     }
 
+    /// Takes what was overwritten, and adds up.
     #[inline(always)]
-    fn retire(&mut self, shard: usize, sequence: Sequence, word: u64) {
+    fn book(&mut self, shard: usize, sequence: Sequence, filled: Filled) {
+        if !C::SHARED {
+            return;
+        }
+        let Filled { shown, word, was, weight } = filled;
+        let mut came = weight as i64;
+        // Read and written by this writer alone; others only look.
+        self.net.store(self.net.load(Ordering::Relaxed) + came, Ordering::Relaxed);
         // The first lap evicts nothing.
-        if C::SHARED && word != 0 {
-            let evicted = sequence.wrapping_sub(self.core.rings[shard].capacity());
-            self.retired.push(Evicted { place: place_word(shard, evicted), word });
-            if self.retired.len() >= self.full {
-                self.reclaim();
+        if word != 0 {
+            came -= was as i64;
+            self.retire(shard, shown, word, was);
+        }
+        self.pending[shard] += came;
+        let bound = self.core.rings[shard].bound;
+        if bound.is_grain(self.pending[shard]) {
+            self.settle(shard, sequence);
+        }
+        if bound.is_set() {
+            // E11: behind the stamp.
+            self.core.fences.light();
+            if self.core.rings[shard].is_below_floor(sequence) {
+                // Others had to let go of it before it was there.
+                self.take_out(shard, sequence..sequence + 1);
             }
         }
+        if self.retired.len() >= self.full || self.retired_bytes >= self.full_bytes {
+            self.reclaim();
+        }
+    }
+
+    #[inline(always)]
+    fn retire(&mut self, shard: usize, sequence: Sequence, word: u64, weight: u64) {
+        self.retired.push(Evicted { place: place_word(shard, sequence), word, weight });
+        self.retired_bytes += weight;
+    }
+
+    /// Settles with the ring, and lets go of the oldest where it is over its bound: none from `until` on.
+    #[cold]
+    fn settle(&mut self, shard: usize, until: Sequence) {
+        let core = Arc::clone(&self.core);
+        let ring = &core.rings[shard];
+        let pending = std::mem::take(&mut self.pending[shard]);
+        if !ring.settle(pending) {
+            return;
+        }
+        while let Some(run) = ring.raise_floor(until) {
+            self.take_out(shard, run);
+        }
+    }
+
+    /// Takes items below the floor out of their slots.
+    #[cold]
+    fn take_out(&mut self, shard: usize, run: std::ops::Range<Sequence>) {
+        let core = Arc::clone(&self.core);
+        let ring = &core.rings[shard];
+        let seat = Count::clone(self.seat.get_or_insert_with(|| core.seats.take()));
+        // I8, E4: no body of the run is released, and none takes its address, until the pin is taken off.
+        let pinned = Pinned::new(&seat, place_word(shard, run.start));
+        // E11: the floor is above the run.
+        core.fences.heavy();
+        let mut weight = 0;
+        for sequence in run {
+            if let Some((word, was)) = ring.take_out(sequence) {
+                self.retire(shard, sequence, word, was);
+                weight += was;
+            }
+        }
+        drop(pinned);
+        ring.settle((weight as i64).wrapping_neg());
     }
 
     /// Releases what no reader looks at.
@@ -218,7 +344,11 @@ impl<C: Cargo> Writer<C> {
         });
         let before = self.retired.len();
         let is_free = |evicted: &mut Evicted| !pins.iter().any(|&pin| is_pinned(pin, evicted.place));
-        let free = self.retired.extract_if(.., is_free).map(|evicted| evicted.word);
+        let mut weight = 0;
+        let free = self.retired.extract_if(.., is_free).map(|evicted| {
+            weight += evicted.weight;
+            evicted.word
+        });
         // SAFETY: I3: each count came from a slot's word 0. I4: its eviction was before the fence, no pin covers it
         // behind the fence, so no reader holds it or can come to (E4), and those that did are done (E5). It has left
         // the list when it is released, so it is released once.
@@ -226,6 +356,10 @@ impl<C: Cargo> Writer<C> {
         let released = before - self.retired.len();
         self.core.released.fetch_add(released as u64, Ordering::Relaxed);
         self.full = self.retired.len() + RETIRED_MAX;
+        // Of others as well: the books are one.
+        self.net.store(self.net.load(Ordering::Relaxed) - weight as i64, Ordering::Relaxed);
+        self.retired_bytes = self.retired.iter().map(|evicted| evicted.weight).sum();
+        self.full_bytes = self.retired_bytes + RETIRED_BYTES_MAX;
     }
 }
 
@@ -236,6 +370,20 @@ impl<C: Cargo> Drop for Writer<C> {
         }
         if !self.retired.is_empty() {
             lock(&self.core.orphans).append(&mut self.retired);
+        }
+        for (ring, pending) in self.core.rings.iter().zip(&self.pending) {
+            if *pending != 0 {
+                ring.settle(*pending);
+            }
+        }
+        if let Some(seat) = self.seat.take() {
+            seat.leave();
+        }
+        let mut books = lock(&self.core.books);
+        // Its own: no edge.
+        books.closed += self.net.load(Ordering::Relaxed);
+        if self.is_booked {
+            books.writers.retain(|net| !Count::ptr_eq(net, &self.net));
         }
     }
 }
@@ -323,8 +471,9 @@ struct Pinned<'a>(&'a AtomicU64);
 impl<'a> Pinned<'a> {
     #[inline(always)]
     fn new(seat: &'a Seat, place: u64) -> Self {
-        // E4. What a run before looked at was released from it by E5.
-        seat.pin.0.store(place, Ordering::Relaxed);
+        // E4, by the fence. E5: who finds this pin, and not the idle one before it, must know too that the run before
+        // is done with; a plain store behind a release store does not carry that.
+        seat.pin.0.store(place, Ordering::Release);
         fence(Ordering::SeqCst);
         Self(&seat.pin.0)
     }

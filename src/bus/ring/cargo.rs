@@ -27,6 +27,9 @@ pub unsafe trait Cargo: Send + Sync + 'static {
     /// Whether word 0 owns something.
     const SHARED: bool;
 
+    /// What the item of an image weighs, in bytes of its body; 0 where there is none.
+    fn weight(image: &Self::Image) -> u64;
+
     /// Gives the item up to an image.
     fn pack(item: Self::Item) -> Self::Image;
 
@@ -52,6 +55,11 @@ unsafe impl<T: Pod + Send + Sync> Cargo for Plain<T> {
     type Item = T;
     type Image = T;
     const SHARED: bool = false;
+
+    #[inline(always)]
+    fn weight(_: &T) -> u64 {
+        0
+    }
 
     #[inline(always)]
     fn pack(item: T) -> T {
@@ -84,7 +92,9 @@ pub(crate) trait Handle: Clone + Send + Sync + 'static {
     fn recycle_all(handles: impl Iterator<Item = Self>) {
         handles.for_each(drop);
     }
-    /// A copy of what readers ask most, kept in the slot.
+    /// What its body weighs: the bytes that it holds. Never changes while it is published.
+    fn weight(&self) -> u64;
+    /// A copy of what readers ask most, kept in the slot. The last word is the weight's.
     fn header(&self) -> [u64; HEADER_WORDS];
 }
 
@@ -109,12 +119,18 @@ unsafe impl<H: Handle> Cargo for Shared<H> {
     const SHARED: bool = true;
 
     #[inline(always)]
+    fn weight(image: &Self::Image) -> u64 {
+        image[HEADER_WORDS]
+    }
+
+    #[inline(always)]
     fn pack(item: H) -> Self::Image {
-        let header = item.header();
+        let (header, weight) = (item.header(), item.weight());
         let reusable = u64::from(item.is_reusable()) * REUSABLE;
         let mut image = [0; 1 + HEADER_WORDS];
         image[0] = Arc::into_raw(item.into_arc()).expose_provenance() as u64 | reusable;
         image[1..].copy_from_slice(&header);
+        image[HEADER_WORDS] = weight;
         image
     }
 

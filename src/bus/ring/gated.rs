@@ -24,6 +24,7 @@ use std::sync::Arc as Count;
 
 use super::super::barrier::Fences;
 use super::super::park::{Bed, Sleepers, Wake};
+use super::batch::Batch;
 use super::cargo::{Cargo, word_0};
 use super::cells::Cells;
 use super::seats::{IDLE, Seat, Seats};
@@ -175,15 +176,17 @@ impl<C: Cargo> Gated<C> {
         Ok(sequence)
     }
 
-    /// Publishes as many of the items as there is room for, claimed at once. Answers the last one's
-    /// sequence.
+    /// Publishes as many of a batch as there is room for, claimed at once. Answers the last one's sequence.
+    ///
+    /// A batch holds items, and nothing that makes them: so no code but ours runs between claim and publication, and
+    /// there are as many as were claimed for.
     pub(crate) fn try_publish_run(
         &self,
-        items: &mut impl ExactSizeIterator<Item = C::Item>,
+        batch: &mut Batch<C::Item>,
         mut place: impl FnMut(&C::Item, Sequence),
     ) -> Option<Sequence> {
-        let (first, count) = self.claim((items.len() as u64).min(self.capacity()))?;
-        for (sequence, item) in (first..first + count).zip(items) {
+        let (first, count) = self.claim((batch.len() as u64).min(self.capacity()))?;
+        for (sequence, item) in (first..first + count).zip(batch.take_first(count as usize)) {
             place(&item, sequence);
             self.fill(sequence, &C::pack(item));
             // G1.
@@ -292,10 +295,10 @@ impl Claim {
     pub(crate) fn try_publish_run<C: Cargo>(
         &mut self,
         ring: &Gated<C>,
-        items: &mut impl ExactSizeIterator<Item = C::Item>,
+        batch: &mut Batch<C::Item>,
         mut place: impl FnMut(&C::Item, Sequence),
     ) -> Option<Sequence> {
-        let wanted = items.len() as u64;
+        let wanted = batch.len() as u64;
         if self.room_to - self.next < wanted {
             self.room_to = ring.look_for_room(self.next);
         }
@@ -303,7 +306,7 @@ impl Claim {
         if count == 0 {
             return None;
         }
-        for (sequence, item) in (self.next..self.next + count).zip(items) {
+        for (sequence, item) in (self.next..self.next + count).zip(batch.take_first(count as usize)) {
             place(&item, sequence);
             ring.fill(sequence, &C::pack(item));
         }

@@ -2,14 +2,16 @@
 //! this room.
 //!
 //! Imports `sync` and the eventcount (`park`). Nothing here knows what an event is: a [`Cargo`] says how an
-//! item becomes the words of a slot. `slots` is one shard, `seats` the registry of readers, `access` who
-//! publishes and reads.
+//! item becomes the words of a slot. `slots` is one shard, `bytes` its bound in bytes, `seats` the registry of
+//! readers, `access` who publishes and reads, `batch` what is published at once.
 //!
 //! # Layout
 //! ```text
 //! Core ── rings (one a shard) ── head         next sequence to claim                    own line
 //!  │                             slots        stamp | word 0 | word 1 ...               whole lines
 //!  │                             given_up     one word a slot, written only in trouble
+//!  │                             weight       what the items weigh, roughly                own line
+//!  │                             floor        what is below was let go of early            own line
 //!  ├──── seats (one a reader) ── pin          the run that its reader looks at          own line
 //!  │                             bed          where its reader sleeps                   own line
 //!  └──── orphans                 evicted bodies whose publisher is gone
@@ -27,8 +29,9 @@
 //! - I2 A slot is written only by the publisher of the one sequence whose turn it is: the lap before was
 //!   published, or all laps since the one published last were given up. Sequences are claimed once
 //!   (`fetch_add`), a publisher gives up only its own, and never touches the slot afterwards.
-//! - I3 Word 0 of a published slot of a shared cargo holds one count of its body. Overwriting moves that
-//!   count to the evicting publisher's retired list.
+//! - I3 Word 0 of a published slot of a shared cargo holds one count of its body, or is 0 where that was let go
+//!   of (I8). Overwriting moves that count to the evicting publisher's retired list, under the sequence that the
+//!   slot showed.
 //! - I4 A body on a retired list is released only after a fence behind its eviction, and a look at all
 //!   pins that found none over its sequence.
 //! - I5 A reader follows word 0 only of a slot whose stamp it found right *after* the fence behind its
@@ -36,6 +39,12 @@
 //! - I6 Seats are only appended, and live as long as the core.
 //! - I7 No reader looks below the sequence that a ring began with: slots of the lap before it look published, and
 //!   hold nothing. The cursor, through which all readers come, tells what is below as a gap.
+//! - I8 A ring over its bound in bytes raises its floor; the word 0 of a published slot below the floor may then be
+//!   exchanged for 0 by anybody with a pin over its sequence, and is that one's count (the stamp stays as it is). A
+//!   publisher that overwrites takes the count by an exchange too where it sees the floor above the sequence
+//!   shown; where it does not, E11 keeps the others off. Two exchanges never take one count, and a count never
+//!   belongs to another body than was read: its address is not used again while the pin stands. A reader that
+//!   finds 0 has been lapped.
 //!
 //! # Orderings
 //! - E1 publish: `stamp = even` (release) -> reader's first load of the stamp (acquire).
@@ -53,6 +62,10 @@
 //! - E7 seat handed on: `taken = false` (release) -> the next reader's exchange (acquire).
 //! - E9 given up: the record (release) -> the record (acquire): who proceeds on it never meets the
 //!   publisher that gave up, and a reader that skips on it skips what was claimed.
+//! - E11 floor: the floor, `SeqCst` or heavy fence, stamp -> stamp (odd, or published), light fence, the floor.
+//!   Either who raised the floor sees the stamp and leaves the slot alone (it is being overwritten) or for its
+//!   publisher (it is not there yet), or that publisher sees the floor: it exchanges (I8), or takes out what it
+//!   has just published.
 //! - E10 closed: the flag (release) -> reader's load (acquire): a reader that sees it sees all events.
 //!
 //! # What can wait
@@ -63,6 +76,8 @@
 //! those behind it held until it runs again. Everything else in `publish` is wait-free.
 
 mod access;
+mod batch;
+mod bytes;
 mod cargo;
 mod cells;
 mod gated;
@@ -71,6 +86,8 @@ mod seats;
 mod slots;
 
 pub(crate) use access::{Core, Reader, Writer};
+pub(crate) use batch::Batch;
+pub(crate) use bytes::Bound;
 pub(crate) use cargo::{Cargo, Plain, Shared};
 pub(crate) use cargo::{HEADER_WORDS, Handle};
 pub(crate) use gated::{Claim, Gated, GatedReader, Waiting};

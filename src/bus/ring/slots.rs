@@ -1,6 +1,6 @@
 //! One shard: slots, their stamps, and what is done about a publisher that was stopped between two of them.
 //!
-//! Imports `sync`. Always: I1 to I3 of the room.
+//! Imports `sync` and `barrier`. Always: I1 to I3 of the room.
 #![allow(
     unsafe_code,
     reason = "slots without bounds checks, and what they own; the invariants are the room's"
@@ -8,7 +8,9 @@
 
 use std::marker::PhantomData;
 
-use super::cargo::{Cargo, load_image, store_image};
+use super::super::barrier::Fences;
+use super::bytes::Bound;
+use super::cargo::{Cargo, load_image, store_image, word_0};
 use super::{AHEAD, Sequence, prefetch};
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::sync::{Padded, hint, thread};
@@ -33,8 +35,29 @@ impl Line {
 /// Where one item's stamp and words are.
 #[derive(Clone, Copy)]
 pub(super) struct Slot<'a> {
-    stamp: &'a AtomicU64,
+    pub(super) stamp: &'a AtomicU64,
     lines: &'a [Line],
+}
+
+/// A slot that is its publisher's to write.
+#[derive(Clone, Copy)]
+pub(super) struct Turn<'a> {
+    slot: Slot<'a>,
+    /// The sequence that it shows until then. Not always the lap before: laps between may have been given up.
+    shown: Sequence,
+}
+
+/// What a slot held before it was overwritten, and the weight of what it holds now.
+#[derive(Clone, Copy)]
+pub(super) struct Filled {
+    /// The sequence that it showed.
+    pub(super) shown: Sequence,
+    /// Its word 0: 0 where it owned nothing any more.
+    pub(super) word: u64,
+    /// What that weighed.
+    pub(super) was: u64,
+    /// What the new item weighs.
+    pub(super) weight: u64,
 }
 
 /// What a reader found at a sequence.
@@ -72,6 +95,12 @@ pub(crate) struct Ring<C: Cargo> {
     given_up: Box<[AtomicU64]>,
     /// Sequences given up so far.
     pub(super) holes: AtomicU64,
+    /// What its items weigh, as far as publishers have settled it (see `bytes`). Wraps below zero for a moment.
+    pub(super) weight: Padded<AtomicU64>,
+    /// Below it items were let go of, where the bound asked for it.
+    pub(super) floor: Padded<AtomicU64>,
+    pub(super) bound: Bound,
+    fences: Fences,
     /// The sequence that the ring began with; below it nothing was ever published here.
     first: Sequence,
     mask: u64,
@@ -85,7 +114,7 @@ impl<C: Cargo> Ring<C> {
     /// 64-byte item on one line instead of two, were measured: a reader at the publisher's heels got half.
     const LINES: usize = (1 + Self::WORDS).div_ceil(WORDS_A_LINE);
 
-    pub(super) fn new(capacity: usize, first: Sequence) -> Self {
+    pub(super) fn new(capacity: usize, first: Sequence, bound: Bound, fences: Fences) -> Self {
         assert!(capacity.is_power_of_two(), "the builder checks it");
         // The sequence of the lap before that has this slot.
         let behind = |index: u64| index.wrapping_sub(first) & (capacity as u64 - 1);
@@ -99,6 +128,10 @@ impl<C: Cargo> Ring<C> {
             lines: lines(capacity * Self::LINES),
             given_up: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
             holes: AtomicU64::new(0),
+            weight: Padded(AtomicU64::new(0)),
+            floor: Padded(AtomicU64::new(0)),
+            bound,
+            fences,
             first,
             mask: capacity as u64 - 1,
             lap_shift: capacity.trailing_zeros(),
@@ -113,7 +146,7 @@ impl<C: Cargo> Ring<C> {
 
     /// The stamp of a published sequence.
     #[inline(always)]
-    fn published(sequence: Sequence) -> u64 {
+    pub(super) fn published(sequence: Sequence) -> u64 {
         sequence.wrapping_mul(2).wrapping_add(2)
     }
 
@@ -125,7 +158,9 @@ impl<C: Cargo> Ring<C> {
 
     /// The oldest sequence that may still be here.
     pub(crate) fn oldest(&self) -> Sequence {
-        self.head().saturating_sub(self.capacity()).max(self.first)
+        // No edge: what is below either is told as a gap by who finds it gone.
+        let floor = self.floor.0.load(Ordering::Relaxed);
+        self.head().saturating_sub(self.capacity()).max(self.first).max(floor)
     }
 
     pub(crate) fn capacity(&self) -> u64 {
@@ -140,7 +175,7 @@ impl<C: Cargo> Ring<C> {
     }
 
     #[inline(always)]
-    fn slot(&self, sequence: Sequence) -> Slot<'_> {
+    pub(super) fn slot(&self, sequence: Sequence) -> Slot<'_> {
         let index = (sequence & self.mask) as usize;
         let first = index * Self::LINES;
         // SAFETY: I1: the masked index is below the capacity, and there are LINES lines for each.
@@ -149,22 +184,29 @@ impl<C: Cargo> Ring<C> {
     }
 
     #[inline(always)]
-    fn word(slot: Slot<'_>, index: usize) -> &AtomicU64 {
+    pub(super) fn word(slot: Slot<'_>, index: usize) -> &AtomicU64 {
         &slot.lines[(index + 1) / WORDS_A_LINE].0[(index + 1) % WORDS_A_LINE]
+    }
+
+    /// The word that tells what a shared item weighs: the last.
+    #[inline(always)]
+    pub(super) fn weight_word(slot: Slot<'_>) -> &AtomicU64 {
+        Self::word(slot, Self::WORDS - 1)
     }
 
     /// The slot of a claimed sequence, once it is this publisher's to write (I2); `None` where the sequence
     /// was given up.
     #[inline(always)]
-    pub(super) fn open(&self, sequence: Sequence) -> Option<Slot<'_>> {
+    pub(super) fn open(&self, sequence: Sequence) -> Option<Turn<'_>> {
         for line in self.slot(sequence.wrapping_add(AHEAD)).lines {
             prefetch::for_writing(line);
         }
         let slot = self.slot(sequence);
-        let before = Self::published(sequence.wrapping_sub(self.capacity()));
+        let shown = sequence.wrapping_sub(self.capacity());
+        let before = Self::published(shown);
         // E3.
         if slot.stamp.load(Ordering::Acquire) == before {
-            return Some(slot);
+            return Some(Turn { slot, shown });
         }
         self.open_slowly(sequence)
     }
@@ -179,7 +221,7 @@ impl<C: Cargo> Ring<C> {
     }
 
     #[cold]
-    fn open_slowly(&self, sequence: Sequence) -> Option<Slot<'_>> {
+    fn open_slowly(&self, sequence: Sequence) -> Option<Turn<'_>> {
         let slot = self.slot(sequence);
         let mut looks = 0;
         loop {
@@ -189,17 +231,17 @@ impl<C: Cargo> Ring<C> {
             let stamp = slot.stamp.load(Ordering::Acquire);
             let (first, count) = ((record >> 32) as u32, record as u32);
             if stamp & 1 == 0 {
-                let shown = (stamp / 2).wrapping_sub(1);
-                let (shown, own) = (self.lap(shown), self.lap(sequence));
-                let after_shown = shown.wrapping_add(1);
+                // Halved by a shift that keeps the sign: a ring's first lap shows sequences below zero.
+                let shown = ((stamp as i64 >> 1) as u64).wrapping_sub(1);
+                let (after_shown, own) = (self.lap(shown).wrapping_add(1), self.lap(sequence));
                 if after_shown == own {
-                    return Some(slot);
+                    return Some(Turn { slot, shown });
                 }
                 // All laps between were given up, so it is this one's turn, and the record has served.
                 // Nobody else can change it: it could only grow by this lap.
                 if count != 0 && first == after_shown && first.wrapping_add(count) == own {
                     self.record(sequence).store(0, Ordering::Release);
-                    return Some(slot);
+                    return Some(Turn { slot, shown });
                 }
             }
             if looks >= WAIT_LOOKS && self.give_up(sequence, record) {
@@ -240,29 +282,38 @@ impl<C: Cargo> Ring<C> {
         self.lap(sequence).wrapping_sub((record >> 32) as u32) < record as u32
     }
 
-    /// Writes an opened slot and publishes it; answers its word 0 of the lap before.
+    /// Writes an opened slot and publishes it; answers what it held.
     #[inline(always)]
-    pub(super) fn fill(slot: Slot<'_>, sequence: Sequence, image: &C::Image) -> u64 {
-        let evicted = Self::write(slot, sequence, image);
-        Self::publish(slot, sequence);
-        evicted
-    }
-
-    /// Writes an opened slot; answers its word 0 of the lap before. [`Self::publish`] must follow.
-    #[inline(always)]
-    pub(super) fn write(slot: Slot<'_>, sequence: Sequence, image: &C::Image) -> u64 {
-        // I2: ours since `open`, so nobody else writes it now.
-        let evicted = if C::SHARED { Self::word(slot, 0).load(Ordering::Relaxed) } else { 0 };
-        // E2.
+    pub(super) fn fill(&self, turn: Turn<'_>, sequence: Sequence, image: &C::Image) -> Filled {
+        let slot = turn.slot;
+        // E2. I2: ours since `open`, so nobody else writes it now, but for its word 0 (I8).
         slot.stamp.store(Self::published(sequence) - 1, Ordering::Relaxed);
         fence(Ordering::Release);
+        let (word, was) = if C::SHARED { self.take_over(turn) } else { (0, 0) };
         store_image(image, |index| Self::word(slot, index));
-        evicted
+        Self::publish(slot, sequence);
+        Filled { shown: turn.shown, word, was, weight: C::weight(image) }
+    }
+
+    /// Takes what a slot owns, behind its odd stamp: its word 0, and what that weighs.
+    #[inline(always)]
+    fn take_over(&self, turn: Turn<'_>) -> (u64, u64) {
+        let word = Self::word(turn.slot, 0);
+        let was = Self::weight_word(turn.slot).load(Ordering::Relaxed);
+        if self.bound.is_set() {
+            // E11.
+            self.fences.light();
+            if self.floor.0.load(Ordering::Relaxed) > turn.shown {
+                // I8.
+                return (word.swap(0, Ordering::Relaxed), was);
+            }
+        }
+        (word.load(Ordering::Relaxed), was)
     }
 
     /// Shows a written slot to the readers.
     #[inline(always)]
-    pub(super) fn publish(slot: Slot<'_>, sequence: Sequence) {
+    fn publish(slot: Slot<'_>, sequence: Sequence) {
         // E1, E3.
         slot.stamp.store(Self::published(sequence), Ordering::Release);
     }
@@ -292,11 +343,14 @@ impl<C: Cargo> Ring<C> {
         self.is_given_up(sequence).then_some(sequence + 1)
     }
 
-    /// Where a reader that was lapped at a sequence goes on: a quarter of the ring ahead of the oldest slot,
-    /// so that it is not lapped again at once.
+    /// Where a reader that was lapped at a sequence goes on: a quarter of what is there ahead of the oldest, so that
+    /// it is not lapped again at once.
     pub(crate) fn resume(&self, lapped: Sequence) -> Sequence {
-        let capacity = self.capacity();
-        self.head().saturating_sub(capacity - capacity / 4).max(lapped + 1)
+        let (head, capacity) = (self.head(), self.capacity());
+        let lap = head.saturating_sub(capacity - capacity / 4);
+        let floor = self.floor.0.load(Ordering::Relaxed);
+        let kept = if floor > lapped { floor + head.saturating_sub(floor) / 4 } else { 0 };
+        lap.max(kept).max(lapped + 1)
     }
 
     #[inline(always)]
@@ -310,11 +364,9 @@ impl<C: Cargo> Ring<C> {
         let image = load_image(|index| Self::word(slot, index));
         // E2.
         fence(Ordering::Acquire);
-        if slot.stamp.load(Ordering::Relaxed) == Self::published(sequence) {
-            Found::Image(image)
-        } else {
-            Found::Lapped
-        }
+        let is_whole = slot.stamp.load(Ordering::Relaxed) == Self::published(sequence);
+        // I8: what was let go of is not there, whatever the stamp says.
+        if is_whole && (!C::SHARED || word_0(&image) != 0) { Found::Image(image) } else { Found::Lapped }
     }
 }
 

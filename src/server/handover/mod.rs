@@ -202,6 +202,7 @@ impl Inheritance {
         }
         let bus = Bus::builder()
             .capacity(config.capacity)
+            .max_bytes(config.max_bytes)
             .resuming(Position::new(self.estate.epoch, first))
             .build();
         let bus = bus.map_err(|error| fault(error.to_string()))?;

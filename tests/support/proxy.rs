@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// How long bytes take on their way, in milliseconds.
+type Delay = Arc<AtomicUsize>;
+
 /// Listens on a port of its own until the test ends.
 pub struct Proxy {
     pub addr: SocketAddr,
@@ -14,6 +17,7 @@ pub struct Proxy {
     allowance: Arc<AtomicUsize>,
     /// Nothing goes to clients for now.
     stalled: Arc<AtomicBool>,
+    delay: Delay,
 }
 
 impl Proxy {
@@ -23,7 +27,9 @@ impl Proxy {
         let open = Arc::new(Mutex::new(Vec::new()));
         let allowance = Arc::new(AtomicUsize::new(0));
         let stalled = Arc::new(AtomicBool::new(false));
+        let delay = Delay::default();
         let (all, limit, stall) = (Arc::clone(&open), Arc::clone(&allowance), Arc::clone(&stalled));
+        let late = Arc::clone(&delay);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // A server that is away: the client meets a closed connection.
@@ -31,12 +37,20 @@ impl Proxy {
                 let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
                 all.lock().expect("no panic holds it").extend([copy(&client), copy(&upstream)]);
                 let (up, down) = (copy(&upstream), copy(&client));
-                std::thread::spawn(move || pass(client, up, &AtomicUsize::new(0), &AtomicBool::new(false)));
-                let (limit, stall) = (Arc::clone(&limit), Arc::clone(&stall));
-                std::thread::spawn(move || pass(upstream, down, &limit, &stall));
+                let delay = Arc::clone(&late);
+                std::thread::spawn(move || {
+                    pass(client, up, &AtomicUsize::new(0), &AtomicBool::new(false), &delay);
+                });
+                let (limit, stall, delay) = (Arc::clone(&limit), Arc::clone(&stall), Arc::clone(&late));
+                std::thread::spawn(move || pass(upstream, down, &limit, &stall, &delay));
             }
         });
-        Self { addr, open, allowance, stalled }
+        Self { addr, open, allowance, stalled, delay }
+    }
+
+    /// Holds each read up for so long on its way, in both directions: a network that is slow.
+    pub fn delay(&self, time: Duration) {
+        self.delay.store(time.as_millis() as usize, Ordering::Relaxed);
     }
 
     /// Cuts every connection there is; new ones are taken.
@@ -57,10 +71,17 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, allowance: &AtomicUsize, stalled: &AtomicBool) {
+fn pass(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    allowance: &AtomicUsize,
+    stalled: &AtomicBool,
+    delay: &AtomicUsize,
+) {
     let mut chunk = [0; 4096];
     let mut passed = 0;
     while let Ok(len @ 1..) = from.read(&mut chunk) {
+        std::thread::sleep(Duration::from_millis(delay.load(Ordering::Relaxed) as u64));
         while stalled.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
         }

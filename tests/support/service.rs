@@ -4,12 +4,15 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::eventually;
+use super::wire::{Wire, deadline};
 
 /// What keeps order and history for several nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,13 @@ pub struct Service {
     /// More for its command line.
     options: Vec<String>,
     child: Option<Child>,
+}
+
+/// A command as Redis takes it.
+fn redis_command(words: &[&str]) -> Vec<u8> {
+    let bulk = |text: &&str| format!("${}\r\n{text}\r\n", text.len());
+    let count = format!("*{}\r\n", words.len());
+    std::iter::once(count).chain(words.iter().map(bulk)).collect::<String>().into_bytes()
 }
 
 /// A port that nobody has now.
@@ -67,6 +77,12 @@ impl Service {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("fanwire-service-{}-{number}", std::process::id()));
+        Self::start_in(kind, folder, &options.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Starts one that keeps its files in this folder, with more on its command line.
+    pub fn start_in(kind: Kind, folder: PathBuf, options: &[&str]) -> Self {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
         std::fs::create_dir_all(&folder).expect("a folder");
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut service = Self { kind, addr, folder, options, child: None };
@@ -87,6 +103,19 @@ impl Service {
             Kind::Redis => format!("redis://{}", self.addr),
             Kind::Nats | Kind::PlainNats => format!("nats://{}", self.addr),
         }
+    }
+
+    /// Where it keeps its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Has it stand still, or go on: it neither answers nor breaks a connection meanwhile.
+    pub fn pause(&self, paused: bool) {
+        let child = self.child.as_ref().expect("it runs");
+        let signal = if paused { "-STOP" } else { "-CONT" };
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
     }
 
     /// Ends it as a crash would.
@@ -127,13 +156,51 @@ impl Service {
     /// Has a Redis do something; its answer begins so.
     pub fn redis(&self, words: &[&str], answer: &str) {
         let mut stream = TcpStream::connect(self.addr).expect("it runs");
-        let bulk = |text: &&str| [format!("${}", text.len()), (*text).to_owned(), String::new()].join("\r\n");
-        let count = format!("*{}\r\n", words.len());
-        let command = std::iter::once(count).chain(words.iter().map(bulk)).collect::<Vec<_>>().concat();
-        stream.write_all(command.as_bytes()).expect("it takes a command");
+        stream.write_all(&redis_command(words)).expect("it takes a command");
         let mut start = vec![0; answer.len()];
         stream.read_exact(&mut start).expect("an answer");
         assert_eq!(String::from_utf8_lossy(&start), answer, "{words:?}");
+    }
+
+    /// Has a Redis do something, and returns what it answers: a line, a number or a text, `None` for nothing.
+    ///
+    /// # Panics
+    /// Where it answers with an error or with a list.
+    pub fn redis_ask(&self, words: &[&str]) -> Option<String> {
+        let mut wire = Wire::connect(self.addr);
+        wire.send(&redis_command(words));
+        let line = wire.take_until(b"\r\n", deadline()).expect("an answer");
+        let line = String::from_utf8(line).expect("text");
+        let (kind, rest) = line.trim_end().split_at(1);
+        match kind {
+            "+" | ":" => Some(rest.to_owned()),
+            "$" if rest == "-1" => None,
+            "$" => {
+                let text = wire.take(rest.parse().expect("a length"), deadline()).expect("a text");
+                Some(String::from_utf8_lossy(&text).into_owned())
+            }
+            _ => panic!("{words:?}: {line}"),
+        }
+    }
+
+    /// Asks a NATS server something under a subject of its API, and returns what it answers.
+    pub fn nats_ask(&self, subject: &str, request: &Value) -> Value {
+        let request = request.to_string();
+        let mut wire = Wire::connect(self.addr);
+        let say = format!(
+            "CONNECT {{\"verbose\":false}}\r\nSUB answers 1\r\nPUB {subject} answers {}\r\n{request}\r\n",
+            request.len()
+        );
+        wire.send(say.as_bytes());
+        loop {
+            let line = wire.take_until(b"\r\n", deadline()).expect("an answer");
+            let line = String::from_utf8(line).expect("text");
+            if line.starts_with("MSG ") {
+                let length = line.trim_end().rsplit(' ').next().and_then(|length| length.parse().ok());
+                let text = wire.take(length.expect("a length"), deadline()).expect("a text");
+                return serde_json::from_slice(&text).expect("JSON");
+            }
+        }
     }
 
     /// Publishes a message on a channel or subject, as any client of it would.

@@ -1,0 +1,391 @@
+//! The faults: what each does to a trial that is under way, and how it is undone.
+//!
+//! Always: a fault leaves the log as an operator would who mended it; no node is restarted for it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::node::ACCEPT_TIMEOUT;
+use crate::place::{Place, copy};
+use crate::segment;
+use crate::stage::{Engine, Stage};
+use crate::support::service::Kind;
+
+/// Redis keys and JetStream names of the log's first shard, and of what stands beside it.
+const SHARD_KEY: &str = "{fanwire}:shard:0";
+const META_KEY: &str = "{fanwire}:log";
+const STREAM: &str = "fanwire-0";
+
+/// Enough events for a node that stands still to be behind by.
+const SOME: u64 = 10;
+
+/// Waits until a node has had this many more events accepted.
+fn publishes_some(stage: &mut Stage, at: usize) {
+    let first = stage.nodes[at].last_accepted().unwrap_or(0);
+    stage.eventually("a node takes more events", crate::node::WAIT_MAX, |stage| {
+        stage.nodes[at].last_accepted().is_some_and(|last| last >= first + SOME)
+    });
+}
+
+/// The log's server stands still and breaks no connection.
+pub(crate) fn paused(stage: &mut Stage) {
+    stage.log().pause(true);
+    stage.suffers();
+    stage.log().pause(false);
+}
+
+/// The log's server dies and comes back over what it had written. Of files: the node is what dies.
+pub(crate) fn killed(stage: &mut Stage) {
+    if stage.engine == Engine::File {
+        return node_killed(stage);
+    }
+    stage.log_mut().kill();
+    stage.suffers();
+    stage.log_mut().resume();
+}
+
+/// A node dies and comes back; its reader resumes.
+pub(crate) fn node_killed(stage: &mut Stage) {
+    stage.nodes[0].crash(|| {});
+}
+
+/// The log's server comes back without the feature that the log is made of, then with it.
+pub(crate) fn without_its_feature(stage: &mut Stage) {
+    stage.log_mut().kill();
+    stage.log_mut().kind = Kind::PlainNats;
+    stage.log_mut().resume();
+    stage.suffers();
+    stage.log_mut().kill();
+    stage.log_mut().kind = Kind::Nats;
+    stage.log_mut().resume();
+}
+
+fn delete(stage: &Stage) {
+    match stage.engine {
+        Engine::Redis => drop(stage.log().redis_ask(&["DEL", SHARD_KEY])),
+        _ => {
+            let answer = stage.log().nats_ask(&format!("$JS.API.STREAM.DELETE.{STREAM}"), &json!({}));
+            assert_eq!(answer["success"], true, "{answer}");
+        }
+    }
+}
+
+/// The shard's stream is deleted under the running nodes, and again.
+pub(crate) fn deleted(stage: &mut Stage) {
+    delete(stage);
+    stage.flows("after the stream was deleted");
+    delete(stage);
+}
+
+/// The shard's stream is deleted while a node is behind.
+pub(crate) fn deleted_while_a_node_is_behind(stage: &mut Stage) {
+    stage.nodes[1].pause(true);
+    publishes_some(stage, 0);
+    delete(stage);
+    publishes_some(stage, 0);
+    stage.nodes[1].pause(false);
+}
+
+/// What says which life the log is in is deleted.
+pub(crate) fn meta_deleted(stage: &mut Stage) {
+    stage.log().redis_ask(&["DEL", META_KEY]);
+}
+
+/// All that the log has is trimmed while a node is behind.
+pub(crate) fn trimmed(stage: &mut Stage) {
+    stage.nodes[1].pause(true);
+    publishes_some(stage, 0);
+    match stage.engine {
+        Engine::Redis => drop(stage.log().redis_ask(&["XTRIM", SHARD_KEY, "MAXLEN", "0"])),
+        _ => drop(stage.log().nats_ask(&format!("$JS.API.STREAM.PURGE.{STREAM}"), &json!({}))),
+    }
+    publishes_some(stage, 0);
+    stage.nodes[1].pause(false);
+}
+
+/// The server forgets everything while it runs, or comes back without its files.
+pub(crate) fn flushed(stage: &mut Stage) {
+    if stage.engine == Engine::Redis {
+        stage.log().redis_ask(&["FLUSHALL"]);
+        return;
+    }
+    let folder = stage.log().folder().to_owned();
+    stage.log_mut().kill();
+    let _ = std::fs::remove_dir_all(&folder);
+    stage.log_mut().resume();
+}
+
+/// Redis evicts keys because its memory is short.
+pub(crate) fn evicted(stage: &mut Stage) {
+    let publisher = stage.another_publisher();
+    let log = stage.log();
+    let number = |section: &str, name: &str| -> u64 {
+        let info = stage.log().redis_ask(&["INFO", section]).expect("text");
+        let line = info.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+        line.expect("it is told").trim().parse().expect("a number")
+    };
+    let used = number("memory", "used_memory");
+    log.redis_ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    log.redis_ask(&["CONFIG", "SET", "maxmemory", &(used + 400_000).to_string()]);
+    // The least used keys go first; after so many the stream has gone, and more than once.
+    const KEYS: u64 = 10;
+    let mut next = 0;
+    while number("stats", "evicted_keys") < KEYS && next < 4_000 {
+        stage.nodes[0].publish_once(publisher, next, 20, 2_000);
+        next += 20;
+    }
+    if number("stats", "evicted_keys") < KEYS {
+        stage.fault("too little was evicted: the trial shows nothing");
+    }
+    stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "0"]);
+}
+
+/// The newest events are lost: seen by one node and told to publishers, unknown to the node that publishes next.
+pub(crate) fn tail_lost(stage: &mut Stage) {
+    if stage.engine == Engine::File {
+        return tail_of_file_lost(stage);
+    }
+    let (folder, older) = (stage.log().folder().to_owned(), Place::new());
+    // All but the first node know nothing of the tail.
+    for node in &stage.nodes[1..] {
+        node.pause(true);
+    }
+    stage.log_mut().kill();
+    copy(&folder, older.path());
+    stage.log_mut().resume();
+    publishes_some(stage, 0);
+    stage.nodes[0].pause(true);
+    stage.log_mut().kill();
+    copy(older.path(), &folder);
+    stage.log_mut().resume();
+    for node in &stage.nodes[1..] {
+        node.pause(false);
+    }
+    publishes_some(stage, 1);
+    stage.nodes[0].pause(false);
+}
+
+/// A crash of the machine takes what was not made safe.
+fn tail_of_file_lost(stage: &mut Stage) {
+    let newest = stage.place().segments().pop().expect("a segment");
+    stage.nodes[0].crash(|| segment::lose_tail(&newest));
+}
+
+/// The log refuses what is written.
+pub(crate) fn read_only(stage: &mut Stage) {
+    match stage.engine {
+        Engine::Redis => {
+            // A replica of nobody that is there.
+            stage.log().redis_ask(&["REPLICAOF", "127.0.0.1", "1"]);
+            stage.suffers();
+            stage.log().redis_ask(&["REPLICAOF", "NO", "ONE"]);
+        }
+        _ => {
+            stage.place.as_mut().expect("a place").cover();
+            publish_until_refused(stage);
+            stage.suffers();
+            stage.place.as_mut().expect("a place").uncover();
+        }
+    }
+}
+
+/// Fills the segment that is open, until the next one can't be begun.
+fn publish_until_refused(stage: &mut Stage) {
+    let publisher = stage.another_publisher();
+    let is_refused = (0..200).any(|n| stage.nodes[0].publish_once(publisher, n, 1, 4_000) != 200);
+    if !is_refused {
+        stage.fault("nothing was refused: the trial shows nothing");
+    }
+}
+
+/// The log has no memory left for what is written.
+pub(crate) fn out_of_memory(stage: &mut Stage) {
+    if stage.engine == Engine::Redis {
+        stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "1"]);
+        stage.suffers();
+        stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "0"]);
+        return;
+    }
+    let ask = |stage: &Stage, config: &Value| {
+        let answer = stage.log().nats_ask(&format!("$JS.API.STREAM.UPDATE.{STREAM}"), config);
+        assert!(answer["config"].is_object(), "{answer}");
+    };
+    let before = stage.log().nats_ask(&format!("$JS.API.STREAM.INFO.{STREAM}"), &json!({}))["config"].clone();
+    let mut full = before.clone();
+    full["max_bytes"] = json!(1000);
+    full["discard"] = json!("new");
+    ask(stage, &full);
+    stage.suffers();
+    ask(stage, &before);
+}
+
+/// The disk is full in the middle of what is written, and has room again.
+pub(crate) fn disk_full(stage: &mut Stage) {
+    stage.place().fill();
+    stage.suffers();
+    stage.place().empty();
+    if stage.engine == Engine::JetStream {
+        // A NATS server turns JetStream off when its disk is full; its operator starts it anew.
+        stage.log_mut().kill();
+        stage.log_mut().resume();
+    }
+}
+
+/// The disk is full just when the next segment is to be begun.
+pub(crate) fn disk_full_at_a_segments_end(stage: &mut Stage) {
+    let size = |stage: &Stage| {
+        stage.place().segments().pop().map_or(0, |path| path.metadata().map_or(0, |of| of.len()))
+    };
+    // An eighth of the least that the files may have; one record beyond it, the next one needs another file.
+    const FULL: u64 = 128 << 10;
+    stage.nodes[0].hold(true);
+    let publisher = stage.another_publisher();
+    let mut n = 0;
+    while size(stage) < FULL {
+        let left = FULL - size(stage);
+        stage.nodes[0].publish_once(publisher, n, 1, left.min(8_000) as usize);
+        n += 1;
+    }
+    stage.place().fill();
+    stage.nodes[0].hold(false);
+    stage.suffers();
+    stage.place().empty();
+}
+
+/// SIGTERM comes while the disk is full: the node ends in time, and its successor has what was accepted.
+pub(crate) fn ended_with_a_full_disk(stage: &mut Stage) {
+    stage.place().fill();
+    stage.suffers();
+    let told = stage.nodes[0].terminate();
+    if let Some(what) = told {
+        stage.fault(what);
+    }
+    stage.place().empty();
+    stage.nodes[0].revive();
+}
+
+/// An event that the log's server can never take.
+pub(crate) fn oversized(stage: &mut Stage) {
+    let marks: Vec<usize> = stage.nodes.iter().map(crate::node::Node::attempts).collect();
+    let publisher = stage.another_publisher();
+    let status = stage.nodes[0].publish_once(publisher, 0, 1, 1_200_000);
+    let expected: u16 = if stage.engine == Engine::File { 200 } else { 413 };
+    if status != expected {
+        stage.fault(format!("an oversized event was answered with {status}, not {expected}"));
+    }
+    // One of them among others: none is taken, and it is told as well.
+    let pad = |n: u64| if n == 2 { 1_200_000 } else { 10 };
+    let publisher = stage.another_publisher();
+    let status = stage.nodes[0].publish_padded(publisher, 0, 4, &pad);
+    if status != expected {
+        stage.fault(format!("a batch with an oversized event was answered with {status}, not {expected}"));
+    }
+    stage.flows("beside an oversized event");
+    for (node, mark) in marks.into_iter().enumerate() {
+        if stage.nodes[node].has_refused_from_own(mark) {
+            stage.fault(format!("node {node} refused others because of an oversized event"));
+        }
+    }
+}
+
+/// One request of 20,000 events, and one of many larger ones.
+pub(crate) fn large_batch(stage: &mut Stage) {
+    for (count, pad) in [(20_000, 0), (350, 10_000)] {
+        let publisher = stage.another_publisher();
+        let status = stage.nodes[0].publish_once(publisher, 0, count, pad);
+        if !(status == 200 || (400..500).contains(&status)) {
+            stage.fault(format!("a batch of {count} events was answered with {status}"));
+        }
+        stage.flows("after a large batch");
+    }
+}
+
+/// The epoch is a day ahead of the clock, and what says so is lost.
+pub(crate) fn clock_ahead(stage: &mut Stage) {
+    if stage.engine == Engine::File {
+        let newest = stage.place().segments().pop().expect("a segment");
+        stage.nodes[0].crash(|| segment::put_ahead(&newest));
+        return;
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let ahead = (now + Duration::from_secs(86_400)).as_micros().to_string();
+    let shards = stage.log().redis_ask(&["HGET", META_KEY, "shards"]).expect("a number");
+    stage.log().redis_ask(&["FLUSHALL"]);
+    stage.log().redis_ask(&["HSET", META_KEY, "epoch", &ahead, "shards", &shards]);
+    stage.flows("with a log from a clock that was ahead");
+    stage.log().redis_ask(&["DEL", META_KEY]);
+}
+
+/// One node's way to the log is slow.
+pub(crate) fn slow(stage: &mut Stage) {
+    stage.proxy.as_ref().expect("a proxy").delay(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(500));
+    stage.flows("while the log is slow");
+    stage.proxy.as_ref().expect("a proxy").delay(Duration::ZERO);
+}
+
+/// Answers of the log do not come to one node for a while; the others go on.
+pub(crate) fn cut_off(stage: &mut Stage) {
+    stage.proxy.as_ref().expect("a proxy").stall(true);
+    let mark = stage.nodes[1].attempts();
+    stage.suffers_at(&[0]);
+    if stage.nodes[1].has_refused_from_own(mark) {
+        stage.fault("a node refused events because another one was cut off");
+    }
+    stage.proxy.as_ref().expect("a proxy").stall(false);
+}
+
+/// One node's connections break, again and again.
+pub(crate) fn connections_cut(stage: &mut Stage) {
+    for _ in 0..6 {
+        stage.proxy.as_ref().expect("a proxy").cut();
+        std::thread::sleep(ACCEPT_TIMEOUT / 5);
+    }
+}
+
+/// The shard's key is something else for a while.
+pub(crate) fn of_another_type(stage: &mut Stage) {
+    stage.log().redis_ask(&["SET", SHARD_KEY, "something else"]);
+    stage.suffers();
+    stage.log().redis_ask(&["DEL", SHARD_KEY]);
+}
+
+/// Somebody else writes to the log: what is no event, and the last number that there is.
+pub(crate) fn foreign_entries(stage: &mut Stage) {
+    match stage.engine {
+        Engine::JetStream => stage.log().say("fanwire.0", "not an event"),
+        Engine::PlainNats => stage.log().say("fanwire.events.0.x", "not an event"),
+        _ => {
+            let epoch = stage.log().redis_ask(&["HGET", META_KEY, "epoch"]).expect("an epoch");
+            stage.log().redis_ask(&["XADD", SHARD_KEY, &format!("{epoch}-*"), "e", "not an event"]);
+            stage.flows("beside a foreign entry");
+            stage.log().redis_ask(&[
+                "XADD",
+                SHARD_KEY,
+                &format!("{epoch}-{}", u64::MAX),
+                "e",
+                "not an event",
+            ]);
+        }
+    }
+    // The newest number each reader has seen grows on: nothing repeats.
+    let followed = stage.nodes[0].server.metric("fanwire_engine_events_followed_total").unwrap_or(0.0);
+    std::thread::sleep(Duration::from_secs(1));
+    let after = stage.nodes[0].server.metric("fanwire_engine_events_followed_total").unwrap_or(0.0);
+    if after - followed > 5_000.0 {
+        stage.fault(format!("the log was read without end: {} events in a second", after - followed));
+    }
+}
+
+/// The server forgets who reads.
+pub(crate) fn readers_deleted(stage: &mut Stage) {
+    let names = stage.log().nats_ask(&format!("$JS.API.CONSUMER.NAMES.{STREAM}"), &json!({}));
+    let names = names["consumers"].as_array().cloned().unwrap_or_default();
+    if names.is_empty() {
+        stage.fault("nobody reads the stream: the trial shows nothing");
+    }
+    for name in names.iter().filter_map(Value::as_str) {
+        stage.log().nats_ask(&format!("$JS.API.CONSUMER.DELETE.{STREAM}.{name}"), &json!({}));
+    }
+}

@@ -1,0 +1,45 @@
+//! The contract of engines: one table of faults against every log, with the built server and the real Redis, NATS and
+//! files, and one referee for all of them.
+//!
+//! A trial ([`stage`]) has three nodes (one on files) under load. It does one fault ([`faults`]) and undoes it. The
+//! referees ([`referee`], [`clocks`]) then hold what publishers were told beside what each node's reader received:
+//!
+//! - answered 200 means delivered to each reader exactly once, or a gap in its place; no id is given twice;
+//! - no publisher waits beyond `engine_accept_timeout`;
+//! - while events are refused `/readyz` says so; the node recovers without a restart;
+//! - SIGTERM ends a node in the middle of the fault and after it; its memory stays bounded.
+//!
+//! Each row is a test of its own, so that they run side by side. `cargo xtask engines` runs random sequences for long.
+
+#![allow(dead_code, reason = "rows join the table as the engines hold them")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clocks;
+mod faults;
+mod node;
+mod place;
+mod planted;
+mod referee;
+mod rows;
+mod segment;
+mod stage;
+
+macro_rules! contract {
+    ($($module:ident: $engine:ident { $($row:ident)* })*) => {
+        $(mod $module {
+            $(#[test] fn $row() { crate::rows::$row(crate::stage::Engine::$engine); })*
+        })*
+    };
+}
+
+contract! {
+    redis: Redis {
+        paused killed node_killed meta_deleted trimmed flushed read_only large_batch slow cut_off connections_cut
+        of_another_type several_shards
+    }
+    jetstream: JetStream { killed trimmed flushed slow foreign_entries readers_deleted several_shards }
+    plain_nats: PlainNats { killed node_killed large_batch slow foreign_entries several_shards }
+    file: File { killed tail_lost clock_ahead oversized large_batch several_shards }
+}

@@ -1,0 +1,74 @@
+//! The table: which fault is tried on which engine, with what it needs.
+
+use crate::faults;
+use crate::stage::{Engine, Setup, Stage};
+
+fn trial(setup: Setup, fault: fn(&mut Stage)) {
+    let mut stage = Stage::begin(setup);
+    fault(&mut stage);
+    stage.end();
+}
+
+/// Faults that need nothing but nodes and their log.
+macro_rules! plain_rows {
+    ($($name:ident)*) => { $(pub(crate) fn $name(engine: Engine) { trial(Setup::of(engine), faults::$name); })* };
+}
+
+plain_rows! {
+    paused killed node_killed without_its_feature deleted deleted_while_a_node_is_behind meta_deleted trimmed flushed
+    evicted tail_lost out_of_memory clock_ahead of_another_type foreign_entries readers_deleted
+}
+
+pub(crate) fn slow(engine: Engine) {
+    trial(Setup::of(engine).by_proxy(), faults::slow);
+}
+
+pub(crate) fn cut_off(engine: Engine) {
+    trial(Setup::of(engine).by_proxy(), faults::cut_off);
+}
+
+pub(crate) fn connections_cut(engine: Engine) {
+    trial(Setup::of(engine).by_proxy(), faults::connections_cut);
+}
+
+pub(crate) fn oversized(engine: Engine) {
+    // Redis takes up to 512 MB unless it is told otherwise.
+    let options: &[&str] = if engine == Engine::Redis { &["--proto-max-bulk-len", "1mb"] } else { &[] };
+    trial(Setup::of(engine).server(options), faults::oversized);
+}
+
+pub(crate) fn large_batch(engine: Engine) {
+    let options = ["--engine-max-waiting-events", "100000"];
+    trial(Setup::of(engine).node(&options).accept("8s"), faults::large_batch);
+}
+
+pub(crate) fn several_shards(engine: Engine) {
+    trial(Setup::of(engine).node(&["--bus-shards", "3", "--loops", "2"]), faults::killed);
+}
+
+pub(crate) fn read_only(engine: Engine) {
+    trial(Setup::of(engine).node(files(engine)), faults::read_only);
+}
+
+pub(crate) fn disk_full(engine: Engine) {
+    let (kib, server): (_, &[&str]) = match engine {
+        // With `always`, a Redis ends where it can't write.
+        Engine::Redis => (4 << 10, &["--appendfsync", "everysec"]),
+        Engine::JetStream => (24 << 10, &[]),
+        Engine::File | Engine::PlainNats => (2 << 10, &[]),
+    };
+    trial(Setup::of(engine).disk(kib).server(server).node(files(engine)), faults::disk_full);
+}
+
+pub(crate) fn disk_full_at_a_segments_end(engine: Engine) {
+    trial(Setup::of(engine).disk(2 << 10).node(files(engine)), faults::disk_full_at_a_segments_end);
+}
+
+pub(crate) fn ended_with_a_full_disk(engine: Engine) {
+    trial(Setup::of(engine).disk(2 << 10).node(files(engine)), faults::ended_with_a_full_disk);
+}
+
+/// The smallest files that a node may keep, of eight segments.
+fn files(engine: Engine) -> &'static [&'static str] {
+    if engine == Engine::File { &["--engine-max-bytes", "1MiB"] } else { &[] }
+}

@@ -1,0 +1,362 @@
+//! A trial: a log, nodes with their publishers and readers, a fault, and the referees at the end.
+//!
+//! Always: events flow before the fault; after it they flow again without a restart of any node, or the trial fails.
+
+use std::time::{Duration, Instant};
+
+use crate::clocks;
+use crate::node::{Node, WAIT_MAX, lock};
+use crate::place::Place;
+use crate::referee::{Attempt, Fault, Seen, Trial, judge};
+use crate::support::proxy::Proxy;
+use crate::support::service::{Kind, Service};
+
+/// How long a node may take to be as it was after the fault is over.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// How much a node's memory may grow in a trial, in KiB: the ring, the queue and the largest batch, with room.
+const GROWTH_MAX_KIB: u64 = 192 << 10;
+
+/// The engines under contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Redis,
+    JetStream,
+    PlainNats,
+    File,
+}
+
+impl Engine {
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Redis => Some(Kind::Redis),
+            Self::JetStream => Some(Kind::Nats),
+            Self::PlainNats => Some(Kind::PlainNats),
+            Self::File => None,
+        }
+    }
+}
+
+/// What a trial begins with.
+pub(crate) struct Setup {
+    pub(crate) engine: Engine,
+    /// More for the log's server.
+    pub(crate) server: Vec<String>,
+    /// More for the nodes.
+    pub(crate) node: Vec<String>,
+    /// A small file system for the log's files, in KiB.
+    pub(crate) disk: Option<usize>,
+    /// Whether the first node reaches the log by way of a proxy.
+    pub(crate) by_proxy: bool,
+    pub(crate) nodes: usize,
+    /// How long publishers may wait for the log.
+    pub(crate) accept: &'static str,
+}
+
+impl Setup {
+    pub(crate) fn of(engine: Engine) -> Self {
+        let nodes = if engine == Engine::File { 1 } else { 3 };
+        Self {
+            engine,
+            server: Vec::new(),
+            node: Vec::new(),
+            disk: None,
+            by_proxy: false,
+            nodes,
+            accept: "1s",
+        }
+    }
+
+    pub(crate) fn server(mut self, options: &[&str]) -> Self {
+        self.server.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
+    pub(crate) fn node(mut self, options: &[&str]) -> Self {
+        self.node.extend(options.iter().map(|&option| option.to_owned()));
+        self
+    }
+
+    pub(crate) fn disk(mut self, kib: usize) -> Self {
+        self.disk = Some(kib);
+        self
+    }
+
+    pub(crate) fn accept(mut self, time: &'static str) -> Self {
+        self.accept = time;
+        self
+    }
+
+    pub(crate) fn by_proxy(mut self) -> Self {
+        self.by_proxy = true;
+        self
+    }
+}
+
+/// A trial that is under way.
+pub(crate) struct Stage {
+    pub(crate) engine: Engine,
+    pub(crate) start: Instant,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) log: Option<Service>,
+    pub(crate) proxy: Option<Proxy>,
+    /// The log's files, where the test has a hand in them.
+    pub(crate) place: Option<Place>,
+    /// Nodes that were ended in the trial: their publishers' records count, their readers' do not.
+    gone: Vec<Node>,
+    /// Whether nodes stay when a fault would end one.
+    pub(crate) keeps_nodes: bool,
+    /// Publishers beside those of the nodes.
+    others: usize,
+    faults: Vec<String>,
+}
+
+impl Stage {
+    /// Starts the log and the nodes, and waits until events flow.
+    pub(crate) fn begin(setup: Setup) -> Self {
+        let place = match (setup.disk, setup.engine) {
+            (Some(kib), _) => Some(Place::small(kib)),
+            (None, Engine::File) => Some(Place::new()),
+            _ => None,
+        };
+        let log = setup.engine.kind().map(|kind| {
+            let options: Vec<&str> = setup.server.iter().map(String::as_str).collect();
+            let folder = place
+                .as_ref()
+                .map_or_else(|| Place::new().path().to_owned(), |place| place.path().join("log"));
+            Service::start_in(kind, folder, &options)
+        });
+        let url = match (&log, &place) {
+            (Some(log), _) => log.url(),
+            (None, Some(place)) => place.url(),
+            (None, None) => unreachable!("files have a place"),
+        };
+        let proxy = setup.by_proxy.then(|| Proxy::to(log.as_ref().expect("a server").addr));
+        let start = Instant::now();
+        let mut nodes: Vec<Node> = (0..setup.nodes)
+            .map(|number| {
+                let url = match (&proxy, &log) {
+                    (Some(proxy), Some(log)) if number == 0 => {
+                        url.replace(&log.addr.to_string(), &proxy.addr.to_string())
+                    }
+                    _ => url.clone(),
+                };
+                // Readers here may be late: the trial is of the log. The drain is short, as the test waits for it.
+                let mut options: Vec<String> = [
+                    "--engine",
+                    &url,
+                    "--engine-accept-timeout",
+                    setup.accept,
+                    "--max-lag-events",
+                    "1000000",
+                    "--max-lag-bytes",
+                    "1GiB",
+                    "--drain-timeout",
+                    "2s",
+                ]
+                .map(str::to_owned)
+                .into();
+                options.extend(setup.node.iter().cloned());
+                Node::start(number, start, options)
+            })
+            .collect();
+        nodes.iter_mut().for_each(Node::begin);
+        let mut stage = Self {
+            engine: setup.engine,
+            start,
+            nodes,
+            log,
+            proxy,
+            place,
+            gone: Vec::new(),
+            keeps_nodes: false,
+            others: 0,
+            faults: Vec::new(),
+        };
+        stage.flows("before the fault");
+        stage
+    }
+
+    pub(crate) fn log(&self) -> &Service {
+        self.log.as_ref().expect("this engine has a server")
+    }
+
+    pub(crate) fn log_mut(&mut self) -> &mut Service {
+        self.log.as_mut().expect("this engine has a server")
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        self.place.as_ref().expect("this trial has a place")
+    }
+
+    /// A publisher that has published nothing yet.
+    pub(crate) fn another_publisher(&mut self) -> usize {
+        self.others += 1;
+        99 + self.others
+    }
+
+    /// Whether anything is wrong so far.
+    pub(crate) fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
+    /// Notes what is wrong; the trial goes on.
+    pub(crate) fn fault(&mut self, what: impl Into<String>) {
+        self.faults.push(what.into());
+    }
+
+    /// Waits until something holds, or notes that it does not.
+    pub(crate) fn eventually(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut holds: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
+        let end = Instant::now() + limit;
+        while !holds(self) {
+            if Instant::now() >= end {
+                let at = self.start.elapsed();
+                self.fault(format!("after {at:?}: did not happen within {limit:?}: {what}"));
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    /// Waits until every node that is there is ready, takes events, and has them delivered to every reader.
+    pub(crate) fn flows(&mut self, when: &str) {
+        let since = self.start.elapsed();
+        let marks: Vec<usize> = self.nodes.iter().map(Node::attempts).collect();
+        self.eventually(&format!("every node is ready {when}"), RECOVERY, |stage| {
+            stage.nodes.iter().all(Node::is_ready)
+        });
+        for (at, &mark) in marks.iter().enumerate() {
+            let what = format!("node {} takes events {when}", self.nodes[at].number());
+            if !self
+                .eventually(&what, RECOVERY, |stage| stage.nodes[at].accepted_after(mark, since).is_some())
+            {
+                continue;
+            }
+            let first = self.nodes[at].accepted_after(mark, since).unwrap_or_default();
+            let publisher = self.nodes[at].number();
+            for to in 0..self.nodes.len() {
+                let what = format!(
+                    "events of node {publisher} come to the reader of node {} {when}",
+                    self.nodes[to].number()
+                );
+                self.eventually(&what, RECOVERY, |stage| stage.nodes[to].has_seen(publisher, first));
+            }
+        }
+    }
+
+    /// Waits until every node refuses events and says that it is not ready; then the last of several nodes is ended.
+    pub(crate) fn suffers(&mut self) {
+        self.suffers_at(&(0..self.nodes.len()).collect::<Vec<_>>());
+    }
+
+    /// As [`suffers`](Self::suffers), where the fault concerns some nodes only.
+    pub(crate) fn suffers_at(&mut self, nodes: &[usize]) {
+        let marks: Vec<usize> = self.nodes.iter().map(Node::attempts).collect();
+        for &at in nodes {
+            let number = self.nodes[at].number();
+            self.eventually(&format!("node {number} refuses events in the fault"), WAIT_MAX, |stage| {
+                stage.nodes[at].has_refused_from(marks[at])
+            });
+            self.eventually(
+                &format!("node {number} says that it is not ready in the fault"),
+                WAIT_MAX,
+                |stage| !stage.nodes[at].is_ready(),
+            );
+        }
+        if nodes.len() == self.nodes.len() && self.nodes.len() > 2 && !self.keeps_nodes {
+            self.end_one();
+        }
+        // The referee of clocks looks at what the nodes say meanwhile.
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+
+    /// Ends the last node by SIGTERM; readers and publishers of the others stay.
+    pub(crate) fn end_one(&mut self) {
+        let mut node = self.nodes.pop().expect("several nodes");
+        self.faults.extend(node.terminate());
+        node.stop();
+        self.gone.push(node);
+    }
+
+    /// Judges the trial, after the fault: panics with every broken promise and the nodes' own words.
+    pub(crate) fn end(mut self) {
+        self.flows("after the fault");
+        for node in &self.nodes {
+            node.finish_publishing();
+        }
+        self.eventually("the publishers have their last answers", 2 * WAIT_MAX, |stage| {
+            stage.nodes.iter().all(Node::has_finished)
+        });
+        // What was accepted is under way to the readers.
+        let end = Instant::now() + RECOVERY;
+        let mut faults = self.judge();
+        while !faults.is_empty()
+            && Instant::now() < end
+            && faults.iter().all(|fault| matches!(fault, Fault::Lost { .. }))
+        {
+            std::thread::sleep(Duration::from_millis(50));
+            faults = self.judge();
+        }
+        let mut told: Vec<String> = faults.iter().take(20).map(ToString::to_string).collect();
+        if faults.len() > told.len() {
+            told.push(format!("and {} more", faults.len() - told.len()));
+        }
+        self.faults.append(&mut told);
+        let all: Vec<Attempt> = self.nodes.iter().chain(&self.gone).flat_map(Node::records).collect();
+        // A reader whose node the test stopped waits for that.
+        for node in self.nodes.iter().filter(|node| !node.shared.was_away()) {
+            let late = clocks::judge_reader(&all, &lock(&node.shared.seen), &lock(&node.shared.probes));
+            self.faults.extend(late.into_iter().map(|fault| format!("node {}: {fault}", node.number())));
+        }
+        for node in self.nodes.iter().chain(&self.gone) {
+            let times = clocks::judge(&node.shared.answerable(), &lock(&node.shared.probes), WAIT_MAX);
+            self.faults.extend(times.into_iter().map(|fault| format!("node {}: {fault}", node.number())));
+        }
+        for node in &mut self.nodes {
+            let growth = node.growth();
+            if growth > GROWTH_MAX_KIB {
+                self.faults.push(format!("node {} has grown by {growth} KiB", node.number()));
+            }
+            self.faults.extend(node.terminate());
+            node.stop();
+        }
+        assert!(
+            self.faults.is_empty(),
+            "{:?}:\n- {}\n{}",
+            self.engine,
+            self.faults.join("\n- "),
+            self.logs()
+        );
+    }
+
+    fn judge(&self) -> Vec<Fault> {
+        let attempts: Vec<Attempt> = self.nodes.iter().chain(&self.gone).flat_map(Node::records).collect();
+        let readers: Vec<Vec<Seen>> = self.nodes.iter().map(|node| lock(&node.shared.seen).clone()).collect();
+        let shares_ids = self.engine != Engine::PlainNats;
+        judge(Trial { attempts: &attempts, readers: &readers, shares_ids })
+    }
+
+    fn logs(&self) -> String {
+        let tail = |node: &Node| {
+            let log = node.server.log();
+            let lines: Vec<&str> = log.lines().collect();
+            format!("-- node {} --\n{}\n", node.number(), lines[lines.len().saturating_sub(12)..].join("\n"))
+        };
+        self.nodes.iter().chain(&self.gone).map(tail).collect()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Nodes end before the log that they hang on, and the log before its place.
+        self.nodes.clear();
+        self.gone.clear();
+        self.log = None;
+    }
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::remote::{Access, Remote};
 use super::target::{Target, error_text};
@@ -146,9 +146,30 @@ fn cannot_read(path: &Path, error: &io::Error) -> CliError {
     CliError::new(format!("cannot read {}: {error}", path.display()))
 }
 
-/// Whether a first line says that every line is an event: it is a whole JSON object by itself.
+/// Returns whether a first line says that every line is an event: it is one whole object by itself.
+///
+/// Brackets are counted and nothing else is read: whether the object is good is the server's to say, and it takes what JSON
+/// parsers refuse (numbers of any size, lone surrogates, many levels).
 fn is_ndjson(first_line: &[u8]) -> bool {
-    serde_json::from_slice::<Map<String, Value>>(first_line).is_ok()
+    let line = first_line.trim_ascii();
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for (at, byte) in line.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return line.starts_with(b"{") && at + 1 == line.len();
+                }
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 fn send_all(

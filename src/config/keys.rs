@@ -299,8 +299,12 @@ fn address(text: &str) -> Result<(), String> {
 }
 
 fn origin(text: &str) -> Result<String, String> {
-    let is_origin =
-        text.split_once("://").is_some_and(|(_, host)| !host.is_empty() && !host.contains(['/', ' ']));
+    let is_port = |port: &str| port.contains(']') || port.parse::<u16>().is_ok();
+    let is_origin = text.split_once("://").is_some_and(|(_, host)| {
+        !host.is_empty()
+            && !host.contains(['/', ' ', '@', '?', '#', '*'])
+            && host.rsplit_once(':').is_none_or(|(name, port)| !name.is_empty() && is_port(port))
+    });
     if text == "*" || text == "null" || is_origin {
         Ok(text.to_owned())
     } else {

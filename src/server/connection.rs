@@ -176,6 +176,8 @@ struct Http {
     receiving: Option<Box<Receiving>>,
     /// When the request that is coming began.
     since: Option<Tick>,
+    /// A request was answered: from then on the connection may idle for `keep_alive`.
+    is_answered: bool,
 }
 
 #[derive(Debug)]
@@ -397,13 +399,16 @@ impl Connection {
     fn refuse(&mut self, error: &RequestError, cx: &mut Context<'_>) {
         cx.shared.metrics.fault(error.label());
         let mut out = Vec::with_capacity(256);
-        routes::write_error(&mut out, error.status(), &error.to_string(), &[], false);
+        routes::write_error(&mut out, error.status(), &error.to_string(), cx.now);
         cx.send(out);
         self.close(cx);
     }
 
     fn answer(&mut self, request: &Request, body: &[u8], shown: Shown, cx: &mut Context<'_>) {
         cx.shared.metrics.requests.inc();
+        if let State::Http(http) = &mut self.state {
+            http.is_answered = true;
+        }
         match routes::answer(request, body, shown, cx) {
             Outcome::Response => {
                 if !request.keep_alive || cx.shared.is_draining() {
@@ -588,8 +593,8 @@ impl Connection {
                 let (since, limit) = match (&http.receiving, http.since) {
                     (Some(_), Some(since)) => (since, config.body_ticks()),
                     (None, Some(since)) => (since, config.handshake_ticks()),
-                    (_, None) if heard == asked => (heard, config.handshake_ticks()),
-                    (_, None) => (heard, config.keep_alive_ticks()),
+                    (_, None) if http.is_answered => (heard, config.keep_alive_ticks()),
+                    (_, None) => (heard, config.handshake_ticks()),
                 };
                 if cx.tick < since + limit {
                     // A request may begin in between, and has less time: look often.
@@ -599,7 +604,7 @@ impl Connection {
                     let error = "request was not complete in time";
                     cx.shared.metrics.fault("timeout");
                     let mut out = Vec::with_capacity(256);
-                    routes::write_error(&mut out, 408, error, &[], false);
+                    routes::write_error(&mut out, 408, error, cx.now);
                     cx.send(out);
                 }
                 self.close(cx);

@@ -28,6 +28,7 @@ mod limits;
 mod listener;
 mod memory;
 mod messages;
+mod origin;
 mod page;
 mod pages;
 mod presence;

@@ -18,11 +18,13 @@ use super::address::client_of;
 use super::auth::{Denied, Grant, Shown};
 use super::connection::Context;
 use super::explain;
+use super::origin;
 use super::page;
 use super::presence;
 use crate::codec::http::{self, Method, Request};
-use crate::codec::ws::PerMessageDeflate;
+use crate::codec::ws::{PerMessageDeflate, UpgradeError};
 use crate::dialect::{Dialect, Encoding, Opening, shortened};
+use crate::event::Timestamp;
 
 /// What a request made of its connection.
 #[derive(Debug)]
@@ -50,18 +52,11 @@ const PRESENCE: &str = "/api/presence/";
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
                            connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Writes an error as JSON.
-pub(crate) fn write_error(
-    out: &mut Vec<u8>,
-    status: u16,
-    error: &str,
-    headers: &[(&str, &str)],
-    keep_alive: bool,
-) {
+/// Appends an error as JSON, after which the connection is closed.
+pub(crate) fn write_error(out: &mut Vec<u8>, status: u16, error: &str, now: Timestamp) {
     let body = json!({ "error": error }).to_string();
-    let mut all = vec![JSON];
-    all.extend_from_slice(headers);
-    http::write_response(out, status, &all, body.as_bytes(), keep_alive, false);
+    let date = http::date(now.0);
+    http::write_response(out, status, &[JSON, ("Date", &date)], body.as_bytes(), false, false);
 }
 
 struct Answer<'a, 'b> {
@@ -74,7 +69,9 @@ struct Answer<'a, 'b> {
 
 impl Answer<'_, '_> {
     fn respond(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Outcome {
+        let date = http::date(self.cx.now.0);
         let mut all: Vec<(&str, &str)> = headers.to_vec();
+        all.push(("Date", &date));
         all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
         let keep_alive = self.keep_alive();
         let head_only = self.request.method == Method::Head;
@@ -118,7 +115,8 @@ struct Pen {
 
 impl Pen {
     fn write(&self, status: u16, headers: &[(&str, &str)], body: &str) -> Bytes {
-        let mut all = vec![JSON];
+        let date = http::date(Timestamp::now().0);
+        let mut all = vec![JSON, ("Date", date.as_str())];
         all.extend_from_slice(headers);
         all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
         let mut out = Vec::with_capacity(192 + body.len());
@@ -234,8 +232,9 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
             }
         }
         ("/api/subscriptions", Method::Get | Method::Head) => answer.subscriptions(),
-        // Not an upgrade: says what is missing.
+        // Not an upgrade: says what is missing. HEAD is answered as GET is, and opens nothing.
         (_, Method::Get) if endpoint.is_some() => answer.websocket(Dialect::Native, String::new()),
+        (_, Method::Head) if endpoint.is_some() => answer.refuse_upgrade(UpgradeError::NoUpgrade),
         (path, _) => {
             let error = format!("{path} takes {allowed}");
             answer.error(405, "method_not_allowed", &error, &[("Allow", allowed)])
@@ -250,11 +249,13 @@ fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, Strin
     }
     let mut headers = vec![("Vary", "Origin".to_owned())];
     if let Some(origin) = request.header("origin")
-        && origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+        && origins.iter().any(|allowed| allowed == "*" || origin::is_same(allowed, origin))
     {
         headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
+        // What a page has to read besides the body: when to come back, and what it lacks.
+        headers.push(("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate".to_owned()));
         // A page that is named may use its visitor's cookie; `*` names nobody.
-        let is_named = origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
+        let is_named = origins.iter().any(|allowed| origin::is_same(allowed, origin));
         if is_named && !cx.shared.auth.is_open() {
             headers.push(("Access-Control-Allow-Credentials", "true".to_owned()));
         }
@@ -347,10 +348,8 @@ impl Answer<'_, '_> {
                 || self.request.path.starts_with("/bridge")
                 || self.request.path.starts_with("/sse")
                 || self.cx.config.endpoint(&self.request.path).is_some());
-        let is_own = origin.split_once("://").is_some_and(|(_, host)| {
-            self.request.header("host").is_some_and(|own| own.eq_ignore_ascii_case(host))
-        });
-        let is_allowed = allowed.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(origin));
+        let is_own = self.request.header("host").is_some_and(|host| origin::is_of_host(origin, host));
+        let is_allowed = allowed.iter().any(|one| one == "*" || origin::is_same(one, origin));
         if !is_speech || is_own || is_allowed {
             return None;
         }

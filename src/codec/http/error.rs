@@ -41,6 +41,8 @@ pub enum RequestError {
     NoHost,
     /// More than one Host.
     SeveralHosts,
+    /// A Host that is no host.
+    BadHost,
     /// Two lengths that may differ.
     TwoLengths,
     /// Content-Length is not a number.
@@ -88,6 +90,7 @@ impl RequestError {
             | Self::BadTarget
             | Self::NoHost
             | Self::SeveralHosts
+            | Self::BadHost
             | Self::TwoLengths
             | Self::BadLength
             | Self::BadChunk => 400,
@@ -116,6 +119,7 @@ impl RequestError {
             Self::Version => "http_version",
             Self::NoHost => "no_host",
             Self::SeveralHosts => "several_hosts",
+            Self::BadHost => "bad_host",
             Self::TwoLengths => "two_lengths",
             Self::BadLength => "bad_length",
             Self::LengthRequired => "length_required",
@@ -143,6 +147,9 @@ impl fmt::Display for RequestError {
             Self::Version => f.write_str("only HTTP/1.1 and HTTP/1.0 are spoken here"),
             Self::NoHost => f.write_str("the Host header is missing"),
             Self::SeveralHosts => f.write_str("more than one Host header"),
+            Self::BadHost => {
+                f.write_str("the Host header is no host: a name or an address, and perhaps a port")
+            }
             Self::TwoLengths => f.write_str("two lengths of one body"),
             Self::BadLength => f.write_str("Content-Length is not a number"),
             Self::LengthRequired => f.write_str("send Content-Length or Transfer-Encoding: chunked"),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use body::BodyDecoder;
 pub use error::RequestError;
-pub use response::{reason, write_head, write_response};
+pub use response::{date, reason, write_head, write_response};
 
 /// How large a request may be.
 #[derive(Clone, Copy, Debug)]
@@ -129,8 +129,10 @@ impl Request {
         let mut by_star = false;
         for item in self.headers_named("accept-encoding").flat_map(|value| value.split(',')) {
             let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
-            let weight =
-                parameters.split(';').filter_map(|p| p.split_once('=')).find(|(q, _)| q.trim() == "q");
+            let weight = parameters
+                .split(';')
+                .filter_map(|p| p.split_once('='))
+                .find(|(q, _)| q.trim().eq_ignore_ascii_case("q"));
             // Three digits at the most: what is no number is no refusal.
             let wanted = weight.is_none_or(|(_, weight)| weight.trim().parse() != Ok(0.0));
             match name.trim() {
@@ -301,6 +303,9 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
         0 | 1 => {}
         _ => return Err(RequestError::SeveralHosts),
     }
+    if request.header("host").is_some_and(|host| !is_host(host)) {
+        return Err(RequestError::BadHost);
+    }
     request.keep_alive = if http11 {
         !request.header_has_token("connection", "close")
     } else {
@@ -315,6 +320,26 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
     Ok(request)
 }
 
+/// Whether a Host header's value is what it has to be: a name, an IPv4 address or an IPv6 address in brackets, and
+/// perhaps a port (RFC 9110, 7.2; RFC 3986, 3.2.2). An empty one is allowed.
+fn is_host(host: &str) -> bool {
+    let (name, port) = if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        // A zone (`%25eth0`) and addresses of a version to come are left to others.
+        if address.parse::<std::net::Ipv6Addr>().is_err() {
+            return false;
+        }
+        ("", port)
+    } else {
+        host.find(':').map_or((host, ""), |at| host.split_at(at))
+    };
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte);
+    let is_port = |port: &str| {
+        port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+    };
+    name.bytes().all(is_name_byte) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
 /// The path and query of a target in origin form, or in absolute form as proxies send it; `*` is for OPTIONS.
 fn read_target(target: &str, method: Method) -> Result<(String, String), RequestError> {
     let origin = if target.starts_with('/') {
@@ -322,9 +347,11 @@ fn read_target(target: &str, method: Method) -> Result<(String, String), Request
     } else if target == "*" && method == Method::Options {
         "/"
     } else {
-        let rest = (target.strip_prefix("http://"))
-            .or_else(|| target.strip_prefix("https://"))
-            .ok_or(RequestError::BadTarget)?;
+        let (scheme, rest) = target.split_once("://").ok_or(RequestError::BadTarget)?;
+        // Schemes have no case (RFC 3986, 3.1).
+        if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+            return Err(RequestError::BadTarget);
+        }
         rest.find(['/', '?']).map_or("/", |at| &rest[at..])
     };
     let (path, query) = origin.split_once('?').unwrap_or((origin, ""));

@@ -28,11 +28,42 @@ pub fn write_response(
     if status != 204 {
         all.push(("Content-Length", length.as_str()));
     }
-    all.push(("Connection", if keep_alive { "keep-alive" } else { "close" }));
+    // `Upgrade` holds for this hop alone, so `Connection` has to name it (RFC 9110, 7.8).
+    let upgrades = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
+    let connection = match (upgrades, keep_alive) {
+        (false, true) => "keep-alive",
+        (false, false) => "close",
+        (true, true) => "upgrade, keep-alive",
+        (true, false) => "upgrade, close",
+    };
+    all.push(("Connection", connection));
     write_head(out, status, &all);
     if !head_only && status != 204 {
         out.extend_from_slice(body);
     }
+}
+
+/// Returns the value of a `Date` header (RFC 9110, 5.6.7) for microseconds since 1970, as `Tue, 27 Jan 2026 10:21:33 GMT`.
+/// Years outside 1970 to 9999 are clamped.
+pub fn date(micros: i64) -> String {
+    const LAST: i64 = 253_402_300_799;
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = micros.div_euclid(1_000_000).clamp(0, LAST) as u64;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Howard Hinnant's `civil_from_days`, for days from 1970 on. Years begin in March there.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = (from_march + 2) % 12;
+    let year = era * 400 + year_of_era + u64::from(month < 2);
+    let (name, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize]);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{name}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
 /// The phrase that goes with a status.
@@ -61,5 +92,25 @@ pub fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         _ => "Unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (1_769_509_293, "Tue, 27 Jan 2026 10:21:33 GMT"),
+            (4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT"),
+            (-5, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (i64::MAX / 1_000_000, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(date(seconds * 1_000_000), text);
+        }
     }
 }

@@ -29,6 +29,8 @@ fn a_browsers_request_is_read() {
 fn harmless_differences_are_taken() {
     assert_eq!(request("GET http://h:1/a%2Fb?q HTTP/1.1\r\nHost: t\r\n\r\n").path, "/a/b");
     assert_eq!(request("GET http://h HTTP/1.1\r\nHost: t\r\n\r\n").path, "/");
+    assert_eq!(request("GET HTTP://H/x HTTP/1.1\r\nHost: t\r\n\r\n").path, "/x");
+    assert_eq!(request("GET hTTps://h?q HTTP/1.1\r\nHost: t\r\n\r\n").path, "/");
     assert_eq!(request("OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n").path, "/");
     let old = request("GET / HTTP/1.0\r\n\r\n");
     assert!(!old.keep_alive && !old.http11);
@@ -149,4 +151,55 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+    let read = |host: &str| head(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    for host in [
+        "",
+        "h",
+        "h:80",
+        "h:",
+        "a-b.example.",
+        "xn--bcher-kva",
+        "a%20b",
+        "_x",
+        "127.0.0.1:8765",
+        "[::1]",
+        "[::1]:8765",
+    ] {
+        assert!(read(host).is_ok(), "{host:?}");
+    }
+    for host in [
+        "a b",
+        "h/x",
+        "u@h",
+        "h:x",
+        "h:80:80",
+        "h:65536",
+        "[::1",
+        "::1",
+        "[x]",
+        "[::1]x",
+        "a,b c",
+        "h?",
+        "h#",
+        "<h>",
+        "\"h\"",
+        "h\\",
+        "b\u{fc}cher",
+    ] {
+        assert_eq!(read(host).err(), Some(RequestError::BadHost), "{host:?}");
+    }
+}
+
+#[test]
+fn weights_have_no_case() {
+    let accepts = |value: &str| {
+        request(&format!("GET / HTTP/1.1\r\nHost: t\r\nAccept-Encoding: {value}\r\n\r\n"))
+            .accepts_encoding("gzip")
+    };
+    assert!(!accepts("gzip;Q=0") && !accepts("gzip; q=0.000") && !accepts("*;Q=0"));
+    assert!(accepts("gzip;Q=0.5") && accepts("GZIP") && accepts("br;Q=0, *"));
 }

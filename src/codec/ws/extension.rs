@@ -17,6 +17,8 @@ pub struct PerMessageDeflate {
     pub context_takeover: bool,
     /// How far: the window has `1 << window_bits` bytes; 8 to 15.
     pub window_bits: u8,
+    /// Whether the offer named a window: then the answer has to (RFC 7692, 7.1.2.1), the default size too.
+    pub names_window: bool,
 }
 
 impl PerMessageDeflate {
@@ -47,7 +49,7 @@ impl PerMessageDeflate {
         if !self.context_takeover {
             header.push_str("; server_no_context_takeover");
         }
-        if self.window_bits < WINDOW_BITS_MAX {
+        if self.names_window {
             header.push_str("; server_max_window_bits=");
             header.push_str(&self.window_bits.to_string());
         }
@@ -89,14 +91,18 @@ impl<'a> Offer<'a> {
         if !self.name.eq_ignore_ascii_case(NAME) {
             return None;
         }
-        let mut agreed = PerMessageDeflate { context_takeover: true, window_bits: WINDOW_BITS_MAX };
+        let mut agreed =
+            PerMessageDeflate { context_takeover: true, window_bits: WINDOW_BITS_MAX, names_window: false };
         for (at, (parameter, value)) in self.parameters.iter().enumerate() {
             if self.parameters[..at].iter().any(|(before, _)| before == parameter) {
                 return None;
             }
             match (*parameter, value.as_deref()) {
                 ("server_no_context_takeover", None) => agreed.context_takeover = false,
-                ("server_max_window_bits", Some(bits)) => agreed.window_bits = window_bits(bits)?,
+                ("server_max_window_bits", Some(bits)) => {
+                    agreed.window_bits = window_bits(bits)?;
+                    agreed.names_window = true;
+                }
                 // What it may do is told anyway, or is no matter to us: any window can be read.
                 ("client_no_context_takeover" | "client_max_window_bits", None) => {}
                 ("client_max_window_bits", Some(bits)) => {

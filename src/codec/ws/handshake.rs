@@ -168,9 +168,10 @@ pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
 fn protocols(request: &Request) -> Result<Vec<String>, UpgradeError> {
     let mut protocols = Vec::new();
     for value in request.headers_named("sec-websocket-protocol") {
-        for protocol in value.split(',').map(|p| p.trim_matches([' ', '\t'])) {
-            let token = !protocol.is_empty() && protocol.bytes().all(is_token_byte);
-            if !token || protocols.iter().any(|p| p == protocol) {
+        // Empty elements of a list are no elements (RFC 9110, 5.6.1.2).
+        let elements = value.split(',').map(|p| p.trim_matches([' ', '\t'])).filter(|p| !p.is_empty());
+        for protocol in elements {
+            if !protocol.bytes().all(is_token_byte) || protocols.iter().any(|p| p == protocol) {
                 return Err(UpgradeError::BadProtocol);
             }
             protocols.push(protocol.to_owned());

@@ -5,6 +5,7 @@
 //! send for whoever asks them to, counts only where the page that asked is the server's own or an allowed one.
 
 use crate::codec::http::Request;
+use crate::server::origin;
 
 /// What a client shows, unread.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,10 +55,8 @@ fn in_cookie(request: &Request, name: &str, origins: &[String]) -> Option<String
 /// none: it is for answers without rights.
 fn is_own(request: &Request, origins: &[String]) -> bool {
     let Some(origin) = request.header("origin") else { return true };
-    let host = origin.split_once("://").map(|(_, host)| host);
-    let same =
-        host.is_some() && request.header("host").zip(host).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
-    same || origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    let same = request.header("host").is_some_and(|host| origin::is_of_host(origin, host));
+    same || origins.iter().any(|allowed| origin::is_same(allowed, origin))
 }
 
 fn in_subprotocols(request: &Request) -> Option<String> {
@@ -112,6 +111,10 @@ mod tests {
         for (origin, counts) in [
             ("http://own.example", true),
             ("https://OWN.example", true),
+            ("https://own.example:443", true),
+            ("http://own.example:80", true),
+            ("http://own.example:443", false),
+            ("https://app.example:443", true),
             ("https://app.example", true),
             ("https://evil.example", false),
             ("https://own.example.evil.example", false),

@@ -105,7 +105,9 @@ impl Connection {
                 };
                 let is_begun = receiving.is_some() || !buffer.is_empty();
                 let since = is_begun.then_some(cx.tick);
-                (State::Http(Box::new(Http { buffer, receiving, since })), Speaks::Http, false)
+                // It has idled by the predecessor's clock, which is as good as an answer.
+                let http = Http { buffer, receiving, since, is_answered: true };
+                (State::Http(Box::new(http)), Speaks::Http, false)
             }
             SavedState::Ws { decoder, inflates, session } => {
                 let session = Session::restored(*session, cx);

@@ -11,7 +11,7 @@ use super::super::rights::may_see;
 use super::{Answer, Outcome};
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
-use crate::codec::ws::{self, PerMessageDeflate};
+use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{Dialect, Encoding, OnLag, Place, lean, native, shortened, split_entity};
 use crate::feed::Compression;
@@ -68,12 +68,14 @@ impl Answer<'_, '_> {
         Some(self.error(503, label, error, &[("Retry-After", "5")]))
     }
 
+    pub(super) fn refuse_upgrade(&mut self, error: UpgradeError) -> Outcome {
+        self.error(error.status(), error.label(), &error.to_string(), error.headers())
+    }
+
     pub(super) fn websocket(&mut self, dialect: Dialect, channel: String) -> Outcome {
         let upgrade = match ws::check_upgrade(self.request) {
             Ok(upgrade) => upgrade,
-            Err(error) => {
-                return self.error(error.status(), error.label(), &error.to_string(), error.headers());
-            }
+            Err(error) => return self.refuse_upgrade(error),
         };
         if let Some(refusal) = self.refuse_stream() {
             return refusal;
@@ -115,7 +117,7 @@ impl Answer<'_, '_> {
         let mut out = Vec::with_capacity(192);
         ws::write_upgrade(&mut out, &upgrade.accept, protocol, deflate);
         self.cx.send(out);
-        if let Some(PerMessageDeflate { context_takeover, window_bits: bits }) = deflate {
+        if let Some(PerMessageDeflate { context_takeover, window_bits: bits, .. }) = deflate {
             let compression =
                 if context_takeover { Compression::Messages { bits } } else { Compression::Alone { bits } };
             self.cx.effects.push(Effect::Compress(compression));
@@ -156,12 +158,19 @@ impl Answer<'_, '_> {
         if gzip {
             headers.push(("Content-Encoding", "gzip"));
         }
+        let date = http::date(self.cx.now.0);
+        headers.push(("Date", &date));
         let mut out = Vec::with_capacity(256);
-        http::write_head(&mut out, 200, &headers);
         if self.request.method == Method::Head {
+            // A head alone ends nothing: the connection goes on as it was asked to.
+            let keep_alive = self.keep_alive();
+            headers.retain(|(name, _)| *name != "Connection");
+            headers.push(("Connection", if keep_alive { "keep-alive" } else { "close" }));
+            http::write_head(&mut out, 200, &headers);
             self.cx.send(out);
-            return Outcome::Closed;
+            return self.outcome();
         }
+        http::write_head(&mut out, 200, &headers);
         if let Err(refusal) = self.count_stream() {
             return refusal;
         }
@@ -195,6 +204,14 @@ impl Answer<'_, '_> {
     }
 }
 
+/// Whether a query's key names the id to resume after. Polyfills of `EventSource` write it as `lastEventId`,
+/// `lastEventID` or `Last-Event-ID`.
+fn is_last_event_id(key: &str) -> bool {
+    let letters =
+        key.bytes().filter(|byte| !matches!(byte, b'-' | b'_')).map(|byte| byte.to_ascii_lowercase());
+    letters.eq(*b"lasteventid")
+}
+
 /// What a `GET /sse` asks for.
 struct StreamRequest {
     filter: Filter,
@@ -208,7 +225,9 @@ impl StreamRequest {
         let mut lists: [Vec<String>; 6] = Default::default();
         let mut entities = Vec::new();
         let mut history = None;
-        let mut last_event_id = request.header("last-event-id").map(str::to_owned);
+        // An empty id is none (HTML, 9.2.4): a browser that has seen no id sends no header, and others an empty one.
+        let an_id = |id: &&str| !id.is_empty();
+        let mut last_event_id = request.header("last-event-id").filter(an_id).map(str::to_owned);
         let (mut on_lag, mut max_per_second) = (None, None);
         let (mut snapshot, mut is_lean) = (false, false);
         let is_set = |value: &str| matches!(value, "" | "1" | "true");
@@ -226,7 +245,9 @@ impl StreamRequest {
                     history = Some(count);
                 }
                 // The header is the browser's own, and newer than the query it was opened with.
-                "last_event_id" => last_event_id = last_event_id.or(Some(value)),
+                name if is_last_event_id(name) => {
+                    last_event_id = last_event_id.or(Some(value).filter(|id| an_id(&id.as_str())));
+                }
                 "event_name" if value == "message" => encoding = Encoding::NativeSseUnnamed,
                 "on_lag" => on_lag = Some(value),
                 "max_per_second" => {
@@ -257,7 +278,7 @@ impl StreamRequest {
             .channels(channels)
             .entities(entities);
         let from = match last_event_id.as_deref() {
-            Some("") | None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
+            None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
             Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
         };
         let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;

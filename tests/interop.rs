@@ -1,0 +1,177 @@
+//! What other people's clients, polyfills, pools and proxies send, and what they read of the answers.
+
+mod support;
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use support::http::{self, read_response};
+use support::sse::Sse;
+use support::wire::{Wire, deadline};
+use support::{Server, eventually};
+
+fn ask(server: &Server, method: &str, path: &str, headers: &str) -> http::Response {
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: t\r\n{headers}connection: close\r\n\r\n");
+    http::exchange(server.addr, request.as_bytes())
+}
+
+/// A pool's connection may be used at once and then idle: the time that a handshake may take says nothing of it.
+#[test]
+fn a_connection_that_was_answered_may_idle_however_soon_it_asked() {
+    let server = Server::with(&["--handshake-timeout", "300ms", "--keep-alive", "1h"]);
+    for requests in [1, 3] {
+        let mut pooled = Wire::connect(server.addr);
+        let mut ask = || {
+            pooled.send(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+            assert_eq!(read_response(&mut pooled, deadline()).expect("an answer").status, 200);
+        };
+        (0..requests).for_each(|_| ask());
+        std::thread::sleep(Duration::from_millis(1200));
+        ask();
+    }
+    // One that never asked is closed as before.
+    let mut silent = Wire::connect(server.addr);
+    assert_eq!(silent.take_rest(deadline()).expect("the end"), b"");
+}
+
+/// `event-source-polyfill` writes `lastEventId`, others its other spellings.
+#[test]
+fn polyfills_resume_by_their_own_names_of_the_last_id() {
+    let server = Server::start();
+    let first = server.publish(r#"{"type":"a"}"#)["last_event_id"].as_str().expect("an id").to_owned();
+    server.publish(r#"{"type":"b"}"#);
+    for name in ["last_event_id", "lastEventId", "lastEventID", "Last-Event-ID", "last-event-id"] {
+        let mut stream = Sse::open(server.addr, &format!("?{name}={first}"));
+        assert_eq!(stream.event().event.as_deref(), Some("b"), "{name}");
+    }
+    // An empty header is none: the query counts (HTML, 9.2.4).
+    for header in ["Last-Event-ID:\r\n", "Last-Event-ID:  \r\n"] {
+        let mut stream = Sse::with(server.addr, &format!("?last_event_id={first}"), header);
+        assert_eq!(stream.event().event.as_deref(), Some("b"), "{header:?}");
+    }
+    let mut stream = Sse::open(server.addr, &format!("?last_event_id=&lastEventId={first}"));
+    assert_eq!(stream.event().event.as_deref(), Some("b"));
+}
+
+#[test]
+fn a_named_window_is_answered_and_empty_elements_are_passed_over() {
+    let server = Server::start();
+    let upgrade = |more: &str| {
+        let headers = format!(
+            "GET /ws HTTP/1.1\r\nhost: t\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
+        );
+        let mut wire = Wire::connect(server.addr);
+        wire.send(headers.as_bytes());
+        http::read_head(&mut wire, deadline()).expect("an answer")
+    };
+    // RFC 7692, 7.1.2.1. Python's `websockets` fails the handshake where the answer is silent.
+    let answer = upgrade(
+        "sec-websocket-extensions: permessage-deflate; server_max_window_bits=15; client_max_window_bits\r\n",
+    );
+    assert_eq!(answer.status, 101);
+    assert!(
+        answer.header("sec-websocket-extensions").is_some_and(|e| e.contains("server_max_window_bits=15")),
+        "{answer:?}"
+    );
+    let answer = upgrade("sec-websocket-protocol: , fanwire.v1,,\r\n");
+    assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some("fanwire.v1")));
+}
+
+#[test]
+fn the_same_origin_is_the_same_whoever_names_the_default_port() {
+    let server = Server::with(&[
+        "--allowed-origin",
+        "https://app.example:443",
+        "--cors-origin",
+        "http://page.example",
+    ]);
+    let post = |host: &str, origin: &str| {
+        let request = format!(
+            "POST /publish HTTP/1.1\r\nhost: {host}\r\norigin: {origin}\r\nconnection: close\r\ncontent-length: 12\r\n\r\n{{\"type\":\"a\"}}"
+        );
+        http::exchange(server.addr, request.as_bytes())
+    };
+    for (host, origin, status) in [
+        ("h:443", "https://h", 200),
+        ("h", "https://h:443", 200),
+        ("h:80", "http://h", 200),
+        ("H", "http://h:80", 200),
+        ("[::1]:80", "http://[::1]", 200),
+        ("h", "https://app.example", 200),
+        ("h:443", "http://h", 403),
+        ("h", "https://h:8443", 403),
+        ("h", "http://app.example", 403),
+        ("h", "null", 403),
+    ] {
+        assert_eq!(post(host, origin).status, status, "{host} {origin}");
+    }
+    let read = ask(&server, "GET", "/healthz", "origin: http://page.example:80\r\n");
+    assert_eq!(read.header("access-control-allow-origin"), Some("http://page.example:80"));
+    assert!(
+        read.header("access-control-expose-headers").is_some_and(|names| names.contains("Retry-After")),
+        "{read:?}"
+    );
+}
+
+#[test]
+fn answers_are_what_the_rfcs_say() {
+    let server = Server::start();
+    // RFC 9110, 7.8: who sends `Upgrade` names it in `Connection`.
+    let plain = ask(&server, "GET", "/ws", "");
+    assert_eq!((plain.status, plain.header("upgrade")), (426, Some("websocket")));
+    assert_eq!(plain.header("connection"), Some("upgrade, close"));
+    // 9.3.2: HEAD is answered as GET is.
+    let mut wire = Wire::connect(server.addr);
+    wire.send(b"HEAD /ws HTTP/1.1\r\nhost: t\r\n\r\nHEAD /sse HTTP/1.1\r\nhost: t\r\n\r\nGET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+    assert_eq!(http::read_head(&mut wire, deadline()).expect("a head").status, 426);
+    let head = http::read_head(&mut wire, deadline()).expect("a head");
+    assert_eq!((head.status, head.header("connection")), (200, Some("keep-alive")));
+    assert_eq!(head.header("content-type"), Some("text/event-stream"));
+    assert_eq!(read_response(&mut wire, deadline()).expect("what it says holds").status, 200);
+    // 6.6.1: an origin server with a clock sends a date, in its one form.
+    for path in ["/", "/healthz", "/nowhere", "/ws"] {
+        let answer = ask(&server, "GET", path, "");
+        let date = answer.header("date").unwrap_or_else(|| panic!("{path}: {answer:?}"));
+        assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
+    }
+    assert!(Sse::open(server.addr, "").response.header("date").is_some());
+    // RFC 9112, 3.2: a Host that is none is refused.
+    let bad = http::exchange(server.addr, b"GET /healthz HTTP/1.1\r\nhost: a b\r\nconnection: close\r\n\r\n");
+    assert_eq!(bad.status, 400);
+    assert!(bad.header("date").is_some(), "{bad:?}");
+    // RFC 3986, 3.1: schemes have no case.
+    let absolute =
+        http::exchange(server.addr, b"GET HTTP://t/healthz HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n");
+    assert_eq!(absolute.status, 200);
+}
+
+/// A first line that only a lenient reader takes for JSON is an event all the same: it goes out before the input's end.
+#[test]
+fn lines_are_published_as_they_come_whatever_they_hold() {
+    for first in [r#"{"type":"a","payload":1e400}"#, r#"{"type":"a","payload":"\ud800"}"#, &deep(128)] {
+        let server = Server::start();
+        let mut stream = Sse::open(server.addr, "");
+        let mut publish = support::fanwire()
+            .args(["publish", "--url", &format!("http://{}", server.addr), "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let input = publish.stdin.as_mut().expect("a pipe");
+        input.write_all(format!("{first}\n").as_bytes()).expect("written");
+        assert_eq!(stream.event().event.as_deref(), Some("a"), "{first}");
+        drop(publish.stdin.take());
+        let mut status = None;
+        eventually("it ends", || {
+            status = publish.try_wait().expect("our child");
+            status.is_some()
+        });
+        assert!(status.expect("ended").success());
+    }
+}
+
+fn deep(levels: usize) -> String {
+    format!(r#"{{"type":"a","payload":{}{}}}"#, "[".repeat(levels), "]".repeat(levels))
+}

@@ -305,6 +305,66 @@ fn rights_go_with_their_holders_and_revocations_stand() {
 }
 
 #[test]
+fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
+    let mut server = Generations::start(&[]);
+    let addr = server.addr();
+    // AutoSDLC's wildcards stand anywhere, which a filter's text can't say.
+    let wants = [
+        json!({"pattern": "agent:coder*:*"}),
+        json!({"resource": "agent", "resourceId": "co*-1"}),
+        json!({"resource": "dep*"}),
+    ];
+    let mut sdlc: Vec<Ws> = ["/autosdlc", "/autosdlc?compress=gzip"]
+        .into_iter()
+        .flat_map(|path| wants.iter().map(move |want| (path, want)))
+        .map(|(path, want)| {
+            let mut ws = Ws::over(Wire::connect(addr), path, "");
+            assert_eq!(ws.message()["type"], "connect");
+            assert_eq!(ws.ask(&json!({"type": "subscribe", "data": want}))["type"], "subscription_update");
+            ws
+        })
+        .collect();
+    // Two in one circle, of which one does not hear itself.
+    let [mut speaker, mut listener] = [(); 2].map(|()| Ws::over(Wire::connect(addr), "/ws/circles/dev", ""));
+    speaker.send(&json!({"type": "hello"}));
+    assert_eq!(listener.message()["type"], "hello");
+    // Filters of every form, some with more values than a text from outside may have once they are joined.
+    let mut native = Ws::connect(addr);
+    let many: Vec<String> = (0..250).map(|n| format!("t.{n}")).collect();
+    for payload in [
+        json!({"subscription_id": "many", "event_types": many}),
+        json!({"subscription_id": "odd", "sources": ["a*b", "x,y", "\"q\"", "=="], "channels": ["**.c", ""]}),
+        json!({"subscription_id": "pairs", "entities": [{"kind": "a:b", "id": "*"}, {"kind": "", "id": "x"}]}),
+        json!({"subscription_id": "lag", "streams": ["s"], "on_lag": "sample", "max_per_second": 5}),
+    ] {
+        assert_eq!(native.ask(&json!({"type": "subscribe", "payload": payload}))["type"], "ack", "{payload}");
+    }
+    let list = json!({"type": "request", "payload": {"action": "list_subscriptions"}});
+    let before = native.ask(&list)["payload"].clone();
+    server.upgrade();
+    assert_eq!(native.ask(&list)["payload"], before);
+    let about = |key: &str, id: &str, event_type: &str| {
+        let event = json!({"type": event_type, "payload": {key: id}}).to_string();
+        assert_eq!(http::post(addr, "/publish", "application/json", event.as_bytes()).status, 200);
+    };
+    about("agentId", "other-1", "agent_status");
+    about("agentId", "coder-2", "agent_status");
+    about("agentId", "coder-1", "agent_status");
+    about("deploymentId", "d", "deployment_status");
+    for (at, ws) in sdlc.iter_mut().enumerate() {
+        let want: &[&str] = [&["coder-2", "coder-1"][..], &["coder-1"], &["d"]][at % 3];
+        for id in want {
+            let data = ws.message()["data"].clone();
+            assert!(data["agentId"] == *id || data["deploymentId"] == *id, "{at}: {data}");
+        }
+        assert!(ws.is_silent_for(Duration::from_millis(1)), "{at}");
+    }
+    speaker.send(&json!({"type": "again"}));
+    assert_eq!(listener.message()["type"], "again");
+    assert!(speaker.is_silent_for(Duration::from_millis(50)), "it does not hear itself");
+}
+
+#[test]
 fn a_successor_that_fails_changes_nothing() {
     let dir = std::env::temp_dir().join(format!("fanwire-upgrade-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder of our own");

@@ -14,6 +14,8 @@ mod matcher;
 mod pattern;
 mod payload;
 mod print;
+#[cfg(feature = "server")]
+pub(crate) mod saved;
 #[cfg(test)]
 mod tests;
 

@@ -14,6 +14,7 @@ use super::wheel::{TICK_MS, Tick};
 use crate::dialect::{ClientError, Complete, OnLag, Protocol, Subscribe};
 use crate::event::Timestamp;
 use crate::filter::Filter;
+use crate::filter::saved::{Exact, SavedFilter};
 
 /// A client's rights. The default is everything, as where nobody need show a token.
 #[derive(Debug, Default)]
@@ -41,6 +42,9 @@ pub(crate) struct SavedRights {
 struct SavedSubscribe {
     subscription_id: Option<String>,
     filters: Vec<String>,
+    /// Exact forms of the filters; absent from a version that saved texts only.
+    #[serde(default)]
+    exact: Vec<Option<Exact>>,
     history: Option<usize>,
     on_lag: OnLag,
 }
@@ -48,16 +52,22 @@ struct SavedSubscribe {
 impl SavedSubscribe {
     fn new(subscribe: &Subscribe) -> Self {
         let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);
+        let forms = filters.map(|filter| SavedFilter::from(filter).into_forms());
+        let (filters, exact) = forms.unzip();
         Self {
             subscription_id: subscribe.subscription_id.clone(),
-            filters: filters.map(ToString::to_string).collect(),
+            filters,
+            exact,
             history: subscribe.history,
             on_lag: subscribe.on_lag,
         }
     }
 
     fn restored(self) -> Option<Box<Subscribe>> {
-        let mut filters = self.filters.iter().filter_map(|text| text.parse::<Filter>().ok());
+        let exact = self.exact.into_iter().chain(std::iter::repeat(None));
+        let saved = self.filters.into_iter().zip(exact);
+        let mut filters =
+            saved.filter_map(|(text, exact)| Filter::try_from(SavedFilter::from_forms(text, exact)).ok());
         let first = Subscribe::from(filters.next()?);
         Some(Box::new(Subscribe {
             subscription_id: self.subscription_id,

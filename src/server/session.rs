@@ -20,14 +20,14 @@ use super::messages;
 use super::presence;
 use super::rights::Rights;
 use super::wheel::Tick;
-use crate::codec::{portable, ws};
+use crate::codec::ws;
 use crate::dialect::{
     Asked, ClientError, ClientMessage, Command, Complete, Dialect, Encoding, Incoming, OnLag, Opening, Place,
     Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::engine::Refused;
 use crate::event::EventId;
-use crate::filter::Filter;
+use crate::filter::{Filter, saved as saved_filter};
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ impl fmt::Display for Name {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Subscription {
     name: Name,
-    #[serde(with = "portable::text")]
+    #[serde(flatten, with = "saved_filter::flat")]
     filter: Filter,
     on_lag: OnLag,
 }

@@ -12,6 +12,7 @@ use super::{BATCHES_A_TURN, Conn, Context, Core, Ending, Kept, Socket, Token, ta
 use crate::dialect::Encoding;
 use crate::event::Timestamp;
 use crate::feed::{Cursor, Cut, Interest, SavedCursor, Thinning, Wish};
+use crate::filter::saved::{Exact, SavedFilter};
 use crate::filter::{Filter, FilterLimits};
 
 /// One client, all but its socket.
@@ -31,12 +32,19 @@ struct SavedInterest {
     encoding: Encoding,
     cut: Cut,
     wishes: Vec<(String, Thinning)>,
+    /// Exact forms of the wishes' filters; absent from a version that saved texts only.
+    #[serde(default)]
+    exact: Vec<Option<Exact>>,
 }
 
 impl From<&Interest> for SavedInterest {
     fn from((encoding, cut, wishes): &Interest) -> Self {
-        let wishes = wishes.iter().map(|wish| (wish.filter.to_string(), wish.thinning)).collect();
-        Self { encoding: *encoding, cut: *cut, wishes }
+        let forms = wishes.iter().map(|wish| {
+            let (text, exact) = SavedFilter::from(&wish.filter).into_forms();
+            ((text, wish.thinning), exact)
+        });
+        let (wishes, exact) = forms.unzip();
+        Self { encoding: *encoding, cut: *cut, wishes, exact }
     }
 }
 
@@ -45,10 +53,15 @@ impl SavedInterest {
     fn restored(self) -> Option<Interest> {
         let mut limits = FilterLimits::default();
         (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);
-        let wish = |(text, thinning): (String, Thinning)| {
-            Some(Wish { filter: Filter::parse(&text, &limits).ok()?, thinning })
+        let wish = |((text, thinning), exact): ((String, Thinning), Option<Exact>)| {
+            let filter = match exact {
+                Some(_) => SavedFilter::from_forms(text, exact).try_into().ok()?,
+                None => Filter::parse(&text, &limits).ok()?,
+            };
+            Some(Wish { filter, thinning })
         };
-        let wishes = self.wishes.into_iter().map(wish).collect::<Option<_>>()?;
+        let exact = self.exact.into_iter().chain(std::iter::repeat(None));
+        let wishes = self.wishes.into_iter().zip(exact).map(wish).collect::<Option<_>>()?;
         Some((self.encoding, self.cut, wishes))
     }
 }

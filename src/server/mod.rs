@@ -264,13 +264,23 @@ impl Shared {
         Some((muster.0, muster.1.clone()?))
     }
 
+    /// Calls the loops together; false where they are already.
     #[cfg(unix)]
-    fn set_muster(&self, called: Option<&Muster>) {
+    fn call_muster(&self, called: &Muster) -> bool {
         let mut muster = lock(&self.muster);
-        muster.0 += u64::from(called.is_some());
-        muster.1 = called.cloned();
+        if muster.1.is_some() {
+            return false;
+        }
+        *muster = (muster.0 + 1, Some(called.clone()));
         // Relaxed: as above.
         self.musters.store(muster.0, Ordering::Relaxed);
+        true
+    }
+
+    /// Calls nobody any more.
+    #[cfg(unix)]
+    fn dismiss_muster(&self) {
+        lock(&self.muster).1 = None;
     }
 
     /// Whether another process has the sockets and the clients now.

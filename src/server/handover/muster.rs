@@ -1,13 +1,15 @@
 //! How the loops of a server stand still together while its clients are given away.
 //!
-//! Imports its siblings. Always: every loop that came to a muster leaves it, by the decision or because whoever called
-//! it is gone; between the packing and the decision no loop touches a socket.
+//! Invariants:
+//! - Every loop that came to a muster leaves it by the decision, which its caller makes at a deadline at the latest, also
+//!   where the caller panics.
+//! - Between the packing and the decision no loop touches a socket.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::super::core::SavedClient;
 use crate::sync::{Mutex, lock};
@@ -41,6 +43,8 @@ struct Inner {
     state: Mutex<State>,
     changed: Condvar,
     loops: usize,
+    /// When all of it ends, with or without a successor.
+    until: Instant,
     /// Each loop takes one with it; who called the muster reads until all are gone.
     parcels: Mutex<Option<SyncSender<Parcel>>>,
 }
@@ -50,19 +54,23 @@ struct Inner {
 pub(crate) struct Muster(Arc<Inner>);
 
 impl Muster {
-    pub(super) fn new(loops: usize) -> (Self, Receiver<Parcel>) {
+    pub(super) fn new(loops: usize, until: Instant) -> (Self, Receiver<Parcel>) {
         let (sender, receiver) = sync_channel(PARCELS_MAX);
         let state = Mutex::new(State { phase: Phase::Gathering, arrived: 0 });
-        let inner = Inner { state, changed: Condvar::new(), loops, parcels: Mutex::new(Some(sender)) };
+        let inner = Inner { state, changed: Condvar::new(), loops, until, parcels: Mutex::new(Some(sender)) };
         (Self(Arc::new(inner)), receiver)
     }
 
+    /// When clients get their loops back at the latest.
+    pub(crate) fn until(&self) -> Instant {
+        self.0.until
+    }
+
     /// Waits until every loop stands still.
-    pub(super) fn wait_for_all(&self, patience: Duration) -> io::Result<()> {
-        let end = Instant::now() + patience;
+    pub(super) fn wait_for_all(&self) -> io::Result<()> {
         let mut state = lock(&self.0.state);
         while state.arrived < self.0.loops {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = self.0.until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -82,11 +90,16 @@ impl Muster {
         self.set(Phase::Packing);
     }
 
-    /// Tells the loops whether what they packed is another's now.
+    /// Tells the loops whether what they packed is another's now. The first decision counts.
     pub(super) fn decide(&self, given: bool) {
         // Loops that have not come yet are not to wait for a reader that is gone.
         lock(&self.0.parcels).take();
-        self.set(Phase::Decided(given));
+        let mut state = lock(&self.0.state);
+        if !matches!(state.phase, Phase::Decided(_)) {
+            state.phase = Phase::Decided(given);
+        }
+        drop(state);
+        self.0.changed.notify_all();
     }
 
     /// A loop stands still from here on; none to give to where the muster was called off. Blocks until all do.

@@ -1,13 +1,15 @@
 //! Messages between two processes on one machine, and the descriptors that go with them (`SCM_RIGHTS`).
 //!
-//! Imports nothing of ours. Always: a message comes whole, with its own descriptors and no others, or not at all;
-//! every wait has an end. What the other end sends is bounded, though it is the same program.
+//! Invariants:
+//! - A message comes whole, with its own descriptors and no others, or not at all.
+//! - Every wait ends at one deadline, however the other end spreads its bytes over the time until then.
+//! - What the other end sends is bounded, though it is the same program.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -16,25 +18,49 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::sync::{Mutex, lock};
+
 /// Descriptors that go with one message; the kernel takes 253.
 pub(super) const DESCRIPTORS_MAX: usize = 64;
 
 /// The longest message, in bytes: what 64 clients may be owed, with room.
-const MESSAGE_BYTES_MAX: usize = 1 << 30;
+pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
+/// The longest answer of a successor, in bytes: a word, with room for what later versions add to it.
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes handed to the kernel in one call, after which the time is looked at again.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// One end of a conversation.
 #[derive(Debug)]
-pub(super) struct Wire(UnixStream);
+pub(super) struct Wire {
+    socket: UnixStream,
+    until: Mutex<Instant>,
+}
 
 impl Wire {
+    /// A conversation in which nothing is waited for before [`wait_until`](Self::wait_until) says how long.
     pub(super) fn new(socket: UnixStream) -> Self {
-        Self(socket)
+        Self { socket, until: Mutex::new(Instant::now()) }
     }
 
-    /// How long a step of the other end may take from here on.
-    pub(super) fn set_patience(&self, patience: Duration) -> io::Result<()> {
-        self.0.set_read_timeout(Some(patience))?;
-        self.0.set_write_timeout(Some(patience))
+    /// Sets when all waits end from here on.
+    pub(super) fn wait_until(&self, until: Instant) {
+        *lock(&self.until) = until;
+    }
+
+    /// Time until the deadline; an error where there is none left.
+    pub(super) fn left(&self) -> io::Result<Duration> {
+        let left = lock(&self.until).saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+
+    /// Whether the other end has said something that nobody has read yet, or has gone.
+    pub(super) fn has_input(&self) -> bool {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        !matches!(rustix::net::recv(&self.socket, &mut byte, flags), Err(rustix::io::Errno::AGAIN))
     }
 
     /// Sends a message, and these descriptors with it. Blocks.
@@ -49,26 +75,40 @@ impl Wire {
         }
         // The descriptors go with the first byte.
         let sent = loop {
-            match sendmsg(&self.0, &[IoSlice::new(&len)], &mut rights, SendFlags::NOSIGNAL) {
+            self.socket.set_write_timeout(Some(self.left()?))?;
+            match sendmsg(&self.socket, &[IoSlice::new(&len)], &mut rights, SendFlags::NOSIGNAL) {
                 Err(error) if error == rustix::io::Errno::INTR => {}
                 sent => break sent?,
             }
         };
-        let mut out = &self.0;
-        out.write_all(&len[sent..])?;
-        out.write_all(&body)
+        self.send_all(&len[sent..])?;
+        self.send_all(&body)
     }
 
-    /// The next message, and its descriptors. Blocks.
-    pub(super) fn receive<M: DeserializeOwned>(&self) -> io::Result<(M, Vec<OwnedFd>)> {
+    fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.socket.set_write_timeout(Some(self.left()?))?;
+            match (&self.socket).write(&bytes[..bytes.len().min(PIECE_BYTES)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next message of at most `bytes_max` bytes, and its descriptors. Blocks.
+    pub(super) fn receive<M: DeserializeOwned>(&self, bytes_max: usize) -> io::Result<(M, Vec<OwnedFd>)> {
         let mut len = [0; 4];
         let mut got = 0;
         let mut descriptors = Vec::new();
         while got < len.len() {
+            self.socket.set_read_timeout(Some(self.left()?))?;
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut rights = RecvAncillaryBuffer::new(&mut space);
             let mut into = [IoSliceMut::new(&mut len[got..])];
-            let read = match recvmsg(&self.0, &mut into, &mut rights, RecvFlags::CMSG_CLOEXEC) {
+            let read = match recvmsg(&self.socket, &mut into, &mut rights, RecvFlags::CMSG_CLOEXEC) {
                 Err(error) if error == rustix::io::Errno::INTR => continue,
                 read => read?.bytes,
             };
@@ -83,12 +123,29 @@ impl Wire {
             got += read;
         }
         let len = u32::from_be_bytes(len) as usize;
-        if len > MESSAGE_BYTES_MAX {
-            return Err(io::Error::other("a message of over 1 GiB"));
+        if len > bytes_max {
+            return Err(io::Error::other(format!(
+                "a message of {len} bytes is over the limit of {bytes_max}"
+            )));
         }
-        let mut body = vec![0; len];
-        (&self.0).read_exact(&mut body)?;
-        Ok((serde_json::from_slice(&body)?, descriptors))
+        Ok((serde_json::from_slice(&self.receive_all(len)?)?, descriptors))
+    }
+
+    fn receive_all(&self, len: usize) -> io::Result<Vec<u8>> {
+        // Memory follows what has come, not what was announced.
+        let mut body = Vec::new();
+        while body.len() < len {
+            let at = body.len();
+            body.resize(len.min(at + PIECE_BYTES), 0);
+            self.socket.set_read_timeout(Some(self.left()?))?;
+            match (&self.socket).read(&mut body[at..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => body.truncate(at + read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => body.truncate(at),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(body)
     }
 }
 
@@ -102,6 +159,9 @@ mod tests {
     fn each_message_has_its_own_descriptors() {
         let (one, other) = UnixStream::pair().expect("a pair");
         let (one, other) = (Wire::new(one), Wire::new(other));
+        let soon = Instant::now() + Duration::from_secs(20);
+        one.wait_until(soon);
+        other.wait_until(soon);
         let files: Vec<std::fs::File> =
             (0..DESCRIPTORS_MAX).map(|_| std::fs::File::open("/dev/null").expect("it is there")).collect();
         let all: Vec<BorrowedFd<'_>> = files.iter().map(std::os::fd::AsFd::as_fd).collect();
@@ -113,13 +173,47 @@ mod tests {
                 one.send(&"too many", &[files[0].as_fd(); 2 * DESCRIPTORS_MAX])
             });
             for (len, count) in [(5, 1), (4, 0), (300_000, DESCRIPTORS_MAX)] {
-                let (text, descriptors): (String, _) = other.receive().expect("a message");
+                let (text, descriptors): (String, _) = other.receive(MESSAGE_BYTES_MAX).expect("a message");
                 assert_eq!((text.len(), descriptors.len()), (len, count));
             }
             sender.join().expect("no panic")
         });
         assert!(sender.is_err(), "too many descriptors");
         drop(one);
-        assert!(other.receive::<String>().is_err(), "the end");
+        assert!(other.receive::<String>(MESSAGE_BYTES_MAX).is_err(), "the end");
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_before_it_is_read() {
+        let (one, other) = UnixStream::pair().expect("a pair");
+        let other = Wire::new(other);
+        other.wait_until(Instant::now() + Duration::from_secs(20));
+        (&one).write_all(&0x3fff_ffffu32.to_be_bytes()).expect("written");
+        let error = other.receive::<String>(ANSWER_BYTES_MAX).expect_err("too long");
+        assert!(error.to_string().contains("over the limit"), "{error}");
+    }
+
+    #[test]
+    fn a_peer_that_trickles_or_does_not_read_ends_at_the_deadline() {
+        let (one, other) = UnixStream::pair().expect("a pair");
+        let (wire, soon) = (Wire::new(one), Instant::now() + Duration::from_millis(200));
+        wire.wait_until(soon);
+        let trickle = std::thread::spawn(move || {
+            // A byte now and then, for as long as anybody reads.
+            (&other).write_all(&1000u32.to_be_bytes())?;
+            loop {
+                std::thread::sleep(Duration::from_millis(5));
+                (&other).write_all(b"x")?;
+            }
+            #[allow(unreachable_code, reason = "it names the type")]
+            io::Result::Ok(())
+        });
+        let ended =
+            |error: io::Error| matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
+        assert!(ended(wire.receive::<String>(ANSWER_BYTES_MAX).expect_err("not in time")));
+        assert!(Instant::now() >= soon);
+        assert!(ended(wire.send(&"x".repeat(10 << 20), &[]).expect_err("not in time")));
+        drop(wire);
+        assert!(trickle.join().expect("no panic").is_err());
     }
 }

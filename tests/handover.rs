@@ -1,0 +1,271 @@
+//! Successors that fail at each step of a handover, in every way: the predecessor takes everything back within its time,
+//! and no client loses or repeats an event, or is closed.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use fanwire::{Bus, BusConfig, Inheritance, Server, ServerHandle};
+use serde_json::json;
+use support::http::{post_request, read_response};
+use support::sse::Sse;
+use support::wire::{Wire, deadline};
+use support::ws::Ws;
+use support::{eventually, numbered};
+
+/// More than clients wait for, and less than any one step was once given. The machine may be busy.
+const FREEZE: Duration = Duration::from_secs(5);
+
+/// A successor's end: it says and hears messages of the protocol, and much else.
+struct Successor(UnixStream);
+
+impl Successor {
+    fn say(&mut self, json: &str) {
+        self.say_raw(
+            &[&u32::try_from(json.len()).expect("short").to_be_bytes()[..], json.as_bytes()].concat(),
+        );
+    }
+
+    fn say_raw(&mut self, bytes: &[u8]) {
+        // A predecessor that has had enough has closed its end.
+        let _ = self.0.write_all(bytes);
+    }
+
+    /// Reads one message and drops what came with it; none where the other end has gone.
+    fn hear(&mut self) -> Option<String> {
+        let mut len = [0; 4];
+        self.0.read_exact(&mut len).ok()?;
+        let mut body = vec![0; u32::from_be_bytes(len) as usize];
+        self.0.read_exact(&mut body).ok()?;
+        String::from_utf8(body).ok()
+    }
+
+    fn hear_all(&mut self) {
+        while self.hear().is_some_and(|message| message != r#""Done""#) {}
+    }
+
+    fn ready(&mut self) {
+        self.say(r#"{"Ready":{"version":1}}"#);
+    }
+
+    /// Does nothing until the predecessor lets go.
+    fn hang(&mut self) {
+        let _ = self.0.read_to_end(&mut Vec::new());
+    }
+
+    /// Hangs without reading.
+    fn sleep(&mut self, until: &AtomicBool) {
+        while !until.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+type Fault = fn(&mut Successor, &AtomicBool);
+
+/// What a successor may do, and what is said of it.
+const FAULTS: [(&str, &str, Fault); 19] = [
+    ("ends before a word", "ended", |_, _| {}),
+    ("is of another version", "version", |it, _| it.say(r#"{"Ready":{"version":2}}"#)),
+    ("speaks another language", "ready", |it, _| it.say("hello")),
+    ("announces a gigabyte", "limit", |it, _| it.say_raw(&0x3fff_ffff_u32.to_be_bytes())),
+    ("says another word than ready", "version", |it, _| it.say(r#""Serving""#)),
+    ("hangs when it is ready", "not in time", |it, over| {
+        it.ready();
+        it.sleep(over);
+    }),
+    ("ends when it is ready", "", |it, _| it.ready()),
+    ("reads a little and ends", "", |it, _| {
+        it.ready();
+        it.hear();
+    }),
+    ("reads byte by byte", "not in time", |it, over| {
+        it.ready();
+        while !over.load(Ordering::Relaxed) && it.0.read_exact(&mut [0]).is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }),
+    ("says everything at once", "out of its turn", |it, _| {
+        it.ready();
+        it.say(r#""Taken""#);
+        it.say(r#""Serving""#);
+        it.hang();
+    }),
+    ("reads all and hangs", "not in time", |it, _| {
+        it.ready();
+        it.hear_all();
+        it.hang();
+    }),
+    ("reads all and ends", "ended", |it, _| {
+        it.ready();
+        it.hear_all();
+    }),
+    ("answers with rubbish", "take over", |it, _| {
+        it.ready();
+        it.hear_all();
+        it.say("{]");
+        it.hang();
+    }),
+    ("answers with half a word", "not in time", |it, _| {
+        it.ready();
+        it.hear_all();
+        it.say_raw(&[0, 0, 0, 7, b'"', b'T']);
+        it.hang();
+    }),
+    ("answers byte by byte", "not in time", |it, over| {
+        it.ready();
+        it.hear_all();
+        it.say_raw(&[0, 0, 0x80, 0]);
+        while !over.load(Ordering::Relaxed) {
+            it.say_raw(b" ");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }),
+    ("serves before it may", "out of its turn", |it, _| {
+        it.ready();
+        it.hear_all();
+        it.say_raw(b"\x00\x00\x00\x07\"Taken\"\x00\x00\x00\x09\"Serving\"");
+        it.hang();
+    }),
+    ("takes it and hangs", "not in time", |it, _| {
+        it.ready();
+        it.hear_all();
+        it.say(r#""Taken""#);
+        it.hang();
+    }),
+    ("takes it and ends", "", |it, _| {
+        it.ready();
+        it.hear_all();
+        it.say(r#""Taken""#);
+        it.hear();
+    }),
+    ("is ready twice", "take over", |it, _| {
+        it.ready();
+        it.hear_all();
+        it.ready();
+        it.hang();
+    }),
+];
+
+fn server(bus: &Bus, loops: usize) -> ServerHandle {
+    Server::builder(bus).listen("127.0.0.1:0").loops(loops).spawn().expect("a free port")
+}
+
+#[test]
+fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
+    let bus = Bus::new();
+    let server = server(&bus, 2);
+    let addr = server.local_addr();
+    let mut sockets: Vec<Ws> = (0..20).map(|_| Ws::subscribed(addr, json!({}))).collect();
+    let mut streams: Vec<Sse> = (0..20).map(|_| Sse::open(addr, "?type=test.*")).collect();
+    // Enough for a socket's buffer to be full: it all goes to the successor.
+    for n in 0..200 {
+        bus.publish(
+            fanwire::Event::builder("big")
+                .json(json!("x".repeat(5_000) + &n.to_string()).to_string())
+                .build()
+                .expect("valid"),
+        );
+    }
+    for ws in &mut sockets {
+        (0..200).for_each(|_| assert_eq!(ws.event()["event_type"], "big"));
+    }
+    let mut poster = Wire::connect(addr);
+    let mut next = 0;
+    for (what, said, fault) in FAULTS {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let over = Arc::new(AtomicBool::new(false));
+        let successor = {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || fault(&mut Successor(theirs), &over))
+        };
+        let begun = Instant::now();
+        let mut given_up = false;
+        let given = server.hand_over(ours, Duration::from_secs(1), || given_up = true);
+        let error = given.expect_err(what).to_string();
+        assert!(error.contains(said), "{what}: {error}");
+        assert!(begun.elapsed() < FREEZE, "{what}: {:?}", begun.elapsed());
+        over.store(true, Ordering::Relaxed);
+        successor.join().expect("no panic");
+        // What a client publishes from now on comes to all, once, on the connections that were there.
+        poster.send(&post_request("/publish", "application/x-ndjson", numbered(next).as_bytes()));
+        assert_eq!(read_response(&mut poster, deadline()).expect("an answer").status, 200, "{what}");
+        for ws in &mut sockets {
+            assert_eq!(ws.event()["payload"]["n"], next, "{what}");
+        }
+        for sse in &mut streams {
+            assert_eq!(sse.event().json()["payload"]["n"], next, "{what}");
+        }
+        next += 1;
+    }
+    // And then it is handed over after all, to one that does it right.
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let successor = std::thread::spawn(move || {
+        let mut inheritance = Inheritance::claim(theirs).expect("it is given");
+        let bus = inheritance.bus(&BusConfig::default()).expect("one shard");
+        Server::builder(&bus).inherit(inheritance).spawn().expect("it takes over")
+    });
+    let moved = server.hand_over(ours, Duration::from_secs(1), || ()).expect("handed over");
+    assert_eq!(moved, 41);
+    let successor = successor.join().expect("no panic");
+    poster.send(&post_request("/publish", "application/x-ndjson", numbered(next).as_bytes()));
+    assert_eq!(read_response(&mut poster, deadline()).expect("an answer").status, 200);
+    for ws in &mut sockets {
+        assert_eq!(ws.event()["payload"]["n"], next);
+    }
+    for sse in &mut streams {
+        assert_eq!(sse.event().json()["payload"]["n"], next);
+    }
+    server.join().expect("it has nothing left to do");
+    successor.drain(Duration::ZERO);
+    successor.join().expect("it ends");
+}
+
+#[test]
+fn a_caller_that_panics_and_a_second_caller_leave_the_server_as_it_was() {
+    let bus = Bus::new();
+    let server = Arc::new(server(&bus, 1));
+    let mut client = Ws::subscribed(server.local_addr(), json!({}));
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let successor = std::thread::spawn(move || {
+        let mut successor = Successor(theirs);
+        successor.ready();
+        successor.hear();
+    });
+    let caller = {
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || {
+            let _ = server.hand_over(ours, Duration::from_secs(1), || panic!("planted: it can't be ended"));
+        })
+    };
+    assert!(caller.join().is_err(), "the caller's own panic");
+    successor.join().expect("no panic");
+    bus.publish(fanwire::Event::builder("x").build().expect("valid"));
+    assert_eq!(client.event()["event_type"], "x");
+    // While one waits, another is told so, and the first goes on.
+    let (first, mut first_end) = UnixStream::pair().expect("a pair");
+    let slow = {
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || {
+            server.hand_over(first, Duration::from_secs(1), || ()).map_err(|e| e.to_string())
+        })
+    };
+    Successor(first_end.try_clone().expect("a descriptor")).ready();
+    let begun = first_end.read(&mut [0]).expect("it has begun");
+    assert_eq!(begun, 1);
+    let (second, second_end) = UnixStream::pair().expect("a pair");
+    Successor(second_end.try_clone().expect("a descriptor")).ready();
+    let refused =
+        server.hand_over(second, Duration::from_secs(1), || ()).expect_err("one at a time").to_string();
+    assert!(refused.contains("another handover is under way"), "{refused}");
+    assert!(slow.join().expect("no panic").expect_err("nobody reads").contains("not in time"));
+    bus.publish(fanwire::Event::builder("y").build().expect("valid"));
+    assert_eq!(client.event()["event_type"], "y");
+    eventually("it serves on", || server.pulse().beats(Duration::from_secs(1)));
+    server.drain(Duration::ZERO);
+}

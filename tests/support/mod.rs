@@ -62,8 +62,13 @@ impl Server {
 
     /// Starts a server by a command of the test's own making.
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_with(command, Stdio::null())
+    }
+
+    /// As [`spawn`](Self::spawn), with something at its stdin.
+    pub fn spawn_with(command: &mut Command, stdin: Stdio) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -183,6 +183,16 @@ impl Service {
         }
     }
 
+    /// Has a Redis do what a file of commands says.
+    pub fn redis_load(&self, commands: &[u8]) {
+        let mut wire = Wire::connect(self.addr);
+        wire.send(commands);
+        wire.send(b"*1\r\n$4\r\nPING\r\n");
+        let answers = wire.take_until(b"+PONG\r\n", deadline()).expect("answers");
+        let answers = String::from_utf8_lossy(&answers);
+        assert!(!answers.lines().any(|line| line.starts_with('-')), "{answers}");
+    }
+
     /// Asks a NATS server something under a subject of its API, and returns what it answers.
     pub fn nats_ask(&self, subject: &str, request: &Value) -> Value {
         let request = request.to_string();

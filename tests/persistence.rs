@@ -241,3 +241,92 @@ fn a_folder_that_cannot_be_used_is_told_at_the_start() {
     }
     drop(server);
 }
+
+/// A file system of 512 KiB at the folder; gone with it.
+struct SmallDisk(Folder);
+
+impl SmallDisk {
+    /// # Panics
+    /// Where this process may not mount one: this needs a user who may (root in CI's container).
+    fn new() -> Self {
+        let disk = Self(Folder::new());
+        std::fs::create_dir_all(&disk.0.0).expect("a folder");
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"])
+            .arg(&disk.0.0)
+            .status();
+        assert!(mount.is_ok_and(|status| status.success()), "a tmpfs can't be mounted here");
+        disk
+    }
+
+    /// Takes this many bytes less than all that is left.
+    fn fill_but(&self, bytes: u64) {
+        use std::io::Write as _;
+        let mut ballast = std::fs::File::create(self.0.0.join("ballast")).expect("a file");
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+        let length = ballast.metadata().expect("it is there").len();
+        ballast.set_len(length.saturating_sub(bytes)).expect("it can be made shorter");
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.0.join("ballast")).expect("it is there");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_anywhere_is_told_and_needs_no_restart() {
+    let disk = SmallDisk::new();
+    // Segments of 64 KiB, the smallest; three rounds fill it within a record, at a segment's end, and with nothing left.
+    let options = ["--engine-max-bytes", "1MiB", "--engine-accept-timeout", "500ms"];
+    let server = disk.0.serve(&options);
+    let mut client = Ws::subscribed(server.addr, json!({}));
+    let mut n = 0;
+    let body = |n: usize, bytes: usize| {
+        format!("{{\"type\":\"test\",\"payload\":{{\"n\":{n},\"pad\":\"{}\"}}}}", "p".repeat(bytes))
+    };
+    for (room, bytes) in [(8192, 3000), (0, 10), (40_960, 30_000), (4096, 100)] {
+        disk.fill_but(room);
+        let mut refused = None;
+        for _ in 0..2000 {
+            let answer = http::post(server.addr, "/publish", "application/json", body(n, bytes).as_bytes());
+            if answer.status != 200 {
+                refused = Some(answer);
+                break;
+            }
+            assert_eq!(number(&client.event()), n as u64);
+            n += 1;
+        }
+        let refused = refused.expect("the disk is full");
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(refused.text().contains("nothing was accepted"), "{refused:?}");
+        let ready = http::get(server.addr, "/readyz");
+        assert_eq!((ready.status, ready.text().contains("the log takes nothing")), (503, true), "{ready:?}");
+        disk.empty();
+        eventually("it is ready", || http::get(server.addr, "/readyz").status == 200);
+        server.publish(body(n, 10));
+        assert_eq!(number(&client.event()), n as u64);
+        n += 1;
+    }
+    // Ended in the middle of it, and started while there is no room: all that was accepted is there.
+    let stats = http::get(server.addr, "/api/stats").json();
+    disk.fill_but(2000);
+    while http::post(server.addr, "/publish", "application/json", body(n, 700).as_bytes()).status == 200 {
+        n += 1;
+    }
+    kill(server);
+    let url = format!("file://{}", disk.0.0.display());
+    let server = Server::with(&[&["--engine", &url], options.as_slice()].concat());
+    disk.empty();
+    eventually("it is ready", || http::get(server.addr, "/readyz").status == 200);
+    assert_eq!(http::get(server.addr, "/api/stats").json()["epoch"], stats["epoch"], "nothing was lost");
+    server.publish(body(n, 10));
+    let mut client = Ws::subscribed(server.addr, json!({"history": 20}));
+    let got: Vec<u64> = (0..20).map(|_| number(&client.event())).collect();
+    assert_eq!(got, (n as u64 - 19..=n as u64).collect::<Vec<_>>());
+}

@@ -37,9 +37,13 @@ macro_rules! contract {
 contract! {
     redis: Redis {
         paused killed node_killed meta_deleted trimmed flushed read_only large_batch slow cut_off connections_cut
-        of_another_type several_shards
+        of_another_type several_shards deleted deleted_while_a_node_is_behind evicted tail_lost out_of_memory clock_ahead
+        foreign_entries oversized disk_full
     }
     jetstream: JetStream { killed trimmed flushed slow foreign_entries readers_deleted several_shards }
     plain_nats: PlainNats { killed node_killed large_batch slow foreign_entries several_shards }
-    file: File { killed tail_lost clock_ahead oversized large_batch several_shards }
+    file: File {
+        killed tail_lost clock_ahead oversized large_batch several_shards read_only disk_full disk_full_at_a_segments_end
+        ended_with_a_full_disk
+    }
 }

@@ -4,11 +4,16 @@
 //! - an event is written before its publisher is told and before any client sees it; so what a crash of this
 //!   process leaves in the last record was nobody's yet, and is cut off;
 //! - no id is given twice: where the machine may have lost events that clients saw, another epoch begins;
-//! - the files together stay within the bound, but for the newest of them; one process has them at a time.
+//! - a write that fails leaves nothing behind: what it left of a record is cut off or written over, a segment has its name only once
+//!   its head is safe, and a segment that could not be made safe is never said to be whole. So a disk that was full, wherever that
+//!   showed, needs no restart;
+//! - the files together stay within the bound, but for the newest of them; one process has them at a time, and only its user
+//!   reads them.
 //!
 //! The log is our own and small, because it is only ever appended to and read from front to end: an embedded store
 //! would bring an index, compaction and a cache that nothing here asks for.
 
+mod disk;
 mod notices;
 mod segment;
 
@@ -18,17 +23,21 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Append, Batch, EngineConfig, EngineError, Entry, Follow, Log, OnNotice, Places, Record};
+use super::{
+    Append, Batch, EPOCH_MAX, EngineConfig, EngineError, Entry, Follow, Log, OnNotice, Places, Record,
+    SEQUENCE_MAX,
+};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::threads::{self, Alarm};
 use notices::Notices;
-use segment::{END, Head, Item, Reader, write_record};
+use segment::{END, Head, Item, RECORD_BYTES_MAX, Reader, record_bytes, write_record};
 
-/// Events that were appended and that the follower has not taken yet; the appender waits beyond.
+/// Events, and bytes of them, that were appended and that the follower has not taken yet; the appender waits beyond.
 const UNREAD_MAX: usize = 1 << 16;
+const UNREAD_BYTES_MAX: usize = 64 << 20;
 
 /// Entries handed over in one call.
 const READ_COUNT: usize = 1000;
@@ -55,16 +64,38 @@ struct Open {
     segment: Segment,
     /// Something was written since it was last made safe.
     is_dirty: bool,
+    /// Something may stand behind its whole records.
+    is_torn: bool,
+    /// It could not be made safe: a part of it may be missing on the disk though it can still be read.
+    is_suspect: bool,
+}
+
+/// Events for the follower.
+#[derive(Default)]
+struct Unread {
+    events: VecDeque<(EventId, String)>,
+    bytes: usize,
+}
+
+impl Unread {
+    fn is_full(&self) -> bool {
+        self.events.len() > UNREAD_MAX || self.bytes > UNREAD_BYTES_MAX
+    }
 }
 
 struct State {
     /// Those before the one that is open, oldest first.
     segments: VecDeque<Segment>,
-    open: Open,
+    /// None where the disk had no room for it.
+    open: Option<Open>,
+    /// The number of the segment that comes next.
+    number: u64,
     epoch: u64,
     next: Vec<Sequence>,
     /// For the follower, once there is one.
-    unread: Option<VecDeque<(EventId, String)>>,
+    unread: Option<Unread>,
+    /// Why what was to be written could not be.
+    trouble: Option<String>,
     /// The life of the log that the follower has read to its end, before the newest.
     finished: u64,
     is_closed: bool,
@@ -93,7 +124,11 @@ pub(super) struct FileLog {
 }
 
 fn broken(path: &Path, what: &str, error: &io::Error) -> EngineError {
-    EngineError::Unreachable(format!("{what} {}: {error}", path.display()))
+    EngineError::Unreachable(describe(path, what, error))
+}
+
+fn describe(path: &Path, what: &str, error: &io::Error) -> String {
+    format!("{what} {}: {error}", path.display())
 }
 
 /// Which run of the machine this is: what was written in it and not made safe is still there.
@@ -125,22 +160,31 @@ impl FileLog {
             return Err(EngineError::Url("expected file://FOLDER, as file:///var/lib/fanwire".to_owned()));
         }
         let folder = PathBuf::from(path);
-        fs::create_dir_all(&folder).map_err(|error| broken(&folder, "making", &error))?;
+        disk::make_folder(&folder).map_err(|error| broken(&folder, "making", &error))?;
         let lock = lock_folder(&folder)?;
+        disk::make_private(&folder);
         let boot = boot();
         let notices = Notices::open(&folder, &*on_notice);
         let notices = Mutex::new(notices.map_err(|error| broken(&folder, "opening the notices in", &error))?);
         let found = recover(&folder, shards, boot)?;
         let Found { segments, number, epoch, next } = found;
         let head = Head { epoch, boot, is_safe: config.sync_interval.is_zero(), next: next.clone() };
-        let open = begin(&folder, number, &head)?;
+        let (open, trouble) = match begin(&folder, number, &head) {
+            Ok(open) => (Some(open), None),
+            // It may have room again: until then nothing is taken.
+            Err(error) if disk::is_full(&error) => (None, Some(describe(&folder, "writing in", &error))),
+            Err(error) => return Err(broken(&folder, "writing in", &error)),
+        };
+        let number = number + u64::from(open.is_some());
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 segments,
                 open,
+                number,
                 epoch,
                 next,
                 unread: None,
+                trouble,
                 finished: 0,
                 is_closed: false,
             }),
@@ -167,9 +211,7 @@ impl Drop for FileLog {
         {
             let mut state = lock(&self.shared.state);
             state.is_closed = true;
-            // The mark says that nothing is missing; so it comes behind what it speaks of.
-            let file = &mut state.open.file;
-            let closed = file.sync_data().and_then(|()| file.write_all(END)).and_then(|()| file.sync_data());
+            let closed = state.open.as_mut().map_or(Ok(()), Open::close);
             if let Err(error) = closed {
                 tracing::warn!(%error, "the engine's log could not be closed in order");
             }
@@ -185,7 +227,7 @@ impl Drop for FileLog {
 /// Makes sure that no other process has the log.
 fn lock_folder(folder: &Path) -> Result<File, EngineError> {
     let path = folder.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = disk::private().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|error| broken(&path, "opening", &error))?;
     #[cfg(unix)]
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
@@ -197,22 +239,86 @@ fn path_of(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:020}.log"))
 }
 
-/// Begins a segment.
-fn begin(folder: &Path, number: u64, head: &Head) -> Result<Open, EngineError> {
+/// Begins a segment. It has its name only once its head is safe: what is left of one that could not be begun is in
+/// nobody's way.
+fn begin(folder: &Path, number: u64, head: &Head) -> io::Result<Open> {
     let path = path_of(folder, number);
     let bytes = head.to_bytes();
+    let new = path.with_extension(disk::UNFINISHED);
     let make = || {
-        let mut file = OpenOptions::new().create_new(true).write(true).open(&path)?;
+        let mut file = disk::private().create(true).truncate(true).write(true).open(&new)?;
         file.write_all(&bytes)?;
         file.sync_data()?;
+        fs::rename(&new, &path)?;
         // The folder's entry, too.
         #[cfg(unix)]
         File::open(folder)?.sync_all()?;
         Ok(file)
     };
-    let file = make().map_err(|error| broken(&path, "writing", &error))?;
+    let file = make().inspect_err(|_: &io::Error| {
+        // What can't be removed is written over the next time.
+        let _ = fs::remove_file(&new);
+        let _ = fs::remove_file(&path);
+    })?;
     let segment = Segment { path, epoch: head.epoch, bytes: bytes.len() as u64, next: head.next.clone() };
-    Ok(Open { file, segment, is_dirty: false })
+    Ok(Open { file, segment, is_dirty: false, is_torn: false, is_suspect: false })
+}
+
+impl Open {
+    /// Writes behind the whole records. What a failed write left there is cut off, now or before the next one; an error
+    /// says whether that is so.
+    fn write(&mut self, bytes: &[u8], is_safe: bool) -> Result<(), NotWritten> {
+        if let Err(error) = self.cut_torn() {
+            return Err(NotWritten { error, may_be_there: false });
+        }
+        self.is_torn = true;
+        let written = self.file.write_all(bytes);
+        let written = if is_safe { written.and_then(|()| self.file.sync_data()) } else { written };
+        if let Err(error) = written {
+            let is_cut = self.cut_torn().is_ok();
+            return Err(NotWritten { error, may_be_there: !is_cut });
+        }
+        self.is_torn = false;
+        self.segment.bytes += bytes.len() as u64;
+        self.is_dirty |= !is_safe;
+        Ok(())
+    }
+
+    fn cut_torn(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.segment.bytes)?;
+            self.file.seek(SeekFrom::Start(self.segment.bytes))?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// Makes safe what was written.
+    fn sync(&mut self) -> io::Result<()> {
+        let synced = self.file.sync_data();
+        // The kernel reports an error once: the next attempt would succeed, and what was lost stays lost.
+        self.is_suspect |= synced.is_err();
+        self.is_dirty &= synced.is_err();
+        synced
+    }
+
+    /// Writes that nothing is missing; so it comes behind what it speaks of.
+    fn close(&mut self) -> io::Result<()> {
+        self.cut_torn()?;
+        self.sync()?;
+        if self.is_suspect {
+            return Err(io::Error::other("a part of it could not be made safe"));
+        }
+        self.file.write_all(END)?;
+        self.file.sync_data()
+    }
+}
+
+/// A write that failed.
+struct NotWritten {
+    error: io::Error,
+    /// Whether a reader may find what was to be written.
+    may_be_there: bool,
 }
 
 /// Reads all segments, and cuts off what is not whole at the end.
@@ -221,7 +327,8 @@ fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Found, EngineError
     let mut numbers: Vec<u64> = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| fault(&error))? {
         let name = entry.map_err(|error| fault(&error))?.file_name();
-        numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok()));
+        let number = name.to_str().and_then(|name| name.strip_suffix(".log")?.parse::<u64>().ok());
+        numbers.extend(number.filter(|number| *number < u64::MAX));
     }
     numbers.sort_unstable();
     let last = numbers.last().copied();
@@ -233,6 +340,7 @@ fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Found, EngineError
     };
     // Whether something may be missing that clients have seen.
     let mut may_lack = false;
+    let mut is_disordered = false;
     for number in numbers {
         let path = path_of(folder, number);
         let read = read_segment(&path).map_err(|error| broken(&path, "reading", &error))?;
@@ -248,6 +356,14 @@ fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Found, EngineError
         if head.next.len() != shards {
             return Err(EngineError::Shards { log: head.next.len(), node: shards });
         }
+        // A segment that begins before the end of the one before it gives ids again that were given.
+        let is_in_order = head.epoch > found.epoch
+            || (head.epoch == found.epoch
+                && found.next.iter().zip(&head.next).all(|(end, first)| end <= first));
+        if !is_in_order {
+            tracing::warn!(path = %path.display(), "a segment of the engine's log does not follow the one before it");
+        }
+        is_disordered |= !is_in_order;
         // What follows knows its own numbers: what is missing here shows as a hole.
         may_lack = match item {
             Item::End => false,
@@ -260,7 +376,7 @@ fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Found, EngineError
         if matches!(item, Item::Torn | Item::Broken) && Some(number) == last {
             cut(&path, bytes).map_err(|error| broken(&path, "cutting", &error))?;
         }
-        found.epoch = head.epoch;
+        found.epoch = found.epoch.max(head.epoch);
         if next == head.next {
             // Nothing was appended to it; what it says of the places, the next one says again.
             fs::remove_file(&path).map_err(|error| broken(&path, "removing", &error))?;
@@ -269,6 +385,7 @@ fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Found, EngineError
         }
         found.next = next;
     }
+    may_lack |= is_disordered;
     if may_lack || found.epoch == 0 {
         let now = Timestamp::now().0 as u64;
         if may_lack {
@@ -290,6 +407,10 @@ struct Contents {
 
 fn read_segment(path: &Path) -> io::Result<Option<Contents>> {
     let Some((head, mut reader)) = Reader::open(BufReader::new(File::open(path)?))? else { return Ok(None) };
+    // Numbers that no log of ours reaches: nothing could come behind them.
+    if head.epoch > EPOCH_MAX || head.next.iter().any(|next| *next > SEQUENCE_MAX) {
+        return Ok(None);
+    }
     let mut next = head.next.clone();
     let item = loop {
         match reader.next()? {
@@ -325,62 +446,72 @@ impl Shared {
             threads::fault_point();
             state =
                 self.closed.wait_timeout(state, self.sync_interval).unwrap_or_else(PoisonError::into_inner).0;
-            if !std::mem::take(&mut state.open.is_dirty) {
-                continue;
-            }
+            let Some(open) = state.open.as_mut().filter(|open| open.is_dirty) else { continue };
+            // What is written meanwhile is made safe the next time.
+            open.is_dirty = false;
             // Not with the lock held: it may take as long as the disk likes.
-            let file = state.open.file.try_clone();
+            let (file, path) = (open.file.try_clone(), open.segment.path.clone());
             drop(state);
-            if let Err(error) = file.and_then(|file| file.sync_data()) {
-                tracing::error!(%error, "the engine's log could not be made safe from a crash of the machine");
-            }
+            let synced = file.and_then(|file| file.sync_data());
             state = lock(&self.state);
+            let Err(error) = synced else { continue };
+            tracing::error!(%error, "the engine's log could not be made safe from a crash of the machine");
+            state.trouble = Some(describe(&path, "making safe", &error));
+            if let Some(open) = state.open.as_mut().filter(|open| open.segment.path == path) {
+                open.is_dirty = true;
+                open.is_suspect = true;
+            }
         }
     }
 
-    /// Writes a record behind the others.
-    fn write(&self, state: &mut State, record: &[u8]) -> io::Result<()> {
-        let open = &mut state.open;
-        let is_safe = self.sync_interval.is_zero();
-        let written = open.file.write_all(record);
-        let written = if is_safe { written.and_then(|()| open.file.sync_data()) } else { written };
-        if let Err(error) = written {
-            // The next record must stand behind whole ones.
-            let end = SeekFrom::Start(open.segment.bytes);
-            open.file.set_len(open.segment.bytes).and_then(|()| open.file.seek(end))?;
-            return Err(error);
-        }
-        open.segment.bytes += record.len() as u64;
-        open.is_dirty = !is_safe;
-        Ok(())
-    }
-
-    /// Begins another segment where this one is full, and lets go of the oldest beyond the bound.
-    fn roll(&self, state: &mut State) -> Result<(), EngineError> {
+    /// Makes sure that there is a segment to write to: begins another where this one is full or suspect, and lets go of
+    /// the oldest beyond the bound. Where that fails all is as it was.
+    fn roll(&self, state: &mut State) -> io::Result<()> {
         let size = (self.max_bytes / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
-        if state.open.segment.bytes < size {
-            return Ok(());
+        if let Some(open) = &mut state.open {
+            if open.segment.bytes < size && !open.is_suspect {
+                return Ok(());
+            }
+            open.cut_torn()?;
+            if !open.is_suspect {
+                open.sync()?;
+            }
         }
-        let name = state.open.segment.path.file_stem().and_then(|name| name.to_str());
-        let number = name.and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
         let head = Head {
             epoch: state.epoch,
             boot: self.boot,
             is_safe: self.sync_interval.is_zero(),
             next: state.next.clone(),
         };
-        let next = begin(&self.folder, number, &head)?;
-        let full = std::mem::replace(&mut state.open, next);
-        full.file.sync_data().map_err(|error| broken(&full.segment.path, "writing", &error))?;
-        state.segments.push_back(full.segment);
+        let next = begin(&self.folder, state.number, &head)?;
+        state.number += 1;
+        state.segments.extend(state.open.replace(next).map(|full| full.segment));
         let mut bytes: u64 = state.segments.iter().map(|segment| segment.bytes).sum();
         while bytes + size > self.max_bytes
             && let Some(oldest) = state.segments.pop_front()
         {
             bytes -= oldest.bytes;
-            fs::remove_file(&oldest.path).map_err(|error| broken(&oldest.path, "removing", &error))?;
+            if let Err(error) = fs::remove_file(&oldest.path) {
+                tracing::warn!(path = %oldest.path.display(), %error, "a segment of the engine's log stays");
+            }
         }
         Ok(())
+    }
+
+    /// Writes a record, and notes whether that went well.
+    fn write(&self, state: &mut State, record: &[u8]) -> Result<(), EngineError> {
+        let rolled = self.roll(state).map_err(|error| NotWritten { error, may_be_there: false });
+        let written = rolled.and_then(|()| match &mut state.open {
+            Some(open) => open.write(record, self.sync_interval.is_zero()),
+            None => Ok(()),
+        });
+        let Err(NotWritten { error, may_be_there }) = written else {
+            state.trouble = None;
+            return Ok(());
+        };
+        let why = describe(&self.folder, "writing in", &error);
+        state.trouble = Some(why.clone());
+        Err(if may_be_there { EngineError::Unreachable(why) } else { EngineError::TakesNothing(why) })
     }
 }
 
@@ -399,9 +530,9 @@ impl Log for FileLog {
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
         let mut state = lock(&self.shared.state);
         // What is appended from here on comes by memory, what was before it by the files.
-        state.unread = Some(VecDeque::new());
+        state.unread = Some(Unread::default());
         let mut segments = state.segments.clone();
-        segments.push_back(state.open.segment.clone());
+        segments.extend(state.open.as_ref().map(|open| open.segment.clone()));
         let places = match known {
             Some(known) if known.epoch > state.finished => known.clone(),
             Some(_) => {
@@ -445,22 +576,30 @@ struct Appender {
 }
 
 impl Append for Appender {
+    fn check(&self, records: &[Record]) -> Result<(), EngineError> {
+        let bytes = record_bytes(records);
+        let limit = RECORD_BYTES_MAX as u64;
+        if bytes > limit { Err(EngineError::TooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
     fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
-        if !write_record(batch.records, &mut self.record) {
-            return Err(EngineError::Unreachable("a batch is longer than a record may be".to_owned()));
-        }
+        self.check(batch.records)?;
+        write_record(batch.records, &mut self.record);
         let shared = &*self.shared;
         let mut state = lock(&shared.state);
         if batch.records.is_empty() {
             return Ok((state.epoch, Vec::new()));
         }
-        while state.unread.as_ref().is_some_and(|unread| unread.len() > UNREAD_MAX) {
-            state = shared.wait(state, Duration::from_secs(1));
+        while state.unread.as_ref().is_some_and(Unread::is_full) {
+            let left = batch.until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(EngineError::TakesNothing(
+                    "the node has not read what was written before".to_owned(),
+                ));
+            }
+            state = shared.wait(state, left.min(Duration::from_secs(1)));
         }
-        shared.roll(&mut state)?;
-        shared
-            .write(&mut state, &self.record)
-            .map_err(|error| broken(&state.open.segment.path, "writing", &error))?;
+        shared.write(&mut state, &self.record)?;
         let State { next, epoch, unread, .. } = &mut *state;
         let mut sequences = Vec::with_capacity(batch.records.len());
         for Record { shard, json } in batch.records {
@@ -469,13 +608,30 @@ impl Append for Appender {
             *next += 1;
             sequences.push(id.sequence);
             if let Some(unread) = unread {
-                unread.push_back((id, json.clone()));
+                unread.bytes += json.len();
+                unread.events.push_back((id, json.clone()));
             }
         }
         let answer = (*epoch, sequences);
         drop(state);
         shared.changed.notify_all();
         Ok(answer)
+    }
+
+    fn probe(&mut self) -> Result<(), EngineError> {
+        let shared = &*self.shared;
+        let trouble = lock(&shared.state).trouble.clone();
+        if trouble.is_none() && disk::has_room(&shared.folder) {
+            return Ok(());
+        }
+        // Without the lock: a disk that is full may be slow as well.
+        disk::try_write(&shared.folder)
+            .map_err(|error| EngineError::TakesNothing(describe(&shared.folder, "writing in", &error)))?;
+        let mut state = lock(&shared.state);
+        let rolled = shared.roll(&mut state);
+        rolled.map_err(|error| EngineError::TakesNothing(describe(&shared.folder, "writing in", &error)))?;
+        state.trouble = None;
+        Ok(())
     }
 }
 
@@ -562,13 +718,13 @@ impl Follow for Follower {
         }
         let shared = &*self.shared;
         let mut state = lock(&shared.state);
-        if state.unread.as_ref().is_none_or(VecDeque::is_empty) {
+        if state.unread.as_ref().is_none_or(|unread| unread.events.is_empty()) {
             state = shared.wait(state, wait);
         }
         let unread = state.unread.as_mut().map(std::mem::take).unwrap_or_default();
         drop(state);
         shared.changed.notify_all();
-        for (id, json) in &unread {
+        for (id, json) in &unread.events {
             take(Entry { id: *id, json: json.as_bytes() });
         }
         Ok(())

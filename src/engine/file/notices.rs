@@ -8,6 +8,7 @@ use std::io::{self, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::super::{NOTICES_MAX, Record};
+use super::disk;
 use super::segment::{Head, Item, Reader, write_record};
 
 const HEAD: Head = Head { epoch: 0, boot: 0, is_safe: true, next: Vec::new() };
@@ -17,6 +18,8 @@ const HEAD: Head = Head { epoch: 0, boot: 0, is_safe: true, next: Vec::new() };
 pub(super) struct Notices {
     file: File,
     bytes: u64,
+    /// Something may stand behind the whole notices.
+    is_torn: bool,
 }
 
 impl Notices {
@@ -45,10 +48,11 @@ impl Notices {
             let mut file = OpenOptions::new().write(true).open(&path)?;
             file.set_len(bytes)?;
             file.seek(SeekFrom::End(0))?;
-            return Ok(Self { file, bytes });
+            return Ok(Self { file, bytes, is_torn: false });
         }
         let new = path.with_extension("new");
-        let mut notices = Self { file: File::create(&new)?, bytes: 0 };
+        let file = disk::private().create(true).truncate(true).write(true).open(&new)?;
+        let mut notices = Self { file, bytes: 0, is_torn: false };
         notices.write(&HEAD.to_bytes())?;
         for notice in &kept[too_many..] {
             notices.put(&String::from_utf8_lossy(notice))?;
@@ -60,8 +64,13 @@ impl Notices {
 
     /// Keeps a notice. Blocks for the disk.
     pub(super) fn add(&mut self, notice: &str) -> io::Result<()> {
+        let before = self.bytes;
         self.put(notice)?;
-        self.file.sync_data()
+        self.file.sync_data().inspect_err(|_| {
+            // It is told again: cut off what may be safe or not.
+            self.bytes = before;
+            self.is_torn = true;
+        })
     }
 
     fn put(&mut self, notice: &str) -> io::Result<()> {
@@ -72,14 +81,26 @@ impl Notices {
         self.write(&record)
     }
 
+    /// Writes behind whole notices.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.cut_torn()?;
+        self.is_torn = true;
         if let Err(error) = self.file.write_all(bytes) {
-            // The next must stand behind whole ones.
-            self.file.set_len(self.bytes)?;
-            self.file.seek(SeekFrom::Start(self.bytes))?;
+            // Or else before the next one.
+            let _ = self.cut_torn();
             return Err(error);
         }
+        self.is_torn = false;
         self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn cut_torn(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.bytes)?;
+            self.file.seek(SeekFrom::Start(self.bytes))?;
+            self.is_torn = false;
+        }
         Ok(())
     }
 }

@@ -93,14 +93,19 @@ fn take<const N: usize>(body: &mut &[u8]) -> Option<[u8; N]> {
     Some(*first)
 }
 
+/// Returns how long a record of these is.
+pub(super) fn record_bytes(records: &[Record]) -> u64 {
+    FRAME as u64 + records.iter().map(|record| record.json.len() as u64 + 6).sum::<u64>()
+}
+
 /// Makes one record of a batch; `out` is cleared first. False where it would be too long.
 pub(super) fn write_record(records: &[Record], out: &mut Vec<u8>) -> bool {
     out.clear();
     out.extend_from_slice(&[0; FRAME]);
+    if record_bytes(records) > RECORD_BYTES_MAX as u64 {
+        return false;
+    }
     for Record { shard, json } in records {
-        if out.len() + json.len() + 6 > RECORD_BYTES_MAX {
-            return false;
-        }
         out.extend_from_slice(&shard.to_le_bytes());
         out.extend_from_slice(&(json.len() as u32).to_le_bytes());
         out.extend_from_slice(json.as_bytes());

@@ -50,7 +50,7 @@ fn open(config: &EngineConfig, shards: usize) -> Result<FileLog, EngineError> {
 
 /// As a crash leaves it: without the mark of an orderly end.
 fn crash(log: FileLog) {
-    let path = lock(&log.shared.state).open.segment.path.clone();
+    let path = lock(&log.shared.state).open.as_ref().expect("a segment").segment.path.clone();
     let bytes = fs::read(&path).expect("it is there");
     drop(log);
     fs::write(&path, bytes).expect("writable");
@@ -203,6 +203,117 @@ fn notices_are_kept_and_heard_before_anything_else() {
     open().tell("three").expect("it is kept");
     drop(open());
     assert_eq!(*lock(&heard), ["one", "three", "one", "three"]);
+}
+
+#[test]
+fn what_a_failed_write_left_is_written_over_or_cut_off() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let mut written = append(&log, &numbered(0..4));
+    // A write that failed and could not be cut off; the next record is shorter.
+    {
+        let mut state = lock(&log.shared.state);
+        let open = state.open.as_mut().expect("a segment");
+        open.file.write_all(&[7; 5000]).expect("it is written");
+        open.is_torn = true;
+    }
+    written.extend(append(&log, &numbered(4..6)));
+    crash(log);
+    let log = folder.open();
+    written.extend(append(&log, &numbered(6..8)));
+    let found: Vec<EventId> = all(&log, 1000).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(found, written);
+    assert!(written.iter().all(|id| id.epoch == written[0].epoch), "nothing was lost");
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_safe_is_left_and_never_said_to_be_whole() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let suspect = |log: &FileLog| {
+        let mut state = lock(&log.shared.state);
+        state.trouble = Some("the disk said so".to_owned());
+        state.open.as_mut().expect("a segment").is_suspect = true;
+    };
+    let mut written = append(&log, &numbered(0..2));
+    suspect(&log);
+    log.appender().expect("it opens").probe().expect("the next segment is safe");
+    assert_eq!(folder.files().len(), 2);
+    written.extend(append(&log, &numbered(2..4)));
+    suspect(&log);
+    drop(log);
+    let last = fs::read(folder.files().pop().expect("a segment")).expect("readable");
+    assert!(!last.ends_with(END), "nobody knows whether it is whole");
+    assert_eq!(all(&folder.open(), 1000).into_iter().map(|(id, _)| id).collect::<Vec<_>>(), written);
+}
+
+#[test]
+fn a_segment_that_claims_more_than_a_log_has_hides_nothing_that_comes_after() {
+    const HUGE: Sequence = 1 << 50;
+    for next in [HUGE, SEQUENCE_MAX, Sequence::MAX] {
+        let folder = Folder::new();
+        let log = folder.open();
+        let before = append(&log, &numbered(0..4));
+        let epoch = before[0].epoch;
+        drop(log);
+        // Its checksums are right: a disk that fails does not make it, somebody who may write here does.
+        let head = Head { epoch, boot: boot(), is_safe: true, next: vec![next, next] };
+        let mut record = Vec::new();
+        assert!(write_record(&[Record { shard: 0, json: "{}".to_owned() }], &mut record));
+        fs::write(path_of(&folder.0, 2), [head.to_bytes(), record].concat()).expect("writable");
+        let mut last = before;
+        for at in 0..2 {
+            let log = folder.open();
+            let more = append(&log, &numbered(4 + at..6 + at));
+            assert!(more.iter().all(|id| !last.contains(id)), "an id was given twice");
+            let found: Vec<EventId> = all(&log, 1000).into_iter().map(|(id, _)| id).collect();
+            assert!(more.iter().all(|id| found.contains(id)), "{next}: {found:?}");
+            last.extend(more);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_stands_still_holds_nobody_up_beyond_the_time_he_has() {
+    let folder = Folder::new();
+    let log = folder.open();
+    let _reader = log.follower(None, 10).expect("it opens");
+    let long = "x".repeat(UNREAD_BYTES_MAX / 4);
+    let mut appender = log.appender().expect("it opens");
+    let mut outcomes = (1..8).map(|number| {
+        let records = [Record { shard: 0, json: long.clone() }];
+        appender.append(&Batch::new(number, number, &records, Instant::now()))
+    });
+    assert!(outcomes.any(|outcome| matches!(outcome, Err(EngineError::TakesNothing(_)))));
+}
+
+#[cfg(unix)]
+#[test]
+fn only_its_user_reads_a_log_and_what_an_earlier_version_wrote_is_made_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    let set =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    let folder = Folder::new();
+    let log = folder.open();
+    append(&log, &numbered(0..2));
+    drop(log);
+    let files = |folder: &Folder| -> Vec<PathBuf> {
+        fs::read_dir(&folder.0).expect("readable").map(|entry| entry.expect("readable").path()).collect()
+    };
+    assert_eq!(mode(&folder.0), 0o700);
+    for is_shared in [false, true] {
+        assert!(files(&folder).iter().all(|path| mode(path) == 0o600), "{:?}", files(&folder));
+        files(&folder).iter().for_each(|path| set(path, 0o644));
+        set(&folder.0, 0o755);
+        if is_shared {
+            fs::write(folder.0.join("notes.txt"), "of somebody else").expect("writable");
+            set(&folder.0.join("notes.txt"), 0o644);
+        }
+        append(&folder.open(), &numbered(2..4));
+        assert_eq!(mode(&folder.0), if is_shared { 0o755 } else { 0o700 }, "it holds more than the log");
+    }
+    assert_eq!(mode(&folder.0.join("notes.txt")), 0o644);
 }
 
 /// What is done to a file.

@@ -90,6 +90,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.engine.max_waiting_events, 1..=100_000_000)),
         row("engine_accept_timeout", FIXED, "How long a publisher may wait for the log before it is refused",
             |c| time(&mut c.engine.accept_timeout, 1..=HOUR)),
+        row("engine_tls_ca_file", FIXED, "Of rediss:// and tls://: certificates of the authorities to trust, PEM; none = those that the system trusts",
+            |c| text(&mut c.engine.tls_ca_file, "FILE", |_| Ok(()))),
         row("engine_replicas", FIXED, "Of nats://: on how many of its servers each event is kept, when the streams are made",
             |c| count(&mut c.engine.replicas, 1..=5)),
         row("engine_by_interest", FIXED, "Of nats:// without JetStream: ask only for what this node's clients want",

@@ -111,7 +111,8 @@ impl Config {
     pub fn server(&self, bus: &Bus) -> ServerBuilder {
         let server =
             Server::builder(bus).listen(self.listen.as_str()).loops(self.loops).config(self.server.clone());
-        let server = self.ingest.iter().cloned().fold(server, ServerBuilder::ingest);
+        let ingest = self.ingest.iter().map(|ingest| ingest.clone().tls_ca_file(&self.engine.tls_ca_file));
+        let server = ingest.fold(server, ServerBuilder::ingest);
         if self.engine.url.is_empty() { server } else { server.engine(self.engine.clone()) }
     }
 

@@ -68,6 +68,8 @@ enum Outcome {
     Appended(u64, Vec<Sequence>),
     /// The log can never take it.
     Refused(Refused),
+    /// The log may have it or not, and trying again would not show which.
+    InDoubt,
     /// Everybody who waited for it was answered.
     GivenUp,
 }
@@ -135,6 +137,11 @@ impl Appender<'_> {
                     parts.push_front(middle..part.end);
                     parts.push_front(part.start..middle);
                 }
+                Outcome::InDoubt => {
+                    for at in part {
+                        self.refuse(at, Refused::Unanswered, ends[at + 1] - ends[at]);
+                    }
+                }
                 Outcome::GivenUp => {}
             }
         }
@@ -175,6 +182,9 @@ impl Appender<'_> {
             };
             if error.is_about_the_event() {
                 return Outcome::Refused(Refused::by(&error));
+            }
+            if matches!(error, EngineError::InDoubt(_)) {
+                return Outcome::InDoubt;
             }
             self.connection = None;
             if matches!(error, EngineError::OtherEpoch) && self.backoff.is_fresh() {

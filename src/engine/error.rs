@@ -28,6 +28,9 @@ pub enum EngineError {
     /// The log answers, and takes nothing now: it is out of memory or space, read-only, or has too few replicas. It is
     /// tried again.
     TakesNothing(String),
+    /// The log can't say whether it has what was sent before and not answered: what it would know that by is lost. It is not
+    /// sent again; its publishers are told.
+    InDoubt(String),
     /// The event is longer than the log can ever take. It is refused at once and not tried again.
     TooLarge {
         /// Bytes of the event as it stands in the log.
@@ -84,6 +87,7 @@ impl fmt::Display for EngineError {
             }
             Self::Unreachable(error) => write!(f, "the log can't be reached: {error}"),
             Self::TakesNothing(error) => write!(f, "the log takes nothing: {error}"),
+            Self::InDoubt(error) => write!(f, "the log may have the events or not: {error}"),
             Self::TooLarge { bytes, limit } => {
                 write!(f, "the event has {bytes} bytes and the log takes at most {limit}")
             }

@@ -1,13 +1,14 @@
 //! The thread that follows the log and publishes on this node's bus what it reads.
 //!
-//! Imports its siblings, `bus`, `dialect`. Always: entries of a shard are published in the log's order, each
-//! once, under the log's id; what the log no longer has shows as a hole in the ids, which the loops tell.
+//! Always: entries of a shard are published in the log's order, each once, under the log's id; what the log no longer
+//! has shows as a hole in the ids, which the loops tell. An entry that no node wrote moves nothing further than a node's
+//! entry could, and takes one log line among many of its kind.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::queue::Queue;
-use super::{EngineError, Entry, Log, Places, Status};
+use super::{EngineError, Entry, Log, Places, SEQUENCE_MAX, Status};
 use crate::bus::Bus;
 use crate::dialect::envelope;
 use crate::event::Position;
@@ -16,21 +17,52 @@ use crate::threads;
 /// How long a follower waits for entries before it looks whether it is to end.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// A read that brings fewer entries has reached the log's end, or nearly so.
+/// A read that brings fewer entries and bytes has reached the log's end, or nearly so.
 const READ_SOME: usize = 100;
+const READ_SOME_BYTES: usize = 1 << 20;
 
 /// The longest pause before a log that can't be followed is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// How often a log may say that it is in another epoch, with nothing read between: it may have had some short ones.
+const EPOCHS_AT_ONCE: u32 = 16;
+
+/// How often a line is logged about entries that no node wrote.
+const COMPLAIN: Duration = Duration::from_secs(10);
+
+/// Entries that no node wrote: all are counted, and one line stands for many.
+#[derive(Default)]
+struct Unreadable {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Unreadable {
+    fn found(&mut self, entry: &Entry<'_>, status: &Status) {
+        status.metrics.engine_unreadable.inc();
+        self.untold += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= COMPLAIN) {
+            tracing::warn!(id = %entry.id, count = self.untold, "entries of the engine's log are no events");
+            (self.told, self.untold) = (Some(Instant::now()), 0);
+        }
+    }
+}
+
 /// Follows until the queue is closed.
 pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status, bus: &Bus, mut known: Option<Places>) {
     let mut backoff = Backoff::new(PAUSE_MAX);
+    let mut unreadable = Unreadable::default();
+    let mut epochs = 0;
     while !queue.is_closed() {
-        let error = follow(log, queue, status, bus, &mut known, &mut backoff);
+        let mut has_read = false;
+        let error = follow(log, queue, status, bus, &mut known, &mut unreadable, &mut || {
+            has_read = true;
+            backoff.reset();
+        });
         let Err(error) = error else { return };
-        if matches!(error, EngineError::OtherEpoch) && backoff.is_fresh() {
-            // Nothing is wrong: what it reads next is of another life.
-            backoff.pause();
+        epochs = if has_read { 0 } else { epochs + 1 };
+        if matches!(error, EngineError::OtherEpoch) && epochs < EPOCHS_AT_ONCE {
+            // Nothing is wrong: what it reads next is of another epoch.
             continue;
         }
         if status.lost_following(&error) || backoff.is_fresh() {
@@ -49,7 +81,8 @@ fn follow(
     status: &Status,
     bus: &Bus,
     known: &mut Option<Places>,
-    backoff: &mut Backoff,
+    unreadable: &mut Unreadable,
+    on_read: &mut dyn FnMut(),
 ) -> Result<(), EngineError> {
     let past = bus.capacity() as u64;
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
@@ -63,15 +96,18 @@ fn follow(
     while !queue.is_closed() {
         threads::fault_point();
         let mut next = places.clone();
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         let outcome = connection.follow(places, wait, &mut |entry| {
             count += 1;
-            publish(&entry, bus, &mut next, status, || queue.is_closed());
+            bytes += entry.json.len();
+            publish(&entry, bus, &mut next, status, unreadable, || queue.is_closed());
         });
         *places = next;
+        if outcome.is_ok() || count > 0 {
+            on_read();
+        }
         outcome?;
-        backoff.reset();
-        if count < READ_SOME {
+        if count < READ_SOME && bytes < READ_SOME_BYTES {
             // Only now: what the log held at the start has been read.
             status.follows();
             wait = WAIT;
@@ -80,20 +116,28 @@ fn follow(
     Ok(())
 }
 
-fn publish(entry: &Entry<'_>, bus: &Bus, next: &mut Places, status: &Status, is_closed: impl Fn() -> bool) {
+fn publish(
+    entry: &Entry<'_>,
+    bus: &Bus,
+    next: &mut Places,
+    status: &Status,
+    unreadable: &mut Unreadable,
+    is_closed: impl Fn() -> bool,
+) {
     let Some(place) = next.next.get_mut(usize::from(entry.id.shard)) else { return };
     if entry.id.sequence < *place {
         return;
+    }
+    if entry.id.sequence > SEQUENCE_MAX {
+        // Nothing could come behind it.
+        return unreadable.found(entry, status);
     }
     *place = entry.id.sequence + 1;
     status.metrics.engine_followed.inc();
     let event = std::str::from_utf8(entry.json).ok().and_then(|json| envelope::read_stored(json).ok());
     match event {
         Some(event) => status.gate.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
-        None => {
-            // Somebody else wrote it: nodes write what they have checked.
-            status.metrics.engine_unreadable.inc();
-            tracing::warn!(id = %entry.id, "an entry of the engine's log is no event");
-        }
+        // Nodes write what they have checked.
+        None => unreadable.found(entry, status),
     }
 }

@@ -39,12 +39,21 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub struct Ingest {
     url: String,
     channel: String,
+    ca_file: String,
 }
 
 impl Ingest {
     /// The channel or subject.
     pub fn channel(&self) -> &str {
         &self.channel
+    }
+
+    /// Sets a file with the certificates of the authorities to trust for `rediss://` and `tls://`, PEM. Default: those that
+    /// the system trusts.
+    #[must_use]
+    pub fn tls_ca_file(mut self, path: impl Into<String>) -> Self {
+        self.ca_file = path.into();
+        self
     }
 }
 
@@ -70,7 +79,7 @@ impl FromStr for Ingest {
                 EngineError::Url("expected URL#CHANNEL, as redis://127.0.0.1:6379#system:events".to_owned())
             })?;
         listener(url)?;
-        Ok(Self { url: url.to_owned(), channel: channel.to_owned() })
+        Ok(Self { url: url.to_owned(), channel: channel.to_owned(), ca_file: String::new() })
     }
 }
 
@@ -81,7 +90,8 @@ pub(crate) type Take = Box<dyn Fn(Event) -> bool + Send>;
 pub(super) type OnMessage<'a> = &'a mut dyn FnMut(Option<(&str, &[u8])>) -> bool;
 
 /// Hands over what comes, and `None` now and then, until that answers false or the connection is lost.
-type Listener = fn(url: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError>;
+type Listener =
+    fn(url: &str, ca_file: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError>;
 
 fn listener(url: &str) -> Result<Listener, EngineError> {
     match Scheme::of(url)? {
@@ -102,7 +112,7 @@ impl Ingest {
             let mut goes_on = true;
             while goes_on {
                 threads::fault_point();
-                let outcome = listen(&self.url, &self.channel, &mut |message| {
+                let outcome = listen(&self.url, &self.ca_file, &self.channel, &mut |message| {
                     threads::fault_point();
                     backoff.reset();
                     goes_on = match message.map(|(channel, json)| read(channel, json)) {

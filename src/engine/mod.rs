@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 
 use crate::bus::Bus;
 use crate::dialect::envelope;
-use crate::event::Event;
+use crate::event::{Event, Sequence};
 use crate::metrics::Metrics;
 use crate::sync::{Callback, Mutex, lock};
 use crate::threads::{self, Alarm};
@@ -60,6 +60,11 @@ pub(crate) use interest::{Interest, Wanted};
 pub(crate) use log::Places;
 pub(crate) use queue::{Done, Refused};
 pub(crate) use status::{NotReady, Status};
+
+/// The highest sequence and epoch that a log of ours has. What claims more was not written by a node: nothing could come after it.
+/// Scripts of Redis count in doubles, which are exact up to here.
+const SEQUENCE_MAX: Sequence = (1 << 53) - 2;
+const EPOCH_MAX: u64 = (1 << 53) - 2;
 
 /// What an engine is told.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,6 +84,9 @@ pub struct EngineConfig {
     pub max_waiting_events: usize,
     /// How long a publisher may wait for the log before it is refused. 10 s.
     pub accept_timeout: Duration,
+    /// Of `rediss://` and `tls://`: a file with the certificates of the authorities to trust, PEM. Empty: those that the
+    /// system trusts.
+    pub tls_ca_file: String,
     /// Of NATS: on how many of its servers each event is kept. Read when the streams are made. 1.
     pub replicas: usize,
     /// Of NATS without JetStream: whether the node asks it only for what its clients want. What is published on other
@@ -102,6 +110,7 @@ impl Default for EngineConfig {
             history: 100_000,
             max_waiting_events: 10_000,
             accept_timeout: Duration::from_secs(10),
+            tls_ca_file: String::new(),
             replicas: 1,
             by_interest: false,
             interest_linger: Duration::from_secs(60),

@@ -46,6 +46,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 pub(super) struct NatsLog {
     runtime: Arc<Runtime>,
     url: String,
+    /// Certificates of the authorities to trust beside the system's.
+    ca_file: String,
     name: String,
     shards: usize,
     history: u64,
@@ -77,12 +79,14 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, EngineError> {
 }
 
 /// A connection to one of the servers; `lost` is set whenever messages may have passed it by.
-async fn connect(urls: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
+async fn connect(urls: &str, ca_file: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
     let lost = Arc::clone(lost);
-    let options = ConnectOptions::new()
-        .connection_timeout(TIMEOUT)
-        .request_timeout(Some(TIMEOUT))
-        .event_callback(move |event| {
+    let mut options = ConnectOptions::new();
+    if !ca_file.is_empty() {
+        options = options.add_root_certificates(ca_file.into());
+    }
+    let options =
+        options.connection_timeout(TIMEOUT).request_timeout(Some(TIMEOUT)).event_callback(move |event| {
             if matches!(event, ClientEvent::Disconnected | ClientEvent::Closed | ClientEvent::SlowConsumer(_))
             {
                 // Relaxed: the follower looks again and again.
@@ -96,10 +100,15 @@ async fn connect(urls: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineErr
 }
 
 /// Hands over the messages of a subject. See [`super::ingest`].
-pub(super) fn listen(url: &str, subject: &str, on_message: OnMessage<'_>) -> Result<(), EngineError> {
+pub(super) fn listen(
+    url: &str,
+    ca_file: &str,
+    subject: &str,
+    on_message: OnMessage<'_>,
+) -> Result<(), EngineError> {
     let lost = Arc::default();
     start_runtime()?.block_on(async {
-        let client = connect(url, &lost).await?;
+        let client = connect(url, ca_file, &lost).await?;
         let mut messages = client.subscribe(subject.to_owned()).await.map_err(unreachable)?;
         // Relaxed: it is looked at again and again.
         while !lost.load(Ordering::Relaxed) {
@@ -129,6 +138,7 @@ impl NatsLog {
         Ok(Self {
             runtime: Arc::new(runtime),
             url: config.url.clone(),
+            ca_file: config.tls_ca_file.clone(),
             name: config.name.clone(),
             shards,
             history: config.history.clamp(1, i64::MAX as u64),
@@ -247,7 +257,7 @@ impl Log for NatsLog {
     fn tell(&self, notice: &str) -> Result<(), EngineError> {
         let lost = Arc::default();
         self.runtime.block_on(async {
-            let client = connect(&self.url, &lost).await?;
+            let client = connect(&self.url, &self.ca_file, &lost).await?;
             let context = context(&client);
             let (subject, notice) = (self.notices(), bytes::Bytes::copy_from_slice(notice.as_bytes()));
             if self.streams(&context).await?.is_none() {
@@ -264,7 +274,7 @@ impl Log for NatsLog {
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
         let lost = Arc::default();
         let (client, context, epoch) = self.runtime.block_on(async {
-            let client = connect(&self.url, &lost).await?;
+            let client = connect(&self.url, &self.ca_file, &lost).await?;
             let context = context(&client);
             let epoch = match self.streams(&context).await? {
                 Some(mut streams) => Some(ends(&mut streams).await?.epoch),
@@ -287,7 +297,7 @@ impl Log for NatsLog {
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
         let lost = Arc::default();
         self.runtime.block_on(async {
-            let client = connect(&self.url, &lost).await?;
+            let client = connect(&self.url, &self.ca_file, &lost).await?;
             let context = context(&client);
             let Some(mut streams) = self.streams(&context).await? else {
                 tracing::warn!("NATS has JetStream off: no history, and no resume on another node");

@@ -1,0 +1,183 @@
+//! The connection that follows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
+use redis::{Commands, Connection, Value};
+
+use super::super::{EngineError, Entry, Follow, Places, SEQUENCE_MAX};
+use super::scripts::Joined;
+use super::servers::fault;
+use super::{BEAT, FIELD, Shared};
+use crate::event::{EventId, Sequence};
+
+/// Entries read together, of each shard: at most, and at first.
+const READ_COUNT_MAX: usize = 1000;
+const READ_COUNT_FIRST: usize = 128;
+
+/// Bytes of an answer from which on fewer entries are asked for.
+const READ_BYTES: usize = 8 << 20;
+
+/// How often a follower looks whether the log is the one that it was.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// The notice before the first.
+const NONE_HEARD: &str = "0-0";
+
+/// Reads `EPOCH-SEQUENCE`.
+pub(super) fn parse_id(id: &str) -> Option<(u64, Sequence)> {
+    let (epoch, sequence) = id.split_once('-')?;
+    Some((epoch.parse().ok()?, sequence.parse().ok()?))
+}
+
+/// Returns what an entry holds; nothing where somebody else wrote it.
+fn text_of(entry: &StreamId) -> &[u8] {
+    match entry.map.get(FIELD) {
+        Some(Value::BulkString(text)) => text,
+        _ => b"",
+    }
+}
+
+pub(super) struct Follower {
+    connection: Connection,
+    shared: Arc<Shared>,
+    /// The epoch that the log is in.
+    epoch: u64,
+    /// The last notice.
+    heard: String,
+    read_count: usize,
+    checked: Instant,
+}
+
+impl Follower {
+    pub(super) fn new(connection: Connection, shared: Arc<Shared>, joined: &Joined) -> Self {
+        Self {
+            connection,
+            shared,
+            epoch: joined.epoch,
+            heard: NONE_HEARD.to_owned(),
+            read_count: READ_COUNT_FIRST,
+            checked: Instant::now(),
+        }
+    }
+
+    fn hear(&mut self, notices: &[StreamId]) {
+        for notice in notices {
+            (self.shared.on_notice)(text_of(notice));
+            self.heard.clone_from(&notice.id);
+        }
+    }
+
+    /// Hears the notices that are there.
+    pub(super) fn hear_all(&mut self) -> Result<(), EngineError> {
+        let options = StreamReadOptions::default().count(READ_COUNT_MAX);
+        loop {
+            let reply: Option<StreamReadReply> = self
+                .connection
+                .xread_options(&[&self.shared.keys.notices], &[&self.heard], &options)
+                .map_err(|error| fault(&error))?;
+            let notices = reply.and_then(|mut reply| reply.keys.pop()).map_or_else(Vec::new, |key| key.ids);
+            self.hear(&notices);
+            if notices.len() < READ_COUNT_MAX {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks now and then whether the log is the one that it was, and says that the node is there.
+    fn check(&mut self) -> Result<(), EngineError> {
+        if self.checked.elapsed() < CHECK {
+            return Ok(());
+        }
+        self.checked = Instant::now();
+        let joined = self.shared.join(&mut self.connection, BEAT)?;
+        if joined.epoch != self.epoch {
+            return Err(EngineError::OtherEpoch);
+        }
+        if parse_id(&joined.notices) < parse_id(&self.heard) {
+            // The notices were lost. Those that were told since are heard from the first.
+            tracing::warn!(
+                "the engine's log has lost notices: nodes to come do not know of earlier revocations"
+            );
+            NONE_HEARD.clone_into(&mut self.heard);
+        }
+        Ok(())
+    }
+
+    /// Asks for fewer entries where they are long, and for more where they are short.
+    fn suit_read_count(&mut self, reply: &StreamReadReply) {
+        let entries = reply.keys.iter().flat_map(|stream| &stream.ids);
+        let bytes: usize = entries.map(|entry| text_of(entry).len()).sum();
+        self.read_count = match bytes {
+            bytes if bytes > READ_BYTES => (self.read_count / 2).max(1),
+            bytes if bytes < READ_BYTES / 4 => (self.read_count * 2).min(READ_COUNT_MAX),
+            _ => self.read_count,
+        };
+    }
+}
+
+impl Follow for Follower {
+    fn follow(
+        &mut self,
+        places: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError> {
+        self.check()?;
+        let shared = Arc::clone(&self.shared);
+        let keys: Vec<&String> = std::iter::once(&shared.keys.notices).chain(&shared.keys.streams).collect();
+        let places_after = (places.next.iter()).map(|next| match next.checked_sub(1) {
+            Some(last) => format!("{}-{last}", places.epoch),
+            None => format!("{}-{}", places.epoch.saturating_sub(1), u64::MAX),
+        });
+        let after: Vec<String> = std::iter::once(self.heard.clone()).chain(places_after).collect();
+        let count = self.read_count;
+        let mut options = StreamReadOptions::default().count(count);
+        let has_ended = places.epoch < self.epoch;
+        if !has_ended {
+            options = options.block(wait.as_millis().max(1) as usize);
+        }
+        let reply: Option<StreamReadReply> =
+            self.connection.xread_options(&keys, &after, &options).map_err(|error| fault(&error))?;
+        let reply = reply.unwrap_or_default();
+        self.suit_read_count(&reply);
+        if let Some(notices) = reply.keys.iter().find(|stream| stream.key == shared.keys.notices) {
+            self.hear(&notices.ids);
+            if notices.ids.len() >= count {
+                self.hear_all()?;
+            }
+        }
+        // The epoch that comes next, where one was read; and whether this one may have more.
+        let mut then: Option<u64> = None;
+        let mut has_more = false;
+        for stream in &reply.keys {
+            let Some(shard) = shared.keys.streams.iter().position(|key| *key == stream.key) else { continue };
+            let is_ours =
+                |(epoch, sequence): &(u64, Sequence)| *epoch == places.epoch && *sequence <= SEQUENCE_MAX;
+            let ids: Vec<(u64, Sequence)> =
+                stream.ids.iter().map_while(|entry| parse_id(&entry.id)).take_while(is_ours).collect();
+            // Before anybody sees them.
+            if let Some((epoch, last)) = ids.last() {
+                shared.saw(*epoch, shard, last + 1);
+            }
+            match stream.ids.get(ids.len()).and_then(|entry| parse_id(&entry.id)) {
+                Some((epoch, _)) => then = Some(then.map_or(epoch, |then| then.min(epoch))),
+                None => has_more |= stream.ids.len() >= count,
+            }
+            for ((epoch, sequence), entry) in ids.into_iter().zip(&stream.ids) {
+                take(Entry { id: EventId { epoch, shard: shard as u16, sequence }, json: text_of(entry) });
+            }
+        }
+        if has_ended && !has_more {
+            let then = then.filter(|then| (places.epoch + 1..self.epoch).contains(then));
+            *crate::sync::lock(&shared.finished) = Some((places.epoch, then.unwrap_or(self.epoch)));
+            return Err(EngineError::OtherEpoch);
+        }
+        match then {
+            // What comes is of another epoch, or nothing that a node gave an id: joining anew finds out.
+            Some(_) if !has_ended => Err(EngineError::OtherEpoch),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The scripts that a Redis runs for the log, and what they answer.
+//!
+//! Each script is one step that nothing comes between. All that is decided about the log is decided in them: which epoch it is
+//! in, whether it is still the log that it was, which ids are given.
+
+use std::fmt::Write as _;
+
+use redis::{Connection, RedisError, Script};
+
+use super::super::EngineError;
+use super::servers::fault;
+use crate::event::Sequence;
+
+const ENDS: &str = include_str!("ends.lua");
+const JOIN: &str = include_str!("join.lua");
+const APPEND: &str = include_str!("append.lua");
+const OLDEST: &str = include_str!("oldest.lua");
+
+/// Digits of a life's name.
+const LIFE_DIGITS: usize = 32;
+
+/// Returns the script that appends in a life of the log. A name that no node gave has none.
+///
+/// It is loaded by the node that begins the life, once, and never again: so a server that has it is the one that the life began
+/// on, and has lost nothing since.
+pub(super) fn append(life: &str) -> Option<Script> {
+    let is_ours = life.len() == LIFE_DIGITS && life.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_ours.then(|| Script::new(&format!("local LIFE = '{life}'\n{ENDS}{APPEND}")))
+}
+
+/// Returns the script that registers a node.
+pub(super) fn join() -> Script {
+    Script::new(&format!("{ENDS}{JOIN}"))
+}
+
+/// Returns the script that finds the entry so many before another.
+pub(super) fn oldest() -> Script {
+    Script::new(OLDEST)
+}
+
+/// Returns whether the server that answers has this script.
+pub(super) fn has(connection: &mut Connection, script: &Script) -> Result<bool, RedisError> {
+    let has: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(script.get_hash()).query(connection)?;
+    Ok(has.first().copied().unwrap_or(false))
+}
+
+/// Where the log stands, as a node is told that joins.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    pub(super) epoch: u64,
+    pub(super) life: String,
+    /// Nodes that have not said yet how far they had read. Until then nothing is appended.
+    pub(super) waits: usize,
+    /// Why another epoch began with this; empty where none did.
+    pub(super) lost: String,
+    /// Why the server takes nothing; empty where it does.
+    pub(super) refused: String,
+    /// The last id that the notices' stream gave.
+    pub(super) notices: String,
+    pub(super) next: Vec<Sequence>,
+}
+
+impl Joined {
+    /// Reads what the script answers; none where the log's life is not the one that the node knew.
+    pub(super) fn read(answer: Vec<String>, shards: usize) -> Result<Option<Self>, EngineError> {
+        if answer.first().is_some_and(|word| word == "CHANGED") {
+            return Ok(None);
+        }
+        let mut words = answer.into_iter().skip(1);
+        let mut word = || words.next().ok_or_else(unreadable);
+        let mut joined = Self {
+            epoch: number(&word()?)?,
+            life: word()?,
+            waits: number(&word()?)? as usize,
+            lost: word()?,
+            refused: word()?,
+            notices: word()?,
+            next: Vec::with_capacity(shards),
+        };
+        for word in words {
+            joined.next.push(number(&word)?);
+        }
+        if joined.next.len() == shards { Ok(Some(joined)) } else { Err(unreadable()) }
+    }
+}
+
+/// Where a batch was appended: the epoch, and the first sequence of each shard that it has events of.
+pub(super) struct Appended {
+    pub(super) epoch: u64,
+    pub(super) first: Vec<(u16, Sequence)>,
+}
+
+impl Appended {
+    /// Reads what the script answers.
+    pub(super) fn read(answer: &str) -> Result<Self, EngineError> {
+        let mut words = answer.split(' ').skip(1);
+        let epoch = number(words.next().unwrap_or_default())?;
+        let pair = |word: &str| {
+            let (shard, first) = word.split_once(':').ok_or_else(unreadable)?;
+            Ok((number(shard)? as u16, number(first)?))
+        };
+        Ok(Self { epoch, first: words.map(pair).collect::<Result<_, EngineError>>()? })
+    }
+}
+
+fn number(word: &str) -> Result<u64, EngineError> {
+    word.parse().map_err(|_| unreadable())
+}
+
+pub(super) fn unreadable() -> EngineError {
+    EngineError::Unreachable("the log's answer can't be read".to_owned())
+}
+
+/// Returns the id of the entry that is so many before the first of an epoch, counted back in pages: a page is what the server
+/// holds at a time.
+pub(super) fn back(
+    connection: &mut Connection,
+    stream: &str,
+    epoch: u64,
+    mut count: u64,
+) -> Result<Option<String>, EngineError> {
+    const PAGE: u64 = 1000;
+    let script = oldest();
+    let mut id = String::new();
+    write!(id, "{epoch}-0").map_err(|_| unreadable())?;
+    let mut oldest = None;
+    while count > 0 {
+        let page = count.min(PAGE);
+        let answer: Vec<String> =
+            script.key(stream).arg(&id).arg(page).invoke(connection).map_err(|error| fault(&error))?;
+        let [found, before] = answer.as_slice() else { return Err(unreadable()) };
+        let found = number(found)?;
+        if found == 0 {
+            break;
+        }
+        id.clone_from(before);
+        oldest = Some(id.clone());
+        if found < page {
+            break;
+        }
+        count -= found;
+    }
+    Ok(oldest)
+}

@@ -1,0 +1,134 @@
+//! Connections to one Redis of several, over TCP, TLS or a Unix socket, and what the errors of a Redis mean.
+//!
+//! Invariant: connecting takes no longer than [`TIMEOUT`] for each address, and neither does a command afterwards.
+
+use std::time::Duration;
+
+use redis::{Client, Connection, ErrorKind, RedisError, TlsCertificates, Value};
+
+use super::super::{EngineError, addresses};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// Maximum time for connecting and for a command.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Returns the engine's error for a Redis error.
+///
+/// A server that answers with an error has done nothing: every write of ours is one script, which looks before it writes.
+pub(super) fn fault(error: &RedisError) -> EngineError {
+    match (error.kind(), error.code(), error.detail()) {
+        (_, Some("SHARDS"), Some(log)) => EngineError::Shards { log: log.parse().unwrap_or(0), node: 0 },
+        (ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed, ..) => {
+            EngineError::TakesNothing(error.to_string())
+        }
+        _ => EngineError::Unreachable(error.to_string()),
+    }
+}
+
+/// One server or several, tried from the one that was reached last.
+pub(super) struct Servers {
+    clients: Vec<Client>,
+    last: AtomicUsize,
+}
+
+impl Servers {
+    /// Reads addresses with commas between them. `ca_file` has the certificates of the authorities that are trusted for
+    /// `rediss://`; empty: those that the system trusts.
+    pub(super) fn new(urls: &str, ca_file: &str) -> Result<Self, EngineError> {
+        let authorities = match ca_file {
+            "" => None,
+            path => Some(std::fs::read(path).map_err(|error| {
+                EngineError::Url(format!("reading the certificates of its authority in {path}: {error}"))
+            })?),
+        };
+        // The error tells what is wrong with the address, not the address.
+        let open = |url: &str| {
+            let is_tls = url.starts_with("rediss:");
+            if is_tls {
+                prepare_tls();
+            }
+            let client = if is_tls {
+                let certificates = TlsCertificates { client_tls: None, root_cert: authorities.clone() };
+                Client::build_with_tls(url, TlsCertificates { ..certificates })
+            } else {
+                Client::open(url)
+            };
+            client.map_err(|error| EngineError::Url(error.to_string()))
+        };
+        let clients = addresses(urls).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { clients, last: AtomicUsize::new(0) })
+    }
+
+    /// Connects to the first server that can be reached and is no replica.
+    ///
+    /// With one address there is no other to go to: a replica shows when it refuses to write.
+    pub(super) fn connect_to_primary(&self) -> Result<Connection, EngineError> {
+        let has_several = self.clients.len() > 1;
+        self.connect(|connection| {
+            connection.set_read_timeout(Some(TIMEOUT))?;
+            connection.set_write_timeout(Some(TIMEOUT))?;
+            if has_several && is_replica(connection)? {
+                return Err((ErrorKind::Client, "it is a replica").into());
+            }
+            Ok(())
+        })
+    }
+
+    /// Connects to the first server that can be reached and passes a check.
+    pub(super) fn connect(
+        &self,
+        check: impl Fn(&mut Connection) -> Result<(), RedisError>,
+    ) -> Result<Connection, EngineError> {
+        let mut why: Vec<EngineError> = Vec::new();
+        for step in 0..self.clients.len() {
+            // Relaxed, and below: where to begin, nothing else.
+            let at = (self.last.load(Ordering::Relaxed) + step) % self.clients.len();
+            let connection = self.clients[at].get_connection_with_timeout(TIMEOUT);
+            match connection.and_then(|mut connection| check(&mut connection).map(|()| connection)) {
+                Ok(connection) => {
+                    self.last.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => why.push(fault(&error)),
+            }
+        }
+        match why.pop() {
+            Some(only) if why.is_empty() => Err(only),
+            last => {
+                let all: Vec<String> = why.iter().chain(&last).map(ToString::to_string).collect();
+                Err(EngineError::Unreachable(all.join("; ")))
+            }
+        }
+    }
+}
+
+/// Makes sure that the client finds an implementation of cryptography: it takes the process's, and panics where a
+/// program was built with several and has chosen none.
+fn prepare_tls() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // An error: another thread was faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}
+
+/// Asks a server for its part. `HELLO` is allowed to every user; `ROLE`, which asks for rights that Redis calls
+/// dangerous, serves where a proxy does not know that.
+fn is_replica(connection: &mut Connection) -> Result<bool, RedisError> {
+    let told: Result<Vec<Value>, RedisError> = redis::cmd("HELLO").query(connection);
+    if let Ok(told) = told {
+        let role = told.chunks_exact(2).find(|pair| is_text(&pair[0], b"role"));
+        if let Some([_, role]) = role {
+            return Ok(!is_text(role, b"master"));
+        }
+    }
+    let role: Vec<Value> = redis::cmd("ROLE").query(connection)?;
+    Ok(role.first().is_some_and(|role| !is_text(role, b"master")))
+}
+
+fn is_text(value: &Value, text: &[u8]) -> bool {
+    match value {
+        Value::BulkString(bytes) => bytes == text,
+        Value::SimpleString(string) => string.as_bytes() == text,
+        _ => false,
+    }
+}

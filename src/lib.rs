@@ -141,9 +141,10 @@ mod threads;
 pub use bus::{AsyncAdapter, PublishAsync};
 pub use bus::{
     Bus, BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Full,
-    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessSubscriber, MAX_BYTES_DEFAULT,
-    PositionError, Published, PublishedBatch, Publisher, RecvTimeoutError, Replay, ShardStats, SoloPublisher,
-    Subscriber, TryRecvError, Visit, Wait,
+    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessIntoIter, LosslessIter,
+    LosslessSubscriber, MAX_BYTES_DEFAULT, PositionError, Published, PublishedBatch, Publisher,
+    RecvTimeoutError, Replay, ShardStats, SoloPublisher, Subscriber, SubscriberIntoIter, SubscriberIter,
+    TryRecvError, Visit, Wait, WeakBus,
 };
 pub use event::{
     ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,

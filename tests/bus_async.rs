@@ -15,6 +15,117 @@ async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await
 }
 
+/// The first line that anybody writes, under the two traits that give streams a `next`.
+#[test]
+fn next_means_the_streams_with_either_ext_trait() {
+    under_both(|| async {
+        let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
+        let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
+        let (mut sub, mut other) = (bus.subscribe(Keep::all()), lossless.subscribe());
+        bus.publish_batch([1, 2, 3, 4]);
+        lossless.publish_batch_blocking([1, 2, 3]);
+        {
+            use futures_util::StreamExt as _;
+            assert_eq!(sub.next().await, Some(Delivery::Event(1)));
+            assert_eq!(other.next().await, Some(1));
+        }
+        {
+            use smol::stream::StreamExt as _;
+            assert_eq!(sub.next().await, Some(Delivery::Event(2)));
+            assert_eq!(other.next().await, Some(2));
+        }
+        assert_eq!(sub.recv_async().await, Ok(Delivery::Event(3)));
+        assert_eq!(other.recv_async().await, Ok(3));
+        drop((bus, lossless));
+        {
+            use futures_util::StreamExt as _;
+            assert_eq!(sub.into_stream().collect::<Vec<_>>().await, [Delivery::Event(4)]);
+            assert_eq!(other.recv_async().await, Err(fanwire::Closed));
+            assert_eq!(other.into_stream().next().await, None);
+        }
+    });
+}
+
+#[test]
+fn a_subscriber_is_what_a_for_loop_takes_whole_or_lent() {
+    let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
+    let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
+    let (mut sub, mut other) = (bus.subscribe(Keep::all()), lossless.subscribe());
+    bus.publish_batch([1, 2, 3]);
+    lossless.publish_batch_blocking([1, 2, 3]);
+    drop((bus, lossless));
+    for delivery in &mut sub {
+        assert_eq!(delivery, Delivery::Event(1));
+        break;
+    }
+    for item in &mut other {
+        assert_eq!(item, 1);
+        break;
+    }
+    let mut rest = Vec::new();
+    for delivery in sub {
+        rest.push(delivery);
+    }
+    assert_eq!(rest, [2, 3].map(Delivery::Event));
+    let mut rest = Vec::new();
+    for item in other {
+        rest.push(item);
+    }
+    assert_eq!(rest, [2, 3]);
+}
+
+#[test]
+fn what_select_drops_has_taken_nothing() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("starts");
+    runtime.block_on(async {
+        let bus = Bus::builder().carrying::<u64>().capacity(1 << 16).build().expect("valid");
+        let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
+        let (mut sub, mut other) = (bus.subscribe(Keep::all()), lossless.subscribe());
+        let publisher = std::thread::spawn(move || {
+            for n in 0..EVENTS {
+                bus.publish(n);
+                lossless.publish_blocking(n);
+            }
+        });
+        let (mut got, mut all, mut turns) = (0, 0, 0_u64);
+        let reading = async {
+            while got < EVENTS || all < EVENTS {
+                turns += 1;
+                tokio::select! {
+                    delivery = sub.recv_async(), if got < EVENTS => {
+                        assert_eq!(delivery, Ok(Delivery::Event(got)));
+                        got += 1;
+                    }
+                    item = other.recv_async(), if all < EVENTS => {
+                        assert_eq!(item, Ok(all));
+                        all += 1;
+                    }
+                    () = tokio::time::sleep(Duration::from_micros(turns % 50)) => {}
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), reading).await.expect("in time");
+        publisher.join().expect("no panic");
+        assert_eq!(sub.recv_async().await, Err(fanwire::Closed));
+    });
+}
+
+/// A task that was cancelled while it waited is woken by nobody, and its subscriber can wait in another way.
+#[test]
+fn a_wait_that_was_dropped_leaves_no_sleeper() {
+    let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
+    let mut sub = bus.subscribe(Keep::all());
+    assert!(smol::block_on(smol::future::poll_once(sub.recv_async())).is_none());
+    bus.publish(1);
+    assert_eq!((bus.stats().wakes, sub.recv()), (0, Ok(Delivery::Event(1))));
+    // A poll that nobody withdrew, then a wait of the thread's own.
+    assert!(smol::block_on(smol::future::poll_once(next(&mut sub))).is_none());
+    assert!(sub.recv_timeout(Duration::from_millis(1)).is_err());
+    bus.publish(2);
+    assert_eq!((bus.stats().wakes, sub.recv()), (0, Ok(Delivery::Event(2))));
+}
+
 /// Each runtime, and a way to give it a task.
 fn under_both<Fut: Future<Output = ()> + Send + 'static>(test: impl Fn() -> Fut) {
     let limit = Duration::from_secs(60);

@@ -2,6 +2,8 @@
 
 #[path = "../../src/bus/barrier.rs"]
 mod barrier;
+#[path = "../../src/bus/caught.rs"]
+mod caught;
 #[path = "../../src/bus/park.rs"]
 pub(crate) mod park;
 #[path = "../../src/bus/ring/mod.rs"]

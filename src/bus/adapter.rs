@@ -1,10 +1,9 @@
 //! A bus for async code that wants handlers and a queue instead of a stream.
 //!
 //! Imports the subscriber and the handlers. Always: no runtime of our own: what is awaited runs where the
-//! caller runs; a handler's panic ends that call only.
+//! caller runs; a panic of a handler, its filter or its future ends that call only; wakers are called with no lock held.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use futures_core::Stream as _;
 use futures_timer::Delay;
 
 use super::carried::Carried;
+use super::caught::caught;
 use super::handler::HandlerGuard;
 use super::subscriber::Subscriber;
 use super::{Bus, Delivery};
@@ -58,13 +58,14 @@ impl<T: Carried> AsyncAdapter<T> {
         let handled = if self.bus.0.handlers.has_sync() {
             publish_elsewhere(&self.bus, &item).await
         } else {
-            self.bus.publish(item.clone()).handled
+            self.bus.publish(item.another()).handled
         };
-        for handler in self.handlers.iter_mut().filter(|handler| item.is_wanted(&handler.filter)) {
-            // What a handler holds is its own: a half-done change there is its own loss.
-            let called = match catch_unwind(AssertUnwindSafe(|| (handler.call)(item.clone()))) {
-                Ok(future) => Guarded(future).await,
-                Err(_) => false,
+        for handler in &mut self.handlers {
+            let call = || item.is_wanted(&handler.filter).then(|| (handler.call)(item.another()));
+            let called = match caught(call) {
+                Some(None) => true,
+                Some(Some(future)) => Guarded(Some(future)).await,
+                None => false,
             };
             self.panics += u64::from(!called);
         }
@@ -86,9 +87,10 @@ impl<T: Carried> AsyncAdapter<T> {
 
     /// Removes an async handler; false if there was none of this name.
     pub fn unsubscribe_async(&mut self, id: u64) -> bool {
-        let before = self.handlers.len();
-        self.handlers.retain(|handler| handler.id != id);
-        self.handlers.len() < before
+        let Some(index) = self.handlers.iter().position(|handler| handler.id == id) else { return false };
+        let removed = self.handlers.remove(index);
+        self.panics += u64::from(caught(move || drop(removed)).is_none());
+        true
     }
 
     /// How many async handlers there are.
@@ -171,47 +173,75 @@ struct Told {
     waiting: Option<Waker>,
 }
 
+/// Tells, whatever happened to the thread that was to publish: nobody waits for one that is not there.
+struct Teller(Arc<Mutex<Told>>);
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut told = lock(&self.0);
+            told.handled.get_or_insert(0);
+            told.waiting.take()
+        };
+        // Behind the lock: an executor may poll at once, in here.
+        if let Some(waker) = waiting {
+            caught(move || waker.wake());
+        }
+    }
+}
+
 /// Publishes in a thread of its own; here where there is none to be had.
 fn publish_elsewhere<T: Carried>(bus: &Bus<T>, item: &T) -> impl Future<Output = usize> + Send + use<T> {
     let told = Arc::new(Mutex::new(Told::default()));
     let run = {
-        let (bus, item, told) = (bus.clone(), item.clone(), Arc::clone(&told));
+        let (bus, item, teller) = (bus.clone(), item.another(), Teller(Arc::clone(&told)));
         move || {
             let handled = bus.publish(item).handled;
             // Who is woken may be the last who has this bus.
             drop(bus);
-            let mut told = lock(&told);
-            told.handled = Some(handled);
-            if let Some(waiting) = told.waiting.take() {
-                waiting.wake();
-            }
+            lock(&teller.0).handled = Some(handled);
         }
     };
     if std::thread::Builder::new().name("fanwire-publish".to_owned()).spawn(run).is_err() {
-        lock(&told).handled = Some(bus.publish(item.clone()).handled);
+        let handled = bus.publish(item.another()).handled;
+        lock(&told).handled = Some(handled);
     }
     std::future::poll_fn(move |cx| {
-        let mut told = lock(&told);
-        told.handled.map_or_else(
-            || {
-                told.waiting = Some(cx.waker().clone());
-                Poll::Pending
-            },
-            Poll::Ready,
-        )
+        // Wakers are cloned and dropped behind the lock too: they are the executor's.
+        let waker = cx.waker().clone();
+        let before = {
+            let mut told = lock(&told);
+            if let Some(handled) = told.handled {
+                return Poll::Ready(handled);
+            }
+            told.waiting.replace(waker)
+        };
+        drop(before);
+        Poll::Pending
     })
 }
 
-/// A handler's future; false where it panicked.
-struct Guarded(Called);
+/// A handler's future; false where it panicked, or did when it was dropped.
+struct Guarded(Option<Called>);
 
 impl Future for Guarded {
     type Output = bool;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
-        match catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(|()| true),
-            Err(_) => Poll::Ready(false),
+        let Some(called) = &mut self.0 else { return Poll::Ready(false) };
+        let polled = caught(|| called.as_mut().poll(cx));
+        if matches!(polled, Some(Poll::Pending)) {
+            return Poll::Pending;
         }
+        let called = self.0.take();
+        let dropped = caught(move || drop(called));
+        Poll::Ready(polled.is_some() && dropped.is_some())
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let called = self.0.take();
+        caught(move || drop(called));
     }
 }

@@ -214,6 +214,8 @@ pub struct BusStats {
     pub wakes: u64,
     /// Subscribers and handlers now.
     pub subscribers: usize,
-    /// Panics caught in handlers.
+    /// Panics caught in handlers and their filters.
     pub handler_panics: u64,
+    /// Panics caught in wakers of tasks.
+    pub waker_panics: u64,
 }

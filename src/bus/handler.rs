@@ -1,13 +1,15 @@
 //! Functions that are called with events: each in a thread of its own, or in the publishing thread.
 //!
-//! Imports the subscriber. Always: a panic ends that call, not the handler, not the thread that published,
-//! and no other handler.
+//! Imports the subscriber. Always:
+//! - a panic, of a handler or of its filter, ends that call, not the handler, not the thread that published, and no
+//!   other handler;
+//! - handlers are called, dropped and woken with no lock held: they may publish, and own guards of others.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc as Count, PoisonError, RwLock, Weak};
 
 use super::carried::Carried;
+use super::caught::caught;
 use super::ring::Core;
 use super::subscriber::Subscriber;
 use super::wait::{Awaited, Patience};
@@ -27,11 +29,37 @@ struct Counts {
     missed: AtomicU64,
 }
 
+type SyncCall<T> = Box<dyn Fn(&T) + Send + Sync>;
+
 struct SyncHandler<T: Carried> {
     id: HandlerId,
     filter: T::Filter,
-    call: Box<dyn Fn(&T) + Send + Sync>,
+    /// There until it is dropped.
+    call: Option<SyncCall<T>>,
     counts: Count<Counts>,
+    all_panics: Count<AtomicU64>,
+}
+
+impl<T: Carried> SyncHandler<T> {
+    /// Calls it, if it wants the item; false where it did not take it.
+    fn call(&self, item: &T) -> bool {
+        let call = || {
+            let wanted = item.is_wanted(&self.filter);
+            if let Some(call) = self.call.as_ref().filter(|_| wanted) {
+                call(item);
+            }
+            wanted
+        };
+        guarded(&self.counts, &self.all_panics, call).unwrap_or(false)
+    }
+}
+
+/// Whoever holds it last drops what the embedder gave: often a thread that publishes.
+impl<T: Carried> Drop for SyncHandler<T> {
+    fn drop(&mut self) {
+        let own = (self.call.take(), std::mem::take(&mut self.filter));
+        guarded(&self.counts, &self.all_panics, move || drop(own));
+    }
 }
 
 struct ThreadHandler {
@@ -67,7 +95,8 @@ impl<T: Carried> Handlers<T> {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.sync().len() + lock(&self.threads).len()
+        let threads = lock(&self.threads).len();
+        self.sync().len() + threads
     }
 
     /// Whether a publisher must call anybody.
@@ -82,22 +111,24 @@ impl<T: Carried> Handlers<T> {
         Count::clone(&self.sync.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Changes the list. Who leaves it is dropped behind the lock: what a handler owns may publish when it is dropped,
+    /// or be another handler's guard.
     fn change_sync(&self, change: impl FnOnce(&mut Vec<Count<SyncHandler<T>>>)) {
-        let mut sync = self.sync.write().unwrap_or_else(PoisonError::into_inner);
-        let mut handlers = sync.to_vec();
-        change(&mut handlers);
-        // No edge: see `has_sync`.
-        self.sync_count.store(handlers.len(), Ordering::Relaxed);
-        *sync = handlers.into();
+        let before = {
+            let mut sync = self.sync.write().unwrap_or_else(PoisonError::into_inner);
+            let mut handlers = sync.to_vec();
+            change(&mut handlers);
+            // No edge: see `has_sync`.
+            self.sync_count.store(handlers.len(), Ordering::Relaxed);
+            std::mem::replace(&mut *sync, handlers.into())
+        };
+        drop(before);
     }
 
     /// Calls the handlers that want this item; answers how many took it without a panic.
     #[cold]
     pub(super) fn call(&self, item: &T) -> usize {
-        let wanted = |handler: &&Count<SyncHandler<T>>| item.is_wanted(&handler.filter);
-        let run =
-            |handler: &Count<SyncHandler<T>>| guarded(&handler.counts, &self.panics, || (handler.call)(item));
-        self.sync().iter().filter(wanted).map(run).filter(|took| *took).count()
+        self.sync().iter().filter(|handler| handler.call(item)).count()
     }
 
     fn remove(&self, id: HandlerId) -> bool {
@@ -125,7 +156,8 @@ impl<T: Carried> Handlers<T> {
     }
 
     pub(super) fn clear(&self) {
-        for handler in lock(&self.threads).drain(..) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for handler in threads {
             self.stop(&handler);
         }
         self.change_sync(Vec::clear);
@@ -137,17 +169,16 @@ impl<T: Carried> Handlers<T> {
     }
 }
 
-/// Runs a handler; false where it panicked.
-fn guarded(counts: &Counts, all: &AtomicU64, call: impl FnOnce()) -> bool {
-    // A handler's own data may be half changed by its panic; it chose to share it, nobody else sees it.
-    let panicked = catch_unwind(AssertUnwindSafe(call)).is_err();
-    if panicked {
+/// Runs what is a handler's; none where it panicked.
+fn guarded<R>(counts: &Counts, all: &AtomicU64, call: impl FnOnce() -> R) -> Option<R> {
+    let done = caught(call);
+    if done.is_none() {
         counts.panics.fetch_add(1, Ordering::Relaxed);
         all.fetch_add(1, Ordering::Relaxed);
         #[cfg(feature = "server")]
         tracing::error!("a handler panicked; it goes on with the next event");
     }
-    !panicked
+    done
 }
 
 trait Unsubscribe: Send + Sync {
@@ -175,6 +206,9 @@ impl HandlerGuard {
     }
 
     /// Keeps the handler until [`Bus::unsubscribe`], [`Bus::clear`] or the end of the bus.
+    ///
+    /// A handler that holds a [`Bus`] keeps it open, and is kept by it: let it hold a [`WeakBus`](super::WeakBus)
+    /// ([`Bus::downgrade`]), or end it by one of the other two.
     pub fn detach(mut self) -> HandlerId {
         self.handlers = None;
         self.id
@@ -215,7 +249,8 @@ impl<T: Carried> Bus<T> {
     /// a slow handler holds up neither publishers nor other handlers, and if it falls behind by a whole ring
     /// it goes on with newer events ([`HandlerGuard::missed`]).
     ///
-    /// A panic is caught and counted, and the handler goes on with the next event.
+    /// A panic, of the handler or of the filter's function, is caught and counted, and the handler goes on with the
+    /// next event.
     ///
     /// # Panics
     /// If the system cannot start a thread.
@@ -237,24 +272,35 @@ impl<T: Carried> Bus<T> {
                 let stopped = || stop.load(Ordering::Relaxed);
                 let mut patience = Patience::default();
                 while !stopped() {
-                    let shown = subscriber.visit_batch(usize::MAX, |visit| match visit {
-                        Visit::Event(item) if !stopped() => {
-                            guarded(&counts, &panics, || handler(item));
+                    let mut shown = 0;
+                    let (cursor, filter) = subscriber.parts();
+                    cursor.visit(|visit| {
+                        shown += 1;
+                        match visit {
+                            Visit::Event(item) => {
+                                let call = || {
+                                    if item.is_wanted(filter) {
+                                        handler(item);
+                                    }
+                                };
+                                guarded(&counts, &panics, call);
+                            }
+                            Visit::Gap(gap) => {
+                                // A statistic: no edge.
+                                counts.missed.fetch_add(gap.missed, Ordering::Relaxed);
+                            }
                         }
-                        Visit::Event(_) => {}
-                        Visit::Gap(gap) => {
-                            // A statistic: no edge.
-                            counts.missed.fetch_add(gap.missed, Ordering::Relaxed);
-                        }
+                        !stopped()
                     });
                     if shown > 0 {
                         continue;
                     }
                     if is_over(&mut subscriber) {
-                        return;
+                        break;
                     }
                     patience.wait(subscriber.cursor_mut(), None, stopped);
                 }
+                guarded(&counts, &panics, move || drop((handler, subscriber)));
             }
         };
         let thread = std::thread::Builder::new().name(format!("fanwire-on-{}", id.0));
@@ -267,7 +313,7 @@ impl<T: Carried> Bus<T> {
     /// publishes it, before `publish` returns; `publish` answers how many such handlers took the event. For
     /// what must have happened when `publish` returns; everything else is better off with [`on`](Self::on).
     ///
-    /// A panic is caught and counted. Handlers may publish and unsubscribe. Across threads, two events may
+    /// A panic, of the handler or of the filter's function, is caught and counted. Handlers may publish and unsubscribe. Across threads, two events may
     /// reach a handler in another order than they have in the ring.
     pub fn on_sync(
         &self,
@@ -277,8 +323,13 @@ impl<T: Carried> Bus<T> {
         let handlers = &self.0.handlers;
         let id = handlers.new_id();
         let counts = Count::<Counts>::default();
-        let handler =
-            SyncHandler { id, filter: filter.into(), call: Box::new(handler), counts: Count::clone(&counts) };
+        let handler = SyncHandler {
+            id,
+            filter: filter.into(),
+            call: Some(Box::new(handler)),
+            counts: Count::clone(&counts),
+            all_panics: Count::clone(&handlers.panics),
+        };
         handlers.change_sync(|handlers| handlers.push(Count::new(handler)));
         self.guard(id, counts)
     }

@@ -306,14 +306,17 @@ impl<T: Carried> fmt::Debug for SoloPublisher<T> {
     }
 }
 
-/// Reads everything published to a lossless bus since it joined, in order. An iterator that ends when all
-/// publishers are gone.
+/// Reads everything published to a lossless bus since it joined, in order. `for item in subscriber` reads until all
+/// publishers are gone; with the feature `async` it is a `futures_core::Stream` that does.
 ///
 /// What it has read makes room for publishers a quarter of the ring or 64 items later at the latest, and
 /// whenever it finds nothing more to read.
 pub struct LosslessSubscriber<T: Carried = Event> {
     reader: GatedReader<T::Cargo>,
     patience: Patience,
+    /// Items without a wait, as a stream.
+    #[cfg(feature = "async")]
+    pub(super) ready_run: usize,
 }
 
 impl<C: Cargo> Awaited for GatedReader<C> {
@@ -359,7 +362,12 @@ impl<C: Cargo> Awaited for GatedReader<C> {
 
 impl<T: Carried> LosslessSubscriber<T> {
     fn new(ring: &Arc<Gated<T::Cargo>>) -> Self {
-        Self { reader: GatedReader::new(Arc::clone(ring)), patience: Patience::default() }
+        Self {
+            reader: GatedReader::new(Arc::clone(ring)),
+            patience: Patience::default(),
+            #[cfg(feature = "async")]
+            ready_run: 0,
+        }
     }
 
     /// Sets how it waits.
@@ -482,12 +490,58 @@ impl<T: Carried> LosslessSubscriber<T> {
     }
 }
 
-impl<T: Carried> Iterator for LosslessSubscriber<T> {
+impl<T: Carried> LosslessSubscriber<T> {
+    /// Reads as an iterator that waits for each, and ends when all publishers are gone.
+    pub fn iter(&mut self) -> LosslessIter<'_, T> {
+        LosslessIter(self)
+    }
+}
+
+/// Reads from a [`LosslessSubscriber`], waiting for each; ends when all publishers are gone.
+#[derive(Debug)]
+pub struct LosslessIter<'a, T: Carried = Event>(&'a mut LosslessSubscriber<T>);
+
+/// A [`LosslessSubscriber`] as an iterator that waits for each, and ends when all publishers are gone.
+#[derive(Debug)]
+pub struct LosslessIntoIter<T: Carried = Event>(LosslessSubscriber<T>);
+
+impl<T: Carried> Iterator for LosslessIter<'_, T> {
     type Item = T;
 
     #[inline]
     fn next(&mut self) -> Option<T> {
-        self.recv().ok()
+        self.0.recv().ok()
+    }
+}
+
+impl<T: Carried> Iterator for LosslessIntoIter<T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        self.0.recv().ok()
+    }
+}
+
+impl<T: Carried> IntoIterator for LosslessSubscriber<T> {
+    type Item = T;
+    type IntoIter = LosslessIntoIter<T>;
+
+    fn into_iter(self) -> LosslessIntoIter<T> {
+        LosslessIntoIter(self)
+    }
+}
+
+#[expect(
+    clippy::into_iter_without_iter,
+    reason = "`iter`, as channels have it: reading is all that can be done"
+)]
+impl<'a, T: Carried> IntoIterator for &'a mut LosslessSubscriber<T> {
+    type Item = T;
+    type IntoIter = LosslessIter<'a, T>;
+
+    fn into_iter(self) -> LosslessIter<'a, T> {
+        self.iter()
     }
 }
 

@@ -13,6 +13,7 @@ mod adapter;
 mod barrier;
 mod builder;
 mod carried;
+mod caught;
 mod cursor;
 mod handler;
 #[cfg(feature = "server")]
@@ -34,11 +35,13 @@ mod tests;
 mod wait;
 
 use std::fmt;
-use std::sync::{Arc as Count, OnceLock};
+use std::sync::{Arc as Count, OnceLock, Weak};
 
 use crate::event::{Event, Position, Sequence, Timestamp};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, lock};
+#[cfg(feature = "server")]
+use crate::sync::lock;
+use crate::sync::{Arc, Mutex};
 use builder::OrderingKey;
 use cursor::Cursor;
 use handler::Handlers;
@@ -55,13 +58,15 @@ pub use carried::{Carried, Keep};
 pub use handler::{HandlerGuard, HandlerId};
 #[cfg(feature = "server")]
 pub(crate) use loop_reader::{LoopReader, ReaderItem};
-pub use lossless::{Full, LosslessBus, LosslessSubscriber, SoloPublisher};
+pub use lossless::{Full, LosslessBus, LosslessIntoIter, LosslessIter, LosslessSubscriber, SoloPublisher};
 pub use position::PositionError;
 pub use publisher::{Published, PublishedBatch, Publisher};
 pub use replay::Replay;
 #[cfg(feature = "async")]
 pub use stream::PublishAsync;
-pub use subscriber::{Closed, Ledger, RecvTimeoutError, Subscriber, TryRecvError};
+pub use subscriber::{
+    Closed, Ledger, RecvTimeoutError, Subscriber, SubscriberIntoIter, SubscriberIter, TryRecvError,
+};
 pub use wait::Wait;
 
 /// Carries events, or plain values, from publishers to subscribers of one process.
@@ -295,7 +300,7 @@ impl<T: Carried> Bus<T> {
     /// do the events in the rings.
     pub fn clear(&self) {
         self.0.handlers.clear();
-        lock(&self.0.recorder).end(&self.0.core);
+        self.end_recording();
     }
 
     /// What it counts.
@@ -316,6 +321,7 @@ impl<T: Carried> Bus<T> {
             wakes: core.wakes(),
             subscribers: self.subscriber_count(),
             handler_panics: self.0.handlers.panics(),
+            waker_panics: core.waker_panics(),
             shards,
         }
     }
@@ -375,6 +381,54 @@ fn new_epoch() -> u64 {
 impl<T: Carried> Drop for Inner<T> {
     fn drop(&mut self) {
         self.core.close();
+    }
+}
+
+/// A handle that does not keep its bus open. See [`Bus::downgrade`].
+pub struct WeakBus<T: Carried = Event>(Weak<Inner<T>>);
+
+impl<T: Carried> Bus<T> {
+    /// A handle for what the bus itself keeps: a handler that publishes. One that holds a [`Bus`] and is not
+    /// unsubscribed holds the bus that holds it, so that neither ends.
+    ///
+    /// ```
+    /// use fanwire::{Bus, Event, Filter};
+    ///
+    /// let bus = Bus::new();
+    /// let mut all = bus.subscribe(Filter::new());
+    /// let echo = bus.downgrade();
+    /// bus.on_sync("type=ask".parse::<Filter>()?, move |_| {
+    ///     if let (Some(bus), Ok(answer)) = (echo.upgrade(), Event::builder("answer").build()) {
+    ///         bus.publish(answer);
+    ///     }
+    /// })
+    /// .detach();
+    /// bus.publish(Event::builder("ask").build()?);
+    /// drop(bus);
+    /// assert_eq!(all.iter().count(), 2, "and then the bus is closed");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn downgrade(&self) -> WeakBus<T> {
+        WeakBus(Count::downgrade(&self.0))
+    }
+}
+
+impl<T: Carried> WeakBus<T> {
+    /// The bus, while it is open.
+    pub fn upgrade(&self) -> Option<Bus<T>> {
+        self.0.upgrade().map(Bus)
+    }
+}
+
+impl<T: Carried> Clone for WeakBus<T> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl<T: Carried> fmt::Debug for WeakBus<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakBus")
     }
 }
 

@@ -1,11 +1,13 @@
 //! Sleeping readers and the publishers that wake them: an eventcount.
 //!
-//! Imports `sync` and `barrier`. Always:
+//! Imports `sync`, `barrier` and `caught`. Always:
 //! - P1 a reader that announced its sleep, then found nothing to read, is woken by the next publication;
 //! - P2 one sleep is ended by one wake, however many events come: the publisher that wins the bed's state
 //!   from ASLEEP calls the waker, nobody else;
 //! - P3 a publisher that finds nobody asleep has paid a light fence and one load of a line that changes
-//!   only when somebody lies down or gets up.
+//!   only when somebody lies down or gets up;
+//! - P4 a waker is the embedder's code: it is called and dropped with no lock held, and its panic is counted and
+//!   goes no further, so the sleepers behind it are woken too.
 //!
 //! # States of a bed
 //! `AWAKE -> ASLEEP` by its reader (announce). `ASLEEP -> AWAKE` by its reader (cancel), or
@@ -23,6 +25,7 @@
 use std::task::Waker;
 
 use super::barrier::Fences;
+use super::caught::caught;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Callback, Mutex, Padded, lock, thread};
 
@@ -40,11 +43,15 @@ pub(crate) enum Wake {
 }
 
 impl Wake {
-    fn wake(self) {
+    /// False where it panicked.
+    fn wake(self) -> bool {
         match self {
-            Self::Thread(thread) => thread.unpark(),
-            Self::Call(call) => call(),
-            Self::Task(waker) => waker.wake(),
+            Self::Thread(thread) => {
+                thread.unpark();
+                true
+            }
+            Self::Call(call) => caught(move || call()).is_some(),
+            Self::Task(waker) => caught(move || waker.wake()).is_some(),
         }
     }
 }
@@ -62,11 +69,12 @@ pub(crate) struct Sleepers {
     fences: Fences,
     count: Padded<AtomicUsize>,
     wakes: AtomicU64,
+    panics: AtomicU64,
 }
 
 impl Sleepers {
     pub(crate) fn new(fences: Fences) -> Self {
-        Self { fences, count: Padded::default(), wakes: AtomicU64::new(0) }
+        Self { fences, count: Padded::default(), wakes: AtomicU64::new(0), panics: AtomicU64::new(0) }
     }
 
     /// Wakes given so far.
@@ -75,10 +83,22 @@ impl Sleepers {
         self.wakes.load(Ordering::Relaxed)
     }
 
-    /// For the reader that owns this bed and is awake. It must look for events once more before it sleeps,
+    /// Panics of wakers so far.
+    pub(crate) fn panics(&self) -> u64 {
+        // A statistic: no edge.
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// For the reader that owns this bed. It must look for events once more before it sleeps,
     /// and [`cancel`](Self::cancel) in any case afterwards.
     pub(crate) fn announce(&self, bed: &Bed, wake: Wake) {
-        *lock(&bed.wake) = Some(wake);
+        // Its own store, if any: one that announced and was dropped before it looked again.
+        if bed.state.load(Ordering::Relaxed) != AWAKE {
+            self.cancel(bed);
+        }
+        let before = lock(&bed.wake).replace(wake);
+        debug_assert!(before.is_none(), "who is awake has no waker");
+        drop(before);
         // Before the state, so that the count is never below the number of beds that show ASLEEP: a
         // publisher that wakes this bed at once takes off what was put on. Ordered by E6.
         self.count.0.fetch_add(1, Ordering::Relaxed);
@@ -93,7 +113,8 @@ impl Sleepers {
         let mut seen = bed.state.compare_exchange(ASLEEP, AWAKE, Ordering::Acquire, Ordering::Acquire);
         if seen.is_ok() {
             self.count.0.fetch_sub(1, Ordering::Relaxed);
-            lock(&bed.wake).take();
+            let wake = lock(&bed.wake).take();
+            caught(|| drop(wake));
             return;
         }
         while seen == Err(WAKING) {
@@ -128,8 +149,9 @@ impl Sleepers {
         // E8: hands the bed back.
         bed.state.store(AWAKE, Ordering::Release);
         self.wakes.fetch_add(1, Ordering::Relaxed);
-        if let Some(wake) = wake {
-            wake.wake();
+        if wake.is_some_and(|wake| !wake.wake()) {
+            // A statistic: no edge.
+            self.panics.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -52,18 +52,13 @@ impl<T: Carried> Recorder<T> {
         }) {}
     }
 
-    /// Ends it and forgets what was kept.
-    pub(super) fn end(&mut self, core: &Core<T::Cargo>) {
-        self.stop(core);
-        *self = Self::default();
-    }
-
-    fn stop(&mut self, core: &Core<T::Cargo>) {
+    /// Ends it; what it kept stays. [`Core::notify`] must follow, behind the lock: the thread may sleep, and who else
+    /// sleeps is woken by code of the embedder's.
+    fn stop(&mut self) {
         self.pull();
         self.cursor = None;
         // Behind the announcement of the thread's sleep (E6).
         self.stop.store(true, Ordering::Relaxed);
-        core.notify();
     }
 }
 
@@ -78,14 +73,16 @@ impl<T: Carried> Bus<T> {
     /// If that thread cannot be started.
     pub fn start_recording(&self, max: usize) {
         let core = &self.0.core;
-        let mut recorder = lock(&self.0.recorder);
-        recorder.end(core);
+        self.end_recording();
         if max == 0 {
             return;
         }
-        *recorder = Recorder { cursor: Some(Cursor::new(core)), max, ..Recorder::default() };
+        let stop = {
+            let mut recorder = lock(&self.0.recorder);
+            *recorder = Recorder { cursor: Some(Cursor::new(core)), max, ..Recorder::default() };
+            Count::clone(&recorder.stop)
+        };
         if max as u64 > core.rings()[0].capacity() {
-            let stop = Count::clone(&recorder.stop);
             let (core, shared) = (Arc::clone(core), Count::clone(&self.0.recorder));
             let thread = std::thread::Builder::new().name("fanwire-record".to_owned());
             let run = move || read_along(&core, &shared, &stop);
@@ -95,7 +92,19 @@ impl<T: Carried> Bus<T> {
 
     /// Ends the recording; what it kept stays.
     pub fn stop_recording(&self) {
-        lock(&self.0.recorder).stop(&self.0.core);
+        lock(&self.0.recorder).stop();
+        self.0.core.notify();
+    }
+
+    /// Ends the recording, and forgets what it kept.
+    pub(super) fn end_recording(&self) {
+        let ended = {
+            let mut recorder = lock(&self.0.recorder);
+            recorder.stop();
+            std::mem::take(&mut *recorder)
+        };
+        drop(ended);
+        self.0.core.notify();
     }
 
     /// What the recording kept, oldest first within each shard: every event published before the call and
@@ -103,7 +112,7 @@ impl<T: Carried> Bus<T> {
     pub fn history(&self) -> Vec<T> {
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();
-        recorder.kept.iter().cloned().collect()
+        recorder.kept.iter().map(T::another).collect()
     }
 
     /// How many events of the recording's time were overwritten before it could keep them.
@@ -143,6 +152,8 @@ impl Bus<Event> {
     /// ```
     pub fn history_where(&self, filter: impl Into<Filter>, times: impl RangeBounds<Timestamp>) -> Vec<Event> {
         let filter = filter.into();
+        // Asked once, and not while the recording is locked: a range may be the embedder's own.
+        let times = (times.start_bound().cloned(), times.end_bound().cloned());
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();
         let wanted = |event: &&Event| times.contains(&event.timestamp()) && filter.matches(event);

@@ -1,7 +1,8 @@
 //! Subscribers and publishers for async code, whatever runs it: wakers only, no runtime of our own.
 //!
 //! Imports the subscribers. Always: a task that was told to wait is woken by the next event, or the end; a
-//! task that always finds events gives others a turn now and then.
+//! task that always finds events gives others a turn now and then, also where it wants none of them; what is dropped
+//! while it waits has taken nothing.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,12 +15,12 @@ use super::carried::Carried;
 use super::lossless::{Full, LosslessBus, LosslessSubscriber};
 use super::park::Wake;
 use super::ring::Waiting;
-use super::subscriber::{Subscriber, TryRecvError};
+use super::subscriber::{Closed, LOOK_MAX, Look, Subscriber, TryRecvError};
 use super::wait::Awaited;
 use crate::event::EventId;
 
-/// Events handed to a task that did not have to wait, before it gives others a turn.
-const READY_RUN: u32 = 256;
+/// Events handed to a task that did not have to wait, before it gives others a turn. A poll looks at no more either.
+const READY_RUN: usize = LOOK_MAX;
 
 impl<T: Carried> Stream for Subscriber<T> {
     type Item = Delivery<T>;
@@ -34,14 +35,22 @@ impl<T: Carried> Stream for Subscriber<T> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        let mut left = LOOK_MAX;
         loop {
-            match this.try_recv() {
-                Ok(delivery) => {
+            let passed = this.cursor_mut().passed();
+            match this.look(left) {
+                Look::Found(delivery) => {
                     this.ready_run += 1;
                     return Poll::Ready(Some(delivery));
                 }
-                Err(TryRecvError::Closed) => return Poll::Ready(None),
-                Err(TryRecvError::Empty) => {}
+                Look::Closed => return Poll::Ready(None),
+                Look::Passed => left = 0,
+                Look::Empty => left = left.saturating_sub((this.cursor_mut().passed() - passed) as usize),
+            }
+            if left == 0 {
+                this.ready_run = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if this.cursor_mut().prepare_sleep(Wake::Task(cx.waker().clone())) {
                 this.ready_run = 0;
@@ -58,16 +67,85 @@ impl<T: Carried> Stream for LosslessSubscriber<T> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let this = self.get_mut();
         this.awake();
+        if this.ready_run >= READY_RUN {
+            this.ready_run = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             match this.try_recv() {
-                Ok(item) => return Poll::Ready(Some(item)),
+                Ok(item) => {
+                    this.ready_run += 1;
+                    return Poll::Ready(Some(item));
+                }
                 Err(TryRecvError::Closed) => return Poll::Ready(None),
                 Err(TryRecvError::Empty) => {}
             }
             if this.sleep_as(cx.waker().clone()) {
+                this.ready_run = 0;
                 return Poll::Pending;
             }
         }
+    }
+}
+
+impl<T: Carried> Subscriber<T> {
+    /// Waits for the next one without blocking the thread. Cancel-safe: dropped before it is ready, as `select!` does
+    /// with what came second, it has taken nothing.
+    pub fn recv_async(&mut self) -> impl Future<Output = Result<Delivery<T>, Closed>> + Send + '_ {
+        Next(self)
+    }
+
+    /// The subscriber as a stream of deliveries, which it is, for who wants to say so: it ends when all publishers are
+    /// gone.
+    pub fn into_stream(self) -> impl Stream<Item = Delivery<T>> + Send + Unpin {
+        self
+    }
+}
+
+impl<T: Carried> LosslessSubscriber<T> {
+    /// As [`Subscriber::recv_async`].
+    pub fn recv_async(&mut self) -> impl Future<Output = Result<T, Closed>> + Send + '_ {
+        Next(self)
+    }
+
+    /// As [`Subscriber::into_stream`].
+    pub fn into_stream(self) -> impl Stream<Item = T> + Send + Unpin {
+        self
+    }
+}
+
+/// What can be told that its task no longer waits.
+trait Sleeper {
+    fn withdraw(&mut self);
+}
+
+impl<T: Carried> Sleeper for Subscriber<T> {
+    fn withdraw(&mut self) {
+        self.cursor_mut().awake();
+    }
+}
+
+impl<T: Carried> Sleeper for LosslessSubscriber<T> {
+    fn withdraw(&mut self) {
+        self.awake();
+    }
+}
+
+/// The next item of a stream; dropped, its task is not woken any more.
+struct Next<'a, S: Sleeper>(&'a mut S);
+
+impl<S: Sleeper + Stream + Unpin> Future for Next<'_, S> {
+    type Output = Result<S::Item, Closed>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut *self.0).poll_next(cx).map(|next| next.ok_or(Closed))
+    }
+}
+
+impl<S: Sleeper> Drop for Next<'_, S> {
+    fn drop(&mut self) {
+        self.0.withdraw();
     }
 }
 

@@ -13,10 +13,16 @@ use super::wait::{Awaited, Patience, Wait};
 use super::{Census, Delivery, Visit};
 use crate::event::{Event, Position, Sequence};
 
+/// Events that are not wanted of which one look passes over at most so many, so that it ends however many come.
+pub(super) const LOOK_MAX: usize = 256;
+
+/// The same between two looks at the clock: with a filter that takes 10 us for each, a third of a millisecond.
+const LOOK_TIMED_MAX: usize = 32;
+
 /// There was nothing to receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TryRecvError {
-    /// Nothing yet.
+    /// Nothing yet; or [`Subscriber::try_recv`] passed over as many events as it does at a time.
     Empty,
     /// Nothing any more: all publishers are gone, and everything was read.
     Closed,
@@ -77,8 +83,13 @@ pub struct Ledger {
 
 /// Reads what a filter lets through, from the time of subscribing on.
 ///
-/// It is an iterator that ends when all publishers are gone. A slow subscriber holds up nobody: what it lost
-/// is told by a [`Delivery::Gap`], and it goes on. Dropping it ends the subscription.
+/// `for delivery in subscriber` reads until all publishers are gone; with the feature `async` it is a
+/// `futures_core::Stream` that does ([`iter`](Self::iter), [`into_stream`](Self::into_stream),
+/// [`recv_async`](Self::recv_async)). A slow subscriber holds up nobody: what it lost is told by a
+/// [`Delivery::Gap`], and it goes on. Dropping it ends the subscription.
+///
+/// A filter's function runs in the calls that read. Its panic comes out of that call; the event is passed over, and the
+/// subscriber goes on with the next one.
 pub struct Subscriber<T: Carried = Event> {
     cursor: Cursor<T>,
     filter: T::Filter,
@@ -90,7 +101,7 @@ pub struct Subscriber<T: Carried = Event> {
     census: Census,
     /// Deliveries without a wait, as a stream.
     #[cfg(feature = "async")]
-    pub(super) ready_run: u32,
+    pub(super) ready_run: usize,
 }
 
 impl<T: Carried> Subscriber<T> {
@@ -115,40 +126,58 @@ impl<T: Carried> Subscriber<T> {
         self
     }
 
-    /// What is there now, without waiting.
+    /// What is there now, without waiting. It passes over at most 256 events that the filter leaves out, so it ends
+    /// however many come: `Empty` means that there was nothing else, or that it passed over so many. In the latter
+    /// case [`lag`](Self::lag) is not 0, and the next call goes on behind them.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Delivery<T>, TryRecvError> {
-        if let Some(delivery) = self.take() {
-            return Ok(delivery);
+        match self.look(LOOK_MAX) {
+            Look::Found(delivery) => Ok(delivery),
+            Look::Passed | Look::Empty => Err(TryRecvError::Empty),
+            Look::Closed => Err(TryRecvError::Closed),
         }
-        if !self.cursor.core().is_closed() {
-            return Err(TryRecvError::Empty);
+    }
+
+    /// What is there now, behind at most so many that are not wanted.
+    #[inline]
+    pub(super) fn look(&mut self, most: usize) -> Look<T> {
+        match self.take(most) {
+            Look::Empty if self.cursor.core().is_closed() => self.look_at_end(most),
+            look => look,
         }
-        // Closed was seen, so whatever was published can be seen now, holes included.
-        self.take_all().ok_or(TryRecvError::Closed)
     }
 
     #[inline]
-    fn take(&mut self) -> Option<Delivery<T>> {
+    fn take(&mut self, most: usize) -> Look<T> {
         let Self { cursor, filter, .. } = self;
         let mut taken = None;
+        let mut passed = 0;
         cursor.visit(|visit| {
             taken = visit.wanted(filter).map(Visit::into_delivery);
-            taken.is_none()
+            passed += 1;
+            taken.is_none() && passed < most
         });
-        taken
+        match taken {
+            Some(delivery) => Look::Found(delivery),
+            None if passed < most => Look::Empty,
+            None => Look::Passed,
+        }
     }
 
+    /// Closed was seen, so whatever was published can be seen now, holes included.
     #[cold]
-    fn take_all(&mut self) -> Option<Delivery<T>> {
-        let mut gap = None;
-        self.take().or_else(|| {
-            self.cursor.skip(|visit| {
-                gap = Some(visit.into_delivery());
-                false
-            });
-            gap
-        })
+    fn look_at_end(&mut self, most: usize) -> Look<T> {
+        match self.take(most) {
+            Look::Empty => {
+                let mut gap = None;
+                self.cursor.skip(|visit| {
+                    gap = Some(visit.into_delivery());
+                    false
+                });
+                gap.map_or(Look::Closed, Look::Found)
+            }
+            look => look,
+        }
     }
 
     /// Waits for the next one.
@@ -156,69 +185,69 @@ impl<T: Carried> Subscriber<T> {
     pub fn recv(&mut self) -> Result<Delivery<T>, Closed> {
         self.patience.keep_distance(&self.cursor);
         loop {
-            match self.try_recv() {
-                Ok(delivery) => return Ok(delivery),
-                Err(TryRecvError::Closed) => return Err(Closed),
-                Err(TryRecvError::Empty) => {
+            match self.look(LOOK_MAX) {
+                Look::Found(delivery) => return Ok(delivery),
+                Look::Closed => return Err(Closed),
+                Look::Passed => {}
+                Look::Empty => {
                     self.patience.wait_near(&mut self.cursor, None, || false);
                 }
             }
         }
     }
 
-    /// Waits for the next one, but no longer than this.
+    /// Waits for the next one, but no longer than this, whatever else comes: the clock is looked at every 32 events
+    /// that the filter leaves out.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Delivery<T>, RecvTimeoutError> {
         // A time too far away to be told is as good as none.
         let deadline = Instant::now().checked_add(timeout);
+        let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         self.patience.keep_distance(&self.cursor);
         loop {
-            match self.try_recv() {
-                Ok(delivery) => return Ok(delivery),
-                Err(TryRecvError::Closed) => return Err(RecvTimeoutError::Closed),
-                Err(TryRecvError::Empty) => {
-                    if !self.patience.wait_near(&mut self.cursor, deadline, || false) {
-                        return Err(RecvTimeoutError::Timeout);
-                    }
-                }
+            let is_empty = match self.look(LOOK_TIMED_MAX) {
+                Look::Found(delivery) => return Ok(delivery),
+                Look::Closed => return Err(RecvTimeoutError::Closed),
+                Look::Passed => false,
+                Look::Empty => true,
+            };
+            // Also where the look found little: a wait that is ended by what is not wanted says nothing of the time.
+            if is_over() {
+                return Err(RecvTimeoutError::Timeout);
+            }
+            if is_empty {
+                self.patience.wait_near(&mut self.cursor, deadline, || false);
             }
         }
     }
 
-    /// Waits until there is at least one, and appends up to `max` of those that are there. Answers how many.
+    /// Waits until there is at least one, and appends up to `max` of those that are there. Answers how many. Behind the
+    /// first it passes over at most 256 that the filter leaves out.
     pub fn recv_batch(&mut self, into: &mut Vec<Delivery<T>>, max: usize) -> Result<usize, Closed> {
         if max == 0 {
             return Ok(0);
         }
         into.push(self.recv()?);
-        let mut count = 1;
-        if count < max {
-            let Self { cursor, filter, .. } = self;
-            cursor.visit(|visit| {
-                if let Some(visit) = visit.wanted(filter) {
-                    into.push(visit.into_delivery());
-                    count += 1;
-                }
-                count < max
-            });
-        }
-        Ok(count)
+        Ok(1 + self.visit_batch(max - 1, |visit| into.push(visit.into_delivery())))
     }
 
     /// Shows up to `max` of what is there to `visit`, by reference and without waiting: nothing is cloned and
-    /// no count is touched, so this is the fastest way to read. Answers how many were shown.
+    /// no count is touched, so this is the fastest way to read. Answers how many were shown. It passes over at most 256
+    /// that the filter leaves out; [`lag`](Self::lag) tells whether there are more.
     ///
     /// The events shown stay in memory until the call returns, at most 64 of them beyond the ring.
     #[inline]
     pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(Visit<'_, T>)) -> usize {
         let Self { cursor, filter, .. } = self;
-        let mut count = 0;
+        let (mut count, mut passed) = (0, 0);
         if max > 0 {
             cursor.visit(|item| {
                 if let Some(item) = item.wanted(filter) {
                     count += 1;
                     visit(item);
+                } else {
+                    passed += 1;
                 }
-                count < max
+                count < max && passed < LOOK_MAX
             });
         }
         count
@@ -266,18 +295,78 @@ impl<T: Carried> Subscriber<T> {
         (usize::from(shard) < self.cursor.shards()).then(|| self.cursor.next(shard.into()))
     }
 
+    /// Reads as an iterator that waits for each, and ends when all publishers are gone.
+    pub fn iter(&mut self) -> SubscriberIter<'_, T> {
+        SubscriberIter(self)
+    }
+
     /// The reader's place, for siblings that wait.
     pub(super) fn cursor_mut(&mut self) -> &mut Cursor<T> {
         &mut self.cursor
     }
+
+    /// The reader's place, and what it wants.
+    pub(super) fn parts(&mut self) -> (&mut Cursor<T>, &T::Filter) {
+        (&mut self.cursor, &self.filter)
+    }
 }
 
-impl<T: Carried> Iterator for Subscriber<T> {
+/// How a look ended.
+pub(super) enum Look<T> {
+    Found(Delivery<T>),
+    /// It passed over as many as it might. There may be more.
+    Passed,
+    Empty,
+    Closed,
+}
+
+/// Reads from a [`Subscriber`], waiting for each; ends when all publishers are gone. See [`Subscriber::iter`].
+#[derive(Debug)]
+pub struct SubscriberIter<'a, T: Carried = Event>(&'a mut Subscriber<T>);
+
+/// A [`Subscriber`] as an iterator that waits for each, and ends when all publishers are gone.
+///
+/// The subscriber itself is none, because it is a stream, and both have a `next`.
+#[derive(Debug)]
+pub struct SubscriberIntoIter<T: Carried = Event>(Subscriber<T>);
+
+impl<T: Carried> Iterator for SubscriberIter<'_, T> {
     type Item = Delivery<T>;
 
     #[inline]
     fn next(&mut self) -> Option<Delivery<T>> {
-        self.recv().ok()
+        self.0.recv().ok()
+    }
+}
+
+impl<T: Carried> Iterator for SubscriberIntoIter<T> {
+    type Item = Delivery<T>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Delivery<T>> {
+        self.0.recv().ok()
+    }
+}
+
+impl<T: Carried> IntoIterator for Subscriber<T> {
+    type Item = Delivery<T>;
+    type IntoIter = SubscriberIntoIter<T>;
+
+    fn into_iter(self) -> SubscriberIntoIter<T> {
+        SubscriberIntoIter(self)
+    }
+}
+
+#[expect(
+    clippy::into_iter_without_iter,
+    reason = "`iter`, as channels have it: reading is all that can be done"
+)]
+impl<'a, T: Carried> IntoIterator for &'a mut Subscriber<T> {
+    type Item = Delivery<T>;
+    type IntoIter = SubscriberIter<'a, T>;
+
+    fn into_iter(self) -> SubscriberIter<'a, T> {
+        self.iter()
     }
 }
 

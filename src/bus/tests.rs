@@ -124,8 +124,8 @@ fn the_last_publishers_end_comes_behind_everything_it_published() {
     assert!(!reader.is_closed());
     drop(publisher);
     assert_eq!(reader.recv(), Ok(Delivery::Event(1)));
-    assert_eq!(reader.next(), Some(Delivery::Event(2)));
-    assert_eq!(reader.next(), None);
+    assert_eq!(reader.iter().next(), Some(Delivery::Event(2)));
+    assert_eq!(reader.iter().next(), None);
     assert_eq!(reader.recv_timeout(Duration::from_secs(60)), Err(RecvTimeoutError::Closed));
 }
 
@@ -139,7 +139,7 @@ fn every_way_to_wait_is_ended_by_an_event_and_by_the_end() {
             let joined = Arc::clone(&joined);
             move || {
                 joined.wait();
-                reader.by_ref().count()
+                reader.iter().count()
             }
         });
         joined.wait();
@@ -168,7 +168,7 @@ fn a_sleeper_costs_one_wake_however_many_events_come() {
     bus.publish(0);
     let before = bus.stats().wakes;
     assert_eq!(before, 0, "a reader that is awake was woken");
-    let thread = thread::spawn(move || (0..101).filter_map(|_| reader.next()).count());
+    let thread = thread::spawn(move || (0..101).filter_map(|_| reader.recv().ok()).count());
     while bus.0.core.wakes() == 0 {
         bus.publish(7);
         if bus.position().sequences()[0] > 50 {
@@ -446,7 +446,7 @@ fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_is_a_ring_behind() {
     let (mut slow, mut fast) = (bus.subscribe(), bus.subscribe());
     (0..4).for_each(|n| assert_eq!(bus.try_publish(n).expect("room").sequence, 100 + n));
     assert_eq!(bus.try_publish(4), Err(Full(4)));
-    assert_eq!(fast.by_ref().take(4).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(fast.iter().take(4).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(bus.try_publish(4), Err(Full(4)));
     assert_eq!((slow.recv(), slow.lag()), (Ok(0), 3));
     bus.try_publish(4).expect("room for one");
@@ -454,7 +454,7 @@ fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_is_a_ring_behind() {
     drop(slow);
     bus.publish_blocking(5);
     drop(bus);
-    assert_eq!(fast.collect::<Vec<_>>(), [4, 5]);
+    assert_eq!(fast.into_iter().collect::<Vec<_>>(), [4, 5]);
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_a_reader_that_reads_or_leaves() 
     thread::sleep(Duration::from_millis(20));
     leaves.take();
     thread::sleep(Duration::from_millis(5));
-    assert_eq!(reads.collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
+    assert_eq!(reads.into_iter().collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
     publishing.join().expect("no panic");
 }
 
@@ -478,7 +478,7 @@ fn a_lossless_reader_waits_as_asked() {
     for wait in [Wait::Spin, Wait::SpinThenPark, Wait::Park] {
         let bus = lossless(8);
         let mut reader = bus.subscribe().with_wait(wait);
-        let thread = thread::spawn(move || reader.by_ref().collect::<Vec<_>>());
+        let thread = thread::spawn(move || reader.iter().collect::<Vec<_>>());
         for n in 0..100 {
             if wait == Wait::Park && n == 50 {
                 // It has read all there is before long, and then sleeps.
@@ -552,7 +552,7 @@ fn a_solo_publisher_keeps_the_same_promises() {
     assert_eq!(reader.visit_batch(8, |event| types.push(event.event_type().to_owned())), 8);
     publisher.publish_blocking(back);
     drop(publisher);
-    types.extend(reader.map(|event| event.event_type().to_owned()));
+    types.extend(reader.into_iter().map(|event| event.event_type().to_owned()));
     assert_eq!(types, (0..9).map(|n| format!("t{n}")).collect::<Vec<_>>());
 }
 

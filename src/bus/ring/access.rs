@@ -80,6 +80,10 @@ impl<C: Cargo> Core<C> {
         self.sleepers.wakes()
     }
 
+    pub(crate) fn waker_panics(&self) -> u64 {
+        self.sleepers.panics()
+    }
+
     /// Items published and not released yet: those in the rings, and evicted ones that wait. A publication or a
     /// release that is under way may be counted or not.
     pub(crate) fn live(&self) -> u64 {

@@ -23,7 +23,7 @@ pub unsafe trait Cargo: Send + Sync + 'static {
     /// What is published.
     type Item: Clone + Send + Sync + 'static;
     /// What a slot holds.
-    type Image: Pod;
+    type Image: Pod + Send + Sync;
     /// Whether word 0 owns something.
     const SHARED: bool;
 

@@ -174,7 +174,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| bytes(&mut c.server.auth.max_token_bytes, 64..=MIB)),
         row("auth.ticket_ttl", LIVE, "How long a ticket of POST /ticket is good",
             |c| time(&mut c.server.auth.ticket_ttl, SECOND..=HOUR)),
-        row("auth.max_tickets", LIVE, "Tickets that are out; over it 503",
+        row("auth.max_tickets", LIVE, "Tickets that are out; over it 503, and over a tenth of it for one subject 429",
             |c| count(&mut c.server.auth.max_tickets, 1..=100_000_000)),
         row("auth.max_revocations", LIVE, "Revocations by POST /api/revoke that are kept; over it 507",
             |c| count(&mut c.server.auth.max_revocations, 1..=100_000_000)),

@@ -75,6 +75,12 @@ impl Filter {
         self.0.as_deref().unwrap_or_default()
     }
 
+    /// Bytes that it takes, where nobody shares it.
+    #[cfg(feature = "server")]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |bytes| bytes.len() + 32)
+    }
+
     pub(crate) fn clauses(&self) -> Clauses<'_> {
         Clauses { rest: self.bytes() }
     }

@@ -62,7 +62,8 @@ pub struct AuthConfig {
     pub max_token_bytes: usize,
     /// `auth.ticket_ttl`: how long a ticket of `POST /ticket` is good. 30 s.
     pub ticket_ttl: Duration,
-    /// `auth.max_tickets`: tickets that are out and not used; beyond, 503. 10,000.
+    /// `auth.max_tickets`: tickets that are out and not used; beyond, 503. One subject may have a tenth of
+    /// them; beyond, 429. 10,000.
     pub max_tickets: usize,
     /// `auth.max_revocations`: tokens and subjects revoked by `POST /api/revoke`; beyond, 507: a revocation
     /// is never forgotten for another. 10,000.

@@ -64,6 +64,10 @@ fn allows(list: Option<&[Pattern]>, value: &str) -> bool {
     list.is_none_or(|list| list.iter().any(|pattern| pattern.matches(value)))
 }
 
+fn bytes_of(patterns: &[Pattern]) -> usize {
+    patterns.iter().map(|pattern| size_of::<Pattern>() + pattern.as_str().len() + 16).sum()
+}
+
 impl Grant {
     /// The grant of these claims, which holds until `expires`; or what is wrong with their patterns.
     pub(super) fn new(claims: &Claims, expires: Option<i64>, proof: u64) -> Result<Self, String> {
@@ -105,6 +109,25 @@ impl Grant {
             token_id: claims.jti.as_deref().map(Box::from),
             proof,
         })
+    }
+
+    /// Bytes that it takes, about: each pattern stands in a list and in the filter.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let of = |list: &Option<Box<[Pattern]>>| list.as_deref().map_or(0, bytes_of);
+        let Lists { types, streams, channels, entities } = &self.lists;
+        let entities: usize = (entities.iter().flatten())
+            .map(|(kind, id)| bytes_of(std::slice::from_ref(kind)) + bytes_of(std::slice::from_ref(id)))
+            .sum();
+        let publishes = if let Publishes::Types(types) = &self.publishes { bytes_of(types) } else { 0 };
+        size_of::<Self>()
+            + self.subject.len()
+            + self.token_id.as_ref().map_or(0, |id| id.len())
+            + self.sees.held_bytes()
+            + of(types)
+            + of(streams)
+            + of(channels)
+            + entities
+            + publishes
     }
 
     /// The same for another process.

@@ -12,7 +12,7 @@ use super::grant::{Grant, SavedGrant};
 use super::jwt::{self, Verifier};
 use super::revocation::{Revocation, Revocations, TooMany};
 use super::ticket::Tickets;
-use super::{Denied, Fault};
+use super::{Denied, Fault, NoTicket};
 use crate::codec::http::Request;
 use crate::event::Timestamp;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -202,13 +202,18 @@ impl Auth {
         gone.then_some(Denied::Revoked)
     }
 
-    /// A ticket with this grant's rights, and for how many seconds it is good. `None`: too many are out.
-    pub(crate) fn make_ticket(&self, grant: &Arc<Grant>, now: Timestamp) -> Option<(String, u64)> {
-        let guard = self.guard()?;
+    /// A ticket with this grant's rights, and for how many seconds it is good.
+    pub(crate) fn make_ticket(&self, grant: &Arc<Grant>, now: Timestamp) -> Result<(String, u64), NoTicket> {
+        let guard = self.guard().ok_or(NoTicket::Full)?;
         let AuthConfig { ticket_ttl, max_tickets, .. } = guard.config;
         let until = now.0.saturating_add(i64::try_from(ticket_ttl.as_micros()).unwrap_or(i64::MAX));
         let ticket = lock(&self.tickets).make(Arc::clone(grant), now.0, until, max_tickets)?;
-        Some((ticket, ticket_ttl.as_secs()))
+        Ok((ticket, ticket_ttl.as_secs()))
+    }
+
+    /// Bytes held for tickets that are out.
+    pub(crate) fn held_bytes(&self) -> usize {
+        lock(&self.tickets).held_bytes()
     }
 
     /// A grant of the process before this one, if it still holds here.

@@ -53,6 +53,20 @@ pub(crate) use revocation::{Notice, Revocation};
 /// What a request shows of who sends it: a grant, nothing, or something that is no good.
 pub(crate) type Shown = Result<Option<Arc<Grant>>, Denied>;
 
+/// Why there is no ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoTicket {
+    /// The subject has as many as it may; the next one can be had in so many seconds.
+    Share {
+        /// Its share.
+        max: usize,
+        /// Until its oldest ends.
+        seconds: u64,
+    },
+    /// All are out, and held by many subjects with few each; or the system has no random bits.
+    Full,
+}
+
 /// Why somebody is not let in, or let out again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {

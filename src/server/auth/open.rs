@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Denied;
 use super::grant::{Grant, SavedGrant};
 use super::revocation::Revocation;
+use super::{Denied, NoTicket};
 use crate::codec::http::Request;
 use crate::event::Timestamp;
 
@@ -39,8 +39,12 @@ impl Auth {
         None
     }
 
-    pub(crate) fn make_ticket(&self, _: &Arc<Grant>, _: Timestamp) -> Option<(String, u64)> {
-        None
+    pub(crate) fn make_ticket(&self, _: &Arc<Grant>, _: Timestamp) -> Result<(String, u64), NoTicket> {
+        Err(NoTicket::Full)
+    }
+
+    pub(crate) fn held_bytes(&self) -> usize {
+        0
     }
 
     pub(crate) fn restore(&self, _: SavedGrant, _: Timestamp) -> Option<Arc<Grant>> {

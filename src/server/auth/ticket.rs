@@ -1,16 +1,23 @@
 //! Tickets: a token's rights in a text that is good once and for a short time, for URLs.
 //!
 //! An `EventSource` can send no header, and what stands in a URL ends up in logs and histories. Imports its
-//! siblings. Always: a ticket that was used, or is too old, opens nothing; there are at most so many.
+//! siblings. Always: a ticket that was used, or is too old, opens nothing; there are at most so many; a subject has at
+//! most its share of them, and where all are out, the subject with the most makes room for one with few.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
+use super::NoTicket;
 use super::grant::Grant;
+
+/// Part of all tickets that one subject may have out: a tenth.
+const SHARES: usize = 10;
+
+type Hash = [u8; 32];
 
 #[derive(Debug)]
 struct Entry {
@@ -22,28 +29,106 @@ struct Entry {
 /// The tickets that are out, by their hashes: the table is not to hold what opens a door.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
-    entries: HashMap<[u8; 32], Entry>,
+    entries: HashMap<Hash, Entry>,
+    /// By subject, oldest first. Those that were used stay here until they are the oldest, or a half.
+    of_subjects: HashMap<Box<str>, VecDeque<(Hash, i64)>>,
+    /// Bytes of the grants.
+    grant_bytes: usize,
+}
+
+/// Tickets that one subject may have out where there may be `max` of all.
+pub(super) const fn share_of(max: usize) -> usize {
+    let share = max.div_ceil(SHARES);
+    if share == 0 { 1 } else { share }
 }
 
 impl Tickets {
-    /// Makes a ticket that is good until then. `None`: too many are out.
-    pub(super) fn make(&mut self, grant: Arc<Grant>, now: i64, until: i64, max: usize) -> Option<String> {
-        if self.entries.len() >= max {
-            self.entries.retain(|_, entry| entry.until > now);
-            if self.entries.len() >= max {
-                return None;
-            }
+    /// Makes a ticket that is good until then.
+    pub(super) fn make(
+        &mut self,
+        grant: Arc<Grant>,
+        now: i64,
+        until: i64,
+        max: usize,
+    ) -> Result<String, NoTicket> {
+        let subject: Box<str> = grant.subject().into();
+        let own = self.settle(&subject, now);
+        let share = share_of(max);
+        if own >= share {
+            let oldest =
+                self.of_subjects.get(&subject).and_then(VecDeque::front).map_or(now, |(_, end)| *end);
+            let seconds = ((oldest - now).max(0) as u64).div_ceil(1_000_000).max(1);
+            return Err(NoTicket::Share { max: share, seconds });
         }
-        let ticket = random_text()?;
-        self.entries.insert(Sha256::digest(&ticket).into(), Entry { grant, until });
-        Some(ticket)
+        if self.entries.len() >= max {
+            self.forget_old(now);
+        }
+        if self.entries.len() >= max {
+            self.make_room(own, now)?;
+        }
+        let ticket = random_text().ok_or(NoTicket::Full)?;
+        let hash: Hash = Sha256::digest(&ticket).into();
+        self.grant_bytes += grant.held_bytes();
+        self.entries.insert(hash, Entry { grant, until });
+        self.of_subjects.entry(subject).or_default().push_back((hash, until));
+        Ok(ticket)
     }
 
     /// Uses a ticket up.
     pub(super) fn take(&mut self, ticket: &str, now: i64) -> Option<Arc<Grant>> {
-        let hash: [u8; 32] = Sha256::digest(ticket).into();
-        let entry = self.entries.remove(&hash)?;
+        let hash: Hash = Sha256::digest(ticket).into();
+        let entry = self.remove(&hash)?;
         (entry.until > now).then_some(entry.grant)
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        let each = size_of::<(Hash, Entry)>() + size_of::<(Hash, i64)>() + 64;
+        self.entries.len() * each + self.of_subjects.len() * 64 + self.grant_bytes
+    }
+
+    fn remove(&mut self, hash: &Hash) -> Option<Entry> {
+        let entry = self.entries.remove(hash)?;
+        self.grant_bytes -= entry.grant.held_bytes();
+        Some(entry)
+    }
+
+    /// Forgets those of a subject that ended or were used; how many it has out.
+    fn settle(&mut self, subject: &str, now: i64) -> usize {
+        let Some(mut own) = self.of_subjects.remove(subject) else { return 0 };
+        own.retain(|(hash, until)| {
+            if *until <= now {
+                self.remove(hash);
+            }
+            *until > now && self.entries.contains_key(hash)
+        });
+        let count = own.len();
+        if count > 0 {
+            self.of_subjects.insert(subject.into(), own);
+        }
+        count
+    }
+
+    fn forget_old(&mut self, now: i64) {
+        let subjects: Vec<Box<str>> = self.of_subjects.keys().cloned().collect();
+        for subject in subjects {
+            self.settle(&subject, now);
+        }
+    }
+
+    /// Takes the oldest ticket of the subject that has the most, where that is at least two more than `own`.
+    fn make_room(&mut self, own: usize, now: i64) -> Result<(), NoTicket> {
+        let most = self.of_subjects.iter().max_by_key(|(_, its)| its.len());
+        let Some((subject, _)) = most.filter(|(_, its)| its.len() >= own + 2) else {
+            return Err(NoTicket::Full);
+        };
+        let subject = subject.clone();
+        let oldest = self.of_subjects.get_mut(&subject).and_then(VecDeque::pop_front);
+        if let Some((hash, _)) = oldest {
+            self.remove(&hash);
+        }
+        self.settle(&subject, now);
+        Ok(())
     }
 }
 
@@ -59,30 +144,60 @@ mod tests {
     use super::super::claims::Claims;
     use super::*;
 
-    fn grant() -> Arc<Grant> {
-        Arc::new(Grant::new(&Claims::default(), None, 0).expect("a grant"))
+    fn grant(subject: &str) -> Arc<Grant> {
+        let claims = Claims { sub: Some(subject.to_owned()), ..Claims::default() };
+        Arc::new(Grant::new(&claims, None, 0).expect("a grant"))
     }
 
     #[test]
     fn a_ticket_is_good_once_and_not_for_long() {
         let mut tickets = Tickets::default();
-        let one = tickets.make(grant(), 0, 100, 10).expect("room");
-        let two = tickets.make(grant(), 0, 100, 10).expect("room");
+        let one = tickets.make(grant("a"), 0, 100, 20).expect("room");
+        let two = tickets.make(grant("a"), 0, 100, 20).expect("room");
         assert_ne!(one, two);
         assert!(tickets.take("another", 1).is_none());
         assert!(tickets.take(&one, 1).is_some());
         assert!(tickets.take(&one, 1).is_none(), "used");
         assert!(tickets.take(&two, 100).is_none(), "too old");
+        assert_eq!(tickets.grant_bytes, 0);
     }
 
     #[test]
     fn there_are_so_many_at_the_most_and_old_ones_make_room() {
         let mut tickets = Tickets::default();
-        for _ in 0..3 {
-            assert!(tickets.make(grant(), 0, 100, 3).is_some());
+        for subject in ["a", "b", "c"] {
+            assert!(tickets.make(grant(subject), 0, 100, 3).is_ok());
         }
-        assert!(tickets.make(grant(), 99, 200, 3).is_none());
-        assert!(tickets.make(grant(), 100, 200, 3).is_some());
-        assert_eq!(tickets.entries.len(), 1);
+        assert_eq!(tickets.make(grant("d"), 99, 200, 3), Err(NoTicket::Full));
+        assert!(tickets.make(grant("d"), 100, 200, 3).is_ok());
+        assert_eq!((tickets.entries.len(), tickets.of_subjects.len()), (1, 1));
+    }
+
+    #[test]
+    fn one_subject_has_its_share_and_others_are_served() {
+        let mut tickets = Tickets::default();
+        let made: Vec<String> =
+            (0..10).map(|_| tickets.make(grant("greedy"), 0, 30_000_000, 100).expect("its share")).collect();
+        let refused = tickets.make(grant("greedy"), 10_500_000, 50_000_000, 100);
+        assert_eq!(refused, Err(NoTicket::Share { max: 10, seconds: 20 }));
+        assert!(tickets.make(grant("honest"), 10_500_000, 50_000_000, 100).is_ok());
+        // Used ones count no more.
+        assert!(tickets.take(&made[3], 11_000_000).is_some());
+        assert!(tickets.make(grant("greedy"), 11_000_000, 50_000_000, 100).is_ok());
+        assert!(tickets.make(grant("greedy"), 30_000_000, 60_000_000, 100).is_ok(), "the first nine ended");
+    }
+
+    #[test]
+    fn where_many_subjects_took_all_whoever_has_few_gets_one_all_the_same() {
+        let mut tickets = Tickets::default();
+        assert!(tickets.make(grant("g0"), 0, 100, 20).is_ok());
+        for number in 1..20 {
+            assert!(tickets.make(grant(&format!("g{}", number % 10)), 0, 100, 20).is_ok(), "{number}");
+        }
+        assert_eq!(tickets.entries.len(), 20);
+        let before = tickets.held_bytes();
+        assert!(tickets.make(grant("honest"), 1, 100, 20).is_ok());
+        assert_eq!(tickets.entries.len(), 20);
+        assert!(tickets.held_bytes() <= before + 256);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::super::auth::{Grant, Revocation};
+use super::super::auth::{Grant, NoTicket, Revocation};
 use super::super::connection::{Answer as PublishAnswer, Effect, NotDone, Work};
 use super::super::limits::address_key;
 use super::super::publish;
@@ -174,15 +174,24 @@ impl Answer<'_, '_> {
         let made = match self.grant() {
             Err(refusal) => return refusal,
             // Where nobody need show anything, a client that is made to show a ticket goes on all the same.
-            Ok(None) => Some(("none-needed".to_owned(), 30)),
+            Ok(None) => Ok(("none-needed".to_owned(), 30)),
             Ok(Some(grant)) => self.cx.shared.auth.make_ticket(&grant, self.cx.now),
         };
         match made {
-            Some((ticket, seconds)) => {
+            Ok((ticket, seconds)) => {
                 let body = json!({ "ticket": ticket, "expires_in": seconds }).to_string();
                 self.respond(200, &[JSON, ("Cache-Control", "no-store")], body.as_bytes())
             }
-            None => self.error(503, "too_many_tickets", "too many tickets are out", &[("Retry-After", "5")]),
+            Err(NoTicket::Share { max, seconds }) => {
+                let error = format!(
+                    "this token's subject has {max} tickets that are not used: ask for one when a stream is opened; try \
+                     again in {seconds} s"
+                );
+                self.error(429, "ticket_share", &error, &[("Retry-After", &seconds.to_string())])
+            }
+            Err(NoTicket::Full) => {
+                self.error(503, "too_many_tickets", "too many tickets are out", &[("Retry-After", "5")])
+            }
         }
     }
 

@@ -130,6 +130,8 @@ mod event;
 mod feed;
 mod filter;
 #[cfg(feature = "server")]
+mod held;
+#[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
 mod server;

@@ -169,7 +169,7 @@ impl Default for Metrics {
             conflated: "feed_events_conflated", "Events left out for a later one of the same key, as clients asked for";
             grants_ended: "server_grants_ended", "Connections closed because their token's time was up or it was revoked, by which";
             lag_closed: "server_lag_closed", "Connections closed because they lagged, as clients asked for";
-            shed: "server_shed", "What was let go because memory was short, by what: bytes of feeds, connections";
+            shed: "server_shed", "What was let go for memory, by what: bytes of feeds, connections and unfinished bodies that held the most, clients that took nothing";
             gaps: "feed_gaps", "Gap messages sent";
             written_bytes: "server_written_bytes", "Bytes taken by clients' sockets";
             writes: "server_writes", "Write calls made on clients' sockets";
@@ -195,7 +195,7 @@ impl Default for Metrics {
 /// Kinds that are shown before the first of them: a rate needs a zero to begin at.
 const REFUSED: [&str; 4] = ["draining", "too_many", "address", "no_descriptors"];
 const ENDED: [&str; 2] = ["token_expired", "token_revoked"];
-const SHED: [&str; 2] = ["feed_bytes", "connections"];
+const SHED: [&str; 4] = ["feed_bytes", "connections", "bodies", "stalled"];
 const FAULTS: [&str; 3] = ["timeout", "heartbeat_missed", "invalid_event"];
 
 impl Metrics {

@@ -14,7 +14,7 @@ mod tail;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::fanout::{Membership, Wish};
@@ -76,7 +76,22 @@ struct Direct {
     shifts: bool,
     /// The last of them.
     last: Option<EventId>,
+    /// The bytes are kept elsewhere too: with the event, in the feed, or for other connections.
+    is_shared: bool,
 }
+
+/// Largest frame of a replay that is copied for its connection, in bytes. What is copied goes with the connection; a shared
+/// frame keeps an event's whole frame alive after the ring let go of it, and costs an allocation's count to hold.
+const COPIED_BYTES_MAX: usize = 4096;
+
+/// Bytes that are allocated at once for copies of a replay's frames.
+const COPIES_BYTES: usize = 16 * 1024;
+
+/// What a piece of a connection's own takes beside its bytes and its entry: the allocator's and the count's.
+const PIECE_BYTES: usize = 48;
+
+/// What a reply costs its connection beside its bytes while it waits: a pong of 2 bytes takes 60 times as much as it says.
+pub(crate) const REPLY_COST: usize = size_of::<Direct>() + PIECE_BYTES;
 
 /// What a connection holds while it has not got everything.
 #[derive(Debug, Default)]
@@ -85,6 +100,12 @@ struct Backlog {
     partial: Bytes,
     direct: VecDeque<Direct>,
     direct_bytes: usize,
+    /// Of these, bytes that are kept elsewhere too.
+    shared_bytes: usize,
+    /// Where the next copies of a replay's frames go.
+    copies: BytesMut,
+    /// The tick at which the socket took bytes last, since it is full.
+    moved: u32,
     /// Events in `direct`.
     direct_events: u64,
     /// The last event that was begun or written.
@@ -158,6 +179,9 @@ impl Backlog {
 
     fn push(&mut self, direct: Direct) {
         self.direct_bytes += direct.bytes.len();
+        if direct.is_shared {
+            self.shared_bytes += direct.bytes.len();
+        }
         self.direct_events += u64::from(direct.events);
         self.direct.push_back(direct);
     }
@@ -165,8 +189,37 @@ impl Backlog {
     fn pop(&mut self) -> Option<Direct> {
         let direct = self.direct.pop_front()?;
         self.direct_bytes -= direct.bytes.len();
+        if direct.is_shared {
+            self.shared_bytes -= direct.bytes.len();
+        }
         self.direct_events -= u64::from(direct.events);
         Some(direct)
+    }
+
+    /// Bytes that it takes, but for those that are kept elsewhere too.
+    fn own_bytes(&self) -> usize {
+        let entries = self.direct.capacity() * size_of::<Direct>() + self.direct.len() * PIECE_BYTES;
+        let bytes = self.direct_bytes - self.shared_bytes + self.copies.capacity();
+        let partial = if self.partial.is_unique() { self.partial.len() } else { 0 };
+        size_of::<Self>() + entries + bytes + partial
+    }
+
+    /// Bytes that wait here and are kept elsewhere too.
+    fn shared_bytes(&self) -> usize {
+        self.shared_bytes + if self.partial.is_unique() { 0 } else { self.partial.len() }
+    }
+
+    /// A copy of a frame that is small, beside the copies before it; a large one as it is. Whether it is shared.
+    fn copied(&mut self, frame: Bytes) -> (Bytes, bool) {
+        if frame.len() > COPIED_BYTES_MAX {
+            let is_shared = !frame.is_unique();
+            return (frame, is_shared);
+        }
+        if self.copies.capacity() < frame.len() {
+            self.copies = BytesMut::with_capacity(COPIES_BYTES);
+        }
+        self.copies.extend_from_slice(&frame);
+        (self.copies.split().freeze(), false)
     }
 }
 
@@ -208,6 +261,38 @@ impl Cursor {
     /// Bytes of its own that wait.
     pub(crate) fn direct_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |b| b.direct_bytes)
+    }
+
+    /// Bytes that it takes beside its own struct, and bytes that wait here and are kept elsewhere too.
+    pub(crate) fn held_bytes(&self) -> (usize, usize) {
+        self.backlog.as_ref().map_or((0, 0), |backlog| (backlog.own_bytes(), backlog.shared_bytes()))
+    }
+
+    /// What waits here and is kept elsewhere too: where each piece ends in memory, and its length. The rests of one frame
+    /// end at the same place, wherever they begin.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = (usize, usize)> {
+        let end_of = |bytes: &Bytes| (bytes.as_ptr() as usize + bytes.len(), bytes.len());
+        self.backlog.iter().flat_map(move |backlog| {
+            let direct = backlog.direct.iter().take(if backlog.shared_bytes > 0 { usize::MAX } else { 0 });
+            let direct = direct.filter(|direct| direct.is_shared).map(|direct| &direct.bytes);
+            let partial = Some(&backlog.partial).filter(|partial| !partial.is_unique());
+            direct.chain(partial).map(end_of)
+        })
+    }
+
+    /// Notes that the socket is full, at this tick; `moved`: it has just taken bytes.
+    pub(crate) fn note_full(&mut self, tick: u64, moved: bool) {
+        if let Some(backlog) = &mut self.backlog
+            && (moved || backlog.moved == 0)
+        {
+            backlog.moved = (tick as u32).max(1);
+        }
+    }
+
+    /// Ticks since the socket took bytes last, where it was full then.
+    pub(crate) fn full_for(&self, tick: u64) -> u64 {
+        let moved = self.backlog.as_ref().map_or(0, |backlog| backlog.moved);
+        if moved == 0 { 0 } else { u64::from((tick as u32).wrapping_sub(moved)) }
     }
 
     /// Events it is owed and has not begun.
@@ -260,7 +345,8 @@ impl Cursor {
     /// Bytes of its own, as they stand in its stream.
     fn own(&self, place: u64, bytes: Bytes) -> Direct {
         let bytes = self.compression.own(bytes);
-        Direct { place, shifts: self.compression.shifts(&bytes), bytes, events: 0, last: None }
+        let (shifts, is_shared) = (self.compression.shifts(&bytes), !bytes.is_unique());
+        Direct { place, shifts, bytes, events: 0, last: None, is_shared }
     }
 
     /// Queues an event of a replay: before everything in its feed, behind all else.
@@ -269,7 +355,9 @@ impl Cursor {
         // It may be compressed by itself, and then moves any window.
         let shifts = self.compression.looks_back();
         let place = self.next;
-        self.backlog(None).push(Direct { place, bytes: frame, events: 1, shifts, last: id });
+        let backlog = self.backlog(None);
+        let (bytes, is_shared) = backlog.copied(frame);
+        backlog.push(Direct { place, bytes, events: 1, shifts, last: id, is_shared });
     }
 
     /// Leaves its feed; what it was still owed from there becomes its own. Another member may have taken its
@@ -309,7 +397,12 @@ impl Cursor {
         if let Some(backlog) = &mut self.backlog {
             let whole = backlog.direct.iter().take_while(|direct| direct.events == 0 && direct.place <= hole);
             backlog.direct.truncate(whole.count());
-            backlog.direct_bytes = backlog.direct.iter().map(|direct| direct.bytes.len()).sum();
+            backlog.direct.shrink_to_fit();
+            let sizes = backlog.direct.iter().map(|direct| (direct.bytes.len(), direct.is_shared));
+            (backlog.direct_bytes, backlog.shared_bytes) = sizes
+                .fold((0, 0), |(all, shared), (len, is_shared)| {
+                    (all + len, shared + if is_shared { len } else { 0 })
+                });
             backlog.direct_events = 0;
             (backlog.lost_newest, backlog.lost_a_gap) = (0, false);
             for direct in &mut backlog.direct {
@@ -325,7 +418,7 @@ impl Cursor {
     fn take_over(&mut self, feed: &Feed, mut max_events: u64, max_bytes: usize, tally: &mut Tally) {
         let mut backlog = self.backlog.take().unwrap_or_default();
         let mut replies = std::mem::take(&mut backlog.direct).into_iter().peekable();
-        (backlog.direct_bytes, backlog.direct_events) = (0, 0);
+        (backlog.direct_bytes, backlog.shared_bytes, backlog.direct_events) = (0, 0, 0);
         self.backlog = Some(backlog);
         loop {
             let reply = replies.next_if(|direct| direct.place <= self.next);
@@ -350,7 +443,9 @@ impl Cursor {
                     self.note_whole(feed, first, to);
                     self.next = to;
                     let last = feed.id_of(to - 1);
-                    let direct = Direct { place: 0, bytes, events: events as u32, shifts: false, last };
+                    let events = events as u32;
+                    let is_shared = !bytes.is_unique();
+                    let direct = Direct { place: 0, bytes, events, shifts: false, last, is_shared };
                     self.backlog.get_or_insert_default().push(direct);
                 }
                 Some(_) => break,
@@ -613,7 +708,7 @@ impl Cursor {
                 self.piece(feed, self.next, place.map_or(end, |place| place.min(end)), self.in_step)
             };
             let Some((feed, Piece { bytes, of, first, to, in_step })) = feed.zip(piece) else {
-                let Some(Direct { place, mut bytes, events, shifts, last }) =
+                let Some(Direct { place, mut bytes, events, shifts, last, .. }) =
                     self.backlog.as_mut().and_then(|b| b.pop())
                 else {
                     debug_assert!(false, "more was written than was owed");

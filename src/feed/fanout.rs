@@ -430,6 +430,20 @@ impl Fanout {
         self.kept_bytes() + self.press.bytes()
     }
 
+    /// Bytes that the tables of filters, feeds and members take. Walks them.
+    pub(crate) fn table_bytes(&self) -> usize {
+        let feed = |feed: &Feed| {
+            let classes = feed.classes.len() * 2 * size_of::<(ClassId, Thinning)>();
+            feed.members.capacity() * size_of::<Slot>() + classes + feed.table_bytes()
+        };
+        self.matcher.memory_bytes()
+            + self.matcher.filter_bytes()
+            + self.feeds.capacity() * size_of::<Feed>()
+            + self.feeds.iter().map(|(_, one)| feed(one)).sum::<usize>()
+            + self.by_interest.allocation_size()
+            + self.feeds_of.capacity() * size_of::<SmallVec<[FeedOf; 1]>>()
+    }
+
     pub(super) fn kept_bytes(&self) -> usize {
         self.feeds.iter().map(|(_, feed)| feed.bytes).sum()
     }

@@ -28,7 +28,7 @@ use run::Run;
 use thin::{Latest, Released, Samplers};
 
 pub(crate) use cursor::saved::{Interest, SavedCursor};
-pub(crate) use cursor::{Cursor, Flushed, Lag, Ring, Sink, Tail, Tally};
+pub(crate) use cursor::{Cursor, Flushed, Lag, REPLY_COST, Ring, Sink, Tail, Tally};
 pub(crate) use fanout::{Fanout, FeedKey, FeedView, Slot, Wish};
 pub(crate) use press::{Compression, PressLimits};
 pub(crate) use snapshot::Snapshot;
@@ -350,6 +350,13 @@ impl Feed {
         self.gaps.clear();
         self.bytes = 0;
         self.base = self.next;
+    }
+
+    /// Bytes that it takes to know its frames, and for what thinning keeps of them.
+    fn table_bytes(&self) -> usize {
+        let marks = (self.next - self.base) as usize * 24 + self.runs.capacity() * size_of::<Run>();
+        let latest = self.thin.as_ref().map_or(0, |thin| size_of::<Thin>() + thin.latest.held_bytes());
+        marks + self.fresh.capacity() * size_of::<Fresh>() + latest
     }
 
     /// Bytes kept from this index on.

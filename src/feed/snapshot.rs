@@ -32,6 +32,11 @@ impl Snapshot {
         self.latest.clear();
     }
 
+    /// Bytes that it takes. Walks all.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.latest.held_bytes()
+    }
+
     /// The number of the newest event.
     pub(crate) fn newest(&self) -> u64 {
         self.newest

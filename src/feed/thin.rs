@@ -104,6 +104,32 @@ pub(super) struct Latest<V> {
     pub(super) floor: u64,
 }
 
+/// What a value that is kept takes beside its own struct.
+pub(super) trait Weigh {
+    fn weight(&self) -> usize;
+}
+
+impl Weigh for (Bytes, EventId) {
+    fn weight(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Weigh for Event {
+    fn weight(&self) -> usize {
+        // The payload, and what stands beside it.
+        self.payload().len() + 256
+    }
+}
+
+impl<V: Weigh> Latest<V> {
+    /// Bytes that it takes. Walks all.
+    pub(super) fn held_bytes(&self) -> usize {
+        let entry = size_of::<(u64, (u64, V))>() + size_of::<(u64, u64)>() + 16;
+        self.kept.values().map(|(_, value)| entry + value.weight()).sum()
+    }
+}
+
 impl<V> Default for Latest<V> {
     fn default() -> Self {
         Self { number_of: HashMap::default(), kept: BTreeMap::new(), floor: 0 }

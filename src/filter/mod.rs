@@ -81,6 +81,16 @@ impl Filter {
         self.0.as_ref().map_or(0, |bytes| bytes.len() + 32)
     }
 
+    /// How many values and patterns it has, and conditions on the payload.
+    #[cfg(feature = "server")]
+    pub(crate) fn members_count(&self) -> usize {
+        let of = |clause| match clause {
+            Clause::Set(set) => set.members().count(),
+            Clause::Comparison(_) => 1,
+        };
+        self.clauses().map(of).sum()
+    }
+
     pub(crate) fn clauses(&self) -> Clauses<'_> {
         Clauses { rest: self.bytes() }
     }

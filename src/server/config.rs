@@ -8,6 +8,7 @@ use std::time::Duration;
 
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
+use super::bodies::BodyLimits;
 use super::limits::RateLimits;
 use super::messages::MessageLogConfig;
 use super::presence::PresenceConfig;
@@ -46,8 +47,9 @@ impl Default for BridgeConfig {
 }
 
 impl BridgeConfig {
-    pub(crate) fn lane(&self) -> LaneLimits {
-        LaneLimits { threads: self.threads.max(1), waiting: self.max_waiting.max(1) }
+    /// Limits of a protocol's lane, of whose jobs all may have so many bytes.
+    pub(crate) fn lane(&self, bytes: usize) -> LaneLimits {
+        LaneLimits { threads: self.threads.max(1), waiting: self.max_waiting.max(1), bytes }
     }
 }
 
@@ -345,6 +347,28 @@ impl ServerConfig {
         FilterLimits::default()
     }
 
+    /// Bytes that one client's subscriptions may take: a sixteenth of the memory budget, and 1 MiB at the least. With the
+    /// default budget 1,000 subscriptions of 256 values each take half of it.
+    pub(crate) fn subscription_bytes(&self) -> usize {
+        if self.max_memory_bytes == 0 { 64 << 20 } else { (self.max_memory_bytes / 16).max(1 << 20) }
+    }
+
+    /// Bytes that jobs of one lane of workers may have.
+    pub(crate) fn lane_bytes(&self) -> usize {
+        if self.max_memory_bytes == 0 { usize::MAX } else { self.max_memory_bytes / 8 }
+    }
+
+    /// What unfinished bodies may take.
+    pub(crate) fn body_limits(&self) -> Option<BodyLimits> {
+        BodyLimits::new(self.max_memory_bytes, self.max_body_bytes)
+    }
+
+    /// Ticks after which a client whose socket takes nothing is closed: as one that answers no heartbeat is.
+    pub(crate) fn stalled_ticks(&self) -> Tick {
+        let heartbeat = self.heartbeat_ticks();
+        2 * heartbeat + (heartbeat / 2).max(3)
+    }
+
     /// What is spoken at a path, and the channel that the path names.
     pub(crate) fn endpoint(&self, path: &str) -> Option<(Dialect, String)> {
         let found = |endpoint: &Endpoint| Some((endpoint.dialect(), endpoint.matches(path)?));
@@ -363,12 +387,6 @@ impl ServerConfig {
 
     pub(crate) fn keep_alive_ticks(&self) -> Tick {
         ticks(self.keep_alive)
-    }
-
-    /// Whether anything is limited by where a request comes from.
-    pub(crate) fn needs_peers(&self) -> bool {
-        let by_proxy = !self.trusted_proxies.is_empty() && self.limits.connections_per_address.is_some();
-        self.limits.publishes.is_some() || by_proxy
     }
 
     pub(crate) fn bridge_ticks(&self) -> Tick {

@@ -13,23 +13,24 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::auth::{Auth, Denied, Grant, Shown};
+use super::bodies::{Body, TooMuch};
 use super::budget::Budget;
 use super::config::Prepared;
 use super::echo::Echo;
 use super::limits::Counted;
 use super::rights;
-use super::routes::{self, Outcome};
+use super::routes::{self, BodyWanted, Outcome};
 use super::session::{Flow, Session};
 use super::wheel::Tick;
 use super::workers::LaneLimits;
 use super::{Rng, Shared};
 use crate::codec::deflate::Inflater;
-use crate::codec::http::{self, Body, BodyDecoder, Request, RequestError};
+use crate::codec::http::{self, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
 use crate::dialect::{Complete, Encoding, Incoming, OnLag};
 use crate::engine::Refused;
 use crate::event::{EventId, Position, Since, Timestamp};
-use crate::feed::Compression;
+use crate::feed::{Compression, REPLY_COST};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
@@ -75,6 +76,8 @@ pub(crate) struct Work {
     pub(crate) limits: LaneLimits,
     /// How long the client waits.
     pub(crate) patience: Tick,
+    /// What the job has of the client's.
+    pub(crate) bytes: usize,
     pub(crate) job: Box<dyn FnOnce() -> Bytes + Send>,
     /// The answer where the job makes none.
     pub(crate) instead: Instead,
@@ -127,8 +130,8 @@ pub(crate) struct Context<'a> {
     pub(crate) answered_bytes: usize,
     /// Work that may still be done for this connection in this turn.
     pub(crate) budget: &'a mut Budget,
-    /// Where the peer is, where something is limited by that.
-    pub(crate) peer: Option<IpAddr>,
+    /// Where the peer is. Asks the kernel.
+    pub(crate) peer: &'a dyn Fn() -> Option<IpAddr>,
     /// The peer takes no more bytes for now.
     pub(crate) blocked: bool,
 }
@@ -139,7 +142,7 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 impl Context<'_> {
     pub(crate) fn send(&mut self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
-        self.answered_bytes += bytes.len();
+        self.answered_bytes += bytes.len() + REPLY_COST;
         self.effects.push(Effect::Send(bytes));
     }
 
@@ -167,6 +170,21 @@ struct Receiving {
     shown: Shown,
     decoder: BodyDecoder,
     body: Vec<u8>,
+    /// What it takes, for its client's share.
+    counted: Body,
+    /// Nothing is made of it: what comes is let go.
+    is_idle: bool,
+}
+
+impl Receiving {
+    fn new(request: Request, shown: Shown, decoder: BodyDecoder, counted: Body, is_idle: bool) -> Self {
+        Self { request, shown, decoder, body: Vec::new(), counted, is_idle }
+    }
+
+    /// Bytes that it takes.
+    fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.body.capacity() + self.request.held_bytes()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -291,11 +309,56 @@ impl Connection {
         let held = self.held.as_ref().map_or(0, |held| held.capacity());
         held + match &self.state {
             State::Http(http) => {
-                http.buffer.capacity() + http.receiving.as_ref().map_or(0, |coming| coming.body.capacity())
+                http.buffer.capacity() + http.receiving.as_ref().map_or(0, |coming| coming.held_bytes())
             }
             State::Ws(ws) => ws.decoder.buffered_bytes(),
             State::Sse(_) | State::Closing(_) => 0,
         }
+    }
+
+    /// Bytes that the connection takes beside its own struct.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.input_bytes()
+            + match &self.state {
+                State::Http(_) => size_of::<Http>(),
+                State::Ws(ws) => size_of::<Ws>() + ws.session.held_bytes(),
+                State::Sse(grant) => grant.as_ref().map_or(0, |grant| grant.held_bytes()),
+                State::Closing(_) => 0,
+            }
+    }
+
+    /// Bytes that its subscriptions take in its loop's tables, where nobody else wants the same.
+    pub(crate) fn table_bytes(&self) -> usize {
+        if let State::Ws(ws) = &self.state { ws.session.table_bytes() } else { 0 }
+    }
+
+    /// Whether a body is coming in of a client that has more than an even part of all of them.
+    pub(crate) fn is_greedy(&self, config: &Prepared) -> bool {
+        match &self.state {
+            State::Http(http) => {
+                http.receiving.as_ref().is_some_and(|it| it.counted.is_greedy(config.body_limits()))
+            }
+            _ => false,
+        }
+    }
+
+    /// Memory is short, and this client holds much of it: says so in the protocol's own form, and ends.
+    pub(crate) fn shed(&mut self, cx: &mut Context<'_>) {
+        match &self.state {
+            State::Ws(_) => {
+                return self
+                    .close_with(ws::close_frame(1013, "server is short of memory: come back later"), cx);
+            }
+            State::Http(http) if http.receiving.is_some() => {
+                let mut out = Vec::with_capacity(256);
+                let error = "server is short of memory: the body was not taken";
+                routes::write_later(&mut out, 503, error, 5, cx.now);
+                cx.send(out);
+            }
+            State::Http(_) | State::Sse(_) => {}
+            State::Closing(_) => return,
+        }
+        self.close(cx);
     }
 
     /// Takes bytes from the peer. They may be unmasked in place.
@@ -340,7 +403,14 @@ impl Connection {
                     Err(error) => return self.refuse(&error, cx),
                 };
                 input = &mut input[used..];
+                if receiving.is_idle {
+                    receiving.body.clear();
+                }
                 if !done {
+                    let took = receiving.held_bytes();
+                    if let Err(too_much) = receiving.counted.grow(took, cx.config.body_limits()) {
+                        return self.refuse_body(too_much, cx);
+                    }
                     http.buffer = input.to_vec();
                     return;
                 }
@@ -374,11 +444,14 @@ impl Connection {
                 Err(error) => return self.refuse(&error, cx),
             };
             let shown = cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now);
-            if matches!(request.body, Body::None) {
+            if matches!(request.body, http::Body::None) {
                 http.since = None;
                 self.answer(&request, &[], shown, cx);
-            } else if !cx.shared.auth.is_open() && !matches!(shown, Ok(Some(_))) {
-                // A stranger's body is not waited for.
+                continue;
+            }
+            let wanted = routes::wants_body(&request, &shown, cx.shared.auth.is_open());
+            if wanted == BodyWanted::Refused {
+                // The body of who may not publish is not waited for.
                 self.answer(&request, &[], shown, cx);
                 if !matches!(self.state, State::Closing(_)) {
                     self.close(cx);
@@ -387,13 +460,30 @@ impl Connection {
                 if request.expect_continue && input.is_empty() {
                     cx.send(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
                 }
-                http.receiving = Some(Box::new(Receiving { request, shown, decoder, body: Vec::new() }));
+                let client = routes::client_of_body(&request, &shown, cx);
+                let is_idle = wanted == BodyWanted::Idle;
+                let receiving =
+                    Receiving::new(request, shown, decoder, cx.shared.bodies.begin(client), is_idle);
+                http.receiving = Some(Box::new(receiving));
             }
         }
         // The request before was an upgrade: what follows is already frames.
         if matches!(self.state, State::Ws(_)) && !input.is_empty() {
             self.receive_ws(input, cx);
         }
+    }
+
+    /// Refuses a body that is coming in, because too much comes in.
+    fn refuse_body(&mut self, too_much: TooMuch, cx: &mut Context<'_>) {
+        let (status, label, error) = match too_much {
+            TooMuch::Client => (429, "bodies_of_client", "too many bodies of this client are unfinished"),
+            TooMuch::All => (503, "bodies", "too many bodies are unfinished, many of them of this client"),
+        };
+        cx.shared.metrics.fault(label);
+        let mut out = Vec::with_capacity(256);
+        routes::write_later(&mut out, status, error, 1, cx.now);
+        cx.send(out);
+        self.close(cx);
     }
 
     fn refuse(&mut self, error: &RequestError, cx: &mut Context<'_>) {

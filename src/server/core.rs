@@ -9,7 +9,7 @@
 /// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
 macro_rules! context {
     ($core:ident, $conn:ident) => {
-        context!($core, if $core.config.needs_peers() { $conn.socket.peer() } else { None }, $conn.blocked)
+        context!($core, $conn.socket.peer(), $conn.blocked)
     };
     ($core:ident, $peer:expr, $blocked:expr) => {
         Context {
@@ -23,7 +23,7 @@ macro_rules! context {
             effects: &mut $core.effects,
             answered_bytes: 0,
             budget: &mut $core.work,
-            peer: $peer,
+            peer: &|| $peer,
             blocked: $blocked,
         }
     };
@@ -169,6 +169,13 @@ pub(super) enum Ending {
 }
 
 impl<S> Conn<S> {
+    /// Bytes of its own that wait for the client, with what it takes to keep them: a reply of two bytes takes more than
+    /// a hundred.
+    fn waiting_bytes(&self) -> usize {
+        let (own, shared) = self.cursor.held_bytes();
+        own + shared
+    }
+
     /// A peer that is gone stays gone.
     fn end_with(&mut self, ending: Ending) {
         self.ending = self.ending.max(ending);
@@ -219,6 +226,10 @@ pub(crate) struct Core<S> {
     number: usize,
     /// Something happened since the last report.
     unreported: bool,
+    /// Bytes that came, and bytes that were queued for clients, since what the loop holds was counted.
+    grown: usize,
+    /// What the feeds' tables of filters take, as of the last second.
+    tables: usize,
     /// The largest feeds when they were last looked at.
     largest: Arc<[FeedView]>,
     reported: Tick,
@@ -301,6 +312,8 @@ impl<S: Socket> Core<S> {
             books: Books::default(),
             number,
             unreported: false,
+            grown: 0,
+            tables: 0,
             largest: Arc::default(),
             reported: 0,
             observed: 0,
@@ -382,6 +395,10 @@ impl<S: Socket> Core<S> {
         }
     }
 
+    pub(super) fn count_shed(&self, kind: &'static str) {
+        self.shared.metrics.shed.get_or_create(&Kind { kind }).inc();
+    }
+
     fn find(&self, token: Token) -> Option<usize> {
         let slot = (token & 0xffff_ffff) as usize;
         self.conns.get(slot).filter(|conn| u64::from(conn.generation) == token >> 32).map(|_| slot)
@@ -419,7 +436,7 @@ impl<S: Socket> Core<S> {
         for _ in 0..READS_A_TURN {
             let conn = &mut self.conns[slot];
             conn.unread = true;
-            if conn.replay.is_some() || conn.awaits > 0 || conn.cursor.direct_bytes() > REPLY_BYTES_MAX {
+            if conn.replay.is_some() || conn.awaits > 0 || conn.waiting_bytes() > REPLY_BYTES_MAX {
                 // Read on when the replies, or the past, are written.
                 return;
             }
@@ -458,6 +475,7 @@ impl<S: Socket> Core<S> {
         conn.connection.receive(&mut self.read_buffer[..read], &mut cx);
         // What it keeps of it counts against the memory budget.
         self.unreported |= conn.connection.input_bytes() > 0;
+        self.grown = self.grown.saturating_add(read);
         let after = conn.connection.speaks();
         if before != after {
             let open =
@@ -508,6 +526,7 @@ impl<S: Socket> Core<S> {
         let ring = Kept { shared: &self.shared, now: self.now };
         let budget = self.config.write_budget_bytes;
         let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.pages };
+        let written = self.tally.bytes;
         match conn.cursor.flush(&self.fanout, &mut out, budget, &mut self.tally, &ring) {
             Flushed::Done => {
                 if conn.replay.is_some() {
@@ -525,7 +544,10 @@ impl<S: Socket> Core<S> {
                     self.queue(slot);
                 }
             }
-            Flushed::Blocked => self.block(slot),
+            Flushed::Blocked => {
+                self.block(slot);
+                self.conns[slot].cursor.note_full(self.tick, self.tally.bytes != written);
+            }
             Flushed::Budget => {
                 conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
                 self.queue(slot);
@@ -640,6 +662,12 @@ impl<S: Socket> Core<S> {
                 self.answer_late(token);
             }
             let Some(conn) = self.conns.get_mut(slot) else { continue };
+            if conn.blocked && conn.cursor.full_for(self.tick) >= self.config.stalled_ticks() {
+                // What waits for it would wait for ever.
+                self.count_shed("stalled");
+                self.remove(slot);
+                continue;
+            }
             if conn.awaits > 0 {
                 // It is not read: its silence is ours.
                 conn.connection.heard(self.tick);

@@ -49,9 +49,29 @@ impl ClientSubscription {
     }
 }
 
+/// One client's subscriptions.
+#[derive(Debug, Default)]
+struct Client {
+    its: Vec<ClientSubscription>,
+    bytes: usize,
+}
+
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Directory(Mutex<HashMap<u64, Vec<ClientSubscription>>>);
+pub(super) struct Directory(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    clients: HashMap<u64, Client>,
+    bytes: usize,
+}
+
+impl ClientSubscription {
+    /// Bytes that it takes, about.
+    fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.id.len() + self.client_id.len() + self.config.get().len() + 48
+    }
+}
 
 impl Directory {
     /// What this client is subscribed to, in the order in which it asked; nothing where there is no such client.
@@ -61,34 +81,55 @@ impl Directory {
 
     /// As [`Self::of`], by the client's number.
     pub(super) fn of_number(&self, client: u64) -> Vec<ClientSubscription> {
-        lock(&self.0).get(&client).cloned().unwrap_or_default()
+        lock(&self.0).clients.get(&client).map(|client| client.its.clone()).unwrap_or_default()
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        lock(&self.0).bytes
+    }
+
+    /// Bytes that it holds for one client.
+    pub(super) fn bytes_of(&self, client: u64) -> usize {
+        lock(&self.0).clients.get(&client).map_or(0, |client| client.bytes)
     }
 
     /// A client has subscribed, in place of what had this id.
     pub(super) fn add(&self, client: u64, id: String, config: Box<RawValue>, now: Timestamp) {
         let one =
             ClientSubscription { id, client_id: client_id(client), config, created_at: now, active: true };
-        let mut all = lock(&self.0);
-        let its = all.entry(client).or_default();
-        its.retain(|other| other.id != one.id);
-        its.push(one);
+        let mut table = lock(&self.0);
+        table.change(client, |its| {
+            its.retain(|other| other.id != one.id);
+            its.push(one);
+        });
     }
 
     /// A client wants this no more, or all by the name `*`.
     pub(super) fn remove(&self, client: u64, id: &str) {
-        let mut all = lock(&self.0);
-        if let Some(its) = all.get_mut(&client) {
-            its.retain(|one| id != "*" && one.id != id);
-            if its.is_empty() {
-                all.remove(&client);
-            }
+        let mut table = lock(&self.0);
+        if table.clients.contains_key(&client) {
+            table.change(client, |its| its.retain(|one| id != "*" && one.id != id));
         }
     }
 
     /// A client came from the process before this one.
     pub(super) fn take_over(&self, client: u64, its: Vec<ClientSubscription>) {
         if !its.is_empty() {
-            lock(&self.0).insert(client, its);
+            lock(&self.0).change(client, |all| *all = its);
+        }
+    }
+}
+
+impl Table {
+    fn change(&mut self, client: u64, change: impl FnOnce(&mut Vec<ClientSubscription>)) {
+        let one = self.clients.entry(client).or_default();
+        change(&mut one.its);
+        let bytes: usize = one.its.iter().map(ClientSubscription::held_bytes).sum();
+        self.bytes = self.bytes - one.bytes + bytes;
+        one.bytes = bytes;
+        if one.its.is_empty() {
+            self.clients.remove(&client);
         }
     }
 }

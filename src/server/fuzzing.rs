@@ -335,7 +335,7 @@ pub fn session(data: &[u8]) {
             effects: &mut effects,
             answered_bytes: 0,
             budget: &mut Budget::new(u32::MAX),
-            peer: None,
+            peer: &|| None,
             blocked: false,
         };
         connection.receive(piece, &mut cx);

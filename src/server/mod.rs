@@ -6,6 +6,7 @@
 mod address;
 pub(crate) mod auth;
 mod backlog;
+mod bodies;
 #[allow(dead_code, reason = "parts of it are for loops that are being moved to it")]
 mod budget;
 mod config;
@@ -59,11 +60,13 @@ use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
 use crate::engine::{Engine, EngineConfig, EngineError, Ingest, NotReady, Places};
 use crate::event::{Event, Timestamp};
+use crate::held::Held;
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Callback, Mutex, Padded, lock};
 use crate::threads::{Alarm, OnFailure, ThreadFailure};
 use auth::{Auth, Notice, Revocation};
+use bodies::Bodies;
 use core::Report;
 use directory::Directory;
 use error::CONFIGURATION;
@@ -103,6 +106,10 @@ pub(crate) struct Shared {
     pub(crate) bridge: Bridge,
     /// Says whether a thread of this server has failed.
     pub(crate) alarm: Alarm,
+    /// Bytes held outside the loops: by jobs of workers.
+    pub(crate) held: Held,
+    /// Bodies that are coming in, by client.
+    pub(crate) bodies: Bodies,
     /// Threads for what a loop must not wait for.
     workers: Workers,
     pub(crate) auth: Arc<Auth>,
@@ -141,11 +148,13 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
-        let alarm = Alarm::default();
+        let (alarm, held) = (Alarm::default(), Held::default());
         Self {
             bridge: Bridge::create_default(&bus),
-            workers: Workers::new(&alarm),
+            workers: Workers::new(&alarm, &held),
             alarm,
+            held,
+            bodies: Bodies::default(),
             bus,
             engine: None,
             config: Mutex::new(Arc::new(config.into())),
@@ -322,9 +331,18 @@ impl Shared {
         self.version.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What one loop may hold for its clients.
+    /// Bytes held outside the loops.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.bytes()
+            + self.directory.held_bytes()
+            + self.auth.held_bytes()
+            + lock(&self.presence).held_bytes()
+    }
+
+    /// What one loop may hold for its clients: its part of what is not held outside the loops.
     fn loop_budget(&self, config: &ServerConfig) -> Option<usize> {
-        (config.max_memory_bytes > 0).then(|| config.max_memory_bytes / self.loops)
+        let left = config.max_memory_bytes.saturating_sub(self.held_bytes());
+        (config.max_memory_bytes > 0).then(|| left / self.loops)
     }
 
     fn set_short_of_memory(&self, number: usize, short: bool) {
@@ -395,7 +413,7 @@ impl Shared {
         json!({
             "ledger": ledger,
             "laggards": laggards,
-            "held_bytes": held_bytes,
+            "held_bytes": held_bytes + self.held_bytes(),
             "name": "fanwire",
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),

@@ -98,10 +98,16 @@ struct Channel {
     others: u64,
 }
 
+/// What a channel and a user in it take beside their names: places in tables, counts.
+const CHANNEL_BYTES: usize = size_of::<(Box<str>, Channel)>() + 48;
+const MEMBER_BYTES: usize = size_of::<(Arc<str>, Member)>() + 64;
+
 /// Who is where, on all loops.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     channels: HashMap<Box<str>, Channel>,
+    /// Bytes of the channels' names and of the users'.
+    name_bytes: usize,
     named: usize,
     nowhere: u64,
     /// Of the process before this one: not seen here yet.
@@ -130,6 +136,9 @@ impl Presence {
             self.nowhere += 1;
             return (Seat::Nowhere, false);
         }
+        if !self.channels.contains_key(channel) {
+            self.name_bytes += channel.len();
+        }
         let place = self.channels.entry(channel.into()).or_default();
         let Some(user) = user else {
             place.others += 1;
@@ -144,6 +153,7 @@ impl Presence {
             return (Seat::Other, false);
         }
         place.members.insert(Arc::clone(user), Member { connections: 1, since: now, absences: 0 });
+        self.name_bytes += user.len();
         self.named += 1;
         (Seat::Named, true)
     }
@@ -174,6 +184,7 @@ impl Presence {
             return false;
         }
         place.members.remove(user);
+        self.name_bytes -= user.len();
         self.named -= 1;
         self.tidy(channel);
         true
@@ -182,6 +193,7 @@ impl Presence {
     fn tidy(&mut self, channel: &str) {
         if self.channels.get(channel).is_some_and(|place| place.members.is_empty() && place.others == 0) {
             self.channels.remove(channel);
+            self.name_bytes -= channel.len();
         }
     }
 
@@ -201,10 +213,14 @@ impl Presence {
     /// Takes over who was there in the process before: away, until they are seen.
     pub(crate) fn expect(&mut self, all: Vec<Expected>) {
         for Expected { channel, user, since } in &all {
+            if !self.channels.contains_key(channel) {
+                self.name_bytes += channel.len();
+            }
             let place = self.channels.entry(channel.clone()).or_default();
             let member = Member { connections: 0, since: Timestamp(*since), absences: 0 };
             if place.members.insert((**user).into(), member).is_none() {
                 self.named += 1;
+                self.name_bytes += user.len();
             }
         }
         self.expected = all;
@@ -213,6 +229,11 @@ impl Presence {
     /// Those, once: whoever asks sees to it that they have left in time. Their absence has the number 0.
     pub(crate) fn take_expected(&mut self) -> Vec<Expected> {
         std::mem::take(&mut self.expected)
+    }
+
+    /// Bytes that the table takes, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.name_bytes + self.channels.len() * CHANNEL_BYTES + self.named * MEMBER_BYTES
     }
 
     /// Moves the gauges.

@@ -16,8 +16,10 @@ use serde_json::json;
 
 use super::address::client_of;
 use super::auth::{Denied, Grant, Shown};
+use super::bodies::Client;
 use super::connection::Context;
 use super::explain;
+use super::limits::address_key;
 use super::origin;
 use super::page;
 use super::presence;
@@ -57,6 +59,14 @@ pub(crate) fn write_error(out: &mut Vec<u8>, status: u16, error: &str, now: Time
     let body = json!({ "error": error }).to_string();
     let date = http::date(now.0);
     http::write_response(out, status, &[JSON, ("Date", &date)], body.as_bytes(), false, false);
+}
+
+/// The same with `Retry-After`, for what may pass in so many seconds.
+pub(crate) fn write_later(out: &mut Vec<u8>, status: u16, error: &str, seconds: u64, now: Timestamp) {
+    let body = json!({ "error": error }).to_string();
+    let (date, after) = (http::date(now.0), seconds.to_string());
+    let headers = [JSON, ("Date", date.as_str()), ("Retry-After", after.as_str())];
+    http::write_response(out, status, &headers, body.as_bytes(), false, false);
 }
 
 struct Answer<'a, 'b> {
@@ -126,6 +136,53 @@ impl Pen {
 
     fn error(&self, status: u16, error: &str, headers: &[(&str, &str)]) -> Bytes {
         self.write(status, headers, &json!({ "error": error }).to_string())
+    }
+}
+
+/// What becomes of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyWanted {
+    /// It is taken.
+    Taken,
+    /// It is passed over: the answer does not depend on it.
+    Idle,
+    /// The answer is no, whatever it is: it need not come.
+    Refused,
+}
+
+/// Whether the body of a request is worth taking in, by its head and what the client has shown.
+pub(crate) fn wants_body(request: &Request, shown: &Shown, is_open: bool) -> BodyWanted {
+    let grant = match shown {
+        Ok(grant) => grant.as_deref(),
+        Err(_) => return BodyWanted::Refused,
+    };
+    if grant.is_none() && !is_open {
+        return BodyWanted::Refused;
+    }
+    if request.method != Method::Post {
+        return BodyWanted::Idle;
+    }
+    let may = |right: &dyn Fn(&Grant) -> bool| {
+        if grant.is_none_or(right) { BodyWanted::Taken } else { BodyWanted::Refused }
+    };
+    match request.path.as_str() {
+        "/publish" => may(&Grant::publishes),
+        "/api/revoke" => may(&Grant::is_admin),
+        path => match path.strip_prefix(BRIDGE) {
+            Some(protocol) => may(&|grant| grant.may_publish_type(&format!("protocol.{protocol}"))),
+            None => BodyWanted::Idle,
+        },
+    }
+}
+
+/// The client that a request's body counts for.
+pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> Client {
+    let subject = shown.as_ref().ok().and_then(|grant| grant.as_ref()).map(|grant| grant.subject());
+    match subject.filter(|subject| !subject.is_empty()) {
+        Some(subject) => Client::Subject(subject.into()),
+        None => (cx.peer)().map_or(Client::Unknown, |peer| {
+            Client::Address(address_key(client_of(request, peer, &cx.config.trusted_proxies)))
+        }),
     }
 }
 
@@ -336,7 +393,7 @@ impl Answer<'_, '_> {
 
     /// Where the client is, where something is limited by that.
     fn client(&self) -> Option<IpAddr> {
-        Some(client_of(self.request, self.cx.peer?, &self.cx.config.trusted_proxies))
+        Some(client_of(self.request, (self.cx.peer)()?, &self.cx.config.trusted_proxies))
     }
 
     /// A page from elsewhere, where only some may speak to us. Whether it may read what it gets is `cors_origin`'s.

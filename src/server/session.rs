@@ -5,6 +5,7 @@
 //! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
 
 pub(super) mod saved;
+mod weight;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::dialect::{
 use crate::engine::Refused;
 use crate::event::EventId;
 use crate::filter::{Filter, saved as saved_filter};
+use weight::Weight;
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,6 +93,8 @@ struct Own {
     /// It published, and does not hear itself.
     is_deaf_to_itself: bool,
     rights: Rights,
+    /// What its subscriptions take, where they are two or more.
+    weight: Weight,
 }
 
 /// How a connection ends where its dialect has no words of its own for it (RFC 6455, 7.4.1: a policy).
@@ -224,6 +228,7 @@ impl Session {
         };
         match unlocked {
             Ok(waiting) => {
+                self.recount();
                 self.reply(&Reply::Authenticated, asked, cx);
                 if !self.subscriptions.is_empty() {
                     // What it may see of what it asked for can be another now.
@@ -381,6 +386,7 @@ impl Session {
             for subscription in &mut self.subscriptions {
                 subscription.filter = std::mem::take(&mut subscription.filter).not_sources([source]);
             }
+            self.recount();
             self.tell_interest(cx);
         }
     }
@@ -408,7 +414,7 @@ impl Session {
             let text = format!("subscription limit of {max} reached");
             return Err(ClientError::new("too_many_subscriptions", text));
         }
-        Ok(())
+        self.check_weight(subscribe, cx)
     }
 
     fn subscribe(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) -> Result<(), ClientError> {
@@ -439,6 +445,7 @@ impl Session {
         for filter in filters {
             messages::subscribed(self.encoding, &filter, 1, cx);
             self.subscriptions.push(Subscription { name: name.clone(), filter, on_lag });
+            self.count_newest();
             cx.shared.metrics.subscriptions.inc();
         }
         self.tell_interest(cx);
@@ -448,10 +455,13 @@ impl Session {
     /// Drops what has this name, or everything by the name `*`; how much that was.
     fn forget(&mut self, id: &str, cx: &Context<'_>) -> usize {
         let before = self.subscriptions.len();
-        let (encoding, client) = (self.encoding, self.client());
+        let (encoding, client, narrowed) = (self.encoding, self.client(), self.grant().is_some());
+        let mut weight = Weight::default();
         self.subscriptions.retain(|s| {
             let stays = id != "*" && !s.name.is(id);
             if !stays {
+                let Weight { all, own } = Self::weight_of(s, narrowed);
+                weight = Weight { all: weight.all + all, own: weight.own + own };
                 messages::subscribed(encoding, &s.filter, -1, cx);
                 if encoding.dialect() == Dialect::Autosdlc {
                     cx.shared.directory.remove(client, &s.name.to_string());
@@ -460,6 +470,7 @@ impl Session {
             stays
         });
         let gone = before - self.subscriptions.len();
+        self.count_gone(weight);
         cx.shared.metrics.subscriptions.dec_by(gone as i64);
         gone
     }

@@ -43,7 +43,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             effects: &mut effects,
             answered_bytes,
             budget: &mut Budget::new(u32::MAX),
-            peer: None,
+            peer: &|| None,
             blocked: false,
         };
         connection.receive(&mut piece, &mut cx);
@@ -476,13 +476,15 @@ fn a_client_that_floods_is_read_a_piece_a_turn_while_others_are_served() {
     assert!(turns > 5, "{turns}");
 }
 
+/// Newcomers gave way here once, while unfinished bodies held the memory: one client could keep all others out. Now the
+/// largest of what is unfinished goes.
 #[test]
 fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     let budget = 300 * 1024;
     let config =
         ServerConfig { max_memory_bytes: budget, max_message_bytes: 1 << 20, ..ServerConfig::default() };
     let mut world = World::new(config);
-    let part = budget / 4 * 3;
+    let part = budget / 3;
     let payload = "x".repeat(2 * part);
     let body = format!(r#"{{"type":"a.b","payload":"{payload}"}}"#);
     let head = format!("POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -496,24 +498,22 @@ fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     };
     let (is_short, held) = say(&mut world, &publisher, publishing, &body.as_bytes()[..part]);
     assert!(held >= part && !is_short, "{held}");
+    text(&client);
     // A message in fragments: the first says that more come.
     let message =
-        format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":"{}"}}}}"#, &payload[..part]);
+        format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":"{}"}}}}"#, &payload[..2 * part]);
     let mut first = masked(1, &message.as_bytes()[..message.len() - 1]);
     first[0] &= 0x7f;
     let (is_short, held) = say(&mut world, &client, talking, &first);
-    assert!(held >= 2 * part && is_short, "{held}");
-    let (refused, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
-    assert!(text(&refused).starts_with("HTTP/1.1 503"), "a newcomer gives way");
-    // Publishers don't: both get through, and nothing is kept of what they said.
-    text(&client);
-    say(&mut world, &client, talking, &masked(0, &message.as_bytes()[message.len() - 1..]));
-    assert!(text(&client).contains("event_id"));
+    assert!(held >= part && held <= budget && !is_short, "{held}");
+    let said = client.with(|ends| std::mem::take(&mut ends.to_client).into_iter().collect::<Vec<u8>>());
+    assert_eq!(&said[..4], &[0x88, said.len() as u8 - 2, 3, 245], "closed with 1013: it held the most");
+    let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(text(&stream).starts_with("HTTP/1.1 200"), "a newcomer is served");
+    // Nothing is kept of a body that came to its end.
     let (is_short, held) = say(&mut world, &publisher, publishing, &body.as_bytes()[part..]);
     assert!(text(&publisher).contains(" 200 OK"));
-    assert!(held < 1000 && !is_short, "{held}");
-    let (stream, _) = world.connect("GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
-    assert!(text(&stream).starts_with("HTTP/1.1 200"));
+    assert!(held < 4096 && !is_short, "{held}");
 }
 
 #[test]

@@ -9,11 +9,15 @@ use std::fmt;
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Duration;
 
+use crate::held::{Charge, Held};
 use crate::sync::{Mutex, lock};
 use crate::threads::{self, Alarm, Caught, caught};
 
 /// What a thread does; what it makes of it, it hands on itself.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// What a job takes beside the bytes that it has.
+const JOB_BYTES: usize = size_of::<(Job, Charge)>() + 256;
 
 /// How long a thread waits for another job.
 const IDLE: Duration = Duration::from_secs(5);
@@ -23,6 +27,8 @@ const IDLE: Duration = Duration::from_secs(5);
 pub(crate) struct LaneLimits {
     pub(crate) threads: usize,
     pub(crate) waiting: usize,
+    /// Bytes of the jobs that wait or run; one job is taken whatever it has.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Default)]
@@ -33,7 +39,9 @@ struct Lane {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<(Job, Charge)>,
+    /// Bytes of the jobs that wait.
+    bytes: usize,
     threads: usize,
     idle: usize,
 }
@@ -43,6 +51,7 @@ struct State {
 pub(crate) struct Workers {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     alarm: Alarm,
+    held: Held,
 }
 
 impl fmt::Debug for Workers {
@@ -56,12 +65,13 @@ impl fmt::Debug for Workers {
 pub(crate) struct Busy;
 
 impl Workers {
-    pub(crate) fn new(alarm: &Alarm) -> Self {
-        Self { alarm: alarm.clone(), ..Self::default() }
+    /// None yet; what jobs have is charged to `held`.
+    pub(crate) fn new(alarm: &Alarm, held: &Held) -> Self {
+        Self { alarm: alarm.clone(), held: held.clone(), ..Self::default() }
     }
 
-    /// Has a thread of this lane do it, soon. Does not block.
-    pub(crate) fn submit(&self, lane: &str, limits: LaneLimits, job: Job) -> Result<(), Busy> {
+    /// Has a thread of this lane do it, soon. The job has so many bytes. Does not block.
+    pub(crate) fn submit(&self, lane: &str, limits: LaneLimits, bytes: usize, job: Job) -> Result<(), Busy> {
         let lane = {
             let mut lanes = lock(&self.lanes);
             match lanes.get(lane) {
@@ -70,7 +80,8 @@ impl Workers {
             }
         };
         let mut state = lock(&lane.state);
-        if state.waiting.len() >= limits.waiting {
+        let is_heavy = state.bytes > 0 && state.bytes.saturating_add(bytes) > limits.bytes;
+        if state.waiting.len() >= limits.waiting || is_heavy {
             return Err(Busy);
         }
         if state.waiting.len() >= state.idle && state.threads < limits.threads {
@@ -82,7 +93,8 @@ impl Workers {
                 Err(_) => {}
             }
         }
-        state.waiting.push_back(job);
+        state.bytes += bytes;
+        state.waiting.push_back((job, self.held.charge(bytes + JOB_BYTES)));
         drop(state);
         lane.more.notify_one();
         Ok(())
@@ -93,7 +105,7 @@ impl Lane {
     fn work(&self) {
         let mut state = lock(&self.state);
         loop {
-            if let Some(job) = state.waiting.pop_front() {
+            if let Some((job, charge)) = state.waiting.pop_front() {
                 drop(state);
                 threads::fault_point();
                 // Whoever waits for a job that panics is told when its time is over.
@@ -101,6 +113,7 @@ impl Lane {
                     tracing::error!(message, place, "a job panicked, and its thread goes on");
                 }
                 state = lock(&self.state);
+                state.bytes = state.bytes.saturating_sub(charge.bytes() - JOB_BYTES);
                 continue;
             }
             state.idle += 1;
@@ -122,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: LaneLimits = LaneLimits { threads: 2, waiting: 3 };
+    const LIMITS: LaneLimits = LaneLimits { threads: 2, waiting: 3, bytes: 100 };
 
     #[test]
     fn a_lane_that_hangs_holds_up_no_other_and_refuses_what_is_too_much() {
@@ -136,18 +149,19 @@ mod tests {
                 begun.send(()).expect("the test listens");
                 let _ = lock(&hold).recv();
             };
-            workers.submit("slow", LIMITS, Box::new(job)).expect("room");
+            workers.submit("slow", LIMITS, 0, Box::new(job)).expect("room");
         }
         (0..2).for_each(|_| begins.recv().expect("both run"));
         let (done, ends) = channel();
         for n in 0..3 {
             let done = done.clone();
             let job = move || done.send(n).expect("the test listens");
-            workers.submit("slow", LIMITS, Box::new(job)).expect("it waits");
+            workers.submit("slow", LIMITS, 0, Box::new(job)).expect("it waits");
         }
-        assert_eq!(workers.submit("slow", LIMITS, Box::new(|| {})), Err(Busy));
+        assert_eq!(workers.submit("slow", LIMITS, 0, Box::new(|| {})), Err(Busy));
+        assert!(workers.held.bytes() >= 3 * JOB_BYTES);
         let (quick, hears) = channel();
-        workers.submit("quick", LIMITS, Box::new(move || quick.send(()).expect("heard"))).expect("room");
+        workers.submit("quick", LIMITS, 0, Box::new(move || quick.send(()).expect("heard"))).expect("room");
         hears.recv().expect("the other lane goes on");
         assert!(ends.try_recv().is_err(), "the slow lane is still held up");
         drop(release);
@@ -159,10 +173,33 @@ mod tests {
     #[test]
     fn a_job_that_panics_ends_no_thread() {
         let workers = Workers::default();
-        let one = LaneLimits { threads: 1, waiting: 10 };
-        workers.submit("x", one, Box::new(|| panic!("as a test wants it"))).expect("room");
+        let one = LaneLimits { threads: 1, waiting: 10, bytes: 100 };
+        workers.submit("x", one, 0, Box::new(|| panic!("as a test wants it"))).expect("room");
         let (done, ends) = channel();
-        workers.submit("x", one, Box::new(move || done.send(()).expect("heard"))).expect("room");
+        workers.submit("x", one, 0, Box::new(move || done.send(()).expect("heard"))).expect("room");
         ends.recv().expect("the same thread goes on");
+    }
+
+    #[test]
+    fn a_lane_refuses_jobs_that_have_too_many_bytes_together_but_takes_one_of_any_size() {
+        let workers = Workers::default();
+        let limits = LaneLimits { threads: 1, waiting: 10, bytes: 100 };
+        let (release, hold) = channel::<()>();
+        let wait = move || {
+            let _ = hold.recv();
+        };
+        workers.submit("x", limits, 1000, Box::new(wait)).expect("alone");
+        assert_eq!(workers.submit("x", limits, 1, Box::new(|| {})), Err(Busy));
+        assert!(workers.held.bytes() >= 1000);
+        drop(release);
+        let (done, ends) = channel();
+        loop {
+            let done = done.clone();
+            if workers.submit("x", limits, 90, Box::new(move || done.send(()).expect("heard"))).is_ok() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        ends.recv().expect("it ran");
     }
 }

@@ -103,6 +103,13 @@ impl Request {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// Bytes that it takes, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let header =
+            |(name, value): &(String, String)| size_of::<(String, String)>() + name.len() + value.len() + 32;
+        self.path.len() + self.query.len() + self.headers.iter().map(header).sum::<usize>()
+    }
+
     /// All headers, as they came.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))

@@ -126,6 +126,9 @@ impl Cursor {
         tally.gaps += 1;
         let backlog = self.backlog.get_or_insert_default();
         backlog.direct_bytes += direct.bytes.len();
+        if direct.is_shared {
+            backlog.shared_bytes += direct.bytes.len();
+        }
         backlog.direct.insert(behind, direct);
         // What they stood between is gone.
         for later in backlog.direct.range_mut(behind..) {

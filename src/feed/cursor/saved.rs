@@ -85,7 +85,7 @@ impl Cursor {
             // It is in the books of this process from here on.
             fanout.books.matched += u64::from(events);
             // What moves a window matters to who is in step with one: it is not, before it has read all of this.
-            backlog.push(Direct { place: 0, bytes, events, shifts: false, last });
+            backlog.push(Direct { place: 0, bytes, events, shifts: false, last, is_shared: false });
         }
         cursor.backlog = Some(Box::new(backlog));
         cursor

@@ -316,6 +316,12 @@ impl Matcher {
         }
     }
 
+    /// Bytes of the filters themselves. Walks all.
+    #[cfg(feature = "server")]
+    pub(crate) fn filter_bytes(&self) -> usize {
+        self.classes.iter().map(|class| class.filter.held_bytes()).sum()
+    }
+
     /// Bytes held by the tables, the filters' own apart. Walks the tables that have lists.
     pub fn memory_bytes(&self) -> usize {
         self.classes.capacity() * size_of::<Class>()

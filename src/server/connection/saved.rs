@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BodyDecoder, Connection, Context, Grant, Http, Receiving, Request, Session, Speaks, State, Tick, Ws, ws,
+    BodyDecoder, Connection, Context, Grant, Http, Receiving, Request, Session, Speaks, State, Tick, Ws,
+    routes, ws,
 };
 use crate::codec::portable;
 use crate::server::auth::SavedGrant;
@@ -72,7 +73,7 @@ impl Connection {
                 let receiving = match &http.receiving {
                     None => None,
                     Some(receiving) => {
-                        let Receiving { request, shown, decoder, body } = &**receiving;
+                        let Receiving { request, shown, decoder, body, .. } = &**receiving;
                         let grant = saved(shown.as_ref().ok()?.as_ref());
                         let (request, decoder, body) = (request.clone(), decoder.clone(), body.clone());
                         Some(Box::new(SavedReceiving { request, grant, decoder, body }))
@@ -100,7 +101,13 @@ impl Connection {
                     Some(receiving) => {
                         let SavedReceiving { request, grant, decoder, body } = *receiving;
                         let shown = Ok(restored(grant, cx)?);
-                        Some(Box::new(Receiving { request, shown, decoder, body }))
+                        let client = routes::client_of_body(&request, &shown, cx);
+                        let mut receiving =
+                            Receiving::new(request, shown, decoder, cx.shared.bodies.begin(client), false);
+                        receiving.body = body;
+                        // It was taken there, and is finished here.
+                        let _ = receiving.counted.grow(receiving.held_bytes(), None);
+                        Some(Box::new(receiving))
                     }
                 };
                 let is_begun = receiving.is_some() || !buffer.is_empty();

@@ -103,12 +103,12 @@ impl<S: Socket> Core<S> {
 
     /// Has a worker make an answer.
     pub(super) fn work(&mut self, slot: usize, work: Work) {
-        let Work { lane, limits, patience, job, instead } = work;
+        let Work { lane, limits, patience, bytes, job, instead } = work;
         let token = super::token_of(slot, self.conns[slot].generation);
         self.works += 1;
         let (mailbox, number) = (Arc::clone(&self.mailbox), self.works);
         let job = move || mailbox.leave(token, Letter::Work(number, job()));
-        if self.shared.workers.submit(&lane, limits, Box::new(job)).is_err() {
+        if self.shared.workers.submit(&lane, limits, bytes, Box::new(job)).is_err() {
             self.send(slot, instead(NotDone::Busy));
             return;
         }

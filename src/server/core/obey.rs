@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::super::connection::Effect;
 use super::{Core, Ending, Kept, Socket, token_of};
 use crate::dialect::Encoding;
-use crate::feed::{Cut, Slot, Thinning, Wish};
+use crate::feed::{Cut, REPLY_COST, Slot, Thinning, Wish};
 
 impl<S: Socket> Core<S> {
     /// Does what the connection asked for; false where the connection is gone.
@@ -75,6 +75,7 @@ impl<S: Socket> Core<S> {
 
     /// Says something to one client, behind all that it is owed.
     pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
+        self.grown = self.grown.saturating_add(bytes.len() + REPLY_COST);
         let ring = Kept { shared: &self.shared, now: self.now };
         self.conns[slot].cursor.send(&mut self.fanout, bytes, &mut self.tally, &ring);
     }

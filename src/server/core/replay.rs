@@ -70,6 +70,20 @@ struct Range {
     missed: u64,
 }
 
+impl Replay {
+    /// Bytes that it takes until it is over.
+    pub(super) fn held_bytes(&self) -> usize {
+        let filters = std::iter::once(&self.wanted.filter).chain(&self.wanted.except);
+        let filters: usize = filters.map(|filter| size_of::<Filter>() + filter.held_bytes()).sum();
+        let work = match &self.work {
+            Work::Events(events) => events.capacity() * size_of::<EventId>(),
+            Work::Behind(behindhand) => behindhand.ranges.len() * size_of::<Range>(),
+            Work::Snapshot { .. } | Work::Unknown(_) => 0,
+        };
+        size_of::<Self>() + filters + work
+    }
+}
+
 impl Wanted {
     fn matches(&self, event: &Event) -> bool {
         self.filter.matches(event) && !self.except.iter().any(|other| other.matches(event))

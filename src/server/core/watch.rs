@@ -2,12 +2,14 @@
 //!
 //! Imports every lower room. Always: nothing here is per event; a quiet loop reports once and sleeps.
 
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::super::connection::Speaks;
-use super::{Core, Socket};
+use super::{Context, Core, Socket, taken};
 use crate::feed::{FeedView, Lag};
 use crate::metrics::Kind;
 
@@ -26,6 +28,26 @@ const KERNEL_BYTES_MIN: u64 = 32 * 1024;
 
 /// Ticks between two observations of everybody's lag for the histograms.
 const HISTOGRAM_TICKS: u64 = 10;
+
+/// Connections that may be closed at once because memory is short: those that hold the most.
+const HOLDERS_MAX: usize = 64;
+
+/// A connection that holds less is not closed for want of memory: closing many small ones frees little, and they are
+/// mostly those that ask for least.
+const HOLDER_BYTES_MIN: usize = 16 * 1024;
+
+/// What a client that takes nothing may keep waiting when it is closed for want of memory: the words that say so.
+const LAST_WORDS_BYTES: usize = 4 * 1024;
+
+/// What a connection takes beside its struct and what it holds: its place in the wheel and in tables, the allocator's part.
+const CONNECTION_BYTES: usize = 64;
+
+/// Parts of its budget that a loop may grow by before it counts again.
+const COUNT_PARTS: usize = 16;
+const COUNT_BYTES_MIN: usize = 256 * 1024;
+
+/// Bytes kept elsewhere too that are counted for each connection, without a look at which are the same.
+const SHARED_BYTES_MIN: usize = 1024 * 1024;
 
 /// What the tallies came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,24 +174,35 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Reports what changed, at most once a tick. Looks at every connection.
+    /// Whether so much has come or was queued that what the loop holds must be counted now, and not with the tick.
+    fn must_count(&self) -> bool {
+        let budget = self.config.max_memory_bytes / self.shared.loops;
+        budget > 0 && self.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
+    }
+
+    /// Reports what changed, at most once a tick, or more often where much comes. Looks at every connection.
     pub(super) fn report(&mut self) {
-        if !self.unreported || self.reported == self.tick {
+        let is_due = self.unreported && self.reported != self.tick;
+        if !is_due && !self.must_count() {
             return;
         }
         self.reported = self.tick;
         self.unreported = false;
+        self.grown = 0;
         let ledger = self.ledger();
         debug_assert_eq!(ledger.difference(), 0, "{ledger:?}");
         let mut laggards = Vec::new();
-        let mut held_bytes = self.fanout.bytes();
         let observe = self.tick >= self.observed + HISTOGRAM_TICKS;
         if observe {
             self.observed = self.tick;
+            // Walks the tables: once a second. What subscriptions add in between is bounded by their messages.
+            let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
+            self.tables = self.fanout.table_bytes() + snapshot;
         }
+        let mut holders = Holders::default();
         for (slot, conn) in &self.conns {
-            held_bytes +=
-                conn.cursor.direct_bytes() + conn.socket.held_bytes() + conn.connection.input_bytes();
+            let token = super::token_of(slot, conn.generation);
+            holders.take(token, conn);
             let lag = conn.cursor.lag(&self.fanout, self.now);
             if lag == Lag::default() {
                 continue;
@@ -178,13 +211,19 @@ impl<S: Socket> Core<S> {
                 self.shared.metrics.lag_events.observe(lag.events as f64);
                 self.shared.metrics.lag_seconds.observe(lag.milliseconds as f64 / 1000.0);
             }
-            let connection = super::token_of(slot, conn.generation);
-            laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag, kernel_bytes: 0 });
+            laggards.push(Laggard {
+                connection: token,
+                speaks: conn.connection.speaks(),
+                lag,
+                kernel_bytes: 0,
+            });
             // Who lags is looked at again, though nothing else happens.
             self.unreported = true;
         }
         worst_first(&mut laggards);
-        self.shed(held_bytes, &laggards);
+        let shared = self.shared_once(holders.shared);
+        let apart = self.fanout.bytes() + self.tables;
+        let held_bytes = self.shed(holders, shared + apart);
         if observe {
             self.ask_of_some(&mut laggards);
         }
@@ -206,6 +245,20 @@ impl<S: Socket> Core<S> {
         if observe {
             self.shared.note_history(self.now);
         }
+    }
+
+    /// Bytes that wait for connections and are kept elsewhere too, each once; `sum` is what they come to for each
+    /// connection. Looked up only where the sum is much: it costs a step for each piece.
+    fn shared_once(&self, sum: usize) -> usize {
+        if sum < SHARED_BYTES_MIN {
+            return sum;
+        }
+        let mut pieces: HashMap<usize, usize, foldhash::fast::RandomState> = HashMap::default();
+        for (end, len) in self.conns.iter().flat_map(|(_, conn)| conn.cursor.shared()) {
+            let longest = pieces.entry(end).or_default();
+            *longest = len.max(*longest);
+        }
+        pieces.into_values().sum()
     }
 
     /// Adds what the kernel holds to what laggards are behind.
@@ -234,32 +287,98 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Where the loops hold more than they may: first the past that feeds keep for laggards, then the worst
-    /// laggards themselves; and as long as it lasts, no new streams. Publishers never.
-    fn shed(&mut self, held_bytes: usize, laggards: &[Laggard]) {
-        let Some(budget) = self.shared.loop_budget(&self.config) else { return };
-        let is_short = held_bytes > budget;
-        self.shared.set_short_of_memory(self.number, is_short);
-        if !is_short {
-            return;
-        }
+    /// Where the loop holds more than it may, lets go of memory: first of the past that feeds keep for laggards, then of
+    /// whatever holds the most, unfinished bodies of clients that have many before others. Returns what is held then.
+    /// While that is still too much, no new stream is taken; publishers always are.
+    fn shed(&mut self, holders: Holders, apart: usize) -> usize {
+        let mut held = holders.own + apart;
+        let budget = self.shared.loop_budget(&self.config);
+        let Some(budget) = budget.filter(|budget| held > *budget) else {
+            self.shared.set_short_of_memory(self.number, false);
+            return held;
+        };
         let metrics = Arc::clone(&self.shared.metrics);
-        let shed = |kind: &'static str| metrics.shed.get_or_create(&Kind { kind }).clone();
         let before = self.fanout.bytes();
         self.fanout.shed(budget / 2);
-        let mut held = held_bytes - (before - self.fanout.bytes());
-        shed("feed_bytes").inc_by((held_bytes - held) as u64);
-        for laggard in laggards {
+        let freed = (before - self.fanout.bytes()).min(held);
+        held -= freed;
+        metrics.shed.get_or_create(&Kind { kind: "feed_bytes" }).inc_by(freed as u64);
+        for Holder { token, bytes, .. } in holders.largest_first(self) {
             if held <= budget {
                 break;
             }
-            if let Some(slot) = self.find(laggard.connection) {
-                held -= self.conns[slot].cursor.direct_bytes().min(held);
-                shed("connections").inc();
-                self.close_lagged(slot);
-            }
+            held = held.saturating_sub(bytes);
+            self.shed_connection(token);
         }
+        self.shared.set_short_of_memory(self.number, held > budget);
         self.unreported = true;
+        held
+    }
+
+    /// Ends a connection that holds much.
+    fn shed_connection(&mut self, token: super::Token) {
+        let Some(slot) = self.find(token) else { return };
+        let conn = &self.conns[slot];
+        let is_body = conn.connection.speaks() == Speaks::Http && conn.connection.input_bytes() > 0;
+        self.count_shed(if is_body { "bodies" } else { "connections" });
+        self.let_go_of_feed(slot);
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        conn.connection.shed(&mut cx);
+        if self.apply(slot)
+            && let Some(slot) = self.find(token)
+            && self.conns[slot].blocked
+            && self.conns[slot].waiting_bytes() > LAST_WORDS_BYTES
+        {
+            // The last words stand behind what it does not read.
+            self.remove(slot);
+        }
+    }
+}
+
+/// A connection that holds memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Holder {
+    bytes: usize,
+    token: super::Token,
+}
+
+/// What connections hold, and the largest of them.
+#[derive(Debug, Default)]
+struct Holders {
+    /// Bytes of all, each its own.
+    own: usize,
+    /// Bytes that are kept elsewhere too, for each of them.
+    shared: usize,
+    largest: BinaryHeap<Reverse<Holder>>,
+}
+
+impl Holders {
+    fn take<S: Socket>(&mut self, token: super::Token, conn: &super::Conn<S>) {
+        let (waits, shared) = conn.cursor.held_bytes();
+        let replay = conn.replay.as_ref().map_or(0, |replay| replay.held_bytes());
+        let beside = waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes();
+        self.own += CONNECTION_BYTES + size_of::<super::Conn<S>>() + beside;
+        self.shared += shared;
+        // What its subscriptions take in the loop's tables goes with it too.
+        let bytes = beside + shared + conn.connection.table_bytes();
+        if bytes < HOLDER_BYTES_MIN {
+            return;
+        }
+        self.largest.push(Reverse(Holder { bytes, token }));
+        if self.largest.len() > HOLDERS_MAX {
+            self.largest.pop();
+        }
+    }
+
+    /// The largest, unfinished bodies of greedy clients first.
+    fn largest_first<S: Socket>(self, core: &Core<S>) -> Vec<Holder> {
+        let mut all: Vec<Holder> = self.largest.into_iter().map(|Reverse(holder)| holder).collect();
+        let is_greedy = |holder: &Holder| {
+            core.find(holder.token).is_some_and(|slot| core.conns[slot].connection.is_greedy(&core.config))
+        };
+        all.sort_by_cached_key(|holder| Reverse((is_greedy(holder), *holder)));
+        all
     }
 }
 

@@ -133,7 +133,8 @@ impl Answer<'_, '_> {
         let lane =
             if shared.bridge.has_route(protocol) { format!("bridge/{protocol}") } else { String::new() };
         let config = Arc::clone(self.cx.config);
-        let limits = config.bridge.lane();
+        let limits = config.bridge.lane(config.lane_bytes());
+        let bytes = message.len();
         let (pen, protocol, message) = (self.pen(), protocol.to_owned(), message.to_owned());
         let job = {
             let (pen, shared) = (pen.clone(), Arc::clone(&shared));
@@ -166,7 +167,7 @@ impl Answer<'_, '_> {
             }
         });
         let patience = self.cx.config.bridge_ticks();
-        self.work(Work { lane, limits, patience, job, instead })
+        self.work(Work { lane, limits, patience, bytes, job, instead })
     }
 
     /// A ticket with the rights of whoever asks.
@@ -242,9 +243,9 @@ impl Answer<'_, '_> {
             })
         };
         let instead = Box::new(move |_| failed(&pen, "the engine has not answered in time"));
-        let limits = LaneLimits { threads: 1, waiting: 1000 };
+        let limits = LaneLimits { threads: 1, waiting: 1000, bytes: usize::MAX };
         let patience = TELL_TICKS;
-        self.work(Work { lane: NODES.to_owned(), limits, patience, job, instead })
+        self.work(Work { lane: NODES.to_owned(), limits, patience, bytes: 0, job, instead })
     }
 
     fn work(&mut self, work: Work) -> Outcome {

@@ -41,7 +41,7 @@ impl Answer<'_, '_> {
     /// Counts a stream that comes through a proxy for the client's own address, if there may be one more.
     fn count_stream(&mut self) -> Result<(), Outcome> {
         let config = self.cx.config;
-        let (Some(max), Some(peer)) = (config.limits.connections_per_address, self.cx.peer) else {
+        let (Some(max), Some(peer)) = (config.limits.connections_per_address, (self.cx.peer)()) else {
             return Ok(());
         };
         let Some(client) = self.client().filter(|_| is_trusted(peer, &config.trusted_proxies)) else {

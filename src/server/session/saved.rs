@@ -30,7 +30,7 @@ struct SavedOwn {
 
 impl Session {
     pub(crate) fn save(&self, tick: Tick, directory: &Directory) -> SavedSession {
-        let own = self.own.as_deref().map(|Own { place, is_deaf_to_itself, rights }| SavedOwn {
+        let own = self.own.as_deref().map(|Own { place, is_deaf_to_itself, rights, .. }| SavedOwn {
             place: place.clone(),
             is_deaf_to_itself: *is_deaf_to_itself,
             rights: rights.save(tick),
@@ -48,11 +48,12 @@ impl Session {
             None => (Place::default(), false, SavedRights::default()),
         };
         let rights = Rights::restored(rights, cx);
-        let own =
-            (!is_plain || rights.are_special()).then(|| Box::new(Own { place, is_deaf_to_itself, rights }));
+        let own = (!is_plain || rights.are_special())
+            .then(|| Box::new(Own { place, is_deaf_to_itself, rights, ..Own::default() }));
         cx.shared.metrics.subscriptions.inc_by(subscriptions.len() as i64);
         messages::came_over(encoding, subscriptions.iter().map(|s| &s.filter), cx);
-        let restored = Self { subscriptions: subscriptions.into(), unnamed, encoding, own };
+        let mut restored = Self { subscriptions: subscriptions.into(), unnamed, encoding, own };
+        restored.recount();
         cx.shared.directory.take_over(restored.client(), asked);
         restored
     }

@@ -1,0 +1,74 @@
+//! A sum of bytes that parts of a server hold outside its loops: jobs that wait, pages of a log, lists.
+//!
+//! Always: what was charged is taken off again when its charge goes, whatever thread that happens in.
+
+use std::sync::Arc;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes held. Clones share the sum.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    /// Returns the sum.
+    pub(crate) fn bytes(&self) -> usize {
+        // Relaxed, here and below: a sum on its own; nothing is read because of it.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds bytes for as long as the charge lives.
+    pub(crate) fn charge(&self, bytes: usize) -> Charge {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Charge { held: self.clone(), bytes }
+    }
+}
+
+/// A part of the sum; taken off when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    held: Held,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Returns the part.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Changes the part to this many bytes.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for what grows: pages of a log"))]
+    pub(crate) fn set(&mut self, bytes: usize) {
+        // Relaxed: as above. Wrapping, as atomics do: the sum is right after both.
+        self.held.0.fetch_add(bytes, Ordering::Relaxed);
+        self.held.0.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        // Relaxed: as above.
+        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_charge_counts_while_it_lives() {
+        let held = Held::default();
+        let mut one = held.charge(10);
+        let other = held.clone().charge(5);
+        assert_eq!(held.bytes(), 15);
+        one.set(3);
+        assert_eq!(held.bytes(), 8);
+        drop(other);
+        one.set(20);
+        assert_eq!(held.bytes(), 20);
+        drop(one);
+        assert_eq!(held.bytes(), 0);
+    }
+}

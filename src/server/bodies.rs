@@ -1,0 +1,175 @@
+//! Bodies of requests that are still coming in: how much of them each client may have here, and all together.
+//!
+//! Always: while all bodies together keep within their share of the memory budget, a client may use up to half of it;
+//! beyond, a client that has less than an even part of it goes on, and those with more are refused.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::sync::{Mutex, lock};
+
+/// Part of the memory budget that unfinished bodies may have: a quarter.
+const PART: usize = 4;
+
+/// The client that a body counts for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Client {
+    /// Of a token with this subject.
+    Subject(Box<str>),
+    /// At this address, without a token.
+    Address(IpAddr),
+    /// Nothing is known of it.
+    Unknown,
+}
+
+/// How much unfinished bodies may take; none where there is no memory budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BodyLimits {
+    /// Bytes of all.
+    all: usize,
+    /// Bytes of one client.
+    client: usize,
+}
+
+impl BodyLimits {
+    /// Limits of a server with this memory budget, for bodies up to `largest`.
+    pub(crate) fn new(max_memory: usize, largest: usize) -> Option<Self> {
+        // Two bodies fit whatever the budget is, so that it refuses no server's only publisher.
+        let all = (max_memory / PART).max(largest.saturating_mul(2));
+        (max_memory > 0).then_some(Self { all, client: all / 2 })
+    }
+}
+
+/// Why a body may not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TooMuch {
+    /// The client has its share.
+    Client,
+    /// All bodies together have theirs, and this client more than an even part of it.
+    All,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    of: HashMap<Client, usize>,
+    all: usize,
+}
+
+impl Table {
+    /// An even part of what all may have, for each client that has something here.
+    fn even(&self, limits: BodyLimits) -> usize {
+        limits.all / self.of.len().max(1)
+    }
+}
+
+/// Unfinished bodies of all loops. Clones share the table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bodies(Arc<Mutex<Table>>);
+
+impl Bodies {
+    /// Begins to count a body for a client.
+    pub(crate) fn begin(&self, client: Client) -> Body {
+        Body { bodies: self.clone(), client, bytes: 0 }
+    }
+}
+
+/// What one unfinished body has; taken off when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Body {
+    bodies: Bodies,
+    client: Client,
+    bytes: usize,
+}
+
+impl Body {
+    /// Notes that the body takes this many bytes now.
+    pub(crate) fn grow(&mut self, bytes: usize, limits: Option<BodyLimits>) -> Result<(), TooMuch> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        let more = bytes - self.bytes;
+        let mut table = lock(&self.bodies.0);
+        let own = table.of.entry(self.client.clone()).or_default();
+        *own += more;
+        let own = *own;
+        table.all += more;
+        self.bytes = bytes;
+        let Some(limits) = limits else { return Ok(()) };
+        if own > limits.client && own > more {
+            return Err(TooMuch::Client);
+        }
+        if table.all > limits.all && own > table.even(limits) { Err(TooMuch::All) } else { Ok(()) }
+    }
+
+    /// Whether its client has more than an even part of what all may have.
+    pub(crate) fn is_greedy(&self, limits: Option<BodyLimits>) -> bool {
+        let table = lock(&self.bodies.0);
+        limits.is_some_and(|limits| table.of.get(&self.client).is_some_and(|own| *own > table.even(limits)))
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        let mut table = lock(&self.bodies.0);
+        table.all -= self.bytes;
+        if let Some(own) = table.of.get_mut(&self.client) {
+            *own -= self.bytes;
+            if *own == 0 {
+                table.of.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Option<BodyLimits> = Some(BodyLimits { all: 100, client: 50 });
+
+    fn subject(name: &str) -> Client {
+        Client::Subject(name.into())
+    }
+
+    #[test]
+    fn a_client_has_its_share_whatever_others_have() {
+        let bodies = Bodies::default();
+        let mut one = bodies.begin(subject("a"));
+        let mut two = bodies.begin(subject("a"));
+        assert_eq!(one.grow(30, LIMITS), Ok(()));
+        assert_eq!(two.grow(20, LIMITS), Ok(()));
+        assert_eq!(two.grow(21, LIMITS), Err(TooMuch::Client));
+        drop(two);
+        assert_eq!(one.grow(50, LIMITS), Ok(()));
+        assert_eq!(bodies.begin(subject("b")).grow(40, LIMITS), Ok(()));
+        drop(one);
+        let table = lock(&bodies.0);
+        assert_eq!((table.all, table.of.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_single_body_as_large_as_bodies_may_be_is_taken() {
+        let bodies = Bodies::default();
+        assert_eq!(bodies.begin(subject("a")).grow(60, LIMITS), Ok(()));
+        assert_eq!(BodyLimits::new(10, 1000), Some(BodyLimits { all: 2000, client: 1000 }));
+        assert_eq!(BodyLimits::new(0, 1000), None);
+    }
+
+    #[test]
+    fn when_all_is_taken_those_with_more_than_an_even_part_are_refused() {
+        let bodies = Bodies::default();
+        let mut greedy: Vec<Body> = ["a", "b"].map(|name| bodies.begin(subject(name))).into();
+        for body in &mut greedy {
+            assert_eq!(body.grow(50, LIMITS), Ok(()));
+        }
+        let mut honest = bodies.begin(subject("c"));
+        assert_eq!(honest.grow(20, LIMITS), Ok(()), "beyond all, and less than a third of it");
+        assert!(!honest.is_greedy(LIMITS));
+        assert_eq!(honest.grow(40, LIMITS), Err(TooMuch::All));
+        assert!(greedy.iter().all(|body| body.is_greedy(LIMITS)));
+    }
+}

@@ -1,0 +1,130 @@
+//! What a client's subscriptions take in memory, and how much they may.
+//!
+//! Always: a change costs as much as what changes, not as much as what the client holds.
+
+use super::{Context, Filter, Session, Subscription};
+use crate::dialect::{ClientError, Subscribe};
+
+/// What each value or pattern of a filter takes in a loop's tables, about: a symbol or the nodes of a pattern, and its path in
+/// the index; measured with 1,000 filters of 256 values.
+const MEMBER_BYTES: usize = 128;
+
+/// What a subscription takes beside its filter, about: its class, its place in the index.
+const CLASS_BYTES: usize = 128;
+
+/// Bytes that subscriptions take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// With what they take in the loop's tables: this is limited.
+    pub(super) all: usize,
+    /// In the session alone. A filter that the loop's tables have too is counted there.
+    pub(super) own: usize,
+}
+
+impl Weight {
+    fn of_filter(filter: &Filter) -> usize {
+        CLASS_BYTES + filter.held_bytes() + filter.members_count() * MEMBER_BYTES
+    }
+
+    fn of(subscription: &Subscription, narrowed: bool) -> Self {
+        let name = match &subscription.name {
+            super::Name::Given(name) => name.len() + 16,
+            super::Name::Numbered(_) => 0,
+        };
+        // Where a grant narrows it, the tables have another filter.
+        let filter = if narrowed { subscription.filter.held_bytes() } else { 0 };
+        Self { all: name + Self::of_filter(&subscription.filter), own: name + filter }
+    }
+}
+
+impl Session {
+    fn is_narrowed(&self) -> bool {
+        self.grant().is_some()
+    }
+
+    /// What the subscriptions take. The sum is kept from the second one on: most clients have one.
+    pub(super) fn weight(&self) -> Weight {
+        match (self.subscriptions.len(), &self.own) {
+            (2.., Some(own)) => own.weight,
+            _ => self.counted(),
+        }
+    }
+
+    fn counted(&self) -> Weight {
+        let narrowed = self.is_narrowed();
+        self.subscriptions.iter().fold(Weight::default(), |sum, one| {
+            let Weight { all, own } = Weight::of(one, narrowed);
+            Weight { all: sum.all + all, own: sum.own + own }
+        })
+    }
+
+    /// Counts all subscriptions anew, after all of them changed.
+    pub(super) fn recount(&mut self) {
+        if self.subscriptions.len() > 1 {
+            let weight = self.counted();
+            self.own.get_or_insert_default().weight = weight;
+        }
+    }
+
+    /// Adds the newest subscription to the sum.
+    pub(super) fn count_newest(&mut self) {
+        let narrowed = self.is_narrowed();
+        match self.subscriptions.as_slice() {
+            [] | [_] => {}
+            [_, _] => self.recount(),
+            [.., newest] => {
+                let Weight { all, own } = Weight::of(newest, narrowed);
+                let sum = &mut self.own.get_or_insert_default().weight;
+                *sum = Weight { all: sum.all + all, own: sum.own + own };
+            }
+        }
+    }
+
+    /// Takes subscriptions that went off the sum.
+    pub(super) fn count_gone(&mut self, gone: Weight) {
+        if let Some(own) = &mut self.own {
+            let Weight { all, own: apart } = own.weight;
+            own.weight = Weight { all: all.saturating_sub(gone.all), own: apart.saturating_sub(gone.own) };
+        }
+    }
+
+    /// What one of the subscriptions takes.
+    pub(super) fn weight_of(subscription: &Subscription, narrowed: bool) -> Weight {
+        Weight::of(subscription, narrowed)
+    }
+
+    /// Bytes that the session takes beside its own struct.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let spilled = if self.subscriptions.spilled() {
+            self.subscriptions.capacity() * size_of::<Subscription>()
+        } else {
+            0
+        };
+        let own = self.own.as_ref().map_or(0, |own| size_of_val(&**own) + 16);
+        let grant = self.grant().map_or(0, super::Grant::held_bytes);
+        spilled + own + grant + self.weight().own
+    }
+
+    /// Bytes that the subscriptions take in the loop's tables, where nobody else wants the same.
+    pub(crate) fn table_bytes(&self) -> usize {
+        let Weight { all, own } = self.weight();
+        all - own
+    }
+
+    /// Whether there is room for what a client asks for, in place of nothing.
+    pub(super) fn check_weight(&self, subscribe: &Subscribe, cx: &Context<'_>) -> Result<(), ClientError> {
+        let max = cx.config.subscription_bytes();
+        let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);
+        let config = subscribe.config.as_ref().map_or(0, |config| config.get().len());
+        let name = subscribe.subscription_id.as_ref().map_or(0, String::len);
+        let asked = filters.map(Weight::of_filter).sum::<usize>() + config + name;
+        let listed = if self.client() == 0 { 0 } else { cx.shared.directory.bytes_of(self.client()) };
+        if self.weight().all + listed + asked > max {
+            let text = format!(
+                "subscriptions take more than the {max} bytes that one client may: unsubscribe from some"
+            );
+            return Err(ClientError::new("subscriptions_too_large", text));
+        }
+        Ok(())
+    }
+}

@@ -50,7 +50,7 @@ pub(crate) fn judge(attempts: &[Attempt], probes: &[Probe], wait_max: Duration) 
     for attempt in attempts {
         match &attempt.outcome {
             Outcome::Accepted { .. } => check(run.take()),
-            Outcome::Refused | Outcome::Unknown => {
+            Outcome::Refused { .. } | Outcome::Unknown => {
                 let first = run.map_or(attempt.answered, |(first, _)| first);
                 run = Some((first, attempt.answered));
             }

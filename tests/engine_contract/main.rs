@@ -25,6 +25,7 @@ mod referee;
 mod rows;
 mod segment;
 mod stage;
+mod upgrades;
 
 macro_rules! contract {
     ($($module:ident: $engine:ident { $($row:ident)* })*) => {

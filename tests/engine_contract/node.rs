@@ -4,6 +4,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,7 +18,7 @@ use crate::referee::{Attempt, Outcome, Seen, What};
 use crate::support::http::{Response, post_request, read_head, read_response};
 use crate::support::wire::{Wire, deadline};
 use crate::support::ws::{KEY, PING, PONG, TEXT, Ws, frame};
-use crate::support::{PATIENCE, Server, eventually};
+use crate::support::{PATIENCE, Server, eventually, fanwire};
 
 /// How long a publisher may wait for the log, as the nodes are told.
 pub(crate) const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -269,8 +271,8 @@ fn outcome_of(answer: io::Result<Response>) -> Outcome {
             let last_id = answer.json()["last_event_id"].as_str().map(str::to_owned);
             Outcome::Accepted { last_id }
         }
-        400..500 => Outcome::Refused,
-        _ if is_certain.iter().any(|sure| text.contains(sure)) => Outcome::Refused,
+        400..500 => Outcome::Refused { why: text.into_owned() },
+        _ if is_certain.iter().any(|sure| text.contains(sure)) => Outcome::Refused { why: text.into_owned() },
         _ => Outcome::Unknown,
     }
 }
@@ -279,6 +281,10 @@ fn outcome_of(answer: io::Result<Response>) -> Outcome {
 pub(crate) struct Node {
     pub(crate) server: Server,
     pub(crate) shared: Arc<Shared>,
+    /// Another binary than the one that is built here.
+    program: Option<PathBuf>,
+    /// The process that has taken over from the server's, which is nobody's child.
+    successor: Option<u32>,
     options: Vec<String>,
     threads: Vec<JoinHandle<()>>,
     memory: u64,
@@ -286,8 +292,13 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts a server with these options, and waits until its reader is subscribed.
-    pub(crate) fn start(number: usize, start: Instant, options: Vec<String>) -> Self {
-        let server = serve(&options);
+    pub(crate) fn start(
+        number: usize,
+        start: Instant,
+        program: Option<PathBuf>,
+        options: Vec<String>,
+    ) -> Self {
+        let server = serve(program.as_deref(), &options);
         let shared = Arc::new(Shared {
             start,
             number,
@@ -315,7 +326,7 @@ impl Node {
         };
         eventually("the reader is subscribed", || is_subscribed.load(Ordering::Relaxed));
         let memory = server.rss_kib();
-        Self { server, shared, options, threads: vec![reader, prober], memory }
+        Self { server, shared, program, successor: None, options, threads: vec![reader, prober], memory }
     }
 
     /// Starts its publisher.
@@ -356,9 +367,56 @@ impl Node {
         self.revive();
     }
 
+    /// Ends it by SIGTERM and starts another binary in its place; says what is wrong with its end.
+    pub(crate) fn replace(&mut self, program: Option<PathBuf>) -> Option<String> {
+        let told = self.terminate();
+        self.program = program;
+        self.revive();
+        told
+    }
+
+    /// Puts another binary where its own lies, and has the process hand over to it.
+    pub(crate) fn hand_over(&mut self, to: &Path) {
+        let program = self.program.as_ref().expect("a binary of its own");
+        std::fs::remove_file(program).expect("it is there");
+        std::fs::copy(to, program).expect("copied");
+        self.server.signal("USR2");
+        let log = || self.server.log();
+        let successor = || {
+            let log = log();
+            let line = log.lines().find(|line| line.contains("handed over"))?;
+            line.split("successor=").nth(1)?.split(' ').next()?.parse().ok()
+        };
+        eventually("the successor takes over", || successor().is_some());
+        self.successor = successor();
+        assert!(self.server.wait().success(), "{}", self.server.log());
+    }
+
+    fn end_successor(&mut self, pid: u32) -> Option<String> {
+        let signal =
+            |name: &str| Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status();
+        let _ = signal("-TERM");
+        let end = Instant::now() + END_MAX;
+        // A zombie has ended too.
+        let is_gone = || {
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+        };
+        while !is_gone() {
+            if Instant::now() >= end {
+                let _ = signal("-KILL");
+                return Some(format!("the successor of node {} did not end", self.number()));
+            }
+            std::thread::sleep(PACE);
+        }
+        None
+    }
+
     /// Sends it SIGTERM, and says what is wrong with its end.
     pub(crate) fn terminate(&mut self) -> Option<String> {
         self.shared.set_away(true);
+        if let Some(successor) = self.successor.take() {
+            return self.end_successor(successor);
+        }
         self.server.signal("TERM");
         let end = Instant::now() + END_MAX;
         loop {
@@ -374,6 +432,9 @@ impl Node {
 
     /// How much its memory has grown, in KiB.
     pub(crate) fn growth(&self) -> u64 {
+        if self.successor.is_some() {
+            return 0;
+        }
         self.server.rss_kib().saturating_sub(self.memory)
     }
 
@@ -454,7 +515,7 @@ impl Node {
 
     /// Starts it again after its end.
     pub(crate) fn revive(&mut self) {
-        self.server = serve(&self.options);
+        self.server = serve(self.program.as_deref(), &self.options);
         *lock(&self.shared.addr) = self.server.addr;
         self.shared.set_away(false);
     }
@@ -477,9 +538,16 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.stop();
+        if let Some(successor) = self.successor.take() {
+            self.end_successor(successor);
+        }
     }
 }
 
-fn serve(options: &[String]) -> Server {
-    Server::with(&options.iter().map(String::as_str).collect::<Vec<_>>())
+fn serve(program: Option<&Path>, options: &[String]) -> Server {
+    let mut command = program.map_or_else(fanwire, Command::new);
+    // A handover is told at this level.
+    let level = if program.is_some() { "info" } else { "warn" };
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", level]).args(options);
+    Server::spawn(&mut command)
 }

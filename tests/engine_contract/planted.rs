@@ -177,8 +177,9 @@ fn a_reordered_event_is_reported() {
 #[test]
 fn a_refused_event_that_comes_and_one_of_nobody_are_reported() {
     let mut records = Records::good();
-    records.attempts[4].outcome = Outcome::Refused;
-    assert!(records.faults().contains(&Fault::Refused { reader: 0, publisher: 1, n: 1 }));
+    let why = "full".to_owned();
+    records.attempts[4].outcome = Outcome::Refused { why: why.clone() };
+    assert!(records.faults().contains(&Fault::Refused { reader: 0, publisher: 1, n: 1, why }));
     records.attempts.pop();
     assert!(records.faults().contains(&Fault::Stranger { reader: 1, publisher: 1, n: 1 }));
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 pub(crate) enum Outcome {
     /// 200, with the id of the last event where the engine gives one.
     Accepted { last_id: Option<String> },
-    /// The log does not have the events.
-    Refused,
+    /// The log does not have the events, and why.
+    Refused { why: String },
     /// The log may have the events or not.
     Unknown,
 }
@@ -69,7 +69,7 @@ pub(crate) enum Fault {
     /// One event has two ids.
     OtherId { publisher: usize, n: u64, one: String, other: String },
     /// A refused event was delivered.
-    Refused { reader: usize, publisher: usize, n: u64 },
+    Refused { reader: usize, publisher: usize, n: u64, why: String },
     /// Nobody published this event.
     Stranger { reader: usize, publisher: usize, n: u64 },
     /// Ids do not follow one another and no gap stands between them.
@@ -97,8 +97,11 @@ impl fmt::Display for Fault {
             Self::OtherId { publisher, n, one, other } => {
                 write!(f, "event {n} of publisher {publisher} has the ids {one} and {other}")
             }
-            Self::Refused { reader, publisher, n } => {
-                write!(f, "reader {reader}: refused event {n} of publisher {publisher} was delivered")
+            Self::Refused { reader, publisher, n, why } => {
+                write!(
+                    f,
+                    "reader {reader}: event {n} of publisher {publisher} was refused ({why}) and delivered"
+                )
             }
             Self::Stranger { reader, publisher, n } => {
                 write!(f, "reader {reader}: nobody published event {n} of publisher {publisher}")
@@ -224,7 +227,9 @@ fn deliveries(reader: usize, seen: &[Seen], told: &HashMap<Key, &Outcome>, fault
         }
         match told.get(&(publisher, n)) {
             None => faults.push(Fault::Stranger { reader, publisher, n }),
-            Some(Outcome::Refused) => faults.push(Fault::Refused { reader, publisher, n }),
+            Some(Outcome::Refused { why }) => {
+                faults.push(Fault::Refused { reader, publisher, n, why: why.clone() });
+            }
             Some(Outcome::Unknown) => {}
             Some(Outcome::Accepted { .. }) => match newest.get(&publisher) {
                 Some(&after) if after > n => faults.push(Fault::Reordered { reader, publisher, n, after }),

@@ -55,7 +55,7 @@ pub(crate) fn disk_full(engine: Engine) {
         // With `always`, a Redis ends where it can't write.
         Engine::Redis => (4 << 10, &["--appendfsync", "everysec"]),
         Engine::JetStream => (24 << 10, &[]),
-        Engine::File | Engine::PlainNats => (2 << 10, &[]),
+        Engine::File | Engine::PlainNats | Engine::Memory => (2 << 10, &[]),
     };
     trial(Setup::of(engine).disk(kib).server(server).node(files(engine)), faults::disk_full);
 }

@@ -2,6 +2,7 @@
 //!
 //! Always: events flow before the fault; after it they flow again without a restart of any node, or the trial fails.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::clocks;
@@ -24,6 +25,8 @@ pub(crate) enum Engine {
     JetStream,
     PlainNats,
     File,
+    /// None: order and history live in the node's ring.
+    Memory,
 }
 
 impl Engine {
@@ -32,7 +35,7 @@ impl Engine {
             Self::Redis => Some(Kind::Redis),
             Self::JetStream => Some(Kind::Nats),
             Self::PlainNats => Some(Kind::PlainNats),
-            Self::File => None,
+            Self::File | Self::Memory => None,
         }
     }
 }
@@ -51,11 +54,13 @@ pub(crate) struct Setup {
     pub(crate) nodes: usize,
     /// How long publishers may wait for the log.
     pub(crate) accept: &'static str,
+    /// A binary for each node, beside the one that is built here.
+    pub(crate) programs: Vec<PathBuf>,
 }
 
 impl Setup {
     pub(crate) fn of(engine: Engine) -> Self {
-        let nodes = if engine == Engine::File { 1 } else { 3 };
+        let nodes = if matches!(engine, Engine::File | Engine::Memory) { 1 } else { 3 };
         Self {
             engine,
             server: Vec::new(),
@@ -64,6 +69,7 @@ impl Setup {
             by_proxy: false,
             nodes,
             accept: "1s",
+            programs: Vec::new(),
         }
     }
 
@@ -84,6 +90,12 @@ impl Setup {
 
     pub(crate) fn accept(mut self, time: &'static str) -> Self {
         self.accept = time;
+        self
+    }
+
+    pub(crate) fn programs(mut self, programs: Vec<PathBuf>) -> Self {
+        self.nodes = programs.len();
+        self.programs = programs;
         self
     }
 
@@ -129,7 +141,7 @@ impl Stage {
         let url = match (&log, &place) {
             (Some(log), _) => log.url(),
             (None, Some(place)) => place.url(),
-            (None, None) => unreachable!("files have a place"),
+            (None, None) => String::new(),
         };
         let proxy = setup.by_proxy.then(|| Proxy::to(log.as_ref().expect("a server").addr));
         let start = Instant::now();
@@ -157,7 +169,7 @@ impl Stage {
                 .map(str::to_owned)
                 .into();
                 options.extend(setup.node.iter().cloned());
-                Node::start(number, start, options)
+                Node::start(number, start, setup.programs.get(number).cloned(), options)
             })
             .collect();
         nodes.iter_mut().for_each(Node::begin);

@@ -5,6 +5,7 @@
 mod autobahn;
 #[path = "../../src/server/fuzzing/cases.rs"]
 mod cases;
+mod engines;
 mod instructions;
 mod mutants;
 mod run;
@@ -33,6 +34,8 @@ cargo xtask COMMAND
   instructions  what small operations take under callgrind, beside benches/instructions.txt; `instructions keep` writes it
   soak [MIN]    the server for so many minutes (30) on an engine that is killed now and then, every event in somebody's
                 books, memory and descriptors sampled; `--docs` keeps the report in docs/
+  engines [MIN] the contract of engines: every fault against Redis, NATS and files, then random sequences of faults for so
+                many minutes (10); --seed N: those again; --old PATH: upgrades from that older binary instead
   deny          licenses, sources and bans of all dependencies (deny.toml); `deny advisories`: what is known against them
   ci            everything that CI runs, in its order
 ";
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Some("bench") => bench(rest),
         Some("instructions") => instructions::check(rest),
         Some("soak") => soak::run(&args[1..]),
+        Some("engines") => engines::run(&args[1..], &mut totals),
         Some("deny") => deny(rest),
         Some("ci") => ci(&mut totals),
         Some(other) if !matches!(other, "help" | "--help" | "-h") => {

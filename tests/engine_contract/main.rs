@@ -37,14 +37,17 @@ macro_rules! contract {
 
 contract! {
     redis: Redis {
-        paused killed node_killed meta_deleted trimmed flushed read_only large_batch slow cut_off connections_cut
-        of_another_type several_shards deleted deleted_while_a_node_is_behind evicted tail_lost out_of_memory clock_ahead
-        foreign_entries oversized disk_full
+        killed deleted deleted_while_a_node_is_behind meta_deleted trimmed flushed evicted tail_lost read_only
+        out_of_memory disk_full oversized large_batch clock_ahead slow cut_off connections_cut of_another_type
+        foreign_entries several_shards
     }
-    jetstream: JetStream { killed trimmed flushed slow foreign_entries readers_deleted several_shards }
+    jetstream: JetStream {
+        paused killed trimmed flushed out_of_memory disk_full slow cut_off connections_cut foreign_entries
+        readers_deleted several_shards
+    }
     plain_nats: PlainNats { killed node_killed large_batch slow foreign_entries several_shards }
     file: File {
-        killed tail_lost clock_ahead oversized large_batch several_shards read_only disk_full disk_full_at_a_segments_end
-        ended_with_a_full_disk
+        killed tail_lost clock_ahead read_only disk_full disk_full_at_a_segments_end ended_with_a_full_disk oversized
+        large_batch several_shards
     }
 }

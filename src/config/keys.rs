@@ -120,6 +120,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.server.accept_rate, 0..=10_000_000)),
         row("max_subscriptions", LIVE, "Subscriptions of one client; over it an error",
             |c| count(&mut c.server.max_subscriptions, 1..=1_000_000)),
+        row("max_subscription_values", LIVE, "Values, and segments of patterns, in all subscriptions of one client together (a ** counts 16); over it an error",
+            |c| count(&mut c.server.max_subscription_values, 1..=100_000_000)),
         row("max_memory_bytes", LIVE, "Bytes held for all clients together, bodies that are coming in too, before feeds let go of their past and laggards are closed; 0 = no budget",
             |c| bytes(&mut c.server.max_memory_bytes, 0..=64 * TIB)),
     ]},

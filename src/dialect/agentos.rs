@@ -16,7 +16,7 @@ use super::{
 };
 use crate::codec::ws;
 use crate::event::{Event, json};
-use crate::filter::Filter;
+use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 
 /// The source of an event that names none: the document's default.
 const SOURCE: &str = "core";
@@ -38,7 +38,13 @@ pub(super) fn open(query: &[(String, String)]) -> Result<Opening, String> {
             .map(|(_, value)| value.as_str())
             .collect()
     };
-    // `a,b` stands for two.
+    // `a,b` stands for two. Counted before they are parsed.
+    let count =
+        all(&["filter", "type"]).into_iter().map(|value| 1 + value.matches(',').count()).sum::<usize>()
+            + all(&["source", "entity"]).len();
+    if count > VALUES_MAX {
+        return Err(FilterErrorKind::TooManyValues(count, VALUES_MAX).to_string());
+    }
     let types = all(&["filter", "type"]).into_iter().flat_map(|value| value.split(',')).map(str::trim);
     let filter = Filter::new()
         .types(types.filter(|name| !name.is_empty()))
@@ -71,9 +77,16 @@ struct MessageIn<'a> {
 }
 
 impl Protocol for Agentos {
-    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
+    fn read(&self, message: Incoming<'_>, _: &Place, bytes_max: usize) -> ClientMessage {
+        self.glance(message, bytes_max)
+    }
+
+    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
         let nothing = |asked| ClientMessage { kind: UNKNOWN, asked, command: Ok(Command::Nothing) };
         let Incoming::Text(text) = message else { return nothing(Asked::Silent) };
+        if text.len() > bytes_max {
+            return nothing(Asked::Silent);
+        }
         let text = text.trim_ascii();
         if text.eq_ignore_ascii_case("ping") {
             return ClientMessage { kind: "ping", asked: Asked::Bare, command: Ok(Command::Ping) };

@@ -5,23 +5,35 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::OnLag;
 use super::adopt::Complete;
 use crate::codec::ws;
 use crate::event::{EventId, Position, Since, Timestamp};
-use crate::filter::Filter;
+use crate::filter::{Filter, VALUES_MAX};
 
 /// A WebSocket message, whole.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Incoming<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
+}
+
+impl Incoming<'_> {
+    /// Bytes of the message as it came.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// What a client asks for.
@@ -49,6 +61,8 @@ pub(crate) enum Command {
     Say(Complete),
     /// An answer of the client's own, or words that mean nothing here: taken silently.
     Nothing,
+    /// Something that was not read beyond its type.
+    Withheld,
 }
 
 /// A subscription as asked for.
@@ -164,8 +178,8 @@ pub(crate) enum Reply<'a> {
     },
     /// The server goes; it may come back after so many milliseconds.
     Reconnect(u64),
-    /// To a request.
-    Response(&'a Value),
+    /// To a request, as JSON.
+    Response(&'a str),
     Published(Option<EventId>),
     Pong,
     Authenticated,
@@ -225,23 +239,80 @@ pub(crate) fn split_entity(text: &str) -> (String, String) {
     (kind.to_owned(), id.to_owned())
 }
 
-/// A list of strings, or one string for a list of one.
-#[derive(Deserialize, Default)]
-#[serde(untagged)]
-pub(super) enum Strings {
-    One(String),
-    Many(Vec<String>),
-    #[default]
-    None,
+/// A list of which no more is kept than shows that it is too long: [`VALUES_MAX`] and one more. So a long list is
+/// counted before anything in it is parsed.
+#[derive(Debug)]
+pub(super) struct Bounded<T>(pub(super) Vec<T>);
+
+impl<T> Default for Bounded<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
 }
+
+fn bounded<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A) -> Result<Vec<T>, A::Error> {
+    let mut kept = Vec::new();
+    while kept.len() <= VALUES_MAX {
+        match list.next_element()? {
+            Some(value) => kept.push(value),
+            None => return Ok(kept),
+        }
+    }
+    while list.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(kept)
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+            type Value = Bounded<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Bounded<T>, A::Error> {
+                bounded(list).map(Bounded)
+            }
+        }
+        deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
+/// A list of strings, or one string for a list of one, or null for none; bounded as [`Bounded`] is.
+#[derive(Debug, Default)]
+pub(super) struct Strings(Vec<String>);
 
 impl Strings {
     pub(super) fn into_vec(self) -> Vec<String> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
-            Self::None => Vec::new(),
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Strings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: de::Error>(self, one: &str) -> Result<Strings, E> {
+                Ok(Strings(vec![one.to_owned()]))
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Strings, E> {
+                Ok(Strings::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Strings, A::Error> {
+                bounded(list).map(Strings)
+            }
         }
+        deserializer.deserialize_any(List)
     }
 }
 

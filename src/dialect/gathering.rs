@@ -86,14 +86,47 @@ impl<'de: 'a, 'a> Deserialize<'de> for MessageIn<'a> {
 #[derive(Deserialize)]
 struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// A message's type and token.
+#[derive(Deserialize)]
+struct GlanceIn<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+}
+
 impl Protocol for Gathering {
-    fn read(&self, message: Incoming<'_>, place: &Place) -> ClientMessage {
+    fn read(&self, message: Incoming<'_>, place: &Place, _: usize) -> ClientMessage {
         let text = match message {
             Incoming::Text(text) => text,
             // FastAPI's `receive_json(mode="binary")` clients.
             Incoming::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
         };
         let (kind, command) = read(text, place);
+        ClientMessage { kind, asked: Asked::Silent, command }
+    }
+
+    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+        let text = match message {
+            _ if message.len() > bytes_max => None,
+            Incoming::Text(text) => Some(text),
+            Incoming::Binary(bytes) => std::str::from_utf8(bytes).ok(),
+        };
+        let invalid = || Err(ClientError::invalid("not an object"));
+        let (kind, command) = match text.map(serde_json::from_str::<GlanceIn<'_>>) {
+            None if message.len() > bytes_max => (UNKNOWN, Ok(Command::Withheld)),
+            None | Some(Err(_)) => (UNKNOWN, invalid()),
+            Some(Ok(GlanceIn { kind, token })) => match (kind.as_deref(), token) {
+                (None | Some(""), _) => (UNKNOWN, Err(ClientError::invalid("no type"))),
+                (Some("ping"), _) => ("ping", Ok(Command::Ping)),
+                (Some("pong"), _) => ("pong", Ok(Command::Nothing)),
+                (Some("auth"), Some(token)) => ("auth", Ok(Command::Auth { token: token.into_owned() })),
+                (Some("auth"), None) => {
+                    ("auth", Err(ClientError::new("invalid_payload", "token is missing")))
+                }
+                (Some(_), _) => ("message", Ok(Command::Withheld)),
+            },
+        };
         ClientMessage { kind, asked: Asked::Silent, command }
     }
 

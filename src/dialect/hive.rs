@@ -35,7 +35,7 @@ pub(super) fn open(query: &[(String, String)]) -> Opening {
     Opening { encoding, subscribe: None, place: None }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct MessageIn<'a> {
     #[serde(borrow)]
     action: Cow<'a, str>,
@@ -93,17 +93,50 @@ impl MessageIn<'_> {
     }
 }
 
+/// A message's action, and its token.
+#[derive(Deserialize)]
+struct GlanceIn<'a> {
+    #[serde(borrow)]
+    action: Cow<'a, str>,
+    #[serde(borrow, default)]
+    token: Option<Cow<'a, str>>,
+}
+
+/// A message's fields, so far as `T` has them.
+fn fields<'a, T: Deserialize<'a>>(message: Incoming<'a>) -> Result<T, ClientError> {
+    let text = match message {
+        Incoming::Text(text) => Some(text),
+        Incoming::Binary(bytes) => simdutf8::basic::from_utf8(bytes).ok(),
+    };
+    let Some(text) = text.filter(|text| text.trim_ascii_start().starts_with('{')) else {
+        return Err(ClientError::invalid("not a JSON object"));
+    };
+    serde_json::from_str(text).map_err(|error| ClientError::invalid(error.to_string()))
+}
+
 impl Protocol for Hive {
-    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
-        let text = match message {
-            Incoming::Text(text) => Some(text),
-            Incoming::Binary(bytes) => simdutf8::basic::from_utf8(bytes).ok(),
+    fn read(&self, message: Incoming<'_>, _: &Place, _: usize) -> ClientMessage {
+        let (kind, command) = match fields::<MessageIn<'_>>(message) {
+            Ok(message) => message.command(),
+            Err(error) => (UNKNOWN, Err(error)),
         };
-        let read = text.filter(|text| text.trim_ascii_start().starts_with('{')).map(serde_json::from_str);
-        let (kind, command) = match read {
-            Some(Ok(message)) => MessageIn::command(message),
-            Some(Err(error)) => (UNKNOWN, Err(ClientError::invalid(error.to_string()))),
-            None => (UNKNOWN, Err(ClientError::invalid("not a JSON object"))),
+        ClientMessage { kind, asked: Asked::Silent, command }
+    }
+
+    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+        let (kind, command) = if message.len() > bytes_max {
+            (UNKNOWN, Ok(Command::Withheld))
+        } else {
+            match fields::<GlanceIn<'_>>(message) {
+                Ok(GlanceIn { action, .. }) if action == "subscribe" => ("subscribe", Ok(Command::Withheld)),
+                Ok(GlanceIn { action, .. }) if action == "unsubscribe" => {
+                    ("unsubscribe", Ok(Command::Withheld))
+                }
+                Ok(GlanceIn { action, token }) => {
+                    MessageIn { action, token, ..MessageIn::default() }.command()
+                }
+                Err(error) => (UNKNOWN, Err(error)),
+            }
         };
         ClientMessage { kind, asked: Asked::Silent, command }
     }

@@ -110,7 +110,12 @@ impl FromStr for Dialect {
 /// One client protocol over WebSocket.
 pub(crate) trait Protocol: Sync {
     /// Reads one message.
-    fn read(&self, message: Incoming<'_>, place: &Place) -> ClientMessage;
+    /// One that is compressed may come to `bytes_max`.
+    fn read(&self, message: Incoming<'_>, place: &Place, bytes_max: usize) -> ClientMessage;
+
+    /// Reads a message's type alone, and what a client may say before it has shown a token: a ping, the token. All else
+    /// is [`Command::Withheld`], as is what is longer than `bytes_max`.
+    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage;
 
     /// An answer's frame; `None` where this dialect has no words for it.
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes>;

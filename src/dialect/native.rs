@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::command::{Strings, UNKNOWN, in_scratch, put_text, text_frame};
+use super::command::{Bounded, Strings, UNKNOWN, in_scratch, put_text, text_frame};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, Place, Protocol, Refusal, Reply,
@@ -67,7 +67,7 @@ struct SubscribeIn {
     correlation_ids: Option<Strings>,
     stream_ids: Option<Strings>,
     execution_ids: Option<Strings>,
-    entities: Option<Vec<EntityIn>>,
+    entities: Option<Bounded<EntityIn>>,
     channels: Option<Strings>,
     since: Option<String>,
     history: Option<usize>,
@@ -165,7 +165,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .streams(list(input.stream_ids))
         .executions(list(input.execution_ids))
         .channels(list(input.channels))
-        .entities(input.entities.unwrap_or_default().into_iter().map(EntityIn::into_pair));
+        .entities(input.entities.unwrap_or_default().0.into_iter().map(EntityIn::into_pair));
     Ok(Subscribe {
         subscription_id: input.subscription_id.filter(|id| !id.is_empty()),
         since,
@@ -176,33 +176,73 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     })
 }
 
-/// A subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set.
-pub(crate) fn describe(subscription_id: &str, filter: &Filter) -> serde_json::Value {
-    let list = |attribute| filter.values(attribute).map(str::to_owned).collect::<Vec<_>>();
-    let correlations = list(Attribute::Correlation);
-    let mut shown = serde_json::json!({
-        "subscription_id": subscription_id,
-        "event_types": list(Attribute::Type),
-        "sources": list(Attribute::Source),
-        "correlation_id": if let [one] = correlations.as_slice() { Some(one) } else { None },
-    });
-    let more = [
-        ("correlation_ids", if correlations.len() > 1 { correlations } else { Vec::new() }),
-        ("stream_ids", list(Attribute::Stream)),
-        ("execution_ids", list(Attribute::Execution)),
-        ("entities", filter.entity_values().map(|(kind, id)| format!("{kind}:{id}")).collect()),
-        ("channels", list(Attribute::Channel)),
-    ];
-    for (name, values) in more {
-        if !values.is_empty() {
-            shown[name] = values.into();
+/// Appends a subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set.
+pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String) {
+    fn list<'a>(out: &mut String, values: impl Iterator<Item = &'a str>) {
+        for (at, value) in values.enumerate() {
+            out.push(if at == 0 { '[' } else { ',' });
+            json::write_string(value, out);
+        }
+        out.push(']');
+    }
+    let field = |out: &mut String, name: &str, attribute, is_always: bool| {
+        let mut values = filter.values(attribute).peekable();
+        if is_always || values.peek().is_some() {
+            out.push_str(name);
+            if values.peek().is_none() {
+                out.push('[');
+            }
+            list(out, values);
+        }
+    };
+    out.push_str(r#"{"subscription_id":"#);
+    json::write_string(subscription_id, out);
+    field(out, r#","event_types":"#, Attribute::Type, true);
+    field(out, r#","sources":"#, Attribute::Source, true);
+    out.push_str(r#","correlation_id":"#);
+    let mut correlations = filter.values(Attribute::Correlation);
+    match (correlations.next(), correlations.next()) {
+        (Some(one), None) => json::write_string(one, out),
+        (_, second) => {
+            out.push_str("null");
+            if second.is_some() {
+                field(out, r#","correlation_ids":"#, Attribute::Correlation, true);
+            }
         }
     }
-    shown
+    field(out, r#","stream_ids":"#, Attribute::Stream, false);
+    field(out, r#","execution_ids":"#, Attribute::Execution, false);
+    for (at, (kind, id)) in filter.entity_values().enumerate() {
+        out.push_str(if at == 0 { r#","entities":["# } else { "," });
+        json::write_string(&format!("{kind}:{id}"), out);
+    }
+    if filter.entity_values().next().is_some() {
+        out.push(']');
+    }
+    field(out, r#","channels":"#, Attribute::Channel, false);
+    out.push('}');
+}
+
+/// A message of this kind with this payload, which is JSON.
+fn message(kind: &str, payload: &str, asked: &Asked, stamp: &Stamp) -> Bytes {
+    let mut out = String::with_capacity(160 + payload.len());
+    let id = Uuid::random(stamp.random);
+    // Writing to a String does not fail.
+    let _ = write!(
+        out,
+        r#"{{"type":"{kind}","payload":{payload},"message_id":"{id}","timestamp":"{}","correlation_id":"#,
+        stamp.now,
+    );
+    match asked.id() {
+        Some(id) => json::write_string(id, &mut out),
+        None => out.push_str("null"),
+    }
+    out.push('}');
+    text_frame(&out)
 }
 
 impl Protocol for Native {
-    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
+    fn read(&self, message: Incoming<'_>, _: &Place, _: usize) -> ClientMessage {
         match message {
             Incoming::Text(text) => read_message(text),
             Incoming::Binary(_) => ClientMessage {
@@ -213,6 +253,26 @@ impl Protocol for Native {
         }
     }
 
+    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+        let said = |kind, asked, command| ClientMessage { kind, asked, command };
+        let text = match message {
+            _ if message.len() > bytes_max => return said(UNKNOWN, Asked::Silent, Ok(Command::Withheld)),
+            Incoming::Text(text) if text.trim_ascii_start().starts_with('{') => text,
+            _ => return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("not a JSON object"))),
+        };
+        let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else {
+            return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid("no type")));
+        };
+        let kind = KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN);
+        let command = match kind {
+            "ping" | "auth" | "ack" | "pong" | UNKNOWN => {
+                read_command(&message.kind, message.payload.map_or("{}", RawValue::get))
+            }
+            _ => Ok(Command::Withheld),
+        };
+        said(kind, Asked::of(message.message_id), command)
+    }
+
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
         let position = || stamp.position.as_ref().map(Position::to_string);
         let (kind, payload) = match reply {
@@ -221,7 +281,7 @@ impl Protocol for Native {
                 ("ack", json!({ "subscription_id": id, "last_event_id": position() }))
             }
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
-            Reply::Response(payload) => ("response", (*payload).clone()),
+            Reply::Response(payload) => return Some(message("response", payload, asked, &stamp)),
             Reply::Published(id) => ("ack", json!({ "event_id": id.map(|id| id.to_string()) })),
             Reply::Reconnect(delay_ms) => ("reconnect", json!({ "delay_ms": delay_ms })),
             Reply::Pong => ("pong", json!({ "last_event_id": position() })),
@@ -229,20 +289,7 @@ impl Protocol for Native {
             Reply::AuthFailed(why) => ("error", json!({ "error": why, "code": "auth_failed" })),
             Reply::Error(error) => ("error", json!({ "error": error.text, "code": error.code })),
         };
-        let mut out = String::with_capacity(192);
-        let id = Uuid::random(stamp.random);
-        // Writing to a String does not fail.
-        let _ = write!(
-            out,
-            r#"{{"type":"{kind}","payload":{payload},"message_id":"{id}","timestamp":"{}","correlation_id":"#,
-            stamp.now,
-        );
-        match asked.id() {
-            Some(id) => json::write_string(id, &mut out),
-            None => out.push_str("null"),
-        }
-        out.push('}');
-        Some(text_frame(&out))
+        Some(message(kind, &payload.to_string(), asked, &stamp))
     }
 
     fn gap(&self, gap: &GapNotice) -> Bytes {
@@ -322,7 +369,9 @@ mod tests {
     fn a_subscription_is_shown_as_it_was_asked_for() {
         let text = r#"{"type":"subscribe","payload":{"subscription_id":"s1","event_types":["workflow.started"],"sources":"sim","correlation_id":"run-42","entities":["task:t-1",{"kind":"provider"}]}}"#;
         let Ok(Command::Subscribe(s)) = command(text) else { panic!() };
-        let shown = describe("s1", &s.filter);
+        let mut shown = String::new();
+        describe("s1", &s.filter, &mut shown);
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
         assert_eq!(shown["event_types"], serde_json::json!(["workflow.started"]));
         assert_eq!(shown["sources"], serde_json::json!(["sim"]));
         assert_eq!(shown["correlation_id"], "run-42");

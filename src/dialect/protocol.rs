@@ -210,7 +210,9 @@ impl Subscription {
 
     /// As the payload of a `subscribe`, which is how lists show it too.
     pub fn to_json(&self) -> String {
-        native::describe(&self.id, &self.filter).to_string()
+        let mut text = String::new();
+        native::describe(&self.id, &self.filter, &mut text);
+        text
     }
 
     /// Reads the payload of a `subscribe`; a name is made where it has none.
@@ -246,7 +248,7 @@ impl Protocol {
     /// Does what a client's message asks for, and answers it; a client's own `ack` and `pong` have no answer.
     /// What only a server can do is answered by an `error`.
     pub fn handle_message(&mut self, json: &str) -> Option<Message> {
-        let read = Native.read(Incoming::Text(json), &Place::default());
+        let read = Native.read(Incoming::Text(json), &Place::default(), usize::MAX);
         let answered = match read.command {
             Ok(Command::Nothing) => return None,
             Ok(command) => self.obey(command),
@@ -279,8 +281,11 @@ impl Protocol {
             }
             Command::Request { action } => match action.as_str() {
                 "list_subscriptions" => {
-                    let all: Vec<_> =
-                        self.subscriptions.iter().map(|s| native::describe(&s.id, &s.filter)).collect();
+                    let shown = |s: &Subscription| -> Value {
+                        // What was written here is JSON.
+                        serde_json::from_str(&s.to_json()).unwrap_or_default()
+                    };
+                    let all: Vec<_> = self.subscriptions.iter().map(shown).collect();
                     Ok((MessageType::Response, json!({ "subscriptions": all })))
                 }
                 "subscription_count" => {
@@ -296,6 +301,7 @@ impl Protocol {
             | Command::Auth { .. }
             | Command::Publish(_)
             | Command::Say(_)
+            | Command::Withheld
             | Command::Nothing => Err(ClientError::new("unsupported", "not here: a server's to do")),
         }
     }

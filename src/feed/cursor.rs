@@ -17,7 +17,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::fanout::{Membership, Wish};
+use super::fanout::{Change, Membership, Revised, Wish};
 use super::press::Step;
 use super::thin::Cut;
 use super::{Compression, Fanout, Feed, Slot};
@@ -369,6 +369,15 @@ impl Cursor {
         ring: &impl Ring,
     ) -> Option<(Slot, u32)> {
         let membership = self.membership?;
+        self.settle(membership, fanout, tally, ring);
+        self.membership = None;
+        self.next = 0;
+        self.drop_empty_backlog();
+        fanout.leave(membership).map(|slot| (slot, membership.place))
+    }
+
+    /// Makes its own what its feed owes it, so that it stands at the feed's end.
+    fn settle(&mut self, membership: Membership, fanout: &mut Fanout, tally: &mut Tally, ring: &impl Ring) {
         // It may not be there when its time comes.
         fanout.release_samples_of(membership.feed());
         fanout.seal(membership.feed());
@@ -378,10 +387,37 @@ impl Cursor {
         if self.next < feed.next || self.backlog.is_some() {
             self.take_over(feed, u64::MAX, usize::MAX, tally);
         }
-        self.membership = None;
-        self.next = 0;
-        self.drop_empty_backlog();
-        fanout.leave(membership).map(|slot| (slot, membership.place))
+    }
+
+    /// Changes what it gets from here on. What it was owed before comes first, whether that is still wanted or not.
+    /// Another member may have moved, as in [`leave`](Self::leave).
+    pub(crate) fn change(
+        &mut self,
+        fanout: &mut Fanout,
+        encoding: Encoding,
+        changes: &[Change],
+        slot: Slot,
+        tally: &mut Tally,
+        ring: &impl Ring,
+    ) -> Option<(Slot, u32)> {
+        if let Some(membership) = self.membership {
+            self.settle(membership, fanout, tally, ring);
+        }
+        match fanout.revise(self.membership, encoding, self.compression, changes) {
+            Revised::Same => {
+                self.drop_empty_backlog();
+                self.put_owed_first();
+                None
+            }
+            Revised::Elsewhere(classes) => {
+                let moved = self.leave(fanout, tally, ring);
+                if !classes.is_empty() {
+                    let membership = fanout.join_classes(encoding, self.compression, classes, slot);
+                    self.stand_in(fanout, membership);
+                }
+                moved
+            }
+        }
     }
 
     /// Drops all that it is owed, but for the rest of what was begun, and for replies before the first event that it
@@ -482,9 +518,19 @@ impl Cursor {
     pub(crate) fn join(&mut self, fanout: &mut Fanout, encoding: Encoding, wishes: &[Wish], slot: Slot) {
         debug_assert!(self.membership.is_none(), "a connection has one feed");
         let membership = fanout.join(encoding, self.compression, wishes, slot);
+        self.stand_in(fanout, membership);
+    }
+
+    /// Stands at the end of a feed that it is a member of now.
+    fn stand_in(&mut self, fanout: &Fanout, membership: Membership) {
         self.in_step = false;
         self.next = fanout.feed(membership.feed()).next;
         self.membership = Some(membership);
+        self.put_owed_first();
+    }
+
+    /// All that it is owed so far goes before the next frame of its feed.
+    fn put_owed_first(&mut self) {
         if let Some(backlog) = &mut self.backlog {
             // What it is owed was owed before.
             backlog.conflates = false;

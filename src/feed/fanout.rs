@@ -3,6 +3,8 @@
 //! Imports `event`, `filter`, `dialect`, `metrics`. Always: a feed has a member; equal interests in one
 //! encoding share one feed; an event is appended to a feed once, however many of its filters match.
 
+mod members;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -19,6 +21,8 @@ use crate::dialect::{Dialect, Encoding, GapNotice};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::metrics::Metrics;
+
+pub(crate) use members::{Change, Revised};
 
 /// A feed's number within its loop.
 pub(crate) type FeedKey = u32;
@@ -59,8 +63,6 @@ impl From<Filter> for Wish {
     }
 }
 
-type Interest = (Encoding, Compression, Box<[(ClassId, Thinning)]>);
-
 #[derive(Clone, Copy, Debug)]
 struct FeedOf {
     feed: FeedKey,
@@ -95,7 +97,11 @@ const FILTERS_SHOWN: usize = 8;
 pub(crate) struct Fanout {
     matcher: Matcher,
     feeds: Slab<Feed>,
-    by_interest: HashMap<Interest, FeedKey, foldhash::fast::RandomState>,
+    /// By the hash of what they are of; two of them meet with a chance of one in 2^64.
+    by_interest: HashMap<u64, SmallVec<[FeedKey; 1]>, foldhash::fast::RandomState>,
+    hasher: foldhash::quality::RandomState,
+    /// Classes that no feed wants any more, and the matcher still has.
+    unwanted: Vec<ClassId>,
     /// By class: the feeds whose interest has it.
     feeds_of: Vec<SmallVec<[FeedOf; 1]>>,
     dirty: Vec<FeedKey>,
@@ -125,6 +131,8 @@ impl Fanout {
             matcher: Matcher::new(FilterLimits::default()),
             feeds: Slab::new(),
             by_interest: HashMap::default(),
+            hasher: foldhash::quality::RandomState::default(),
+            unwanted: Vec::new(),
             feeds_of: Vec::new(),
             dirty: Vec::new(),
             thinned: Vec::new(),
@@ -159,58 +167,6 @@ impl Fanout {
 
     pub(crate) fn feed(&self, key: FeedKey) -> &Feed {
         &self.feeds[key as usize]
-    }
-
-    /// Makes `slot` a member of the feed for these wishes; it gets what is appended from now on.
-    pub(crate) fn join(
-        &mut self,
-        encoding: Encoding,
-        compression: Compression,
-        wishes: &[Wish],
-        slot: Slot,
-    ) -> Membership {
-        let mut classes: Vec<(ClassId, Thinning)> =
-            wishes.iter().map(|wish| (self.matcher.insert(&wish.filter), wish.thinning)).collect();
-        // Of one filter wanted twice, the least thinning; `insert` counted each time, so it is given back.
-        classes.sort_unstable();
-        classes.dedup_by(|later, kept| {
-            let twice = later.0 == kept.0;
-            if twice {
-                self.matcher.remove(later.0);
-            }
-            twice
-        });
-        let interest: Interest = (encoding, compression, classes.into_boxed_slice());
-        let feed = if let Some(&feed) = self.by_interest.get(&interest) {
-            for (class, _) in &interest.2 {
-                self.matcher.remove(*class);
-            }
-            // What waits for its time is older than the newcomer: it goes to the others now.
-            self.release_samples_of(feed);
-            self.seal(feed);
-            feed
-        } else {
-            let is_thin = interest.2.iter().any(|(_, thinning)| *thinning != Thinning::None);
-            let feed = self.feeds.insert(Feed::new(encoding, compression, is_thin)) as FeedKey;
-            for &(class, thinning) in &interest.2 {
-                let index = class.index();
-                if self.feeds_of.len() <= index {
-                    self.feeds_of.resize_with(index + 1, SmallVec::new);
-                }
-                self.feeds_of[index].push(FeedOf { feed, thinning });
-            }
-            self.feeds[feed as usize].classes.clone_from(&interest.2);
-            self.by_interest.insert(interest, feed);
-            self.feeds_in[encoding.slot()] += 1;
-            self.metrics.feeds.inc();
-            feed
-        };
-        if let Some(shared) = &self.feeds[feed as usize].shared {
-            shared.want_fresh();
-        }
-        let members = &mut self.feeds[feed as usize].members;
-        members.push(slot);
-        Membership::new(feed, members.len() as u32 - 1)
     }
 
     /// The feeds with the most members, so many. Looks at every feed.
@@ -255,32 +211,6 @@ impl Fanout {
     /// The filter of a feed that equals this one.
     pub(crate) fn held(&self, filter: &Filter) -> Option<&Filter> {
         self.matcher.held(filter)
-    }
-
-    /// Ends a membership. Another member may take its place: then that one's slot is the answer. The feed goes
-    /// with its last member.
-    pub(crate) fn leave(&mut self, membership: Membership) -> Option<Slot> {
-        let (feed, place) = (membership.feed(), membership.place);
-        self.books.sampled_out += self.waiting_in(feed);
-        let members = &mut self.feeds[feed as usize].members;
-        members.swap_remove(place as usize);
-        if let Some(&moved) = members.get(place as usize) {
-            return Some(moved);
-        }
-        if members.is_empty() {
-            let gone = self.feeds.remove(feed as usize);
-            for (class, _) in &gone.classes {
-                self.feeds_of[class.index()].retain(|f| f.feed != feed);
-                self.matcher.remove(*class);
-            }
-            self.sampling.retain(|f| *f != feed);
-            self.press.closed(feed, gone.compression);
-            self.feeds_in[gone.encoding.slot()] -= 1;
-            self.by_interest.remove(&(gone.encoding, gone.compression, gone.classes));
-            self.dirty.retain(|f| *f != feed);
-            self.metrics.feeds.dec();
-        }
-        None
     }
 
     /// Appends an event to every feed that wants it. Encodes it where it is the first of its encoding.

@@ -29,7 +29,7 @@ use thin::{Latest, Released, Samplers};
 
 pub(crate) use cursor::saved::{Interest, SavedCursor};
 pub(crate) use cursor::{Cursor, Flushed, Lag, REPLY_COST, Ring, Sink, Tail, Tally};
-pub(crate) use fanout::{Fanout, FeedKey, FeedView, Slot, Wish};
+pub(crate) use fanout::{Change, Fanout, FeedKey, FeedView, Slot, Wish};
 pub(crate) use press::{Compression, PressLimits};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use thin::{Cut, KeyRule, Thinning};
@@ -99,7 +99,10 @@ struct Fresh {
 pub(crate) struct Feed {
     pub(crate) encoding: Encoding,
     pub(crate) compression: Compression,
-    pub(crate) classes: Box<[(ClassId, Thinning)]>,
+    /// Sorted, each once.
+    pub(crate) classes: Vec<(ClassId, Thinning)>,
+    /// What it is found by.
+    sum: u64,
     pub(crate) members: Vec<Slot>,
     /// The fan-out's number of the newest event appended.
     pub(crate) newest_event: u64,
@@ -151,7 +154,8 @@ impl Feed {
             encoding,
             compression,
             shared: compression.looks_back().then(Box::default),
-            classes: Box::default(),
+            classes: Vec::new(),
+            sum: 0,
             members: Vec::new(),
             newest_event: 0,
             runs: VecDeque::new(),

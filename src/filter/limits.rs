@@ -24,11 +24,48 @@ pub struct FilterLimits {
     pub paths_max: usize,
 }
 
+/// Values and patterns in one filter: more than these are not even parsed.
+pub(crate) const VALUES_MAX: usize = 256;
+
+/// Bytes of one value or pattern.
+pub(crate) const VALUE_BYTES_MAX: usize = 1024;
+
+#[cfg(feature = "server")]
+/// What a `**` adds to the weight of a filter.
+pub(crate) const MANY_WEIGHT: u32 = 16;
+
+#[cfg(feature = "server")]
+/// See [`Filter::weight`].
+pub(super) fn weight(filter: &Filter) -> u32 {
+    let of_pattern = |pattern: PatternRef<'_>| match pattern.kind {
+        PatternKind::Exact => 1,
+        PatternKind::Segments => {
+            segments(pattern.text).map(|segment| if segment.text == b"**" { MANY_WEIGHT } else { 1 }).sum()
+        }
+        PatternKind::Runs => {
+            let runs = pattern.text.iter().filter(|byte| **byte == b'*').count();
+            MANY_WEIGHT.saturating_mul(u32::try_from(runs).unwrap_or(u32::MAX)).saturating_add(1)
+        }
+    };
+    let of_clause = |clause: Clause<'_>| -> u32 {
+        match clause {
+            Clause::Set(set) => (set.members())
+                .map(|(first, second)| of_pattern(first).saturating_add(second.map_or(0, of_pattern)))
+                .fold(0, u32::saturating_add),
+            Clause::Comparison(comparison) => {
+                let values = comparison.to_comparison().values.len();
+                MANY_WEIGHT.saturating_add(u32::try_from(values).unwrap_or(u32::MAX))
+            }
+        }
+    };
+    filter.clauses().map(of_clause).fold(0, u32::saturating_add)
+}
+
 impl Default for FilterLimits {
     fn default() -> Self {
         Self {
-            values_max: 256,
-            value_bytes_max: 1024,
+            values_max: VALUES_MAX,
+            value_bytes_max: VALUE_BYTES_MAX,
             segments_max: 32,
             double_wildcards_max: 2,
             comparisons_max: 16,

@@ -32,6 +32,8 @@ pub use explain::{Condition, Explanation};
 #[cfg(fuzzing)]
 pub use fuzz::fuzz_matcher;
 pub use limits::FilterLimits;
+#[cfg(feature = "server")]
+pub(crate) use limits::{MANY_WEIGHT, VALUE_BYTES_MAX, VALUES_MAX};
 pub use matcher::{ClassId, Matcher, MatcherStats};
 pub use pattern::Pattern;
 #[cfg(feature = "server")]
@@ -188,6 +190,13 @@ impl Filter {
     /// does).
     pub fn check(&self, limits: &FilterLimits) -> Result<(), FilterError> {
         limits.check(self).map_err(FilterError::whole)
+    }
+
+    #[cfg(feature = "server")]
+    /// What it costs to hold: one for each value, one for each segment of a pattern, and [`limits::MANY_WEIGHT`] for each
+    /// `**` or run of characters, where a search can go on in more than one way.
+    pub(crate) fn weight(&self) -> u32 {
+        limits::weight(self)
     }
 
     /// The values and patterns wanted of an attribute, sorted; none if any will do.

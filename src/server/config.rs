@@ -65,6 +65,9 @@ pub struct ServerConfig {
     pub max_head_bytes: usize,
     /// Subscriptions of one client; over it an error. 1,000.
     pub max_subscriptions: usize,
+    /// Values, and segments of patterns, in all subscriptions of one client together; a `**` counts 16. Over it an error.
+    /// 32,768.
+    pub max_subscription_values: usize,
     /// Open connections, all loops together; over it new ones are closed at once. 100,000.
     pub max_connections: usize,
     /// How many events a feed keeps for members that are slow, before they get a gap. 1,000.
@@ -165,6 +168,7 @@ impl Default for ServerConfig {
             max_body_bytes: 4 * 1024 * 1024,
             max_head_bytes: 16 * 1024,
             max_subscriptions: 1000,
+            max_subscription_values: 32_768,
             max_connections: 100_000,
             max_lag_events: 1000,
             max_lag_bytes: 1024 * 1024,
@@ -244,7 +248,7 @@ impl Prepared {
     /// Whether a client's message may be obeyed; else what is wrong with it.
     #[cfg(feature = "schema")]
     pub(crate) fn check_message(&self, dialect: Dialect, message: Incoming<'_>) -> Result<(), ClientError> {
-        self.schemas.check_message(dialect, message)
+        self.schemas.check_message(dialect, message, self.max_message_bytes)
     }
 
     /// Every message may.
@@ -310,6 +314,17 @@ impl ServerConfig {
 
     pub(crate) fn ws_limits(&self) -> WsLimits {
         WsLimits { max_message_bytes: self.max_message_bytes, max_frame_bytes: self.max_message_bytes }
+    }
+
+    /// The longest message that is read for its type, and the most that one may be inflated to. Before authentication
+    /// that is a token and what stands around it.
+    pub(crate) fn glance_limits(&self, is_locked: bool) -> usize {
+        #[cfg(feature = "auth")]
+        if is_locked {
+            return self.max_message_bytes.min(self.auth.max_token_bytes.saturating_add(1024));
+        }
+        let _ = is_locked;
+        self.max_message_bytes
     }
 
     pub(crate) fn feed_limits(&self) -> FeedLimits {

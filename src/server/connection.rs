@@ -30,7 +30,7 @@ use crate::codec::{sse, ws};
 use crate::dialect::{Complete, Encoding, Incoming, OnLag};
 use crate::engine::Refused;
 use crate::event::{EventId, Position, Since, Timestamp};
-use crate::feed::{Compression, REPLY_COST};
+use crate::feed::{Change, Compression, Cut, REPLY_COST};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
@@ -43,6 +43,9 @@ pub(crate) enum Effect {
     Compress(Compression),
     /// Deliver what these filters match, and no longer what others did. None = deliver nothing.
     Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
+    /// Change what is delivered by this. What is lost when it falls behind is `cut` of its feed; the newest `added`
+    /// subscriptions have filters that nobody shares yet.
+    Change { encoding: Encoding, cut: Cut, changes: Vec<Change>, added: usize },
     /// Deliver what is kept in the ring and matches `filter` but not `except`, before what is live.
     Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
     /// Publish these, in order, and write what `answer` makes of the last one's id.
@@ -301,7 +304,7 @@ impl Connection {
     /// Whether input waits that could be taken once the answers so far are written: call `receive` then,
     /// with nothing if nothing came.
     pub(crate) fn holds_input(&self) -> bool {
-        self.held.is_some()
+        self.held.is_some() || matches!(&self.state, State::Ws(ws) if ws.session.is_busy())
     }
 
     /// Bytes kept of requests and messages that are not complete, or wait for answers before them.
@@ -443,7 +446,7 @@ impl Connection {
                 Ok(decoder) => decoder,
                 Err(error) => return self.refuse(&error, cx),
             };
-            let shown = cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now);
+            let shown = cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget);
             if matches!(request.body, http::Body::None) {
                 http.since = None;
                 self.answer(&request, &[], shown, cx);
@@ -530,8 +533,11 @@ impl Connection {
         let limits = cx.config.ws_limits();
         let State::Ws(ws) = &mut self.state else { return };
         loop {
-            if cx.is_enough() {
-                self.held = Some(Box::new(input.to_vec()));
+            if ws.session.is_busy() {
+                ws.session.go_on(cx);
+            }
+            if cx.is_enough() || ws.session.is_busy() {
+                self.held = (!input.is_empty()).then(|| Box::new(input.to_vec()));
                 return;
             }
             let inflater = self.inflates.then_some(&mut *cx.inflater);
@@ -589,10 +595,10 @@ impl Connection {
         cx.effects.push(Effect::Close(last));
     }
 
-    /// Keeps the loop's own filters in place of equal ones.
-    pub(crate) fn share_filters<'a>(&mut self, held: impl Fn(&Filter) -> Option<&'a Filter>) {
+    /// Keeps the loop's own filters in place of equal ones, in the newest `count` subscriptions.
+    pub(crate) fn share_filters<'a>(&mut self, count: usize, held: impl Fn(&Filter) -> Option<&'a Filter>) {
         if let State::Ws(ws) = &mut self.state {
-            ws.session.share_filters(held);
+            ws.session.share_filters(count, held);
         }
     }
 

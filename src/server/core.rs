@@ -65,6 +65,7 @@ use crate::codec::deflate::Inflater;
 use crate::engine::Wanted;
 use crate::event::{EventId, Position, Since, Timestamp};
 use crate::feed::{Cursor, Cut, Fanout, FeedKey, FeedView, Flushed, Ring, Slot, Snapshot, Tally};
+use crate::filter::Filter;
 use crate::metrics::Kind;
 
 /// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
@@ -197,7 +198,7 @@ pub(crate) struct Core<S> {
     /// The addresses that connections count for.
     addresses: HashMap<Token, Counted>,
     /// What connections want of an engine that is asked only for that.
-    wanted: HashMap<Token, Wanted>,
+    wanted: HashMap<Token, HashMap<Filter, Wanted>>,
     wheel: Wheel,
     tick: Tick,
     now: Timestamp,
@@ -343,6 +344,8 @@ impl<S: Socket> Core<S> {
     pub(crate) fn has_work(&self) -> bool {
         (self.more_events && self.held_for(self.now).is_none())
             || !self.ready.is_empty()
+            || self.fanout.has_unwanted()
+            || self.has_unfinished()
             || !self.denied.is_empty()
     }
 
@@ -366,6 +369,8 @@ impl<S: Socket> Core<S> {
     /// The loop is awake, at this time.
     pub(crate) fn wake(&mut self, tick: Tick, now: Timestamp) {
         self.now = now;
+        #[cfg(test)]
+        self.check_spending();
         self.spending = Budget::new(budget::TURN);
         if self.shared.has_other_config(self.version) {
             (self.version, self.config) = self.shared.config();
@@ -376,6 +381,17 @@ impl<S: Socket> Core<S> {
         self.pump_unless_held(1);
         self.take_mail();
         self.catch_up();
+    }
+
+    /// Panics where the last turn spent more than its budget and one step. Larger messages than usual are larger steps.
+    #[cfg(test)]
+    fn check_spending(&self) {
+        let is_usual = self.config.max_message_bytes <= super::ServerConfig::default().max_message_bytes;
+        assert!(
+            !(is_usual && self.spending.is_overdrawn()),
+            "a turn spent more than it may: {:?}",
+            self.spending
+        );
     }
 
     /// What holds for this turn.
@@ -430,6 +446,7 @@ impl<S: Socket> Core<S> {
         self.work = self.spending.share(if is_stranger { budget::STRANGER } else { budget::CLIENT });
         self.read_on(slot);
         self.spending.settle(&self.work);
+        self.shared.metrics.signatures_checked.inc_by(u64::from(self.work.signatures()));
     }
 
     fn read_on(&mut self, slot: usize) {
@@ -649,6 +666,7 @@ impl<S: Socket> Core<S> {
         self.shared.metrics.work_put_off.inc_by(put_off.len() as u64);
         put_off.append(&mut self.ready);
         self.ready = put_off;
+        self.fanout.sweep();
         self.fanout.release_samples(self.now);
         self.pump_unless_held(BATCHES_A_TURN);
         let mut due = std::mem::take(&mut self.due);

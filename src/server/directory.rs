@@ -94,15 +94,11 @@ impl Directory {
         lock(&self.0).clients.get(&client).map_or(0, |client| client.bytes)
     }
 
-    /// A client has subscribed, in place of what had this id.
+    /// A client has subscribed; what had this id was removed before.
     pub(super) fn add(&self, client: u64, id: String, config: Box<RawValue>, now: Timestamp) {
         let one =
             ClientSubscription { id, client_id: client_id(client), config, created_at: now, active: true };
-        let mut table = lock(&self.0);
-        table.change(client, |its| {
-            its.retain(|other| other.id != one.id);
-            its.push(one);
-        });
+        lock(&self.0).change(client, |its| its.push(one));
     }
 
     /// A client wants this no more, or all by the name `*`.

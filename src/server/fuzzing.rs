@@ -35,7 +35,7 @@ pub use frames::ws_frame;
 /// Reads one control message of the native dialect.
 pub fn control_message(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = Encoding::NativeWs.protocol().read(Incoming::Text(text), &Place::default());
+        let _ = Encoding::NativeWs.protocol().read(Incoming::Text(text), &Place::default(), 1 << 16);
     }
 }
 
@@ -51,7 +51,8 @@ pub fn dialect(data: &[u8]) {
         _ => Incoming::Binary(rest),
     };
     let place = Place { channel: "dev-team".into(), client: 7 };
-    let read = encoding.protocol().read(message, &place);
+    let _ = encoding.protocol().glance(message, 9 << 10);
+    let read = encoding.protocol().read(message, &place, 1 << 16);
     let stamp = Stamp { random: 1, now: Timestamp(0), position: None };
     let mut frames = Vec::new();
     match read.command {
@@ -293,10 +294,10 @@ pub fn token(data: &[u8]) {
     const SECRET: &str = "a secret of thirty-two bytes, or more";
     let Ok(text) = std::str::from_utf8(data) else { return };
     let auth = auth(SECRET);
-    assert!(auth.verify(text, Timestamp(0)).is_err(), "no key vouches for it");
+    assert!(auth.verify(text, Timestamp(0), &mut Budget::new(u32::MAX)).is_err(), "no key vouches for it");
     let Ok(claims) = serde_json::from_str::<super::auth::Claims>(text) else { return };
     let Ok(token) = super::auth::SigningKey::hs256(&SECRET.into()).sign(&claims) else { return };
-    let Ok(Some(grant)) = auth.verify(&token, Timestamp(0)) else { return };
+    let Ok(Some(grant)) = auth.verify(&token, Timestamp(0), &mut Budget::new(u32::MAX)) else { return };
     let _ = auth.ended(&grant, Timestamp(1));
     let narrow = grant.narrow(&crate::filter::Filter::new());
     for stream in ["a", "b.c", ""] {

@@ -72,7 +72,7 @@ pub(super) fn came(
         };
         cx.shared.metrics.websocket.received(kind, size);
         if is_read() {
-            let text = text_of(message).unwrap_or_default();
+            let text = text_of(message, cx.config.max_message_bytes).unwrap_or_default();
             let id = asked.id().unwrap_or_default();
             Line { direction: "in", client: session.client(), id, kind, size, data: &text }
                 .log(&cx.config.message_log);
@@ -103,7 +103,7 @@ pub(super) fn went(session: &Session, reply: &Reply<'_>, frame: &[u8], cx: &Cont
         struct HasId {
             id: String,
         }
-        let text = text_of(Incoming::Binary(payload_of(frame))).unwrap_or_default();
+        let text = text_of(Incoming::Binary(payload_of(frame)), usize::MAX).unwrap_or_default();
         let id = serde_json::from_str::<HasId>(&text).map_or_else(|_| String::new(), |message| message.id);
         let (client, size) = (session.client(), text.len());
         Line { direction: "out", client, id: &id, kind, size, data: &text }.log(&cx.config.message_log);

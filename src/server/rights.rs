@@ -123,14 +123,23 @@ impl Rights {
         self.grant.as_deref()
     }
 
+    /// The events that its holder may see, where a grant says which.
+    pub(crate) fn sees(&self) -> Option<&Filter> {
+        self.grant.as_deref().map(Grant::filter)
+    }
+
     /// Keeps for later what the path asks for.
     pub(crate) fn wait_with(&mut self, subscribe: Box<Subscribe>) {
         self.waiting = Some(subscribe);
     }
 
     /// Takes a token: new rights in place of those before, and what waited for them.
-    pub(crate) fn unlock(&mut self, token: &str, cx: &Context<'_>) -> Result<Option<Box<Subscribe>>, Denied> {
-        if let Some(grant) = cx.shared.auth.verify(token, cx.now)? {
+    pub(crate) fn unlock(
+        &mut self,
+        token: &str,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Box<Subscribe>>, Denied> {
+        if let Some(grant) = cx.shared.auth.verify(token, cx.now, cx.budget)? {
             self.grant = Some(grant);
             self.locked = None;
         }

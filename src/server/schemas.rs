@@ -77,11 +77,16 @@ impl Schemas {
 
     /// Whether a client's message is what its dialect's document says; else all that is wrong with it. What is no message
     /// at all is told elsewhere.
-    pub(crate) fn check_message(&self, dialect: Dialect, message: Incoming<'_>) -> Result<(), ClientError> {
+    pub(crate) fn check_message(
+        &self,
+        dialect: Dialect,
+        message: Incoming<'_>,
+        bytes_max: usize,
+    ) -> Result<(), ClientError> {
         let Some(validator) = self.autosdlc.as_ref().filter(|_| dialect == Dialect::Autosdlc) else {
             return Ok(());
         };
-        let Ok(text) = text_of(message) else { return Ok(()) };
+        let Ok(text) = text_of(message, bytes_max) else { return Ok(()) };
         let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(()) };
         validator.validate_value(&Value::Object(fields)).map_err(ClientError::faulty)
     }

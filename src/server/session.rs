@@ -8,7 +8,11 @@ pub(super) mod saved;
 mod weight;
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::BuildHasher;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use foldhash::quality::RandomState;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -28,6 +32,7 @@ use crate::dialect::{
 };
 use crate::engine::Refused;
 use crate::event::EventId;
+use crate::feed::{Change, Cut, Thinning};
 use crate::filter::{Filter, saved as saved_filter};
 use weight::Weight;
 
@@ -42,10 +47,34 @@ impl Name {
     fn is(&self, id: &str) -> bool {
         match self {
             Self::Given(name) => **name == *id,
-            Self::Numbered(number) => id.strip_prefix("sub-").is_some_and(|n| n.parse() == Ok(*number)),
+            Self::Numbered(number) => number_of(id) == Some(*number),
+        }
+    }
+
+    /// The number that it stands for, whoever gave it.
+    fn number(&self) -> Option<u32> {
+        match self {
+            Self::Given(name) => number_of(name),
+            Self::Numbered(number) => Some(*number),
         }
     }
 }
+
+/// The number in a name of the form that the server gives.
+fn number_of(name: &str) -> Option<u32> {
+    name.strip_prefix("sub-")?.parse().ok()
+}
+
+/// What finds a name: a hash of it, or of the number that it stands for.
+fn called(name: &str) -> u32 {
+    match number_of(name) {
+        Some(number) => hash(&number.to_le_bytes()) as u32,
+        None => hash(name.as_bytes()) as u32,
+    }
+}
+
+/// The name that stands for all subscriptions when they are to go. None can have it.
+const ALL: &str = "*";
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,6 +93,30 @@ struct Subscription {
     #[serde(flatten, with = "saved_filter::flat")]
     filter: Filter,
     on_lag: OnLag,
+    /// What finds it among a thousand: a hash of its name.
+    #[serde(skip)]
+    called: u32,
+    /// What the filter costs to hold; see [`Filter::weight`].
+    #[serde(skip)]
+    weight: u32,
+    /// A hash of the filter as it became interest.
+    #[serde(skip)]
+    wish: u64,
+}
+
+/// A hash whose seed no client knows: two meet by chance, once in 2^64.
+fn hash(bytes: &[u8]) -> u64 {
+    static STATE: OnceLock<RandomState> = OnceLock::new();
+    STATE.get_or_init(RandomState::default).hash_one(bytes)
+}
+
+/// A filter as it is or was interest, which a change of the subscriptions touches.
+struct Touched {
+    wish: u64,
+    filter: Filter,
+    /// The least that was left out of it, and is to be.
+    was: Option<Thinning>,
+    to: Option<Thinning>,
 }
 
 /// Whether the connection goes on.
@@ -95,7 +148,31 @@ struct Own {
     rights: Rights,
     /// What its subscriptions take, where they are two or more.
     weight: Weight,
+    /// Its subscriptions become interest anew, some in each turn.
+    renarrowing: Option<Renarrowing>,
 }
+
+/// A client that has shown another token, whose subscriptions are not all narrowed by it yet. It is not read meanwhile.
+#[derive(Debug)]
+struct Renarrowing {
+    /// What it could see before.
+    saw: Filter,
+    /// The first subscription that is still to be narrowed.
+    next: usize,
+    /// The message that has the token.
+    asked: Asked,
+    /// What waited for the token.
+    waiting: Option<Box<Subscribe>>,
+}
+
+/// Instructions for a byte of a message of which the type alone is read.
+const GLANCE_INSTRUCTIONS: usize = 12;
+
+/// Instructions for a byte of a message that is read.
+const READ_INSTRUCTIONS: usize = 25;
+
+/// Instructions for a byte of a list of subscriptions.
+const LIST_INSTRUCTIONS: usize = 15;
 
 /// How a connection ends where its dialect has no words of its own for it (RFC 6455, 7.4.1: a policy).
 const POLICY: u16 = 1008;
@@ -158,31 +235,42 @@ impl Session {
         self.encoding
     }
 
-    /// Takes one message.
+    /// Takes one message. Before the client has shown a token, and where messages are counted, the type is read first,
+    /// and the rest only of what may come.
     pub(crate) fn message(&mut self, message: Incoming<'_>, cx: &mut Context<'_>) -> Flow {
+        let protocol = self.encoding.protocol();
+        let is_locked = self.is_locked();
+        let is_counted = cx.config.limits.count_messages() || !protocol.usual_limits().is_empty();
+        if is_locked || is_counted {
+            let said = protocol.glance(message, cx.config.glance_limits(is_locked));
+            cx.budget.spend_bytes(message.len().min(cx.config.max_message_bytes), GLANCE_INSTRUCTIONS);
+            messages::came(self, said.kind, &said.asked, message, cx);
+            if let Err(limited) = self.admit_message(said.kind, cx) {
+                self.fail(&limited.error(said.kind), &said.asked, cx);
+                if limited.is_last {
+                    cx.send(ws::close_frame(POLICY, "rate limit exceeded"));
+                    return Flow::Over;
+                }
+                return Flow::On;
+            }
+            if is_locked {
+                return self.hear_stranger(said, cx);
+            }
+        }
         let nowhere = Place::default();
         let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
-        let ClientMessage { kind, asked, command } = self.encoding.protocol().read(message, place);
-        messages::came(self, kind, &asked, message, cx);
-        if let Err(limited) = self.admit_message(kind, cx) {
-            self.fail(&limited.error(kind), &asked, cx);
-            if limited.is_last {
-                cx.send(ws::close_frame(POLICY, "rate limit exceeded"));
-                return Flow::Over;
-            }
-            return Flow::On;
+        let ClientMessage { kind, asked, command } =
+            protocol.read(message, place, cx.config.glance_limits(false));
+        cx.budget.spend_bytes(message.len(), READ_INSTRUCTIONS);
+        if !is_counted {
+            messages::came(self, kind, &asked, message, cx);
         }
         if let Err(error) = cx.config.check_message(self.encoding.dialect(), message) {
             self.fail(&error, &asked, cx);
             return Flow::On;
         }
         let obeyed = match command {
-            Ok(Command::Auth { token }) => return self.take_token(&token, &asked, cx),
-            command if self.is_locked() => match self.hear_stranger(command, cx) {
-                Ok(command) => self.obey(command, &asked, cx),
-                Err(Ok(error)) => Err(error),
-                Err(Err(refusal)) => return self.refuse(&refusal, cx),
-            },
+            Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
             Ok(command) => self.obey(command, &asked, cx),
             Err(error) => Err(error),
         };
@@ -192,23 +280,25 @@ impl Session {
         Flow::On
     }
 
-    /// What a client that has shown no token yet may say; else how it is answered, or why it is let go.
-    fn hear_stranger(
-        &self,
-        command: Result<Command, ClientError>,
-        cx: &Context<'_>,
-    ) -> Result<Command, Result<ClientError, Refusal>> {
+    /// Answers a client that has shown no token yet: it may show one, and ask whether the server is there.
+    fn hear_stranger(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
+        let ClientMessage { asked, command, .. } = said;
         let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
-        match command {
-            Err(error) if is_strict => Err(Err(Refusal::BadToken(error.text))),
-            Err(error) => Err(Ok(error)),
-            Ok(_) if is_strict => Err(Err(Refusal::NoToken)),
-            Ok(command @ (Command::Ping | Command::Nothing)) => Ok(command),
+        let obeyed = match command {
+            Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
+            Err(error) if is_strict => return self.refuse(&Refusal::BadToken(error.text), cx),
+            Err(error) => Err(error),
+            Ok(_) if is_strict => return self.refuse(&Refusal::NoToken, cx),
+            Ok(command @ (Command::Ping | Command::Nothing)) => self.obey(command, &asked, cx),
             Ok(_) => {
                 cx.shared.metrics.fault(Denied::Missing.label());
-                Err(Ok(ClientError::new(Denied::Missing.code(), Denied::Missing.to_string())))
+                Err(ClientError::new(Denied::Missing.code(), Denied::Missing.to_string()))
             }
+        };
+        if let Err(error) = obeyed {
+            self.fail(&error, &asked, cx);
         }
+        Flow::On
     }
 
     /// Whether this client may send one more message of this kind now.
@@ -220,7 +310,8 @@ impl Session {
         self.own.get_or_insert_default().rights.admit_message(kind, protocol, cx)
     }
 
-    fn take_token(&mut self, token: &str, asked: &Asked, cx: &mut Context<'_>) -> Flow {
+    fn take_token(&mut self, token: &str, asked: Asked, cx: &mut Context<'_>) -> Flow {
+        let saw = self.rights().and_then(Rights::sees).cloned();
         let unlocked = match &mut self.own {
             Some(own) => own.rights.unlock(token, cx),
             // Nobody need show one, so any is good.
@@ -229,24 +320,64 @@ impl Session {
         match unlocked {
             Ok(waiting) => {
                 self.recount();
-                self.reply(&Reply::Authenticated, asked, cx);
-                if !self.subscriptions.is_empty() {
-                    // What it may see of what it asked for can be another now.
-                    self.tell_interest(cx);
+                let sees = self.rights().and_then(Rights::sees).cloned();
+                let next = if saw == sees { self.subscriptions.len() } else { 0 };
+                let saw = saw.unwrap_or_default();
+                if next > 0 {
+                    // It sees the same, and may be somebody else.
+                    self.tell_change(Vec::new(), 0..0, 0, cx);
                 }
-                if let Some(subscribe) = waiting {
-                    self.subscribe_unasked(*subscribe, cx);
-                }
-                self.look_in_time(cx);
+                let renarrowing = Renarrowing { saw, next, asked, waiting };
+                self.own.get_or_insert_default().renarrowing = Some(renarrowing);
+                self.go_on(cx);
                 Flow::On
             }
             Err(denied) => {
                 cx.shared.metrics.fault(denied.label());
                 let why = denied.to_string();
-                self.reply(&Reply::AuthFailed(&why), asked, cx);
+                self.reply(&Reply::AuthFailed(&why), &asked, cx);
                 self.refuse(&Refusal::BadToken(why), cx)
             }
         }
+    }
+
+    /// Whether it has to [`go_on`](Self::go_on) before it takes another message.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.renarrowing.is_some())
+    }
+
+    /// Narrows some more subscriptions by the token that was shown last; what a client may see of what it asked for can
+    /// be another then. When all are, the token is acknowledged.
+    pub(crate) fn go_on(&mut self, cx: &mut Context<'_>) {
+        /// Subscriptions in one effect, so that it is not begun with more than the turn can end.
+        const AT_ONCE: usize = 16;
+        let Some(own) = &mut self.own else { return };
+        let Some(mut renarrowing) = own.renarrowing.take() else { return };
+        while renarrowing.next < self.subscriptions.len() {
+            if cx.budget.is_spent() {
+                self.own.get_or_insert_default().renarrowing = Some(renarrowing);
+                return;
+            }
+            let next = (renarrowing.next + AT_ONCE).min(self.subscriptions.len());
+            let fresh = renarrowing.next..next;
+            let removed = self.subscriptions[fresh.clone()].iter().map(|s| Touched {
+                wish: s.wish,
+                filter: s.filter.and(&renarrowing.saw),
+                was: Some(Thinning::of(s.on_lag)),
+                to: None,
+            });
+            let removed: Vec<Touched> = removed.collect();
+            let units: u32 = self.subscriptions[fresh.clone()].iter().map(|s| s.weight + 1).sum();
+            cx.budget.spend(units);
+            self.tell_change(removed, fresh, 0, cx);
+            renarrowing.next = next;
+        }
+        let Renarrowing { asked, waiting, .. } = renarrowing;
+        self.reply(&Reply::Authenticated, &asked, cx);
+        if let Some(subscribe) = waiting {
+            self.subscribe_unasked(*subscribe, cx);
+        }
+        self.look_in_time(cx);
     }
 
     /// It may no longer see what it asked for: says so, in the dialect's words.
@@ -320,18 +451,26 @@ impl Session {
     fn obey(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
         match command {
             Command::Subscribe(subscribe) => {
-                let id = self.name(&subscribe).to_string();
                 // The answer stands between what was owed before and what comes from here on.
-                self.subscribe(*subscribe, cx)?;
+                let id = self.subscribe(*subscribe, cx)?.to_string();
                 self.reply(&Reply::Subscribed { id: &id }, asked, cx);
                 Ok(())
             }
             Command::Unsubscribe { subscription_id, strict } => {
-                if self.forget(&subscription_id, cx) == 0 && strict {
+                let gone = if subscription_id == ALL {
+                    self.forget(0..self.subscriptions.len(), cx)
+                } else {
+                    self.forget(self.named(&subscription_id), cx)
+                };
+                if gone.is_empty() && strict {
                     let text = format!("Unknown subscription: {}", shortened(&subscription_id));
                     return Err(ClientError::new("unknown_subscription", text));
                 }
-                self.tell_interest(cx);
+                if self.subscriptions.is_empty() {
+                    self.tell_interest(cx);
+                } else {
+                    self.tell_change(gone, 0..0, 0, cx);
+                }
                 self.reply(&Reply::Unsubscribed { id: &subscription_id }, asked, cx);
                 Ok(())
             }
@@ -342,7 +481,7 @@ impl Session {
             }
             Command::Presence { channel } => {
                 let payload = presence::answer(cx.shared, cx.config, &channel, self.grant())?;
-                self.reply(&Reply::Response(&payload), asked, cx);
+                self.reply(&Reply::Response(&payload.to_string()), asked, cx);
                 Ok(())
             }
             Command::Ping => {
@@ -354,7 +493,7 @@ impl Session {
                 self.close_ears(event.source().unwrap_or_default(), cx);
                 self.publish(event, asked, cx)
             }
-            Command::Auth { .. } | Command::Nothing => Ok(()),
+            Command::Auth { .. } | Command::Withheld | Command::Nothing => Ok(()),
         }
     }
 
@@ -387,49 +526,94 @@ impl Session {
                 subscription.filter = std::mem::take(&mut subscription.filter).not_sources([source]);
             }
             self.recount();
+            self.mark_all();
             self.tell_interest(cx);
         }
     }
 
-    /// The name that a subscription is to have.
+    /// The name that a subscription is to have. A number that the server gives is none that a client has given.
     fn name(&self, subscribe: &Subscribe) -> Name {
-        match &subscribe.subscription_id {
-            Some(id) => Name::Given(id.as_str().into()),
-            None => Name::Numbered(self.unnamed + 1),
+        if let Some(id) = &subscribe.subscription_id {
+            return Name::Given(id.as_str().into());
         }
+        let mut free = self.unnamed.wrapping_add(1);
+        let mut taken: SmallVec<[u32; 8]> = self
+            .subscriptions
+            .iter()
+            .filter_map(|s| s.name.number())
+            .filter(|number| *number >= free)
+            .collect();
+        taken.sort_unstable();
+        for number in taken {
+            if number == free {
+                free = free.wrapping_add(1);
+            }
+        }
+        Name::Numbered(free)
     }
 
-    /// Whether it could be taken.
-    fn check(&self, subscribe: &Subscribe, id: &str, cx: &Context<'_>) -> Result<(), ClientError> {
+    /// Where what has this name is: its filters stand one behind the other.
+    fn named(&self, id: &str) -> Range<usize> {
+        let called = called(id);
+        let is = |s: &Subscription| s.called == called && s.name.is(id);
+        let first = self.subscriptions.iter().position(is).unwrap_or(self.subscriptions.len());
+        let count = self.subscriptions[first..].iter().take_while(|s| is(s)).count();
+        first..first + count
+    }
+
+    /// Whether it could be taken, in place of what is in `replaced`.
+    fn check(
+        &self,
+        subscribe: &Subscribe,
+        replaced: &Range<usize>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), ClientError> {
+        if subscribe.subscription_id.as_deref() == Some(ALL) {
+            let text = format!("subscription_id {ALL} is reserved: it stands for all of them");
+            return Err(ClientError::new("invalid_subscription_id", text));
+        }
         let limits = cx.config.filter_limits();
+        let mut weight: u32 = 0;
         for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
             filter.check(&limits).map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
+            let own = filter.weight();
+            weight = weight.saturating_add(own);
+            cx.budget.spend(own / 2 + 1);
             if let Some(rights) = self.rights() {
                 rights.may_see(filter, self.encoding.dialect() == Dialect::Autosdlc)?;
             }
         }
         let max = cx.config.max_subscriptions;
-        let others = self.subscriptions.iter().filter(|s| !s.name.is(id)).count();
+        let others = self.subscriptions.len() - replaced.len();
         if others + 1 + subscribe.or.len() > max {
             let text = format!("subscription limit of {max} reached");
             return Err(ClientError::new("too_many_subscriptions", text));
         }
+        let max = cx.config.max_subscription_values;
+        let held: u32 = self.subscriptions.iter().map(|s| s.weight).sum();
+        let replaced: u32 = self.subscriptions[replaced.clone()].iter().map(|s| s.weight).sum();
+        if u64::from(held - replaced) + u64::from(weight) > max as u64 {
+            let text = format!(
+                "limit of {max} values and pattern segments in all subscriptions together reached: {} are held, {weight} asked for (** counts {})",
+                held - replaced,
+                crate::filter::MANY_WEIGHT
+            );
+            return Err(ClientError::new("too_many_values", text));
+        }
         self.check_weight(subscribe, cx)
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) -> Result<(), ClientError> {
+    fn subscribe(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) -> Result<Name, ClientError> {
         let name = self.name(&subscribe);
         let id = name.to_string();
-        self.check(&subscribe, &id, cx)?;
+        let replaced = self.named(&id);
+        self.check(&subscribe, &replaced, cx)?;
         let Subscribe { filter, or, since, history, snapshot, on_lag, config, .. } = subscribe;
         if let Name::Numbered(number) = name {
             self.unnamed = number;
         }
         let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
         let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
-        if past.is_none() {
-            self.forget(&id, cx);
-        }
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let (Some(from), [filter]) = (past, filters.as_slice()) {
             // Before the interest changes, so that what is live comes behind it.
@@ -437,56 +621,81 @@ impl Session {
             let (encoding, filter) = (self.encoding, self.narrow(filter));
             cx.effects.push(Effect::Replay { encoding, filter, except, from });
             cx.hold_input();
-            self.forget(&id, cx);
         }
+        let gone = self.forget(replaced, cx);
         if let Some(config) = config {
-            cx.shared.directory.add(self.client(), id, config, cx.now);
+            cx.shared.directory.add(self.client(), id.clone(), config, cx.now);
         }
+        let first = self.subscriptions.len();
+        let called = called(&id);
         for filter in filters {
             messages::subscribed(self.encoding, &filter, 1, cx);
-            self.subscriptions.push(Subscription { name: name.clone(), filter, on_lag });
+            let weight = filter.weight();
+            let name = name.clone();
+            self.subscriptions.push(Subscription { name, filter, on_lag, called, weight, wish: 0 });
             self.count_newest();
             cx.shared.metrics.subscriptions.inc();
         }
-        self.tell_interest(cx);
-        Ok(())
+        let added = self.subscriptions.len() - first;
+        self.tell_change(gone, first..self.subscriptions.len(), added, cx);
+        Ok(name)
     }
 
-    /// Drops what has this name, or everything by the name `*`; how much that was.
-    fn forget(&mut self, id: &str, cx: &Context<'_>) -> usize {
-        let before = self.subscriptions.len();
+    /// Drops these subscriptions; what they were as interest.
+    fn forget(&mut self, which: Range<usize>, cx: &Context<'_>) -> Vec<Touched> {
         let (encoding, client, narrowed) = (self.encoding, self.client(), self.grant().is_some());
-        let mut weight = Weight::default();
-        self.subscriptions.retain(|s| {
-            let stays = id != "*" && !s.name.is(id);
-            if !stays {
-                let Weight { all, own } = Self::weight_of(s, narrowed);
-                weight = Weight { all: weight.all + all, own: weight.own + own };
-                messages::subscribed(encoding, &s.filter, -1, cx);
-                if encoding.dialect() == Dialect::Autosdlc {
-                    cx.shared.directory.remove(client, &s.name.to_string());
-                }
-            }
-            stays
+        let gone: SmallVec<[Subscription; 1]> = self.subscriptions.drain(which).collect();
+        cx.shared.metrics.subscriptions.dec_by(gone.len() as i64);
+        let weight = gone.iter().fold(Weight::default(), |sum, s| {
+            let Weight { all, own } = Self::weight_of(s, narrowed);
+            Weight { all: sum.all + all, own: sum.own + own }
         });
-        let gone = before - self.subscriptions.len();
         self.count_gone(weight);
-        cx.shared.metrics.subscriptions.dec_by(gone as i64);
-        gone
+        let mut before: Option<&Name> = None;
+        for s in &gone {
+            messages::subscribed(encoding, &s.filter, -1, cx);
+            if encoding.dialect() == Dialect::Autosdlc
+                && !before.is_some_and(|name| name.is(&s.name.to_string()))
+            {
+                cx.shared.directory.remove(client, &s.name.to_string());
+            }
+            before = Some(&s.name);
+        }
+        let touched = |s: &Subscription| Touched {
+            wish: s.wish,
+            filter: self.narrow(&s.filter),
+            was: Some(Thinning::of(s.on_lag)),
+            to: None,
+        };
+        gone.iter().map(touched).collect()
     }
 
-    fn request(&self, action: &str, cx: &Context<'_>) -> Result<serde_json::Value, ClientError> {
-        match action {
+    /// Hashes the names and wishes of all subscriptions, and weighs them.
+    fn mark_all(&mut self) {
+        for at in 0..self.subscriptions.len() {
+            let wish = hash(self.narrow(&self.subscriptions[at].filter).bytes());
+            let s = &mut self.subscriptions[at];
+            (s.called, s.weight, s.wish) = (called(&s.name.to_string()), s.filter.weight(), wish);
+        }
+    }
+
+    /// The answer to a request, as JSON.
+    fn request(&self, action: &str, cx: &mut Context<'_>) -> Result<String, ClientError> {
+        let answer = match action {
             "list_subscriptions" => {
-                let all: Vec<_> = self
-                    .subscriptions
-                    .iter()
-                    .map(|s| native::describe(&s.name.to_string(), &s.filter))
-                    .collect();
-                Ok(json!({ "subscriptions": all }))
+                let mut all = String::from(r#"{"subscriptions":["#);
+                for (at, s) in self.subscriptions.iter().enumerate() {
+                    if at > 0 {
+                        all.push(',');
+                    }
+                    native::describe(&s.name.to_string(), &s.filter, &mut all);
+                }
+                all.push_str("]}");
+                cx.budget.spend_bytes(all.len(), LIST_INSTRUCTIONS);
+                return Ok(all);
             }
-            "subscription_count" => Ok(json!({ "count": self.subscriptions.len() })),
-            "server_info" => Ok(json!({
+            "subscription_count" => json!({ "count": self.subscriptions.len() }),
+            "server_info" => json!({
                 "name": "fanwire",
                 "version": env!("CARGO_PKG_VERSION"),
                 "protocol": if self.encoding.is_lean() { lean::PROTOCOL } else { native::PROTOCOL },
@@ -495,11 +704,16 @@ impl Session {
                 "max_message_bytes": cx.config.max_message_bytes,
                 "max_subscriptions": cx.config.max_subscriptions,
                 "heartbeat_seconds": cx.config.heartbeat.as_secs_f64(),
-            })),
-            other => Err(ClientError::new("unknown_action", format!("Unknown action: {}", shortened(other)))),
-        }
+            }),
+            other => {
+                let text = format!("Unknown action: {}", shortened(other));
+                return Err(ClientError::new("unknown_action", text));
+            }
+        };
+        Ok(answer.to_string())
     }
 
+    /// Has the loop deliver what the client is subscribed to, all at once.
     fn tell_interest(&self, cx: &mut Context<'_>) {
         if cx.config.presence.is_on() {
             // Who asks next who is there finds itself among them.
@@ -509,9 +723,62 @@ impl Session {
         cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
     }
 
-    /// Keeps the loop's own filters in place of equal ones.
-    pub(crate) fn share_filters<'a>(&mut self, held: impl Fn(&Filter) -> Option<&'a Filter>) {
-        for subscription in &mut self.subscriptions {
+    /// Tells the loop what of the client's interest is another now: `touched` is what was before, and the subscriptions
+    /// in `fresh` are what came for it, of which the newest `added` are new. Costs a look at each subscription, and
+    /// what changed.
+    fn tell_change(
+        &mut self,
+        mut touched: Vec<Touched>,
+        fresh: Range<usize>,
+        added: usize,
+        cx: &mut Context<'_>,
+    ) {
+        if cx.config.presence.is_on() {
+            cx.hold_input();
+        }
+        for at in fresh.clone() {
+            let filter = self.narrow(&self.subscriptions[at].filter);
+            let s = &mut self.subscriptions[at];
+            s.wish = hash(filter.bytes());
+            touched.push(Touched { wish: s.wish, filter, was: None, to: Some(Thinning::of(s.on_lag)) });
+        }
+        let least = |one: Option<Thinning>, other: Option<Thinning>| one.into_iter().chain(other).min();
+        touched.sort_unstable_by_key(|touched| touched.wish);
+        touched.dedup_by(|later, kept| {
+            let is_one = later.wish == kept.wish;
+            if is_one {
+                (kept.was, kept.to) = (least(kept.was, later.was), least(kept.to, later.to));
+            }
+            is_one
+        });
+        let mut cut = Cut::default();
+        for (at, s) in self.subscriptions.iter().enumerate() {
+            cut = cut.max(Cut::of(s.on_lag));
+            let found = match touched.as_slice() {
+                [one] => (one.wish == s.wish).then_some(0),
+                all => all.binary_search_by_key(&s.wish, |touched| touched.wish).ok(),
+            };
+            if let Some(found) = found
+                && !fresh.contains(&at)
+            {
+                // Another subscription wants it, too, before and after.
+                let (one, wants) = (&mut touched[found], Some(Thinning::of(s.on_lag)));
+                (one.was, one.to) = (least(one.was, wants), least(one.to, wants));
+            }
+        }
+        // About three instructions each.
+        cx.budget.spend(u32::try_from(self.subscriptions.len() / 100).unwrap_or(u32::MAX));
+        touched.retain(|touched| touched.was != touched.to);
+        let change = |Touched { filter, was, to, .. }| Change { filter, was: was.is_some(), to };
+        // What comes goes before what leaves, so that what is in both is never let go of.
+        touched.sort_by_key(|touched| touched.to.is_none());
+        let changes = touched.into_iter().map(change).collect();
+        cx.effects.push(Effect::Change { encoding: self.encoding, cut, changes, added });
+    }
+
+    /// Keeps the loop's own filters in place of equal ones, in the newest `count` subscriptions.
+    pub(crate) fn share_filters<'a>(&mut self, count: usize, held: impl Fn(&Filter) -> Option<&'a Filter>) {
+        for subscription in self.subscriptions.iter_mut().rev().take(count) {
             if let Some(same) = held(&subscription.filter) {
                 subscription.filter = same.clone();
             }

@@ -41,9 +41,6 @@ pub(super) struct Autosdlc {
 /// From this length on, a message is compressed where the client asked for it.
 const GZIP_BYTES_MIN: usize = 1024;
 
-/// What a client's compressed message may come to, so that a few bytes do not become many.
-const INFLATED_BYTES_MAX: u64 = 1 << 20;
-
 /// `?compress=gzip`.
 pub(super) fn open(place: Place, query: &[(String, String)]) -> Opening {
     let gzip = query.iter().any(|(name, value)| name == "compress" && value.eq_ignore_ascii_case("gzip"));
@@ -79,15 +76,41 @@ struct NamesIn {
 }
 
 impl Protocol for Autosdlc {
-    fn read(&self, message: Incoming<'_>, _: &Place) -> ClientMessage {
+    fn read(&self, message: Incoming<'_>, _: &Place, bytes_max: usize) -> ClientMessage {
         let fault = |why: String| ClientMessage {
             kind: UNKNOWN,
             asked: Asked::Silent,
             command: Err(ClientError::invalid(why)),
         };
-        match text_of(message) {
+        match text_of(message, bytes_max) {
             Ok(text) => read(&text),
             Err(why) => fault(why),
+        }
+    }
+
+    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage {
+        let said = |kind, asked, command| ClientMessage { kind, asked, command };
+        if message.len() > bytes_max {
+            return said(UNKNOWN, Asked::Silent, Ok(Command::Withheld));
+        }
+        let text = match text_of(message, bytes_max) {
+            Ok(text) => text,
+            Err(why) => return said(UNKNOWN, Asked::Silent, Err(ClientError::invalid(why))),
+        };
+        match serde_json::from_str::<MessageIn<'_>>(&text) {
+            Ok(message) => {
+                let (kind, command) = match &*message.kind {
+                    "subscribe" => ("subscribe", Ok(Command::Withheld)),
+                    "unsubscribe" => ("unsubscribe", Ok(Command::Withheld)),
+                    "ping" | "auth_request" => command(&message),
+                    other => match event_type(other) {
+                        Some(known) => (known.name, Ok(Command::Withheld)),
+                        None => (UNKNOWN, Ok(Command::Nothing)),
+                    },
+                };
+                said(kind, Asked::of(message.id), command)
+            }
+            Err(error) => said(UNKNOWN, Asked::Silent, Err(ClientError::invalid(error.to_string()))),
         }
     }
 
@@ -150,16 +173,15 @@ impl Protocol for Autosdlc {
     }
 }
 
-/// The text of a message, inflated if need be; else what is wrong with it.
-pub(crate) fn text_of(message: Incoming<'_>) -> Result<Cow<'_, str>, String> {
+/// The text of a message, inflated to so many bytes at the most if need be; else what is wrong with it.
+pub(crate) fn text_of(message: Incoming<'_>, bytes_max: usize) -> Result<Cow<'_, str>, String> {
     match message {
         Incoming::Text(text) => Ok(text.into()),
         Incoming::Binary(bytes) if bytes.starts_with(&[0x1f, 0x8b]) => {
             let mut text = String::new();
-            match GzDecoder::new(bytes).take(INFLATED_BYTES_MAX + 1).read_to_string(&mut text) {
-                Ok(len) if len as u64 > INFLATED_BYTES_MAX => {
-                    Err(format!("more than {INFLATED_BYTES_MAX} bytes, uncompressed"))
-                }
+            let one_more = bytes_max.saturating_add(1) as u64;
+            match GzDecoder::new(bytes).take(one_more).read_to_string(&mut text) {
+                Ok(len) if len > bytes_max => Err(format!("more than {bytes_max} bytes, uncompressed")),
                 Ok(_) => Ok(text.into()),
                 Err(error) => Err(format!("gzip: {error}")),
             }

@@ -11,7 +11,7 @@ use super::super::command::Strings;
 use super::super::{ClientError, Subscribe};
 use crate::catalogue::autosdlc::TYPES;
 use crate::event::Attribute;
-use crate::filter::{Filter, Pattern};
+use crate::filter::{Filter, FilterErrorKind, Pattern, VALUE_BYTES_MAX, VALUES_MAX};
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
@@ -43,6 +43,9 @@ struct Config<'a> {
 /// Ways in which one pattern may be parted in three.
 const PARTINGS_MAX: usize = 16;
 
+/// Ways in which all patterns of one message may be parted, together. Each is up to two filters, some 6,000 instructions.
+const ALL_PARTINGS_MAX: usize = 512;
+
 /// Reads the `data` of a `subscribe`.
 pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
     let input: SubscribeIn = serde_json::from_str(data)
@@ -50,6 +53,10 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
     let mut patterns = list(input.pattern);
     patterns.extend(list(input.patterns));
+    if patterns.len() > VALUES_MAX {
+        let text = FilterErrorKind::TooManyValues(patterns.len(), VALUES_MAX).to_string();
+        return Err(ClientError::new("invalid_filter", text));
+    }
     let or_any = |part: Option<String>| part.filter(|p| !p.is_empty()).unwrap_or_else(|| "*".to_owned());
     let subscription_id = input.subscription_id.filter(|id| !id.is_empty());
     let mut filters = Vec::new();
@@ -75,10 +82,21 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
         events: is_parted.then_some(&events),
         pattern: &patterns,
     });
+    let mut ways = 0;
     for pattern in &patterns {
-        let parted = partings(pattern);
-        if parted.len() > PARTINGS_MAX {
+        if pattern.len() > VALUE_BYTES_MAX {
+            let text = FilterErrorKind::ValueTooLong(pattern.len(), VALUE_BYTES_MAX).to_string();
+            return Err(ClientError::new("invalid_filter", text));
+        }
+        let Some(parted) = partings(pattern) else {
             let text = format!("pattern can be read in more than {PARTINGS_MAX} ways: fewer asterisks");
+            return Err(ClientError::new("invalid_pattern", text));
+        };
+        ways += parted.len();
+        if ways > ALL_PARTINGS_MAX {
+            let text = format!(
+                "patterns can be read in more than {ALL_PARTINGS_MAX} ways: fewer asterisks, or fewer patterns in a message"
+            );
             return Err(ClientError::new("invalid_pattern", text));
         }
         for [resource, id, event] in parted {
@@ -100,7 +118,9 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
 
 /// Every way in which the two colons of a key may fall in a pattern: each is a colon of the pattern or lies in
 /// one of its asterisks. Neither the resource nor the event holds one.
-fn partings(pattern: &str) -> Vec<[String; 3]> {
+///
+/// `None`: in more than [`PARTINGS_MAX`] ways.
+fn partings(pattern: &str) -> Option<Vec<[String; 3]>> {
     let places = |byte| pattern.bytes().enumerate().filter(move |(_, b)| *b == byte).map(|(at, _)| at);
     let (first, last) = (pattern.find(':'), pattern.rfind(':'));
     let firsts: Vec<usize> = places(b'*').filter(|at| first.is_none_or(|f| *at < f)).chain(first).collect();
@@ -109,8 +129,11 @@ fn partings(pattern: &str) -> Vec<[String; 3]> {
     let mut all = Vec::new();
     for &a in &firsts {
         for &b in &lasts {
-            if a > b || (a == b && !is_star(a)) || all.len() > PARTINGS_MAX {
+            if a > b || (a == b && !is_star(a)) {
                 continue;
+            }
+            if all.len() == PARTINGS_MAX {
+                return None;
             }
             let star = |at: usize| if is_star(at) { "*" } else { "" };
             let between = if a == b { "*" } else { &format!("{}{}{}", star(a), &pattern[a + 1..b], star(b)) };
@@ -121,18 +144,18 @@ fn partings(pattern: &str) -> Vec<[String; 3]> {
             ]);
         }
     }
-    all
+    Some(all)
 }
 
 /// The filters of one resource, id and some events, each perhaps with asterisks.
 fn wanted(resource: &str, id: &str, events: &[&str], filters: &mut Vec<Filter>) {
-    let matches = |pattern: &str, value: &str| Pattern::runs(pattern).matches(value);
+    let of_resource = Pattern::runs(resource);
+    let of_events: Vec<Pattern> = events.iter().map(|event| Pattern::runs(*event)).collect();
     let all = events.contains(&"*");
     let mut types = Vec::new();
     for known in TYPES {
-        if matches(resource, known.resource)
-            && events.iter().any(|event| matches(event, known.event) || matches(event, known.name))
-        {
+        let is_meant = |event: &Pattern| event.matches(known.event) || event.matches(known.name);
+        if of_resource.matches(known.resource) && of_events.iter().any(is_meant) {
             types.extend([known.name.to_owned(), format!("{}.{}", known.resource, known.event)]);
             types.push(format!("{}:{}", known.resource, known.event));
         }
@@ -231,6 +254,16 @@ mod tests {
 
     #[test]
     fn what_is_no_subscription_is_told() {
+        // Each of these costs what it is long, not the square of it.
+        let stars = format!(r#"{{"pattern":"{}:x"}}"#, "*".repeat(1000));
+        let many = format!(r#"{{"patterns":["{}"]}}"#, ["*:b"; 300].join(r#"",""#));
+        let ways = format!(r#"{{"patterns":["{}"]}}"#, ["***a:b***"; 256].join(r#"",""#));
+        let long = format!(r#"{{"pattern":"{}"}}"#, "x".repeat(2000));
+        for data in [&stars, &many, &ways, &long] {
+            assert!(read(data).is_err(), "{data}");
+        }
+        let usable = format!(r#"{{"patterns":["{}"]}}"#, ["agent:coder-*:status"; 256].join(r#"",""#));
+        assert!(read(&usable).is_ok());
         for data in ["5", r#"{"events":5}"#, r#"{"pattern":"*****a*b*c*d"}"#] {
             assert!(read(data).is_err(), "{data}");
         }

@@ -169,9 +169,20 @@ impl Matcher {
 
     /// The filter held here that equals this one: who keeps it instead keeps no copy.
     pub fn held(&self, filter: &Filter) -> Option<&Filter> {
+        self.class_of(filter).map(|id| &self.classes[id.index()].filter)
+    }
+
+    /// The class of this filter, if it has one.
+    pub(crate) fn class_of(&self, filter: &Filter) -> Option<ClassId> {
         let same = |id: &u32| self.classes[*id as usize].filter == *filter;
-        let id = self.ids.find(self.hasher.hash_one(filter.bytes()), same)?;
-        Some(&self.classes[*id as usize].filter)
+        self.ids.find(self.hasher.hash_one(filter.bytes()), same).map(|id| ClassId(*id))
+    }
+
+    #[cfg(feature = "server")]
+    /// Adds a holder of a class that has one.
+    pub(crate) fn hold(&mut self, id: ClassId) {
+        debug_assert!(self.classes[id.index()].holders > 0, "nobody could have named it");
+        self.classes[id.index()].holders += 1;
     }
 
     /// Takes one holder away; the class goes with the last, and its id may be given anew. Answers whether it

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::claims::{Claims, PublishRight};
 use crate::dialect::Complete;
 use crate::event::{Attribute, Event};
-use crate::filter::{Filter, FilterLimits, Pattern};
+use crate::filter::{Filter, FilterLimits, Pattern, VALUES_MAX};
 
 /// The rights of a connection, from a token, an API key or the configuration.
 #[derive(Debug)]
@@ -72,6 +72,15 @@ impl Grant {
     /// The grant of these claims, which holds until `expires`; or what is wrong with their patterns.
     pub(super) fn new(claims: &Claims, expires: Option<i64>, proof: u64) -> Result<Self, String> {
         let Claims { streams, types, channels, entities, .. } = claims;
+        // Counted before they are parsed.
+        let listed = [streams, types, channels, entities].into_iter().flatten().map(Vec::len).sum::<usize>();
+        let published = if let PublishRight::Types(types) = &claims.publish { types.len() } else { 0 };
+        if listed.max(published) > VALUES_MAX {
+            return Err(format!(
+                "grant of {} patterns is over the limit of {VALUES_MAX}",
+                listed.max(published)
+            ));
+        }
         let lists = Lists {
             types: patterns(types.as_deref()),
             streams: patterns(streams.as_deref()),
@@ -167,6 +176,11 @@ impl Grant {
     /// What its holder may see of what `filter` wants.
     pub(crate) fn narrow(&self, filter: &Filter) -> Filter {
         filter.and(&self.sees)
+    }
+
+    /// What its holder may see.
+    pub(crate) fn filter(&self) -> &Filter {
+        &self.sees
     }
 
     /// Whether its holder may see this event.

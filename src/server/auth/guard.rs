@@ -15,6 +15,7 @@ use super::ticket::Tickets;
 use super::{Denied, Fault, NoTicket};
 use crate::codec::http::Request;
 use crate::event::Timestamp;
+use crate::server::budget::Budget;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 
@@ -81,7 +82,7 @@ impl Guard {
         }))
     }
 
-    fn verify(&self, token: &str, now: i64) -> Result<Arc<Grant>, Denied> {
+    fn verify(&self, token: &str, now: i64, budget: &mut Budget) -> Result<Arc<Grant>, Denied> {
         if token.len() > self.config.max_token_bytes {
             return Err(Fault::TooLong.into());
         }
@@ -89,7 +90,7 @@ impl Guard {
             return found;
         }
         let verifier = self.verifier.as_ref().ok_or(Fault::Key)?;
-        let verified = verifier.verify(token, now)?;
+        let verified = verifier.verify(token, now, budget)?;
         let grant = Grant::new(&verified.claims, verified.expires, verified.proof);
         grant.map(Arc::new).map_err(|_| Fault::Grant.into())
     }
@@ -156,11 +157,12 @@ impl Auth {
         request: &Request,
         origins: &[String],
         now: Timestamp,
+        budget: &mut Budget,
     ) -> Result<Option<Arc<Grant>>, Denied> {
         let Some(guard) = self.guard() else { return Ok(None) };
         match credential::find(request, &guard.config.cookie, origins) {
             None => Ok(guard.anonymous.clone()),
-            Some(Credential::Token(token)) => self.check(&guard, &token, now).map(Some),
+            Some(Credential::Token(token)) => self.check(&guard, &token, now, budget).map(Some),
             Some(Credential::Ticket(ticket)) => {
                 let grant = lock(&self.tickets).take(&ticket, now.0).ok_or(Denied::Ticket)?;
                 match self.ended(&grant, now) {
@@ -172,13 +174,24 @@ impl Auth {
     }
 
     /// The grant of a token or an API key. Where everybody may come in, any text is good, and `None` the answer.
-    pub(crate) fn verify(&self, token: &str, now: Timestamp) -> Result<Option<Arc<Grant>>, Denied> {
+    pub(crate) fn verify(
+        &self,
+        token: &str,
+        now: Timestamp,
+        budget: &mut Budget,
+    ) -> Result<Option<Arc<Grant>>, Denied> {
         let Some(guard) = self.guard() else { return Ok(None) };
-        self.check(&guard, token, now).map(Some)
+        self.check(&guard, token, now, budget).map(Some)
     }
 
-    fn check(&self, guard: &Guard, token: &str, now: Timestamp) -> Result<Arc<Grant>, Denied> {
-        let grant = guard.verify(token, seconds(now))?;
+    fn check(
+        &self,
+        guard: &Guard,
+        token: &str,
+        now: Timestamp,
+        budget: &mut Budget,
+    ) -> Result<Arc<Grant>, Denied> {
+        let grant = guard.verify(token, seconds(now), budget)?;
         if self.is_revoked(guard, &grant, seconds(now)) { Err(Denied::Revoked) } else { Ok(grant) }
     }
 

@@ -10,15 +10,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation};
 use sha2::{Digest, Sha256};
 
 use super::claims::Claims;
 use super::config::{AuthError, JwtConfig};
 use super::{Denied, Fault};
+use crate::server::budget::{self, Budget};
 
 /// Keys in one set: a token is tried with each that it could be of.
 const KEYS_MAX: usize = 64;
+
+/// Public keys that one token is tried with. A set with more of one kind has ids, and its tokens name them.
+const SIGNATURES_MAX: usize = 8;
 
 /// Below, an RSA key can be factored (RFC 7518, 3.3).
 const RSA_BITS_MIN: usize = 2048;
@@ -133,17 +137,28 @@ impl Verifier {
     }
 
     /// Whether a token is good at this second.
-    pub(super) fn verify(&self, token: &str, now: i64) -> Result<Verified, Denied> {
+    /// An attempt with a public key is dear: a token that does not name its key is tried with so many and no more.
+    pub(super) fn verify(&self, token: &str, now: i64, budget: &mut Budget) -> Result<Verified, Denied> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| Fault::Malformed)?;
         if header.crit.is_some() {
             // It says that who does not know these extensions must refuse (RFC 7515, 4.1.11).
             return Err(Fault::Malformed.into());
         }
         let mut fault = Fault::Key;
+        let mut signatures = 0;
         for key in &self.keys {
             let named = key.id.is_none() || header.kid.is_none() || key.id == header.kid;
             if !named || key.algorithm != header.alg {
                 continue;
+            }
+            if key.algorithm.family() == AlgorithmFamily::Hmac {
+                budget.spend(budget::SHARED_SECRET);
+            } else {
+                signatures += 1;
+                if signatures > SIGNATURES_MAX {
+                    break;
+                }
+                budget.spend_signature();
             }
             match jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation) {
                 Ok(data) => return self.is_good(data.claims, key.proof, now),
@@ -274,7 +289,6 @@ fn from_jwk(jwk: &Jwk) -> Result<Option<(Algorithm, DecodingKey)>, String> {
 
 /// A key that the verifier takes, and that is strong enough.
 fn checked(algorithm: Algorithm, key: DecodingKey) -> Result<(Algorithm, DecodingKey), String> {
-    use jsonwebtoken::AlgorithmFamily;
     let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
     match key.family() {
         AlgorithmFamily::Hmac if bytes == 0 => return Err("is empty".to_owned()),

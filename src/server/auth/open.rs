@@ -7,6 +7,7 @@ use super::revocation::Revocation;
 use super::{Denied, NoTicket};
 use crate::codec::http::Request;
 use crate::event::Timestamp;
+use crate::server::budget::Budget;
 
 /// The authentication of a server: none.
 #[derive(Debug, Default)]
@@ -27,11 +28,12 @@ impl Auth {
         _: &Request,
         _: &[String],
         _: Timestamp,
+        _: &mut Budget,
     ) -> Result<Option<Arc<Grant>>, Denied> {
         Ok(None)
     }
 
-    pub(crate) fn verify(&self, _: &str, _: Timestamp) -> Result<Option<Arc<Grant>>, Denied> {
+    pub(crate) fn verify(&self, _: &str, _: Timestamp, _: &mut Budget) -> Result<Option<Arc<Grant>>, Denied> {
         Ok(None)
     }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::event::Timestamp;
+use crate::server::budget::Budget;
 
 const NOW: i64 = 1_800_000_000;
 const SECRET: &str = "a secret that only this test knows, of some length";
@@ -62,7 +63,7 @@ fn hmac(secret: &[u8], message: &[u8]) -> String {
 }
 
 fn denied(auth: &Auth, token: &str) -> &'static str {
-    match auth.verify(token, at(NOW)) {
+    match auth.verify(token, at(NOW), &mut Budget::new(u32::MAX)) {
         Ok(_) => "let in",
         Err(denied) => denied.label(),
     }
@@ -325,7 +326,7 @@ fn api_keys_and_tokens_live_beside_each_other() {
     config.jwt.hs256_secret = Some(secret());
     config.api_keys_file = Some(temp("keys", &format!("{}\n", key.line())));
     let auth = Auth::load(&config).expect("a configuration");
-    let grant = auth.verify(key.key(), at(NOW)).expect("good").expect("a grant");
+    let grant = auth.verify(key.key(), at(NOW), &mut Budget::new(u32::MAX)).expect("good").expect("a grant");
     assert!(grant.publishes() && grant.sees_nothing());
     assert_eq!(denied(&auth, &SigningKey::hs256(&secret()).sign(&claims()).expect("signs")), "let in");
     assert_eq!(denied(&auth, &format!("{}x", key.key())), "token_malformed");
@@ -356,7 +357,8 @@ fn a_reload_ends_anonymous_grants_only_where_they_changed() {
         &crate::codec::http::HttpLimits::default(),
     );
     let (request, _) = request.expect("a request").expect("a whole one");
-    let grant = auth.admit(&request, &[], at(NOW)).expect("let in").expect("a grant");
+    let grant =
+        auth.admit(&request, &[], at(NOW), &mut Budget::new(u32::MAX)).expect("let in").expect("a grant");
     auth.reload(&config).expect("a configuration");
     assert_eq!(auth.ended(&grant, at(NOW)), None);
     config.anonymous.streams = vec!["other".into()];
@@ -370,7 +372,7 @@ fn a_grant_ends_with_its_time_its_key_or_a_revocation() {
     let mut claims = claims();
     claims.jti = Some("t-1".into());
     let token = SigningKey::hs256(&secret()).sign(&claims).expect("it signs");
-    let grant = auth.verify(&token, at(NOW)).expect("good").expect("a grant");
+    let grant = auth.verify(&token, at(NOW), &mut Budget::new(u32::MAX)).expect("good").expect("a grant");
     assert_eq!(auth.ended(&grant, at(NOW + 59)), None);
     assert_eq!(auth.ended(&grant, at(NOW + 60)), Some(Denied::Expired));
     let one = Revocation::read(r#"{"jti":"t-1"}"#).expect("one");
@@ -471,11 +473,12 @@ fn a_ticket_carries_the_rights_and_the_end_of_its_token() {
     use crate::codec::http::{HttpLimits, parse_request};
     let auth = with_secret();
     let token = SigningKey::hs256(&secret()).sign(&claims()).expect("it signs");
-    let grant = auth.verify(&token, at(NOW)).expect("good").expect("a grant");
+    let grant = auth.verify(&token, at(NOW), &mut Budget::new(u32::MAX)).expect("good").expect("a grant");
     let admit = |ticket: &str, second| {
         let text = format!("GET /sse?ticket={ticket} HTTP/1.1\r\nHost: t\r\n\r\n");
         let parsed = parse_request(text.as_bytes(), &HttpLimits::default()).expect("a request");
-        auth.admit(&parsed.expect("whole").0, &[], at(second)).map(|grant| grant.expect("a grant"))
+        auth.admit(&parsed.expect("whole").0, &[], at(second), &mut Budget::new(u32::MAX))
+            .map(|grant| grant.expect("a grant"))
     };
     let (ticket, ttl) = auth.make_ticket(&grant, at(NOW)).expect("room");
     assert_eq!(ttl, 30);

@@ -81,7 +81,8 @@ impl Connection {
                 };
                 SavedState::Http { buffer: http.buffer.clone(), receiving }
             }
-            State::Ws(ws) if ws.echo.is_none() => SavedState::Ws {
+            // One that is in the middle of showing another token has its answer here.
+            State::Ws(ws) if ws.echo.is_none() && !ws.session.is_busy() => SavedState::Ws {
                 decoder: ws.decoder.clone(),
                 inflates: self.inflates,
                 session: Box::new(ws.session.save(tick, directory)),

@@ -5,6 +5,7 @@
 //! wants comes, so the client gets nothing twice and misses nothing; after some seconds it is done all the same, and
 //! the client is told a gap. Meanwhile it is not read.
 
+use super::super::budget;
 use super::super::connection::{Effect, ReplayFrom};
 use super::super::wheel::Tick;
 use super::log_places::{Behind, behind, marks};
@@ -20,6 +21,8 @@ const PATIENCE_TICKS: Tick = 50;
 pub(super) enum Wait {
     /// The log, read up to here.
     Log(Since),
+    /// The next turn: this one has done as much as it may of a long change.
+    Turn,
     /// All that these match, which is asked for while they wait.
     Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] Wanted),
 }
@@ -42,9 +45,35 @@ impl<S: Socket> Core<S> {
             if let Some(wait) = self.wait_for(&effect) {
                 self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
             } else {
-                self.obey(slot, effect);
+                self.obey_some(slot, effect, rest.by_ref());
             }
         }
+    }
+
+    /// Does one thing; of a long change so much as this turn may take, and puts off the rest with all that is behind it.
+    fn obey_some(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
+        let Effect::Change { encoding, cut, mut changes, added } = effect else {
+            return self.obey(slot, effect);
+        };
+        // One at the least, so that there is an end to it, and none between a replay and what goes on where that ends.
+        let mut left = self.work.left().min(budget::CLIENT);
+        let mut count = 0;
+        while count < changes.len() && (count == 0 || left > 0) {
+            left = left.saturating_sub(changes[count].units());
+            count += 1;
+        }
+        let later = changes.split_off(count);
+        if later.is_empty() {
+            return self.obey(slot, Effect::Change { encoding, cut, changes, added });
+        }
+        let later = Effect::Change { encoding, cut, changes: later, added };
+        self.obey(slot, Effect::Change { encoding, cut, changes, added: 0 });
+        self.put_off(slot, Wait::Turn, std::iter::once(later).chain(rest).collect());
+    }
+
+    /// Whether something waits for nothing but the next turn.
+    pub(super) fn has_unfinished(&self) -> bool {
+        self.ahead.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
     }
 
     /// What this effect has to wait for.
@@ -59,6 +88,11 @@ impl<S: Socket> Core<S> {
         let filters: Vec<Filter> = match effect {
             Effect::Replay { filter, .. } => vec![filter.clone()],
             Effect::Interest { wishes, .. } => wishes.iter().map(|(filter, _)| filter.clone()).collect(),
+            Effect::Change { changes, .. } => changes
+                .iter()
+                .filter(|change| change.to.is_some())
+                .map(|change| change.filter.clone())
+                .collect(),
             _ => return None,
         };
         if interest.is_followed(filters.iter()) {
@@ -70,6 +104,7 @@ impl<S: Socket> Core<S> {
 
     fn is_over(&self, wait: &Wait) -> bool {
         match wait {
+            Wait::Turn => true,
             Wait::Log(since) => !self.is_not_yet(since),
             Wait::Interest(filters, _) => {
                 let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
@@ -104,14 +139,23 @@ impl<S: Socket> Core<S> {
     /// Does what no longer has to wait.
     pub(super) fn catch_up(&mut self) {
         let mut at = 0;
-        while let Some(put_off) = self.ahead.get(at) {
-            if self.tick < put_off.until && self.find(put_off.token).is_some() && !self.is_over(&put_off.wait)
-            {
+        // What is put off anew meanwhile is not for this turn.
+        let mut looks = self.ahead.len();
+        while looks > 0
+            && let Some(put_off) = self.ahead.get(at)
+        {
+            looks -= 1;
+            let is_gone = self.find(put_off.token).is_none();
+            let waits = match put_off.wait {
+                Wait::Turn => self.spending.is_spent(),
+                ref wait => self.tick < put_off.until && !self.is_over(wait),
+            };
+            if waits && !is_gone {
                 at += 1;
                 continue;
             }
             // Held until what it stands for is done.
-            let PutOff { token, effects, wait: _wait, .. } = self.ahead.swap_remove(at);
+            let PutOff { token, effects, wait, .. } = self.ahead.remove(at);
             let Some(slot) = self.find(token) else { continue };
             let conn = &mut self.conns[slot];
             conn.awaits -= 1;
@@ -119,11 +163,14 @@ impl<S: Socket> Core<S> {
                 self.queue(slot);
             }
             let mut effects = effects.into_iter();
+            self.work = self.spending.share(budget::CLIENT);
             // It has waited; what is behind it may have to wait for something else.
             if let Some(first) = effects.next() {
-                self.obey(slot, first);
+                self.obey_some(slot, first, effects.by_ref());
             }
             self.obey_all(token, effects);
+            self.spending.settle(&self.work);
+            drop(wait);
             if let Some(slot) = self.find(token) {
                 self.flush(slot);
             }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::super::connection::Effect;
 use super::{Core, Ending, Kept, Socket, token_of};
 use crate::dialect::Encoding;
-use crate::feed::{Cut, REPLY_COST, Slot, Thinning, Wish};
+use crate::feed::{Change, Cut, REPLY_COST, Slot, Thinning, Wish};
 
 impl<S: Socket> Core<S> {
     /// Does what the connection asked for; false where the connection is gone.
@@ -26,7 +26,8 @@ impl<S: Socket> Core<S> {
         match effect {
             Effect::Send(bytes) => self.send(slot, bytes),
             Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
-            Effect::Interest { .. } | Effect::Replay { .. } if self.is_denied(slot) => {}
+            Effect::Interest { .. } | Effect::Change { .. } | Effect::Replay { .. }
+                if self.is_denied(slot) => {}
             Effect::Named(name) => self.call(slot, name),
             Effect::Interest { encoding, wishes } => {
                 self.place(slot, wishes.iter().map(|(filter, _)| filter));
@@ -40,6 +41,10 @@ impl<S: Socket> Core<S> {
                         .collect();
                     self.join(slot, encoding, cut, &wishes);
                 }
+            }
+            Effect::Change { encoding, cut, changes, added } => {
+                self.work.spend(changes.iter().map(Change::units).sum());
+                self.change(slot, encoding, cut, &changes, added);
             }
             Effect::Replay { encoding, filter, except, from } => {
                 self.begin_replay(slot, encoding, filter, except, from);
@@ -85,13 +90,38 @@ impl<S: Socket> Core<S> {
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let token = token_of(slot, self.conns[slot].generation);
             // The new want before the old one goes: what is in both is never let go of.
-            let _old = self.wanted.insert(token, interest.want(wishes.iter().map(|wish| &wish.filter)));
+            let want = |wish: &Wish| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
+            let _old = self.wanted.insert(token, wishes.iter().map(want).collect());
         }
         let conn = &mut self.conns[slot];
         conn.cursor.set_cut(cut);
         conn.cursor.join(&mut self.fanout, encoding, wishes, slot as Slot);
         conn.cursor.set_waits(conn.replay.is_some());
-        conn.connection.share_filters(|filter| self.fanout.held(filter));
+        conn.connection.share_filters(usize::MAX, |filter| self.fanout.held(filter));
+    }
+
+    /// Delivers from here on what these changes make of what a connection wants.
+    fn change(&mut self, slot: usize, encoding: Encoding, cut: Cut, changes: &[Change], added: usize) {
+        self.move_place(slot, changes);
+        if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
+            let wanted = self.wanted.entry(token_of(slot, self.conns[slot].generation)).or_default();
+            // The new want before the old one goes: what is in both is never let go of.
+            for change in changes.iter().filter(|change| change.to.is_some()) {
+                let want = interest.want(std::iter::once(&change.filter));
+                let _old = wanted.insert(change.filter.clone(), want);
+            }
+            for change in changes.iter().filter(|change| change.to.is_none()) {
+                wanted.remove(&change.filter);
+            }
+        }
+        let ring = Kept { shared: &self.shared, now: self.now };
+        let conn = &mut self.conns[slot];
+        conn.cursor.set_cut(cut);
+        let moved =
+            conn.cursor.change(&mut self.fanout, encoding, changes, slot as Slot, &mut self.tally, &ring);
+        conn.cursor.set_waits(conn.replay.is_some());
+        conn.connection.share_filters(added, |filter| self.fanout.held(filter));
+        self.tell_moved(moved);
     }
 
     pub(super) fn leave_feed(&mut self, slot: usize) {

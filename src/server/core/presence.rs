@@ -4,13 +4,14 @@
 //! them; the loop from which a user's last connection went says that they left, when they have been away for the grace
 //! time; where presence is off, this costs a look at the settings.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::super::presence::{JOINED, LEFT, Seat, event, is_name};
 use super::super::wheel::Tick;
 use super::{Core, Socket, Token, token_of};
 use crate::event::{Attribute, Event};
+use crate::feed::Change;
 use crate::filter::Filter;
 use crate::sync::lock;
 
@@ -31,7 +32,8 @@ struct Client {
     name: Option<Arc<str>>,
     /// Who it is in the channels below.
     user: Option<Arc<str>>,
-    seats: BTreeMap<Box<str>, Seat>,
+    /// By channel: what it has there, and how many of its filters name it.
+    seats: BTreeMap<Box<str>, (Seat, u32)>,
 }
 
 /// A user whose last connection went.
@@ -65,16 +67,41 @@ impl<S: Socket> Core<S> {
 
     /// A connection is now in the channels that these filters name, and in no others.
     pub(super) fn place<'a>(&mut self, slot: usize, filters: impl Iterator<Item = &'a Filter>) {
-        let token = token_of(slot, self.conns[slot].generation);
-        let config = &self.config.presence;
-        if !config.is_on() && !self.present.clients.contains_key(&token) {
+        let config = Arc::clone(&self.config);
+        let named = filters.flat_map(|filter| filter.named(Attribute::Channel));
+        let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+        for channel in named.filter(|channel| config.presence.covers(channel)) {
+            *counts.entry(channel).or_default() += 1;
+        }
+        self.seat(slot, true, counts);
+    }
+
+    /// A connection comes into the channels, and leaves those, that these changes name. Costs what they name.
+    pub(super) fn move_place(&mut self, slot: usize, changes: &[Change]) {
+        let config = Arc::clone(&self.config);
+        if !config.presence.is_on() && self.present.clients.is_empty() {
             return;
         }
-        let wanted: BTreeSet<&str> = filters
-            .flat_map(|filter| filter.named(Attribute::Channel))
-            .filter(|c| config.covers(c))
-            .collect();
-        if wanted.is_empty() && !self.present.clients.contains_key(&token) {
+        let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+        for Change { filter, was, to } in changes {
+            for channel in filter.named(Attribute::Channel) {
+                match (was, to.is_some()) {
+                    (false, true) if config.presence.covers(channel) => {
+                        *counts.entry(channel).or_default() += 1;
+                    }
+                    (true, false) => *counts.entry(channel).or_default() -= 1,
+                    _ => {}
+                }
+            }
+        }
+        self.seat(slot, false, counts);
+    }
+
+    /// Gives a connection its seats: so many of its filters name a channel, or so many more than before.
+    fn seat(&mut self, slot: usize, is_whole: bool, counts: BTreeMap<&str, i64>) {
+        let token = token_of(slot, self.conns[slot].generation);
+        let is_known = self.present.clients.contains_key(&token);
+        if !is_known && (counts.is_empty() || !self.config.presence.is_on()) {
             return;
         }
         let subject = self.conns[slot].connection.grant().map(super::super::auth::Grant::subject);
@@ -84,32 +111,56 @@ impl<S: Socket> Core<S> {
             None => client.name.clone(),
         };
         let is_another = user != client.user;
-        let goes = |channel: &str| is_another || !wanted.contains(channel);
-        let mut gone = Vec::new();
-        client.seats.retain(|channel, seat| {
-            let stays = !goes(channel);
-            if !stays {
-                gone.push((channel.clone(), *seat));
+        let mut gone: Vec<(Box<str>, Seat)> = Vec::new();
+        let mut new: Vec<(Box<str>, u32)> = Vec::new();
+        for (&channel, &count) in &counts {
+            let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+            if !client.seats.contains_key(channel) && count > 0 {
+                new.push((channel.into(), count));
             }
-            stays
-        });
+        }
+        if is_whole || is_another {
+            client.seats.retain(|channel, (seat, named)| {
+                let count = counts.get(&**channel).copied();
+                let before = if is_whole { 0 } else { i64::from(*named) };
+                *named = u32::try_from(before + count.unwrap_or_default()).unwrap_or_default();
+                if *named > 0 && is_another {
+                    new.push((channel.clone(), *named));
+                }
+                let stays = *named > 0 && !is_another;
+                if !stays {
+                    gone.push((channel.clone(), *seat));
+                }
+                stays
+            });
+        } else {
+            for (&channel, count) in &counts {
+                let Some((seat, named)) = client.seats.get_mut(channel) else { continue };
+                *named = u32::try_from(i64::from(*named) + count).unwrap_or_default();
+                if *named == 0 {
+                    gone.push((channel.into(), *seat));
+                    client.seats.remove(channel);
+                }
+            }
+        }
         let before = std::mem::replace(&mut client.user, user.clone());
-        let new: Vec<&str> =
-            wanted.into_iter().filter(|channel| !client.seats.contains_key(*channel)).collect();
+        if gone.is_empty() && new.is_empty() {
+            return;
+        }
         self.vacate(before.as_ref(), gone);
         let shared = Arc::clone(&self.shared);
         let mut presence = lock(&shared.presence);
-        for channel in new {
-            let (seat, joined) = presence.enter(channel, user.as_ref(), self.now, &self.config.presence);
+        for (channel, count) in new {
+            let (seat, joined) = presence.enter(&channel, user.as_ref(), self.now, &self.config.presence);
             if seat == Seat::Nowhere || (seat == Seat::Other && user.is_some()) {
                 shared.metrics.presence_refused.inc();
             }
             if joined && let Some(user) = &user {
                 shared.metrics.presence_joins.inc();
-                self.present.unsaid.extend(event(JOINED, channel, user, shared.bus.epoch()));
+                self.present.unsaid.extend(event(JOINED, &channel, user, shared.bus.epoch()));
             }
             if let Some(client) = self.present.clients.get_mut(&token) {
-                client.seats.insert(channel.into(), seat);
+                client.seats.insert(channel, (seat, count));
             }
         }
         presence.tell(&shared.metrics);
@@ -122,6 +173,7 @@ impl<S: Socket> Core<S> {
         }
         let token = token_of(slot, self.conns[slot].generation);
         if let Some(Client { user, seats, .. }) = self.present.clients.remove(&token) {
+            let seats = seats.into_iter().map(|(channel, (seat, _))| (channel, seat));
             self.vacate(user.as_ref(), seats);
         }
     }

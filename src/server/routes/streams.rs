@@ -15,7 +15,7 @@ use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{Dialect, Encoding, OnLag, Place, lean, native, shortened, split_entity};
 use crate::feed::Compression;
-use crate::filter::Filter;
+use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 use crate::metrics::Kind;
 
 /// A subprotocol to offer beside a token's, where another dialect is spoken: browsers want one of theirs chosen.
@@ -224,6 +224,12 @@ impl StreamRequest {
     fn read(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut lists: [Vec<String>; 6] = Default::default();
         let mut entities = Vec::new();
+        // Counted before they are parsed.
+        let listed = ["type", "source", "stream", "execution", "correlation", "channel", "entity"];
+        let count = request.query_pairs().filter(|(name, _)| listed.contains(&name.as_str())).count();
+        if count > VALUES_MAX {
+            return Err(FilterErrorKind::TooManyValues(count, VALUES_MAX).to_string());
+        }
         let mut history = None;
         // An empty id is none (HTML, 9.2.4): a browser that has seen no id sends no header, and others an empty one.
         let an_id = |id: &&str| !id.is_empty();

@@ -54,6 +54,7 @@ impl Session {
         messages::came_over(encoding, subscriptions.iter().map(|s| &s.filter), cx);
         let mut restored = Self { subscriptions: subscriptions.into(), unnamed, encoding, own };
         restored.recount();
+        restored.mark_all();
         cx.shared.directory.take_over(restored.client(), asked);
         restored
     }

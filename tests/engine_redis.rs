@@ -406,7 +406,9 @@ fn a_user_without_dangerous_rights_is_enough() {
     service.redis_ask(&["ACL", "SETUSER", "node", "-xadd", "-hset"]);
     eventually("it is not ready", || readiness(&nodes[0]).status == 503);
     let stats = http::get(nodes[0].addr, "/api/stats").json();
-    assert!(stats["engine"]["last_error"].as_str().is_some_and(|error| error.contains("NOPERM")), "{stats}");
+    let error = stats["engine"]["last_error"].as_str().unwrap_or_default();
+    // Versions of Redis say it differently where a script lacks a right.
+    assert!(error.contains("NOPERM") || error.contains("can't run this command"), "{stats}");
     assert!(!stats.to_string().contains("secret"), "{stats}");
     service.redis_ask(&["ACL", "SETUSER", "node", "+xadd", "+hset"]);
     eventually("it is ready", || readiness(&nodes[0]).status == 200);

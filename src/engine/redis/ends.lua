@@ -28,12 +28,22 @@ local function last_id(key)
   return 0, 0
 end
 
+-- How many entries a stream has. Of what is no stream, the error names the key.
+local function length_of(key)
+  local length = redis.pcall('XLEN', key)
+  if type(length) == 'table' then
+    last_id(key)
+    error(length)
+  end
+  return length
+end
+
 -- Where a shard ends in this epoch, and why it is not what it was, if it is not.
 local function ends(shard, epoch)
   local key = KEYS[2 + shard]
   local of, next, count = string.match(redis.call('HGET', meta, 's' .. shard) or '', '^(%d+) (%d+) (%d+)$')
   next = tonumber(of or '-1') == epoch and tonumber(next)
-  local length = redis.call('XLEN', key)
+  local length = length_of(key)
   if next and length > 0 and tonumber(count) == length then return next end
   local ms, sequence = last_id(key)
   local have = 0

@@ -18,9 +18,11 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) fn fault(error: &RedisError) -> EngineError {
     match (error.kind(), error.code(), error.detail()) {
         (_, Some("SHARDS"), Some(log)) => EngineError::Shards { log: log.parse().unwrap_or(0), node: 0 },
-        (ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed, ..) => {
-            EngineError::TakesNothing(error.to_string())
+        // As the server says it: the client has names of its own for some.
+        (ErrorKind::Server(_) | ErrorKind::Extension, Some(code), detail) => {
+            EngineError::TakesNothing(format!("{code} {}", detail.unwrap_or_default()))
         }
+        (ErrorKind::AuthenticationFailed, ..) => EngineError::TakesNothing(error.to_string()),
         _ => EngineError::Unreachable(error.to_string()),
     }
 }

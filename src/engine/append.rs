@@ -2,7 +2,7 @@
 //!
 //! Imports its siblings. Always: submissions are appended in the order in which they came; one that was sent
 //! and not answered is sent again under the same number, so that the log has it once. What the log can never take is
-//! refused alone: those that wait beside it go on. A log that does not answer holds up nobody beyond the accept timeout.
+//! refused alone: those that wait beside it go on. What was told that it was not accepted is not sent afterwards. A log that does not answer holds up nobody beyond the accept timeout.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -70,6 +70,8 @@ enum Outcome {
     Refused(Refused),
     /// The log may have it or not, and trying again would not show which.
     InDoubt,
+    /// Some who waited for it were told that it was not accepted, before it was sent.
+    Late,
     /// Everybody who waited for it was answered.
     GivenUp,
 }
@@ -142,6 +144,11 @@ impl Appender<'_> {
                         self.refuse(at, Refused::Unanswered, ends[at + 1] - ends[at]);
                     }
                 }
+                Outcome::Late => {
+                    for rest in self.queue.unanswered(part).into_iter().rev() {
+                        parts.push_front(rest);
+                    }
+                }
                 Outcome::GivenUp => {}
             }
         }
@@ -169,15 +176,17 @@ impl Appender<'_> {
     fn append(&mut self, records: &[Record], first: u64, part: &Range<usize>) -> Outcome {
         self.batches += 1;
         let batch = Batch::new(self.batches, first, records, self.queue.patience_ends());
+        let mut may_have_it = false;
         loop {
             if self.queue.are_answered(part.clone()) {
                 return Outcome::GivenUp;
             }
-            let error = match self.try_append(&batch) {
-                Ok((epoch, sequences)) => {
+            let error = match self.try_append(&batch, part, &mut may_have_it) {
+                Ok(Some((epoch, sequences))) => {
                     self.is_well();
                     return Outcome::Appended(epoch, sequences);
                 }
+                Ok(None) => return Outcome::Late,
                 Err(error) => error,
             };
             if error.is_about_the_event() {
@@ -203,7 +212,14 @@ impl Appender<'_> {
         }
     }
 
-    fn try_append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+    /// Sends the batch; none where it is not to be sent as it is, because somebody was told that it was not accepted.
+    /// What the log may have is sent as it was.
+    fn try_append(
+        &mut self,
+        batch: &Batch<'_>,
+        part: &Range<usize>,
+        may_have_it: &mut bool,
+    ) -> Result<Option<(u64, Vec<Sequence>)>, EngineError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
@@ -213,12 +229,16 @@ impl Appender<'_> {
                 connection
             }
         };
+        // Connecting may have taken longer than some have time.
+        if !*may_have_it && !self.queue.begin_to_send(part.clone()) {
+            return Ok(None);
+        }
         self.queue.set_in_doubt(true);
         let outcome = connection.append(batch);
-        let may_have_some = batch.kept_some.get() || matches!(outcome, Err(EngineError::Unreachable(_)));
-        self.is_in_doubt |= may_have_some;
+        *may_have_it |= batch.kept_some.get() || matches!(outcome, Err(EngineError::Unreachable(_)));
+        self.is_in_doubt |= *may_have_it;
         self.queue.set_in_doubt(self.is_in_doubt);
-        outcome
+        outcome.map(Some)
     }
 
     /// Asks the log whether it takes events.

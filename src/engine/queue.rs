@@ -258,6 +258,28 @@ impl Queue {
         waiting.flight.iter().flatten().map(|promise| promise.deadline).max().unwrap_or_else(Instant::now)
     }
 
+    /// Begins to send these of the submissions that were taken: from here on the log may have them. False where one of them
+    /// was told meanwhile that it was not accepted: then that must stay so, and nothing was begun.
+    pub(super) fn begin_to_send(&self, range: Range<usize>) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let all_wait = waiting.flight.get(range).is_some_and(|flight| flight.iter().all(Option::is_some));
+        waiting.is_in_doubt |= all_wait;
+        all_wait
+    }
+
+    /// Returns the runs of those that still wait among these of the submissions that were taken.
+    pub(super) fn unanswered(&self, range: Range<usize>) -> Vec<Range<usize>> {
+        let waiting = lock(&self.waiting);
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for at in range.filter(|at| waiting.flight.get(*at).is_some_and(Option::is_some)) {
+            match runs.last_mut().filter(|run| run.end == at) {
+                Some(run) => run.end += 1,
+                None => runs.push(at..at + 1),
+            }
+        }
+        runs
+    }
+
     /// From here on the log may have what was taken, or certainly has it not.
     pub(super) fn set_in_doubt(&self, is_in_doubt: bool) {
         lock(&self.waiting).is_in_doubt = is_in_doubt;

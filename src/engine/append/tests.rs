@@ -16,6 +16,8 @@ type Script = Box<dyn FnMut(&[&str]) -> Result<(), EngineError> + Send>;
 #[derive(Clone)]
 struct Fake {
     script: Arc<Mutex<Script>>,
+    /// Is called for each connection.
+    connect: Arc<Mutex<Box<dyn FnMut() + Send>>>,
     kept: Arc<Mutex<Vec<String>>>,
 }
 
@@ -24,7 +26,11 @@ const LONGEST: usize = 10;
 
 impl Fake {
     fn new(script: impl FnMut(&[&str]) -> Result<(), EngineError> + Send + 'static) -> Self {
-        Self { script: Arc::new(Mutex::new(Box::new(script))), kept: Arc::default() }
+        Self {
+            script: Arc::new(Mutex::new(Box::new(script))),
+            connect: Arc::new(Mutex::new(Box::new(|| ()))),
+            kept: Arc::default(),
+        }
     }
 
     fn start(&self, accept_timeout: Duration) -> Rig {
@@ -71,6 +77,7 @@ impl Log for Fake {
     }
 
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
+        (lock(&self.connect))();
         Ok(Box::new(self.clone()))
     }
 
@@ -215,6 +222,51 @@ fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
     });
     let rig = log.start(Duration::from_secs(2));
     assert_eq!(answer(&rig.push(&["a"])), Err(Refused::Unanswered));
+    rig.end();
+}
+
+#[test]
+fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
+    // The connection takes longer than the first has time: it is answered meanwhile, and the second is not.
+    let (mut hold, go, is_held) = held();
+    let log = Fake { connect: Arc::new(Mutex::new(Box::new(move || hold()))), ..Fake::new(|_| Ok(())) };
+    let rig = log.start(Duration::from_secs(2));
+    is_held.recv().expect("it connects");
+    let first = rig.push(&["first"]);
+    assert_eq!(answer(&first), Err(Refused::Unreachable));
+    let second = rig.push(&["second"]);
+    go.send(()).expect("it waits");
+    assert_eq!(sequence(&second), Some(0));
+    assert_eq!(*lock(&log.kept), ["second"]);
+    rig.end();
+
+    // A log that takes nothing until some of a batch were told so.
+    let (mut hold, go, is_held) = held();
+    let is_full = Arc::new(Mutex::new(true));
+    let script_full = Arc::clone(&is_full);
+    let log = Fake::new(move |texts| {
+        if texts == ["before"] {
+            hold();
+        }
+        match *lock(&script_full) && texts != ["before"] {
+            true => Err(EngineError::TakesNothing("full".to_owned())),
+            false => Ok(()),
+        }
+    });
+    let rig = log.start(Duration::from_secs(3));
+    let before = rig.push(&["before"]);
+    is_held.recv().expect("it is sent");
+    let early = rig.push(&["early"]);
+    std::thread::sleep(Duration::from_secs(1));
+    let late = rig.push(&["late"]);
+    go.send(()).expect("it waits");
+    assert_eq!(sequence(&before), Some(0));
+    assert_eq!(answer(&early), Err(Refused::TakesNothing));
+    *lock(&is_full) = false;
+    // On a slow machine it may have waited too long as well.
+    let is_taken = answer(&late).is_ok();
+    assert_eq!(lock(&log.kept).contains(&"late".to_owned()), is_taken);
+    assert!(!lock(&log.kept).contains(&"early".to_owned()));
     rig.end();
 }
 

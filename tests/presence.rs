@@ -5,6 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::http::{self, Response};
+use support::service::{Kind, Service};
 use support::sse::Sse;
 use support::wire::Wire;
 use support::ws::Ws;
@@ -190,4 +191,82 @@ fn the_list_says_which_node_it_is_of() {
         (Server::with(&["--presence-channels", "**"]), Server::with(&["--presence-channels", "**"]));
     let node = |server: &Server| get(server, "room.1", "").json()["node"].clone();
     assert_ne!(node(&one), node(&two));
+}
+
+#[test]
+fn one_reader_neither_fills_the_table_nor_empties_the_ring() {
+    let server = Server::with(&[
+        "--auth-jwt-hs256-secret",
+        SECRET,
+        "--presence-channels",
+        "**",
+        "--presence-grace",
+        "0s",
+        "--presence-max-channels",
+        "1000",
+        "--bus-capacity",
+        "1024",
+    ]);
+    // It may read, and not publish.
+    let mut greedy = Ws::over(Wire::connect(server.addr), "/ws", &bearer(&token("eve", &["--stream", "*"])));
+    for _ in 0..3 {
+        for part in 0..8 {
+            let channels: Vec<String> = (0..250).map(|n| format!("taken.{part}.{n}")).collect();
+            let subscription = format!("s{part}");
+            greedy.ask(&json!({ "type": "subscribe", "payload": { "subscription_id": subscription, "channels": channels, "event_types": ["none"] } }));
+        }
+        greedy.ask(&json!({ "type": "unsubscribe", "payload": { "subscription_id": "*" } }));
+    }
+    let operator = bearer(&token("ops", &["--metrics", "--admin"]));
+    let look = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\n{operator}Connection: close\r\n\r\n");
+        http::exchange(server.addr, request.as_bytes())
+    };
+    let metrics = look("/metrics");
+    let number = |name: &str| {
+        let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        line.unwrap_or(f64::MAX)
+    };
+    assert!(number("fanwire_presence_channels ") <= 100.0, "by one user");
+    assert!(number("fanwire_presence_joins_total ") <= 200.0, "in a minute");
+    let stats = look("/api/stats").json();
+    assert_eq!(stats["shards"][0]["oldest"], 0, "the ring has all there ever was");
+    // Others notice nothing.
+    let ann = token("ann", &["--stream", "*"]);
+    let mut honest = Ws::over(Wire::connect(server.addr), "/ws", &bearer(&ann));
+    honest.ask(&json!({ "type": "subscribe", "payload": { "channels": ["room.1"] } }));
+    let list = get(&server, "room.1", &bearer(&ann)).json();
+    assert_eq!(users(&list), [("ann", 1)], "{list}");
+}
+
+#[test]
+fn who_leaves_while_the_log_is_away_is_told_when_it_is_back() {
+    let redis = Service::start(Kind::Redis);
+    let server = Server::with(&[
+        "--engine",
+        &redis.url(),
+        "--engine-accept-timeout",
+        "500ms",
+        "--presence-channels",
+        "room.*",
+        "--presence-grace",
+        "0s",
+    ]);
+    eventually("the log is followed", || http::get(server.addr, "/readyz").status == 200);
+    let mut watcher =
+        Ws::subscribed(server.addr, json!({ "channels": ["room.*"], "event_types": ["presence.*"] }));
+    let ann = Sse::open(server.addr, "?channel=room.1&user=ann");
+    assert_eq!(told(&mut watcher), ("presence.joined".to_owned(), "ann".to_owned()));
+    redis.pause(true);
+    drop(ann);
+    // Longer than a publisher may wait: what was submitted is given up.
+    eventually("it was refused", || server.metric("fanwire_engine_events_refused_total") >= Some(1.0));
+    // Comes and goes unseen: no news.
+    drop(Sse::open(server.addr, "?channel=room.1&user=bob"));
+    redis.pause(false);
+    let mut heard = told(&mut watcher);
+    while heard.1 != "ann" {
+        heard = told(&mut watcher);
+    }
+    assert_eq!(heard, ("presence.left".to_owned(), "ann".to_owned()));
 }

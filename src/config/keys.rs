@@ -216,6 +216,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| time(&mut c.server.presence.grace, 0..=HOUR)),
         row("presence.max_channels", LIVE, "Channels with somebody in them; of those beyond it is not kept who is there",
             |c| count(&mut c.server.presence.max_channels, 1..=10_000_000)),
+        row("presence.max_channels_per_user", LIVE, "Channels that one user or one connection is in; of those beyond it is not kept",
+            |c| count(&mut c.server.presence.max_channels_per_user, 1..=1_000_000)),
         row("presence.max_members", LIVE, "Users known by name in one channel; those beyond are counted",
             |c| count(&mut c.server.presence.max_members, 1..=1_000_000)),
     ]},

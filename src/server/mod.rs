@@ -118,7 +118,7 @@ pub(crate) struct Shared {
     /// Open connections by address, where they are limited.
     pub(crate) addresses: Addresses,
     /// Who is in which channel.
-    presence: Mutex<Presence>,
+    presence: Arc<Mutex<Presence>>,
     /// Wakes the loops, once they run.
     wake: Arc<Mutex<Option<Callback>>>,
     started: Instant,
@@ -163,7 +163,7 @@ impl Shared {
             auth: Arc::default(),
             publishers: Mutex::default(),
             addresses: Addresses::default(),
-            presence: Mutex::default(),
+            presence: Arc::default(),
             wake: Arc::default(),
             started: Instant::now(),
             loops,

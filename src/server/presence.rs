@@ -4,6 +4,8 @@
 //! and when a user has been away long enough. Always: of one user in one channel `joined` and `left` take turns; what is
 //! kept is bounded, and what was not kept is owned up to.
 
+mod news;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +17,14 @@ use super::Shared;
 use super::auth::Grant;
 use super::config::Prepared;
 use super::rights::may_see;
+use super::wheel::Tick;
 use crate::dialect::{ClientError, shortened};
 use crate::event::{Event, Timestamp};
 use crate::filter::{Filter, Pattern};
 use crate::metrics::Metrics;
 use crate::sync::lock;
+pub(crate) use news::News;
+use news::Queue;
 
 /// The type of the event that says that a user came into a channel.
 pub(crate) const JOINED: &str = "presence.joined";
@@ -43,13 +48,22 @@ pub struct PresenceConfig {
     pub grace: Duration,
     /// `presence.max_channels`: channels with somebody in them. 10,000.
     pub max_channels: usize,
+    /// `presence.max_channels_per_user`: channels that one user, or one connection, is in; of those beyond it is not kept,
+    /// and twice as many times a minute a user may join one by name. 100.
+    pub max_channels_per_user: usize,
     /// `presence.max_members`: users that are known by name in one channel. 1,000.
     pub max_members: usize,
 }
 
 impl Default for PresenceConfig {
     fn default() -> Self {
-        Self { channels: Vec::new(), grace: Duration::from_secs(10), max_channels: 10_000, max_members: 1000 }
+        Self {
+            channels: Vec::new(),
+            grace: Duration::from_secs(10),
+            max_channels: 10_000,
+            max_channels_per_user: 100,
+            max_members: 1000,
+        }
     }
 }
 
@@ -102,10 +116,26 @@ struct Channel {
 const CHANNEL_BYTES: usize = size_of::<(Box<str>, Channel)>() + 48;
 const MEMBER_BYTES: usize = size_of::<(Arc<str>, Member)>() + 64;
 
+/// Microseconds in which a user may join twice as many times as there may be channels of theirs.
+const JOINS_WINDOW: i64 = 60_000_000;
+
+/// What one user has of the table.
+#[derive(Debug, Default)]
+struct User {
+    channels: usize,
+    /// Times that they joined by name since `since`.
+    joins: usize,
+    since: i64,
+}
+
 /// Who is where, on all loops.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     channels: HashMap<Box<str>, Channel>,
+    /// Channels with somebody known by name.
+    peopled: usize,
+    users: HashMap<Arc<str>, User>,
+    news: Queue,
     /// Bytes of the channels' names and of the users'.
     name_bytes: usize,
     named: usize,
@@ -132,15 +162,33 @@ impl Presence {
         now: Timestamp,
         config: &PresenceConfig,
     ) -> (Seat, bool) {
-        if !self.channels.contains_key(channel) && self.channels.len() >= config.max_channels {
-            self.nowhere += 1;
-            return (Seat::Nowhere, false);
+        let is_new = !self.channels.contains_key(channel);
+        // Whoever has no name can't be told apart, so that all together have no more than half.
+        let nameless = self.channels.len() - self.peopled;
+        let is_full = self.channels.len() >= config.max_channels
+            || (user.is_none() && nameless >= config.max_channels.div_ceil(2));
+        if is_new && is_full {
+            return self.nowhere();
         }
-        if !self.channels.contains_key(channel) {
+        let is_member =
+            |user| self.channels.get(channel).is_some_and(|place| place.members.contains_key(user));
+        let mut is_named = user.is_some();
+        if let Some(user) = user.filter(|user| !is_member(*user)) {
+            let most = config.max_channels_per_user;
+            let has = self.user(user, now);
+            if has.channels >= most {
+                return self.nowhere();
+            }
+            is_named = has.joins < 2 * most;
+            if !is_named && is_new {
+                return self.nowhere();
+            }
+        }
+        if is_new {
             self.name_bytes += channel.len();
         }
         let place = self.channels.entry(channel.into()).or_default();
-        let Some(user) = user else {
+        let Some(user) = user.filter(|_| is_named) else {
             place.others += 1;
             return (Seat::Other, false);
         };
@@ -153,9 +201,33 @@ impl Presence {
             return (Seat::Other, false);
         }
         place.members.insert(Arc::clone(user), Member { connections: 1, since: now, absences: 0 });
+        self.peopled += usize::from(place.members.len() == 1);
         self.name_bytes += user.len();
         self.named += 1;
+        let has = self.user(user, now);
+        has.channels += 1;
+        has.joins += 1;
+        self.news.push(News { joined: true, channel: channel.into(), user: Arc::clone(user) });
         (Seat::Named, true)
+    }
+
+    /// A connection is in more channels than may be.
+    pub(crate) fn nowhere(&mut self) -> (Seat, bool) {
+        self.nowhere += 1;
+        (Seat::Nowhere, false)
+    }
+
+    /// What a user has of the table. One who is in no channel is forgotten when the window is over.
+    fn user(&mut self, user: &Arc<str>, now: Timestamp) -> &mut User {
+        let is_old = |has: &User| !(0..JOINS_WINDOW).contains(&(now.0 - has.since));
+        if self.users.len() > 2 * self.named + 1024 {
+            self.users.retain(|_, has| has.channels > 0 || !is_old(has));
+        }
+        let has = self.users.entry(Arc::clone(user)).or_default();
+        if is_old(has) {
+            (has.since, has.joins) = (now.0, 0);
+        }
+        has
     }
 
     /// It goes. Where it was its user's last one: the number of this absence, for [`Self::depart`].
@@ -183,10 +255,15 @@ impl Presence {
         if !place.members.get(user).is_some_and(has_left) {
             return false;
         }
-        place.members.remove(user);
+        let Some((name, _)) = place.members.remove_entry(user) else { return false };
+        self.peopled -= usize::from(place.members.is_empty());
         self.name_bytes -= user.len();
         self.named -= 1;
+        if let Some(has) = self.users.get_mut(user) {
+            has.channels = has.channels.saturating_sub(1);
+        }
         self.tidy(channel);
+        self.news.push(News { joined: false, channel: channel.into(), user: name });
         true
     }
 
@@ -218,9 +295,12 @@ impl Presence {
             }
             let place = self.channels.entry(channel.clone()).or_default();
             let member = Member { connections: 0, since: Timestamp(*since), absences: 0 };
-            if place.members.insert((**user).into(), member).is_none() {
+            let user: Arc<str> = (**user).into();
+            if place.members.insert(Arc::clone(&user), member).is_none() {
+                self.peopled += usize::from(place.members.len() == 1);
                 self.named += 1;
                 self.name_bytes += user.len();
+                self.users.entry(user).or_default().channels += 1;
             }
         }
         self.expected = all;
@@ -233,7 +313,32 @@ impl Presence {
 
     /// Bytes that the table takes, about.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.name_bytes + self.channels.len() * CHANNEL_BYTES + self.named * MEMBER_BYTES
+        self.name_bytes
+            + self.channels.len() * CHANNEL_BYTES
+            + self.named * MEMBER_BYTES
+            + self.users.len() * (size_of::<(Arc<str>, User)>() + 16)
+            + self.news.held_bytes()
+    }
+
+    /// The next that is to be told, at most so much in one tick: [`told`](Self::told) or [`untold`](Self::untold) must
+    /// follow.
+    pub(crate) fn take_news(&mut self, tick: Tick, pace: usize) -> Vec<News> {
+        self.news.take(tick, pace)
+    }
+
+    /// What was taken is where watchers get it.
+    pub(crate) fn told(&mut self) {
+        self.news.told();
+    }
+
+    /// What was taken may not be: it is told again.
+    pub(crate) fn untold(&mut self, batch: Vec<News>) {
+        self.news.untold(batch);
+    }
+
+    /// Whether something is to be told.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news.has_some()
     }
 
     /// Moves the gauges.
@@ -365,6 +470,39 @@ mod tests {
             assert_eq!(presence.leave("room.1", user.as_ref(), Seat::Other), None);
         }
         assert_eq!((presence.list("room.1").1, presence.nowhere), (0, 0));
+    }
+
+    #[test]
+    fn one_user_has_a_part_of_the_table_and_joins_no_more_often_than_may_be() {
+        let (mut presence, ann) = (Presence::default(), name("ann"));
+        let config = PresenceConfig { max_channels_per_user: 3, ..config(8, 10) };
+        for n in 0..3 {
+            assert_eq!(presence.enter(&format!("room.{n}"), Some(&ann), NOW, &config), (Seat::Named, true));
+        }
+        for n in 3..50 {
+            let (seat, joined) = presence.enter(&format!("room.{n}"), Some(&ann), NOW, &config);
+            assert_eq!((seat, joined), (Seat::Nowhere, false), "by one user");
+        }
+        for n in 50..100 {
+            presence.enter(&format!("room.{n}"), None, NOW, &config);
+        }
+        assert_eq!(presence.channels.len(), 3 + 4, "those without names have half");
+        assert_eq!(presence.enter("room.200", Some(&name("bob")), NOW, &config), (Seat::Named, true));
+        // In and out: the sixth join of a minute is the last by name.
+        let mut seats = Vec::new();
+        for _ in 0..5 {
+            let away = presence.leave("room.0", Some(&ann), Seat::Named).expect("the last one");
+            assert!(presence.depart("room.0", "ann", away));
+            seats.push(presence.enter("room.0", Some(&ann), NOW, &config).0);
+            if seats.last() != Some(&Seat::Named) {
+                break;
+            }
+        }
+        assert_eq!(seats[..], [Seat::Named, Seat::Named, Seat::Named, Seat::Nowhere]);
+        let later = Timestamp(NOW.0 + JOINS_WINDOW);
+        assert_eq!(presence.enter("room.0", Some(&ann), later, &config), (Seat::Named, true));
+        let told = presence.take_news(1, usize::MAX);
+        assert!(told.len() <= 5, "who came and went untold is no news: {told:?}");
     }
 
     #[test]

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::super::presence::{JOINED, LEFT, Seat, event, is_name};
+use super::super::presence::{JOINED, LEFT, News, Seat, event, is_name};
 use super::super::wheel::Tick;
 use super::{Core, Socket, Token, token_of};
-use crate::event::{Attribute, Event};
+use crate::engine::Refused;
+use crate::event::{Attribute, Event, EventId};
 use crate::feed::Change;
 use crate::filter::Filter;
 use crate::sync::lock;
@@ -22,9 +23,17 @@ pub(super) struct Present {
     departures: BTreeMap<(Tick, u64), Departure>,
     /// Numbers them.
     number: u64,
-    /// Events that are to be published when the loop is done with what it does.
-    unsaid: Vec<Event>,
+    /// Bytes of the channels' names in `clients`.
+    seat_bytes: usize,
 }
+
+/// What a seat takes beside its channel's name.
+const SEAT_BYTES: usize = 64;
+
+/// Parts of the rings that presence may take in one tick, at most: it takes more than six seconds for all of them, however
+/// many come at once.
+const PACE_PARTS: usize = 64;
+const PACE_MIN: usize = 16;
 
 #[derive(Debug, Default)]
 struct Client {
@@ -150,15 +159,21 @@ impl<S: Socket> Core<S> {
         self.vacate(before.as_ref(), gone);
         let shared = Arc::clone(&self.shared);
         let mut presence = lock(&shared.presence);
+        let most = self.config.presence.max_channels_per_user;
         for (channel, count) in new {
-            let (seat, joined) = presence.enter(&channel, user.as_ref(), self.now, &self.config.presence);
+            let has = self.present.clients.get(&token).map_or(0, |client| client.seats.len());
+            let (seat, joined) = if has >= most {
+                presence.nowhere()
+            } else {
+                presence.enter(&channel, user.as_ref(), self.now, &self.config.presence)
+            };
             if seat == Seat::Nowhere || (seat == Seat::Other && user.is_some()) {
                 shared.metrics.presence_refused.inc();
             }
-            if joined && let Some(user) = &user {
+            if joined {
                 shared.metrics.presence_joins.inc();
-                self.present.unsaid.extend(event(JOINED, &channel, user, shared.bus.epoch()));
             }
+            self.present.seat_bytes += channel.len() + SEAT_BYTES;
             if let Some(client) = self.present.clients.get_mut(&token) {
                 client.seats.insert(channel, (seat, count));
             }
@@ -183,6 +198,7 @@ impl<S: Socket> Core<S> {
         let mut presence = lock(&self.shared.presence);
         let due = self.tick + self.config.presence_grace_ticks();
         for (channel, seat) in seats {
+            self.present.seat_bytes -= channel.len() + SEAT_BYTES;
             if let (Some(absence), Some(user)) = (presence.leave(&channel, user, seat), user) {
                 self.present.depart_at(due, Departure { channel, user: Arc::clone(user), absence });
             }
@@ -190,9 +206,20 @@ impl<S: Socket> Core<S> {
         presence.tell(&self.shared.metrics);
     }
 
-    /// The tick at which somebody may have left.
+    /// The tick at which somebody may have left, or something is to be told.
     pub(super) fn next_departure(&self) -> Option<Tick> {
-        self.present.departures.first_key_value().map(|((tick, _), _)| *tick)
+        let departure = self.present.departures.first_key_value().map(|((tick, _), _)| *tick);
+        let has_news = self.config.presence.is_on() && lock(&self.shared.presence).has_news();
+        if has_news {
+            Some(departure.map_or(self.tick + 1, |tick| tick.min(self.tick + 1)))
+        } else {
+            departure
+        }
+    }
+
+    /// Bytes that are held here for clients.
+    pub(super) fn presence_bytes(&self) -> usize {
+        self.present.seat_bytes + self.present.clients.len() * size_of::<(Token, Client)>()
     }
 
     /// Waits for who was here before an upgrade, and has not been seen since.
@@ -214,19 +241,41 @@ impl<S: Socket> Core<S> {
             let mut presence = lock(&self.shared.presence);
             if presence.depart(&channel, &user, absence) {
                 self.shared.metrics.presence_leaves.inc();
-                self.present.unsaid.extend(event(LEFT, &channel, &user, self.shared.bus.epoch()));
             }
             presence.tell(&self.shared.metrics);
         }
-        let events = std::mem::take(&mut self.present.unsaid);
-        if events.is_empty() || self.shared.is_handed_over() {
+        let rings = self.shared.bus.capacity() * self.shared.bus.shards();
+        self.tell_news((rings / PACE_PARTS).max(PACE_MIN));
+    }
+
+    /// Publishes who came and who left, at most so many in a tick, for all loops together.
+    fn tell_news(&mut self, pace: usize) {
+        if !self.config.presence.is_on() || self.shared.is_handed_over() {
             return;
         }
+        let news = lock(&self.shared.presence).take_news(self.tick, pace);
+        if news.is_empty() {
+            return;
+        }
+        let node = self.shared.bus.epoch();
+        let event =
+            |news: &News| event(if news.joined { JOINED } else { LEFT }, &news.channel, &news.user, node);
+        let events: Vec<Event> = news.iter().filter_map(event).collect();
+        let presence = Arc::clone(&self.shared.presence);
         match &self.shared.engine {
-            // What it refuses, it counts.
-            Some(engine) => engine.submit(&events, Box::new(|_| {})),
+            Some(engine) => {
+                let done = move |outcome: Result<Option<EventId>, Refused>| {
+                    let mut presence = lock(&presence);
+                    match outcome {
+                        Err(why) if why.may_pass_later() => presence.untold(news),
+                        _ => presence.told(),
+                    }
+                };
+                engine.submit(&events, Box::new(done));
+            }
             None => {
                 self.publish_here(events);
+                lock(&presence).told();
             }
         }
     }
@@ -234,6 +283,7 @@ impl<S: Socket> Core<S> {
     /// Says what is still to be said before the loop's clients are packed.
     pub(crate) fn settle_presence(&mut self) {
         self.tell_presence(self.tick);
+        self.tell_news(usize::MAX);
     }
 
     /// The loop ends: whoever was here only has left.
@@ -243,5 +293,6 @@ impl<S: Socket> Core<S> {
             self.displace(slot);
         }
         self.tell_presence(Tick::MAX);
+        self.tell_news(usize::MAX);
     }
 }

@@ -222,7 +222,7 @@ impl<S: Socket> Core<S> {
         }
         worst_first(&mut laggards);
         let shared = self.shared_once(holders.shared);
-        let apart = self.fanout.bytes() + self.tables;
+        let apart = self.fanout.bytes() + self.tables + self.presence_bytes();
         let held_bytes = self.shed(holders, shared + apart);
         if observe {
             self.ask_of_some(&mut laggards);

@@ -102,8 +102,27 @@ pub(crate) enum Seat {
 struct Member {
     connections: u32,
     since: Timestamp,
-    /// Counts the times that the last connection went: of several, the newest decides when the user has left.
-    absences: u32,
+    /// The tick by which the user has left, where no connection is there.
+    due: Tick,
+    /// A loop looks at that tick, or at an earlier one: one look waits however often a user comes and goes.
+    is_watched: bool,
+}
+
+impl Member {
+    fn new(connections: u32, since: Timestamp) -> Self {
+        Self { connections, since, due: 0, is_watched: connections == 0 }
+    }
+}
+
+/// What became of a user who was away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It is over, or the user left before.
+    Over,
+    /// It began anew: look again at this tick.
+    Until(Tick),
+    /// The user has left by it.
+    Left,
 }
 
 #[derive(Debug, Default)]
@@ -200,7 +219,7 @@ impl Presence {
             place.others += 1;
             return (Seat::Other, false);
         }
-        place.members.insert(Arc::clone(user), Member { connections: 1, since: now, absences: 0 });
+        place.members.insert(Arc::clone(user), Member::new(1, now));
         self.peopled += usize::from(place.members.len() == 1);
         self.name_bytes += user.len();
         self.named += 1;
@@ -230,32 +249,37 @@ impl Presence {
         has
     }
 
-    /// It goes. Where it was its user's last one: the number of this absence, for [`Self::depart`].
-    pub(crate) fn leave(&mut self, channel: &str, user: Option<&Arc<str>>, seat: Seat) -> Option<u32> {
+    /// It goes. True where it was its user's last one and nobody looks yet whether the user has left by `due`: then
+    /// [`Self::depart`] must be asked at that tick.
+    pub(crate) fn leave(&mut self, channel: &str, user: Option<&Arc<str>>, seat: Seat, due: Tick) -> bool {
         if seat == Seat::Nowhere {
             self.nowhere -= 1;
-            return None;
+            return false;
         }
-        let place = self.channels.get_mut(channel)?;
+        let Some(place) = self.channels.get_mut(channel) else { return false };
         if seat == Seat::Named {
-            let member = place.members.get_mut(user?)?;
+            let Some(member) = user.and_then(|user| place.members.get_mut(user)) else { return false };
             member.connections -= 1;
-            member.absences += 1;
-            return (member.connections == 0).then_some(member.absences);
+            member.due = due;
+            return member.connections == 0 && !std::mem::replace(&mut member.is_watched, true);
         }
         place.others -= 1;
         self.tidy(channel);
-        None
+        false
     }
 
-    /// This absence has lasted long enough: whether the user has left by it.
-    pub(crate) fn depart(&mut self, channel: &str, user: &str, absence: u32) -> bool {
-        let Some(place) = self.channels.get_mut(channel) else { return false };
-        let has_left = |member: &Member| member.connections == 0 && member.absences == absence;
-        if !place.members.get(user).is_some_and(has_left) {
-            return false;
+    /// It is this tick: whether a user who was away has left.
+    pub(crate) fn depart(&mut self, channel: &str, user: &str, by: Tick) -> Absence {
+        let Some(place) = self.channels.get_mut(channel) else { return Absence::Over };
+        let Some(member) = place.members.get_mut(user) else { return Absence::Over };
+        if member.connections > 0 {
+            member.is_watched = false;
+            return Absence::Over;
         }
-        let Some((name, _)) = place.members.remove_entry(user) else { return false };
+        if member.due > by {
+            return Absence::Until(member.due);
+        }
+        let Some((name, _)) = place.members.remove_entry(user) else { return Absence::Over };
         self.peopled -= usize::from(place.members.is_empty());
         self.name_bytes -= user.len();
         self.named -= 1;
@@ -264,7 +288,7 @@ impl Presence {
         }
         self.tidy(channel);
         self.news.push(News { joined: false, channel: channel.into(), user: name });
-        true
+        Absence::Left
     }
 
     fn tidy(&mut self, channel: &str) {
@@ -294,7 +318,7 @@ impl Presence {
                 self.name_bytes += channel.len();
             }
             let place = self.channels.entry(channel.clone()).or_default();
-            let member = Member { connections: 0, since: Timestamp(*since), absences: 0 };
+            let member = Member::new(0, Timestamp(*since));
             let user: Arc<str> = (**user).into();
             if place.members.insert(Arc::clone(&user), member).is_none() {
                 self.peopled += usize::from(place.members.len() == 1);
@@ -306,7 +330,7 @@ impl Presence {
         self.expected = all;
     }
 
-    /// Those, once: whoever asks sees to it that they have left in time. Their absence has the number 0.
+    /// Those, once: whoever asks sees to it that they have left in time.
     pub(crate) fn take_expected(&mut self) -> Vec<Expected> {
         std::mem::take(&mut self.expected)
     }
@@ -436,11 +460,11 @@ mod tests {
         assert_eq!(presence.enter("room.1", Some(&ann), NOW, &config), (Seat::Named, true));
         assert_eq!(presence.enter("room.1", Some(&ann), NOW, &config), (Seat::Named, false));
         assert_eq!(users(&presence, "room.1"), [("ann".to_owned(), 2)]);
-        assert_eq!(presence.leave("room.1", Some(&ann), Seat::Named), None);
-        let away = presence.leave("room.1", Some(&ann), Seat::Named).expect("the last one");
+        assert!(!presence.leave("room.1", Some(&ann), Seat::Named, 5));
+        assert!(presence.leave("room.1", Some(&ann), Seat::Named, 5), "the last one");
         assert_eq!(users(&presence, "room.1"), [("ann".to_owned(), 0)], "away, and not gone yet");
-        assert!(presence.depart("room.1", "ann", away));
-        assert!(!presence.depart("room.1", "ann", away), "once");
+        assert_eq!(presence.depart("room.1", "ann", 5), Absence::Left);
+        assert_eq!(presence.depart("room.1", "ann", 5), Absence::Over, "once");
         assert!(presence.channels.is_empty());
     }
 
@@ -448,13 +472,17 @@ mod tests {
     fn who_comes_back_in_time_was_never_gone() {
         let (mut presence, config, ann) = (Presence::default(), config(10, 10), name("ann"));
         presence.enter("room.1", Some(&ann), NOW, &config);
-        let first = presence.leave("room.1", Some(&ann), Seat::Named).expect("the last one");
+        assert!(presence.leave("room.1", Some(&ann), Seat::Named, 5));
         assert_eq!(presence.enter("room.1", Some(&ann), Timestamp(6_000_000), &config), (Seat::Named, false));
-        assert!(!presence.depart("room.1", "ann", first), "is here again");
-        let second = presence.leave("room.1", Some(&ann), Seat::Named).expect("the last one");
-        assert!(!presence.depart("room.1", "ann", first), "the time of the second absence is not up");
+        assert_eq!(presence.depart("room.1", "ann", 5), Absence::Over, "is here again");
+        assert!(presence.leave("room.1", Some(&ann), Seat::Named, 8));
+        for due in 9..1000 {
+            assert_eq!(presence.enter("room.1", Some(&ann), NOW, &config), (Seat::Named, false));
+            assert!(!presence.leave("room.1", Some(&ann), Seat::Named, due), "somebody looks already");
+        }
+        assert_eq!(presence.depart("room.1", "ann", 8), Absence::Until(999), "the last absence counts");
         assert_eq!(presence.list("room.1").0[0].2, NOW, "there since the first time");
-        assert!(presence.depart("room.1", "ann", second));
+        assert_eq!(presence.depart("room.1", "ann", 999), Absence::Left);
     }
 
     #[test]
@@ -465,9 +493,9 @@ mod tests {
         assert_eq!(presence.enter("room.1", None, NOW, &config), (Seat::Other, false));
         assert_eq!(presence.enter("room.2", Some(&name("ann")), NOW, &config), (Seat::Nowhere, false));
         assert_eq!((presence.list("room.1").1, presence.nowhere), (2, 1));
-        assert_eq!(presence.leave("room.2", Some(&name("ann")), Seat::Nowhere), None);
+        assert!(!presence.leave("room.2", Some(&name("ann")), Seat::Nowhere, 5));
         for user in [Some(name("bob")), None] {
-            assert_eq!(presence.leave("room.1", user.as_ref(), Seat::Other), None);
+            assert!(!presence.leave("room.1", user.as_ref(), Seat::Other, 5));
         }
         assert_eq!((presence.list("room.1").1, presence.nowhere), (0, 0));
     }
@@ -491,8 +519,8 @@ mod tests {
         // In and out: the sixth join of a minute is the last by name.
         let mut seats = Vec::new();
         for _ in 0..5 {
-            let away = presence.leave("room.0", Some(&ann), Seat::Named).expect("the last one");
-            assert!(presence.depart("room.0", "ann", away));
+            assert!(presence.leave("room.0", Some(&ann), Seat::Named, 5), "the last one");
+            assert_eq!(presence.depart("room.0", "ann", 5), Absence::Left);
             seats.push(presence.enter("room.0", Some(&ann), NOW, &config).0);
             if seats.last() != Some(&Seat::Named) {
                 break;
@@ -517,8 +545,9 @@ mod tests {
         expected.sort_by(|a, b| a.user.cmp(&b.user));
         assert_eq!(expected.len(), 2);
         assert!(after.take_expected().is_empty());
-        let left: Vec<bool> = expected.iter().map(|one| after.depart(&one.channel, &one.user, 0)).collect();
-        assert_eq!(left, [false, true], "one came, one did not");
+        let left: Vec<Absence> =
+            expected.iter().map(|one| after.depart(&one.channel, &one.user, 5)).collect();
+        assert_eq!(left, [Absence::Over, Absence::Left], "one came, one did not");
         assert_eq!(after.list("room.1").0[0].2, NOW);
     }
 

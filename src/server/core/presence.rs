@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::super::presence::{JOINED, LEFT, News, Seat, event, is_name};
+use super::super::presence::{Absence, JOINED, LEFT, News, Seat, event, is_name};
 use super::super::wheel::Tick;
 use super::{Core, Socket, Token, token_of};
 use crate::engine::Refused;
@@ -50,7 +50,6 @@ struct Client {
 struct Departure {
     channel: Box<str>,
     user: Arc<str>,
-    absence: u32,
 }
 
 impl Present {
@@ -199,8 +198,10 @@ impl<S: Socket> Core<S> {
         let due = self.tick + self.config.presence_grace_ticks();
         for (channel, seat) in seats {
             self.present.seat_bytes -= channel.len() + SEAT_BYTES;
-            if let (Some(absence), Some(user)) = (presence.leave(&channel, user, seat), user) {
-                self.present.depart_at(due, Departure { channel, user: Arc::clone(user), absence });
+            if presence.leave(&channel, user, seat, due)
+                && let Some(user) = user
+            {
+                self.present.depart_at(due, Departure { channel, user: Arc::clone(user) });
             }
         }
         presence.tell(&self.shared.metrics);
@@ -226,7 +227,7 @@ impl<S: Socket> Core<S> {
     pub(crate) fn expect_users(&mut self) {
         let due = self.tick + self.config.presence_grace_ticks();
         for one in lock(&self.shared.presence).take_expected() {
-            let departure = Departure { channel: one.channel, user: one.user.into(), absence: 0 };
+            let departure = Departure { channel: one.channel, user: one.user.into() };
             self.present.depart_at(due, departure);
         }
     }
@@ -237,10 +238,18 @@ impl<S: Socket> Core<S> {
             if entry.key().0 > by {
                 break;
             }
-            let Departure { channel, user, absence } = entry.remove();
+            let departure = entry.remove();
             let mut presence = lock(&self.shared.presence);
-            if presence.depart(&channel, &user, absence) {
-                self.shared.metrics.presence_leaves.inc();
+            match presence.depart(&departure.channel, &departure.user, by) {
+                Absence::Left => {
+                    self.shared.metrics.presence_leaves.inc();
+                }
+                Absence::Until(due) => {
+                    drop(presence);
+                    self.present.depart_at(due, departure);
+                    continue;
+                }
+                Absence::Over => {}
             }
             presence.tell(&self.shared.metrics);
         }

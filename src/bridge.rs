@@ -13,7 +13,7 @@ use std::sync::{Arc, RwLock};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::bus::Bus;
+use crate::bus::{Bus, caught};
 use crate::event::Event;
 
 /// The type of the event that tells of a message which could not be handled.
@@ -29,6 +29,24 @@ const NAME_BYTES_MAX: usize = 128;
 pub type BridgeError = Box<dyn Error + Send + Sync>;
 
 type Handler = dyn Fn(&BridgeMessage<'_>) -> Result<String, BridgeError> + Send + Sync;
+
+/// A handler, there until it is dropped: by whoever routes a message or registers another at that time.
+struct Route(Option<Box<Handler>>);
+
+impl Route {
+    fn call(&self, message: &BridgeMessage<'_>) -> Result<String, BridgeError> {
+        self.0.as_ref().map_or_else(|| Err("there is no handler".into()), |handler| handler(message))
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        let handler = self.0.take();
+        if caught(move || drop(handler)).is_none() {
+            tracing::error!("a bridge's handler panicked when it was dropped");
+        }
+    }
+}
 
 /// A message on its way to a handler.
 #[derive(Debug)]
@@ -128,7 +146,7 @@ impl fmt::Display for BridgeAnswer {
 #[derive(Clone)]
 pub struct Bridge {
     bus: Bus,
-    routes: Arc<RwLock<BTreeMap<String, Arc<Handler>>>>,
+    routes: Arc<RwLock<BTreeMap<String, Arc<Route>>>>,
 }
 
 impl fmt::Debug for Bridge {
@@ -169,8 +187,13 @@ impl Bridge {
             is_name(&protocol),
             "a protocol's name has 1 to {NAME_BYTES_MAX} bytes, none of them control"
         );
-        let mut routes = self.routes.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        routes.insert(protocol, Arc::new(handler));
+        let route = Arc::new(Route(Some(Box::new(handler))));
+        let before = {
+            let mut routes = self.routes.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            routes.insert(protocol, route)
+        };
+        // Behind the lock: what a handler owns may look at the routes when it is dropped.
+        drop(before);
     }
 
     /// Whether a protocol has a handler.
@@ -225,14 +248,21 @@ impl Bridge {
         }
         publish(entry);
         // A handler's own data may be half changed by its panic; it chose to share it, nobody else sees it.
-        let answered = catch_unwind(AssertUnwindSafe(|| handler(&message)));
+        // Its error's text is its own code too.
+        let call = || handler.call(&message).map_err(|error| error.to_string());
+        let answered = catch_unwind(AssertUnwindSafe(call));
         let failed = match answered {
             Ok(Ok(json)) if serde_json::from_str::<&RawValue>(&json).is_ok() => {
                 return BridgeAnswer { outcome: BridgeOutcome::Answered, json };
             }
             Ok(Ok(_)) => "handler's answer is not JSON".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => panic_text(&*panic),
+            Ok(Err(error)) => error,
+            Err(panic) => {
+                let text = panic_text(&*panic);
+                // It may panic again.
+                caught(move || drop(panic));
+                text
+            }
         };
         publish(error_event(protocol, text, &failed));
         BridgeAnswer::error(BridgeOutcome::Failed, &failed)

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! [`Bus::publish`] never waits, locks or fails: what can be wrong with an [`Event`] is wrong when it is built. The bus is a ring a
-//! shard, of fixed size ([`Bus::builder`]): a reader that falls behind by more than a ring gets a [`Gap`] with the number, in its place,
+//! shard, of fixed size in events and bytes ([`Bus::builder`]): a reader that falls behind by more than a ring gets a [`Gap`] with the number, in its place,
 //! and goes on. [`Subscriber::ledger`] adds up at any quiet moment: seen + missed = published since it joined. Events of one
 //! stream stay in order, whoever publishes them; between shards nothing is promised.
 //!
@@ -31,10 +31,29 @@
 //! | [`Subscriber::recv`], [`recv_timeout`](Subscriber::recv_timeout), [`try_recv`](Subscriber::try_recv), `for … in` | as its [`Wait`] says: spinning, then asleep | threads of one's own |
 //! | [`Subscriber::recv_batch`] | the same | many at once |
 //! | [`Subscriber::visit_batch`] | no | the same by reference, where they lie |
-//! | `Subscriber` as a `futures_core::Stream`, [`AsyncAdapter`] | as a task | any async runtime (feature `async`) |
+//! | `Subscriber` as a `futures_core::Stream`, `recv_async`, [`AsyncAdapter`] | as a task | any async runtime (feature `async`) |
 //! | [`Bus::on`], [`Bus::on_sync`] | no | handlers: in a thread of their own, or within `publish` |
 //! | [`Bus::replay`], [`Subscriber::seek`] | no | the past, as far as the ring has it; [`Bus::start_recording`] keeps more |
 //!
+#![cfg_attr(
+    feature = "async",
+    doc = r#"
+The first line of async code, with `StreamExt` of `futures`, `tokio-stream` or `smol`:
+
+```
+# smol::block_on(async {
+use fanwire::{Bus, Delivery, Keep};
+use futures_util::StreamExt as _;
+
+let bus = Bus::builder().carrying::<u64>().build()?;
+let mut sub = bus.subscribe(Keep::all());
+bus.publish(1);
+assert_eq!(sub.next().await, Some(Delivery::Event(1)));
+# Ok::<(), fanwire::BusConfigError>(())
+# }).unwrap();
+```
+"#
+)]
 //! # 3. Which events
 //!
 //! A [`Filter`] says it by type, source, stream, entity, channel and fields of the payload, in code or as text, with [`Pattern`]s

@@ -134,8 +134,10 @@ impl Alarm {
         for stop in stops {
             stop();
         }
-        if let Some(hook) = lock(&self.0.hook).take()
-            && let Err(panicked) = caught(|| hook(&failure))
+        // Called and dropped behind the lock.
+        let hook = lock(&self.0.hook).take();
+        if let Some(hook) = hook
+            && let Err(panicked) = caught(move || hook(&failure))
         {
             tracing::error!(message = panicked.message, "the function for failures panicked");
         }
@@ -184,9 +186,14 @@ pub(crate) struct Caught {
 
 /// Runs `work`, and catches its panic.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Caught {
-        message: text_of(&*panic),
-        place: PLACE.with(|place| place.borrow_mut().take()),
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let message = text_of(&*panic);
+        let place = PLACE.with(|place| place.borrow_mut().take());
+        // What it panicked with may panic again when it is dropped.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
+            std::mem::forget(again);
+        }
+        Caught { message, place }
     })
 }
 

@@ -907,6 +907,21 @@ fn a_range_of_times_may_ask_the_recording_that_it_is_asked_by() {
 }
 
 #[test]
+fn values_for_a_filter_or_a_position_are_taken_one_by_one() {
+    within_limit(|| {
+        let bus = Bus::builder().shards(3).build().expect("valid");
+        let liar = || Liar { says: usize::MAX, has: 0..3 };
+        assert_eq!(fanwire::Position::new(1, liar()).sequences(), [0, 1, 2]);
+        let publishing = liar().inspect(|_| _ = bus.publish(event("b"))).map(|n| n.to_string());
+        let filter = Filter::new().types(publishing);
+        assert!(filter.matches(&event("2")) && !filter.matches(&event("3")));
+        let bad = liar().map(|n| if n == 2 { panic!("as asked") } else { n.to_string() });
+        assert!(panics(|| _ = Filter::new().not_types(bad)));
+        assert_eq!(bus.stats().published, 3);
+    });
+}
+
+#[test]
 fn every_way_to_wait_sees_the_end_of_a_bus_that_its_own_handler_held_last() {
     within_limit(|| {
         for wait in [Wait::Spin, Wait::SpinThenPark, Wait::Park] {
@@ -920,5 +935,42 @@ fn every_way_to_wait_sees_the_end_of_a_bus_that_its_own_handler_held_last() {
             assert_eq!(reader.recv(), Ok(Delivery::Event(1)));
             assert!(reader.recv().is_err());
         }
+    });
+}
+
+// Bridges, and what a server calls.
+
+#[cfg(feature = "server")]
+#[test]
+fn a_bridges_handler_may_panic_publish_route_and_replace_itself() {
+    within_limit(|| {
+        let bus = Bus::new();
+        let mut all = bus.subscribe(Filter::new());
+        let bridge = fanwire::Bridge::new(&bus);
+        // What it owns looks at the routes when it is replaced, and panics.
+        let (own, dropped) = (bridge.clone(), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&dropped);
+        let owned = OnDrop(move || {
+            assert_eq!(own.list_routes(), ["x"]);
+            count.fetch_add(1, Ordering::SeqCst);
+            panic!("as asked");
+        });
+        bridge.register_route("x", move |_| {
+            let _ = &owned;
+            panic_any(OnDrop(|| panic!("again")))
+        });
+        assert_eq!(bridge.route("x", "{}").outcome(), fanwire::BridgeOutcome::Failed);
+        let (own, bus) = (bridge.clone(), bus.clone());
+        bridge.register_route("x", move |_| {
+            own.register_route("x", |_| Ok("2".to_owned()));
+            bus.publish(event("published"));
+            Ok(own.route("x", "{}").json().to_owned())
+        });
+        assert_eq!(dropped.load(Ordering::SeqCst), 1);
+        assert_eq!(bridge.route("x", "{}").json(), "2");
+        let seen = std::iter::from_fn(|| all.try_recv().ok());
+        assert!(
+            seen.into_iter().any(|one| matches!(one, Delivery::Event(e) if e.event_type() == "published"))
+        );
     });
 }

@@ -5,7 +5,7 @@ use loom::thread;
 
 use crate::bus::park::Wake;
 use crate::bus::ring::{Claim, Gated, GatedReader, Plain, Shared, Waiting};
-use crate::rings::{Counted, counted, look};
+use crate::rings::{Counted, batch, counted, look};
 
 type Pair = [u64; 2];
 type Ring = Gated<Plain<Pair>>;
@@ -162,4 +162,42 @@ fn a_body_is_released_by_who_overwrites_it_and_never_while_a_reader_looks_at_it(
         });
         publisher.join().unwrap();
     });
+}
+
+/// Behind a batch comes one more: of the batch was claimed what it held.
+fn batches(solo: bool) {
+    loom::model(move || {
+        let ring = ring(4, solo);
+        let mut reader = GatedReader::new(Arc::clone(&ring));
+        let publisher = thread::spawn(move || {
+            let mut batch = batch((0..2).map(pair));
+            let last = match solo.then(|| Claim::new(&ring)) {
+                Some(mut claim) => {
+                    assert_eq!(claim.try_publish_run(&ring, &mut batch, |_, _| {}), Some(1));
+                    claim.try_publish(&ring, pair(2), |_, _| {})
+                }
+                None => {
+                    assert_eq!(ring.try_publish_run(&mut batch, |_, _| {}), Some(1));
+                    ring.try_publish(pair(2), |_, _| {})
+                }
+            };
+            assert!(batch.is_empty());
+            assert_eq!(last, Ok(2));
+        });
+        let mut got = Vec::new();
+        read(&mut reader, &mut got);
+        publisher.join().unwrap();
+        while read(&mut reader, &mut got) {}
+        assert_eq!(got, [0, 1, 2]);
+    });
+}
+
+#[test]
+fn of_a_batch_as_many_are_claimed_as_it_holds() {
+    batches(false);
+}
+
+#[test]
+fn of_one_publishers_batch_as_many_are_claimed_as_it_holds() {
+    batches(true);
 }

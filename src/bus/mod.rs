@@ -55,6 +55,8 @@ pub use builder::{
     BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, MAX_BYTES_DEFAULT, ShardStats,
 };
 pub use carried::{Carried, Keep};
+#[cfg(feature = "server")]
+pub(crate) use caught::caught;
 pub use handler::{HandlerGuard, HandlerId};
 #[cfg(feature = "server")]
 pub(crate) use loop_reader::{LoopReader, ReaderItem};

@@ -163,7 +163,12 @@ const SHARDS_MAX: usize = 1024;
 impl Position {
     /// The epoch, and the next sequence of each shard.
     pub fn new(epoch: u64, sequences: impl IntoIterator<Item = Sequence>) -> Self {
-        Self { epoch, sequences: sequences.into_iter().collect() }
+        let mut position = Self { epoch, sequences: SmallVec::new() };
+        // One by one: an iterator's hint of its size may be anything.
+        for sequence in sequences {
+            position.sequences.push(sequence);
+        }
+        position
     }
 
     /// Which life of which bus it belongs to.

@@ -103,9 +103,14 @@ impl Filter {
             return self;
         }
         let mut parts = encoding::decode(self.bytes());
-        match parts.sets.iter_mut().find(|set| set.about == about && set.negated == negated) {
-            Some(set) => set.members.extend(members),
-            None => parts.sets.push(Set { about, negated, members: members.collect() }),
+        let known = parts.sets.iter().position(|set| set.about == about && set.negated == negated);
+        let index = known.unwrap_or(parts.sets.len());
+        if known.is_none() {
+            parts.sets.push(Set { about, negated, members: Vec::new() });
+        }
+        // One by one: an iterator's hint of its size may be anything.
+        for member in members {
+            parts.sets[index].members.push(member);
         }
         Self::from_parts(parts)
     }

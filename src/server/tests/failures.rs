@@ -91,6 +91,24 @@ fn post(addr: SocketAddr, path: &str, body: &str) {
     let _ = stream.write_all(request.as_bytes());
 }
 
+/// What it panics with panics again.
+#[test]
+fn a_function_for_failures_that_panics_stops_nothing() {
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            panic!("again");
+        }
+    }
+    let bus = Bus::new();
+    let (told, hears) = channel();
+    let builder = Server::builder(&bus).listen("127.0.0.1:0").loops(2).on_failure(move |failure| {
+        drop(told.send(failure.clone()));
+        std::panic::panic_any(Again)
+    });
+    fails("fanwire-loop-1", builder, &hears, |_| {});
+}
+
 #[test]
 fn a_panic_in_any_loop_ends_all_of_them() {
     for number in 0..3 {

@@ -11,6 +11,8 @@ use crate::place::{Place, copy};
 use crate::segment;
 use crate::stage::{Engine, Stage};
 use crate::support::service::Kind;
+use crate::support::wire::{Wire, deadline};
+use crate::support::ws::Ws;
 
 /// Redis keys and JetStream names of the log's first shard, and of what stands beside it.
 const SHARD_KEY: &str = "{fanwire}:shard:0";
@@ -207,17 +209,30 @@ pub(crate) fn out_of_memory(stage: &mut Stage) {
         stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "0"]);
         return;
     }
-    let ask = |stage: &Stage, config: &Value| {
-        let answer = stage.log().nats_ask(&format!("$JS.API.STREAM.UPDATE.{STREAM}"), config);
+    let names: Vec<String> = (0..stage.shards).map(|shard| format!("fanwire-{shard}")).collect();
+    let ask = |stage: &Stage, name: &str, config: &Value| {
+        let answer = stage.log().nats_ask(&format!("$JS.API.STREAM.UPDATE.{name}"), config);
         assert!(answer["config"].is_object(), "{answer}");
     };
-    let before = stage.log().nats_ask(&format!("$JS.API.STREAM.INFO.{STREAM}"), &json!({}))["config"].clone();
-    let mut full = before.clone();
-    full["max_bytes"] = json!(1000);
-    full["discard"] = json!("new");
-    ask(stage, &full);
+    let info = |name: &String| stage.log().nats_ask(&format!("$JS.API.STREAM.INFO.{name}"), &json!({}));
+    let before: Vec<Value> = names.iter().map(|name| info(name)["config"].clone()).collect();
+    for (name, before) in names.iter().zip(&before) {
+        let mut full = before.clone();
+        full["max_bytes"] = json!(1000);
+        full["discard"] = json!("new");
+        ask(stage, name, &full);
+    }
     stage.suffers();
-    ask(stage, &before);
+    for (name, before) in names.iter().zip(&before) {
+        ask(stage, name, before);
+    }
+}
+
+/// The account has used up what its server gives it, until somebody makes room.
+pub(crate) fn account_full(stage: &mut Stage) {
+    publish_until_refused(stage);
+    stage.suffers();
+    stage.log().nats_ask(&format!("$JS.API.STREAM.PURGE.{STREAM}"), &json!({}));
 }
 
 /// The disk is full in the middle of what is written, and has room again.
@@ -344,11 +359,16 @@ pub(crate) fn connections_cut(stage: &mut Stage) {
     }
 }
 
-/// The shard's key is something else for a while.
+/// The shards' keys are something else for a while.
 pub(crate) fn of_another_type(stage: &mut Stage) {
-    stage.log().redis_ask(&["SET", SHARD_KEY, "something else"]);
+    let keys: Vec<String> = (0..stage.shards).map(|shard| format!("{{fanwire}}:shard:{shard}")).collect();
+    for key in &keys {
+        stage.log().redis_ask(&["SET", key, "something else"]);
+    }
     stage.suffers();
-    stage.log().redis_ask(&["DEL", SHARD_KEY]);
+    for key in &keys {
+        stage.log().redis_ask(&["DEL", key]);
+    }
 }
 
 /// Somebody else writes to the log: what is no event, and the last number that there is.
@@ -388,4 +408,46 @@ pub(crate) fn readers_deleted(stage: &mut Stage) {
     for name in names.iter().filter_map(Value::as_str) {
         stage.log().nats_ask(&format!("$JS.API.CONSUMER.DELETE.{STREAM}.{name}"), &json!({}));
     }
+}
+
+/// Somebody leaves and somebody comes while the log is away: watchers on every node are told, or get a gap.
+pub(crate) fn presence_changes(stage: &mut Stage) {
+    let join = |stage: &Stage, at: usize, user: &str| {
+        let mut ws = Ws::over(Wire::connect(stage.nodes[at].server.addr), &format!("/ws?user={user}"), "");
+        ws.send(&json!({"type": "subscribe", "payload": {"channels": ["room.1"]}}));
+        ws
+    };
+    let mut watchers: Vec<Ws> = (0..2).map(|at| join(stage, at, &format!("watcher-{at}"))).collect();
+    let ann = join(stage, 0, "ann");
+    for watcher in &mut watchers {
+        presence(watcher, "presence.joined", "ann");
+    }
+    stage.log_mut().kill();
+    drop(ann);
+    let bob = join(stage, 0, "bob");
+    // Longer than anybody waits for the log.
+    stage.suffers_at(&[0, 1]);
+    stage.log_mut().resume();
+    stage.flows("after the log was away");
+    for (at, watcher) in watchers.iter_mut().enumerate() {
+        for (what, user) in [("presence.left", "ann"), ("presence.joined", "bob")] {
+            if !presence(watcher, what, user) {
+                stage.fault(format!("the watcher on node {at} was not told: {what} of {user}"));
+            }
+        }
+    }
+    drop(bob);
+}
+
+/// Reads on until a watcher is told this of somebody, or a gap; whether it was.
+fn presence(watcher: &mut Ws, what: &str, user: &str) -> bool {
+    let end = deadline();
+    while let Ok(frame) = watcher.read_frame(end) {
+        let Ok(message) = serde_json::from_slice::<Value>(&frame.payload) else { continue };
+        let event = &message["payload"];
+        if message["type"] == "gap" || (event["event_type"] == what && event["payload"]["user"] == user) {
+            return true;
+        }
+    }
+    false
 }

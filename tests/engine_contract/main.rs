@@ -42,7 +42,7 @@ contract! {
         foreign_entries several_shards
     }
     jetstream: JetStream {
-        paused killed trimmed flushed out_of_memory disk_full slow cut_off connections_cut foreign_entries
+        paused killed trimmed flushed out_of_memory account_full disk_full slow cut_off connections_cut foreign_entries
         readers_deleted several_shards
     }
     plain_nats: PlainNats { killed node_killed large_batch slow foreign_entries several_shards }

@@ -205,7 +205,7 @@ impl Shared {
             return Err(io::Error::other(format!("{response:?}")));
         }
         let mut ws = Ws { wire, response };
-        let mut wanted = json!({"event_types": [TYPE]});
+        let mut wanted = json!({});
         if since.is_string() {
             wanted["since"] = since.clone();
         }
@@ -244,12 +244,14 @@ impl Shared {
             }
             Some("event") => {
                 let id = payload["event_id"].as_str().unwrap_or_default().to_owned();
-                let number = |key: &str| payload["payload"][key].as_u64();
-                let (Some(publisher), Some(n)) = (number("p"), number("n")) else { return };
-                *since =
-                    if message["position"].is_string() { &message["position"] } else { &payload["event_id"] }
-                        .clone();
-                What::Event { id, publisher: publisher as usize, n }
+                let position = &message["position"];
+                *since = if position.is_string() { position } else { &payload["event_id"] }.clone();
+                let number =
+                    |key: &str| payload["payload"][key].as_u64().filter(|_| payload["event_type"] == TYPE);
+                match (number("p"), number("n")) {
+                    (Some(publisher), Some(n)) => What::Event { id, publisher: publisher as usize, n },
+                    _ => What::Other { id },
+                }
             }
             Some("gap") => {
                 let to = payload["to"].as_str().and_then(crate::referee::parts);

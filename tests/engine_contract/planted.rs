@@ -168,6 +168,13 @@ fn a_missing_gap_between_epochs_or_sequences_is_reported() {
 }
 
 #[test]
+fn gaps_without_end_are_reported() {
+    let mut records = Records::good();
+    records.readers[0].extend(vec![GAP; 61]);
+    assert_eq!(records.faults(), [Fault::Gaps { reader: 0, count: 61 }]);
+}
+
+#[test]
 fn a_reordered_event_is_reported() {
     let mut records = Records::good();
     records.readers[0].swap(3, 5);

@@ -41,6 +41,10 @@ pub(crate) enum What {
         publisher: usize,
         n: u64,
     },
+    /// An event of nobody's books, as presence is: its id counts.
+    Other {
+        id: String,
+    },
     /// A gap, with the shard that it is about where the notice names one.
     Gap {
         shard: Option<u16>,
@@ -74,6 +78,8 @@ pub(crate) enum Fault {
     Stranger { reader: usize, publisher: usize, n: u64 },
     /// Ids do not follow one another and no gap stands between them.
     Hole { reader: usize, before: String, after: String },
+    /// More gaps than any fault explains.
+    Gaps { reader: usize, count: usize },
     /// An id that can't be read.
     Unreadable { reader: usize, id: String },
 }
@@ -109,6 +115,7 @@ impl fmt::Display for Fault {
             Self::Hole { reader, before, after } => {
                 write!(f, "reader {reader}: {after} came after {before} without a gap")
             }
+            Self::Gaps { reader, count } => write!(f, "reader {reader}: {count} gaps"),
             Self::Unreadable { reader, id } => write!(f, "reader {reader}: unreadable id {id}"),
         }
     }
@@ -132,6 +139,9 @@ pub(crate) fn parts(id: &str) -> Option<(&str, u64, u16)> {
     Some((epoch, sequence.parse().ok()?, shard.parse().ok()?))
 }
 
+/// Gaps that a reader may get in a trial of some faults: a node that tells one again and again has lost its way.
+const GAPS_MAX: usize = 60;
+
 /// Returns every broken promise.
 pub(crate) fn judge(trial: Trial<'_>) -> Vec<Fault> {
     let mut told: HashMap<Key, &Outcome> = HashMap::new();
@@ -145,6 +155,10 @@ pub(crate) fn judge(trial: Trial<'_>) -> Vec<Fault> {
     for (reader, seen) in trial.readers.iter().enumerate() {
         order_of_ids(reader, seen, &mut faults);
         deliveries(reader, seen, &told, &mut faults);
+        let count = seen.iter().filter(|one| matches!(one.what, What::Gap { .. })).count();
+        if count > GAPS_MAX {
+            faults.push(Fault::Gaps { reader, count });
+        }
     }
     faults
 }
@@ -196,7 +210,7 @@ fn order_of_ids(reader: usize, seen: &[Seen], faults: &mut Vec<Fault>) {
         match &one.what {
             What::Gap { shard: Some(shard) } => drop(last.remove(shard)),
             What::Gap { shard: None } => last.clear(),
-            What::Event { id, .. } => {
+            What::Event { id, .. } | What::Other { id } => {
                 let Some((epoch, sequence, shard)) = parts(id) else {
                     faults.push(Fault::Unreadable { reader, id: id.clone() });
                     continue;

@@ -1,6 +1,7 @@
 //! The table: which fault is tried on which engine, with what it needs.
 
 use crate::faults;
+use crate::place::Place;
 use crate::stage::{Engine, Setup, Stage};
 
 fn trial(setup: Setup, fault: fn(&mut Stage)) {
@@ -43,7 +44,20 @@ pub(crate) fn large_batch(engine: Engine) {
 }
 
 pub(crate) fn several_shards(engine: Engine) {
-    trial(Setup::of(engine).node(&["--bus-shards", "3", "--loops", "2"]), faults::killed);
+    trial(Setup::of(engine).shards(3).node(&["--loops", "2"]), faults::killed);
+}
+
+pub(crate) fn presence_changes(engine: Engine) {
+    let options = ["--presence-channels", "room.*", "--presence-grace", "0s"];
+    trial(Setup::of(engine).node(&options), faults::presence_changes);
+}
+
+pub(crate) fn account_full(engine: Engine) {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path()).expect("a folder");
+    let file = place.path().join("nats.conf");
+    std::fs::write(&file, "jetstream { max_file_store: 300KB }\n").expect("a file");
+    trial(Setup::of(engine).server(&["-c", file.to_str().expect("UTF-8")]), faults::account_full);
 }
 
 pub(crate) fn read_only(engine: Engine) {

@@ -54,6 +54,7 @@ pub(crate) struct Setup {
     pub(crate) nodes: usize,
     /// How long publishers may wait for the log.
     pub(crate) accept: &'static str,
+    pub(crate) shards: usize,
     /// A binary for each node, beside the one that is built here.
     pub(crate) programs: Vec<PathBuf>,
 }
@@ -69,6 +70,7 @@ impl Setup {
             by_proxy: false,
             nodes,
             accept: "1s",
+            shards: 1,
             programs: Vec::new(),
         }
     }
@@ -99,6 +101,11 @@ impl Setup {
         self
     }
 
+    pub(crate) fn shards(mut self, shards: usize) -> Self {
+        self.shards = shards;
+        self
+    }
+
     pub(crate) fn by_proxy(mut self) -> Self {
         self.by_proxy = true;
         self
@@ -118,6 +125,8 @@ pub(crate) struct Stage {
     gone: Vec<Node>,
     /// Whether nodes stay when a fault would end one.
     pub(crate) keeps_nodes: bool,
+    /// Rings and streams of the log.
+    pub(crate) shards: usize,
     /// Publishers beside those of the nodes.
     others: usize,
     faults: Vec<String>,
@@ -168,6 +177,7 @@ impl Stage {
                 ]
                 .map(str::to_owned)
                 .into();
+                options.extend(["--bus-shards".to_owned(), setup.shards.to_string()]);
                 options.extend(setup.node.iter().cloned());
                 Node::start(number, start, setup.programs.get(number).cloned(), options)
             })
@@ -182,6 +192,7 @@ impl Stage {
             place,
             gone: Vec::new(),
             keeps_nodes: false,
+            shards: setup.shards,
             others: 0,
             faults: Vec::new(),
         };

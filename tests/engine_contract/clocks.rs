@@ -19,9 +19,9 @@ pub(crate) struct Probe {
 /// the last refusal counts. A probe comes every 100 ms; the rest is for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// How late an event may come to the reader of a node that says that it is ready. It is for a reader that gets nothing,
-/// not for a slow one: the log's own timeouts, and the rest for a busy machine.
-const LATE: Duration = Duration::from_secs(10);
+/// How long the reader of a node that says that it is ready may get nothing while accepted events are under way to it:
+/// the log's own timeouts, and the rest for a busy machine. A reader that is slow and gets on is none of this.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Returns what is wrong with the times of a node: `attempts` of its publisher in order, its `probes` in order, and
 /// how long a publisher may wait.
@@ -60,9 +60,9 @@ pub(crate) fn judge(attempts: &[Attempt], probes: &[Probe], wait_max: Duration) 
     faults
 }
 
-/// Returns the events that came late to the reader of a node that said all the while that it is ready. `attempts` are of
-/// all publishers.
-pub(crate) fn judge_reader(attempts: &[Attempt], seen: &[Seen], probes: &[Probe]) -> Vec<String> {
+/// Returns whether the reader of a node got nothing for too long, though accepted events were under way to it and the
+/// node said that it is ready. `attempts` are of all publishers.
+pub(crate) fn judge_reader(attempts: &[Attempt], seen: &[Seen], probes: &[Probe]) -> Option<String> {
     let mut accepted: HashMap<(usize, u64), Duration> = HashMap::new();
     for attempt in attempts {
         if let Outcome::Accepted { .. } = attempt.outcome {
@@ -70,23 +70,24 @@ pub(crate) fn judge_reader(attempts: &[Attempt], seen: &[Seen], probes: &[Probe]
             accepted.extend(events.map(|n| ((attempt.publisher, n), attempt.answered)));
         }
     }
-    let mut faults = Vec::new();
+    let mut before = Duration::ZERO;
     for one in seen {
+        let silent_since = std::mem::replace(&mut before, one.at);
         let What::Event { publisher, n, .. } = &one.what else { continue };
-        let Some(&from) = accepted.get(&(*publisher, *n)) else { continue };
-        if one.at <= from + LATE {
+        let Some(from) = accepted.get(&(*publisher, *n)).map(|answered| silent_since.max(*answered)) else {
+            continue;
+        };
+        if one.at <= from + SILENCE_MAX {
             continue;
         }
         let mut meanwhile =
             probes.iter().filter(|probe| from + SLACK <= probe.at && probe.at <= one.at).peekable();
         if meanwhile.peek().is_some() && meanwhile.all(|probe| probe.is_ready) {
-            faults.push(format!(
-                "event {n} of publisher {publisher} came {:?} after it was accepted, and the node said that it is ready",
+            return Some(format!(
+                "its reader got nothing for {:?} before event {n} of publisher {publisher}, and it said that it is ready",
                 one.at.saturating_sub(from)
             ));
         }
     }
-    // One of them says it; the others are of the same time.
-    faults.truncate(1);
-    faults
+    None
 }

@@ -25,7 +25,8 @@ const SOME: u64 = 10;
 /// Waits until a node has had this many more events accepted.
 fn publishes_some(stage: &mut Stage, at: usize) {
     let first = stage.nodes[at].last_accepted().unwrap_or(0);
-    stage.eventually("a node takes more events", crate::node::WAIT_MAX, |stage| {
+    let limit = stage.wait_max();
+    stage.eventually("a node takes more events", limit, |stage| {
         stage.nodes[at].last_accepted().is_some_and(|last| last >= first + SOME)
     });
 }

@@ -37,7 +37,7 @@ macro_rules! contract {
 
 contract! {
     redis: Redis {
-        killed deleted deleted_while_a_node_is_behind meta_deleted trimmed flushed evicted tail_lost read_only
+        paused killed deleted deleted_while_a_node_is_behind meta_deleted trimmed flushed evicted tail_lost read_only
         out_of_memory disk_full oversized large_batch clock_ahead slow cut_off connections_cut of_another_type
         foreign_entries several_shards
     }

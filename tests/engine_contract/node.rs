@@ -23,8 +23,8 @@ use crate::support::{PATIENCE, Server, eventually, fanwire};
 /// How long a publisher may wait for the log, as the nodes are told.
 pub(crate) const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest that a publisher may wait for an answer: the timeout, and what a busy machine adds.
-pub(crate) const WAIT_MAX: Duration = ACCEPT_TIMEOUT.saturating_add(Duration::from_secs(8));
+/// What a busy machine adds to that.
+const ALLOWANCE: Duration = Duration::from_secs(8);
 
 /// How long a node that was sent SIGTERM may take: its drain, a last try for the log, and what a busy machine adds.
 const END_MAX: Duration = Duration::from_secs(15);
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     start: Instant,
     /// Which publisher and reader it has.
     number: usize,
+    /// The longest that a publisher may wait for an answer.
+    pub(crate) wait_max: Duration,
     addr: Mutex<SocketAddr>,
     stop_publishing: AtomicBool,
     stop: AtomicBool,
@@ -145,7 +147,7 @@ impl Shared {
         };
         wire.send_if_taken(&post_request("/publish", "application/x-ndjson", body.as_bytes()));
         // Longer than it may take: that it took too long is for the referee to say.
-        read_response(wire, Instant::now() + WAIT_MAX + ACCEPT_TIMEOUT)
+        read_response(wire, Instant::now() + self.wait_max + ACCEPT_TIMEOUT)
     }
 
     fn publish_all(&self) {
@@ -297,6 +299,7 @@ impl Node {
     pub(crate) fn start(
         number: usize,
         start: Instant,
+        accept: Duration,
         program: Option<PathBuf>,
         options: Vec<String>,
     ) -> Self {
@@ -304,6 +307,7 @@ impl Node {
         let shared = Arc::new(Shared {
             start,
             number,
+            wait_max: accept + ALLOWANCE,
             addr: Mutex::new(server.addr),
             stop_publishing: AtomicBool::new(false),
             stop: AtomicBool::new(false),

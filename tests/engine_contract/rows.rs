@@ -1,5 +1,7 @@
 //! The table: which fault is tried on which engine, with what it needs.
 
+use std::time::Duration;
+
 use crate::faults;
 use crate::place::Place;
 use crate::stage::{Engine, Setup, Stage};
@@ -40,7 +42,7 @@ pub(crate) fn oversized(engine: Engine) {
 
 pub(crate) fn large_batch(engine: Engine) {
     let options = ["--engine-max-waiting-events", "100000"];
-    trial(Setup::of(engine).node(&options).accept("8s"), faults::large_batch);
+    trial(Setup::of(engine).node(&options).accept(Duration::from_secs(20)), faults::large_batch);
 }
 
 pub(crate) fn several_shards(engine: Engine) {

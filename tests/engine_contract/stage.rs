@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::clocks;
-use crate::node::{Node, WAIT_MAX, lock};
+use crate::node::{ACCEPT_TIMEOUT, Node, lock};
 use crate::place::Place;
 use crate::referee::{Attempt, Fault, Seen, Trial, judge};
 use crate::support::proxy::Proxy;
@@ -53,7 +53,7 @@ pub(crate) struct Setup {
     pub(crate) by_proxy: bool,
     pub(crate) nodes: usize,
     /// How long publishers may wait for the log.
-    pub(crate) accept: &'static str,
+    pub(crate) accept: Duration,
     pub(crate) shards: usize,
     /// A binary for each node, beside the one that is built here.
     pub(crate) programs: Vec<PathBuf>,
@@ -69,7 +69,7 @@ impl Setup {
             disk: None,
             by_proxy: false,
             nodes,
-            accept: "1s",
+            accept: ACCEPT_TIMEOUT,
             shards: 1,
             programs: Vec::new(),
         }
@@ -90,7 +90,7 @@ impl Setup {
         self
     }
 
-    pub(crate) fn accept(mut self, time: &'static str) -> Self {
+    pub(crate) fn accept(mut self, time: Duration) -> Self {
         self.accept = time;
         self
     }
@@ -154,6 +154,7 @@ impl Stage {
         };
         let proxy = setup.by_proxy.then(|| Proxy::to(log.as_ref().expect("a server").addr));
         let start = Instant::now();
+        let accept = format!("{}ms", setup.accept.as_millis());
         let mut nodes: Vec<Node> = (0..setup.nodes)
             .map(|number| {
                 let url = match (&proxy, &log) {
@@ -167,7 +168,7 @@ impl Stage {
                     "--engine",
                     &url,
                     "--engine-accept-timeout",
-                    setup.accept,
+                    &accept,
                     "--max-lag-events",
                     "1000000",
                     "--max-lag-bytes",
@@ -179,7 +180,7 @@ impl Stage {
                 .into();
                 options.extend(["--bus-shards".to_owned(), setup.shards.to_string()]);
                 options.extend(setup.node.iter().cloned());
-                Node::start(number, start, setup.programs.get(number).cloned(), options)
+                Node::start(number, start, setup.accept, setup.programs.get(number).cloned(), options)
             })
             .collect();
         nodes.iter_mut().for_each(Node::begin);
@@ -198,6 +199,11 @@ impl Stage {
         };
         stage.flows("before the fault");
         stage
+    }
+
+    /// The longest that a publisher may wait for an answer.
+    pub(crate) fn wait_max(&self) -> Duration {
+        self.nodes.iter().map(|node| node.shared.wait_max).max().unwrap_or(RECOVERY)
     }
 
     pub(crate) fn log(&self) -> &Service {
@@ -281,14 +287,15 @@ impl Stage {
     /// As [`suffers`](Self::suffers), where the fault concerns some nodes only.
     pub(crate) fn suffers_at(&mut self, nodes: &[usize]) {
         let marks: Vec<usize> = self.nodes.iter().map(Node::attempts).collect();
+        let limit = self.wait_max();
         for &at in nodes {
             let number = self.nodes[at].number();
-            self.eventually(&format!("node {number} refuses events in the fault"), WAIT_MAX, |stage| {
+            self.eventually(&format!("node {number} refuses events in the fault"), limit, |stage| {
                 stage.nodes[at].has_refused_from(marks[at])
             });
             self.eventually(
                 &format!("node {number} says that it is not ready in the fault"),
-                WAIT_MAX,
+                limit,
                 |stage| !stage.nodes[at].is_ready(),
             );
         }
@@ -313,7 +320,7 @@ impl Stage {
         for node in &self.nodes {
             node.finish_publishing();
         }
-        self.eventually("the publishers have their last answers", 2 * WAIT_MAX, |stage| {
+        self.eventually("the publishers have their last answers", 2 * self.wait_max(), |stage| {
             stage.nodes.iter().all(Node::has_finished)
         });
         // What was accepted is under way to the readers.
@@ -338,7 +345,8 @@ impl Stage {
             self.faults.extend(late.into_iter().map(|fault| format!("node {}: {fault}", node.number())));
         }
         for node in self.nodes.iter().chain(&self.gone) {
-            let times = clocks::judge(&node.shared.answerable(), &lock(&node.shared.probes), WAIT_MAX);
+            let times =
+                clocks::judge(&node.shared.answerable(), &lock(&node.shared.probes), node.shared.wait_max);
             self.faults.extend(times.into_iter().map(|fault| format!("node {}: {fault}", node.number())));
         }
         for node in &mut self.nodes {

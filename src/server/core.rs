@@ -202,6 +202,8 @@ pub(crate) struct Core<S> {
     wheel: Wheel,
     tick: Tick,
     now: Timestamp,
+    /// The wall clock's time at the loop's tick 0, in microseconds, when it was last looked at.
+    clock_offset: i64,
     ready: Vec<Token>,
     /// What this turn may still spend on what peers sent.
     spending: Budget,
@@ -298,6 +300,7 @@ impl<S: Socket> Core<S> {
             wheel: Wheel::new(0),
             tick: 0,
             now: Timestamp::default(),
+            clock_offset: 0,
             ready: Vec::new(),
             spending: Budget::new(budget::TURN),
             work: Budget::new(budget::TURN),
@@ -353,7 +356,9 @@ impl<S: Socket> Core<S> {
     pub(crate) fn ticks_to_timer(&self) -> Option<u64> {
         let timer = self.wheel.ticks_to_next(self.tick);
         let departure = self.next_departure().map(|at| at.saturating_sub(self.tick).max(1));
-        let timer = timer.into_iter().chain(departure).min();
+        // Nothing wakes a loop when the wall clock is set: it looks, where that can end a grant.
+        let clock = (!self.shared.auth.is_open() && !self.conns.is_empty()).then_some(grants::CLOCK_TICKS);
+        let timer = timer.into_iter().chain(departure).chain(clock).min();
         // A sample that waits, or a report, goes at the next tick.
         if self.fanout.is_sampling() || self.unreported || !self.ahead.is_empty() { Some(1) } else { timer }
     }
@@ -378,6 +383,7 @@ impl<S: Socket> Core<S> {
         }
         self.reader.awake();
         self.tick = self.tick.max(tick);
+        self.look_at_the_clock();
         self.pump_unless_held(1);
         self.take_mail();
         self.catch_up();

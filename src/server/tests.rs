@@ -1,5 +1,7 @@
 //! Connections and loops without sockets.
 
+#[cfg(feature = "auth")]
+mod clock;
 mod failures;
 mod presence;
 

@@ -706,6 +706,31 @@ fn secrets_are_in_no_log_answer_or_count() {
         ] {
             said.push_str(&client.ask(&message).to_string());
         }
+        for path in ["/autosdlc", "/autosdlc?compress=gzip"] {
+            let mut client = ws(&server, path, "");
+            said.push_str(&client.message().to_string());
+            let right = json!({"id": "1", "type": "auth_request", "data": {"token": one}}).to_string();
+            let slips = [
+                json!({"id": "1", "type": "auth_request", "data": {"token": [one]}}).to_string(),
+                json!({"id": "1", "type": "auth_request", "data": one}).to_string(),
+                json!({"id": "1", "type": "auth_request", "data": {}, "metadata": one}).to_string(),
+                json!({"id": "1", "type": "auth", "data": {"token": one}}).to_string(),
+                json!({"id": "1", "type": "ping", "data": {"accessToken": one}}).to_string(),
+                right.trim_end_matches('}').to_owned(),
+            ];
+            for slip in slips {
+                client.send_text(&slip);
+            }
+            client.send_text(&right);
+            // Whatever it says to the slips, the good ones are taken at the end.
+            while one != &bad {
+                let answer = client.message();
+                said.push_str(&answer.to_string());
+                if answer["type"] == "auth_success" {
+                    break;
+                }
+            }
+        }
     }
     server.signal("HUP");
     eventually("the reload", || server.log().contains("reload"));
@@ -718,6 +743,14 @@ fn secrets_are_in_no_log_answer_or_count() {
     for secret in [SECRET, &good, &bad, &key] {
         let tail = secret.rsplit('.').next().expect("some");
         assert!(!said.contains(secret) && !said.contains(tail), "a secret was said");
+    }
+    for slip in ["redis//u:", "redis:u:", "u:", "redis://u:", "nats://h:1,redis://u:", ""] {
+        let address = format!("{slip}{SECRET}@h");
+        for option in ["--engine", "--ingest"] {
+            let shown = run(fanwire().args(["check", option, &address]));
+            let shown = [shown.stdout, shown.stderr].concat();
+            assert!(!String::from_utf8_lossy(&shown).contains(SECRET), "{option} {slip}");
+        }
     }
     let shown = run(fanwire().args(["check", "--auth-jwt-hs256-secret", SECRET]));
     let shown = [shown.stdout, shown.stderr].concat();

@@ -276,6 +276,7 @@ fn what_an_older_version_hands_over_is_taken() {
         server.publish(r#"{"type":"test.numbered","payload":{"n":6}}"#);
         server.publish(r#"{"type":"other","channel":"room.1","payload":{"n":7}}"#);
         server.publish(r#"{"type":"agent.status","source":"x","entity":{"kind":"agent","id":"tester-1"},"payload":{"n":8}}"#);
+        server.publish(r#"{"type":"agent.status","source":"x","entity":{"kind":"agent","id":"coder-9"},"payload":{"n":9}}"#);
         let mut native = socket(native);
         assert_eq!(native.event()["event_type"], "test.half");
         assert_eq!(native.event()["payload"]["n"], 6);
@@ -292,7 +293,18 @@ fn what_an_older_version_hands_over_is_taken() {
         }
         let mut sdlc = socket(sdlc);
         let message = sdlc.message();
-        assert_eq!(message["type"], "agent_status", "{message}");
+        assert_eq!(
+            (&message["type"], &message["data"]["n"]),
+            (&json!("agent_status"), &json!(8)),
+            "{message}"
+        );
+        // Its pattern agent:coder*:status was saved as a text that says less; what it asked for stands beside it.
+        let message = sdlc.message();
+        assert_eq!(
+            (&message["type"], &message["data"]["n"]),
+            (&json!("agent_status"), &json!(9)),
+            "{message}"
+        );
         let mut lean = socket(lean);
         assert_eq!(lean.message()["payload"]["n"], 6);
         // The past came too, under the ids that it had.

@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -177,9 +178,17 @@ fn tell(changes: &[Change]) {
     }
 }
 
+/// Libraries that write what they send into their own log, passwords too, below the level of warnings.
+const WRITES_SECRETS: [&str; 2] = ["async_nats=warn", "redis=warn"];
+
 fn filter_of(level: &str) -> EnvFilter {
     // Checked by the configuration.
-    EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"))
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    if filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO) {
+        let quiet = WRITES_SECRETS.iter().filter_map(|directive| directive.parse().ok());
+        return quiet.fold(filter, EnvFilter::add_directive);
+    }
+    filter
 }
 
 fn start_log(config: &Config) -> LogLevel {

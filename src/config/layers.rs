@@ -275,7 +275,7 @@ impl Loaded {
             }
             Err(what) => {
                 let given = match words {
-                    _ if row.is_secret() => "(secret)".to_owned(),
+                    _ if row.may_hold_secrets() => "(secret)".to_owned(),
                     Words::One(text) => text.clone(),
                     Words::Many(words) => format!("[{}]", words.join(", ")),
                     Words::Nothing => String::new(),
@@ -328,6 +328,11 @@ impl Row {
             Some(value) => value,
             None => "(none)".to_owned(),
         }
+    }
+
+    /// Whether a value that can't be read may hold a password: then it is not repeated.
+    pub(super) fn may_hold_secrets(&self) -> bool {
+        self.is_secret() || self.path == "ingest"
     }
 
     pub(super) fn is_secret(&self) -> bool {

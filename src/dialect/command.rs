@@ -20,7 +20,7 @@ use crate::event::{EventId, Position, Since, Timestamp};
 use crate::filter::{Filter, VALUES_MAX};
 
 /// A WebSocket message, whole.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum Incoming<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
@@ -36,8 +36,17 @@ impl Incoming<'_> {
     }
 }
 
+/// Its length: it may hold a token.
+impl fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Binary(bytes) => write!(f, "Binary({} bytes)", bytes.len()),
+        }
+    }
+}
+
 /// What a client asks for.
-#[derive(Debug)]
 pub(crate) enum Command {
     Subscribe(Box<Subscribe>),
     Unsubscribe {
@@ -63,6 +72,19 @@ pub(crate) enum Command {
     Nothing,
     /// Something that was not read beyond its type.
     Withheld,
+}
+
+/// Without the token.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Subscribe(subscribe) => f.debug_tuple("Subscribe").field(subscribe).finish(),
+            Self::Unsubscribe { subscription_id, .. } => write!(f, "Unsubscribe({subscription_id:?})"),
+            Self::Publish(event) | Self::Say(event) => f.debug_tuple("Publish").field(event).finish(),
+            Self::Auth { .. } => f.write_str("Auth(..)"),
+            _ => f.write_str("Command(..)"),
+        }
+    }
 }
 
 /// A subscription as asked for.

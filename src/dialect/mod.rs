@@ -31,6 +31,7 @@ use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Since, Timestamp};
 pub(crate) use adopt::Complete;
 #[cfg(any(test, fuzzing))]
 pub(crate) use adopt::complete;
+pub(crate) use command::UNKNOWN;
 pub(crate) use command::{
     Asked, ClientError, ClientMessage, Command, Incoming, Opening, Place, Refusal, Reply, Stamp, Subscribe,
     shortened, split_entity,

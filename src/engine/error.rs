@@ -68,6 +68,10 @@ impl EngineError {
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // What stands before a slip may be a password.
+            Self::Unsupported { scheme } if !is_scheme(scheme) => f.write_str(
+                "the engine's address is none: expected redis://HOST:PORT, nats://HOST:PORT or file://FOLDER",
+            ),
             Self::Unsupported { scheme } => {
                 let others = match (cfg!(feature = "redis"), cfg!(feature = "nats")) {
                     (true, true) => "redis://, nats://",
@@ -96,6 +100,11 @@ impl fmt::Display for EngineError {
             Self::OtherEpoch => f.write_str("the log began another life"),
         }
     }
+}
+
+/// Whether a text can be the scheme of an address, and is short enough to be no secret.
+fn is_scheme(text: &str) -> bool {
+    (1..=10).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 impl std::error::Error for EngineError {}

@@ -156,7 +156,9 @@ impl Scheme {
         }
         let mut first = None;
         for one in url.split(',').map(str::trim).filter(|one| !one.is_empty()) {
-            let name = one.split_once("://").map_or(one, |(scheme, _)| scheme);
+            let Some((name, _)) = one.split_once("://") else {
+                return Err(EngineError::Unsupported { scheme: String::new() });
+            };
             let Some(scheme) = Self::named(name) else {
                 return Err(EngineError::Unsupported { scheme: name.to_owned() });
             };

@@ -1,16 +1,20 @@
 //! What AutoSDLC clients say and are told, in that system's own counters, and as a log to look for faults with.
 //!
 //! Imports `catalogue`, `dialect`, `event`, `filter`. The log is of the target `fanwire::messages`: at level `debug` a
-//! line for each message and client, with its data `[FILTERED]`; at `trace` with the data. Always: nothing here changes
+//! line for each message and client, with its data `[FILTERED]`; at `trace` with the data, but for tokens and what is named
+//! like a secret. Always: nothing here changes
 //! what is sent; where nobody reads the log, a message costs a comparison more.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::connection::Context;
 use super::session::Session;
 use crate::catalogue::autosdlc::event_type;
 use crate::dialect::autosdlc::{client_id, message_id, text_of};
-use crate::dialect::{Asked, Dialect, Encoding, Incoming, Reply};
+use crate::dialect::{Asked, Dialect, Encoding, Incoming, Reply, UNKNOWN};
 use crate::event::{Attribute, Event};
 use crate::filter::Filter;
 
@@ -74,7 +78,8 @@ pub(super) fn came(
         if is_read() {
             let text = text_of(message, cx.config.max_message_bytes).unwrap_or_default();
             let id = asked.id().unwrap_or_default();
-            Line { direction: "in", client: session.client(), id, kind, size, data: &text }
+            let data = shown(kind, &text);
+            Line { direction: "in", client: session.client(), id, kind, size, data: &data }
                 .log(&cx.config.message_log);
         }
     }
@@ -132,6 +137,64 @@ fn payload_of(frame: &[u8]) -> &[u8] {
     frame.get(head..).unwrap_or_default()
 }
 
+/// Names of fields whose values are not written down, in lower case and without what parts words.
+const SECRETS: [&str; 14] = [
+    "accesstoken",
+    "apikey",
+    "authorization",
+    "authtoken",
+    "bearer",
+    "clientsecret",
+    "idtoken",
+    "jwt",
+    "passwd",
+    "password",
+    "refreshtoken",
+    "secret",
+    "ticket",
+    "token",
+];
+
+/// What a line of the log has in place of a value that may be a secret.
+const FILTERED: &str = "[FILTERED]";
+
+/// Returns what of a client's message may be written down: nothing of one that shows a token or that no dialect knows,
+/// for a slip in its type or its form hides what it holds; of others all but the values of fields that are named like
+/// secrets.
+fn shown<'a>(kind: &str, text: &'a str) -> Cow<'a, str> {
+    if kind == "auth_request" || kind == UNKNOWN {
+        return FILTERED.into();
+    }
+    match serde_json::from_str::<Value>(text) {
+        Ok(mut value) => {
+            if redact(&mut value) {
+                value.to_string().into()
+            } else {
+                text.into()
+            }
+        }
+        Err(_) => FILTERED.into(),
+    }
+}
+
+/// Takes the values of fields that are named like secrets out; whether there were any. A value that was read nests at most
+/// 128 levels.
+fn redact(value: &mut Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter_mut().fold(false, |any, (name, value)| {
+            let plain: String =
+                name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+            if SECRETS.contains(&plain.as_str()) {
+                *value = FILTERED.into();
+                return true;
+            }
+            redact(value) || any
+        }),
+        Value::Array(values) => values.iter_mut().fold(false, |any, value| redact(value) || any),
+        _ => false,
+    }
+}
+
 /// A subscription's filter came (1), or went (-1).
 pub(super) fn subscribed(encoding: Encoding, filter: &Filter, more: i64, cx: &Context<'_>) {
     if !counts(encoding) {
@@ -166,8 +229,28 @@ impl Line<'_> {
         if tracing::enabled!(target: TARGET, tracing::Level::TRACE) {
             tracing::trace!(target: TARGET, direction, clientId = client, messageId = id, "type" = kind, size, data);
         } else {
-            let data = "[FILTERED]";
+            let data = FILTERED;
             tracing::debug!(target: TARGET, direction, clientId = client, messageId = id, "type" = kind, size, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_may_be_a_secret_is_written_down() {
+        for (kind, text, want) in [
+            ("auth_request", r#"{"type":"auth_request","data":{"token":"S"}}"#, FILTERED),
+            (UNKNOWN, r#"{"type":"auth","token":"S"}"#, FILTERED),
+            (UNKNOWN, r#"{"type":"auth_request","data":{"token":"S""#, FILTERED),
+            ("ping", r#"{"type":"ping","data":{"a":1}}"#, r#"{"type":"ping","data":{"a":1}}"#),
+            ("ping", r#"{"Access-Token":"S"}"#, r#"{"Access-Token":"[FILTERED]"}"#),
+            ("ping", r#"[{"a":[{"apiKey":{"b":"S"}}]}]"#, r#"[{"a":[{"apiKey":"[FILTERED]"}]}]"#),
+            ("agent_metric", r#"{"tokens":5,"tokenCount":7}"#, r#"{"tokens":5,"tokenCount":7}"#),
+        ] {
+            assert_eq!(shown(kind, text), want, "{text}");
         }
     }
 }

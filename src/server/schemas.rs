@@ -88,7 +88,15 @@ impl Schemas {
         };
         let Ok(text) = text_of(message, bytes_max) else { return Ok(()) };
         let Ok(Value::Object(fields)) = serde_json::from_str(&text) else { return Ok(()) };
-        validator.validate_value(&Value::Object(fields)).map_err(ClientError::faulty)
+        let is_auth = fields.get("type").is_some_and(|kind| kind == "auth_request");
+        validator.validate_value(&Value::Object(fields)).map_err(|mut faults| {
+            if is_auth {
+                // What is said of a fault repeats the value, which may be a token in the wrong place.
+                faults.retain(|fault| fault.ends_with("is a required property"));
+                faults.push("/data: expected {\"token\": TEXT}".to_owned());
+            }
+            ClientError::faulty(faults)
+        })
     }
 
     /// Whether an event may be published; else why not, with the place in its payload.

@@ -29,6 +29,7 @@ use super::{
 use crate::catalogue::autosdlc::event_type;
 use crate::codec::ws;
 use crate::event::{Event, Timestamp, json};
+use crate::filter::Filter;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// AutoSDLC's dialect.
@@ -173,6 +174,12 @@ impl Protocol for Autosdlc {
     }
 }
 
+/// Returns the filters of a subscription, from what [`Subscribe`](super::Subscribe) has as its `config`.
+pub(crate) fn filters_of(config: &str) -> Option<Vec<Filter>> {
+    let subscribe = subscription::read(config).ok()?;
+    Some(std::iter::once(subscribe.filter).chain(subscribe.or).collect())
+}
+
 /// The text of a message, inflated to so many bytes at the most if need be; else what is wrong with it.
 pub(crate) fn text_of(message: Incoming<'_>, bytes_max: usize) -> Result<Cow<'_, str>, String> {
     match message {
@@ -255,9 +262,9 @@ fn command(message: &MessageIn<'_>) -> (&'static str, Result<Command, ClientErro
         }
         "ping" => ("ping", Ok(Command::Ping)),
         "auth_request" => {
-            let token = names().and_then(|names| {
-                names.token.ok_or_else(|| ClientError::new("auth_failed", "data.token is missing"))
-            });
+            // What serde says of a fault would repeat the token.
+            let token = names().ok().and_then(|names| names.token);
+            let token = token.ok_or_else(|| ClientError::new("auth_failed", "data.token is missing"));
             ("auth_request", token.map(|token| Command::Auth { token }))
         }
         other => match event_type(other) {

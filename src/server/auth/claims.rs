@@ -47,7 +47,7 @@ pub struct Claims {
     /// Channels it may see.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<String>>,
-    /// Entities it may see, as `kind:id`; a kind alone stands for all of it.
+    /// Entities it may see, as `kind:id`; a kind alone stands for all of that kind that have an id.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub entities: Option<Vec<String>>,
     /// What it may publish.
@@ -198,6 +198,12 @@ mod tests {
             r#"{"admin":"true"}"#,
             r#"{"exp":"soon"}"#,
             r#"{"sub":["a"]}"#,
+            r#"{"streams":["a",null]}"#,
+            r#"{"streams":[["a"]]}"#,
+            r#"{"entities":[{"kind":"a"}]}"#,
+            r#"{"entities":true}"#,
+            r#"{"publish":["a",null]}"#,
+            r#"{"publish":{"types":["a"]}}"#,
             r#"{"streams":["a"],"streams":["*"]}"#,
         ] {
             assert!(serde_json::from_str::<Claims>(text).is_err(), "{text}");

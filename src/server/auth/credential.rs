@@ -8,7 +8,8 @@ use crate::codec::http::Request;
 use crate::server::origin;
 
 /// What a client shows, unread.
-#[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+#[derive(PartialEq, Eq)]
 pub(super) enum Credential {
     Token(String),
     Ticket(String),

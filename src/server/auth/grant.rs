@@ -207,10 +207,8 @@ impl Grant {
             {
                 continue;
             }
-            for value in filter.values(attribute) {
-                if Pattern::from(value).is_exact() && !allows(list.as_deref(), value) {
-                    beyond.push(format!("{} '{value}'", attribute.name()));
-                }
+            for value in filter.named(attribute).filter(|value| !allows(list.as_deref(), value)) {
+                beyond.push(format!("{} '{value}'", attribute.name()));
             }
         }
         for (kind, id) in filter.entity_values() {
@@ -219,11 +217,11 @@ impl Grant {
                 beyond.push(format!("entity '{kind}:{id}'"));
             }
         }
-        // AutoSDLC's subscriptions name the two apart, and an asterisk anywhere makes a pattern there.
-        let exact = |attribute| filter.values(attribute).filter(|value| !value.contains('*'));
+        // AutoSDLC's subscriptions name the two apart.
         beyond.extend(
-            exact(Attribute::EntityKind)
-                .flat_map(|kind| exact(Attribute::EntityId).map(move |id| (kind, id)))
+            filter
+                .named(Attribute::EntityKind)
+                .flat_map(|kind| filter.named(Attribute::EntityId).map(move |id| (kind, id)))
                 .find(|(kind, id)| !allows_entity(entities.as_deref(), kind, id))
                 .map(|(kind, id)| format!("entity '{kind}:{id}'")),
         );
@@ -304,8 +302,11 @@ fn allows_entity(list: Option<&[(Pattern, Pattern)]>, kind: &str, id: &str) -> b
     list.is_none_or(|list| list.iter().any(|(kinds, ids)| kinds.matches(kind) && ids.matches(id)))
 }
 
+/// Reads one of a claim's entities: `kind:id`, a kind alone for all of it that have an id, or nothing for events without an
+/// entity, as in the other lists.
 fn entity_patterns(text: &str) -> (Pattern, Pattern) {
-    let (kind, id) = text.split_once(':').unwrap_or((text, "**"));
+    let any_id = if text.is_empty() { "" } else { "**" };
+    let (kind, id) = text.split_once(':').unwrap_or((text, any_id));
     (kind.into(), id.into())
 }
 
@@ -378,6 +379,65 @@ mod tests {
         }
     }
 
+    /// Each list means the same, whatever else it holds.
+    #[test]
+    fn an_empty_text_is_events_without_the_attribute_in_every_list() {
+        let of = |kind: &str, id: &str| event("x").entity(kind, id).build().expect("an event");
+        let plain = event("x").build().expect("an event");
+        for (entities, sees_plain, sees_1, sees_2, sees_kind_alone) in [
+            (r#"["agent:1"]"#, false, true, false, false),
+            (r#"["agent:1",""]"#, true, true, false, false),
+            (r#"["","agent:1"]"#, true, true, false, false),
+            (r#"["agent:1","",""]"#, true, true, false, false),
+            (r#"[""]"#, true, false, false, false),
+            (r#"["agent"]"#, false, true, true, false),
+            (r#"["agent:"]"#, false, false, false, true),
+            (r#"["agent",""]"#, true, true, true, false),
+            (r#"["**"]"#, false, true, true, false),
+            (r#"["*"]"#, true, true, true, true),
+            (r#"["*",""]"#, true, true, true, true),
+        ] {
+            let grant = grant(&format!(r#"{{"entities":{entities},"publish":true}}"#));
+            let sees =
+                [&plain, &of("agent", "1"), &of("agent", "2"), &of("agent", "")].map(|e| grant.sees(e));
+            assert_eq!(sees, [sees_plain, sees_1, sees_2, sees_kind_alone], "{entities}");
+            let publishes = |id: &str| {
+                let event = complete(event("x").entity("agent", id)).expect("an event");
+                grant.may_publish(&event).is_ok()
+            };
+            let may = [publishes("1"), publishes("2"), publishes("")];
+            assert_eq!(may, [sees_1, sees_2, sees_kind_alone], "what it may see, it may publish: {entities}");
+        }
+    }
+
+    #[test]
+    fn a_grant_of_many_values_is_bounded_and_repetitions_count_once() {
+        let claims = |list: Vec<String>| Claims { entities: Some(list), ..Claims::default() };
+        let repeated = vec!["agent:1".to_owned(); 10_000];
+        assert!(Grant::new(&claims(repeated), None, 0).is_ok());
+        let many: Vec<String> = (0..10_000).map(|n| format!("agent:{n}")).collect();
+        let error = Grant::new(&claims(many.clone()), None, 0).expect_err("too many").to_string();
+        assert!(error.contains("256"), "{error}");
+        // A list that allows all is none, however much else it names.
+        let all = many.into_iter().chain(["*".to_owned()]).collect();
+        assert!(Grant::new(&claims(all), None, 0).is_ok());
+        let deep = format!("agent:{}", ["*"; 100].join("."));
+        assert!(Grant::new(&claims(vec![deep]), None, 0).is_err());
+        assert!(Grant::new(&claims(vec!["x".repeat(5_000)]), None, 0).is_err());
+    }
+
+    #[test]
+    fn patterns_ask_for_what_there_is_and_are_not_named_beyond_the_grant() {
+        let grant = grant(r#"{"types":["agent.*"],"entities":["agent:1"]}"#);
+        let runs = Filter::new()
+            .any_of(Attribute::Type, [Pattern::runs("co*-1")])
+            .any_of(Attribute::EntityKind, [Pattern::exact("agent")])
+            .any_of(Attribute::EntityId, [Pattern::runs("2*")]);
+        assert!(grant.beyond(&runs, false).is_empty());
+        let literal = Filter::new().any_of(Attribute::Type, [Pattern::exact("task.*")]);
+        assert_eq!(grant.beyond(&literal, false), ["type 'task.*'"]);
+    }
+
     #[test]
     fn values_named_beyond_the_grant_are_told() {
         let grant = grant(r#"{"streams":["a.*","b"],"entities":["task:t-1","agent"]}"#);
@@ -414,6 +474,7 @@ mod tests {
             r#"{"streams":["*"],"metrics":true,"admin":true}"#,
             r#"{"sub":"ann","jti":"t-1","iat":5,"streams":["a.*","b",""],"types":[],"publish":["x.*"]}"#,
             r#"{"user_id":"bob","entities":["task:t-1","agent"],"channels":["c"],"publish":[]}"#,
+            r#"{"entities":["task:t-1","",":x","agent:","*:a:b"],"types":["a","a","**"]}"#,
         ] {
             let grant = grant(claims);
             let text = serde_json::to_string(&grant.save()).expect("texts and numbers");

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Encoding, Own, Place, Session, Subscription, messages};
+use super::{Context, Dialect, Encoding, Own, Place, Session, Subscription, messages};
+use crate::dialect::autosdlc;
 use crate::server::directory::{ClientSubscription, Directory};
 use crate::server::rights::{Rights, SavedRights};
 use crate::server::wheel::Tick;
@@ -19,6 +20,30 @@ pub(crate) struct SavedSession {
     /// What it asked for, where an operator may ask about that.
     #[serde(default)]
     asked: Vec<ClientSubscription>,
+    /// Whether the subscriptions' filters are exactly the client's.
+    #[serde(default)]
+    is_exact: bool,
+}
+
+/// Returns subscriptions of an AutoSDLC client whose filters were saved as texts, which have no form for its wildcards, with
+/// filters made anew from what the client asked for.
+fn made_anew(saved: Vec<Subscription>, asked: &[ClientSubscription]) -> Vec<Subscription> {
+    let mut all: Vec<Subscription> = Vec::with_capacity(saved.len());
+    for subscription in saved {
+        let name = subscription.name.to_string();
+        if all.last().is_some_and(|last| last.name.is(&name)) {
+            // One of the filters that stand one behind the other under one name.
+            continue;
+        }
+        let asked = asked.iter().rev().find(|asked| asked.id() == name);
+        match asked.and_then(|asked| autosdlc::filters_of(asked.config())) {
+            Some(filters) => {
+                all.extend(filters.into_iter().map(|filter| Subscription { filter, ..subscription.clone() }));
+            }
+            None => all.push(subscription),
+        }
+    }
+    all
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,11 +62,15 @@ impl Session {
         });
         let subscriptions = self.subscriptions.to_vec();
         let asked = directory.of_number(self.client());
-        SavedSession { encoding: self.encoding, subscriptions, unnamed: self.unnamed, own, asked }
+        let (encoding, unnamed) = (self.encoding, self.unnamed);
+        SavedSession { encoding, subscriptions, unnamed, own, asked, is_exact: true }
     }
 
     pub(crate) fn restored(saved: SavedSession, cx: &Context<'_>) -> Self {
-        let SavedSession { encoding, subscriptions, unnamed, own, asked } = saved;
+        let SavedSession { encoding, mut subscriptions, unnamed, own, asked, is_exact } = saved;
+        if !is_exact && encoding.dialect() == Dialect::Autosdlc {
+            subscriptions = made_anew(subscriptions, &asked);
+        }
         let is_plain = own.is_none();
         let (place, is_deaf_to_itself, rights) = match own {
             Some(SavedOwn { place, is_deaf_to_itself, rights }) => (place, is_deaf_to_itself, rights),

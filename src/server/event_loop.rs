@@ -32,10 +32,10 @@ const LISTENERS: usize = usize::MAX - 1;
 /// Listening sockets of one loop.
 const LISTENERS_MAX: usize = 1024;
 
-/// The most of a handover's time that is spent on clients' answers from other threads. The other loops wait meanwhile;
-/// a client without its answer stays, gets it here, and is told to come back.
+/// How long clients' answers from other threads are waited for before their loop is given away. The other loops wait
+/// meanwhile; a client without its answer stays, gets it here, and is told to come back.
 #[cfg(unix)]
-const ANSWERS_SHARE: u32 = 3;
+const ANSWERS_PATIENCE: Duration = Duration::from_millis(500);
 
 const FIRST_LISTENER: usize = LISTENERS - LISTENERS_MAX;
 
@@ -240,8 +240,7 @@ impl EventLoop {
     #[cfg(unix)]
     fn hand_over(&mut self, muster: &Muster) {
         // What other threads owe to clients comes first, if it comes in time.
-        let begun = Instant::now();
-        let end = begun + muster.until().saturating_duration_since(begun) / ANSWERS_SHARE;
+        let end = Instant::now() + ANSWERS_PATIENCE;
         while self.core.awaits_answers() && Instant::now() < end {
             self.core.wake(self.tick(), Timestamp::now());
             std::thread::sleep(Duration::from_millis(1));

@@ -227,7 +227,11 @@ fn read(text: &str) -> ClientMessage {
             Some(b'{') => Ok(()),
             _ => Err("not an object".to_owned()),
         })
-        .and_then(|()| serde_json::from_str::<MessageIn<'_>>(&scratch).map_err(|error| error.to_string()));
+        .and_then(|()| {
+            // What serde says of a fault repeats the value, which may be a token in the wrong place.
+            let what = |_| "a field has a value of another kind than the document says".to_owned();
+            serde_json::from_str::<MessageIn<'_>>(&scratch).map_err(what)
+        });
     match message {
         Ok(message) => {
             let (kind, command) = command(&message);

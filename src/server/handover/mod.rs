@@ -7,8 +7,8 @@
 //! - A client belongs to one process at every moment. Up to the word `Serving` that is the predecessor, which goes on as
 //!   if nothing had been where the successor fails.
 //! - Nothing is published, read or written between the packing and that word.
-//! - Clients wait for [`FREEZE`] and their share of it at the most: everything from the first loop that stops to the last
-//!   word has one deadline, whatever the successor says, does not say, or says byte by byte.
+//! - Clients wait for [`FREEZE`], and for what they and their backlogs add to it, at the most: all waits for the successor,
+//!   from the first loop that stops to the last word, have one limit, whatever it says, does not say, or says byte by byte.
 //!
 //! ```text
 //! successor                        predecessor
@@ -55,17 +55,21 @@ const VERSION: u32 = 1;
 /// How long a successor may take to read its files.
 const PREPARE: Duration = Duration::from_secs(30);
 
-/// How long clients wait at the most before the predecessor takes them back.
+/// How long clients wait for a successor at the most before the predecessor takes them back.
 const FREEZE: Duration = Duration::from_secs(1);
 
 /// Time added for each connection that has to move. An unoptimized build on a busy machine takes 250 to 500 us for one
 /// (1,000 clients: 240 to 515 ms).
-const FREEZE_A_CLIENT: Duration = Duration::from_micros(500);
+const FREEZE_A_CLIENT: Duration = Duration::from_millis(1);
 
-/// The longest freeze, however many clients there are.
+/// Time added for each byte that the successor takes: 5 MB/s, which an unoptimized build on a busy machine reaches.
+const FREEZE_A_BYTE: Duration = Duration::from_nanos(200);
+
+/// The longest freeze, however many clients there are, however much they are owed, and however long this process takes to
+/// give them away.
 const FREEZE_MAX: Duration = Duration::from_secs(10);
 
-/// The share of the freeze that is kept for the successor's last word. It has nothing left to do but to say it.
+/// Time added for the successor's last word. It has nothing left to do but to say it.
 const LAST_WORD: Duration = Duration::from_millis(250);
 
 /// How long a successor waits for its predecessor, which waits less long for it. Nobody else waits for the successor.
@@ -286,14 +290,14 @@ pub(super) fn hand_over(
         return Err(doing(io::Error::other("it is of a version that can't take over from this one")));
     };
     let begun = Instant::now();
-    let until = begun + freeze(shared);
+    let until = begun + FREEZE_MAX;
     let (muster, parcels) = Muster::new(shared.loops, until);
     if !shared.call_muster(&muster) {
         return Err(doing(io::Error::other("another handover is under way")));
     }
     let called = Called { shared, muster: &muster };
-    wire.wait_until(until - LAST_WORD);
-    let moved = give(shared, &wire, &muster, parcels, until);
+    wire.wait_in_all(freeze(shared), FREEZE_A_BYTE, until);
+    let moved = give(shared, &wire, &muster, parcels);
     if moved.is_err() {
         // Before the clients are taken back: nobody else may write to them.
         give_up();
@@ -326,7 +330,7 @@ impl Drop for Called<'_> {
     }
 }
 
-/// How long the connections that are open wait at the most.
+/// How long the connections that are open wait for a successor at the most, but for what each byte adds.
 fn freeze(shared: &super::Shared) -> Duration {
     let open = |kind| shared.metrics.connections.get_or_create(&Kind { kind }).get().max(0);
     let open: i64 = ["http", "sse", "ws"].into_iter().map(open).sum();
@@ -339,7 +343,6 @@ fn give(
     wire: &Wire,
     muster: &Muster,
     parcels: std::sync::mpsc::Receiver<Parcel>,
-    until: Instant,
 ) -> Result<usize, HandoverError> {
     let doing = HandoverError::new("gathering the loops");
     shared.wake_loops();
@@ -379,7 +382,7 @@ fn give(
     };
     is_early().map_or(Ok(()), Err)?;
     wire.send(&Said::Go, &[]).map_err(&doing)?;
-    wire.wait_until(until);
+    wire.wait_longer(LAST_WORD);
     match wire.receive(ANSWER_BYTES_MAX).map_err(&doing)? {
         (Answer::Serving, _) => Ok(moved),
         _ => Err(doing(io::ErrorKind::InvalidData.into())),
@@ -398,7 +401,7 @@ fn give_parcels(wire: &Wire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::
         io::Result::Ok(())
     };
     loop {
-        let parcel = match parcels.recv_timeout(wire.left()?) {
+        let parcel = match parcels.recv_timeout(wire.time_left()?) {
             Ok(parcel) => parcel,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => return Err(io::ErrorKind::TimedOut.into()),

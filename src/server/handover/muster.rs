@@ -61,11 +61,6 @@ impl Muster {
         (Self(Arc::new(inner)), receiver)
     }
 
-    /// When clients get their loops back at the latest.
-    pub(crate) fn until(&self) -> Instant {
-        self.0.until
-    }
-
     /// Waits until every loop stands still.
     pub(super) fn wait_for_all(&self) -> io::Result<()> {
         let mut state = lock(&self.0.state);

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A message comes whole, with its own descriptors and no others, or not at all.
-//! - Every wait ends at one deadline, however the other end spreads its bytes over the time until then.
+//! - All waits together have one limit, however the other end spreads its bytes over it.
 //! - What the other end sends is bounded, though it is the same program.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -36,24 +36,72 @@ const PIECE_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: UnixStream,
-    until: Mutex<Instant>,
+    patience: Mutex<Patience>,
+}
+
+/// How long the other end is waited for.
+#[derive(Debug)]
+struct Patience {
+    /// Time that may still be spent waiting for it.
+    left: Duration,
+    /// Time that each byte which it takes adds.
+    byte: Duration,
+    /// When all of it ends, however the time was spent.
+    until: Instant,
 }
 
 impl Wire {
-    /// A conversation in which nothing is waited for before [`wait_until`](Self::wait_until) says how long.
+    /// A conversation in which nothing is waited for before it is said how long.
     pub(super) fn new(socket: UnixStream) -> Self {
-        Self { socket, until: Mutex::new(Instant::now()) }
+        let patience = Patience { left: Duration::ZERO, byte: Duration::ZERO, until: Instant::now() };
+        Self { socket, patience: Mutex::new(patience) }
     }
 
     /// Sets when all waits end from here on.
     pub(super) fn wait_until(&self, until: Instant) {
-        *lock(&self.until) = until;
+        *lock(&self.patience) = Patience { left: Duration::MAX, byte: Duration::ZERO, until };
     }
 
-    /// Time until the deadline; an error where there is none left.
-    pub(super) fn left(&self) -> io::Result<Duration> {
-        let left = lock(&self.until).saturating_duration_since(Instant::now());
+    /// Sets the time that may be spent waiting for the other end, all waits together. Each byte that it takes adds to it: one
+    /// that takes nothing adds nothing. What this end does meanwhile is not counted, and still has to end at `until`.
+    pub(super) fn wait_in_all(&self, left: Duration, byte: Duration, until: Instant) {
+        *lock(&self.patience) = Patience { left, byte, until };
+    }
+
+    /// Adds to the time that may be spent waiting.
+    pub(super) fn wait_longer(&self, time: Duration) {
+        let patience = &mut *lock(&self.patience);
+        patience.left = patience.left.saturating_add(time);
+    }
+
+    /// Time until the end of all waits; an error where there is none left.
+    pub(super) fn time_left(&self) -> io::Result<Duration> {
+        let left = lock(&self.patience).until.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+
+    /// Does something that may wait for the other end, for as long as it may.
+    fn wait<T>(
+        &self,
+        limit: impl FnOnce(&UnixStream, Option<Duration>) -> io::Result<()>,
+        act: impl FnOnce(&UnixStream) -> T,
+    ) -> io::Result<T> {
+        let left = self.time_left()?.min(lock(&self.patience).left);
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        limit(&self.socket, Some(left))?;
+        let begun = Instant::now();
+        let done = act(&self.socket);
+        let patience = &mut *lock(&self.patience);
+        patience.left = patience.left.saturating_sub(begun.elapsed());
+        Ok(done)
+    }
+
+    fn took(&self, bytes: usize) {
+        let patience = &mut *lock(&self.patience);
+        let added = patience.byte.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        patience.left = patience.left.saturating_add(added);
     }
 
     /// Whether the other end has said something that nobody has read yet, or has gone.
@@ -75,8 +123,10 @@ impl Wire {
         }
         // The descriptors go with the first byte.
         let sent = loop {
-            self.socket.set_write_timeout(Some(self.left()?))?;
-            match sendmsg(&self.socket, &[IoSlice::new(&len)], &mut rights, SendFlags::NOSIGNAL) {
+            let sent = self.wait(UnixStream::set_write_timeout, |socket| {
+                sendmsg(socket, &[IoSlice::new(&len)], &mut rights, SendFlags::NOSIGNAL)
+            })?;
+            match sent {
                 Err(error) if error == rustix::io::Errno::INTR => {}
                 sent => break sent?,
             }
@@ -87,10 +137,13 @@ impl Wire {
 
     fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.socket.set_write_timeout(Some(self.left()?))?;
-            match (&self.socket).write(&bytes[..bytes.len().min(PIECE_BYTES)]) {
+            let piece = &bytes[..bytes.len().min(PIECE_BYTES)];
+            match self.wait(UnixStream::set_write_timeout, |mut socket| socket.write(piece))? {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(sent) => bytes = &bytes[sent..],
+                Ok(sent) => {
+                    self.took(sent);
+                    bytes = &bytes[sent..];
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -104,11 +157,13 @@ impl Wire {
         let mut got = 0;
         let mut descriptors = Vec::new();
         while got < len.len() {
-            self.socket.set_read_timeout(Some(self.left()?))?;
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut rights = RecvAncillaryBuffer::new(&mut space);
             let mut into = [IoSliceMut::new(&mut len[got..])];
-            let read = match recvmsg(&self.socket, &mut into, &mut rights, RecvFlags::CMSG_CLOEXEC) {
+            let read = self.wait(UnixStream::set_read_timeout, |socket| {
+                recvmsg(socket, &mut into, &mut rights, RecvFlags::CMSG_CLOEXEC)
+            })?;
+            let read = match read {
                 Err(error) if error == rustix::io::Errno::INTR => continue,
                 read => read?.bytes,
             };
@@ -137,8 +192,7 @@ impl Wire {
         while body.len() < len {
             let at = body.len();
             body.resize(len.min(at + PIECE_BYTES), 0);
-            self.socket.set_read_timeout(Some(self.left()?))?;
-            match (&self.socket).read(&mut body[at..]) {
+            match self.wait(UnixStream::set_read_timeout, |mut socket| socket.read(&mut body[at..]))? {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => body.truncate(at + read),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => body.truncate(at),

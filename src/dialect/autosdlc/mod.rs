@@ -111,7 +111,7 @@ impl Protocol for Autosdlc {
                 };
                 said(kind, Asked::of(message.id), command)
             }
-            Err(error) => said(UNKNOWN, Asked::Silent, Err(ClientError::invalid(error.to_string()))),
+            Err(error) => said(UNKNOWN, Asked::Silent, Err(ClientError::invalid(fault_of(&error)))),
         }
     }
 
@@ -214,6 +214,16 @@ pub(crate) fn message_id(event: &Event) -> String {
     Uuid::of_event(event.id()).to_string()
 }
 
+/// Says what is wrong with a message, without its values: serde would repeat one, which may be a token in the wrong place.
+fn fault_of(error: &serde_json::Error) -> String {
+    match error.classify() {
+        serde_json::error::Category::Data => {
+            format!("a field has a value of another kind, before column {}", error.column())
+        }
+        _ => error.to_string(),
+    }
+}
+
 fn millis(at: Timestamp) -> i64 {
     at.0.div_euclid(1000)
 }
@@ -227,11 +237,7 @@ fn read(text: &str) -> ClientMessage {
             Some(b'{') => Ok(()),
             _ => Err("not an object".to_owned()),
         })
-        .and_then(|()| {
-            // What serde says of a fault repeats the value, which may be a token in the wrong place.
-            let what = |_| "a field has a value of another kind than the document says".to_owned();
-            serde_json::from_str::<MessageIn<'_>>(&scratch).map_err(what)
-        });
+        .and_then(|()| serde_json::from_str::<MessageIn<'_>>(&scratch).map_err(|error| fault_of(&error)));
     match message {
         Ok(message) => {
             let (kind, command) = command(&message);

@@ -3,7 +3,7 @@
 use redis::{Connection, RedisError};
 
 use super::super::{Append, Batch, EngineError, Record};
-use super::scripts::{self, Appended, unreadable};
+use super::scripts::{self, Appended, Joined, unreadable};
 use super::servers::fault;
 use super::{BEAT, Shared};
 use crate::event::{Sequence, Timestamp};
@@ -76,6 +76,16 @@ impl Appender {
     }
 }
 
+/// Returns an error while other nodes have not said how far they had read: nothing is appended before.
+fn waits_for_nobody(joined: &Joined) -> Result<(), EngineError> {
+    match joined.waits {
+        0 => Ok(()),
+        waits => Err(EngineError::TakesNothing(format!(
+            "the server is another one, and {waits} nodes have not said yet how far they had read"
+        ))),
+    }
+}
+
 impl Append for Appender {
     fn check(&self, records: &[Record]) -> Result<(), EngineError> {
         let longest = records.iter().map(|record| record.json.len() as u64).max().unwrap_or(0);
@@ -101,12 +111,7 @@ impl Append for Appender {
                     Some("NOSCRIPT" | "OTHERLIFE" | "WAITING") if tries < TRIES => {
                         tries += 1;
                         let joined = shared.join(&mut self.connection, BEAT)?;
-                        if joined.waits > 0 {
-                            return Err(EngineError::TakesNothing(format!(
-                                "the server is another one, and {} nodes have not said yet how far they had read",
-                                joined.waits
-                            )));
-                        }
+                        waits_for_nobody(&joined)?;
                     }
                     Some("FORGOTTEN") => return Err(EngineError::InDoubt(error.to_string())),
                     Some(_) => return Err(fault(&error)),
@@ -138,6 +143,7 @@ impl Append for Appender {
     fn probe(&mut self) -> Result<(), EngineError> {
         // It writes that the node is there: a server that takes nothing refuses that too.
         let joined = self.shared.join(&mut self.connection, Duration::ZERO)?;
+        waits_for_nobody(&joined)?;
         match joined.refused {
             refused if refused.is_empty() => Ok(()),
             refused => Err(EngineError::TakesNothing(refused)),

@@ -95,19 +95,25 @@ fn whatever_key_is_lost_numbers_go_on_in_another_epoch_and_clients_are_told() {
     for (round, loss) in losses.into_iter().enumerate() {
         for _ in 0..3 {
             publish_patiently(&nodes[round % 2], n);
-            clients.iter_mut().for_each(|client| ids.expect(client, &[Some(n)]));
+            for client in &mut clients {
+                ids.expect(client, &[Some(n)]);
+            }
             n += 1;
         }
         service.redis_ask(loss);
         // The node that has appended less since, and that another must tell.
         publish_patiently(&nodes[(round + 1) % 2], n);
-        clients.iter_mut().for_each(|client| ids.expect(client, &[None, Some(n)]));
+        for client in &mut clients {
+            ids.expect(client, &[None, Some(n)]);
+        }
         n += 1;
     }
     // A batch of several events after all that is whole, and a node to come has what is left of every epoch.
     let late = node(&service);
     publish_patiently(&late, n);
-    clients.iter_mut().for_each(|client| ids.expect(client, &[Some(n)]));
+    for client in &mut clients {
+        ids.expect(client, &[Some(n)]);
+    }
 }
 
 #[test]
@@ -293,9 +299,8 @@ fn a_batch_whose_memory_is_lost_is_not_appended_twice_and_its_publisher_is_told(
 fn a_batch_goes_into_all_its_shards_or_into_none() {
     let service = Service::start(Kind::Redis);
     let server = node_at(&service.url(), &["--bus-shards", "4", "--engine-accept-timeout", "300ms"]);
-    let lines: String = (0..40)
-        .map(|n| format!("{{\"type\":\"test\",\"stream_id\":\"s{n}\",\"payload\":{{\"n\":{n}}}}}\n"))
-        .collect();
+    let line = |n: usize| format!("{{\"type\":\"test\",\"stream_id\":\"s{n}\",\"payload\":{{\"n\":{n}}}}}\n");
+    let lines = (0..40).map(line).collect::<Vec<_>>().concat();
     let publish = || http::post(server.addr, "/publish", "application/x-ndjson", lines.as_bytes());
     assert_eq!(publish().status, 200);
     let length = |shard: usize| service.redis_ask(&["XLEN", &format!("{{fanwire}}:shard:{shard}")]);
@@ -322,7 +327,6 @@ fn a_server_that_takes_nothing_makes_the_node_say_so_and_nothing_is_lost() {
     let server = node_at(&service.url(), &["--engine-accept-timeout", "300ms"]);
     let mut client = Ws::subscribed(server.addr, json!({}));
     let mut ids = Ids::default();
-    let mut n = 0;
     let troubles: [(&[&str], &str, &[&str]); 3] = [
         (&["CONFIG", "SET", "maxmemory", "1"], "OOM", &["CONFIG", "SET", "maxmemory", "0"]),
         (
@@ -332,7 +336,7 @@ fn a_server_that_takes_nothing_makes_the_node_say_so_and_nothing_is_lost() {
         ),
         (&["REPLICAOF", "127.0.0.1", "1"], "READONLY", &["REPLICAOF", "NO", "ONE"]),
     ];
-    for (trouble, word, cure) in troubles {
+    for (n, (trouble, word, cure)) in (0..).zip(troubles) {
         service.redis_ask(trouble);
         // Without a publisher, too.
         eventually("it is not ready", || readiness(&server).status == 503);
@@ -347,7 +351,6 @@ fn a_server_that_takes_nothing_makes_the_node_say_so_and_nothing_is_lost() {
         eventually("it is ready", || readiness(&server).status == 200);
         publish_patiently(&server, n);
         ids.expect(&mut client, &[Some(n)]);
-        n += 1;
     }
 }
 

@@ -105,7 +105,8 @@ impl Appender<'_> {
         let first = self.numbers + 1;
         self.numbers += records.len() as u64;
         self.is_in_doubt = false;
-        let mut parts = VecDeque::from([0..ends.len() - 1]);
+        let mut parts = VecDeque::new();
+        parts.push_back(0..ends.len() - 1);
         while let Some(part) = parts.pop_front().filter(|part| !part.is_empty()) {
             let unfit = self.find_unfit(part.clone(), |at| &records[ends[at]..ends[at + 1]]);
             if let Some((at, refused)) = unfit {

@@ -197,9 +197,8 @@ fn a_log_that_hangs_holds_nobody_up() {
 fn a_log_that_takes_nothing_says_so_and_comes_back_by_itself() {
     let is_full = Arc::new(Mutex::new(true));
     let script_full = Arc::clone(&is_full);
-    let log = Fake::new(move |_| match *lock(&script_full) {
-        true => Err(EngineError::TakesNothing("no space".to_owned())),
-        false => Ok(()),
+    let log = Fake::new(move |_| {
+        if *lock(&script_full) { Err(EngineError::TakesNothing("no space".to_owned())) } else { Ok(()) }
     });
     let rig = log.start(Duration::from_millis(200));
     // On a slow machine the first may have waited for its thread alone.
@@ -216,9 +215,13 @@ fn a_log_that_takes_nothing_says_so_and_comes_back_by_itself() {
 #[test]
 fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
     let mut first = true;
-    let log = Fake::new(move |_| match std::mem::take(&mut first) {
-        true => Err(EngineError::Unreachable("cut".to_owned())),
-        false => Err(EngineError::TakesNothing("full".to_owned())),
+    let log = Fake::new(move |_| {
+        let is_first = std::mem::take(&mut first);
+        Err(if is_first {
+            EngineError::Unreachable("cut".to_owned())
+        } else {
+            EngineError::TakesNothing("full".to_owned())
+        })
     });
     let rig = log.start(Duration::from_secs(2));
     assert_eq!(answer(&rig.push(&["a"])), Err(Refused::Unanswered));
@@ -228,8 +231,8 @@ fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
 #[test]
 fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
     // The connection takes longer than the first has time: it is answered meanwhile, and the second is not.
-    let (mut hold, go, is_held) = held();
-    let log = Fake { connect: Arc::new(Mutex::new(Box::new(move || hold()))), ..Fake::new(|_| Ok(())) };
+    let (hold, go, is_held) = held();
+    let log = Fake { connect: Arc::new(Mutex::new(Box::new(hold))), ..Fake::new(|_| Ok(())) };
     let rig = log.start(Duration::from_secs(2));
     is_held.recv().expect("it connects");
     let first = rig.push(&["first"]);
@@ -248,10 +251,10 @@ fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
         if texts == ["before"] {
             hold();
         }
-        match *lock(&script_full) && texts != ["before"] {
-            true => Err(EngineError::TakesNothing("full".to_owned())),
-            false => Ok(()),
+        if *lock(&script_full) && texts != ["before"] {
+            return Err(EngineError::TakesNothing("full".to_owned()));
         }
+        Ok(())
     });
     let rig = log.start(Duration::from_secs(3));
     let before = rig.push(&["before"]);

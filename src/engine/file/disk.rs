@@ -70,7 +70,8 @@ pub(super) fn make_private(folder: &Path) {
 fn take_from_others(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let Ok(found) = fs::symlink_metadata(path) else { return };
-    if found.is_symlink() || found.permissions().mode() & 0o077 == 0 {
+    let is_private = found.permissions().mode().trailing_zeros() >= 6;
+    if found.is_symlink() || is_private {
         return;
     }
     if let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(mode)) {

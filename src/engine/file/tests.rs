@@ -304,7 +304,9 @@ fn only_its_user_reads_a_log_and_what_an_earlier_version_wrote_is_made_so() {
     assert_eq!(mode(&folder.0), 0o700);
     for is_shared in [false, true] {
         assert!(files(&folder).iter().all(|path| mode(path) == 0o600), "{:?}", files(&folder));
-        files(&folder).iter().for_each(|path| set(path, 0o644));
+        for path in files(&folder) {
+            set(&path, 0o644);
+        }
         set(&folder.0, 0o755);
         if is_shared {
             fs::write(folder.0.join("notes.txt"), "of somebody else").expect("writable");

@@ -143,7 +143,8 @@ impl Shared {
         for _ in 0..TRIES {
             let told: Result<Option<String>, RedisError> = connection.hget(&self.keys.meta, "life");
             let expected = told.map_err(|error| fault(&error))?.unwrap_or_default();
-            let fresh = self.fresh_life(connection, &expected).map_err(|error| fault(&error))?;
+            let fresh = fresh_life(connection, &expected).map_err(|error| fault(&error))?;
+            // Relaxed, and below: the two threads may both come first, and write the same.
             let is_first = !self.has_joined.load(Ordering::Relaxed);
             // Before the script looks where the log ends: that grows meanwhile.
             let seen = lock(&self.seen).clone();
@@ -159,7 +160,7 @@ impl Shared {
             })?;
             let Some(joined) = Joined::read(answer, node_shards)? else { continue };
             if joined.refused.is_empty() {
-                // Relaxed, as above: the two threads may both come first, and write the same.
+                // Relaxed: as where it is read.
                 self.has_joined.store(true, Ordering::Relaxed);
             }
             if joined.lost == NONE_YET {
@@ -171,19 +172,6 @@ impl Shared {
             return Ok(joined);
         }
         Err(EngineError::TakesNothing("the nodes do not agree which server it is".to_owned()))
-    }
-
-    /// Returns the name of another life where this one has ended, and loads its script; else nothing.
-    fn fresh_life(&self, connection: &mut Connection, life: &str) -> Result<String, RedisError> {
-        let is_alive = match scripts::append(life) {
-            Some(script) => scripts::has(connection, &script)?,
-            None => false,
-        };
-        let fresh = if is_alive { String::new() } else { random_name() };
-        if let Some(script) = scripts::append(&fresh) {
-            script.load(connection)?;
-        }
-        Ok(fresh)
     }
 
     /// Returns places so many events before the end of the log. A young epoch has fewer: then those of the epochs before.
@@ -215,6 +203,19 @@ impl Shared {
         }
         Ok(places)
     }
+}
+
+/// Returns the name of another life where this one has ended, and loads its script; else nothing.
+fn fresh_life(connection: &mut Connection, life: &str) -> Result<String, RedisError> {
+    let is_alive = match scripts::append(life) {
+        Some(script) => scripts::has(connection, &script)?,
+        None => false,
+    };
+    let fresh = if is_alive { String::new() } else { random_name() };
+    if let Some(script) = scripts::append(&fresh) {
+        script.load(connection)?;
+    }
+    Ok(fresh)
 }
 
 impl Log for RedisLog {

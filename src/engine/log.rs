@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
+use super::history::Past;
 use crate::event::{EventId, Sequence};
 
 /// One event on its way into the log.
@@ -118,4 +119,9 @@ pub(crate) trait Log: Send + Sync {
     /// A connection to follow with, and where to begin: at the places known if the log is still in that life,
     /// else `past` events before its end in each shard.
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError>;
+
+    /// A connection to read what the log kept; none where it keeps nothing.
+    fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
+        Ok(None)
+    }
 }

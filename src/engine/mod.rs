@@ -22,6 +22,7 @@ mod error;
 mod file;
 mod follow;
 mod gate;
+mod history;
 mod ingest;
 #[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "what no log asks for"))]
 mod interest;
@@ -55,6 +56,7 @@ use log::{Append, Batch, Entry, Follow, Log, OnNotice, Record};
 use queue::Queue;
 
 pub use error::EngineError;
+pub(crate) use history::{Handed, History, LogPage, PAGE_EVENTS, Place, Ticket, log_place_of};
 pub use ingest::Ingest;
 pub(crate) use interest::{Interest, Wanted};
 pub(crate) use log::Places;
@@ -219,6 +221,8 @@ pub(crate) struct Engine {
     /// What it follows, where that is not everything.
     interest: Option<Arc<Interest>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Reads the log for clients that want more than the rings hold.
+    history: History,
 }
 
 impl fmt::Debug for Engine {
@@ -260,6 +264,7 @@ impl Engine {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             threads::spawn(format!("fanwire-engine-{name}"), alarm, work)
         };
+        let (history, reads_history) = History::start(Arc::clone(log), config.accept_timeout, alarm);
         let stopping = Arc::clone(&queue);
         alarm.on_raised(Arc::new(move || stopping.close()));
         let appender = {
@@ -286,6 +291,7 @@ impl Engine {
                     None
                 }
             })
+            .chain(reads_history)
             .collect();
         Self {
             config,
@@ -295,6 +301,7 @@ impl Engine {
             bus: bus.clone(),
             interest: None,
             threads: Mutex::new(threads),
+            history,
         }
     }
 
@@ -319,6 +326,16 @@ impl Engine {
     /// Where clients' wants go, if not everything is followed.
     pub(crate) fn interest(&self) -> Option<&Arc<Interest>> {
         self.interest.as_ref()
+    }
+
+    /// Returns what reads the log's past; none where the log is not kept as a whole.
+    pub(crate) fn history(&self) -> Option<&History> {
+        self.interest.is_none().then_some(&self.history)
+    }
+
+    /// Returns how many events of each shard the log is to keep.
+    pub(crate) fn kept_events(&self) -> u64 {
+        self.config.history
     }
 
     /// Tells every node something that is no event. Blocks for the log, some seconds at most.
@@ -364,6 +381,7 @@ impl Engine {
     /// thread that hangs in the log is left to itself, and those who wait for it are answered.
     pub(crate) fn close(&self) {
         self.queue.close();
+        self.history.close();
         let mut threads: Vec<_> = lock(&self.threads).drain(..).collect();
         let end = Instant::now() + CLOSE_MAX;
         while !threads.is_empty() && Instant::now() < end {

@@ -28,6 +28,7 @@ use futures_util::stream::{SelectAll, select_all};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use super::history::{NatsPast, Past};
 use super::ingest::OnMessage;
 use super::{
     Append, Batch, EngineConfig, EngineError, Entry, Follow, Interest, Log, NOTICES_MAX, OnNotice, Places,
@@ -254,6 +255,17 @@ async fn ends(streams: &mut [Stream]) -> Result<Places, EngineError> {
 }
 
 impl Log for NatsLog {
+    fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
+        let lost = Arc::default();
+        self.runtime.block_on(async {
+            let client = connect(&self.url, &self.ca_file, &lost).await?;
+            let Some(mut streams) = self.streams(&context(&client)).await? else { return Ok(None) };
+            let epoch = ends(&mut streams).await?.epoch;
+            let streams = InRuntime::new(&self.runtime, streams);
+            Ok(Some(Box::new(NatsPast::new(Arc::clone(&self.runtime), streams, epoch)) as Box<dyn Past>))
+        })
+    }
+
     fn tell(&self, notice: &str) -> Result<(), EngineError> {
         let lost = Arc::default();
         self.runtime.block_on(async {
@@ -379,7 +391,7 @@ impl Append for Appender {
 }
 
 /// Something of the client's that spawns a task when it goes, for which it needs the runtime around it.
-struct InRuntime<T> {
+pub(super) struct InRuntime<T> {
     runtime: Arc<Runtime>,
     value: Option<T>,
 }
@@ -389,7 +401,7 @@ impl<T> InRuntime<T> {
         Self { runtime: Arc::clone(runtime), value: Some(value) }
     }
 
-    fn get(&mut self) -> &mut T {
+    pub(super) fn get(&mut self) -> &mut T {
         self.value.as_mut().expect("taken when it is dropped, not before")
     }
 }

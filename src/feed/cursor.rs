@@ -258,6 +258,25 @@ impl Cursor {
         self.waits = waits;
     }
 
+    /// Whether its feed has let go of frames that it was owed.
+    pub(crate) fn has_lost(&self, fanout: &Fanout) -> bool {
+        self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
+    }
+
+    /// Goes on behind all that its feed has, because it gets what it passes over in another way; false where it has no
+    /// feed.
+    pub(crate) fn skip_to_end(&mut self, fanout: &mut Fanout) -> bool {
+        let Some(membership) = self.membership else { return false };
+        fanout.release_samples_of(membership.feed());
+        fanout.seal(membership.feed());
+        let next = fanout.feed(membership.feed()).next;
+        // It is counted again where it is handed over.
+        fanout.books.matched -= next - self.next;
+        self.next = next;
+        self.in_step = false;
+        true
+    }
+
     /// Bytes of its own that wait.
     pub(crate) fn direct_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |b| b.direct_bytes)
@@ -504,7 +523,10 @@ impl Cursor {
 
     /// Whether it fell off its feed and is to be closed for that.
     pub(crate) fn is_to_be_closed(&self, fanout: &Fanout) -> bool {
-        self.cut == Cut::Disconnect && self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
+        // Behind a replay it gets nothing of its feed yet, so it does not lag there.
+        self.cut == Cut::Disconnect
+            && !self.waits
+            && self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
     }
 
     /// Another member left, and this one stands in its place now.

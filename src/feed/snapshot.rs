@@ -2,10 +2,19 @@
 //!
 //! Imports `event`. Always: at most so many keys; the one that changed longest ago goes first.
 
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::ops::Bound;
 
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
 use super::thin::{KeyRule, Latest};
-use crate::event::Event;
+use crate::event::{Attribute, Event};
+use crate::filter::{Clause, ENTITY, Filter};
+
+/// The number of the first event that came live. What came before is put in later, under smaller numbers.
+const FIRST_LIVE: u64 = 1 << 40;
 
 /// The latest event of each key, numbered in the order in which they came, from 1.
 #[derive(Debug)]
@@ -13,23 +22,84 @@ pub(crate) struct Snapshot {
     rule: KeyRule,
     max_keys: usize,
     newest: u64,
+    /// The newest of those that came before the first that was live.
+    newest_older: u64,
     latest: Latest<Event>,
+    /// By entity: its keys, where a key has one entity.
+    by_entity: Option<ByEntity>,
+}
+
+/// The keys of each entity.
+#[derive(Debug, Default)]
+struct ByEntity {
+    keys: HashMap<u64, SmallVec<[u64; 2]>, foldhash::fast::RandomState>,
+    state: foldhash::fast::RandomState,
+}
+
+impl ByEntity {
+    fn hash(&self, entity: (&str, &str)) -> u64 {
+        self.state.hash_one(entity)
+    }
+
+    fn put(&mut self, event: &Event, key: u64) {
+        let Some(entity) = event.entity() else { return };
+        let hash = self.hash(entity);
+        let keys = self.keys.entry(hash).or_default();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+
+    fn remove(&mut self, event: &Event, key: u64) {
+        let Some(entity) = event.entity() else { return };
+        let hash = self.hash(entity);
+        if let Some(keys) = self.keys.get_mut(&hash) {
+            keys.retain(|other| *other != key);
+            if keys.is_empty() {
+                self.keys.remove(&hash);
+            }
+        }
+    }
 }
 
 impl Snapshot {
     pub(crate) fn new(rule: KeyRule, max_keys: usize) -> Self {
-        Self { rule, max_keys, newest: 0, latest: Latest::default() }
+        let by_entity = rule.has_one_entity().then(ByEntity::default);
+        Self { rule, max_keys, newest: FIRST_LIVE, newest_older: 0, latest: Latest::default(), by_entity }
     }
 
     /// Takes note of an event, newer than all before.
     pub(crate) fn put(&mut self, event: &Event) {
         self.newest += 1;
-        self.latest.put(self.rule.key(event), self.newest, event.clone(), self.max_keys);
+        self.put_under(self.newest, event);
+    }
+
+    /// Takes note of an event that came before the first that was live, newer than all others that did.
+    pub(crate) fn put_older(&mut self, event: &Event) {
+        self.newest_older += 1;
+        self.put_under(self.newest_older, event);
+    }
+
+    fn put_under(&mut self, number: u64, event: &Event) {
+        let key = self.rule.key(event);
+        if self.latest.number(key).is_some_and(|known| known > number) {
+            return;
+        }
+        let gone = self.latest.put(key, number, event.clone(), self.max_keys);
+        if let Some(by_entity) = &mut self.by_entity {
+            by_entity.put(event, key);
+            for (key, event) in gone {
+                by_entity.remove(&event, key);
+            }
+        }
     }
 
     /// Forgets all: events were lost, and what is here may not be the latest any more.
     pub(crate) fn forget(&mut self) {
         self.latest.clear();
+        if let Some(by_entity) = &mut self.by_entity {
+            by_entity.keys.clear();
+        }
     }
 
     /// Bytes that it takes. Walks all.
@@ -47,19 +117,115 @@ impl Snapshot {
         // An empty range must not be the wrong way round, as `1..=0` is.
         self.latest.range((Bound::Included(from.min(to + 1)), Bound::Excluded(to + 1)))
     }
+
+    /// The event of a number, if it is still the latest of its key.
+    pub(crate) fn get(&self, number: u64) -> Option<&Event> {
+        self.latest.get(number)
+    }
+
+    /// For a filter that names the entities that it wants: the numbers, up to `to`, of all events that it can match,
+    /// oldest first. None where the filter names none, or keys say nothing of entities.
+    pub(crate) fn named_by(&self, filter: &Filter, to: u64) -> Option<VecDeque<u64>> {
+        let by_entity = self.by_entity.as_ref()?;
+        let named = filter.clauses().find_map(|clause| match clause {
+            Clause::Set(set) if set.about == ENTITY && !set.negated => Some(set),
+            _ => None,
+        })?;
+        let mut numbers = Vec::new();
+        for (kind, id) in named.members() {
+            let (kind, id) = (kind.exact()?, id?.exact()?);
+            let keys = by_entity.keys.get(&by_entity.hash((kind, id)));
+            let known = keys.into_iter().flatten().filter_map(|key| self.latest.number(*key));
+            numbers.extend(known.filter(|number| *number <= to));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        Some(numbers.into())
+    }
+}
+
+impl KeyRule {
+    /// Whether all events of a key are about one entity, or none.
+    fn has_one_entity(&self) -> bool {
+        self.attributes.as_ref().is_none_or(|attributes| {
+            attributes.contains(&Attribute::EntityKind) && attributes.contains(&Attribute::EntityId)
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn event(kind: &str, entity: &str) -> Event {
+        Event::builder(kind).entity("symbol", entity).build().expect("an event")
+    }
+
+    fn entities<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<(String, String)> {
+        events
+            .map(|event| (event.event_type().to_owned(), event.entity().map_or("", |(_, id)| id).to_owned()))
+            .collect()
+    }
+
     /// Who asks before there is anything, and is answered when there is, gets nothing of it: it is live.
     #[test]
     fn what_came_since_an_empty_snapshot_is_not_in_it() {
         let mut snapshot = Snapshot::new(KeyRule::default(), 10);
+        let before = snapshot.newest();
         snapshot.put(&Event::builder("a").build().expect("an event"));
+        let first = snapshot.newest();
+        assert_eq!(snapshot.range(1, before).count(), 0);
+        assert_eq!(snapshot.range(first + 1, first).count(), 0);
         assert_eq!(snapshot.range(1, 0).count(), 0);
-        assert_eq!(snapshot.range(2, 1).count(), 0);
-        assert_eq!(snapshot.range(1, 1).count(), 1);
+        assert_eq!(snapshot.range(1, first).count(), 1);
+    }
+
+    #[test]
+    fn what_is_older_is_put_in_later_and_replaces_nothing_newer() {
+        let mut snapshot = Snapshot::new(KeyRule::default(), 3);
+        snapshot.put(&event("price", "a"));
+        let asked = snapshot.newest();
+        snapshot.put(&event("price", "b"));
+        for entity in ["z", "a", "b", "c", "d", "c"] {
+            snapshot.put_older(&event("price", entity));
+        }
+        let all = entities(snapshot.range(1, u64::MAX - 1).map(|(_, event)| event));
+        let ids: Vec<&str> = all.iter().map(|(_, id)| id.as_str()).collect();
+        assert_eq!(ids, ["c", "a", "b"], "three keys, the oldest first");
+        let asked = entities(snapshot.range(1, asked).map(|(_, event)| event));
+        assert_eq!(asked.len(), 2, "b came live behind the question: {asked:?}");
+    }
+
+    #[test]
+    fn a_filter_that_names_entities_is_looked_up() {
+        let mut snapshot = Snapshot::new(KeyRule::default(), 4);
+        for (kind, entity) in [("price", "a"), ("price", "b"), ("size", "a"), ("price", "a"), ("price", "c")]
+        {
+            snapshot.put(&event(kind, entity));
+        }
+        let named = |snapshot: &Snapshot, ids: &[&str]| {
+            let filter = Filter::new().entities(ids.iter().map(|id| ("symbol", *id)));
+            let numbers = snapshot.named_by(&filter, snapshot.newest())?;
+            let found = entities(numbers.iter().filter_map(|number| snapshot.get(*number)));
+            let by_definition = entities(
+                snapshot
+                    .range(1, snapshot.newest())
+                    .map(|(_, event)| event)
+                    .filter(|event| filter.matches(event)),
+            );
+            assert_eq!(found, by_definition);
+            Some(found.len())
+        };
+        assert_eq!(named(&snapshot, &["a"]), Some(2));
+        assert_eq!(named(&snapshot, &["a", "c", "x"]), Some(3));
+        assert_eq!(named(&snapshot, &["*"]), None, "a pattern names none");
+        // The key that changed longest ago goes, and with it its name.
+        for entity in ["d", "e", "f"] {
+            snapshot.put(&event("price", entity));
+        }
+        assert_eq!(named(&snapshot, &["b"]), Some(0));
+        assert_eq!(snapshot.by_entity.as_ref().map(|by_entity| by_entity.keys.len()), Some(4));
+        snapshot.forget();
+        assert_eq!(named(&snapshot, &["a"]), Some(0));
     }
 }

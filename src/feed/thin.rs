@@ -137,18 +137,26 @@ impl<V> Default for Latest<V> {
 }
 
 impl<V> Latest<V> {
-    /// Takes a value under a number higher than all before. Beyond `max` keys, the one that changed longest ago
-    /// goes.
-    pub(super) fn put(&mut self, key: u64, number: u64, value: V, max: usize) {
+    /// Takes a value under a number higher than that of its key before. Beyond `max` keys, the one that changed longest
+    /// ago goes. Returns what went.
+    pub(super) fn put(&mut self, key: u64, number: u64, value: V, max: usize) -> SmallVec<[(u64, V); 1]> {
         if let Some(before) = self.number_of.insert(key, number) {
             self.kept.remove(&before);
         }
         self.kept.insert(number, (key, value));
+        let mut gone = SmallVec::new();
         while self.kept.len() > max {
-            let Some((number, (key, _))) = self.kept.pop_first() else { return };
+            let Some((number, (key, value))) = self.kept.pop_first() else { break };
             self.number_of.remove(&key);
             self.floor = number + 1;
+            gone.push((key, value));
         }
+        gone
+    }
+
+    /// The number of a key's value.
+    pub(super) fn number(&self, key: u64) -> Option<u64> {
+        self.number_of.get(&key).copied()
     }
 
     /// What is still the latest of its key among these numbers, oldest first.

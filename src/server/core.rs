@@ -39,6 +39,7 @@ mod obey;
 mod presence;
 mod pump;
 mod replay;
+mod snapshots;
 mod succession;
 mod watch;
 
@@ -118,6 +119,7 @@ use log_places::{Continuity, resume_behind};
 use mail::{Awaited, Mailbox};
 use presence::Present;
 use replay::Replay;
+use snapshots::Building;
 pub(crate) use succession::SavedClient;
 use watch::Books;
 pub(crate) use watch::Report;
@@ -222,6 +224,8 @@ pub(crate) struct Core<S> {
     leaving: Vec<Leave>,
     /// From the first time that a client asked for one.
     snapshot: Option<Box<Snapshot>>,
+    /// While what came before is put into it.
+    building: Option<Box<Building>>,
     effects: Vec<Effect>,
     tally: Tally,
     books: Books,
@@ -311,6 +315,7 @@ impl<S: Socket> Core<S> {
             draining: false,
             leaving: Vec::new(),
             snapshot: None,
+            building: None,
             effects: Vec::new(),
             tally: Tally::default(),
             books: Books::default(),
@@ -349,6 +354,7 @@ impl<S: Socket> Core<S> {
             || !self.ready.is_empty()
             || self.fanout.has_unwanted()
             || self.has_unfinished()
+            || self.can_build_snapshot()
             || !self.denied.is_empty()
     }
 
@@ -430,7 +436,12 @@ impl<S: Socket> Core<S> {
     pub(crate) fn ready(&mut self, token: Token, readable: bool, writable: bool) {
         if let Some(slot) = self.find(token).filter(|_| writable) {
             self.conns[slot].blocked = false;
-            self.flush(slot);
+            if self.is_behind {
+                // Others wait for their pages already.
+                self.flush(slot);
+            } else {
+                self.flush_past(slot);
+            }
         }
         if let Some(slot) = self.find(token).filter(|_| readable) {
             if self.held_for(self.now).is_some() {
@@ -541,8 +552,8 @@ impl<S: Socket> Core<S> {
         if self.conns[slot].blocked {
             return true;
         }
-        let conn = &self.conns[slot];
-        if conn.replay.is_some() && (conn.cursor.direct_bytes() > replay::PAGE_BYTES || self.page(slot)) {
+        if self.conns[slot].replay.as_ref().is_some_and(|replay| !replay.is_waiting()) {
+            // Its next page is made in turn.
             self.queue(slot);
         }
         let conn = &mut self.conns[slot];
@@ -588,6 +599,9 @@ impl<S: Socket> Core<S> {
     fn block(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
         conn.blocked = true;
+        if let Some(replay) = &mut conn.replay {
+            replay.let_go();
+        }
         let ring = Kept { shared: &self.shared, now: self.now };
         conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
     }
@@ -658,7 +672,7 @@ impl<S: Socket> Core<S> {
             let is_spent = self.spending.is_spent();
             // A connection that is put off keeps its place before those that are queued from here on.
             self.conns[slot].queued = is_spent;
-            if !self.flush(slot) {
+            if !self.flush_past(slot) {
                 continue;
             }
             let conn = &self.conns[slot];
@@ -673,6 +687,7 @@ impl<S: Socket> Core<S> {
         put_off.append(&mut self.ready);
         self.ready = put_off;
         self.fanout.sweep();
+        self.build_snapshot();
         self.fanout.release_samples(self.now);
         self.pump_unless_held(BATCHES_A_TURN);
         let mut due = std::mem::take(&mut self.due);

@@ -335,6 +335,7 @@ impl Shared {
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
             + self.directory.held_bytes()
+            + self.engine.as_ref().and_then(Engine::history).map_or(0, |history| history.held_bytes())
             + self.auth.held_bytes()
             + lock(&self.presence).held_bytes()
     }

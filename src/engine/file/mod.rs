@@ -15,6 +15,7 @@
 
 mod disk;
 mod notices;
+mod past;
 mod segment;
 
 use std::collections::VecDeque;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Condvar, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::history::Past;
 use super::{
     Append, Batch, EPOCH_MAX, EngineConfig, EngineError, Entry, Follow, Log, OnNotice, Places, Record,
     SEQUENCE_MAX,
@@ -516,6 +518,10 @@ impl Shared {
 }
 
 impl Log for FileLog {
+    fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
+        Ok(Some(Box::new(past::FilePast::new(&self.shared))))
+    }
+
     fn tell(&self, notice: &str) -> Result<(), EngineError> {
         let kept = lock(&self.notices).add(notice);
         kept.map_err(|error| broken(&self.shared.folder, "writing the notices in", &error))?;

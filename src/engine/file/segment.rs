@@ -150,6 +150,11 @@ impl<R: Read> Reader<R> {
         Ok(head.map(|head| (head, reader)))
     }
 
+    /// Goes on where a record begins, behind so many bytes.
+    pub(super) fn at(from: R, end: u64) -> Self {
+        Self { from, body: Vec::new(), end }
+    }
+
     /// Goes to the next record.
     pub(super) fn next(&mut self) -> io::Result<Item> {
         let mut frame = [0; FRAME];

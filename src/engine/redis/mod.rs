@@ -26,6 +26,7 @@ use std::time::Duration;
 use redis::streams::StreamMaxlen;
 use redis::{Commands, Connection, RedisError};
 
+use super::history::{Past, RedisPast};
 use super::ingest::OnMessage;
 use super::{Append, EngineConfig, EngineError, Follow, Log, NOTICES_MAX, OnNotice, Places, SEQUENCE_MAX};
 use crate::event::{Sequence, Timestamp};
@@ -219,6 +220,11 @@ fn fresh_life(connection: &mut Connection, life: &str) -> Result<String, RedisEr
 }
 
 impl Log for RedisLog {
+    fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
+        let connection = self.shared.servers.connect_to_primary()?;
+        Ok(Some(Box::new(RedisPast::new(connection, self.shared.keys.streams.clone(), FIELD))))
+    }
+
     fn tell(&self, notice: &str) -> Result<(), EngineError> {
         let mut connection = self.shared.servers.connect_to_primary()?;
         let most = StreamMaxlen::Approx(NOTICES_MAX as usize);

@@ -61,6 +61,8 @@ pub(super) struct Automaton {
     literals_bytes: usize,
     hasher: RandomState,
     step: u32,
+    /// Nodes that walks stood on so far: about what they have cost.
+    walked: u64,
     standing: Vec<u32>,
     within: Vec<u32>,
     standing_next: Vec<u32>,
@@ -91,6 +93,7 @@ impl Automaton {
             literals_bytes: 0,
             hasher: RandomState::default(),
             step: 0,
+            walked: 0,
             standing: Vec::new(),
             within: Vec::new(),
             standing_next: Vec::new(),
@@ -294,6 +297,7 @@ impl Automaton {
             let number = self.literal(segment.text);
             let separator = code(segment.separator);
             self.next_step();
+            self.walked += 1 + (self.standing.len() + self.within.len()) as u64;
             for place in 0..self.standing.len() {
                 let node = self.standing[place];
                 if first && node != root {
@@ -383,6 +387,11 @@ impl Automaton {
             }
             place += 1;
         }
+    }
+
+    /// Returns how many nodes walks have stood on so far.
+    pub(super) fn walked(&self) -> u64 {
+        self.walked
     }
 
     pub(super) fn len(&self) -> usize {

@@ -317,6 +317,13 @@ impl Matcher {
         self.ids.is_empty()
     }
 
+    /// Returns a measure of the work done for patterns so far: the nodes that walks over values stood on. A node is about
+    /// 100 instructions.
+    #[cfg(feature = "server")]
+    pub(crate) fn walked(&self) -> u64 {
+        self.automaton.walked()
+    }
+
     /// What is in the tables.
     pub fn stats(&self) -> MatcherStats {
         MatcherStats {

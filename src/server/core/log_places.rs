@@ -132,7 +132,7 @@ pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
 }
 
 /// The first event at this place of a ring or behind it, and its id.
-fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Sequence, EventId)> {
+pub(super) fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Sequence, EventId)> {
     // A place may be given up: then the next one serves.
     (from..end).take(8).find_map(|at| {
         let mut found = None;

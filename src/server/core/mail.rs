@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use super::super::connection::{Answer, Instead, NotDone, Work};
 use super::super::wheel::Tick;
+use super::replay::Arrived;
+use super::snapshots::SNAPSHOT;
 use super::{Core, Socket, Token};
 use crate::dialect::Complete;
 use crate::engine::Refused;
@@ -19,11 +21,13 @@ use crate::feed::Slot;
 use crate::sync::{Callback, Mutex, lock};
 
 /// An answer from another thread.
-enum Letter {
+pub(super) enum Letter {
     /// The engine's, if it is to be told.
     Engine(Option<Bytes>),
     /// A worker's, and which work it was.
     Work(u64, Bytes),
+    /// A page of the engine's log, for a replay or the snapshot.
+    Past(Arrived),
 }
 
 /// What a client waits for.
@@ -42,7 +46,7 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    fn leave(&self, token: Token, letter: Letter) {
+    pub(super) fn leave(&self, token: Token, letter: Letter) {
         let first = {
             let mut letters = lock(&self.letters);
             letters.push((token, letter));
@@ -155,6 +159,12 @@ impl<S: Socket> Core<S> {
                     if self.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
                         self.awaited.remove(&token);
                         self.deliver(token, Some(answer));
+                    }
+                }
+                Letter::Past(arrived) if token == SNAPSHOT => self.page_came_for_snapshot(arrived),
+                Letter::Past(arrived) => {
+                    if let Some(slot) = self.find(token) {
+                        self.page_came(slot, arrived);
                     }
                 }
             }

@@ -43,6 +43,7 @@ impl<S: Socket> Core<S> {
             let epoch = self.shared.bus.epoch();
             let now = self.now;
             let snapshot = &mut self.snapshot;
+            let mut lost = false;
             let continuity = &mut self.continuity;
             let mut oldest = None;
             let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
@@ -61,6 +62,7 @@ impl<S: Socket> Core<S> {
                     if let Some(snapshot) = snapshot {
                         snapshot.forget();
                     }
+                    lost = true;
                     if continuity.is_some() {
                         // The next event's id tells.
                         return;
@@ -77,6 +79,9 @@ impl<S: Socket> Core<S> {
                     fanout.append_gap(&gap);
                 }
             });
+            if lost {
+                self.snapshot_is_made();
+            }
             self.log_noted();
             any |= taken > 0;
             self.more_events = taken == EVENTS_A_BATCH;

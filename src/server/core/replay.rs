@@ -1,92 +1,99 @@
 //! What a client asked to see of the past, page by page, as fast as it reads.
 //!
-//! Imports every lower room. Always: a page is made when the one before is written, so a client that does not
-//! read pins nothing; what is live comes behind the last page, each event once.
+//! Invariants:
+//! - A page is made when the one before is written, so a client that does not read holds no events.
+//! - What is live comes behind the last page, each event once.
+//! - A turn spends no more on replays than its budget: looking for the newest events, holding events against filters and
+//!   making pages go on in the next turn.
+//! - Where the ring no longer has what comes next, it is read from the engine's log. A client gets a gap only where the log
+//!   has forgotten too, or can't be read in time.
+
+mod forward;
+mod judge;
+mod newest;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::super::budget::{self, Budget};
 use super::super::connection::ReplayFrom;
-use super::log_places::{Behind, behind, marks, place_of};
-use super::{Core, Socket};
-use crate::bus::Bus;
+use super::log_places::{Behind, behind, event_id, marks};
+use super::mail::Letter;
+use super::{Core, Socket, token_of};
 use crate::dialect::{Encoding, GapNotice};
-use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::engine::{Place, Ticket};
+use crate::event::{Event, EventId, Position, Sequence, Since};
 use crate::feed::{Cursor, Fanout, Tally};
 use crate::filter::Filter;
+pub(super) use forward::{Arrived, Forward, Sink, Step, Store};
+use forward::{Lane, Spot, notice};
+use judge::Judge;
+use newest::Newest;
 
 /// Bytes of a page, about.
 pub(super) const PAGE_BYTES: usize = 64 * 1024;
 
-/// Events looked at for a page.
-const PAGE_EVENTS: u64 = 1024;
+/// Instructions for an event that is handed to a client, beside those for its bytes: its frame and its place in the queue.
+const EVENT_INSTRUCTIONS: u32 = 1_500;
+
+/// Instructions for a byte that a client is sent: the copy into its frame and the kernel's.
+const BYTE_INSTRUCTIONS: usize = 3;
 
 /// A replay that is not over.
 #[derive(Debug)]
 pub(super) struct Replay {
     encoding: Encoding,
-    wanted: Wanted,
+    judge: Judge,
     work: Work,
-}
-
-#[derive(Debug)]
-struct Wanted {
-    filter: Filter,
-    /// What the client has other subscriptions for: it got that before.
-    except: Vec<Filter>,
+    /// Held while it waits for a page of the log.
+    ticket: Option<Ticket>,
+    arrived: Option<Arrived>,
 }
 
 #[derive(Debug)]
 enum Work {
-    /// What shards have behind the places that the client named.
-    Behind(Behindhand),
-    /// These, if they are still there: bodies are not kept for a client that may never read.
-    Events(VecDeque<EventId>),
-    /// What the snapshot has between these numbers.
-    Snapshot { next: u64, to: u64 },
+    /// The newest so many are looked for.
+    Newest(Newest),
+    /// All behind the places that the client named, or that were found.
+    Forward(Forward),
+    /// What the snapshot has up to this number.
+    Snapshot { filter: Filter, next: u64, to: u64, is_waiting: bool },
+    /// What the snapshot has under these numbers, where the filter names keys.
+    Keys { numbers: VecDeque<u64> },
     /// Nothing can be said of what the client named.
     Unknown(Option<Since>),
 }
 
-/// A client on its way from the places that it named to the loop's own.
-#[derive(Debug)]
-struct Behindhand {
-    ranges: SmallVec<[Range; 1]>,
-    /// Of several shards: where the client stands.
-    at: Option<Position>,
-    /// What the client named, where that says nothing of some shards; it is told that first.
-    says_too_little: Option<Since>,
-}
-
-/// The events of a shard from `next` to `to`; `after` is what the client named, or got last, and `missed` how many
-/// are gone between.
-#[derive(Debug)]
-struct Range {
-    shard: u16,
-    next: Sequence,
-    to: Sequence,
-    after: EventId,
-    missed: u64,
-}
-
 impl Replay {
-    /// Bytes that it takes until it is over.
-    pub(super) fn held_bytes(&self) -> usize {
-        let filters = std::iter::once(&self.wanted.filter).chain(&self.wanted.except);
-        let filters: usize = filters.map(|filter| size_of::<Filter>() + filter.held_bytes()).sum();
-        let work = match &self.work {
-            Work::Events(events) => events.capacity() * size_of::<EventId>(),
-            Work::Behind(behindhand) => behindhand.ranges.len() * size_of::<Range>(),
-            Work::Snapshot { .. } | Work::Unknown(_) => 0,
-        };
-        size_of::<Self>() + filters + work
+    /// Whether it goes on when something comes that it waits for.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.ticket.is_some() || matches!(self.work, Work::Snapshot { is_waiting: true, .. })
     }
-}
 
-impl Wanted {
-    fn matches(&self, event: &Event) -> bool {
-        self.filter.matches(event) && !self.except.iter().any(|other| other.matches(event))
+    /// The snapshot that it waited for is there.
+    pub(super) fn snapshot_came(&mut self) {
+        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
+            *is_waiting = false;
+        }
+    }
+
+    /// Lets go of a page of the log that its client can't take now.
+    pub(super) fn let_go(&mut self) {
+        self.arrived = None;
+    }
+
+    /// Returns the bytes that it holds, the page apart that it was given just now.
+    pub(super) fn held_bytes(&self) -> usize {
+        let work = match &self.work {
+            Work::Newest(newest) => newest.shards() * size_of::<Lane>(),
+            Work::Forward(forward) => forward.shards() * size_of::<Lane>(),
+            Work::Keys { numbers } => numbers.capacity() * size_of::<u64>(),
+            Work::Snapshot { filter, .. } => filter.bytes().len(),
+            Work::Unknown(_) => 0,
+        };
+        size_of::<Self>() + self.judge.held_bytes() + work
     }
 }
 
@@ -100,28 +107,64 @@ impl<S: Socket> Core<S> {
         except: Vec<Filter>,
         from: ReplayFrom,
     ) {
-        let wanted = Wanted { filter, except };
         let work = match from {
-            ReplayFrom::Newest(count) => Work::Events(self.newest(&wanted, count)),
-            ReplayFrom::Snapshot => {
-                let snapshot = self.snapshot.get_or_insert_with(|| {
-                    let mut snapshot = self.config.snapshot();
-                    for event in whole_ring(&self.shared.bus, |shard| self.reader.position(shard)) {
-                        snapshot.put(&event);
-                    }
-                    Box::new(snapshot)
+            ReplayFrom::Newest(count) => {
+                let ends = (0..self.shared.bus.shards() as u16).map(|shard| {
+                    let (to, until) = self.end_of(shard);
+                    (shard, to, until)
                 });
-                Work::Snapshot { next: 1, to: snapshot.newest() }
+                Work::Newest(Newest::new(&self.shared.bus, ends, count))
             }
-            ReplayFrom::After(since) => self.behind(since, &wanted.filter),
+            ReplayFrom::Snapshot => {
+                let to = self.begin_snapshot();
+                Work::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false }
+            }
+            ReplayFrom::After(since) => self.behind(since, &filter),
             ReplayFrom::Unknown => Work::Unknown(None),
         };
-        self.conns[slot].replay = Some(Box::new(Replay { encoding, wanted, work }));
+        let judge = Judge::new(filter, except);
+        let replay = Replay { encoding, judge, work, ticket: None, arrived: None };
+        self.conns[slot].replay = Some(Box::new(replay));
+    }
+
+    /// Where a shard ends for a reader that gets what is live from here on: the place in the ring, and the last event
+    /// before it.
+    pub(super) fn end_of(&self, shard: u16) -> (Sequence, Place) {
+        let to = self.reader.position(shard);
+        let until = match &self.continuity {
+            Some(continuity) => continuity.newest(shard).map_or((0, 0), |id| (id.epoch, id.sequence)),
+            None => (self.shared.bus.epoch(), to.wrapping_sub(1)),
+        };
+        (to, until)
+    }
+
+    /// The way through all that the rings hold, and of the log as much as it is to keep of each shard.
+    pub(super) fn whole_past(&self) -> Forward {
+        let bus = &self.shared.bus;
+        let shards = bus.shards() as u16;
+        let kept = self.shared.engine.as_ref().filter(|engine| engine.history().is_some());
+        let lanes = (0..shards).map(|shard| {
+            let (to, until) = self.end_of(shard);
+            let oldest = bus.oldest(shard).min(to);
+            let ring = Spot::Ring(oldest);
+            let first = event_id(bus, shard, oldest, to).map(|(_, id)| id);
+            let (spot, after) = match (first, kept) {
+                (Some(id), Some(engine)) => {
+                    let from = id.sequence.saturating_sub(engine.kept_events());
+                    (Spot::Log { is_known: true }, EventId::before(id.epoch, shard, from))
+                }
+                (Some(id), None) => (ring, EventId::before(id.epoch, shard, id.sequence)),
+                (None, _) => (ring, EventId { epoch: 0, shard, sequence: 0 }),
+            };
+            Lane { shard, spot, to, until, after, missed: 0, counts: false }
+        });
+        Forward { lanes: lanes.collect(), at: None, says_too_little: None }
     }
 
     /// All behind the places that a client names, up to the loop's own.
     fn behind(&self, since: Since, filter: &Filter) -> Work {
         let shards = self.shared.bus.shards();
+        let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
         let mut marks = marks(&self.shared, &since);
         // What the node did not ask for then, it can't know.
         let is_from_before = self.follow_on(&mut marks, filter);
@@ -132,23 +175,25 @@ impl<S: Socket> Core<S> {
         {
             *at = Position::new(first.epoch, (0..shards).map(|_| 0));
         }
-        let mut ranges = SmallVec::new();
+        let mut lanes = SmallVec::new();
         for id in marks {
-            let to = self.reader.position(id.shard);
-            let (missed, next) = match behind(&self.shared, id, to) {
-                Behind::All(next) => (0, next),
-                Behind::Some(missed, next) => (missed, next),
+            let (to, until) = self.end_of(id.shard);
+            let (missed, spot) = match behind(&self.shared, id, to) {
+                Behind::All(next) => (0, Spot::Ring(next)),
                 // It was waited for as long as is sensible.
-                Behind::NotYet | Behind::Unknown => continue,
+                Behind::NotYet => continue,
+                _ if has_log => (0, Spot::Log { is_known: false }),
+                Behind::Some(missed, next) => (missed, Spot::Ring(next)),
+                Behind::Unknown => continue,
             };
             at = at.map(|at| at.behind(id));
-            ranges.push(Range { shard: id.shard, next, to, after: id, missed });
+            lanes.push(Lane { shard: id.shard, spot, to, until, after: id, missed, counts: true });
         }
-        if ranges.is_empty() {
+        if lanes.is_empty() {
             return Work::Unknown(Some(since));
         }
-        let says_too_little = (is_from_before || ranges.len() < shards).then_some(since);
-        Work::Behind(Behindhand { ranges, at, says_too_little })
+        let says_too_little = (is_from_before || lanes.len() < shards).then_some(since);
+        Work::Forward(Forward { lanes, at, says_too_little })
     }
 
     /// Moves places on to where the node began to follow what a client wants, where it follows no more than its clients
@@ -181,178 +226,169 @@ impl<S: Socket> Core<S> {
         newest.map_or(0, EventId::next_sequence)
     }
 
-    /// The newest so many that a replay wants, oldest first.
-    fn newest(&self, wanted: &Wanted, count: usize) -> VecDeque<EventId> {
-        let mut newest = VecDeque::new();
-        for event in whole_ring(&self.shared.bus, |shard| self.reader.position(shard)) {
-            if count > 0 && wanted.matches(&event) {
-                if newest.len() == count {
-                    newest.pop_front();
-                }
-                newest.extend(event.id());
-            }
+    /// Makes the next page of a connection's replay and writes what it is owed; false where the connection is gone. For
+    /// calls between two reads, where the turn's budget has no other user.
+    pub(super) fn flush_past(&mut self, slot: usize) -> bool {
+        let conn = &self.conns[slot];
+        let is_due = conn.replay.as_ref().is_some_and(|replay| !replay.is_waiting());
+        if is_due && !conn.blocked && conn.cursor.direct_bytes() <= PAGE_BYTES && !self.spending.is_spent() {
+            let mut budget = self.spending.share(budget::CLIENT);
+            self.page(slot, &mut budget);
+            self.spending.settle(&budget);
         }
-        newest
+        self.flush(slot)
     }
 
-    /// Queues the next page of a connection's replay; true while there is one.
-    pub(super) fn page(&mut self, slot: usize) -> bool {
+    /// Queues the next page of a connection's replay.
+    fn page(&mut self, slot: usize, budget: &mut Budget) {
+        let Some(mut replay) = self.conns[slot].replay.take() else { return };
+        if !replay.judge.prepare(budget) {
+            self.conns[slot].replay = Some(replay);
+            return;
+        }
+        let is_building = self.is_building_snapshot();
         let conn = &mut self.conns[slot];
-        let Some(mut replay) = conn.replay.take() else { return false };
-        let Replay { encoding, wanted, work } = &mut *replay;
-        let (bus, now) = (&self.shared.bus, self.now);
+        let token = token_of(slot, conn.generation);
+        let Replay { encoding, judge, work, ticket, arrived } = &mut *replay;
+        let now = self.now;
+        let mut store = Store { shared: &self.shared, arrived, now };
+        if let Work::Newest(newest) = work {
+            match newest.step(&mut store, judge, budget) {
+                Step::Over => *work = Work::Forward(newest.turn_round()),
+                Step::More => {}
+                Step::Waits { shard, from } => *ticket = self.ask_log(token, shard, from),
+            }
+            self.conns[slot].replay = Some(replay);
+            return;
+        }
         let mut out = Page {
             encoding: *encoding,
+            judge,
             cursor: &mut conn.cursor,
             fanout: &mut self.fanout,
             tally: &mut self.tally,
             size: 0,
         };
         let over = match work {
+            Work::Newest(_) => false,
             Work::Unknown(id) => {
                 out.gap(&notice(None, id.take(), None, now));
                 true
             }
-            Work::Events(events) => {
-                let mut gap = None;
-                let mut missed = 0;
-                while !out.is_full()
-                    && let Some(id) = events.pop_front()
-                {
-                    let mut found = None;
-                    if let Some(at) = place_of(&self.shared, id) {
-                        bus.read_range(id.shard, at, at + 1, |event| found = Some(event.clone()));
-                    }
-                    let Some(event) = found else {
-                        missed += 1;
-                        gap = Some(notice(Some(missed), None, Some(id), now));
-                        continue;
-                    };
-                    if let Some(gap) = gap.take() {
-                        out.gap(&gap);
-                        missed = 0;
-                    }
-                    out.event(&event);
-                }
-                if let Some(gap) = gap {
-                    out.gap(&gap);
-                }
-                events.is_empty()
+            Work::Snapshot { is_waiting, .. } if is_building => {
+                *is_waiting = true;
+                self.wait_for_snapshot(token);
+                false
             }
-            Work::Snapshot { next, to } => {
-                let mut events = self.snapshot.iter().flat_map(|snapshot| snapshot.range(*next, *to));
-                let mut last = None;
-                while !out.is_full()
-                    && let Some((number, event)) = events.next()
-                {
-                    last = Some(number);
-                    if wanted.matches(event) {
-                        out.event(event);
+            Work::Snapshot { filter, next, to, .. } => {
+                let mut over = true;
+                let snapshot = self.snapshot.as_deref();
+                if let Some(numbers) = snapshot.and_then(|snapshot| snapshot.named_by(filter, *to)) {
+                    // A look costs about as much as a short step.
+                    budget.spend(numbers.len() as u32 / 4 + 1);
+                    *work = Work::Keys { numbers };
+                    over = false;
+                } else if let Some(snapshot) = snapshot {
+                    for (number, event) in snapshot.range(*next, *to) {
+                        if out.is_full() || budget.is_spent() {
+                            over = false;
+                            break;
+                        }
+                        *next = number + 1;
+                        out.event(event, None, budget);
                     }
                 }
-                let over = events.next().is_none();
-                drop(events);
-                *next = last.map_or(*next, |number| number + 1);
                 over
             }
-            Work::Behind(behindhand) => behindhand.page(bus, wanted, &mut out, now),
+            Work::Keys { numbers } => {
+                while !out.is_full()
+                    && !budget.is_spent()
+                    && let Some(number) = numbers.pop_front()
+                {
+                    budget.spend(1);
+                    if let Some(event) = self.snapshot.as_ref().and_then(|snapshot| snapshot.get(number)) {
+                        out.event(event, None, budget);
+                    }
+                }
+                numbers.is_empty()
+            }
+            Work::Forward(forward) => match forward.step(&mut store, &mut out, budget) {
+                Step::More => false,
+                Step::Waits { shard, from } => {
+                    *ticket = self.ask_log(token, shard, from);
+                    false
+                }
+                // What is live went on without it: it gets that this way too, if all of it is its own.
+                Step::Over if judge.is_alone() && self.skip_live(slot) => {
+                    forward.extend(|shard| self.end_of(shard));
+                    false
+                }
+                Step::Over => true,
+            },
         };
+        let conn = &mut self.conns[slot];
         if over {
             conn.cursor.set_waits(false);
         } else {
             conn.replay = Some(replay);
         }
-        // A page may have nothing that is wanted: then the next one is due at once.
-        !over
     }
-}
 
-impl Behindhand {
-    /// Queues a page; true where it was the last.
-    fn page(&mut self, bus: &Bus, wanted: &Wanted, out: &mut Page<'_>, now: Timestamp) -> bool {
-        if let Some(since) = self.says_too_little.take() {
-            out.gap(&notice(None, Some(since), None, now));
-        }
-        let share = (PAGE_EVENTS / self.ranges.len() as u64).max(1);
-        let mut pages: SmallVec<[_; 1]> = (self.ranges.iter_mut())
-            .map(|range| range.read(bus, share, out, now).into_iter().peekable())
-            .collect();
-        while !out.is_full() {
-            // In the order in which who was there got them. Where one of the pages is used up, that is not known.
-            let mut first = None;
-            for (at, (range, page)) in self.ranges.iter().zip(&mut pages).enumerate() {
-                match page.peek().map(|event| event.position().map(Position::passed)) {
-                    Some(place) => first = first.min(Some((place, at))).or(Some((place, at))),
-                    None if range.next < range.to => return false,
-                    None => {}
-                }
-            }
-            let Some((_, at)) = first else { break };
-            let (range, Some(event)) = (&mut self.ranges[at], pages[at].next()) else { break };
-            range.next += 1;
-            let id = event.id().unwrap_or(range.after);
-            if (id.epoch, id.sequence) != (range.after.epoch, range.after.next_sequence()) {
-                // What the log no longer had, or another life of it.
-                out.gap(&notice(None, Some(Since::Event(range.after)), Some(id), now));
-            }
-            range.after = id;
-            if let Some(at) = &mut self.at {
-                at.pass(range.after);
-            }
-            if wanted.matches(&event) {
-                out.event_at(&event, self.at.as_ref());
-            }
-        }
-        self.ranges.iter().all(|range| range.next == range.to)
+    /// Passes over what a connection's feed has for it, if the feed has let go of some of that; false where it has not.
+    fn skip_live(&mut self, slot: usize) -> bool {
+        let cursor = &mut self.conns[slot].cursor;
+        cursor.has_lost(&self.fanout) && cursor.skip_to_end(&mut self.fanout)
     }
-}
 
-impl Range {
-    /// Its next events, up to so many; what is gone is told.
-    fn read(&mut self, bus: &Bus, max: u64, out: &mut Page<'_>, now: Timestamp) -> Vec<Event> {
-        let from = self.next.max(bus.oldest(self.shard)).min(self.to);
-        let mut page = Vec::new();
-        let from =
-            bus.read_range(self.shard, from, (from + max).min(self.to), |event| page.push(event.clone()));
-        let missed = std::mem::take(&mut self.missed) + (from - self.next);
-        if missed > 0 {
-            let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
-            out.gap(&notice(Some(missed), Some(Since::Event(self.after)), Some(last), now));
-            self.after = last;
+    /// Asks for a page of the log; the ticket is held while a client waits for it.
+    pub(super) fn ask_log(&self, token: super::Token, shard: u16, from: Place) -> Option<Ticket> {
+        let history = self.shared.engine.as_ref()?.history()?;
+        let ticket = Ticket::default();
+        let mailbox = Arc::clone(&self.mailbox);
+        let on_page = move |outcome| mailbox.leave(token, Letter::Past(Arrived { shard, from, outcome }));
+        history.request(shard, from, &ticket, Box::new(on_page));
+        Some(ticket)
+    }
+
+    /// Takes a page of the log that came for a connection.
+    pub(super) fn page_came(&mut self, slot: usize, arrived: Arrived) {
+        let conn = &mut self.conns[slot];
+        let Some(replay) = &mut conn.replay else { return };
+        if replay.ticket.take().is_some() && !conn.blocked {
+            replay.arrived = Some(arrived);
         }
-        self.next = from;
-        page
+        self.queue(slot);
     }
 }
 
 /// What is being queued for one connection.
 struct Page<'a> {
     encoding: Encoding,
+    judge: &'a mut Judge,
     cursor: &'a mut Cursor,
     fanout: &'a mut Fanout,
     tally: &'a mut Tally,
     size: usize,
 }
 
-impl Page<'_> {
+impl Sink for Page<'_> {
     fn is_full(&self) -> bool {
         self.size >= PAGE_BYTES
     }
 
-    fn event(&mut self, event: &Event) {
-        let frame = self.fanout.frame(event, self.encoding, self.cursor.compression());
-        self.size += frame.len();
-        self.cursor.send_replayed(self.fanout, frame, event.id());
-    }
-
-    /// The same for a client that stands at this place behind it, of several shards. Who came live stands elsewhere
-    /// where shards have their own order here, or this client came from another node.
-    fn event_at(&mut self, event: &Event, position: Option<&Position>) {
-        let Some(position) = position.filter(|position| event.position() != Some(position)) else {
-            return self.event(event);
+    /// A client that came live may stand elsewhere behind an event of several shards, where shards have their own order
+    /// here, or this client came from another node: then it gets a frame of its own.
+    fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
+        if !self.judge.wants(event, budget) {
+            return;
+        }
+        let frame = match at.filter(|at| event.position() != Some(at)) {
+            None => self.fanout.frame(event, self.encoding, self.cursor.compression()),
+            Some(at) => self.fanout.frame_at(event, at, self.encoding, self.cursor.compression()),
         };
-        let frame = self.fanout.frame_at(event, position, self.encoding, self.cursor.compression());
         self.size += frame.len();
+        budget.spend(EVENT_INSTRUCTIONS / 1_000);
+        budget.spend_bytes(frame.len().min(PAGE_BYTES * 4), BYTE_INSTRUCTIONS);
         self.cursor.send_replayed(self.fanout, frame, event.id());
     }
 
@@ -360,22 +396,4 @@ impl Page<'_> {
         self.tally.gaps += 1;
         self.cursor.send_in_replay(self.encoding.gap(gap));
     }
-}
-
-fn notice(missed: Option<u64>, from: Option<Since>, to: Option<EventId>, at: Timestamp) -> GapNotice {
-    GapNotice { missed, from, to, recoverable: false, at }
-}
-
-/// Everything that the rings have up to the loop's place in each, in the order in which loops read it.
-fn whole_ring(bus: &Bus, position: impl Fn(u16) -> Sequence) -> Vec<Event> {
-    let mut events = Vec::new();
-    let shards = bus.shards() as u16;
-    for shard in 0..shards {
-        bus.read_range(shard, bus.oldest(shard), position(shard), |event: &Event| events.push(event.clone()));
-    }
-    if shards > 1 {
-        // Stable: within a shard the order stays.
-        events.sort_by_key(|event| event.position().map(Position::passed));
-    }
-    events
 }

@@ -115,13 +115,20 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
         let wants = |e: &Entry| e.is_wanted(*filter) && !except.wants(e);
         let mut replayed = Vec::new();
         let (mut missed, mut excused) = (0, Vec::new());
+        let from_newest = matches!(from, From::Newest(_));
         while let Some(item) = seen.get(at) {
             match item {
                 Seen::Event(n) if n < low => replayed.push(*n),
                 Seen::Gap { missed: some, from, to, .. } if log.place(*to).is_some_and(|to| to < *low) => {
-                    missed += some.unwrap_or(0);
                     let first = log.place(*from).map_or(0, |from| from + 1);
-                    excused.push((first, log.place(*to).map_or(0, |to| to + 1)));
+                    let end = log.place(*to).map_or(0, |to| to + 1);
+                    // A replay of the newest keeps no ids of what the ring lets go of meanwhile, so its gap has no number:
+                    // all that was wanted between its ends is missed, and nothing else.
+                    missed += some.unwrap_or_else(|| match from_newest {
+                        true => log.sums(wants, &[]).between(first, end),
+                        false => 0,
+                    });
+                    excused.push((first, end));
                 }
                 _ => break,
             }

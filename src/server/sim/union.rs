@@ -148,7 +148,8 @@ impl Stage {
             links.retain(|(_, end)| !end.is_closed());
             core.turn();
         }
-        let mut moved = false;
+        // A loop that reads a byte at a time, or has spent its turn's budget, goes on by itself.
+        let mut moved = self.loops.iter().any(|(core, _)| core.has_work());
         for at in 0..self.people.len() {
             if all || self.dice.one_in(2) {
                 let one = &mut self.people[at];

@@ -1,0 +1,130 @@
+//! The past of a log in files: its segments, read from marks that were made while they were read before.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::history::{Past, Span};
+use super::segment::{Item, Reader};
+use super::{EngineError, Entry, Segment, Shared, broken};
+use crate::event::{EventId, Sequence};
+use crate::sync::lock;
+
+/// Bytes of a segment between two marks.
+const MARK_BYTES: u64 = 128 << 10;
+
+/// Reads the segments of a log.
+pub(super) struct FilePast {
+    shared: Arc<Shared>,
+    /// Of the segments that were read: where in them which sequences begin.
+    marks: HashMap<PathBuf, Vec<Mark>>,
+}
+
+/// A place in a segment.
+#[derive(Clone, Debug)]
+struct Mark {
+    at: u64,
+    next: Vec<Sequence>,
+}
+
+/// What is wanted of the segments.
+struct Wanted<'a> {
+    span: Span,
+    events: usize,
+    bytes: usize,
+    take: &'a mut dyn FnMut(Entry<'_>),
+}
+
+impl Wanted<'_> {
+    fn is_full(&self) -> bool {
+        self.events >= self.span.max_events || self.bytes >= self.span.max_bytes
+    }
+}
+
+impl FilePast {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), marks: HashMap::new() }
+    }
+
+    /// Reads a segment up to where its whole records end.
+    fn read_segment(&mut self, segment: &Segment, wanted: &mut Wanted<'_>) -> io::Result<()> {
+        let shard = usize::from(wanted.span.shard);
+        let mut file = File::open(&segment.path)?;
+        let marks = self.marks.entry(segment.path.clone()).or_default();
+        if marks.is_empty() {
+            let Some((head, reader)) = Reader::open(BufReader::new((&file).take(segment.bytes)))? else {
+                return Ok(());
+            };
+            marks.push(Mark { at: reader.end, next: head.next });
+        }
+        let is_first = segment.epoch == wanted.span.epoch;
+        let before =
+            |mark: &Mark| is_first && mark.next.get(shard).is_some_and(|next| *next <= wanted.span.from);
+        let nearest = marks.partition_point(before).saturating_sub(1);
+        let Some(Mark { at, mut next }) = marks.get(nearest).cloned() else { return Ok(()) };
+        file.seek(SeekFrom::Start(at))?;
+        let mut reader = Reader::at(BufReader::new(file.take(segment.bytes.saturating_sub(at))), at);
+        while !wanted.is_full() {
+            let start = reader.end;
+            if marks.last().is_some_and(|last| start >= last.at + MARK_BYTES) {
+                marks.push(Mark { at: start, next: next.clone() });
+            }
+            if reader.next()? != Item::Batch {
+                return Ok(());
+            }
+            for (number, json) in reader.events() {
+                let Some(next) = next.get_mut(usize::from(number)) else { continue };
+                let id = EventId { epoch: segment.epoch, shard: number, sequence: *next };
+                *next += 1;
+                let is_wanted = number == wanted.span.shard
+                    && (id.epoch, id.sequence) >= (wanted.span.epoch, wanted.span.from);
+                // A record is read whole: what is left of it comes with the next page.
+                if is_wanted && !wanted.is_full() {
+                    wanted.events += 1;
+                    wanted.bytes += json.len();
+                    (wanted.take)(Entry { id, json });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_marks(&mut self, segments: &[Segment]) {
+        if self.marks.len() > segments.len() {
+            let is_there = |path: &Path| segments.iter().any(|segment| segment.path == *path);
+            self.marks.retain(|path, _| is_there(path));
+        }
+    }
+}
+
+impl Past for FilePast {
+    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError> {
+        let segments: Vec<Segment> = {
+            let state = lock(&self.shared.state);
+            state.segments.iter().chain(state.open.as_ref().map(|open| &open.segment)).cloned().collect()
+        };
+        self.forget_marks(&segments);
+        let shard = usize::from(span.shard);
+        // The last that begins at the place or before it; of another life, all that come behind.
+        let begins_before = |segment: &Segment| {
+            let next = segment.next.get(shard).copied().unwrap_or_default();
+            (segment.epoch, next) <= (span.epoch, span.from)
+        };
+        let first = segments.partition_point(begins_before).saturating_sub(1);
+        let mut wanted = Wanted { span, events: 0, bytes: 0, take };
+        for segment in segments.iter().skip(first).filter(|segment| segment.epoch >= span.epoch) {
+            match self.read_segment(segment, &mut wanted) {
+                // Let go of meanwhile: what is missing shows as a hole.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(broken(&segment.path, "reading", &error)),
+                Ok(()) => {}
+            }
+            if wanted.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,356 @@
+//! The engine's log read for clients that want more of the past than the node's rings hold.
+//!
+//! One thread reads pages of the log for all loops. Its pages are shared: clients that resume over the same stretch
+//! read the log about once.
+//!
+//! Invariants:
+//! - A client has one request at a time, so requests are served in turn and their number is bounded by that of clients.
+//! - Memory is bounded: the cache holds [`CACHE_BYTES`], and pages that loops have not taken yet [`AHEAD_BYTES`] and one
+//!   page more. A client that does not read holds no page.
+//! - A request is answered within the time that publishers are given, or fails: a log that hangs holds no client for ever.
+//! - A request of a client that is gone is dropped.
+
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "redis")]
+mod redis;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Condvar, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{EngineError, Entry, Log};
+use crate::dialect::envelope;
+use crate::event::{Event, EventId, Sequence};
+use crate::sync::{Mutex, lock};
+use crate::threads::{self, Alarm};
+#[cfg(feature = "nats")]
+pub(super) use nats::NatsPast;
+#[cfg(feature = "redis")]
+pub(super) use redis::RedisPast;
+
+/// Entries of a page. Pages end at multiples of it, so that clients that came from different places share pages from
+/// the second one on.
+pub(crate) const PAGE_EVENTS: u64 = 256;
+
+/// Bytes of JSON after which a page ends; an entry is never divided.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// Memory for pages that may be wanted again.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// Memory for pages that loops have been given and have not used.
+const AHEAD_BYTES: usize = 8 << 20;
+
+/// Pause after a failure, before the log is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A stretch of one shard of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) shard: u16,
+    /// The place of the first entry wanted.
+    pub(crate) epoch: u64,
+    pub(crate) from: Sequence,
+    /// The most entries wanted.
+    pub(crate) max_events: usize,
+    /// Bytes of JSON after which no further entry is wanted.
+    pub(crate) max_bytes: usize,
+}
+
+/// A connection that reads what a log keeps.
+pub(crate) trait Past: Send {
+    /// Hands over the entries of a span, in the order of their epochs and sequences. Entries that the log no longer has
+    /// are left out. Where an epoch ends, the entries of the next one follow, if the log keeps both. Does not wait for
+    /// entries that are not there yet.
+    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError>;
+}
+
+/// A place in a shard of a log; places grow with epochs, then with sequences.
+pub(crate) type Place = (u64, Sequence);
+
+/// Some entries of one shard, in order.
+#[derive(Debug)]
+pub(crate) struct LogPage {
+    start: Place,
+    /// The place after its last entry, or `start` where it has none.
+    pub(crate) next: Place,
+    pub(crate) events: Vec<Event>,
+    bytes: usize,
+}
+
+impl LogPage {
+    /// Returns the events from a place on.
+    pub(crate) fn from(&self, place: Place) -> &[Event] {
+        let at = self.events.partition_point(|event| log_place_of(event) < place);
+        &self.events[at..]
+    }
+
+    fn covers(&self, place: Place) -> bool {
+        self.start <= place && place < self.next
+    }
+}
+
+/// Returns where an event stands in its shard of the log.
+pub(crate) fn log_place_of(event: &Event) -> Place {
+    event.id().map_or((0, 0), |id| (id.epoch, id.sequence))
+}
+
+/// A page on its way to a loop; it counts against the pages that are ahead until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) page: Arc<LogPage>,
+    state: Weak<Inner>,
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if let Some(inner) = self.state.upgrade() {
+            let mut state = lock(&inner.state);
+            state.ahead_bytes = state.ahead_bytes.saturating_sub(self.page.bytes);
+            drop(state);
+            inner.changed.notify_all();
+        }
+    }
+}
+
+/// Takes the answer to a request, on the thread that reads the log.
+pub(crate) type OnPage = Box<dyn FnOnce(Result<Handed, EngineError>) + Send>;
+
+/// Held by the client that wants a page: without it the request is dropped.
+pub(crate) type Ticket = Arc<()>;
+
+struct Request {
+    shard: u16,
+    from: Place,
+    until: Instant,
+    client: Weak<()>,
+    on_page: OnPage,
+}
+
+#[derive(Default)]
+struct State {
+    requests: VecDeque<Request>,
+    cache: Cache,
+    ahead_bytes: usize,
+    is_closed: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("History")
+    }
+}
+
+/// Pages that were read, the oldest first to go.
+#[derive(Default)]
+struct Cache {
+    pages: BTreeMap<(u16, Place), Arc<LogPage>>,
+    order: VecDeque<(u16, Place)>,
+    bytes: usize,
+}
+
+impl Cache {
+    fn find(&self, shard: u16, place: Place) -> Option<Arc<LogPage>> {
+        let (key, page) = self.pages.range(..=(shard, place)).next_back()?;
+        (key.0 == shard && page.covers(place)).then(|| Arc::clone(page))
+    }
+
+    fn put(&mut self, shard: u16, page: &Arc<LogPage>) {
+        let key = (shard, page.start);
+        self.bytes += page.bytes;
+        match self.pages.insert(key, Arc::clone(page)) {
+            Some(old) => self.bytes -= old.bytes,
+            None => self.order.push_back(key),
+        }
+        while self.bytes > CACHE_BYTES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes -= self.pages.remove(&oldest).map_or(0, |page| page.bytes);
+        }
+    }
+}
+
+/// Reads a log's past for the loops of a server.
+pub(crate) struct History {
+    inner: Arc<Inner>,
+    patience: Duration,
+}
+
+impl History {
+    /// Starts the thread, which ends after [`Self::close`]. `patience`: how long a request may wait for the log.
+    pub(super) fn start(
+        log: Arc<dyn Log>,
+        patience: Duration,
+        alarm: &Alarm,
+    ) -> (Self, Option<JoinHandle<()>>) {
+        let inner: Arc<Inner> = Arc::default();
+        let (reads, stopping) = (Arc::clone(&inner), Arc::clone(&inner));
+        alarm.on_raised(Arc::new(move || stopping.close()));
+        let thread =
+            threads::spawn("fanwire-engine-history", alarm, move || reads.run(&*log)).map_err(|error| {
+                tracing::error!(%error, "no thread to read the engine's log for clients that resume");
+                inner.close();
+            });
+        (Self { inner, patience }, thread.ok())
+    }
+
+    /// Returns the page that has a place, if it was read before.
+    pub(crate) fn find(&self, shard: u16, place: Place) -> Option<Arc<LogPage>> {
+        lock(&self.inner.state).cache.find(shard, place)
+    }
+
+    /// Has the entries of a shard read from a place on. The answer may come before this returns; it never comes where
+    /// the server ends, or the ticket is dropped.
+    pub(crate) fn request(&self, shard: u16, from: Place, ticket: &Ticket, on_page: OnPage) {
+        let until = Instant::now() + self.patience;
+        let request = Request { shard, from, until, client: Arc::downgrade(ticket), on_page };
+        let mut state = lock(&self.inner.state);
+        if state.is_closed {
+            drop(state);
+            return (request.on_page)(Err(EngineError::Unreachable("the engine is closed".to_owned())));
+        }
+        state.requests.push_back(request);
+        drop(state);
+        self.inner.changed.notify_all();
+    }
+
+    /// Returns the bytes held by pages.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let state = lock(&self.inner.state);
+        state.cache.bytes + state.ahead_bytes
+    }
+
+    /// Has the thread end, once it comes back from the log.
+    pub(super) fn close(&self) {
+        self.inner.close();
+    }
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("History")
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        lock(&self.state).is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Answers requests until it is closed.
+    fn run(self: &Arc<Self>, log: &dyn Log) {
+        let mut connection = None;
+        while let Some(request) = self.next() {
+            threads::fault_point();
+            let Request { shard, from, .. } = request;
+            let known = lock(&self.state).cache.find(shard, from);
+            let outcome = match known {
+                Some(page) => Ok(page),
+                None => read(log, &mut connection, shard, from),
+            };
+            match outcome {
+                Ok(page) => {
+                    let mut state = lock(&self.state);
+                    if page.next > page.start {
+                        state.cache.put(shard, &page);
+                    }
+                    state.ahead_bytes += page.bytes;
+                    drop(state);
+                    (request.on_page)(Ok(Handed { page, state: Arc::downgrade(self) }));
+                }
+                Err(error) => {
+                    connection = None;
+                    self.put_back(request, error);
+                }
+            }
+        }
+    }
+
+    /// Waits for the next request of a client that is there; none when the engine ends.
+    fn next(&self) -> Option<Request> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.is_closed {
+                // Those that wait are given up with the server.
+                state.requests.clear();
+                return None;
+            }
+            if state.ahead_bytes <= AHEAD_BYTES {
+                match state.requests.pop_front() {
+                    Some(request) if request.client.strong_count() > 0 => return Some(request),
+                    Some(_) => continue,
+                    None => {}
+                }
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Keeps a request for another try, or gives it up where it has waited long enough.
+    fn put_back(&self, request: Request, error: EngineError) {
+        if Instant::now() >= request.until {
+            tracing::warn!(%error, "the engine's log can't be read for a client that resumes");
+            return (request.on_page)(Err(error));
+        }
+        let mut state = lock(&self.state);
+        state.requests.push_back(request);
+        let end = Instant::now() + PAUSE;
+        while !state.is_closed
+            && let Some(left) = end.checked_duration_since(Instant::now())
+        {
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Reads one page of a log.
+fn read(
+    log: &dyn Log,
+    connection: &mut Option<Box<dyn Past>>,
+    shard: u16,
+    from: Place,
+) -> Result<Arc<LogPage>, EngineError> {
+    let mut page = LogPage { start: from, next: from, events: Vec::new(), bytes: 0 };
+    let past = match connection {
+        Some(past) => past,
+        None => match log.past()? {
+            Some(past) => connection.insert(past),
+            // Nothing is kept.
+            None => return Ok(Arc::new(page)),
+        },
+    };
+    let span = Span {
+        shard,
+        epoch: from.0,
+        from: from.1,
+        max_events: (PAGE_EVENTS - from.1 % PAGE_EVENTS) as usize,
+        max_bytes: PAGE_BYTES,
+    };
+    past.read(span, &mut |Entry { id, json }| {
+        let place = (id.epoch, id.sequence);
+        if id.shard != shard || place < page.next {
+            return;
+        }
+        page.next = (id.epoch, id.sequence.saturating_add(1));
+        // One that is no event shows as a hole, as it does live.
+        if let Some(event) = std::str::from_utf8(json).ok().and_then(|json| envelope::read_stored(json).ok())
+        {
+            // The text, its frame for about one encoding, and the event's own fields.
+            page.bytes += json.len() * 2 + 512;
+            let event = event.into_publishable();
+            event.place(EventId { shard, ..id });
+            page.events.push(event);
+        }
+    })?;
+    Ok(Arc::new(page))
+}

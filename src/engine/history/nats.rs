@@ -1,0 +1,93 @@
+//! The past of a log in JetStream: its streams, read by short-lived consumers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::stream::Stream;
+use futures_util::StreamExt;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use super::{Past, Span};
+use crate::engine::nats::InRuntime;
+use crate::engine::{EngineError, Entry};
+use crate::event::EventId;
+
+/// How long a request may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the server keeps a consumer that nobody uses: one is made for each page.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Reads the streams of a log, one a shard. An entry's sequence is its stream's less one.
+pub(in crate::engine) struct NatsPast {
+    /// Drives the client.
+    runtime: Arc<Runtime>,
+    streams: InRuntime<Vec<Stream>>,
+    /// The life of the log that the streams are of.
+    epoch: u64,
+}
+
+fn unreachable(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Unreachable(error.to_string())
+}
+
+impl NatsPast {
+    pub(in crate::engine) fn new(runtime: Arc<Runtime>, streams: InRuntime<Vec<Stream>>, epoch: u64) -> Self {
+        Self { runtime, streams, epoch }
+    }
+}
+
+impl Past for NatsPast {
+    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError> {
+        let Span { shard, epoch, from, max_events, max_bytes } = span;
+        let Some(stream) = self.streams.get().get_mut(usize::from(shard)) else { return Ok(()) };
+        if epoch != self.epoch {
+            // A stream has one life: of another one nothing is left.
+            return Ok(());
+        }
+        self.runtime.block_on(async {
+            let info = stream.info().await.map_err(unreachable)?;
+            let created = u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default();
+            if created > epoch {
+                return Err(EngineError::OtherEpoch);
+            }
+            let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+            let start = from.saturating_add(1).max(first);
+            let there = last.saturating_add(1).saturating_sub(start).min(max_events as u64);
+            if there == 0 || info.state.messages == 0 {
+                return Ok(());
+            }
+            let config = pull::Config {
+                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
+                ack_policy: AckPolicy::None,
+                inactive_threshold: IDLE,
+                memory_storage: true,
+                num_replicas: 1,
+                ..pull::Config::default()
+            };
+            let consumer = timeout(TIMEOUT, stream.create_consumer(config)).await;
+            let consumer = consumer.map_err(unreachable)?.map_err(unreachable)?;
+            let name = consumer.cached_info().name.clone();
+            let batch = consumer.fetch().max_messages(there as usize).max_bytes(max_bytes.max(1 << 23));
+            let mut messages =
+                timeout(TIMEOUT, batch.messages()).await.map_err(unreachable)?.map_err(unreachable)?;
+            let (mut left, mut bytes) = (there, 0);
+            while left > 0 && bytes < max_bytes {
+                let Some(message) = timeout(TIMEOUT, messages.next()).await.map_err(unreachable)? else {
+                    break;
+                };
+                let message = message.map_err(unreachable)?;
+                let sequence = message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1);
+                bytes += message.payload.len();
+                left -= 1;
+                take(Entry { id: EventId { epoch, shard, sequence }, json: &message.payload });
+            }
+            drop(messages);
+            // The server would let go of it after a while.
+            let _ = timeout(TIMEOUT, stream.delete_consumer(&name)).await;
+            Ok(())
+        })
+    }
+}

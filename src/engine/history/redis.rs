@@ -1,0 +1,67 @@
+//! The past of a log in Redis: its streams, read by ranges.
+
+use redis::streams::StreamRangeReply;
+use redis::{Commands, Connection, RedisError, Value};
+
+use super::{Past, Span};
+use crate::engine::{EngineError, Entry};
+use crate::event::{EventId, Sequence};
+
+/// Entries asked for at first; their size decides for how many after that.
+const COUNT_FIRST: usize = 16;
+
+/// Reads the streams of a log; an entry's id is `EPOCH-SEQUENCE`, and its event stands in one field.
+pub(in crate::engine) struct RedisPast {
+    connection: Connection,
+    streams: Vec<String>,
+    field: &'static str,
+}
+
+impl RedisPast {
+    pub(in crate::engine) fn new(connection: Connection, streams: Vec<String>, field: &'static str) -> Self {
+        Self { connection, streams, field }
+    }
+}
+
+/// Reads `EPOCH-SEQUENCE`.
+fn parse_id(id: &str) -> Option<(u64, Sequence)> {
+    let (epoch, sequence) = id.split_once('-')?;
+    Some((epoch.parse().ok()?, sequence.parse().ok()?))
+}
+
+impl Past for RedisPast {
+    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError> {
+        let Span { shard, epoch, from, max_events, max_bytes } = span;
+        let Some(stream) = self.streams.get(usize::from(shard)) else { return Ok(()) };
+        let (mut next, mut events, mut bytes) = ((epoch, from), 0, 0);
+        let mut count = COUNT_FIRST;
+        while events < max_events && bytes < max_bytes {
+            // Redis can't be asked for so many bytes.
+            let asked = count.min(max_events - events);
+            let start = format!("{}-{}", next.0, next.1);
+            let reply: Result<StreamRangeReply, RedisError> =
+                self.connection.xrange_count(stream, start, "+", asked);
+            let reply = reply.map_err(|error| EngineError::Unreachable(error.to_string()))?;
+            let came = reply.ids.len();
+            for entry in reply.ids {
+                let Some(id @ (epoch, sequence)) = parse_id(&entry.id) else { continue };
+                let json: &[u8] = match entry.map.get(self.field) {
+                    Some(Value::BulkString(text)) => text,
+                    // Somebody else wrote it.
+                    _ => b"",
+                };
+                bytes += json.len();
+                events += 1;
+                take(Entry { id: EventId { epoch, shard, sequence }, json });
+                let Some(after) = id.1.checked_add(1) else { return Ok(()) };
+                next = (epoch, after);
+            }
+            if came < asked {
+                return Ok(());
+            }
+            let each = (bytes / events.max(1)).max(1);
+            count = (max_bytes.saturating_sub(bytes) / each).clamp(1, 1024);
+        }
+        Ok(())
+    }
+}

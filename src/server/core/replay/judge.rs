@@ -1,0 +1,219 @@
+//! Decides which past events a client gets: those that its new subscription wants and that none of its others brought.
+//!
+//! Invariants:
+//! - The answer is that of [`Filter::matches`], the definition.
+//! - What a filter costs is charged to the turn's budget: when it is compiled, and for each event that it is held against.
+//!
+//! A small filter is held against events as it stands: that takes no memory, and up to [`PLAIN_BYTES`] it is about as quick.
+//! Others are compiled. A client's other subscriptions are one matcher, because there may be a thousand of them.
+
+use crate::event::{Attribute, Event};
+use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
+use crate::server::budget::{Budget, STEP_MAX};
+
+/// The largest filter, in encoded bytes, that is used as it stands.
+const PLAIN_BYTES: usize = 96;
+
+/// Instructions for a byte of a filter that is compiled: a wildcard pattern of two-byte segments, the dearest.
+const COMPILE_INSTRUCTIONS: usize = 50;
+
+/// The most that one event is charged for one test. Two tests and the rest of a step stay below what a budget may be
+/// overdrawn by.
+const CHARGE_MAX: u32 = STEP_MAX / 3;
+
+/// Decides for one replay.
+#[derive(Debug)]
+pub(super) struct Judge {
+    filter: Test,
+    except: Test,
+    /// Filters that are not in `except` yet.
+    pending: Vec<Filter>,
+}
+
+/// Some filters of which one must match.
+#[derive(Debug)]
+enum Test {
+    /// Nothing matches.
+    None,
+    Plain(Filter),
+    Compiled(Box<Compiled>),
+}
+
+#[derive(Debug)]
+struct Compiled {
+    matcher: Matcher,
+    found: Vec<ClassId>,
+    /// Bytes of the conditions that a matcher holds against each event as they stand.
+    loose: usize,
+    comparisons: usize,
+}
+
+impl Judge {
+    /// Returns one for events that `filter` wants and none of `except`.
+    pub(super) fn new(filter: Filter, except: Vec<Filter>) -> Self {
+        let mut judge = Self { filter: Test::None, except: Test::None, pending: except };
+        judge.filter = match filter.bytes().len() {
+            ..=PLAIN_BYTES => Test::Plain(filter),
+            _ => Test::Compiled(Compiled::new(&filter)),
+        };
+        if let [one] = judge.pending.as_slice()
+            && one.bytes().len() <= PLAIN_BYTES
+        {
+            judge.except = Test::Plain(one.clone());
+            judge.pending.clear();
+        }
+        judge
+    }
+
+    /// Whether this replay's subscription is the client's only one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.pending.is_empty() && matches!(self.except, Test::None)
+    }
+
+    /// Compiles what is not compiled yet; true when all is.
+    pub(super) fn prepare(&mut self, budget: &mut Budget) -> bool {
+        while !self.pending.is_empty() {
+            if budget.is_spent() {
+                return false;
+            }
+            let Some(filter) = self.pending.pop() else { break };
+            budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+            match &mut self.except {
+                Test::Compiled(compiled) => compiled.add(&filter),
+                other => *other = Test::Compiled(Compiled::new(&filter)),
+            }
+        }
+        true
+    }
+
+    /// Whether the client gets this event. [`Self::prepare`] must have returned true.
+    pub(super) fn wants(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        self.filter.matches(event, budget) && !self.except.matches(event, budget)
+    }
+
+    /// Returns the bytes that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        let pending = self.pending.iter().map(|filter| filter.bytes().len() + size_of::<Filter>());
+        self.filter.held_bytes() + self.except.held_bytes() + pending.sum::<usize>()
+    }
+}
+
+impl Test {
+    fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        match self {
+            Self::None => false,
+            Self::Plain(filter) => {
+                budget.spend(1 + plain_cost(filter.bytes().len(), 0, event));
+                filter.matches(event)
+            }
+            Self::Compiled(compiled) => compiled.matches(event, budget),
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Plain(filter) => filter.bytes().len(),
+            Self::Compiled(compiled) => compiled.matcher.memory_bytes(),
+        }
+    }
+}
+
+impl Compiled {
+    fn new(filter: &Filter) -> Box<Self> {
+        let matcher = Matcher::new(FilterLimits::default());
+        let mut compiled = Self { matcher, found: Vec::new(), loose: 0, comparisons: 0 };
+        compiled.add(filter);
+        Box::new(compiled)
+    }
+
+    fn add(&mut self, filter: &Filter) {
+        let (mut paths, mut bytes) = (1usize, 0);
+        for clause in filter.clauses() {
+            match clause {
+                Clause::Comparison(_) => self.comparisons += 1,
+                Clause::Set(set) => {
+                    let size: usize = set.members().map(|(first, _)| first.text.len()).sum();
+                    bytes += size;
+                    if set.negated {
+                        self.loose += size;
+                    } else {
+                        paths = paths.saturating_mul(set.members().count());
+                    }
+                }
+            }
+        }
+        if paths > FilterLimits::default().paths_max {
+            // Its sets make too many entries for an index: some are compared event by event.
+            self.loose += bytes;
+        }
+        self.matcher.insert(filter);
+    }
+
+    fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        let before = self.matcher.walked();
+        self.matcher.matches(event, &mut self.found);
+        // About 100 instructions for a node that a walk stands on.
+        let walked = u32::try_from((self.matcher.walked() - before) / 10).unwrap_or(u32::MAX);
+        let loose = plain_cost(self.loose, self.comparisons, event);
+        let all = 2 + self.found.len() as u32 / 20;
+        budget.spend(all.saturating_add(walked).saturating_add(loose).min(CHARGE_MAX));
+        !self.found.is_empty()
+    }
+}
+
+/// Returns about what it takes to hold conditions against an event as they stand, in units of a budget.
+fn plain_cost(bytes: usize, comparisons: usize, event: &Event) -> u32 {
+    let values = Attribute::ALL.iter().filter_map(|attribute| event.attribute(*attribute));
+    let values: usize = values.map(str::len).sum();
+    // A pattern is tried from each segment of a value on: about two instructions for a byte of each.
+    let sets = bytes * values / 500;
+    let payload = comparisons * event.payload().len() * 3 / 1_000;
+    u32::try_from(sets + payload).unwrap_or(u32::MAX).min(CHARGE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filter() -> impl Strategy<Value = Filter> {
+        let value = prop::sample::select(vec!["a.b", "a.*", "a.**", "**.c", "*.b.c", "x", "a:b", "**:b**"]);
+        let set = prop::collection::vec(value, 0..40);
+        (set.clone(), set.clone(), set).prop_map(|(types, not_types, sources)| {
+            Filter::new().types(types).not_types(not_types.into_iter().take(1)).sources(sources)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_says_what_the_definition_says(
+            wanted in filter(), except in prop::collection::vec(filter(), 0..6),
+            types in prop::collection::vec(prop::sample::select(vec!["a.b", "a.b.c", "x", "a:b", "c", "z"]), 1..8)
+        ) {
+            let mut judge = Judge::new(wanted.clone(), except.clone());
+            while !judge.prepare(&mut Budget::new(1)) {}
+            for event_type in types {
+                let event = Event::builder(event_type).source("a.b").build().expect("valid");
+                let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.matches(&event));
+                prop_assert_eq!(judge.wants(&event, &mut Budget::new(1000)), by_definition);
+            }
+        }
+    }
+
+    #[test]
+    fn a_thousand_other_subscriptions_are_compiled_within_the_budget_of_each_turn() {
+        let except = (0..1000).map(|n| Filter::new().types((0..60).map(|m| format!("a{n}.*.b{m}.**"))));
+        let mut judge = Judge::new(Filter::new(), except.collect());
+        for turns in 1.. {
+            let mut budget = Budget::new(500);
+            let is_prepared = judge.prepare(&mut budget);
+            assert!(budget.spent() < 500 + 1000, "{}", budget.spent());
+            if is_prepared {
+                assert!(turns > 20, "{turns}");
+                break;
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use common::{MASK, masked};
 use fanwire::internals::http::{Body, BodyDecoder, HttpLimits, parse_request};
 use fanwire::internals::sse::{SseParser, encode_event};
 use fanwire::internals::ws::{Decoder, OpCode, Role, WsLimits, encode, unmask};
-use fanwire::internals::{Fan, Matcher, native_frame};
+use fanwire::internals::{Fan, Matcher, OneClient, client_frame, native_frame};
 use fanwire::{Bus, Event, Filter, FilterLimits, Keep, LosslessBus};
 
 const WS: WsLimits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
@@ -178,6 +178,126 @@ fn deliver(times: u64) {
     }
 }
 
+/// What fills one turn of a loop with the dearest messages of a kind, again and again: `cargo xtask instructions` holds each to
+/// 6 million instructions, and to 300,000 where the client has shown no token.
+fn turns(mut client: OneClient, endless: &[u8], times: u64) {
+    client.repeats(endless);
+    for _ in 0..times {
+        client.turn();
+        client.forget();
+    }
+}
+
+/// One message in each turn.
+fn messages(mut client: OneClient, says: impl Fn(u64) -> Vec<u8>, times: u64) {
+    for n in 0..times {
+        client.arrives(&says(n));
+        client.settle();
+    }
+}
+
+fn text(payload: &str) -> Vec<u8> {
+    client_frame(1, payload.as_bytes())
+}
+
+fn native() -> OneClient {
+    OneClient::at("/ws", false)
+}
+
+/// A `subscribe` of so many values that fill 64 KiB; each message has others.
+fn wide(count: usize, n: u64) -> Vec<u8> {
+    let pad = "x".repeat(60_000 / count);
+    let values: Vec<String> = (0..count).map(|at| format!("\"{pad}{at}.{n}\"")).collect();
+    text(&format!(
+        r#"{{"type":"subscribe","payload":{{"subscription_id":"s","event_types":[{}]}}}}"#,
+        values.join(",")
+    ))
+}
+
+/// A `subscribe` of 256 patterns of the most segments, with two `**` each.
+fn deep(n: u64) -> Vec<u8> {
+    let values: Vec<String> = (0..256).map(|at| format!("\"**.{}a{at}.{n}.**\"", "b.".repeat(28))).collect();
+    text(&format!(
+        r#"{{"type":"subscribe","payload":{{"subscription_id":"s","event_types":[{}]}}}}"#,
+        values.join(",")
+    ))
+}
+
+/// Sets whose product is 256, so that the index has as many paths.
+fn product(n: u64) -> Vec<u8> {
+    let list = |name: &str| (0..16).map(|at| format!("\"{name}{at}.{n}\"")).collect::<Vec<_>>().join(",");
+    text(&format!(
+        r#"{{"type":"subscribe","payload":{{"subscription_id":"s","event_types":[{}],"sources":[{}]}}}}"#,
+        list("t"),
+        list("s")
+    ))
+}
+
+/// One subscription comes and goes beside so many others.
+fn change(held: usize, times: u64) {
+    let mut client = native();
+    for n in 0..held {
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"h{n}","event_types":["kind{n}.*"],"sources":["s{n}"]}}}}"#
+        ));
+        client.settle();
+    }
+    for n in 0..times {
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"x","event_types":["one{n}.*"],"sources":["core"]}}}}"#
+        ));
+        client.settle();
+        client.says(r#"{"type":"unsubscribe","payload":{"subscription_id":"x"}}"#);
+        client.settle();
+    }
+}
+
+fn subscribes_in_one_write(times: u64) {
+    let mut client = native();
+    for n in 0..999 {
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"h{n}","event_types":["kind{n}.*"]}}}}"#
+        ));
+        client.settle();
+    }
+    let one = |kind: &str| {
+        text(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"x","event_types":["{kind}"]}}}}"#
+        ))
+    };
+    turns(client, &[one("a.*"), one("b.*")].concat(), times);
+}
+
+fn runs(n: u64) -> Vec<u8> {
+    let values: Vec<String> = (0..256).map(|at| format!("\"*:a{at}.{n}*:*\"")).collect();
+    text(&format!(
+        r#"{{"type":"subscribe","data":{{"subscriptionId":"s","patterns":[{}]}}}}"#,
+        values.join(",")
+    ))
+}
+
+fn publish_64k(n: u64) -> Vec<u8> {
+    let numbers = "1,".repeat(30_000);
+    text(&format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":[{numbers}{n}]}}}}"#))
+}
+
+/// What a stranger says: as long as a token may be, with what is dearest to skip.
+fn stranger(path: &str, open: &str, times: u64) {
+    let list = "[],".repeat((9_000 - open.len()) / 3);
+    let message = text(&format!("{open}[{list}0]}}"));
+    turns(OneClient::at(path, true), &message, times);
+}
+
+fn body(n: u64) -> Vec<u8> {
+    let line = "{\"type\":\"a\"}\n";
+    let lines = line.repeat(16 * 1024 / line.len());
+    format!(
+        "POST /publish HTTP/1.1\r\nHost: t\r\nContent-Type: application/x-ndjson\r\nX-N: {n}\r\nContent-Length: {}\r\n\r\n{lines}",
+        lines.len()
+    )
+    .into_bytes()
+}
+
 type Operation = (&'static str, fn(u64));
 
 const OPERATIONS: &[Operation] = &[
@@ -199,6 +319,46 @@ const OPERATIONS: &[Operation] = &[
     ("match-patterns-of-1000", |times| matching(true, times)),
     ("matcher-insert-and-remove", subscribe),
     ("deliver-to-100", deliver),
+    ("change-1-of-1", |times| change(0, times)),
+    ("change-1-of-1000", |times| change(999, times)),
+    ("turn-pings", |times| turns(native(), &client_frame(9, b""), times)),
+    ("turn-requests", |times| turns(native(), &text(r#"{"type":"ping"}"#), times)),
+    ("turn-faults", |times| turns(native(), &text("x"), times)),
+    ("turn-subscribes-1000-held", subscribes_in_one_write),
+    ("turn-subscribe-256-long", |times| messages(native(), |n| wide(256, n), times)),
+    ("turn-subscribe-5000-values", |times| messages(native(), |n| wide(5000, n), times)),
+    ("turn-subscribe-256-deep", |times| messages(native(), deep, times)),
+    ("turn-subscribe-product", |times| messages(native(), product, times)),
+    ("turn-autosdlc-256-patterns", |times| messages(OneClient::at("/autosdlc", false), runs, times)),
+    ("turn-publish-64k", |times| messages(native(), publish_64k, times)),
+    ("turn-publishes", |times| {
+        turns(native(), &text(r#"{"type":"publish","payload":{"type":"a"}}"#), times);
+    }),
+    ("turn-body-16k", |times| messages(OneClient::new(false), body, times)),
+    ("turn-http-heads", |times| {
+        turns(OneClient::new(false), b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n", times);
+    }),
+    ("turn-http-metrics", |times| {
+        turns(OneClient::new(false), b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n", times);
+    }),
+    ("turn-http-stats", |times| {
+        turns(OneClient::new(false), b"GET /api/stats HTTP/1.1\r\nHost: t\r\n\r\n", times);
+    }),
+    ("turn-stranger-native", |times| {
+        stranger("/ws", r#"{"type":"subscribe","message_id":"m","payload":"#, times);
+    }),
+    ("turn-stranger-hive", |times| stranger("/hive", r#"{"action":"subscribe","event_types":"#, times)),
+    ("turn-stranger-autosdlc", |times| {
+        stranger("/autosdlc", r#"{"type":"subscribe","data":"#, times);
+    }),
+    ("turn-stranger-64k", |times| {
+        let list = "[],".repeat(21_000);
+        let message = text(&format!(r#"{{"type":"subscribe","payload":[{list}0]}}"#));
+        turns(OneClient::at("/ws", true), &message, times);
+    }),
+    ("turn-stranger-http", |times| {
+        turns(OneClient::new(true), b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n", times);
+    }),
 ];
 
 /// What libraries look for when they choose their code.

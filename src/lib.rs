@@ -246,6 +246,8 @@ pub mod internals {
     pub use crate::server::echo::serve as serve_echo;
     #[cfg(all(fuzzing, feature = "server"))]
     pub use crate::server::fuzzing;
+    #[cfg(feature = "server")]
+    pub use crate::server::harness::{OneClient, SECRET, frame as client_frame};
 }
 
 #[cfg(all(doctest, feature = "server"))]

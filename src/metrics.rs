@@ -66,6 +66,7 @@ pub(crate) struct Metrics {
     pub(crate) ring_bytes: Gauge,
     pub(crate) loop_gaps: Counter,
     pub(crate) turns: Counter,
+    pub(crate) tls_handshakes: Counter,
     pub(crate) signatures_checked: Counter,
     pub(crate) work_put_off: Counter,
     /// AutoSDLC's own names.
@@ -179,6 +180,7 @@ impl Default for Metrics {
             ring_bytes: "bus_held_bytes", "Attributes and payloads of the events that the rings hold";
             loop_gaps: "server_loop_missed_events", "Events that a loop missed because the ring lapped it";
             turns: "server_loop_turns", "Turns of the event loops";
+            tls_handshakes: "server_tls_handshakes", "TLS handshakes begun, by their dear part: a key exchange and a signature";
             signatures_checked: "auth_signatures_checked", "Signatures of tokens that were checked with a public key";
             work_put_off: "server_work_put_off", "Times that a connection waited for the next turn because this one had spent its budget of work";
             engine_following: "engine_following", "1 while the engine's log is being followed";

@@ -112,6 +112,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| bytes(&mut c.server.max_message_bytes, 128..=GIB)),
         row("max_body_bytes", LIVE, "Longest body of a request; over it 413",
             |c| bytes(&mut c.server.max_body_bytes, 128..=GIB)),
+        row("max_batch_events", LIVE, "Events in one request to publish, which are taken all or not at all; over it 413",
+            |c| count(&mut c.server.max_batch_events, 1..=10_000_000)),
         row("max_head_bytes", LIVE, "Longest head of a request; over it 431",
             |c| bytes(&mut c.server.max_head_bytes, 512..=MIB)),
         row("max_connections", LIVE, "Open connections; over it new ones are closed at once",

@@ -61,6 +61,9 @@ pub struct ServerConfig {
     pub max_message_bytes: usize,
     /// The longest body of a request, in bytes; over it 413. 4 MiB.
     pub max_body_bytes: usize,
+    /// Events in one request to publish, all or none; over it 413. The log takes so many in one step of 10 ms at most.
+    /// 65,536.
+    pub max_batch_events: usize,
     /// The longest head of a request, in bytes; over it 431. 16 KiB.
     pub max_head_bytes: usize,
     /// Subscriptions of one client; over it an error. 1,000.
@@ -166,6 +169,7 @@ impl Default for ServerConfig {
         Self {
             max_message_bytes: 64 * 1024,
             max_body_bytes: 4 * 1024 * 1024,
+            max_batch_events: 65_536,
             max_head_bytes: 16 * 1024,
             max_subscriptions: 1000,
             max_subscription_values: 32_768,

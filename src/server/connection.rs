@@ -81,9 +81,18 @@ pub(crate) struct Work {
     pub(crate) patience: Tick,
     /// What the job has of the client's.
     pub(crate) bytes: usize,
-    pub(crate) job: Box<dyn FnOnce() -> Bytes + Send>,
+    pub(crate) job: Box<dyn FnOnce() -> Made + Send>,
     /// The answer where the job makes none.
     pub(crate) instead: Instead,
+}
+
+/// What a worker made.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// The answer.
+    Answer(Bytes),
+    /// Events to be published, which are answered then.
+    Publish { events: Vec<Complete>, answer: Answer },
 }
 
 /// Makes the answer to a client whose work is not done.
@@ -420,7 +429,7 @@ impl Connection {
                 if let Some(receiving) = http.receiving.take() {
                     let Receiving { request, shown, body, .. } = *receiving;
                     http.since = None;
-                    self.answer(&request, &body, shown, cx);
+                    self.answer(&request, body, shown, cx);
                 }
                 continue;
             }
@@ -449,13 +458,13 @@ impl Connection {
             let shown = cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget);
             if matches!(request.body, http::Body::None) {
                 http.since = None;
-                self.answer(&request, &[], shown, cx);
+                self.answer(&request, Vec::new(), shown, cx);
                 continue;
             }
             let wanted = routes::wants_body(&request, &shown, cx.shared.auth.is_open());
             if wanted == BodyWanted::Refused {
                 // The body of who may not publish is not waited for.
-                self.answer(&request, &[], shown, cx);
+                self.answer(&request, Vec::new(), shown, cx);
                 if !matches!(self.state, State::Closing(_)) {
                     self.close(cx);
                 }
@@ -497,7 +506,7 @@ impl Connection {
         self.close(cx);
     }
 
-    fn answer(&mut self, request: &Request, body: &[u8], shown: Shown, cx: &mut Context<'_>) {
+    fn answer(&mut self, request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) {
         cx.shared.metrics.requests.inc();
         if let State::Http(http) = &mut self.state {
             http.is_answered = true;

@@ -31,6 +31,7 @@ macro_rules! context {
 
 mod admit;
 mod ahead;
+mod commit;
 mod grants;
 mod leave;
 mod log_places;
@@ -43,7 +44,7 @@ mod snapshots;
 mod succession;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 #[cfg(target_os = "linux")]
@@ -85,6 +86,11 @@ pub(crate) trait Socket: Read + Write {
         false
     }
 
+    /// Handshakes whose dear part was done in reads since this was asked last.
+    fn take_handshakes(&mut self) -> u32 {
+        0
+    }
+
     /// Bytes that it keeps beside the kernel's.
     fn held_bytes(&self) -> usize {
         0
@@ -113,6 +119,7 @@ pub(crate) trait Socket: Read + Write {
 pub(crate) type Token = u64;
 
 use ahead::PutOff;
+use commit::Commit;
 use leave::Leave;
 pub(crate) use log_places::place_of;
 use log_places::{Continuity, resume_behind};
@@ -258,6 +265,8 @@ pub(crate) struct Core<S> {
     mailbox: Arc<Mailbox>,
     /// What waits until this loop has read the engine's log as far as its client has.
     ahead: Vec<PutOff>,
+    /// Batches on their way to the bus.
+    commits: VecDeque<Commit>,
     /// What workers do for connections.
     awaited: HashMap<Token, Awaited>,
     /// Numbers it.
@@ -337,6 +346,7 @@ impl<S: Socket> Core<S> {
             asked: 0,
             mailbox: Arc::default(),
             ahead: Vec::new(),
+            commits: VecDeque::new(),
             awaited: HashMap::new(),
             works: 0,
             denied: Vec::new(),
@@ -345,7 +355,7 @@ impl<S: Socket> Core<S> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.conns.is_empty()
+        self.conns.is_empty() && self.commits.is_empty()
     }
 
     /// Whether another turn has something to do without waiting for a socket.
@@ -353,6 +363,7 @@ impl<S: Socket> Core<S> {
         (self.more_events && self.held_for(self.now).is_none())
             || !self.ready.is_empty()
             || self.fanout.has_unwanted()
+            || !self.commits.is_empty()
             || self.has_unfinished()
             || self.can_build_snapshot()
             || !self.denied.is_empty()
@@ -393,6 +404,7 @@ impl<S: Socket> Core<S> {
         self.pump_unless_held(1);
         self.take_mail();
         self.catch_up();
+        self.commit();
     }
 
     /// Panics where the last turn spent more than its budget and one step. Larger messages than usual are larger steps.
@@ -404,6 +416,11 @@ impl<S: Socket> Core<S> {
             "a turn spent more than it may: {:?}",
             self.spending
         );
+    }
+
+    /// The units that this turn has spent so far.
+    pub(crate) fn spent(&self) -> u32 {
+        self.spending.spent()
     }
 
     /// What holds for this turn.
@@ -483,7 +500,13 @@ impl<S: Socket> Core<S> {
                 }
                 continue;
             }
-            let read = match conn.socket.read(&mut self.read_buffer) {
+            let read = conn.socket.read(&mut self.read_buffer);
+            let handshakes = conn.socket.take_handshakes();
+            if handshakes > 0 {
+                self.work.spend(handshakes * budget::HANDSHAKE);
+                self.shared.metrics.tls_handshakes.inc_by(u64::from(handshakes));
+            }
+            let read = match read {
                 Ok(0) => return self.hung_up(slot),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -189,6 +189,7 @@ const LEAN: &[u8] = b"Sec-WebSocket-Protocol: fanwire.v1.lean\r\n\r\n";
 pub fn conversation(data: &[u8]) {
     let config = ServerConfig { max_lag_events: 4, max_lag_bytes: 2000, ..ServerConfig::default() };
     let shared = Arc::new(Shared::new(small_bus(), config, 1));
+    shared.workers.work_inline();
     let mut core: Core<End> = Core::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
     let mut clients: [Option<(Token, End)>; 2] = [None, None];
     let (mut tick, mut published) = (0, 0);

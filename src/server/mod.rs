@@ -24,6 +24,7 @@ pub mod fuzzing;
 mod fuzzing;
 #[cfg(unix)]
 mod handover;
+pub(crate) mod harness;
 mod history;
 mod limits;
 mod listener;

@@ -23,6 +23,16 @@ impl BodyError {
     }
 }
 
+/// The count of bodies with more events than one batch may have.
+pub(crate) const TOO_MANY: &str = "batch_too_long";
+
+fn too_many(line: usize, max: usize) -> BodyError {
+    let error = format!(
+        "more than {max} events in one request: send them in several, or let the operator raise max_batch_events"
+    );
+    BodyError { label: TOO_MANY, ..BodyError::new(line, error) }
+}
+
 /// What an event has to pass besides; else why not.
 type Check<'a> = &'a dyn Fn(&Event) -> Result<(), String>;
 
@@ -42,6 +52,7 @@ pub(crate) fn read_cloud_events(
     request: &Request,
     kind: &str,
     body: &[u8],
+    max: usize,
     check: Check<'_>,
 ) -> Option<Result<Vec<Complete>, BodyError>> {
     let is_batch = kind == "application/cloudevents-batch+json";
@@ -50,10 +61,15 @@ pub(crate) fn read_cloud_events(
         let event = cloudevents::read_binary(request.headers(), request.header("content-type"), body);
         return Some(checked(event, check).map(|event| vec![event]));
     }
-    Some(read_cloud_events_json(body, is_batch, check))
+    Some(read_cloud_events_json(body, is_batch, max, check))
 }
 
-fn read_cloud_events_json(body: &[u8], is_batch: bool, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
+fn read_cloud_events_json(
+    body: &[u8],
+    is_batch: bool,
+    max: usize,
+    check: Check<'_>,
+) -> Result<Vec<Complete>, BodyError> {
     let body = simdutf8::compat::from_utf8(body).map_err(|error| {
         BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
     })?;
@@ -66,6 +82,9 @@ fn read_cloud_events_json(body: &[u8], is_batch: bool, check: Check<'_>) -> Resu
     }
     let items: Vec<&RawValue> =
         serde_json::from_str(body).map_err(|e| BodyError::new(e.line(), format!("not a JSON array: {e}")))?;
+    if items.len() > max {
+        return Err(too_many(line_of(body, items[max].get()), max));
+    }
     items.into_iter().map(|item| read(item.get())).collect()
 }
 
@@ -79,7 +98,12 @@ fn checked(event: Result<Complete, String>, check: Check<'_>) -> Result<Complete
 }
 
 /// The events of a body. `lines`: the content type says NDJSON.
-pub(crate) fn read_body(body: &[u8], lines: bool, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
+pub(crate) fn read_body(
+    body: &[u8],
+    lines: bool,
+    max: usize,
+    check: Check<'_>,
+) -> Result<Vec<Complete>, BodyError> {
     let body = simdutf8::compat::from_utf8(body).map_err(|error| {
         BodyError::new(line_behind(&body[..error.valid_up_to()]), "body is not valid UTF-8")
     })?;
@@ -89,17 +113,22 @@ pub(crate) fn read_body(body: &[u8], lines: bool, check: Check<'_>) -> Result<Ve
         return Err(BodyError::new(1, "body is empty: expected an event"));
     }
     if lines {
-        return read_lines(body, check);
+        return read_lines(body, max, check);
     }
     if start.starts_with('[') {
         let items: Vec<&RawValue> =
             serde_json::from_str(body).map_err(|e| BodyError::new(e.line(), format!("not JSON: {e}")))?;
+        if items.len() > max {
+            return Err(too_many(line_of(body, items[max].get()), max));
+        }
         return items.into_iter().map(|item| read_one(body, item.get(), check)).collect();
     }
     // A single value may span lines; more than one value means a line each, whatever the content type says.
     match serde_json::from_str::<&RawValue>(body) {
         Ok(value) => Ok(vec![read_one(body, value.get(), check)?]),
-        Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => read_lines(body, check),
+        Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => {
+            read_lines(body, max, check)
+        }
         Err(e) => Err(BodyError::new(e.line(), format!("not JSON: {e}"))),
     }
 }
@@ -113,7 +142,7 @@ fn read_event(text: &str, check: Check<'_>) -> Result<Complete, BodyError> {
     checked(envelope::read_event(text).map_err(|error| error.to_string()), check)
 }
 
-fn read_lines(body: &str, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
+fn read_lines(body: &str, max: usize, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {
     let mut events = Vec::new();
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', body.as_bytes()).chain([body.len()]);
@@ -121,6 +150,9 @@ fn read_lines(body: &str, check: Check<'_>) -> Result<Vec<Complete>, BodyError> 
         let line = body[start..end].trim_ascii();
         start = end + 1;
         if !line.is_empty() {
+            if events.len() == max {
+                return Err(too_many(at + 1, max));
+            }
             let event = read_event(line, check);
             events.push(event.map_err(|error| BodyError { line: at + 1, ..error })?);
         }
@@ -133,7 +165,7 @@ mod tests {
     use super::*;
 
     fn types(body: &str, lines: bool) -> Result<Vec<String>, usize> {
-        let events = read_body(body.as_bytes(), lines, &|_| Ok(())).map_err(|e| e.line)?;
+        let events = read_body(body.as_bytes(), lines, 100, &|_| Ok(())).map_err(|e| e.line)?;
         Ok(events.iter().map(|e| e.event_type().to_owned()).collect())
     }
 
@@ -163,7 +195,7 @@ mod tests {
             assert_eq!(types(body, lines), Err(line), "{body:?}");
         }
         assert_eq!(
-            read_body(b"{\"type\":\"a\"}\n\xff", true, &|_| Ok(())).map_err(|e| e.line).err(),
+            read_body(b"{\"type\":\"a\"}\n\xff", true, 100, &|_| Ok(())).map_err(|e| e.line).err(),
             Some(2)
         );
     }
@@ -176,8 +208,20 @@ mod tests {
         for (body, lines) in
             [("{\"type\":\"a\"}\n{\"type\":\"b\"}", true), ("[{\"type\":\"a\"},\n{\"type\":\"b\"}]", false)]
         {
-            let error = read_body(body.as_bytes(), lines, &check).expect_err("b");
+            let error = read_body(body.as_bytes(), lines, 100, &check).expect_err("b");
             assert_eq!((error.line, error.error.as_str(), error.label), (2, "payload/x: is wrong", "schema"));
         }
+    }
+
+    #[test]
+    fn a_batch_with_too_many_events_is_told_with_the_line_of_the_first_that_is_too_much() {
+        let all = "{\"type\":\"a\"},\n".repeat(101);
+        let array = format!("[{}]", all.trim_end().trim_end_matches(','));
+        for (body, lines) in [(array.clone(), false), (all.replace("},", "}"), true)] {
+            let error = read_body(body.as_bytes(), lines, 100, &|_| Ok(())).expect_err("101 events");
+            assert_eq!((error.line, error.label), (101, TOO_MANY), "{lines}");
+        }
+        let error = read_cloud_events_json(array.as_bytes(), true, 100, &|_| Ok(())).expect_err("101 events");
+        assert_eq!((error.line, error.label), (101, TOO_MANY));
     }
 }

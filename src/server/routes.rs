@@ -44,6 +44,9 @@ pub(crate) enum Outcome {
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
+/// Instructions for a byte of an answer's body: numbers are gathered and written.
+const ANSWER_INSTRUCTIONS: usize = 30;
+
 /// Before the name of a bridge's route.
 const BRIDGE: &str = "/bridge/";
 
@@ -87,6 +90,7 @@ impl Answer<'_, '_> {
         let head_only = self.request.method == Method::Head;
         let mut out = Vec::with_capacity(256 + body.len());
         http::write_response(&mut out, status, &all, body, keep_alive, head_only);
+        self.cx.budget.spend_bytes(body.len(), ANSWER_INSTRUCTIONS);
         self.cx.send(out);
         self.outcome()
     }
@@ -187,7 +191,7 @@ pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>)
 }
 
 /// Answers one request of whoever has shown this.
-pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Context<'_>) -> Outcome {
+pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) -> Outcome {
     let cors = cors_headers(request, cx);
     let mut answer = Answer { request, shown, cx, cors };
     if answer.cx.config.echo {
@@ -221,9 +225,9 @@ pub(crate) fn answer(request: &Request, body: &[u8], shown: Shown, cx: &mut Cont
             let routes = answer.cx.shared.bridge.list_routes();
             answer.json(200, &json!({ "routes": routes }))
         }
-        (path, Method::Post) if path.starts_with(BRIDGE) => answer.bridge(&path[BRIDGE.len()..], body),
+        (path, Method::Post) if path.starts_with(BRIDGE) => answer.bridge(&path[BRIDGE.len()..], &body),
         ("/ticket", Method::Post) => answer.ticket(),
-        ("/api/revoke", Method::Post) => answer.revoke(body),
+        ("/api/revoke", Method::Post) => answer.revoke(&body),
         (_, Method::Get) if endpoint.is_some() && is_upgrade => {
             let (dialect, channel) = endpoint.unwrap_or((Dialect::Native, String::new()));
             answer.websocket(dialect, channel)

@@ -4,22 +4,17 @@
 //! publish and may ask how often is asked of its [`Rights`], in one place each; what it asked for is kept as it
 //! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
 
+mod interest;
 pub(super) mod saved;
 mod weight;
 
-use std::fmt;
-use std::hash::BuildHasher;
-use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use foldhash::quality::RandomState;
-
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use smallvec::SmallVec;
 
 use super::auth::{Denied, Grant};
-use super::connection::{Answer, Context, Effect, ReplayFrom};
+use super::connection::{Answer, Context, Effect};
 use super::limits::Limited;
 use super::messages;
 use super::presence;
@@ -27,97 +22,15 @@ use super::rights::Rights;
 use super::wheel::Tick;
 use crate::codec::ws;
 use crate::dialect::{
-    Asked, ClientError, ClientMessage, Command, Complete, Dialect, Encoding, Incoming, OnLag, Opening, Place,
+    Asked, ClientError, ClientMessage, Command, Complete, Dialect, Encoding, Incoming, Opening, Place,
     Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::engine::Refused;
 use crate::event::EventId;
-use crate::feed::{Change, Cut, Thinning};
-use crate::filter::{Filter, saved as saved_filter};
+use crate::feed::Thinning;
+use crate::filter::Filter;
+use interest::{ALL, Subscription, Touched};
 use weight::Weight;
-
-/// A subscription's name: the client's own, or one that is not worth an allocation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Name {
-    Given(Box<str>),
-    Numbered(u32),
-}
-
-impl Name {
-    fn is(&self, id: &str) -> bool {
-        match self {
-            Self::Given(name) => **name == *id,
-            Self::Numbered(number) => number_of(id) == Some(*number),
-        }
-    }
-
-    /// The number that it stands for, whoever gave it.
-    fn number(&self) -> Option<u32> {
-        match self {
-            Self::Given(name) => number_of(name),
-            Self::Numbered(number) => Some(*number),
-        }
-    }
-}
-
-/// The number in a name of the form that the server gives.
-fn number_of(name: &str) -> Option<u32> {
-    name.strip_prefix("sub-")?.parse().ok()
-}
-
-/// What finds a name: a hash of it, or of the number that it stands for.
-fn called(name: &str) -> u32 {
-    match number_of(name) {
-        Some(number) => hash(&number.to_le_bytes()) as u32,
-        None => hash(name.as_bytes()) as u32,
-    }
-}
-
-/// The name that stands for all subscriptions when they are to go. None can have it.
-const ALL: &str = "*";
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Given(name) => f.write_str(name),
-            Self::Numbered(number) => write!(f, "sub-{number}"),
-        }
-    }
-}
-
-/// One filter of a subscription; one that wants either of several things has as many, one behind the other
-/// under one name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Subscription {
-    name: Name,
-    #[serde(flatten, with = "saved_filter::flat")]
-    filter: Filter,
-    on_lag: OnLag,
-    /// What finds it among a thousand: a hash of its name.
-    #[serde(skip)]
-    called: u32,
-    /// What the filter costs to hold; see [`Filter::weight`].
-    #[serde(skip)]
-    weight: u32,
-    /// A hash of the filter as it became interest.
-    #[serde(skip)]
-    wish: u64,
-}
-
-/// A hash whose seed no client knows: two meet by chance, once in 2^64.
-fn hash(bytes: &[u8]) -> u64 {
-    static STATE: OnceLock<RandomState> = OnceLock::new();
-    STATE.get_or_init(RandomState::default).hash_one(bytes)
-}
-
-/// A filter as it is or was interest, which a change of the subscriptions touches.
-struct Touched {
-    wish: u64,
-    filter: Filter,
-    /// The least that was left out of it, and is to be.
-    was: Option<Thinning>,
-    to: Option<Thinning>,
-}
 
 /// Whether the connection goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,8 +155,15 @@ impl Session {
         let is_locked = self.is_locked();
         let is_counted = cx.config.limits.count_messages() || !protocol.usual_limits().is_empty();
         if is_locked || is_counted {
-            let said = protocol.glance(message, cx.config.glance_limits(is_locked));
-            cx.budget.spend_bytes(message.len().min(cx.config.max_message_bytes), GLANCE_INSTRUCTIONS);
+            let most = cx.config.glance_limits(is_locked);
+            let said = protocol.glance(message, most);
+            // A longer one is not looked at; a compressed one is charged for what it may come to.
+            let looked_at = match message {
+                _ if message.len() > most => 0,
+                Incoming::Binary(_) => most,
+                Incoming::Text(text) => text.len(),
+            };
+            cx.budget.spend_bytes(looked_at, GLANCE_INSTRUCTIONS);
             messages::came(self, said.kind, &said.asked, message, cx);
             if let Err(limited) = self.admit_message(said.kind, cx) {
                 self.fail(&limited.error(said.kind), &said.asked, cx);
@@ -531,154 +451,6 @@ impl Session {
         }
     }
 
-    /// The name that a subscription is to have. A number that the server gives is none that a client has given.
-    fn name(&self, subscribe: &Subscribe) -> Name {
-        if let Some(id) = &subscribe.subscription_id {
-            return Name::Given(id.as_str().into());
-        }
-        let mut free = self.unnamed.wrapping_add(1);
-        let mut taken: SmallVec<[u32; 8]> = self
-            .subscriptions
-            .iter()
-            .filter_map(|s| s.name.number())
-            .filter(|number| *number >= free)
-            .collect();
-        taken.sort_unstable();
-        for number in taken {
-            if number == free {
-                free = free.wrapping_add(1);
-            }
-        }
-        Name::Numbered(free)
-    }
-
-    /// Where what has this name is: its filters stand one behind the other.
-    fn named(&self, id: &str) -> Range<usize> {
-        let called = called(id);
-        let is = |s: &Subscription| s.called == called && s.name.is(id);
-        let first = self.subscriptions.iter().position(is).unwrap_or(self.subscriptions.len());
-        let count = self.subscriptions[first..].iter().take_while(|s| is(s)).count();
-        first..first + count
-    }
-
-    /// Whether it could be taken, in place of what is in `replaced`.
-    fn check(
-        &self,
-        subscribe: &Subscribe,
-        replaced: &Range<usize>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), ClientError> {
-        if subscribe.subscription_id.as_deref() == Some(ALL) {
-            let text = format!("subscription_id {ALL} is reserved: it stands for all of them");
-            return Err(ClientError::new("invalid_subscription_id", text));
-        }
-        let limits = cx.config.filter_limits();
-        let mut weight: u32 = 0;
-        for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
-            filter.check(&limits).map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
-            let own = filter.weight();
-            weight = weight.saturating_add(own);
-            cx.budget.spend(own / 2 + 1);
-            if let Some(rights) = self.rights() {
-                rights.may_see(filter, self.encoding.dialect() == Dialect::Autosdlc)?;
-            }
-        }
-        let max = cx.config.max_subscriptions;
-        let others = self.subscriptions.len() - replaced.len();
-        if others + 1 + subscribe.or.len() > max {
-            let text = format!("subscription limit of {max} reached");
-            return Err(ClientError::new("too_many_subscriptions", text));
-        }
-        let max = cx.config.max_subscription_values;
-        let held: u32 = self.subscriptions.iter().map(|s| s.weight).sum();
-        let replaced: u32 = self.subscriptions[replaced.clone()].iter().map(|s| s.weight).sum();
-        if u64::from(held - replaced) + u64::from(weight) > max as u64 {
-            let text = format!(
-                "limit of {max} values and pattern segments in all subscriptions together reached: {} are held, {weight} asked for (** counts {})",
-                held - replaced,
-                crate::filter::MANY_WEIGHT
-            );
-            return Err(ClientError::new("too_many_values", text));
-        }
-        self.check_weight(subscribe, cx)
-    }
-
-    fn subscribe(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) -> Result<Name, ClientError> {
-        let name = self.name(&subscribe);
-        let id = name.to_string();
-        let replaced = self.named(&id);
-        self.check(&subscribe, &replaced, cx)?;
-        let Subscribe { filter, or, since, history, snapshot, on_lag, config, .. } = subscribe;
-        if let Name::Numbered(number) = name {
-            self.unnamed = number;
-        }
-        let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
-        let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
-        let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
-        if let (Some(from), [filter]) = (past, filters.as_slice()) {
-            // Before the interest changes, so that what is live comes behind it.
-            let except = self.subscriptions.iter().map(|s| self.narrow(&s.filter)).collect();
-            let (encoding, filter) = (self.encoding, self.narrow(filter));
-            cx.effects.push(Effect::Replay { encoding, filter, except, from });
-            cx.hold_input();
-        }
-        let gone = self.forget(replaced, cx);
-        if let Some(config) = config {
-            cx.shared.directory.add(self.client(), id.clone(), config, cx.now);
-        }
-        let first = self.subscriptions.len();
-        let called = called(&id);
-        for filter in filters {
-            messages::subscribed(self.encoding, &filter, 1, cx);
-            let weight = filter.weight();
-            let name = name.clone();
-            self.subscriptions.push(Subscription { name, filter, on_lag, called, weight, wish: 0 });
-            self.count_newest();
-            cx.shared.metrics.subscriptions.inc();
-        }
-        let added = self.subscriptions.len() - first;
-        self.tell_change(gone, first..self.subscriptions.len(), added, cx);
-        Ok(name)
-    }
-
-    /// Drops these subscriptions; what they were as interest.
-    fn forget(&mut self, which: Range<usize>, cx: &Context<'_>) -> Vec<Touched> {
-        let (encoding, client, narrowed) = (self.encoding, self.client(), self.grant().is_some());
-        let gone: SmallVec<[Subscription; 1]> = self.subscriptions.drain(which).collect();
-        cx.shared.metrics.subscriptions.dec_by(gone.len() as i64);
-        let weight = gone.iter().fold(Weight::default(), |sum, s| {
-            let Weight { all, own } = Self::weight_of(s, narrowed);
-            Weight { all: sum.all + all, own: sum.own + own }
-        });
-        self.count_gone(weight);
-        let mut before: Option<&Name> = None;
-        for s in &gone {
-            messages::subscribed(encoding, &s.filter, -1, cx);
-            if encoding.dialect() == Dialect::Autosdlc
-                && !before.is_some_and(|name| name.is(&s.name.to_string()))
-            {
-                cx.shared.directory.remove(client, &s.name.to_string());
-            }
-            before = Some(&s.name);
-        }
-        let touched = |s: &Subscription| Touched {
-            wish: s.wish,
-            filter: self.narrow(&s.filter),
-            was: Some(Thinning::of(s.on_lag)),
-            to: None,
-        };
-        gone.iter().map(touched).collect()
-    }
-
-    /// Hashes the names and wishes of all subscriptions, and weighs them.
-    fn mark_all(&mut self) {
-        for at in 0..self.subscriptions.len() {
-            let wish = hash(self.narrow(&self.subscriptions[at].filter).bytes());
-            let s = &mut self.subscriptions[at];
-            (s.called, s.weight, s.wish) = (called(&s.name.to_string()), s.filter.weight(), wish);
-        }
-    }
-
     /// The answer to a request, as JSON.
     fn request(&self, action: &str, cx: &mut Context<'_>) -> Result<String, ClientError> {
         let answer = match action {
@@ -711,78 +483,6 @@ impl Session {
             }
         };
         Ok(answer.to_string())
-    }
-
-    /// Has the loop deliver what the client is subscribed to, all at once.
-    fn tell_interest(&self, cx: &mut Context<'_>) {
-        if cx.config.presence.is_on() {
-            // Who asks next who is there finds itself among them.
-            cx.hold_input();
-        }
-        let wishes = self.subscriptions.iter().map(|s| (self.narrow(&s.filter), s.on_lag)).collect();
-        cx.effects.push(Effect::Interest { encoding: self.encoding, wishes });
-    }
-
-    /// Tells the loop what of the client's interest is another now: `touched` is what was before, and the subscriptions
-    /// in `fresh` are what came for it, of which the newest `added` are new. Costs a look at each subscription, and
-    /// what changed.
-    fn tell_change(
-        &mut self,
-        mut touched: Vec<Touched>,
-        fresh: Range<usize>,
-        added: usize,
-        cx: &mut Context<'_>,
-    ) {
-        if cx.config.presence.is_on() {
-            cx.hold_input();
-        }
-        for at in fresh.clone() {
-            let filter = self.narrow(&self.subscriptions[at].filter);
-            let s = &mut self.subscriptions[at];
-            s.wish = hash(filter.bytes());
-            touched.push(Touched { wish: s.wish, filter, was: None, to: Some(Thinning::of(s.on_lag)) });
-        }
-        let least = |one: Option<Thinning>, other: Option<Thinning>| one.into_iter().chain(other).min();
-        touched.sort_unstable_by_key(|touched| touched.wish);
-        touched.dedup_by(|later, kept| {
-            let is_one = later.wish == kept.wish;
-            if is_one {
-                (kept.was, kept.to) = (least(kept.was, later.was), least(kept.to, later.to));
-            }
-            is_one
-        });
-        let mut cut = Cut::default();
-        for (at, s) in self.subscriptions.iter().enumerate() {
-            cut = cut.max(Cut::of(s.on_lag));
-            let found = match touched.as_slice() {
-                [one] => (one.wish == s.wish).then_some(0),
-                all => all.binary_search_by_key(&s.wish, |touched| touched.wish).ok(),
-            };
-            if let Some(found) = found
-                && !fresh.contains(&at)
-            {
-                // Another subscription wants it, too, before and after.
-                let (one, wants) = (&mut touched[found], Some(Thinning::of(s.on_lag)));
-                (one.was, one.to) = (least(one.was, wants), least(one.to, wants));
-            }
-        }
-        // About three instructions each.
-        cx.budget.spend(u32::try_from(self.subscriptions.len() / 100).unwrap_or(u32::MAX));
-        touched.retain(|touched| touched.was != touched.to);
-        let change = |Touched { filter, was, to, .. }| Change { filter, was: was.is_some(), to };
-        // What comes goes before what leaves, so that what is in both is never let go of.
-        touched.sort_by_key(|touched| touched.to.is_none());
-        let changes = touched.into_iter().map(change).collect();
-        cx.effects.push(Effect::Change { encoding: self.encoding, cut, changes, added });
-    }
-
-    /// Keeps the loop's own filters in place of equal ones, in the newest `count` subscriptions.
-    pub(crate) fn share_filters<'a>(&mut self, count: usize, held: impl Fn(&Filter) -> Option<&'a Filter>) {
-        for subscription in self.subscriptions.iter_mut().rev().take(count) {
-            if let Some(same) = held(&subscription.filter) {
-                subscription.filter = same.clone();
-            }
-        }
     }
 
     /// The client is going.

@@ -147,6 +147,14 @@ impl Socket for Stream {
         Ok(rustix::pipe::splice(pipe, None, self.socket(), None, len, rustix::pipe::SpliceFlags::NONBLOCK)?)
     }
 
+    fn take_handshakes(&mut self) -> u32 {
+        match self {
+            Self::Plain(_) => 0,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.take_handshakes(),
+        }
+    }
+
     fn held_bytes(&self) -> usize {
         match self {
             Self::Plain(_) => 0,

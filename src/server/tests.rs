@@ -4,6 +4,7 @@
 mod clock;
 mod failures;
 mod presence;
+mod turns;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -17,7 +18,9 @@ use crate::codec::deflate::Inflater;
 use crate::event::{Event, Timestamp};
 
 fn shared(config: ServerConfig) -> Arc<Shared> {
-    Arc::new(Shared::new(Bus::new(), config, 1))
+    let shared = Arc::new(Shared::new(Bus::new(), config, 1));
+    shared.workers.work_inline();
+    shared
 }
 
 /// What a connection writes, where the input comes in these pieces.
@@ -60,7 +63,10 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             }
         }
     }
-    out
+    // An answer that comes later has the time at which it is written.
+    let text: Vec<&[u8]> =
+        out.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"Date: ")).collect();
+    text.concat()
 }
 
 fn masked(op: u8, payload: &[u8]) -> Vec<u8> {

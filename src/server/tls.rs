@@ -91,6 +91,8 @@ pub(crate) struct TlsStream {
     tcp: TcpStream,
     tls: ServerConnection,
     metrics: Arc<Metrics>,
+    /// Handshakes whose dear part was done and not charged yet.
+    handshakes: u32,
     /// Nothing more is written but what TLS still holds.
     is_closing: bool,
 }
@@ -104,7 +106,7 @@ impl TlsStream {
     ) -> Option<Self> {
         let mut tls = ServerConnection::new(Arc::clone(config)).ok()?;
         tls.set_buffer_limit(Some(HELD_BYTES_MAX));
-        Some(Self { tcp, tls, metrics: Arc::clone(metrics), is_closing: false })
+        Some(Self { tcp, tls, metrics: Arc::clone(metrics), handshakes: 0, is_closing: false })
     }
 
     pub(super) fn socket(&self) -> &TcpStream {
@@ -142,13 +144,21 @@ impl TlsStream {
                 read => return read,
             }
             self.tls.read_tls(&mut self.tcp)?;
+            let is_handshaking = self.tls.is_handshaking();
             if let Err(error) = self.tls.process_new_packets() {
                 self.refuse(&error);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
+            // What it has to say in a handshake is a signature or a key exchange.
+            self.handshakes += u32::from(is_handshaking && self.tls.wants_write());
             // Its part of the handshake. A socket that takes no more goes on when it is writable.
             self.push()?;
         }
+    }
+
+    /// Returns how many handshakes took their dear part since this was asked last.
+    pub(super) fn take_handshakes(&mut self) -> u32 {
+        std::mem::take(&mut self.handshakes)
     }
 
     /// Tells the peer what is wrong, in TLS or, where it speaks plain HTTP, in that.

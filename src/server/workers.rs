@@ -52,6 +52,9 @@ pub(crate) struct Workers {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     alarm: Alarm,
     held: Held,
+    /// Jobs are done by whoever submits them: tests that have one thread.
+    #[cfg(any(test, fuzzing))]
+    is_inline: crate::sync::atomic::AtomicBool,
 }
 
 impl fmt::Debug for Workers {
@@ -70,8 +73,20 @@ impl Workers {
         Self { alarm: alarm.clone(), held: held.clone(), ..Self::default() }
     }
 
+    /// Has jobs done where they are submitted, from now on.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn work_inline(&self) {
+        // Relaxed: one thread sets and reads it.
+        self.is_inline.store(true, crate::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Has a thread of this lane do it, soon. The job has so many bytes. Does not block.
     pub(crate) fn submit(&self, lane: &str, limits: LaneLimits, bytes: usize, job: Job) -> Result<(), Busy> {
+        #[cfg(any(test, fuzzing))]
+        if self.is_inline.load(crate::sync::atomic::Ordering::Relaxed) {
+            job();
+            return Ok(());
+        }
         let lane = {
             let mut lanes = lock(&self.lanes);
             match lanes.get(lane) {

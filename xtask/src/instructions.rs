@@ -17,6 +17,14 @@ const HEAD: &str = "\
 ";
 /// Operations in the shorter run; the longer has twice as many, and the difference is theirs.
 const TIMES: u64 = 2000;
+/// The same of operations that take millions of instructions.
+const TIMES_OF_TURNS: u64 = 8;
+/// The most that one turn of a loop may take, whatever was kept: 2 ms.
+const TURN_MAX: u64 = 6_000_000;
+/// The same for what a client sends that has shown no token: 0.1 ms.
+const STRANGER_TURN_MAX: u64 = 300_000;
+/// One subscription of a thousand may cost so many times what the first costs.
+const CHANGE_RATIO_MAX: u64 = 2;
 /// Which functions the compiler puts into others moves with code that is far from here.
 const PERCENT: u64 = 10;
 /// Small operations move by some with every compiler.
@@ -64,11 +72,23 @@ impl Counts {
     fn faults(&self, kept: &Self) -> Vec<String> {
         let percent = |name: &str| match name.starts_with("match") {
             _ if self.machine != kept.machine => PERCENT_ELSEWHERE,
+            _ if name.starts_with("turn-") => PERCENT_BY_CHANCE,
             true => PERCENT_BY_CHANCE,
             false => PERCENT,
         };
         let mut faults = Vec::new();
+        let of =
+            |wanted: &str| self.operations.iter().find(|(name, _)| name == wanted).map(|(_, count)| *count);
+        if let (Some(first), Some(last)) = (of("change-1-of-1"), of("change-1-of-1000"))
+            && last > CHANGE_RATIO_MAX * first
+        {
+            faults.push(format!("a change of 1 of 1,000 takes {last} instructions, of the first {first}"));
+        }
         for (name, count) in &self.operations {
+            let most = if name.starts_with("turn-stranger-") { STRANGER_TURN_MAX } else { TURN_MAX };
+            if name.starts_with("turn-") && *count > most {
+                faults.push(format!("{name} takes {count} instructions, and a turn has {most}"));
+            }
             let Some((_, kept)) = kept.operations.iter().find(|(known, _)| known == name) else {
                 faults.push(format!("{name} is not kept: {count}"));
                 continue;
@@ -134,8 +154,9 @@ fn count(program: &str) -> Result<Counts, String> {
     let names = said(program, &[])?;
     println!("{:<34} instructions", "operation");
     for name in names.lines() {
-        let (fewer, more) = (instructions(program, name, TIMES)?, instructions(program, name, 2 * TIMES)?);
-        let each = more.saturating_sub(fewer) / TIMES;
+        let times = if name.starts_with("turn-") { TIMES_OF_TURNS } else { TIMES };
+        let (fewer, more) = (instructions(program, name, times)?, instructions(program, name, 2 * times)?);
+        let each = more.saturating_sub(fewer) / times;
         println!("{name:<34} {each:>6}");
         counts.operations.push((name.to_owned(), each));
     }

@@ -43,8 +43,8 @@ struct Config<'a> {
 /// Ways in which one pattern may be parted in three.
 const PARTINGS_MAX: usize = 16;
 
-/// Ways in which all patterns of one message may be parted, together. Each is up to two filters, some 6,000 instructions.
-const ALL_PARTINGS_MAX: usize = 512;
+/// Ways in which all patterns of one message may be parted, together. Each is up to two filters, some 10,000 instructions.
+const ALL_PARTINGS_MAX: usize = 256;
 
 /// Reads the `data` of a `subscribe`.
 pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {

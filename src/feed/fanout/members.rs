@@ -26,10 +26,10 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// The work that it takes, in thousands of instructions: 20 for the feed, and about one for each value, of which the
-    /// shortest take two bytes.
+    /// The work that it takes, in thousands of instructions: 20 for the feed, and one or two for each value or pattern.
     pub(crate) fn units(&self) -> u32 {
-        20 + self.filter.weight().saturating_mul(2)
+        let members = u32::try_from(self.filter.members_count()).unwrap_or(u32::MAX);
+        20 + members.saturating_mul(2)
     }
 }
 
@@ -256,6 +256,12 @@ impl Fanout {
             self.matcher.remove(class);
         }
         !self.unwanted.is_empty()
+    }
+
+    /// How many filters the matcher has.
+    #[cfg(test)]
+    pub(crate) fn distinct(&self) -> usize {
+        self.matcher.len()
     }
 
     /// Whether [`sweep`](Self::sweep) has something to do.

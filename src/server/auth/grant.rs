@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::claims::{Claims, PublishRight};
 use crate::dialect::Complete;
 use crate::event::{Attribute, Event};
-use crate::filter::{Filter, FilterLimits, Pattern, VALUES_MAX};
+use crate::filter::{Filter, FilterLimits, Pattern};
 
 /// The rights of a connection, from a token, an API key or the configuration.
 #[derive(Debug)]
@@ -72,15 +72,6 @@ impl Grant {
     /// The grant of these claims, which holds until `expires`; or what is wrong with their patterns.
     pub(super) fn new(claims: &Claims, expires: Option<i64>, proof: u64) -> Result<Self, String> {
         let Claims { streams, types, channels, entities, .. } = claims;
-        // Counted before they are parsed.
-        let listed = [streams, types, channels, entities].into_iter().flatten().map(Vec::len).sum::<usize>();
-        let published = if let PublishRight::Types(types) = &claims.publish { types.len() } else { 0 };
-        if listed.max(published) > VALUES_MAX {
-            return Err(format!(
-                "grant of {} patterns is over the limit of {VALUES_MAX}",
-                listed.max(published)
-            ));
-        }
         let lists = Lists {
             types: patterns(types.as_deref()),
             streams: patterns(streams.as_deref()),
@@ -231,6 +222,14 @@ impl Grant {
     /// Whether its holder may publish at all.
     pub(crate) fn publishes(&self) -> bool {
         !matches!(self.publishes, Publishes::Nothing)
+    }
+
+    /// How many patterns an event that its holder publishes may have to be compared with.
+    pub(crate) fn patterns(&self) -> usize {
+        let Lists { streams, channels, entities, .. } = &self.lists;
+        let types = if let Publishes::Types(types) = &self.publishes { types.len() } else { 0 };
+        let lists = [streams, channels].map(|list| list.as_ref().map_or(0, |list| list.len()));
+        types + lists.into_iter().sum::<usize>() + entities.as_ref().map_or(0, |list| list.len())
     }
 
     /// Whether its holder may publish events of this type.

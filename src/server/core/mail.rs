@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::connection::{Answer, Instead, NotDone, Work};
+use super::super::connection::{Answer, Instead, Made, NotDone, Work};
 use super::super::wheel::Tick;
 use super::replay::Arrived;
 use super::snapshots::SNAPSHOT;
@@ -25,7 +25,7 @@ pub(super) enum Letter {
     /// The engine's, if it is to be told.
     Engine(Option<Bytes>),
     /// A worker's, and which work it was.
-    Work(u64, Bytes),
+    Work(u64, Made),
     /// A page of the engine's log, for a replay or the snapshot.
     Past(Arrived),
 }
@@ -91,6 +91,10 @@ impl<S: Socket> Core<S> {
         }
         let Some(engine) = &self.shared.engine else {
             let token = super::token_of(slot, self.conns[slot].generation);
+            if events.len() > super::PUBLISHED_A_BATCH {
+                self.conns[slot].awaits += 1;
+                return self.begin_commit(token, events, answer);
+            }
             let last = self.publish_here(events);
             if let Some(answer) = (answer.0)(Ok(last)).filter(|_| self.find(token).is_some()) {
                 self.send(slot, answer);
@@ -158,7 +162,7 @@ impl<S: Socket> Core<S> {
                     // One that comes too late was answered already.
                     if self.awaited.get(&token).is_some_and(|awaited| awaited.number == number) {
                         self.awaited.remove(&token);
-                        self.deliver(token, Some(answer));
+                        self.take_made(token, answer);
                     }
                 }
                 Letter::Past(arrived) if token == SNAPSHOT => self.page_came_for_snapshot(arrived),
@@ -171,8 +175,21 @@ impl<S: Socket> Core<S> {
         }
     }
 
+    /// Goes on with what a worker made for a connection.
+    fn take_made(&mut self, token: Token, made: Made) {
+        match made {
+            Made::Answer(answer) => self.deliver(token, Some(answer)),
+            Made::Publish { events, answer } => {
+                if let Some(slot) = self.find(token) {
+                    self.publish(slot, events, answer);
+                    self.deliver(token, None);
+                }
+            }
+        }
+    }
+
     /// Gives a connection the answer that it waited for.
-    fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
+    pub(super) fn deliver(&mut self, token: Token, answer: Option<Bytes>) {
         let Some(slot) = self.find(token) else { return };
         self.conns[slot].awaits -= 1;
         if let Some(answer) = answer {

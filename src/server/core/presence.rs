@@ -297,6 +297,7 @@ impl<S: Socket> Core<S> {
 
     /// The loop ends: whoever was here only has left.
     pub(crate) fn end_presence(&mut self) {
+        self.commit_all();
         let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             self.displace(slot);

@@ -78,6 +78,7 @@ impl<S: Socket> Core<S> {
     /// Reads the bus to its end, and gives every client that can move to `give`. Nobody publishes meanwhile, and
     /// no socket is touched afterwards, until [`Self::release`] or [`Self::reclaim`].
     pub(crate) fn pack(&mut self, mut give: impl FnMut(&S, SavedClient)) -> Vec<Packed> {
+        self.commit_all();
         self.close_denied();
         self.more_events = true;
         while self.more_events {

@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::super::Shared;
 use super::super::auth::{Grant, NoTicket, Revocation};
-use super::super::connection::{Answer as PublishAnswer, Effect, NotDone, Work};
+use super::super::config::Prepared;
+use super::super::connection::{Answer as PublishAnswer, Effect, Made, NotDone, Work};
 use super::super::limits::address_key;
 use super::super::publish;
 use super::super::wheel::Tick;
 use super::super::workers::LaneLimits;
 use super::{Answer, JSON, Outcome, Pen};
 use crate::bridge::BridgeOutcome;
+use crate::codec::http::Request;
 use crate::dialect::{Complete, shortened};
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
@@ -26,20 +29,53 @@ const NODES: &str = "nodes";
 /// How long an operator waits for the engine to take a revocation.
 const TELL_TICKS: Tick = 100;
 
-impl Answer<'_, '_> {
-    pub(super) fn publish(&mut self, body: &[u8]) -> Outcome {
-        let grant = match self.entitled("publishing", Grant::publishes) {
-            Ok(grant) => grant,
-            Err(refusal) => return refusal,
+/// The workers' lane for long bodies.
+const BODIES: &str = "bodies";
+
+/// Long bodies that wait for a worker; their bytes are bounded too.
+const BODIES_WAITING_MAX: usize = 1024;
+
+/// How long a client waits until its long body is read.
+const READ_TICKS: Tick = 300;
+
+/// Instructions for a byte of a body: the shortest event, of 13 bytes, takes about 1,500.
+const BODY_INSTRUCTIONS: usize = 115;
+
+/// Bytes of a body that are read at once in a turn: some 2 million instructions at most. A longer one is a worker's.
+const BODY_BYTES_AT_ONCE: usize = 16 * 1024;
+
+/// Patterns of a grant that make reading an event twice as dear.
+const PATTERNS_OF_AN_EVENT: usize = 16;
+
+/// A request to publish, and all that it takes to read it.
+struct Publication {
+    request: Request,
+    body: Vec<u8>,
+    grant: Option<Arc<Grant>>,
+    config: Arc<Prepared>,
+    shared: Arc<Shared>,
+    pen: Pen,
+}
+
+impl Publication {
+    /// Returns whether reading it takes more than a turn has for a step.
+    fn is_long(&self) -> bool {
+        let patterns = self.grant.as_ref().map_or(0, |grant| grant.patterns());
+        self.body.len().saturating_mul(1 + patterns / PATTERNS_OF_AN_EVENT) > BODY_BYTES_AT_ONCE
+    }
+
+    /// Returns the events, if all of them may be published, else why not.
+    fn read(self) -> Made {
+        let Self { request, body, grant, config, shared, pen } = self;
+        let refuse = |status, label, body: serde_json::Value| {
+            shared.metrics.fault(label);
+            Made::Answer(pen.write(status, &[], &body.to_string()))
         };
-        if let Err(refusal) = self.admit_publish(grant.as_deref()) {
-            return refusal;
-        }
-        let kind = self.request.header("content-type").unwrap_or_default();
+        let kind = request.header("content-type").unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let config = self.cx.config;
         let check = |event: &Event| config.check_event(event);
-        let cloud_events = publish::read_cloud_events(self.request, &kind, body, &check);
+        let max = config.max_batch_events;
+        let cloud_events = publish::read_cloud_events(&request, &kind, &body, max, &check);
         let lines = match kind.as_str() {
             _ if cloud_events.is_some() => false,
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
@@ -52,21 +88,21 @@ impl Answer<'_, '_> {
                     "content type {} is not taken: send application/json, application/x-ndjson or CloudEvents",
                     shortened(other)
                 );
-                return self.error(415, "media_type", &error, &[]);
+                return refuse(415, "media_type", json!({ "error": error }));
             }
         };
-        let events = match cloud_events.unwrap_or_else(|| publish::read_body(body, lines, &check)) {
+        let events = match cloud_events.unwrap_or_else(|| publish::read_body(&body, lines, max, &check)) {
             Ok(events) => events,
             Err(fault) => {
-                self.cx.shared.metrics.fault(fault.label);
-                return self.json(400, &json!({ "error": fault.error, "line": fault.line }));
+                let status = if fault.label == publish::TOO_MANY { 413 } else { 400 };
+                return refuse(status, fault.label, json!({ "error": fault.error, "line": fault.line }));
             }
         };
         // The request's trace is that of its events, but of those that have one of their own.
-        let events: Vec<Complete> = match self.request.header("traceparent") {
+        let events: Vec<Complete> = match request.header("traceparent") {
             None => events,
             Some(parent) => {
-                let state = self.request.header("tracestate");
+                let state = request.header("tracestate");
                 events.into_iter().map(|event| event.traced(parent, state)).collect()
             }
         };
@@ -75,15 +111,11 @@ impl Answer<'_, '_> {
             refusals.next()
         });
         if let Some(what) = beyond {
-            return self.forbidden(&format!("beyond what the token allows: {what}"));
+            let error = format!("beyond what the token allows: {what}");
+            return refuse(403, "forbidden", json!({ "error": error, "code": "forbidden" }));
         }
         let accepted = events.len();
-        self.cx.shared.metrics.events_published.inc_by(accepted as u64);
-        let pen = self.pen();
-        if self.cx.shared.engine.is_some() {
-            // Answers keep the order of the requests.
-            self.cx.hold_input();
-        }
+        shared.metrics.events_published.inc_by(accepted as u64);
         let answer = move |outcome: Result<Option<EventId>, Refused>| {
             Some(match outcome {
                 Ok(id) => {
@@ -97,7 +129,56 @@ impl Answer<'_, '_> {
                 }
             })
         };
-        self.cx.effects.push(Effect::Publish { events, answer: PublishAnswer(Box::new(answer)) });
+        Made::Publish { events, answer: PublishAnswer(Box::new(answer)) }
+    }
+}
+
+impl Answer<'_, '_> {
+    pub(super) fn publish(&mut self, body: Vec<u8>) -> Outcome {
+        let grant = match self.entitled("publishing", Grant::publishes) {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        if let Err(refusal) = self.admit_publish(grant.as_deref()) {
+            return refusal;
+        }
+        let publication = Publication {
+            request: self.request.clone(),
+            body,
+            grant,
+            config: Arc::clone(self.cx.config),
+            shared: Arc::clone(self.cx.shared),
+            pen: self.pen(),
+        };
+        if publication.is_long() {
+            let (config, pen) = (self.cx.config, publication.pen.clone());
+            let limits = LaneLimits {
+                threads: self.cx.shared.loops,
+                waiting: BODIES_WAITING_MAX,
+                bytes: config.lane_bytes(),
+            };
+            let bytes = publication.body.len();
+            let job = Box::new(move || publication.read());
+            let shared = Arc::clone(self.cx.shared);
+            let instead = Box::new(move |_| {
+                shared.metrics.fault("bodies_busy");
+                let error = "too many long bodies wait to be read: none of this one was published";
+                pen.error(503, error, &[("Retry-After", "1")])
+            });
+            let lane = BODIES.to_owned();
+            return self.work(Work { lane, limits, patience: READ_TICKS, bytes, job, instead });
+        }
+        self.cx.budget.spend_bytes(publication.body.len(), BODY_INSTRUCTIONS);
+        match publication.read() {
+            Made::Answer(answer) => self.cx.send(answer),
+            Made::Publish { events, answer } => {
+                if self.cx.shared.engine.is_some() || events.len() > 1 {
+                    // Answers keep the order of the requests.
+                    self.cx.hold_input();
+                }
+                self.cx.effects.push(Effect::Publish { events, answer });
+            }
+        }
         self.outcome()
     }
 
@@ -149,7 +230,7 @@ impl Answer<'_, '_> {
                 if !label.is_empty() {
                     shared.metrics.fault(label);
                 }
-                pen.write(status, &[], answer.json())
+                Made::Answer(pen.write(status, &[], answer.json()))
             })
         };
         let instead = Box::new(move |why| match why {
@@ -237,9 +318,11 @@ impl Answer<'_, '_> {
         let pen = self.pen();
         let job = {
             let pen = pen.clone();
-            Box::new(move || match shared.tell_revoked(one) {
-                Ok(()) => pen.write(200, &[], &json!({ "revoked": count }).to_string()),
-                Err(error) => failed(&pen, &error.to_string()),
+            Box::new(move || {
+                Made::Answer(match shared.tell_revoked(one) {
+                    Ok(()) => pen.write(200, &[], &json!({ "revoked": count }).to_string()),
+                    Err(error) => failed(&pen, &error.to_string()),
+                })
             })
         };
         let instead = Box::new(move |_| failed(&pen, "the engine has not answered in time"));

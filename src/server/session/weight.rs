@@ -28,8 +28,8 @@ impl Weight {
 
     fn of(subscription: &Subscription, narrowed: bool) -> Self {
         let name = match &subscription.name {
-            super::Name::Given(name) => name.len() + 16,
-            super::Name::Numbered(_) => 0,
+            super::interest::Name::Given(name) => name.len() + 16,
+            super::interest::Name::Numbered(_) => 0,
         };
         // Where a grant narrows it, the tables have another filter.
         let filter = if narrowed { subscription.filter.held_bytes() } else { 0 };

@@ -78,6 +78,7 @@ impl Stage {
         };
         let count = 1 + dice.below(3) as usize;
         let shared = Arc::new(Shared::new(bus.clone(), config, count));
+        shared.workers.work_inline();
         let make = |number| {
             let reader = shared.bus.reader(|| ());
             (Core::new(Arc::clone(&shared), reader, 1, number), Vec::new())

@@ -114,6 +114,7 @@ impl World {
         };
         let count = if dice.one_in(5) { 2 } else { 1 };
         let shared = Arc::new(Shared::new(bus.clone(), config, count));
+        shared.workers.work_inline();
         let loops = (0..count).map(|number| Loop::new(&shared, number)).collect();
         let published = Arc::<Mutex<Vec<Event>>>::default();
         let seen = Arc::clone(&published);

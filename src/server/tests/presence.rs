@@ -24,6 +24,7 @@ fn config() -> ServerConfig {
 impl Node {
     fn new(config: ServerConfig, loops: usize) -> Self {
         let shared = Arc::new(Shared::new(Bus::new(), config, loops));
+        shared.workers.work_inline();
         let mut worlds: Vec<World> = (0..loops)
             .map(|number| {
                 let reader = shared.bus.reader(|| {});

@@ -1,0 +1,187 @@
+//! A loop with one client on a socket without a kernel, for the benchmarks: what a turn costs that a message fills.
+//!
+//! No part of the crate's interface.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::core::{Core, Socket, Token};
+use super::{ServerConfig, Shared};
+use crate::bus::Bus;
+use crate::codec::ws;
+use crate::event::Timestamp;
+
+/// The secret of the tokens that a locked loop takes.
+pub const SECRET: &str = "a secret of thirty-two bytes, or more";
+
+#[derive(Debug, Default)]
+struct Ends {
+    arrived: Vec<u8>,
+    /// Comes again and again, when nothing else has arrived.
+    endless: Vec<u8>,
+    taken: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct End(Rc<RefCell<Ends>>);
+
+impl Read for End {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut ends = self.0.borrow_mut();
+        if !ends.arrived.is_empty() {
+            let len = ends.arrived.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&ends.arrived[..len]);
+            ends.arrived.drain(..len);
+            return Ok(len);
+        }
+        if ends.endless.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let size = ends.endless.len();
+        let whole = buffer.len() / size * size;
+        for piece in buffer[..whole].chunks_mut(size) {
+            piece.copy_from_slice(&ends.endless);
+        }
+        Ok(whole)
+    }
+}
+
+impl Write for End {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().taken.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        for slice in slices {
+            self.0.borrow_mut().taken.extend_from_slice(slice);
+        }
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Socket for End {
+    fn close_write(&mut self) {}
+}
+
+/// A loop and its client.
+#[allow(missing_debug_implementations, reason = "a loop has none")]
+pub struct OneClient {
+    core: Core<End>,
+    end: End,
+    token: Token,
+    turns: u64,
+    worst: u32,
+}
+
+impl OneClient {
+    /// A client of a loop where everybody may come in, or of one that asks for tokens.
+    ///
+    /// # Panics
+    ///
+    /// Never, but for want of memory.
+    pub fn new(is_locked: bool) -> Self {
+        #[cfg_attr(not(feature = "auth"), expect(unused_mut))]
+        let mut config = ServerConfig::default();
+        #[cfg(feature = "auth")]
+        if is_locked {
+            config.auth.jwt.hs256_secret = Some(SECRET.into());
+            config.auth.jwt.require_exp = false;
+        }
+        let _ = is_locked;
+        let bus = Bus::builder().capacity(1024).build().expect("it can be made");
+        #[cfg_attr(not(feature = "auth"), expect(unused_mut))]
+        let mut shared = Shared::new(bus, config.clone(), 1);
+        #[cfg(feature = "auth")]
+        {
+            shared.auth = Arc::new(super::auth::Auth::load(&config.auth).expect("a secret is all it takes"));
+        }
+        let shared = Arc::new(shared);
+        #[cfg(any(test, fuzzing))]
+        shared.workers.work_inline();
+        let mut core: Core<End> = Core::new(Arc::clone(&shared), shared.bus.reader(|| {}), 1, 0);
+        let end = End::default();
+        let token = core.admit(end.clone()).expect("there is room");
+        let mut client = Self { core, end, token, turns: 0, worst: 0 };
+        client.turn();
+        client
+    }
+
+    /// As [`new`](Self::new), with a WebSocket at this path.
+    pub fn at(path: &str, is_locked: bool) -> Self {
+        let mut client = Self::new(is_locked);
+        client.arrives(
+            format!(
+                "GET {path} HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        client.turn();
+        client
+    }
+
+    /// Bytes arrive from the client.
+    pub fn arrives(&mut self, bytes: &[u8]) {
+        self.end.0.borrow_mut().arrived.extend_from_slice(bytes);
+    }
+
+    /// A WebSocket message arrives.
+    pub fn says(&mut self, text: &str) {
+        let frame = frame(1, text.as_bytes());
+        self.arrives(&frame);
+    }
+
+    /// These bytes arrive from now on, as fast as they are read.
+    pub fn repeats(&mut self, bytes: &[u8]) {
+        self.end.0.borrow_mut().endless = bytes.to_vec();
+    }
+
+    /// Runs one turn of the loop.
+    pub fn turn(&mut self) {
+        self.turns += 1;
+        // All within one tick: no timer is due.
+        self.core.wake(1, Timestamp(self.turns as i64));
+        self.core.ready(self.token, true, false);
+        self.core.turn();
+        self.worst = self.worst.max(self.core.spent());
+    }
+
+    /// Runs turns until nothing is left to do, and returns how many those were and what the client was sent.
+    pub fn settle(&mut self) -> (u64, Vec<u8>) {
+        let before = self.turns;
+        // What a worker made comes with the next turn.
+        self.turn();
+        self.turn();
+        while self.core.has_work() {
+            self.turn();
+        }
+        (self.turns - before, std::mem::take(&mut self.end.0.borrow_mut().taken))
+    }
+
+    /// Returns the most units that a turn has spent since this was asked last.
+    pub fn spent(&mut self) -> u32 {
+        std::mem::take(&mut self.worst)
+    }
+
+    /// Forgets what the client was sent.
+    pub fn forget(&mut self) {
+        self.end.0.borrow_mut().taken.clear();
+    }
+}
+
+/// A client's frame of this kind, masked with zeros.
+pub fn frame(op: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = ws::frame(ws::OpCode::Text, payload).to_vec();
+    frame[0] = frame[0] & 0xf0 | op;
+    let head = frame.len() - payload.len();
+    frame[1] |= 0x80;
+    frame.splice(head..head, [0; 4]);
+    frame
+}

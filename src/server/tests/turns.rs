@@ -1,0 +1,227 @@
+//! What a turn may cost, by the units that it spent, and that what is long goes on in later turns.
+
+use std::io::Write as _;
+
+use super::super::budget;
+use super::super::harness::{OneClient, SECRET, frame};
+
+/// Runs turns until nothing is left to do; what the client was sent, as text, and how many turns it took.
+fn settled(client: &mut OneClient) -> (String, u64) {
+    let (turns, sent) = client.settle();
+    (String::from_utf8_lossy(&sent).into_owned(), turns)
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(text.as_bytes()).expect("a vector takes all");
+    packed.finish().expect("a vector takes all")
+}
+
+/// 2,127 bytes held the loop for 18 s: 87,341 patterns, compressed, before any token.
+#[test]
+fn before_a_token_a_message_is_read_for_its_type_alone() {
+    let patterns = [r#""***a:b***""#; 87_341].join(",");
+    let message = format!(r#"{{"type":"subscribe","data":{{"patterns":[{patterns}]}}}}"#);
+    let mut client = OneClient::at("/autosdlc", true);
+    client.forget();
+    client.spent();
+    client.arrives(&frame(2, &gzip(&message)));
+    let (answer, _) = settled(&mut client);
+    assert!(answer.contains("bytes, uncompressed"), "{answer}");
+    let most = budget::STRANGER + budget::STRANGER_STEP_MAX;
+    let spent = client.spent();
+    assert!(spent <= most, "{spent} units");
+    for (path, open) in [
+        ("/ws", r#"{"type":"subscribe","payload":{"event_types":"#),
+        ("/hive", r#"{"action":"subscribe","event_types":"#),
+        ("/autosdlc", r#"{"type":"subscribe","data":{"patterns":"#),
+        ("/ws/circles/a", r#"{"type":"subscribe","list":"#),
+    ] {
+        for size in [100, 500, 3000] {
+            let list = [r#""***a:b***""#; 3000][..size].join(",");
+            let close = if open.matches('{').count() == 2 { "}}" } else { "}" };
+            let mut client = OneClient::at(path, true);
+            client.forget();
+            client.arrives(&frame(1, format!("{open}[{list}]{close}").as_bytes()));
+            client.spent();
+            client.turn();
+            let spent = client.spent();
+            assert!(spent <= most, "{path} {size}: {spent} units");
+        }
+    }
+}
+
+/// A token comes in a message as before, and what follows is read.
+#[test]
+fn who_shows_a_token_is_read() {
+    let mut client = OneClient::at("/ws", true);
+    client.says(r#"{"type":"subscribe","payload":{}}"#);
+    assert!(settled(&mut client).0.contains("auth_required"));
+    let _ = SECRET;
+    client.says(r#"{"type":"auth","payload":{"token":"none"}}"#);
+    assert!(settled(&mut client).0.contains("Invalid token"));
+}
+
+/// Lists are counted before they are parsed, and the answer is the protocol's.
+#[test]
+fn lists_that_are_too_long_cost_what_they_are_long() {
+    let values = [r#""a""#; 15_000].join(",");
+    for (path, message) in [
+        ("/ws", format!(r#"{{"type":"subscribe","payload":{{"event_types":[{values}]}}}}"#)),
+        ("/ws", format!(r#"{{"type":"subscribe","payload":{{"entities":[{values}]}}}}"#)),
+        ("/hive", format!(r#"{{"action":"subscribe","event_types":[{values}]}}"#)),
+        ("/autosdlc", format!(r#"{{"type":"subscribe","data":{{"patterns":[{values}]}}}}"#)),
+        ("/autosdlc", format!(r#"{{"type":"subscribe","data":{{"events":[{values}]}}}}"#)),
+    ] {
+        let mut client = OneClient::at(path, false);
+        client.forget();
+        client.says(&message);
+        let (answer, _) = settled(&mut client);
+        // Equal values are one, so lists of them are short where they are only read so far.
+        assert!(
+            answer.contains("error") || answer.contains("ack") || answer.contains("subscri"),
+            "{path} {answer}"
+        );
+        let spent = client.spent();
+        assert!(spent <= budget::STEP_MAX, "{path}: {spent} units");
+    }
+}
+
+/// One of a thousand costs at most twice the first, by the units that it is charged.
+#[test]
+fn a_change_of_one_of_a_thousand_costs_as_the_first() {
+    let mut client = OneClient::at("/ws", false);
+    let mut subscribe = |n: usize| {
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"s{n}","event_types":["kind{n}.*"]}}}}"#
+        ));
+        assert!(settled(&mut client).0.contains("ack"));
+        client.spent()
+    };
+    let first = subscribe(0);
+    let last = (1..1000).map(&mut subscribe).last().expect("one");
+    assert!(last <= 2 * first, "{last} units, of the first {first}");
+}
+
+/// Many filters in one message are taken in over several turns, and acknowledged after the last.
+#[test]
+fn a_long_change_goes_on_in_later_turns() {
+    let mut client = OneClient::at("/autosdlc", false);
+    let patterns: Vec<String> = (0..60).map(|n| format!("\"*:a{n}*:*\"")).collect();
+    client.says(&format!(r#"{{"type":"subscribe","data":{{"patterns":[{}]}}}}"#, patterns.join(",")));
+    let (answer, turns) = settled(&mut client);
+    assert!(answer.contains("active") && turns > 3, "{turns} turns: {answer}");
+    client.says(r#"{"type":"unsubscribe","data":{"subscriptionId":"*"}}"#);
+    assert!(settled(&mut client).0.contains("removed"));
+}
+
+/// The values of all subscriptions together have a limit, which says what it counts.
+#[test]
+fn a_clients_values_are_bounded_together() {
+    let mut client = OneClient::at("/ws", false);
+    let mut subscribe = |n: usize, count: usize| {
+        let values: Vec<String> = (0..count).map(|at| format!("\"v{n}.{at}\"")).collect();
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"s{n}","event_types":[{}]}}}}"#,
+            values.join(",")
+        ));
+        settled(&mut client).0
+    };
+    for n in 0..128 {
+        assert!(subscribe(n, 256).contains("ack"), "{n}");
+    }
+    assert!(subscribe(128, 1).contains("too_many_values"));
+    assert!(subscribe(127, 1).contains("ack"), "in place of 256");
+    assert!(subscribe(128, 255).contains("ack"));
+}
+
+/// Names that the server gives never meet a client's own, and `*` is nobody's.
+#[test]
+fn names_that_the_server_gives_are_free() {
+    let mut client = OneClient::at("/ws", false);
+    let mut ask = |text: &str| {
+        client.says(text);
+        settled(&mut client).0
+    };
+    assert!(
+        ask(r#"{"type":"subscribe","payload":{"subscription_id":"sub-1","event_types":["a"]}}"#)
+            .contains("sub-1")
+    );
+    assert!(
+        ask(r#"{"type":"subscribe","payload":{"subscription_id":"sub-3","event_types":["b"]}}"#)
+            .contains("sub-3")
+    );
+    assert!(ask(r#"{"type":"subscribe","payload":{"event_types":["c"]}}"#).contains("sub-2"));
+    assert!(ask(r#"{"type":"subscribe","payload":{"event_types":["d"]}}"#).contains("sub-4"));
+    assert!(ask(r#"{"type":"request","payload":{"action":"subscription_count"}}"#).contains(r#""count":4"#));
+    let refused = ask(r#"{"type":"subscribe","payload":{"subscription_id":"*","event_types":["e"]}}"#);
+    assert!(refused.contains("invalid_subscription_id"), "{refused}");
+    assert!(ask(r#"{"type":"request","payload":{"action":"subscription_count"}}"#).contains(r#""count":4"#));
+    assert!(ask(r#"{"type":"unsubscribe","payload":{"subscription_id":"*"}}"#).contains("ack"));
+    assert!(ask(r#"{"type":"request","payload":{"action":"subscription_count"}}"#).contains(r#""count":0"#));
+}
+
+/// Two subscriptions that want the same: one goes, and the other's events come.
+#[test]
+fn a_filter_that_two_subscriptions_want_is_wanted_until_both_are_gone() {
+    let mut client = OneClient::at("/ws", false);
+    let mut ask = |text: &str| {
+        client.says(text);
+        settled(&mut client).0
+    };
+    for id in ["a", "b"] {
+        ask(&format!(r#"{{"type":"subscribe","payload":{{"subscription_id":"{id}","event_types":["t"]}}}}"#));
+    }
+    let publish = r#"{"type":"publish","payload":{"type":"t"}}"#;
+    assert!(ask(publish).contains(r#""type":"event""#));
+    ask(r#"{"type":"unsubscribe","payload":{"subscription_id":"a"}}"#);
+    assert!(ask(publish).contains(r#""type":"event""#));
+    ask(r#"{"type":"unsubscribe","payload":{"subscription_id":"b"}}"#);
+    assert!(!ask(publish).contains(r#""type":"event""#));
+}
+
+/// A batch of many events is published over several turns and answered once, after the last.
+#[test]
+fn a_long_batch_is_committed_over_several_turns() {
+    let mut client = OneClient::new(false);
+    let lines = "{\"type\":\"a\"}\n".repeat(10_000);
+    client.arrives(
+        format!(
+            "POST /publish HTTP/1.1\r\nHost: t\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{lines}",
+            lines.len()
+        )
+        .as_bytes(),
+    );
+    client.arrives(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+    let (answer, turns) = settled(&mut client);
+    assert!(answer.contains(r#""accepted":10000"#) && turns > 30, "{turns} turns: {answer}");
+    let (first, second) = (answer.find("accepted"), answer.find(r#""status":"ok""#));
+    assert!(first < second, "answers keep the order of the requests: {answer}");
+}
+
+/// A flood of any kind is read a part in each turn.
+#[test]
+fn a_flood_takes_a_part_of_each_turn() {
+    let text = |payload: &str| frame(1, payload.as_bytes());
+    for (path, flood) in [
+        ("/ws", frame(9, b"")),
+        ("/ws", text("x")),
+        ("/ws", text(r#"{"type":"ping"}"#)),
+        ("/ws", text(r#"{"type":"publish","payload":{"type":"a"}}"#)),
+        ("/ws", text(r#"{"type":"subscribe","payload":{"subscription_id":"s"}}"#)),
+        ("/ws", text(r#"{"type":"request","payload":{"action":"list_subscriptions"}}"#)),
+        ("", b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n".to_vec()),
+        ("", b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n".to_vec()),
+        ("", b"GET /api/stats HTTP/1.1\r\nHost: t\r\n\r\n".to_vec()),
+        ("", b"POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: 12\r\n\r\n{\"type\":\"a\"}".to_vec()),
+    ] {
+        let mut client = if path.is_empty() { OneClient::new(false) } else { OneClient::at(path, false) };
+        client.repeats(&flood);
+        for _ in 0..20 {
+            client.turn();
+            client.forget();
+            let spent = client.spent();
+            assert!(spent > 0 && spent <= budget::TURN + budget::STEP_MAX, "{path} {flood:?}: {spent} units");
+        }
+    }
+}

@@ -11,8 +11,6 @@
 //!
 //! Each row is a test of its own, so that they run side by side. `cargo xtask engines` runs random sequences for long.
 
-#![allow(dead_code, reason = "rows join the table as the engines hold them")]
-
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -21,6 +19,7 @@ mod faults;
 mod node;
 mod place;
 mod planted;
+mod random;
 mod referee;
 mod rows;
 mod segment;
@@ -37,15 +36,19 @@ macro_rules! contract {
 
 contract! {
     redis: Redis {
-        paused killed deleted deleted_while_a_node_is_behind meta_deleted trimmed flushed evicted tail_lost read_only
-        out_of_memory disk_full oversized large_batch clock_ahead slow cut_off connections_cut of_another_type
-        foreign_entries several_shards
+        paused killed node_killed deleted deleted_while_a_node_is_behind meta_deleted trimmed flushed evicted tail_lost
+        read_only out_of_memory disk_full oversized large_batch clock_ahead slow cut_off connections_cut of_another_type
+        foreign_entries presence_changes several_shards
     }
     jetstream: JetStream {
-        paused killed trimmed flushed out_of_memory account_full disk_full slow cut_off connections_cut foreign_entries
-        readers_deleted several_shards
+        paused killed node_killed trimmed flushed
+        out_of_memory account_full disk_full slow cut_off connections_cut foreign_entries
+        readers_deleted
+        presence_changes several_shards
     }
-    plain_nats: PlainNats { killed node_killed large_batch slow foreign_entries several_shards }
+    plain_nats: PlainNats {
+        killed node_killed large_batch slow foreign_entries several_shards
+    }
     file: File {
         killed tail_lost clock_ahead read_only disk_full disk_full_at_a_segments_end ended_with_a_full_disk oversized
         large_batch several_shards

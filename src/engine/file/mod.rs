@@ -547,7 +547,7 @@ impl Log for FileLog {
                 let epoch = segments.front().map_or(state.epoch, |segment| segment.epoch);
                 Places { epoch, next: vec![0; state.next.len()] }
             }
-            None => first_places(&segments, &state.next, past)?,
+            None => first_places(&segments, state.epoch, &state.next, past)?,
         };
         drop(state);
         segments.retain(|segment| segment.epoch >= places.epoch);
@@ -562,11 +562,17 @@ impl Log for FileLog {
     }
 }
 
-/// So many events before the end of the oldest life of the log that is there; `next` is where the newest ends.
-fn first_places(segments: &VecDeque<Segment>, next: &[Sequence], past: u64) -> Result<Places, EngineError> {
-    let epoch = segments.front().map_or(0, |segment| segment.epoch);
+/// So many events before the end of the oldest life of the log that is there; `newest` is the newest, and `next` is where it
+/// ends.
+fn first_places(
+    segments: &VecDeque<Segment>,
+    newest: u64,
+    next: &[Sequence],
+    past: u64,
+) -> Result<Places, EngineError> {
+    let epoch = segments.front().map_or(newest, |segment| segment.epoch);
     let last = segments.iter().rfind(|segment| segment.epoch == epoch);
-    let ends = match last.filter(|last| segments.back().is_some_and(|newest| newest.epoch != last.epoch)) {
+    let ends = match last.filter(|last| last.epoch != newest) {
         None => next.to_vec(),
         Some(last) => {
             let read = read_segment(&last.path).map_err(|error| broken(&last.path, "reading", &error))?;
@@ -724,6 +730,11 @@ impl Follow for Follower {
         }
         let shared = &*self.shared;
         let mut state = lock(&shared.state);
+        if places.epoch < state.epoch {
+            // The newest life may have no file yet, where the disk is full.
+            state.finished = state.finished.max(places.epoch);
+            return Err(EngineError::OtherEpoch);
+        }
         if state.unread.as_ref().is_none_or(|unread| unread.events.is_empty()) {
             state = shared.wait(state, wait);
         }

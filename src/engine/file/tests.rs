@@ -248,6 +248,34 @@ fn a_segment_that_could_not_be_made_safe_is_left_and_never_said_to_be_whole() {
 }
 
 #[test]
+fn a_log_that_has_no_room_for_a_segment_is_followed_in_its_newest_epoch() {
+    for has_past in [false, true] {
+        let folder = Folder::new();
+        let mut written = Vec::new();
+        if has_past {
+            let log = folder.open();
+            written = append(&log, &numbered(0..4));
+            crash(log);
+            // Damaged behind its last record: another epoch begins.
+            let path = folder.files().remove(0);
+            let bytes = fs::read(&path).expect("readable");
+            fs::write(&path, [bytes, vec![0; 40]].concat()).expect("writable");
+        }
+        let log = folder.open();
+        // As it is where the disk is full.
+        let open = lock(&log.shared.state).open.take().expect("a segment");
+        fs::remove_file(&open.segment.path).expect("it is ours");
+        let epoch = lock(&log.shared.state).epoch;
+        assert_eq!(all(&log, 1000).into_iter().map(|(id, _)| id).collect::<Vec<_>>(), written);
+        let (_, places) = log.follower(None, 1000).expect("it opens");
+        assert_eq!(places.epoch == epoch, !has_past, "the oldest life comes first");
+        written.extend(append(&log, &numbered(4..6)));
+        assert_eq!(all(&log, 1000).into_iter().map(|(id, _)| id).collect::<Vec<_>>(), written);
+        assert_eq!(written[written.len() - 1].epoch, epoch);
+    }
+}
+
+#[test]
 fn a_segment_that_claims_more_than_a_log_has_hides_nothing_that_comes_after() {
     const HUGE: Sequence = 1 << 50;
     for next in [HUGE, SEQUENCE_MAX, Sequence::MAX] {

@@ -62,6 +62,10 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Places {
     pub(crate) epoch: u64,
     pub(crate) next: Vec<Sequence>,
+    /// Whether the log keeps entries, as all but plain NATS do; `None` where that is not in question, or an older version
+    /// did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kept: Option<bool>,
 }
 
 /// A connection that appends.
@@ -109,6 +113,9 @@ pub(crate) const NOTICES_MAX: u64 = 1_000_000;
 
 /// Makes the two connections; anew after each loss. Both block while they connect, some seconds at most.
 pub(crate) trait Log: Send + Sync {
+    /// Tells where a predecessor stood, before anything else is asked.
+    fn expect(&self, _known: &Places) {}
+
     /// Keeps a notice and hands it to every node, this one too, on its follower's thread. A node that follows anew
     /// gets those that are kept before it gets an event. Blocks for the log, some seconds at most.
     fn tell(&self, notice: &str) -> Result<(), EngineError>;

@@ -129,6 +129,9 @@ impl EngineConfig {
     }
 }
 
+/// What is longer is no scheme.
+const SCHEME_MAX: usize = 16;
+
 /// The logs that this build knows, by the beginning of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
@@ -158,7 +161,7 @@ impl Scheme {
         }
         let mut first = None;
         for one in url.split(',').map(str::trim).filter(|one| !one.is_empty()) {
-            let Some((name, _)) = one.split_once("://") else {
+            let Some((name, _)) = split(one) else {
                 return Err(EngineError::Unsupported { scheme: String::new() });
             };
             let Some(scheme) = Self::named(name) else {
@@ -168,7 +171,7 @@ impl Scheme {
                 return Err(EngineError::Url("the servers of one log are of one kind".to_owned()));
             }
         }
-        first.ok_or_else(|| EngineError::Unsupported { scheme: url.to_owned() })
+        first.ok_or_else(|| EngineError::Url("an address is SCHEME://HOST:PORT".to_owned()))
     }
 }
 
@@ -191,8 +194,16 @@ fn shown(url: &str) -> String {
     url.split(',').map(shown_one).collect::<Vec<_>>().join(",")
 }
 
+/// The scheme of an address and what is behind it. What is no scheme is nowhere repeated: with a slip in it, an address shows
+/// what is secret.
+fn split(url: &str) -> Option<(&str, &str)> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    let (scheme, rest) = url.trim().split_once("://")?;
+    (scheme.len() <= SCHEME_MAX && scheme.chars().all(is_plain)).then_some((scheme, rest))
+}
+
 fn shown_one(url: &str) -> String {
-    match url.trim().split_once("://") {
+    match split(url) {
         Some((scheme, rest)) => {
             let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
             format!("{scheme}://{}", host.split(['?', '#']).next().unwrap_or_default())
@@ -245,6 +256,9 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let interest = Arc::new(Interest::new(config.interest_linger, on_followed));
         let log: Arc<dyn Log> = open(&config, bus.shards(), alarm, on_notice, &interest)?;
+        if let Some(known) = &known {
+            log.expect(known);
+        }
         let by_interest = config.by_interest;
         let mut engine = Self::start_with(config, bus, metrics, alarm, &log, known);
         engine.interest = by_interest.then_some(interest);
@@ -404,6 +418,31 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_in_an_address_is_told_without_what_is_secret() {
+        let slips = [
+            "nats//u:s3cret@h",
+            "u:s3cret@h:4222",
+            "nats:/u:s3cret@h",
+            "s3cret",
+            "u:s3cret@nats://h",
+            ",",
+            " ",
+        ];
+        for slip in slips {
+            let error = check_url(slip).expect_err(slip);
+            assert!(!error.contains("s3cret"), "{error}");
+            assert!(!shown(slip).contains("s3cret"), "{}", shown(slip));
+        }
+        let error = check_url("ftp://u:s3cret@h").expect_err("there is no such engine");
+        assert!(error.contains("`ftp://`") && !error.contains("s3cret"), "{error}");
     }
 }
 

@@ -1,51 +1,54 @@
 //! The log as NATS JetStream streams, one a shard; or, where the server has JetStream off, plain subjects.
 //!
-//! Imports its siblings; [`plain`] is what follows plain subjects. The client is for async code, so a small runtime of one thread drives it, and the
-//! engine's two threads block on that. Always:
-//! - with JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0), and the epoch is when the youngest of the streams
-//!   was created: every node gives an event the same id. A batch is not all or nothing, but each event's message
-//!   id makes the server take it once, however often it is sent;
+//! Imports its siblings; [`streams`] says which streams the log is and which life it is in, [`append`] and [`mod@follow`] are
+//! the two connections, [`peers`] the other nodes, [`plain`] is what goes over plain subjects. The client is for async code, so a small runtime of one
+//! thread drives it ([`link`]), and the engine's two threads block on that. Always:
+//! - with JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0), and the epoch is
+//!   when the youngest of the streams was created, or a later one that a node told all others of because the streams had
+//!   lost what it saw: every node gives an event the same id. A batch is not all or nothing, but each event's message id
+//!   makes the server take it once, however often it is sent;
 //! - notices have a stream of their own, which is read to its end before events are, and beside them from then on;
 //! - without, nothing is kept: order is what each node receives, ids are the node's own, a client resumes on the
 //!   node that it was on, and a lost connection begins another epoch, because what passed meanwhile is lost. There a
 //!   node may ask for what its clients want only: a stream's reader could as well, but then its positions would have
-//!   holes that are no loss, and who resumes with another wish would need the stream read anew.
+//!   holes that are no loss, and who resumes with another wish would need the stream read anew;
+//! - which of the two it is is found at the first attaching. A log that was kept is never read or written as one that is not,
+//!   whatever the server says later: the node is not ready until the streams are back. One that was not kept goes over
+//!   when another node has made streams.
 
+mod append;
+mod follow;
+mod link;
+mod peers;
 mod plain;
+mod streams;
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType, Stream};
-use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event as ClientEvent, ServerAddr};
-use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, select_all};
-use tokio::runtime::Runtime;
+use async_nats::Client;
+use async_nats::jetstream::Context;
 use tokio::time::timeout;
 
 use super::history::{NatsPast, Past};
 use super::ingest::OnMessage;
-use super::{
-    Append, Batch, EngineConfig, EngineError, Entry, Follow, Interest, Log, NOTICES_MAX, OnNotice, Places,
-    Wanted, addresses,
-};
-use crate::event::{EventId, Sequence};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use super::{Append, EngineConfig, EngineError, Follow, Interest, Log, OnNotice, Places, Wanted};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Mutex, lock};
+use append::{Appender, Way};
+use link::{Faults, TIMEOUT, connect, unreachable};
+use peers::Peers;
+use plain::Marks;
+use streams::{Attached, Known, context, look};
 
-/// How long connecting, a request and an acknowledgement may take.
-const TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) use follow::epoch_of;
+pub(super) use link::{Driver, InRuntime};
+pub(super) use streams::{Life, micros};
 
-/// For how long the server knows an event again that is sent twice.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-
-/// A log in NATS.
-pub(super) struct NatsLog {
-    runtime: Arc<Runtime>,
+/// What both connections have of the log.
+struct Shared {
+    driver: Arc<Driver>,
     url: String,
     /// Certificates of the authorities to trust beside the system's.
     ca_file: String,
@@ -53,51 +56,98 @@ pub(super) struct NatsLog {
     shards: usize,
     history: u64,
     replicas: usize,
+    accept_timeout: Duration,
     /// Which node this is, so that event ids of two nodes never meet.
     node: u64,
     on_notice: OnNotice,
     interest: Arc<Interest>,
+    clock: Arc<plain::Clock>,
+    /// [`UNKNOWN`], [`PLAIN`] or [`KEPT`]: it only grows.
+    kind: AtomicU8,
+    known: Mutex<Known>,
+    peers: Mutex<Peers>,
+    /// The number of the last record that a server without streams is known to have.
+    passed: Mutex<u64>,
+}
+
+const UNKNOWN: u8 = 0;
+const PLAIN: u8 = 1;
+const KEPT: u8 = 2;
+
+impl Shared {
+    fn subject(&self, shard: usize) -> String {
+        format!("{}.{shard}", self.name)
+    }
+
+    /// Notices' subject.
+    fn notices(&self) -> String {
+        format!("{}.notices", self.name)
+    }
+
+    fn kind(&self) -> u8 {
+        // Relaxed, here and below: a number on its own, which only grows.
+        self.kind.load(Ordering::Relaxed)
+    }
+
+    /// Whether the log is known to be one of streams.
+    fn is_kept(&self) -> bool {
+        self.kind() == KEPT
+    }
+
+    fn is(&self, kind: u8) {
+        self.kind.fetch_max(kind, Ordering::Relaxed);
+    }
+
+    fn keeps(&self) {
+        if self.kind() == PLAIN {
+            tracing::warn!("NATS keeps this log now: the node goes over to its streams");
+        }
+        self.is(KEPT);
+    }
+
+    fn is_way(&self, way: &Way) -> bool {
+        matches!(way, Way::Kept { .. }) == self.is_kept()
+    }
+
+    /// Whether a log that was not kept is kept by now.
+    async fn goes_over(&self, client: &Client) -> Result<bool, EngineError> {
+        let first = context(client).get_stream_no_info(format!("{}-0", self.name)).await;
+        let found = match first {
+            Ok(stream) => look(&stream).await,
+            Err(error) => return Err(unreachable(error)),
+        };
+        match found {
+            Ok(Some(_)) => {
+                self.keeps();
+                Ok(true)
+            }
+            Ok(None) | Err(EngineError::OtherKind(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The streams of the log; `None` where it is not kept.
+    async fn find(&self, client: &Client, context: &Context) -> Result<Option<Attached>, EngineError> {
+        if self.kind() == PLAIN && !self.goes_over(client).await? {
+            return Ok(None);
+        }
+        match self.attach(client, context, None).await {
+            Ok(attached) => Ok(Some(attached)),
+            Err(EngineError::OtherKind(why)) if self.kind() == UNKNOWN => {
+                tracing::warn!(why, "NATS keeps nothing: no history, and no resume on another node");
+                self.is(PLAIN);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A log in NATS.
+pub(super) struct NatsLog {
+    shared: Arc<Shared>,
     /// Everything, where that is what the node follows.
     _all: Option<Wanted>,
-    clock: Arc<plain::Clock>,
-}
-
-/// In place of a shard: a message is a notice.
-const NOTICE: u16 = u16::MAX;
-
-fn unreachable(error: impl std::fmt::Display) -> EngineError {
-    EngineError::Unreachable(error.to_string())
-}
-
-fn start_runtime() -> Result<Runtime, EngineError> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).thread_name("fanwire-engine-nats").enable_all().build().map_err(unreachable)
-}
-
-/// The servers of an address, in any order: which of them is asked makes no difference.
-fn servers(urls: &str) -> Result<Vec<ServerAddr>, EngineError> {
-    addresses(urls).map(|url| url.parse().map_err(|error| EngineError::Url(format!("{error}")))).collect()
-}
-
-/// A connection to one of the servers; `lost` is set whenever messages may have passed it by.
-async fn connect(urls: &str, ca_file: &str, lost: &Arc<AtomicBool>) -> Result<Client, EngineError> {
-    let lost = Arc::clone(lost);
-    let mut options = ConnectOptions::new();
-    if !ca_file.is_empty() {
-        options = options.add_root_certificates(ca_file.into());
-    }
-    let options =
-        options.connection_timeout(TIMEOUT).request_timeout(Some(TIMEOUT)).event_callback(move |event| {
-            if matches!(event, ClientEvent::Disconnected | ClientEvent::Closed | ClientEvent::SlowConsumer(_))
-            {
-                // Relaxed: the follower looks again and again.
-                lost.store(true, Ordering::Relaxed);
-            }
-            std::future::ready(())
-        });
-    let servers: Vec<ServerAddr> = servers(urls)?;
-    let patience = TIMEOUT * servers.len() as u32;
-    timeout(patience, options.connect(servers)).await.map_err(unreachable)?.map_err(unreachable)
 }
 
 /// Hands over the messages of a subject. See [`super::ingest`].
@@ -107,22 +157,22 @@ pub(super) fn listen(
     subject: &str,
     on_message: OnMessage<'_>,
 ) -> Result<(), EngineError> {
-    let lost = Arc::default();
-    start_runtime()?.block_on(async {
-        let client = connect(url, ca_file, &lost).await?;
+    let faults = Arc::<Faults>::default();
+    Driver::start()?.block_on(async {
+        let client = connect(url, ca_file, &faults).await?;
         let mut messages = client.subscribe(subject.to_owned()).await.map_err(unreachable)?;
-        // Relaxed: it is looked at again and again.
-        while !lost.load(Ordering::Relaxed) {
-            let goes_on = match timeout(super::ingest::wait(), messages.next()).await {
-                Ok(Some(message)) => on_message(Some((message.subject.as_str(), &message.payload))),
-                Ok(None) => break,
-                Err(_) => on_message(None),
-            };
+        while !faults.is_faulty() {
+            let goes_on =
+                match timeout(super::ingest::wait(), futures_util::StreamExt::next(&mut messages)).await {
+                    Ok(Some(message)) => on_message(Some((message.subject.as_str(), &message.payload))),
+                    Ok(None) => break,
+                    Err(_) => on_message(None),
+                };
             if !goes_on {
                 return Ok(());
             }
         }
-        Err(EngineError::Unreachable("the connection was lost".to_owned()))
+        Err(unreachable("the connection was lost"))
     })
 }
 
@@ -133,150 +183,67 @@ impl NatsLog {
         on_notice: OnNotice,
         interest: &Arc<Interest>,
     ) -> Result<Self, EngineError> {
-        let runtime = start_runtime()?;
         // Read now, so that a slip is told at the start.
-        servers(&config.url)?;
-        Ok(Self {
-            runtime: Arc::new(runtime),
+        link::check_address(&config.url)?;
+        let shared = Shared {
+            driver: Driver::start()?,
             url: config.url.clone(),
             ca_file: config.tls_ca_file.clone(),
             name: config.name.clone(),
             shards,
             history: config.history.clamp(1, i64::MAX as u64),
             replicas: config.replicas.max(1),
+            accept_timeout: config.accept_timeout,
             node: RandomState::new().hash_one(0),
             on_notice,
             interest: Arc::clone(interest),
-            _all: (!config.by_interest).then(|| interest.want_all()),
             clock: Arc::default(),
-        })
-    }
-
-    fn subject(&self, shard: usize) -> String {
-        format!("{}.{shard}", self.name)
-    }
-
-    /// Notices' subject.
-    fn notices(&self) -> String {
-        format!("{}.notices", self.name)
-    }
-
-    async fn notice_stream(&self, context: &Context) -> Result<Stream, EngineError> {
-        let config = Config {
-            name: format!("{}-notices", self.name),
-            subjects: vec![self.notices()],
-            max_messages: NOTICES_MAX as i64,
-            num_replicas: self.replicas,
-            discard: DiscardPolicy::Old,
-            storage: StorageType::File,
-            ..Config::default()
+            kind: AtomicU8::new(UNKNOWN),
+            known: Mutex::default(),
+            peers: Mutex::default(),
+            passed: Mutex::default(),
         };
-        context.get_or_create_stream(config).await.map_err(unreachable)
+        Ok(Self { shared: Arc::new(shared), _all: (!config.by_interest).then(|| interest.want_all()) })
     }
-
-    /// What comes of notices, once those that are there were heard.
-    async fn hear_all(&self, context: &Context) -> Result<Messages, EngineError> {
-        let mut stream = self.notice_stream(context).await?;
-        let state = stream.info().await.map_err(unreachable)?.state.clone();
-        let consumer = stream.create_consumer(pull::OrderedConfig::default()).await.map_err(unreachable)?;
-        let mut messages = consumer.messages().await.map_err(unreachable)?;
-        let mut heard = if state.messages == 0 { u64::MAX } else { 0 };
-        while heard < state.last_sequence {
-            let next = timeout(TIMEOUT, messages.next()).await.map_err(unreachable)?;
-            let message = next.ok_or_else(|| unreachable("the notices ended"))?.map_err(unreachable)?;
-            heard = message.info().map_err(unreachable)?.stream_sequence;
-            (self.on_notice)(&message.payload);
-        }
-        Ok(messages.map(|message| Came::kept(NOTICE, message)).boxed())
-    }
-
-    /// The streams of the log; `None` where the server keeps none.
-    async fn streams(&self, context: &Context) -> Result<Option<Vec<Stream>>, EngineError> {
-        let mut streams = Vec::with_capacity(self.shards);
-        for shard in 0..self.shards {
-            let config = Config {
-                name: format!("{}-{shard}", self.name),
-                subjects: vec![self.subject(shard)],
-                max_messages: self.history as i64,
-                discard: DiscardPolicy::Old,
-                storage: StorageType::File,
-                duplicate_window: DUPLICATE_WINDOW,
-                num_replicas: self.replicas,
-                ..Config::default()
-            };
-            match context.get_or_create_stream(config).await {
-                Ok(stream) => streams.push(stream),
-                Err(error) if shard == 0 && is_off(&error) => return Ok(None),
-                Err(error) => return Err(unreachable(error)),
-            }
-        }
-        Ok(Some(streams))
-    }
-}
-
-/// Whether the server answered that it has no JetStream, or nobody answered for it.
-fn is_off(error: &jetstream::context::CreateStreamError) -> bool {
-    use jetstream::ErrorCode;
-    use jetstream::context::CreateStreamErrorKind;
-    match error.kind() {
-        CreateStreamErrorKind::JetStreamUnavailable => true,
-        CreateStreamErrorKind::JetStream(error) => {
-            matches!(
-                error.error_code(),
-                ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
-            )
-        }
-        _ => false,
-    }
-}
-
-/// Needs the runtime: it spawns a task.
-fn context(client: &Client) -> Context {
-    let mut context = jetstream::new(client.clone());
-    context.set_timeout(TIMEOUT);
-    context
-}
-
-/// Whether the log still has all that this node has seen.
-fn reaches(end: &Places, known: &Places) -> bool {
-    known.next.iter().zip(&end.next).all(|(known, end)| known <= end)
-}
-
-/// When the youngest of the streams was created, and where each ends.
-async fn ends(streams: &mut [Stream]) -> Result<Places, EngineError> {
-    let mut places = Places::default();
-    for stream in streams {
-        let info = stream.info().await.map_err(unreachable)?;
-        let created = info.created.unix_timestamp_nanos() / 1000;
-        places.epoch = places.epoch.max(u64::try_from(created).unwrap_or_default());
-        places.next.push(info.state.last_sequence);
-    }
-    Ok(places)
 }
 
 impl Log for NatsLog {
+    fn expect(&self, known: &Places) {
+        match known.kept {
+            Some(true) => {
+                self.shared.is(KEPT);
+                let followed = &mut lock(&self.shared.known).followed;
+                followed.epoch = known.epoch;
+                followed.next.clone_from(&known.next);
+            }
+            Some(false) => self.shared.is(PLAIN),
+            // A predecessor of an older version did not say.
+            None => {}
+        }
+    }
+
     fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
-        let lost = Arc::default();
-        self.runtime.block_on(async {
-            let client = connect(&self.url, &self.ca_file, &lost).await?;
-            let Some(mut streams) = self.streams(&context(&client)).await? else { return Ok(None) };
-            let epoch = ends(&mut streams).await?.epoch;
-            let streams = InRuntime::new(&self.runtime, streams);
-            Ok(Some(Box::new(NatsPast::new(Arc::clone(&self.runtime), streams, epoch)) as Box<dyn Past>))
+        let (shared, faults) = (&self.shared, Arc::default());
+        shared.driver.block_on(async {
+            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
+            let found = shared.find(&client, &context(&client)).await?;
+            let Some(Attached { streams, life, .. }) = found else { return Ok(None) };
+            let streams = InRuntime::new(&shared.driver, streams);
+            Ok(Some(Box::new(NatsPast::new(Arc::clone(&shared.driver), streams, life)) as Box<dyn Past>))
         })
     }
 
     fn tell(&self, notice: &str) -> Result<(), EngineError> {
-        let lost = Arc::default();
-        self.runtime.block_on(async {
-            let client = connect(&self.url, &self.ca_file, &lost).await?;
+        let (shared, faults) = (&self.shared, Arc::default());
+        shared.driver.block_on(async {
+            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
             let context = context(&client);
-            let (subject, notice) = (self.notices(), bytes::Bytes::copy_from_slice(notice.as_bytes()));
-            if self.streams(&context).await?.is_none() {
+            let (subject, notice) = (shared.notices(), bytes::Bytes::copy_from_slice(notice.as_bytes()));
+            if !shared.is_kept() && shared.find(&client, &context).await?.is_none() {
                 client.publish(subject, notice).await.map_err(unreachable)?;
-                return timeout(TIMEOUT, client.flush()).await.map_err(unreachable)?.map_err(unreachable);
+                return Marks::new(&client).await?.pass(&client).await;
             }
-            self.notice_stream(&context).await?;
+            shared.notice_stream(&context).await?;
             let ack = context.publish(subject, notice).await.map_err(unreachable)?;
             timeout(TIMEOUT, ack.into_future()).await.map_err(unreachable)?.map_err(unreachable)?;
             Ok(())
@@ -284,223 +251,45 @@ impl Log for NatsLog {
     }
 
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
-        let lost = Arc::default();
-        let (client, context, epoch) = self.runtime.block_on(async {
-            let client = connect(&self.url, &self.ca_file, &lost).await?;
+        let (shared, faults) = (&self.shared, Arc::<Faults>::default());
+        let (client, way) = shared.driver.block_on(async {
+            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
             let context = context(&client);
-            let epoch = match self.streams(&context).await? {
-                Some(mut streams) => Some(ends(&mut streams).await?.epoch),
-                None => None,
+            let way = match shared.find(&client, &context).await? {
+                Some(attached) => {
+                    shared.arrive(&client);
+                    let appended = &mut lock(&shared.known).appended;
+                    if appended.epoch != attached.life.epoch || appended.created != attached.life.created {
+                        appended.begin(&attached.life, &attached.life.starts);
+                    }
+                    Way::Kept {
+                        context: InRuntime::new(&shared.driver, context),
+                        attached: InRuntime::new(&shared.driver, attached),
+                    }
+                }
+                None => Way::Plain { marks: InRuntime::new(&shared.driver, Marks::new(&client).await?) },
             };
-            Ok::<_, EngineError>((client, context, epoch))
+            Ok::<_, EngineError>((client, way))
         })?;
-        Ok(Box::new(Appender {
-            runtime: Arc::clone(&self.runtime),
-            context: InRuntime::new(&self.runtime, context),
-            client,
-            epoch,
-            node: self.node,
-            name: self.name.clone(),
-            clock: Arc::clone(&self.clock),
-            subjects: (0..self.shards).map(|shard| self.subject(shard)).collect(),
-        }))
+        let made = std::time::Instant::now();
+        Ok(Box::new(Appender { shared: Arc::clone(shared), client, faults, way, made }))
     }
 
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
-        let lost = Arc::default();
-        self.runtime.block_on(async {
-            let client = connect(&self.url, &self.ca_file, &lost).await?;
+        let (shared, faults) = (&self.shared, Arc::<Faults>::default());
+        shared.driver.block_on(async {
+            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
             let context = context(&client);
-            let Some(mut streams) = self.streams(&context).await? else {
-                tracing::warn!("NATS has JetStream off: no history, and no resume on another node");
-                let (follower, places) = plain::Follower::new(self, client, lost).await?;
+            let Some(attached) = shared.find(&client, &context).await? else {
+                let (follower, places) = plain::Follower::new(shared, client, faults).await?;
                 return Ok((Box::new(follower) as Box<dyn Follow>, places));
             };
-            self.interest.begin(None, None);
-            let end = ends(&mut streams).await?;
-            let places = match known {
-                Some(known) if known.epoch == end.epoch && reaches(&end, known) => known.clone(),
-                _ => Places { next: end.next.iter().map(|end| end.saturating_sub(past)).collect(), ..end },
-            };
-            let mut entries = Vec::with_capacity(streams.len() + 1);
-            entries.push(self.hear_all(&context).await?);
-            for ((shard, stream), next) in streams.iter().enumerate().zip(&places.next) {
-                let config = pull::OrderedConfig {
-                    deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *next + 1 },
-                    ..pull::OrderedConfig::default()
-                };
-                let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
-                let messages = consumer.messages().await.map_err(unreachable)?;
-                entries.push(messages.map(move |message| Came::kept(shard as u16, message)).boxed());
-            }
-            Ok((self.follow_all(client, lost, places.epoch, entries), places))
-        })
-    }
-}
-
-struct Appender {
-    runtime: Arc<Runtime>,
-    client: Client,
-    context: InRuntime<Context>,
-    /// `None`: nothing is kept.
-    epoch: Option<u64>,
-    node: u64,
-    name: String,
-    clock: Arc<plain::Clock>,
-    subjects: Vec<String>,
-}
-
-impl Append for Appender {
-    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
-        let subject = |shard: u16| self.subjects[usize::from(shard)].clone();
-        let json = |record: &super::Record| bytes::Bytes::copy_from_slice(record.json.as_bytes());
-        self.runtime.block_on(async {
-            let Some(epoch) = self.epoch else {
-                for record in batch.records {
-                    plain::publish(&self.client, &self.name, self.node, &self.clock, record).await?;
-                }
-                timeout(TIMEOUT, self.client.flush()).await.map_err(unreachable)?.map_err(unreachable)?;
-                return Ok((0, Vec::new()));
-            };
-            let mut acks = VecDeque::with_capacity(batch.records.len());
-            for (at, record) in batch.records.iter().enumerate() {
-                let id = format!("{:x}-{:x}", self.node, batch.first + at as u64);
-                let message = PublishMessage::build().payload(json(record)).message_id(id);
-                acks.push_back(
-                    self.context
-                        .get()
-                        .send_publish(subject(record.shard), message)
-                        .await
-                        .map_err(unreachable)?,
-                );
-            }
-            let mut sequences = Vec::with_capacity(acks.len());
-            for ack in acks {
-                sequences.push(
-                    timeout(TIMEOUT, ack.into_future())
-                        .await
-                        .map_err(unreachable)?
-                        .map_err(unreachable)?
-                        .sequence
-                        .saturating_sub(1),
-                );
-            }
-            Ok((epoch, sequences))
-        })
-    }
-}
-
-/// Something of the client's that spawns a task when it goes, for which it needs the runtime around it.
-pub(super) struct InRuntime<T> {
-    runtime: Arc<Runtime>,
-    value: Option<T>,
-}
-
-impl<T> InRuntime<T> {
-    fn new(runtime: &Arc<Runtime>, value: T) -> Self {
-        Self { runtime: Arc::clone(runtime), value: Some(value) }
-    }
-
-    pub(super) fn get(&mut self) -> &mut T {
-        self.value.as_mut().expect("taken when it is dropped, not before")
-    }
-}
-
-impl<T> Drop for InRuntime<T> {
-    fn drop(&mut self) {
-        let _inside = self.runtime.enter();
-        self.value.take();
-    }
-}
-
-type Messages = futures_util::stream::BoxStream<'static, Result<Came, EngineError>>;
-
-/// A message that came.
-struct Came {
-    /// Or [`NOTICE`].
-    shard: u16,
-    sequence: Sequence,
-    payload: bytes::Bytes,
-}
-
-impl Came {
-    /// Of a stream.
-    fn kept(
-        shard: u16,
-        message: Result<jetstream::Message, impl std::fmt::Display>,
-    ) -> Result<Self, EngineError> {
-        let message = message.map_err(unreachable)?;
-        let sequence = message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1);
-        Ok(Self { shard, sequence, payload: message.message.payload })
-    }
-}
-
-/// Entries handed over in one call.
-const READ_COUNT: usize = 1000;
-
-/// What is there comes over the network, not at once.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-
-/// Follows streams.
-struct Follower {
-    runtime: Arc<Runtime>,
-    epoch: u64,
-    messages: InRuntime<SelectAll<Messages>>,
-    lost: Arc<AtomicBool>,
-    on_notice: OnNotice,
-    /// While it lives, its streams and subscriptions do.
-    _client: Client,
-}
-
-impl Follow for Follower {
-    fn follow(
-        &mut self,
-        _: &Places,
-        wait: Duration,
-        take: &mut dyn FnMut(Entry<'_>),
-    ) -> Result<(), EngineError> {
-        let Self { runtime, messages, epoch, lost, on_notice, .. } = self;
-        let wait = wait.max(FIRST_WAIT);
-        runtime.block_on(async {
-            let end = tokio::time::Instant::now() + wait;
-            for _ in 0..READ_COUNT {
-                // Relaxed: it is looked at again and again.
-                if lost.load(Ordering::Relaxed) {
-                    return Err(EngineError::Unreachable("the connection was lost".to_owned()));
-                }
-                let Came { shard, sequence, payload } =
-                    match tokio::time::timeout_at(end, messages.get().next()).await {
-                        Err(_) => return Ok(()),
-                        Ok(None) => return Err(EngineError::Unreachable("the streams ended".to_owned())),
-                        Ok(Some(came)) => came?,
-                    };
-                if shard == NOTICE {
-                    on_notice(&payload);
-                    continue;
-                }
-                take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &payload });
-            }
-            Ok(())
-        })
-    }
-}
-
-impl NatsLog {
-    /// A follower of these. Within the runtime.
-    fn follow_all(
-        &self,
-        client: Client,
-        lost: Arc<AtomicBool>,
-        epoch: u64,
-        all: Vec<Messages>,
-    ) -> Box<dyn Follow> {
-        Box::new(Follower {
-            runtime: Arc::clone(&self.runtime),
-            epoch,
-            messages: InRuntime::new(&self.runtime, select_all(all)),
-            lost,
-            on_notice: Arc::clone(&self.on_notice),
-            _client: client,
+            shared.interest.begin(None, None);
+            let next = attached.places(known, &lock(&shared.known).followed, past);
+            let places = Places { epoch: attached.life.epoch, next, kept: Some(true) };
+            let follower =
+                follow::Follower::new(shared, client, &context, faults, attached, &places.next).await?;
+            Ok((Box::new(follower) as Box<dyn Follow>, places))
         })
     }
 }

@@ -41,13 +41,12 @@ contract! {
         foreign_entries presence_changes several_shards
     }
     jetstream: JetStream {
-        paused killed node_killed trimmed flushed
-        out_of_memory account_full disk_full slow cut_off connections_cut foreign_entries
-        readers_deleted
-        presence_changes several_shards
+        paused killed node_killed without_its_feature deleted deleted_while_a_node_is_behind trimmed flushed tail_lost
+        out_of_memory account_full disk_full oversized large_batch slow cut_off connections_cut foreign_entries
+        readers_deleted presence_changes several_shards
     }
     plain_nats: PlainNats {
-        killed node_killed large_batch slow foreign_entries several_shards
+        paused killed node_killed oversized large_batch slow cut_off foreign_entries several_shards
     }
     file: File {
         killed tail_lost clock_ahead read_only disk_full disk_full_at_a_segments_end ended_with_a_full_disk oversized

@@ -545,7 +545,7 @@ impl Log for FileLog {
                 let finished = state.finished;
                 segments.retain(|segment| segment.epoch > finished);
                 let epoch = segments.front().map_or(state.epoch, |segment| segment.epoch);
-                Places { epoch, next: vec![0; state.next.len()] }
+                Places { epoch, next: vec![0; state.next.len()], kept: None }
             }
             None => first_places(&segments, state.epoch, &state.next, past)?,
         };
@@ -579,7 +579,7 @@ fn first_places(
             read.map_or_else(|| last.next.clone(), |read| read.next)
         }
     };
-    Ok(Places { epoch, next: ends.iter().map(|end| end.saturating_sub(past)).collect() })
+    Ok(Places { epoch, next: ends.iter().map(|end| end.saturating_sub(past)).collect(), kept: None })
 }
 
 struct Appender {

@@ -6,11 +6,10 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt;
-use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::{Past, Span};
-use crate::engine::nats::InRuntime;
+use crate::engine::nats::{Driver, InRuntime, Life, epoch_of, micros};
 use crate::engine::{EngineError, Entry};
 use crate::event::EventId;
 
@@ -22,11 +21,10 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Reads the streams of a log, one a shard. An entry's sequence is its stream's less one.
 pub(in crate::engine) struct NatsPast {
-    /// Drives the client.
-    runtime: Arc<Runtime>,
+    driver: Arc<Driver>,
     streams: InRuntime<Vec<Stream>>,
-    /// The life of the log that the streams are of.
-    epoch: u64,
+    /// The life of the log that the streams are in.
+    life: Life,
 }
 
 fn unreachable(error: impl std::fmt::Display) -> EngineError {
@@ -34,8 +32,8 @@ fn unreachable(error: impl std::fmt::Display) -> EngineError {
 }
 
 impl NatsPast {
-    pub(in crate::engine) fn new(runtime: Arc<Runtime>, streams: InRuntime<Vec<Stream>>, epoch: u64) -> Self {
-        Self { runtime, streams, epoch }
+    pub(in crate::engine) fn new(driver: Arc<Driver>, streams: InRuntime<Vec<Stream>>, life: Life) -> Self {
+        Self { driver, streams, life }
     }
 }
 
@@ -43,18 +41,18 @@ impl Past for NatsPast {
     fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError> {
         let Span { shard, epoch, from, max_events, max_bytes } = span;
         let Some(stream) = self.streams.get().get_mut(usize::from(shard)) else { return Ok(()) };
-        if epoch != self.epoch {
-            // A stream has one life: of another one nothing is left.
+        if epoch != self.life.epoch {
+            // Of another life nothing is left, or nothing that has an id.
             return Ok(());
         }
-        self.runtime.block_on(async {
+        let (created, begin) = (self.life.created[usize::from(shard)], self.life.starts[usize::from(shard)]);
+        self.driver.block_on(async {
             let info = stream.info().await.map_err(unreachable)?;
-            let created = u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default();
-            if created > epoch {
+            if micros(info) != created {
                 return Err(EngineError::OtherEpoch);
             }
             let (first, last) = (info.state.first_sequence, info.state.last_sequence);
-            let start = from.saturating_add(1).max(first);
+            let start = from.max(begin).saturating_add(1).max(first);
             let there = last.saturating_add(1).saturating_sub(start).min(max_events as u64);
             if there == 0 || info.state.messages == 0 {
                 return Ok(());
@@ -82,6 +80,11 @@ impl Past for NatsPast {
                 let sequence = message.info().map_err(unreachable)?.stream_sequence.saturating_sub(1);
                 bytes += message.payload.len();
                 left -= 1;
+                match epoch_of(&message) {
+                    Some(marked) if marked > epoch => return Err(EngineError::OtherEpoch),
+                    Some(_) => continue,
+                    None => {}
+                }
                 take(Entry { id: EventId { epoch, shard, sequence }, json: &message.payload });
             }
             drop(messages);

@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
-use futures_util::Stream as _;
 use futures_util::task::AtomicWaker;
-use tokio::runtime::Runtime;
+use futures_util::{Stream as _, StreamExt};
 use tokio::task::unconstrained;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::super::arrival::Arrivals;
 use super::super::{EngineError, Entry, Follow, Interest, OnNotice, Places, Record, subject};
-use super::{InRuntime, TIMEOUT, unreachable};
+use super::Shared;
+use super::link::{Driver, Faults, InRuntime, TIMEOUT, unreachable};
 use crate::dialect::envelope;
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::Callback;
@@ -76,6 +76,38 @@ pub(super) async fn publish(
     let subject = format!("{name}.events.{}.{subject}", record.shard);
     let json = Bytes::copy_from_slice(record.json.as_bytes());
     client.publish_with_headers(subject, headers, json).await.map_err(unreachable)
+}
+
+/// Messages to ourselves, each of which says that the server has what was sent before it: it reads a connection in order,
+/// and hands on what it has read before it reads on.
+pub(super) struct Marks {
+    inbox: String,
+    came: Subscriber,
+    sent: u64,
+}
+
+impl Marks {
+    pub(super) async fn new(client: &Client) -> Result<Self, EngineError> {
+        let inbox = client.new_inbox();
+        let came = client.subscribe(inbox.clone()).await.map_err(unreachable)?;
+        Ok(Self { inbox, came, sent: 0 })
+    }
+
+    /// Waits until the server has all that was sent so far.
+    pub(super) async fn pass(&mut self, client: &Client) -> Result<(), EngineError> {
+        self.sent += 1;
+        let mark = self.sent.to_string();
+        client.publish(self.inbox.clone(), Bytes::from(mark.clone())).await.map_err(unreachable)?;
+        let comes = async {
+            while let Some(message) = self.came.next().await {
+                if message.payload == mark.as_bytes() {
+                    return Ok(());
+                }
+            }
+            Err(unreachable("the connection ended"))
+        };
+        timeout(TIMEOUT, comes).await.unwrap_or_else(|_| Err(unreachable("no answer in time")))
+    }
 }
 
 /// The stamp in a message.
@@ -151,13 +183,22 @@ impl Subscriptions {
     }
 }
 
+/// Connections that the client has made.
+fn connects(client: &Client) -> u64 {
+    // Relaxed: the count is written before anything of a connection is handed on, through a channel.
+    client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
+}
+
 /// Follows what the node's clients want, and numbers what comes.
 pub(super) struct Follower {
-    runtime: Arc<Runtime>,
+    shared: Arc<Shared>,
+    driver: Arc<Driver>,
     client: Client,
     epoch: u64,
     next: Vec<Sequence>,
-    lost: Arc<AtomicBool>,
+    faults: Arc<Faults>,
+    /// Connections that the client had made when this one began.
+    connects: u64,
     clock: Arc<Clock>,
     on_notice: OnNotice,
     interest: Arc<Interest>,
@@ -173,10 +214,11 @@ pub(super) struct Follower {
 impl Follower {
     /// Within the runtime.
     pub(super) async fn new(
-        log: &super::NatsLog,
+        log: &Arc<Shared>,
         client: Client,
-        lost: Arc<AtomicBool>,
+        faults: Arc<Faults>,
     ) -> Result<(Self, Places), EngineError> {
+        let connects = connects(&client);
         let inbox = client.new_inbox();
         let subscriptions = Subscriptions {
             prefix: format!("{}.events.", log.name),
@@ -188,7 +230,8 @@ impl Follower {
             seen_mark: 0,
             mark: 0,
         };
-        let places = Places { epoch: Timestamp::now().0 as u64, next: vec![0; log.shards] };
+        let places =
+            Places { epoch: Timestamp::now().0 as u64, next: vec![0; log.shards], kept: Some(false) };
         let changed = Arc::new(Changed::default());
         let wake: Callback = {
             let changed = Arc::clone(&changed);
@@ -200,11 +243,13 @@ impl Follower {
         };
         log.interest.begin(Some(places.epoch), Some(wake));
         let mut follower = Self {
-            runtime: Arc::clone(&log.runtime),
+            shared: Arc::clone(log),
+            driver: Arc::clone(&log.driver),
             client,
             epoch: places.epoch,
             next: places.next.clone(),
-            lost,
+            connects,
+            faults,
             clock: Arc::clone(&log.clock),
             on_notice: Arc::clone(&log.on_notice),
             interest: Arc::clone(&log.interest),
@@ -213,12 +258,18 @@ impl Follower {
             inbox,
             asked: VecDeque::new(),
             marks: 0,
-            subscriptions: InRuntime::new(&log.runtime, subscriptions),
+            subscriptions: InRuntime::new(&log.driver, subscriptions),
         };
         // Also where nothing is wanted: the mark says that the server is there.
         follower.ask(Vec::new()).await?;
         follower.change().await?;
         Ok((follower, places))
+    }
+
+    /// Whether something may have passed by: the client makes a lost connection anew by itself, and hands on what comes over
+    /// that before it tells of the loss.
+    fn is_cut(&self) -> bool {
+        self.faults.is_faulty() || connects(&self.client) != self.connects
     }
 
     /// Sends a mark behind these wishes.
@@ -305,12 +356,18 @@ impl Follower {
             if count == 0 {
                 return Ok(());
             }
+            if self.is_cut() {
+                return Err(EngineError::OtherEpoch);
+            }
             self.end_pass(count, take);
         }
         for _ in 0..PASSES_MAX {
             let Self { subscriptions, clock, on_notice, .. } = &mut *self;
             let subscriptions = subscriptions.get();
             let count = poll_fn(|cx| Poll::Ready(subscriptions.pass(cx, clock, on_notice))).await?;
+            if self.is_cut() {
+                return Err(EngineError::OtherEpoch);
+            }
             if !self.end_pass(count, take) {
                 break;
             }
@@ -326,14 +383,14 @@ impl Follow for Follower {
         wait: Duration,
         take: &mut dyn FnMut(Entry<'_>),
     ) -> Result<(), EngineError> {
-        let runtime = Arc::clone(&self.runtime);
+        let driver = Arc::clone(&self.driver);
         // Without the runtime's budget: a subscription that says it has nothing must have nothing.
-        runtime.block_on(unconstrained(async {
+        driver.block_on(unconstrained(async {
             let begin = tokio::time::Instant::now();
             let mut until = begin + wait;
             loop {
-                // Relaxed: it is looked at again and again.
-                if self.lost.load(Ordering::Relaxed) {
+                // What passed meanwhile is lost; or the log is kept from now on.
+                if self.is_cut() || self.shared.is_kept() {
                     return Err(EngineError::OtherEpoch);
                 }
                 self.step(until, take).await?;

@@ -106,7 +106,7 @@ impl RedisLog {
             keys,
             node: random_name(),
             history: config.history.max(1),
-            seen: Mutex::new(Places { epoch: 0, next: vec![0; shards] }),
+            seen: Mutex::new(Places { epoch: 0, next: vec![0; shards], kept: None }),
             known: Mutex::default(),
             unanswered: Mutex::default(),
             has_joined: AtomicBool::new(false),
@@ -185,6 +185,7 @@ impl Shared {
         let mut places = Places {
             epoch: joined.epoch,
             next: joined.next.iter().map(|end| end.saturating_sub(past)).collect(),
+            kept: None,
         };
         let mut oldest = Vec::new();
         for (shard, end) in joined.next.iter().enumerate() {
@@ -195,7 +196,7 @@ impl Shared {
             oldest.extend(id.map(|id| (shard, id)));
         }
         if let Some(epoch) = oldest.iter().map(|(_, (epoch, _))| *epoch).min() {
-            places = Places { epoch, next: vec![0; self.shards()] };
+            places = Places { epoch, next: vec![0; self.shards()], kept: None };
             for (shard, (of, sequence)) in oldest {
                 if of == epoch {
                     places.next[shard] = sequence;
@@ -249,11 +250,12 @@ impl Log for RedisLog {
         let finished = *lock(&shared.finished);
         let places = match (known, finished) {
             (Some(known), Some((epoch, then))) if known.epoch == epoch && then < joined.epoch => {
-                Places { epoch: then, next: vec![0; shared.shards()] }
+                Places { epoch: then, next: vec![0; shared.shards()], kept: None }
             }
             (Some(known), Some((epoch, _))) if known.epoch == epoch && epoch < joined.epoch => Places {
                 epoch: joined.epoch,
                 next: joined.next.iter().map(|end| end.saturating_sub(past)).collect(),
+                kept: None,
             },
             // What is left of an epoch that has ended is read to its end.
             (Some(known), _)

@@ -1,0 +1,306 @@
+//! Appends to the streams, or hands what is published to plain subjects.
+//!
+//! Imports its siblings. Always: messages go out in order and at most [`WINDOW`] of them without an answer; what is sent
+//! again has its first message id, so that the server takes it once, and in the order in which it came first.
+//!
+//! One batch is answered before the next is sent. Batches in flight together would hide a round trip, but where a message
+//! of the first is refused those of the second are in the stream already, and its second attempt would come behind.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use async_nats::Client;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::Stream;
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+use super::super::{Append, Batch, EngineError, Record};
+use super::Shared;
+use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
+use super::peers::Roll;
+use super::plain::{self, Marks};
+use super::streams::{Attached, Mark, answered, cause, look, look_time};
+use crate::event::Sequence;
+use crate::sync::lock;
+
+/// Messages that have no answer yet.
+const WINDOW: usize = 1000;
+
+/// Bytes of those, but for one message that has more alone.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// Bytes of the headers that a message has here, at most: two numbers of 16 digits, the header's name and the frame.
+const HEADERS: usize = 64;
+
+/// What it appends to.
+pub(super) enum Way {
+    Kept { context: InRuntime<Context>, attached: InRuntime<Attached> },
+    Plain { marks: InRuntime<Marks> },
+}
+
+/// A connection that appends.
+pub(super) struct Appender {
+    pub(super) shared: Arc<Shared>,
+    pub(super) client: Client,
+    pub(super) faults: Arc<Faults>,
+    pub(super) way: Way,
+    pub(super) made: std::time::Instant,
+}
+
+/// Looks of the follower for which the streams count as those that they were found to be.
+const FRESH: u32 = 3;
+
+/// Whether the streams may be others by now: a node that stood still finds out before it appends.
+fn is_stale(shared: &Shared, way: &Way, made: std::time::Instant) -> bool {
+    let Way::Kept { attached, .. } = way else { return false };
+    let known = lock(&shared.known);
+    let looked = known.looked.map_or(made, |looked| looked.max(made));
+    known.marked > attached.peek().life.epoch || looked.elapsed() > look_time(shared.shards) * FRESH
+}
+
+impl Appender {
+    /// Bytes of an event that the server takes.
+    fn limit(&self) -> usize {
+        let server = self.client.max_payload();
+        let streams = match &self.way {
+            Way::Kept { attached, .. } => attached.peek().max_message.map(|max| max as usize),
+            Way::Plain { .. } => None,
+        };
+        streams.map_or(server, |streams| streams.min(server)).saturating_sub(HEADERS)
+    }
+}
+
+impl Append for Appender {
+    fn check(&self, records: &[Record]) -> Result<(), EngineError> {
+        let limit = self.limit();
+        let longest = records.iter().map(|record| record.json.len()).max().unwrap_or(0);
+        if longest <= limit {
+            return Ok(());
+        }
+        Err(EngineError::TooLarge { bytes: longest as u64, limit: limit as u64 })
+    }
+
+    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+        let Self { shared, client, faults, way, made } = self;
+        if faults.is_faulty() || !shared.is_way(way) || is_stale(shared, way, *made) {
+            // Nothing was sent: over another connection it goes on at once.
+            return Err(EngineError::OtherEpoch);
+        }
+        shared.driver.block_on(faults.guard(async {
+            match way {
+                Way::Kept { context, attached } => {
+                    let epoch = attached.get().life.epoch;
+                    await_peers(shared, client, context.get(), epoch, batch.until).await?;
+                    append_kept(shared, context.get(), attached.get(), batch).await
+                }
+                Way::Plain { marks } => {
+                    // Numbers of records grow. What the server is known to have is not sent again.
+                    let numbered = (batch.first..).zip(batch.records);
+                    let passed = *lock(&shared.passed);
+                    let mut sent = 0;
+                    for (number, record) in numbered.skip_while(|(number, _)| *number <= passed) {
+                        plain::publish(client, &shared.name, shared.node, &shared.clock, record).await?;
+                        sent += 1;
+                        if sent % WINDOW == 0 {
+                            marks.get().pass(client).await?;
+                            *lock(&shared.passed) = number;
+                        }
+                    }
+                    marks.get().pass(client).await?;
+                    *lock(&shared.passed) = (batch.first + batch.records.len() as u64).saturating_sub(1);
+                    Ok((0, Vec::new()))
+                }
+            }
+        }))
+    }
+
+    fn probe(&mut self) -> Result<(), EngineError> {
+        let Self { shared, client, faults, way, .. } = self;
+        faults.check()?;
+        shared.driver.block_on(faults.guard(async {
+            match way {
+                Way::Kept { context, attached } => {
+                    let epoch = attached.get().life.epoch;
+                    await_peers(shared, client, context.get(), epoch, std::time::Instant::now()).await?;
+                    if let Err(error) = &attached.get().own {
+                        // Other reasons concern this stream alone: the others may well take events.
+                        return match error {
+                            EngineError::TakesNothing(error) => Err(EngineError::TakesNothing(error.clone())),
+                            _ => Ok(()),
+                        };
+                    }
+                    let message = PublishMessage::build().payload(Bytes::from_static(b"{}"));
+                    let sent = context.get().send_publish(shared.probe_subject(), message).await;
+                    let ack = sent.map_err(|error| refused(&error))?;
+                    answer(ack, Instant::now() + TIMEOUT).await.map(drop)
+                }
+                Way::Plain { marks } => {
+                    marks.get().pass(client).await?;
+                    if !shared.goes_over(client).await? {
+                        return Ok(());
+                    }
+                    Err(EngineError::OtherKind(
+                        "NATS keeps this log now: the node goes over to that".to_owned(),
+                    ))
+                }
+            }
+        }))
+    }
+}
+
+pub(super) async fn answer(ack: PublishAckFuture, until: Instant) -> Result<PublishAck, EngineError> {
+    let answer = timeout_at(until, ack.into_future()).await;
+    answer.map_err(|_| unreachable("no answer in time"))?.map_err(|error| refused(&error))
+}
+
+/// What it means that a message was not taken.
+pub(super) fn refused(error: &PublishError) -> EngineError {
+    match error.kind() {
+        // Its stream has gone, or JetStream as a whole: attaching anew tells which.
+        PublishErrorKind::StreamNotFound => EngineError::OtherEpoch,
+        _ => cause(error).map_or_else(|| unreachable(error), answered),
+    }
+}
+
+/// Waits for the other nodes where the server was restarted; ends the epoch where one of them is missing.
+async fn await_peers(
+    shared: &Shared,
+    client: &Client,
+    context: &Context,
+    epoch: u64,
+    until: std::time::Instant,
+) -> Result<(), EngineError> {
+    match shared.roll(until).await {
+        Roll::Complete => Ok(()),
+        Roll::Waits => {
+            let why = "its server was restarted, and not all nodes have found what they knew of it";
+            Err(EngineError::TakesNothing(why.to_owned()))
+        }
+        Roll::Missing => {
+            shared.attach(client, context, Some(epoch)).await?;
+            lock(&shared.peers).give_up();
+            Err(EngineError::OtherEpoch)
+        }
+    }
+}
+
+async fn append_kept(
+    shared: &Shared,
+    context: &Context,
+    attached: &Attached,
+    batch: &Batch<'_>,
+) -> Result<(u64, Vec<Sequence>), EngineError> {
+    let followed = {
+        let known = lock(&shared.known);
+        if known.followed.epoch == attached.life.epoch { known.followed.next.clone() } else { Vec::new() }
+    };
+    let mut window = Window {
+        shared,
+        attached,
+        batch,
+        acks: VecDeque::new(),
+        bytes: 0,
+        followed,
+        sequences: Vec::with_capacity(batch.records.len()),
+    };
+    for (at, record) in batch.records.iter().enumerate() {
+        let length = record.json.len();
+        while window.acks.len() >= WINDOW || (window.bytes + length > WINDOW_BYTES && !window.acks.is_empty())
+        {
+            window.settle().await?;
+        }
+        let payload = Bytes::copy_from_slice(record.json.as_bytes());
+        let message = PublishMessage::build().payload(payload).message_id(window.id(at));
+        let sent = context.send_publish(shared.subject(record.shard.into()), message).await;
+        let ack = match sent {
+            Ok(ack) => ack,
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                let limit = context.client().max_payload().saturating_sub(HEADERS) as u64;
+                return Err(EngineError::TooLarge { bytes: length as u64, limit });
+            }
+            Err(error) => return Err(refused(&error)),
+        };
+        window.acks.push_back(ack);
+        window.bytes += length;
+    }
+    while !window.acks.is_empty() {
+        window.settle().await?;
+    }
+    Ok((attached.life.epoch, window.sequences))
+}
+
+/// The messages of a batch that have no answer yet.
+struct Window<'a> {
+    shared: &'a Shared,
+    attached: &'a Attached,
+    batch: &'a Batch<'a>,
+    acks: VecDeque<PublishAckFuture>,
+    bytes: usize,
+    /// How far this node had followed each shard before it sent them.
+    followed: Vec<Sequence>,
+    /// Of those that were answered.
+    sequences: Vec<Sequence>,
+}
+
+impl Window<'_> {
+    fn id(&self, at: usize) -> String {
+        format!("{:x}-{:x}", self.shared.node, self.batch.first + at as u64)
+    }
+
+    /// Waits for the answer to the oldest.
+    async fn settle(&mut self) -> Result<(), EngineError> {
+        let Some(ack) = self.acks.pop_front() else { return Ok(()) };
+        let at = self.sequences.len();
+        let Record { shard, json } = &self.batch.records[at];
+        // Who gave up does not hold up those who come behind.
+        let until = Instant::from_std(self.batch.until).min(Instant::now() + TIMEOUT);
+        let ack = match answer(ack, until).await {
+            Ok(ack) => ack,
+            Err(error) => {
+                return Err(too_large(error, &self.attached.streams[usize::from(*shard)], json.len()).await);
+            }
+        };
+        self.bytes -= json.len();
+        self.batch.kept_some.set(true);
+        let sequence = ack.sequence.saturating_sub(1);
+        let mut known = lock(&self.shared.known);
+        let epoch = self.attached.life.epoch;
+        if known.marked > epoch {
+            // It may stand behind the mark: which epoch it is in, attaching anew tells.
+            return Err(EngineError::OtherEpoch);
+        }
+        let appended = known.appended.next.get(usize::from(*shard)).filter(|_| known.appended.epoch == epoch);
+        let least = appended.into_iter().chain(self.followed.get(usize::from(*shard))).max();
+        if !ack.duplicate && least.is_some_and(|least| sequence < *least) {
+            // The numbers began anew: it is another stream, which has this one now.
+            return Err(EngineError::OtherEpoch);
+        }
+        known.appended.saw(*shard, sequence, Mark::Id(self.id(at)));
+        self.sequences.push(sequence);
+        Ok(())
+    }
+}
+
+/// Names the limit, where a stream has one of its own that was set since.
+async fn too_large(error: EngineError, stream: &Stream, bytes: usize) -> EngineError {
+    if !matches!(&error, EngineError::Unfit(_)) {
+        return error;
+    }
+    match look(stream).await {
+        Ok(Some(info)) if info.config.max_message_size > 0 => EngineError::TooLarge {
+            bytes: bytes as u64,
+            limit: (info.config.max_message_size as u64).saturating_sub(HEADERS as u64),
+        },
+        _ => error,
+    }
+}
+
+/// Whether the server says that it can never take this message.
+pub(super) const fn is_about_the_message(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)
+}

@@ -1,0 +1,182 @@
+//! Follows the streams.
+//!
+//! Imports its siblings. Always: what is handed over is of the life that was attached to. A reader that the client made anew
+//! by itself, as it does when a stream has gone, is not read on: the streams are compared first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, Context};
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, SelectAll, select_all};
+use tokio::time::timeout;
+
+use super::super::{EngineError, Entry, Follow, OnNotice, Places};
+use super::Shared;
+use super::link::{Faults, InRuntime, TIMEOUT, Task, unreachable};
+use super::peers;
+use super::streams::{Attached, EPOCH, Mark, watch};
+use crate::event::{EventId, Sequence};
+use crate::sync::lock;
+
+/// Entries handed over in one call.
+const READ_COUNT: usize = 1000;
+
+/// What is there comes over the network, not at once.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+/// In place of a shard: a message is a notice.
+const NOTICE: u16 = u16::MAX;
+
+type Messages = BoxStream<'static, Result<Came, EngineError>>;
+
+/// A message that came.
+struct Came {
+    /// Or [`NOTICE`].
+    shard: u16,
+    sequence: Sequence,
+    time: i128,
+    payload: bytes::Bytes,
+    /// The epoch that begins behind it, where it is a mark and no event.
+    epoch: Option<u64>,
+}
+
+/// The epoch that a mark names.
+pub(in crate::engine) fn epoch_of(message: &jetstream::Message) -> Option<u64> {
+    let headers = message.headers.as_ref().filter(|_| message.payload.is_empty())?;
+    headers.get(EPOCH)?.as_str().parse().ok()
+}
+
+/// The messages of a stream, from a sequence of its own on, which begin at 1.
+async fn read(shard: u16, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
+    let config = pull::OrderedConfig {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
+        ..pull::OrderedConfig::default()
+    };
+    let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
+    let messages = consumer.messages().await.map_err(unreachable)?;
+    // The reader numbers what it sends from 1.
+    let mut read = 0;
+    let came = move |message: Result<jetstream::Message, pull::OrderedError>| {
+        let message = message.map_err(unreachable)?;
+        let info = message.info().map_err(unreachable)?;
+        read += 1;
+        if info.consumer_sequence != read {
+            return Err(EngineError::OtherEpoch);
+        }
+        let (sequence, time) = (info.stream_sequence, info.published.unix_timestamp_nanos());
+        let epoch = epoch_of(&message);
+        let payload = message.message.payload;
+        Ok(Came { shard, sequence: sequence.saturating_sub(1), time, payload, epoch })
+    };
+    Ok(messages.map(came).boxed())
+}
+
+/// Follows streams.
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+    epoch: u64,
+    messages: InRuntime<SelectAll<Messages>>,
+    faults: Arc<Faults>,
+    on_notice: OnNotice,
+    _tasks: [Task; 2],
+    /// While it lives, its streams and subscriptions do.
+    client: Client,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if !self.faults.is_faulty() {
+            self.shared.say_gone(&self.client);
+        }
+    }
+}
+
+impl Follower {
+    /// Hears the notices that are there, and then follows from these places. Within the runtime.
+    pub(super) async fn new(
+        shared: &Arc<Shared>,
+        client: Client,
+        context: &Context,
+        faults: Arc<Faults>,
+        attached: Attached,
+        next: &[Sequence],
+    ) -> Result<Self, EngineError> {
+        let notices = shared.notice_stream(context).await?;
+        let mut all = vec![hear(shared, &notices).await?];
+        for ((shard, stream), next) in attached.streams.iter().enumerate().zip(next) {
+            all.push(read(shard as u16, stream, *next + 1).await?);
+        }
+        let epoch = attached.life.epoch;
+        lock(&shared.known).followed.begin(&attached.life, next);
+        let words = peers::subscribe(shared, &client).await?;
+        let listen = shared.driver.spawn(peers::listen(Arc::clone(shared), client.clone(), words));
+        let watch = watch(Arc::clone(shared), client.clone(), Arc::clone(&faults), attached, notices);
+        Ok(Self {
+            shared: Arc::clone(shared),
+            epoch,
+            messages: InRuntime::new(&shared.driver, select_all(all)),
+            faults,
+            on_notice: Arc::clone(&shared.on_notice),
+            _tasks: [listen, shared.driver.spawn(watch)],
+            client,
+        })
+    }
+}
+
+/// What comes of notices, once those that are there were heard.
+async fn hear(shared: &Shared, stream: &Stream) -> Result<Messages, EngineError> {
+    let state = &stream.cached_info().state;
+    let mut messages = read(NOTICE, stream, state.first_sequence.max(1)).await?;
+    let mut heard = if state.messages == 0 { u64::MAX } else { 0 };
+    while heard < state.last_sequence {
+        let next = timeout(TIMEOUT, messages.next()).await.map_err(unreachable)?;
+        let notice = next.ok_or_else(|| unreachable("the notices ended"))??;
+        heard = notice.sequence + 1;
+        (shared.on_notice)(&notice.payload);
+    }
+    Ok(messages)
+}
+
+impl Follow for Follower {
+    fn follow(
+        &mut self,
+        _: &Places,
+        wait: Duration,
+        take: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(), EngineError> {
+        let Self { shared, messages, epoch, faults, on_notice, .. } = self;
+        let wait = wait.max(FIRST_WAIT);
+        shared.driver.block_on(async {
+            let end = tokio::time::Instant::now() + wait;
+            for _ in 0..READ_COUNT {
+                faults.check()?;
+                let next = faults.guard(async { Ok(messages.get().next().await) });
+                let Came { shard, sequence, time, payload, epoch: marked } =
+                    match tokio::time::timeout_at(end, next).await {
+                        Err(_) => return Ok(()),
+                        Ok(next) => next?.ok_or_else(|| unreachable("the streams ended"))??,
+                    };
+                if shard == NOTICE {
+                    on_notice(&payload);
+                    continue;
+                }
+                if let Some(marked) = marked {
+                    if marked > *epoch {
+                        let mut known = lock(&shared.known);
+                        known.marked = known.marked.max(marked);
+                        return Err(EngineError::OtherEpoch);
+                    }
+                    // Of a node that claimed an epoch and did not come to its end.
+                    continue;
+                }
+                take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &payload });
+                lock(&shared.known).followed.saw(shard, sequence, Mark::Time(time));
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,524 @@
+//! Which streams the log is, which life it is in, and how a life that was lost is told from the one that is there.
+//!
+//! Imports its siblings. Always:
+//! - a log that was never rolled back is in the epoch at which the youngest of its streams was created, as every node finds
+//!   by itself;
+//! - what a node has seen and the streams no longer have, or have otherwise, ends the epoch. The node claims the next one in
+//!   a stream of the log's own; of nodes that do so together one succeeds. It puts a mark into each shard's stream, and says
+//!   where those stand: what is before them is of the old epoch for every node, what is behind of the new one;
+//! - epochs grow, so no id is given twice by nodes that know of one another's.
+//!
+//! The streams' identities are compared on each attaching, and every second beside it ([`watch`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind, RequestErrorKind};
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, LastRawMessageErrorKind, RawMessageErrorKind, StorageType, Stream,
+};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout};
+
+use super::super::{EngineError, NOTICES_MAX, Places};
+use super::Shared;
+use super::append::{answer, is_about_the_message, refused};
+use super::link::{Faults, TIMEOUT, unreachable};
+use crate::event::{Sequence, Timestamp};
+use crate::sync::lock;
+
+/// For how long the server knows an event again that is sent twice, at least.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// How often the streams are looked at while they are followed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The least pause between two requests of that.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Attempts to agree on an epoch with other nodes that have lost the same.
+const ROUNDS: usize = 30;
+
+/// The pause before it is looked again whether another node is done with an epoch that it claimed.
+const CLAIM_PAUSE: Duration = Duration::from_millis(200);
+
+/// So often that is looked, before a node takes the matter over that may have died in it.
+const CLAIM_LOOKS: usize = 20;
+
+/// The pause before a stream is made that was there before: a server that makes one while it still removes the last of that
+/// name leaves it without files (NATS 2.9).
+const REMAKE_PAUSE: Duration = Duration::from_millis(500);
+
+/// The header of a mark, with the epoch that begins behind it.
+pub(super) const EPOCH: &str = "Fanwire-Epoch";
+
+/// Needs the runtime: it spawns a task.
+pub(super) fn context(client: &Client) -> Context {
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(TIMEOUT);
+    context
+}
+
+/// The kind of error that the server's answer is.
+pub(super) fn answered(error: &jetstream::Error) -> EngineError {
+    match error.error_code() {
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+        | ErrorCode::STREAM_STORE_FAILED
+        | ErrorCode::STREAM_SEALED
+        | ErrorCode::STREAM_OFFLINE
+        | ErrorCode::STREAM_TOO_MANY_REQUESTS
+        | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
+        | ErrorCode::CLUSTER_NO_PEERS
+        | ErrorCode::CLUSTER_NOT_AVAILABLE => EngineError::TakesNothing(error.to_string()),
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+            EngineError::OtherKind("NATS has JetStream off".to_owned())
+        }
+        code if is_about_the_message(code) => EngineError::Unfit(error.to_string()),
+        _ => unreachable(error),
+    }
+}
+
+/// As [`answered`], of what making a stream or looking at one has failed with.
+fn of_making(error: &jetstream::context::CreateStreamError) -> EngineError {
+    match error.kind() {
+        CreateStreamErrorKind::JetStreamUnavailable => {
+            EngineError::OtherKind("nothing in NATS answers for JetStream".to_owned())
+        }
+        CreateStreamErrorKind::JetStream(error) => answered(&error),
+        _ => unreachable(error),
+    }
+}
+
+/// What is told of an epoch that is not the streams' own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    epoch: u64,
+    /// The streams that it is of, by when they were created.
+    created: Vec<u64>,
+    /// Where it begins in each shard, behind a mark in its stream; `None` until all marks are there.
+    starts: Option<Vec<Sequence>>,
+}
+
+/// A life of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::engine) struct Life {
+    pub(in crate::engine) epoch: u64,
+    /// Microseconds at which each shard's stream was created.
+    pub(in crate::engine) created: Vec<u64>,
+    /// Where this life begins in each shard.
+    pub(in crate::engine) starts: Vec<Sequence>,
+    /// Where each shard ends.
+    pub(super) ends: Vec<Sequence>,
+    /// The message that tells of the epoch, in the stream of the log's own; zero where the streams do themselves.
+    told: u64,
+}
+
+/// How far a node has followed, or appended, in one life.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) epoch: u64,
+    /// As in [`Life`]; empty where a predecessor did not say.
+    pub(super) created: Vec<u64>,
+    pub(super) next: Vec<Sequence>,
+    /// By what the entry before each place is known again, where it is known.
+    pub(super) marks: Vec<Option<Mark>>,
+}
+
+/// By what an entry is known again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Nanoseconds at which the server took it.
+    Time(i128),
+    /// Its message id.
+    Id(String),
+}
+
+impl Mark {
+    fn is_of(&self, message: &StreamMessage) -> bool {
+        match self {
+            Self::Time(time) => message.time.unix_timestamp_nanos() == *time,
+            Self::Id(id) => message.headers.get("Nats-Msg-Id").is_some_and(|of| of.as_str() == id),
+        }
+    }
+}
+
+impl Seen {
+    /// Nothing was seen of this life yet, but that it begins at `next`.
+    pub(super) fn begin(&mut self, life: &Life, next: &[Sequence]) {
+        if self.epoch != life.epoch || self.created != life.created || self.next != next {
+            self.marks = vec![None; next.len()];
+        }
+        self.epoch = life.epoch;
+        self.created.clone_from(&life.created);
+        self.next = next.to_vec();
+    }
+
+    pub(super) fn saw(&mut self, shard: u16, sequence: Sequence, mark: Mark) {
+        let shard = usize::from(shard);
+        if let (Some(next), Some(known)) = (self.next.get_mut(shard), self.marks.get_mut(shard))
+            && sequence + 1 >= *next
+        {
+            (*next, *known) = (sequence + 1, Some(mark));
+        }
+    }
+
+    /// Whether a shard's stream is the one that was seen.
+    fn is_same(&self, shard: usize, life: &Life) -> bool {
+        match self.created.get(shard) {
+            Some(created) => *created == life.created[shard],
+            // The epoch is when the youngest was created.
+            None => life.created[shard] <= self.epoch,
+        }
+    }
+}
+
+/// What a node knows of the log beside what the streams say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    pub(super) followed: Seen,
+    pub(super) appended: Seen,
+    /// The latest epoch that a mark in a stream or the word of a node named.
+    pub(super) marked: u64,
+    /// When the streams were last found to be those that this node follows.
+    pub(super) looked: Option<std::time::Instant>,
+}
+
+/// The streams of a log, and their life.
+pub(super) struct Attached {
+    pub(super) streams: Vec<Stream>,
+    /// The stream of the log's own, or why there is none.
+    pub(super) own: Result<Stream, EngineError>,
+    pub(super) life: Life,
+    /// For each shard whether all is there that was followed.
+    followed_is_there: Vec<bool>,
+    /// The longest message that the streams take.
+    pub(super) max_message: Option<u64>,
+}
+
+impl Attached {
+    /// Where a follower that was at `known` goes on.
+    pub(super) fn places(&self, known: Option<&Places>, followed: &Seen, past: u64) -> Vec<Sequence> {
+        let Life { epoch, starts, ends, .. } = &self.life;
+        match known {
+            Some(known) if known.epoch == *epoch => known.next.clone(),
+            Some(known) if known.next.len() == ends.len() => (0..ends.len())
+                .map(|shard| {
+                    // What it has read of a stream that lives on does not come again.
+                    let goes_on = followed.epoch == known.epoch
+                        && followed.is_same(shard, &self.life)
+                        && self.followed_is_there[shard];
+                    if goes_on { known.next[shard].max(starts[shard]) } else { starts[shard] }
+                })
+                .collect(),
+            _ => starts.iter().zip(ends).map(|(start, end)| end.saturating_sub(past).max(*start)).collect(),
+        }
+    }
+}
+
+/// When a stream was created.
+pub(in crate::engine) fn micros(info: &Info) -> u64 {
+    u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default()
+}
+
+impl Shared {
+    fn stream_config(&self, name: String, subjects: Vec<String>) -> Config {
+        Config {
+            name,
+            subjects,
+            num_replicas: self.replicas,
+            discard: DiscardPolicy::Old,
+            storage: StorageType::File,
+            ..Config::default()
+        }
+    }
+
+    /// The streams of the log's shards; made where they are not there.
+    async fn streams(&self, client: &Client, context: &Context) -> Result<Vec<Stream>, EngineError> {
+        let mut streams = Vec::with_capacity(self.shards);
+        for shard in 0..self.shards {
+            let config = Config {
+                max_messages: self.history as i64,
+                duplicate_window: DUPLICATE_WINDOW.max(self.accept_timeout * 2),
+                ..self.stream_config(format!("{}-{shard}", self.name), vec![self.subject(shard)])
+            };
+            if lock(&self.known).followed.epoch != 0 {
+                let there = context.get_stream_no_info(&config.name).await.map_err(unreachable)?;
+                if matches!(look(&there).await, Ok(None)) {
+                    tokio::time::sleep(REMAKE_PAUSE).await;
+                }
+            }
+            match context.get_or_create_stream(config).await {
+                Ok(stream) => streams.push(stream),
+                Err(error) => return Err(self.kind_of(client, &of_making(&error), &error)),
+            }
+        }
+        Ok(streams)
+    }
+
+    /// What it means that there are no streams.
+    fn kind_of(
+        &self,
+        client: &Client,
+        meaning: &EngineError,
+        error: &jetstream::context::CreateStreamError,
+    ) -> EngineError {
+        match meaning {
+            // A server that has it says so in its first line: whoever answers for it is on its way.
+            EngineError::OtherKind(_)
+                if error.kind() == CreateStreamErrorKind::JetStreamUnavailable
+                    && client.server_info().jetstream
+                    && !self.is_kept() =>
+            {
+                unreachable("JetStream does not answer yet")
+            }
+            _ => of_making(error),
+        }
+    }
+
+    /// The stream of the log's own: which epoch it is in, and what a probe leaves.
+    async fn own_stream(&self, context: &Context) -> Result<Stream, EngineError> {
+        let config = Config {
+            max_messages_per_subject: 1,
+            ..self.stream_config(format!("{}-log", self.name), vec![format!("{}.log.*", self.name)])
+        };
+        context.get_or_create_stream(config).await.map_err(|error| of_making(&error))
+    }
+
+    pub(super) fn probe_subject(&self) -> String {
+        format!("{}.log.probe", self.name)
+    }
+
+    fn epoch_subject(&self) -> String {
+        format!("{}.log.epoch", self.name)
+    }
+
+    pub(super) async fn notice_stream(&self, context: &Context) -> Result<Stream, EngineError> {
+        let config = Config {
+            max_messages: NOTICES_MAX as i64,
+            ..self.stream_config(format!("{}-notices", self.name), vec![self.notices()])
+        };
+        context.get_or_create_stream(config).await.map_err(|error| of_making(&error))
+    }
+
+    /// What was told of the epoch last, and by which message.
+    async fn told(&self, own: &Stream) -> Result<(u64, Option<Told>), EngineError> {
+        match own.get_last_raw_message_by_subject(&self.epoch_subject()).await {
+            Ok(message) => Ok((message.sequence, serde_json::from_slice(&message.payload).ok())),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((0, None)),
+            Err(error) => Err(unreachable(error)),
+        }
+    }
+
+    /// The streams, in the life that all nodes agree on. Begins another one where this node has seen what the streams no
+    /// longer have, or where it is told to end this epoch.
+    pub(super) async fn attach(
+        &self,
+        client: &Client,
+        context: &Context,
+        ends: Option<u64>,
+    ) -> Result<Attached, EngineError> {
+        let mut claimed = (0, 0);
+        for _ in 0..ROUNDS {
+            // Before the streams are looked at: both grow meanwhile.
+            let known = lock(&self.known).clone();
+            let streams = self.streams(client, context).await?;
+            self.keeps();
+            let own = self.own_stream(context).await;
+            let (told_by, told) = match &own {
+                Ok(own) => self.told(own).await?,
+                Err(EngineError::Unreachable(error)) => return Err(unreachable(error)),
+                Err(_) => (0, None),
+            };
+            let infos = streams.iter().map(Stream::cached_info);
+            let max_message = infos.clone().map(|info| info.config.max_message_size).filter(|max| *max > 0);
+            let max_message = max_message.min().and_then(|max| u64::try_from(max).ok());
+            let mut life = Life {
+                epoch: 0,
+                created: infos.clone().map(micros).collect(),
+                starts: vec![0; streams.len()],
+                ends: infos.map(|info| info.state.last_sequence).collect(),
+                told: told_by,
+            };
+            let youngest = life.created.iter().copied().max().unwrap_or_default();
+            // The least epoch that there may be now, where it is not the one that there is.
+            let mut least = None;
+            match told {
+                Some(Told { epoch, created, starts }) if created == life.created => match starts {
+                    Some(starts) if starts.len() == life.starts.len() => {
+                        (life.epoch, life.starts) = (epoch, starts);
+                    }
+                    _ if claimed.0 == told_by && claimed.1 >= CLAIM_LOOKS => least = Some(epoch + 1),
+                    _ => {
+                        claimed = (told_by, if claimed.0 == told_by { claimed.1 + 1 } else { 1 });
+                        tokio::time::sleep(CLAIM_PAUSE).await;
+                        continue;
+                    }
+                },
+                // The streams are others, and a clock that was set back made them seem older.
+                Some(told) if told.epoch >= youngest => least = Some(told.epoch + 1),
+                _ => life.epoch = youngest,
+            }
+            let mut followed_is_there = Vec::with_capacity(streams.len());
+            for (shard, stream) in streams.iter().enumerate() {
+                let followed = is_there(&known.followed, shard, &life, stream).await?;
+                let appended = is_there(&known.appended, shard, &life, stream).await?;
+                for (seen, is_there) in [(&known.followed, followed), (&known.appended, appended)] {
+                    let is_lost = seen.epoch == life.epoch && !(seen.is_same(shard, &life) && is_there);
+                    if seen.epoch != 0 && (seen.epoch > life.epoch || is_lost) {
+                        least = least.max(Some(seen.epoch + 1));
+                    }
+                }
+                followed_is_there.push(followed);
+            }
+            if known.marked > life.epoch {
+                // Whoever claimed it did so before it said so: what was told of it is lost, or it lies.
+                least = least.max(Some(known.marked + 1));
+            }
+            if let Some(ends) = ends.filter(|ends| *ends >= life.epoch) {
+                least = least.max(Some(ends + 1));
+            }
+            let Some(least) = least else {
+                return Ok(Attached { streams, own, life, followed_is_there, max_message });
+            };
+            let epoch = (Timestamp::now().0 as u64).max(least).max(youngest + 1);
+            own?;
+            self.begin_epoch(client, context, epoch, life.created, told_by).await?;
+        }
+        Err(unreachable("other nodes begin one epoch after the other"))
+    }
+
+    /// Begins an epoch for all nodes, unless another one was claimed since.
+    async fn begin_epoch(
+        &self,
+        client: &Client,
+        context: &Context,
+        epoch: u64,
+        created: Vec<u64>,
+        since: u64,
+    ) -> Result<(), EngineError> {
+        let mut told = Told { epoch, created, starts: None };
+        let Some(claim) = self.tell_epoch(context, &told, since).await? else { return Ok(()) };
+        tracing::warn!(epoch, "the engine's log may have lost events that a node saw: another epoch begins");
+        self.say_claimed(client, epoch).await;
+        let mut starts = Vec::with_capacity(self.shards);
+        for shard in 0..self.shards {
+            let mark = PublishMessage::build().header(EPOCH, epoch.to_string().as_str());
+            let sent = context.send_publish(self.subject(shard), mark).await;
+            let ack = sent.map_err(|error| refused(&error))?;
+            starts.push(answer(ack, Instant::now() + TIMEOUT).await?.sequence);
+        }
+        told.starts = Some(starts);
+        self.tell_epoch(context, &told, claim).await.map(drop)
+    }
+
+    /// Tells all nodes of an epoch, unless another one was told since; by which message.
+    async fn tell_epoch(
+        &self,
+        context: &Context,
+        told: &Told,
+        since: u64,
+    ) -> Result<Option<u64>, EngineError> {
+        let json = serde_json::to_vec(told).map_err(unreachable)?;
+        let message = PublishMessage::build().payload(json.into()).expected_last_subject_sequence(since);
+        let ack =
+            context.send_publish(self.epoch_subject(), message).await.map_err(|error| refused(&error))?;
+        match timeout(TIMEOUT, ack.into_future()).await.map_err(unreachable)? {
+            Ok(ack) => Ok(Some(ack.sequence)),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+}
+
+/// Whether a shard has all that was seen of it, as it was seen.
+async fn is_there(seen: &Seen, shard: usize, life: &Life, stream: &Stream) -> Result<bool, EngineError> {
+    let Some(next) = seen.next.get(shard).copied() else { return Ok(seen.epoch == 0) };
+    if !seen.is_same(shard, life) {
+        return Ok(false);
+    }
+    if next > life.ends[shard] {
+        return Ok(false);
+    }
+    let Some(Some(mark)) = seen.marks.get(shard) else { return Ok(true) };
+    // The sequence that was seen last is `next - 1`, and streams begin at 1.
+    match stream.get_raw_message(next).await {
+        Ok(message) => Ok(mark.is_of(&message)),
+        // It was trimmed or purged since.
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(true),
+        Err(error) => Err(unreachable(error)),
+    }
+}
+
+/// How long the follower takes to look at all streams once.
+pub(super) fn look_time(shards: usize) -> Duration {
+    LOOK.max(LOOK_PAUSE * (shards as u32 + 2))
+}
+
+/// Looks at the streams every second, and tells what is wrong with them.
+pub(super) async fn watch(
+    shared: Arc<Shared>,
+    client: Client,
+    faults: Arc<Faults>,
+    attached: Attached,
+    notices: Stream,
+) {
+    let Attached { streams, own, life, .. } = attached;
+    let heard = micros(notices.cached_info());
+    let server = client.server_info().server_id;
+    while !faults.is_faulty() {
+        lock(&shared.known).looked = Some(std::time::Instant::now());
+        shared.say_here(&client, &server).await;
+        let pause = look_time(streams.len()) / (streams.len() as u32 + 2);
+        for (shard, stream) in streams.iter().enumerate() {
+            tokio::time::sleep(pause).await;
+            let seen = lock(&shared.known).followed.next.get(shard).copied().unwrap_or(0);
+            match look(stream).await {
+                Ok(Some(info))
+                    if micros(&info) == life.created[shard] && info.state.last_sequence >= seen => {}
+                Ok(_) => return faults.set(EngineError::OtherEpoch),
+                Err(error) => return faults.set(error),
+            }
+        }
+        tokio::time::sleep(pause).await;
+        match look(&notices).await {
+            Ok(Some(info)) if micros(&info) == heard => {}
+            Ok(_) => return faults.set(unreachable("the notices began anew")),
+            Err(error) => return faults.set(error),
+        }
+        tokio::time::sleep(pause).await;
+        if let Ok(own) = &own {
+            match shared.told(own).await {
+                Ok((told, _)) if told == life.told => {}
+                Ok(_) => return faults.set(EngineError::OtherEpoch),
+                Err(error) => return faults.set(error),
+            }
+        }
+    }
+}
+
+/// A stream's info; `None` where it is not there any more.
+pub(super) async fn look<I>(stream: &Stream<I>) -> Result<Option<Info>, EngineError> {
+    let error = match stream.get_info().await {
+        Ok(info) => return Ok(Some(info)),
+        Err(error) => error,
+    };
+    if error.kind() == RequestErrorKind::NoResponders {
+        return Err(EngineError::OtherKind("nothing in NATS answers for JetStream".to_owned()));
+    }
+    match cause(&error) {
+        Some(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        Some(answer) => Err(answered(answer)),
+        None => Err(unreachable(error)),
+    }
+}
+
+/// The server's answer in an error of the client's.
+pub(super) fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e jetstream::Error> {
+    error.source()?.downcast_ref()
+}

@@ -257,7 +257,7 @@ impl Log for NatsLog {
             let context = context(&client);
             let way = match shared.find(&client, &context).await? {
                 Some(attached) => {
-                    shared.arrive(&client);
+                    shared.arrive(&client, attached.life.epoch);
                     let appended = &mut lock(&shared.known).appended;
                     if appended.epoch != attached.life.epoch || appended.created != attached.life.created {
                         appended.begin(&attached.life, &attached.life.starts);

@@ -56,6 +56,8 @@ pub(super) struct Peers {
     heard: HashMap<u64, Heard>,
     /// The run of the server that this node appends to.
     server: String,
+    /// The epoch that the log was found in first over it.
+    epoch: u64,
     /// The nodes that are to be heard over it, and since when.
     awaited: Option<(Instant, Vec<u64>)>,
 }
@@ -71,11 +73,16 @@ pub(super) enum Roll {
 }
 
 impl Peers {
-    /// Notes that the log's server is in this run.
-    fn arrive(&mut self, server: &str, now: Instant) {
+    /// Notes that the log's server is in this run, and the log in this epoch.
+    fn arrive(&mut self, server: &str, epoch: u64, now: Instant) {
         if self.server == server {
+            if epoch > self.epoch {
+                // Another node missed one: what that saw is of an epoch that has ended.
+                self.awaited = None;
+            }
             return;
         }
+        self.epoch = epoch;
         let is_first = self.server.is_empty();
         server.clone_into(&mut self.server);
         self.heard.retain(|_, heard| now.saturating_duration_since(heard.at) < MEMORY);
@@ -121,10 +128,10 @@ impl Shared {
     }
 
     /// Notes which run of the server a connection to append with is to.
-    pub(super) fn arrive(&self, client: &Client) {
+    pub(super) fn arrive(&self, client: &Client, epoch: u64) {
         let server = client.server_info();
         if server.cluster.is_none() && !server.server_id.is_empty() {
-            lock(&self.peers).arrive(&server.server_id, Instant::now());
+            lock(&self.peers).arrive(&server.server_id, epoch, Instant::now());
         }
     }
 
@@ -204,12 +211,12 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut peers = Peers::default();
-        peers.arrive("first", at(0));
+        peers.arrive("first", 1, at(0));
         peers.hear(1, Some("first"), at(0));
         peers.hear(2, Some("first"), at(0));
         peers.hear(3, Some("first"), at(0));
         assert_eq!(peers.roll(at(0)), Roll::Complete, "its first run that this node knows");
-        peers.arrive("second", at(1));
+        peers.arrive("second", 1, at(1));
         peers.hear(1, Some("first"), at(1));
         peers.hear(2, Some("second"), at(1));
         peers.hear(3, None, at(1));
@@ -217,11 +224,11 @@ mod tests {
         assert_eq!(peers.roll(at(9)), Roll::Missing);
         peers.hear(1, Some("second"), at(9));
         assert_eq!(peers.roll(at(9)), Roll::Complete);
-        peers.arrive("third", at(10));
+        peers.arrive("third", 1, at(10));
         assert_eq!(peers.roll(at(17)), Roll::Missing);
-        peers.give_up();
-        assert_eq!(peers.roll(at(17)), Roll::Complete);
-        peers.arrive("fourth", at(700));
+        peers.arrive("third", 2, at(17));
+        assert_eq!(peers.roll(at(17)), Roll::Complete, "another node has ended the epoch");
+        peers.arrive("fourth", 1, at(700));
         assert_eq!(peers.roll(at(700)), Roll::Complete, "nobody is remembered for so long");
     }
 }

@@ -1,7 +1,7 @@
 //! What resume, engines and persistence cost, each beside a bare client that does the same in the same run.
 //!
 //! Drives the built server from outside, over loopback; Redis and NATS are real servers, started for it.
-//! `cargo bench --bench engines -- [resume] [redis] [nats] [file]`. Every run checks that all events came.
+//! `cargo bench --bench engines -- [resume] [past] [redis] [nats] [file]`. Every run checks that all events came.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -197,6 +197,106 @@ fn resume() {
     println!("  bare: one thread that writes the same bytes, ready-made, after one read\n");
 }
 
+/// How many clients come back at once, and how far behind: `FANWIRE_PAST_CLIENTS`, `FANWIRE_PAST_EVENTS`.
+fn asked_for(name: &str, usual: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// Clients that resume far behind, out of the log: what that does to others, and to memory.
+fn past() {
+    let (clients, behind) =
+        (asked_for("FANWIRE_PAST_CLIENTS", 1_000), asked_for("FANWIRE_PAST_EVENTS", 50_000));
+    let folder = Folder::new();
+    let redis = Service::start(Kind::Redis);
+    for (name, url) in [("files", format!("file://{}", folder.0.display())), ("Redis", redis.url())] {
+        let options = [
+            "--engine",
+            url.as_str(),
+            "--bus-capacity",
+            "8192",
+            "--max-memory-bytes",
+            "256MiB",
+            "--loops",
+            "1",
+        ];
+        let server = Server::with(&options);
+        eventually("it is ready", || http::get(server.addr, "/readyz").status == 200);
+        let mut first = Ws::subscribed(server.addr, json!({"event_types": ["first"]}));
+        server.publish(r#"{"type":"first"}"#);
+        let since = first.event()["event_id"].clone();
+        let mut wire = Wire::connect(server.addr);
+        for number in (0..behind).step_by(BATCH) {
+            wire.send(&http::post_request("/publish", "application/x-ndjson", batch(number).as_bytes()));
+            let answer = http::read_response(&mut wire, support::wire::deadline()).expect("an answer");
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        let followed = || server.metric("fanwire_engine_events_followed_total") > Some(behind as f64);
+        eventually("it has followed", followed);
+        let quiet = latency_of_others(server.addr);
+        let before = server.rss_kib();
+        let request = format!(
+            "GET /sse?type=task.* HTTP/1.1\r\nHost: bench\r\nLast-Event-ID: {}\r\n\r\n",
+            since.as_str().expect("an id")
+        );
+        let begin = Instant::now();
+        let readers: Vec<_> = (0..clients)
+            .map(|_| {
+                let mut stream = TcpStream::connect(server.addr).expect("it listens");
+                stream.write_all(request.as_bytes()).expect("it reads");
+                let read_all = move || read_blocks(&mut stream, behind + 1);
+                std::thread::Builder::new().stack_size(64 << 10).spawn(read_all).expect("a thread")
+            })
+            .collect();
+        let busy = latency_of_others(server.addr);
+        let during = server.rss_kib();
+        readers.into_iter().for_each(|reader| reader.join().expect("it read all"));
+        let time = begin.elapsed();
+        let stats: Value = http::get(server.addr, "/api/stats").json();
+        report_latency(&format!("{name}: others, while {clients} resume"), busy, quiet);
+        println!(
+            "{:<44} {:.1} s, {:.0} events/s; resident {} MiB before, {} MiB during; {} held",
+            format!("  {behind} events behind each"),
+            time.as_secs_f64(),
+            rate(clients * behind, time),
+            before / 1024,
+            during / 1024,
+            stats["held_bytes"],
+        );
+    }
+    println!("  bare: the same while nobody resumes\n");
+}
+
+/// Reads so many blocks of an event stream, the first of which says when to come back.
+fn read_blocks(stream: &mut TcpStream, mut count: usize) {
+    let mut chunk = vec![0; 16 << 10];
+    let mut last = 0;
+    while count > 0 {
+        let read = stream.read(&mut chunk).expect("bytes");
+        assert!(read > 0, "the stream ended {count} blocks early");
+        for byte in &chunk[..read] {
+            count -= usize::from(count > 0 && *byte == b'\n' && last == b'\n');
+            last = *byte;
+        }
+    }
+}
+
+/// Round trips of single events through the node and its log.
+fn latency_of_others(addr: SocketAddr) -> (f64, f64) {
+    let mut client = Ws::subscribed(addr, json!({"event_types": ["other"]}));
+    let mut publisher = Ws::connect(addr);
+    let mut times: Vec<f64> = (0..300)
+        .map(|_| {
+            let begin = Instant::now();
+            publisher.send(&json!({"type": "publish", "payload": {"type": "other"}}));
+            client.event();
+            std::thread::sleep(Duration::from_millis(2));
+            begin.elapsed().as_secs_f64() * 1e6 - 2_000.0
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
 fn redis_engine() {
     let service = Service::start(Kind::Redis);
     let url = service.url();
@@ -390,8 +490,13 @@ impl Drop for Folder {
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let all: [(&str, fn()); 4] =
-        [("resume", resume), ("redis", redis_engine), ("nats", nats_engine), ("file", file_engine)];
+    let all: [(&str, fn()); 5] = [
+        ("resume", resume),
+        ("past", past),
+        ("redis", redis_engine),
+        ("nats", nats_engine),
+        ("file", file_engine),
+    ];
     for (name, run) in all {
         if asked.is_empty() || asked.iter().any(|one| one == name) {
             run();

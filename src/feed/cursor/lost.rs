@@ -3,7 +3,9 @@
 //! Imports the room and its siblings. Always: a reply that says that all before it came has, where some did not, a gap
 //! before it.
 
-use super::{Cursor, Direct, Ring, Tally};
+use bytes::Bytes;
+
+use super::{Cursor, Direct, Piece, Ring, Tally};
 use crate::dialect::{Encoding, GapNotice};
 use crate::event::{EventId, Since};
 use crate::feed::thin::Cut;
@@ -160,5 +162,82 @@ impl Cursor {
         let is_known = !std::mem::take(&mut backlog.lost_a_gap);
         let edges = (backlog.last_before(behind), backlog.lost_to.take());
         self.insert_gap(behind, is_known.then_some(lost), edges, encoding, tally, ring);
+    }
+
+    /// Makes frames of the feed its own, up to so many events and bytes, with the replies in their places.
+    pub(super) fn take_over(
+        &mut self,
+        feed: &Feed,
+        mut max_events: u64,
+        max_bytes: usize,
+        tally: &mut Tally,
+    ) {
+        let mut backlog = self.backlog.take().unwrap_or_default();
+        let mut replies = std::mem::take(&mut backlog.direct).into_iter().peekable();
+        (backlog.direct_bytes, backlog.shared_bytes, backlog.direct_events) = (0, 0, 0);
+        self.backlog = Some(backlog);
+        loop {
+            let reply = replies.next_if(|direct| direct.place <= self.next);
+            let backlog = self.backlog.get_or_insert_default();
+            if let Some(reply) = reply {
+                self.in_step &= !reply.shifts;
+                backlog.push(Direct { place: 0, shifts: false, ..reply });
+                continue;
+            }
+            let stop = replies.peek().map_or(feed.next, |direct| direct.place.min(feed.next));
+            let room = max_events > 0 && backlog.direct_bytes < max_bytes;
+            let conflates = backlog.conflates;
+            let stop = stop.min(self.next.saturating_add(max_events));
+            match self.piece(Some(feed), self.next, stop, self.in_step) {
+                Some(Piece { bytes, of, first, to, in_step }) if room => {
+                    // Of a run that it takes all from, a part keeps nothing alive that it does not need.
+                    let bytes = if conflates { Bytes::copy_from_slice(bytes) } else { of.slice_ref(bytes) };
+                    self.in_step = in_step;
+                    let events = to - first;
+                    max_events -= events.min(max_events);
+                    self.pass_over(first, tally);
+                    self.note_whole(feed, first, to);
+                    self.next = to;
+                    let last = feed.id_of(to - 1);
+                    let events = events as u32;
+                    let is_shared = !bytes.is_unique();
+                    let direct = Direct { place: 0, bytes, events, shifts: false, last, is_shared };
+                    self.backlog.get_or_insert_default().push(direct);
+                }
+                Some(_) => break,
+                None => match replies.next() {
+                    Some(reply) => {
+                        self.in_step &= !reply.shifts;
+                        let direct = Direct { place: 0, shifts: false, ..reply };
+                        self.backlog.get_or_insert_default().push(direct);
+                    }
+                    None => break,
+                },
+            }
+        }
+        // What did not fit: replies stay, in order, behind it.
+        let backlog = self.backlog.get_or_insert_default();
+        for reply in replies {
+            backlog.push(reply);
+        }
+    }
+
+    /// Whether its feed has let go of frames that it was owed.
+    pub(crate) fn has_lost(&self, fanout: &Fanout) -> bool {
+        self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
+    }
+
+    /// Goes on behind all that its feed has, because it gets what it passes over in another way; false where it has no
+    /// feed.
+    pub(crate) fn skip_to_end(&mut self, fanout: &mut Fanout) -> bool {
+        let Some(membership) = self.membership else { return false };
+        fanout.release_samples_of(membership.feed());
+        fanout.seal(membership.feed());
+        let next = fanout.feed(membership.feed()).next;
+        // It is counted again where it is handed over.
+        fanout.books.matched -= next - self.next;
+        self.next = next;
+        self.in_step = false;
+        true
     }
 }

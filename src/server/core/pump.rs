@@ -44,12 +44,20 @@ impl<S: Socket> Core<S> {
             let now = self.now;
             let snapshot = &mut self.snapshot;
             let mut lost = false;
+            // Of several shards, the id before the hole says nothing of the others.
+            let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
+            let can_recover = has_log && self.shared.bus.shards() == 1;
             let continuity = &mut self.continuity;
             let mut oldest = None;
             let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
                 ReaderItem::Event(event) => {
                     oldest.get_or_insert_with(|| event.made());
-                    if let Some(gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
+                    if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
+                        // The ring has lapped the loop: the log has what it let go of.
+                        let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
+                            |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
+                        );
+                        gap.recoverable = lost && can_recover && is_of_one_epoch;
                         fanout.append_gap(&gap);
                     }
                     if let Some(snapshot) = snapshot {

@@ -374,6 +374,11 @@ impl Fanout {
             + self.feeds_of.capacity() * size_of::<SmallVec<[FeedOf; 1]>>()
     }
 
+    /// Of [`Self::table_bytes`], what the next filters take before more is allocated.
+    pub(crate) fn spare_bytes(&self) -> usize {
+        self.matcher.spare_bytes()
+    }
+
     pub(super) fn kept_bytes(&self) -> usize {
         self.feeds.iter().map(|(_, feed)| feed.bytes).sum()
     }

@@ -244,6 +244,8 @@ pub(crate) struct Core<S> {
     grown: usize,
     /// What the feeds' tables of filters take, as of the last second.
     tables: usize,
+    /// And what of it is free for the next filters.
+    spare: usize,
     /// The largest feeds when they were last looked at.
     largest: Arc<[FeedView]>,
     reported: Tick,
@@ -332,6 +334,7 @@ impl<S: Socket> Core<S> {
             unreported: false,
             grown: 0,
             tables: 0,
+            spare: 0,
             largest: Arc::default(),
             reported: 0,
             observed: 0,

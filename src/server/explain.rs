@@ -30,11 +30,22 @@ impl Interest {
     fn json(&self) -> Value {
         let FeedView { encoding, is_compressed, members, kept_events, kept_bytes, .. } = &self.view;
         json!({
-            "filters": self.texts, "dialect": encoding.dialect().name(),
+            "filters": self.texts.iter().map(|text| shown(text)).collect::<Vec<_>>(), "dialect": encoding.dialect().name(),
             "transport": if encoding.is_sse() { "sse" } else { "ws" },
             "lean": encoding.is_lean(), "compressed": is_compressed,
             "members": members, "kept_events": kept_events, "kept_bytes": kept_bytes,
         })
+    }
+}
+
+/// Characters of a filter's text that an operator is shown: one of 256 long values has 60,000, and fifty interests of them
+/// made an answer of megabytes.
+const TEXT_MAX: usize = 1000;
+
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((at, _)) => format!("{} ...", &text[..at]),
+        None => text.to_owned(),
     }
 }
 

@@ -398,6 +398,13 @@ impl Automaton {
         self.nodes.len() - self.free.len()
     }
 
+    /// Of [`Self::memory_bytes`], what the next patterns take before more is allocated.
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.free.len() * size_of::<Node>()
+            + (self.edges.capacity() - self.edges.len()) * size_of::<Edge>()
+            + (self.literals.capacity() - self.literals.len()) * size_of::<Literal>()
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
             + self.edges.allocation_size()

@@ -404,6 +404,11 @@ impl Index {
         self.shapes.len()
     }
 
+    /// Of [`Self::memory_bytes`], what the next paths take before more is allocated.
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.free.len() * size_of::<Node>()
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         let nodes: usize = self
             .nodes

@@ -340,6 +340,12 @@ impl Matcher {
         self.classes.iter().map(|class| class.filter.held_bytes()).sum()
     }
 
+    /// Bytes of the tables that nothing is in now: the next filters take them before more is allocated.
+    #[cfg(feature = "server")]
+    pub(crate) fn spare_bytes(&self) -> usize {
+        self.free.len() * size_of::<Class>() + self.automaton.spare_bytes() + self.index.spare_bytes()
+    }
+
     /// Bytes held by the tables, the filters' own apart. Walks the tables that have lists.
     pub fn memory_bytes(&self) -> usize {
         self.classes.capacity() * size_of::<Class>()

@@ -198,6 +198,7 @@ impl<S: Socket> Core<S> {
             // Walks the tables: once a second. What subscriptions add in between is bounded by their messages.
             let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
             self.tables = self.fanout.table_bytes() + snapshot;
+            self.spare = self.fanout.spare_bytes();
         }
         let mut holders = Holders::default();
         for (slot, conn) in &self.conns {
@@ -292,7 +293,8 @@ impl<S: Socket> Core<S> {
     /// While that is still too much, no new stream is taken; publishers always are.
     fn shed(&mut self, holders: Holders, apart: usize) -> usize {
         let mut held = holders.own + apart;
-        let budget = self.shared.loop_budget(&self.config);
+        // What went left room in the tables, which the next takes: it keeps nobody out.
+        let budget = self.shared.loop_budget(&self.config).map(|budget| budget.saturating_add(self.spare));
         let Some(budget) = budget.filter(|budget| held > *budget) else {
             self.shared.set_short_of_memory(self.number, false);
             return held;

@@ -1,0 +1,338 @@
+//! What strangers can make the server hold: what it says it holds is what it holds, and it keeps to its budget.
+//!
+//! Real memory is the process's resident memory, so each attack is large enough to stand out from what an allocator keeps.
+
+mod support;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use support::http::{self, read_head};
+use support::sse::Sse;
+use support::wire::{Wire, deadline};
+use support::ws::{self, Ws};
+use support::{Server, eventually, fanwire};
+
+const MIB: u64 = 1 << 20;
+
+/// What resident memory may differ by for the allocator's own reasons: pages that are not given back, tables that doubled.
+const SLACK: u64 = 12 * MIB;
+
+const SECRET: &str = "only-this-test-and-its-server-know-it-90f2";
+
+/// A server whose allocator gives back what is freed, as far as it can.
+fn server(options: &[&str]) -> Server {
+    let mut command = fanwire();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]).args(options);
+    Server::spawn(command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072"))
+}
+
+/// A connection whose kernel takes next to nothing, so that what is not read waits in the server.
+fn narrow(addr: SocketAddr) -> Wire {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a socket");
+    socket.connect(&addr.into()).expect("the server takes connections");
+    Wire::new(socket.into())
+}
+
+/// Sends until the server takes no more, or has all of it.
+fn pour(wire: &mut Wire, bytes: &[u8]) {
+    wire.stream.set_write_timeout(Some(Duration::from_millis(150))).expect("a socket");
+    let _ = wire.stream.write_all(bytes);
+}
+
+/// Before an attack.
+struct Before {
+    real: u64,
+    held: u64,
+}
+
+fn held(server: &Server) -> u64 {
+    http::get(server.addr, "/api/stats").json()["held_bytes"].as_u64().expect("a number")
+}
+
+/// What it holds when it has counted: tables are walked once a second.
+fn settled(server: &Server) -> u64 {
+    std::thread::sleep(Duration::from_millis(2300));
+    held(server)
+}
+
+impl Before {
+    fn new(server: &Server) -> Self {
+        Self { held: settled(server), real: server.rss_kib() * 1024 }
+    }
+
+    /// What was added, as it is and as the server says; each at most twice the other.
+    fn check(&self, server: &Server, what: &str) -> (u64, u64) {
+        let held = settled(server).saturating_sub(self.held);
+        let real = (server.rss_kib() * 1024).saturating_sub(self.real);
+        eprintln!("{what}: {} KiB real, {} KiB held", real / 1024, held / 1024);
+        assert!(real <= 2 * held + SLACK, "{what}: {real} bytes real, {held} held");
+        assert!(held <= 2 * real + SLACK, "{what}: {held} bytes held, {real} real");
+        (real, held)
+    }
+}
+
+fn publish(server: &Server, count: usize, size: usize) {
+    let pad = "x".repeat(size);
+    for start in (0..count).step_by(500) {
+        let mut lines = String::new();
+        for n in start..(start + 500).min(count) {
+            writeln!(lines, "{{\"type\":\"tick\",\"payload\":{{\"n\":{n},\"pad\":\"{pad}\"}}}}")
+                .expect("room");
+        }
+        server.publish(lines);
+    }
+}
+
+#[test]
+fn answers_that_nobody_reads_have_a_bound_in_every_dialect() {
+    let server = server(&[]);
+    let ping = ws::frame(9, b"are you there").repeat(20_000);
+    let nonsense = ws::frame(1, b"nonsense").repeat(20_000);
+    let requests = b"GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n".repeat(10_000);
+    let before = Before::new(&server);
+    let mut all = Vec::new();
+    for path in ["/ws", "/hive", "/autosdlc", "/ws/events", "/ws/circles/a"] {
+        for (input, what) in [(&ping, "pings"), (&nonsense, "nonsense")] {
+            for _ in 0..10 {
+                let mut client = Ws::over(narrow(server.addr), path, "");
+                pour(&mut client.wire, input);
+                all.push(client.wire);
+            }
+            before.check(&server, &format!("{what} at {path}"));
+        }
+    }
+    for _ in 0..20 {
+        let mut client = narrow(server.addr);
+        pour(&mut client, &requests);
+        all.push(client);
+    }
+    let (real, _) = before.check(&server, "pipelined requests");
+    let each = real / all.len() as u64;
+    assert!(each < MIB, "{each} bytes for a client that does not read");
+    server.assert_serving();
+}
+
+#[test]
+fn pongs_have_a_bound_before_a_token_is_shown_too() {
+    let server = server(&["--auth-jwt-hs256-secret", SECRET]);
+    let before = server.rss_kib() * 1024;
+    let ping = ws::frame(9, b"x").repeat(50_000);
+    let mut all = Vec::new();
+    for _ in 0..50 {
+        let mut client = Ws::over(narrow(server.addr), "/ws", "");
+        pour(&mut client.wire, &ping);
+        all.push(client);
+    }
+    let real = (server.rss_kib() * 1024).saturating_sub(before);
+    assert!(real < 50 * MIB, "{real} bytes for 50 strangers");
+}
+
+#[test]
+fn replays_that_stand_still_are_counted_and_end() {
+    let server = server(&["--heartbeat", "1s"]);
+    publish(&server, 8000, 500);
+    // The frames are the ring's: they are there before.
+    let mut first = Sse::open(server.addr, "?history=8000");
+    while first.event().json()["payload"]["n"] != 7999 {}
+    drop(first);
+    let before = Before::new(&server);
+    let mut all = Vec::new();
+    for _ in 0..200 {
+        let mut wire = narrow(server.addr);
+        wire.send(b"GET /sse?history=8000 HTTP/1.1\r\nHost: t\r\n\r\n");
+        read_head(&mut wire, deadline()).expect("a stream");
+        all.push(wire);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let real = (server.rss_kib() * 1024).saturating_sub(before.real);
+    assert!(real < 120 * MIB, "{real} bytes for 200 replays");
+    // None of them reads: all end, though they are event streams.
+    eventually("they end", || server.metric("fanwire_server_shed_total") >= Some(200.0));
+    eventually("and what they held is gone", || held(&server) < before.held + 2 * MIB);
+}
+
+#[test]
+fn subscriptions_are_counted_and_a_client_has_a_share() {
+    let server = server(&["--max-memory-bytes", "512MiB"]);
+    let before = Before::new(&server);
+    // As many and as large as the limits allow.
+    let mut clients: Vec<Ws> = (0..8).map(|_| Ws::connect(server.addr)).collect();
+    for (at, client) in clients.iter_mut().enumerate() {
+        let mut refused = Value::Null;
+        for number in 0..1000 {
+            let values: Vec<String> = (0..256).map(|n| format!("kind-{at}-{number}-{n}")).collect();
+            let payload = json!({"subscription_id": format!("s{number}"), "event_types": values});
+            let answer = client.ask(&json!({"type": "subscribe", "payload": payload}));
+            if answer["type"] == "error" {
+                refused = answer["payload"]["code"].clone();
+                break;
+            }
+        }
+        assert!(
+            refused.is_null() || refused == "too_many_values" || refused == "subscriptions_too_large",
+            "{refused}"
+        );
+    }
+    let (_, held) = before.check(&server, "subscriptions of 256 values");
+    assert!(held < 8 * 64 * MIB, "{held}");
+    drop(clients);
+    eventually("what they held is gone", || settled(&server) < before.held + 4 * MIB);
+    // The longest names, from many clients.
+    let long = "n".repeat(200);
+    let mut all = Vec::new();
+    for client in 0..20 {
+        let mut ws = Ws::connect(server.addr);
+        for number in 0..60 {
+            let values: Vec<String> = (0..200).map(|n| format!("{long}.{client}.{number}.{n}")).collect();
+            ws.ask(&json!({"type": "subscribe", "payload": {"subscription_id": format!("{long}{number}"), "sources": values}}));
+        }
+        all.push(ws);
+    }
+    before.check(&server, "the longest names");
+}
+
+#[test]
+fn what_operators_may_ask_of_autosdlc_is_counted() {
+    let server = server(&[]);
+    let before = Before::new(&server);
+    let mut all = Vec::new();
+    for client in 0..40 {
+        let mut ws = Ws::over(Wire::connect(server.addr), "/autosdlc", "");
+        ws.message();
+        let mut taken = 0;
+        for number in 0..40 {
+            let patterns: Vec<String> =
+                (0..60).map(|n| format!("{}-{client}-{number}-{n}:*:x", "e".repeat(180))).collect();
+            let data = json!({"subscriptionId": format!("s{number}"), "pattern": patterns});
+            taken += usize::from(ws.ask(&json!({"type": "subscribe", "data": data}))["type"] != "error");
+        }
+        assert!(taken > 0, "none was taken");
+        all.push(ws);
+    }
+    let (real, _) = before.check(&server, "AutoSDLC's subscriptions");
+    assert!(real > 8 * MIB, "{real}: nothing to compare");
+}
+
+/// Sends part of a body.
+fn unfinished(addr: SocketAddr, headers: &str, length: usize, part: usize) -> Wire {
+    let mut wire = Wire::connect(addr);
+    wire.send(
+        format!("POST /publish HTTP/1.1\r\nHost: t\r\n{headers}Content-Length: {length}\r\n\r\n").as_bytes(),
+    );
+    wire.send_if_taken(&vec![b'x'; part]);
+    wire
+}
+
+fn bearer(subject: &str, options: &[&str]) -> String {
+    let token = support::token(SECRET, &[&["--sub", subject, "--stream", "*"], options].concat());
+    format!("Authorization: Bearer {token}\r\n")
+}
+
+#[test]
+fn unfinished_bodies_of_one_client_shut_nobody_out() {
+    let server = server(&["--auth-jwt-hs256-secret", SECRET, "--max-memory-bytes", "64MiB"]);
+    let (greedy, honest) = (bearer("greedy", &["--publish"]), bearer("honest", &["--publish"]));
+    let before = server.rss_kib() * 1024;
+    let size = 4 << 20;
+    let bodies: Vec<Wire> = (0..60).map(|_| unfinished(server.addr, &greedy, size, size - 10)).collect();
+    let refused = bodies.into_iter().filter_map(|mut wire| {
+        wire.stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
+        let mut head = [0; 12];
+        std::io::Read::read_exact(&mut wire.stream, &mut head).ok().map(|()| (head, wire))
+    });
+    let refused: Vec<_> = refused.collect();
+    assert!(refused.len() >= 50, "{} of 60 were refused", refused.len());
+    assert!(refused.iter().all(|(head, _)| head == b"HTTP/1.1 429" || head == b"HTTP/1.1 503"));
+    let real = (server.rss_kib() * 1024).saturating_sub(before);
+    assert!(real < 64 * MIB + SLACK, "{real} bytes");
+    for _ in 0..20 {
+        let body = r#"{"type":"a.b","payload":{}}"#;
+        let request = format!(
+            "POST /publish HTTP/1.1\r\nHost: t\r\n{honest}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        assert_eq!(http::exchange(server.addr, request.as_bytes()).status, 200);
+        drop(Sse::with(server.addr, "?type=a.b", &honest));
+    }
+}
+
+#[test]
+fn who_may_not_publish_is_told_by_the_head_alone() {
+    let server = server(&["--auth-jwt-hs256-secret", SECRET]);
+    let reader = bearer("reader", &[]);
+    for path in ["/publish", "/bridge/a2a", "/api/revoke"] {
+        let mut wire = Wire::connect(server.addr);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: t\r\n{reader}Content-Length: 4000000\r\nExpect: 100-continue\r\n\r\n"
+        );
+        wire.send(head.as_bytes());
+        assert_eq!(read_head(&mut wire, deadline()).expect("an answer").status, 403, "{path}");
+    }
+    // A body that nothing is made of is passed over, and the connection goes on.
+    let mut wire = Wire::connect(server.addr);
+    wire.send(
+        format!("POST /ticket HTTP/1.1\r\nHost: t\r\n{reader}Content-Length: 2\r\n\r\n{{}}").as_bytes(),
+    );
+    assert_eq!(http::read_response(&mut wire, deadline()).expect("an answer").status, 200);
+    wire.send(format!("GET /healthz HTTP/1.1\r\nHost: t\r\n{reader}\r\n").as_bytes());
+    assert_eq!(http::read_response(&mut wire, deadline()).expect("an answer").status, 200);
+}
+
+#[test]
+fn the_process_keeps_to_its_budget_whatever_comes() {
+    let budget = 48 * MIB;
+    let server = server(&["--max-memory-bytes", "48MiB", "--bus-capacity", "1024"]);
+    publish(&server, 1024, 200);
+    let before = server.rss_kib() * 1024;
+    let mut worst = 0;
+    let mut look = |what: &str| {
+        let real = (server.rss_kib() * 1024).saturating_sub(before);
+        eprintln!("{what}: {} MiB, {} MiB held", real / MIB, held(&server) / MIB);
+        worst = worst.max(real);
+    };
+    let mut all = Vec::new();
+    let ping = ws::frame(9, b"x").repeat(20_000);
+    for number in 0..150 {
+        let mut client = Ws::over(narrow(server.addr), "/ws", "").wire;
+        pour(&mut client, &ping);
+        all.push(client);
+        if number % 25 == 0 {
+            look("pings");
+        }
+    }
+    for number in 0..30 {
+        all.push(unfinished(server.addr, "", 4 << 20, (4 << 20) - 10));
+        if number % 5 == 0 {
+            look("bodies");
+        }
+    }
+    let long = "n".repeat(240);
+    for client in 0..30 {
+        let mut ws = Ws::over(Wire::connect(server.addr), "/ws", "");
+        for number in 0..100 {
+            let values: Vec<String> = (0..200).map(|n| format!("{long}.{client}.{number}.{n}")).collect();
+            let message = json!({"type": "subscribe", "payload": {"sources": values}});
+            ws.wire.send_if_taken(&ws::frame(1, message.to_string().as_bytes()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        look("subscriptions");
+        all.push(ws.wire);
+    }
+    look("the end");
+    // A debug build's own needs, and what the allocator keeps, beside the budget.
+    assert!(worst < budget + 32 * MIB, "{} MiB with a budget of {}", worst / MIB, budget / MIB);
+    // Whoever is honest is served.
+    let published: Value = server.publish(r#"{"type":"a.b"}"#);
+    assert_eq!(published["accepted"], 1);
+    eventually("a stream is taken", || {
+        let mut wire = Wire::connect(server.addr);
+        wire.send(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+        read_head(&mut wire, deadline()).expect("an answer").status == 200
+    });
+}

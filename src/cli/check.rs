@@ -121,8 +121,8 @@ fn show_memory(config: &fanwire::config::Config) {
     anstream::println!("\n{DIM}# memory at the most: what each limit allows, all at once{DIM:#}");
     for line in config.worst_case() {
         let MemoryLine { what, count, each, .. } = line;
-        let product = format!("{count} x {}", human_bytes(each));
-        anstream::println!("{DIM}#{DIM:#} {:>10}  {what}{DIM}, {product}{DIM:#}", human_bytes(line.bytes()));
+        let product = if count == 1 { String::new() } else { format!(", {count} x {}", human_bytes(each)) };
+        anstream::println!("{DIM}#{DIM:#} {:>10}  {what}{DIM}{product}{DIM:#}", human_bytes(line.bytes()));
     }
     anstream::println!("{DIM}#{DIM:#} {:>10}  in all", human_bytes(config.worst_case_bytes()));
 }

@@ -88,6 +88,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.engine.history, 1..=1_000_000_000)),
         row("engine_max_waiting_events", FIXED, "Events that may wait for the log; beyond, publishers are refused",
             |c| count(&mut c.engine.max_waiting_events, 1..=100_000_000)),
+        row("engine_max_waiting_bytes", FIXED, "Bytes of events that may wait for the log; beyond, publishers are refused",
+            |c| bytes(&mut c.engine.max_waiting_bytes, 0..=64 * TIB)),
         row("engine_accept_timeout", FIXED, "How long a publisher may wait for the log before it is refused",
             |c| time(&mut c.engine.accept_timeout, 1..=HOUR)),
         row("engine_tls_ca_file", FIXED, "Of rediss:// and tls://: certificates of the authorities to trust, PEM; none = those that the system trusts",
@@ -124,7 +126,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| count(&mut c.server.max_subscriptions, 1..=1_000_000)),
         row("max_subscription_values", LIVE, "Values, and segments of patterns, in all subscriptions of one client together (a ** counts 16); over it an error",
             |c| count(&mut c.server.max_subscription_values, 1..=100_000_000)),
-        row("max_memory_bytes", LIVE, "Bytes held for all clients together, bodies that are coming in too, before feeds let go of their past and laggards are closed; 0 = no budget",
+        row("max_memory_bytes", LIVE, "Bytes held for all clients together, whatever it is; beyond, feeds let go of their past and those that hold the most are closed; 0 = no budget",
             |c| bytes(&mut c.server.max_memory_bytes, 0..=64 * TIB)),
     ]},
     Group { heading: "Lag: clients that are slower than their events", rows: &[

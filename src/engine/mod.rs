@@ -84,6 +84,9 @@ pub struct EngineConfig {
     /// Events that may wait to be appended while the log does not answer; beyond, publishers are refused
     /// (HTTP 503, with `Retry-After`). 10,000.
     pub max_waiting_events: usize,
+    /// Bytes of the events that may wait to be appended; beyond, publishers are refused likewise. One submission is taken
+    /// whatever it has. 64 MiB.
+    pub max_waiting_bytes: usize,
     /// How long a publisher may wait for the log before it is refused. 10 s.
     pub accept_timeout: Duration,
     /// Of `rediss://` and `tls://`: a file with the certificates of the authorities to trust, PEM. Empty: those that the
@@ -111,6 +114,7 @@ impl Default for EngineConfig {
             name: "fanwire".to_owned(),
             history: 100_000,
             max_waiting_events: 10_000,
+            max_waiting_bytes: 64 << 20,
             accept_timeout: Duration::from_secs(10),
             tls_ca_file: String::new(),
             replicas: 1,
@@ -273,7 +277,8 @@ impl Engine {
         log: &Arc<dyn Log>,
         known: Option<Places>,
     ) -> Self {
-        let queue = Arc::new(Queue::new(config.max_waiting_events, config.accept_timeout));
+        let queue =
+            Arc::new(Queue::new(config.max_waiting_events, config.max_waiting_bytes, config.accept_timeout));
         let status = Arc::new(Status::new(metrics));
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             threads::spawn(format!("fanwire-engine-{name}"), alarm, work)
@@ -375,6 +380,11 @@ impl Engine {
 
     pub(crate) fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// Bytes of the events that wait to be appended.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.queue.bytes()
     }
 
     /// What `/api/stats` shows of it.

@@ -126,13 +126,18 @@ impl Drop for Promise {
 /// Events of one publisher that are appended together.
 pub(crate) struct Submission {
     records: Vec<Record>,
+    bytes: usize,
     promise: Promise,
 }
+
+/// What an event takes beside its text while it waits.
+const RECORD_BYTES: usize = size_of::<Record>() + 16;
 
 impl Submission {
     pub(crate) fn new(records: Vec<Record>, deadline: Instant, done: Done) -> Self {
         let promise = Promise { deadline, events: records.len(), done: Some(done) };
-        Self { records, promise }
+        let bytes = records.iter().map(|record| record.json.len() + RECORD_BYTES).sum();
+        Self { records, bytes, promise }
     }
 }
 
@@ -155,6 +160,9 @@ struct Waiting {
     /// What those are told whose time is over and that the log does not have.
     trouble: Refused,
     events: usize,
+    /// Bytes of those that wait, and of those that were taken.
+    bytes: usize,
+    flight_bytes: usize,
     closed: Option<Instant>,
 }
 
@@ -166,25 +174,34 @@ pub(crate) struct Queue {
     /// It was closed.
     closing: Condvar,
     max_events: usize,
+    max_bytes: usize,
     accept_timeout: Duration,
 }
 
 impl Queue {
-    pub(crate) fn new(max_events: usize, accept_timeout: Duration) -> Self {
+    pub(crate) fn new(max_events: usize, max_bytes: usize, accept_timeout: Duration) -> Self {
         let waiting = Waiting {
             submissions: VecDeque::new(),
             flight: Vec::new(),
             is_in_doubt: false,
             trouble: Refused::Unreachable,
             events: 0,
+            bytes: 0,
+            flight_bytes: 0,
             closed: None,
         };
         let (changed, closing) = (Condvar::new(), Condvar::new());
-        Self { waiting: Mutex::new(waiting), changed, closing, max_events, accept_timeout }
+        Self { waiting: Mutex::new(waiting), changed, closing, max_events, max_bytes, accept_timeout }
     }
 
     pub(crate) fn len(&self) -> usize {
         lock(&self.waiting).events
+    }
+
+    /// Bytes of the events that wait or were taken.
+    pub(crate) fn bytes(&self) -> usize {
+        let waiting = lock(&self.waiting);
+        waiting.bytes + waiting.flight_bytes
     }
 
     /// Takes these records, or refuses them and says how many they were. `done` is called once, by the accept timeout at
@@ -196,10 +213,14 @@ impl Queue {
             let mut waiting = lock(&self.waiting);
             if waiting.closed.is_some() {
                 Refused::Closed
-            } else if waiting.events > 0 && waiting.events + count > self.max_events {
+            } else if waiting.events > 0
+                && (waiting.events + count > self.max_events
+                    || waiting.bytes + waiting.flight_bytes + submission.bytes > self.max_bytes)
+            {
                 Refused::Full
             } else {
                 waiting.events += count;
+                waiting.bytes += submission.bytes;
                 waiting.submissions.push_back(submission);
                 drop(waiting);
                 self.changed.notify_one();
@@ -232,7 +253,9 @@ impl Queue {
             if !taken.is_empty() && events > max_events {
                 break;
             }
-            if let Some(Submission { records, promise }) = waiting.submissions.pop_front() {
+            if let Some(Submission { records, bytes, promise }) = waiting.submissions.pop_front() {
+                waiting.bytes -= bytes;
+                waiting.flight_bytes += bytes;
                 taken.push(records);
                 waiting.flight.push(Some(promise));
             }
@@ -295,6 +318,7 @@ impl Queue {
         let left = {
             let mut waiting = lock(&self.waiting);
             waiting.events -= events;
+            waiting.flight_bytes = 0;
             waiting.is_in_doubt = false;
             std::mem::take(&mut waiting.flight)
         };
@@ -308,7 +332,7 @@ impl Queue {
         let mut was_taken = false;
         {
             let mut waiting = lock(&self.waiting);
-            let Waiting { submissions, flight, is_in_doubt, trouble, events, .. } = &mut *waiting;
+            let Waiting { submissions, flight, is_in_doubt, trouble, events, bytes, .. } = &mut *waiting;
             let refused = if *is_in_doubt { Refused::Unanswered } else { *trouble };
             for promise in flight {
                 if let Some(promise) = promise.take_if(|promise| promise.deadline <= now) {
@@ -320,6 +344,7 @@ impl Queue {
             while submissions.front().is_some_and(|next| next.promise.deadline <= now) {
                 let Some(next) = submissions.pop_front() else { break };
                 *events -= next.records.len();
+                *bytes -= next.bytes;
                 late.push((next.promise, *trouble));
             }
         }

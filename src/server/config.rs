@@ -77,9 +77,9 @@ pub struct ServerConfig {
     pub max_lag_events: usize,
     /// How many bytes a feed keeps for members that are slow, before they get a gap. 1 MiB.
     pub max_lag_bytes: usize,
-    /// Bytes that may be held for clients, all loops together: what feeds keep, what is each connection's own, and
-    /// what is still coming in. Beyond, feeds let go of their past, then the worst laggards are closed, and no new
-    /// stream is taken; publishers are served. 0 = no budget. 1 GiB.
+    /// Bytes that may be held for clients, all loops together: what feeds keep, what is each connection's own, what is
+    /// still coming in, and tables of what they asked for. Beyond, feeds let go of their past, then those that hold the
+    /// most are closed; while that is not enough, no new stream is taken. Publishers are served. 0 = no budget. 1 GiB.
     pub max_memory_bytes: usize,
     /// Keys of which a feed keeps the latest event, for subscriptions that conflate. 10,000.
     pub max_conflate_keys: usize,

@@ -9,7 +9,6 @@ use super::core::Conn;
 use super::presence::NAME_BYTES_MAX;
 use super::stream::Stream;
 use crate::bus::BusConfig;
-use crate::event::ENCODINGS_MAX;
 
 /// A line of the sum of [`ServerConfig::worst_case`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,47 +41,45 @@ const ENVELOPE_BYTES: u64 = 512;
 /// A user in a channel: both names, once for all loops and once for a connection, and their places in trees.
 const MEMBER_BYTES: u64 = 4 * NAME_BYTES_MAX as u64 + 256;
 
-/// A subscription behind a client's first, with a filter of its own.
-const SUBSCRIPTION_BYTES: u64 = 256;
-
 impl ServerConfig {
-    /// What a server of such a bus may hold at the most. Most of it is what nobody does: each event as large as it
-    /// may be, in every encoding, while each client fills every limit. Code, stacks and the kernel's own buffers
-    /// are not in it.
+    /// What a server of such a bus may hold at the most. The ring's bound and the budget for clients are each a sum of their
+    /// own: `max_memory_bytes` bounds all that clients make the server hold, whichever of their limits they fill. Code, stacks
+    /// and the kernel's own buffers are not in it.
     pub fn worst_case(&self, bus: &BusConfig) -> Vec<MemoryLine> {
         let slots = (bus.shards * bus.capacity) as u64;
-        let connections = self.max_connections as u64;
         let event = self.max_body_bytes.max(self.max_message_bytes) as u64;
         let line = |what, count, each| MemoryLine { what, count, each };
-        let held = if self.max_memory_bytes > 0 {
-            line("held for clients: what feeds keep, replies", 1, self.max_memory_bytes as u64)
-        } else {
-            // Each may want something that no other does.
-            line("held for clients: a feed each", connections, self.max_lag_bytes as u64)
+        let events = match bus.max_bytes {
+            0 => line("events in the rings", slots, event),
+            bound => line("events in the rings", 1, bound.min(slots.saturating_mul(event))),
         };
+        let frames = events.bytes().saturating_add(slots * ENVELOPE_BYTES);
+        let mut all = vec![
+            line("slots of the rings", slots, SLOT_BYTES),
+            events,
+            line("the events' frames in one encoding; each more that clients use takes as much", 1, frames),
+        ];
+        if self.max_memory_bytes > 0 {
+            let what = "held for clients: feeds, answers, replays, subscriptions, bodies, connections, what waits for an engine";
+            all.push(line(what, 1, self.max_memory_bytes as u64));
+            return all;
+        }
+        let connections = self.max_connections as u64;
         let named = (self.presence.max_channels as u64)
             .saturating_mul(self.presence.max_members as u64)
-            .min(connections.saturating_mul(self.max_subscriptions as u64));
+            .min(connections.saturating_mul(self.presence.max_channels_per_user as u64));
         let named = if self.presence.is_on() { named } else { 0 };
-        vec![
-            line("slots of the rings", slots, SLOT_BYTES),
-            line("events in the rings", slots, event),
-            line("their frames, one an encoding", slots * ENCODINGS_MAX as u64, event + ENVELOPE_BYTES),
+        let connection = size_of::<Conn<Stream>>() + size_of::<Ws>() + PLACES_BYTES;
+        all.extend([
             line("latest events for snapshots", self.max_snapshot_keys as u64, event),
-            held,
-            line(
-                "connections",
-                connections,
-                (size_of::<Conn<Stream>>() + size_of::<Ws>() + PLACES_BYTES) as u64,
-            ),
-            line(
-                "subscriptions behind a client's first",
-                connections * self.max_subscriptions.saturating_sub(1) as u64,
-                SUBSCRIPTION_BYTES,
-            ),
+            // Each may want something that no other does.
+            line("held for clients: a feed each", connections, self.max_lag_bytes as u64),
+            line("connections", connections, connection as u64),
+            line("subscriptions", connections, self.subscription_bytes() as u64),
             line("users in channels with presence", named, MEMBER_BYTES),
             line("requests and messages that are coming in", connections, event + self.max_head_bytes as u64),
-        ]
+        ]);
+        all
     }
 }
 
@@ -103,9 +100,12 @@ mod tests {
             max_memory_bytes: 64 << 20,
             ..ServerConfig::default()
         };
-        assert!(sum(&small, 64) < 2 << 30, "{}", sum(&small, 64));
+        assert!(sum(&small, 64) < 128 << 20, "{}", sum(&small, 64));
         assert!(sum(&small, 128) > sum(&small, 64));
         let unbounded = ServerConfig { max_memory_bytes: 0, ..small.clone() };
         assert!(sum(&unbounded, 64) > sum(&small, 64));
+        // With the defaults it is a number that a machine has: the ring, its frames, and the clients' budget.
+        let usual = sum(&ServerConfig::default(), BusConfig::default().capacity);
+        assert!((3 << 30..4 << 30).contains(&usual), "{usual}");
     }
 }

@@ -339,6 +339,7 @@ impl Shared {
             + self.engine.as_ref().and_then(Engine::history).map_or(0, |history| history.held_bytes())
             + self.auth.held_bytes()
             + lock(&self.presence).held_bytes()
+            + self.engine.as_ref().map_or(0, Engine::held_bytes)
     }
 
     /// What one loop may hold for its clients: its part of what is not held outside the loops.

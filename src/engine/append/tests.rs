@@ -34,7 +34,7 @@ impl Fake {
     }
 
     fn start(&self, accept_timeout: Duration) -> Rig {
-        let queue = Arc::new(Queue::new(1000, accept_timeout));
+        let queue = Arc::new(Queue::new(1000, usize::MAX, accept_timeout));
         let status = Arc::new(Status::new(&Arc::default()));
         let threads = [run_on, watch_on].map(|work: fn(&Fake, &Queue, &Status)| {
             let (log, queue, status) = (self.clone(), Arc::clone(&queue), Arc::clone(&status));

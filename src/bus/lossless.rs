@@ -14,7 +14,7 @@ use super::new_epoch;
 use super::park::Wake;
 use super::ring::{Batch, Cargo, Claim, Gated, GatedReader, RUN, Waiting};
 use super::subscriber::{Closed, RecvTimeoutError, TryRecvError};
-use super::wait::{Awaited, Patience, Wait};
+use super::wait::{Awaited, NEAR, Patience, Wait};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, hint, thread};
 
@@ -415,7 +415,9 @@ impl<T: Carried> LosslessSubscriber<T> {
     /// Waits for the next one, but no longer than this.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         let deadline = Instant::now().checked_add(timeout);
-        self.patience.keep_distance(&self.reader);
+        if timeout > NEAR {
+            self.patience.keep_distance(&self.reader);
+        }
         loop {
             match self.try_recv() {
                 Ok(item) => return Ok(item),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::carried::Carried;
 use super::cursor::Cursor;
 use super::position::PositionError;
-use super::wait::{Awaited, Patience, Wait};
+use super::wait::{Awaited, NEAR, Patience, Wait};
 use super::{Census, Delivery, Visit};
 use crate::event::{Event, Position, Sequence};
 
@@ -202,7 +202,9 @@ impl<T: Carried> Subscriber<T> {
         // A time too far away to be told is as good as none.
         let deadline = Instant::now().checked_add(timeout);
         let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        self.patience.keep_distance(&self.cursor);
+        if timeout > NEAR {
+            self.patience.keep_distance(&self.cursor);
+        }
         loop {
             let is_empty = match self.look(LOOK_TIMED_MAX) {
                 Look::Found(delivery) => return Ok(delivery),

@@ -21,6 +21,9 @@ const LOOKS_A_TURN: u32 = 8192;
 const LOOKS_A_TURN_CROWDED: u32 = 8;
 /// Turns taken by others before a reader sleeps.
 const TURNS: u32 = 16;
+/// So near its deadline a wait gives no turns: where threads outnumber cores, one lasts as long as others like to run,
+/// which is some milliseconds.
+pub(super) const NEAR: Duration = Duration::from_millis(5);
 /// A turn that nobody takes is a system call.
 const TURN_NOT_TAKEN: Duration = Duration::from_nanos(800);
 /// The first stay away from the publishers, in spins, and the longest: some microseconds.
@@ -106,28 +109,30 @@ impl Patience {
         deadline: Option<Instant>,
         done: impl Fn() -> bool,
     ) -> bool {
-        let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         loop {
+            let gives_turns = left().is_none_or(|left| left > NEAR);
             match self.wait {
                 Wait::Spin => {
-                    if self.look(at, u32::MAX) {
+                    // Unless it gives turns, nothing else ends a look at nothing.
+                    if self.look(at, if gives_turns { u32::MAX } else { LOOKS }, gives_turns) {
                         return true;
                     }
                     if at.is_closed() || done() || at.is_stuck() {
                         return true;
                     }
-                    if is_over() {
+                    if left() == Some(Duration::ZERO) {
                         return false;
                     }
                     continue;
                 }
                 Wait::SpinThenPark => {
-                    if self.look(at, LOOKS) {
+                    if self.look(at, LOOKS, gives_turns) {
                         return true;
                     }
                     let mut turns = 0;
-                    while self.crowded && turns < TURNS {
-                        if self.look(at, LOOKS) {
+                    while gives_turns && self.crowded && turns < TURNS {
+                        if self.look(at, LOOKS, true) {
                             return true;
                         }
                         turns += 1;
@@ -142,15 +147,15 @@ impl Patience {
                 at.awake();
                 return true;
             }
-            match deadline {
+            match left() {
                 None => thread::park(),
-                Some(deadline) => thread::park_timeout(deadline.saturating_duration_since(Instant::now())),
+                Some(left) => thread::park_timeout(left),
             }
             at.awake();
             if at.is_ready() || done() {
                 return true;
             }
-            if is_over() {
+            if left() == Some(Duration::ZERO) {
                 return false;
             }
         }
@@ -208,19 +213,19 @@ impl Patience {
         self.looks = 0;
     }
 
-    /// Looks up to so many times, or until it is others' turn, and gives them that. True where there is
+    /// Looks up to so many times, or until it is others' turn, and gives them that, if it may. True where there is
     /// something.
-    fn look(&mut self, at: &impl Awaited, looks: u32) -> bool {
+    fn look(&mut self, at: &impl Awaited, looks: u32, gives_turns: bool) -> bool {
         let turn = if self.crowded { LOOKS_A_TURN_CROWDED } else { LOOKS_A_TURN };
         for _ in 0..looks {
             if at.is_ready() {
                 return true;
             }
-            if self.looks >= turn {
+            if self.looks >= turn && gives_turns {
                 self.give_turn();
                 return at.is_ready();
             }
-            self.looks += 1;
+            self.looks = self.looks.saturating_add(1);
             hint::spin_loop();
         }
         false

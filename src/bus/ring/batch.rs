@@ -1,61 +1,152 @@
 //! What is published at once.
 //!
-//! Imports nothing of ours. Always: whatever makes the items (an iterator of the embedder's, which may lie about its
-//! length, take its time, publish itself or panic) has made them before the first place is claimed: the rings take
-//! a [`Batch`], and no iterator.
+//! Imports nothing of ours. Always:
+//! - whatever makes the items (an iterator of the embedder's, which may lie about its length, take its time, publish
+//!   itself or panic) has made them before the first place is claimed: the rings take a [`Batch`], and no iterator;
+//! - B1 the items `from..to` are there, and no others.
+#![allow(
+    unsafe_code,
+    reason = "items in a place of fixed size: a vector that may spill costs twice as much an item"
+)]
 
-use smallvec::SmallVec;
+use std::fmt;
+use std::mem::MaybeUninit;
 
 /// Items of a batch that are claimed together.
 const BATCH: usize = if cfg!(loom) { 4 } else { 64 };
 
 /// Items that wait to be published.
-#[derive(Clone, Debug)]
-pub(crate) struct Batch<T>(SmallVec<[T; BATCH]>);
+pub(crate) struct Batch<T> {
+    items: [MaybeUninit<T>; BATCH],
+    from: usize,
+    to: usize,
+}
 
 impl<T> Batch<T> {
     pub(crate) fn new() -> Self {
-        Self(SmallVec::new())
+        Self { items: [const { MaybeUninit::uninit() }; BATCH], from: 0, to: 0 }
     }
 
     /// Adds what the iterator gives, as far as there is room. Runs the iterator.
+    #[inline]
     pub(crate) fn fill(&mut self, items: &mut impl Iterator<Item = T>) {
         // One by one: an iterator's hint of its size may be as wrong as its length.
-        while self.0.len() < BATCH
+        while !self.is_full()
             && let Some(item) = items.next()
         {
-            self.0.push(item);
+            self.push(item);
         }
     }
 
+    /// Adds one.
+    ///
+    /// # Panics
+    /// If it is full.
+    #[inline]
     pub(crate) fn push(&mut self, item: T) {
-        self.0.push(item);
+        self.items[self.to].write(item);
+        self.to += 1;
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.to - self.from
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.0.len() >= BATCH
+    /// Whether no more can be added. What is empty begins at the front again.
+    #[inline]
+    pub(crate) fn is_full(&mut self) -> bool {
+        if self.from == self.to {
+            (self.from, self.to) = (0, 0);
+        }
+        self.to == BATCH
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter()
+        // SAFETY: B1.
+        self.items[self.from..self.to].iter().map(|item| unsafe { item.assume_init_ref() })
     }
 
-    /// Takes all of them; the memory is used again.
+    /// Takes all of them.
     pub(super) fn take(&mut self) -> impl ExactSizeIterator<Item = T> {
-        self.0.drain(..)
+        self.take_first(BATCH)
     }
 
-    /// Takes the first ones, at most so many.
+    /// Takes the first ones, at most so many. What is not asked for stays.
+    #[inline]
     pub(super) fn take_first(&mut self, count: usize) -> impl ExactSizeIterator<Item = T> {
-        let count = count.min(self.0.len());
-        self.0.drain(..count)
+        let end = self.from + count.min(self.len());
+        Taken { batch: self, end }
+    }
+}
+
+impl<T> Drop for Batch<T> {
+    fn drop(&mut self) {
+        self.take().for_each(drop);
+    }
+}
+
+impl<T> fmt::Debug for Batch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("len", &self.len()).finish()
+    }
+}
+
+/// Takes the items up to an end.
+struct Taken<'a, T> {
+    batch: &'a mut Batch<T>,
+    /// At most the batch's.
+    end: usize,
+}
+
+impl<T> Iterator for Taken<'_, T> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        let at = self.batch.from;
+        if at == self.end {
+            return None;
+        }
+        self.batch.from += 1;
+        // SAFETY: B1: `at` was in `from..to`, and is no longer.
+        Some(unsafe { self.batch.items[at].assume_init_read() })
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.end - self.batch.from;
+        (left, Some(left))
+    }
+}
+
+impl<T> ExactSizeIterator for Taken<'_, T> {}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    #[test]
+    fn each_item_is_taken_or_dropped_once() {
+        let one = Rc::new(());
+        let mut batch = Batch::new();
+        let mut items = std::iter::repeat_with(|| Rc::clone(&one)).take(100);
+        batch.fill(&mut items);
+        assert_eq!((batch.len(), Rc::strong_count(&one)), (64, 65));
+        assert_eq!(batch.take_first(10).take(4).count(), 4);
+        assert_eq!((batch.len(), batch.iter().count(), Rc::strong_count(&one)), (60, 60, 61));
+        // There is room again when all are taken.
+        batch.fill(&mut items);
+        assert_eq!(batch.take_first(1000).len(), 60);
+        assert_eq!(batch.take().count(), 60);
+        batch.fill(&mut items);
+        assert_eq!((batch.len(), batch.is_empty()), (36, false));
+        drop(batch);
+        assert_eq!(Rc::strong_count(&one), 1);
     }
 }

@@ -1,7 +1,7 @@
 -- Appends a batch, all or nothing, under ids that the hash gives: EPOCH-SEQUENCE. The line above names the life.
 --
 -- ARGV: node, batch number, the epoch in which the batch was sent before without an answer or nothing, history, the epoch
--- that the node has read, its clock; then for each shard its number, the next sequence that the node would read, how many events,
+-- that the node has read, its clock, a step for another epoch; then for each shard its number, the next sequence that the node would read, how many events,
 -- and those. KEYS: the hash, the streams.
 -- Answers the number, the epoch, and for each shard its number and the first sequence: `7 1764000000000000 0:41 3:7`.
 
@@ -23,7 +23,7 @@ local forgotten = 'FORGOTTEN the events may be in a part of the log that is lost
 if sent ~= '' and not (record and sent == fields[3]) then return redis.error_reply(forgotten) end
 
 local groups, lost = {}, nil
-local at = 7
+local at = 8
 while at <= #ARGV do
   local shard, seen, count = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local have, why = ends(shard, epoch)
@@ -33,7 +33,7 @@ while at <= #ARGV do
   at = at + 3 + count
 end
 if lost or seen_epoch > epoch then
-  epoch = renew(math.max(clock, epoch + 1, seen_epoch + 1), shards)
+  epoch = renew(math.max(clock, epoch + 1, seen_epoch + 1), tonumber(ARGV[7]), shards)
   if sent ~= '' then return redis.error_reply(forgotten) end
   for _, group in ipairs(groups) do group[2] = 0 end
 end

@@ -5,7 +5,7 @@ use redis::{Connection, RedisError};
 use super::super::{Append, Batch, EngineError, Record};
 use super::scripts::{self, Appended, Joined, unreadable};
 use super::servers::fault;
-use super::{BEAT, Shared};
+use super::{BEAT, Shared, random_step};
 use crate::event::{Sequence, Timestamp};
 use crate::sync::lock;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Appender {
         call.arg(&shared.node)
             .arg(batch.number)
             .arg(sent_in.map_or_else(String::new, |epoch| epoch.to_string()));
-        call.arg(shared.history).arg(seen.epoch).arg(Timestamp::now().0);
+        call.arg(shared.history).arg(seen.epoch).arg(Timestamp::now().0).arg(random_step());
         for Group { shard, events } in groups(batch.records) {
             let next = seen.next.get(usize::from(shard)).copied().unwrap_or(0);
             call.arg(shard).arg(next).arg(events.len()).arg(events);

@@ -57,8 +57,10 @@ local function ends(shard, epoch)
   return have
 end
 
--- Begins another epoch, above every id that is there. A stream with an id that nothing can be above is put aside.
-local function renew(epoch, shards)
+-- Begins another epoch, above this one and every id that is there, by a step that the node has drawn: where this epoch goes back
+-- in time with the data, and the clock is behind it, the next one is not the same. A stream with an id that nothing can be above
+-- is put aside.
+local function renew(epoch, step, shards)
   for shard = 0, shards - 1 do
     local key = KEYS[2 + shard]
     local ms = last_id(key)
@@ -68,6 +70,7 @@ local function renew(epoch, shards)
       epoch = ms + 1
     end
   end
+  epoch = epoch + step
   redis.call('HSET', meta, 'epoch', text(epoch))
   return epoch
 end

@@ -6,7 +6,7 @@
 -- the others. Where one has read further than the log reaches, or does not say so in time, another epoch begins.
 --
 -- ARGV: node, the life that it knows, another where that has ended, the epoch that the node has read and the node's clock, how many
--- milliseconds the others have, how often a node writes that it is there, whether it comes for the first time, then the next
+-- milliseconds the others have, how often a node writes that it is there, whether it comes for the first time, a step for another epoch, then the next
 -- sequence that it would read of each shard. KEYS: the hash, the streams, the notices.
 -- Answers: OK, epoch, life, how many are waited for, why another epoch began, why nothing can be written, the notices' last
 -- id, then the next sequence of each shard. Or CHANGED, where the life is not the one that the node knows.
@@ -69,8 +69,8 @@ if epoch == 0 then
 end
 for shard = 0, shards - 1 do
   local have, why = ends(shard, epoch)
-  if not why and seen_epoch == epoch and tonumber(ARGV[9 + shard]) > have then
-    why = 'a node has read up to ' .. ARGV[9 + shard] .. ' in shard ' .. shard .. ', which ends at ' .. text(have)
+  if not why and seen_epoch == epoch and tonumber(ARGV[10 + shard]) > have then
+    why = 'a node has read up to ' .. ARGV[10 + shard] .. ' in shard ' .. shard .. ', which ends at ' .. text(have)
   end
   lost = lost or why
   next[#next + 1] = text(have)
@@ -83,7 +83,7 @@ for shard = 0, shards - 1 do
 end
 if seen_epoch > epoch and epoch > 0 then lost = 'a node has read from a later epoch' end
 if lost then
-  epoch = renew(math.max(clock, epoch + 1, seen_epoch + 1), shards)
+  epoch = renew(math.max(clock, epoch + 1, seen_epoch + 1), tonumber(ARGV[9]), shards)
   redis.call('HSET', meta, 'shards', shards, 'waits', '')
   waits, marks = '', {}
   for shard = 1, shards do next[shard] = '0' end

@@ -87,6 +87,11 @@ fn random_name() -> String {
     format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2))
 }
 
+/// Returns by how much another epoch is above the least that it could be: up to a second, as epochs are in microseconds.
+fn random_step() -> u64 {
+    RandomState::new().hash_one(3) % (1 << 20)
+}
+
 impl RedisLog {
     pub(super) fn new(
         config: &EngineConfig,
@@ -153,6 +158,7 @@ impl Shared {
             call.key(&self.keys.streams).key(&self.keys.notices);
             call.arg(&self.node).arg(&expected).arg(&fresh).arg(seen.epoch).arg(Timestamp::now().0);
             call.arg(PATIENCE.as_millis() as u64).arg(beat.as_millis() as u64).arg(u8::from(is_first));
+            call.arg(random_step());
             call.arg(&seen.next);
             let answer: Result<Vec<String>, RedisError> = call.invoke(connection);
             let answer = answer.map_err(|error| match fault(&error) {

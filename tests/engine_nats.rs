@@ -1,0 +1,170 @@
+//! What is NATS' own, with a real server: large batches, limits, streams that go, credentials, a server in an async program.
+//! Which faults the log stands is in tests/engine_contract.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::service::{Kind, Service};
+use support::ws::Ws;
+use support::{Server, eventually, http};
+
+fn node(service: &Service, options: &[&str]) -> Server {
+    let url = service.url();
+    let all = [&["--engine", &url, "--max-lag-events", "1000000", "--max-lag-bytes", "1GiB"], options].concat();
+    let server = Server::with(&all);
+    eventually("the node is ready", || is_ready(&server));
+    server
+}
+
+fn is_ready(server: &Server) -> bool {
+    http::get(server.addr, "/readyz").status == 200
+}
+
+fn lines(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|n| format!("{{\"type\":\"t\",\"payload\":{{\"n\":{n}}}}}\n")).collect()
+}
+
+fn post(server: &Server, lines: &str) -> http::Response {
+    http::post(server.addr, "/publish", "application/x-ndjson", lines.as_bytes())
+}
+
+fn number(event: &Value) -> u64 {
+    event["payload"]["n"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_batch_larger_than_what_the_client_has_in_flight_is_taken_in_order() {
+    // The client would wait for ever with 5,000 messages that have no answer.
+    const EVENTS: usize = 5_001;
+    let service = Service::start(Kind::Nats);
+    let node = node(&service, &["--engine-accept-timeout", "60s", "--engine-max-waiting-events", "100000"]);
+    let mut client = Ws::subscribed(node.addr, json!({}));
+    let answer = post(&node, &lines(0..EVENTS));
+    assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(EVENTS)), "{answer:?}");
+    for n in 0..EVENTS {
+        assert_eq!(number(&client.event()), n as u64);
+    }
+    assert_eq!(post(&node, &lines(0..1)).status, 200, "and it goes on");
+}
+
+#[test]
+fn a_limit_that_is_lowered_while_nodes_run_is_told_and_holds_nobody_up() {
+    let service = Service::start(Kind::Nats);
+    let node = node(&service, &[]);
+    let mut client = Ws::subscribed(node.addr, json!({}));
+    let mut config = service.nats_ask("$JS.API.STREAM.INFO.fanwire-0", &json!({}))["config"].clone();
+    config["max_msg_size"] = json!(1000);
+    let answer = service.nats_ask("$JS.API.STREAM.UPDATE.fanwire-0", &config);
+    assert_eq!(answer["config"]["max_msg_size"], 1000, "{answer}");
+    let large = format!("{{\"type\":\"t\",\"payload\":{{\"n\":0,\"pad\":\"{}\"}}}}\n", "x".repeat(2000));
+    let refused = post(&node, &large);
+    assert_eq!(refused.status, 413, "{refused:?}");
+    assert!(refused.header("retry-after").is_none(), "it is not to be sent again: {refused:?}");
+    assert!(refused.text().contains("at most 936"), "{refused:?}");
+    assert!(is_ready(&node), "the log is well");
+    let mut publisher = Ws::connect(node.addr);
+    let event = json!({"type": "t", "payload": {"pad": "x".repeat(2000)}});
+    let answer = publisher.ask(&json!({"type": "publish", "payload": event}));
+    assert_eq!(answer["payload"]["code"], "event_too_large", "{answer}");
+    assert_eq!(post(&node, &lines(1..2)).status, 200);
+    assert_eq!(number(&client.event()), 1, "nothing of what was refused came");
+}
+
+#[test]
+fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
+    const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";
+    let service = Service::start(Kind::Nats);
+    let nodes = [(); 2].map(|()| node(&service, &["--auth-jwt-hs256-secret", SECRET]));
+    let deleted = service.nats_ask("$JS.API.STREAM.DELETE.fanwire-notices", &json!({}));
+    assert_eq!(deleted["success"], true, "{deleted}");
+    let admin = support::token(SECRET, &["--sub", "root", "--admin"]);
+    let body = r#"{"sub":"mallory"}"#;
+    let request = format!(
+        "POST /api/revoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(http::exchange(nodes[0].addr, request.as_bytes()).status, 200);
+    let token = support::token(SECRET, &["--sub", "mallory", "--stream", "*"]);
+    eventually("the other node knows it", || {
+        http::get(nodes[1].addr, &format!("/sse?token={token}&type=none")).status == 401
+    });
+}
+
+#[test]
+fn a_log_that_is_not_of_its_kind_is_told_by_readyz_and_nothing_is_lost_behind_it() {
+    let mut service = Service::start(Kind::Nats);
+    let node = node(&service, &["--engine-accept-timeout", "300ms"]);
+    let mut client = Ws::subscribed(node.addr, json!({}));
+    assert_eq!(post(&node, &lines(0..1)).status, 200);
+    assert_eq!(number(&client.event()), 0);
+    service.kill();
+    service.kind = Kind::PlainNats;
+    service.resume();
+    let says = |node: &Server| http::get(node.addr, "/readyz").json();
+    eventually("the node says what is wrong", || {
+        says(&node)["status"] == "the log is not of the kind that it was"
+    });
+    assert_eq!((&says(&node)["readers"], &says(&node)["publishers"]), (&json!(false), &json!(false)));
+    assert_eq!(post(&node, &lines(1..2)).status, 503);
+    service.kill();
+    service.kind = Kind::Nats;
+    service.resume();
+    eventually("the node is back by itself", || is_ready(&node));
+    assert_eq!(post(&node, &lines(2..3)).status, 200);
+    assert_eq!(number(&client.event()), 2, "in the same epoch, without a gap");
+}
+
+#[test]
+fn a_node_ends_in_time_although_the_log_hangs() {
+    let service = Service::start(Kind::Nats);
+    let mut node = node(&service, &[]);
+    service.pause(true);
+    let addr = node.addr;
+    let publisher = std::thread::spawn(move || {
+        http::post(addr, "/publish", "application/x-ndjson", lines(0..1).as_bytes()).status
+    });
+    eventually("it waits for the log", || !is_ready(&node));
+    node.signal("TERM");
+    assert!(node.wait().success());
+    service.pause(false);
+    // An answer or a closed connection, never an acceptance.
+    assert!(publisher.join().map_or(true, |status| status == 503));
+}
+
+#[test]
+fn a_user_and_password_in_the_address_reach_the_server_and_no_log() {
+    let options = ["--user", "fan", "--pass", "s3cret"].map(str::to_owned);
+    let service = Service::start_in(
+        Kind::Nats,
+        std::env::temp_dir().join(format!("fanwire-nats-user-{}", std::process::id())),
+        &options.each_ref().map(String::as_str),
+    );
+    let url = service.url().replace("nats://", "nats://fan:s3cret@");
+    let node = Server::with(&["--engine", &url, "--log-level", "trace"]);
+    eventually("the node is ready", || is_ready(&node));
+    assert_eq!(post(&node, &lines(0..1)).status, 200);
+    assert!(!node.log().contains("s3cret"), "the log has the password");
+}
+
+/// A server of the test's own process, in an async program.
+fn embedded(url: &str, listen: &str) -> Result<fanwire::ServerHandle, fanwire::ServerError> {
+    let bus = fanwire::Bus::new();
+    fanwire::Server::builder(&bus).listen(listen).engine(fanwire::EngineConfig::new(url)).spawn()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_nats_is_made_joined_and_dropped_in_async_code() {
+    let service = Service::start(Kind::Nats);
+    let url = service.url();
+    let server = embedded(&url, "127.0.0.1:0").expect("it starts");
+    let taken = server.local_addr().to_string();
+    let error = embedded(&url, &taken).expect_err("the port is taken");
+    assert!(error.is_address_in_use(), "{error}");
+    let pulse = server.pulse();
+    server.drain(Duration::ZERO);
+    server.join().expect("it ends");
+    // The last one that holds the engine.
+    drop(pulse);
+}

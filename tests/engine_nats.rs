@@ -12,7 +12,8 @@ use support::{Server, eventually, http};
 
 fn node(service: &Service, options: &[&str]) -> Server {
     let url = service.url();
-    let all = [&["--engine", &url, "--max-lag-events", "1000000", "--max-lag-bytes", "1GiB"], options].concat();
+    let all =
+        [&["--engine", &url, "--max-lag-events", "1000000", "--max-lag-bytes", "1GiB"], options].concat();
     let server = Server::with(&all);
     eventually("the node is ready", || is_ready(&server));
     server
@@ -106,7 +107,11 @@ fn a_log_that_is_not_of_its_kind_is_told_by_readyz_and_nothing_is_lost_behind_it
     eventually("the node says what is wrong", || {
         says(&node)["status"] == "the log is not of the kind that it was"
     });
-    assert_eq!((&says(&node)["readers"], &says(&node)["publishers"]), (&json!(false), &json!(false)));
+    // What appends looks every two seconds.
+    eventually("neither readers nor publishers are served", || {
+        let said = says(&node);
+        (&said["readers"], &said["publishers"]) == (&json!(false), &json!(false))
+    });
     assert_eq!(post(&node, &lines(1..2)).status, 503);
     service.kill();
     service.kind = Kind::Nats;

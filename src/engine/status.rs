@@ -108,6 +108,7 @@ impl Status {
     }
 
     pub(super) fn attached(&self, epoch: u64) {
+        // Relaxed: as where it is read.
         self.epoch.store(epoch, Ordering::Relaxed);
     }
 

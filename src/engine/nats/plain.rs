@@ -186,7 +186,7 @@ impl Subscriptions {
 /// Connections that the client has made.
 fn connects(client: &Client) -> u64 {
     // Relaxed: the count is written before anything of a connection is handed on, through a channel.
-    client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
+    client.statistics().connects.load(Ordering::Relaxed)
 }
 
 /// Follows what the node's clients want, and numbers what comes.

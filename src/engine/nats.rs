@@ -264,7 +264,7 @@ impl Log for NatsLog {
                     }
                     Way::Kept {
                         context: InRuntime::new(&shared.driver, context),
-                        attached: InRuntime::new(&shared.driver, attached),
+                        attached: Box::new(InRuntime::new(&shared.driver, attached)),
                     }
                 }
                 None => Way::Plain { marks: InRuntime::new(&shared.driver, Marks::new(&client).await?) },

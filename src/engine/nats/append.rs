@@ -39,7 +39,7 @@ const HEADERS: usize = 64;
 
 /// What it appends to.
 pub(super) enum Way {
-    Kept { context: InRuntime<Context>, attached: InRuntime<Attached> },
+    Kept { context: InRuntime<Context>, attached: Box<InRuntime<Attached>> },
     Plain { marks: InRuntime<Marks> },
 }
 

@@ -214,7 +214,7 @@ pub(super) async fn connect(urls: &str, ca_file: &str, faults: &Arc<Faults>) -> 
                     faults.set(unreachable("the connection was lost"));
                 }
                 ClientEvent::SlowConsumer(_) => {
-                    faults.set(unreachable("this node was too slow for the server"))
+                    faults.set(unreachable("this node was too slow for the server"));
                 }
                 _ => {}
             }

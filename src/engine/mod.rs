@@ -431,31 +431,6 @@ impl Drop for Engine {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_in_an_address_is_told_without_what_is_secret() {
-        let slips = [
-            "nats//u:s3cret@h",
-            "u:s3cret@h:4222",
-            "nats:/u:s3cret@h",
-            "s3cret",
-            "u:s3cret@nats://h",
-            ",",
-            " ",
-        ];
-        for slip in slips {
-            let error = check_url(slip).expect_err(slip);
-            assert!(!error.contains("s3cret"), "{error}");
-            assert!(!shown(slip).contains("s3cret"), "{}", shown(slip));
-        }
-        let error = check_url("ftp://u:s3cret@h").expect_err("there is no such engine");
-        assert!(error.contains("`ftp://`") && !error.contains("s3cret"), "{error}");
-    }
-}
-
 /// The log at an address.
 fn open(
     config: &EngineConfig,
@@ -480,5 +455,30 @@ fn open(
         #[cfg(feature = "nats")]
         Scheme::Nats => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice, interest)?)),
         Scheme::File => Ok(Arc::new(file::FileLog::new(config, shards, alarm, on_notice)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_in_an_address_is_told_without_what_is_secret() {
+        let slips = [
+            "nats//u:s3cret@h",
+            "u:s3cret@h:4222",
+            "nats:/u:s3cret@h",
+            "s3cret",
+            "u:s3cret@nats://h",
+            ",",
+            " ",
+        ];
+        for slip in slips {
+            let error = check_url(slip).expect_err(slip);
+            assert!(!error.contains("s3cret"), "{error}");
+            assert!(!shown(slip).contains("s3cret"), "{}", shown(slip));
+        }
+        let error = check_url("ftp://u:s3cret@h").expect_err("there is no such engine");
+        assert!(error.contains("`ftp://`") && !error.contains("s3cret"), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -189,7 +189,7 @@ impl Bridge {
         );
         let route = Arc::new(Route(Some(Box::new(handler))));
         let before = {
-            let mut routes = self.routes.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
             routes.insert(protocol, route)
         };
         // Behind the lock: what a handler owns may look at the routes when it is dropped.
@@ -198,12 +198,12 @@ impl Bridge {
 
     /// Whether a protocol has a handler.
     pub fn has_route(&self, protocol: &str) -> bool {
-        self.routes.read().unwrap_or_else(|poisoned| poisoned.into_inner()).contains_key(protocol)
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).contains_key(protocol)
     }
 
     /// The protocols that have one, sorted.
     pub fn list_routes(&self) -> Vec<String> {
-        self.routes.read().unwrap_or_else(|poisoned| poisoned.into_inner()).keys().cloned().collect()
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     /// Routes a message, a JSON object. Never fails: an error is an answer. Runs the handler in this thread.
@@ -223,7 +223,7 @@ impl Bridge {
         publish: &dyn Fn(Event),
     ) -> BridgeAnswer {
         let handler = {
-            let routes = self.routes.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
             routes.get(protocol).cloned()
         };
         let text = message.trim();

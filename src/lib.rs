@@ -37,7 +37,7 @@
 //!
 #![cfg_attr(
     feature = "async",
-    doc = r#"
+    doc = r"
 The first line of async code, with `StreamExt` of `futures`, `tokio-stream` or `smol`:
 
 ```
@@ -52,7 +52,7 @@ assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 # Ok::<(), fanwire::BusConfigError>(())
 # }).unwrap();
 ```
-"#
+"
 )]
 //! # 3. Which events
 //!

@@ -20,6 +20,7 @@ use super::echo::Echo;
 use super::limits::Counted;
 use super::rights;
 use super::routes::{self, BodyWanted, Outcome};
+use super::session::began::Brought;
 use super::session::{Flow, Session};
 use super::wheel::Tick;
 use super::workers::LaneLimits;
@@ -46,8 +47,8 @@ pub(crate) enum Effect {
     /// Change what is delivered by this. What is lost when it falls behind is `cut` of its feed; the newest `added`
     /// subscriptions have filters that nobody shares yet.
     Change { encoding: Encoding, cut: Cut, changes: Vec<Change>, added: usize },
-    /// Deliver what is kept in the ring and matches `filter` but not `except`, before what is live.
-    Replay { encoding: Encoding, filter: Filter, except: Vec<Filter>, from: ReplayFrom },
+    /// Deliver what is kept and matches `filter`, but for what `except` brought, before what is live.
+    Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom },
     /// Publish these, in order, and write what `answer` makes of the last one's id.
     Publish { events: Vec<Complete>, answer: Answer },
     /// Have a thread make an answer, and write it when it comes.
@@ -633,6 +634,13 @@ impl Connection {
             State::Ws(ws) => ws.session.grant(),
             State::Sse(grant) => grant.as_deref(),
             State::Http(_) | State::Closing(_) => None,
+        }
+    }
+
+    /// The past that its client asked for last begins behind these places.
+    pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
+        if let State::Ws(ws) = &mut self.state {
+            ws.session.past_begins(places);
         }
     }
 

@@ -4,6 +4,7 @@
 //! publish and may ask how often is asked of its [`Rights`], in one place each; what it asked for is kept as it
 //! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
 
+pub(super) mod began;
 mod interest;
 pub(super) mod saved;
 mod weight;

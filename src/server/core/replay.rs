@@ -27,6 +27,7 @@ use crate::engine::{Place, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since};
 use crate::feed::{Cursor, Fanout, Tally};
 use crate::filter::Filter;
+use crate::server::session::began::Brought;
 pub(super) use forward::{Arrived, Forward, Sink, Step, Store};
 use forward::{Lane, Spot, notice};
 use judge::Judge;
@@ -104,7 +105,7 @@ impl<S: Socket> Core<S> {
         slot: usize,
         encoding: Encoding,
         filter: Filter,
-        except: Vec<Filter>,
+        except: Vec<Brought>,
         from: ReplayFrom,
     ) {
         let work = match from {
@@ -122,6 +123,9 @@ impl<S: Socket> Core<S> {
             ReplayFrom::After(since) => self.behind(since, &filter),
             ReplayFrom::Unknown => Work::Unknown(None),
         };
+        if let Work::Forward(forward) = &work {
+            self.conns[slot].connection.past_begins(forward.places());
+        }
         let judge = Judge::new(filter, except);
         let replay = Replay { encoding, judge, work, ticket: None, arrived: None };
         self.conns[slot].replay = Some(Box::new(replay));
@@ -254,7 +258,11 @@ impl<S: Socket> Core<S> {
         let mut store = Store { shared: &self.shared, arrived, now };
         if let Work::Newest(newest) = work {
             match newest.step(&mut store, judge, budget) {
-                Step::Over => *work = Work::Forward(newest.turn_round()),
+                Step::Over => {
+                    let forward = newest.turn_round();
+                    conn.connection.past_begins(forward.places());
+                    *work = Work::Forward(forward);
+                }
                 Step::More => {}
                 Step::Waits { shard, from } => *ticket = self.ask_log(token, shard, from),
             }

@@ -16,9 +16,12 @@ use smallvec::SmallVec;
 
 use super::super::connection::{Context, Effect, ReplayFrom};
 use super::super::messages;
+use super::began::{Began, Brought};
 use super::weight::Weight;
 use super::{Dialect, Session};
+use crate::codec::portable;
 use crate::dialect::{ClientError, OnLag, Subscribe};
+use crate::event::EventId;
 use crate::feed::{Change, Cut, Thinning};
 use crate::filter::{Filter, saved as saved_filter};
 
@@ -79,6 +82,9 @@ pub(super) struct Subscription {
     #[serde(flatten, with = "saved_filter::flat")]
     pub(super) filter: Filter,
     pub(super) on_lag: OnLag,
+    /// Where it began; `None` where nobody knows what it brought of the past.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
+    began: Option<Began>,
     /// What finds it among a thousand: a hash of its name.
     #[serde(skip)]
     pub(super) called: u32,
@@ -194,10 +200,13 @@ impl Session {
         }
         let past = since.map(ReplayFrom::After).or(history.map(ReplayFrom::Newest));
         let past = past.or(snapshot.then_some(ReplayFrom::Snapshot));
+        let is_snapshot = matches!(past, Some(ReplayFrom::Snapshot));
+        let began = if is_snapshot { None } else { (cx.position)().map(Began::from) };
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let (Some(from), [filter]) = (past, filters.as_slice()) {
             // Before the interest changes, so that what is live comes behind it.
-            let except = self.subscriptions.iter().map(|s| self.narrow(&s.filter)).collect();
+            let brought = |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
+            let except = self.subscriptions.iter().map(brought).collect();
             let (encoding, filter) = (self.encoding, self.narrow(filter));
             cx.effects.push(Effect::Replay { encoding, filter, except, from });
             cx.hold_input();
@@ -212,13 +221,20 @@ impl Session {
             messages::subscribed(self.encoding, &filter, 1, cx);
             let weight = filter.weight();
             let name = name.clone();
-            self.subscriptions.push(Subscription { name, filter, on_lag, called, weight, wish: 0 });
+            self.subscriptions.push(Subscription { name, filter, on_lag, began: began.clone(), called, weight, wish: 0 });
             self.count_newest();
             cx.shared.metrics.subscriptions.inc();
         }
         let added = self.subscriptions.len() - first;
         self.tell_change(gone, first..self.subscriptions.len(), added, cx);
         Ok(name)
+    }
+
+    /// The past that the newest subscription asked for begins behind these places.
+    pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
+        if let Some(began) = self.subscriptions.last_mut().and_then(|newest| newest.began.as_mut()) {
+            places.for_each(|place| began.reach_back(place));
+        }
     }
 
     /// Drops these subscriptions; what they were as interest.

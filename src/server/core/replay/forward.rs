@@ -159,6 +159,11 @@ fn next_place(id: EventId) -> Place {
 }
 
 impl Forward {
+    /// The places behind which it begins.
+    pub(in super::super) fn places(&self) -> impl Iterator<Item = EventId> {
+        self.lanes.iter().map(|lane| lane.after)
+    }
+
     /// Reads on.
     pub(in super::super) fn step(
         &mut self,

@@ -1,15 +1,19 @@
 //! Decides which past events a client gets: those that its new subscription wants and that none of its others brought.
 //!
 //! Invariants:
-//! - The answer is that of [`Filter::matches`], the definition.
+//! - The answer is that of [`Filter::matches`], the definition, and for other subscriptions that of where they began.
 //! - What a filter costs is charged to the turn's budget: when it is compiled, and for each event that it is held against.
 //!
 //! A small filter is held against events as it stands: that takes no memory, and up to [`PLAIN_BYTES`] it is about as quick.
 //! Others are compiled. A client's other subscriptions are one matcher, because there may be a thousand of them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use crate::event::{Attribute, Event};
 use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
 use crate::server::budget::{Budget, STEP_MAX};
+use crate::server::session::began::{Began, Brought};
 
 /// The largest filter, in encoded bytes, that is used as it stands.
 const PLAIN_BYTES: usize = 96;
@@ -26,8 +30,11 @@ const CHARGE_MAX: u32 = STEP_MAX / 3;
 pub(super) struct Judge {
     filter: Test,
     except: Test,
-    /// Filters that are not in `except` yet.
-    pending: Vec<Filter>,
+    /// Where what is in `except` began: of a single filter, and of each class of a matcher.
+    plain_began: Option<Began>,
+    began: HashMap<ClassId, Option<Began>>,
+    /// Subscriptions that are not in `except` yet.
+    pending: Vec<Brought>,
 }
 
 /// Some filters of which one must match.
@@ -49,17 +56,24 @@ struct Compiled {
 }
 
 impl Judge {
-    /// Returns one for events that `filter` wants and none of `except`.
-    pub(super) fn new(filter: Filter, except: Vec<Filter>) -> Self {
-        let mut judge = Self { filter: Test::None, except: Test::None, pending: except };
+    /// Returns one for events that `filter` wants and none of `except` brought.
+    pub(super) fn new(filter: Filter, except: Vec<Brought>) -> Self {
+        let mut judge = Self {
+            filter: Test::None,
+            except: Test::None,
+            plain_began: None,
+            began: HashMap::new(),
+            pending: except,
+        };
         judge.filter = match filter.bytes().len() {
             ..=PLAIN_BYTES => Test::Plain(filter),
             _ => Test::Compiled(Compiled::new(&filter)),
         };
         if let [one] = judge.pending.as_slice()
-            && one.bytes().len() <= PLAIN_BYTES
+            && one.filter.bytes().len() <= PLAIN_BYTES
         {
-            judge.except = Test::Plain(one.clone());
+            judge.except = Test::Plain(one.filter.clone());
+            judge.plain_began.clone_from(&one.began);
             judge.pending.clear();
         }
         judge
@@ -76,11 +90,23 @@ impl Judge {
             if budget.is_spent() {
                 return false;
             }
-            let Some(filter) = self.pending.pop() else { break };
+            let Some(Brought { filter, began }) = self.pending.pop() else { break };
             budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
-            match &mut self.except {
+            let class = match &mut self.except {
                 Test::Compiled(compiled) => compiled.add(&filter),
-                other => *other = Test::Compiled(Compiled::new(&filter)),
+                other => {
+                    let mut compiled = Compiled::empty();
+                    let class = compiled.add(&filter);
+                    *other = Test::Compiled(compiled);
+                    class
+                }
+            };
+            match self.began.entry(class) {
+                Entry::Vacant(place) => drop(place.insert(began)),
+                Entry::Occupied(mut place) => {
+                    let other = place.get_mut().take();
+                    *place.get_mut() = Began::earlier(other, began);
+                }
             }
         }
         true
@@ -88,13 +114,29 @@ impl Judge {
 
     /// Whether the client gets this event. [`Self::prepare`] must have returned true.
     pub(super) fn wants(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        self.filter.matches(event, budget) && !self.except.matches(event, budget)
+        self.filter.matches(event, budget) && !self.was_brought(event, budget)
+    }
+
+    /// Whether one of the client's other subscriptions brought this event.
+    fn was_brought(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        if !self.except.matches(event, budget) {
+            return false;
+        }
+        match &self.except {
+            Test::None => false,
+            Test::Plain(_) => Began::covers(self.plain_began.as_ref(), event),
+            Test::Compiled(compiled) => compiled.found.iter().any(|class| {
+                let began = self.began.get(class).and_then(Option::as_ref);
+                Began::covers(began, event)
+            }),
+        }
     }
 
     /// Returns the bytes that it holds.
     pub(super) fn held_bytes(&self) -> usize {
-        let pending = self.pending.iter().map(|filter| filter.bytes().len() + size_of::<Filter>());
-        self.filter.held_bytes() + self.except.held_bytes() + pending.sum::<usize>()
+        let pending = self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<Brought>());
+        let began = self.began.capacity() * size_of::<(ClassId, Option<Began>)>();
+        self.filter.held_bytes() + self.except.held_bytes() + began + pending.sum::<usize>()
     }
 }
 
@@ -120,14 +162,18 @@ impl Test {
 }
 
 impl Compiled {
-    fn new(filter: &Filter) -> Box<Self> {
+    fn empty() -> Box<Self> {
         let matcher = Matcher::new(FilterLimits::default());
-        let mut compiled = Self { matcher, found: Vec::new(), loose: 0, comparisons: 0 };
-        compiled.add(filter);
-        Box::new(compiled)
+        Box::new(Self { matcher, found: Vec::new(), loose: 0, comparisons: 0 })
     }
 
-    fn add(&mut self, filter: &Filter) {
+    fn new(filter: &Filter) -> Box<Self> {
+        let mut compiled = Self::empty();
+        compiled.add(filter);
+        compiled
+    }
+
+    fn add(&mut self, filter: &Filter) -> ClassId {
         let (mut paths, mut bytes) = (1usize, 0);
         for clause in filter.clauses() {
             match clause {
@@ -147,7 +193,7 @@ impl Compiled {
             // Its sets make too many entries for an index: some are compared event by event.
             self.loose += bytes;
         }
-        self.matcher.insert(filter);
+        self.matcher.insert(filter)
     }
 
     fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
@@ -177,6 +223,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::EventId;
 
     fn filter() -> impl Strategy<Value = Filter> {
         let value = prop::sample::select(vec!["a.b", "a.*", "a.**", "**.c", "*.b.c", "x", "a:b", "**:b**"]);
@@ -189,14 +236,18 @@ mod tests {
     proptest! {
         #[test]
         fn it_says_what_the_definition_says(
-            wanted in filter(), except in prop::collection::vec(filter(), 0..6),
+            wanted in filter(), except in prop::collection::vec((filter(), prop::option::of(0..8u64)), 0..6),
             types in prop::collection::vec(prop::sample::select(vec!["a.b", "a.b.c", "x", "a:b", "c", "z"]), 1..8)
         ) {
+            let except: Vec<Brought> = except.into_iter().map(|(filter, next)| {
+                Brought { filter, began: next.map(|next| Began::One { epoch: 3, next }) }
+            }).collect();
             let mut judge = Judge::new(wanted.clone(), except.clone());
             while !judge.prepare(&mut Budget::new(1)) {}
-            for event_type in types {
+            for (sequence, event_type) in types.into_iter().enumerate() {
                 let event = Event::builder(event_type).source("a.b").build().expect("valid");
-                let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.matches(&event));
+                event.place(EventId { epoch: 3, shard: 0, sequence: sequence as u64 });
+                let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.has(&event));
                 prop_assert_eq!(judge.wants(&event, &mut Budget::new(1000)), by_definition);
             }
         }
@@ -204,7 +255,10 @@ mod tests {
 
     #[test]
     fn a_thousand_other_subscriptions_are_compiled_within_the_budget_of_each_turn() {
-        let except = (0..1000).map(|n| Filter::new().types((0..60).map(|m| format!("a{n}.*.b{m}.**"))));
+        let except = (0..1000).map(|n| Brought {
+            filter: Filter::new().types((0..60).map(|m| format!("a{n}.*.b{m}.**"))),
+            began: None,
+        });
         let mut judge = Judge::new(Filter::new(), except.collect());
         for turns in 1.. {
             let mut budget = Budget::new(500);

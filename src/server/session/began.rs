@@ -1,0 +1,174 @@
+//! Where a subscription began, so that a past which is asked for beside it has what it did not bring, and no event twice.
+//!
+//! Invariant: a client got every event that a subscription matches from the place where that began, live or as its past, or
+//! was told a gap in its place.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::event::{Event, EventId, ParseEventIdError, Position, Sequence};
+use crate::filter::Filter;
+
+/// The place from which on a client got all that a subscription matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Began {
+    /// On a bus of one shard, as most are: in place, for there is one for each client.
+    One {
+        epoch: u64,
+        next: Sequence,
+    },
+    Several(Box<Position>),
+}
+
+/// What a client's other subscription brought it.
+#[derive(Clone, Debug)]
+pub(crate) struct Brought {
+    pub(crate) filter: Filter,
+    /// `None`: nobody knows what it brought of the past, so it may be anything.
+    pub(crate) began: Option<Began>,
+}
+
+impl Brought {
+    /// Whether it brought this event, by the definition.
+    #[cfg(test)]
+    pub(crate) fn has(&self, event: &Event) -> bool {
+        self.filter.matches(event) && Began::covers(self.began.as_ref(), event)
+    }
+}
+
+impl From<Position> for Began {
+    fn from(position: Position) -> Self {
+        match *position.sequences() {
+            [next] => Self::One { epoch: position.epoch(), next },
+            _ => Self::Several(Box::new(position)),
+        }
+    }
+}
+
+impl Began {
+    /// The epoch, and the next sequence of a shard.
+    fn of(&self, shard: u16) -> (u64, Sequence) {
+        match self {
+            Self::One { epoch, next } => (*epoch, *next),
+            Self::Several(position) => {
+                let next = position.sequences().get(usize::from(shard));
+                (position.epoch(), next.copied().unwrap_or(0))
+            }
+        }
+    }
+
+    /// Whether a subscription that began here brought an event that it matches; one of which that is not known did.
+    pub(crate) fn covers(began: Option<&Self>, event: &Event) -> bool {
+        let (Some(began), Some(id)) = (began, event.id()) else { return true };
+        let (epoch, next) = began.of(id.shard);
+        (id.epoch, id.sequence) >= (epoch, next)
+    }
+
+    /// Moves the place back in one shard: what is behind `after` was brought too.
+    pub(crate) fn reach_back(&mut self, after: EventId) {
+        let behind = after.next_sequence();
+        match self {
+            Self::One { epoch, next } => (*epoch, *next) = (after.epoch, behind).min((*epoch, *next)),
+            Self::Several(position) => {
+                let is_earlier = after.epoch < position.epoch;
+                let is_same = after.epoch == position.epoch;
+                if let Some(next) = position.sequences.get_mut(usize::from(after.shard)) {
+                    // A position has one epoch: of an earlier life, all of this one is behind.
+                    *next = if is_earlier {
+                        0
+                    } else if is_same {
+                        behind.min(*next)
+                    } else {
+                        *next
+                    };
+                }
+            }
+        }
+    }
+
+    /// The place of two from which on one of them at least brought everything that both match.
+    pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let (mut one, other) = (one?, other?);
+        match (&mut one, &other) {
+            (Self::Several(position), Self::Several(other)) if position.epoch == other.epoch => {
+                for (next, other) in position.sequences.iter_mut().zip(&other.sequences) {
+                    *next = (*next).min(*other);
+                }
+                Some(one)
+            }
+            _ => Some(if one.of(0) <= other.of(0) { one } else { other }),
+        }
+    }
+
+    fn position(&self) -> Position {
+        match self {
+            Self::One { epoch, next } => Position::new(*epoch, [*next]),
+            Self::Several(position) => (**position).clone(),
+        }
+    }
+}
+
+impl fmt::Display for Began {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.position().fmt(f)
+    }
+}
+
+impl FromStr for Began {
+    type Err = ParseEventIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<Position>().map(Self::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(epoch: u64, shard: u16, sequence: u64) -> Event {
+        let event = Event::builder("x").build().expect("valid");
+        event.place(EventId { epoch, shard, sequence });
+        event
+    }
+
+    #[test]
+    fn what_came_before_the_place_is_not_covered_and_what_came_after_is() {
+        for began in [Began::from(Position::new(7, [5])), Began::from(Position::new(7, [5, 2]))] {
+            assert_eq!(began.to_string().parse(), Ok(began.clone()));
+            let covers = |epoch, sequence| Began::covers(Some(&began), &event(epoch, 0, sequence));
+            assert_eq!((covers(7, 4), covers(7, 5), covers(8, 0), covers(6, 9)), (false, true, true, false));
+        }
+        assert!(Began::covers(None, &event(7, 0, 0)));
+        let several = Began::from(Position::new(7, [5, 2]));
+        assert!(!Began::covers(Some(&several), &event(7, 1, 1)));
+        assert!(Began::covers(Some(&several), &event(7, 1, 2)));
+    }
+
+    #[test]
+    fn a_past_moves_the_place_back_and_never_on() {
+        let mut one = Began::from(Position::new(7, [5]));
+        one.reach_back(EventId { epoch: 7, shard: 0, sequence: 8 });
+        assert_eq!(one, Began::One { epoch: 7, next: 5 });
+        one.reach_back(EventId::before(7, 0, 0));
+        assert_eq!(one, Began::One { epoch: 7, next: 0 });
+        one.reach_back(EventId { epoch: 6, shard: 0, sequence: 3 });
+        assert_eq!(one, Began::One { epoch: 6, next: 4 });
+        let mut several = Began::from(Position::new(7, [5, 2]));
+        several.reach_back(EventId { epoch: 7, shard: 1, sequence: 0 });
+        several.reach_back(EventId { epoch: 3, shard: 0, sequence: 9 });
+        several.reach_back(EventId { epoch: 9, shard: 0, sequence: 9 });
+        assert_eq!(several, Began::from(Position::new(7, [0, 1])));
+    }
+
+    #[test]
+    fn of_two_the_earlier_place_counts() {
+        let at =
+            |epoch, sequences: &[u64]| Some(Began::from(Position::new(epoch, sequences.iter().copied())));
+        assert_eq!(Began::earlier(at(7, &[5]), at(7, &[3])), at(7, &[3]));
+        assert_eq!(Began::earlier(at(6, &[5]), at(7, &[3])), at(6, &[5]));
+        assert_eq!(Began::earlier(at(7, &[5, 1]), at(7, &[3, 2])), at(7, &[3, 1]));
+        assert_eq!(Began::earlier(at(8, &[5, 1]), at(7, &[9, 9])), at(7, &[9, 9]));
+        assert_eq!(Began::earlier(None, at(7, &[3])), None);
+    }
+}

@@ -91,6 +91,11 @@ fn on_one_shard() {
 }
 
 #[test]
+fn on_several_shards() {
+    a_past_beside_live_ones(&Server::with(&["--bus-shards", "4"]));
+}
+
+#[test]
 fn over_redis() {
     let service = Service::start(Kind::Redis);
     let server = Server::with(&["--engine", &service.url()]);

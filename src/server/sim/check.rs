@@ -134,8 +134,12 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
             }
             at += 1;
         }
-        if let Some(n) = replayed.iter().find(|n| !wants(log.entry(**n))) {
-            return Err(format!("{n} was replayed, though it was there before or never asked for"));
+        // What another subscription matches too was brought by that from where it began, and comes from before that. The
+        // story does not say where each began, so here all that none matches has to come, and nothing that was not asked for;
+        // `tests/pasts.rs` and the units of `session::began` say the rest. (It was once said to never come, which lost it.)
+        let asked = |e: &Entry| e.is_wanted(*filter);
+        if let Some(n) = replayed.iter().find(|n| !asked(log.entry(**n))) {
+            return Err(format!("{n} was replayed, though it was never asked for"));
         }
         // Who is let go gets no more events, but may get answers that it waits for.
         let goes_on = complete || seen[at..].iter().any(|item| matches!(item, Seen::Event(_)));
@@ -144,8 +148,9 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
             From::After(id) => {
                 let due = log.sums(wants, &excused).between(id + 1, *low);
                 let got = replayed.iter().filter(|n| !excused.iter().any(|r| (r.0..r.1).contains(n))).count();
-                if goes_on && due != got as u64 {
-                    return Err(format!("behind {id} and before {low}: {got} replayed of {due}"));
+                let most = log.sums(asked, &excused).between(id + 1, *low);
+                if goes_on && !(due..=most).contains(&(got as u64)) {
+                    return Err(format!("behind {id} and before {low}: {got} replayed of {due} to {most}"));
                 }
             }
             From::Newest(count) => {
@@ -153,7 +158,7 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
                     return Err(format!("{} replayed and {missed} missed of {count}", replayed.len()));
                 }
                 let due = log.sums(wants, &[]).between(oldest, *low).min(*count as u64);
-                if goes_on && replayed.len() as u64 + missed != due {
+                if goes_on && replayed.len() as u64 + missed < due {
                     return Err(format!("{} replayed and {missed} missed of {due}", replayed.len()));
                 }
             }

@@ -84,7 +84,7 @@ pub(super) struct Subscription {
     pub(super) on_lag: OnLag,
     /// Where it began; `None` where nobody knows what it brought of the past.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "portable::text::option")]
-    began: Option<Began>,
+    pub(super) began: Option<Began>,
     /// What finds it among a thousand: a hash of its name.
     #[serde(skip)]
     pub(super) called: u32,
@@ -205,7 +205,8 @@ impl Session {
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let (Some(from), [filter]) = (past, filters.as_slice()) {
             // Before the interest changes, so that what is live comes behind it.
-            let brought = |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
+            let brought =
+                |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
             let except = self.subscriptions.iter().map(brought).collect();
             let (encoding, filter) = (self.encoding, self.narrow(filter));
             cx.effects.push(Effect::Replay { encoding, filter, except, from });
@@ -221,7 +222,15 @@ impl Session {
             messages::subscribed(self.encoding, &filter, 1, cx);
             let weight = filter.weight();
             let name = name.clone();
-            self.subscriptions.push(Subscription { name, filter, on_lag, began: began.clone(), called, weight, wish: 0 });
+            self.subscriptions.push(Subscription {
+                name,
+                filter,
+                on_lag,
+                began: began.clone(),
+                called,
+                weight,
+                wish: 0,
+            });
             self.count_newest();
             cx.shared.metrics.subscriptions.inc();
         }

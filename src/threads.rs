@@ -285,10 +285,7 @@ mod tests {
         }));
         alarm.on_raised(Arc::new(move || lock(&stopped).push("stop".to_owned())));
         for name in ["first", "second"] {
-            let thread = spawn(name, &alarm, || {
-                let none: Option<u32> = None;
-                none.expect("there is one");
-            });
+            let thread = spawn(name, &alarm, || panic!("there is one"));
             thread.expect("a thread").join().expect("its panic stays in it");
         }
         let first = alarm.first().expect("raised");

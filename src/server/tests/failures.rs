@@ -129,7 +129,7 @@ fn a_panic_in_any_of_the_engines_threads_stops_the_server() {
         let (builder, hears) = builder(&Bus::new());
         let thread = format!("fanwire-engine-{name}");
         fails(&thread, builder.engine(folder.engine()), &hears, |addr| {
-            post(addr, "/publish", r#"{"type":"a"}"#)
+            post(addr, "/publish", r#"{"type":"a"}"#);
         });
     }
 }

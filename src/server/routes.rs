@@ -101,7 +101,7 @@ impl Answer<'_, '_> {
 
     /// For an answer that comes later.
     fn pen(&mut self) -> Pen {
-        Pen { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive() }
+        Pen { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive(), asked: self.cx.now }
     }
 
     fn outcome(&self) -> Outcome {
@@ -125,11 +125,13 @@ impl Answer<'_, '_> {
 struct Pen {
     cors: Vec<(&'static str, String)>,
     keep_alive: bool,
+    /// When the request was read: the answer's `Date`, which is seconds older at the most.
+    asked: Timestamp,
 }
 
 impl Pen {
     fn write(&self, status: u16, headers: &[(&str, &str)], body: &str) -> Bytes {
-        let date = http::date(Timestamp::now().0);
+        let date = http::date(self.asked.0);
         let mut all = vec![JSON, ("Date", date.as_str())];
         all.extend_from_slice(headers);
         all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));

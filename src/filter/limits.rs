@@ -43,7 +43,7 @@ pub(super) fn weight(filter: &Filter) -> u32 {
             segments(pattern.text).map(|segment| if segment.text == b"**" { MANY_WEIGHT } else { 1 }).sum()
         }
         PatternKind::Runs => {
-            let runs = pattern.text.iter().filter(|byte| **byte == b'*').count();
+            let runs = pattern.text.split(|byte| *byte == b'*').count() - 1;
             MANY_WEIGHT.saturating_mul(u32::try_from(runs).unwrap_or(u32::MAX)).saturating_add(1)
         }
     };

@@ -150,16 +150,14 @@ impl Fanout {
         if classes.is_empty() {
             return Revised::Elsewhere(Vec::new());
         }
-        match self.equal(sum, encoding, compression, classes).is_some_and(|other| other != key) {
-            false => Revised::Same,
-            true => {
-                let classes = classes.clone();
-                for (class, _) in &classes {
-                    self.matcher.hold(*class);
-                }
-                Revised::Elsewhere(classes)
-            }
+        if self.equal(sum, encoding, compression, classes).is_none_or(|other| other == key) {
+            return Revised::Same;
         }
+        let classes = classes.clone();
+        for (class, _) in &classes {
+            self.matcher.hold(*class);
+        }
+        Revised::Elsewhere(classes)
     }
 
     /// The classes that are to change, sorted; those that are to be wanted are held.

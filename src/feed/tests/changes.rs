@@ -1,0 +1,108 @@
+//! Interests that change, beside a list of what was wanted.
+
+use super::super::fanout::Change;
+use super::*;
+
+/// Members that change what they want in every way, in feeds of their own and shared ones, beside a list of what each
+/// wanted when an event came.
+#[test]
+fn whatever_changes_each_member_gets_what_it_wanted_when_it_came() {
+    const MEMBERS: usize = 4;
+    for seed in 1..=40_u64 {
+        let mut state = seed;
+        let mut dice = move |most: u64| {
+            // xorshift64*
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            state.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
+        };
+        let mut world = World::new(1000);
+        let mut cursors: Vec<Cursor> = (0..MEMBERS).map(|_| Cursor::default()).collect();
+        let mut pipes: Vec<Pipe> = (0..MEMBERS).map(|_| Pipe::default()).collect();
+        let mut wants = vec![std::collections::BTreeSet::<u64>::new(); MEMBERS];
+        let mut owed = vec![Vec::new(); MEMBERS];
+        for _ in 0..400 {
+            let member = dice(MEMBERS as u64) as usize;
+            match dice(4) {
+                0 => {
+                    let mut changes = Vec::new();
+                    let kinds: std::collections::BTreeSet<u64> = (0..=dice(4)).map(|_| dice(6)).collect();
+                    for kind in kinds {
+                        let was = wants[member].contains(&kind);
+                        let to = !was || dice(4) == 0;
+                        if to {
+                            wants[member].insert(kind)
+                        } else {
+                            wants[member].remove(&kind)
+                        };
+                        let filter = Filter::new().types([format!("t{kind}")]);
+                        changes.push(Change { filter, was, to: to.then_some(Thinning::None) });
+                    }
+                    let slot = member as Slot;
+                    let (fanout, tally) = (&mut world.fanout, &mut world.tally);
+                    let moved = cursors[member].change(fanout, ENCODING, &changes, slot, tally, &Still);
+                    if let Some((other, place)) = moved {
+                        cursors[other as usize].moved(place);
+                    }
+                    assert_eq!(cursors[member].feed().is_some(), !wants[member].is_empty());
+                }
+                1 => {
+                    pipes[member].room = if dice(3) == 0 { dice(200) as usize } else { usize::MAX / 2 };
+                    world.seal();
+                    world.flush(&mut cursors[member], &mut pipes[member]);
+                    pipes[member].room = 0;
+                }
+                _ => {
+                    let kind = dice(6);
+                    for (wants, owed) in wants.iter().zip(&mut owed) {
+                        if wants.contains(&kind) {
+                            owed.push(world.published as i64);
+                        }
+                    }
+                    world.publish(&format!("t{kind}"));
+                    if dice(2) == 0 {
+                        world.seal();
+                    }
+                }
+            }
+        }
+        for member in 0..MEMBERS {
+            world.seal();
+            pipes[member].room = usize::MAX / 2;
+            while !world.flush(&mut cursors[member], &mut pipes[member]) {}
+            assert_eq!(read(&pipes[member]), owed[member], "seed {seed}, member {member}");
+            let changes: Vec<Change> = (0..6)
+                .map(|kind| Change { filter: Filter::new().types([format!("t{kind}")]), was: true, to: None })
+                .collect();
+            let (fanout, tally) = (&mut world.fanout, &mut world.tally);
+            let moved = cursors[member].change(fanout, ENCODING, &changes, member as Slot, tally, &Still);
+            if let Some((other, place)) = moved {
+                cursors[other as usize].moved(place);
+            }
+        }
+        while world.fanout.sweep() {}
+        assert_eq!(
+            (world.metrics.feeds.get(), world.fanout.distinct()),
+            (0, 0),
+            "seed {seed}: nothing is left"
+        );
+    }
+}
+
+/// Members that come to want the same share a feed, in whatever order they came to it.
+#[test]
+fn members_that_come_to_want_the_same_share_a_feed() {
+    let mut world = World::new(100);
+    let mut cursors: Vec<Cursor> = (0..3).map(|_| Cursor::default()).collect();
+    for (slot, order) in [[0, 1, 2], [2, 1, 0], [1, 2, 0]].into_iter().enumerate() {
+        for kind in order {
+            let filter = Filter::new().types([format!("t{kind}")]);
+            let change = Change { filter, was: false, to: Some(Thinning::None) };
+            let (fanout, tally) = (&mut world.fanout, &mut world.tally);
+            cursors[slot].change(fanout, ENCODING, &[change], slot as Slot, tally, &Still);
+        }
+    }
+    assert!(cursors.iter().all(|cursor| cursor.feed() == cursors[0].feed()));
+    assert_eq!((world.metrics.feeds.get(), world.fanout.distinct()), (1, 3));
+}

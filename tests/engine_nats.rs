@@ -24,7 +24,8 @@ fn is_ready(server: &Server) -> bool {
 }
 
 fn lines(numbers: std::ops::Range<usize>) -> String {
-    numbers.map(|n| format!("{{\"type\":\"t\",\"payload\":{{\"n\":{n}}}}}\n")).collect()
+    let line = |n| format!("{{\"type\":\"t\",\"payload\":{{\"n\":{n}}}}}\n");
+    numbers.map(line).collect::<Vec<_>>().concat()
 }
 
 fn post(server: &Server, lines: &str) -> http::Response {

@@ -59,6 +59,7 @@ impl Successor {
     }
 
     /// Hangs without reading.
+    #[expect(clippy::unused_self, reason = "one form for all faults")]
     fn sleep(&mut self, until: &AtomicBool) {
         while !until.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(1));

@@ -13,7 +13,7 @@ use support::{Server, eventually, http};
 /// Publishes numbers, even ones in stream `even`, odd ones in `odd`; the ids, by number.
 fn publish(server: &Server, numbers: std::ops::Range<u64>) -> Vec<String> {
     let one = |n: u64| {
-        let stream = if n % 2 == 0 { "even" } else { "odd" };
+        let stream = if n.is_multiple_of(2) { "even" } else { "odd" };
         let event = json!({"type": "test.numbered", "stream_id": stream, "payload": {"n": n}});
         server.publish(event.to_string())["last_event_id"].as_str().expect("an id").to_owned()
     };

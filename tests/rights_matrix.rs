@@ -380,8 +380,11 @@ fn over_a_log(url: &str) {
     every_door_asks_for_every_attribute(nodes[0].addr, nodes[1].addr);
 }
 
+/// Takes an attribute out of an event as it is delivered.
+type AttributeOf = fn(&Value) -> Value;
+
 /// Bodies whose publisher says that the attribute is none, or that come by a door at which nothing is filled in.
-fn unnamed() -> Vec<(Value, fn(&Value) -> Value)> {
+fn unnamed() -> Vec<(Value, AttributeOf)> {
     vec![
         (json!({"type": "STATE_CHANGED", "stream_id": "", "payload": {"stream_id": "b"}}), stream_of),
         (json!({"type": "agent_message", "channel": "", "payload": {"circle_name": "b"}}), channel_of),

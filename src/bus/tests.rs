@@ -527,7 +527,7 @@ fn several_lossless_publishers_and_readers_lose_nothing_and_keep_each_publishers
                 for n in single {
                     bus.publish_blocking(n);
                 }
-                bus.publish_batch_blocking(batch.into_iter());
+                bus.publish_batch_blocking(batch);
             })
         })
         .collect();

@@ -59,7 +59,7 @@ use serde_json::json;
 
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
-use crate::engine::{Engine, EngineConfig, EngineError, Ingest, NotReady, Places};
+use crate::engine::{Engine, EngineConfig, EngineError, History as LogHistory, Ingest, NotReady, Places};
 use crate::event::{Event, Timestamp};
 use crate::held::Held;
 use crate::metrics::{Kind, Metrics};
@@ -336,7 +336,7 @@ impl Shared {
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.bytes()
             + self.directory.held_bytes()
-            + self.engine.as_ref().and_then(Engine::history).map_or(0, |history| history.held_bytes())
+            + self.engine.as_ref().and_then(Engine::history).map_or(0, LogHistory::held_bytes)
             + self.auth.held_bytes()
             + lock(&self.presence).held_bytes()
             + self.engine.as_ref().map_or(0, Engine::held_bytes)

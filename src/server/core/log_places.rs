@@ -11,7 +11,7 @@ use smallvec::{SmallVec, smallvec};
 use super::super::Shared;
 use crate::bus::{Bus, LoopReader};
 use crate::dialect::GapNotice;
-use crate::engine::Status;
+use crate::engine::{Engine, Status};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 
 /// What is kept behind an event.
@@ -29,7 +29,7 @@ pub(super) enum Behind {
 
 /// Looks for what is behind `id`, up to the loop's own place in its shard.
 pub(super) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
-    let log = shared.engine.as_ref().map(|engine| engine.status());
+    let log = shared.engine.as_ref().map(Engine::status);
     match search(&shared.bus, log.map(Status::epoch), id, end) {
         // A node that has just started reads the past first, perhaps in more than one epoch: until it has come to the
         // log's end, an id that is not in the ring may be one that is still to come.

@@ -124,9 +124,8 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
                     let end = log.place(*to).map_or(0, |to| to + 1);
                     // A replay of the newest keeps no ids of what the ring lets go of meanwhile, so its gap has no number:
                     // all that was wanted between its ends is missed, and nothing else.
-                    missed += some.unwrap_or_else(|| match from_newest {
-                        true => log.sums(wants, &[]).between(first, end),
-                        false => 0,
+                    missed += some.unwrap_or_else(|| {
+                        if from_newest { log.sums(wants, &[]).between(first, end) } else { 0 }
                     });
                     excused.push((first, end));
                 }

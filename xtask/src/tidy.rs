@@ -13,6 +13,8 @@ const LAYERS: &[(&str, u8)] = &[
     ("event", 1),
     ("codec", 1),
     ("metrics", 1),
+    ("held", 1),
+    ("threads", 1),
     ("catalogue", 2),
     ("filter", 2),
     ("bus", 3),

@@ -390,6 +390,7 @@ impl Automaton {
     }
 
     /// Returns how many nodes walks have stood on so far.
+    #[cfg(feature = "server")]
     pub(super) fn walked(&self) -> u64 {
         self.walked
     }
@@ -399,6 +400,7 @@ impl Automaton {
     }
 
     /// Of [`Self::memory_bytes`], what the next patterns take before more is allocated.
+    #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
         self.free.len() * size_of::<Node>()
             + (self.edges.capacity() - self.edges.len()) * size_of::<Edge>()

@@ -405,6 +405,7 @@ impl Index {
     }
 
     /// Of [`Self::memory_bytes`], what the next paths take before more is allocated.
+    #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
         self.free.len() * size_of::<Node>()
     }

@@ -326,8 +326,9 @@ impl Queue {
         drop(left);
     }
 
-    /// Answers those whose time is over by `now`, and says how many events they were and whether some were on their way.
-    fn expire(&self, now: Instant) -> (usize, bool) {
+    /// Answers those whose time is over by `now`. `on_late` is told before: how many events they were, if any, and whether some
+    /// were on their way.
+    fn expire(&self, now: Instant, on_late: impl FnOnce(usize, bool)) {
         let mut late: Vec<(Promise, Refused)> = Vec::new();
         let mut was_taken = false;
         {
@@ -349,14 +350,17 @@ impl Queue {
             }
         }
         let count = late.iter().map(|(promise, _)| promise.events).sum();
+        if count > 0 {
+            on_late(count, was_taken);
+        }
         for (promise, refused) in late {
             promise.answer(Err(refused));
         }
-        (count, was_taken)
     }
 
     /// Answers each submission at its deadline, until the queue is closed and empty. `on_late` is told how many events had
-    /// no answer from the log in time, and whether some of them were on their way.
+    /// no answer from the log in time, and whether some of them were on their way. It is told before their publishers are, so that
+    /// a publisher that is refused finds the node not ready.
     pub(super) fn watch(&self, on_late: impl Fn(usize, bool)) {
         loop {
             {
@@ -373,10 +377,7 @@ impl Queue {
                 let left = left.clamp(Duration::from_millis(1), longest.max(Duration::from_millis(1)));
                 drop(self.wait_until_closed(waiting, left));
             }
-            let (count, was_taken) = self.expire(Instant::now());
-            if count > 0 {
-                on_late(count, was_taken);
-            }
+            self.expire(Instant::now(), &on_late);
         }
     }
 
@@ -393,7 +394,7 @@ impl Queue {
         let mut waiting = lock(&self.waiting);
         waiting.trouble = Refused::Closed;
         drop(waiting);
-        self.expire(Instant::now() + self.accept_timeout);
+        self.expire(Instant::now() + self.accept_timeout, |_, _| ());
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -27,7 +27,8 @@ const IDLE: Duration = Duration::from_secs(5);
 pub(crate) struct LaneLimits {
     pub(crate) threads: usize,
     pub(crate) waiting: usize,
-    /// Bytes of the jobs that wait or run; one job is taken whatever it has.
+    /// Bytes of the jobs that wait; one job is taken whatever it has. Those that run are as many as there are threads: they do
+    /// not count, for a publisher may send its next body before the job that answered it has gone.
     pub(crate) bytes: usize,
 }
 
@@ -121,14 +122,15 @@ impl Lane {
         let mut state = lock(&self.state);
         loop {
             if let Some((job, charge)) = state.waiting.pop_front() {
+                state.bytes = state.bytes.saturating_sub(charge.bytes() - JOB_BYTES);
                 drop(state);
                 threads::fault_point();
                 // Whoever waits for a job that panics is told when its time is over.
                 if let Err(Caught { message, place }) = caught(job) {
                     tracing::error!(message, place, "a job panicked, and its thread goes on");
                 }
+                drop(charge);
                 state = lock(&self.state);
-                state.bytes = state.bytes.saturating_sub(charge.bytes() - JOB_BYTES);
                 continue;
             }
             state.idle += 1;
@@ -200,12 +202,16 @@ mod tests {
         let workers = Workers::default();
         let limits = LaneLimits { threads: 1, waiting: 10, bytes: 100 };
         let (release, hold) = channel::<()>();
+        let (begun, begins) = channel();
         let wait = move || {
+            begun.send(()).expect("the test listens");
             let _ = hold.recv();
         };
         workers.submit("x", limits, 1000, Box::new(wait)).expect("alone");
+        begins.recv().expect("it runs");
+        workers.submit("x", limits, 1000, Box::new(|| {})).expect("alone among those that wait");
         assert_eq!(workers.submit("x", limits, 1, Box::new(|| {})), Err(Busy));
-        assert!(workers.held.bytes() >= 1000);
+        assert!(workers.held.bytes() >= 2000);
         drop(release);
         let (done, ends) = channel();
         loop {

@@ -74,6 +74,75 @@ fn a_limit_that_is_lowered_while_nodes_run_is_told_and_holds_nobody_up() {
     assert_eq!(number(&client.event()), 1, "nothing of what was refused came");
 }
 
+/// Deletes the stream of a log's first shard and makes it anew, with these events in it.
+///
+/// A server of 2.9 leaves a stream without files when it is made while the last one is still removed: hence the pause.
+fn remake(service: &Service, events: std::ops::Range<usize>) {
+    let config = service.nats_ask("$JS.API.STREAM.INFO.fanwire-0", &json!({}))["config"].clone();
+    let deleted = service.nats_ask("$JS.API.STREAM.DELETE.fanwire-0", &json!({}));
+    assert_eq!(deleted["success"], true, "{deleted}");
+    std::thread::sleep(Duration::from_millis(500));
+    let made = service.nats_ask("$JS.API.STREAM.CREATE.fanwire-0", &config);
+    assert!(made["config"].is_object(), "{made}");
+    for line in lines(events).lines() {
+        service.say("fanwire.0", line);
+    }
+}
+
+/// The ids of the events that come, by number, up to this one.
+fn ids_until(client: &mut Ws, last: u64) -> Vec<(u64, String)> {
+    let mut ids = Vec::new();
+    while ids.last().is_none_or(|(n, _)| *n != last) {
+        let message = client.message();
+        if message["type"] == "event" {
+            let event = &message["payload"];
+            ids.push((number(event), event["event_id"].as_str().expect("an id").to_owned()));
+        }
+    }
+    ids
+}
+
+#[test]
+fn an_answer_has_the_id_that_readers_get_although_the_stream_was_made_anew_while_the_node_stood_still() {
+    let service = Service::start(Kind::Nats);
+    let node = node(&service, &[]);
+    let mut client = Ws::subscribed(node.addr, json!({}));
+    assert_eq!(post(&node, &lines(0..1)).status, 200);
+    let before = ids_until(&mut client, 0);
+    // Less than the time after which the node would look before it appends.
+    node.signal("STOP");
+    let addr = node.addr;
+    let publisher = std::thread::spawn(move || {
+        http::post(addr, "/publish", "application/x-ndjson", lines(30..31).as_bytes())
+    });
+    // More than the old stream had: the new one's next number is one that the node could expect of the old.
+    remake(&service, 1..30);
+    node.signal("CONT");
+    let answer = publisher.join().expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let ids = ids_until(&mut client, 30);
+    assert_eq!(answer.json()["last_event_id"], ids.last().expect("it came").1.as_str());
+    assert_eq!(ids.iter().map(|(n, _)| *n).collect::<Vec<u64>>(), (1..=30).collect::<Vec<u64>>());
+    let epoch = |id: &str| id.split('-').next().map(str::to_owned);
+    assert_ne!(epoch(&ids[0].1), epoch(&before[0].1));
+}
+
+#[test]
+fn a_reader_that_had_read_nothing_does_not_read_on_in_a_stream_that_was_made_anew() {
+    let service = Service::start(Kind::Nats);
+    let node = node(&service, &[]);
+    let mut client = Ws::subscribed(node.addr, json!({}));
+    node.signal("STOP");
+    remake(&service, 0..5);
+    node.signal("CONT");
+    eventually("the node takes events", || post(&node, &lines(5..6)).status == 200);
+    let ids = ids_until(&mut client, 5);
+    assert_eq!(ids.iter().map(|(n, _)| *n).collect::<Vec<u64>>(), (0..=5).collect::<Vec<u64>>(), "{ids:?}");
+    let mut epochs: Vec<&str> = ids.iter().filter_map(|(_, id)| id.split('-').next()).collect();
+    epochs.dedup();
+    assert_eq!(epochs.len(), 1, "{ids:?}");
+}
+
 #[test]
 fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
     const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::queue::{Queue, Refused, Taken};
 use super::{Append, Batch, EngineError, Log, Record, Status};
-use crate::event::{EventId, Sequence};
+use crate::event::EventId;
 use crate::threads;
 
 /// Events sent to the log together.
@@ -65,7 +65,7 @@ pub(super) fn watch(queue: &Queue, status: &Status) {
 
 /// What has become of a part of a batch.
 enum Outcome {
-    Appended(u64, Vec<Sequence>),
+    Appended(Vec<EventId>),
     /// The log can never take it.
     Refused(Refused),
     /// The log may have it or not, and trying again would not show which.
@@ -120,14 +120,11 @@ impl Appender<'_> {
             }
             let span = ends[part.start]..ends[part.end];
             match self.append(&records[span.clone()], first + span.start as u64, &part) {
-                Outcome::Appended(epoch, sequences) => {
+                Outcome::Appended(ids) => {
                     self.status.metrics.engine_appended.inc_by(span.len() as u64);
                     for at in part {
                         let last = ends[at + 1].checked_sub(1).filter(|last| *last >= ends[at]);
-                        let id = last.and_then(|last| {
-                            let sequence = *sequences.get(last - span.start)?;
-                            Some(EventId { epoch, shard: records[last].shard, sequence })
-                        });
+                        let id = last.and_then(|last| ids.get(last - span.start).copied());
                         self.queue.answer(at, Ok(id));
                     }
                 }
@@ -183,9 +180,9 @@ impl Appender<'_> {
                 return Outcome::GivenUp;
             }
             let error = match self.try_append(&batch, part, &mut may_have_it) {
-                Ok(Some((epoch, sequences))) => {
+                Ok(Some(ids)) => {
                     self.is_well();
-                    return Outcome::Appended(epoch, sequences);
+                    return Outcome::Appended(ids);
                 }
                 Ok(None) => return Outcome::Late,
                 Err(error) => error,
@@ -220,7 +217,7 @@ impl Appender<'_> {
         batch: &Batch<'_>,
         part: &Range<usize>,
         may_have_it: &mut bool,
-    ) -> Result<Option<(u64, Vec<Sequence>)>, EngineError> {
+    ) -> Result<Option<Vec<EventId>>, EngineError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {

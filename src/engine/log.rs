@@ -48,6 +48,12 @@ impl<'a> Batch<'a> {
     pub(crate) fn new(number: u64, first: u64, records: &'a [Record], until: Instant) -> Self {
         Self { number, first, records, until, kept_some: Cell::new(false) }
     }
+
+    /// The ids of its records, which have these sequences in one epoch.
+    pub(crate) fn ids(&self, epoch: u64, sequences: &[Sequence]) -> Vec<EventId> {
+        let placed = self.records.iter().zip(sequences);
+        placed.map(|(record, sequence)| EventId { epoch, shard: record.shard, sequence: *sequence }).collect()
+    }
 }
 
 /// One event of the log.
@@ -76,12 +82,12 @@ pub(crate) trait Append: Send {
         Ok(())
     }
 
-    /// Appends all or nothing, and answers the epoch and the sequences, in order. A batch of the same number
+    /// Appends all or nothing, and answers the ids, in order; none where the log gives none. A batch of the same number
     /// that is tried again, because the answer to it was lost, is not appended twice.
     ///
     /// A log that appends records singly appends them in order; what was appended when it fails is found again by its number.
     /// After any error but those about the event the caller drops the connection.
-    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError>;
+    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError>;
 
     /// Returns why the log would not take an event now. Asked every few seconds while there is nothing to append, so it is
     /// cheap, and leaves nothing that a reader sees.

@@ -23,6 +23,7 @@ mod peers;
 mod plain;
 mod streams;
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +69,8 @@ struct Shared {
     peers: Mutex<Peers>,
     /// The number of the last record that a server without streams is known to have.
     passed: Mutex<u64>,
+    /// What streams acknowledged of a batch that was not answered, by the records' numbers.
+    unproven: Mutex<BTreeMap<u64, append::Acknowledged>>,
 }
 
 const UNKNOWN: u8 = 0;
@@ -202,6 +205,7 @@ impl NatsLog {
             known: Mutex::default(),
             peers: Mutex::default(),
             passed: Mutex::default(),
+            unproven: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), _all: (!config.by_interest).then(|| interest.want_all()) })
     }

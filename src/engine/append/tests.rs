@@ -61,13 +61,13 @@ impl Append for Fake {
         Err(EngineError::TooLarge { bytes: longest as u64, limit: LONGEST as u64 })
     }
 
-    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError> {
         let texts: Vec<&str> = batch.records.iter().map(|record| record.json.as_str()).collect();
         (lock(&self.script))(&texts)?;
         let mut kept = lock(&self.kept);
         let first = kept.len() as u64;
         kept.extend(texts.iter().map(|text| (*text).to_owned()));
-        Ok((7, (first..kept.len() as u64).collect()))
+        Ok(batch.ids(7, &(first..kept.len() as u64).collect::<Vec<_>>()))
     }
 }
 

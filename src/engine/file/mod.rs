@@ -594,13 +594,13 @@ impl Append for Appender {
         if bytes > limit { Err(EngineError::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 
-    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError> {
         self.check(batch.records)?;
         write_record(batch.records, &mut self.record);
         let shared = &*self.shared;
         let mut state = lock(&shared.state);
         if batch.records.is_empty() {
-            return Ok((state.epoch, Vec::new()));
+            return Ok(Vec::new());
         }
         while state.unread.as_ref().is_some_and(Unread::is_full) {
             let left = batch.until.saturating_duration_since(Instant::now());
@@ -613,21 +613,20 @@ impl Append for Appender {
         }
         shared.write(&mut state, &self.record)?;
         let State { next, epoch, unread, .. } = &mut *state;
-        let mut sequences = Vec::with_capacity(batch.records.len());
+        let mut ids = Vec::with_capacity(batch.records.len());
         for Record { shard, json } in batch.records {
             let Some(next) = next.get_mut(usize::from(*shard)) else { continue };
             let id = EventId { epoch: *epoch, shard: *shard, sequence: *next };
             *next += 1;
-            sequences.push(id.sequence);
+            ids.push(id);
             if let Some(unread) = unread {
                 unread.bytes += json.len();
                 unread.events.push_back((id, json.clone()));
             }
         }
-        let answer = (*epoch, sequences);
         drop(state);
         shared.changed.notify_all();
-        Ok(answer)
+        Ok(ids)
     }
 
     fn probe(&mut self) -> Result<(), EngineError> {

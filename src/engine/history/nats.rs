@@ -68,6 +68,10 @@ impl Past for NatsPast {
             let consumer = timeout(TIMEOUT, stream.create_consumer(config)).await;
             let consumer = consumer.map_err(unreachable)?.map_err(unreachable)?;
             let name = consumer.cached_info().name.clone();
+            // It was made by the stream's name, and ends with the stream that it was made in.
+            if micros(stream.info().await.map_err(unreachable)?) != created {
+                return Err(EngineError::OtherEpoch);
+            }
             let batch = consumer.fetch().max_messages(there as usize).max_bytes(max_bytes.max(1 << 23));
             let mut messages =
                 timeout(TIMEOUT, batch.messages()).await.map_err(unreachable)?.map_err(unreachable)?;

@@ -1,7 +1,10 @@
 //! Appends to the streams, or hands what is published to plain subjects.
 //!
 //! Imports its siblings. Always: messages go out in order and at most [`WINDOW`] of them without an answer; what is sent
-//! again has its first message id, so that the server takes it once, and in the order in which it came first.
+//! again has its first message id, so that the server takes it once, and in the order in which it came first; an
+//! acknowledgement names a number and no life, so a batch is answered only when its streams were looked at behind the last
+//! acknowledgement and are those that were attached to. Where they are others, each message is looked for in those: what
+//! the new stream does not have was of the old one, where nodes have delivered it, and is not sent again.
 //!
 //! One batch is answered before the next is sent. Batches in flight together would hide a round trip, but where a message
 //! of the first is refused those of the second are in the stream already, and its second attempt would come behind.
@@ -15,8 +18,9 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::{Append, Batch, EngineError, Record};
@@ -25,7 +29,7 @@ use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
 use super::peers::Roll;
 use super::plain::{self, Marks};
 use super::streams::{Attached, Mark, answered, cause, look, look_time};
-use crate::event::Sequence;
+use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
 /// Messages that have no answer yet.
@@ -85,7 +89,7 @@ impl Append for Appender {
         Err(EngineError::TooLarge { bytes: longest as u64, limit: limit as u64 })
     }
 
-    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError> {
         let Self { shared, client, faults, way, made } = self;
         if faults.is_faulty() || !shared.is_way(way) || is_stale(shared, way, *made) {
             // Nothing was sent: over another connection it goes on at once.
@@ -113,7 +117,7 @@ impl Append for Appender {
                     }
                     marks.get().pass(client).await?;
                     *lock(&shared.passed) = (batch.first + batch.records.len() as u64).saturating_sub(1);
-                    Ok((0, Vec::new()))
+                    Ok(Vec::new())
                 }
             }
         }))
@@ -194,28 +198,26 @@ async fn append_kept(
     context: &Context,
     attached: &Attached,
     batch: &Batch<'_>,
-) -> Result<(u64, Vec<Sequence>), EngineError> {
+) -> Result<Vec<EventId>, EngineError> {
+    let ids = gone(shared, attached, batch).await?;
     let followed = {
         let known = lock(&shared.known);
         if known.followed.epoch == attached.life.epoch { known.followed.next.clone() } else { Vec::new() }
     };
-    let mut window = Window {
-        shared,
-        attached,
-        batch,
-        acks: VecDeque::new(),
-        bytes: 0,
-        followed,
-        sequences: Vec::with_capacity(batch.records.len()),
-    };
+    let mut window = Window { shared, attached, batch, acks: VecDeque::new(), bytes: 0, followed, ids };
     for (at, record) in batch.records.iter().enumerate() {
+        if window.ids[at].is_some() {
+            batch.kept_some.set(true);
+            continue;
+        }
         let length = record.json.len();
         while window.acks.len() >= WINDOW || (window.bytes + length > WINDOW_BYTES && !window.acks.is_empty())
         {
             window.settle().await?;
         }
         let payload = Bytes::copy_from_slice(record.json.as_bytes());
-        let message = PublishMessage::build().payload(payload).message_id(window.id(at));
+        let message =
+            PublishMessage::build().payload(payload).message_id(message_id(shared, batch.first + at as u64));
         let sent = context.send_publish(shared.subject(record.shard.into()), message).await;
         let ack = match sent {
             Ok(ack) => ack,
@@ -225,13 +227,78 @@ async fn append_kept(
             }
             Err(error) => return Err(refused(&error)),
         };
-        window.acks.push_back(ack);
+        window.acks.push_back((at, ack));
         window.bytes += length;
     }
     while !window.acks.is_empty() {
         window.settle().await?;
     }
-    Ok((attached.life.epoch, window.sequences))
+    window.prove().await?;
+    let end = batch.first + batch.records.len() as u64;
+    let mut unproven = lock(&shared.unproven);
+    *unproven = unproven.split_off(&end);
+    // All were answered, or the loop above ended in an error.
+    Ok(window.ids.into_iter().flatten().collect())
+}
+
+/// By what the server knows a record again.
+fn message_id(shared: &Shared, number: u64) -> String {
+    format!("{:x}-{number:x}", shared.node)
+}
+
+/// A message that a stream acknowledged, in a batch that was not answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Acknowledged {
+    id: EventId,
+    /// When the stream that it was sent to was created.
+    created: u64,
+}
+
+/// The ids of those records of a batch that were acknowledged by streams that have gone, for each record.
+///
+/// The message may be of the stream that was attached to then, or of one that took its place unseen. In the latter it is
+/// found at the number that was acknowledged; there it is sent again, and taken once. In the former it must not be: readers
+/// have it under its first id, or are told of a gap.
+async fn gone(
+    shared: &Shared,
+    attached: &Attached,
+    batch: &Batch<'_>,
+) -> Result<Vec<Option<EventId>>, EngineError> {
+    let mut ids = vec![None; batch.records.len()];
+    let known: Vec<(u64, Acknowledged)> = {
+        let mut unproven = lock(&shared.unproven);
+        // Numbers grow, and of what is before this batch nobody asks.
+        *unproven = unproven.split_off(&batch.first);
+        let end = batch.first + ids.len() as u64;
+        unproven.range(..end).map(|(number, one)| (*number, *one)).collect()
+    };
+    for (shard, stream) in attached.streams.iter().enumerate() {
+        let created = attached.life.created[shard];
+        let of_others: Vec<(u64, Acknowledged)> = (known.iter().copied())
+            .filter(|(_, one)| usize::from(one.id.shard) == shard && one.created != created)
+            .collect();
+        // They were sent in order, so those of the stream that has gone come first.
+        let (mut least, mut most) = (0, of_others.len());
+        while least < most {
+            let middle = usize::midpoint(least, most);
+            let (number, Acknowledged { id, .. }) = of_others[middle];
+            let is_here = match stream.get_raw_message(id.sequence + 1).await {
+                Ok(message) => Mark::Id(message_id(shared, number)).is_of(&message),
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => false,
+                Err(error) => return Err(unreachable(error)),
+            };
+            if is_here { most = middle } else { least = middle + 1 }
+        }
+        for (number, one) in &of_others[..least] {
+            ids[(number - batch.first) as usize] = Some(one.id);
+        }
+        let epoch = attached.life.epoch;
+        let here = of_others[least..].iter();
+        let here =
+            here.map(|(number, one)| (*number, Acknowledged { id: EventId { epoch, ..one.id }, created }));
+        lock(&shared.unproven).extend(here);
+    }
+    Ok(ids)
 }
 
 /// The messages of a batch that have no answer yet.
@@ -239,23 +306,18 @@ struct Window<'a> {
     shared: &'a Shared,
     attached: &'a Attached,
     batch: &'a Batch<'a>,
-    acks: VecDeque<PublishAckFuture>,
+    acks: VecDeque<(usize, PublishAckFuture)>,
     bytes: usize,
     /// How far this node had followed each shard before it sent them.
     followed: Vec<Sequence>,
-    /// Of those that were answered.
-    sequences: Vec<Sequence>,
+    /// Of those that were acknowledged.
+    ids: Vec<Option<EventId>>,
 }
 
 impl Window<'_> {
-    fn id(&self, at: usize) -> String {
-        format!("{:x}-{:x}", self.shared.node, self.batch.first + at as u64)
-    }
-
     /// Waits for the answer to the oldest.
     async fn settle(&mut self) -> Result<(), EngineError> {
-        let Some(ack) = self.acks.pop_front() else { return Ok(()) };
-        let at = self.sequences.len();
+        let Some((at, ack)) = self.acks.pop_front() else { return Ok(()) };
         let Record { shard, json } = &self.batch.records[at];
         // Who gave up does not hold up those who come behind.
         let until = Instant::from_std(self.batch.until).min(Instant::now() + TIMEOUT);
@@ -268,6 +330,10 @@ impl Window<'_> {
         self.bytes -= json.len();
         self.batch.kept_some.set(true);
         let sequence = ack.sequence.saturating_sub(1);
+        let (number, created) =
+            (self.batch.first + at as u64, self.attached.life.created[usize::from(*shard)]);
+        let id = EventId { epoch: self.attached.life.epoch, shard: *shard, sequence };
+        lock(&self.shared.unproven).insert(number, Acknowledged { id, created });
         let mut known = lock(&self.shared.known);
         let epoch = self.attached.life.epoch;
         if known.marked > epoch {
@@ -280,9 +346,28 @@ impl Window<'_> {
             // The numbers began anew: it is another stream, which has this one now.
             return Err(EngineError::OtherEpoch);
         }
-        known.appended.saw(*shard, sequence, Mark::Id(self.id(at)));
-        self.sequences.push(sequence);
+        known.appended.saw(*shard, sequence, Mark::Id(message_id(self.shared, number)));
+        self.ids[at] = Some(id);
         Ok(())
+    }
+
+    /// Proves that the streams that have the batch are those of this life.
+    ///
+    /// A node that was stopped for a second does not know that a stream was deleted and made anew, and the new one's numbers
+    /// may have passed those that the node knew of the old one by then. A stream that was there before the first message and
+    /// is there behind the last acknowledgement was there all the while. It costs a round trip a batch: the server orders
+    /// what is published and what is asked of it in no way, so the question can't go out beside the messages.
+    async fn prove(&self) -> Result<(), EngineError> {
+        let mut ends: Vec<Option<Sequence>> = vec![None; self.attached.streams.len()];
+        // What was of a stream that has gone is proven.
+        for id in self.ids.iter().flatten().filter(|id| id.epoch == self.attached.life.epoch) {
+            let end = &mut ends[usize::from(id.shard)];
+            *end = (*end).max(Some(id.sequence + 1));
+        }
+        let touched = ends.into_iter().enumerate().filter_map(|(shard, end)| Some((shard, end?)));
+        let until = Instant::from_std(self.batch.until).min(Instant::now() + TIMEOUT);
+        let proofs = try_join_all(touched.map(|(shard, end)| self.attached.prove(shard, end)));
+        timeout_at(until, proofs).await.map_err(|_| unreachable("no answer in time"))?.map(drop)
     }
 }
 

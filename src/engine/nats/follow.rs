@@ -1,16 +1,19 @@
 //! Follows the streams.
 //!
-//! Imports its siblings. Always: what is handed over is of the life that was attached to. A reader that the client made anew
-//! by itself, as it does when a stream has gone, is not read on: the streams are compared first.
+//! Imports its siblings. Always: what is handed over is of the life that was attached to. A reader is one consumer of the
+//! server's, which ends with its stream, and the streams are compared once more when all readers are made. The client's
+//! ordered reader is not used: it makes itself anew without a word, in whatever stream has the name by then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::consumer::pull::{self, MessagesErrorKind};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, SelectAll, select_all};
 use tokio::time::timeout;
 
@@ -50,18 +53,44 @@ pub(in crate::engine) fn epoch_of(message: &jetstream::Message) -> Option<u64> {
     headers.get(EPOCH)?.as_str().parse().ok()
 }
 
+/// Messages that a reader asks the server for at once.
+const PULL_COUNT: usize = 500;
+
+/// How often the server says that it has nothing for a reader. After twice this time in silence the reader counts as lost.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long the server keeps a reader that asks for nothing.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What it means that a reader has failed.
+fn ended(error: &pull::MessagesError) -> EngineError {
+    match error.kind() {
+        // It has gone, perhaps with its stream: attaching anew tells.
+        MessagesErrorKind::ConsumerDeleted
+        | MessagesErrorKind::NoResponders
+        | MessagesErrorKind::MissingHeartbeat => EngineError::OtherEpoch,
+        _ => unreachable(error),
+    }
+}
+
 /// The messages of a stream, from a sequence of its own on, which begin at 1.
 async fn read(shard: u16, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
-    let config = pull::OrderedConfig {
+    let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
-        ..pull::OrderedConfig::default()
+        ack_policy: AckPolicy::None,
+        max_deliver: 1,
+        inactive_threshold: IDLE,
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
     };
     let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
-    let messages = consumer.messages().await.map_err(unreachable)?;
+    let messages = consumer.stream().max_messages_per_batch(PULL_COUNT).heartbeat(HEARTBEAT).messages();
+    let messages = messages.await.map_err(unreachable)?;
     // The reader numbers what it sends from 1.
     let mut read = 0;
-    let came = move |message: Result<jetstream::Message, pull::OrderedError>| {
-        let message = message.map_err(unreachable)?;
+    let came = move |message: Result<jetstream::Message, pull::MessagesError>| {
+        let message = message.map_err(|error| ended(&error))?;
         let info = message.info().map_err(unreachable)?;
         read += 1;
         if info.consumer_sequence != read {
@@ -110,6 +139,9 @@ impl Follower {
         for ((shard, stream), next) in attached.streams.iter().enumerate().zip(next) {
             all.push(read(shard as u16, stream, *next + 1).await?);
         }
+        // Readers are made by name, and the stream of that name may be another one since it was looked at.
+        let ends = attached.life.ends.iter().enumerate();
+        try_join_all(ends.map(|(shard, end)| attached.prove(shard, *end))).await?;
         let epoch = attached.life.epoch;
         lock(&shared.known).followed.begin(&attached.life, next);
         let words = peers::subscribe(shared, &client).await?;

@@ -8,7 +8,8 @@
 //!   where those stand: what is before them is of the old epoch for every node, what is behind of the new one;
 //! - epochs grow, so no id is given twice by nodes that know of one another's.
 //!
-//! The streams' identities are compared on each attaching, and every second beside it ([`watch`]).
+//! The streams' identities are compared on each attaching, again when its readers are made, behind the acknowledgements of
+//! each batch, and every second beside it ([`watch`]). The last serves idle nodes alone: no id hangs on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,7 +141,7 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    fn is_of(&self, message: &StreamMessage) -> bool {
+    pub(super) fn is_of(&self, message: &StreamMessage) -> bool {
         match self {
             Self::Time(time) => message.time.unix_timestamp_nanos() == *time,
             Self::Id(id) => message.headers.get("Nats-Msg-Id").is_some_and(|of| of.as_str() == id),
@@ -202,6 +203,18 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// Looks whether a shard's stream is the one that was attached to, and has all before `end`.
+    ///
+    /// Two looks that find one stream say that it was there in between: one that was deleted does not come back.
+    pub(super) async fn prove(&self, shard: usize, end: Sequence) -> Result<(), EngineError> {
+        match look(&self.streams[shard]).await? {
+            Some(info) if micros(&info) == self.life.created[shard] && info.state.last_sequence >= end => {
+                Ok(())
+            }
+            _ => Err(EngineError::OtherEpoch),
+        }
+    }
+
     /// Where a follower that was at `known` goes on.
     pub(super) fn places(&self, known: Option<&Places>, followed: &Seen, past: u64) -> Vec<Sequence> {
         let Life { epoch, starts, ends, .. } = &self.life;

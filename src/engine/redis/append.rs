@@ -6,7 +6,7 @@ use super::super::{Append, Batch, EngineError, Record};
 use super::scripts::{self, Appended, Joined, unreadable};
 use super::servers::fault;
 use super::{BEAT, Shared, random_step};
-use crate::event::{Sequence, Timestamp};
+use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::lock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +98,7 @@ impl Append for Appender {
         Ok(())
     }
 
-    fn append(&mut self, batch: &Batch<'_>) -> Result<(u64, Vec<Sequence>), EngineError> {
+    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError> {
         let shared = Arc::clone(&self.shared);
         let mut tries = 0;
         let appended = loop {
@@ -137,7 +137,7 @@ impl Append for Appender {
             shared.saw(appended.epoch, shard, next);
         }
         lock(&shared.known).0 = appended.epoch;
-        Ok((appended.epoch, sequences))
+        Ok(batch.ids(appended.epoch, &sequences))
     }
 
     fn probe(&mut self) -> Result<(), EngineError> {

@@ -92,12 +92,14 @@ fn read_message(text: &str) -> ClientMessage {
         asked: Asked::Silent,
         command: Err(ClientError::invalid(details)),
     };
-    // Also bounds the nesting, which serde's skipping does not.
-    let mut scratch = String::new();
-    if !text.trim_ascii_start().starts_with('{') || json::minify(text, &mut scratch).is_err() {
+    // Serde's skipping does not bound the nesting. What it finds wrong is looked at once more, for the words of the answer.
+    if !text.trim_ascii_start().starts_with('{') || !json::nests_within_limit(text) {
         return broken("not a JSON object");
     }
-    let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else { return broken("no type") };
+    let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else {
+        let is_json = json::minify(text, &mut String::new()).is_ok();
+        return broken(if is_json { "no type" } else { "not a JSON object" });
+    };
     ClientMessage {
         kind: KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN),
         command: read_command(&message.kind, message.payload.map_or("{}", RawValue::get)),

@@ -90,7 +90,7 @@ pub(crate) fn scan<'a>(
             b'"' => match expect {
                 Expect::Value | Expect::FirstItem => {
                     at = string_end(bytes, at)?;
-                    expect = Expect::Comma;
+                    (at, expect) = behind_value(bytes, at, depth, kinds);
                 }
                 Expect::Key | Expect::FirstKey => {
                     at = string_end(bytes, at)?;
@@ -128,7 +128,7 @@ pub(crate) fn scan<'a>(
             }
             _ if matches!(expect, Expect::Value | Expect::FirstItem) => {
                 at = scalar_end(bytes, at)?;
-                expect = Expect::Comma;
+                (at, expect) = behind_value(bytes, at, depth, kinds);
             }
             _ => {
                 return fail(
@@ -147,6 +147,39 @@ pub(crate) fn scan<'a>(
         }
     }
     fail(at, "unexpected end")
+}
+
+/// What may come behind a value that ends at `at`, and where: most are followed by a comma, which is not looked at on its
+/// own then.
+#[inline]
+fn behind_value(bytes: &[u8], at: usize, depth: usize, kinds: u128) -> (usize, Expect) {
+    match bytes.get(at) {
+        Some(b',') if depth > 0 => (at + 1, if kinds & 1 == 1 { Expect::Key } else { Expect::Value }),
+        _ => (at, Expect::Comma),
+    }
+}
+
+/// Whether text that is to be JSON nests no deeper than a payload may. It looks at strings and brackets alone: whether the
+/// text is JSON is for a parser to say.
+#[cfg(feature = "server")]
+pub(crate) fn nests_within_limit(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let (mut at, mut depth) = (0, 0usize);
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'{' | b'[' if depth == DEPTH_MAX => return false,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            // A string that has no end is not JSON.
+            b'"' => match string_end(bytes, at - 1) {
+                Ok(end) => at = end,
+                Err(_) => return false,
+            },
+            _ => {}
+        }
+    }
+    true
 }
 
 /// The first place from `at` on that holds a quote, a backslash or a control character; else the end. Most bytes are
@@ -217,11 +250,17 @@ fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     let word: &[u8] = match bytes[at] {
         b't' => b"true",
         b'f' => b"false",
-        _ => b"null",
+        b'n' => b"null",
+        _ => return number_end(bytes, at),
     };
     if bytes[at..].starts_with(word) {
         return Ok(at + word.len());
     }
+    Err(JsonError { offset: at, reason: "expected a value" })
+}
+
+/// A number; answers the place after it.
+fn number_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     let digits = |mut place: usize| {
         let start = place;
         while bytes.get(place).is_some_and(u8::is_ascii_digit) {
@@ -293,6 +332,20 @@ mod tests {
             ("[[],{}]", "[[],{}]"),
         ] {
             assert_eq!(minified(text).as_deref(), Ok(want));
+        }
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn nesting_is_counted_outside_of_strings() {
+        for (text, fits) in [
+            (format!("{}{}", "[".repeat(128), "]".repeat(128)), true),
+            (format!("{}{}", "[".repeat(129), "]".repeat(129)), false),
+            (format!("[{}1]", "[{}],".repeat(500)), true),
+            (format!(r#"{{"a{0}":"{0}\"{0}"}}"#, "[".repeat(200)), true),
+            (r#"{"a":"no end}"#.to_owned(), false),
+        ] {
+            assert_eq!(nests_within_limit(&text), fits, "{text}");
         }
     }
 

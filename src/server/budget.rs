@@ -16,14 +16,14 @@ pub(crate) const TURN: u32 = 2_000;
 /// Units that one connection may take of a turn, so that a busy one does not take it all.
 pub(crate) const CLIENT: u32 = 500;
 
-/// Units of one connection and turn while the client must show a token and has not: 0.1 ms with [`STRANGER_STEP_MAX`].
+/// Units of one connection and turn while the client must show a token and has not: 0.15 ms with [`STRANGER_STEP_MAX`].
 pub(crate) const STRANGER: u32 = 100;
 
 /// The largest step that can't be divided, in units: one message of `max_message_bytes` and what it asks for.
 pub(crate) const STEP_MAX: u32 = 4_000;
 
 /// The largest step before authentication: one message of `max_message_bytes`, read for its type alone.
-pub(crate) const STRANGER_STEP_MAX: u32 = 200;
+pub(crate) const STRANGER_STEP_MAX: u32 = 300;
 
 /// The dear part of a TLS handshake: a key exchange and a signature, 0.3 ms with P-256 and up to 1 ms with RSA. So a turn
 /// does three at the most; the others wait in order.

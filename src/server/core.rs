@@ -131,7 +131,7 @@ pub(crate) use succession::SavedClient;
 use watch::Books;
 pub(crate) use watch::Report;
 
-const READ_BYTES: usize = 64 * 1024;
+pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// Instructions for a byte that is read: the kernel's copy.
 const READ_INSTRUCTIONS: usize = 1;
@@ -163,6 +163,8 @@ pub(super) struct Conn<S> {
     unread: bool,
     /// It is in `ready`.
     queued: bool,
+    /// The turn in which it was read last, and what it spent of its part then: it may be read twice in one.
+    spent_in: (u16, u16),
     ending: Ending,
 }
 
@@ -218,6 +220,8 @@ pub(crate) struct Core<S> {
     spending: Budget,
     /// The part of it that the connection at hand may spend.
     work: Budget,
+    /// Numbers the turns, from 1, again and again.
+    turns: u16,
     /// Connections wait in `ready` because the last turn had spent all: who becomes readable stands behind them.
     is_behind: bool,
     /// The bus may have more.
@@ -319,6 +323,7 @@ impl<S: Socket> Core<S> {
             ready: Vec::new(),
             spending: Budget::new(budget::TURN),
             work: Budget::new(budget::TURN),
+            turns: 1,
             is_behind: false,
             more_events: true,
             pumped: Timestamp::default(),
@@ -480,9 +485,16 @@ impl<S: Socket> Core<S> {
     /// Reads from a connection within its part of the turn's budget.
     fn read(&mut self, slot: usize) {
         let is_stranger = self.conns[slot].connection.is_stranger(&self.shared.auth);
-        self.work = self.spending.share(if is_stranger { budget::STRANGER } else { budget::CLIENT });
+        let (turn, spent) = self.conns[slot].spent_in;
+        let before = if turn == self.turns { u32::from(spent) } else { 0 };
+        let part = if is_stranger { budget::STRANGER } else { budget::CLIENT };
+        self.work = self.spending.share(part.saturating_sub(before));
         self.read_on(slot);
         self.spending.settle(&self.work);
+        if let Some(conn) = self.conns.get_mut(slot) {
+            let spent = before.saturating_add(self.work.spent());
+            conn.spent_in = (self.turns, u16::try_from(spent).unwrap_or(u16::MAX));
+        }
         self.shared.metrics.signatures_checked.inc_by(u64::from(self.work.signatures()));
     }
 
@@ -712,6 +724,7 @@ impl<S: Socket> Core<S> {
         self.shared.metrics.work_put_off.inc_by(put_off.len() as u64);
         put_off.append(&mut self.ready);
         self.ready = put_off;
+        self.turns = self.turns.wrapping_add(1);
         self.fanout.sweep();
         self.build_snapshot();
         self.fanout.release_samples(self.now);

@@ -82,8 +82,11 @@ struct Renarrowing {
 /// Instructions for a byte of a message of which the type alone is read.
 const GLANCE_INSTRUCTIONS: usize = 12;
 
-/// Instructions for a byte of a message that is read.
-const READ_INSTRUCTIONS: usize = 25;
+/// Instructions for a byte of what a stranger says, which may be all brackets.
+const STRANGER_INSTRUCTIONS: usize = 28;
+
+/// Instructions for a byte of a message that is read: up to 70 where it is all short numbers.
+const READ_INSTRUCTIONS: usize = 45;
 
 /// Instructions for a byte of a list of subscriptions.
 const LIST_INSTRUCTIONS: usize = 15;
@@ -164,7 +167,8 @@ impl Session {
                 Incoming::Binary(_) => most,
                 Incoming::Text(text) => text.len(),
             };
-            cx.budget.spend_bytes(looked_at, GLANCE_INSTRUCTIONS);
+            let each = if is_locked { STRANGER_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
+            cx.budget.spend_bytes(looked_at, each);
             messages::came(self, said.kind, &said.asked, message, cx);
             if let Err(limited) = self.admit_message(said.kind, cx) {
                 self.fail(&limited.error(said.kind), &said.asked, cx);

@@ -11,14 +11,18 @@ use crate::run::Outcome;
 use crate::setup;
 
 const KEPT: &str = "benches/instructions.txt";
+/// Where callgrind writes a profile for each turn.
+const PROFILES: &str = "target/instructions";
 const HEAD: &str = "\
 # Instructions that each operation of benches/instructions.rs takes, by `cargo xtask instructions`, which fails where one
 # takes 10 % more (and 10 more). `cargo xtask instructions keep` writes this file: say in the commit why it had to change.
 ";
 /// Operations in the shorter run; the longer has twice as many, and the difference is theirs.
 const TIMES: u64 = 2000;
-/// The same of operations that take millions of instructions.
+/// Times that a loop's turns of a kind are run; the dearest turn counts.
 const TIMES_OF_TURNS: u64 = 8;
+/// The function of which each call is such a turn, as callgrind names it.
+const TURN: &str = "fanwire::server::harness::OneClient::counted_turn";
 /// The most that one turn of a loop may take, whatever was kept: 2 ms.
 const TURN_MAX: u64 = 6_000_000;
 /// The same for what a client sends that has shown no token: 0.1 ms.
@@ -159,9 +163,13 @@ fn count(program: &str) -> Result<Counts, String> {
     let names = said(program, &[])?;
     println!("{:<34} instructions", "operation");
     for name in names.lines() {
-        let times = if name.starts_with("turn-") { TIMES_OF_TURNS } else { TIMES };
-        let (fewer, more) = (instructions(program, name, times)?, instructions(program, name, 2 * times)?);
-        let each = more.saturating_sub(fewer) / times;
+        let each = if name.starts_with("turn-") {
+            dearest_turn(program, name)?
+        } else {
+            let (fewer, more) =
+                (instructions(program, name, TIMES)?, instructions(program, name, 2 * TIMES)?);
+            more.saturating_sub(fewer) / TIMES
+        };
         println!("{name:<34} {each:>6}");
         counts.operations.push((name.to_owned(), each));
     }
@@ -192,9 +200,48 @@ fn instructions(program: &str, name: &str, times: u64) -> Result<u64, String> {
     }
 }
 
+/// The instructions of the dearest call of [`TURN`]: callgrind writes a profile behind each, and only of it.
+fn dearest_turn(program: &str, name: &str) -> Result<u64, String> {
+    let _ = fs::remove_dir_all(PROFILES);
+    fs::create_dir_all(PROFILES).map_err(|error| format!("{PROFILES}: {error}"))?;
+    let mut callgrind = Command::new("valgrind");
+    callgrind.args(["--tool=callgrind", "--dump-line=no"]);
+    callgrind.arg(format!("--callgrind-out-file={PROFILES}/turn"));
+    callgrind.args([format!("--zero-before={TURN}"), format!("--dump-after={TURN}")]);
+    callgrind.args([program, name]).arg(TIMES_OF_TURNS.to_string()).env(PLAIN_COPIES.0, PLAIN_COPIES.1);
+    let output = callgrind.output().map_err(|error| format!("valgrind: {error}"))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{name} under callgrind ended with {}: {text}", output.status));
+    }
+    let mut turns = Vec::new();
+    for file in fs::read_dir(PROFILES).map_err(|error| format!("{PROFILES}: {error}"))? {
+        let path = file.map_err(|error| format!("{PROFILES}: {error}"))?.path();
+        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        turns.extend(turn_in(&text));
+    }
+    if (turns.len() as u64) < TIMES_OF_TURNS {
+        return Err(format!("{name}: callgrind saw {} turns, of {TIMES_OF_TURNS}", turns.len()));
+    }
+    Ok(turns.into_iter().max().unwrap_or_default())
+}
+
+/// What a profile counted, if it is that of a turn and not what is left at the end.
+fn turn_in(profile: &str) -> Option<u64> {
+    profile.lines().find(|line| line.starts_with("desc: Trigger:") && line.contains("counted_turn"))?;
+    profile.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turns_profile_has_its_count() {
+        let turn = "desc: Trigger: --dump-after=a::counted_turn\nevents: Ir\nfn=(1)\n0 5\ntotals: 123\n";
+        assert_eq!(turn_in(turn), Some(123));
+        assert_eq!(turn_in("desc: Trigger: Program termination\ntotals: 123\n"), None);
+    }
 
     fn counts(machine: &str, operations: &[(&str, u64)]) -> Counts {
         let operations = operations.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();

@@ -63,7 +63,25 @@ pub fn date(micros: i64) -> String {
     let year = era * 400 + year_of_era + u64::from(month < 2);
     let (name, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize]);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{name}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
+    // Every answer has one, and `format!` takes 3,000 instructions for it, a sixth of a short answer.
+    let mut text = String::with_capacity("Thu, 01 Jan 1970 00:00:00 GMT".len());
+    let two = |text: &mut String, value: u64| {
+        text.extend([value / 10 % 10, value % 10].map(|digit| char::from(b'0' + digit as u8)));
+    };
+    text.push_str(name);
+    text.push_str(", ");
+    two(&mut text, day);
+    text.push(' ');
+    text.push_str(month);
+    text.push(' ');
+    two(&mut text, year / 100);
+    two(&mut text, year % 100);
+    for (before, value) in [(' ', hour), (':', minute), (':', second)] {
+        text.push(before);
+        two(&mut text, value);
+    }
+    text.push_str(" GMT");
+    text
 }
 
 /// The phrase that goes with a status.

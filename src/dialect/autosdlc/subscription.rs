@@ -4,12 +4,15 @@
 //! at both ends, as the document's own matcher has it. An event's key is its entity's kind and id, and what its
 //! type says without the kind; a known type has its place in the catalogue, with an entity or without.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
 use super::super::command::Strings;
 use super::super::{ClientError, Subscribe};
-use crate::catalogue::autosdlc::TYPES;
+use crate::catalogue::autosdlc::{EventType, TYPES};
 use crate::event::Attribute;
 use crate::filter::{Filter, FilterErrorKind, Pattern, VALUE_BYTES_MAX, VALUES_MAX};
 
@@ -82,7 +85,8 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
         events: is_parted.then_some(&events),
         pattern: &patterns,
     });
-    let mut ways = 0;
+    // All are counted before any becomes a filter: what is refused costs little.
+    let mut ways = Vec::new();
     for pattern in &patterns {
         if pattern.len() > VALUE_BYTES_MAX {
             let text = FilterErrorKind::ValueTooLong(pattern.len(), VALUE_BYTES_MAX).to_string();
@@ -92,16 +96,16 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
             let text = format!("pattern can be read in more than {PARTINGS_MAX} ways: fewer asterisks");
             return Err(ClientError::new("invalid_pattern", text));
         };
-        ways += parted.len();
-        if ways > ALL_PARTINGS_MAX {
+        ways.extend(parted);
+        if ways.len() > ALL_PARTINGS_MAX {
             let text = format!(
                 "patterns can be read in more than {ALL_PARTINGS_MAX} ways: fewer asterisks, or fewer patterns in a message"
             );
             return Err(ClientError::new("invalid_pattern", text));
         }
-        for [resource, id, event] in parted {
-            wanted(&resource, &id, &[&event], &mut filters);
-        }
+    }
+    for [resource, id, event] in ways {
+        wanted(&resource, &id, &[&event], &mut filters);
     }
     filters.sort_unstable();
     filters.dedup();
@@ -147,22 +151,30 @@ fn partings(pattern: &str) -> Option<Vec<[String; 3]>> {
     Some(all)
 }
 
+/// The other names of each of [`TYPES`], made once: a message may ask for 256 ways to read its patterns, each with all.
+static KNOWN_NAMES: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
+    let names = |known: &EventType| [".", ":"].map(|between| [known.resource, between, known.event].concat());
+    TYPES.iter().map(names).collect()
+});
+
 /// The filters of one resource, id and some events, each perhaps with asterisks.
 fn wanted(resource: &str, id: &str, events: &[&str], filters: &mut Vec<Filter>) {
     let of_resource = Pattern::runs(resource);
     let of_events: Vec<Pattern> = events.iter().map(|event| Pattern::runs(*event)).collect();
     let all = events.contains(&"*");
-    let mut types = Vec::new();
-    for known in TYPES {
+    let mut types: Vec<Cow<'_, str>> = Vec::new();
+    // Where any event will do, known types matter to what has no entity alone.
+    let known = if all && id != "*" { &[][..] } else { &TYPES[..] };
+    for (known, names) in known.iter().zip(KNOWN_NAMES.iter()) {
         let is_meant = |event: &Pattern| event.matches(known.event) || event.matches(known.name);
         if of_resource.matches(known.resource) && of_events.iter().any(is_meant) {
-            types.extend([known.name.to_owned(), format!("{}.{}", known.resource, known.event)]);
-            types.push(format!("{}:{}", known.resource, known.event));
+            types.push(known.name.into());
+            types.extend(names.iter().map(|name| Cow::from(name.as_str())));
         }
     }
     // Known types are found without an entity too, where any will do.
     if id == "*" {
-        let mut open: Vec<Pattern> = types.iter().map(|name| Pattern::exact(name.as_str())).collect();
+        let mut open: Vec<Pattern> = types.iter().map(|name| Pattern::exact(&**name)).collect();
         if all && !resource.contains('*') {
             open.extend([format!("{resource}.**"), format!("{resource}:**")].map(Pattern::new));
         }
@@ -182,8 +194,8 @@ fn wanted(resource: &str, id: &str, events: &[&str], filters: &mut Vec<Filter>) 
         return;
     }
     for event in events {
-        types.push((*event).to_owned());
-        types.extend(['_', '.', ':'].map(|between| format!("{resource}{between}{event}")));
+        types.push((*event).into());
+        types.extend(["_", ".", ":"].map(|between| Cow::from([resource, between, event].concat())));
     }
     filters.push(about.any_of(Attribute::Type, types.into_iter().map(Pattern::runs)));
 }

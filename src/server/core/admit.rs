@@ -69,6 +69,7 @@ impl<S: Socket> Core<S> {
             blocked: false,
             unread: false,
             queued: false,
+            spent_in: (0, 0),
             ending: Ending::default(),
         });
         let token = token_of(slot, generation);

@@ -221,7 +221,9 @@ fn a_flood_takes_a_part_of_each_turn() {
             client.turn();
             client.forget();
             let spent = client.spent();
-            assert!(spent > 0 && spent <= budget::TURN + budget::STEP_MAX, "{path} {flood:?}: {spent} units");
+            // The client has one part of a turn, not another when what is left is looked at, and a small last step.
+            let step = if flood.starts_with(b"GET /metrics") { 450 } else { 100 };
+            assert!(spent > 0 && spent <= budget::CLIENT + step, "{path} {flood:?}: {spent} units");
         }
     }
 }

@@ -261,6 +261,15 @@ fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
 
 /// A number; answers the place after it.
 fn number_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    // Most are digits alone.
+    let mut plain = at;
+    while bytes.get(plain).is_some_and(u8::is_ascii_digit) {
+        plain += 1;
+    }
+    let is_plain = plain > at && (bytes[at] != b'0' || plain == at + 1);
+    if is_plain && !matches!(bytes.get(plain), Some(b'.' | b'e' | b'E')) {
+        return Ok(plain);
+    }
     let digits = |mut place: usize| {
         let start = place;
         while bytes.get(place).is_some_and(u8::is_ascii_digit) {

@@ -46,7 +46,7 @@ struct Config<'a> {
 /// Ways in which one pattern may be parted in three.
 const PARTINGS_MAX: usize = 16;
 
-/// Ways in which all patterns of one message may be parted, together. Each is up to two filters, some 10,000 instructions.
+/// Ways in which all patterns of one message may be parted, together. Each is up to two filters, up to 80,000 instructions.
 const ALL_PARTINGS_MAX: usize = 256;
 
 /// Reads the `data` of a `subscribe`.

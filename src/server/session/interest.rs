@@ -322,12 +322,12 @@ impl Session {
             }
             is_one
         });
-        // Two loops over all, of few instructions each: most want the default.
         let mut cut = Cut::default();
-        for s in self.subscriptions.iter().filter(|s| s.on_lag != OnLag::DropOldest) {
-            cut = cut.max(Cut::of(s.on_lag));
-        }
         for (at, s) in self.subscriptions.iter().enumerate() {
+            // Most want the least.
+            if !matches!(s.on_lag, OnLag::DropOldest) {
+                cut = cut.max(Cut::of(s.on_lag));
+            }
             let found = match touched.as_slice() {
                 [one] => (one.wish == s.wish).then_some(0),
                 all => all.binary_search_by_key(&s.wish, |touched| touched.wish).ok(),

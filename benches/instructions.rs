@@ -178,8 +178,8 @@ fn deliver(times: u64) {
     }
 }
 
-/// What fills one turn of a loop with the dearest messages of a kind, again and again: `cargo xtask instructions` holds the
-/// dearest turn of each to 6 million instructions, and to 300,000 where the client has shown no token.
+/// Fills turns of a loop with the dearest messages of a kind, again and again. `cargo xtask instructions` holds the dearest
+/// turn of each to 6 million instructions, and to 300,000 where the client has shown no token.
 fn turns(mut client: OneClient, endless: &[u8], times: u64) {
     client.forget();
     client.repeats(endless);
@@ -290,7 +290,7 @@ fn publish_64k(n: u64) -> Vec<u8> {
     text(&format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":[{numbers}{n}]}}}}"#))
 }
 
-/// What a stranger says: as long as a token may be, with what is dearest to skip.
+/// Returns a stranger's message: as long as a token may be, filled with the values that are dearest to skip.
 fn stranger(open: &str) -> Vec<u8> {
     let list = "[],".repeat((9_000 - open.len()) / 3);
     text(&format!("{open}[{list}0]}}"))

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use super::super::auth::{Claims, SigningKey};
 use super::super::budget;
 use super::super::harness::{OneClient, SECRET, frame};
 
@@ -57,9 +58,19 @@ fn who_shows_a_token_is_read() {
     let mut client = OneClient::at("/ws", true);
     client.says(r#"{"type":"subscribe","payload":{}}"#);
     assert!(settled(&mut client).0.contains("auth_required"));
-    let _ = SECRET;
     client.says(r#"{"type":"auth","payload":{"token":"none"}}"#);
     assert!(settled(&mut client).0.contains("Invalid token"));
+    let claims =
+        Claims { sub: Some("ann".to_owned()), streams: Some(vec!["*".to_owned()]), ..Claims::default() };
+    let token = SigningKey::hs256(&SECRET.into()).sign(&claims).expect("a token");
+    let mut client = OneClient::at("/ws", true);
+    client.says(&format!(r#"{{"type":"auth","payload":{{"token":"{token}"}}}}"#));
+    client.says(r#"{"type":"subscribe","payload":{"subscription_id":"mine"}}"#);
+    let (answers, _) = settled(&mut client);
+    assert!(
+        answers.contains("authenticated") && answers.contains(r#""subscription_id":"mine""#),
+        "{answers}"
+    );
 }
 
 /// Lists are counted before they are parsed, and the answer is the protocol's.

@@ -59,6 +59,11 @@ fn run_page(name: &str) {
 }
 
 #[test]
+fn a_filters_text_is_taken_where_the_page_says() {
+    run_page("filters.md");
+}
+
+#[test]
 fn an_operators_first_steps_are_as_the_page_says() {
     run_page("operating.md");
 }

@@ -1,7 +1,8 @@
-//! The filter options of a client command, and their two wire forms. Imports nothing of ours.
+//! The filter options of a client command, and their two wire forms. Imports public items only.
 //! Always: both forms ask the server for the same events.
 
 use clap::Args;
+use fanwire::Filter;
 use serde_json::{Map, Value};
 
 /// Which events: each option repeatable (any of its values), all given options must hold.
@@ -29,6 +30,14 @@ pub(super) struct Filters {
     /// Channel
     #[arg(long, value_name = "PATTERN")]
     channel: Vec<String>,
+    /// A filter's text, as 'type=task.* source!=core payload.progress>=50'; it must hold beside the options above
+    #[arg(long, value_name = "TEXT", value_parser = text)]
+    filter: Option<String>,
+}
+
+/// Checks a filter's text here, so that a slip is shown with its place before anything is asked of the server.
+pub(super) fn text(text: &str) -> Result<String, String> {
+    text.parse::<Filter>().map(|_| text.to_owned()).map_err(|error| error.caret())
 }
 
 fn entity(text: &str) -> Result<String, String> {
@@ -51,13 +60,15 @@ impl Filters {
     /// As `name`, `value` pairs of a URL's query, not yet escaped.
     pub(super) fn query(&self) -> Vec<(&'static str, &str)> {
         let pairs = |(name, _, values)| <[String]>::iter(values).map(move |value| (name, value.as_str()));
-        self.lists().into_iter().flat_map(pairs).collect()
+        let filter = self.filter.iter().map(|text| ("filter", text.as_str()));
+        self.lists().into_iter().flat_map(pairs).chain(filter).collect()
     }
 
     /// As the lists of a `subscribe` payload; what was not given is left out.
     pub(super) fn payload(&self) -> Map<String, Value> {
         let lists = self.lists().into_iter().filter(|(_, _, values)| !values.is_empty());
-        lists.map(|(_, name, values)| (name.to_owned(), Value::from(values))).collect()
+        let filter = self.filter.iter().map(|text| ("filter".to_owned(), Value::from(text.as_str())));
+        lists.map(|(_, name, values)| (name.to_owned(), Value::from(values))).chain(filter).collect()
     }
 }
 
@@ -70,10 +81,13 @@ mod tests {
         let filters = Filters {
             types: vec!["task.*".into(), "alert".into()],
             entity: vec!["task:1".into()],
+            filter: Some("source!=core".into()),
             ..Filters::default()
         };
-        assert_eq!(filters.query(), [("type", "task.*"), ("type", "alert"), ("entity", "task:1")]);
+        let pairs = [("type", "task.*"), ("type", "alert"), ("entity", "task:1"), ("filter", "source!=core")];
+        assert_eq!(filters.query(), pairs);
         let payload = Value::from(filters.payload());
-        assert_eq!(payload, serde_json::json!({"event_types": ["task.*", "alert"], "entities": ["task:1"]}));
+        let lists = serde_json::json!({"event_types": ["task.*", "alert"], "entities": ["task:1"], "filter": "source!=core"});
+        assert_eq!(payload, lists);
     }
 }

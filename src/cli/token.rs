@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Entity it may see, as task:t-1, or task for all of the kind; repeatable
     #[arg(long = "entity", value_name = "KIND:ID", value_delimiter = ',')]
     entities: Vec<String>,
+    /// Filter that all it may see must match, too, as 'source!=audit payload.tenant == "a"'
+    #[arg(long, value_name = "TEXT", value_parser = super::filters::text)]
+    filter: Option<String>,
     /// Let it publish: everything, or the types given as --publish=task.*
     #[arg(long, value_name = "PATTERN", num_args = 0.., require_equals = true, value_delimiter = ',')]
     publish: Option<Vec<String>>,
@@ -104,6 +107,7 @@ impl Args {
         claims.types = some(&self.types);
         claims.channels = some(&self.channels);
         claims.entities = some(&self.entities);
+        claims.filter.clone_from(&self.filter);
         claims.publish = match self.publish.as_deref() {
             None => PublishRight::None,
             Some([]) => PublishRight::All,
@@ -156,10 +160,13 @@ impl Args {
 /// Prints what was asked for.
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let lists = [&args.streams, &args.types, &args.channels, &args.entities];
-    let sees_nothing = lists.iter().all(|list| list.is_empty());
+    let says_nothing =
+        |text: &String| text.parse::<fanwire::Filter>().is_ok_and(|filter| filter.is_everything());
+    let sees_nothing =
+        lists.iter().all(|list| list.is_empty()) && args.filter.as_ref().is_none_or(says_nothing);
     if sees_nothing && args.publish.is_none() && !args.metrics && !args.admin {
         return Err(CliError::new("it would allow nothing").hint(
-            "Say what it may see with --stream, --type, --channel or --entity (--stream '*' is everything), \
+            "Say what it may see with --stream, --type, --channel, --entity or --filter (--stream '*' is everything), \
              what it may do with --publish, --metrics or --admin.",
         ));
     }

@@ -13,6 +13,7 @@ use super::value::{
 use super::{Config, LogFormat};
 use crate::engine::{EngineError, check_url};
 use crate::event::Attribute;
+use crate::filter::Filter;
 use crate::server::{ParseAddressRangeError, System};
 
 const KIB: u64 = 1 << 10;
@@ -210,6 +211,8 @@ pub(super) const GROUPS: &[Group] = &[
             |c| list(&mut c.server.auth.anonymous.channels, "PATTERN", any, Clone::clone)),
         row("auth.anonymous.entities", LIVE, "Entities that clients without a token may see, as kind:id",
             |c| list(&mut c.server.auth.anonymous.entities, "PATTERN", any, Clone::clone)),
+        row("auth.anonymous.filter", LIVE, "Filter that all that clients without a token see must match, too",
+            |c| text(&mut c.server.auth.anonymous.filter, "FILTER", filter)),
         row("auth.anonymous.publish", LIVE, "Types that clients without a token may publish; `*` is every type",
             |c| list(&mut c.server.auth.anonymous.publish, "PATTERN", any, Clone::clone)),
     ]},
@@ -345,6 +348,10 @@ fn message_kind(text: &str) -> Result<(String, u32), String> {
         .and_then(|(name, max)| Some((name.trim().to_owned(), max.trim().parse().ok()?)))
         .filter(|(name, _)| !name.is_empty())
         .ok_or_else(|| format!("`{text}` is no type and number, as subscribe=50"))
+}
+
+fn filter(text: &str) -> Result<(), String> {
+    text.parse::<Filter>().map(drop).map_err(|error| error.to_string())
 }
 
 fn directives(text: &str) -> Result<(), String> {

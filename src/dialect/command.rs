@@ -17,7 +17,7 @@ use super::OnLag;
 use super::adopt::Complete;
 use crate::codec::ws;
 use crate::event::{EventId, Position, Since, Timestamp};
-use crate::filter::{Filter, VALUES_MAX};
+use crate::filter::{Filter, FilterError, VALUES_MAX};
 
 /// A WebSocket message, whole.
 #[derive(Clone, Copy)]
@@ -157,6 +157,9 @@ pub(crate) const UNKNOWN: &str = "unknown";
 /// The text for anything that is not JSON or not a message: the FCC and AutoSDLC documents' words.
 pub(crate) const INVALID_MESSAGE: &str = "Invalid message format";
 
+/// The code of a filter that is not well formed, or over a limit.
+pub(crate) const INVALID_FILTER: &str = "invalid_filter";
+
 /// A fault in a client's message, as an answer tells it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ClientError {
@@ -166,11 +169,20 @@ pub(crate) struct ClientError {
     pub(crate) details: Option<String>,
     /// All that a schema finds wrong, each with its place.
     pub(crate) faults: Vec<String>,
+    /// Where in a filter's text the fault is, in characters from 1.
+    pub(crate) column: Option<usize>,
+}
+
+impl From<FilterError> for ClientError {
+    fn from(error: FilterError) -> Self {
+        let column = Some(error.column()).filter(|column| *column > 0);
+        Self { column, ..Self::new(INVALID_FILTER, error.to_string()) }
+    }
 }
 
 impl ClientError {
     pub(crate) fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), details: None, faults: Vec::new() }
+        Self { code, text: text.into(), details: None, faults: Vec::new(), column: None }
     }
 
     /// It is not even a message.

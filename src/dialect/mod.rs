@@ -33,8 +33,8 @@ pub(crate) use adopt::Complete;
 pub(crate) use adopt::complete;
 pub(crate) use command::UNKNOWN;
 pub(crate) use command::{
-    Asked, ClientError, ClientMessage, Command, Incoming, Opening, Place, Refusal, Reply, Stamp, Subscribe,
-    shortened, split_entity,
+    Asked, ClientError, ClientMessage, Command, INVALID_FILTER, Incoming, Opening, Place, Refusal, Reply,
+    Stamp, Subscribe, shortened, split_entity,
 };
 
 /// A client protocol: the words in which a client asks and is answered.

@@ -69,6 +69,7 @@ struct SubscribeIn {
     execution_ids: Option<Strings>,
     entities: Option<Bounded<EntityIn>>,
     channels: Option<Strings>,
+    filter: Option<String>,
     since: Option<String>,
     history: Option<usize>,
     on_lag: Option<String>,
@@ -168,6 +169,11 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .executions(list(input.execution_ids))
         .channels(list(input.channels))
         .entities(input.entities.unwrap_or_default().0.into_iter().map(EntityIn::into_pair));
+    // The text narrows what the lists ask for.
+    let filter = match input.filter {
+        Some(text) => filter.and(&text.parse()?),
+        None => filter,
+    };
     Ok(Subscribe {
         subscription_id: input.subscription_id.filter(|id| !id.is_empty()),
         since,
@@ -178,7 +184,8 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
     })
 }
 
-/// Appends a subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set.
+/// Appends a subscription as `list_subscriptions` shows it: FCC's fields, and the others where they are set. Where the lists
+/// do not say all of its filter, the filter's text stands beside them.
 pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String) {
     fn list<'a>(out: &mut String, values: impl Iterator<Item = &'a str>) {
         for (at, value) in values.enumerate() {
@@ -222,6 +229,10 @@ pub(crate) fn describe(subscription_id: &str, filter: &Filter, out: &mut String)
         out.push(']');
     }
     field(out, r#","channels":"#, Attribute::Channel, false);
+    if !filter.is_lists() {
+        out.push_str(r#","filter":"#);
+        json::write_string(&filter.to_string(), out);
+    }
     out.push('}');
 }
 
@@ -289,6 +300,9 @@ impl Protocol for Native {
             Reply::Pong => ("pong", json!({ "last_event_id": position() })),
             Reply::Authenticated => ("ack", json!({ "authenticated": true })),
             Reply::AuthFailed(why) => ("error", json!({ "error": why, "code": "auth_failed" })),
+            Reply::Error(ClientError { text, code, column: Some(column), .. }) => {
+                ("error", json!({ "error": text, "code": code, "column": column }))
+            }
             Reply::Error(error) => ("error", json!({ "error": error.text, "code": error.code })),
         };
         Some(message(kind, &payload.to_string(), asked, &stamp))

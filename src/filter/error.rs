@@ -65,11 +65,19 @@ impl fmt::Display for FilterErrorKind {
             Self::ExpectedValue => f.write_str("expected a value"),
             Self::ExpectedEntity => f.write_str("expected an entity as kind:id"),
             Self::ExpectedKey => f.write_str("expected a key of the payload"),
-            Self::UnclosedQuote => f.write_str("quoted value has no end"),
-            Self::BadEscape => f.write_str("unknown escape"),
-            Self::Unexpected(found) => write!(f, "unexpected {found:?}"),
+            Self::UnclosedQuote => f.write_str("quoted value has no end, expected its closing quote"),
+            Self::BadEscape => f.write_str("unknown escape, expected one of JSON's, as \\n or \\u00e9"),
+            Self::Unexpected(found) => {
+                write!(
+                    f,
+                    "unexpected {found:?}, expected a space, & or the end; a value with other characters stands in quotes"
+                )
+            }
             Self::TooManyValues(count, max) => {
-                write!(f, "filter of {count} values is over the limit of {max}")
+                write!(
+                    f,
+                    "filter of {count} values is over the limit of {max}; several subscriptions may share them"
+                )
             }
             Self::TooManyComparisons(count, max) => {
                 write!(f, "filter of {count} payload comparisons is over the limit of {max}")
@@ -132,7 +140,17 @@ impl fmt::Display for FilterError {
         if self.0.column == 0 {
             return write!(f, "{}", self.0.kind);
         }
-        write!(f, "filter, column {}: {}", self.0.column, self.0.kind)
+        write!(f, "filter, column {}, ", self.0.column)?;
+        // Enough of the text to find the place by eye, on one line.
+        const SHOWN: usize = 24;
+        let mut rest = self.0.text.chars().skip(self.0.column - 1);
+        let shown: String = rest.by_ref().take(SHOWN).collect();
+        match (shown.is_empty(), rest.next()) {
+            (true, _) => f.write_str("at the end")?,
+            (false, None) => write!(f, "at {shown:?}")?,
+            (false, Some(_)) => write!(f, "at {shown:?}…")?,
+        }
+        write!(f, ": {}", self.0.kind)
     }
 }
 

@@ -4,6 +4,8 @@
 use std::fmt;
 
 use super::encoding::{Clause, ENTITY};
+#[cfg(feature = "server")]
+use super::payload::{Comparison, ComparisonRef, Operator};
 use super::{Filter, holds};
 use crate::event::{Attribute, Event};
 
@@ -67,6 +69,86 @@ impl Filter {
         }
         Explanation { conditions }
     }
+}
+
+/// What a filter says as a grant.
+#[cfg(feature = "server")]
+impl Filter {
+    /// Returns whether no event with this value of an attribute matches.
+    pub(crate) fn refuses(&self, attribute: Attribute, value: &str) -> bool {
+        self.clauses().any(|clause| match clause {
+            Clause::Set(set) if usize::from(set.about) == attribute.index() => {
+                let mut members = set.members();
+                members.any(|(pattern, _)| pattern.matches(value.as_bytes())) == set.negated
+            }
+            _ => false,
+        })
+    }
+
+    /// Returns whether no event with this entity matches.
+    pub(crate) fn refuses_entity(&self, kind: &str, id: &str) -> bool {
+        let pairs = |clause| match clause {
+            Clause::Set(set) if set.about == ENTITY => {
+                let mut members = set.members();
+                let is_one = members.any(|(kinds, ids)| {
+                    kinds.matches(kind.as_bytes()) && ids.is_some_and(|ids| ids.matches(id.as_bytes()))
+                });
+                is_one == set.negated
+            }
+            _ => false,
+        };
+        self.refuses(Attribute::EntityKind, kind)
+            || self.refuses(Attribute::EntityId, id)
+            || self.clauses().any(pairs)
+    }
+
+    /// Returns the values of the payload that another filter asks for by name and no event matching this one has, as
+    /// `payload.tenant "b"`.
+    pub(crate) fn refused_literals(&self, asked: &Self) -> Vec<String> {
+        let own = comparisons(self);
+        if own.is_empty() {
+            return Vec::new();
+        }
+        let mut refused = Vec::new();
+        for (_, asked) in comparisons(asked).iter().filter(|(_, asked)| asked.operator == Operator::Equal) {
+            for value in &asked.values {
+                let json = value.to_string();
+                if own.iter().any(|(one, parts)| parts.path == asked.path && !one.holds_at(&json)) {
+                    refused.push(format!("payload.{} {json}", asked.path.join(".")));
+                }
+            }
+        }
+        refused
+    }
+
+    /// Returns the text of the first condition that an event breaks. An event breaks no condition on what it does not
+    /// have, and none on its type.
+    pub(crate) fn broken_by(&self, event: &Event) -> Option<String> {
+        let mut clauses = self.clauses();
+        loop {
+            let before = clauses.rest;
+            let clause = clauses.next()?;
+            let is_of_type =
+                matches!(clause, Clause::Set(set) if usize::from(set.about) == Attribute::Type.index());
+            // `nothing` is a set about the type without members.
+            if (!is_of_type || self.is_nothing())
+                && !holds(clause, event)
+                && (found(clause, event).is_some() || self.is_nothing())
+            {
+                let alone = &before[..before.len() - clauses.rest.len()];
+                return Some(Self(Some(alone.into())).to_string());
+            }
+        }
+    }
+}
+
+#[cfg(feature = "server")]
+fn comparisons(filter: &Filter) -> Vec<(ComparisonRef<'_>, Comparison)> {
+    let of = |clause| match clause {
+        Clause::Comparison(comparison) => Some((comparison, comparison.to_comparison())),
+        Clause::Set(_) => None,
+    };
+    filter.clauses().filter_map(of).collect()
 }
 
 fn found(clause: Clause<'_>, event: &Event) -> Option<String> {

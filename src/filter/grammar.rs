@@ -56,7 +56,7 @@ impl Filter {
     /// # Ok::<(), fanwire::FilterError>(())
     /// ```
     pub fn parse(text: &str, limits: &FilterLimits) -> Result<Self, FilterError> {
-        let mut parser = Parser { text, at: 0, limits };
+        let mut parser = Parser { text, at: 0, limits, values: 0, comparisons: 0 };
         let mut all: Option<Parts> = None;
         let mut nothing = false;
         loop {
@@ -82,6 +82,9 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     limits: &'a FilterLimits,
+    /// Values and comparisons read so far, equal ones too.
+    values: usize,
+    comparisons: usize,
 }
 
 /// A value and whether quotes stood around it.
@@ -134,6 +137,12 @@ impl<'a> Parser<'a> {
                     _ => return self.fail(start, Kind::ExpectedName),
                 },
                 "payload" => {
+                    // Equal ones are one in the end, so more of them may stand in the text than in the filter.
+                    self.comparisons += 1;
+                    if self.comparisons > self.limits.comparisons_max.max(self.limits.values_max) {
+                        let kind = Kind::TooManyComparisons(self.comparisons, self.limits.comparisons_max);
+                        return self.fail(start, kind);
+                    }
                     let comparison = self.comparison()?;
                     parts.comparisons.push(comparison);
                 }
@@ -153,6 +162,16 @@ impl<'a> Parser<'a> {
                 Some(c) => return self.fail(self.at, Kind::Unexpected(c)),
             }
         }
+    }
+
+    /// Counts one more value of the text. What comes of a text is bounded before it is built: joining sets takes time
+    /// in the product of their sizes.
+    fn count_value(&mut self, start: usize) -> Result<(), FilterError> {
+        self.values += 1;
+        if self.values > self.limits.values_max {
+            return self.fail(start, Kind::TooManyValues(self.values, self.limits.values_max));
+        }
+        Ok(())
     }
 
     fn set(&mut self, about: u8, parts: &mut Parts) -> Result<(), FilterError> {
@@ -191,10 +210,7 @@ impl<'a> Parser<'a> {
                     .check_pattern(pattern.as_ref())
                     .map_err(|kind| FilterError::at(self.text, start, kind))?;
             }
-            if parts.sets[place].members.len() >= self.limits.values_max {
-                let kind = Kind::TooManyValues(parts.sets[place].members.len() + 1, self.limits.values_max);
-                return self.fail(start, kind);
-            }
+            self.count_value(start)?;
             parts.sets[place].members.push(member);
             if !self.take(",") {
                 return Ok(());
@@ -325,9 +341,7 @@ impl<'a> Parser<'a> {
             self.limits
                 .check_bytes(value.text.len())
                 .map_err(|kind| FilterError::at(self.text, start, kind))?;
-            if values.len() >= self.limits.values_max {
-                return self.fail(start, Kind::TooManyValues(values.len() + 1, self.limits.values_max));
-            }
+            self.count_value(start)?;
             values.push(literal(value));
             if !self.take(",") {
                 return Ok(Comparison::new(path, operator, values));

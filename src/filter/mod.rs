@@ -97,6 +97,30 @@ impl Filter {
         Clauses { rest: self.bytes() }
     }
 
+    /// Returns whether lists of values, one for each attribute and for entities, say all of it.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_lists(&self) -> bool {
+        let reads_back = |pattern: PatternRef<'_>| match pattern.kind {
+            PatternKind::Exact => !pattern::has_wildcard(pattern.text),
+            PatternKind::Segments => true,
+            PatternKind::Runs => false,
+        };
+        let mut last = None;
+        self.clauses().all(|clause| {
+            let Clause::Set(set) = clause else { return false };
+            let is_first = last.replace(set.about) != Some(set.about);
+            let has_list = ![Attribute::EntityKind, Attribute::EntityId]
+                .iter()
+                .any(|attribute| attribute.index() == usize::from(set.about));
+            let mut members = set.members();
+            is_first
+                && has_list
+                && !set.negated
+                && !self.is_nothing()
+                && members.all(|(first, second)| reads_back(first) && second.is_none_or(reads_back))
+        })
+    }
+
     fn add(self, about: u8, negated: bool, members: impl Iterator<Item = Member>) -> Self {
         let mut members = members.peekable();
         if members.peek().is_none() || self.is_nothing() {

@@ -258,8 +258,19 @@ impl<'a> ComparisonRef<'a> {
 
     /// Whether it holds for a payload.
     pub(crate) fn holds(self, payload: &str) -> bool {
-        let (operator, path, rest) = self.parts();
-        let found = find(payload.as_bytes(), path);
+        let (_, path, _) = self.parts();
+        self.holds_for(find(payload.as_bytes(), path))
+    }
+
+    /// Whether it holds where the field has this JSON text.
+    #[cfg(feature = "server")]
+    pub(crate) fn holds_at(self, json: &str) -> bool {
+        self.holds_for(Some(json.as_bytes()))
+    }
+
+    /// Whether it holds where the field has this JSON text, or is not there.
+    pub(crate) fn holds_for(self, found: Option<&[u8]>) -> bool {
+        let (operator, _, rest) = self.parts();
         let any = |wanted: fn(Ordering) -> bool| {
             found.is_some_and(|found| {
                 Values { rest }.any(|(kind, text)| compare(found, kind, text).is_some_and(wanted))

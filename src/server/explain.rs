@@ -91,7 +91,7 @@ pub(super) fn explain(
             }
             "filter" => {
                 let parsed = value.parse::<Filter>();
-                filter = Some(parsed.map_err(|error| (400, format!("filter: {error}")))?);
+                filter = Some(parsed.map_err(|error| (400, error.to_string()))?);
             }
             _ => {}
         }

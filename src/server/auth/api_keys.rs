@@ -16,8 +16,9 @@ use super::jwt::proof;
 use super::{Denied, Fault};
 
 /// What a line may hold, `id` and `hash` apart. Other names are slips, and a slip must not widen a grant.
-const CLAIMS: [&str; 10] =
-    ["sub", "exp", "nbf", "streams", "types", "channels", "entities", "publish", "metrics", "admin"];
+const CLAIMS: [&str; 11] = [
+    "sub", "exp", "nbf", "streams", "types", "channels", "entities", "filter", "publish", "metrics", "admin",
+];
 
 /// How a hash is marked in the file.
 const PREFIX: &str = "sha256:";

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The claims of a token, as they stand in a JWT's payload and in a line of the API keys' file.
 ///
 /// The four lists hold patterns; one that is `*` stands for everything, an empty text for events without the
-/// attribute. A list that is absent allows all, but a token with none of the four sees nothing: to see everything it
-/// says so, with `streams: ["*"]`.
+/// attribute. A list that is absent allows all, but a token with none of the four, and no `filter`, sees nothing: to
+/// see everything it says so, with `streams: ["*"]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -50,6 +50,9 @@ pub struct Claims {
     /// Entities it may see, as `kind:id`; a kind alone stands for all of that kind that have an id.
     #[serde(deserialize_with = "list", skip_serializing_if = "Option::is_none")]
     pub entities: Option<Vec<String>>,
+    /// A filter's text that all it may see must match, too, as `source!=audit payload.tenant == "a"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// What it may publish.
     #[serde(skip_serializing_if = "PublishRight::is_none")]
     pub publish: PublishRight,
@@ -204,6 +207,9 @@ mod tests {
             r#"{"entities":true}"#,
             r#"{"publish":["a",null]}"#,
             r#"{"publish":{"types":["a"]}}"#,
+            r#"{"filter":["source=a"]}"#,
+            r#"{"filter":5}"#,
+            r#"{"filter":"source=a","filter":"source=b"}"#,
             r#"{"streams":["a"],"streams":["*"]}"#,
         ] {
             assert!(serde_json::from_str::<Claims>(text).is_err(), "{text}");

@@ -83,6 +83,8 @@ pub struct AnonymousConfig {
     pub channels: Vec<String>,
     /// `auth.anonymous.entities`: entities they may see, as `kind:id`. None.
     pub entities: Vec<String>,
+    /// `auth.anonymous.filter`: a filter that all they may see must match, too. None.
+    pub filter: String,
     /// `auth.anonymous.publish`: types they may publish; `*` is every type. None.
     pub publish: Vec<String>,
 }
@@ -96,6 +98,7 @@ impl AnonymousConfig {
             types: some(&self.types),
             channels: some(&self.channels),
             entities: some(&self.entities),
+            filter: (!self.filter.is_empty()).then(|| self.filter.clone()),
             ..Claims::default()
         };
         if !self.publish.is_empty() {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::claims::{Claims, PublishRight};
 use crate::dialect::Complete;
 use crate::event::{Attribute, Event};
-use crate::filter::{Filter, FilterLimits, Pattern};
+use crate::filter::{Filter, FilterError, FilterLimits, Pattern};
 
 /// The rights of a connection, from a token, an API key or the configuration.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Grant {
     subject: Box<str>,
     sees: Filter,
     lists: Lists,
+    /// What the claim `filter` says; everything where there is none.
+    condition: Filter,
     publishes: Publishes,
     metrics: bool,
     admin: bool,
@@ -30,9 +32,21 @@ pub(crate) struct Grant {
 /// A grant as another process takes it over: what it allows, and the key that vouches for it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedGrant {
-    pub(super) claims: Claims,
+    /// Where there is a claim `filter`: claims that allow nothing, because versions before this one pass it over, and
+    /// would give their holder more than it may have.
+    claims: Claims,
     pub(super) expires: Option<i64>,
     pub(super) proof: u64,
+    /// The claims where there is a claim `filter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filtered: Option<Claims>,
+}
+
+impl SavedGrant {
+    /// Returns the claims that were saved.
+    pub(super) fn claims(&self) -> &Claims {
+        self.filtered.as_ref().unwrap_or(&self.claims)
+    }
 }
 
 /// The four lists; `None` allows all.
@@ -81,8 +95,14 @@ impl Grant {
                 .filter(|list| !is_all(list))
                 .map(|list| list.iter().map(|text| entity_patterns(text)).collect()),
         };
-        let says_nothing = [streams, types, channels, entities].iter().all(|list| list.is_none());
-        let sees = if says_nothing { Filter::nothing() } else { lists.filter() };
+        let condition: Filter = match claims.filter.as_deref() {
+            Some(text) => text.parse().map_err(|error: FilterError| error.to_string())?,
+            None => Filter::new(),
+        };
+        // A text that says nothing is as none: it must not become the right to see everything.
+        let says_nothing = condition.is_everything()
+            && [streams, types, channels, entities].iter().all(|list| list.is_none());
+        let sees = if says_nothing { Filter::nothing() } else { lists.filter().and(&condition) };
         let publishes = match &claims.publish {
             PublishRight::None => Publishes::Nothing,
             PublishRight::All => Publishes::Everything,
@@ -101,6 +121,7 @@ impl Grant {
             subject: subject.into(),
             sees,
             lists,
+            condition,
             publishes,
             metrics: claims.metrics,
             admin: claims.admin,
@@ -123,6 +144,7 @@ impl Grant {
             + self.subject.len()
             + self.token_id.as_ref().map_or(0, |id| id.len())
             + self.sees.held_bytes()
+            + self.condition.held_bytes()
             + of(types)
             + of(streams)
             + of(channels)
@@ -161,7 +183,20 @@ impl Grant {
         if says_nothing && !self.sees.is_nothing() {
             claims.streams = Some(vec!["*".to_owned()]);
         }
-        SavedGrant { claims, expires: self.expires, proof: self.proof }
+        let (expires, proof) = (self.expires, self.proof);
+        if self.condition.is_everything() {
+            return SavedGrant { claims, expires, proof, filtered: None };
+        }
+        claims.filter = Some(self.condition.to_string());
+        let closed = Claims {
+            types: Some(Vec::new()),
+            publish: PublishRight::None,
+            metrics: false,
+            admin: false,
+            filter: None,
+            ..claims.clone()
+        };
+        SavedGrant { claims: closed, expires, proof, filtered: Some(claims) }
     }
 
     /// What its holder may see of what `filter` wants.
@@ -190,24 +225,31 @@ impl Grant {
     pub(crate) fn beyond(&self, filter: &Filter, spelled: bool) -> Vec<String> {
         let Lists { types, streams, channels, entities } = &self.lists;
         let mut beyond = Vec::new();
-        let named = [(Attribute::Type, types), (Attribute::Stream, streams), (Attribute::Channel, channels)];
-        for (attribute, list) in named {
-            if spelled
-                && attribute == Attribute::Type
-                && filter.values(attribute).any(|value| allows(list.as_deref(), value))
-            {
+        for attribute in Attribute::ALL {
+            let list = match attribute {
+                Attribute::Type => types,
+                Attribute::Stream => streams,
+                Attribute::Channel => channels,
+                _ => &None,
+            };
+            let is_allowed =
+                |value: &str| allows(list.as_deref(), value) && !self.condition.refuses(attribute, value);
+            if spelled && attribute == Attribute::Type && filter.values(attribute).any(is_allowed) {
                 continue;
             }
-            for value in filter.named(attribute).filter(|value| !allows(list.as_deref(), value)) {
+            for value in filter.named(attribute).filter(|value| !is_allowed(value)) {
                 beyond.push(format!("{} '{value}'", attribute.name()));
             }
         }
         for (kind, id) in filter.entity_values() {
             let exact = Pattern::from(kind).is_exact() && Pattern::from(id).is_exact();
-            if exact && !allows_entity(entities.as_deref(), kind, id) {
+            let is_allowed =
+                allows_entity(entities.as_deref(), kind, id) && !self.condition.refuses_entity(kind, id);
+            if exact && !is_allowed {
                 beyond.push(format!("entity '{kind}:{id}'"));
             }
         }
+        beyond.extend(self.condition.refused_literals(filter));
         // AutoSDLC's subscriptions name the two apart.
         beyond.extend(
             filter
@@ -229,7 +271,8 @@ impl Grant {
         let Lists { streams, channels, entities, .. } = &self.lists;
         let types = if let Publishes::Types(types) = &self.publishes { types.len() } else { 0 };
         let lists = [streams, channels].map(|list| list.as_ref().map_or(0, |list| list.len()));
-        types + lists.into_iter().sum::<usize>() + entities.as_ref().map_or(0, |list| list.len())
+        let condition = self.condition.weight() as usize;
+        types + lists.into_iter().sum::<usize>() + entities.as_ref().map_or(0, |list| list.len()) + condition
     }
 
     /// Whether its holder may publish events of this type.
@@ -242,7 +285,8 @@ impl Grant {
     }
 
     /// Whether its holder may publish this event: its type is one of those granted, and the stream, channel and
-    /// entity that it names, if it names any, are ones that the holder may see.
+    /// entity that it names, if it names any, are ones that the holder may see. So is all else that the claim `filter`
+    /// has a condition on.
     pub(crate) fn may_publish(&self, event: &Complete) -> Result<(), String> {
         let beyond = |what: &str, value: &str| Err(format!("{what} '{value}'"));
         match &self.publishes {
@@ -263,7 +307,10 @@ impl Grant {
         if (kind, id) != ("", "") && !allows_entity(entities.as_deref(), kind, id) {
             return beyond("entity", &format!("{kind}:{id}"));
         }
-        Ok(())
+        match self.condition.broken_by(event) {
+            Some(condition) => Err(format!("an event for which {condition} does not hold")),
+            None => Ok(()),
+        }
     }
 
     /// Whom it was given to; empty where the token does not say.
@@ -474,11 +521,13 @@ mod tests {
             r#"{"sub":"ann","jti":"t-1","iat":5,"streams":["a.*","b",""],"types":[],"publish":["x.*"]}"#,
             r#"{"user_id":"bob","entities":["task:t-1","agent"],"channels":["c"],"publish":[]}"#,
             r#"{"entities":["task:t-1","",":x","agent:","*:a:b"],"types":["a","a","**"]}"#,
+            r#"{"filter":"source!=audit payload.tenant == \"a\",\"b\"","publish":true,"metrics":true}"#,
+            r#"{"filter":"payload.n >= 5","streams":["s"],"publish":["x"],"admin":true}"#,
         ] {
             let grant = grant(claims);
             let text = serde_json::to_string(&grant.save()).expect("texts and numbers");
-            let SavedGrant { claims, expires, proof } = serde_json::from_str(&text).expect("the same");
-            let again = Grant::new(&claims, expires, proof).expect("a grant");
+            let saved: SavedGrant = serde_json::from_str(&text).expect("the same");
+            let again = Grant::new(saved.claims(), saved.expires, saved.proof).expect("a grant");
             assert_eq!(format!("{grant:?}"), format!("{again:?}"), "{text}");
         }
     }

@@ -235,7 +235,7 @@ impl Auth {
         if saved.proof == ANONYMOUS {
             return guard.anonymous.clone();
         }
-        let grant = Grant::new(&saved.claims, saved.expires, saved.proof).ok().map(Arc::new)?;
+        let grant = Grant::new(saved.claims(), saved.expires, saved.proof).ok().map(Arc::new)?;
         self.ended(&grant, now).is_none().then_some(grant)
     }
 

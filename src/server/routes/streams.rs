@@ -3,6 +3,8 @@
 //! Imports its parent's answers and every lower room. Always: who may not have a stream, or not now, is told so in
 //! place of it; a stream's head goes before anything of it.
 
+use serde_json::json;
+
 use super::super::address::is_trusted;
 use super::super::connection::{Effect, ReplayFrom};
 use super::super::limits::address_key;
@@ -13,7 +15,9 @@ use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::sse_bridge::HEADERS;
-use crate::dialect::{Dialect, Encoding, OnLag, Place, lean, native, shortened, split_entity};
+use crate::dialect::{
+    ClientError, Dialect, Encoding, INVALID_FILTER, OnLag, Place, lean, native, shortened, split_entity,
+};
 use crate::feed::Compression;
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 use crate::metrics::Kind;
@@ -68,6 +72,19 @@ impl Answer<'_, '_> {
         Some(self.error(503, label, error, &[("Retry-After", "5")]))
     }
 
+    /// Refuses a stream for what its query says.
+    fn bad_query(&mut self, error: &ClientError) -> Outcome {
+        if error.code != INVALID_FILTER {
+            return self.error(400, error.code, &error.text, &[]);
+        }
+        self.cx.shared.metrics.fault(error.code);
+        let mut body = json!({ "error": error.text, "code": error.code });
+        if let Some(column) = error.column {
+            body["column"] = json!(column);
+        }
+        self.json(400, &body)
+    }
+
     pub(super) fn refuse_upgrade(&mut self, error: UpgradeError) -> Outcome {
         self.error(error.status(), error.label(), &error.to_string(), error.headers())
     }
@@ -103,7 +120,7 @@ impl Answer<'_, '_> {
         if let Some(subscribe) = &opening.subscribe
             && let Err(error) = subscribe.filter.check(&self.cx.config.filter_limits())
         {
-            return self.error(400, "invalid_filter", &error.to_string(), &[]);
+            return self.bad_query(&error.into());
         }
         if let (Some(subscribe), Some(grant)) = (&opening.subscribe, &grant)
             && let Err(error) = may_see(grant, &subscribe.filter)
@@ -132,10 +149,10 @@ impl Answer<'_, '_> {
         };
         let mut stream = match StreamRequest::read(self.request, encoding) {
             Ok(stream) => stream,
-            Err(error) => return self.error(400, "invalid_query", &error, &[]),
+            Err(error) => return self.bad_query(&error),
         };
         if let Err(error) = stream.filter.check(&self.cx.config.filter_limits()) {
-            return self.error(400, "invalid_filter", &error.to_string(), &[]);
+            return self.bad_query(&error.into());
         }
         if let Some(grant) = &grant {
             if let Err(error) = may_see(grant, &stream.filter) {
@@ -221,7 +238,23 @@ struct StreamRequest {
 }
 
 impl StreamRequest {
-    fn read(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
+    fn read(request: &Request, encoding: Encoding) -> Result<Self, ClientError> {
+        let mut text = None;
+        for (_, value) in request.query_pairs().filter(|(name, _)| name == "filter") {
+            if text.replace(value).is_some() {
+                let error = "filter is given twice; join the texts with &, then both hold";
+                return Err(ClientError::new(INVALID_FILTER, error));
+            }
+        }
+        let narrow = text.as_deref().unwrap_or_default().parse()?;
+        let mut stream =
+            Self::read_lists(request, encoding).map_err(|error| ClientError::new("invalid_query", error))?;
+        // The text narrows what the other names ask for.
+        stream.filter = stream.filter.and(&narrow);
+        Ok(stream)
+    }
+
+    fn read_lists(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
         let mut lists: [Vec<String>; 6] = Default::default();
         let mut entities = Vec::new();
         // Counted before they are parsed.
@@ -265,10 +298,12 @@ impl StreamRequest {
                 "event_name" => return Err("event_name can only be message".to_owned()),
                 // What authentication reads, and a cache's key.
                 "token" | "access_token" | "ticket" | "user" => {}
+                // Read by `read`.
+                "filter" => {}
                 name if name.starts_with('_') => {}
                 // A slip of the pen would otherwise be a stream of everything.
                 name => {
-                    let known = "type, source, stream, execution, correlation, channel, entity, history, \
+                    let known = "type, source, stream, execution, correlation, channel, entity, filter, history, \
                                  last_event_id, event_name, lean, on_lag, max_per_second or snapshot";
                     return Err(format!("'{}' is none of {known}", shortened(name)));
                 }

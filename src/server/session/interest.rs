@@ -156,7 +156,7 @@ impl Session {
         let limits = cx.config.filter_limits();
         let mut weight: u32 = 0;
         for filter in std::iter::once(&subscribe.filter).chain(&subscribe.or) {
-            filter.check(&limits).map_err(|error| ClientError::new("invalid_filter", error.to_string()))?;
+            filter.check(&limits)?;
             let own = filter.weight();
             weight = weight.saturating_add(own);
             // About 50 instructions for each member, and some for the grant.

@@ -34,7 +34,7 @@ fn bearer(token: &str) -> String {
 fn send(server: &Server, method: &str, path: &str, headers: &str, body: &str) -> Response {
     let len = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {len}\r\nConnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {len}\r\nConnection: close\r\n\r\n{body}"
     );
     http::exchange(server.addr, request.as_bytes())
 }
@@ -100,7 +100,7 @@ fn each_way_in_carries_a_token() {
             (format!("ticket={}", ticket()), String::new()),
             (String::new(), bearer(&good)),
             (String::new(), cookie.clone()),
-            (String::new(), format!("Origin: http://test\r\n{cookie}")),
+            (String::new(), format!("Origin: http://localhost\r\n{cookie}")),
         ]
     };
     let mut streams: Vec<Sse> =
@@ -174,7 +174,7 @@ fn bad_credentials_are_refused_at_the_door() {
         }
     }
     // A stranger's body is not waited for.
-    let request = b"POST /publish HTTP/1.1\r\nHost: test\r\nContent-Length: 4000000\r\n\r\n";
+    let request = b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n";
     assert_eq!(http::exchange(server.addr, request).status, 401);
     for path in ["/", "/healthz", "/readyz"] {
         assert_eq!(get(&server, path, "").status, 200, "{path} tells nothing");
@@ -632,11 +632,11 @@ fn one_address_has_so_many_connections_at_the_most() {
     let server = Server::with(&["--limits-connections-per-address", "2"]);
     let mut held: Vec<Wire> = (0..2).map(|_| Wire::connect(server.addr)).collect();
     for wire in &mut held {
-        wire.send(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(http::read_response(wire, deadline()).expect("an answer").status, 200);
     }
     let mut third = Wire::connect(server.addr);
-    third.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+    third.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let refused = http::read_response(&mut third, deadline());
     assert!(
         refused.is_err() || refused.is_ok_and(|answer| answer.status == 503),
@@ -645,7 +645,7 @@ fn one_address_has_so_many_connections_at_the_most() {
     held.pop();
     eventually("room for another", || {
         let mut wire = Wire::connect(server.addr);
-        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         http::read_response(&mut wire, deadline()).is_ok_and(|answer| answer.status == 200)
     });
 }

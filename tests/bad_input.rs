@@ -55,7 +55,7 @@ fn with_header(
 
 /// A publish request with these header lines and this body.
 fn publish(headers: &str, body: &str) -> String {
-    format!("POST /publish HTTP/1.1\r\nHost: t\r\n{headers}\r\n{body}")
+    format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}")
 }
 
 /// A handshake with some of its lines replaced.
@@ -72,54 +72,66 @@ fn http_rows() -> Vec<HttpRow> {
     vec![
         // Not HTTP at all.
         row("zero bytes", [0; 64], &[400]),
-        row("a query name with a slip", "GET /sse?types=task.* HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
+        row("a query name with a slip", "GET /sse?types=task.* HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),
         row("a TLS client", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), &[400]),
         row("an SSH client", "SSH-2.0-OpenSSH_9.2p1\r\n\r\n", &[400]),
         row("HTTP/2 without asking", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 505]),
         row(
             "a proxy's preamble",
-            "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n",
+            "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
             &[400],
         ),
         // Wrong HTTP.
         row("no version", "GET /\r\n\r\n", &[400]),
-        row("no path", "GET HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
-        row("a version that is none", "GET / HTTP/1.x\r\nHost: t\r\n\r\n", &[400, 505]),
-        row("a version of the future", "GET / HTTP/3.9\r\nHost: t\r\n\r\n", &[400, 505]),
-        row("two spaces", "GET  / HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
-        row("a space in the path", "GET /a b HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
-        row("a control character in the path", "GET /\x01 HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
-        row("a method that is no token", "G{T / HTTP/1.1\r\nHost: t\r\n\r\n", &[400]),
+        row("no path", "GET HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a version that is none", "GET / HTTP/1.x\r\nHost: localhost\r\n\r\n", &[400, 505]),
+        row("a version of the future", "GET / HTTP/3.9\r\nHost: localhost\r\n\r\n", &[400, 505]),
+        row("two spaces", "GET  / HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a space in the path", "GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a control character in the path", "GET /\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
+        row("a method that is no token", "G{T / HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("no host", "GET / HTTP/1.1\r\n\r\n", &[400]),
         row("two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", &[400]),
-        row("a space before the colon", "GET / HTTP/1.1\r\nHost: t\r\nX : y\r\n\r\n", &[400]),
-        row("a header without a colon", "GET / HTTP/1.1\r\nHost: t\r\nnonsense\r\n\r\n", &[400]),
-        row("a header without a name", "GET / HTTP/1.1\r\nHost: t\r\n: y\r\n\r\n", &[400]),
-        row("a folded header", "GET / HTTP/1.1\r\nHost: t\r\nX: a\r\n b\r\n\r\n", &[400]),
-        row("a zero byte in a header", "GET / HTTP/1.1\r\nHost: t\r\nX: a\0b\r\n\r\n", &[400]),
-        row("a bare carriage return in a header", "GET / HTTP/1.1\r\nHost: t\r\nX: a\rb\r\n\r\n", &[400]),
+        row("a space before the colon", "GET / HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n", &[400]),
+        row("a header without a colon", "GET / HTTP/1.1\r\nHost: localhost\r\nnonsense\r\n\r\n", &[400]),
+        row("a header without a name", "GET / HTTP/1.1\r\nHost: localhost\r\n: y\r\n\r\n", &[400]),
+        row("a folded header", "GET / HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n", &[400]),
+        row("a zero byte in a header", "GET / HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n", &[400]),
+        row(
+            "a bare carriage return in a header",
+            "GET / HTTP/1.1\r\nHost: localhost\r\nX: a\rb\r\n\r\n",
+            &[400],
+        ),
         row("lines that end in a bare line feed", "GET / HTTP/1.1\nHost: t\n\n", &[400]),
         row("one header that ends in a bare line feed", "GET / HTTP/1.1\r\nHost: t\nX: y\r\n\r\n", &[400]),
-        row("a head that ends in a bare line feed", "GET / HTTP/1.1\r\nHost: t\r\n\n", &[400]),
-        row("a first header that is folded", "GET / HTTP/1.1\r\n Host: t\r\n\r\n", &[400]),
-        row("a header folded by a tab", "GET / HTTP/1.1\r\nHost: t\r\nX: a\r\n\tb\r\n\r\n", &[400]),
-        row("a tab before the colon", "GET / HTTP/1.1\r\nHost: t\r\nX\t: y\r\n\r\n", &[400]),
+        row("a head that ends in a bare line feed", "GET / HTTP/1.1\r\nHost: localhost\r\n\n", &[400]),
+        row("a first header that is folded", "GET / HTTP/1.1\r\n Host: localhost\r\n\r\n", &[400]),
+        row("a header folded by a tab", "GET / HTTP/1.1\r\nHost: localhost\r\nX: a\r\n\tb\r\n\r\n", &[400]),
+        row("a tab before the colon", "GET / HTTP/1.1\r\nHost: localhost\r\nX\t: y\r\n\r\n", &[400]),
         row("a space before the colon of a length", publish("Content-Length : 2\r\n", "{}"), &[400]),
         // Too much.
         row(
             "1 MB header",
-            format!("GET / HTTP/1.1\r\nHost: t\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)),
+            format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)),
             &[431],
         ),
         row(
             "1 MB of headers",
-            format!("GET / HTTP/1.1\r\nHost: t\r\n{}\r\n", "X: y\r\n".repeat(1 << 17)),
+            format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(1 << 17)),
             &[431],
         ),
-        row("1 MB path", format!("GET /{} HTTP/1.1\r\nHost: t\r\n\r\n", "x".repeat(1 << 20)), &[414, 431]),
+        row(
+            "1 MB path",
+            format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(1 << 20)),
+            &[414, 431],
+        ),
         row("1 MB method", "G".repeat(1 << 20), &[400, 414, 431]),
-        row("1,000 headers", format!("GET / HTTP/1.1\r\nHost: t\r\n{}\r\n", "X: y\r\n".repeat(1000)), &[431]),
+        row(
+            "1,000 headers",
+            format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(1000)),
+            &[431],
+        ),
         row("a body over the limit, announced", publish("Content-Length: 4194305\r\n", ""), &[413]),
         row(
             "a body over any limit, announced",
@@ -209,27 +221,36 @@ fn http_rows() -> Vec<HttpRow> {
             &[417],
         ),
         // Well-formed requests for what isn't there.
-        row("an unknown path", "GET /nothing HTTP/1.1\r\nHost: t\r\n\r\n", &[404]),
-        row("a path above the root", "GET /../../etc/passwd HTTP/1.1\r\nHost: t\r\n\r\n", &[400, 404]),
+        row("an unknown path", "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", &[404]),
+        row(
+            "a path above the root",
+            "GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[400, 404],
+        ),
         with_header(
             "a wrong method",
-            "DELETE /publish HTTP/1.1\r\nHost: t\r\n\r\n",
+            "DELETE /publish HTTP/1.1\r\nHost: localhost\r\n\r\n",
             &[405],
             ("allow", "POST"),
         ),
-        with_header("publish by GET", "GET /publish HTTP/1.1\r\nHost: t\r\n\r\n", &[405], ("allow", "POST")),
+        with_header(
+            "publish by GET",
+            "GET /publish HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[405],
+            ("allow", "POST"),
+        ),
         with_header(
             "a post to the stream",
-            "POST /sse HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n",
+            "POST /sse HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
             &[405],
             ("allow", "GET"),
         ),
-        row("an unknown method", "BREW /nothing HTTP/1.1\r\nHost: t\r\n\r\n", &[404, 405, 501]),
+        row("an unknown method", "BREW /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", &[404, 405, 501]),
         row("CONNECT", "CONNECT t:80 HTTP/1.1\r\nHost: t:80\r\n\r\n", &[400, 404, 405, 501]),
         row("another media type", publish("Content-Type: image/png\r\nContent-Length: 2\r\n", "{}"), &[415]),
         row("an event that is none", publish("Content-Length: 2\r\n", "{}"), &[400]),
         // Handshakes.
-        row("no upgrade", "GET /ws HTTP/1.1\r\nHost: t\r\n\r\n", &[400, 426]),
+        row("no upgrade", "GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400, 426]),
         row("no Upgrade header", handshake(&[("Upgrade: websocket\r\n", "")]), &[400, 426]),
         row("another protocol", handshake(&[("Upgrade: websocket", "Upgrade: h2c")]), &[400, 426]),
         row("no Connection header", handshake(&[("Connection: Upgrade\r\n", "")]), &[400, 426]),
@@ -452,7 +473,7 @@ fn a_slow_header_ends_with_the_handshakes_time() {
     let mut slow = Wire::connect(server.addr);
     let mut mute = Wire::connect(server.addr);
     let started = Instant::now();
-    let mut request = b"GET / HTTP/1.1\r\nHost: t\r\nX: y\r\n\r\n".iter();
+    let mut request = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n\r\n".iter();
     // One byte a second; the limit is 5 s from the first, however many come.
     let answer = loop {
         if let Some(byte) = request.next() {
@@ -480,7 +501,7 @@ fn a_slow_header_ends_with_the_handshakes_time() {
 fn half_open_peers_are_let_go() {
     let server = Server::with(&["--handshake-timeout", "500ms", "--heartbeat", "300ms"]);
     let mut witness = Wire::connect(server.addr);
-    witness.send(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+    witness.send(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let open = || server.metric("fanwire_server_connections").expect("the metric is there");
     let whole = ws::frame(ws::TEXT, b"{\"type\":\"subscribe\"}");
     let beginnings: [Vec<u8>; 5] = [
@@ -534,7 +555,7 @@ fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
     let clients: Vec<Ws> = (0..10).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
     for _ in 0..20 {
         let mut wire = Wire::connect(server.addr);
-        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let rest = wire.take_rest(deadline()).expect("it is closed");
         // Who sent before it was refused may find the connection reset, and the answer with it.
         let text = String::from_utf8_lossy(&rest).to_lowercase();
@@ -546,7 +567,7 @@ fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
     drop(clients);
     eventually("there is room again", || {
         let mut wire = Wire::connect(server.addr);
-        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+        wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         read_response(&mut wire, deadline()).is_ok_and(|answer| answer.status == 200)
     });
 }

@@ -74,7 +74,7 @@ fn a_slow_handler_holds_up_nobody_else() {
     let mut client = Ws::subscribed(slow.addr, json!({ "event_types": ["protocol.**"] }));
     let mut waits = slow.ask(r#"{"n":1}"#);
     // What comes behind it on the same connection waits for its turn.
-    waits.send(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n");
+    waits.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(client.event()["event_type"], "protocol.slow.received");
     assert_eq!(slow.post("a2a", r#"{"task_id":"t"}"#).json()["message_id"], "t");
     assert_eq!(client.event()["event_type"], "protocol.a2a.task.received");

@@ -214,7 +214,7 @@ impl Drop for Caddy {
 /// Caddy with the shipped file before a server, without TLS; where it listens.
 fn caddy(server: &Server) -> (Caddy, SocketAddr) {
     let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let dir = std::env::temp_dir().join(format!("fanwire-caddy-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("fanwire-caddy-{}-{}", std::process::id(), addr.port()));
     std::fs::create_dir_all(&dir).expect("a folder of our own");
     let site = replaced(
         shipped("caddy/Caddyfile"),
@@ -260,6 +260,85 @@ fn caddy_as_shipped_passes_streams_on_as_they_come() {
     });
 }
 
+/// A server with the shipped file, but for its port.
+fn with_shipped_file() -> Server {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/fanwire.toml");
+    Server::with(&["--config", file.to_str().expect("UTF-8")])
+}
+
+/// Asks for a stream and publishes, by a site's name and from a page of an origin; returns both statuses and what the
+/// refusal of the stream said.
+fn as_page(ask: &dyn Fn(&str) -> String, host: &str, origin: &str) -> (u16, u16, String) {
+    let headers = format!("Host: {host}\nOrigin: {origin}\nConnection: close\n");
+    let head = ask(&format!("HEAD /sse HTTP/1.1\n{headers}\n"));
+    let body = r#"{"type":"by.page"}"#;
+    let posted = ask(&format!(
+        "POST /publish HTTP/1.1\n{headers}Content-Type: text/plain\nContent-Length: {}\n\n{body}",
+        body.len()
+    ));
+    let status = |answer: &str| answer.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
+    (status(&head), status(&posted), posted.clone())
+}
+
+/// Pages behind a proxy, by each configuration: the site's name is `events.example.com`, at the proxy's port.
+fn pages_through(
+    server: &Server,
+    addr: SocketAddr,
+    scheme: &str,
+    ask: &dyn Fn(&str) -> String,
+    is_named: bool,
+) {
+    let host = format!("events.example.com:{}", addr.port());
+    let (own, evil) = (format!("{scheme}://{host}"), "https://evil.example");
+    let (stream, posted, said) = as_page(ask, &host, &own);
+    if is_named {
+        assert_eq!((stream, posted), (200, 200), "{said}\n{}", server.log());
+        let (stream, posted, said) = as_page(ask, &host, evil);
+        assert_eq!((stream, posted), (403, 403), "{said}");
+        assert!(said.contains("--allowed-origin https://evil.example"), "{said}");
+    } else {
+        assert_eq!((stream, posted), (403, 403), "{said}");
+        assert!(said.contains("--allowed-host events.example.com"), "{said}");
+        assert!(said.contains("limits.trusted_proxy"), "{said}");
+    }
+}
+
+#[test]
+fn pages_through_nginx_speak_by_the_shipped_file_or_by_the_name_that_is_allowed() {
+    let authority = Authority::new("deploy-pages");
+    let servers = [
+        (with_shipped_file(), true),
+        (Server::with(&["--allowed-host", "events.example.com"]), true),
+        (Server::with(&["--limits-trusted-proxy", "127.0.0.1"]), true),
+        (Server::start(), false),
+    ];
+    for (server, is_named) in servers {
+        let nginx = nginx(&server, &authority, None);
+        pages_through(&server, nginx.addr, "https", &|text| ask(&authority, nginx.addr, text), is_named);
+    }
+}
+
+#[test]
+fn pages_through_caddy_speak_by_the_shipped_file_or_by_the_name_that_is_allowed() {
+    let servers = [
+        (with_shipped_file(), true),
+        (Server::with(&["--allowed-host", "*.example.com"]), true),
+        (Server::start(), false),
+    ];
+    for (server, is_named) in servers {
+        let (_caddy, addr) = caddy(&server);
+        let ask = |text: &str| {
+            let mut stream = TcpStream::connect(addr).expect("caddy listens");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            stream.write_all(text.replace('\n', "\r\n").as_bytes()).expect("sent");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).expect("an answer, and its end");
+            String::from_utf8(answer).expect("text")
+        };
+        pages_through(&server, addr, "http", &ask, is_named);
+    }
+}
+
 #[test]
 fn nginx_as_shipped_asks_another_service_who_may_come_in() {
     let server = Server::start();
@@ -284,7 +363,8 @@ fn nginx_as_shipped_asks_another_service_who_may_come_in() {
 /// nginx as Hive's document has it, but for addresses.
 #[test]
 fn nginx_of_hives_document_serves_its_clients_at_stream() {
-    let server = Server::with(&["--endpoint", "/stream=hive"]);
+    // That file sends the upstream's name as Host, so the server is told that a proxy decides which come in.
+    let server = Server::with(&["--endpoint", "/stream=hive", "--limits-trusted-proxy", "127.0.0.1"]);
     let authority = Authority::new("deploy-hive");
     let verifier = Verifier::start();
     let nginx = Nginx::start(|addr, _| {

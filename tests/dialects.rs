@@ -274,7 +274,7 @@ fn a_bridge_on_a_bus_has_all_that_is_published_until_it_is_cleared() {
 fn bare_events_come_over_sse() {
     let server = Server::start();
     let mut wire = Wire::connect(server.addr);
-    wire.send(b"GET /sse/events HTTP/1.1\r\nHost: t\r\n\r\n");
+    wire.send(b"GET /sse/events HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let head = http::read_head(&mut wire, support::wire::deadline()).expect("a head");
     assert_eq!(head.status, 200);
     let mut bare = support::sse::Sse::from_wire(wire, head);

@@ -95,7 +95,7 @@ fn event(stream: usize, n: usize) -> String {
 fn publish_as(node: SocketAddr, token: Option<&str>, lines: &str) {
     let header = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
-        "POST /publish HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n{header}Content-Length: {}\r\n\r\n{lines}",
+        "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n{header}Content-Length: {}\r\n\r\n{lines}",
         lines.len()
     );
     let answer = http::exchange(node, request.as_bytes());
@@ -275,7 +275,7 @@ fn what_a_grant_hides_stays_hidden_and_a_revocation_ends_it(log: &Log) {
     }
     let body = r#"{"sub":"eve"}"#;
     let request = format!(
-        "POST /api/revoke HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /api/revoke HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     assert_eq!(http::exchange(node.addr, request.as_bytes()).status, 200);

@@ -153,7 +153,7 @@ fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
     let admin = support::token(SECRET, &["--sub", "root", "--admin"]);
     let body = r#"{"sub":"mallory"}"#;
     let request = format!(
-        "POST /api/revoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /api/revoke HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     assert_eq!(http::exchange(nodes[0].addr, request.as_bytes()).status, 200);

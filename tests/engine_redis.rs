@@ -383,7 +383,7 @@ fn a_revocation_is_heard_although_the_notices_before_it_were_lost() {
     let reader = support::token(SECRET, &["--sub", "reader", "--stream", "*"]);
     let revoke = |body: &str| {
         let request = format!(
-            "POST /api/revoke HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /api/revoke HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         assert_eq!(http::exchange(nodes[0].addr, request.as_bytes()).status, 200);

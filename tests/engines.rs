@@ -304,7 +304,7 @@ fn a_node_without_its_log_says_so_and_refuses_in_time(kind: Kind) {
     assert!(refused.text().contains("nothing was accepted"), "{refused:?}");
     // Also one that has said all it has to say, and waits.
     let mut half = Wire::connect(server.addr);
-    half.send(b"POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: 12\r\n\r\n{\"type\":\"x\"}");
+    half.send(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\n\r\n{\"type\":\"x\"}");
     half.half_close();
     assert_eq!(http::read_response(&mut half, deadline()).expect("an answer").status, 503);
     let mut client = Ws::connect(server.addr);
@@ -345,7 +345,7 @@ const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";
 
 fn post_as(node: &Server, path: &str, token: &str, body: &str) -> http::Response {
     let request = format!(
-        "POST {path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     http::exchange(node.addr, request.as_bytes())
@@ -396,7 +396,7 @@ fn answers_of_one_connection_keep_their_order(kind: Kind) {
     let node = node(&service);
     let mut wire = Wire::connect(node.addr);
     let mut both = http::post_request("/publish", "application/json", br#"{"type":"x"}"#);
-    both.extend_from_slice(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+    both.extend_from_slice(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     for _ in 0..20 {
         wire.send(&both);
         let mut answer = || http::read_response(&mut wire, deadline()).expect("an answer").json();

@@ -118,7 +118,7 @@ fn a_body_may_come_in_chunks_and_after_a_continue() {
     let body = lines(0..3);
     // Chunks of odd sizes, with extensions and a trailer, cut anywhere on the way.
     let mut request =
-        b"POST /publish HTTP/1.1\r\nhost: t\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+        b"POST /publish HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for chunk in body.as_bytes().chunks(11) {
         request.extend(format!("{:X};name=\"value\"\r\n", chunk.len()).as_bytes());
         request.extend(chunk);
@@ -138,7 +138,7 @@ fn a_body_may_come_in_chunks_and_after_a_continue() {
     let mut wire = Wire::connect(server.addr);
     let body = numbered(3);
     let head = format!(
-        "POST /publish HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        "POST /publish HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     wire.send(head.as_bytes());
@@ -164,11 +164,11 @@ fn one_connection_takes_many_requests_one_after_another_and_at_once() {
         requests.extend(post_request("/publish", "application/json", b"nonsense"));
         let body = numbered(100 + n);
         let chunked = format!(
-            "POST /publish HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            "POST /publish HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
             body.len()
         );
         requests.extend(chunked.as_bytes());
-        requests.extend(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+        requests.extend(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     }
     wire.send(&requests);
     for _ in 3..50 {
@@ -179,7 +179,7 @@ fn one_connection_takes_many_requests_one_after_another_and_at_once() {
     let want = (0..3).chain((3..50).flat_map(|n| [n, 100 + n]));
     want.for_each(|n| assert_eq!(client.event()["payload"]["n"], n));
 
-    wire.send(b"GET /healthz HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n");
+    wire.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     let answer = read_response(&mut wire, deadline()).expect("an answer");
     assert_eq!(answer.header("connection"), Some("close"));
     assert_eq!(wire.take_rest(deadline()).expect("the end"), b"");
@@ -408,7 +408,7 @@ fn head_has_the_answers_head_alone() {
     let server = Server::start();
     for path in ["/", "/healthz", "/metrics"] {
         let mut wire = Wire::connect(server.addr);
-        wire.send(format!("HEAD {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").as_bytes());
+        wire.send(format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes());
         let head = http::read_head(&mut wire, deadline()).expect("an answer");
         assert_eq!(head.status, 200, "{path}");
         assert!(head.header("content-length").is_some_and(|len| len != "0"), "{path}: {head:?}");
@@ -420,7 +420,7 @@ fn head_has_the_answers_head_alone() {
 fn other_origins_may_read_only_where_configured() {
     let ask = |server: &Server, method: &str, origin: &str| {
         let request = format!(
-            "{method} /publish HTTP/1.1\r\nhost: t\r\norigin: {origin}\r\nconnection: close\r\n\
+            "{method} /publish HTTP/1.1\r\nhost: localhost\r\norigin: {origin}\r\nconnection: close\r\n\
                                access-control-request-method: POST\r\ncontent-length: 0\r\n\r\n"
         );
         http::exchange(server.addr, request.as_bytes())
@@ -460,7 +460,7 @@ fn a_signal_drains_and_the_exit_code_is_zero() {
         let sockets: Vec<Ws> = (0..5).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
         let streams: Vec<Sse> = (0..5).map(|_| Sse::open(server.addr, "")).collect();
         let mut idle = Wire::connect(server.addr);
-        idle.send(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n");
+        idle.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
         assert_eq!(read_response(&mut idle, deadline()).expect("an answer").status, 200);
         server.publish(numbered(1));
         server.signal(signal);
@@ -492,7 +492,7 @@ fn a_drain_does_not_wait_for_ever_for_a_client_that_does_not_answer() {
     // Neither of them reads or closes.
     let _ws = Ws::subscribed(server.addr, json!({}));
     let mut half = Wire::connect(server.addr);
-    half.send(b"POST /publish HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\n{");
+    half.send(b"POST /publish HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{");
     std::thread::sleep(Duration::from_millis(100));
     let started = Instant::now();
     server.signal("TERM");
@@ -505,7 +505,7 @@ fn a_drain_does_not_wait_for_ever_for_a_client_that_does_not_answer() {
 fn a_second_signal_quits_at_once() {
     let mut server = Server::with(&["--drain-timeout", "60s"]);
     let mut half = Wire::connect(server.addr);
-    half.send(b"POST /publish HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\n{");
+    half.send(b"POST /publish HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{");
     std::thread::sleep(Duration::from_millis(100));
     server.signal("TERM");
     eventually("the port is closed", || TcpStream::connect(server.addr).is_err());

@@ -253,7 +253,7 @@ fn when_memory_is_short_laggards_go_then_new_streams_and_never_publishers() {
     drop(newest);
     eventually("streams are taken again", || {
         let mut wire = Wire::connect(server.addr);
-        wire.send(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+        wire.send(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n");
         read_head(&mut wire, deadline()).expect("an answer").status == 200
     });
     server.balanced_ledger();

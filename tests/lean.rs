@@ -228,7 +228,7 @@ fn a_lean_stream_resumes_has_a_past_and_goes_without_names() {
     let mut resumed = Sse::with(server.addr, "?lean=1", &format!("Last-Event-ID: {}\r\n", ids[1]));
     let mut past = Sse::open(server.addr, "?lean=1&history=2&event_name=message");
     let mut bare = Wire::connect(server.addr);
-    bare.send(b"GET /sse/events?history=2&lean HTTP/1.1\r\nHost: t\r\n\r\n");
+    bare.send(b"GET /sse/events?history=2&lean HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let head = http::read_head(&mut bare, deadline()).expect("a head");
     let mut bare = Sse::from_wire(bare, head);
     for (n, id) in ids.iter().enumerate().skip(2) {

@@ -266,7 +266,7 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     let mut sleeper = Ws::over(connect_with_little_room(addr), "/ws", "");
     let mut sse_sleeper = connect_with_little_room(addr);
     sleeper.ask(&json!({"type": "subscribe", "payload": {"event_types": ["sleep.*"]}}));
-    sse_sleeper.send(b"GET /sse?type=sleep.* HTTP/1.1\r\nHost: t\r\n\r\n");
+    sse_sleeper.send(b"GET /sse?type=sleep.* HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let head = support::http::read_head(&mut sse_sleeper, deadline()).expect("an answer");
     publish_rounds();
     let after = server.rss_kib();
@@ -361,7 +361,7 @@ fn clients_that_ask_for_history_and_do_not_read_it_pin_no_more_than_their_lag() 
     let sleepers: Vec<Wire> = (0..GENERATIONS)
         .map(|_| {
             let mut wire = connect_with_little_room(server.addr);
-            wire.send(b"GET /sse?history=1000000 HTTP/1.1\r\nHost: t\r\n\r\n");
+            wire.send(b"GET /sse?history=1000000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
             support::http::read_head(&mut wire, deadline()).expect("an answer");
             turn_the_ring_over();
             wire
@@ -386,7 +386,7 @@ fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
     let mut refused = 0;
     for _ in 0..2 * LIMIT {
         let mut wire = Wire::new(std::net::TcpStream::connect(server.addr).expect("the kernel takes it"));
-        wire.send(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let head = support::http::read_head(&mut wire, deadline()).expect("an answer, whatever it is");
         match head.status {
             200 => wires.push(wire),
@@ -399,7 +399,7 @@ fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
     let publisher = wires.last_mut().expect("some were taken");
     let body = "{\"type\":\"still.there\"}";
     publisher.send(
-        format!("POST /publish HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!("POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len())
             .as_bytes(),
     );
     assert_eq!(stream.event().json()["event_type"], "still.there");
@@ -408,7 +408,7 @@ fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
     support::eventually("a newcomer is served", || {
         std::net::TcpStream::connect(server.addr).is_ok_and(|stream| {
             let mut wire = Wire::new(stream);
-            wire.send(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n");
+            wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
             support::http::read_head(&mut wire, deadline()).is_ok_and(|head| head.status == 200)
         })
     });

@@ -94,7 +94,7 @@ fn answers_that_nobody_reads_have_a_bound_in_every_dialect() {
     let server = server(&[]);
     let ping = ws::frame(9, b"are you there").repeat(20_000);
     let nonsense = ws::frame(1, b"nonsense").repeat(20_000);
-    let requests = b"GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n".repeat(10_000);
+    let requests = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10_000);
     let before = Before::new(&server);
     let mut all = Vec::new();
     for path in ["/ws", "/hive", "/autosdlc", "/ws/events", "/ws/circles/a"] {
@@ -145,7 +145,7 @@ fn replays_that_stand_still_are_counted_and_end() {
     let mut all = Vec::new();
     for _ in 0..200 {
         let mut wire = narrow(server.addr);
-        wire.send(b"GET /sse?history=8000 HTTP/1.1\r\nHost: t\r\n\r\n");
+        wire.send(b"GET /sse?history=8000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         read_head(&mut wire, deadline()).expect("a stream");
         all.push(wire);
     }
@@ -223,7 +223,8 @@ fn what_operators_may_ask_of_autosdlc_is_counted() {
 fn unfinished(addr: SocketAddr, headers: &str, length: usize, part: usize) -> Wire {
     let mut wire = Wire::connect(addr);
     wire.send(
-        format!("POST /publish HTTP/1.1\r\nHost: t\r\n{headers}Content-Length: {length}\r\n\r\n").as_bytes(),
+        format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n")
+            .as_bytes(),
     );
     wire.send_if_taken(&vec![b'x'; part]);
     wire
@@ -254,7 +255,7 @@ fn unfinished_bodies_of_one_client_shut_nobody_out() {
     for _ in 0..20 {
         let body = r#"{"type":"a.b","payload":{}}"#;
         let request = format!(
-            "POST /publish HTTP/1.1\r\nHost: t\r\n{honest}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /publish HTTP/1.1\r\nHost: localhost\r\n{honest}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         assert_eq!(http::exchange(server.addr, request.as_bytes()).status, 200);
@@ -269,7 +270,7 @@ fn who_may_not_publish_is_told_by_the_head_alone() {
     for path in ["/publish", "/bridge/a2a", "/api/revoke"] {
         let mut wire = Wire::connect(server.addr);
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: t\r\n{reader}Content-Length: 4000000\r\nExpect: 100-continue\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{reader}Content-Length: 4000000\r\nExpect: 100-continue\r\n\r\n"
         );
         wire.send(head.as_bytes());
         assert_eq!(read_head(&mut wire, deadline()).expect("an answer").status, 403, "{path}");
@@ -277,10 +278,11 @@ fn who_may_not_publish_is_told_by_the_head_alone() {
     // A body that nothing is made of is passed over, and the connection goes on.
     let mut wire = Wire::connect(server.addr);
     wire.send(
-        format!("POST /ticket HTTP/1.1\r\nHost: t\r\n{reader}Content-Length: 2\r\n\r\n{{}}").as_bytes(),
+        format!("POST /ticket HTTP/1.1\r\nHost: localhost\r\n{reader}Content-Length: 2\r\n\r\n{{}}")
+            .as_bytes(),
     );
     assert_eq!(http::read_response(&mut wire, deadline()).expect("an answer").status, 200);
-    wire.send(format!("GET /healthz HTTP/1.1\r\nHost: t\r\n{reader}\r\n").as_bytes());
+    wire.send(format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{reader}\r\n").as_bytes());
     assert_eq!(http::read_response(&mut wire, deadline()).expect("an answer").status, 200);
 }
 
@@ -343,7 +345,7 @@ fn the_process_keeps_to_its_budget_whatever_comes() {
     assert_eq!(published["accepted"], 1);
     eventually("a stream is taken", || {
         let mut wire = Wire::connect(server.addr);
-        wire.send(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n");
+        wire.send(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n");
         read_head(&mut wire, deadline()).expect("an answer").status == 200
     });
 }

@@ -104,7 +104,7 @@ fn holds(engine: &str, expected: &[(String, u64)]) {
     }
     let body = r#"{"type":"test.numbered","stream_id":"s0","payload":{"n":99}}"#;
     let request = format!(
-        "POST /publish HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /publish HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     let answer = http::exchange(node.addr, request.as_bytes());

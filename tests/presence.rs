@@ -23,8 +23,9 @@ fn bearer(token: &str) -> String {
 }
 
 fn get(server: &Server, channel: &str, headers: &str) -> Response {
-    let request =
-        format!("GET /api/presence/{channel} HTTP/1.1\r\nHost: t\r\n{headers}Connection: close\r\n\r\n");
+    let request = format!(
+        "GET /api/presence/{channel} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n"
+    );
     http::exchange(server.addr, request.as_bytes())
 }
 
@@ -148,7 +149,7 @@ fn a_revoked_user_leaves_and_a_new_token_may_be_another_user() {
     eventually("she is bob now", || here() == ["bob"]);
     let body = r#"{"sub":"bob"}"#;
     let request = format!(
-        "POST /api/revoke HTTP/1.1\r\nHost: t\r\n{all}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "POST /api/revoke HTTP/1.1\r\nHost: localhost\r\n{all}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
     assert_eq!(http::exchange(server.addr, request.as_bytes()).status, 200);
@@ -219,7 +220,8 @@ fn one_reader_neither_fills_the_table_nor_empties_the_ring() {
     }
     let operator = bearer(&token("ops", &["--metrics", "--admin"]));
     let look = |path: &str| {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\n{operator}Connection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{operator}Connection: close\r\n\r\n");
         http::exchange(server.addr, request.as_bytes())
     };
     let metrics = look("/metrics");

@@ -247,7 +247,7 @@ fn post(addr: SocketAddr, token: &str, headers: &str, body: &str) -> Response {
 fn post_to(addr: SocketAddr, path: &str, token: &str, headers: &str, body: &str) -> Response {
     let len = body.len();
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n{headers}Content-Length: {len}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{headers}Content-Length: {len}\r\n\
          Connection: close\r\n\r\n{body}"
     );
     http::exchange(addr, request.as_bytes())

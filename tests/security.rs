@@ -124,7 +124,7 @@ fn nothing_in_an_event_or_a_request_breaks_out_of_its_place_in_a_stream() {
         "?type=%0D%0Aevent:%20evil%0D%0A%0D%0A",
     ] {
         let mut wire = Wire::connect(server.addr);
-        wire.send(format!("GET /sse{query} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes());
+        wire.send(format!("GET /sse{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         let answer = http::read_head(&mut wire, deadline()).expect("an answer");
         let _ = wire.take_until(b"\n\n", Instant::now() + Duration::from_millis(500));
         let said = String::from_utf8_lossy(wire.buffered()).into_owned();
@@ -146,14 +146,17 @@ fn nothing_that_a_stranger_sends_makes_a_line_of_the_log_or_moves_its_terminal()
             format!("/bridge/{forged}"),
         ] {
             let mut wire = Wire::connect(server.addr);
-            wire.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes());
+            wire.send(
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
+            );
             http::read_head(&mut wire, deadline()).expect("an answer");
         }
         for header in ["User-Agent: \u{1b}[2JFORGED", "Origin: http://\u{1b}[2JFORGED", "Cookie: a=\u{1b}[2J"]
         {
             let mut wire = Wire::connect(server.addr);
             wire.send(
-                format!("GET /sse HTTP/1.1\r\nHost: t\r\n{header}\r\nConnection: close\r\n\r\n").as_bytes(),
+                format!("GET /sse HTTP/1.1\r\nHost: localhost\r\n{header}\r\nConnection: close\r\n\r\n")
+                    .as_bytes(),
             );
             let _ = http::read_head(&mut wire, deadline());
         }
@@ -191,7 +194,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
             "{{\"type\":\"t.x\",\"stream_id\":\"{stream}\",\"entity\":{{\"kind\":\"k\",\"id\":\"{n}\"}},\"payload\":{{\"of\":\"{stream}\"}}}}"
         );
         let request = format!(
-            "POST /publish HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {writer}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            "POST /publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {writer}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
         let answer = http::exchange(server.addr, request.as_bytes());
@@ -247,7 +250,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
     // Nor by the operator's ways, nor by asking for it by name.
     for path in ["/api/stats", "/metrics", &format!("/api/explain?event_id={first}"), "/sse?stream=rival"] {
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {tenant}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {tenant}\r\nConnection: close\r\n\r\n"
         );
         let mut wire = Wire::connect(server.addr);
         wire.send(request.as_bytes());

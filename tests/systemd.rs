@@ -60,7 +60,7 @@ fn a_client_that_came_before_the_server_is_served_by_it() {
             }
         };
         let mut wire = Wire::new(stream);
-        wire.send(b"GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         read_response(&mut wire, deadline()).expect("an answer").status
     });
     let _server = Server::spawn(&mut command);

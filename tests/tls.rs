@@ -163,7 +163,7 @@ fn who_speaks_no_tls_is_told_so_and_hurts_nobody() {
         let _ = tcp.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     };
-    let answer = plain(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = plain(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("this port speaks TLS"), "{answer}");
     plain(&[0x16, 3, 1, 0xff, 0xff, 1, 2, 3]);
     plain(&[0; 5000]);

@@ -210,7 +210,7 @@ fn what_is_half_said_is_finished_behind_the_upgrade() {
         .into();
     let mut chunked = Wire::connect(addr);
     chunked
-        .send(b"POST /publish HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"type\":\"te");
+        .send(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"type\":\"te");
     requests.push((chunked, b"st.x\"\r\n1\r\n}\r\n0\r\n\r\n".to_vec()));
     // A client that has read nothing of much.
     let mut slow = Ws::subscribed(addr, json!({"event_types": ["big"]}));
@@ -270,7 +270,7 @@ fn rights_go_with_their_holders_and_revocations_stand() {
     let mut stranger = Ws::connect(addr);
     let post = |path: &str, body: &str| {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
             bearer(&admin),
             body.len()
         );
@@ -281,7 +281,7 @@ fn rights_go_with_their_holders_and_revocations_stand() {
     sdlc.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s", "resource": "agent", "resourceId": "a"}}));
     let subscriptions = || {
         let head = format!(
-            "GET /api/subscriptions?client_id={id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n",
+            "GET /api/subscriptions?client_id={id} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{}\r\n",
             bearer(&admin)
         );
         http::exchange(addr, head.as_bytes()).json()["subscriptions"].clone()
@@ -299,8 +299,10 @@ fn rights_go_with_their_holders_and_revocations_stand() {
     assert_eq!(stream.event().json()["stream_id"], "a");
     let refused = stranger.ask(&json!({"type": "subscribe", "payload": {}}));
     assert_eq!(refused["payload"]["code"], "auth_required");
-    let answer =
-        http::exchange(addr, format!("GET /sse HTTP/1.1\r\nHost: x\r\n{}\r\n", bearer(&eve)).as_bytes());
+    let answer = http::exchange(
+        addr,
+        format!("GET /sse HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer(&eve)).as_bytes(),
+    );
     assert_eq!(answer.status, 401, "eve is still out");
 }
 
@@ -469,7 +471,7 @@ fn an_upgrade_is_no_news_of_who_is_there() {
     };
     assert_eq!(told(), (json!("presence.joined"), json!("bob")));
     let here = || {
-        let request = "GET /api/presence/room.1 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+        let request = "GET /api/presence/room.1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         http::exchange(addr, request.as_bytes()).json()["users"].clone()
     };
     let before = here();

@@ -112,6 +112,10 @@ fn check_config(args: &Args) -> Result<(), CliError> {
         let style = if *origin == Origin::Default { DIM } else { GREEN };
         anstream::println!("{key} = {value}{:pad$}  {style}# {origin}{style:#}", "");
     }
+    anstream::println!("");
+    for (what, says) in loaded.config.access() {
+        anstream::println!("{DIM}# {what}: {DIM:#}{says}");
+    }
     show_memory(&loaded.config);
     Ok(())
 }

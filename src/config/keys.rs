@@ -69,8 +69,10 @@ pub(super) const GROUPS: &[Group] = &[
             |c| list(&mut c.server.endpoints, "PATH=DIALECT", str::parse, ToString::to_string)),
         row("cors_origin", LIVE, "Origins of pages elsewhere that may read answers; `*` allows any",
             |c| list(&mut c.server.cors_origins, "ORIGIN", origin, Clone::clone)),
-        row("allowed_origin", LIVE, "Origins of pages that may open streams and publish, beside the server's own; from others 403. None = any",
+        row("allowed_origin", LIVE, "Origins of pages that may open streams and publish, beside the server's own; from others 403; `*` allows any. None = with authentication any, without it loopback origins and those in cors_origin",
             |c| list(&mut c.server.allowed_origins, "ORIGIN", origin, Clone::clone)),
+        row("allowed_host", LIVE, "Names in Host that are served on a loopback address without authentication and trusted_proxy, beside localhost, addresses and hosts of allowed origins: events.example.com, *.example.com, or * for any; others get 403",
+            |c| list(&mut c.server.allowed_hosts, "HOST", host, Clone::clone)),
         row("compression", LIVE, "Whether clients that can take it get compressed bytes: permessage-deflate on WebSockets, gzip on event streams",
             |c| switch(&mut c.server.compression)),
         row("insecure", FIXED, "Serve other machines though there is no authentication",
@@ -322,6 +324,20 @@ fn origin(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("`{text}` is no origin: as https://example.com, without a path, or *"))
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_name =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    let is_v6 = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if text == "*" || is_name || is_v6.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "`{text}` is no host: as events.example.com, without scheme and port, *.example.com, or *"
+        ))
     }
 }
 

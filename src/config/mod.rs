@@ -12,6 +12,7 @@ mod print;
 mod tests;
 mod value;
 
+use std::net::ToSocketAddrs as _;
 use std::time::Duration;
 
 use crate::bus::{Bus, BusConfig, BusConfigError};
@@ -72,6 +73,17 @@ impl Config {
     /// The sum of [`worst_case`](Self::worst_case), in bytes.
     pub fn worst_case_bytes(&self) -> u64 {
         self.worst_case().iter().fold(0, |sum, line| sum.saturating_add(line.bytes()))
+    }
+}
+
+impl Config {
+    /// Says which web pages may speak to the server, and by which names it may be called: what is said, and of what.
+    /// Blocks where `listen` has a name to look up.
+    pub fn access(&self) -> [(&'static str, String); 2] {
+        let is_local = self.listen.to_socket_addrs().is_ok_and(|mut addresses| {
+            addresses.next().is_some_and(|address| address.ip().to_canonical().is_loopback())
+        });
+        self.server.describe_access(is_local)
     }
 }
 

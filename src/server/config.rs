@@ -9,6 +9,7 @@ use std::time::Duration;
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
 use super::bodies::BodyLimits;
+use super::door::Door;
 use super::limits::RateLimits;
 use super::messages::MessageLogConfig;
 use super::presence::PresenceConfig;
@@ -107,15 +108,23 @@ pub struct ServerConfig {
     /// Connections accepted in a second, all loops together; the kernel holds the others. 0 = as they come, the
     /// default.
     pub accept_rate: u32,
-    /// Origins that may read answers from a browser; `*` allows all. None.
+    /// Origins that may read answers from a browser; `*` allows all. Without authentication they may speak too, unless
+    /// [`allowed_origins`](Self::allowed_origins) says who may. None.
     pub cors_origins: Vec<String>,
     /// Systems whose clients find their protocol at their own document's path too. None.
     pub systems: Vec<System>,
     /// More paths and what is spoken there; of several that match, the last. None beside the contract's.
     pub endpoints: Vec<Endpoint>,
     /// Origins of pages that may open WebSockets and event streams and publish, beside the server's own; a page from
-    /// elsewhere gets 403. Who sends no `Origin` is no page, and is not refused. Empty: any.
+    /// elsewhere gets 403. Who sends no `Origin` is no page, and is not refused. `*` allows any; `null` is that of pages
+    /// opened from files. Empty: with authentication any, without it those of this machine (`http://localhost:5173`,
+    /// `http://127.0.0.1:3000`) and those in [`cors_origins`](Self::cors_origins).
     pub allowed_origins: Vec<String>,
+    /// Names by which the server may be called, in the `Host` header: `events.example.com`, `*.example.com` for all below,
+    /// `*` for any. They count where it listens on loopback addresses alone, without authentication and trusted proxies:
+    /// there a web page whose name resolves to this machine would pass for the server's own (DNS rebinding). Addresses,
+    /// `localhost`, names below it, and hosts of the origins that are allowed need not be named. None.
+    pub allowed_hosts: Vec<String>,
     /// Whether clients that can take it get compressed bytes: permessage-deflate on WebSockets, gzip on event
     /// streams. Without the feature `deflate` nobody does. True.
     pub compression: bool,
@@ -192,6 +201,7 @@ impl Default for ServerConfig {
             systems: Vec::new(),
             endpoints: Vec::new(),
             allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             compression: true,
             max_deflate_windows: 64,
             deflate_min_bytes: 64,
@@ -306,6 +316,16 @@ impl ServerConfig {
             max_snapshot_keys: running.max_snapshot_keys,
             ..self
         }
+    }
+
+    /// Says which web pages may speak to a server with these settings, and by which names it may be called.
+    pub(crate) fn describe_access(&self, is_local: bool) -> [(&'static str, String); 2] {
+        #[cfg(feature = "auth")]
+        let is_open = !self.auth.is_configured();
+        #[cfg(not(feature = "auth"))]
+        let is_open = true;
+        let door = Door::new(self, is_open, is_local);
+        [("web pages that may speak", door.describe_pages()), ("names (Host)", door.describe_names())]
     }
 
     pub(crate) fn http_limits(&self) -> HttpLimits {

@@ -469,7 +469,7 @@ impl Connection {
                 self.answer(&request, Vec::new(), shown, cx);
                 continue;
             }
-            let wanted = routes::wants_body(&request, &shown, cx.shared.auth.is_open());
+            let wanted = routes::wants_body(&request, &shown, cx);
             if wanted == BodyWanted::Refused {
                 // The body of who may not publish is not waited for.
                 self.answer(&request, Vec::new(), shown, cx);

@@ -13,6 +13,7 @@ mod config;
 mod connection;
 mod core;
 mod directory;
+mod door;
 pub(crate) mod echo;
 mod endpoint;
 mod error;
@@ -70,6 +71,7 @@ use auth::{Auth, Notice, Revocation};
 use bodies::Bodies;
 use core::Report;
 use directory::Directory;
+use door::{Door, Refusals};
 use error::CONFIGURATION;
 use history::{Counts, History};
 use limits::{Addresses, Callers};
@@ -114,6 +116,10 @@ pub(crate) struct Shared {
     /// Threads for what a loop must not wait for.
     workers: Workers,
     pub(crate) auth: Arc<Auth>,
+    /// Whether it listens on loopback addresses alone.
+    pub(crate) is_local: bool,
+    /// Pages that were refused, for the log.
+    pub(crate) refusals: Refusals,
     /// Who published lately, where that is limited.
     pub(crate) publishers: Mutex<Callers<String>>,
     /// Open connections by address, where they are limited.
@@ -162,6 +168,8 @@ impl Shared {
             version: AtomicU64::new(0),
             metrics: Arc::default(),
             auth: Arc::default(),
+            is_local: false,
+            refusals: Refusals::default(),
             publishers: Mutex::default(),
             addresses: Addresses::default(),
             presence: Arc::default(),
@@ -247,6 +255,16 @@ impl Shared {
             Some(NotReady { status: "draining", readers: false, publishers: false })
         } else {
             self.engine.as_ref().and_then(|engine| engine.status().not_ready())
+        }
+    }
+
+    /// Says in the log that every web page may speak, where a setting says so.
+    fn tell_if_open(&self, config: &ServerConfig) {
+        if let Some(key) = Door::of(self, config).open_setting(self.auth.is_open()) {
+            tracing::warn!(
+                "{key} has *, and there is no authentication: any web page that a browser on this network shows can read and \
+                 publish here"
+            );
         }
     }
 
@@ -613,6 +631,8 @@ impl ServerBuilder {
             shared.alarm.set_hook(hook);
         }
         shared.auth = Arc::new(auth);
+        shared.is_local = is_local;
+        shared.tell_if_open(&shared.config().1);
         #[cfg(unix)]
         for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {
             if let Err(max) = shared.auth.revoke(one, Timestamp::now()) {
@@ -779,6 +799,10 @@ impl ServerHandle {
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         #[cfg(feature = "auth")]
         self.shared.auth.reload(&config.auth).map_err(ServerError::authentication)?;
+        let opens = |config: &ServerConfig| Door::of(&self.shared, config).open_setting(true);
+        if opens(&config) != opens(&self.shared.config().1) {
+            self.shared.tell_if_open(&config);
+        }
         self.shared.set_config(config);
         self.shared.wake_loops();
         Ok(())

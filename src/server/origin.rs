@@ -1,6 +1,9 @@
-//! Origins of web pages: which are equal, and which is the server's own.
+//! Origins of web pages and names of hosts: which are equal, which is the server's own, which are of this machine.
 //!
-//! Always: a port that is the scheme's default says nothing (RFC 6454, 4); what is no origin equals only itself.
+//! Always: a port that is the scheme's default says nothing (RFC 6454, 4); what is no origin equals only itself; a name
+//! is of this machine by its whole text (`localhost`, a name below it, an address), never by a part of it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Scheme, host and effective port.
 #[derive(Debug)]
@@ -30,7 +33,88 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
+/// The host of an origin or of a Host header, without port and final dot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name<'a>(&'a str);
+
+impl<'a> Name<'a> {
+    /// Returns the host of a Host header; `None` where it is empty.
+    pub(super) fn of_authority(authority: &'a str) -> Option<Self> {
+        let name = split_port(authority).0;
+        let name = name.strip_suffix('.').unwrap_or(name);
+        (!name.is_empty()).then_some(Self(name))
+    }
+
+    /// Returns the host of an origin; `None` where it is none, as `null`.
+    pub(super) fn of_origin(origin: &'a str) -> Option<Self> {
+        Origin::read(origin).and_then(|origin| Self::of_authority(origin.host))
+    }
+
+    /// Returns its text.
+    pub(super) fn text(self) -> &'a str {
+        self.0
+    }
+
+    /// Returns whether both are one host.
+    pub(super) fn is_same(self, other: Name<'_>) -> bool {
+        self.0.eq_ignore_ascii_case(other.0)
+    }
+
+    /// Returns whether a configured host has it: `name`, or `*.name` for all below.
+    pub(super) fn is_among(self, pattern: &str) -> bool {
+        let pattern = pattern.strip_suffix('.').unwrap_or(pattern);
+        match pattern.strip_prefix('*') {
+            Some(end) => self.is_below(end),
+            None => self.0.eq_ignore_ascii_case(pattern),
+        }
+    }
+
+    /// Returns whether it ends with this, which begins with a dot, and has more before.
+    fn is_below(self, end: &str) -> bool {
+        let at = self.0.len().checked_sub(end.len()).filter(|at| *at > 0 && end.starts_with('.'));
+        at.and_then(|at| self.0.get(at..)).is_some_and(|it| it.eq_ignore_ascii_case(end))
+    }
+
+    /// Returns the address that it is, as browsers write it: no name resolves to another one later.
+    fn address(self) -> Option<IpAddr> {
+        match self.0.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+            None => self.0.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+        }
+    }
+
+    /// Returns whether it is an address.
+    pub(super) fn is_address(self) -> bool {
+        self.address().is_some()
+    }
+
+    /// Returns whether it is this machine: a loopback address, `localhost` or a name below it, which browsers look up
+    /// nowhere (RFC 6761, 6.3).
+    pub(super) fn is_loopback(self) -> bool {
+        match self.address() {
+            Some(address) => address.to_canonical().is_loopback(),
+            None => self.0.eq_ignore_ascii_case("localhost") || self.is_below(".localhost"),
+        }
+    }
+}
+
+/// Returns whether an origin is that of pages served over HTTP by this machine, at any port.
+pub(super) fn is_loopback(origin: &str) -> bool {
+    Origin::read(origin).is_some_and(|origin| origin.is_web())
+        && Name::of_origin(origin).is_some_and(Name::is_loopback)
+}
+
+/// Returns whether an origin is that of a page without one: opened from a file, or in a sandbox. Chromium's WebSockets
+/// write `file://`, all else `null`.
+pub(super) fn is_of_file(origin: &str) -> bool {
+    origin.eq_ignore_ascii_case("null") || origin.eq_ignore_ascii_case("file://")
+}
+
 impl<'a> Origin<'a> {
+    fn is_web(&self) -> bool {
+        ["http", "https"].iter().any(|scheme| self.scheme.eq_ignore_ascii_case(scheme))
+    }
+
     fn read(text: &'a str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let (host, port) = split_port(authority);
@@ -58,7 +142,7 @@ pub(super) fn is_same(one: &str, other: &str) -> bool {
 /// Returns whether `origin` is that of pages of the server that a `Host` header names. The header has no scheme, and a proxy
 /// may end TLS, so the scheme is the page's.
 pub(super) fn is_of_host(origin: &str, host: &str) -> bool {
-    let Some(origin) = Origin::read(origin) else { return false };
+    let Some(origin) = Origin::read(origin).filter(Origin::is_web) else { return false };
     let (name, port) = split_port(host);
     let port = match port {
         Some(port) => port.parse().ok(),
@@ -107,6 +191,7 @@ mod tests {
             ("http://[::1]", "[::1]:80", true),
             ("null", "null", false),
             ("null", "h", false),
+            ("app://h:1", "h:1", false),
         ] {
             assert_eq!(is_of_host(origin, host), own, "{origin} {host}");
         }

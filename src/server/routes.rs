@@ -18,6 +18,7 @@ use super::address::client_of;
 use super::auth::{Denied, Grant, Shown};
 use super::bodies::Client;
 use super::connection::Context;
+use super::door::Door;
 use super::explain;
 use super::limits::address_key;
 use super::origin;
@@ -157,12 +158,15 @@ pub(crate) enum BodyWanted {
 }
 
 /// Whether the body of a request is worth taking in, by its head and what the client has shown.
-pub(crate) fn wants_body(request: &Request, shown: &Shown, is_open: bool) -> BodyWanted {
+pub(crate) fn wants_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> BodyWanted {
+    if Door::of(cx.shared, cx.config).refuse(request).is_some() {
+        return BodyWanted::Refused;
+    }
     let grant = match shown {
         Ok(grant) => grant.as_deref(),
         Err(_) => return BodyWanted::Refused,
     };
-    if grant.is_none() && !is_open {
+    if grant.is_none() && !cx.shared.auth.is_open() {
         return BodyWanted::Refused;
     }
     if request.method != Method::Post {
@@ -199,6 +203,9 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
     if answer.cx.config.echo {
         return answer.websocket(Dialect::Native, String::new());
     }
+    if let Some(refusal) = answer.refuse_page() {
+        return refusal;
+    }
     let endpoint = answer.cx.config.endpoint(&request.path);
     let allowed = match request.path.as_str() {
         "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/api/history"
@@ -213,9 +220,6 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             return answer.error(404, "not_found", &error, &[]);
         }
     };
-    if let Some(refusal) = answer.refuse_origin() {
-        return refusal;
-    }
     let is_upgrade = request.header_has_token("upgrade", "websocket");
     match (request.path.as_str(), request.method) {
         (_, Method::Options) => answer.preflight(allowed),
@@ -402,21 +406,11 @@ impl Answer<'_, '_> {
         Some(client_of(self.request, (self.cx.peer)()?, &self.cx.config.trusted_proxies))
     }
 
-    /// A page from elsewhere, where only some may speak to us. Whether it may read what it gets is `cors_origin`'s.
-    fn refuse_origin(&mut self) -> Option<Outcome> {
-        let allowed = &self.cx.config.allowed_origins;
-        let origin = self.request.header("origin").filter(|_| !allowed.is_empty())?;
-        let is_speech = !matches!(self.request.method, Method::Options)
-            && (self.request.path == "/publish"
-                || self.request.path.starts_with("/bridge")
-                || self.request.path.starts_with("/sse")
-                || self.cx.config.endpoint(&self.request.path).is_some());
-        let is_own = self.request.header("host").is_some_and(|host| origin::is_of_host(origin, host));
-        let is_allowed = allowed.iter().any(|one| one == "*" || origin::is_same(one, origin));
-        if !is_speech || is_own || is_allowed {
-            return None;
-        }
-        let error = format!("origin {} is not among those allowed", shortened(origin));
-        Some(self.error(403, "origin", &error, &[]))
+    /// Refuses a page from elsewhere, and a name that is not the server's.
+    fn refuse_page(&mut self) -> Option<Outcome> {
+        let request = self.request;
+        let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;
+        self.cx.shared.refusals.tell(&refusal, self.client());
+        Some(self.error(403, refusal.label(), &refusal.to_string(), &[]))
     }
 }

@@ -180,7 +180,7 @@ impl Shared {
     /// Whether the node says that it is ready; `None` where it did not answer.
     fn probe(&self) -> Option<bool> {
         let mut wire = Wire::new(TcpStream::connect_timeout(&self.addr(), PATIENCE).ok()?);
-        wire.send_if_taken(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        wire.send_if_taken(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         let answer = read_response(&mut wire, deadline()).ok()?;
         Some(answer.status == 200)
     }
@@ -198,7 +198,7 @@ impl Shared {
     fn read(&self, since: &mut Value, ready: &AtomicBool) -> io::Result<()> {
         let mut wire = Wire::new(TcpStream::connect_timeout(&self.addr(), PATIENCE)?);
         let request = format!(
-            "GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
+            "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
              Sec-WebSocket-Version: 13\r\n\r\n"
         );
         wire.send_if_taken(request.as_bytes());

@@ -89,13 +89,13 @@ pub fn exchange(addr: SocketAddr, request: &[u8]) -> Response {
 }
 
 pub fn get(addr: SocketAddr, path: &str) -> Response {
-    exchange(addr, format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").as_bytes())
+    exchange(addr, format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
 }
 
 pub fn post_request(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     let len = body.len();
     let mut request = format!(
-        "POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {content_type}\r\ncontent-length: {len}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {len}\r\n\r\n"
     )
     .into_bytes();
     request.extend_from_slice(body);

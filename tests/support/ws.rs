@@ -75,7 +75,7 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 
 pub fn upgrade_request(path: &str, more_headers: &str) -> String {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
          Sec-WebSocket-Version: 13\r\n{more_headers}\r\n"
     )
 }

@@ -247,7 +247,7 @@ impl Speak {
     pub(super) fn publish(self, events: &[Publication], out: &mut Vec<u8>) -> u64 {
         let post = |path: &str, body: &str, out: &mut Vec<u8>| {
             let head = format!(
-                "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/x-ndjson\r\n\
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
                  Content-Length: {}\r\n\r\n",
                 body.len()
             );

@@ -292,7 +292,7 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
         "OPTIONS" => Method::Options,
         _ => Method::Other,
     };
-    let (path, query) = read_target(parsed.path.unwrap_or_default(), method)?;
+    let Target { authority, path, query } = read_target(parsed.path.unwrap_or_default(), method)?;
     let http11 = parsed.version == Some(1);
     let mut headers = Vec::with_capacity(parsed.headers.len());
     for header in parsed.headers.iter() {
@@ -320,6 +320,11 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
     }
     if request.header("host").is_some_and(|host| !is_host(host)) {
         return Err(RequestError::BadHost);
+    }
+    if let Some(authority) = authority {
+        // The target's own host is the one that counts (RFC 9112, 3.2.2).
+        request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("host"));
+        request.headers.push(("Host".to_owned(), authority));
     }
     request.keep_alive = if http11 {
         !request.header_has_token("connection", "close")
@@ -355,8 +360,17 @@ fn is_host(host: &str) -> bool {
     name.bytes().all(is_name_byte) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
-/// The path and query of a target in origin form, or in absolute form as proxies send it; `*` is for OPTIONS.
-fn read_target(target: &str, method: Method) -> Result<(String, String), RequestError> {
+/// A request's target.
+struct Target {
+    /// The host that it names itself, in absolute form.
+    authority: Option<String>,
+    path: String,
+    query: String,
+}
+
+/// Reads a target in origin form, or in absolute form as proxies send it; `*` is for OPTIONS.
+fn read_target(target: &str, method: Method) -> Result<Target, RequestError> {
+    let mut authority = None;
     let origin = if target.starts_with('/') {
         target
     } else if target == "*" && method == Method::Options {
@@ -367,7 +381,13 @@ fn read_target(target: &str, method: Method) -> Result<(String, String), Request
         if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(RequestError::BadTarget);
         }
-        rest.find(['/', '?']).map_or("/", |at| &rest[at..])
+        let (host, rest) = rest.find(['/', '?']).map_or((rest, "/"), |at| rest.split_at(at));
+        // A URL without a host is none, and one with a user is a trap (RFC 9110, 4.2.1 and 4.2.4).
+        if host.is_empty() || !is_host(host) {
+            return Err(RequestError::BadTarget);
+        }
+        authority = Some(host.to_owned());
+        rest
     };
     let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
     let path = decode(path, false).ok_or(RequestError::BadTarget)?;
@@ -375,7 +395,7 @@ fn read_target(target: &str, method: Method) -> Result<(String, String), Request
         return Err(RequestError::BadTarget);
     }
     let path = if path.is_empty() { "/".to_owned() } else { path.into_owned() };
-    Ok((path, query.to_owned()))
+    Ok(Target { authority, path, query: query.to_owned() })
 }
 
 /// How the body is told: where two answers are possible the request is refused, for another reader may take

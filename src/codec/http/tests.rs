@@ -32,6 +32,12 @@ fn harmless_differences_are_taken() {
     assert_eq!(request("GET HTTP://H/x HTTP/1.1\r\nHost: t\r\n\r\n").path, "/x");
     assert_eq!(request("GET hTTps://h?q HTTP/1.1\r\nHost: t\r\n\r\n").path, "/");
     assert_eq!(request("OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n").path, "/");
+    // RFC 9112, 3.2.2: the host of a target in absolute form stands for the header's.
+    for target in ["http://h:1/a", "HTTP://h:1", "http://h:1?host=t"] {
+        let absolute = request(&format!("GET {target} HTTP/1.1\r\nhOST: t\r\n\r\n"));
+        assert_eq!(absolute.headers_named("host").collect::<Vec<_>>(), ["h:1"], "{target}");
+    }
+    assert_eq!(request("GET http://[::1]:1/ HTTP/1.0\r\n\r\n").header("host"), Some("[::1]:1"));
     let old = request("GET / HTTP/1.0\r\n\r\n");
     assert!(!old.keep_alive && !old.http11);
     assert!(request("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive);
@@ -50,6 +56,9 @@ fn faults_are_seen_as_soon_as_they_are_there() {
         ("GET / HTTP/1.1\r\nX : y\r\n", RequestError::BadHeader),
         ("GET nowhere HTTP/1.1\r\nHost: t\r\n\r\n", RequestError::BadTarget),
         ("GET /%zz HTTP/1.1\r\nHost: t\r\n\r\n", RequestError::BadTarget),
+        ("GET http:///x HTTP/1.1\r\nHost: t\r\n\r\n", RequestError::BadTarget),
+        ("GET http://localhost@h/x HTTP/1.1\r\nHost: t\r\n\r\n", RequestError::BadTarget),
+        ("GET http://h#/x HTTP/1.1\r\nHost: t\r\n\r\n", RequestError::BadTarget),
         ("GET /%00 HTTP/1.1\r\nHost: t\r\n\r\n", RequestError::BadTarget),
         ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", RequestError::TransferEncoding),
         ("POST / HTTP/1.1\r\nHost: t\r\nExpect: x\r\nContent-Length: 1\r\n\r\n", RequestError::Expectation),

@@ -45,7 +45,7 @@ fn builder(bus: &Bus) -> (ServerBuilder, Receiver<ThreadFailure>) {
 fn stream(addr: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(b"GET /sse HTTP/1.1\r\nHost: t\r\n\r\n").expect("it reads");
+    stream.write_all(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
     let mut head = [0; 15];
     stream.read_exact(&mut head).expect("an answer");
     assert_eq!(&head, b"HTTP/1.1 200 OK");
@@ -84,7 +84,7 @@ fn fails(thread: &str, builder: ServerBuilder, hears: &Receiver<ThreadFailure>, 
 fn post(addr: SocketAddr, path: &str, body: &str) {
     let Ok(mut stream) = TcpStream::connect(addr) else { return };
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     // Nobody answers where the thread that would has just panicked.
@@ -153,7 +153,7 @@ fn a_panic_in_a_worker_itself_stops_the_server_and_one_in_a_handler_does_not() {
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     client
         .write_all(
-            b"POST /bridge/bad HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+            b"POST /bridge/bad HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
         )
         .expect("it reads");
     let mut answer = String::new();

@@ -103,6 +103,36 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
 }
 
 #[test]
+fn what_is_told_as_missed_is_what_the_client_wanted() {
+    let server = Server::with(&["--bus-capacity", "256"]);
+    let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
+    let lines: String = (1..=1000).map(numbered).collect();
+    server.publish(lines);
+    for sse in [false, true] {
+        let gap = |filter: Value, query: &str| {
+            if sse {
+                let header = format!("Last-Event-ID: {first}\r\n");
+                let event = Sse::with(server.addr, query, &header).event();
+                assert_eq!(event.event.as_deref(), Some("gap"), "{event:?}");
+                return event.json();
+            }
+            let mut payload = filter;
+            payload["since"] = json!(first);
+            let mut message = Ws::subscribed(server.addr, payload).message();
+            assert_eq!(message["type"], "gap", "{message}");
+            message["payload"].take()
+        };
+        // Who wants everything has missed all that is gone. It was told so whatever it wanted.
+        let all = gap(json!({}), "");
+        let missed = all["missed"].as_u64().unwrap_or_else(|| panic!("{all}"));
+        assert!((700..1000).contains(&missed) && all["at_most"].is_null(), "{all}");
+        // Who wants some may have missed none of them.
+        let some = gap(json!({"event_types": ["alarm.*"]}), "?type=alarm.*");
+        assert_eq!((&some["missed"], &some["at_most"]), (&Value::Null, &json!(missed)), "{some}");
+    }
+}
+
+#[test]
 fn who_comes_back_too_late_is_told_and_gets_the_rest_without_a_hole() {
     let server = Server::start();
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
@@ -118,8 +148,9 @@ fn who_comes_back_too_late_is_told_and_gets_the_rest_without_a_hole() {
         let mut client = Client::connect(server.addr, sse, Some(&first));
         let Got::Gap(gap) = client.next() else { panic!("no gap, though events are gone") };
         assert_eq!(gap["recoverable"], false, "{gap}");
-        let missed =
-            gap["missed"].as_u64().unwrap_or_else(|| panic!("all events match, so it can be known: {gap}"));
+        // All of them matched, but nobody can know that any more.
+        assert!(gap["missed"].is_null(), "{gap}");
+        let missed = gap["at_most"].as_u64().unwrap_or_else(|| panic!("the ids say how many at most: {gap}"));
         for n in missed + 1..=last as u64 {
             assert!(matches!(client.next(), Got::Event { n: got, .. } if got == n), "a hole at {n}");
         }

@@ -126,6 +126,9 @@ struct Envelope<'a> {
 #[derive(Debug, Deserialize)]
 struct Gap {
     missed: Option<u64>,
+    /// An upper bound, where the number is not known.
+    #[serde(default)]
+    at_most: Option<u64>,
     #[serde(default)]
     recoverable: bool,
 }

@@ -9,6 +9,7 @@ pub(crate) mod autosdlc;
 pub(crate) mod cloudevents;
 mod command;
 pub(crate) mod envelope;
+mod gap;
 mod gathering;
 mod hive;
 pub(crate) mod lean;
@@ -26,7 +27,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{sse, ws};
-use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Since, Timestamp};
+use crate::event::{ENCODINGS_MAX, Event, Position};
 
 pub(crate) use adopt::Complete;
 #[cfg(any(test, fuzzing))]
@@ -36,6 +37,7 @@ pub(crate) use command::{
     Asked, ClientError, ClientMessage, Command, INVALID_FILTER, Incoming, Opening, Place, Refusal, Reply,
     Stamp, Subscribe, shortened, split_entity,
 };
+pub(crate) use gap::{GapNotice, Missed};
 
 /// A client protocol: the words in which a client asks and is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -346,43 +348,4 @@ fn put_sse_data(
 ) {
     let id = position.map(Position::to_string).or_else(|| event.id().map(|id| id.to_string()));
     sse::encode_event(frames, name, data, id.as_deref());
-}
-
-/// What a client is told when events were dropped for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GapNotice {
-    /// How many of the events it wanted; `None` where that can't be known (another epoch).
-    pub(crate) missed: Option<u64>,
-    /// The place before the gap; a resume from here is worth a try if `recoverable`.
-    pub(crate) from: Option<Since>,
-    /// The last event within the gap.
-    pub(crate) to: Option<EventId>,
-    /// Whether the ring still holds what was missed.
-    pub(crate) recoverable: bool,
-    /// When it was found.
-    pub(crate) at: Timestamp,
-}
-
-impl GapNotice {
-    /// An event at one of its edges.
-    pub(crate) fn edge(&self) -> Option<EventId> {
-        self.to.or(match self.from {
-            Some(Since::Event(id)) => Some(id),
-            _ => None,
-        })
-    }
-
-    /// `{"missed","from","to","recoverable"}`.
-    pub(crate) fn json(&self) -> String {
-        fn place(place: Option<&impl fmt::Display>) -> String {
-            place.map_or_else(|| "null".to_owned(), |place| format!("\"{place}\""))
-        }
-        let missed = self.missed.map_or_else(|| "null".to_owned(), |n| n.to_string());
-        format!(
-            r#"{{"missed":{missed},"from":{},"to":{},"recoverable":{}}}"#,
-            place(self.from.as_ref()),
-            place(self.to.as_ref()),
-            self.recoverable
-        )
-    }
 }

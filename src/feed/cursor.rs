@@ -21,7 +21,7 @@ use super::fanout::{Change, Membership, Revised, Wish};
 use super::press::Step;
 use super::thin::Cut;
 use super::{Compression, Fanout, Feed, Slot};
-use crate::dialect::Encoding;
+use crate::dialect::{Encoding, Missed};
 use crate::event::{EventId, Since, Timestamp};
 
 pub(crate) use tail::{Sink, Tail};
@@ -116,8 +116,8 @@ struct Backlog {
     whole_before_next: u64,
     /// Its newest events were dropped since it was full; to be told when it takes bytes again.
     lost_newest: u64,
-    /// And among them was word of a gap, so that nobody knows how many they were.
-    lost_a_gap: bool,
+    /// How many events those were: word of a gap may be among them.
+    lost_missed: Missed,
     /// The last of them.
     lost_to: Option<EventId>,
     /// When it began to lag, in microseconds.
@@ -440,7 +440,7 @@ impl Cursor {
                     (all + len, shared + if is_shared { len } else { 0 })
                 });
             backlog.direct_events = 0;
-            (backlog.lost_newest, backlog.lost_a_gap) = (0, false);
+            (backlog.lost_newest, backlog.lost_missed) = (0, Missed::default());
             for direct in &mut backlog.direct {
                 direct.place = 0;
             }

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::press::Press;
 use super::thin::{KeyRule, Sampled, Thinning};
-use super::{Compression, Feed, FeedLimits, GAP, Held, count_frame};
+use super::{Compression, Feed, FeedLimits, Held, count_frame};
 use crate::catalogue::autosdlc::event_type;
 use crate::dialect::{Dialect, Encoding, GapNotice};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Timestamp};
@@ -383,16 +383,23 @@ impl Fanout {
         self.feeds.iter().map(|(_, feed)| feed.bytes).sum()
     }
 
-    /// Tells the members of every feed that events are missing from here.
-    pub(crate) fn append_gap(&mut self, gap: &GapNotice) {
-        let Some(id) = gap.to else { return };
+    /// Tells the members of the feeds that may want some of them that events are missing from here: `id` is one at an
+    /// edge. `gap` counts all that are missing, whoever wanted them; `to_some` is for members who want some events only.
+    pub(crate) fn append_gap(&mut self, id: EventId, gap: &GapNotice, to_some: &GapNotice) {
         for (key, feed) in &mut self.feeds {
-            let frame = feed.encoding.gap(gap);
+            let filters = || feed.classes.iter().filter_map(|(class, _)| self.matcher.filter(*class));
+            if filters().all(Filter::is_nothing) {
+                continue;
+            }
+            let gap = if filters().any(Filter::is_everything) { gap } else { to_some };
+            // What is left out of a feed is not missing.
+            let missed = if feed.thin.is_some() { gap.missed.as_bound() } else { gap.missed };
+            let frame = feed.encoding.gap(&GapNotice { missed, ..gap.clone() });
             // It has a place in the feed, so it has one in the books.
             self.books.matched += feed.members.len() as u64;
             let before = feed.thin.as_mut().map(|thin| thin.samplers.release_all(self.press.now));
             let was_clean = feed.append_samples(before.unwrap_or_default());
-            if feed.append((Held::Own(feed.compression.own(frame)), true), id, GAP) || was_clean {
+            if feed.append_gap(feed.compression.own(frame), id, missed) || was_clean {
                 self.dirty.push(key as FeedKey);
             }
         }

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::dialect::Encoding;
+use crate::dialect::{Encoding, Missed};
 use crate::event::{Event, EventId};
 use crate::filter::ClassId;
 use crate::metrics::Metrics;
@@ -120,8 +120,12 @@ pub(crate) struct Feed {
     bytes: usize,
     /// The newest event that was let go.
     trimmed: Option<EventId>,
-    /// Which frames tell of a gap: those that are kept, and the newest that was let go.
-    gaps: VecDeque<u64>,
+    /// Which frames tell of a gap, and how many events each stands for: those that are kept, and the newest that was let go.
+    gaps: VecDeque<(u64, Missed)>,
+    /// Gaps among the frames that are not sealed.
+    fresh_gaps: VecDeque<Missed>,
+    /// The newest gap of which nothing is known any more.
+    forgotten_gap: Option<u64>,
 }
 
 /// In place of a key: the frame is no event, but tells that some are missing.
@@ -167,6 +171,8 @@ impl Feed {
             bytes: 0,
             trimmed: None,
             gaps: VecDeque::new(),
+            fresh_gaps: VecDeque::new(),
+            forgotten_gap: None,
         }
     }
 
@@ -174,6 +180,12 @@ impl Feed {
     fn append(&mut self, (frame, ready): (Held, bool), id: EventId, key: u64) -> bool {
         self.fresh.push(Fresh { frame, id, key, ready });
         self.fresh.len() == 1
+    }
+
+    /// Takes a frame that tells of so many missing events; true where it is the first since the last seal.
+    fn append_gap(&mut self, frame: Bytes, id: EventId, missed: Missed) -> bool {
+        self.fresh_gaps.push_back(missed);
+        self.append((Held::Own(frame), true), id, GAP)
     }
 
     /// Takes samples that waited; true where they are the first since the last seal.
@@ -196,7 +208,9 @@ impl Feed {
             };
             let (frames, behind) = rest.split_at(taken);
             let gaps = frames.iter().zip(self.next..).filter(|(fresh, _)| fresh.key == GAP);
-            self.gaps.extend(gaps.map(|(_, index)| index));
+            let fresh_gaps = &mut self.fresh_gaps;
+            self.gaps
+                .extend(gaps.map(|(_, index)| (index, fresh_gaps.pop_front().unwrap_or(Missed::Unknown))));
             if let Some(thin) = &mut self.thin {
                 for (Fresh { frame, id, key, .. }, index) in frames.iter().zip(self.next..) {
                     if !is_whole(*key) {
@@ -310,14 +324,20 @@ impl Feed {
             }
             self.trimmed = Some(oldest.id_of(oldest.next() - 1));
         }
-        while self.gaps.get(1).is_some_and(|second| *second < self.base) {
-            self.gaps.pop_front();
+        while self.gaps.get(1).is_some_and(|(second, _)| *second < self.base) {
+            self.forgotten_gap = self.gaps.pop_front().map(|(index, _)| index);
         }
     }
 
-    /// Whether one of these frames told of a gap: then nobody knows how many events they stand for.
-    fn has_gap(&self, indices: std::ops::Range<u64>) -> bool {
-        self.gaps.iter().any(|index| indices.contains(index))
+    /// How many events these frames stand for: each for its own, but for those that told of a gap.
+    fn missed_in(&self, indices: std::ops::Range<u64>) -> Missed {
+        if self.forgotten_gap.is_some_and(|gap| gap >= indices.start) {
+            return Missed::Unknown;
+        }
+        let gaps = self.gaps.iter().filter(|(index, _)| indices.contains(index));
+        let (count, missed) =
+            gaps.fold((0, Missed::default()), |(count, sum), (_, missed)| (count + 1, sum.and(*missed)));
+        Missed::Exactly(indices.end.saturating_sub(indices.start).saturating_sub(count)).and(missed)
     }
 
     /// The run that holds the frame of this index; `base <= index < next`.

@@ -12,7 +12,7 @@ use super::tests::{Pipe, Still};
 use super::*;
 use crate::codec::deflate::TAIL;
 use crate::codec::ws;
-use crate::dialect::GapNotice;
+use crate::dialect::{GapNotice, Missed};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
@@ -446,11 +446,11 @@ proptest! {
                     }
                 }
                 _ => {
+                    let id = EventId { epoch: 1, shard: 0, sequence: world.plain.len() as u64 };
                     let gap = GapNotice {
-                        missed: None, from: None, recoverable: false, at: world.now,
-                        to: Some(EventId { epoch: 1, shard: 0, sequence: world.plain.len() as u64 }),
+                        missed: Missed::Unknown, from: None, to: Some(id), recoverable: false, at: world.now,
                     };
-                    world.fanout.append_gap(&gap);
+                    world.fanout.append_gap(id, &gap, &gap);
                 }
             }
             world.seal();

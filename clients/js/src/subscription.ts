@@ -100,8 +100,12 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     if (this.#items.length > this.#buffer) {
       const oldest = this.#items.shift()!;
       const lost = (this.#lost ??= { missed: 0, from: this.#given, to: null, recoverable: true });
-      const more = oldest.event_id ? 1 : oldest.missed!;
-      lost.missed = lost.missed === null || more === null ? null : lost.missed + more;
+      const [known, more] = [lost.missed, oldest.event_id ? 1 : oldest.missed!];
+      const bound = (known ?? lost.at_most)! + (more ?? oldest.at_most)!;
+      lost.missed = known === null || more === null ? null : known + more;
+      delete lost.at_most;
+      // A number that is not there makes a sum that is none.
+      if (lost.missed === null && bound >= 0) lost.at_most = bound;
       lost.to = oldest.event_id ?? oldest.to!;
     }
     this.#waiting.shift()?.();

@@ -21,8 +21,10 @@ export interface FanwireEvent<T extends string = string, P = unknown> {
 
 /** Events that this client did not get. A value like an event, so that no loop ends because of it. */
 export interface Gap {
-  /** How many; null where it can't be known, as after a restart of the server. */
+  /** How many of those that this client wanted; null where it can't be known, as after a restart of the server. */
   missed: number | null;
+  /** Where `missed` is null: an upper bound, if the server knows one. */
+  at_most?: number;
   /** The last event before the gap. */
   from: string | null;
   /** The last event within it. */

@@ -86,8 +86,11 @@ impl Printer {
         if self.json {
             writeln!(self.out, "{{\"gap\":{json}}}")?;
         } else {
-            let missed =
-                gap.missed.map_or_else(|| "an unknown number of".into(), |missed| missed.to_string());
+            let missed = match (gap.missed, gap.at_most) {
+                (Some(missed), _) => missed.to_string(),
+                (None, Some(most)) => format!("at most {most}"),
+                (None, None) => "an unknown number of".to_owned(),
+            };
             let kept = if gap.recoverable { " (still kept by the server)" } else { "" };
             writeln!(self.out, "{RED}-- gap: {missed} events missed{kept} --{RED:#}")?;
         }

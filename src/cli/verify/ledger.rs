@@ -155,13 +155,13 @@ impl Account {
         self.faults.push(Fault { kind, reader, lane, n, events, connection, text });
     }
 
-    /// A gap was told: so many events, or nobody knows.
-    pub(super) fn gap(&mut self, missed: Option<u64>) {
+    /// A gap was told: so many events, or at most so many, or nobody knows.
+    pub(super) fn gap(&mut self, missed: Option<u64>, at_most: Option<u64>) {
         self.gaps += 1;
         self.missed += missed.unwrap_or(0);
-        self.told = match (self.told, missed) {
+        self.told = match (self.told, missed.or(at_most)) {
             (Told::Nothing, Some(missed)) => Told::Missed(missed),
-            (Told::Missed(told), Some(missed)) => Told::Missed(told + missed),
+            (Told::Missed(told), Some(missed)) => Told::Missed(told.saturating_add(missed)),
             (Told::Unknown, _) | (_, None) => Told::Unknown,
         };
     }
@@ -256,8 +256,9 @@ mod tests {
     enum Comes {
         Event(u64),
         Gap(Option<u64>),
+        Bound(u64),
     }
-    use Comes::{Event, Gap};
+    use Comes::{Bound, Event, Gap};
 
     fn faults(what: &[Comes], published: u64, unsure: &[u64]) -> Vec<(Kind, u64, u64)> {
         let ids = Ids::default();
@@ -266,7 +267,8 @@ mod tests {
         for one in what {
             match one {
                 Event(n) => account.event(*n, &format!("e-{n}"), &ids),
-                Gap(missed) => account.gap(*missed),
+                Gap(missed) => account.gap(*missed, None),
+                Bound(most) => account.gap(None, Some(*most)),
             }
         }
         account.close(published, &unsure.iter().copied().collect());
@@ -284,6 +286,8 @@ mod tests {
         assert_eq!(faults(&[Event(1), Gap(Some(1)), Event(3)], 3, &[]), []);
         assert_eq!(faults(&[Event(1), Gap(Some(1)), Event(4)], 4, &[]), [(Kind::Lost, 2, 2)]);
         assert_eq!(faults(&[Event(1), Gap(None), Event(9)], 9, &[]), []);
+        assert_eq!(faults(&[Event(1), Bound(9), Event(9)], 9, &[]), []);
+        assert_eq!(faults(&[Event(1), Bound(6), Event(9)], 9, &[]), [(Kind::Lost, 2, 7)]);
         assert_eq!(faults(&[Event(1), Gap(Some(1)), Event(2), Event(4)], 4, &[]), [(Kind::Lost, 3, 1)]);
         assert_eq!(faults(&[Event(1), Gap(Some(2)), Gap(Some(1)), Event(5)], 5, &[]), []);
     }

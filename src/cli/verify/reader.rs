@@ -119,6 +119,8 @@ struct Payload<'a> {
 #[derive(Deserialize)]
 struct Gap {
     missed: Option<u64>,
+    #[serde(default)]
+    at_most: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -300,7 +302,7 @@ impl Reader {
 
     fn gap(&mut self, json: &str) -> Result<(), End> {
         let gap: Gap = serde_json::from_str(json).map_err(End::lost)?;
-        self.account.gap(gap.missed);
+        self.account.gap(gap.missed, gap.at_most);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::{Cursor, Direct, Piece, Ring, Tally};
-use crate::dialect::{Encoding, GapNotice};
+use crate::dialect::{Encoding, GapNotice, Missed};
 use crate::event::{EventId, Since};
 use crate::feed::thin::Cut;
 use crate::feed::{Fanout, Feed};
@@ -39,7 +39,7 @@ impl Cursor {
         self.in_step = false;
         let backlog = self.backlog.get_or_insert_default();
         backlog.lost_newest += lost;
-        backlog.lost_a_gap |= feed.has_gap(stood..feed.next);
+        backlog.lost_missed = backlog.lost_missed.and(feed.missed_in(stood..feed.next));
         backlog.lost_to = feed.newest_id();
         tally.dropped += lost;
         let behind = backlog.direct.partition_point(|direct| direct.place <= stood);
@@ -63,11 +63,10 @@ impl Cursor {
             return self.skip_in_thin(is_unknown, feed, tally, ring);
         }
         self.in_step = false;
-        let (stood, missed) = (self.next, feed.base - self.next);
-        let is_known = !feed.has_gap(stood..feed.base);
+        let stood = self.next;
         self.next = feed.base;
-        tally.dropped += missed;
-        self.tell_gap(stood, is_known.then_some(missed), feed, tally, ring);
+        tally.dropped += feed.base - stood;
+        self.tell_gap(stood, feed.missed_in(stood..feed.base), feed, tally, ring);
     }
 
     /// The same where the latest frames of keys are kept longer than others.
@@ -81,28 +80,30 @@ impl Cursor {
         tally.dropped += lost;
         let stood = self.next;
         let forgotten = feed.latest_floor().min(feed.base) > self.next;
-        let is_known = !forgotten && !is_unknown && !feed.has_gap(self.next..feed.base);
+        let all = feed.missed_in(stood..feed.base);
+        let missed = match all {
+            // None of them told of a gap, and none that should never have been left out is forgotten.
+            Missed::Exactly(frames)
+                if !forgotten && !is_unknown && frames == feed.base.saturating_sub(stood) =>
+            {
+                Missed::Exactly(lost)
+            }
+            // How many of them were the latest of their keys is not known.
+            all => all.as_bound(),
+        };
         if forgotten {
             let to = feed.latest_floor().min(feed.base);
             self.pass_over(to, tally);
             self.next = to;
         }
         if lost > 0 || forgotten || is_unknown {
-            // How many of the forgotten were the latest of their keys is not known.
-            self.tell_gap(stood, is_known.then_some(lost), feed, tally, ring);
+            self.tell_gap(stood, missed, feed, tally, ring);
         }
     }
 
     /// Tells what was missed since it stood at a place: before the replies behind that, which may say that all before
     /// them came.
-    fn tell_gap(
-        &mut self,
-        stood: u64,
-        missed: Option<u64>,
-        feed: &Feed,
-        tally: &mut Tally,
-        ring: &impl Ring,
-    ) {
+    fn tell_gap(&mut self, stood: u64, missed: Missed, feed: &Feed, tally: &mut Tally, ring: &impl Ring) {
         let backlog = self.backlog.get_or_insert_default();
         let behind = backlog.direct.partition_point(|direct| direct.place <= stood);
         let edges = (backlog.last_before(behind), feed.trimmed);
@@ -113,7 +114,7 @@ impl Cursor {
     fn insert_gap(
         &mut self,
         behind: usize,
-        missed: Option<u64>,
+        missed: Missed,
         (from, to): (Option<EventId>, Option<EventId>),
         encoding: Encoding,
         tally: &mut Tally,
@@ -158,10 +159,10 @@ impl Cursor {
     fn tell_lost(&mut self, behind: usize, encoding: Encoding, tally: &mut Tally, ring: &impl Ring) {
         let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.lost_newest > 0) else { return };
         let behind = behind.min(backlog.direct.len());
-        let lost = std::mem::take(&mut backlog.lost_newest);
-        let is_known = !std::mem::take(&mut backlog.lost_a_gap);
+        backlog.lost_newest = 0;
+        let missed = std::mem::take(&mut backlog.lost_missed);
         let edges = (backlog.last_before(behind), backlog.lost_to.take());
-        self.insert_gap(behind, is_known.then_some(lost), edges, encoding, tally, ring);
+        self.insert_gap(behind, missed, edges, encoding, tally, ring);
     }
 
     /// Makes frames of the feed its own, up to so many events and bytes, with the replies in their places.

@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::super::Shared;
 use crate::bus::{Bus, LoopReader};
-use crate::dialect::GapNotice;
+use crate::dialect::{GapNotice, Missed};
 use crate::engine::{Engine, Status};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 
@@ -177,14 +177,14 @@ impl Continuity {
         self.0.get(&shard).copied()
     }
 
-    /// Takes note of an event; answers what is missing before it.
+    /// Takes note of an event; answers what is missing before it, counting all, whoever wanted them.
     pub(super) fn hole_before(&mut self, event: &Event, now: Timestamp) -> Option<GapNotice> {
         let id = event.id()?;
         let last = self.0.insert(id.shard, id)?;
         let follows = last.epoch == id.epoch && last.sequence + 1 == id.sequence;
-        // How many of them a client wanted is not known.
+        let between = id.sequence.checked_sub(last.next_sequence()).filter(|_| last.epoch == id.epoch);
         (!follows).then_some(GapNotice {
-            missed: None,
+            missed: between.map_or(Missed::Unknown, Missed::Exactly),
             from: Some(Since::Event(last)),
             to: Some(id),
             recoverable: false,

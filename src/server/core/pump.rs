@@ -9,12 +9,22 @@ use super::super::messages;
 use super::super::pages::Outlet;
 use super::{Core, Kept, Socket, token_of};
 use crate::bus::ReaderItem;
-use crate::dialect::GapNotice;
+use crate::dialect::{GapNotice, Missed};
 use crate::event::{EventId, Since, Timestamp};
-use crate::feed::{Flushed, Tally};
+use crate::feed::{Fanout, Flushed, Tally};
 
 /// Events taken from the bus before they are written.
 const EVENTS_A_BATCH: usize = 256;
+
+/// Tells of events that are gone before anybody could see who wants them. Members who want all of them are told the
+/// number, and others a bound, unless that would tell a client of how much goes on beyond its grant.
+fn append_gap(fanout: &mut Fanout, gap: GapNotice, is_open: bool) {
+    let before = |since: &Since| if let Since::Event(id) = since { Some(*id) } else { None };
+    let Some(id) = gap.to.or_else(|| gap.from.as_ref().and_then(before)) else { return };
+    let missed = if is_open { gap.missed.as_bound() } else { Missed::Unknown };
+    let to_some = GapNotice { missed, ..gap.clone() };
+    fanout.append_gap(id, &gap, &to_some);
+}
 
 impl<S: Socket> Core<S> {
     /// How long events are still held back, so that more of them go in one write; none where no interval is set,
@@ -42,6 +52,7 @@ impl<S: Socket> Core<S> {
             let metrics = &self.shared.metrics;
             let epoch = self.shared.bus.epoch();
             let now = self.now;
+            let is_open = self.shared.auth.is_open();
             let snapshot = &mut self.snapshot;
             let mut lost = false;
             // Of several shards, the id before the hole says nothing of the others.
@@ -58,7 +69,7 @@ impl<S: Socket> Core<S> {
                             |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
                         );
                         gap.recoverable = lost && can_recover && is_of_one_epoch;
-                        fanout.append_gap(&gap);
+                        append_gap(fanout, gap, is_open);
                     }
                     if let Some(snapshot) = snapshot {
                         snapshot.put(event);
@@ -76,15 +87,14 @@ impl<S: Socket> Core<S> {
                         return;
                     }
                     let id = |sequence| Some(EventId { epoch, shard, sequence });
-                    // How many of them a client wanted is not known.
                     let gap = GapNotice {
-                        missed: None,
+                        missed: Missed::Exactly(missed),
                         from: from.checked_sub(1).and_then(id).map(Since::Event),
                         to: to.checked_sub(1).and_then(id),
                         recoverable: false,
                         at: now,
                     };
-                    fanout.append_gap(&gap);
+                    append_gap(fanout, gap, is_open);
                 }
             });
             if lost {

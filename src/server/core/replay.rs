@@ -22,7 +22,7 @@ use super::super::connection::ReplayFrom;
 use super::log_places::{Behind, behind, event_id, marks};
 use super::mail::Letter;
 use super::{Core, Socket, token_of};
-use crate::dialect::{Encoding, GapNotice};
+use crate::dialect::{Encoding, GapNotice, Missed};
 use crate::engine::{Place, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since};
 use crate::feed::{Cursor, Fanout, Tally};
@@ -280,7 +280,7 @@ impl<S: Socket> Core<S> {
         let over = match work {
             Work::Newest(_) => false,
             Work::Unknown(id) => {
-                out.gap(&notice(None, id.take(), None, now));
+                out.gap(&notice(Missed::Unknown, id.take(), None, now));
                 true
             }
             Work::Snapshot { is_waiting, .. } if is_building => {
@@ -401,7 +401,8 @@ impl Sink for Page<'_> {
     }
 
     fn gap(&mut self, gap: &GapNotice) {
+        let Some(missed) = self.judge.missed(gap.missed) else { return };
         self.tally.gaps += 1;
-        self.cursor.send_in_replay(self.encoding.gap(gap));
+        self.cursor.send_in_replay(self.encoding.gap(&GapNotice { missed, ..gap.clone() }));
     }
 }

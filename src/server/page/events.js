@@ -145,7 +145,9 @@ function gapRow({ gap }) {
   const row = element('li', 'gap');
   row.dataset.missed = gap.missed ?? '';
   row.textContent = gap.missed === null || gap.missed === undefined
-    ? 'Events may be missing here: the server no longer knows what came since'
+    ? gap.at_most
+      ? `Events may be missing here: at most ${gap.at_most.toLocaleString()}`
+      : 'Events may be missing here: the server no longer knows what came since'
     : `${gap.missed.toLocaleString()} ${gap.missed === 1 ? 'event' : 'events'} missed here`;
   return row;
 }

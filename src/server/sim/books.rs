@@ -113,6 +113,8 @@ pub(super) enum Seen {
     Event(u64),
     Gap {
         missed: Option<u64>,
+        /// An upper bound, where the number is not known.
+        at_most: Option<u64>,
         from: Option<EventId>,
         to: Option<EventId>,
         recoverable: bool,
@@ -121,13 +123,7 @@ pub(super) enum Seen {
     UpTo(u64),
     /// From here on it wants something else. The bus was between `low` and `high` when the server took note; with
     /// several shards its reader was at `cursors` in them, which need not be all that came first.
-    Change {
-        interest: Interest,
-        from: Option<(From, Interest)>,
-        cursors: Rc<[u64]>,
-        low: u64,
-        high: u64,
-    },
+    Change { interest: Interest, from: Option<(From, Interest)>, cursors: Rc<[u64]>, low: u64, high: u64 },
 }
 
 /// How many of the events were counted before each place.

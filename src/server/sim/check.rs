@@ -17,7 +17,8 @@ pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
         return totals(seen, log, complete);
     }
     let Some(live) = without_replays(seen, log, complete)? else { return Ok(()) };
-    Walk { log, states: vec![(0, 0)], interest: Interest::default(), raw_below: 0 }.run(&live, complete)?;
+    bounds(&live, log)?;
+    Walk { log, states: vec![(0, 0)], interest: Interest::default() }.run(&live, complete)?;
     if complete { latest_came(seen, log) } else { Ok(()) }
 }
 
@@ -182,6 +183,35 @@ fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Ve
     Ok(Some(live))
 }
 
+/// A gap whose number is not known is told with a bound that holds.
+fn bounds(seen: &[Seen], log: &Log) -> Checked {
+    let mut interest = &Interest::default();
+    // Behind the first place all is of this interest; before the second, all that a resume asked for.
+    let (mut begun, mut resumed) = (0, 0);
+    for item in seen {
+        match item {
+            Seen::Change { interest: new, from, low, high, .. } => {
+                let is_resume = matches!(from, Some((From::After(_), except)) if except.0.is_empty());
+                (interest, begun, resumed) = (new, *high, if is_resume { *low } else { 0 });
+            }
+            Seen::Gap { missed: None, at_most: Some(most), from: Some(from), to: Some(to), .. }
+                if !interest.is_thin() =>
+            {
+                let (Some(from), Some(to)) = (log.find(*from), log.find(*to)) else { continue };
+                if from + 1 < begun && to >= resumed {
+                    continue;
+                }
+                let wanted = log.sums(|entry| interest.wants(entry), &[]).between(from + 1, to + 1);
+                if wanted > *most {
+                    return Err(format!("at most {most} missed, told of {wanted} behind {from} up to {to}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// A client that lets some be left out has the latest of each key in the end, if it was told of no gap.
 fn latest_came(seen: &[Seen], log: &Log) -> Checked {
     let begin = seen.iter().rposition(|item| matches!(item, Seen::Change { .. }));
@@ -230,8 +260,6 @@ struct Walk<'a> {
     /// Where the connection may be, and how many events it may be short of since the last one that came.
     states: Vec<(u64, u64)>,
     interest: Interest,
-    /// Gaps that end before this one are a replay's: they count what the ring lost, whoever wanted it.
-    raw_below: u64,
 }
 
 /// What stood between two events.
@@ -296,22 +324,16 @@ impl Walk<'_> {
 
     fn pass(&mut self, run: &[Seen], is_last: bool) -> Result<Between, String> {
         let mut between = Between { told: 0, excused: Vec::new(), loose: self.interest.is_thin() };
-        let mut raw_below = self.raw_below;
         let mut told_before = Vec::with_capacity(run.len());
         for item in run {
             told_before.push(between.told);
             match item {
-                Seen::Change { from: Some((From::After(_), _)), low, .. } => raw_below = *low,
-                Seen::Gap { missed, from, to, recoverable } => {
+                // A number counts what this client wanted, in a replay too.
+                Seen::Gap { missed: Some(missed), .. } => between.told += missed,
+                Seen::Gap { missed: None, from, to, .. } => {
                     let first = self.log.place(*from).map_or(0, |from| from + 1);
                     let end = self.log.place(*to).map_or(0, |to| to + 1);
-                    match missed {
-                        Some(missed) if to.is_none() || end > raw_below => between.told += missed,
-                        Some(missed) if end != first + *missed || *recoverable => {
-                            return Err(format!("a replay's gap of {missed} from {first} to {end}"));
-                        }
-                        _ => between.excused.push((first, end)),
-                    }
+                    between.excused.push((first, end));
                 }
                 _ => {}
             }
@@ -348,7 +370,6 @@ impl Walk<'_> {
                     self.makes_up(told_before - settled, shorts, &between)
                         .map_err(|error| format!("before a resume: {error}"))?;
                     settled = told_before;
-                    self.raw_below = *low;
                     self.states = vec![(id + 1, 0)];
                 }
                 Some((From::Unknown, _)) => {

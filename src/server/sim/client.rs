@@ -516,9 +516,11 @@ impl Client {
         let id = |name: &str| {
             gap[name].as_str().filter(|id| !id.contains('~')).map(|id| id.parse().expect("an id"))
         };
-        let missed = gap["missed"].as_u64();
+        let (missed, at_most) = (gap["missed"].as_u64(), gap["at_most"].as_u64());
+        assert!(missed.is_none() || at_most.is_none(), "{gap}");
+        assert_ne!(missed.or(at_most), Some(0), "a gap of nothing: {gap}");
         let recoverable = gap["recoverable"].as_bool().expect("known");
-        self.tell(Seen::Gap { missed, from: id("from"), to: id("to"), recoverable });
+        self.tell(Seen::Gap { missed, at_most, from: id("from"), to: id("to"), recoverable });
     }
 
     /// Takes note, unless a planted fault does something to it on its way.

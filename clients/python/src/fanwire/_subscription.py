@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ._filter import matcher
 from ._position import is_behind
 from ._types import Event, FanwireError, Gap, Item
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """The sum, if all of them are known."""
+    total = 0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total
 
 
 class Subscription:
@@ -105,10 +115,12 @@ class Subscription:
         if len(self._items) > self._buffer:
             oldest = self._items.popleft()
             lost = self._lost or Gap(0, self._given, None, True)
-            more = oldest.missed if isinstance(oldest, Gap) else 1
-            missed = None if lost.missed is None or more is None else lost.missed + more
-            to = oldest.to_id if isinstance(oldest, Gap) else oldest.event_id
-            self._lost = Gap(missed, lost.from_id, to or lost.to_id, True)
+            both = (lost, oldest) if isinstance(oldest, Gap) else (lost, Gap(1, None, oldest.event_id, True))
+            missed = _sum(gap.missed for gap in both)
+            at_most = _sum(gap.at_most if gap.missed is None else gap.missed for gap in both)
+            self._lost = Gap(
+                missed, lost.from_id, both[1].to_id or lost.to_id, True, at_most if missed is None else None
+            )
         self._more.set()
 
     def _end(self, error: FanwireError | None = None) -> None:

@@ -53,17 +53,20 @@ class Gap:
     """Events that this client did not get. A value like an event, so that no loop ends because of it."""
 
     missed: int | None
-    """How many; None where it can't be known, as after a restart of the server."""
+    """How many of those that this client wanted; None where it can't be known, as after a restart of the server."""
     from_id: str | None
     """The last event before the gap."""
     to_id: str | None
     """The last event within it."""
     recoverable: bool
     """Whether a subscription with `since=from_id` would still get them."""
+    at_most: int | None = None
+    """Where `missed` is None: an upper bound, if the server knows one."""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Gap:
-        return cls(raw.get("missed"), raw.get("from"), raw.get("to"), bool(raw.get("recoverable")))
+        recoverable = bool(raw.get("recoverable"))
+        return cls(raw.get("missed"), raw.get("from"), raw.get("to"), recoverable, raw.get("at_most"))
 
 
 Item = Event | Gap

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::super::log_places::{Behind, behind, event_id};
-use crate::dialect::GapNotice;
+use crate::dialect::{GapNotice, Missed};
 use crate::engine::{EngineError, Handed, History, LogPage, Place, log_place_of};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::server::Shared;
@@ -31,7 +31,7 @@ pub(in super::super) trait Sink {
     /// Takes an event. `at`: where the reader stands behind it, of several shards.
     fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget);
 
-    /// Takes word of what is missing.
+    /// Takes word of what is missing. It counts all that the reader would have passed, whether that is wanted or not.
     fn gap(&mut self, gap: &GapNotice);
 }
 
@@ -119,7 +119,7 @@ pub(super) struct Lane {
     pub(super) after: EventId,
     /// Events that are missing behind it.
     pub(super) missed: u64,
-    /// A gap tells how many events it is of, whoever wanted them. Else that is not known.
+    /// All that is missing was asked for. Else some of it may have been more than that.
     pub(super) counts: bool,
 }
 
@@ -145,12 +145,7 @@ enum Filled {
 /// A lane's next events.
 type Head = VecDeque<Event>;
 
-pub(super) fn notice(
-    missed: Option<u64>,
-    from: Option<Since>,
-    to: Option<EventId>,
-    at: Timestamp,
-) -> GapNotice {
+pub(super) fn notice(missed: Missed, from: Option<Since>, to: Option<EventId>, at: Timestamp) -> GapNotice {
     GapNotice { missed, from, to, recoverable: false, at }
 }
 
@@ -172,7 +167,7 @@ impl Forward {
         budget: &mut Budget,
     ) -> Step {
         if let Some(since) = self.says_too_little.take() {
-            sink.gap(&notice(None, Some(since), None, store.now));
+            sink.gap(&notice(Missed::Unknown, Some(since), None, store.now));
         }
         let share = (CHUNK / self.lanes.len().max(1)).max(1);
         let mut heads: SmallVec<[Head; 1]> = self.lanes.iter().map(|_| Head::new()).collect();
@@ -213,7 +208,6 @@ impl Forward {
     pub(in super::super) fn extend(&mut self, end: impl Fn(u16) -> (Sequence, Place)) {
         for lane in &mut self.lanes {
             let before = lane.to;
-            lane.counts = false;
             (lane.to, lane.until) = end(lane.shard);
             if lane.spot == Spot::Over && lane.to > before {
                 lane.spot = Spot::Ring(before);
@@ -265,14 +259,23 @@ impl Lane {
             return;
         }
         let from = Some(Since::Event(self.after));
-        let missed = id.sequence.checked_sub(self.after.next_sequence());
-        match missed.filter(|_| is_known && id.epoch == self.after.epoch) {
-            Some(missed) => {
-                let last = EventId::before(id.epoch, id.shard, id.sequence);
-                sink.gap(&notice(self.counts.then_some(missed), from, Some(last), now));
-            }
-            None => sink.gap(&notice(None, from, Some(id), now)),
-        }
+        let last = EventId::before(id.epoch, id.shard, id.sequence);
+        let missed = self.missed_up_to(last);
+        let is_counted = is_known && missed != Missed::Unknown;
+        sink.gap(&notice(missed, from, Some(if is_counted { last } else { id }), now));
+    }
+
+    /// How many events are missing from the lane's place up to this one.
+    fn missed_up_to(&self, last: EventId) -> Missed {
+        let missed = last.next_sequence().checked_sub(self.after.next_sequence());
+        missed
+            .filter(|_| last.epoch == self.after.epoch)
+            .map_or(Missed::Unknown, |missed| self.counted(missed))
+    }
+
+    /// So many are missing.
+    fn counted(&self, missed: u64) -> Missed {
+        if self.counts { Missed::Exactly(missed) } else { Missed::AtMost(missed) }
     }
 
     /// Gets its next events.
@@ -316,8 +319,7 @@ impl Lane {
         let missed = std::mem::take(&mut self.missed) + (from - next);
         if missed > 0 {
             let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
-            let told = self.counts.then_some(missed);
-            sink.gap(&notice(told, Some(Since::Event(self.after)), Some(last), store.now));
+            sink.gap(&notice(self.counted(missed), Some(Since::Event(self.after)), Some(last), store.now));
             self.after = last;
         }
         self.spot = Spot::Ring(from);
@@ -383,7 +385,8 @@ impl Lane {
         if events.is_empty() && page.next > from {
             // What is there is no event: it is missing here as it is live.
             let last = EventId::before(page.next.0, self.shard, page.next.1);
-            sink.gap(&notice(None, Some(Since::Event(self.after)), Some(last), store.now));
+            let missed = self.missed_up_to(last);
+            sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
             self.after = last;
         } else {
             self.go_to(ring, store, sink);
@@ -414,7 +417,8 @@ impl Lane {
                 self.spot = Spot::Over;
                 if next_place(self.after) <= self.until {
                     let last = self.last();
-                    sink.gap(&notice(None, Some(Since::Event(self.after)), Some(last), store.now));
+                    let missed = self.missed_up_to(last);
+                    sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
                     self.after = last;
                 }
             }
@@ -433,7 +437,8 @@ impl Lane {
                 Behind::Some(missed, next) => {
                     // The log is behind the ring in what it keeps: what lies between is told.
                     let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
-                    sink.gap(&notice(Some(missed), Some(Since::Event(self.after)), Some(last), store.now));
+                    let told = self.counted(missed);
+                    sink.gap(&notice(told, Some(Since::Event(self.after)), Some(last), store.now));
                     self.after = last;
                     self.spot = Spot::Ring(next);
                     return;
@@ -442,7 +447,7 @@ impl Lane {
             }
         }
         let named = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));
-        sink.gap(&notice(None, Some(named), None, store.now));
+        sink.gap(&notice(Missed::Unknown, Some(named), None, store.now));
         self.after = self.last();
         self.spot = Spot::Over;
     }
@@ -461,7 +466,7 @@ impl Lane {
             Some((_, id)) => EventId::before(id.epoch, id.shard, id.sequence),
             None => self.last(),
         };
-        let gap = notice(None, Some(from), Some(last), store.now);
+        let gap = notice(self.missed_up_to(last), Some(from), Some(last), store.now);
         sink.gap(&GapNotice { recoverable: true, ..gap });
         self.after = last;
         self.spot = ring.map_or(Spot::Over, |(place, _)| Spot::Ring(place));

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use crate::dialect::Missed;
 use crate::event::{Attribute, Event};
 use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
 use crate::server::budget::{Budget, STEP_MAX};
@@ -29,12 +30,21 @@ const CHARGE_MAX: u32 = STEP_MAX / 3;
 #[derive(Debug)]
 pub(super) struct Judge {
     filter: Test,
+    wants: Wants,
     except: Test,
     /// Where what is in `except` began: of a single filter, and of each class of a matcher.
     plain_began: Option<Began>,
     began: HashMap<ClassId, Option<Began>>,
     /// Subscriptions that are not in `except` yet.
     pending: Vec<Brought>,
+}
+
+/// How much of what is missing a filter wanted, where that is known without the events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    Everything,
+    Some,
+    Nothing,
 }
 
 /// Some filters of which one must match.
@@ -58,8 +68,14 @@ struct Compiled {
 impl Judge {
     /// Returns one for events that `filter` wants and none of `except` brought.
     pub(super) fn new(filter: Filter, except: Vec<Brought>) -> Self {
+        let wants = match &filter {
+            filter if filter.is_nothing() => Wants::Nothing,
+            filter if filter.is_everything() && except.is_empty() => Wants::Everything,
+            _ => Wants::Some,
+        };
         let mut judge = Self {
             filter: Test::None,
+            wants,
             except: Test::None,
             plain_began: None,
             began: HashMap::new(),
@@ -82,6 +98,15 @@ impl Judge {
     /// Whether this replay's subscription is the client's only one.
     pub(super) fn is_alone(&self) -> bool {
         self.pending.is_empty() && matches!(self.except, Test::None)
+    }
+
+    /// How many events the client misses, of so many that are gone; `None` where it wanted none of them.
+    pub(super) fn missed(&self, gone: Missed) -> Option<Missed> {
+        match self.wants {
+            Wants::Everything => Some(gone),
+            Wants::Some => Some(gone.as_bound()),
+            Wants::Nothing => None,
+        }
     }
 
     /// Compiles what is not compiled yet; true when all is.

@@ -1,0 +1,149 @@
+//! What a client is told where events that it wanted do not come.
+//!
+//! Invariants:
+//! - A number that is told as exact counts events that this client would have been sent, and no others.
+//! - A bound counts events of others too, so a client with a narrowing grant is told none.
+
+use std::fmt;
+
+use crate::event::{EventId, Since, Timestamp};
+
+/// How many of the events that a client wanted are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Missed {
+    Exactly(u64),
+    /// So many events are gone; nobody knows which of them this client wanted.
+    AtMost(u64),
+    /// Nothing can be said, as of another epoch.
+    Unknown,
+}
+
+impl Default for Missed {
+    fn default() -> Self {
+        Self::Exactly(0)
+    }
+}
+
+impl Missed {
+    /// Returns the number where it is known.
+    pub(crate) const fn exactly(self) -> Option<u64> {
+        if let Self::Exactly(missed) = self { Some(missed) } else { None }
+    }
+
+    /// Returns both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Exactly(one), Self::Exactly(other)) => Self::Exactly(one.saturating_add(other)),
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::Exactly(one) | Self::AtMost(one), Self::Exactly(other) | Self::AtMost(other)) => {
+                Self::AtMost(one.saturating_add(other))
+            }
+        }
+    }
+
+    /// Returns the same as a mere bound, where some of them may not have been wanted.
+    pub(crate) const fn as_bound(self) -> Self {
+        match self {
+            Self::Exactly(missed) | Self::AtMost(missed) => Self::AtMost(missed),
+            Self::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// What a client is told when events were dropped for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GapNotice {
+    pub(crate) missed: Missed,
+    /// The place before the gap; a resume from here is worth a try if `recoverable`.
+    pub(crate) from: Option<Since>,
+    /// The last event within the gap.
+    pub(crate) to: Option<EventId>,
+    /// Whether the server still holds what was missed.
+    pub(crate) recoverable: bool,
+    /// When it was found.
+    pub(crate) at: Timestamp,
+}
+
+impl GapNotice {
+    /// Returns an event at one of its edges.
+    pub(crate) fn edge(&self) -> Option<EventId> {
+        self.to.or(match self.from {
+            Some(Since::Event(id)) => Some(id),
+            _ => None,
+        })
+    }
+
+    /// Returns `{"missed","from","to","recoverable"}`, and `at_most` where only a bound is known.
+    pub(crate) fn json(&self) -> String {
+        fn place(place: Option<&impl fmt::Display>) -> String {
+            place.map_or_else(|| "null".to_owned(), |place| format!("\"{place}\""))
+        }
+        let missed = self.missed.exactly().map_or_else(|| "null".to_owned(), |n| n.to_string());
+        let bound = match self.missed {
+            Missed::AtMost(most) => format!(r#","at_most":{most}"#),
+            Missed::Exactly(_) | Missed::Unknown => String::new(),
+        };
+        format!(
+            r#"{{"missed":{missed},"from":{},"to":{},"recoverable":{}{bound}}}"#,
+            place(self.from.as_ref()),
+            place(self.to.as_ref()),
+            self.recoverable
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::Encoding;
+
+    fn gap(missed: Missed) -> GapNotice {
+        GapNotice { missed, from: None, to: None, recoverable: false, at: Timestamp(0) }
+    }
+
+    #[test]
+    fn a_bound_is_never_told_as_a_number() {
+        let json = |missed| gap(missed).json();
+        let rest = r#""from":null,"to":null,"recoverable":false"#;
+        assert_eq!(json(Missed::Exactly(7)), format!(r#"{{"missed":7,{rest}}}"#));
+        assert_eq!(json(Missed::AtMost(7)), format!(r#"{{"missed":null,{rest},"at_most":7}}"#));
+        assert_eq!(json(Missed::Unknown), format!(r#"{{"missed":null,{rest}}}"#));
+    }
+
+    #[test]
+    fn sums_are_as_sure_as_their_parts() {
+        use Missed::{AtMost, Exactly, Unknown};
+        assert_eq!(Exactly(2).and(Exactly(3)), Exactly(5));
+        assert_eq!(Exactly(2).and(AtMost(3)), AtMost(5));
+        assert_eq!(AtMost(u64::MAX).and(Exactly(3)), AtMost(u64::MAX));
+        assert_eq!(Unknown.and(Exactly(3)), Unknown);
+        assert_eq!(Exactly(3).as_bound(), AtMost(3));
+    }
+
+    #[test]
+    fn every_encoding_that_tells_of_a_gap_tells_the_bound() {
+        let encodings = [
+            Encoding::NativeWs,
+            Encoding::NativeSse,
+            Encoding::NativeSseUnnamed,
+            Encoding::AgentosWs,
+            Encoding::AgentosWsGaps,
+            Encoding::HiveWs,
+            Encoding::HiveWsBinary,
+            Encoding::GatheringWs,
+            Encoding::AutosdlcWs,
+            Encoding::NativeWsLean,
+            Encoding::NativeSseLean,
+            Encoding::NativeSseLeanUnnamed,
+        ];
+        for encoding in encodings {
+            let frame = encoding.gap(&gap(Missed::AtMost(1808)));
+            // AgentOS's envelope is frozen: a client that did not ask for gaps gets none.
+            let is_told = encoding != Encoding::AgentosWs;
+            let text = String::from_utf8_lossy(&frame);
+            assert_eq!(text.contains(r#""missed":null"#), is_told, "{encoding:?}: {text}");
+            assert_eq!(text.contains(r#""at_most":1808"#), is_told, "{encoding:?}: {text}");
+        }
+    }
+}

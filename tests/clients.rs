@@ -104,6 +104,16 @@ fn the_operators_view_tells_what_the_server_does() {
     script("browser_operator.mjs", &[], 18);
 }
 
+#[test]
+fn the_page_holds_still_for_a_reader_at_any_rate() {
+    script("browser_reading.mjs", &[], 13);
+}
+
+#[test]
+fn nothing_on_the_page_is_cut_broken_or_hard_to_read() {
+    script("browser_looks.mjs", &[], 19);
+}
+
 /// Publishes with curl, told where to and what more.
 fn curl(server: &Server, options: &[&str]) -> String {
     let mut curl = tool("curl");

@@ -30,6 +30,7 @@ pub(super) struct History {
 impl History {
     /// What the counters say in this second (since 1970).
     pub(super) fn note(&mut self, second: i64, counts: Counts) {
+        self.spread(second, &counts);
         match self.seconds.back_mut() {
             // A clock that was put back goes on where it stood.
             Some((last, known)) if *last >= second => *known = counts,
@@ -37,6 +38,21 @@ impl History {
         }
         while self.seconds.get(1).is_some_and(|(next, _)| *next <= second - SECONDS) {
             self.seconds.pop_front();
+        }
+    }
+
+    /// Spreads what was published since the last note over the seconds since, if nobody was connected then: publishing
+    /// in the process wakes no loop that has no reader, and all of it at the end would look like a burst.
+    fn spread(&mut self, second: i64, counts: &Counts) {
+        let Some(&(last, known)) = self.seconds.back() else { return };
+        let more = counts.published.saturating_sub(known.published);
+        if known.connections > 0 || more == 0 {
+            return;
+        }
+        for at in (last + 1).max(second - SECONDS)..second {
+            let part = u128::from(more) * (at - last).unsigned_abs() as u128
+                / (second - last).unsigned_abs() as u128;
+            self.seconds.push_back((at, Counts { published: known.published + part as u64, ..known }));
         }
     }
 
@@ -93,6 +109,21 @@ mod tests {
         history.note(1005, counts(165));
         assert_eq!(published(&history, 1006), [15, 0, 0, 0, 100, 0]);
         assert_eq!(history.json(1006)["connections"], json!([2, 2, 2, 2, 4, 4]));
+    }
+
+    #[test]
+    fn what_was_published_while_nobody_was_connected_is_no_burst() {
+        let mut history = History::default();
+        history.note(1000, Counts::default());
+        history.note(1004, Counts { published: 80, connections: 1, ..Counts::default() });
+        assert_eq!(published(&history, 1004), [20; 4]);
+        assert_eq!(history.json(1004)["connections"], json!([0, 0, 0, 1]));
+        // However long that was.
+        let mut history = History::default();
+        history.note(1000, Counts::default());
+        history.note(1_000_000_000, Counts { published: u64::MAX, ..Counts::default() });
+        assert_eq!(published(&history, 1_000_000_000).len() as i64, SECONDS);
+        assert!(history.seconds.len() as i64 <= SECONDS + 1, "{}", history.seconds.len());
     }
 
     #[test]

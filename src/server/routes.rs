@@ -54,10 +54,6 @@ const BRIDGE: &str = "/bridge/";
 /// Before the name of a channel.
 const PRESENCE: &str = "/api/presence/";
 
-/// The page loads nothing from elsewhere, and talks to its own server only.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
-                           connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
 /// Appends an error as JSON, after which the connection is closed.
 pub(crate) fn write_error(out: &mut Vec<u8>, status: u16, error: &str, now: Timestamp) {
     let body = json!({ "error": error }).to_string();
@@ -244,7 +240,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             200,
             &[
                 ("Content-Type", "text/html; charset=utf-8"),
-                ("Content-Security-Policy", PAGE_POLICY),
+                ("Content-Security-Policy", page::policy()),
                 ("Cache-Control", "no-cache"),
                 ("X-Content-Type-Options", "nosniff"),
                 ("Referrer-Policy", "no-referrer"),

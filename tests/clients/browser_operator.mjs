@@ -101,7 +101,8 @@ await check("an event's journey: where it stands, who wanted it, why others did 
   await until('the filter that is tried', async () => /^wanted/.test(await page.locator('#try-answer').innerText()));
   await page.fill('#try-filter', 'type=(');
   await page.press('#try-filter', 'Enter');
-  await until('what is wrong with it', async () => /filter:/.test(await page.locator('#try-answer').innerText()));
+  // A fault of a filter is told with its column, at every door.
+  await until('what is wrong with it', async () => /filter, column 6/.test(await page.locator('#try-answer').innerText()));
   await page.click('#journey-close');
   other.ws.close();
 });

@@ -16,33 +16,25 @@ const lasting = (seconds) => {
   return parts.slice(at, at + 2).map(([size, unit]) => { const n = Math.floor(seconds / size); seconds -= n * size; return `${n} ${unit}`; }).join(' ');
 };
 
-// Each: a name, the number of two looks (`now`, `then`, seconds between), how it is written, whether more than 0 is bad.
-const sum = (list, of) => list.reduce((all, one) => all + of(one), 0);
+const sum = (all, of) => all.reduce((before, one) => before + of(one), 0);
 const rate = (of) => (now, then, seconds) => Math.max(0, of(now) - of(then)) / seconds;
+// Each: a name, the number of two looks (`now`, `then`, seconds between), how it is written, the base of its scale, whether more than 0 is bad.
+const peers = [];
 const CHARTS = [
   ['published', 'events/s in', rate((stats) => sum(stats.shards, (shard) => shard.head)), rounded],
   ['delivered', 'events/s out', rate((stats) => stats.deliveries), rounded],
-  ['written_bytes', 'bytes/s', rate((stats) => stats.written_bytes), bytes],
+  ['written_bytes', 'written/s', rate((stats) => stats.written_bytes), bytes, 1024],
   ['connections', 'clients', (now) => now.connections.ws + now.connections.sse, count],
   ['pending', 'events waiting', (now) => now.ledger.pending, count],
-  ['missed', 'events/s missed', rate((stats) => stats.dropped), rounded, true],
-].map(([id, name, number, written, isAlarm]) => {
-  const card = element('div', 'chart');
+  ['missed', 'events/s missed', rate((stats) => stats.dropped), rounded, 10, true],
+].map(([id, name, number, written, base, isAlarm]) => {
+  const card = element('div', 'chart'), head = element('div', 'head'), value = element('b', '', '–');
   card.id = `chart-${id}`;
-  const head = element('div', 'head');
-  const value = element('b', '', '–'), most = element('span', 'most');
-  head.append(value, name, most);
-  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-  svg.setAttribute('viewBox', `0 0 ${SAMPLES - 1} 40`);
-  svg.setAttribute('preserveAspectRatio', 'none');
-  svg.setAttribute('role', 'img');
-  svg.setAttribute('aria-label', `${name}, the last five minutes`);
-  const [area, line] = ['path', 'path'].map((tag) => svg.appendChild(document.createElementNS(svg.namespaceURI, tag)));
-  for (const [name, value] of [['fill', 'currentColor'], ['fill-opacity', '.13']]) area.setAttribute(name, value);
-  for (const [name, value] of [['fill', 'none'], ['stroke', 'currentColor'], ['stroke-width', '1.5'], ['stroke-linejoin', 'round']]) line.setAttribute(name, value);
-  card.append(head, svg);
+  head.append(value, element('span', '', name));
+  const chart = new Chart({ name, samples: SAMPLES, step: LOOK_MS / 1000, written, base, from: '5 min ago', peers });
+  card.append(head, chart.node);
   $('charts').append(card);
-  return { id, number, written, isAlarm, card, value, most, area, line, samples: [] };
+  return { id, number, written, isAlarm, card, value, chart, samples: [] };
 });
 
 function chart(one, number) {
@@ -53,14 +45,9 @@ function chart(one, number) {
 
 function plot(one) {
   const number = one.samples.at(-1);
-  const top = Math.max(...one.samples, 1e-9);
-  const from = SAMPLES - one.samples.length;
-  const points = one.samples.map((n, i) => `${from + i} ${(38 - 34 * n / top).toFixed(1)}`).join('L');
-  one.line.setAttribute('d', `M${points}`);
-  one.area.setAttribute('d', `M${from} 40L${points}L${SAMPLES - 1} 40Z`);
   one.value.textContent = one.written(number);
-  one.most.textContent = `most ${one.written(Math.max(...one.samples))}`;
   one.card.classList.toggle('alarm', Boolean(one.isAlarm) && number > 0);
+  one.chart.draw(one.samples);
 }
 
 /** What the server remembers of the time before this page, in steps as long as this page's looks. */
@@ -86,7 +73,10 @@ function fill(table, rows, none) {
   const made = rows.map((cells) => {
     const row = document.createElement('tr');
     cells.forEach((cell, at) => {
-      const node = element('td', $(table).tHead.rows[0].cells[at].className);
+      const head = $(table).tHead.rows[0].cells[at];
+      const node = element('td', head.className);
+      // On a small screen a row is a card, and each of its cells has its name beside it.
+      node.dataset.name = head.textContent;
       node.append(cell);
       row.append(node);
     });
@@ -131,7 +121,7 @@ function showInterests() {
   const found = stats.interests.filter((one) => `${filterText(one.filters)} ${spoken(one)}`.toLowerCase().includes(words));
   $('interest-count').textContent = stats.interests.length >= INTERESTS_MAX
     ? `${count(stats.interests.length)} with the most clients, of ${count(stats.feeds)} feeds`
-    : `${count(stats.subscriptions)} subscriptions`;
+    : `${count(stats.subscriptions)} ${stats.subscriptions === 1 ? 'subscription' : 'subscriptions'}`;
   fill('interests', found.map((one) => [
     element('code', '', filterText(one.filters)), spoken(one), count(one.members),
     one.kept_events ? `${count(one.kept_events)} events, ${bytes(one.kept_bytes)}` : '–',
@@ -167,6 +157,23 @@ function showServer(then, seconds, isRate) {
   ]);
 }
 
+/** Forgets what a token let this page see. */
+function forgetServer() {
+  clearTimeout(looking);
+  stats = before = null;
+  isLoaded = false;
+  for (const one of CHARTS) {
+    one.samples.length = 0;
+    one.value.textContent = '–';
+    one.chart.draw(one.samples);
+  }
+  for (const table of ['interests', 'laggards', 'shards']) fill(table, [], '');
+  $('facts').replaceChildren();
+  $('ledger').querySelector('dl').replaceChildren();
+  $('interest-count').textContent = '';
+  noteOnServer('');
+}
+
 function noteOnServer(text) {
   $('server-note').hidden = !text;
   $('server-note').textContent = text;
@@ -178,7 +185,8 @@ async function api(path) {
   const body = await answer.json();
   if (answer.ok) return body;
   const isKept = [401, 403].includes(answer.status);
-  throw Object.assign(new Error(isKept ? `A token with the right “admin” shows this: ${body.error}` : body.error), { isKept });
+  const why = token ? 'The server shows this to tokens with the right “admin” (fanwire token --admin).' : 'Sign in with a token that has the right “admin”.';
+  throw Object.assign(new Error(isKept ? why : body.error), { isKept });
 }
 
 let looking = 0, isLoaded = false;
@@ -210,86 +218,3 @@ async function look() {
   looking = setTimeout(look, Math.max(200, pause - (performance.now() - asked)));
 }
 
-// ---- views ---------------------------------------------------------------------------------------------------------
-function show(view) {
-  for (const tab of $('views').children) {
-    const own = tab.dataset.view === view;
-    tab.setAttribute('aria-selected', String(own));
-    tab.tabIndex = own ? 0 : -1;
-    $(`view-${tab.dataset.view}`).hidden = !own;
-  }
-  if (view === 'server') look();
-}
-for (const tab of $('views').children) {
-  tab.onclick = () => show(tab.dataset.view);
-  tab.onkeydown = (key) => {
-    if (key.key !== 'ArrowLeft' && key.key !== 'ArrowRight') return;
-    const other = tab.nextElementSibling ?? tab.previousElementSibling;
-    show(other.dataset.view);
-    other.focus();
-  };
-}
-
-// ---- an event's journey --------------------------------------------------------------------------------------------
-function why(one, title) {
-  const box = element('div', 'why');
-  const head = document.createElement('p');
-  head.append(element('span', one.wanted ? 'yes' : 'no', one.wanted ? 'wanted' : 'not wanted'), element('code', '', one.filter || 'everything'), element('span', '', title));
-  const list = document.createElement('ul');
-  for (const { condition, holds, found } of one.conditions) {
-    const row = document.createElement('li');
-    row.append(element('span', holds ? 'yes' : 'no', holds ? '✓' : '✗'), element('code', '', condition), `found: ${found ?? 'nothing'}`);
-    list.append(row);
-  }
-  box.append(head, list);
-  return box;
-}
-
-function step(title, text) {
-  const row = document.createElement('li');
-  row.append(element('b', '', title), element('span', '', text));
-  return row;
-}
-
-let journeyOf = null;
-async function openJourney(id, filter = '') {
-  journeyOf = id;
-  $('try-answer').replaceChildren();
-  if (!$('journey').open) $('journey').showModal();
-  const params = new URLSearchParams({ event_id: id });
-  if (filter) params.set('filter', filter);
-  let journey;
-  try {
-    journey = await api(`/api/explain?${params}`);
-  } catch (error) {
-    const said = element('div', 'why no', error.message);
-    if (filter) return $('try-answer').replaceChildren(said);
-    $('journey-title').textContent = id;
-    $('journey-steps').replaceChildren();
-    return $('journey-interests').replaceChildren(said);
-  }
-  const { event } = journey;
-  const interests = journey.interests.sort((a, b) => b.wanted - a.wanted);
-  $('journey-title').textContent = event.event_type;
-  const wanting = interests.filter((one) => one.wanted);
-  const spokenIn = [...new Set(wanting.map(spoken))];
-  const more = interests.length >= INTERESTS_MAX ? `, of the ${interests.length} largest of ${count(journey.feeds)} feeds` : '';
-  $('journey-steps').replaceChildren(
-    step('Published', `${event.timestamp}${event.source ? ` by ${event.source}` : ''}`),
-    step('Stored', `shard ${journey.shard}, sequence ${count(journey.sequence)}, ${journey.behind_newest === 0 ? 'the newest there' : `${count(journey.behind_newest)} came behind it`}; id ${journey.event_id}`),
-    step('Matched', `${wanting.length} of ${interests.length} interests want it now${more}`),
-    step('Encoded', spokenIn.length ? `once for each of: ${spokenIn.join('; ')}` : 'for nobody'),
-    step('Delivered', `to ${count(journey.clients)} ${journey.clients === 1 ? 'client' : 'clients'} that ${journey.clients === 1 ? 'wants' : 'want'} it now`),
-  );
-  $('journey-interests').replaceChildren(...interests.flatMap((one) => {
-    const clients = `${count(one.members)} ${one.members === 1 ? 'client' : 'clients'}, ${spoken(one)}`;
-    return one.filters.map((filter) => why(filter, clients));
-  }));
-  if (journey.filter) $('try-answer').replaceChildren(why(journey.filter, 'your filter'));
-}
-$('journey-close').onclick = () => $('journey').close();
-$('try').addEventListener('submit', (submit) => { submit.preventDefault(); openJourney(journeyOf, $('try-filter').value.trim()); });
-$('explain').addEventListener('submit', (submit) => { submit.preventDefault(); if ($('explain-id').value.trim()) openJourney($('explain-id').value.trim()); });
-
-connect();
-look();

@@ -1,0 +1,315 @@
+// ---- the filter, in the language of docs/filters.md: the server reads it, and says what is wrong with it ------------
+let wanted = '', good = '', isRefiltered = false;
+
+/** Shows what is wrong with the filter under its box, at the character that the server names. */
+function say(error, column = null) {
+  const box = $('filter-error');
+  box.replaceChildren();
+  $('filter').setAttribute('aria-invalid', String(Boolean(error)));
+  if (!error) return;
+  if (column) {
+    const before = [...$('filter').value].slice(0, column - 1).join('');
+    if (document.activeElement === $('filter')) $('filter').setSelectionRange(before.length, $('filter').value.length);
+    const mark = element('span', 'caret', '▲');
+    mark.setAttribute('aria-hidden', 'true');
+    mark.style.setProperty('--at', `calc(${cells(before)}ch - ${$('filter').scrollLeft}px)`);
+    box.append(mark);
+  }
+  box.append(element('span', '', error.replace(/^filter, /, '')));
+}
+
+function setFilter(text) {
+  $('filter').value = text;
+  applyFilter();
+}
+
+function applyFilter() {
+  const next = $('filter').value.trim();
+  say('');
+  if (next === wanted) return;
+  wanted = next;
+  isRefiltered = true;
+  link?.refilter();
+}
+
+/** The server took the filter: from here on the list is of it alone. */
+function filterTaken() {
+  good = wanted;
+  for (const node of $('domains').children) node.setAttribute('aria-pressed', String(node.dataset.filter === good));
+  if (!isRefiltered) return;
+  isRefiltered = false;
+  clear();
+}
+
+/** The server refused the filter: the page goes on with the one before, and says why. */
+function filterRefused({ error, column }) {
+  const column_ = column ?? (/column (\d+)/.exec(error)?.[1] | 0);
+  say(error, column_ || null);
+  isRefiltered = false;
+  wanted = good;
+}
+$('filter').addEventListener('keydown', (key) => {
+  if (key.key === 'Enter') applyFilter();
+  if (key.key === 'Escape') { $('filter').value = good; say(''); }
+});
+$('filter').addEventListener('change', applyFilter);
+
+// ---- the connection -------------------------------------------------------------------------------------------------
+const HISTORY = 50;
+let transport = 'ws', lastId = null, delay = 0, timer = 0, link = null, life = 0;
+
+function state(name, text) {
+  $('status').dataset.state = name;
+  $('status').firstChild.textContent = text;
+  $('status').title = text;
+}
+
+/** Whether the page is to be connected, as its control says. */
+let wantsLink = true;
+function wantLink(wants) {
+  wantsLink = wants;
+  $('link').textContent = wants ? 'Disconnect' : 'Connect';
+}
+
+function disconnect() {
+  wantLink(false);
+  link?.end();
+  life++;
+  $('rtt').textContent = '–';
+  stand('disconnected');
+}
+
+function connect() {
+  clearTimeout(timer);
+  wantLink(true);
+  link?.end();
+  const own = ++life;
+  const alive = (act) => (...args) => own === life && act(...args);
+  state('connecting', 'connecting');
+  link = (transport === 'ws' ? overWebSocket : overStream)(alive);
+}
+
+function opened() {
+  delay = 0;
+  isLive = false;
+  state('open', transport === 'ws' ? 'live by WebSocket' : 'live by SSE');
+  measureFirst();
+}
+
+function lost(reason) {
+  link?.end();
+  life++;
+  delay = Math.min(Math.max(delay * 2, 400), 8000);
+  const pause = delay * (0.75 + Math.random() / 2);
+  state('closed', `${reason}, again in ${(pause / 1000).toFixed(1)} s`);
+  $('rtt').textContent = '–';
+  timer = setTimeout(connect, pause);
+}
+
+/** Does not come back by itself. */
+function stand(reason) {
+  clearTimeout(timer);
+  state('closed', reason);
+}
+
+const query = () => (lastId && !isRefiltered ? { since: lastId } : { history: HISTORY });
+
+function note(event, size) {
+  if (event.event_id) lastId = event.event_id;
+  take(event, size);
+}
+
+function overWebSocket(alive) {
+  const protocols = token ? ['fanwire.v1', `bearer.${token}`] : 'fanwire.v1';
+  const socket = new WebSocket(`${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/ws`, protocols);
+  const send = (type, payload) => {
+    const message_id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
+    socket.send(JSON.stringify({ type, payload, message_id, timestamp: new Date().toISOString(), correlation_id: null }));
+    return message_id;
+  };
+  const pings = new Map();
+  let subscribing = null;
+  const subscribe = () => {
+    subscribing = send('subscribe', { subscription_id: 'page', ...(wanted && { filter: wanted }), ...query() });
+  };
+  socket.onopen = alive(() => { subscribe(); opened(); });
+  // Messages of other types are news to this page, and none of its business.
+  socket.onmessage = alive(({ data }) => {
+    const { type, payload, correlation_id } = JSON.parse(data);
+    if (type === 'event') note(payload, data.length);
+    else if (type === 'gap') takeGap(payload);
+    else if (type === 'pong') {
+      const sent = pings.get(correlation_id);
+      pings.delete(correlation_id);
+      if (sent) sent.done(performance.now() - sent.at);
+    } else if (type === 'ack' && correlation_id === subscribing) filterTaken();
+    else if (type === 'error' && /^auth|token/.test(payload.code ?? '')) askForToken(payload.error);
+    else if (type === 'error' && correlation_id === subscribing) {
+      const isFilter = wanted !== good;
+      filterRefused(payload);
+      if (isFilter) subscribe();
+    }
+  });
+  let was = false;
+  socket.addEventListener('open', () => (was = true));
+  socket.onclose = alive(({ code, reason }) => {
+    lost(reason || (code === 1006 ? 'connection lost' : `closed (${code})`));
+    // A refused WebSocket does not say why.
+    if (!was) isLetIn();
+  });
+  return {
+    end: () => socket.close(),
+    /** Resolves to the milliseconds until the answer; null if none can be had now. */
+    ping: () => new Promise((done) => {
+      if (socket.readyState !== 1) return done(null);
+      const oldest = pings.values().next().value;
+      // The one before was never answered: the server is gone.
+      if (oldest && performance.now() - oldest.at > 8000) { lost('no answer'); return done(null); }
+      if (oldest) return done(null);
+      pings.set(send('ping', {}), { at: performance.now(), done });
+    }),
+    refilter: () => { if (socket.readyState === 1) { send('unsubscribe', { subscription_id: 'page' }); subscribe(); } },
+  };
+}
+
+function overStream(alive) {
+  const params = new URLSearchParams({ event_name: 'message' });
+  if (wanted) params.set('filter', wanted);
+  const { since, history } = query();
+  if (since) params.set('last_event_id', since); else params.set('history', history);
+  let source;
+  const open = () => {
+    source = new EventSource(`/sse?${params}`);
+    let was = false;
+    source.onopen = alive(() => { was = true; filterTaken(); opened(); });
+    source.onmessage = alive(({ data }) => note(JSON.parse(data), data.length));
+    source.addEventListener('gap', alive(({ data }) => takeGap(JSON.parse(data))));
+    source.onerror = alive(async () => {
+      lost(was ? 'connection lost' : 'no stream');
+      if (was || !(await isLetIn())) return;
+      // An EventSource does not say why: ask once more, for the words alone.
+      const abort = new AbortController();
+      try {
+        const answer = await fetch(`/sse?${params}`, { signal: abort.signal, headers: authorization() });
+        if ([400, 403].includes(answer.status)) {
+          const isFilter = wanted !== good;
+          filterRefused(await answer.json());
+          // Asking again would not help: the filter before does.
+          if (isFilter) { delay = 0; connect(); } else stand('not let in');
+        }
+      } catch { /* The connection itself failed: the state says so. */ }
+      abort.abort();
+    });
+  };
+  // An EventSource has no headers: a ticket, good once, stands for the token.
+  if (token) ticket().then(alive((one) => { if (one) { params.set('ticket', one); open(); } else if ($('login').hidden) lost('no ticket'); }));
+  else open();
+  return {
+    end: () => source?.close(),
+    ping: async () => {
+      const now = performance.now();
+      try { await fetch('/healthz', { cache: 'no-store' }); return performance.now() - now; } catch { return null; }
+    },
+    refilter: connect,
+  };
+}
+
+// ---- the round trip: the network's and the server's, not this page's work -------------------------------------------
+const idle = () => new Promise((done) => (window.requestIdleCallback ? requestIdleCallback(done, { timeout: 2000 }) : setTimeout(done, 200)));
+
+/** Measures once nothing is left to draw. The first answer comes behind the past that was asked for: it is not shown, and what follows is live. */
+async function measureFirst() {
+  const own = life;
+  let best = null;
+  for (let n = 0; n < 3; n++) {
+    await idle();
+    if (own !== life) return;
+    const took = await link.ping();
+    if (own !== life) return;
+    isLive = true;
+    if (n > 0 && took !== null) best = Math.min(best ?? took, took);
+  }
+  showRtt(best);
+}
+function showRtt(milliseconds) {
+  if (milliseconds === null) return;
+  $('rtt').textContent = milliseconds < 10 ? `${milliseconds.toFixed(1)} ms` : `${Math.round(milliseconds)} ms`;
+}
+async function ping() {
+  if ($('status').dataset.state !== 'open') return;
+  const own = life, took = await link.ping();
+  if (own === life) showRtt(took);
+}
+setInterval(() => { if (!document.hidden) ping(); }, 10000);
+
+// ---- controls -------------------------------------------------------------------------------------------------------
+function clear() {
+  waiting = [];
+  waitingBytes = fresh = 0;
+  items.forEach(forget);
+  items = [];
+  list.replaceChildren();
+  forgetColumns();
+  $('empty').hidden = false;
+  showEmpty();
+  showNothing();
+  showNew();
+  figures();
+}
+/** What stands in an empty list: how to fill it, or that the filter is the reason. */
+function showEmpty() {
+  $('empty').firstElementChild.textContent = good ? 'No event of the past matches the filter. New ones appear here.' : 'No events yet. Publish one:';
+  $('example').parentElement.hidden = Boolean(good);
+}
+function pause() {
+  paused = !paused;
+  $('pause').setAttribute('aria-pressed', String(paused));
+  $('pause').textContent = paused ? 'Go on' : 'Pause';
+  draw();
+}
+$('pause').onclick = pause;
+$('clear').onclick = clear;
+$('ping').onclick = ping;
+$('link').onclick = () => (wantsLink ? disconnect : connect)();
+for (const one of $('transport').children) {
+  one.onclick = () => {
+    if (transport === one.dataset.transport) return;
+    transport = $('transport').dataset.transport = one.dataset.transport;
+    for (const other of $('transport').children) other.setAttribute('aria-pressed', String(other === one));
+    delay = 0;
+    connect();
+  };
+}
+$('theme').onclick = () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
+  root.dataset.theme = dark ? 'light' : 'dark';
+};
+
+// On a small screen the controls that are used seldom stand behind one button.
+function openMenu(isOpen) {
+  $('more').classList.toggle('open', isOpen);
+  $('menu').setAttribute('aria-expanded', String(isOpen));
+}
+$('menu').onclick = () => openMenu(!$('more').classList.contains('open'));
+addEventListener('pointerdown', ({ target }) => { if (!$('more').contains(target) && target !== $('menu')) openMenu(false); });
+const small = matchMedia('(max-width: 720px), (max-height: 480px)');
+const places = [$('search').parentElement, $('clear')].map((node) => [node, node.parentElement]);
+function place() {
+  if (small.matches) $('more').prepend(...places.map(([node]) => node)); else for (const [node, home] of places) home.append(node);
+  openMenu(false);
+}
+small.onchange = place;
+place();
+
+addEventListener('keydown', (key) => {
+  if (key.key === 'Escape' && $('more').classList.contains('open')) { openMenu(false); $('menu').focus(); }
+  if ($('view-events').hidden || $('journey').open || !$('login').hidden) return;
+  if (key.ctrlKey || key.metaKey || key.altKey || key.target.tagName === 'INPUT') return;
+  if (key.key === ' ' && key.target.tagName === 'BUTTON') return;
+  const act = { ' ': pause, c: clear, p: ping, '/': () => $('filter').focus() }[key.key];
+  if (act) { key.preventDefault(); act(); }
+});
+addEventListener('online', () => { if (wantsLink && $('status').dataset.state === 'closed') connect(); });
+document.addEventListener('visibilitychange', draw);
+

@@ -3,7 +3,10 @@
 //! Imports `sync`. Always: a counter only grows; a gauge is moved by whoever owns what it counts.
 
 mod autosdlc;
+mod exposition;
 mod histogram;
+
+pub(crate) use exposition::Exposition;
 
 use std::fmt;
 
@@ -213,14 +216,17 @@ impl Metrics {
         self
     }
 
-    /// The exposition in the OpenMetrics text format.
-    pub(crate) fn text(&self) -> String {
+    /// The exposition in this format.
+    pub(crate) fn text(&self, format: Exposition) -> String {
         let mut text = String::new();
         // Writing to a string fails only if an encoder does; then what was written before still stands.
         let _ = encode_registry(&mut text, &self.registry);
         let _ = encode_registry(&mut text, &self.websocket.registry);
         let _ = encode_eof(&mut text);
-        text
+        match format {
+            Exposition::OpenMetrics => text,
+            Exposition::Prometheus => exposition::to_prometheus(&text),
+        }
     }
 
     /// Counts one refused input.

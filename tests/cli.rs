@@ -439,3 +439,51 @@ fn top_draws_on_a_terminal_and_gives_it_back() {
     assert!(script.wait().expect("it ends").success(), "{shown}");
     assert!(shown.contains("\u{1b}[?1049h") && shown.trim_end().ends_with("\u{1b}[?1049l"), "{shown:?}");
 }
+
+#[test]
+fn a_password_in_a_url_is_repeated_by_no_command() {
+    let urls =
+        ["http://ann:s3cret@127.0.0.1:1", "ann:s3cret@127.0.0.1:1", "http://127.0.0.1:1/?token=s3cret"];
+    for url in urls {
+        for words in [
+            &["tail", "--url", url][..],
+            &["tail", "--sse", "--url", url],
+            &["publish", "--type", "a", "--url", url],
+            &["bench", "-c", "1", "-s", "0.1", "--url", url],
+            &["top", url],
+            &["verify", url],
+        ] {
+            let output = run(Command::new("timeout").arg("60").arg(fanwire().get_program()).args(words));
+            assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
+            let told = out(&output) + &err(&output);
+            assert!(!told.contains("s3cret") && !told.contains("ann"), "{told}");
+            assert!(url.contains("?") || told.contains("FANWIRE_TOKEN"), "the next step: {told}");
+        }
+        let output = run(fanwire().arg("tail").env("FANWIRE_URL", url));
+        assert!(!err(&output).contains("s3cret"), "{output:?}");
+        for command in ["tail", "publish", "bench", "top", "verify"] {
+            let output = run(fanwire().args([command, "--help"]).env("FANWIRE_URL", url));
+            assert!(!out(&output).contains("s3cret"), "{output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_password_of_an_engine_or_an_ingest_is_shown_nowhere() {
+    let ingest = "redis://ann:s3cret@127.0.0.1:1#system:events";
+    for words in [&["check"][..], &["check", "--json"], &["check", "--help"], &["check", "--print-defaults"]]
+    {
+        let mut command = fanwire();
+        command
+            .args(words)
+            .env("FANWIRE_INGEST", ingest)
+            .env("FANWIRE_ENGINE", "nats://ann:s3cret@127.0.0.1:1");
+        let output = run(&mut command);
+        assert!(output.status.success(), "{output:?}");
+        assert!(!(out(&output) + &err(&output)).contains("s3cret"), "{output:?}");
+    }
+    for wrong in ["redis://ann:s3cret@127.0.0.1:1", "amqp://ann:s3cret@h#c", "ann:s3cret"] {
+        let output = run(fanwire().args(["check", "--ingest", wrong]));
+        assert!(!output.status.success() && !(out(&output) + &err(&output)).contains("s3cret"), "{output:?}");
+    }
+}

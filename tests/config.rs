@@ -213,3 +213,45 @@ fn what_autosdlc_and_gathering_count_on_is_the_default() {
         assert_eq!((&is["value"], &is["from"]), (&json!(value), &json!("default")), "{key}");
     }
 }
+
+#[test]
+fn the_sum_of_memory_is_one_that_a_machine_has_and_says_what_is_not_in_it() {
+    let sum = |args: &[&str]| {
+        let output = run(fanwire().arg("check").args(args));
+        assert!(output.status.success(), "{}", err(&output));
+        let text = out(&output);
+        let line = text.lines().find(|line| line.contains("  in all")).expect("a sum").to_owned();
+        let mut words = line.trim_start_matches('#').split_whitespace();
+        let size: f64 = words.next().and_then(|word| word.parse().ok()).expect("a number");
+        let unit = words.next().expect("a unit").to_owned();
+        let bytes = size
+            * ["B", "KiB", "MiB", "GiB", "TiB"]
+                .iter()
+                .position(|known| *known == unit)
+                .map_or(0.0, |n| 1024_f64.powi(n as i32));
+        (bytes / 1024_f64.powi(3), text)
+    };
+    let (usual, text) = sum(&[]);
+    assert!((1.0..8.0).contains(&usual), "{text}");
+    assert!(text.contains("this machine has") && text.contains("Not in it: "), "{text}");
+    let (small, text) = sum(&["--bus-max-bytes", "64MiB", "--max-memory-bytes", "64MiB"]);
+    assert!(small < 0.5, "{text}");
+    let (_, text) = sum(&["--max-memory-bytes", "0"]);
+    assert!(text.contains("max_memory_bytes = 0: no budget"), "{text}");
+}
+
+#[test]
+fn a_line_that_is_no_toml_is_told_with_how_to_write_it() {
+    for (line, want) in [
+        ("listen = 127.0.0.1", "a text needs quotes, and expected ADDRESS:PORT"),
+        ("listen = 0.0.0.0:443", "a text needs quotes: listen = \"0.0.0.0:443\""),
+        ("heartbeat = 30s", "heartbeat = \"30s\""),
+    ] {
+        let file = File::new("slip", &format!("{line}\n"));
+        for command in ["serve", "check"] {
+            let output = run(fanwire().args([command, "--config", file.path()]));
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(err(&output).contains(want), "{}", err(&output));
+        }
+    }
+}

@@ -461,9 +461,8 @@ fn the_images_own_files_are_all_that_the_program_needs() {
     let image = std::env::temp_dir().join(format!("fanwire-image-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&image);
     let folder = image.display().to_string();
-    let script = step("RUN ")
-        .replace("target/release/fanwire", env!("CARGO_BIN_EXE_fanwire"))
-        .replace("/image", &folder);
+    let script =
+        step("RUN ").replace("target/dist/fanwire", env!("CARGO_BIN_EXE_fanwire")).replace("/image", &folder);
     let made = run(Command::new("sh").args(["-eu", "-c", &script]));
     assert!(made.status.success(), "{made:?}");
 
@@ -587,10 +586,9 @@ fn every_metric_on_the_dashboard_is_one_that_the_server_has() {
     let exposed = support::http::get(server.addr, "/metrics");
     let names: BTreeSet<&str> =
         exposed.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-    // A counter's samples, and a histogram's, have endings that its name has not.
+    // A histogram's samples have endings that its name has not.
     let known: BTreeSet<String> = (names.iter().filter_map(|line| line.split_once(' ')))
         .flat_map(|(name, kind)| match kind {
-            "counter" => vec![format!("{name}_total")],
             "histogram" => ["_bucket", "_sum", "_count"].map(|ending| format!("{name}{ending}")).into(),
             _ => vec![name.to_owned()],
         })
@@ -613,4 +611,93 @@ fn every_metric_on_the_dashboard_is_one_that_the_server_has() {
         assert!(found.contains(&format!("fanwire_{histogram}_bucket")), "{histogram} is not shown");
     }
     assert!(found.len() > 20, "{found:?}");
+}
+
+/// The `sh` blocks of deploy/README.md, in their order.
+fn steps() -> Vec<String> {
+    let page = shipped("README.md");
+    let mut blocks: Vec<String> = page
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(blocks.len(), 3, "install, start, port 443");
+    for block in &mut blocks {
+        block.insert_str(0, "set -eu\n");
+    }
+    blocks
+}
+
+/// The steps of deploy/README.md in a folder that stands for the machine, with this build's program in place of another build;
+/// what systemd would do with the result, by hand.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
+    let root = std::env::temp_dir().join(format!("fanwire-install-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&root);
+    let stubs = root.join("stubs");
+    std::fs::create_dir_all(&stubs).expect("a folder of our own");
+    for name in ["cargo", "systemctl"] {
+        let path = stubs.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\necho {name} \"$@\" >> {}/called\n", root.display()))
+            .expect("a file");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    }
+    let machine = root.join("machine");
+    let path = format!("{}:{}", stubs.display(), std::env::var("PATH").unwrap_or_default());
+    let sh = |script: &str| {
+        let mut command = Command::new("timeout");
+        command.args(["60", "sh", "-c", script]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = run(command.env("DESTDIR", &machine).env("PATH", &path));
+        assert!(output.status.success(), "{script}\n{output:?}");
+    };
+    let [install, start, port]: [String; 3] = steps().try_into().expect("three blocks");
+    assert!(install.contains("target/dist/fanwire"));
+    sh(&install.replace("target/dist/fanwire", env!("CARGO_BIN_EXE_fanwire")));
+    let (before, health) = start.trim_end().rsplit_once('\n').expect("lines");
+    sh(before);
+    sh(&port);
+    let called = std::fs::read_to_string(root.join("called")).expect("they were called");
+    assert!(called.contains("cargo build --profile dist --locked --bin fanwire"), "{called}");
+    assert!(called.contains("systemctl enable --now fanwire.socket fanwire.service"), "{called}");
+
+    // Who may read what.
+    let mode = |file: &str| {
+        let meta = std::fs::metadata(machine.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777
+    };
+    assert_eq!(mode("usr/local/bin/fanwire"), 0o755);
+    assert_eq!(mode("etc/fanwire/secrets.env"), 0o600);
+    assert_eq!(mode("etc/systemd/system/fanwire.service"), 0o644);
+
+    // The units with their additions. `verify` wants the program where the unit says.
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no", "--root"]).arg(&machine).arg("fanwire.socket").arg("fanwire.service");
+    if let Ok(output) = verify.output() {
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        // Units of the system that the folder does not have are none of ours.
+        assert!(!told.lines().any(|line| line.contains("fanwire.") && line.contains("nknown")), "{told}");
+        assert!(!told.contains("Failed to parse"), "{told}");
+    }
+
+    // As the unit starts it: its command and its secrets, at a port of the test's own.
+    let unit = shipped("systemd/fanwire.service");
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    let mut words = line.split(' ').map(|word| {
+        if word.starts_with('/') { format!("{}{word}", machine.display()) } else { word.to_owned() }
+    });
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words).env("FANWIRE_LISTEN", "127.0.0.1:0");
+    let secrets = std::fs::read_to_string(machine.join("etc/fanwire/secrets.env")).expect("a file");
+    let (name, value) = secrets.trim().split_once('=').expect("NAME=value");
+    assert_eq!(value.len(), 64, "32 bytes");
+    let server = Server::spawn(command.env(name, value));
+    let refused = http::post(server.addr, "/publish", "application/json", numbered(1).as_bytes());
+    assert_eq!(refused.status, 401, "{refused:?}");
+    let health = health
+        .replace("fanwire check", "\"$DESTDIR/usr/local/bin/fanwire\" check")
+        .replace(" /etc", " \"$DESTDIR\"/etc");
+    sh(&format!("set -eu\nexport FANWIRE_LISTEN={}\n{health}", server.addr));
+    drop(server);
+    let _ = std::fs::remove_dir_all(&root);
 }

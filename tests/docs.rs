@@ -70,7 +70,7 @@ fn an_operators_first_steps_are_as_the_page_says() {
 
 #[test]
 fn the_commands_of_the_other_pages_run() {
-    for name in ["tuning.md", "protocol.md", "migrating.md", "presence.md"] {
+    for name in ["tuning.md", "protocol.md", "migrating.md", "presence.md", "tls.md"] {
         run_page(name);
     }
 }
@@ -133,4 +133,57 @@ fn pages_link_to_what_exists() {
             assert!(file.exists(), "{} links to {target}, which is not there", page.display());
         }
     }
+}
+
+/// The lines that embedding.md and README give to a library's user name a package that is here, features that it has, and
+/// resolve without a network.
+#[test]
+fn the_line_for_an_embedders_manifest_resolves() {
+    let folder = std::env::temp_dir().join(format!("fanwire-embedder-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("src")).expect("a folder");
+    std::fs::write(folder.join("src/main.rs"), "fn main() {}\n").expect("a file");
+    let mut lines = 0;
+    for page in ["docs/embedding.md", "README.md"] {
+        let text = std::fs::read_to_string(in_project(page)).expect("the page");
+        assert!(
+            !text.contains("fanwire = { version") && !text.contains("fanwire = \""),
+            "{page}: it is on no registry"
+        );
+        for line in text.lines().filter(|line| line.starts_with("fanwire = {")) {
+            assert!(line.contains("path = \"../fanwire\""), "{page}: {line}");
+            let here = line.replace("../fanwire", env!("CARGO_MANIFEST_DIR"));
+            let manifest = format!(
+                "[package]\nname = \"embedder\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n[dependencies]\n{here}\n"
+            );
+            std::fs::write(folder.join("Cargo.toml"), manifest).expect("a file");
+            std::fs::copy(in_project("Cargo.lock"), folder.join("Cargo.lock")).expect("a file");
+            let mut tree = Command::new(env!("CARGO"));
+            tree.args(["tree", "--offline", "--prefix", "none", "-e", "normal", "-p", "fanwire"])
+                .current_dir(&folder);
+            let output = tree.output().expect("cargo runs");
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            let crates = String::from_utf8_lossy(&output.stdout).lines().count();
+            // The bus alone is small; a feature too many here would be seen.
+            let is_bare = !line.contains("features = [");
+            assert!(crates > 5 && (!is_bare || crates < 20), "{line}: {crates} crates");
+            lines += 1;
+        }
+    }
+    assert!(lines >= 3, "{lines}");
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+/// What README says of memory is what the page with the measurements says.
+#[test]
+fn the_readme_has_the_bytes_of_a_connection_that_were_measured() {
+    let page = std::fs::read_to_string(in_project("docs/benchmarks-server.md")).expect("the page");
+    let row = page.lines().find(|line| line.starts_with("| **WebSocket / SSE** |")).expect("a row");
+    let bytes = row.trim_matches(['|', ' ']).rsplit('|').next().expect("a cell");
+    let bytes = bytes.trim_matches(['*', ' ']).split(' ').next().expect("a number");
+    let readme = std::fs::read_to_string(in_project("README.md")).expect("README");
+    let row = readme
+        .lines()
+        .find(|line| line.starts_with("| memory of an idle WebSocket connection |"))
+        .expect("a row");
+    assert!(row.contains(&format!("| {bytes} B |")), "{row}: it was {bytes} bytes");
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -723,4 +724,128 @@ fn an_events_journey_tells_who_wants_it_and_why_others_do_not() {
     }
     let answer = http::get(server.addr, &format!("/api/explain?event_id={id}&filter=type%3D("));
     assert_eq!(answer.status, 400, "{answer:?}");
+}
+
+/// Reads Prometheus' text format 0.0.4 as strictly as its own parser, and applies the rules of `promtool check metrics`;
+/// the families, by name.
+fn families(text: &str) -> BTreeMap<String, String> {
+    let is_name = |name: &str| {
+        name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let mut kinds = BTreeMap::new();
+    let mut helps = BTreeMap::new();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut current = String::new();
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            assert!(help.len() > 3 && !help.contains('"'), "{line}");
+            assert!(helps.insert(name.to_owned(), help.to_owned()).is_none(), "twice: {line}");
+            current = name.to_owned();
+            continue;
+        }
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            assert_eq!(current, name, "HELP stands before TYPE");
+            assert!(["counter", "gauge", "histogram", "summary", "untyped"].contains(&kind), "{line}");
+            assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "twice: {line}");
+            continue;
+        }
+        assert!(!line.starts_with('#') && !line.is_empty(), "neither HELP nor TYPE: {line:?}");
+        let (key, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+        assert!(value.parse::<f64>().is_ok(), "{line}");
+        assert!(seen.insert(key.to_owned()), "twice: {line}");
+        let (name, labels) = key.split_once('{').unwrap_or((key, "}"));
+        let labels = labels.strip_suffix('}').unwrap_or_else(|| panic!("{line}"));
+        for label in labels.split(',').filter(|label| !label.is_empty()) {
+            let (label, value) = label.split_once('=').unwrap_or_else(|| panic!("{line}"));
+            assert!(
+                is_name(label) && value.len() >= 2 && value.starts_with('"') && value.ends_with('"'),
+                "{line}"
+            );
+        }
+        let kind = kinds.get(&current).unwrap_or_else(|| panic!("no TYPE before {line}"));
+        let endings: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+        let belongs = endings.iter().any(|ending| name == format!("{current}{ending}"));
+        assert!(belongs && is_name(name), "{line} is not of {current}");
+    }
+    for (name, kind) in &kinds {
+        assert!(helps.contains_key(name), "{name} has no help");
+        assert_eq!(
+            name.ends_with("_total"),
+            kind == "counter",
+            "{name}: _total is for counters, and for each of them"
+        );
+        let is_reserved = ["_bucket", "_count", "_sum", "_info"].iter().any(|ending| name.ends_with(ending));
+        assert!(!is_reserved, "{name}: the ending is reserved");
+        for part in name.split('_') {
+            // Units are whole words in base units; a name says no kind.
+            let wrong = [
+                "ms",
+                "us",
+                "ns",
+                "sec",
+                "kb",
+                "mb",
+                "milliseconds",
+                "microseconds",
+                "minutes",
+                "hours",
+                "kilobytes",
+            ];
+            assert!(
+                !wrong.contains(&part) && !["counter", "gauge", "histogram", "summary"].contains(&part),
+                "{name}"
+            );
+        }
+    }
+    assert_eq!(helps.len(), kinds.len());
+    kinds
+}
+
+#[test]
+fn metrics_are_prometheus_text_with_help_and_type_unless_openmetrics_is_asked_for() {
+    let server = Server::with(&["--dialect", "autosdlc,fcc"]);
+    let mut stream = Sse::open(server.addr, "");
+    server.publish(numbered(1));
+    stream.event();
+    let ask = |accept: &str| {
+        let mut wire = Wire::connect(server.addr);
+        let accept = if accept.is_empty() { String::new() } else { format!("accept: {accept}\r\n") };
+        let host = server.addr;
+        wire.send(
+            format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\n{accept}connection: close\r\n\r\n").as_bytes(),
+        );
+        let answer = read_response(&mut wire, deadline()).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+    };
+    // curl, a browser, and promtool's `check metrics` name none, or take whatever there is.
+    for accept in ["", "*/*", "text/html,application/xml;q=0.9,*/*;q=0.8", "text/plain", "application/json"] {
+        let answer = ask(accept);
+        assert_eq!(
+            answer.header("content-type"),
+            Some("text/plain; version=0.0.4; charset=utf-8"),
+            "{accept}"
+        );
+        let kinds = families(answer.text());
+        assert!(kinds.len() > 40, "{kinds:?}");
+        assert_eq!(kinds["fanwire_server_events_published_total"], "counter");
+        assert_eq!(kinds["fanwire_server_connections"], "gauge");
+        assert_eq!(kinds["fanwire_feed_delivery_seconds"], "histogram");
+        assert_eq!(kinds["websocket_connections_total"], "counter");
+    }
+    // Prometheus' scraper.
+    let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+    for accept in [scraper, "application/openmetrics-text; version=1.0.0"] {
+        let answer = ask(accept);
+        let kind = Some("application/openmetrics-text; version=1.0.0; charset=utf-8");
+        assert_eq!(answer.header("content-type"), kind);
+        assert!(
+            answer.text().contains("# TYPE fanwire_server_events_published counter\n"),
+            "{}",
+            answer.text()
+        );
+        assert!(answer.text().ends_with("# EOF\n"));
+    }
 }

@@ -140,3 +140,41 @@ fn a_service_manager_hears_when_it_is_ready_reloads_lives_and_stops() {
     );
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
 }
+
+/// A port below 1024 that is free, where this test may take one.
+fn privileged_port() -> Option<u16> {
+    (1..1024).rev().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+}
+
+/// As the shipped unit has it: systemd takes port 443, and the server, which has no rights, serves it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_port_below_1024_is_served_without_any_right_where_systemd_holds_it() {
+    let Some(port) = privileged_port() else {
+        eprintln!("this user may not take a port below 1024: nothing to hand over");
+        return;
+    };
+    let without_rights = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+    let path = std::env::var_os("PATH").expect("a path");
+    let setpriv = std::env::split_paths(&path).map(|dir| dir.join("setpriv")).find(|path| path.exists());
+    let setpriv = setpriv.expect("util-linux is installed");
+    let mut command = Command::new("python3");
+    command.args(["-c", ACTIVATE, &port.to_string()]).arg(&setpriv).args(&without_rights[1..]);
+    command.args([env!("CARGO_BIN_EXE_fanwire"), "serve", "--log-level", "warn"]);
+    let server = Server::spawn(&mut command);
+    assert_eq!(server.addr.port(), port);
+    assert_eq!(http::get(server.addr, "/readyz").status, 200);
+    drop(server);
+
+    // By itself it may not, and says who can.
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    if first.trim().parse::<u16>().is_ok_and(|first| port >= first) {
+        return;
+    }
+    let mut command = Command::new(&setpriv);
+    command.args(&without_rights[1..]).args([env!("CARGO_BIN_EXE_fanwire"), "serve", "--listen"]);
+    let output = support::run(command.arg(format!("127.0.0.1:{port}")));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("Ports below 1024") && told.contains("fanwire.socket"), "{told}");
+}

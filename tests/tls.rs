@@ -4,7 +4,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -186,6 +186,24 @@ fn a_hangup_brings_the_new_certificate_to_new_clients_and_a_bad_one_to_nobody() 
     authority.sign();
     server.0.signal("HUP");
     eventually("a new client sees the new certificate", || now() != before);
+    let told = "read anew, and it is another than before";
+    let lines = |text: &str| server.0.log().lines().filter(|line| line.contains(text)).count();
+    eventually("the log names both files", || {
+        server
+            .0
+            .log()
+            .lines()
+            .any(|line| line.contains(told) && line.contains("tls.cert_file") && line.contains("cert.pem"))
+            && server.0.log().lines().any(|line| line.contains(told) && line.contains("tls.key_file"))
+    });
+    assert_eq!(lines(told), 2, "{}", server.0.log());
+    server.0.signal("HUP");
+    eventually("the log says that they are as before", || {
+        server.0.log().lines().any(|line| {
+            line.contains("read anew, and as before") && line.contains("tls.cert_file, tls.key_file")
+        })
+    });
+    assert_eq!(lines(told), 2, "{}", server.0.log());
     let newer = now();
     std::fs::write(authority.path("cert.pem"), "no certificate").expect("a file");
     server.0.signal("HUP");
@@ -257,4 +275,269 @@ fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
     let output = run(&mut stranger);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("certificate"), "{output:?}");
+}
+
+/// A folder for what a test makes; gone at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("fanwire-dev-cert-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("a temporary folder");
+        Self(dir)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn dev_cert_makes_what_curl_python_chromium_and_our_own_commands_take() {
+    let folder = Folder::new("taken");
+    let made = |more: &[&str]| {
+        let output =
+            run(fanwire().args(["dev-cert", "--dir", &folder.file("dev"), "events.test"]).args(more));
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (code, told) = made(&[]);
+    assert_eq!(code, Some(0), "{told}");
+    let (ca, cert, key) =
+        (folder.file("dev/ca.pem"), folder.file("dev/cert.pem"), folder.file("dev/key.pem"));
+    assert!([&ca, &cert, &key].iter().all(|file| told.contains(*file)), "{told}");
+    let mode = std::fs::metadata(&key).expect("a key").permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    let before = std::fs::read(&cert).expect("a certificate");
+    let (code, told) = made(&[]);
+    assert!(code == Some(1) && told.contains("is there already") && told.contains("--force"), "{told}");
+    assert_eq!(std::fs::read(&cert).expect("a certificate"), before);
+    assert_eq!(made(&["--force", "--days", "7"]).0, Some(0));
+    assert_ne!(std::fs::read(&cert).expect("a certificate"), before);
+
+    let server = Server::with(&["--tls-cert-file", &cert, "--tls-key-file", &key]);
+    let port = server.addr.port();
+    for host in ["localhost", "127.0.0.1", "events.test"] {
+        let url = format!("https://{host}:{port}/healthz");
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--noproxy", "*", "-m", "20", "--cacert", &ca]);
+        curl.args(["--resolve", &format!("events.test:{port}:127.0.0.1"), &url]);
+        // Debug builds of the server take other names than the machine's only with a Host that they allow.
+        let output = run(curl.args(["-H", &format!("Host: 127.0.0.1:{port}")]));
+        assert_eq!(text(&output.stdout), r#"{"status":"ok"}"#, "{host}: {output:?}");
+    }
+
+    let strict = "import ssl, sys, urllib.request\n\
+                  context = ssl.create_default_context(cafile=sys.argv[1])\n\
+                  context.verify_flags |= ssl.VERIFY_X509_STRICT\n\
+                  print(urllib.request.urlopen(sys.argv[2], context=context, timeout=20).read().decode())";
+    let url = format!("https://localhost:{port}/healthz");
+    let output = run(Command::new("python3").args(["-c", strict, &ca, &url]).env("no_proxy", "*"));
+    assert_eq!(text(&output.stdout).trim(), r#"{"status":"ok"}"#, "{output:?}");
+
+    let ours = |words: &[&str]| {
+        let mut command = fanwire();
+        command.args(words).env("FANWIRE_CA_FILE", &ca);
+        let output = run(command.env("FANWIRE_URL", format!("https://localhost:{port}")));
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        text(&output.stdout)
+    };
+    ours(&["publish", "--type", "over.tls"]);
+    for more in [&[][..], &["--sse"]] {
+        assert!(ours(&[&["tail", "--history", "1", "--count", "1"], more].concat()).contains("over.tls"));
+    }
+    assert!(ours(&["top", "--once"]).contains("serving"));
+}
+
+#[test]
+fn chromium_takes_what_dev_cert_made_once_it_trusts_the_authority() {
+    let folder = Folder::new("chromium");
+    let made = run(fanwire().args(["dev-cert", "--dir", &folder.file("dev")]));
+    assert!(made.status.success(), "{made:?}");
+    let (cert, key) = (folder.file("dev/cert.pem"), folder.file("dev/key.pem"));
+    let server = Server::with(&["--tls-cert-file", &cert, "--tls-key-file", &key]);
+    let url = format!("https://localhost:{}/healthz", server.addr.port());
+    let browser = support::script::chromium();
+    let look = |profile: &str| {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(&browser).args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-proxy-server",
+        ]);
+        command.args(["--disable-background-networking", "--dump-dom"]);
+        command.arg(format!("--user-data-dir={}", folder.file(profile))).arg(&url).env("HOME", &folder.0);
+        text(&run(&mut command).stdout)
+    };
+    let page = look("before");
+    assert!(!page.contains(r#"{"status":"ok"}"#), "nobody has told it of the authority: {page}");
+    let store = folder.0.join(".pki/nssdb");
+    std::fs::create_dir_all(&store).expect("a folder");
+    let store = format!("sql:{}", store.display());
+    for words in [
+        &["-N", "--empty-password"][..],
+        &["-A", "-t", "C,,", "-n", "fanwire-dev", "-i", &folder.file("dev/ca.pem")],
+    ] {
+        let output = run(Command::new("certutil").args(["-d", &store]).args(words));
+        assert!(output.status.success(), "{words:?}: {output:?}");
+    }
+    let page = look("after");
+    assert!(page.contains(r#"{"status":"ok"}"#), "{page}");
+}
+
+/// Writes a certificate for these names and its key; `ca.pem` is whoever signed it.
+fn write_cert(
+    folder: &Folder,
+    names: &[&str],
+    change: impl FnOnce(&mut rcgen::CertificateParams),
+    signed: bool,
+) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(names).expect("names");
+    change(&mut params);
+    let cert = if signed {
+        let mut ca = rcgen::CertificateParams::default();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the tests");
+        let ca =
+            rcgen::CertifiedIssuer::self_signed(ca, rcgen::KeyPair::generate().expect("a key")).expect("ca");
+        std::fs::write(folder.file("ca.pem"), ca.pem()).expect("a file");
+        params.signed_by(&key, &ca).expect("a certificate").pem()
+    } else {
+        let cert = params.self_signed(&key).expect("a certificate").pem();
+        std::fs::write(folder.file("ca.pem"), &cert).expect("a file");
+        cert
+    };
+    std::fs::write(folder.file("cert.pem"), cert).expect("a file");
+    std::fs::write(folder.file("key.pem"), key.serialize_pem()).expect("a file");
+}
+
+/// Every command ends with the reason and the next step; on the old code `tail` asked again for ever.
+fn all_end(url: &str, ca: &str, which: &[&[&str]], reason: &str, step: &str) {
+    for words in which {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(fanwire().get_program()).args(*words).env("FANWIRE_CA_FILE", ca);
+        let output = run(command.env("FANWIRE_URL", url));
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
+        assert!(told.contains(reason) && told.contains(step), "{words:?}: {told}");
+        assert!(!told.contains("trying again"), "{words:?}: {told}");
+    }
+}
+
+const EVERY: &[&[&str]] = &[
+    &["tail"],
+    &["tail", "--sse"],
+    &["publish", "--type", "a"],
+    &["bench", "-c", "1", "-s", "0.1"],
+    &["bench", "-c", "1", "-s", "0.1", "--transport", "sse"],
+    &["top", "--once"],
+];
+const BOTH: &[&[&str]] = &[&["tail"], &["tail", "--sse"]];
+
+#[test]
+fn a_refused_certificate_ends_every_command_with_the_reason_and_the_next_step() {
+    let folder = Folder::new("refused");
+    let start = || {
+        let (cert, key) = (folder.file("cert.pem"), folder.file("key.pem"));
+        let server = Server::with(&["--tls-cert-file", &cert, "--tls-key-file", &key]);
+        let url = format!("https://localhost:{}", server.addr.port());
+        (server, url)
+    };
+    // As `openssl req -x509` makes them.
+    let ca = |params: &mut rcgen::CertificateParams| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    };
+    write_cert(&folder, &["localhost"], ca, false);
+    let (_server, url) = start();
+    all_end(&url, &folder.file("ca.pem"), EVERY, "CaUsedAsEndEntity", "fanwire dev-cert");
+    let mut verify = Command::new("timeout");
+    verify.arg("60").arg(fanwire().get_program()).args(["verify", "--seconds", "1", &url]);
+    let output = run(verify.env("FANWIRE_CA_FILE", folder.file("ca.pem")));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!((text(&output.stdout) + &text(&output.stderr)).contains("CaUsedAsEndEntity"), "{output:?}");
+
+    let other = Folder::new("refused-other");
+    let made = run(fanwire().args(["dev-cert", "--dir", &other.file("dev")]));
+    assert!(made.status.success(), "{made:?}");
+    write_cert(&folder, &["localhost"], |_| {}, true);
+    let (_server, url) = start();
+    // Of another name, and of the same one.
+    all_end(&url, &other.file("dev/ca.pem"), EVERY, "UnknownIssuer", "--ca-file");
+    write_cert(&other, &["localhost"], |_| {}, true);
+    all_end(&url, &other.file("ca.pem"), BOTH, "BadSignature", "--ca-file");
+
+    write_cert(&folder, &["events.test", "10.0.0.7"], |_| {}, true);
+    let (_server, url) = start();
+    all_end(&url, &folder.file("ca.pem"), BOTH, "it is for events.test", "dev-cert localhost");
+
+    let old = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    };
+    write_cert(&folder, &["localhost"], old, true);
+    let (_server, url) = start();
+    all_end(&url, &folder.file("ca.pem"), BOTH, "Expired", "Renew it");
+
+    // One that signed itself and is no authority is taken where it is named.
+    write_cert(&folder, &["localhost"], |params| params.is_ca = rcgen::IsCa::ExplicitNoCa, false);
+    let (_server, url) = start();
+    let mut publish = fanwire();
+    publish.args(["publish", "--type", "a", "--url", &url, "--ca-file", &folder.file("ca.pem")]);
+    let output = run(&mut publish);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn https_to_a_port_without_tls_ends_every_command_and_says_so() {
+    let authority = Authority::new("no-tls");
+    let server = Server::start();
+    let url = format!("https://localhost:{}", server.addr.port());
+    let ca = authority.path("ca.pem");
+    all_end(&url, ca.to_str().expect("UTF-8"), EVERY, "does not speak TLS", "http://localhost");
+}
+
+#[test]
+fn bench_speaks_tls_over_websocket_and_sse_with_a_token() {
+    let authority = Authority::new("bench");
+    let secret = "a secret of thirty-two bytes, no less";
+    let server = Tls::start(&authority, &["--auth-jwt-hs256-secret", secret]);
+    let token = support::token(secret, &["--publish", "--stream", "*"]);
+    let port = server.0.addr.port();
+    let ca = authority.path("ca.pem");
+    let bench = |url: &str, args: &str| {
+        let mut command = fanwire();
+        command.args(["bench", "--json", "--url", url, "--ca"]).arg(&ca).args(args.split(' '));
+        let output = run(command.env("FANWIRE_TOKEN", &token));
+        assert!(output.status.success(), "{args}: {output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        report
+    };
+    let (https, wss) = (format!("https://localhost:{port}"), format!("wss://localhost:{port}/"));
+    for (url, args) in [
+        (&wss, "-c 20 -r 200 -s 0.3 --mix types,all --filters 3"),
+        (&https, "-c 20 -r 200 -s 0.3 --transport sse -b 20"),
+        (&https, "-c 20 -r 200 -s 0.3 -b 20 --speak lean"),
+        (&https, "-c 20 -r 2000 -s 0.3 -b 100 --payload 2000 --slow 20 --slow-rate 1000000"),
+        (&https, "-c 20 -r 2000 -s 0.3 -b 100 --deflate"),
+    ] {
+        let report = bench(url, args);
+        assert_eq!(report["delivered"], report["expected"], "{args}: {report}");
+        assert!(report["delivered"].as_u64() > Some(0), "{args}: {report}");
+    }
+    let report = bench(&https, "-c 0 -b 10 -s 0.3 --window 4");
+    assert!(report["published"].as_u64() > Some(40), "answers open the window again: {report}");
+    assert_eq!(bench(&https, "-c 20 --churn 100")["connected"], 100);
 }

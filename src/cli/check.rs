@@ -16,6 +16,7 @@ use super::{CliError, DIM, human_bytes};
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
 const BOLD: Style = Style::new().bold();
 
 /// Check filters, and explain what they say to an event; check a configuration, and show where each value is from.
@@ -120,7 +121,7 @@ fn check_config(args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What it may come to in memory, line by line.
+/// What it may come to in memory, line by line, beside what this machine has.
 fn show_memory(config: &fanwire::config::Config) {
     anstream::println!("\n{DIM}# memory at the most: what each limit allows, all at once{DIM:#}");
     for line in config.worst_case() {
@@ -128,7 +129,33 @@ fn show_memory(config: &fanwire::config::Config) {
         let product = if count == 1 { String::new() } else { format!(", {count} x {}", human_bytes(each)) };
         anstream::println!("{DIM}#{DIM:#} {:>10}  {what}{DIM}{product}{DIM:#}", human_bytes(line.bytes()));
     }
-    anstream::println!("{DIM}#{DIM:#} {:>10}  in all", human_bytes(config.worst_case_bytes()));
+    let all = config.worst_case_bytes();
+    let machine = machine_memory();
+    let beside = machine.map(|has| format!("; this machine has {}", human_bytes(has))).unwrap_or_default();
+    anstream::println!("{DIM}#{DIM:#} {:>10}  in all{DIM}{beside}{DIM:#}", human_bytes(all));
+    anstream::println!(
+        "{DIM}# Not in it: the program itself and its threads' stacks (some 30 MiB), and what the kernel holds for sockets.{DIM:#}"
+    );
+    if config.server.max_memory_bytes == 0 {
+        anstream::println!(
+            "{YELLOW}#{YELLOW:#} max_memory_bytes = 0: no budget bounds all clients together, only each limit by itself. \
+             With a budget the lines for clients become one."
+        );
+    } else if machine.is_some_and(|has| has < all) {
+        anstream::println!(
+            "{YELLOW}#{YELLOW:#} That is more than there is: lower bus.max_bytes or max_memory_bytes (docs/tuning.md)."
+        );
+    }
+}
+
+/// Bytes of memory that this machine has, or this group of processes may have.
+fn machine_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|text| text.trim().parse::<u64>().ok());
+    Some(group.map_or(total, |limit| limit.min(total)))
 }
 
 fn read_event(from: &str) -> Result<fanwire::Event, CliError> {

@@ -6,7 +6,9 @@
 mod bench;
 mod check;
 mod demo;
+mod dev_cert;
 mod dice;
+mod files;
 mod filters;
 mod health;
 mod publish;
@@ -18,6 +20,7 @@ mod tail;
 mod target;
 mod token;
 mod top;
+mod trust;
 mod upgrade;
 mod verify;
 
@@ -46,6 +49,8 @@ enum Command {
     Tail(tail::Args),
     /// Make a token or an API key: who may see and do what, and for how long
     Token(token::Args),
+    /// Make a certificate for tests, and an authority to trust for it: https:// on this machine
+    DevCert(dev_cert::Args),
     /// Check filters, and explain what they say to an event
     Check(check::Args),
     /// Load a server with many clients and see what it costs
@@ -109,6 +114,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
         Command::Token(args) => token::run(&args),
+        Command::DevCert(args) => dev_cert::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Top(args) => top::run(&args),

@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 
 use super::remote::{Access, Remote};
 use super::target::{Target, error_text};
-use super::{CliError, DIM};
+use super::{CliError, DIM, trust};
 
 /// Options of `fanwire publish`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The server
-    #[arg(long, env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
+    #[arg(long, env = "FANWIRE_URL", hide_env_values = true, default_value = "http://127.0.0.1:8765")]
     url: Target,
     #[command(flatten)]
     access: Access,
@@ -269,7 +269,9 @@ impl Sender {
                 .hint("Is the server running? `fanwire serve` starts one; --url says where it is.")
         };
         let request = self.remote.post("/publish").content_type(content_type);
-        let mut answer = request.send(body).map_err(|error| cannot_reach(&error))?;
+        let mut answer = request.send(body).map_err(|error| {
+            trust::refusal(&error, &self.remote.url).unwrap_or_else(|| cannot_reach(&error))
+        })?;
         let text = answer.body_mut().read_to_string().map_err(|error| cannot_reach(&error))?;
         if answer.status().as_u16() != 200 {
             return Err(refused(answer.status().as_u16(), &text, lines_before));

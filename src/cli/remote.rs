@@ -22,6 +22,7 @@ use ureq::typestate::{WithBody, WithoutBody};
 
 use super::CliError;
 use super::target::Target;
+use super::trust;
 
 /// How long to wait for a server to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +34,7 @@ pub(super) struct Access {
     #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     /// Authorities to trust for https:// and wss://, in place of the machine's own (PEM)
-    #[arg(long, env = "FANWIRE_CA_FILE", value_name = "FILE")]
+    #[arg(long, alias = "ca", env = "FANWIRE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Remote {
     pub(super) url: Target,
     /// The `Authorization` header's value.
     authorization: Option<String>,
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     agent: ureq::Agent,
 }
 
@@ -53,6 +54,8 @@ pub(super) enum NotOpened {
     Answered(u16, String),
     /// It could not be asked.
     Failed(String),
+    /// It is not to be asked again: it is not trusted, or speaks no TLS.
+    Refused(CliError),
 }
 
 impl fmt::Display for NotOpened {
@@ -62,6 +65,7 @@ impl fmt::Display for NotOpened {
                 write!(f, "{} (status {status})", super::target::error_text(body))
             }
             Self::Failed(why) => f.write_str(why),
+            Self::Refused(error) => f.write_str(&error.message),
         }
     }
 }
@@ -91,7 +95,10 @@ impl Remote {
                     .unversioned_rustls_crypto_provider(Arc::clone(&provider))
                     .build(),
             );
-            tls = Some(Arc::new(client_config(provider, authorities)?));
+            let name = ServerName::try_from(url.host().to_owned()).map_err(|_| {
+                CliError::new(format!("`{}` is no name that a certificate can be for", url.host()))
+            })?;
+            tls = Some((Arc::new(client_config(provider, authorities)?), name));
         }
         Ok(Self { url, authorization, tls, agent: agent.build().into() })
     }
@@ -112,6 +119,11 @@ impl Remote {
             Some(value) => request.header("authorization", value),
             None => request,
         }
+    }
+
+    /// The `Authorization` header's line; empty where there is nothing to show.
+    pub(super) fn authorization_line(&self) -> String {
+        self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default()
     }
 
     /// Opens the native WebSocket. A read waits so long at the most. `receive_buffer` is what the kernel may keep for
@@ -137,13 +149,18 @@ impl Remote {
                 let body = answer.body().as_deref().unwrap_or_default();
                 NotOpened::Answered(answer.status().as_u16(), String::from_utf8_lossy(body).into_owned())
             }
+            tungstenite::HandshakeError::Failure(error) => match trust::refusal(&error, &self.url) {
+                Some(refusal) => NotOpened::Refused(refusal),
+                None => failed(&error),
+            },
             error => failed(&error),
         })?;
         socket.get_ref().tcp().set_read_timeout(Some(read_timeout)).map_err(|error| failed(&error))?;
         Ok(socket)
     }
 
-    fn connect(&self, receive_buffer: Option<usize>) -> io::Result<Link> {
+    /// Connects. TLS begins with what is written or read first.
+    pub(super) fn connect(&self, receive_buffer: Option<usize>) -> io::Result<Link> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
         for addr in self.url.authority.to_socket_addrs()? {
             let domain = socket2::Domain::for_address(addr);
@@ -161,9 +178,8 @@ impl Remote {
     }
 
     fn link(&self, tcp: TcpStream) -> io::Result<Link> {
-        let Some(config) = &self.tls else { return Ok(Link::Plain(tcp)) };
-        let name = ServerName::try_from(self.url.host().to_owned()).map_err(io::Error::other)?;
-        let session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        let Some((config, name)) = &self.tls else { return Ok(Link::Plain(tcp)) };
+        let session = ClientConnection::new(Arc::clone(config), name.clone()).map_err(io::Error::other)?;
         Ok(Link::Secure(Box::new(StreamOwned::new(session, tcp))))
     }
 }

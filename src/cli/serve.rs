@@ -3,6 +3,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fanwire::config::{Change, Config, Loaded, LogFormat, Sources};
@@ -17,6 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::demo::Demo;
+use super::files::Files;
 use super::settings::Settings;
 use super::{CliError, DIM, supervisor, upgrade};
 
@@ -74,6 +76,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         );
     }
 
+    let mut files = Files::of(&config);
     let mut running = config;
     // Ends when a signal comes that ends the server, or a thread of it has failed.
     for signal in signals.forever() {
@@ -99,7 +102,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         if let Some((changes, config)) = reload(&sources, &running) {
             match server.reload(config.server.clone()) {
                 Ok(()) => {
-                    tell(&changes);
+                    tell(&changes, &files.looked_at_again(&config));
                     set_log_level(&log_level, &config.log_level);
                     running = config;
                 }
@@ -163,8 +166,8 @@ fn reload(sources: &Sources, running: &Config) -> Option<(Vec<Change>, Config)> 
     Some(loaded.changes_from(running))
 }
 
-/// Says what became of a new configuration.
-fn tell(changes: &[Change]) {
+/// Says what became of a new configuration, and of the files that it names.
+fn tell(changes: &[Change], files: &[(&'static str, PathBuf, bool)]) {
     for change in changes {
         let (key, value) = (change.key, &change.value);
         if change.live {
@@ -172,6 +175,14 @@ fn tell(changes: &[Change]) {
         } else {
             tracing::warn!(key, value, "reloaded: takes effect with a restart");
         }
+    }
+    for (key, file, _) in files.iter().filter(|(.., is_other)| *is_other) {
+        tracing::info!(key, file = %file.display(), "reloaded: read anew, and it is another than before");
+    }
+    let same: Vec<&str> = files.iter().filter(|(.., is_other)| !is_other).map(|(key, ..)| *key).collect();
+    if !same.is_empty() {
+        let keys = same.join(", ");
+        tracing::info!(keys, "reloaded: read anew, and as before");
     }
     if changes.is_empty() {
         tracing::info!("reloaded: no setting changed");
@@ -235,6 +246,11 @@ fn cannot_start(listen: &str, error: &ServerError) -> CliError {
             "Something already listens there, perhaps another fanwire. Take another port with --listen {host}:8766, \
              or any free one with --listen {host}:0."
         ))
+    } else if error.is_address_forbidden() {
+        message.hint(
+            "Ports below 1024 are for those with the right to take them. Let systemd hold the port (deploy/systemd/fanwire.socket, \
+             ListenStream=443), a proxy (deploy/nginx, deploy/caddy), or take a port like 8443.",
+        )
     } else if error.is_unguarded() {
         message.hint(
             "Set FANWIRE_AUTH_JWT_HS256_SECRET (fanwire token makes tokens), or --auth-api-keys-file. Without \

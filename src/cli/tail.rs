@@ -19,13 +19,13 @@ use self::print::Printer;
 use super::filters::Filters;
 use super::remote::{Access, NotOpened, Remote};
 use super::target::{Target, error_text};
-use super::{CliError, DIM};
+use super::{CliError, DIM, trust};
 
 /// Options of `fanwire tail`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The server
-    #[arg(long, env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
+    #[arg(long, env = "FANWIRE_URL", hide_env_values = true, default_value = "http://127.0.0.1:8765")]
     url: Target,
     #[command(flatten)]
     access: Access,
@@ -139,6 +139,7 @@ impl Follow {
         let mut socket = opened.map_err(|error| match error {
             NotOpened::Answered(status, body) => refused(&self.args.url, status, &body),
             NotOpened::Failed(why) => End::Lost(why),
+            NotOpened::Refused(error) => End::Refused(error),
         })?;
         let mut payload = self.args.filters.payload();
         payload.insert("subscription_id".into(), json!("tail"));
@@ -212,7 +213,10 @@ impl Follow {
             (None, Some(history)) => request = request.query("history", history.to_string()),
             (None, None) => {}
         }
-        let mut answer = request.call().map_err(|error| End::Lost(format!("cannot connect: {error}")))?;
+        let mut answer = request.call().map_err(|error| match trust::refusal(&error, &self.args.url) {
+            Some(refusal) => End::Refused(refusal),
+            None => End::Lost(format!("cannot connect: {error}")),
+        })?;
         if answer.status().as_u16() != 200 {
             let body = answer.body_mut().read_to_string().unwrap_or_default();
             return Err(refused(&self.args.url, answer.status().as_u16(), &body));

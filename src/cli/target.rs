@@ -1,8 +1,13 @@
 //! Which server a client command talks to. Imports nothing of ours.
-//! Always: a parsed target has a host, a port and no trailing slash in its base path.
+//! Always: a parsed target has a host, a port and no trailing slash in its base path, and nothing secret; what is said of
+//! one that can't be parsed repeats no password.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::str::FromStr;
+
+use clap::builder::{TypedValueParser, ValueParserFactory};
+use clap::error::ErrorKind;
 
 /// A server's address, from a URL (`http://host:port`, `wss://…`, or `host:port` alone).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +33,11 @@ impl Target {
         format!("{scheme}://{}{}{path}", self.authority, self.base)
     }
 
+    /// The path of a path: behind the base.
+    pub(super) fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     /// The host alone, as a certificate names it.
     pub(super) fn host(&self) -> &str {
         let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
@@ -45,6 +55,11 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('@') {
+            return Err(
+                "a URL holds no name and no password here: a token goes into FANWIRE_TOKEN or --token".into(),
+            );
+        }
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         let is_secure = match scheme {
             "http" | "ws" => false,
@@ -56,8 +71,9 @@ impl FromStr for Target {
             }
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        if authority.is_empty() || authority.contains(['@', '?', '#', ' ']) {
-            return Err("expected http://HOST:PORT".into());
+        let is_stray = |c: char| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control();
+        if authority.is_empty() || rest.contains(is_stray) {
+            return Err("expected http://HOST:PORT, with nothing behind it but a path".into());
         }
         // A colon after the last bracket is a port; colons within brackets are IPv6.
         let port = authority.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
@@ -67,6 +83,52 @@ impl FromStr for Target {
             None => format!("{authority}:{}", if is_secure { 443 } else { 80 }),
         };
         Ok(Self { is_secure, authority, base: path.trim_end_matches('/').to_owned() })
+    }
+}
+
+/// Reads a target from the command line or the environment, and repeats nothing secret of one that is wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TargetParser;
+
+impl TypedValueParser for TargetParser {
+    type Value = Target;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Target, clap::Error> {
+        let text = value.to_string_lossy();
+        text.parse().map_err(|why| {
+            let arg = arg.map(ToString::to_string).unwrap_or_default();
+            let message = format!("invalid value '{}' for '{arg}': {why}\n", without_secrets(&text));
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
+}
+
+impl ValueParserFactory for Target {
+    type Parser = TargetParser;
+
+    fn value_parser() -> Self::Parser {
+        TargetParser
+    }
+}
+
+/// A URL without what may be a name, a password or a token: all before the last `@` but the scheme, all behind a `?` or `#`.
+fn without_secrets(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let shown = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("…@{host}"));
+    let shown = match shown.split_once(['?', '#']) {
+        Some((before, _)) => format!("{before}…"),
+        None => shown,
+    };
+    // What stands before `://` is a scheme, if it looks like one.
+    match scheme {
+        "" => shown,
+        scheme if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => format!("{scheme}://{shown}"),
+        _ => format!("…://{shown}"),
     }
 }
 
@@ -108,8 +170,26 @@ mod tests {
 
     #[test]
     fn what_cannot_be_reached_is_refused_with_the_reason() {
-        for text in ["ftp://x", "http://", "http://:80", "http://h:port", "http://h:99999", "http://u@h"] {
+        for text in
+            ["ftp://x", "http://", "http://:80", "http://h:port", "http://h:99999", "http://u@h", "h/?a=b"]
+        {
             assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_secret_of_a_url_is_repeated() {
+        for (text, shown) in [
+            ("http://ann:s3cret@h:1/x", "http://…@h:1/x"),
+            ("http://ann:s3c/r@t@h", "http://…@h"),
+            ("ann:s3cret@h", "…@h"),
+            ("https://h/?token=s3cret", "https://h/…"),
+            ("ann:s3cret@h://x", "…://x"),
+            ("ftp://h", "ftp://h"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+            let why = text.parse::<Target>().expect_err(text);
+            assert!(!why.contains("s3c") && !why.contains("ann"), "{why}");
         }
     }
 }

@@ -15,13 +15,18 @@ use serde::Deserialize;
 
 use super::remote::{Access, Remote};
 use super::target::{Target, error_text};
-use super::{CliError, DIM, RED, human_bytes as bytes};
+use super::{CliError, DIM, RED, human_bytes as bytes, trust};
 
 /// Options of `fanwire top`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The server
-    #[arg(value_name = "URL", env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
+    #[arg(
+        value_name = "URL",
+        env = "FANWIRE_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8765"
+    )]
     url: Target,
     #[command(flatten)]
     access: Access,
@@ -142,16 +147,16 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let remote = Remote::new(args.url.clone(), &args.access)?;
     let mut view = View { remote, stats: None, fault: None, charts: Charts::default() };
     if args.once || !stdout().is_terminal() {
-        view.look().map_err(|error| hinted(CliError::new(error)))?;
+        view.look().map_err(not_seen)?;
         // Rates want a second look.
         std::thread::sleep(Duration::from_secs(1));
-        view.look().map_err(|error| hinted(CliError::new(error)))?;
+        view.look().map_err(not_seen)?;
         let frame = view.frame(None);
         // A closed stdout means that nobody asks.
         let _ = anstream::AutoStream::auto(stdout()).write_all(frame.as_bytes());
         return Ok(());
     }
-    view.look().map_err(|error| hinted(CliError::new(error)))?;
+    view.look().map_err(not_seen)?;
     let (stop, stopped) = channel();
     let mut signals = signal_hook::iterator::Signals::new([
         signal_hook::consts::SIGINT,
@@ -173,12 +178,18 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return Ok(()),
         }
-        view.fault = view.look().err();
+        view.fault = view.look().err().map(|error| error.message);
     }
 }
 
-fn hinted(error: CliError) -> CliError {
-    error.hint("Is the server running? With authentication, the token must have the right `admin`.")
+/// The fault of the first look, with the next step.
+fn not_seen(error: CliError) -> CliError {
+    match error.hint {
+        Some(_) => error,
+        None => {
+            error.hint("Is the server running? With authentication, the token must have the right `admin`.")
+        }
+    }
 }
 
 /// The terminal while it is drawn on; given back at the end, whatever that is.
@@ -234,16 +245,18 @@ impl Drop for Screen {
 
 impl View {
     /// Asks the server, and keeps the rates since the look before.
-    fn look(&mut self) -> Result<(), String> {
-        let mut answer =
-            self.remote.get("/api/stats").call().map_err(|error| format!("cannot ask: {error}"))?;
+    fn look(&mut self) -> Result<(), CliError> {
+        let mut answer = self.remote.get("/api/stats").call().map_err(|error| {
+            trust::refusal(&error, &self.remote.url)
+                .unwrap_or_else(|| CliError::new(format!("cannot ask: {error}")))
+        })?;
         let status = answer.status().as_u16();
-        let body = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        let body = answer.body_mut().read_to_string().map_err(CliError::new)?;
         if status != 200 {
-            return Err(format!("{} (status {status})", error_text(&body)));
+            return Err(CliError::new(format!("{} (status {status})", error_text(&body))));
         }
-        let stats: Stats =
-            serde_json::from_str(&body).map_err(|error| format!("not a fanwire server's answer: {error}"))?;
+        let stats: Stats = serde_json::from_str(&body)
+            .map_err(|error| CliError::new(format!("not a fanwire server's answer: {error}")))?;
         let now = Instant::now();
         if let Some((before, at)) = self.stats.as_ref().filter(|(before, _)| before.epoch == stats.epoch) {
             let seconds = now.duration_since(*at).as_secs_f64().max(0.001);

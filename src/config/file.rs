@@ -4,6 +4,7 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::slip;
 use super::value::Words;
 
 /// One setting as it stands in a file.
@@ -22,7 +23,8 @@ pub(super) fn read(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let line = |at: usize| text.as_bytes()[..at.min(text.len())].split(|b| *b == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        (line(at), error.message().replace('\n', ", "))
+        let what = error.message().replace('\n', ", ");
+        (line(at), slip::explain(text, line(at), &what).unwrap_or(what))
     })?;
     let mut entries = Vec::new();
     flatten(table.get_ref(), "", &line, &mut entries);

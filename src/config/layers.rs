@@ -203,7 +203,16 @@ impl Sources {
 }
 
 fn unknown(path: &str, origin: Origin) -> ConfigFault {
+    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let what = match keys::nearest(path) {
+        // The key is right, and stands below the wrong header.
+        Some(near) if near == name && !section.is_empty() => {
+            format!("unknown key `{path}`: `{name}` stands above the first [section]; did you mean `{near}`?")
+        }
+        Some(near) if near.rsplit_once('.').is_some_and(|(_, last)| last == name) => {
+            let home = near.rsplit_once('.').map_or("", |(section, _)| section);
+            format!("unknown key `{path}`: `{name}` stands under [{home}]; did you mean `{near}`?")
+        }
         Some(near) => format!("unknown key `{path}`; did you mean `{near}`?"),
         None => format!("unknown key `{path}`; `fanwire check --print-defaults` shows all"),
     };
@@ -328,6 +337,20 @@ impl Row {
             Some(value) => value,
             None => "(none)".to_owned(),
         }
+    }
+
+    /// The file or folder that it names, if it is such a setting and has a value.
+    pub(super) fn file(&self, config: &mut Config) -> Option<PathBuf> {
+        let setting = (self.place)(config);
+        match setting.words() {
+            Words::One(path) if setting.kind() == FILE_KIND => Some(path.into()),
+            _ => None,
+        }
+    }
+
+    /// Whether it is true or false.
+    pub(super) fn is_switch(&self) -> bool {
+        (self.place)(&mut Config::default()).kind() == "BOOL"
     }
 
     /// Whether a value that can't be read may hold a password: then it is not repeated.

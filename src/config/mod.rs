@@ -8,11 +8,13 @@ mod file;
 mod keys;
 mod layers;
 mod print;
+mod slip;
 #[cfg(test)]
 mod tests;
 mod value;
 
 use std::net::ToSocketAddrs as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::bus::{Bus, BusConfig, BusConfigError};
@@ -68,6 +70,12 @@ impl Config {
     /// What a program with this configuration may hold in memory at the most, line by line.
     pub fn worst_case(&self) -> Vec<MemoryLine> {
         self.server.worst_case(&self.bus)
+    }
+
+    /// The files and folders that settings name, with their keys: they are read at the start and at each reload.
+    pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut config = self.clone();
+        keys::rows().filter_map(|row| Some((row.path, row.file(&mut config)?))).collect()
     }
 
     /// The sum of [`worst_case`](Self::worst_case), in bytes.

@@ -46,6 +46,11 @@ impl ServerError {
         self.source.kind() == io::ErrorKind::AddrInUse
     }
 
+    /// Whether this process may not take the address: a port below 1024 without the right to.
+    pub fn is_address_forbidden(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied && self.doing != CONFIGURATION
+    }
+
     /// Whether it would have been open to other machines without authentication, and was not told `insecure`.
     pub fn is_unguarded(&self) -> bool {
         self.is_unguarded

@@ -28,6 +28,7 @@ use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{PerMessageDeflate, UpgradeError};
 use crate::dialect::{Dialect, Encoding, Opening, shortened};
 use crate::event::Timestamp;
+use crate::metrics::Exposition;
 
 /// What a request made of its connection.
 #[derive(Debug)]
@@ -264,9 +265,10 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             }
             let shared = &answer.cx.shared;
             shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
-            let text = shared.metrics.text();
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            answer.respond(200, &[("Content-Type", kind)], text.as_bytes())
+            let format = Exposition::asked(answer.request.headers_named("accept"));
+            let text = shared.metrics.text(format);
+            let headers = [("Content-Type", format.content_type()), ("Vary", "Accept")];
+            answer.respond(200, &headers, text.as_bytes())
         }
         ("/api/stats", Method::Get | Method::Head) => {
             if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {

@@ -6,6 +6,7 @@ mod autobahn;
 #[path = "../../src/server/fuzzing/cases.rs"]
 mod cases;
 mod engines;
+mod features;
 mod instructions;
 mod mutants;
 mod run;
@@ -32,6 +33,7 @@ cargo xtask COMMAND
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
   instructions  what small operations take under callgrind, beside benches/instructions.txt; `instructions keep` writes it
+  features      what each feature costs who builds it, by a fresh build; `features crates` counts only
   soak [MIN]    the server for so many minutes (30) on an engine that is killed now and then, every event in somebody's
                 books, memory and descriptors sampled; `--docs` keeps the report in docs/
   engines [MIN] the contract of engines: every fault against Redis, NATS and files, then random sequences of faults for so
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz(rest),
         Some("bench") => bench(rest),
         Some("instructions") => instructions::check(rest),
+        Some("features") => features::table(rest),
         Some("soak") => soak::run(&args[1..]),
         Some("engines") => engines::run(&args[1..], &mut totals),
         Some("deny") => deny(rest),

@@ -67,6 +67,10 @@ pub(crate) fn install() -> Outcome {
             packages.push(package);
         }
     }
+    // Tells Chromium of an authority to trust. Its help is no success.
+    if Command::new("certutil").arg("-H").output().is_err() {
+        packages.push("libnss3-tools");
+    }
     // Debian's python3 has its venv module in a package of its own.
     if !answers("python3", &["-c", "import ensurepip, venv"]) {
         packages.push("python3-venv");

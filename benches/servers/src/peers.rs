@@ -44,9 +44,9 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// `fanwire`, built with `cargo build --release`; `FANWIRE` names another.
+/// `fanwire`, built with `cargo build --profile dist`; `FANWIRE` names another.
 pub fn fanwire() -> PathBuf {
-    std::env::var_os("FANWIRE").map_or_else(|| root().join("target/release/fanwire"), PathBuf::from)
+    std::env::var_os("FANWIRE").map_or_else(|| root().join("target/dist/fanwire"), PathBuf::from)
 }
 
 fn command(program: impl AsRef<Path>, args: &[&str]) -> Command {

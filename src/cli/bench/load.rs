@@ -6,19 +6,19 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use super::super::dice::Dice;
+use super::super::remote::{Link, Remote};
 use super::process::Process;
-use super::speak::{Mix, Publication, Speak, Wish, invalid};
+use super::speak::{Mix, Publication, Site, Speak, Wish, invalid};
 use super::unpack::Unpack;
+use super::wire::Wire;
 
 /// How the clients of a run listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,11 +34,13 @@ impl fmt::Display for Transport {
 }
 
 /// What to do.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Plan {
-    pub(super) address: String,
-    /// Where to publish, if not there.
-    pub(super) publish_to: Option<String>,
+    pub(super) remote: Remote,
+    pub(super) site: Site,
+    /// Where to publish.
+    pub(super) publish_to: Remote,
+    pub(super) publish_site: Site,
     pub(super) speak: Speak,
     pub(super) connections: usize,
     pub(super) transport: Transport,
@@ -107,7 +109,7 @@ const GAP: &[u8] = b"\"missed\":";
 const GAP_DIGITS: usize = 12;
 
 struct Client {
-    socket: TcpStream,
+    socket: Wire,
     pace: Pace,
     /// The end of what was read, where a mark may be cut.
     tail: Vec<u8>,
@@ -124,7 +126,7 @@ pub(super) struct Load {
     clients: Vec<Client>,
     /// Those that read slowly, in a time that comes to each of them.
     slow: Vec<usize>,
-    publisher: TcpStream,
+    publisher: Wire,
     outbox: VecDeque<u8>,
     /// Answers that the publisher has not got.
     unanswered: u64,
@@ -158,23 +160,17 @@ const PUBLISHER: Token = Token(usize::MAX);
 /// Between two reads of slow clients.
 const SLOW_TURN: Duration = Duration::from_millis(50);
 
-fn connect_client(plan: &Plan, number: usize) -> io::Result<std::net::TcpStream> {
-    let address = resolve(&plan.address)?;
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    if plan.pace(number) != Pace::Awake {
-        // The kernel would take megabytes for a client that does not read: nobody would be slow.
-        socket.set_recv_buffer_size(4096)?;
-    }
-    socket.connect(&address.into())?;
-    let mut socket = std::net::TcpStream::from(socket);
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
-    plan.speak.subscribe(&mut socket, plan, &plan.wish(number), number)?;
-    Ok(socket)
-}
+/// How long the server may take for each step until a client is subscribed.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
-fn resolve(address: &str) -> io::Result<SocketAddr> {
-    address.to_socket_addrs()?.next().ok_or_else(|| invalid(format!("{address} is no address")))
+fn connect_client(plan: &Plan, number: usize) -> io::Result<Link> {
+    // The kernel would take megabytes for a client that does not read: nobody would be slow.
+    let receive_buffer = (plan.pace(number) != Pace::Awake).then_some(4096);
+    let mut link = plan.remote.connect(receive_buffer)?;
+    link.tcp().set_nodelay(true)?;
+    link.tcp().set_read_timeout(Some(SUBSCRIBE_TIMEOUT))?;
+    plan.speak.subscribe(&mut link, plan, &plan.wish(number), number)?;
+    Ok(link)
 }
 
 /// Clients that are being connected at once: a server that looks around some times a second only would
@@ -182,7 +178,7 @@ fn resolve(address: &str) -> io::Result<SocketAddr> {
 const CONNECTING: usize = 64;
 
 /// Connects the clients of these numbers, in their order. Blocks.
-fn connect_clients(plan: &Plan, numbers: Range<usize>) -> io::Result<Vec<std::net::TcpStream>> {
+fn connect_clients(plan: &Plan, numbers: Range<usize>) -> io::Result<Vec<Link>> {
     let share = numbers.len().div_ceil(CONNECTING).max(1);
     std::thread::scope(|scope| {
         let parts: Vec<_> = (numbers.clone().step_by(share))
@@ -209,7 +205,7 @@ pub(super) fn churn(plan: &Plan, total: usize) -> io::Result<()> {
         let clients = connect_clients(plan, number..number + group)?;
         // Half of them say nothing when they go.
         for client in clients.iter().step_by(2) {
-            SockRef::from(client).set_linger(Some(Duration::ZERO))?;
+            SockRef::from(client.tcp()).set_linger(Some(Duration::ZERO))?;
         }
         number += group;
     }
@@ -222,24 +218,21 @@ impl Load {
         let poll = Poll::new()?;
         let mut clients = Vec::with_capacity(plan.connections);
         let mut slow = Vec::new();
-        for (number, socket) in connect_clients(plan, 0..plan.connections)?.into_iter().enumerate() {
-            socket.set_nonblocking(true)?;
-            let mut socket = TcpStream::from_std(socket);
+        for (number, link) in connect_clients(plan, 0..plan.connections)?.into_iter().enumerate() {
+            let mut socket = Wire::new(link)?;
             let pace = plan.pace(number);
             match pace {
-                Pace::Awake => poll.registry().register(&mut socket, Token(number), Interest::READABLE)?,
+                Pace::Awake => poll.registry().register(socket.tcp(), Token(number), Interest::READABLE)?,
                 Pace::Slow => slow.push(number),
                 Pace::Never => {}
             }
             let unpack = plan.deflate.then(|| Unpack::new(number % READS_ONE_IN == 0));
             clients.push(Client { socket, pace, tail: Vec::new(), unpack });
         }
-        let publisher =
-            std::net::TcpStream::connect(resolve(plan.publish_to.as_ref().unwrap_or(&plan.address))?)?;
-        publisher.set_nodelay(true)?;
-        publisher.set_nonblocking(true)?;
-        let mut publisher = TcpStream::from_std(publisher);
-        poll.registry().register(&mut publisher, PUBLISHER, Interest::READABLE | Interest::WRITABLE)?;
+        let publisher = plan.publish_to.connect(None)?;
+        publisher.tcp().set_nodelay(true)?;
+        let mut publisher = Wire::new(publisher)?;
+        poll.registry().register(publisher.tcp(), PUBLISHER, Interest::READABLE | Interest::WRITABLE)?;
         let latency = Histogram::new_with_bounds(1, 600_000_000, 3).map_err(|e| invalid(e.to_string()))?;
         Ok(Self {
             poll,
@@ -303,7 +296,7 @@ impl Load {
                         due = now;
                         let owed = expected.saturating_sub(self.counts[0].known());
                         let each = wanting[0].max(1) * plan.burst;
-                        self.outbox.is_empty() && self.unanswered < window && owed <= (window - 1) * each
+                        self.is_sent() && self.unanswered < window && owed <= (window - 1) * each
                     }
                     None => due <= now,
                 };
@@ -322,7 +315,7 @@ impl Load {
                     expected += wanting[key];
                 }
                 out.clear();
-                self.unanswered += plan.speak.publish(&burst, &mut out);
+                self.unanswered += plan.speak.publish(&burst, &plan.publish_site, &mut out);
                 self.outbox.extend(&out);
                 if plan.window.is_none() {
                     due += interval;
@@ -361,7 +354,7 @@ impl Load {
             }
             progress.show(self, published);
             let all = self.counts[0].known() >= expected && self.unanswered == 0;
-            if over && self.outbox.is_empty() && (all || last_came.elapsed() > Duration::from_secs(2)) {
+            if over && self.is_sent() && (all || last_came.elapsed() > Duration::from_secs(2)) {
                 break;
             }
         }
@@ -385,6 +378,11 @@ impl Load {
         })
     }
 
+    /// Whether the kernel has all that was published.
+    fn is_sent(&self) -> bool {
+        self.outbox.is_empty() && !self.publisher.wants_write()
+    }
+
     fn publish(&mut self) -> io::Result<()> {
         while !self.outbox.is_empty() {
             let (front, _) = self.outbox.as_slices();
@@ -394,7 +392,7 @@ impl Load {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        self.publisher.push()
     }
 
     fn publisher_ready(&mut self, speak: Speak) -> io::Result<()> {

@@ -8,27 +8,32 @@ mod process;
 mod report;
 mod speak;
 mod unpack;
+mod wire;
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::CliError;
+use super::remote::{Access, Remote};
+use super::target::Target;
 use load::{Load, Plan, Transport};
 use process::Process;
-use speak::{Mix, Speak};
+use speak::{Mix, Site, Speak};
 
 /// The options of `fanwire bench`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The server to load; without it, one is started for the run, on a free port
-    #[arg(long, env = "FANWIRE_URL")]
-    url: Option<String>,
+    #[arg(long, env = "FANWIRE_URL", hide_env_values = true)]
+    url: Option<Target>,
+    #[command(flatten)]
+    access: Access,
     /// What the server speaks: ours, or another that is measured beside it
     #[arg(long, default_value = "fanwire")]
     speak: Speak,
     /// HOST:PORT to publish to, where it is another than the clients'
     #[arg(long, value_name = "ADDR:PORT")]
-    publish_to: Option<String>,
+    publish_to: Option<Target>,
     /// The server's process, whose CPU time and memory are read; known where the run starts it
     #[arg(long)]
     pid: Option<u32>,
@@ -100,7 +105,7 @@ impl Drop for Own {
     }
 }
 
-fn start_server(loops: usize) -> Result<(Own, String), CliError> {
+fn start_server(loops: usize) -> Result<(Own, Target), CliError> {
     let exe = std::env::current_exe().map_err(CliError::new)?;
     let mut child = Command::new(exe)
         .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--loops", &loops.to_string()])
@@ -111,10 +116,9 @@ fn start_server(loops: usize) -> Result<(Own, String), CliError> {
     let own = Own(child);
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).map_err(CliError::new)?;
-    let url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
-    if url.is_empty() {
-        return Err(CliError::new("the server that the run started did not say where it listens"));
-    }
+    let url = line.trim().strip_prefix("listening on ").and_then(|url| url.parse().ok());
+    let url =
+        url.ok_or_else(|| CliError::new("the server that the run started did not say where it listens"))?;
     Ok((own, url))
 }
 
@@ -140,10 +144,16 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         pin(1);
     }
     let process = args.pid.or(own.as_ref().map(|own| own.0.id())).map(Process::new);
-    let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let remote = Remote::new(url.clone(), &args.access)?;
+    let publish_to = match args.publish_to {
+        Some(other) => Remote::new(other, &args.access)?,
+        None => remote.clone(),
+    };
     let plan = Plan {
-        address,
-        publish_to: args.publish_to,
+        site: Site::new(&remote),
+        publish_site: Site::new(&publish_to),
+        remote,
+        publish_to,
         speak: args.speak,
         deflate: args.deflate,
         connections: args.connections,
@@ -159,21 +169,24 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         slow_rate: args.slow_rate,
         time: Duration::from_secs_f64(args.seconds),
     };
+    let connecting = |error: std::io::Error| {
+        super::trust::refusal(&error, &url).unwrap_or_else(|| CliError::new(format!("connecting: {error}")))
+    };
     // The first clients make a server touch code and tables that all others share.
     let warm = Plan { connections: WARM_CLIENTS, ..plan.clone() };
     let resident = || process.as_ref().and_then(Process::resident_bytes);
     if let Some(total) = args.churn {
-        load::churn(&plan, plan.connections).map_err(|e| CliError::new(format!("connecting: {e}")))?;
+        load::churn(&plan, plan.connections).map_err(connecting)?;
         let before = settled(resident);
         eprintln!("connecting and disconnecting {total} clients, {} at a time", plan.connections);
-        load::churn(&plan, total).map_err(|e| CliError::new(format!("connecting: {e}")))?;
+        load::churn(&plan, total).map_err(connecting)?;
         println!("{}", report::churn(&plan, total, before.zip(settled(resident)), args.json));
         return Ok(());
     }
-    load::churn(&warm, WARM_CLIENTS).map_err(|e| CliError::new(format!("connecting: {e}")))?;
+    load::churn(&warm, WARM_CLIENTS).map_err(connecting)?;
     eprintln!("connecting {} clients to {url}", plan.connections);
     let before = settled(resident);
-    let mut load = Load::connect(&plan).map_err(|e| CliError::new(format!("connecting: {e}")))?;
+    let mut load = Load::connect(&plan).map_err(connecting)?;
     let after = settled(resident);
     match plan.window {
         Some(window) => {

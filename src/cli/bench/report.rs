@@ -7,7 +7,6 @@ use serde_json::json;
 use super::load::{Outcome, Plan};
 
 /// What came of a run.
-#[derive(Debug)]
 pub(super) struct Report<'a> {
     plan: &'a Plan,
     outcome: &'a Outcome,

@@ -5,9 +5,29 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 
+use super::super::remote::Remote;
 use super::load::{Plan, Transport};
+
+/// What each request to a server says of it and of who asks.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    host: String,
+    /// What stands before each path.
+    base: String,
+    /// The `Authorization` header's line, or nothing.
+    authorization: String,
+}
+
+impl Site {
+    pub(super) fn new(remote: &Remote) -> Self {
+        Self {
+            host: remote.url.authority.clone(),
+            base: remote.url.path(""),
+            authorization: remote.authorization_line(),
+        }
+    }
+}
 
 /// What a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -136,7 +156,7 @@ pub(super) fn invalid(text: impl Into<String>) -> io::Error {
 
 /// Reads until what came ends with `end`; blocking, with the limit of the socket. The server is to say nothing
 /// behind it before something is published.
-fn read_until(socket: &mut TcpStream, end: &[u8]) -> io::Result<Vec<u8>> {
+fn read_until(socket: &mut impl Read, end: &[u8]) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     let mut buffer = [0; 1024];
     while !all.windows(end.len()).any(|window| window == end) {
@@ -163,16 +183,17 @@ impl Speak {
     /// Opens a stream on a connected socket, and waits until it is subscribed. Blocks.
     pub(super) fn subscribe(
         self,
-        socket: &mut TcpStream,
+        socket: &mut (impl Read + Write),
         plan: &Plan,
         wish: &Wish,
         number: usize,
     ) -> io::Result<()> {
-        let (transport, host) = (plan.transport, &plan.address);
+        let transport = plan.transport;
+        let Site { host, base, authorization } = &plan.site;
         let path = self.path(transport);
         let request = match transport {
             Transport::Ws => format!(
-                "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                "GET {base}{path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Upgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZmFud2lyZSBiZW5jaCEhIQ==\r\n{}{}\r\n",
                 if plan.deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" },
                 match self {
@@ -190,7 +211,10 @@ impl Speak {
                     },
                     _ => String::new(),
                 };
-                format!("GET {path}{query} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n")
+                format!(
+                    "GET {base}{path}{query} HTTP/1.1\r\nHost: {host}\r\n{authorization}\
+                     Accept: text/event-stream\r\n\r\n"
+                )
             }
         };
         socket.write_all(request.as_bytes())?;
@@ -244,11 +268,12 @@ impl Speak {
     }
 
     /// Puts the publication of these events behind `out`; answers how many answers there will be.
-    pub(super) fn publish(self, events: &[Publication], out: &mut Vec<u8>) -> u64 {
+    pub(super) fn publish(self, events: &[Publication], site: &Site, out: &mut Vec<u8>) -> u64 {
+        let Site { host, base, authorization } = site;
         let post = |path: &str, body: &str, out: &mut Vec<u8>| {
             let head = format!(
-                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
-                 Content-Length: {}\r\n\r\n",
+                "POST {base}{path} HTTP/1.1\r\nHost: {host}\r\n{authorization}\
+                 Content-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
                 body.len()
             );
             out.extend_from_slice(head.as_bytes());

@@ -27,7 +27,12 @@ use super::target::{Target, error_text};
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// The server
-    #[arg(value_name = "URL", env = "FANWIRE_URL", default_value = "http://127.0.0.1:8765")]
+    #[arg(
+        value_name = "URL",
+        env = "FANWIRE_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8765"
+    )]
     url: Target,
     #[command(flatten)]
     access: Access,

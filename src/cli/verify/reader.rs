@@ -17,6 +17,7 @@ use tungstenite::Message;
 use super::super::dice::Dice;
 use super::super::remote::{NotOpened, Remote};
 use super::super::target::error_text;
+use super::super::trust;
 use super::ledger::{Account, Kind};
 use super::{EVENT_TYPE, Run, pad};
 
@@ -196,6 +197,7 @@ impl Reader {
         let mut socket = opened.map_err(|error| match error {
             NotOpened::Answered(status, body) => End::answered(status, &body),
             NotOpened::Failed(why) => End::Lost(why),
+            NotOpened::Refused(error) => End::Refused(error.message),
         })?;
         let mut payload = json!({
             "subscription_id": "verify", "event_types": [EVENT_TYPE],
@@ -268,7 +270,10 @@ impl Reader {
         // A silent stream ends with the run.
         let left = self.run.time_left().max(Duration::from_millis(1));
         let request = request.config().timeout_recv_body(Some(left)).build();
-        let mut answer = request.call().map_err(|error| End::Lost(format!("cannot connect: {error}")))?;
+        let mut answer = request.call().map_err(|error| match trust::refusal(&error, &self.remote.url) {
+            Some(refusal) => End::Refused(refusal.message),
+            None => End::Lost(format!("cannot connect: {error}")),
+        })?;
         if answer.status().as_u16() != 200 {
             let body = answer.body_mut().read_to_string().unwrap_or_default();
             return Err(End::answered(answer.status().as_u16(), &body));

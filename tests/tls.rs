@@ -530,8 +530,8 @@ fn bench_speaks_tls_over_websocket_and_sse_with_a_token() {
         (&wss, "-c 20 -r 200 -s 0.3 --mix types,all --filters 3"),
         (&https, "-c 20 -r 200 -s 0.3 --transport sse -b 20"),
         (&https, "-c 20 -r 200 -s 0.3 -b 20 --speak lean"),
-        (&https, "-c 20 -r 2000 -s 0.3 -b 100 --payload 2000 --slow 20 --slow-rate 1000000"),
-        (&https, "-c 20 -r 2000 -s 0.3 -b 100 --deflate"),
+        (&https, "-c 10 -r 200 -s 0.3 -b 20 --payload 2000 --slow 20 --slow-rate 1000000"),
+        (&https, "-c 20 -r 200 -s 0.3 -b 20 --deflate"),
     ] {
         let report = bench(url, args);
         assert_eq!(report["delivered"], report["expected"], "{args}: {report}");

@@ -27,9 +27,13 @@ const SETS: [(&str, &str); 10] = [
     ("server,nats", "the log in NATS"),
 ];
 
-/// Prints the table. `crates`: without the seconds, and without a build.
-pub(crate) fn table(only: Option<&str>) -> Outcome {
-    let seconds = if only == Some("crates") { None } else { Some(timed()?) };
+/// Prints the table. `crates`: without the seconds, and without a build; a file of `cargo build --timings` stands for one.
+pub(crate) fn table(source: Option<&str>) -> Outcome {
+    let seconds = match source {
+        Some("crates") => None,
+        Some(path) => Some(read(path)?),
+        None => Some(timed()?),
+    };
     println!("| `features` | for | crates | seconds |\n|---|---|---|---|");
     let all = [&SETS[..], &[("cli", "the program: all of the above")]].concat();
     for (features, what) in all {
@@ -67,9 +71,13 @@ fn crates(features: &str) -> Result<BTreeSet<String>, String> {
 fn timed() -> Result<BTreeMap<String, f64>, String> {
     let _ = fs::remove_dir_all(FOLDER);
     cargo(&["build", "--release", "--timings", "--bin", "fanwire", "--target-dir", FOLDER])?;
-    let path = format!("{FOLDER}/cargo-timings/cargo-timing.html");
-    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let seconds = read(&format!("{FOLDER}/cargo-timings/cargo-timing.html"));
     let _ = fs::remove_dir_all(FOLDER);
+    seconds
+}
+
+fn read(path: &str) -> Result<BTreeMap<String, f64>, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     units(&text).ok_or_else(|| format!("{path}: no UNIT_DATA in it that can be read"))
 }
 

@@ -55,6 +55,25 @@ fn polyfills_resume_by_their_own_names_of_the_last_id() {
     assert_eq!(stream.event().event.as_deref(), Some("b"));
 }
 
+/// The loop of httpx-sse's manual keeps the `id` of the newest stream alone: one that breaks before its first event must
+/// have named the place all the same, or what comes next is lost untold.
+#[test]
+fn a_stream_that_resumes_names_its_place_before_its_first_event() {
+    let server = Server::start();
+    let first = server.publish(r#"{"type":"a"}"#)["last_event_id"].as_str().expect("an id").to_owned();
+    for more in ["", "Accept-Encoding: gzip;q=0\r\n"] {
+        let mut stream = Sse::with(server.addr, "", &format!("Last-Event-ID: {first}\r\n{more}"));
+        let block = stream.block(deadline()).expect("what comes first");
+        assert_eq!((block.id.as_deref(), block.retry, block.data), (Some(first.as_str()), Some(3000), None));
+        // The past has its own ids, and an id that never was is told as a gap.
+        for from in ["?history=1", "?snapshot", "?last_event_id=no-such-id"] {
+            let mut stream = Sse::with(server.addr, from, more);
+            let block = stream.block(deadline()).expect("what comes first");
+            assert_eq!((block.id, block.retry), (None, Some(3000)), "{from}");
+        }
+    }
+}
+
 #[test]
 fn a_named_window_is_answered_and_empty_elements_are_passed_over() {
     let server = Server::start();

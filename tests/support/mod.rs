@@ -10,6 +10,7 @@
 
 pub mod authority;
 pub mod faulty;
+pub mod hostile;
 pub mod http;
 pub mod named;
 pub mod nginx;

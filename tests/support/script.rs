@@ -113,6 +113,12 @@ impl Script {
         Self { name: name.to_owned(), child, stdin, lines, stderr, said: Vec::new(), end }
     }
 
+    /// As it is, with another limit for the whole.
+    pub fn limited(mut self, limit: Duration) -> Self {
+        self.end = Instant::now() + limit;
+        self
+    }
+
     /// Its next line; `None` at its end.
     pub fn line(&mut self) -> Option<String> {
         match self.lines.recv_timeout(self.end.saturating_duration_since(Instant::now())) {
@@ -123,6 +129,11 @@ impl Script {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => self.fail("did not end in time"),
         }
+    }
+
+    /// What it has written on stderr.
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().expect("no panic holds it").clone()
     }
 
     pub fn say(&mut self, line: &str) {

@@ -191,14 +191,14 @@ impl Answer<'_, '_> {
         if let Err(refusal) = self.count_stream() {
             return refusal;
         }
-        // Where the browser resumes if the stream breaks before its first event; who asked for the past has
-        // that to see first.
-        let id = stream
-            .from
-            .is_none()
-            .then(|| (self.cx.position)())
-            .flatten()
-            .map(|position| position.to_string());
+        // Where the client resumes if the stream breaks before its first event. One that resumes is told again what it
+        // said: httpx-sse's manual keeps the id of the newest stream alone, and would begin anew. A client that asked
+        // for the past has that to see first.
+        let id = match &stream.from {
+            None => (self.cx.position)().map(|position| position.to_string()),
+            Some(ReplayFrom::After(place)) => Some(place.to_string()),
+            Some(ReplayFrom::Newest(_) | ReplayFrom::Snapshot | ReplayFrom::Unknown) => None,
+        };
         let retry = self.cx.config.retry.as_millis() as u64;
         if gzip {
             out.extend_from_slice(&deflate::GZIP_HEADER);

@@ -1,0 +1,74 @@
+//! Pools of connections that idle between requests: none fails, and the connection is used again.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::support::Server;
+use crate::support::hostile::{Hostile, Plan};
+use crate::support::http;
+use crate::support::nginx::Nginx;
+use crate::support::script::Script;
+
+/// Seconds between one request and the next: a pool that a balancer's or our own short limit would hit, and nginx's default.
+/// Our `keep_alive` is 75.
+const PAUSES: [u64; 3] = [0, 6, 60];
+
+/// The scripts' own pools, each with what the library needs to keep a connection for so long.
+const POOLS: [(&str, &str); 4] = [
+    ("foreign_pool.py", "requests"),
+    ("foreign_pool.py", "aiohttp"),
+    ("foreign_pool.mjs", "undici"),
+    ("foreign_pool.mjs", "http"),
+];
+
+fn through(server: SocketAddr) -> Hostile {
+    Hostile::before(server, |_| Plan::default())
+}
+
+/// Runs a pool's script; each of its requests must be answered.
+fn use_pool(script: &str, kind: &str, proxy: &Hostile) {
+    let pauses = PAUSES.map(|pause| pause.to_string()).join(",");
+    let url = format!("http://{}", proxy.addr);
+    let mut script = Script::start(script, &[kind, &url, &pauses]).limited(Duration::from_secs(300));
+    let mut answers = Vec::new();
+    while let Some(line) = script.line() {
+        answers.push(line);
+    }
+    let good = vec!["200 {\"accepted\":1}".to_owned(); PAUSES.len() + 1];
+    assert_eq!(answers, good, "{kind}: {}", script.stderr());
+    assert_eq!(proxy.connections(), 1, "{kind} opened another connection");
+}
+
+/// nginx keeps a connection to the server between its clients' requests, which come on connections of their own.
+fn use_nginx(proxy: &Hostile) {
+    let nginx = Nginx::start(|addr, _| {
+        format!(
+            "upstream fanwire {{ server {upstream}; keepalive 4; keepalive_timeout 70s; }}
+             server {{
+                 listen {addr};
+                 location / {{ proxy_pass http://fanwire; proxy_http_version 1.1; proxy_set_header Connection ''; }}
+             }}",
+            upstream = proxy.addr
+        )
+    });
+    for pause in [0].into_iter().chain(PAUSES) {
+        std::thread::sleep(Duration::from_secs(pause));
+        let request = "POST /publish HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{\"type\":\"a\"}";
+        let answer = http::exchange(nginx.addr, request.as_bytes());
+        assert_eq!(answer.status, 200, "nginx, {pause} s after the last request: {answer:?}");
+    }
+    assert_eq!(proxy.connections(), 1, "nginx opened another connection");
+}
+
+/// All side by side: it takes as long as the longest pause.
+pub(crate) fn idle() {
+    let server = Server::start();
+    let addr = server.addr;
+    std::thread::scope(|scope| {
+        for (script, kind) in POOLS {
+            scope.spawn(move || use_pool(script, kind, &through(addr)));
+        }
+        scope.spawn(move || use_nginx(&through(addr)));
+    });
+    server.assert_serving();
+}

@@ -1,0 +1,262 @@
+//! Publishes while all clients meet all cases, and judges what each of them told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cases::{CASES, Case};
+use crate::clients::{CLIENTS, Client, GivesUp, Place};
+use crate::support::Server;
+use crate::support::hostile::{Hostile, Own, Plan, RetryAfter, Seen};
+use crate::support::script::Script;
+
+/// The longest that the table may take: on two free cores it is done within 40 s.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Time between two events.
+const PACE: Duration = Duration::from_millis(200);
+
+/// Longer than the proxy of the case `idle` waits for a byte.
+const QUIET: Duration = Duration::from_secs(7);
+
+/// What each client told in each case, line by line.
+type Told = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
+
+/// One client in one case.
+struct Pair<'a> {
+    client: &'a Client,
+    case: &'a Case,
+    proxy: &'a Hostile,
+    /// How many events there were when it made the request that is not cut any more.
+    calm: Option<usize>,
+}
+
+impl Pair<'_> {
+    fn told(&self, told: &Told) -> Vec<String> {
+        let key = (self.client.name.to_owned(), self.case.name.to_owned());
+        told.lock().expect("no panic holds it").get(&key).cloned().unwrap_or_default()
+    }
+
+    /// The number of the last event that it told of.
+    fn last(&self, told: &Told) -> usize {
+        let told = told.lock().expect("no panic holds it");
+        let lines = told.get(&(self.client.name.to_owned(), self.case.name.to_owned()));
+        lines.and_then(|lines| lines.iter().rev().find_map(|line| got(line))).map_or(0, |(n, _)| n)
+    }
+
+    /// Whether it has been through all of its case, and gets what is published now.
+    fn is_through(&mut self, told: &Told, published: usize) -> bool {
+        if self.calm.is_none() && self.proxy.seen(self.client.name).len() > self.case.calm_from {
+            self.calm = Some(published);
+        }
+        self.calm.is_some_and(|calm| self.last(told) > calm + 2)
+    }
+}
+
+fn got(line: &str) -> Option<(usize, &str)> {
+    let (number, id) = line.strip_prefix("got ")?.split_once(' ')?;
+    Some((number.parse().ok()?, id))
+}
+
+pub(crate) fn run() {
+    // A heartbeat that keeps the proxy of the case `idle` awake, as 30 s do with nginx's 60.
+    let server = Server::with(&["--retry", "1s", "--heartbeat", "2s"]);
+    let proxies: Vec<Hostile> = CASES.iter().map(|case| Hostile::before(server.addr, case.plan)).collect();
+    let mut pairs: Vec<Pair<'_>> = Vec::new();
+    for client in CLIENTS {
+        let cases = CASES.iter().zip(&proxies);
+        pairs.extend(cases.map(|(case, proxy)| Pair { client, case, proxy, calm: None }));
+    }
+    let mut ids: Vec<String> = Vec::new();
+    let mut publish = || {
+        let event = json!({"type": "test.numbered", "payload": {"n": ids.len() + 1}});
+        let answer = server.publish(event.to_string());
+        ids.push(answer["last_event_id"].as_str().expect("an id").to_owned());
+        ids.len()
+    };
+    publish();
+    let told = Told::default();
+    // What scripts said last that ended before the test did.
+    let ended: Arc<Mutex<Vec<String>>> = Arc::default();
+    for script in ["foreign_node.mjs", "browser_foreign.mjs", "foreign_python.py"] {
+        let jobs: Vec<_> = pairs
+            .iter()
+            .filter(|pair| pair.client.script == script)
+            .map(|pair| {
+                let url = format!("http://{}", pair.proxy.addr);
+                json!({"client": pair.client.name, "name": pair.case.name, "url": url})
+            })
+            .collect();
+        let name = script;
+        let mut script = Script::start(name, &[&json!(jobs).to_string()]).limited(2 * LIMIT);
+        let (told, ended) = (Arc::clone(&told), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            while let Some(line) = script.line() {
+                let mut words = line.splitn(3, ' ');
+                let mut word = || words.next().unwrap_or_default().to_owned();
+                let (client, case, line) = (word(), word(), word());
+                told.lock().expect("no panic holds it").entry((client, case)).or_default().push(line);
+            }
+            let said = format!("{name} ended, and said:\n{}", script.stderr());
+            ended.lock().expect("no panic holds it").push(said);
+        });
+    }
+
+    let end = Instant::now() + LIMIT;
+    let mut late = Vec::new();
+    while Instant::now() < end {
+        let published = publish();
+        let ended = ended.lock().expect("no panic holds it").join("\n");
+        assert!(ended.is_empty(), "{ended}");
+        late = (0..pairs.len()).filter(|&at| !pairs[at].is_through(&told, published)).collect();
+        if late.is_empty() {
+            break;
+        }
+        std::thread::sleep(PACE);
+    }
+    // Nothing to tell for a while: only heartbeats keep what is idle.
+    std::thread::sleep(QUIET);
+    let last = (0..3).map(|_| publish()).last().expect("three");
+    while Instant::now() < end && pairs.iter().any(|pair| pair.last(&told) < last) {
+        std::thread::sleep(PACE);
+    }
+    let mut faults = Vec::new();
+    for (at, pair) in pairs.iter().enumerate() {
+        let (lines, seen) = (pair.told(&told), pair.proxy.seen(pair.client.name));
+        let judged = if late.contains(&at) {
+            Err("did not get through the case".into())
+        } else {
+            judge(pair, &lines, &seen, &ids)
+        };
+        if let Err(fault) = judged {
+            faults.push(report(pair, &fault, &lines, &seen));
+        }
+    }
+    assert!(faults.is_empty(), "{} of {} pairs:\n\n{}", faults.len(), pairs.len(), faults.join("\n\n"));
+    server.assert_serving();
+}
+
+/// What went wrong, what the client told last, and what its library sent.
+fn report(pair: &Pair<'_>, fault: &str, lines: &[String], seen: &[Seen]) -> String {
+    let requests: Vec<String> = seen
+        .iter()
+        .map(|seen| format!("  {} {:?}\n    met {:?}", seen.target, seen.headers, seen.plan))
+        .collect();
+    let from = lines.len().saturating_sub(30);
+    format!(
+        "{} in the case {}: {fault}\n -- it told, at last --\n  {}\n -- it asked --\n{}",
+        pair.client.name,
+        pair.case.name,
+        lines[from..].join("\n  "),
+        requests.join("\n")
+    )
+}
+
+fn judge(pair: &Pair<'_>, lines: &[String], seen: &[Seen], ids: &[String]) -> Result<(), String> {
+    events_are_whole(pair.client, lines, ids)?;
+    places_are_named(pair.client, seen, ids)?;
+    waits_are_kept(pair.client, seen)?;
+    let refused = seen.iter().filter(|seen| gives_up(pair.client, &seen.plan)).count();
+    let died = lines.iter().filter(|line| line.starts_with("dead")).count();
+    if died != refused {
+        return Err(format!("it gave up {died} times, and met {refused} answers that should make it"));
+    }
+    Ok(())
+}
+
+/// Whether this makes the client give up.
+fn gives_up(client: &Client, plan: &Plan) -> bool {
+    let is_page = matches!(plan.own, Some(Own::Page));
+    match client.gives_up {
+        GivesUp::Never => false,
+        GivesUp::Refused => is_page || matches!(plan.own, Some(Own::Refused { .. })),
+        // Chromium takes half a head for a whole one.
+        GivesUp::RefusedOrHalf => is_page || matches!(plan.own, Some(Own::Refused { .. } | Own::HalfAHead)),
+        GivesUp::Unforeseen => is_page || !plan.interim.is_empty(),
+    }
+}
+
+/// Every event came once and in order, from the first to the last; or the client was told where it began again.
+fn events_are_whole(client: &Client, lines: &[String], ids: &[String]) -> Result<(), String> {
+    let mut before: Option<usize> = None;
+    // Where the client was told that it begins.
+    let mut from: Option<usize> = None;
+    for line in lines {
+        if let Some(id) = line.strip_prefix("from ") {
+            let place = ids.iter().position(|known| known == id);
+            from = Some(place.ok_or_else(|| format!("no event is called {id}"))? + 1);
+        } else if let Some((n, id)) = got(line) {
+            if ids.get(n - 1).map(String::as_str) != Some(id) {
+                return Err(format!("event {n} came as {id}, and is {:?}", ids.get(n - 1)));
+            }
+            let begin = if client.place == Place::Nowhere { from.take().or(before) } else { before.or(from) };
+            let is_next = begin.is_none_or(|begin| begin + 1 == n);
+            if !is_next || before.is_some_and(|before| before >= n) {
+                return Err(format!("event {n} came after {before:?}, with the beginning told as {begin:?}"));
+            }
+            before = Some(n);
+        } else if ["gap", "closed", "error"].iter().any(|word| line.starts_with(word)) {
+            return Err(format!("was told of {line}"));
+        }
+    }
+    if before != Some(ids.len()) {
+        return Err(format!("of {} events it got {before:?} last", ids.len()));
+    }
+    Ok(())
+}
+
+/// Each request after the first names an event, in the library's form, and never an older one than before.
+fn places_are_named(client: &Client, seen: &[Seen], ids: &[String]) -> Result<(), String> {
+    let mut before = 0;
+    for (at, seen) in seen.iter().enumerate() {
+        let header = seen.header("last-event-id").map(str::to_owned);
+        let query = |name| {
+            let (_, rest) = seen.target.split_once(&format!("{name}="))?;
+            Some(rest.split('&').next().unwrap_or_default().to_owned())
+        };
+        let named = match client.place {
+            Place::Header => header.or_else(|| query("last_event_id")),
+            Place::Query => query("lastEventId").or_else(|| query("last_event_id")),
+            Place::Since | Place::Nowhere => {
+                return header.map_or(Ok(()), |id| Err(format!("it named {id}")));
+            }
+        };
+        let place = match &named {
+            // It had seen no event by then; a place that is not named shows as events that are missing.
+            None if before == 0 => 0,
+            None => return Err(format!("request {at} names no event")),
+            Some(id) => {
+                ids.iter().position(|known| known == id).ok_or(format!("no event is called {id}"))? + 1
+            }
+        };
+        if place < before {
+            return Err(format!("request {at} names event {place}, the one before it {before}"));
+        }
+        before = place;
+    }
+    Ok(())
+}
+
+/// No request came sooner than the library waits, nor than `Retry-After` says where the library heeds that.
+fn waits_are_kept(client: &Client, seen: &[Seen]) -> Result<(), String> {
+    for (at, pair) in seen.windows(2).enumerate() {
+        // A client begins to wait after its request was seen, so this is at least what it waited.
+        let waited = pair[1].began - pair[0].began;
+        let asked = match pair[0].plan.own {
+            Some(Own::Refused { retry_after: Some(RetryAfter::Seconds(seconds)), .. }) => seconds,
+            // A date has no parts of seconds.
+            Some(Own::Refused { retry_after: Some(RetryAfter::Date(seconds)), .. }) => seconds - 1,
+            _ => 0,
+        };
+        let asked = if client.name == "curl" { Duration::from_secs(asked.into()) } else { Duration::ZERO };
+        // aiohttp sends a GET that was closed without an answer again, once and at once, with the key that it had.
+        let key = |seen: &Seen| seen.header("sec-websocket-key").map(str::to_owned);
+        let is_repeat = client.is_socket() && key(&pair[0]) == key(&pair[1]);
+        if waited < client.floor.max(asked) && !is_repeat {
+            return Err(format!("request {} came {waited:?} after the one before", at + 1));
+        }
+    }
+    Ok(())
+}

@@ -46,7 +46,10 @@ fn use_nginx(proxy: &Hostile) {
             "upstream fanwire {{ server {upstream}; keepalive 4; keepalive_timeout 70s; }}
              server {{
                  listen {addr};
-                 location / {{ proxy_pass http://fanwire; proxy_http_version 1.1; proxy_set_header Connection ''; }}
+                 proxy_http_version 1.1;
+                 proxy_set_header Host $http_host;
+                 proxy_set_header Connection '';
+                 location / {{ proxy_pass http://fanwire; }}
              }}",
             upstream = proxy.addr
         )

@@ -57,6 +57,10 @@ pub(crate) enum Command {
     Request {
         action: String,
     },
+    /// All that its subscriptions match behind this place, once more, and then what is live.
+    Refill {
+        since: Since,
+    },
     /// Who is in a channel.
     Presence {
         channel: String,
@@ -99,6 +103,8 @@ pub(crate) struct Subscribe {
     pub(crate) history: Option<usize>,
     /// First the latest event of each key.
     pub(crate) snapshot: bool,
+    /// Its past is to be whole, also where other subscriptions brought some of it.
+    pub(crate) own_past: bool,
     pub(crate) on_lag: OnLag,
     /// What was asked for, for who may ask about a client, where the dialect tells clients their ids.
     pub(crate) config: Option<Box<RawValue>>,
@@ -113,6 +119,7 @@ impl From<Filter> for Subscribe {
             since: None,
             history: None,
             snapshot: false,
+            own_past: false,
             on_lag: OnLag::default(),
             config: None,
         }
@@ -209,6 +216,10 @@ pub(crate) enum Reply<'a> {
     },
     Unsubscribed {
         id: &'a str,
+    },
+    /// What is behind this place comes next.
+    Refilling {
+        since: &'a Since,
     },
     /// The server goes; it may come back after so many milliseconds.
     Reconnect(u64),

@@ -75,6 +75,7 @@ struct SubscribeIn {
     on_lag: Option<String>,
     max_per_second: Option<u32>,
     snapshot: bool,
+    own_past: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -84,6 +85,7 @@ struct NamesIn {
     action: Option<String>,
     channel: Option<String>,
     token: Option<String>,
+    since: Option<String>,
 }
 
 /// Reads one text message.
@@ -109,14 +111,15 @@ fn read_message(text: &str) -> ClientMessage {
 }
 
 /// The types of a client's messages.
-const KINDS: [&str; 8] = ["subscribe", "unsubscribe", "request", "ping", "publish", "auth", "ack", "pong"];
+const KINDS: [&str; 9] =
+    ["subscribe", "unsubscribe", "request", "refill", "ping", "publish", "auth", "ack", "pong"];
 
 fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
     let names = || serde_json::from_str::<NamesIn>(payload).map_err(|error| bad_payload(&error));
     // serde would take an array for the fields in order.
     let is_list = payload.trim_ascii_start().starts_with('[');
     match kind {
-        "subscribe" | "unsubscribe" | "request" | "auth" if is_list => {
+        "subscribe" | "unsubscribe" | "request" | "refill" | "auth" if is_list => {
             Err(ClientError::new("invalid_payload", "payload: not an object"))
         }
         "subscribe" => read_subscribe(payload).map(|s| Command::Subscribe(Box::new(s))),
@@ -130,6 +133,11 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
                 None => Err(ClientError::new("invalid_payload", "channel is missing")),
             },
             NamesIn { action, .. } => Ok(Command::Request { action: action.unwrap_or_default() }),
+        },
+        "refill" => match names()?.since.as_deref().map(str::parse) {
+            Some(Ok(since)) => Ok(Command::Refill { since }),
+            Some(Err(error)) => Err(ClientError::new("invalid_since", format!("since: {error}"))),
+            None => Err(ClientError::new("invalid_payload", "since is missing")),
         },
         "ping" => Ok(Command::Ping),
         "publish" => envelope::read_event(payload)
@@ -179,6 +187,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         since,
         history: input.history,
         snapshot: input.snapshot,
+        own_past: input.own_past,
         on_lag,
         ..Subscribe::from(filter)
     })
@@ -294,6 +303,9 @@ impl Protocol for Native {
                 ("ack", json!({ "subscription_id": id, "last_event_id": position() }))
             }
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
+            Reply::Refilling { since } => {
+                ("ack", json!({ "since": since.to_string(), "last_event_id": position() }))
+            }
             Reply::Response(payload) => return Some(message("response", payload, asked, &stamp)),
             Reply::Published(id) => ("ack", json!({ "event_id": id.map(|id| id.to_string()) })),
             Reply::Reconnect(delay_ms) => ("reconnect", json!({ "delay_ms": delay_ms })),
@@ -404,6 +416,9 @@ mod tests {
             (r#"{"type":"subscribe","payload":{"event_types":5}}"#, "invalid_payload"),
             (r#"{"type":"subscribe","payload":{"since":"!"}}"#, "invalid_since"),
             (r#"{"type":"publish","payload":{}}"#, "invalid_event"),
+            (r#"{"type":"refill","payload":{}}"#, "invalid_payload"),
+            (r#"{"type":"refill","payload":["a-1"]}"#, "invalid_payload"),
+            (r#"{"type":"refill","payload":{"since":"!"}}"#, "invalid_since"),
         ] {
             assert_eq!(command(text).expect_err(text).code, code, "{text}");
         }

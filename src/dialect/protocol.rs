@@ -302,6 +302,7 @@ impl Protocol {
             | Command::Publish(_)
             | Command::Say(_)
             | Command::Withheld
+            | Command::Refill { .. }
             | Command::Nothing => Err(ClientError::new("unsupported", "not here: a server's to do")),
         }
     }

@@ -377,7 +377,13 @@ impl Cursor {
     }
 
     /// Makes its own what its feed owes it, so that it stands at the feed's end.
-    fn settle(&mut self, membership: Membership, fanout: &mut Fanout, tally: &mut Tally, ring: &impl Ring) {
+    pub(super) fn settle(
+        &mut self,
+        membership: Membership,
+        fanout: &mut Fanout,
+        tally: &mut Tally,
+        ring: &impl Ring,
+    ) {
         // It may not be there when its time comes.
         fanout.release_samples_of(membership.feed());
         fanout.seal(membership.feed());

@@ -49,6 +49,9 @@ pub(crate) enum Effect {
     Change { encoding: Encoding, cut: Cut, changes: Vec<Change>, added: usize },
     /// Deliver what is kept and matches `filter`, but for what `except` brought, before what is live.
     Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom },
+    /// Deliver again what is kept behind this place and matches one of `filters`, and then what is live; what was owed from
+    /// the feed so far goes with it.
+    Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
     /// Publish these, in order, and write what `answer` makes of the last one's id.
     Publish { events: Vec<Complete>, answer: Answer },
     /// Have a thread make an answer, and write it when it comes.
@@ -649,6 +652,13 @@ impl Connection {
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.past_begins(places);
+        }
+    }
+
+    /// What all of the client's subscriptions match behind these places comes again.
+    pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
+        if let State::Ws(ws) = &mut self.state {
+            ws.session.refill_begins(places);
         }
     }
 

@@ -95,7 +95,9 @@ pub(super) fn went(session: &Session, reply: &Reply<'_>, frame: &[u8], cx: &Cont
             cx.shared.metrics.websocket.opened();
             "connect"
         }
-        Reply::Subscribed { .. } | Reply::Unsubscribed { .. } => "subscription_update",
+        Reply::Subscribed { .. } | Reply::Unsubscribed { .. } | Reply::Refilling { .. } => {
+            "subscription_update"
+        }
         Reply::Pong => "pong",
         Reply::Authenticated => "auth_success",
         Reply::AuthFailed(_) => "auth_failure",

@@ -27,7 +27,7 @@ use crate::dialect::{
     Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
 };
 use crate::engine::Refused;
-use crate::event::EventId;
+use crate::event::{EventId, Since};
 use crate::feed::Thinning;
 use crate::filter::Filter;
 use interest::{ALL, Subscription, Touched};
@@ -78,6 +78,10 @@ struct Renarrowing {
     /// What waited for the token.
     waiting: Option<Box<Subscribe>>,
 }
+
+/// What this server can do that older ones could not, or that a client must not ask of one that can't. A server without
+/// such a list has none of it.
+const CAPABILITIES: [&str; 4] = ["filter", "lean", "own_past", "refill"];
 
 /// Instructions for a byte of a message of which the type alone is read.
 const GLANCE_INSTRUCTIONS: usize = 12;
@@ -399,6 +403,11 @@ impl Session {
                 self.reply(&Reply::Unsubscribed { id: &subscription_id }, asked, cx);
                 Ok(())
             }
+            Command::Refill { since } => {
+                self.refill(since.clone(), cx);
+                self.reply(&Reply::Refilling { since: &since }, asked, cx);
+                Ok(())
+            }
             Command::Request { action } => {
                 let payload = self.request(&action, cx)?;
                 self.reply(&Reply::Response(&payload), asked, cx);
@@ -420,6 +429,18 @@ impl Session {
             }
             Command::Auth { .. } | Command::Withheld | Command::Nothing => Ok(()),
         }
+    }
+
+    /// Has all that its subscriptions match behind a place come again, in order, before what is live.
+    fn refill(&self, since: Since, cx: &mut Context<'_>) {
+        if self.subscriptions.is_empty() {
+            return;
+        }
+        let filters: Vec<Filter> = self.subscriptions.iter().map(|s| self.narrow(&s.filter)).collect();
+        // About 50 instructions for each, to be copied.
+        cx.budget.spend(u32::try_from(filters.len() / 16 + 1).unwrap_or(u32::MAX));
+        cx.effects.push(Effect::Refill { encoding: self.encoding, filters, since });
+        cx.hold_input();
     }
 
     fn publish(&self, event: Complete, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
@@ -477,6 +498,7 @@ impl Session {
                 "version": env!("CARGO_PKG_VERSION"),
                 "protocol": if self.encoding.is_lean() { lean::PROTOCOL } else { native::PROTOCOL },
                 "dialect": "native",
+                "capabilities": CAPABILITIES,
                 "epoch": cx.shared.bus.epoch().to_string(),
                 "max_message_bytes": cx.config.max_message_bytes,
                 "max_subscriptions": cx.config.max_subscriptions,

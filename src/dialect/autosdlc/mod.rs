@@ -140,7 +140,9 @@ impl Protocol for Autosdlc {
                 }
                 ("error", data)
             }
-            Reply::Reconnect(_) | Reply::Response(_) | Reply::Published(_) => return None,
+            Reply::Reconnect(_) | Reply::Response(_) | Reply::Published(_) | Reply::Refilling { .. } => {
+                return None;
+            }
         };
         let mut metadata = json!({ "version": "1.0" });
         if let Some(id) = asked.id() {

@@ -228,6 +228,19 @@ impl Cursor {
         self.membership.is_some_and(|m| self.next < fanout.feed(m.feed()).base)
     }
 
+    /// Passes over what its feed has for it, which comes again in another way; where frames may be left out it becomes its
+    /// own instead, because how many those are is counted as they are passed.
+    pub(crate) fn go_back(&mut self, fanout: &mut Fanout, tally: &mut Tally, ring: &impl Ring) {
+        let Some(membership) = self.membership else { return };
+        if fanout.feed(membership.feed()).is_thin() {
+            self.settle(membership, fanout, tally, ring);
+            return;
+        }
+        let feed = fanout.feed(membership.feed());
+        self.say_lost_newest(feed, tally, ring);
+        self.skip_to_end(fanout);
+    }
+
     /// Goes on behind all that its feed has, because it gets what it passes over in another way; false where it has no
     /// feed.
     pub(crate) fn skip_to_end(&mut self, fanout: &mut Fanout) -> bool {

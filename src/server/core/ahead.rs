@@ -79,7 +79,7 @@ impl<S: Socket> Core<S> {
     /// What this effect has to wait for.
     fn wait_for(&self, effect: &Effect) -> Option<Wait> {
         let engine = self.shared.engine.as_ref()?;
-        if let Effect::Replay { from: ReplayFrom::After(since), .. } = effect
+        if let Effect::Replay { from: ReplayFrom::After(since), .. } | Effect::Refill { since, .. } = effect
             && self.is_not_yet(since)
         {
             return Some(Wait::Log(since.clone()));

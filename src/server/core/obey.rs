@@ -26,7 +26,10 @@ impl<S: Socket> Core<S> {
         match effect {
             Effect::Send(bytes) => self.send(slot, bytes),
             Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
-            Effect::Interest { .. } | Effect::Change { .. } | Effect::Replay { .. }
+            Effect::Interest { .. }
+            | Effect::Change { .. }
+            | Effect::Replay { .. }
+            | Effect::Refill { .. }
                 if self.is_denied(slot) => {}
             Effect::Named(name) => self.call(slot, name),
             Effect::Interest { encoding, wishes } => {
@@ -48,6 +51,9 @@ impl<S: Socket> Core<S> {
             }
             Effect::Replay { encoding, filter, except, from } => {
                 self.begin_replay(slot, encoding, filter, except, from);
+            }
+            Effect::Refill { encoding, filters, since } => {
+                self.begin_refill(slot, encoding, filters, since);
             }
             Effect::Publish { events, answer } => self.publish(slot, events, answer),
             Effect::Work(work) => self.work(slot, work),

@@ -21,7 +21,7 @@ use super::super::budget::{self, Budget};
 use super::super::connection::ReplayFrom;
 use super::log_places::{Behind, behind, event_id, marks};
 use super::mail::Letter;
-use super::{Core, Socket, token_of};
+use super::{Core, Kept, Socket, token_of};
 use crate::dialect::{Encoding, GapNotice, Missed};
 use crate::engine::{Place, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since};
@@ -120,7 +120,7 @@ impl<S: Socket> Core<S> {
                 let to = self.begin_snapshot();
                 Work::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false }
             }
-            ReplayFrom::After(since) => self.behind(since, &filter),
+            ReplayFrom::After(since) => self.behind(since, std::slice::from_ref(&filter)),
             ReplayFrom::Unknown => Work::Unknown(None),
         };
         if let Work::Forward(forward) = &work {
@@ -129,6 +129,27 @@ impl<S: Socket> Core<S> {
         let judge = Judge::new(filter, except);
         let replay = Replay { encoding, judge, work, ticket: None, arrived: None };
         self.conns[slot].replay = Some(Box::new(replay));
+    }
+
+    /// Begins to deliver again what a client's subscriptions match behind a place. What its feed has for it is passed over:
+    /// that comes again too.
+    pub(super) fn begin_refill(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        filters: Vec<Filter>,
+        since: Since,
+    ) {
+        let work = self.behind(since, &filters);
+        let ring = Kept { shared: &self.shared, now: self.now };
+        let conn = &mut self.conns[slot];
+        if let Work::Forward(forward) = &work {
+            conn.connection.refill_begins(forward.places());
+        }
+        conn.cursor.go_back(&mut self.fanout, &mut self.tally, &ring);
+        conn.cursor.set_waits(true);
+        let replay = Replay { encoding, judge: Judge::any(filters), work, ticket: None, arrived: None };
+        conn.replay = Some(Box::new(replay));
     }
 
     /// Where a shard ends for a reader that gets what is live from here on: the place in the ring, and the last event
@@ -166,12 +187,15 @@ impl<S: Socket> Core<S> {
     }
 
     /// All behind the places that a client names, up to the loop's own.
-    fn behind(&self, since: Since, filter: &Filter) -> Work {
+    fn behind(&self, since: Since, filters: &[Filter]) -> Work {
         let shards = self.shared.bus.shards();
         let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
         let mut marks = marks(&self.shared, &since);
         // What the node did not ask for then, it can't know.
-        let is_from_before = self.follow_on(&mut marks, filter);
+        let mut is_from_before = false;
+        for filter in filters {
+            is_from_before |= self.follow_on(&mut marks, filter);
+        }
         // Of the shards that it says nothing of, the client gets what comes from now on.
         let mut at = self.reader.told().cloned();
         if let (Some(at), Some(first)) = (&mut at, marks.first())

@@ -46,6 +46,11 @@ impl From<Position> for Began {
 }
 
 impl Began {
+    /// Of what is live behind this place alone; of no event where the log was not reached yet.
+    pub(crate) fn from_here(position: Option<Position>) -> Self {
+        position.map_or(Self::One { epoch: u64::MAX, next: Sequence::MAX }, Self::from)
+    }
+
     /// The epoch, and the next sequence of a shard.
     fn of(&self, shard: u16) -> (u64, Sequence) {
         match self {

@@ -194,7 +194,7 @@ impl Session {
         let id = name.to_string();
         let replaced = self.named(&id);
         self.check(&subscribe, &replaced, cx)?;
-        let Subscribe { filter, or, since, history, snapshot, on_lag, config, .. } = subscribe;
+        let Subscribe { filter, or, since, history, snapshot, own_past, on_lag, config, .. } = subscribe;
         if let Name::Numbered(number) = name {
             self.unnamed = number;
         }
@@ -207,7 +207,13 @@ impl Session {
             // Before the interest changes, so that what is live comes behind it.
             let brought =
                 |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
-            let except = self.subscriptions.iter().map(brought).collect();
+            let except = match self.subscriptions.is_empty() || !own_past {
+                true => self.subscriptions.iter().map(brought).collect(),
+                // The others have nothing to do with it but what is live from here on.
+                false => {
+                    vec![Brought { filter: Filter::new(), began: Some(Began::from_here((cx.position)())) }]
+                }
+            };
             let (encoding, filter) = (self.encoding, self.narrow(filter));
             cx.effects.push(Effect::Replay { encoding, filter, except, from });
             cx.hold_input();
@@ -243,6 +249,14 @@ impl Session {
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let Some(began) = self.subscriptions.last_mut().and_then(|newest| newest.began.as_mut()) {
             places.for_each(|place| began.reach_back(place));
+        }
+    }
+
+    /// What any subscription matches behind these places comes again.
+    pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
+        let places: SmallVec<[EventId; 1]> = places.collect();
+        for began in self.subscriptions.iter_mut().filter_map(|s| s.began.as_mut()) {
+            places.iter().for_each(|place| began.reach_back(*place));
         }
     }
 

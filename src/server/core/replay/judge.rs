@@ -37,6 +37,8 @@ pub(super) struct Judge {
     began: HashMap<ClassId, Option<Began>>,
     /// Subscriptions that are not in `except` yet.
     pending: Vec<Brought>,
+    /// Filters that are not in `filter` yet.
+    wanted: Vec<Filter>,
 }
 
 /// How much of what is missing a filter wanted, where that is known without the events.
@@ -80,6 +82,7 @@ impl Judge {
             plain_began: None,
             began: HashMap::new(),
             pending: except,
+            wanted: Vec::new(),
         };
         judge.filter = match filter.bytes().len() {
             ..=PLAIN_BYTES => Test::Plain(filter),
@@ -95,7 +98,22 @@ impl Judge {
         judge
     }
 
-    /// Whether this replay's subscription is the client's only one.
+    /// Returns one for events that one of `filters` wants.
+    pub(super) fn any(filters: Vec<Filter>) -> Self {
+        let mut filters = filters;
+        match filters.pop() {
+            Some(one) if filters.is_empty() => Self::new(one, Vec::new()),
+            last => {
+                let mut judge = Self::new(Filter::new(), Vec::new());
+                judge.filter = Test::None;
+                judge.wanted = filters;
+                judge.wanted.extend(last);
+                judge
+            }
+        }
+    }
+
+    /// Whether all that is live for this client is of this replay.
     pub(super) fn is_alone(&self) -> bool {
         self.pending.is_empty() && matches!(self.except, Test::None)
     }
@@ -111,6 +129,18 @@ impl Judge {
 
     /// Compiles what is not compiled yet; true when all is.
     pub(super) fn prepare(&mut self, budget: &mut Budget) -> bool {
+        while let Some(filter) = self.wanted.last() {
+            if budget.is_spent() {
+                return false;
+            }
+            budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+            if let Test::Compiled(compiled) = &mut self.filter {
+                compiled.add(filter);
+            } else {
+                self.filter = Test::Compiled(Compiled::new(filter));
+            }
+            self.wanted.pop();
+        }
         while !self.pending.is_empty() {
             if budget.is_spent() {
                 return false;
@@ -160,8 +190,9 @@ impl Judge {
     /// Returns the bytes that it holds.
     pub(super) fn held_bytes(&self) -> usize {
         let pending = self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<Brought>());
+        let wanted: usize = self.wanted.iter().map(|one| one.bytes().len() + size_of::<Filter>()).sum();
         let began = self.began.capacity() * size_of::<(ClassId, Option<Began>)>();
-        self.filter.held_bytes() + self.except.held_bytes() + began + pending.sum::<usize>()
+        self.filter.held_bytes() + self.except.held_bytes() + began + wanted + pending.sum::<usize>()
     }
 }
 
@@ -275,6 +306,22 @@ mod tests {
                 let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.has(&event));
                 prop_assert_eq!(judge.wants(&event, &mut Budget::new(1000)), by_definition);
             }
+        }
+    }
+
+    #[test]
+    fn of_several_filters_one_is_enough() {
+        for count in [1, 2, 300] {
+            let filters = (0..count).map(|n| Filter::new().types([format!("t{n}.*")])).collect();
+            let mut judge = Judge::any(filters);
+            while !judge.prepare(&mut Budget::new(50)) {}
+            assert!(judge.is_alone());
+            let mut wants = |event_type: String| {
+                let event = Event::builder(event_type).build().expect("valid");
+                judge.wants(&event, &mut Budget::new(1000))
+            };
+            assert!(wants("t0.x".into()) && wants(format!("t{}.x", count - 1)));
+            assert!(!wants(format!("t{count}.x")));
         }
     }
 

@@ -106,6 +106,7 @@ async def conversation():
         await client.say("ping", answer="pong")
         await client.say("publish", FULL)
         await client.say("publish", {"event_type": "bare"})
+        await client.say("refill", {"since": "zzz-1"})
         await client.say("unsubscribe", {"subscription_id": "all"})
         await client.say("unsubscribe", {"subscription_id": "all"}, "error")
         await client.say("publish", {"type": "\n"}, "error")

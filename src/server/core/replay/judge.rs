@@ -317,7 +317,7 @@ mod tests {
             while !judge.prepare(&mut Budget::new(50)) {}
             assert!(judge.is_alone());
             let mut wants = |event_type: String| {
-                let event = Event::builder(event_type).build().expect("valid");
+                let event = Event::builder(&event_type).build().expect("valid");
                 judge.wants(&event, &mut Budget::new(1000))
             };
             assert!(wants("t0.x".into()) && wants(format!("t{}.x", count - 1)));

@@ -108,6 +108,11 @@ impl Judge {
                 judge.filter = Test::None;
                 judge.wanted = filters;
                 judge.wanted.extend(last);
+                judge.wants = match judge.wanted.as_slice() {
+                    all if all.iter().any(Filter::is_everything) => Wants::Everything,
+                    all if all.iter().all(Filter::is_nothing) => Wants::Nothing,
+                    _ => Wants::Some,
+                };
                 judge
             }
         }
@@ -322,6 +327,7 @@ mod tests {
             };
             assert!(wants("t0.x".into()) && wants(format!("t{}.x", count - 1)));
             assert!(!wants(format!("t{count}.x")));
+            assert_eq!(judge.wants, Wants::Some, "how many of a gap's events it wanted is not known");
         }
     }
 

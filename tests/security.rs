@@ -185,6 +185,120 @@ fn nothing_that_a_stranger_sends_makes_a_line_of_the_log_or_moves_its_terminal()
     }
 }
 
+/// Publishes events of a stream, in one body.
+fn publish_of(server: &Server, writer: &str, stream: &str, count: usize) {
+    let line =
+        format!("{{\"type\":\"t.x\",\"stream_id\":\"{stream}\",\"payload\":{{\"of\":\"{stream}\"}}}}\n");
+    let body = line.repeat(count);
+    let request = format!(
+        "POST /publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {writer}\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = http::exchange(server.addr, request.as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// Subscribes; the answer's place.
+fn place_of_ack(client: &mut Ws, payload: &Value) -> Value {
+    client.send(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
+    client.message()["payload"]["last_event_id"].take()
+}
+
+fn place_of_pong(client: &mut Ws) -> Value {
+    client.send(&json!({"type": "ping", "message_id": "p"}));
+    let mut pong = client.message();
+    assert_eq!(pong["type"], "pong", "{pong}");
+    pong["payload"]["last_event_id"].take()
+}
+
+/// The id that an event stream begins with.
+fn first_id(server: &Server, token: &str) -> String {
+    let mut wire = Wire::connect(server.addr);
+    wire.send(format!("GET /sse?token={token} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+    http::read_head(&mut wire, deadline()).expect("an answer");
+    loop {
+        let line = wire.take_until(b"\n", deadline()).expect("a line");
+        if let Some(id) = line.strip_prefix(b"id: ") {
+            return String::from_utf8_lossy(id).trim().to_owned();
+        }
+    }
+}
+
+#[test]
+fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
+    for shards in ["1", "3"] {
+        let options = ["--auth-jwt-hs256-secret", SECRET, "--bus-shards", shards, "--bus-capacity", "256"];
+        let server = Server::with(&options);
+        let writer = support::token(SECRET, &["--publish"]);
+        let tenant = support::token(SECRET, &["--stream", "acme"]);
+        let connect = || Ws::over(Wire::connect(server.addr), &format!("/ws?token={tenant}"), "");
+        let is_sealed =
+            |place: &Value| place.as_str().is_some_and(|text| text.starts_with('~') && !text.contains('-'));
+        publish_of(&server, &writer, "rival", 5);
+        let mut client = connect();
+        let begun = place_of_ack(&mut client, &json!({}));
+        assert!(is_sealed(&begun), "{begun}");
+        // Whatever others publish, what it is told stays the same.
+        for _ in 0..3 {
+            assert_eq!(place_of_pong(&mut client), begun);
+            publish_of(&server, &writer, "rival", 7);
+        }
+        // Its own event moves it.
+        publish_of(&server, &writer, "acme", 1);
+        assert_eq!(client.message()["type"], "event");
+        let moved = place_of_pong(&mut client);
+        assert!(is_sealed(&moved) && moved != begun, "{moved}");
+        // Two places of one time do not show that they are.
+        assert_ne!(place_of_ack(&mut connect(), &json!({})), place_of_ack(&mut connect(), &json!({})));
+        let id = first_id(&server, &tenant);
+        assert!(id.starts_with('~'), "{id}");
+        // A client that may see everything is told where it is.
+        let wide = support::token(SECRET, &["--stream", "*"]);
+        assert!(!first_id(&server, &wide).starts_with('~'));
+
+        // From such a place comes all that is the tenant's, and nothing else.
+        for since in [moved.as_str().expect("a text"), &id] {
+            publish_of(&server, &writer, "rival", 3);
+            publish_of(&server, &writer, "acme", 2);
+            let mut back = connect();
+            let query = format!("?token={tenant}");
+            let mut stream = Sse::with(server.addr, &query, &format!("Last-Event-ID: {since}\r\n"));
+            back.send(&json!({"type": "subscribe", "message_id": "m", "payload": {"since": since}}));
+            let mut came = 0;
+            while came < 2 {
+                let message = back.message();
+                assert_ne!(message["type"], "gap", "{message}");
+                came += usize::from(message["type"] == "event");
+                if message["type"] == "event" {
+                    assert_eq!(stream.event().json()["payload"]["of"], "acme");
+                }
+            }
+        }
+
+        // Where the ring has forgotten what came behind it, nobody can say whether the tenant missed anything: it is told
+        // that, and no number or place that counts the events of others.
+        publish_of(&server, &writer, "rival", 2000);
+        let mut back = connect();
+        back.send(&json!({"type": "subscribe", "message_id": "m", "payload": {"since": begun}}));
+        let gap = loop {
+            let message = back.message();
+            if message["type"] == "gap" {
+                break message["payload"].clone();
+            }
+        };
+        assert_eq!(
+            (&gap["missed"], &gap["at_most"], &gap["to"]),
+            (&Value::Null, &Value::Null, &Value::Null),
+            "{gap}"
+        );
+        assert!(gap["from"].is_null() || is_sealed(&gap["from"]), "{gap}");
+
+        // Before a token was shown, there is no place at all.
+        let mut stranger = Ws::connect(server.addr);
+        assert_eq!(place_of_pong(&mut stranger), Value::Null);
+    }
+}
+
 #[test]
 fn a_tenant_sees_nothing_of_another_by_any_way_in() {
     let server = Server::with(&["--auth-jwt-hs256-secret", SECRET]);

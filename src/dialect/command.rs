@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::OnLag;
 use super::adopt::Complete;
 use crate::codec::ws;
-use crate::event::{EventId, Position, Since, Timestamp};
+use crate::event::{EventId, Since, Timestamp};
 use crate::filter::{Filter, FilterError, VALUES_MAX};
 
 /// A WebSocket message, whole.
@@ -252,7 +252,7 @@ pub(crate) struct Stamp {
     pub(crate) now: Timestamp,
     /// Where to resume, as of now: all that is wanted up to this place stands before the answer. So a client that
     /// has not got an event yet, or none for long, misses nothing when its connection breaks.
-    pub(crate) position: Option<Position>,
+    pub(crate) position: Option<Since>,
 }
 
 /// What a connection's path says of it.

@@ -68,10 +68,23 @@ pub(crate) struct GapNotice {
 impl GapNotice {
     /// Returns an event at one of its edges.
     pub(crate) fn edge(&self) -> Option<EventId> {
-        self.to.or(match self.from {
-            Some(Since::Event(id)) => Some(id),
-            _ => None,
+        self.to.or(match &self.from {
+            Some(Since::Event(id)) => Some(*id),
+            // Random digits, which tell it from other gaps as well as an id does.
+            Some(Since::Sealed(text)) => {
+                let digits = |at| text.get(at..at + 16).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+                Some(EventId { epoch: digits(1)?, shard: 0, sequence: digits(17)? })
+            }
+            Some(Since::Position(_)) | None => None,
         })
+    }
+
+    /// Returns what a client may know of it that is to learn nothing beyond its grant: no bound, no event of others, and
+    /// the place before it sealed.
+    pub(crate) fn within_a_grant(&self, seal: impl FnOnce(&Since) -> Option<Since>) -> Self {
+        let missed = if let Missed::AtMost(_) = self.missed { Missed::Unknown } else { self.missed };
+        let from = self.from.as_ref().and_then(seal);
+        Self { missed, from, to: None, ..self.clone() }
     }
 
     /// Returns `{"missed","from","to","recoverable"}`, and `at_most` where only a bound is known.

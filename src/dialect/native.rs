@@ -16,7 +16,7 @@ use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, Place, Protocol, Refusal, Reply,
     Stamp, Subscribe, envelope, shortened, split_entity,
 };
-use crate::event::{Attribute, Event, Position, json};
+use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::Filter;
 
 /// Its subprotocol.
@@ -296,7 +296,7 @@ impl Protocol for Native {
     }
 
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes> {
-        let position = || stamp.position.as_ref().map(Position::to_string);
+        let position = || stamp.position.as_ref().map(Since::to_string);
         let (kind, payload) = match reply {
             Reply::Welcome { .. } => return None,
             Reply::Subscribed { id } => {

@@ -276,6 +276,14 @@ impl FromStr for Position {
 pub(crate) enum Since {
     Event(EventId),
     Position(Position),
+    /// Either of them in a form that only a server can read: see `server::auth::seal`.
+    Sealed(Box<str>),
+}
+
+#[cfg(feature = "server")]
+impl Since {
+    /// What a sealed place begins with, as no other does.
+    pub(crate) const SEALED: char = '~';
 }
 
 #[cfg(feature = "server")]
@@ -284,6 +292,7 @@ impl fmt::Display for Since {
         match self {
             Self::Event(id) => id.fmt(f),
             Self::Position(position) => position.fmt(f),
+            Self::Sealed(text) => f.write_str(text),
         }
     }
 }
@@ -293,6 +302,10 @@ impl FromStr for Since {
     type Err = ParseEventIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(hex) = text.strip_prefix(Self::SEALED) {
+            let is_hex = hex.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
+            return if is_hex { Ok(Self::Sealed(text.into())) } else { Err(ParseEventIdError) };
+        }
         if text.contains('~') { text.parse().map(Self::Position) } else { text.parse().map(Self::Event) }
     }
 }

@@ -301,6 +301,11 @@ impl Cursor {
         ahead + self.backlog.as_ref().map_or(0, |b| b.direct_events)
     }
 
+    /// The newest event of its feed.
+    pub(crate) fn newest(&self, fanout: &Fanout) -> Option<EventId> {
+        self.membership.and_then(|membership| fanout.feed(membership.feed()).newest_appended())
+    }
+
     /// How far behind it is; bytes are those of its own and those its feed still has for it.
     pub(crate) fn lag(&self, fanout: &Fanout, now: Timestamp) -> Lag {
         let Some(backlog) = &self.backlog else { return Lag::default() };

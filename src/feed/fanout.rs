@@ -385,13 +385,17 @@ impl Fanout {
 
     /// Tells the members of the feeds that may want some of them that events are missing from here: `id` is one at an
     /// edge. `gap` counts all that are missing, whoever wanted them; `to_some` is for members who want some events only.
-    pub(crate) fn append_gap(&mut self, id: EventId, gap: &GapNotice, to_some: &GapNotice) {
+    /// `hides`: those are to learn of no event that is not theirs, so in their feeds it stands at one of their own.
+    pub(crate) fn append_gap(&mut self, id: EventId, gap: &GapNotice, to_some: &GapNotice, hides: bool) {
         for (key, feed) in &mut self.feeds {
             let filters = || feed.classes.iter().filter_map(|(class, _)| self.matcher.filter(*class));
             if filters().all(Filter::is_nothing) {
                 continue;
             }
-            let gap = if filters().any(Filter::is_everything) { gap } else { to_some };
+            let wants_all = filters().any(Filter::is_everything);
+            let gap = if wants_all { gap } else { to_some };
+            let own = feed.newest_appended().unwrap_or(EventId::before(id.epoch, id.shard, 0));
+            let id = if hides && !wants_all { own } else { id };
             // What is left out of a feed is not missing.
             let missed = if feed.thin.is_some() { gap.missed.as_bound() } else { gap.missed };
             let frame = feed.encoding.gap(&GapNotice { missed, ..gap.clone() });

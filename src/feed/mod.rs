@@ -394,6 +394,11 @@ impl Feed {
         self.runs.back().map(|run| run.id_of(run.next() - 1)).or(self.trimmed)
     }
 
+    /// Whose frame was appended last, readable or not yet.
+    fn newest_appended(&self) -> Option<EventId> {
+        self.fresh.last().map(|fresh| fresh.id).or_else(|| self.newest_id())
+    }
+
     /// Whether some frames have a key.
     fn is_thin(&self) -> bool {
         self.thin.is_some()

@@ -450,7 +450,7 @@ proptest! {
                     let gap = GapNotice {
                         missed: Missed::Unknown, from: None, to: Some(id), recoverable: false, at: world.now,
                     };
-                    world.fanout.append_gap(id, &gap, &gap);
+                    world.fanout.append_gap(id, &gap, &gap, false);
                 }
             }
             world.seal();

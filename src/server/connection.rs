@@ -141,6 +141,8 @@ pub(crate) struct Context<'a> {
     /// What the loop has taken of the bus so far, to resume from; `None` before an engine's log was reached. Made when
     /// it is asked for: most input asks for nothing.
     pub(crate) position: &'a dyn Fn() -> Option<Position>,
+    /// The newest event that the client was sent, or is about to be.
+    pub(crate) newest: &'a dyn Fn() -> Option<EventId>,
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Bytes of answers given since the loop called.
     pub(crate) answered_bytes: usize,
@@ -152,6 +154,9 @@ pub(crate) struct Context<'a> {
     pub(crate) blocked: bool,
 }
 
+/// Units for sealing a place: some ten blocks of SHA-256.
+const SEAL_UNITS: u32 = 20;
+
 /// A client that asks for more than this at once is answered in pieces, each when the one before is written.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
@@ -160,6 +165,18 @@ impl Context<'_> {
         let bytes = bytes.into();
         self.answered_bytes += bytes.len() + REPLY_COST;
         self.effects.push(Effect::Send(bytes));
+    }
+
+    /// Where a client resumes that has got all up to here: as it is, or sealed for one that may not know how much goes on
+    /// beyond its grant.
+    pub(crate) fn place(&mut self, grant: Option<&Grant>) -> Option<Since> {
+        let place = (self.position)().map(Since::Position)?;
+        if grant.is_none_or(|grant| !grant.narrows()) {
+            return Some(place);
+        }
+        // Two hashes and their padding.
+        self.budget.spend(SEAL_UNITS);
+        self.shared.auth.seal(&place, self.rng.next_u128() as u64)
     }
 
     /// What came behind this message waits until the loop has done what it asks for.

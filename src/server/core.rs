@@ -9,9 +9,9 @@
 /// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
 macro_rules! context {
     ($core:ident, $conn:ident) => {
-        context!($core, $conn.socket.peer(), $conn.blocked)
+        context!($core, $conn.socket.peer(), $conn.blocked, $conn.cursor.newest(&$core.fanout))
     };
-    ($core:ident, $peer:expr, $blocked:expr) => {
+    ($core:ident, $peer:expr, $blocked:expr, $newest:expr) => {
         Context {
             shared: &$core.shared,
             config: &$core.config,
@@ -20,6 +20,7 @@ macro_rules! context {
             tick: $core.tick,
             now: $core.now,
             position: &|| taken(&$core.shared.bus, &$core.reader, $core.continuity.as_ref()),
+            newest: &|| $newest,
             effects: &mut $core.effects,
             answered_bytes: 0,
             budget: &mut $core.work,

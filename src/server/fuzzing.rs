@@ -334,6 +334,7 @@ pub fn session(data: &[u8]) {
             tick: tick as u64,
             now: Timestamp(0),
             position: &|| None,
+            newest: &|| None,
             effects: &mut effects,
             answered_bytes: 0,
             budget: &mut Budget::new(u32::MAX),

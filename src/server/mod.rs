@@ -642,6 +642,7 @@ impl ServerBuilder {
         #[cfg(unix)]
         if let Some(inheritance) = &mut inheritance {
             lock(&shared.presence).expect(inheritance.present());
+            inheritance.seal().into_iter().for_each(|seal| shared.auth.take_seal(seal));
         }
         if let Some(bridge) = bridge {
             shared.bridge = bridge;

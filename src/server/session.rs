@@ -64,7 +64,24 @@ struct Own {
     weight: Weight,
     /// Its subscriptions become interest anew, some in each turn.
     renarrowing: Option<Renarrowing>,
+    /// The place that it was told last, where places are sealed for it.
+    told: Option<Told>,
 }
+
+/// A sealed place that a client was told.
+#[derive(Debug)]
+struct Told {
+    place: Since,
+    /// When it was told first.
+    at: Tick,
+    /// The client's own newest event then.
+    newest: Option<EventId>,
+}
+
+/// How long a client with a narrowing grant is told one place while nothing of its own comes. It is renewed by the clock
+/// alone, so that its bytes do not say whether others published; and it is renewed, so that a quiet client does not
+/// come back to a place that the ring has left behind long ago. Ten seconds.
+const TOLD_TICKS: Tick = 100;
 
 /// A client that has shown another token, whose subscriptions are not all narrowed by it yet. It is not read meanwhile.
 #[derive(Debug)]
@@ -370,11 +387,39 @@ impl Session {
     }
 
     fn reply(&self, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
-        let stamp = stamp(cx);
+        self.reply_at(None, reply, asked, cx);
+    }
+
+    /// Answers, and says where the client stands behind the answer.
+    fn reply_at(&self, place: Option<Since>, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
+        let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: place };
         if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
             messages::went(self, reply, &frame, cx);
             cx.send(frame);
         }
+    }
+
+    /// Returns where the client stands. One that must show a token is told nothing. `is_new`: it asked for something new,
+    /// so an earlier place will not do.
+    fn place(&mut self, is_new: bool, cx: &mut Context<'_>) -> Option<Since> {
+        let grant = self.grant();
+        if self.is_locked() {
+            return None;
+        }
+        if grant.is_none_or(|grant| !grant.narrows()) {
+            return cx.place(None);
+        }
+        let (newest, tick) = ((cx.newest)(), cx.tick);
+        let told = self.own.as_ref().and_then(|own| own.told.as_ref());
+        if let Some(told) =
+            told.filter(|told| !is_new && told.newest == newest && tick < told.at + TOLD_TICKS)
+        {
+            return Some(told.place.clone());
+        }
+        let place = cx.place(grant)?;
+        let told = Told { place: place.clone(), at: tick, newest };
+        self.own.get_or_insert_default().told = Some(told);
+        Some(place)
     }
 
     fn obey(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
@@ -382,7 +427,8 @@ impl Session {
             Command::Subscribe(subscribe) => {
                 // The answer stands between what was owed before and what comes from here on.
                 let id = self.subscribe(*subscribe, cx)?.to_string();
-                self.reply(&Reply::Subscribed { id: &id }, asked, cx);
+                let place = self.place(true, cx);
+                self.reply_at(place, &Reply::Subscribed { id: &id }, asked, cx);
                 Ok(())
             }
             Command::Unsubscribe { subscription_id, strict } => {
@@ -419,7 +465,8 @@ impl Session {
                 Ok(())
             }
             Command::Ping => {
-                self.reply(&Reply::Pong, asked, cx);
+                let place = self.place(false, cx);
+                self.reply_at(place, &Reply::Pong, asked, cx);
                 Ok(())
             }
             Command::Publish(event) => self.publish(event, asked, cx),
@@ -449,7 +496,7 @@ impl Session {
         }
         cx.config.check_event(&event).map_err(|error| ClientError::new("schema", error))?;
         cx.shared.metrics.events_published.inc();
-        let stamp = stamp(cx);
+        let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
         let (encoding, asked) = (self.encoding, asked.clone());
         let answer = move |outcome: Result<Option<EventId>, Refused>| match outcome {
             Ok(id) => encoding.protocol().reply(&Reply::Published(id), &asked, stamp),
@@ -521,8 +568,4 @@ impl Session {
             cx.shared.directory.remove(self.client(), "*");
         }
     }
-}
-
-fn stamp(cx: &mut Context<'_>) -> Stamp {
-    Stamp { random: cx.rng.next_u128(), now: cx.now, position: (cx.position)() }
 }

@@ -45,6 +45,7 @@ fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
             tick: 1,
             now,
             position: &|| None,
+            newest: &|| None,
             effects: &mut effects,
             answered_bytes,
             budget: &mut Budget::new(u32::MAX),

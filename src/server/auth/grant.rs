@@ -261,6 +261,11 @@ impl Grant {
         beyond
     }
 
+    /// Whether there are events that its holder may not see.
+    pub(crate) fn narrows(&self) -> bool {
+        !self.sees.is_everything()
+    }
+
     /// Whether its holder may publish at all.
     pub(crate) fn publishes(&self) -> bool {
         !matches!(self.publishes, Publishes::Nothing)

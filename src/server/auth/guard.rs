@@ -11,10 +11,11 @@ use super::credential::{self, Credential};
 use super::grant::{Grant, SavedGrant};
 use super::jwt::{self, Verifier};
 use super::revocation::{Revocation, Revocations, TooMany};
+use super::seal::Seal;
 use super::ticket::Tickets;
-use super::{Denied, Fault, NoTicket};
+use super::{Denied, Fault, NoTicket, SavedSeal};
 use crate::codec::http::Request;
-use crate::event::Timestamp;
+use crate::event::{Since, Timestamp};
 use crate::server::budget::Budget;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
@@ -38,6 +39,10 @@ pub(crate) struct Auth {
     revoked: Mutex<Revocations>,
     tickets: Mutex<Tickets>,
     changes: AtomicU64,
+    /// For places that clients with a narrowing grant are told.
+    seal: Mutex<Option<Seal>>,
+    /// Other nodes derive the same key.
+    is_seal_shared: bool,
 }
 
 /// Tells an anonymous grant from those that keys vouch for; no key's proof is looked up for it.
@@ -105,7 +110,32 @@ impl Auth {
     /// Reads what the configuration names. Blocks for the files.
     pub(crate) fn load(config: &AuthConfig) -> Result<Self, AuthError> {
         let guard = Guard::load(config)?.map(|guard| Mutex::new(Arc::new(guard)));
-        Ok(Self { guard, ..Self::default() })
+        let derived = Seal::of_secrets(config.jwt.secrets());
+        let is_seal_shared = derived.is_some();
+        let seal = guard.as_ref().and_then(|_| derived.or_else(Seal::random));
+        Ok(Self { guard, seal: Mutex::new(seal), is_seal_shared, ..Self::default() })
+    }
+
+    /// Returns a place in a form that says nothing to a client. `None` where there is no authentication.
+    pub(crate) fn seal(&self, since: &Since, random: u64) -> Option<Since> {
+        Some(lock(&self.seal).clone()?.seal(since, random))
+    }
+
+    /// Returns the place in a sealed text, if it was sealed here or by a node with the same secrets.
+    pub(crate) fn open_seal(&self, text: &str) -> Option<Since> {
+        lock(&self.seal).clone()?.open(text)
+    }
+
+    /// Returns the key of sealed places, for a successor.
+    pub(crate) fn save_seal(&self) -> Option<SavedSeal> {
+        lock(&self.seal).as_ref().map(|seal| SavedSeal(seal.key()))
+    }
+
+    /// Goes on with a predecessor's key, unless the configuration has one.
+    pub(crate) fn take_seal(&self, saved: SavedSeal) {
+        if self.guard.is_some() && !self.is_seal_shared {
+            *lock(&self.seal) = Some(Seal::restored(saved.0));
+        }
     }
 
     /// Reads it again; on an error all stays as it was.

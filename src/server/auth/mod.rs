@@ -30,6 +30,8 @@ mod make;
 #[cfg(not(feature = "auth"))]
 mod open;
 mod revocation;
+#[cfg(feature = "auth")]
+mod seal;
 #[cfg(all(test, feature = "auth"))]
 mod tests;
 #[cfg(feature = "auth")]
@@ -37,6 +39,8 @@ mod ticket;
 
 use std::fmt;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 pub use claims::{Claims, PublishRight};
 #[cfg(feature = "auth")]
@@ -52,6 +56,16 @@ pub(crate) use revocation::{Notice, Revocation};
 
 /// What a request shows of who sends it: a grant, nothing, or something that is no good.
 pub(crate) type Shown = Result<Option<Arc<Grant>>, Denied>;
+
+/// The key of sealed places, for a successor.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedSeal([u8; 32]);
+
+impl fmt::Debug for SavedSeal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SavedSeal(..)")
+    }
+}
 
 /// Why there is no ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::grant::{Grant, SavedGrant};
 use super::revocation::Revocation;
-use super::{Denied, NoTicket};
+use super::{Denied, NoTicket, SavedSeal};
 use crate::codec::http::Request;
-use crate::event::Timestamp;
+use crate::event::{Since, Timestamp};
 use crate::server::budget::Budget;
 
 /// The authentication of a server: none.
@@ -52,6 +52,20 @@ impl Auth {
     pub(crate) fn restore(&self, _: SavedGrant, _: Timestamp) -> Option<Arc<Grant>> {
         None
     }
+
+    pub(crate) fn seal(&self, _: &Since, _: u64) -> Option<Since> {
+        None
+    }
+
+    pub(crate) fn open_seal(&self, _: &str) -> Option<Since> {
+        None
+    }
+
+    pub(crate) fn save_seal(&self) -> Option<SavedSeal> {
+        None
+    }
+
+    pub(crate) fn take_seal(&self, _: SavedSeal) {}
 
     pub(crate) fn save_revoked(&self) -> Vec<Revocation> {
         Vec::new()

@@ -49,6 +49,9 @@ pub(super) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
     };
     match since {
         Since::Position(position) => known(position),
+        Since::Sealed(text) => {
+            shared.auth.open_seal(text).map_or_else(SmallVec::new, |since| marks(shared, &since))
+        }
         Since::Event(id) if usize::from(id.shard) >= shards => SmallVec::new(),
         // Which events of other shards stood before it is what this node made it; another may have another order.
         Since::Event(id) if shards > 1 && shared.engine.is_none() => match position_of(shared, *id) {

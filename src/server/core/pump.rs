@@ -18,12 +18,14 @@ const EVENTS_A_BATCH: usize = 256;
 
 /// Tells of events that are gone before anybody could see who wants them. Members who want all of them are told the
 /// number, and others a bound, unless that would tell a client of how much goes on beyond its grant.
-fn append_gap(fanout: &mut Fanout, gap: GapNotice, is_open: bool) {
+fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<&dyn Fn(&Since) -> Option<Since>>) {
     let before = |since: &Since| if let Since::Event(id) = since { Some(*id) } else { None };
     let Some(id) = gap.to.or_else(|| gap.from.as_ref().and_then(before)) else { return };
-    let missed = if is_open { gap.missed.as_bound() } else { Missed::Unknown };
-    let to_some = GapNotice { missed, ..gap.clone() };
-    fanout.append_gap(id, &gap, &to_some);
+    let mut to_some = GapNotice { missed: gap.missed.as_bound(), ..gap.clone() };
+    if let Some(seal) = seal {
+        to_some = to_some.within_a_grant(seal);
+    }
+    fanout.append_gap(id, gap, &to_some, seal.is_some());
 }
 
 impl<S: Socket> Core<S> {
@@ -52,7 +54,10 @@ impl<S: Socket> Core<S> {
             let metrics = &self.shared.metrics;
             let epoch = self.shared.bus.epoch();
             let now = self.now;
-            let is_open = self.shared.auth.is_open();
+            let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.rng));
+            let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
+            let seal: Option<&dyn Fn(&Since) -> Option<Since>> =
+                if auth.is_open() { None } else { Some(&seal) };
             let snapshot = &mut self.snapshot;
             let mut lost = false;
             // Of several shards, the id before the hole says nothing of the others.
@@ -69,7 +74,7 @@ impl<S: Socket> Core<S> {
                             |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
                         );
                         gap.recoverable = lost && can_recover && is_of_one_epoch;
-                        append_gap(fanout, gap, is_open);
+                        append_gap(fanout, &gap, seal);
                     }
                     if let Some(snapshot) = snapshot {
                         snapshot.put(event);
@@ -94,7 +99,7 @@ impl<S: Socket> Core<S> {
                         recoverable: false,
                         at: now,
                     };
-                    append_gap(fanout, gap, is_open);
+                    append_gap(fanout, &gap, seal);
                 }
             });
             if lost {

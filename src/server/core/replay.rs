@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::super::Rng;
+use super::super::auth::{Auth, Grant};
 use super::super::budget::{self, Budget};
 use super::super::connection::ReplayFrom;
 use super::log_places::{Behind, behind, event_id, marks};
@@ -293,7 +295,9 @@ impl<S: Socket> Core<S> {
             self.conns[slot].replay = Some(replay);
             return;
         }
+        let seals = conn.connection.grant().is_some_and(Grant::narrows);
         let mut out = Page {
+            seals: seals.then_some((&self.shared.auth, &mut self.rng)),
             encoding: *encoding,
             judge,
             cursor: &mut conn.cursor,
@@ -395,6 +399,8 @@ impl<S: Socket> Core<S> {
 
 /// What is being queued for one connection.
 struct Page<'a> {
+    /// What seals places, for a client that may not know how much goes on beyond its grant.
+    seals: Option<(&'a Auth, &'a mut Rng)>,
     encoding: Encoding,
     judge: &'a mut Judge,
     cursor: &'a mut Cursor,
@@ -427,6 +433,10 @@ impl Sink for Page<'_> {
     fn gap(&mut self, gap: &GapNotice) {
         let Some(missed) = self.judge.missed(gap.missed) else { return };
         self.tally.gaps += 1;
-        self.cursor.send_in_replay(self.encoding.gap(&GapNotice { missed, ..gap.clone() }));
+        let mut gap = GapNotice { missed, ..gap.clone() };
+        if let Some((auth, rng)) = &mut self.seals {
+            gap = gap.within_a_grant(|since| auth.seal(since, rng.next_u128() as u64));
+        }
+        self.cursor.send_in_replay(self.encoding.gap(&gap));
     }
 }

@@ -136,7 +136,7 @@ impl<S: Socket> Core<S> {
     /// here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
         let SavedClient { connection, cursor, interest, name } = saved;
-        let connection = Connection::restored(connection, &context!(self, socket.peer(), true))?;
+        let connection = Connection::restored(connection, &context!(self, socket.peer(), true, None))?;
         let interest = match interest {
             Some(interest) => Some(interest.restored()?),
             None => None,

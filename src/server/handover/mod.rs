@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::auth::Revocation;
+use super::auth::{Revocation, SavedSeal};
 use super::core::SavedClient;
 use super::presence::Expected;
 use crate::bus::{Bus, BusConfig};
@@ -112,6 +112,9 @@ struct Estate {
     /// Who is in which channel.
     #[serde(default)]
     present: Vec<Expected>,
+    /// What seals places; absent from a version that sealed none.
+    #[serde(default)]
+    seal: Option<SavedSeal>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -256,6 +259,11 @@ impl Inheritance {
         std::mem::take(&mut self.estate.revoked)
     }
 
+    /// What seals places.
+    pub(super) fn seal(&mut self) -> Option<SavedSeal> {
+        self.estate.seal.take()
+    }
+
     /// Who is in which channel.
     pub(super) fn present(&mut self) -> Vec<Expected> {
         std::mem::take(&mut self.estate.present)
@@ -364,7 +372,8 @@ fn give(
     muster.pack();
     let revoked = shared.auth.save_revoked();
     let present = lock(&shared.presence).save();
-    let estate = Estate { epoch: shared.bus.epoch(), first, places, revoked, present };
+    let seal = shared.auth.save_seal();
+    let estate = Estate { epoch: shared.bus.epoch(), first, places, revoked, present, seal };
     wire.send(&Said::Begin(estate), &[]).map_err(&doing)?;
     for page in events.chunks(EVENTS_A_MESSAGE) {
         let page: io::Result<Vec<SavedEvent>> = page.iter().map(SavedEvent::new).collect();

@@ -195,7 +195,7 @@ impl Answer<'_, '_> {
         // said: httpx-sse's manual keeps the id of the newest stream alone, and would begin anew. A client that asked
         // for the past has that to see first.
         let id = match &stream.from {
-            None => (self.cx.position)().map(|position| position.to_string()),
+            None => self.cx.place(grant.as_deref()).map(|place| place.to_string()),
             Some(ReplayFrom::After(place)) => Some(place.to_string()),
             Some(ReplayFrom::Newest(_) | ReplayFrom::Snapshot | ReplayFrom::Unknown) => None,
         };

@@ -1,5 +1,5 @@
 // The client: what is wanted and what waits, over links that come and go.
-import type { Host, Job, Link, Loss } from './link.js';
+import { STABLE, type Host, type Job, type Link, type Loss } from './link.js';
 import { dial, socketLink } from './socket.js';
 import { Subscription } from './subscription.js';
 import {
@@ -20,9 +20,6 @@ import {
 export const isGap = (item: FanwireEvent | Gap): item is Gap => item.event_type === undefined;
 
 const closed = () => new FanwireError('closed', 'client closed');
-
-/** A link that lived so long was a good one: the next waits start short again. */
-const STABLE = 5_000;
 
 /** The longest wait that a timer takes: beyond it, it goes off at once. */
 const LONGEST = 2 ** 31 - 1;
@@ -50,6 +47,7 @@ export class Fanwire<M extends EventMap = EventMap> {
   #slot = false;
   /** Ends the look whether WebSockets get through by now, which is taken while the fallback serves. */
   #unprobe: (() => void) | undefined;
+  #ended = new AbortController();
   #renewal: ReturnType<typeof setTimeout> | undefined;
   #number = 0;
 
@@ -105,29 +103,42 @@ export class Fanwire<M extends EventMap = EventMap> {
   ): Subscription<M, any> {
     const types = typeof wanted === 'string' || Array.isArray(wanted) ? [wanted].flat() : undefined;
     const filter = (types ? (types.includes('*') ? {} : { event_types: types }) : wanted) as Filter;
-    const past = options.since ?? options.history ?? options.snapshot;
-    if (past && this.#subscriptions.size) {
-      // On one connection an event comes once, so what another subscription got would be missing in this one's past.
-      const child = new Fanwire<M>(this.#base, this.#options);
-      child.#listeners = { ...this.#listeners, status: new Set() };
-      this.#children.add(child);
-      const own = child.#subscribe(filter, options, handler);
-      own.over.then(() => (child.close(), this.#children.delete(child)));
-      return own;
-    }
     const id = `js-${(this.#number += 1)}`;
-    const one: Subscription<M, any> = new Subscription(id, filter, options, handler, () => {
-      if (this.#subscriptions.delete(id)) this.#link?.remove(one);
-    });
+    const one: Subscription<M, any> = new Subscription(id, filter, options, handler, () => this.#drop(id));
     // A handler has no loop that would throw.
     if (handler) one.ready.catch((error) => this.#tell('error', error));
     if (this.#status === 'closed') one.end(closed());
     if (!one.isOver) {
-      this.#subscriptions.set(id, one);
-      if (this.#open) this.#link!.add(one);
-      else this.#start();
+      // Which events a text wants is the server's to say: on a connection of its own all are for it.
+      if (filter.filter) this.#apart(one);
+      else this.#take(one);
     }
     return one;
+  }
+
+  #take(one: Subscription<any, any>): void {
+    this.#subscriptions.set(one.id, one);
+    if (this.#open) this.#link!.add(one);
+    else this.#start();
+  }
+
+  #drop(id: string): void {
+    const one = this.#subscriptions.get(id);
+    if (this.#subscriptions.delete(id)) this.#link?.remove(one!);
+  }
+
+  /** Gives a subscription a connection of its own. */
+  #apart(one: Subscription<any, any>): void {
+    this.#subscriptions.delete(one.id);
+    const child = new Fanwire<M>(this.#base, this.#options);
+    child.#listeners = { ...this.#listeners, status: new Set() };
+    this.#children.add(child);
+    one.leave = () => {
+      child.#drop(one.id);
+      child.close();
+      this.#children.delete(child);
+    };
+    child.#take(one);
   }
 
   /**
@@ -221,14 +232,21 @@ export class Fanwire<M extends EventMap = EventMap> {
   async #token(): Promise<string | undefined> {
     const { token, heartbeat: { timeout = 10_000 } = {} } = this.#options;
     if (typeof token !== 'function') return token;
+    const { signal } = this.#ended;
     let timer: ReturnType<typeof setTimeout> | undefined;
+    let end!: () => void;
     try {
-      const late = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(new Error(`none within ${timeout} ms`)), timeout)));
+      const late = new Promise<never>((_, reject) => {
+        end = () => reject(new Error(`none within ${timeout} ms`));
+        timer = setTimeout(end, timeout);
+        signal.addEventListener('abort', end);
+      });
       return await Promise.race([token(), late]);
     } catch (cause) {
       throw new FanwireError('token', 'no token', cause);
     } finally {
       clearTimeout(timer);
+      signal.removeEventListener('abort', end);
     }
   }
 
@@ -284,6 +302,8 @@ export class Fanwire<M extends EventMap = EventMap> {
     return {
       options: this.#options,
       subscriptions: all,
+      ended: this.#ended.signal,
+      apart: (one) => this.#apart(one),
       opened: () => {
         if (this.#open) return;
         this.#open = true;
@@ -327,7 +347,7 @@ export class Fanwire<M extends EventMap = EventMap> {
         this.#link.close();
         this.#lost({});
       } catch (error) {
-        this.#tell('error', error);
+        if (this.#status !== 'closed') this.#tell('error', error);
       }
     };
     this.#renewal = setTimeout(renew, Math.max(left / 2, left - 30_000));
@@ -375,6 +395,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#link?.close();
     this.#unlink();
     this.#set('closed');
+    this.#ended.abort();
     for (const child of this.#children) child.close();
     for (const one of [...this.#subscriptions.values()]) one.end(error);
     for (const job of this.#outbox.splice(0)) job.reject(error ?? closed());

@@ -63,4 +63,5 @@ export function matcher(filter: Filter): (event: FanwireEvent) => boolean {
 export function query(filter: Filter, into: URLSearchParams): void {
   for (const [name, field] of Object.entries(fields)) for (const value of values(filter, field)) into.append(name, value);
   for (const pair of pairs(filter)) into.append('entity', pair.join(':'));
+  if (filter.filter) into.set('filter', filter.filter);
 }

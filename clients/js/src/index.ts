@@ -4,5 +4,5 @@ export { Subscription } from './subscription.js';
 export { pattern } from './filter.js';
 export { FanwireError } from './types.js';
 export type {
-  EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, SocketLike, Status, SubscribeOptions,
+  EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, Past, SocketLike, Status, SubscribeOptions,
 } from './types.js';

@@ -1,9 +1,10 @@
 // The native protocol over one WebSocket: all subscriptions, publishes and requests.
-import type { Host, Job, Link } from './link.js';
+import { refillable, type Host, type Job, type Link } from './link.js';
 import { distance, sequence } from './position.js';
 import type { Subscription } from './subscription.js';
-import { FanwireError, type FanwireEvent, type Gap, type Options, type SocketLike } from './types.js';
+import { FanwireError, type FanwireEvent, type Gap, type Options, type Past, type SocketLike } from './types.js';
 
+type Any = Subscription<any, any>;
 type Answer = (payload: any, error?: FanwireError) => void;
 
 /** Opens a WebSocket and says nothing. */
@@ -21,6 +22,17 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   let merging: (FanwireEvent | Gap)[] | undefined;
   /** Where the newest subscription began. */
   let began: string | undefined;
+  /** What the server can do that older ones could not, when it has said. */
+  let abilities: readonly string[] | undefined;
+  /** Subscriptions that need some of that. */
+  let held: Any[] = [];
+  /** The one whose own past comes: nothing of it is for others, until it ends. */
+  let recalling: Any | undefined;
+  /** All up to here came. */
+  let reached: string | undefined;
+  /** From a gap to the answer to the refill: what comes between comes again. */
+  let deaf = false;
+  let refilled: string | undefined;
   /** On the clock that nobody sets. */
   let heard = -1;
   /** When this client may come back, if the server said. */
@@ -39,25 +51,70 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       if (error) return;
       const merged = merging;
       merging = undefined;
-      inOrder(merged ?? []).forEach(pass);
+      inOrder(merged ?? []).forEach((item) => pass(item));
       reach(pong.last_event_id);
     });
 
   const active = () => host.subscriptions().filter((one) => one.active);
 
-  const reach = (place?: string) => active().forEach((one) => one.reach(place));
+  const reach = (place?: string) => {
+    if (deaf || !place) return;
+    reached = place;
+    active().forEach((one) => one.reach(place));
+  };
 
-  const subscribe = (one: Subscription<any, any>, resume?: string): void => {
+  const subscribe = (one: Any, resume?: string): void => {
     const { since, history, snapshot, ...rest } = one.wire;
     const past = resume ? { since: resume } : { since, history, snapshot };
-    ask('subscribe', { subscription_id: one.id, ...one.filter, ...rest, ...past }, (ack, error) => {
-      if (!error) {
-        began = ack.last_event_id;
-        one.taken();
-        // What it is to see of the past comes first.
-        if (!Object.values(past).some(Boolean)) one.reach(began);
-      } else if (!over) one.end(error);
+    const hasPast = Object.values(past).some(Boolean);
+    // Beside others its past has to be its own: on one connection an event comes once otherwise.
+    const isOwn = !resume && hasPast && host.subscriptions().length > 1;
+    if (isOwn || one.filter.filter) {
+      if (!abilities) return void held.push(one);
+      if (one.filter.filter && !abilities.includes('filter')) {
+        return one.end(new FanwireError('unsupported', 'this server takes no filter as a text'));
+      }
+      if (isOwn && !['own_past', 'history_end'].every((ability) => abilities!.includes(ability))) return host.apart(one);
+    }
+    const own = isOwn ? { own_past: true } : {};
+    ask('subscribe', { subscription_id: one.id, ...one.filter, ...rest, ...past, ...own }, (ack, error) => {
+      if (error) {
+        if (!over) one.end(error);
+        return;
+      }
+      began = ack.last_event_id;
+      one.taken();
+      if (!abilities?.includes('history_end') || !hasPast) one.passed();
+      // What it is to see of the past comes first.
+      if (isOwn) recalling = one;
+      else if (!hasPast) {
+        one.reach(began);
+        if (!deaf) reached = began;
+      }
     });
+  };
+
+  /** A past is over; what is live comes next. */
+  const passed = ({ subscription_id, ...past }: Past & { subscription_id: string }): void => {
+    const one = host.subscriptions().find(({ id }) => id === subscription_id);
+    if (recalling?.id === subscription_id) {
+      recalling = undefined;
+      one?.reach(began);
+    }
+    one?.passed(past);
+  };
+
+  /** Asks for what lies in a gap, if it can be had and was not asked for in vain. */
+  const refill = (gap: Gap): boolean => {
+    const since = reached ?? gap.from;
+    if (!abilities?.includes('refill') || !since || since === refilled || !refillable(host, active(), gap)) return false;
+    refilled = since;
+    deaf = true;
+    ask('refill', { since }, (_, error) => {
+      deaf = false;
+      if (error && !over) tell(gap);
+    });
+    return true;
   };
 
   const begin = (): void => {
@@ -68,6 +125,10 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       if (!fresh && position && (!first || distance(position, first)! < 0)) first = position;
     }
     if (first && all[1]) merging = [];
+    ask('request', { action: 'server_info' }, (info) => {
+      abilities = info?.capabilities ?? [];
+      for (const one of held.splice(0)) add(one);
+    });
     for (const one of all) subscribe(one, one.fresh ? undefined : distance(first, one.position) === undefined ? one.position : first);
     ping();
     host.opened();
@@ -80,11 +141,31 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       else end(new FanwireError('unauthorized', error.message));
     });
 
-  const pass = (item: FanwireEvent | Gap): void => {
-    if (item.event_type !== undefined) return host.event(item);
-    host.gap(item);
+  const pass = (item: FanwireEvent | Gap, position?: string): void => {
+    if (recalling) {
+      if (item.event_type !== undefined) host.event(item, recalling);
+      else host.gap(item, recalling);
+      recalling.reach(position ?? (item as Gap).to);
+    } else if (deaf) return;
+    else if (item.event_type !== undefined) {
+      host.event(item);
+      reached = item.event_id;
+      // A server with several shards says in its own words where that leaves the client.
+      reach(position);
+    } else if (!refill(item)) tell(item);
+  };
+
+  const tell = (gap: Gap): void => {
+    host.gap(gap);
     // Behind a restart there are new places.
-    for (const one of active()) item.to ? one.reach(item.to) : (one.position = began);
+    for (const one of active()) gap.to ? one.reach(gap.to) : (one.position = began);
+  };
+
+  const add = (one: Any): void => {
+    if (one.isOver) return;
+    subscribe(one);
+    // What it asked for of the past stands before the pong.
+    if (one.wire.history || one.wire.snapshot) ping();
   };
 
   const take = (data: unknown): void => {
@@ -103,12 +184,9 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     const { type, payload, correlation_id = '' } = message;
     if (type === 'event' || type === 'gap') {
       if (merging) merging.push(payload);
-      else {
-        pass(payload);
-        // A server with several shards says in its own words where that leaves the client.
-        reach(position);
-      }
+      else pass(payload, position);
     } else if (type === 'reconnect') slot = payload.delay_ms;
+    else if (type === 'history_end') passed(payload);
     else {
       const error = type === 'error' ? new FanwireError(payload.code, payload.error) : undefined;
       const answer = answers.get(correlation_id);
@@ -156,12 +234,9 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   watch(timeout, 0);
 
   return {
-    add(one) {
-      subscribe(one);
-      // What it asked for of the past stands before the pong.
-      if (one.wire.history || one.wire.snapshot) ping();
-    },
+    add,
     remove(one) {
+      held = held.filter((other) => other !== one);
       if (socket.readyState === 1) ask('unsubscribe', { subscription_id: one.id }, () => {});
     },
     send(job: Job) {

@@ -1,7 +1,7 @@
 // Server-Sent Events, read from a response: fetch gives the headers, the status and the heartbeats that EventSource hides.
 
-/** The fields of a block. */
-export type Block = Partial<Record<'event' | 'data' | 'id' | 'retry', string>>;
+/** The fields of a block; the name of a comment is empty, and only the end of a past is kept. */
+export type Block = Partial<Record<'event' | 'data' | 'id' | 'retry' | '', string>>;
 
 /** Takes text in any pieces; hands out each block at its empty line. */
 export function parser(give: (block: Block) => void): (text: string) => void {
@@ -23,7 +23,7 @@ export function parser(give: (block: Block) => void): (text: string) => void {
       } else {
         const [field, ...more] = line.split(':');
         const value = more.join(':').replace(/^ /, '');
-        if (field) block[field] = field === 'data' && block.data !== undefined ? `${block.data}\n${value}` : value;
+        if (field || /^history_end /.test(value)) block[field!] = field === 'data' && block.data !== undefined ? `${block.data}\n${value}` : value;
       }
     }
   };

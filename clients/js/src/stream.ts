@@ -1,15 +1,17 @@
 // The fallback: a `/sse` stream for each subscription, `POST /publish` for what is published.
 import { query } from './filter.js';
-import type { Host, Link, Loss } from './link.js';
+import { STABLE, refillable, type Host, type Link, type Loss } from './link.js';
 import { parser } from './sse.js';
 import type { Subscription } from './subscription.js';
-import { FanwireError } from './types.js';
+import { FanwireError, type Gap } from './types.js';
 
 type Any = Subscription<any, any>;
 
 export function streamLink(host: Host, base: URL, token: string | undefined): Link {
   const { heartbeat: { interval = 25_000, timeout = 10_000 } = {}, fetch = globalThis.fetch } = host.options;
   const streams = new Map<Any, AbortController>();
+  /** Refills in a row of one stream, and the place that was asked for last. */
+  const refills = new Map<Any, { count: number; since: string; timer?: ReturnType<typeof setTimeout> }>();
   let over = false;
   let retry: number | undefined;
 
@@ -20,6 +22,20 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     const said = await answer.json().catch(() => ({}));
     const code = { 401: 'unauthorized', 403: 'forbidden' }[answer.status] ?? said.code ?? `http_${answer.status}`;
     return new FanwireError(code, said.error ?? answer.statusText);
+  };
+
+  /** Whether a gap is asked for again: the stream begins anew where it was before it. */
+  const refill = (one: Any, gap: Gap): boolean => {
+    const { count = 0, since } = refills.get(one) ?? {};
+    const place = one.position;
+    if (!refillable(host, [one], gap) || !place || place === since) return false;
+    const { backoff: { base = 500, max = 30_000 } = {} } = host.options;
+    streams.get(one)!.abort();
+    // The first at once, the next as if the connection had been lost.
+    const wait = count && Math.random() * Math.min(max, base * 2 ** count);
+    const timer = setTimeout(() => streams.has(one) && add(one), wait);
+    refills.set(one, { count: count + 1, since: place, timer });
+    return true;
   };
 
   /** Reads a stream to its end; what it returns says more about that. */
@@ -49,9 +65,14 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       const kind = `${answer.headers.get('content-type')}`;
       if (!/^text\/event-stream\b/i.test(kind)) return { error: new FanwireError('protocol', `not an event stream: ${kind}`) };
       one.taken();
+      if (!(one.wire.since ?? one.wire.history ?? one.wire.snapshot)) one.passed();
       host.opened();
       let end: Loss | undefined;
-      const feed = parser(({ event, data, id, retry: wait = '' }) => {
+      const feed = parser(({ event, data, id, retry: wait = '', '': comment = '' }) => {
+        // It has ended for a refill.
+        if (abort.signal.aborted) return;
+        const passed = /^history_end events=(\d+) complete=(\w+)/.exec(comment);
+        if (passed) one.passed({ events: +passed[1]!, complete: passed[2] === 'true' });
         retry = /^\d+$/.test(wait) ? +wait : retry;
         let item: any = {};
         try {
@@ -61,6 +82,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         }
         if (item.event_type !== undefined) host.event(item, one);
         else if (event === 'gap') {
+          if (refill(one, item)) return;
           host.gap(item, one);
           id = item.to;
         } else if (event === 'closed') {
@@ -69,11 +91,13 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
         }
         one.reach(id);
       });
+      const began = performance.now();
       const decoder = new TextDecoder();
       const reader = answer.body!.getReader();
       for (;;) {
         const { value, done } = await reader.read();
         if (done || over) return end;
+        if (refills.has(one) && performance.now() - began > STABLE) refills.delete(one);
         clearTimeout(timer);
         timer = watch(3 * interval);
         host.proven();
@@ -90,7 +114,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     read(one, abort)
       .catch((cause) => ({ error: new FanwireError('disconnected', `${cause.message}`, cause) }))
       .then((loss) => {
-        if (over || !streams.has(one)) return;
+        if (over || streams.get(one) !== abort || (abort.signal.aborted && refills.get(one)?.timer)) return;
         close();
         host.lost({ error: new FanwireError('disconnected', 'the stream ended'), delay: retry && retry * Math.random(), ...loss });
       });
@@ -98,6 +122,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
 
   const close = (): void => {
     over = true;
+    for (const { timer } of refills.values()) clearTimeout(timer);
     for (const abort of streams.values()) abort.abort();
   };
 
@@ -111,18 +136,25 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     remove(one) {
       const abort = streams.get(one);
       streams.delete(one);
+      clearTimeout(refills.get(one)?.timer);
       abort?.abort();
     },
     send({ type, payload, resolve, reject }) {
       if (type === 'request') return reject(new FanwireError('no_transport', 'requests need a WebSocket'));
-      const init = { method: 'POST', body: JSON.stringify(payload) };
+      const abort = new AbortController();
+      const stop = () => abort.abort();
+      // It goes on where the streams are lost, not where the client ends.
+      host.ended.addEventListener('abort', stop);
+      const timer = setTimeout(stop, timeout);
+      const init = { method: 'POST', body: JSON.stringify(payload), signal: abort.signal };
       request(new URL('publish', base), init, { 'content-type': 'application/json' })
         .then(async (answer) => {
           if (!answer.ok) return reject(await refusal(answer));
           host.proven();
           resolve({ event_id: (await answer.json()).last_event_id });
         })
-        .catch((cause) => reject(new FanwireError('uncertain', 'disconnected before the answer', cause)));
+        .catch((cause) => reject(new FanwireError('uncertain', 'disconnected before the answer', cause)))
+        .finally(() => (clearTimeout(timer), host.ended.removeEventListener('abort', stop)));
     },
     refresh: () => false,
     close,

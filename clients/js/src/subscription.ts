@@ -1,7 +1,7 @@
 // One subscription: its items, in order, each once, for a loop or for a handler.
 import { matcher } from './filter.js';
 import { distance } from './position.js';
-import type { EventMap, EventOf, FanwireError, FanwireEvent, Filter, Gap, SubscribeOptions } from './types.js';
+import type { EventMap, EventOf, FanwireError, FanwireEvent, Filter, Gap, Past, SubscribeOptions } from './types.js';
 
 /** Events and gaps in order. Leaving the loop ends it; so does `close`, the signal, or the end of the client. */
 export class Subscription<M extends EventMap = EventMap, T extends string = Extract<keyof M, string>>
@@ -9,6 +9,15 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
 {
   /** Settles when the server has taken it: what is published from then on comes. Again after each reconnect is not told. */
   readonly ready: Promise<void>;
+  /**
+   * Settles when all of the past that was asked for is there, before what is live: how many events, and whether all came.
+   * Undefined where no past was asked for, or an older server does not say.
+   */
+  readonly past: Promise<Past | undefined>;
+  /** @internal */
+  passed!: (past?: Past) => void;
+  /** @internal Goes where it belongs no longer. */
+  leave: () => void;
   /** @internal The last place up to which everything was given; where it resumes. */
   position: string | undefined;
   /** @internal The server has never taken it. */
@@ -25,7 +34,7 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   readonly wire: Omit<SubscribeOptions, 'signal' | 'buffer'>;
 
   #buffer: number;
-  #leave!: () => void;
+  #ended!: () => void;
   #taken!: (error?: FanwireError) => void;
   #items: (FanwireEvent | Gap)[] = [];
   #waiting: ((result?: FanwireError) => void)[] = [];
@@ -43,9 +52,9 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     readonly handler: ((item: FanwireEvent | Gap) => void) | undefined,
     leave: () => void,
   ) {
-    this.over = new Promise((resolve) => {
-      this.#leave = () => (resolve(), leave());
-    });
+    this.leave = leave;
+    this.over = new Promise((resolve) => (this.#ended = resolve));
+    this.past = new Promise((resolve) => (this.passed = resolve));
     this.wants = matcher(filter);
     this.ready = new Promise((resolve, reject) => {
       this.#taken = (error) => (error ? reject(error) : resolve());
@@ -148,7 +157,9 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     this.#over = true;
     this.#error = error;
     this.#taken(error);
-    this.#leave();
+    this.passed();
+    this.#ended();
+    this.leave();
     for (const wake of this.#waiting.splice(0)) wake();
   }
 }

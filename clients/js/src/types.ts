@@ -17,6 +17,7 @@ export interface FanwireEvent<T extends string = string, P = unknown> {
   entity?: { kind: string; id: string };
   channel?: string;
   missed?: never;
+  at_most?: never;
 }
 
 /** Events that this client did not get. A value like an event, so that no loop ends because of it. */
@@ -61,6 +62,16 @@ export interface Filter {
   /** `kind:id`, a kind alone, or both by name. */
   entities?: readonly (string | { kind?: string; id?: string })[];
   channels?: Values;
+  /** The text form: `type=task.* source!=core payload.progress >= 50`. What it says must hold beside the rest. */
+  filter?: string;
+}
+
+/** How the past of a subscription ended. */
+export interface Past {
+  /** How many events it had, gaps not counted. */
+  events: number;
+  /** All that was asked for came; otherwise a gap stands where some did not. */
+  complete: boolean;
 }
 
 export interface SubscribeOptions {
@@ -124,6 +135,11 @@ export interface Options {
   path?: string;
   /** Milliseconds: a random wait of up to `base` x 2^attempt, at most `max`. Default 500 and 30,000. */
   backoff?: { base?: number; max?: number };
+  /**
+   * What is done where the server tells of a lost part: `refill`, the default, asks for it, and the application gets it in
+   * its place; what can't be had any more is a gap. `tell` gives every gap to the application.
+   */
+  onGap?: 'refill' | 'tell';
   /** Attempts in a row before the client gives up. Default: never. */
   attempts?: number;
   /** Milliseconds of silence after which the server is asked, and how long it may take. Default 25,000 and 10,000. */
@@ -136,7 +152,8 @@ export interface Options {
 export class FanwireError extends Error {
   /**
    * The server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the connection broke before the
-   * answer), `closed`, `aborted`, `unauthorized`, `no_transport`, `gave_up`, `handler`, `token`, `protocol`.
+   * answer), `unsupported` (the server is too old for it), `closed`, `aborted`, `unauthorized`, `no_transport`, `gave_up`,
+   * `handler`, `token`, `protocol`.
    */
   readonly code: string;
   constructor(code: string, message: string, cause?: unknown) {

@@ -112,7 +112,7 @@ test('a token is asked for before each connection, told before all else, and rep
   const given = [];
   const mine = client({ token: async () => (given.push(jwt(given.length < 2 ? 3_600_000 : 200)), given.at(-1)) });
   await mine.subscribe().ready;
-  assert.deepEqual(order.slice(0, 2), ['auth', 'subscribe']);
+  assert.deepEqual(order.slice(0, 3), ['auth', 'request', 'subscribe']);
   for (const socket of server.clients) socket.terminate();
   await until('another connection', () => tokens.length === 2);
   for (const socket of server.clients) socket.terminate();

@@ -9,7 +9,7 @@ import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { Server, here } from './support.mjs';
 
-test('it weighs less than 5.5 kB, minified and gzipped; nothing is imported from elsewhere', async (t) => {
+test('it weighs less than 6.5 kB, minified and gzipped; nothing is imported from elsewhere', async (t) => {
   const { outputFiles, metafile } = await build({
     entryPoints: [here('../dist/index.js')], bundle: true, minify: true, format: 'esm', target: 'es2022',
     splitting: true, outdir: 'unused', write: false, metafile: true,
@@ -18,7 +18,7 @@ test('it weighs less than 5.5 kB, minified and gzipped; nothing is imported from
   const fallback = sizes.filter(([name]) => name.startsWith('stream'));
   const page = sizes.filter(([name]) => !name.startsWith('stream')).reduce((sum, [, size]) => sum + size, 0);
   t.diagnostic(`${page} bytes, and ${fallback[0][1]} more where WebSocket does not get through`);
-  assert(page < 5_500, `${page} bytes`);
+  assert(page < 6_500, `${page} bytes`);
   assert.deepEqual(Object.values(metafile.outputs).flatMap((output) => output.imports.filter((one) => one.external)), []);
   assert.equal(JSON.parse(await readFile(here('../package.json'), 'utf8')).dependencies, undefined);
 });

@@ -4,7 +4,7 @@ import { execFile } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { assert, ask, check, done, publish, until, url } from './lib.mjs';
+import { assert, ask, check, done, publish, sleep, until, url } from './lib.mjs';
 import { launch, livePage } from './browser.mjs';
 import { looks } from './looks.mjs';
 
@@ -109,7 +109,7 @@ for (const [size, [width, height]] of Object.entries(SIZES)) {
       await page.locator('#events .row').nth(1).click();
       await looksRight(`open-${size}-${colorScheme}`);
       await page.locator('#events .detail button').click();
-      await page.waitForSelector('#journey-interests .why');
+      await until('the journey', async () => /Stored\s+shard 0/.test(await page.locator('#journey-steps').innerText()));
       await looksRight(`journey-${size}-${colorScheme}`);
       await page.click('#journey-close');
       await page.click('#tab-server');
@@ -132,6 +132,17 @@ await check('while the list is held its button is on no text', async () => {
     await page.waitForSelector('#new:not([hidden])');
     await looksRight(`held-${size}`);
   }
+});
+
+await check('no script runs on it but its own', async () => {
+  await page.evaluate(() => {
+    const script = document.createElement('script');
+    script.textContent = 'window.broken = 1';
+    document.head.append(script);
+    document.body.insertAdjacentHTML('beforeend', '<img src="data:," onerror="window.broken = 2">');
+  });
+  await sleep(200);
+  assert.equal(await page.evaluate(() => window.broken), undefined);
 });
 
 await check('it said no fault', async () => assert.deepEqual(faults, []));

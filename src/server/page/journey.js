@@ -78,7 +78,8 @@ async function openJourney(id, filter = '') {
     step('Delivered', `to ${count(journey.clients)} ${journey.clients === 1 ? 'client' : 'clients'} that ${journey.clients === 1 ? 'wants' : 'want'} it now`),
   );
   $('journey-follow').replaceChildren(...chips(event).childNodes);
-  $('journey-interests').replaceChildren(...interests.flatMap((one) => {
+  if (interests.length === 0) $('journey-interests').replaceChildren(element('p', 'none', 'No client is known to want anything: interests are reported once a second.'));
+  else $('journey-interests').replaceChildren(...interests.flatMap((one) => {
     const clients = `${count(one.members)} ${one.members === 1 ? 'client' : 'clients'}, ${spoken(one)}`;
     return one.filters.map((filter) => why(filter, clients));
   }));

@@ -7,7 +7,7 @@
 //! - a client that resumes named its place in the form that its library has;
 //! - no client came back sooner than its library's own waiting time.
 //!
-//! [`pools`] keep connections idle for 6 and for 60 seconds. docs/front-end.md has the table of clients.
+//! [`restart`] ends the server under them all, and starts another. [`pools`] keep connections idle for 6 and for 60 seconds. docs/front-end.md has the table of clients.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,10 +16,16 @@ mod cases;
 mod clients;
 mod pools;
 mod referee;
+mod restart;
 
 #[test]
 fn every_client_gets_every_event_once_whatever_a_proxy_does() {
     referee::run();
+}
+
+#[test]
+fn every_client_outlives_a_restart_and_is_told() {
+    restart::run();
 }
 
 #[test]

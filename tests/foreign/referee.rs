@@ -1,6 +1,7 @@
 //! Publishes while all clients meet all cases, and judges what each of them told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,16 +14,63 @@ use crate::support::hostile::{Cut, Hostile, Own, Plan, RetryAfter, Seen};
 use crate::support::script::Script;
 
 /// The longest that the table may take: on two free cores it is done within 40 s.
-const LIMIT: Duration = Duration::from_secs(300);
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// Time between two events.
-const PACE: Duration = Duration::from_millis(200);
+pub(crate) const PACE: Duration = Duration::from_millis(200);
 
 /// Longer than the proxy of the case `idle` waits for a byte.
 const QUIET: Duration = Duration::from_secs(7);
 
 /// What each client told in each case, line by line.
-type Told = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
+pub(crate) type Told = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
+
+/// All clients' scripts, and what they tell.
+pub(crate) struct Stage {
+    pub(crate) told: Told,
+    /// What scripts said last that ended before the test did.
+    ended: Arc<Mutex<Vec<String>>>,
+}
+
+impl Stage {
+    /// Starts each script with its clients: where each connects, in a case of this name.
+    pub(crate) fn start(jobs: &[(&Client, &str, SocketAddr)]) -> Self {
+        let (told, ended) = (Told::default(), Arc::<Mutex<Vec<String>>>::default());
+        let scripts: BTreeSet<&'static str> = jobs.iter().map(|(client, ..)| client.script).collect();
+        for name in scripts {
+            let jobs = jobs.iter().filter(|(client, ..)| client.script == name);
+            let jobs: Vec<_> = jobs
+                .map(|(client, case, addr)| {
+                    json!({"client": client.name, "name": case, "url": format!("http://{addr}")})
+                })
+                .collect();
+            let mut script = Script::start(name, &[&json!(jobs).to_string()]).limited(2 * LIMIT);
+            let (told, ended) = (Arc::clone(&told), Arc::clone(&ended));
+            std::thread::spawn(move || {
+                while let Some(line) = script.line() {
+                    let mut words = line.splitn(3, ' ');
+                    let mut word = || words.next().unwrap_or_default().to_owned();
+                    let (client, case, line) = (word(), word(), word());
+                    told.lock().expect("no panic holds it").entry((client, case)).or_default().push(line);
+                }
+                let said = format!("{name} ended, and said:\n{}", script.stderr());
+                ended.lock().expect("no panic holds it").push(said);
+            });
+        }
+        Self { told, ended }
+    }
+
+    /// What a client told in a case so far.
+    pub(crate) fn told(&self, client: &str, case: &str) -> Vec<String> {
+        let told = self.told.lock().expect("no panic holds it");
+        told.get(&(client.to_owned(), case.to_owned())).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn assert_running(&self) {
+        let ended = self.ended.lock().expect("no panic holds it").join("\n");
+        assert!(ended.is_empty(), "{ended}");
+    }
+}
 
 /// One client in one case.
 struct Pair<'a> {
@@ -34,11 +82,6 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn told(&self, told: &Told) -> Vec<String> {
-        let key = (self.client.name.to_owned(), self.case.name.to_owned());
-        told.lock().expect("no panic holds it").get(&key).cloned().unwrap_or_default()
-    }
-
     /// The number of the last event that it told of.
     fn last(&self, told: &Told) -> usize {
         let told = told.lock().expect("no panic holds it");
@@ -55,7 +98,7 @@ impl Pair<'_> {
     }
 }
 
-fn got(line: &str) -> Option<(usize, &str)> {
+pub(crate) fn got(line: &str) -> Option<(usize, &str)> {
     let (number, id) = line.strip_prefix("got ")?.split_once(' ')?;
     Some((number.parse().ok()?, id))
 }
@@ -77,40 +120,16 @@ pub(crate) fn run() {
         ids.len()
     };
     publish();
-    let told = Told::default();
-    // What scripts said last that ended before the test did.
-    let ended: Arc<Mutex<Vec<String>>> = Arc::default();
-    for script in ["foreign_node.mjs", "browser_foreign.mjs", "foreign_python.py"] {
-        let jobs: Vec<_> = pairs
-            .iter()
-            .filter(|pair| pair.client.script == script)
-            .map(|pair| {
-                let url = format!("http://{}", pair.proxy.addr);
-                json!({"client": pair.client.name, "name": pair.case.name, "url": url})
-            })
-            .collect();
-        let name = script;
-        let mut script = Script::start(name, &[&json!(jobs).to_string()]).limited(2 * LIMIT);
-        let (told, ended) = (Arc::clone(&told), Arc::clone(&ended));
-        std::thread::spawn(move || {
-            while let Some(line) = script.line() {
-                let mut words = line.splitn(3, ' ');
-                let mut word = || words.next().unwrap_or_default().to_owned();
-                let (client, case, line) = (word(), word(), word());
-                told.lock().expect("no panic holds it").entry((client, case)).or_default().push(line);
-            }
-            let said = format!("{name} ended, and said:\n{}", script.stderr());
-            ended.lock().expect("no panic holds it").push(said);
-        });
-    }
+    let jobs = pairs.iter().map(|pair| (pair.client, pair.case.name, pair.proxy.addr));
+    let stage = Stage::start(&jobs.collect::<Vec<_>>());
+    let told = &stage.told;
 
     let end = Instant::now() + LIMIT;
     let mut late = Vec::new();
     while Instant::now() < end {
         let published = publish();
-        let ended = ended.lock().expect("no panic holds it").join("\n");
-        assert!(ended.is_empty(), "{ended}");
-        late = (0..pairs.len()).filter(|&at| !pairs[at].is_through(&told, published)).collect();
+        stage.assert_running();
+        late = (0..pairs.len()).filter(|&at| !pairs[at].is_through(told, published)).collect();
         if late.is_empty() {
             break;
         }
@@ -119,12 +138,12 @@ pub(crate) fn run() {
     // Nothing to tell for a while: only heartbeats keep what is idle.
     std::thread::sleep(QUIET);
     let last = (0..3).map(|_| publish()).last().expect("three");
-    while Instant::now() < end && pairs.iter().any(|pair| pair.last(&told) < last) {
+    while Instant::now() < end && pairs.iter().any(|pair| pair.last(told) < last) {
         std::thread::sleep(PACE);
     }
     let mut faults = Vec::new();
     for (at, pair) in pairs.iter().enumerate() {
-        let (lines, seen) = (pair.told(&told), pair.proxy.seen(pair.client.name));
+        let (lines, seen) = (stage.told(pair.client.name, pair.case.name), pair.proxy.seen(pair.client.name));
         let judged = if late.contains(&at) {
             Err("did not get through the case".into())
         } else {

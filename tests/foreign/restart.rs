@@ -1,0 +1,112 @@
+//! A server that ends and comes back under all clients: none dies of it, and each is told that its place is gone.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::clients::{CLIENTS, Client, Place};
+use crate::referee::{LIMIT, PACE, Stage, got};
+use crate::support::Server;
+
+/// The table has one case here.
+const CASE: &str = "restart";
+
+/// The server, with what it was given.
+struct Published {
+    server: Server,
+    ids: Vec<String>,
+}
+
+impl Published {
+    fn next(&mut self) {
+        let event = json!({"type": "test.numbered", "payload": {"n": self.ids.len() + 1}});
+        let answer = self.server.publish(event.to_string());
+        self.ids.push(answer["last_event_id"].as_str().expect("an id").to_owned());
+    }
+
+    /// Publishes until each client has been given three events more than there are now.
+    fn reach_all(&mut self, stage: &Stage) {
+        let (begin, end) = (self.ids.len(), Instant::now() + LIMIT);
+        loop {
+            self.next();
+            stage.assert_running();
+            let late: Vec<&str> = CLIENTS
+                .iter()
+                .map(|client| client.name)
+                .filter(|client| last(&stage.told(client, CASE)) < begin + 3)
+                .collect();
+            if late.is_empty() {
+                return;
+            }
+            if Instant::now() > end {
+                let told = stage.told(late[0], CASE);
+                let from = told.len().saturating_sub(30);
+                panic!("{late:?} get nothing; the first told, at last:\n{}", told[from..].join("\n"));
+            }
+            std::thread::sleep(PACE);
+        }
+    }
+}
+
+fn last(lines: &[String]) -> usize {
+    lines.iter().rev().find_map(|line| got(line)).map_or(0, |(n, _)| n)
+}
+
+pub(crate) fn run() {
+    let options = ["--retry", "1s", "--drain-window", "2s"];
+    let mut published = Published { server: Server::with(&options), ids: Vec::new() };
+    published.next();
+    let addr = published.server.addr;
+    let stage = Stage::start(&CLIENTS.iter().map(|client| (client, CASE, addr)).collect::<Vec<_>>());
+    published.reach_all(&stage);
+    let before = published.ids.len();
+    published.server.signal("TERM");
+    assert_eq!(published.server.wait().code(), Some(0), "{}", published.server.log());
+    published.server = Server::at(&addr.to_string(), &options);
+    published.reach_all(&stage);
+    for client in CLIENTS {
+        let lines = stage.told(client.name, CASE);
+        if let Err(fault) = judge(client, &lines, &published.ids, before) {
+            panic!("{}: {fault}\n -- it told --\n{}", client.name, lines.join("\n"));
+        }
+    }
+}
+
+/// In order and each once within each life of the server; between the two the client learns that its place is gone.
+fn judge(client: &Client, lines: &[String], ids: &[String], before: usize) -> Result<(), String> {
+    let mut newest: Option<usize> = None;
+    let (mut gap, mut from) = (None, None);
+    for line in lines {
+        if line.starts_with("dead") || line.starts_with("error") || line.starts_with("closed") {
+            return Err(format!("it told: {line}"));
+        }
+        if let Some(text) = line.strip_prefix("gap ") {
+            gap = Some(serde_json::from_str::<Value>(text).map_err(|error| format!("{error} in {text}"))?);
+        } else if let Some(id) = line.strip_prefix("from ") {
+            from = Some(id.to_owned());
+        } else if let Some((n, id)) = got(line) {
+            if ids.get(n - 1).map(String::as_str) != Some(id) {
+                return Err(format!("event {n} came as {id}"));
+            }
+            if let Some(newest) = newest.replace(n) {
+                let is_new_life = newest <= before && n > before;
+                if !is_new_life && newest + 1 != n {
+                    return Err(format!("event {n} came after {newest}"));
+                }
+                if is_new_life {
+                    told_of_the_end(client, gap.take(), from.take())?;
+                }
+            }
+        }
+    }
+    if newest.is_none_or(|newest| newest <= before) { Err("it saw no new event".into()) } else { Ok(()) }
+}
+
+fn told_of_the_end(client: &Client, gap: Option<Value>, from: Option<String>) -> Result<(), String> {
+    match (client.place, gap) {
+        (Place::Nowhere, None) if from.is_some() => Ok(()),
+        (Place::Nowhere, gap) => Err(format!("it was told {gap:?} and that it begins at {from:?}")),
+        (_, Some(gap)) if gap["missed"].is_null() && gap["recoverable"] == false => Ok(()),
+        (_, gap) => Err(format!("between the servers it was told {gap:?}")),
+    }
+}

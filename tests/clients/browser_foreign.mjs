@@ -1,5 +1,5 @@
 // Chromium before the proxies of tests/foreign: its own EventSource and WebSocket, event-source-polyfill and fetch-event-source, in a page
-// of each proxy's origin.
+// of each proxy's origin, or of another.
 import { readFile } from 'node:fs/promises';
 import { launch } from './browser.mjs';
 import { leave } from './lib.mjs';
@@ -24,9 +24,9 @@ const polyfill = new URL('node_modules/event-source-polyfill/src/eventsource.js'
 
 const jobs = JSON.parse(process.argv[2]);
 let page = first;
-for (const url of new Set(jobs.map((job) => job.url))) {
+for (const origin of new Set(jobs.map((job) => job.page))) {
   page ??= await context.newPage();
-  await page.goto(`${url}/healthz`);
+  await page.goto(`${origin}/healthz`);
   await page.addScriptTag({ path: polyfill });
   await page.evaluate(async (jobs) => {
     const { eventSource, fetched, socket } = await import('/_modules/habits.mjs');
@@ -41,6 +41,6 @@ for (const url of new Set(jobs.map((job) => job.url))) {
     const lines = [];
     setInterval(() => lines.length > 0 && window.tellTest(lines.splice(0).join('\n')), 200);
     for (const job of jobs) clients[job.client](job, (line) => lines.push(`${job.client} ${job.name} ${line}`));
-  }, jobs.filter((job) => job.url === url));
+  }, jobs.filter((job) => job.page === origin));
   page = undefined;
 }

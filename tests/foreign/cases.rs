@@ -120,6 +120,13 @@ fn slow(request: usize) -> Plan {
     Plan { cut, delay: Duration::from_millis(250), ..PLAIN }
 }
 
+/// Browsers' pages are of another origin than the proxy here.
+pub(crate) const CROSS_ORIGIN: &str = "cross-origin";
+
+fn cross_origin(request: usize) -> Plan {
+    Plan { cut: (request < 2).then_some(Cut::Behind(3)), ..PLAIN }
+}
+
 const fn case(name: &'static str, calm_from: usize, plan: fn(usize) -> Plan) -> Case {
     Case { name, plan, calm_from }
 }
@@ -140,4 +147,5 @@ pub(crate) const CASES: &[Case] = &[
     case("port-80", 1, port_80),
     case("port-443", 1, port_443),
     case("slow", 1, slow),
+    case(CROSS_ORIGIN, 2, cross_origin),
 ];

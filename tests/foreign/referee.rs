@@ -1,13 +1,13 @@
 //! Publishes while all clients meet all cases, and judges what each of them told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::cases::{CASES, Case};
+use crate::cases::{CASES, CROSS_ORIGIN, Case};
 use crate::clients::{CLIENTS, Client, GivesUp, Place};
 use crate::support::Server;
 use crate::support::hostile::{Cut, Hostile, Own, Plan, RetryAfter, Seen};
@@ -41,7 +41,10 @@ impl Stage {
             let jobs = jobs.iter().filter(|(client, ..)| client.script == name);
             let jobs: Vec<_> = jobs
                 .map(|(client, case, addr)| {
-                    json!({"client": client.name, "name": case, "url": format!("http://{addr}")})
+                    let url = format!("http://{addr}");
+                    let host = if *case == CROSS_ORIGIN { "localhost" } else { "127.0.0.1" };
+                    let page = format!("http://{host}:{}", addr.port());
+                    json!({"client": client.name, "name": case, "url": url, "page": page})
                 })
                 .collect();
             let mut script = Script::start(name, &[&json!(jobs).to_string()]).limited(2 * LIMIT);
@@ -105,8 +108,15 @@ pub(crate) fn got(line: &str) -> Option<(usize, &str)> {
 
 pub(crate) fn run() {
     // A heartbeat that keeps the proxy of the case `idle` awake, as 30 s do with nginx's 60.
-    let server = Server::with(&["--retry", "1s", "--heartbeat", "2s"]);
-    let proxies: Vec<Hostile> = CASES.iter().map(|case| Hostile::before(server.addr, case.plan)).collect();
+    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let page = format!("http://localhost:{}", elsewhere.local_addr().expect("bound").port());
+    let server = Server::with(&["--retry", "1s", "--heartbeat", "2s", "--cors-origin", &page]);
+    let mut elsewhere = Some(elsewhere);
+    let mut proxy = |case: &Case| match elsewhere.take_if(|_| case.name == CROSS_ORIGIN) {
+        Some(listener) => Hostile::at(listener, server.addr, case.plan),
+        None => Hostile::before(server.addr, case.plan),
+    };
+    let proxies: Vec<Hostile> = CASES.iter().map(&mut proxy).collect();
     let mut pairs: Vec<Pair<'_>> = Vec::new();
     for client in CLIENTS {
         let cases = CASES.iter().zip(&proxies);

@@ -131,7 +131,15 @@ pub struct Hostile {
 impl Hostile {
     /// A proxy before a server; `plans` has what becomes of each client's requests for a stream, counted from 0.
     pub fn before(server: SocketAddr, plans: impl Fn(usize) -> Plan + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::at(TcpListener::bind("127.0.0.1:0").expect("a free port"), server, plans)
+    }
+
+    /// As [`before`](Self::before), where somebody had to know the address first.
+    pub fn at(
+        listener: TcpListener,
+        server: SocketAddr,
+        plans: impl Fn(usize) -> Plan + Send + Sync + 'static,
+    ) -> Self {
         let addr = listener.local_addr().expect("bound");
         let (seen, connections) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
         let shared = Arc::new(Shared { server, plans: Box::new(plans), seen, connections });

@@ -138,6 +138,21 @@ fn the_same_origin_is_the_same_whoever_names_the_default_port() {
     );
 }
 
+/// A preflight that lacks one header of a library's own refuses all of its requests (Fetch, 4.9).
+#[test]
+fn a_preflight_allows_what_libraries_send_by_themselves() {
+    let server = Server::with(&["--cors-origin", "http://page.example"]);
+    let headers = "origin: http://page.example\r\naccess-control-request-method: GET\r\n";
+    let answer = ask(&server, "OPTIONS", "/sse", headers);
+    assert_eq!(answer.status, 204, "{answer:?}");
+    let allowed = answer.header("access-control-allow-headers").unwrap_or_default().to_ascii_lowercase();
+    for name in
+        ["last-event-id", "cache-control", "pragma", "x-requested-with", "authorization", "content-type"]
+    {
+        assert!(allowed.split(", ").any(|one| one == name), "{name} is not in {allowed}");
+    }
+}
+
 #[test]
 fn answers_are_what_the_rfcs_say() {
     let server = Server::start();

@@ -335,7 +335,9 @@ impl Answer<'_, '_> {
             ("Access-Control-Allow-Methods", allowed),
             (
                 "Access-Control-Allow-Headers",
-                "Content-Type, Last-Event-ID, Authorization, Traceparent, Tracestate",
+                // The second line: what older polyfills of EventSource and general HTTP libraries add by themselves.
+                "Content-Type, Last-Event-ID, Authorization, Traceparent, Tracestate, \
+                 Cache-Control, Pragma, X-Requested-With",
             ),
             ("Access-Control-Max-Age", "86400"),
         ];

@@ -117,7 +117,7 @@ class Hints(unittest.IsolatedAsyncioTestCase):
 
         client = self.client(token=token)
         await client.subscribe().ready()
-        self.assertEqual(order[:2], ["auth", "subscribe"])
+        self.assertEqual(order[:3], ["auth", "request", "subscribe"])
         self.sockets[0].transport.abort()
         await until("new tokens on the same connection", lambda: len(tokens) >= 4)
         self.assertEqual(len(self.sockets), 2)

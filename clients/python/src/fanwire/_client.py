@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 
 from ._filter import Entity, Filter, wire
 from ._http import wait_of
-from ._link import PAST, Link
+from ._link import Link
 from ._sse import StreamLink
 from ._subscription import Subscription
 from ._types import Event, FanwireError, Gap, Item
@@ -43,7 +43,6 @@ class _GetsThrough(FanwireError):
     """No fault: the fallback ends because WebSockets get through."""
 
 
-
 @dataclass(eq=False, slots=True)
 class _Job:
     """A message that wants an answer."""
@@ -61,7 +60,8 @@ class Fanwire:
     WebSocket. `backoff`: seconds, a random wait of up to `base * 2 ** attempt`,
     at most `max`. `attempts`: in a row, before the client gives up; None for never. `heartbeat`: seconds of silence
     after which the server is asked, and seconds that the answer may take. `queue`: publishes that wait while offline;
-    the next is refused with `queue_full`. `lean`: over WebSocket, events in the lean form of the protocol: fewer bytes,
+    the next is refused with `queue_full`. `on_gap`: with `refill` a lost part that the server still has is asked for, and
+    comes in its place; with `tell` every gap is told. `lean`: over WebSocket, events in the lean form of the protocol: fewer bytes,
     and no time but one that the publisher gave. `connect_options` go to `websockets.connect` (`ssl`, `proxy`, ...).
     """
 
@@ -77,6 +77,7 @@ class Fanwire:
         heartbeat: tuple[float, float] = (25.0, 10.0),
         queue: int = 1000,
         lean: bool = False,
+        on_gap: Literal["refill", "tell"] = "refill",
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -89,7 +90,7 @@ class Fanwire:
         self._source = url
         self._settings: dict[str, Any] = dict(
             token=token, transports=transports, path=path, backoff=backoff, attempts=attempts, heartbeat=heartbeat, queue=queue,
-            lean=lean, connect_options=connect_options,
+            lean=lean, on_gap=on_gap, connect_options=connect_options,
         )  # fmt: skip
         if token is not None and not isinstance(token, str) and not callable(token):
             raise TypeError(f"a token is a str, or a function that gives one: not {type(token).__name__}")
@@ -98,6 +99,7 @@ class Fanwire:
         self._attempts = attempts
         self._heartbeat = heartbeat
         self._queue = queue
+        self._fills = on_gap != "tell"
         # The first that the server knows is spoken.
         self._protocols = [_LEAN_PROTOCOL, _PROTOCOL] if lean else [_PROTOCOL]
         self._connect_options = dict(connect_options or {})
@@ -160,31 +162,43 @@ class Fanwire:
         return self._subscribe(wire(wanted), options, buffer)
 
     def _subscribe(self, filter: Mapping[str, Any], options: Mapping[str, Any], buffer: int) -> Subscription:
-        if self._subscriptions and options.keys() & set(PAST):
-            # On one connection an event comes once, so what another subscription got would be missing in this one's past.
-            child = Fanwire(self._source, **self._settings)
-            child._on_gap, child._on_error = self._on_gap, self._on_error
-            self._children.add(child)
-            own = child._subscribe(filter, options, buffer)
-            own._leave = lambda: self._spawn(self._drop(child))
-            return own
         self._number += 1
         id = f"py-{self._number}"
-
-        def gone() -> None:
-            if self._subscriptions.pop(id, None) and self._link:
-                self._link.remove(one)
-
-        one = Subscription(id, filter, options, buffer, gone)
+        one = Subscription(id, filter, options, buffer, lambda: self._remove(id))
         if self._status == "closed":
             one._end(FanwireError("closed", "the client is closed"))
-            return one
-        self._subscriptions[id] = one
+        elif "filter" in filter:
+            # Which events a text wants is the server's to say: on a connection of its own all are for it.
+            self.apart(one)
+        else:
+            self._take(one)
+        return one
+
+    def _take(self, one: Subscription) -> None:
+        self._subscriptions[one.id] = one
         if self._link and self._status == "open":
             self._link.add(one)
         else:
             self._start()
-        return one
+
+    def _remove(self, id: str) -> None:
+        one = self._subscriptions.pop(id, None)
+        if one and self._link:
+            self._link.remove(one)
+
+    def apart(self, one: Subscription) -> None:
+        """@private"""
+        self._subscriptions.pop(one.id, None)
+        child = Fanwire(self._source, **self._settings)
+        child._on_gap, child._on_error = self._on_gap, self._on_error
+        self._children.add(child)
+
+        def gone() -> None:
+            child._remove(one.id)
+            self._spawn(self._drop(child))
+
+        one._leave = gone
+        child._take(one)
 
     async def _drop(self, child: Fanwire) -> None:
         self._children.discard(child)
@@ -372,7 +386,7 @@ class Fanwire:
         try:
             token = await self._ask_token()
             if self._transports[self._transport % len(self._transports)] == "sse":
-                link = self._link = StreamLink(self._base, self._connect_options.get("ssl"), self, interval, timeout)
+                link = self._link = StreamLink(self._base, self._connect_options.get("ssl"), self, interval, timeout, self._backoff)
                 if token is not None:
                     renewal = asyncio.create_task(self._renew(link, token))
                 if "ws" in self._transports:
@@ -487,6 +501,10 @@ class Fanwire:
             if not job.answer.done():
                 self._give(job)
         self._set("open")
+
+    def fills(self) -> bool:
+        """@private"""
+        return self._fills
 
     def proven(self) -> None:
         """@private"""

@@ -26,6 +26,8 @@ class Filter(TypedDict, total=False):
     execution_ids: Values
     entities: Sequence[Entity]
     channels: Values
+    filter: str
+    """The text form, which must hold beside the rest: `payload.progress >= 50`."""
 
 
 def pattern(text: str) -> Callable[[str], bool]:
@@ -70,9 +72,11 @@ def pair(entity: Entity) -> tuple[str, str]:
 
 def wire(filter: Filter) -> dict[str, Any]:
     """The filter as a subscribe message has it."""
-    message: dict[str, Any] = {key: _list(values) for key, values in filter.items() if key != "entities"}  # type: ignore[arg-type]
+    message: dict[str, Any] = {key: _list(values) for key, values in filter.items() if key not in ("entities", "filter")}  # type: ignore[arg-type]
     if unknown := set(message) - {f"{field}s" for field in _FIELDS}:
         raise TypeError(f"a filter has no {', '.join(sorted(unknown))}")
+    if filter.get("filter"):
+        message["filter"] = filter["filter"]
     if "entities" in filter:
         pairs = [pair(entity) for entity in filter["entities"]]
         message["entities"] = [{"kind": kind, "id": id} for kind, id in pairs]

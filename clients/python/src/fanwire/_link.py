@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection
 
 from ._position import distance, place
 from ._subscription import Subscription
-from ._types import Event, FanwireError, Gap, Item
+from ._types import Event, FanwireError, Gap, Item, Past
 
 # What a subscription may ask to see of the past.
 PAST = ("since", "history", "snapshot")
@@ -27,6 +27,20 @@ class Host(Protocol):
     def proven(self) -> None: ...
     def deliver(self, item: Item, of: Subscription | None = None) -> None: ...
     def failed(self, error: FanwireError) -> None: ...
+    def fills(self) -> bool:
+        """Whether gaps are to be filled."""
+        ...
+
+    def apart(self, one: Subscription) -> None:
+        """It needs a connection of its own: the server can't tell its past from what others get."""
+        ...
+
+
+def is_fillable(host: Host, subscriptions: Iterable[Subscription], gap: Gap) -> bool:
+    """Whether a gap is to be asked for again: it can be had, or the server no longer knows what came before it, and all that
+    it is told for want everything."""
+    is_there = gap.recoverable or gap.from_id is None
+    return is_there and host.fills() and not any(one._wants_less() for one in subscriptions)
 
 
 class Link:
@@ -42,6 +56,16 @@ class Link:
         self._merging: list[Item] | None = None
         # Where the newest subscription began.
         self._began: str | None = None
+        # What the server can do that older ones could not, when it has said; subscriptions that need some of that.
+        self._abilities: frozenset[str] | None = None
+        self._held: list[Subscription] = []
+        # The one whose own past comes: nothing of it is for others, until it ends.
+        self._recalling: Subscription | None = None
+        # All up to here came.
+        self._reached: str | None = None
+        # From a gap to the answer to the refill: what comes between comes again.
+        self._deaf = False
+        self._refilled: str | None = None
         self._fault: FanwireError | None = None
         self.over = False
         # When this client may come back, in seconds, if the server said; and what it wants to be waited for at least.
@@ -114,11 +138,20 @@ class Link:
                 first = one._position
         if first and len(subscriptions) > 1:
             self._merging = []
+        self.ask("request", {"action": "server_info"}, self._able)
         for one in subscriptions:
             since = one._position if distance(first, one._position) is None else first
             self._subscribe(one, None if one._fresh else since)
         self._ping()
         self._host.opened()
+
+    def _able(self, info: Any, _: FanwireError | None) -> None:
+        listed = info.get("capabilities") if isinstance(info, dict) else None
+        self._abilities = frozenset(listed if isinstance(listed, list) else ())
+        held, self._held = self._held, []
+        for one in held:
+            if not one.is_over and not self.over:
+                self.add(one)
 
     def add(self, one: Subscription) -> None:
         self._subscribe(one, None)
@@ -131,20 +164,54 @@ class Link:
         past: dict[str, Any] = {key: options.pop(key) for key in PAST if key in options}
         if resume:
             past = {"since": resume}
+        has_past = any(past.values())
+        # Beside others its past has to be its own: on one connection an event comes once otherwise.
+        is_own = resume is None and has_past and len(list(self._host.subscriptions())) > 1
+        if is_own or "filter" in one.filter:
+            if self._abilities is None:
+                self._held.append(one)
+                return
+            if "filter" in one.filter and "filter" not in self._abilities:
+                return one._end(FanwireError("unsupported", "this server takes no filter as a text"))
+            if is_own and not self._abilities >= {"own_past", "history_end"}:
+                return self._host.apart(one)
+        if is_own:
+            options["own_past"] = True
 
         def answer(ack: Any, error: FanwireError | None) -> None:
-            if error is None:
-                self._began = ack.get("last_event_id")
-                one._taken()
-                # What it is to see of the past comes first.
-                if not any(past.values()):
-                    one._reach(self._began)
-            elif not self.over:
-                one._end(error)
+            if error is not None:
+                if not self.over:
+                    one._end(error)
+                return
+            self._began = ack.get("last_event_id")
+            one._taken()
+            if not has_past or "history_end" not in (self._abilities or ()):
+                one._passed()
+            # What it is to see of the past comes first.
+            if is_own:
+                self._recalling = one
+            elif not has_past:
+                one._reach(self._began)
+                if not self._deaf:
+                    self._reached = self._began
 
         self.ask("subscribe", {"subscription_id": one.id, **one.filter, **options, **past}, answer)
 
+    def _past_ended(self, payload: Any) -> None:
+        """What is live comes next."""
+        past = Past(payload["events"], payload["complete"])
+        for one in self._host.subscriptions():
+            if one.id == payload["subscription_id"]:
+                if one is self._recalling:
+                    one._reach(self._began)
+                one._passed(past)
+        if self._recalling and self._recalling.id == payload["subscription_id"]:
+            self._recalling = None
+
     def remove(self, one: Subscription) -> None:
+        if one in self._held:
+            self._held.remove(one)
+            return
         self.ask("unsubscribe", {"subscription_id": one.id}, lambda *_: None)
 
     def _ping(self) -> None:
@@ -154,10 +221,16 @@ class Link:
             merged, self._merging = self._merging, None
             for item in _in_order(merged or []):
                 self._pass(item)
-            for one in self._active():
-                one._reach(pong.get("last_event_id"))
+            self._reach(pong.get("last_event_id"))
 
         self.ask("ping", {}, answer)
+
+    def _reach(self, position: str | None) -> None:
+        if self._deaf or not position:
+            return
+        self._reached = position
+        for one in self._active():
+            one._reach(position)
 
     def _active(self) -> list[Subscription]:
         return [one for one in self._host.subscriptions() if one._active]
@@ -175,6 +248,8 @@ class Link:
                 return self._came(Event.from_dict(payload), message.get("position"))
             if kind == "gap":
                 return self._came(Gap.from_dict(payload))
+            if kind == "history_end":
+                return self._past_ended(payload)
             if kind == "reconnect":
                 self.slot = payload["delay_ms"] / 1000
                 return
@@ -191,20 +266,48 @@ class Link:
         if self._merging is not None:
             self._merging.append(item)
             return
-        self._pass(item)
-        # A server with several shards says in its own words where that leaves the client.
-        for one in self._active() if position else ():
-            one._reach(position)
+        self._pass(item, position)
 
-    def _pass(self, item: Item) -> None:
-        self._host.deliver(item)
-        if isinstance(item, Gap):
-            for one in self._active():
-                if item.to_id:
-                    one._reach(item.to_id)
-                else:
-                    # Behind a restart there are new places.
-                    one._position = self._began
+    def _pass(self, item: Item, position: str | None = None) -> None:
+        if recalling := self._recalling:
+            self._host.deliver(item, recalling)
+            recalling._reach(position or (item.to_id if isinstance(item, Gap) else None))
+        elif self._deaf:
+            return
+        elif isinstance(item, Event):
+            self._host.deliver(item)
+            self._reached = item.event_id
+            # A server with several shards says in its own words where that leaves the client.
+            self._reach(position)
+        elif not self._refill(item):
+            self._tell(item)
+
+    def _tell(self, gap: Gap) -> None:
+        self._host.deliver(gap)
+        for one in self._active():
+            if gap.to_id:
+                one._reach(gap.to_id)
+            else:
+                # Behind a restart there are new places.
+                one._position = self._began
+
+    def _refill(self, gap: Gap) -> bool:
+        """Asks for what lies in a gap, if it can be had and was not asked for in vain."""
+        since = self._reached or gap.from_id
+        if "refill" not in (self._abilities or ()) or not since or since == self._refilled:
+            return False
+        if not is_fillable(self._host, self._active(), gap):
+            return False
+        self._refilled = since
+        self._deaf = True
+
+        def answer(_: Any, error: FanwireError | None) -> None:
+            self._deaf = False
+            if error and not self.over:
+                self._tell(gap)
+
+        self.ask("refill", {"since": since}, answer)
+        return True
 
 
 def _in_order(items: list[Item]) -> list[Item]:

@@ -1,26 +1,44 @@
-"""Event ids as places: `epoch-sequence`, with `.shard` behind it where there are several."""
+"""Event ids as places, and the positions that a server with several shards names."""
 
 from __future__ import annotations
 
 import re
 
-_ID = re.compile(r"([^-]+)-(\d+)(\.\d+)?")
+# `epoch-sequence`, with `.shard` behind it but for the first shard.
+_ID = re.compile(r"([^-~]+)-(\d+)(?:\.(\d+))?")
 
 
-def place(id: str | None) -> tuple[str, int] | None:
+def place(id: str | None) -> tuple[tuple[str, int], int] | None:
     """Shard of which life, and the number within it."""
     found = _ID.fullmatch(id or "")
     if found is None:
         return None
     number = int(found[2])
     # Before the first event stands the number that no event has.
-    return found[1] + (found[3] or ""), -1 if number >= 1 << 63 else number
+    return (found[1], int(found[3] or 0)), -1 if number >= 1 << 63 else number
+
+
+def _before(id: str | None, shard: tuple[str, int]) -> int | None:
+    """The last number of a shard that lies before a place: an event's own, or one of `epoch~next.more.more`, in base 36."""
+    epoch, tilde, rest = (id or "").partition("~")
+    if not tilde:
+        other = place(id)
+        return other[1] if other and other[0] == shard else None
+    parts = rest.split(".")
+    if epoch != shard[0] or shard[1] >= len(parts):
+        return None
+    try:
+        # Each is told by how far it is from the one before.
+        return sum(int(part, 36) for part in parts[: shard[1] + 1]) - 1
+    except ValueError:
+        return None
 
 
 def distance(a: str | None, b: str | None) -> int | None:
-    """How far `a` is behind `b`, negative where before; None where nobody can tell."""
-    one, other = place(a), place(b)
-    return one[1] - other[1] if one and other and one[0] == other[0] else None
+    """How far an event `a` is behind a place `b`, negative where before; None where nobody can tell."""
+    one = place(a)
+    other = _before(b, one[0]) if one else None
+    return None if one is None or other is None else one[1] - other
 
 
 def is_behind(a: str | None, b: str | None) -> bool:

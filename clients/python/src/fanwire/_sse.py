@@ -8,14 +8,15 @@ import json
 import random
 import re
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 from urllib.parse import urlencode
 
 from ._http import WAIT_MAX, Answer, request, wait_of
-from ._link import Answered, Host
+from ._link import PAST, Answered, Host, is_fillable
 from ._subscription import Subscription
-from ._types import Event, FanwireError, Gap
+from ._types import Event, FanwireError, Gap, Past
 
 _NAMES = {
     "event_types": "type", "sources": "source", "correlation_ids": "correlation", "stream_ids": "stream",
@@ -26,7 +27,14 @@ _NAMES = {
 def query(filter: Any) -> list[tuple[str, str]]:
     """What of `/sse` asks for the same as a filter in its wire form."""
     pairs = [(_NAMES[key], value) for key, values in filter.items() if key in _NAMES for value in values]
+    pairs += [("filter", filter["filter"])] if "filter" in filter else []
     return pairs + [("entity", f"{one['kind']}:{one['id']}") for one in filter.get("entities", ())]
+
+
+_HISTORY_END = re.compile(r"history_end events=([0-9]+) complete=(\w+)")
+
+# A stream that lived so long was a good one: the next waits start short again. Seconds.
+STABLE = 5.0
 
 
 class Parser:
@@ -55,13 +63,22 @@ class Parser:
                 continue
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
-            if name:
+            if name or value.startswith("history_end "):
                 block = self._block
                 block[name] = f"{block['data']}\n{value}" if name == "data" and "data" in block else value
 
 
 class StreamLink:
-    def __init__(self, base: str, context: ssl.SSLContext | bool | None, host: Host, interval: float, timeout: float) -> None:
+    def __init__(
+        self,
+        base: str,
+        context: ssl.SSLContext | bool | None,
+        host: Host,
+        interval: float,
+        timeout: float,
+        backoff: tuple[float, float],
+    ) -> None:
+        self._backoff = backoff
         self._base = base
         self._context = context
         self._host = host
@@ -73,6 +90,8 @@ class StreamLink:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # The end of the token, where the server told it.
         self._denied: FanwireError | None = None
+        # Of one stream: refills in a row, and the place that was asked for last.
+        self._refills: dict[Subscription, tuple[int, str]] = {}
         self.over = False
         self.slot: float | None = None
         # What the server wants to be waited for, in seconds.
@@ -126,6 +145,23 @@ class StreamLink:
         return await request(method, self._base + path, headers, body, self._context)
 
     async def _read(self, one: Subscription) -> None:
+        """Reads the stream to its end. For a refill it begins anew where it was before the gap."""
+        while await self._read_once(one):
+            count = self._refills[one][0]
+            if count > 1:
+                # The first at once, the next as if the connection had been lost.
+                base, most = self._backoff
+                await asyncio.sleep(random.random() * min(most, base * 2 ** min(count, 60)))
+
+    def _refill(self, one: Subscription, gap: Gap) -> bool:
+        count, since = self._refills.get(one, (0, None))
+        place = one._position
+        if place is None or place == since or not is_fillable(self._host, [one], gap):
+            return False
+        self._refills[one] = (count + 1, place)
+        return True
+
+    async def _read_once(self, one: Subscription) -> bool:
         options = {key: value for key, value in one._options.items() if key != "since"}
         since = one._position or one._options.get("since")
         more = [(key, str(value).lower()) for key, value in options.items()] + ([("last_event_id", since)] if since else [])
@@ -136,20 +172,25 @@ class StreamLink:
             if answer.status == 204:
                 # The server has nothing more for this subscription, ever (HTML, 9.2.3).
                 self._streams.pop(one, None)
-                return one._end()
+                one._end()
+                return False
             if answer.status != 200:
                 error = await self._refusal(answer)
                 if answer.status in (400, 403):
                     # What it asked for is wrong, or not for it: that concerns nobody else.
                     self._streams.pop(one, None)
-                    return one._end(error)
+                    one._end(error)
+                    return False
                 raise error
             kind = answer.headers.get("content-type", "")
             if kind.partition(";")[0].strip().lower() != "text/event-stream":
                 # A login page or a proxy's own answer, for example.
                 raise FanwireError("protocol", f"not an event stream: {kind}")
             one._taken()
+            if not any(one._options.get(key) for key in PAST):
+                one._passed()
             self._host.opened()
+            began = time.monotonic()
             parser = Parser()
             pieces = answer.pieces()
             while True:
@@ -158,14 +199,20 @@ class StreamLink:
                     try:
                         piece = await anext(pieces)
                     except StopAsyncIteration:
-                        return
+                        return False
                 self._host.proven()
+                if time.monotonic() - began > STABLE:
+                    self._refills.pop(one, None)
                 for block in parser.feed(piece):
-                    self._take(one, block)
+                    if self._take(one, block):
+                        return True
         finally:
             answer.close()
 
-    def _take(self, one: Subscription, block: dict[str, str]) -> None:
+    def _take(self, one: Subscription, block: dict[str, str]) -> bool:
+        """Takes a block; true where the stream is to begin anew before it."""
+        if ended := _HISTORY_END.match(block.get("", "")):
+            one._passed(Past(int(ended[1]), ended[2] == "true"))
         retry = block.get("retry", "")
         if retry.isascii() and retry.isdigit():
             self.delay = min(float(retry[:12]) / 1000, WAIT_MAX) * random.random()
@@ -176,6 +223,8 @@ class StreamLink:
                 self._host.deliver(Event.from_dict(raw), one)
             elif block.get("event") == "gap":
                 gap = Gap.from_dict(raw)
+                if self._refill(one, gap):
+                    return True
                 self._host.deliver(gap, one)
                 place = gap.to_id
             elif block.get("event") == "closed":
@@ -185,6 +234,7 @@ class StreamLink:
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
             self._host.failed(FanwireError("protocol", f"not an event: {cause!r}"))
         one._reach(place)
+        return False
 
     async def _refusal(self, answer: Answer) -> FanwireError:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ._filter import matcher
 from ._position import is_behind
-from ._types import Event, FanwireError, Gap, Item
+from ._types import Event, FanwireError, Gap, Item, Past
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:
@@ -46,6 +46,8 @@ class Subscription:
         self._over = False
         self._error: FanwireError | None = None
         self._ready = asyncio.Event()
+        self._past: Past | None = None
+        self._has_passed = asyncio.Event()
         self._more = asyncio.Event()
 
     async def ready(self) -> None:
@@ -53,6 +55,12 @@ class Subscription:
         await self._ready.wait()
         if self._error:
             raise self._error
+
+    async def past(self) -> Past | None:
+        """Waits until all of the past that was asked for is there, before what is live: how many events, and whether all
+        came. None where no past was asked for, or an older server does not say."""
+        await self._has_passed.wait()
+        return self._past
 
     def close(self) -> None:
         """Ends it; a loop gets what already came, then its end."""
@@ -95,6 +103,15 @@ class Subscription:
         self._active = True
         self._ready.set()
 
+    def _passed(self, past: Past | None = None) -> None:
+        if not self._has_passed.is_set():
+            self._past = past
+            self._has_passed.set()
+
+    def _wants_less(self) -> bool:
+        """Whether it asked for losses."""
+        return self._options.get("on_lag") not in (None, "drop_oldest", "disconnect")
+
     def _reach(self, position: str | None) -> None:
         """All up to here was given; places before are not gone back to."""
         if position and is_behind(position, self._position):
@@ -129,5 +146,6 @@ class Subscription:
         self._over = True
         self._error = error
         self._ready.set()
+        self._passed()
         self._more.set()
         self._leave()

@@ -69,12 +69,22 @@ class Gap:
         return cls(raw.get("missed"), raw.get("from"), raw.get("to"), recoverable, raw.get("at_most"))
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """How the past of a subscription ended."""
+
+    events: int
+    """How many events it had, gaps not counted."""
+    complete: bool
+    """All that was asked for came; otherwise a gap stands where some did not."""
+
+
 Item = Event | Gap
 
 
 class FanwireError(Exception):
     """What went wrong. `code` is the server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the
-    connection broke before the answer), `closed`, `unauthorized`, `gave_up`, `timeout`, `disconnected`, `handler`,
+    connection broke before the answer), `unsupported` (the server is too old for it), `closed`, `unauthorized`, `gave_up`, `timeout`, `disconnected`, `handler`,
     `token`, `protocol`."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -54,12 +54,6 @@ pub(crate) struct Client {
     pub habit: &'static str,
 }
 
-impl Client {
-    pub(crate) fn is_socket(&self) -> bool {
-        self.place == Place::Since || self.name == "wscat"
-    }
-}
-
 const NODE: &str = "foreign_node.mjs";
 const CHROMIUM: &str = "browser_foreign.mjs";
 const PYTHON: &str = "foreign_python.py";

@@ -62,6 +62,8 @@ pub(crate) struct Metrics {
     pub(crate) frame_bytes: histogram::Histogram,
     pub(crate) shed: Family<Kind, Counter>,
     pub(crate) gaps: Counter,
+    pub(crate) pasts_incomplete: Family<Kind, Counter>,
+    pub(crate) snapshot_forgotten: Counter,
     pub(crate) written_bytes: Counter,
     pub(crate) writes: Counter,
     pub(crate) write_blocked: Counter,
@@ -176,6 +178,8 @@ impl Default for Metrics {
             lag_closed: "server_lag_closed", "Connections closed because they lagged, as clients asked for";
             shed: "server_shed", "What was let go for memory, by what: bytes of feeds, connections and unfinished bodies that held the most, clients that took nothing";
             gaps: "feed_gaps", "Gap messages sent";
+            pasts_incomplete: "server_pasts_incomplete", "Pasts in which clients were told a gap: what they asked for was forgotten, or could not be read; by what they asked with";
+            snapshot_forgotten: "server_snapshot_keys_forgotten", "Keys that snapshots let go for the limit: those that changed longest ago";
             written_bytes: "server_written_bytes", "Bytes taken by clients' sockets";
             writes: "server_writes", "Write calls made on clients' sockets";
             writes_shared: "server_writes_shared", "Write calls that handed the kernel pages that other clients were given too, in place of a copy";
@@ -204,11 +208,18 @@ const REFUSED: [&str; 4] = ["draining", "too_many", "address", "no_descriptors"]
 const ENDED: [&str; 2] = ["token_expired", "token_revoked"];
 const SHED: [&str; 4] = ["feed_bytes", "connections", "bodies", "stalled"];
 const FAULTS: [&str; 3] = ["timeout", "heartbeat_missed", "invalid_event"];
+const PASTS: [&str; 4] = ["since", "history", "snapshot", "refill"];
 
 impl Metrics {
     fn with_zeros(self) -> Self {
-        let families = [&self.connections_refused, &self.grants_ended, &self.shed, &self.faults];
-        for (family, kinds) in families.into_iter().zip([&REFUSED[..], &ENDED, &SHED, &FAULTS]) {
+        let families = [
+            (&self.connections_refused, &REFUSED[..]),
+            (&self.grants_ended, &ENDED),
+            (&self.shed, &SHED),
+            (&self.faults, &FAULTS),
+            (&self.pasts_incomplete, &PASTS),
+        ];
+        for (family, kinds) in families {
             for kind in kinds {
                 drop(family.get_or_create(&Kind { kind }));
             }

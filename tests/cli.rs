@@ -221,6 +221,26 @@ fn tail_as_json_prints_each_event_as_it_came() {
 }
 
 #[test]
+fn tail_says_where_the_history_that_it_asked_for_is_cut_off() {
+    let server = Server::with(&["--bus-capacity", "8"]);
+    (0..9).for_each(|n| drop(server.publish(numbered(n))));
+    for (history, is_cut_off) in [("8", false), ("9", true)] {
+        let args = ["--history", history, "--count", "9"];
+        let mut tail = Running::start(client(&server, "tail").args(args).stderr(Stdio::piped()));
+        if is_cut_off {
+            assert!(tail.line().starts_with("-- gap: an unknown number"), "before the first event");
+        }
+        (0..8).for_each(|_| assert!(tail.line().contains("test.numbered")));
+        // What is live ends it.
+        server.publish(numbered(9));
+        assert!(tail.child.wait().expect("it ends by itself").success());
+        let mut said = String::new();
+        tail.child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        assert_eq!(said.contains("history: 8 events came"), is_cut_off, "{said}");
+    }
+}
+
+#[test]
 fn tail_goes_on_where_a_restarted_servers_events_begin() {
     let mut server = Server::start();
     let address = server.addr.to_string();

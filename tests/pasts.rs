@@ -144,3 +144,158 @@ fn what_a_snapshot_brought_does_not_come_again() {
     let came = numbers(&mut client);
     assert!(!came.contains(&2) && !came.contains(&3), "{came:?}");
 }
+
+/// What came from here to the end of a past: events' numbers, gaps, and the end.
+fn past(client: &mut Ws) -> (Vec<u64>, Vec<Value>, Value) {
+    let (mut came, mut gaps) = (Vec::new(), Vec::new());
+    loop {
+        let message = client.any_message();
+        match message["type"].as_str() {
+            Some("event") => {
+                assert!(gaps.is_empty() || !came.is_empty() || gaps.len() == 1, "{gaps:?}");
+                came.push(message["payload"]["payload"]["n"].as_u64().expect("a number"));
+            }
+            Some("gap") => gaps.push(message["payload"].clone()),
+            Some("history_end") => {
+                assert_eq!(message["correlation_id"], Value::Null);
+                let end = message["payload"].clone();
+                assert_eq!(end["events"].as_u64(), Some(came.len() as u64), "{message}");
+                assert_eq!(end["complete"], gaps.is_empty(), "{message} {gaps:?}");
+                return (came, gaps, end);
+            }
+            _ => panic!("neither an event nor the end: {message}"),
+        }
+    }
+}
+
+/// Asks for a past: the `history` of the answer, what came, and the gaps.
+fn asked(client: &mut Ws, payload: Value) -> (Value, Vec<u64>, Vec<Value>) {
+    let name = payload["subscription_id"].clone();
+    client.send(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
+    let ack = client.any_message();
+    assert_eq!((&ack["type"], &ack["correlation_id"]), (&json!("ack"), &json!("m")), "{ack}");
+    let (came, gaps, end) = past(client);
+    assert_eq!(end["subscription_id"], name);
+    (ack["payload"]["history"].clone(), came, gaps)
+}
+
+#[test]
+fn a_past_has_its_end() {
+    let server = Server::start();
+    let ids = publish(&server, 0..10);
+    for protocol in ["fanwire.v1", "fanwire.v1.lean"] {
+        let header = format!("Sec-WebSocket-Protocol: {protocol}\r\n");
+        let mut client = Ws::over(support::wire::Wire::connect(server.addr), "/ws", &header);
+        let live = client
+            .ask(&json!({"type": "subscribe", "payload": {"subscription_id": "live", "event_types": ["x"]}}));
+        assert_eq!(live["payload"].get("history"), None, "{live}");
+        for (payload, from, events) in [
+            (json!({"subscription_id": "a", "history": 3, "event_types": ["test.*"]}), json!(ids[6]), 3),
+            (json!({"subscription_id": "b", "since": ids[1], "stream_ids": ["even"]}), json!(ids[1]), 4),
+            (json!({"subscription_id": "c", "snapshot": true, "event_types": ["y"]}), json!(null), 0),
+            (json!({"subscription_id": "d", "history": 0}), json!(ids[9]), 0),
+        ] {
+            let name = payload["subscription_id"].clone();
+            client.send(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
+            let ack = client.any_message();
+            assert_eq!(ack["payload"]["history"], json!({"from": from, "complete": true}), "{ack}");
+            assert_eq!(ack["payload"]["last_event_id"], ids[9]);
+            for _ in 0..events {
+                let event = client.any_message();
+                assert!(event["type"] == "event" || event["event_type"] == "test.numbered", "{event}");
+            }
+            let end = client.any_message();
+            assert_eq!(end["type"], "history_end");
+            assert_eq!(end["payload"], json!({"subscription_id": name, "events": events, "complete": true}));
+            if name == "d" {
+                continue;
+            }
+            let gone = client.ask(&json!({"type": "unsubscribe", "payload": {"subscription_id": name}}));
+            assert_eq!(gone["type"], "ack", "what comes behind the end is answered: {gone}");
+        }
+    }
+    // Everything that there ever was is complete, however much was asked for.
+    let mut client = Ws::connect(server.addr);
+    let (start, came, _) = asked(&mut client, json!({"subscription_id": "all", "history": 1_000_000}));
+    assert_eq!((&start["complete"], came.len()), (&json!(true), 10));
+    // A server that nothing came to has no past, and says so.
+    let server = Server::start();
+    let mut client = Ws::connect(server.addr);
+    let (start, came, gaps) = asked(&mut client, json!({"subscription_id": "none", "history": 5}));
+    assert_eq!((&start["complete"], came.len(), gaps.len()), (&json!(true), 0, 0));
+}
+
+/// The end of a stream's past, as it stands in the stream.
+fn end_of_stream(addr: std::net::SocketAddr, query: &str) -> (String, usize) {
+    let mut wire = support::wire::Wire::connect(addr);
+    wire.send(format!("GET /sse{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+    let text = wire.take_until(b"complete=", support::wire::deadline()).expect("an end");
+    let word = wire.take_until(b"\n\n", support::wire::deadline()).expect("a word");
+    let text = String::from_utf8([text, word].concat()).expect("text");
+    let at = text.rfind(": history_end ").expect("a comment");
+    (text[at..].trim_end().to_owned(), text.matches("event: gap").count())
+}
+
+/// The run of 2,000 among 20 others, of which the ring has a part: `history:100000` once gave that part, and no word of it.
+#[test]
+fn a_past_that_is_cut_off_says_so() {
+    let server = Server::with(&["--bus-capacity", "256"]);
+    let ids = publish(&server, 0..300);
+    let mut client = Ws::connect(server.addr);
+    let even = |history: u64| json!({"subscription_id": "s", "history": history, "stream_ids": ["even"]});
+    let (start, came, gaps) = asked(&mut client, even(100_000));
+    assert_eq!(start["complete"], false);
+    assert_eq!(start["from"], ids[43], "the place before the oldest that is there");
+    assert_eq!(came, (44..300).step_by(2).collect::<Vec<u64>>());
+    let [gap] = gaps.as_slice() else { panic!("one gap, and no other: {gaps:?}") };
+    assert_eq!((&gap["from"], &gap["to"], &gap["missed"]), (&json!(null), &json!(ids[43]), &json!(null)));
+    assert_eq!(gap["recoverable"], false);
+    let mut client = Ws::connect(server.addr);
+    let (start, came, gaps) = asked(&mut client, even(20));
+    assert_eq!((&start["complete"], came.len(), gaps.len()), (&json!(true), 20, 0), "as many as asked for");
+    let (end, gaps) = end_of_stream(server.addr, "?history=100000&stream=even");
+    assert_eq!((end.as_str(), gaps), (": history_end events=128 complete=false", 1));
+    let (end, gaps) = end_of_stream(server.addr, "?history=7&stream=even&lean");
+    assert_eq!((end.as_str(), gaps), (": history_end events=7 complete=true", 0));
+    // By a place that the ring has let go of, and by one that never was.
+    for (since, events) in [(ids[3].as_str(), 256), ("zz-7", 0)] {
+        let mut client = Ws::connect(server.addr);
+        let (start, came, gaps) = asked(&mut client, json!({"subscription_id": "s", "since": since}));
+        assert_eq!((&start["complete"], came.len(), gaps.len()), (&json!(false), events, 1));
+        assert_eq!(start["from"], since);
+    }
+    let counted =
+        |kind: &str| server.metric(&format!("fanwire_server_pasts_incomplete_total{{kind=\"{kind}\"}}"));
+    assert_eq!(
+        (counted("history"), counted("since"), counted("snapshot")),
+        (Some(2.0), Some(2.0), Some(0.0))
+    );
+}
+
+/// Of 12,000 keys 10,000 came, and no word of the others.
+#[test]
+fn a_snapshot_that_is_cut_off_says_so() {
+    let server = Server::with(&["--max-snapshot-keys", "10"]);
+    let key = |n: u64| {
+        let event =
+            json!({"type": "price", "entity": {"kind": "symbol", "id": n.to_string()}, "payload": {"n": n}});
+        server.publish(event.to_string());
+    };
+    (0..8).for_each(key);
+    let snapshot = || asked(&mut Ws::connect(server.addr), json!({"subscription_id": "s", "snapshot": true}));
+    let (start, came, gaps) = snapshot();
+    assert_eq!((&start["complete"], came.len(), gaps.len()), (&json!(true), 8, 0));
+    (8..12).for_each(key);
+    let (start, came, gaps) = snapshot();
+    assert_eq!((&start["complete"], came), (&json!(false), (2..12).collect::<Vec<u64>>()));
+    assert_eq!((gaps.len(), &gaps[0]["to"]), (1, &json!(null)));
+    assert_eq!(server.metric("fanwire_server_snapshot_keys_forgotten_total"), Some(2.0));
+    let (end, gaps) = end_of_stream(server.addr, "?snapshot=1&entity=symbol:5");
+    assert_eq!((end.as_str(), gaps), (": history_end events=1 complete=false", 1));
+    // Keys that were forgotten before the node began to keep them are missing too.
+    let server = Server::with(&["--bus-capacity", "8"]);
+    publish(&server, 0..9);
+    let (start, came, gaps) =
+        asked(&mut Ws::connect(server.addr), json!({"subscription_id": "s", "snapshot": true}));
+    assert_eq!((&start["complete"], came, gaps.len()), (&json!(false), vec![7, 8], 1));
+}

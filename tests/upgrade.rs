@@ -453,7 +453,12 @@ fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
     hear(&mut again);
     say(&mut again, json!({"type": "subscribe", "payload": {"since": position}}));
     assert_eq!(hear(&mut again)["type"], "ack");
-    assert_eq!(hear(&mut again)["payload"]["event_type"], "x");
+    let mut next = hear(&mut again);
+    if next["type"] == "history_end" {
+        // The loop that took the event had not read it back: it comes live.
+        next = hear(&mut again);
+    }
+    assert_eq!(next["payload"]["event_type"], "x");
 }
 
 #[test]

@@ -133,6 +133,13 @@ struct Gap {
     recoverable: bool,
 }
 
+/// The end of a past, as told by the server.
+#[derive(Debug, Deserialize)]
+struct PastEnd {
+    events: u64,
+    complete: bool,
+}
+
 impl Follow {
     fn web_socket(&mut self) -> Result<(), End> {
         let opened = self.remote.web_socket(IDLE_MAX, None);
@@ -173,6 +180,7 @@ impl Follow {
         match message.r#type {
             "event" => self.event(message.payload.get(), message.position),
             "gap" => self.gap(message.payload.get()),
+            "history_end" => self.past_end(message.payload.get()),
             "ack" => {
                 self.connected = true;
                 Ok(())
@@ -203,6 +211,18 @@ impl Follow {
     fn gap(&mut self, json: &str) -> Result<(), End> {
         let gap: Gap = serde_json::from_str(json).map_err(End::lost)?;
         self.printer.gap(&gap, json).map_err(|_| End::Done)
+    }
+
+    /// Says where the past that was asked for is not whole. The gap before it says where.
+    fn past_end(&mut self, json: &str) -> Result<(), End> {
+        let end: PastEnd = serde_json::from_str(json).map_err(End::lost)?;
+        if !end.complete {
+            let events = end.events;
+            anstream::eprintln!(
+                "{DIM}history: {events} events came; others that match are forgotten or can't be read{DIM:#}"
+            );
+        }
+        Ok(())
     }
 
     fn sse(&mut self) -> Result<(), End> {

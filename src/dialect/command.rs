@@ -213,6 +213,8 @@ pub(crate) enum Reply<'a> {
     },
     Subscribed {
         id: &'a str,
+        /// What is known of the past that it asked for, if it did.
+        past: Option<&'a PastStart>,
     },
     Unsubscribed {
         id: &'a str,
@@ -231,6 +233,26 @@ pub(crate) enum Reply<'a> {
     /// The token was no good. [`Protocol::refuse`](super::Protocol::refuse) says whether that is the end.
     AuthFailed(&'a str),
     Error(&'a ClientError),
+}
+
+/// Start of a past that a client asked for, as far as it is known when the subscribe is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PastStart {
+    /// Place behind which the past begins; none where nothing is known before it.
+    pub(crate) from: Option<Since>,
+    /// Whether all that was asked for is there now; none where that has to be found out first.
+    pub(crate) complete: Option<bool>,
+}
+
+/// End of a past: what the client got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PastEnd<'a> {
+    /// Name of the subscription; empty for a stream, which has one subscription without a name.
+    pub(crate) subscription_id: &'a str,
+    /// Events that came as the past. Gaps are not counted.
+    pub(crate) events: u64,
+    /// False where a gap stands among them.
+    pub(crate) complete: bool,
 }
 
 /// Why a client is let go.

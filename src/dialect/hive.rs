@@ -143,7 +143,7 @@ impl Protocol for Hive {
 
     fn reply(&self, reply: &Reply<'_>, _: &Asked, _: Stamp) -> Option<Bytes> {
         let message = match reply {
-            Reply::Subscribed { id } => json!({ "type": "subscribed", "subscription_id": id }),
+            Reply::Subscribed { id, .. } => json!({ "type": "subscribed", "subscription_id": id }),
             Reply::Unsubscribed { id } => json!({ "type": "unsubscribed", "subscription_id": id }),
             Reply::Pong => json!({ "type": "pong" }),
             Reply::Authenticated => json!({ "type": "authenticated" }),

@@ -34,8 +34,8 @@ pub(crate) use adopt::Complete;
 pub(crate) use adopt::complete;
 pub(crate) use command::UNKNOWN;
 pub(crate) use command::{
-    Asked, ClientError, ClientMessage, Command, INVALID_FILTER, Incoming, Opening, Place, Refusal, Reply,
-    Stamp, Subscribe, shortened, split_entity,
+    Asked, ClientError, ClientMessage, Command, INVALID_FILTER, Incoming, Opening, PastEnd, PastStart, Place,
+    Refusal, Reply, Stamp, Subscribe, shortened, split_entity,
 };
 pub(crate) use gap::{GapNotice, Missed};
 
@@ -125,6 +125,11 @@ pub(crate) trait Protocol: Sync {
 
     /// The `gap` message, where clients are told in band. Where not, the frame is one that no application sees.
     fn gap(&self, gap: &GapNotice) -> Bytes;
+
+    /// Returns the message behind the last event of a past; `None` where this dialect's document has none.
+    fn past_end(&self, _end: &PastEnd<'_>, _stamp: &Stamp) -> Option<Bytes> {
+        None
+    }
 
     /// Asks whether the client is still there, on a connection that is quiet.
     fn heartbeat(&self) -> Bytes {
@@ -323,6 +328,18 @@ impl Encoding {
         let mut out = Vec::with_capacity(128);
         sse::encode_event(&mut out, Some("gap"), &gap.json(), None);
         out.into()
+    }
+
+    /// Returns the frame behind the last event of a past, where there is one. On an event stream it is a comment, which no
+    /// client's code sees by accident.
+    pub(crate) fn past_end(self, end: &PastEnd<'_>, stamp: &Stamp) -> Option<Bytes> {
+        if !self.is_sse() {
+            return self.protocol().past_end(end, stamp);
+        }
+        let mut out = Vec::with_capacity(48);
+        let PastEnd { events, complete, .. } = end;
+        sse::encode_comment(&mut out, &format!("history_end events={events} complete={complete}"));
+        Some(out.into())
     }
 
     /// The frame that asks whether the client is still there, on a connection that is quiet.

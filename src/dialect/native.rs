@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use super::command::{Bounded, Strings, UNKNOWN, in_scratch, put_text, text_frame};
 use super::uuid::Uuid;
 use super::{
-    Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, Place, Protocol, Refusal, Reply,
-    Stamp, Subscribe, envelope, shortened, split_entity,
+    Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, PastEnd, PastStart, Place,
+    Protocol, Refusal, Reply, Stamp, Subscribe, envelope, shortened, split_entity,
 };
 use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::Filter;
@@ -299,8 +299,13 @@ impl Protocol for Native {
         let position = || stamp.position.as_ref().map(Since::to_string);
         let (kind, payload) = match reply {
             Reply::Welcome { .. } => return None,
-            Reply::Subscribed { id } => {
-                ("ack", json!({ "subscription_id": id, "last_event_id": position() }))
+            Reply::Subscribed { id, past } => {
+                let mut payload = json!({ "subscription_id": id, "last_event_id": position() });
+                if let Some(PastStart { from, complete }) = past {
+                    let from = from.as_ref().map(Since::to_string);
+                    payload["history"] = json!({ "from": from, "complete": complete });
+                }
+                ("ack", payload)
             }
             Reply::Unsubscribed { id } => ("ack", json!({ "subscription_id": id })),
             Reply::Refilling { since } => {
@@ -327,6 +332,12 @@ impl Protocol for Native {
             Uuid::of_gap(gap.edge()),
             gap.at
         ))
+    }
+
+    fn past_end(&self, end: &PastEnd<'_>, stamp: &Stamp) -> Option<Bytes> {
+        let PastEnd { subscription_id, events, complete } = end;
+        let payload = json!({ "subscription_id": subscription_id, "events": events, "complete": complete });
+        Some(message("history_end", &payload.to_string(), &Asked::Silent, stamp))
     }
 
     fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)> {

@@ -39,11 +39,15 @@ pub enum MessageType {
     Pong,
     /// Both ways: done.
     Ack,
+    /// Server to client: events are missing here.
+    Gap,
+    /// Server to client: the past that a subscription asked for is over.
+    HistoryEnd,
 }
 
 impl MessageType {
     /// Every type.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Subscribe,
         Self::Unsubscribe,
         Self::Request,
@@ -53,6 +57,8 @@ impl MessageType {
         Self::Error,
         Self::Pong,
         Self::Ack,
+        Self::Gap,
+        Self::HistoryEnd,
     ];
 
     /// Its word in messages.
@@ -67,6 +73,8 @@ impl MessageType {
             Self::Error => "error",
             Self::Pong => "pong",
             Self::Ack => "ack",
+            Self::Gap => "gap",
+            Self::HistoryEnd => "history_end",
         }
     }
 }

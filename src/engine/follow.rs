@@ -87,7 +87,7 @@ fn follow(
     let past = bus.capacity() as u64;
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
     let places = known.insert(start);
-    status.attached(places.epoch);
+    status.attached(places);
     status.gate.pass(places, || queue.is_closed(), || ());
     bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));
     tracing::info!(epoch = places.epoch, "following the engine's log");

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::EngineError;
 use super::gate::Gate;
+use super::{EngineError, Places};
+use crate::event::Sequence;
 use crate::metrics::Metrics;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
@@ -63,6 +64,8 @@ pub(crate) struct Status {
     following: Side,
     appending: Side,
     epoch: AtomicU64,
+    /// Where the follower began, in each shard, when it reached the log for the first time.
+    began: Mutex<Option<Places>>,
 }
 
 impl Status {
@@ -73,6 +76,7 @@ impl Status {
             following: Side::new(),
             appending: Side::new(),
             epoch: AtomicU64::new(0),
+            began: Mutex::new(None),
         }
     }
 
@@ -107,9 +111,15 @@ impl Status {
         trouble.or_else(|| self.appending.trouble()).map(|trouble| trouble.error).unwrap_or_default()
     }
 
-    pub(super) fn attached(&self, epoch: u64) {
+    /// Returns where the follower began in a shard; none before the log was reached.
+    pub(crate) fn began_at(&self, shard: u16) -> Option<Sequence> {
+        lock(&self.began).as_ref()?.next.get(usize::from(shard)).copied()
+    }
+
+    pub(super) fn attached(&self, places: &Places) {
+        lock(&self.began).get_or_insert_with(|| places.clone());
         // Relaxed: as where it is read.
-        self.epoch.store(epoch, Ordering::Relaxed);
+        self.epoch.store(places.epoch, Ordering::Relaxed);
     }
 
     pub(super) fn follows(&self) {

@@ -27,6 +27,10 @@ pub(crate) struct Snapshot {
     latest: Latest<Event>,
     /// By entity: its keys, where a key has one entity.
     by_entity: Option<ByEntity>,
+    /// Keys may be missing: some were let go, or what they were in was gone before it began.
+    is_short: bool,
+    /// Keys let go for the limit since [`Snapshot::take_forgotten`].
+    forgotten: u64,
 }
 
 /// The keys of each entity.
@@ -65,7 +69,16 @@ impl ByEntity {
 impl Snapshot {
     pub(crate) fn new(rule: KeyRule, max_keys: usize) -> Self {
         let by_entity = rule.has_one_entity().then(ByEntity::default);
-        Self { rule, max_keys, newest: FIRST_LIVE, newest_older: 0, latest: Latest::default(), by_entity }
+        Self {
+            rule,
+            max_keys,
+            newest: FIRST_LIVE,
+            newest_older: 0,
+            latest: Latest::default(),
+            by_entity,
+            is_short: false,
+            forgotten: 0,
+        }
     }
 
     /// Takes note of an event, newer than all before.
@@ -86,6 +99,8 @@ impl Snapshot {
             return;
         }
         let gone = self.latest.put(key, number, event.clone(), self.max_keys);
+        self.forgotten += gone.len() as u64;
+        self.is_short |= !gone.is_empty();
         if let Some(by_entity) = &mut self.by_entity {
             by_entity.put(event, key);
             for (key, event) in gone {
@@ -96,10 +111,26 @@ impl Snapshot {
 
     /// Forgets all: events were lost, and what is here may not be the latest any more.
     pub(crate) fn forget(&mut self) {
+        self.is_short = true;
         self.latest.clear();
         if let Some(by_entity) = &mut self.by_entity {
             by_entity.keys.clear();
         }
+    }
+
+    /// Notes that events were gone before they could be put in.
+    pub(crate) fn lacks_older(&mut self) {
+        self.is_short = true;
+    }
+
+    /// Whether keys may be missing.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short
+    }
+
+    /// Returns how many keys were let go for the limit since this was asked last.
+    pub(crate) fn take_forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Bytes that it takes. Walks all.

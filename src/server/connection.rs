@@ -21,6 +21,7 @@ use super::limits::Counted;
 use super::rights;
 use super::routes::{self, BodyWanted, Outcome};
 use super::session::began::Brought;
+use super::session::past::PastReport;
 use super::session::{Flow, Session};
 use super::wheel::Tick;
 use super::workers::LaneLimits;
@@ -48,7 +49,7 @@ pub(crate) enum Effect {
     /// subscriptions have filters that nobody shares yet.
     Change { encoding: Encoding, cut: Cut, changes: Vec<Change>, added: usize },
     /// Deliver what is kept and matches `filter`, but for what `except` brought, before what is live.
-    Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom },
+    Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom, report: PastReport },
     /// Deliver again what is kept behind this place and matches one of `filters`, and then what is live; what was owed from
     /// the feed so far goes with it.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
@@ -118,7 +119,7 @@ impl fmt::Debug for Work {
 }
 
 /// Where a replay starts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReplayFrom {
     /// Behind this event, or from this position on.
     After(Since),

@@ -6,6 +6,7 @@
 
 pub(super) mod began;
 mod interest;
+pub(super) mod past;
 pub(super) mod saved;
 mod weight;
 
@@ -141,7 +142,7 @@ impl Session {
 
     /// Begins what its path says.
     fn subscribe_unasked(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
-        if let Err(error) = self.subscribe(subscribe, cx) {
+        if let Err(error) = self.subscribe(subscribe, None, cx) {
             self.fail(&error, &Asked::Silent, cx);
         }
     }
@@ -426,10 +427,7 @@ impl Session {
         match command {
             Command::Subscribe(subscribe) => {
                 // The answer stands between what was owed before and what comes from here on.
-                let id = self.subscribe(*subscribe, cx)?.to_string();
-                let place = self.place(true, cx);
-                self.reply_at(place, &Reply::Subscribed { id: &id }, asked, cx);
-                Ok(())
+                self.subscribe(*subscribe, Some(asked), cx)
             }
             Command::Unsubscribe { subscription_id, strict } => {
                 let gone = if subscription_id == ALL {

@@ -126,8 +126,18 @@ impl Ws {
         Ok(Frame { first: head[0], payload: self.wire.take(len as usize, until)? })
     }
 
-    /// The next message; pings are passed over unanswered.
+    /// The next message; the end of a past is passed over, and pings are unanswered.
     pub fn message(&mut self) -> Value {
+        loop {
+            let message = self.any_message();
+            if message["type"] != "history_end" {
+                return message;
+            }
+        }
+    }
+
+    /// The next message, whatever it is; pings are passed over unanswered.
+    pub fn any_message(&mut self) -> Value {
         loop {
             let frame = self.read_frame(deadline()).expect("a message");
             match frame.opcode() {
@@ -151,12 +161,13 @@ impl Ws {
         message["payload"].clone()
     }
 
-    /// Whether no message comes for so long. Pings don't count.
+    /// Whether no message comes for so long. Pings and the end of a past don't count.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
             match self.read_frame(until) {
                 Ok(frame) if matches!(frame.opcode(), PING | PONG) => {}
+                Ok(frame) if frame.payload.starts_with(br#"{"type":"history_end""#) => {}
                 Ok(frame) => {
                     eprintln!("came: {}", String::from_utf8_lossy(&frame.payload));
                     return false;

@@ -119,7 +119,7 @@ impl Protocol for Autosdlc {
         let millis = millis(stamp.now);
         let (kind, data) = match reply {
             Reply::Welcome { client } => ("connect", json!({ "clientId": client_id(*client) })),
-            Reply::Subscribed { id } => {
+            Reply::Subscribed { id, .. } => {
                 ("subscription_update", json!({ "subscriptionId": id, "status": "active" }))
             }
             Reply::Unsubscribed { id } => {

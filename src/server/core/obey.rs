@@ -49,8 +49,8 @@ impl<S: Socket> Core<S> {
                 self.work.spend(changes.iter().map(Change::units).sum());
                 self.change(slot, encoding, cut, &changes, added);
             }
-            Effect::Replay { encoding, filter, except, from } => {
-                self.begin_replay(slot, encoding, filter, except, from);
+            Effect::Replay { encoding, filter, except, from, report } => {
+                self.begin_replay(slot, encoding, filter, except, from, report);
             }
             Effect::Refill { encoding, filters, since } => {
                 self.begin_refill(slot, encoding, filters, since);

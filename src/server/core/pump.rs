@@ -201,6 +201,11 @@ impl<S: Socket> Core<S> {
 
     pub(super) fn count(&mut self) {
         let metrics = &self.shared.metrics;
+        let forgotten = self.snapshot.as_mut().map_or(0, |snapshot| snapshot.take_forgotten());
+        if forgotten > 0 && metrics.snapshot_forgotten.inc_by(forgotten) == 0 {
+            let max_snapshot_keys = self.config.max_snapshot_keys;
+            tracing::warn!(max_snapshot_keys, "snapshots let go of the keys that changed longest ago");
+        }
         let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
             std::mem::take(&mut self.tally);
         self.books.written += events;

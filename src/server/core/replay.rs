@@ -24,14 +24,16 @@ use super::super::connection::ReplayFrom;
 use super::log_places::{Behind, behind, event_id, marks};
 use super::mail::Letter;
 use super::{Core, Kept, Socket, token_of};
-use crate::dialect::{Encoding, GapNotice, Missed};
+use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
 use crate::engine::{Place, Ticket};
-use crate::event::{Event, EventId, Position, Sequence, Since};
-use crate::feed::{Cursor, Fanout, Tally};
+use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::feed::{Cursor, Fanout, Snapshot, Tally};
 use crate::filter::Filter;
+use crate::metrics::Kind;
 use crate::server::session::began::Brought;
+use crate::server::session::past::PastReport;
 pub(super) use forward::{Arrived, Forward, Sink, Step, Store};
-use forward::{Lane, Spot, notice};
+use forward::{Lane, Spot, has_all_behind, notice};
 use judge::Judge;
 use newest::Newest;
 
@@ -50,6 +52,16 @@ pub(super) struct Replay {
     encoding: Encoding,
     judge: Judge,
     work: Work,
+    /// Where it begins, to be told when the client's interest has changed: what was owed before comes first.
+    start: Option<PastStart>,
+    /// What its client is told of it; nothing of a refill.
+    report: Option<PastReport>,
+    /// What was asked for, as a metric calls it.
+    kind: &'static str,
+    /// Events that came.
+    events: u64,
+    /// The client was told a gap: something may be missing.
+    has_gap: bool,
     /// Held while it waits for a page of the log.
     ticket: Option<Ticket>,
     arrived: Option<Arrived>,
@@ -62,14 +74,30 @@ enum Work {
     /// All behind the places that the client named, or that were found.
     Forward(Forward),
     /// What the snapshot has up to this number.
-    Snapshot { filter: Filter, next: u64, to: u64, is_waiting: bool },
+    Snapshot { filter: Filter, next: u64, to: u64, is_waiting: bool, is_followed: bool },
     /// What the snapshot has under these numbers, where the filter names keys.
-    Keys { numbers: VecDeque<u64> },
+    Keys { numbers: VecDeque<u64>, is_followed: bool },
     /// Nothing can be said of what the client named.
     Unknown(Option<Since>),
 }
 
 impl Replay {
+    /// Returns one that its client is told nothing of.
+    fn new(encoding: Encoding, judge: Judge, work: Work, kind: &'static str) -> Self {
+        Self {
+            encoding,
+            judge,
+            work,
+            start: None,
+            report: None,
+            kind,
+            events: 0,
+            has_gap: false,
+            ticket: None,
+            arrived: None,
+        }
+    }
+
     /// Whether it goes on when something comes that it waits for.
     pub(super) fn is_waiting(&self) -> bool {
         self.ticket.is_some() || matches!(self.work, Work::Snapshot { is_waiting: true, .. })
@@ -79,6 +107,13 @@ impl Replay {
     pub(super) fn snapshot_came(&mut self) {
         if let Work::Snapshot { is_waiting, .. } = &mut self.work {
             *is_waiting = false;
+        }
+    }
+
+    /// It waits for the snapshot.
+    fn wait_for_snapshot(&mut self) {
+        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
+            *is_waiting = true;
         }
     }
 
@@ -92,11 +127,23 @@ impl Replay {
         let work = match &self.work {
             Work::Newest(newest) => newest.shards() * size_of::<Lane>(),
             Work::Forward(forward) => forward.shards() * size_of::<Lane>(),
-            Work::Keys { numbers } => numbers.capacity() * size_of::<u64>(),
+            Work::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
             Work::Snapshot { filter, .. } => filter.bytes().len(),
             Work::Unknown(_) => 0,
         };
-        size_of::<Self>() + self.judge.held_bytes() + work
+        let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
+        size_of::<Self>() + self.judge.held_bytes() + report + work
+    }
+}
+
+impl ReplayFrom {
+    /// What a client says to ask for it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::After(_) | Self::Unknown => "since",
+            Self::Newest(_) => "history",
+            Self::Snapshot => "snapshot",
+        }
     }
 }
 
@@ -109,27 +156,35 @@ impl<S: Socket> Core<S> {
         filter: Filter,
         except: Vec<Brought>,
         from: ReplayFrom,
+        report: PastReport,
     ) {
+        let kind = from.kind();
+        // Of the others it is known when they have been looked for.
+        let mut start = None;
         let work = match from {
-            ReplayFrom::Newest(count) => {
-                let ends = (0..self.shared.bus.shards() as u16).map(|shard| {
-                    let (to, until) = self.end_of(shard);
-                    (shard, to, until)
-                });
-                Work::Newest(Newest::new(&self.shared.bus, ends, count))
-            }
+            ReplayFrom::Newest(count) => Work::Newest(self.newest(&filter, count)),
             ReplayFrom::Snapshot => {
                 let to = self.begin_snapshot();
-                Work::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false }
+                let is_followed = self.followed(&filter).is_none();
+                Work::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false, is_followed }
             }
-            ReplayFrom::After(since) => self.behind(since, std::slice::from_ref(&filter)),
-            ReplayFrom::Unknown => Work::Unknown(None),
+            ReplayFrom::After(since) => {
+                let work = self.behind(since.clone(), std::slice::from_ref(&filter));
+                let complete =
+                    if let Work::Forward(forward) = &work { forward.start().complete } else { Some(false) };
+                start = Some(PastStart { from: Some(since), complete });
+                work
+            }
+            ReplayFrom::Unknown => {
+                start = Some(PastStart { from: None, complete: Some(false) });
+                Work::Unknown(None)
+            }
         };
         if let Work::Forward(forward) = &work {
             self.conns[slot].connection.past_begins(forward.places());
         }
         let judge = Judge::new(filter, except);
-        let replay = Replay { encoding, judge, work, ticket: None, arrived: None };
+        let replay = Replay { start, report: Some(report), ..Replay::new(encoding, judge, work, kind) };
         self.conns[slot].replay = Some(Box::new(replay));
     }
 
@@ -150,8 +205,32 @@ impl<S: Socket> Core<S> {
         }
         conn.cursor.go_back(&mut self.fanout, &mut self.tally, &ring);
         conn.cursor.set_waits(true);
-        let replay = Replay { encoding, judge: Judge::any(filters), work, ticket: None, arrived: None };
-        conn.replay = Some(Box::new(replay));
+        let judge = Judge::any(filters);
+        conn.replay = Some(Box::new(Replay::new(encoding, judge, work, "refill")));
+    }
+
+    /// The way back to the newest so many events that a filter wants.
+    fn newest(&self, filter: &Filter, count: usize) -> Newest {
+        let ends = (0..self.shared.bus.shards() as u16).map(|shard| {
+            let (to, until) = self.end_of(shard);
+            (shard, to, until)
+        });
+        let followed = self.followed(filter);
+        let followed = |shard: u16| {
+            let of_shard = |(epoch, since): &(u64, Box<[Sequence]>)| {
+                since.get(usize::from(shard)).map_or((0, 0), |since| (*epoch, *since))
+            };
+            followed.as_ref().map_or((0, 0), of_shard)
+        };
+        Newest::new(ends, followed, count)
+    }
+
+    /// Where a node that follows no more than its clients want began to follow all that a filter wants; none where that
+    /// was at the beginning.
+    fn followed(&self, filter: &Filter) -> Option<(u64, Box<[Sequence]>)> {
+        let interest = self.shared.engine.as_ref()?.interest()?;
+        let followed = interest.since(filter, self.shared.bus.shards())?;
+        followed.1.iter().any(|since| *since > 0).then_some(followed)
     }
 
     /// Where a shard ends for a reader that gets what is live from here on: the place in the ring, and the last event
@@ -175,15 +254,22 @@ impl<S: Socket> Core<S> {
             let oldest = bus.oldest(shard).min(to);
             let ring = Spot::Ring(oldest);
             let first = event_id(bus, shard, oldest, to).map(|(_, id)| id);
-            let (spot, after) = match (first, kept) {
+            let (spot, after, has_all) = match (first, kept) {
                 (Some(id), Some(engine)) => {
                     let from = id.sequence.saturating_sub(engine.kept_events());
-                    (Spot::Log { is_known: true }, EventId::before(id.epoch, shard, from))
+                    (Spot::Log { is_known: true }, EventId::before(id.epoch, shard, from), from == 0)
                 }
-                (Some(id), None) => (ring, EventId::before(id.epoch, shard, id.sequence)),
-                (None, _) => (ring, EventId { epoch: 0, shard, sequence: 0 }),
+                (Some(id), None) => {
+                    let has_all = has_all_behind(&self.shared, shard, Some(id.sequence));
+                    (ring, EventId::before(id.epoch, shard, id.sequence), has_all)
+                }
+                (None, _) => {
+                    let has_all = has_all_behind(&self.shared, shard, None);
+                    (ring, EventId { epoch: 0, shard, sequence: 0 }, has_all)
+                }
             };
-            Lane { shard, spot, to, until, after, missed: 0, counts: false }
+            let forgotten = (!has_all).then_some(after);
+            Lane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
         });
         Forward { lanes: lanes.collect(), at: None, says_too_little: None }
     }
@@ -217,7 +303,8 @@ impl<S: Socket> Core<S> {
                 Behind::Unknown => continue,
             };
             at = at.map(|at| at.behind(id));
-            lanes.push(Lane { shard: id.shard, spot, to, until, after: id, missed, counts: true });
+            let (shard, after) = (id.shard, id);
+            lanes.push(Lane { shard, spot, to, until, after, missed, counts: true, forgotten: None });
         }
         if lanes.is_empty() {
             return Work::Unknown(Some(since));
@@ -272,29 +359,91 @@ impl<S: Socket> Core<S> {
     /// Queues the next page of a connection's replay.
     fn page(&mut self, slot: usize, budget: &mut Budget) {
         let Some(mut replay) = self.conns[slot].replay.take() else { return };
+        if let Some(start) = replay.start.take() {
+            self.answer(slot, &mut replay, &start);
+        }
         if !replay.judge.prepare(budget) {
             self.conns[slot].replay = Some(replay);
             return;
         }
-        let is_building = self.is_building_snapshot();
-        let conn = &mut self.conns[slot];
-        let token = token_of(slot, conn.generation);
-        let Replay { encoding, judge, work, ticket, arrived } = &mut *replay;
-        let now = self.now;
-        let mut store = Store { shared: &self.shared, arrived, now };
-        if let Work::Newest(newest) = work {
-            match newest.step(&mut store, judge, budget) {
-                Step::Over => {
-                    let forward = newest.turn_round();
-                    conn.connection.past_begins(forward.places());
-                    *work = Work::Forward(forward);
-                }
-                Step::More => {}
-                Step::Waits { shard, from } => *ticket = self.ask_log(token, shard, from),
-            }
+        if let Work::Newest(_) = replay.work {
+            self.look_back(slot, &mut replay, budget);
             self.conns[slot].replay = Some(replay);
             return;
         }
+        if let Work::Snapshot { is_followed, .. } = replay.work {
+            let is_building = self.is_building_snapshot();
+            // The log is not waited for.
+            let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
+            if !is_building || has_log {
+                let has_all =
+                    is_followed && !self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_short());
+                let complete = (!is_building || !has_all).then_some(has_all);
+                self.answer(slot, &mut replay, &PastStart { from: None, complete });
+            }
+            if is_building {
+                replay.wait_for_snapshot();
+                self.wait_for_snapshot(token_of(slot, self.conns[slot].generation));
+                self.conns[slot].replay = Some(replay);
+                return;
+            }
+        }
+        let over = self.page_of(slot, &mut replay, budget);
+        if over {
+            self.end_replay(slot, &replay);
+        } else {
+            self.conns[slot].replay = Some(replay);
+        }
+    }
+
+    /// Looks on for the place of the newest so many events, and answers the client when it is found, or the log has to be
+    /// asked for it.
+    fn look_back(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) {
+        let Work::Newest(newest) = &mut replay.work else { return };
+        let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.now };
+        let start = match newest.step(&mut store, &mut replay.judge, budget) {
+            Step::More => return,
+            Step::Over => {
+                let forward = newest.turn_round();
+                self.conns[slot].connection.past_begins(forward.places());
+                let start = forward.start();
+                replay.work = Work::Forward(forward);
+                start
+            }
+            Step::Waits { shard, from } => {
+                let token = token_of(slot, self.conns[slot].generation);
+                replay.ticket = self.ask_log(token, shard, from);
+                PastStart { from: None, complete: None }
+            }
+        };
+        self.answer(slot, replay, &start);
+    }
+
+    /// Answers the subscribe that asked for a past, if that is not done yet.
+    fn answer(&mut self, slot: usize, replay: &mut Replay, start: &PastStart) {
+        let Some(report) = &mut replay.report else { return };
+        let mut start = start.clone();
+        if replay.judge.missed(Missed::Unknown).is_none() {
+            // Where nothing is wanted, nothing is missing.
+            start.complete = Some(true);
+        }
+        let conn = &mut self.conns[slot];
+        if conn.connection.grant().is_some_and(Grant::narrows) {
+            let (auth, rng) = (&self.shared.auth, &mut self.rng);
+            start.from = start.from.and_then(|from| auth.seal(&from, rng.next_u128() as u64));
+        }
+        if let Some(answer) = report.answer(replay.encoding, &start) {
+            conn.cursor.send_in_replay(answer);
+        }
+    }
+
+    /// Queues some events; true where those were the last ones.
+    fn page_of(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) -> bool {
+        let now = self.now;
+        let conn = &mut self.conns[slot];
+        let token = token_of(slot, conn.generation);
+        let Replay { encoding, judge, work, ticket, arrived, events, has_gap, .. } = replay;
+        let mut store = Store { shared: &self.shared, arrived, now };
         let seals = conn.connection.grant().is_some_and(Grant::narrows);
         let mut out = Page {
             seals: seals.then_some((&self.shared.auth, &mut self.rng)),
@@ -303,49 +452,49 @@ impl<S: Socket> Core<S> {
             cursor: &mut conn.cursor,
             fanout: &mut self.fanout,
             tally: &mut self.tally,
+            events,
+            has_gap,
             size: 0,
         };
-        let over = match work {
+        match work {
             Work::Newest(_) => false,
             Work::Unknown(id) => {
                 out.gap(&notice(Missed::Unknown, id.take(), None, now));
                 true
             }
-            Work::Snapshot { is_waiting, .. } if is_building => {
-                *is_waiting = true;
-                self.wait_for_snapshot(token);
-                false
-            }
-            Work::Snapshot { filter, next, to, .. } => {
-                let mut over = true;
-                let snapshot = self.snapshot.as_deref();
-                if let Some(numbers) = snapshot.and_then(|snapshot| snapshot.named_by(filter, *to)) {
+            Work::Snapshot { filter, next, to, is_followed, .. } => {
+                let Some(snapshot) = self.snapshot.as_deref() else { return true };
+                let is_followed = *is_followed;
+                out.tell_short(snapshot, is_followed, now);
+                if let Some(numbers) = snapshot.named_by(filter, *to) {
                     // A look costs about as much as a short step.
                     budget.spend(numbers.len() as u32 / 4 + 1);
-                    *work = Work::Keys { numbers };
-                    over = false;
-                } else if let Some(snapshot) = snapshot {
-                    for (number, event) in snapshot.range(*next, *to) {
-                        if out.is_full() || budget.is_spent() {
-                            over = false;
-                            break;
-                        }
-                        *next = number + 1;
-                        out.event(event, None, budget);
-                    }
+                    *work = Work::Keys { numbers, is_followed };
+                    return false;
                 }
-                over
+                for (number, event) in snapshot.range(*next, *to) {
+                    if out.is_full() || budget.is_spent() {
+                        return false;
+                    }
+                    *next = number + 1;
+                    out.event(event, None, budget);
+                }
+                // It may have let go of some since.
+                out.tell_short(snapshot, is_followed, now);
+                true
             }
-            Work::Keys { numbers } => {
+            Work::Keys { numbers, is_followed } => {
+                let Some(snapshot) = self.snapshot.as_deref() else { return true };
                 while !out.is_full()
                     && !budget.is_spent()
                     && let Some(number) = numbers.pop_front()
                 {
                     budget.spend(1);
-                    if let Some(event) = self.snapshot.as_ref().and_then(|snapshot| snapshot.get(number)) {
+                    if let Some(event) = snapshot.get(number) {
                         out.event(event, None, budget);
                     }
                 }
+                out.tell_short(snapshot, *is_followed, now);
                 numbers.is_empty()
             }
             Work::Forward(forward) => match forward.step(&mut store, &mut out, budget) {
@@ -361,13 +510,22 @@ impl<S: Socket> Core<S> {
                 }
                 Step::Over => true,
             },
-        };
-        let conn = &mut self.conns[slot];
-        if over {
-            conn.cursor.set_waits(false);
-        } else {
-            conn.replay = Some(replay);
         }
+    }
+
+    /// Tells a client that its past is over. What is live comes next.
+    fn end_replay(&mut self, slot: usize, replay: &Replay) {
+        let complete = !replay.has_gap;
+        if !complete {
+            let kind = replay.kind;
+            self.shared.metrics.pasts_incomplete.get_or_create(&Kind { kind }).inc();
+        }
+        let stamp = Stamp { random: self.rng.next_u128(), now: self.now, position: None };
+        let cursor = &mut self.conns[slot].cursor;
+        let report = replay.report.as_ref();
+        let end = report.and_then(|report| report.end(replay.encoding, replay.events, complete, &stamp));
+        end.into_iter().for_each(|end| cursor.send_in_replay(end));
+        cursor.set_waits(false);
     }
 
     /// Passes over what a connection's feed has for it, if the feed has let go of some of that; false where it has not.
@@ -406,7 +564,18 @@ struct Page<'a> {
     cursor: &'a mut Cursor,
     fanout: &'a mut Fanout,
     tally: &'a mut Tally,
+    events: &'a mut u64,
+    has_gap: &'a mut bool,
     size: usize,
+}
+
+impl Page<'_> {
+    /// Tells once that keys may be missing in a snapshot.
+    fn tell_short(&mut self, snapshot: &Snapshot, is_followed: bool, now: Timestamp) {
+        if !*self.has_gap && (snapshot.is_short() || !is_followed) {
+            self.gap(&notice(Missed::Unknown, None, None, now));
+        }
+    }
 }
 
 impl Sink for Page<'_> {
@@ -427,12 +596,14 @@ impl Sink for Page<'_> {
         self.size += frame.len();
         budget.spend(EVENT_INSTRUCTIONS / 1_000);
         budget.spend_bytes(frame.len().min(PAGE_BYTES * 4), BYTE_INSTRUCTIONS);
+        *self.events += 1;
         self.cursor.send_replayed(self.fanout, frame, event.id());
     }
 
     fn gap(&mut self, gap: &GapNotice) {
         let Some(missed) = self.judge.missed(gap.missed) else { return };
         self.tally.gaps += 1;
+        *self.has_gap = true;
         let mut gap = GapNotice { missed, ..gap.clone() };
         if let Some((auth, rng)) = &mut self.seals {
             gap = gap.within_a_grant(|since| auth.seal(since, rng.next_u128() as u64));

@@ -39,7 +39,9 @@ impl Sink for Older<'_> {
         self.0.put_older(event);
     }
 
-    fn gap(&mut self, _: &GapNotice) {}
+    fn gap(&mut self, _: &GapNotice) {
+        self.0.lacks_older();
+    }
 }
 
 impl<S: Socket> Core<S> {

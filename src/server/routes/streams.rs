@@ -10,6 +10,7 @@ use super::super::connection::{Effect, ReplayFrom};
 use super::super::limits::address_key;
 use super::super::presence::is_name;
 use super::super::rights::may_see;
+use super::super::session::past::PastReport;
 use super::{Answer, Outcome};
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
@@ -211,7 +212,8 @@ impl Answer<'_, '_> {
         if let Some(from) = stream.from {
             self.cx.hold_input();
             let (encoding, filter) = (stream.encoding, stream.filter.clone());
-            self.cx.effects.push(Effect::Replay { encoding, filter, except: Vec::new(), from });
+            let (except, report) = (Vec::new(), PastReport::default());
+            self.cx.effects.push(Effect::Replay { encoding, filter, except, from, report });
         }
         self.cx.effects.push(Effect::Interest {
             encoding: stream.encoding,

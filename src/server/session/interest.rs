@@ -17,10 +17,11 @@ use smallvec::SmallVec;
 use super::super::connection::{Context, Effect, ReplayFrom};
 use super::super::messages;
 use super::began::{Began, Brought};
+use super::past::PastReport;
 use super::weight::Weight;
 use super::{Dialect, Session};
 use crate::codec::portable;
-use crate::dialect::{ClientError, OnLag, Subscribe};
+use crate::dialect::{Asked, ClientError, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
 use crate::feed::{Change, Cut, Thinning};
 use crate::filter::{Filter, saved as saved_filter};
@@ -185,11 +186,13 @@ impl Session {
         self.check_weight(subscribe, cx)
     }
 
+    /// Takes a subscription, and answers the message that asked for it, if one did.
     pub(super) fn subscribe(
         &mut self,
         subscribe: Subscribe,
+        mut asked: Option<&Asked>,
         cx: &mut Context<'_>,
-    ) -> Result<Name, ClientError> {
+    ) -> Result<(), ClientError> {
         let name = self.name(&subscribe);
         let id = name.to_string();
         let replaced = self.named(&id);
@@ -204,6 +207,14 @@ impl Session {
         let began = if is_snapshot { None } else { (cx.position)().map(Began::from) };
         let filters: SmallVec<[Filter; 1]> = std::iter::once(filter).chain(or).collect();
         if let (Some(from), [filter]) = (past, filters.as_slice()) {
+            let report = match asked.take_if(|_| self.encoding.dialect() == Dialect::Native) {
+                Some(asked) => {
+                    let position = self.place(true, cx);
+                    let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position };
+                    PastReport::answering(&id, asked.clone(), stamp)
+                }
+                None => PastReport::of(&id),
+            };
             // Before the interest changes, so that what is live comes behind it.
             let brought =
                 |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
@@ -215,7 +226,7 @@ impl Session {
                 }
             };
             let (encoding, filter) = (self.encoding, self.narrow(filter));
-            cx.effects.push(Effect::Replay { encoding, filter, except, from });
+            cx.effects.push(Effect::Replay { encoding, filter, except, from, report });
             cx.hold_input();
         }
         let gone = self.forget(replaced, cx);
@@ -242,7 +253,11 @@ impl Session {
         }
         let added = self.subscriptions.len() - first;
         self.tell_change(gone, first..self.subscriptions.len(), added, cx);
-        Ok(name)
+        if let Some(asked) = asked {
+            let place = self.place(true, cx);
+            self.reply_at(place, &Reply::Subscribed { id: &id, past: None }, asked, cx);
+        }
+        Ok(())
     }
 
     /// The past that the newest subscription asked for begins behind these places.

@@ -106,6 +106,31 @@ pub(super) enum From {
     Snapshot,
 }
 
+/// A past that a subscription asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Past {
+    pub(super) from: From,
+    /// The connection's other subscriptions, and the event from which on each brought what it wants; none: all of it.
+    pub(super) beside: Vec<(u8, Option<u64>)>,
+    /// What the answer to the subscribe said; a stream has none.
+    pub(super) start: Option<Start>,
+}
+
+/// What the answer to a subscribe says of its past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    /// The first event that the past may begin with.
+    pub(super) first: Option<u64>,
+    pub(super) complete: Option<bool>,
+}
+
+impl Past {
+    /// Whether it is the resume of a connection that wanted nothing before.
+    pub(super) fn is_resume(&self) -> bool {
+        matches!(self.from, From::After(_)) && self.beside.is_empty()
+    }
+}
+
 /// One thing that a connection was told.
 #[derive(Clone, Debug)]
 pub(super) enum Seen {
@@ -121,9 +146,11 @@ pub(super) enum Seen {
     },
     /// An answer said that all up to this event had come before.
     UpTo(u64),
+    /// The past that was asked for last is over.
+    PastEnd { events: u64, complete: bool },
     /// From here on it wants something else. The bus was between `low` and `high` when the server took note; with
     /// several shards its reader was at `cursors` in them, which need not be all that came first.
-    Change { interest: Interest, from: Option<(From, Interest)>, cursors: Rc<[u64]>, low: u64, high: u64 },
+    Change { interest: Interest, from: Option<Past>, cursors: Rc<[u64]>, low: u64, high: u64 },
 }
 
 /// How many of the events were counted before each place.

@@ -6,17 +6,19 @@
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
-use super::books::{Entry, From, Interest, Log, Policy, Seen};
+use super::books::{From, Interest, Log, Past, Policy, Seen};
+use super::pasts::{check_ends, without_pasts};
 
 type Checked = Result<(), String>;
 
 /// A connection's story so far against the log. `complete`: all that it was owed has reached it.
 pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     once_and_in_order(seen, log)?;
+    check_ends(seen, complete)?;
     if log.by_shard.len() > 1 {
         return totals(seen, log, complete);
     }
-    let Some(live) = without_replays(seen, log, complete)? else { return Ok(()) };
+    let Some(live) = without_pasts(seen, log)? else { return Ok(()) };
     bounds(&live, log)?;
     Walk { log, states: vec![(0, 0)], interest: Interest::default() }.run(&live, complete)?;
     if complete { latest_came(seen, log) } else { Ok(()) }
@@ -53,7 +55,7 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
                     (replay, below) = (replay + 1, *high);
                 }
             }
-            Seen::Gap { .. } | Seen::UpTo(_) => {}
+            Seen::Gap { .. } | Seen::UpTo(_) | Seen::PastEnd { .. } => {}
         }
     }
     Ok(())
@@ -78,7 +80,7 @@ fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     for item in seen {
         match item {
             Seen::Event(_) => had += 1,
-            Seen::UpTo(_) => {}
+            Seen::UpTo(_) | Seen::PastEnd { .. } => {}
             Seen::Gap { missed: Some(missed), .. } => had += missed,
             Seen::Gap { missed: None, .. } | Seen::Change { from: Some(_), .. } => return Ok(()),
             Seen::Change { interest: new, cursors, high, .. } => {
@@ -97,92 +99,6 @@ fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     Err(format!("{had} events came or were told as missed, not {least} to {most}"))
 }
 
-/// The live part of a story: replays are looked at here, and left out. None where it can't be known what was
-/// a replay's. The resume of a connection that wanted nothing before stays: it is one run with what is live.
-fn without_replays(seen: &[Seen], log: &Log, complete: bool) -> Result<Option<Vec<Seen>>, String> {
-    let mut live = Vec::with_capacity(seen.len());
-    let mut at = 0;
-    while let Some(item) = seen.get(at) {
-        at += 1;
-        live.push(item.clone());
-        let Seen::Change { interest, from: Some((from, except)), low, high, .. } = item else { continue };
-        if matches!(from, From::Unknown) || (matches!(from, From::After(_)) && except.0.is_empty()) {
-            continue;
-        }
-        if low != high {
-            return Ok(None);
-        }
-        let Some((filter, _)) = interest.0.last() else { continue };
-        let wants = |e: &Entry| e.is_wanted(*filter) && !except.wants(e);
-        let mut replayed = Vec::new();
-        let (mut missed, mut unnumbered, mut excused) = (0, 0, Vec::new());
-        let from_newest = matches!(from, From::Newest(_));
-        while let Some(item) = seen.get(at) {
-            match item {
-                Seen::Event(n) if n < low => replayed.push(*n),
-                Seen::Gap { missed: some, from, to, .. } if log.place(*to).is_some_and(|to| to < *low) => {
-                    let first = log.place(*from).map_or(0, |from| from + 1);
-                    let end = log.place(*to).map_or(0, |to| to + 1);
-                    match some {
-                        Some(some) => missed += some,
-                        // A replay of the newest keeps no ids of what the ring lets go of meanwhile, so its gap has no
-                        // number: what is missed is among what was wanted between its ends. Where the ring was quicker
-                        // than the look backwards, that is more than was asked for.
-                        None if from_newest => unnumbered += log.sums(wants, &[]).between(first, end),
-                        None => {}
-                    }
-                    excused.push((first, end));
-                }
-                _ => break,
-            }
-            at += 1;
-        }
-        // What another subscription matches too was brought by that from where it began, and comes from before that. The
-        // story does not say where each began, so here all that none matches has to come, and nothing that was not asked for;
-        // `tests/pasts.rs` and the units of `session::began` say the rest. (It was once said to never come, which lost it.)
-        let asked = |e: &Entry| e.is_wanted(*filter);
-        if let Some(n) = replayed.iter().find(|n| !asked(log.entry(**n))) {
-            return Err(format!("{n} was replayed, though it was never asked for"));
-        }
-        // Who is let go gets no more events, but may get answers that it waits for.
-        let goes_on = complete || seen[at..].iter().any(|item| matches!(item, Seen::Event(_)));
-        let oldest = low.saturating_sub(log.capacity);
-        match from {
-            From::After(id) => {
-                let due = log.sums(wants, &excused).between(id + 1, *low);
-                let got = replayed.iter().filter(|n| !excused.iter().any(|r| (r.0..r.1).contains(n))).count();
-                let most = log.sums(asked, &excused).between(id + 1, *low);
-                if goes_on && !(due..=most).contains(&(got as u64)) {
-                    return Err(format!("behind {id} and before {low}: {got} replayed of {due} to {most}"));
-                }
-            }
-            From::Newest(count) => {
-                if replayed.len() as u64 + missed > *count as u64 {
-                    return Err(format!("{} replayed and {missed} missed of {count}", replayed.len()));
-                }
-                let due = log.sums(wants, &[]).between(oldest, *low).min(*count as u64);
-                let had = replayed.len() as u64 + missed + unnumbered;
-                if goes_on && had < due {
-                    return Err(format!(
-                        "{} replayed and {} missed of {due}",
-                        replayed.len(),
-                        missed + unnumbered
-                    ));
-                }
-            }
-            From::Snapshot => {
-                let key = |n: u64| log.entry(n).key();
-                if let Some(n) = replayed.iter().find(|n| (**n + 1..*low).any(|later| key(later) == key(**n)))
-                {
-                    return Err(format!("{n} is not the latest of its key before {low}"));
-                }
-            }
-            From::Unknown => {}
-        }
-    }
-    Ok(Some(live))
-}
-
 /// A gap whose number is not known is told with a bound that holds.
 fn bounds(seen: &[Seen], log: &Log) -> Checked {
     let mut interest = &Interest::default();
@@ -191,7 +107,7 @@ fn bounds(seen: &[Seen], log: &Log) -> Checked {
     for item in seen {
         match item {
             Seen::Change { interest: new, from, low, high, .. } => {
-                let is_resume = matches!(from, Some((From::After(_), except)) if except.0.is_empty());
+                let is_resume = from.as_ref().is_some_and(Past::is_resume);
                 (interest, begun, resumed) = (new, *high, if is_resume { *low } else { 0 });
             }
             Seen::Gap { missed: None, at_most: Some(most), from: Some(from), to: Some(to), .. }
@@ -363,8 +279,8 @@ impl Walk<'_> {
             self.states = next;
             between.loose |= interest.is_thin();
             self.interest = interest.clone();
-            match from {
-                Some((From::After(id), except)) if except.0.is_empty() => {
+            match from.as_ref().map(|past| (past.from, past.is_resume())) {
+                Some((From::After(id), true)) => {
                     // It wanted nothing until now: that account is closed.
                     let shorts = self.states.iter().map(|(_, short)| Some(*short)).collect();
                     self.makes_up(told_before - settled, shorts, &between)

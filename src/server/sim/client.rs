@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use super::books::{FILTERS, From, Interest, KINDS, Log, Policy, SOURCES, Seen};
+use super::books::{FILTERS, From, Interest, KINDS, Log, Past, Policy, SOURCES, Seen, Start};
 use super::decode::{Inbox, masked};
 use super::net::{ClientEnd, End};
 use super::{Dice, Fault};
@@ -73,7 +73,8 @@ pub(super) struct Client {
     /// It has said that it goes.
     pub(super) is_leaving: bool,
     pub(super) seen: Vec<Seen>,
-    subscriptions: Vec<(String, u8, Policy)>,
+    /// Name, filter, policy, and from which event on it brings what it wants; none: all of it.
+    subscriptions: Vec<(String, u8, Policy, Option<u64>)>,
     asked: VecDeque<Asked>,
     next_id: u64,
     first: Option<(u8, Policy, Option<From>)>,
@@ -350,7 +351,8 @@ impl Client {
                     (Kind::Sse, 200) => {
                         assert_eq!(head.header("content-type"), Some("text/event-stream"));
                         let (filter, policy, from) = self.first.expect("it asked");
-                        self.change(Interest(vec![(filter, policy)]), from, self.request_bytes, at);
+                        let past = from.map(|from| Past { from, beside: Vec::new(), start: None });
+                        self.change(Interest(vec![(filter, policy)]), past, None, self.request_bytes, at);
                     }
                     (_, status) => self.outcome = Some(Outcome::Refused(status)),
                 }
@@ -364,6 +366,14 @@ impl Client {
             }
             Kind::Sse => {
                 let Some((block, _)) = self.inbox.block() else { return false };
+                if let Some(end) = block.comment.as_deref().and_then(|text| text.strip_prefix("history_end "))
+                {
+                    let (events, complete) = end.split_once(' ').expect("two fields");
+                    let events =
+                        events.strip_prefix("events=").and_then(|n| n.parse().ok()).expect("a number");
+                    let complete = complete.strip_prefix("complete=") == Some("true");
+                    self.tell(Seen::PastEnd { events, complete });
+                }
                 if block.data.is_empty() {
                     return true;
                 }
@@ -429,6 +439,12 @@ impl Client {
                 match message["type"].as_str().expect("a message has a type") {
                     "event" if !self.is_lean => self.take_event(&message["payload"], log),
                     "gap" => self.take_gap(&message["payload"]),
+                    "history_end" => {
+                        let end = &message["payload"];
+                        let events = end["events"].as_u64().expect("a number");
+                        let complete = end["complete"].as_bool().expect("true or false");
+                        self.tell(Seen::PastEnd { events, complete });
+                    }
                     // The server goes; the close frame comes next.
                     "reconnect" => {}
                     kind => self.take_reply(kind, &message, at, log),
@@ -448,11 +464,32 @@ impl Client {
         match asked.what {
             What::Subscribe { name, filter, policy, from } => {
                 let known = self.subscriptions.iter().position(|(known, ..)| *known == name);
-                let before = self.interest();
+                let beside =
+                    self.subscriptions.iter().map(|(_, filter, _, began)| (*filter, *began)).collect();
                 let is_new = known.is_none();
+                let past = &message["payload"]["history"];
+                assert_eq!(past.is_object(), from.is_some(), "{message}");
+                // The first event behind a place, in one shard.
+                let behind = |place: &Value| {
+                    let id: EventId = place.as_str()?.parse().ok()?;
+                    log.find(id).map(|n| n + 1).or((id.sequence == u64::MAX).then_some(0))
+                };
+                let begin = behind(&message["payload"]["last_event_id"]).filter(|_| log.by_shard.len() == 1);
+                let start = from
+                    .map(|_| Start { first: behind(&past["from"]), complete: past["complete"].as_bool() });
+                let began = match from {
+                    Some(From::Snapshot) => None,
+                    Some(From::After(n)) => begin.map(|begin| begin.min(n + 1)),
+                    Some(From::Newest(_)) => {
+                        let first = start.as_ref().and_then(|start| start.first);
+                        begin.map(|begin| begin.min(first.unwrap_or(begin)))
+                    }
+                    Some(From::Unknown) | None => begin,
+                };
+                let subscription = (name, filter, policy, began);
                 match known {
-                    Some(at) => self.subscriptions[at] = (name, filter, policy),
-                    None => self.subscriptions.push((name, filter, policy)),
+                    Some(at) => self.subscriptions[at] = subscription,
+                    None => self.subscriptions.push(subscription),
                 }
                 let mut interest = self.interest();
                 // The one that replays stands last.
@@ -461,11 +498,14 @@ impl Client {
                     let last = interest.0.remove(at);
                     interest.0.push(last);
                 }
-                self.change_from(interest, from.map(|from| (from, before)), asked.sent, at);
+                let past = from.map(|from| Past { from, beside, start });
+                // Where a past was asked for, the answer says where what is live begins.
+                let begin = begin.filter(|_| past.is_some());
+                self.change(interest, past, begin, asked.sent, at);
             }
             What::Unsubscribe { name } => {
                 self.subscriptions.retain(|(known, ..)| *known != name);
-                self.change_from(self.interest(), None, asked.sent, at);
+                self.change(self.interest(), None, None, asked.sent, at);
             }
             What::Publish(n) => {
                 let id = message["payload"]["event_id"].as_str().and_then(|id| id.parse().ok());
@@ -483,17 +523,14 @@ impl Client {
     }
 
     fn interest(&self) -> Interest {
-        Interest(self.subscriptions.iter().map(|(_, filter, policy)| (*filter, *policy)).collect())
+        Interest(self.subscriptions.iter().map(|(_, filter, policy, _)| (*filter, *policy)).collect())
     }
 
-    fn change(&mut self, interest: Interest, from: Option<From>, sent: u64, at: u64) {
-        self.change_from(interest, from.map(|from| (from, Interest::default())), sent, at);
-    }
-
-    fn change_from(&mut self, interest: Interest, from: Option<(From, Interest)>, sent: u64, at: u64) {
+    /// `begin`: where what is live begins, if the server said so.
+    fn change(&mut self, interest: Interest, from: Option<Past>, begin: Option<u64>, sent: u64, at: u64) {
         let cursors = self.end.events_when_read(sent);
-        let low = cursors.iter().sum();
-        let high = self.end.events_when_written(at);
+        let low = begin.unwrap_or_else(|| cursors.iter().sum());
+        let high = begin.unwrap_or_else(|| self.end.events_when_written(at));
         self.tell(Seen::Change { interest, from, cursors, low, high });
     }
 

@@ -25,6 +25,7 @@ pub(super) struct Block {
     pub(super) data: String,
     pub(super) id: Option<String>,
     pub(super) retry: Option<u64>,
+    pub(super) comment: Option<String>,
 }
 
 impl Head {
@@ -115,6 +116,7 @@ impl Inbox {
                 "data" => data.push(value),
                 "id" => block.id = Some(value.to_owned()),
                 "retry" => block.retry = Some(value.parse().expect("a number")),
+                "" if !line.is_empty() => block.comment = Some(value.to_owned()),
                 "" => {}
                 other => panic!("no field of an event stream: {other}"),
             }

@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod decode;
 mod net;
+mod pasts;
 mod union;
 mod world;
 

@@ -275,6 +275,10 @@ impl Person {
                         Some("pong") => message["payload"]["last_event_id"].as_str(),
                         // It says where what is live begins: the past that was asked for comes behind it.
                         Some("ack") if self.place.is_some() => None,
+                        Some("history_end") => {
+                            assert_eq!(message["payload"]["complete"], true, "{message}");
+                            None
+                        }
                         Some("ack") => message["payload"]["last_event_id"].as_str(),
                         _ => panic!("{message}"),
                     };

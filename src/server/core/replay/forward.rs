@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::super::log_places::{Behind, behind, event_id};
-use crate::dialect::{GapNotice, Missed};
+use crate::dialect::{GapNotice, Missed, PastStart};
 use crate::engine::{EngineError, Handed, History, LogPage, Place, log_place_of};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::server::Shared;
@@ -121,6 +121,8 @@ pub(super) struct Lane {
     pub(super) missed: u64,
     /// All that is missing was asked for. Else some of it may have been more than that.
     pub(super) counts: bool,
+    /// The last of the events that may be missing before the first one; told as a gap before that.
+    pub(super) forgotten: Option<EventId>,
 }
 
 /// One reader's way through all shards.
@@ -166,9 +168,7 @@ impl Forward {
         sink: &mut dyn Sink,
         budget: &mut Budget,
     ) -> Step {
-        if let Some(since) = self.says_too_little.take() {
-            sink.gap(&notice(Missed::Unknown, Some(since), None, store.now));
-        }
+        self.begin(store.now, sink);
         let share = (CHUNK / self.lanes.len().max(1)).max(1);
         let mut heads: SmallVec<[Head; 1]> = self.lanes.iter().map(|_| Head::new()).collect();
         loop {
@@ -196,6 +196,36 @@ impl Forward {
         }
     }
 
+    /// Tells what may be missing before the first event.
+    fn begin(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+        if let Some(since) = self.says_too_little.take() {
+            sink.gap(&notice(Missed::Unknown, Some(since), None, now));
+        }
+        for lane in &mut self.lanes {
+            if let Some(last) = lane.forgotten.take() {
+                // Of epoch 0 or before the first of a life is no event.
+                let last = Some(last).filter(|last| last.epoch > 0 && last.sequence < Sequence::MAX);
+                sink.gap(&notice(Missed::Unknown, None, last, now));
+            }
+        }
+    }
+
+    /// Where the past begins that it reads, and whether all of it is there, as far as that is known.
+    pub(super) fn start(&self) -> PastStart {
+        let is_short = |lane: &Lane| lane.missed > 0 || lane.forgotten.is_some();
+        let is_in_doubt = |lane: &Lane| lane.spot == Spot::Log { is_known: false };
+        let complete = if self.says_too_little.is_some() || self.lanes.iter().any(is_short) {
+            Some(false)
+        } else {
+            (!self.lanes.iter().any(is_in_doubt)).then_some(true)
+        };
+        let from = match self.lanes.as_slice() {
+            [one] => Some(one.after).filter(|after| after.epoch > 0).map(Since::Event),
+            lanes => position_before(lanes).map(Since::Position),
+        };
+        PastStart { from, complete }
+    }
+
     /// The lane of the event that comes next.
     fn first(&self, heads: &[Head]) -> Option<usize> {
         let by_time = self.lanes.iter().zip(heads).any(|(lane, head)| lane.is_in_log() && !head.is_empty());
@@ -219,6 +249,26 @@ impl Forward {
     pub(in super::super) fn shards(&self) -> usize {
         self.lanes.len()
     }
+}
+
+/// Whether nothing is older in a shard than what its ring has, or will have next where that is nothing yet. `first`: the
+/// sequence of its oldest event.
+pub(super) fn has_all_behind(shared: &Shared, shard: u16, first: Option<Sequence>) -> bool {
+    let began = match (first, &shared.engine) {
+        (Some(first), _) => Some(first),
+        // What the log had before this node began to follow it does not come live.
+        (None, Some(engine)) => engine.status().began_at(shard),
+        (None, None) => Some(0),
+    };
+    began == Some(0) && shared.bus.oldest(shard) == 0
+}
+
+/// Returns the position before the first event of each lane, all in the oldest life of the log among them; none where
+/// nothing ever came.
+pub(super) fn position_before(lanes: &[Lane]) -> Option<Position> {
+    let epoch = lanes.iter().map(|lane| lane.after.epoch).filter(|epoch| *epoch > 0).min()?;
+    let next = |lane: &Lane| if lane.after.epoch == epoch { lane.after.next_sequence() } else { 0 };
+    Some(Position::new(epoch, lanes.iter().map(next)))
 }
 
 /// What events of several shards are merged by.

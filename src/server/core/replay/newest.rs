@@ -4,17 +4,17 @@
 //! Invariants:
 //! - Nothing but places and a count is kept between two steps, however many events are asked for.
 //! - The way back ends in the life of the log that a shard's oldest event in the ring is of.
+//! - Where it ends for another reason than that nothing is older, and events may be missing for that, the reader is told a
+//!   gap before its first event.
 
 use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::super::log_places::event_id;
-use super::forward::{Forward, Found, Lane, Spot, Step, Store, order_of};
+use super::forward::{Forward, Found, Lane, Spot, Step, Store, has_all_behind, order_of, position_before};
 use super::judge::Judge;
-use crate::bus::Bus;
 use crate::engine::{PAGE_EVENTS, Place, log_place_of};
-use crate::event::{Event, EventId, Position, Sequence};
+use crate::event::{Event, EventId, Sequence};
 use crate::server::budget::Budget;
 
 /// Events that are taken out of a ring or a page together, of all shards.
@@ -26,13 +26,21 @@ struct Way {
     shard: u16,
     to: Sequence,
     until: Place,
-    /// What the ring had when it began: the oldest place, and the event there.
-    first: Option<(Sequence, EventId)>,
+    /// Where the node began to follow all that the reader wants; from the beginning, as a rule.
+    followed: Place,
     spot: Back,
-    /// There is nothing older.
-    is_over: bool,
+    ended: Option<Ended>,
     /// The oldest event that was looked at.
     oldest: Option<EventId>,
+}
+
+/// Why nothing older can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// There never was anything older.
+    Beginning,
+    /// What was older is forgotten, or can't be read.
+    Forgotten,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +49,8 @@ enum Back {
     Ring(Sequence),
     /// In the log, before the oldest event that was looked at; the page that begins here is looked for.
     Log { from: Sequence },
+    /// All was looked at, as far as it is known: what the log has from this place on says whether that is so.
+    Beginning { from: Place },
 }
 
 /// The way back in all shards.
@@ -49,6 +59,8 @@ pub(in super::super) struct Newest {
     lanes: SmallVec<[Way; 1]>,
     /// Events that are still to be found.
     left: usize,
+    /// Some were found behind the end of another shard's past, which may have had newer ones.
+    passed_an_end: bool,
 }
 
 enum Filled {
@@ -60,22 +72,23 @@ enum Filled {
 type Tail = VecDeque<Event>;
 
 impl Newest {
-    /// Begins where each shard ends for the reader: a place in the ring, and in the log.
+    /// Begins where each shard ends for the reader: a place in the ring, and in the log. `followed`: where the node began to
+    /// follow all that the reader wants.
     pub(in super::super) fn new(
-        bus: &Bus,
         ends: impl Iterator<Item = (u16, Sequence, Place)>,
+        followed: impl Fn(u16) -> Place,
         count: usize,
     ) -> Self {
         let lane = |(shard, to, until)| Way {
             shard,
             to,
             until,
-            first: event_id(bus, shard, bus.oldest(shard), to),
+            followed: followed(shard),
             spot: Back::Ring(to),
-            is_over: false,
+            ended: None,
             oldest: None,
         };
-        Self { lanes: ends.map(lane).collect(), left: count }
+        Self { lanes: ends.map(lane).collect(), left: count, passed_an_end: false }
     }
 
     /// Returns the number of shards that it looks through.
@@ -94,7 +107,7 @@ impl Newest {
         let mut tails: SmallVec<[Tail; 1]> = self.lanes.iter().map(|_| Tail::new()).collect();
         while self.left > 0 {
             for (lane, tail) in self.lanes.iter_mut().zip(&mut tails) {
-                while tail.is_empty() && !lane.is_over {
+                while tail.is_empty() && lane.ended.is_none() {
                     if budget.is_spent() {
                         return Step::More;
                     }
@@ -112,7 +125,10 @@ impl Newest {
             let Some(at) = self.last(&tails) else { return Step::Over };
             if let Some(event) = tails[at].pop_back() {
                 self.lanes[at].pass(&event);
-                self.left -= usize::from(judge.wants(&event, budget));
+                if judge.wants(&event, budget) {
+                    self.left -= 1;
+                    self.passed_an_end |= self.lanes.iter().any(Way::is_short);
+                }
             }
         }
         Step::Over
@@ -129,32 +145,44 @@ impl Newest {
 
     /// The way forward from where it came to.
     pub(in super::super) fn turn_round(&self) -> Forward {
-        let in_log =
-            self.lanes.iter().any(|lane| matches!(lane.spot, Back::Log { .. }) && lane.oldest.is_some());
-        let lanes: SmallVec<[Lane; 1]> = self.lanes.iter().map(Way::forward).collect();
+        let in_log = self.lanes.iter().any(Way::goes_on_in_log);
+        // Where all were found before, what is older does not matter.
+        let needs_older = self.left > 0 || self.passed_an_end;
+        let lanes: SmallVec<[Lane; 1]> = self.lanes.iter().map(|lane| lane.forward(needs_older)).collect();
         // From rings alone, events say themselves where they stand.
-        let at = (in_log && lanes.len() > 1).then(|| {
-            let epoch = lanes.iter().map(|lane| lane.after.epoch).min().unwrap_or_default();
-            let next = |lane: &Lane| if lane.after.epoch == epoch { lane.after.next_sequence() } else { 0 };
-            Position::new(epoch, lanes.iter().map(next))
-        });
+        let at = (in_log && lanes.len() > 1).then(|| position_before(&lanes)).flatten();
         Forward { lanes, at, says_too_little: None }
     }
 }
 
 impl Way {
-    fn forward(&self) -> Lane {
-        let Self { shard, to, until, first, spot, is_over, oldest } = *self;
+    fn forward(&self, needs_older: bool) -> Lane {
+        let Self { shard, to, until, spot, oldest, .. } = *self;
         let before = |id: EventId| EventId::before(id.epoch, id.shard, id.sequence);
-        let (spot, after) = match (spot, first, oldest) {
-            // It came to where the ring began: what the ring has let go of since is told.
-            (Back::Ring(_), Some((place, id)), _) if is_over => (Spot::Ring(place), before(id)),
-            (Back::Ring(place), _, Some(id)) => (Spot::Ring(place), before(id)),
+        let (spot, after) = match (spot, oldest) {
+            (Back::Ring(place), Some(id)) => (Spot::Ring(place), before(id)),
             // Where the ring has it, the way is found there.
-            (Back::Log { .. }, _, Some(id)) => (Spot::Log { is_known: true }, before(id)),
-            (_, _, None) => (Spot::Over, EventId { epoch: until.0, shard, sequence: until.1 }),
+            (_, Some(id)) => (Spot::Log { is_known: true }, before(id)),
+            (_, None) => (Spot::Over, EventId { epoch: until.0, shard, sequence: until.1 }),
         };
-        Lane { shard, spot, to, until, after, missed: 0, counts: false }
+        let (epoch, followed) = self.followed;
+        let forgotten = match self.ended {
+            Some(Ended::Forgotten) => after,
+            _ => EventId::before(epoch, shard, followed),
+        };
+        let forgotten = (needs_older && self.is_short()).then_some(forgotten);
+        Lane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
+    }
+
+    /// Whether the way back came to a place before which events may be missing.
+    fn is_short(&self) -> bool {
+        let is_before = |id: EventId| (id.epoch, id.sequence) < self.followed;
+        self.ended == Some(Ended::Forgotten) || self.oldest.is_some_and(is_before)
+    }
+
+    /// Whether the way forward begins in the log.
+    fn goes_on_in_log(&self) -> bool {
+        !matches!(self.spot, Back::Ring(_)) && self.oldest.is_some()
     }
 
     fn pass(&mut self, event: &Event) {
@@ -174,10 +202,19 @@ impl Way {
                 }
                 let from = before.saturating_sub(share as u64).max(oldest);
                 bus.read_range(self.shard, from, before, |event| tail.push_back(event.clone()));
-                // Where nothing of it is left, the ring was quicker.
-                if tail.is_empty() { self.leave_ring(store) } else { Filled::Done }
+                if !tail.is_empty() {
+                    return Filled::Done;
+                }
+                if bus.oldest(self.shard) <= from {
+                    // A publisher gave up the place before: no event ever stood there.
+                    self.spot = Back::Ring(before - 1);
+                    return Filled::Again;
+                }
+                // The ring was quicker.
+                self.leave_ring(store)
             }
             Back::Log { from } => self.fill_from_log(from, store, tail),
+            Back::Beginning { from } => self.look_at_beginning(from, store),
         }
     }
 
@@ -185,22 +222,40 @@ impl Way {
     fn leave_ring(&mut self, store: &Store<'_>) -> Filled {
         match self.oldest {
             Some(_) if store.has_log() => self.look_before(),
-            _ => self.is_over = true,
+            oldest => {
+                let first = oldest.map(|id| id.sequence);
+                let is_first = has_all_behind(store.shared, self.shard, first) && self.followed == (0, 0);
+                self.ended = Some(if is_first { Ended::Beginning } else { Ended::Forgotten });
+            }
         }
         Filled::Again
     }
 
     /// Looks for the page before the oldest event that was looked at.
     fn look_before(&mut self) {
-        match self.oldest.and_then(|id| id.sequence.checked_sub(1)) {
-            Some(last) => self.spot = Back::Log { from: last - last % PAGE_EVENTS },
-            None => self.is_over = true,
-        }
+        self.spot = match self.oldest.and_then(|id| id.sequence.checked_sub(1)) {
+            Some(last) => Back::Log { from: last - last % PAGE_EVENTS },
+            None => Back::Beginning { from: (0, 0) },
+        };
+    }
+
+    /// Finds out whether the log has anything older than what was looked at, as of another life: that is not read.
+    fn look_at_beginning(&mut self, from: Place, store: &mut Store<'_>) -> Filled {
+        let is_first = match store.page(self.shard, from) {
+            Found::Page(page, _) => {
+                let oldest = self.oldest.map(|id| (id.epoch, id.sequence));
+                page.from(from).first().is_none_or(|event| Some(log_place_of(event)) == oldest)
+            }
+            Found::NotRead => return Filled::Waits(from),
+            Found::Failed => false,
+        };
+        self.ended = Some(if is_first { Ended::Beginning } else { Ended::Forgotten });
+        Filled::Again
     }
 
     fn fill_from_log(&mut self, from: Sequence, store: &mut Store<'_>, tail: &mut Tail) -> Filled {
         let Some(oldest) = self.oldest else {
-            self.is_over = true;
+            self.ended = Some(Ended::Forgotten);
             return Filled::Again;
         };
         let place = (oldest.epoch, from);
@@ -214,7 +269,7 @@ impl Way {
             Found::Page(page, handed) => (page, handed),
             Found::NotRead => return Filled::Waits(place),
             Found::Failed => {
-                self.is_over = true;
+                self.ended = Some(Ended::Forgotten);
                 return Filled::Again;
             }
         };
@@ -228,7 +283,7 @@ impl Way {
         tail.extend(events[..before].iter().cloned());
         if tail.is_empty() {
             // The log has forgotten what is older.
-            self.is_over = true;
+            self.ended = Some(Ended::Forgotten);
             return Filled::Again;
         }
         Filled::Done

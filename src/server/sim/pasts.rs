@@ -1,0 +1,211 @@
+//! Whether each past that a client asked for is what its definition says, event by event.
+//!
+//! Imports its siblings. Always: a past is what stands between the answer to a subscribe and the word that the past is over;
+//! without that word it may stop anywhere, and is right up to there.
+
+use std::collections::{HashMap, HashSet};
+
+use super::books::{Entry, From, Log, Past, Seen};
+
+type Checked = Result<(), String>;
+
+/// What came between the answer to a subscribe and the end of its past.
+struct Told<'a> {
+    items: &'a [Seen],
+    /// What the server said at the end: how many events came, and whether those were all.
+    end: Option<(u64, bool)>,
+}
+
+impl<'a> Told<'a> {
+    /// The past at the beginning of `seen`, and how many of these belong to it.
+    fn first(seen: &'a [Seen]) -> Result<(Self, usize), String> {
+        for (at, item) in seen.iter().enumerate() {
+            match item {
+                Seen::Event(_) | Seen::Gap { .. } => {}
+                Seen::PastEnd { events, complete } => {
+                    let end = Some((*events, *complete));
+                    return Ok((Self { items: &seen[..at], end }, at + 1));
+                }
+                Seen::Change { .. } | Seen::UpTo(_) => {
+                    return Err(format!("an answer within a past: {item:?}"));
+                }
+            }
+        }
+        Ok((Self { items: seen, end: None }, seen.len()))
+    }
+
+    fn events(&self) -> impl Iterator<Item = u64> {
+        self.items.iter().filter_map(|item| if let Seen::Event(n) = item { Some(*n) } else { None })
+    }
+
+    /// Each gap: whether it names what is before it, the first event within it and the first behind it; of one that does not
+    /// say how far it reaches that is none.
+    fn gaps(&self, log: &Log) -> impl Iterator<Item = (bool, u64, Option<u64>)> {
+        self.items.iter().filter_map(|item| {
+            let Seen::Gap { from, to, .. } = item else { return None };
+            let first = log.place(*from).map_or(0, |from| from + 1);
+            Some((from.is_some(), first, log.place(*to).map(|to| to + 1)))
+        })
+    }
+
+    /// What the server says at the end is what came.
+    fn check_end(&self) -> Checked {
+        let Some((events, complete)) = self.end else { return Ok(()) };
+        let came = self.events().count() as u64;
+        let has_gap = self.items.iter().any(|item| matches!(item, Seen::Gap { .. }));
+        if events != came || complete == has_gap {
+            return Err(format!(
+                "the end of a past says {events}, {complete}, and {came} came: {:?}",
+                self.items
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether it is the past that was asked for, if what is live begins at `begin`.
+    fn check(&self, past: &Past, filter: u8, begin: u64, log: &Log) -> Checked {
+        let due = |n: &u64| past.is_due(filter, *n, log.entry(*n));
+        let replayed: Vec<u64> = self.events().filter(|n| *n < begin).collect();
+        if let Some(n) = replayed.iter().find(|n| !due(n)) {
+            return Err(format!("{n} is no part of the past"));
+        }
+        let gaps: Vec<_> = self.gaps(log).collect();
+        if !gaps.is_empty() && past.from != From::Unknown && log.len() <= log.capacity {
+            return Err(format!("a gap, and nothing was ever forgotten: {gaps:?}"));
+        }
+        for item in self.items {
+            let Seen::Gap { missed, at_most, from: Some(from), to: Some(to), .. } = item else { continue };
+            let (Some(from), Some(to)) = (log.find(*from), log.find(*to)) else { continue };
+            let gone = (from + 1..=to).filter(due).count() as u64;
+            if missed.is_some_and(|missed| missed != gone) || at_most.is_some_and(|most| most < gone) {
+                return Err(format!("{gone} are missing in {item:?}"));
+            }
+        }
+        let is_excused = |n: &u64| gaps.iter().any(|(_, first, end)| (*first..end.unwrap_or(0)).contains(n));
+        let all = || (0..begin).filter(due);
+        let wanted: Vec<u64> = match past.from {
+            From::Snapshot => return self.check_snapshot(&replayed, begin, log, due),
+            From::Unknown => Vec::new(),
+            From::After(id) => all().filter(|n| *n > id).collect(),
+            From::Newest(count) => {
+                let count = match gaps.iter().find(|(names_first, ..)| !names_first) {
+                    // It begins behind what is forgotten, and is short for that.
+                    Some((_, _, Some(first))) => {
+                        let there = all().filter(|n| n >= first).count();
+                        if there >= count {
+                            return Err(format!("as many as asked for are there behind {first}: {there}"));
+                        }
+                        there
+                    }
+                    Some(_) if self.end.is_some() && !replayed.is_empty() => {
+                        return Err("a gap before the first event that does not say where it ends".to_owned());
+                    }
+                    Some(_) => 0,
+                    None => count,
+                };
+                let before = all().count().saturating_sub(count);
+                let newest: Vec<u64> = all().skip(before).collect();
+                let begins = past.start.as_ref().and_then(|start| start.first);
+                if let (Some(begins), Some(first)) = (begins, newest.first())
+                    && begins > *first
+                {
+                    return Err(format!("the answer says that the past begins at {begins}, not at {first}"));
+                }
+                newest
+            }
+        };
+        let mut wanted: Vec<u64> = wanted.into_iter().filter(|n| !is_excused(n)).collect();
+        if self.end.is_none() {
+            wanted.truncate(replayed.len());
+        }
+        if wanted != replayed {
+            return Err(format!("{replayed:?} came of {wanted:?} before {begin}, gaps {gaps:?}"));
+        }
+        let is_true = past.start.as_ref().and_then(|start| start.complete);
+        match (is_true, self.end) {
+            (Some(false), Some((_, true))) => Err("what was told as missing came after all".to_owned()),
+            (Some(true), Some(_)) if gaps.iter().any(|(names_first, ..)| !names_first) => {
+                Err("the answer says that all is there, and it was not".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_snapshot(&self, replayed: &[u64], begin: u64, log: &Log, due: impl Fn(&u64) -> bool) -> Checked {
+        let key = |n: u64| log.entry(n).key();
+        let latest: HashMap<_, u64> = (0..begin).map(|n| (key(n), n)).collect();
+        if let Some(n) = replayed.iter().find(|n| latest[&key(**n)] != **n) {
+            return Err(format!("{n} is not the latest of its key before {begin}"));
+        }
+        if self.end.is_some_and(|(_, complete)| complete) {
+            // What changed before it was sent comes live.
+            let changed: HashSet<_> = (begin..log.len()).map(key).collect();
+            let is_missing = |n: &u64| due(n) && !replayed.contains(n) && !changed.contains(&key(*n));
+            if let Some(n) = latest.values().find(|n| is_missing(n)) {
+                return Err(format!("{n} is the latest of its key, and did not come"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Past {
+    /// Whether an event belongs to it: wanted, and not brought by another subscription.
+    fn is_due(&self, filter: u8, n: u64, entry: &Entry) -> bool {
+        let brought = |(other, began): &(u8, Option<u64>)| {
+            entry.is_wanted(*other) && began.is_none_or(|began| n >= began)
+        };
+        entry.is_wanted(filter) && !self.beside.iter().any(brought)
+    }
+}
+
+/// Looks at the end of each past alone: with several shards the order among them is not told.
+pub(super) fn check_ends(seen: &[Seen], complete: bool) -> Checked {
+    for (at, item) in seen.iter().enumerate() {
+        if let Seen::Change { from: Some(past), .. } = item {
+            let (told, _) = Told::first(&seen[at + 1..])?;
+            told.check_end()?;
+            if complete && told.end.is_none() {
+                return Err(format!("a past that never ends: {past:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The live part of a story: pasts are looked at here, and left out. None where it can't be known where one ended and what
+/// is live began. The resume of a connection that wanted nothing before stays: it is one run with what is live.
+pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>>, String> {
+    let mut live = Vec::with_capacity(seen.len());
+    let (mut at, mut is_known) = (0, true);
+    while let Some(item) = seen.get(at) {
+        at += 1;
+        live.push(item.clone());
+        let Seen::Change { interest, from: Some(past), low, high, .. } = item else { continue };
+        let Some((filter, _)) = interest.0.last() else { continue };
+        let (told, len) = Told::first(&seen[at..])?;
+        at += len;
+        let mut fitting = Vec::new();
+        let mut wrong = String::new();
+        for begin in *low..=*high {
+            match told.check(past, *filter, begin, log) {
+                Ok(()) => fitting.push(begin),
+                Err(error) => wrong = error,
+            }
+        }
+        let Some(&begin) = fitting.first() else {
+            return Err(format!("{:?}, which began at {low} to {high}: {wrong}", past));
+        };
+        is_known &= fitting.len() == 1;
+        let stays = |item: &&Seen| match item {
+            _ if past.is_resume() => true,
+            Seen::Event(n) => *n >= begin,
+            Seen::Gap { to, .. } => {
+                past.from == From::Unknown || log.place(*to).is_some_and(|to| to >= begin)
+            }
+            _ => false,
+        };
+        live.extend(told.items.iter().filter(stays).cloned());
+    }
+    Ok(is_known.then_some(live))
+}

@@ -106,7 +106,7 @@ fn the_operators_view_tells_what_the_server_does() {
 
 #[test]
 fn the_page_holds_still_for_a_reader_at_any_rate() {
-    script("browser_reading.mjs", &[], 13);
+    script("browser_reading.mjs", &[], 15);
 }
 
 #[test]

@@ -240,7 +240,7 @@ async function ping() {
   const own = life, took = await link.ping();
   if (own === life) showRtt(took);
 }
-setInterval(() => { if (!document.hidden) ping(); }, 10000);
+setInterval(() => { if (!document.hidden && isLive) ping(); }, 10000);
 
 // ---- controls -------------------------------------------------------------------------------------------------------
 function clear() {
@@ -292,6 +292,7 @@ function openMenu(isOpen) {
   $('menu').setAttribute('aria-expanded', String(isOpen));
 }
 $('menu').onclick = () => openMenu(!$('more').classList.contains('open'));
+$('more').addEventListener('click', ({ target }) => { if (target.closest('#clear, #ping, #link, #sign-out')) openMenu(false); });
 addEventListener('pointerdown', ({ target }) => { if (!$('more').contains(target) && target !== $('menu')) openMenu(false); });
 const small = matchMedia('(max-width: 720px), (max-height: 480px)');
 const places = [$('search').parentElement, $('clear')].map((node) => [node, node.parentElement]);

@@ -10,7 +10,7 @@ const openItems = new Set();        // items whose row is open
 let total = 0, missed = 0, isAtMost = false, isLive = false;
 let paused = false, framed = false, isFlood = false, drawnAt = 0, filling = 0, newTotal = false, newDomain = false;
 const seconds = new Array(60).fill(0);
-const domains = new Map();        // name -> { count, hue, node }
+const domains = new Map();        // name -> { count, hue, separators, node }
 
 const HUES = { task: 335, agent: 215, workflow: 262, provider: 28, tool: 178, system: 0, log: 95, governance: 50, webhook: 300 };
 function hue(name) {
@@ -32,10 +32,16 @@ function take(event, size) {
   // Events of the past that the page asked for are no rate.
   if (isLive) seconds[59]++;
   const name = domainOf(event.event_type);
+  const separator = event.event_type[name.length] ?? '.';
   const domain = domains.get(name);
-  if (domain) domain.count++;
-  else if (domains.size < 500) {
-    domains.set(name, { count: 1, hue: hue(name), node: null });
+  if (domain) {
+    domain.count++;
+    if (!domain.separators.includes(separator)) {
+      domain.separators += separator;
+      if (domain.node) nameDomain(name, domain);
+    }
+  } else if (domains.size < 500) {
+    domains.set(name, { count: 1, hue: hue(name), separators: separator, node: null });
     newDomain = true;
   }
   fresh++;
@@ -292,9 +298,10 @@ function detail(event) {
 
 const ATTRIBUTES = [['type', 'event_type'], ['source', 'source'], ['entity', 'entity'], ['stream', 'stream_id'], ['channel', 'channel'], ['execution', 'execution_id'], ['correlation', 'correlation_id']];
 
+const word = (text) => (/^[^\s\p{Cc},"'=!<>&()]+$/u.test(text) ? text : JSON.stringify(text));
+
 /** Writes a condition of the filter language that holds for this value and no other. */
 function condition(name, value) {
-  const word = (text) => (/^[^\s\p{Cc},"'=!<>&()]+$/u.test(text) ? text : JSON.stringify(text));
   const operator = value.includes('*') ? '==' : '=';
   if (name !== 'entity') return name + operator + word(value);
   const cut = value.indexOf(':');
@@ -425,7 +432,7 @@ function showDomains() {
   // The order changes only with a new domain: a chip does not move away from under a finger.
   if (isNew) {
     const top = [...domains].sort((a, b) => b[1].count - a[1].count).slice(0, DOMAINS_MAX);
-    $('domains').replaceChildren(...top.map(([name, domain]) => domain.node ??= domainNode(name, domain.hue)));
+    $('domains').replaceChildren(...top.map(([name, domain]) => domain.node ?? domainNode(name, domain)));
   }
   for (const domain of domains.values()) {
     if (!domain.node) continue;
@@ -433,16 +440,22 @@ function showDomains() {
     if (domain.node.lastChild.textContent !== text) domain.node.lastChild.textContent = text;
   }
 }
-function domainNode(name, hue) {
-  const node = button('');
-  node.style.setProperty('--hue', hue);
-  const own = condition('type', `${name}`).replace('==', '=') + '.**';
-  node.title = `Only ${own}`;
-  node.dataset.filter = own;
+function domainNode(name, domain) {
+  const node = domain.node = button('');
+  node.style.setProperty('--hue', domain.hue);
   node.setAttribute('aria-pressed', 'false');
   node.append(element('i'), element('bdi', '', plain(name)), element('b'));
-  node.onclick = () => setFilter($('filter').value.trim() === own ? '' : own);
+  node.onclick = () => setFilter(good === node.dataset.filter ? '' : node.dataset.filter);
+  nameDomain(name, domain);
   return node;
 }
+/** A domain goes on with each separator that was seen behind it: `agent.**` does not match `agent:one`. */
+function nameDomain(name, { node, separators }) {
+  const own = `type=${[...separators].map((separator) => word(`${name}${separator}**`)).join(',')}`;
+  node.title = `Only ${own}`;
+  node.dataset.filter = own;
+}
+// What does not fit on the line is reached by the wheel too.
+$('domains').addEventListener('wheel', ({ deltaX, deltaY }) => { if (!deltaX) $('domains').scrollLeft += deltaY; }, { passive: true });
 setInterval(showDomains, 300);
 

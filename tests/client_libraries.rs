@@ -116,6 +116,11 @@ fn javascript_survives_faulty_servers_clocks_and_callers() {
 }
 
 #[test]
+fn javascript_keeps_its_promises_under_a_referee() {
+    node_test("referee.test.mjs", 67);
+}
+
+#[test]
 fn javascript_signs_in_and_outlives_its_tokens() {
     node_test("auth.test.mjs", 6);
 }
@@ -153,6 +158,11 @@ fn python_heeds_what_the_server_says_of_coming_back() {
 #[test]
 fn python_survives_faulty_servers_and_callers() {
     python_test("test_faults.py", 8);
+}
+
+#[test]
+fn python_keeps_its_promises_under_a_referee() {
+    python_test("test_referee.py", 3);
 }
 
 #[test]

@@ -31,6 +31,8 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     if (!refillable(host, [one], gap) || !place || place === since) return false;
     const { backoff: { base = 500, max = 30_000 } = {} } = host.options;
     streams.get(one)!.abort();
+    // What that ends is no loss.
+    streams.set(one, new AbortController());
     // The first at once, the next as if the connection had been lost.
     const wait = count && Math.random() * Math.min(max, base * 2 ** count);
     const timer = setTimeout(() => streams.has(one) && add(one), wait);
@@ -114,7 +116,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     read(one, abort)
       .catch((cause) => ({ error: new FanwireError('disconnected', `${cause.message}`, cause) }))
       .then((loss) => {
-        if (over || streams.get(one) !== abort || (abort.signal.aborted && refills.get(one)?.timer)) return;
+        if (over || streams.get(one) !== abort) return;
         close();
         host.lost({ error: new FanwireError('disconnected', 'the stream ended'), delay: retry && retry * Math.random(), ...loss });
       });

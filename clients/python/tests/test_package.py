@@ -44,6 +44,8 @@ class Package(unittest.TestCase):
         self.assertEqual(project["project"]["license"], "MIT OR Apache-2.0")
         self.assertEqual([one.partition(">")[0] for one in project["project"]["dependencies"]], ["websockets"])
         self.assertTrue((ROOT / "src/fanwire/py.typed").exists())
+        # setuptools leaves build/ and an egg-info folder in the tree that it is given.
+        self.assertEqual(project["build-system"]["build-backend"], "flit_core.buildapi")
         for file in project["project"]["license-files"]:
             self.assertTrue((ROOT / file).exists(), file)
 

@@ -1,0 +1,233 @@
+// The promises of the client, held against a hostile server: `cases/referee.json`, which drives the Python client too.
+import assert from 'node:assert/strict';
+import { getEventListeners, once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import { test } from 'node:test';
+import WebSocket, { WebSocketServer } from 'ws';
+import { Fanwire, isGap } from '../dist/index.js';
+import { here, sleep, take, until } from './support.mjs';
+
+const cases = JSON.parse(readFileSync(here('../../cases/referee.json'), 'utf8'));
+const BASE = 20;
+const ABLE = ['filter', 'history_end', 'own_past', 'refill'];
+
+/** A server with a log of numbered events, of which it loses some connections in one state. */
+class Hostile {
+  log = 0;
+  /** The log when a subscription was first taken: all after it are to come. */
+  first = undefined;
+  attempts = [];
+  heard = [];
+  losses = 0;
+
+  constructor(t, { state, reason, losses = 0, capabilities = ABLE, answer } = {}) {
+    Object.assign(this, { state, reason, left: losses, capabilities, answer });
+    this.http = http.createServer((request, response) => this.#request(request, response));
+    this.ws = new WebSocketServer({ noServer: true });
+    this.http.on('upgrade', (request, socket, head) => {
+      this.attempts.push(performance.now());
+      if (this.state === 'connecting' && this.#lose(undefined, socket)) return;
+      this.ws.handleUpgrade(request, socket, head, (one) => this.#socket(one));
+    });
+    t.after(() => (this.http.closeAllConnections(), this.http.close(), this.ws.clients.forEach((one) => one.terminate())));
+  }
+
+  async listen() {
+    this.http.listen(0, '127.0.0.1');
+    await once(this.http, 'listening');
+    this.url = `http://127.0.0.1:${this.http.address().port}`;
+    return this;
+  }
+
+  event = (n) => ({ event_id: `a-${n}`, event_type: 'x', correlation_id: null, payload: n });
+
+  /** Loses a connection, if that is due; an event is published meanwhile. */
+  #lose(socket, raw) {
+    if (this.left <= 0) return false;
+    this.left -= 1;
+    this.losses += 1;
+    // What a publisher loses is not a stream's.
+    if (this.first !== undefined && !(this.state === 'publishing' && raw)) this.log += 1;
+    const { reason } = this;
+    if (reason === 'mute') socket && (socket.mute = true);
+    else if (/^\d{4}$/.test(reason)) socket.close(+reason, reason === '1012' || reason === '1013' ? `retry=${cases.slot}` : '');
+    else if (reason === '503' || reason === 'html') {
+      const [status, type] = reason === '503' ? ['503 Busy', 'application/json'] : ['200 OK', 'text/html'];
+      raw.end(`HTTP/1.1 ${status}\r\nContent-Type: ${type}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}`);
+    } else if (reason === 'end') raw.end();
+    else (raw ?? socket._socket).destroy();
+    return true;
+  }
+
+  #socket(socket) {
+    const say = (type, payload, correlation_id = null) => socket.mute || socket.send(JSON.stringify({ type, payload, correlation_id }));
+    const events = (since) => {
+      for (let n = since + 1; n <= this.log; n += 1) say('event', this.event(n));
+    };
+    socket.on('error', () => {});
+    socket.on('message', (data) => {
+      if (socket.mute) return;
+      const { type, payload, message_id } = JSON.parse(data);
+      this.heard.push(type);
+      const number = (place) => +place.split('-')[1];
+      if (this.answer?.(type, say, message_id, payload)) return;
+      if (type === 'request') {
+        if (payload.action !== 'server_info' && this.state === 'requesting' && this.#lose(socket)) return;
+        say('response', { name: 'fanwire', ...(this.capabilities && { capabilities: this.capabilities }) }, message_id);
+      } else if (type === 'ping') say('pong', { last_event_id: `a-${this.log}` }, message_id);
+      else if (type === 'publish') this.state === 'publishing' && this.#lose(socket) ? 0 : say('ack', { event_id: 'p-1' }, message_id);
+      else if (type === 'refill') {
+        if (this.#lose(socket)) return;
+        say('ack', {}, message_id);
+        events(number(payload.since));
+      } else if (type === 'subscribe') {
+        if (this.state === 'subscribing' && this.#lose(socket)) return;
+        this.first ??= this.log;
+        const ack = { subscription_id: payload.subscription_id, last_event_id: `a-${this.log}` };
+        say('ack', ack, message_id);
+        if (payload.event_types?.includes('other') && this.state === 'past' && this.left > 0) {
+          say('event', this.event(1));
+          return this.#lose(socket);
+        }
+        const since = payload.since ? number(payload.since) : payload.history ? Math.max(0, this.log - payload.history) : this.log;
+        events(since);
+        if (payload.since || payload.history) say('history_end', { subscription_id: payload.subscription_id, events: this.log - since, complete: true });
+        if (payload.event_types?.includes('other')) return;
+        this.log += 1;
+        say('event', this.event(this.log));
+        if (this.state === 'draining' && this.left > 0) say('reconnect', { delay_ms: cases.slot });
+        if (this.state === 'refilling' && this.left > 0) {
+          const from = `a-${this.log}`;
+          this.log += 2;
+          say('gap', { missed: 2, from, to: `a-${this.log}`, recoverable: true });
+        } else if (['subscribed', 'draining'].includes(this.state)) this.#lose(socket);
+      } else say('ack', {}, message_id);
+    });
+  }
+
+  #request(request, response) {
+    const raw = request.socket;
+    if (request.method === 'POST') {
+      if (this.state === 'publishing' && this.#lose({}, raw)) return;
+      return response.end('{"accepted":1,"last_event_id":"p-1"}');
+    }
+    this.attempts.push(performance.now());
+    if (this.state === 'connecting' && this.#lose({}, raw)) return;
+    response.writeHead(200, { 'content-type': 'text/event-stream' }).flushHeaders();
+    const say = (n) => response.write(`id: a-${n}\ndata: ${JSON.stringify(this.event(n))}\n\n`);
+    this.first ??= this.log;
+    const query = new URL(request.url, this.url).searchParams;
+    const since = query.get('last_event_id');
+    this.heard.push('stream');
+    if (this.answer?.('stream', (kind, what) => response.write(kind === 'event' ? `id: ${what.event_id}\ndata: ${JSON.stringify(what)}\n\n` : `event: ${kind}\ndata: ${JSON.stringify(what)}\n\n`), null, { since })) return;
+    if (since) for (let n = +since.split('-')[1] + 1; n <= this.log; n += 1) say(n);
+    else response.write(`id: a-${this.log}\n\n`);
+    this.log += 1;
+    say(this.log);
+    if (this.state === 'refilling' && this.left > 0) {
+      const from = `a-${this.log}`;
+      this.log += 2;
+      response.write(`event: gap\ndata: {"missed":2,"from":"${from}","to":"a-${this.log}","recoverable":true}\n\n`);
+      // The stream that comes for it is lost at once.
+      this.state = 'connecting';
+    } else if (this.state === 'subscribed') setTimeout(() => this.#lose({}, raw), 5);
+  }
+}
+
+/** What the client has open in this process. */
+const open = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+
+for (const transport of ['ws', 'sse']) {
+  for (const [state, reasons] of Object.entries(cases[transport])) {
+    for (const reason of reasons) {
+      test(`${transport}, ${state}, ${reason}`, async (t) => {
+        const server = await new Hostile(t, { state, reason, losses: cases.losses }).listen();
+        t.mock.method(Math, 'random', () => 1);
+        let refused = state === 'token' ? cases.losses : 0;
+        const heartbeat = reason === 'mute' ? { interval: 100, timeout: 400 } : { interval: 25_000, timeout: 10_000 };
+        const client = new Fanwire(server.url, {
+          WebSocket, transports: [transport], backoff: { base: BASE, max: 8 * BASE }, heartbeat,
+          token: state === 'token' ? () => (refused-- > 0 ? Promise.reject(new Error('none')) : 'any') : undefined,
+        });
+        t.after(() => client.close());
+        const [statuses, gaps] = [[], []];
+        client.onStatus((status) => statuses.push(status));
+        client.onGap((gap) => gaps.push(gap));
+        client.onError(() => {});
+        const abort = new AbortController();
+        const loop = client.subscribe('x', { signal: abort.signal });
+        const others = [];
+        if (state === 'publishing') others.push(loop.ready.then(() => client.publish({ type: 'y' })).then(() => 'done', ({ code }) => code));
+        if (state === 'requesting') others.push(loop.ready.then(() => client.request('subscription_count')).then(() => 'done', ({ code }) => code));
+        if (state === 'past') {
+          await loop.ready;
+          client.subscribe('other', { history: 5 });
+        }
+        for (const outcome of await Promise.all(others)) assert(['done', ...(state === 'publishing' ? ['uncertain'] : [])].includes(outcome), outcome);
+        if (state === 'publishing') for (let n = 0; n < cases.losses; n += 1) await client.publish({ type: 'y' }).catch(({ code }) => assert.equal(code, 'uncertain'));
+        await until('the losses', () => server.left <= 0 || state === 'token');
+        await until('the client is back', () => client.status === 'open');
+        await loop.ready;
+        await until('all that was published', () => loop.position === `a-${server.log}`);
+        const wanted = Array.from({ length: server.log - server.first }, (_, n) => server.first + 1 + n);
+        assert.deepEqual((await take(loop, wanted.length)).map((item) => (isGap(item) ? item : item.payload)), wanted);
+        assert.deepEqual(gaps, []);
+        // Each status once, one after the other.
+        assert.deepEqual(statuses.filter((status, at) => status === statuses[at - 1]), []);
+        // Attempts keep to the backoff, or to what the server said.
+        const slot = reason === '1012' || reason === '1013' || state === 'draining' ? cases.slot : 0;
+        const waits = server.attempts.slice(1).map((time, at) => time - server.attempts[at]);
+        if (!['publishing', 'past'].includes(state) && !(transport === 'sse' && state === 'refilling')) {
+          waits.slice(0, cases.losses).forEach((wait, at) => assert(wait >= Math.max(slot, slot ? 0 : BASE * 2 ** at) - 3, `${waits}`));
+        }
+        assert(server.attempts.length <= cases.losses + 2, `${server.attempts.length} attempts`);
+        client.close();
+        await assert.rejects(client.publish({ type: 'y' }), { code: 'closed' });
+        assert.equal((await loop.next()).done, true);
+        assert.equal(getEventListeners(abort.signal, 'abort').length, 0);
+        const attempts = server.attempts.length;
+        await until('no timer is left', () => open() === 0 || transport === 'sse');
+        await sleep(3 * BASE);
+        assert.equal(server.attempts.length, attempts, 'it is over');
+        assert.equal(statuses.at(-1), 'closed');
+      });
+    }
+  }
+
+  for (const { name, say, refill, want, refills, client: mode, on_lag, capabilities = ABLE, only } of cases.gaps) {
+    if (only && only !== transport) continue;
+    test(`${transport}: a gap is ${name}`, async (t) => {
+      const gap = (more) => ({ missed: 2, from: 'a-1', to: 'a-3', recoverable: true, ...more });
+      let asked = 0;
+      const server = new Hostile(t, { capabilities, answer: (type, tell, id, payload) => {
+        const play = (what, number) => {
+          if (what === 'all') for (let n = 2; n <= 4; n += 1) tell('event', server.event(n));
+          else if (what === 'event') tell('event', server.event(number));
+          else if (what === 'unknown') tell('news', { what: 1 });
+          else tell('gap', gap({ lost: { recoverable: false }, nameless: { from: null, recoverable: false } }[what]));
+        };
+        const again = type === 'refill' || (type === 'stream' && asked++ > 0);
+        if (again) {
+          assert.equal(payload.since, 'a-1');
+          server.refills = (server.refills ?? 0) + 1;
+          if (id) tell('ack', {}, id);
+          refill.forEach((what) => play(what, 4));
+        } else if (type === 'subscribe' || type === 'stream') {
+          if (id) tell('ack', { subscription_id: payload.subscription_id, last_event_id: 'a-0' }, id);
+          say.forEach((what, at) => play(what, at ? 4 : 1));
+        } else return false;
+        return true;
+      } });
+      await server.listen();
+      const client = new Fanwire(server.url, { WebSocket, transports: [transport], onGap: mode, backoff: { base: 5, max: 40 } });
+      t.after(() => client.close());
+      const gaps = [];
+      client.onGap((gap) => gaps.push(gap));
+      const items = await take(client.subscribe('x', { on_lag }), want.length);
+      assert.deepEqual(items.map((item) => (isGap(item) ? 'gap' : item.payload)), want);
+      assert.equal(gaps.length, want.filter((item) => item === 'gap').length);
+      assert.equal(server.refills ?? 0, refills);
+    });
+  }
+}

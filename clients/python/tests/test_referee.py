@@ -1,0 +1,340 @@
+"""The promises of the client, held against a hostile server: `cases/referee.json`, which drives the JavaScript client too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import unittest
+from typing import Any
+from unittest.mock import patch
+from urllib.parse import parse_qs, urlsplit
+
+from support import HERE, take, until
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.datastructures import Headers
+
+from fanwire import Event, Fanwire, FanwireError, Gap
+
+CASES: dict[str, Any] = json.loads((HERE.parents[1] / "cases/referee.json").read_text())
+BASE = 0.02
+ABLE = ["filter", "history_end", "own_past", "refill"]
+SLOT = CASES["slot"] / 1000
+
+
+def event(n: int) -> dict[str, Any]:
+    return {"event_id": f"a-{n}", "event_type": "x", "correlation_id": None, "payload": n}
+
+
+def number(place: str) -> int:
+    return int(place.split("-")[1])
+
+
+class Hostile:
+    """A server with a log of numbered events, of which it loses some connections in one state."""
+
+    def __init__(self, state: str = "", reason: str = "", losses: int = 0) -> None:
+        self.state, self.reason, self.left = state, reason, losses
+        self.log = 0
+        # The log when a subscription was first taken: all after it are to come.
+        self.first: int | None = None
+        self.attempts: list[float] = []
+        self.muted: set[object] = set()
+        self.capabilities: list[str] | None = ABLE
+        self.refills = 0
+        self.gap: dict[str, Any] | None = None
+
+    def due(self, is_stream: bool = True) -> bool:
+        """Whether a connection is to be lost now; an event is published meanwhile."""
+        if self.left <= 0:
+            return False
+        self.left -= 1
+        if self.first is not None and is_stream:
+            self.log += 1
+        return True
+
+    async def drop(self, socket: ServerConnection) -> None:
+        if self.reason == "mute":
+            self.muted.add(socket)
+        elif self.reason.isdigit():
+            await socket.close(int(self.reason), f"retry={CASES['slot']}" if self.reason in ("1012", "1013") else "")
+        else:
+            socket.transport.abort()
+
+    # WebSocket.
+
+    async def start_ws(self, case: unittest.IsolatedAsyncioTestCase) -> None:
+        server = await serve(self.socket, "127.0.0.1", 0, process_request=self.greet, ping_interval=None, close_timeout=0.1)
+        case.addAsyncCleanup(server.wait_closed)
+        case.addCleanup(server.close)
+        self.url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+
+    async def greet(self, socket: ServerConnection, _: Request) -> Response | None:
+        self.attempts.append(time.monotonic())
+        if self.state != "connecting" or not self.due():
+            return None
+        if self.reason == "mute":
+            await asyncio.sleep(2)
+        if self.reason in ("mute", "reset"):
+            socket.transport.abort()
+            return Response(500, "", Headers(), b"")
+        status, kind = (503, "application/json") if self.reason == "503" else (200, "text/html")
+        return Response(status, "Busy", Headers({"Content-Type": kind, "Content-Length": "2", "Connection": "close"}), b"{}")
+
+    async def socket(self, socket: ServerConnection) -> None:
+        async def say(kind: str, payload: Any, to: str | None = None) -> None:
+            await socket.send(json.dumps({"type": kind, "payload": payload, "correlation_id": to}))
+
+        with contextlib.suppress(Exception):
+            async for text in socket:
+                if socket not in self.muted:
+                    message = json.loads(text)
+                    await self.hear(socket, say, message["type"], message["payload"], message["message_id"])
+
+    async def hear(self, socket: ServerConnection, say: Any, kind: str, payload: Any, id: str) -> None:
+        if self.gap and kind in ("subscribe", "refill"):
+            return await self.play(say, kind == "refill", payload, id)
+        if kind == "request":
+            if payload["action"] != "server_info" and self.state == "requesting" and self.due():
+                return await self.drop(socket)
+            able = {} if self.capabilities is None else {"capabilities": self.capabilities}
+            await say("response", {"name": "fanwire"} | able, id)
+        elif kind == "ping":
+            await say("pong", {"last_event_id": f"a-{self.log}"}, id)
+        elif kind == "publish":
+            if self.state == "publishing" and self.due():
+                return await self.drop(socket)
+            await say("ack", {"event_id": "p-1"}, id)
+        elif kind == "refill":
+            if self.due():
+                return await self.drop(socket)
+            await say("ack", {}, id)
+            for n in range(number(payload["since"]) + 1, self.log + 1):
+                await say("event", event(n))
+        elif kind == "subscribe":
+            await self.subscribe(socket, say, payload, id)
+        else:
+            await say("ack", {}, id)
+
+    async def subscribe(self, socket: ServerConnection, say: Any, payload: Any, id: str) -> None:
+        if self.state == "subscribing" and self.due():
+            return await self.drop(socket)
+        self.first = self.log if self.first is None else self.first
+        name = payload["subscription_id"]
+        await say("ack", {"subscription_id": name, "last_event_id": f"a-{self.log}"}, id)
+        is_other = payload.get("event_types") == ["other"]
+        if is_other and self.state == "past" and self.left > 0:
+            await say("event", event(1))
+            self.due()
+            return await self.drop(socket)
+        since = self.log
+        if "since" in payload:
+            since = number(payload["since"])
+        elif "history" in payload:
+            since = max(0, self.log - payload["history"])
+        for n in range(since + 1, self.log + 1):
+            await say("event", event(n))
+        if "since" in payload or "history" in payload:
+            await say("history_end", {"subscription_id": name, "events": self.log - since, "complete": True})
+        if is_other:
+            return
+        self.log += 1
+        await say("event", event(self.log))
+        if self.state == "draining" and self.left > 0:
+            await say("reconnect", {"delay_ms": CASES["slot"]})
+        if self.state == "refilling" and self.left > 0:
+            start, self.log = self.log, self.log + 2
+            await say("gap", {"missed": 2, "from": f"a-{start}", "to": f"a-{self.log}", "recoverable": True})
+        elif self.state in ("subscribed", "draining") and self.due():
+            await self.drop(socket)
+
+    async def play(self, say: Any, again: bool, payload: Any, id: str | None) -> None:
+        """Says what a case of a gap has it say."""
+        assert self.gap
+        gap = {"missed": 2, "from": "a-1", "to": "a-3", "recoverable": True}
+        if id is not None:
+            await say("ack", {"subscription_id": payload.get("subscription_id"), "last_event_id": "a-0"}, id)
+        if again:
+            assert payload["since"] == "a-1", payload
+            self.refills += 1
+        for at, what in enumerate(self.gap["refill" if again else "say"]):
+            if what == "all":
+                for n in (2, 3, 4):
+                    await say("event", event(n))
+            elif what == "event":
+                await say("event", event(4 if at or again else 1))
+            elif what == "unknown":
+                await say("news", {"what": 1})
+            else:
+                more: dict[str, Any] = {"lost": {"recoverable": False}, "nameless": {"from": None, "recoverable": False}}.get(what, {})
+                await say("gap", gap | more)
+
+    # Event streams.
+
+    async def start_sse(self, case: unittest.IsolatedAsyncioTestCase) -> None:
+        server = await asyncio.start_server(self.stream, "127.0.0.1", 0)
+        case.addCleanup(server.close)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def say(kind: str, what: Any, _: str | None = None) -> None:
+            name = f"id: {what['event_id']}" if kind == "event" else f"event: {kind}"
+            writer.write(f"{name}\ndata: {json.dumps(what)}\n\n".encode())
+
+        with contextlib.suppress(OSError, EOFError):
+            method, target, _ = (await reader.readuntil(b"\r\n\r\n")).decode().split(" ", 2)
+            if method == "POST":
+                if self.state == "publishing" and self.due(is_stream=False):
+                    return await self.cut(reader, writer)
+                body = b'{"accepted":1,"last_event_id":"p-1"}'
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                return writer.close()
+            self.attempts.append(time.monotonic())
+            if self.state == "connecting" and self.due():
+                return await self.cut(reader, writer)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            since = parse_qs(urlsplit(target).query).get("last_event_id", [None])[0]
+            if self.gap:
+                await self.play(say, since is not None, {"since": since}, None)
+                await reader.read()
+                return writer.close()
+            self.first = self.log if self.first is None else self.first
+            if since is None:
+                writer.write(f"id: a-{self.log}\n\n".encode())
+            for n in range(number(since) + 1 if since else self.log + 1, self.log + 1):
+                await say("event", event(n))
+            self.log += 1
+            await say("event", event(self.log))
+            if self.state == "refilling" and self.left > 0:
+                start, self.log = self.log, self.log + 2
+                await say("gap", {"missed": 2, "from": f"a-{start}", "to": f"a-{self.log}", "recoverable": True})
+                # The stream that comes for it is lost at once.
+                self.state = "connecting"
+            elif self.state == "subscribed" and self.left > 0:
+                await writer.drain()
+                await asyncio.sleep(0.005)
+                self.due()
+                return await self.cut(reader, writer)
+            await writer.drain()
+            await reader.read()
+        writer.close()
+
+    async def cut(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.reason == "mute":
+            await reader.read()
+        elif self.reason in ("503", "html"):
+            status, kind = ("503 Busy", "application/json") if self.reason == "503" else ("200 OK", "text/html")
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        elif self.reason == "reset":
+            writer.transport.abort()
+        writer.close()
+
+
+class Referee(unittest.IsolatedAsyncioTestCase):
+    async def start(self, server: Hostile, transport: str) -> None:
+        await (server.start_ws if transport == "ws" else server.start_sse)(self)
+
+    def client(self, server: Hostile, transport: Any, **options: Any) -> Fanwire:
+        client = Fanwire(server.url, transports=[transport], connect_options={"proxy": None}, **options)
+        self.addAsyncCleanup(client.close)
+        client.on_error(lambda _: None)
+        return client
+
+    async def loss(self, transport: str, state: str, reason: str) -> None:
+        losses: int = CASES["losses"]
+        server = Hostile(state, reason, losses)
+        await self.start(server, transport)
+        refused = losses if state == "token" else 0
+
+        def token() -> str:
+            nonlocal refused
+            refused -= 1
+            if refused >= 0:
+                raise OSError("none")
+            return "any"
+
+        tasks = asyncio.all_tasks()
+        heartbeat = (0.1, 0.4) if reason == "mute" else (25.0, 10.0)
+        client = self.client(
+            server, transport, backoff=(BASE, 8 * BASE), heartbeat=heartbeat, token=token if state == "token" else None
+        )
+        statuses: list[str] = []
+        gaps: list[Gap] = []
+        client.on_status(statuses.append)
+        client.on_gap(gaps.append)
+        loop = client.subscribe("x")
+        if state in ("publishing", "requesting"):
+            await loop.ready()
+            for _ in range(losses):
+                try:
+                    await (client.publish({"type": "y"}) if state == "publishing" else client.request("subscription_count"))
+                except FanwireError as error:
+                    self.assertEqual((error.code, state), ("uncertain", "publishing"))
+        if state == "past":
+            await loop.ready()
+            client.subscribe("other", history=5)
+        await until("the losses", lambda: server.left <= 0 or state == "token")
+        await until("the client is back", lambda: client.status == "open")
+        await loop.ready()
+        await until("all that was published", lambda: loop._position == f"a-{server.log}")
+        assert server.first is not None
+        wanted = list(range(server.first + 1, server.log + 1))
+        got = [item.payload if isinstance(item, Event) else item for item in await take(loop, len(wanted))]
+        self.assertEqual((got, gaps), (wanted, []))
+        # Each status once, one after the other.
+        self.assertEqual([a for a, b in zip(statuses, statuses[1:]) if a == b], [])
+        # Attempts keep to the backoff, or to what the server said.
+        slot = SLOT if reason in ("1012", "1013") or state == "draining" else 0.0
+        waits = [b - a for a, b in zip(server.attempts, server.attempts[1:])]
+        if state not in ("publishing", "past") and (transport, state) != ("sse", "refilling"):
+            for at, wait in enumerate(waits[:losses]):
+                self.assertGreaterEqual(wait, (slot or BASE * 2**at) - 0.003, waits)
+        self.assertLessEqual(len(server.attempts), losses + 2)
+        await client.close()
+        with self.assertRaises(FanwireError):
+            await client.publish({"type": "y"})
+        with self.assertRaises(StopAsyncIteration):
+            await anext(loop)
+        attempts = len(server.attempts)
+        await asyncio.sleep(3 * BASE)
+        self.assertEqual((len(server.attempts), statuses[-1]), (attempts, "closed"))
+        # The server's own have names of its functions.
+        left = [one for one in asyncio.all_tasks() - tasks if "src/fanwire" in str(one.get_coro())]
+        self.assertEqual(left, [])
+
+    async def losses(self, transport: str) -> None:
+        with patch("random.random", lambda: 1.0):
+            for state, reasons in CASES[transport].items():
+                for reason in reasons:
+                    with self.subTest(f"{transport}, {state}, {reason}"):
+                        await asyncio.wait_for(self.loss(transport, state, reason), 40)
+
+    async def test_whatever_ends_a_websocket_the_promises_hold(self) -> None:
+        await self.losses("ws")
+
+    async def test_whatever_ends_a_stream_the_promises_hold(self) -> None:
+        await self.losses("sse")
+
+    async def test_a_gap_is_filled_or_told(self) -> None:
+        for transport in ("ws", "sse"):
+            for case in CASES["gaps"]:
+                if case.get("only", transport) != transport:
+                    continue
+                with self.subTest(f"{transport}: {case['name']}"):
+                    server = Hostile()
+                    server.gap, server.capabilities = case, case.get("capabilities", ABLE)
+                    await self.start(server, transport)
+                    client = self.client(server, transport, on_gap=case.get("client", "refill"), backoff=(0.005, 0.04))
+                    gaps: list[Gap] = []
+                    client.on_gap(gaps.append)
+                    loop = client.subscribe("x", on_lag=case.get("on_lag"))
+                    items = await asyncio.wait_for(take(loop, len(case["want"])), 20)
+                    self.assertEqual([one.payload if isinstance(one, Event) else "gap" for one in items], case["want"])
+                    self.assertEqual((len(gaps), server.refills), (case["want"].count("gap"), case["refills"]))
+                    await client.close()
+
+
+if __name__ == "__main__":
+    unittest.main()

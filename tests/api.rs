@@ -44,6 +44,6 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
     server.assert_serving();
 }
 
-/// Not whether all that the document leaves open is refused: fields that are not known are passed over.
+/// Not whether all that the document leaves open is refused.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
                       response_schema_conformance,positive_data_acceptance,unsupported_method";

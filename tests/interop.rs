@@ -182,7 +182,7 @@ fn answers_are_what_the_rfcs_say() {
     // RFC 3986, 3.1: schemes have no case.
     let absolute = http::exchange(
         server.addr,
-        b"GET HTTP://localhost/healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        b"GET HTTP://LOCALHOST/healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
     );
     assert_eq!(absolute.status, 200);
 }

@@ -80,9 +80,11 @@ fn native_messages_good_and_bad() {
                 says("ack"),
             ),
             (
-                r#"{"type":"subscribe","payload":{"subscription_id":"s3","correlation_ids":["a","b"],"entities":["task:*",{"kind":"agent","id":"7"}],"unknown":{}}}"#,
+                r#"{"type":"subscribe","payload":{"subscription_id":"s3","correlation_ids":["a","b"],"entities":["task:*",{"kind":"agent","id":"7"}]}}"#,
                 says("ack"),
             ),
+            // A key that is not known was passed over: a slip in a filter's name was a subscription to everything.
+            (r#"{"type":"subscribe","payload":{"subscription_id":"s4","unknown":{}}}"#, coded("unknown_key")),
             (
                 r#"{"type":"request","payload":{"action":"subscription_count"}}"#,
                 Says(json!({"type": "response", "payload": {"count": 5}})),

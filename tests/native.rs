@@ -118,7 +118,10 @@ fn requests_are_answered_and_unknown_actions_named() {
         &json!({"type": "subscribe", "payload": {"subscription_id": "s1", "event_types": ["workflow.started"],
         "sources": ["sim"], "correlation_id": "run-42"}}),
     );
-    let ack = client.ask(&json!({"type": "subscribe", "payload": {"streams": ["ignored"]}}));
+    // `streams` was ignored here, and gave everything: the key is `stream_ids`.
+    let slip = client.ask(&json!({"type": "subscribe", "payload": {"streams": ["mine"]}}));
+    assert_eq!(slip["payload"]["code"], "unknown_key", "{slip}");
+    let ack = client.ask(&json!({"type": "subscribe", "payload": {}}));
     let given = ack["payload"]["subscription_id"].as_str().expect("an id is given").to_owned();
     assert!(!given.is_empty());
     assert_eq!(count(&mut client), json!({"count": 2}));

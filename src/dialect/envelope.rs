@@ -1,6 +1,8 @@
 //! An event as JSON, in and out, in the native form.
 //!
-//! Imports `event`. Always: the payload's bytes go out as they were taken in (checked and minified once).
+//! Imports `event`. Always: the payload's bytes go out as they were taken in (checked and minified once); a key that nobody
+//! knows is a fault where somebody publishes ([`read_published`]), and nowhere else: a log, a predecessor and other
+//! systems' channels may be of another version.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::adopt::{Complete, Implied, complete, complete_with_key};
+use super::keys::{UnknownKey, first_unknown};
 use super::quick;
 use crate::event::{Event, EventBuilder, EventError, Timestamp, json};
 
@@ -20,7 +23,47 @@ struct EntityIn<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// The fields that are read; others are passed over. `event_id` is the bus's to give.
+/// What becomes of an object's keys that are not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// They are passed over.
+    PassedOver,
+    /// They are faults, but for those of [`UNREAD`].
+    Refused,
+}
+
+/// The keys of an event, and nothing else's.
+const KEYS: [&str; 15] = [
+    "type",
+    "event_type",
+    "source",
+    "timestamp",
+    "ts",
+    "correlation_id",
+    "stream_id",
+    "execution_id",
+    "entity",
+    "channel",
+    "payload",
+    "data",
+    "traceparent",
+    "tracestate",
+    "key",
+];
+
+/// Keys that are taken from publishers and mean nothing here. An event that was received goes out again as it is with
+/// its `event_id`, its `position` and the number of those `merged` in it; FCC's document gives messages a `message_id`,
+/// AutoSDLC's an `id` and `metadata`.
+const UNREAD: [&str; 6] = ["event_id", "position", "merged", "message_id", "id", "metadata"];
+
+impl Others {
+    /// Returns whether this key, which is not read, may stand there.
+    pub(super) fn allow(self, key: &str) -> bool {
+        self == Self::PassedOver || UNREAD.contains(&key)
+    }
+}
+
+/// The fields that are read; of others [`Others`] says what becomes. `event_id` is the bus's to give.
 #[derive(Deserialize)]
 #[serde(expecting = "an event object")]
 struct EventIn<'a> {
@@ -63,6 +106,8 @@ pub enum ReadError {
     Timestamp,
     /// The fields can be read, but make no event.
     Event(EventError),
+    /// It has a key that no event has: which one, and what was perhaps meant.
+    UnknownKey(String),
 }
 
 impl std::error::Error for ReadError {}
@@ -71,7 +116,9 @@ impl Event {
     /// Reads an event from the JSON in which events are published: an object with at least a `type` (or
     /// `event_type`). An `event_id` is not taken: the bus that publishes it gives it one. Attributes that the object does
     /// not name are taken from the payload where the type is one of the [catalogue](crate::catalogue)'s, as of every event
-    /// that a client publishes; an event of [`Event::builder`] has the attributes that it was given, and no others.
+    /// that a client publishes; an event of [`Event::builder`] has the attributes that it was given, and no others. Keys that
+    /// it does not know are passed over, as a log of a later version may have them; what clients publish to a server is
+    /// refused for them.
     ///
     /// ```
     /// # use fanwire::Event;
@@ -99,18 +146,28 @@ impl fmt::Display for ReadError {
             Self::Json(error) => write!(f, "not an event: {error}"),
             Self::Timestamp => f.write_str("timestamp is neither ISO 8601 text nor milliseconds since 1970"),
             Self::Event(error) => error.fmt(f),
+            Self::UnknownKey(error) => f.write_str(error),
         }
     }
 }
 
-/// Reads one event object of a publisher, and fills in the attributes that its payload implies.
+/// Reads one event object of another system, and fills in the attributes that its payload implies.
 pub(crate) fn read_event(text: &str) -> Result<Complete, ReadError> {
-    quick::read(text, complete).map_or_else(|| read_any(text), Ok)
+    read(text, Others::PassedOver)
+}
+
+/// Reads one event object of a client that publishes it, as [`read_event`] does; a key that nobody knows is a fault.
+pub(crate) fn read_published(text: &str) -> Result<Complete, ReadError> {
+    read(text, Others::Refused)
+}
+
+fn read(text: &str, others: Others) -> Result<Complete, ReadError> {
+    quick::read(text, others, complete).map_or_else(|| read_any(text, others), Ok)
 }
 
 /// Reads one event object of a publisher, without the fast reader.
-pub(crate) fn read_any(text: &str) -> Result<Complete, ReadError> {
-    read_slowly(text, complete_with_key)
+pub(crate) fn read_any(text: &str, others: Others) -> Result<Complete, ReadError> {
+    read_slowly(text, others, complete_with_key)
 }
 
 /// Reads one event object of an engine's log.
@@ -125,13 +182,15 @@ pub(crate) fn read_stored(text: &str) -> Result<Event, ReadError> {
 
 /// Reads one event object with the attributes that it names and no others: one that was published before.
 pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
-    quick::read(text, EventBuilder::build)
-        .map_or_else(|| read_slowly(text, |builder, _| EventBuilder::build(builder)), Ok)
+    let others = Others::PassedOver;
+    quick::read(text, others, EventBuilder::build)
+        .map_or_else(|| read_slowly(text, others, |builder, _| EventBuilder::build(builder)), Ok)
 }
 
 /// Reads one event object, whatever stands in it, and builds it by `build`, which also gets AutoSDLC's `key`.
 fn read_slowly<T>(
     text: &str,
+    others: Others,
     build: impl FnOnce(EventBuilder, Option<&RawValue>) -> Result<T, EventError>,
 ) -> Result<T, ReadError> {
     // serde would take an array for a struct's fields in order.
@@ -139,6 +198,9 @@ fn read_slowly<T>(
         return Err(ReadError::NotAnObject);
     }
     let input: EventIn<'_> = serde_json::from_str(text).map_err(ReadError::Json)?;
+    if others == Others::Refused {
+        refuse_unknown(text)?;
+    }
     let event_type = input.event_type.as_deref().unwrap_or_default();
     let mut builder = Event::builder(event_type);
     if let Some(source) = &input.source {
@@ -169,6 +231,31 @@ fn read_slowly<T>(
         builder = builder.json(payload.get());
     }
     build(builder, input.key).map_err(ReadError::Event)
+}
+
+/// Refuses an event object with a key that no event has, or an entity with one that no entity has.
+fn refuse_unknown(text: &str) -> Result<(), ReadError> {
+    #[derive(Deserialize)]
+    struct EntityOf<'a> {
+        #[serde(borrow, default)]
+        entity: Option<&'a RawValue>,
+    }
+    let unknown = |key: &str, known: &[&str]| {
+        let hint = match key {
+            "specversion" => "; a CloudEvent is sent as application/cloudevents+json",
+            _ => "",
+        };
+        ReadError::UnknownKey(format!("{}{hint}", UnknownKey { key, known }))
+    };
+    if let Some(key) = first_unknown(text, |key| KEYS.contains(&key) || UNREAD.contains(&key)) {
+        return Err(unknown(&key, &KEYS));
+    }
+    let entity = serde_json::from_str::<EntityOf<'_>>(text).ok().and_then(|object| object.entity);
+    let known = ["kind", "id"];
+    match entity.and_then(|entity| first_unknown(entity.get(), |key| known.contains(&key))) {
+        Some(key) => Err(unknown(&format!("entity.{key}"), &["entity.kind", "entity.id"])),
+        None => Ok(()),
+    }
 }
 
 /// The event of this type whose payload is an object that says no type of its own.
@@ -341,9 +428,11 @@ mod tests {
         for event_type in types {
             let given = Event::builder(event_type).json(payload).build().expect("valid");
             let text = stored(&given);
-            for read in
-                [read_stored(&text), read_any(&text).map(Complete::into_event), read_as_it_stands(&text)]
-            {
+            for read in [
+                read_stored(&text),
+                read_any(&text, Others::PassedOver).map(Complete::into_event),
+                read_as_it_stands(&text),
+            ] {
                 assert_eq!(written(&read.expect("an event")), written(&given), "{text}");
             }
         }
@@ -383,6 +472,49 @@ mod tests {
         );
         let event = read_event(r#"{"type":"x","entity":null,"payload":null,"source":null}"#).expect("valid");
         assert_eq!((event.payload(), event.entity()), ("{}", None));
+    }
+
+    #[test]
+    fn a_publishers_slip_is_a_fault_that_names_what_was_meant() {
+        for (text, want) in [
+            (
+                r#"{"type":"x","entitty":{"kind":"k","id":"i"}}"#,
+                "unknown key `entitty`: did you mean `entity`?",
+            ),
+            (r#"{"type":"x","Source":"s"}"#, "unknown key `Source`: did you mean `source`?"),
+            (r#"{"type":"x","streamId":"s"}"#, "unknown key `streamId`: did you mean `stream_id`?"),
+            (r#"{"type":"x","paylod":{}}"#, "unknown key `paylod`: did you mean `payload`?"),
+            (
+                r#"{"type":"x","entity":{"kind":"k","idd":"i"}}"#,
+                "unknown key `entity.idd`: did you mean `entity.id`?",
+            ),
+            (r#"{"typ":"x"}"#, "unknown key `typ`: did you mean `type`?"),
+            (r#"{"type":"x","cont\u0065nt":1}"#, "unknown key `content`: known are type, event_type, "),
+        ] {
+            let error = read_published(text).expect_err(text).to_string();
+            assert!(error.starts_with(want), "{text}: {error}");
+            assert!(text.contains("typ\"") || read_event(text).is_ok(), "a log may have it: {text}");
+        }
+        let error =
+            read_published(r#"{"type":"x","specversion":"1.0"}"#).expect_err("a CloudEvent").to_string();
+        assert!(error.contains("application/cloudevents+json"), "{error}");
+    }
+
+    #[test]
+    fn a_received_event_is_published_again_as_it_is() {
+        let text = r#"{"type":"task.done","source":"s\u00e9","ts":1500,"correlation_id":"c","entity":{"kind":"k","id":"i"},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=b","payload":{"n":1}}"#;
+        let event = read_event(text).expect("valid").into_event();
+        event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
+        let mut lean = String::new();
+        write_lean(&event, &mut lean);
+        for whole in [written(&event), lean] {
+            let marked = whole.replacen('{', r#"{"position":"a~1.2","merged":7,"#, 1);
+            for text in [whole, marked] {
+                let again = read_published(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+                assert_eq!(again.payload(), event.payload());
+                assert_eq!(again.timestamp(), event.timestamp(), "{text}");
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub(crate) mod envelope;
 mod gap;
 mod gathering;
 mod hive;
+pub(crate) mod keys;
 pub(crate) mod lean;
 pub(crate) mod native;
 pub(crate) mod protocol;

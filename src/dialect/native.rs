@@ -7,10 +7,12 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::command::{Bounded, Strings, UNKNOWN, in_scratch, put_text, text_frame};
+use super::keys::{UnknownKey, first_unknown};
 use super::uuid::Uuid;
 use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, PastEnd, PastStart, Place,
@@ -36,8 +38,42 @@ struct MessageIn<'a> {
     message_id: Option<Cow<'a, str>>,
 }
 
+/// A message that says nothing which is not known.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(deny_unknown_fields)]
+struct UsualMessageIn<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message_id: Option<Cow<'a, str>>,
+    #[serde(rename = "timestamp", default)]
+    _timestamp: IgnoredAny,
+    #[serde(rename = "correlation_id", default)]
+    _correlation_id: IgnoredAny,
+    /// An event's message has it.
+    #[serde(rename = "position", default)]
+    _position: IgnoredAny,
+}
+
+/// The keys of a client's message.
+const MESSAGE_KEYS: [&str; 6] = ["type", "payload", "message_id", "timestamp", "correlation_id", "position"];
+
+impl<'a> MessageIn<'a> {
+    /// Reads a message, and returns with it what it says that is not known, where it asks for something.
+    fn read(text: &'a str) -> Result<(Self, Result<(), ClientError>), serde_json::Error> {
+        if let Ok(UsualMessageIn { kind, payload, message_id, .. }) = serde_json::from_str(text) {
+            return Ok((Self { kind, payload, message_id }, Ok(())));
+        }
+        let message: Self = serde_json::from_str(text)?;
+        let is_known = refuse_unknown("message", &message.kind, text, &MESSAGE_KEYS);
+        Ok((message, is_known))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "an entity is \"kind:id\", or an object of kind and id")]
 enum EntityIn {
     /// `kind:id`.
     Text(String),
@@ -57,8 +93,29 @@ impl EntityIn {
     }
 }
 
+/// The keys of a `subscribe`.
+const SUBSCRIBE_KEYS: [&str; 16] = [
+    "subscription_id",
+    "event_types",
+    "sources",
+    "correlation_id",
+    "correlation_ids",
+    "stream_ids",
+    "execution_ids",
+    "entities",
+    "channels",
+    "filter",
+    "since",
+    "history",
+    "on_lag",
+    "max_per_second",
+    "snapshot",
+    "own_past",
+];
+
+/// A key that is not known is refused: a slip of the pen would otherwise be a subscription to everything.
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct SubscribeIn {
     subscription_id: Option<String>,
     event_types: Option<Strings>,
@@ -99,14 +156,41 @@ fn read_message(text: &str) -> ClientMessage {
     if !text.trim_ascii_start().starts_with('{') || !json::nests_within_limit(text) {
         return broken("not a JSON object");
     }
-    let Ok(message) = serde_json::from_str::<MessageIn<'_>>(text) else {
+    let Ok((message, is_known)) = MessageIn::read(text) else {
         let is_json = json::minify(text, &mut String::new()).is_ok();
         return broken(if is_json { "no type" } else { "not a JSON object" });
     };
     ClientMessage {
         kind: KINDS.iter().find(|kind| **kind == message.kind).copied().unwrap_or(UNKNOWN),
-        command: read_command(&message.kind, message.payload.map_or("{}", RawValue::get)),
+        command: is_known
+            .and_then(|()| read_command(&message.kind, message.payload.map_or("{}", RawValue::get))),
         asked: Asked::of(message.message_id),
+    }
+}
+
+/// Refuses a key that a message or its payload does not have, in messages that ask for something.
+fn refuse_unknown(what: &str, kind: &str, object: &str, known: &[&str]) -> Result<(), ClientError> {
+    if !matches!(kind, "subscribe" | "unsubscribe" | "request" | "refill" | "publish") {
+        return Ok(());
+    }
+    let Some(key) = first_unknown(object, |key| known.contains(&key)) else { return Ok(()) };
+    let error = if what == "message" && keys_of(kind).contains(&&*key) {
+        format!("message: `{}` belongs into the payload of {kind}", shortened(&key))
+    } else {
+        format!("{what}: {}", UnknownKey { key: &key, known })
+    };
+    Err(ClientError::new("unknown_key", error))
+}
+
+/// The keys of a payload.
+fn keys_of(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "subscribe" => &SUBSCRIBE_KEYS,
+        // Clients send the payload of the `ack` back.
+        "unsubscribe" => &["subscription_id", "last_event_id", "history", "truncated"],
+        "request" => &["action", "channel"],
+        "refill" => &["since"],
+        _ => &[],
     }
 }
 
@@ -118,6 +202,9 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
     let names = || serde_json::from_str::<NamesIn>(payload).map_err(|error| bad_payload(&error));
     // serde would take an array for the fields in order.
     let is_list = payload.trim_ascii_start().starts_with('[');
+    if matches!(kind, "unsubscribe" | "request" | "refill") {
+        refuse_unknown("payload", kind, payload, keys_of(kind))?;
+    }
     match kind {
         "subscribe" | "unsubscribe" | "request" | "refill" | "auth" if is_list => {
             Err(ClientError::new("invalid_payload", "payload: not an object"))
@@ -140,7 +227,7 @@ fn read_command(kind: &str, payload: &str) -> Result<Command, ClientError> {
             None => Err(ClientError::new("invalid_payload", "since is missing")),
         },
         "ping" => Ok(Command::Ping),
-        "publish" => envelope::read_event(payload)
+        "publish" => envelope::read_published(payload)
             .map(Command::Publish)
             .map_err(|error| ClientError::new("invalid_event", error.to_string())),
         // What serde says of a fault would repeat the token.
@@ -158,7 +245,10 @@ fn bad_payload(error: &serde_json::Error) -> ClientError {
 }
 
 pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
-    let input: SubscribeIn = serde_json::from_str(payload).map_err(|error| bad_payload(&error))?;
+    let input: SubscribeIn = serde_json::from_str(payload).map_err(|error| {
+        let unknown = refuse_unknown("payload", "subscribe", payload, &SUBSCRIBE_KEYS);
+        unknown.err().unwrap_or_else(|| bad_payload(&error))
+    })?;
     let list = |strings: Option<Strings>| strings.unwrap_or_default().into_vec();
     let on_lag = OnLag::read(input.on_lag.as_deref(), input.max_per_second)
         .map_err(|text| ClientError::new("invalid_on_lag", text))?;
@@ -390,6 +480,13 @@ mod tests {
         }
         let deep = format!(r#"{{"type":"ping","payload":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
         assert_eq!(command(&deep).expect_err("deep").text, INVALID_MESSAGE);
+    }
+
+    #[test]
+    fn the_keys_of_a_subscribe_are_those_that_are_read() {
+        let error = serde_json::from_str::<SubscribeIn>(r#"{"no such key":1}"#).err().expect("an error");
+        let named: Vec<String> = error.to_string().split('`').skip(3).step_by(2).map(str::to_owned).collect();
+        assert_eq!(named, SUBSCRIBE_KEYS, "what serde says: {error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::mem;
 
-use super::envelope;
+use super::envelope::{self, Others};
 use crate::event::{Attribute, EventBuilder, EventError, json};
 
 /// Something that is left to the other reader.
@@ -100,11 +100,15 @@ const TRACE_PARENT: usize = ENTITY + 3;
 const TRACE_STATE: usize = ENTITY + 4;
 
 /// Reads one event object and builds it by `build`. `None`: something in it is unusual, or wrong.
-pub(crate) fn read<T>(text: &str, build: impl FnOnce(EventBuilder) -> Result<T, EventError>) -> Option<T> {
-    read_usual(text).and_then(|builder| build(builder).map_err(|_| Unusual)).ok()
+pub(crate) fn read<T>(
+    text: &str,
+    others: Others,
+    build: impl FnOnce(EventBuilder) -> Result<T, EventError>,
+) -> Option<T> {
+    read_usual(text, others).and_then(|builder| build(builder).map_err(|_| Unusual)).ok()
 }
 
-fn read_usual(text: &str) -> Result<EventBuilder, Unusual> {
+fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
     let mut scan = Scan { text, at: 0 };
     usual(scan.take(b'{'))?;
     let mut builder = EventBuilder::with_room(text.len());
@@ -157,6 +161,8 @@ fn read_usual(text: &str) -> Result<EventBuilder, Unusual> {
             }
             // It may say what the event is about.
             "key" => return Err(Unusual),
+            // The other reader names it.
+            other if !others.allow(other) => return Err(Unusual),
             _ => drop(scan.value()?),
         }
     }
@@ -213,8 +219,30 @@ mod tests {
                 envelope::write_lean(&event, &mut out);
                 out
             };
-            let quick = read(text, complete).unwrap_or_else(|| panic!("not taken: {text}"));
-            assert_eq!(object(quick), object(envelope::read_any(text).expect("valid")), "{text}");
+            let quick =
+                read(text, Others::PassedOver, complete).unwrap_or_else(|| panic!("not taken: {text}"));
+            assert_eq!(
+                object(quick),
+                object(envelope::read_any(text, Others::PassedOver).expect("valid")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_that_nobody_knows_are_left_to_the_other_reader_where_they_are_faults() {
+        for (text, is_taken) in [
+            (r#"{"type":"x","entitty":{"kind":"k"}}"#, false),
+            (r#"{"type":"x","data":1,"extra":null}"#, false),
+            (
+                r#"{"event_id":"a-1","type":"x","position":"a~1","merged":3,"id":"m","metadata":{"a":1}}"#,
+                true,
+            ),
+            (r#"{"type":"x","message_id":"m","payload":{"entitty":1}}"#, true),
+        ] {
+            assert!(read(text, Others::PassedOver, complete).is_some(), "{text}");
+            assert_eq!(read(text, Others::Refused, complete).is_some(), is_taken, "{text}");
+            assert_eq!(envelope::read_any(text, Others::Refused).is_ok(), is_taken, "{text}");
         }
     }
 
@@ -249,7 +277,7 @@ mod tests {
             r#"{"type":"agent_status","key":"agent:coder-001:status"}"#,
             long.as_str(),
         ] {
-            assert!(read(text, complete).is_none(), "{text}");
+            assert!(read(text, Others::PassedOver, complete).is_none(), "{text}");
         }
     }
 }

@@ -190,11 +190,9 @@ impl<'a> Door<'a> {
 
     /// Says which pages may speak.
     pub(crate) fn describe_pages(&self) -> String {
-        let null = match self.config.systems.contains(&System::Agentos) {
-            true => ", those opened from a file (dialect agentos)",
-            false => "",
-        };
-        let and = |list: &[String]| list.iter().map(|one| format!(", {one}")).collect::<String>();
+        let of_files = self.config.systems.contains(&System::Agentos);
+        let null = if of_files { ", those opened from a file (dialect agentos)" } else { "" };
+        let and = |list: &[String]| listed(list.iter().map(String::as_str));
         match &self.pages {
             Pages::Any if has_star(&self.config.allowed_origins) => "all (allowed_origin has *)".to_owned(),
             Pages::Any if has_star(&self.config.cors_origins) => "all (cors_origin has *)".to_owned(),
@@ -214,8 +212,7 @@ impl<'a> Door<'a> {
         let hosts = self.config.allowed_hosts.iter().map(String::as_str);
         let origins = self.config.allowed_origins.iter().chain(&self.config.cors_origins);
         let names = origins.filter_map(|one| Name::of_origin(one)).map(Name::text);
-        let more: String = hosts.chain(names).map(|one| format!(", {one}")).collect();
-        format!("localhost, *.localhost, addresses{more}")
+        format!("localhost, *.localhost, addresses{}", listed(hosts.chain(names)))
     }
 
     /// Returns the setting that lets every page and name in, where there is no authentication.
@@ -228,6 +225,29 @@ impl<'a> Door<'a> {
         let mut stars = lists.into_iter().filter(|(_, list)| has_star(list)).map(|(key, _)| key);
         stars.next().filter(|_| is_open)
     }
+}
+
+/// Says in the log that every web page may speak, where a setting says so.
+pub(super) fn tell_if_open(shared: &Shared, config: &ServerConfig) {
+    if let Some(key) = Door::of(shared, config).open_setting(shared.auth.is_open()) {
+        tracing::warn!(
+            "{key} has *, and there is no authentication: any web page that a browser near this server shows can read and \
+             publish here"
+        );
+    }
+}
+
+/// Says so where a new config opens what was closed, or opens it otherwise.
+pub(super) fn tell_if_opened(shared: &Shared, config: &ServerConfig) {
+    let opens = |config: &ServerConfig| Door::of(shared, config).open_setting(true);
+    if opens(config) != opens(&shared.config().1) {
+        tell_if_open(shared, config);
+    }
+}
+
+/// Returns each of these behind a comma.
+fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    items.flat_map(|item| [", ", item]).collect()
 }
 
 /// Returns whether a browser says that a page of another site asks, by an image, a script or a frame. A link to here is
@@ -289,10 +309,12 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_the_servers_is_refused() {
-        let mut config = ServerConfig::default();
-        config.allowed_hosts = vec!["events.example.com".to_owned(), "*.lan.example".to_owned()];
-        config.allowed_origins = vec!["https://app.example:8443".to_owned()];
-        config.cors_origins = vec!["http://read.example".to_owned()];
+        let config = ServerConfig {
+            allowed_hosts: vec!["events.example.com".to_owned(), "*.lan.example".to_owned()],
+            allowed_origins: vec!["https://app.example:8443".to_owned()],
+            cors_origins: vec!["http://read.example".to_owned()],
+            ..ServerConfig::default()
+        };
         for host in [
             "localhost",
             "localhost:8765",
@@ -429,8 +451,8 @@ mod tests {
                 "the second of two: {origin}"
             );
         }
-        let mut config = ServerConfig::default();
-        config.cors_origins = vec!["https://app.example".to_owned()];
+        let cors_origins = vec!["https://app.example".to_owned()];
+        let mut config = ServerConfig { cors_origins, ..ServerConfig::default() };
         assert_eq!(refused(&config, "localhost", "Origin: https://app.example\r\n"), None);
         config.allowed_origins = vec!["https://one.example".to_owned()];
         assert_eq!(refused(&config, "localhost", "Origin: https://app.example\r\n"), Some("origin"));
@@ -444,8 +466,7 @@ mod tests {
         for of_file in ["null", "file://"] {
             assert_eq!(refused(&config, "localhost", &format!("Origin: {of_file}\r\n")), None);
         }
-        let mut config = ServerConfig::default();
-        config.allowed_origins = vec!["null".to_owned()];
+        let config = ServerConfig { allowed_origins: vec!["null".to_owned()], ..ServerConfig::default() };
         assert_eq!(refused(&config, "localhost", "Origin: null\r\n"), None);
         assert_eq!(refused(&config, "localhost", "Origin: file://\r\n"), None);
     }

@@ -24,6 +24,7 @@ use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::codec::ws;
+use crate::dialect::envelope::{Others, ReadError};
 use crate::dialect::{
     Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, complete, envelope, quick,
 };
@@ -92,14 +93,25 @@ pub fn event(data: &[u8]) {
         envelope::write_lean(event, &mut written);
         written
     };
-    if let Some(quick) = quick::read(text, complete) {
-        let Ok(event) = envelope::read_any(text) else { panic!("taken sooner than read: {text}") };
-        assert_eq!(object(&quick), object(&event));
+    for others in [Others::PassedOver, Others::Refused] {
+        if let Some(quick) = quick::read(text, others, complete) {
+            let Ok(event) = envelope::read_any(text, others) else {
+                panic!("taken sooner than read: {text}")
+            };
+            assert_eq!(object(&quick), object(&event));
+        }
     }
-    let Ok(event) = envelope::read_event(text) else { return };
+    let Ok(event) = envelope::read_event(text) else {
+        assert!(envelope::read_published(text).is_err(), "a publisher may say more: {text}");
+        return;
+    };
+    match envelope::read_published(text) {
+        Ok(published) => assert_eq!(object(&published), object(&event)),
+        Err(error) => assert!(matches!(error, ReadError::UnknownKey(_)), "{error}: {text}"),
+    }
     let mut written = String::new();
     envelope::write_event(&event, &mut written);
-    let Ok(again) = envelope::read_event(&written) else { panic!("not an event: {written}") };
+    let Ok(again) = envelope::read_published(&written) else { panic!("not an event: {written}") };
     let mut twice = String::new();
     envelope::write_event(&again, &mut twice);
     assert_eq!(written, twice);

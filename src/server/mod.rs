@@ -37,6 +37,7 @@ mod pages;
 mod presence;
 mod publish;
 mod rights;
+mod rng;
 mod routes;
 #[cfg(feature = "schema")]
 mod schemas;
@@ -71,11 +72,12 @@ use auth::{Auth, Notice, Revocation};
 use bodies::Bodies;
 use core::Report;
 use directory::Directory;
-use door::{Door, Refusals};
+use door::Refusals;
 use error::CONFIGURATION;
 use history::{Counts, History};
 use limits::{Addresses, Callers};
 use presence::Presence;
+use rng::Rng;
 use workers::Workers;
 
 pub use address::{AddressRange, ParseAddressRangeError};
@@ -255,16 +257,6 @@ impl Shared {
             Some(NotReady { status: "draining", readers: false, publishers: false })
         } else {
             self.engine.as_ref().and_then(|engine| engine.status().not_ready())
-        }
-    }
-
-    /// Says in the log that every web page may speak, where a setting says so.
-    fn tell_if_open(&self, config: &ServerConfig) {
-        if let Some(key) = Door::of(self, config).open_setting(self.auth.is_open()) {
-            tracing::warn!(
-                "{key} has *, and there is no authentication: any web page that a browser on this network shows can read and \
-                 publish here"
-            );
         }
     }
 
@@ -466,28 +458,6 @@ fn wake_all(wake: &Mutex<Option<Callback>>) {
     }
 }
 
-/// A small random generator (splitmix64, Steele et al. 2014); for message ids, not for secrets.
-#[derive(Debug)]
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn next_u128(&mut self) -> u128 {
-        u128::from(self.next_u64()) << 64 | u128::from(self.next_u64())
-    }
-}
-
 /// Serves a bus to WebSocket and SSE clients.
 #[derive(Debug)]
 pub struct Server;
@@ -632,7 +602,7 @@ impl ServerBuilder {
         }
         shared.auth = Arc::new(auth);
         shared.is_local = is_local;
-        shared.tell_if_open(&shared.config().1);
+        door::tell_if_open(&shared, &shared.config().1);
         #[cfg(unix)]
         for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {
             if let Err(max) = shared.auth.revoke(one, Timestamp::now()) {
@@ -800,10 +770,7 @@ impl ServerHandle {
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         #[cfg(feature = "auth")]
         self.shared.auth.reload(&config.auth).map_err(ServerError::authentication)?;
-        let opens = |config: &ServerConfig| Door::of(&self.shared, config).open_setting(true);
-        if opens(&config) != opens(&self.shared.config().1) {
-            self.shared.tell_if_open(&config);
-        }
+        door::tell_if_opened(&self.shared, &config);
         self.shared.set_config(config);
         self.shared.wake_loops();
         Ok(())

@@ -139,7 +139,7 @@ fn read_one(body: &str, text: &str, check: Check<'_>) -> Result<Complete, BodyEr
 
 /// One event that may be published; the line of an error is 1.
 fn read_event(text: &str, check: Check<'_>) -> Result<Complete, BodyError> {
-    checked(envelope::read_event(text).map_err(|error| error.to_string()), check)
+    checked(envelope::read_published(text).map_err(|error| error.to_string()), check)
 }
 
 fn read_lines(body: &str, max: usize, check: Check<'_>) -> Result<Vec<Complete>, BodyError> {

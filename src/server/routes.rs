@@ -1,11 +1,12 @@
 //! What is at which path, and the answers that need no connection of their own.
 //!
-//! Imports every lower room. [`streams`] has what becomes a stream, [`posts`] what changes something. Always: an
+//! Imports every lower room. [`streams`] has what becomes a stream, [`posts`] what changes something, [`query`] what may be asked. Always: an
 //! answer is complete and has its length, but a stream's head; errors are JSON `{"error": …}` and say what to do
 //! where that is not plain; who may not have an answer gets 401 where they have shown nothing that is good, 403
 //! where that allows less.
 
 mod posts;
+mod query;
 mod streams;
 
 use std::net::IpAddr;
@@ -217,6 +218,11 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             return answer.error(404, "not_found", &error, &[]);
         }
     };
+    if let Some(known) = query::known_at(&request.path)
+        && let Err(error) = query::check(request, known)
+    {
+        return answer.error(400, "invalid_query", &error, &[]);
+    }
     let is_upgrade = request.header_has_token("upgrade", "websocket");
     match (request.path.as_str(), request.method) {
         (_, Method::Options) => answer.preflight(allowed),

@@ -11,13 +11,13 @@ use super::super::limits::address_key;
 use super::super::presence::is_name;
 use super::super::rights::may_see;
 use super::super::session::past::PastReport;
-use super::{Answer, Outcome};
+use super::{Answer, Outcome, query};
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
 use crate::dialect::sse_bridge::HEADERS;
 use crate::dialect::{
-    ClientError, Dialect, Encoding, INVALID_FILTER, OnLag, Place, lean, native, shortened, split_entity,
+    ClientError, Dialect, Encoding, INVALID_FILTER, OnLag, Place, lean, native, split_entity,
 };
 use crate::feed::Compression;
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
@@ -110,6 +110,13 @@ impl Answer<'_, '_> {
         let protocol = native.or_else(|| first_of(&[AUTH_PROTOCOL]));
         let dialect = if native.is_some() { Dialect::Native } else { dialect };
         let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
+        // What a native client wants, it says in its messages.
+        if dialect == Dialect::Native
+            && let Err(error) = query::check(self.request, &[])
+        {
+            let error = format!("{error}; a WebSocket's filter goes into its subscribe");
+            return self.error(400, "invalid_query", &error, &[]);
+        }
         let query: Vec<(String, String)> = self.request.query_pairs().collect();
         let mut opening = match dialect.open(place, &query) {
             Ok(opening) => opening,
@@ -231,6 +238,25 @@ fn is_last_event_id(key: &str) -> bool {
     letters.eq(*b"lasteventid")
 }
 
+/// The names that the query of a `GET /sse` may have.
+const KNOWN: [&str; 15] = [
+    "type",
+    "source",
+    "stream",
+    "execution",
+    "correlation",
+    "channel",
+    "entity",
+    "filter",
+    "history",
+    "last_event_id",
+    "event_name",
+    "on_lag",
+    "max_per_second",
+    "snapshot",
+    "lean",
+];
+
 /// What a `GET /sse` asks for.
 struct StreamRequest {
     filter: Filter,
@@ -271,7 +297,6 @@ impl StreamRequest {
         let mut last_event_id = request.header("last-event-id").filter(an_id).map(str::to_owned);
         let (mut on_lag, mut max_per_second) = (None, None);
         let (mut snapshot, mut is_lean) = (false, false);
-        let is_set = |value: &str| matches!(value, "" | "1" | "true");
         for (name, value) in request.query_pairs() {
             match name.as_str() {
                 "type" => lists[0].push(value),
@@ -295,20 +320,13 @@ impl StreamRequest {
                     let rate = value.parse().map_err(|_| "max_per_second is not a number".to_owned())?;
                     max_per_second = Some(rate);
                 }
-                "snapshot" => snapshot = is_set(&value),
-                "lean" => is_lean = is_set(&value),
+                "snapshot" => snapshot = query::switch("snapshot", &value)?,
+                "lean" => is_lean = query::switch("lean", &value)?,
                 "event_name" => return Err("event_name can only be message".to_owned()),
-                // What authentication reads, and a cache's key.
-                "token" | "access_token" | "ticket" | "user" => {}
                 // Read by `read`.
                 "filter" => {}
-                name if name.starts_with('_') => {}
                 // A slip of the pen would otherwise be a stream of everything.
-                name => {
-                    let known = "type, source, stream, execution, correlation, channel, entity, filter, history, \
-                                 last_event_id, event_name, lean, on_lag, max_per_second or snapshot";
-                    return Err(format!("'{}' is none of {known}", shortened(name)));
-                }
+                name => query::unknown(name, &KNOWN)?,
             }
         }
         let [types, sources, streams, executions, correlations, channels] = lists;

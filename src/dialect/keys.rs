@@ -1,0 +1,185 @@
+//! Keys of objects and queries that people write: which one is not known, and which one was meant.
+//!
+//! Imports nothing of ours. Always: what it costs is bounded by the known keys; a key of a stranger's choosing is
+//! repeated in part at the most.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use super::shortened;
+
+/// The longest key that is compared with the known ones: those have 15 letters at the most, and a comparison takes as
+/// many steps as both lengths multiplied.
+const LETTERS_MAX: usize = 24;
+
+/// A key's letters and digits in lower case: `eventTypes` is `event_types`, `last-event-id` is `last_event_id`.
+fn letters(key: &str) -> Vec<u8> {
+    let kept = key.bytes().filter(|byte| !matches!(byte, b'_' | b'-' | b' '));
+    kept.take(LETTERS_MAX + 1).map(|byte| byte.to_ascii_lowercase()).collect()
+}
+
+/// Returns how many letters have to be put in, left out, changed or swapped with the next one to make one of the other
+/// (optimal string alignment).
+fn distance(one: &[u8], other: &[u8]) -> usize {
+    let mut before = [0; LETTERS_MAX + 2];
+    let mut last: [usize; LETTERS_MAX + 2] = std::array::from_fn(|at| at);
+    for (row, a) in one.iter().enumerate() {
+        let mut now = [row + 1; LETTERS_MAX + 2];
+        for (at, b) in other.iter().enumerate() {
+            let changed = last[at] + usize::from(a != b);
+            now[at + 1] = changed.min(last[at + 1] + 1).min(now[at] + 1);
+            if row > 0 && at > 0 && *a == other[at - 1] && one[row - 1] == *b {
+                now[at + 1] = now[at + 1].min(before[at - 1] + 1);
+            }
+        }
+        (before, last) = (last, now);
+    }
+    last[other.len()]
+}
+
+/// Returns the known key that was perhaps meant.
+pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let word = letters(key);
+    if word.is_empty() || word.len() > LETTERS_MAX {
+        return None;
+    }
+    let far = |known: &str| {
+        let other = letters(known);
+        // `types` for `event_types`, `stream` for `stream_ids`; `event_types` for `type`, which is worth two letters.
+        let has =
+            |whole: &[u8], part: &[u8]| part.len() > 2 && whole.windows(part.len()).any(|at| at == part);
+        let parts = if has(&other, &word) { usize::from(word != other) } else { usize::MAX };
+        let parts = if has(&word, &other) { parts.min(2) } else { parts };
+        parts.min(distance(&word, &other))
+    };
+    let (far, nearest) = known.iter().map(|known| (far(known), *known)).min_by_key(|(far, _)| *far)?;
+    (far <= 1 + word.len() / 3).then_some(nearest)
+}
+
+/// A key that is not known, for people.
+pub(crate) struct UnknownKey<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) known: &'a [&'a str],
+}
+
+impl fmt::Display for UnknownKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown key `{}`", shortened(self.key))?;
+        match nearest(self.key, self.known) {
+            Some(meant) => write!(f, ": did you mean `{meant}`?"),
+            None if self.known.is_empty() => f.write_str(": none is taken here"),
+            None => write!(f, ": known are {}", self.known.join(", ")),
+        }
+    }
+}
+
+/// Returns the first key of a JSON object that none of these is; `None` too where the text is no object.
+pub(crate) fn first_unknown(object: &str, is_known: impl Fn(&str) -> bool) -> Option<String> {
+    let mut json = serde_json::Deserializer::from_str(object);
+    Keys(&is_known).deserialize(&mut json).ok().flatten()
+}
+
+struct Keys<'a, F>(&'a F);
+
+impl<'de, F: Fn(&str) -> bool> DeserializeSeed<'de> for Keys<'_, F> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Keys<'_, F> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut unknown = None;
+        while let Some(key) = object.next_key::<Cow<'de, str>>()? {
+            object.next_value::<IgnoredAny>()?;
+            if unknown.is_none() && !(self.0)(&key) {
+                unknown = Some(key.into_owned());
+            }
+        }
+        Ok(unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: [&str; 9] = [
+        "subscription_id",
+        "event_types",
+        "sources",
+        "correlation_ids",
+        "stream_ids",
+        "entities",
+        "channels",
+        "history",
+        "max_per_second",
+    ];
+
+    #[test]
+    fn the_key_that_was_meant_is_named() {
+        for (key, meant) in [
+            ("types", Some("event_types")),
+            ("event_type", Some("event_types")),
+            ("eventTypes", Some("event_types")),
+            ("Event-Types", Some("event_types")),
+            ("sourcse", Some("sources")),
+            ("stream", Some("stream_ids")),
+            ("entity", Some("entities")),
+            ("chanels", Some("channels")),
+            ("histroy", Some("history")),
+            ("maxPerSecond", Some("max_per_second")),
+            ("quite_another", None),
+            ("", None),
+            ("__", None),
+        ] {
+            assert_eq!(nearest(key, &KNOWN), meant, "{key}");
+        }
+        assert_eq!(nearest(&"x".repeat(1 << 20), &KNOWN), None);
+        assert_eq!(nearest("x", &[]), None);
+        assert_eq!(nearest("event_types", &["event_name", "type", "source"]), Some("type"));
+    }
+
+    #[test]
+    fn a_distance_counts_letters() {
+        for (one, other, far) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("", "abc", 3),
+            ("abc", "acb", 1),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 1),
+        ] {
+            assert_eq!(distance(one.as_bytes(), other.as_bytes()), far, "{one} {other}");
+            assert_eq!(distance(other.as_bytes(), one.as_bytes()), far, "{other} {one}");
+        }
+        let long = [b'a'; LETTERS_MAX];
+        assert_eq!(distance(&long, &[b'b'; LETTERS_MAX]), LETTERS_MAX);
+    }
+
+    #[test]
+    fn the_first_unknown_key_is_found_however_it_is_written() {
+        let found = |text: &str| first_unknown(text, |key| key == "a" || key == "b");
+        assert_eq!(found(r#"{"a":1,"\u0062":{"c":1},"d":[{"e":1}],"f":1}"#).as_deref(), Some("d"));
+        assert_eq!(found(r#"{"b":1}"#), None);
+        assert_eq!(found("[1]"), None);
+        assert_eq!(found(r#"{"x":1"#), None);
+    }
+
+    #[test]
+    fn what_is_said_of_a_key_is_short() {
+        let key = "é".repeat(5000);
+        let text = UnknownKey { key: &key, known: &KNOWN }.to_string();
+        assert!(text.len() < 400 && text.contains("known are subscription_id, "), "{text}");
+    }
+}

@@ -1,0 +1,100 @@
+//! What a request's query may say: a slip of the pen is an error, and what others put into URLs is not.
+//!
+//! Imports `dialect` and `codec`. Always: a name that is not known is refused with the one that was perhaps meant.
+
+use crate::codec::http::Request;
+use crate::dialect::keys::UnknownKey;
+
+/// Names that say nothing here: caches' keys (`_=123`), what analytics and mailers put into links, and what
+/// authentication and presence read at every path.
+fn is_passed_over(name: &str) -> bool {
+    name.starts_with('_')
+        || name.starts_with("utm_")
+        || matches!(name, "" | "token" | "access_token" | "ticket" | "user" | "gclid" | "fbclid" | "msclkid")
+}
+
+/// Returns why a name is refused, unless it says nothing here.
+pub(super) fn unknown(name: &str, known: &[&str]) -> Result<(), String> {
+    if is_passed_over(name) { Ok(()) } else { Err(format!("query: {}", UnknownKey { key: name, known })) }
+}
+
+/// Returns why a request's query is refused, of which these names are known.
+pub(super) fn check(request: &Request, known: &[&str]) -> Result<(), String> {
+    let mut names = request.query_pairs().map(|(name, _)| name).filter(|name| !known.contains(&&**name));
+    names.try_for_each(|name| unknown(&name, known))
+}
+
+/// The names that a path's query may have; `None` where any may stand, for nobody reads it, or something else does.
+pub(super) fn known_at(path: &str) -> Option<&'static [&'static str]> {
+    match path {
+        "/api/explain" => Some(&["event_id", "filter"]),
+        "/api/subscriptions" => Some(&["client_id"]),
+        "/publish" => Some(&[]),
+        path if path.starts_with("/api/") => Some(&[]),
+        _ => None,
+    }
+}
+
+/// Reads a switch: set by its name alone, `1` or `true`.
+pub(super) fn switch(name: &str, value: &str) -> Result<bool, String> {
+    let is = |word: &str| value.eq_ignore_ascii_case(word);
+    if value.is_empty() || is("1") || is("true") {
+        Ok(true)
+    } else if is("0") || is("false") {
+        Ok(false)
+    } else {
+        Err(format!("{name} is neither 1, true, 0 nor false"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::http::{HttpLimits, parse_request};
+
+    #[test]
+    fn a_slip_is_refused_and_what_others_add_is_not() {
+        let check = |query: &str, known: &[&str]| {
+            let text = format!("GET /x?{query} HTTP/1.1\r\nHost: t\r\n\r\n");
+            let parsed = parse_request(text.as_bytes(), &HttpLimits::default()).expect("valid");
+            check(&parsed.expect("whole").0, known)
+        };
+        let known = ["event_id", "filter"];
+        for query in [
+            "",
+            "&",
+            "event_id=1&filter=",
+            "_=123&__x&utm_source=a&gclid=b&fbclid=c",
+            "token=t&access_token=t&ticket=t&user=u",
+            "=x",
+        ] {
+            assert_eq!(check(query, &known), Ok(()), "{query}");
+        }
+        for (query, says) in [
+            ("eventid=1", "query: unknown key `eventid`: did you mean `event_id`?"),
+            ("filter=x&fliter=y", "query: unknown key `fliter`: did you mean `filter`?"),
+            ("minutes=5", "query: unknown key `minutes`: known are event_id, filter"),
+        ] {
+            assert_eq!(check(query, &known), Err(says.to_owned()));
+        }
+        assert_eq!(
+            check("minutes=5", &[]),
+            Err("query: unknown key `minutes`: none is taken here".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off_and_nothing_else() {
+        for (value, want) in [
+            ("", Some(true)),
+            ("1", Some(true)),
+            ("TRUE", Some(true)),
+            ("0", Some(false)),
+            ("False", Some(false)),
+            ("yes", None),
+            ("2", None),
+        ] {
+            assert_eq!(switch("lean", value).ok(), want, "{value}");
+        }
+    }
+}

@@ -276,13 +276,42 @@ fn subscribes_in_one_write(times: u64) {
     turns(client, &[one("a.*"), one("b.*")].concat(), times);
 }
 
-/// Patterns that can be read in 256 ways together, the most that are taken.
-fn runs(n: u64) -> Vec<u8> {
-    let values: Vec<String> = (0..64).map(|at| format!("\"*:a{at}.{n}:*e\"")).collect();
+/// AutoSDLC patterns with most of the names of types that one message may have, 186 each.
+fn autosdlc_runs(n: u64) -> Vec<u8> {
+    autosdlc((0..16).map(|at| format!("\"*:a{at}.{n}:*e\"")))
+}
+
+/// As many AutoSDLC patterns as a message may have, each of one known type.
+fn autosdlc_patterns(n: u64) -> Vec<u8> {
+    autosdlc((0..256).map(|at| format!("\"agent:a{at}.{n}.*:status\"")))
+}
+
+fn autosdlc(patterns: impl Iterator<Item = String>) -> Vec<u8> {
+    let patterns = patterns.collect::<Vec<_>>().join(",");
+    text(&format!(r#"{{"type":"subscribe","data":{{"subscriptionId":"s","patterns":[{patterns}]}}}}"#))
+}
+
+/// As many events of an AutoSDLC resource as a message may have.
+fn autosdlc_events(n: u64) -> Vec<u8> {
+    let events: Vec<String> = (0..256).map(|at| format!("\"a{at}.{n}.*\"")).collect();
+    let events = events.join(",");
     text(&format!(
-        r#"{{"type":"subscribe","data":{{"subscriptionId":"s","patterns":[{}]}}}}"#,
-        values.join(",")
+        r#"{{"type":"subscribe","data":{{"subscriptionId":"s","resource":"a*","events":[{events}]}}}}"#
     ))
+}
+
+/// A list of 1,000 subscriptions of 100 values each, 1.2 MB, is asked for again and again.
+fn lists(times: u64) {
+    let mut client = native();
+    for n in 0..1_000 {
+        let values: Vec<String> = (0..100).map(|at| format!("\"value.{n}.{at}\"")).collect();
+        let values = values.join(",");
+        client.says(&format!(
+            r#"{{"type":"subscribe","payload":{{"subscription_id":"h{n}","event_types":[{values}]}}}}"#
+        ));
+        client.settle();
+    }
+    turns(client, &text(r#"{"type":"request","payload":{"action":"list_subscriptions"}}"#), times);
 }
 
 fn publish_64k(n: u64) -> Vec<u8> {
@@ -292,7 +321,7 @@ fn publish_64k(n: u64) -> Vec<u8> {
 
 /// Returns a stranger's message: as long as a token may be, filled with the values that are dearest to skip.
 fn stranger(open: &str) -> Vec<u8> {
-    let list = "[],".repeat((9_000 - open.len()) / 3);
+    let list = "[],".repeat((8_700 - open.len()) / 3);
     text(&format!("{open}[{list}0]}}"))
 }
 
@@ -348,7 +377,14 @@ const OPERATIONS: &[Operation] = &[
     ("turn-subscribe-5000-values", |times| messages(native(), |n| wide(5000, n), times)),
     ("turn-subscribe-256-deep", |times| messages(native(), deep, times)),
     ("turn-subscribe-product", |times| messages(native(), product, times)),
-    ("turn-autosdlc-256-ways", |times| messages(OneClient::at("/autosdlc", false), runs, times)),
+    ("turn-autosdlc-ways", |times| messages(OneClient::at("/autosdlc", false), autosdlc_runs, times)),
+    ("turn-autosdlc-256-patterns", |times| {
+        messages(OneClient::at("/autosdlc", false), autosdlc_patterns, times);
+    }),
+    ("turn-autosdlc-256-events", |times| {
+        messages(OneClient::at("/autosdlc", false), autosdlc_events, times);
+    }),
+    ("turn-list-subscriptions", lists),
     ("turn-publish-64k", |times| messages(native(), publish_64k, times)),
     ("turn-publishes", |times| {
         turns(native(), &text(r#"{"type":"publish","payload":{"type":"a"}}"#), times);

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fanwire::{Bus, BusConfig, Inheritance, Server, ServerHandle};
+use fanwire::{Bus, BusConfig, EngineConfig, Inheritance, Server, ServerHandle};
 use serde_json::json;
 use support::http::{post_request, read_response};
+use support::service::{Kind, Service};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
-use support::{eventually, numbered};
+use support::{eventually, http, numbered};
 
 /// More than clients wait for, and less than any one step was once given. The machine may be busy.
 const FREEZE: Duration = Duration::from_secs(5);
@@ -225,6 +226,35 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
     server.join().expect("it has nothing left to do");
     successor.drain(Duration::ZERO);
     successor.join().expect("it ends");
+}
+
+/// The follower of the log stands still while a server is given away.
+#[test]
+fn a_caller_that_panics_leaves_the_engine_going_on() {
+    let service = Service::start(Kind::Redis);
+    let bus = Bus::new();
+    let server = Server::builder(&bus).listen("127.0.0.1:0").engine(EngineConfig::new(service.url()));
+    let server = Arc::new(server.spawn().expect("a free port"));
+    let addr = server.local_addr();
+    eventually("the node follows the log", || http::get(addr, "/readyz").status == 200);
+    let mut client = Ws::subscribed(addr, json!({}));
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let successor = std::thread::spawn(move || {
+        let mut successor = Successor(theirs);
+        successor.ready();
+        successor.hear();
+    });
+    let caller = {
+        let server = Arc::clone(&server);
+        std::thread::spawn(move || {
+            let _ = server.hand_over(ours, Duration::from_secs(1), || panic!("planted: it can't be ended"));
+        })
+    };
+    assert!(caller.join().is_err(), "the caller's own panic");
+    successor.join().expect("no panic");
+    assert_eq!(http::post(addr, "/publish", "application/x-ndjson", numbered(7).as_bytes()).status, 200);
+    assert_eq!(client.event()["payload"]["n"], 7);
+    server.drain(Duration::ZERO);
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn read_all(clients: &mut [Client]) -> [Reference; 2] {
     let mut references = [Reference::default(), Reference::default()];
     let mut events = Events::with_capacity(4096);
     let mut buffer = vec![0; 256 * 1024];
-    let end = Instant::now() + 3 * PATIENCE;
+    let end = Instant::now() + 5 * PATIENCE;
     let mut done = 0;
     while done < clients.len() {
         let progress = references.iter().map(|reference| reference.events).collect::<Vec<_>>();

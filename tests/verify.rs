@@ -39,7 +39,7 @@ fn a_good_server_is_passed_and_a_slow_reader_is_told_its_gap() {
         } else {
             assert!(number("cuts") > 0 && number("connections") > number("cuts"), "{report:#}");
             assert_eq!((number("lost"), number("gaps")), (0, 0), "{report:#}");
-            assert!(number("delivered") > 100, "{report:#}");
+            assert!(number("delivered") > 10, "{report:#}");
         }
     }
     assert_eq!((&report["unsure"], &report["throttled"]), (&0.into(), &0.into()));

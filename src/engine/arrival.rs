@@ -38,6 +38,19 @@ impl<T> Default for Arrivals<T> {
 }
 
 impl<T> Arrivals<T> {
+    /// Returns arrivals that pass over what others had let go: `gone` is from [`newest_gone`](Self::newest_gone).
+    pub(super) fn after(gone: &HashMap<u64, u64>) -> Self {
+        let known =
+            |(publisher, gone): (&u64, &u64)| (*publisher, Known { gone: *gone, found: 0, newest: 0 });
+        Self { waiting: BTreeMap::new(), known: gone.iter().map(known).collect() }
+    }
+
+    /// Returns the newest stamp of each publisher that was let go, but of publisher 0, whose messages have no stamps.
+    pub(super) fn newest_gone(&self) -> HashMap<u64, u64> {
+        let known = self.known.iter().filter(|(publisher, known)| **publisher != 0 && known.gone > 0);
+        known.map(|(publisher, known)| (*publisher, known.gone)).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -155,5 +168,20 @@ mod tests {
         arrivals.found(1, 5, 'x');
         arrivals.pass(true, |one| got.push(one));
         assert_eq!(got, ['a', 'b', 'c']);
+    }
+
+    #[test]
+    fn what_was_let_go_is_passed_over_by_those_that_come_after() {
+        let mut arrivals = Arrivals::default();
+        (4..6).for_each(|stamp| arrivals.found(1, stamp, stamp));
+        arrivals.found(0, 1, 1);
+        arrivals.pass(true, |_| {});
+        let mut arrivals = Arrivals::after(&arrivals.newest_gone());
+        let mut got = Vec::new();
+        (3..8).for_each(|stamp| arrivals.found(1, stamp, stamp));
+        arrivals.found(0, 1, 1);
+        arrivals.found(2, 2, 2);
+        arrivals.pass(true, |one| got.push(one));
+        assert_eq!(got, [1, 2, 6, 7]);
     }
 }

@@ -23,7 +23,7 @@ mod peers;
 mod plain;
 mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +67,10 @@ struct Shared {
     kind: AtomicU8,
     known: Mutex<Known>,
     peers: Mutex<Peers>,
-    /// The number of the last record that a server without streams is known to have.
-    passed: Mutex<u64>,
+    sent: Mutex<plain::Sent>,
+    /// Newest stamp of each node that was delivered, where the server keeps nothing. It outlives a follower: what a node sends
+    /// again must not be delivered again in another epoch.
+    delivered: Mutex<HashMap<u64, u64>>,
     /// What streams acknowledged of a batch that was not answered, by the records' numbers.
     unproven: Mutex<BTreeMap<u64, append::Acknowledged>>,
 }
@@ -204,7 +206,8 @@ impl NatsLog {
             kind: AtomicU8::new(UNKNOWN),
             known: Mutex::default(),
             peers: Mutex::default(),
-            passed: Mutex::default(),
+            sent: Mutex::default(),
+            delivered: Mutex::default(),
             unproven: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), _all: (!config.by_interest).then(|| interest.want_all()) })

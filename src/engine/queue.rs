@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::{EngineError, Record};
 use crate::event::EventId;
 use crate::sync::{Mutex, MutexGuard, lock};
+use crate::threads;
 
 /// Why events were not taken. Each knows whether they may be in the log all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -363,6 +364,7 @@ impl Queue {
     /// a publisher that is refused finds the node not ready.
     pub(super) fn watch(&self, on_late: impl Fn(usize, bool)) {
         loop {
+            threads::fault_point();
             {
                 let waiting = lock(&self.waiting);
                 let flight = waiting.flight.iter().flatten().map(|promise| promise.deadline).min();

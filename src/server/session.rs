@@ -8,6 +8,7 @@ pub(super) mod began;
 mod interest;
 pub(super) mod past;
 pub(super) mod saved;
+mod unfinished;
 mod weight;
 
 use std::sync::Arc;
@@ -29,9 +30,9 @@ use crate::dialect::{
 };
 use crate::engine::Refused;
 use crate::event::{EventId, Since};
-use crate::feed::Thinning;
 use crate::filter::Filter;
-use interest::{ALL, Subscription, Touched};
+use interest::{ALL, Subscription};
+use unfinished::{Narrowing, Unfinished};
 use weight::Weight;
 
 /// Whether the connection goes on.
@@ -63,8 +64,8 @@ struct Own {
     rights: Rights,
     /// What its subscriptions take, where they are two or more.
     weight: Weight,
-    /// Its subscriptions become interest anew, some in each turn.
-    renarrowing: Option<Renarrowing>,
+    /// What it has begun and not ended. It is not read meanwhile.
+    unfinished: Option<Unfinished>,
     /// The place that it was told last, where places are sealed for it.
     told: Option<Told>,
 }
@@ -84,19 +85,6 @@ struct Told {
 /// come back to a place that the ring has left behind long ago. Ten seconds.
 const TOLD_TICKS: Tick = 100;
 
-/// A client that has shown another token, whose subscriptions are not all narrowed by it yet. It is not read meanwhile.
-#[derive(Debug)]
-struct Renarrowing {
-    /// What it could see before.
-    saw: Filter,
-    /// The first subscription that is still to be narrowed.
-    next: usize,
-    /// The message that has the token.
-    asked: Asked,
-    /// What waited for the token.
-    waiting: Option<Box<Subscribe>>,
-}
-
 /// What this server can do that older ones could not, or that a client must not ask of one that can't. A server without
 /// such a list has none of it.
 const CAPABILITIES: [&str; 4] = ["filter", "lean", "own_past", "refill"];
@@ -109,9 +97,6 @@ const STRANGER_INSTRUCTIONS: usize = 28;
 
 /// Instructions for a byte of a message that is read: up to 70 where it is all short numbers.
 const READ_INSTRUCTIONS: usize = 45;
-
-/// Instructions for a byte of a list of subscriptions.
-const LIST_INSTRUCTIONS: usize = 15;
 
 /// How a connection ends where its dialect has no words of its own for it (RFC 6455, 7.4.1: a policy).
 const POLICY: u16 = 1008;
@@ -274,9 +259,7 @@ impl Session {
                     // It sees the same, and may be somebody else.
                     self.tell_change(Vec::new(), 0..0, 0, cx);
                 }
-                let renarrowing = Renarrowing { saw, next, asked, waiting };
-                self.own.get_or_insert_default().renarrowing = Some(renarrowing);
-                self.go_on(cx);
+                self.begin_narrowing(Narrowing { saw, next, asked, waiting }, cx);
                 Flow::On
             }
             Err(denied) => {
@@ -286,45 +269,6 @@ impl Session {
                 self.refuse(&Refusal::BadToken(why), cx)
             }
         }
-    }
-
-    /// Whether it has to [`go_on`](Self::go_on) before it takes another message.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.own.as_ref().is_some_and(|own| own.renarrowing.is_some())
-    }
-
-    /// Narrows some more subscriptions by the token that was shown last; what a client may see of what it asked for can
-    /// be another then. When all are, the token is acknowledged.
-    pub(crate) fn go_on(&mut self, cx: &mut Context<'_>) {
-        /// Subscriptions in one effect, so that it is not begun with more than the turn can end.
-        const AT_ONCE: usize = 16;
-        let Some(own) = &mut self.own else { return };
-        let Some(mut renarrowing) = own.renarrowing.take() else { return };
-        while renarrowing.next < self.subscriptions.len() {
-            if cx.budget.is_spent() {
-                self.own.get_or_insert_default().renarrowing = Some(renarrowing);
-                return;
-            }
-            let next = (renarrowing.next + AT_ONCE).min(self.subscriptions.len());
-            let fresh = renarrowing.next..next;
-            let removed = self.subscriptions[fresh.clone()].iter().map(|s| Touched {
-                wish: s.wish,
-                filter: s.filter.and(&renarrowing.saw),
-                was: Some(Thinning::of(s.on_lag)),
-                to: None,
-            });
-            let removed: Vec<Touched> = removed.collect();
-            let units: u32 = self.subscriptions[fresh.clone()].iter().map(|s| s.weight + 1).sum();
-            cx.budget.spend(units);
-            self.tell_change(removed, fresh, 0, cx);
-            renarrowing.next = next;
-        }
-        let Renarrowing { asked, waiting, .. } = renarrowing;
-        self.reply(&Reply::Authenticated, &asked, cx);
-        if let Some(subscribe) = waiting {
-            self.subscribe_unasked(*subscribe, cx);
-        }
-        self.look_in_time(cx);
     }
 
     /// It may no longer see what it asked for: says so, in the dialect's words.
@@ -452,6 +396,10 @@ impl Session {
                 self.reply(&Reply::Refilling { since: &since }, asked, cx);
                 Ok(())
             }
+            Command::Request { action } if action == "list_subscriptions" => {
+                self.begin_listing(asked.clone(), cx);
+                Ok(())
+            }
             Command::Request { action } => {
                 let payload = self.request(&action, cx)?;
                 self.reply(&Reply::Response(&payload), asked, cx);
@@ -525,18 +473,6 @@ impl Session {
     /// The answer to a request, as JSON.
     fn request(&self, action: &str, cx: &mut Context<'_>) -> Result<String, ClientError> {
         let answer = match action {
-            "list_subscriptions" => {
-                let mut all = String::from(r#"{"subscriptions":["#);
-                for (at, s) in self.subscriptions.iter().enumerate() {
-                    if at > 0 {
-                        all.push(',');
-                    }
-                    native::describe(&s.name.to_string(), &s.filter, &mut all);
-                }
-                all.push_str("]}");
-                cx.budget.spend_bytes(all.len(), LIST_INSTRUCTIONS);
-                return Ok(all);
-            }
             "subscription_count" => json!({ "count": self.subscriptions.len() }),
             "server_info" => json!({
                 "name": "fanwire",

@@ -45,9 +45,8 @@ contract! {
         out_of_memory account_full disk_full oversized large_batch slow cut_off connections_cut foreign_entries
         readers_deleted presence_changes several_shards
     }
-    // Not `connections_cut`: what is sent again after a lost answer may come twice there (docs/cluster.md).
     plain_nats: PlainNats {
-        paused killed node_killed oversized large_batch slow cut_off foreign_entries several_shards
+        paused killed node_killed oversized large_batch slow cut_off connections_cut foreign_entries several_shards
     }
     file: File {
         killed tail_lost clock_ahead read_only disk_full disk_full_at_a_segments_end ended_with_a_full_disk oversized

@@ -23,6 +23,8 @@ const JETSTREAM: &[Step] = steps! {
     paused killed node_killed without_its_feature deleted deleted_while_a_node_is_behind trimmed flushed tail_lost
     out_of_memory oversized slow cut_off connections_cut foreign_entries readers_deleted
 };
+const PLAIN_NATS: &[Step] =
+    steps! { paused killed node_killed oversized slow cut_off connections_cut foreign_entries };
 // Not `clock_ahead`: it changes the epoch of events that readers have seen, which is right once.
 const FILE: &[Step] = steps! { killed tail_lost read_only disk_full disk_full_at_a_segments_end };
 
@@ -53,7 +55,8 @@ fn sequence(engine: Engine, seed: u64, count: usize) {
     let steps = match engine {
         Engine::Redis => REDIS,
         Engine::JetStream => JETSTREAM,
-        Engine::File | Engine::PlainNats | Engine::Memory => FILE,
+        Engine::PlainNats => PLAIN_NATS,
+        Engine::File | Engine::Memory => FILE,
     };
     let chosen: Vec<Step> = (0..count).map(|_| steps[random.below(steps.len())]).collect();
     let shards = [1, 3][random.below(2)];
@@ -97,6 +100,11 @@ fn redis() {
 #[test]
 fn jetstream() {
     sequences(Engine::JetStream);
+}
+
+#[test]
+fn plain_nats() {
+    sequences(Engine::PlainNats);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The longest any one wait may take; long enough for a debug build on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `fanwire serve` of the test's own, on a free port; killed when dropped.
 pub struct Server {

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
+use smallvec::SmallVec;
 
 use super::super::command::Strings;
 use super::super::{ClientError, Subscribe};
@@ -46,8 +47,12 @@ struct Config<'a> {
 /// Ways in which one pattern may be parted in three.
 const PARTINGS_MAX: usize = 16;
 
-/// Ways in which all patterns of one message may be parted, together. Each is up to two filters, up to 80,000 instructions.
+/// Ways in which all patterns of one message may be parted, together.
 const ALL_PARTINGS_MAX: usize = 256;
+
+/// Names of types in all filters of one message, together. Each costs about 1,400 instructions. 256 ways of one known type
+/// have 2,560.
+const TYPE_NAMES_MAX: usize = 3_000;
 
 /// Reads the `data` of a `subscribe`.
 pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
@@ -75,7 +80,8 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
             events.push("*".to_owned());
         }
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
-        wanted(&resource, &resource_id, &events, &mut filters);
+        let known = known_types(&resource, &resource_id, &events);
+        wanted(&resource, &resource_id, &events, &known, &mut filters);
     }
     let is_parted = patterns.is_empty();
     let config = to_raw_value(&Config {
@@ -104,8 +110,21 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
             return Err(ClientError::new("invalid_pattern", text));
         }
     }
-    for [resource, id, event] in ways {
-        wanted(&resource, &id, &[&event], &mut filters);
+    let mut names = 0;
+    let mut known = Vec::with_capacity(ways.len());
+    for [resource, id, event] in &ways {
+        let meant = known_types(resource, id, &[event]);
+        names += type_names(&meant, id, &[event]);
+        if names > TYPE_NAMES_MAX {
+            let text = format!(
+                "patterns mean more than {TYPE_NAMES_MAX} names of types together: fewer asterisks, or fewer patterns in a message"
+            );
+            return Err(ClientError::new("invalid_pattern", text));
+        }
+        known.push(meant);
+    }
+    for ([resource, id, event], known) in ways.iter().zip(&known) {
+        wanted(resource, id, &[event], known, &mut filters);
     }
     filters.sort_unstable();
     filters.dedup();
@@ -157,20 +176,35 @@ static KNOWN_NAMES: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
     TYPES.iter().map(names).collect()
 });
 
-/// The filters of one resource, id and some events, each perhaps with asterisks.
-fn wanted(resource: &str, id: &str, events: &[&str], filters: &mut Vec<Filter>) {
+/// Returns the places in [`TYPES`] of the types that are meant by name: of the resource, and of any of the events.
+fn known_types(resource: &str, id: &str, events: &[&str]) -> SmallVec<[u8; TYPES.len()]> {
+    // Where any event will do, known types matter to what has no entity alone.
+    if events.contains(&"*") && id != "*" {
+        return SmallVec::new();
+    }
     let of_resource = Pattern::runs(resource);
     let of_events: Vec<Pattern> = events.iter().map(|event| Pattern::runs(*event)).collect();
+    let is_meant = |known: &EventType| {
+        of_resource.matches(known.resource)
+            && of_events.iter().any(|event| event.matches(known.event) || event.matches(known.name))
+    };
+    (0_u8..).zip(&TYPES).filter(|(_, known)| is_meant(known)).map(|(at, _)| at).collect()
+}
+
+/// Returns how many names of types the filters will have.
+fn type_names(known: &[u8], id: &str, events: &[&str]) -> usize {
+    let open = if id == "*" { 3 * known.len() + 2 } else { 0 };
+    let about = if events.contains(&"*") { 0 } else { 3 * known.len() + 4 * events.len() };
+    open + about
+}
+
+/// Appends the filters of one resource, id and some events, each perhaps with asterisks.
+fn wanted(resource: &str, id: &str, events: &[&str], known: &[u8], filters: &mut Vec<Filter>) {
     let all = events.contains(&"*");
     let mut types: Vec<Cow<'_, str>> = Vec::new();
-    // Where any event will do, known types matter to what has no entity alone.
-    let known = if all && id != "*" { &[][..] } else { &TYPES[..] };
-    for (known, names) in known.iter().zip(KNOWN_NAMES.iter()) {
-        let is_meant = |event: &Pattern| event.matches(known.event) || event.matches(known.name);
-        if of_resource.matches(known.resource) && of_events.iter().any(is_meant) {
-            types.push(known.name.into());
-            types.extend(names.iter().map(|name| Cow::from(name.as_str())));
-        }
+    for at in known.iter().map(|at| usize::from(*at)) {
+        types.push(TYPES[at].name.into());
+        types.extend(KNOWN_NAMES[at].iter().map(|name| Cow::from(name.as_str())));
     }
     // Known types are found without an entity too, where any will do.
     if id == "*" {

@@ -105,18 +105,19 @@ impl Append for Appender {
                 Way::Plain { marks } => {
                     // Numbers of records grow. What the server is known to have is not sent again.
                     let numbered = (batch.first..).zip(batch.records);
-                    let passed = *lock(&shared.passed);
-                    let mut sent = 0;
-                    for (number, record) in numbered.skip_while(|(number, _)| *number <= passed) {
-                        plain::publish(client, &shared.name, shared.node, &shared.clock, record).await?;
-                        sent += 1;
-                        if sent % WINDOW == 0 {
+                    let mut since_mark = 0;
+                    for (number, record) in numbered.skip_while(|(number, _)| lock(&shared.sent).has(*number))
+                    {
+                        let stamp = lock(&shared.sent).stamp(number, &shared.clock);
+                        plain::publish(client, &shared.name, shared.node, stamp, record).await?;
+                        since_mark += 1;
+                        if since_mark % WINDOW == 0 {
                             marks.get().pass(client).await?;
-                            *lock(&shared.passed) = number;
+                            lock(&shared.sent).pass(number);
                         }
                     }
                     marks.get().pass(client).await?;
-                    *lock(&shared.passed) = (batch.first + batch.records.len() as u64).saturating_sub(1);
+                    lock(&shared.sent).pass((batch.first + batch.records.len() as u64).saturating_sub(1));
                     Ok(Vec::new())
                 }
             }

@@ -3,7 +3,8 @@
 //! Imports its parent and siblings of that. An event goes under `NAME.events.SHARD.` and its own subject
 //! ([`subject`]), with its node's number and a stamp in a header. Always: of each node, events come in the order in which
 //! it sent them, over however many subscriptions ([`Arrivals`]); a subject counts as followed when a message to
-//! ourselves, sent behind the wish for it, has come back, and all that came before it is on the bus.
+//! ourselves, sent behind the wish for it, has come back, and all that came before it is on the bus; an event that is sent
+//! again after a lost answer has its first stamp, and a node that has delivered it passes it over.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -25,8 +26,8 @@ use super::Shared;
 use super::link::{Driver, Faults, InRuntime, TIMEOUT, unreachable};
 use crate::dialect::envelope;
 use crate::event::{EventId, Sequence, Timestamp};
-use crate::sync::Callback;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Callback, lock};
 
 /// `NODE-STAMP`, both in hexadecimal.
 const ORDER: &str = "Fanwire-Order";
@@ -45,7 +46,7 @@ const HELD_MAX: usize = 200_000;
 pub(super) struct Clock(AtomicU64);
 
 impl Clock {
-    fn stamp(&self) -> u64 {
+    pub(super) fn stamp(&self) -> u64 {
         let now = Timestamp::now().0.unsigned_abs();
         let later = |last: u64| now.max(last.saturating_add(1));
         // Relaxed, here and below: a number on its own; only one thread makes stamps.
@@ -58,12 +59,12 @@ impl Clock {
     }
 }
 
-/// Sends an event.
+/// Sends an event with this stamp.
 pub(super) async fn publish(
     client: &Client,
     name: &str,
     node: u64,
-    clock: &Clock,
+    stamp: u64,
     record: &Record,
 ) -> Result<(), EngineError> {
     // Read as every node will read it, so that all agree on what it is about.
@@ -72,10 +73,38 @@ pub(super) async fn publish(
         Err(error) => return Err(unreachable(error)),
     };
     let mut headers = HeaderMap::new();
-    headers.insert(ORDER, format!("{node:x}-{:x}", clock.stamp()));
+    headers.insert(ORDER, format!("{node:x}-{stamp:x}"));
     let subject = format!("{name}.events.{}.{subject}", record.shard);
     let json = Bytes::copy_from_slice(record.json.as_bytes());
     client.publish_with_headers(subject, headers, json).await.map_err(unreachable)
+}
+
+/// What a server without streams is known to have of the records, and the stamps of those that it may have.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// Number of the last record that the server is known to have.
+    passed: u64,
+    /// Stamps by the numbers of the records behind it. A record that is sent again has its first stamp, by which readers
+    /// know it again.
+    stamps: BTreeMap<u64, u64>,
+}
+
+impl Sent {
+    /// Returns whether the server is known to have the record.
+    pub(super) fn has(&self, number: u64) -> bool {
+        number <= self.passed
+    }
+
+    /// Returns the stamp of a record, which is a new one where it was not sent before.
+    pub(super) fn stamp(&mut self, number: u64, clock: &Clock) -> u64 {
+        *self.stamps.entry(number).or_insert_with(|| clock.stamp())
+    }
+
+    /// Notes that the server has all records up to this one.
+    pub(super) fn pass(&mut self, number: u64) {
+        self.passed = self.passed.max(number);
+        self.stamps = self.stamps.split_off(&(self.passed + 1));
+    }
 }
 
 /// Messages to ourselves, each of which says that the server has what was sent before it: it reads a connection in order,
@@ -84,16 +113,20 @@ pub(super) struct Marks {
     inbox: String,
     came: Subscriber,
     sent: u64,
+    /// Connections that the client had made when this began.
+    connects: u64,
 }
 
 impl Marks {
     pub(super) async fn new(client: &Client) -> Result<Self, EngineError> {
+        let connects = connects(client);
         let inbox = client.new_inbox();
         let came = client.subscribe(inbox.clone()).await.map_err(unreachable)?;
-        Ok(Self { inbox, came, sent: 0 })
+        Ok(Self { inbox, came, sent: 0, connects })
     }
 
-    /// Waits until the server has all that was sent so far.
+    /// Waits until the server has all that was sent so far. Fails where the client has made another connection meanwhile:
+    /// what it wrote to the one before may be lost, although a mark comes back.
     pub(super) async fn pass(&mut self, client: &Client) -> Result<(), EngineError> {
         self.sent += 1;
         let mark = self.sent.to_string();
@@ -101,7 +134,10 @@ impl Marks {
         let comes = async {
             while let Some(message) = self.came.next().await {
                 if message.payload == mark.as_bytes() {
-                    return Ok(());
+                    return match connects(client) == self.connects {
+                        true => Ok(()),
+                        false => Err(unreachable("the connection was lost")),
+                    };
                 }
             }
             Err(unreachable("the connection ended"))
@@ -225,7 +261,7 @@ impl Follower {
             events: BTreeMap::new(),
             notices: client.subscribe(log.notices()).await.map_err(unreachable)?,
             marks: client.subscribe(inbox.clone()).await.map_err(unreachable)?,
-            arrivals: Arrivals::default(),
+            arrivals: Arrivals::after(&lock(&log.delivered)),
             strange: 0,
             seen_mark: 0,
             mark: 0,
@@ -373,6 +409,13 @@ impl Follower {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let delivered = self.subscriptions.get().arrivals.newest_gone();
+        *lock(&self.shared.delivered) = delivered;
     }
 }
 

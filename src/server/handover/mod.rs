@@ -305,14 +305,15 @@ pub(super) fn hand_over(
     }
     let called = Called { shared, muster: &muster };
     wire.wait_in_all(freeze(shared), FREEZE_A_BYTE, until);
+    let mut paused = Paused(shared.engine.as_ref());
     let moved = give(shared, &wire, &muster, parcels);
     if moved.is_err() {
         // Before the clients are taken back: nobody else may write to them.
         give_up();
-        if let Some(engine) = &shared.engine {
-            engine.resume();
-        }
+    } else {
+        paused.0 = None;
     }
+    drop(paused);
     // Relaxed: the muster's lock orders it for the loops.
     shared.handed_over.store(moved.is_ok(), Ordering::Relaxed);
     muster.decide(moved.is_ok());
@@ -323,6 +324,18 @@ pub(super) fn hand_over(
         shared.start_drain(limit);
     }
     moved
+}
+
+/// The engine, whose follower stands still while the server is handed over. Where this is dropped, it goes on, also when the
+/// caller's `give_up` panics.
+struct Paused<'a>(Option<&'a Engine>);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        if let Some(engine) = self.0 {
+            engine.resume();
+        }
+    }
 }
 
 /// The loops that were called together. Where this is dropped before a decision, they keep what they have.

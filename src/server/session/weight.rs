@@ -102,7 +102,9 @@ impl Session {
         };
         let own = self.own.as_ref().map_or(0, |own| size_of_val(&**own) + 16);
         let grant = self.grant().map_or(0, super::Grant::held_bytes);
-        spilled + own + grant + self.weight().own
+        let unfinished = self.own.as_ref().and_then(|own| own.unfinished.as_ref());
+        let unfinished = unfinished.map_or(0, super::Unfinished::held_bytes);
+        spilled + own + grant + unfinished + self.weight().own
     }
 
     /// Bytes that the subscriptions take in the loop's tables, where nobody else wants the same.

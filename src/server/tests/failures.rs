@@ -10,7 +10,7 @@ use super::super::*;
 use crate::bus::Bus;
 use crate::event::Event;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder for a log in files; gone with it.
 struct Folder(PathBuf);
@@ -84,7 +84,7 @@ fn fails(thread: &str, builder: ServerBuilder, hears: &Receiver<ThreadFailure>, 
 fn post(addr: SocketAddr, path: &str, body: &str) {
     let Ok(mut stream) = TcpStream::connect(addr) else { return };
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     // Nobody answers where the thread that would has just panicked.
@@ -124,7 +124,7 @@ fn a_panic_in_any_loop_ends_all_of_them() {
 
 #[test]
 fn a_panic_in_any_of_the_engines_threads_stops_the_server() {
-    for name in ["append", "follow", "sync"] {
+    for name in ["append", "follow", "sync", "watch"] {
         let folder = Folder::new(name);
         let (builder, hears) = builder(&Bus::new());
         let thread = format!("fanwire-engine-{name}");
@@ -132,6 +132,21 @@ fn a_panic_in_any_of_the_engines_threads_stops_the_server() {
             post(addr, "/publish", r#"{"type":"a"}"#);
         });
     }
+}
+
+#[test]
+fn a_panic_in_the_thread_that_reads_a_log_for_history_stops_the_server() {
+    let folder = Folder::new("history");
+    let bus = Bus::builder().capacity(8).build().expect("a bus");
+    let (builder, hears) = builder(&bus);
+    let readers = std::cell::RefCell::new(Vec::new());
+    fails("fanwire-engine-history", builder.engine(folder.engine()), &hears, |addr| {
+        post(addr, "/publish", &"{\"type\":\"a\"}\n".repeat(20));
+        // More than the ring holds, so the log is asked for the rest.
+        let Ok(mut reader) = TcpStream::connect(addr) else { return };
+        let _ = reader.write_all(b"GET /sse?history=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        readers.borrow_mut().push(reader);
+    });
 }
 
 #[cfg(feature = "redis")]

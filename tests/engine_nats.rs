@@ -159,7 +159,8 @@ fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
         "POST /api/revoke HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {admin}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    assert_eq!(http::exchange(nodes[0].addr, request.as_bytes()).status, 200);
+    let answer = http::exchange(nodes[0].addr, request.as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
     eventually("the other node knows it", || {
         // Its head alone: until it knows, this is a stream that does not end.
         let mut wire = Wire::connect(nodes[1].addr);

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::Context;
@@ -29,7 +30,7 @@ use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
 use super::peers::Roll;
 use super::plain::{self, Marks};
 use super::streams::{Attached, Mark, answered, cause, look, look_time};
-use crate::event::{EventId, Sequence};
+use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::lock;
 
 /// Messages that have no answer yet.
@@ -55,6 +56,9 @@ pub(super) struct Appender {
     pub(super) way: Way,
     pub(super) made: std::time::Instant,
 }
+
+/// How long after it was attached to a log an appender reads back what new streams acknowledged.
+const FRESH_ATTACHMENT: Duration = Duration::from_secs(10);
 
 /// Looks of the follower for which the streams count as those that they were found to be.
 const FRESH: u32 = 3;
@@ -100,7 +104,8 @@ impl Append for Appender {
                 Way::Kept { context, attached } => {
                     let epoch = attached.get().life.epoch;
                     await_peers(shared, client, context.get(), epoch, batch.until).await?;
-                    append_kept(shared, context.get(), attached.get(), batch).await
+                    let is_fresh = made.elapsed() < FRESH_ATTACHMENT;
+                    append_kept(shared, context.get(), attached.get(), batch, is_fresh).await
                 }
                 Way::Plain { marks } => {
                     // Numbers of records grow. What the server is known to have is not sent again.
@@ -199,6 +204,7 @@ async fn append_kept(
     context: &Context,
     attached: &Attached,
     batch: &Batch<'_>,
+    is_fresh: bool,
 ) -> Result<Vec<EventId>, EngineError> {
     let ids = gone(shared, attached, batch).await?;
     let followed = {
@@ -234,7 +240,7 @@ async fn append_kept(
     while !window.acks.is_empty() {
         window.settle().await?;
     }
-    window.prove().await?;
+    window.prove(is_fresh).await?;
     let end = batch.first + batch.records.len() as u64;
     let mut unproven = lock(&shared.unproven);
     *unproven = unproven.split_off(&end);
@@ -358,7 +364,10 @@ impl Window<'_> {
     /// may have passed those that the node knew of the old one by then. A stream that was there before the first message and
     /// is there behind the last acknowledgement was there all the while. It costs a round trip a batch: the server orders
     /// what is published and what is asked of it in no way, so the question can't go out beside the messages.
-    async fn prove(&self) -> Result<(), EngineError> {
+    ///
+    /// Where `is_fresh`, the last message of each stream that may have been made just now is read back: a server that makes
+    /// a stream anew within milliseconds of its deletion may acknowledge messages and not have them (seen with NATS 2.9).
+    async fn prove(&self, is_fresh: bool) -> Result<(), EngineError> {
         let mut ends: Vec<Option<Sequence>> = vec![None; self.attached.streams.len()];
         // What was of a stream that has gone is proven.
         for id in self.ids.iter().flatten().filter(|id| id.epoch == self.attached.life.epoch) {
@@ -367,8 +376,34 @@ impl Window<'_> {
         }
         let touched = ends.into_iter().enumerate().filter_map(|(shard, end)| Some((shard, end?)));
         let until = Instant::from_std(self.batch.until).min(Instant::now() + TIMEOUT);
-        let proofs = try_join_all(touched.map(|(shard, end)| self.attached.prove(shard, end)));
+        let proofs = try_join_all(touched.map(async |(shard, end)| {
+            self.attached.prove(shard, end).await?;
+            if is_fresh && is_new(self.attached.life.created[shard]) {
+                has(&self.attached.streams[shard], end).await?;
+            }
+            Ok(())
+        }));
         timeout_at(until, proofs).await.map_err(|_| unreachable("no answer in time"))?.map(drop)
+    }
+}
+
+/// Returns whether a stream that was created then, in microseconds, may have been made within the last minute.
+fn is_new(created: u64) -> bool {
+    Timestamp::now().0.unsigned_abs().abs_diff(created) < 60_000_000
+}
+
+/// Fails where a stream has acknowledged a message that it does not have and has not let go of.
+async fn has(stream: &Stream, sequence: u64) -> Result<(), EngineError> {
+    match stream.get_raw_message(sequence).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
+            let info = stream.get_info().await.map_err(unreachable)?;
+            match info.state.first_sequence > sequence {
+                true => Ok(()),
+                false => Err(unreachable("a stream that was made anew has lost what it acknowledged")),
+            }
+        }
+        Err(error) => Err(unreachable(error)),
     }
 }
 

@@ -260,12 +260,7 @@ impl Shared {
                 duplicate_window: DUPLICATE_WINDOW.max(self.accept_timeout * 2),
                 ..self.stream_config(format!("{}-{shard}", self.name), vec![self.subject(shard)])
             };
-            if lock(&self.known).followed.epoch != 0 {
-                let there = context.get_stream_no_info(&config.name).await.map_err(unreachable)?;
-                if matches!(look(&there).await, Ok(None)) {
-                    tokio::time::sleep(REMAKE_PAUSE).await;
-                }
-            }
+            self.await_removal(context, &config.name).await?;
             match context.get_or_create_stream(config).await {
                 Ok(stream) => streams.push(stream),
                 Err(error) => return Err(self.kind_of(client, &of_making(&error), &error)),
@@ -294,12 +289,25 @@ impl Shared {
         }
     }
 
+    /// Waits for [`REMAKE_PAUSE`] where a stream is gone that may have been there before.
+    async fn await_removal(&self, context: &Context, name: &str) -> Result<(), EngineError> {
+        if lock(&self.known).followed.epoch == 0 {
+            return Ok(());
+        }
+        let there = context.get_stream_no_info(name).await.map_err(unreachable)?;
+        if matches!(look(&there).await, Ok(None)) {
+            tokio::time::sleep(REMAKE_PAUSE).await;
+        }
+        Ok(())
+    }
+
     /// The stream of the log's own: which epoch it is in, and what a probe leaves.
     async fn own_stream(&self, context: &Context) -> Result<Stream, EngineError> {
         let config = Config {
             max_messages_per_subject: 1,
             ..self.stream_config(format!("{}-log", self.name), vec![format!("{}.log.*", self.name)])
         };
+        self.await_removal(context, &config.name).await?;
         context.get_or_create_stream(config).await.map_err(|error| of_making(&error))
     }
 
@@ -316,6 +324,7 @@ impl Shared {
             max_messages: NOTICES_MAX as i64,
             ..self.stream_config(format!("{}-notices", self.name), vec![self.notices()])
         };
+        self.await_removal(context, &config.name).await?;
         context.get_or_create_stream(config).await.map_err(|error| of_making(&error))
     }
 

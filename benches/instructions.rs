@@ -276,9 +276,14 @@ fn subscribes_in_one_write(times: u64) {
     turns(client, &[one("a.*"), one("b.*")].concat(), times);
 }
 
-/// AutoSDLC patterns with most of the names of types that one message may have, 186 each.
+/// AutoSDLC patterns with most of the names of types that one message may have.
 fn autosdlc_runs(n: u64) -> Vec<u8> {
-    autosdlc((0..16).map(|at| format!("\"*:a{at}.{n}:*e\"")))
+    autosdlc((0..8).map(|at| format!("\"*:a{at}.{n}:*{}e\"", "*".repeat(at / 4))))
+}
+
+/// As many AutoSDLC pairs of resource and event as a message may have.
+fn autosdlc_pairs(n: u64) -> Vec<u8> {
+    autosdlc((0..64).map(|at| format!("\"agent:a.{n}:e{at}\"")))
 }
 
 /// As many AutoSDLC patterns as a message may have, each of one known type.
@@ -311,7 +316,8 @@ fn lists(times: u64) {
         ));
         client.settle();
     }
-    turns(client, &text(r#"{"type":"request","payload":{"action":"list_subscriptions"}}"#), times);
+    let ask = text(r#"{"type":"request","payload":{"action":"list_subscriptions"}}"#);
+    messages(client, |_| ask.clone(), times);
 }
 
 fn publish_64k(n: u64) -> Vec<u8> {
@@ -378,6 +384,7 @@ const OPERATIONS: &[Operation] = &[
     ("turn-subscribe-256-deep", |times| messages(native(), deep, times)),
     ("turn-subscribe-product", |times| messages(native(), product, times)),
     ("turn-autosdlc-ways", |times| messages(OneClient::at("/autosdlc", false), autosdlc_runs, times)),
+    ("turn-autosdlc-64-pairs", |times| messages(OneClient::at("/autosdlc", false), autosdlc_pairs, times)),
     ("turn-autosdlc-256-patterns", |times| {
         messages(OneClient::at("/autosdlc", false), autosdlc_patterns, times);
     }),

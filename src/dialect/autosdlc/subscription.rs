@@ -5,6 +5,7 @@
 //! type says without the kind; a known type has its place in the catalogue, with an entity or without.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
@@ -50,9 +51,12 @@ const PARTINGS_MAX: usize = 16;
 /// Ways in which all patterns of one message may be parted, together.
 const ALL_PARTINGS_MAX: usize = 256;
 
-/// Names of types in all filters of one message, together. Each costs about 1,400 instructions. 256 ways of one known type
-/// have 2,560.
-const TYPE_NAMES_MAX: usize = 3_000;
+/// Names of types in all filters of one message, together. Each costs about 2,100 instructions.
+const TYPE_NAMES_MAX: usize = 1_500;
+
+/// Pairs of resource and event in one message, each of which is a filter or two. Each filter costs up to 46,000
+/// instructions until it is interest. The document has 18 pairs.
+const PAIRS_MAX: usize = 64;
 
 /// Reads the `data` of a `subscribe`.
 pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
@@ -80,8 +84,9 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
             events.push("*".to_owned());
         }
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
-        let known = known_types(&resource, &resource_id, &events);
-        wanted(&resource, &resource_id, &events, &known, &mut filters);
+        let ids = std::slice::from_ref(&resource_id);
+        let known = known_types(&resource, ids, &events);
+        wanted(&resource, ids, &events, &known, &mut filters);
     }
     let is_parted = patterns.is_empty();
     let config = to_raw_value(&Config {
@@ -110,11 +115,22 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
             return Err(ClientError::new("invalid_pattern", text));
         }
     }
+    // One filter has all ids of a resource and event, so that 256 agents cost what 256 values do.
+    let mut pairs: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for [resource, id, event] in ways {
+        pairs.entry((resource, event)).or_default().push(id);
+    }
+    if pairs.len() > PAIRS_MAX {
+        let text = format!(
+            "patterns mean more than {PAIRS_MAX} pairs of resource and event together: fewer patterns in a message"
+        );
+        return Err(ClientError::new("invalid_pattern", text));
+    }
     let mut names = 0;
-    let mut known = Vec::with_capacity(ways.len());
-    for [resource, id, event] in &ways {
-        let meant = known_types(resource, id, &[event]);
-        names += type_names(&meant, id, &[event]);
+    let mut known = Vec::with_capacity(pairs.len());
+    for ((resource, event), ids) in &pairs {
+        let meant = known_types(resource, ids, &[event]);
+        names += type_names(&meant, ids, &[event]);
         if names > TYPE_NAMES_MAX {
             let text = format!(
                 "patterns mean more than {TYPE_NAMES_MAX} names of types together: fewer asterisks, or fewer patterns in a message"
@@ -123,8 +139,8 @@ pub(super) fn read(data: &str) -> Result<Subscribe, ClientError> {
         }
         known.push(meant);
     }
-    for ([resource, id, event], known) in ways.iter().zip(&known) {
-        wanted(resource, id, &[event], known, &mut filters);
+    for (((resource, event), ids), known) in pairs.iter().zip(&known) {
+        wanted(resource, ids, &[event], known, &mut filters);
     }
     filters.sort_unstable();
     filters.dedup();
@@ -177,9 +193,9 @@ static KNOWN_NAMES: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
 });
 
 /// Returns the places in [`TYPES`] of the types that are meant by name: of the resource, and of any of the events.
-fn known_types(resource: &str, id: &str, events: &[&str]) -> SmallVec<[u8; TYPES.len()]> {
+fn known_types(resource: &str, ids: &[String], events: &[&str]) -> SmallVec<[u8; TYPES.len()]> {
     // Where any event will do, known types matter to what has no entity alone.
-    if events.contains(&"*") && id != "*" {
+    if events.contains(&"*") && !is_any(ids) {
         return SmallVec::new();
     }
     let of_resource = Pattern::runs(resource);
@@ -192,14 +208,19 @@ fn known_types(resource: &str, id: &str, events: &[&str]) -> SmallVec<[u8; TYPES
 }
 
 /// Returns how many names of types the filters will have.
-fn type_names(known: &[u8], id: &str, events: &[&str]) -> usize {
-    let open = if id == "*" { 3 * known.len() + 2 } else { 0 };
+fn type_names(known: &[u8], ids: &[String], events: &[&str]) -> usize {
+    let open = if is_any(ids) { 3 * known.len() + 2 } else { 0 };
     let about = if events.contains(&"*") { 0 } else { 3 * known.len() + 4 * events.len() };
     open + about
 }
 
-/// Appends the filters of one resource, id and some events, each perhaps with asterisks.
-fn wanted(resource: &str, id: &str, events: &[&str], known: &[u8], filters: &mut Vec<Filter>) {
+/// Returns whether any id will do.
+fn is_any(ids: &[String]) -> bool {
+    ids.iter().any(|id| id == "*")
+}
+
+/// Appends the filters of one resource, some ids and some events, each perhaps with asterisks.
+fn wanted(resource: &str, ids: &[String], events: &[&str], known: &[u8], filters: &mut Vec<Filter>) {
     let all = events.contains(&"*");
     let mut types: Vec<Cow<'_, str>> = Vec::new();
     for at in known.iter().map(|at| usize::from(*at)) {
@@ -207,7 +228,7 @@ fn wanted(resource: &str, id: &str, events: &[&str], known: &[u8], filters: &mut
         types.extend(KNOWN_NAMES[at].iter().map(|name| Cow::from(name.as_str())));
     }
     // Known types are found without an entity too, where any will do.
-    if id == "*" {
+    if is_any(ids) {
         let mut open: Vec<Pattern> = types.iter().map(|name| Pattern::exact(&**name)).collect();
         if all && !resource.contains('*') {
             open.extend([format!("{resource}.**"), format!("{resource}:**")].map(Pattern::new));
@@ -222,7 +243,7 @@ fn wanted(resource: &str, id: &str, events: &[&str], known: &[u8], filters: &mut
     }
     let about = Filter::new()
         .any_of(Attribute::EntityKind, [Pattern::runs(resource)])
-        .any_of(Attribute::EntityId, [Pattern::runs(id)]);
+        .any_of(Attribute::EntityId, ids.iter().map(|id| Pattern::runs(id.as_str())));
     if all {
         filters.push(about);
         return;
@@ -308,8 +329,13 @@ mod tests {
         for data in [&stars, &many, &ways, &long] {
             assert!(read(data).is_err(), "{data}");
         }
-        let usable = format!(r#"{{"patterns":["{}"]}}"#, ["agent:coder-*:status"; 256].join(r#"",""#));
-        assert!(read(&usable).is_ok());
+        let patterns: Vec<String> = (0..256).map(|at| format!("agent:coder-{at}-*:status")).collect();
+        let usable = format!(r#"{{"patterns":["{}"]}}"#, patterns.join(r#"",""#));
+        assert!(read(&usable).is_ok_and(|subscribe| subscribe.or.is_empty()), "one filter");
+        assert!(takes(&usable, &about("agent_status", "agent", "coder-7-b")));
+        assert!(!takes(&usable, &about("agent_status", "agent", "coder-256-b")));
+        let pairs: Vec<String> = (0..65).map(|at| format!("agent:a:e{at}")).collect();
+        assert!(read(&format!(r#"{{"patterns":["{}"]}}"#, pairs.join(r#"",""#))).is_err());
         for data in ["5", r#"{"events":5}"#, r#"{"pattern":"*****a*b*c*d"}"#] {
             assert!(read(data).is_err(), "{data}");
         }

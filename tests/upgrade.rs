@@ -15,7 +15,7 @@ use support::http::{post_request, read_response};
 use support::service::{Kind, Service};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
-use support::ws::{TEXT, Ws, frame};
+use support::ws::{CLOSE, TEXT, Ws, frame};
 use support::{PATIENCE, Server, eventually, fanwire, http, numbered};
 
 /// The process that serves now: the test's own child, or a successor of it, which is nobody's child.
@@ -459,6 +459,68 @@ fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
         next = hear(&mut again);
     }
     assert_eq!(next["payload"]["event_type"], "x");
+}
+
+/// A client whose past is under way does not move: it is told to come back, gets no end of its past, and the rest of it from
+/// the next process.
+#[test]
+fn a_past_that_is_under_way_goes_on_at_the_next_process() {
+    /// With 8 KiB each, twice what the kernel holds for a client that does not read.
+    const EVENTS: u64 = 2500;
+    let mut server = Generations::start(&[]);
+    let pad = "x".repeat(8000);
+    for n in 0..EVENTS {
+        let event = json!({"type": "test.numbered", "payload": {"n": n, "pad": pad}});
+        server.first.publish(event.to_string());
+    }
+    let addr = server.addr();
+    let mut client = Ws::connect(addr);
+    client.send(&json!({"type": "subscribe", "payload": {"subscription_id": "all", "history": EVENTS}}));
+    let ack = client.any_message();
+    assert_eq!(
+        (&ack["type"], &ack["payload"]["history"]["complete"]),
+        (&json!("ack"), &json!(true)),
+        "{ack}"
+    );
+    server.upgrade();
+    let number = |event: &Value| event["payload"]["payload"]["n"].as_u64().expect("a number");
+    let (mut got, mut last) = (Vec::new(), ack["payload"]["history"]["from"].clone());
+    loop {
+        let next = client.read_frame(deadline()).expect("a frame");
+        match next.opcode() {
+            TEXT => {
+                let message: Value = serde_json::from_slice(&next.payload).expect("JSON");
+                assert_eq!(message["type"], "event", "no end of a past that is not over: {message}");
+                got.push(number(&message));
+                last = message["payload"]["event_id"].clone();
+            }
+            CLOSE => {
+                let (code, reason) = next.close();
+                assert!(code == 1012 && reason.contains("retry="), "{code} {reason}");
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert!(got.len() < EVENTS as usize, "the kernel took all of it");
+    let mut client = Ws::connect(addr);
+    client.send(&json!({"type": "subscribe", "payload": {"subscription_id": "all", "since": last}}));
+    let ack = client.any_message();
+    assert_eq!((&ack["type"], &ack["payload"]["history"]["from"]), (&json!("ack"), &last), "{ack}");
+    let before = got.len() as u64;
+    loop {
+        let message = client.any_message();
+        match message["type"].as_str() {
+            Some("event") => got.push(number(&message)),
+            Some("history_end") => {
+                let end = &message["payload"];
+                assert_eq!((&end["events"], &end["complete"]), (&json!(EVENTS - before), &json!(true)));
+                break;
+            }
+            _ => panic!("neither an event nor the end: {message}"),
+        }
+    }
+    assert_eq!(got, (0..EVENTS).collect::<Vec<_>>(), "each once and in order, over both processes");
 }
 
 #[test]

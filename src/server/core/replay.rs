@@ -11,6 +11,8 @@
 mod forward;
 mod judge;
 mod newest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -111,7 +111,7 @@ fn the_page_holds_still_for_a_reader_at_any_rate() {
 
 #[test]
 fn nothing_on_the_page_is_cut_broken_or_hard_to_read() {
-    script("browser_looks.mjs", &[], 20);
+    script("browser_looks.mjs", &[], 24);
 }
 
 /// Publishes with curl, told where to and what more.

@@ -1,4 +1,4 @@
-// Proves, with Chromium: at the sizes of a laptop, two phones, and a phone on its side, in light and dark, no text of the
+// Proves, with Chromium: at the sizes of a laptop, a tablet, two phones, and a phone on its side, in light and dark, no text of the
 // page is cut, broken, hard to read or on another; the list has its room; signing in is explained.
 import { execFile } from 'node:child_process';
 import { createHmac } from 'node:crypto';
@@ -12,7 +12,7 @@ const screenshots = process.env.FANWIRE_SCREENSHOTS;
 await mkdir(screenshots, { recursive: true });
 const { page, faults } = await launch();
 const { row, isOpen } = livePage(page);
-const SIZES = { laptop: [1280, 800], phone: [390, 844], small: [360, 740], side: [844, 390] };
+const SIZES = { laptop: [1280, 800], tablet: [768, 1024], phone: [390, 844], small: [360, 740], side: [844, 390] };
 
 async function looksRight(name) {
   assert.deepEqual(await looks(page), [], name);
@@ -103,7 +103,7 @@ for (const [size, [width, height]] of Object.entries(SIZES)) {
       await until('rows', async () => (await page.locator('#events li').count()) >= 20);
       // On a phone, upright, the list has all but 200 px; on its side most of what there is.
       const top = await page.locator('main').evaluate((main) => main.getBoundingClientRect().top);
-      assert(top <= { laptop: 230, phone: 200, small: 200, side: 140 }[size], `the controls take ${top} px`);
+      assert(top <= { laptop: 230, tablet: 200, phone: 200, small: 200, side: 140 }[size], `the controls take ${top} px`);
       await page.click('#pause');
       await looksRight(`events-${size}-${colorScheme}`);
       await page.locator('#events .row').nth(1).click();

@@ -294,7 +294,7 @@ function openMenu(isOpen) {
 $('menu').onclick = () => openMenu(!$('more').classList.contains('open'));
 $('more').addEventListener('click', ({ target }) => { if (target.closest('#clear, #ping, #link, #sign-out')) openMenu(false); });
 addEventListener('pointerdown', ({ target }) => { if (!$('more').contains(target) && target !== $('menu')) openMenu(false); });
-const small = matchMedia('(max-width: 720px), (max-height: 480px)');
+const small = matchMedia('(max-width: 820px), (max-height: 480px)');
 const places = [$('search').parentElement, $('clear')].map((node) => [node, node.parentElement]);
 function place() {
   if (small.matches) $('more').prepend(...places.map(([node]) => node)); else for (const [node, home] of places) home.append(node);

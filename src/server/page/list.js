@@ -208,7 +208,10 @@ function fit(batch) {
 /** Gives each column what its longest text needs; where that is too much for all, what 19 of 20 texts need, and then less. */
 function fitColumns() {
   const widths = {}, room = Math.floor(scroller.clientWidth / 7.6 * 0.6) - 14;
-  for (const name in WIDTHS) widths[name] = Math.max(given[name][1] + 1, WIDTHS[name][0]);
+  // A tablet has no room for three: an open row says what it is about.
+  const isNarrow = scroller.clientWidth < 860;
+  scroller.classList.toggle('narrow', isNarrow);
+  for (const name in WIDTHS) if (name !== 'about' || !isNarrow) widths[name] = Math.max(given[name][1] + 1, WIDTHS[name][0]);
   for (let over = sum(Object.values(widths), Number) - room; over > 0; over--) {
     const slack = (name) => widths[name] - Math.max(given[name][0] + 1, WIDTHS[name][0]);
     const names = Object.keys(widths), loose = names.filter((name) => slack(name) > 0);

@@ -158,6 +158,21 @@ fn matching(pattern: bool, times: u64) {
     }
 }
 
+/// Events of one payload for these filters, of which so many match.
+fn matching_payloads(filters: impl Iterator<Item = String>, want: usize, times: u64) {
+    let mut matcher = Matcher::new(FilterLimits::default());
+    for filter in filters {
+        matcher.insert(&filter.parse().expect("valid"));
+    }
+    let payload = r#"{"message":"reading the sources, sixteen of them so far","progress":10,"user":"u7","of":{"id":"t-1","a":1}}"#;
+    let event = Event::builder("task.progress").source("core").json(payload).build().expect("valid");
+    let mut out = Vec::new();
+    for _ in 0..times {
+        matcher.matches(black_box(&event), &mut out);
+        assert_eq!(out.len(), want);
+    }
+}
+
 fn subscribe(times: u64) {
     let mut matcher = Matcher::new(FilterLimits::default());
     let filters = filters(false);
@@ -239,6 +254,25 @@ fn product(n: u64) -> Vec<u8> {
         list("t"),
         list("s")
     ))
+}
+
+fn subscribe_text(filter: &str) -> Vec<u8> {
+    text(&format!(r#"{{"type":"subscribe","payload":{{"subscription_id":"s","filter":"{filter}"}}}}"#))
+}
+
+/// A text whose two groups say the same attribute: each value of one is held against each pattern of the other.
+fn groups(n: u64) -> Vec<u8> {
+    let pad = "b.".repeat(20);
+    let values: Vec<String> = (0..128).map(|at| format!("{pad}{n}.{at}.{pad}c")).collect();
+    let patterns: Vec<String> = (0..127).map(|at| format!("**.{pad}**.{at}x")).collect();
+    subscribe_text(&format!("type={} & type={}", values.join(","), patterns.join(",")))
+}
+
+/// A text of as many conditions as there may be, with the most keys, on fields of their own.
+fn conditions(n: u64) -> Vec<u8> {
+    let values: Vec<String> = (0..16).map(|at| format!("v{n}.{at}")).collect();
+    let one = |at| format!("payload{}.f{at} == {}", ".key".repeat(31), values.join(","));
+    subscribe_text(&(0..16).map(one).collect::<Vec<_>>().join(" "))
 }
 
 /// One subscription comes and goes beside so many others.
@@ -371,6 +405,17 @@ const OPERATIONS: &[Operation] = &[
     ("lossless-publish-u64", publish_lossless),
     ("match-exact-of-1000", |times| matching(false, times)),
     ("match-patterns-of-1000", |times| matching(true, times)),
+    ("match-payload-equal-of-1000", |times| {
+        matching_payloads((0..1000).map(|n| format!("type=task.* payload.user==u{n}")), 1, times);
+    }),
+    ("match-payload-bounds-of-1000", |times| {
+        matching_payloads((0..1000).map(|n| format!("type=task.* payload.progress>={n}")), 11, times);
+    }),
+    // Each is looked at, and does not hold.
+    ("match-payload-hard-100", |times| {
+        let filter = |n| format!("payload.progress<={} payload.progress>={}", n + 11, n + 12);
+        matching_payloads((0..100).map(filter), 0, times);
+    }),
     ("matcher-insert-and-remove", subscribe),
     ("deliver-to-100", deliver),
     ("change-1-of-1", |times| change(0, times)),
@@ -383,6 +428,8 @@ const OPERATIONS: &[Operation] = &[
     ("turn-subscribe-5000-values", |times| messages(native(), |n| wide(5000, n), times)),
     ("turn-subscribe-256-deep", |times| messages(native(), deep, times)),
     ("turn-subscribe-product", |times| messages(native(), product, times)),
+    ("turn-subscribe-text-groups", |times| messages(native(), groups, times)),
+    ("turn-subscribe-text-conditions", |times| messages(native(), conditions, times)),
     ("turn-autosdlc-ways", |times| messages(OneClient::at("/autosdlc", false), autosdlc_runs, times)),
     ("turn-autosdlc-64-pairs", |times| messages(OneClient::at("/autosdlc", false), autosdlc_pairs, times)),
     ("turn-autosdlc-256-patterns", |times| {

@@ -225,6 +225,37 @@ fn dashboards(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Conditions on the payload beside the same filters without.
+fn payloads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("matcher, payloads");
+    let payload = r#"{"message":"reading the sources, sixteen of them so far","progress":10,"user":"u7","of":{"id":"t-1"}}"#;
+    let event = Event::builder("task.progress").stream("s7").json(payload).build().expect("valid");
+    type Texts = fn(usize) -> String;
+    let mixes: [(&str, Texts); 5] = [
+        ("a stream each, without", |n| format!("type=task.* stream=s{n}")),
+        ("a stream each, and a bound", |n| format!("type=task.* stream=s{n} payload.progress>=5")),
+        ("a value each", |n| format!("type=task.* payload.user==u{n}")),
+        ("a bound each", |n| format!("type=task.* payload.progress>={}", n + 1)),
+        ("a field each", |n| format!("type=task.* payload.f{n} exists")),
+    ];
+    for (name, text) in mixes {
+        for count in [1, 1000, 100_000] {
+            let mut matcher = Matcher::new(FilterLimits::default());
+            for n in 0..count {
+                matcher.insert(&text(n).parse().expect("valid"));
+            }
+            let mut out = Vec::new();
+            group.bench_function(format!("{name}, {count}"), |bencher| {
+                bencher.iter(|| {
+                    matcher.matches(&event, &mut out);
+                    black_box(out.len())
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
 fn filters(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("filter");
     let text = "type=task.*,agent.** source=core payload.progress >= 50";
@@ -249,6 +280,6 @@ criterion_group! {
         .warm_up_time(std::time::Duration::from_millis(500))
         .measurement_time(std::time::Duration::from_secs(2))
         .sample_size(30);
-    targets = matching, others, dashboards, changing, adversary, filters
+    targets = matching, others, dashboards, changing, adversary, payloads, filters
 }
 criterion_main!(benches);

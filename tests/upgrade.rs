@@ -337,7 +337,8 @@ fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
         json!({"subscription_id": "many", "event_types": many}),
         json!({"subscription_id": "odd", "sources": ["a*b", "x,y", "\"q\"", "=="], "channels": ["**.c", ""]}),
         json!({"subscription_id": "pairs", "entities": [{"kind": "a:b", "id": "*"}, {"kind": "", "id": "x"}]}),
-        json!({"subscription_id": "lag", "streams": ["s"], "on_lag": "sample", "max_per_second": 5}),
+        json!({"subscription_id": "lag", "stream_ids": ["s"], "on_lag": "sample", "max_per_second": 5}),
+        json!({"subscription_id": "text", "event_types": ["task.**"], "filter": "source!=core & payload.n >= 5 payload.\"a.b\" != \"x\\n\",null,5"}),
     ] {
         assert_eq!(native.ask(&json!({"type": "subscribe", "payload": payload}))["type"], "ack", "{payload}");
     }

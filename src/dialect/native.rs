@@ -269,7 +269,7 @@ pub(super) fn read_subscribe(payload: &str) -> Result<Subscribe, ClientError> {
         .entities(input.entities.unwrap_or_default().0.into_iter().map(EntityIn::into_pair));
     // The text narrows what the lists ask for.
     let filter = match input.filter {
-        Some(text) => filter.and(&text.parse()?),
+        Some(text) => filter.try_and(&text.parse()?)?,
         None => filter,
     };
     Ok(Subscribe {

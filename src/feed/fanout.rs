@@ -198,6 +198,16 @@ impl Fanout {
         self.press.limits = limits.press;
     }
 
+    /// Returns whether a filter of some feed has a condition on the payload.
+    pub(crate) fn reads_payloads(&self) -> bool {
+        self.matcher.reads_payloads()
+    }
+
+    /// Returns about the instructions that looking into payloads took so far.
+    pub(crate) fn payload_work(&self) -> u64 {
+        self.matcher.payload_work()
+    }
+
     /// The limits of its feeds.
     pub(super) fn limits(&self) -> FeedLimits {
         self.limits

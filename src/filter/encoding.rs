@@ -5,7 +5,7 @@
 //! patterns come in pairs (kind, id). Lengths are LEB128. Always: bytes are written by [`encode`] only, and
 //! what it wrote reads back as it was.
 
-use super::pattern::{Pattern, PatternKind, PatternRef};
+use super::pattern::{Pattern, PatternKind, PatternRef, segments};
 use super::payload::{Comparison, ComparisonRef};
 use crate::event::Attribute;
 
@@ -104,6 +104,40 @@ fn narrow_exact(sets: &mut Vec<Set>) {
         }
         sets.push(narrow);
     }
+}
+
+/// About the steps that joining these sets takes, at ten instructions each: a value held against a pattern may be tried from
+/// each of its segments on for each `**`.
+pub(crate) fn join_work<'a>(sets: impl Iterator<Item = &'a Set> + Clone) -> u64 {
+    let segments_of = |pattern: &Pattern| segments(pattern.as_str().as_bytes()).count() as u64;
+    let many_of = |pattern: &Pattern| {
+        segments(pattern.as_str().as_bytes()).filter(|segment| segment.text == b"**").count()
+    };
+    let mut work = 0u64;
+    for about in 0..=ENTITY {
+        let of_this = sets.clone().filter(|set| !set.negated && set.about == about);
+        if of_this.clone().count() < 2 {
+            continue;
+        }
+        // Sums of the values' segments to the power of 0, 1 and 2. Any of the sets may be the one of values.
+        let mut sums = [0u64; 3];
+        for (first, second) in of_this.clone().flat_map(|set| &set.members) {
+            let length = segments_of(first) + second.as_ref().map_or(0, segments_of);
+            sums = [sums[0] + 1, sums[1] + length, sums[2].saturating_add(length * length)];
+        }
+        for pattern in
+            of_this.flat_map(|set| &set.members).flat_map(|(first, second)| [Some(first), second.as_ref()])
+        {
+            let Some(pattern) = pattern else { continue };
+            let steps = if pattern.is_exact() {
+                sums[0]
+            } else {
+                sums[many_of(pattern).min(2)].saturating_mul(segments_of(pattern))
+            };
+            work = work.saturating_add(steps);
+        }
+    }
+    work
 }
 
 /// None of these and none of those is none of both. A negated set without members holds for all and goes.

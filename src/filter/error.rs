@@ -43,6 +43,10 @@ pub enum FilterErrorKind {
     TooManyValues(usize, usize),
     /// More payload comparisons than the limit.
     TooManyComparisons(usize, usize),
+    /// Sets of one attribute that must all hold have too many values and patterns to be joined.
+    TooMuchToJoin,
+    /// A payload path has more keys than the limit.
+    TooManyKeys(usize, usize),
     /// A value, pattern or path has more bytes than the limit.
     ValueTooLong(usize, usize),
     /// A pattern has more segments than the limit.
@@ -81,6 +85,13 @@ impl fmt::Display for FilterErrorKind {
             }
             Self::TooManyComparisons(count, max) => {
                 write!(f, "filter of {count} payload comparisons is over the limit of {max}")
+            }
+            Self::TooMuchToJoin => f.write_str(
+                "values of one attribute that stand beside lists or groups of the same attribute are too many to be held \
+                 against the patterns there; name fewer, or say them once",
+            ),
+            Self::TooManyKeys(count, max) => {
+                write!(f, "payload path of {count} keys is over the limit of {max}")
             }
             Self::ValueTooLong(bytes, max) => write!(f, "value of {bytes} bytes is over the limit of {max}"),
             Self::TooManySegments(count, max) => {

@@ -1,6 +1,6 @@
 //! The matcher driven by bytes, against the definition. Only under `cfg(fuzzing)` and in tests.
 
-use super::{ClassId, Filter, FilterLimits, Matcher, Operator};
+use super::{ClassId, Filter, FilterLimits, Literal, Matcher, Operator};
 use crate::event::{Attribute, Event};
 
 /// Reads a program from the bytes.
@@ -33,6 +33,18 @@ const WORDS: [&str; 20] = [
 /// The words before this have no wildcard.
 const PLAIN: u8 = 7;
 
+const PATHS: [&str; 8] = ["n", "n.s", "n.0", "s", "", "n.s.n", "n.n.0", "s.1"];
+
+/// Keys as they stand in JSON.
+const KEYS: [&str; 4] = ["n", "s", r"\u006e", "0"];
+
+/// Texts, and how they stand in JSON.
+const TEXTS: [(&str, &str); 5] =
+    [("", r#""""#), ("1", r#""1""#), ("a", r#""\u0061""#), ("a\"", r#""a\"""#), ("\u{fffd}", r#""\ud83d""#)];
+
+const NUMBERS: [&str; 7] =
+    ["-0", "0.5", "1e0", "1.5", "1e999", "-1", "99999999999999999999999999999999999999999"];
+
 impl Program<'_> {
     fn byte(&mut self) -> Option<u8> {
         let (&byte, rest) = self.rest.split_first()?;
@@ -56,7 +68,9 @@ impl Program<'_> {
                 None if about & 0x40 == 0 => filter.entities([(*words.first()?, *words.last()?)]),
                 None => {
                     let operator = Operator::ALL[usize::from(about & 7)];
-                    filter.payload("n", operator, [i64::from(count)])
+                    let path = PATHS[usize::from(self.byte()?) % PATHS.len()];
+                    let values: Vec<Literal> = (0..count).map_while(|_| self.literal()).collect();
+                    filter.payload(path, operator, values)
                 }
             };
         }
@@ -71,8 +85,52 @@ impl Program<'_> {
                 builder = builder.attribute(attribute, WORDS[usize::from(byte % PLAIN)]);
             }
         }
-        let n = self.byte()? % 4;
-        builder.json(format!("{{\"n\":{n}}}")).build().ok()
+        let mut json = String::new();
+        self.value(&mut json, 0)?;
+        builder.json(json).build().ok()
+    }
+
+    fn literal(&mut self) -> Option<Literal> {
+        let byte = self.byte()?;
+        Some(match byte >> 5 {
+            0 => Literal::Null,
+            1 => Literal::from(byte & 1 == 0),
+            2 | 3 => Literal::from(TEXTS[usize::from(byte) % TEXTS.len()].0),
+            4 => Literal::from(f64::from(byte & 15) / 2.0),
+            _ => Literal::from(i64::from(byte & 3)),
+        })
+    }
+
+    /// Appends a JSON value; keys may be said twice.
+    fn value(&mut self, json: &mut String, depth: usize) -> Option<()> {
+        let byte = self.byte()?;
+        let count = byte & 3;
+        match byte >> 5 {
+            0 if depth < 6 => {
+                json.push('{');
+                for nth in 0..count {
+                    let key = KEYS[usize::from(self.byte()?) % KEYS.len()];
+                    json.push_str(if nth == 0 { "\"" } else { ",\"" });
+                    json.push_str(key);
+                    json.push_str("\":");
+                    self.value(json, depth + 1)?;
+                }
+                json.push('}');
+            }
+            1 if depth < 6 => {
+                json.push('[');
+                for nth in 0..count {
+                    json.push_str(if nth == 0 { "" } else { "," });
+                    self.value(json, depth + 1)?;
+                }
+                json.push(']');
+            }
+            2 => json.push_str(["null", "true", "false", "{}"][usize::from(count)]),
+            3 | 4 => json.push_str(TEXTS[usize::from(byte) % TEXTS.len()].1),
+            5 => json.push_str(NUMBERS[usize::from(byte) % NUMBERS.len()]),
+            _ => json.push_str(&count.to_string()),
+        }
+        Some(())
     }
 }
 

@@ -19,9 +19,9 @@
 
 use std::str::FromStr;
 
-use super::encoding::{ENTITY, Parts, Set};
+use super::encoding::{ENTITY, Parts, Set, join_work};
 use super::error::{FilterError, FilterErrorKind as Kind};
-use super::limits::FilterLimits;
+use super::limits::{FilterLimits, JOIN_STEPS_MAX};
 use super::pattern::Pattern;
 use super::payload::{Comparison, Literal, Number, Operator};
 use super::{Filter, attribute_name};
@@ -71,6 +71,11 @@ impl Filter {
             if !parser.take("&") {
                 break;
             }
+        }
+        if let Some(all) = &all
+            && join_work(all.sets.iter()) > JOIN_STEPS_MAX
+        {
+            return Err(FilterError::whole(Kind::TooMuchToJoin));
         }
         let filter = if nothing { Self::nothing() } else { Self::from_parts(all.unwrap_or_default()) };
         filter.check(limits)?;

@@ -19,6 +19,8 @@ pub struct FilterLimits {
     pub double_wildcards_max: usize,
     /// Comparisons on payload fields. 16 by default.
     pub comparisons_max: usize,
+    /// Keys of one payload path. 32 by default.
+    pub path_keys_max: usize,
     /// Entries that a matcher keeps for one filter: the product of the sizes of its sets. The sets of a wider
     /// filter that do not fit are compared event by event, which is right but slower. 256 by default.
     pub paths_max: usize,
@@ -26,6 +28,9 @@ pub struct FilterLimits {
 
 /// Values and patterns in one filter: more than these are not even parsed.
 pub(crate) const VALUES_MAX: usize = 256;
+
+/// Steps, of about ten instructions each, that joining what must all hold of one attribute may take: 1 ms.
+pub(crate) const JOIN_STEPS_MAX: u64 = 300_000;
 
 /// Bytes of one value or pattern.
 pub(crate) const VALUE_BYTES_MAX: usize = 1024;
@@ -53,8 +58,8 @@ pub(super) fn weight(filter: &Filter) -> u32 {
                 .map(|(first, second)| of_pattern(first).saturating_add(second.map_or(0, of_pattern)))
                 .fold(0, u32::saturating_add),
             Clause::Comparison(comparison) => {
-                let values = comparison.to_comparison().values.len();
-                MANY_WEIGHT.saturating_add(u32::try_from(values).unwrap_or(u32::MAX))
+                let members = comparison.literals().count() + comparison.path().count();
+                MANY_WEIGHT.saturating_add(u32::try_from(members).unwrap_or(u32::MAX))
             }
         }
     };
@@ -69,6 +74,7 @@ impl Default for FilterLimits {
             segments_max: 32,
             double_wildcards_max: 2,
             comparisons_max: 16,
+            path_keys_max: 32,
             paths_max: 256,
         }
     }
@@ -125,6 +131,9 @@ impl FilterLimits {
     }
 
     pub(crate) fn check_path(&self, path: &[Box<str>]) -> Result<(), FilterErrorKind> {
+        if path.len() > self.path_keys_max {
+            return Err(FilterErrorKind::TooManyKeys(path.len(), self.path_keys_max));
+        }
         self.check_bytes(path.iter().map(|key| key.len() + 1).sum())
     }
 

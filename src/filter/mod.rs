@@ -93,6 +93,15 @@ impl Filter {
         self.clauses().map(of).sum()
     }
 
+    /// How many conditions on the payload it has, and how many keys of theirs.
+    #[cfg(feature = "server")]
+    pub(crate) fn comparisons_count(&self) -> (usize, usize) {
+        self.clauses().fold((0, 0), |(count, keys), clause| match clause {
+            Clause::Set(_) => (count, keys),
+            Clause::Comparison(comparison) => (count + 1, keys + comparison.path().count()),
+        })
+    }
+
     pub(crate) fn clauses(&self) -> Clauses<'_> {
         Clauses { rest: self.bytes() }
     }
@@ -200,6 +209,18 @@ impl Filter {
         Self::from_parts(parts)
     }
 
+    /// What both want, where that is not too much to be joined: both may be of a client's choosing.
+    #[cfg(feature = "server")]
+    pub(crate) fn try_and(&self, other: &Self) -> Result<Self, FilterError> {
+        if !self.is_everything() && !other.is_everything() {
+            let (one, two) = (encoding::decode(self.bytes()), encoding::decode(other.bytes()));
+            if encoding::join_work(one.sets.iter().chain(&two.sets)) > limits::JOIN_STEPS_MAX {
+                return Err(FilterError::whole(FilterErrorKind::TooMuchToJoin));
+            }
+        }
+        Ok(self.and(other))
+    }
+
     /// Whether it wants this event. The definition: one condition after the other, as they stand.
     pub fn matches(&self, event: &Event) -> bool {
         self.clauses().all(|clause| holds(clause, event))
@@ -222,8 +243,9 @@ impl Filter {
     }
 
     #[cfg(feature = "server")]
-    /// What it costs to hold: one for each value, one for each segment of a pattern, and [`limits::MANY_WEIGHT`] for each
-    /// `**` or run of characters, where a search can go on in more than one way.
+    /// What it costs to hold: one for each value, one for each segment of a pattern or key of a path, and
+    /// [`limits::MANY_WEIGHT`] for each `**` or run of characters, where a search can go on in more than one way, and for each
+    /// condition on the payload.
     pub(crate) fn weight(&self) -> u32 {
         limits::weight(self)
     }

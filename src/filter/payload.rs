@@ -57,6 +57,20 @@ impl Operator {
         }
     }
 
+    /// Whether a value that stands in this order to the one literal is wanted.
+    pub(crate) const fn orders(self, order: Ordering) -> bool {
+        match self {
+            Self::Exists => true,
+            Self::Missing => false,
+            Self::Equal => order.is_eq(),
+            Self::NotEqual => order.is_ne(),
+            Self::Less => order.is_lt(),
+            Self::LessOrEqual => order.is_le(),
+            Self::Greater => order.is_gt(),
+            Self::GreaterOrEqual => order.is_ge(),
+        }
+    }
+
     pub(crate) const fn takes_values(self) -> bool {
         !matches!(self, Self::Exists | Self::Missing)
     }
@@ -250,6 +264,30 @@ impl<'a> ComparisonRef<'a> {
         Comparison { path: path.map(text).collect(), operator, values }
     }
 
+    /// Its bytes.
+    pub(crate) fn body(self) -> &'a [u8] {
+        self.body
+    }
+
+    /// How it compares.
+    pub(crate) fn operator(self) -> Operator {
+        self.parts().0
+    }
+
+    /// The keys on the way to its field.
+    pub(crate) fn path(self) -> impl Iterator<Item = &'a [u8]> + Clone {
+        self.parts().1
+    }
+
+    /// What it compares with.
+    pub(crate) fn literals(self) -> impl Iterator<Item = LiteralRef<'a>> {
+        Values { rest: self.parts().2 }.map(|(kind, text)| match kind {
+            3 => LiteralRef::Number(float(text).unwrap_or(f64::NAN)),
+            4 => LiteralRef::Text(text),
+            word => LiteralRef::Word(word),
+        })
+    }
+
     /// The JSON text of the field it is about.
     pub(crate) fn found(self, payload: &str) -> Option<&str> {
         let (_, path, _) = self.parts();
@@ -270,23 +308,109 @@ impl<'a> ComparisonRef<'a> {
 
     /// Whether it holds where the field has this JSON text, or is not there.
     pub(crate) fn holds_for(self, found: Option<&[u8]>) -> bool {
-        let (operator, _, rest) = self.parts();
-        let any = |wanted: fn(Ordering) -> bool| {
-            found.is_some_and(|found| {
-                Values { rest }.any(|(kind, text)| compare(found, kind, text).is_some_and(wanted))
-            })
-        };
-        match operator {
-            Operator::Exists => found.is_some(),
-            Operator::Missing => found.is_none(),
-            Operator::Equal => any(Ordering::is_eq),
-            Operator::NotEqual => !any(Ordering::is_eq),
-            Operator::Less => any(Ordering::is_lt),
-            Operator::LessOrEqual => any(Ordering::is_le),
-            Operator::Greater => any(Ordering::is_gt),
-            Operator::GreaterOrEqual => any(Ordering::is_ge),
+        self.holds_by(found.is_some(), |kind, text| compare(found?, kind, text))
+    }
+
+    /// The one literal that it has, where that is an integer of 64 bits.
+    pub(crate) fn integer(self) -> Option<i64> {
+        let mut values = Values { rest: self.parts().2 };
+        match (values.next(), values.next()) {
+            (Some((3, text)), None) => integer(text)?.try_into().ok(),
+            _ => None,
         }
     }
+
+    /// How it compares, and where in its bytes the literals begin; for [`holds`].
+    pub(crate) fn split(self) -> (Operator, usize) {
+        let (operator, _, rest) = self.parts();
+        (operator, self.body.len() - rest.len())
+    }
+
+    fn holds_by(self, is_there: bool, order: impl Fn(u8, &[u8]) -> Option<Ordering>) -> bool {
+        let (operator, _, rest) = self.parts();
+        holds_by(operator, rest, is_there, order)
+    }
+}
+
+/// Whether a condition holds where the field has this value, or is not there. `literals` are the bytes behind
+/// [`ComparisonRef::split`].
+pub(crate) fn holds(operator: Operator, literals: &[u8], value: Option<Scalar<'_>>) -> bool {
+    holds_by(operator, literals, value.is_some(), |kind, text| value?.compare(kind, text))
+}
+
+fn holds_by(
+    operator: Operator,
+    rest: &[u8],
+    is_there: bool,
+    order: impl Fn(u8, &[u8]) -> Option<Ordering>,
+) -> bool {
+    let any = |wanted: fn(Ordering) -> bool| {
+        Values { rest }.any(|(kind, text)| order(kind, text).is_some_and(wanted))
+    };
+    match operator {
+        Operator::Exists => is_there,
+        Operator::Missing => !is_there,
+        Operator::Equal => any(Ordering::is_eq),
+        Operator::NotEqual => !any(Ordering::is_eq),
+        Operator::Less => any(Ordering::is_lt),
+        Operator::LessOrEqual => any(Ordering::is_le),
+        Operator::Greater => any(Ordering::is_gt),
+        Operator::GreaterOrEqual => any(Ordering::is_ge),
+    }
+}
+
+/// A field's value, read once and compared with many literals.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scalar<'a> {
+    Null,
+    Bool(bool),
+    Number {
+        integer: Option<i128>,
+        float: f64,
+    },
+    /// Unescaped; as [`Scalar::read`] returns it, as it stands in the JSON.
+    Text(&'a [u8]),
+    /// An object or an array: it equals nothing.
+    Other,
+}
+
+impl<'a> Scalar<'a> {
+    /// Reads a value's JSON text.
+    pub(crate) fn read(json: &'a [u8]) -> Self {
+        match json {
+            b"null" => Self::Null,
+            b"true" => Self::Bool(true),
+            b"false" => Self::Bool(false),
+            [b'"', inner @ .., b'"'] => Self::Text(inner),
+            [b'-' | b'0'..=b'9', ..] => match integer(json) {
+                // The nearest float, as its text would be read.
+                Some(integer) => Self::Number { integer: Some(integer), float: integer as f64 },
+                None => float(json).map_or(Self::Other, |float| Self::Number { integer: None, float }),
+            },
+            _ => Self::Other,
+        }
+    }
+
+    /// Its order against a literal, as [`compare`] has it.
+    fn compare(self, kind: u8, literal: &[u8]) -> Option<Ordering> {
+        let same = |is_same: bool| is_same.then_some(Ordering::Equal);
+        match (self, kind) {
+            (Self::Null, 0) | (Self::Bool(false), 1) | (Self::Bool(true), 2) => same(true),
+            (Self::Number { integer: own, float: value }, 3) => match (own, integer(literal)) {
+                (Some(own), Some(other)) => Some(own.cmp(&other)),
+                _ => value.partial_cmp(&float(literal)?),
+            },
+            (Self::Text(text), 4) => Some(text.cmp(literal)),
+            _ => None,
+        }
+    }
+}
+
+/// A literal in a filter's bytes.
+pub(crate) enum LiteralRef<'a> {
+    Word(u8),
+    Number(f64),
+    Text(&'a [u8]),
 }
 
 struct Values<'a> {
@@ -323,8 +447,11 @@ fn compare_numbers(a: &[u8], b: &[u8]) -> Option<Ordering> {
     if let (Some(a), Some(b)) = (integer(a), integer(b)) {
         return Some(a.cmp(&b));
     }
-    let float = |text| std::str::from_utf8(text).ok()?.parse::<f64>().ok();
     float(a)?.partial_cmp(&float(b)?)
+}
+
+fn float(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// An integer that fits; 38 digits always do.
@@ -335,6 +462,13 @@ fn integer(text: &[u8]) -> Option<i128> {
     };
     if digits.is_empty() || digits.len() > 38 {
         return None;
+    }
+    if digits.len() <= 18 {
+        // 64 bits are enough for these, and quicker.
+        let number = digits.iter().try_fold(0i64, |number, byte| {
+            byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0'))
+        })?;
+        return Some(i128::from(number) * sign);
     }
     let number = digits.iter().try_fold(0i128, |number, byte| {
         byte.is_ascii_digit().then(|| number * 10 + i128::from(byte - b'0'))
@@ -411,14 +545,26 @@ impl Unescaped<'_> {
     }
 }
 
+/// Appends the UTF-8 bytes that the inside of a JSON string stands for.
+pub(crate) fn unescape(raw: &[u8], out: &mut Vec<u8>) {
+    let mut unescaped = Unescaped { raw };
+    let mut buffer = [0; 4];
+    loop {
+        match unescaped.next_char(&mut buffer) {
+            0 => return,
+            length => out.extend_from_slice(&buffer[..length]),
+        }
+    }
+}
+
 /// The text of the value at a path: keys of objects, decimal places (from 0) of arrays. Where an object says
 /// a key twice, the last counts.
-fn find<'a, 'k>(json: &'a [u8], path: impl Iterator<Item = &'k [u8]>) -> Option<&'a [u8]> {
+pub(crate) fn find<'a, 'k>(json: &'a [u8], path: impl Iterator<Item = &'k [u8]>) -> Option<&'a [u8]> {
     let mut value = json;
     for key in path {
         value = match value.first()? {
             b'{' => member(value, key)?,
-            b'[' => item(value, index(key)?)?,
+            b'[' => item(value, place_of(key)?)?,
             _ => return None,
         };
     }
@@ -454,7 +600,8 @@ fn item(array: &[u8], index: usize) -> Option<&[u8]> {
     array.get(at..end).filter(|item| !item.is_empty())
 }
 
-fn index(key: &[u8]) -> Option<usize> {
+/// The place in an array that a key of a path says.
+pub(crate) fn place_of(key: &[u8]) -> Option<usize> {
     if key.is_empty() || key.len() > 9 || (key[0] == b'0' && key.len() > 1) {
         return None;
     }
@@ -462,26 +609,35 @@ fn index(key: &[u8]) -> Option<usize> {
 }
 
 /// The place after the value that starts at `at`.
-fn value_end(json: &[u8], mut at: usize) -> usize {
-    let mut depth = 0usize;
+pub(crate) fn value_end(json: &[u8], at: usize) -> usize {
+    match json.get(at) {
+        Some(b'"') => string_end(json, at),
+        Some(b'{' | b'[') => container_end(json, at + 1),
+        // A number or a word.
+        _ => {
+            let rest = json.get(at..).unwrap_or_default();
+            let length = rest.iter().position(|byte| matches!(byte, b',' | b':' | b'}' | b']'));
+            at + length.unwrap_or(rest.len())
+        }
+    }
+}
+
+/// The place after the container that `at` is in.
+pub(crate) fn container_end(json: &[u8], mut at: usize) -> usize {
+    let mut depth = 1usize;
     while let Some(&byte) = json.get(at) {
         match byte {
             b'"' => {
                 at = string_end(json, at);
-                if depth == 0 {
-                    return at;
-                }
                 continue;
             }
             b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth == 0 => return at,
             b'}' | b']' => {
                 depth -= 1;
                 if depth == 0 {
                     return at + 1;
                 }
             }
-            b',' | b':' if depth == 0 => return at,
             _ => {}
         }
         at += 1;
@@ -490,16 +646,40 @@ fn value_end(json: &[u8], mut at: usize) -> usize {
 }
 
 /// The place after the closing quote of the string that starts at `at`.
-fn string_end(json: &[u8], mut at: usize) -> usize {
+fn string_end(json: &[u8], at: usize) -> usize {
+    string_span(json, at).0
+}
+
+/// The same, and whether the string has an escape. Eight bytes at a time.
+pub(crate) fn string_span(json: &[u8], mut at: usize) -> (usize, bool) {
+    const ONES: u64 = u64::MAX / 255;
+    // The lowest bit that is set is that of the first such byte.
+    let marks = |word: u64, byte: u8| {
+        let other = word ^ (ONES * u64::from(byte));
+        other.wrapping_sub(ONES) & !other & (ONES << 7)
+    };
+    let mut has_escape = false;
     at += 1;
-    while let Some(&byte) = json.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
+    loop {
+        if let Some(Ok(eight)) = json.get(at..at + 8).map(<[u8; 8]>::try_from) {
+            let word = u64::from_le_bytes(eight);
+            let found = marks(word, b'"') | marks(word, b'\\');
+            if found == 0 {
+                at += 8;
+                continue;
+            }
+            at += found.trailing_zeros() as usize / 8;
+        }
+        match json.get(at) {
+            None => return (json.len(), has_escape),
+            Some(b'"') => return (at + 1, has_escape),
+            Some(b'\\') => {
+                has_escape = true;
+                at += 2;
+            }
+            Some(_) => at += 1,
         }
     }
-    json.len()
 }
 
 #[cfg(test)]

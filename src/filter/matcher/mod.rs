@@ -3,17 +3,19 @@
 //!
 //! Imports its siblings and `event`. An event's values become symbols ([`symbols`]) and, where patterns ask,
 //! sets of patterns ([`automaton`], kept by [`values`]); the tuple of these is looked up in the [`memo`], and
-//! only if it is not there in the [`index`]. Conditions that the index cannot hold (negations, payload
-//! comparisons, sets too wide) are looked at last, by what [`plan`] left of the filter. Adding and removing
-//! change tables in place. Owned by one thread; nothing in it is shared.
+//! only if it is not there in the [`index`]. Conditions that the index cannot hold (negations, sets too wide) are looked
+//! at last, by what [`plan`] left of the filter. Filters with conditions on the payload are found by [`payloads`], where
+//! their attributes match. Adding and removing change tables in place. Owned by one thread; nothing in it is shared.
 //!
 //! Always: the answer is what [`Filter::matches`] of every filter says; events add nothing that stays; filters
 //! that went leave nothing but capacity.
 
 mod automaton;
+mod fields;
 mod flat;
 mod index;
 mod memo;
+mod payloads;
 mod plan;
 mod symbols;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::event::{Attribute, Event};
 use automaton::Automaton;
 use index::{Index, MARKED};
 use memo::{Answer, Memo};
+use payloads::Payloads;
 use plan::{Choices, Plan};
 use symbols::{NONE, SYMBOLS_MAX, Symbols};
 use values::Values;
@@ -50,11 +53,17 @@ struct Class {
     filter: Filter,
     /// 0 where there is no class.
     holders: u32,
-    /// Its place among the marked ones, or [`UNMARKED`].
+    /// Its place among the marked ones or, with [`MEMBER`], among the members of groups; or [`UNMARKED`].
     marked: u32,
 }
 
 const UNMARKED: u32 = u32::MAX;
+
+/// The class has conditions on the payload: the index has its group in its place.
+const MEMBER: u32 = 1 << 31;
+
+/// A spot of the index that is a group of [`payloads`], not a class. It is marked, too.
+const GROUP: u32 = 1 << 29;
 
 /// What only classes have that must be looked at before they are believed.
 #[derive(Debug, Default)]
@@ -83,6 +92,7 @@ pub struct Matcher {
     values: Values,
     index: Index,
     memo: Memo,
+    payloads: Payloads,
     all_changed: u64,
     changed: Box<[u64; BUCKETS]>,
     turn: u32,
@@ -106,6 +116,7 @@ impl Matcher {
             values: Values::default(),
             index: Index::default(),
             memo: Memo::default(),
+            payloads: Payloads::default(),
             all_changed: 1,
             changed: Box::new([0; BUCKETS]),
             turn: 0,
@@ -116,6 +127,7 @@ impl Matcher {
 
     /// Adds a holder of this filter; equal filters have one class.
     pub fn insert(&mut self, filter: &Filter) -> ClassId {
+        let base = payloads::base_of(filter);
         let Self { classes, ids, hasher, .. } = self;
         let entry = ids.entry(
             hasher.hash_one(filter.bytes()),
@@ -132,7 +144,7 @@ impl Matcher {
         };
         let plan = Plan::new(filter, self.paths_max);
         let mut marked = UNMARKED;
-        if plan.marked() {
+        if base.is_none() && plan.marked() {
             let fresh = Marked { left: plan.left, found_for: self.turn };
             if let Some(free) = self.marked_free.pop() {
                 marked = free;
@@ -151,20 +163,48 @@ impl Matcher {
             }
             None => {
                 let id = classes.len() as u32;
-                debug_assert!(id < MARKED, "2^30 classes would fill 60 GB before this");
+                debug_assert!(id < GROUP, "2^29 classes would fill 30 GB before this");
                 vacant.insert(id);
                 classes.push(class);
                 id
             }
         };
-        let Self { symbols, automaton, index, changed, all_changed, .. } = self;
-        let choices = Choices::acquire(&plan, symbols, automaton);
+        if let Some(base) = base {
+            let (member, fresh) = self.payloads.insert(filter, &base, id);
+            self.classes[id as usize].marked = member | MEMBER;
+            if let Some(group) = fresh {
+                let plan = Plan::new(&base, self.paths_max);
+                let held = self.payloads.group_mut(group);
+                (held.left, held.found_for) = (plan.left, self.turn);
+                self.place(&plan, group | GROUP | MARKED);
+            }
+            return ClassId(id);
+        }
         let spot = if plan.marked() { id | MARKED } else { id };
+        self.place(&plan, spot);
+        ClassId(id)
+    }
+
+    /// Puts what has this plan into the index.
+    fn place(&mut self, plan: &Plan<'_>, spot: u32) {
+        let Self { symbols, automaton, index, changed, all_changed, .. } = self;
+        let choices = Choices::acquire(plan, symbols, automaton);
         choices.for_each(|path, rarest| {
             index.insert(path, spot);
             touch(changed, all_changed, rarest);
         });
-        ClassId(id)
+    }
+
+    /// Takes what has this plan from the index.
+    fn displace(&mut self, plan: &Plan<'_>, spot: u32) {
+        let Self { symbols, automaton, index, changed, all_changed, .. } = self;
+        let choices = Choices::held(plan, symbols, automaton);
+        choices.for_each(|path, rarest| {
+            index.remove(path, spot);
+            touch(changed, all_changed, rarest);
+        });
+        // A symbol's number may come back with another meaning: what was answered under it is void.
+        plan::release(plan, symbols, automaton, |number| touch(changed, all_changed, Some(number)));
     }
 
     /// The filter held here that equals this one: who keeps it instead keeps no copy.
@@ -201,20 +241,21 @@ impl Matcher {
         if let Ok(entry) = self.ids.find_entry(self.hasher.hash_one(filter.bytes()), |&other| other == id.0) {
             entry.remove();
         }
+        self.free.push(id.0);
+        if marked != UNMARKED && marked & MEMBER != 0 {
+            if let Some(group) = self.payloads.remove(marked & !MEMBER) {
+                let base = self.payloads.group_mut(group).base.clone();
+                self.displace(&Plan::new(&base, self.paths_max), group | GROUP | MARKED);
+                self.payloads.forget_group(group);
+            }
+            return true;
+        }
         let plan = Plan::new(&filter, self.paths_max);
-        let Self { symbols, automaton, index, changed, all_changed, .. } = self;
-        let choices = Choices::held(&plan, symbols, automaton);
         let spot = if plan.marked() { id.0 | MARKED } else { id.0 };
-        choices.for_each(|path, rarest| {
-            index.remove(path, spot);
-            touch(changed, all_changed, rarest);
-        });
-        // A symbol's number may come back with another meaning: what was answered under it is void.
-        plan::release(&plan, symbols, automaton, |number| touch(changed, all_changed, Some(number)));
+        self.displace(&plan, spot);
         if marked != UNMARKED {
             self.marked_free.push(marked);
         }
-        self.free.push(id.0);
         true
     }
 
@@ -225,7 +266,10 @@ impl Matcher {
             return;
         }
         self.next_turn();
-        let Self { symbols, automaton, values, memo, index, classes, marked, found, patterns, .. } = self;
+        let Self {
+            symbols, automaton, values, memo, index, classes, marked, found, patterns, payloads, ..
+        } = self;
+        let turn = self.turn;
         let hashes = event.signature().0;
         let value =
             |attribute: usize| event.attribute(Attribute::ALL[attribute]).unwrap_or_default().as_bytes();
@@ -260,7 +304,7 @@ impl Matcher {
         let answer = if memoized { memo.get(&key, generation) } else { Answer::Bypassed };
         let missing = match answer {
             Answer::Known(answer) => {
-                return believe(answer, classes, marked, event, out);
+                return believe(answer, classes, marked, payloads, turn, event, out);
             }
             Answer::Missing(hash) => Some(hash),
             Answer::Bypassed => None,
@@ -279,23 +323,27 @@ impl Matcher {
         found.clear();
         index.find(&known, patterns, found);
         // A class with several paths is told once.
-        let turn = self.turn;
         found.retain(|&spot| {
             spot & MARKED == 0 || {
-                let class = &classes[(spot & !MARKED) as usize];
-                std::mem::replace(&mut marked[class.marked as usize].found_for, turn) != turn
+                let found_for = if spot & GROUP != 0 {
+                    &mut payloads.group_mut(spot & !(MARKED | GROUP)).found_for
+                } else {
+                    &mut marked[classes[(spot & !MARKED) as usize].marked as usize].found_for
+                };
+                std::mem::replace(found_for, turn) != turn
             }
         });
         if let Some(hash) = missing {
             memo.put(hash, &key, generation, found);
         }
-        believe(found, classes, marked, event, out);
+        believe(found, classes, marked, payloads, turn, event, out);
     }
 
     fn next_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         if self.turn == 0 {
             self.turn = 1;
+            self.payloads.forget();
             for marked in &mut self.marked {
                 marked.found_for = 0;
             }
@@ -324,6 +372,18 @@ impl Matcher {
         self.automaton.walked()
     }
 
+    /// Returns about the instructions that looking into payloads took so far.
+    #[cfg(feature = "server")]
+    pub(crate) fn payload_work(&self) -> u64 {
+        self.payloads.worked()
+    }
+
+    /// Returns whether a filter has a condition on the payload.
+    #[cfg(feature = "server")]
+    pub(crate) fn reads_payloads(&self) -> bool {
+        self.payloads.len() > 0
+    }
+
     /// What is in the tables.
     pub fn stats(&self) -> MatcherStats {
         MatcherStats {
@@ -331,6 +391,7 @@ impl Matcher {
             symbols: self.symbols.len(),
             segments: self.automaton.len(),
             shapes: self.index.shapes(),
+            fields: self.payloads.fields(),
         }
     }
 
@@ -343,7 +404,10 @@ impl Matcher {
     /// Bytes of the tables that nothing is in now: the next filters take them before more is allocated.
     #[cfg(feature = "server")]
     pub(crate) fn spare_bytes(&self) -> usize {
-        self.free.len() * size_of::<Class>() + self.automaton.spare_bytes() + self.index.spare_bytes()
+        self.free.len() * size_of::<Class>()
+            + self.automaton.spare_bytes()
+            + self.index.spare_bytes()
+            + self.payloads.spare_bytes()
     }
 
     /// Bytes held by the tables, the filters' own apart. Walks the tables that have lists.
@@ -356,6 +420,7 @@ impl Matcher {
             + self.values.memory_bytes()
             + self.index.memory_bytes()
             + self.memo.memory_bytes()
+            + self.payloads.memory_bytes()
             + size_of::<[u64; BUCKETS]>()
             + (self.free.capacity()
                 + self.marked_free.capacity()
@@ -377,6 +442,8 @@ pub struct MatcherStats {
     pub segments: usize,
     /// Combinations of attributes in use.
     pub shapes: usize,
+    /// Fields of payloads that conditions ask for, with the keys on the way there.
+    pub fields: usize,
 }
 
 fn touch(changed: &mut [u64; BUCKETS], all_changed: &mut u64, symbol: Option<u32>) {
@@ -386,11 +453,27 @@ fn touch(changed: &mut [u64; BUCKETS], all_changed: &mut u64, symbol: Option<u32
     }
 }
 
-/// Tells the classes found, the marked ones only if what their plan left holds.
-fn believe(found: &[u32], classes: &[Class], marked: &[Marked], event: &Event, out: &mut Vec<ClassId>) {
+/// Tells the classes found, the marked ones only if what their plan left holds, and of a group those that want the payload.
+fn believe(
+    found: &[u32],
+    classes: &[Class],
+    marked: &[Marked],
+    payloads: &mut Payloads,
+    turn: u32,
+    event: &Event,
+    out: &mut Vec<ClassId>,
+) {
     for &spot in found {
         let id = spot & !MARKED;
         if spot & MARKED != 0 {
+            if spot & GROUP != 0 {
+                let id = id & !GROUP;
+                let group = payloads.group_mut(id);
+                if plan::holds(&group.base, group.left, event) {
+                    payloads.find(id, event.payload(), turn, out);
+                }
+                continue;
+            }
             let class = &classes[id as usize];
             if !plan::holds(&class.filter, marked[class.marked as usize].left, event) {
                 continue;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::filter::Literal;
 
 fn matched(matcher: &mut Matcher, event: &Event) -> Vec<ClassId> {
     let mut out = Vec::new();
@@ -43,12 +44,19 @@ fn pattern() -> impl Strategy<Value = String> {
 fn filter() -> impl Strategy<Value = Filter> {
     let set = (0u8..10, prop::bool::weighted(0.2), prop::collection::vec((pattern(), pattern()), 1..4));
     let comparison = (
-        prop::sample::select(vec!["n", "s", "n.x"]),
+        prop::sample::select(PATHS.to_vec()),
         prop::sample::select(super::super::Operator::ALL.to_vec()),
-        0i64..4,
+        prop::collection::vec(literal(), 1..4),
     );
-    let one = (prop::collection::vec(set, 0..4), prop::option::weighted(0.2, comparison))
-        .prop_map(|(sets, comparison)| {
+    // Several filters have the same conditions on attributes.
+    let sets = prop_oneof![
+        2 => prop::collection::vec(set, 0..4),
+        1 => Just(Vec::new()),
+        1 => Just(vec![(0, false, vec![("a".to_owned(), String::new())])]),
+    ];
+    let comparisons = prop_oneof![2 => Just(Vec::new()), 2 => prop::collection::vec(comparison, 1..4)];
+    let one = (sets, comparisons)
+        .prop_map(|(sets, comparisons)| {
             let mut filter = Filter::new();
             for (about, negated, values) in sets {
                 filter = match (Attribute::ALL.get(usize::from(about)), negated) {
@@ -62,10 +70,9 @@ fn filter() -> impl Strategy<Value = Filter> {
                     (None, true) => filter.not_entities(values),
                 };
             }
-            match comparison {
-                Some((path, operator, value)) => filter.payload(path, operator, [value]),
-                None => filter,
-            }
+            comparisons
+                .into_iter()
+                .fold(filter, |filter, (path, operator, values)| filter.payload(path, operator, values))
         })
         .boxed();
     prop_oneof![
@@ -75,14 +82,70 @@ fn filter() -> impl Strategy<Value = Filter> {
     ]
 }
 
+const PATHS: [&str; 10] = ["n", "s", "n.x", "n.0", "n.x.y", "n.n.n", "", "s.1", "é", "x"];
+
+fn literal() -> impl Strategy<Value = Literal> {
+    let floats = vec![0.5, 1.0, 1.5, -0.0, 1e30, 9_007_199_254_740_992.0];
+    let integers = vec![9_007_199_254_740_992_i64, 9_007_199_254_740_993, -1];
+    prop_oneof![
+        4 => (0i64..4).prop_map(Literal::from),
+        1 => prop::sample::select(floats).prop_map(Literal::from),
+        1 => prop::sample::select(integers).prop_map(Literal::from),
+        2 => prop::sample::select(vec!["0", "1", "a", "a\"b", "é", ""]).prop_map(Literal::from),
+        1 => any::<bool>().prop_map(Literal::from),
+        1 => Just(Literal::Null),
+    ]
+}
+
+/// JSON with few keys, so that paths lead somewhere, and with keys that are said twice.
+fn json() -> impl Strategy<Value = String> {
+    let numbers = vec![
+        "0.5",
+        "1.0",
+        "1e0",
+        "10e-1",
+        "-0",
+        "-0.0",
+        "1e30",
+        "1000000000000000000000000000000",
+        "-1",
+        "1.5",
+        "9007199254740992",
+        "9007199254740993",
+        "9007199254740992.0",
+        "1e999",
+        "123456789012345678901234567890123456789",
+    ];
+    let texts =
+        vec![r#""0""#, r#""1""#, r#""a""#, r#""\u0061""#, r#""a\"b""#, r#""\u00e9""#, r#""\ud83d""#, r#""""#];
+    let leaf = prop_oneof![
+        4 => (0i64..4).prop_map(|n| n.to_string()),
+        3 => prop::sample::select(numbers).prop_map(str::to_owned),
+        3 => prop::sample::select(texts).prop_map(str::to_owned),
+        2 => prop::sample::select(vec!["true", "false", "null", "{}", "[]"]).prop_map(str::to_owned),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        let key = prop::sample::select(vec!["n", "s", "x", "y", r"\u006e", "é", r"\u00e9", "0"]);
+        let object = prop::collection::vec((key, inner.clone()), 0..5).prop_map(|members| {
+            let members: Vec<String> =
+                members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+            format!("{{{}}}", members.join(","))
+        });
+        let array = prop::collection::vec(inner, 0..3).prop_map(|items| format!("[{}]", items.join(",")));
+        prop_oneof![3 => object, 1 => array]
+    })
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let attributes = prop::collection::vec(prop::option::weighted(0.6, word()), Attribute::COUNT);
-    (word(), attributes, 0i64..4).prop_map(|(event_type, attributes, n)| {
+    let plain = (0i64..4).prop_map(|n| format!("{{\"n\":{n},\"s\":\"{n}\"}}"));
+    let payload = prop_oneof![1 => plain, 2 => json()];
+    (word(), attributes, payload).prop_map(|(event_type, attributes, payload)| {
         let mut builder = Event::builder(&event_type);
         for (attribute, value) in Attribute::ALL.into_iter().zip(attributes).skip(1) {
             builder = builder.attribute(attribute, &value.unwrap_or_default());
         }
-        builder.json(format!("{{\"n\":{n},\"s\":\"{n}\"}}")).build().expect("valid")
+        builder.json(payload).build().expect("valid")
     })
 }
 
@@ -240,6 +303,102 @@ fn a_memo_that_cannot_help_is_bypassed_and_comes_back() {
         assert_eq!(out.len(), 1);
     }
     assert!(!matcher.memo.is_bypassed(), "200 do");
+}
+
+fn parsed(text: impl AsRef<str>) -> Filter {
+    text.as_ref().parse().expect("valid")
+}
+
+/// The counted work of one event, of about as many instructions.
+fn work(matcher: &mut Matcher, event: &Event) -> u64 {
+    let before = matcher.payloads.worked();
+    matched(matcher, event);
+    matcher.payloads.worked() - before
+}
+
+#[test]
+fn conditions_share_one_walk_and_are_found_by_the_values_of_the_event() {
+    let long = "x".repeat(60_000);
+    let event =
+        Event::builder("task.progress").stream("s").json(format!(r#"{{"pad":"{long}","user":"u7","n":5}}"#));
+    let event = event.build().expect("valid");
+    let mut matcher = Matcher::new(FilterLimits::default());
+    matcher.insert(&parsed("type=other payload.n>=5"));
+    assert_eq!(work(&mut matcher, &event), 0, "an event whose attributes nobody wants is not looked into");
+    let one = matcher.insert(&parsed("type=task.* payload.n>=5"));
+    let of_one = work(&mut matcher, &event);
+    for n in 0..10_000 {
+        matcher.insert(&parsed(format!("type=task.* payload.user==u{n} payload.n>=0")));
+        matcher.insert(&parsed(format!("type=task.* payload.n>={}", n + 6)));
+        matcher.insert(&parsed(format!("type=task.* payload.f{n}>=1")));
+        matcher.insert(&parsed(format!("stream=t{n} payload.n>=1")));
+    }
+    assert_eq!(matched(&mut matcher, &event).len(), 2);
+    assert!(matcher.class_of(&parsed("type=task.* payload.n>=5")) == Some(one));
+    let of_all = work(&mut matcher, &event);
+    assert!(of_all < of_one + 5_000, "{of_all} beside 40,000 more, {of_one} of one");
+}
+
+#[test]
+fn ten_thousand_conditions_on_one_event_cost_less_than_a_turn() {
+    let event = Event::builder("task.progress").json(r#"{"n":5,"user":"u7"}"#).build().expect("valid");
+    // Every anchor points at the event, and none of the filters wants it.
+    for (anchor, other) in [
+        ("payload.n<=", "payload.n>="),
+        ("payload.n<=", "payload.user!=u7,x"),
+        ("payload.user!=x", "payload.user!=u7,y"),
+        ("payload.n exists source!=", "payload.n>"),
+    ] {
+        let mut matcher = Matcher::new(FilterLimits::default());
+        for n in 5..5_005 {
+            matcher.insert(&parsed(format!("{anchor}{n} {other}{}", n + 1)));
+        }
+        assert_eq!(matched(&mut matcher, &event), []);
+        let work = work(&mut matcher, &event);
+        assert!(work < 3_000_000, "{anchor} {other}: {work}");
+    }
+}
+
+#[test]
+fn what_a_change_of_members_leaves_is_nothing() {
+    let mut matcher = Matcher::new(FilterLimits::default());
+    let empty = matcher.stats();
+    let event = Event::builder("a").json(r#"{"n":{"x":[1,{"y":"z"}]},"m":1.0}"#).build().expect("valid");
+    let texts = [
+        "type=a payload.n.x.0==1",
+        "type=a payload.n.x.1.y==z payload.m>=1",
+        "payload.m==1,2,1.0",
+        "payload.n exists",
+        "type=* source!=b payload.m<=1",
+        "type=a,b payload.k!=1",
+        "type=a payload.n.x.0==1,2 payload.m<2",
+    ];
+    for round in 0..50 {
+        let mut classes: Vec<ClassId> = texts.iter().map(|text| matcher.insert(&parsed(text))).collect();
+        assert_eq!(matched(&mut matcher, &event).len(), texts.len(), "round {round}");
+        let nth = round % texts.len();
+        classes.rotate_left(nth);
+        for (gone, class) in classes.iter().enumerate() {
+            assert!(matcher.remove(*class));
+            assert_eq!(matched(&mut matcher, &event).len(), texts.len() - gone - 1);
+        }
+        assert_eq!(matcher.stats(), empty);
+    }
+}
+
+#[test]
+fn turns_that_begin_anew_forget_what_was_found() {
+    let mut matcher = Matcher::new(FilterLimits::default());
+    let class = matcher.insert(&parsed("type=a,b source=c,d payload.n>=5"));
+    let event = |n: u64| {
+        let builder = Event::builder("a").source("c").json(format!(r#"{{"n":{n}}}"#));
+        builder.build().expect("valid")
+    };
+    matcher.turn = u32::MAX - 3;
+    for n in 0..8 {
+        let want: &[ClassId] = if n % 2 == 0 { &[] } else { &[class] };
+        assert_eq!(matched(&mut matcher, &event(if n % 2 == 0 { 4 } else { 5 })), want, "{n}");
+    }
 }
 
 #[test]

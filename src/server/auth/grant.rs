@@ -538,6 +538,74 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_narrows_lists_and_alone_is_a_grant() {
+        let of = |source: &str, n: i64| {
+            let builder = event("a.b").stream("s").source(source).json(format!(r#"{{"n":{n}}}"#));
+            builder.build().expect("an event")
+        };
+        for (claims, sees) in [
+            (r#"{"filter":"payload.n >= 5"}"#, [true, false, true]),
+            (r#"{"filter":"source!=x payload.n >= 5"}"#, [true, false, false]),
+            (r#"{"filter":"source!=x","streams":["s"]}"#, [true, true, false]),
+            (r#"{"filter":"source!=x","streams":["t"]}"#, [false; 3]),
+            (r#"{"filter":"source!=x","streams":[]}"#, [false; 3]),
+            (r#"{"filter":"nothing","streams":["*"]}"#, [false; 3]),
+            // What says nothing gives nothing.
+            (r#"{"filter":""}"#, [false; 3]),
+            (r#"{"filter":" & "}"#, [false; 3]),
+            (r#"{"filter":null}"#, [false; 3]),
+            (r#"{"filter":"","streams":["*"]}"#, [true; 3]),
+        ] {
+            let grant = grant(claims);
+            let seen = [("c", 5), ("c", 4), ("x", 5)].map(|(source, n)| grant.sees(&of(source, n)));
+            assert_eq!(seen, sees, "{claims}");
+        }
+        for filter in ["colour=red", "payload.a >"] {
+            let claims = Claims { filter: Some(filter.to_owned()), ..Claims::default() };
+            assert!(Grant::new(&claims, None, 0).is_err(), "{filter}");
+        }
+    }
+
+    /// Versions before this one pass the claim over: what is saved gives them nothing to give.
+    #[test]
+    fn a_grant_with_a_filter_is_nothing_to_an_older_version() {
+        let text =
+            r#"{"filter":"payload.n >= 5","streams":["*"],"publish":true,"metrics":true,"admin":true}"#;
+        let mut saved = serde_json::to_value(grant(text).save()).expect("texts and numbers");
+        saved.as_object_mut().expect("an object").remove("filtered");
+        let older: SavedGrant = serde_json::from_value(saved).expect("the form of before");
+        let older = Grant::new(older.claims(), None, 0).expect("a grant");
+        assert!(older.sees_nothing() && !older.publishes() && !older.is_admin() && !older.sees_metrics());
+    }
+
+    #[test]
+    fn a_holder_publishes_what_breaks_no_condition() {
+        let grant = grant(
+            r#"{"filter":"type=seen.* source=a,b entity=task:* payload.tenant == t payload.n < 5 payload.x !exists","publish":true}"#,
+        );
+        for (builder, breaks) in [
+            (event("other"), None),
+            (event("other").source("a").entity("task", "1").json(r#"{"tenant":"t","n":4}"#), None),
+            (event("other").source("c"), Some("source=a,b")),
+            (event("other").entity("agent", "1"), Some("entity=task:*")),
+            (event("other").json(r#"{"tenant":"u"}"#), Some(r#"payload.tenant == "t""#)),
+            (event("other").json(r#"{"tenant":["t"]}"#), Some(r#"payload.tenant == "t""#)),
+            (event("other").json(r#"{"n":5}"#), Some("payload.n < 5")),
+            (event("other").json(r#"{"x":null}"#), Some("payload.x !exists")),
+            (event("other").json("[]"), None),
+        ] {
+            let allowed = grant.may_publish(&complete(builder).expect("an event"));
+            match breaks {
+                None => assert_eq!(allowed, Ok(())),
+                Some(condition) => {
+                    let what = format!("an event for which {condition} does not hold");
+                    assert_eq!(allowed, Err(what));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_grant_keeps_within_the_limits_of_filters() {
         let many: Vec<String> = (0..300).map(|n| format!("s{n}")).collect();
         let claims = Claims { streams: Some(many), ..Claims::default() };

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::super::messages;
 use super::super::pages::Outlet;
+use super::super::{budget, messages};
 use super::{Core, Kept, Socket, token_of};
 use crate::bus::ReaderItem;
 use crate::dialect::{GapNotice, Missed};
@@ -15,6 +15,10 @@ use crate::feed::{Fanout, Flushed, Tally};
 
 /// Events taken from the bus before they are written.
 const EVENTS_A_BATCH: usize = 256;
+
+/// Instructions that a turn spends, about, on what clients ask of payloads; the rest of the events waits for the next turn.
+/// As much as a turn spends on its peers.
+const PAYLOADS_A_TURN: u64 = budget::TURN as u64 * 1_000;
 
 /// Tells of events that are gone before anybody could see who wants them. Members who want all of them are told the
 /// number, and others a bound, unless that would tell a client of how much goes on beyond its grant.
@@ -48,6 +52,7 @@ impl<S: Socket> Core<S> {
     pub(super) fn pump(&mut self, batches: usize) {
         self.unpumped = 0;
         let mut any = false;
+        let worked = self.fanout.payload_work();
         for _ in 0..batches {
             self.fanout.note(messages::is_read());
             let fanout = &mut self.fanout;
@@ -65,49 +70,59 @@ impl<S: Socket> Core<S> {
             let can_recover = has_log && self.shared.bus.shards() == 1;
             let continuity = &mut self.continuity;
             let mut oldest = None;
-            let taken = self.reader.poll_batch(EVENTS_A_BATCH, |item| match item {
-                ReaderItem::Event(event) => {
-                    oldest.get_or_insert_with(|| event.made());
-                    if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
-                        // The ring has lapped the loop: the log has what it let go of.
-                        let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
-                            |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
-                        );
-                        gap.recoverable = lost && can_recover && is_of_one_epoch;
+            // One by one where an event may take much.
+            let step = if fanout.reads_payloads() { 1 } else { EVENTS_A_BATCH };
+            let mut taken = 0;
+            let is_spent = loop {
+                let came = self.reader.poll_batch(step, |item| match item {
+                    ReaderItem::Event(event) => {
+                        oldest.get_or_insert_with(|| event.made());
+                        if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
+                            // The ring has lapped the loop: the log has what it let go of.
+                            let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
+                                |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
+                            );
+                            gap.recoverable = lost && can_recover && is_of_one_epoch;
+                            append_gap(fanout, &gap, seal);
+                        }
+                        if let Some(snapshot) = snapshot {
+                            snapshot.put(event);
+                        }
+                        fanout.append(event, now);
+                    }
+                    ReaderItem::Gap { shard, missed, from, to } => {
+                        metrics.loop_gaps.inc_by(missed);
+                        if let Some(snapshot) = snapshot {
+                            snapshot.forget();
+                        }
+                        lost = true;
+                        if continuity.is_some() {
+                            // The next event's id tells.
+                            return;
+                        }
+                        let id = |sequence| Some(EventId { epoch, shard, sequence });
+                        let gap = GapNotice {
+                            missed: Missed::Exactly(missed),
+                            from: from.checked_sub(1).and_then(id).map(Since::Event),
+                            to: to.checked_sub(1).and_then(id),
+                            recoverable: false,
+                            at: now,
+                        };
                         append_gap(fanout, &gap, seal);
                     }
-                    if let Some(snapshot) = snapshot {
-                        snapshot.put(event);
-                    }
-                    fanout.append(event, now);
+                });
+                taken += came;
+                let is_spent = fanout.payload_work() - worked > PAYLOADS_A_TURN;
+                if came < step || taken >= EVENTS_A_BATCH || is_spent {
+                    break is_spent;
                 }
-                ReaderItem::Gap { shard, missed, from, to } => {
-                    metrics.loop_gaps.inc_by(missed);
-                    if let Some(snapshot) = snapshot {
-                        snapshot.forget();
-                    }
-                    lost = true;
-                    if continuity.is_some() {
-                        // The next event's id tells.
-                        return;
-                    }
-                    let id = |sequence| Some(EventId { epoch, shard, sequence });
-                    let gap = GapNotice {
-                        missed: Missed::Exactly(missed),
-                        from: from.checked_sub(1).and_then(id).map(Since::Event),
-                        to: to.checked_sub(1).and_then(id),
-                        recoverable: false,
-                        at: now,
-                    };
-                    append_gap(fanout, &gap, seal);
-                }
-            });
+            };
             if lost {
                 self.snapshot_is_made();
             }
             self.log_noted();
             any |= taken > 0;
-            self.more_events = taken == EVENTS_A_BATCH;
+            self.more_events = taken == EVENTS_A_BATCH || is_spent;
             // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
             // it was published.
             self.end_grants();
@@ -116,7 +131,7 @@ impl<S: Socket> Core<S> {
                 let passed = (Timestamp::now().0 - oldest.0).max(0) as u64;
                 self.shared.metrics.delivery.observe(passed, written);
             }
-            if !self.more_events {
+            if !self.more_events || is_spent {
                 break;
             }
         }

@@ -278,7 +278,7 @@ impl StreamRequest {
         let mut stream =
             Self::read_lists(request, encoding).map_err(|error| ClientError::new("invalid_query", error))?;
         // The text narrows what the other names ask for.
-        stream.filter = stream.filter.and(&narrow);
+        stream.filter = stream.filter.try_and(&narrow)?;
         Ok(stream)
     }
 

@@ -9,6 +9,13 @@ use crate::dialect::{ClientError, Subscribe};
 /// the index; measured with 1,000 filters of 256 values.
 const MEMBER_BYTES: usize = 128;
 
+/// What a condition on the payload takes there beside its values, about: the condition, its place under an anchor, and its
+/// filter's group.
+const CONDITION_BYTES: usize = 320;
+
+/// What each key of its path takes, about: a node of the tree of fields.
+const KEY_BYTES: usize = 128;
+
 /// What a subscription takes beside its filter, about: its class, its place in the index.
 const CLASS_BYTES: usize = 128;
 
@@ -23,7 +30,11 @@ pub(super) struct Weight {
 
 impl Weight {
     fn of_filter(filter: &Filter) -> usize {
-        CLASS_BYTES + filter.held_bytes() + filter.members_count() * MEMBER_BYTES
+        let (conditions, keys) = filter.comparisons_count();
+        let members = filter.members_count() * MEMBER_BYTES;
+        // A condition's bytes are kept twice.
+        let twice = if conditions > 0 { filter.held_bytes() } else { 0 };
+        CLASS_BYTES + filter.held_bytes() + twice + members + conditions * CONDITION_BYTES + keys * KEY_BYTES
     }
 
     fn of(subscription: &Subscription, narrowed: bool) -> Self {

@@ -4,7 +4,7 @@
 //! - The answer is that of [`Filter::matches`], the definition, and for other subscriptions that of where they began.
 //! - What a filter costs is charged to the turn's budget: when it is compiled, and for each event that it is held against.
 //!
-//! A small filter is held against events as it stands: that takes no memory, and up to [`PLAIN_BYTES`] it is about as quick.
+//! A small filter without conditions on the payload is held against events as it stands: that takes no memory, and up to [`PLAIN_BYTES`] it is about as quick.
 //! Others are compiled. A client's other subscriptions are one matcher, because there may be a thousand of them.
 
 use std::collections::HashMap;
@@ -64,7 +64,6 @@ struct Compiled {
     found: Vec<ClassId>,
     /// Bytes of the conditions that a matcher holds against each event as they stand.
     loose: usize,
-    comparisons: usize,
 }
 
 impl Judge {
@@ -84,12 +83,10 @@ impl Judge {
             pending: except,
             wanted: Vec::new(),
         };
-        judge.filter = match filter.bytes().len() {
-            ..=PLAIN_BYTES => Test::Plain(filter),
-            _ => Test::Compiled(Compiled::new(&filter)),
-        };
+        judge.filter =
+            if is_plain(&filter) { Test::Plain(filter) } else { Test::Compiled(Compiled::new(&filter)) };
         if let [one] = judge.pending.as_slice()
-            && one.filter.bytes().len() <= PLAIN_BYTES
+            && is_plain(&one.filter)
         {
             judge.except = Test::Plain(one.filter.clone());
             judge.plain_began.clone_from(&one.began);
@@ -201,12 +198,17 @@ impl Judge {
     }
 }
 
+/// Whether a filter is used as it stands. A condition on the payload is not: each would walk over the whole payload.
+fn is_plain(filter: &Filter) -> bool {
+    filter.bytes().len() <= PLAIN_BYTES && filter.comparisons_count().0 == 0
+}
+
 impl Test {
     fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
         match self {
             Self::None => false,
             Self::Plain(filter) => {
-                budget.spend(1 + plain_cost(filter.bytes().len(), 0, event));
+                budget.spend(1 + plain_cost(filter.bytes().len(), event));
                 filter.matches(event)
             }
             Self::Compiled(compiled) => compiled.matches(event, budget),
@@ -225,7 +227,7 @@ impl Test {
 impl Compiled {
     fn empty() -> Box<Self> {
         let matcher = Matcher::new(FilterLimits::default());
-        Box::new(Self { matcher, found: Vec::new(), loose: 0, comparisons: 0 })
+        Box::new(Self { matcher, found: Vec::new(), loose: 0 })
     }
 
     fn new(filter: &Filter) -> Box<Self> {
@@ -238,7 +240,8 @@ impl Compiled {
         let (mut paths, mut bytes) = (1usize, 0);
         for clause in filter.clauses() {
             match clause {
-                Clause::Comparison(_) => self.comparisons += 1,
+                // Their cost is counted while they are held against an event.
+                Clause::Comparison(_) => {}
                 Clause::Set(set) => {
                     let size: usize = set.members().map(|(first, _)| first.text.len()).sum();
                     bytes += size;
@@ -258,11 +261,12 @@ impl Compiled {
     }
 
     fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
-        let before = self.matcher.walked();
+        let (walks, payloads) = (self.matcher.walked(), self.matcher.payload_work());
         self.matcher.matches(event, &mut self.found);
         // About 100 instructions for a node that a walk stands on.
-        let walked = u32::try_from((self.matcher.walked() - before) / 10).unwrap_or(u32::MAX);
-        let loose = plain_cost(self.loose, self.comparisons, event);
+        let walked = (self.matcher.walked() - walks) / 10 + (self.matcher.payload_work() - payloads) / 1_000;
+        let walked = u32::try_from(walked).unwrap_or(u32::MAX);
+        let loose = plain_cost(self.loose, event);
         let all = 2 + self.found.len() as u32 / 20;
         budget.spend(all.saturating_add(walked).saturating_add(loose).min(CHARGE_MAX));
         !self.found.is_empty()
@@ -270,13 +274,12 @@ impl Compiled {
 }
 
 /// Returns about what it takes to hold conditions against an event as they stand, in units of a budget.
-fn plain_cost(bytes: usize, comparisons: usize, event: &Event) -> u32 {
+fn plain_cost(bytes: usize, event: &Event) -> u32 {
     let values = Attribute::ALL.iter().filter_map(|attribute| event.attribute(*attribute));
     let values: usize = values.map(str::len).sum();
     // A pattern is tried from each segment of a value on: about two instructions for a byte of each.
     let sets = bytes * values / 500;
-    let payload = comparisons * event.payload().len() * 3 / 1_000;
-    u32::try_from(sets + payload).unwrap_or(u32::MAX).min(CHARGE_MAX)
+    u32::try_from(sets).unwrap_or(u32::MAX).min(CHARGE_MAX)
 }
 
 #[cfg(test)]
@@ -285,13 +288,21 @@ mod tests {
 
     use super::*;
     use crate::event::EventId;
+    use crate::filter::Operator;
 
     fn filter() -> impl Strategy<Value = Filter> {
         let value = prop::sample::select(vec!["a.b", "a.*", "a.**", "**.c", "*.b.c", "x", "a:b", "**:b**"]);
         let set = prop::collection::vec(value, 0..40);
-        (set.clone(), set.clone(), set).prop_map(|(types, not_types, sources)| {
-            Filter::new().types(types).not_types(not_types.into_iter().take(1)).sources(sources)
-        })
+        (set.clone(), set.clone(), set, prop::option::of(0..4i64)).prop_map(
+            |(types, not_types, sources, least)| {
+                let filter =
+                    Filter::new().types(types).not_types(not_types.into_iter().take(1)).sources(sources);
+                match least {
+                    Some(least) => filter.payload("n", Operator::GreaterOrEqual, [least]),
+                    None => filter,
+                }
+            },
+        )
     }
 
     proptest! {
@@ -306,7 +317,7 @@ mod tests {
             let mut judge = Judge::new(wanted.clone(), except.clone());
             while !judge.prepare(&mut Budget::new(1)) {}
             for (sequence, event_type) in types.into_iter().enumerate() {
-                let event = Event::builder(event_type).source("a.b").build().expect("valid");
+                let event = Event::builder(event_type).source("a.b").json(format!(r#"{{"n":{sequence}}}"#)).build().expect("valid");
                 event.place(EventId { epoch: 3, shard: 0, sequence: sequence as u64 });
                 let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.has(&event));
                 prop_assert_eq!(judge.wants(&event, &mut Budget::new(1000)), by_definition);

@@ -22,6 +22,7 @@ use super::rights;
 use super::routes::{self, BodyWanted, Outcome};
 use super::session::began::Brought;
 use super::session::past::PastReport;
+pub(crate) use super::session::past::ReplayFrom;
 use super::session::{Flow, Session};
 use super::wheel::Tick;
 use super::workers::LaneLimits;
@@ -116,19 +117,6 @@ impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Work({})", self.lane)
     }
-}
-
-/// Where a replay starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ReplayFrom {
-    /// Behind this event, or from this position on.
-    After(Since),
-    /// At the newest so many that match.
-    Newest(usize),
-    /// At the latest of each key.
-    Snapshot,
-    /// The client named an event that no bus ever had.
-    Unknown,
 }
 
 /// What a connection needs from its loop.

@@ -8,6 +8,20 @@
 use bytes::Bytes;
 
 use crate::dialect::{Asked, Encoding, PastEnd, PastStart, Reply, Stamp};
+use crate::event::Since;
+
+/// Where a replay starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReplayFrom {
+    /// Behind this event, or from this position on.
+    After(Since),
+    /// At the newest so many that match.
+    Newest(usize),
+    /// At the latest of each key.
+    Snapshot,
+    /// The client named an event that no bus ever had.
+    Unknown,
+}
 
 /// What is still to be said about one past.
 #[derive(Debug, Default)]

@@ -92,7 +92,7 @@ fn patterns_mean_the_same_in_every_language() {
 
 #[test]
 fn javascript_verbs_do_what_they_say() {
-    node_test("client.test.mjs", 17);
+    node_test("client.test.mjs", 20);
 }
 
 #[test]

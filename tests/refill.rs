@@ -262,7 +262,7 @@ fn the_server_says_what_it_can_do() {
     let mut client = Ws::connect(server.addr);
     let info = client.ask(&json!({"type": "request", "payload": {"action": "server_info"}}));
     let listed = info["payload"]["capabilities"].as_array().expect("a list").clone();
-    for capability in ["filter", "lean", "own_past", "refill"] {
+    for capability in ["filter", "history_end", "lean", "own_past", "refill"] {
         assert!(listed.contains(&json!(capability)), "{capability}: {listed:?}");
     }
 }

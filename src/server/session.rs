@@ -87,7 +87,7 @@ const TOLD_TICKS: Tick = 100;
 
 /// What this server can do that older ones could not, or that a client must not ask of one that can't. A server without
 /// such a list has none of it.
-const CAPABILITIES: [&str; 4] = ["filter", "lean", "own_past", "refill"];
+const CAPABILITIES: [&str; 5] = ["filter", "history_end", "lean", "own_past", "refill"];
 
 /// Instructions for a byte of a message of which the type alone is read.
 const GLANCE_INSTRUCTIONS: usize = 12;

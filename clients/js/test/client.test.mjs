@@ -231,3 +231,34 @@ test('a client that is given up says so', async (t) => {
   assert.deepEqual(states.filter((state) => state === 'connecting').length, 3);
   assert.equal(client.status, 'closed');
 });
+
+test('twenty subscriptions with a past have one socket, and each its own whole past', async (t) => {
+  await server.publish(Array.from({ length: 60 }, (_, n) => numbered(n, { source: 'symbols', entity: { kind: 'symbol', id: `s${n % 20}` } })));
+  const client = connect(t, { transports: ['ws'] });
+  const sockets = async () => (await (await fetch(`${server.url}/api/stats`)).json()).connections.ws;
+  const before = await sockets();
+  const all = client.subscribe({ sources: ['symbols'] }, { history: 60 });
+  const each = Array.from({ length: 20 }, (_, n) => client.subscribe({ entities: [`symbol:s${n}`] }, n % 2 ? { history: 3 } : { snapshot: true }));
+  assert.deepEqual(await all.past, { events: 60, complete: true });
+  for (const [n, one] of each.entries()) {
+    assert.deepEqual(await one.past, { events: n % 2 ? 3 : 1, complete: true });
+    const want = n % 2 ? [n, n + 20, n + 40] : [n + 40];
+    assert.deepEqual((await take(one, want.length)).map((event) => event.payload.n), want);
+  }
+  assert.equal((await sockets()) - before, 1);
+  await server.publish(numbered(100, { source: 'symbols', entity: { kind: 'symbol', id: 's7' } }));
+  assert.equal((await take(each[7], 1))[0].payload.n, 100, 'what is live comes once');
+  assert.deepEqual((await take(all, 61)).map((event) => event.payload.n), [...Array(60).keys(), 100]);
+});
+
+for (const transports of [['ws'], ['sse']]) {
+  test(`${transports}: a filter's text says what the lists can't`, async (t) => {
+    const client = connect(t, { transports });
+    const [half, other] = [client.subscribe({ event_types: ['load'], filter: 'payload.n >= 50 source!=b' }), client.subscribe('load')];
+    await Promise.all([half.ready, other.ready]);
+    await server.publish([[49, 'a'], [50, 'b'], [51, 'a'], [52]].map(([n, source]) => ({ type: 'load', source, payload: { n } })));
+    assert.deepEqual((await take(half, 2)).map((event) => event.payload.n), [51, 52]);
+    assert.deepEqual((await take(other, 4)).map((event) => event.payload.n), [49, 50, 51, 52]);
+    await assert.rejects(client.subscribe({ filter: 'colour=red' }).next(), /colour/);
+  });
+}

@@ -100,7 +100,7 @@ class Verbs(Case):
         self.assertIsNone(gap.missed)
 
         async def streams() -> bool:
-            return bool((await self.server.stats())["connections"][transport] == 2)
+            return bool((await self.server.stats())["connections"][transport] == (1 if transport == "ws" else 2))
 
         await until("those that ended have left", streams)
         await client.close()

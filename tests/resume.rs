@@ -43,6 +43,15 @@ impl Client {
         Self::Ws(Box::new(Ws::subscribed(addr, payload)))
     }
 
+    /// One that wants these types, behind an event.
+    fn of(addr: SocketAddr, sse: bool, types: &str, since: &str) -> Self {
+        if sse {
+            let header = format!("Last-Event-ID: {since}\r\n");
+            return Self::Sse(Box::new(Sse::with(addr, &format!("?type={types}"), &header)));
+        }
+        Self::Ws(Box::new(Ws::subscribed(addr, json!({"event_types": [types], "since": since}))))
+    }
+
     fn next(&mut self) -> Got {
         let (kind, payload, position) = match self {
             Self::Ws(ws) => {
@@ -106,7 +115,9 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
 fn what_is_told_as_missed_is_what_the_client_wanted() {
     let server = Server::with(&["--bus-capacity", "256"]);
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
-    let lines: String = (1..=1000).map(numbered).collect();
+    // Every hundredth is an alarm, and the last ten are kept.
+    let alarm = |n: usize| numbered(n).replace("test.numbered", "alarm.fire");
+    let lines: String = (1..=1000).map(|n| if n % 100 == 0 { alarm(n) } else { numbered(n) }).collect();
     server.publish(lines);
     for sse in [false, true] {
         let gap = |filter: Value, query: &str| {
@@ -122,13 +133,22 @@ fn what_is_told_as_missed_is_what_the_client_wanted() {
             assert_eq!(message["type"], "gap", "{message}");
             message["payload"].take()
         };
-        // Who wants everything has missed all that is gone. It was told so whatever it wanted.
+        // A client that wants everything has missed all that is gone. Every client was told that number once.
         let all = gap(json!({}), "");
         let missed = all["missed"].as_u64().unwrap_or_else(|| panic!("{all}"));
         assert!((700..1000).contains(&missed) && all["at_most"].is_null(), "{all}");
-        // Who wants some may have missed none of them.
+        // A client that wants some has missed those.
         let some = gap(json!({"event_types": ["alarm.*"]}), "?type=alarm.*");
-        assert_eq!((&some["missed"], &some["at_most"]), (&Value::Null, &json!(missed)), "{some}");
+        assert_eq!((&some["missed"], &some["at_most"]), (&json!(missed / 100), &Value::Null), "{some}");
+        // Correlations are not kept beside the events: then there is a bound.
+        let some =
+            gap(json!({"event_types": ["alarm.*"], "correlation_ids": ["c"]}), "?type=alarm.*&correlation=c");
+        assert_eq!((&some["missed"], &some["at_most"]), (&Value::Null, &json!(missed / 100)), "{some}");
+        // A client that wanted nothing of what is gone has missed nothing, and is told of nothing.
+        let event_type = if sse { "quiet.sse" } else { "quiet.ws" };
+        let mut quiet = Client::of(server.addr, sse, event_type, &first);
+        let id = server.publish(numbered(1).replace("test.numbered", event_type))["last_event_id"].take();
+        assert!(matches!(quiet.next(), Got::Event { n: 1, id: got, .. } if json!(got) == id));
     }
 }
 
@@ -148,9 +168,8 @@ fn who_comes_back_too_late_is_told_and_gets_the_rest_without_a_hole() {
         let mut client = Client::connect(server.addr, sse, Some(&first));
         let Got::Gap(gap) = client.next() else { panic!("no gap, though events are gone") };
         assert_eq!(gap["recoverable"], false, "{gap}");
-        // All of them matched, but nobody can know that any more.
-        assert!(gap["missed"].is_null(), "{gap}");
-        let missed = gap["at_most"].as_u64().unwrap_or_else(|| panic!("the ids say how many at most: {gap}"));
+        let missed =
+            gap["missed"].as_u64().unwrap_or_else(|| panic!("all events match, so it can be known: {gap}"));
         for n in missed + 1..=last as u64 {
             assert!(matches!(client.next(), Got::Event { n: got, .. } if got == n), "a hole at {n}");
         }

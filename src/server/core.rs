@@ -32,6 +32,7 @@ macro_rules! context {
 
 mod admit;
 mod ahead;
+mod bygone;
 mod commit;
 mod grants;
 mod leave;
@@ -66,8 +67,8 @@ use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
 use crate::engine::Wanted;
-use crate::event::{EventId, Position, Since, Timestamp};
-use crate::feed::{Cursor, Cut, Fanout, FeedKey, FeedView, Flushed, Ring, Slot, Snapshot, Tally};
+use crate::event::{Position, Timestamp};
+use crate::feed::{Cursor, Cut, Fanout, FeedKey, FeedView, Flushed, Slot, Snapshot, Tally};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
@@ -120,10 +121,11 @@ pub(crate) trait Socket: Read + Write {
 pub(crate) type Token = u64;
 
 use ahead::PutOff;
+use bygone::Bygone;
 use commit::Commit;
 use leave::Leave;
 pub(crate) use log_places::place_of;
-use log_places::{Continuity, resume_behind};
+use log_places::{Continuity, Kept};
 use mail::{Awaited, Mailbox};
 use presence::Present;
 use replay::Replay;
@@ -236,6 +238,8 @@ pub(crate) struct Core<S> {
     leaving: Vec<Leave>,
     /// From the first time that a client asked for one.
     snapshot: Option<Box<Snapshot>>,
+    /// What went by, for clients that come back too late.
+    bygone: Bygone,
     /// While what came before is put into it.
     building: Option<Box<Building>>,
     effects: Vec<Effect>,
@@ -332,6 +336,7 @@ impl<S: Socket> Core<S> {
             draining: false,
             leaving: Vec::new(),
             snapshot: None,
+            bygone: Bygone::default(),
             building: None,
             effects: Vec::new(),
             tally: Tally::default(),
@@ -780,21 +785,5 @@ impl<S: Socket> Core<S> {
         let mut cx = context!(self, conn);
         conn.connection.drain(delay_ms, &mut cx);
         self.apply(slot);
-    }
-}
-
-/// The bus, as cursors see it.
-struct Kept<'a> {
-    shared: &'a Shared,
-    now: Timestamp,
-}
-
-impl Ring for Kept<'_> {
-    fn resume_behind(&self, id: EventId) -> Option<Since> {
-        resume_behind(self.shared, id)
-    }
-
-    fn now(&self) -> Timestamp {
-        self.now
     }
 }

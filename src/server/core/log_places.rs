@@ -13,6 +13,7 @@ use crate::bus::{Bus, LoopReader};
 use crate::dialect::{GapNotice, Missed};
 use crate::engine::{Engine, Status};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::feed::Ring;
 
 /// What is kept behind an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ fn position_of(shared: &Shared, id: EventId) -> Option<Position> {
 }
 
 /// What to resume with behind this event, where everything behind it is kept.
-pub(super) fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
+fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
     let since = match shared.bus.shards() {
         1 => Since::Event(id),
         _ => Since::Position(position_of(shared, id)?),
@@ -87,6 +88,22 @@ pub(super) fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
         Behind::NotYet | Behind::Unknown => false,
     };
     marks(shared, &since).iter().all(is_kept).then_some(since)
+}
+
+/// The bus, as cursors see it.
+pub(super) struct Kept<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) now: Timestamp,
+}
+
+impl Ring for Kept<'_> {
+    fn resume_behind(&self, id: EventId) -> Option<Since> {
+        resume_behind(self.shared, id)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now
+    }
 }
 
 /// `log`: the epoch of the engine's log, if there is one.

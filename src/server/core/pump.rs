@@ -63,7 +63,7 @@ impl<S: Socket> Core<S> {
             let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
             let seal: Option<&dyn Fn(&Since) -> Option<Since>> =
                 if auth.is_open() { None } else { Some(&seal) };
-            let snapshot = &mut self.snapshot;
+            let (snapshot, bygone) = (&mut self.snapshot, &mut self.bygone);
             let mut lost = false;
             // Of several shards, the id before the hole says nothing of the others.
             let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
@@ -88,6 +88,7 @@ impl<S: Socket> Core<S> {
                         if let Some(snapshot) = snapshot {
                             snapshot.put(event);
                         }
+                        bygone.note(event);
                         fanout.append(event, now);
                     }
                     ReaderItem::Gap { shard, missed, from, to } => {

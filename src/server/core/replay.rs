@@ -23,6 +23,7 @@ use super::super::Rng;
 use super::super::auth::{Auth, Grant};
 use super::super::budget::{self, Budget};
 use super::super::connection::ReplayFrom;
+use super::bygone::{Bygone, Count};
 use super::log_places::{Behind, behind, event_id, marks};
 use super::mail::Letter;
 use super::{Core, Kept, Socket, token_of};
@@ -421,11 +422,23 @@ impl<S: Socket> Core<S> {
         self.answer(slot, replay, &start);
     }
 
+    /// Whether all that is gone behind the client's places is known to be nothing that it wanted.
+    fn has_lost_nothing(&self, replay: &Replay) -> bool {
+        let Work::Forward(forward) = &replay.work else { return false };
+        let is_unwanted = |(after, gone): (EventId, u64)| {
+            let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
+            let count = self.bygone.count(replay.judge.asked(), shard, from, gone, &mut 0);
+            matches!(count, Some(Count { most: 0, .. }))
+        };
+        forward.lost().is_some_and(|mut lost| lost.all(is_unwanted))
+    }
+
     /// Answers the subscribe that asked for a past, if that is not done yet.
     fn answer(&mut self, slot: usize, replay: &mut Replay, start: &PastStart) {
+        let has_lost_nothing = start.complete == Some(false) && self.has_lost_nothing(replay);
         let Some(report) = &mut replay.report else { return };
         let mut start = start.clone();
-        if replay.judge.missed(Missed::Unknown).is_none() {
+        if replay.judge.missed(Missed::Unknown).is_none() || has_lost_nothing {
             // Where nothing is wanted, nothing is missing.
             start.complete = Some(true);
         }
@@ -446,9 +459,12 @@ impl<S: Socket> Core<S> {
         let token = token_of(slot, conn.generation);
         let Replay { encoding, judge, work, ticket, arrived, events, has_gap, .. } = replay;
         let mut store = Store { shared: &self.shared, arrived, now };
+        let mut spent = 0;
         let seals = conn.connection.grant().is_some_and(Grant::narrows);
         let mut out = Page {
             seals: seals.then_some((&self.shared.auth, &mut self.rng)),
+            bygone: &self.bygone,
+            spent: &mut spent,
             encoding: *encoding,
             judge,
             cursor: &mut conn.cursor,
@@ -458,7 +474,7 @@ impl<S: Socket> Core<S> {
             has_gap,
             size: 0,
         };
-        match work {
+        let over = match work {
             Work::Newest(_) => false,
             Work::Unknown(id) => {
                 out.gap(&notice(Missed::Unknown, id.take(), None, now));
@@ -512,7 +528,9 @@ impl<S: Socket> Core<S> {
                 }
                 Step::Over => true,
             },
-        }
+        };
+        budget.spend(spent);
+        over
     }
 
     /// Tells a client that its past is over. What is live comes next.
@@ -561,6 +579,9 @@ impl<S: Socket> Core<S> {
 struct Page<'a> {
     /// What seals places, for a client that may not know how much goes on beyond its grant.
     seals: Option<(&'a Auth, &'a mut Rng)>,
+    bygone: &'a Bygone,
+    /// Units spent on what went by.
+    spent: &'a mut u32,
     encoding: Encoding,
     judge: &'a mut Judge,
     cursor: &'a mut Cursor,
@@ -578,11 +599,31 @@ impl Page<'_> {
             self.gap(&notice(Missed::Unknown, None, None, now));
         }
     }
+
+    /// Looks whether it is known what went by where events are missing; `None` where the client wanted none of it.
+    fn looked_up(&mut self, missed: Missed, gap: &GapNotice) -> Option<Missed> {
+        let (Missed::AtMost(gone), Some(Since::Event(after))) = (missed, &gap.from) else {
+            return Some(missed);
+        };
+        let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
+        let count = self.bygone.count(self.judge.asked(), shard, from, gone, self.spent);
+        match count {
+            None => Some(missed),
+            Some(Count { most: 0, .. }) => None,
+            // Other subscriptions may have brought some, and a look back for the newest may have asked for fewer.
+            Some(Count { least, most }) => {
+                let is_asked_for = matches!(gap.missed, Missed::Exactly(_)) && self.judge.is_alone();
+                let is_exact = least == most && is_asked_for;
+                Some(if is_exact { Missed::Exactly(most) } else { Missed::AtMost(most) })
+            }
+        }
+    }
 }
 
 impl Sink for Page<'_> {
     fn is_full(&self) -> bool {
-        self.size >= PAGE_BYTES
+        // A gap of each of a thousand shards is looked up in as many turns.
+        self.size >= PAGE_BYTES || *self.spent >= budget::CLIENT
     }
 
     /// A client that came live may stand elsewhere behind an event of several shards, where shards have their own order
@@ -603,7 +644,10 @@ impl Sink for Page<'_> {
     }
 
     fn gap(&mut self, gap: &GapNotice) {
-        let Some(missed) = self.judge.missed(gap.missed) else { return };
+        let Some(missed) = self.judge.missed(gap.missed).and_then(|missed| self.looked_up(missed, gap))
+        else {
+            return;
+        };
         self.tally.gaps += 1;
         *self.has_gap = true;
         let mut gap = GapNotice { missed, ..gap.clone() };

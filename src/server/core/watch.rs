@@ -197,7 +197,7 @@ impl<S: Socket> Core<S> {
             self.observed = self.tick;
             // Walks the tables: once a second. What subscriptions add in between is bounded by their messages.
             let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
-            self.tables = self.fanout.table_bytes() + snapshot;
+            self.tables = self.fanout.table_bytes() + snapshot + self.bygone.held_bytes();
             self.spare = self.fanout.spare_bytes();
         }
         let mut holders = Holders::default();

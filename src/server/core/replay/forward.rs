@@ -226,6 +226,15 @@ impl Forward {
         PastStart { from, complete }
     }
 
+    /// The places behind which the ring has let go of events, with the number of those. `None` where it has let go of none,
+    /// or that is not all that may be missing.
+    pub(super) fn lost(&self) -> Option<impl Iterator<Item = (EventId, u64)>> {
+        let is_more = |lane: &Lane| lane.forgotten.is_some() || lane.spot == Spot::Log { is_known: false };
+        let is_more = self.says_too_little.is_some() || self.lanes.iter().any(is_more);
+        let lost = self.lanes.iter().filter(|lane| lane.missed > 0);
+        (!is_more && lost.clone().next().is_some()).then(|| lost.map(|lane| (lane.after, lane.missed)))
+    }
+
     /// The lane of the event that comes next.
     fn first(&self, heads: &[Head]) -> Option<usize> {
         let by_time = self.lanes.iter().zip(heads).any(|(lane, head)| lane.is_in_log() && !head.is_empty());

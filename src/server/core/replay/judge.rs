@@ -10,6 +10,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::dialect::Missed;
 use crate::event::{Attribute, Event};
 use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
@@ -30,6 +32,8 @@ const CHARGE_MAX: u32 = STEP_MAX / 3;
 #[derive(Debug)]
 pub(super) struct Judge {
     filter: Test,
+    /// What `filter` is made of.
+    asked: SmallVec<[Filter; 1]>,
     wants: Wants,
     except: Test,
     /// Where what is in `except` began: of a single filter, and of each class of a matcher.
@@ -76,6 +80,7 @@ impl Judge {
         };
         let mut judge = Self {
             filter: Test::None,
+            asked: smallvec![filter.clone()],
             wants,
             except: Test::None,
             plain_began: None,
@@ -105,6 +110,7 @@ impl Judge {
                 judge.filter = Test::None;
                 judge.wanted = filters;
                 judge.wanted.extend(last);
+                judge.asked = judge.wanted.iter().cloned().collect();
                 judge.wants = match judge.wanted.as_slice() {
                     all if all.iter().any(Filter::is_everything) => Wants::Everything,
                     all if all.iter().all(Filter::is_nothing) => Wants::Nothing,
@@ -127,6 +133,11 @@ impl Judge {
             Wants::Some => Some(gone.as_bound()),
             Wants::Nothing => None,
         }
+    }
+
+    /// The filters of which one has to match.
+    pub(super) fn asked(&self) -> &[Filter] {
+        &self.asked
     }
 
     /// Compiles what is not compiled yet; true when all is.
@@ -192,9 +203,10 @@ impl Judge {
     /// Returns the bytes that it holds.
     pub(super) fn held_bytes(&self) -> usize {
         let pending = self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<Brought>());
-        let wanted: usize = self.wanted.iter().map(|one| one.bytes().len() + size_of::<Filter>()).sum();
+        let filters = self.asked.iter().chain(&self.wanted);
+        let filters: usize = filters.map(|one| one.bytes().len() + size_of::<Filter>()).sum();
         let began = self.began.capacity() * size_of::<(ClassId, Option<Began>)>();
-        self.filter.held_bytes() + self.except.held_bytes() + began + wanted + pending.sum::<usize>()
+        self.filter.held_bytes() + self.except.held_bytes() + began + filters + pending.sum::<usize>()
     }
 }
 

@@ -1,0 +1,308 @@
+//! What went by, by kind: a short record of events that the rings and the log may have forgotten since.
+//!
+//! A client that comes back after its place was forgotten wants to know whether it missed anything, and how much. The events
+//! are gone, but what they were is not: each is kept as a number of two bytes, which says its type, source, stream,
+//! channel and kind of entity. Filters that ask for no more than those are answered exactly, and others with a bound.
+//!
+//! Invariants:
+//! - In a shard, what is kept is one run of events without a hole, in one epoch.
+//! - A count is never below what was wanted, and exact where it says so.
+//! - Memory is bounded: [`EVENTS_MAX`] events of all shards, and [`KINDS_MAX`] kinds for each [`SEGMENT`] of them.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use crate::event::{Attribute, Event, EventId, Sequence};
+use crate::filter::{Clause, Filter, holds};
+
+/// Events kept, of all shards together: 512 KiB of numbers.
+const EVENTS_MAX: usize = 1 << 18;
+
+/// Events that share a list of kinds.
+const SEGMENT: usize = 4096;
+
+/// The most kinds of a segment; events of further kinds are kept as unknown. A kind takes some 300 bytes.
+const KINDS_MAX: usize = 128;
+
+/// Stands for an event whose kind is not kept.
+const OTHER: u16 = u16::MAX;
+
+/// Bytes of a kind, about: an event of its own, and its place in the list.
+const KIND_BYTES: usize = 300;
+
+/// Instructions for a byte of a filter that is held against one kind.
+const COMPARE_INSTRUCTIONS: usize = 30;
+
+/// The most units that one count may take. A filter so large that its count would take more is answered with a bound.
+const UNITS_MAX: usize = 500;
+
+/// The attributes that a kind is made of. The others are mostly another for each event.
+const KEPT: [Attribute; 5] =
+    [Attribute::Type, Attribute::Source, Attribute::Stream, Attribute::Channel, Attribute::EntityKind];
+
+/// What is known of the events between two places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    /// So many were wanted for sure.
+    pub(super) least: u64,
+    /// And no more than so many.
+    pub(super) most: u64,
+}
+
+/// What went by in all shards.
+#[derive(Debug, Default)]
+pub(super) struct Bygone {
+    shards: Vec<Shard>,
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    epoch: u64,
+    segments: VecDeque<Segment>,
+    /// Finds the kinds of the newest segment.
+    known: HashTable<u16>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    first: Sequence,
+    events: Vec<u16>,
+    kinds: Vec<Event>,
+}
+
+impl Segment {
+    fn end(&self) -> Sequence {
+        self.first + self.events.len() as u64
+    }
+}
+
+/// Whether an event is of a kind.
+fn is_of(kind: &Event, event: &Event) -> bool {
+    let values = |event: &Event| KEPT.map(|attribute| event.signature().0[attribute.index()]);
+    values(kind) == values(event)
+        && KEPT.iter().all(|attribute| kind.attribute(*attribute) == event.attribute(*attribute))
+}
+
+/// Returns an event that has the kept attributes of another, and nothing else.
+fn kind_of(event: &Event) -> Option<Event> {
+    let mut kind = Event::builder(event.event_type());
+    if let Some(source) = event.source() {
+        kind = kind.source(source);
+    }
+    if let Some(stream) = event.stream() {
+        kind = kind.stream(stream);
+    }
+    if let Some(channel) = event.channel() {
+        kind = kind.channel(channel);
+    }
+    if let Some(entity) = event.attribute(Attribute::EntityKind) {
+        kind = kind.entity(entity, "");
+    }
+    kind.build().ok()
+}
+
+impl Bygone {
+    /// Keeps what an event is. Events of a shard come in their order.
+    pub(super) fn note(&mut self, event: &Event) {
+        let Some(id) = event.id() else { return };
+        let at = usize::from(id.shard);
+        if self.shards.len() <= at {
+            self.shards.resize_with(at + 1, Shard::default);
+        }
+        let segments_max = (EVENTS_MAX / SEGMENT / self.shards.len()).max(2);
+        self.shards[at].note(event, id, segments_max, &self.hasher);
+    }
+
+    /// Counts the events of a shard that one of these filters wanted, from a place on, and adds to `spent` the units that it took. `None`
+    /// where they are not kept, or it would take too long.
+    pub(super) fn count(
+        &self,
+        filters: &[Filter],
+        (epoch, shard): (u64, u16),
+        from: Sequence,
+        count: u64,
+        spent: &mut u32,
+    ) -> Option<Count> {
+        let shard = self.shards.get(usize::from(shard)).filter(|shard| shard.epoch == epoch)?;
+        let to = from.checked_add(count)?;
+        let (first, last) = (shard.segments.front()?, shard.segments.back()?);
+        if from < first.first || to > last.end() {
+            return None;
+        }
+        let segments = shard.segments.iter().filter(|segment| segment.first < to && from < segment.end());
+        let kinds: usize = segments.clone().map(|segment| segment.kinds.len()).sum();
+        let events = usize::try_from(count).ok()?;
+        let bytes: usize = filters.iter().map(|filter| filter.bytes().len() + 2).sum();
+        let units = (kinds * bytes * COMPARE_INSTRUCTIONS + events * 2) / 1_000 + 1;
+        if units > UNITS_MAX {
+            return None;
+        }
+        *spent = spent.saturating_add(u32::try_from(units).unwrap_or(u32::MAX));
+        let mut sum = Count { least: 0, most: 0 };
+        for segment in segments {
+            let wants = segment.kinds.iter().map(|kind| wanted(filters, kind));
+            let wants: Vec<(u64, u64)> = wants.collect();
+            let begin = from.saturating_sub(segment.first) as usize;
+            let end = (to - segment.first).min(segment.events.len() as u64) as usize;
+            for kind in &segment.events[begin..end] {
+                let (least, most) = wants.get(usize::from(*kind)).copied().unwrap_or((0, 1));
+                sum = Count { least: sum.least + least, most: sum.most + most };
+            }
+        }
+        Some(sum)
+    }
+
+    /// Returns the bytes that it holds, about.
+    pub(super) fn held_bytes(&self) -> usize {
+        let segment = |segment: &Segment| segment.events.capacity() * 2 + segment.kinds.len() * KIND_BYTES;
+        self.shards.iter().flat_map(|shard| &shard.segments).map(segment).sum()
+    }
+}
+
+/// The least and the most that one event of a kind counts for.
+fn wanted(filters: &[Filter], kind: &Event) -> (u64, u64) {
+    let each = filters.iter().map(|filter| wanted_by(filter, kind));
+    each.fold((0, 0), |sum, one| (sum.0.max(one.0), sum.1.max(one.1)))
+}
+
+fn wanted_by(filter: &Filter, kind: &Event) -> (u64, u64) {
+    let mut least = 1;
+    for clause in filter.clauses() {
+        let is_kept = match clause {
+            Clause::Set(set) => KEPT.iter().any(|attribute| attribute.index() == usize::from(set.about)),
+            Clause::Comparison(_) => false,
+        };
+        if !is_kept {
+            least = 0;
+        } else if !holds(clause, kind) {
+            return (0, 0);
+        }
+    }
+    (least, 1)
+}
+
+impl Shard {
+    fn note(&mut self, event: &Event, id: EventId, segments_max: usize, hasher: &RandomState) {
+        let follows = self.epoch == id.epoch
+            && self.segments.back().is_some_and(|segment| segment.end() == id.sequence);
+        if !follows {
+            self.segments.clear();
+            self.epoch = id.epoch;
+        }
+        if self.segments.back().is_none_or(|segment| segment.events.len() >= SEGMENT) {
+            while self.segments.len() >= segments_max {
+                self.segments.pop_front();
+            }
+            self.known.clear();
+            self.segments.push_back(Segment { first: id.sequence, events: Vec::new(), kinds: Vec::new() });
+        }
+        let Some(Segment { events, kinds, .. }) = self.segments.back_mut() else { return };
+        // Most come in bursts.
+        if let Some(last) = events.last().copied()
+            && kinds.get(usize::from(last)).is_some_and(|kind| is_of(kind, event))
+        {
+            events.push(last);
+            return;
+        }
+        let hash =
+            |event: &Event| hasher.hash_one(KEPT.map(|attribute| event.signature().0[attribute.index()]));
+        let found = self.known.find(hash(event), |kind| is_of(&kinds[usize::from(*kind)], event)).copied();
+        let kind = found.or_else(|| {
+            if kinds.len() >= KINDS_MAX {
+                return None;
+            }
+            let number = u16::try_from(kinds.len()).ok()?;
+            kinds.push(kind_of(event)?);
+            self.known.insert_unique(hash(event), number, |kind| hash(&kinds[usize::from(*kind)]));
+            Some(number)
+        });
+        events.push(kind.unwrap_or(OTHER));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(event_type: &str, sequence: Sequence) -> Event {
+        let event = Event::builder(event_type).source("s").entity("k", "1").build().expect("valid");
+        event.place(EventId { epoch: 7, shard: 0, sequence });
+        event
+    }
+
+    fn count(bygone: &Bygone, filter: &Filter, from: Sequence, count: u64) -> Option<(u64, u64)> {
+        let found = bygone.count(std::slice::from_ref(filter), (7, 0), from, count, &mut 0)?;
+        Some((found.least, found.most))
+    }
+
+    #[test]
+    fn what_a_filter_wanted_of_the_past_is_counted_and_what_nobody_kept_bounds_it() {
+        let mut bygone = Bygone::default();
+        for n in 0..10_000 {
+            bygone.note(&event(if n % 10 == 0 { "alarm.fire" } else { "tick" }, n));
+        }
+        assert_eq!(count(&bygone, &Filter::new().types(["alarm.*"]), 5, 9000), Some((900, 900)));
+        assert_eq!(count(&bygone, &Filter::new().types(["other"]), 0, 10_000), Some((0, 0)));
+        assert_eq!(count(&bygone, &Filter::new(), 3, 4), Some((4, 4)));
+        // An entity's id is not kept, nor is the payload.
+        let one = Filter::new().types(["alarm.*"]).entity("k", "1");
+        assert_eq!(count(&bygone, &one, 0, 100), Some((0, 10)));
+        assert_eq!(count(&bygone, &Filter::new(), 9_999, 2), None, "it has not come yet");
+        assert_eq!(bygone.count(&[Filter::new()], (8, 0), 0, 1, &mut 0), None, "another epoch");
+        // A hole ends what is known.
+        bygone.note(&event("tick", 10_001));
+        assert_eq!(count(&bygone, &Filter::new(), 10_001, 1), Some((1, 1)));
+        assert_eq!(count(&bygone, &Filter::new(), 9_999, 1), None);
+    }
+
+    #[test]
+    fn it_is_bounded_whatever_comes() {
+        let mut bygone = Bygone::default();
+        for n in 0..600_000 {
+            bygone.note(&event(if n % 3 == 0 { "a" } else { "b" }, n));
+        }
+        assert!(bygone.held_bytes() < 1 << 20, "{}", bygone.held_bytes());
+        assert_eq!(count(&bygone, &Filter::new(), 0, 1), None);
+        for n in 600_000..650_000 {
+            bygone.note(&event(&format!("type.{n}"), n));
+        }
+        assert!(bygone.held_bytes() < 4 << 20, "{}", bygone.held_bytes());
+        let (least, most) = count(&bygone, &Filter::new().types(["x"]), 610_000, 20_000).expect("kept");
+        assert!(least == 0 && most > 15_000 && most <= 20_000, "{least} to {most}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_count_holds(
+            types in prop::collection::vec(prop::sample::select(vec!["a.b", "a.c", "b.x"]), 1..200),
+            wanted in prop::collection::vec(prop::sample::select(vec!["a.*", "a.b", "b.**", "c"]), 0..3),
+            unwanted in prop::collection::vec(prop::sample::select(vec!["a.b", "b.x"]), 0..2),
+            stream in prop::option::of(Just("s1")), from in 0..200u64, len in 0..200u64,
+        ) {
+            let mut filter = Filter::new().types(wanted).not_types(unwanted);
+            if let Some(stream) = stream {
+                filter = filter.streams([stream]);
+            }
+            let mut bygone = Bygone::default();
+            let events: Vec<Event> = types.iter().zip(0..).map(|(event_type, n)| {
+                let builder = Event::builder(event_type).stream(if n % 3 == 0 { "s1" } else { "s2" });
+                let event = builder.build().expect("valid");
+                event.place(EventId { epoch: 7, shard: 0, sequence: n });
+                event
+            }).collect();
+            events.iter().for_each(|event| bygone.note(event));
+            let end = from + len;
+            let by_definition = events.iter().zip(0..).filter(|(event, n)| {
+                (from..end).contains(n) && filter.matches(event)
+            }).count() as u64;
+            let found = count(&bygone, &filter, from, len);
+            prop_assert_eq!(found, (end <= events.len() as u64).then_some((by_definition, by_definition)));
+        }
+    }
+}

@@ -187,3 +187,27 @@ fn the_readme_has_the_bytes_of_a_connection_that_were_measured() {
         .expect("a row");
     assert!(row.contains(&format!("| {bytes} B |")), "{row}: it was {bytes} bytes");
 }
+
+/// The table of features has the crates that cargo has.
+#[test]
+fn the_table_of_features_counts_what_cargo_compiles() {
+    let page = std::fs::read_to_string(in_project("docs/embedding.md")).expect("the page");
+    let table = page.split("| `features` |").nth(1).expect("the table");
+    let mut rows = 0;
+    for row in table.lines().skip(2).take_while(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        let features = if cells[0] == "none" { String::new() } else { cells[0].replace(['`', ' '], "") };
+        let mut tree = Command::new(env!("CARGO"));
+        tree.args(["tree", "--offline", "--package", "fanwire", "-e", "normal,build", "--prefix", "none"]);
+        tree.args(["--no-default-features", "--features", &features]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let output = tree.output().expect("cargo runs");
+        assert!(output.status.success(), "{row}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let names = text.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" "));
+        let crates: std::collections::BTreeSet<String> =
+            names.filter(|name| !name.starts_with("fanwire ")).collect();
+        assert_eq!(cells[2], crates.len().to_string(), "{row}: `cargo xtask features` makes the table anew");
+        rows += 1;
+    }
+    assert!(rows >= 10, "{rows}");
+}

@@ -1,15 +1,16 @@
-//! What each feature of the library costs who builds it: crates, and seconds of one core. The table in docs/embedding.md.
+//! What each feature of the library costs who builds it: crates, and CPU seconds of the compiler. The table in
+//! docs/embedding.md.
 //!
-//! Always: crates are counted by `cargo tree`, seconds are those of one fresh build with all features, shared out by
-//! crate; the library's own are not among them.
+//! Always: crates are counted by `cargo tree`; seconds are CPU time, so that a busy machine changes little, of one fresh
+//! build of the program, shared out by crate. The library's own are not among them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
-
-use crate::run::{Outcome, cargo};
+use crate::run::{self, Outcome};
 
 /// Where the build is that is timed; thrown away before and after it.
 const FOLDER: &str = "target/features";
@@ -27,11 +28,11 @@ const SETS: [(&str, &str); 10] = [
     ("server,nats", "the log in NATS"),
 ];
 
-/// Prints the table. `crates`: without the seconds, and without a build; a file of `cargo build --timings` stands for one.
+/// Prints the table. `crates`: without the seconds, and without a build; a folder that the wrapper wrote to stands for one.
 pub(crate) fn table(source: Option<&str>) -> Outcome {
     let seconds = match source {
         Some("crates") => None,
-        Some(path) => Some(read(path)?),
+        Some(folder) => Some(read(Path::new(folder))?),
         None => Some(timed()?),
     };
     println!("| `features` | for | crates | seconds |\n|---|---|---|---|");
@@ -67,31 +68,54 @@ fn crates(features: &str) -> Result<BTreeSet<String>, String> {
     Ok(text.lines().skip(1).filter_map(name).filter(|name| !name.starts_with("fanwire ")).collect())
 }
 
-/// Seconds that each crate took in a fresh build of the program.
+/// Stands before the compiler, and writes down the CPU time of each call: the user's and the kernel's of what it ran.
+const WRAPPER: &str = "#!/bin/sh\n\
+    \"$@\"; code=$?\n\
+    { echo \"$CARGO_PKG_NAME $CARGO_PKG_VERSION\"; times; } > \"$FANWIRE_RUSTC_TIMES/$$\"\n\
+    exit $code\n";
+
+/// CPU seconds that each crate took in a fresh build of the program.
 fn timed() -> Result<BTreeMap<String, f64>, String> {
+    let failed = |error: std::io::Error| format!("{FOLDER}: {error}");
     let _ = fs::remove_dir_all(FOLDER);
-    cargo(&["build", "--release", "--timings", "--bin", "fanwire", "--target-dir", FOLDER])?;
-    let seconds = read(&format!("{FOLDER}/cargo-timings/cargo-timing.html"));
+    let folder = std::env::current_dir().map_err(failed)?.join(FOLDER);
+    let (times, wrapper) = (folder.join("times"), folder.join("rustc.sh"));
+    fs::create_dir_all(&times).map_err(failed)?;
+    fs::write(&wrapper, WRAPPER).map_err(failed)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    let path = |path: &Path| path.display().to_string();
+    let (times_text, wrapper) = (path(&times), path(&wrapper));
+    let env = [("RUSTC_WRAPPER", wrapper.as_str()), ("FANWIRE_RUSTC_TIMES", times_text.as_str())];
+    run::command("cargo", &["build", "--release", "--bin", "fanwire", "--target-dir", FOLDER], &env, ".")?;
+    let sums = read(&times);
     let _ = fs::remove_dir_all(FOLDER);
-    seconds
+    sums
 }
 
-fn read(path: &str) -> Result<BTreeMap<String, f64>, String> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-    units(&text).ok_or_else(|| format!("{path}: no UNIT_DATA in it that can be read"))
-}
-
-/// The sums by crate of what `cargo build --timings` writes.
-fn units(html: &str) -> Option<BTreeMap<String, f64>> {
-    let (_, rest) = html.split_once("UNIT_DATA = ")?;
-    let (data, _) = rest.split_once("];")?;
-    let units: Vec<Value> = serde_json::from_str(&format!("{data}]")).ok()?;
+/// The sums by crate of what the wrapper wrote.
+fn read(folder: &Path) -> Result<BTreeMap<String, f64>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut sums = BTreeMap::new();
-    for unit in units {
-        let name = format!("{} {}", unit["name"].as_str()?, unit["version"].as_str()?);
-        *sums.entry(name).or_insert(0.0) += unit["duration"].as_f64()?;
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let text = fs::read_to_string(entry.map_err(failed)?.path()).map_err(failed)?;
+        if let Some((name, seconds)) = call(&text) {
+            *sums.entry(name).or_insert(0.0) += seconds;
+        }
     }
-    Some(sums)
+    Ok(sums)
+}
+
+/// A call of the compiler: the crate, then the shell's own times, then those of what it ran, as `0m1.250s 0m0.100s`.
+fn call(text: &str) -> Option<(String, f64)> {
+    let mut lines = text.lines();
+    let (name, children) = (lines.next()?, lines.nth(1)?);
+    let seconds = |time: &str| {
+        let (minutes, seconds) = time.strip_suffix('s')?.split_once('m')?;
+        Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?)
+    };
+    let all = children.split_whitespace().map(seconds).collect::<Option<Vec<_>>>()?;
+    // Asked for its version, the compiler stands for no crate.
+    (name.trim().len() > 1).then(|| (name.to_owned(), all.iter().sum()))
 }
 
 #[cfg(test)]
@@ -99,12 +123,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_times_of_a_crates_units_are_added() {
-        let html = "x\nconst UNIT_DATA = [{\"i\":0,\"name\":\"a\",\"version\":\"1.0.0\",\"duration\":0.5},\n\
-                    {\"i\":1,\"name\":\"a\",\"version\":\"1.0.0\",\"duration\":1.25}];\nconst y";
-        assert_eq!(
-            units(html).expect("read").into_iter().collect::<Vec<_>>(),
-            [("a 1.0.0".to_owned(), 1.75)]
-        );
+    fn the_times_of_what_the_compiler_ran_are_a_crates() {
+        let text = "a 1.0.0\n0m0.000000s 0m0.000000s\n1m1.250000s 0m0.500000s\n";
+        assert_eq!(call(text), Some(("a 1.0.0".to_owned(), 61.75)));
+        assert_eq!(call(&text.replace("a 1.0.0", " ")), None);
+        assert_eq!(call("a 1.0.0\n"), None);
     }
 }

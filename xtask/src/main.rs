@@ -33,8 +33,7 @@ cargo xtask COMMAND
   fuzz [SECS]   every fuzz target for so many seconds (30)
   bench [NAME]  the benchmarks
   instructions  what small operations take under callgrind, beside benches/instructions.txt; `instructions keep` writes it
-  features      what each feature costs who builds it, by a fresh build; `features crates` counts only, `features FILE` reads
-                what `cargo build --timings` wrote
+  features      what each feature costs who builds it, by a fresh build; `features crates` counts only
   soak [MIN]    the server for so many minutes (30) on an engine that is killed now and then, every event in somebody's
                 books, memory and descriptors sampled; `--docs` keeps the report in docs/
   engines [MIN] the contract of engines: every fault against Redis, NATS and files, then random sequences of faults for so

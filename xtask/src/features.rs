@@ -71,7 +71,7 @@ fn crates(features: &str) -> Result<BTreeSet<String>, String> {
 /// Stands before the compiler, and writes down the CPU time of each call: the user's and the kernel's of what it ran.
 const WRAPPER: &str = "#!/bin/sh\n\
     \"$@\"; code=$?\n\
-    { echo \"$CARGO_PKG_NAME $CARGO_PKG_VERSION\"; times; } > \"$FANWIRE_RUSTC_TIMES/$$\"\n\
+    { echo \"$CARGO_PKG_NAME $CARGO_PKG_VERSION\"; times; } >> \"$FANWIRE_RUSTC_TIMES/$$\"\n\
     exit $code\n";
 
 /// CPU seconds that each crate took in a fresh build of the program.
@@ -98,7 +98,9 @@ fn read(folder: &Path) -> Result<BTreeMap<String, f64>, String> {
     let mut sums = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let text = fs::read_to_string(entry.map_err(failed)?.path()).map_err(failed)?;
-        if let Some((name, seconds)) = call(&text) {
+        // Numbers of processes come again on a busy machine: a file may hold several calls, each of three lines.
+        let lines: Vec<&str> = text.lines().collect();
+        for (name, seconds) in lines.chunks(3).filter_map(call) {
             *sums.entry(name).or_insert(0.0) += seconds;
         }
     }
@@ -106,16 +108,15 @@ fn read(folder: &Path) -> Result<BTreeMap<String, f64>, String> {
 }
 
 /// A call of the compiler: the crate, then the shell's own times, then those of what it ran, as `0m1.250s 0m0.100s`.
-fn call(text: &str) -> Option<(String, f64)> {
-    let mut lines = text.lines();
-    let (name, children) = (lines.next()?, lines.nth(1)?);
+fn call(lines: &[&str]) -> Option<(String, f64)> {
+    let [name, _, children] = lines else { return None };
     let seconds = |time: &str| {
         let (minutes, seconds) = time.strip_suffix('s')?.split_once('m')?;
         Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?)
     };
     let all = children.split_whitespace().map(seconds).collect::<Option<Vec<_>>>()?;
     // Asked for its version, the compiler stands for no crate.
-    (name.trim().len() > 1).then(|| (name.to_owned(), all.iter().sum()))
+    (name.trim().len() > 1).then(|| ((*name).to_owned(), all.iter().sum()))
 }
 
 #[cfg(test)]
@@ -124,9 +125,9 @@ mod tests {
 
     #[test]
     fn the_times_of_what_the_compiler_ran_are_a_crates() {
-        let text = "a 1.0.0\n0m0.000000s 0m0.000000s\n1m1.250000s 0m0.500000s\n";
-        assert_eq!(call(text), Some(("a 1.0.0".to_owned(), 61.75)));
-        assert_eq!(call(&text.replace("a 1.0.0", " ")), None);
-        assert_eq!(call("a 1.0.0\n"), None);
+        let lines = ["a 1.0.0", "0m0.000000s 0m0.000000s", "1m1.250000s 0m0.500000s"];
+        assert_eq!(call(&lines), Some(("a 1.0.0".to_owned(), 61.75)));
+        assert_eq!(call(&[" ", lines[1], lines[2]]), None);
+        assert_eq!(call(&lines[..1]), None);
     }
 }

@@ -78,7 +78,9 @@ impl Seal {
         }
         let mut inner = Sha256::new_with_prefix(pads[0]);
         inner.update([purpose]);
-        parts.iter().for_each(|part| inner.update(part));
+        for part in parts {
+            inner.update(part);
+        }
         let mut outer = Sha256::new_with_prefix(pads[1]);
         outer.update(inner.finalize());
         outer.finalize().into()

@@ -296,7 +296,9 @@ mod tests {
                 event.place(EventId { epoch: 7, shard: 0, sequence: n });
                 event
             }).collect();
-            events.iter().for_each(|event| bygone.note(event));
+            for event in &events {
+                bygone.note(event);
+            }
             let end = from + len;
             let by_definition = events.iter().zip(0..).filter(|(event, n)| {
                 (from..end).contains(n) && filter.matches(event)

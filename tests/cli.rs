@@ -477,7 +477,7 @@ fn a_password_in_a_url_is_repeated_by_no_command() {
             assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
             let told = out(&output) + &err(&output);
             assert!(!told.contains("s3cret") && !told.contains("ann"), "{told}");
-            assert!(url.contains("?") || told.contains("FANWIRE_TOKEN"), "the next step: {told}");
+            assert!(url.contains('?') || told.contains("FANWIRE_TOKEN"), "the next step: {told}");
         }
         let output = run(fanwire().arg("tail").env("FANWIRE_URL", url));
         assert!(!err(&output).contains("s3cret"), "{output:?}");

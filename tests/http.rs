@@ -742,7 +742,7 @@ fn families(text: &str) -> BTreeMap<String, String> {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
             assert!(help.len() > 3 && !help.contains('"'), "{line}");
             assert!(helps.insert(name.to_owned(), help.to_owned()).is_none(), "twice: {line}");
-            current = name.to_owned();
+            name.clone_into(&mut current);
             continue;
         }
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {

@@ -3,6 +3,7 @@
 //! Always: what is written is a certificate of a server, signed by an authority of its own, which is what curl, browsers
 //! and rustls take; the authority's key is written nowhere, so nobody can sign more with it; no file is replaced unasked.
 
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -158,7 +159,7 @@ fn pem(label: &str, der: &[u8]) -> String {
         out.push('\n');
         rest = more;
     }
-    out.push_str(&format!("-----END {label}-----\n"));
+    let _ = writeln!(out, "-----END {label}-----");
     out
 }
 

@@ -153,7 +153,7 @@ impl Remote {
                 Some(refusal) => NotOpened::Refused(refusal),
                 None => failed(&error),
             },
-            error => failed(&error),
+            interrupted @ tungstenite::HandshakeError::Interrupted(_) => failed(&interrupted),
         })?;
         socket.get_ref().tcp().set_read_timeout(Some(read_timeout)).map_err(|error| failed(&error))?;
         Ok(socket)

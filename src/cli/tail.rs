@@ -180,7 +180,7 @@ impl Follow {
         match message.r#type {
             "event" => self.event(message.payload.get(), message.position),
             "gap" => self.gap(message.payload.get()),
-            "history_end" => self.past_end(message.payload.get()),
+            "history_end" => Self::past_end(message.payload.get()),
             "ack" => {
                 self.connected = true;
                 Ok(())
@@ -214,7 +214,7 @@ impl Follow {
     }
 
     /// Says where the past that was asked for is not whole. The gap before it says where.
-    fn past_end(&mut self, json: &str) -> Result<(), End> {
+    fn past_end(json: &str) -> Result<(), End> {
         let end: PastEnd = serde_json::from_str(json).map_err(End::lost)?;
         if !end.complete {
             let events = end.events;

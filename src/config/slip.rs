@@ -83,7 +83,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     if bare.contains(',') && bare.bytes().all(|b| b.is_ascii_digit() || b == b',') {
         return format!("{path}: a number has no commas: {key} = {}", bare.replace(',', "_"));
     }
-    if let Some(flag) = as_bool(bare).filter(|_| row.is_none_or(|row| row.is_switch())) {
+    if let Some(flag) = as_bool(bare).filter(|_| row.is_none_or(keys::Row::is_switch)) {
         return format!("{path}: write {key} = {flag}");
     }
     // What would be wrong with it in quotes is said at once.

@@ -398,10 +398,10 @@ async fn has(stream: &Stream, sequence: u64) -> Result<(), EngineError> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
             let info = stream.get_info().await.map_err(unreachable)?;
-            match info.state.first_sequence > sequence {
-                true => Ok(()),
-                false => Err(unreachable("a stream that was made anew has lost what it acknowledged")),
+            if info.state.first_sequence > sequence {
+                return Ok(());
             }
+            Err(unreachable("a stream that was made anew has lost what it acknowledged"))
         }
         Err(error) => Err(unreachable(error)),
     }

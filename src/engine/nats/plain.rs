@@ -134,10 +134,10 @@ impl Marks {
         let comes = async {
             while let Some(message) = self.came.next().await {
                 if message.payload == mark.as_bytes() {
-                    return match connects(client) == self.connects {
-                        true => Ok(()),
-                        false => Err(unreachable("the connection was lost")),
-                    };
+                    if connects(client) == self.connects {
+                        return Ok(());
+                    }
+                    return Err(unreachable("the connection was lost"));
                 }
             }
             Err(unreachable("the connection ended"))

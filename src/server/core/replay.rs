@@ -544,7 +544,9 @@ impl<S: Socket> Core<S> {
         let cursor = &mut self.conns[slot].cursor;
         let report = replay.report.as_ref();
         let end = report.and_then(|report| report.end(replay.encoding, replay.events, complete, &stamp));
-        end.into_iter().for_each(|end| cursor.send_in_replay(end));
+        if let Some(end) = end {
+            cursor.send_in_replay(end);
+        }
         cursor.set_waits(false);
     }
 

@@ -218,12 +218,11 @@ impl Session {
             // Before the interest changes, so that what is live comes behind it.
             let brought =
                 |s: &Subscription| Brought { filter: self.narrow(&s.filter), began: s.began.clone() };
-            let except = match self.subscriptions.is_empty() || !own_past {
-                true => self.subscriptions.iter().map(brought).collect(),
+            let except = if self.subscriptions.is_empty() || !own_past {
+                self.subscriptions.iter().map(brought).collect()
+            } else {
                 // The others have nothing to do with it but what is live from here on.
-                false => {
-                    vec![Brought { filter: Filter::new(), began: Some(Began::from_here((cx.position)())) }]
-                }
+                vec![Brought { filter: Filter::new(), began: Some(Began::from_here((cx.position)())) }]
             };
             let (encoding, filter) = (self.encoding, self.narrow(filter));
             cx.effects.push(Effect::Replay { encoding, filter, except, from, report });

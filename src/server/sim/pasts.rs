@@ -194,7 +194,7 @@ pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>
             }
         }
         let Some(&begin) = fitting.first() else {
-            return Err(format!("{:?}, which began at {low} to {high}: {wrong}", past));
+            return Err(format!("{past:?}, which began at {low} to {high}: {wrong}"));
         };
         is_known &= fitting.len() == 1;
         let stays = |item: &&Seen| match item {

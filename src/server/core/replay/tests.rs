@@ -134,7 +134,9 @@ fn walk(
     for turns in 0.. {
         assert!(turns < 10_000, "it never ends");
         let (published, budget, room) = pieces.next().unwrap_or((Vec::new(), 40, 6));
-        published.into_iter().for_each(|event| stage.publish(event));
+        for event in published {
+            stage.publish(event);
+        }
         given.left = room;
         let mut store = Store { shared: &stage.shared, arrived: &mut None, now: Timestamp(0) };
         match step(&mut store, given, &mut Budget::new(budget)) {

@@ -27,11 +27,11 @@ pub(super) fn explain(text: &str, line_number: usize, what: &str) -> Option<Stri
         return Some(format!("a section is [{name}] on a line of its own"));
     }
     let Some((key, value)) = line.split_once('=') else {
-        return Some(match line.split_once(':').or_else(|| line.split_once(char::is_whitespace)) {
-            Some((key, _)) if keys::find(&path_of(section, key.trim())).is_some() => {
-                format!("a key and its value have = between them, as `{} = …`", key.trim())
-            }
-            Some(_) => "a key and its value have = between them".to_owned(),
+        let parts = [line.split_once(':'), line.split_once(char::is_whitespace)];
+        let key = parts.iter().flatten().map(|(key, _)| key.trim());
+        return Some(match key.clone().find(|key| keys::find(&path_of(section, key)).is_some()) {
+            Some(key) => format!("a key and its value have = between them, as `{key} = …`"),
+            None if key.count() > 0 => "a key and its value have = between them".to_owned(),
             None => "expected `key = value`, a [section], or # before a comment".to_owned(),
         });
     };

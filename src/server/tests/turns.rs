@@ -118,7 +118,7 @@ fn a_change_of_one_of_a_thousand_costs_as_the_first() {
 #[test]
 fn a_long_change_goes_on_in_later_turns() {
     let mut client = OneClient::at("/autosdlc", false);
-    let patterns: Vec<String> = (0..60).map(|n| format!("\"*:a{n}*:*\"")).collect();
+    let patterns: Vec<String> = (0..64).map(|n| format!("\"r{n}:a{n}*:e{n}\"")).collect();
     client.says(&format!(r#"{{"type":"subscribe","data":{{"patterns":[{}]}}}}"#, patterns.join(",")));
     let (answer, turns) = settled(&mut client);
     assert!(answer.contains("active") && turns > 3, "{turns} turns: {answer}");

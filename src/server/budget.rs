@@ -7,8 +7,6 @@
 //! - A unit stands for about 1,000 instructions, about 0.35 us. Costs are counted under callgrind (benches/instructions.rs).
 //! - A step is charged once it is known, so the last step may overdraw a budget, by at most [`STEP_MAX`]. So a turn costs
 //!   at most [`TURN`] + [`STEP_MAX`] = 6,000 units: 6 million instructions, about 2 ms. Test builds panic beyond.
-//! - The commit of one all-or-nothing batch is the one exception ([`Budget::commit`]): up to 10 ms, bounded by
-//!   `server.max_batch_events`.
 
 /// Units that one turn of a loop spends on its peers before the rest waits for the next turn.
 pub(crate) const TURN: u32 = 2_000;
@@ -16,23 +14,26 @@ pub(crate) const TURN: u32 = 2_000;
 /// Units that one connection may take of a turn, so that a busy one does not take it all.
 pub(crate) const CLIENT: u32 = 500;
 
-/// Units of one connection and turn while the client must show a token and has not: 0.15 ms with [`STRANGER_STEP_MAX`].
+/// Units of one connection and turn while the client must show a token and has not: 0.15 ms with the largest step.
 pub(crate) const STRANGER: u32 = 100;
+
+/// The largest step before authentication: one message as long as a token may be, read for its type alone.
+#[cfg(test)]
+pub(crate) const STRANGER_STEP_MAX: u32 = 300;
 
 /// The largest step that can't be divided, in units: one message of `max_message_bytes` and what it asks for.
 pub(crate) const STEP_MAX: u32 = 4_000;
-
-/// The largest step before authentication: one message of `max_message_bytes`, read for its type alone.
-pub(crate) const STRANGER_STEP_MAX: u32 = 300;
 
 /// The dear part of a TLS handshake: a key exchange and a signature, 0.3 ms with P-256 and up to 1 ms with RSA. So a turn
 /// does three at the most; the others wait in order.
 pub(crate) const HANDSHAKE: u32 = 1_000;
 
 /// A look at a token that a public key vouches for: a signature is checked.
+#[cfg(feature = "auth")]
 pub(crate) const SIGNATURE: u32 = 500;
 
 /// A look at a token or API key that a shared secret or a list vouches for.
+#[cfg(feature = "auth")]
 pub(crate) const SHARED_SECRET: u32 = 20;
 
 /// Units of work that may still be done.
@@ -58,6 +59,7 @@ impl Budget {
     }
 
     /// Charges for the check of a signature by a public key, and counts it.
+    #[cfg(feature = "auth")]
     pub(crate) fn spend_signature(&mut self) {
         self.signatures += 1;
         self.spend(SIGNATURE);
@@ -72,11 +74,6 @@ impl Budget {
     pub(crate) fn spend_bytes(&mut self, bytes: usize, instructions: usize) {
         let units = bytes.saturating_mul(instructions) / 1_000 + 1;
         self.spend(u32::try_from(units).unwrap_or(u32::MAX));
-    }
-
-    /// Charges for the commit of an all-or-nothing batch, which can't be divided and may take 10 ms.
-    pub(crate) fn commit(&mut self) {
-        self.spent = self.spent.max(self.granted);
     }
 
     /// Ends the work of this turn, whatever is left of the budget.
@@ -141,8 +138,6 @@ mod tests {
         assert!(turn.is_spent());
         turn.resume();
         assert!(!turn.is_spent());
-        turn.commit();
-        assert!(turn.is_spent());
     }
 
     #[test]

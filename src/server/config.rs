@@ -9,6 +9,7 @@ use std::time::Duration;
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
 use super::bodies::BodyLimits;
+#[cfg(feature = "config-file")]
 use super::door::Door;
 use super::limits::RateLimits;
 use super::messages::MessageLogConfig;
@@ -319,6 +320,7 @@ impl ServerConfig {
     }
 
     /// Says which web pages may speak to a server with these settings, and by which names it may be called.
+    #[cfg(feature = "config-file")]
     pub(crate) fn describe_access(&self, is_local: bool) -> [(&'static str, String); 2] {
         #[cfg(feature = "auth")]
         let is_open = !self.auth.is_configured();

@@ -189,6 +189,7 @@ impl<'a> Door<'a> {
     }
 
     /// Says which pages may speak.
+    #[cfg(feature = "config-file")]
     pub(crate) fn describe_pages(&self) -> String {
         let of_files = self.config.systems.contains(&System::Agentos);
         let null = if of_files { ", those opened from a file (dialect agentos)" } else { "" };
@@ -205,6 +206,7 @@ impl<'a> Door<'a> {
     }
 
     /// Says by which names the server may be called.
+    #[cfg(feature = "config-file")]
     pub(crate) fn describe_names(&self) -> String {
         if !self.asks_host {
             return "any".to_owned();
@@ -246,6 +248,7 @@ pub(super) fn tell_if_opened(shared: &Shared, config: &ServerConfig) {
 }
 
 /// Returns each of these behind a comma.
+#[cfg(feature = "config-file")]
 fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
     items.flat_map(|item| [", ", item]).collect()
 }

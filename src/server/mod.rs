@@ -7,7 +7,6 @@ mod address;
 pub(crate) mod auth;
 mod backlog;
 mod bodies;
-#[allow(dead_code, reason = "parts of it are for loops that are being moved to it")]
 mod budget;
 mod config;
 mod connection;

@@ -235,7 +235,7 @@ fn past() {
         let quiet = latency_of_others(server.addr);
         let before = server.rss_kib();
         let request = format!(
-            "GET /sse?type=task.* HTTP/1.1\r\nHost: bench\r\nLast-Event-ID: {}\r\n\r\n",
+            "GET /sse?type=task.* HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {}\r\n\r\n",
             since.as_str().expect("an id")
         );
         let begin = Instant::now();

@@ -93,7 +93,7 @@ await check("an event's journey: where it stands, who wanted it, why others did 
     return /not wanted\s+type=agent\.\* source=core/.test(whys) && /^wanted\s+everything/m.test(whys);
   });
   await open();
-  assert.equal(await page.locator('#journey-title').innerText(), 'agent.status');
+  await until('its type', async () => (await page.locator('#journey-title').innerText()) === 'agent.status');
   await until('steps', async () => /Stored\s+shard 0, sequence/.test(await page.locator('#journey-steps').innerText()));
   assert.match(await page.locator('#journey-interests').innerText(), /✗\s*source=core\s*found: edge/);
   await page.fill('#try-filter', 'type=agent.* source=edge');

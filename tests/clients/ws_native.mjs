@@ -130,7 +130,11 @@ await check('since gives exactly what was missed, history the newest', async () 
   const late = await Client.connect();
   await late.subscribe({ event_types: ['test.*'], history: 2 });
   for (const n of [102, 103]) assert.equal((await late.event()).payload.n, n);
-  assert((await back.isQuiet()) && (await late.isQuiet()));
+  for (const client of [back, late]) {
+    const end = await client.messages.next('the end of the past');
+    assert.deepEqual([end.type, end.payload.complete], ['history_end', true], JSON.stringify(end));
+    assert(await client.isQuiet());
+  }
 });
 
 await check('a since of another life is answered with a gap', async () => {

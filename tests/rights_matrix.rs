@@ -128,7 +128,7 @@ const DOORS: [(&str, Door); 14] = [
         of_http(&post(addr, token, "Content-Type: application/json\r\n", &body.to_string()))
     }),
     ("JSON object by short names", |addr, token, case| {
-        let body = json!({"event_type": case.event_type, "data": case.payload, "ts": 1, "unknown": {}});
+        let body = json!({"event_type": case.event_type, "data": case.payload, "ts": 1, "metadata": {}});
         of_http(&post(addr, token, "Content-Type: text/plain\r\n", &body.to_string()))
     }),
     ("JSON with an escape", |addr, token, case| {

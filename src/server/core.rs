@@ -41,6 +41,7 @@ mod mail;
 mod obey;
 mod presence;
 mod pump;
+mod ready;
 mod replay;
 mod snapshots;
 mod succession;
@@ -709,27 +710,7 @@ impl<S: Socket> Core<S> {
     pub(crate) fn turn(&mut self) {
         self.shared.metrics.turns.inc();
         self.close_denied();
-        let ready = std::mem::take(&mut self.ready);
-        let mut put_off = Vec::new();
-        for token in ready {
-            let Some(slot) = self.find(token) else { continue };
-            let is_spent = self.spending.is_spent();
-            // A connection that is put off keeps its place before those that are queued from here on.
-            self.conns[slot].queued = is_spent;
-            if !self.flush_past(slot) {
-                continue;
-            }
-            let conn = &self.conns[slot];
-            if is_spent {
-                put_off.push(token);
-            } else if conn.unread || conn.connection.holds_input() {
-                self.read(slot);
-            }
-        }
-        self.is_behind = !put_off.is_empty();
-        self.shared.metrics.work_put_off.inc_by(put_off.len() as u64);
-        put_off.append(&mut self.ready);
-        self.ready = put_off;
+        self.serve_ready();
         self.turns = self.turns.wrapping_add(1);
         self.fanout.sweep();
         self.build_snapshot();

@@ -609,7 +609,8 @@ impl Cursor {
                 if backlog.since == 0 {
                     backlog.since = ring.now().0;
                 }
-                if let Some(feed) = feed.filter(|feed| feed.is_thin()) {
+                // Behind a replay it has not been told yet what its feed let go of meanwhile, and this would count it as told.
+                if let Some(feed) = feed.filter(|feed| feed.is_thin() && !self.waits) {
                     self.set_conflates(feed);
                 }
                 self.want_fresh(feed);

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::books::{Entry, From, Log, Past, Seen};
+use super::books::{Entry, From, Log, Past, Seen, Start};
 
 type Checked = Result<(), String>;
 
@@ -105,7 +105,10 @@ impl<'a> Told<'a> {
                 };
                 let before = all().count().saturating_sub(count);
                 let newest: Vec<u64> = all().skip(before).collect();
-                let begins = past.start.as_ref().and_then(|start| start.first);
+                // A connection that was cut behind the answer has not got the gap that the answer announces.
+                let is_cut = |start: &&Start| start.complete == Some(false) && gaps.is_empty();
+                let start = past.start.as_ref().filter(|start| self.end.is_some() || !is_cut(start));
+                let begins = start.and_then(|start| start.first);
                 if let (Some(begins), Some(first)) = (begins, newest.first())
                     && begins > *first
                 {

@@ -347,6 +347,12 @@ impl Cursor {
         self.backlog(None).push(direct);
     }
 
+    /// Queues word of a gap up to an event: a later gap begins behind that.
+    pub(crate) fn send_gap_in_replay(&mut self, bytes: Bytes, to: Option<EventId>) {
+        let direct = Direct { last: to, ..self.own(self.next, bytes) };
+        self.backlog(None).push(direct);
+    }
+
     /// Bytes of its own, as they stand in its stream.
     fn own(&self, place: u64, bytes: Bytes) -> Direct {
         let bytes = self.compression.own(bytes);

@@ -652,10 +652,11 @@ impl Sink for Page<'_> {
         };
         self.tally.gaps += 1;
         *self.has_gap = true;
+        let to = gap.to;
         let mut gap = GapNotice { missed, ..gap.clone() };
         if let Some((auth, rng)) = &mut self.seals {
             gap = gap.within_a_grant(|since| auth.seal(since, rng.next_u128() as u64));
         }
-        self.cursor.send_in_replay(self.encoding.gap(&gap));
+        self.cursor.send_gap_in_replay(self.encoding.gap(&gap), to);
     }
 }

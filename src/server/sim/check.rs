@@ -256,7 +256,10 @@ impl Walk<'_> {
         }
         let mut settled = 0;
         for (item, told_before) in run.iter().zip(told_before) {
-            if let Seen::UpTo(place) = item {
+            // One that names less than the client has for sure says nothing.
+            if let Seen::UpTo(place) = item
+                && self.states.iter().any(|(from, _)| *from <= place + 1)
+            {
                 self.came(place + 1, told_before - settled, &between)
                     .map_err(|error| format!("before an answer that says all up to {place} came: {error}"))?;
             }

@@ -228,6 +228,24 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
     successor.join().expect("it ends");
 }
 
+/// Hands a server to a successor that ends early, with a `give_up` that panics.
+fn panic_while_giving_up(server: &Arc<ServerHandle>) {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let successor = std::thread::spawn(move || {
+        let mut successor = Successor(theirs);
+        successor.ready();
+        successor.hear();
+    });
+    let caller = {
+        let server = Arc::clone(server);
+        std::thread::spawn(move || {
+            let _ = server.hand_over(ours, Duration::from_secs(1), || panic!("planted: it can't be ended"));
+        })
+    };
+    assert!(caller.join().is_err(), "the caller's own panic");
+    successor.join().expect("no panic");
+}
+
 /// The follower of the log stands still while a server is given away.
 #[test]
 fn a_caller_that_panics_leaves_the_engine_going_on() {
@@ -238,20 +256,7 @@ fn a_caller_that_panics_leaves_the_engine_going_on() {
     let addr = server.local_addr();
     eventually("the node follows the log", || http::get(addr, "/readyz").status == 200);
     let mut client = Ws::subscribed(addr, json!({}));
-    let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let successor = std::thread::spawn(move || {
-        let mut successor = Successor(theirs);
-        successor.ready();
-        successor.hear();
-    });
-    let caller = {
-        let server = Arc::clone(&server);
-        std::thread::spawn(move || {
-            let _ = server.hand_over(ours, Duration::from_secs(1), || panic!("planted: it can't be ended"));
-        })
-    };
-    assert!(caller.join().is_err(), "the caller's own panic");
-    successor.join().expect("no panic");
+    panic_while_giving_up(&server);
     assert_eq!(http::post(addr, "/publish", "application/x-ndjson", numbered(7).as_bytes()).status, 200);
     assert_eq!(client.event()["payload"]["n"], 7);
     server.drain(Duration::ZERO);
@@ -262,20 +267,7 @@ fn a_caller_that_panics_and_a_second_caller_leave_the_server_as_it_was() {
     let bus = Bus::new();
     let server = Arc::new(server(&bus, 1));
     let mut client = Ws::subscribed(server.local_addr(), json!({}));
-    let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let successor = std::thread::spawn(move || {
-        let mut successor = Successor(theirs);
-        successor.ready();
-        successor.hear();
-    });
-    let caller = {
-        let server = Arc::clone(&server);
-        std::thread::spawn(move || {
-            let _ = server.hand_over(ours, Duration::from_secs(1), || panic!("planted: it can't be ended"));
-        })
-    };
-    assert!(caller.join().is_err(), "the caller's own panic");
-    successor.join().expect("no panic");
+    panic_while_giving_up(&server);
     bus.publish(fanwire::Event::builder("x").build().expect("valid"));
     assert_eq!(client.event()["event_type"], "x");
     // While one waits, another is told so, and the first goes on.

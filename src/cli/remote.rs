@@ -220,15 +220,15 @@ fn client_config(
     Ok(config)
 }
 
-/// A connection, with TLS or without.
-pub(super) enum Link {
-    Plain(TcpStream),
-    Secure(Box<StreamOwned<ClientConnection, TcpStream>>),
+/// A connection over a socket, with TLS or without.
+pub(super) enum Link<S: Read + Write = TcpStream> {
+    Plain(S),
+    Secure(Box<StreamOwned<ClientConnection, S>>),
 }
 
-impl Link {
-    /// The socket below.
-    pub(super) fn tcp(&self) -> &TcpStream {
+impl<S: Read + Write> Link<S> {
+    /// Returns the socket below.
+    pub(super) fn tcp(&self) -> &S {
         match self {
             Self::Plain(stream) => stream,
             Self::Secure(stream) => &stream.sock,
@@ -236,7 +236,7 @@ impl Link {
     }
 }
 
-impl Read for Link {
+impl<S: Read + Write> Read for Link<S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read(into),
@@ -245,7 +245,7 @@ impl Read for Link {
     }
 }
 
-impl Write for Link {
+impl<S: Read + Write> Write for Link<S> {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.write(from),

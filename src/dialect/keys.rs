@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use strsim::osa_distance;
 
 use super::shortened;
 
@@ -14,29 +15,10 @@ use super::shortened;
 /// many steps as both lengths multiplied.
 const LETTERS_MAX: usize = 24;
 
-/// A key's letters and digits in lower case: `eventTypes` is `event_types`, `last-event-id` is `last_event_id`.
-fn letters(key: &str) -> Vec<u8> {
-    let kept = key.bytes().filter(|byte| !matches!(byte, b'_' | b'-' | b' '));
-    kept.take(LETTERS_MAX + 1).map(|byte| byte.to_ascii_lowercase()).collect()
-}
-
-/// Returns how many letters have to be put in, left out, changed or swapped with the next one to make one of the other
-/// (optimal string alignment).
-fn distance(one: &[u8], other: &[u8]) -> usize {
-    let mut before = [0; LETTERS_MAX + 2];
-    let mut last: [usize; LETTERS_MAX + 2] = std::array::from_fn(|at| at);
-    for (row, a) in one.iter().enumerate() {
-        let mut now = [row + 1; LETTERS_MAX + 2];
-        for (at, b) in other.iter().enumerate() {
-            let changed = last[at] + usize::from(a != b);
-            now[at + 1] = changed.min(last[at + 1] + 1).min(now[at] + 1);
-            if row > 0 && at > 0 && *a == other[at - 1] && one[row - 1] == *b {
-                now[at + 1] = now[at + 1].min(before[at - 1] + 1);
-            }
-        }
-        (before, last) = (last, now);
-    }
-    last[other.len()]
+/// Returns a key's letters and digits in lower case: `eventTypes` is `event_types`, `last-event-id` is `last_event_id`.
+fn letters(key: &str) -> String {
+    let kept = key.chars().filter(|letter| !matches!(letter, '_' | '-' | ' '));
+    kept.take(LETTERS_MAX + 1).map(|letter| letter.to_ascii_lowercase()).collect()
 }
 
 /// Returns the known key that was perhaps meant.
@@ -48,11 +30,10 @@ pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let far = |known: &str| {
         let other = letters(known);
         // `types` for `event_types`, `stream` for `stream_ids`; `event_types` for `type`, which is worth two letters.
-        let has =
-            |whole: &[u8], part: &[u8]| part.len() > 2 && whole.windows(part.len()).any(|at| at == part);
+        let has = |whole: &str, part: &str| part.len() > 2 && whole.contains(part);
         let parts = if has(&other, &word) { usize::from(word != other) } else { usize::MAX };
         let parts = if has(&word, &other) { parts.min(2) } else { parts };
-        parts.min(distance(&word, &other))
+        parts.min(osa_distance(&word, &other))
     };
     let (far, nearest) = known.iter().map(|known| (far(known), *known)).min_by_key(|(far, _)| *far)?;
     (far <= 1 + word.len() / 3).then_some(nearest)
@@ -160,11 +141,11 @@ mod tests {
             ("kitten", "sitting", 3),
             ("ab", "ba", 1),
         ] {
-            assert_eq!(distance(one.as_bytes(), other.as_bytes()), far, "{one} {other}");
-            assert_eq!(distance(other.as_bytes(), one.as_bytes()), far, "{other} {one}");
+            assert_eq!(osa_distance(one, other), far, "{one} {other}");
+            assert_eq!(osa_distance(other, one), far, "{other} {one}");
         }
-        let long = [b'a'; LETTERS_MAX];
-        assert_eq!(distance(&long, &[b'b'; LETTERS_MAX]), LETTERS_MAX);
+        let long = |letter: &str| letter.repeat(LETTERS_MAX);
+        assert_eq!(osa_distance(&long("a"), &long("b")), LETTERS_MAX);
     }
 
     #[test]

@@ -342,14 +342,8 @@ impl Cursor {
     }
 
     /// Queues words of a replay, as [`Self::send_replayed`] does its events.
-    pub(crate) fn send_in_replay(&mut self, bytes: Bytes) {
-        let direct = self.own(self.next, bytes);
-        self.backlog(None).push(direct);
-    }
-
-    /// Queues word of a gap up to an event: a later gap begins behind that.
-    pub(crate) fn send_gap_in_replay(&mut self, bytes: Bytes, to: Option<EventId>) {
-        let direct = Direct { last: to, ..self.own(self.next, bytes) };
+    pub(crate) fn send_in_replay(&mut self, bytes: Bytes, last: Option<EventId>) {
+        let direct = Direct { last, ..self.own(self.next, bytes) };
         self.backlog(None).push(direct);
     }
 

@@ -413,6 +413,11 @@ impl Shared {
         lock(&self.history).json(now.0.div_euclid(1_000_000))
     }
 
+    /// Returns the engine, where its log can be read for the past.
+    pub(crate) fn engine_with_past(&self) -> Option<&Engine> {
+        self.engine.as_ref().filter(|engine| engine.history().is_some())
+    }
+
     /// What `/api/stats` shows.
     pub(crate) fn stats(&self) -> serde_json::Value {
         let metrics = &self.metrics;

@@ -6,45 +6,42 @@
 use std::io::{self, Read, Write};
 
 use mio::net::TcpStream;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::StreamOwned;
 
 use super::super::remote::Link;
 
 /// A connected client or publisher.
-pub(super) enum Wire {
-    Plain(TcpStream),
-    Secure(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
+pub(super) struct Wire(Link<TcpStream>);
 
 impl Wire {
     /// Takes over a connection as it is.
     pub(super) fn new(link: Link) -> io::Result<Self> {
         link.tcp().set_nonblocking(true)?;
-        Ok(match link {
-            Link::Plain(tcp) => Self::Plain(TcpStream::from_std(tcp)),
+        Ok(Self(match link {
+            Link::Plain(tcp) => Link::Plain(TcpStream::from_std(tcp)),
             Link::Secure(stream) => {
                 let (session, tcp) = stream.into_parts();
-                Self::Secure(Box::new(StreamOwned::new(session, TcpStream::from_std(tcp))))
+                Link::Secure(Box::new(StreamOwned::new(session, TcpStream::from_std(tcp))))
             }
-        })
+        }))
     }
 
-    /// The socket, for the poll.
+    /// Returns the socket, for the poll.
     pub(super) fn tcp(&mut self) -> &mut TcpStream {
-        match self {
-            Self::Plain(tcp) => tcp,
-            Self::Secure(stream) => &mut stream.sock,
+        match &mut self.0 {
+            Link::Plain(tcp) => tcp,
+            Link::Secure(stream) => &mut stream.sock,
         }
     }
 
-    /// Whether TLS holds bytes that the socket has not taken.
+    /// Returns whether TLS holds bytes that the socket has not taken.
     pub(super) fn wants_write(&self) -> bool {
-        matches!(self, Self::Secure(stream) if stream.conn.wants_write())
+        matches!(&self.0, Link::Secure(stream) if stream.conn.wants_write())
     }
 
     /// Writes what TLS holds, as far as the socket takes it.
     pub(super) fn push(&mut self) -> io::Result<()> {
-        let Self::Secure(stream) = self else { return Ok(()) };
+        let Link::Secure(stream) = &mut self.0 else { return Ok(()) };
         while stream.conn.wants_write() {
             match stream.conn.write_tls(&mut stream.sock) {
                 Ok(_) => {}
@@ -58,29 +55,20 @@ impl Wire {
 
 impl Read for Wire {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.read(into),
-            Self::Secure(stream) => match stream.read(into) {
-                // An end without TLS' farewell is an end.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
-                read => read,
-            },
+        match self.0.read(into) {
+            // An end without TLS' farewell is an end. A socket alone does not say this.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            read => read,
         }
     }
 }
 
 impl Write for Wire {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.write(from),
-            Self::Secure(stream) => stream.write(from),
-        }
+        self.0.write(from)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(tcp) => tcp.flush(),
-            Self::Secure(stream) => stream.flush(),
-        }
+        self.0.flush()
     }
 }

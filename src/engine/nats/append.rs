@@ -111,8 +111,8 @@ impl Append for Appender {
                     // Numbers of records grow. What the server is known to have is not sent again.
                     let numbered = (batch.first..).zip(batch.records);
                     let mut since_mark = 0;
-                    for (number, record) in numbered.skip_while(|(number, _)| lock(&shared.sent).has(*number))
-                    {
+                    let passed = lock(&shared.sent).passed();
+                    for (number, record) in numbered.skip_while(|(number, _)| *number <= passed) {
                         let stamp = lock(&shared.sent).stamp(number, &shared.clock);
                         plain::publish(client, &shared.name, shared.node, stamp, record).await?;
                         since_mark += 1;

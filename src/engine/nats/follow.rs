@@ -62,7 +62,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long the server keeps a reader that asks for nothing.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// What it means that a reader has failed.
+/// Returns what the failure of a reader means.
 fn ended(error: &pull::MessagesError) -> EngineError {
     match error.kind() {
         // It has gone, perhaps with its stream: attaching anew tells.

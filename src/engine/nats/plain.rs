@@ -90,9 +90,9 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Returns whether the server is known to have the record.
-    pub(super) fn has(&self, number: u64) -> bool {
-        number <= self.passed
+    /// Returns the number of the last record that the server is known to have.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// Returns the stamp of a record, which is a new one where it was not sent before.

@@ -10,7 +10,9 @@
 
 use std::fmt::Write as _;
 
-use sha2::{Digest, Sha256};
+use hmac::digest::Key;
+use hmac::{Hmac, Mac as _};
+use sha2::{Digest as _, Sha256};
 
 use super::config::Secret;
 use crate::event::{EventId, Position, Since};
@@ -23,8 +25,6 @@ const SALT: usize = 8;
 const PROOF: usize = 16;
 /// What one block of the key stream covers.
 const BLOCK: usize = 32;
-/// SHA-256's block, which HMAC pads its key to (RFC 2104).
-const HASH_BLOCK: usize = 64;
 
 /// The key of sealed places.
 #[derive(Clone)]
@@ -70,20 +70,16 @@ impl Seal {
         self.key
     }
 
-    /// HMAC-SHA-256 (RFC 2104).
     fn mac(&self, purpose: u8, parts: &[&[u8]]) -> Hash {
-        let mut pads = [[0x36; HASH_BLOCK], [0x5c; HASH_BLOCK]];
-        for pad in &mut pads {
-            pad.iter_mut().zip(self.key).for_each(|(pad, key)| *pad ^= key);
-        }
-        let mut inner = Sha256::new_with_prefix(pads[0]);
-        inner.update([purpose]);
+        // As HMAC fills a short key up (RFC 2104).
+        let mut key = Key::<Hmac<Sha256>>::default();
+        key[..self.key.len()].copy_from_slice(&self.key);
+        let mut mac = Hmac::<Sha256>::new(&key);
+        mac.update(&[purpose]);
         for part in parts {
-            inner.update(part);
+            mac.update(part);
         }
-        let mut outer = Sha256::new_with_prefix(pads[1]);
-        outer.update(inner.finalize());
-        outer.finalize().into()
+        mac.finalize().into_bytes().into()
     }
 
     fn proof(&self, salt: &[u8], plain: &[u8]) -> [u8; PROOF] {

@@ -77,7 +77,7 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
         1 => Since::Event(id),
         _ => Since::Position(position_of(shared, id)?),
     };
-    let log = shared.engine.as_ref().filter(|engine| engine.history().is_some());
+    let log = shared.engine_with_past();
     let is_kept = |id: &EventId| match behind(shared, *id, Sequence::MAX) {
         Behind::All(_) => true,
         // The ring has let go of some; the log keeps so many.

@@ -68,7 +68,7 @@ impl<S: Socket> Core<S> {
             let (snapshot, bygone) = (&mut self.snapshot, &mut self.bygone);
             let mut lost = false;
             // Of several shards, the id before the hole says nothing of the others.
-            let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
+            let has_log = self.shared.engine_with_past().is_some();
             let can_recover = has_log && self.shared.bus.shards() == 1;
             let continuity = &mut self.continuity;
             let mut oldest = None;

@@ -13,15 +13,15 @@ use super::{Core, Socket, Token};
 impl<S: Socket> Core<S> {
     /// Has each of them write what it is owed and, as far as the budget reaches, read on or make its next page.
     pub(super) fn serve_ready(&mut self) {
-        let ready = std::mem::take(&mut self.ready);
+        let mut ready = std::mem::take(&mut self.ready);
         let has_past =
             |token: &Token| self.find(*token).is_some_and(|slot| self.conns[slot].replay.is_some());
-        let (pasts, mut order): (Vec<Token>, Vec<Token>) = ready.into_iter().partition(has_past);
-        let others = order.len();
-        let reserve = if pasts.is_empty() { 0 } else { budget::TURN / 2 };
-        order.extend(pasts);
+        // Stable, and one pass without an allocation where no past is under way.
+        ready.sort_by_key(has_past);
+        let others = ready.partition_point(|token| !has_past(token));
+        let reserve = if others == ready.len() { 0 } else { budget::TURN / 2 };
         let mut put_off = Vec::new();
-        for (at, token) in order.into_iter().enumerate() {
+        for (at, token) in ready.into_iter().enumerate() {
             let Some(slot) = self.find(token) else { continue };
             let is_spent = self.spending.is_spent() || (at < others && self.spending.left() <= reserve);
             // A connection that is put off keeps its place before those that are queued from here on.

@@ -251,7 +251,7 @@ impl<S: Socket> Core<S> {
     pub(super) fn whole_past(&self) -> Forward {
         let bus = &self.shared.bus;
         let shards = bus.shards() as u16;
-        let kept = self.shared.engine.as_ref().filter(|engine| engine.history().is_some());
+        let kept = self.shared.engine_with_past();
         let lanes = (0..shards).map(|shard| {
             let (to, until) = self.end_of(shard);
             let oldest = bus.oldest(shard).min(to);
@@ -280,7 +280,7 @@ impl<S: Socket> Core<S> {
     /// All behind the places that a client names, up to the loop's own.
     fn behind(&self, since: Since, filters: &[Filter]) -> Work {
         let shards = self.shared.bus.shards();
-        let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
+        let has_log = self.shared.engine_with_past().is_some();
         let mut marks = marks(&self.shared, &since);
         // What the node did not ask for then, it can't know.
         let mut is_from_before = false;
@@ -377,7 +377,7 @@ impl<S: Socket> Core<S> {
         if let Work::Snapshot { is_followed, .. } = replay.work {
             let is_building = self.is_building_snapshot();
             // The log is not waited for.
-            let has_log = self.shared.engine.as_ref().is_some_and(|engine| engine.history().is_some());
+            let has_log = self.shared.engine_with_past().is_some();
             if !is_building || has_log {
                 let has_all =
                     is_followed && !self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_short());
@@ -448,7 +448,7 @@ impl<S: Socket> Core<S> {
             start.from = start.from.and_then(|from| auth.seal(&from, rng.next_u128() as u64));
         }
         if let Some(answer) = report.answer(replay.encoding, &start) {
-            conn.cursor.send_in_replay(answer);
+            conn.cursor.send_in_replay(answer, None);
         }
     }
 
@@ -545,7 +545,7 @@ impl<S: Socket> Core<S> {
         let report = replay.report.as_ref();
         let end = report.and_then(|report| report.end(replay.encoding, replay.events, complete, &stamp));
         if let Some(end) = end {
-            cursor.send_in_replay(end);
+            cursor.send_in_replay(end, None);
         }
         cursor.set_waits(false);
     }
@@ -657,6 +657,6 @@ impl Sink for Page<'_> {
         if let Some((auth, rng)) = &mut self.seals {
             gap = gap.within_a_grant(|since| auth.seal(since, rng.next_u128() as u64));
         }
-        self.cursor.send_gap_in_replay(self.encoding.gap(&gap), to);
+        self.cursor.send_in_replay(self.encoding.gap(&gap), to);
     }
 }

@@ -231,7 +231,7 @@ fn tail_says_where_the_history_that_it_asked_for_is_cut_off() {
             assert!(tail.line().starts_with("-- gap: an unknown number"), "before the first event");
         }
         (0..8).for_each(|_| assert!(tail.line().contains("test.numbered")));
-        // What is live ends it.
+        // A live event ends it.
         server.publish(numbered(9));
         assert!(tail.child.wait().expect("it ends by itself").success());
         let mut said = String::new();

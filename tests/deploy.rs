@@ -661,7 +661,7 @@ fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
     assert!(called.contains("cargo build --profile dist --locked --bin fanwire"), "{called}");
     assert!(called.contains("systemctl enable --now fanwire.socket fanwire.service"), "{called}");
 
-    // Who may read what.
+    // Readers of each file.
     let mode = |file: &str| {
         let meta = std::fs::metadata(machine.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777

@@ -173,7 +173,7 @@ fn the_line_for_an_embedders_manifest_resolves() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
-/// What README says of memory is what the page with the measurements says.
+/// Compares README's number of bytes with the page that has the measurements.
 #[test]
 fn the_readme_has_the_bytes_of_a_connection_that_were_measured() {
     let page = std::fs::read_to_string(in_project("docs/benchmarks-server.md")).expect("the page");

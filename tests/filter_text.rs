@@ -319,7 +319,7 @@ fn a_tokens_filter_narrows_what_its_holder_sees_and_publishes() {
     }
     assert!(socket.is_silent_for(SILENCE));
 
-    // What is named and never seen is refused, as it is for the lists.
+    // A value that is named and can never be seen is refused, as it is for the lists.
     for (token, asked, what) in [
         (&narrow, "source=core", "source 'core'"),
         (&narrow, "payload.progress == 49", "payload.progress 49"),
@@ -334,7 +334,7 @@ fn a_tokens_filter_narrows_what_its_holder_sees_and_publishes() {
         assert_eq!(answer["payload"]["code"], "forbidden", "{answer}");
     }
 
-    // What an event has must be what its publisher may see; what it does not have is not asked for.
+    // An event's attributes must be such as its publisher may see; what it does not have is not asked for.
     for (event, status) in [
         (r#"{"type":"a"}"#, 200),
         (r#"{"type":"a","source":"edge","payload":{"progress":50}}"#, 200),

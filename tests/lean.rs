@@ -216,7 +216,7 @@ fn a_streams_data_is_the_payload_alone() {
     assert_eq!(answer.status, 400);
     let error = answer.json()["error"].as_str().expect("words").to_owned();
     assert_eq!(error, "query: unknown key `leen`: did you mean `lean`?");
-    // What was neither on nor off was off.
+    // A switch that was neither on nor off was off.
     assert_eq!(http::get(server.addr, "/sse?lean=no").status, 400);
 }
 

@@ -145,7 +145,7 @@ fn what_a_snapshot_brought_does_not_come_again() {
     assert!(!came.contains(&2) && !came.contains(&3), "{came:?}");
 }
 
-/// What came from here to the end of a past: events' numbers, gaps, and the end.
+/// Returns what came from here to the end of a past: events' numbers, gaps, and the end.
 fn past(client: &mut Ws) -> (Vec<u64>, Vec<Value>, Value) {
     let (mut came, mut gaps) = (Vec::new(), Vec::new());
     loop {
@@ -272,7 +272,7 @@ fn a_past_that_is_cut_off_says_so() {
     );
 }
 
-/// Of 12,000 keys 10,000 came, and no word of the others.
+/// 10,000 of 12,000 keys came, and no word of the others.
 #[test]
 fn a_snapshot_that_is_cut_off_says_so() {
     let server = Server::with(&["--max-snapshot-keys", "10"]);

@@ -1,4 +1,4 @@
-//! What a client asks to see again: a lost part of its stream, in order and whole, and the whole past of one subscription
+//! Pasts that a client asks to see again: a lost part of its stream, in order and whole, and the whole past of one subscription
 //! beside others.
 
 mod support;
@@ -109,7 +109,7 @@ fn a_lost_part_comes_again(server: &Server, in_order: bool) {
     }
     assert_eq!(seen, numbers.collect::<Vec<_>>());
     server.balanced_ledger();
-    // What is live comes behind it, once.
+    // Live events come behind it, once.
     flood(server, 10 + FLOOD..13 + FLOOD);
     let mut live = read_refilling(&mut client, 3, place).0;
     live.sort_unstable();
@@ -246,7 +246,7 @@ fn a_past_of_its_own_is_whole_beside_others() {
         );
         assert_eq!(past(json!({"subscription_id": "c", "history": 100, "own_past": true})), everything);
         let even = json!({"subscription_id": "d", "history": 3, "own_past": true, "event_types": ["even"]});
-        // Of several shards, which of one batch are the newest is the order of the shards.
+        // With several shards, the newest of one batch are so by the order of the shards.
         let newest = past(even.clone());
         assert!(newest.len() == 3 && (!options.is_empty() || newest == [4, 6, 8]), "{newest:?}");
         assert_eq!(past(even), newest, "also in its own place");

@@ -474,7 +474,7 @@ fn a_refused_certificate_ends_every_command_with_the_reason_and_the_next_step() 
     assert!(made.status.success(), "{made:?}");
     write_cert(&folder, &["localhost"], |_| {}, true);
     let (_server, url) = start();
-    // Of another name, and of the same one.
+    // Certificates of another name, and of this one.
     all_end(&url, &other.file("dev/ca.pem"), EVERY, "UnknownIssuer", "--ca-file");
     write_cert(&other, &["localhost"], |_| {}, true);
     all_end(&url, &other.file("ca.pem"), BOTH, "BadSignature", "--ca-file");

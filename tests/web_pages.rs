@@ -1,4 +1,4 @@
-//! What web pages can do to a server that has no authentication: pages of other sites, pages whose name resolves to
+//! Attempts of web pages on a server that has no authentication: pages of other sites, pages whose name resolves to
 //! this machine (DNS rebinding), pages without an origin, and those that may.
 
 mod support;
@@ -217,7 +217,7 @@ fn a_refusal_says_in_one_line_how_to_allow_it_and_the_log_stays_short() {
     eventually("the log says so", || server.log().contains("--allowed-origin https://evil.example:8443"));
     let lines = server.log().lines().count();
     assert!(lines < 100, "{lines} lines for 202 refusals\n{}", server.log());
-    // What it says to do works.
+    // The step that it names works.
     let opened = Server::with(&[
         "--allowed-origin",
         "https://evil.example:8443",

@@ -121,7 +121,7 @@ fn check_config(args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What it may come to in memory, line by line, beside what this machine has.
+/// Prints the memory that the settings allow, line by line, beside the machine's own.
 fn show_memory(config: &fanwire::config::Config) {
     anstream::println!("\n{DIM}# memory at the most: what each limit allows, all at once{DIM:#}");
     for line in config.worst_case() {

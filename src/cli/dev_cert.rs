@@ -38,7 +38,7 @@ pub(super) struct Args {
     force: bool,
 }
 
-/// What every certificate is for: this machine.
+/// Names that every certificate is for: this machine.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Clocks of other machines may be behind by so much.
@@ -97,7 +97,7 @@ fn checked(name: &str) -> Result<String, CliError> {
         .hint("A certificate is for names and addresses, as events.test, *.events.test or 10.0.0.7: no URL, no port."))
 }
 
-/// What was made, DER.
+/// Certificate and key that were made, DER.
 struct Made {
     ca: Vec<u8>,
     cert: Vec<u8>,

@@ -124,7 +124,7 @@ fn without_secrets(text: &str) -> String {
         Some((before, _)) => format!("{before}…"),
         None => shown,
     };
-    // What stands before `://` is a scheme, if it looks like one.
+    // Text before `://` is a scheme, if it looks like one.
     match scheme {
         "" => shown,
         scheme if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => format!("{scheme}://{shown}"),

@@ -1,4 +1,4 @@
-//! What people mean by a line that is no TOML, and how to write it.
+//! Explains a line that is no TOML: the value that was meant, and how to write it.
 //!
 //! Imports its siblings only. Always: a value is repeated only where its key is known and holds nothing secret.
 
@@ -50,12 +50,12 @@ fn path_of(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
-/// What is wrong with a value that is none in TOML.
+/// Says what is wrong with a value that is none in TOML.
 fn of_value(section: &str, key: &str, value: &str) -> String {
     let value = value.strip_prefix('=').unwrap_or(value).trim();
     let path = path_of(section, key);
     let row = keys::find(&path);
-    // Of a key that nobody knows, or one that may hold a secret, the value is not repeated.
+    // The value is not repeated for a key that nobody knows, or one that may hold a secret.
     let shown = |value: &str| match row.filter(|row| !row.may_hold_secrets()) {
         Some(_) => quoted(value),
         None => "\"…\"".to_owned(),
@@ -86,7 +86,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     if let Some(flag) = as_bool(bare).filter(|_| row.is_none_or(keys::Row::is_switch)) {
         return format!("{path}: write {key} = {flag}");
     }
-    // What would be wrong with it in quotes is said at once.
+    // A fault that the value would have in quotes is told at once.
     let then =
         row.and_then(|row| (row.place)(&mut Config::default()).set(&Words::One(bare.to_owned())).err());
     match then {
@@ -95,7 +95,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     }
 }
 
-/// What is wrong with a value that begins with a quote.
+/// Says what is wrong with a value that begins with a quote.
 fn of_quoted(path: &str, key: &str, quote: char, value: &str) -> String {
     let Some((inner, behind)) = value[1..].split_once(quote) else {
         return format!("{path}: the value ends without its {quote}");

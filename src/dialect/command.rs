@@ -213,13 +213,13 @@ pub(crate) enum Reply<'a> {
     },
     Subscribed {
         id: &'a str,
-        /// What is known of the past that it asked for, if it did.
+        /// Beginning of the past that it asked for, if it did.
         past: Option<&'a PastStart>,
     },
     Unsubscribed {
         id: &'a str,
     },
-    /// What is behind this place comes next.
+    /// Events behind this place come next.
     Refilling {
         since: &'a Since,
     },

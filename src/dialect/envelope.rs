@@ -23,7 +23,7 @@ struct EntityIn<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// What becomes of an object's keys that are not read.
+/// Fate of an object's keys that are not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Others {
     /// They are passed over.

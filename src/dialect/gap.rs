@@ -1,4 +1,4 @@
-//! What a client is told where events that it wanted do not come.
+//! Notices for clients where events that they wanted do not come.
 //!
 //! Invariants:
 //! - A number that is told as exact counts events that this client would have been sent, and no others.
@@ -51,7 +51,7 @@ impl Missed {
     }
 }
 
-/// What a client is told when events were dropped for it.
+/// Notice for a client for which events were dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GapNotice {
     pub(crate) missed: Missed,

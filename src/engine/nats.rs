@@ -71,7 +71,7 @@ struct Shared {
     /// Newest stamp of each node that was delivered, where the server keeps nothing. It outlives a follower: what a node sends
     /// again must not be delivered again in another epoch.
     delivered: Mutex<HashMap<u64, u64>>,
-    /// What streams acknowledged of a batch that was not answered, by the records' numbers.
+    /// Messages of a batch without an answer that streams acknowledged, by the records' numbers.
     unproven: Mutex<BTreeMap<u64, append::Acknowledged>>,
 }
 

@@ -149,7 +149,7 @@ pub(crate) fn scan<'a>(
     fail(at, "unexpected end")
 }
 
-/// What may come behind a value that ends at `at`, and where: most are followed by a comma, which is not looked at on its
+/// Returns what comes behind a value that ends at `at`, and where: most are followed by a comma, which is not looked at on its
 /// own then.
 #[inline]
 fn behind_value(bytes: &[u8], at: usize, depth: usize, kinds: u128) -> (usize, Expect) {

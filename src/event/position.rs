@@ -282,7 +282,7 @@ pub(crate) enum Since {
 
 #[cfg(feature = "server")]
 impl Since {
-    /// What a sealed place begins with, as no other does.
+    /// First character of a sealed place, and of no other.
     pub(crate) const SEALED: char = '~';
 }
 

@@ -406,7 +406,7 @@ impl Fanout {
             let gap = if wants_all { gap } else { to_some };
             let own = feed.newest_appended().unwrap_or(EventId::before(id.epoch, id.shard, 0));
             let id = if hides && !wants_all { own } else { id };
-            // What is left out of a feed is not missing.
+            // Events that a feed leaves out are not missing.
             let missed = if feed.thin.is_some() { gap.missed.as_bound() } else { gap.missed };
             let frame = feed.encoding.gap(&GapNotice { missed, ..gap.clone() });
             // It has a place in the feed, so it has one in the books.

@@ -394,7 +394,7 @@ impl Feed {
         self.runs.back().map(|run| run.id_of(run.next() - 1)).or(self.trimmed)
     }
 
-    /// Whose frame was appended last, readable or not yet.
+    /// Returns the event whose frame was appended last, readable or not yet.
     fn newest_appended(&self) -> Option<EventId> {
         self.fresh.last().map(|fresh| fresh.id).or_else(|| self.newest_id())
     }

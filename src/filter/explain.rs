@@ -71,7 +71,7 @@ impl Filter {
     }
 }
 
-/// What a filter says as a grant.
+/// Writes a filter as a grant has it.
 #[cfg(feature = "server")]
 impl Filter {
     /// Returns whether no event with this value of an attribute matches.

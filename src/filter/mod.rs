@@ -209,7 +209,7 @@ impl Filter {
         Self::from_parts(parts)
     }
 
-    /// What both want, where that is not too much to be joined: both may be of a client's choosing.
+    /// Returns what both want, where that is not too much to be joined: both may be of a client's choosing.
     #[cfg(feature = "server")]
     pub(crate) fn try_and(&self, other: &Self) -> Result<Self, FilterError> {
         if !self.is_everything() && !other.is_everything() {
@@ -243,7 +243,7 @@ impl Filter {
     }
 
     #[cfg(feature = "server")]
-    /// What it costs to hold: one for each value, one for each segment of a pattern or key of a path, and
+    /// Returns the cost to hold it: one for each value, one for each segment of a pattern or key of a path, and
     /// [`limits::MANY_WEIGHT`] for each `**` or run of characters, where a search can go on in more than one way, and for each
     /// condition on the payload.
     pub(crate) fn weight(&self) -> u32 {

@@ -279,7 +279,7 @@ impl<'a> ComparisonRef<'a> {
         self.parts().1
     }
 
-    /// What it compares with.
+    /// Returns the literal that it compares with.
     pub(crate) fn literals(self) -> impl Iterator<Item = LiteralRef<'a>> {
         Values { rest: self.parts().2 }.map(|(kind, text)| match kind {
             3 => LiteralRef::Number(float(text).unwrap_or(f64::NAN)),
@@ -650,7 +650,7 @@ fn string_end(json: &[u8], at: usize) -> usize {
     string_span(json, at).0
 }
 
-/// The same, and whether the string has an escape. Eight bytes at a time.
+/// Returns that, and whether the string has an escape. Eight bytes at a time.
 pub(crate) fn string_span(json: &[u8], mut at: usize) -> (usize, bool) {
     const ONES: u64 = u64::MAX / 255;
     // The lowest bit that is set is that of the first such byte.

@@ -21,7 +21,7 @@ const PROMETHEUS_VERSIONS: [&str; 1] = ["0.0.4"];
 
 impl Exposition {
     /// Returns what the values of `Accept` headers ask for. OpenMetrics has to be named, and weigh as much as plain text.
-    /// Who takes neither gets plain text: a scrape that can be read is better than a 406.
+    /// A client that takes neither gets plain text: a scrape that can be read is better than a 406.
     pub(crate) fn asked<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
         let (mut open_metrics, mut plain) = (0, None);
         for item in accept.flat_map(|value| value.split(',')) {

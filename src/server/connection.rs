@@ -661,7 +661,7 @@ impl Connection {
         }
     }
 
-    /// What all of the client's subscriptions match behind these places comes again.
+    /// Notes that all that the client's subscriptions match behind these places comes again.
     pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.refill_begins(places);

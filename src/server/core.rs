@@ -239,7 +239,7 @@ pub(crate) struct Core<S> {
     leaving: Vec<Leave>,
     /// From the first time that a client asked for one.
     snapshot: Option<Box<Snapshot>>,
-    /// What went by, for clients that come back too late.
+    /// Record of the events that went by, for clients that come back too late.
     bygone: Bygone,
     /// While what came before is put into it.
     building: Option<Box<Building>>,

@@ -369,7 +369,7 @@ mod tests {
             assert_eq!(refused(&config, host, ""), Some("host"), "{host}");
             let own = format!("Origin: http://{host}\r\n");
             assert_eq!(refused(&config, host, &own), Some("host"), "its own page is no better: {host}");
-            // What a page of the name could add itself.
+            // Headers that a page of the name could add itself.
             let more =
                 "X-Forwarded-Host: localhost\r\nForwarded: host=localhost\r\nX-Forwarded-For: 127.0.0.1\r\n";
             assert_eq!(refused(&config, host, more), Some("host"), "{host}");

@@ -64,7 +64,7 @@ struct Own {
     rights: Rights,
     /// What its subscriptions take, where they are two or more.
     weight: Weight,
-    /// What it has begun and not ended. It is not read meanwhile.
+    /// Work that it has begun and not ended. It is not read meanwhile.
     unfinished: Option<Unfinished>,
     /// The place that it was told last, where places are sealed for it.
     told: Option<Told>,
@@ -85,7 +85,7 @@ struct Told {
 /// come back to a place that the ring has left behind long ago. Ten seconds.
 const TOLD_TICKS: Tick = 100;
 
-/// What this server can do that older ones could not, or that a client must not ask of one that can't. A server without
+/// Abilities of this server that older ones lack, or that a client must not ask of one that can't. A server without
 /// such a list has none of it.
 const CAPABILITIES: [&str; 5] = ["filter", "history_end", "lean", "own_past", "refill"];
 

@@ -35,7 +35,7 @@ for (const [size, [width, height]] of Object.entries(SIZES)) {
     await page.goto(url);
     await page.waitForSelector('[data-type="over.ride"]');
     await looksRight(`odd-${size}`);
-    // What turns the order of letters around is written as what it is.
+    // Characters that turn the order of letters around are written as what they are.
     assert.match(await page.locator('[data-type="over.ride"] .what').innerText(), /safe\\u202eexe\.txt/);
     await page.locator('[data-type="big.payload"] .row').click();
     assert((await page.locator('#events .detail pre').textContent()).length <= 50_000);

@@ -51,7 +51,7 @@ await check('an open row stays where it is, and the list goes on when it is clos
   await page.waitForSelector('#events .detail pre');
   await away();
   const before = await holdsStill(10);
-  // What came meanwhile is shown when it is asked for; the row stays open among the rest.
+  // Rows that came meanwhile are shown when they are asked for; the row stays open among the rest.
   await page.click('#new');
   await moved(before);
   assert.equal(await page.locator('#events .detail').count(), 1);

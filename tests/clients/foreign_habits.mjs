@@ -1,4 +1,4 @@
-// What programs do with other people's clients, in Node and in a page: subscribe, keep the last id, come back as each library's manual says.
+// Programs with other people's clients, in Node and in a page: they subscribe, keep the last id, come back as each library's manual says.
 // Each line told is about one client in one case: `got N ID`, `from ID` (where a stream begins), `gap …`, `dead`, `note …`.
 
 /** Time before a program makes a new object in place of one that has given up, in ms. */

@@ -1,4 +1,4 @@
-// What is wrong with how a page looks, found without knowing the page: texts that are cut, broken, on top of each other
+// Faults in how a page looks, found without knowing the page: texts that are cut, broken, on top of each other
 // or hard to read, and controls that are too small.
 
 /** Returns a line for each fault that can be seen now. Texts that end in an ellipsis are no fault where a title has all of them. */
@@ -46,7 +46,7 @@ export const looks = (page) => page.evaluate(() => {
     if (!text.data.trim() || !node.checkVisibility({ visibilityProperty: true, contentVisibilityAuto: true }) || ['SCRIPT', 'STYLE'].includes(node.tagName)) continue;
     const range = document.createRange();
     range.selectNodeContents(text);
-    // What scrolls is looked at where it stands now, downwards; to the side nothing may be out of sight.
+    // A part that scrolls is looked at where it stands now, downwards; to the side nothing may be out of sight.
     let port = { left: 0, right: width, top: 0, bottom: height }, hasEllipsis = false, cutBy = null, isOut = false;
     const [first] = range.getClientRects();
     if (!first) continue;
@@ -101,7 +101,7 @@ export const looks = (page) => page.evaluate(() => {
     }
   }
 
-  // What is pressed has at least 24 px each way (WCAG 2.5.8).
+  // A button has at least 24 px each way (WCAG 2.5.8).
   for (const node of document.querySelectorAll('button, input, [tabindex="0"]')) {
     if (!node.checkVisibility({ visibilityProperty: true })) continue;
     const { width, height } = node.getBoundingClientRect();

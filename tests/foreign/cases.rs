@@ -1,4 +1,4 @@
-//! What a proxy does: for each of a client's requests for a stream, counted from 0.
+//! Plans of a proxy: for each of a client's requests for a stream, counted from 0.
 
 use std::time::Duration;
 

@@ -19,13 +19,13 @@ pub(crate) enum Place {
     Nowhere,
 }
 
-/// What ends a client for good, so that its program makes another.
+/// Answers that end a client for good, so that its program makes another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GivesUp {
     Never,
     /// Any answer but a stream.
     Refused,
-    /// The same in Chromium, which reads an answer of half a head.
+    /// Those of Chromium, which reads an answer of half a head.
     RefusedOrHalf,
     /// An answer but a stream, 500 and 502 to 504; informational ones are taken for the answer.
     Unforeseen,
@@ -184,7 +184,7 @@ pub(crate) const CLIENTS: &[Client] = &[
     },
 ];
 
-/// What clients keep connections for, beside streams.
+/// Pools that keep connections, beside streams.
 const POOLS: &[(&str, Version, &str)] = &[
     ("`requests.Session` (Python)", Version::Pip("requests"), "as it is"),
     (

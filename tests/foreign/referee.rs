@@ -22,13 +22,13 @@ pub(crate) const PACE: Duration = Duration::from_millis(200);
 /// Longer than the proxy of the case `idle` waits for a byte.
 const QUIET: Duration = Duration::from_secs(7);
 
-/// What each client told in each case, line by line.
+/// Lines that each client told in each case.
 pub(crate) type Told = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
 
 /// All clients' scripts, and what they tell.
 pub(crate) struct Stage {
     pub(crate) told: Told,
-    /// What scripts said last that ended before the test did.
+    /// Last words of scripts that ended before the test did.
     ended: Arc<Mutex<Vec<String>>>,
 }
 
@@ -63,7 +63,7 @@ impl Stage {
         Self { told, ended }
     }
 
-    /// What a client told in a case so far.
+    /// Returns what a client told in a case so far.
     pub(crate) fn told(&self, client: &str, case: &str) -> Vec<String> {
         let told = self.told.lock().expect("no panic holds it");
         told.get(&(client.to_owned(), case.to_owned())).cloned().unwrap_or_default()
@@ -167,7 +167,7 @@ pub(crate) fn run() {
     server.assert_serving();
 }
 
-/// What went wrong, what the client told last, and what its library sent.
+/// Says what went wrong, what the client told last, and what its library sent.
 fn report(pair: &Pair<'_>, fault: &str, lines: &[String], seen: &[Seen]) -> String {
     let requests: Vec<String> = seen
         .iter()

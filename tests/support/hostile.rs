@@ -14,7 +14,7 @@ use super::wire::{Wire, deadline};
 /// The longest that a connection waits for its next request, or a stream for its next byte.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is done with one request and its answer; by default nothing.
+/// Changes to one request and its answer; by default none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plan {
     /// How long the answer is held up, and each read of a stream.
@@ -32,7 +32,7 @@ pub struct Plan {
     pub idle: Option<Duration>,
 }
 
-/// What a proxy answers by itself.
+/// Answers that a proxy gives by itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Own {
     Refused {
@@ -78,14 +78,14 @@ pub enum Pieces {
     Held(usize, Duration),
 }
 
-/// What becomes of heads, in both directions.
+/// Changes to heads, in both directions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rewrite {
     /// Names in lower case, as behind HTTP/2.
     pub lower_case: bool,
     /// Headers of one name become one, with commas.
     pub merged: bool,
-    /// What the server says to caches and proxies is taken out; `Via` and `Server` are put in.
+    /// Lines for caches and proxies are taken out; `Via` and `Server` are put in.
     pub stripped: bool,
     /// Streams go on in chunks, and `Connection: keep-alive` goes.
     pub chunked: bool,
@@ -103,7 +103,7 @@ pub struct Seen {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub began: Instant,
-    /// What the proxy did to it.
+    /// Changes that the proxy made to it.
     pub plan: Plan,
 }
 
@@ -155,7 +155,7 @@ impl Hostile {
         Self { addr, shared }
     }
 
-    /// What a client has asked for so far.
+    /// Returns what a client has asked for so far.
     pub fn seen(&self, client: &str) -> Vec<Seen> {
         let seen = self.shared.seen.lock().expect("no panic holds it");
         seen.iter().filter(|seen| seen.client == client).cloned().collect()
@@ -382,7 +382,7 @@ fn stream(client: &mut Wire, request: Head, plan: Plan, shared: &Shared) -> io::
         let rest = server.take(answer.length(), deadline())?;
         return client.stream.write_all(&rest);
     }
-    // What the client sends goes on as it comes; its end is the end.
+    // The client's bytes go on as they come; its end is the end.
     let first = client.buffered().to_vec();
     let (from, to) = (client.stream.try_clone()?, server.stream.try_clone()?);
     from.set_read_timeout(None)?;

@@ -131,7 +131,7 @@ impl Script {
         }
     }
 
-    /// What it has written on stderr.
+    /// Returns what it has written on stderr.
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("no panic holds it").clone()
     }

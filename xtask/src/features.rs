@@ -1,4 +1,4 @@
-//! What each feature of the library costs who builds it: crates, and CPU seconds of the compiler. The table in
+//! Counts the cost of each feature of the library: crates, and CPU seconds of the compiler. The table in
 //! docs/embedding.md.
 //!
 //! Always: crates are counted by `cargo tree`; seconds are CPU time, so that a busy machine changes little, of one fresh

@@ -231,7 +231,7 @@ fn dearest_turn(program: &str, name: &str) -> Result<u64, String> {
     Ok(turns.into_iter().max().unwrap_or_default())
 }
 
-/// What a profile counted, if it is that of a turn and not what is left at the end.
+/// Returns what a profile counted, if it is that of a turn and not what is left at the end.
 fn turn_in(profile: &str) -> Option<u64> {
     profile.lines().find(|line| line.starts_with("desc: Trigger:") && line.contains("counted_turn"))?;
     profile.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()

@@ -85,7 +85,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
       began = ack.last_event_id;
       one.taken();
       if (!abilities?.includes('history_end') || !hasPast) one.passed();
-      // What it is to see of the past comes first.
+      // The past comes first.
       if (isOwn) recalling = one;
       else if (!hasPast) {
         one.reach(began);
@@ -164,7 +164,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   const add = (one: Any): void => {
     if (one.isOver) return;
     subscribe(one);
-    // What it asked for of the past stands before the pong.
+    // The past that it asked for stands before the pong.
     if (one.wire.history || one.wire.snapshot) ping();
   };
 

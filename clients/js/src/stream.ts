@@ -31,7 +31,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     if (!refillable(host, [one], gap) || !place || place === since) return false;
     const { backoff: { base = 500, max = 30_000 } = {} } = host.options;
     streams.get(one)!.abort();
-    // What that ends is no loss.
+    // A stream that this ends is no loss.
     streams.set(one, new AbortController());
     // The first at once, the next as if the connection had been lost.
     const wait = count && Math.random() * Math.min(max, base * 2 ** count);

@@ -47,7 +47,7 @@ class Hostile {
     if (this.left <= 0) return false;
     this.left -= 1;
     this.losses += 1;
-    // What a publisher loses is not a stream's.
+    // A publisher's loss is not a stream's.
     if (this.first !== undefined && !(this.state === 'publishing' && raw)) this.log += 1;
     const { reason } = this;
     if (reason === 'mute') socket && (socket.mute = true);

@@ -9,11 +9,11 @@ use std::io::{self, Read, Write};
 use super::super::remote::Remote;
 use super::load::{Plan, Transport};
 
-/// What each request to a server says of it and of who asks.
+/// Head lines that each request to a server has: the server's name and the caller's token.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     host: String,
-    /// What stands before each path.
+    /// Prefix of each path.
     base: String,
     /// The `Authorization` header's line, or nothing.
     authorization: String,

@@ -317,7 +317,7 @@ struct Window<'a> {
     bytes: usize,
     /// How far this node had followed each shard before it sent them.
     followed: Vec<Sequence>,
-    /// Of those that were acknowledged.
+    /// Ids of those that were acknowledged.
     ids: Vec<Option<EventId>>,
 }
 
@@ -369,7 +369,7 @@ impl Window<'_> {
     /// a stream anew within milliseconds of its deletion may acknowledge messages and not have them (seen with NATS 2.9).
     async fn prove(&self, is_fresh: bool) -> Result<(), EngineError> {
         let mut ends: Vec<Option<Sequence>> = vec![None; self.attached.streams.len()];
-        // What was of a stream that has gone is proven.
+        // Messages of a stream that has gone are proven.
         for id in self.ids.iter().flatten().filter(|id| id.epoch == self.attached.life.epoch) {
             let end = &mut ends[usize::from(id.shard)];
             *end = (*end).max(Some(id.sequence + 1));

@@ -79,7 +79,7 @@ pub(super) async fn publish(
     client.publish_with_headers(subject, headers, json).await.map_err(unreachable)
 }
 
-/// What a server without streams is known to have of the records, and the stamps of those that it may have.
+/// Records that a server without streams is known to have, and the stamps of those that it may have.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     /// Number of the last record that the server is known to have.

@@ -304,7 +304,7 @@ impl Fields {
             let id = self.found[at];
             let node = &self.nodes[id as usize];
             let above = &self.nodes[node.parent as usize];
-            // What is in an earlier value of the same key lies outside of the one that counts.
+            // Values within an earlier value of that key lie outside of the one that counts.
             let is_inside =
                 id == ROOT || (above.place != NOWHERE && (above.start..above.end).contains(&node.start));
             if !is_inside {

@@ -56,7 +56,7 @@ struct Member {
 pub(super) struct Group {
     /// Those conditions.
     pub(super) base: Filter,
-    /// What the base's plan left; see [`Plan::left`](super::plan::Plan::left).
+    /// Sets that the base's plan left; see [`Plan::left`](super::plan::Plan::left).
     pub(super) left: u32,
     /// The event this group was last found for.
     pub(super) found_for: u32,
@@ -132,7 +132,7 @@ fn in_order(float: f64) -> u64 {
     if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
 }
 
-/// What a filter asks of attributes, where it also asks something of the payload.
+/// Returns the part of a filter that is about attributes, where it has a condition on the payload too.
 pub(super) fn base_of(filter: &Filter) -> Option<Filter> {
     let mut clauses = filter.clauses();
     loop {
@@ -488,7 +488,7 @@ impl Payloads {
     }
 }
 
-/// What a value or a literal has in common with all that may equal it.
+/// Key that a value or a literal has in common with all that may equal it.
 #[derive(Hash)]
 enum Literal<'a> {
     Word(u8),
@@ -508,7 +508,7 @@ impl<'a> From<LiteralRef<'a>> for Literal<'a> {
 }
 
 impl<'a> Literal<'a> {
-    /// Of a value that some literal may equal.
+    /// Returns the key of a value that some literal may equal.
     fn of(scalar: Scalar<'a>, longest_text: usize) -> Option<Self> {
         match scalar {
             Scalar::Null => Some(Self::Word(0)),

@@ -16,7 +16,7 @@ pub(crate) struct Grant {
     subject: Box<str>,
     sees: Filter,
     lists: Lists,
-    /// What the claim `filter` says; everything where there is none.
+    /// Filter of the claim `filter`; everything where there is none.
     condition: Filter,
     publishes: Publishes,
     metrics: bool,
@@ -550,7 +550,7 @@ mod tests {
             (r#"{"filter":"source!=x","streams":["t"]}"#, [false; 3]),
             (r#"{"filter":"source!=x","streams":[]}"#, [false; 3]),
             (r#"{"filter":"nothing","streams":["*"]}"#, [false; 3]),
-            // What says nothing gives nothing.
+            // An empty text gives nothing.
             (r#"{"filter":""}"#, [false; 3]),
             (r#"{"filter":" & "}"#, [false; 3]),
             (r#"{"filter":null}"#, [false; 3]),

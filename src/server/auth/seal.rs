@@ -23,7 +23,7 @@ type Hash = [u8; 32];
 const SALT: usize = 8;
 /// Bytes that vouch for a seal. They are also what its key stream comes from.
 const PROOF: usize = 16;
-/// What one block of the key stream covers.
+/// Bytes that one block of the key stream covers.
 const BLOCK: usize = 32;
 
 /// The key of sealed places.

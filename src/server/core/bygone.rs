@@ -1,4 +1,4 @@
-//! What went by, by kind: a short record of events that the rings and the log may have forgotten since.
+//! A short record, by kind, of events that the rings and the log may have forgotten since.
 //!
 //! A client that comes back after its place was forgotten wants to know whether it missed anything, and how much. The events
 //! are gone, but what they were is not: each is kept as a number of two bytes, which says its type, source, stream,
@@ -43,7 +43,7 @@ const UNITS_MAX: usize = 500;
 const KEPT: [Attribute; 5] =
     [Attribute::Type, Attribute::Source, Attribute::Stream, Attribute::Channel, Attribute::EntityKind];
 
-/// What is known of the events between two places.
+/// Bounds on the wanted events between two places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count {
     /// So many were wanted for sure.
@@ -52,7 +52,7 @@ pub(super) struct Count {
     pub(super) most: u64,
 }
 
-/// What went by in all shards.
+/// Record of all shards.
 #[derive(Debug, Default)]
 pub(super) struct Bygone {
     shards: Vec<Shard>,

@@ -57,9 +57,9 @@ pub(super) struct Replay {
     work: Work,
     /// Where it begins, to be told when the client's interest has changed: what was owed before comes first.
     start: Option<PastStart>,
-    /// What its client is told of it; nothing of a refill.
+    /// Report that its client gets; none of a refill.
     report: Option<PastReport>,
-    /// What was asked for, as a metric calls it.
+    /// Kind of past that was asked for, as a metric calls it.
     kind: &'static str,
     /// Events that came.
     events: u64,
@@ -140,7 +140,7 @@ impl Replay {
 }
 
 impl ReplayFrom {
-    /// What a client says to ask for it.
+    /// Returns the word by which a client asks for it.
     fn kind(&self) -> &'static str {
         match self {
             Self::After(_) | Self::Unknown => "since",
@@ -162,7 +162,7 @@ impl<S: Socket> Core<S> {
         report: PastReport,
     ) {
         let kind = from.kind();
-        // Of the others it is known when they have been looked for.
+        // The others' beginnings are known when they have been looked for.
         let mut start = None;
         let work = match from {
             ReplayFrom::Newest(count) => Work::Newest(self.newest(&filter, count)),
@@ -579,7 +579,7 @@ impl<S: Socket> Core<S> {
 
 /// What is being queued for one connection.
 struct Page<'a> {
-    /// What seals places, for a client that may not know how much goes on beyond its grant.
+    /// Seal of places, for a client that may not know how much goes on beyond its grant.
     seals: Option<(&'a Auth, &'a mut Rng)>,
     bygone: &'a Bygone,
     /// Units spent on what went by.

@@ -112,7 +112,7 @@ struct Estate {
     /// Who is in which channel.
     #[serde(default)]
     present: Vec<Expected>,
-    /// What seals places; absent from a version that sealed none.
+    /// Key that seals places; absent from a version that sealed none.
     #[serde(default)]
     seal: Option<SavedSeal>,
 }
@@ -259,7 +259,7 @@ impl Inheritance {
         std::mem::take(&mut self.estate.revoked)
     }
 
-    /// What seals places.
+    /// Key that seals places.
     pub(super) fn seal(&mut self) -> Option<SavedSeal> {
         self.estate.seal.take()
     }

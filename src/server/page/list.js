@@ -458,7 +458,7 @@ function nameDomain(name, { node, separators }) {
   node.title = `Only ${own}`;
   node.dataset.filter = own;
 }
-// What does not fit on the line is reached by the wheel too.
+// Chips that do not fit on the line are reached by the wheel too.
 $('domains').addEventListener('wheel', ({ deltaX, deltaY }) => { if (!deltaX) $('domains').scrollLeft += deltaY; }, { passive: true });
 setInterval(showDomains, 300);
 

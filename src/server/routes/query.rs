@@ -1,4 +1,4 @@
-//! What a request's query may say: a slip of the pen is an error, and what others put into URLs is not.
+//! Reads the query of a request: a slip of the pen is an error, and what others put into URLs is not.
 //!
 //! Imports `dialect` and `codec`. Always: a name that is not known is refused with the one that was perhaps meant.
 

@@ -110,7 +110,7 @@ impl Answer<'_, '_> {
         let protocol = native.or_else(|| first_of(&[AUTH_PROTOCOL]));
         let dialect = if native.is_some() { Dialect::Native } else { dialect };
         let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
-        // What a native client wants, it says in its messages.
+        // A native client says in its messages what it wants.
         if dialect == Dialect::Native
             && let Err(error) = query::check(self.request, &[])
         {

@@ -46,7 +46,7 @@ impl From<Position> for Began {
 }
 
 impl Began {
-    /// Of what is live behind this place alone; of no event where the log was not reached yet.
+    /// Returns one that brought what is live behind this place alone; no event where the log was not reached yet.
     pub(crate) fn from_here(position: Option<Position>) -> Self {
         position.map_or(Self::One { epoch: u64::MAX, next: Sequence::MAX }, Self::from)
     }

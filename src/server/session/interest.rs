@@ -266,7 +266,7 @@ impl Session {
         }
     }
 
-    /// What any subscription matches behind these places comes again.
+    /// Notes that what any subscription matches behind these places comes again.
     pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
         let places: SmallVec<[EventId; 1]> = places.collect();
         for began in self.subscriptions.iter_mut().filter_map(|s| s.began.as_mut()) {

@@ -1,4 +1,4 @@
-//! What a client is told about a past that it asked for: in the answer to its subscribe where the past begins, and behind
+//! Reports to a client about a past that it asked for: in the answer to its subscribe where the past begins, and behind
 //! the last event that it is over.
 //!
 //! Invariants:
@@ -23,7 +23,7 @@ pub(crate) enum ReplayFrom {
     Unknown,
 }
 
-/// What is still to be said about one past.
+/// Words that are still to be said about one past.
 #[derive(Debug, Default)]
 pub(crate) struct PastReport {
     /// Name of the subscription; empty for an event stream.

@@ -1,4 +1,4 @@
-//! What a session has begun and not ended, because the turn's budget was spent: it goes on before the next message is read.
+//! Work that a session has begun and not ended, because the turn's budget was spent: it goes on before the next message is read.
 //!
 //! Invariants:
 //! - The client is not read meanwhile, so there is one at a time, and nothing of the session changes behind its back.

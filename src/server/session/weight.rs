@@ -9,11 +9,11 @@ use crate::dialect::{ClientError, Subscribe};
 /// the index; measured with 1,000 filters of 256 values.
 const MEMBER_BYTES: usize = 128;
 
-/// What a condition on the payload takes there beside its values, about: the condition, its place under an anchor, and its
+/// Bytes that a condition on the payload takes there beside its values, about: the condition, its place under an anchor, and its
 /// filter's group.
 const CONDITION_BYTES: usize = 320;
 
-/// What each key of its path takes, about: a node of the tree of fields.
+/// Bytes that each key of its path takes, about: a node of the tree of fields.
 const KEY_BYTES: usize = 128;
 
 /// What a subscription takes beside its filter, about: its class, its place in the index.

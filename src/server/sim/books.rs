@@ -112,11 +112,11 @@ pub(super) struct Past {
     pub(super) from: From,
     /// The connection's other subscriptions, and the event from which on each brought what it wants; none: all of it.
     pub(super) beside: Vec<(u8, Option<u64>)>,
-    /// What the answer to the subscribe said; a stream has none.
+    /// Beginning as the answer to the subscribe told it; a stream has none.
     pub(super) start: Option<Start>,
 }
 
-/// What the answer to a subscribe says of its past.
+/// Beginning of a past, as the answer to its subscribe tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     /// The first event that the past may begin with.

@@ -9,10 +9,10 @@ use super::books::{Entry, From, Log, Past, Seen, Start};
 
 type Checked = Result<(), String>;
 
-/// What came between the answer to a subscribe and the end of its past.
+/// Items that came between the answer to a subscribe and the end of its past.
 struct Told<'a> {
     items: &'a [Seen],
-    /// What the server said at the end: how many events came, and whether those were all.
+    /// The server's last word: how many events came, and whether those were all.
     end: Option<(u64, bool)>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Told<'a> {
         })
     }
 
-    /// What the server says at the end is what came.
+    /// Checks that the server's last word is true of what came.
     fn check_end(&self) -> Checked {
         let Some((events, complete)) = self.end else { return Ok(()) };
         let came = self.events().count() as u64;
@@ -141,7 +141,7 @@ impl<'a> Told<'a> {
             return Err(format!("{n} is not the latest of its key before {begin}"));
         }
         if self.end.is_some_and(|(_, complete)| complete) {
-            // What changed before it was sent comes live.
+            // A key that changed before it was sent comes live.
             let changed: HashSet<_> = (begin..log.len()).map(key).collect();
             let is_missing = |n: &u64| due(n) && !replayed.contains(n) && !changed.contains(&key(*n));
             if let Some(n) = latest.values().find(|n| is_missing(n)) {

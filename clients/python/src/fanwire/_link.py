@@ -56,7 +56,7 @@ class Link:
         self._merging: list[Item] | None = None
         # Where the newest subscription began.
         self._began: str | None = None
-        # What the server can do that older ones could not, when it has said; subscriptions that need some of that.
+        # Capabilities of the server, once it has told them; subscriptions that need some of that.
         self._abilities: frozenset[str] | None = None
         self._held: list[Subscription] = []
         # The one whose own past comes: nothing of it is for others, until it ends.
@@ -187,7 +187,7 @@ class Link:
             one._taken()
             if not has_past or "history_end" not in (self._abilities or ()):
                 one._passed()
-            # What it is to see of the past comes first.
+            # The past comes first.
             if is_own:
                 self._recalling = one
             elif not has_past:

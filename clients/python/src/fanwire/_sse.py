@@ -90,7 +90,7 @@ class StreamLink:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # The end of the token, where the server told it.
         self._denied: FanwireError | None = None
-        # Of one stream: refills in a row, and the place that was asked for last.
+        # Refills of one stream in a row, and the place that was asked for last.
         self._refills: dict[Subscription, tuple[int, str]] = {}
         self.over = False
         self.slot: float | None = None

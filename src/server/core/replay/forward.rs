@@ -203,7 +203,7 @@ impl Forward {
         }
         for lane in &mut self.lanes {
             if let Some(last) = lane.forgotten.take() {
-                // Of epoch 0 or before the first of a life is no event.
+                // No event is of epoch 0, or before the first of a life.
                 let last = Some(last).filter(|last| last.epoch > 0 && last.sequence < Sequence::MAX);
                 sink.gap(&notice(Missed::Unknown, None, last, now));
             }
@@ -265,7 +265,7 @@ impl Forward {
 pub(super) fn has_all_behind(shared: &Shared, shard: u16, first: Option<Sequence>) -> bool {
     let began = match (first, &shared.engine) {
         (Some(first), _) => Some(first),
-        // What the log had before this node began to follow it does not come live.
+        // Entries that the log had before this node began to follow it do not come live.
         (None, Some(engine)) => engine.status().began_at(shard),
         (None, None) => Some(0),
     };

@@ -32,7 +32,7 @@ const CHARGE_MAX: u32 = STEP_MAX / 3;
 #[derive(Debug)]
 pub(super) struct Judge {
     filter: Test,
-    /// What `filter` is made of.
+    /// Filters that `filter` is made of.
     asked: SmallVec<[Filter; 1]>,
     wants: Wants,
     except: Test,

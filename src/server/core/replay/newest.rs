@@ -39,7 +39,7 @@ struct Way {
 enum Ended {
     /// There never was anything older.
     Beginning,
-    /// What was older is forgotten, or can't be read.
+    /// Older events are forgotten, or can't be read.
     Forgotten,
 }
 

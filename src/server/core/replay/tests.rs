@@ -8,7 +8,7 @@ use super::*;
 use crate::bus::{Bus, LoopReader};
 use crate::server::{ServerConfig, Shared};
 
-/// What a reader is given, within pages of so many events.
+/// Items that a reader is given, within pages of so many events.
 struct Given {
     judge: Judge,
     left: usize,
@@ -42,7 +42,7 @@ impl Sink for Given {
 struct Stage {
     shared: Shared,
     reader: LoopReader,
-    /// Of each shard: whether each of its events is wanted.
+    /// Whether each event is wanted, by shard.
     wanted: Vec<Vec<bool>>,
 }
 
@@ -113,7 +113,7 @@ impl Stage {
     }
 }
 
-/// What happens before each piece of a walk: events that are published, and how much it may spend and give.
+/// Steps before each piece of a walk: events that are published, and how much it may spend and give.
 type Piece = (Vec<(u8, bool)>, u32, usize);
 
 fn piece() -> impl Strategy<Value = Piece> {

@@ -364,7 +364,8 @@ impl Fields {
         self.nodes.len() - 1 - self.free.len()
     }
 
-    #[cfg(feature = "server")]
+    /// Returns about the instructions that walking payloads took so far.
+    #[cfg(any(feature = "server", test))]
     pub(super) fn worked(&self) -> u64 {
         self.worked
     }

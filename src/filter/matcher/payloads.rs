@@ -454,8 +454,8 @@ impl Payloads {
         self.fields.len()
     }
 
-    #[cfg(feature = "server")]
-    /// About the instructions that looking into payloads took so far.
+    /// Returns about the instructions that looking into payloads took so far.
+    #[cfg(any(feature = "server", test))]
     pub(super) fn worked(&self) -> u64 {
         self.worked + self.fields.worked()
     }

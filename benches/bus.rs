@@ -84,7 +84,7 @@ fn read(criterion: &mut Criterion) {
             bus.publish_batch((0..64).map(quote));
             let mut sum = 0;
             reader.visit_batch(64, |visit| {
-                if let fanwire::Visit::Event(quote) = visit {
+                if let fanwire::bus::Visit::Event(quote) = visit {
                     sum ^= quote.0[1];
                 }
             });

@@ -9,11 +9,12 @@ mod common;
 use std::hint::black_box;
 
 use common::{MASK, masked};
+use fanwire::filter::FilterLimits;
 use fanwire::internals::http::{Body, BodyDecoder, HttpLimits, parse_request};
 use fanwire::internals::sse::{SseParser, encode_event};
 use fanwire::internals::ws::{Decoder, OpCode, Role, WsLimits, encode, unmask};
 use fanwire::internals::{Fan, Matcher, OneClient, client_frame, native_frame};
-use fanwire::{Bus, Event, Filter, FilterLimits, Keep, LosslessBus};
+use fanwire::{Bus, Event, Filter, Keep, LosslessBus};
 
 const WS: WsLimits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
 const DATA: &str =

@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use fanwire::event::Attribute;
+use fanwire::filter::FilterLimits;
 use fanwire::internals::{Matcher, value_hash};
-use fanwire::{Attribute, Event, Filter, FilterLimits};
+use fanwire::{Event, Filter};
 
 #[path = "peers-matcher/src/mix.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the program that measures other crates")]

@@ -129,7 +129,8 @@ impl fmt::Display for BridgeAnswer {
 /// A message's `correlation_id`, if it has one, is the events' too.
 ///
 /// ```
-/// use fanwire::{Bridge, Bus};
+/// use fanwire::bridge::Bridge;
+/// use fanwire::Bus;
 ///
 /// let bus = Bus::new();
 /// let bridge = Bridge::create_default(&bus);

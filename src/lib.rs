@@ -1,8 +1,11 @@
 //! # Fanwire
 //!
-//! Events from the code that makes them to every screen that wants them: a sharded, lock-free ring-buffer
-//! [`Bus`] to embed, and (feature `server`) a mio event loop that encodes an event once and writes the same
-//! bytes to every WebSocket and SSE client that asked for it.
+//! Fanwire carries events from the code that makes them to every screen that shows them. It is a sharded, lock-free ring-buffer
+//! [`Bus`] to embed and, with the feature `server`, a mio event loop that encodes each event once and writes the same bytes to
+//! every WebSocket and SSE client that subscribed to it.
+//!
+//! The types of the usual path are here at the root. Everything else is in the module of its subject: [`bus`], [`event`],
+//! [`filter`], and with features `server`, `bridge`, `engine`, `protocol`, `sse`, `auth`, `config` and `dialects`.
 //!
 //! # 1. A bus, and what a reader gets
 //!
@@ -19,26 +22,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Bus::publish`] never waits, locks or fails: what can be wrong with an [`Event`] is wrong when it is built. The bus is a ring a
-//! shard, of fixed size in events and bytes ([`Bus::builder`]): a reader that falls behind by more than a ring gets a [`Gap`] with the number, in its place,
-//! and goes on. [`Subscriber::ledger`] adds up at any quiet moment: seen + missed = published since it joined. Events of one
-//! stream stay in order, whoever publishes them; between shards nothing is promised.
+//! [`Bus::publish`] never waits, locks or fails: every fault of an [`Event`] is reported when the event is built. The bus has one
+//! ring per shard, of fixed size in events and bytes ([`Bus::builder`]). A reader that falls behind by more than a ring receives a
+//! [`Gap`] with the number of missed events, at their place, and continues. [`Subscriber::ledger`] adds up at any quiet moment:
+//! seen + missed = published since the subscriber joined. Events of one stream keep their order, whichever thread publishes
+//! them. There is no order between shards.
 //!
 //! # 2. Ways to read
 //!
 //! | | waits | for |
 //! |---|---|---|
-//! | [`Subscriber::recv`], [`recv_timeout`](Subscriber::recv_timeout), [`try_recv`](Subscriber::try_recv), `for … in` | as its [`Wait`] says: spinning, then asleep | threads of one's own |
-//! | [`Subscriber::recv_batch`] | the same | many at once |
-//! | [`Subscriber::visit_batch`] | no | the same by reference, where they lie |
-//! | `Subscriber` as a `futures_core::Stream`, `recv_async`, [`AsyncAdapter`] | as a task | any async runtime (feature `async`) |
-//! | [`Bus::on`], [`Bus::on_sync`] | no | handlers: in a thread of their own, or within `publish` |
+//! | [`Subscriber::recv`], [`recv_timeout`](Subscriber::recv_timeout), [`try_recv`](Subscriber::try_recv), `for … in` | as set by [`bus::Wait`]: spins, then sleeps | a thread of the caller's own |
+//! | [`Subscriber::recv_batch`] | as above | many events at once |
+//! | [`Subscriber::visit_batch`] | no | many events by reference, without a copy |
+//! | `Subscriber` as a `futures_core::Stream`, `recv_async`, `AsyncAdapter` | as a task | any async runtime (feature `async`) |
+//! | [`Bus::on`], [`Bus::on_sync`] | no | handlers: in a thread of their own, or inside `publish` |
 //! | [`Bus::replay`], [`Subscriber::seek`] | no | the past, as far as the ring has it; [`Bus::start_recording`] keeps more |
 //!
 #![cfg_attr(
     feature = "async",
     doc = r"
-The first line of async code, with `StreamExt` of `futures`, `tokio-stream` or `smol`:
+Async code starts like this, with `StreamExt` of `futures`, `tokio-stream` or `smol`:
 
 ```
 # smol::block_on(async {
@@ -49,15 +53,15 @@ let bus = Bus::builder().carrying::<u64>().build()?;
 let mut sub = bus.subscribe(Keep::all());
 bus.publish(1);
 assert_eq!(sub.next().await, Some(Delivery::Event(1)));
-# Ok::<(), fanwire::BusConfigError>(())
+# Ok::<(), fanwire::bus::BusConfigError>(())
 # }).unwrap();
 ```
 "
 )]
 //! # 3. Which events
 //!
-//! A [`Filter`] says it by type, source, stream, entity, channel and fields of the payload, in code or as text, with [`Pattern`]s
-//! that go by segment. [`Filter::explain`] tells why an event is wanted or not.
+//! A [`Filter`] selects events by type, source, stream, entity, channel and payload fields, in code or as text, with [`Pattern`]s
+//! that match by segment. [`Filter::explain`] reports why an event matches or does not.
 //!
 //! ```
 //! # use fanwire::{Event, Filter};
@@ -66,11 +70,11 @@ assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # 4. Other things to carry, other promises
+//! # 4. Other values, other guarantees
 //!
-//! [`Bus<T>`](Bus) carries any plain value ([`Carried`]) without an allocation, and [`Keep`] picks among them. Where nothing may be lost
-//! [`LosslessBus`] holds publishers up instead, and is another type, so that nobody does so by oversight;
-//! [`SoloPublisher`] is its fastest form.
+//! [`Bus<T>`](Bus) carries any plain value ([`bus::Carried`]) without an allocation, and [`Keep`] selects among them. Where nothing
+//! may be lost, [`LosslessBus`] makes publishers wait instead. It is a separate type, so that no bus waits by oversight.
+//! [`bus::SoloPublisher`] is its fastest form.
 //!
 //! ```
 //! # use fanwire::{Bus, Keep, LosslessBus};
@@ -82,7 +86,7 @@ assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 //! let orders = LosslessBus::builder().carrying::<u64>().capacity(2).build_lossless()?;
 //! let _reader = orders.subscribe();
 //! assert!(orders.try_publish(1).is_ok() && orders.try_publish(2).is_ok());
-//! assert!(orders.try_publish(3).is_err(), "full, as long as nobody reads");
+//! assert!(orders.try_publish(3).is_err(), "full until somebody reads");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -91,9 +95,9 @@ assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 #![cfg_attr(
     feature = "server",
     doc = r#"
-[`Server`] puts a bus on the network: [`Server::builder`] says where, [`ServerBuilder::spawn`] starts its loops in threads beside
-whatever runtime there is, [`ServerHandle`] drains and ends them. [`Dialect`]s are the protocols it speaks, [`Bridge`] takes other
-protocols' messages, [`protocol`] and [`sse`] are for sockets of one's own.
+[`Server`] puts a bus on the network. [`Server::builder`] takes the address, [`server::ServerBuilder::spawn`] starts the loops in
+threads beside whatever runtime there is, and [`ServerHandle`] drains and ends them. [`server::Dialect`] lists the protocols,
+[`bridge::Bridge`] takes other protocols' messages, and [`protocol`] and [`sse`] are for programs with their own sockets.
 
 ```
 use fanwire::{Bus, Server};
@@ -112,7 +116,7 @@ server.join()?;
 //!
 //! `default-features = false` is the bus alone: no sockets, no JSON parser.
 //!
-//! | feature | what | in the default |
+//! | feature | adds | in the default |
 //! |---|---|---|
 //! | `async` | [`Subscriber`] as a `futures_core::Stream`, `publish_async`; under any runtime | yes |
 //! | `server` | [`Server`]: WebSocket, SSE, publish, metrics, the page; the bridge; `protocol` and `sse` as values | yes |
@@ -124,14 +128,14 @@ server.join()?;
 //! | `redis`, `nats` | engines: order and history in a log that nodes share | yes |
 //! | `cli` | the `fanwire` program: all of the above, and its commands | yes |
 //!
-//! Where to go from here: the README's table names the guides in `docs/`, for operators, embedders and front ends.
+//! The README's table names the guides in `docs/` for operators, embedders and front ends.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "server")]
-mod bridge;
-mod bus;
-pub mod catalogue;
+pub mod bridge;
+pub mod bus;
+mod catalogue;
 #[cfg(feature = "server")]
 mod codec;
 #[cfg(feature = "config-file")]
@@ -141,61 +145,53 @@ mod dialect;
 #[cfg(feature = "server")]
 #[cfg_attr(
     not(all(feature = "config-file", any(feature = "redis", feature = "nats"))),
-    allow(dead_code, reason = "what no log and no setting asks for")
+    allow(dead_code, reason = "used by logs and settings of other features")
 )]
-mod engine;
-mod event;
+pub mod engine;
+pub mod event;
 #[cfg(feature = "server")]
 mod feed;
-mod filter;
+pub mod filter;
 #[cfg(feature = "server")]
 mod held;
 #[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
-mod server;
+pub mod server;
 mod sync;
 #[cfg(feature = "server")]
 mod threads;
 
-#[cfg(feature = "async")]
-pub use bus::{AsyncAdapter, PublishAsync};
-pub use bus::{
-    Bus, BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, Carried, Closed, Delivery, Full,
-    Gap, HandlerGuard, HandlerId, Keep, Ledger, LosslessBus, LosslessIntoIter, LosslessIter,
-    LosslessSubscriber, MAX_BYTES_DEFAULT, PositionError, Published, PublishedBatch, Publisher,
-    RecvTimeoutError, Replay, ShardStats, SoloPublisher, Subscriber, SubscriberIntoIter, SubscriberIter,
-    TryRecvError, Visit, Wait, WeakBus,
-};
-pub use event::{
-    ATTRIBUTE_BYTES_MAX, Attribute, Event, EventBuilder, EventError, EventId, JsonError, ParseEventIdError,
-    ParseTimestampError, Position, Sequence, Timestamp,
-};
-pub use filter::{
-    Condition, Explanation, Filter, FilterError, FilterErrorKind, FilterLimits, Literal, Number, Operator,
-    Pattern,
-};
+pub use bus::{Bus, Delivery, Gap, Keep, LosslessBus, Publisher, Subscriber};
+pub use event::Event;
+pub use filter::{Filter, Pattern};
+#[cfg(feature = "server")]
+pub use server::{Server, ServerConfig, ServerHandle};
 
-/// The native protocol without a server: messages, subscriptions, and who gets what.
+/// The native protocol without a server: messages, subscriptions, and which client gets which event.
 #[cfg(feature = "server")]
 pub mod protocol {
+    pub use crate::dialect::envelope::ReadError;
     pub use crate::dialect::protocol::{Message, MessageError, MessageType, Protocol, Subscription};
 }
 
-/// Server-sent events as text: what a client of `/sse` needs, and what serves them elsewhere.
+/// Server-sent events as text: a parser for clients of `/sse`, and a buffer for other HTTP servers.
 #[cfg(feature = "server")]
 pub mod sse {
     pub use crate::codec::sse::{SseError, SseEvent, SseParser, parse_sse_line};
     pub use crate::dialect::sse_bridge::{HEADERS, SseBridge, format_sse_event};
 }
 
-/// AutoSDLC's messages against the schemas of its document.
-#[cfg(feature = "schema")]
-pub mod autosdlc {
+/// Event types of the systems that the server has dialects for, and the settings and answers of single dialects.
+pub mod dialects {
+    pub use crate::catalogue::{agentos, autosdlc, fcc, gathering, hive};
+    #[cfg(feature = "schema")]
     pub use crate::dialect::autosdlc::validator::MessageValidator;
+    #[cfg(feature = "server")]
+    pub use crate::server::{ClientSubscription, MessageLogConfig};
 }
 
-/// Who may come in, and with what rights: a server's configuration, and the making of tokens and API keys.
+/// Authentication and rights: the server's settings, and makers of tokens and API keys.
 #[cfg(feature = "auth")]
 pub mod auth {
     pub use crate::server::auth::{
@@ -204,33 +200,7 @@ pub mod auth {
     };
 }
 
-#[cfg(feature = "server")]
-pub use bridge::{Bridge, BridgeAnswer, BridgeError, BridgeMessage, BridgeOutcome};
-#[cfg(feature = "config-file")]
-pub use config::Config;
-#[cfg(feature = "server")]
-pub use dialect::envelope::ReadError;
-#[cfg(feature = "server")]
-pub use dialect::{Dialect, ParseDialectError};
-#[cfg(feature = "server")]
-pub use engine::{EngineConfig, EngineError, Ingest};
-#[cfg(feature = "schema")]
-pub use server::SchemaConfig;
-#[cfg(feature = "tls")]
-pub use server::TlsConfig;
-#[cfg(feature = "server")]
-pub use server::{
-    AddressRange, BridgeConfig, ClientSubscription, Endpoint, MemoryLine, MessageLogConfig,
-    ParseAddressRangeError, PresenceConfig, Pulse, RateLimits, Server, ServerBuilder, ServerConfig,
-    ServerError, ServerHandle, System,
-};
-#[cfg(feature = "server")]
-pub use threads::ThreadFailure;
-
-#[cfg(all(unix, feature = "server"))]
-pub use server::{HandoverError, Inheritance};
-
-/// For this crate's own benchmarks and fuzz targets. No part of the interface: anything here may change in any
+/// For this crate's own benchmarks and fuzz targets. Not part of the interface: anything here may change in any
 /// release.
 #[doc(hidden)]
 pub mod internals {
@@ -252,15 +222,15 @@ pub mod internals {
 
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../README.md")]
-struct Readme;
+struct ReadmePage;
 
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../docs/cluster.md")]
-struct Cluster;
+struct ClusterPage;
 
 #[cfg(all(doctest, feature = "config-file"))]
 #[doc = include_str!("../docs/configuration.md")]
-struct Configuration;
+struct ConfigurationPage;
 
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../docs/bridge.md")]
@@ -268,8 +238,8 @@ struct BridgePage;
 
 #[cfg(all(doctest, feature = "server"))]
 #[doc = include_str!("../docs/embedding.md")]
-struct Embedding;
+struct EmbeddingPage;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migrating.md")]
-struct Migrating;
+struct MigratingPage;

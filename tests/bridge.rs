@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fanwire::{Bridge, Bus, Server, ServerConfig, ServerHandle};
+use fanwire::bridge::Bridge;
+use fanwire::{Bus, Server, ServerConfig, ServerHandle};
 use serde_json::json;
 use support::http::{self, Response, post_request, read_response};
 use support::wire::{Wire, deadline};

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use fanwire::{AsyncAdapter, Bus, Delivery, Event, Filter, Keep, LosslessBus};
+use fanwire::bus::AsyncAdapter;
+use fanwire::{Bus, Delivery, Event, Filter, Keep, LosslessBus};
 use futures_core::Stream;
 
 const EVENTS: u64 = 20_000;
@@ -40,7 +41,7 @@ fn next_means_the_streams_with_either_ext_trait() {
         {
             use futures_util::StreamExt as _;
             assert_eq!(sub.into_stream().collect::<Vec<_>>().await, [Delivery::Event(4)]);
-            assert_eq!(other.recv_async().await, Err(fanwire::Closed));
+            assert_eq!(other.recv_async().await, Err(fanwire::bus::Closed));
             assert_eq!(other.into_stream().next().await, None);
         }
     });
@@ -112,7 +113,7 @@ fn what_select_drops_has_taken_nothing() {
         };
         tokio::time::timeout(Duration::from_secs(60), reading).await.expect("in time");
         publisher.join().expect("no panic");
-        assert_eq!(sub.recv_async().await, Err(fanwire::Closed));
+        assert_eq!(sub.recv_async().await, Err(fanwire::bus::Closed));
     });
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use fanwire::{Bus, BusConfigError, Delivery, Event, Filter, Gap, LosslessBus};
+use fanwire::bus::BusConfigError;
+use fanwire::{Bus, Delivery, Event, Filter, Gap, LosslessBus};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -74,7 +75,7 @@ fn a_ring_over_its_bound_lets_go_of_the_oldest_and_tells_it() {
     let all: Vec<_> = std::iter::from_fn(|| from_oldest.try_recv().ok()).collect();
     assert!(all.iter().all(|one| matches!(one, Delivery::Event(_))) && all.len() as u64 == 100 - oldest);
     // And a replay of the whole past begins with the gap.
-    let start = fanwire::Position::new(bus.epoch(), [0]);
+    let start = fanwire::event::Position::new(bus.epoch(), [0]);
     let replay: Vec<_> = bus.replay(Filter::new(), &start).expect("this bus").collect();
     assert!(matches!(replay[0], Delivery::Gap(Gap { from: 0, .. })), "{replay:?}");
 }
@@ -104,7 +105,7 @@ fn what_a_reader_has_got_is_whole_though_the_ring_let_go_of_it() {
     // While it looks at one, the ring lets go of that.
     let mut looks = 0;
     other.visit_batch(1, |visit| {
-        let fanwire::Visit::Event(event) = visit else { panic!("no event") };
+        let fanwire::bus::Visit::Event(event) = visit else { panic!("no event") };
         bus.publish(self::event("s", 60 << 10));
         bus.stats();
         assert_eq!(event.payload().len(), 12);

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use fanwire::{Bus, Delivery, Gap, Keep, Position, Subscriber};
+use fanwire::event::Position;
+use fanwire::{Bus, Delivery, Gap, Keep, Subscriber};
 use proptest::prelude::*;
 
 /// Everything that was published; a reader's place; what the ring still has.

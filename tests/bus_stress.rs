@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
-use fanwire::{Bus, Carried, Event, Filter, Keep, LosslessBus, Subscriber, Visit, Wait};
+use fanwire::bus::{Carried, Visit, Wait};
+use fanwire::{Bus, Event, Filter, Keep, LosslessBus, Subscriber};
 
 /// How long each storm blows.
 const TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 700 } else { 2500 });
@@ -119,7 +120,7 @@ fn read<T: Checked>(mut reader: Subscriber<T>, sleepy: bool) -> Seen {
 }
 
 /// Answers the stats at the end, while readers still read.
-fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::BusStats {
+fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusStats {
     let readers: Vec<_> =
         [(Wait::SpinThenPark, false), (Wait::Park, false), (Wait::Spin, false), (Wait::SpinThenPark, true)]
             .map(|(wait, sleepy)| (bus.subscribe(T::everything()).with_wait(wait), sleepy))

@@ -5,7 +5,7 @@
 
 mod support;
 
-use fanwire::catalogue::{autosdlc, gathering};
+use fanwire::dialects::{autosdlc, gathering};
 use serde_json::{Value, json};
 use support::wire::Wire;
 use support::ws::Ws;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fanwire::catalogue::{agentos, fcc, hive};
+use fanwire::dialects::{agentos, fcc, hive};
 use fanwire::protocol::Protocol;
 use fanwire::sse::SseBridge;
 use fanwire::{Bus, Event, Filter, Server, ServerConfig, ServerHandle};

@@ -12,10 +12,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use fanwire::{
-    AsyncAdapter, Bus, Delivery, Event, Filter, Full, HandlerGuard, Keep, LosslessBus, SoloPublisher,
-    Subscriber, TryRecvError, Visit, Wait,
-};
+use fanwire::bus::{AsyncAdapter, Full, HandlerGuard, SoloPublisher, TryRecvError, Visit, Wait};
+use fanwire::{Bus, Delivery, Event, Filter, Keep, LosslessBus, Subscriber};
 use futures_core::Stream;
 
 /// Runs a test in a thread, and fails where that does not come back.
@@ -889,12 +887,12 @@ fn a_plain_values_own_clone_is_never_called() {
 #[test]
 fn a_range_of_times_may_ask_the_recording_that_it_is_asked_by() {
     struct Nosy<'a>(&'a Bus, Cell<usize>);
-    impl std::ops::RangeBounds<fanwire::Timestamp> for Nosy<'_> {
-        fn start_bound(&self) -> std::ops::Bound<&fanwire::Timestamp> {
+    impl std::ops::RangeBounds<fanwire::event::Timestamp> for Nosy<'_> {
+        fn start_bound(&self) -> std::ops::Bound<&fanwire::event::Timestamp> {
             self.1.set(self.1.get() + self.0.history().len());
             std::ops::Bound::Unbounded
         }
-        fn end_bound(&self) -> std::ops::Bound<&fanwire::Timestamp> {
+        fn end_bound(&self) -> std::ops::Bound<&fanwire::event::Timestamp> {
             std::ops::Bound::Unbounded
         }
     }
@@ -911,7 +909,7 @@ fn values_for_a_filter_or_a_position_are_taken_one_by_one() {
     within_limit(|| {
         let bus = Bus::builder().shards(3).build().expect("valid");
         let liar = || Liar { says: usize::MAX, has: 0..3 };
-        assert_eq!(fanwire::Position::new(1, liar()).sequences(), [0, 1, 2]);
+        assert_eq!(fanwire::event::Position::new(1, liar()).sequences(), [0, 1, 2]);
         let publishing = liar().inspect(|_| _ = bus.publish(event("b"))).map(|n| n.to_string());
         let filter = Filter::new().types(publishing);
         assert!(filter.matches(&event("2")) && !filter.matches(&event("3")));
@@ -946,7 +944,7 @@ fn a_bridges_handler_may_panic_publish_route_and_replace_itself() {
     within_limit(|| {
         let bus = Bus::new();
         let mut all = bus.subscribe(Filter::new());
-        let bridge = fanwire::Bridge::new(&bus);
+        let bridge = fanwire::bridge::Bridge::new(&bus);
         // What it owns looks at the routes when it is replaced, and panics.
         let (own, dropped) = (bridge.clone(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&dropped);
@@ -959,7 +957,7 @@ fn a_bridges_handler_may_panic_publish_route_and_replace_itself() {
             let _ = &owned;
             panic_any(OnDrop(|| panic!("again")))
         });
-        assert_eq!(bridge.route("x", "{}").outcome(), fanwire::BridgeOutcome::Failed);
+        assert_eq!(bridge.route("x", "{}").outcome(), fanwire::bridge::BridgeOutcome::Failed);
         let (own, bus) = (bridge.clone(), bus.clone());
         bridge.register_route("x", move |_| {
             own.register_route("x", |_| Ok("2".to_owned()));

@@ -230,9 +230,9 @@ fn a_user_and_password_in_the_address_reach_the_server_and_no_log() {
 }
 
 /// A server of the test's own process, in an async program.
-fn embedded(url: &str, listen: &str) -> Result<fanwire::ServerHandle, fanwire::ServerError> {
+fn embedded(url: &str, listen: &str) -> Result<fanwire::ServerHandle, fanwire::server::ServerError> {
     let bus = fanwire::Bus::new();
-    fanwire::Server::builder(&bus).listen(listen).engine(fanwire::EngineConfig::new(url)).spawn()
+    fanwire::Server::builder(&bus).listen(listen).engine(fanwire::engine::EngineConfig::new(url)).spawn()
 }
 
 #[tokio::test(flavor = "multi_thread")]

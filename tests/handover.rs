@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fanwire::{Bus, BusConfig, EngineConfig, Inheritance, Server, ServerHandle};
+use fanwire::bus::BusConfig;
+use fanwire::engine::EngineConfig;
+use fanwire::server::Inheritance;
+use fanwire::{Bus, Server, ServerHandle};
 use serde_json::json;
 use support::http::{post_request, read_response};
 use support::service::{Kind, Service};

@@ -158,7 +158,7 @@ impl<T: Pod + Send + Sync> Carried for T {
 /// let bus = Bus::builder().carrying::<u64>().build()?;
 /// let all = bus.subscribe(Keep::all());
 /// let even = bus.subscribe(|n: &u64| n % 2 == 0);
-/// # Ok::<(), fanwire::BusConfigError>(())
+/// # Ok::<(), fanwire::bus::BusConfigError>(())
 /// ```
 pub struct Keep<T>(Option<Predicate<T>>);
 

@@ -41,7 +41,8 @@ impl<T: fmt::Debug> std::error::Error for Full<T> {}
 /// always succeeds.
 ///
 /// ```
-/// use fanwire::{Event, Full, LosslessBus};
+/// use fanwire::bus::Full;
+/// use fanwire::{Event, LosslessBus};
 ///
 /// let bus = LosslessBus::builder().capacity(1).build_lossless()?;
 /// let mut reader = bus.subscribe();

@@ -136,7 +136,8 @@ impl Bus<Event> {
     /// [`history`](Self::history).
     ///
     /// ```
-    /// use fanwire::{Bus, Event, Filter, Timestamp};
+    /// use fanwire::event::Timestamp;
+    /// use fanwire::{Bus, Event, Filter};
     ///
     /// let bus = Bus::new();
     /// bus.start_recording(1000);
@@ -148,7 +149,7 @@ impl Bus<Event> {
     /// let told: Vec<_> = workflow.iter().map(Event::event_type).collect();
     /// assert_eq!(told, ["workflow.started", "workflow.completed"]);
     /// assert_eq!(bus.history_where(Filter::new(), ..begin).len(), 0);
-    /// # Ok::<(), fanwire::EventError>(())
+    /// # Ok::<(), fanwire::event::EventError>(())
     /// ```
     pub fn history_where(&self, filter: impl Into<Filter>, times: impl RangeBounds<Timestamp>) -> Vec<Event> {
         let filter = filter.into();

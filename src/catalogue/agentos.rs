@@ -121,13 +121,13 @@ pub fn selfcheck_failed(check_id: &str, error: &str) -> Result<Event, EventError
 /// Tells a provider's status only where its state is another than before: who probes often publishes little.
 ///
 /// ```
-/// # use fanwire::catalogue::agentos::{ProviderDetails, ProviderStates};
+/// # use fanwire::dialects::agentos::{ProviderDetails, ProviderStates};
 /// let mut states = ProviderStates::default();
 /// let details = ProviderDetails::default();
 /// assert!(states.changed("ollama", "READY", &details)?.is_some(), "the first is news");
 /// assert!(states.changed("ollama", "READY", &details)?.is_none());
 /// assert!(states.changed("ollama", "ERROR", &details)?.is_some());
-/// # Ok::<(), fanwire::EventError>(())
+/// # Ok::<(), fanwire::event::EventError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct ProviderStates {

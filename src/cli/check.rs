@@ -7,8 +7,10 @@
 use std::io::Read as _;
 
 use anstyle::{AnsiColor, Style};
+use fanwire::Filter;
 use fanwire::config::Origin;
-use fanwire::{Explanation, Filter, FilterError, MemoryLine};
+use fanwire::filter::{Explanation, FilterError};
+use fanwire::server::MemoryLine;
 use serde_json::json;
 
 use super::settings::Settings;

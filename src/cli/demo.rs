@@ -10,7 +10,8 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fanwire::{Event, EventBuilder};
+use fanwire::Event;
+use fanwire::event::EventBuilder;
 use serde_json::{Value, json};
 
 use super::dice::Dice;
@@ -341,7 +342,7 @@ impl Story {
 mod tests {
     use std::collections::{HashMap, HashSet};
 
-    use fanwire::Attribute;
+    use fanwire::event::Attribute;
 
     use super::*;
 

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fanwire::ServerHandle;
 use fanwire::config::{Change, Config, Loaded, LogFormat, Sources};
-use fanwire::{ServerError, ServerHandle};
+use fanwire::server::ServerError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;

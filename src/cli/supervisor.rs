@@ -6,7 +6,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use fanwire::{Pulse, ThreadFailure};
+use fanwire::server::{Pulse, ThreadFailure};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 

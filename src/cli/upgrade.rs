@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use fanwire::{Inheritance, ServerHandle};
+use fanwire::ServerHandle;
+use fanwire::server::Inheritance;
 
 use super::CliError;
 

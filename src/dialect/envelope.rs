@@ -125,7 +125,7 @@ impl Event {
     /// let event = Event::from_json(r#"{"type":"task.progress","source":"core","payload":{"progress":42}}"#)?;
     /// assert_eq!(event.source(), Some("core"));
     /// assert!(event.to_json().contains(r#""payload":{"progress":42}"#));
-    /// # Ok::<(), fanwire::ReadError>(())
+    /// # Ok::<(), fanwire::protocol::ReadError>(())
     /// ```
     pub fn from_json(text: &str) -> Result<Self, ReadError> {
         read_event(text).map(Complete::into_event)

@@ -245,7 +245,7 @@ impl Subscription {
 /// let event = Event::builder("workflow.started").source("engine").build()?;
 /// assert_eq!(protocol.should_deliver(&event), ["s1"]);
 /// assert_eq!(protocol.create_event_message(&event).kind.name(), "event");
-/// # Ok::<(), fanwire::EventError>(())
+/// # Ok::<(), fanwire::event::EventError>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Protocol {

@@ -36,7 +36,7 @@ pub fn format_sse_event(event: &Event, event_name: Option<&str>) -> String {
 /// assert!(bridge.stream()[0].starts_with("event: simulation.started\ndata: {"));
 /// bridge.clear();
 /// assert_eq!((bridge.buffer_size(), bridge.event_count()), (0, 1));
-/// # Ok::<(), fanwire::EventError>(())
+/// # Ok::<(), fanwire::event::EventError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct SseBridge {

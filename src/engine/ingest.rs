@@ -30,10 +30,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// whose type is the channel's name. Needs the feature `redis` or `nats`.
 ///
 /// ```
-/// # use fanwire::Ingest;
+/// # use fanwire::engine::Ingest;
 /// let ingest: Ingest = "redis://127.0.0.1:6379#system:events".parse()?;
 /// assert_eq!(ingest.channel(), "system:events");
-/// # Ok::<(), fanwire::EngineError>(())
+/// # Ok::<(), fanwire::engine::EngineError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ingest {

@@ -9,9 +9,9 @@
 //! - nothing here runs on an event loop: two threads, one that appends and one that follows, own the
 //!   connections; a third answers who has waited long enough, whatever those two hang in.
 //!
-//! [`mod@log`] is what a log has to do, [`queue`] what waits to be appended, [`append`] and [`follow`] are the two threads'
-//! work over a [`Log`], [`status`] is what they tell of it, and `redis`, `nats` and `file` are the logs. Of plain NATS a node may ask for less than everything: [`interest`], by
-//! [`subject`]. [`ingest`] takes other systems' messages in. The rings of the bus hold the newest part of the log: a client resumes
+//! `log` is what a log has to do, `queue` what waits to be appended, `append` and `follow` are the two threads'
+//! work over a `Log`, `status` is what they tell of it, and `redis`, `nats` and `file` are the logs. Of plain NATS a node may ask for less than everything: `interest`, by
+//! `subject`. `ingest` takes other systems' messages in. The rings of the bus hold the newest part of the log: a client resumes
 //! from them, on whichever node it comes back.
 
 mod append;

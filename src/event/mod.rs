@@ -157,7 +157,7 @@ impl Body {
 /// let event = Event::builder("task.progress").source("core").entity("task", "t-1").json(r#"{"progress": 42}"#).build()?;
 /// assert_eq!(event.event_type(), "task.progress");
 /// assert_eq!(event.payload(), r#"{"progress":42}"#);
-/// # Ok::<(), fanwire::EventError>(())
+/// # Ok::<(), fanwire::event::EventError>(())
 /// ```
 #[derive(Clone)]
 pub struct Event(Arc<Body>);

@@ -50,10 +50,11 @@ impl Filter {
     /// Reads the text form, within these limits.
     ///
     /// ```
-    /// # use fanwire::{Filter, FilterLimits};
+    /// # use fanwire::filter::FilterLimits;
+    /// # use fanwire::Filter;
     /// let filter = Filter::parse("type=task.* source!=core payload.progress >= 50", &FilterLimits::default())?;
     /// assert_eq!(filter.to_string(), "type=task.* source!=core payload.progress >= 50");
-    /// # Ok::<(), fanwire::FilterError>(())
+    /// # Ok::<(), fanwire::filter::FilterError>(())
     /// ```
     pub fn parse(text: &str, limits: &FilterLimits) -> Result<Self, FilterError> {
         let mut parser = Parser { text, at: 0, limits, values: 0, comparisons: 0 };

@@ -30,10 +30,12 @@ pub(crate) use encoding::{Clause, ENTITY};
 pub use error::{FilterError, FilterErrorKind};
 pub use explain::{Condition, Explanation};
 #[cfg(fuzzing)]
+#[doc(hidden)]
 pub use fuzz::fuzz_matcher;
 pub use limits::FilterLimits;
 #[cfg(feature = "server")]
 pub(crate) use limits::{MANY_WEIGHT, VALUE_BYTES_MAX, VALUES_MAX};
+#[doc(hidden)]
 pub use matcher::{ClassId, Matcher, MatcherStats};
 pub use pattern::Pattern;
 #[cfg(feature = "server")]
@@ -48,7 +50,8 @@ pub use payload::{Literal, Number, Operator};
 /// said it.
 ///
 /// ```
-/// # use fanwire::{Event, Filter, Operator};
+/// # use fanwire::filter::Operator;
+/// # use fanwire::{Event, Filter};
 /// let filter = Filter::new().types(["task.*"]).not_sources(["test"]).payload("progress", Operator::GreaterOrEqual, [50]);
 /// assert_eq!(filter, "payload.progress >= 50 source!=test type=task.*".parse()?);
 /// assert!(filter.matches(&Event::builder("task.progress").json(r#"{"progress": 72}"#).build()?));

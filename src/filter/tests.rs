@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn event(event_type: &str) -> crate::EventBuilder {
+fn event(event_type: &str) -> crate::event::EventBuilder {
     Event::builder(event_type)
 }
 

@@ -14,7 +14,8 @@ use crate::dialect::{Dialect, ParseDialectError};
 /// channel, or becomes a part of it (see [`channel`](Self::channel)).
 ///
 /// ```
-/// # use fanwire::{Dialect, Endpoint, ServerConfig};
+/// # use fanwire::server::{Dialect, Endpoint};
+/// # use fanwire::ServerConfig;
 /// let mut config = ServerConfig::default();
 /// config.endpoints.push(Endpoint::new("/stream", Dialect::Hive));
 /// ```

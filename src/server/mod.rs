@@ -66,7 +66,7 @@ use crate::held::Held;
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Callback, Mutex, Padded, lock};
-use crate::threads::{Alarm, OnFailure, ThreadFailure};
+use crate::threads::{Alarm, OnFailure};
 use auth::{Auth, Notice, Revocation};
 use bodies::Bodies;
 use core::Report;
@@ -79,9 +79,12 @@ use presence::Presence;
 use rng::Rng;
 use workers::Workers;
 
+pub use crate::dialect::{Dialect, ParseDialectError};
+pub use crate::threads::ThreadFailure;
 pub use address::{AddressRange, ParseAddressRangeError};
 use config::Prepared;
 pub use config::{BridgeConfig, ServerConfig};
+#[doc(hidden)]
 pub use directory::ClientSubscription;
 pub use endpoint::{Endpoint, System};
 pub use error::ServerError;
@@ -91,6 +94,7 @@ use handover::Muster;
 pub use handover::{HandoverError, Inheritance};
 pub use limits::RateLimits;
 pub use memory::MemoryLine;
+#[doc(hidden)]
 pub use messages::MessageLogConfig;
 pub use presence::PresenceConfig;
 #[cfg(feature = "schema")]

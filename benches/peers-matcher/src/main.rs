@@ -112,7 +112,7 @@ fn count() {
     let events = numbers.next().expect("how many events");
     let hot = numbers.next() == Some(1);
     let scale = Scale::new(Mix::Exact, 1_000_000);
-    let mut matcher = fanwire::internals::Matcher::new(fanwire::FilterLimits::default());
+    let mut matcher = fanwire::internals::Matcher::new(fanwire::filter::FilterLimits::default());
     for want in scale.wants() {
         matcher.insert(&fanwire::Filter::new().types([&want.event_type]).streams(&want.stream));
     }

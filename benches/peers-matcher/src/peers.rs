@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use fanwire::internals::{ClassId, Matcher, value_hash};
-use fanwire::{Event, Filter, FilterLimits, Pattern};
+use fanwire::filter::FilterLimits;
+use fanwire::{Event, Filter, Pattern};
 use mqtt_topic_tree::{QoS, TopicFilter, TopicName, TopicTree};
 
 use crate::mix::{Said, Want};

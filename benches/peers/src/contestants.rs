@@ -6,7 +6,8 @@ use std::sync::{Arc, Barrier};
 use std::thread::{self, yield_now};
 use std::time::{Duration, Instant};
 
-use fanwire::{Bus, Event, Filter, Keep, LosslessBus, Visit, Wait};
+use fanwire::bus::{Visit, Wait};
+use fanwire::{Bus, Event, Filter, Keep, LosslessBus};
 
 use super::{Item, Run};
 
@@ -326,7 +327,7 @@ fn async_broadcast(publishers: usize, readers: usize, time: Duration) -> Run {
     )
 }
 
-fn read_lossless(mut reader: fanwire::LosslessSubscriber<Item>) -> Check {
+fn read_lossless(mut reader: fanwire::bus::LosslessSubscriber<Item>) -> Check {
     let mut check = Check::default();
     loop {
         if reader.visit_batch(usize::MAX, |item| check.take(item)) == 0 {

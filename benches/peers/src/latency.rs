@@ -5,7 +5,8 @@ use std::hint::spin_loop;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fanwire::{Bus, Delivery, Keep, Wait};
+use fanwire::bus::Wait;
+use fanwire::{Bus, Delivery, Keep};
 
 use super::Item;
 use super::line::{self, Range};

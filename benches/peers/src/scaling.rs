@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use fanwire::Wait;
+use fanwire::bus::Wait;
 
 use super::contestants::{fanwire_plain, tokio_broadcast};
 use super::line::{self, Range};

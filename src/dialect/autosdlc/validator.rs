@@ -20,7 +20,7 @@ const FAULT_CHARS_MAX: usize = 300;
 /// The document's message types, and what a message of each must be.
 ///
 /// ```
-/// use fanwire::autosdlc::MessageValidator;
+/// use fanwire::dialects::MessageValidator;
 ///
 /// let validator = MessageValidator::new();
 /// let message = r#"{"id":"evt-123e4567-e89b-12d3-a456-426614174000","type":"agent_status","timestamp":1703775135000,

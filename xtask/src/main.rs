@@ -5,13 +5,17 @@
 mod autobahn;
 #[path = "../../src/server/fuzzing/cases.rs"]
 mod cases;
+mod circles;
 mod engines;
 mod features;
+mod house;
 mod instructions;
 mod mutants;
+mod prose;
 mod run;
 mod setup;
 mod soak;
+mod source;
 mod tidy;
 
 use std::process::ExitCode;
@@ -24,6 +28,7 @@ cargo xtask COMMAND
   test          install what the tests need (Debian packages, npm, pip), then run them all
   setup         only the first half of that
   tidy          the house rules: layers, unsafe, heads, sizes, words, dependencies
+  house [COUNT] counts of how readable the code is, beside their aims; with a name, every place of that count
   lint          rustfmt, clippy with and without features, docs; warnings are errors
   loom [NAME]   the model checker over the lock-free parts
   asan          the bus's stress test under AddressSanitizer (nightly)
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Some("test") => test(&mut totals),
         Some("setup") => setup::install(),
         Some("tidy") => tidy::check(),
+        Some("house") => house::report(rest),
         Some("lint") => lint(),
         Some("loom") => loom(rest, &mut totals),
         Some("asan") => asan(&mut totals),

@@ -13,7 +13,7 @@ use common::masked;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanwire::internals::http::{HttpLimits, parse_request};
 use fanwire::internals::sse::{SseParser, encode_event};
-use fanwire::internals::ws::{Decoder, Message, OpCode, WsLimits, encode};
+use fanwire::internals::ws::{Decoder, OpCode, WsLimits, WsMessage, encode};
 use fastwebsockets::{Frame, Payload};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::protocol::Role;
@@ -99,7 +99,7 @@ impl Ours {
                 self.decoder.decode(&mut self.buffer[self.unread.clone()], &limits).expect("valid");
             self.unread.start += used;
             match message {
-                Some(Message::Text(text)) => return text.len(),
+                Some(WsMessage::Text(text)) => return text.len(),
                 Some(other) => panic!("{other:?}"),
                 None => {}
             }

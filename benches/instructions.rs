@@ -10,7 +10,7 @@ use std::hint::black_box;
 
 use common::{MASK, masked};
 use fanwire::filter::FilterLimits;
-use fanwire::internals::http::{Body, BodyDecoder, HttpLimits, parse_request};
+use fanwire::internals::http::{BodyDecoder, BodyFraming, HttpLimits, parse_request};
 use fanwire::internals::sse::{SseParser, encode_event};
 use fanwire::internals::ws::{Decoder, OpCode, Role, WsLimits, encode, unmask};
 use fanwire::internals::{Fan, Matcher, OneClient, client_frame, native_frame};
@@ -84,7 +84,7 @@ fn decode_chunks(times: u64) {
     let mut out = Vec::with_capacity(256);
     for _ in 0..times {
         out.clear();
-        let mut decoder = BodyDecoder::new(&Body::Chunked, &limits).expect("within the limits");
+        let mut decoder = BodyDecoder::new(&BodyFraming::Chunked, &limits).expect("within the limits");
         let (_, done) = decoder.decode(black_box(body.as_bytes()), &mut out).expect("valid");
         assert!(done);
     }

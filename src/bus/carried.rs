@@ -81,15 +81,15 @@ impl Carried for Event {
 }
 
 impl Handle for Event {
-    type Body = event::Body;
+    type Body = event::EventBody;
 
     #[inline]
-    fn into_arc(self) -> Arc<event::Body> {
+    fn into_arc(self) -> Arc<event::EventBody> {
         Event::into_arc(self)
     }
 
     #[inline]
-    fn from_arc(body: Arc<event::Body>) -> Self {
+    fn from_arc(body: Arc<event::EventBody>) -> Self {
         Event::from_arc(body)
     }
 

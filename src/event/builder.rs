@@ -3,10 +3,12 @@
 
 use std::fmt;
 
+use super::attribute::Attribute;
+use super::body::{EventBody, PARTS, PAYLOAD, TRACE_PARENT, TRACE_STATE, TextSpan};
+use super::handle::Event;
 use super::json::{self, JsonError};
-use super::{
-    Attribute, Body, Event, PARTS, PAYLOAD, Span, TRACE_PARENT, TRACE_STATE, Timestamp, pool, trace,
-};
+use super::time::Timestamp;
+use super::{pool, trace};
 use crate::sync::Arc;
 
 /// The longest value of an attribute, in bytes.
@@ -61,9 +63,9 @@ fn has_control(value: &str) -> bool {
 ///
 /// An empty value is the same as none. Setting a part again replaces it.
 pub struct EventBuilder {
-    pooled: Option<Arc<Body>>,
+    pooled: Option<Arc<EventBody>>,
     text: String,
-    spans: [Span; PARTS],
+    spans: [TextSpan; PARTS],
     /// A bit for each attribute that was set, also to the empty value.
     named: u16,
     timestamp: Option<Timestamp>,
@@ -79,8 +81,15 @@ impl fmt::Debug for EventBuilder {
     }
 }
 
+impl Event {
+    /// Starts an event of this type.
+    pub fn builder(event_type: &str) -> EventBuilder {
+        EventBuilder::new(event_type)
+    }
+}
+
 impl EventBuilder {
-    pub(super) fn new(event_type: &str) -> Self {
+    fn new(event_type: &str) -> Self {
         Self::with_room(event_type.len() + 96).attribute(Attribute::Type, event_type)
     }
 
@@ -95,7 +104,7 @@ impl EventBuilder {
         let (pooled, mut text) =
             taken.map_or_else(|| (None, String::new()), |(body, text)| (Some(body), text));
         text.reserve(bytes);
-        Self { pooled, text, spans: [Span::default(); PARTS], named: 0, timestamp: None, error: None }
+        Self { pooled, text, spans: [TextSpan::default(); PARTS], named: 0, timestamp: None, error: None }
     }
 
     /// Sets the payload: the value that stands at this place in a text. Answers the place behind it; `None` where there is
@@ -116,7 +125,7 @@ impl EventBuilder {
         let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(self.text.len())) else {
             return self.fail(EventError::TooLarge);
         };
-        self.spans[part] = Span { start, end };
+        self.spans[part] = TextSpan { start, end };
     }
 
     /// Sets any one attribute. At most [`ATTRIBUTE_BYTES_MAX`] bytes, no control characters.
@@ -149,7 +158,7 @@ impl EventBuilder {
     #[cfg(feature = "server")]
     pub(crate) fn type_and_payload(&self) -> (&str, &str) {
         let part = |part: usize| {
-            let Span { start, end } = self.spans[part];
+            let TextSpan { start, end } = self.spans[part];
             &self.text[start as usize..end as usize]
         };
         (part(Attribute::Type.index()), part(PAYLOAD))
@@ -232,7 +241,7 @@ impl EventBuilder {
             self.text.push_str("{}");
             self.put(PAYLOAD, start);
         }
-        let body = Body::new(self.text, self.spans, self.timestamp);
+        let body = EventBody::new(self.text, self.spans, self.timestamp);
         Ok(match self.pooled {
             Some(pooled) => Event::from_pooled(pooled, body),
             None => Event::from_body(body),

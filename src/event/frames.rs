@@ -7,6 +7,9 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
+/// Maximum number of encodings of one event.
+pub(crate) const ENCODINGS_MAX: usize = 13;
+
 /// An event's frames: a chain of places, each taken for good by the first encoding that came to it. So all who ask for
 /// an encoding meet at the same place, and the few that there are are found in as many steps.
 #[derive(Debug, Default)]
@@ -41,7 +44,6 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ENCODINGS_MAX;
 
     #[test]
     fn each_encodings_frame_is_made_once() {

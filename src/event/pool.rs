@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 
-use super::Body;
+use super::body::EventBody;
 use crate::sync::Arc;
 
 /// Bodies kept for each thread.
@@ -19,12 +19,12 @@ const BODIES_MAX: usize = 256;
 const TEXT_BYTES_MAX: usize = 512;
 
 thread_local! {
-    static POOL: RefCell<Vec<Arc<Body>>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Arc<EventBody>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Whether a body is worth keeping. Asked where it is written, and near.
 #[inline]
-pub(super) fn is_wanted(body: &Body) -> bool {
+pub(super) fn is_wanted(body: &EventBody) -> bool {
     body.text.capacity() <= TEXT_BYTES_MAX
 }
 
@@ -32,7 +32,7 @@ pub(super) fn is_wanted(body: &Body) -> bool {
 /// the ring, and each look would wait for memory. Whether somebody else holds one is seen when it is taken, and written
 /// anew.
 #[inline]
-pub(super) fn give(mut bodies: impl Iterator<Item = Arc<Body>>) {
+pub(super) fn give(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
     // A thread that ends has no pool any more.
     let _ = POOL.try_with(|pool| {
         if let Ok(mut pool) = pool.try_borrow_mut() {
@@ -46,7 +46,7 @@ pub(super) fn give(mut bodies: impl Iterator<Item = Arc<Body>>) {
 /// The body that was kept last, emptied by `empty`, to be written anew: nobody else holds it, nor can come to, as its one
 /// handle is given here. No other is tried: where events are held longer than their ring holds them, there is little to
 /// find.
-pub(super) fn take<R>(empty: impl FnOnce(&mut Body) -> R) -> Option<(Arc<Body>, R)> {
+pub(super) fn take<R>(empty: impl FnOnce(&mut EventBody) -> R) -> Option<(Arc<EventBody>, R)> {
     let mut body = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten()?;
     // Acquires what those who held it did with it.
     let emptied = empty(Arc::get_mut(&mut body)?);
@@ -85,7 +85,7 @@ mod tests {
         drop(kept);
         let made = builder.build().expect("valid");
         assert_eq!((made.event_type(), made.payload(), made.id()), ("c.d", "{}", None));
-        let places = |events: &[Event]| -> Vec<*const Body> {
+        let places = |events: &[Event]| -> Vec<*const EventBody> {
             events.iter().map(|event| Arc::as_ptr(&event.0)).collect()
         };
         // Nobody holds these, so they come back.

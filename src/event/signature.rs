@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use foldhash::quality::FixedState;
 
-use super::Attribute;
+use super::attribute::Attribute;
 
 /// One 32-bit hash for each [`Attribute`], by its index; 0 where the event has no value.
 ///

@@ -5,8 +5,9 @@
 //! patterns come in pairs (kind, id). Lengths are LEB128. Always: bytes are written by [`encode`] only, and
 //! what it wrote reads back as it was.
 
+use super::comparison::{Comparison, ComparisonRef};
 use super::pattern::{Pattern, PatternKind, PatternRef, segments};
-use super::payload::{Comparison, ComparisonRef};
+use super::varint::{read_bytes, read_length, take, write_length};
 use crate::event::Attribute;
 
 /// What a set is about: the number of an [`Attribute`], or this one for (kind, id) pairs.
@@ -253,40 +254,7 @@ fn read_pattern<'a>(rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     Some(PatternRef { kind, text: take(rest, head >> 2)? })
 }
 
-pub(crate) fn write_length(mut length: usize, out: &mut Vec<u8>) {
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
-}
-
-pub(crate) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    write_length(bytes.len(), out);
-    out.extend_from_slice(bytes);
-}
-
-/// `None` at the end, and (what [`encode`] never writes) in a truncated or overlong number.
-pub(crate) fn read_length(rest: &mut &[u8]) -> Option<usize> {
-    let mut length = 0usize;
-    for shift in (0..usize::BITS).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(length);
-        }
-    }
-    None
-}
-
-pub(crate) fn read_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = read_length(rest)?;
-    take(rest, length)
-}
-
-fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (head, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(head)
+/// The name of what a set is about, entities apart.
+pub(super) fn attribute_name(about: u8) -> &'static str {
+    Attribute::ALL.get(usize::from(about)).map_or("entity", |attribute| attribute.name())
 }

@@ -3,10 +3,13 @@
 
 use std::fmt;
 
-use super::encoding::{Clause, ENTITY};
 #[cfg(feature = "server")]
-use super::payload::{Comparison, ComparisonRef, Operator};
-use super::{Filter, holds};
+use super::comparison::{Comparison, ComparisonRef};
+use super::definition::Filter;
+use super::encoding::{Clause, ENTITY};
+use super::evaluate::holds;
+#[cfg(feature = "server")]
+use super::literal::Operator;
 use crate::event::{Attribute, Event};
 
 /// One condition of a filter before one event.
@@ -62,7 +65,7 @@ impl Filter {
             let Some(clause) = clauses.next() else { break };
             let alone = &before[..before.len() - clauses.rest.len()];
             conditions.push(Condition {
-                text: Self(Some(alone.into())).to_string(),
+                text: Self::from_canonical(alone).to_string(),
                 holds: holds(clause, event),
                 found: found(clause, event),
             });
@@ -136,7 +139,7 @@ impl Filter {
                 && (found(clause, event).is_some() || self.is_nothing())
             {
                 let alone = &before[..before.len() - clauses.rest.len()];
-                return Some(Self(Some(alone.into())).to_string());
+                return Some(Self::from_canonical(alone).to_string());
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The matcher driven by bytes, against the definition. Only under `cfg(fuzzing)` and in tests.
 
-use super::{ClassId, Filter, FilterLimits, Literal, Matcher, Operator};
+use super::definition::Filter;
+use super::limits::FilterLimits;
+use super::literal::{Literal, Operator};
+use super::matcher::{ClassId, Matcher};
 use crate::event::{Attribute, Event};
 
 /// Reads a program from the bytes.

@@ -19,23 +19,15 @@
 
 use std::str::FromStr;
 
-use super::encoding::{ENTITY, Parts, Set, join_work};
+use super::comparison::Comparison;
+use super::definition::Filter;
+use super::encoding::{ENTITY, Parts, Set, attribute_name, join_work};
 use super::error::{FilterError, FilterErrorKind as Kind};
+use super::lexical::{is_bare, is_bare_key};
 use super::limits::{FilterLimits, JOIN_STEPS_MAX};
+use super::literal::{Literal, Number, Operator};
 use super::pattern::Pattern;
-use super::payload::{Comparison, Literal, Number, Operator};
-use super::{Filter, attribute_name};
 use crate::event::Attribute;
-
-pub(super) fn is_bare(c: char) -> bool {
-    !(c.is_whitespace()
-        || c.is_control()
-        || matches!(c, ',' | '"' | '\'' | '=' | '!' | '<' | '>' | '&' | '(' | ')'))
-}
-
-pub(super) fn is_bare_key(c: char) -> bool {
-    is_bare(c) && c != '.'
-}
 
 impl FromStr for Filter {
     type Err = FilterError;

@@ -1,9 +1,10 @@
 //! How much one filter may ask for. Imports its siblings only.
 
-use super::encoding::Clause;
+use super::comparison::Comparison;
+use super::encoding::{Clause, Clauses};
 use super::error::FilterErrorKind;
+use super::literal::Literal;
 use super::pattern::{PatternKind, PatternRef, segments};
-use super::{Filter, payload::Comparison};
 
 /// Bounds of a filter that came from outside; see [`Filter::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub(crate) const MANY_WEIGHT: u32 = 16;
 
 #[cfg(feature = "server")]
 /// See [`Filter::weight`].
-pub(super) fn weight(filter: &Filter) -> u32 {
+pub(super) fn weight(clauses: Clauses<'_>) -> u32 {
     let of_pattern = |pattern: PatternRef<'_>| match pattern.kind {
         PatternKind::Exact => 1,
         PatternKind::Segments => {
@@ -63,7 +64,7 @@ pub(super) fn weight(filter: &Filter) -> u32 {
             }
         }
     };
-    filter.clauses().map(of_clause).fold(0, u32::saturating_add)
+    clauses.map(of_clause).fold(0, u32::saturating_add)
 }
 
 impl Default for FilterLimits {
@@ -81,10 +82,10 @@ impl Default for FilterLimits {
 }
 
 impl FilterLimits {
-    pub(crate) fn check(&self, filter: &Filter) -> Result<(), FilterErrorKind> {
+    pub(crate) fn check(&self, clauses: Clauses<'_>) -> Result<(), FilterErrorKind> {
         let mut values = 0;
         let mut comparisons = 0;
-        for clause in filter.clauses() {
+        for clause in clauses {
             let mut members = 0;
             match clause {
                 Clause::Set(set) => {
@@ -141,8 +142,8 @@ impl FilterLimits {
         self.check_path(&comparison.path)?;
         for value in &comparison.values {
             self.check_bytes(match value {
-                super::Literal::Number(number) => number.as_str().len(),
-                super::Literal::Text(text) => text.len(),
+                Literal::Number(number) => number.as_str().len(),
+                Literal::Text(text) => text.len(),
                 _ => 0,
             })?;
         }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::encoding::{Clause, ENTITY, NOTHING, SetRef};
-use super::grammar::{is_bare, is_bare_key};
+use super::comparison::Comparison;
+use super::definition::Filter;
+use super::encoding::{Clause, ENTITY, NOTHING, SetRef, attribute_name};
+use super::lexical::{is_bare, is_bare_key, write_quoted};
 use super::pattern::{PatternKind, PatternRef, has_wildcard};
-use super::payload::Comparison;
-use super::{Filter, attribute_name};
 
 impl fmt::Display for Filter {
     /// The canonical text: clauses in the order of the attributes, values sorted. Empty for everything.
@@ -105,11 +105,4 @@ fn write_comparison(comparison: &Comparison, f: &mut fmt::Formatter<'_>) -> fmt:
 
 fn write_value(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     if !text.is_empty() && text.chars().all(is_bare) { f.write_str(text) } else { write_quoted(text, f) }
-}
-
-/// In double quotes, with JSON's escapes where needed.
-pub(crate) fn write_quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let mut json = String::with_capacity(text.len() + 2);
-    crate::event::json::write_string(text, &mut json);
-    f.write_str(&json)
 }

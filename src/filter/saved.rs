@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Filter;
+use super::definition::Filter;
 use super::encoding::{self, ENTITY};
 use crate::codec::portable;
 
@@ -57,7 +57,7 @@ impl TryFrom<SavedFilter> for Filter {
         if parts.sets.iter().any(|set| set.about > ENTITY) || encoding::encode(parts) != bytes {
             return Err(SavedFilterError(text));
         }
-        Ok(Self((!bytes.is_empty()).then(|| bytes.into())))
+        Ok(Self::from_canonical(&bytes))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The filter as a whole: meaning, canonical form, text.
 
 use super::*;
+use crate::event::{Attribute, Event};
 
 fn event(event_type: &str) -> crate::event::EventBuilder {
     Event::builder(event_type)

@@ -473,7 +473,7 @@ impl Connection {
                 Err(error) => return self.refuse(&error, cx),
             };
             let shown = cx.shared.auth.admit(&request, &cx.config.cors_origins, cx.now, cx.budget);
-            if matches!(request.body, http::Body::None) {
+            if matches!(request.body, http::BodyFraming::None) {
                 http.since = None;
                 self.answer(&request, Vec::new(), shown, cx);
                 continue;
@@ -577,11 +577,11 @@ impl Connection {
             };
             let mut said = None;
             match message {
-                Some(ws::Message::Text(text)) => said = Some(Incoming::Text(text)),
-                Some(ws::Message::Binary(bytes)) => said = Some(Incoming::Binary(bytes)),
-                Some(ws::Message::Ping(payload)) => cx.send(ws::frame(ws::OpCode::Pong, payload)),
-                Some(ws::Message::Pong(_)) => {}
-                Some(ws::Message::Close(frame)) => {
+                Some(ws::WsMessage::Text(text)) => said = Some(Incoming::Text(text)),
+                Some(ws::WsMessage::Binary(bytes)) => said = Some(Incoming::Binary(bytes)),
+                Some(ws::WsMessage::Ping(payload)) => cx.send(ws::frame(ws::OpCode::Pong, payload)),
+                Some(ws::WsMessage::Pong(_)) => {}
+                Some(ws::WsMessage::Close(frame)) => {
                     // The code comes back (RFC 6455, 5.5.1); without one, a close without one.
                     let last = match frame {
                         Some(frame) => ws::close_frame(frame.code, ""),

@@ -76,7 +76,7 @@ pub fn dialect(data: &[u8]) {
         let mut bytes = frame.to_vec();
         let mut decoder = ws::Decoder::new(ws::Role::Client);
         let limits = ws::WsLimits { max_message_bytes: 1 << 30, max_frame_bytes: 1 << 30 };
-        if let Ok((_, Some(ws::Message::Text(text)))) = decoder.decode(&mut bytes, &limits) {
+        if let Ok((_, Some(ws::WsMessage::Text(text)))) = decoder.decode(&mut bytes, &limits) {
             let is_word = text == "pong";
             assert!(is_word || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok(), "{text}");
         } else {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Body, HttpLimits, RequestError};
+use super::error::RequestError;
+use super::limits::HttpLimits;
+use super::request::BodyFraming;
 
 /// Bytes of one chunk's size line, and of all trailers.
 const LINE_BYTES_MAX: usize = 4096;
@@ -11,7 +13,7 @@ const LINE_BYTES_MAX: usize = 4096;
 const SIZE_DIGITS_MAX: u8 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum State {
+enum BodyState {
     /// So many bytes are left, of the body or of a chunk.
     Data(u64),
     /// In the digits of a chunk's size.
@@ -38,7 +40,7 @@ enum State {
 /// Takes a body apart as it comes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BodyDecoder {
-    state: State,
+    state: BodyState,
     chunked: bool,
     line_bytes: usize,
     limit: u64,
@@ -46,31 +48,31 @@ pub struct BodyDecoder {
 
 impl BodyDecoder {
     /// For a body told in this way; refused where it says that it is too long.
-    pub fn new(body: &Body, limits: &HttpLimits) -> Result<Self, RequestError> {
+    pub fn new(body: &BodyFraming, limits: &HttpLimits) -> Result<Self, RequestError> {
         let limit = limits.max_body_bytes;
         let state = match *body {
-            Body::None => State::Done,
-            Body::Length(length) if length > limit => return Err(RequestError::BodyTooLong { limit }),
-            Body::Length(length) => State::Data(length),
-            Body::Chunked => State::Size { size: 0, digits: 0 },
+            BodyFraming::None => BodyState::Done,
+            BodyFraming::Length(length) if length > limit => return Err(RequestError::BodyTooLong { limit }),
+            BodyFraming::Length(length) => BodyState::Data(length),
+            BodyFraming::Chunked => BodyState::Size { size: 0, digits: 0 },
         };
-        Ok(Self { state, chunked: matches!(body, Body::Chunked), line_bytes: 0, limit })
+        Ok(Self { state, chunked: matches!(body, BodyFraming::Chunked), line_bytes: 0, limit })
     }
 
     /// Takes bytes from the front of `input` and appends the body's own to `out`; answers how many it took and
     /// whether that was the end. `out` holds what came of this body before, and nothing else.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool), RequestError> {
         let mut at = 0;
-        while self.state != State::Done {
-            if let State::Data(left) = self.state {
+        while self.state != BodyState::Done {
+            if let BodyState::Data(left) = self.state {
                 let taken = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - at);
                 out.extend_from_slice(&input[at..at + taken]);
                 at += taken;
                 let left = left - taken as u64;
                 self.state = match (left, self.chunked) {
-                    (0, true) => State::DataCr,
-                    (0, false) => State::Done,
-                    _ => State::Data(left),
+                    (0, true) => BodyState::DataCr,
+                    (0, false) => BodyState::Done,
+                    _ => BodyState::Data(left),
                 };
                 if left > 0 {
                     break;
@@ -85,44 +87,46 @@ impl BodyDecoder {
             }
             self.state = self.step(byte, out.len() as u64)?;
         }
-        Ok((at, self.state == State::Done))
+        Ok((at, self.state == BodyState::Done))
     }
 
-    fn step(&mut self, byte: u8, decoded: u64) -> Result<State, RequestError> {
+    fn step(&mut self, byte: u8, decoded: u64) -> Result<BodyState, RequestError> {
         Ok(match (self.state, byte) {
-            (State::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
+            (BodyState::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
                 if digits == SIZE_DIGITS_MAX {
                     return Err(RequestError::BadChunk);
                 }
                 let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
-                State::Size { size: size << 4 | digit, digits: digits + 1 }
+                BodyState::Size { size: size << 4 | digit, digits: digits + 1 }
             }
-            (State::Size { digits: 0, .. }, _) => return Err(RequestError::BadChunk),
-            (State::Size { size, .. } | State::Extension(size), b'\r') => State::SizeEnd(size),
-            (State::Size { size, .. }, b';' | b' ' | b'\t') => State::Extension(size),
-            (State::Extension(size), b'\t' | 0x20..=0x7e | 0x80..) => State::Extension(size),
-            (State::SizeEnd(0), b'\n') => {
+            (BodyState::Size { digits: 0, .. }, _) => return Err(RequestError::BadChunk),
+            (BodyState::Size { size, .. } | BodyState::Extension(size), b'\r') => BodyState::SizeEnd(size),
+            (BodyState::Size { size, .. }, b';' | b' ' | b'\t') => BodyState::Extension(size),
+            (BodyState::Extension(size), b'\t' | 0x20..=0x7e | 0x80..) => BodyState::Extension(size),
+            (BodyState::SizeEnd(0), b'\n') => {
                 self.line_bytes = 0;
-                State::TrailerStart
+                BodyState::TrailerStart
             }
-            (State::SizeEnd(size), b'\n') => {
+            (BodyState::SizeEnd(size), b'\n') => {
                 if size > self.limit.saturating_sub(decoded) {
                     return Err(RequestError::BodyTooLong { limit: self.limit });
                 }
                 self.line_bytes = 0;
-                State::Data(size)
+                BodyState::Data(size)
             }
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => {
+            (BodyState::DataCr, b'\r') => BodyState::DataLf,
+            (BodyState::DataLf, b'\n') => {
                 self.line_bytes = 0;
-                State::Size { size: 0, digits: 0 }
+                BodyState::Size { size: 0, digits: 0 }
             }
             // Trailers are read to their end and thrown away.
-            (State::TrailerStart, b'\r') => State::End,
-            (State::TrailerStart | State::Trailer, b'\t' | 0x20..=0x7e | 0x80..) => State::Trailer,
-            (State::Trailer, b'\r') => State::TrailerLf,
-            (State::TrailerLf, b'\n') => State::TrailerStart,
-            (State::End, b'\n') => State::Done,
+            (BodyState::TrailerStart, b'\r') => BodyState::End,
+            (BodyState::TrailerStart | BodyState::Trailer, b'\t' | 0x20..=0x7e | 0x80..) => {
+                BodyState::Trailer
+            }
+            (BodyState::Trailer, b'\r') => BodyState::TrailerLf,
+            (BodyState::TrailerLf, b'\n') => BodyState::TrailerStart,
+            (BodyState::End, b'\n') => BodyState::Done,
             _ => return Err(RequestError::BadChunk),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::HttpLimits;
+use super::limits::HttpLimits;
 
 /// Why a request was refused. The connection can't go on: nobody knows where the next request starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ fn a_browsers_request_is_read() {
     assert!(request.keep_alive && request.http11 && request.header_has_token("CONNECTION", "upgrade"));
     assert_eq!(
         (request.header("x-empty"), request.header("none"), request.body),
-        (Some(""), None, Body::None)
+        (Some(""), None, BodyFraming::None)
     );
 }
 
@@ -42,7 +42,7 @@ fn harmless_differences_are_taken() {
     assert!(!old.keep_alive && !old.http11);
     assert!(request("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive);
     let twice = request("POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\ncontent-length:  5 \r\n\r\n");
-    assert_eq!(twice.body, Body::Length(5));
+    assert_eq!(twice.body, BodyFraming::Length(5));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_head_in_pieces_is_incomplete_until_its_end() {
     for cut in 0..text.len() {
         assert!(matches!(head(&text[..cut]), Ok(None)), "{cut}");
     }
-    assert_eq!(request(text).body, Body::Length(3));
+    assert_eq!(request(text).body, BodyFraming::Length(3));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn limits_hold_before_the_end_comes() {
     );
 }
 
-fn decoded(kind: Body, input: &[u8], cut: usize) -> Result<(Vec<u8>, usize, bool), RequestError> {
+fn decoded(kind: BodyFraming, input: &[u8], cut: usize) -> Result<(Vec<u8>, usize, bool), RequestError> {
     let limits = HttpLimits { max_body_bytes: 20, ..HttpLimits::default() };
     let mut decoder = BodyDecoder::new(&kind, &limits)?;
     let (mut out, mut used, mut done) = (Vec::new(), 0, false);
@@ -110,12 +110,12 @@ fn bodies_are_the_same_however_they_are_cut() {
     let chunks = b"5;a=\"b\"\r\nhello\r\n0003 \r\n, w\r\n0\r\nTrailer: x\r\n\r\nGET";
     for cut in 0..=chunks.len() {
         let want = (b"hello, w".to_vec(), chunks.len() - 3, true);
-        assert_eq!(decoded(Body::Chunked, chunks, cut), Ok(want), "{cut}");
+        assert_eq!(decoded(BodyFraming::Chunked, chunks, cut), Ok(want), "{cut}");
     }
     for cut in 0..=8 {
-        assert_eq!(decoded(Body::Length(5), b"helloGET", cut), Ok((b"hello".to_vec(), 5, true)));
+        assert_eq!(decoded(BodyFraming::Length(5), b"helloGET", cut), Ok((b"hello".to_vec(), 5, true)));
     }
-    assert_eq!(decoded(Body::Chunked, b"5\r\nhel", 0), Ok((b"hel".to_vec(), 6, false)));
+    assert_eq!(decoded(BodyFraming::Chunked, b"5\r\nhel", 0), Ok((b"hel".to_vec(), 6, false)));
 }
 
 #[test]
@@ -132,14 +132,21 @@ fn bad_chunks_are_refused() {
         "0\r\n\n",
         "1;\x01\r\n",
     ] {
-        assert_eq!(decoded(Body::Chunked, text.as_bytes(), 0), Err(RequestError::BadChunk), "{text:?}");
+        assert_eq!(
+            decoded(BodyFraming::Chunked, text.as_bytes(), 0),
+            Err(RequestError::BadChunk),
+            "{text:?}"
+        );
     }
     let limit = Err(RequestError::BodyTooLong { limit: 20 });
-    assert_eq!(decoded(Body::Chunked, b"15\r\n", 0), limit);
-    assert_eq!(decoded(Body::Chunked, b"ffffffffffffffff\r\n", 0), limit);
-    assert_eq!(decoded(Body::Chunked, b"10\r\n0123456789abcdef\r\n5\r\n", 0), limit);
+    assert_eq!(decoded(BodyFraming::Chunked, b"15\r\n", 0), limit);
+    assert_eq!(decoded(BodyFraming::Chunked, b"ffffffffffffffff\r\n", 0), limit);
+    assert_eq!(decoded(BodyFraming::Chunked, b"10\r\n0123456789abcdef\r\n5\r\n", 0), limit);
     let endless = [b"0\r\n".to_vec(), b"x: y\r\n".repeat(1000)].concat();
-    assert_eq!(decoded(Body::Chunked, &endless, 0), Err(RequestError::ChunkLineTooLong { limit: 4096 }));
+    assert_eq!(
+        decoded(BodyFraming::Chunked, &endless, 0),
+        Err(RequestError::ChunkLineTooLong { limit: 4096 })
+    );
 }
 
 proptest::proptest! {
@@ -153,7 +160,7 @@ proptest::proptest! {
             proptest::prop_assert_eq!(used, of_part);
         }
         let (mut out, cut) = (Vec::new(), cut.min(bytes.len()));
-        if let Ok(mut decoder) = BodyDecoder::new(&Body::Chunked, &limits) {
+        if let Ok(mut decoder) = BodyDecoder::new(&BodyFraming::Chunked, &limits) {
             let first = decoder.decode(&bytes[..cut], &mut out);
             if matches!(first, Ok((_, false))) {
                 let _ = decoder.decode(&bytes[cut..], &mut out);

@@ -7,39 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::close::CloseFrame;
 use super::error::ProtocolError;
-use super::frame::{HEADER_BYTES_MAX, Incoming, OpCode, parse, unmask};
-use super::utf8::{NotUtf8, Text};
+use super::frame::{HEADER_BYTES_MAX, OpCode, ReceivedHeader, parse, unmask};
+use super::limits::{Role, WsLimits};
+use super::utf8::{NotUtf8, TextBuffer};
 use crate::codec::deflate::{InflateError, Inflater};
-
-/// Which end of the connection decodes, and so what the frames it reads must be like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Role {
-    /// Reads a client's frames: masked.
-    #[default]
-    Server,
-    /// Reads a server's frames: not masked.
-    Client,
-}
-
-/// How large what a peer sends may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WsLimits {
-    /// A message, all fragments together, in bytes, and what a compressed one expands to. Default 64 KiB.
-    pub max_message_bytes: usize,
-    /// The payload of one frame, in bytes. Default 64 KiB.
-    pub max_frame_bytes: usize,
-}
-
-impl Default for WsLimits {
-    fn default() -> Self {
-        Self { max_message_bytes: 64 * 1024, max_frame_bytes: 64 * 1024 }
-    }
-}
 
 /// What a peer said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message<'a> {
-    /// Text.
+pub enum WsMessage<'a> {
+    /// TextBuffer.
     Text(&'a str),
     /// Bytes.
     Binary(&'a [u8]),
@@ -65,18 +41,18 @@ struct Pending {
     header: [u8; HEADER_BYTES_MAX],
     header_len: u8,
     /// A frame whose payload is not complete, and how much of it has come.
-    frame: Option<(Incoming, usize)>,
+    frame: Option<(ReceivedHeader, usize)>,
     /// Payload of a control frame that is not complete.
     control: Vec<u8>,
     /// The message whose fragments or pieces have come so far.
-    message: Option<Data>,
+    message: Option<PartialMessage>,
     /// `message` or `control` was handed out and is to be dropped at the next call.
     delivered: Option<Delivered>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum Data {
-    Text(Text),
+enum PartialMessage {
+    Text(TextBuffer),
     Binary(Vec<u8>),
     /// Compressed, and of this kind.
     Deflated(OpCode, Vec<u8>),
@@ -88,7 +64,7 @@ enum Delivered {
     Control,
 }
 
-impl Data {
+impl PartialMessage {
     fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -122,7 +98,7 @@ impl Decoder {
         &'a mut self,
         input: &'a mut [u8],
         limits: &WsLimits,
-    ) -> Result<(usize, Option<Message<'a>>), ProtocolError> {
+    ) -> Result<(usize, Option<WsMessage<'a>>), ProtocolError> {
         self.decode_with(input, limits, None)
     }
 
@@ -135,7 +111,7 @@ impl Decoder {
         input: &'a mut [u8],
         limits: &WsLimits,
         mut inflater: Option<&mut Inflater>,
-    ) -> Result<(usize, Option<Message<'a>>), ProtocolError> {
+    ) -> Result<(usize, Option<WsMessage<'a>>), ProtocolError> {
         self.release();
         let mut at = 0;
         loop {
@@ -191,8 +167,8 @@ impl Decoder {
     pub fn buffered_bytes(&self) -> usize {
         self.pending.as_ref().map_or(0, |p| {
             let message = match &p.message {
-                Some(Data::Text(text)) => text.valid.capacity(),
-                Some(Data::Binary(bytes) | Data::Deflated(_, bytes)) => bytes.capacity(),
+                Some(PartialMessage::Text(text)) => text.valid.capacity(),
+                Some(PartialMessage::Binary(bytes) | PartialMessage::Deflated(_, bytes)) => bytes.capacity(),
                 None => 0,
             };
             size_of::<Pending>() + p.control.capacity() + message
@@ -205,8 +181,8 @@ impl Decoder {
         input: &[u8],
         limits: &WsLimits,
         inflates: bool,
-    ) -> Result<Option<(Incoming, usize)>, ProtocolError> {
-        let open = self.pending.as_ref().and_then(|p| p.message.as_ref()).map(Data::len);
+    ) -> Result<Option<(ReceivedHeader, usize)>, ProtocolError> {
+        let open = self.pending.as_ref().and_then(|p| p.message.as_ref()).map(PartialMessage::len);
         let kept = self.pending.as_ref().map_or(0, |p| usize::from(p.header_len));
         if kept == 0 {
             let parsed = parse(input, self.role, limits, open, inflates)?;
@@ -235,12 +211,12 @@ impl Decoder {
     }
 
     /// Remembers a frame whose payload goes into the buffer.
-    fn begin(&mut self, frame: Incoming) {
+    fn begin(&mut self, frame: ReceivedHeader) {
         let pending = self.pending.get_or_insert_default();
         match frame.op {
-            op if frame.deflated => pending.message = Some(Data::Deflated(op, Vec::new())),
-            OpCode::Text => pending.message = Some(Data::Text(Text::default())),
-            OpCode::Binary => pending.message = Some(Data::Binary(Vec::new())),
+            op if frame.deflated => pending.message = Some(PartialMessage::Deflated(op, Vec::new())),
+            OpCode::Text => pending.message = Some(PartialMessage::Text(TextBuffer::default())),
+            OpCode::Binary => pending.message = Some(PartialMessage::Binary(Vec::new())),
             _ => {}
         }
         pending.frame = Some((frame, 0));
@@ -279,7 +255,7 @@ impl Decoder {
             return Ok(());
         }
         if let Some(pending) = &mut self.pending
-            && let Some(Data::Deflated(op, bytes)) = &pending.message
+            && let Some(PartialMessage::Deflated(op, bytes)) = &pending.message
         {
             // `parse` lets none begin without an inflater.
             let inflater = inflater.ok_or(ProtocolError::ReservedBits)?;
@@ -289,7 +265,7 @@ impl Decoder {
     }
 
     /// Hands out what `resume` completed.
-    fn deliver(&mut self, op: OpCode) -> Result<Message<'_>, ProtocolError> {
+    fn deliver(&mut self, op: OpCode) -> Result<WsMessage<'_>, ProtocolError> {
         let pending = self.pending.get_or_insert_default();
         if op.is_control() {
             pending.delivered = Some(Delivered::Control);
@@ -297,11 +273,11 @@ impl Decoder {
         }
         pending.delivered = Some(Delivered::Message);
         match &pending.message {
-            Some(Data::Text(text)) if text.is_whole() => Ok(Message::Text(&text.valid)),
-            Some(Data::Text(_)) => Err(ProtocolError::InvalidUtf8),
-            Some(Data::Binary(bytes)) => Ok(Message::Binary(bytes)),
+            Some(PartialMessage::Text(text)) if text.is_whole() => Ok(WsMessage::Text(&text.valid)),
+            Some(PartialMessage::Text(_)) => Err(ProtocolError::InvalidUtf8),
+            Some(PartialMessage::Binary(bytes)) => Ok(WsMessage::Binary(bytes)),
             // `expand` has seen it.
-            Some(Data::Deflated(..)) => Err(ProtocolError::BadDeflate),
+            Some(PartialMessage::Deflated(..)) => Err(ProtocolError::BadDeflate),
             // `begin` and `parse` see to it that a data frame has a message; this is how a continuation
             // with nothing to continue would read.
             None => Err(ProtocolError::UnexpectedContinuation),
@@ -315,27 +291,29 @@ fn expanded(
     bytes: &[u8],
     limits: &WsLimits,
     inflater: &mut Inflater,
-) -> Result<Data, ProtocolError> {
+) -> Result<PartialMessage, ProtocolError> {
     let max = limits.max_message_bytes;
     let content = inflater.message(bytes, max).map_err(|error| match error {
         InflateError::Corrupt => ProtocolError::BadDeflate,
         InflateError::TooLong => ProtocolError::ExpandsTooFar { max },
     })?;
     Ok(match op {
-        OpCode::Text => Data::Text(Text::whole(content).map_err(|NotUtf8| ProtocolError::InvalidUtf8)?),
-        _ => Data::Binary(content),
+        OpCode::Text => {
+            PartialMessage::Text(TextBuffer::whole(content).map_err(|NotUtf8| ProtocolError::InvalidUtf8)?)
+        }
+        _ => PartialMessage::Binary(content),
     })
 }
 
 /// A frame that is a message by itself.
-fn message(op: OpCode, payload: &[u8]) -> Result<Message<'_>, ProtocolError> {
+fn message(op: OpCode, payload: &[u8]) -> Result<WsMessage<'_>, ProtocolError> {
     Ok(match op {
         OpCode::Text => {
-            Message::Text(simdutf8::basic::from_utf8(payload).map_err(|_| ProtocolError::InvalidUtf8)?)
+            WsMessage::Text(simdutf8::basic::from_utf8(payload).map_err(|_| ProtocolError::InvalidUtf8)?)
         }
-        OpCode::Continuation | OpCode::Binary => Message::Binary(payload),
-        OpCode::Ping => Message::Ping(payload),
-        OpCode::Pong => Message::Pong(payload),
-        OpCode::Close => Message::Close(CloseFrame::parse(payload)?),
+        OpCode::Continuation | OpCode::Binary => WsMessage::Binary(payload),
+        OpCode::Ping => WsMessage::Ping(payload),
+        OpCode::Pong => WsMessage::Pong(payload),
+        OpCode::Close => WsMessage::Close(CloseFrame::parse(payload)?),
     })
 }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// WebSocket version this server speaks (RFC 6455, 4.2.1).
+pub(super) const VERSION: &str = "13";
+
 /// Why a connection's frames cannot be read further: send a close frame with
 /// [`close_code`](Self::close_code) and end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,3 +150,100 @@ impl fmt::Display for ProtocolError {
 }
 
 impl std::error::Error for ProtocolError {}
+
+/// Why a request cannot become a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UpgradeError {
+    /// The method is not `GET`.
+    NotGet,
+    /// The request is HTTP/1.0.
+    OldHttp,
+    /// `Upgrade` does not name `websocket`.
+    NoUpgrade,
+    /// `Connection` does not name `upgrade`.
+    NoConnectionUpgrade,
+    /// `Sec-WebSocket-Version` is missing or not 13.
+    BadVersion,
+    /// No `Sec-WebSocket-Key`.
+    MissingKey,
+    /// The key is not 16 bytes in base64, or there are several.
+    BadKey,
+    /// `Sec-WebSocket-Protocol` is not a list of tokens, or names one twice.
+    BadProtocol,
+    /// `Sec-WebSocket-Extensions` is not a list of extensions.
+    BadExtensions,
+    /// The request has a body, whose bytes would be read as frames.
+    HasBody,
+}
+
+impl UpgradeError {
+    /// One of each, for tests and for registering metrics.
+    pub const EVERY: &[Self] = &[
+        Self::NotGet,
+        Self::OldHttp,
+        Self::NoUpgrade,
+        Self::NoConnectionUpgrade,
+        Self::BadVersion,
+        Self::MissingKey,
+        Self::BadKey,
+        Self::BadProtocol,
+        Self::BadExtensions,
+        Self::HasBody,
+    ];
+
+    /// The status to answer with.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::NotGet => 405,
+            Self::NoUpgrade | Self::BadVersion => 426,
+            _ => 400,
+        }
+    }
+
+    /// A short fixed name, for metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotGet => "not_get",
+            Self::OldHttp => "old_http",
+            Self::NoUpgrade => "no_upgrade",
+            Self::NoConnectionUpgrade => "no_connection_upgrade",
+            Self::BadVersion => "bad_version",
+            Self::MissingKey => "missing_key",
+            Self::BadKey => "bad_key",
+            Self::BadProtocol => "bad_protocol",
+            Self::BadExtensions => "bad_extensions",
+            Self::HasBody => "has_body",
+        }
+    }
+
+    /// Headers the answer must have besides those of every error: what the client should have asked for.
+    /// `Upgrade` holds for this hop only, so whoever sends it also names it in `Connection`.
+    pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::NotGet => &[("Allow", "GET")],
+            Self::NoUpgrade => &[("Upgrade", "websocket")],
+            Self::BadVersion => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
+            _ => &[],
+        }
+    }
+}
+
+impl fmt::Display for UpgradeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotGet => "a websocket is opened with get",
+            Self::OldHttp => "a websocket is opened with HTTP/1.1",
+            Self::NoUpgrade => "this path speaks websocket: send upgrade: websocket",
+            Self::NoConnectionUpgrade => "connection does not name upgrade",
+            Self::BadVersion => "the only sec-websocket-version served is 13",
+            Self::MissingKey => "no sec-websocket-key",
+            Self::BadKey => "sec-websocket-key is not one base64 value of 16 bytes",
+            Self::BadProtocol => "sec-websocket-protocol is not a list of different tokens",
+            Self::BadExtensions => "sec-websocket-extensions is not a list of extensions",
+            Self::HasBody => "a websocket is opened without a body",
+        })
+    }
+}
+
+impl std::error::Error for UpgradeError {}

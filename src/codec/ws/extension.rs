@@ -4,7 +4,7 @@
 //! Always: what a client asks of the server's side is granted to the letter or the offer is passed over; the
 //! client is always told not to look back at its earlier messages, so no window is kept for any client.
 
-use super::handshake::UpgradeError;
+use super::error::UpgradeError;
 use crate::codec::deflate::{AVAILABLE, WINDOW_BITS_MAX};
 use crate::codec::http::{Request, is_token_byte};
 

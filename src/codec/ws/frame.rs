@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::decoder::{Role, WsLimits};
 use super::error::ProtocolError;
+use super::limits::{Role, WsLimits};
 
 /// A control frame's payload at most.
 pub(super) const CONTROL_BYTES_MAX: usize = 125;
@@ -144,7 +144,7 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: usize) {
 
 /// A received frame's header.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Incoming {
+pub(super) struct ReceivedHeader {
     pub(super) op: OpCode,
     pub(super) fin: bool,
     /// Compressed, with all frames of its message.
@@ -164,7 +164,7 @@ pub(super) fn parse(
     limits: &WsLimits,
     open: Option<usize>,
     inflates: bool,
-) -> Result<Option<(Incoming, usize)>, ProtocolError> {
+) -> Result<Option<(ReceivedHeader, usize)>, ProtocolError> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     let fin = first & 0x80 != 0;
     let deflated = first & RSV1 != 0;
@@ -232,5 +232,5 @@ pub(super) fn parse(
     };
     let header_len = if masked { at + 4 } else { at };
     // Bounded by a limit that is itself a usize, or by 125.
-    Ok(Some((Incoming { op, fin, deflated, len: len as usize, mask }, header_len)))
+    Ok(Some((ReceivedHeader { op, fin, deflated, len: len as usize, mask }, header_len)))
 }

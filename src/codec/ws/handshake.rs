@@ -1,19 +1,16 @@
 //! The opening handshake, server's side (RFC 6455, 4.2). Imports `codec::http`, and its sibling `extension`.
 
-use std::fmt;
-
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use sha1::{Digest as _, Sha1};
 
+use super::error::{UpgradeError, VERSION};
 use super::extension::PerMessageDeflate;
-use crate::codec::http::{Body, Method, Request, is_token_byte, write_head};
+use crate::codec::http::{BodyFraming, Method, Request, is_token_byte, write_head};
 
 /// What every server appends to the key (1.3).
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// The version spoken.
-const VERSION: &str = "13";
 /// Keys are nonces: nobody reads the bits that do not fit into 16 bytes.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -30,103 +27,6 @@ pub struct Upgrade {
     /// How messages may be compressed, where the client offers it and this build can; `None` otherwise.
     pub deflate: Option<PerMessageDeflate>,
 }
-
-/// Why a request cannot become a WebSocket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum UpgradeError {
-    /// The method is not `GET`.
-    NotGet,
-    /// The request is HTTP/1.0.
-    OldHttp,
-    /// `Upgrade` does not name `websocket`.
-    NoUpgrade,
-    /// `Connection` does not name `upgrade`.
-    NoConnectionUpgrade,
-    /// `Sec-WebSocket-Version` is missing or not 13.
-    BadVersion,
-    /// No `Sec-WebSocket-Key`.
-    MissingKey,
-    /// The key is not 16 bytes in base64, or there are several.
-    BadKey,
-    /// `Sec-WebSocket-Protocol` is not a list of tokens, or names one twice.
-    BadProtocol,
-    /// `Sec-WebSocket-Extensions` is not a list of extensions.
-    BadExtensions,
-    /// The request has a body, whose bytes would be read as frames.
-    HasBody,
-}
-
-impl UpgradeError {
-    /// One of each, for tests and for registering metrics.
-    pub const EVERY: &[Self] = &[
-        Self::NotGet,
-        Self::OldHttp,
-        Self::NoUpgrade,
-        Self::NoConnectionUpgrade,
-        Self::BadVersion,
-        Self::MissingKey,
-        Self::BadKey,
-        Self::BadProtocol,
-        Self::BadExtensions,
-        Self::HasBody,
-    ];
-
-    /// The status to answer with.
-    pub const fn status(self) -> u16 {
-        match self {
-            Self::NotGet => 405,
-            Self::NoUpgrade | Self::BadVersion => 426,
-            _ => 400,
-        }
-    }
-
-    /// A short fixed name, for metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NotGet => "not_get",
-            Self::OldHttp => "old_http",
-            Self::NoUpgrade => "no_upgrade",
-            Self::NoConnectionUpgrade => "no_connection_upgrade",
-            Self::BadVersion => "bad_version",
-            Self::MissingKey => "missing_key",
-            Self::BadKey => "bad_key",
-            Self::BadProtocol => "bad_protocol",
-            Self::BadExtensions => "bad_extensions",
-            Self::HasBody => "has_body",
-        }
-    }
-
-    /// Headers the answer must have besides those of every error: what the client should have asked for.
-    /// `Upgrade` holds for this hop only, so whoever sends it also names it in `Connection`.
-    pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::NotGet => &[("Allow", "GET")],
-            Self::NoUpgrade => &[("Upgrade", "websocket")],
-            Self::BadVersion => &[("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)],
-            _ => &[],
-        }
-    }
-}
-
-impl fmt::Display for UpgradeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotGet => "a websocket is opened with get",
-            Self::OldHttp => "a websocket is opened with HTTP/1.1",
-            Self::NoUpgrade => "this path speaks websocket: send upgrade: websocket",
-            Self::NoConnectionUpgrade => "connection does not name upgrade",
-            Self::BadVersion => "the only sec-websocket-version served is 13",
-            Self::MissingKey => "no sec-websocket-key",
-            Self::BadKey => "sec-websocket-key is not one base64 value of 16 bytes",
-            Self::BadProtocol => "sec-websocket-protocol is not a list of different tokens",
-            Self::BadExtensions => "sec-websocket-extensions is not a list of extensions",
-            Self::HasBody => "a websocket is opened without a body",
-        })
-    }
-}
-
-impl std::error::Error for UpgradeError {}
 
 /// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub fn accept_key(key: &str) -> String {
@@ -158,7 +58,7 @@ pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
     if keys.next().is_some() || !KEY_BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
         return Err(UpgradeError::BadKey);
     }
-    if request.body != Body::None {
+    if request.body != BodyFraming::None {
         return Err(UpgradeError::HasBody);
     }
     let deflate = PerMessageDeflate::negotiate(request)?;

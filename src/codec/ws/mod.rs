@@ -10,13 +10,15 @@ mod error;
 mod extension;
 mod frame;
 mod handshake;
+mod limits;
 #[cfg(test)]
 mod tests;
 mod utf8;
 
 pub use close::{CloseFrame, close_frame, is_valid_close_code};
-pub use decoder::{Decoder, Message, Role, WsLimits};
-pub use error::ProtocolError;
+pub use decoder::{Decoder, WsMessage};
+pub use error::{ProtocolError, UpgradeError};
 pub use extension::PerMessageDeflate;
 pub use frame::{FrameHeader, OpCode, encode, encode_deflated, frame, header, payload_of, unmask};
-pub use handshake::{Upgrade, UpgradeError, accept_key, check_upgrade, write_upgrade};
+pub use handshake::{Upgrade, accept_key, check_upgrade, write_upgrade};
+pub use limits::{Role, WsLimits};

@@ -18,14 +18,14 @@ enum Said {
     Close(Option<(u16, String)>),
 }
 
-impl From<Message<'_>> for Said {
-    fn from(message: Message<'_>) -> Self {
+impl From<WsMessage<'_>> for Said {
+    fn from(message: WsMessage<'_>) -> Self {
         match message {
-            Message::Text(text) => Self::Text(text.to_owned()),
-            Message::Binary(bytes) => Self::Binary(bytes.to_vec()),
-            Message::Ping(bytes) => Self::Ping(bytes.to_vec()),
-            Message::Pong(bytes) => Self::Pong(bytes.to_vec()),
-            Message::Close(frame) => Self::Close(frame.map(|f| (f.code, f.reason.to_owned()))),
+            WsMessage::Text(text) => Self::Text(text.to_owned()),
+            WsMessage::Binary(bytes) => Self::Binary(bytes.to_vec()),
+            WsMessage::Ping(bytes) => Self::Ping(bytes.to_vec()),
+            WsMessage::Pong(bytes) => Self::Pong(bytes.to_vec()),
+            WsMessage::Close(frame) => Self::Close(frame.map(|f| (f.code, f.reason.to_owned()))),
         }
     }
 }
@@ -455,7 +455,7 @@ proptest! {
 
     #[test]
     fn text_in_pieces_is_text_when_the_whole_is(bytes in proptest::collection::vec(prop_oneof![Just(0xC3), Just(0xA4), Just(0xE2), Just(0x82), Just(0xAC), Just(0xF0), Just(b'a'), any::<u8>()], 0..24), cut in 1_usize..6) {
-        let mut text = utf8::Text::default();
+        let mut text = utf8::TextBuffer::default();
         let pushed = bytes.chunks(cut).try_for_each(|piece| text.push(piece));
         let is_text = std::str::from_utf8(&bytes).is_ok();
         prop_assert_eq!(pushed.is_ok() && text.is_whole(), is_text);

@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 use simdutf8::basic::from_utf8;
 
-/// Text so far, and the first bytes of a character whose rest has not come.
+/// TextBuffer so far, and the first bytes of a character whose rest has not come.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Text {
+pub(super) struct TextBuffer {
     pub(super) valid: String,
     cut: [u8; 4],
     cut_len: u8,
@@ -18,7 +18,7 @@ pub(super) struct Text {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotUtf8;
 
-impl Text {
+impl TextBuffer {
     /// All of a text at once.
     pub(super) fn whole(bytes: Vec<u8>) -> Result<Self, NotUtf8> {
         let valid = String::from_utf8(bytes).map_err(|_| NotUtf8)?;

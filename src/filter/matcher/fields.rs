@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - A payload is walked once for an event, however many conditions there are; nothing is kept of it for the next.
-//! - What is found is what [`ComparisonRef::found`](crate::filter::payload::ComparisonRef::found) finds: where an object says
+//! - What is found is what [`ComparisonRef::found`](crate::filter::comparison::ComparisonRef::found) finds: where an object says
 //!   a key twice, the last counts, and what is below an earlier one is not found.
 //! - A walk ends at the text's end, also in text that is no JSON: no recursion, no index beyond the bytes.
 //! - A node has a condition or a child.
@@ -15,7 +15,8 @@ use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::filter::payload::{Scalar, container_end, place_of, string_span, unescape, value_end};
+use crate::filter::comparison::Scalar;
+use crate::filter::json_path::{container_end, place_of, string_span, unescape, value_end};
 
 /// The whole payload.
 const ROOT: u32 = 0;
@@ -402,7 +403,7 @@ fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::payload::find;
+    use crate::filter::json_path::find;
 
     const PATHS: [&str; 14] =
         ["", "a", "a.b", "a.b.c", "a.0", "a.0.b", "a.10", "b", "b.a", "a\"", "\u{e9}", "0", "a.a.a.a", "c"];

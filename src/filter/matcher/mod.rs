@@ -27,7 +27,8 @@ use std::hash::BuildHasher;
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
-use super::{Filter, FilterLimits};
+use super::definition::Filter;
+use super::limits::FilterLimits;
 use crate::event::{Attribute, Event};
 use automaton::Automaton;
 use index::{Index, MARKED};

@@ -20,8 +20,10 @@ use smallvec::SmallVec;
 
 use super::ClassId;
 use super::fields::Fields;
-use crate::filter::payload::{ComparisonRef, LiteralRef, Operator, Scalar, holds};
-use crate::filter::{Clause, Filter};
+use crate::filter::comparison::{ComparisonRef, LiteralRef, Scalar, holds};
+use crate::filter::definition::Filter;
+use crate::filter::encoding::Clause;
+use crate::filter::literal::Operator;
 
 /// A condition, whichever filters have it.
 #[derive(Debug, Default)]
@@ -142,7 +144,7 @@ pub(super) fn base_of(filter: &Filter) -> Option<Filter> {
             // Comparisons stand behind all sets.
             Clause::Comparison(_) => {
                 let bytes = &filter.bytes()[..filter.bytes().len() - before];
-                return Some(Filter((!bytes.is_empty()).then(|| bytes.into())));
+                return Some(Filter::from_canonical(bytes));
             }
         }
     }

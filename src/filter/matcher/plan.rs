@@ -7,9 +7,10 @@ use smallvec::SmallVec;
 use super::automaton::Automaton;
 use super::index::{Path, Symbols8};
 use super::symbols::{NONE, Symbols};
-use crate::event::Attribute;
-use crate::filter::Filter;
+use crate::event::{Attribute, Event};
+use crate::filter::definition::Filter;
 use crate::filter::encoding::{Clause, ENTITY, SetRef};
+use crate::filter::evaluate;
 use crate::filter::pattern::{PatternKind, PatternRef};
 
 /// Selective attributes first; a filter's first wide set is expanded in this order.
@@ -96,12 +97,12 @@ fn bit(nth: usize) -> u32 {
 }
 
 /// Whether the conditions left by a plan hold.
-pub(super) fn holds(filter: &Filter, left: u32, event: &crate::Event) -> bool {
+pub(super) fn holds(filter: &Filter, left: u32, event: &Event) -> bool {
     left == 0
         || filter
             .clauses()
             .enumerate()
-            .all(|(nth, clause)| left & bit(nth) == 0 || crate::filter::holds(clause, event))
+            .all(|(nth, clause)| left & bit(nth) == 0 || evaluate::holds(clause, event))
 }
 
 /// One value or pattern of a path, by its number.

@@ -5,7 +5,7 @@
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Message as Theirs};
 
-use crate::codec::ws::{Decoder, Message, ProtocolError, Role, WsLimits};
+use crate::codec::ws::{Decoder, ProtocolError, Role, WsLimits, WsMessage};
 
 const LIMITS: WsLimits = WsLimits { max_message_bytes: 600, max_frame_bytes: 400 };
 
@@ -21,14 +21,14 @@ fn decode(bytes: &[u8], pieces: usize, role: Role) -> (Vec<(u8, Vec<u8>)>, Optio
                 Err(error) => return (said, Some(error)),
             };
             match message {
-                Some(Message::Text(text)) => said.push((1, text.as_bytes().to_vec())),
-                Some(Message::Binary(bytes)) => said.push((2, bytes.to_vec())),
-                Some(Message::Close(frame)) => {
+                Some(WsMessage::Text(text)) => said.push((1, text.as_bytes().to_vec())),
+                Some(WsMessage::Binary(bytes)) => said.push((2, bytes.to_vec())),
+                Some(WsMessage::Close(frame)) => {
                     said.push((8, frame.map_or(Vec::new(), |f| reason(f.code, f.reason.as_bytes()))));
                     return (said, None);
                 }
-                Some(Message::Ping(bytes)) => said.push((9, bytes.to_vec())),
-                Some(Message::Pong(bytes)) => said.push((10, bytes.to_vec())),
+                Some(WsMessage::Ping(bytes)) => said.push((9, bytes.to_vec())),
+                Some(WsMessage::Pong(bytes)) => said.push((10, bytes.to_vec())),
                 None => assert_eq!(used, input.len(), "bytes left without a message"),
             }
             input = &mut input[used..];

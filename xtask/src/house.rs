@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::{self, Visit};
 
-use crate::circles;
+use crate::imports::Graph;
 use crate::prose;
 use crate::run::Outcome;
 use crate::source::{self, Tree};
 
 /// Fields beyond which a struct holds more than one thing.
-pub(crate) const FIELDS_MAX: usize = 15;
+const FIELDS_MAX: usize = 15;
 
 /// Lines beyond which a function does more than one thing.
 const FUNCTION_LINES_MAX: usize = 80;
 
 /// Structs that are one flat list by nature: a counter or a setting each field.
-pub(crate) const FLAT_STRUCTS: &[&str] = &["Metrics", "ServerConfig", "Config"];
+const FLAT_STRUCTS: &[&str] = &["Metrics", "ServerConfig", "Config"];
 
 /// Prose beside `src/`: folders and documents.
-const ELSEWHERE: &[&str] = &[
+pub(crate) const ELSEWHERE: &[&str] = &[
     "xtask",
     "tests",
     "benches",
@@ -93,14 +93,11 @@ fn counts() -> Result<Vec<Count>, String> {
         items.read(tree);
     }
     duplicates(&mut counts, &items);
-    let found = circles::find(&trees);
-    counts.push(most("circles", "import circles between files in src/", found.len(), 0, {
-        found.iter().map(ToString::to_string).collect()
-    }));
-    let mut wide = items.structs;
-    wide.retain(|wide| wide.size > FIELDS_MAX && !FLAT_STRUCTS.contains(&wide.name.as_str()));
+    let circles: Vec<String> = Graph::of(&trees).circles().iter().map(ToString::to_string).collect();
+    counts.push(most("circles", "import circles between files in src/", circles.len(), 0, circles));
+    let wide = wide(&trees);
     let what = format!("structs of more than {FIELDS_MAX} fields");
-    counts.push(most("wide", &what, wide.len(), 0, sized(wide, "fields")));
+    counts.push(most("wide", &what, wide.len(), 0, wide));
     let mut long = items.functions;
     let mut others = Items::default();
     others.read(&xtask);
@@ -122,6 +119,16 @@ fn most(name: &'static str, what: &str, value: usize, aim: usize, places: Vec<St
 fn sized(mut found: Vec<Sized>, unit: &str) -> Vec<String> {
     found.sort_by_key(|found| std::cmp::Reverse(found.size));
     found.iter().map(|Sized { name, size, place, .. }| format!("{place}: {name}, {size} {unit}")).collect()
+}
+
+/// Lists the production structs with more fields than allowed.
+pub(crate) fn wide(trees: &[Tree]) -> Vec<String> {
+    let mut items = Items::default();
+    for tree in trees {
+        items.read(tree);
+    }
+    items.structs.retain(|item| item.size > FIELDS_MAX && !FLAT_STRUCTS.contains(&item.name.as_str()));
+    sized(items.structs, "fields")
 }
 
 /// Sentences without a subject and pronouns, for each 1,000 lines of prose.

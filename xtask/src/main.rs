@@ -5,10 +5,10 @@
 mod autobahn;
 #[path = "../../src/server/fuzzing/cases.rs"]
 mod cases;
-mod circles;
 mod engines;
 mod features;
 mod house;
+mod imports;
 mod instructions;
 mod mutants;
 mod prose;

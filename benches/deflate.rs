@@ -100,8 +100,8 @@ fn feeds(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(CLIENTS as u64));
     for (name, form) in [
         ("plain", Form::Plain),
-        ("per feed", Form::Messages),
-        ("by itself", Form::Alone),
+        ("per feed", Form::ContextTakeover),
+        ("by itself", Form::NoContextTakeover),
         ("gzip per feed", Form::Gzip),
     ] {
         let mut fan = Fan::compressed(CLIENTS as u32, form);

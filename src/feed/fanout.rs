@@ -5,7 +5,6 @@
 
 mod members;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,67 +12,35 @@ use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::press::Press;
-use super::thin::{KeyRule, Sampled, Thinning};
-use super::{Compression, Feed, FeedLimits, Held, count_frame};
-use crate::catalogue::autosdlc::event_type;
-use crate::dialect::{Dialect, Encoding, GapNotice};
+use super::compressor::CompressorPool;
+use super::conflate::{Conflation, KeyRule, Sampled};
+use super::keys::{ConnIndex, FeedKey};
+use super::{Compression, Feed, FeedLimits, FrameSource, count_frame};
+use crate::dialect::{Encoding, GapNotice};
 use crate::event::{ENCODINGS_MAX, Event, EventId, Position, Timestamp};
 use crate::filter::{ClassId, Filter, FilterLimits, Matcher};
 use crate::metrics::Metrics;
 
-pub(crate) use members::{Change, Revised};
-
-/// A feed's number within its loop.
-pub(crate) type FeedKey = u32;
-
-/// A connection's number within its loop.
-pub(crate) type Slot = u32;
-
-/// Where a connection stands in a feed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Membership {
-    /// One more than the feed's key, so that no membership takes no more than one.
-    feed: NonZeroU32,
-    /// The place among the feed's members.
-    pub(crate) place: u32,
-}
-
-impl Membership {
-    fn new(feed: FeedKey, place: u32) -> Self {
-        // A loop has not as many feeds.
-        Self { feed: NonZeroU32::MIN.saturating_add(feed), place }
-    }
-
-    pub(crate) fn feed(self) -> FeedKey {
-        self.feed.get() - 1
-    }
-}
-
-/// What one subscription wants: its filter, and what may be left out.
-#[derive(Clone, Debug)]
-pub(crate) struct Wish {
-    pub(crate) filter: Filter,
-    pub(crate) thinning: Thinning,
-}
-
-impl From<Filter> for Wish {
-    fn from(filter: Filter) -> Self {
-        Self { filter, thinning: Thinning::None }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct FeedOf {
+struct ClassRoute {
     feed: FeedKey,
-    thinning: Thinning,
+    conflation: Conflation,
 }
 
 /// What was owed to members, and what of it samples left out; each counted once for each member.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Books {
+pub(crate) struct FanoutTotals {
     pub(crate) matched: u64,
     pub(crate) sampled_out: u64,
+}
+
+/// One event that was appended to a feed of an observed encoding.
+#[derive(Debug)]
+pub(crate) struct FeedDelivery {
+    pub(crate) feed: FeedKey,
+    pub(crate) event: Event,
+    /// Members of the feed when the event was appended.
+    pub(crate) members: usize,
 }
 
 /// A feed as an operator sees it.
@@ -85,8 +52,8 @@ pub(crate) struct FeedView {
     pub(crate) is_compressed: bool,
     pub(crate) members: usize,
     /// What it keeps for members that are behind.
-    pub(crate) kept_events: u64,
-    pub(crate) kept_bytes: usize,
+    pub(crate) retained_events: u64,
+    pub(crate) retained_bytes: usize,
 }
 
 /// Filters of one interest that a view has at the most.
@@ -103,17 +70,17 @@ pub(crate) struct Fanout {
     /// Classes that no feed wants any more, and the matcher still has.
     unwanted: Vec<ClassId>,
     /// By class: the feeds whose interest has it.
-    feeds_of: Vec<SmallVec<[FeedOf; 1]>>,
+    routes: Vec<SmallVec<[ClassRoute; 1]>>,
     dirty: Vec<FeedKey>,
     /// Feeds that thin and want the event at hand.
     thinned: Vec<FeedKey>,
     /// Feeds with a sample that waits for its time.
     sampling: Vec<FeedKey>,
     key_rule: KeyRule,
-    pub(crate) books: Books,
+    pub(crate) totals: FanoutTotals,
     matched: Vec<ClassId>,
     limits: FeedLimits,
-    press: Press,
+    compressor: CompressorPool,
     metrics: Arc<Metrics>,
     /// How many feeds there are in each encoding.
     feeds_in: [u32; ENCODINGS_MAX],
@@ -121,8 +88,9 @@ pub(crate) struct Fanout {
     shares_frames: bool,
     /// Counts events, so that a feed knows whether it has this one.
     event_number: u64,
-    /// Which event went to which feed, where somebody logs AutoSDLC's messages.
-    noted: Option<Vec<(FeedKey, Event)>>,
+    /// Whether deliveries in an encoding are recorded.
+    is_observed: fn(Encoding) -> bool,
+    deliveries: Vec<FeedDelivery>,
 }
 
 impl Fanout {
@@ -133,20 +101,21 @@ impl Fanout {
             by_interest: HashMap::default(),
             hasher: foldhash::quality::RandomState::default(),
             unwanted: Vec::new(),
-            feeds_of: Vec::new(),
+            routes: Vec::new(),
             dirty: Vec::new(),
             thinned: Vec::new(),
             sampling: Vec::new(),
             key_rule,
-            books: Books::default(),
+            totals: FanoutTotals::default(),
             matched: Vec::new(),
-            press: Press::new(limits.press, Arc::clone(&metrics)),
+            compressor: CompressorPool::new(limits.compressor, Arc::clone(&metrics)),
             limits,
             metrics,
             feeds_in: [0; ENCODINGS_MAX],
             shares_frames: false,
             event_number: 0,
-            noted: None,
+            is_observed: |_| false,
+            deliveries: Vec::new(),
         }
     }
 
@@ -155,14 +124,14 @@ impl Fanout {
         self.shares_frames = shares;
     }
 
-    /// Whether to note what AutoSDLC's clients are to get.
-    pub(crate) fn note(&mut self, notes: bool) {
-        self.noted = notes.then(Vec::new);
+    /// Records deliveries in the encodings for which `is_observed` returns true. Default: none.
+    pub(crate) fn observe(&mut self, is_observed: fn(Encoding) -> bool) {
+        self.is_observed = is_observed;
     }
 
-    /// What was noted since.
-    pub(crate) fn take_noted(&mut self) -> Vec<(FeedKey, Event)> {
-        self.noted.take().unwrap_or_default()
+    /// Returns the deliveries that were recorded since the last call.
+    pub(crate) fn take_deliveries(&mut self) -> Vec<FeedDelivery> {
+        std::mem::take(&mut self.deliveries)
     }
 
     pub(crate) fn feed(&self, key: FeedKey) -> &Feed {
@@ -185,8 +154,8 @@ impl Fanout {
                 encoding: feed.encoding,
                 is_compressed: feed.compression != Compression::None,
                 members: feed.members.len(),
-                kept_events: feed.next - feed.base,
-                kept_bytes: feed.bytes,
+                retained_events: feed.next - feed.base,
+                retained_bytes: feed.bytes,
             }
         };
         feeds.into_iter().map(view).collect()
@@ -195,7 +164,7 @@ impl Fanout {
     /// What feeds may keep from now on.
     pub(crate) fn set_limits(&mut self, limits: FeedLimits) {
         self.limits = limits;
-        self.press.limits = limits.press;
+        self.compressor.limits = limits.compressor;
     }
 
     /// Returns whether a filter of some feed has a condition on the payload.
@@ -219,7 +188,7 @@ impl Fanout {
     }
 
     /// The filter of a feed that equals this one.
-    pub(crate) fn held(&self, filter: &Filter) -> Option<&Filter> {
+    pub(crate) fn interned(&self, filter: &Filter) -> Option<&Filter> {
         self.matcher.held(filter)
     }
 
@@ -230,16 +199,16 @@ impl Fanout {
         }
         let Some(id) = event.id() else { return };
         self.event_number += 1;
-        self.press.now = now;
+        self.compressor.now = now;
         self.matcher.matches(event, &mut self.matched);
         for class in &self.matched {
-            for &FeedOf { feed: key, thinning } in &self.feeds_of[class.index()] {
+            for &ClassRoute { feed: key, conflation } in &self.routes[class.index()] {
                 let feed = &mut self.feeds[key as usize];
-                if let Some(thin) = &mut feed.thin {
-                    if thin.event == self.event_number {
-                        thin.least = thin.least.min(thinning);
+                if let Some(conflate) = &mut feed.conflate {
+                    if conflate.event == self.event_number {
+                        conflate.least = conflate.least.min(conflation);
                     } else {
-                        (thin.event, thin.least) = (self.event_number, thinning);
+                        (conflate.event, conflate.least) = (self.event_number, conflation);
                         self.thinned.push(key);
                     }
                     continue;
@@ -249,15 +218,13 @@ impl Fanout {
                 }
                 feed.newest_event = self.event_number;
                 let is_shared = self.shares_frames || self.feeds_in[feed.encoding.slot()] > 1;
-                let frame = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics, is_shared);
+                let frame =
+                    frame_for(&mut self.feeds, key, event, &mut self.compressor, &self.metrics, is_shared);
                 let feed = &mut self.feeds[key as usize];
-                self.books.matched += feed.members.len() as u64;
-                if feed.encoding.dialect() == Dialect::Autosdlc {
-                    let kind = event_type(event.event_type()).map_or("other", |known| known.name);
-                    self.metrics.websocket.sent(kind, event.payload().len(), feed.members.len());
-                    if let Some(noted) = &mut self.noted {
-                        noted.push((key, event.clone()));
-                    }
+                self.totals.matched += feed.members.len() as u64;
+                if feed.is_observed {
+                    let members = feed.members.len();
+                    self.deliveries.push(FeedDelivery { feed: key, event: event.clone(), members });
                 }
                 if feed.append(frame, id, 0) {
                     self.dirty.push(key);
@@ -272,17 +239,18 @@ impl Fanout {
 
     fn append_thinned(&mut self, event: &Event, id: EventId, now: Timestamp) {
         for key in self.thinned.drain(..) {
-            let (frame, ready) = frame_for(&mut self.feeds, key, event, &mut self.press, &self.metrics, true);
+            let (frame, ready) =
+                frame_for(&mut self.feeds, key, event, &mut self.compressor, &self.metrics, true);
             let feed = &mut self.feeds[key as usize];
             let frame = (frame.into_bytes(feed.encoding), ready);
             let members = feed.members.len() as u64;
-            let Some(thin) = &mut feed.thin else { continue };
+            let Some(conflate) = &mut feed.conflate else { continue };
             self.metrics.events_matched.inc();
-            self.books.matched += members;
-            let (frame, id, event_key) = match thin.least {
-                Thinning::None => (frame, id, 0),
-                Thinning::Conflate => (frame, id, self.key_rule.key(event)),
-                Thinning::Sample(interval) => match thin.samplers.take(interval, now, frame, id) {
+            self.totals.matched += members;
+            let (frame, id, event_key) = match conflate.least {
+                Conflation::None => (frame, id, 0),
+                Conflation::Conflate => (frame, id, self.key_rule.key(event)),
+                Conflation::Sample(interval) => match conflate.samplers.take(interval, now, frame, id) {
                     Sampled::Now(frame, id) => (frame, id, 0),
                     Sampled::Waits => {
                         if !self.sampling.contains(&key) {
@@ -291,16 +259,16 @@ impl Fanout {
                         continue;
                     }
                     Sampled::Instead => {
-                        self.books.sampled_out += members;
+                        self.totals.sampled_out += members;
                         continue;
                     }
                 },
             };
             // What waits is older, and would come behind it: so it goes early.
-            let older = thin.samplers.release_shard(id.shard, now);
+            let older = conflate.samplers.release_shard(id.shard, now);
             let was_clean = feed.append_samples(older);
             let (frame, ready) = frame;
-            if feed.append((Held::Own(frame), ready), id, event_key) || was_clean {
+            if feed.append((FrameSource::Owned(frame), ready), id, event_key) || was_clean {
                 self.dirty.push(key);
             }
         }
@@ -308,25 +276,25 @@ impl Fanout {
 
     /// Appends the samples whose time has come.
     pub(crate) fn release_samples(&mut self, now: Timestamp) {
-        self.press.now = now;
+        self.compressor.now = now;
         let Self { sampling, feeds, dirty, .. } = self;
         sampling.retain(|&key| {
             let feed = &mut feeds[key as usize];
-            let Some(thin) = &mut feed.thin else { return false };
-            let released = thin.samplers.release(now);
-            let waits = thin.samplers.waiting() > 0;
+            let Some(conflate) = &mut feed.conflate else { return false };
+            let released = conflate.samplers.release(now);
+            let replaying = conflate.samplers.waiting() > 0;
             if feed.append_samples(released) {
                 dirty.push(key);
             }
-            waits
+            replaying
         });
     }
 
     /// Appends the samples of one feed, though their time has not come.
     pub(crate) fn release_samples_of(&mut self, key: FeedKey) {
         let feed = &mut self.feeds[key as usize];
-        let Some(thin) = &mut feed.thin else { return };
-        let released = thin.samplers.release_all(self.press.now);
+        let Some(conflate) = &mut feed.conflate else { return };
+        let released = conflate.samplers.release_all(self.compressor.now);
         if feed.append_samples(released) {
             self.dirty.push(key);
         }
@@ -334,7 +302,7 @@ impl Fanout {
 
     /// The event's frame in this encoding, for one connection: it looks back at nothing.
     pub(crate) fn frame(&mut self, event: &Event, encoding: Encoding, compression: Compression) -> Bytes {
-        alone(event, encoding, compression, &mut self.press, &self.metrics)
+        alone(event, encoding, compression, &mut self.compressor, &self.metrics)
     }
 
     /// The same for one connection that stands elsewhere behind the event than who gets it live.
@@ -346,7 +314,7 @@ impl Fanout {
         compression: Compression,
     ) -> Bytes {
         self.metrics.encodings.inc();
-        self.press.alone(compression, &encoding.encode(event, Some(position)))
+        self.compressor.alone(compression, &encoding.encode(event, Some(position)))
     }
 
     /// Whether samples wait for their time.
@@ -356,7 +324,7 @@ impl Fanout {
 
     /// Samples that wait in a feed: each member is owed them.
     fn waiting_in(&self, feed: FeedKey) -> u64 {
-        self.feeds[feed as usize].thin.as_ref().map_or(0, |thin| thin.samplers.waiting() as u64)
+        self.feeds[feed as usize].conflate.as_ref().map_or(0, |conflate| conflate.samplers.waiting() as u64)
     }
 
     /// Samples that wait, once for each member.
@@ -367,21 +335,21 @@ impl Fanout {
 
     /// Bytes that feeds keep for members that are slow, and that their compressors take.
     pub(crate) fn bytes(&self) -> usize {
-        self.kept_bytes() + self.press.bytes()
+        self.retained_bytes() + self.compressor.bytes()
     }
 
     /// Bytes that the tables of filters, feeds and members take. Walks them.
     pub(crate) fn table_bytes(&self) -> usize {
         let feed = |feed: &Feed| {
-            let classes = feed.classes.len() * 2 * size_of::<(ClassId, Thinning)>();
-            feed.members.capacity() * size_of::<Slot>() + classes + feed.table_bytes()
+            let classes = feed.classes.len() * 2 * size_of::<(ClassId, Conflation)>();
+            feed.members.capacity() * size_of::<ConnIndex>() + classes + feed.table_bytes()
         };
         self.matcher.memory_bytes()
             + self.matcher.filter_bytes()
             + self.feeds.capacity() * size_of::<Feed>()
             + self.feeds.iter().map(|(_, one)| feed(one)).sum::<usize>()
             + self.by_interest.allocation_size()
-            + self.feeds_of.capacity() * size_of::<SmallVec<[FeedOf; 1]>>()
+            + self.routes.capacity() * size_of::<SmallVec<[ClassRoute; 1]>>()
     }
 
     /// Of [`Self::table_bytes`], what the next filters take before more is allocated.
@@ -389,7 +357,7 @@ impl Fanout {
         self.matcher.spare_bytes()
     }
 
-    pub(super) fn kept_bytes(&self) -> usize {
+    pub(super) fn retained_bytes(&self) -> usize {
         self.feeds.iter().map(|(_, feed)| feed.bytes).sum()
     }
 
@@ -407,11 +375,12 @@ impl Fanout {
             let own = feed.newest_appended().unwrap_or(EventId::before(id.epoch, id.shard, 0));
             let id = if hides && !wants_all { own } else { id };
             // Events that a feed leaves out are not missing.
-            let missed = if feed.thin.is_some() { gap.missed.as_bound() } else { gap.missed };
+            let missed = if feed.conflate.is_some() { gap.missed.as_bound() } else { gap.missed };
             let frame = feed.encoding.gap(&GapNotice { missed, ..gap.clone() });
             // It has a place in the feed, so it has one in the books.
-            self.books.matched += feed.members.len() as u64;
-            let before = feed.thin.as_mut().map(|thin| thin.samplers.release_all(self.press.now));
+            self.totals.matched += feed.members.len() as u64;
+            let before =
+                feed.conflate.as_mut().map(|conflate| conflate.samplers.release_all(self.compressor.now));
             let was_clean = feed.append_samples(before.unwrap_or_default());
             if feed.append_gap(feed.compression.own(frame), id, missed) || was_clean {
                 self.dirty.push(key as FeedKey);
@@ -421,13 +390,13 @@ impl Fanout {
 
     /// Lets go of the feeds' windows, and of the oldest frames of all, until they hold about so many bytes together.
     pub(crate) fn shed(&mut self, bytes: usize) {
-        for key in self.press.holders().to_vec() {
-            close_window(&mut self.feeds, key, &mut self.press);
+        for key in self.compressor.holders().to_vec() {
+            close_window(&mut self.feeds, key, &mut self.compressor);
         }
-        self.press.pause();
-        let held = self.kept_bytes().max(1);
+        self.compressor.pause();
+        let interned = self.retained_bytes().max(1);
         for (_, feed) in &mut self.feeds {
-            let share = (feed.bytes as u128 * bytes as u128 / held as u128) as usize;
+            let share = (feed.bytes as u128 * bytes as u128 / interned as u128) as usize;
             feed.trim(&FeedLimits { max_bytes: share, ..self.limits });
         }
     }
@@ -439,13 +408,13 @@ impl Fanout {
 
     /// Makes what was appended to a feed readable by its members.
     pub(crate) fn seal(&mut self, feed: FeedKey) {
-        self.feeds[feed as usize].seal(&self.limits, &mut self.press);
+        self.feeds[feed as usize].seal(&self.limits, &mut self.compressor);
     }
 
     /// Moves the feeds that have something new to `out`, sealed.
     pub(crate) fn take_dirty(&mut self, out: &mut Vec<FeedKey>) {
         for &feed in &self.dirty {
-            self.feeds[feed as usize].seal(&self.limits, &mut self.press);
+            self.feeds[feed as usize].seal(&self.limits, &mut self.compressor);
         }
         out.append(&mut self.dirty);
     }
@@ -466,14 +435,14 @@ fn alone(
     event: &Event,
     encoding: Encoding,
     compression: Compression,
-    press: &mut Press,
+    compressor: &mut CompressorPool,
     metrics: &Metrics,
 ) -> Bytes {
     let plain = frame_of(event, encoding, metrics);
     if compression.is_kept() {
-        event.deflated(encoding.slot(), || press.alone(compression, plain)).clone()
+        event.deflated(encoding.slot(), || compressor.alone(compression, plain)).clone()
     } else {
-        press.alone(compression, plain)
+        compressor.alone(compression, plain)
     }
 }
 
@@ -482,42 +451,42 @@ fn frame_for(
     feeds: &mut Slab<Feed>,
     key: FeedKey,
     event: &Event,
-    press: &mut Press,
+    compressor: &mut CompressorPool,
     metrics: &Metrics,
     is_shared: bool,
-) -> (Held, bool) {
+) -> (FrameSource, bool) {
     let feed = &feeds[key as usize];
     let (encoding, compression) = (feed.encoding, feed.compression);
     let is_plain = compression == Compression::None;
     if is_plain && !is_shared {
-        return (Held::Unmade(event.clone()), true);
+        return (FrameSource::Deferred(event.clone()), true);
     }
-    if is_plain || (compression.looks_back() && open_window(feeds, key, press)) {
+    if is_plain || (compression.looks_back() && open_window(feeds, key, compressor)) {
         frame_of(event, encoding, metrics);
-        return (Held::With(event.clone()), is_plain);
+        return (FrameSource::Shared(event.clone()), is_plain);
     }
-    (Held::Own(alone(event, encoding, compression, press, metrics)), true)
+    (FrameSource::Owned(alone(event, encoding, compression, compressor, metrics)), true)
 }
 
 /// Whether the feed has a window, perhaps from now on.
-fn open_window(feeds: &mut Slab<Feed>, key: FeedKey, press: &mut Press) -> bool {
+fn open_window(feeds: &mut Slab<Feed>, key: FeedKey, compressor: &mut CompressorPool) -> bool {
     let has_window = |feed: &Feed| feed.shared.as_ref().is_some_and(|shared| shared.has_window());
     if has_window(&feeds[key as usize]) {
         return true;
     }
     let used = |key: FeedKey| feeds.get(key as usize)?.shared.as_ref()?.used();
-    if let Some(idle) = press.idle(used) {
-        close_window(feeds, idle, press);
+    if let Some(idle) = compressor.idle(used) {
+        close_window(feeds, idle, compressor);
     }
     let feed = &mut feeds[key as usize];
     let compression = feed.compression;
-    feed.shared.as_mut().is_some_and(|shared| press.open(key, compression, shared))
+    feed.shared.as_mut().is_some_and(|shared| compressor.open(key, compression, shared))
 }
 
-fn close_window(feeds: &mut Slab<Feed>, key: FeedKey, press: &mut Press) {
+fn close_window(feeds: &mut Slab<Feed>, key: FeedKey, compressor: &mut CompressorPool) {
     let Some(feed) = feeds.get_mut(key as usize) else { return };
     if let Some(shared) = &mut feed.shared {
         shared.close();
     }
-    press.closed(key, feed.compression);
+    compressor.closed(key, feed.compression);
 }

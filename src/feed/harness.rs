@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Compression, Cursor, Fanout, FeedLimits, Flushed, KeyRule, PressLimits, Ring, Sink, Tally};
+use super::{
+    Compression, CompressorLimits, Fanout, FeedLimits, Flushed, KeyRule, Outbox, OutboxContext, ResumeLookup,
+    Sink, Tally,
+};
 use crate::dialect::Encoding;
 use crate::event::{Event, EventId, Since, Timestamp};
 use crate::filter::Filter;
@@ -33,8 +36,8 @@ impl Write for Nowhere {
 
 impl Sink for Nowhere {}
 
-impl Ring for Nowhere {
-    fn resume_behind(&self, id: EventId) -> Option<Since> {
+impl ResumeLookup for Nowhere {
+    fn resume_after(&self, id: EventId) -> Option<Since> {
         Some(Since::Event(id))
     }
 
@@ -49,9 +52,9 @@ pub enum Form {
     /// Not at all.
     Plain,
     /// WebSocket messages with what went before as their context.
-    Messages,
+    ContextTakeover,
     /// WebSocket messages, each by itself.
-    Alone,
+    NoContextTakeover,
     /// An event stream.
     Gzip,
 }
@@ -65,7 +68,7 @@ pub fn native_frame(event: &Event) -> Bytes {
 #[derive(Debug)]
 pub struct Fan {
     fanout: Fanout,
-    cursors: Vec<Cursor>,
+    outboxes: Vec<Outbox>,
     tally: Tally,
     sequence: u64,
     metrics: Arc<Metrics>,
@@ -74,7 +77,7 @@ pub struct Fan {
 impl Fan {
     /// `members` WebSocket clients; the n-th wants the types `kind{n % interests}.*`.
     pub fn new(members: u32, interests: u32) -> Self {
-        let filter = |slot| Filter::new().types([format!("kind{}.*", slot % interests)]);
+        let filter = |conn| Filter::new().types([format!("kind{}.*", conn % interests)]);
         Self::with(members, Encoding::NativeWs, Compression::None, filter)
     }
 
@@ -82,8 +85,8 @@ impl Fan {
     pub fn compressed(members: u32, form: Form) -> Self {
         let (encoding, compression) = match form {
             Form::Plain => (Encoding::NativeWs, Compression::None),
-            Form::Messages => (Encoding::NativeWs, Compression::Messages { bits: 15 }),
-            Form::Alone => (Encoding::NativeWs, Compression::Alone { bits: 15 }),
+            Form::ContextTakeover => (Encoding::NativeWs, Compression::ContextTakeover { bits: 15 }),
+            Form::NoContextTakeover => (Encoding::NativeWs, Compression::NoContextTakeover { bits: 15 }),
             Form::Gzip => (Encoding::NativeSse, Compression::Gzip),
         };
         Self::with(members, encoding, compression, |_| Filter::new())
@@ -100,18 +103,18 @@ impl Fan {
             max_events: 1000,
             max_bytes: 1 << 20,
             max_keys: 1000,
-            press: PressLimits::default(),
+            compressor: CompressorLimits::default(),
         };
         let mut fanout = Fanout::new(limits, KeyRule::default(), Arc::clone(&metrics));
-        let cursors = (0..members)
-            .map(|slot| {
-                let mut cursor = Cursor::default();
-                cursor.set_compression(compression);
-                cursor.join(&mut fanout, encoding, &[filter(slot).into()], slot);
-                cursor
+        let outboxes = (0..members)
+            .map(|conn| {
+                let mut outbox = Outbox::default();
+                outbox.set_compression(compression);
+                outbox.join(&mut fanout, encoding, &[filter(conn).into()], conn);
+                outbox
             })
             .collect();
-        Self { fanout, cursors, tally: Tally::default(), sequence: 0, metrics }
+        Self { fanout, outboxes, tally: Tally::default(), sequence: 0, metrics }
     }
 
     /// Publishes events and writes them to whoever wants them; answers how many deliveries that were.
@@ -127,13 +130,12 @@ impl Fan {
         let before = self.tally.events;
         for feed in dirty {
             for place in 0..self.fanout.feed(feed).members.len() {
-                let slot = self.fanout.feed(feed).members[place] as usize;
-                let flushed = self.cursors[slot].flush(
+                let conn = self.fanout.feed(feed).members[place] as usize;
+                let flushed = self.outboxes[conn].flush(
                     &self.fanout,
                     &mut Nowhere,
                     usize::MAX,
-                    &mut self.tally,
-                    &Nowhere,
+                    &mut OutboxContext::new(&mut self.tally, &Nowhere),
                 );
                 debug_assert!(matches!(flushed, Flushed::Done));
             }

@@ -1,19 +1,21 @@
 //! The one idea: connections that want the same in the same encoding share one run of encoded frames, and a
-//! connection is a cursor into it.
+//! connection is a outbox into it.
 //!
 //! Imports `event`, `codec`, `filter`, `dialect`, `metrics`; knows no socket and no clock. Always:
 //! - a frame is encoded once and shared; what is copied is copied once for the feed, never for a member;
 //! - a feed keeps a bounded tail of its frames, whatever its members do; a member that falls off it is told
 //!   how many events it missed, where it missed them;
-//! - frames have indices that only grow; `base..next` are kept, and a cursor at `next` has everything.
+//! - frames have indices that only grow; `base..next` are kept, and a outbox at `next` has everything.
 
-mod cursor;
+mod compressor;
+mod conflate;
 mod fanout;
 pub(crate) mod harness;
-mod press;
+mod interest;
+mod keys;
+mod outbox;
 mod run;
 mod snapshot;
-mod thin;
 
 use std::collections::VecDeque;
 
@@ -23,16 +25,18 @@ use crate::dialect::{Encoding, Missed};
 use crate::event::{Event, EventId};
 use crate::filter::ClassId;
 use crate::metrics::Metrics;
-use press::{Press, Shape, Shared, Step};
+use compressor::{CompressorPool, FeedCompressor, FrameForms, WindowUse};
+use conflate::{LatestByKey, Released, Samplers};
 use run::Run;
-use thin::{Latest, Released, Samplers};
 
-pub(crate) use cursor::saved::{Interest, SavedCursor};
-pub(crate) use cursor::{Cursor, Flushed, Lag, REPLY_COST, Ring, Sink, Tail, Tally};
-pub(crate) use fanout::{Change, Fanout, FeedKey, FeedView, Slot, Wish};
-pub(crate) use press::{Compression, PressLimits};
+pub(crate) use compressor::{Compression, CompressorLimits};
+pub(crate) use conflate::{Conflation, KeyRule, LagPolicy};
+pub(crate) use fanout::{Fanout, FeedDelivery, FeedView};
+pub(crate) use interest::{Change, FeedInterest, Selection};
+pub(crate) use keys::{ConnIndex, FeedKey, MovedMember};
+pub(crate) use outbox::saved::SavedOutbox;
+pub(crate) use outbox::{Flushed, Lag, Outbox, OutboxContext, REPLY_COST, ResumeLookup, Sink, Tail, Tally};
 pub(crate) use snapshot::Snapshot;
-pub(crate) use thin::{Cut, KeyRule, Thinning};
 
 /// How much of its past a feed keeps for members that are slow.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +46,7 @@ pub(crate) struct FeedLimits {
     pub(crate) max_bytes: usize,
     /// Keys of which a feed keeps the latest frame, for members that conflate.
     pub(crate) max_keys: usize,
-    pub(crate) press: PressLimits,
+    pub(crate) compressor: CompressorLimits,
 }
 
 /// Frames up to this size are copied together where several wait; larger ones are cheaper as they are.
@@ -56,20 +60,20 @@ const RUN_BYTES_MAX: usize = 64 * 1024;
 
 /// Who keeps the bytes of a frame that is not sealed.
 #[derive(Debug)]
-enum Held {
-    Own(Bytes),
+enum FrameSource {
+    Owned(Bytes),
     /// Nobody yet: nobody else will want them, so they are made where they are to lie.
-    Unmade(Event),
+    Deferred(Event),
     /// The event has them: a count of it costs no memory, where the first of a [`Bytes`] does.
-    With(Event),
+    Shared(Event),
 }
 
-impl Held {
+impl FrameSource {
     /// The bytes, in their feed's encoding.
     fn bytes(&self, encoding: Encoding) -> &Bytes {
         match self {
-            Self::Own(bytes) => bytes,
-            Self::With(event) | Self::Unmade(event) => {
+            Self::Owned(bytes) => bytes,
+            Self::Shared(event) | Self::Deferred(event) => {
                 event.frame(encoding.slot(), |event| encoding.encode(event, event.position()))
             }
         }
@@ -77,16 +81,16 @@ impl Held {
 
     fn into_bytes(self, encoding: Encoding) -> Bytes {
         match self {
-            Self::Own(bytes) => bytes,
-            held => held.bytes(encoding).clone(),
+            Self::Owned(bytes) => bytes,
+            interned => interned.bytes(encoding).clone(),
         }
     }
 }
 
 /// A frame that was appended and is not sealed.
 #[derive(Debug)]
-struct Fresh {
-    frame: Held,
+struct UnsealedFrame {
+    frame: FrameSource,
     id: EventId,
     /// 0 where it is never left out.
     key: u64,
@@ -99,31 +103,33 @@ struct Fresh {
 pub(crate) struct Feed {
     pub(crate) encoding: Encoding,
     pub(crate) compression: Compression,
+    /// Whether deliveries are recorded.
+    is_observed: bool,
     /// Sorted, each once.
-    pub(crate) classes: Vec<(ClassId, Thinning)>,
+    pub(crate) classes: Vec<(ClassId, Conflation)>,
     /// What it is found by.
     sum: u64,
-    pub(crate) members: Vec<Slot>,
+    pub(crate) members: Vec<ConnIndex>,
     /// The fan-out's number of the newest event appended.
     pub(crate) newest_event: u64,
     runs: VecDeque<Run>,
-    /// Appended since the last seal; not yet visible to cursors.
-    fresh: Vec<Fresh>,
+    /// Appended since the last seal; not yet visible to outboxes.
+    fresh: Vec<UnsealedFrame>,
     /// Where frames look back at those before.
-    shared: Option<Box<Shared>>,
+    shared: Option<Box<FeedCompressor>>,
     /// Where some subscriptions do not want everything.
-    thin: Option<Box<Thin>>,
+    conflate: Option<Box<Conflator>>,
     /// Frames before `base` that are never left out.
-    whole_before_base: u64,
+    required_before_base: u64,
     base: u64,
     next: u64,
     bytes: usize,
     /// The newest event that was let go.
-    trimmed: Option<EventId>,
+    newest_trimmed: Option<EventId>,
     /// Which frames tell of a gap, and how many events each stands for: those that are kept, and the newest that was let go.
     gaps: VecDeque<(u64, Missed)>,
     /// Gaps among the frames that are not sealed.
-    fresh_gaps: VecDeque<Missed>,
+    unsealed_gaps: VecDeque<Missed>,
     /// The newest gap of which nothing is known any more.
     forgotten_gap: Option<u64>,
 }
@@ -131,14 +137,14 @@ pub(crate) struct Feed {
 /// In place of a key: the frame is no event, but tells that some are missing.
 pub(super) const GAP: u64 = 2;
 
-/// What thinning takes.
+/// What conflation takes.
 #[derive(Debug, Default)]
-struct Thin {
-    latest: Latest<(Bytes, EventId)>,
+struct Conflator {
+    latest: LatestByKey<(Bytes, EventId)>,
     samplers: Samplers,
-    /// The fan-out's number of an event, and the least thinning of those that match it.
+    /// The fan-out's number of an event, and the least conflation of those that match it.
     event: u64,
-    least: Thinning,
+    least: Conflation,
 }
 
 /// A frame was made.
@@ -148,15 +154,16 @@ fn count_frame(metrics: &Metrics, len: usize) {
 }
 
 /// Whether a frame of this key is never left out.
-fn is_whole(key: u64) -> bool {
+fn is_required(key: u64) -> bool {
     matches!(key, 0 | GAP)
 }
 
 impl Feed {
-    fn new(encoding: Encoding, compression: Compression, thin: bool) -> Self {
+    fn new(encoding: Encoding, compression: Compression, conflate: bool, is_observed: bool) -> Self {
         Self {
             encoding,
             compression,
+            is_observed,
             shared: compression.looks_back().then(Box::default),
             classes: Vec::new(),
             sum: 0,
@@ -164,59 +171,59 @@ impl Feed {
             newest_event: 0,
             runs: VecDeque::new(),
             fresh: Vec::new(),
-            thin: thin.then(Box::default),
-            whole_before_base: 0,
+            conflate: conflate.then(Box::default),
+            required_before_base: 0,
             base: 0,
             next: 0,
             bytes: 0,
-            trimmed: None,
+            newest_trimmed: None,
             gaps: VecDeque::new(),
-            fresh_gaps: VecDeque::new(),
+            unsealed_gaps: VecDeque::new(),
             forgotten_gap: None,
         }
     }
 
     /// Takes a frame; true where it is the first since the last seal.
-    fn append(&mut self, (frame, ready): (Held, bool), id: EventId, key: u64) -> bool {
-        self.fresh.push(Fresh { frame, id, key, ready });
+    fn append(&mut self, (frame, ready): (FrameSource, bool), id: EventId, key: u64) -> bool {
+        self.fresh.push(UnsealedFrame { frame, id, key, ready });
         self.fresh.len() == 1
     }
 
     /// Takes a frame that tells of so many missing events; true where it is the first since the last seal.
     fn append_gap(&mut self, frame: Bytes, id: EventId, missed: Missed) -> bool {
-        self.fresh_gaps.push_back(missed);
-        self.append((Held::Own(frame), true), id, GAP)
+        self.unsealed_gaps.push_back(missed);
+        self.append((FrameSource::Owned(frame), true), id, GAP)
     }
 
     /// Takes samples that waited; true where they are the first since the last seal.
     fn append_samples(&mut self, samples: Released) -> bool {
         let was_clean = self.fresh.is_empty();
         for ((frame, ready), id) in samples {
-            self.fresh.push(Fresh { frame: Held::Own(frame), id, key: 0, ready });
+            self.fresh.push(UnsealedFrame { frame: FrameSource::Owned(frame), id, key: 0, ready });
         }
         was_clean && !self.fresh.is_empty()
     }
 
-    fn seal(&mut self, limits: &FeedLimits, press: &mut Press) {
+    fn seal(&mut self, limits: &FeedLimits, compressor: &mut CompressorPool) {
         let fresh = std::mem::take(&mut self.fresh);
         let mut rest = fresh.as_slice();
         while !rest.is_empty() {
             let (run, taken) = if self.shared.is_some() {
-                self.press(rest, press)
+                self.compressor(rest, compressor)
             } else {
-                self.merge(rest, &press.metrics)
+                self.merge(rest, &compressor.metrics)
             };
             let (frames, behind) = rest.split_at(taken);
             let gaps = frames.iter().zip(self.next..).filter(|(fresh, _)| fresh.key == GAP);
-            let fresh_gaps = &mut self.fresh_gaps;
+            let unsealed_gaps = &mut self.unsealed_gaps;
             self.gaps
-                .extend(gaps.map(|(_, index)| (index, fresh_gaps.pop_front().unwrap_or(Missed::Unknown))));
-            if let Some(thin) = &mut self.thin {
-                for (Fresh { frame, id, key, .. }, index) in frames.iter().zip(self.next..) {
-                    if !is_whole(*key) {
+                .extend(gaps.map(|(_, index)| (index, unsealed_gaps.pop_front().unwrap_or(Missed::Unknown))));
+            if let Some(conflate) = &mut self.conflate {
+                for (UnsealedFrame { frame, id, key, .. }, index) in frames.iter().zip(self.next..) {
+                    if !is_required(*key) {
                         let frame = frame.bytes(self.encoding);
-                        let frame = run.shape(index).map_or(frame, |shape| shape.alone(self.compression));
-                        thin.latest.put(*key, index, (frame.clone(), *id), limits.max_keys);
+                        let frame = run.forms(index).map_or(frame, |forms| forms.alone(self.compression));
+                        conflate.latest.put(*key, index, (frame.clone(), *id), limits.max_keys);
                     }
                 }
             }
@@ -233,16 +240,16 @@ impl Feed {
 
     /// A run of the first of these frames, and how many it took. One frame is taken as it is; several small ones are put
     /// together, once for the feed.
-    fn merge(&self, rest: &[Fresh], metrics: &Metrics) -> (Run, usize) {
+    fn merge(&self, rest: &[UnsealedFrame], metrics: &Metrics) -> (Run, usize) {
         let small = if self.members.len() > 1 { MERGE_FRAME_BYTES_MAX } else { MERGE_LONE_FRAME_BYTES_MAX };
-        let is_small = |fresh: &Fresh| match &fresh.frame {
+        let is_small = |fresh: &UnsealedFrame| match &fresh.frame {
             // What stands around a payload is little.
-            Held::Unmade(event) => event.payload().len() < small,
+            FrameSource::Deferred(event) => event.payload().len() < small,
             made => made.bytes(self.encoding).len() <= small,
         };
         if rest.len() < 2 || !rest[..2].iter().all(is_small) {
             let bytes = match &rest[0].frame {
-                Held::Unmade(event) => {
+                FrameSource::Deferred(event) => {
                     let bytes = self.encoding.encode(event, event.position());
                     count_frame(metrics, bytes.len());
                     bytes
@@ -259,7 +266,7 @@ impl Feed {
                 break;
             }
             match &fresh.frame {
-                Held::Unmade(event) => {
+                FrameSource::Deferred(event) => {
                     self.encoding.put(event, event.position(), &mut together);
                     count_frame(metrics, together.len() - start);
                 }
@@ -280,34 +287,34 @@ impl Feed {
     }
 
     /// The same, compressed.
-    fn press(&mut self, rest: &[Fresh], press: &mut Press) -> (Run, usize) {
-        let (mut bytes, mut ends, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
-        let Some(shared) = &mut self.shared else { return self.merge(rest, &press.metrics) };
-        for Fresh { frame, ready, .. } in rest {
+    fn compressor(&mut self, rest: &[UnsealedFrame], compressor: &mut CompressorPool) -> (Run, usize) {
+        let (mut bytes, mut ends, mut forms) = (Vec::new(), Vec::new(), Vec::new());
+        let Some(shared) = &mut self.shared else { return self.merge(rest, &compressor.metrics) };
+        for UnsealedFrame { frame, ready, .. } in rest {
             let frame = frame.bytes(self.encoding);
             let start = bytes.len();
             let step = if *ready {
                 bytes.extend_from_slice(frame);
-                shared.start_over();
-                Step::Any
+                shared.force_restart();
+                WindowUse::None
             } else {
-                shared.press(self.compression, frame, press, &mut bytes)
+                shared.compressor(self.compression, frame, compressor, &mut bytes)
             };
             // Where anybody can read it, the form in the run is the one that looks back at nothing.
             let alone = match step {
-                Step::Any if !*ready && self.compression == Compression::Gzip => {
+                WindowUse::None if !*ready && self.compression == Compression::Gzip => {
                     Bytes::copy_from_slice(&bytes[start..])
                 }
                 _ => frame.clone(),
             };
-            shapes.push(Shape::new(step, alone));
+            forms.push(FrameForms::new(step, alone));
             ends.push(bytes.len() as u32);
             if bytes.len() > RUN_BYTES_MAX {
                 break;
             }
         }
         let taken = ends.len();
-        (Run::new(self.next, &rest[..taken], ends, bytes.into(), shapes.into()), taken)
+        (Run::new(self.next, &rest[..taken], ends, bytes.into(), forms.into()), taken)
     }
 
     fn trim(&mut self, limits: &FeedLimits) {
@@ -319,10 +326,10 @@ impl Feed {
             let Some(oldest) = self.runs.pop_front() else { break };
             self.bytes -= oldest.held_bytes();
             self.base = oldest.next();
-            if self.thin.is_some() {
-                self.whole_before_base += oldest.whole_before(oldest.next());
+            if self.conflate.is_some() {
+                self.required_before_base += oldest.required_before(oldest.next());
             }
-            self.trimmed = Some(oldest.id_of(oldest.next() - 1));
+            self.newest_trimmed = Some(oldest.id_of(oldest.next() - 1));
         }
         while self.gaps.get(1).is_some_and(|(second, _)| *second < self.base) {
             self.forgotten_gap = self.gaps.pop_front().map(|(index, _)| index);
@@ -350,13 +357,13 @@ impl Feed {
         if index >= self.base && index < self.next {
             return Some(self.run_of(index).id_of(index));
         }
-        self.thin.as_ref().and_then(|thin| thin.latest.get(index)).map(|(_, id)| *id)
+        self.conflate.as_ref().and_then(|conflate| conflate.latest.get(index)).map(|(_, id)| *id)
     }
 
     /// Whose frame stands before this place, as far as that is known.
     fn id_before(&self, index: u64) -> Option<EventId> {
         if index == self.base {
-            return self.trimmed;
+            return self.newest_trimmed;
         }
         index.checked_sub(1).and_then(|index| self.id_of(index))
     }
@@ -364,11 +371,12 @@ impl Feed {
     /// Lets go of what every member has, when the loop knows that all have everything.
     pub(crate) fn forget_written(&mut self) {
         if let Some(newest) = self.runs.back() {
-            self.trimmed = Some(newest.id_of(newest.next() - 1));
+            self.newest_trimmed = Some(newest.id_of(newest.next() - 1));
         }
-        if let Some(thin) = &mut self.thin {
-            thin.latest.clear();
-            self.whole_before_base += self.runs.iter().map(|run| run.whole_before(run.next())).sum::<u64>();
+        if let Some(conflate) = &mut self.conflate {
+            conflate.latest.clear();
+            self.required_before_base +=
+                self.runs.iter().map(|run| run.required_before(run.next())).sum::<u64>();
         }
         self.runs.clear();
         self.gaps.clear();
@@ -376,11 +384,14 @@ impl Feed {
         self.base = self.next;
     }
 
-    /// Bytes that it takes to know its frames, and for what thinning keeps of them.
+    /// Bytes that it takes to know its frames, and for what conflation keeps of them.
     fn table_bytes(&self) -> usize {
         let marks = (self.next - self.base) as usize * 24 + self.runs.capacity() * size_of::<Run>();
-        let latest = self.thin.as_ref().map_or(0, |thin| size_of::<Thin>() + thin.latest.held_bytes());
-        marks + self.fresh.capacity() * size_of::<Fresh>() + latest
+        let latest = self
+            .conflate
+            .as_ref()
+            .map_or(0, |conflate| size_of::<Conflator>() + conflate.latest.held_bytes());
+        marks + self.fresh.capacity() * size_of::<UnsealedFrame>() + latest
     }
 
     /// Bytes kept from this index on.
@@ -391,7 +402,7 @@ impl Feed {
 
     /// Whose frame came last.
     fn newest_id(&self) -> Option<EventId> {
-        self.runs.back().map(|run| run.id_of(run.next() - 1)).or(self.trimmed)
+        self.runs.back().map(|run| run.id_of(run.next() - 1)).or(self.newest_trimmed)
     }
 
     /// Returns the event whose frame was appended last, readable or not yet.
@@ -400,25 +411,25 @@ impl Feed {
     }
 
     /// Whether some frames have a key.
-    fn is_thin(&self) -> bool {
-        self.thin.is_some()
+    fn is_conflated(&self) -> bool {
+        self.conflate.is_some()
     }
 
     /// How many frames before this index are never left out; `base <= index`.
-    fn whole_before(&self, index: u64) -> u64 {
+    fn required_before(&self, index: u64) -> u64 {
         let runs = self.runs.iter().take_while(|run| run.first < index);
-        self.whole_before_base + runs.map(|run| run.whole_before(index.min(run.next()))).sum::<u64>()
+        self.required_before_base + runs.map(|run| run.required_before(index.min(run.next()))).sum::<u64>()
     }
 
     /// Below this index, frames that were the latest of their keys are gone.
     fn latest_floor(&self) -> u64 {
-        self.thin.as_ref().map_or(0, |thin| thin.latest.floor)
+        self.conflate.as_ref().map_or(0, |conflate| conflate.latest.floor)
     }
 
     /// The first frame at this index or behind it that a member which conflates is to get: its bytes, and what they
     /// are a part of.
-    fn kept_from(&self, mut index: u64) -> Option<(u64, &[u8], &Bytes)> {
-        let latest = self.thin.as_ref().map(|thin| &thin.latest)?;
+    fn next_retained(&self, mut index: u64) -> Option<(u64, &[u8], &Bytes)> {
+        let latest = self.conflate.as_ref().map(|conflate| &conflate.latest)?;
         if index < self.base {
             if let Some((index, (frame, _))) = latest.range(index..self.base).next() {
                 return Some((index, frame, frame));
@@ -430,9 +441,9 @@ impl Feed {
             let end = run.next();
             while index < end {
                 // Of what the table forgot nobody knows whether it was the latest.
-                if run.is_whole(index) || index < latest.floor || latest.get(index).is_some() {
-                    if let Some(shape) = run.shape(index) {
-                        let frame = shape.alone(self.compression);
+                if run.is_required(index) || index < latest.floor || latest.get(index).is_some() {
+                    if let Some(forms) = run.forms(index) {
+                        let frame = forms.alone(self.compression);
                         return Some((index, frame, frame));
                     }
                     let bytes = &run.bytes[run.start_of(index)..run.start_of(index + 1)];
@@ -446,6 +457,6 @@ impl Feed {
 }
 
 #[cfg(all(test, feature = "deflate"))]
-mod press_tests;
+mod compressor_tests;
 #[cfg(test)]
 mod tests;

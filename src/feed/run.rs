@@ -1,13 +1,13 @@
 //! Frames of a feed that stand one behind the other in memory, so that one write covers them all.
 //!
 //! Imports `event` and its sibling `press`. Always: `bytes` is the frames in order, `marks` has one entry a frame,
-//! never none; `shapes` has one a frame too where frames look back, and none elsewhere.
+//! never none; `forms` has one a frame too where frames look back, and none elsewhere.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::Fresh;
-use super::press::Shape;
+use super::UnsealedFrame;
+use super::compressor::FrameForms;
 use crate::event::EventId;
 
 /// Where a frame ends in its run, and whose it is.
@@ -16,7 +16,7 @@ struct Mark {
     end: u32,
     shard: u16,
     /// It has no key, so it is never left out.
-    whole: bool,
+    required: bool,
     sequence: u64,
 }
 
@@ -28,35 +28,35 @@ pub(crate) struct Run {
     pub(crate) bytes: Bytes,
     epoch: u64,
     marks: SmallVec<[Mark; 1]>,
-    shapes: Box<[Shape]>,
+    forms: Box<[FrameForms]>,
 }
 
 impl Run {
-    /// A run of these frames, which stand in `bytes` one behind the other and end there. `shapes` where they look back.
+    /// A run of these frames, which stand in `bytes` one behind the other and end there. `forms` where they look back.
     pub(super) fn new(
         first: u64,
-        frames: &[Fresh],
+        frames: &[UnsealedFrame],
         ends: impl IntoIterator<Item = u32>,
         bytes: Bytes,
-        shapes: Box<[Shape]>,
+        forms: Box<[FrameForms]>,
     ) -> Self {
         let marks = (frames.iter().zip(ends))
             .map(|(fresh, end)| {
-                let Fresh { id, key, .. } = fresh;
-                Mark { end, shard: id.shard, whole: super::is_whole(*key), sequence: id.sequence }
+                let UnsealedFrame { id, key, .. } = fresh;
+                Mark { end, shard: id.shard, required: super::is_required(*key), sequence: id.sequence }
             })
             .collect();
-        Self { first, bytes, epoch: frames.first().map_or(0, |fresh| fresh.id.epoch), marks, shapes }
+        Self { first, bytes, epoch: frames.first().map_or(0, |fresh| fresh.id.epoch), marks, forms }
     }
 
     /// The other form of the frame of this index, where frames look back.
-    pub(super) fn shape(&self, index: u64) -> Option<&Shape> {
-        self.shapes.get((index - self.first) as usize)
+    pub(super) fn forms(&self, index: u64) -> Option<&FrameForms> {
+        self.forms.get((index - self.first) as usize)
     }
 
     /// Bytes that it keeps.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.bytes.len() + self.shapes.iter().map(Shape::bytes).sum::<usize>()
+        self.bytes.len() + self.forms.iter().map(FrameForms::bytes).sum::<usize>()
     }
 
     #[cfg(test)]
@@ -86,13 +86,13 @@ impl Run {
     }
 
     /// Whether the frame of this index is never left out.
-    pub(crate) fn is_whole(&self, index: u64) -> bool {
-        self.marks[(index - self.first) as usize].whole
+    pub(crate) fn is_required(&self, index: u64) -> bool {
+        self.marks[(index - self.first) as usize].required
     }
 
     /// How many frames before this index are never left out.
-    pub(crate) fn whole_before(&self, index: u64) -> u64 {
-        self.marks[..(index - self.first) as usize].iter().filter(|mark| mark.whole).count() as u64
+    pub(crate) fn required_before(&self, index: u64) -> u64 {
+        self.marks[..(index - self.first) as usize].iter().filter(|mark| mark.required).count() as u64
     }
 
     /// Whose frame it is.
@@ -104,13 +104,14 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Held;
+    use super::super::FrameSource;
     use super::*;
 
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
-        let frame = |n| Fresh { frame: Held::Own(Bytes::new()), id: id(n), key: 0, ready: true };
+        let frame =
+            |n| UnsealedFrame { frame: FrameSource::Owned(Bytes::new()), id: id(n), key: 0, ready: true };
         let run = Run::new(10, &[5, 6, 7].map(frame), [2, 3, 7], "aabcccc".into(), Box::default());
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::thin::{KeyRule, Latest};
+use super::conflate::{KeyRule, LatestByKey};
 use crate::event::{Attribute, Event};
 use crate::filter::{Clause, ENTITY, Filter};
 
@@ -24,7 +24,7 @@ pub(crate) struct Snapshot {
     newest: u64,
     /// The newest of those that came before the first that was live.
     newest_older: u64,
-    latest: Latest<Event>,
+    latest: LatestByKey<Event>,
     /// By entity: its keys, where a key has one entity.
     by_entity: Option<ByEntity>,
     /// Keys may be missing: some were let go, or what they were in was gone before it began.
@@ -74,7 +74,7 @@ impl Snapshot {
             max_keys,
             newest: FIRST_LIVE,
             newest_older: 0,
-            latest: Latest::default(),
+            latest: LatestByKey::default(),
             by_entity,
             is_short: false,
             forgotten: 0,

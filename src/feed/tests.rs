@@ -5,7 +5,7 @@ mod changes;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::fanout::Books;
+use super::fanout::FanoutTotals;
 use super::*;
 use crate::event::{Event, Since, Timestamp};
 use crate::filter::Filter;
@@ -56,8 +56,8 @@ impl Write for Pipe {
 /// A world in which everything is kept and no time goes by.
 pub(super) struct Still;
 
-impl Ring for Still {
-    fn resume_behind(&self, id: EventId) -> Option<Since> {
+impl ResumeLookup for Still {
+    fn resume_after(&self, id: EventId) -> Option<Since> {
         Some(Since::Event(id))
     }
 
@@ -78,8 +78,12 @@ struct World {
 
 impl World {
     fn new(max_events: usize) -> Self {
-        let limits =
-            FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 4, press: PressLimits::default() };
+        let limits = FeedLimits {
+            max_events,
+            max_bytes: 1 << 20,
+            max_keys: 4,
+            compressor: CompressorLimits::default(),
+        };
         let metrics = Arc::<Metrics>::default();
         Self {
             fanout: Fanout::new(limits, KeyRule::default(), Arc::clone(&metrics)),
@@ -106,15 +110,18 @@ impl World {
         self.fanout.take_dirty(&mut Vec::new());
     }
 
-    fn flush(&mut self, cursor: &mut Cursor, pipe: &mut Pipe) -> bool {
-        matches!(cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still), Flushed::Done)
+    fn flush(&mut self, outbox: &mut Outbox, pipe: &mut Pipe) -> bool {
+        matches!(
+            outbox.flush(&self.fanout, pipe, usize::MAX, &mut OutboxContext::new(&mut self.tally, &Still)),
+            Flushed::Done
+        )
     }
 
-    fn join(&mut self, filter: &str, slot: Slot) -> Cursor {
-        let mut cursor = Cursor::default();
+    fn join(&mut self, filter: &str, conn: ConnIndex) -> Outbox {
+        let mut outbox = Outbox::default();
         let filter: Filter = filter.parse().expect("a filter");
-        cursor.join(&mut self.fanout, ENCODING, &[filter.into()], slot);
-        cursor
+        outbox.join(&mut self.fanout, ENCODING, &[filter.into()], conn);
+        outbox
     }
 }
 
@@ -127,7 +134,7 @@ fn read(pipe: &Pipe) -> Vec<i64> {
         digits.parse().ok()
     };
     let mut parts: Vec<&str> = text.split("\n\n").collect();
-    assert_eq!(parts.pop(), Some(""), "every frame is whole");
+    assert_eq!(parts.pop(), Some(""), "every frame is required");
     (parts.into_iter())
         .map(|part| match (number(part, "\"missed\":"), number(part, "\"n\":"), number(part, ": reply ")) {
             (Some(missed), ..) => -missed,
@@ -141,12 +148,12 @@ fn read(pipe: &Pipe) -> Vec<i64> {
 #[test]
 fn a_burst_is_one_write_for_each_member() {
     let mut world = World::new(100);
-    let mut cursors: Vec<_> = (0..3).map(|slot| world.join("", slot)).collect();
+    let mut outboxes: Vec<_> = (0..3).map(|conn| world.join("", conn)).collect();
     (0..10).for_each(|_| world.publish("a"));
     world.seal();
-    for cursor in &mut cursors {
+    for outbox in &mut outboxes {
         let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
-        assert!(world.flush(cursor, &mut pipe));
+        assert!(world.flush(outbox, &mut pipe));
         assert_eq!((pipe.writes, read(&pipe)), (1, (0..10).collect()));
     }
 }
@@ -161,13 +168,13 @@ fn small_frames_are_copied_together_and_larger_ones_are_written_from_where_they_
         let mut world = World::new(100);
         // Made before or where they are to lie: it is all one.
         world.fanout.share_frames(more.is_empty());
-        let mut cursors: Vec<_> = (0..members).map(|slot| world.join("", slot)).collect();
+        let mut outboxes: Vec<_> = (0..members).map(|conn| world.join("", conn)).collect();
         (0..5).for_each(|_| world.publish_with("a", more));
         world.seal();
         let mut seen = Vec::new();
-        for cursor in &mut cursors {
+        for outbox in &mut outboxes {
             let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
-            assert!(world.flush(cursor, &mut pipe));
+            assert!(world.flush(outbox, &mut pipe));
             assert_eq!((pipe.writes, read(&pipe)), (1, (0..5).collect()));
             seen.push(pipe.pieces);
         }
@@ -184,8 +191,8 @@ fn an_event_keeps_its_frame_where_another_may_want_it() {
     {
         let mut world = World::new(100);
         world.fanout.share_frames(shares);
-        let mut cursors: Vec<_> =
-            filters.iter().zip(0..).map(|(filter, slot)| world.join(filter, slot)).collect();
+        let mut outboxes: Vec<_> =
+            filters.iter().zip(0..).map(|(filter, conn)| world.join(filter, conn)).collect();
         let event = Event::builder("a").json("{\"n\":0}").build().expect("valid");
         event.place(EventId { epoch: 1, shard: 0, sequence: 0 });
         world.fanout.append(&event, world.now);
@@ -195,9 +202,9 @@ fn an_event_keeps_its_frame_where_another_may_want_it() {
             assert_eq!(frame, ENCODING.encode(&event, None));
         }
         assert_eq!(world.metrics.encodings.get(), made, "{filters:?} {shares}");
-        for cursor in &mut cursors {
+        for outbox in &mut outboxes {
             let mut pipe = Pipe { room: 1000, ..Pipe::default() };
-            assert!(world.flush(cursor, &mut pipe));
+            assert!(world.flush(outbox, &mut pipe));
             assert_eq!(pipe.taken, ENCODING.encode(&event, None));
         }
     }
@@ -206,17 +213,22 @@ fn an_event_keeps_its_frame_where_another_may_want_it() {
 #[test]
 fn a_budget_ends_with_the_frame_in_which_it_is_used_up() {
     let mut world = World::new(100);
-    let mut cursors = [world.join("", 0), world.join("", 1)];
+    let mut outboxes = [world.join("", 0), world.join("", 1)];
     (0..5).for_each(|_| world.publish("a"));
     world.seal();
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
     let frame = {
-        let mut whole = Pipe { room: 1 << 20, ..Pipe::default() };
-        assert!(world.flush(&mut cursors[1], &mut whole));
-        whole.taken.len() / 5
+        let mut required = Pipe { room: 1 << 20, ..Pipe::default() };
+        assert!(world.flush(&mut outboxes[1], &mut required));
+        required.taken.len() / 5
     };
     for (budget, so_far) in [(1, 1), (frame, 2), (frame + 1, 4), (usize::MAX, 5)] {
-        let flushed = cursors[0].flush(&world.fanout, &mut pipe, budget, &mut world.tally, &Still);
+        let flushed = outboxes[0].flush(
+            &world.fanout,
+            &mut pipe,
+            budget,
+            &mut OutboxContext::new(&mut world.tally, &Still),
+        );
         assert_eq!(matches!(flushed, Flushed::Budget), so_far < 5, "{flushed:?}");
         assert_eq!(read(&pipe), (0..so_far).collect::<Vec<_>>());
     }
@@ -225,10 +237,11 @@ fn a_budget_ends_with_the_frame_in_which_it_is_used_up() {
 #[test]
 fn equal_interests_share_a_feed_and_an_event_is_appended_once() {
     let mut world = World::new(100);
-    let mut twice = Cursor::default();
-    let filters = ["type=a", "type=a", "type=*"].map(|f| Wish::from(f.parse::<Filter>().expect("a filter")));
+    let mut twice = Outbox::default();
+    let filters =
+        ["type=a", "type=a", "type=*"].map(|f| Selection::from(f.parse::<Filter>().expect("a filter")));
     twice.join(&mut world.fanout, ENCODING, &filters, 0);
-    let mut same = Cursor::default();
+    let mut same = Outbox::default();
     same.join(&mut world.fanout, ENCODING, &[filters[2].clone(), filters[0].clone()], 1);
     assert_eq!(twice.feed(), same.feed());
     world.publish("a");
@@ -241,21 +254,21 @@ fn equal_interests_share_a_feed_and_an_event_is_appended_once() {
 #[test]
 fn replies_stand_where_they_happened() {
     let mut world = World::new(100);
-    let mut cursor = world.join("", 0);
+    let mut outbox = world.join("", 0);
     let reply = |k: usize| Bytes::from(format!(": reply {k}\n\n"));
     world.publish("a");
-    cursor.send(&mut world.fanout, reply(1), &mut world.tally, &Still);
+    outbox.send(&mut world.fanout, reply(1), &mut OutboxContext::new(&mut world.tally, &Still));
     world.publish("a");
     world.publish("a");
     world.seal();
-    cursor.send(&mut world.fanout, reply(2), &mut world.tally, &Still);
+    outbox.send(&mut world.fanout, reply(2), &mut OutboxContext::new(&mut world.tally, &Still));
     let mut pipe = Pipe::default();
     // Byte by byte, so that every place is a place to stop.
-    while !world.flush(&mut cursor, &mut pipe) {
+    while !world.flush(&mut outbox, &mut pipe) {
         pipe.room = 1;
     }
     assert_eq!(read(&pipe), [0, 1001, 1, 2, 1002]);
-    assert!(cursor.is_done(&world.fanout));
+    assert!(outbox.is_done(&world.fanout));
 }
 
 #[test]
@@ -282,22 +295,26 @@ fn who_sleeps_is_told_exactly_how_many_events_it_missed() {
 #[test]
 fn what_was_owed_before_an_interest_changed_is_still_written() {
     let mut world = World::new(100);
-    let mut cursor = world.join("type=a", 7);
+    let mut outbox = world.join("type=a", 7);
     let mut stays = world.join("type=a", 8);
     world.publish("a");
     world.publish("b");
     world.publish("a");
-    let moved = cursor.leave(&mut world.fanout, &mut world.tally, &Still);
-    assert_eq!(moved, Some((8, 0)), "the last member takes the place of the one that left");
-    stays.moved(0);
-    cursor.join(&mut world.fanout, ENCODING, &["type=b".parse::<Filter>().expect("a filter").into()], 7);
+    let moved = outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
+    assert_eq!(
+        moved,
+        Some(MovedMember { conn: 8, index: 0 }),
+        "the last member takes the place of the one that left"
+    );
+    stays.set_member_index(0);
+    outbox.join(&mut world.fanout, ENCODING, &["type=b".parse::<Filter>().expect("a filter").into()], 7);
     world.publish("a");
     world.publish("b");
     world.seal();
     let mut pipe = Pipe { room: 1000, ..Pipe::default() };
-    assert!(world.flush(&mut cursor, &mut pipe));
+    assert!(world.flush(&mut outbox, &mut pipe));
     assert_eq!(read(&pipe), [0, 2, 4]);
-    assert!(stays.leave(&mut world.fanout, &mut world.tally, &Still).is_none());
+    assert!(stays.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still)).is_none());
 }
 
 proptest::proptest! {
@@ -307,7 +324,7 @@ proptest::proptest! {
     fn seen_and_missed_make_up_the_whole(steps in proptest::collection::vec((0u8..6, 0usize..200), 1..120)) {
         let mut world = World::new(8);
         let mut pipes = [Pipe::default(), Pipe::default()];
-        let mut cursors = [world.join("", 0), world.join("", 1)];
+        let mut outboxes = [world.join("", 0), world.join("", 1)];
         let mut replies = [0usize; 2];
         for (what, size) in steps {
             match what {
@@ -316,12 +333,12 @@ proptest::proptest! {
                     world.seal();
                     let who = usize::from(what - 2);
                     pipes[who].room = size;
-                    world.flush(&mut cursors[who], &mut pipes[who]);
+                    world.flush(&mut outboxes[who], &mut pipes[who]);
                 }
                 _ => {
                     let who = usize::from(what - 4);
                     let reply = format!(": reply {}\n\n", replies[who]).into();
-                    cursors[who].send(&mut world.fanout, reply, &mut world.tally, &Still);
+                    outboxes[who].send(&mut world.fanout, reply, &mut OutboxContext::new(&mut world.tally, &Still));
                     replies[who] += 1;
                 }
             }
@@ -329,7 +346,7 @@ proptest::proptest! {
         world.seal();
         for who in 0..2 {
             pipes[who].room = usize::MAX;
-            proptest::prop_assert!(world.flush(&mut cursors[who], &mut pipes[who]));
+            proptest::prop_assert!(world.flush(&mut outboxes[who], &mut pipes[who]));
             let (mut next, mut reply) = (0, 1000);
             for n in read(&pipes[who]) {
                 if n < 0 {
@@ -348,31 +365,32 @@ proptest::proptest! {
     }
 }
 
-fn wish(filter: &str, thinning: Thinning) -> Wish {
-    Wish { filter: filter.parse().expect("a filter"), thinning }
+fn selection(filter: &str, conflation: Conflation) -> Selection {
+    Selection { filter: filter.parse().expect("a filter"), conflation }
 }
 
 impl World {
-    fn join_as(&mut self, wishes: &[Wish], cut: Cut, slot: Slot) -> Cursor {
-        let mut cursor = Cursor::default();
-        cursor.join(&mut self.fanout, ENCODING, wishes, slot);
-        cursor.set_cut(cut);
-        cursor
+    fn join_as(&mut self, selections: &[Selection], lag_policy: LagPolicy, conn: ConnIndex) -> Outbox {
+        let mut outbox = Outbox::default();
+        outbox.join(&mut self.fanout, ENCODING, selections, conn);
+        outbox.set_lag_policy(lag_policy);
+        outbox
     }
 
     /// A pass of the loop over one member.
-    fn pass(&mut self, cursor: &mut Cursor, pipe: &mut Pipe) -> Flushed {
-        let flushed = cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still);
+    fn pass(&mut self, outbox: &mut Outbox, pipe: &mut Pipe) -> Flushed {
+        let flushed =
+            outbox.flush(&self.fanout, pipe, usize::MAX, &mut OutboxContext::new(&mut self.tally, &Still));
         if flushed == Flushed::Blocked {
-            cursor.hold(&self.fanout, &mut self.tally, &Still);
+            outbox.enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &Still));
         }
         flushed
     }
 
     /// What the books are out by.
-    fn difference(&self, cursors: &[&Cursor]) -> i64 {
-        let pending: u64 = cursors.iter().map(|cursor| cursor.pending(&self.fanout)).sum();
-        let Books { matched, sampled_out } = self.fanout.books;
+    fn difference(&self, outboxes: &[&Outbox]) -> i64 {
+        let pending: u64 = outboxes.iter().map(|outbox| outbox.pending(&self.fanout)).sum();
+        let FanoutTotals { matched, sampled_out } = self.fanout.totals;
         let Tally { events, dropped, conflated, .. } = self.tally;
         (events + dropped + pending + self.fanout.samples_waiting() + sampled_out) as i64 + conflated
             - matched as i64
@@ -382,65 +400,65 @@ impl World {
 #[test]
 fn a_client_that_conflates_gets_everything_while_it_keeps_up_and_the_latest_when_it_does_not() {
     let mut world = World::new(8);
-    let mut cursor = world.join_as(&[wish("", Thinning::Conflate)], Cut::DropOldest, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::Conflate)], LagPolicy::DropOldest, 0);
     let _other = world.join("", 1);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
     for kind in ["a", "a", "b"] {
         world.publish(kind);
         world.seal();
-        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+        assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
     }
     pipe.room = 0;
     for n in 0..40 {
         world.publish(["a", "b", "c"][n % 3]);
         world.seal();
-        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Blocked);
+        assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Blocked);
     }
     pipe.room = 1 << 20;
-    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
-    assert_eq!(read(&pipe), [0, 1, 2, 40, 41, 42], "no gap: nothing was lost that mattered");
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
+    assert_eq!(read(&pipe), [0, 1, 2, 40, 41, 42], "no gap: nothing was gap that mattered");
     assert_eq!((world.tally.conflated, world.tally.dropped), (37, 0));
     world.publish("a");
     world.publish("a");
     world.seal();
-    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
     assert_eq!(read(&pipe)[6..], [43, 44], "it keeps up again");
 }
 
 #[test]
 fn who_forgets_a_keys_latest_says_so() {
     let mut world = World::new(4);
-    let mut cursor = world.join_as(&[wish("", Thinning::Conflate)], Cut::DropOldest, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::Conflate)], LagPolicy::DropOldest, 0);
     let mut pipe = Pipe::default();
     for n in 0..20 {
         // More keys than the table has room for.
         world.publish(["a", "b", "c", "d", "e", "f", "g", "h"][n % 8]);
         world.seal();
-        world.pass(&mut cursor, &mut pipe);
+        world.pass(&mut outbox, &mut pipe);
     }
     pipe.room = 1 << 20;
-    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
     let text = String::from_utf8(pipe.taken.clone()).expect("text");
     assert!(text.contains("\"missed\":null"), "{text}");
-    assert_eq!(world.difference(&[&cursor]), 0);
+    assert_eq!(world.difference(&[&outbox]), 0);
 }
 
 #[test]
 fn a_client_that_drops_its_newest_gets_what_waited_first_and_is_told_of_the_rest() {
     let mut world = World::new(5);
-    let mut cursor = world.join_as(&[wish("", Thinning::None)], Cut::DropNewest, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::DropNewest, 0);
     let mut pipe = Pipe::default();
     for _ in 0..30 {
         world.publish("a");
         world.seal();
-        world.pass(&mut cursor, &mut pipe);
-        assert_eq!(world.difference(&[&cursor]), 0);
+        world.pass(&mut outbox, &mut pipe);
+        assert_eq!(world.difference(&[&outbox]), 0);
     }
     pipe.room = 1 << 20;
-    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
     world.publish("a");
     world.seal();
-    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
     assert_eq!(read(&pipe), [0, 1, 2, 3, 4, -25, 30]);
     assert_eq!(world.tally.dropped, 25);
 }
@@ -448,67 +466,67 @@ fn a_client_that_drops_its_newest_gets_what_waited_first_and_is_told_of_the_rest
 #[test]
 fn a_client_that_wants_all_or_nothing_is_let_go_when_it_falls_off() {
     let mut world = World::new(5);
-    let mut cursor = world.join_as(&[wish("", Thinning::None)], Cut::Disconnect, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::Disconnect, 0);
     let mut pipe = Pipe::default();
     for n in 0..6 {
-        assert!(!cursor.is_to_be_closed(&world.fanout), "after {n}");
+        assert!(!outbox.should_disconnect(&world.fanout), "after {n}");
         world.publish("a");
         world.seal();
-        assert_ne!(world.pass(&mut cursor, &mut pipe) == Flushed::Lagged, n < 5);
+        assert_ne!(world.pass(&mut outbox, &mut pipe) == Flushed::Lagged, n < 5);
     }
-    assert!(cursor.is_to_be_closed(&world.fanout));
-    cursor.abandon(&mut world.fanout, &mut world.tally);
-    assert_eq!((world.difference(&[&cursor]), world.tally.dropped), (0, 6));
+    assert!(outbox.should_disconnect(&world.fanout));
+    outbox.abandon(&mut world.fanout, &mut world.tally);
+    assert_eq!((world.difference(&[&outbox]), world.tally.dropped), (0, 6));
 }
 
 /// A reply behind what was lost might say that all before it came.
 #[test]
 fn who_is_let_go_is_told_nothing_from_behind_the_first_event_that_it_does_not_get() {
     let mut world = World::new(100);
-    let mut cursor = world.join("", 0);
+    let mut outbox = world.join("", 0);
     let mut pipe = Pipe { room: 5, ..Pipe::default() };
     world.publish("a");
     let reply = |k: u32| Bytes::from(format!(": reply {k}\n\n"));
-    cursor.send(&mut world.fanout, reply(0), &mut world.tally, &Still);
+    outbox.send(&mut world.fanout, reply(0), &mut OutboxContext::new(&mut world.tally, &Still));
     // The first event is begun, so it is finished, and the reply behind it is true.
-    assert!(!world.flush(&mut cursor, &mut pipe));
+    assert!(!world.flush(&mut outbox, &mut pipe));
     for k in 1..3 {
         world.publish("a");
-        cursor.send(&mut world.fanout, reply(k), &mut world.tally, &Still);
+        outbox.send(&mut world.fanout, reply(k), &mut OutboxContext::new(&mut world.tally, &Still));
     }
-    cursor.abandon(&mut world.fanout, &mut world.tally);
-    assert_eq!((world.difference(&[&cursor]), world.tally.dropped), (0, 2));
+    outbox.abandon(&mut world.fanout, &mut world.tally);
+    assert_eq!((world.difference(&[&outbox]), world.tally.dropped), (0, 2));
     pipe.room = 1 << 20;
-    assert!(world.flush(&mut cursor, &mut pipe));
+    assert!(world.flush(&mut outbox, &mut pipe));
     assert_eq!(read(&pipe), [0, 1000]);
 
     // The same where they were its own already.
-    let mut cursor = world.join("", 0);
-    cursor.send(&mut world.fanout, reply(3), &mut world.tally, &Still);
+    let mut outbox = world.join("", 0);
+    outbox.send(&mut world.fanout, reply(3), &mut OutboxContext::new(&mut world.tally, &Still));
     world.publish("a");
-    cursor.leave(&mut world.fanout, &mut world.tally, &Still);
-    cursor.send(&mut world.fanout, reply(4), &mut world.tally, &Still);
-    cursor.abandon(&mut world.fanout, &mut world.tally);
+    outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
+    outbox.send(&mut world.fanout, reply(4), &mut OutboxContext::new(&mut world.tally, &Still));
+    outbox.abandon(&mut world.fanout, &mut world.tally);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
-    assert!(world.flush(&mut cursor, &mut pipe));
+    assert!(world.flush(&mut outbox, &mut pipe));
     assert_eq!(read(&pipe), [1003]);
 }
 
 #[test]
 fn who_fell_off_is_told_so_before_a_reply_behind_what_it_missed() {
-    for cut in [Cut::DropOldest, Cut::DropNewest] {
+    for lag_policy in [LagPolicy::DropOldest, LagPolicy::DropNewest] {
         let mut world = World::new(2);
-        let mut cursor = world.join_as(&[wish("", Thinning::None)], cut, 0);
+        let mut outbox = world.join_as(&[selection("", Conflation::None)], lag_policy, 0);
         let other = world.join("", 1);
         for k in 0..4 {
             world.publish("a");
             world.publish("a");
             world.seal();
             let reply = format!(": reply {k}\n\n").into();
-            cursor.send(&mut world.fanout, reply, &mut world.tally, &Still);
+            outbox.send(&mut world.fanout, reply, &mut OutboxContext::new(&mut world.tally, &Still));
         }
         let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
-        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+        assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
         let seen = read(&pipe);
         let mut came = 0;
         for item in seen {
@@ -518,27 +536,27 @@ fn who_fell_off_is_told_so_before_a_reply_behind_what_it_missed() {
                 _ => came += 1,
             }
         }
-        assert_eq!((came, world.difference(&[&cursor, &other])), (8, 0));
+        assert_eq!((came, world.difference(&[&outbox, &other])), (8, 0));
     }
 }
 
 #[test]
 fn who_drops_its_newest_is_told_so_before_the_next_reply() {
     let mut world = World::new(2);
-    let mut cursor = world.join_as(&[wish("", Thinning::None)], Cut::DropNewest, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::DropNewest, 0);
     let mut pipe = Pipe { room: 5, ..Pipe::default() };
     for _ in 0..5 {
         world.publish("a");
         world.seal();
-        world.pass(&mut cursor, &mut pipe);
+        world.pass(&mut outbox, &mut pipe);
     }
-    cursor.send(&mut world.fanout, ": reply 0\n\n".into(), &mut world.tally, &Still);
+    outbox.send(&mut world.fanout, ": reply 0\n\n".into(), &mut OutboxContext::new(&mut world.tally, &Still));
     world.publish("a");
     world.seal();
-    world.pass(&mut cursor, &mut pipe);
-    assert_eq!(world.difference(&[&cursor]), 0);
+    world.pass(&mut outbox, &mut pipe);
+    assert_eq!(world.difference(&[&outbox]), 0);
     pipe.room = 1 << 20;
-    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
     assert_eq!(read(&pipe), [0, 1, 2, -2, 1000, -1]);
 }
 
@@ -546,7 +564,7 @@ fn who_drops_its_newest_is_told_so_before_the_next_reply() {
 fn a_sample_has_its_rate_and_its_last_event_always_comes() {
     let mut world = World::new(100);
     // Ten a second.
-    let mut cursor = world.join_as(&[wish("", Thinning::Sample(100_000))], Cut::DropOldest, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::Sample(100_000))], LagPolicy::DropOldest, 0);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
     for millisecond in 0..1000 {
         world.now = Timestamp(millisecond * 1000);
@@ -555,8 +573,8 @@ fn a_sample_has_its_rate_and_its_last_event_always_comes() {
             world.publish("a");
         }
         world.seal();
-        world.pass(&mut cursor, &mut pipe);
-        assert_eq!(world.difference(&[&cursor]), 0);
+        world.pass(&mut outbox, &mut pipe);
+        assert_eq!(world.difference(&[&outbox]), 0);
     }
     assert_eq!(read(&pipe), [0, 99, 199, 299, 399, 499, 549]);
     assert!(!world.fanout.is_sampling());
@@ -565,9 +583,10 @@ fn a_sample_has_its_rate_and_its_last_event_always_comes() {
 #[test]
 fn a_sample_that_waits_goes_before_what_is_newer() {
     let mut world = World::new(100);
-    let rates = [wish("type=a", Thinning::Sample(100_000)), wish("type=b", Thinning::Sample(40_000))];
-    let wishes = [rates[0].clone(), rates[1].clone(), wish("type=c", Thinning::None)];
-    let mut cursor = world.join_as(&wishes, Cut::DropOldest, 0);
+    let rates =
+        [selection("type=a", Conflation::Sample(100_000)), selection("type=b", Conflation::Sample(40_000))];
+    let selections = [rates[0].clone(), rates[1].clone(), selection("type=c", Conflation::None)];
+    let mut outbox = world.join_as(&selections, LagPolicy::DropOldest, 0);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
     // The first of each goes at once, the second waits. The slower one's is older than the quicker one's, whose time
     // comes first; and at last both are older than an event of which nothing is left out.
@@ -580,8 +599,8 @@ fn a_sample_that_waits_goes_before_what_is_newer() {
             world.publish(kind);
         }
         world.seal();
-        world.pass(&mut cursor, &mut pipe);
-        assert_eq!(world.difference(&[&cursor]), 0);
+        world.pass(&mut outbox, &mut pipe);
+        assert_eq!(world.difference(&[&outbox]), 0);
     }
     assert_eq!(read(&pipe), [0, 1, 2, 3, 4, 5, 6]);
     assert_eq!(world.fanout.samples_waiting(), 0);
@@ -590,34 +609,34 @@ fn a_sample_that_waits_goes_before_what_is_newer() {
 #[test]
 fn of_two_subscriptions_that_match_the_one_that_leaves_out_less_counts() {
     let mut world = World::new(100);
-    let wishes = [wish("", Thinning::Conflate), wish("type=b", Thinning::None)];
-    let mut cursor = world.join_as(&wishes, Cut::DropOldest, 0);
+    let selections = [selection("", Conflation::Conflate), selection("type=b", Conflation::None)];
+    let mut outbox = world.join_as(&selections, LagPolicy::DropOldest, 0);
     let mut pipe = Pipe::default();
     for kind in ["a", "b", "a", "b", "a"] {
         world.publish(kind);
         world.seal();
-        world.pass(&mut cursor, &mut pipe);
+        world.pass(&mut outbox, &mut pipe);
     }
     pipe.room = 1 << 20;
-    world.pass(&mut cursor, &mut pipe);
+    world.pass(&mut outbox, &mut pipe);
     assert_eq!(read(&pipe), [1, 3, 4]);
 }
 
 #[test]
 fn what_is_live_waits_for_the_past() {
     let mut world = World::new(100);
-    let mut cursor = world.join("", 0);
+    let mut outbox = world.join("", 0);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
-    cursor.set_waits(true);
+    outbox.set_replaying(true);
     world.publish("a");
     world.seal();
     for k in 1..4 {
-        cursor.send_replayed(&mut world.fanout, format!(": reply {k}\n\n").into(), None);
-        assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
-        assert_eq!(world.difference(&[&cursor]), 0);
+        outbox.send_replayed(&mut world.fanout, format!(": reply {k}\n\n").into(), None);
+        assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
+        assert_eq!(world.difference(&[&outbox]), 0);
     }
-    cursor.set_waits(false);
-    assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+    outbox.set_replaying(false);
+    assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
     assert_eq!(read(&pipe), [1001, 1002, 1003, 0]);
 }
 
@@ -633,24 +652,24 @@ proptest::proptest! {
         steps in proptest::collection::vec((0u8..7, 0usize..200), 1..150),
     ) {
         let mut world = World::new(6);
-        let (wishes, cut) = match policy {
-            0 => (vec![wish("", Thinning::None)], Cut::DropOldest),
-            1 => (vec![wish("", Thinning::None)], Cut::DropNewest),
-            2 => (vec![wish("", Thinning::Conflate)], Cut::DropOldest),
-            3 => (vec![wish("", Thinning::Sample(50_000))], Cut::DropOldest),
-            4 => (vec![wish("", Thinning::Conflate), wish("type=a", Thinning::None)], Cut::DropOldest),
+        let (selections, lag_policy) = match policy {
+            0 => (vec![selection("", Conflation::None)], LagPolicy::DropOldest),
+            1 => (vec![selection("", Conflation::None)], LagPolicy::DropNewest),
+            2 => (vec![selection("", Conflation::Conflate)], LagPolicy::DropOldest),
+            3 => (vec![selection("", Conflation::Sample(50_000))], LagPolicy::DropOldest),
+            4 => (vec![selection("", Conflation::Conflate), selection("type=a", Conflation::None)], LagPolicy::DropOldest),
             5 => (
                 vec![
-                    wish("type=a", Thinning::Sample(50_000)),
-                    wish("type=b", Thinning::Sample(9_000)),
-                    wish("type=c", Thinning::Conflate),
-                    wish("type=d", Thinning::None),
+                    selection("type=a", Conflation::Sample(50_000)),
+                    selection("type=b", Conflation::Sample(9_000)),
+                    selection("type=c", Conflation::Conflate),
+                    selection("type=d", Conflation::None),
                 ],
-                Cut::DropOldest,
+                LagPolicy::DropOldest,
             ),
-            _ => (vec![wish("", Thinning::Conflate), wish("type=b", Thinning::Sample(9_000))], Cut::DropNewest),
+            _ => (vec![selection("", Conflation::Conflate), selection("type=b", Conflation::Sample(9_000))], LagPolicy::DropNewest),
         };
-        let mut cursor = world.join_as(&wishes, cut, 0);
+        let mut outbox = world.join_as(&selections, lag_policy, 0);
         let mut other = world.join("type=b", 1);
         let mut other_pipe = Pipe { room: usize::MAX, ..Pipe::default() };
         let mut pipe = Pipe::default();
@@ -668,28 +687,28 @@ proptest::proptest! {
                 3 | 4 => pipe.room = size,
                 5 => {
                     let reply = format!(": reply {replies}\n\n").into();
-                    cursor.send(&mut world.fanout, reply, &mut world.tally, &Still);
+                    outbox.send(&mut world.fanout, reply, &mut OutboxContext::new(&mut world.tally, &Still));
                     replies += 1;
                 }
                 _ => {
                     // It leaves and comes back: what it was owed, it gets.
-                    let _ = cursor.leave(&mut world.fanout, &mut world.tally, &Still);
-                    cursor.join(&mut world.fanout, ENCODING, &wishes, 0);
+                    let _ = outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
+                    outbox.join(&mut world.fanout, ENCODING, &selections, 0);
                 }
             }
             world.seal();
-            world.pass(&mut cursor, &mut pipe);
+            world.pass(&mut outbox, &mut pipe);
             world.pass(&mut other, &mut other_pipe);
-            proptest::prop_assert_eq!(world.difference(&[&cursor, &other]), 0);
+            proptest::prop_assert_eq!(world.difference(&[&outbox, &other]), 0);
         }
         world.now = Timestamp(world.now.0 + 1_000_000);
         world.fanout.release_samples(world.now);
         world.seal();
         pipe.room = usize::MAX;
-        proptest::prop_assert_eq!(world.pass(&mut cursor, &mut pipe), Flushed::Done);
+        proptest::prop_assert_eq!(world.pass(&mut outbox, &mut pipe), Flushed::Done);
         world.pass(&mut other, &mut other_pipe);
-        proptest::prop_assert_eq!(world.difference(&[&cursor, &other]), 0);
-        proptest::prop_assert_eq!(cursor.pending(&world.fanout), 0);
+        proptest::prop_assert_eq!(world.difference(&[&outbox, &other]), 0);
+        proptest::prop_assert_eq!(outbox.pending(&world.fanout), 0);
         let text = std::str::from_utf8(&pipe.taken).expect("text").replace("\"missed\":null", "\"missed\":9");
         let seen = read(&Pipe { taken: text.into_bytes(), ..Pipe::default() });
         let events: Vec<i64> = seen.iter().copied().filter(|n| (0..1000).contains(n)).collect();

@@ -26,7 +26,7 @@ use crate::codec::http::HttpLimits;
 use crate::codec::ws::WsLimits;
 use crate::dialect::{ClientError, Dialect, Incoming};
 use crate::event::{Attribute, Event};
-use crate::feed::{FeedLimits, KeyRule, PressLimits, Snapshot};
+use crate::feed::{CompressorLimits, FeedLimits, KeyRule, Snapshot};
 use crate::filter::FilterLimits;
 
 /// What handlers of `POST /bridge/{protocol}` may take.
@@ -358,20 +358,20 @@ impl ServerConfig {
             max_events: self.max_lag_events.max(1),
             max_bytes: self.max_lag_bytes,
             max_keys: self.max_conflate_keys.max(1),
-            press: self.press_limits(),
+            compressor: self.compressor_limits(),
         }
     }
 
-    fn press_limits(&self) -> PressLimits {
+    fn compressor_limits(&self) -> CompressorLimits {
         let affordable = match self.max_memory_bytes {
             0 => usize::MAX,
             budget => budget / 8 / window_bytes(WINDOW_BITS_MAX),
         };
-        PressLimits {
+        CompressorLimits {
             max_windows: self.max_deflate_windows.min(affordable),
             min_bytes: self.deflate_min_bytes,
             level: self.deflate_level.clamp(1, 9) as u32,
-            min_alone_bytes: self.deflate_alone_min_bytes,
+            min_standalone_bytes: self.deflate_alone_min_bytes,
         }
     }
 

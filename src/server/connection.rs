@@ -33,7 +33,7 @@ use crate::codec::{sse, ws};
 use crate::dialect::{Complete, Encoding, Incoming, OnLag};
 use crate::engine::Refused;
 use crate::event::{EventId, Position, Since, Timestamp};
-use crate::feed::{Change, Compression, Cut, REPLY_COST};
+use crate::feed::{Change, Compression, LagPolicy, REPLY_COST};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
@@ -46,9 +46,9 @@ pub(crate) enum Effect {
     Compress(Compression),
     /// Deliver what these filters match, and no longer what others did. None = deliver nothing.
     Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
-    /// Change what is delivered by this. What is lost when it falls behind is `cut` of its feed; the newest `added`
+    /// Change what is delivered by this. What is lost when it falls behind is `lag_policy` of its feed; the newest `added`
     /// subscriptions have filters that nobody shares yet.
-    Change { encoding: Encoding, cut: Cut, changes: Vec<Change>, added: usize },
+    Change { encoding: Encoding, lag_policy: LagPolicy, changes: Vec<Change>, added: usize },
     /// Deliver what is kept and matches `filter`, but for what `except` brought, before what is live.
     Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom, report: PastReport },
     /// Deliver again what is kept behind this place and matches one of `filters`, and then what is live; what was owed from

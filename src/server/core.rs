@@ -9,7 +9,7 @@
 /// What a connection needs of the loop that it is in. A macro, so that the connection can be borrowed besides.
 macro_rules! context {
     ($core:ident, $conn:ident) => {
-        context!($core, $conn.socket.peer(), $conn.blocked, $conn.cursor.newest(&$core.fanout))
+        context!($core, $conn.socket.peer(), $conn.blocked, $conn.outbox.newest(&$core.fanout))
     };
     ($core:ident, $peer:expr, $blocked:expr, $newest:expr) => {
         Context {
@@ -67,9 +67,13 @@ use super::wheel::{Tick, Wheel};
 use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
+use crate::dialect::Dialect;
 use crate::engine::Wanted;
 use crate::event::{Position, Timestamp};
-use crate::feed::{Cursor, Cut, Fanout, FeedKey, FeedView, Flushed, Slot, Snapshot, Tally};
+use crate::feed::{
+    ConnIndex, Fanout, FeedKey, FeedView, Flushed, LagPolicy, MovedMember, Outbox, OutboxContext, Snapshot,
+    Tally,
+};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
@@ -156,7 +160,7 @@ pub(super) struct Conn<S> {
     socket: S,
     generation: u32,
     connection: Connection,
-    cursor: Cursor,
+    outbox: Outbox,
     /// What it asked to see of the past, while it has not seen it.
     replay: Option<Box<Replay>>,
     /// Answers that the engine owes it; it is not read meanwhile.
@@ -188,7 +192,7 @@ impl<S> Conn<S> {
     /// Bytes of its own that wait for the client, with what it takes to keep them: a reply of two bytes takes more than
     /// a hundred.
     fn waiting_bytes(&self) -> usize {
-        let (own, shared) = self.cursor.held_bytes();
+        let (own, shared) = self.outbox.held_bytes();
         own + shared
     }
 
@@ -265,7 +269,7 @@ pub(crate) struct Core<S> {
     inflater: Inflater,
     read_buffer: Box<[u8]>,
     dirty: Vec<FeedKey>,
-    due: Vec<Slot>,
+    due: Vec<ConnIndex>,
     /// Connections to be closed because they lag.
     lagged: Vec<Token>,
     /// What many of them are written at once.
@@ -310,6 +314,7 @@ impl<S: Socket> Core<S> {
         let (version, config) = shared.config();
         let mut fanout = Fanout::new(config.feed_limits(), config.key_rule(), Arc::clone(&shared.metrics));
         fanout.share_frames(shared.loops > 1);
+        fanout.observe(|encoding| encoding.dialect() == Dialect::Autosdlc);
         Self {
             continuity: shared.engine.as_ref().map(|_| Continuity::behind(&shared.bus, &reader)),
             fanout,
@@ -561,7 +566,7 @@ impl<S: Socket> Core<S> {
                 |kind: &'static str| self.shared.metrics.connections.get_or_create(&Kind { kind }).clone();
             open(before.name()).dec();
             open(after.name()).inc();
-            self.wheel.add(self.tick + self.config.heartbeat_ticks(), slot as Slot);
+            self.wheel.add(self.tick + self.config.heartbeat_ticks(), slot as ConnIndex);
         }
         self.apply(slot)
     }
@@ -577,7 +582,7 @@ impl<S: Socket> Core<S> {
     /// The peer will say no more. Who only asked something may still wait for the answer; everybody else is gone.
     fn hung_up(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
-        let is_owed = conn.awaits > 0 || conn.cursor.direct_bytes() > 0;
+        let is_owed = conn.awaits > 0 || conn.outbox.inserted_bytes() > 0;
         if conn.connection.speaks() != Speaks::Http || !is_owed {
             return self.remove(slot);
         }
@@ -585,10 +590,10 @@ impl<S: Socket> Core<S> {
         conn.end_with(Ending::HungUp);
     }
 
-    fn tell_moved(&mut self, moved: Option<(Slot, u32)>) {
+    fn tell_moved(&mut self, moved: Option<MovedMember>) {
         self.unreported = true;
-        if let Some((slot, place)) = moved {
-            self.conns[slot as usize].cursor.moved(place);
+        if let Some(MovedMember { conn, index }) = moved {
+            self.conns[conn as usize].outbox.set_member_index(index);
         }
     }
 
@@ -606,7 +611,12 @@ impl<S: Socket> Core<S> {
         let budget = self.config.write_budget_bytes;
         let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.pages };
         let written = self.tally.bytes;
-        match conn.cursor.flush(&self.fanout, &mut out, budget, &mut self.tally, &ring) {
+        match conn.outbox.flush(
+            &self.fanout,
+            &mut out,
+            budget,
+            &mut OutboxContext::new(&mut self.tally, &ring),
+        ) {
             Flushed::Done => {
                 if conn.replay.is_some() {
                     conn.connection.heard(self.tick);
@@ -625,10 +635,11 @@ impl<S: Socket> Core<S> {
             }
             Flushed::Blocked => {
                 self.block(slot);
-                self.conns[slot].cursor.note_full(self.tick, self.tally.bytes != written);
+                self.conns[slot].outbox.record_full(self.tick, self.tally.bytes != written);
             }
             Flushed::Budget => {
-                conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
+                conn.outbox
+                    .enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
                 self.queue(slot);
             }
             Flushed::Lagged => return self.close_lagged(slot),
@@ -648,7 +659,7 @@ impl<S: Socket> Core<S> {
             replay.let_go();
         }
         let ring = Kept { shared: &self.shared, now: self.now };
-        conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
+        conn.outbox.enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
     }
 
     /// A connection fell off its feed, and one of its subscriptions says that it is to end then. False where it
@@ -676,12 +687,12 @@ impl<S: Socket> Core<S> {
 
     /// It gets nothing more of what it asked for, past or present.
     fn let_go_of_feed(&mut self, slot: usize) {
-        let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
+        let moved = self.conns[slot].outbox.abandon(&mut self.fanout, &mut self.tally);
         self.tell_moved(moved);
         let conn = &mut self.conns[slot];
-        conn.cursor.set_cut(Cut::default());
+        conn.outbox.set_lag_policy(LagPolicy::default());
         conn.replay = None;
-        conn.cursor.set_waits(false);
+        conn.outbox.set_replaying(false);
     }
 
     fn remove(&mut self, slot: usize) {
@@ -691,9 +702,9 @@ impl<S: Socket> Core<S> {
         conn.connection.leave(&mut cx);
         self.effects.clear();
         self.shared.metrics.connections.get_or_create(&Kind { kind: conn.connection.speaks().name() }).dec();
-        let moved = self.conns[slot].cursor.abandon(&mut self.fanout, &mut self.tally);
+        let moved = self.conns[slot].outbox.abandon(&mut self.fanout, &mut self.tally);
         self.tell_moved(moved);
-        self.wheel.remove(slot as Slot);
+        self.wheel.remove(slot as ConnIndex);
         let conn = self.conns.remove(slot);
         if !self.awaited.is_empty() {
             self.awaited.remove(&token_of(slot, conn.generation));
@@ -727,7 +738,7 @@ impl<S: Socket> Core<S> {
                 self.answer_late(token);
             }
             let Some(conn) = self.conns.get_mut(slot) else { continue };
-            if conn.blocked && conn.cursor.full_for(self.tick) >= self.config.stalled_ticks() {
+            if conn.blocked && conn.outbox.full_for(self.tick) >= self.config.stalled_ticks() {
                 // What waits for it would wait for ever.
                 self.count_shed("stalled");
                 self.remove(slot);

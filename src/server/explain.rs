@@ -28,12 +28,12 @@ struct Interest {
 
 impl Interest {
     fn json(&self) -> Value {
-        let FeedView { encoding, is_compressed, members, kept_events, kept_bytes, .. } = &self.view;
+        let FeedView { encoding, is_compressed, members, retained_events, retained_bytes, .. } = &self.view;
         json!({
             "filters": self.texts.iter().map(|text| shown(text)).collect::<Vec<_>>(), "dialect": encoding.dialect().name(),
             "transport": if encoding.is_sse() { "sse" } else { "ws" },
             "lean": encoding.is_lean(), "compressed": is_compressed,
-            "members": members, "kept_events": kept_events, "kept_bytes": kept_bytes,
+            "members": members, "kept_events": retained_events, "kept_bytes": retained_bytes,
         })
     }
 }
@@ -60,8 +60,8 @@ fn interests(shared: &Shared) -> Vec<Interest> {
         all.entry(key)
             .and_modify(|known| {
                 known.view.members += view.members;
-                known.view.kept_events += view.kept_events;
-                known.view.kept_bytes += view.kept_bytes;
+                known.view.retained_events += view.retained_events;
+                known.view.retained_bytes += view.retained_bytes;
             })
             .or_insert_with(|| Interest { filters, texts, view: view.clone() });
     }

@@ -380,7 +380,7 @@ fn a_connection_costs_what_the_table_in_the_docs_says() {
     let sizes = [
         ("for each connection", size_of::<core::Conn<stream::Stream>>(), 112),
         ("of these, its state machine", size_of::<connection::Connection>(), 40),
-        ("of these, its place in a feed", size_of::<crate::feed::Cursor>(), 32),
+        ("of these, its place in a feed", size_of::<crate::feed::Outbox>(), 32),
         ("besides, for each WebSocket client with one subscription", size_of::<connection::Ws>(), 128),
     ];
     for (what, size, says) in sizes {

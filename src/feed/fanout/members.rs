@@ -10,54 +10,31 @@ use std::hash::BuildHasher;
 
 use smallvec::SmallVec;
 
-use super::{Fanout, FeedKey, FeedOf, Membership, Slot, Wish};
+use super::{ClassRoute, Fanout};
 use crate::dialect::Encoding;
-use crate::feed::{Compression, Feed, Thinning};
-use crate::filter::{ClassId, Filter};
-
-/// One filter of a connection's interest that comes, goes, or is thinned otherwise than before.
-#[derive(Clone, Debug)]
-pub(crate) struct Change {
-    pub(crate) filter: Filter,
-    /// Whether it was wanted before.
-    pub(crate) was: bool,
-    /// What may be left out of what it matches from now on; `None`: it is no longer wanted.
-    pub(crate) to: Option<Thinning>,
-}
-
-impl Change {
-    /// The work that it takes, in thousands of instructions: 20 for the feed, and one or two for each value or pattern.
-    pub(crate) fn units(&self) -> u32 {
-        let members = u32::try_from(self.filter.members_count()).unwrap_or(u32::MAX);
-        20 + members.saturating_mul(2)
-    }
-}
-
-/// Where a connection whose interest changed gets its events from now on.
-#[derive(Debug)]
-pub(crate) enum Revised {
-    /// From the feed that it is in.
-    Same,
-    /// From the feed of these classes, which are held for it already; without classes from none.
-    Elsewhere(Vec<(ClassId, Thinning)>),
-}
+use crate::feed::interest::{Change, Revised, Selection};
+use crate::feed::keys::{ConnIndex, FeedKey, Membership, MovedMember};
+use crate::feed::{Compression, Conflation, Feed};
+use crate::filter::ClassId;
 
 /// Bytes of filters that a feed that ends takes out of the matcher at once: about a million instructions. What is beyond
 /// is left to [`Fanout::sweep`].
 const SWEPT_AT_ONCE: usize = 4096;
 
 impl Fanout {
-    /// Makes `slot` a member of the feed for these wishes; it gets what is appended from now on.
+    /// Makes `conn` a member of the feed for these wishes; it gets what is appended from now on.
     pub(crate) fn join(
         &mut self,
         encoding: Encoding,
         compression: Compression,
-        wishes: &[Wish],
-        slot: Slot,
+        selections: &[Selection],
+        conn: ConnIndex,
     ) -> Membership {
-        let mut classes: Vec<(ClassId, Thinning)> =
-            wishes.iter().map(|wish| (self.matcher.insert(&wish.filter), wish.thinning)).collect();
-        // Of one filter wanted twice, the least thinning; `insert` counted each time, so it is given back.
+        let mut classes: Vec<(ClassId, Conflation)> = selections
+            .iter()
+            .map(|selection| (self.matcher.insert(&selection.filter), selection.conflation))
+            .collect();
+        // Of one filter wanted twice, the least conflation; `insert` counted each time, so it is given back.
         classes.sort_unstable();
         classes.dedup_by(|later, kept| {
             let twice = later.0 == kept.0;
@@ -66,7 +43,7 @@ impl Fanout {
             }
             twice
         });
-        self.join_classes(encoding, compression, classes, slot)
+        self.join_classes(encoding, compression, classes, conn)
     }
 
     /// As [`join`](Self::join), for sorted classes that are held for it.
@@ -74,8 +51,8 @@ impl Fanout {
         &mut self,
         encoding: Encoding,
         compression: Compression,
-        classes: Vec<(ClassId, Thinning)>,
-        slot: Slot,
+        classes: Vec<(ClassId, Conflation)>,
+        conn: ConnIndex,
     ) -> Membership {
         let sum = self.sum(encoding, compression, &classes);
         let feed = if let Some(feed) = self.equal(sum, encoding, compression, &classes) {
@@ -87,10 +64,15 @@ impl Fanout {
             self.seal(feed);
             feed
         } else {
-            let is_thin = classes.iter().any(|(_, thinning)| *thinning != Thinning::None);
-            let feed = self.feeds.insert(Feed::new(encoding, compression, is_thin)) as FeedKey;
-            for &(class, thinning) in &classes {
-                self.lead(class, feed, thinning);
+            let is_conflated = classes.iter().any(|(_, conflation)| *conflation != Conflation::None);
+            let feed = self.feeds.insert(Feed::new(
+                encoding,
+                compression,
+                is_conflated,
+                (self.is_observed)(encoding),
+            )) as FeedKey;
+            for &(class, conflation) in &classes {
+                self.route(class, feed, conflation);
             }
             self.feeds[feed as usize].classes = classes;
             self.register(feed, sum);
@@ -99,10 +81,10 @@ impl Fanout {
             feed
         };
         if let Some(shared) = &self.feeds[feed as usize].shared {
-            shared.want_fresh();
+            shared.request_restart();
         }
         let members = &mut self.feeds[feed as usize].members;
-        members.push(slot);
+        members.push(conn);
         Membership::new(feed, members.len() as u32 - 1)
     }
 
@@ -118,10 +100,11 @@ impl Fanout {
         let edits = self.edits(changes);
         let own = membership.map(Membership::feed).filter(|&key| {
             let feed = &self.feeds[key as usize];
-            let thins = |edit: &(ClassId, Option<Thinning>)| !matches!(edit.1, None | Some(Thinning::None));
+            let thins =
+                |edit: &(ClassId, Option<Conflation>)| !matches!(edit.1, None | Some(Conflation::None));
             feed.members.len() == 1
                 && (feed.encoding, feed.compression) == (encoding, compression)
-                && (feed.thin.is_some() || !edits.iter().any(thins))
+                && (feed.conflate.is_some() || !edits.iter().any(thins))
         });
         let Some(key) = own else {
             let before = membership.map(|membership| &self.feeds[membership.feed() as usize].classes);
@@ -130,16 +113,16 @@ impl Fanout {
                 self.matcher.hold(*class);
             }
             for (class, to) in edits {
-                match (classes.binary_search_by_key(&class, |held| held.0), to) {
-                    (Ok(at), Some(thinning)) => {
-                        classes[at].1 = thinning;
+                match (classes.binary_search_by_key(&class, |interned| interned.0), to) {
+                    (Ok(at), Some(conflation)) => {
+                        classes[at].1 = conflation;
                         self.matcher.remove(class);
                     }
                     (Ok(at), None) => {
                         classes.remove(at);
                         self.matcher.remove(class);
                     }
-                    (Err(at), Some(thinning)) => classes.insert(at, (class, thinning)),
+                    (Err(at), Some(conflation)) => classes.insert(at, (class, conflation)),
                     (Err(_), None) => {}
                 }
             }
@@ -161,11 +144,11 @@ impl Fanout {
     }
 
     /// The classes that are to change, sorted; those that are to be wanted are held.
-    fn edits(&mut self, changes: &[Change]) -> SmallVec<[(ClassId, Option<Thinning>); 2]> {
-        let mut edits: SmallVec<[(ClassId, Option<Thinning>); 2]> = SmallVec::new();
+    fn edits(&mut self, changes: &[Change]) -> SmallVec<[(ClassId, Option<Conflation>); 2]> {
+        let mut edits: SmallVec<[(ClassId, Option<Conflation>); 2]> = SmallVec::new();
         for Change { filter, to, .. } in changes {
             match to {
-                Some(thinning) => edits.push((self.matcher.insert(filter), Some(*thinning))),
+                Some(conflation) => edits.push((self.matcher.insert(filter), Some(*conflation))),
                 None => edits.extend(self.matcher.class_of(filter).map(|class| (class, None))),
             }
         }
@@ -175,32 +158,32 @@ impl Fanout {
 
     /// Changes the classes of a feed in place. A class that is to be wanted is held for it; where the feed holds it
     /// already, that is given back.
-    fn edit(&mut self, key: FeedKey, edits: impl IntoIterator<Item = (ClassId, Option<Thinning>)>) {
+    fn edit(&mut self, key: FeedKey, edits: impl IntoIterator<Item = (ClassId, Option<Conflation>)>) {
         let feed = &mut self.feeds[key as usize];
         let mut classes = std::mem::take(&mut feed.classes);
         let before = feed.sum;
         let mut sum = before;
         for (class, to) in edits {
-            match (classes.binary_search_by_key(&class, |held| held.0), to) {
-                (Ok(at), Some(thinning)) => {
-                    let old = std::mem::replace(&mut classes[at].1, thinning);
-                    sum = sum.wrapping_sub(self.part(class, old)).wrapping_add(self.part(class, thinning));
-                    let mut leads = self.feeds_of[class.index()].iter_mut();
-                    if let Some(lead) = leads.find(|lead| lead.feed == key) {
-                        lead.thinning = thinning;
+            match (classes.binary_search_by_key(&class, |interned| interned.0), to) {
+                (Ok(at), Some(conflation)) => {
+                    let old = std::mem::replace(&mut classes[at].1, conflation);
+                    sum = sum.wrapping_sub(self.part(class, old)).wrapping_add(self.part(class, conflation));
+                    let mut leads = self.routes[class.index()].iter_mut();
+                    if let Some(route) = leads.find(|route| route.feed == key) {
+                        route.conflation = conflation;
                     }
                     self.matcher.remove(class);
                 }
                 (Ok(at), None) => {
                     let (_, old) = classes.remove(at);
                     sum = sum.wrapping_sub(self.part(class, old));
-                    self.lead_no_more(class, key);
+                    self.unroute(class, key);
                     self.matcher.remove(class);
                 }
-                (Err(at), Some(thinning)) => {
-                    classes.insert(at, (class, thinning));
-                    sum = sum.wrapping_add(self.part(class, thinning));
-                    self.lead(class, key, thinning);
+                (Err(at), Some(conflation)) => {
+                    classes.insert(at, (class, conflation));
+                    sum = sum.wrapping_add(self.part(class, conflation));
+                    self.route(class, key, conflation);
                 }
                 (Err(_), None) => {}
             }
@@ -212,22 +195,22 @@ impl Fanout {
         }
     }
 
-    /// Ends a membership. Another member may take its place: then that one's slot is the answer. The feed goes
+    /// Ends a membership. Another member may take its place: then that one's conn is the answer. The feed goes
     /// with its last member.
-    pub(crate) fn leave(&mut self, membership: Membership) -> Option<Slot> {
-        let (feed, place) = (membership.feed(), membership.place);
-        self.books.sampled_out += self.waiting_in(feed);
+    pub(crate) fn leave(&mut self, membership: Membership) -> Option<MovedMember> {
+        let (feed, index) = (membership.feed(), membership.index);
+        self.totals.sampled_out += self.waiting_in(feed);
         let members = &mut self.feeds[feed as usize].members;
-        members.swap_remove(place as usize);
-        if let Some(&moved) = members.get(place as usize) {
-            return Some(moved);
+        members.swap_remove(index as usize);
+        if let Some(&conn) = members.get(index as usize) {
+            return Some(MovedMember { conn, index });
         }
         if members.is_empty() {
             self.unregister(feed);
             let gone = self.feeds.remove(feed as usize);
             let mut bytes = 0;
             for (class, _) in gone.classes {
-                self.lead_no_more(class, feed);
+                self.unroute(class, feed);
                 bytes += self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());
                 if bytes <= SWEPT_AT_ONCE {
                     self.matcher.remove(class);
@@ -236,7 +219,7 @@ impl Fanout {
                 }
             }
             self.sampling.retain(|f| *f != feed);
-            self.press.closed(feed, gone.compression);
+            self.compressor.closed(feed, gone.compression);
             self.feeds_in[gone.encoding.slot()] -= 1;
             self.dirty.retain(|f| *f != feed);
             self.metrics.feeds.dec();
@@ -267,13 +250,13 @@ impl Fanout {
         !self.unwanted.is_empty()
     }
 
-    fn part(&self, class: ClassId, thinning: Thinning) -> u64 {
-        self.hasher.hash_one((class, thinning))
+    fn part(&self, class: ClassId, conflation: Conflation) -> u64 {
+        self.hasher.hash_one((class, conflation))
     }
 
-    fn sum(&self, encoding: Encoding, compression: Compression, classes: &[(ClassId, Thinning)]) -> u64 {
+    fn sum(&self, encoding: Encoding, compression: Compression, classes: &[(ClassId, Conflation)]) -> u64 {
         let base = self.hasher.hash_one((encoding, compression));
-        classes.iter().fold(base, |sum, &(class, thinning)| sum.wrapping_add(self.part(class, thinning)))
+        classes.iter().fold(base, |sum, &(class, conflation)| sum.wrapping_add(self.part(class, conflation)))
     }
 
     /// A feed of just these classes.
@@ -282,7 +265,7 @@ impl Fanout {
         sum: u64,
         encoding: Encoding,
         compression: Compression,
-        classes: &[(ClassId, Thinning)],
+        classes: &[(ClassId, Conflation)],
     ) -> Option<FeedKey> {
         let is_equal = |key: &&FeedKey| {
             let feed = &self.feeds[**key as usize];
@@ -308,17 +291,17 @@ impl Fanout {
     }
 
     /// Events of a class go to a feed.
-    fn lead(&mut self, class: ClassId, feed: FeedKey, thinning: Thinning) {
+    fn route(&mut self, class: ClassId, feed: FeedKey, conflation: Conflation) {
         let index = class.index();
-        if self.feeds_of.len() <= index {
-            self.feeds_of.resize_with(index + 1, SmallVec::new);
+        if self.routes.len() <= index {
+            self.routes.resize_with(index + 1, SmallVec::new);
         }
-        self.feeds_of[index].push(FeedOf { feed, thinning });
+        self.routes[index].push(ClassRoute { feed, conflation });
     }
 
-    fn lead_no_more(&mut self, class: ClassId, feed: FeedKey) {
-        let leads = &mut self.feeds_of[class.index()];
-        if let Some(at) = leads.iter().position(|lead| lead.feed == feed) {
+    fn unroute(&mut self, class: ClassId, feed: FeedKey) {
+        let leads = &mut self.routes[class.index()];
+        if let Some(at) = leads.iter().position(|route| route.feed == feed) {
             leads.swap_remove(at);
         }
     }

@@ -1,6 +1,5 @@
 //! Interests that change, beside a list of what was wanted.
 
-use super::super::fanout::Change;
 use super::*;
 
 /// Members that change what they want in every way, in feeds of their own and shared ones, beside a list of what each
@@ -18,10 +17,10 @@ fn whatever_changes_each_member_gets_what_it_wanted_when_it_came() {
             state.wrapping_mul(0x2545_f491_4f6c_dd1d) % most
         };
         let mut world = World::new(1000);
-        let mut cursors: Vec<Cursor> = (0..MEMBERS).map(|_| Cursor::default()).collect();
+        let mut outboxes: Vec<Outbox> = (0..MEMBERS).map(|_| Outbox::default()).collect();
         let mut pipes: Vec<Pipe> = (0..MEMBERS).map(|_| Pipe::default()).collect();
         let mut wants = vec![std::collections::BTreeSet::<u64>::new(); MEMBERS];
-        let mut owed = vec![Vec::new(); MEMBERS];
+        let mut pending_slices = vec![Vec::new(); MEMBERS];
         for _ in 0..400 {
             let member = dice(MEMBERS as u64) as usize;
             match dice(4) {
@@ -37,27 +36,33 @@ fn whatever_changes_each_member_gets_what_it_wanted_when_it_came() {
                             wants[member].remove(&kind)
                         };
                         let filter = Filter::new().types([format!("t{kind}")]);
-                        changes.push(Change { filter, was, to: to.then_some(Thinning::None) });
+                        changes.push(Change { filter, was, to: to.then_some(Conflation::None) });
                     }
-                    let slot = member as Slot;
+                    let conn = member as ConnIndex;
                     let (fanout, tally) = (&mut world.fanout, &mut world.tally);
-                    let moved = cursors[member].change(fanout, ENCODING, &changes, slot, tally, &Still);
-                    if let Some((other, place)) = moved {
-                        cursors[other as usize].moved(place);
+                    let moved = outboxes[member].change(
+                        fanout,
+                        ENCODING,
+                        &changes,
+                        conn,
+                        &mut OutboxContext::new(tally, &Still),
+                    );
+                    if let Some(MovedMember { conn, index }) = moved {
+                        outboxes[conn as usize].set_member_index(index);
                     }
-                    assert_eq!(cursors[member].feed().is_some(), !wants[member].is_empty());
+                    assert_eq!(outboxes[member].feed().is_some(), !wants[member].is_empty());
                 }
                 1 => {
                     pipes[member].room = if dice(3) == 0 { dice(200) as usize } else { usize::MAX / 2 };
                     world.seal();
-                    world.flush(&mut cursors[member], &mut pipes[member]);
+                    world.flush(&mut outboxes[member], &mut pipes[member]);
                     pipes[member].room = 0;
                 }
                 _ => {
                     let kind = dice(6);
-                    for (wants, owed) in wants.iter().zip(&mut owed) {
+                    for (wants, pending_slices) in wants.iter().zip(&mut pending_slices) {
                         if wants.contains(&kind) {
-                            owed.push(world.published as i64);
+                            pending_slices.push(world.published as i64);
                         }
                     }
                     world.publish(&format!("t{kind}"));
@@ -70,15 +75,21 @@ fn whatever_changes_each_member_gets_what_it_wanted_when_it_came() {
         for member in 0..MEMBERS {
             world.seal();
             pipes[member].room = usize::MAX / 2;
-            while !world.flush(&mut cursors[member], &mut pipes[member]) {}
-            assert_eq!(read(&pipes[member]), owed[member], "seed {seed}, member {member}");
+            while !world.flush(&mut outboxes[member], &mut pipes[member]) {}
+            assert_eq!(read(&pipes[member]), pending_slices[member], "seed {seed}, member {member}");
             let changes: Vec<Change> = (0..6)
                 .map(|kind| Change { filter: Filter::new().types([format!("t{kind}")]), was: true, to: None })
                 .collect();
             let (fanout, tally) = (&mut world.fanout, &mut world.tally);
-            let moved = cursors[member].change(fanout, ENCODING, &changes, member as Slot, tally, &Still);
-            if let Some((other, place)) = moved {
-                cursors[other as usize].moved(place);
+            let moved = outboxes[member].change(
+                fanout,
+                ENCODING,
+                &changes,
+                member as ConnIndex,
+                &mut OutboxContext::new(tally, &Still),
+            );
+            if let Some(MovedMember { conn, index }) = moved {
+                outboxes[conn as usize].set_member_index(index);
             }
         }
         while world.fanout.sweep() {}
@@ -94,15 +105,21 @@ fn whatever_changes_each_member_gets_what_it_wanted_when_it_came() {
 #[test]
 fn members_that_come_to_want_the_same_share_a_feed() {
     let mut world = World::new(100);
-    let mut cursors: Vec<Cursor> = (0..3).map(|_| Cursor::default()).collect();
-    for (slot, order) in [[0, 1, 2], [2, 1, 0], [1, 2, 0]].into_iter().enumerate() {
+    let mut outboxes: Vec<Outbox> = (0..3).map(|_| Outbox::default()).collect();
+    for (conn, order) in [[0, 1, 2], [2, 1, 0], [1, 2, 0]].into_iter().enumerate() {
         for kind in order {
             let filter = Filter::new().types([format!("t{kind}")]);
-            let change = Change { filter, was: false, to: Some(Thinning::None) };
+            let change = Change { filter, was: false, to: Some(Conflation::None) };
             let (fanout, tally) = (&mut world.fanout, &mut world.tally);
-            cursors[slot].change(fanout, ENCODING, &[change], slot as Slot, tally, &Still);
+            outboxes[conn].change(
+                fanout,
+                ENCODING,
+                &[change],
+                conn as ConnIndex,
+                &mut OutboxContext::new(tally, &Still),
+            );
         }
     }
-    assert!(cursors.iter().all(|cursor| cursor.feed() == cursors[0].feed()));
+    assert!(outboxes.iter().all(|outbox| outbox.feed() == outboxes[0].feed()));
     assert_eq!((world.metrics.feeds.get(), world.fanout.distinct()), (1, 3));
 }

@@ -10,7 +10,7 @@ use super::super::connection::Connection;
 use super::super::limits::{Counted, address_key};
 use super::super::listener;
 use super::{Conn, Core, Ending, Socket, Tick, Token, token_of};
-use crate::feed::{Cursor, Slot};
+use crate::feed::{ConnIndex, Outbox};
 use crate::metrics::Kind;
 
 impl<S: Socket> Core<S> {
@@ -42,7 +42,7 @@ impl<S: Socket> Core<S> {
         }
         let connection = Connection::new(self.tick);
         let look = self.config.handshake_ticks().min(10);
-        Some(self.insert(socket, connection, Cursor::default(), counted.ok().flatten(), look))
+        Some(self.insert(socket, connection, Outbox::default(), counted.ok().flatten(), look))
     }
 
     /// Gives a connection a slot and a token, and looks at its timer after so many ticks.
@@ -50,7 +50,7 @@ impl<S: Socket> Core<S> {
         &mut self,
         socket: S,
         connection: Connection,
-        cursor: Cursor,
+        outbox: Outbox,
         counted: Option<Counted>,
         look: Tick,
     ) -> Token {
@@ -63,7 +63,7 @@ impl<S: Socket> Core<S> {
             socket,
             generation,
             connection,
-            cursor,
+            outbox,
             replay: None,
             awaits: 0,
             blocked: false,
@@ -76,7 +76,7 @@ impl<S: Socket> Core<S> {
         if let Some(counted) = counted {
             self.addresses.insert(token, counted);
         }
-        self.wheel.add(self.tick + look, slot as Slot);
+        self.wheel.add(self.tick + look, slot as ConnIndex);
         token
     }
 

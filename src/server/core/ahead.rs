@@ -52,7 +52,7 @@ impl<S: Socket> Core<S> {
 
     /// Does one thing; of a long change so much as this turn may take, and puts off the rest with all that is behind it.
     fn obey_some(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
-        let Effect::Change { encoding, cut, mut changes, added } = effect else {
+        let Effect::Change { encoding, lag_policy, mut changes, added } = effect else {
             return self.obey(slot, effect);
         };
         // One at the least, so that there is an end to it, and none between a replay and what goes on where that ends.
@@ -64,10 +64,10 @@ impl<S: Socket> Core<S> {
         }
         let later = changes.split_off(count);
         if later.is_empty() {
-            return self.obey(slot, Effect::Change { encoding, cut, changes, added });
+            return self.obey(slot, Effect::Change { encoding, lag_policy, changes, added });
         }
-        let later = Effect::Change { encoding, cut, changes: later, added };
-        self.obey(slot, Effect::Change { encoding, cut, changes, added: 0 });
+        let later = Effect::Change { encoding, lag_policy, changes: later, added };
+        self.obey(slot, Effect::Change { encoding, lag_policy, changes, added: 0 });
         self.put_off(slot, Wait::Turn, std::iter::once(later).chain(rest).collect());
     }
 

@@ -9,7 +9,7 @@ use super::super::auth::Denied;
 use super::super::rights;
 use super::super::wheel::{TICK_MS, Tick};
 use super::{Core, Socket, token_of};
-use crate::feed::Slot;
+use crate::feed::ConnIndex;
 
 /// A wall clock that has moved by more than this against the loop's own time was set. Grants end at whole seconds.
 const CLOCK_STEP_MICROS: u64 = 1_000_000;
@@ -45,7 +45,7 @@ impl<S: Socket> Core<S> {
         for (slot, conn) in &self.conns {
             let expiry = conn.connection.grant().and_then(|grant| rights::expiry(grant, self.tick, self.now));
             if let Some(at) = expiry {
-                self.wheel.add(at, slot as Slot);
+                self.wheel.add(at, slot as ConnIndex);
             }
         }
     }

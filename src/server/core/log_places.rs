@@ -13,7 +13,7 @@ use crate::bus::{Bus, LoopReader};
 use crate::dialect::{GapNotice, Missed};
 use crate::engine::{Engine, Status};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
-use crate::feed::Ring;
+use crate::feed::ResumeLookup;
 
 /// What is kept behind an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +96,8 @@ pub(super) struct Kept<'a> {
     pub(super) now: Timestamp,
 }
 
-impl Ring for Kept<'_> {
-    fn resume_behind(&self, id: EventId) -> Option<Since> {
+impl ResumeLookup for Kept<'_> {
+    fn resume_after(&self, id: EventId) -> Option<Since> {
         resume_behind(self.shared, id)
     }
 

@@ -17,7 +17,7 @@ use super::{Core, Socket, Token};
 use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
-use crate::feed::Slot;
+use crate::feed::ConnIndex;
 use crate::sync::{Callback, Mutex, lock};
 
 /// An answer from another thread.
@@ -123,7 +123,7 @@ impl<S: Socket> Core<S> {
         self.conns[slot].awaits += 1;
         let until = self.tick + patience;
         self.awaited.insert(token, Awaited { number, until, instead });
-        self.wheel.add(until, slot as Slot);
+        self.wheel.add(until, slot as ConnIndex);
     }
 
     /// The tick at which a connection has waited long enough for a worker.

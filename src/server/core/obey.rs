@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::super::connection::Effect;
 use super::{Core, Ending, Kept, Socket, token_of};
 use crate::dialect::Encoding;
-use crate::feed::{Change, Cut, REPLY_COST, Slot, Thinning, Wish};
+use crate::feed::{Change, Conflation, ConnIndex, LagPolicy, OutboxContext, REPLY_COST, Selection};
 
 impl<S: Socket> Core<S> {
     /// Does what the connection asked for; false where the connection is gone.
@@ -25,7 +25,7 @@ impl<S: Socket> Core<S> {
     pub(super) fn obey(&mut self, slot: usize, effect: Effect) {
         match effect {
             Effect::Send(bytes) => self.send(slot, bytes),
-            Effect::Compress(compression) => self.conns[slot].cursor.set_compression(compression),
+            Effect::Compress(compression) => self.conns[slot].outbox.set_compression(compression),
             Effect::Interest { .. }
             | Effect::Change { .. }
             | Effect::Replay { .. }
@@ -38,16 +38,17 @@ impl<S: Socket> Core<S> {
                 if wishes.is_empty() {
                     self.wanted.remove(&token_of(slot, self.conns[slot].generation));
                 } else {
-                    let cut = wishes.iter().map(|wish| Cut::of(wish.1)).max().unwrap_or_default();
-                    let wishes: SmallVec<[Wish; 2]> = (wishes.into_iter())
-                        .map(|(filter, on_lag)| Wish { filter, thinning: Thinning::of(on_lag) })
+                    let lag_policy =
+                        wishes.iter().map(|wish| LagPolicy::from(wish.1)).max().unwrap_or_default();
+                    let wishes: SmallVec<[Selection; 2]> = (wishes.into_iter())
+                        .map(|(filter, on_lag)| Selection { filter, conflation: Conflation::from(on_lag) })
                         .collect();
-                    self.join(slot, encoding, cut, &wishes);
+                    self.join(slot, encoding, lag_policy, &wishes);
                 }
             }
-            Effect::Change { encoding, cut, changes, added } => {
+            Effect::Change { encoding, lag_policy, changes, added } => {
                 self.work.spend(changes.iter().map(Change::units).sum());
-                self.change(slot, encoding, cut, &changes, added);
+                self.change(slot, encoding, lag_policy, &changes, added);
             }
             Effect::Replay { encoding, filter, except, from, report } => {
                 self.begin_replay(slot, encoding, filter, except, from, report);
@@ -61,16 +62,16 @@ impl<S: Socket> Core<S> {
                 self.addresses.insert(token_of(slot, self.conns[slot].generation), counted);
             }
             Effect::LookAt(tick) => {
-                self.wheel.add(tick, slot as Slot);
+                self.wheel.add(tick, slot as ConnIndex);
             }
             Effect::Close(last) => {
                 self.forget_put_off(slot);
                 self.displace(slot);
                 if self.conns[slot].replay.take().is_some() {
                     // What is live would come behind a hole.
-                    let cursor = &mut self.conns[slot].cursor;
-                    cursor.set_waits(false);
-                    let moved = cursor.abandon(&mut self.fanout, &mut self.tally);
+                    let outbox = &mut self.conns[slot].outbox;
+                    outbox.set_replaying(false);
+                    let moved = outbox.abandon(&mut self.fanout, &mut self.tally);
                     self.tell_moved(moved);
                 } else {
                     self.leave_feed(slot);
@@ -79,7 +80,7 @@ impl<S: Socket> Core<S> {
                 let conn = &mut self.conns[slot];
                 conn.end_with(Ending::Closing);
                 // The connection's timer decides how long it may take.
-                self.wheel.add(self.tick + 1, slot as Slot);
+                self.wheel.add(self.tick + 1, slot as ConnIndex);
             }
         }
     }
@@ -88,26 +89,43 @@ impl<S: Socket> Core<S> {
     pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
         self.grown = self.grown.saturating_add(bytes.len() + REPLY_COST);
         let ring = Kept { shared: &self.shared, now: self.now };
-        self.conns[slot].cursor.send(&mut self.fanout, bytes, &mut self.tally, &ring);
+        self.conns[slot].outbox.send(
+            &mut self.fanout,
+            bytes,
+            &mut OutboxContext::new(&mut self.tally, &ring),
+        );
     }
 
     /// Delivers what these wishes match, from here on. It must have left its feed.
-    pub(super) fn join(&mut self, slot: usize, encoding: Encoding, cut: Cut, wishes: &[Wish]) {
+    pub(super) fn join(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        lag_policy: LagPolicy,
+        wishes: &[Selection],
+    ) {
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let token = token_of(slot, self.conns[slot].generation);
             // The new want before the old one goes: what is in both is never let go of.
-            let want = |wish: &Wish| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
+            let want = |wish: &Selection| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
             let _old = self.wanted.insert(token, wishes.iter().map(want).collect());
         }
         let conn = &mut self.conns[slot];
-        conn.cursor.set_cut(cut);
-        conn.cursor.join(&mut self.fanout, encoding, wishes, slot as Slot);
-        conn.cursor.set_waits(conn.replay.is_some());
-        conn.connection.share_filters(usize::MAX, |filter| self.fanout.held(filter));
+        conn.outbox.set_lag_policy(lag_policy);
+        conn.outbox.join(&mut self.fanout, encoding, wishes, slot as ConnIndex);
+        conn.outbox.set_replaying(conn.replay.is_some());
+        conn.connection.share_filters(usize::MAX, |filter| self.fanout.interned(filter));
     }
 
     /// Delivers from here on what these changes make of what a connection wants.
-    fn change(&mut self, slot: usize, encoding: Encoding, cut: Cut, changes: &[Change], added: usize) {
+    fn change(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        lag_policy: LagPolicy,
+        changes: &[Change],
+        added: usize,
+    ) {
         self.move_place(slot, changes);
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let wanted = self.wanted.entry(token_of(slot, self.conns[slot].generation)).or_default();
@@ -122,17 +140,23 @@ impl<S: Socket> Core<S> {
         }
         let ring = Kept { shared: &self.shared, now: self.now };
         let conn = &mut self.conns[slot];
-        conn.cursor.set_cut(cut);
-        let moved =
-            conn.cursor.change(&mut self.fanout, encoding, changes, slot as Slot, &mut self.tally, &ring);
-        conn.cursor.set_waits(conn.replay.is_some());
-        conn.connection.share_filters(added, |filter| self.fanout.held(filter));
+        conn.outbox.set_lag_policy(lag_policy);
+        let moved = conn.outbox.change(
+            &mut self.fanout,
+            encoding,
+            changes,
+            slot as ConnIndex,
+            &mut OutboxContext::new(&mut self.tally, &ring),
+        );
+        conn.outbox.set_replaying(conn.replay.is_some());
+        conn.connection.share_filters(added, |filter| self.fanout.interned(filter));
         self.tell_moved(moved);
     }
 
     pub(super) fn leave_feed(&mut self, slot: usize) {
         let ring = Kept { shared: &self.shared, now: self.now };
-        let moved = self.conns[slot].cursor.leave(&mut self.fanout, &mut self.tally, &ring);
+        let moved =
+            self.conns[slot].outbox.leave(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
         self.tell_moved(moved);
     }
 }

@@ -9,9 +9,10 @@ use super::super::pages::Outlet;
 use super::super::{budget, messages};
 use super::{Core, Kept, Socket, token_of};
 use crate::bus::ReaderItem;
+use crate::catalogue::autosdlc::event_type;
 use crate::dialect::{GapNotice, Missed};
 use crate::event::{EventId, Since, Timestamp};
-use crate::feed::{Fanout, Flushed, Tally};
+use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
 
 /// Events taken from the bus before they are written.
 const EVENTS_A_BATCH: usize = 256;
@@ -57,7 +58,6 @@ impl<S: Socket> Core<S> {
         let mut any = false;
         let worked = self.fanout.payload_work();
         for _ in 0..batches {
-            self.fanout.note(messages::is_read());
             let fanout = &mut self.fanout;
             let metrics = &self.shared.metrics;
             let epoch = self.shared.bus.epoch();
@@ -123,7 +123,7 @@ impl<S: Socket> Core<S> {
             if lost {
                 self.snapshot_is_made();
             }
-            self.log_noted();
+            self.report_deliveries();
             any |= taken > 0;
             self.more_events = taken == EVENTS_A_BATCH || is_spent;
             // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
@@ -143,10 +143,13 @@ impl<S: Socket> Core<S> {
         }
     }
 
-    /// Logs what the batch has for AutoSDLC's clients.
-    fn log_noted(&mut self) {
-        for (feed, event) in self.fanout.take_noted() {
-            for &slot in &self.fanout.feed(feed).members {
+    /// Counts and logs the deliveries of the batch that the feeds recorded.
+    fn report_deliveries(&mut self) {
+        let is_logged = messages::is_read();
+        for FeedDelivery { feed, event, members } in self.fanout.take_deliveries() {
+            let kind = event_type(event.event_type()).map_or("other", |known| known.name);
+            self.shared.metrics.websocket.sent(kind, event.payload().len(), members);
+            for &slot in self.fanout.feed(feed).members.iter().filter(|_| is_logged) {
                 let client = self.conns[slot as usize].connection.client();
                 messages::delivered(client, &event, &self.config.message_log);
             }
@@ -169,15 +172,21 @@ impl<S: Socket> Core<S> {
                 let ring = Kept { shared: &self.shared, now: self.now };
                 if conn.blocked {
                     all_done = false;
-                    conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
-                    if conn.cursor.is_to_be_closed(&self.fanout) {
+                    conn.outbox
+                        .enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+                    if conn.outbox.should_disconnect(&self.fanout) {
                         self.lagged.push(token_of(slot, conn.generation));
                     }
                     continue;
                 }
                 let budget = self.config.write_budget_bytes;
                 let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.pages };
-                match conn.cursor.flush(&self.fanout, &mut out, budget, &mut self.tally, &ring) {
+                match conn.outbox.flush(
+                    &self.fanout,
+                    &mut out,
+                    budget,
+                    &mut OutboxContext::new(&mut self.tally, &ring),
+                ) {
                     // Behind a replay nothing of the feed is written yet.
                     Flushed::Done => all_done &= conn.replay.is_none(),
                     Flushed::Blocked => {
@@ -190,7 +199,10 @@ impl<S: Socket> Core<S> {
                         all_done = false;
                     }
                     Flushed::Budget => {
-                        conn.cursor.hold(&self.fanout, &mut self.tally, &ring);
+                        conn.outbox.enforce_drop_newest(
+                            &self.fanout,
+                            &mut OutboxContext::new(&mut self.tally, &ring),
+                        );
                         self.queue(slot);
                         all_done = false;
                     }

@@ -30,7 +30,7 @@ use super::{Core, Kept, Socket, token_of};
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
 use crate::engine::{Place, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
-use crate::feed::{Cursor, Fanout, Snapshot, Tally};
+use crate::feed::{Fanout, Outbox, OutboxContext, Snapshot, Tally};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 use crate::server::session::began::Brought;
@@ -206,8 +206,8 @@ impl<S: Socket> Core<S> {
         if let Work::Forward(forward) = &work {
             conn.connection.refill_begins(forward.places());
         }
-        conn.cursor.go_back(&mut self.fanout, &mut self.tally, &ring);
-        conn.cursor.set_waits(true);
+        conn.outbox.skip_for_replay(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+        conn.outbox.set_replaying(true);
         let judge = Judge::any(filters);
         conn.replay = Some(Box::new(Replay::new(encoding, judge, work, "refill")));
     }
@@ -351,7 +351,8 @@ impl<S: Socket> Core<S> {
     pub(super) fn flush_past(&mut self, slot: usize) -> bool {
         let conn = &self.conns[slot];
         let is_due = conn.replay.as_ref().is_some_and(|replay| !replay.is_waiting());
-        if is_due && !conn.blocked && conn.cursor.direct_bytes() <= PAGE_BYTES && !self.spending.is_spent() {
+        if is_due && !conn.blocked && conn.outbox.inserted_bytes() <= PAGE_BYTES && !self.spending.is_spent()
+        {
             let mut budget = self.spending.share(budget::CLIENT);
             self.page(slot, &mut budget);
             self.spending.settle(&budget);
@@ -448,7 +449,7 @@ impl<S: Socket> Core<S> {
             start.from = start.from.and_then(|from| auth.seal(&from, rng.next_u128() as u64));
         }
         if let Some(answer) = report.answer(replay.encoding, &start) {
-            conn.cursor.send_in_replay(answer, None);
+            conn.outbox.send_in_replay(answer, None);
         }
     }
 
@@ -467,7 +468,7 @@ impl<S: Socket> Core<S> {
             spent: &mut spent,
             encoding: *encoding,
             judge,
-            cursor: &mut conn.cursor,
+            outbox: &mut conn.outbox,
             fanout: &mut self.fanout,
             tally: &mut self.tally,
             events,
@@ -541,19 +542,19 @@ impl<S: Socket> Core<S> {
             self.shared.metrics.pasts_incomplete.get_or_create(&Kind { kind }).inc();
         }
         let stamp = Stamp { random: self.rng.next_u128(), now: self.now, position: None };
-        let cursor = &mut self.conns[slot].cursor;
+        let outbox = &mut self.conns[slot].outbox;
         let report = replay.report.as_ref();
         let end = report.and_then(|report| report.end(replay.encoding, replay.events, complete, &stamp));
         if let Some(end) = end {
-            cursor.send_in_replay(end, None);
+            outbox.send_in_replay(end, None);
         }
-        cursor.set_waits(false);
+        outbox.set_replaying(false);
     }
 
     /// Passes over what a connection's feed has for it, if the feed has let go of some of that; false where it has not.
     fn skip_live(&mut self, slot: usize) -> bool {
-        let cursor = &mut self.conns[slot].cursor;
-        cursor.has_lost(&self.fanout) && cursor.skip_to_end(&mut self.fanout)
+        let outbox = &mut self.conns[slot].outbox;
+        outbox.has_lost_frames(&self.fanout) && outbox.skip_to_end(&mut self.fanout)
     }
 
     /// Asks for a page of the log; the ticket is held while a client waits for it.
@@ -586,7 +587,7 @@ struct Page<'a> {
     spent: &'a mut u32,
     encoding: Encoding,
     judge: &'a mut Judge,
-    cursor: &'a mut Cursor,
+    outbox: &'a mut Outbox,
     fanout: &'a mut Fanout,
     tally: &'a mut Tally,
     events: &'a mut u64,
@@ -635,14 +636,14 @@ impl Sink for Page<'_> {
             return;
         }
         let frame = match at.filter(|at| event.position() != Some(at)) {
-            None => self.fanout.frame(event, self.encoding, self.cursor.compression()),
-            Some(at) => self.fanout.frame_at(event, at, self.encoding, self.cursor.compression()),
+            None => self.fanout.frame(event, self.encoding, self.outbox.compression()),
+            Some(at) => self.fanout.frame_at(event, at, self.encoding, self.outbox.compression()),
         };
         self.size += frame.len();
         budget.spend(EVENT_INSTRUCTIONS / 1_000);
         budget.spend_bytes(frame.len().min(PAGE_BYTES * 4), BYTE_INSTRUCTIONS);
         *self.events += 1;
-        self.cursor.send_replayed(self.fanout, frame, event.id());
+        self.outbox.send_replayed(self.fanout, frame, event.id());
     }
 
     fn gap(&mut self, gap: &GapNotice) {
@@ -657,6 +658,6 @@ impl Sink for Page<'_> {
         if let Some((auth, rng)) = &mut self.seals {
             gap = gap.within_a_grant(|since| auth.seal(since, rng.next_u128() as u64));
         }
-        self.cursor.send_in_replay(self.encoding.gap(&gap), to);
+        self.outbox.send_in_replay(self.encoding.gap(&gap), to);
     }
 }

@@ -11,7 +11,7 @@ use super::super::wheel::Tick;
 use super::{BATCHES_A_TURN, Conn, Context, Core, Ending, Kept, Socket, Token, taken, token_of};
 use crate::dialect::Encoding;
 use crate::event::Timestamp;
-use crate::feed::{Cursor, Cut, Interest, SavedCursor, Thinning, Wish};
+use crate::feed::{Conflation, FeedInterest, LagPolicy, Outbox, OutboxContext, SavedOutbox, Selection};
 use crate::filter::saved::{Exact, SavedFilter};
 use crate::filter::{Filter, FilterLimits};
 
@@ -19,7 +19,8 @@ use crate::filter::{Filter, FilterLimits};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedClient {
     connection: SavedConnection,
-    cursor: SavedCursor,
+    #[serde(rename = "cursor")]
+    outbox: SavedOutbox,
     /// Of an event stream, whose interest its session does not know.
     interest: Option<SavedInterest>,
     /// What it calls itself.
@@ -30,44 +31,45 @@ pub(crate) struct SavedClient {
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedInterest {
     encoding: Encoding,
-    cut: Cut,
-    wishes: Vec<(String, Thinning)>,
+    #[serde(rename = "cut")]
+    lag_policy: LagPolicy,
+    wishes: Vec<(String, Conflation)>,
     /// Exact forms of the wishes' filters; absent from a version that saved texts only.
     #[serde(default)]
     exact: Vec<Option<Exact>>,
 }
 
-impl From<&Interest> for SavedInterest {
-    fn from((encoding, cut, wishes): &Interest) -> Self {
-        let forms = wishes.iter().map(|wish| {
+impl From<&FeedInterest> for SavedInterest {
+    fn from(interest: &FeedInterest) -> Self {
+        let forms = interest.selections.iter().map(|wish| {
             let (text, exact) = SavedFilter::from(&wish.filter).into_forms();
-            ((text, wish.thinning), exact)
+            ((text, wish.conflation), exact)
         });
         let (wishes, exact) = forms.unzip();
-        Self { encoding: *encoding, cut: *cut, wishes, exact }
+        Self { encoding: interest.encoding, lag_policy: interest.lag_policy, wishes, exact }
     }
 }
 
 impl SavedInterest {
     /// What was interest already was joined with a grant, and may be longer than what a client may ask for.
-    fn restored(self) -> Option<Interest> {
+    fn restored(self) -> Option<FeedInterest> {
         let mut limits = FilterLimits::default();
         (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);
-        let wish = |((text, thinning), exact): ((String, Thinning), Option<Exact>)| {
+        let wish = |((text, conflation), exact): ((String, Conflation), Option<Exact>)| {
             let filter = match exact {
                 Some(_) => SavedFilter::from_forms(text, exact).try_into().ok()?,
                 None => Filter::parse(&text, &limits).ok()?,
             };
-            Some(Wish { filter, thinning })
+            Some(Selection { filter, conflation })
         };
         let exact = self.exact.into_iter().chain(std::iter::repeat(None));
-        let wishes = self.wishes.into_iter().zip(exact).map(wish).collect::<Option<_>>()?;
-        Some((self.encoding, self.cut, wishes))
+        let selections = self.wishes.into_iter().zip(exact).map(wish).collect::<Option<_>>()?;
+        Some(FeedInterest { encoding: self.encoding, lag_policy: self.lag_policy, selections })
     }
 }
 
 /// A client that was packed, and what it gets here if it has to stay after all.
-pub(crate) type Packed = (Token, Option<Interest>);
+pub(crate) type Packed = (Token, Option<FeedInterest>);
 
 impl<S: Socket> Core<S> {
     /// Whether a client still waits for an answer that comes from another thread.
@@ -97,12 +99,13 @@ impl<S: Socket> Core<S> {
             };
             let name = self.name_of(slot);
             let conn = &mut self.conns[slot];
-            let interest = conn.cursor.interest(&self.fanout);
+            let interest = conn.outbox.interest(&self.fanout);
             let ring = Kept { shared: &self.shared, now: self.now };
-            let (cursor, moved) = conn.cursor.save(&mut self.fanout, &mut self.tally, &ring);
+            let (outbox, moved) =
+                conn.outbox.save(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
             let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == Speaks::Sse);
             let interest_too = of_stream.map(SavedInterest::from);
-            give(&conn.socket, SavedClient { connection, cursor, interest: interest_too, name });
+            give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name });
             packed.push((token_of(slot, conn.generation), interest));
             self.tell_moved(moved);
         }
@@ -120,8 +123,8 @@ impl<S: Socket> Core<S> {
     pub(crate) fn reclaim(&mut self, packed: Vec<Packed>) {
         for (token, interest) in packed {
             let Some(slot) = self.find(token) else { continue };
-            if let Some((encoding, cut, wishes)) = interest {
-                self.join(slot, encoding, cut, &wishes);
+            if let Some(FeedInterest { encoding, lag_policy, selections }) = interest {
+                self.join(slot, encoding, lag_policy, &selections);
             }
             self.queue(slot);
         }
@@ -135,26 +138,26 @@ impl<S: Socket> Core<S> {
     /// Takes over a client. It is not written before its socket is reported writable. `None` where it may not go on
     /// here.
     pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
-        let SavedClient { connection, cursor, interest, name } = saved;
+        let SavedClient { connection, outbox, interest, name } = saved;
         let connection = Connection::restored(connection, &context!(self, socket.peer(), true, None))?;
         let interest = match interest {
             Some(interest) => Some(interest.restored()?),
             None => None,
         };
-        let cursor = Cursor::restored(cursor, &mut self.fanout);
+        let outbox = Outbox::restored(outbox, &mut self.fanout);
         let look = if connection.speaks() == Speaks::Http { 10 } else { self.config.heartbeat_ticks() };
         let address = self.counted_address(&socket);
         // It was one of so many there: it is here, too.
         let counted = address.and_then(|(address, _)| self.shared.addresses.enter(address, u32::MAX));
-        let token = self.insert(socket, connection, cursor, counted, look);
+        let token = self.insert(socket, connection, outbox, counted, look);
         let slot = self.find(token)?;
         self.conns[slot].blocked = true;
         if let Some(name) = name {
             self.call(slot, name);
         }
-        if let Some((encoding, cut, wishes)) = interest {
-            self.place(slot, wishes.iter().map(|wish| &wish.filter));
-            self.join(slot, encoding, cut, &wishes);
+        if let Some(FeedInterest { encoding, lag_policy, selections }) = interest {
+            self.place(slot, selections.iter().map(|selection| &selection.filter));
+            self.join(slot, encoding, lag_policy, &selections);
         }
         let conn = &mut self.conns[slot];
         let mut cx = context!(self, conn);

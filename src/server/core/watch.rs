@@ -156,10 +156,10 @@ impl<S: Socket> Core<S> {
     fn ledger(&self) -> Ledger {
         let mut pending = self.fanout.samples_waiting();
         for (_, conn) in &self.conns {
-            pending += conn.cursor.pending(&self.fanout);
+            pending += conn.outbox.pending(&self.fanout);
         }
         let Books { written, dropped, conflated } = self.books;
-        let feeds = self.fanout.books;
+        let feeds = self.fanout.totals;
         let conflated = conflated + self.tally.conflated + feeds.sampled_out as i64;
         // What was counted as dropped ahead of its place waits there no more; and if it was let go there, it was
         // counted twice.
@@ -204,7 +204,7 @@ impl<S: Socket> Core<S> {
         for (slot, conn) in &self.conns {
             let token = super::token_of(slot, conn.generation);
             holders.take(token, conn);
-            let lag = conn.cursor.lag(&self.fanout, self.now);
+            let lag = conn.outbox.lag(&self.fanout, self.now);
             if lag == Lag::default() {
                 continue;
             }
@@ -255,7 +255,7 @@ impl<S: Socket> Core<S> {
             return sum;
         }
         let mut pieces: HashMap<usize, usize, foldhash::fast::RandomState> = HashMap::default();
-        for (end, len) in self.conns.iter().flat_map(|(_, conn)| conn.cursor.shared()) {
+        for (end, len) in self.conns.iter().flat_map(|(_, conn)| conn.outbox.shared_pieces()) {
             let longest = pieces.entry(end).or_default();
             *longest = len.max(*longest);
         }
@@ -357,7 +357,7 @@ struct Holders {
 
 impl Holders {
     fn take<S: Socket>(&mut self, token: super::Token, conn: &super::Conn<S>) {
-        let (waits, shared) = conn.cursor.held_bytes();
+        let (waits, shared) = conn.outbox.held_bytes();
         let replay = conn.replay.as_ref().map_or(0, |replay| replay.held_bytes());
         let beside = waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes();
         self.own += CONNECTION_BYTES + size_of::<super::Conn<S>>() + beside;
@@ -403,7 +403,7 @@ pub(crate) struct Audit {
 impl<S: Socket> Core<S> {
     pub(crate) fn audit(&self) -> Audit {
         let ledger = self.ledger();
-        let own: usize = self.conns.iter().map(|(_, conn)| conn.cursor.direct_bytes()).sum();
+        let own: usize = self.conns.iter().map(|(_, conn)| conn.outbox.inserted_bytes()).sum();
         Audit {
             difference: ledger.difference(),
             pending: ledger.pending,

@@ -143,8 +143,11 @@ impl Answer<'_, '_> {
         ws::write_upgrade(&mut out, &upgrade.accept, protocol, deflate);
         self.cx.send(out);
         if let Some(PerMessageDeflate { context_takeover, window_bits: bits, .. }) = deflate {
-            let compression =
-                if context_takeover { Compression::Messages { bits } } else { Compression::Alone { bits } };
+            let compression = if context_takeover {
+                Compression::ContextTakeover { bits }
+            } else {
+                Compression::NoContextTakeover { bits }
+            };
             self.cx.effects.push(Effect::Compress(compression));
         }
         Outcome::Ws(Box::new(opening), deflate, grant)

@@ -23,7 +23,7 @@ use super::{Dialect, Session};
 use crate::codec::portable;
 use crate::dialect::{Asked, ClientError, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
-use crate::feed::{Change, Cut, Thinning};
+use crate::feed::{Change, Conflation, LagPolicy};
 use crate::filter::{Filter, saved as saved_filter};
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
@@ -108,8 +108,8 @@ pub(super) struct Touched {
     pub(super) wish: u64,
     pub(super) filter: Filter,
     /// The least that was left out of it, and is to be.
-    pub(super) was: Option<Thinning>,
-    pub(super) to: Option<Thinning>,
+    pub(super) was: Option<Conflation>,
+    pub(super) to: Option<Conflation>,
 }
 
 impl Session {
@@ -297,7 +297,7 @@ impl Session {
         let touched = |s: &Subscription| Touched {
             wish: s.wish,
             filter: self.narrow(&s.filter),
-            was: Some(Thinning::of(s.on_lag)),
+            was: Some(Conflation::from(s.on_lag)),
             to: None,
         };
         gone.iter().map(touched).collect()
@@ -339,9 +339,9 @@ impl Session {
             let filter = self.narrow(&self.subscriptions[at].filter);
             let s = &mut self.subscriptions[at];
             s.wish = hash(filter.bytes());
-            touched.push(Touched { wish: s.wish, filter, was: None, to: Some(Thinning::of(s.on_lag)) });
+            touched.push(Touched { wish: s.wish, filter, was: None, to: Some(Conflation::from(s.on_lag)) });
         }
-        let least = |one: Option<Thinning>, other: Option<Thinning>| one.into_iter().chain(other).min();
+        let least = |one: Option<Conflation>, other: Option<Conflation>| one.into_iter().chain(other).min();
         touched.sort_unstable_by_key(|touched| touched.wish);
         touched.dedup_by(|later, kept| {
             let is_one = later.wish == kept.wish;
@@ -350,11 +350,11 @@ impl Session {
             }
             is_one
         });
-        let mut cut = Cut::default();
+        let mut lag_policy = LagPolicy::default();
         for (at, s) in self.subscriptions.iter().enumerate() {
             // Most want the least.
             if !matches!(s.on_lag, OnLag::DropOldest) {
-                cut = cut.max(Cut::of(s.on_lag));
+                lag_policy = lag_policy.max(LagPolicy::from(s.on_lag));
             }
             let found = match touched.as_slice() {
                 [one] => (one.wish == s.wish).then_some(0),
@@ -364,7 +364,7 @@ impl Session {
                 && !fresh.contains(&at)
             {
                 // Another subscription wants it, too, before and after.
-                let (one, wants) = (&mut touched[found], Some(Thinning::of(s.on_lag)));
+                let (one, wants) = (&mut touched[found], Some(Conflation::from(s.on_lag)));
                 (one.was, one.to) = (least(one.was, wants), least(one.to, wants));
             }
         }
@@ -375,7 +375,7 @@ impl Session {
         // What comes goes before what leaves, so that what is in both is never let go of.
         touched.sort_by_key(|touched| touched.to.is_none());
         let changes = touched.into_iter().map(change).collect();
-        cx.effects.push(Effect::Change { encoding: self.encoding, cut, changes, added });
+        cx.effects.push(Effect::Change { encoding: self.encoding, lag_policy, changes, added });
     }
 
     /// Keeps the loop's own filters in place of equal ones, in the newest `count` subscriptions.

@@ -8,7 +8,7 @@ use super::super::connection::Context;
 use super::interest::Touched;
 use super::{Session, Subscribe};
 use crate::dialect::{Asked, Reply, native};
-use crate::feed::Thinning;
+use crate::feed::Conflation;
 use crate::filter::Filter;
 
 /// Work on all subscriptions, some of which are done.
@@ -104,7 +104,7 @@ impl Session {
             let removed = self.subscriptions[fresh.clone()].iter().map(|s| Touched {
                 wish: s.wish,
                 filter: s.filter.and(&narrowing.saw),
-                was: Some(Thinning::of(s.on_lag)),
+                was: Some(Conflation::from(s.on_lag)),
                 to: None,
             });
             let removed: Vec<Touched> = removed.collect();

@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 
 use super::super::Feed;
 use super::super::run::Run;
-use super::{Cursor, SLICES_MAX};
+use super::{Outbox, SLICES_MAX};
 
-/// Where a cursor writes to.
+/// Where a outbox writes to.
 pub(crate) trait Sink: Write {
     /// As [`Write::write`], of what other members of the feed are written too.
     fn write_tail(&mut self, tail: &Tail<'_>) -> io::Result<usize> {
@@ -59,9 +59,9 @@ impl Tail<'_> {
     }
 
     /// Whether these bytes are the same.
-    fn is_what(&self, owed: &[IoSlice<'_>]) -> bool {
+    fn equals(&self, pending_slices: &[IoSlice<'_>]) -> bool {
         let bytes = self.slices();
-        bytes.iter().flat_map(|slice| slice.iter()).eq(owed.iter().flat_map(|slice| slice.iter()))
+        bytes.iter().flat_map(|slice| slice.iter()).eq(pending_slices.iter().flat_map(|slice| slice.iter()))
     }
 
     /// One write of it.
@@ -73,11 +73,11 @@ impl Tail<'_> {
     }
 }
 
-impl Cursor {
+impl Outbox {
     /// All that is owed, where that is the end of its feed and nothing else: what [`owed`](Self::owed) would find, sooner.
     pub(super) fn tail<'a>(&self, feed: Option<&'a Feed>, room: usize) -> Option<Tail<'a>> {
-        let feed = feed.filter(|feed| self.backlog.is_none() && !self.waits && self.next < feed.next)?;
-        if !self.in_step && feed.shared.is_some() {
+        let feed = feed.filter(|feed| self.backlog.is_none() && !self.replaying && self.next < feed.next)?;
+        if !self.in_sync && feed.shared.is_some() {
             return None;
         }
         let runs = &feed.runs;
@@ -93,7 +93,10 @@ impl Cursor {
         let start = first.start_of(self.next);
         len += first.bytes.len() - start;
         let tail = Tail { runs, first, at, start, len };
-        debug_assert!(len > room || tail.is_what(&self.owed(Some(feed), room)), "the long way is the rule");
+        debug_assert!(
+            len > room || tail.equals(&self.pending_slices(Some(feed), room)),
+            "the long way is the rule"
+        );
         (len <= room).then_some(tail)
     }
 }

@@ -3,7 +3,7 @@
 //! Imports `codec`, `dialect`, `event`, `metrics`. Always:
 //! - a frame looks back only at those since the last *fresh* one, so a member that was there for all of them reads
 //!   it; one that was not gets frames by themselves until the next fresh one;
-//! - a fresh start comes at most once in [`FRESH_BYTES`] or [`FRESH_MICROS`], whatever members join or skip;
+//! - a fresh start comes at most once in [`RESTART_BYTES`] or [`RESTART_MICROS`], whatever members join or skip;
 //! - at most so many windows are held; feeds beyond get frames deflated by themselves, once for each event.
 
 use std::cell::{Cell, OnceCell};
@@ -11,17 +11,17 @@ use std::cell::{Cell, OnceCell};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::fanout::FeedKey;
+use super::keys::FeedKey;
 use crate::codec::deflate::{Deflater, EMPTY_BLOCK, TAIL, WINDOW_BITS_MAX, store, window_bytes};
 use crate::codec::ws;
 use crate::event::Timestamp;
 use crate::metrics::Metrics;
 
 /// A fresh start costs the members that were there about 1 KB each: seldom enough to be lost in what they read.
-const FRESH_BYTES: usize = 64 * 1024;
+const RESTART_BYTES: usize = 64 * 1024;
 
 /// Or it may come after so long, where little is said.
-const FRESH_MICROS: i64 = 1_000_000;
+const RESTART_MICROS: i64 = 1_000_000;
 
 /// A window that was not used for so long may be taken by a feed that has none.
 const IDLE_MICROS: i64 = 5_000_000;
@@ -35,41 +35,43 @@ pub(crate) enum Compression {
     #[default]
     None,
     /// permessage-deflate whose messages look back at those before, over `1 << bits` bytes.
-    Messages { bits: u8 },
+    #[serde(rename = "Messages")]
+    ContextTakeover { bits: u8 },
     /// permessage-deflate whose messages stand by themselves.
-    Alone { bits: u8 },
+    #[serde(rename = "Alone")]
+    NoContextTakeover { bits: u8 },
     /// An event stream as one gzip stream, whose window all bytes shift, compressed or not.
     Gzip,
 }
 
 /// Sizes and counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PressLimits {
+pub(crate) struct CompressorLimits {
     /// Windows that one loop may hold.
     pub(crate) max_windows: usize,
     /// Messages shorter than this are not worth looking back for.
     pub(crate) min_bytes: usize,
     /// Messages shorter than this are not worth deflating by themselves.
-    pub(crate) min_alone_bytes: usize,
+    pub(crate) min_standalone_bytes: usize,
     /// From 1, the fastest, to 9; of windows that open from now on.
     pub(crate) level: u32,
 }
 
-impl Default for PressLimits {
+impl Default for CompressorLimits {
     fn default() -> Self {
-        Self { max_windows: 64, min_bytes: 64, min_alone_bytes: 1024, level: 6 }
+        Self { max_windows: 64, min_bytes: 64, min_standalone_bytes: 1024, level: 6 }
     }
 }
 
 impl Compression {
     /// Whether frames look back at those before, so that it matters what a member has read.
     pub(super) fn looks_back(self) -> bool {
-        matches!(self, Self::Messages { .. } | Self::Gzip)
+        matches!(self, Self::ContextTakeover { .. } | Self::Gzip)
     }
 
     fn bits(self) -> u8 {
         match self {
-            Self::Messages { bits } | Self::Alone { bits } => bits,
+            Self::ContextTakeover { bits } | Self::NoContextTakeover { bits } => bits,
             Self::None | Self::Gzip => WINDOW_BITS_MAX,
         }
     }
@@ -95,7 +97,7 @@ impl Compression {
     }
 
     /// Compresses a frame behind what is in the window of `deflater`. False where it is sent as it is.
-    fn press(
+    fn compressor(
         self,
         frame: &[u8],
         min: usize,
@@ -132,34 +134,34 @@ fn stored(bytes: &[u8]) -> Bytes {
 
 /// What a frame in a run of a feed with a window is to its members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum WindowUse {
     /// Anybody can read it, and nobody's window is moved by it.
-    Any,
+    None,
     /// Anybody can read it, and from here reads on.
-    Fresh,
+    Restarts,
     /// It looks back: for those who read all since the last fresh one.
-    Follows,
+    Continues,
 }
 
 /// A frame's other form: for a member that can't look back.
 #[derive(Debug)]
-pub(super) struct Shape {
-    pub(super) step: Step,
+pub(super) struct FrameForms {
+    pub(super) step: WindowUse,
     /// As it was before; as it is in the run where anybody can read that.
     plain: Bytes,
     /// `plain` as it stands in a gzip stream, made when the first member needs it.
     stored: OnceCell<Bytes>,
 }
 
-impl Shape {
-    pub(super) fn new(step: Step, plain: Bytes) -> Self {
+impl FrameForms {
+    pub(super) fn new(step: WindowUse, plain: Bytes) -> Self {
         Self { step, plain, stored: OnceCell::new() }
     }
 
     /// The form that looks back at nothing.
     pub(super) fn alone(&self, compression: Compression) -> &Bytes {
         match (compression, self.step) {
-            (Compression::Gzip, Step::Fresh | Step::Follows) => {
+            (Compression::Gzip, WindowUse::Restarts | WindowUse::Continues) => {
                 self.stored.get_or_init(|| stored(&self.plain))
             }
             _ => &self.plain,
@@ -168,7 +170,7 @@ impl Shape {
 
     /// Bytes that it keeps besides the run.
     pub(super) fn bytes(&self) -> usize {
-        if self.step == Step::Any { 0 } else { self.plain.len() }
+        if self.step == WindowUse::None { 0 } else { self.plain.len() }
     }
 }
 
@@ -177,29 +179,29 @@ impl Shape {
 struct Window {
     deflater: Deflater,
     /// Bytes since the last fresh start; `None` before the first.
-    since_fresh: Option<usize>,
-    fresh_at: Timestamp,
+    since_restart: Option<usize>,
+    restarted_at: Timestamp,
     used: Timestamp,
 }
 
 /// What a feed holds whose frames look back.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct FeedCompressor {
     window: Option<Window>,
     /// A member is there that can't look back.
-    wants_fresh: Cell<bool>,
+    restart_requested: Cell<bool>,
 }
 
-impl Shared {
+impl FeedCompressor {
     /// A member can't look back: the next frame is to be fresh, when it may.
-    pub(super) fn want_fresh(&self) {
-        self.wants_fresh.set(true);
+    pub(super) fn request_restart(&self) {
+        self.restart_requested.set(true);
     }
 
     /// Members read something that is not in the window: the next frame is fresh, whatever else.
-    pub(super) fn start_over(&mut self) {
+    pub(super) fn force_restart(&mut self) {
         if let Some(window) = &mut self.window {
-            window.since_fresh = None;
+            window.since_restart = None;
         }
     }
 
@@ -218,51 +220,52 @@ impl Shared {
     }
 
     /// Appends a frame's compressed form to `out`.
-    pub(super) fn press(
+    pub(super) fn compressor(
         &mut self,
         compression: Compression,
         frame: &Bytes,
-        press: &mut Press,
+        compressor: &mut CompressorPool,
         out: &mut Vec<u8>,
-    ) -> Step {
-        let now = press.now;
+    ) -> WindowUse {
+        let now = compressor.now;
         let Some(window) = &mut self.window else {
             // It had one when the frame was appended, and lost it.
-            out.extend_from_slice(&press.alone(compression, frame));
-            return Step::Any;
+            out.extend_from_slice(&compressor.alone(compression, frame));
+            return WindowUse::None;
         };
-        let fresh = window.since_fresh.is_none_or(|bytes| {
-            self.wants_fresh.get() && (bytes >= FRESH_BYTES || now.0 - window.fresh_at.0 >= FRESH_MICROS)
+        let fresh = window.since_restart.is_none_or(|bytes| {
+            self.restart_requested.get()
+                && (bytes >= RESTART_BYTES || now.0 - window.restarted_at.0 >= RESTART_MICROS)
         });
         if fresh {
             window.deflater.start_afresh();
         }
         let before = out.len();
-        let min = press.limits.min_bytes;
-        if !compression.press(frame, min, &mut window.deflater, &mut press.scratch, out) {
+        let min = compressor.limits.min_bytes;
+        if !compression.compressor(frame, min, &mut window.deflater, &mut compressor.scratch, out) {
             out.extend_from_slice(frame);
             if fresh {
                 // The next one is: nothing was said since.
-                window.since_fresh = None;
+                window.since_restart = None;
             }
-            return Step::Any;
+            return WindowUse::None;
         }
         window.used = now;
-        press.count(frame.len(), out.len() - before);
+        compressor.count(frame.len(), out.len() - before);
         if fresh {
-            self.wants_fresh.set(false);
-            window.fresh_at = now;
-            press.metrics.deflate_fresh.inc();
+            self.restart_requested.set(false);
+            window.restarted_at = now;
+            compressor.metrics.deflate_fresh.inc();
         }
-        window.since_fresh = Some(if fresh { 0 } else { window.since_fresh.unwrap_or(0) } + frame.len());
-        if fresh { Step::Fresh } else { Step::Follows }
+        window.since_restart = Some(if fresh { 0 } else { window.since_restart.unwrap_or(0) } + frame.len());
+        if fresh { WindowUse::Restarts } else { WindowUse::Continues }
     }
 }
 
 /// The compressors of one loop.
 #[derive(Debug)]
-pub(super) struct Press {
-    pub(super) limits: PressLimits,
+pub(super) struct CompressorPool {
+    pub(super) limits: CompressorLimits,
     pub(super) now: Timestamp,
     pub(super) metrics: std::sync::Arc<Metrics>,
     /// Feeds that hold a window.
@@ -276,8 +279,8 @@ pub(super) struct Press {
     scratch: Vec<u8>,
 }
 
-impl Press {
-    pub(super) fn new(limits: PressLimits, metrics: std::sync::Arc<Metrics>) -> Self {
+impl CompressorPool {
+    pub(super) fn new(limits: CompressorLimits, metrics: std::sync::Arc<Metrics>) -> Self {
         Self {
             limits,
             now: Timestamp::default(),
@@ -308,7 +311,12 @@ impl Press {
     }
 
     /// Gives a feed a window, where one may be had.
-    pub(super) fn open(&mut self, key: FeedKey, compression: Compression, shared: &mut Shared) -> bool {
+    pub(super) fn open(
+        &mut self,
+        key: FeedKey,
+        compression: Compression,
+        shared: &mut FeedCompressor,
+    ) -> bool {
         if self.holders.len() >= self.limits.max_windows || self.now < self.paused_until {
             return false;
         }
@@ -316,7 +324,8 @@ impl Press {
         self.holders.push(key);
         self.window_bytes += window_bytes(compression.bits());
         self.metrics.deflate_windows.inc();
-        shared.window = Some(Window { deflater, since_fresh: None, fresh_at: self.now, used: self.now });
+        shared.window =
+            Some(Window { deflater, since_restart: None, restarted_at: self.now, used: self.now });
         true
     }
 
@@ -363,8 +372,8 @@ impl Press {
         let Some(deflater) = place else { return frame.clone() };
         deflater.start_afresh();
         let mut out = Vec::with_capacity(frame.len() / 2 + 64);
-        let min = self.limits.min_alone_bytes;
-        if !compression.press(frame, min, deflater, &mut self.scratch, &mut out) {
+        let min = self.limits.min_standalone_bytes;
+        if !compression.compressor(frame, min, deflater, &mut self.scratch, &mut out) {
             return frame.clone();
         }
         self.count(frame.len(), out.len());

@@ -20,7 +20,7 @@ use crate::event::{Attribute, Event, EventId, Timestamp};
 /// What a subscription lets be left out. The order is from the least to the most; where several subscriptions
 /// of one connection match an event, the least counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) enum Thinning {
+pub(crate) enum Conflation {
     /// Nothing.
     #[default]
     None,
@@ -33,7 +33,7 @@ pub(crate) enum Thinning {
 /// What a connection loses when it falls off its feed. It has one queue, so this is the connection's: where its
 /// subscriptions differ, the strictest counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) enum Cut {
+pub(crate) enum LagPolicy {
     /// The oldest; it goes on with the oldest kept.
     #[default]
     DropOldest,
@@ -43,8 +43,8 @@ pub(crate) enum Cut {
     Disconnect,
 }
 
-impl Thinning {
-    pub(crate) fn of(on_lag: OnLag) -> Self {
+impl From<OnLag> for Conflation {
+    fn from(on_lag: OnLag) -> Self {
         match on_lag {
             OnLag::Conflate => Self::Conflate,
             OnLag::Sample { per_second } => Self::Sample((1_000_000 / per_second).max(1)),
@@ -53,8 +53,8 @@ impl Thinning {
     }
 }
 
-impl Cut {
-    pub(crate) fn of(on_lag: OnLag) -> Self {
+impl From<OnLag> for LagPolicy {
+    fn from(on_lag: OnLag) -> Self {
         match on_lag {
             OnLag::DropNewest => Self::DropNewest,
             OnLag::Disconnect => Self::Disconnect,
@@ -96,7 +96,7 @@ impl KeyRule {
 
 /// The latest value of each key, in the order of the numbers under which they came.
 #[derive(Debug)]
-pub(super) struct Latest<V> {
+pub(super) struct LatestByKey<V> {
     number_of: HashMap<u64, u64, foldhash::fast::RandomState>,
     /// By number: key and value.
     kept: BTreeMap<u64, (u64, V)>,
@@ -122,7 +122,7 @@ impl Weigh for Event {
     }
 }
 
-impl<V: Weigh> Latest<V> {
+impl<V: Weigh> LatestByKey<V> {
     /// Bytes that it takes. Walks all.
     pub(super) fn held_bytes(&self) -> usize {
         let entry = size_of::<(u64, (u64, V))>() + size_of::<(u64, u64)>() + 16;
@@ -130,13 +130,13 @@ impl<V: Weigh> Latest<V> {
     }
 }
 
-impl<V> Default for Latest<V> {
+impl<V> Default for LatestByKey<V> {
     fn default() -> Self {
         Self { number_of: HashMap::default(), kept: BTreeMap::new(), floor: 0 }
     }
 }
 
-impl<V> Latest<V> {
+impl<V> LatestByKey<V> {
     /// Takes a value under a number higher than that of its key before. Beyond `max` keys, the one that changed longest
     /// ago goes. Returns what went.
     pub(super) fn put(&mut self, key: u64, number: u64, value: V, max: usize) -> SmallVec<[(u64, V); 1]> {
@@ -187,7 +187,7 @@ struct Sampler {
     interval: u32,
     /// When the next one may go, in microseconds.
     due: i64,
-    held: Option<(Sample, EventId)>,
+    interned: Option<(Sample, EventId)>,
 }
 
 impl Sampler {
@@ -216,15 +216,15 @@ impl Samplers {
     pub(super) fn take(&mut self, interval: u32, now: Timestamp, frame: Sample, id: EventId) -> Sampled {
         let known = self.0.iter().position(|sampler| sampler.interval == interval);
         let at = known.unwrap_or_else(|| {
-            self.0.push(Sampler { interval, due: i64::MIN, held: None });
+            self.0.push(Sampler { interval, due: i64::MIN, interned: None });
             self.0.len() - 1
         });
         let sampler = &mut self.0[at];
-        if sampler.held.is_none() && sampler.is_due(now) {
+        if sampler.interned.is_none() && sampler.is_due(now) {
             sampler.due = now.0 + i64::from(interval);
             return Sampled::Now(frame, id);
         }
-        match sampler.held.replace((frame, id)) {
+        match sampler.interned.replace((frame, id)) {
             None => Sampled::Waits,
             Some(_) => Sampled::Instead,
         }
@@ -235,7 +235,7 @@ impl Samplers {
     pub(super) fn release(&mut self, now: Timestamp) -> Released {
         let due: SmallVec<[EventId; 2]> = (self.0.iter())
             .filter(|sampler| sampler.is_due(now))
-            .filter_map(|sampler| sampler.held.as_ref().map(|(_, id)| *id))
+            .filter_map(|sampler| sampler.interned.as_ref().map(|(_, id)| *id))
             .collect();
         self.let_go(now, |id| due.iter().any(|due| due.shard == id.shard && id.sequence <= due.sequence))
     }
@@ -253,9 +253,9 @@ impl Samplers {
     fn let_go(&mut self, now: Timestamp, is_meant: impl Fn(&EventId) -> bool) -> Released {
         let mut released = Released::new();
         for sampler in &mut self.0 {
-            if sampler.held.as_ref().is_some_and(|(_, id)| is_meant(id)) {
+            if sampler.interned.as_ref().is_some_and(|(_, id)| is_meant(id)) {
                 sampler.due = now.0 + i64::from(sampler.interval);
-                released.extend(sampler.held.take());
+                released.extend(sampler.interned.take());
             }
         }
         released.sort_by_key(|(_, id)| id.sequence);
@@ -264,7 +264,7 @@ impl Samplers {
 
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
-        self.0.iter().filter(|sampler| sampler.held.is_some()).count()
+        self.0.iter().filter(|sampler| sampler.interned.is_some()).count()
     }
 }
 

@@ -7,7 +7,7 @@ use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZError, MZFlush};
 use proptest::prelude::*;
 
-use super::fanout::Books;
+use super::fanout::FanoutTotals;
 use super::tests::{Pipe, Still};
 use super::*;
 use crate::codec::deflate::TAIL;
@@ -29,9 +29,9 @@ struct World {
 
 /// A member and its socket.
 struct Member {
-    cursor: Cursor,
+    outbox: Outbox,
     pipe: Pipe,
-    slot: Slot,
+    conn: ConnIndex,
     /// How many bytes it has read, and with what.
     read: usize,
     reader: Box<InflateState>,
@@ -44,8 +44,8 @@ const WORDS: [&str; 7] = ["one", "two", "three", "four", "five", "six", "seven"]
 const BIG: usize = usize::MAX;
 
 fn limits(max_events: usize, max_windows: usize) -> FeedLimits {
-    let press = PressLimits { max_windows, min_bytes: 100, min_alone_bytes: 300, level: 6 };
-    FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 3, press }
+    let compressor = CompressorLimits { max_windows, min_bytes: 100, min_standalone_bytes: 300, level: 6 };
+    FeedLimits { max_events, max_bytes: 1 << 20, max_keys: 3, compressor }
 }
 
 impl World {
@@ -55,13 +55,19 @@ impl World {
         Self { fanout, metrics, tally: Tally::default(), now: Timestamp(0), encoding, plain: Vec::new() }
     }
 
-    fn member(&mut self, compression: Compression, wishes: &[Wish], cut: Cut, slot: Slot) -> Member {
-        let mut cursor = Cursor::default();
-        cursor.set_compression(compression);
-        cursor.set_cut(cut);
-        cursor.join(&mut self.fanout, self.encoding, wishes, slot);
+    fn member(
+        &mut self,
+        compression: Compression,
+        selections: &[Selection],
+        lag_policy: LagPolicy,
+        conn: ConnIndex,
+    ) -> Member {
+        let mut outbox = Outbox::default();
+        outbox.set_compression(compression);
+        outbox.set_lag_policy(lag_policy);
+        outbox.join(&mut self.fanout, self.encoding, selections, conn);
         let reader = InflateState::new_boxed(DataFormat::Raw);
-        Member { cursor, pipe: Pipe::default(), slot, read: 0, reader, seen: Vec::new() }
+        Member { outbox, pipe: Pipe::default(), conn, read: 0, reader, seen: Vec::new() }
     }
 
     fn publish(&mut self, event_type: &str, words: usize) {
@@ -83,10 +89,11 @@ impl World {
 
     /// A pass of the loop over one member, who reads what it gets.
     fn pass(&mut self, member: &mut Member) -> Flushed {
-        let Member { cursor, pipe, .. } = member;
-        let flushed = cursor.flush(&self.fanout, pipe, usize::MAX, &mut self.tally, &Still);
+        let Member { outbox, pipe, .. } = member;
+        let flushed =
+            outbox.flush(&self.fanout, pipe, usize::MAX, &mut OutboxContext::new(&mut self.tally, &Still));
         if flushed == Flushed::Blocked {
-            cursor.hold(&self.fanout, &mut self.tally, &Still);
+            outbox.enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &Still));
         }
         member.read_on(self.encoding);
         for seen in &mut member.seen {
@@ -101,8 +108,8 @@ impl World {
     }
 
     fn difference(&self, members: &[Member]) -> i64 {
-        let pending: u64 = members.iter().map(|member| member.cursor.pending(&self.fanout)).sum();
-        let Books { matched, sampled_out } = self.fanout.books;
+        let pending: u64 = members.iter().map(|member| member.outbox.pending(&self.fanout)).sum();
+        let FanoutTotals { matched, sampled_out } = self.fanout.totals;
         let Tally { events, dropped, conflated, .. } = self.tally;
         (events + dropped + pending + self.fanout.samples_waiting() + sampled_out) as i64 + conflated
             - matched as i64
@@ -143,7 +150,7 @@ impl Member {
         if encoding != Encoding::NativeWs {
             let bytes = self.pipe.taken[self.read..].to_vec();
             self.read = self.pipe.taken.len();
-            let text = match self.cursor.compression() {
+            let text = match self.outbox.compression() {
                 Compression::None => bytes,
                 _ => self.inflate(&bytes),
             };
@@ -171,7 +178,7 @@ impl Member {
             if first & 0x40 != 0 {
                 payload.extend_from_slice(&TAIL);
                 payload = self.inflate(&payload);
-                if matches!(self.cursor.compression(), Compression::Alone { .. }) {
+                if matches!(self.outbox.compression(), Compression::NoContextTakeover { .. }) {
                     self.reader = InflateState::new_boxed(DataFormat::Raw);
                 }
             }
@@ -199,15 +206,15 @@ impl Member {
 /// Stands before what is cut.
 const CUT: &str = "\0";
 
-fn all() -> Wish {
-    Wish::from(Filter::new())
+fn all() -> Selection {
+    Selection::from(Filter::new())
 }
 
-const MESSAGES: Compression = Compression::Messages { bits: 15 };
+const MESSAGES: Compression = Compression::ContextTakeover { bits: 15 };
 const FORMS: [(Encoding, Compression); 4] = [
     (Encoding::NativeWs, MESSAGES),
-    (Encoding::NativeWs, Compression::Messages { bits: 9 }),
-    (Encoding::NativeWs, Compression::Alone { bits: 15 }),
+    (Encoding::NativeWs, Compression::ContextTakeover { bits: 9 }),
+    (Encoding::NativeWs, Compression::NoContextTakeover { bits: 15 }),
     (Encoding::NativeSseUnnamed, Compression::Gzip),
 ];
 
@@ -215,9 +222,10 @@ const FORMS: [(Encoding, Compression); 4] = [
 fn a_lower_level_takes_more_bytes_that_read_as_well() {
     let bytes = [1, 9].map(|level| {
         let mut limits = limits(1000, 1);
-        limits.press.level = level;
+        limits.compressor.level = level;
         let mut world = World::new(Encoding::NativeWs, limits);
-        let mut member = world.member(Compression::Messages { bits: 15 }, &[all()], Cut::DropOldest, 0);
+        let mut member =
+            world.member(Compression::ContextTakeover { bits: 15 }, &[all()], LagPolicy::DropOldest, 0);
         member.pipe.room = BIG;
         (0..50).for_each(|n| world.publish("a", 10 + n % 7));
         world.seal();
@@ -233,7 +241,7 @@ fn an_event_is_deflated_once_whatever_the_number_of_members() {
     for (encoding, compression) in FORMS {
         let mut world = World::new(encoding, limits(1000, 4));
         let mut members: Vec<Member> =
-            (0..300).map(|slot| world.member(compression, &[all()], Cut::DropOldest, slot)).collect();
+            (0..300).map(|conn| world.member(compression, &[all()], LagPolicy::DropOldest, conn)).collect();
         for n in 1..=50 {
             world.publish("a", 40);
             world.seal();
@@ -243,10 +251,10 @@ fn an_event_is_deflated_once_whatever_the_number_of_members() {
             }
             assert_eq!(world.deflates(), n, "{compression:?}");
         }
-        let whole: usize = world.plain.iter().map(Bytes::len).sum();
+        let required: usize = world.plain.iter().map(Bytes::len).sum();
         for member in &members {
             assert_eq!(member.events(), (0..50).collect::<Vec<_>>(), "{compression:?}");
-            assert!(member.pipe.taken.len() * 2 < whole, "{} of {whole}", member.pipe.taken.len());
+            assert!(member.pipe.taken.len() * 2 < required, "{} of {required}", member.pipe.taken.len());
         }
     }
 }
@@ -255,11 +263,11 @@ fn an_event_is_deflated_once_whatever_the_number_of_members() {
 fn members_that_want_messages_by_themselves_share_one_form_over_all_feeds() {
     let mut world = World::new(Encoding::NativeWs, limits(1000, 4));
     let filters =
-        ["type=a", "type=*", "type=a,b"].map(|f| Wish::from(f.parse::<Filter>().expect("a filter")));
+        ["type=a", "type=*", "type=a,b"].map(|f| Selection::from(f.parse::<Filter>().expect("a filter")));
     let mut members: Vec<Member> = (filters.iter().zip(0..))
-        .map(|(filter, slot)| {
-            let alone = Compression::Alone { bits: 15 };
-            world.member(alone, std::slice::from_ref(filter), Cut::DropOldest, slot)
+        .map(|(filter, conn)| {
+            let alone = Compression::NoContextTakeover { bits: 15 };
+            world.member(alone, std::slice::from_ref(filter), LagPolicy::DropOldest, conn)
         })
         .collect();
     world.publish("a", 100);
@@ -276,14 +284,14 @@ fn members_that_want_messages_by_themselves_share_one_form_over_all_feeds() {
 fn a_newcomer_reads_at_once_and_soon_what_all_read() {
     for (encoding, compression) in [FORMS[0], FORMS[3]] {
         let mut world = World::new(encoding, limits(1000, 4));
-        let mut old = world.member(compression, &[all()], Cut::DropOldest, 0);
+        let mut old = world.member(compression, &[all()], LagPolicy::DropOldest, 0);
         old.pipe.room = BIG;
         for _ in 0..20 {
             world.publish("a", 40);
             world.seal();
             world.pass(&mut old);
         }
-        let mut new = world.member(compression, &[all()], Cut::DropOldest, 1);
+        let mut new = world.member(compression, &[all()], LagPolicy::DropOldest, 1);
         new.pipe.room = BIG;
         let mut step = |world: &mut World| {
             world.publish("a", 40);
@@ -311,21 +319,21 @@ fn a_newcomer_reads_at_once_and_soon_what_all_read() {
 #[test]
 fn fresh_starts_are_bounded_whoever_comes_and_goes() {
     let mut world = World::new(Encoding::NativeWs, limits(1000, 4));
-    let mut old = world.member(MESSAGES, &[all()], Cut::DropOldest, 0);
+    let mut old = world.member(MESSAGES, &[all()], LagPolicy::DropOldest, 0);
     old.pipe.room = BIG;
     for n in 1..500 {
-        let mut guest = world.member(MESSAGES, &[all()], Cut::DropOldest, 1);
+        let mut guest = world.member(MESSAGES, &[all()], LagPolicy::DropOldest, 1);
         guest.pipe.room = BIG;
         world.publish("a", 40);
         world.seal();
         world.pass(&mut old);
         world.pass(&mut guest);
         assert_eq!(guest.events(), [n - 1]);
-        guest.cursor.leave(&mut world.fanout, &mut world.tally, &Still);
+        guest.outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
     }
-    let whole: usize = world.plain.iter().map(Bytes::len).sum();
+    let required: usize = world.plain.iter().map(Bytes::len).sum();
     let fresh = world.metrics.deflate_fresh.get() as usize;
-    assert!((2..=whole / (64 * 1024) + 1).contains(&fresh), "{fresh} for {whole} bytes");
+    assert!((2..=required / (64 * 1024) + 1).contains(&fresh), "{fresh} for {required} bytes");
     assert_eq!(old.events().len(), 499);
 }
 
@@ -335,9 +343,9 @@ fn windows_are_bounded_counted_and_go_to_whom_uses_them() {
     let bare = world.fanout.bytes();
     let types = ["a", "b", "c"];
     let mut members: Vec<Member> = (types.iter().zip(0..))
-        .map(|(kind, slot)| {
-            let wish: Wish = Filter::new().types([*kind]).into();
-            let mut member = world.member(MESSAGES, &[wish], Cut::DropOldest, slot);
+        .map(|(kind, conn)| {
+            let selection: Selection = Filter::new().types([*kind]).into();
+            let mut member = world.member(MESSAGES, &[selection], LagPolicy::DropOldest, conn);
             member.pipe.room = BIG;
             member
         })
@@ -380,19 +388,23 @@ fn windows_are_bounded_counted_and_go_to_whom_uses_them() {
     let counts: Vec<usize> = members.iter().map(|member| member.events().len()).collect();
     assert_eq!(counts, [9, 21, 21]);
     for mut member in members {
-        member.cursor.leave(&mut world.fanout, &mut world.tally, &Still);
+        member.outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
     }
-    assert_eq!((world.metrics.deflate_windows.get(), world.fanout.kept_bytes()), (0, 0));
+    assert_eq!((world.metrics.deflate_windows.get(), world.fanout.retained_bytes()), (0, 0));
 }
 
-fn wishes_of(policy: u8) -> (Vec<Wish>, Cut) {
-    let wish = |filter: &str, thinning| Wish { filter: filter.parse().expect("a filter"), thinning };
+fn wishes_of(policy: u8) -> (Vec<Selection>, LagPolicy) {
+    let selection =
+        |filter: &str, conflation| Selection { filter: filter.parse().expect("a filter"), conflation };
     match policy {
-        0 => (vec![all()], Cut::DropOldest),
-        1 => (vec![all()], Cut::DropNewest),
-        2 => (vec![wish("", Thinning::Conflate)], Cut::DropOldest),
-        3 => (vec![wish("", Thinning::Sample(50_000))], Cut::DropOldest),
-        _ => (vec![wish("", Thinning::Conflate), wish("type=a", Thinning::None)], Cut::DropNewest),
+        0 => (vec![all()], LagPolicy::DropOldest),
+        1 => (vec![all()], LagPolicy::DropNewest),
+        2 => (vec![selection("", Conflation::Conflate)], LagPolicy::DropOldest),
+        3 => (vec![selection("", Conflation::Sample(50_000))], LagPolicy::DropOldest),
+        _ => (
+            vec![selection("", Conflation::Conflate), selection("type=a", Conflation::None)],
+            LagPolicy::DropNewest,
+        ),
     }
 }
 
@@ -410,9 +422,9 @@ proptest! {
     ) {
         let (encoding, compression) = FORMS[form];
         let mut world = World::new(encoding, limits(5, windows));
-        let mut members: Vec<Member> = (policies.iter().zip(0..)).map(|(policy, slot)| {
-            let (wishes, cut) = wishes_of(*policy);
-            world.member(compression, &wishes, cut, slot)
+        let mut members: Vec<Member> = (policies.iter().zip(0..)).map(|(policy, conn)| {
+            let (selections, lag_policy) = wishes_of(*policy);
+            world.member(compression, &selections, lag_policy, conn)
         }).collect();
         let mut replies = 0;
         for (what, who, size) in steps {
@@ -431,18 +443,18 @@ proptest! {
                         Encoding::NativeWs => ws::frame(ws::OpCode::Text, text.as_bytes()),
                         _ => format!("{text}\n\n").into(),
                     };
-                    members[who].cursor.send(&mut world.fanout, bytes, &mut world.tally, &Still);
+                    members[who].outbox.send(&mut world.fanout, bytes, &mut OutboxContext::new(&mut world.tally, &Still));
                 }
                 8 => {
                     // Who comes to a sample is owed what waits there, even if it had it elsewhere: it stays.
                     let others = [0, 1, 2, 4];
                     let policy = if policies[who] == 3 { 3 } else { others[size % 4] };
-                    let (wishes, _) = wishes_of(policy);
+                    let (selections, _) = wishes_of(policy);
                     let member = &mut members[who];
-                    let moved = member.cursor.leave(&mut world.fanout, &mut world.tally, &Still);
-                    member.cursor.join(&mut world.fanout, encoding, &wishes, member.slot);
-                    if let Some((slot, place)) = moved {
-                        members[slot as usize].cursor.moved(place);
+                    let moved = member.outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
+                    member.outbox.join(&mut world.fanout, encoding, &selections, member.conn);
+                    if let Some(MovedMember { conn, index }) = moved {
+                        members[conn as usize].outbox.set_member_index(index);
                     }
                 }
                 _ => {

@@ -1,0 +1,53 @@
+//! Interests: the filters that a connection's subscriptions select events with, and changes to them.
+
+use crate::dialect::Encoding;
+use crate::feed::conflate::{Conflation, LagPolicy};
+use crate::filter::{ClassId, Filter};
+
+/// One subscription's share of an interest: its filter, and the events that may be left out.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    pub(crate) filter: Filter,
+    pub(crate) conflation: Conflation,
+}
+
+impl From<Filter> for Selection {
+    fn from(filter: Filter) -> Self {
+        Self { filter, conflation: Conflation::None }
+    }
+}
+
+/// Interest of one connection in its feed, in a form that can join a feed again.
+#[derive(Debug)]
+pub(crate) struct FeedInterest {
+    pub(crate) encoding: Encoding,
+    pub(crate) lag_policy: LagPolicy,
+    pub(crate) selections: Vec<Selection>,
+}
+
+/// One filter of an interest that is added, removed, or conflated differently.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) filter: Filter,
+    /// Whether the interest had the filter before.
+    pub(crate) was: bool,
+    /// Conflation from now on; `None` removes the filter.
+    pub(crate) to: Option<Conflation>,
+}
+
+impl Change {
+    /// Returns the work of this change, in thousands of instructions: 20 for the feed, and two for each value or pattern.
+    pub(crate) fn units(&self) -> u32 {
+        let members = u32::try_from(self.filter.members_count()).unwrap_or(u32::MAX);
+        20 + members.saturating_mul(2)
+    }
+}
+
+/// Feed that a connection gets its events from after its interest changed.
+#[derive(Debug)]
+pub(crate) enum Revised {
+    /// The feed that the connection is in.
+    Same,
+    /// The feed of these classes, which the matcher holds for the connection already. Without classes: no feed.
+    Elsewhere(Vec<(ClassId, Conflation)>),
+}

@@ -192,16 +192,23 @@ impl Filter {
         Self::from_parts(parts)
     }
 
-    /// Returns what both want, where that is not too much to be joined: both may be of a client's choosing.
+    /// Returns what both filters want, if that is not too much to be joined: a client may have chosen both.
     #[cfg(feature = "server")]
     pub(crate) fn try_and(&self, other: &Self) -> Result<Self, FilterError> {
+        self.check_join(other)?;
+        Ok(self.and(other))
+    }
+
+    /// Checks that joining both filters, or holding the values of one against the other, takes a bounded number of steps.
+    #[cfg(feature = "server")]
+    pub(crate) fn check_join(&self, other: &Self) -> Result<(), FilterError> {
         if !self.is_everything() && !other.is_everything() {
             let (one, two) = (encoding::decode(self.bytes()), encoding::decode(other.bytes()));
             if encoding::join_work(one.sets.iter().chain(&two.sets)) > JOIN_STEPS_MAX {
                 return Err(FilterError::whole(FilterErrorKind::TooMuchToJoin));
             }
         }
-        Ok(self.and(other))
+        Ok(())
     }
 
     /// Whether it wants this event. The definition: one condition after the other, as they stand.

@@ -77,14 +77,15 @@ pub(crate) fn encode(mut parts: Parts) -> Vec<u8> {
     out
 }
 
+/// Returns whether a member of a set stands for one value only.
+fn is_exact((first, second): &(Pattern, Option<Pattern>)) -> bool {
+    first.is_exact() && second.as_ref().is_none_or(Pattern::is_exact)
+}
+
 /// Where one of several sets about an attribute has exact values only, those that all the others match say it
 /// all.
 fn narrow_exact(sets: &mut Vec<Set>) {
-    let exact = |set: &Set| {
-        set.members
-            .iter()
-            .all(|(first, second)| first.is_exact() && second.as_ref().is_none_or(Pattern::is_exact))
-    };
+    let exact = |set: &Set| set.members.iter().all(is_exact);
     for about in 0..=ENTITY {
         let same = |set: &Set| !set.negated && set.about == about;
         if sets.iter().filter(|set| same(set)).count() < 2 {
@@ -120,9 +121,10 @@ pub(crate) fn join_work<'a>(sets: impl Iterator<Item = &'a Set> + Clone) -> u64 
         if of_this.clone().count() < 2 {
             continue;
         }
-        // Sums of the values' segments to the power of 0, 1 and 2. Any of the sets may be the one of values.
+        // Sums of the values' segments to the power of 0, 1 and 2. Patterns are not held against patterns.
         let mut sums = [0u64; 3];
-        for (first, second) in of_this.clone().flat_map(|set| &set.members) {
+        for (first, second) in of_this.clone().flat_map(|set| &set.members).filter(|member| is_exact(member))
+        {
             let length = segments_of(first) + second.as_ref().map_or(0, segments_of);
             sums = [sums[0] + 1, sums[1] + length, sums[2].saturating_add(length * length)];
         }

@@ -163,6 +163,11 @@ impl Rights {
         }
     }
 
+    /// Returns how many patterns an event that the client publishes may have to be held against.
+    pub(crate) fn patterns(&self) -> usize {
+        self.grant.as_ref().map_or(0, |grant| grant.patterns())
+    }
+
     pub(crate) fn may_publish(&self, event: &Complete) -> Result<(), ClientError> {
         let allowed = match &self.grant {
             Some(grant) => grant.may_publish(event),
@@ -208,6 +213,8 @@ fn may_see_spelled(grant: &Grant, filter: &Filter, spelled: bool) -> Result<(), 
     if grant.sees_nothing() {
         return Err(forbidden("seeing events"));
     }
+    // Both lists may be long: 256 long values against 256 patterns of many segments would take a loop seconds.
+    filter.check_join(grant.filter())?;
     let beyond = grant.beyond(filter, spelled);
     if beyond.is_empty() { Ok(()) } else { Err(forbidden(&beyond.join(", "))) }
 }

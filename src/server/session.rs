@@ -438,6 +438,8 @@ impl Session {
 
     fn publish(&self, event: Complete, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
         if let Some(rights) = self.rights() {
+            // About 60 instructions for each pattern of a token that the event is held against.
+            cx.budget.spend(u32::try_from(rights.patterns() / 16).unwrap_or(u32::MAX));
             rights.may_publish(&event)?;
         }
         cx.config.check_event(&event).map_err(|error| ClientError::new("schema", error))?;

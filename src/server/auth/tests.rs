@@ -10,7 +10,9 @@ use serde_json::json;
 
 use super::*;
 use crate::event::Timestamp;
+use crate::filter::Filter;
 use crate::server::budget::Budget;
+use crate::server::rights::may_see;
 
 const NOW: i64 = 1_800_000_000;
 const SECRET: &str = "a secret that only this test knows, of some length";
@@ -388,12 +390,26 @@ fn a_grant_ends_with_its_time_its_key_or_a_revocation() {
     assert_eq!(auth.ended(&grant, at(NOW)), Some(Denied::Revoked), "the key that vouched is gone");
 }
 
+/// A client's 128 long values against a token's 127 patterns of many segments took a loop 120 ms.
+#[test]
+fn a_filter_that_takes_long_to_hold_against_a_grant_is_refused() {
+    let pad = "b.".repeat(14);
+    let types = (0..127).map(|n| format!("**.{pad}**.{n}x")).collect();
+    let claims = Claims { types: Some(types), ..Claims::default() };
+    let grant = Grant::new(&claims, None, 0).expect("a grant");
+    let wish = Filter::new().types((0..128).map(|n| format!("{pad}{n}.{pad}c")));
+    let error = may_see(&grant, &wish).expect_err("too many steps");
+    assert_eq!(error.code, "invalid_filter");
+    let usual = Filter::new().types((0..8).map(|n| format!("task.step{n}")));
+    assert_eq!(may_see(&grant, &usual).expect_err("beyond the grant").code, "forbidden");
+}
+
 /// A million events, each for who may see it by the claims' own words, and for nobody else: through the matcher that
 /// the loops use, with filters that ask for more than the grants allow.
 #[test]
 fn no_event_is_matched_for_a_client_that_may_not_see_it() {
     use crate::event::Event;
-    use crate::filter::{Filter, FilterLimits, Matcher};
+    use crate::filter::{FilterLimits, Matcher};
     let mut seed = 0x00c0_ffee_u64;
     let mut random = |below: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

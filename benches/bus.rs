@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use bytemuck::{Pod, Zeroable};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use fanwire::{Bus, Delivery, Event, Filter, Keep, LosslessBus};
+use fanwire::{Bus, Delivery, Event, Filter, LosslessBus, Predicate};
 
 /// 64 bytes: a sequence, a checksum, and something to sum up.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -31,7 +31,7 @@ fn publish(criterion: &mut Criterion) {
             bus.publish(quote(black_box(n)))
         });
     });
-    let sleeper = bus.subscribe(Keep::all());
+    let sleeper = bus.subscribe(Predicate::all());
     group.bench_function("plain, a subscriber that does not read", |bencher| {
         let mut n = 0;
         bencher.iter(|| {
@@ -78,13 +78,13 @@ fn read(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("publish and read");
     group.throughput(Throughput::Elements(64));
     let bus = plain(8192);
-    let mut reader = bus.subscribe(Keep::all());
+    let mut reader = bus.subscribe(Predicate::all());
     group.bench_function("plain, 64 by reference", |bencher| {
         bencher.iter(|| {
             bus.publish_batch((0..64).map(quote));
             let mut sum = 0;
             reader.visit_batch(64, |visit| {
-                if let fanwire::bus::Visit::Event(quote) = visit {
+                if let fanwire::bus::DeliveryRef::Event(quote) = visit {
                     sum ^= quote.0[1];
                 }
             });

@@ -14,7 +14,7 @@ use fanwire::internals::http::{BodyDecoder, BodyFraming, HttpLimits, parse_reque
 use fanwire::internals::sse::{SseParser, encode_event};
 use fanwire::internals::ws::{Decoder, OpCode, Role, WsLimits, encode, unmask};
 use fanwire::internals::{Fan, Matcher, OneClient, client_frame, native_frame};
-use fanwire::{Bus, Event, Filter, Keep, LosslessBus};
+use fanwire::{Bus, Event, Filter, LosslessBus, Predicate};
 
 const WS: WsLimits = WsLimits { max_message_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
 const DATA: &str =
@@ -117,7 +117,7 @@ fn publish_plain(times: u64) {
 
 fn publish_and_read(times: u64) {
     let bus: Bus<u64> = Bus::builder().carrying().capacity(1024).build().expect("valid");
-    let mut reader = bus.subscribe(Keep::all());
+    let mut reader = bus.subscribe(Predicate::all());
     for n in 0..times {
         bus.publish(black_box(n));
         black_box(reader.try_recv().expect("it is there"));

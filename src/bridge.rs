@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::bus::{Bus, caught};
+use crate::bus::{Bus, catch_panic};
 use crate::event::Event;
 
 /// The type of the event that tells of a message which could not be handled.
@@ -42,7 +42,7 @@ impl Route {
 impl Drop for Route {
     fn drop(&mut self) {
         let handler = self.0.take();
-        if caught(move || drop(handler)).is_none() {
+        if catch_panic(move || drop(handler)).is_none() {
             tracing::error!("a bridge's handler panicked when it was dropped");
         }
     }
@@ -261,7 +261,7 @@ impl Bridge {
             Err(panic) => {
                 let text = panic_text(&*panic);
                 // It may panic again.
-                caught(move || drop(panic));
+                catch_panic(move || drop(panic));
                 text
             }
         };

@@ -8,9 +8,9 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes held. Clones share the sum.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Held(Arc<AtomicUsize>);
+pub(crate) struct HeldBytes(Arc<AtomicUsize>);
 
-impl Held {
+impl HeldBytes {
     /// Returns the sum.
     pub(crate) fn bytes(&self) -> usize {
         // Relaxed, here and below: a sum on its own; nothing is read because of it.
@@ -27,7 +27,7 @@ impl Held {
 /// A part of the sum; taken off when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
-    held: Held,
+    held: HeldBytes,
     bytes: usize,
 }
 
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_charge_counts_while_it_lives() {
-        let held = Held::default();
+        let held = HeldBytes::default();
         let mut one = held.charge(10);
         let other = held.clone().charge(5);
         assert_eq!(held.bytes(), 15);

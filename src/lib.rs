@@ -32,7 +32,7 @@
 //!
 //! | | waits | for |
 //! |---|---|---|
-//! | [`Subscriber::recv`], [`recv_timeout`](Subscriber::recv_timeout), [`try_recv`](Subscriber::try_recv), `for … in` | as set by [`bus::Wait`]: spins, then sleeps | a thread of the caller's own |
+//! | [`Subscriber::recv`], [`recv_timeout`](Subscriber::recv_timeout), [`try_recv`](Subscriber::try_recv), `for … in` | as set by [`bus::WaitStrategy`]: spins, then sleeps | a thread of the caller's own |
 //! | [`Subscriber::recv_batch`] | as above | many events at once |
 //! | [`Subscriber::visit_batch`] | no | many events by reference, without a copy |
 //! | `Subscriber` as a `futures_core::Stream`, `recv_async`, `AsyncAdapter` | as a task | any async runtime (feature `async`) |
@@ -46,11 +46,11 @@ Async code starts like this, with `StreamExt` of `futures`, `tokio-stream` or `s
 
 ```
 # smol::block_on(async {
-use fanwire::{Bus, Delivery, Keep};
+use fanwire::{Bus, Delivery, Predicate};
 use futures_util::StreamExt as _;
 
 let bus = Bus::builder().carrying::<u64>().build()?;
-let mut sub = bus.subscribe(Keep::all());
+let mut sub = bus.subscribe(Predicate::all());
 bus.publish(1);
 assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 # Ok::<(), fanwire::bus::BusConfigError>(())
@@ -72,14 +72,14 @@ assert_eq!(sub.next().await, Some(Delivery::Event(1)));
 //!
 //! # 4. Other values, other guarantees
 //!
-//! [`Bus<T>`](Bus) carries any plain value ([`bus::Carried`]) without an allocation, and [`Keep`] selects among them. Where nothing
+//! [`Bus<T>`](Bus) carries any plain value ([`bus::Item`]) without an allocation, and [`Predicate`] selects among them. Where nothing
 //! may be lost, [`LosslessBus`] makes publishers wait instead. It is a separate type, so that no bus waits by oversight.
 //! [`bus::SoloPublisher`] is its fastest form.
 //!
 //! ```
-//! # use fanwire::{Bus, Keep, LosslessBus};
+//! # use fanwire::{Bus, Predicate, LosslessBus};
 //! let prices = Bus::builder().carrying::<u64>().capacity(1024).build()?;
-//! let mut reader = prices.subscribe(Keep::all());
+//! let mut reader = prices.subscribe(Predicate::all());
 //! prices.publish_batch([99, 100, 101]);
 //! assert_eq!(reader.lag(), 3);
 //!
@@ -162,7 +162,7 @@ mod sync;
 #[cfg(feature = "server")]
 mod threads;
 
-pub use bus::{Bus, Delivery, Gap, Keep, LosslessBus, Publisher, Subscriber};
+pub use bus::{Bus, Delivery, Gap, LosslessBus, Predicate, Publisher, Subscriber};
 pub use event::Event;
 pub use filter::{Filter, Pattern};
 #[cfg(feature = "server")]

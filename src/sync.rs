@@ -1,7 +1,36 @@
-//! The one place that names `std`'s atomics, locks and threads, or loom's under `--cfg loom`.
+//! The atomics, locks and threads of the crate: `std`'s, or loom's under `--cfg loom`.
 //!
-//! Imports nothing of ours. Always: a module that shares memory between threads takes its
-//! primitives from here, so that the model checker sees the same source that ships.
+//! Invariant: a module that shares memory between threads takes its primitives from here, so that the model checker sees
+//! the same source that ships. Loom cannot see into [`CachePadded`] (a layout, no operation) and `arc-swap`, which
+//! no modelled module uses.
+
+/// A value on cache lines of its own, so that a write to it disturbs no neighbour: 128 bytes on x86-64 and AArch64, whose
+/// processors fetch lines in pairs.
+pub(crate) use crossbeam_utils::CachePadded;
+
+/// Waits a little longer at each step: spins for seven steps, then gives other threads a turn.
+#[cfg(not(loom))]
+pub(crate) use crossbeam_utils::Backoff;
+
+/// Gives other threads of the model a turn at each step: crossbeam's own `Backoff` calls `std`, which loom cannot schedule.
+#[cfg(loom)]
+pub(crate) struct Backoff(());
+
+#[cfg(loom)]
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+
+    pub(crate) fn snooze(&self) {
+        thread::yield_now();
+    }
+
+    /// Returns whether the caller should sleep instead of waiting on.
+    pub(crate) fn is_completed(&self) -> bool {
+        true
+    }
+}
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};
@@ -12,7 +41,7 @@ pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};
 #[cfg(not(loom))]
 pub(crate) use std::sync::OnceLock;
 
-/// `std`'s, and the edge between who sets it and who gets it where loom can see that.
+/// `std`'s cell, with the edge between the thread that sets it and the threads that get it where loom can see it.
 #[cfg(loom)]
 pub(crate) struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
@@ -48,11 +77,11 @@ impl<T> OnceLock<T> {
     }
 }
 
-/// Plain memory that threads hand to each other; loom sees who touches it when.
+/// Plain memory that threads hand to each other; loom checks that accesses are ordered.
 #[cfg(loom)]
 pub(crate) use loom::cell::UnsafeCell;
 
-/// Plain memory that threads hand to each other, with loom's way to get at it.
+/// Plain memory that threads hand to each other, with the methods of loom's cell.
 #[cfg(not(loom))]
 #[repr(transparent)]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
@@ -63,20 +92,20 @@ impl<T> UnsafeCell<T> {
         Self(std::cell::UnsafeCell::new(value))
     }
 
-    /// Shows the value's place to who may read it.
+    /// Calls `look` with a pointer to the value. The caller must have the right to read it.
     #[inline(always)]
     pub(crate) fn with<R>(&self, look: impl FnOnce(*const T) -> R) -> R {
         look(self.0.get())
     }
 
-    /// Shows the value's place to who may write it.
+    /// Calls `change` with a pointer to the value. The caller must have the right to write it.
     #[inline(always)]
     pub(crate) fn with_mut<R>(&self, change: impl FnOnce(*mut T) -> R) -> R {
         change(self.0.get())
     }
 }
 
-/// A function that several threads may call. `std`'s count in both builds: loom's cannot hold a `dyn`.
+/// A function that several threads may call. `std`'s `Arc` in both builds: loom's cannot hold a `dyn`.
 pub(crate) type Callback = std::sync::Arc<dyn Fn() + Send + Sync>;
 
 /// Keeps the compiler, not the processor, from moving memory accesses across it.
@@ -101,13 +130,7 @@ pub(crate) mod thread {
     pub(crate) use loom::thread::{Thread, current, park, yield_now};
 }
 
-/// Locks, and takes what a panicking holder left: for data that is whole between any two statements.
+/// Locks `mutex`, and ignores that a holder panicked: for data that is consistent between any two statements. Blocks.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
-
-/// A value on cache lines of its own, so that writing it disturbs no neighbour. 128 bytes, because
-/// processors fetch lines in pairs.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Padded<T>(pub(crate) T);

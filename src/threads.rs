@@ -66,7 +66,7 @@ impl std::error::Error for ThreadFailure {}
 pub(crate) type OnFailure = Box<dyn Fn(&ThreadFailure) + Send + Sync>;
 
 #[derive(Default)]
-struct State {
+struct AlarmState {
     is_raised: AtomicBool,
     first: Mutex<Option<ThreadFailure>>,
     /// What stops the server's parts.
@@ -79,7 +79,7 @@ struct State {
 
 /// Says whether a thread of one server has failed. Clones share the state.
 #[derive(Clone, Default)]
-pub(crate) struct Alarm(Arc<State>);
+pub(crate) struct Alarm(Arc<AlarmState>);
 
 impl fmt::Debug for Alarm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,7 +137,7 @@ impl Alarm {
         // Called and dropped behind the lock.
         let hook = lock(&self.0.hook).take();
         if let Some(hook) = hook
-            && let Err(panicked) = caught(move || hook(&failure))
+            && let Err(panicked) = catch_panic(move || hook(&failure))
         {
             tracing::error!(message = panicked.message, "the function for failures panicked");
         }
@@ -179,13 +179,13 @@ fn watch_places() {
 }
 
 /// A panic that was caught.
-pub(crate) struct Caught {
+pub(crate) struct CaughtPanic {
     pub(crate) message: String,
     pub(crate) place: Option<String>,
 }
 
 /// Runs `work`, and catches its panic.
-pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
+pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, CaughtPanic> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let message = text_of(&*panic);
         let place = PLACE.with(|place| place.borrow_mut().take());
@@ -193,7 +193,7 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Caught> {
         if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
             std::mem::forget(again);
         }
-        Caught { message, place }
+        CaughtPanic { message, place }
     })
 }
 
@@ -225,10 +225,10 @@ pub(crate) fn spawn_fallible(
     thread::Builder::new().name(name.clone()).spawn(move || {
         IS_WATCHED.set(true);
         ALARM.set(Some(alarm.clone()));
-        let (message, place, is_panic) = match caught(work) {
+        let (message, place, is_panic) = match catch_panic(work) {
             Ok(Ok(())) => return,
             Ok(Err(error)) => (error.to_string(), None, false),
-            Err(Caught { message, place }) => (message, place, true),
+            Err(CaughtPanic { message, place }) => (message, place, true),
         };
         alarm.raise(ThreadFailure { thread: name, message, place, is_panic });
     })

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use fanwire::bus::AsyncAdapter;
-use fanwire::{Bus, Delivery, Event, Filter, Keep, LosslessBus};
+use fanwire::{Bus, Delivery, Event, Filter, LosslessBus, Predicate};
 use futures_core::Stream;
 
 const EVENTS: u64 = 20_000;
@@ -22,7 +22,7 @@ fn next_means_the_streams_with_either_ext_trait() {
     under_both(|| async {
         let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
         let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
-        let (mut sub, mut other) = (bus.subscribe(Keep::all()), lossless.subscribe());
+        let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe());
         bus.publish_batch([1, 2, 3, 4]);
         lossless.publish_batch_blocking([1, 2, 3]);
         {
@@ -41,7 +41,7 @@ fn next_means_the_streams_with_either_ext_trait() {
         {
             use futures_util::StreamExt as _;
             assert_eq!(sub.into_stream().collect::<Vec<_>>().await, [Delivery::Event(4)]);
-            assert_eq!(other.recv_async().await, Err(fanwire::bus::Closed));
+            assert_eq!(other.recv_async().await, Err(fanwire::bus::RecvError));
             assert_eq!(other.into_stream().next().await, None);
         }
     });
@@ -51,7 +51,7 @@ fn next_means_the_streams_with_either_ext_trait() {
 fn a_subscriber_is_what_a_for_loop_takes_whole_or_lent() {
     let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
     let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
-    let (mut sub, mut other) = (bus.subscribe(Keep::all()), lossless.subscribe());
+    let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe());
     bus.publish_batch([1, 2, 3]);
     lossless.publish_batch_blocking([1, 2, 3]);
     drop((bus, lossless));
@@ -87,7 +87,7 @@ fn what_select_drops_has_taken_nothing() {
     runtime.block_on(async {
         let bus = Bus::builder().carrying::<u64>().capacity(1 << 16).build().expect("valid");
         let lossless = LosslessBus::builder().carrying::<u64>().capacity(64).build_lossless().expect("valid");
-        let (mut sub, mut other) = (bus.subscribe(Keep::all()), lossless.subscribe());
+        let (mut sub, mut other) = (bus.subscribe(Predicate::all()), lossless.subscribe());
         let publisher = std::thread::spawn(move || {
             for n in 0..EVENTS {
                 bus.publish(n);
@@ -113,7 +113,7 @@ fn what_select_drops_has_taken_nothing() {
         };
         tokio::time::timeout(Duration::from_secs(60), reading).await.expect("in time");
         publisher.join().expect("no panic");
-        assert_eq!(sub.recv_async().await, Err(fanwire::bus::Closed));
+        assert_eq!(sub.recv_async().await, Err(fanwire::bus::RecvError));
     });
 }
 
@@ -121,7 +121,7 @@ fn what_select_drops_has_taken_nothing() {
 #[test]
 fn a_wait_that_was_dropped_leaves_no_sleeper() {
     let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
-    let mut sub = bus.subscribe(Keep::all());
+    let mut sub = bus.subscribe(Predicate::all());
     assert!(smol::block_on(smol::future::poll_once(sub.recv_async())).is_none());
     bus.publish(1);
     assert_eq!((bus.stats().wakes, sub.recv()), (0, Ok(Delivery::Event(1))));
@@ -149,7 +149,7 @@ fn under_both<Fut: Future<Output = ()> + Send + 'static>(test: impl Fn() -> Fut)
 fn a_stream_sees_every_event_or_a_gap_and_ends_with_the_bus() {
     under_both(|| async {
         let bus = Bus::builder().carrying::<u64>().capacity(64).build().expect("valid");
-        let mut stream = bus.subscribe(Keep::all());
+        let mut stream = bus.subscribe(Predicate::all());
         let publisher = std::thread::spawn(move || {
             for n in 0..EVENTS {
                 bus.publish(n);

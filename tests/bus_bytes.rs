@@ -105,7 +105,7 @@ fn what_a_reader_has_got_is_whole_though_the_ring_let_go_of_it() {
     // While it looks at one, the ring lets go of that.
     let mut looks = 0;
     other.visit_batch(1, |visit| {
-        let fanwire::bus::Visit::Event(event) = visit else { panic!("no event") };
+        let fanwire::bus::DeliveryRef::Event(event) = visit else { panic!("no event") };
         bus.publish(self::event("s", 60 << 10));
         bus.stats();
         assert_eq!(event.payload().len(), 12);

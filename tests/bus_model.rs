@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use fanwire::event::Position;
-use fanwire::{Bus, Delivery, Gap, Keep, Subscriber};
+use fanwire::{Bus, Delivery, Gap, Predicate, Subscriber};
 use proptest::prelude::*;
 
 /// Everything that was published; a reader's place; what the ring still has.
@@ -80,7 +80,7 @@ proptest! {
                 }
                 Step::Join => {
                     let head = model.published.len() as u64;
-                    readers.push_back((bus.subscribe(Keep::all()), head, head));
+                    readers.push_back((bus.subscribe(Predicate::all()), head, head));
                 }
                 Step::Leave(who) => drop(readers.remove(who)),
                 Step::Read(who, count) => {
@@ -104,7 +104,7 @@ proptest! {
                 }
                 Step::Replay(which) => {
                     let Some((place, at)) = places.get(which) else { continue };
-                    let got: Vec<_> = bus.replay(Keep::all(), place).expect("the same bus").collect();
+                    let got: Vec<_> = bus.replay(Predicate::all(), place).expect("the same bus").collect();
                     let mut expected = Vec::new();
                     let mut next = *at;
                     while let Some((delivery, after)) = model.read(next) {

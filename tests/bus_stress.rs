@@ -7,36 +7,36 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
-use fanwire::bus::{Carried, Visit, Wait};
-use fanwire::{Bus, Event, Filter, Keep, LosslessBus, Subscriber};
+use fanwire::bus::{DeliveryRef, Item, WaitStrategy};
+use fanwire::{Bus, Event, Filter, LosslessBus, Predicate, Subscriber};
 
 /// How long each storm blows.
 const TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 700 } else { 2500 });
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Item {
+struct Numbered {
     publisher: u64,
     number: u64,
     filler: [u64; 5],
     sum: u64,
 }
 
-impl Item {
+impl Numbered {
     fn new(publisher: u64, number: u64) -> Self {
         let filler = std::array::from_fn(|k| number.rotate_left(k as u32 * 11) ^ publisher);
         Self { publisher, number, filler, sum: filler.iter().fold(number, |sum, word| sum ^ word) }
     }
 }
 
-trait Checked: Carried {
+trait Checked: Item {
     fn make(publisher: u64, number: u64) -> Self;
     /// The publisher and its number, if all is whole.
     fn check(&self) -> (usize, u64);
     fn everything() -> Self::Filter;
 }
 
-impl Checked for Item {
+impl Checked for Numbered {
     fn make(publisher: u64, number: u64) -> Self {
         Self::new(publisher, number)
     }
@@ -46,8 +46,8 @@ impl Checked for Item {
         (self.publisher as usize, self.number)
     }
 
-    fn everything() -> Keep<Self> {
-        Keep::all()
+    fn everything() -> Predicate<Self> {
+        Predicate::all()
     }
 }
 
@@ -82,15 +82,15 @@ struct Seen {
 }
 
 impl Seen {
-    fn take<T: Checked>(&mut self, visit: Visit<'_, T>) {
+    fn take<T: Checked>(&mut self, visit: DeliveryRef<'_, T>) {
         match visit {
-            Visit::Event(item) => {
+            DeliveryRef::Event(item) => {
                 let (publisher, number) = item.check();
                 assert!(number > self.last[publisher], "doubled or out of order");
                 self.last[publisher] = number;
                 self.events += 1;
             }
-            Visit::Gap(gap) => {
+            DeliveryRef::Gap(gap) => {
                 assert_eq!(gap.missed, gap.to - gap.from);
                 self.missed += gap.missed;
             }
@@ -108,8 +108,8 @@ fn read<T: Checked>(mut reader: Subscriber<T>, sleepy: bool) -> Seen {
         }
         if got == 0 {
             match reader.recv() {
-                Ok(fanwire::Delivery::Event(item)) => seen.take(Visit::Event(&item)),
-                Ok(fanwire::Delivery::Gap(gap)) => seen.take(Visit::<T>::Gap(gap)),
+                Ok(fanwire::Delivery::Event(item)) => seen.take(DeliveryRef::Event(&item)),
+                Ok(fanwire::Delivery::Gap(gap)) => seen.take(DeliveryRef::<T>::Gap(gap)),
                 Err(_) => break,
             }
         }
@@ -121,12 +121,16 @@ fn read<T: Checked>(mut reader: Subscriber<T>, sleepy: bool) -> Seen {
 
 /// Answers the stats at the end, while readers still read.
 fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusStats {
-    let readers: Vec<_> =
-        [(Wait::SpinThenPark, false), (Wait::Park, false), (Wait::Spin, false), (Wait::SpinThenPark, true)]
-            .map(|(wait, sleepy)| (bus.subscribe(T::everything()).with_wait(wait), sleepy))
-            .into_iter()
-            .map(|(reader, sleepy)| thread::spawn(move || read(reader, sleepy)))
-            .collect();
+    let readers: Vec<_> = [
+        (WaitStrategy::SpinThenPark, false),
+        (WaitStrategy::Park, false),
+        (WaitStrategy::Spin, false),
+        (WaitStrategy::SpinThenPark, true),
+    ]
+    .map(|(wait, sleepy)| (bus.subscribe(T::everything()).with_wait(wait), sleepy))
+    .into_iter()
+    .map(|(reader, sleepy)| thread::spawn(move || read(reader, sleepy)))
+    .collect();
     let over = Arc::new(AtomicBool::new(false));
     // Readers that come and go, and look a little.
     let visitors: Vec<_> = (0..2)
@@ -194,17 +198,18 @@ fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusSt
 
 #[test]
 fn plain_values_come_whole_in_order_once_or_are_told_as_missed() {
-    storm(Bus::builder().carrying::<Item>().capacity(1024).build().expect("valid"), 3);
+    storm(Bus::builder().carrying::<Numbered>().capacity(1024).build().expect("valid"), 3);
 }
 
 #[test]
 fn a_ring_of_two_slots_keeps_its_promises_too() {
-    storm(Bus::builder().carrying::<Item>().capacity(2).build().expect("valid"), 2);
+    storm(Bus::builder().carrying::<Numbered>().capacity(2).build().expect("valid"), 2);
 }
 
 #[test]
 fn shards_keep_their_promises() {
-    let bus = Bus::builder().carrying::<Item>().capacity(256).shards(8).ordering_key(|item| item.publisher);
+    let bus =
+        Bus::builder().carrying::<Numbered>().capacity(256).shards(8).ordering_key(|item| item.publisher);
     storm(bus.build().expect("valid"), 3);
 }
 

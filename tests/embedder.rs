@@ -12,8 +12,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use fanwire::bus::{AsyncAdapter, Full, HandlerGuard, SoloPublisher, TryRecvError, Visit, Wait};
-use fanwire::{Bus, Delivery, Event, Filter, Keep, LosslessBus, Subscriber};
+use fanwire::bus::{
+    AsyncAdapter, DeliveryRef, HandlerGuard, SoloPublisher, TryPublishError, TryRecvError, WaitStrategy,
+};
+use fanwire::{Bus, Delivery, Event, Filter, LosslessBus, Predicate, Subscriber};
 use futures_core::Stream;
 
 /// Runs a test in a thread, and fails where that does not come back.
@@ -101,7 +103,7 @@ fn of_a_batch_is_published_what_came_whatever_its_length_says() {
         for says in [0, 1, 3, 100, usize::MAX] {
             let liar = || Liar { says, has: 0..3 };
             let bus = numbers(256);
-            let mut reader = bus.subscribe(Keep::all());
+            let mut reader = bus.subscribe(Predicate::all());
             assert_eq!(bus.publish_batch(liar()).count, 3);
             assert_eq!(bus.publisher().publish_batch(liar()).count, 3);
             assert_eq!(events(&mut reader), [0, 1, 2, 0, 1, 2]);
@@ -159,7 +161,7 @@ fn an_iterator_that_panics_wedges_nobody() {
         for at in [0, 5, 64, 130] {
             let whole = at / 64 * 64;
             let bus = numbers(1024);
-            let mut reader = bus.subscribe(Keep::all());
+            let mut reader = bus.subscribe(Predicate::all());
             assert!(panics(|| _ = bus.publish_batch(bad(at))));
             bus.publish(1000);
             let expected: Vec<u64> = (0..whole).chain([1000]).collect();
@@ -184,7 +186,7 @@ fn an_iterator_that_panics_wedges_nobody() {
 fn an_iterator_may_publish_to_the_bus_that_takes_it() {
     within_limit(|| {
         let bus = numbers(1024);
-        let mut reader = bus.subscribe(Keep::all());
+        let mut reader = bus.subscribe(Predicate::all());
         bus.publish_batch((0..100).inspect(|n| _ = bus.publish(1000 + n)));
         let got = events(&mut reader);
         assert_eq!(got.len(), 200);
@@ -228,7 +230,7 @@ fn an_ordering_key_that_panics_ends_the_call_and_nothing_else() {
             *n
         };
         let bus = Bus::builder().carrying::<u64>().shards(4).ordering_key(key).build().expect("valid");
-        let mut reader = bus.subscribe(Keep::all());
+        let mut reader = bus.subscribe(Predicate::all());
         assert!(panics(|| _ = bus.publish(13)));
         assert!(panics(|| _ = bus.publish_batch([1, 2, 13, 3])));
         bus.publish(4);
@@ -251,10 +253,10 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 fn a_handler_may_own_another_ones_guard() {
     within_limit(|| {
         let bus = numbers(16);
-        let inner = bus.on_sync(Keep::all(), |_| {});
-        let of_thread = bus.on(Keep::all(), |_| {});
+        let inner = bus.on_sync(Predicate::all(), |_| {});
+        let of_thread = bus.on(Predicate::all(), |_| {});
         let own = Mutex::new((inner, of_thread));
-        let outer = bus.on_sync(Keep::all(), move |_| _ = own.lock().is_ok());
+        let outer = bus.on_sync(Predicate::all(), move |_| _ = own.lock().is_ok());
         assert_eq!(bus.subscriber_count(), 3);
         drop(outer);
         assert_eq!((bus.subscriber_count(), bus.publish(1).handled), (0, 0));
@@ -277,20 +279,20 @@ fn what_a_handler_owns_may_publish_subscribe_and_unsubscribe_when_it_is_dropped(
         ];
         for remove in ways {
             let bus = numbers(64);
-            let mut reader = bus.subscribe(Keep::all());
+            let mut reader = bus.subscribe(Predicate::all());
             let dropped = Arc::new(AtomicUsize::new(0));
             let own = {
                 let (bus, dropped) = (bus.downgrade(), Arc::clone(&dropped));
                 OnDrop(move || {
                     let bus = bus.upgrade().expect("open");
                     bus.publish(99);
-                    let guard = bus.on_sync(Keep::all(), |_| {});
+                    let guard = bus.on_sync(Predicate::all(), |_| {});
                     bus.subscriber_count();
                     bus.unsubscribe(guard.id());
                     dropped.fetch_add(1, Ordering::SeqCst);
                 })
             };
-            let guard = bus.on_sync(Keep::all(), move |_| _ = &own);
+            let guard = bus.on_sync(Predicate::all(), move |_| _ = &own);
             remove(&bus, guard);
             assert_eq!((dropped.load(Ordering::SeqCst), events(&mut reader)), (1, vec![99]));
         }
@@ -303,8 +305,8 @@ fn a_handler_that_panics_when_it_is_dropped_costs_nobody_anything() {
         let bus = numbers(64);
         for _ in 0..3 {
             let own = OnDrop(|| panic!("as asked"));
-            let guard = bus.on_sync(Keep::all(), move |_| _ = &own);
-            let other = bus.on_sync(Keep::all(), |_| {});
+            let guard = bus.on_sync(Predicate::all(), move |_| _ = &own);
+            let other = bus.on_sync(Predicate::all(), |_| {});
             drop(guard);
             assert_eq!(bus.publish(1).handled, 1);
             drop(other);
@@ -312,13 +314,13 @@ fn a_handler_that_panics_when_it_is_dropped_costs_nobody_anything() {
         assert_eq!(bus.stats().handler_panics, 3);
         // In its own thread, and with the bus.
         let own = OnDrop(|| panic!("as asked"));
-        let guard = bus.on(Keep::all(), move |_| _ = &own);
+        let guard = bus.on(Predicate::all(), move |_| _ = &own);
         drop(guard);
         while bus.stats().handler_panics < 4 {
             thread::yield_now();
         }
         let own = OnDrop(|| panic!("as asked"));
-        bus.on_sync(Keep::all(), move |_| _ = &own).detach();
+        bus.on_sync(Predicate::all(), move |_| _ = &own).detach();
         drop(bus);
     });
 }
@@ -349,10 +351,10 @@ fn a_filter_that_panics_is_its_handlers_panic() {
 fn a_panic_whose_payload_panics_goes_no_further() {
     within_limit(|| {
         let bus = numbers(64);
-        let guard = bus.on_sync(Keep::all(), |_| panic_any(OnDrop(|| panic!("again"))));
+        let guard = bus.on_sync(Predicate::all(), |_| panic_any(OnDrop(|| panic!("again"))));
         bus.publish(1);
         assert_eq!(guard.panics(), 1);
-        let in_thread = bus.on(Keep::all(), |_| panic_any(OnDrop(|| panic!("again"))));
+        let in_thread = bus.on(Predicate::all(), |_| panic_any(OnDrop(|| panic!("again"))));
         bus.publish(2);
         bus.publish(3);
         while in_thread.panics() < 2 {
@@ -365,7 +367,7 @@ fn a_panic_whose_payload_panics_goes_no_further() {
 fn a_handler_may_publish_and_end_itself() {
     within_limit(|| {
         let bus = numbers(64);
-        let mut reader = bus.subscribe(Keep::all());
+        let mut reader = bus.subscribe(Predicate::all());
         let guard: Arc<OnceLock<HandlerGuard>> = Arc::default();
         let (own, weak) = (Arc::clone(&guard), bus.downgrade());
         let on = bus.on_sync(
@@ -388,10 +390,10 @@ fn a_handler_that_blocks_holds_up_its_own_thread_only() {
     within_limit(|| {
         let bus = numbers(64);
         let (go_on, held) = mpsc::channel::<()>();
-        let slow = bus.on(Keep::all(), move |_| _ = held.recv());
+        let slow = bus.on(Predicate::all(), move |_| _ = held.recv());
         let count = Arc::new(AtomicU64::new(0));
         let own = Arc::clone(&count);
-        let quick = bus.on(Keep::all(), move |_| _ = own.fetch_add(1, Ordering::SeqCst));
+        let quick = bus.on(Predicate::all(), move |_| _ = own.fetch_add(1, Ordering::SeqCst));
         for n in 0..10 {
             bus.publish(n);
         }
@@ -434,7 +436,7 @@ fn a_detached_handler_with_a_weak_handle_lets_its_bus_end() {
     within_limit(|| {
         for in_thread in [false, true] {
             let bus = numbers(64);
-            let mut reader = bus.subscribe(Keep::all());
+            let mut reader = bus.subscribe(Predicate::all());
             let weak = bus.downgrade();
             let echo = move |n: &u64| {
                 if let Some(bus) = weak.upgrade().filter(|_| *n < 10) {
@@ -442,9 +444,9 @@ fn a_detached_handler_with_a_weak_handle_lets_its_bus_end() {
                 }
             };
             if in_thread {
-                bus.on(Keep::all(), echo).detach()
+                bus.on(Predicate::all(), echo).detach()
             } else {
-                bus.on_sync(Keep::all(), echo).detach()
+                bus.on_sync(Predicate::all(), echo).detach()
             };
             bus.publish(1);
             assert_eq!((reader.recv(), reader.recv()), (Ok(Delivery::Event(1)), Ok(Delivery::Event(11))));
@@ -459,13 +461,13 @@ fn a_detached_handler_that_holds_its_bus_is_let_go_of_by_clear() {
     within_limit(|| {
         for in_thread in [false, true] {
             let bus = numbers(64);
-            let mut reader = bus.subscribe(Keep::all());
+            let mut reader = bus.subscribe(Predicate::all());
             let own = bus.clone();
             let hold = move |_: &u64| _ = own.epoch();
             if in_thread {
-                bus.on(Keep::all(), hold).detach()
+                bus.on(Predicate::all(), hold).detach()
             } else {
-                bus.on_sync(Keep::all(), hold).detach()
+                bus.on_sync(Predicate::all(), hold).detach()
             };
             bus.clear();
             drop(bus);
@@ -513,7 +515,7 @@ fn a_filter_or_visitor_may_publish_to_the_bus_that_it_reads() {
         bus.publish(Event::builder("a").json("\"kept\"").build().expect("valid"));
         let mut seen = 0;
         reader.visit_batch(1, |visit| {
-            let Visit::Event(kept) = visit else { panic!("no event") };
+            let DeliveryRef::Event(kept) = visit else { panic!("no event") };
             for _ in 0..1000 {
                 bus.publish(event("b"));
             }
@@ -545,7 +547,7 @@ fn a_lossless_visitor_that_panics_leaves_its_gate_and_goes_on() {
             bus.try_publish(n).expect("room");
         }
         assert!(panics(|| _ = reader.visit_batch(4, |n| assert!(*n != 1, "as asked"))));
-        assert_eq!(bus.try_publish(9), Err(Full(9)), "its gate stands until it reads on");
+        assert_eq!(bus.try_publish(9), Err(TryPublishError::Full(9)), "its gate stands until it reads on");
         assert_eq!((reader.recv(), reader.recv()), (Ok(2), Ok(3)));
         bus.publish_blocking(4);
         assert_eq!(reader.recv(), Ok(4));
@@ -555,9 +557,9 @@ fn a_lossless_visitor_that_panics_leaves_its_gate_and_goes_on() {
 // What is not wanted keeps coming: counted in visits, not in time.
 
 /// A filter that counts what it is asked, publishes another for each, and wants none of them.
-fn flood(bus: &Bus<u64>, asked: &Arc<AtomicUsize>) -> Keep<u64> {
+fn flood(bus: &Bus<u64>, asked: &Arc<AtomicUsize>) -> Predicate<u64> {
     let (bus, asked) = (bus.clone(), Arc::clone(asked));
-    Keep::from(move |_: &u64| {
+    Predicate::from(move |_: &u64| {
         asked.fetch_add(1, Ordering::SeqCst);
         bus.publish(0);
         false
@@ -662,7 +664,7 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
         let bus = numbers(64);
         let bad = doing(|| panic_any(OnDrop(|| panic!("again"))));
         let counts: Vec<_> = (0..3).map(|_| Arc::new(Count::default())).collect();
-        let mut streams: Vec<_> = (0..6).map(|_| bus.subscribe(Keep::all())).collect();
+        let mut streams: Vec<_> = (0..6).map(|_| bus.subscribe(Predicate::all())).collect();
         for (nth, stream) in streams.iter_mut().enumerate() {
             let good = Waker::from(Arc::clone(&counts[nth / 2]));
             sleep_with(stream, if nth % 2 == 0 { &bad } else { &good });
@@ -674,7 +676,7 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
         sleep_with(&mut streams[0].by_taking(), &bad);
         drop(streams);
 
-        let mut stream = bus.subscribe(Keep::all());
+        let mut stream = bus.subscribe(Predicate::all());
         sleep_with(&mut stream, &bad);
         drop(bus);
 
@@ -734,7 +736,7 @@ fn a_waker_may_publish_read_and_unsubscribe() {
 
         // What stops a recording wakes who sleeps: not with the recording locked.
         let bus = numbers(4);
-        let mut stream = bus.subscribe(Keep::all());
+        let mut stream = bus.subscribe(Predicate::all());
         let own = bus.clone();
         let asks = doing(move || _ = own.history());
         let stops: [fn(&Bus<u64>); 4] = [
@@ -819,17 +821,18 @@ fn what_panics_in_an_async_handler_is_counted_and_the_next_is_called() {
             let bus = numbers(16);
             let mut adapter = AsyncAdapter::new(&bus);
             let called = Arc::new(AtomicUsize::new(0));
-            adapter.subscribe_async(Keep::all(), |_| async { panic!("in the future") });
+            adapter.subscribe_async(Predicate::all(), |_| async { panic!("in the future") });
             adapter.subscribe_async(|_: &u64| panic!("in the filter"), |_| async {});
-            adapter.subscribe_async(Keep::all(), |_| -> std::future::Ready<()> { panic!("in the call") });
-            adapter.subscribe_async(Keep::all(), |_| Bomb);
+            adapter
+                .subscribe_async(Predicate::all(), |_| -> std::future::Ready<()> { panic!("in the call") });
+            adapter.subscribe_async(Predicate::all(), |_| Bomb);
             let own = OnDrop(|| panic!("when it is dropped"));
-            let last = adapter.subscribe_async(Keep::all(), move |_| {
+            let last = adapter.subscribe_async(Predicate::all(), move |_| {
                 let _ = &own;
                 std::future::ready(())
             });
             let own = Arc::clone(&called);
-            adapter.subscribe_async(Keep::all(), move |_| {
+            adapter.subscribe_async(Predicate::all(), move |_| {
                 own.fetch_add(1, Ordering::SeqCst);
                 std::future::ready(())
             });
@@ -865,8 +868,8 @@ impl Clone for Odd {
 fn a_plain_values_own_clone_is_never_called() {
     within_limit(|| {
         let bus = Bus::builder().carrying::<Odd>().capacity(16).build().expect("valid");
-        let mut reader = bus.subscribe(Keep::all());
-        let _on = bus.on_sync(Keep::all(), |_| {});
+        let mut reader = bus.subscribe(Predicate::all());
+        let _on = bus.on_sync(Predicate::all(), |_| {});
         bus.start_recording(4);
         bus.publish(Odd(1));
         bus.publish_batch([Odd(2), Odd(3)]);
@@ -875,7 +878,7 @@ fn a_plain_values_own_clone_is_never_called() {
         assert_eq!(reader.recv_batch(&mut batch, 10).map(|count| (count, batch.len())), Ok((2, 2)));
         assert_eq!(bus.history().len(), 3);
         let start = bus.oldest_position();
-        assert_eq!(bus.replay(Keep::all(), &start).expect("this bus").count(), 3);
+        assert_eq!(bus.replay(Predicate::all(), &start).expect("this bus").count(), 3);
         let lossless = LosslessBus::builder().carrying::<Odd>().capacity(4).build_lossless().expect("valid");
         let mut reader = lossless.subscribe();
         lossless.publish_batch_blocking([Odd(1), Odd(2)]);
@@ -922,12 +925,12 @@ fn values_for_a_filter_or_a_position_are_taken_one_by_one() {
 #[test]
 fn every_way_to_wait_sees_the_end_of_a_bus_that_its_own_handler_held_last() {
     within_limit(|| {
-        for wait in [Wait::Spin, Wait::SpinThenPark, Wait::Park] {
+        for wait in [WaitStrategy::Spin, WaitStrategy::SpinThenPark, WaitStrategy::Park] {
             let bus = numbers(16);
-            let mut reader = bus.subscribe(Keep::all()).with_wait(wait);
+            let mut reader = bus.subscribe(Predicate::all()).with_wait(wait);
             let own = Mutex::new(Some(bus.clone()));
             // The last handle goes within the handler's call.
-            bus.on(Keep::all(), move |_| drop(own.lock().expect("whole").take())).detach();
+            bus.on(Predicate::all(), move |_| drop(own.lock().expect("whole").take())).detach();
             bus.publish(1);
             drop(bus);
             assert_eq!(reader.recv(), Ok(Delivery::Event(1)));

@@ -2,9 +2,9 @@
 
 #[path = "../../src/bus/barrier.rs"]
 mod barrier;
-#[path = "../../src/bus/caught.rs"]
-mod caught;
-#[path = "../../src/bus/park.rs"]
-pub(crate) mod park;
+#[path = "../../src/bus/event_count.rs"]
+pub(crate) mod event_count;
+#[path = "../../src/bus/panics.rs"]
+mod panics;
 #[path = "../../src/bus/ring/mod.rs"]
 pub(crate) mod ring;

@@ -3,12 +3,12 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::bus::park::Wake;
-use crate::bus::ring::{Claim, Gated, GatedReader, Plain, Shared, Waiting};
-use crate::rings::{Counted, batch, counted, look};
+use crate::bus::event_count::Wake;
+use crate::bus::ring::{Claim, Counted, Gated, GatedReader, Inline, SpaceWaiter};
+use crate::rings::{Tracked, batch, look, tracked};
 
 type Pair = [u64; 2];
-type Ring = Gated<Plain<Pair>>;
+type Ring = Gated<Inline<Pair>>;
 
 fn pair(n: u64) -> Pair {
     [n, !n]
@@ -18,7 +18,7 @@ fn ring(capacity: usize, solo: bool) -> Arc<Ring> {
     Arc::new(Gated::new(capacity, solo))
 }
 
-fn read(reader: &mut GatedReader<Plain<Pair>>, into: &mut Vec<u64>) -> bool {
+fn read(reader: &mut GatedReader<Inline<Pair>>, into: &mut Vec<u64>) -> bool {
     reader.visit(|item| {
         assert_eq!(item[0], !item[1], "torn");
         into.push(item[0]);
@@ -114,7 +114,7 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_makes_it() {
         ring.try_publish(pair(0), |_, _| {}).expect("room for one");
         let publisher = thread::spawn(move || {
             while ring.try_publish(pair(1), |_, _| {}).is_err() {
-                let waiting = Waiting::new(&ring, Wake::Thread(thread::current()));
+                let waiting = SpaceWaiter::new(&ring, Wake::Thread(thread::current()));
                 if ring.is_full() {
                     thread::park();
                 }
@@ -137,7 +137,7 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_leaves() {
         ring.try_publish(pair(0), |_, _| {}).expect("room for one");
         let publisher = thread::spawn(move || {
             while ring.try_publish(pair(1), |_, _| {}).is_err() {
-                let waiting = Waiting::new(&ring, Wake::Thread(thread::current()));
+                let waiting = SpaceWaiter::new(&ring, Wake::Thread(thread::current()));
                 if ring.is_full() {
                     thread::park();
                 }
@@ -152,10 +152,10 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_leaves() {
 #[test]
 fn a_body_is_released_by_who_overwrites_it_and_never_while_a_reader_looks_at_it() {
     loom::model(|| {
-        let ring: Arc<Gated<Shared<Counted>>> = Arc::new(Gated::new(1, false));
+        let ring: Arc<Gated<Counted<Tracked>>> = Arc::new(Gated::new(1, false));
         let mut reader = GatedReader::new(Arc::clone(&ring));
-        assert!(ring.try_publish(counted(0), |_, _| {}).is_ok());
-        let publisher = thread::spawn(move || ring.try_publish(counted(1), |_, _| {}).is_ok());
+        assert!(ring.try_publish(tracked(0), |_, _| {}).is_ok());
+        let publisher = thread::spawn(move || ring.try_publish(tracked(1), |_, _| {}).is_ok());
         reader.visit(|item| {
             assert_eq!(look(item), 0);
             true
@@ -173,11 +173,11 @@ fn batches(solo: bool) {
             let mut batch = batch((0..2).map(pair));
             let last = match solo.then(|| Claim::new(&ring)) {
                 Some(mut claim) => {
-                    assert_eq!(claim.try_publish_run(&ring, &mut batch, |_, _| {}), Some(1));
+                    assert_eq!(claim.try_publish_batch(&ring, &mut batch, |_, _| {}), Some(1));
                     claim.try_publish(&ring, pair(2), |_, _| {})
                 }
                 None => {
-                    assert_eq!(ring.try_publish_run(&mut batch, |_, _| {}), Some(1));
+                    assert_eq!(ring.try_publish_batch(&mut batch, |_, _| {}), Some(1));
                     ring.try_publish(pair(2), |_, _| {})
                 }
             };

@@ -3,7 +3,9 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::bus::ring::{Batch, Bound, Core, End, HEADER_WORDS, Handle, Plain, Reader, Shared, Writer};
+use crate::bus::ring::{
+    Batch, Bound, Counted, HEADER_WORDS, Handle, Inline, RingReader, RingSet, RingWriter, VisitEnd,
+};
 
 /// Two words that belong together: a torn one shows.
 type Pair = [u64; 2];
@@ -23,14 +25,14 @@ pub(crate) fn batch<T>(mut items: impl Iterator<Item = T>) -> Batch<T> {
     batch
 }
 
-fn core(capacity: usize) -> Arc<Core<Plain<Pair>>> {
-    Arc::new(Core::new(1, capacity))
+fn rings(capacity: usize) -> Arc<RingSet<Inline<Pair>>> {
+    Arc::new(RingSet::new(1, capacity))
 }
 
 /// Publishes from another thread; answers the place.
-fn publish(core: &Arc<Core<Plain<Pair>>>, value: u64) -> thread::JoinHandle<u64> {
-    let core = Arc::clone(core);
-    thread::spawn(move || core.publish_plain(0, pair(value), |_, _| {}))
+fn publish(rings: &Arc<RingSet<Inline<Pair>>>, value: u64) -> thread::JoinHandle<u64> {
+    let rings = Arc::clone(rings);
+    thread::spawn(move || rings.publish_inline(0, pair(value), |_, _| {}))
 }
 
 /// What a reader got from `next` on: values by sequence, and how many were told as missed.
@@ -43,7 +45,7 @@ struct Seen {
 
 impl Seen {
     /// One look; true where there was something.
-    fn look(&mut self, reader: &mut Reader<Plain<Pair>>) -> bool {
+    fn look(&mut self, reader: &mut RingReader<Inline<Pair>>) -> bool {
         let before = self.next;
         let mut got = Vec::new();
         let end = reader.visit(0, &mut self.next, |item| {
@@ -51,8 +53,8 @@ impl Seen {
             true
         });
         self.items.extend((before..).zip(got));
-        if self.next == before && end == End::Lapped {
-            self.go_on(reader.core().rings()[0].resume(before));
+        if self.next == before && end == VisitEnd::Lapped {
+            self.go_on(reader.rings().shards()[0].resume(before));
             return true;
         }
         self.next != before
@@ -67,11 +69,11 @@ impl Seen {
 #[test]
 fn a_reader_sees_what_was_published_whole_and_in_order_or_not_yet() {
     loom::model(|| {
-        let core = core(2);
-        let mut reader = Reader::new(Arc::clone(&core));
+        let rings = rings(2);
+        let mut reader = RingReader::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
             for n in 0..2 {
-                assert_eq!(core.publish_plain(0, pair(10 + n), |_, _| {}), n);
+                assert_eq!(rings.publish_inline(0, pair(10 + n), |_, _| {}), n);
             }
         });
         let mut seen = Seen::default();
@@ -87,9 +89,9 @@ fn a_reader_sees_what_was_published_whole_and_in_order_or_not_yet() {
 #[test]
 fn two_publishers_get_two_places_and_both_are_read() {
     loom::model(|| {
-        let core = core(2);
-        let mut reader = Reader::new(Arc::clone(&core));
-        let (a, b) = (publish(&core, 1), publish(&core, 2));
+        let rings = rings(2);
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let (a, b) = (publish(&rings, 1), publish(&rings, 2));
         let mut seen = Seen::default();
         seen.look(&mut reader);
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
@@ -104,9 +106,9 @@ fn two_publishers_get_two_places_and_both_are_read() {
 fn two_publishers_a_lap_apart_never_write_one_slot_together() {
     loom::model(|| {
         // One slot: the second claim is a lap ahead of the first.
-        let core = core(1);
-        let mut reader = Reader::new(Arc::clone(&core));
-        let (a, b) = (publish(&core, 1), publish(&core, 2));
+        let rings = rings(1);
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let (a, b) = (publish(&rings, 1), publish(&rings, 2));
         let mut seen = Seen::default();
         seen.look(&mut reader);
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
@@ -114,7 +116,7 @@ fn two_publishers_a_lap_apart_never_write_one_slot_together() {
         // The newest is there, whatever happened to the other: read, lapped or given up, and told.
         let newest = if a > b { (a, 1) } else { (b, 2) };
         assert_eq!(seen.items.last(), Some(&newest));
-        assert_eq!(seen.items.len() as u64 + seen.missed, core.rings()[0].head());
+        assert_eq!(seen.items.len() as u64 + seen.missed, rings.shards()[0].head());
     });
 }
 
@@ -122,26 +124,26 @@ fn two_publishers_a_lap_apart_never_write_one_slot_together() {
 fn a_place_that_was_given_up_is_told_as_missed_and_what_is_behind_it_is_read() {
     loom::model(|| {
         // The second publisher comes to the first one's slot, a lap ahead, while that one is writing.
-        let core = core(2);
-        let mut reader = Reader::new(Arc::clone(&core));
-        let slow = publish(&core, 100);
-        let last = (0..3).map(|n| core.publish_plain(0, pair(n), |_, _| {})).last().unwrap();
+        let rings = rings(2);
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let slow = publish(&rings, 100);
+        let last = (0..3).map(|n| rings.publish_inline(0, pair(n), |_, _| {})).last().unwrap();
         let newest = slow.join().unwrap().max(last);
         let mut seen = Seen::default();
         while seen.look(&mut reader) || skip(&mut seen, &mut reader) {}
         assert_eq!(seen.items.last().map(|item| item.0), Some(newest), "{seen:?}");
-        assert_eq!(seen.items.len() as u64 + seen.missed, core.rings()[0].head());
+        assert_eq!(seen.items.len() as u64 + seen.missed, rings.shards()[0].head());
     });
 }
 
 #[test]
 fn a_batch_is_shown_in_order_and_whole() {
     loom::model(|| {
-        let core = core(8);
-        let mut reader = Reader::new(Arc::clone(&core));
-        let mut writer = Writer::new(core);
+        let rings = rings(8);
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let mut writer = RingWriter::new(rings);
         let mut batch = batch((0..3).map(pair));
-        let publisher = thread::spawn(move || writer.publish_run(0, &mut batch, |_, _| {}));
+        let publisher = thread::spawn(move || writer.publish_batch(0, &mut batch, |_, _| {}));
         let mut seen = Seen::default();
         for _ in 0..2 {
             seen.look(&mut reader);
@@ -152,8 +154,8 @@ fn a_batch_is_shown_in_order_and_whole() {
     });
 }
 
-fn skip(seen: &mut Seen, reader: &mut Reader<Plain<Pair>>) -> bool {
-    let Some(to) = reader.core().rings()[0].skip(seen.next) else { return false };
+fn skip(seen: &mut Seen, reader: &mut RingReader<Inline<Pair>>) -> bool {
+    let Some(to) = reader.rings().shards()[0].skip(seen.next) else { return false };
     seen.go_on(to);
     true
 }
@@ -161,13 +163,13 @@ fn skip(seen: &mut Seen, reader: &mut Reader<Plain<Pair>>) -> bool {
 #[test]
 fn a_reader_that_is_lapped_while_it_reads_tells_it_and_takes_nothing_torn() {
     loom::model(|| {
-        let core = core(1);
-        let mut reader = Reader::new(Arc::clone(&core));
-        core.publish_plain(0, pair(0), |_, _| {});
+        let rings = rings(1);
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        rings.publish_inline(0, pair(0), |_, _| {});
         let laps = {
-            let core = Arc::clone(&core);
+            let rings = Arc::clone(&rings);
             thread::spawn(move || {
-                core.publish_plain(0, pair(1), |_, _| {});
+                rings.publish_inline(0, pair(1), |_, _| {});
             })
         };
         let mut seen = Seen::default();
@@ -182,20 +184,20 @@ fn a_reader_that_is_lapped_while_it_reads_tells_it_and_takes_nothing_torn() {
 #[test]
 fn a_reader_that_joins_or_leaves_while_others_publish_misses_nothing_from_there_on() {
     loom::model(|| {
-        let core = core(4);
+        let rings = rings(4);
         let publisher = {
-            let core = Arc::clone(&core);
+            let rings = Arc::clone(&rings);
             thread::spawn(move || {
-                core.publish_plain(0, pair(0), |_, _| {});
-                core.publish_plain(0, pair(1), |_, _| {});
+                rings.publish_inline(0, pair(0), |_, _| {});
+                rings.publish_inline(0, pair(1), |_, _| {});
             })
         };
         let leaver = {
-            let core = Arc::clone(&core);
-            thread::spawn(move || drop(Reader::new(core)))
+            let rings = Arc::clone(&rings);
+            thread::spawn(move || drop(RingReader::new(rings)))
         };
-        let mut reader = Reader::new(Arc::clone(&core));
-        let start = core.rings()[0].head();
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let start = rings.shards()[0].head();
         let mut seen = Seen { next: start, ..Seen::default() };
         seen.look(&mut reader);
         publisher.join().unwrap();
@@ -208,14 +210,14 @@ fn a_reader_that_joins_or_leaves_while_others_publish_misses_nothing_from_there_
 #[test]
 fn the_end_comes_behind_everything_that_was_published() {
     loom::model(|| {
-        let core = core(2);
-        let mut reader = Reader::new(Arc::clone(&core));
+        let rings = rings(2);
+        let mut reader = RingReader::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
-            core.publish_plain(0, pair(7), |_, _| {});
-            core.close();
+            rings.publish_inline(0, pair(7), |_, _| {});
+            rings.close();
         });
         let mut seen = Seen::default();
-        if reader.core().is_closed() {
+        if reader.rings().is_closed() {
             assert!(seen.look(&mut reader), "closed, and an event is not there");
         }
         publisher.join().unwrap();
@@ -239,9 +241,9 @@ unsafe impl Send for Cell {}
 unsafe impl Sync for Cell {}
 
 #[derive(Clone)]
-pub(crate) struct Counted(Arc<Cell>);
+pub(crate) struct Tracked(Arc<Cell>);
 
-impl Handle for Counted {
+impl Handle for Tracked {
     type Body = Cell;
 
     fn into_arc(self) -> Arc<Cell> {
@@ -261,11 +263,11 @@ impl Handle for Counted {
     }
 }
 
-pub(crate) fn counted(n: u64) -> Counted {
-    Counted(Arc::new(Cell(loom::cell::UnsafeCell::new(n))))
+pub(crate) fn tracked(n: u64) -> Tracked {
+    Tracked(Arc::new(Cell(loom::cell::UnsafeCell::new(n))))
 }
 
-pub(crate) fn look(item: &Counted) -> u64 {
+pub(crate) fn look(item: &Tracked) -> u64 {
     // SAFETY: written before it was published, and only read since; loom checks just that.
     item.0.0.with(|value| unsafe { *value })
 }
@@ -273,13 +275,13 @@ pub(crate) fn look(item: &Counted) -> u64 {
 #[test]
 fn a_body_is_released_once_and_never_while_a_reader_looks_at_it() {
     loom::model(|| {
-        let core: Arc<Core<Shared<Counted>>> = Arc::new(Core::new(1, 1));
-        let mut reader = Reader::new(Arc::clone(&core));
-        let mut writer = Writer::new(Arc::clone(&core));
-        writer.publish(0, counted(0), |_, _| {});
+        let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let mut writer = RingWriter::new(Arc::clone(&rings));
+        writer.publish(0, tracked(0), |_, _| {});
         let publisher = thread::spawn(move || {
             // Each evicts one, and looks at the pins at once.
-            writer.publish(0, counted(1), |_, _| {});
+            writer.publish(0, tracked(1), |_, _| {});
         });
         let mut next = 0;
         reader.visit(0, &mut next, |item| {
@@ -293,12 +295,12 @@ fn a_body_is_released_once_and_never_while_a_reader_looks_at_it() {
 #[test]
 fn a_body_that_was_cloned_out_outlives_the_ring() {
     loom::model(|| {
-        let core: Arc<Core<Shared<Counted>>> = Arc::new(Core::new(1, 1));
-        let mut reader = Reader::new(Arc::clone(&core));
-        let mut writer = Writer::new(Arc::clone(&core));
+        let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let mut writer = RingWriter::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
-            writer.publish(0, counted(0), |_, _| {});
-            writer.publish(0, counted(1), |_, _| {});
+            writer.publish(0, tracked(0), |_, _| {});
+            writer.publish(0, tracked(1), |_, _| {});
         });
         let mut next = 0;
         let mut kept = None;
@@ -307,7 +309,7 @@ fn a_body_that_was_cloned_out_outlives_the_ring() {
             true
         });
         publisher.join().unwrap();
-        drop((reader, core));
+        drop((reader, rings));
         if let Some(kept) = kept {
             assert_eq!(look(&kept), 0);
         }
@@ -317,12 +319,12 @@ fn a_body_that_was_cloned_out_outlives_the_ring() {
 #[test]
 fn a_body_that_a_reader_held_back_is_released_by_the_next_who_looks() {
     loom::model(|| {
-        let core: Arc<Core<Shared<Counted>>> = Arc::new(Core::new(1, 1));
-        let mut reader = Reader::new(Arc::clone(&core));
-        let mut writer = Writer::new(Arc::clone(&core));
-        writer.publish(0, counted(0), |_, _| {});
+        let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let mut writer = RingWriter::new(Arc::clone(&rings));
+        writer.publish(0, tracked(0), |_, _| {});
         let publisher = thread::spawn(move || {
-            writer.publish(0, counted(1), |_, _| {});
+            writer.publish(0, tracked(1), |_, _| {});
             // What is still pinned goes to the orphans.
             drop(writer);
         });
@@ -332,27 +334,27 @@ fn a_body_that_a_reader_held_back_is_released_by_the_next_who_looks() {
             true
         });
         publisher.join().unwrap();
-        let mut writer = Writer::new(Arc::clone(&core));
-        writer.publish(0, counted(2), |_, _| {});
-        assert_eq!(core.live(), 1, "only what the ring holds");
+        let mut writer = RingWriter::new(Arc::clone(&rings));
+        writer.publish(0, tracked(2), |_, _| {});
+        assert_eq!(rings.live(), 1, "only what the ring holds");
     });
 }
 
-type Bounded = Core<Shared<Counted>>;
+type Bounded = RingSet<Counted<Tracked>>;
 
 /// A ring of this capacity whose bodies, of one byte each, may have so many bytes.
 fn bounded(capacity: usize, bytes: u64) -> Arc<Bounded> {
-    Arc::new(Core::starting_at(&[0], capacity, Bound::new(bytes)))
+    Arc::new(RingSet::starting_at(&[0], capacity, Bound::new(bytes)))
 }
 
 /// Publishes from another thread.
-fn publish_counted(core: &Arc<Bounded>, n: u64) -> thread::JoinHandle<u64> {
-    let core = Arc::clone(core);
-    thread::spawn(move || Writer::passing(core).publish(0, counted(n), |_, _| {}))
+fn publish_tracked(rings: &Arc<Bounded>, n: u64) -> thread::JoinHandle<u64> {
+    let rings = Arc::clone(rings);
+    thread::spawn(move || RingWriter::transient(rings).publish(0, tracked(n), |_, _| {}))
 }
 
 /// Reads what is there, values by sequence; and how many were told as missed.
-fn read_counted(reader: &mut Reader<Shared<Counted>>, next: &mut u64) -> (Vec<(u64, u64)>, u64) {
+fn read_tracked(reader: &mut RingReader<Counted<Tracked>>, next: &mut u64) -> (Vec<(u64, u64)>, u64) {
     let (mut items, mut missed) = (Vec::new(), 0);
     loop {
         let before = *next;
@@ -362,8 +364,8 @@ fn read_counted(reader: &mut Reader<Shared<Counted>>, next: &mut u64) -> (Vec<(u
             true
         });
         items.extend((before..).zip(got));
-        if *next == before && end == End::Lapped {
-            let to = reader.core().rings()[0].resume(before);
+        if *next == before && end == VisitEnd::Lapped {
+            let to = reader.rings().shards()[0].resume(before);
             missed += to - before;
             *next = to;
         } else if *next == before {
@@ -375,14 +377,14 @@ fn read_counted(reader: &mut Reader<Shared<Counted>>, next: &mut u64) -> (Vec<(u
 #[test]
 fn a_body_let_go_of_early_is_released_once_and_never_while_a_reader_looks_at_it() {
     loom::model(|| {
-        let core = bounded(2, 1);
-        let mut reader = Reader::new(Arc::clone(&core));
-        Writer::passing(Arc::clone(&core)).publish(0, counted(0), |_, _| {});
-        let publisher = publish_counted(&core, 1);
+        let rings = bounded(2, 1);
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        RingWriter::transient(Arc::clone(&rings)).publish(0, tracked(0), |_, _| {});
+        let publisher = publish_tracked(&rings, 1);
         let mut next = 0;
-        let (mut items, mut missed) = read_counted(&mut reader, &mut next);
+        let (mut items, mut missed) = read_tracked(&mut reader, &mut next);
         publisher.join().unwrap();
-        let (more, lost) = read_counted(&mut reader, &mut next);
+        let (more, lost) = read_tracked(&mut reader, &mut next);
         items.extend(more);
         missed += lost;
         // What is there is the newest; what is not was told.
@@ -393,23 +395,23 @@ fn a_body_let_go_of_early_is_released_once_and_never_while_a_reader_looks_at_it(
 }
 
 /// What the ring has let go of is released when nobody looks at it any more, and nothing else is.
-fn settled(core: &Arc<Bounded>) {
-    Writer::passing(Arc::clone(core)).reclaim();
-    let ring = &core.rings()[0];
-    assert_eq!((core.held(), core.live()), (ring.head() - ring.oldest(), ring.head() - ring.oldest()));
+fn settled(rings: &Arc<Bounded>) {
+    RingWriter::transient(Arc::clone(rings)).reclaim();
+    let ring = &rings.shards()[0];
+    assert_eq!((rings.held(), rings.live()), (ring.head() - ring.oldest(), ring.head() - ring.oldest()));
 }
 
 #[test]
 fn a_body_that_is_let_go_of_while_it_is_overwritten_has_one_who_takes_it() {
     loom::model(|| {
         // Two slots: the third takes the first one's while the second lets go of that.
-        let core = bounded(2, 1);
-        Writer::passing(Arc::clone(&core)).publish(0, counted(0), |_, _| {});
-        let publishers = [publish_counted(&core, 1), publish_counted(&core, 2)];
+        let rings = bounded(2, 1);
+        RingWriter::transient(Arc::clone(&rings)).publish(0, tracked(0), |_, _| {});
+        let publishers = [publish_tracked(&rings, 1), publish_tracked(&rings, 2)];
         for publisher in publishers {
             publisher.join().unwrap();
         }
-        settled(&core);
+        settled(&rings);
     });
 }
 
@@ -417,12 +419,12 @@ fn a_body_that_is_let_go_of_while_it_is_overwritten_has_one_who_takes_it() {
 fn a_body_that_comes_below_the_floor_is_taken_out_by_who_published_it() {
     loom::model(|| {
         // The later of two raises the floor over the earlier, which may not be there yet.
-        let core = bounded(4, 1);
-        let publishers = [publish_counted(&core, 0), publish_counted(&core, 1)];
+        let rings = bounded(4, 1);
+        let publishers = [publish_tracked(&rings, 0), publish_tracked(&rings, 1)];
         for publisher in publishers {
             publisher.join().unwrap();
         }
-        settled(&core);
+        settled(&rings);
     });
 }
 
@@ -430,9 +432,9 @@ fn a_body_that_comes_below_the_floor_is_taken_out_by_who_published_it() {
 fn a_body_is_held_under_the_sequence_that_it_was_read_at_though_the_lap_behind_it_was_given_up() {
     loom::model(|| {
         // One slot. While the first is being written the second gives its place up; the third overwrites the first.
-        let core: Arc<Core<Shared<Counted>>> = Arc::new(Core::new(1, 1));
-        let mut reader = Reader::new(Arc::clone(&core));
-        let publisher = publish_counted(&core, 0);
+        let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
+        let mut reader = RingReader::new(Arc::clone(&rings));
+        let publisher = publish_tracked(&rings, 0);
         let reads = thread::spawn(move || {
             let mut next = 0;
             reader.visit(0, &mut next, |item| {
@@ -440,8 +442,8 @@ fn a_body_is_held_under_the_sequence_that_it_was_read_at_though_the_lap_behind_i
                 true
             });
         });
-        let mut writer = Writer::passing(Arc::clone(&core));
-        writer.publish(0, counted(1), |_, _| {});
+        let mut writer = RingWriter::transient(Arc::clone(&rings));
+        writer.publish(0, tracked(1), |_, _| {});
         reads.join().unwrap();
         publisher.join().unwrap();
     });

@@ -3,39 +3,39 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::bus::park::Wake;
-use crate::bus::ring::{Core, Peek, Plain, Reader};
+use crate::bus::event_count::Wake;
+use crate::bus::ring::{Inline, Peek, RingReader, RingSet};
 
-type Ring = Arc<Core<Plain<u64>>>;
+type Ring = Arc<RingSet<Inline<u64>>>;
 
 fn ring() -> Ring {
-    Arc::new(Core::new(1, 2))
+    Arc::new(RingSet::new(1, 2))
 }
 
 /// Sleeps until sequence `next` can be read or the bus is closed. Answers how often it lay down.
-fn wait(reader: &Reader<Plain<u64>>, next: u64) -> u64 {
+fn wait(reader: &RingReader<Inline<u64>>, next: u64) -> u64 {
     let mut sleeps = 0;
     loop {
-        let ready = || reader.core().rings()[0].peek(next) != Peek::NotYet || reader.core().is_closed();
+        let ready = || reader.rings().shards()[0].peek(next) != Peek::NotYet || reader.rings().is_closed();
         if ready() {
             return sleeps;
         }
         sleeps += 1;
-        reader.announce(Wake::Thread(thread::current()));
+        reader.prepare_sleep(Wake::Thread(thread::current()));
         if !ready() {
             thread::park();
         }
-        reader.awake();
+        reader.cancel_sleep();
     }
 }
 
 #[test]
 fn no_event_is_slept_through() {
     loom::model(|| {
-        let core = ring();
-        let reader = Reader::new(Arc::clone(&core));
+        let rings = ring();
+        let reader = RingReader::new(Arc::clone(&rings));
         let publisher = thread::spawn(move || {
-            core.publish_plain(0, 1, |_, _| {});
+            rings.publish_inline(0, 1, |_, _| {});
         });
         wait(&reader, 0);
         publisher.join().unwrap();
@@ -47,16 +47,16 @@ fn two_sleepers_are_both_woken() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {
-        let core = ring();
-        let sleepers: Vec<_> = (0..2)
+        let rings = ring();
+        let event_count: Vec<_> = (0..2)
             .map(|_| {
-                let core = Arc::clone(&core);
-                // They join at the same time: each has a seat of its own.
-                thread::spawn(move || wait(&Reader::new(core), 0))
+                let rings = Arc::clone(&rings);
+                // They join at the same time: each has a participant of its own.
+                thread::spawn(move || wait(&RingReader::new(rings), 0))
             })
             .collect();
-        core.publish_plain(0, 1, |_, _| {});
-        for sleeper in sleepers {
+        rings.publish_inline(0, 1, |_, _| {});
+        for sleeper in event_count {
             sleeper.join().unwrap();
         }
     });
@@ -65,12 +65,12 @@ fn two_sleepers_are_both_woken() {
 #[test]
 fn two_publishers_wake_a_sleeper_once_for_one_sleep() {
     loom::model(|| {
-        let core = ring();
-        let reader = Reader::new(Arc::clone(&core));
+        let rings = ring();
+        let reader = RingReader::new(Arc::clone(&rings));
         let publish = || {
-            let core = Arc::clone(&core);
+            let rings = Arc::clone(&rings);
             thread::spawn(move || {
-                core.publish_plain(0, 1, |_, _| {});
+                rings.publish_inline(0, 1, |_, _| {});
             })
         };
         let publishers = [publish(), publish()];
@@ -78,16 +78,16 @@ fn two_publishers_wake_a_sleeper_once_for_one_sleep() {
         for publisher in publishers {
             publisher.join().unwrap();
         }
-        assert!(core.wakes() <= sleeps, "{} wakes for {sleeps} sleeps", core.wakes());
+        assert!(rings.wakes() <= sleeps, "{} wakes for {sleeps} sleeps", rings.wakes());
     });
 }
 
 #[test]
 fn the_end_is_not_slept_through() {
     loom::model(|| {
-        let core = ring();
-        let reader = Reader::new(Arc::clone(&core));
-        let closer = thread::spawn(move || core.close());
+        let rings = ring();
+        let reader = RingReader::new(Arc::clone(&rings));
+        let closer = thread::spawn(move || rings.close());
         wait(&reader, 0);
         closer.join().unwrap();
     });

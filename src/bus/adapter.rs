@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures_core::Stream as _;
 use futures_timer::Delay;
 
-use super::carried::Carried;
-use super::caught::caught;
 use super::handler::HandlerGuard;
+use super::item::Item;
+use super::panics::catch_panic;
 use super::subscriber::Subscriber;
 use super::{Bus, Delivery};
 use crate::event::Event;
@@ -21,7 +21,7 @@ use crate::sync::{Arc, Mutex, lock};
 
 type Called = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-struct AsyncHandler<T: Carried> {
+struct AsyncHandler<T: Item> {
     id: u64,
     filter: T::Filter,
     call: Box<dyn FnMut(T) -> Called + Send>,
@@ -31,7 +31,7 @@ struct AsyncHandler<T: Carried> {
 ///
 /// Async handlers get what is published through this adapter; the queue gets everything on the bus while it
 /// is forwarding.
-pub struct AsyncAdapter<T: Carried = Event> {
+pub struct AsyncAdapter<T: Item = Event> {
     bus: Bus<T>,
     handlers: Vec<AsyncHandler<T>>,
     next_id: u64,
@@ -40,7 +40,7 @@ pub struct AsyncAdapter<T: Carried = Event> {
     panics: u64,
 }
 
-impl<T: Carried> AsyncAdapter<T> {
+impl<T: Item> AsyncAdapter<T> {
     /// An adapter over a bus.
     pub fn new(bus: &Bus<T>) -> Self {
         Self { bus: bus.clone(), handlers: Vec::new(), next_id: 0, queue: None, missed: 0, panics: 0 }
@@ -62,7 +62,7 @@ impl<T: Carried> AsyncAdapter<T> {
         };
         for handler in &mut self.handlers {
             let call = || item.is_wanted(&handler.filter).then(|| (handler.call)(item.another()));
-            let called = match caught(call) {
+            let called = match catch_panic(call) {
                 Some(None) => true,
                 Some(Some(future)) => Guarded(Some(future)).await,
                 None => false,
@@ -89,7 +89,7 @@ impl<T: Carried> AsyncAdapter<T> {
     pub fn unsubscribe_async(&mut self, id: u64) -> bool {
         let Some(index) = self.handlers.iter().position(|handler| handler.id == id) else { return false };
         let removed = self.handlers.remove(index);
-        self.panics += u64::from(caught(move || drop(removed)).is_none());
+        self.panics += u64::from(catch_panic(move || drop(removed)).is_none());
         true
     }
 
@@ -157,7 +157,7 @@ impl<T: Carried> AsyncAdapter<T> {
     }
 }
 
-impl<T: Carried> fmt::Debug for AsyncAdapter<T> {
+impl<T: Item> fmt::Debug for AsyncAdapter<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsyncAdapter")
             .field("handlers", &self.handlers.len())
@@ -185,13 +185,13 @@ impl Drop for Teller {
         };
         // Behind the lock: an executor may poll at once, in here.
         if let Some(waker) = waiting {
-            caught(move || waker.wake());
+            catch_panic(move || waker.wake());
         }
     }
 }
 
 /// Publishes in a thread of its own; here where there is none to be had.
-fn publish_elsewhere<T: Carried>(bus: &Bus<T>, item: &T) -> impl Future<Output = usize> + Send + use<T> {
+fn publish_elsewhere<T: Item>(bus: &Bus<T>, item: &T) -> impl Future<Output = usize> + Send + use<T> {
     let told = Arc::new(Mutex::new(Told::default()));
     let run = {
         let (bus, item, teller) = (bus.clone(), item.another(), Teller(Arc::clone(&told)));
@@ -229,12 +229,12 @@ impl Future for Guarded {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(called) = &mut self.0 else { return Poll::Ready(false) };
-        let polled = caught(|| called.as_mut().poll(cx));
+        let polled = catch_panic(|| called.as_mut().poll(cx));
         if matches!(polled, Some(Poll::Pending)) {
             return Poll::Pending;
         }
         let called = self.0.take();
-        let dropped = caught(move || drop(called));
+        let dropped = catch_panic(move || drop(called));
         Poll::Ready(polled.is_some() && dropped.is_some())
     }
 }
@@ -242,6 +242,6 @@ impl Future for Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         let called = self.0.take();
-        caught(move || drop(called));
+        catch_panic(move || drop(called));
     }
 }

@@ -1,16 +1,16 @@
 //! Two fences that order a rare side against a frequent one: the rare side pays.
 //!
-//! Imports `sync` only. Always: between a [`Fences::light`] and a [`Fences::heavy`] there is a total order,
-//! as between two `SeqCst` fences: what was written before the earlier one is seen behind the later one.
+//! Invariant: between a [`Fences::light`] and a [`Fences::heavy`] there is a total order, as between two `SeqCst` fences:
+//! what was written before the earlier one is seen after the later one.
 //!
-//! On Linux the heavy fence is `membarrier(PRIVATE_EXPEDITED)`, which makes every running thread of this
-//! process pass a full fence, so the light one need only keep the compiler from moving code across it.
-//! Elsewhere, under loom and Miri, and where the system call is refused, both are `SeqCst` fences.
+//! On Linux the heavy fence is `membarrier(PRIVATE_EXPEDITED)`, which makes every running thread of this process pass a
+//! full fence, so the light one need only keep the compiler from moving code across it. Elsewhere, under loom and Miri,
+//! and where the system refuses the call at registration, both are `SeqCst` fences.
 
 use crate::sync::atomic::{Ordering, fence};
 use crate::sync::compiler_fence;
 
-/// Which pair of fences this process uses. Decided once, and the same for all threads.
+/// The pair of fences that this process uses. Decided once, and the same for all threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fences {
     asymmetric: bool,
@@ -21,7 +21,7 @@ impl Fences {
         Self { asymmetric: system::register() }
     }
 
-    /// The fence of the frequent side.
+    /// Passes the fence of the frequent side.
     #[inline(always)]
     pub(crate) fn light(self) {
         if self.asymmetric {
@@ -31,11 +31,14 @@ impl Fences {
         }
     }
 
-    /// The fence of the rare side.
+    /// Passes the fence of the rare side.
+    ///
+    /// # Panics
+    /// If the system refuses `membarrier` now and permitted it when the bus was made.
     pub(crate) fn heavy(self) {
-        if !(self.asymmetric && system::membarrier()) {
-            // Also where a registered process is refused later (a seccomp filter installed since): the pair
-            // is then weaker than promised, so `system::membarrier` does not return in that case.
+        if self.asymmetric {
+            system::membarrier();
+        } else {
             fence(Ordering::SeqCst);
         }
     }
@@ -56,14 +59,13 @@ mod system {
         })
     }
 
-    pub(super) fn membarrier() -> bool {
-        // It worked at registration. A filter installed later that refuses it would break every promise
-        // made since, and there is no way back: stop loudly rather than lose a wake-up in silence.
+    pub(super) fn membarrier() {
+        // It worked at registration. A seccomp filter installed later that refuses it would break every promise made
+        // since, and there is no way back: stop loudly rather than lose a wake-up in silence.
         assert!(
             call(MembarrierCommand::PrivateExpedited).is_ok(),
             "membarrier was permitted when the bus was made and is refused now"
         );
-        true
     }
 }
 
@@ -73,7 +75,7 @@ mod system {
         false
     }
 
-    pub(super) fn membarrier() -> bool {
-        false
+    pub(super) fn membarrier() {
+        unreachable!("never registered here");
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc as Count;
 
 use super::ring::{Bound, SHARDS_MAX};
-use super::{Bus, Carried};
+use super::{Bus, Item};
 use crate::event::{Event, Position};
 
 /// Slots of a shard unless told otherwise: 8,192.
@@ -43,7 +43,7 @@ pub(super) type OrderingKey<T> = Count<dyn Fn(&T) -> u64 + Send + Sync>;
 /// # Defaults
 /// - one shard of 8,192 slots, and at most 1 GiB of events in it,
 /// - ordering key: an event's stream, else its source.
-pub struct BusBuilder<T: Carried = Event> {
+pub struct BusBuilder<T: Item = Event> {
     pub(super) shards: usize,
     pub(super) capacity: usize,
     pub(super) max_bytes: Option<u64>,
@@ -92,13 +92,13 @@ impl BusBuilder<Event> {
     }
 
     /// Makes it a bus of plain values instead of events. An ordering key that was set is dropped.
-    pub fn carrying<T: Carried>(self) -> BusBuilder<T> {
+    pub fn carrying<T: Item>(self) -> BusBuilder<T> {
         let Self { shards, capacity, max_bytes, .. } = self;
         BusBuilder { shards, capacity, max_bytes, ordering_key: None, resumed: None }
     }
 }
 
-impl<T: Carried> BusBuilder<T> {
+impl<T: Item> BusBuilder<T> {
     /// Sets the number of shards, 1 to 1,024. Each is a ring of its own; order is kept within a shard only.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards;
@@ -111,7 +111,7 @@ impl<T: Carried> BusBuilder<T> {
         self
     }
 
-    /// Sets how many bytes the events in the rings may have, all together; 0 = no bound. Plain values have the size of
+    /// Sets how many bytes the events in the rings may have, all together; 0 = no bound. Inline values have the size of
     /// their slots and nothing besides: for them it means nothing.
     ///
     /// Each shard has an equal part, so no stream's events cost another shard its past. A shard over its part
@@ -175,7 +175,7 @@ impl<T: Carried> BusBuilder<T> {
     }
 }
 
-impl<T: Carried> fmt::Debug for BusBuilder<T> {
+impl<T: Item> fmt::Debug for BusBuilder<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BusBuilder")
             .field("shards", &self.shards)

@@ -5,12 +5,12 @@
 
 use smallvec::SmallVec;
 
-use super::carried::Carried;
-use super::park::Wake;
+use super::event_count::Wake;
+use super::item::Item;
 use super::position::PositionError;
-use super::ring::{Core, End, Peek, Reader};
-use super::wait::Awaited;
-use super::{Gap, Visit};
+use super::ring::{Peek, RingReader, RingSet, VisitEnd};
+use super::wait::Waitable;
+use super::{DeliveryRef, Gap};
 use crate::event::{Position, Sequence};
 use crate::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::sync::Arc;
 const LOOKS_A_SKIP: u32 = 64;
 
 /// Where a reader stands, and its seat.
-pub(crate) struct Cursor<T: Carried> {
-    reader: Reader<T::Cargo>,
+pub(crate) struct Cursor<T: Item> {
+    reader: RingReader<T::Codec>,
     next: SmallVec<[Sequence; 4]>,
     /// The shard to look at first.
     turn: usize,
@@ -29,16 +29,16 @@ pub(crate) struct Cursor<T: Carried> {
     missed: u64,
 }
 
-impl<T: Carried> Cursor<T> {
+impl<T: Item> Cursor<T> {
     /// A cursor behind the newest event of each shard.
-    pub(crate) fn new(core: &Arc<Core<T::Cargo>>) -> Self {
-        let reader = Reader::new(Arc::clone(core));
-        let next = core.rings().iter().map(super::ring::Ring::head).collect();
+    pub(crate) fn new(rings: &Arc<RingSet<T::Codec>>) -> Self {
+        let reader = RingReader::new(Arc::clone(rings));
+        let next = rings.shards().iter().map(super::ring::Ring::head).collect();
         Self { reader, next, turn: 0, empty_looks: 0, is_done: true, missed: 0 }
     }
 
-    pub(crate) fn core(&self) -> &Arc<Core<T::Cargo>> {
-        self.reader.core()
+    pub(crate) fn rings(&self) -> &Arc<RingSet<T::Codec>> {
+        self.reader.rings()
     }
 
     /// The next sequence in one shard.
@@ -57,7 +57,7 @@ impl<T: Carried> Cursor<T> {
 
     /// How many events are ahead of it, in all shards.
     pub(crate) fn lag(&self) -> u64 {
-        let rings = self.core().rings().iter();
+        let rings = self.rings().shards().iter();
         rings.zip(&self.next).map(|(ring, next)| ring.head().saturating_sub(*next)).sum()
     }
 
@@ -72,7 +72,7 @@ impl<T: Carried> Cursor<T> {
         if position.sequences.len() != self.next.len() {
             return Err(PositionError::OtherShards);
         }
-        let heads = self.core().rings().iter().map(super::ring::Ring::head);
+        let heads = self.rings().shards().iter().map(super::ring::Ring::head);
         if heads.zip(&position.sequences).any(|(head, wanted)| head < *wanted) {
             return Err(PositionError::Ahead);
         }
@@ -94,7 +94,7 @@ impl<T: Carried> Cursor<T> {
     /// Shows what there is, from the shard whose turn it is on, until `visit` answers false or there is
     /// nothing more. Answers whether anything was shown.
     #[inline]
-    pub(crate) fn visit(&mut self, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+    pub(crate) fn visit(&mut self, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> bool {
         let shards = self.next.len();
         let mut any = false;
         let mut more = true;
@@ -106,7 +106,7 @@ impl<T: Carried> Cursor<T> {
             });
             any |= shown;
             // A run that came to the end is not looked at again: that would be at a publisher's heels.
-            dry = if end == End::NotYet { dry + 1 } else { 0 };
+            dry = if end == VisitEnd::NotYet { dry + 1 } else { 0 };
             self.turn = if self.turn + 1 == shards { 0 } else { self.turn + 1 };
         }
         self.is_done = more;
@@ -121,7 +121,7 @@ impl<T: Carried> Cursor<T> {
     /// Shows one run or one gap of the first shard that has any, from the one whose turn it is on. Answers which
     /// shard.
     #[cfg(feature = "server")]
-    pub(crate) fn visit_one(&mut self, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> Option<usize> {
+    pub(crate) fn visit_one(&mut self, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> Option<usize> {
         let shards = self.next.len();
         // Claimed and given up is looked for now and then only: the head's line is the publishers'.
         self.empty_looks += 1;
@@ -148,33 +148,41 @@ impl<T: Carried> Cursor<T> {
 
     /// Shows one run of one shard, or the gap there. Answers whether anything was shown, and how it ended.
     #[inline]
-    fn visit_run(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> (bool, End) {
+    fn visit_run(
+        &mut self,
+        shard: usize,
+        mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool,
+    ) -> (bool, VisitEnd) {
         let before = self.next[shard];
-        let first = self.core().rings()[shard].first();
+        let first = self.rings().shards()[shard].first();
         if before < first {
             // I7 of the rings.
             let gap = self.gap(shard, first);
-            visit(Visit::Gap(gap));
-            return (true, End::Enough);
+            visit(DeliveryRef::Gap(gap));
+            return (true, VisitEnd::Enough);
         }
-        let end = self.reader.visit(shard, &mut self.next[shard], |item| visit(Visit::Event(item)));
-        if self.next[shard] == before && end == End::Lapped {
-            let to = self.core().rings()[shard].resume(before);
+        let end = self.reader.visit(shard, &mut self.next[shard], |item| visit(DeliveryRef::Event(item)));
+        if self.next[shard] == before && end == VisitEnd::Lapped {
+            let to = self.rings().shards()[shard].resume(before);
             let gap = self.gap(shard, to);
-            visit(Visit::Gap(gap));
-            return (true, End::Enough);
+            visit(DeliveryRef::Gap(gap));
+            return (true, VisitEnd::Enough);
         }
         (self.next[shard] != before, end)
     }
 
     /// Shows what there is in one shard, as [`Self::visit`] does, one run or one gap.
-    pub(crate) fn visit_shard(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+    pub(crate) fn visit_shard(
+        &mut self,
+        shard: usize,
+        mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool,
+    ) -> bool {
         self.visit_run(shard, &mut visit).0 || self.skip_shard(shard, visit)
     }
 
     /// Shows the gap of a sequence that will never come, if the cursor stands before one.
     #[cold]
-    pub(crate) fn skip(&mut self, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+    pub(crate) fn skip(&mut self, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> bool {
         self.empty_looks = 0;
         let mut any = false;
         for shard in 0..self.next.len() {
@@ -183,15 +191,15 @@ impl<T: Carried> Cursor<T> {
         any
     }
 
-    fn skip_shard(&mut self, shard: usize, mut visit: impl FnMut(Visit<'_, T>) -> bool) -> bool {
+    fn skip_shard(&mut self, shard: usize, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> bool {
         let next = self.next[shard];
-        let ring = &self.core().rings()[shard];
+        let ring = &self.rings().shards()[shard];
         // The head before the slot: what is behind the head was claimed, so a slot that does not show it now
         // is late, given up, or a lap away.
         match ring.skip(next) {
             Some(to) if ring.peek(next) == Peek::NotYet => {
                 let gap = self.gap(shard, to);
-                visit(Visit::Gap(gap));
+                visit(DeliveryRef::Gap(gap));
                 true
             }
             _ => false,
@@ -199,11 +207,11 @@ impl<T: Carried> Cursor<T> {
     }
 }
 
-impl<T: Carried> Awaited for Cursor<T> {
+impl<T: Item> Waitable for Cursor<T> {
     /// One line a shard.
     #[inline]
     fn is_ready(&self) -> bool {
-        self.core().rings().iter().zip(&self.next).any(|(ring, next)| ring.peek(*next) != Peek::NotYet)
+        self.rings().shards().iter().zip(&self.next).any(|(ring, next)| ring.peek(*next) != Peek::NotYet)
     }
 
     fn is_done(&self) -> bool {
@@ -211,12 +219,12 @@ impl<T: Carried> Awaited for Cursor<T> {
     }
 
     fn is_closed(&self) -> bool {
-        self.core().is_closed()
+        self.rings().is_closed()
     }
 
     /// Before a sequence that will never come. Then the next visit shows the gap.
-    fn is_stuck(&mut self) -> bool {
-        let mut rings = self.core().rings().iter().zip(&self.next);
+    fn is_at_hole(&mut self) -> bool {
+        let mut rings = self.rings().shards().iter().zip(&self.next);
         let stuck = rings.any(|(ring, next)| ring.skip(*next).is_some());
         if stuck {
             self.empty_looks = LOOKS_A_SKIP;
@@ -230,19 +238,19 @@ impl<T: Carried> Awaited for Cursor<T> {
     }
 
     fn capacity(&self) -> u64 {
-        self.core().rings()[0].capacity()
+        self.rings().shards()[0].capacity()
     }
 
     fn prepare_sleep(&mut self, wake: Wake) -> bool {
-        self.reader.announce(wake);
-        if self.is_closed() || self.is_ready() || self.is_stuck() {
-            self.reader.awake();
+        self.reader.prepare_sleep(wake);
+        if self.is_closed() || self.is_ready() || self.is_at_hole() {
+            self.reader.cancel_sleep();
             return false;
         }
         true
     }
 
-    fn awake(&mut self) {
-        self.reader.awake();
+    fn cancel_sleep(&mut self) {
+        self.reader.cancel_sleep();
     }
 }

@@ -8,12 +8,12 @@
 use std::fmt;
 use std::sync::{Arc as Count, PoisonError, RwLock, Weak};
 
-use super::carried::Carried;
-use super::caught::caught;
-use super::ring::Core;
+use super::item::Item;
+use super::panics::catch_panic;
+use super::ring::RingSet;
 use super::subscriber::Subscriber;
-use super::wait::{Awaited, Patience};
-use super::{Bus, Visit};
+use super::wait::{AdaptiveWait, Waitable};
+use super::{Bus, DeliveryRef};
 use crate::event::Event;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock};
@@ -31,7 +31,7 @@ struct Counts {
 
 type SyncCall<T> = Box<dyn Fn(&T) + Send + Sync>;
 
-struct SyncHandler<T: Carried> {
+struct SyncHandler<T: Item> {
     id: HandlerId,
     filter: T::Filter,
     /// There until it is dropped.
@@ -40,7 +40,7 @@ struct SyncHandler<T: Carried> {
     all_panics: Count<AtomicU64>,
 }
 
-impl<T: Carried> SyncHandler<T> {
+impl<T: Item> SyncHandler<T> {
     /// Calls it, if it wants the item; false where it did not take it.
     fn call(&self, item: &T) -> bool {
         let call = || {
@@ -55,7 +55,7 @@ impl<T: Carried> SyncHandler<T> {
 }
 
 /// Whoever holds it last drops what the embedder gave: often a thread that publishes.
-impl<T: Carried> Drop for SyncHandler<T> {
+impl<T: Item> Drop for SyncHandler<T> {
     fn drop(&mut self) {
         let own = (self.call.take(), std::mem::take(&mut self.filter));
         guarded(&self.counts, &self.all_panics, move || drop(own));
@@ -68,8 +68,8 @@ struct ThreadHandler {
 }
 
 /// All handlers of a bus.
-pub(super) struct Handlers<T: Carried> {
-    core: Arc<Core<T::Cargo>>,
+pub(super) struct Handlers<T: Item> {
+    rings: Arc<RingSet<T::Codec>>,
     ids: AtomicU64,
     panics: Count<AtomicU64>,
     sync_count: AtomicUsize,
@@ -77,10 +77,10 @@ pub(super) struct Handlers<T: Carried> {
     threads: Mutex<Vec<ThreadHandler>>,
 }
 
-impl<T: Carried> Handlers<T> {
-    pub(super) fn new(core: Arc<Core<T::Cargo>>) -> Self {
+impl<T: Item> Handlers<T> {
+    pub(super) fn new(rings: Arc<RingSet<T::Codec>>) -> Self {
         Self {
-            core,
+            rings,
             ids: AtomicU64::new(0),
             panics: Count::default(),
             sync_count: AtomicUsize::new(0),
@@ -152,7 +152,7 @@ impl<T: Carried> Handlers<T> {
     fn stop(&self, handler: &ThreadHandler) {
         // The handler looks behind its announcement of sleep; `notify` orders the two (E6).
         handler.stop.store(true, Ordering::Relaxed);
-        self.core.notify();
+        self.rings.notify();
     }
 
     pub(super) fn clear(&self) {
@@ -171,7 +171,7 @@ impl<T: Carried> Handlers<T> {
 
 /// Runs what is a handler's; none where it panicked.
 fn guarded<R>(counts: &Counts, all: &AtomicU64, call: impl FnOnce() -> R) -> Option<R> {
-    let done = caught(call);
+    let done = catch_panic(call);
     if done.is_none() {
         counts.panics.fetch_add(1, Ordering::Relaxed);
         all.fetch_add(1, Ordering::Relaxed);
@@ -185,7 +185,7 @@ trait Unsubscribe: Send + Sync {
     fn unsubscribe(&self, id: HandlerId) -> bool;
 }
 
-impl<T: Carried> Unsubscribe for Handlers<T> {
+impl<T: Item> Unsubscribe for Handlers<T> {
     fn unsubscribe(&self, id: HandlerId) -> bool {
         self.remove(id)
     }
@@ -239,7 +239,7 @@ impl fmt::Debug for HandlerGuard {
     }
 }
 
-impl<T: Carried> Bus<T> {
+impl<T: Item> Bus<T> {
     fn guard(&self, id: HandlerId, counts: Count<Counts>) -> HandlerGuard {
         let handlers: Count<dyn Unsubscribe> = Count::<Handlers<T>>::clone(&self.0.handlers);
         HandlerGuard { id, counts, handlers: Some(Count::downgrade(&handlers)) }
@@ -270,14 +270,14 @@ impl<T: Carried> Bus<T> {
             move || {
                 // Behind the announcement of sleep E6 orders it (see `stop`); before, sooner or later does.
                 let stopped = || stop.load(Ordering::Relaxed);
-                let mut patience = Patience::default();
+                let mut waiting = AdaptiveWait::default();
                 while !stopped() {
                     let mut shown = 0;
                     let (cursor, filter) = subscriber.parts();
                     cursor.visit(|visit| {
                         shown += 1;
                         match visit {
-                            Visit::Event(item) => {
+                            DeliveryRef::Event(item) => {
                                 let call = || {
                                     if item.is_wanted(filter) {
                                         handler(item);
@@ -285,7 +285,7 @@ impl<T: Carried> Bus<T> {
                                 };
                                 guarded(&counts, &panics, call);
                             }
-                            Visit::Gap(gap) => {
+                            DeliveryRef::Gap(gap) => {
                                 // A statistic: no edge.
                                 counts.missed.fetch_add(gap.missed, Ordering::Relaxed);
                             }
@@ -298,7 +298,7 @@ impl<T: Carried> Bus<T> {
                     if is_over(&mut subscriber) {
                         break;
                     }
-                    patience.wait(subscriber.cursor_mut(), None, stopped);
+                    waiting.wait(subscriber.cursor_mut(), None, stopped);
                 }
                 guarded(&counts, &panics, move || drop((handler, subscriber)));
             }
@@ -342,9 +342,9 @@ impl<T: Carried> Bus<T> {
 }
 
 /// Whether a reader that found nothing will never find anything.
-fn is_over<T: Carried>(subscriber: &mut Subscriber<T>) -> bool {
+fn is_over<T: Item>(subscriber: &mut Subscriber<T>) -> bool {
     let cursor = subscriber.cursor_mut();
-    cursor.is_closed() && !cursor.is_ready() && !cursor.is_stuck()
+    cursor.is_closed() && !cursor.is_ready() && !cursor.is_at_hole()
 }
 
 const _: () = {

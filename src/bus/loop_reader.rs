@@ -4,16 +4,16 @@
 //! - after [`LoopReader::prepare_sleep`] answered true, the next publication calls the waker;
 //! - of several shards, every loop reads the same order, and each event says what stands before it.
 
-use super::Visit;
+use super::DeliveryRef;
 use super::cursor::Cursor;
-use super::order::{Next, Order, Run};
-use super::park::Wake;
-use super::wait::Awaited;
+use super::event_count::Wake;
+use super::order::{Next, Order, Segment};
+use super::wait::Waitable;
 use crate::event::{Event, Position, Sequence};
 use crate::sync::{Arc, Callback, Mutex, lock};
 
 /// Events of a shard that stand together in the order.
-const RUN: usize = 64;
+const SEGMENT_EVENTS: usize = 64;
 
 /// One thing that a loop reads.
 pub(crate) enum ReaderItem<'a> {
@@ -23,11 +23,13 @@ pub(crate) enum ReaderItem<'a> {
     Gap { shard: u16, missed: u64, from: Sequence, to: Sequence },
 }
 
-impl<'a> From<Visit<'a, Event>> for ReaderItem<'a> {
-    fn from(visit: Visit<'a, Event>) -> Self {
+impl<'a> From<DeliveryRef<'a, Event>> for ReaderItem<'a> {
+    fn from(visit: DeliveryRef<'a, Event>) -> Self {
         match visit {
-            Visit::Event(event) => Self::Event(event),
-            Visit::Gap(gap) => Self::Gap { shard: gap.shard, missed: gap.missed, from: gap.from, to: gap.to },
+            DeliveryRef::Event(event) => Self::Event(event),
+            DeliveryRef::Gap(gap) => {
+                Self::Gap { shard: gap.shard, missed: gap.missed, from: gap.from, to: gap.to }
+            }
         }
     }
 }
@@ -46,15 +48,15 @@ struct Ordered {
     /// The number of its next run.
     next: u64,
     /// The run that it is in.
-    run: Option<Run>,
+    run: Option<Segment>,
     told: Position,
     /// The bus's.
     epoch: u64,
     /// What it has read and not shown, of a run that it made.
-    fresh: Vec<Fresh>,
+    read_items: Vec<ReadItem>,
 }
 
-enum Fresh {
+enum ReadItem {
     Event(Event),
     Gap(super::Gap),
 }
@@ -73,7 +75,15 @@ impl LoopReader {
                 cursor.set_next(shard, *place);
             }
             let told = order.told().clone();
-            Ordered { order: Arc::clone(shared), reader, next, run: None, told, epoch, fresh: Vec::new() }
+            Ordered {
+                order: Arc::clone(shared),
+                reader,
+                next,
+                run: None,
+                told,
+                epoch,
+                read_items: Vec::new(),
+            }
         });
         Self { cursor, waker, ordered }
     }
@@ -124,8 +134,8 @@ impl LoopReader {
     }
 
     /// Takes the announcement back, after the loop woke up for whatever reason.
-    pub(crate) fn awake(&mut self) {
-        self.cursor.awake();
+    pub(crate) fn cancel_sleep(&mut self) {
+        self.cursor.cancel_sleep();
     }
 }
 
@@ -143,7 +153,7 @@ impl Ordered {
         let shared = Arc::clone(&self.order);
         let mut order = lock(&shared);
         match order.at(self.reader, self.next) {
-            Next::Run(run) => {
+            Next::Segment(run) => {
                 drop(order);
                 self.next += 1;
                 self.told.clone_from(&run.before);
@@ -156,27 +166,27 @@ impl Ordered {
                 for (shard, place) in places.into_iter().enumerate() {
                     if let Some(gap) = cursor.skip_to(shard, place) {
                         count += 1;
-                        f(Visit::Gap(gap).into());
+                        f(DeliveryRef::Gap(gap).into());
                     }
                 }
                 Some(count)
             }
-            Next::End => {
+            Next::VisitEnd => {
                 self.told.clone_from(order.told());
-                let told = self.make(cursor, &mut order, max.min(RUN))?;
+                let told = self.make(cursor, &mut order, max.min(SEGMENT_EVENTS))?;
                 drop(order);
-                let mut fresh = std::mem::take(&mut self.fresh);
-                let count = fresh.len();
-                for item in fresh.drain(..) {
+                let mut read_items = std::mem::take(&mut self.read_items);
+                let count = read_items.len();
+                for item in read_items.drain(..) {
                     match item {
-                        Fresh::Event(event) => {
+                        ReadItem::Event(event) => {
                             pass(&mut self.told, &event);
                             f(ReaderItem::Event(&event));
                         }
-                        Fresh::Gap(gap) => f(Visit::Gap(gap).into()),
+                        ReadItem::Gap(gap) => f(DeliveryRef::Gap(gap).into()),
                     }
                 }
-                self.fresh = fresh;
+                self.read_items = read_items;
                 // Behind this run: the order may be further by now.
                 self.told = told;
                 Some(count)
@@ -192,21 +202,21 @@ impl Ordered {
         let mut told = order.told().clone();
         // Else the ids are a log's, and the next event's tells.
         let are_own = told.epoch == self.epoch;
-        let fresh = &mut self.fresh;
+        let read_items = &mut self.read_items;
         let shard = match ahead {
             Some(shard) => shard,
             None => cursor.visit_one(|visit| {
-                fresh.push(match visit {
-                    Visit::Event(event) => Fresh::Event(event.clone()),
-                    Visit::Gap(gap) => Fresh::Gap(gap),
+                read_items.push(match visit {
+                    DeliveryRef::Event(event) => ReadItem::Event(event.clone()),
+                    DeliveryRef::Gap(gap) => ReadItem::Gap(gap),
                 });
-                fresh.len() < max
+                read_items.len() < max
             })?,
         };
-        for item in fresh.iter() {
+        for item in read_items.iter() {
             match item {
-                Fresh::Event(event) => event.id().into_iter().for_each(|id| told.pass(id)),
-                Fresh::Gap(_) => {}
+                ReadItem::Event(event) => event.id().into_iter().for_each(|id| told.pass(id)),
+                ReadItem::Gap(_) => {}
             }
         }
         if are_own {
@@ -220,11 +230,11 @@ impl Ordered {
     fn read(
         &mut self,
         cursor: &mut Cursor<Event>,
-        run: Run,
+        run: Segment,
         max: usize,
         f: &mut impl FnMut(ReaderItem<'_>),
     ) -> Option<usize> {
-        let Run { shard, to, .. } = run;
+        let Segment { shard, to, .. } = run;
         let mut next = cursor.next(shard);
         let mut count = 0;
         while next < to && count < max {
@@ -232,11 +242,11 @@ impl Ordered {
             let any = cursor.visit_shard(shard, |visit| {
                 count += 1;
                 match &visit {
-                    Visit::Event(event) => {
+                    DeliveryRef::Event(event) => {
                         next += 1;
                         pass(told, event);
                     }
-                    Visit::Gap(gap) => next = gap.to,
+                    DeliveryRef::Gap(gap) => next = gap.to,
                 }
                 f(visit.into());
                 next < to && count < max

@@ -9,12 +9,12 @@ use std::sync::Arc as Count;
 use std::time::{Duration, Instant};
 
 use super::builder::{BusBuilder, BusConfigError};
-use super::carried::Carried;
+use super::event_count::Wake;
+use super::item::Item;
 use super::new_epoch;
-use super::park::Wake;
-use super::ring::{Batch, Cargo, Claim, Gated, GatedReader, RUN, Waiting};
-use super::subscriber::{Closed, RecvTimeoutError, TryRecvError};
-use super::wait::{Awaited, NEAR, Patience, Wait};
+use super::ring::{Batch, Claim, Gated, GatedReader, PIN_SPAN, SlotCodec, SpaceWaiter};
+use super::subscriber::{RecvError, RecvTimeoutError, TryRecvError};
+use super::wait::{AdaptiveWait, NEAR, WaitStrategy, Waitable};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, hint, thread};
 
@@ -22,17 +22,29 @@ use crate::sync::{Arc, hint, thread};
 const SPINS: u32 = 200;
 const YIELDS: u32 = 8;
 
-/// There was no room: the slowest subscriber is a whole ring behind. The item comes back.
+/// An item was not published. The item comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full<T = Event>(pub T);
+#[non_exhaustive]
+pub enum TryPublishError<T = Event> {
+    /// There was no space: the slowest subscriber is a whole ring behind.
+    Full(T),
+}
 
-impl<T> fmt::Display for Full<T> {
+impl<T> TryPublishError<T> {
+    /// Returns the item.
+    pub fn into_inner(self) -> T {
+        let Self::Full(item) = self;
+        item
+    }
+}
+
+impl<T> fmt::Display for TryPublishError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the slowest subscriber is a whole ring behind")
     }
 }
 
-impl<T: fmt::Debug> std::error::Error for Full<T> {}
+impl<T: fmt::Debug> std::error::Error for TryPublishError<T> {}
 
 /// A bus that loses nothing: each subscriber gates it, and a full ring makes publishers wait or turn away.
 ///
@@ -41,26 +53,26 @@ impl<T: fmt::Debug> std::error::Error for Full<T> {}
 /// always succeeds.
 ///
 /// ```
-/// use fanwire::bus::Full;
+/// use fanwire::bus::TryPublishError;
 /// use fanwire::{Event, LosslessBus};
 ///
 /// let bus = LosslessBus::builder().capacity(1).build_lossless()?;
 /// let mut reader = bus.subscribe();
 /// bus.try_publish(Event::builder("a").build()?)?;
-/// let Err(Full(event)) = bus.try_publish(Event::builder("b").build()?) else { panic!("no room") };
+/// let Err(TryPublishError::Full(event)) = bus.try_publish(Event::builder("b").build()?) else { panic!("no room") };
 /// assert_eq!(reader.recv()?.event_type(), "a");
 /// bus.publish_blocking(event);
 /// assert_eq!(reader.recv()?.event_type(), "b");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct LosslessBus<T: Carried = Event>(Count<Inner<T>>);
+pub struct LosslessBus<T: Item = Event>(Count<Inner<T>>);
 
-struct Inner<T: Carried> {
-    ring: Arc<Gated<T::Cargo>>,
+struct Inner<T: Item> {
+    ring: Arc<Gated<T::Codec>>,
     epoch: u64,
 }
 
-impl<T: Carried> Inner<T> {
+impl<T: Item> Inner<T> {
     fn new(builder: &BusBuilder<T>, solo: bool) -> Result<Self, BusConfigError> {
         builder.check()?;
         Ok(Self { ring: Arc::new(Gated::new(builder.capacity, solo)), epoch: new_epoch() })
@@ -76,7 +88,7 @@ impl<T: Carried> Inner<T> {
         item: T,
         deadline: Option<Instant>,
         mut attempt: impl FnMut(T) -> Result<Sequence, T>,
-    ) -> Result<EventId, Full<T>> {
+    ) -> Result<EventId, TryPublishError<T>> {
         let mut item = item;
         let mut looks = 0;
         loop {
@@ -86,7 +98,7 @@ impl<T: Carried> Inner<T> {
             };
             self.wait_for_room(&mut looks, deadline);
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return attempt(item).map(|sequence| self.id(sequence)).map_err(Full);
+                return attempt(item).map(|sequence| self.id(sequence)).map_err(TryPublishError::Full);
             }
         }
     }
@@ -135,7 +147,7 @@ impl<T: Carried> Inner<T> {
         } else if *looks <= SPINS + YIELDS || !self.ring.is_full() {
             thread::yield_now();
         } else {
-            let waiting = Waiting::new(&self.ring, Wake::Thread(thread::current()));
+            let waiting = SpaceWaiter::new(&self.ring, Wake::Thread(thread::current()));
             // Behind the announcement: a reader that passes from here on wakes us.
             if self.ring.is_full() {
                 park(deadline);
@@ -159,7 +171,7 @@ impl LosslessBus<Event> {
     }
 }
 
-impl<T: Carried> BusBuilder<T> {
+impl<T: Item> BusBuilder<T> {
     /// Makes a lossless bus. It has one ring, which is full by its number of items and lets go of nothing: neither
     /// [`shards`](Self::shards) nor [`max_bytes`](Self::max_bytes) can be set.
     pub fn build_lossless(self) -> Result<LosslessBus<T>, BusConfigError> {
@@ -176,7 +188,7 @@ impl<T: Carried> BusBuilder<T> {
     }
 }
 
-impl<T: Carried> LosslessBus<T> {
+impl<T: Item> LosslessBus<T> {
     /// Reads everything published from now on. While the subscriber exists, what it has not read holds up
     /// publishers.
     pub fn subscribe(&self) -> LosslessSubscriber<T> {
@@ -185,8 +197,10 @@ impl<T: Carried> LosslessBus<T> {
 
     /// Publishes, or gives the item back where there is no room. Never blocks; lock-free.
     #[inline]
-    pub fn try_publish(&self, item: T) -> Result<EventId, Full<T>> {
-        self.attempt(item.into_publishable()).map(|sequence| self.0.id(sequence)).map_err(Full)
+    pub fn try_publish(&self, item: T) -> Result<EventId, TryPublishError<T>> {
+        self.attempt(item.into_publishable())
+            .map(|sequence| self.0.id(sequence))
+            .map_err(TryPublishError::Full)
     }
 
     #[inline]
@@ -200,7 +214,7 @@ impl<T: Carried> LosslessBus<T> {
     }
 
     /// Publishes, waiting for room no longer than this; then the item comes back.
-    pub fn publish_timeout(&self, item: T, timeout: Duration) -> Result<EventId, Full<T>> {
+    pub fn publish_timeout(&self, item: T, timeout: Duration) -> Result<EventId, TryPublishError<T>> {
         // A time too far away to be told is as good as none.
         let deadline = Instant::now().checked_add(timeout);
         self.0.publish_until(item.into_publishable(), deadline, |item| self.attempt(item))
@@ -215,7 +229,7 @@ impl<T: Carried> LosslessBus<T> {
     pub fn publish_batch_blocking(&self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
         let inner = &*self.0;
         inner.publish_all(items, |batch| {
-            inner.ring.try_publish_run(batch, |item, sequence| item.place(inner.id(sequence)))
+            inner.ring.try_publish_batch(batch, |item, sequence| item.place(inner.id(sequence)))
         })
     }
 
@@ -230,48 +244,48 @@ impl<T: Carried> LosslessBus<T> {
     }
 
     #[cfg(feature = "async")]
-    pub(super) fn ring(&self) -> &Arc<Gated<T::Cargo>> {
+    pub(super) fn ring(&self) -> &Arc<Gated<T::Codec>> {
         &self.0.ring
     }
 }
 
-impl<T: Carried> Clone for LosslessBus<T> {
+impl<T: Item> Clone for LosslessBus<T> {
     fn clone(&self) -> Self {
         Self(Count::clone(&self.0))
     }
 }
 
-impl<T: Carried> Drop for Inner<T> {
+impl<T: Item> Drop for Inner<T> {
     fn drop(&mut self) {
         self.ring.close();
     }
 }
 
-impl<T: Carried> fmt::Debug for LosslessBus<T> {
+impl<T: Item> fmt::Debug for LosslessBus<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LosslessBus").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
 }
 
 /// The only publisher of a lossless bus. Dropping it ends the subscribers when they have read what is left.
-pub struct SoloPublisher<T: Carried = Event> {
+pub struct SoloPublisher<T: Item = Event> {
     claim: Claim,
     inner: Inner<T>,
 }
 
-impl<T: Carried> SoloPublisher<T> {
+impl<T: Item> SoloPublisher<T> {
     /// As [`LosslessBus::subscribe`].
     pub fn subscribe(&self) -> LosslessSubscriber<T> {
         LosslessSubscriber::new(&self.inner.ring)
     }
 
-    /// Publishes, or gives the item back where there is no room. Wait-free.
+    /// Publishes, or gives the item back where there is no room. WaitStrategy-free.
     #[inline]
-    pub fn try_publish(&mut self, item: T) -> Result<EventId, Full<T>> {
+    pub fn try_publish(&mut self, item: T) -> Result<EventId, TryPublishError<T>> {
         let Self { claim, inner } = self;
         let place = |item: &T, sequence| item.place(inner.id(sequence));
         let published = claim.try_publish(&inner.ring, item.into_publishable(), place);
-        published.map(|sequence| inner.id(sequence)).map_err(Full)
+        published.map(|sequence| inner.id(sequence)).map_err(TryPublishError::Full)
     }
 
     /// As [`LosslessBus::publish_blocking`].
@@ -284,7 +298,7 @@ impl<T: Carried> SoloPublisher<T> {
     }
 
     /// As [`LosslessBus::publish_timeout`].
-    pub fn publish_timeout(&mut self, item: T, timeout: Duration) -> Result<EventId, Full<T>> {
+    pub fn publish_timeout(&mut self, item: T, timeout: Duration) -> Result<EventId, TryPublishError<T>> {
         let deadline = Instant::now().checked_add(timeout);
         let Self { claim, inner } = self;
         inner.publish_until(item.into_publishable(), deadline, |item| {
@@ -296,12 +310,12 @@ impl<T: Carried> SoloPublisher<T> {
     pub fn publish_batch_blocking(&mut self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
         let Self { claim, inner } = self;
         inner.publish_all(items, |batch| {
-            claim.try_publish_run(&inner.ring, batch, |item, sequence| item.place(inner.id(sequence)))
+            claim.try_publish_batch(&inner.ring, batch, |item, sequence| item.place(inner.id(sequence)))
         })
     }
 }
 
-impl<T: Carried> fmt::Debug for SoloPublisher<T> {
+impl<T: Item> fmt::Debug for SoloPublisher<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SoloPublisher")
     }
@@ -312,15 +326,15 @@ impl<T: Carried> fmt::Debug for SoloPublisher<T> {
 ///
 /// What it has read makes room for publishers a quarter of the ring or 64 items later at the latest, and
 /// whenever it finds nothing more to read.
-pub struct LosslessSubscriber<T: Carried = Event> {
-    reader: GatedReader<T::Cargo>,
-    patience: Patience,
+pub struct LosslessSubscriber<T: Item = Event> {
+    reader: GatedReader<T::Codec>,
+    waiting: AdaptiveWait,
     /// Items without a wait, as a stream.
     #[cfg(feature = "async")]
     pub(super) ready_run: usize,
 }
 
-impl<C: Cargo> Awaited for GatedReader<C> {
+impl<C: SlotCodec> Waitable for GatedReader<C> {
     #[inline]
     fn is_ready(&self) -> bool {
         self.has_next()
@@ -335,7 +349,7 @@ impl<C: Cargo> Awaited for GatedReader<C> {
     }
 
     /// Nothing is ever given up here.
-    fn is_stuck(&mut self) -> bool {
+    fn is_at_hole(&mut self) -> bool {
         false
     }
 
@@ -348,32 +362,32 @@ impl<C: Cargo> Awaited for GatedReader<C> {
     }
 
     fn prepare_sleep(&mut self, wake: Wake) -> bool {
-        self.announce(wake);
+        self.prepare_wait(wake);
         if self.is_ready() || self.is_closed() {
-            self.cancel();
+            self.cancel_wait();
             return false;
         }
         true
     }
 
-    fn awake(&mut self) {
-        self.cancel();
+    fn cancel_sleep(&mut self) {
+        self.cancel_wait();
     }
 }
 
-impl<T: Carried> LosslessSubscriber<T> {
-    fn new(ring: &Arc<Gated<T::Cargo>>) -> Self {
+impl<T: Item> LosslessSubscriber<T> {
+    fn new(ring: &Arc<Gated<T::Codec>>) -> Self {
         Self {
             reader: GatedReader::new(Arc::clone(ring)),
-            patience: Patience::default(),
+            waiting: AdaptiveWait::default(),
             #[cfg(feature = "async")]
             ready_run: 0,
         }
     }
 
     /// Sets how it waits.
-    pub fn with_wait(mut self, wait: Wait) -> Self {
-        self.patience = Patience::new(wait);
+    pub fn with_wait(mut self, wait: WaitStrategy) -> Self {
+        self.waiting = AdaptiveWait::new(wait);
         self
     }
 
@@ -402,12 +416,12 @@ impl<T: Carried> LosslessSubscriber<T> {
 
     /// Waits for the next one.
     #[inline]
-    pub fn recv(&mut self) -> Result<T, Closed> {
-        self.patience.keep_distance(&self.reader);
+    pub fn recv(&mut self) -> Result<T, RecvError> {
+        self.waiting.back_off_at_end(&self.reader);
         loop {
             match self.try_recv() {
                 Ok(item) => return Ok(item),
-                Err(TryRecvError::Closed) => return Err(Closed),
+                Err(TryRecvError::Closed) => return Err(RecvError),
                 Err(TryRecvError::Empty) => _ = self.wait_until(None),
             }
         }
@@ -417,7 +431,7 @@ impl<T: Carried> LosslessSubscriber<T> {
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         let deadline = Instant::now().checked_add(timeout);
         if timeout > NEAR {
-            self.patience.keep_distance(&self.reader);
+            self.waiting.back_off_at_end(&self.reader);
         }
         loop {
             match self.try_recv() {
@@ -433,7 +447,7 @@ impl<T: Carried> LosslessSubscriber<T> {
     }
 
     /// Waits until there is at least one, and appends up to `max` of those that are there. Answers how many.
-    pub fn recv_batch(&mut self, into: &mut Vec<T>, max: usize) -> Result<usize, Closed> {
+    pub fn recv_batch(&mut self, into: &mut Vec<T>, max: usize) -> Result<usize, RecvError> {
         if max == 0 {
             return Ok(0);
         }
@@ -453,7 +467,7 @@ impl<T: Carried> LosslessSubscriber<T> {
                 count < max
             });
             // Less than a run was all there was. Another look at once would be at the publisher's heels.
-            if ((count - shown) as u64) < RUN {
+            if ((count - shown) as u64) < PIN_SPAN {
                 break;
             }
         }
@@ -462,7 +476,7 @@ impl<T: Carried> LosslessSubscriber<T> {
 
     /// Waits until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
-        self.patience.keep_distance(&self.reader);
+        self.waiting.back_off_at_end(&self.reader);
         while !self.reader.is_ready() && !self.reader.ring().is_closed() {
             self.wait_until(None);
         }
@@ -472,7 +486,7 @@ impl<T: Carried> LosslessSubscriber<T> {
     fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
         // Whoever waits has read everything, and a publisher may wait for just that.
         self.reader.pass();
-        self.patience.wait_near(&mut self.reader, deadline, || false)
+        self.waiting.wait_without_backoff(&mut self.reader, deadline, || false)
     }
 
     /// How many items are ahead of it.
@@ -488,12 +502,12 @@ impl<T: Carried> LosslessSubscriber<T> {
     }
 
     #[cfg(feature = "async")]
-    pub(super) fn awake(&mut self) {
-        self.reader.awake();
+    pub(super) fn cancel_sleep(&mut self) {
+        self.reader.cancel_sleep();
     }
 }
 
-impl<T: Carried> LosslessSubscriber<T> {
+impl<T: Item> LosslessSubscriber<T> {
     /// Reads as an iterator that waits for each, and ends when all publishers are gone.
     pub fn iter(&mut self) -> LosslessIter<'_, T> {
         LosslessIter(self)
@@ -502,13 +516,13 @@ impl<T: Carried> LosslessSubscriber<T> {
 
 /// Reads from a [`LosslessSubscriber`], waiting for each; ends when all publishers are gone.
 #[derive(Debug)]
-pub struct LosslessIter<'a, T: Carried = Event>(&'a mut LosslessSubscriber<T>);
+pub struct LosslessIter<'a, T: Item = Event>(&'a mut LosslessSubscriber<T>);
 
 /// A [`LosslessSubscriber`] as an iterator that waits for each, and ends when all publishers are gone.
 #[derive(Debug)]
-pub struct LosslessIntoIter<T: Carried = Event>(LosslessSubscriber<T>);
+pub struct LosslessIntoIter<T: Item = Event>(LosslessSubscriber<T>);
 
-impl<T: Carried> Iterator for LosslessIter<'_, T> {
+impl<T: Item> Iterator for LosslessIter<'_, T> {
     type Item = T;
 
     #[inline]
@@ -517,7 +531,7 @@ impl<T: Carried> Iterator for LosslessIter<'_, T> {
     }
 }
 
-impl<T: Carried> Iterator for LosslessIntoIter<T> {
+impl<T: Item> Iterator for LosslessIntoIter<T> {
     type Item = T;
 
     #[inline]
@@ -526,7 +540,7 @@ impl<T: Carried> Iterator for LosslessIntoIter<T> {
     }
 }
 
-impl<T: Carried> IntoIterator for LosslessSubscriber<T> {
+impl<T: Item> IntoIterator for LosslessSubscriber<T> {
     type Item = T;
     type IntoIter = LosslessIntoIter<T>;
 
@@ -539,7 +553,7 @@ impl<T: Carried> IntoIterator for LosslessSubscriber<T> {
     clippy::into_iter_without_iter,
     reason = "`iter`, as channels have it: reading is all that can be done"
 )]
-impl<'a, T: Carried> IntoIterator for &'a mut LosslessSubscriber<T> {
+impl<'a, T: Item> IntoIterator for &'a mut LosslessSubscriber<T> {
     type Item = T;
     type IntoIter = LosslessIter<'a, T>;
 
@@ -548,7 +562,7 @@ impl<'a, T: Carried> IntoIterator for &'a mut LosslessSubscriber<T> {
     }
 }
 
-impl<T: Carried> fmt::Debug for LosslessSubscriber<T> {
+impl<T: Item> fmt::Debug for LosslessSubscriber<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LosslessSubscriber").field("lag", &self.lag()).finish_non_exhaustive()
     }

@@ -12,16 +12,16 @@
 mod adapter;
 mod barrier;
 mod builder;
-mod carried;
-mod caught;
 mod cursor;
+mod event_count;
 mod handler;
+mod item;
 #[cfg(feature = "server")]
 mod loop_reader;
 mod lossless;
 #[cfg(feature = "server")]
 mod order;
-mod park;
+mod panics;
 mod position;
 mod publisher;
 mod recorder;
@@ -45,31 +45,33 @@ use crate::sync::{Arc, Mutex};
 use builder::OrderingKey;
 use cursor::Cursor;
 use handler::Handlers;
-use publisher::Desks;
+use publisher::WriterPool;
 use recorder::Recorder;
-use ring::Core;
+use ring::RingSet;
 
 #[cfg(feature = "async")]
 pub use adapter::AsyncAdapter;
 pub use builder::{
     BusBuilder, BusConfig, BusConfigError, BusStats, CAPACITY_DEFAULT, MAX_BYTES_DEFAULT, ShardStats,
 };
-pub use carried::{Carried, Keep};
-#[cfg(feature = "server")]
-pub(crate) use caught::caught;
 pub use handler::{HandlerGuard, HandlerId};
+pub use item::{Item, Predicate};
 #[cfg(feature = "server")]
 pub(crate) use loop_reader::{LoopReader, ReaderItem};
-pub use lossless::{Full, LosslessBus, LosslessIntoIter, LosslessIter, LosslessSubscriber, SoloPublisher};
+pub use lossless::{
+    LosslessBus, LosslessIntoIter, LosslessIter, LosslessSubscriber, SoloPublisher, TryPublishError,
+};
+#[cfg(feature = "server")]
+pub(crate) use panics::catch_panic;
 pub use position::PositionError;
 pub use publisher::{Published, PublishedBatch, Publisher};
 pub use replay::Replay;
 #[cfg(feature = "async")]
-pub use stream::PublishAsync;
+pub use stream::PublishFuture;
 pub use subscriber::{
-    Closed, Ledger, RecvTimeoutError, Subscriber, SubscriberIntoIter, SubscriberIter, TryRecvError,
+    Ledger, RecvError, RecvTimeoutError, Subscriber, SubscriberIntoIter, SubscriberIter, TryRecvError,
 };
-pub use wait::Wait;
+pub use wait::WaitStrategy;
 
 /// Carries events, or plain values, from publishers to subscribers of one process.
 ///
@@ -87,17 +89,17 @@ pub use wait::Wait;
 /// assert!(matches!(tasks.try_recv()?, Delivery::Event(event) if event.event_type() == "task.started"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Bus<T: Carried = Event>(Count<Inner<T>>);
+pub struct Bus<T: Item = Event>(Count<Inner<T>>);
 
 /// What the handles of a bus share. Subscribers hold the core only, so that they learn of the end.
-struct Inner<T: Carried> {
-    core: Arc<Core<T::Cargo>>,
+struct Inner<T: Item> {
+    rings: Arc<RingSet<T::Codec>>,
     epoch: u64,
     ordering_key: Option<OrderingKey<T>>,
-    desks: Desks<T::Cargo>,
+    writers: WriterPool<T::Codec>,
     handlers: Count<Handlers<T>>,
     recorder: Count<Mutex<Recorder<T>>>,
-    census: Census,
+    subscribers: SubscriberCount,
     /// Of several shards: the order in which loops read them, from the first loop on.
     #[cfg(feature = "server")]
     order: OnceLock<Arc<Mutex<order::Order>>>,
@@ -105,9 +107,9 @@ struct Inner<T: Carried> {
 
 /// How many subscribers there are.
 #[derive(Clone, Debug, Default)]
-struct Census(Option<Count<AtomicUsize>>);
+struct SubscriberCount(Option<Count<AtomicUsize>>);
 
-impl Census {
+impl SubscriberCount {
     fn enter(&self) -> Self {
         if let Some(count) = &self.0 {
             count.fetch_add(1, Ordering::Relaxed);
@@ -151,14 +153,14 @@ pub enum Delivery<T = Event> {
 
 /// A [`Delivery`] by reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visit<'a, T = Event> {
+pub enum DeliveryRef<'a, T = Event> {
     /// The next event.
     Event(&'a T),
     /// Events were missed here.
     Gap(Gap),
 }
 
-impl<T: Carried> Visit<'_, T> {
+impl<T: Item> DeliveryRef<'_, T> {
     /// Itself, unless the filter leaves it out. Gaps concern everybody.
     #[inline]
     fn wanted(self, filter: &T::Filter) -> Option<Self> {
@@ -203,23 +205,23 @@ impl Bus<Event> {
     }
 }
 
-impl<T: Carried> Bus<T> {
+impl<T: Item> Bus<T> {
     fn from_builder(builder: BusBuilder<T>) -> Self {
         let (epoch, first) = match builder.resumed {
             Some(Position { epoch, ref sequences }) => (epoch, sequences.to_vec()),
             None => (new_epoch(), vec![0; builder.shards]),
         };
-        let core = Arc::new(Core::starting_at(&first, builder.capacity, builder.bound()));
+        let rings = Arc::new(RingSet::starting_at(&first, builder.capacity, builder.bound()));
         Self(Count::new(Inner {
             epoch,
             ordering_key: builder.ordering_key,
-            desks: Desks::new(&core),
-            handlers: Count::new(Handlers::new(Arc::clone(&core))),
+            writers: WriterPool::new(&rings),
+            handlers: Count::new(Handlers::new(Arc::clone(&rings))),
             recorder: Count::default(),
-            census: Census(Some(Count::default())),
+            subscribers: SubscriberCount(Some(Count::default())),
             #[cfg(feature = "server")]
             order: OnceLock::new(),
-            core,
+            rings,
         }))
     }
 
@@ -231,8 +233,8 @@ impl<T: Carried> Bus<T> {
 
     /// Reads what the filter lets through, from what is published from now on.
     pub fn subscribe(&self, filter: impl Into<T::Filter>) -> Subscriber<T> {
-        let cursor = Cursor::new(&self.0.core);
-        Subscriber::new(cursor, filter.into(), self.0.epoch, self.0.census.enter())
+        let cursor = Cursor::new(&self.0.rings);
+        Subscriber::new(cursor, filter.into(), self.0.epoch, self.0.subscribers.enter())
     }
 
     /// Reads from a position on; what the rings no longer hold comes as a gap first.
@@ -247,12 +249,12 @@ impl<T: Carried> Bus<T> {
     }
 
     fn subscribe_uncounted(&self, filter: T::Filter) -> Subscriber<T> {
-        Subscriber::new(Cursor::new(&self.0.core), filter, self.0.epoch, Census::default())
+        Subscriber::new(Cursor::new(&self.0.rings), filter, self.0.epoch, SubscriberCount::default())
     }
 
     /// Where the next events will stand.
     pub fn position(&self) -> Position {
-        Position::new(self.0.epoch, self.0.core.rings().iter().map(ring::Ring::head))
+        Position::new(self.0.epoch, self.0.rings.shards().iter().map(ring::Ring::head))
     }
 
     /// Where the oldest events stand that the rings still hold.
@@ -262,7 +264,7 @@ impl<T: Carried> Bus<T> {
 
     /// How many shards it has.
     pub fn shards(&self) -> usize {
-        self.0.core.rings().len()
+        self.0.rings.shards().len()
     }
 
     /// How many of its newest events each shard holds.
@@ -274,12 +276,12 @@ impl<T: Carried> Bus<T> {
     /// overwritten ones that are not released yet. Exact while nobody publishes; takes a lock and a load for each
     /// publisher. 0 for plain values.
     pub fn held_bytes(&self) -> u64 {
-        self.0.core.held()
+        self.0.rings.held()
     }
 
     /// Returns the ring of a shard. A shard number can come from outside, in an event id, so it may not be there.
-    fn ring(&self, shard: u16) -> Option<&ring::Ring<T::Cargo>> {
-        self.0.core.rings().get(usize::from(shard))
+    fn ring(&self, shard: u16) -> Option<&ring::Ring<T::Codec>> {
+        self.0.rings.shards().get(usize::from(shard))
     }
 
     /// Returns the next sequence of a shard, 0 for a shard that is not there.
@@ -295,7 +297,7 @@ impl<T: Carried> Bus<T> {
 
     /// Subscribers and handlers now.
     pub fn subscriber_count(&self) -> usize {
-        self.0.census.count() + self.0.handlers.count()
+        self.0.subscribers.count() + self.0.handlers.count()
     }
 
     /// Ends all handlers' subscriptions and the recording, and drops what that kept. Subscribers stay, and so
@@ -307,9 +309,9 @@ impl<T: Carried> Bus<T> {
 
     /// What it counts.
     pub fn stats(&self) -> BusStats {
-        let core = &self.0.core;
-        self.0.desks.reclaim();
-        let shards = core.rings().iter().map(|ring| {
+        let rings = &self.0.rings;
+        self.0.writers.reclaim();
+        let shards = rings.shards().iter().map(|ring| {
             let head = ring.head();
             let capacity = ring.capacity();
             ShardStats { head, oldest: ring.oldest(), capacity: capacity as usize }
@@ -318,12 +320,12 @@ impl<T: Carried> Bus<T> {
         let published = shards.iter().map(|shard| shard.head).sum();
         BusStats {
             published,
-            live_events: if <T::Cargo as ring::Cargo>::SHARED { core.live() } else { 0 },
-            held_bytes: core.held(),
-            wakes: core.wakes(),
+            live_events: if <T::Codec as ring::SlotCodec>::COUNTED { rings.live() } else { 0 },
+            held_bytes: rings.held(),
+            wakes: rings.wakes(),
             subscribers: self.subscriber_count(),
             handler_panics: self.0.handlers.panics(),
-            waker_panics: core.waker_panics(),
+            waker_panics: rings.waker_panics(),
             shards,
         }
     }
@@ -338,7 +340,7 @@ impl<T: Carried> Bus<T> {
         to: Sequence,
         take: impl FnMut(&T),
     ) -> Sequence {
-        replay::read_range(&self.0.core, shard, from, to, take)
+        replay::read_range(&self.0.rings, shard, from, to, take)
     }
 }
 
@@ -347,7 +349,7 @@ impl Bus<Event> {
     /// A reader for an event loop. `waker` is called by a publisher, once for each time that the reader
     /// announced its sleep.
     pub(crate) fn reader(&self, waker: impl Fn() + Send + Sync + 'static) -> LoopReader {
-        LoopReader::new(Cursor::new(&self.0.core), self.epoch(), Count::new(waker), self.order())
+        LoopReader::new(Cursor::new(&self.0.rings), self.epoch(), Count::new(waker), self.order())
     }
 
     /// The order of several shards.
@@ -380,16 +382,16 @@ fn new_epoch() -> u64 {
     }
 }
 
-impl<T: Carried> Drop for Inner<T> {
+impl<T: Item> Drop for Inner<T> {
     fn drop(&mut self) {
-        self.core.close();
+        self.rings.close();
     }
 }
 
 /// A handle that does not keep its bus open. See [`Bus::downgrade`].
-pub struct WeakBus<T: Carried = Event>(Weak<Inner<T>>);
+pub struct WeakBus<T: Item = Event>(Weak<Inner<T>>);
 
-impl<T: Carried> Bus<T> {
+impl<T: Item> Bus<T> {
     /// A handle for what the bus itself keeps: a handler that publishes. One that holds a [`Bus`] and is not
     /// unsubscribed holds the bus that holds it, so that neither ends.
     ///
@@ -415,26 +417,26 @@ impl<T: Carried> Bus<T> {
     }
 }
 
-impl<T: Carried> WeakBus<T> {
+impl<T: Item> WeakBus<T> {
     /// The bus, while it is open.
     pub fn upgrade(&self) -> Option<Bus<T>> {
         self.0.upgrade().map(Bus)
     }
 }
 
-impl<T: Carried> Clone for WeakBus<T> {
+impl<T: Item> Clone for WeakBus<T> {
     fn clone(&self) -> Self {
         Self(Weak::clone(&self.0))
     }
 }
 
-impl<T: Carried> fmt::Debug for WeakBus<T> {
+impl<T: Item> fmt::Debug for WeakBus<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WeakBus")
     }
 }
 
-impl<T: Carried> Clone for Bus<T> {
+impl<T: Item> Clone for Bus<T> {
     fn clone(&self) -> Self {
         Self(Count::clone(&self.0))
     }
@@ -446,7 +448,7 @@ impl Default for Bus<Event> {
     }
 }
 
-impl<T: Carried> fmt::Debug for Bus<T> {
+impl<T: Item> fmt::Debug for Bus<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bus").field("position", &self.position()).finish_non_exhaustive()
     }

@@ -16,11 +16,11 @@ use smallvec::SmallVec;
 use crate::event::{Position, Sequence};
 
 /// Runs that are kept for a loop that is far behind; one that is further has lost events.
-const RUNS_MAX: usize = 1 << 16;
+const SEGMENTS_MAX: usize = 1 << 16;
 
 /// Some events of one shard, one behind the other.
 #[derive(Clone, Debug)]
-pub(super) struct Run {
+pub(super) struct Segment {
     pub(super) shard: usize,
     /// The first sequence of the shard that is no longer in it.
     pub(super) to: Sequence,
@@ -31,7 +31,7 @@ pub(super) struct Run {
 /// The order so far: what some loop has not read of it.
 #[derive(Debug)]
 pub(super) struct Order {
-    runs: VecDeque<Run>,
+    runs: VecDeque<Segment>,
     /// The number of the oldest run that is kept, and the places before it.
     base: u64,
     base_next: SmallVec<[Sequence; 4]>,
@@ -45,9 +45,9 @@ pub(super) struct Order {
 
 /// What a loop gets when it asks for its next run.
 pub(super) enum Next {
-    Run(Run),
+    Segment(Segment),
     /// It is at the end.
-    End,
+    VisitEnd,
     /// The order has gone on without it: it goes on here.
     Lost {
         number: u64,
@@ -109,10 +109,10 @@ impl Order {
             return Next::Lost { number: self.base, places: self.base_next.clone() };
         };
         match self.runs.get(index as usize) {
-            Some(run) => Next::Run(run.clone()),
+            Some(run) => Next::Segment(run.clone()),
             None => {
                 self.forget();
-                Next::End
+                Next::VisitEnd
             }
         }
     }
@@ -121,7 +121,7 @@ impl Order {
     pub(super) fn push(&mut self, reader: usize, shard: usize, to: Sequence, told: Position) -> u64 {
         let before = std::mem::replace(&mut self.told, told);
         self.next[shard] = to;
-        self.runs.push_back(Run { shard, to, before });
+        self.runs.push_back(Segment { shard, to, before });
         self.readers[reader] = Some(self.end());
         self.forget();
         self.end()
@@ -131,7 +131,7 @@ impl Order {
     fn forget(&mut self) {
         let needed = self.readers.iter().flatten().min().copied().unwrap_or(u64::MAX);
         while let Some(run) = self.runs.front()
-            && (self.base < needed || self.runs.len() > RUNS_MAX)
+            && (self.base < needed || self.runs.len() > SEGMENTS_MAX)
         {
             self.base_next[run.shard] = run.to;
             self.runs.pop_front();

@@ -7,14 +7,14 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::PoisonError;
 
-use super::carried::Carried;
-use super::ring::{Batch, Cargo, Writer};
+use super::item::Item;
+use super::ring::{Batch, RingWriter, SlotCodec};
 use super::{Bus, Inner};
 use crate::event::{Event, EventId, Sequence};
-use crate::sync::{Arc, Mutex, MutexGuard, Padded};
+use crate::sync::{Arc, CachePadded, Mutex, MutexGuard};
 
 /// Writers that threads without a [`Publisher`] share.
-const DESKS: usize = 8;
+const WRITERS: usize = 8;
 
 /// What `publish` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,29 +37,29 @@ pub struct PublishedBatch {
 }
 
 /// Writers shared by all threads that publish through the bus itself.
-pub(super) struct Desks<C: Cargo>(Box<[Padded<Mutex<Writer<C>>>]>);
+pub(super) struct WriterPool<C: SlotCodec>(Box<[CachePadded<Mutex<RingWriter<C>>>]>);
 
-impl<C: Cargo> Desks<C> {
-    pub(super) fn new(core: &Arc<super::ring::Core<C>>) -> Self {
-        let count = if C::SHARED { DESKS } else { 0 };
-        Self((0..count).map(|_| Padded(Mutex::new(Writer::new(Arc::clone(core))))).collect())
+impl<C: SlotCodec> WriterPool<C> {
+    pub(super) fn new(rings: &Arc<super::ring::RingSet<C>>) -> Self {
+        let count = if C::COUNTED { WRITERS } else { 0 };
+        Self((0..count).map(|_| CachePadded::new(Mutex::new(RingWriter::new(Arc::clone(rings))))).collect())
     }
 
     /// A writer for this thread: its usual desk, or the next free one. None if all are taken.
     #[inline]
-    fn sit(&self) -> Option<MutexGuard<'_, Writer<C>>> {
-        let home = desk_of_this_thread();
-        (0..self.0.len()).find_map(|step| match self.0[(home + step) % DESKS].0.try_lock() {
+    fn acquire(&self) -> Option<MutexGuard<'_, RingWriter<C>>> {
+        let home = preferred_writer();
+        (0..self.0.len()).find_map(|step| match self.0[(home + step) % WRITERS].try_lock() {
             Ok(writer) => Some(writer),
             Err(std::sync::TryLockError::Poisoned(writer)) => Some(PoisonError::into_inner(writer)),
             Err(std::sync::TryLockError::WouldBlock) => None,
         })
     }
 
-    /// Releases what was evicted and is not looked at, at the desks where nobody publishes now.
+    /// Releases what was evicted and is not looked at, at the writers where nobody publishes now.
     pub(super) fn reclaim(&self) {
-        for desk in &self.0 {
-            if let Ok(mut writer) = desk.0.try_lock() {
+        for writer in &self.0 {
+            if let Ok(mut writer) = writer.try_lock() {
                 writer.reclaim();
             }
         }
@@ -67,24 +67,24 @@ impl<C: Cargo> Desks<C> {
 }
 
 /// Threads take turns in choosing their usual desk.
-fn desk_of_this_thread() -> usize {
+fn preferred_writer() -> usize {
     use crate::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local!(static DESK: Cell<usize> = const { Cell::new(usize::MAX) });
     DESK.with(|desk| {
         if desk.get() == usize::MAX {
             // A number of one's own: no edge.
-            desk.set(NEXT.fetch_add(1, Ordering::Relaxed) % DESKS);
+            desk.set(NEXT.fetch_add(1, Ordering::Relaxed) % WRITERS);
         }
         desk.get()
     })
 }
 
-impl<T: Carried> Inner<T> {
+impl<T: Item> Inner<T> {
     /// The shard that this item goes to.
     #[inline]
     fn shard(&self, item: &T) -> usize {
-        let shards = self.core.rings().len();
+        let shards = self.rings.shards().len();
         if shards == 1 {
             return 0;
         }
@@ -95,18 +95,18 @@ impl<T: Carried> Inner<T> {
     fn shard_of_key(&self, key: u64) -> usize {
         // The golden ratio spreads keys that differ in few bits over the high ones, which choose.
         let spread = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        ((spread * self.core.rings().len() as u64) >> 32) as usize
+        ((spread * self.rings.shards().len() as u64) >> 32) as usize
     }
 
     /// Publishes through a desk, then wakes who sleeps: wakers are the embedder's, and no desk is held then.
     #[inline(always)]
-    fn at_desk<R>(&self, publish: impl FnOnce(&mut Writer<T::Cargo>) -> R) -> R {
-        let published = match self.desks.sit() {
+    fn with_writer<R>(&self, publish: impl FnOnce(&mut RingWriter<T::Codec>) -> R) -> R {
+        let published = match self.writers.acquire() {
             Some(mut writer) => publish(&mut writer),
             // It hands what it evicted to the others.
-            None => publish(&mut Writer::passing(Arc::clone(&self.core))),
+            None => publish(&mut RingWriter::transient(Arc::clone(&self.rings))),
         };
-        self.core.notify();
+        self.rings.notify();
         published
     }
 
@@ -139,7 +139,7 @@ impl<T: Carried> Inner<T> {
         let mut items = items.into_iter().fuse().map(T::into_publishable);
         let mut answer = PublishedBatch::default();
         let mut run = Batch::new();
-        if self.core.rings().len() == 1 {
+        if self.rings.shards().len() == 1 {
             loop {
                 run.fill(&mut items);
                 if run.is_empty() {
@@ -207,12 +207,12 @@ impl Bus<Event> {
         let inner = &*self.0;
         let shard = usize::from(id.shard).min(self.shards() - 1);
         inner.publish_in(shard, event.into_publishable(), |shard, event| {
-            inner.at_desk(|writer| writer.publish(shard, event, |event, _| event.place(id)))
+            inner.with_writer(|writer| writer.publish(shard, event, |event, _| event.place(id)))
         });
     }
 }
 
-impl<T: Carried> Bus<T> {
+impl<T: Item> Bus<T> {
     /// Publishes an item: it gets its place, and every subscriber will see it or learn that it missed it.
     ///
     /// Never fails, never waits for a reader, takes no lock that is held by another, and makes no system
@@ -227,10 +227,10 @@ impl<T: Carried> Bus<T> {
         let inner = &*self.0;
         inner.publish(item, |shard, item| {
             let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
-            if T::Cargo::SHARED {
-                inner.at_desk(|writer| writer.publish(shard, item, place))
+            if T::Codec::COUNTED {
+                inner.with_writer(|writer| writer.publish(shard, item, place))
             } else {
-                inner.core.publish_plain(shard, item, place)
+                inner.rings.publish_inline(shard, item, place)
             }
         })
     }
@@ -245,26 +245,26 @@ impl<T: Carried> Bus<T> {
         let inner = &*self.0;
         inner.publish_batch(items, |shard, run| {
             let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
-            inner.at_desk(|writer| writer.publish_run(shard, run, place))
+            inner.with_writer(|writer| writer.publish_batch(shard, run, place))
         })
     }
 
     /// A publisher of one's own: some nanoseconds faster for each event than [`Bus::publish`], because it
     /// keeps its own books of what it overwrote.
     pub fn publisher(&self) -> Publisher<T> {
-        Publisher { writer: Writer::new(Arc::clone(&self.0.core)), bus: self.clone() }
+        Publisher { writer: RingWriter::new(Arc::clone(&self.0.rings)), bus: self.clone() }
     }
 }
 
 /// Publishes to a bus. One for each thread; a clone costs as much as a new one.
 ///
 /// While it is there, the bus stays open.
-pub struct Publisher<T: Carried = Event> {
-    writer: Writer<T::Cargo>,
+pub struct Publisher<T: Item = Event> {
+    writer: RingWriter<T::Codec>,
     bus: Bus<T>,
 }
 
-impl<T: Carried> Publisher<T> {
+impl<T: Item> Publisher<T> {
     /// As [`Bus::publish`].
     #[inline]
     pub fn publish(&mut self, item: T) -> Published {
@@ -272,7 +272,7 @@ impl<T: Carried> Publisher<T> {
         inner.publish(item, |shard, item| {
             let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
             let sequence = self.writer.publish(shard, item, place);
-            inner.core.notify();
+            inner.rings.notify();
             sequence
         })
     }
@@ -282,8 +282,8 @@ impl<T: Carried> Publisher<T> {
         let inner = &*self.bus.0;
         inner.publish_batch(items, |shard, run| {
             let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
-            let last = self.writer.publish_run(shard, run, place);
-            inner.core.notify();
+            let last = self.writer.publish_batch(shard, run, place);
+            inner.rings.notify();
             last
         })
     }
@@ -294,13 +294,13 @@ impl<T: Carried> Publisher<T> {
     }
 }
 
-impl<T: Carried> Clone for Publisher<T> {
+impl<T: Item> Clone for Publisher<T> {
     fn clone(&self) -> Self {
         self.bus.publisher()
     }
 }
 
-impl<T: Carried> fmt::Debug for Publisher<T> {
+impl<T: Item> fmt::Debug for Publisher<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Publisher")
     }

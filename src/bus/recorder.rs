@@ -8,18 +8,18 @@ use std::collections::VecDeque;
 use std::ops::RangeBounds;
 use std::sync::Arc as Count;
 
-use super::carried::Carried;
 use super::cursor::Cursor;
-use super::ring::Core;
-use super::wait::{Awaited, Patience, Wait};
-use super::{Bus, Visit};
+use super::item::Item;
+use super::ring::RingSet;
+use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
+use super::{Bus, DeliveryRef};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 
 /// What was recorded.
-pub(super) struct Recorder<T: Carried> {
+pub(super) struct Recorder<T: Item> {
     /// Reads while recording.
     cursor: Option<Cursor<T>>,
     kept: VecDeque<T>,
@@ -28,31 +28,31 @@ pub(super) struct Recorder<T: Carried> {
     stop: Count<AtomicBool>,
 }
 
-impl<T: Carried> Default for Recorder<T> {
+impl<T: Item> Default for Recorder<T> {
     fn default() -> Self {
         Self { cursor: None, kept: VecDeque::new(), max: 0, missed: 0, stop: Count::default() }
     }
 }
 
-impl<T: Carried> Recorder<T> {
+impl<T: Item> Recorder<T> {
     /// Takes what the ring has beyond the last look.
     fn pull(&mut self) {
         let Self { cursor: Some(cursor), kept, max, missed, .. } = self else { return };
         while cursor.visit(|visit| {
             match visit {
-                Visit::Event(item) => {
+                DeliveryRef::Event(item) => {
                     if kept.len() == *max {
                         kept.pop_front();
                     }
                     kept.push_back(item.another());
                 }
-                Visit::Gap(gap) => *missed += gap.missed,
+                DeliveryRef::Gap(gap) => *missed += gap.missed,
             }
             true
         }) {}
     }
 
-    /// Ends it; what it kept stays. [`Core::notify`] must follow, behind the lock: the thread may sleep, and who else
+    /// Ends it; what it kept stays. [`RingSet::notify`] must follow, behind the lock: the thread may sleep, and who else
     /// sleeps is woken by code of the embedder's.
     fn stop(&mut self) {
         self.pull();
@@ -62,7 +62,7 @@ impl<T: Carried> Recorder<T> {
     }
 }
 
-impl<T: Carried> Bus<T> {
+impl<T: Item> Bus<T> {
     /// Records from now on: the newest `max` events are kept. A recording that runs is ended, and what it
     /// kept dropped.
     ///
@@ -72,20 +72,20 @@ impl<T: Carried> Bus<T> {
     /// # Panics
     /// If that thread cannot be started.
     pub fn start_recording(&self, max: usize) {
-        let core = &self.0.core;
+        let rings = &self.0.rings;
         self.end_recording();
         if max == 0 {
             return;
         }
         let stop = {
             let mut recorder = lock(&self.0.recorder);
-            *recorder = Recorder { cursor: Some(Cursor::new(core)), max, ..Recorder::default() };
+            *recorder = Recorder { cursor: Some(Cursor::new(rings)), max, ..Recorder::default() };
             Count::clone(&recorder.stop)
         };
-        if max as u64 > core.rings()[0].capacity() {
-            let (core, shared) = (Arc::clone(core), Count::clone(&self.0.recorder));
+        if max as u64 > rings.shards()[0].capacity() {
+            let (rings, shared) = (Arc::clone(rings), Count::clone(&self.0.recorder));
             let thread = std::thread::Builder::new().name("fanwire-record".to_owned());
-            let run = move || read_along(&core, &shared, &stop);
+            let run = move || read_along(&rings, &shared, &stop);
             thread.spawn(run).expect("the system starts a thread, as documented");
         }
     }
@@ -93,7 +93,7 @@ impl<T: Carried> Bus<T> {
     /// Ends the recording; what it kept stays.
     pub fn stop_recording(&self) {
         lock(&self.0.recorder).stop();
-        self.0.core.notify();
+        self.0.rings.notify();
     }
 
     /// Ends the recording, and forgets what it kept.
@@ -104,7 +104,7 @@ impl<T: Carried> Bus<T> {
             std::mem::take(&mut *recorder)
         };
         drop(ended);
-        self.0.core.notify();
+        self.0.rings.notify();
     }
 
     /// What the recording kept, oldest first within each shard: every event published before the call and
@@ -162,10 +162,10 @@ impl Bus<Event> {
     }
 }
 
-fn read_along<T: Carried>(core: &Arc<Core<T::Cargo>>, recorder: &Mutex<Recorder<T>>, stop: &AtomicBool) {
+fn read_along<T: Item>(rings: &Arc<RingSet<T::Codec>>, recorder: &Mutex<Recorder<T>>, stop: &AtomicBool) {
     // Stands where the recorder does, and only waits.
-    let mut cursor = Cursor::<T>::new(core);
-    let mut patience = Patience::new(Wait::Park);
+    let mut cursor = Cursor::<T>::new(rings);
+    let mut waiting = AdaptiveWait::new(WaitStrategy::Park);
     while !stop.load(Ordering::Relaxed) {
         let mut recorder = lock(recorder);
         if stop.load(Ordering::Relaxed) {
@@ -182,6 +182,6 @@ fn read_along<T: Carried>(core: &Arc<Core<T::Cargo>>, recorder: &Mutex<Recorder<
             return;
         }
         // Asked behind the announcement of sleep: E6 orders it with the store and the notice that follows it.
-        patience.wait(&mut cursor, None, || stop.load(Ordering::Relaxed));
+        waiting.wait(&mut cursor, None, || stop.load(Ordering::Relaxed));
     }
 }

@@ -6,34 +6,34 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::carried::Carried;
 use super::cursor::Cursor;
+use super::item::Item;
 #[cfg(feature = "server")]
-use super::ring::Core;
-use super::{Bus, Delivery, PositionError, Visit};
+use super::ring::RingSet;
+use super::{Bus, Delivery, DeliveryRef, PositionError};
 use crate::event::{Event, Position, Sequence};
 #[cfg(feature = "server")]
 use crate::sync::Arc;
 
 /// Events from a position on, up to those published when it was asked for. See [`Bus::replay`].
-pub struct Replay<T: Carried = Event> {
+pub struct Replay<T: Item = Event> {
     cursor: Cursor<T>,
     filter: T::Filter,
     end: SmallVec<[Sequence; 4]>,
 }
 
-impl<T: Carried> Bus<T> {
+impl<T: Item> Bus<T> {
     /// Reads from a position up to the newest event, straight from the rings: shard by shard, what is no
     /// longer there as a gap first.
     pub fn replay(&self, filter: impl Into<T::Filter>, from: &Position) -> Result<Replay<T>, PositionError> {
-        let mut cursor = Cursor::new(&self.0.core);
+        let mut cursor = Cursor::new(&self.0.rings);
         let end = (0..cursor.shards()).map(|shard| cursor.next(shard)).collect();
         cursor.seek(from, self.epoch())?;
         Ok(Replay { cursor, filter: filter.into(), end })
     }
 }
 
-impl<T: Carried> Iterator for Replay<T> {
+impl<T: Item> Iterator for Replay<T> {
     type Item = Delivery<T>;
 
     fn next(&mut self) -> Option<Delivery<T>> {
@@ -44,7 +44,7 @@ impl<T: Carried> Iterator for Replay<T> {
                 let mut left = *end - cursor.next(shard);
                 let any = cursor.visit_shard(shard, |visit| {
                     left = left.saturating_sub(visit.sequences());
-                    taken = visit.wanted(filter).map(Visit::into_delivery);
+                    taken = visit.wanted(filter).map(DeliveryRef::into_delivery);
                     taken.is_none() && left > 0
                 });
                 if !any {
@@ -60,7 +60,7 @@ impl<T: Carried> Iterator for Replay<T> {
     }
 }
 
-impl<T: Carried> fmt::Debug for Replay<T> {
+impl<T: Item> fmt::Debug for Replay<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Replay")
     }
@@ -68,16 +68,16 @@ impl<T: Carried> fmt::Debug for Replay<T> {
 
 /// See [`Bus::read_range`].
 #[cfg(feature = "server")]
-pub(super) fn read_range<T: Carried>(
-    core: &Arc<Core<T::Cargo>>,
+pub(super) fn read_range<T: Item>(
+    rings: &Arc<RingSet<T::Codec>>,
     shard: u16,
     from: Sequence,
     to: Sequence,
     take: impl FnMut(&T),
 ) -> Sequence {
     let shard = usize::from(shard);
-    let Some(ring) = core.rings().get(shard) else { return to };
-    let mut cursor = Cursor::<T>::new(core);
+    let Some(ring) = rings.shards().get(shard) else { return to };
+    let mut cursor = Cursor::<T>::new(rings);
     let to = to.min(cursor.next(shard));
     let mut start = from.max(ring.oldest()).min(to);
     cursor.set_next(shard, start);
@@ -87,11 +87,11 @@ pub(super) fn read_range<T: Carried>(
     while next < to {
         let any = cursor.visit_shard(shard, |visit| {
             match visit {
-                Visit::Event(item) => {
+                DeliveryRef::Event(item) => {
                     events.push(item.another());
                     next += 1;
                 }
-                Visit::Gap(gap) => {
+                DeliveryRef::Gap(gap) => {
                     events.clear();
                     next = gap.to;
                     start = gap.to.min(to);

@@ -11,25 +11,25 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 
 use super::Delivery;
-use super::carried::Carried;
-use super::lossless::{Full, LosslessBus, LosslessSubscriber};
-use super::park::Wake;
-use super::ring::Waiting;
-use super::subscriber::{Closed, LOOK_MAX, Look, Subscriber, TryRecvError};
-use super::wait::Awaited;
+use super::event_count::Wake;
+use super::item::Item;
+use super::lossless::{LosslessBus, LosslessSubscriber, TryPublishError};
+use super::ring::SpaceWaiter;
+use super::subscriber::{LOOK_MAX, Look, RecvError, Subscriber, TryRecvError};
+use super::wait::Waitable;
 use crate::event::EventId;
 
 /// Events handed to a task that did not have to wait, before it gives others a turn. A poll looks at no more either.
 const READY_RUN: usize = LOOK_MAX;
 
-impl<T: Carried> Stream for Subscriber<T> {
+impl<T: Item> Stream for Subscriber<T> {
     type Item = Delivery<T>;
 
     /// The next delivery; ends when all publishers are gone and everything was read.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery<T>>> {
         let this = self.get_mut();
         // What the poll before announced.
-        this.cursor_mut().awake();
+        this.cursor_mut().cancel_sleep();
         if this.ready_run >= READY_RUN {
             this.ready_run = 0;
             cx.waker().wake_by_ref();
@@ -39,7 +39,7 @@ impl<T: Carried> Stream for Subscriber<T> {
         loop {
             let passed = this.cursor_mut().passed();
             match this.look(left) {
-                Look::Found(delivery) => {
+                Look::SlotRead(delivery) => {
                     this.ready_run += 1;
                     return Poll::Ready(Some(delivery));
                 }
@@ -60,13 +60,13 @@ impl<T: Carried> Stream for Subscriber<T> {
     }
 }
 
-impl<T: Carried> Stream for LosslessSubscriber<T> {
+impl<T: Item> Stream for LosslessSubscriber<T> {
     type Item = T;
 
     /// The next item; ends when all publishers are gone and everything was read.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let this = self.get_mut();
-        this.awake();
+        this.cancel_sleep();
         if this.ready_run >= READY_RUN {
             this.ready_run = 0;
             cx.waker().wake_by_ref();
@@ -89,10 +89,10 @@ impl<T: Carried> Stream for LosslessSubscriber<T> {
     }
 }
 
-impl<T: Carried> Subscriber<T> {
+impl<T: Item> Subscriber<T> {
     /// Waits for the next one without blocking the thread. Cancel-safe: dropped before it is ready, as `select!` does
     /// with what came second, it has taken nothing.
-    pub fn recv_async(&mut self) -> impl Future<Output = Result<Delivery<T>, Closed>> + Send + '_ {
+    pub fn recv_async(&mut self) -> impl Future<Output = Result<Delivery<T>, RecvError>> + Send + '_ {
         Next(self)
     }
 
@@ -103,9 +103,9 @@ impl<T: Carried> Subscriber<T> {
     }
 }
 
-impl<T: Carried> LosslessSubscriber<T> {
+impl<T: Item> LosslessSubscriber<T> {
     /// As [`Subscriber::recv_async`].
-    pub fn recv_async(&mut self) -> impl Future<Output = Result<T, Closed>> + Send + '_ {
+    pub fn recv_async(&mut self) -> impl Future<Output = Result<T, RecvError>> + Send + '_ {
         Next(self)
     }
 
@@ -120,15 +120,15 @@ trait Sleeper {
     fn withdraw(&mut self);
 }
 
-impl<T: Carried> Sleeper for Subscriber<T> {
+impl<T: Item> Sleeper for Subscriber<T> {
     fn withdraw(&mut self) {
-        self.cursor_mut().awake();
+        self.cursor_mut().cancel_sleep();
     }
 }
 
-impl<T: Carried> Sleeper for LosslessSubscriber<T> {
+impl<T: Item> Sleeper for LosslessSubscriber<T> {
     fn withdraw(&mut self) {
-        self.awake();
+        self.cancel_sleep();
     }
 }
 
@@ -136,10 +136,10 @@ impl<T: Carried> Sleeper for LosslessSubscriber<T> {
 struct Next<'a, S: Sleeper>(&'a mut S);
 
 impl<S: Sleeper + Stream + Unpin> Future for Next<'_, S> {
-    type Output = Result<S::Item, Closed>;
+    type Output = Result<S::Item, RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut *self.0).poll_next(cx).map(|next| next.ok_or(Closed))
+        Pin::new(&mut *self.0).poll_next(cx).map(|next| next.ok_or(RecvError))
     }
 }
 
@@ -151,20 +151,20 @@ impl<S: Sleeper> Drop for Next<'_, S> {
 
 /// What [`LosslessBus::publish_async`] returns. Dropped before it is ready, it has published nothing.
 #[must_use = "futures publish nothing unless polled"]
-pub struct PublishAsync<T: Carried> {
+pub struct PublishFuture<T: Item> {
     bus: LosslessBus<T>,
     item: Option<T>,
-    waiting: Option<Waiting<T::Cargo>>,
+    waiting: Option<SpaceWaiter<T::Codec>>,
 }
 
-impl<T: Carried> LosslessBus<T> {
+impl<T: Item> LosslessBus<T> {
     /// Publishes, waiting for room without blocking the thread.
-    pub fn publish_async(&self, item: T) -> PublishAsync<T> {
-        PublishAsync { bus: self.clone(), item: Some(item), waiting: None }
+    pub fn publish_async(&self, item: T) -> PublishFuture<T> {
+        PublishFuture { bus: self.clone(), item: Some(item), waiting: None }
     }
 }
 
-impl<T: Carried + Unpin> Future for PublishAsync<T> {
+impl<T: Item + Unpin> Future for PublishFuture<T> {
     type Output = EventId;
 
     /// # Panics
@@ -176,9 +176,9 @@ impl<T: Carried + Unpin> Future for PublishAsync<T> {
             let item = this.item.take().expect("polled after it was ready");
             match this.bus.try_publish(item) {
                 Ok(id) => return Poll::Ready(id),
-                Err(Full(back)) => this.item = Some(back),
+                Err(TryPublishError::Full(back)) => this.item = Some(back),
             }
-            let waiting = Waiting::new(this.bus.ring(), Wake::Task(cx.waker().clone()));
+            let waiting = SpaceWaiter::new(this.bus.ring(), Wake::Task(cx.waker().clone()));
             if this.bus.ring().is_full() {
                 this.waiting = Some(waiting);
                 return Poll::Pending;
@@ -187,8 +187,8 @@ impl<T: Carried + Unpin> Future for PublishAsync<T> {
     }
 }
 
-impl<T: Carried> fmt::Debug for PublishAsync<T> {
+impl<T: Item> fmt::Debug for PublishFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PublishAsync")
+        f.write_str("PublishFuture")
     }
 }

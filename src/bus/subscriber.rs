@@ -6,11 +6,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::carried::Carried;
 use super::cursor::Cursor;
+use super::item::Item;
 use super::position::PositionError;
-use super::wait::{Awaited, NEAR, Patience, Wait};
-use super::{Census, Delivery, Visit};
+use super::wait::{AdaptiveWait, NEAR, WaitStrategy, Waitable};
+use super::{Delivery, DeliveryRef, SubscriberCount};
 use crate::event::{Event, Position, Sequence};
 
 /// Events that are not wanted of which one look passes over at most so many, so that it ends however many come.
@@ -39,7 +39,7 @@ pub enum RecvTimeoutError {
 
 /// All publishers are gone, and everything was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed;
+pub struct RecvError;
 
 impl fmt::Display for TryRecvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,7 +59,7 @@ impl fmt::Display for RecvTimeoutError {
     }
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for RecvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the bus is closed")
     }
@@ -67,7 +67,7 @@ impl fmt::Display for Closed {
 
 impl std::error::Error for TryRecvError {}
 impl std::error::Error for RecvTimeoutError {}
-impl std::error::Error for Closed {}
+impl std::error::Error for RecvError {}
 
 /// A subscriber's account. At any quiet moment `seen + missed + lag` is what was published since it joined
 /// (or since its last [`seek`](Subscriber::seek)).
@@ -90,39 +90,39 @@ pub struct Ledger {
 ///
 /// A filter's function runs in the calls that read. Its panic comes out of that call; the event is passed over, and the
 /// subscriber goes on with the next one.
-pub struct Subscriber<T: Carried = Event> {
+pub struct Subscriber<T: Item = Event> {
     cursor: Cursor<T>,
     filter: T::Filter,
     epoch: u64,
-    patience: Patience,
+    waiting: AdaptiveWait,
     /// Where the account begins, all shards added up.
     start: u64,
     missed_before: u64,
-    census: Census,
+    count: SubscriberCount,
     /// Deliveries without a wait, as a stream.
     #[cfg(feature = "async")]
     pub(super) ready_run: usize,
 }
 
-impl<T: Carried> Subscriber<T> {
-    pub(super) fn new(cursor: Cursor<T>, filter: T::Filter, epoch: u64, census: Census) -> Self {
+impl<T: Item> Subscriber<T> {
+    pub(super) fn new(cursor: Cursor<T>, filter: T::Filter, epoch: u64, count: SubscriberCount) -> Self {
         let start = cursor.passed();
         Self {
             cursor,
             filter,
             epoch,
-            patience: Patience::default(),
+            waiting: AdaptiveWait::default(),
             start,
             missed_before: 0,
-            census,
+            count,
             #[cfg(feature = "async")]
             ready_run: 0,
         }
     }
 
     /// Sets how it waits.
-    pub fn with_wait(mut self, wait: Wait) -> Self {
-        self.patience = Patience::new(wait);
+    pub fn with_wait(mut self, wait: WaitStrategy) -> Self {
+        self.waiting = AdaptiveWait::new(wait);
         self
     }
 
@@ -132,7 +132,7 @@ impl<T: Carried> Subscriber<T> {
     #[inline]
     pub fn try_recv(&mut self) -> Result<Delivery<T>, TryRecvError> {
         match self.look(LOOK_MAX) {
-            Look::Found(delivery) => Ok(delivery),
+            Look::SlotRead(delivery) => Ok(delivery),
             Look::Passed | Look::Empty => Err(TryRecvError::Empty),
             Look::Closed => Err(TryRecvError::Closed),
         }
@@ -142,7 +142,7 @@ impl<T: Carried> Subscriber<T> {
     #[inline]
     pub(super) fn look(&mut self, most: usize) -> Look<T> {
         match self.take(most) {
-            Look::Empty if self.cursor.core().is_closed() => self.look_at_end(most),
+            Look::Empty if self.cursor.rings().is_closed() => self.look_at_end(most),
             look => look,
         }
     }
@@ -153,12 +153,12 @@ impl<T: Carried> Subscriber<T> {
         let mut taken = None;
         let mut passed = 0;
         cursor.visit(|visit| {
-            taken = visit.wanted(filter).map(Visit::into_delivery);
+            taken = visit.wanted(filter).map(DeliveryRef::into_delivery);
             passed += 1;
             taken.is_none() && passed < most
         });
         match taken {
-            Some(delivery) => Look::Found(delivery),
+            Some(delivery) => Look::SlotRead(delivery),
             None if passed < most => Look::Empty,
             None => Look::Passed,
         }
@@ -174,7 +174,7 @@ impl<T: Carried> Subscriber<T> {
                     gap = Some(visit.into_delivery());
                     false
                 });
-                gap.map_or(Look::Closed, Look::Found)
+                gap.map_or(Look::Closed, Look::SlotRead)
             }
             look => look,
         }
@@ -182,15 +182,15 @@ impl<T: Carried> Subscriber<T> {
 
     /// Waits for the next one.
     #[inline]
-    pub fn recv(&mut self) -> Result<Delivery<T>, Closed> {
-        self.patience.keep_distance(&self.cursor);
+    pub fn recv(&mut self) -> Result<Delivery<T>, RecvError> {
+        self.waiting.back_off_at_end(&self.cursor);
         loop {
             match self.look(LOOK_MAX) {
-                Look::Found(delivery) => return Ok(delivery),
-                Look::Closed => return Err(Closed),
+                Look::SlotRead(delivery) => return Ok(delivery),
+                Look::Closed => return Err(RecvError),
                 Look::Passed => {}
                 Look::Empty => {
-                    self.patience.wait_near(&mut self.cursor, None, || false);
+                    self.waiting.wait_without_backoff(&mut self.cursor, None, || false);
                 }
             }
         }
@@ -203,11 +203,11 @@ impl<T: Carried> Subscriber<T> {
         let deadline = Instant::now().checked_add(timeout);
         let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if timeout > NEAR {
-            self.patience.keep_distance(&self.cursor);
+            self.waiting.back_off_at_end(&self.cursor);
         }
         loop {
             let is_empty = match self.look(LOOK_TIMED_MAX) {
-                Look::Found(delivery) => return Ok(delivery),
+                Look::SlotRead(delivery) => return Ok(delivery),
                 Look::Closed => return Err(RecvTimeoutError::Closed),
                 Look::Passed => false,
                 Look::Empty => true,
@@ -217,14 +217,14 @@ impl<T: Carried> Subscriber<T> {
                 return Err(RecvTimeoutError::Timeout);
             }
             if is_empty {
-                self.patience.wait_near(&mut self.cursor, deadline, || false);
+                self.waiting.wait_without_backoff(&mut self.cursor, deadline, || false);
             }
         }
     }
 
     /// Waits until there is at least one, and appends up to `max` of those that are there. Answers how many. Behind the
     /// first it passes over at most 256 that the filter leaves out.
-    pub fn recv_batch(&mut self, into: &mut Vec<Delivery<T>>, max: usize) -> Result<usize, Closed> {
+    pub fn recv_batch(&mut self, into: &mut Vec<Delivery<T>>, max: usize) -> Result<usize, RecvError> {
         if max == 0 {
             return Ok(0);
         }
@@ -238,7 +238,7 @@ impl<T: Carried> Subscriber<T> {
     ///
     /// The events shown stay in memory until the call returns, at most 64 of them beyond the ring.
     #[inline]
-    pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(Visit<'_, T>)) -> usize {
+    pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(DeliveryRef<'_, T>)) -> usize {
         let Self { cursor, filter, .. } = self;
         let (mut count, mut passed) = (0, 0);
         if max > 0 {
@@ -257,15 +257,15 @@ impl<T: Carried> Subscriber<T> {
 
     /// Waits until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
-        self.patience.keep_distance(&self.cursor);
+        self.waiting.back_off_at_end(&self.cursor);
         if !self.cursor.is_ready() {
-            self.patience.wait_near(&mut self.cursor, None, || false);
+            self.waiting.wait_without_backoff(&mut self.cursor, None, || false);
         }
     }
 
     /// Whether nothing will come any more. What came before may still be there to read.
     pub fn is_closed(&self) -> bool {
-        self.cursor.core().is_closed()
+        self.cursor.rings().is_closed()
     }
 
     /// How many events are ahead of it, all shards added up, whether its filter wants them or not.
@@ -315,7 +315,7 @@ impl<T: Carried> Subscriber<T> {
 
 /// How a look ended.
 pub(super) enum Look<T> {
-    Found(Delivery<T>),
+    SlotRead(Delivery<T>),
     /// It passed over as many as it might. There may be more.
     Passed,
     Empty,
@@ -324,15 +324,15 @@ pub(super) enum Look<T> {
 
 /// Reads from a [`Subscriber`], waiting for each; ends when all publishers are gone. See [`Subscriber::iter`].
 #[derive(Debug)]
-pub struct SubscriberIter<'a, T: Carried = Event>(&'a mut Subscriber<T>);
+pub struct SubscriberIter<'a, T: Item = Event>(&'a mut Subscriber<T>);
 
 /// A [`Subscriber`] as an iterator that waits for each, and ends when all publishers are gone.
 ///
 /// The subscriber itself is none, because it is a stream, and both have a `next`.
 #[derive(Debug)]
-pub struct SubscriberIntoIter<T: Carried = Event>(Subscriber<T>);
+pub struct SubscriberIntoIter<T: Item = Event>(Subscriber<T>);
 
-impl<T: Carried> Iterator for SubscriberIter<'_, T> {
+impl<T: Item> Iterator for SubscriberIter<'_, T> {
     type Item = Delivery<T>;
 
     #[inline]
@@ -341,7 +341,7 @@ impl<T: Carried> Iterator for SubscriberIter<'_, T> {
     }
 }
 
-impl<T: Carried> Iterator for SubscriberIntoIter<T> {
+impl<T: Item> Iterator for SubscriberIntoIter<T> {
     type Item = Delivery<T>;
 
     #[inline]
@@ -350,7 +350,7 @@ impl<T: Carried> Iterator for SubscriberIntoIter<T> {
     }
 }
 
-impl<T: Carried> IntoIterator for Subscriber<T> {
+impl<T: Item> IntoIterator for Subscriber<T> {
     type Item = Delivery<T>;
     type IntoIter = SubscriberIntoIter<T>;
 
@@ -363,7 +363,7 @@ impl<T: Carried> IntoIterator for Subscriber<T> {
     clippy::into_iter_without_iter,
     reason = "`iter`, as channels have it: reading is all that can be done"
 )]
-impl<'a, T: Carried> IntoIterator for &'a mut Subscriber<T> {
+impl<'a, T: Item> IntoIterator for &'a mut Subscriber<T> {
     type Item = Delivery<T>;
     type IntoIter = SubscriberIter<'a, T>;
 
@@ -372,13 +372,13 @@ impl<'a, T: Carried> IntoIterator for &'a mut Subscriber<T> {
     }
 }
 
-impl<T: Carried> Drop for Subscriber<T> {
+impl<T: Item> Drop for Subscriber<T> {
     fn drop(&mut self) {
-        self.census.leave();
+        self.count.leave();
     }
 }
 
-impl<T: Carried> fmt::Debug for Subscriber<T> {
+impl<T: Item> fmt::Debug for Subscriber<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscriber").field("lag", &self.lag()).finish_non_exhaustive()
     }

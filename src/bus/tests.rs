@@ -22,7 +22,7 @@ fn publish(bus: &Bus<u64>, numbers: std::ops::Range<u64>) {
     }
 }
 
-fn drain<T: Carried>(subscriber: &mut Subscriber<T>) -> Vec<Delivery<T>> {
+fn drain<T: Item>(subscriber: &mut Subscriber<T>) -> Vec<Delivery<T>> {
     std::iter::from_fn(|| subscriber.try_recv().ok()).collect()
 }
 
@@ -30,9 +30,9 @@ fn drain<T: Carried>(subscriber: &mut Subscriber<T>) -> Vec<Delivery<T>> {
 fn what_is_published_arrives_once_in_order_at_everybody_who_joined_before() {
     let bus = numbers(8);
     bus.publish(0);
-    let mut first = bus.subscribe(Keep::all());
+    let mut first = bus.subscribe(Predicate::all());
     bus.publish(1);
-    let mut second = bus.subscribe(Keep::all());
+    let mut second = bus.subscribe(Predicate::all());
     bus.publish_batch([2, 3]);
     assert_eq!(drain(&mut first), [1, 2, 3].map(Delivery::Event));
     assert_eq!(drain(&mut second), [2, 3].map(Delivery::Event));
@@ -42,7 +42,7 @@ fn what_is_published_arrives_once_in_order_at_everybody_who_joined_before() {
 #[test]
 fn a_lapped_reader_learns_exactly_what_it_missed_and_goes_on_with_room_to_spare() {
     let bus = numbers(8);
-    let mut reader = bus.subscribe(Keep::all());
+    let mut reader = bus.subscribe(Predicate::all());
     for n in 0..20 {
         bus.publish(n);
     }
@@ -117,7 +117,7 @@ fn what_a_bus_cannot_be_is_told_when_it_is_built() {
 fn the_last_publishers_end_comes_behind_everything_it_published() {
     let bus = numbers(8);
     let mut publisher = bus.publisher();
-    let mut reader = bus.subscribe(Keep::all());
+    let mut reader = bus.subscribe(Predicate::all());
     bus.publish(1);
     drop(bus);
     publisher.publish(2);
@@ -131,9 +131,9 @@ fn the_last_publishers_end_comes_behind_everything_it_published() {
 
 #[test]
 fn every_way_to_wait_is_ended_by_an_event_and_by_the_end() {
-    for wait in [Wait::Spin, Wait::SpinThenPark, Wait::Park] {
+    for wait in [WaitStrategy::Spin, WaitStrategy::SpinThenPark, WaitStrategy::Park] {
         let bus = numbers(8);
-        let mut reader = bus.subscribe(Keep::all()).with_wait(wait);
+        let mut reader = bus.subscribe(Predicate::all()).with_wait(wait);
         let joined = Arc::new(Barrier::new(2));
         let thread = thread::spawn({
             let joined = Arc::clone(&joined);
@@ -155,7 +155,7 @@ fn every_way_to_wait_is_ended_by_an_event_and_by_the_end() {
 #[test]
 fn a_timeout_ends_a_wait_for_nothing() {
     let bus = numbers(8);
-    let mut reader = bus.subscribe(Keep::all());
+    let mut reader = bus.subscribe(Predicate::all());
     assert_eq!(reader.recv_timeout(Duration::from_millis(5)), Err(RecvTimeoutError::Timeout));
     bus.publish(1);
     assert_eq!(reader.recv_timeout(Duration::MAX), Ok(Delivery::Event(1)));
@@ -164,12 +164,12 @@ fn a_timeout_ends_a_wait_for_nothing() {
 #[test]
 fn a_sleeper_costs_one_wake_however_many_events_come() {
     let bus = numbers(1024);
-    let mut reader = bus.subscribe(Keep::all()).with_wait(Wait::Park);
+    let mut reader = bus.subscribe(Predicate::all()).with_wait(WaitStrategy::Park);
     bus.publish(0);
     let before = bus.stats().wakes;
     assert_eq!(before, 0, "a reader that is awake was woken");
     let thread = thread::spawn(move || (0..101).filter_map(|_| reader.recv().ok()).count());
-    while bus.0.core.wakes() == 0 {
+    while bus.0.rings.wakes() == 0 {
         bus.publish(7);
         if bus.position().sequences()[0] > 50 {
             thread::sleep(Duration::from_millis(1));
@@ -183,20 +183,20 @@ fn a_sleeper_costs_one_wake_however_many_events_come() {
 #[test]
 fn a_position_is_a_place_to_come_back_to_while_the_ring_has_it() {
     let bus = numbers(4);
-    let mut reader = bus.subscribe(Keep::all());
+    let mut reader = bus.subscribe(Predicate::all());
     publish(&bus, 0..4);
     let start = reader.position();
     assert_eq!(drain(&mut reader).len(), 4);
     reader.seek(&start).expect("the same bus");
     assert_eq!(drain(&mut reader).len(), 4);
     publish(&bus, 4..7);
-    let replayed: Vec<_> = bus.replay(Keep::all(), &start).expect("the same bus").collect();
+    let replayed: Vec<_> = bus.replay(Predicate::all(), &start).expect("the same bus").collect();
     assert!(matches!(replayed[0], Delivery::Gap(Gap { from: 0, .. })), "{replayed:?}");
     assert_eq!(replayed.last(), Some(&Delivery::Event(6)));
     let other = numbers(4);
-    assert_eq!(other.replay(Keep::all(), &start).err(), Some(PositionError::OtherEpoch));
+    assert_eq!(other.replay(Predicate::all(), &start).err(), Some(PositionError::OtherEpoch));
     let end = bus.position();
-    let mut from_end = bus.subscribe_from(Keep::all(), &end).expect("the same bus");
+    let mut from_end = bus.subscribe_from(Predicate::all(), &end).expect("the same bus");
     bus.publish(7);
     assert_eq!(drain(&mut from_end), [Delivery::Event(7)]);
 }
@@ -426,7 +426,7 @@ fn a_visitor_that_panics_costs_that_event_only() {
     assert!(panicked.is_err());
     let mut types = Vec::new();
     reader.visit_batch(9, |visit| {
-        if let Visit::Event(event) = visit {
+        if let DeliveryRef::Event(event) = visit {
             types.push(event.event_type().to_owned());
         }
     });
@@ -445,12 +445,12 @@ fn a_lossless_bus_is_full_exactly_when_its_slowest_reader_is_a_ring_behind() {
     }
     let (mut slow, mut fast) = (bus.subscribe(), bus.subscribe());
     (0..4).for_each(|n| assert_eq!(bus.try_publish(n).expect("room").sequence, 100 + n));
-    assert_eq!(bus.try_publish(4), Err(Full(4)));
+    assert_eq!(bus.try_publish(4), Err(TryPublishError::Full(4)));
     assert_eq!(fast.iter().take(4).collect::<Vec<_>>(), [0, 1, 2, 3]);
-    assert_eq!(bus.try_publish(4), Err(Full(4)));
+    assert_eq!(bus.try_publish(4), Err(TryPublishError::Full(4)));
     assert_eq!((slow.recv(), slow.lag()), (Ok(0), 3));
     bus.try_publish(4).expect("room for one");
-    assert_eq!(bus.publish_timeout(5, Duration::from_millis(5)), Err(Full(5)));
+    assert_eq!(bus.publish_timeout(5, Duration::from_millis(5)), Err(TryPublishError::Full(5)));
     drop(slow);
     bus.publish_blocking(5);
     drop(bus);
@@ -475,12 +475,12 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_a_reader_that_reads_or_leaves() 
 
 #[test]
 fn a_lossless_reader_waits_as_asked() {
-    for wait in [Wait::Spin, Wait::SpinThenPark, Wait::Park] {
+    for wait in [WaitStrategy::Spin, WaitStrategy::SpinThenPark, WaitStrategy::Park] {
         let bus = lossless(8);
         let mut reader = bus.subscribe().with_wait(wait);
         let thread = thread::spawn(move || reader.iter().collect::<Vec<_>>());
         for n in 0..100 {
-            if wait == Wait::Park && n == 50 {
+            if wait == WaitStrategy::Park && n == 50 {
                 // It has read all there is before long, and then sleeps.
                 while bus.wakes() == 0 {
                     bus.publish_blocking(n);
@@ -493,7 +493,7 @@ fn a_lossless_reader_waits_as_asked() {
         drop(bus);
         let read = thread.join().expect("no panic");
         assert!(read.len() >= 100 && read.is_sorted(), "{wait:?}: {read:?}");
-        assert!(wait != Wait::Park || wakes > 0, "a reader that sleeps was never woken");
+        assert!(wait != WaitStrategy::Park || wakes > 0, "a reader that sleeps was never woken");
     }
 }
 
@@ -546,7 +546,7 @@ fn a_solo_publisher_keeps_the_same_promises() {
     let mut publisher = builder.build_lossless_solo().expect("valid");
     let mut reader = publisher.subscribe();
     publisher.publish_batch_blocking((0..8).map(|n| event(&format!("t{n}"))));
-    let Err(Full(back)) = publisher.try_publish(event("t8")) else { panic!("no room") };
+    let Err(TryPublishError::Full(back)) = publisher.try_publish(event("t8")) else { panic!("no room") };
     assert!(publisher.publish_timeout(back.clone(), Duration::from_millis(2)).is_err());
     let mut types = Vec::new();
     assert_eq!(reader.visit_batch(8, |event| types.push(event.event_type().to_owned())), 8);

@@ -10,15 +10,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::park::Wake;
+use super::event_count::Wake;
 use crate::sync::{hint, thread};
 
 /// Empty looks of one wait before a reader sleeps.
 const LOOKS: u32 = 500;
 /// Empty looks, waits added up, between two turns given to other threads...
-const LOOKS_A_TURN: u32 = 8192;
+const LOOKS_PER_TURN: u32 = 8192;
 /// ...and where one takes it.
-const LOOKS_A_TURN_CROWDED: u32 = 8;
+const LOOKS_PER_TURN_OVERSUBSCRIBED: u32 = 8;
 /// Turns taken by others before a reader sleeps.
 const TURNS: u32 = 16;
 /// So near its deadline a wait gives no turns: where threads outnumber cores, one lasts as long as others like to run,
@@ -37,7 +37,7 @@ const WAITS_A_TRY: u32 = 64;
 /// How a [`Subscriber`](super::Subscriber) or a [`LosslessSubscriber`](super::LosslessSubscriber) waits for the
 /// next event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wait {
+pub enum WaitStrategy {
     /// Look again and again: the quickest to see an event, at the price of a core. Other threads get a turn
     /// now and then, and soon where threads outnumber cores.
     Spin,
@@ -49,7 +49,7 @@ pub enum Wait {
 }
 
 /// What a reader waits at.
-pub(super) trait Awaited {
+pub(super) trait Waitable {
     /// Whether there is something to read. Cheap: asked again and again.
     fn is_ready(&self) -> bool;
     /// Whether the last look came to the end of what was there.
@@ -57,26 +57,26 @@ pub(super) trait Awaited {
     /// Whether nothing more will come.
     fn is_closed(&self) -> bool;
     /// Whether it stands before something that only a patient reader sees; then it is ready.
-    fn is_stuck(&mut self) -> bool;
+    fn is_at_hole(&mut self) -> bool;
     /// How many were read so far.
     fn passed(&self) -> u64;
     /// How many it can be behind before something happens: a loss, or publishers that wait.
     fn capacity(&self) -> u64;
-    /// Announces a sleep and looks again. True: there is nothing, and what comes will wake; [`Self::awake`] must
+    /// Announces a sleep and looks again. True: there is nothing, and what comes will wake; [`Self::cancel_sleep`] must
     /// follow. False: there is something, or the end; the announcement is withdrawn.
     fn prepare_sleep(&mut self, wake: Wake) -> bool;
     /// Withdraws the announcement.
-    fn awake(&mut self);
+    fn cancel_sleep(&mut self);
 }
 
 /// A reader's way to wait, and what it learned of publishers and other threads.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Patience {
-    pub(super) wait: Wait,
+pub(super) struct AdaptiveWait {
+    pub(super) wait: WaitStrategy,
     /// Empty looks since a turn was given.
     looks: u32,
     /// Whether somebody took the last turn given.
-    crowded: bool,
+    oversubscribed: bool,
     /// Spins before the first look.
     away: u32,
     /// Waits that began with a look.
@@ -85,8 +85,8 @@ pub(super) struct Patience {
     passed: u64,
 }
 
-impl Patience {
-    pub(super) fn new(wait: Wait) -> Self {
+impl AdaptiveWait {
+    pub(super) fn new(wait: WaitStrategy) -> Self {
         Self { wait, ..Self::default() }
     }
 
@@ -94,18 +94,18 @@ impl Patience {
     /// where time ran out.
     pub(super) fn wait(
         &mut self,
-        at: &mut impl Awaited,
+        at: &mut impl Waitable,
         deadline: Option<Instant>,
         done: impl Fn() -> bool,
     ) -> bool {
-        self.stay_away(at);
-        self.wait_near(at, deadline, done)
+        self.back_off(at);
+        self.wait_without_backoff(at, deadline, done)
     }
 
     /// [`Self::wait`] for who kept its distance before it looked.
-    pub(super) fn wait_near(
+    pub(super) fn wait_without_backoff(
         &mut self,
-        at: &mut impl Awaited,
+        at: &mut impl Waitable,
         deadline: Option<Instant>,
         done: impl Fn() -> bool,
     ) -> bool {
@@ -113,12 +113,12 @@ impl Patience {
         loop {
             let gives_turns = left().is_none_or(|left| left > NEAR);
             match self.wait {
-                Wait::Spin => {
+                WaitStrategy::Spin => {
                     // Unless it gives turns, nothing else ends a look at nothing.
                     if self.look(at, if gives_turns { u32::MAX } else { LOOKS }, gives_turns) {
                         return true;
                     }
-                    if at.is_closed() || done() || at.is_stuck() {
+                    if at.is_closed() || done() || at.is_at_hole() {
                         return true;
                     }
                     if left() == Some(Duration::ZERO) {
@@ -126,32 +126,32 @@ impl Patience {
                     }
                     continue;
                 }
-                Wait::SpinThenPark => {
+                WaitStrategy::SpinThenPark => {
                     if self.look(at, LOOKS, gives_turns) {
                         return true;
                     }
                     let mut turns = 0;
-                    while gives_turns && self.crowded && turns < TURNS {
+                    while gives_turns && self.oversubscribed && turns < TURNS {
                         if self.look(at, LOOKS, true) {
                             return true;
                         }
                         turns += 1;
                     }
                 }
-                Wait::Park => {}
+                WaitStrategy::Park => {}
             }
             if !at.prepare_sleep(Wake::Thread(thread::current())) {
                 return true;
             }
             if done() {
-                at.awake();
+                at.cancel_sleep();
                 return true;
             }
             match left() {
                 None => thread::park(),
                 Some(left) => thread::park_timeout(left),
             }
-            at.awake();
+            at.cancel_sleep();
             if at.is_ready() || done() {
                 return true;
             }
@@ -162,18 +162,18 @@ impl Patience {
     }
 
     /// Before a look that may wait: lets publishers get ahead where the reader has caught up with them. What waits
-    /// then is [`Self::wait_near`].
+    /// then is [`Self::wait_without_backoff`].
     #[inline]
-    pub(super) fn keep_distance(&mut self, at: &impl Awaited) {
+    pub(super) fn back_off_at_end(&mut self, at: &impl Waitable) {
         if at.is_done() {
-            self.stay_away(at);
+            self.back_off(at);
         }
     }
 
     /// Lets publishers get ahead, the longer the more came in the last such time; now and then tries whether
     /// they would. Never for as long as to be lapped.
-    fn stay_away(&mut self, at: &impl Awaited) {
-        if self.wait == Wait::Park {
+    fn back_off(&mut self, at: &impl Waitable) {
+        if self.wait == WaitStrategy::Park {
             return;
         }
         let passed = at.passed();
@@ -194,35 +194,35 @@ impl Patience {
             self.waits = 0;
             self.away = AWAY_FIRST;
         }
-        if !self.crowded {
+        if !self.oversubscribed {
             for _ in 0..self.away {
                 hint::spin_loop();
             }
             self.looks += self.away;
         }
-        if self.crowded || self.looks >= LOOKS_A_TURN {
-            self.give_turn();
+        if self.oversubscribed || self.looks >= LOOKS_PER_TURN {
+            self.yield_turn();
         }
     }
 
     /// Lets other threads run, and learns whether one wanted to.
-    fn give_turn(&mut self) {
+    fn yield_turn(&mut self) {
         let given = Instant::now();
         thread::yield_now();
-        self.crowded = given.elapsed() > TURN_NOT_TAKEN;
+        self.oversubscribed = given.elapsed() > TURN_NOT_TAKEN;
         self.looks = 0;
     }
 
     /// Looks up to so many times, or until it is others' turn, and gives them that, if it may. True where there is
     /// something.
-    fn look(&mut self, at: &impl Awaited, looks: u32, gives_turns: bool) -> bool {
-        let turn = if self.crowded { LOOKS_A_TURN_CROWDED } else { LOOKS_A_TURN };
+    fn look(&mut self, at: &impl Waitable, looks: u32, gives_turns: bool) -> bool {
+        let turn = if self.oversubscribed { LOOKS_PER_TURN_OVERSUBSCRIBED } else { LOOKS_PER_TURN };
         for _ in 0..looks {
             if at.is_ready() {
                 return true;
             }
             if self.looks >= turn && gives_turns {
-                self.give_turn();
+                self.yield_turn();
                 return at.is_ready();
             }
             self.looks = self.looks.saturating_add(1);

@@ -418,7 +418,7 @@ impl<S: Socket> Core<S> {
             (self.version, self.config) = self.shared.config();
             self.fanout.set_limits(self.config.feed_limits());
         }
-        self.reader.awake();
+        self.reader.cancel_sleep();
         self.tick = self.tick.max(tick);
         self.look_at_the_clock();
         self.pump_unless_held(1);

@@ -62,10 +62,10 @@ use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
 use crate::engine::{Engine, EngineConfig, EngineError, History as LogHistory, Ingest, NotReady, Places};
 use crate::event::{Event, Timestamp};
-use crate::held::Held;
+use crate::held::HeldBytes;
 use crate::metrics::{Kind, Metrics};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Callback, Mutex, Padded, lock};
+use crate::sync::{CachePadded, Callback, Mutex, lock};
 use crate::threads::{Alarm, OnFailure};
 use auth::{Auth, Notice, Revocation};
 use bodies::Bodies;
@@ -115,7 +115,7 @@ pub(crate) struct Shared {
     /// Says whether a thread of this server has failed.
     pub(crate) alarm: Alarm,
     /// Bytes held outside the loops: by jobs of workers.
-    pub(crate) held: Held,
+    pub(crate) held: HeldBytes,
     /// Bodies that are coming in, by client.
     pub(crate) bodies: Bodies,
     /// Threads for what a loop must not wait for.
@@ -147,7 +147,7 @@ pub(crate) struct Shared {
     /// Another process has the sockets and the clients now.
     handed_over: AtomicBool,
     /// Turns of each loop, of those that were begun.
-    beats: Box<[Padded<AtomicU64>]>,
+    beats: Box<[CachePadded<AtomicU64>]>,
     /// Who subscribed to what, where an operator may ask.
     directory: Directory,
     /// What each loop said last.
@@ -160,7 +160,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
-        let (alarm, held) = (Alarm::default(), Held::default());
+        let (alarm, held) = (Alarm::default(), HeldBytes::default());
         Self {
             bridge: Bridge::create_default(&bus),
             workers: Workers::new(&alarm, &held),
@@ -187,7 +187,7 @@ impl Shared {
             muster: Mutex::default(),
             musters: AtomicU64::new(0),
             handed_over: AtomicBool::new(false),
-            beats: (0..loops).map(|_| Padded(AtomicU64::new(0))).collect(),
+            beats: (0..loops).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
             directory: Directory::default(),
             reports: Mutex::new(vec![Report::default(); loops]),
             history: Mutex::default(),
@@ -315,7 +315,7 @@ impl Shared {
     /// A loop begins a turn.
     fn beat(&self, number: usize) {
         // Relaxed, and so where it is read: a count on its own.
-        self.beats[number].0.fetch_add(1, Ordering::Relaxed);
+        self.beats[number].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a loop's report.
@@ -685,7 +685,7 @@ impl fmt::Debug for Pulse {
 impl Pulse {
     /// Whether every loop begins another turn within so long, when it is asked to. Blocks until then.
     pub fn beats(&self, within: Duration) -> bool {
-        let beats = || self.shared.beats.iter().map(|beat| beat.0.load(Ordering::Relaxed));
+        let beats = || self.shared.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
         let before: Vec<u64> = beats().collect();
         self.shared.wake_loops();
         let end = Instant::now() + within;

@@ -9,9 +9,9 @@ use std::fmt;
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Duration;
 
-use crate::held::{Charge, Held};
+use crate::held::{Charge, HeldBytes};
 use crate::sync::{Mutex, lock};
-use crate::threads::{self, Alarm, Caught, caught};
+use crate::threads::{self, Alarm, CaughtPanic, catch_panic};
 
 /// What a thread does; what it makes of it, it hands on itself.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
@@ -52,7 +52,7 @@ struct State {
 pub(crate) struct Workers {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     alarm: Alarm,
-    held: Held,
+    held: HeldBytes,
     /// Jobs are done by whoever submits them: tests that have one thread.
     #[cfg(any(test, fuzzing))]
     is_inline: crate::sync::atomic::AtomicBool,
@@ -70,7 +70,7 @@ pub(crate) struct Busy;
 
 impl Workers {
     /// None yet; what jobs have is charged to `held`.
-    pub(crate) fn new(alarm: &Alarm, held: &Held) -> Self {
+    pub(crate) fn new(alarm: &Alarm, held: &HeldBytes) -> Self {
         Self { alarm: alarm.clone(), held: held.clone(), ..Self::default() }
     }
 
@@ -126,7 +126,7 @@ impl Lane {
                 drop(state);
                 threads::fault_point();
                 // Whoever waits for a job that panics is told when its time is over.
-                if let Err(Caught { message, place }) = caught(job) {
+                if let Err(CaughtPanic { message, place }) = catch_panic(job) {
                     tracing::error!(message, place, "a job panicked, and its thread goes on");
                 }
                 drop(charge);

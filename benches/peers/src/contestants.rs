@@ -6,8 +6,8 @@ use std::sync::{Arc, Barrier};
 use std::thread::{self, yield_now};
 use std::time::{Duration, Instant};
 
-use fanwire::bus::{Visit, Wait};
-use fanwire::{Bus, Event, Filter, Keep, LosslessBus};
+use fanwire::bus::{DeliveryRef, WaitStrategy};
+use fanwire::{Bus, Event, Filter, Predicate, LosslessBus};
 
 use super::{Item, Run};
 
@@ -33,11 +33,11 @@ const fn contestant(name: &'static str, publishers: bool, broadcasts: bool, run:
 }
 
 pub const CONTESTANTS: &[Contestant] = &[
-    contestant("**fanwire, readers spin**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::Spin, 1, 1)),
-    contestant("**fanwire, default wait**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::default(), 1, 1)),
-    contestant("**fanwire, batches of 32**", true, true, |p, r, t| fanwire_plain(p, r, t, Wait::Spin, BATCH, 1)),
-    contestant("**fanwire `Event`, readers spin**", true, true, |p, r, t| fanwire_events(p, r, t, Wait::Spin)),
-    contestant("**fanwire `Event`, default wait**", true, true, |p, r, t| fanwire_events(p, r, t, Wait::default())),
+    contestant("**fanwire, readers spin**", true, true, |p, r, t| fanwire_plain(p, r, t, WaitStrategy::Spin, 1, 1)),
+    contestant("**fanwire, default wait**", true, true, |p, r, t| fanwire_plain(p, r, t, WaitStrategy::default(), 1, 1)),
+    contestant("**fanwire, batches of 32**", true, true, |p, r, t| fanwire_plain(p, r, t, WaitStrategy::Spin, BATCH, 1)),
+    contestant("**fanwire `Event`, readers spin**", true, true, |p, r, t| fanwire_events(p, r, t, WaitStrategy::Spin)),
+    contestant("**fanwire `Event`, default wait**", true, true, |p, r, t| fanwire_events(p, r, t, WaitStrategy::default())),
     contestant("tokio broadcast, readers spin", true, true, |p, r, t| tokio_broadcast(p, r, t, true)),
     contestant("tokio broadcast, readers park", true, true, |p, r, t| tokio_broadcast(p, r, t, false)),
     contestant("tokio broadcast of `Arc`, readers spin", true, true, tokio_arcs),
@@ -160,12 +160,12 @@ fn run<P: Send, R: Send>(
     total
 }
 
-pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: Wait, batch: u64, shards: usize) -> Run {
+pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: WaitStrategy, batch: u64, shards: usize) -> Run {
     let bus = Bus::builder().carrying::<Item>().capacity(CAPACITY).shards(shards);
     // A publisher's items stay in order, and publishers part where there are shards for them.
     let bus = bus.ordering_key(|item| item.0[0] >> 56);
     let bus = bus.build().expect("valid");
-    let readers = (0..readers).map(|_| bus.subscribe(Keep::all()).with_wait(wait)).collect();
+    let readers = (0..readers).map(|_| bus.subscribe(Predicate::all()).with_wait(wait)).collect();
     let publishers = (0..publishers).map(|_| bus.publisher()).collect();
     drop(bus);
     run(
@@ -184,8 +184,8 @@ pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: Wa
             let mut check = Check::default();
             loop {
                 let got = reader.visit_batch(usize::MAX, |visit| match visit {
-                    Visit::Event(item) => check.take(item),
-                    Visit::Gap(gap) => check.lost += gap.missed,
+                    DeliveryRef::Event(item) => check.take(item),
+                    DeliveryRef::Gap(gap) => check.lost += gap.missed,
                 });
                 if got == 0 {
                     match reader.recv() {
@@ -201,7 +201,7 @@ pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: Wa
 
 /// Events that are made before: what is measured is the bus. Each is published as a copy of its own would be: here
 /// they are built by the publisher, so the peer beside it is the `Arc` that is made for each.
-fn fanwire_events(publishers: usize, readers: usize, time: Duration, wait: Wait) -> Run {
+fn fanwire_events(publishers: usize, readers: usize, time: Duration, wait: WaitStrategy) -> Run {
     let bus = Bus::builder().capacity(CAPACITY).build().expect("valid");
     let readers = (0..readers).map(|_| bus.subscribe(Filter::new()).with_wait(wait)).collect();
     let publishers = (0..publishers).map(|_| bus.publisher()).collect();
@@ -218,8 +218,8 @@ fn fanwire_events(publishers: usize, readers: usize, time: Duration, wait: Wait)
             let mut check = Check::default();
             loop {
                 let got = reader.visit_batch(usize::MAX, |visit| match visit {
-                    Visit::Event(event) => check.seen += u64::from(event.event_type().len() == 1),
-                    Visit::Gap(gap) => check.lost += gap.missed,
+                    DeliveryRef::Event(event) => check.seen += u64::from(event.event_type().len() == 1),
+                    DeliveryRef::Gap(gap) => check.lost += gap.missed,
                 });
                 if got == 0 {
                     match reader.recv() {

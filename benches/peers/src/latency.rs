@@ -5,8 +5,8 @@ use std::hint::spin_loop;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fanwire::bus::Wait;
-use fanwire::{Bus, Delivery, Keep};
+use fanwire::bus::WaitStrategy;
+use fanwire::{Bus, Delivery, Predicate};
 
 use super::Item;
 use super::line::{self, Range};
@@ -24,10 +24,10 @@ struct Pair {
     returns: Receive,
 }
 
-fn fanwire(wait: Wait) -> Pair {
+fn fanwire(wait: WaitStrategy) -> Pair {
     let make = || Bus::builder().carrying::<Item>().capacity(1024).build().expect("valid");
     let end = |bus: &Bus<Item>| {
-        let mut reader = bus.subscribe(Keep::all()).with_wait(wait);
+        let mut reader = bus.subscribe(Predicate::all()).with_wait(wait);
         let receive: Receive = Box::new(move || match reader.recv() {
             Ok(Delivery::Event(item)) => Some(item),
             _ => None,
@@ -105,8 +105,8 @@ fn trips(pair: Pair) -> Vec<u64> {
 pub fn print(time: Duration, range: Option<Range>) {
     println!("\nRound trips, ns: what a thread waits for another's answer.\n\n| | p50 | p99 | p99.9 |\n|---|---|---|---|");
     let contestants: [(&str, fn() -> Pair); 5] = [
-        ("**fanwire, both spin**", || fanwire(Wait::Spin)),
-        ("**fanwire, default wait**", || fanwire(Wait::default())),
+        ("**fanwire, both spin**", || fanwire(WaitStrategy::Spin)),
+        ("**fanwire, default wait**", || fanwire(WaitStrategy::default())),
         ("tokio broadcast, both spin", || tokio(true)),
         ("tokio broadcast, both park", || tokio(false)),
         ("crossbeam-channel", crossbeam),
@@ -123,7 +123,7 @@ pub fn print(time: Duration, range: Option<Range>) {
         let bus = Bus::builder().carrying::<Item>().capacity(8192).shards(shards).ordering_key(|item| item.0[0]);
         let bus = bus.build().expect("valid");
         // They are there, and asleep after what they have read: what they cost is what they write.
-        let _readers: Vec<_> = (0..readers).map(|_| bus.subscribe(Keep::all())).collect();
+        let _readers: Vec<_> = (0..readers).map(|_| bus.subscribe(Predicate::all())).collect();
         let mut publisher = bus.publisher();
         let (begun, mut n) = (Instant::now(), 0);
         while begun.elapsed() < time {

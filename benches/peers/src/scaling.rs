@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use fanwire::bus::Wait;
+use fanwire::bus::WaitStrategy;
 
 use super::contestants::{fanwire_plain, tokio_broadcast};
 use super::line::{self, Range};
@@ -23,21 +23,21 @@ const AXES: [Axis; 3] = [
     Axis {
         name: "shards (4 publishers, 1 reader)",
         steps: &[1, 2, 4, 8, 16, 32, 64],
-        ours: |shards, time| fanwire_plain(4, 1, time, Wait::default(), 1, shards),
+        ours: |shards, time| fanwire_plain(4, 1, time, WaitStrategy::default(), 1, shards),
         theirs: None,
         readers: |_| 1,
     },
     Axis {
         name: "publishers (1 reader)",
         steps: &[1, 2, 3, 4],
-        ours: |publishers, time| fanwire_plain(publishers, 1, time, Wait::default(), 1, 1),
+        ours: |publishers, time| fanwire_plain(publishers, 1, time, WaitStrategy::default(), 1, 1),
         theirs: Some(|publishers, time| tokio_broadcast(publishers, 1, time, false)),
         readers: |_| 1,
     },
     Axis {
         name: "readers (1 publisher)",
         steps: &[1, 2, 4, 8],
-        ours: |readers, time| fanwire_plain(1, readers, time, Wait::default(), 1, 1),
+        ours: |readers, time| fanwire_plain(1, readers, time, WaitStrategy::default(), 1, 1),
         theirs: Some(|readers, time| tokio_broadcast(1, readers, time, false)),
         readers: |readers| readers,
     },

@@ -1,9 +1,9 @@
-//! What is published at once.
+//! Items that are collected before they are published together.
 //!
-//! Imports nothing of ours. Always:
-//! - whatever makes the items (an iterator of the embedder's, which may lie about its length, take its time, publish
-//!   itself or panic) has made them before the first place is claimed: the rings take a [`Batch`], and no iterator;
-//! - B1 the items `from..to` are there, and no others.
+//! Invariants:
+//! - The embedder's iterator (which may lie about its length, take its time, publish itself or panic) has made the items
+//!   before the first sequence is claimed: the rings take a [`Batch`], never an iterator.
+//! - B1 The items `from..to` are initialized, and no others.
 #![allow(
     unsafe_code,
     reason = "items in a place of fixed size: a vector that may spill costs twice as much an item"
@@ -12,10 +12,10 @@
 use std::fmt;
 use std::mem::MaybeUninit;
 
-/// Items of a batch that are claimed together.
+/// Maximum number of items of a batch.
 const BATCH: usize = if cfg!(loom) { 4 } else { 64 };
 
-/// Items that wait to be published.
+/// Items that are not published yet, in a buffer of fixed size.
 pub(crate) struct Batch<T> {
     items: [MaybeUninit<T>; BATCH],
     from: usize,
@@ -27,7 +27,7 @@ impl<T> Batch<T> {
         Self { items: [const { MaybeUninit::uninit() }; BATCH], from: 0, to: 0 }
     }
 
-    /// Adds what the iterator gives, as far as there is room. Runs the iterator.
+    /// Adds items from the iterator until the batch is full or the iterator ends. Runs the iterator.
     #[inline]
     pub(crate) fn fill(&mut self, items: &mut impl Iterator<Item = T>) {
         // One by one: an iterator's hint of its size may be as wrong as its length.
@@ -38,10 +38,10 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Adds one.
+    /// Adds an item.
     ///
     /// # Panics
-    /// If it is full.
+    /// If the batch is full.
     #[inline]
     pub(crate) fn push(&mut self, item: T) {
         self.items[self.to].write(item);
@@ -53,7 +53,7 @@ impl<T> Batch<T> {
         self.to - self.from
     }
 
-    /// Whether no more can be added. What is empty begins at the front again.
+    /// Returns whether no more items can be added. An empty batch begins at the front again.
     #[inline]
     pub(crate) fn is_full(&mut self) -> bool {
         if self.from == self.to {
@@ -71,16 +71,16 @@ impl<T> Batch<T> {
         self.items[self.from..self.to].iter().map(|item| unsafe { item.assume_init_ref() })
     }
 
-    /// Takes all of them.
+    /// Takes all items.
     pub(super) fn take(&mut self) -> impl ExactSizeIterator<Item = T> {
         self.take_first(BATCH)
     }
 
-    /// Takes the first ones, at most so many. What is not asked for stays.
+    /// Takes at most `count` items from the front. Items that the caller does not pull stay.
     #[inline]
     pub(super) fn take_first(&mut self, count: usize) -> impl ExactSizeIterator<Item = T> {
         let end = self.from + count.min(self.len());
-        Taken { batch: self, end }
+        BatchDrain { batch: self, end }
     }
 }
 
@@ -96,14 +96,14 @@ impl<T> fmt::Debug for Batch<T> {
     }
 }
 
-/// Takes the items up to an end.
-struct Taken<'a, T> {
+/// Iterator that takes items up to an end.
+struct BatchDrain<'a, T> {
     batch: &'a mut Batch<T>,
-    /// At most the batch's.
+    /// At most the batch's `to`.
     end: usize,
 }
 
-impl<T> Iterator for Taken<'_, T> {
+impl<T> Iterator for BatchDrain<'_, T> {
     type Item = T;
 
     #[inline]
@@ -124,7 +124,7 @@ impl<T> Iterator for Taken<'_, T> {
     }
 }
 
-impl<T> ExactSizeIterator for Taken<'_, T> {}
+impl<T> ExactSizeIterator for BatchDrain<'_, T> {}
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -1,36 +1,36 @@
-//! The ring's bound in bytes: what its items weigh, and how the oldest are let go of early.
+//! The ring's bound in bytes: the weight of its items, and how the oldest are released early.
 //!
-//! Imports `sync`. Always: I8 of the room; what a ring's items weigh is the sum of what publishers have settled and
-//! what they have not, and of the latter each has at most a grain.
+//! Invariants: I8 of the room; the weight of a ring's items is the sum of what publishers have settled and what they have
+//! not, and each publisher has at most a grain of the latter.
 //!
-//! A count that all publishers share would cost each publication a second read-modify-write on a shared line. So
-//! each writer adds up for itself, and settles with the ring when it has a grain: 1/4096 of the bound. The bound that
-//! is held to is 1/64 lower, so up to 64 writers that have not settled do not carry the ring over the one that was
-//! asked for. What goes over is then let go of down to another 1/64 below, because each such step costs a
-//! system call where fences are asymmetric.
+//! A count that all publishers share would cost each publication a second read-modify-write on a shared line. So each
+//! writer adds up for itself, and settles with the ring when it has a grain: 1/4096 of the bound. The ring holds to a
+//! bound that is 1/64 lower, so up to 64 writers that have not settled do not carry it over the requested one. Items are
+//! then released down to another 1/64 below, because each such step costs a system call where fences are asymmetric.
 
 use std::ops::Range;
 
-use super::cargo::Cargo;
+use super::slot_codec::SlotCodec;
 use super::slots::Ring;
-use super::{RUN, Sequence};
+use super::{PIN_SPAN, Sequence};
 use crate::sync::atomic::{Ordering, fence};
 
-/// The most that a writer has before it settles.
+/// Maximum number of bytes that a writer holds before it settles.
 const GRAIN_MAX: u64 = 64 << 10;
 
-/// How many bytes the bodies in a ring may have.
+/// Maximum number of bytes of the bodies in a ring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
-    /// Over this the oldest are let go of...
+    /// Weight above which the oldest are released...
     high: u64,
     /// ...until they weigh this.
     low: u64,
+    /// Bytes that a writer may hold unsettled.
     grain: u64,
 }
 
 impl Bound {
-    /// So many bytes; 0 = no bound.
+    /// Creates a bound of this many bytes; 0 = no bound.
     pub(crate) fn new(bytes: u64) -> Self {
         if bytes == 0 {
             return Self { high: u64::MAX, low: u64::MAX, grain: GRAIN_MAX };
@@ -43,60 +43,60 @@ impl Bound {
         self.high != u64::MAX
     }
 
-    /// Whether a writer that has so much must settle.
+    /// Returns whether a writer with this many unsettled bytes must settle.
     #[inline(always)]
-    pub(super) fn is_grain(self, pending: i64) -> bool {
-        pending.unsigned_abs() > self.grain
+    pub(super) fn is_grain(self, unsettled: i64) -> bool {
+        unsettled.unsigned_abs() > self.grain
     }
 }
 
-impl<C: Cargo> Ring<C> {
-    /// Adds what a writer has put in beyond what it took out. Answers whether the ring is over its bound.
-    pub(super) fn settle(&self, pending: i64) -> bool {
+impl<C: SlotCodec> Ring<C> {
+    /// Adds the bytes that a writer put in minus those it took out, and returns whether the ring is over its bound.
+    pub(super) fn settle(&self, unsettled: i64) -> bool {
         // A sum: no edge.
-        let before = self.weight.0.fetch_add(pending as u64, Ordering::Relaxed);
-        self.bound.is_set() && before.wrapping_add(pending as u64) as i64 > self.bound.high as i64
+        let before = self.weight.fetch_add(unsettled as u64, Ordering::Relaxed);
+        self.bound.is_set() && before.wrapping_add(unsettled as u64) as i64 > self.bound.high as i64
     }
 
-    /// How much it is over what it is brought back to.
+    /// Returns by how many bytes the ring is over the weight that it is brought back to.
     fn excess(&self) -> u64 {
-        (self.weight.0.load(Ordering::Relaxed) as i64).saturating_sub(self.bound.low as i64).max(0) as u64
+        (self.weight.load(Ordering::Relaxed) as i64).saturating_sub(self.bound.low as i64).max(0) as u64
     }
 
-    /// Whether a sequence is among those that were let go of.
+    /// Returns whether a sequence is among those that were released early.
     #[inline(always)]
     pub(super) fn is_below_floor(&self, sequence: Sequence) -> bool {
         // E11, by the fence before it.
-        self.floor.0.load(Ordering::Relaxed) > sequence
+        self.floor.load(Ordering::Relaxed) > sequence
     }
 
-    /// Raises the floor over as many of the oldest as it takes, at most a run, and none from `until` on. Answers
-    /// which they are: the caller's to take out, behind the fences of E11.
+    /// Raises the floor over as many of the oldest as it takes, at most a pin span, and none from `until` on. Returns
+    /// their sequences: the caller takes them out, after the fences of E11.
     pub(super) fn raise_floor(&self, until: Sequence) -> Option<Range<Sequence>> {
         loop {
             let excess = self.excess();
-            let floor = self.floor.0.load(Ordering::Relaxed);
+            let floor = self.floor.load(Ordering::Relaxed);
             let from = self.oldest();
             let (mut to, mut sum) = (from, 0_u64);
-            while to < until && to - from < RUN && sum < excess {
-                // A hint: who takes an item out reads its weight under the stamp.
+            while to < until && to - from < PIN_SPAN && sum < excess {
+                // A hint: the caller that takes an item out reads its weight under the stamp.
                 sum = sum.saturating_add(Self::weight_word(self.slot(to)).load(Ordering::Relaxed));
                 to += 1;
             }
             if to <= from.max(floor) {
                 return None;
             }
-            // E11, by the fence behind it.
-            let raised =
-                self.floor.0.compare_exchange(floor, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            // E11, by the fence after it.
+            let raised = self.floor.compare_exchange(floor, to, Ordering::Relaxed, Ordering::Relaxed).is_ok();
             if raised {
                 return Some(from..to);
             }
         }
     }
 
-    /// Takes the item of a sequence below the floor out of its slot: its word 0, and what it weighs. None where it is
-    /// not there (yet), or another takes it. For who has a pin over it, behind the fences of E11.
+    /// Takes the item of a sequence below the floor out of its slot, and returns its word 0 and its weight. `None` if the
+    /// item is not there (yet), or another thread takes it. The caller has a pin over the sequence and has passed the
+    /// fences of E11.
     pub(super) fn take_out(&self, sequence: Sequence) -> Option<(u64, u64)> {
         let slot = self.slot(sequence);
         // E1; and E11 by the fence.

@@ -1,7 +1,7 @@
-//! Memory of a ring whose slots only one thread at a time may write, and none meanwhile read: plain memory,
-//! that begins on a cache line.
+//! Plain memory of the lossless ring, which begins on a cache line.
 //!
-//! Imports `sync` (whose cells loom watches). Always: who reads or writes a cell has made sure that it may.
+//! Invariant: a thread that reads or writes a cell has made sure that no other thread writes it meanwhile. Loom watches
+//! the cells.
 #![allow(
     unsafe_code,
     reason = "memory with an alignment of its own; the ring's invariants say who touches it"
@@ -14,22 +14,22 @@ use bytemuck::Pod;
 
 use crate::sync::UnsafeCell;
 
-/// A cache line's bytes.
+/// Size of a cache line, in bytes.
 const LINE: usize = 64;
 
-/// A power of two of cells.
+/// An array of cells whose length is a power of two.
 pub(super) struct Cells<I: Pod> {
     first: NonNull<UnsafeCell<I>>,
     mask: usize,
 }
 
-// SAFETY: cells hold plain values; who touches one has made sure that nobody else does what excludes it.
+// SAFETY: cells hold plain values; a thread that touches one has made sure that no other access excludes it.
 unsafe impl<I: Pod + Send> Send for Cells<I> {}
 // SAFETY: as above.
 unsafe impl<I: Pod + Send + Sync> Sync for Cells<I> {}
 
 impl<I: Pod> Cells<I> {
-    /// `count` cells of zeros: a power of two.
+    /// Allocates `count` cells of zeros: a power of two.
     pub(super) fn new(count: usize) -> Self {
         assert!(count.is_power_of_two(), "the builder checks it");
         let layout = Self::layout(count);
@@ -41,7 +41,7 @@ impl<I: Pod> Cells<I> {
             NonNull::new(memory.cast()).unwrap_or_else(|| handle_alloc_error(layout))
         };
         for index in 0..count {
-            // SAFETY: inside the layout, and nobody else has it yet.
+            // SAFETY: inside the layout, and no other thread has it yet.
             unsafe { first.add(index).write(UnsafeCell::new(I::zeroed())) };
         }
         Self { first, mask: count - 1 }
@@ -52,7 +52,7 @@ impl<I: Pod> Cells<I> {
         cells.expect("a ring's size is bounded by the builder")
     }
 
-    /// The cell of a sequence.
+    /// Returns the cell of a sequence.
     #[inline(always)]
     pub(super) fn at(&self, sequence: u64) -> &UnsafeCell<I> {
         // SAFETY: the masked index is below the count, and all cells were written when they were made.

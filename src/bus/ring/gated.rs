@@ -1,70 +1,72 @@
-//! The lossless ring: nothing is overwritten before every reader that gates it has passed it.
+//! The lossless ring: nothing is overwritten before every reader that gates the ring has passed it.
 //!
-//! Imports `sync`, `barrier` and `park`. Nothing is read twice here: a slot between the slowest gate and the
-//! head is whole and stays so. After the LMAX Disruptor: claim behind the slowest gate, publish, read in runs.
+//! No slot is read twice here: a slot between the slowest gate and the head is whole and stays so. After the LMAX
+//! Disruptor: claim up to a lap after the slowest gate, publish, read in runs. A reader's gate is the `sequence` of its
+//! [`Participant`], which the overwriting ring uses as a pin.
 //!
 //! # Invariants
-//! - L1 Items lie in plain memory: L2 and L3 keep who writes a cell and who reads it apart.
-//! - L2 A sequence `s` is claimed only when `s - capacity` was published and every gate stands behind it.
-//!   So its publisher alone touches the slot until it publishes it.
-//! - L3 A reader looks at `s` only when it was published and its own gate is at most `s`.
-//! - L4 Word 0 of a slot that was ever published owns a count, taken by who overwrites it or by the drop.
+//! - L1 Items lie in plain memory: L2 and L3 keep the writer and the readers of a cell apart.
+//! - L2 A sequence `s` is claimed only when `s - capacity` was published and every gate is after it. So its publisher
+//!   alone touches the slot until it publishes it.
+//! - L3 A reader looks at `s` only when it was published and the reader's own gate is at most `s`.
+//! - L4 Word 0 of a slot that was ever published owns a count, taken by the publisher that overwrites it or by the drop.
 //!
 //! # Orderings
 //! - G1 publish: `stamp` (several publishers) or `head` (one) stored with release -> reader's acquire.
-//! - G2 pass: a gate stored with release -> the publisher's acquire when it looks for the slowest; that goes
-//!   into `slowest` with release, for publishers that take it from there (acquire).
-//! - G3 join: gate, `SeqCst` fence, head -> head, `SeqCst` fence, gates. A publisher that did not see the
-//!   gate had read a head that the joiner's is not older than: what it may overwrite is behind the joiner.
-//! - G4 sleep: as E6, in both directions: readers sleep for events, publishers for room.
+//! - G2 pass: a gate stored with release -> the publisher's acquire when it looks for the slowest; the result goes into
+//!   `slowest` with release, for publishers that take it from there (acquire).
+//! - G3 join: gate, `SeqCst` fence, head -> head, `SeqCst` fence, gates. A publisher that did not see the gate had read a
+//!   head that the joiner's is not older than: what it may overwrite is before the joiner's place.
+//! - G4 sleep: as E6, in both directions: readers sleep for events, publishers for space.
 //! - G5 closed: as E10.
 #![allow(unsafe_code, reason = "looks at bodies and releases them; the invariants are above")]
 
 use std::sync::Arc as Count;
 
 use super::super::barrier::Fences;
-use super::super::park::{Bed, Sleepers, Wake};
+use super::super::event_count::{EventCount, Wake};
 use super::batch::Batch;
-use super::cargo::{Cargo, word_0};
 use super::cells::Cells;
-use super::seats::{IDLE, Seat, Seats};
-use super::{AHEAD, RUN, Sequence, prefetch};
+use super::pin::IDLE;
+use super::registry::{Participant, Registry};
+use super::slot_codec::{SlotCodec, word_0};
+use super::{AHEAD, PIN_SPAN, Sequence, prefetch};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use crate::sync::{Arc, Padded};
+use crate::sync::{Arc, CachePadded};
 
 /// A ring that fills up instead of overwriting.
-pub(crate) struct Gated<C: Cargo> {
-    /// The next sequence to be claimed; with one publisher: to be published.
-    head: Padded<AtomicU64>,
-    /// Where the slowest gate stood when somebody looked; no gate is behind it.
-    slowest: Padded<AtomicU64>,
-    /// By slot: the sequence it shows, plus one. Unused with one publisher.
+pub(crate) struct Gated<C: SlotCodec> {
+    /// Next sequence to be claimed; with one publisher: to be published.
+    head: CachePadded<AtomicU64>,
+    /// Slowest gate at the last look; no gate is before it.
+    slowest: CachePadded<AtomicU64>,
+    /// For each slot: the sequence that it shows, plus one. Unused with one publisher.
     stamps: Box<[AtomicU64]>,
     cells: Cells<C::Image>,
     solo: bool,
     closed: AtomicBool,
-    seats: Seats,
-    readers: Sleepers,
-    /// Publishers that wait for room.
-    beds: Seats,
-    publishers: Sleepers,
+    readers: Registry,
+    published: EventCount,
+    /// Publishers that wait for space.
+    publishers: Registry,
+    passed: EventCount,
 }
 
-impl<C: Cargo> Gated<C> {
-    /// A ring of `capacity` slots, a power of two; `solo`: for one [`Claim`] at a time.
+impl<C: SlotCodec> Gated<C> {
+    /// Creates a ring of `capacity` slots, a power of two; `solo`: for one [`Claim`] at a time.
     pub(crate) fn new(capacity: usize, solo: bool) -> Self {
         let fences = Fences::new();
         Self {
-            head: Padded(AtomicU64::new(0)),
-            slowest: Padded(AtomicU64::new(0)),
+            head: CachePadded::new(AtomicU64::new(0)),
+            slowest: CachePadded::new(AtomicU64::new(0)),
             stamps: (0..if solo { 0 } else { capacity }).map(|_| AtomicU64::new(0)).collect(),
             cells: Cells::new(capacity),
             solo,
             closed: AtomicBool::new(false),
-            seats: Seats::default(),
-            readers: Sleepers::new(fences),
-            beds: Seats::default(),
-            publishers: Sleepers::new(fences),
+            readers: Registry::default(),
+            published: EventCount::new(fences),
+            publishers: Registry::default(),
+            passed: EventCount::new(fences),
         }
     }
 
@@ -72,14 +74,14 @@ impl<C: Cargo> Gated<C> {
         self.cells.count()
     }
 
-    /// How many were claimed so far.
+    /// Returns the number of sequences claimed so far.
     pub(crate) fn head(&self) -> Sequence {
-        // A statistic for who asks from outside; inside, the edges are named where it is used.
-        self.head.0.load(Ordering::Relaxed)
+        // A statistic for callers outside; inside, the edges are named where the head is used.
+        self.head.load(Ordering::Relaxed)
     }
 
     pub(crate) fn wakes(&self) -> u64 {
-        self.readers.wakes() + self.publishers.wakes()
+        self.published.wakes() + self.passed.wakes()
     }
 
     #[inline(always)]
@@ -87,58 +89,58 @@ impl<C: Cargo> Gated<C> {
         &self.stamps[sequence as usize & (self.stamps.len() - 1)]
     }
 
-    /// Whether `s` has been published.
+    /// Returns whether a sequence has been published.
     #[inline(always)]
     fn is_published(&self, sequence: Sequence) -> bool {
         if self.solo {
             // G1.
-            self.head.0.load(Ordering::Acquire) > sequence
+            self.head.load(Ordering::Acquire) > sequence
         } else {
             // G1.
             self.stamp(sequence).load(Ordering::Acquire) > sequence
         }
     }
 
-    /// The first sequence that may not be claimed, as far as was known or, where `known` is not enough, is.
+    /// Returns the first sequence that may not be claimed: by the last look at the gates or, if that is not enough, by a
+    /// new one.
     #[inline(always)]
-    fn room_to(&self, head: Sequence) -> Sequence {
+    fn space_to(&self, head: Sequence) -> Sequence {
         // G2.
-        let known = self.slowest.0.load(Ordering::Acquire);
+        let known = self.slowest.load(Ordering::Acquire);
         if head.wrapping_sub(known) < self.capacity() {
             return known + self.capacity();
         }
-        self.look_for_room(head)
+        self.find_space(head)
     }
 
     #[cold]
-    fn look_for_room(&self, head: Sequence) -> Sequence {
+    fn find_space(&self, head: Sequence) -> Sequence {
         // G3.
         fence(Ordering::SeqCst);
         let mut slowest = head;
-        self.seats.for_each(|seat| {
-            // G2. An idle seat's gate is larger than any head.
-            slowest = slowest.min(seat.pin.0.load(Ordering::Acquire));
+        self.readers.for_each(|participant| {
+            // G2. An idle participant's gate is larger than any head.
+            slowest = slowest.min(participant.sequence.load(Ordering::Acquire));
         });
-        // Others may have found a later one meanwhile; an earlier one only costs them another look.
-        // G2.
-        self.slowest.0.store(slowest, Ordering::Release);
+        // G2. Another publisher may have found a later gate meanwhile; an earlier one only costs it another look.
+        self.slowest.store(slowest, Ordering::Release);
         slowest + self.capacity()
     }
 
-    /// Claims up to `count` sequences: the first, and how many.
+    /// Claims up to `count` sequences, and returns the first one and the number.
     #[inline(always)]
     fn claim(&self, count: u64) -> Option<(Sequence, u64)> {
-        let mut head = self.head.0.load(Ordering::Relaxed);
+        let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            let room = self.room_to(head).saturating_sub(head).min(count);
-            // L2: a publisher a lap behind may have claimed and not published yet, where no gate waits for it.
-            let lap = head.saturating_sub(self.capacity())..(head + room).saturating_sub(self.capacity());
-            if room == 0 || !lap.into_iter().all(|last| self.is_published(last)) {
+            let space = self.space_to(head).saturating_sub(head).min(count);
+            // L2: a publisher of the lap before may have claimed and not published yet, if no gate waits for it.
+            let lap = head.saturating_sub(self.capacity())..(head + space).saturating_sub(self.capacity());
+            if space == 0 || !lap.into_iter().all(|last| self.is_published(last)) {
                 return None;
             }
             // The claim itself orders nothing: it makes the sequences one publisher's.
-            match self.head.0.compare_exchange_weak(head, head + room, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Some((head, room)),
+            match self.head.compare_exchange_weak(head, head + space, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some((head, space)),
                 Err(other) => head = other,
             }
         }
@@ -149,9 +151,9 @@ impl<C: Cargo> Gated<C> {
     fn fill(&self, sequence: Sequence, image: &C::Image) {
         prefetch::for_writing(self.cells.at(sequence.wrapping_add(AHEAD)));
         self.cells.at(sequence).with_mut(|place| {
-            // SAFETY: L2: nobody else touches the cell until it is published; it holds a value since it was made.
+            // SAFETY: L2: no other thread touches the cell until it is published; it holds a value since it was made.
             let place = unsafe { &mut *place };
-            if C::SHARED && word_0(place) != 0 {
+            if C::COUNTED && word_0(place) != 0 {
                 // SAFETY: L4: the cell owned it, and is overwritten.
                 unsafe { C::release_all(std::iter::once(word_0(place))) };
             }
@@ -159,16 +161,16 @@ impl<C: Cargo> Gated<C> {
         });
     }
 
-    /// Publishes one item, or gives it back where there is no room.
+    /// Publishes one item, or gives it back if there is no space.
     #[inline]
     pub(crate) fn try_publish(
         &self,
         item: C::Item,
-        place: impl FnOnce(&C::Item, Sequence),
+        assign: impl FnOnce(&C::Item, Sequence),
     ) -> Result<Sequence, C::Item> {
         debug_assert!(!self.solo, "one publisher has its own claim");
         let Some((sequence, _)) = self.claim(1) else { return Err(item) };
-        place(&item, sequence);
+        assign(&item, sequence);
         self.fill(sequence, &C::pack(item));
         // G1.
         self.stamp(sequence).store(sequence + 1, Ordering::Release);
@@ -176,18 +178,18 @@ impl<C: Cargo> Gated<C> {
         Ok(sequence)
     }
 
-    /// Publishes as many of a batch as there is room for, claimed at once. Answers the last one's sequence.
+    /// Publishes as many items of a batch as there is space for, claimed at once, and returns the last one's sequence.
     ///
-    /// A batch holds items, and nothing that makes them: so no code but ours runs between claim and publication, and
-    /// there are as many as were claimed for.
-    pub(crate) fn try_publish_run(
+    /// A batch holds items, and not the iterator that makes them: so no code but ours runs between claim and publication,
+    /// and there is an item for each claimed sequence.
+    pub(crate) fn try_publish_batch(
         &self,
         batch: &mut Batch<C::Item>,
-        mut place: impl FnMut(&C::Item, Sequence),
+        mut assign: impl FnMut(&C::Item, Sequence),
     ) -> Option<Sequence> {
         let (first, count) = self.claim((batch.len() as u64).min(self.capacity()))?;
         for (sequence, item) in (first..first + count).zip(batch.take_first(count as usize)) {
-            place(&item, sequence);
+            assign(&item, sequence);
             self.fill(sequence, &C::pack(item));
             // G1.
             self.stamp(sequence).store(sequence + 1, Ordering::Release);
@@ -199,22 +201,22 @@ impl<C: Cargo> Gated<C> {
     #[inline(always)]
     fn wake_readers(&self) {
         // G4.
-        if self.readers.any() {
-            Self::wake_all(&self.readers, &self.seats);
+        if self.published.has_waiters() {
+            Self::wake_all(&self.published, &self.readers);
         }
     }
 
     #[inline(always)]
     fn wake_publishers(&self) {
         // G4.
-        if self.publishers.any() {
-            Self::wake_all(&self.publishers, &self.beds);
+        if self.passed.has_waiters() {
+            Self::wake_all(&self.passed, &self.publishers);
         }
     }
 
     #[cold]
-    fn wake_all(sleepers: &Sleepers, seats: &Seats) {
-        seats.for_each(|seat| sleepers.wake(&seat.bed.0));
+    fn wake_all(event_count: &EventCount, registry: &Registry) {
+        registry.for_each(|participant| event_count.wake(&participant.waiter));
     }
 
     /// Tells readers that nothing more will come.
@@ -224,27 +226,27 @@ impl<C: Cargo> Gated<C> {
         self.wake_readers();
     }
 
-    /// Whether nothing more will come.
+    /// Returns whether nothing more will come.
     pub(crate) fn is_closed(&self) -> bool {
         // G5.
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Whether a gate holds the publishers. If not, one that found no room only met another that is just
-    /// publishing.
+    /// Returns whether a gate holds the publishers. If not, a publisher that found no space only met another one that is
+    /// just publishing.
     pub(crate) fn is_full(&self) -> bool {
-        let head = self.head.0.load(Ordering::Relaxed);
-        self.room_to(head) <= head && self.look_for_room(head) <= head
+        let head = self.head.load(Ordering::Relaxed);
+        self.space_to(head) <= head && self.find_space(head) <= head
     }
 }
 
-impl<C: Cargo> Drop for Gated<C> {
+impl<C: SlotCodec> Drop for Gated<C> {
     fn drop(&mut self) {
-        if !C::SHARED {
+        if !C::COUNTED {
             return;
         }
         for sequence in 0..self.capacity() {
-            // SAFETY: nobody else is left (`&mut self`).
+            // SAFETY: no other thread is left (`&mut self`).
             let word = self.cells.at(sequence).with(|place| word_0(unsafe { &*place }));
             if word != 0 {
                 // SAFETY: L4.
@@ -257,92 +259,92 @@ impl<C: Cargo> Drop for Gated<C> {
 /// The one publisher of a `solo` ring: claims with plain stores.
 pub(crate) struct Claim {
     next: Sequence,
-    room_to: Sequence,
+    space_to: Sequence,
 }
 
 impl Claim {
-    /// For a new ring. There must be no other for it at any time.
-    pub(crate) fn new<C: Cargo>(ring: &Gated<C>) -> Self {
+    /// Creates the claim of a new ring. There must be no other for the ring at any time.
+    pub(crate) fn new<C: SlotCodec>(ring: &Gated<C>) -> Self {
         debug_assert!(ring.solo, "made for one publisher");
-        Self { next: ring.head(), room_to: ring.capacity() }
+        Self { next: ring.head(), space_to: ring.capacity() }
     }
 
-    /// Publishes one item, or gives it back where there is no room.
+    /// Publishes one item, or gives it back if there is no space.
     #[inline]
-    pub(crate) fn try_publish<C: Cargo>(
+    pub(crate) fn try_publish<C: SlotCodec>(
         &mut self,
         ring: &Gated<C>,
         item: C::Item,
-        place: impl FnOnce(&C::Item, Sequence),
+        assign: impl FnOnce(&C::Item, Sequence),
     ) -> Result<Sequence, C::Item> {
-        if self.next == self.room_to {
-            self.room_to = ring.look_for_room(self.next);
-            if self.next == self.room_to {
+        if self.next == self.space_to {
+            self.space_to = ring.find_space(self.next);
+            if self.next == self.space_to {
                 return Err(item);
             }
         }
         let sequence = self.next;
-        place(&item, sequence);
+        assign(&item, sequence);
         ring.fill(sequence, &C::pack(item));
         self.next += 1;
         // G1.
-        ring.head.0.store(self.next, Ordering::Release);
+        ring.head.store(self.next, Ordering::Release);
         ring.wake_readers();
         Ok(sequence)
     }
 
-    /// As [`Gated::try_publish_run`].
-    pub(crate) fn try_publish_run<C: Cargo>(
+    /// Does the same as [`Gated::try_publish_batch`].
+    pub(crate) fn try_publish_batch<C: SlotCodec>(
         &mut self,
         ring: &Gated<C>,
         batch: &mut Batch<C::Item>,
-        mut place: impl FnMut(&C::Item, Sequence),
+        mut assign: impl FnMut(&C::Item, Sequence),
     ) -> Option<Sequence> {
         let wanted = batch.len() as u64;
-        if self.room_to - self.next < wanted {
-            self.room_to = ring.look_for_room(self.next);
+        if self.space_to - self.next < wanted {
+            self.space_to = ring.find_space(self.next);
         }
-        let count = wanted.min(self.room_to - self.next);
+        let count = wanted.min(self.space_to - self.next);
         if count == 0 {
             return None;
         }
         for (sequence, item) in (self.next..self.next + count).zip(batch.take_first(count as usize)) {
-            place(&item, sequence);
+            assign(&item, sequence);
             ring.fill(sequence, &C::pack(item));
         }
         self.next += count;
         // G1.
-        ring.head.0.store(self.next, Ordering::Release);
+        ring.head.store(self.next, Ordering::Release);
         ring.wake_readers();
         Some(self.next - 1)
     }
 }
 
-/// A reader that gates the ring: what it has not passed is not overwritten.
-pub(crate) struct GatedReader<C: Cargo> {
+/// A reader that gates the ring: items that it has not passed are not overwritten.
+pub(crate) struct GatedReader<C: SlotCodec> {
     ring: Arc<Gated<C>>,
-    seat: Count<Seat>,
+    participant: Count<Participant>,
     next: Sequence,
-    /// With one publisher: what was published when it looked last.
+    /// With one publisher: its head at the last look.
     known: Sequence,
-    /// Where its gate stands.
+    /// Place of the gate.
     passed: Sequence,
     is_done: bool,
 }
 
-impl<C: Cargo> GatedReader<C> {
-    /// Joins behind the newest item.
+impl<C: SlotCodec> GatedReader<C> {
+    /// Joins after the newest item.
     pub(crate) fn new(ring: Arc<Gated<C>>) -> Self {
-        let seat = ring.seats.take();
-        let gate = ring.head.0.load(Ordering::Relaxed);
+        let participant = ring.readers.register();
+        let gate = ring.head.load(Ordering::Relaxed);
         // G3.
-        seat.pin.0.store(gate, Ordering::Relaxed);
+        participant.sequence.store(gate, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        // G3. With one publisher also G1: what is behind is whole.
-        let next = ring.head.0.load(Ordering::Acquire);
-        // G2: nothing was looked at.
-        seat.pin.0.store(next, Ordering::Release);
-        Self { ring, seat, next, known: next, passed: next, is_done: true }
+        // G3. With one publisher also G1: items before it are whole.
+        let next = ring.head.load(Ordering::Acquire);
+        // G2: no item was looked at.
+        participant.sequence.store(next, Ordering::Release);
+        Self { ring, participant, next, known: next, passed: next, is_done: true }
     }
 
     pub(crate) fn ring(&self) -> &Arc<Gated<C>> {
@@ -353,23 +355,23 @@ impl<C: Cargo> GatedReader<C> {
         self.next
     }
 
-    /// Whether there is something to look at.
+    /// Returns whether there is an item to look at.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
         self.next < self.known || self.ring.is_published(self.next)
     }
 
-    /// Shows items in order until `visit` answers false, there are no more, or a run is over. Answers whether
-    /// any was shown. The gate moves when the run is over.
+    /// Shows items in order until `visit` returns false, there are no more, or a run is over, and returns whether any was
+    /// shown. The gate moves when the run is over.
     #[inline]
     pub(crate) fn visit(&mut self, mut visit: impl FnMut(&C::Item) -> bool) -> bool {
         let first = self.next;
         // A visitor that panics leaves the gate where it was; the next call moves it.
-        let mut end = first + RUN;
+        let mut end = first + PIN_SPAN;
         if self.ring.solo {
             if self.next == self.known {
                 // G1.
-                self.known = self.ring.head.0.load(Ordering::Acquire);
+                self.known = self.ring.head.load(Ordering::Acquire);
             }
             end = end.min(self.known);
         }
@@ -377,14 +379,14 @@ impl<C: Cargo> GatedReader<C> {
             let sequence = self.next;
             self.next += 1;
             // SAFETY: L3: published, as packed, and our gate holds it until we move it.
-            if !self.ring.cells.at(sequence).with(|place| unsafe { C::look(&*place, &mut visit) }) {
+            if !self.ring.cells.at(sequence).with(|place| unsafe { C::with_item(&*place, &mut visit) }) {
                 break;
             }
         }
         let any = self.next > first;
-        // Passing one by one would cost the publisher a line each time: run by run, and when all is read.
-        let run = RUN.min((self.ring.capacity() / 4).max(1));
-        // With one publisher as far as it is known: a look at the head at its heels would cost both.
+        // Passing one by one would cost the publisher a line each time: so run by run, and when all is read.
+        let run = PIN_SPAN.min((self.ring.capacity() / 4).max(1));
+        // With one publisher as far as it is known: a look at the head that is just written would cost both.
         self.is_done =
             if self.ring.solo { self.next == self.known } else { !self.ring.is_published(self.next) };
         if any && (self.next - self.passed >= run || self.is_done) {
@@ -393,63 +395,59 @@ impl<C: Cargo> GatedReader<C> {
         any
     }
 
-    /// Whether the last visit came to the end of what was there.
+    /// Returns whether the last visit came to the end of what was there.
     pub(crate) fn came_to_end(&self) -> bool {
         self.is_done
     }
 
-    /// Lets publishers have what was looked at.
+    /// Lets publishers overwrite what was looked at.
     pub(crate) fn pass(&mut self) {
         if self.passed != self.next {
             self.passed = self.next;
             // G2.
-            self.seat.pin.0.store(self.next, Ordering::Release);
+            self.participant.sequence.store(self.next, Ordering::Release);
             self.ring.wake_publishers();
         }
     }
 
-    /// Announces a sleep; look once more, then sleep or not, then [`Self::cancel`].
-    pub(crate) fn announce(&self, wake: Wake) {
-        self.ring.readers.announce(&self.seat.bed.0, wake);
+    /// Announces a sleep. The reader must look once more, then sleep or not, and call [`Self::cancel_wait`].
+    pub(crate) fn prepare_wait(&self, wake: Wake) {
+        self.ring.published.prepare_wait(&self.participant.waiter, wake);
     }
 
-    pub(crate) fn cancel(&self) {
-        self.ring.readers.cancel(&self.seat.bed.0);
+    pub(crate) fn cancel_wait(&self) {
+        self.ring.published.cancel_wait(&self.participant.waiter);
     }
 }
 
-impl<C: Cargo> Drop for GatedReader<C> {
+impl<C: SlotCodec> Drop for GatedReader<C> {
     fn drop(&mut self) {
-        self.cancel();
-        // G2: this gate no longer holds anybody.
-        self.seat.pin.0.store(IDLE, Ordering::Release);
+        self.cancel_wait();
+        // G2: this gate no longer holds any publisher.
+        self.participant.sequence.store(IDLE, Ordering::Release);
         self.ring.wake_publishers();
-        self.seat.leave();
+        self.participant.release();
     }
 }
 
-/// A publisher's bed: where it waits for room.
-pub(crate) struct Waiting<C: Cargo> {
+/// A publisher's announcement that it waits for space; withdrawn when it is dropped.
+pub(crate) struct SpaceWaiter<C: SlotCodec> {
     ring: Arc<Gated<C>>,
-    seat: Count<Seat>,
+    participant: Count<Participant>,
 }
 
-impl<C: Cargo> Waiting<C> {
-    /// Announces that a publisher waits for room. It must try once more, then sleep or not.
+impl<C: SlotCodec> SpaceWaiter<C> {
+    /// Announces that a publisher waits for space. It must try once more, then sleep or not.
     pub(crate) fn new(ring: &Arc<Gated<C>>, wake: Wake) -> Self {
-        let seat = ring.beds.take();
-        ring.publishers.announce(&seat.bed.0, wake);
-        Self { ring: Arc::clone(ring), seat }
-    }
-
-    fn bed(&self) -> &Bed {
-        &self.seat.bed.0
+        let participant = ring.publishers.register();
+        ring.passed.prepare_wait(&participant.waiter, wake);
+        Self { ring: Arc::clone(ring), participant }
     }
 }
 
-impl<C: Cargo> Drop for Waiting<C> {
+impl<C: SlotCodec> Drop for SpaceWaiter<C> {
     fn drop(&mut self) {
-        self.ring.publishers.cancel(self.bed());
-        self.seat.leave();
+        self.ring.passed.cancel_wait(&self.participant.waiter);
+        self.participant.release();
     }
 }

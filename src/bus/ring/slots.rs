@@ -1,6 +1,19 @@
-//! One shard: slots, their stamps, and what is done about a publisher that was stopped between two of them.
+//! One shard: its slots, their stamps, and the record of sequences that publishers gave up.
 //!
-//! Imports `sync` and `barrier`. Always: I1 to I3 of the room.
+//! Invariants: I1 to I3 of the room.
+//!
+//! # The record of given-up sequences
+//! A publisher that finds its slot held for too long gives its sequence up and notes that in the slot's record: one word,
+//! with the lap of the first sequence given up in the high half and the number of consecutive laps in the low half.
+//! For slot 1 of a ring of 4 slots:
+//! ```text
+//! lap               0           1          2          3
+//! sequence          1           5          9          13
+//! state             published   given up   given up   its turn
+//! record            ────────────┴─ first = 1, count = 2
+//! ```
+//! The publisher of sequence 13 may write: the lap after the one shown is `first`, and `first + count` is its own. It then
+//! clears the record. A lap can be added only at either end of the record, so laps between are never assumed.
 #![allow(
     unsafe_code,
     reason = "slots without bounds checks, and what they own; the invariants are the room's"
@@ -10,64 +23,63 @@ use std::marker::PhantomData;
 
 use super::super::barrier::Fences;
 use super::bytes::Bound;
-use super::cargo::{Cargo, load_image, store_image, word_0};
+use super::slot_codec::{SlotCodec, load_image, store_image, word_0};
 use super::{AHEAD, Sequence, prefetch};
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
-use crate::sync::{Padded, hint, thread};
+use crate::sync::{Backoff, CachePadded};
 
-/// Looks at a slot that another publisher holds before its sequence is given up: first spinning, then
-/// yielding.
-const WAIT_SPINS: u32 = if cfg!(loom) { 0 } else { 64 };
-const WAIT_LOOKS: u32 = if cfg!(loom) { 1 } else { WAIT_SPINS + 64 };
+/// Looks at a slot that another publisher holds before the sequence is given up: 7 while [`Backoff`] spins, 64 with a
+/// yield each.
+const WAIT_LOOKS: u32 = if cfg!(loom) { 1 } else { 7 + 64 };
 
-const WORDS_A_LINE: usize = 8;
+const WORDS_PER_LINE: usize = 8;
 
 /// Eight words on a cache line.
 #[repr(C, align(64))]
-struct Line([AtomicU64; WORDS_A_LINE]);
+struct CacheLine([AtomicU64; WORDS_PER_LINE]);
 
-impl Line {
+impl CacheLine {
     fn new() -> Self {
         Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
-/// Where one item's stamp and words are.
+/// Stamp and words of one item.
 #[derive(Clone, Copy)]
 pub(super) struct Slot<'a> {
     pub(super) stamp: &'a AtomicU64,
-    lines: &'a [Line],
+    lines: &'a [CacheLine],
 }
 
-/// A slot that is its publisher's to write.
+/// A slot that its publisher may write.
 #[derive(Clone, Copy)]
-pub(super) struct Turn<'a> {
+pub(super) struct OpenSlot<'a> {
     slot: Slot<'a>,
-    /// The sequence that it shows until then. Not always the lap before: laps between may have been given up.
+    /// Sequence that the slot shows until then. Not always the lap before: laps between may have been given up.
     shown: Sequence,
 }
 
-/// What a slot held before it was overwritten, and the weight of what it holds now.
+/// Contents of a slot before it was overwritten, and the weight of the new item.
 #[derive(Clone, Copy)]
-pub(super) struct Filled {
-    /// The sequence that it showed.
+pub(super) struct Overwritten {
+    /// Sequence that the slot showed.
     pub(super) shown: Sequence,
-    /// Its word 0: 0 where it owned nothing any more.
+    /// Word 0 of the slot: 0 if it owned nothing any more.
     pub(super) word: u64,
-    /// What that weighed.
+    /// Weight of the old item, in bytes.
     pub(super) was: u64,
-    /// What the new item weighs.
+    /// Weight of the new item, in bytes.
     pub(super) weight: u64,
 }
 
-/// What a reader found at a sequence.
-pub(super) enum Found<I> {
+/// Result of reading a sequence.
+pub(super) enum SlotRead<I> {
     Image(I),
     NotYet,
     Lapped,
 }
 
-/// Whether a reader would find something.
+/// Result of a look at a sequence's stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peek {
     Ready,
@@ -75,10 +87,10 @@ pub(crate) enum Peek {
     Lapped,
 }
 
-/// How a visit ended.
+/// Reason why a visit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The visitor had enough.
+pub(crate) enum VisitEnd {
+    /// The visitor had enough, or the span is over.
     Enough,
     /// The next sequence is not published yet.
     NotYet,
@@ -86,33 +98,33 @@ pub(crate) enum End {
     Lapped,
 }
 
-/// One shard's slots.
-pub(crate) struct Ring<C: Cargo> {
-    pub(super) head: Padded<AtomicU64>,
-    lines: Box<[Line]>,
-    // One word a slot: 0, or the lap of the first sequence given up there (high half) and how many laps
-    // running were (low half). Cleared by the publisher that proceeds past them.
+/// The slots of one shard.
+pub(crate) struct Ring<C: SlotCodec> {
+    head: CachePadded<AtomicU64>,
+    lines: Box<[CacheLine]>,
+    // One word per slot: 0, or the lap of the first sequence given up there (high half) and the number of consecutive
+    // laps given up (low half). Cleared by the publisher that proceeds past them.
     given_up: Box<[AtomicU64]>,
-    /// Sequences given up so far.
+    /// Number of sequences given up so far.
     pub(super) holes: AtomicU64,
-    /// What its items weigh, as far as publishers have settled it (see `bytes`). Wraps below zero for a moment.
-    pub(super) weight: Padded<AtomicU64>,
-    /// Below it items were let go of, where the bound asked for it.
-    pub(super) floor: Padded<AtomicU64>,
+    /// Weight of the items in bytes, as far as publishers have settled it (see `bytes`). Wraps below zero for a moment.
+    pub(super) weight: CachePadded<AtomicU64>,
+    /// First sequence that was not released early to keep the bound.
+    pub(super) floor: CachePadded<AtomicU64>,
     pub(super) bound: Bound,
     fences: Fences,
-    /// The sequence that the ring began with; below it nothing was ever published here.
+    /// First sequence of the ring; below it nothing was ever published here.
     first: Sequence,
     mask: u64,
     lap_shift: u32,
-    cargo: PhantomData<C>,
+    codec: PhantomData<C>,
 }
 
-impl<C: Cargo> Ring<C> {
+impl<C: SlotCodec> Ring<C> {
     const WORDS: usize = size_of::<C::Image>().div_ceil(8);
-    /// Lines a slot takes: the stamp and the words. Stamps in an array of their own, with the words of a
-    /// 64-byte item on one line instead of two, were measured: a reader at the publisher's heels got half.
-    const LINES: usize = (1 + Self::WORDS).div_ceil(WORDS_A_LINE);
+    /// Lines of a slot: the stamp and the words. Stamps in an array of their own, with the words of a 64-byte item on one
+    /// line instead of two, were measured: a reader that follows the publisher closely got half the throughput.
+    const LINES: usize = (1 + Self::WORDS).div_ceil(WORDS_PER_LINE);
 
     pub(super) fn new(capacity: usize, first: Sequence, bound: Bound, fences: Fences) -> Self {
         assert!(capacity.is_power_of_two(), "the builder checks it");
@@ -122,44 +134,44 @@ impl<C: Cargo> Ring<C> {
             let next = first.wrapping_add(behind(index as u64));
             Self::published(next).wrapping_sub(2 * capacity as u64)
         };
-        let lines = |count: usize| (0..count).map(|_| Line::new()).collect();
+        let lines = |count: usize| (0..count).map(|_| CacheLine::new()).collect();
         let ring = Self {
-            head: Padded(AtomicU64::new(first)),
+            head: CachePadded::new(AtomicU64::new(first)),
             lines: lines(capacity * Self::LINES),
             given_up: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
             holes: AtomicU64::new(0),
-            weight: Padded(AtomicU64::new(0)),
-            floor: Padded(AtomicU64::new(0)),
+            weight: CachePadded::new(AtomicU64::new(0)),
+            floor: CachePadded::new(AtomicU64::new(0)),
             bound,
             fences,
             first,
             mask: capacity as u64 - 1,
             lap_shift: capacity.trailing_zeros(),
-            cargo: PhantomData,
+            codec: PhantomData,
         };
         for index in 0..capacity {
-            // Nobody else has the ring yet.
+            // No other thread has the ring yet.
             ring.slot(index as u64).stamp.store(stamp_before(index), Ordering::Relaxed);
         }
         ring
     }
 
-    /// The stamp of a published sequence.
+    /// Returns the stamp of a published sequence.
     #[inline(always)]
     pub(super) fn published(sequence: Sequence) -> u64 {
         sequence.wrapping_mul(2).wrapping_add(2)
     }
 
-    /// The sequence that the ring began with. A reader must not stand below it (I7).
+    /// Returns the first sequence of the ring. A reader must not stand below it (I7).
     #[inline(always)]
     pub(crate) fn first(&self) -> Sequence {
         self.first
     }
 
-    /// The oldest sequence that may still be here.
+    /// Returns the oldest sequence that may still be here.
     pub(crate) fn oldest(&self) -> Sequence {
-        // No edge: what is below either is told as a gap by who finds it gone.
-        let floor = self.floor.0.load(Ordering::Relaxed);
+        // No edge: a reader that finds a sequence gone reports it as a gap, whatever this says.
+        let floor = self.floor.load(Ordering::Relaxed);
         self.head().saturating_sub(self.capacity()).max(self.first).max(floor)
     }
 
@@ -167,11 +179,18 @@ impl<C: Cargo> Ring<C> {
         self.mask + 1
     }
 
-    /// The next sequence that will be claimed.
+    /// Returns the next sequence that will be claimed.
     pub(crate) fn head(&self) -> Sequence {
-        // No edge: who acts on it looks at stamps. A reader that joins here misses nothing published after
+        // No edge: a thread that acts on it looks at stamps. A reader that joins here misses nothing published after
         // it joined, because claims that follow in time follow in the head's own order.
-        self.head.0.load(Ordering::Relaxed)
+        self.head.load(Ordering::Relaxed)
+    }
+
+    /// Claims `count` sequences, and returns the first one.
+    #[inline(always)]
+    pub(super) fn claim(&self, count: u64) -> Sequence {
+        // E3: relaxed.
+        self.head.fetch_add(count, Ordering::Relaxed)
     }
 
     #[inline(always)]
@@ -185,19 +204,19 @@ impl<C: Cargo> Ring<C> {
 
     #[inline(always)]
     pub(super) fn word(slot: Slot<'_>, index: usize) -> &AtomicU64 {
-        &slot.lines[(index + 1) / WORDS_A_LINE].0[(index + 1) % WORDS_A_LINE]
+        &slot.lines[(index + 1) / WORDS_PER_LINE].0[(index + 1) % WORDS_PER_LINE]
     }
 
-    /// The word that tells what a shared item weighs: the last.
+    /// Returns the word that holds the weight of a counted item: the last.
     #[inline(always)]
     pub(super) fn weight_word(slot: Slot<'_>) -> &AtomicU64 {
         Self::word(slot, Self::WORDS - 1)
     }
 
-    /// The slot of a claimed sequence, once it is this publisher's to write (I2); `None` where the sequence
-    /// was given up.
+    /// Returns the slot of a claimed sequence, once this publisher may write it (I2); `None` if the sequence was given
+    /// up.
     #[inline(always)]
-    pub(super) fn open(&self, sequence: Sequence) -> Option<Turn<'_>> {
+    pub(super) fn open(&self, sequence: Sequence) -> Option<OpenSlot<'_>> {
         for line in self.slot(sequence.wrapping_add(AHEAD)).lines {
             prefetch::for_writing(line);
         }
@@ -206,7 +225,7 @@ impl<C: Cargo> Ring<C> {
         let before = Self::published(shown);
         // E3.
         if slot.stamp.load(Ordering::Acquire) == before {
-            return Some(Turn { slot, shown });
+            return Some(OpenSlot { slot, shown });
         }
         self.open_slowly(sequence)
     }
@@ -215,14 +234,15 @@ impl<C: Cargo> Ring<C> {
         &self.given_up[(sequence & self.mask) as usize]
     }
 
-    /// The lap of a sequence, cut to the half word that the record has for it.
+    /// Returns the lap of a sequence, cut to the half word that the record has for it.
     fn lap(&self, sequence: Sequence) -> u32 {
         (sequence >> self.lap_shift) as u32
     }
 
     #[cold]
-    fn open_slowly(&self, sequence: Sequence) -> Option<Turn<'_>> {
+    fn open_slowly(&self, sequence: Sequence) -> Option<OpenSlot<'_>> {
         let slot = self.slot(sequence);
+        let backoff = Backoff::new();
         let mut looks = 0;
         loop {
             // E9, before the stamp: a record that is cleared meanwhile belongs to an older stamp.
@@ -235,13 +255,13 @@ impl<C: Cargo> Ring<C> {
                 let shown = ((stamp as i64 >> 1) as u64).wrapping_sub(1);
                 let (after_shown, own) = (self.lap(shown).wrapping_add(1), self.lap(sequence));
                 if after_shown == own {
-                    return Some(Turn { slot, shown });
+                    return Some(OpenSlot { slot, shown });
                 }
                 // All laps between were given up, so it is this one's turn, and the record has served.
-                // Nobody else can change it: it could only grow by this lap.
+                // No other thread can change it: it could only grow by this lap.
                 if count != 0 && first == after_shown && first.wrapping_add(count) == own {
                     self.record(sequence).store(0, Ordering::Release);
-                    return Some(Turn { slot, shown });
+                    return Some(OpenSlot { slot, shown });
                 }
             }
             if looks >= WAIT_LOOKS && self.give_up(sequence, record) {
@@ -250,16 +270,12 @@ impl<C: Cargo> Ring<C> {
                 return None;
             }
             looks += 1;
-            if looks <= WAIT_SPINS {
-                hint::spin_loop();
-            } else {
-                thread::yield_now();
-            }
+            backoff.snooze();
         }
     }
 
-    /// Notes that this sequence will never be published. False where the record has no room for it yet: a
-    /// lap between is still undecided.
+    /// Notes that this sequence will never be published. Returns false if the record has no room for it yet: a lap
+    /// between is still undecided.
     fn give_up(&self, sequence: Sequence, record: u64) -> bool {
         let own = self.lap(sequence);
         let (first, count) = ((record >> 32) as u32, record as u32);
@@ -275,35 +291,49 @@ impl<C: Cargo> Ring<C> {
         noted.is_ok()
     }
 
-    /// Whether this sequence was claimed and given up.
+    /// Returns whether this sequence was claimed and given up.
     fn is_given_up(&self, sequence: Sequence) -> bool {
         // E9.
         let record = self.record(sequence).load(Ordering::Acquire);
         self.lap(sequence).wrapping_sub((record >> 32) as u32) < record as u32
     }
 
-    /// Writes an opened slot and publishes it; answers what it held.
+    /// Writes an item to an open slot and publishes it. `assign` gets the item and its sequence before any reader can see
+    /// the item. Returns what the slot held.
     #[inline(always)]
-    pub(super) fn fill(&self, turn: Turn<'_>, sequence: Sequence, image: &C::Image) -> Filled {
-        let slot = turn.slot;
-        // E2. I2: ours since `open`, so nobody else writes it now, but for its word 0 (I8).
-        slot.stamp.store(Self::published(sequence) - 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        let (word, was) = if C::SHARED { self.take_over(turn) } else { (0, 0) };
-        store_image(image, |index| Self::word(slot, index));
-        Self::publish(slot, sequence);
-        Filled { shown: turn.shown, word, was, weight: C::weight(image) }
+    pub(super) fn publish(
+        &self,
+        open: OpenSlot<'_>,
+        sequence: Sequence,
+        item: C::Item,
+        assign: impl FnOnce(&C::Item, Sequence),
+    ) -> Overwritten {
+        assign(&item, sequence);
+        self.fill(open, sequence, &C::pack(item))
     }
 
-    /// Takes what a slot owns, behind its odd stamp: its word 0, and what that weighs.
     #[inline(always)]
-    fn take_over(&self, turn: Turn<'_>) -> (u64, u64) {
-        let word = Self::word(turn.slot, 0);
-        let was = Self::weight_word(turn.slot).load(Ordering::Relaxed);
+    fn fill(&self, open: OpenSlot<'_>, sequence: Sequence, image: &C::Image) -> Overwritten {
+        let slot = open.slot;
+        // E2. I2: ours since `open`, so no other thread writes it now, but for its word 0 (I8).
+        slot.stamp.store(Self::published(sequence) - 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let (word, was) = if C::COUNTED { self.take_over(open) } else { (0, 0) };
+        store_image(image, |index| Self::word(slot, index));
+        // E1, E3.
+        slot.stamp.store(Self::published(sequence), Ordering::Release);
+        Overwritten { shown: open.shown, word, was, weight: C::weight(image) }
+    }
+
+    /// Takes what a slot owns, after its odd stamp: its word 0, and the weight of that body.
+    #[inline(always)]
+    fn take_over(&self, open: OpenSlot<'_>) -> (u64, u64) {
+        let word = Self::word(open.slot, 0);
+        let was = Self::weight_word(open.slot).load(Ordering::Relaxed);
         if self.bound.is_set() {
             // E11.
             self.fences.light();
-            if self.floor.0.load(Ordering::Relaxed) > turn.shown {
+            if self.floor.load(Ordering::Relaxed) > open.shown {
                 // I8.
                 return (word.swap(0, Ordering::Relaxed), was);
             }
@@ -311,17 +341,10 @@ impl<C: Cargo> Ring<C> {
         (word.load(Ordering::Relaxed), was)
     }
 
-    /// Shows a written slot to the readers.
-    #[inline(always)]
-    fn publish(slot: Slot<'_>, sequence: Sequence) {
-        // E1, E3.
-        slot.stamp.store(Self::published(sequence), Ordering::Release);
-    }
-
-    /// Whether a sequence can be read. Touches the slot's line only.
+    /// Returns whether a sequence can be read. Touches the slot's line only.
     #[inline(always)]
     pub(crate) fn peek(&self, sequence: Sequence) -> Peek {
-        // E1, for who goes on to read.
+        // E1, for a caller that goes on to read.
         let ahead = self.slot(sequence).stamp.load(Ordering::Acquire) as i64;
         match ahead.wrapping_sub(Self::published(sequence) as i64) {
             0 => Peek::Ready,
@@ -330,8 +353,8 @@ impl<C: Cargo> Ring<C> {
         }
     }
 
-    /// Whether a sequence that is not published will never be: it was given up, or the ring has gone on by
-    /// a lap. Answers where to go on. Looks at the head's line: for a reader about to sleep, or patient.
+    /// Returns where to go on after a sequence that is not published and never will be: it was given up, or the ring has
+    /// gone on by a lap. Looks at the head's line: for a reader that is about to sleep, or patient.
     pub(crate) fn skip(&self, sequence: Sequence) -> Option<Sequence> {
         let head = self.head();
         if head <= sequence {
@@ -343,42 +366,47 @@ impl<C: Cargo> Ring<C> {
         self.is_given_up(sequence).then_some(sequence + 1)
     }
 
-    /// Where a reader that was lapped at a sequence goes on: a quarter of what is there ahead of the oldest, so that
-    /// it is not lapped again at once.
+    /// Returns where a reader that was lapped at a sequence goes on: a quarter of the retained events after the oldest, so
+    /// that it is not lapped again at once.
     pub(crate) fn resume(&self, lapped: Sequence) -> Sequence {
         let (head, capacity) = (self.head(), self.capacity());
         let lap = head.saturating_sub(capacity - capacity / 4);
-        let floor = self.floor.0.load(Ordering::Relaxed);
+        // No edge: any floor that was ever set will do.
+        let floor = self.floor.load(Ordering::Relaxed);
         let kept = if floor > lapped { floor + head.saturating_sub(floor) / 4 } else { 0 };
         lap.max(kept).max(lapped + 1)
     }
 
     #[inline(always)]
-    pub(super) fn read(&self, sequence: Sequence) -> Found<C::Image> {
+    pub(super) fn read(&self, sequence: Sequence) -> SlotRead<C::Image> {
         let slot = self.slot(sequence);
         match self.peek(sequence) {
-            Peek::NotYet => return Found::NotYet,
-            Peek::Lapped => return Found::Lapped,
+            Peek::NotYet => return SlotRead::NotYet,
+            Peek::Lapped => return SlotRead::Lapped,
             Peek::Ready => {}
         }
         let image = load_image(|index| Self::word(slot, index));
         // E2.
         fence(Ordering::Acquire);
         let is_whole = slot.stamp.load(Ordering::Relaxed) == Self::published(sequence);
-        // I8: what was let go of is not there, whatever the stamp says.
-        if is_whole && (!C::SHARED || word_0(&image) != 0) { Found::Image(image) } else { Found::Lapped }
+        // I8: a body that was released early is not there, whatever the stamp says.
+        if is_whole && (!C::COUNTED || word_0(&image) != 0) {
+            SlotRead::Image(image)
+        } else {
+            SlotRead::Lapped
+        }
     }
 }
 
-impl<C: Cargo> Drop for Ring<C> {
+impl<C: SlotCodec> Drop for Ring<C> {
     fn drop(&mut self) {
-        if !C::SHARED {
+        if !C::COUNTED {
             return;
         }
         // `&mut self`: all that was written happened before.
         let word = |index| Self::word(self.slot(index), 0).load(Ordering::Relaxed);
         let owned = (0..self.capacity()).map(word).filter(|word| *word != 0);
-        // SAFETY: I3: a slot's word 0 is 0 or holds a count; nobody else is left (`&mut self`).
+        // SAFETY: I3: a slot's word 0 is 0 or holds a count; no other thread is left (`&mut self`).
         unsafe { C::release_all(owned) };
     }
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Runs it; none where it panicked.
 ///
 /// What it shares with others may be half changed by its panic: it chose to share it, and nothing of ours is in it.
-pub(crate) fn caught<R>(run: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn catch_panic<R>(run: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(done) => Some(done),
         Err(payload) => {

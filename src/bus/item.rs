@@ -8,7 +8,7 @@ use std::sync::Arc as Count;
 
 use bytemuck::Pod;
 
-use super::ring::{Cargo, HEADER_WORDS, Handle, Plain, Shared};
+use super::ring::{Counted, HEADER_WORDS, Handle, Inline, SlotCodec};
 use crate::event::{self, Attribute, Event, EventId};
 use crate::filter::Filter;
 use crate::sync::Arc;
@@ -17,12 +17,12 @@ use crate::sync::Arc;
 /// is copied into the ring and out of it without an allocation.
 ///
 /// It cannot be implemented outside this crate; derive `Pod` and `Zeroable` instead.
-pub trait Carried: Clone + Send + Sync + Sized + 'static {
-    /// What a subscription to it is told by: [`Filter`] for events, [`Keep`] for plain values.
+pub trait Item: Clone + Send + Sync + Sized + 'static {
+    /// What a subscription to it is told by: [`Filter`] for events, [`Predicate`] for plain values.
     type Filter: Clone + Default + Send + Sync + Unpin + 'static;
 
     #[doc(hidden)]
-    type Cargo: Cargo<Item = Self>;
+    type Codec: SlotCodec<Item = Self>;
 
     /// Whether a subscription wants this one.
     fn is_wanted(&self, filter: &Self::Filter) -> bool;
@@ -46,9 +46,9 @@ pub trait Carried: Clone + Send + Sync + Sized + 'static {
     fn place(&self, id: EventId);
 }
 
-impl Carried for Event {
+impl Item for Event {
     type Filter = Filter;
-    type Cargo = Shared<Self>;
+    type Codec = Counted<Self>;
     const KEYED: bool = true;
 
     #[inline]
@@ -122,13 +122,13 @@ impl Handle for Event {
     }
 }
 
-impl<T: Pod + Send + Sync> Carried for T {
-    type Filter = Keep<T>;
-    type Cargo = Plain<T>;
+impl<T: Pod + Send + Sync> Item for T {
+    type Filter = Predicate<T>;
+    type Codec = Inline<T>;
     const KEYED: bool = false;
 
     #[inline]
-    fn is_wanted(&self, filter: &Keep<T>) -> bool {
+    fn is_wanted(&self, filter: &Predicate<T>) -> bool {
         filter.0.as_ref().is_none_or(|keep| keep(self))
     }
 
@@ -154,43 +154,43 @@ impl<T: Pod + Send + Sync> Carried for T {
 /// Which plain values a subscription wants: all, or those that a function picks.
 ///
 /// ```
-/// # use fanwire::{Bus, Keep};
+/// # use fanwire::{Bus, Predicate};
 /// let bus = Bus::builder().carrying::<u64>().build()?;
-/// let all = bus.subscribe(Keep::all());
+/// let all = bus.subscribe(Predicate::all());
 /// let even = bus.subscribe(|n: &u64| n % 2 == 0);
 /// # Ok::<(), fanwire::bus::BusConfigError>(())
 /// ```
-pub struct Keep<T>(Option<Predicate<T>>);
+pub struct Predicate<T>(Option<PredicateFn<T>>);
 
-type Predicate<T> = Count<dyn Fn(&T) -> bool + Send + Sync>;
+type PredicateFn<T> = Count<dyn Fn(&T) -> bool + Send + Sync>;
 
-impl<T> Keep<T> {
+impl<T> Predicate<T> {
     /// Everything.
     pub fn all() -> Self {
         Self(None)
     }
 }
 
-impl<T, F: Fn(&T) -> bool + Send + Sync + 'static> From<F> for Keep<T> {
+impl<T, F: Fn(&T) -> bool + Send + Sync + 'static> From<F> for Predicate<T> {
     fn from(keep: F) -> Self {
         Self(Some(Count::new(keep)))
     }
 }
 
-impl<T> Clone for Keep<T> {
+impl<T> Clone for Predicate<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Default for Keep<T> {
+impl<T> Default for Predicate<T> {
     fn default() -> Self {
         Self::all()
     }
 }
 
-impl<T> fmt::Debug for Keep<T> {
+impl<T> fmt::Debug for Predicate<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Keep(some)" } else { "Keep(all)" })
+        f.write_str(if self.0.is_some() { "Predicate(some)" } else { "Predicate(all)" })
     }
 }

@@ -1,6 +1,6 @@
-//! How items become the words of a slot, and are looked at there.
+//! Conversion between items and the words of a slot.
 //!
-//! Imports `sync`. Always: what word 0 owns is given back once (I3).
+//! Invariant: what word 0 owns is given back once (I3).
 #![allow(unsafe_code, reason = "turns counts into words and back; the invariants are the room's")]
 
 use std::marker::PhantomData;
@@ -12,49 +12,49 @@ use bytemuck::{Pod, Zeroable};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Words beside the body in a slot of a [`Shared`] cargo.
+/// Number of words beside the body in a slot of a [`Counted`] codec.
 pub(crate) const HEADER_WORDS: usize = if cfg!(loom) { 1 } else { 6 };
 
-/// How items of one kind become the words of a slot, and are looked at there.
+/// Converts items of one kind to the words of a slot and back.
 ///
 /// # Safety
-/// `SHARED` is true exactly if word 0 of an image owns something that `release_all` gives back.
-pub unsafe trait Cargo: Send + Sync + 'static {
-    /// What is published.
+/// `COUNTED` is true exactly if word 0 of an image owns something that `release_all` gives back.
+pub unsafe trait SlotCodec: Send + Sync + 'static {
+    /// Item that is published.
     type Item: Clone + Send + Sync + 'static;
-    /// What a slot holds.
+    /// Contents of a slot.
     type Image: Pod + Send + Sync;
-    /// Whether word 0 owns something.
-    const SHARED: bool;
+    /// Whether word 0 owns a count.
+    const COUNTED: bool;
 
-    /// What the item of an image weighs, in bytes of its body; 0 where there is none.
+    /// Returns the weight of an image's item, in bytes of its body; 0 if there is none.
     fn weight(image: &Self::Image) -> u64;
 
-    /// Gives the item up to an image.
+    /// Converts an item to an image, which owns what the item owned.
     fn pack(item: Self::Item) -> Self::Image;
 
-    /// Looks at the item of an image.
+    /// Calls `look` with the item of an image.
     ///
     /// # Safety
     /// The image came from `pack`, and has not been released.
-    unsafe fn look<R>(image: &Self::Image, look: impl FnOnce(&Self::Item) -> R) -> R;
+    unsafe fn with_item<R>(image: &Self::Image, look: impl FnOnce(&Self::Item) -> R) -> R;
 
-    /// Gives back what these words 0 own, each as it comes from the iterator; all are taken from it.
+    /// Gives back what these words 0 own, each as it comes from the iterator; takes all of them.
     ///
     /// # Safety
     /// Each word came from `pack`, and is not used again.
     unsafe fn release_all(words: impl Iterator<Item = u64>);
 }
 
-/// Items that are carried as they are.
+/// Codec of plain values: the slot holds a copy.
 #[derive(Debug)]
-pub struct Plain<T>(PhantomData<T>);
+pub struct Inline<T>(PhantomData<T>);
 
 // SAFETY: a copy owns nothing.
-unsafe impl<T: Pod + Send + Sync> Cargo for Plain<T> {
+unsafe impl<T: Pod + Send + Sync> SlotCodec for Inline<T> {
     type Item = T;
     type Image = T;
-    const SHARED: bool = false;
+    const COUNTED: bool = false;
 
     #[inline(always)]
     fn weight(_: &T) -> u64 {
@@ -67,45 +67,45 @@ unsafe impl<T: Pod + Send + Sync> Cargo for Plain<T> {
     }
 
     #[inline(always)]
-    unsafe fn look<R>(image: &T, look: impl FnOnce(&T) -> R) -> R {
+    unsafe fn with_item<R>(image: &T, look: impl FnOnce(&T) -> R) -> R {
         look(image)
     }
 
     unsafe fn release_all(_: impl Iterator<Item = u64>) {}
 }
 
-/// A handle of a counted body.
+/// Handle of a counted body.
 pub(crate) trait Handle: Clone + Send + Sync + 'static {
-    /// What the handles share.
+    /// Value that the handles share.
     type Body: Send + Sync + 'static;
 
-    /// The count in this handle.
+    /// Returns the count in this handle.
     fn into_arc(self) -> Arc<Self::Body>;
-    /// The handle of a count.
+    /// Makes a handle of a count.
     fn from_arc(body: Arc<Self::Body>) -> Self;
-    /// Whether the body may be used again. Asked when it is published, because then its lines are near.
+    /// Returns whether the body may be used again. Called when it is published, because its lines are in cache then.
     fn is_reusable(&self) -> bool {
         false
     }
-    /// Lets go of these handles, whose bodies are reusable. Best without a look at the bodies, which have been out
-    /// of every near cache for a lap.
+    /// Drops these handles, whose bodies are reusable. Should not touch the bodies, which have been out of every near
+    /// cache for a lap.
     fn recycle_all(handles: impl Iterator<Item = Self>) {
         handles.for_each(drop);
     }
-    /// What its body weighs: the bytes that it holds. Never changes while it is published.
+    /// Returns the weight of its body: the bytes that it holds. Never changes while it is published.
     fn weight(&self) -> u64;
-    /// A copy of what readers ask most, kept in the slot. The last word is the weight's.
+    /// Returns a copy of the most requested fields, kept in the slot. The last word is overwritten with the weight.
     fn header(&self) -> [u64; HEADER_WORDS];
 }
 
-/// Items whose body stays where it is.
+/// Codec of handles: the slot holds one count of the body.
 #[derive(Debug)]
-pub struct Shared<H>(PhantomData<H>);
+pub struct Counted<H>(PhantomData<H>);
 
-/// In word 0, beside the address: the body may be used again.
+/// Flag in word 0, beside the address: the body may be used again.
 const REUSABLE: u64 = 1;
 
-/// The body's address in a word 0.
+/// Returns the body's address in a word 0.
 #[inline(always)]
 fn body_of<H: Handle>(word: u64) -> *const H::Body {
     const { assert!(align_of::<H::Body>() > REUSABLE as usize, "the lowest bit is free") };
@@ -113,10 +113,10 @@ fn body_of<H: Handle>(word: u64) -> *const H::Body {
 }
 
 // SAFETY: `pack` moves one count into word 0, `release_all` takes it out.
-unsafe impl<H: Handle> Cargo for Shared<H> {
+unsafe impl<H: Handle> SlotCodec for Counted<H> {
     type Item = H;
     type Image = [u64; 1 + HEADER_WORDS];
-    const SHARED: bool = true;
+    const COUNTED: bool = true;
 
     #[inline(always)]
     fn weight(image: &Self::Image) -> u64 {
@@ -135,7 +135,7 @@ unsafe impl<H: Handle> Cargo for Shared<H> {
     }
 
     #[inline(always)]
-    unsafe fn look<R>(image: &Self::Image, look: impl FnOnce(&H) -> R) -> R {
+    unsafe fn with_item<R>(image: &Self::Image, look: impl FnOnce(&H) -> R) -> R {
         let body = body_of::<H>(image[0]);
         // SAFETY: by contract the count in word 0 stands, so the body lives. The handle made of it here is
         // never dropped, so that count is neither taken nor given back.
@@ -152,13 +152,13 @@ unsafe impl<H: Handle> Cargo for Shared<H> {
     }
 }
 
-/// Word 0 of an image: what it owns, if it owns anything.
+/// Returns word 0 of an image: the count that it owns, if any.
 #[inline(always)]
 pub(super) fn word_0(image: &impl Pod) -> u64 {
     bytemuck::bytes_of(image).first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
-/// Writes an image to words, relaxed: E2's fence before them and E1's stamp behind them order it.
+/// Writes an image to words, relaxed: E2's fence before them and E1's stamp after them order it.
 #[inline(always)]
 pub(super) fn store_image<'a, I: Pod>(image: &I, word: impl Fn(usize) -> &'a AtomicU64) {
     let bytes = bytemuck::bytes_of(image);
@@ -177,7 +177,7 @@ pub(super) fn store_image<'a, I: Pod>(image: &I, word: impl Fn(usize) -> &'a Ato
     }
 }
 
-/// Reads an image from words, relaxed: E1's stamp before them and E2's fence behind them order it.
+/// Reads an image from words, relaxed: E1's stamp before them and E2's fence after them order it.
 #[inline(always)]
 pub(super) fn load_image<'a, I: Pod + Zeroable>(word: impl Fn(usize) -> &'a AtomicU64) -> I {
     let mut image = I::zeroed();

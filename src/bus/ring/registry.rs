@@ -1,0 +1,79 @@
+//! The registry of participants: a list that only grows, whose entries are reused.
+//!
+//! Invariants: I6 of the room; a participant has one owner at a time.
+
+use std::sync::Arc as Count;
+
+use super::super::event_count::Waiter;
+use super::pin::IDLE;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{CachePadded, OnceLock};
+
+const BLOCK_PARTICIPANTS: usize = if cfg!(loom) { 1 } else { 16 };
+
+/// Entry of a reader, or of a publisher that pins or waits.
+pub(super) struct Participant {
+    in_use: AtomicBool,
+    /// Where the owner stands, or [`IDLE`]. In the overwriting ring a *pin*: the first word of the span that the owner
+    /// looks at (E4, E5). In the lossless ring a *gate*: the first sequence that must not be overwritten (G2, G3).
+    pub(super) sequence: CachePadded<AtomicU64>,
+    /// Where the owner sleeps.
+    pub(super) waiter: CachePadded<Waiter>,
+}
+
+impl Default for Participant {
+    fn default() -> Self {
+        Self {
+            in_use: AtomicBool::new(false),
+            sequence: CachePadded::new(AtomicU64::new(IDLE)),
+            waiter: CachePadded::default(),
+        }
+    }
+}
+
+impl Participant {
+    /// Takes the entry, and returns whether it was free.
+    fn try_take(&self) -> bool {
+        // The load is a hint: the exchange decides. E7.
+        !self.in_use.load(Ordering::Relaxed)
+            && self.in_use.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Leaves the entry to the next owner.
+    pub(super) fn release(&self) {
+        // E7.
+        self.in_use.store(false, Ordering::Release);
+    }
+}
+
+/// All participants: a list of blocks. A block's link is a `OnceLock`: set before the owner that made the block registers
+/// there, so the fences of E4 show the block with the pin.
+#[derive(Default)]
+pub(super) struct Registry {
+    participants: [Count<Participant>; BLOCK_PARTICIPANTS],
+    next: OnceLock<Box<Self>>,
+}
+
+impl Registry {
+    /// Returns a free entry, or appends a block of them.
+    pub(super) fn register(&self) -> Count<Participant> {
+        let mut block = self;
+        loop {
+            for participant in &block.participants {
+                if participant.try_take() {
+                    return Count::clone(participant);
+                }
+            }
+            block = block.next.get_or_init(Box::default);
+        }
+    }
+
+    /// Calls `f` with each entry, in use or not.
+    pub(super) fn for_each(&self, mut f: impl FnMut(&Participant)) {
+        let mut block = Some(self);
+        while let Some(this) = block {
+            this.participants.iter().for_each(|participant| f(participant));
+            block = this.next.get().map(|next| &**next);
+        }
+    }
+}

@@ -179,7 +179,8 @@ pub mod protocol {
 #[cfg(feature = "server")]
 pub mod sse {
     pub use crate::codec::sse::{SseError, SseEvent, SseParser, parse_sse_line};
-    pub use crate::dialect::sse_bridge::{HEADERS, SseBridge, format_sse_event};
+    pub use crate::dialect::sse_bridge::SseBridge;
+    pub use crate::dialect::stream::{HEADERS, format_sse_event};
 }
 
 /// Event types of the systems that the server has dialects for, and the settings and answers of single dialects.

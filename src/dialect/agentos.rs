@@ -10,12 +10,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
+use super::wire::WireProtocol;
 use super::{
     Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, OnLag, Opening, Place,
-    Protocol, Refusal, Reply, Stamp, Subscribe, split_entity,
+    Refusal, Reply, Stamp, Subscribe, split_entity,
 };
 use crate::codec::ws;
-use crate::event::{Event, json};
+use crate::event::{Event, Position, json};
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 
 /// The source of an event that names none: the document's default.
@@ -76,7 +77,7 @@ struct MessageIn<'a> {
     token: Option<Cow<'a, str>>,
 }
 
-impl Protocol for Agentos {
+impl WireProtocol for Agentos {
     fn read(&self, message: Incoming<'_>, _: &Place, bytes_max: usize) -> ClientMessage {
         self.glance(message, bytes_max)
     }
@@ -142,7 +143,7 @@ impl Protocol for Agentos {
 }
 
 /// Appends the envelope v1 as a WebSocket frame.
-pub(super) fn put_event(event: &Event, frames: &mut Vec<u8>) {
+pub(super) fn put_event(event: &Event, _: Option<&Position>, frames: &mut Vec<u8>) {
     in_scratch(|out| {
         out.push_str(r#"{"type":"#);
         json::write_string(event.event_type(), out);

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::adopt::{Complete, complete};
+use super::infer_attributes::{Complete, complete};
 use crate::codec::http::percent_decode;
 use crate::event::{Event, Timestamp, json};
 

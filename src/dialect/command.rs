@@ -13,8 +13,9 @@ use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::OnLag;
-use super::adopt::Complete;
+use super::encoding::Encoding;
+use super::infer_attributes::Complete;
+use super::on_lag::OnLag;
 use crate::codec::ws;
 use crate::event::{EventId, Since, Timestamp};
 use crate::filter::{Filter, FilterError, VALUES_MAX};
@@ -230,7 +231,7 @@ pub(crate) enum Reply<'a> {
     Published(Option<EventId>),
     Pong,
     Authenticated,
-    /// The token was no good. [`Protocol::refuse`](super::Protocol::refuse) says whether that is the end.
+    /// The token was no good. [`Protocol::refuse`](super::WireProtocol::refuse) says whether that is the end.
     AuthFailed(&'a str),
     Error(&'a ClientError),
 }
@@ -289,7 +290,7 @@ pub(crate) struct Place {
 /// How a connection starts, by its path and query.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    pub(crate) encoding: super::Encoding,
+    pub(crate) encoding: Encoding,
     /// What it gets without asking.
     pub(crate) subscribe: Option<Box<Subscribe>>,
     pub(crate) place: Option<Box<Place>>,

@@ -10,10 +10,11 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::adopt::{Complete, Implied, complete, complete_with_key};
+use super::event_keys::{KEYS, Others, UNREAD, read_timestamp};
+use super::fast_path;
+use super::infer_attributes::{Complete, Implied, complete, complete_with_key};
 use super::keys::{UnknownKey, first_unknown};
-use super::quick;
-use crate::event::{Event, EventBuilder, EventError, Timestamp, json};
+use crate::event::{Event, EventBuilder, EventError, json};
 
 #[derive(Deserialize)]
 struct EntityIn<'a> {
@@ -21,46 +22,6 @@ struct EntityIn<'a> {
     kind: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
-}
-
-/// Fate of an object's keys that are not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Others {
-    /// They are passed over.
-    PassedOver,
-    /// They are faults, but for those of [`UNREAD`].
-    Refused,
-}
-
-/// The keys of an event, and nothing else's.
-const KEYS: [&str; 15] = [
-    "type",
-    "event_type",
-    "source",
-    "timestamp",
-    "ts",
-    "correlation_id",
-    "stream_id",
-    "execution_id",
-    "entity",
-    "channel",
-    "payload",
-    "data",
-    "traceparent",
-    "tracestate",
-    "key",
-];
-
-/// Keys that are taken from publishers and mean nothing here. An event that was received goes out again as it is with
-/// its `event_id`, its `position` and the number of those `merged` in it; FCC's document gives messages a `message_id`,
-/// AutoSDLC's an `id` and `metadata`.
-const UNREAD: [&str; 6] = ["event_id", "position", "merged", "message_id", "id", "metadata"];
-
-impl Others {
-    /// Returns whether this key, which is not read, may stand there.
-    pub(super) fn allow(self, key: &str) -> bool {
-        self == Self::PassedOver || UNREAD.contains(&key)
-    }
 }
 
 /// The fields that are read; of others [`Others`] says what becomes. `event_id` is the bus's to give.
@@ -115,7 +76,7 @@ impl std::error::Error for ReadError {}
 impl Event {
     /// Reads an event from the JSON in which events are published: an object with at least a `type` (or
     /// `event_type`). An `event_id` is not taken: the bus that publishes it gives it one. Attributes that the object does
-    /// not name are taken from the payload where the type is one of the [catalogue](crate::catalogue)'s, as of every event
+    /// not name are taken from the payload where the type is one of the [catalogues](crate::dialects)'s, as of every event
     /// that a client publishes; an event of [`Event::builder`] has the attributes that it was given, and no others. Keys that
     /// it does not know are passed over, as a log of a later version may have them; what clients publish to a server is
     /// refused for them.
@@ -162,7 +123,7 @@ pub(crate) fn read_published(text: &str) -> Result<Complete, ReadError> {
 }
 
 fn read(text: &str, others: Others) -> Result<Complete, ReadError> {
-    quick::read(text, others, complete).map_or_else(|| read_any(text, others), Ok)
+    fast_path::read(text, others, complete).map_or_else(|| read_any(text, others), Ok)
 }
 
 /// Reads one event object of a publisher, without the fast reader.
@@ -183,7 +144,7 @@ pub(crate) fn read_stored(text: &str) -> Result<Event, ReadError> {
 /// Reads one event object with the attributes that it names and no others: one that was published before.
 pub(crate) fn read_as_it_stands(text: &str) -> Result<Event, ReadError> {
     let others = Others::PassedOver;
-    quick::read(text, others, EventBuilder::build)
+    fast_path::read(text, others, EventBuilder::build)
         .map_or_else(|| read_slowly(text, others, |builder, _| EventBuilder::build(builder)), Ok)
 }
 
@@ -270,15 +231,6 @@ pub(crate) fn read_event_as(event_type: &str, payload: &str) -> Result<Complete,
     text.push_str(payload);
     text.push('}');
     read_event(&text)
-}
-
-pub(super) fn read_timestamp(json: &str) -> Option<Timestamp> {
-    if json.starts_with('"') {
-        return serde_json::from_str::<Cow<'_, str>>(json).ok()?.parse().ok();
-    }
-    let millis: f64 = serde_json::from_str(json).ok()?;
-    // Beyond the calendar's bounds the cast saturates, and the text form is clamped.
-    millis.is_finite().then_some(Timestamp((millis * 1000.0) as i64))
 }
 
 /// Appends the event as the contract's JSON object. Absent attributes are left out, but `correlation_id` and

@@ -12,15 +12,16 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::adopt::complete;
 use super::command::{UNKNOWN, in_scratch, put_text, text_frame};
+use super::infer_attributes::complete;
+use super::wire::WireProtocol;
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
-    Refusal, Reply, Stamp, shortened,
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal,
+    Reply, Stamp, shortened,
 };
 use crate::catalogue::gathering::message_type;
 use crate::codec::ws;
-use crate::event::{Attribute, Event, json};
+use crate::event::{Attribute, Event, Position, json};
 use crate::filter::{Filter, Pattern};
 
 /// GatheRing's dialect.
@@ -95,7 +96,7 @@ struct GlanceIn<'a> {
     token: Option<Cow<'a, str>>,
 }
 
-impl Protocol for Gathering {
+impl WireProtocol for Gathering {
     fn read(&self, message: Incoming<'_>, place: &Place, _: usize) -> ClientMessage {
         let text = match message {
             Incoming::Text(text) => text,
@@ -252,7 +253,7 @@ impl<'de> Deserialize<'de> for Has {
 }
 
 /// Appends the message as a WebSocket frame.
-pub(super) fn put_event(event: &Event, frames: &mut Vec<u8>) {
+pub(super) fn put_event(event: &Event, _: Option<&Position>, frames: &mut Vec<u8>) {
     let payload = event.payload();
     in_scratch(|out| {
         out.push_str(r#"{"type":"#);

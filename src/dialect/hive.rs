@@ -10,9 +10,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::command::{Strings, UNKNOWN, in_scratch};
+use super::wire::WireProtocol;
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
-    Refusal, Reply, Stamp, Subscribe, shortened,
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal,
+    Reply, Stamp, Subscribe, shortened,
 };
 use crate::codec::ws;
 use crate::event::{Attribute, Event, json};
@@ -114,7 +115,7 @@ fn fields<'a, T: Deserialize<'a>>(message: Incoming<'a>) -> Result<T, ClientErro
     serde_json::from_str(text).map_err(|error| ClientError::invalid(error.to_string()))
 }
 
-impl Protocol for Hive {
+impl WireProtocol for Hive {
     fn read(&self, message: Incoming<'_>, _: &Place, _: usize) -> ClientMessage {
         let (kind, command) = match fields::<MessageIn<'_>>(message) {
             Ok(message) => message.command(),

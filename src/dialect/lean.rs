@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::command::{in_scratch, put_text};
-use super::envelope;
+use super::{envelope, stream};
 use crate::event::{Event, Position};
 
 /// The subprotocol by which a client asks for it.
@@ -33,7 +33,7 @@ pub(super) fn put_sse_event(
     position: Option<&Position>,
     frames: &mut Vec<u8>,
 ) {
-    super::put_sse_data(event, name, event.payload(), position, frames);
+    stream::put_data(event, name, event.payload(), position, frames);
 }
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use serde_json::value::RawValue;
 use super::command::{Bounded, Strings, UNKNOWN, in_scratch, put_text, text_frame};
 use super::keys::{UnknownKey, first_unknown};
 use super::uuid::Uuid;
+use super::wire::WireProtocol;
 use super::{
     Asked, ClientError, ClientMessage, Command, GapNotice, Incoming, OnLag, PastEnd, PastStart, Place,
-    Protocol, Refusal, Reply, Stamp, Subscribe, envelope, shortened, split_entity,
+    Refusal, Reply, Stamp, Subscribe, envelope, shortened, split_entity,
 };
 use crate::event::{Attribute, Event, Position, Since, json};
 use crate::filter::Filter;
@@ -353,7 +354,7 @@ fn message(kind: &str, payload: &str, asked: &Asked, stamp: &Stamp) -> Bytes {
     text_frame(&out)
 }
 
-impl Protocol for Native {
+impl WireProtocol for Native {
     fn read(&self, message: Incoming<'_>, _: &Place, _: usize) -> ClientMessage {
         match message {
             Incoming::Text(text) => read_message(text),

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::native::{self, Native};
 use super::uuid::Uuid;
-use super::{ClientError, Command, Incoming, Place, Protocol as _, Subscribe, envelope, shortened};
+use super::{ClientError, Command, Incoming, Place, Subscribe, WireProtocol as _, envelope, shortened};
 use crate::event::{Attribute, Event, Timestamp, json as text};
 use crate::filter::Filter;
 

@@ -4,26 +4,9 @@
 
 use std::collections::VecDeque;
 
-use super::put_sse_event;
+use super::stream::{HEADERS, format_sse_event};
 use crate::event::Event;
 use crate::sync::{Arc, Mutex, lock};
-
-/// Headers of an event stream: its type, and what keeps caches and proxies from holding it back.
-pub const HEADERS: [(&str, &str); 4] = [
-    ("Content-Type", "text/event-stream"),
-    ("Cache-Control", "no-cache"),
-    ("Connection", "keep-alive"),
-    ("X-Accel-Buffering", "no"),
-];
-
-/// An event as SSE text: `event`, `data`, `id` (once it is published) and an empty line. Its type is its name,
-/// unless another is given.
-pub fn format_sse_event(event: &Event, event_name: Option<&str>) -> String {
-    let mut frame = Vec::new();
-    put_sse_event(event, Some(event_name.unwrap_or(event.event_type())), None, &mut frame);
-    // It is made of strings.
-    String::from_utf8_lossy(&frame).into_owned()
-}
 
 /// A buffer of events as SSE text. Cloning gives another handle of the same.
 ///

@@ -1,7 +1,8 @@
-//! The two text formats of `/metrics`, and which of them a request asks for.
+//! The two text formats of `/metrics`, and the choice between them by a request's `Accept`.
 //!
-//! Imports nothing of ours. Always: who names no format gets Prometheus' own text, which every scraper and `promtool` read;
-//! both say the same.
+//! Invariants:
+//! - A request without a format gets Prometheus' own text, which every scraper and `promtool` read.
+//! - Both formats have the same content.
 
 use std::fmt::Write as _;
 
@@ -14,20 +15,20 @@ pub(crate) enum Exposition {
     OpenMetrics,
 }
 
-/// The type of the second, as `Accept` names it.
+/// The media type of OpenMetrics in `Accept`.
 const OPEN_METRICS: &str = "application/openmetrics-text";
 const OPEN_METRICS_VERSIONS: [&str; 2] = ["1.0.0", "0.0.1"];
 const PROMETHEUS_VERSIONS: [&str; 1] = ["0.0.4"];
 
 impl Exposition {
-    /// Returns what the values of `Accept` headers ask for. OpenMetrics has to be named, and weigh as much as plain text.
-    /// A client that takes neither gets plain text: a scrape that can be read is better than a 406.
+    /// Returns the format that `Accept` headers ask for. OpenMetrics must be named and weigh at least as much as plain text.
+    /// A client that accepts neither gets plain text: a readable scrape is better than a 406.
     pub(crate) fn asked<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
         let (mut open_metrics, mut plain) = (0, None);
         for item in accept.flat_map(|value| value.split(',')) {
             let (kind, weight, version) = read_item(item);
             let has = |versions: &[&str]| version.is_none_or(|version| versions.contains(&version));
-            // The more it says, the more it counts: `*/*` says nothing of plain text where `text/plain` is named too.
+            // The more specific item counts: `*/*` says nothing about plain text if `text/plain` is named too.
             let exact = match kind.to_ascii_lowercase().as_str() {
                 OPEN_METRICS if has(&OPEN_METRICS_VERSIONS) => {
                     open_metrics = open_metrics.max(weight);
@@ -55,14 +56,14 @@ impl Exposition {
     }
 }
 
-/// An item of `Accept`: its type, its weight in thousandths, and its version where it has one.
+/// Splits an item of `Accept` into its type, its weight in thousandths, and its version if it has one.
 fn read_item(item: &str) -> (&str, u16, Option<&str>) {
     let mut parts = item.split(';').map(str::trim);
     let kind = parts.next().unwrap_or_default();
     let (mut weight, mut version) = (1000, None);
     for (name, value) in parts.filter_map(|part| part.split_once('=')) {
         match name.trim().to_ascii_lowercase().as_str() {
-            // A weight that is none is as good as none.
+            // A weight that is not a number counts as zero.
             "q" => weight = value.trim().parse::<f32>().map_or(0, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16),
             "version" => version = Some(value.trim().trim_matches('"')),
             _ => {}
@@ -86,7 +87,7 @@ pub(super) fn to_prometheus(open_metrics: &str) -> String {
                 kind => ("", kind),
             };
             let text = std::mem::take(&mut help).split_once(' ').map_or("", |(_, text)| text);
-            // Writing to a string cannot fail. Quotes are escaped in OpenMetrics only.
+            // Writing to a String does not fail. Quotes are escaped in OpenMetrics only.
             let _ = if text.contains('"') {
                 writeln!(out, "# HELP {name}{ending} {}", text.replace("\\\"", "\""))
             } else {

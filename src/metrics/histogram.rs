@@ -1,7 +1,8 @@
-//! Histograms that many threads fill for the price of some additions, one call for many observations.
+//! A histogram that many threads fill with two atomic additions per call, one call for many observations.
 //!
-//! Imports `sync`. Always: what is observed is a whole number of a small unit; the exposition has it in the base unit,
-//! as Prometheus wants it. Readers may see an observation in one bucket and not yet in the sum.
+//! Invariants:
+//! - Observations are whole numbers of a small unit. The exposition has the base unit, as Prometheus requires.
+//! - A reader may see an observation in its bucket and not yet in the sum.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,32 +13,32 @@ use prometheus_client::metrics::MetricType;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
-struct Inner {
-    /// The most that each bucket but the last takes, in the small unit.
+struct Buckets {
+    /// Upper bounds of all buckets but the last, in the small unit.
     bounds: Box<[u64]>,
-    /// One more than there are bounds.
+    /// Observations per bucket: one more than there are bounds.
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
-    /// Small units in a base unit.
+    /// Small units per base unit.
     scale: f64,
 }
 
-/// Counts observations in buckets. Clones are the same histogram.
+/// Counts of observations in buckets. Clones share the counts.
 #[derive(Clone, Debug)]
-pub(crate) struct Histogram(Arc<Inner>);
+pub(crate) struct FastHistogram(Arc<Buckets>);
 
-impl Histogram {
-    /// Buckets up to `first`, then each `factor` times as wide, `count` in all and one for the rest; `scale` of the
-    /// small units are one base unit.
+impl FastHistogram {
+    /// Creates `count` buckets and one for the rest. The first ends at `first`, each further one at `factor` times the bound
+    /// before. `scale` small units are one base unit.
     pub(super) fn new(first: u64, factor: u64, count: u32, scale: f64) -> Self {
         let bounds: Box<[u64]> = (0..count).map(|nth| first * factor.pow(nth)).collect();
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Inner { bounds, counts, sum: AtomicU64::new(0), scale }))
+        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::new(0), scale }))
     }
 
-    /// Takes note of a value, seen so many times.
+    /// Counts a value that was seen `times` times.
     pub(crate) fn observe(&self, value: u64, times: u64) {
-        let Inner { bounds, counts, sum, .. } = &*self.0;
+        let Buckets { bounds, counts, sum, .. } = &*self.0;
         let bucket = bounds.partition_point(|bound| *bound < value);
         // Relaxed, and so where they are read: counts on their own.
         counts[bucket].fetch_add(times, Ordering::Relaxed);
@@ -45,9 +46,9 @@ impl Histogram {
     }
 }
 
-impl EncodeMetric for Histogram {
+impl EncodeMetric for FastHistogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let Inner { bounds, counts, sum, scale } = &*self.0;
+        let Buckets { bounds, counts, sum, scale } = &*self.0;
         let bounds = bounds.iter().map(|bound| *bound as f64 / scale).chain([f64::INFINITY]);
         // No edge: a scrape may stand between two counts.
         let counts = counts.iter().map(|count| count.load(Ordering::Relaxed));
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_was_observed_is_in_its_bucket_and_in_the_sum() {
-        let histogram = Histogram::new(10, 4, 3, 1e6);
+        let histogram = FastHistogram::new(10, 4, 3, 1e6);
         for (value, times) in [(0, 1), (10, 2), (11, 3), (160, 4), (161, 5)] {
             histogram.observe(value, times);
         }

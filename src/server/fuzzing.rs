@@ -24,9 +24,9 @@ use super::{Rng, ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::codec::ws;
-use crate::dialect::envelope::{Others, ReadError};
+use crate::dialect::envelope::ReadError;
 use crate::dialect::{
-    Command, Encoding, Incoming, Place, Reply, Stamp, cloudevents, complete, envelope, quick,
+    Command, Encoding, Incoming, Others, Place, Reply, Stamp, cloudevents, complete, envelope, fast_path,
 };
 use crate::event::{Event, Timestamp};
 
@@ -94,7 +94,7 @@ pub fn event(data: &[u8]) {
         written
     };
     for others in [Others::PassedOver, Others::Refused] {
-        if let Some(quick) = quick::read(text, others, complete) {
+        if let Some(quick) = fast_path::read(text, others, complete) {
             let Ok(event) = envelope::read_any(text, others) else {
                 panic!("taken sooner than read: {text}")
             };

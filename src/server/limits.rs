@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::wheel::{TICK_MS, Tick};
-use crate::dialect::Usual;
+use crate::dialect::KindLimits;
 use crate::sync::{Mutex, lock};
 
 /// How often a client may do what it may do. Beyond, it is told so in its protocol's form (an error with the limit;
@@ -67,7 +67,7 @@ impl RateLimits {
     }
 
     /// How many messages of a kind, where the dialect's document has `usual` numbers: the default first.
-    fn of(&self, kind: &str, usual: Usual) -> Option<u32> {
+    fn of(&self, kind: &str, usual: KindLimits) -> Option<u32> {
         let set = self.message_kinds.iter().find(|(name, _)| name == kind).map(|(_, max)| *max);
         let told = || usual.iter().find(|(name, _)| *name == kind).map(|(_, max)| *max);
         let others = || usual.iter().find(|(name, _)| name.is_empty()).map(|(_, max)| *max);
@@ -150,7 +150,7 @@ fn seconds(ticks: u32) -> u64 {
 pub(crate) fn admit(
     buckets: &mut Option<Box<Buckets>>,
     limits: &RateLimits,
-    usual: Usual,
+    usual: KindLimits,
     kind: &'static str,
     tick: Tick,
 ) -> Result<(), Limited> {
@@ -250,7 +250,7 @@ impl Drop for Counted {
 mod tests {
     use super::*;
 
-    const USUAL: Usual = &[("", 3), ("ping", 1)];
+    const USUAL: KindLimits = &[("", 3), ("ping", 1)];
 
     fn limits() -> RateLimits {
         RateLimits { window: Duration::from_secs(60), refused_messages: 2, ..RateLimits::default() }

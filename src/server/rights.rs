@@ -11,7 +11,7 @@ use super::auth::{Denied, Grant, SavedGrant};
 use super::connection::Context;
 use super::limits::{self, Buckets, Limited, SavedBuckets};
 use super::wheel::{TICK_MS, Tick};
-use crate::dialect::{ClientError, Complete, OnLag, Protocol, Subscribe};
+use crate::dialect::{ClientError, Complete, OnLag, Subscribe, WireProtocol};
 use crate::event::Timestamp;
 use crate::filter::Filter;
 use crate::filter::saved::{Exact, SavedFilter};
@@ -181,7 +181,7 @@ impl Rights {
     pub(crate) fn admit_message(
         &mut self,
         kind: &'static str,
-        protocol: &dyn Protocol,
+        protocol: &dyn WireProtocol,
         cx: &Context<'_>,
     ) -> Result<(), Limited> {
         limits::admit(&mut self.buckets, &cx.config.limits, protocol.usual_limits(), kind, cx.tick)

@@ -19,12 +19,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::adopt::{Complete, complete};
 use super::command::{UNKNOWN, in_scratch, text_frame};
+use super::infer_attributes::{Complete, complete};
 use super::uuid::Uuid;
+use super::wire::{KindLimits, WireProtocol};
 use super::{
-    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Protocol,
-    Refusal, Reply, Stamp, Usual,
+    Asked, ClientError, ClientMessage, Command, Encoding, GapNotice, Incoming, Opening, Place, Refusal,
+    Reply, Stamp,
 };
 use crate::catalogue::autosdlc::event_type;
 use crate::codec::ws;
@@ -76,7 +77,7 @@ struct NamesIn {
     token: Option<String>,
 }
 
-impl Protocol for Autosdlc {
+impl WireProtocol for Autosdlc {
     fn read(&self, message: Incoming<'_>, _: &Place, bytes_max: usize) -> ClientMessage {
         let fault = |why: String| ClientMessage {
             kind: UNKNOWN,
@@ -163,7 +164,7 @@ impl Protocol for Autosdlc {
         ))
     }
 
-    fn usual_limits(&self) -> Usual {
+    fn usual_limits(&self) -> KindLimits {
         &[("", 100), ("subscribe", 50), ("agent_log", 1000), ("ping", 60)]
     }
 

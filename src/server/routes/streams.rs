@@ -15,7 +15,7 @@ use super::{Answer, Outcome, query};
 use crate::codec::deflate;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
-use crate::dialect::sse_bridge::HEADERS;
+use crate::dialect::stream::HEADERS;
 use crate::dialect::{
     ClientError, Dialect, Encoding, INVALID_FILTER, OnLag, Place, lean, native, split_entity,
 };

@@ -1,12 +1,13 @@
-//! An event object as publishers mostly write it, read in one pass: known fields with values of their kinds, strings
-//! without escapes.
+//! Fast path for event objects as publishers mostly write them: one pass over known fields with values of their kinds and
+//! strings without escapes.
 //!
-//! Imports `event`. Always: what it takes is what `envelope` reads from the same text, only sooner; whatever else stands
-//! in a text, it leaves to that, which also has the words for faults.
+//! Invariants:
+//! - An object that is accepted here is read exactly as `envelope` reads the same text. A fuzz target compares both.
+//! - Every other text is left to `envelope`, which also has the error texts.
 
 use std::mem;
 
-use super::envelope::{self, Others};
+use super::event_keys::{Others, read_timestamp};
 use crate::event::{Attribute, EventBuilder, EventError, json};
 
 /// Something that is left to the other reader.
@@ -140,7 +141,7 @@ fn read_usual(text: &str, others: Others) -> Result<EventBuilder, Unusual> {
             "timestamp" | "ts" => {
                 see(TIMESTAMP)?;
                 if let Some(value) = scan.value()? {
-                    builder = builder.timestamp(envelope::read_timestamp(value).ok_or(Unusual)?);
+                    builder = builder.timestamp(read_timestamp(value).ok_or(Unusual)?);
                 }
             }
             "entity" => {
@@ -197,7 +198,8 @@ fn entity(scan: &mut Scan<'_>, builder: &mut EventBuilder) -> Result<(), Unusual
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::adopt::{Complete, complete};
+    use crate::dialect::envelope;
+    use crate::dialect::infer_attributes::{Complete, complete};
 
     /// Texts that are taken, and mean what they mean to the reader of all texts.
     #[test]

@@ -1,0 +1,42 @@
+//! The policy that a subscription names for the case that its client lags.
+
+use serde::{Deserialize, Serialize};
+
+use super::command::shortened;
+
+/// Treatment of a client that lags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum OnLag {
+    /// The oldest events are dropped, and a gap has their number.
+    #[default]
+    DropOldest,
+    /// The newest events are dropped, and a gap has their number.
+    DropNewest,
+    /// The latest event of each key is sent; earlier ones are left out.
+    Conflate,
+    /// At most this many events a second are sent, whether the client lags or not. At least one.
+    Sample { per_second: u32 },
+    /// The connection is closed.
+    Disconnect,
+}
+
+/// Events a second of a sample whose client gives no rate.
+const SAMPLE_PER_SECOND_DEFAULT: u32 = 10;
+
+impl OnLag {
+    /// Reads the word of a `subscribe`; the error lists the known words. Only `sample` uses `per_second`.
+    pub(crate) fn read(word: Option<&str>, per_second: Option<u32>) -> Result<Self, String> {
+        let rate = per_second.filter(|rate| *rate > 0).unwrap_or(SAMPLE_PER_SECOND_DEFAULT);
+        Ok(match word {
+            None | Some("drop_oldest") => Self::DropOldest,
+            Some("drop_newest") => Self::DropNewest,
+            Some("conflate") => Self::Conflate,
+            Some("sample") => Self::Sample { per_second: rate },
+            Some("disconnect") => Self::Disconnect,
+            Some(other) => {
+                let words = "drop_oldest, drop_newest, conflate, sample or disconnect";
+                return Err(format!("on_lag '{}' is none of {words}", shortened(other)));
+            }
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! The interface of a client protocol over WebSocket.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::command::{Asked, ClientMessage, Incoming, PastEnd, Place, Refusal, Reply, Stamp};
+use super::gap::GapNotice;
+use crate::codec::ws;
+
+/// Messages that one client may send in a window (a minute unless configured), by kind. The empty kind stands for all
+/// kinds that are not listed.
+pub(crate) type KindLimits = &'static [(&'static str, u32)];
+
+/// One client protocol over WebSocket.
+pub(crate) trait WireProtocol: Sync {
+    /// Reads one message. A compressed message may expand to `bytes_max`.
+    fn read(&self, message: Incoming<'_>, place: &Place, bytes_max: usize) -> ClientMessage;
+
+    /// Reads a message's type, and the whole message only if a client may send it before it has shown a token: a ping or
+    /// the token. Every other message, and one longer than `bytes_max`, is [`Command::Withheld`](super::Command::Withheld).
+    fn glance(&self, message: Incoming<'_>, bytes_max: usize) -> ClientMessage;
+
+    /// Returns the frame of a reply; `None` if the dialect has no message for it.
+    fn reply(&self, reply: &Reply<'_>, asked: &Asked, stamp: Stamp) -> Option<Bytes>;
+
+    /// Returns the `gap` message if the dialect reports gaps in band, else a frame that applications do not see.
+    fn gap(&self, gap: &GapNotice) -> Bytes;
+
+    /// Returns the message after the last event of a past; `None` if the dialect's document has none.
+    fn past_end(&self, _end: &PastEnd<'_>, _stamp: &Stamp) -> Option<Bytes> {
+        None
+    }
+
+    /// Returns the frame that checks whether the client on a quiet connection is still there.
+    fn heartbeat(&self) -> Bytes {
+        ws::frame(ws::OpCode::Ping, b"")
+    }
+
+    /// Returns whether the heartbeat is also sent to a client that has just sent something.
+    fn always_beats(&self) -> bool {
+        false
+    }
+
+    /// Returns the message limits of the dialect's document.
+    fn usual_limits(&self) -> KindLimits {
+        &[]
+    }
+
+    /// Returns the close code and reason for a client that is refused; `None` if the connection stays open.
+    fn refuse(&self, why: &Refusal) -> Option<(u16, Cow<'static, str>)>;
+}

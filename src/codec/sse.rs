@@ -78,6 +78,7 @@ pub fn parse_sse_line(line: &str) -> Option<(&str, &str)> {
 
 /// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SseEvent {
     /// Its name; `message` if the server gave none.
     pub event: String,

@@ -7,6 +7,7 @@ use std::fmt;
 /// A [`Filter`](crate::Filter) may constrain any of them; an event has at most one value for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Attribute {
     /// The event's type, a dotted name such as `task.progress`. The only attribute every event has.
     Type = 0,

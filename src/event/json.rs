@@ -11,6 +11,7 @@ pub(crate) const DEPTH_MAX: usize = 128;
 
 /// What was wrong with a text that should be JSON, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct JsonError {
     /// Bytes from the start of the text.
     pub offset: usize,
@@ -38,6 +39,17 @@ enum Expect {
     Colon,
     /// After a value: `,` or the closing bracket, or the end at depth 0.
     Comma,
+}
+
+impl Expect {
+    /// Returns the reason of a fault where something else came. Values give reasons of their own.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Key | Self::FirstKey => "expected a key",
+            Self::Colon => "expected ':'",
+            _ => "expected ',' or an end",
+        }
+    }
 }
 
 /// Appends `text` minified to `out`. On an error `out` may hold a part of it.
@@ -96,8 +108,7 @@ pub(crate) fn scan<'a>(
                     at = string_end(bytes, at)?;
                     expect = Expect::Colon;
                 }
-                Expect::Colon => return fail(at, "expected ':'"),
-                Expect::Comma => return fail(at, "expected ',' or an end"),
+                _ => return fail(at, expect.reason()),
             },
             b':' if expect == Expect::Colon => {
                 at += 1;
@@ -130,16 +141,7 @@ pub(crate) fn scan<'a>(
                 at = scalar_end(bytes, at)?;
                 (at, expect) = behind_value(bytes, at, depth, kinds);
             }
-            _ => {
-                return fail(
-                    at,
-                    match expect {
-                        Expect::Key | Expect::FirstKey => "expected a key",
-                        Expect::Colon => "expected ':'",
-                        _ => "expected ',' or an end",
-                    },
-                );
-            }
+            _ => return fail(at, expect.reason()),
         }
         if depth == 0 {
             keep(&text[kept..at]);

@@ -189,7 +189,7 @@ impl Fanout {
 
     /// The filter of a feed that equals this one.
     pub(crate) fn interned(&self, filter: &Filter) -> Option<&Filter> {
-        self.matcher.held(filter)
+        self.matcher.interned(filter)
     }
 
     /// Appends an event to every feed that wants it. Encodes it where it is the first of its encoding.

@@ -6,10 +6,10 @@ use std::fmt;
 ///
 /// Its `Display` is one line; [`caret`](Self::caret) shows the place under the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterError(Box<Inner>);
+pub struct FilterError(Box<FilterFault>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Inner {
+struct FilterFault {
     kind: FilterErrorKind,
     column: usize,
     text: String,
@@ -107,12 +107,12 @@ impl fmt::Display for FilterErrorKind {
 impl FilterError {
     pub(crate) fn at(text: &str, offset: usize, kind: FilterErrorKind) -> Self {
         let column = text.get(..offset).unwrap_or(text).chars().count() + 1;
-        Self(Box::new(Inner { kind, column, text: text.to_owned() }))
+        Self(Box::new(FilterFault { kind, column, text: text.to_owned() }))
     }
 
     /// A fault of the filter as a whole.
     pub(crate) fn whole(kind: FilterErrorKind) -> Self {
-        Self(Box::new(Inner { kind, column: 0, text: String::new() }))
+        Self(Box::new(FilterFault { kind, column: 0, text: String::new() }))
     }
 
     /// What is wrong.

@@ -17,7 +17,7 @@
 //! quoted     = "…" or '…' with JSON's escapes, and \'
 //! ```
 
-use std::str::FromStr;
+use std::str::{CharIndices, FromStr};
 
 use super::comparison::Comparison;
 use super::definition::Filter;
@@ -86,7 +86,7 @@ struct Parser<'a> {
 }
 
 /// A value and whether quotes stood around it.
-struct Word {
+struct ValueToken {
     text: String,
     quoted: bool,
 }
@@ -231,16 +231,16 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn word(&mut self, bare: impl Fn(char) -> bool) -> Result<Word, FilterError> {
+    fn word(&mut self, bare: impl Fn(char) -> bool) -> Result<ValueToken, FilterError> {
         let start = self.at;
         if self.rest().starts_with(['"', '\'']) {
-            return Ok(Word { text: self.quoted()?, quoted: true });
+            return Ok(ValueToken { text: self.quoted()?, quoted: true });
         }
         let text = self.run(bare);
         if text.is_empty() {
             return self.fail(start, Kind::ExpectedValue);
         }
-        Ok(Word { text: text.to_owned(), quoted: false })
+        Ok(ValueToken { text: text.to_owned(), quoted: false })
     }
 
     fn quoted(&mut self) -> Result<String, FilterError> {
@@ -265,28 +265,7 @@ impl<'a> Parser<'a> {
                 Some('n') => Some('\n'),
                 Some('r') => Some('\r'),
                 Some('t') => Some('\t'),
-                Some('u') => {
-                    let mut unit =
-                        || (0..4).try_fold(0, |code, _| Some(code * 16 + chars.next()?.1.to_digit(16)?));
-                    match unit() {
-                        Some(high @ 0xd800..0xdc00) => {
-                            let low = (chars.next().map(|(_, c)| c) == Some('\\')
-                                && chars.next().map(|(_, c)| c) == Some('u'))
-                            .then(|| {
-                                (0..4).try_fold(0, |code, _| Some(code * 16 + chars.next()?.1.to_digit(16)?))
-                            })
-                            .flatten();
-                            match low {
-                                Some(low @ 0xdc00..0xe000) => {
-                                    char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00))
-                                }
-                                _ => None,
-                            }
-                        }
-                        Some(code) => char::from_u32(code),
-                        None => None,
-                    }
-                }
+                Some('u') => unicode_escape(&mut chars),
                 _ => None,
             };
             match plain {
@@ -348,7 +327,26 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn literal(word: Word) -> Literal {
+/// Reads the character of a JSON escape, after its `\\u`. A character outside the basic plane is a pair of escapes.
+fn unicode_escape(chars: &mut CharIndices<'_>) -> Option<char> {
+    let unit = |chars: &mut CharIndices<'_>| {
+        (0..4).try_fold(0, |code, _| Some(code * 16 + chars.next()?.1.to_digit(16)?))
+    };
+    let high = unit(chars)?;
+    if !(0xd800..0xdc00).contains(&high) {
+        return char::from_u32(high);
+    }
+    if chars.next()?.1 != '\\' || chars.next()?.1 != 'u' {
+        return None;
+    }
+    let low = unit(chars)?;
+    if !(0xdc00..0xe000).contains(&low) {
+        return None;
+    }
+    char::from_u32(0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00))
+}
+
+fn literal(word: ValueToken) -> Literal {
     match word.text.as_str() {
         _ if word.quoted => Literal::Text(word.text.into()),
         "null" => Literal::Null,

@@ -5,20 +5,18 @@
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use std::hash::BuildHasher;
 
+use super::segment_texts::{SegmentTexts, UNKNOWN};
 use crate::event::Attribute;
 use crate::filter::pattern::{Segment, segments};
 
 /// The segment `*`, and `**`, where a literal one has the number of its text.
 const ONE: u32 = u32::MAX;
 const MANY: u32 = u32::MAX - 1;
-/// No pattern has this segment.
-const UNKNOWN: u32 = u32::MAX - 2;
 
 #[derive(Debug, Default)]
-struct Node {
+struct TrieNode {
     parent: u32,
     segment: u32,
     separator: u8,
@@ -34,31 +32,21 @@ struct Node {
 }
 
 #[derive(Debug)]
-struct Edge {
+struct Transition {
     node: u32,
     segment: u32,
     separator: u8,
     child: u32,
 }
 
-#[derive(Debug)]
-struct Literal {
-    id: u32,
-    holders: u32,
-    text: Box<[u8]>,
-}
-
 /// The patterns of all attributes.
 #[derive(Debug)]
 pub(super) struct Automaton {
     /// The first ones are the attributes' roots.
-    nodes: Vec<Node>,
+    nodes: Vec<TrieNode>,
     free: Vec<u32>,
-    edges: HashTable<Edge>,
-    literals: HashTable<Literal>,
-    literals_free: Vec<u32>,
-    literals_next: u32,
-    literals_bytes: usize,
+    transitions: HashTable<Transition>,
+    texts: SegmentTexts,
     hasher: RandomState,
     step: u32,
     /// Nodes that walks stood on so far: about what they have cost.
@@ -84,13 +72,10 @@ fn code(separator: u8) -> u8 {
 impl Automaton {
     pub(super) fn new() -> Self {
         Self {
-            nodes: (0..Attribute::COUNT).map(|_| Node::default()).collect(),
+            nodes: (0..Attribute::COUNT).map(|_| TrieNode::default()).collect(),
             free: Vec::new(),
-            edges: HashTable::new(),
-            literals: HashTable::new(),
-            literals_free: Vec::new(),
-            literals_next: 0,
-            literals_bytes: 0,
+            transitions: HashTable::new(),
+            texts: SegmentTexts::default(),
             hasher: RandomState::default(),
             step: 0,
             walked: 0,
@@ -104,7 +89,7 @@ impl Automaton {
     }
 
     /// Whether any filter has a pattern for this attribute.
-    pub(super) fn asked(&self, attribute: usize) -> bool {
+    pub(super) fn has_patterns(&self, attribute: usize) -> bool {
         self.counts[attribute] > 0
     }
 
@@ -113,67 +98,26 @@ impl Automaton {
         self.generations[attribute]
     }
 
-    fn edge_hash(hasher: &RandomState, node: u32, separator: u8, segment: u32) -> u64 {
+    fn transition_hash(hasher: &RandomState, node: u32, separator: u8, segment: u32) -> u64 {
         hasher.hash_one(u128::from(node) << 64 | u128::from(separator) << 32 | u128::from(segment))
     }
 
     fn child(&self, node: u32, separator: u8, segment: u32) -> Option<u32> {
-        self.edges
-            .find(Self::edge_hash(&self.hasher, node, separator, segment), |edge| {
-                edge.node == node && edge.segment == segment && edge.separator == separator
+        self.transitions
+            .find(Self::transition_hash(&self.hasher, node, separator, segment), |transition| {
+                transition.node == node && transition.segment == segment && transition.separator == separator
             })
-            .map(|edge| edge.child)
-    }
-
-    fn literal(&self, text: &[u8]) -> u32 {
-        self.literals
-            .find(self.hasher.hash_one(text), |literal| *literal.text == *text)
-            .map_or(UNKNOWN, |literal| literal.id)
-    }
-
-    fn acquire_literal(&mut self, text: &[u8]) -> u32 {
-        let Self { literals, hasher, .. } = self;
-        let entry = literals.entry(
-            hasher.hash_one(text),
-            |literal| *literal.text == *text,
-            |literal| hasher.hash_one(&*literal.text),
-        );
-        match entry {
-            Entry::Occupied(mut entry) => {
-                entry.get_mut().holders += 1;
-                entry.get().id
-            }
-            Entry::Vacant(entry) => {
-                let id = self.literals_free.pop().unwrap_or_else(|| {
-                    self.literals_next += 1;
-                    self.literals_next - 1
-                });
-                self.literals_bytes += text.len();
-                entry.insert(Literal { id, holders: 1, text: text.into() });
-                id
-            }
-        }
-    }
-
-    fn release_literal(&mut self, text: &[u8]) {
-        let hash = self.hasher.hash_one(text);
-        let Ok(mut entry) = self.literals.find_entry(hash, |literal| *literal.text == *text) else { return };
-        entry.get_mut().holders -= 1;
-        if entry.get().holders == 0 {
-            let (literal, _) = entry.remove();
-            self.literals_bytes -= text.len();
-            self.literals_free.push(literal.id);
-        }
+            .map(|transition| transition.child)
     }
 
     /// The number of a pattern that must be there.
-    pub(super) fn held(&self, attribute: usize, pattern: &[u8]) -> u32 {
+    pub(super) fn lookup(&self, attribute: usize, pattern: &[u8]) -> u32 {
         let mut node = attribute as u32;
         for segment in segments(pattern) {
             let number = match segment.text {
                 b"*" => ONE,
                 b"**" => MANY,
-                text => self.literal(text),
+                text => self.texts.find(text),
             };
             match self.child(node, code(segment.separator), number) {
                 Some(child) => node = child,
@@ -203,20 +147,20 @@ impl Automaton {
         let number = match segment.text {
             b"*" => ONE,
             b"**" => MANY,
-            text => match self.literal(text) {
-                UNKNOWN => self.acquire_literal(text),
+            text => match self.texts.find(text) {
+                UNKNOWN => self.texts.acquire(text),
                 known => {
                     if let Some(child) = self.child(node, separator, known) {
                         return child;
                     }
-                    self.acquire_literal(text)
+                    self.texts.acquire(text)
                 }
             },
         };
         if let Some(child) = self.child(node, separator, number) {
             return child;
         }
-        let fresh = Node { parent: node, segment: number, separator, ..Node::default() };
+        let fresh = TrieNode { parent: node, segment: number, separator, ..TrieNode::default() };
         let child = match self.free.pop() {
             Some(free) => {
                 self.nodes[free as usize] = fresh;
@@ -233,18 +177,20 @@ impl Automaton {
             MANY => parent.wild |= 0x10 << separator,
             _ => parent.literals += 1,
         }
-        let Self { edges, hasher, .. } = self;
-        edges.insert_unique(
-            Self::edge_hash(hasher, node, separator, number),
-            Edge { node, segment: number, separator, child },
-            |edge| Self::edge_hash(hasher, edge.node, edge.separator, edge.segment),
+        let Self { transitions, hasher, .. } = self;
+        transitions.insert_unique(
+            Self::transition_hash(hasher, node, separator, number),
+            Transition { node, segment: number, separator, child },
+            |transition| {
+                Self::transition_hash(hasher, transition.node, transition.separator, transition.segment)
+            },
         );
         child
     }
 
     /// Counts one holder less of a pattern.
     pub(super) fn release(&mut self, attribute: usize, pattern: &[u8]) {
-        let mut node = self.held(attribute, pattern);
+        let mut node = self.lookup(attribute, pattern);
         if node == UNKNOWN {
             return;
         }
@@ -263,8 +209,8 @@ impl Automaton {
                 return;
             }
             let (parent, separator, segment) = (gone.parent, gone.separator, gone.segment);
-            let hash = Self::edge_hash(&self.hasher, parent, separator, segment);
-            if let Ok(entry) = self.edges.find_entry(hash, |edge| edge.child == node) {
+            let hash = Self::transition_hash(&self.hasher, parent, separator, segment);
+            if let Ok(entry) = self.transitions.find_entry(hash, |transition| transition.child == node) {
                 entry.remove();
             }
             self.free.push(node);
@@ -274,7 +220,7 @@ impl Automaton {
                 MANY => up.wild &= !(0x10 << separator),
                 _ => {
                     up.literals -= 1;
-                    self.release_literal(text);
+                    self.texts.release(text);
                 }
             }
             node = parent;
@@ -294,7 +240,7 @@ impl Automaton {
             if self.standing.is_empty() && self.within.is_empty() {
                 return;
             }
-            let number = self.literal(segment.text);
+            let number = self.texts.find(segment.text);
             let separator = code(segment.separator);
             self.next_step();
             self.walked += 1 + (self.standing.len() + self.within.len()) as u64;
@@ -338,7 +284,7 @@ impl Automaton {
 
     /// From a node over one segment of the value.
     fn lead_on(&mut self, node: u32, separator: u8, number: u32) {
-        let Node { wild, literals, .. } = self.nodes[node as usize];
+        let TrieNode { wild, literals, .. } = self.nodes[node as usize];
         if literals > 0
             && number != UNKNOWN
             && let Some(child) = self.child(node, separator, number)
@@ -402,18 +348,16 @@ impl Automaton {
     /// Of [`Self::memory_bytes`], what the next patterns take before more is allocated.
     #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
-        self.free.len() * size_of::<Node>()
-            + (self.edges.capacity() - self.edges.len()) * size_of::<Edge>()
-            + (self.literals.capacity() - self.literals.len()) * size_of::<Literal>()
+        self.free.len() * size_of::<TrieNode>()
+            + (self.transitions.capacity() - self.transitions.len()) * size_of::<Transition>()
+            + self.texts.spare_bytes()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
-            + self.edges.allocation_size()
-            + self.literals.allocation_size()
-            + self.literals_bytes
+        self.nodes.capacity() * size_of::<TrieNode>()
+            + self.transitions.allocation_size()
+            + self.texts.memory_bytes()
             + (self.free.capacity()
-                + self.literals_free.capacity()
                 + self.standing.capacity()
                 + self.within.capacity()
                 + self.standing_next.capacity()

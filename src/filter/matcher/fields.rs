@@ -25,7 +25,7 @@ const ROOT: u32 = 0;
 const NOWHERE: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
-struct Node {
+struct FieldNode {
     parent: u32,
     key: Box<[u8]>,
     /// Conditions on this field.
@@ -47,12 +47,12 @@ struct Node {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Value {
     pub(super) node: u32,
-    scalar: Kept,
+    scalar: StoredScalar,
 }
 
 /// A [`Scalar`] whose bytes lie elsewhere.
 #[derive(Clone, Copy, Debug)]
-enum Kept {
+enum StoredScalar {
     Null,
     Bool(bool),
     Number {
@@ -72,7 +72,7 @@ enum Kept {
 }
 
 /// A container that a walk is in.
-struct Open {
+struct OpenContainer {
     node: u32,
     /// The next place, of an array.
     index: Option<usize>,
@@ -80,8 +80,8 @@ struct Open {
 
 /// The tree of paths, and the values of one event.
 #[derive(Debug)]
-pub(super) struct Fields {
-    nodes: Vec<Node>,
+pub(super) struct FieldTree {
+    nodes: Vec<FieldNode>,
     free: Vec<u32>,
     children: HashTable<u32>,
     hasher: RandomState,
@@ -104,10 +104,10 @@ fn bit_of(key: &[u8]) -> u64 {
     1 << ((usize::from(first) ^ (usize::from(last) << 2) ^ key.len()) & 63)
 }
 
-impl Default for Fields {
+impl Default for FieldTree {
     fn default() -> Self {
         Self {
-            nodes: vec![Node::default()],
+            nodes: vec![FieldNode::default()],
             free: Vec::new(),
             children: HashTable::new(),
             hasher: RandomState::default(),
@@ -122,7 +122,7 @@ impl Default for Fields {
     }
 }
 
-impl Fields {
+impl FieldTree {
     fn child(&self, parent: u32, key: &[u8]) -> Option<u32> {
         if self.nodes[parent as usize].keys & bit_of(key) == 0 {
             return None;
@@ -148,7 +148,7 @@ impl Fields {
     }
 
     fn add(&mut self, parent: u32, key: &[u8]) -> u32 {
-        let node = Node { parent, key: key.into(), place: NOWHERE, ..Node::default() };
+        let node = FieldNode { parent, key: key.into(), place: NOWHERE, ..FieldNode::default() };
         self.key_bytes += key.len();
         let id = match self.free.pop() {
             Some(id) => {
@@ -175,7 +175,7 @@ impl Fields {
         let mut at = field;
         self.nodes[at as usize].holders -= 1;
         while at != ROOT && self.nodes[at as usize].holders == 0 && self.nodes[at as usize].children == 0 {
-            let Node { parent, key, .. } = std::mem::take(&mut self.nodes[at as usize]);
+            let FieldNode { parent, key, .. } = std::mem::take(&mut self.nodes[at as usize]);
             let hash = self.hasher.hash_one((parent, &*key));
             if let Ok(entry) = self.children.find_entry(hash, |&id| id == at) {
                 entry.remove();
@@ -201,7 +201,7 @@ impl Fields {
     }
 
     /// Forgets which event was the last, before turns begin anew.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn forget_turns(&mut self) {
         self.turn = 0;
         for node in &mut self.nodes {
             node.turn = 0;
@@ -221,10 +221,10 @@ impl Fields {
     fn walk(&mut self, json: &[u8]) {
         self.found.clear();
         self.note(ROOT, 0, json.len());
-        let mut open: SmallVec<[Open; 8]> = SmallVec::new();
+        let mut open: SmallVec<[OpenContainer; 8]> = SmallVec::new();
         let container = |node, at: usize| match json.get(at) {
-            Some(b'{') => Some(Open { node, index: None }),
-            Some(b'[') => Some(Open { node, index: Some(0) }),
+            Some(b'{') => Some(OpenContainer { node, index: None }),
+            Some(b'[') => Some(OpenContainer { node, index: Some(0) }),
             _ => None,
         };
         let mut at = 0;
@@ -235,7 +235,7 @@ impl Fields {
             at = 1;
         }
         let mut keys = 0u64;
-        while let Some(Open { node, index }) = open.last_mut() {
+        while let Some(OpenContainer { node, index }) = open.last_mut() {
             let node = *node;
             let child = match (json.get(at), index) {
                 (Some(b','), _) => {
@@ -314,24 +314,24 @@ impl Fields {
             let (start, end) = (node.start, node.end);
             self.nodes[id as usize].place = self.values.len() as u32;
             let has_condition = self.nodes[id as usize].holders > 0;
-            let scalar = if has_condition { self.keep(json, start, end) } else { Kept::Other };
+            let scalar = if has_condition { self.keep(json, start, end) } else { StoredScalar::Other };
             self.values.push(Value { node: id, scalar });
         }
         self.worked += self.values.len() as u64 * 200 + self.texts.len() as u64 * 15;
     }
 
-    fn keep(&mut self, json: &[u8], start: usize, end: usize) -> Kept {
+    fn keep(&mut self, json: &[u8], start: usize, end: usize) -> StoredScalar {
         match Scalar::read(json.get(start..end).unwrap_or_default()) {
-            Scalar::Null => Kept::Null,
-            Scalar::Bool(value) => Kept::Bool(value),
-            Scalar::Number { integer, float } => Kept::Number { integer, float },
+            Scalar::Null => StoredScalar::Null,
+            Scalar::Bool(value) => StoredScalar::Bool(value),
+            Scalar::Number { integer, float } => StoredScalar::Number { integer, float },
             Scalar::Text(raw) if raw.contains(&b'\\') => {
                 let begin = self.texts.len();
                 unescape(raw, &mut self.texts);
-                Kept::Unescaped { start: begin, end: self.texts.len() }
+                StoredScalar::Unescaped { start: begin, end: self.texts.len() }
             }
-            Scalar::Text(_) => Kept::Raw { start: start + 1, end: end - 1 },
-            Scalar::Other => Kept::Other,
+            Scalar::Text(_) => StoredScalar::Raw { start: start + 1, end: end - 1 },
+            Scalar::Other => StoredScalar::Other,
         }
     }
 
@@ -351,12 +351,12 @@ impl Fields {
         let json = payload.as_bytes();
         let bytes = |start, end| json.get(start..end).unwrap_or_default();
         match value.scalar {
-            Kept::Null => Scalar::Null,
-            Kept::Bool(value) => Scalar::Bool(value),
-            Kept::Number { integer, float } => Scalar::Number { integer, float },
-            Kept::Raw { start, end } => Scalar::Text(bytes(start, end)),
-            Kept::Unescaped { start, end } => Scalar::Text(&self.texts[start..end]),
-            Kept::Other => Scalar::Other,
+            StoredScalar::Null => Scalar::Null,
+            StoredScalar::Bool(value) => Scalar::Bool(value),
+            StoredScalar::Number { integer, float } => Scalar::Number { integer, float },
+            StoredScalar::Raw { start, end } => Scalar::Text(bytes(start, end)),
+            StoredScalar::Unescaped { start, end } => Scalar::Text(&self.texts[start..end]),
+            StoredScalar::Other => Scalar::Other,
         }
     }
 
@@ -373,11 +373,11 @@ impl Fields {
 
     #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
-        self.free.len() * size_of::<Node>()
+        self.free.len() * size_of::<FieldNode>()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
+        self.nodes.capacity() * size_of::<FieldNode>()
             + self.key_bytes
             + self.children.allocation_size()
             + (self.free.capacity() + self.found.capacity()) * size_of::<u32>()
@@ -412,13 +412,13 @@ mod tests {
         text.split('.').filter(|_| !text.is_empty()).map(str::as_bytes).collect()
     }
 
-    fn fields() -> (Fields, Vec<u32>) {
-        let mut fields = Fields::default();
+    fn fields() -> (FieldTree, Vec<u32>) {
+        let mut fields = FieldTree::default();
         let ids = PATHS.iter().map(|text| fields.acquire(path(text).into_iter())).collect();
         (fields, ids)
     }
 
-    fn check(fields: &mut Fields, ids: &[u32], json: &str, turn: u32) {
+    fn check(fields: &mut FieldTree, ids: &[u32], json: &str, turn: u32) {
         fields.read(json, turn);
         for (text, &id) in PATHS.iter().zip(ids) {
             let want = find(json.as_bytes(), path(text).into_iter());

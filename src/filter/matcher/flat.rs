@@ -7,7 +7,7 @@
 //! without passing a vacant slot.
 
 /// What a [`Flat`] holds. The default is a vacant slot.
-pub(super) trait Entry: Default {
+pub(super) trait FlatEntry: Default {
     fn is_vacant(&self) -> bool;
     /// Well mixed: the highest bits choose the slot.
     fn hash(&self) -> u64;
@@ -27,7 +27,7 @@ impl<E> Default for Flat<E> {
 
 const SLOTS_MIN: usize = 8;
 
-impl<E: Entry> Flat<E> {
+impl<E: FlatEntry> Flat<E> {
     fn home(&self, hash: u64) -> usize {
         ((u128::from(hash) * self.slots.len() as u128) >> 64) as usize
     }
@@ -127,7 +127,7 @@ mod tests {
     #[derive(Debug, Default, Clone, Copy, PartialEq)]
     struct Number(u64);
 
-    impl Entry for Number {
+    impl FlatEntry for Number {
         fn is_vacant(&self) -> bool {
             self.0 == 0
         }

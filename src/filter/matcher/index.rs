@@ -13,18 +13,51 @@ use std::sync::OnceLock;
 
 use smallvec::SmallVec;
 
-use super::flat::{Entry, Flat};
+use super::flat::{Flat, FlatEntry};
+use super::posting::Posting;
 use super::symbols::NONE;
 use crate::event::Attribute;
 
 /// One symbol for each attribute, or [`NONE`].
 pub(super) type Symbols8 = [u32; Attribute::COUNT];
 
-/// A class in the index. Marked ones must be looked at before they are believed: they have several paths, or
-/// conditions that no path holds.
-pub(super) const MARKED: u32 = 1 << 30;
+/// What a tuple or an edge leads to, in 32 bits: nothing, a posting or a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct IndexRef(u32);
+
+/// An [`IndexRef`], taken apart.
+enum IndexRefKind {
+    Posting(Posting),
+    Node(u32),
+}
+
 const NODE: u32 = 1 << 31;
-const NOWHERE: u32 = u32::MAX;
+
+impl IndexRef {
+    const NOTHING: Self = Self(u32::MAX);
+
+    fn posting(posting: Posting) -> Self {
+        Self(posting.to_bits())
+    }
+
+    fn node(node: u32) -> Self {
+        Self(node | NODE)
+    }
+
+    /// Returns the posting or the node. Not for [`Self::NOTHING`].
+    fn kind(self) -> IndexRefKind {
+        if self.0 & NODE == 0 {
+            IndexRefKind::Posting(Posting::from_bits(self.0))
+        } else {
+            IndexRefKind::Node(self.0 & !NODE)
+        }
+    }
+
+    /// Returns what the reference leads to, or `None` for [`Self::NOTHING`].
+    fn get(self) -> Option<IndexRefKind> {
+        (self != Self::NOTHING).then(|| self.kind())
+    }
+}
 
 /// Where a class is, or shall be.
 #[derive(Clone, Debug)]
@@ -64,8 +97,8 @@ fn mix(numbers: impl IntoIterator<Item = u32>) -> u64 {
 
 /// One shape's table, whatever its width.
 trait Tuples: std::fmt::Debug + Send {
-    fn get(&self, symbols: &Symbols8) -> u32;
-    fn set(&mut self, symbols: &Symbols8, spot: u32);
+    fn get(&self, symbols: &Symbols8) -> IndexRef;
+    fn set(&mut self, symbols: &Symbols8, to: IndexRef);
     fn clear(&mut self, symbols: &Symbols8);
     fn is_empty(&self) -> bool;
     fn memory_bytes(&self) -> usize;
@@ -74,18 +107,18 @@ trait Tuples: std::fmt::Debug + Send {
 #[derive(Debug)]
 struct Tuple<const K: usize> {
     symbols: [u32; K],
-    spot: u32,
+    to: IndexRef,
 }
 
 impl<const K: usize> Default for Tuple<K> {
     fn default() -> Self {
-        Self { symbols: [0; K], spot: NOWHERE }
+        Self { symbols: [0; K], to: IndexRef::NOTHING }
     }
 }
 
-impl<const K: usize> Entry for Tuple<K> {
+impl<const K: usize> FlatEntry for Tuple<K> {
     fn is_vacant(&self) -> bool {
-        self.spot == NOWHERE
+        self.to == IndexRef::NOTHING
     }
 
     fn hash(&self) -> u64 {
@@ -94,12 +127,12 @@ impl<const K: usize> Entry for Tuple<K> {
 }
 
 #[derive(Debug)]
-struct Table<const K: usize> {
+struct ShapeTable<const K: usize> {
     columns: [u8; K],
     table: Flat<Tuple<K>>,
 }
 
-impl<const K: usize> Table<K> {
+impl<const K: usize> ShapeTable<K> {
     fn new(mask: u8) -> Self {
         let mut columns = [0; K];
         let set = (0..Attribute::COUNT as u8).filter(|bit| mask & (1 << bit) != 0);
@@ -114,17 +147,17 @@ impl<const K: usize> Table<K> {
     }
 }
 
-impl<const K: usize> Tuples for Table<K> {
-    fn get(&self, symbols: &Symbols8) -> u32 {
+impl<const K: usize> Tuples for ShapeTable<K> {
+    fn get(&self, symbols: &Symbols8) -> IndexRef {
         let key = self.key(symbols);
-        self.table.find(mix(key), |tuple| tuple.symbols == key).map_or(NOWHERE, |tuple| tuple.spot)
+        self.table.find(mix(key), |tuple| tuple.symbols == key).map_or(IndexRef::NOTHING, |tuple| tuple.to)
     }
 
-    fn set(&mut self, symbols: &Symbols8, spot: u32) {
+    fn set(&mut self, symbols: &Symbols8, to: IndexRef) {
         let key = self.key(symbols);
         match self.table.find_mut(mix(key), |tuple| tuple.symbols == key) {
-            Some(tuple) => tuple.spot = spot,
-            None => self.table.insert(Tuple { symbols: key, spot }),
+            Some(tuple) => tuple.to = to,
+            None => self.table.insert(Tuple { symbols: key, to }),
         }
     }
 
@@ -144,43 +177,43 @@ impl<const K: usize> Tuples for Table<K> {
 
 fn table(mask: u8) -> Box<dyn Tuples> {
     match mask.count_ones() {
-        0 => Box::new(Table::<0>::new(mask)),
-        1 => Box::new(Table::<1>::new(mask)),
-        2 => Box::new(Table::<2>::new(mask)),
-        3 => Box::new(Table::<3>::new(mask)),
-        4 => Box::new(Table::<4>::new(mask)),
-        5 => Box::new(Table::<5>::new(mask)),
-        6 => Box::new(Table::<6>::new(mask)),
-        7 => Box::new(Table::<7>::new(mask)),
-        _ => Box::new(Table::<8>::new(mask)),
+        0 => Box::new(ShapeTable::<0>::new(mask)),
+        1 => Box::new(ShapeTable::<1>::new(mask)),
+        2 => Box::new(ShapeTable::<2>::new(mask)),
+        3 => Box::new(ShapeTable::<3>::new(mask)),
+        4 => Box::new(ShapeTable::<4>::new(mask)),
+        5 => Box::new(ShapeTable::<5>::new(mask)),
+        6 => Box::new(ShapeTable::<6>::new(mask)),
+        7 => Box::new(ShapeTable::<7>::new(mask)),
+        _ => Box::new(ShapeTable::<8>::new(mask)),
     }
 }
 
 #[derive(Debug, Default)]
-struct Node {
-    classes: SmallVec<[u32; 4]>,
+struct IndexNode {
+    postings: SmallVec<[Posting; 4]>,
     /// The patterns that edges lead on by.
     patterns: Vec<u32>,
 }
 
 #[derive(Debug)]
-struct Edge {
+struct PatternEdge {
     node: u32,
     pattern: u32,
-    spot: u32,
+    to: IndexRef,
     /// Where the pattern is in the node's list.
     place: u32,
 }
 
-impl Default for Edge {
+impl Default for PatternEdge {
     fn default() -> Self {
-        Self { node: 0, pattern: 0, spot: NOWHERE, place: 0 }
+        Self { node: 0, pattern: 0, to: IndexRef::NOTHING, place: 0 }
     }
 }
 
-impl Entry for Edge {
+impl FlatEntry for PatternEdge {
     fn is_vacant(&self) -> bool {
-        self.spot == NOWHERE
+        self.to == IndexRef::NOTHING
     }
 
     fn hash(&self) -> u64 {
@@ -188,7 +221,7 @@ impl Entry for Edge {
     }
 }
 
-impl Edge {
+impl PatternEdge {
     fn is(&self, node: u32, pattern: u32) -> bool {
         self.node == node && self.pattern == pattern
     }
@@ -196,7 +229,7 @@ impl Edge {
 
 /// A spot's address.
 #[derive(Clone, Copy)]
-enum Place {
+enum Location {
     Tuple,
     Edge(u32, u32),
 }
@@ -204,9 +237,9 @@ enum Place {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     shapes: Vec<(u8, Box<dyn Tuples>)>,
-    nodes: Vec<Node>,
+    nodes: Vec<IndexNode>,
     free: Vec<u32>,
-    edges: Flat<Edge>,
+    edges: Flat<PatternEdge>,
 }
 
 impl Index {
@@ -214,33 +247,37 @@ impl Index {
         self.shapes.iter().find(|shape| shape.0 == mask).map(|shape| &*shape.1)
     }
 
-    fn edge(&self, node: u32, pattern: u32) -> Option<&Edge> {
+    fn edge(&self, node: u32, pattern: u32) -> Option<&PatternEdge> {
         self.edges.find(mix([node, pattern]), |edge| edge.is(node, pattern))
     }
 
-    fn get(&self, place: Place, path: &Path) -> u32 {
+    fn get(&self, place: Location, path: &Path) -> IndexRef {
         match place {
-            Place::Tuple => self.table(path.shape()).map_or(NOWHERE, |table| table.get(&path.symbols)),
-            Place::Edge(node, pattern) => self.edge(node, pattern).map_or(NOWHERE, |edge| edge.spot),
+            Location::Tuple => {
+                self.table(path.shape()).map_or(IndexRef::NOTHING, |table| table.get(&path.symbols))
+            }
+            Location::Edge(node, pattern) => {
+                self.edge(node, pattern).map_or(IndexRef::NOTHING, |edge| edge.to)
+            }
         }
     }
 
-    fn set(&mut self, place: Place, path: &Path, spot: u32) {
+    fn set(&mut self, place: Location, path: &Path, to: IndexRef) {
         match place {
-            Place::Tuple => {
+            Location::Tuple => {
                 let mask = path.shape();
                 let nth = self.shapes.iter().position(|shape| shape.0 == mask).unwrap_or_else(|| {
                     self.shapes.push((mask, table(mask)));
                     self.shapes.len() - 1
                 });
-                self.shapes[nth].1.set(&path.symbols, spot);
+                self.shapes[nth].1.set(&path.symbols, to);
             }
-            Place::Edge(node, pattern) => {
+            Location::Edge(node, pattern) => {
                 match self.edges.find_mut(mix([node, pattern]), |edge| edge.is(node, pattern)) {
-                    Some(edge) => edge.spot = spot,
+                    Some(edge) => edge.to = to,
                     None => {
                         let patterns = &mut self.nodes[node as usize].patterns;
-                        self.edges.insert(Edge { node, pattern, spot, place: patterns.len() as u32 });
+                        self.edges.insert(PatternEdge { node, pattern, to, place: patterns.len() as u32 });
                         patterns.push(pattern);
                     }
                 }
@@ -248,9 +285,9 @@ impl Index {
         }
     }
 
-    fn clear(&mut self, place: Place, path: &Path) {
+    fn clear(&mut self, place: Location, path: &Path) {
         match place {
-            Place::Tuple => {
+            Location::Tuple => {
                 let mask = path.shape();
                 if let Some(nth) = self.shapes.iter().position(|shape| shape.0 == mask) {
                     self.shapes[nth].1.clear(&path.symbols);
@@ -259,7 +296,7 @@ impl Index {
                     }
                 }
             }
-            Place::Edge(node, pattern) => {
+            Location::Edge(node, pattern) => {
                 let removed = self.edges.remove(mix([node, pattern]), |edge| edge.is(node, pattern));
                 let Some(edge) = removed else { return };
                 let patterns = &mut self.nodes[node as usize].patterns;
@@ -278,14 +315,12 @@ impl Index {
     }
 
     /// The node at a place; one is made where there is none, around the class that is there.
-    fn node(&mut self, place: Place, path: &Path) -> u32 {
-        let spot = self.get(place, path);
-        if spot != NOWHERE && spot & NODE != 0 {
-            return spot & !NODE;
-        }
-        let mut fresh = Node::default();
-        if spot != NOWHERE {
-            fresh.classes.push(spot);
+    fn node(&mut self, place: Location, path: &Path) -> u32 {
+        let mut fresh = IndexNode::default();
+        match self.get(place, path).get() {
+            Some(IndexRefKind::Node(node)) => return node,
+            Some(IndexRefKind::Posting(posting)) => fresh.postings.push(posting),
+            None => {}
         }
         let node = match self.free.pop() {
             Some(free) => {
@@ -297,86 +332,84 @@ impl Index {
                 self.nodes.len() as u32 - 1
             }
         };
-        self.set(place, path, node | NODE);
+        self.set(place, path, IndexRef::node(node));
         node
     }
 
     /// Puts a class at a path. It must not be there yet.
-    pub(super) fn insert(&mut self, path: &Path, class: u32) {
-        let mut place = Place::Tuple;
+    pub(super) fn insert(&mut self, path: &Path, posting: Posting) {
+        let mut place = Location::Tuple;
         for &pattern in &path.patterns {
-            place = Place::Edge(self.node(place, path), pattern);
+            place = Location::Edge(self.node(place, path), pattern);
         }
-        if self.get(place, path) == NOWHERE {
-            self.set(place, path, class);
+        if self.get(place, path) == IndexRef::NOTHING {
+            self.set(place, path, IndexRef::posting(posting));
         } else {
             let node = self.node(place, path);
-            self.nodes[node as usize].classes.push(class);
+            self.nodes[node as usize].postings.push(posting);
         }
     }
 
-    /// Takes a class from a path, and every node that it alone kept.
-    pub(super) fn remove(&mut self, path: &Path, class: u32) {
-        let mut places: SmallVec<[Place; 4]> = SmallVec::from_slice(&[Place::Tuple]);
+    /// Removes a posting from a path, and every node that only it needed.
+    pub(super) fn remove(&mut self, path: &Path, posting: Posting) {
+        let mut places: SmallVec<[Location; 4]> = SmallVec::from_slice(&[Location::Tuple]);
         for &pattern in &path.patterns {
-            let spot = self.get(places[places.len() - 1], path);
-            if spot == NOWHERE || spot & NODE == 0 {
+            let Some(IndexRefKind::Node(node)) = self.get(places[places.len() - 1], path).get() else {
                 return;
-            }
-            places.push(Place::Edge(spot & !NODE, pattern));
+            };
+            places.push(Location::Edge(node, pattern));
         }
         let mut last = true;
         while let Some(place) = places.pop() {
-            let spot = self.get(place, path);
-            if spot == NOWHERE {
-                return;
-            }
-            if spot & NODE == 0 {
-                if last && spot == class {
-                    self.clear(place, path);
+            match self.get(place, path).get() {
+                None => return,
+                Some(IndexRefKind::Posting(found)) => {
+                    if last && found == posting {
+                        self.clear(place, path);
+                    }
                 }
-            } else {
-                let node = &mut self.nodes[(spot & !NODE) as usize];
-                if last && let Some(at) = node.classes.iter().position(|&other| other == class) {
-                    node.classes.swap_remove(at);
-                }
-                if !node.patterns.is_empty() || node.classes.len() > 1 {
-                    return;
-                }
-                let left = node.classes.first().copied();
-                *node = Node::default();
-                self.free.push(spot & !NODE);
-                match left {
-                    Some(class) => self.set(place, path, class),
-                    None => self.clear(place, path),
+                Some(IndexRefKind::Node(number)) => {
+                    let node = &mut self.nodes[number as usize];
+                    if last && let Some(at) = node.postings.iter().position(|&other| other == posting) {
+                        node.postings.swap_remove(at);
+                    }
+                    if !node.patterns.is_empty() || node.postings.len() > 1 {
+                        return;
+                    }
+                    let left = node.postings.first().copied();
+                    *node = IndexNode::default();
+                    self.free.push(number);
+                    match left {
+                        Some(posting) => self.set(place, path, IndexRef::posting(posting)),
+                        None => self.clear(place, path),
+                    }
                 }
             }
             last = false;
         }
     }
 
-    /// Appends the classes that want an event with these symbols and patterns (ascending), marks and all; one
-    /// with several paths may come several times.
-    pub(super) fn find(&self, symbols: &Symbols8, patterns: &[u32], out: &mut Vec<u32>) {
+    /// Appends the postings whose paths these symbols and patterns (ascending) satisfy. A posting with several paths may
+    /// come several times.
+    pub(super) fn find(&self, symbols: &Symbols8, patterns: &[u32], out: &mut Vec<Posting>) {
         let known = shape_of(symbols);
         for (mask, table) in &self.shapes {
             if mask & !known == 0 {
-                let spot = table.get(symbols);
-                if spot != NOWHERE {
-                    self.visit(spot, patterns, out);
+                let to = table.get(symbols);
+                if to != IndexRef::NOTHING {
+                    self.visit(to, patterns, out);
                 }
             }
         }
     }
 
-    fn visit(&self, spot: u32, patterns: &[u32], out: &mut Vec<u32>) {
-        if spot & NODE == 0 {
-            out.push(spot);
-            return;
-        }
-        let number = spot & !NODE;
+    fn visit(&self, to: IndexRef, patterns: &[u32], out: &mut Vec<Posting>) {
+        let number = match to.kind() {
+            IndexRefKind::Posting(posting) => return out.push(posting),
+            IndexRefKind::Node(number) => number,
+        };
         let node = &self.nodes[number as usize];
-        out.extend_from_slice(&node.classes);
+        out.extend_from_slice(&node.postings);
         if node.patterns.is_empty() {
             return;
         }
@@ -387,13 +420,13 @@ impl Index {
                 if let Ok(at) = patterns.binary_search(&pattern)
                     && let Some(edge) = self.edge(number, pattern)
                 {
-                    self.visit(edge.spot, &patterns[at + 1..], out);
+                    self.visit(edge.to, &patterns[at + 1..], out);
                 }
             }
         } else {
             for (at, &pattern) in patterns.iter().enumerate() {
                 if let Some(edge) = self.edge(number, pattern) {
-                    self.visit(edge.spot, &patterns[at + 1..], out);
+                    self.visit(edge.to, &patterns[at + 1..], out);
                 }
             }
         }
@@ -407,7 +440,7 @@ impl Index {
     /// Of [`Self::memory_bytes`], what the next paths take before more is allocated.
     #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
-        self.free.len() * size_of::<Node>()
+        self.free.len() * size_of::<IndexNode>()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -415,12 +448,12 @@ impl Index {
             .nodes
             .iter()
             .map(|node| {
-                let spilled = if node.classes.spilled() { node.classes.capacity() } else { 0 };
+                let spilled = if node.postings.spilled() { node.postings.capacity() } else { 0 };
                 (spilled + node.patterns.capacity()) * size_of::<u32>()
             })
             .sum();
         nodes
-            + self.nodes.capacity() * size_of::<Node>()
+            + self.nodes.capacity() * size_of::<IndexNode>()
             + self.edges.memory_bytes()
             + self.free.capacity() * size_of::<u32>()
             + self.shapes.iter().map(|shape| shape.1.memory_bytes()).sum::<usize>()

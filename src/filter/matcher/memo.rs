@@ -6,8 +6,10 @@
 
 use smallvec::SmallVec;
 
+use super::posting::Posting;
+
 /// What distinguishes events to the index: for each attribute a symbol, a set of patterns, or neither.
-pub(super) type Key = [u32; 8];
+pub(super) type MemoKey = [u32; 8];
 
 const SLOTS_MIN: usize = 64;
 /// 1.2 MB of slots.
@@ -18,16 +20,16 @@ const ANSWER_MAX: usize = 256;
 const SAMPLED: u64 = 16;
 
 #[derive(Debug, Default)]
-struct Slot {
-    key: Key,
+struct MemoSlot {
+    key: MemoKey,
     /// 0 in a slot never filled.
     generation: u64,
-    classes: SmallVec<[u32; 4]>,
+    postings: SmallVec<[Posting; 4]>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Memo {
-    slots: Vec<Slot>,
+    slots: Vec<MemoSlot>,
     bypassed: bool,
     /// Look-ups and hits of the present window.
     asked: u32,
@@ -35,15 +37,15 @@ pub(super) struct Memo {
 }
 
 /// What a look-up gave.
-pub(super) enum Answer<'a> {
-    Known(&'a [u32]),
+pub(super) enum Lookup<'a> {
+    Hit(&'a [Posting]),
     /// Not there; to be put there under this number.
-    Missing(u64),
+    Miss(u64),
     /// Not to be kept.
     Bypassed,
 }
 
-fn hash(key: &Key) -> u64 {
+fn hash(key: &MemoKey) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut hash = 0u64;
     for pair in key.chunks_exact(2) {
@@ -56,13 +58,13 @@ fn hash(key: &Key) -> u64 {
 
 impl Memo {
     /// Generations start at 1.
-    pub(super) fn get(&mut self, key: &Key, generation: u64) -> Answer<'_> {
+    pub(super) fn get(&mut self, key: &MemoKey, generation: u64) -> Lookup<'_> {
         let hash = hash(key);
         if self.bypassed && !(hash >> 40).is_multiple_of(SAMPLED) {
-            return Answer::Bypassed;
+            return Lookup::Bypassed;
         }
         if self.slots.is_empty() {
-            self.slots.resize_with(SLOTS_MIN, Slot::default);
+            self.slots.resize_with(SLOTS_MIN, MemoSlot::default);
         }
         let window = if self.bypassed { self.slots.len() / 4 } else { self.slots.len() * 4 };
         if self.asked as usize >= window {
@@ -73,9 +75,9 @@ impl Memo {
         let slot = &self.slots[place];
         if slot.key == *key && slot.generation == generation {
             self.hits += 1;
-            return Answer::Known(&self.slots[place].classes);
+            return Lookup::Hit(&self.slots[place].postings);
         }
-        Answer::Missing(hash)
+        Lookup::Miss(hash)
     }
 
     /// The one slot of a key. A sample of the keys has the same share of the slots, so that it meets the same
@@ -95,23 +97,23 @@ impl Memo {
             }
             let slots = self.slots.len() * 4;
             self.slots.clear();
-            self.slots.resize_with(slots, Slot::default);
+            self.slots.resize_with(slots, MemoSlot::default);
         } else {
             self.bypassed = if self.bypassed { !hit(40) } else { !hit(25) };
         }
         (self.asked, self.hits) = (0, 0);
     }
 
-    pub(super) fn put(&mut self, hash: u64, key: &Key, generation: u64, classes: &[u32]) {
-        if classes.len() > ANSWER_MAX {
+    pub(super) fn put(&mut self, hash: u64, key: &MemoKey, generation: u64, postings: &[Posting]) {
+        if postings.len() > ANSWER_MAX {
             return;
         }
         let place = self.place(hash);
         let slot = &mut self.slots[place];
         slot.key = *key;
         slot.generation = generation;
-        slot.classes.clear();
-        slot.classes.extend_from_slice(classes);
+        slot.postings.clear();
+        slot.postings.extend_from_slice(postings);
     }
 
     #[cfg(test)]
@@ -120,7 +122,49 @@ impl Memo {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let spilled = |slot: &Slot| if slot.classes.spilled() { slot.classes.capacity() * 4 } else { 0 };
-        self.slots.capacity() * size_of::<Slot>() + self.slots.iter().map(spilled).sum::<usize>()
+        let spilled =
+            |slot: &MemoSlot| if slot.postings.spilled() { slot.postings.capacity() * 4 } else { 0 };
+        self.slots.capacity() * size_of::<MemoSlot>() + self.slots.iter().map(spilled).sum::<usize>()
+    }
+}
+
+/// Number of counters in [`Generations`].
+const BUCKETS: usize = 1024;
+
+/// Generations of the memo's answers. An answer is valid while the generations of its key's symbols are those that it was
+/// kept under.
+#[derive(Debug)]
+pub(super) struct Generations {
+    all: u64,
+    /// Counters by symbol. Several symbols share one, so a change voids a few answers too many.
+    of_symbols: Box<[u64; BUCKETS]>,
+}
+
+impl Default for Generations {
+    fn default() -> Self {
+        Self { all: 1, of_symbols: Box::new([0; BUCKETS]) }
+    }
+}
+
+impl Generations {
+    /// Returns the generation that all answers share.
+    pub(super) fn all(&self) -> u64 {
+        self.all
+    }
+
+    pub(super) fn of(&self, symbol: u32) -> u64 {
+        self.of_symbols[symbol as usize % BUCKETS]
+    }
+
+    /// Voids the answers under keys with this symbol; all answers if there is none.
+    pub(super) fn advance(&mut self, symbol: Option<u32>) {
+        match symbol {
+            Some(symbol) => self.of_symbols[symbol as usize % BUCKETS] += 1,
+            None => self.all += 1,
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.of_symbols)
     }
 }

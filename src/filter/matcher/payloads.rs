@@ -1,15 +1,15 @@
-//! Filters with conditions on the payload: which of them want an event whose attributes they match.
+//! Filters with conditions on the payload: finds those that match an event whose attributes they match.
 //!
-//! Filters with the same conditions on attributes are a *group*; the index finds the group, once for all of them. Each filter
-//! of a group is a *member*, and lies under one of its conditions, its *anchor*: under the values of an equality, at the
-//! bound of a comparison of numbers, or, where the anchor is neither, under the field's presence or under nothing. An event
+//! Filters with the same conditions on attributes form a *group*; the index finds the group, once for all of them. Each
+//! filter of a group is a *member*. It lies under one of its conditions, its *anchor*: under the values of an equality, at
+//! the bound of a comparison of numbers or, for other conditions, under the field's presence or under nothing. An event
 //! costs one walk over its payload, a look-up for each field that it has and a group asks for, and the members that lie
-//! where its values point. Their other conditions are evaluated then, each distinct one once for an event.
+//! where its values point. The other conditions of these are evaluated then, each distinct one once for an event.
 //!
 //! Invariants:
 //! - A member is found by exactly the events that match its filter: an anchor points to a superset, and every condition is
-//!   evaluated exactly before a member is believed.
-//! - A member that went leaves nothing: no entry, condition or field.
+//!   evaluated exactly before a member is reported.
+//! - A removed member leaves nothing: no entry, condition or field.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -18,35 +18,19 @@ use foldhash::quality::RandomState;
 use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 
-use super::ClassId;
-use super::fields::Fields;
-use crate::filter::comparison::{ComparisonRef, LiteralRef, Scalar, holds};
+use super::class::ClassId;
+use super::conditions::Conditions;
+use super::fields::FieldTree;
+use super::plan;
+use crate::event::Event;
+use crate::filter::comparison::{ComparisonRef, LiteralRef, Scalar};
 use crate::filter::definition::Filter;
 use crate::filter::encoding::Clause;
 use crate::filter::literal::Operator;
 
-/// A condition, whichever filters have it.
-#[derive(Debug, Default)]
-struct Condition {
-    field: u32,
-    /// As in a filter's bytes.
-    body: Box<[u8]>,
-    operator: Option<Operator>,
-    /// Where in the body its literals begin.
-    literals: u32,
-    /// The one literal, where that is an integer: most are.
-    integer: Option<i64>,
-    holders: u32,
-    /// Members whose anchor it is.
-    anchored: u32,
-    /// The event for which it was evaluated last.
-    turn: u32,
-    holds: bool,
-}
-
 /// A filter with conditions on the payload.
 #[derive(Debug)]
-struct Member {
+struct GroupMember {
     class: u32,
     group: u32,
     /// The anchor is the first.
@@ -55,25 +39,25 @@ struct Member {
 
 /// Filters with the same conditions on attributes.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+struct PayloadGroup {
     /// Those conditions.
-    pub(super) base: Filter,
-    /// Sets that the base's plan left; see [`Plan::left`](super::plan::Plan::left).
-    pub(super) left: u32,
-    /// The event this group was last found for.
-    pub(super) found_for: u32,
+    base: Filter,
+    /// Sets of the base that no path holds; see [`Plan::residual`](plan::Plan::residual).
+    residual: u32,
+    /// Event for which the group was last found.
+    found_for: u32,
     members: u32,
     /// The exclusive or of their numbers: where there is one member, its number.
     sole: u32,
     /// Members under nothing.
     anywhere: u32,
-    /// Fields that anchors are on, and how many of each way.
-    fields: HashMap<u32, [u32; WAYS], RandomState>,
+    /// Fields that anchors are on, and how many of each kind.
+    fields: HashMap<u32, [u32; ANCHOR_KINDS], RandomState>,
 }
 
 /// How anchors point at members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Way {
+enum AnchorKind {
     /// By a value.
     Equal,
     /// By a number that the value is not below.
@@ -86,46 +70,29 @@ enum Way {
     Anywhere,
 }
 
-const WAYS: usize = Way::Anywhere as usize;
+const ANCHOR_KINDS: usize = AnchorKind::Anywhere as usize;
 
 /// How many members may lie under one equality before a comparison of numbers is a better anchor.
 const CROWDED: u32 = 64;
 
 /// Where a member lies: a hash of what points there, then a number's place in the order, then the member.
-type Spot = (u64, u64, u32);
+type AnchorEntry = (u64, u64, u32);
 
 /// All groups of a matcher.
 #[derive(Debug, Default)]
 pub(super) struct Payloads {
-    fields: Fields,
-    conditions: Vec<Condition>,
-    conditions_free: Vec<u32>,
-    known: HashTable<u32>,
-    members: Vec<Member>,
+    fields: FieldTree,
+    conditions: Conditions,
+    members: Vec<GroupMember>,
     members_free: Vec<u32>,
-    groups: Vec<Group>,
+    groups: Vec<PayloadGroup>,
     groups_free: Vec<u32>,
     by_base: HashTable<u32>,
-    spots: BTreeSet<Spot>,
+    anchors: BTreeSet<AnchorEntry>,
     hasher: RandomState,
-    /// Bytes of conditions.
-    body_bytes: usize,
     /// Bytes of the longest text of a literal so far: no longer value equals one.
     longest_text: usize,
     worked: u64,
-}
-
-impl Condition {
-    /// Whether it holds where the field has this value, or is not there.
-    fn evaluate(&self, value: Option<Scalar<'_>>) -> bool {
-        match (self.operator, self.integer, value) {
-            (Some(operator), Some(other), Some(Scalar::Number { integer: Some(own), .. })) => {
-                operator.orders(own.cmp(&i128::from(other)))
-            }
-            (Some(operator), _, value) => holds(operator, &self.body[self.literals as usize..], value),
-            (None, ..) => false,
-        }
-    }
 }
 
 /// A float's place in the order of all, where `-0.0` is `0.0`.
@@ -158,14 +125,14 @@ fn comparisons(filter: &Filter) -> impl Iterator<Item = ComparisonRef<'_>> {
 }
 
 /// How an anchor with this condition points.
-fn way_of(comparison: ComparisonRef<'_>) -> Way {
+fn anchor_kind(comparison: ComparisonRef<'_>) -> AnchorKind {
     let is_of_numbers = || comparison.literals().all(|literal| matches!(literal, LiteralRef::Number(_)));
     match comparison.operator() {
-        Operator::Equal => Way::Equal,
-        Operator::Greater | Operator::GreaterOrEqual if is_of_numbers() => Way::Above,
-        Operator::Less | Operator::LessOrEqual if is_of_numbers() => Way::Below,
-        Operator::NotEqual | Operator::Missing => Way::Anywhere,
-        _ => Way::Present,
+        Operator::Equal => AnchorKind::Equal,
+        Operator::Greater | Operator::GreaterOrEqual if is_of_numbers() => AnchorKind::Above,
+        Operator::Less | Operator::LessOrEqual if is_of_numbers() => AnchorKind::Below,
+        Operator::NotEqual | Operator::Missing => AnchorKind::Anywhere,
+        _ => AnchorKind::Present,
     }
 }
 
@@ -174,10 +141,12 @@ impl Payloads {
     /// and has to be put into the index.
     pub(super) fn insert(&mut self, filter: &Filter, base: &Filter, class: u32) -> (u32, Option<u32>) {
         let (group, is_new) = self.group(base);
-        let mut conditions: SmallVec<[u32; 2]> = comparisons(filter).map(|one| self.acquire(one)).collect();
+        let Self { conditions, fields, .. } = self;
+        let mut conditions: SmallVec<[u32; 2]> =
+            comparisons(filter).map(|one| conditions.acquire(one, fields)).collect();
         let anchor = self.choose(&conditions);
         conditions.swap(0, anchor);
-        let member = Member { class, group, conditions };
+        let member = GroupMember { class, group, conditions };
         let id = match self.members_free.pop() {
             Some(id) => {
                 self.members[id as usize] = member;
@@ -188,9 +157,9 @@ impl Payloads {
                 self.members.len() as u32 - 1
             }
         };
-        let held = &mut self.groups[group as usize];
-        held.members += 1;
-        held.sole ^= id;
+        let owner = &mut self.groups[group as usize];
+        owner.members += 1;
+        owner.sole ^= id;
         self.anchor(id, true);
         (id, is_new.then_some(group))
     }
@@ -203,17 +172,17 @@ impl Payloads {
         let conditions = std::mem::take(&mut member.conditions);
         self.members_free.push(id);
         for condition in conditions {
-            self.release(condition);
+            self.conditions.release(condition, &mut self.fields);
         }
-        let held = &mut self.groups[group as usize];
-        held.members -= 1;
-        held.sole ^= id;
-        (held.members == 0).then_some(group)
+        let owner = &mut self.groups[group as usize];
+        owner.members -= 1;
+        owner.sole ^= id;
+        (owner.members == 0).then_some(group)
     }
 
     /// Forgets a group that has no member and is not in the index.
     pub(super) fn forget_group(&mut self, id: u32) {
-        let Group { base, .. } = std::mem::take(&mut self.groups[id as usize]);
+        let PayloadGroup { base, .. } = std::mem::take(&mut self.groups[id as usize]);
         let hash = self.hasher.hash_one(base.bytes());
         if let Ok(entry) = self.by_base.find_entry(hash, |&other| other == id) {
             entry.remove();
@@ -221,8 +190,26 @@ impl Payloads {
         self.groups_free.push(id);
     }
 
-    pub(super) fn group_mut(&mut self, id: u32) -> &mut Group {
-        &mut self.groups[id as usize]
+    /// Returns the conditions on attributes that a group's members share.
+    pub(super) fn base(&self, group: u32) -> &Filter {
+        &self.groups[group as usize].base
+    }
+
+    /// Notes the sets of a new group's base that no path holds. `turn` is the last event that was matched.
+    pub(super) fn set_residual(&mut self, group: u32, residual: u32, turn: u32) {
+        let group = &mut self.groups[group as usize];
+        (group.residual, group.found_for) = (residual, turn);
+    }
+
+    /// Returns whether a group is found for the first time for this event.
+    pub(super) fn is_first_for(&mut self, group: u32, turn: u32) -> bool {
+        std::mem::replace(&mut self.groups[group as usize].found_for, turn) != turn
+    }
+
+    /// Returns whether the residual conditions of a group's base hold.
+    pub(super) fn confirms(&self, group: u32, event: &Event) -> bool {
+        let group = &self.groups[group as usize];
+        plan::holds(&group.base, group.residual, event)
     }
 
     fn group(&mut self, base: &Filter) -> (u32, bool) {
@@ -232,7 +219,7 @@ impl Payloads {
         if let Some(&id) = by_base.find(hash, |&id| groups[id as usize].base == *base) {
             return (id, false);
         }
-        let fresh = Group { base: base.clone(), ..Group::default() };
+        let fresh = PayloadGroup { base: base.clone(), ..PayloadGroup::default() };
         let id = match self.groups_free.pop() {
             Some(id) => id,
             None => groups.len() as u32,
@@ -245,65 +232,17 @@ impl Payloads {
         (id, true)
     }
 
-    fn acquire(&mut self, comparison: ComparisonRef<'_>) -> u32 {
-        let Self { conditions, known, hasher, .. } = self;
-        let hash_of = |&id: &u32| hasher.hash_one(&*conditions[id as usize].body);
-        let hash = hasher.hash_one(comparison.body());
-        if let Some(&id) = known.find(hash, |&id| *conditions[id as usize].body == *comparison.body()) {
-            conditions[id as usize].holders += 1;
-            return id;
-        }
-        let id = match self.conditions_free.pop() {
-            Some(id) => id,
-            None => conditions.len() as u32,
-        };
-        known.insert_unique(hash, id, hash_of);
-        let field = self.fields.acquire(comparison.path());
-        self.body_bytes += comparison.body().len();
-        let (operator, literals) = comparison.split();
-        let fresh = Condition {
-            field,
-            body: comparison.body().into(),
-            operator: Some(operator),
-            literals: literals as u32,
-            integer: comparison.integer(),
-            holders: 1,
-            ..Condition::default()
-        };
-        match conditions.get_mut(id as usize) {
-            Some(condition) => *condition = fresh,
-            None => conditions.push(fresh),
-        }
-        id
-    }
-
-    fn release(&mut self, id: u32) {
-        let condition = &mut self.conditions[id as usize];
-        condition.holders -= 1;
-        if condition.holders > 0 {
-            return;
-        }
-        let Condition { field, body, .. } = std::mem::take(condition);
-        let hash = self.hasher.hash_one(&*body);
-        if let Ok(entry) = self.known.find_entry(hash, |&other| other == id) {
-            entry.remove();
-        }
-        self.body_bytes -= body.len();
-        self.fields.release(field);
-        self.conditions_free.push(id);
-    }
-
     /// The place of the condition that points to the fewest events, as far as is known without any: an equality that few
     /// lie under, then a comparison of numbers, then a field's presence.
     fn choose(&self, conditions: &[u32]) -> usize {
         let rank = |&id: &u32| {
-            let Condition { body, anchored, .. } = &self.conditions[id as usize];
-            match way_of(ComparisonRef::new(body)) {
-                Way::Equal if *anchored < CROWDED => (0, *anchored),
-                Way::Above | Way::Below => (1, *anchored),
-                Way::Equal => (2, *anchored),
-                Way::Present => (3, *anchored),
-                Way::Anywhere => (4, *anchored),
+            let anchored = self.conditions.anchored(id);
+            match anchor_kind(self.conditions.comparison(id)) {
+                AnchorKind::Equal if anchored < CROWDED => (0, anchored),
+                AnchorKind::Above | AnchorKind::Below => (1, anchored),
+                AnchorKind::Equal => (2, anchored),
+                AnchorKind::Present => (3, anchored),
+                AnchorKind::Anywhere => (4, anchored),
             }
         };
         (0..conditions.len()).min_by_key(|&at| rank(&conditions[at])).unwrap_or_default()
@@ -311,20 +250,20 @@ impl Payloads {
 
     /// Puts a member under its anchor, or takes it away from there.
     fn anchor(&mut self, id: u32, comes: bool) {
-        let Member { group, conditions, .. } = &self.members[id as usize];
+        let GroupMember { group, conditions, .. } = &self.members[id as usize];
         let (group, anchor) = (*group, conditions[0]);
-        let condition = &mut self.conditions[anchor as usize];
-        let comparison = ComparisonRef::new(&condition.body);
-        let (field, way) = (condition.field, way_of(comparison));
-        let held = &mut self.groups[group as usize];
-        let count = match way {
-            Way::Anywhere => &mut held.anywhere,
-            way => &mut held.fields.entry(field).or_default()[way as usize],
+        let anchored = self.conditions.anchored_mut(anchor);
+        *anchored = if comes { *anchored + 1 } else { *anchored - 1 };
+        let comparison = self.conditions.comparison(anchor);
+        let (field, kind) = (self.conditions.field(anchor), anchor_kind(comparison));
+        let owner = &mut self.groups[group as usize];
+        let count = match kind {
+            AnchorKind::Anywhere => &mut owner.anywhere,
+            kind => &mut owner.fields.entry(field).or_default()[kind as usize],
         };
         *count = if comes { *count + 1 } else { *count - 1 };
-        condition.anchored = if comes { condition.anchored + 1 } else { condition.anchored - 1 };
-        if held.fields.get(&field).is_some_and(|ways| ways.iter().all(|count| *count == 0)) {
-            held.fields.remove(&field);
+        if owner.fields.get(&field).is_some_and(|kinds| kinds.iter().all(|count| *count == 0)) {
+            owner.fields.remove(&field);
         }
         let numbers = || {
             comparison.literals().filter_map(|literal| match literal {
@@ -333,113 +272,100 @@ impl Payloads {
             })
         };
         let hasher = &self.hasher;
-        let mut spots: SmallVec<[(u64, u64); 4]> = SmallVec::new();
-        let key = |way: Way| hasher.hash_one((way, group, field));
-        match way {
-            Way::Equal => {
+        let mut anchors: SmallVec<[(u64, u64); 4]> = SmallVec::new();
+        let key = |kind: AnchorKind| hasher.hash_one((kind, group, field));
+        match kind {
+            AnchorKind::Equal => {
                 for literal in comparison.literals() {
                     if let LiteralRef::Text(text) = literal {
                         self.longest_text = self.longest_text.max(text.len());
                     }
-                    spots.push((equal_key(hasher, group, field, Literal::from(literal)), 0));
+                    anchors.push((equal_key(hasher, group, field, LiteralKey::from(literal)), 0));
                 }
             }
             // One of the values is enough, so the widest bound says when it may hold.
-            Way::Above => spots.extend(numbers().min().map(|bound| (key(way), bound))),
-            Way::Below => spots.extend(numbers().max().map(|bound| (key(way), bound))),
-            Way::Present => spots.push((key(way), 0)),
-            Way::Anywhere => spots.push((hasher.hash_one((way, group)), 0)),
+            AnchorKind::Above => anchors.extend(numbers().min().map(|bound| (key(kind), bound))),
+            AnchorKind::Below => anchors.extend(numbers().max().map(|bound| (key(kind), bound))),
+            AnchorKind::Present => anchors.push((key(kind), 0)),
+            AnchorKind::Anywhere => anchors.push((hasher.hash_one((kind, group)), 0)),
         }
-        for (key, order) in spots {
+        for (key, order) in anchors {
             if comes {
-                self.spots.insert((key, order, id));
+                self.anchors.insert((key, order, id));
             } else {
-                self.spots.remove(&(key, order, id));
+                self.anchors.remove(&(key, order, id));
             }
         }
     }
 
     /// Appends the classes of a group that want an event with this payload, whose attributes the group's base matches.
     pub(super) fn find(&mut self, group: u32, payload: &str, turn: u32, out: &mut Vec<ClassId>) {
-        let Self { fields, conditions, members, groups, spots, hasher, longest_text, worked, .. } = self;
+        let Self { fields, conditions, members, groups, anchors, hasher, longest_text, worked, .. } = self;
         fields.read(payload, turn);
         let fields = &*fields;
-        let held = &groups[group as usize];
-        // The conditions of one member, each evaluated where it was not for this event.
+        let owner = &groups[group as usize];
         let mut ask = |id: u32, worked: &mut u64| {
-            let Member { class, conditions: all, .. } = &members[id as usize];
+            let GroupMember { class, conditions: all, .. } = &members[id as usize];
             *worked += 60;
-            let is_wanted = all.iter().all(|&id| {
-                let condition = &mut conditions[id as usize];
-                if condition.turn != turn {
-                    let scalar = fields.value(condition.field).map(|value| fields.scalar(value, payload));
-                    (condition.turn, condition.holds) = (turn, condition.evaluate(scalar));
-                    // A text of eight bytes takes about 80, a number of eight digits 160.
-                    let literals = condition.body.len() as u64 - u64::from(condition.literals);
-                    *worked += 100 + if condition.integer.is_some() { 0 } else { literals * 20 };
-                }
-                condition.holds
-            });
+            let is_wanted = all.iter().all(|&id| conditions.holds(id, turn, fields, payload, worked));
             if is_wanted {
                 out.push(ClassId(*class));
             }
         };
-        if held.members == 1 {
-            return ask(held.sole, worked);
+        if owner.members == 1 {
+            return ask(owner.sole, worked);
         }
         let mut visit = |key: u64, orders: std::ops::RangeInclusive<u64>| {
             // A look-up in a tree takes about 300.
             *worked += 300;
             let range = (key, *orders.start(), 0)..=(key, *orders.end(), u32::MAX);
-            for &(_, _, id) in spots.range(range) {
+            for &(_, _, id) in anchors.range(range) {
                 ask(id, worked);
             }
         };
-        let mut look = |field: u32, ways: &[u32; WAYS]| {
+        let mut look = |field: u32, kinds: &[u32; ANCHOR_KINDS]| {
             let Some(value) = fields.value(field) else { return };
-            let key = |way: Way| hasher.hash_one((way, group, field));
+            let key = |kind: AnchorKind| hasher.hash_one((kind, group, field));
             let scalar = fields.scalar(value, payload);
-            if ways[Way::Present as usize] > 0 {
-                visit(key(Way::Present), 0..=0);
+            if kinds[AnchorKind::Present as usize] > 0 {
+                visit(key(AnchorKind::Present), 0..=0);
             }
             if let Scalar::Number { float, .. } = scalar {
-                if ways[Way::Above as usize] > 0 {
-                    visit(key(Way::Above), 0..=in_order(float));
+                if kinds[AnchorKind::Above as usize] > 0 {
+                    visit(key(AnchorKind::Above), 0..=in_order(float));
                 }
-                if ways[Way::Below as usize] > 0 {
-                    visit(key(Way::Below), in_order(float)..=u64::MAX);
+                if kinds[AnchorKind::Below as usize] > 0 {
+                    visit(key(AnchorKind::Below), in_order(float)..=u64::MAX);
                 }
             }
-            if ways[Way::Equal as usize] > 0
-                && let Some(literal) = Literal::of(scalar, *longest_text)
+            if kinds[AnchorKind::Equal as usize] > 0
+                && let Some(literal) = LiteralKey::of(scalar, *longest_text)
             {
                 visit(equal_key(hasher, group, field, literal), 0..=0);
             }
         };
         let values = fields.values();
-        if held.fields.len() <= values.len() {
-            for (&field, ways) in &held.fields {
-                look(field, ways);
+        if owner.fields.len() <= values.len() {
+            for (&field, kinds) in &owner.fields {
+                look(field, kinds);
             }
         } else {
             for value in values {
-                if let Some(ways) = held.fields.get(&value.node) {
-                    look(value.node, ways);
+                if let Some(kinds) = owner.fields.get(&value.node) {
+                    look(value.node, kinds);
                 }
             }
         }
-        if held.anywhere > 0 {
-            visit(hasher.hash_one((Way::Anywhere, group)), 0..=0);
+        if owner.anywhere > 0 {
+            visit(hasher.hash_one((AnchorKind::Anywhere, group)), 0..=0);
         }
-        *worked += 100 + held.fields.len().min(values.len()) as u64 * 100;
+        *worked += 100 + owner.fields.len().min(values.len()) as u64 * 100;
     }
 
     /// Forgets which event was the last, before turns begin anew.
-    pub(super) fn forget(&mut self) {
-        self.fields.forget();
-        for condition in &mut self.conditions {
-            condition.turn = 0;
-        }
+    pub(super) fn forget_turns(&mut self) {
+        self.fields.forget_turns();
+        self.conditions.forget_turns();
         for group in &mut self.groups {
             group.found_for = 0;
         }
@@ -451,7 +377,7 @@ impl Payloads {
         self.members.len() - self.members_free.len()
     }
 
-    /// How many fields conditions ask for, with the keys on the way there.
+    /// How many fields conditions ask for, with the keys on the kind there.
     pub(super) fn fields(&self) -> usize {
         self.fields.len()
     }
@@ -465,41 +391,40 @@ impl Payloads {
     #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
         self.fields.spare_bytes()
-            + self.conditions_free.len() * size_of::<Condition>()
-            + self.members_free.len() * size_of::<Member>()
-            + self.groups_free.len() * size_of::<Group>()
+            + self.conditions.spare_bytes()
+            + self.members_free.len() * size_of::<GroupMember>()
+            + self.groups_free.len() * size_of::<PayloadGroup>()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let spilled =
-            |member: &Member| if member.conditions.spilled() { member.conditions.capacity() * 4 } else { 0 };
-        let of_group = |group: &Group| group.base.bytes().len() + 32 + group.fields.allocation_size();
+        let spilled = |member: &GroupMember| {
+            if member.conditions.spilled() { member.conditions.capacity() * 4 } else { 0 }
+        };
+        let of_group = |group: &PayloadGroup| group.base.bytes().len() + 32 + group.fields.allocation_size();
         self.fields.memory_bytes()
-            + self.conditions.capacity() * size_of::<Condition>()
-            + self.body_bytes
-            + self.members.capacity() * size_of::<Member>()
+            + self.conditions.memory_bytes()
+            + self.members.capacity() * size_of::<GroupMember>()
             + self.members.iter().map(spilled).sum::<usize>()
-            + self.groups.capacity() * size_of::<Group>()
+            + self.groups.capacity() * size_of::<PayloadGroup>()
             + self.groups.iter().map(of_group).sum::<usize>()
-            + self.known.allocation_size()
             + self.by_base.allocation_size()
             // A tree's node holds 11 entries and is two thirds full.
-            + self.spots.len() * (size_of::<Spot>() * 3 / 2 + 8)
-            + (self.conditions_free.capacity() + self.members_free.capacity() + self.groups_free.capacity())
+            + self.anchors.len() * (size_of::<AnchorEntry>() * 3 / 2 + 8)
+            + (self.members_free.capacity() + self.groups_free.capacity())
                 * 4
     }
 }
 
 /// Key that a value or a literal has in common with all that may equal it.
 #[derive(Hash)]
-enum Literal<'a> {
+enum LiteralKey<'a> {
     Word(u8),
     /// Numbers that are equal have one place in the order of floats.
     Number(u64),
     Text(&'a [u8]),
 }
 
-impl<'a> From<LiteralRef<'a>> for Literal<'a> {
+impl<'a> From<LiteralRef<'a>> for LiteralKey<'a> {
     fn from(literal: LiteralRef<'a>) -> Self {
         match literal {
             LiteralRef::Word(word) => Self::Word(word),
@@ -509,7 +434,7 @@ impl<'a> From<LiteralRef<'a>> for Literal<'a> {
     }
 }
 
-impl<'a> Literal<'a> {
+impl<'a> LiteralKey<'a> {
     /// Returns the key of a value that some literal may equal.
     fn of(scalar: Scalar<'a>, longest_text: usize) -> Option<Self> {
         match scalar {
@@ -522,6 +447,6 @@ impl<'a> Literal<'a> {
     }
 }
 
-fn equal_key(hasher: &RandomState, group: u32, field: u32, literal: Literal<'_>) -> u64 {
-    hasher.hash_one((Way::Equal, group, field, literal))
+fn equal_key(hasher: &RandomState, group: u32, field: u32, literal: LiteralKey<'_>) -> u64 {
+    hasher.hash_one((AnchorKind::Equal, group, field, literal))
 }

@@ -34,14 +34,14 @@ const LAST_BIT: usize = 31;
 pub(super) struct Plan<'a> {
     pub(super) sets: SmallVec<[SetRef<'a>; 4]>,
     /// A bit for each condition, by its place in the filter, that no path says.
-    pub(super) left: u32,
+    pub(super) residual: u32,
     pub(super) paths: usize,
 }
 
 impl<'a> Plan<'a> {
     pub(super) fn new(filter: &'a Filter, paths_max: usize) -> Self {
         let mut chosen: [Option<(SetRef<'a>, usize, usize)>; 9] = [None; 9];
-        let mut left = 0u32;
+        let mut residual = 0u32;
         for (nth, clause) in filter.clauses().enumerate() {
             match clause {
                 Clause::Set(set)
@@ -49,14 +49,14 @@ impl<'a> Plan<'a> {
                 {
                     chosen[usize::from(set.about)] = Some((set, nth, set.members().count()));
                 }
-                _ => left |= bit(nth),
+                _ => residual |= bit(nth),
             }
         }
         // A pair of kind and id takes the columns of both.
         if chosen[usize::from(ENTITY)].is_some() {
             for attribute in [Attribute::EntityKind, Attribute::EntityId] {
                 if let Some((_, nth, _)) = chosen[attribute.index()].take() {
-                    left |= bit(nth);
+                    residual |= bit(nth);
                 }
             }
         }
@@ -73,16 +73,16 @@ impl<'a> Plan<'a> {
                     paths *= members;
                     sets.push(set);
                 } else {
-                    left |= bit(nth);
+                    residual |= bit(nth);
                 }
             }
         }
-        Self { sets, left, paths }
+        Self { sets, residual, paths }
     }
 
     /// Whether a class of this plan must be looked at before it is believed.
-    pub(super) fn marked(&self) -> bool {
-        self.left != 0 || self.paths > 1
+    pub(super) fn must_confirm(&self) -> bool {
+        self.residual != 0 || self.paths > 1
     }
 }
 
@@ -97,17 +97,17 @@ fn bit(nth: usize) -> u32 {
 }
 
 /// Whether the conditions left by a plan hold.
-pub(super) fn holds(filter: &Filter, left: u32, event: &Event) -> bool {
-    left == 0
+pub(super) fn holds(filter: &Filter, residual: u32, event: &Event) -> bool {
+    residual == 0
         || filter
             .clauses()
             .enumerate()
-            .all(|(nth, clause)| left & bit(nth) == 0 || evaluate::holds(clause, event))
+            .all(|(nth, clause)| residual & bit(nth) == 0 || evaluate::holds(clause, event))
 }
 
 /// One value or pattern of a path, by its number.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+struct PathStep {
     attribute: u8,
     wild: bool,
     number: u32,
@@ -115,7 +115,7 @@ struct Step {
     holders: u32,
 }
 
-type Choice = SmallVec<[Step; 2]>;
+type Choice = SmallVec<[PathStep; 2]>;
 
 /// A plan's values and patterns as numbers.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Choices {
     fn new(plan: &Plan<'_>, mut number: impl FnMut(usize, PatternRef<'_>) -> (u32, u32)) -> Self {
         let mut step = |attribute: u8, pattern: PatternRef<'_>| {
             let (number, holders) = number(usize::from(attribute), pattern);
-            Step { attribute, wild: pattern.kind != PatternKind::Exact, number, holders }
+            PathStep { attribute, wild: pattern.kind != PatternKind::Exact, number, holders }
         };
         let choices = |set: &SetRef<'_>| {
             set.members()
@@ -150,10 +150,10 @@ impl Choices {
     }
 
     /// The same numbers again, for a filter that holds them.
-    pub(super) fn held(plan: &Plan<'_>, symbols: &Symbols, automaton: &Automaton) -> Self {
+    pub(super) fn find(plan: &Plan<'_>, symbols: &Symbols, automaton: &Automaton) -> Self {
         Self::new(plan, |attribute, pattern| match pattern.kind {
-            PatternKind::Exact => symbols.held(attribute, pattern.text),
-            PatternKind::Segments | PatternKind::Runs => (automaton.held(attribute, pattern.text), 0),
+            PatternKind::Exact => symbols.lookup(attribute, pattern.text),
+            PatternKind::Segments | PatternKind::Runs => (automaton.lookup(attribute, pattern.text), 0),
         })
     }
 

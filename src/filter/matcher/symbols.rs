@@ -3,7 +3,7 @@
 //! Always: events never add to the table; a value goes when the last filter that names it goes; two values of
 //! one attribute have the same number only if they are the same text.
 
-use super::flat::{Entry, Flat};
+use super::flat::{Flat, FlatEntry};
 use crate::event::Attribute;
 use crate::event::signature::value_hash;
 
@@ -17,12 +17,12 @@ pub(super) const SYMBOLS_MAX: u32 = 1 << 31;
 const INLINE: usize = 22;
 
 #[derive(Debug)]
-enum Text {
+enum SymbolText {
     Inline(u8, [u8; INLINE]),
     Heap(Box<[u8]>),
 }
 
-impl Text {
+impl SymbolText {
     fn new(text: &[u8]) -> Self {
         if text.len() > INLINE {
             return Self::Heap(text.into());
@@ -44,16 +44,16 @@ impl Text {
 struct Symbol {
     id: u32,
     holders: u32,
-    text: Text,
+    text: SymbolText,
 }
 
 impl Default for Symbol {
     fn default() -> Self {
-        Self { id: 0, holders: 0, text: Text::Inline(0, [0; INLINE]) }
+        Self { id: 0, holders: 0, text: SymbolText::Inline(0, [0; INLINE]) }
     }
 }
 
-impl Entry for Symbol {
+impl FlatEntry for Symbol {
     fn is_vacant(&self) -> bool {
         self.holders == 0
     }
@@ -95,7 +95,7 @@ fn text_hash(attribute: usize, text: &[u8]) -> u64 {
 
 impl Symbols {
     /// Whether any filter names a value of this attribute that an event with this hash may have.
-    pub(super) fn asked(&self, attribute: usize, hash: u32) -> bool {
+    pub(super) fn may_have(&self, attribute: usize, hash: u32) -> bool {
         if hash == 0 { self.absent[attribute] } else { self.counts[attribute] > 0 }
     }
 
@@ -107,7 +107,7 @@ impl Symbols {
     }
 
     /// The number of a value that must be there, and how many hold it.
-    pub(super) fn held(&self, attribute: usize, text: &[u8]) -> (u32, u32) {
+    pub(super) fn lookup(&self, attribute: usize, text: &[u8]) -> (u32, u32) {
         self.table
             .find(text_hash(attribute, text), |symbol| symbol.is(attribute, text))
             .map_or((NONE, 0), |symbol| (symbol.id, symbol.holders))
@@ -126,8 +126,8 @@ impl Symbols {
         });
         let id = place << 3 | attribute as u32;
         debug_assert!(id < SYMBOLS_MAX, "2^28 values would fill 12 GB before this");
-        let kept = Text::new(text);
-        if let Text::Heap(bytes) = &kept {
+        let kept = SymbolText::new(text);
+        if let SymbolText::Heap(bytes) = &kept {
             self.heap_bytes += bytes.len();
         }
         self.absent[attribute] |= text.is_empty();
@@ -145,7 +145,7 @@ impl Symbols {
             return None;
         }
         let symbol = self.table.remove(hash, |symbol| symbol.is(attribute, text))?;
-        if let Text::Heap(bytes) = &symbol.text {
+        if let SymbolText::Heap(bytes) = &symbol.text {
             self.heap_bytes -= bytes.len();
         }
         if text.is_empty() {

@@ -14,7 +14,7 @@ fn matched(matcher: &mut Matcher, event: &Event) -> Vec<ClassId> {
 
 /// Every filter asked by itself.
 fn naive(matcher: &Matcher, event: &Event) -> Vec<ClassId> {
-    (0..matcher.classes.len() as u32)
+    (0..matcher.classes.ids_max())
         .map(ClassId)
         .filter(|&id| matcher.filter(id).is_some_and(|filter| filter.matches(event)))
         .collect()

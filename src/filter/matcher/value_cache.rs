@@ -13,7 +13,7 @@ const SLOTS_MAX: usize = 16 * 1024;
 const PATTERNS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
-struct Slot {
+struct CachedValue {
     hash: u32,
     serial: u32,
     attribute: u8,
@@ -24,10 +24,10 @@ struct Slot {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Values {
-    slots: Vec<Slot>,
+pub(super) struct ValueCache {
+    slots: Vec<CachedValue>,
     next_serial: u32,
-    /// Values put where another lay, since the slots were made.
+    /// ValueCache put where another lay, since the slots were made.
     evicted: usize,
     /// A list too long to keep.
     long: Vec<u32>,
@@ -35,26 +35,26 @@ pub(super) struct Values {
 
 /// A value's patterns: where they lie, and their serial.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(super) struct CachedList {
     slot: Option<usize>,
     /// `None` where the list is not kept.
     pub(super) serial: Option<u32>,
 }
 
-impl Values {
+impl ValueCache {
     /// The patterns of `attribute` that match `value`, ascending. The second answer says that serials have
-    /// begun anew.
+    /// begun restarted.
     pub(super) fn find(
         &mut self,
         automaton: &mut Automaton,
         attribute: usize,
         hash: u32,
         value: &[u8],
-    ) -> (Found, bool) {
+    ) -> (CachedList, bool) {
         if self.slots.is_empty() || (self.evicted > self.slots.len() && self.slots.len() < SLOTS_MAX) {
             let slots = (self.slots.len() * 4).max(SLOTS_MIN);
             self.slots.clear();
-            self.slots.resize_with(slots, Slot::default);
+            self.slots.resize_with(slots, CachedValue::default);
             self.evicted = 0;
         }
         let generation = automaton.generation(attribute) + 1;
@@ -66,18 +66,18 @@ impl Values {
             && usize::from(slot.attribute) == attribute
             && slot.text.as_slice() == value
         {
-            return (Found { slot: Some(at), serial: Some(slot.serial) }, false);
+            return (CachedList { slot: Some(at), serial: Some(slot.serial) }, false);
         }
         self.long.clear();
         automaton.walk(attribute, value, &mut self.long);
         self.long.sort_unstable();
         if self.long.len() > PATTERNS_MAX {
-            return (Found { slot: None, serial: None }, false);
+            return (CachedList { slot: None, serial: None }, false);
         }
         self.next_serial += 1;
         // Below the number that means "none" to whoever sets the highest bit.
-        let anew = self.next_serial >= u32::MAX >> 1;
-        if anew {
+        let restarted = self.next_serial >= u32::MAX >> 1;
+        if restarted {
             self.next_serial = 1;
         }
         self.evicted += usize::from(slot.generation == generation);
@@ -89,11 +89,11 @@ impl Values {
         slot.text.extend_from_slice(value);
         slot.patterns.clear();
         slot.patterns.extend_from_slice(&self.long);
-        (Found { slot: Some(at), serial: Some(slot.serial) }, anew)
+        (CachedList { slot: Some(at), serial: Some(slot.serial) }, restarted)
     }
 
     /// What was found last, or lies in a slot.
-    pub(super) fn patterns(&self, found: Found) -> &[u32] {
+    pub(super) fn patterns(&self, found: CachedList) -> &[u32] {
         match found.slot {
             Some(at) => &self.slots[at].patterns,
             None => &self.long,
@@ -101,12 +101,12 @@ impl Values {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let spilled = |slot: &Slot| {
+        let spilled = |slot: &CachedValue| {
             let text = if slot.text.spilled() { slot.text.capacity() } else { 0 };
             let patterns = if slot.patterns.spilled() { slot.patterns.capacity() * 4 } else { 0 };
             text + patterns
         };
-        self.slots.capacity() * size_of::<Slot>()
+        self.slots.capacity() * size_of::<CachedValue>()
             + self.slots.iter().map(spilled).sum::<usize>()
             + self.long.capacity() * size_of::<u32>()
     }

@@ -1,0 +1,202 @@
+//! The distinct filters of a matcher, each with the number of its holders.
+
+use std::hash::BuildHasher;
+
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::plan;
+use super::posting::NUMBERS_MAX;
+use crate::event::Event;
+use crate::filter::definition::Filter;
+
+/// Id of one distinct filter of a [`Matcher`](super::Matcher), whatever the number of its holders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassId(pub u32);
+
+impl ClassId {
+    /// Returns the class's place in a table by class. Ids are small: those of removed classes are given again.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Debug)]
+struct Class {
+    filter: Filter,
+    /// Holders of the class; 0 in a free entry.
+    holders: u32,
+    /// Index of the class's [`Residual`] or, with [`MEMBER`], its number among the members of groups; or [`PLAIN`].
+    detail: u32,
+}
+
+/// The class has neither a residual nor a place in a group.
+const PLAIN: u32 = u32::MAX;
+
+/// The class has conditions on the payload: the index holds its group instead of the class.
+const MEMBER: u32 = 1 << 31;
+
+/// State of a class that must be confirmed for each event.
+#[derive(Debug, Default)]
+struct Residual {
+    /// Conditions that no path holds; see [`Plan::residual`](plan::Plan::residual).
+    conditions: u32,
+    /// Event for which the class was last found.
+    found_for: u32,
+}
+
+/// What a class that is gone left behind.
+pub(super) struct Removed {
+    pub(super) filter: Filter,
+    /// Its number among the members of groups, if it had conditions on the payload.
+    pub(super) member: Option<u32>,
+}
+
+/// Table of classes.
+#[derive(Debug, Default)]
+pub(super) struct Classes {
+    classes: Vec<Class>,
+    free: Vec<u32>,
+    residuals: Vec<Residual>,
+    residuals_free: Vec<u32>,
+    ids: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Classes {
+    /// Adds a holder of this filter's class. Returns the class, and whether it is new.
+    pub(super) fn acquire(&mut self, filter: &Filter) -> (u32, bool) {
+        let Self { classes, ids, hasher, .. } = self;
+        let entry = ids.entry(
+            hasher.hash_one(filter.bytes()),
+            |&id| classes[id as usize].filter == *filter,
+            |&id| hasher.hash_one(classes[id as usize].filter.bytes()),
+        );
+        let vacant = match entry {
+            Entry::Occupied(entry) => {
+                let id = *entry.get();
+                classes[id as usize].holders += 1;
+                return (id, false);
+            }
+            Entry::Vacant(vacant) => vacant,
+        };
+        let class = Class { filter: filter.clone(), holders: 1, detail: PLAIN };
+        let id = match self.free.pop() {
+            Some(id) => {
+                vacant.insert(id);
+                classes[id as usize] = class;
+                id
+            }
+            None => {
+                let id = classes.len() as u32;
+                debug_assert!(id < NUMBERS_MAX, "2^29 classes would fill 30 GB before this");
+                vacant.insert(id);
+                classes.push(class);
+                id
+            }
+        };
+        (id, true)
+    }
+
+    /// Adds a holder of a class that has one.
+    #[cfg(feature = "server")]
+    pub(super) fn hold(&mut self, id: ClassId) {
+        debug_assert!(self.classes[id.index()].holders > 0, "nobody could have named it");
+        self.classes[id.index()].holders += 1;
+    }
+
+    /// Removes a holder. Returns what the class left if that was the last one; its id may be given again.
+    pub(super) fn release(&mut self, id: ClassId) -> Option<Removed> {
+        let class = self.classes.get_mut(id.index()).filter(|class| class.holders > 0)?;
+        class.holders -= 1;
+        if class.holders > 0 {
+            return None;
+        }
+        let filter = std::mem::take(&mut class.filter);
+        let detail = class.detail;
+        if let Ok(entry) = self.ids.find_entry(self.hasher.hash_one(filter.bytes()), |&other| other == id.0) {
+            entry.remove();
+        }
+        self.free.push(id.0);
+        let member = (detail != PLAIN && detail & MEMBER != 0).then_some(detail & !MEMBER);
+        if detail != PLAIN && member.is_none() {
+            self.residuals_free.push(detail);
+        }
+        Some(Removed { filter, member })
+    }
+
+    /// Notes that a new class has conditions on the payload.
+    pub(super) fn set_member(&mut self, id: u32, member: u32) {
+        self.classes[id as usize].detail = member | MEMBER;
+    }
+
+    /// Notes that a new class must be confirmed. `turn` is the last event that was matched.
+    pub(super) fn set_residual(&mut self, id: u32, conditions: u32, turn: u32) {
+        let fresh = Residual { conditions, found_for: turn };
+        self.classes[id as usize].detail = if let Some(free) = self.residuals_free.pop() {
+            self.residuals[free as usize] = fresh;
+            free
+        } else {
+            self.residuals.push(fresh);
+            self.residuals.len() as u32 - 1
+        };
+    }
+
+    /// Returns whether a class that must be confirmed is found for the first time for this event.
+    pub(super) fn is_first_for(&mut self, id: u32, turn: u32) -> bool {
+        let residual = &mut self.residuals[self.classes[id as usize].detail as usize];
+        std::mem::replace(&mut residual.found_for, turn) != turn
+    }
+
+    /// Returns whether the residual conditions of a class that must be confirmed hold.
+    pub(super) fn confirms(&self, id: u32, event: &Event) -> bool {
+        let class = &self.classes[id as usize];
+        plan::holds(&class.filter, self.residuals[class.detail as usize].conditions, event)
+    }
+
+    /// Forgets which event was the last, before turns start again.
+    pub(super) fn forget_turns(&mut self) {
+        for residual in &mut self.residuals {
+            residual.found_for = 0;
+        }
+    }
+
+    /// Returns the class of this filter.
+    pub(super) fn find(&self, filter: &Filter) -> Option<ClassId> {
+        let same = |id: &u32| self.classes[*id as usize].filter == *filter;
+        self.ids.find(self.hasher.hash_one(filter.bytes()), same).map(|id| ClassId(*id))
+    }
+
+    /// Returns the filter of a class.
+    pub(super) fn filter(&self, id: ClassId) -> Option<&Filter> {
+        self.classes.get(id.index()).filter(|class| class.holders > 0).map(|class| &class.filter)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn ids_max(&self) -> u32 {
+        self.classes.len() as u32
+    }
+
+    /// Returns the size of the filters themselves, in bytes. Walks all classes.
+    #[cfg(feature = "server")]
+    pub(super) fn filter_bytes(&self) -> usize {
+        self.classes.iter().map(|class| class.filter.held_bytes()).sum()
+    }
+
+    #[cfg(feature = "server")]
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.free.len() * size_of::<Class>()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.classes.capacity() * size_of::<Class>()
+            + self.residuals.capacity() * size_of::<Residual>()
+            + self.ids.allocation_size()
+            + (self.free.capacity() + self.residuals_free.capacity()) * size_of::<u32>()
+    }
+}

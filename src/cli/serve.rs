@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fanwire::ServerHandle;
-use fanwire::config::{Change, Config, Loaded, LogFormat, Sources};
+use fanwire::config::{Config, ConfigChange, Loaded, LogFormat, Sources};
 use fanwire::server::ServerError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
@@ -154,7 +154,7 @@ fn start_demo(config: &Config, server: &ServerHandle) -> Result<Option<Demo>, Cl
 
 /// Reads the configuration again: what is different, and what can hold now. None where it has a fault: nothing
 /// changes.
-fn reload(sources: &Sources, running: &Config) -> Option<(Vec<Change>, Config)> {
+fn reload(sources: &Sources, running: &Config) -> Option<(Vec<ConfigChange>, Config)> {
     let loaded: Loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -168,7 +168,7 @@ fn reload(sources: &Sources, running: &Config) -> Option<(Vec<Change>, Config)> 
 }
 
 /// Says what became of a new configuration, and of the files that it names.
-fn tell(changes: &[Change], files: &[(&'static str, PathBuf, bool)]) {
+fn tell(changes: &[ConfigChange], files: &[(&'static str, PathBuf, bool)]) {
     for change in changes {
         let (key, value) = (change.key, &change.value);
         if change.live {

@@ -42,7 +42,7 @@ impl Settings {
     }
 }
 
-fn arg(key: config::Key) -> Arg {
+fn arg(key: config::ConfigKey) -> Arg {
     let range = if key.range.is_empty() { String::new() } else { format!(" [{}]", key.range) };
     let default = key.default.as_deref().filter(|default| !["[]", "\"\"", "false"].contains(default));
     let default =

@@ -9,7 +9,7 @@ use super::value::Words;
 
 /// One setting as it stands in a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct FileEntry {
     /// The key with its sections, as `drain.timeout`.
     pub(super) path: String,
     /// The line of the value, from 1.
@@ -19,7 +19,7 @@ pub(super) struct Entry {
 }
 
 /// The settings of a file, or the line and what is wrong there.
-pub(super) fn read(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+pub(super) fn read(text: &str) -> Result<Vec<FileEntry>, (usize, String)> {
     let line = |at: usize| text.as_bytes()[..at.min(text.len())].split(|b| *b == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
@@ -32,7 +32,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     Ok(entries)
 }
 
-fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, entries: &mut Vec<Entry>) {
+fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, entries: &mut Vec<FileEntry>) {
     for (key, value) in table {
         let path =
             if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
@@ -46,7 +46,7 @@ fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, en
             }
             one => scalar(one).map(Words::One),
         };
-        entries.push(Entry { path, line: line(value.span().start), words });
+        entries.push(FileEntry { path, line: line(value.span().start), words });
     }
 }
 

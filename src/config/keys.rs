@@ -34,31 +34,31 @@ pub(super) enum When {
 }
 use When::{Fixed as FIXED, Live as LIVE};
 
-pub(super) type Place = for<'a> fn(&'a mut Config) -> Box<dyn Setting + 'a>;
+pub(super) type Lens = for<'a> fn(&'a mut Config) -> Box<dyn Setting + 'a>;
 
 /// One row: a setting under its key.
 #[derive(Clone, Copy)]
-pub(super) struct Row {
+pub(super) struct KeyRow {
     pub(super) path: &'static str,
     pub(super) when: When,
     pub(super) help: &'static str,
-    pub(super) place: Place,
+    pub(super) lens: Lens,
 }
 
-const fn row(path: &'static str, when: When, help: &'static str, place: Place) -> Row {
-    Row { path, when, help, place }
+const fn row(path: &'static str, when: When, help: &'static str, lens: Lens) -> KeyRow {
+    KeyRow { path, when, help, lens }
 }
 
 /// Settings under one heading.
-pub(super) struct Group {
+pub(super) struct KeyGroup {
     pub(super) heading: &'static str,
-    pub(super) rows: &'static [Row],
+    pub(super) rows: &'static [KeyRow],
 }
 
 /// All settings. Those without a dot come first, so that the whole is one TOML file.
 #[rustfmt::skip]
-pub(super) const GROUPS: &[Group] = &[
-    Group { heading: "Serving", rows: &[
+pub(super) const GROUPS: &[KeyGroup] = &[
+    KeyGroup { heading: "Serving", rows: &[
         row("listen", FIXED, "Address and port to listen on; port 0 takes a free one",
             |c| text(&mut c.listen, "ADDR:PORT", address)),
         row("loops", FIXED, "Threads that serve connections",
@@ -82,7 +82,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("demo_rate", FIXED, "Events per second of the demo",
             |c| count(&mut c.demo_rate, 1..=100_000)),
     ]},
-    Group { heading: "Engine: where order and history live for several nodes", rows: &[
+    KeyGroup { heading: "Engine: where order and history live for several nodes", rows: &[
         row("engine", FIXED, "Address of the log that nodes share, redis://HOST:PORT or nats://HOST:PORT (several with commas), or file://FOLDER for this node's own; none = memory",
             |c| text(&mut c.engine.url, SECRET_KIND, check_url)),
         row("engine_name", FIXED, "What the log's keys or streams begin with; nodes with the same name share one log",
@@ -108,11 +108,11 @@ pub(super) const GROUPS: &[Group] = &[
         row("engine_max_bytes", FIXED, "Of file://: bytes that the files may have together, about",
             |c| bytes(&mut c.engine.max_bytes, MIB..=TIB)),
     ]},
-    Group { heading: "Ingest: other systems' publishers", rows: &[
+    KeyGroup { heading: "Ingest: other systems' publishers", rows: &[
         row("ingest", FIXED, "Channels whose messages are published here: redis://HOST:PORT#CHANNEL (* stands for anything) or nats://HOST:PORT#SUBJECT",
             |c| list(&mut c.ingest, "URL#CHANNEL", |text| text.parse().map_err(|e: EngineError| e.to_string()), ToString::to_string)),
     ]},
-    Group { heading: "Limits", rows: &[
+    KeyGroup { heading: "Limits", rows: &[
         row("max_message_bytes", LIVE, "Longest message of a WebSocket client; over it close code 1009",
             |c| bytes(&mut c.server.max_message_bytes, 128..=GIB)),
         row("max_body_bytes", LIVE, "Longest body of a request; over it 413",
@@ -132,7 +132,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("max_memory_bytes", LIVE, "Bytes held for all clients together, whatever it is; beyond, feeds let go of their past and those that hold the most are closed; 0 = no budget",
             |c| bytes(&mut c.server.max_memory_bytes, 0..=64 * TIB)),
     ]},
-    Group { heading: "Lag: clients that are slower than their events", rows: &[
+    KeyGroup { heading: "Lag: clients that are slower than their events", rows: &[
         row("max_lag_events", LIVE, "Events a client may fall behind before it gets a gap",
             |c| count(&mut c.server.max_lag_events, 1..=100_000_000)),
         row("max_lag_bytes", LIVE, "Bytes a client may fall behind before it gets a gap",
@@ -148,7 +148,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("share_pages_bytes", LIVE, "Fewest bytes that eight clients or more are written out of the same pages of memory (Linux, no TLS), in place of a copy each; 0 = never",
             |c| bytes(&mut c.server.share_pages_bytes, 0..=GIB)),
     ]},
-    Group { heading: "Times", rows: &[
+    KeyGroup { heading: "Times", rows: &[
         row("handshake_timeout", LIVE, "How long the head of a request may take to come",
             |c| time(&mut c.server.handshake_timeout, 1..=HOUR)),
         row("body_timeout", LIVE, "How long the body of a request may take to come",
@@ -162,7 +162,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("retry", LIVE, "How long an SSE client is told to wait before it comes back",
             |c| time(&mut c.server.retry, 0..=DAY)),
     ]},
-    Group { heading: "Compression: once for each feed", rows: &[
+    KeyGroup { heading: "Compression: once for each feed", rows: &[
         row("deflate.max_windows", LIVE, "Windows that feeds' compressors may hold in each loop, some 330 KB each; feeds beyond have each event deflated by itself",
             |c| count(&mut c.server.max_deflate_windows, 0..=100_000)),
         row("deflate.level", LIVE, "How hard they try, in windows that open from now on: 1 takes some half a microsecond for a small event, 6 some eight, for a third fewer bytes",
@@ -172,7 +172,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("deflate.alone_min_bytes", LIVE, "Shortest WebSocket message that is deflated by itself, for clients that demand it",
             |c| bytes(&mut c.server.deflate_alone_min_bytes, 0..=GIB)),
     ]},
-    Group { heading: "Authentication: who may come in (docs/auth.md)", rows: &[
+    KeyGroup { heading: "Authentication: who may come in (docs/auth.md)", rows: &[
         row("auth.api_keys_file", LIVE, "File with a line of JSON for each API key, as `fanwire token --api-key` makes them",
             |c| file(&mut c.server.auth.api_keys_file)),
         row("auth.revoked_file", LIVE, "File with a line of JSON for each token or subject that is refused",
@@ -218,7 +218,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("auth.anonymous.publish", LIVE, "Types that clients without a token may publish; `*` is every type",
             |c| list(&mut c.server.auth.anonymous.publish, "PATTERN", any, Clone::clone)),
     ]},
-    Group { heading: "Presence: who is in a channel (docs/presence.md)", rows: &[
+    KeyGroup { heading: "Presence: who is in a channel (docs/presence.md)", rows: &[
         row("presence.channels", LIVE, "Channels of which it is kept, as lobby, room.* or **; none = presence is off",
             |c| list(&mut c.server.presence.channels, "PATTERN", any, Clone::clone)),
         row("presence.grace", LIVE, "How long a user may be away before they have left; 0 = not at all",
@@ -230,7 +230,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("presence.max_members", LIVE, "Users known by name in one channel; those beyond are counted",
             |c| count(&mut c.server.presence.max_members, 1..=1_000_000)),
     ]},
-    Group { heading: "Rates: how often a client may ask", rows: &[
+    KeyGroup { heading: "Rates: how often a client may ask", rows: &[
         row("limits.window", LIVE, "The time in which the numbers below may be used up",
             |c| time(&mut c.server.limits.window, SECOND..=DAY)),
         row("limits.messages", LIVE, "Messages of each type that one WebSocket client may send; none = as its dialect's document says",
@@ -246,7 +246,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("limits.trusted_proxy", LIVE, "Proxies, as 10.0.0.0/8, whose X-Forwarded-For says where clients are; none = the socket says",
             |c| list(&mut c.server.trusted_proxies, "ADDRESS", |text| text.parse().map_err(|e: ParseAddressRangeError| e.to_string()), ToString::to_string)),
     ]},
-    Group { heading: "Bridge: handlers of other protocols' messages (docs/bridge.md)", rows: &[
+    KeyGroup { heading: "Bridge: handlers of other protocols' messages (docs/bridge.md)", rows: &[
         row("bridge.threads", LIVE, "Threads that run one protocol's handler at the same time",
             |c| count(&mut c.server.bridge.threads, 1..=1024)),
         row("bridge.max_waiting", LIVE, "Messages of one protocol that wait for a thread; over it 503",
@@ -254,7 +254,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("bridge.answer_timeout", LIVE, "How long a client waits for a handler's answer; over it 504",
             |c| time(&mut c.server.bridge.answer_timeout, 1..=DAY)),
     ]},
-    Group { heading: "Bus", rows: &[
+    KeyGroup { heading: "Bus", rows: &[
         row("bus.shards", FIXED, "Rings; events with the same stream, or else source, stay in order in one of them",
             |c| count(&mut c.bus.shards, 1..=1024)),
         row("bus.capacity", FIXED, "Events that each ring keeps, the history for replays: a power of two",
@@ -263,7 +263,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| bytes(&mut c.bus.max_bytes, 0..=64 * TIB)),
     ]},
     #[cfg(feature = "tls")]
-    Group { heading: "TLS: https:// and wss:// instead of http:// and ws://", rows: &[
+    KeyGroup { heading: "TLS: https:// and wss:// instead of http:// and ws://", rows: &[
         row("tls.cert_file", LIVE, "Certificate, and those between it and its authority, PEM; read again at SIGHUP",
             |c| file(&mut c.server.tls.cert_file)),
         row("tls.key_file", LIVE, "The certificate's private key, PEM; read again at SIGHUP",
@@ -272,7 +272,7 @@ pub(super) const GROUPS: &[Group] = &[
             |c| one_of(&mut c.server.tls.only_1_3, &[("1.2", false), ("1.3", true)])),
     ]},
     #[cfg(feature = "schema")]
-    Group { heading: "Schemas: what payloads must be", rows: &[
+    KeyGroup { heading: "Schemas: what payloads must be", rows: &[
         row("schemas.dir", LIVE, "Folder of JSON Schemas that published payloads must keep to: task.progress.json, or task.*.json for a pattern",
             |c| file(&mut c.server.schemas.dir)),
         row("schemas.unknown", LIVE, "What becomes of events whose type has no schema",
@@ -280,7 +280,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("schemas.autosdlc", LIVE, "Whether AutoSDLC's clients, and events of its types, must keep to its document's schemas",
             |c| switch(&mut c.server.schemas.autosdlc)),
     ]},
-    Group { heading: "Going", rows: &[
+    KeyGroup { heading: "Going", rows: &[
         row("drain.delay", LIVE, "How long after readiness went new clients are still taken, when the server ends; then it drains",
             |c| time(&mut c.drain_delay, 0..=HOUR)),
         row("drain.window", LIVE, "Over how long streams are closed when the server ends, in random order; 0 = all at once",
@@ -290,7 +290,7 @@ pub(super) const GROUPS: &[Group] = &[
         row("drain.timeout", LIVE, "How long clients may take what is under way when the server ends",
             |c| time(&mut c.drain_timeout, 1..=DAY)),
     ]},
-    Group { heading: "Log", rows: &[
+    KeyGroup { heading: "Log", rows: &[
         row("log.level", LIVE, "What to log: off, error, warn, info, debug, trace, or directives as info,fanwire=debug",
             |c| text(&mut c.log_level, "LEVEL", directives)),
         row("log.format", FIXED, "How log lines look",
@@ -381,11 +381,11 @@ fn directives(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn rows() -> impl Iterator<Item = &'static Row> {
+pub(super) fn rows() -> impl Iterator<Item = &'static KeyRow> {
     GROUPS.iter().flat_map(|group| group.rows)
 }
 
-pub(super) fn find(path: &str) -> Option<&'static Row> {
+pub(super) fn find(path: &str) -> Option<&'static KeyRow> {
     rows().find(|row| row.path == path)
 }
 
@@ -396,6 +396,6 @@ pub(super) fn nearest(path: &str) -> Option<&'static str> {
     if let Some(row) = rows().find(|row| last(row.path) == last(path)) {
         return Some(row.path);
     }
-    let distance = |row: &&Row| strsim::damerau_levenshtein(row.path, path);
+    let distance = |row: &&KeyRow| strsim::damerau_levenshtein(row.path, path);
     rows().min_by_key(distance).filter(|row| distance(row) <= 1 + path.len() / 4).map(|row| row.path)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::keys::{self, Row, When};
+use super::keys::{self, KeyRow, When};
 use super::value::{FILE_KIND, SECRET_KIND, Words, as_toml};
 use super::{Config, file};
 
@@ -220,12 +220,12 @@ fn unknown(path: &str, origin: Origin) -> ConfigFault {
 }
 
 /// The flag of a setting, without dashes before.
-pub(super) fn flag(row: &Row) -> String {
+pub(super) fn flag(row: &KeyRow) -> String {
     row.path.replace(['.', '_'], "-")
 }
 
 /// The environment variable of a setting.
-pub(super) fn variable(row: &Row) -> String {
+pub(super) fn variable(row: &KeyRow) -> String {
     format!("FANWIRE_{}", row.path.replace('.', "_").to_uppercase())
 }
 
@@ -240,7 +240,7 @@ pub struct Loaded {
 /// A setting that is another than before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Change {
+pub struct ConfigChange {
     /// The key, as `drain.timeout`.
     pub key: &'static str,
     /// The value as TOML.
@@ -270,15 +270,15 @@ impl Loaded {
                 faults.push(ConfigFault { key: entry.path, origin, what });
                 continue;
             };
-            if (row.place)(&mut self.config).kind() == FILE_KIND {
+            if (row.lens)(&mut self.config).kind() == FILE_KIND {
                 words = beside(path, words);
             }
             self.take(row, &words, origin, faults);
         }
     }
 
-    fn take(&mut self, row: &Row, words: &Words, origin: Origin, faults: &mut Vec<ConfigFault>) {
-        match (row.place)(&mut self.config).set(words) {
+    fn take(&mut self, row: &KeyRow, words: &Words, origin: Origin, faults: &mut Vec<ConfigFault>) {
+        match (row.lens)(&mut self.config).set(words) {
             Ok(()) => {
                 self.origins.insert(row.path, origin);
             }
@@ -302,21 +302,21 @@ impl Loaded {
 
     /// What is different from `running`, and a config that a running server can take: the live settings of this
     /// one, the others as they run.
-    pub fn changes_from(&self, running: &Config) -> (Vec<Change>, Config) {
+    pub fn changes_from(&self, running: &Config) -> (Vec<ConfigChange>, Config) {
         let mut new = self.config.clone();
         let mut running = running.clone();
         let mut changes = Vec::new();
         for row in keys::rows() {
-            let words = (row.place)(&mut new).words();
-            if words == (row.place)(&mut running).words() {
+            let words = (row.lens)(&mut new).words();
+            if words == (row.lens)(&mut running).words() {
                 continue;
             }
             let live = row.when == When::Live;
-            if live && (row.place)(&mut running).set(&words).is_err() {
+            if live && (row.lens)(&mut running).set(&words).is_err() {
                 debug_assert!(false, "{} does not read what it prints", row.path);
                 continue;
             }
-            changes.push(Change { key: row.path, value: row.shown(&mut new), live });
+            changes.push(ConfigChange { key: row.path, value: row.shown(&mut new), live });
         }
         (changes, running)
     }
@@ -328,10 +328,10 @@ impl Loaded {
     }
 }
 
-impl Row {
+impl KeyRow {
     /// The value as TOML, but for secrets.
     pub(super) fn shown(&self, config: &mut Config) -> String {
-        let value = as_toml(&*(self.place)(config));
+        let value = as_toml(&*(self.lens)(config));
         match value {
             Some(_) if self.is_secret() => "\"(secret)\"".to_owned(),
             Some(value) => value,
@@ -341,7 +341,7 @@ impl Row {
 
     /// The file or folder that it names, if it is such a setting and has a value.
     pub(super) fn file(&self, config: &mut Config) -> Option<PathBuf> {
-        let setting = (self.place)(config);
+        let setting = (self.lens)(config);
         match setting.words() {
             Words::One(path) if setting.kind() == FILE_KIND => Some(path.into()),
             _ => None,
@@ -350,7 +350,7 @@ impl Row {
 
     /// Whether it is true or false.
     pub(super) fn is_switch(&self) -> bool {
-        (self.place)(&mut Config::default()).kind() == "BOOL"
+        (self.lens)(&mut Config::default()).kind() == "BOOL"
     }
 
     /// Whether a value that can't be read may hold a password: then it is not repeated.
@@ -359,7 +359,7 @@ impl Row {
     }
 
     pub(super) fn is_secret(&self) -> bool {
-        (self.place)(&mut Config::default()).kind() == SECRET_KIND
+        (self.lens)(&mut Config::default()).kind() == SECRET_KIND
     }
 }
 

@@ -21,8 +21,8 @@ use crate::bus::{Bus, BusConfig, BusConfigError};
 use crate::engine::{EngineConfig, Ingest};
 use crate::server::{MemoryLine, Server, ServerBuilder, ServerConfig};
 
-pub use layers::{Change, ConfigError, ConfigFault, Loaded, Origin, Sources};
-pub use print::{Key, defaults_toml, keys};
+pub use layers::{ConfigChange, ConfigError, ConfigFault, Loaded, Origin, Sources};
+pub use print::{ConfigKey, defaults_toml, keys};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

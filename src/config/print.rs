@@ -5,14 +5,14 @@
 use std::fmt::Write as _;
 
 use super::Config;
-use super::keys::{GROUPS, Row, When};
+use super::keys::{GROUPS, KeyRow, When};
 use super::layers::{flag, variable};
 use super::value::as_toml;
 
 /// One setting, for programs that make flags or a form of it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Key {
+pub struct ConfigKey {
     /// The key with its sections, as `drain.timeout`.
     pub path: &'static str,
     /// The flag, without the dashes before it, as `drain-timeout`.
@@ -36,15 +36,15 @@ pub struct Key {
 }
 
 /// All settings, in the order of the documentation.
-pub fn keys() -> Vec<Key> {
+pub fn keys() -> Vec<ConfigKey> {
     let mut config = Config::default();
     let all = GROUPS.iter().flat_map(|group| group.rows.iter().map(|row| (group.heading, row)));
     all.map(|(heading, row)| key(heading, row, &mut config)).collect()
 }
 
-fn key(heading: &'static str, row: &'static Row, config: &mut Config) -> Key {
-    let setting = (row.place)(config);
-    Key {
+fn key(heading: &'static str, row: &'static KeyRow, config: &mut Config) -> ConfigKey {
+    let setting = (row.lens)(config);
+    ConfigKey {
         path: row.path,
         flag: flag(row),
         variable: variable(row),

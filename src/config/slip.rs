@@ -83,12 +83,11 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     if bare.contains(',') && bare.bytes().all(|b| b.is_ascii_digit() || b == b',') {
         return format!("{path}: a number has no commas: {key} = {}", bare.replace(',', "_"));
     }
-    if let Some(flag) = as_bool(bare).filter(|_| row.is_none_or(keys::Row::is_switch)) {
+    if let Some(flag) = as_bool(bare).filter(|_| row.is_none_or(keys::KeyRow::is_switch)) {
         return format!("{path}: write {key} = {flag}");
     }
     // A fault that the value would have in quotes is told at once.
-    let then =
-        row.and_then(|row| (row.place)(&mut Config::default()).set(&Words::One(bare.to_owned())).err());
+    let then = row.and_then(|row| (row.lens)(&mut Config::default()).set(&Words::One(bare.to_owned())).err());
     match then {
         Some(why) => format!("{path}: a text needs quotes, and {why}"),
         None => format!("{path}: a text needs quotes: {key} = {}", shown(bare)),

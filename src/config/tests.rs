@@ -31,8 +31,8 @@ fn the_printed_defaults_read_back_as_the_defaults() {
 fn every_setting_reads_what_it_prints() {
     let mut config = Config::default();
     for row in rows() {
-        let words = (row.place)(&mut config).words();
-        (row.place)(&mut config).set(&words).unwrap_or_else(|error| panic!("{}: {error}", row.path));
+        let words = (row.lens)(&mut config).words();
+        (row.lens)(&mut config).set(&words).unwrap_or_else(|error| panic!("{}: {error}", row.path));
     }
     assert_eq!(config, Config::default());
 }

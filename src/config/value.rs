@@ -147,19 +147,19 @@ fn show_time(millis: u64) -> String {
     format!("{}{name}", millis / unit)
 }
 
-struct Number<'a, N> {
+struct NumberSetting<'a, N> {
     place: &'a mut N,
     range: RangeInclusive<u64>,
     in_bytes: bool,
 }
 
-impl<N: Whole> Number<'_, N> {
+impl<N: Whole> NumberSetting<'_, N> {
     fn shown(&self, value: u64) -> String {
         if self.in_bytes { show_bytes(value) } else { value.to_string() }
     }
 }
 
-impl<N: Whole> Setting for Number<'_, N> {
+impl<N: Whole> Setting for NumberSetting<'_, N> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?;
         let value = if self.in_bytes {
@@ -190,17 +190,17 @@ impl<N: Whole> Setting for Number<'_, N> {
 
 /// A size in bytes.
 pub(super) fn bytes<N: Whole>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
-    Box::new(Number { place, range, in_bytes: true })
+    Box::new(NumberSetting { place, range, in_bytes: true })
 }
 
 /// A number of things.
 pub(super) fn count<N: Whole>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
-    Box::new(Number { place, range, in_bytes: false })
+    Box::new(NumberSetting { place, range, in_bytes: false })
 }
 
-struct Time<'a>(&'a mut Duration, RangeInclusive<u64>);
+struct TimeSetting<'a>(&'a mut Duration, RangeInclusive<u64>);
 
-impl Setting for Time<'_> {
+impl Setting for TimeSetting<'_> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let millis = read_time(words.one()?)?;
         *self.0 = Duration::from_millis(within(millis, &self.1, show_time)?);
@@ -222,12 +222,12 @@ impl Setting for Time<'_> {
 
 /// A time, with its range in milliseconds.
 pub(super) fn time(place: &mut Duration, millis: RangeInclusive<u64>) -> Boxed<'_> {
-    Box::new(Time(place, millis))
+    Box::new(TimeSetting(place, millis))
 }
 
-struct Switch<'a>(&'a mut bool);
+struct SwitchSetting<'a>(&'a mut bool);
 
-impl Setting for Switch<'_> {
+impl Setting for SwitchSetting<'_> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         *self.0 = match words.one()?.trim().to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => true,
@@ -252,16 +252,16 @@ impl Setting for Switch<'_> {
 
 /// True or false; as a flag it needs no value.
 pub(super) fn switch(place: &mut bool) -> Boxed<'_> {
-    Box::new(Switch(place))
+    Box::new(SwitchSetting(place))
 }
 
-struct Text<'a> {
+struct TextSetting<'a> {
     place: &'a mut String,
     kind: &'static str,
     check: fn(&str) -> Result<(), String>,
 }
 
-impl Setting for Text<'_> {
+impl Setting for TextSetting<'_> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?;
         (self.check)(text)?;
@@ -284,12 +284,12 @@ pub(super) fn text<'a>(
     kind: &'static str,
     check: fn(&str) -> Result<(), String>,
 ) -> Boxed<'a> {
-    Box::new(Text { place, kind, check })
+    Box::new(TextSetting { place, kind, check })
 }
 
-struct Hidden<'a>(&'a mut Option<Secret>);
+struct SecretSetting<'a>(&'a mut Option<Secret>);
 
-impl Setting for Hidden<'_> {
+impl Setting for SecretSetting<'_> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?;
         *self.0 = (!text.is_empty()).then(|| Secret::new(text));
@@ -307,12 +307,12 @@ impl Setting for Hidden<'_> {
 
 /// A text that is printed nowhere; an empty one is none.
 pub(super) fn secret(place: &mut Option<Secret>) -> Boxed<'_> {
-    Box::new(Hidden(place))
+    Box::new(SecretSetting(place))
 }
 
-struct File<'a>(&'a mut Option<PathBuf>);
+struct FileSetting<'a>(&'a mut Option<PathBuf>);
 
-impl Setting for File<'_> {
+impl Setting for FileSetting<'_> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?;
         *self.0 = (!text.is_empty()).then(|| text.into());
@@ -330,12 +330,12 @@ impl Setting for File<'_> {
 
 /// A file or folder, or none.
 pub(super) fn file(place: &mut Option<PathBuf>) -> Boxed<'_> {
-    Box::new(File(place))
+    Box::new(FileSetting(place))
 }
 
-struct Limit<'a>(&'a mut Option<u32>, RangeInclusive<u64>);
+struct LimitSetting<'a>(&'a mut Option<u32>, RangeInclusive<u64>);
 
-impl Setting for Limit<'_> {
+impl Setting for LimitSetting<'_> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?.trim();
         if text.is_empty() || text == "none" {
@@ -367,15 +367,15 @@ impl Setting for Limit<'_> {
 
 /// A number of things, or none: no limit.
 pub(super) fn limit(place: &mut Option<u32>, range: RangeInclusive<u64>) -> Boxed<'_> {
-    Box::new(Limit(place, range))
+    Box::new(LimitSetting(place, range))
 }
 
-struct OneOf<'a, T: 'static> {
+struct OneOfSetting<'a, T: 'static> {
     place: &'a mut T,
     names: &'static [(&'static str, T)],
 }
 
-impl<T: Copy + PartialEq> Setting for OneOf<'_, T> {
+impl<T: Copy + PartialEq> Setting for OneOfSetting<'_, T> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?;
         let found = self.names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text.trim()));
@@ -402,17 +402,17 @@ pub(super) fn one_of<'a, T: Copy + PartialEq>(
     place: &'a mut T,
     names: &'static [(&'static str, T)],
 ) -> Boxed<'a> {
-    Box::new(OneOf { place, names })
+    Box::new(OneOfSetting { place, names })
 }
 
-struct List<'a, T> {
+struct ListSetting<'a, T> {
     place: &'a mut Vec<T>,
     kind: &'static str,
     read: fn(&str) -> Result<T, String>,
     show: fn(&T) -> String,
 }
 
-impl<T> Setting for List<'_, T> {
+impl<T> Setting for ListSetting<'_, T> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         *self.place = words.many().into_iter().map(self.read).collect::<Result<_, _>>()?;
         Ok(())
@@ -434,7 +434,7 @@ pub(super) fn list<'a, T>(
     read: fn(&str) -> Result<T, String>,
     show: fn(&T) -> String,
 ) -> Boxed<'a> {
-    Box::new(List { place, kind, read, show })
+    Box::new(ListSetting { place, kind, read, show })
 }
 
 /// What stands for a text that is printed nowhere.

@@ -9,8 +9,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::queue::{Queue, Refused, Taken};
-use super::{Append, Batch, EngineError, Log, Record, Status};
+use super::error::EngineError;
+use super::log::{Append, AppendBatch, Log, Record};
+use super::queue::{AppendQueue, QueueItems, Refused};
+use super::status::Status;
 use crate::event::EventId;
 use crate::threads;
 
@@ -27,8 +29,8 @@ const PROBE: Duration = Duration::from_secs(2);
 const LAST_TRIES: Duration = Duration::from_secs(3);
 
 /// Appends until the queue is closed and empty.
-pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status) {
-    let mut appender = Appender {
+pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status) {
+    let mut appender = AppendLoop {
         log,
         connection: None,
         backoff: Backoff::new(PAUSE_MAX),
@@ -43,15 +45,15 @@ pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status) {
         threads::fault_point();
         let patience = appender.look.saturating_duration_since(Instant::now());
         match queue.take(EVENTS_A_BATCH, patience) {
-            Taken::Closed => return,
-            Taken::Nothing => appender.probe(),
-            Taken::Submissions(taken) => appender.append_all(taken),
+            QueueItems::Closed => return,
+            QueueItems::Nothing => appender.probe(),
+            QueueItems::Submissions(taken) => appender.append_all(taken),
         }
     }
 }
 
 /// Answers who has waited long enough, until the queue is closed and empty.
-pub(super) fn watch(queue: &Queue, status: &Status) {
+pub(super) fn watch(queue: &AppendQueue, status: &Status) {
     queue.watch(|events, was_taken| {
         status.metrics.engine_refused.inc_by(events as u64);
         if was_taken && status.is_appending() {
@@ -64,7 +66,7 @@ pub(super) fn watch(queue: &Queue, status: &Status) {
 }
 
 /// What has become of a part of a batch.
-enum Outcome {
+enum AppendOutcome {
     Appended(Vec<EventId>),
     /// The log can never take it.
     Refused(Refused),
@@ -76,11 +78,11 @@ enum Outcome {
     GivenUp,
 }
 
-struct Appender<'a> {
+struct AppendLoop<'a> {
     log: &'a dyn Log,
     connection: Option<Box<dyn Append>>,
     backoff: Backoff,
-    queue: &'a Queue,
+    queue: &'a AppendQueue,
     status: &'a Status,
     /// When the log is asked next, if nothing is to be appended before.
     look: Instant,
@@ -92,7 +94,7 @@ struct Appender<'a> {
     is_in_doubt: bool,
 }
 
-impl Appender<'_> {
+impl AppendLoop<'_> {
     /// Appends these submissions and answers them.
     fn append_all(&mut self, taken: Vec<Vec<Record>>) {
         // Submission `n` has the records from `ends[n]` to `ends[n + 1]`.
@@ -120,7 +122,7 @@ impl Appender<'_> {
             }
             let span = ends[part.start]..ends[part.end];
             match self.append(&records[span.clone()], first + span.start as u64, &part) {
-                Outcome::Appended(ids) => {
+                AppendOutcome::Appended(ids) => {
                     self.status.metrics.engine_appended.inc_by(span.len() as u64);
                     for at in part {
                         let last = ends[at + 1].checked_sub(1).filter(|last| *last >= ends[at]);
@@ -128,26 +130,26 @@ impl Appender<'_> {
                         self.queue.answer(at, Ok(id));
                     }
                 }
-                Outcome::Refused(refused) if part.len() == 1 => {
+                AppendOutcome::Refused(refused) if part.len() == 1 => {
                     self.refuse(part.start, refused, span.len());
                 }
                 // Which of them it is, the log did not say.
-                Outcome::Refused(_) => {
+                AppendOutcome::Refused(_) => {
                     let middle = part.start + part.len() / 2;
                     parts.push_front(middle..part.end);
                     parts.push_front(part.start..middle);
                 }
-                Outcome::InDoubt => {
+                AppendOutcome::InDoubt => {
                     for at in part {
                         self.refuse(at, Refused::Unanswered, ends[at + 1] - ends[at]);
                     }
                 }
-                Outcome::Late => {
+                AppendOutcome::Late => {
                     for rest in self.queue.unanswered(part).into_iter().rev() {
                         parts.push_front(rest);
                     }
                 }
-                Outcome::GivenUp => {}
+                AppendOutcome::GivenUp => {}
             }
         }
         self.queue.settled(records.len());
@@ -171,27 +173,27 @@ impl Appender<'_> {
     }
 
     /// Appends, over as many connections as it takes, while one of those who wait still has time.
-    fn append(&mut self, records: &[Record], first: u64, part: &Range<usize>) -> Outcome {
+    fn append(&mut self, records: &[Record], first: u64, part: &Range<usize>) -> AppendOutcome {
         self.batches += 1;
-        let batch = Batch::new(self.batches, first, records, self.queue.patience_ends());
+        let batch = AppendBatch::new(self.batches, first, records, self.queue.patience_ends());
         let mut may_have_it = false;
         loop {
             if self.queue.are_answered(part.clone()) {
-                return Outcome::GivenUp;
+                return AppendOutcome::GivenUp;
             }
             let error = match self.try_append(&batch, part, &mut may_have_it) {
                 Ok(Some(ids)) => {
                     self.is_well();
-                    return Outcome::Appended(ids);
+                    return AppendOutcome::Appended(ids);
                 }
-                Ok(None) => return Outcome::Late,
+                Ok(None) => return AppendOutcome::Late,
                 Err(error) => error,
             };
             if error.is_about_the_event() {
-                return Outcome::Refused(Refused::by(&error));
+                return AppendOutcome::Refused(Refused::by(&error));
             }
             if matches!(error, EngineError::InDoubt(_)) {
-                return Outcome::InDoubt;
+                return AppendOutcome::InDoubt;
             }
             self.connection = None;
             if matches!(error, EngineError::OtherEpoch) && self.backoff.is_fresh() {
@@ -214,7 +216,7 @@ impl Appender<'_> {
     /// What the log may have is sent as it was.
     fn try_append(
         &mut self,
-        batch: &Batch<'_>,
+        batch: &AppendBatch<'_>,
         part: &Range<usize>,
         may_have_it: &mut bool,
     ) -> Result<Option<Vec<EventId>>, EngineError> {

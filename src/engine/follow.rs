@@ -7,8 +7,10 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::queue::Queue;
-use super::{EngineError, Entry, Log, Places, SEQUENCE_MAX, Status};
+use super::error::EngineError;
+use super::log::{Log, LogEntry, Places, SEQUENCE_MAX};
+use super::queue::AppendQueue;
+use super::status::Status;
 use crate::bus::Bus;
 use crate::dialect::envelope;
 use crate::event::Position;
@@ -38,7 +40,7 @@ struct Unreadable {
 }
 
 impl Unreadable {
-    fn found(&mut self, entry: &Entry<'_>, status: &Status) {
+    fn found(&mut self, entry: &LogEntry<'_>, status: &Status) {
         status.metrics.engine_unreadable.inc();
         self.untold += 1;
         if self.told.is_none_or(|told| told.elapsed() >= COMPLAIN) {
@@ -49,7 +51,7 @@ impl Unreadable {
 }
 
 /// Follows until the queue is closed.
-pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status, bus: &Bus, mut known: Option<Places>) {
+pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status, bus: &Bus, mut known: Option<Places>) {
     let mut backoff = Backoff::new(PAUSE_MAX);
     let mut unreadable = Unreadable::default();
     let mut epochs = 0;
@@ -77,7 +79,7 @@ pub(super) fn run(log: &dyn Log, queue: &Queue, status: &Status, bus: &Bus, mut 
 /// Over one connection.
 fn follow(
     log: &dyn Log,
-    queue: &Queue,
+    queue: &AppendQueue,
     status: &Status,
     bus: &Bus,
     known: &mut Option<Places>,
@@ -88,7 +90,7 @@ fn follow(
     let (mut connection, start) = log.follower(known.as_ref(), past)?;
     let places = known.insert(start);
     status.attached(places);
-    status.gate.pass(places, || queue.is_closed(), || ());
+    status.pause.pass(places, || queue.is_closed(), || ());
     bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));
     tracing::info!(epoch = places.epoch, "following the engine's log");
     // What is there already comes without waiting.
@@ -117,7 +119,7 @@ fn follow(
 }
 
 fn publish(
-    entry: &Entry<'_>,
+    entry: &LogEntry<'_>,
     bus: &Bus,
     next: &mut Places,
     status: &Status,
@@ -136,7 +138,7 @@ fn publish(
     status.metrics.engine_followed.inc();
     let event = std::str::from_utf8(entry.json).ok().and_then(|json| envelope::read_stored(json).ok());
     match event {
-        Some(event) => status.gate.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
+        Some(event) => status.pause.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
         // Nodes write what they have checked.
         None => unreadable.found(entry, status),
     }

@@ -10,26 +10,18 @@
 //! - A request is answered within the time that publishers are given, or fails: a log that hangs holds no client for ever.
 //! - A request of a client that is gone is dropped.
 
-#[cfg(feature = "nats")]
-mod nats;
-#[cfg(feature = "redis")]
-mod redis;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{EngineError, Entry, Log};
+use super::error::EngineError;
+use super::log::{Log, LogEntry, LogSpan, Past};
 use crate::dialect::envelope;
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Mutex, lock};
 use crate::threads::{self, Alarm};
-#[cfg(feature = "nats")]
-pub(super) use nats::NatsPast;
-#[cfg(feature = "redis")]
-pub(super) use redis::RedisPast;
 
 /// Entries of a page. Pages end at multiples of it, so that clients that came from different places share pages from
 /// the second one on.
@@ -47,54 +39,33 @@ const AHEAD_BYTES: usize = 8 << 20;
 /// Pause after a failure, before the log is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A stretch of one shard of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) shard: u16,
-    /// The place of the first entry wanted.
-    pub(crate) epoch: u64,
-    pub(crate) from: Sequence,
-    /// The most entries wanted.
-    pub(crate) max_events: usize,
-    /// Bytes of JSON after which no further entry is wanted.
-    pub(crate) max_bytes: usize,
-}
-
-/// A connection that reads what a log keeps.
-pub(crate) trait Past: Send {
-    /// Hands over the entries of a span, in the order of their epochs and sequences. Entries that the log no longer has
-    /// are left out. Where an epoch ends, the entries of the next one follow, if the log keeps both. Does not wait for
-    /// entries that are not there yet.
-    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError>;
-}
-
 /// A place in a shard of a log; places grow with epochs, then with sequences.
-pub(crate) type Place = (u64, Sequence);
+pub(crate) type LogPlace = (u64, Sequence);
 
 /// Some entries of one shard, in order.
 #[derive(Debug)]
 pub(crate) struct LogPage {
-    start: Place,
+    start: LogPlace,
     /// The place after its last entry, or `start` where it has none.
-    pub(crate) next: Place,
+    pub(crate) next: LogPlace,
     pub(crate) events: Vec<Event>,
     bytes: usize,
 }
 
 impl LogPage {
     /// Returns the events from a place on.
-    pub(crate) fn from(&self, place: Place) -> &[Event] {
+    pub(crate) fn from(&self, place: LogPlace) -> &[Event] {
         let at = self.events.partition_point(|event| log_place_of(event) < place);
         &self.events[at..]
     }
 
-    fn covers(&self, place: Place) -> bool {
+    fn covers(&self, place: LogPlace) -> bool {
         self.start <= place && place < self.next
     }
 }
 
 /// Returns where an event stands in its shard of the log.
-pub(crate) fn log_place_of(event: &Event) -> Place {
+pub(crate) fn log_place_of(event: &Event) -> LogPlace {
     event.id().map_or((0, 0), |id| (id.epoch, id.sequence))
 }
 
@@ -102,7 +73,7 @@ pub(crate) fn log_place_of(event: &Event) -> Place {
 #[derive(Debug)]
 pub(crate) struct Handed {
     pub(crate) page: Arc<LogPage>,
-    state: Weak<Inner>,
+    state: Weak<HistoryInner>,
 }
 
 impl Drop for Handed {
@@ -122,29 +93,29 @@ pub(crate) type OnPage = Box<dyn FnOnce(Result<Handed, EngineError>) + Send>;
 /// Held by the client that wants a page: without it the request is dropped.
 pub(crate) type Ticket = Arc<()>;
 
-struct Request {
+struct PageRequest {
     shard: u16,
-    from: Place,
+    from: LogPlace,
     until: Instant,
     client: Weak<()>,
     on_page: OnPage,
 }
 
 #[derive(Default)]
-struct State {
-    requests: VecDeque<Request>,
+struct HistoryState {
+    requests: VecDeque<PageRequest>,
     cache: Cache,
     ahead_bytes: usize,
     is_closed: bool,
 }
 
 #[derive(Default)]
-struct Inner {
-    state: Mutex<State>,
+struct HistoryInner {
+    state: Mutex<HistoryState>,
     changed: Condvar,
 }
 
-impl fmt::Debug for Inner {
+impl fmt::Debug for HistoryInner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("History")
     }
@@ -153,13 +124,13 @@ impl fmt::Debug for Inner {
 /// Pages that were read, the oldest first to go.
 #[derive(Default)]
 struct Cache {
-    pages: BTreeMap<(u16, Place), Arc<LogPage>>,
-    order: VecDeque<(u16, Place)>,
+    pages: BTreeMap<(u16, LogPlace), Arc<LogPage>>,
+    order: VecDeque<(u16, LogPlace)>,
     bytes: usize,
 }
 
 impl Cache {
-    fn find(&self, shard: u16, place: Place) -> Option<Arc<LogPage>> {
+    fn find(&self, shard: u16, place: LogPlace) -> Option<Arc<LogPage>> {
         let (key, page) = self.pages.range(..=(shard, place)).next_back()?;
         (key.0 == shard && page.covers(place)).then(|| Arc::clone(page))
     }
@@ -181,7 +152,7 @@ impl Cache {
 
 /// Reads a log's past for the loops of a server.
 pub(crate) struct History {
-    inner: Arc<Inner>,
+    inner: Arc<HistoryInner>,
     patience: Duration,
 }
 
@@ -192,7 +163,7 @@ impl History {
         patience: Duration,
         alarm: &Alarm,
     ) -> (Self, Option<JoinHandle<()>>) {
-        let inner: Arc<Inner> = Arc::default();
+        let inner: Arc<HistoryInner> = Arc::default();
         let (reads, stopping) = (Arc::clone(&inner), Arc::clone(&inner));
         alarm.on_raised(Arc::new(move || stopping.close()));
         let thread =
@@ -204,15 +175,15 @@ impl History {
     }
 
     /// Returns the page that has a place, if it was read before.
-    pub(crate) fn find(&self, shard: u16, place: Place) -> Option<Arc<LogPage>> {
+    pub(crate) fn find(&self, shard: u16, place: LogPlace) -> Option<Arc<LogPage>> {
         lock(&self.inner.state).cache.find(shard, place)
     }
 
     /// Has the entries of a shard read from a place on. The answer may come before this returns; it never comes where
     /// the server ends, or the ticket is dropped.
-    pub(crate) fn request(&self, shard: u16, from: Place, ticket: &Ticket, on_page: OnPage) {
+    pub(crate) fn request(&self, shard: u16, from: LogPlace, ticket: &Ticket, on_page: OnPage) {
         let until = Instant::now() + self.patience;
-        let request = Request { shard, from, until, client: Arc::downgrade(ticket), on_page };
+        let request = PageRequest { shard, from, until, client: Arc::downgrade(ticket), on_page };
         let mut state = lock(&self.inner.state);
         if state.is_closed {
             drop(state);
@@ -241,7 +212,7 @@ impl fmt::Debug for History {
     }
 }
 
-impl Inner {
+impl HistoryInner {
     fn close(&self) {
         lock(&self.state).is_closed = true;
         self.changed.notify_all();
@@ -252,7 +223,7 @@ impl Inner {
         let mut connection = None;
         while let Some(request) = self.next() {
             threads::fault_point();
-            let Request { shard, from, .. } = request;
+            let PageRequest { shard, from, .. } = request;
             let known = lock(&self.state).cache.find(shard, from);
             let outcome = match known {
                 Some(page) => Ok(page),
@@ -277,7 +248,7 @@ impl Inner {
     }
 
     /// Waits for the next request of a client that is there; none when the engine ends.
-    fn next(&self) -> Option<Request> {
+    fn next(&self) -> Option<PageRequest> {
         let mut state = lock(&self.state);
         loop {
             if state.is_closed {
@@ -297,7 +268,7 @@ impl Inner {
     }
 
     /// Keeps a request for another try, or gives it up where it has waited long enough.
-    fn put_back(&self, request: Request, error: EngineError) {
+    fn put_back(&self, request: PageRequest, error: EngineError) {
         if Instant::now() >= request.until {
             tracing::warn!(%error, "the engine's log can't be read for a client that resumes");
             return (request.on_page)(Err(error));
@@ -318,7 +289,7 @@ fn read(
     log: &dyn Log,
     connection: &mut Option<Box<dyn Past>>,
     shard: u16,
-    from: Place,
+    from: LogPlace,
 ) -> Result<Arc<LogPage>, EngineError> {
     let mut page = LogPage { start: from, next: from, events: Vec::new(), bytes: 0 };
     let past = match connection {
@@ -329,14 +300,14 @@ fn read(
             None => return Ok(Arc::new(page)),
         },
     };
-    let span = Span {
+    let span = LogSpan {
         shard,
         epoch: from.0,
         from: from.1,
         max_events: (PAGE_EVENTS - from.1 % PAGE_EVENTS) as usize,
         max_bytes: PAGE_BYTES,
     };
-    past.read(span, &mut |Entry { id, json }| {
+    past.read(span, &mut |LogEntry { id, json }| {
         let place = (id.epoch, id.sequence);
         if id.shard != shard || place < page.next {
             return;

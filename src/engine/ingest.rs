@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::address::{Scheme, shown};
 use super::backoff::Backoff;
-use super::{EngineError, Scheme};
+use super::error::EngineError;
+use super::listen::OnMessage;
 use crate::dialect::{Complete, envelope};
 use crate::event::Event;
 use crate::metrics::Metrics;
 use crate::threads::{self, Alarm};
-
-/// How long to wait for a message before it is looked whether this is the end.
-const WAIT: Duration = Duration::from_millis(500);
 
 /// The longest pause before a server that can't be reached is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -60,7 +59,7 @@ impl Ingest {
 /// Without what is secret in the address.
 impl fmt::Display for Ingest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", super::shown(&self.url), self.channel)
+        write!(f, "{}#{}", shown(&self.url), self.channel)
     }
 }
 
@@ -86,14 +85,11 @@ impl FromStr for Ingest {
 /// Takes what a message makes; false: nobody wants more.
 pub(crate) type Take = Box<dyn Fn(Event) -> bool + Send>;
 
-/// What came, and by which channel; false: it was the last.
-pub(super) type OnMessage<'a> = &'a mut dyn FnMut(Option<(&str, &[u8])>) -> bool;
-
 /// Hands over what comes, and `None` now and then, until that answers false or the connection is lost.
-type Listener =
+type ListenFn =
     fn(url: &str, ca_file: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError>;
 
-fn listener(url: &str) -> Result<Listener, EngineError> {
+fn listener(url: &str) -> Result<ListenFn, EngineError> {
     match Scheme::of(url)? {
         #[cfg(feature = "redis")]
         Scheme::Redis => Ok(super::redis::listen),
@@ -146,11 +142,6 @@ fn read(channel: &str, json: &[u8]) -> Option<Event> {
         .or_else(|_| envelope::read_event_as(channel, text))
         .map(Complete::into_event)
         .ok()
-}
-
-/// How long a listener waits at a time.
-pub(super) const fn wait() -> Duration {
-    WAIT
 }
 
 #[cfg(test)]

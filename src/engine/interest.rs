@@ -18,27 +18,27 @@ use crate::sync::{Callback, Mutex, lock};
 const SUBJECTS_MAX: usize = 256;
 
 /// Where the follower stood in each shard when it began to follow a subject.
-type Since = Box<[Sequence]>;
+type FollowedSince = Box<[Sequence]>;
 
 #[derive(Default)]
-struct Holders {
+struct SubjectHolders {
     count: usize,
     /// When the last of them went.
     left: Option<Instant>,
 }
 
 #[derive(Default)]
-struct State {
-    wanted: BTreeMap<Arc<str>, Holders>,
+struct InterestState {
+    wanted: BTreeMap<Arc<str>, SubjectHolders>,
     /// What was asked for, and since when it comes; `None`: not yet.
-    asked: BTreeMap<Arc<str>, Option<Since>>,
+    asked: BTreeMap<Arc<str>, Option<FollowedSince>>,
     /// The life of the log in which that is so; `None` where the log brings everything.
     epoch: Option<u64>,
 }
 
 /// All wants of a node.
-pub(crate) struct Interest {
-    state: Mutex<State>,
+pub(crate) struct InterestRegistry {
+    state: Mutex<InterestState>,
     linger: Duration,
     /// Wakes the follower.
     changed: Mutex<Option<Callback>>,
@@ -47,12 +47,12 @@ pub(crate) struct Interest {
 }
 
 /// What somebody wants, for as long as this lives.
-pub(crate) struct Wanted {
-    interest: Arc<Interest>,
+pub(crate) struct InterestGuard {
+    interest: Arc<InterestRegistry>,
     subjects: Vec<Arc<str>>,
 }
 
-impl Drop for Wanted {
+impl Drop for InterestGuard {
     fn drop(&mut self) {
         self.interest.release(&self.subjects);
     }
@@ -60,28 +60,28 @@ impl Drop for Wanted {
 
 /// What the follower is to do.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct SubjectChange {
     pub(super) ask: Vec<Arc<str>>,
     pub(super) leave: Vec<Arc<str>>,
 }
 
-impl Interest {
+impl InterestRegistry {
     pub(super) fn new(linger: Duration, on_followed: Callback) -> Self {
         Self { state: Mutex::default(), linger, changed: Mutex::default(), on_followed }
     }
 
     /// Wants what these filters match.
-    pub(crate) fn want<'a>(self: &Arc<Self>, filters: impl Iterator<Item = &'a Filter>) -> Wanted {
+    pub(crate) fn want<'a>(self: &Arc<Self>, filters: impl Iterator<Item = &'a Filter>) -> InterestGuard {
         let subjects: BTreeSet<String> = filters.flat_map(of_filter).collect();
         self.want_subjects(subjects.iter().map(String::as_str))
     }
 
     /// Wants everything.
-    pub(super) fn want_all(self: &Arc<Self>) -> Wanted {
+    pub(super) fn want_all(self: &Arc<Self>) -> InterestGuard {
         self.want_subjects(std::iter::once(ALL))
     }
 
-    fn want_subjects<'a>(self: &Arc<Self>, subjects: impl Iterator<Item = &'a str>) -> Wanted {
+    fn want_subjects<'a>(self: &Arc<Self>, subjects: impl Iterator<Item = &'a str>) -> InterestGuard {
         let mut is_new = false;
         let mut held = Vec::new();
         let mut state = lock(&self.state);
@@ -102,7 +102,7 @@ impl Interest {
         if is_new {
             self.wake();
         }
-        Wanted { interest: Arc::clone(self), subjects: held }
+        InterestGuard { interest: Arc::clone(self), subjects: held }
     }
 
     fn release(&self, subjects: &[Arc<str>]) {
@@ -136,7 +136,7 @@ impl Interest {
 
     /// The life of the log, and in each of so many shards the place from which on all that a filter matches has
     /// come; `None` where everything always does.
-    pub(crate) fn since(&self, filter: &Filter, shards: usize) -> Option<(u64, Since)> {
+    pub(crate) fn since(&self, filter: &Filter, shards: usize) -> Option<(u64, FollowedSince)> {
         let state = lock(&self.state);
         let epoch = state.epoch?;
         let mut since = vec![0; shards].into_boxed_slice();
@@ -161,9 +161,9 @@ impl Interest {
 
     /// What the follower is to ask for, and what it is to leave. Nothing is left before all that was asked for
     /// comes, so that what took the place of something wider is followed first.
-    pub(super) fn change(&self, now: Instant) -> Change {
+    pub(super) fn change(&self, now: Instant) -> SubjectChange {
         let mut state = lock(&self.state);
-        let State { wanted, asked, .. } = &mut *state;
+        let InterestState { wanted, asked, .. } = &mut *state;
         wanted.retain(|_, holders| holders.left.is_none_or(|left| now - left < self.linger));
         // What something wider brings need not be asked for.
         let needed: Vec<Arc<str>> = wanted
@@ -171,7 +171,7 @@ impl Interest {
             .filter(|one| !wanted.keys().any(|wide| wide != *one && covers(wide, one)))
             .cloned()
             .collect();
-        let mut change = Change::default();
+        let mut change = SubjectChange::default();
         for one in &needed {
             if !asked.contains_key(one) {
                 asked.insert(Arc::clone(one), None);
@@ -200,9 +200,9 @@ impl Interest {
     }
 }
 
-impl State {
-    /// Since when this has come, by whatever brings it.
-    fn covered(&self, subject: &str) -> Option<Since> {
+impl InterestState {
+    /// FollowedSince when this has come, by whatever brings it.
+    fn covered(&self, subject: &str) -> Option<FollowedSince> {
         let wider = self.asked.iter().filter(|(wide, _)| covers(wide, subject));
         wider.filter_map(|(_, since)| since.clone()).reduce(|mut first, other| {
             for (place, other) in first.iter_mut().zip(&other) {
@@ -226,25 +226,25 @@ mod tests {
         subjects.iter().map(|one| &**one).collect()
     }
 
-    struct Table {
-        interest: Arc<Interest>,
+    struct Fixture {
+        interest: Arc<InterestRegistry>,
         told: Arc<AtomicUsize>,
     }
 
-    fn table(linger: Duration) -> Table {
+    fn table(linger: Duration) -> Fixture {
         let told = Arc::new(AtomicUsize::new(0));
         let tell = Arc::clone(&told);
         let on_followed = move || {
             tell.fetch_add(1, Ordering::Relaxed);
         };
-        Table { interest: Arc::new(Interest::new(linger, Arc::new(on_followed))), told }
+        Fixture { interest: Arc::new(InterestRegistry::new(linger, Arc::new(on_followed))), told }
     }
 
     const LONG: Duration = Duration::from_secs(3600);
 
     #[test]
     fn what_is_wanted_is_asked_for_and_known_when_it_comes() {
-        let Table { interest, told } = table(LONG);
+        let Fixture { interest, told } = table(LONG);
         let done = filter("type=task.done");
         assert!(interest.is_followed([&done].into_iter()), "a log that brings everything");
         assert_eq!(interest.since(&done, 1), None);
@@ -254,7 +254,7 @@ mod tests {
         let _held = interest.want([&done].into_iter());
         let change = interest.change(Instant::now());
         assert_eq!((texts(&change.ask), change.leave.len()), (vec!["*.*.*.*.task.done"], 0));
-        assert_eq!(interest.change(Instant::now()), Change::default(), "once");
+        assert_eq!(interest.change(Instant::now()), SubjectChange::default(), "once");
         assert!(!interest.is_followed([&done].into_iter()), "asked for is not there");
         interest.followed(&change.ask, &[40]);
         assert_eq!(told.load(Ordering::Relaxed), 1);
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn who_comes_back_soon_has_missed_nothing_and_who_comes_late_is_known_to() {
-        let Table { interest, .. } = table(LONG);
+        let Fixture { interest, .. } = table(LONG);
         interest.begin(Some(5), None);
         let one = filter("type=a");
         let held = interest.want([&one].into_iter());
@@ -275,10 +275,10 @@ mod tests {
         interest.followed(&change.ask, &[7]);
         drop(held);
         let now = Instant::now();
-        assert_eq!(interest.change(now + LONG / 2), Change::default(), "it lingers");
+        assert_eq!(interest.change(now + LONG / 2), SubjectChange::default(), "it lingers");
         assert_eq!(interest.since(&one, 1), Some((5, [7].into())));
         let held = interest.want([&one].into_iter());
-        assert_eq!(interest.change(now + LONG * 2), Change::default(), "somebody wants it again");
+        assert_eq!(interest.change(now + LONG * 2), SubjectChange::default(), "somebody wants it again");
         drop(held);
         let change = interest.change(Instant::now() + LONG * 2);
         assert_eq!(texts(&change.leave), ["*.*.*.*.a"]);
@@ -295,18 +295,18 @@ mod tests {
 
     #[test]
     fn what_takes_the_place_of_something_wider_is_followed_before_that_is_left() {
-        let Table { interest, .. } = table(Duration::ZERO);
+        let Fixture { interest, .. } = table(Duration::ZERO);
         interest.begin(Some(5), None);
         let all = interest.want_all();
         let change = interest.change(Instant::now());
         interest.followed(&change.ask, &[3, 4]);
         let one = filter("type=a");
         let _held = interest.want([&one].into_iter());
-        assert_eq!(interest.change(Instant::now()), Change::default(), "it comes already");
+        assert_eq!(interest.change(Instant::now()), SubjectChange::default(), "it comes already");
         drop(all);
         let change = interest.change(Instant::now());
         assert_eq!((texts(&change.ask), change.leave.len()), (vec!["*.*.*.*.a"], 0));
-        assert_eq!(interest.change(Instant::now()), Change::default());
+        assert_eq!(interest.change(Instant::now()), SubjectChange::default());
         interest.followed(&change.ask, &[50, 60]);
         assert_eq!(interest.since(&one, 2), Some((5, [3, 4].into())), "without a break");
         assert_eq!(texts(&interest.change(Instant::now()).leave), [">"]);
@@ -316,10 +316,11 @@ mod tests {
 
     #[test]
     fn too_many_wants_are_a_want_for_everything() {
-        let Table { interest, .. } = table(Duration::ZERO);
+        let Fixture { interest, .. } = table(Duration::ZERO);
         interest.begin(Some(5), None);
         let filters: Vec<Filter> = (0..=SUBJECTS_MAX).map(|n| filter(&format!("type=t{n}"))).collect();
-        let held: Vec<Wanted> = filters.iter().map(|one| interest.want(std::iter::once(one))).collect();
+        let held: Vec<InterestGuard> =
+            filters.iter().map(|one| interest.want(std::iter::once(one))).collect();
         assert_eq!(texts(&interest.change(Instant::now()).ask), [">"]);
         drop(held);
         let _last = interest.want(std::iter::once(&filters[0]));

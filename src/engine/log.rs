@@ -3,9 +3,9 @@
 //! Imports `event`. The contract, which `tests/engine_contract` checks against the real servers:
 //! - `append` answers with sequences only when the log has every record. The same record is in the log once, however often
 //!   it is sent, as long as its batch or its own number is the same;
-//! - a call returns within some seconds, whatever the server does, and soon after [`Batch::until`];
+//! - a call returns within some seconds, whatever the server does, and soon after [`AppendBatch::until`];
 //! - every error says by its kind what is to be done: see [`EngineError`]. A log that answered that it takes nothing, or not
-//!   this, has appended nothing of the batch; where that can't be said it sets [`Batch::kept_some`];
+//!   this, has appended nothing of the batch; where that can't be said it sets [`AppendBatch::kept_some`];
 //! - a log that lost entries which a node has seen is in another epoch for every node, so that no id is given twice;
 //! - a log is of one kind for as long as the process lives.
 
@@ -15,9 +15,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::EngineError;
-use super::history::Past;
+use super::error::EngineError;
 use crate::event::{EventId, Sequence};
+
+/// Highest sequence and epoch of a log. An entry above them was not written by a node, and nothing could follow it.
+/// Redis scripts count in doubles, which are exact up to here.
+pub(super) const SEQUENCE_MAX: Sequence = (1 << 53) - 2;
+pub(super) const EPOCH_MAX: u64 = (1 << 53) - 2;
 
 /// One event on its way into the log.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ pub(crate) struct Record {
 
 /// Events that are appended together.
 #[derive(Debug)]
-pub(crate) struct Batch<'a> {
+pub(crate) struct AppendBatch<'a> {
     /// The number by which a log that appends all or nothing knows the batch again. No other composition of records of this
     /// process has it.
     pub(crate) number: u64,
@@ -43,7 +47,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) kept_some: Cell<bool>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> AppendBatch<'a> {
     /// Makes a batch.
     pub(crate) fn new(number: u64, first: u64, records: &'a [Record], until: Instant) -> Self {
         Self { number, first, records, until, kept_some: Cell::new(false) }
@@ -58,7 +62,7 @@ impl<'a> Batch<'a> {
 
 /// One event of the log.
 #[derive(Debug)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct LogEntry<'a> {
     pub(crate) id: EventId,
     pub(crate) json: &'a [u8],
 }
@@ -87,7 +91,7 @@ pub(crate) trait Append: Send {
     ///
     /// A log that appends records singly appends them in order; what was appended when it fails is found again by its number.
     /// After any error but those about the event the caller drops the connection.
-    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError>;
+    fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError>;
 
     /// Returns why the log would not take an event now. Asked every few seconds while there is nothing to append, so it is
     /// cheap, and leaves nothing that a reader sees.
@@ -107,8 +111,29 @@ pub(crate) trait Follow: Send {
         &mut self,
         places: &Places,
         wait: Duration,
-        take: &mut dyn FnMut(Entry<'_>),
+        take: &mut dyn FnMut(LogEntry<'_>),
     ) -> Result<(), EngineError>;
+}
+
+/// A stretch of one shard of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogSpan {
+    pub(crate) shard: u16,
+    /// The place of the first entry wanted.
+    pub(crate) epoch: u64,
+    pub(crate) from: Sequence,
+    /// The most entries wanted.
+    pub(crate) max_events: usize,
+    /// Bytes of JSON after which no further entry is wanted.
+    pub(crate) max_bytes: usize,
+}
+
+/// A connection that reads what a log keeps.
+pub(crate) trait Past: Send {
+    /// Hands over the entries of a span, in the order of their epochs and sequences. Entries that the log no longer has
+    /// are left out. Where an epoch ends, the entries of the next one follow, if the log keeps both. Does not wait for
+    /// entries that are not there yet.
+    fn read(&mut self, span: LogSpan, take: &mut dyn FnMut(LogEntry<'_>)) -> Result<(), EngineError>;
 }
 
 /// Takes what nodes tell one another beside events.

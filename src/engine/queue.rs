@@ -1,7 +1,7 @@
 //! What waits for the log: bounded, and nobody waits longer than he may.
 //!
 //! Imports `sync`. Always: every submission is answered exactly once, at its deadline at the latest, also where the thread
-//! that appends hangs in the log: [`Queue::watch`] answers from a thread of its own. Events that wait never exceed the
+//! that appends hangs in the log: [`AppendQueue::watch`] answers from a thread of its own. Events that wait never exceed the
 //! bound by more than one submission that is larger than all of it.
 
 use std::borrow::Cow;
@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::sync::{Condvar, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{EngineError, Record};
+use super::error::EngineError;
+use super::log::Record;
 use crate::event::EventId;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::threads;
@@ -143,7 +144,7 @@ impl Submission {
 }
 
 /// What there is to append.
-pub(super) enum Taken {
+pub(super) enum QueueItems {
     /// The records of each submission.
     Submissions(Vec<Vec<Record>>),
     /// Nothing came in this time.
@@ -152,7 +153,7 @@ pub(super) enum Taken {
     Closed,
 }
 
-struct Waiting {
+struct QueueState {
     submissions: VecDeque<Submission>,
     /// Those that were taken and are not settled, in their order; without the ones that were answered.
     flight: Vec<Option<Promise>>,
@@ -168,8 +169,8 @@ struct Waiting {
 }
 
 /// The submissions that wait.
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
+pub(crate) struct AppendQueue {
+    waiting: Mutex<QueueState>,
     /// Something came, or it was closed: for the thread that appends.
     changed: Condvar,
     /// It was closed.
@@ -179,9 +180,9 @@ pub(crate) struct Queue {
     accept_timeout: Duration,
 }
 
-impl Queue {
+impl AppendQueue {
     pub(crate) fn new(max_events: usize, max_bytes: usize, accept_timeout: Duration) -> Self {
-        let waiting = Waiting {
+        let waiting = QueueState {
             submissions: VecDeque::new(),
             flight: Vec::new(),
             is_in_doubt: false,
@@ -234,16 +235,16 @@ impl Queue {
 
     /// Takes the oldest submissions, together at most so many events or one submission; waits this long for the first.
     /// Those taken still count as waiting until [`Self::settled`].
-    pub(super) fn take(&self, max_events: usize, patience: Duration) -> Taken {
+    pub(super) fn take(&self, max_events: usize, patience: Duration) -> QueueItems {
         let end = Instant::now() + patience;
         let mut waiting = lock(&self.waiting);
         while waiting.submissions.is_empty() {
             if waiting.closed.is_some() {
-                return Taken::Closed;
+                return QueueItems::Closed;
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Taken::Nothing;
+                return QueueItems::Nothing;
             }
             waiting = self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -261,7 +262,7 @@ impl Queue {
                 waiting.flight.push(Some(promise));
             }
         }
-        Taken::Submissions(taken)
+        QueueItems::Submissions(taken)
     }
 
     /// Answers a submission of those that were taken; false where it was answered before.
@@ -334,7 +335,7 @@ impl Queue {
         let mut was_taken = false;
         {
             let mut waiting = lock(&self.waiting);
-            let Waiting { submissions, flight, is_in_doubt, trouble, events, bytes, .. } = &mut *waiting;
+            let QueueState { submissions, flight, is_in_doubt, trouble, events, bytes, .. } = &mut *waiting;
             let refused = if *is_in_doubt { Refused::Unanswered } else { *trouble };
             for promise in flight {
                 if let Some(promise) = promise.take_if(|promise| promise.deadline <= now) {
@@ -420,9 +421,9 @@ impl Queue {
     /// Waits this long, or until it is closed if it was not.
     fn wait_until_closed<'a>(
         &self,
-        mut waiting: MutexGuard<'a, Waiting>,
+        mut waiting: MutexGuard<'a, QueueState>,
         time: Duration,
-    ) -> MutexGuard<'a, Waiting> {
+    ) -> MutexGuard<'a, QueueState> {
         let was_closed = waiting.closed.is_some();
         let end = Instant::now() + time;
         loop {

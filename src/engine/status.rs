@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use super::gate::Gate;
-use super::{EngineError, Places};
+use super::error::EngineError;
+use super::log::Places;
+use super::pause::FollowerPause;
 use crate::event::Sequence;
 use crate::metrics::Metrics;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -60,7 +61,7 @@ pub(crate) struct NotReady {
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(super) metrics: Arc<Metrics>,
-    pub(super) gate: Gate,
+    pub(super) pause: FollowerPause,
     following: Side,
     appending: Side,
     epoch: AtomicU64,
@@ -72,7 +73,7 @@ impl Status {
     pub(super) fn new(metrics: &Arc<Metrics>) -> Self {
         Self {
             metrics: Arc::clone(metrics),
-            gate: Gate::default(),
+            pause: FollowerPause::default(),
             following: Side::new(),
             appending: Side::new(),
             epoch: AtomicU64::new(0),

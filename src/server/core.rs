@@ -68,7 +68,7 @@ use super::{Rng, Shared};
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
 use crate::dialect::Dialect;
-use crate::engine::Wanted;
+use crate::engine::InterestGuard;
 use crate::event::{Position, Timestamp};
 use crate::feed::{
     ConnIndex, Fanout, FeedKey, FeedView, Flushed, LagPolicy, MovedMember, Outbox, OutboxContext, Snapshot,
@@ -217,7 +217,7 @@ pub(crate) struct Core<S> {
     /// The addresses that connections count for.
     addresses: HashMap<Token, Counted>,
     /// What connections want of an engine that is asked only for that.
-    wanted: HashMap<Token, HashMap<Filter, Wanted>>,
+    wanted: HashMap<Token, HashMap<Filter, InterestGuard>>,
     wheel: Wheel,
     tick: Tick,
     now: Timestamp,

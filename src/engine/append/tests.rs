@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::super::{Follow, Places};
+use super::super::log::{Follow, Places};
 use super::*;
 use crate::sync::{Mutex, lock};
 
@@ -34,9 +34,9 @@ impl Fake {
     }
 
     fn start(&self, accept_timeout: Duration) -> Rig {
-        let queue = Arc::new(Queue::new(1000, usize::MAX, accept_timeout));
+        let queue = Arc::new(AppendQueue::new(1000, usize::MAX, accept_timeout));
         let status = Arc::new(Status::new(&Arc::default()));
-        let threads = [run_on, watch_on].map(|work: fn(&Fake, &Queue, &Status)| {
+        let threads = [run_on, watch_on].map(|work: fn(&Fake, &AppendQueue, &Status)| {
             let (log, queue, status) = (self.clone(), Arc::clone(&queue), Arc::clone(&status));
             std::thread::spawn(move || work(&log, &queue, &status))
         });
@@ -44,11 +44,11 @@ impl Fake {
     }
 }
 
-fn run_on(log: &Fake, queue: &Queue, status: &Status) {
+fn run_on(log: &Fake, queue: &AppendQueue, status: &Status) {
     run(log, queue, status);
 }
 
-fn watch_on(_: &Fake, queue: &Queue, status: &Status) {
+fn watch_on(_: &Fake, queue: &AppendQueue, status: &Status) {
     watch(queue, status);
 }
 
@@ -61,7 +61,7 @@ impl Append for Fake {
         Err(EngineError::TooLarge { bytes: longest as u64, limit: LONGEST as u64 })
     }
 
-    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError> {
+    fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError> {
         let texts: Vec<&str> = batch.records.iter().map(|record| record.json.as_str()).collect();
         (lock(&self.script))(&texts)?;
         let mut kept = lock(&self.kept);
@@ -87,7 +87,7 @@ impl Log for Fake {
 }
 
 struct Rig {
-    queue: Arc<Queue>,
+    queue: Arc<AppendQueue>,
     status: Arc<Status>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }

@@ -7,11 +7,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::super::{NOTICES_MAX, Record};
-use super::disk;
-use super::segment::{Head, Item, Reader, write_record};
+use super::super::log::{NOTICES_MAX, Record};
+use super::folder::private;
+use super::segment::{SegmentHead, SegmentItem, SegmentReader, write_record};
 
-const HEAD: Head = Head { epoch: 0, boot: 0, is_safe: true, next: Vec::new() };
+const HEAD: SegmentHead = SegmentHead { epoch: 0, boot: 0, is_safe: true, next: Vec::new() };
 
 /// The file, open at its end.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ impl Notices {
         let mut kept: Vec<Vec<u8>> = Vec::new();
         let mut whole = None;
         if path.exists() {
-            if let Some((_, mut reader)) = Reader::open(BufReader::new(File::open(&path)?))? {
-                while reader.next()? == Item::Batch {
+            if let Some((_, mut reader)) = SegmentReader::open(BufReader::new(File::open(&path)?))? {
+                while reader.next()? == SegmentItem::Record {
                     kept.extend(reader.events().map(|(_, notice)| notice.to_vec()));
                 }
                 whole = Some(reader.end);
@@ -51,7 +51,7 @@ impl Notices {
             return Ok(Self { file, bytes, is_torn: false });
         }
         let new = path.with_extension("new");
-        let file = disk::private().create(true).truncate(true).write(true).open(&new)?;
+        let file = private().create(true).truncate(true).write(true).open(&new)?;
         let mut notices = Self { file, bytes: 0, is_torn: false };
         notices.write(&HEAD.to_bytes())?;
         for notice in &kept[too_many..] {

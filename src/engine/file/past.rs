@@ -6,9 +6,11 @@ use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::history::{Past, Span};
-use super::segment::{Item, Reader};
-use super::{EngineError, Entry, Segment, Shared, broken};
+use super::super::error::EngineError;
+use super::super::log::{LogEntry, LogSpan, Past};
+use super::open_segment::{LogSegment, broken};
+use super::segment::{SegmentItem, SegmentReader};
+use super::shared::FileShared;
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
@@ -17,61 +19,63 @@ const MARK_BYTES: u64 = 128 << 10;
 
 /// Reads the segments of a log.
 pub(super) struct FilePast {
-    shared: Arc<Shared>,
+    shared: Arc<FileShared>,
     /// Of the segments that were read: where in them which sequences begin.
-    marks: HashMap<PathBuf, Vec<Mark>>,
+    marks: HashMap<PathBuf, Vec<IndexPoint>>,
 }
 
 /// A place in a segment.
 #[derive(Clone, Debug)]
-struct Mark {
+struct IndexPoint {
     at: u64,
     next: Vec<Sequence>,
 }
 
 /// What is wanted of the segments.
-struct Wanted<'a> {
-    span: Span,
+struct SpanRead<'a> {
+    span: LogSpan,
     events: usize,
     bytes: usize,
-    take: &'a mut dyn FnMut(Entry<'_>),
+    take: &'a mut dyn FnMut(LogEntry<'_>),
 }
 
-impl Wanted<'_> {
+impl SpanRead<'_> {
     fn is_full(&self) -> bool {
         self.events >= self.span.max_events || self.bytes >= self.span.max_bytes
     }
 }
 
 impl FilePast {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<FileShared>) -> Self {
         Self { shared: Arc::clone(shared), marks: HashMap::new() }
     }
 
     /// Reads a segment up to where its whole records end.
-    fn read_segment(&mut self, segment: &Segment, wanted: &mut Wanted<'_>) -> io::Result<()> {
+    fn read_segment(&mut self, segment: &LogSegment, wanted: &mut SpanRead<'_>) -> io::Result<()> {
         let shard = usize::from(wanted.span.shard);
         let mut file = File::open(&segment.path)?;
         let marks = self.marks.entry(segment.path.clone()).or_default();
         if marks.is_empty() {
-            let Some((head, reader)) = Reader::open(BufReader::new((&file).take(segment.bytes)))? else {
+            let Some((head, reader)) = SegmentReader::open(BufReader::new((&file).take(segment.bytes)))?
+            else {
                 return Ok(());
             };
-            marks.push(Mark { at: reader.end, next: head.next });
+            marks.push(IndexPoint { at: reader.end, next: head.next });
         }
         let is_first = segment.epoch == wanted.span.epoch;
-        let before =
-            |mark: &Mark| is_first && mark.next.get(shard).is_some_and(|next| *next <= wanted.span.from);
+        let before = |mark: &IndexPoint| {
+            is_first && mark.next.get(shard).is_some_and(|next| *next <= wanted.span.from)
+        };
         let nearest = marks.partition_point(before).saturating_sub(1);
-        let Some(Mark { at, mut next }) = marks.get(nearest).cloned() else { return Ok(()) };
+        let Some(IndexPoint { at, mut next }) = marks.get(nearest).cloned() else { return Ok(()) };
         file.seek(SeekFrom::Start(at))?;
-        let mut reader = Reader::at(BufReader::new(file.take(segment.bytes.saturating_sub(at))), at);
+        let mut reader = SegmentReader::at(BufReader::new(file.take(segment.bytes.saturating_sub(at))), at);
         while !wanted.is_full() {
             let start = reader.end;
             if marks.last().is_some_and(|last| start >= last.at + MARK_BYTES) {
-                marks.push(Mark { at: start, next: next.clone() });
+                marks.push(IndexPoint { at: start, next: next.clone() });
             }
-            if reader.next()? != Item::Batch {
+            if reader.next()? != SegmentItem::Record {
                 return Ok(());
             }
             for (number, json) in reader.events() {
@@ -84,14 +88,14 @@ impl FilePast {
                 if is_wanted && !wanted.is_full() {
                     wanted.events += 1;
                     wanted.bytes += json.len();
-                    (wanted.take)(Entry { id, json });
+                    (wanted.take)(LogEntry { id, json });
                 }
             }
         }
         Ok(())
     }
 
-    fn forget_marks(&mut self, segments: &[Segment]) {
+    fn forget_marks(&mut self, segments: &[LogSegment]) {
         if self.marks.len() > segments.len() {
             let is_there = |path: &Path| segments.iter().any(|segment| segment.path == *path);
             self.marks.retain(|path, _| is_there(path));
@@ -100,20 +104,20 @@ impl FilePast {
 }
 
 impl Past for FilePast {
-    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError> {
-        let segments: Vec<Segment> = {
+    fn read(&mut self, span: LogSpan, take: &mut dyn FnMut(LogEntry<'_>)) -> Result<(), EngineError> {
+        let segments: Vec<LogSegment> = {
             let state = lock(&self.shared.state);
             state.segments.iter().chain(state.open.as_ref().map(|open| &open.segment)).cloned().collect()
         };
         self.forget_marks(&segments);
         let shard = usize::from(span.shard);
         // The last that begins at the place or before it; of another life, all that come behind.
-        let begins_before = |segment: &Segment| {
+        let begins_before = |segment: &LogSegment| {
             let next = segment.next.get(shard).copied().unwrap_or_default();
             (segment.epoch, next) <= (span.epoch, span.from)
         };
         let first = segments.partition_point(begins_before).saturating_sub(1);
-        let mut wanted = Wanted { span, events: 0, bytes: 0, take };
+        let mut wanted = SpanRead { span, events: 0, bytes: 0, take };
         for segment in segments.iter().skip(first).filter(|segment| segment.epoch >= span.epoch) {
             match self.read_segment(segment, &mut wanted) {
                 // Let go of meanwhile: what is missing shows as a hole.

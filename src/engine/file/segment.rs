@@ -16,7 +16,7 @@
 
 use std::io::{self, Read};
 
-use super::super::Record;
+use super::super::log::Record;
 use crate::event::Sequence;
 
 const MAGIC: &[u8; 8] = b"fanwire1";
@@ -32,7 +32,7 @@ const FRAME: usize = 12;
 
 /// What a segment says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct SegmentHead {
     pub(super) epoch: u64,
     /// Which run of the machine wrote it; 0 where that is not known.
     pub(super) boot: u64,
@@ -57,7 +57,7 @@ fn seal(out: &mut [u8]) {
     frame[8..].copy_from_slice(&checksum(body).to_le_bytes());
 }
 
-impl Head {
+impl SegmentHead {
     /// How long it is for so many shards.
     pub(super) const fn bytes(shards: usize) -> u64 {
         (MAGIC.len() + FRAME + 19 + 8 * shards) as u64
@@ -116,9 +116,9 @@ pub(super) fn write_record(records: &[Record], out: &mut Vec<u8>) -> bool {
 
 /// What comes next in a segment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Item {
-    /// A whole record; [`Reader::events`] has its events.
-    Batch,
+pub(super) enum SegmentItem {
+    /// A whole record; [`SegmentReader::events`] has its events.
+    Record,
     /// The log was closed here, in order.
     End,
     /// Nothing more.
@@ -130,23 +130,23 @@ pub(super) enum Item {
 }
 
 /// Reads a segment.
-pub(super) struct Reader<R> {
+pub(super) struct SegmentReader<R> {
     from: R,
     body: Vec<u8>,
     /// Where the last whole record ended.
     pub(super) end: u64,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> SegmentReader<R> {
     /// Reads the head; `None` where there is no whole one.
-    pub(super) fn open(mut from: R) -> io::Result<Option<(Head, Self)>> {
+    pub(super) fn open(mut from: R) -> io::Result<Option<(SegmentHead, Self)>> {
         let mut magic = [0; MAGIC.len()];
         if read_up_to(&mut from, &mut magic)? < magic.len() || magic != *MAGIC {
             return Ok(None);
         }
         let mut reader = Self { from, body: Vec::new(), end: MAGIC.len() as u64 };
         let item = reader.next()?;
-        let head = Head::from_body(&reader.body).filter(|_| item == Item::Batch);
+        let head = SegmentHead::from_body(&reader.body).filter(|_| item == SegmentItem::Record);
         Ok(head.map(|head| (head, reader)))
     }
 
@@ -156,33 +156,33 @@ impl<R: Read> Reader<R> {
     }
 
     /// Goes to the next record.
-    pub(super) fn next(&mut self) -> io::Result<Item> {
+    pub(super) fn next(&mut self) -> io::Result<SegmentItem> {
         let mut frame = [0; FRAME];
         match read_up_to(&mut self.from, &mut frame)? {
-            0 => return Ok(Item::Nothing),
+            0 => return Ok(SegmentItem::Nothing),
             FRAME => {}
-            _ => return Ok(Item::Torn),
+            _ => return Ok(SegmentItem::Torn),
         }
         if frame == *END {
             self.end += FRAME as u64;
-            return Ok(Item::End);
+            return Ok(SegmentItem::End);
         }
         let number = |at: usize| frame[at..at + 4].try_into().map_or(0, u32::from_le_bytes);
         let (length, sum) = (number(0) as usize, number(8));
         if checksum(&frame[..4]) != number(4) {
-            return Ok(Item::Broken);
+            return Ok(SegmentItem::Broken);
         }
         self.body.clear();
         // As it comes: a length that is wrong must not take memory for it.
         let read = (&mut self.from).take(length as u64).read_to_end(&mut self.body)?;
         if read < length {
-            return Ok(Item::Torn);
+            return Ok(SegmentItem::Torn);
         }
         if checksum(&self.body) != sum {
-            return Ok(Item::Broken);
+            return Ok(SegmentItem::Broken);
         }
         self.end += (FRAME + length) as u64;
-        Ok(Item::Batch)
+        Ok(SegmentItem::Record)
     }
 
     /// The events of the record: shard and JSON.
@@ -224,7 +224,7 @@ mod tests {
 
     /// A segment of these batches, and where each ends.
     fn segment(batches: &[Vec<Record>]) -> (Vec<u8>, Vec<u64>) {
-        let head = Head { epoch: 7, boot: 1, is_safe: true, next: vec![0, 5] };
+        let head = SegmentHead { epoch: 7, boot: 1, is_safe: true, next: vec![0, 5] };
         let mut bytes = head.to_bytes();
         let mut ends = vec![bytes.len() as u64];
         let mut one = Vec::new();
@@ -237,15 +237,15 @@ mod tests {
     }
 
     /// The batches that a segment has, each as shards and texts; how it ends, and where.
-    type All = (Vec<Vec<(u16, String)>>, Item, u64);
+    type All = (Vec<Vec<(u16, String)>>, SegmentItem, u64);
 
     fn read(bytes: &[u8]) -> Option<All> {
-        let (head, mut reader) = Reader::open(bytes).expect("no I/O")?;
+        let (head, mut reader) = SegmentReader::open(bytes).expect("no I/O")?;
         assert_eq!(head.next, [0, 5]);
         let mut batches = Vec::new();
         loop {
             let item = reader.next().expect("no I/O");
-            if item != Item::Batch {
+            if item != SegmentItem::Record {
                 return Some((batches, item, reader.end));
             }
             let events =
@@ -260,13 +260,13 @@ mod tests {
             segment(&[vec![record(0, "{}"), record(1, "")], vec![record(1, r#"{"a":1}"#)]]);
         let (batches, item, end) = read(&bytes).expect("a head");
         assert_eq!(batches[0], [(0, "{}".to_owned()), (1, String::new())]);
-        assert_eq!((batches.len(), item, end), (2, Item::Nothing, ends[2]));
+        assert_eq!((batches.len(), item, end), (2, SegmentItem::Nothing, ends[2]));
         bytes.extend_from_slice(END);
-        assert_eq!(read(&bytes).map(|(_, item, _)| item), Some(Item::End));
+        assert_eq!(read(&bytes).map(|(_, item, _)| item), Some(SegmentItem::End));
         // A file system may leave zeros where nothing was written.
         bytes.truncate(ends[2] as usize);
         bytes.extend_from_slice(&[0; 100]);
-        assert_eq!(read(&bytes).map(|(_, item, end)| (item, end)), Some((Item::Broken, ends[2])));
+        assert_eq!(read(&bytes).map(|(_, item, end)| (item, end)), Some((SegmentItem::Broken, ends[2])));
     }
 
     fn batches() -> impl Strategy<Value = Vec<Vec<Record>>> {
@@ -285,7 +285,7 @@ mod tests {
                 Some((read, item, end)) => {
                     prop_assert_eq!((read.len() + 1, end), (whole, ends[whole - 1]));
                     let clean = ends.contains(&(cut as u64));
-                    prop_assert_eq!(item, if clean { Item::Nothing } else { Item::Torn });
+                    prop_assert_eq!(item, if clean { SegmentItem::Nothing } else { SegmentItem::Torn });
                 }
             }
         }

@@ -1,10 +1,18 @@
 //! The log over restarts and damage of any kind.
 
 use std::collections::HashMap;
+use std::fs;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::super::log::{AppendBatch, Record, SEQUENCE_MAX};
+use super::open_segment::path_of;
+use super::segment::{END, SegmentReader, write_record};
+use super::shared::UNREAD_BYTES_MAX;
 use super::*;
+use crate::event::EventId;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
 /// A folder of a test's own; gone with it.
@@ -60,7 +68,7 @@ fn append(log: &FileLog, batch: &[(u16, String)]) -> Vec<EventId> {
     let records: Vec<Record> =
         batch.iter().map(|(shard, json)| Record { shard: *shard, json: json.clone() }).collect();
     let mut appender = log.appender().expect("it opens");
-    appender.append(&Batch::new(1, 1, &records, std::time::Instant::now())).expect("it has room")
+    appender.append(&AppendBatch::new(1, 1, &records, std::time::Instant::now())).expect("it has room")
 }
 
 /// All that a new follower is given, up to the end.
@@ -167,9 +175,9 @@ fn a_crash_of_the_machine_begins_another_life_where_accepted_events_may_be_lost(
         // Another run of the machine wrote it.
         let path = folder.files().remove(0);
         let bytes = fs::read(&path).expect("readable");
-        let (head, reader) = Reader::open(bytes.as_slice()).expect("no I/O").expect("a head");
+        let (head, reader) = SegmentReader::open(bytes.as_slice()).expect("no I/O").expect("a head");
         let start = reader.end as usize;
-        let other = Head { boot: head.boot ^ 1, ..head };
+        let other = SegmentHead { boot: head.boot ^ 1, ..head };
         fs::write(&path, [other.to_bytes().as_slice(), &bytes[start..]].concat()).expect("writable");
         let log = open(&config, 2).expect("it opens");
         let after = append(&log, &numbered(4..6));
@@ -282,7 +290,7 @@ fn a_segment_that_claims_more_than_a_log_has_hides_nothing_that_comes_after() {
         let epoch = before[0].epoch;
         drop(log);
         // Its checksums are right: a disk that fails does not make it, somebody who may write here does.
-        let head = Head { epoch, boot: boot(), is_safe: true, next: vec![next, next] };
+        let head = SegmentHead { epoch, boot: boot(), is_safe: true, next: vec![next, next] };
         let mut record = Vec::new();
         assert!(write_record(&[Record { shard: 0, json: "{}".to_owned() }], &mut record));
         fs::write(path_of(&folder.0, 2), [head.to_bytes(), record].concat()).expect("writable");
@@ -307,7 +315,7 @@ fn a_reader_that_stands_still_holds_nobody_up_beyond_the_time_he_has() {
     let mut appender = log.appender().expect("it opens");
     let mut outcomes = (1..8).map(|number| {
         let records = [Record { shard: 0, json: long.clone() }];
-        appender.append(&Batch::new(number, number, &records, Instant::now()))
+        appender.append(&AppendBatch::new(number, number, &records, Instant::now()))
     });
     assert!(outcomes.any(|outcome| matches!(outcome, Err(EngineError::TakesNothing(_)))));
 }

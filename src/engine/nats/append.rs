@@ -15,21 +15,23 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::{Append, Batch, EngineError, Record};
-use super::Shared;
+use super::super::error::EngineError;
+use super::super::log::{Append, AppendBatch, Record};
+use super::api::{answer, look, refused};
+use super::attach::Attached;
+use super::life::{Acknowledged, Fingerprint};
 use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
 use super::peers::Roll;
 use super::plain::{self, Marks};
-use super::streams::{Attached, Mark, answered, cause, look, look_time};
+use super::shared::NatsShared;
+use super::watch::look_time;
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::lock;
 
@@ -43,17 +45,17 @@ const WINDOW_BYTES: usize = 4 << 20;
 const HEADERS: usize = 64;
 
 /// What it appends to.
-pub(super) enum Way {
+pub(super) enum AppendTarget {
     Kept { context: InRuntime<Context>, attached: Box<InRuntime<Attached>> },
     Plain { marks: InRuntime<Marks> },
 }
 
 /// A connection that appends.
-pub(super) struct Appender {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct NatsAppender {
+    pub(super) shared: Arc<NatsShared>,
     pub(super) client: Client,
     pub(super) faults: Arc<Faults>,
-    pub(super) way: Way,
+    pub(super) way: AppendTarget,
     pub(super) made: std::time::Instant,
 }
 
@@ -63,27 +65,32 @@ const FRESH_ATTACHMENT: Duration = Duration::from_secs(10);
 /// Looks of the follower for which the streams count as those that they were found to be.
 const FRESH: u32 = 3;
 
+/// Returns whether appending goes to streams.
+fn is_kept(way: &AppendTarget) -> bool {
+    matches!(way, AppendTarget::Kept { .. })
+}
+
 /// Whether the streams may be others by now: a node that stood still finds out before it appends.
-fn is_stale(shared: &Shared, way: &Way, made: std::time::Instant) -> bool {
-    let Way::Kept { attached, .. } = way else { return false };
+fn is_stale(shared: &NatsShared, way: &AppendTarget, made: std::time::Instant) -> bool {
+    let AppendTarget::Kept { attached, .. } = way else { return false };
     let known = lock(&shared.known);
     let looked = known.looked.map_or(made, |looked| looked.max(made));
     known.marked > attached.peek().life.epoch || looked.elapsed() > look_time(shared.shards) * FRESH
 }
 
-impl Appender {
+impl NatsAppender {
     /// Bytes of an event that the server takes.
     fn limit(&self) -> usize {
         let server = self.client.max_payload();
         let streams = match &self.way {
-            Way::Kept { attached, .. } => attached.peek().max_message.map(|max| max as usize),
-            Way::Plain { .. } => None,
+            AppendTarget::Kept { attached, .. } => attached.peek().max_message.map(|max| max as usize),
+            AppendTarget::Plain { .. } => None,
         };
         streams.map_or(server, |streams| streams.min(server)).saturating_sub(HEADERS)
     }
 }
 
-impl Append for Appender {
+impl Append for NatsAppender {
     fn check(&self, records: &[Record]) -> Result<(), EngineError> {
         let limit = self.limit();
         let longest = records.iter().map(|record| record.json.len()).max().unwrap_or(0);
@@ -93,21 +100,21 @@ impl Append for Appender {
         Err(EngineError::TooLarge { bytes: longest as u64, limit: limit as u64 })
     }
 
-    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError> {
+    fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError> {
         let Self { shared, client, faults, way, made } = self;
-        if faults.is_faulty() || !shared.is_way(way) || is_stale(shared, way, *made) {
+        if faults.is_faulty() || is_kept(way) != shared.is_kept() || is_stale(shared, way, *made) {
             // Nothing was sent: over another connection it goes on at once.
             return Err(EngineError::OtherEpoch);
         }
         shared.driver.block_on(faults.guard(async {
             match way {
-                Way::Kept { context, attached } => {
+                AppendTarget::Kept { context, attached } => {
                     let epoch = attached.get().life.epoch;
                     await_peers(shared, client, context.get(), epoch, batch.until).await?;
                     let is_fresh = made.elapsed() < FRESH_ATTACHMENT;
                     append_kept(shared, context.get(), attached.get(), batch, is_fresh).await
                 }
-                Way::Plain { marks } => {
+                AppendTarget::Plain { marks } => {
                     // Numbers of records grow. What the server is known to have is not sent again.
                     let numbered = (batch.first..).zip(batch.records);
                     let mut since_mark = 0;
@@ -134,7 +141,7 @@ impl Append for Appender {
         faults.check()?;
         shared.driver.block_on(faults.guard(async {
             match way {
-                Way::Kept { context, attached } => {
+                AppendTarget::Kept { context, attached } => {
                     let epoch = attached.get().life.epoch;
                     await_peers(shared, client, context.get(), epoch, std::time::Instant::now()).await?;
                     if let Err(error) = &attached.get().own {
@@ -149,7 +156,7 @@ impl Append for Appender {
                     let ack = sent.map_err(|error| refused(&error))?;
                     answer(ack, Instant::now() + TIMEOUT).await.map(drop)
                 }
-                Way::Plain { marks } => {
+                AppendTarget::Plain { marks } => {
                     marks.get().pass(client).await?;
                     if !shared.goes_over(client).await? {
                         return Ok(());
@@ -163,23 +170,9 @@ impl Append for Appender {
     }
 }
 
-pub(super) async fn answer(ack: PublishAckFuture, until: Instant) -> Result<PublishAck, EngineError> {
-    let answer = timeout_at(until, ack.into_future()).await;
-    answer.map_err(|_| unreachable("no answer in time"))?.map_err(|error| refused(&error))
-}
-
-/// What it means that a message was not taken.
-pub(super) fn refused(error: &PublishError) -> EngineError {
-    match error.kind() {
-        // Its stream has gone, or JetStream as a whole: attaching anew tells which.
-        PublishErrorKind::StreamNotFound => EngineError::OtherEpoch,
-        _ => cause(error).map_or_else(|| unreachable(error), answered),
-    }
-}
-
 /// Waits for the other nodes where the server was restarted; ends the epoch where one of them is missing.
 async fn await_peers(
-    shared: &Shared,
+    shared: &NatsShared,
     client: &Client,
     context: &Context,
     epoch: u64,
@@ -200,10 +193,10 @@ async fn await_peers(
 }
 
 async fn append_kept(
-    shared: &Shared,
+    shared: &NatsShared,
     context: &Context,
     attached: &Attached,
-    batch: &Batch<'_>,
+    batch: &AppendBatch<'_>,
     is_fresh: bool,
 ) -> Result<Vec<EventId>, EngineError> {
     let ids = gone(shared, attached, batch).await?;
@@ -211,7 +204,7 @@ async fn append_kept(
         let known = lock(&shared.known);
         if known.followed.epoch == attached.life.epoch { known.followed.next.clone() } else { Vec::new() }
     };
-    let mut window = Window { shared, attached, batch, acks: VecDeque::new(), bytes: 0, followed, ids };
+    let mut window = AckWindow { shared, attached, batch, acks: VecDeque::new(), bytes: 0, followed, ids };
     for (at, record) in batch.records.iter().enumerate() {
         if window.ids[at].is_some() {
             batch.kept_some.set(true);
@@ -249,16 +242,8 @@ async fn append_kept(
 }
 
 /// By what the server knows a record again.
-fn message_id(shared: &Shared, number: u64) -> String {
+fn message_id(shared: &NatsShared, number: u64) -> String {
     format!("{:x}-{number:x}", shared.node)
-}
-
-/// A message that a stream acknowledged, in a batch that was not answered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Acknowledged {
-    id: EventId,
-    /// When the stream that it was sent to was created.
-    created: u64,
 }
 
 /// The ids of those records of a batch that were acknowledged by streams that have gone, for each record.
@@ -267,9 +252,9 @@ pub(super) struct Acknowledged {
 /// found at the number that was acknowledged; there it is sent again, and taken once. In the former it must not be: readers
 /// have it under its first id, or are told of a gap.
 async fn gone(
-    shared: &Shared,
+    shared: &NatsShared,
     attached: &Attached,
-    batch: &Batch<'_>,
+    batch: &AppendBatch<'_>,
 ) -> Result<Vec<Option<EventId>>, EngineError> {
     let mut ids = vec![None; batch.records.len()];
     let known: Vec<(u64, Acknowledged)> = {
@@ -290,7 +275,7 @@ async fn gone(
             let middle = usize::midpoint(least, most);
             let (number, Acknowledged { id, .. }) = of_others[middle];
             let is_here = match stream.get_raw_message(id.sequence + 1).await {
-                Ok(message) => Mark::Id(message_id(shared, number)).is_of(&message),
+                Ok(message) => Fingerprint::Id(message_id(shared, number)).is_of(&message),
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => false,
                 Err(error) => return Err(unreachable(error)),
             };
@@ -309,10 +294,10 @@ async fn gone(
 }
 
 /// The messages of a batch that have no answer yet.
-struct Window<'a> {
-    shared: &'a Shared,
+struct AckWindow<'a> {
+    shared: &'a NatsShared,
     attached: &'a Attached,
-    batch: &'a Batch<'a>,
+    batch: &'a AppendBatch<'a>,
     acks: VecDeque<(usize, PublishAckFuture)>,
     bytes: usize,
     /// How far this node had followed each shard before it sent them.
@@ -321,7 +306,7 @@ struct Window<'a> {
     ids: Vec<Option<EventId>>,
 }
 
-impl Window<'_> {
+impl AckWindow<'_> {
     /// Waits for the answer to the oldest.
     async fn settle(&mut self) -> Result<(), EngineError> {
         let Some((at, ack)) = self.acks.pop_front() else { return Ok(()) };
@@ -353,7 +338,7 @@ impl Window<'_> {
             // The numbers began anew: it is another stream, which has this one now.
             return Err(EngineError::OtherEpoch);
         }
-        known.appended.saw(*shard, sequence, Mark::Id(message_id(self.shared, number)));
+        known.appended.saw(*shard, sequence, Fingerprint::Id(message_id(self.shared, number)));
         self.ids[at] = Some(id);
         Ok(())
     }
@@ -419,9 +404,4 @@ async fn too_large(error: EngineError, stream: &Stream, bytes: usize) -> EngineE
         },
         _ => error,
     }
-}
-
-/// Whether the server says that it can never take this message.
-pub(super) const fn is_about_the_message(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)
 }

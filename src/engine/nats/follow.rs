@@ -17,11 +17,15 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, SelectAll, select_all};
 use tokio::time::timeout;
 
-use super::super::{EngineError, Entry, Follow, OnNotice, Places};
-use super::Shared;
+use super::super::error::EngineError;
+use super::super::log::{Follow, LogEntry, OnNotice, Places};
+use super::api::epoch_of;
+use super::attach::Attached;
+use super::life::Fingerprint;
 use super::link::{Faults, InRuntime, TIMEOUT, Task, unreachable};
-use super::peers;
-use super::streams::{Attached, EPOCH, Mark, watch};
+use super::peer_messages;
+use super::shared::NatsShared;
+use super::watch::watch;
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
@@ -31,26 +35,17 @@ const READ_COUNT: usize = 1000;
 /// What is there comes over the network, not at once.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
-/// In place of a shard: a message is a notice.
-const NOTICE: u16 = u16::MAX;
-
-type Messages = BoxStream<'static, Result<Came, EngineError>>;
+type Messages = BoxStream<'static, Result<StreamEntry, EngineError>>;
 
 /// A message that came.
-struct Came {
-    /// Or [`NOTICE`].
-    shard: u16,
+struct StreamEntry {
+    /// Shard of an event; `None`: the message is a notice.
+    shard: Option<u16>,
     sequence: Sequence,
     time: i128,
     payload: bytes::Bytes,
     /// The epoch that begins behind it, where it is a mark and no event.
     epoch: Option<u64>,
-}
-
-/// The epoch that a mark names.
-pub(in crate::engine) fn epoch_of(message: &jetstream::Message) -> Option<u64> {
-    let headers = message.headers.as_ref().filter(|_| message.payload.is_empty())?;
-    headers.get(EPOCH)?.as_str().parse().ok()
 }
 
 /// Messages that a reader asks the server for at once.
@@ -74,7 +69,7 @@ fn ended(error: &pull::MessagesError) -> EngineError {
 }
 
 /// The messages of a stream, from a sequence of its own on, which begin at 1.
-async fn read(shard: u16, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
+async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
     let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
         ack_policy: AckPolicy::None,
@@ -99,14 +94,14 @@ async fn read(shard: u16, stream: &Stream, from: u64) -> Result<Messages, Engine
         let (sequence, time) = (info.stream_sequence, info.published.unix_timestamp_nanos());
         let epoch = epoch_of(&message);
         let payload = message.message.payload;
-        Ok(Came { shard, sequence: sequence.saturating_sub(1), time, payload, epoch })
+        Ok(StreamEntry { shard, sequence: sequence.saturating_sub(1), time, payload, epoch })
     };
     Ok(messages.map(came).boxed())
 }
 
 /// Follows streams.
-pub(super) struct Follower {
-    shared: Arc<Shared>,
+pub(super) struct StreamFollower {
+    shared: Arc<NatsShared>,
     epoch: u64,
     messages: InRuntime<SelectAll<Messages>>,
     faults: Arc<Faults>,
@@ -116,7 +111,7 @@ pub(super) struct Follower {
     client: Client,
 }
 
-impl Drop for Follower {
+impl Drop for StreamFollower {
     fn drop(&mut self) {
         if !self.faults.is_faulty() {
             self.shared.say_gone(&self.client);
@@ -124,10 +119,10 @@ impl Drop for Follower {
     }
 }
 
-impl Follower {
+impl StreamFollower {
     /// Hears the notices that are there, and then follows from these places. Within the runtime.
     pub(super) async fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<NatsShared>,
         client: Client,
         context: &Context,
         faults: Arc<Faults>,
@@ -137,15 +132,15 @@ impl Follower {
         let notices = shared.notice_stream(context).await?;
         let mut all = vec![hear(shared, &notices).await?];
         for ((shard, stream), next) in attached.streams.iter().enumerate().zip(next) {
-            all.push(read(shard as u16, stream, *next + 1).await?);
+            all.push(read(Some(shard as u16), stream, *next + 1).await?);
         }
         // Readers are made by name, and the stream of that name may be another one since it was looked at.
         let ends = attached.life.ends.iter().enumerate();
         try_join_all(ends.map(|(shard, end)| attached.prove(shard, *end))).await?;
         let epoch = attached.life.epoch;
         lock(&shared.known).followed.begin(&attached.life, next);
-        let words = peers::subscribe(shared, &client).await?;
-        let listen = shared.driver.spawn(peers::listen(Arc::clone(shared), client.clone(), words));
+        let words = peer_messages::subscribe(shared, &client).await?;
+        let listen = shared.driver.spawn(peer_messages::listen(Arc::clone(shared), client.clone(), words));
         let watch = watch(Arc::clone(shared), client.clone(), Arc::clone(&faults), attached, notices);
         Ok(Self {
             shared: Arc::clone(shared),
@@ -160,9 +155,9 @@ impl Follower {
 }
 
 /// What comes of notices, once those that are there were heard.
-async fn hear(shared: &Shared, stream: &Stream) -> Result<Messages, EngineError> {
+async fn hear(shared: &NatsShared, stream: &Stream) -> Result<Messages, EngineError> {
     let state = &stream.cached_info().state;
-    let mut messages = read(NOTICE, stream, state.first_sequence.max(1)).await?;
+    let mut messages = read(None, stream, state.first_sequence.max(1)).await?;
     let mut heard = if state.messages == 0 { u64::MAX } else { 0 };
     while heard < state.last_sequence {
         let next = timeout(TIMEOUT, messages.next()).await.map_err(unreachable)?;
@@ -173,12 +168,12 @@ async fn hear(shared: &Shared, stream: &Stream) -> Result<Messages, EngineError>
     Ok(messages)
 }
 
-impl Follow for Follower {
+impl Follow for StreamFollower {
     fn follow(
         &mut self,
         _: &Places,
         wait: Duration,
-        take: &mut dyn FnMut(Entry<'_>),
+        take: &mut dyn FnMut(LogEntry<'_>),
     ) -> Result<(), EngineError> {
         let Self { shared, messages, epoch, faults, on_notice, .. } = self;
         let wait = wait.max(FIRST_WAIT);
@@ -187,15 +182,15 @@ impl Follow for Follower {
             for _ in 0..READ_COUNT {
                 faults.check()?;
                 let next = faults.guard(async { Ok(messages.get().next().await) });
-                let Came { shard, sequence, time, payload, epoch: marked } =
+                let StreamEntry { shard, sequence, time, payload, epoch: marked } =
                     match tokio::time::timeout_at(end, next).await {
                         Err(_) => return Ok(()),
                         Ok(next) => next?.ok_or_else(|| unreachable("the streams ended"))??,
                     };
-                if shard == NOTICE {
+                let Some(shard) = shard else {
                     on_notice(&payload);
                     continue;
-                }
+                };
                 if let Some(marked) = marked {
                     if marked > *epoch {
                         let mut known = lock(&shared.known);
@@ -205,8 +200,8 @@ impl Follow for Follower {
                     // Of a node that claimed an epoch and did not come to its end.
                     continue;
                 }
-                take(Entry { id: EventId { epoch: *epoch, shard, sequence }, json: &payload });
-                lock(&shared.known).followed.saw(shard, sequence, Mark::Time(time));
+                take(LogEntry { id: EventId { epoch: *epoch, shard, sequence }, json: &payload });
+                lock(&shared.known).followed.saw(shard, sequence, Fingerprint::Time(time));
             }
             Ok(())
         })

@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::super::{EngineError, addresses};
+use super::super::address::addresses;
+use super::super::error::EngineError;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock};
 
@@ -27,7 +28,7 @@ pub(super) fn unreachable(error: impl std::fmt::Display) -> EngineError {
 
 /// The runtime of the client's tasks, on a thread of its own.
 #[derive(Debug)]
-pub(in crate::engine) struct Driver(Option<Runtime>);
+pub(super) struct Driver(Option<Runtime>);
 
 impl Driver {
     pub(super) fn start() -> Result<Arc<Self>, EngineError> {
@@ -41,7 +42,7 @@ impl Driver {
     }
 
     /// Blocks for the work; not to be called in async code.
-    pub(in crate::engine) fn block_on<F: Future>(&self, work: F) -> F::Output {
+    pub(super) fn block_on<F: Future>(&self, work: F) -> F::Output {
         self.runtime().block_on(work)
     }
 
@@ -56,7 +57,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Its tasks hold sockets and nothing that must be finished. Waiting for them would panic in async code.
+        // Its tasks hold sockets and nothing that must be finished. QueueState for them would panic in async code.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
@@ -74,13 +75,13 @@ impl Drop for Task {
 }
 
 /// Something of the client's that spawns a task when it goes, for which it needs the runtime around it.
-pub(in crate::engine) struct InRuntime<T> {
+pub(super) struct InRuntime<T> {
     driver: Arc<Driver>,
     value: Option<T>,
 }
 
 impl<T> InRuntime<T> {
-    pub(in crate::engine) fn new(driver: &Arc<Driver>, value: T) -> Self {
+    pub(super) fn new(driver: &Arc<Driver>, value: T) -> Self {
         Self { driver: Arc::clone(driver), value: Some(value) }
     }
 
@@ -88,7 +89,7 @@ impl<T> InRuntime<T> {
         self.value.as_ref().expect("taken when it is dropped, not before")
     }
 
-    pub(in crate::engine) fn get(&mut self) -> &mut T {
+    pub(super) fn get(&mut self) -> &mut T {
         self.value.as_mut().expect("taken when it is dropped, not before")
     }
 }
@@ -154,13 +155,13 @@ impl Faults {
 }
 
 /// An address, and what the client says who it is with.
-struct Server {
+struct ServerAddress {
     address: ServerAddr,
     user: Option<(String, Option<String>)>,
 }
 
 /// The servers of an address, in any order: which of them is asked makes no difference.
-fn servers(urls: &str) -> Result<Vec<Server>, EngineError> {
+fn servers(urls: &str) -> Result<Vec<ServerAddress>, EngineError> {
     let one = |url: &str| {
         let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
         let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
@@ -173,9 +174,9 @@ fn servers(urls: &str) -> Result<Vec<Server>, EngineError> {
         let wrong =
             || EngineError::Url("expected nats://HOST:PORT or nats://USER:PASSWORD@HOST:PORT".to_owned());
         let address = address.and_then(|address| address.parse().ok()).ok_or_else(wrong)?;
-        Ok(Server { address, user })
+        Ok(ServerAddress { address, user })
     };
-    let servers: Vec<Server> = addresses(urls).map(one).collect::<Result<_, _>>()?;
+    let servers: Vec<ServerAddress> = addresses(urls).map(one).collect::<Result<_, _>>()?;
     if servers.windows(2).any(|pair| pair[0].user != pair[1].user) {
         return Err(EngineError::Url("the servers of one log take one user and password".to_owned()));
     }

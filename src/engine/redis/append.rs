@@ -1,15 +1,17 @@
 //! The connection that appends.
 
-use redis::{Connection, RedisError};
-
-use super::super::{Append, Batch, EngineError, Record};
-use super::scripts::{self, Appended, Joined, unreadable};
-use super::servers::fault;
-use super::{BEAT, Shared, random_step};
-use crate::event::{EventId, Sequence, Timestamp};
-use crate::sync::lock;
 use std::sync::Arc;
 use std::time::Duration;
+
+use redis::{Connection, RedisError};
+
+use super::super::error::EngineError;
+use super::super::log::{Append, AppendBatch, Record};
+use super::scripts::{self, Appended, Joined, unreadable};
+use super::servers::fault;
+use super::shared::{BEAT, RedisShared, random_step};
+use crate::event::{EventId, Sequence, Timestamp};
+use crate::sync::lock;
 
 /// Bytes that a server takes in one argument, where it does not say otherwise (`proto-max-bulk-len`).
 const ARGUMENT_BYTES_MAX: u64 = 512 << 20;
@@ -20,32 +22,32 @@ const BATCH_BYTES_MAX: u64 = 512 << 20;
 /// Tries to append where the server is another one each time.
 const TRIES: usize = 4;
 
-pub(super) struct Appender {
+pub(super) struct RedisAppender {
     connection: Connection,
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     /// Bytes that the server takes of one event.
     event_bytes_max: u64,
 }
 
 /// Events of one shard in a batch.
-struct Group<'a> {
+struct ShardGroup<'a> {
     shard: u16,
     events: Vec<&'a str>,
 }
 
-fn groups(records: &[Record]) -> Vec<Group<'_>> {
-    let mut groups: Vec<Group<'_>> = Vec::new();
+fn groups(records: &[Record]) -> Vec<ShardGroup<'_>> {
+    let mut groups: Vec<ShardGroup<'_>> = Vec::new();
     for Record { shard, json } in records {
         match groups.iter_mut().find(|group| group.shard == *shard) {
             Some(group) => group.events.push(json),
-            None => groups.push(Group { shard: *shard, events: vec![json] }),
+            None => groups.push(ShardGroup { shard: *shard, events: vec![json] }),
         }
     }
     groups
 }
 
-impl Appender {
-    pub(super) fn new(mut connection: Connection, shared: Arc<Shared>) -> Self {
+impl RedisAppender {
+    pub(super) fn new(mut connection: Connection, shared: Arc<RedisShared>) -> Self {
         // A user without the right to ask gets the default.
         let told: Result<Vec<String>, RedisError> =
             redis::cmd("CONFIG").arg("GET").arg("proto-max-bulk-len").query(&mut connection);
@@ -53,7 +55,7 @@ impl Appender {
         Self { connection, shared, event_bytes_max: told.unwrap_or(ARGUMENT_BYTES_MAX) }
     }
 
-    fn try_append(&mut self, batch: &Batch<'_>, sent_in: Option<u64>) -> Result<Appended, RedisError> {
+    fn try_append(&mut self, batch: &AppendBatch<'_>, sent_in: Option<u64>) -> Result<Appended, RedisError> {
         let shared = &*self.shared;
         let life = lock(&shared.known).1.clone();
         let Some(script) = scripts::append(&life) else {
@@ -67,7 +69,7 @@ impl Appender {
             .arg(batch.number)
             .arg(sent_in.map_or_else(String::new, |epoch| epoch.to_string()));
         call.arg(shared.history).arg(seen.epoch).arg(Timestamp::now().0).arg(random_step());
-        for Group { shard, events } in groups(batch.records) {
+        for ShardGroup { shard, events } in groups(batch.records) {
             let next = seen.next.get(usize::from(shard)).copied().unwrap_or(0);
             call.arg(shard).arg(next).arg(events.len()).arg(events);
         }
@@ -86,7 +88,7 @@ fn waits_for_nobody(joined: &Joined) -> Result<(), EngineError> {
     }
 }
 
-impl Append for Appender {
+impl Append for RedisAppender {
     fn check(&self, records: &[Record]) -> Result<(), EngineError> {
         let longest = records.iter().map(|record| record.json.len() as u64).max().unwrap_or(0);
         let all: u64 = records.iter().map(|record| record.json.len() as u64).sum();
@@ -98,7 +100,7 @@ impl Append for Appender {
         Ok(())
     }
 
-    fn append(&mut self, batch: &Batch<'_>) -> Result<Vec<EventId>, EngineError> {
+    fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError> {
         let shared = Arc::clone(&self.shared);
         let mut tries = 0;
         let appended = loop {

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
 use redis::{Commands, Connection, Value};
 
-use super::super::{EngineError, Entry, Follow, Places, SEQUENCE_MAX};
-use super::scripts::Joined;
+use super::super::error::EngineError;
+use super::super::log::{Follow, LogEntry, Places, SEQUENCE_MAX};
+use super::scripts::{Joined, parse_id};
 use super::servers::fault;
-use super::{BEAT, FIELD, Shared};
+use super::shared::{BEAT, FIELD, RedisShared};
 use crate::event::{EventId, Sequence};
+use crate::sync::lock;
 
 /// Entries read together, of each shard: at most, and at first.
 const READ_COUNT_MAX: usize = 1000;
@@ -25,12 +27,6 @@ const CHECK: Duration = Duration::from_secs(1);
 /// The notice before the first.
 const NONE_HEARD: &str = "0-0";
 
-/// Reads `EPOCH-SEQUENCE`.
-pub(super) fn parse_id(id: &str) -> Option<(u64, Sequence)> {
-    let (epoch, sequence) = id.split_once('-')?;
-    Some((epoch.parse().ok()?, sequence.parse().ok()?))
-}
-
 /// Returns what an entry holds; nothing where somebody else wrote it.
 fn text_of(entry: &StreamId) -> &[u8] {
     match entry.map.get(FIELD) {
@@ -39,9 +35,9 @@ fn text_of(entry: &StreamId) -> &[u8] {
     }
 }
 
-pub(super) struct Follower {
+pub(super) struct RedisFollower {
     connection: Connection,
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     /// The epoch that the log is in.
     epoch: u64,
     /// The last notice.
@@ -50,8 +46,8 @@ pub(super) struct Follower {
     checked: Instant,
 }
 
-impl Follower {
-    pub(super) fn new(connection: Connection, shared: Arc<Shared>, joined: &Joined) -> Self {
+impl RedisFollower {
+    pub(super) fn new(connection: Connection, shared: Arc<RedisShared>, joined: &Joined) -> Self {
         Self {
             connection,
             shared,
@@ -117,12 +113,12 @@ impl Follower {
     }
 }
 
-impl Follow for Follower {
+impl Follow for RedisFollower {
     fn follow(
         &mut self,
         places: &Places,
         wait: Duration,
-        take: &mut dyn FnMut(Entry<'_>),
+        take: &mut dyn FnMut(LogEntry<'_>),
     ) -> Result<(), EngineError> {
         self.check()?;
         let shared = Arc::clone(&self.shared);
@@ -166,12 +162,12 @@ impl Follow for Follower {
                 None => has_more |= stream.ids.len() >= count,
             }
             for ((epoch, sequence), entry) in ids.into_iter().zip(&stream.ids) {
-                take(Entry { id: EventId { epoch, shard: shard as u16, sequence }, json: text_of(entry) });
+                take(LogEntry { id: EventId { epoch, shard: shard as u16, sequence }, json: text_of(entry) });
             }
         }
         if has_ended && !has_more {
             let then = then.filter(|then| (places.epoch + 1..self.epoch).contains(then));
-            *crate::sync::lock(&shared.finished) = Some((places.epoch, then.unwrap_or(self.epoch)));
+            *lock(&shared.finished) = Some((places.epoch, then.unwrap_or(self.epoch)));
             return Err(EngineError::OtherEpoch);
         }
         match then {

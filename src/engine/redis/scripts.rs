@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use redis::{Connection, RedisError, Script};
 
-use super::super::EngineError;
+use super::super::error::EngineError;
 use super::servers::fault;
 use crate::event::Sequence;
 
@@ -101,6 +101,12 @@ impl Appended {
         };
         Ok(Self { epoch, first: words.map(pair).collect::<Result<_, EngineError>>()? })
     }
+}
+
+/// Reads `EPOCH-SEQUENCE`.
+pub(super) fn parse_id(id: &str) -> Option<(u64, Sequence)> {
+    let (epoch, sequence) = id.split_once('-')?;
+    Some((epoch.parse().ok()?, sequence.parse().ok()?))
 }
 
 fn number(word: &str) -> Result<u64, EngineError> {

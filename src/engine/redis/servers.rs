@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use redis::{Client, Connection, ErrorKind, RedisError, TlsCertificates, Value};
 
-use super::super::{EngineError, addresses};
+use super::super::address::addresses;
+use super::super::error::EngineError;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Maximum time for connecting and for a command.

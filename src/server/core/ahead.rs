@@ -10,7 +10,7 @@ use super::super::connection::{Effect, ReplayFrom};
 use super::super::wheel::Tick;
 use super::log_places::{Behind, behind, marks};
 use super::{Core, Socket, Token, token_of};
-use crate::engine::Wanted;
+use crate::engine::InterestGuard;
 use crate::event::Since;
 use crate::filter::Filter;
 
@@ -24,7 +24,7 @@ pub(super) enum Wait {
     /// The next turn: this one has done as much as it may of a long change.
     Turn,
     /// All that these match, which is asked for while they wait.
-    Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] Wanted),
+    Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] InterestGuard),
 }
 
 /// What is put off for one client.

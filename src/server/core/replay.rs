@@ -28,7 +28,7 @@ use super::log_places::{Behind, behind, event_id, marks};
 use super::mail::Letter;
 use super::{Core, Kept, Socket, token_of};
 use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
-use crate::engine::{Place, Ticket};
+use crate::engine::{LogPlace, Ticket};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::{Fanout, Outbox, OutboxContext, Snapshot, Tally};
 use crate::filter::Filter;
@@ -238,7 +238,7 @@ impl<S: Socket> Core<S> {
 
     /// Where a shard ends for a reader that gets what is live from here on: the place in the ring, and the last event
     /// before it.
-    pub(super) fn end_of(&self, shard: u16) -> (Sequence, Place) {
+    pub(super) fn end_of(&self, shard: u16) -> (Sequence, LogPlace) {
         let to = self.reader.position(shard);
         let until = match &self.continuity {
             Some(continuity) => continuity.newest(shard).map_or((0, 0), |id| (id.epoch, id.sequence)),
@@ -558,7 +558,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// Asks for a page of the log; the ticket is held while a client waits for it.
-    pub(super) fn ask_log(&self, token: super::Token, shard: u16, from: Place) -> Option<Ticket> {
+    pub(super) fn ask_log(&self, token: super::Token, shard: u16, from: LogPlace) -> Option<Ticket> {
         let history = self.shared.engine.as_ref()?.history()?;
         let ticket = Ticket::default();
         let mailbox = Arc::clone(&self.mailbox);

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::super::log_places::{Behind, behind, event_id};
 use crate::dialect::{GapNotice, Missed, PastStart};
-use crate::engine::{EngineError, Handed, History, LogPage, Place, log_place_of};
+use crate::engine::{EngineError, Handed, History, LogPage, LogPlace, log_place_of};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
 use crate::server::Shared;
 use crate::server::budget::Budget;
@@ -43,14 +43,14 @@ pub(in super::super) enum Step {
     /// There is more: the sink was full, or the budget spent.
     More,
     /// It goes on when this page of the log has been read.
-    Waits { shard: u16, from: Place },
+    Waits { shard: u16, from: LogPlace },
 }
 
 /// A page of the log that came for a reader, or word that it can't be had.
 #[derive(Debug)]
 pub(in super::super) struct Arrived {
     pub(in super::super) shard: u16,
-    pub(in super::super) from: Place,
+    pub(in super::super) from: LogPlace,
     pub(in super::super) outcome: Result<Handed, EngineError>,
 }
 
@@ -79,7 +79,7 @@ impl Store<'_> {
     }
 
     /// Looks for the page of a place among those that came or were read before.
-    pub(super) fn page(&mut self, shard: u16, from: Place) -> Found {
+    pub(super) fn page(&mut self, shard: u16, from: LogPlace) -> Found {
         match self.arrived.take_if(|arrived| (arrived.shard, arrived.from) == (shard, from)) {
             Some(Arrived { outcome: Ok(handed), .. }) => {
                 return Found::Page(std::sync::Arc::clone(&handed.page), Some(handed));
@@ -114,7 +114,7 @@ pub(super) struct Lane {
     /// The place of the ring where the way ends.
     pub(super) to: Sequence,
     /// With an engine: the last event before that place.
-    pub(super) until: Place,
+    pub(super) until: LogPlace,
     /// The event that came last, or the place that the client named.
     pub(super) after: EventId,
     /// Events that are missing behind it.
@@ -141,7 +141,7 @@ enum Filled {
     Done,
     /// The lane is elsewhere now.
     Again,
-    Waits(Place),
+    Waits(LogPlace),
 }
 
 /// A lane's next events.
@@ -151,7 +151,7 @@ pub(super) fn notice(missed: Missed, from: Option<Since>, to: Option<EventId>, a
     GapNotice { missed, from, to, recoverable: false, at }
 }
 
-fn next_place(id: EventId) -> Place {
+fn next_place(id: EventId) -> LogPlace {
     (id.epoch, id.next_sequence())
 }
 
@@ -244,7 +244,7 @@ impl Forward {
     }
 
     /// Sets another end, behind the one before: the reader has not got so far, and it gets what came since this way.
-    pub(in super::super) fn extend(&mut self, end: impl Fn(u16) -> (Sequence, Place)) {
+    pub(in super::super) fn extend(&mut self, end: impl Fn(u16) -> (Sequence, LogPlace)) {
         for lane in &mut self.lanes {
             let before = lane.to;
             (lane.to, lane.until) = end(lane.shard);

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::forward::{Forward, Found, Lane, Spot, Step, Store, has_all_behind, order_of, position_before};
 use super::judge::Judge;
-use crate::engine::{PAGE_EVENTS, Place, log_place_of};
+use crate::engine::{LogPlace, PAGE_EVENTS, log_place_of};
 use crate::event::{Event, EventId, Sequence};
 use crate::server::budget::Budget;
 
@@ -25,9 +25,9 @@ const CHUNK: usize = 64;
 struct Way {
     shard: u16,
     to: Sequence,
-    until: Place,
+    until: LogPlace,
     /// Where the node began to follow all that the reader wants; from the beginning, as a rule.
-    followed: Place,
+    followed: LogPlace,
     spot: Back,
     ended: Option<Ended>,
     /// The oldest event that was looked at.
@@ -50,7 +50,7 @@ enum Back {
     /// In the log, before the oldest event that was looked at; the page that begins here is looked for.
     Log { from: Sequence },
     /// All was looked at, as far as it is known: what the log has from this place on says whether that is so.
-    Beginning { from: Place },
+    Beginning { from: LogPlace },
 }
 
 /// The way back in all shards.
@@ -66,7 +66,7 @@ pub(in super::super) struct Newest {
 enum Filled {
     Done,
     Again,
-    Waits(Place),
+    Waits(LogPlace),
 }
 
 type Tail = VecDeque<Event>;
@@ -75,8 +75,8 @@ impl Newest {
     /// Begins where each shard ends for the reader: a place in the ring, and in the log. `followed`: where the node began to
     /// follow all that the reader wants.
     pub(in super::super) fn new(
-        ends: impl Iterator<Item = (u16, Sequence, Place)>,
-        followed: impl Fn(u16) -> Place,
+        ends: impl Iterator<Item = (u16, Sequence, LogPlace)>,
+        followed: impl Fn(u16) -> LogPlace,
         count: usize,
     ) -> Self {
         let lane = |(shard, to, until)| Way {
@@ -240,7 +240,7 @@ impl Way {
     }
 
     /// Finds out whether the log has anything older than what was looked at, as of another life: that is not read.
-    fn look_at_beginning(&mut self, from: Place, store: &mut Store<'_>) -> Filled {
+    fn look_at_beginning(&mut self, from: LogPlace, store: &mut Store<'_>) -> Filled {
         let is_first = match store.page(self.shard, from) {
             Found::Page(page, _) => {
                 let oldest = self.oldest.map(|id| (id.epoch, id.sequence));

@@ -69,7 +69,7 @@ impl Stage {
         while self.reader.poll_batch(64, |_| ()) > 0 {}
     }
 
-    fn ends(&self) -> Vec<(u16, Sequence, Place)> {
+    fn ends(&self) -> Vec<(u16, Sequence, LogPlace)> {
         let end = |shard| {
             let to = self.reader.position(shard);
             (shard, to, (self.shared.bus.epoch(), to.wrapping_sub(1)))

@@ -11,34 +11,28 @@
 //! The streams' identities are compared on each attaching, again when its readers are made, behind the acknowledgements of
 //! each batch, and every second beside it ([`watch`]). The last serves idle nodes alone: no id hangs on it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind, RequestErrorKind};
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Info, LastRawMessageErrorKind, RawMessageErrorKind, StorageType, Stream,
+    Config, DiscardPolicy, LastRawMessageErrorKind, RawMessageErrorKind, StorageType, Stream,
 };
-use async_nats::jetstream::{self, Context, ErrorCode};
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 
-use super::super::{EngineError, NOTICES_MAX, Places};
-use super::Shared;
-use super::append::{answer, is_about_the_message, refused};
-use super::link::{Faults, TIMEOUT, unreachable};
+use super::super::error::EngineError;
+use super::super::log::{NOTICES_MAX, Places};
+use super::api::{EPOCH, answer, context, look, micros, of_making, refused};
+use super::life::{EpochRecord, Life, LogProgress};
+use super::link::{TIMEOUT, unreachable};
+use super::shared::{LogKind, NatsShared};
 use crate::event::{Sequence, Timestamp};
 use crate::sync::lock;
 
 /// For how long the server knows an event again that is sent twice, at least.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-
-/// How often the streams are looked at while they are followed.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// The least pause between two requests of that.
-const LOOK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Attempts to agree on an epoch with other nodes that have lost the same.
 const ROUNDS: usize = 30;
@@ -52,143 +46,6 @@ const CLAIM_LOOKS: usize = 20;
 /// The pause before a stream is made that was there before: a server that makes one while it still removes the last of that
 /// name leaves it without files (NATS 2.9).
 const REMAKE_PAUSE: Duration = Duration::from_millis(500);
-
-/// The header of a mark, with the epoch that begins behind it.
-pub(super) const EPOCH: &str = "Fanwire-Epoch";
-
-/// Needs the runtime: it spawns a task.
-pub(super) fn context(client: &Client) -> Context {
-    let mut context = jetstream::new(client.clone());
-    context.set_timeout(TIMEOUT);
-    context
-}
-
-/// The kind of error that the server's answer is.
-pub(super) fn answered(error: &jetstream::Error) -> EngineError {
-    match error.error_code() {
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-        | ErrorCode::INSUFFICIENT_RESOURCES
-        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
-        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
-        | ErrorCode::STREAM_STORE_FAILED
-        | ErrorCode::STREAM_SEALED
-        | ErrorCode::STREAM_OFFLINE
-        | ErrorCode::STREAM_TOO_MANY_REQUESTS
-        | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
-        | ErrorCode::CLUSTER_NO_PEERS
-        | ErrorCode::CLUSTER_NOT_AVAILABLE => EngineError::TakesNothing(error.to_string()),
-        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
-            EngineError::OtherKind("NATS has JetStream off".to_owned())
-        }
-        code if is_about_the_message(code) => EngineError::Unfit(error.to_string()),
-        _ => unreachable(error),
-    }
-}
-
-/// As [`answered`], of what making a stream or looking at one has failed with.
-fn of_making(error: &jetstream::context::CreateStreamError) -> EngineError {
-    match error.kind() {
-        CreateStreamErrorKind::JetStreamUnavailable => {
-            EngineError::OtherKind("nothing in NATS answers for JetStream".to_owned())
-        }
-        CreateStreamErrorKind::JetStream(error) => answered(&error),
-        _ => unreachable(error),
-    }
-}
-
-/// What is told of an epoch that is not the streams' own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Told {
-    epoch: u64,
-    /// The streams that it is of, by when they were created.
-    created: Vec<u64>,
-    /// Where it begins in each shard, behind a mark in its stream; `None` until all marks are there.
-    starts: Option<Vec<Sequence>>,
-}
-
-/// A life of the log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::engine) struct Life {
-    pub(in crate::engine) epoch: u64,
-    /// Microseconds at which each shard's stream was created.
-    pub(in crate::engine) created: Vec<u64>,
-    /// Where this life begins in each shard.
-    pub(in crate::engine) starts: Vec<Sequence>,
-    /// Where each shard ends.
-    pub(super) ends: Vec<Sequence>,
-    /// The message that tells of the epoch, in the stream of the log's own; zero where the streams do themselves.
-    told: u64,
-}
-
-/// How far a node has followed, or appended, in one life.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) epoch: u64,
-    /// As in [`Life`]; empty where a predecessor did not say.
-    pub(super) created: Vec<u64>,
-    pub(super) next: Vec<Sequence>,
-    /// By what the entry before each place is known again, where it is known.
-    pub(super) marks: Vec<Option<Mark>>,
-}
-
-/// By what an entry is known again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
-    /// Nanoseconds at which the server took it.
-    Time(i128),
-    /// Its message id.
-    Id(String),
-}
-
-impl Mark {
-    pub(super) fn is_of(&self, message: &StreamMessage) -> bool {
-        match self {
-            Self::Time(time) => message.time.unix_timestamp_nanos() == *time,
-            Self::Id(id) => message.headers.get("Nats-Msg-Id").is_some_and(|of| of.as_str() == id),
-        }
-    }
-}
-
-impl Seen {
-    /// Nothing was seen of this life yet, but that it begins at `next`.
-    pub(super) fn begin(&mut self, life: &Life, next: &[Sequence]) {
-        if self.epoch != life.epoch || self.created != life.created || self.next != next {
-            self.marks = vec![None; next.len()];
-        }
-        self.epoch = life.epoch;
-        self.created.clone_from(&life.created);
-        self.next = next.to_vec();
-    }
-
-    pub(super) fn saw(&mut self, shard: u16, sequence: Sequence, mark: Mark) {
-        let shard = usize::from(shard);
-        if let (Some(next), Some(known)) = (self.next.get_mut(shard), self.marks.get_mut(shard))
-            && sequence + 1 >= *next
-        {
-            (*next, *known) = (sequence + 1, Some(mark));
-        }
-    }
-
-    /// Whether a shard's stream is the one that was seen.
-    fn is_same(&self, shard: usize, life: &Life) -> bool {
-        match self.created.get(shard) {
-            Some(created) => *created == life.created[shard],
-            // The epoch is when the youngest was created.
-            None => life.created[shard] <= self.epoch,
-        }
-    }
-}
-
-/// What a node knows of the log beside what the streams say.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Known {
-    pub(super) followed: Seen,
-    pub(super) appended: Seen,
-    /// The latest epoch that a mark in a stream or the word of a node named.
-    pub(super) marked: u64,
-    /// When the streams were last found to be those that this node follows.
-    pub(super) looked: Option<std::time::Instant>,
-}
 
 /// The streams of a log, and their life.
 pub(super) struct Attached {
@@ -216,7 +73,7 @@ impl Attached {
     }
 
     /// Where a follower that was at `known` goes on.
-    pub(super) fn places(&self, known: Option<&Places>, followed: &Seen, past: u64) -> Vec<Sequence> {
+    pub(super) fn places(&self, known: Option<&Places>, followed: &LogProgress, past: u64) -> Vec<Sequence> {
         let Life { epoch, starts, ends, .. } = &self.life;
         match known {
             Some(known) if known.epoch == *epoch => known.next.clone(),
@@ -234,12 +91,7 @@ impl Attached {
     }
 }
 
-/// When a stream was created.
-pub(in crate::engine) fn micros(info: &Info) -> u64 {
-    u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default()
-}
-
-impl Shared {
+impl NatsShared {
     fn stream_config(&self, name: String, subjects: Vec<String>) -> Config {
         Config {
             name,
@@ -270,12 +122,7 @@ impl Shared {
     }
 
     /// What it means that there are no streams.
-    fn kind_of(
-        &self,
-        client: &Client,
-        meaning: &EngineError,
-        error: &jetstream::context::CreateStreamError,
-    ) -> EngineError {
+    fn kind_of(&self, client: &Client, meaning: &EngineError, error: &CreateStreamError) -> EngineError {
         match meaning {
             // A server that has it says so in its first line: whoever answers for it is on its way.
             EngineError::OtherKind(_)
@@ -329,7 +176,7 @@ impl Shared {
     }
 
     /// What was told of the epoch last, and by which message.
-    async fn told(&self, own: &Stream) -> Result<(u64, Option<Told>), EngineError> {
+    pub(super) async fn told(&self, own: &Stream) -> Result<(u64, Option<EpochRecord>), EngineError> {
         match own.get_last_raw_message_by_subject(&self.epoch_subject()).await {
             Ok(message) => Ok((message.sequence, serde_json::from_slice(&message.payload).ok())),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok((0, None)),
@@ -350,7 +197,7 @@ impl Shared {
             // Before the streams are looked at: both grow meanwhile.
             let known = lock(&self.known).clone();
             let streams = self.streams(client, context).await?;
-            self.keeps();
+            self.found_streams();
             let own = self.own_stream(context).await;
             let (told_by, told) = match &own {
                 Ok(own) => self.told(own).await?,
@@ -371,7 +218,7 @@ impl Shared {
             // The least epoch that there may be now, where it is not the one that there is.
             let mut least = None;
             match told {
-                Some(Told { epoch, created, starts }) if created == life.created => match starts {
+                Some(EpochRecord { epoch, created, starts }) if created == life.created => match starts {
                     Some(starts) if starts.len() == life.starts.len() => {
                         (life.epoch, life.starts) = (epoch, starts);
                     }
@@ -424,7 +271,7 @@ impl Shared {
         created: Vec<u64>,
         since: u64,
     ) -> Result<(), EngineError> {
-        let mut told = Told { epoch, created, starts: None };
+        let mut told = EpochRecord { epoch, created, starts: None };
         let Some(claim) = self.tell_epoch(context, &told, since).await? else { return Ok(()) };
         tracing::warn!(epoch, "the engine's log may have lost events that a node saw: another epoch begins");
         self.say_claimed(client, epoch).await;
@@ -443,7 +290,7 @@ impl Shared {
     async fn tell_epoch(
         &self,
         context: &Context,
-        told: &Told,
+        told: &EpochRecord,
         since: u64,
     ) -> Result<Option<u64>, EngineError> {
         let json = serde_json::to_vec(told).map_err(unreachable)?;
@@ -456,10 +303,65 @@ impl Shared {
             Err(error) => Err(refused(&error)),
         }
     }
+
+    /// Publishes a notice and reads it back. A server that makes a stream anew within milliseconds of its deletion may
+    /// acknowledge a message and not have it (seen with NATS 2.9: one in three under load).
+    pub(super) async fn keep_notice(
+        &self,
+        context: &Context,
+        notice: bytes::Bytes,
+    ) -> Result<(), EngineError> {
+        let stream = self.notice_stream(context).await?;
+        let ack = context.publish(self.notices(), notice).await.map_err(unreachable)?;
+        let ack = timeout(TIMEOUT, ack.into_future()).await.map_err(unreachable)?.map_err(unreachable)?;
+        stream.get_raw_message(ack.sequence).await.map(drop).map_err(unreachable)
+    }
+
+    /// Whether a log that was not kept is kept by now.
+    pub(super) async fn goes_over(&self, client: &Client) -> Result<bool, EngineError> {
+        let first = context(client).get_stream_no_info(format!("{}-0", self.name)).await;
+        let found = match first {
+            Ok(stream) => look(&stream).await,
+            Err(error) => return Err(unreachable(error)),
+        };
+        match found {
+            Ok(Some(_)) => {
+                self.found_streams();
+                Ok(true)
+            }
+            Ok(None) | Err(EngineError::OtherKind(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The streams of the log; `None` where it is not kept.
+    pub(super) async fn find(
+        &self,
+        client: &Client,
+        context: &Context,
+    ) -> Result<Option<Attached>, EngineError> {
+        if self.kind() == LogKind::Plain && !self.goes_over(client).await? {
+            return Ok(None);
+        }
+        match self.attach(client, context, None).await {
+            Ok(attached) => Ok(Some(attached)),
+            Err(EngineError::OtherKind(why)) if self.kind() == LogKind::Unknown => {
+                tracing::warn!(why, "NATS keeps nothing: no history, and no resume on another node");
+                self.found_kind(LogKind::Plain);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Whether a shard has all that was seen of it, as it was seen.
-async fn is_there(seen: &Seen, shard: usize, life: &Life, stream: &Stream) -> Result<bool, EngineError> {
+async fn is_there(
+    seen: &LogProgress,
+    shard: usize,
+    life: &Life,
+    stream: &Stream,
+) -> Result<bool, EngineError> {
     let Some(next) = seen.next.get(shard).copied() else { return Ok(seen.epoch == 0) };
     if !seen.is_same(shard, life) {
         return Ok(false);
@@ -475,72 +377,4 @@ async fn is_there(seen: &Seen, shard: usize, life: &Life, stream: &Stream) -> Re
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(true),
         Err(error) => Err(unreachable(error)),
     }
-}
-
-/// How long the follower takes to look at all streams once.
-pub(super) fn look_time(shards: usize) -> Duration {
-    LOOK.max(LOOK_PAUSE * (shards as u32 + 2))
-}
-
-/// Looks at the streams every second, and tells what is wrong with them.
-pub(super) async fn watch(
-    shared: Arc<Shared>,
-    client: Client,
-    faults: Arc<Faults>,
-    attached: Attached,
-    notices: Stream,
-) {
-    let Attached { streams, own, life, .. } = attached;
-    let heard = micros(notices.cached_info());
-    let server = client.server_info().server_id;
-    while !faults.is_faulty() {
-        lock(&shared.known).looked = Some(std::time::Instant::now());
-        shared.say_here(&client, &server).await;
-        let pause = look_time(streams.len()) / (streams.len() as u32 + 2);
-        for (shard, stream) in streams.iter().enumerate() {
-            tokio::time::sleep(pause).await;
-            let seen = lock(&shared.known).followed.next.get(shard).copied().unwrap_or(0);
-            match look(stream).await {
-                Ok(Some(info))
-                    if micros(&info) == life.created[shard] && info.state.last_sequence >= seen => {}
-                Ok(_) => return faults.set(EngineError::OtherEpoch),
-                Err(error) => return faults.set(error),
-            }
-        }
-        tokio::time::sleep(pause).await;
-        match look(&notices).await {
-            Ok(Some(info)) if micros(&info) == heard => {}
-            Ok(_) => return faults.set(unreachable("the notices began anew")),
-            Err(error) => return faults.set(error),
-        }
-        tokio::time::sleep(pause).await;
-        if let Ok(own) = &own {
-            match shared.told(own).await {
-                Ok((told, _)) if told == life.told => {}
-                Ok(_) => return faults.set(EngineError::OtherEpoch),
-                Err(error) => return faults.set(error),
-            }
-        }
-    }
-}
-
-/// A stream's info; `None` where it is not there any more.
-pub(super) async fn look<I>(stream: &Stream<I>) -> Result<Option<Info>, EngineError> {
-    let error = match stream.get_info().await {
-        Ok(info) => return Ok(Some(info)),
-        Err(error) => error,
-    };
-    if error.kind() == RequestErrorKind::NoResponders {
-        return Err(EngineError::OtherKind("nothing in NATS answers for JetStream".to_owned()));
-    }
-    match cause(&error) {
-        Some(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-        Some(answer) => Err(answered(answer)),
-        None => Err(unreachable(error)),
-    }
-}
-
-/// The server's answer in an error of the client's.
-pub(super) fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e jetstream::Error> {
-    error.source()?.downcast_ref()
 }

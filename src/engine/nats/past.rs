@@ -8,9 +8,11 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::{Past, Span};
-use crate::engine::nats::{Driver, InRuntime, Life, epoch_of, micros};
-use crate::engine::{EngineError, Entry};
+use super::super::error::EngineError;
+use super::super::log::{LogEntry, LogSpan, Past};
+use super::api::{epoch_of, micros};
+use super::life::Life;
+use super::link::{Driver, InRuntime};
 use crate::event::EventId;
 
 /// How long a request may take.
@@ -20,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Reads the streams of a log, one a shard. An entry's sequence is its stream's less one.
-pub(in crate::engine) struct NatsPast {
+pub(super) struct NatsPast {
     driver: Arc<Driver>,
     streams: InRuntime<Vec<Stream>>,
     /// The life of the log that the streams are in.
@@ -32,14 +34,14 @@ fn unreachable(error: impl std::fmt::Display) -> EngineError {
 }
 
 impl NatsPast {
-    pub(in crate::engine) fn new(driver: Arc<Driver>, streams: InRuntime<Vec<Stream>>, life: Life) -> Self {
+    pub(super) fn new(driver: Arc<Driver>, streams: InRuntime<Vec<Stream>>, life: Life) -> Self {
         Self { driver, streams, life }
     }
 }
 
 impl Past for NatsPast {
-    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError> {
-        let Span { shard, epoch, from, max_events, max_bytes } = span;
+    fn read(&mut self, span: LogSpan, take: &mut dyn FnMut(LogEntry<'_>)) -> Result<(), EngineError> {
+        let LogSpan { shard, epoch, from, max_events, max_bytes } = span;
         let Some(stream) = self.streams.get().get_mut(usize::from(shard)) else { return Ok(()) };
         if epoch != self.life.epoch {
             // Of another life nothing is left, or nothing that has an id.
@@ -89,7 +91,7 @@ impl Past for NatsPast {
                     Some(_) => continue,
                     None => {}
                 }
-                take(Entry { id: EventId { epoch, shard, sequence }, json: &message.payload });
+                take(LogEntry { id: EventId { epoch, shard, sequence }, json: &message.payload });
             }
             drop(messages);
             // The server would let go of it after a while.

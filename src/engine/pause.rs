@@ -6,14 +6,14 @@
 use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
 
-use super::Places;
+use super::log::Places;
 use crate::sync::{Mutex, lock};
 
 /// How often a follower that is held up looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
-struct State {
+struct PauseState {
     is_closed: bool,
     /// Where the follower stands.
     places: Option<Places>,
@@ -21,12 +21,12 @@ struct State {
 
 /// The gate.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
-    state: Mutex<State>,
+pub(super) struct FollowerPause {
+    state: Mutex<PauseState>,
     changed: Condvar,
 }
 
-impl Gate {
+impl FollowerPause {
     /// Publishes what leads to these places, when the gate is open; never where the follower is to end first.
     pub(super) fn pass(&self, places: &Places, is_over: impl Fn() -> bool, publish: impl FnOnce()) {
         let mut state = lock(&self.state);

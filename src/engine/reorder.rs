@@ -15,7 +15,7 @@ const PUBLISHERS_MAX: usize = 4096;
 
 /// One publisher's.
 #[derive(Debug)]
-struct Known {
+struct PublisherStamps {
     /// The newest that was let go.
     gone: u64,
     /// The newest that was found before the pass that is on.
@@ -26,22 +26,23 @@ struct Known {
 
 /// Messages that wait for what may come before them.
 #[derive(Debug)]
-pub(super) struct Arrivals<T> {
+pub(super) struct ReorderBuffer<T> {
     waiting: BTreeMap<(u64, u64), T>,
-    known: HashMap<u64, Known>,
+    known: HashMap<u64, PublisherStamps>,
 }
 
-impl<T> Default for Arrivals<T> {
+impl<T> Default for ReorderBuffer<T> {
     fn default() -> Self {
         Self { waiting: BTreeMap::new(), known: HashMap::new() }
     }
 }
 
-impl<T> Arrivals<T> {
+impl<T> ReorderBuffer<T> {
     /// Returns arrivals that pass over what others had let go: `gone` is from [`newest_gone`](Self::newest_gone).
     pub(super) fn after(gone: &HashMap<u64, u64>) -> Self {
-        let known =
-            |(publisher, gone): (&u64, &u64)| (*publisher, Known { gone: *gone, found: 0, newest: 0 });
+        let known = |(publisher, gone): (&u64, &u64)| {
+            (*publisher, PublisherStamps { gone: *gone, found: 0, newest: 0 })
+        };
         Self { waiting: BTreeMap::new(), known: gone.iter().map(known).collect() }
     }
 
@@ -61,7 +62,7 @@ impl<T> Arrivals<T> {
 
     /// A message was found. One that came by another subscription already is passed over.
     pub(super) fn found(&mut self, publisher: u64, stamp: u64, message: T) {
-        let known = self.known.entry(publisher).or_insert(Known { gone: 0, found: 0, newest: 0 });
+        let known = self.known.entry(publisher).or_insert(PublisherStamps { gone: 0, found: 0, newest: 0 });
         if stamp > known.gone {
             known.newest = known.newest.max(stamp);
             self.waiting.entry((stamp, publisher)).or_insert(message);
@@ -108,7 +109,7 @@ mod tests {
         for _ in 0..300 {
             const CHANNELS: usize = 5;
             let mut channels: [Vec<(u64, u64)>; CHANNELS] = Default::default();
-            let mut arrivals = Arrivals::default();
+            let mut arrivals = ReorderBuffer::default();
             let mut stamps = [0_u64; 3];
             let mut sent = 0;
             let mut got: Vec<(u64, u64)> = Vec::new();
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_message_is_held_for_the_next_pass_and_no_longer() {
-        let mut arrivals = Arrivals::default();
+        let mut arrivals = ReorderBuffer::default();
         let mut got = Vec::new();
         arrivals.found(1, 5, 'b');
         arrivals.pass(false, |one| got.push(one));
@@ -172,11 +173,11 @@ mod tests {
 
     #[test]
     fn what_was_let_go_is_passed_over_by_those_that_come_after() {
-        let mut arrivals = Arrivals::default();
+        let mut arrivals = ReorderBuffer::default();
         (4..6).for_each(|stamp| arrivals.found(1, stamp, stamp));
         arrivals.found(0, 1, 1);
         arrivals.pass(true, |_| {});
-        let mut arrivals = Arrivals::after(&arrivals.newest_gone());
+        let mut arrivals = ReorderBuffer::after(&arrivals.newest_gone());
         let mut got = Vec::new();
         (3..8).for_each(|stamp| arrivals.found(1, stamp, stamp));
         arrivals.found(0, 1, 1);

@@ -3,35 +3,30 @@
 use redis::streams::StreamRangeReply;
 use redis::{Commands, Connection, RedisError, Value};
 
-use super::{Past, Span};
-use crate::engine::{EngineError, Entry};
-use crate::event::{EventId, Sequence};
+use super::super::error::EngineError;
+use super::super::log::{LogEntry, LogSpan, Past};
+use super::scripts::parse_id;
+use crate::event::EventId;
 
 /// Entries asked for at first; their size decides for how many after that.
 const COUNT_FIRST: usize = 16;
 
 /// Reads the streams of a log; an entry's id is `EPOCH-SEQUENCE`, and its event stands in one field.
-pub(in crate::engine) struct RedisPast {
+pub(super) struct RedisPast {
     connection: Connection,
     streams: Vec<String>,
     field: &'static str,
 }
 
 impl RedisPast {
-    pub(in crate::engine) fn new(connection: Connection, streams: Vec<String>, field: &'static str) -> Self {
+    pub(super) fn new(connection: Connection, streams: Vec<String>, field: &'static str) -> Self {
         Self { connection, streams, field }
     }
 }
 
-/// Reads `EPOCH-SEQUENCE`.
-fn parse_id(id: &str) -> Option<(u64, Sequence)> {
-    let (epoch, sequence) = id.split_once('-')?;
-    Some((epoch.parse().ok()?, sequence.parse().ok()?))
-}
-
 impl Past for RedisPast {
-    fn read(&mut self, span: Span, take: &mut dyn FnMut(Entry<'_>)) -> Result<(), EngineError> {
-        let Span { shard, epoch, from, max_events, max_bytes } = span;
+    fn read(&mut self, span: LogSpan, take: &mut dyn FnMut(LogEntry<'_>)) -> Result<(), EngineError> {
+        let LogSpan { shard, epoch, from, max_events, max_bytes } = span;
         let Some(stream) = self.streams.get(usize::from(shard)) else { return Ok(()) };
         let (mut next, mut events, mut bytes) = ((epoch, from), 0, 0);
         let mut count = COUNT_FIRST;
@@ -52,7 +47,7 @@ impl Past for RedisPast {
                 };
                 bytes += json.len();
                 events += 1;
-                take(Entry { id: EventId { epoch, shard, sequence }, json });
+                take(LogEntry { id: EventId { epoch, shard, sequence }, json });
                 let Some(after) = id.1.checked_add(1) else { return Ok(()) };
                 next = (epoch, after);
             }

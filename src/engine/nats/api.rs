@@ -1,0 +1,108 @@
+//! The client's answers as the engine's errors, and the questions that several files ask of a stream.
+
+use async_nats::Client;
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
+    RequestErrorKind,
+};
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::{Info, Stream};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use tokio::time::{Instant, timeout_at};
+
+use super::super::error::EngineError;
+use super::link::{TIMEOUT, unreachable};
+
+/// The header of a mark, with the epoch that begins behind it.
+pub(super) const EPOCH: &str = "Fanwire-Epoch";
+
+/// Needs the runtime: it spawns a task.
+pub(super) fn context(client: &Client) -> Context {
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(TIMEOUT);
+    context
+}
+
+/// The kind of error that the server's answer is.
+pub(super) fn answered(error: &jetstream::Error) -> EngineError {
+    match error.error_code() {
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+        | ErrorCode::STREAM_STORE_FAILED
+        | ErrorCode::STREAM_SEALED
+        | ErrorCode::STREAM_OFFLINE
+        | ErrorCode::STREAM_TOO_MANY_REQUESTS
+        | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
+        | ErrorCode::CLUSTER_NO_PEERS
+        | ErrorCode::CLUSTER_NOT_AVAILABLE => EngineError::TakesNothing(error.to_string()),
+        ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+            EngineError::OtherKind("NATS has JetStream off".to_owned())
+        }
+        code if is_about_the_message(code) => EngineError::Unfit(error.to_string()),
+        _ => unreachable(error),
+    }
+}
+
+/// As [`answered`], of what making a stream or looking at one has failed with.
+pub(super) fn of_making(error: &CreateStreamError) -> EngineError {
+    match error.kind() {
+        CreateStreamErrorKind::JetStreamUnavailable => {
+            EngineError::OtherKind("nothing in NATS answers for JetStream".to_owned())
+        }
+        CreateStreamErrorKind::JetStream(error) => answered(&error),
+        _ => unreachable(error),
+    }
+}
+
+/// Whether the server says that it can never take this message.
+const fn is_about_the_message(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)
+}
+
+pub(super) async fn answer(ack: PublishAckFuture, until: Instant) -> Result<PublishAck, EngineError> {
+    let answer = timeout_at(until, ack.into_future()).await;
+    answer.map_err(|_| unreachable("no answer in time"))?.map_err(|error| refused(&error))
+}
+
+/// What it means that a message was not taken.
+pub(super) fn refused(error: &PublishError) -> EngineError {
+    match error.kind() {
+        // Its stream has gone, or JetStream as a whole: attaching anew tells which.
+        PublishErrorKind::StreamNotFound => EngineError::OtherEpoch,
+        _ => cause(error).map_or_else(|| unreachable(error), answered),
+    }
+}
+
+/// When a stream was created.
+pub(super) fn micros(info: &Info) -> u64 {
+    u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default()
+}
+
+/// A stream's info; `None` where it is not there any more.
+pub(super) async fn look<I>(stream: &Stream<I>) -> Result<Option<Info>, EngineError> {
+    let error = match stream.get_info().await {
+        Ok(info) => return Ok(Some(info)),
+        Err(error) => error,
+    };
+    if error.kind() == RequestErrorKind::NoResponders {
+        return Err(EngineError::OtherKind("nothing in NATS answers for JetStream".to_owned()));
+    }
+    match cause(&error) {
+        Some(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        Some(answer) => Err(answered(answer)),
+        None => Err(unreachable(error)),
+    }
+}
+
+/// The server's answer in an error of the client's.
+pub(super) fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e jetstream::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// The epoch that a mark names.
+pub(super) fn epoch_of(message: &jetstream::Message) -> Option<u64> {
+    let headers = message.headers.as_ref().filter(|_| message.payload.is_empty())?;
+    headers.get(EPOCH)?.as_str().parse().ok()
+}

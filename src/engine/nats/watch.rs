@@ -1,0 +1,67 @@
+//! Looks at the streams every second.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::stream::Stream;
+
+use super::super::error::EngineError;
+use super::api::{look, micros};
+use super::attach::Attached;
+use super::link::{Faults, unreachable};
+use super::shared::NatsShared;
+use crate::sync::lock;
+
+/// How often the streams are looked at while they are followed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The least pause between two requests of that.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long the follower takes to look at all streams once.
+pub(super) fn look_time(shards: usize) -> Duration {
+    LOOK.max(LOOK_PAUSE * (shards as u32 + 2))
+}
+
+/// Looks at the streams every second, and tells what is wrong with them.
+pub(super) async fn watch(
+    shared: Arc<NatsShared>,
+    client: Client,
+    faults: Arc<Faults>,
+    attached: Attached,
+    notices: Stream,
+) {
+    let Attached { streams, own, life, .. } = attached;
+    let heard = micros(notices.cached_info());
+    let server = client.server_info().server_id;
+    while !faults.is_faulty() {
+        lock(&shared.known).looked = Some(std::time::Instant::now());
+        shared.say_here(&client, &server).await;
+        let pause = look_time(streams.len()) / (streams.len() as u32 + 2);
+        for (shard, stream) in streams.iter().enumerate() {
+            tokio::time::sleep(pause).await;
+            let seen = lock(&shared.known).followed.next.get(shard).copied().unwrap_or(0);
+            match look(stream).await {
+                Ok(Some(info))
+                    if micros(&info) == life.created[shard] && info.state.last_sequence >= seen => {}
+                Ok(_) => return faults.set(EngineError::OtherEpoch),
+                Err(error) => return faults.set(error),
+            }
+        }
+        tokio::time::sleep(pause).await;
+        match look(&notices).await {
+            Ok(Some(info)) if micros(&info) == heard => {}
+            Ok(_) => return faults.set(unreachable("the notices began anew")),
+            Err(error) => return faults.set(error),
+        }
+        tokio::time::sleep(pause).await;
+        if let Ok(own) = &own {
+            match shared.told(own).await {
+                Ok((told, _)) if told == life.told => {}
+                Ok(_) => return faults.set(EngineError::OtherEpoch),
+                Err(error) => return faults.set(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A node's engine: its threads, and the interface that the server uses.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::address::{Scheme, shown};
+use super::config::EngineConfig;
+use super::error::EngineError;
+use super::history::History;
+use super::interest::InterestRegistry;
+use super::log::{Log, OnNotice, Places, Record};
+#[cfg(feature = "nats")]
+use super::nats;
+use super::queue::{AppendQueue, Done};
+#[cfg(feature = "redis")]
+use super::redis;
+use super::status::Status;
+use super::{append, file, follow};
+use crate::bus::Bus;
+use crate::dialect::envelope;
+use crate::event::Event;
+use crate::metrics::Metrics;
+use crate::sync::{Callback, Mutex, lock};
+use crate::threads::{self, Alarm};
+
+/// A bus's connection to the log that it shares with other nodes.
+pub(crate) struct Engine {
+    config: EngineConfig,
+    queue: Arc<AppendQueue>,
+    status: Arc<Status>,
+    log: Arc<dyn Log>,
+    bus: Bus,
+    /// What it follows, where that is not everything.
+    interest: Option<Arc<InterestRegistry>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Reads the log for clients that want more than the rings hold.
+    history: History,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Engine({})", shown(&self.config.url))
+    }
+}
+
+impl Engine {
+    /// Starts to follow the log and to take events for it. Does not wait for the log: until it answers,
+    /// [`Status::is_following`] is false and what is published waits.
+    pub(crate) fn start(
+        config: EngineConfig,
+        bus: &Bus,
+        metrics: &Arc<Metrics>,
+        alarm: &Alarm,
+        on_notice: OnNotice,
+        on_followed: Callback,
+        known: Option<Places>,
+    ) -> Result<Self, EngineError> {
+        let interest = Arc::new(InterestRegistry::new(config.interest_linger, on_followed));
+        let log: Arc<dyn Log> = open(&config, bus.shards(), alarm, on_notice, &interest)?;
+        if let Some(known) = &known {
+            log.expect(known);
+        }
+        let by_interest = config.by_interest;
+        let mut engine = Self::start_with(config, bus, metrics, alarm, &log, known);
+        engine.interest = by_interest.then_some(interest);
+        Ok(engine)
+    }
+
+    fn start_with(
+        config: EngineConfig,
+        bus: &Bus,
+        metrics: &Arc<Metrics>,
+        alarm: &Alarm,
+        log: &Arc<dyn Log>,
+        known: Option<Places>,
+    ) -> Self {
+        let queue = Arc::new(AppendQueue::new(
+            config.max_waiting_events,
+            config.max_waiting_bytes,
+            config.accept_timeout,
+        ));
+        let status = Arc::new(Status::new(metrics));
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            threads::spawn(format!("fanwire-engine-{name}"), alarm, work)
+        };
+        let (history, reads_history) = History::start(Arc::clone(log), config.accept_timeout, alarm);
+        let stopping = Arc::clone(&queue);
+        alarm.on_raised(Arc::new(move || stopping.close()));
+        let appender = {
+            let (log, queue, status) = (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status));
+            spawn("append", Box::new(move || append::run(&*log, &queue, &status)))
+        };
+        let follower = {
+            let (log, queue, status, bus) =
+                (Arc::clone(log), Arc::clone(&queue), Arc::clone(&status), bus.clone());
+            spawn("follow", Box::new(move || follow::run(&*log, &queue, &status, &bus, known)))
+        };
+        let watch = {
+            let (queue, status) = (Arc::clone(&queue), Arc::clone(&status));
+            spawn("watch", Box::new(move || append::watch(&queue, &status)))
+        };
+        // A thread that could not be made leaves an engine that is never ready, and says so.
+        let threads: Vec<_> = [appender, follower, watch]
+            .into_iter()
+            .filter_map(|spawned| match spawned {
+                Ok(thread) => Some(thread),
+                Err(error) => {
+                    status.failed(&EngineError::Unreachable(format!("no thread for the engine: {error}")));
+                    queue.close();
+                    None
+                }
+            })
+            .chain(reads_history)
+            .collect();
+        Self {
+            config,
+            queue,
+            status,
+            log: Arc::clone(log),
+            bus: bus.clone(),
+            interest: None,
+            threads: Mutex::new(threads),
+            history,
+        }
+    }
+
+    /// Hands events to the log. `done` is called once, on another thread or in here: with the id of the last
+    /// event when the log has all of them, or with why it has none. Does not block.
+    pub(crate) fn submit(&self, events: &[Event], done: Done) {
+        let records = events.iter().map(|event| {
+            // The log gives the id: one of a bus that had the event before stays out.
+            let mut json = String::with_capacity(256 + event.payload().len());
+            if event.id().is_none() {
+                envelope::write_stored(event, &mut json);
+            } else {
+                envelope::write_stored(&event.clone().into_publishable(), &mut json);
+            }
+            Record { shard: self.bus.log_shard_of(event), json }
+        });
+        if let Err(refused) = self.queue.push(records.collect(), done) {
+            self.status.metrics.engine_refused.inc_by(refused as u64);
+        }
+    }
+
+    /// Where clients' wants go, if not everything is followed.
+    pub(crate) fn interest(&self) -> Option<&Arc<InterestRegistry>> {
+        self.interest.as_ref()
+    }
+
+    /// Returns what reads the log's past; none where the log is not kept as a whole.
+    pub(crate) fn history(&self) -> Option<&History> {
+        self.interest.is_none().then_some(&self.history)
+    }
+
+    /// Returns how many events of each shard the log is to keep.
+    pub(crate) fn kept_events(&self) -> u64 {
+        self.config.history
+    }
+
+    /// Tells every node something that is no event. Blocks for the log, some seconds at most.
+    pub(crate) fn tell(&self, notice: &str) -> Result<(), EngineError> {
+        self.log.tell(notice)
+    }
+
+    /// Whether its log belongs to one process at a time.
+    pub(crate) fn has_one_owner(&self) -> bool {
+        self.config.url.starts_with("file:")
+    }
+
+    /// Holds the follower up, and says where it stands; what it reads further, it publishes after
+    /// [`resume`](Self::resume).
+    pub(crate) fn pause(&self) -> Option<Places> {
+        self.status.pause.close()
+    }
+
+    /// Lets the follower go on.
+    pub(crate) fn resume(&self) {
+        self.status.pause.open();
+    }
+
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Bytes of the events that wait to be appended.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    /// What `/api/stats` shows of it.
+    pub(crate) fn stats(&self) -> serde_json::Value {
+        serde_json::json!({
+            "url": shown(&self.config.url),
+            "name": self.config.name,
+            "following": self.status.is_following(),
+            "appending": self.status.is_appending(),
+            "waiting": self.queue.len(),
+            "appended": self.status.metrics.engine_appended.get(),
+            "followed": self.status.metrics.engine_followed.get(),
+            "last_error": self.status.last_error(),
+        })
+    }
+
+    /// Takes nothing more, appends what waits if the log answers, and ends the threads. Blocks for some seconds at most: a
+    /// thread that hangs in the log is left to itself, and those who wait for it are answered.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        self.history.close();
+        let mut threads: Vec<_> = lock(&self.threads).drain(..).collect();
+        let end = Instant::now() + CLOSE_MAX;
+        while !threads.is_empty() && Instant::now() < end {
+            for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+                // A panic in it was caught, and told.
+                let _ = thread.join();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.queue.abandon();
+        if !threads.is_empty() {
+            tracing::warn!("the engine's log does not answer: what it may still do is not waited for");
+        }
+    }
+}
+
+/// How long the end of an engine waits for its threads.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The log at an address.
+fn open(
+    config: &EngineConfig,
+    shards: usize,
+    alarm: &Alarm,
+    on_notice: OnNotice,
+    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "no other log asks"))] interest: &Arc<
+        InterestRegistry,
+    >,
+) -> Result<Arc<dyn Log>, EngineError> {
+    // What keys, streams and subjects may all be called.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if config.name.is_empty() || !config.name.chars().all(is_plain) {
+        return Err(EngineError::Url(format!(
+            "the name {:?} may hold letters, digits, - and _ only",
+            config.name
+        )));
+    }
+    match Scheme::of(&config.url)? {
+        #[cfg(feature = "redis")]
+        Scheme::Redis => Ok(Arc::new(redis::RedisLog::new(config, shards, on_notice)?)),
+        #[cfg(feature = "nats")]
+        Scheme::Nats => Ok(Arc::new(nats::NatsLog::new(config, shards, on_notice, interest)?)),
+        Scheme::File => Ok(Arc::new(file::FileLog::new(config, shards, alarm, on_notice)?)),
+    }
+}

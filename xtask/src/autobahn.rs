@@ -1,7 +1,7 @@
 //! The Autobahn suite against `examples/echo.rs`, with and without compression.
 //!
-//! Always: every case counts; one that is failed, not strict, or not run where it should be is an error. The suite
-//! runs under Python 2.7 only (its newer release does not start), so that is looked for and not skipped.
+//! Always: every case counts; a case that failed, was not strict, or did not run is an error. The suite needs Python 2.7
+//! (its newer release does not start); without one this command fails.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,14 +15,14 @@ const DIR: &str = "target/autobahn";
 const REQUIREMENTS: &str = "tests/autobahn/requirements.txt";
 const SUMMARY: &str = "tests/autobahn/summary.md";
 
-/// Cases of the suite, all together.
+/// Number of cases in the suite.
 const CASES: usize = 517;
 
 /// The last release of virtualenv that makes an environment for Python 2.7.
 const VIRTUALENV: &str = "virtualenv<20.22";
 
-/// What is run in CI: all that is about the protocol's letter, and of the long series (limits, masses of compressed
-/// messages in growing sizes) the beginnings.
+/// Cases that CI runs: all protocol cases, and the first of each long series (limits, masses of compressed messages of
+/// growing sizes).
 fn fast_cases() -> Vec<String> {
     let mut cases: Vec<String> =
         ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"].map(str::to_owned).into();
@@ -35,10 +35,10 @@ fn fast_cases() -> Vec<String> {
     cases
 }
 
-/// Runs all cases and writes the summary, or only the fast ones.
+/// Runs all cases and writes the summary, or runs only the fast cases.
 pub(crate) fn check(fast: bool) -> Outcome {
     let wstest = install()?;
-    // No more than it needs: engines and the program are long to build.
+    // Only what the example needs: engines and the program take long to build.
     let features = ["--no-default-features", "--features", "deflate"];
     cargo(&[&["build", "--release", "--example", "echo"], &features[..]].concat())?;
     let cases = if fast { fast_cases() } else { vec!["*".to_owned()] };
@@ -67,11 +67,11 @@ pub(crate) fn check(fast: bool) -> Outcome {
 const SUMMARY_HEAD: &str = "\
 # The Autobahn suite
 
-What `cargo xtask autobahn` wrote last: all cases of release 0.8.2 against `examples/echo.rs`, which is the server's connection
-code with a session that says back what it hears. *Without offer* are the cases of compression where the server has it off.
+`cargo xtask autobahn` writes this page: all cases of release 0.8.2 against `examples/echo.rs`, the server's connection code with a
+session that echoes each message. *Without offer* counts compression cases while the server has compression off.
 ";
 
-/// How a case went, and how its connection was closed.
+/// Result of a case, and of its connection's close.
 struct Case {
     behavior: String,
     close: String,
@@ -93,7 +93,7 @@ fn faults_of(agent: &str, results: &BTreeMap<String, Case>) -> Vec<String> {
         .collect()
 }
 
-/// Prints how many cases went how, and appends the table.
+/// Prints the number of cases by result, and appends the table.
 fn report(agent: &str, results: &BTreeMap<String, Case>, summary: &mut String) {
     let mut sections: BTreeMap<u32, BTreeMap<&str, usize>> = BTreeMap::new();
     for (case, result) in results {
@@ -148,7 +148,7 @@ impl Echo {
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        // It may have ended by itself, which the suite's report shows.
+        // If it has ended already, the suite's report shows that.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -161,7 +161,7 @@ fn run_suite(
     cases: &[String],
 ) -> Result<BTreeMap<String, Case>, String> {
     let reports = format!("{DIR}/reports-{agent}");
-    // Of an earlier run; there may be none.
+    // Reports of an earlier run, if there are any.
     let _ = std::fs::remove_dir_all(&reports);
     let spec = format!("{DIR}/{agent}.json");
     let list: Vec<String> = cases.iter().map(|case| format!("\"{case}\"")).collect();
@@ -186,10 +186,10 @@ fn run_suite(
     }
     let index = format!("{reports}/index.json");
     let text = std::fs::read_to_string(&index).map_err(|error| format!("{index}: {error}; see {log}"))?;
-    read_index(&text).ok_or_else(|| format!("{index} is not as the suite writes it"))
+    read_index(&text).ok_or_else(|| format!("{index} is not an index of the suite"))
 }
 
-/// The suite's index: an object of agents, each an object of cases, each an object of words and numbers, one a line.
+/// Reads the suite's index: an object of agents, each an object of cases, each an object with one field per line.
 fn read_index(text: &str) -> Option<BTreeMap<String, Case>> {
     let mut cases = BTreeMap::new();
     let mut name = None;
@@ -210,7 +210,7 @@ fn read_index(text: &str) -> Option<BTreeMap<String, Case>> {
     (!cases.is_empty()).then_some(cases)
 }
 
-/// Python 2.7, on the path or where pyenv keeps it.
+/// Finds Python 2.7 on the path or among pyenv's versions.
 fn python() -> Result<PathBuf, String> {
     let mut candidates = vec![PathBuf::from("python2.7")];
     let home = std::env::var("HOME").unwrap_or_default();
@@ -225,13 +225,12 @@ fn python() -> Result<PathBuf, String> {
         Command::new(python).arg("--version").output().is_ok_and(|output| output.status.success())
     };
     candidates.into_iter().find(answers).ok_or_else(|| {
-        "no Python 2.7, under which alone the Autobahn suite runs: neither python2.7 on the path nor a 2.7 of pyenv \
-         (`pyenv install 2.7.18` makes one)"
+        "the Autobahn suite needs Python 2.7, and neither the path nor pyenv has one: run `pyenv install 2.7.18`"
             .to_owned()
     })
 }
 
-/// The suite, in an environment of its own.
+/// Installs the suite in an environment of its own and returns its program.
 fn install() -> Result<PathBuf, String> {
     run::need(REQUIREMENTS)?;
     let wstest = Path::new(DIR).join("env/bin/wstest");

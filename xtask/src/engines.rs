@@ -1,13 +1,13 @@
-//! The contract of engines for long: the table of faults, then random sequences of them; or an upgrade from an older
+//! The engine contract over a long time: the table of faults, then random sequences of faults; or an upgrade from an older
 //! version.
 //!
-//! The work is the test binary `engine_contract`; this tells it how long and from which seed.
+//! The test binary `engine_contract` does the work; this command passes it the time and the seed.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::run::{self, Outcome, Totals};
 
-/// Runs the table once and random sequences for so many minutes (10), or upgrades from the binary at a path.
+/// Runs the table once and random sequences for some minutes (10), or upgrades from the binary at a path.
 pub(crate) fn run(args: &[String], totals: &mut Totals) -> Outcome {
     let mut minutes = "10".to_owned();
     let mut seed = None;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &[String], totals: &mut Totals) -> Outcome {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let seed = seed.unwrap_or_else(|| now.to_string());
-    println!("seed {seed}: `cargo xtask engines {minutes} --seed {seed}` does the same again");
+    println!("seed {seed}: `cargo xtask engines {minutes} --seed {seed}` repeats this run");
     test(&["--skip", "random"], &[], totals)?;
     test(&["random"], &[("FANWIRE_ENGINES_MINUTES", &minutes), ("FANWIRE_ENGINES_SEED", &seed)], totals)
 }

@@ -1,8 +1,8 @@
-//! Counts the cost of each feature of the library: crates, and CPU seconds of the compiler. The table in
+//! The cost of each feature of the library in crates and in CPU seconds of the compiler; prints the table of
 //! docs/embedding.md.
 //!
-//! Always: crates are counted by `cargo tree`; seconds are CPU time, so that a busy machine changes little, of one fresh
-//! build of the program, shared out by crate. The library's own are not among them.
+//! Always: `cargo tree` counts the crates. Seconds are CPU time, which a busy machine changes little: one fresh build of
+//! the program is timed, crate by crate. The library's own time is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,9 +12,9 @@ use std::process::Command;
 
 use crate::run::{self, Outcome};
 
-/// Where the build is that is timed; thrown away before and after it.
+/// Target folder of the timed build; removed before and after it.
 const FOLDER: &str = "target/features";
-/// Feature sets, as a library's user writes them, and what they are for.
+/// Feature sets as a manifest lists them, each with its purpose.
 const SETS: [(&str, &str); 10] = [
     ("", "the bus"),
     ("async", "subscribers as streams"),
@@ -28,7 +28,7 @@ const SETS: [(&str, &str); 10] = [
     ("server,nats", "the log in NATS"),
 ];
 
-/// Prints the table. `crates`: without the seconds, and without a build; a folder that the wrapper wrote to stands for one.
+/// Prints the table. `crates` leaves out the seconds and builds nothing; the path of a wrapper's folder replaces the build.
 pub(crate) fn table(source: Option<&str>) -> Outcome {
     let seconds = match source {
         Some("crates") => None,
@@ -51,7 +51,7 @@ pub(crate) fn table(source: Option<&str>) -> Outcome {
     Ok(())
 }
 
-/// The crates that a build with these features compiles, as `name version`; not the library itself.
+/// Lists the crates that a build with these features compiles, as `name version`, without the library itself.
 fn crates(features: &str) -> Result<BTreeSet<String>, String> {
     let args =
         ["tree", "--package", "fanwire", "-e", "normal,build", "--prefix", "none", "--no-default-features"];
@@ -68,13 +68,13 @@ fn crates(features: &str) -> Result<BTreeSet<String>, String> {
     Ok(text.lines().skip(1).filter_map(name).filter(|name| !name.starts_with("fanwire ")).collect())
 }
 
-/// Stands before the compiler, and writes down the CPU time of each call: the user's and the kernel's of what it ran.
+/// Compiler wrapper that records the CPU time (user and kernel) of each call.
 const WRAPPER: &str = "#!/bin/sh\n\
     \"$@\"; code=$?\n\
     { echo \"$CARGO_PKG_NAME $CARGO_PKG_VERSION\"; times; } >> \"$FANWIRE_RUSTC_TIMES/$$\"\n\
     exit $code\n";
 
-/// CPU seconds that each crate took in a fresh build of the program.
+/// Returns the CPU seconds of each crate in a fresh build of the program.
 fn timed() -> Result<BTreeMap<String, f64>, String> {
     let failed = |error: std::io::Error| format!("{FOLDER}: {error}");
     let _ = fs::remove_dir_all(FOLDER);
@@ -92,13 +92,13 @@ fn timed() -> Result<BTreeMap<String, f64>, String> {
     sums
 }
 
-/// The sums by crate of what the wrapper wrote.
+/// Adds up the wrapper's records by crate.
 fn read(folder: &Path) -> Result<BTreeMap<String, f64>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut sums = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let text = fs::read_to_string(entry.map_err(failed)?.path()).map_err(failed)?;
-        // Numbers of processes come again on a busy machine: a file may hold several calls, each of three lines.
+        // Process ids repeat on a busy machine: a file may hold several calls, each of three lines.
         let lines: Vec<&str> = text.lines().collect();
         for (name, seconds) in lines.chunks(3).filter_map(call) {
             *sums.entry(name).or_insert(0.0) += seconds;
@@ -107,7 +107,7 @@ fn read(folder: &Path) -> Result<BTreeMap<String, f64>, String> {
     Ok(sums)
 }
 
-/// A call of the compiler: the crate, then the shell's own times, then those of what it ran, as `0m1.250s 0m0.100s`.
+/// Reads a call of the compiler: the crate, the shell's own times, then its children's, as `0m1.250s 0m0.100s`.
 fn call(lines: &[&str]) -> Option<(String, f64)> {
     let [name, _, children] = lines else { return None };
     let seconds = |time: &str| {
@@ -115,7 +115,7 @@ fn call(lines: &[&str]) -> Option<(String, f64)> {
         Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?)
     };
     let all = children.split_whitespace().map(seconds).collect::<Option<Vec<_>>>()?;
-    // Asked for its version, the compiler stands for no crate.
+    // A call that only asks the compiler for its version has no crate.
     (name.trim().len() > 1).then(|| ((*name).to_owned(), all.iter().sum()))
 }
 

@@ -1,7 +1,7 @@
-//! How many instructions small operations take, counted under callgrind, beside what was kept of them.
+//! Counts the instructions of small operations under callgrind and compares them with the kept counts.
 //!
-//! Always: what takes more than was kept, by more than the tolerance, fails; on a machine of another kind the
-//! tolerance is wide, because libraries choose their code by what the processor has.
+//! Always: an operation that exceeds its kept count by more than the tolerance fails. On another kind of machine the
+//! tolerance is wide, because libraries choose their code by the processor's features.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,41 +11,41 @@ use crate::run::Outcome;
 use crate::setup;
 
 const KEPT: &str = "benches/instructions.txt";
-/// Where callgrind writes a profile for each turn.
+/// Folder for callgrind's profiles, one per turn.
 const PROFILES: &str = "target/instructions";
 const HEAD: &str = "\
 # Instructions that each operation of benches/instructions.rs takes, by `cargo xtask instructions`, which fails where one
 # takes 10 % more (and 10 more). `cargo xtask instructions keep` writes this file: say in the commit why it had to change.
 ";
-/// Operations in the shorter run; the longer has twice as many, and the difference is theirs.
+/// Operations in the shorter run. The longer has twice as many; the difference leaves out start and end.
 const TIMES: u64 = 2000;
-/// Times that a loop's turns of a kind are run; the dearest turn counts.
+/// Turns of each kind; the most expensive counts.
 const TIMES_OF_TURNS: u64 = 8;
-/// The function of which each call is such a turn, as callgrind names it.
+/// Function that runs one turn per call, as callgrind names it.
 const TURN: &str = "fanwire::server::harness::OneClient::counted_turn";
-/// The most that one turn of a loop may take, whatever was kept: 2 ms.
+/// Instruction limit of one turn of a loop, whatever was kept: about 2 ms.
 const TURN_MAX: u64 = 6_000_000;
-/// The same for what a client sends that has shown no token: 0.1 ms.
+/// Instruction limit of a turn for a client without a token: about 0.1 ms.
 const STRANGER_TURN_MAX: u64 = 300_000;
-/// Turns that take more than they may, each held to what it takes today; the aim is the limit of its kind.
+/// Turns over the limit, each with a limit of its own; the aim is the limit of its kind.
 /// - A publish of 60,000 bytes of one-digit numbers: 5,970,000, which the next compiler may move over 6 million. Serde skips
-///   the payload for 2,400,000 of them before it is looked at.
+///   the payload for 2,400,000 of them before the check begins.
 const NOT_YET: [(&str, u64); 1] = [("turn-publish-64k", 6_300_000)];
-/// One subscription of a thousand may cost so many times what the first costs.
+/// Highest cost of a change to one of 1,000 subscriptions, as a multiple of a change to a lone one.
 const CHANGE_RATIO_MAX: u64 = 2;
-/// Which functions the compiler puts into others moves with code that is far from here.
+/// Tolerance. The compiler's inlining changes with code that is far from an operation.
 const PERCENT: u64 = 10;
-/// Small operations move by some with every compiler.
+/// Smallest tolerance: small operations change by a few instructions with each compiler.
 const LEAST: u64 = 10;
-/// Where hash tables are seeded by chance.
+/// Tolerance where hash tables have random seeds.
 const PERCENT_BY_CHANCE: u64 = 25;
-/// On another kind of machine.
+/// Tolerance on another kind of machine.
 const PERCENT_ELSEWHERE: u64 = 50;
-/// The C library chooses its copies by the processor, unless it is told what not to use.
+/// Setting that keeps the C library from choosing its copy functions by the processor.
 const PLAIN_COPIES: (&str, &str) =
     ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2,-AVX2_Usable,-AVX512F,-AVX512VL,-AVX512BW,-ERMS,-FSRM");
 
-/// What was counted: the kind of machine, and instructions by operation.
+/// Counted instructions by operation, and the kind of machine.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     machine: String,
@@ -76,7 +76,7 @@ impl Counts {
         text
     }
 
-    /// What is wrong with these beside those that were kept.
+    /// Lists the operations that exceed the kept counts or their limits.
     fn faults(&self, kept: &Self) -> Vec<String> {
         let percent = |name: &str| match name.starts_with("match") {
             _ if self.machine != kept.machine => PERCENT_ELSEWHERE,
@@ -96,15 +96,15 @@ impl Counts {
             let kind = if name.starts_with("turn-stranger-") { STRANGER_TURN_MAX } else { TURN_MAX };
             let most = NOT_YET.iter().find(|(known, _)| known == name).map_or(kind, |(_, most)| *most);
             if name.starts_with("turn-") && *count > most {
-                faults.push(format!("{name} takes {count} instructions, and a turn has {most}"));
+                faults.push(format!("{name} takes {count} instructions; the limit of a turn is {most}"));
             }
-            // What fills a turn is held to the turn's own limit, and need not be kept.
+            // An operation that fills a turn has the turn's limit; a kept count is optional.
             let is_limited = name.starts_with("turn-") || name.starts_with("change-");
             if is_limited && !kept.operations.iter().any(|(known, _)| known == name) {
                 continue;
             }
             let Some((_, kept)) = kept.operations.iter().find(|(known, _)| known == name) else {
-                faults.push(format!("{name} is not kept: {count}"));
+                faults.push(format!("{name} is new: {count}; run `cargo xtask instructions keep`"));
                 continue;
             };
             let most = kept + (kept * percent(name) / 100).max(LEAST);
@@ -116,7 +116,9 @@ impl Counts {
         }
         for (name, _) in &kept.operations {
             if !self.operations.iter().any(|(known, _)| known == name) {
-                faults.push(format!("{name} is kept, and no operation any more"));
+                faults.push(format!(
+                    "{name} is kept, but there is no such operation; run `cargo xtask instructions keep`"
+                ));
             }
         }
         faults
@@ -148,7 +150,7 @@ pub(crate) fn check(what: Option<&str>) -> Outcome {
     }
 }
 
-/// Compiles the operations as CI compiles all benchmarks; where they are.
+/// Compiles the operations with CI's benchmark profile and returns the program's path.
 fn build() -> Result<String, String> {
     let args = ["bench", "--no-run", "--bench", "instructions", "--message-format", "json"];
     println!("\n$ cargo {}", args.join(" "));
@@ -181,7 +183,7 @@ fn count(program: &str) -> Result<Counts, String> {
     Ok(counts)
 }
 
-/// What the program says, as a processor that valgrind plays.
+/// Returns the program's output on valgrind's emulated processor.
 fn said(program: &str, args: &[&str]) -> Result<String, String> {
     let output = (Command::new("valgrind").args(["--tool=none", "-q", program]).args(args))
         .output()
@@ -205,7 +207,7 @@ fn instructions(program: &str, name: &str, times: u64) -> Result<u64, String> {
     }
 }
 
-/// The instructions of the dearest call of [`TURN`]: callgrind writes a profile behind each, and only of it.
+/// Returns the instructions of the most expensive call of [`TURN`]. Callgrind writes a profile after each call.
 fn dearest_turn(program: &str, name: &str) -> Result<u64, String> {
     let _ = fs::remove_dir_all(PROFILES);
     fs::create_dir_all(PROFILES).map_err(|error| format!("{PROFILES}: {error}"))?;
@@ -231,7 +233,7 @@ fn dearest_turn(program: &str, name: &str) -> Result<u64, String> {
     Ok(turns.into_iter().max().unwrap_or_default())
 }
 
-/// Returns what a profile counted, if it is that of a turn and not what is left at the end.
+/// Returns the count of a turn's profile, or `None` for the profile of the program's end.
 fn turn_in(profile: &str) -> Option<u64> {
     profile.lines().find(|line| line.starts_with("desc: Trigger:") && line.contains("counted_turn"))?;
     profile.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()

@@ -1,7 +1,8 @@
-//! The project's chores in one word each: `cargo xtask` prints them.
+//! `cargo xtask`: every chore of the project as one command.
 //!
-//! Always: a step that can't be done fails; nothing is skipped in silence.
+//! Always: a step that can't run fails; no step is skipped in silence.
 
+mod api;
 mod autobahn;
 #[path = "../../src/server/fuzzing/cases.rs"]
 mod cases;
@@ -25,25 +26,34 @@ use run::{Outcome, Totals, cargo, nightly};
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test          install what the tests need (Debian packages, npm, pip), then run them all
-  setup         only the first half of that
-  tidy          the house rules: layers, unsafe, heads, sizes, words, dependencies
+While you work:
+  quick [NAME]  rustfmt, the house rules, clippy and the unit tests (those whose path contains NAME): under a minute
+  tidy          the house rules: layers, circles, unsafe, heads, sizes, words, sentences, dependencies
   house [COUNT] counts of how readable the code is, beside their aims; with a name, every place of that count
-  lint          rustfmt, clippy with and without features, docs; warnings are errors
+  lint          rustfmt, clippy with and without features, rustdoc; warnings are errors
+
+Tests:
+  test          installs the programs that the tests need, after listing them, then runs all tests;
+                `test --no-setup` installs nothing
+  setup         only the first half of `test`
+  sim [RUNS]    the server over a simulated network, for RUNS seeds (3000); `sim --seed N` repeats one, step by step
   loom [NAME]   the model checker over the lock-free parts
+  mutants [TXT] breaks the source in each way that loom-tests/README.md lists, and checks that a model fails
   asan          the bus's stress test under AddressSanitizer (nightly)
-  mutants [TXT] that the models notice each change listed in loom-tests/README.md
-  autobahn      every case of the WebSocket suite, with and without compression; `autobahn fast`: some
-  sim [RUNS]    the server over a simulated network, so many seeds (3000); --seed N: that one, step by step
-  fuzz [SECS]   every fuzz target for so many seconds (30)
+  fuzz [SECS]   every fuzz target for SECS seconds (30)
+  autobahn      all cases of the WebSocket suite, with and without compression; `autobahn fast`: a part of them
+  engines [MIN] the engine contract: each fault against Redis, NATS and files, then random sequences of faults for
+                MIN minutes (10); `--seed N` repeats them; `--old PATH` upgrades from that older binary instead
+  soak [MIN]    the server for MIN minutes (30) on an engine that is killed now and then; accounts for every event,
+                and samples memory and descriptors; `--docs` writes the report to docs/
+
+Measures and checks:
   bench [NAME]  the benchmarks
-  instructions  what small operations take under callgrind, beside benches/instructions.txt; `instructions keep` writes it
-  features      what each feature costs who builds it, by a fresh build; `features crates` counts only
-  soak [MIN]    the server for so many minutes (30) on an engine that is killed now and then, every event in somebody's
-                books, memory and descriptors sampled; `--docs` keeps the report in docs/
-  engines [MIN] the contract of engines: every fault against Redis, NATS and files, then random sequences of faults for so
-                many minutes (10); --seed N: those again; --old PATH: upgrades from that older binary instead
-  deny          licenses, sources and bans of all dependencies (deny.toml); `deny advisories`: what is known against them
+  instructions  counts the instructions of small operations under callgrind and compares them with
+                benches/instructions.txt; `instructions keep` writes that file
+  features      the cost of each feature in a fresh build; `features crates` counts crates only
+  api           compares the public API with public-api.txt and checks its foreign types; `api keep` writes it
+  deny          licenses, sources and bans of all dependencies (deny.toml); `deny advisories`: known vulnerabilities
   ci            everything that CI runs, in its order
 ";
 
@@ -52,7 +62,8 @@ fn main() -> ExitCode {
     let mut totals = Totals::default();
     let rest = args.get(1).map(String::as_str);
     let outcome = match args.first().map(String::as_str) {
-        Some("test") => test(&mut totals),
+        Some("quick") => quick(rest, &mut totals),
+        Some("test") => test(rest, &mut totals),
         Some("setup") => setup::install(),
         Some("tidy") => tidy::check(),
         Some("house") => house::report(rest),
@@ -68,6 +79,7 @@ fn main() -> ExitCode {
         Some("features") => features::table(rest),
         Some("soak") => soak::run(&args[1..]),
         Some("engines") => engines::run(&args[1..], &mut totals),
+        Some("api") => api::check(rest),
         Some("deny") => deny(rest),
         Some("ci") => ci(&mut totals),
         Some(other) if !matches!(other, "help" | "--help" | "-h") => {
@@ -90,8 +102,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn test(totals: &mut Totals) -> Outcome {
-    setup::install()?;
+/// Runs the checks of an inner loop: those that find most faults in under a minute.
+fn quick(name: Option<&str>, totals: &mut Totals) -> Outcome {
+    cargo(&["fmt", "--all", "--check"])?;
+    tidy::check()?;
+    cargo(&["clippy", "--all-features", "--", "-D", "warnings"])?;
+    let mut args = vec!["test", "--all-features", "--lib"];
+    args.extend(name);
+    run::tests(&args, &[], totals)
+}
+
+fn test(option: Option<&str>, totals: &mut Totals) -> Outcome {
+    match option {
+        None => setup::install()?,
+        Some("--no-setup") => {}
+        Some(other) => return Err(format!("test takes --no-setup or nothing, not {other}")),
+    }
     run::tests(&["test", "--workspace", "--all-features", "--no-fail-fast"], &[], totals)?;
     run::tests(&["test", "--no-default-features", "--lib"], &[], totals)
 }
@@ -100,7 +126,7 @@ fn lint() -> Outcome {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])?;
     cargo(&["clippy", "--no-default-features", "--lib", "--", "-D", "warnings"])?;
-    // Its unit tests as well: a helper that the server alone has is missed by them, not by the library.
+    // Its unit tests too: they fail to compile if they use a helper that only the server has; the library does not.
     cargo(&["clippy", "--no-default-features", "--lib", "--profile", "test", "--", "-D", "warnings"])?;
     cargo(&["clippy", "--no-default-features", "--features", "server", "--lib", "--", "-D", "warnings"])?;
     run::command("cargo", &["doc", "--no-deps", "--all-features"], &[("RUSTDOCFLAGS", "-D warnings")], ".")
@@ -114,7 +140,7 @@ fn loom(name: Option<&str>, totals: &mut Totals) -> Outcome {
     run::tests(&args, &env, totals)
 }
 
-/// Use after free, which neither the models nor a plain run would be sure to show.
+/// Runs the stress test where a use after free stops it; models and plain runs can miss one.
 fn asan(totals: &mut Totals) -> Outcome {
     let env = [
         ("RUSTFLAGS", "-Zsanitizer=address"),
@@ -129,7 +155,7 @@ fn asan(totals: &mut Totals) -> Outcome {
     )
 }
 
-/// Many seeds of the simulated network, or one of them, told step by step.
+/// Runs many seeds of the simulated network, or one of them with every step printed.
 fn sim(args: &[String], totals: &mut Totals) -> Outcome {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let (seed, runs, trace) = match args.as_slice() {
@@ -157,7 +183,7 @@ fn fuzz(seconds: Option<&str>) -> Outcome {
     for target in &targets {
         let limit = format!("-max_total_time={seconds}");
         let corpus = format!("fuzz/corpus/{target}");
-        // What was found once is tried first, and the fuzzer goes on from there.
+        // Regressions come first; the fuzzer starts from them.
         seed(target, &corpus)?;
         let mut args = vec!["fuzz", "run", target.as_str(), corpus.as_str(), "--", limit.as_str()];
         let words = format!("-dict=fuzz/dict/{target}.dict");
@@ -171,16 +197,17 @@ fn fuzz(seconds: Option<&str>) -> Outcome {
     Ok(())
 }
 
-/// Puts a target's regressions among the inputs that it starts from.
+/// Copies a target's regressions into its corpus.
 fn seed(target: &str, corpus: &str) -> Outcome {
-    let told = |place: &str, error: std::io::Error| format!("{place}: {error}");
-    std::fs::create_dir_all(corpus).map_err(|error| told(corpus, error))?;
+    let failed = |place: &str, error: std::io::Error| format!("{place}: {error}");
+    std::fs::create_dir_all(corpus).map_err(|error| failed(corpus, error))?;
     let known = format!("fuzz/regressions/{target}.txt");
     if !std::path::Path::new(&known).is_file() {
         return Ok(());
     }
-    let text = std::fs::read_to_string(&known).map_err(|error| told(&known, error))?;
-    let cases = cases::read(&text).map_err(|line| format!("{known}: not a line of a case: {line}"))?;
+    let text = std::fs::read_to_string(&known).map_err(|error| failed(&known, error))?;
+    let cases =
+        cases::read(&text).map_err(|line| format!("{known}: this line belongs to no case: {line}"))?;
     for (nth, case) in cases.iter().enumerate() {
         let place = format!("{corpus}/regression-{nth}");
         std::fs::write(&place, &case.bytes).map_err(|error| format!("{place} ({}): {error}", case.what))?;
@@ -192,7 +219,7 @@ fn deny(what: Option<&str>) -> Outcome {
     setup::cargo_tool("cargo-deny", "deny")?;
     match what {
         Some(what) => cargo(&["deny", "check", what]),
-        // Advisories come from elsewhere, which CI may not reach.
+        // Advisories need the network, which CI may not have.
         None => cargo(&["deny", "check", "bans", "licenses", "sources"]),
     }
 }
@@ -204,24 +231,25 @@ fn bench(name: Option<&str>) -> Outcome {
     }
 }
 
-/// Benchmarks compiled without what makes them fastest.
+/// Profile of benchmarks that must compile, not be fast.
 const QUICK_BENCHES: [(&str, &str); 2] =
     [("CARGO_PROFILE_BENCH_LTO", "off"), ("CARGO_PROFILE_BENCH_CODEGEN_UNITS", "16")];
 
 fn ci(totals: &mut Totals) -> Outcome {
     lint()?;
     tidy::check()?;
-    test(totals)?;
-    // Ten million streams come and go: too many for a debug build.
+    test(None, totals)?;
+    // Opens and closes ten million streams: too many for a debug build.
     run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
     sim(&["3000".to_owned()], totals)?;
     loom(None, totals)?;
     mutants::check(None)?;
     asan(totals)?;
     autobahn::check(true)?;
-    // Whether they compile: nobody waits for the fastest code here.
+    // Checks only that the benchmarks compile.
     run::command("cargo", &["bench", "--no-run"], &QUICK_BENCHES, ".")?;
     instructions::check(None)?;
     deny(None)?;
+    api::check(None)?;
     fuzz(Some("30"))
 }

@@ -1,4 +1,4 @@
-//! Breaks the source in the ways that `loom-tests/README.md` lists, and sees that a model notices each.
+//! Breaks the source in each way that `loom-tests/README.md` lists, and checks that a model fails.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +40,7 @@ pub(crate) fn check(only: Option<&str>) -> Outcome {
     if missed.is_empty() { Ok(()) } else { Err(format!("no model noticed: {}", missed.join("; "))) }
 }
 
-/// A heading, diff blocks that begin with a file's path, and the model that fails.
+/// Reads the mutants: a heading, diff blocks that begin with a file's path, and the model that fails.
 fn read(text: &str) -> Result<Vec<Mutant>, String> {
     let mut mutants: Vec<Mutant> = Vec::new();
     let mut lines = text.lines();
@@ -56,7 +56,7 @@ fn read(text: &str) -> Result<Vec<Mutant>, String> {
                 let (side, line) = match line.split_at_checked(1) {
                     Some(("-", line)) => (&mut from, line),
                     Some(("+", line)) => (&mut to, line),
-                    _ => return Err(format!("{}: neither taken nor put: {line}", mutant.name)),
+                    _ => return Err(format!("{}: a line of a diff begins with - or +: {line}", mutant.name)),
                 };
                 side.push_str(line);
                 side.push('\n');
@@ -67,7 +67,7 @@ fn read(text: &str) -> Result<Vec<Mutant>, String> {
         }
     }
     match mutants.iter().find(|m| m.edits.is_empty() || m.caught_by.is_empty()) {
-        Some(mutant) => Err(format!("{}: no change, or no model named", mutant.name)),
+        Some(mutant) => Err(format!("{}: has no diff, or names no model", mutant.name)),
         None => Ok(mutants),
     }
 }
@@ -80,7 +80,7 @@ fn copy_source() -> Outcome {
     Ok(())
 }
 
-/// Copies what differs, so that only what a mutant touched is compiled again.
+/// Copies files that differ, so that cargo compiles only what a mutant changed.
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -101,18 +101,18 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Parts of lines will do: the change need not be whole lines.
+/// Applies a change; `from` may be a part of a line.
 fn apply(edit: &Edit) -> Outcome {
     let path = Path::new(COPY).join(&edit.file);
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", edit.file))?;
     let (from, to) = (edit.from.trim_end_matches('\n'), edit.to.trim_end_matches('\n'));
     if !text.contains(from) {
-        return Err(format!("{} has no\n{from}", edit.file));
+        return Err(format!("{} does not contain\n{from}", edit.file));
     }
     fs::write(&path, text.replacen(from, to, 1)).map_err(|error| format!("{}: {error}", edit.file))
 }
 
-/// Whether the model fails. A mutant that does not compile is an error.
+/// Returns true if the model fails. A mutant that does not compile is an error.
 fn run(model: &str) -> Result<bool, String> {
     let target = std::env::current_dir().map_err(|error| error.to_string())?.join("target/mutants/target");
     let output = Command::new("cargo")

@@ -1,4 +1,4 @@
-//! Commands, and the count of the tests that they ran.
+//! Runs commands, and counts the tests that they run.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 pub(crate) type Outcome = Result<(), String>;
 
-/// Tests of every run so far.
+/// Sums over all test runs of this command.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     passed: u64,
@@ -20,7 +20,7 @@ impl Totals {
         self.passed + self.failed > 0
     }
 
-    /// Takes a line of a test runner: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    /// Adds a line of a test runner: `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn take(&mut self, line: &str) {
         let Some(rest) = line.trim_start().strip_prefix("test result: ") else { return };
         for part in rest.split(['.', ';']) {
@@ -54,7 +54,7 @@ fn prepare(program: &str, args: &[&str], env: &[(&str, &str)], dir: &str) -> Com
     command
 }
 
-/// Runs a command to its end; an exit code but 0 is an error.
+/// Runs a command to its end. An exit code other than 0 is an error.
 pub(crate) fn command(program: &str, args: &[&str], env: &[(&str, &str)], dir: &str) -> Outcome {
     let status = prepare(program, args, env, dir).status().map_err(|error| format!("{program}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{program} {} ended with {status}", args.join(" "))) }
@@ -64,16 +64,16 @@ pub(crate) fn cargo(args: &[&str]) -> Outcome {
     command("cargo", args, &[], ".")
 }
 
-/// Cargo of the nightly toolchain, which the fuzzers need.
+/// Runs cargo of the nightly toolchain, which the fuzzers need.
 pub(crate) fn nightly(args: &[&str]) -> Outcome {
     let mut all = vec!["run", "nightly", "cargo"];
     all.extend(args);
-    // Not the toolchain that runs this program.
+    // Cargo sets this variable to the toolchain that runs xtask.
     let clean = [("RUSTUP_TOOLCHAIN", "nightly")];
     command("rustup", &all, &clean, ".")
 }
 
-/// Runs cargo, shows what it says, and counts the tests.
+/// Runs cargo, passes its output on, and counts the tests.
 pub(crate) fn tests(args: &[&str], env: &[(&str, &str)], totals: &mut Totals) -> Outcome {
     let mut child = prepare("cargo", args, env, ".")
         .stdout(Stdio::piped())
@@ -85,7 +85,7 @@ pub(crate) fn tests(args: &[&str], env: &[(&str, &str)], totals: &mut Totals) ->
             let line = line.map_err(|error| format!("reading cargo's output: {error}"))?;
             totals.take(&String::from_utf8_lossy(&line));
             let mut out = std::io::stdout().lock();
-            // A closed pipe ends nothing here: the exit code tells.
+            // A closed pipe is ignored: the exit code decides.
             let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
         }
     }
@@ -97,7 +97,7 @@ pub(crate) fn tests(args: &[&str], env: &[(&str, &str)], totals: &mut Totals) ->
     }
 }
 
-/// Fails where a part of the project is missing.
+/// Fails if a file of the project is missing.
 pub(crate) fn need(path: &str) -> Outcome {
     if Path::new(path).exists() { Ok(()) } else { Err(format!("{path} is missing")) }
 }

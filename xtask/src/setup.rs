@@ -1,6 +1,6 @@
-//! What the tests need besides Rust: a browser, nginx, Caddy, Node's and Python's clients.
+//! Installs the programs that the tests need besides Rust: a browser, nginx, Caddy, engines, Node's and Python's clients.
 //!
-//! Always: what is there already is left as it is; what can't be installed fails, with the command that did.
+//! Always: installed programs stay as they are; a step that fails names its command.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ fn answers(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
 }
 
-/// Debian packages, as root or by sudo.
+/// Installs Debian packages, as root or by sudo.
 fn apt(packages: &[&str]) -> Outcome {
     let env = [("DEBIAN_FRONTEND", "noninteractive")];
     let run = |args: &[&str]| {
@@ -28,7 +28,7 @@ fn apt(packages: &[&str]) -> Outcome {
     run(&args)
 }
 
-/// A program of a Debian package, installed where it is missing.
+/// Installs a program from its Debian package if it is missing.
 pub(crate) fn program(program: &str, package: &str) -> Outcome {
     if answers(program, &["--version"]) { Ok(()) } else { apt(&[package]) }
 }
@@ -37,7 +37,7 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// Whether the tests will find a browser: the same names, in the same order, as in `tests/support/script.rs`.
+/// Returns true if the tests will find a browser: they try these names in this order (`tests/support/script.rs`).
 fn has_chromium() -> bool {
     match std::env::var("FANWIRE_CHROMIUM") {
         Ok(named) => answers(&named, &["--version"]),
@@ -47,18 +47,81 @@ fn has_chromium() -> bool {
     }
 }
 
-/// Installs what is missing; quick where nothing is.
+/// Programs and packages that the tests need and this machine lacks.
+struct Missing {
+    debian: Vec<&'static str>,
+    /// Folders whose npm packages differ from their lockfile.
+    node: Vec<&'static str>,
+    /// True if the Python environment differs from its requirements.
+    python: bool,
+}
+
+impl Missing {
+    fn find() -> Self {
+        let node = ["tests/clients", "clients/js"];
+        Self {
+            debian: debian_packages(),
+            node: node
+                .into_iter()
+                .filter(|folder| !same(&lock_of(folder), &installed_lock_of(folder)))
+                .collect(),
+            python: !(same(REQUIREMENTS, INSTALLED_REQUIREMENTS)
+                && answers("target/venv/bin/python", &["--version"])),
+        }
+    }
+
+    /// Lists what [`install`] is about to do, one step a line.
+    fn steps(&self) -> Vec<String> {
+        let mut steps = Vec::new();
+        if !self.debian.is_empty() {
+            let sudo = if is_root() { "" } else { "sudo " };
+            steps.push(format!("{sudo}apt-get install {}", self.debian.join(" ")));
+        }
+        steps.extend(self.node.iter().map(|folder| format!("npm ci in {folder}")));
+        if self.python {
+            steps.push(format!("pip install -r {REQUIREMENTS} into target/venv"));
+        }
+        steps
+    }
+}
+
+/// Installs what is missing, after listing it; quick if nothing is.
 pub(crate) fn install() -> Outcome {
+    let missing = Missing::find();
+    let steps = missing.steps();
+    if steps.is_empty() {
+        println!("setup: everything that the tests need is installed");
+        return Ok(());
+    }
+    println!("setup: the tests need more programs (`cargo xtask test --no-setup` installs none). Steps:");
+    for step in steps {
+        println!("  {step}");
+    }
+    if !missing.debian.is_empty() {
+        apt(&missing.debian)?;
+        if !has_chromium() {
+            return Err("chromium is installed but does not start: try `chromium --version`".into());
+        }
+    }
+    // Node's and Python's environments are looked at again: apt may just have installed their programs.
+    let missing = Missing::find();
+    for folder in missing.node {
+        node_modules(folder)?;
+    }
+    if missing.python { python_modules() } else { Ok(()) }
+}
+
+/// Lists the Debian packages whose programs do not start.
+fn debian_packages() -> Vec<&'static str> {
     let mut packages = Vec::new();
     if !has_chromium() {
         packages.push("chromium");
     }
-    for (program, package) in [("node", "nodejs"), ("npm", "npm"), ("python3", "python3"), ("curl", "curl")] {
-        if !answers(program, &["--version"]) {
-            packages.push(package);
-        }
-    }
     for (program, args, package) in [
+        ("node", "--version", "nodejs"),
+        ("npm", "--version", "npm"),
+        ("python3", "--version", "python3"),
+        ("curl", "--version", "curl"),
         ("redis-server", "--version", "redis-server"),
         ("nats-server", "--version", "nats-server"),
         ("caddy", "version", "caddy"),
@@ -67,53 +130,49 @@ pub(crate) fn install() -> Outcome {
             packages.push(package);
         }
     }
-    // Tells Chromium of an authority to trust. Its help is no success.
+    // Adds an authority to Chromium's list. Its help exits with an error, so only its absence counts.
     if Command::new("certutil").arg("-H").output().is_err() {
         packages.push("libnss3-tools");
     }
-    // Debian's python3 has its venv module in a package of its own.
+    // Debian has python3's venv module in a package of its own.
     if !answers("python3", &["-c", "import ensurepip, venv"]) {
         packages.push("python3-venv");
     }
-    // Not on everybody's path.
+    // Debian installs nginx outside of a user's path.
     if !["nginx", "/usr/sbin/nginx"].into_iter().any(|program| answers(program, &["-v"])) {
         packages.push("nginx-light");
     }
-    if !packages.is_empty() {
-        apt(&packages)?;
-        if !has_chromium() {
-            return Err("chromium is installed and does not start: try `chromium --version`".into());
-        }
-    }
-    node_modules("tests/clients")?;
-    node_modules("clients/js")?;
-    python_modules()
+    packages
 }
 
-/// Node's packages of this folder, as its lockfile has them.
+fn lock_of(folder: &str) -> String {
+    format!("{folder}/package-lock.json")
+}
+
+/// Copy of the lockfile that the installed packages are of.
+fn installed_lock_of(folder: &str) -> String {
+    format!("{folder}/node_modules/.installed-lock.json")
+}
+
+/// Installs a folder's npm packages as its lockfile lists them.
 fn node_modules(folder: &str) -> Outcome {
-    let (lock, installed) =
-        (format!("{folder}/package-lock.json"), format!("{folder}/node_modules/.installed-lock.json"));
-    if same(&lock, &installed) {
-        return Ok(());
-    }
     command("npm", &["ci", "--no-audit", "--no-fund", "--ignore-scripts"], &[], folder)?;
-    copy(&lock, &installed)
+    copy(&lock_of(folder), &installed_lock_of(folder))
 }
 
-/// Python's clients, in an environment of their own.
+const REQUIREMENTS: &str = "tests/clients/requirements.txt";
+/// Copy of the requirements that the environment was made from.
+const INSTALLED_REQUIREMENTS: &str = "target/venv/requirements.txt";
+
+/// Installs Python's clients in an environment of their own.
 fn python_modules() -> Outcome {
-    let (wanted, installed) = ("tests/clients/requirements.txt", "target/venv/requirements.txt");
-    if same(wanted, installed) && answers("target/venv/bin/python", &["--version"]) {
-        return Ok(());
-    }
     command("python3", &["-m", "venv", "--clear", "target/venv"], &[], ".")?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", wanted];
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS];
     command("target/venv/bin/python", &pip, &[], ".")?;
-    copy(wanted, installed)
+    copy(REQUIREMENTS, INSTALLED_REQUIREMENTS)
 }
 
-/// Whether what was installed is what is wanted: the list is kept beside what came of it.
+/// Returns true if the installed list equals the wanted one.
 fn same(wanted: &str, installed: &str) -> bool {
     match (std::fs::read(wanted), std::fs::read(installed)) {
         (Ok(wanted), Ok(installed)) => wanted == installed,
@@ -125,11 +184,11 @@ fn copy(from: &str, to: &str) -> Outcome {
     std::fs::copy(from, to).map(|_| ()).map_err(|error| format!("{from} to {to}: {error}"))
 }
 
-/// A program that cargo runs as its own command: installed where it is missing.
+/// Installs a cargo subcommand if it is missing.
 pub(crate) fn cargo_tool(package: &str, command: &str) -> Outcome {
     if answers("cargo", &[command, "--version"]) {
         return Ok(());
     }
-    // What it does takes less time than making it fast.
+    // An optimized build takes longer than it saves.
     cargo(&["install", "--locked", "--debug", package])
 }

@@ -1,7 +1,8 @@
-//! The soak: a server on Redis for a long time, with mixed clients that come and go, slow readers, and an engine that is
-//! killed now and then; its memory and descriptors sampled, every event in somebody's books.
+//! The soak: a server on Redis for a long time, with clients that come and go, slow readers, and an engine that is killed
+//! now and then. `fanwire verify` accounts for every event; memory and descriptors are sampled.
 //!
-//! Always: bounded in time; what it started it ends; a fault, growth or a ledger that does not balance fails it.
+//! Always: the run is bounded in time and ends the processes that it started; a fault, growth or a ledger that does not
+//! balance fails it.
 
 mod report;
 
@@ -17,18 +18,18 @@ use serde_json::Value;
 use crate::run::{Outcome, cargo};
 use report::{Account, Sample};
 
-/// Another program to be soaked than the one that is built here.
+/// Variable that names a program to soak instead of the one built here.
 const GIVEN: &str = "FANWIRE_PROGRAM";
-/// Between two samples.
+/// Time between two samples.
 const EVERY: Duration = Duration::from_secs(5);
-/// A round of the referee.
+/// Length of a round of `fanwire verify`.
 const ROUND: Duration = Duration::from_secs(60);
-/// For the last clients to be gone.
+/// Time for the last clients to leave.
 const QUIET: Duration = Duration::from_secs(8);
-/// The engine is away for so long.
+/// Time between a kill of the engine and its restart.
 const OUTAGE: Duration = Duration::from_secs(2);
 
-/// Runs for so many minutes; the report goes to `target/soak/`, and to `docs/` where that is wanted.
+/// Runs for some minutes. The report goes to `target/soak/`, with `--docs` to `docs/` too.
 pub(crate) fn run(args: &[String]) -> Outcome {
     let mut minutes = 30.0;
     let mut to_docs = false;
@@ -45,93 +46,9 @@ pub(crate) fn run(args: &[String]) -> Outcome {
         cargo(&["build", "--release", "--bin", "fanwire"])?;
         "target/release/fanwire".to_owned()
     };
-    let fanwire = |args: &[&str]| fanwire(&program, args);
     let folder = PathBuf::from("target/soak");
-    let told = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    std::fs::create_dir_all(&folder).map_err(|error| told("target/soak", error))?;
-
-    let start = Instant::now();
-    let end = start + Duration::from_secs_f64(minutes * 60.0);
-    let redis = Mutex::new(Redis::start(&folder.join("redis"))?);
-    let engine = format!("redis://127.0.0.1:{}", redis.lock().map_err(|_| "poisoned")?.port);
-    let mut server = Server::start(&program, &engine)?;
-    let mut account = Account::new(minutes, server.sample(start)?);
-
-    let rounds = Mutex::new(Vec::new());
-    let restarts = Mutex::new(0u32);
-    let churned = Mutex::new(0u32);
-    let url = server.url.clone();
-    let left = || end.saturating_duration_since(Instant::now());
-    let pause = |time: Duration| std::thread::sleep(time.min(left()));
-    std::thread::scope(|scope| -> Outcome {
-        scope.spawn(|| {
-            // A round ends some seconds behind its time.
-            while left() > Duration::from_secs(25) {
-                let seconds =
-                    ROUND.min(left().saturating_sub(Duration::from_secs(20))).as_secs().max(1).to_string();
-                let mut args =
-                    vec!["verify", &url, "--json", "--seconds", &seconds, "--ws", "6", "--sse", "6"];
-                args.extend(["--lanes", "3", "--rate", "50", "--slow", "24"]);
-                let output = fanwire(&args);
-                if let (Ok(output), Ok(mut rounds)) = (output, rounds.lock()) {
-                    rounds.push(output);
-                }
-            }
-        });
-        scope.spawn(|| {
-            while left() > Duration::from_secs(15) {
-                let done = fanwire(&["bench", "--url", &url, "--churn", "300", "--connections", "30"]);
-                if let (Ok(output), Ok(mut churned)) = (done, churned.lock())
-                    && output.status.success()
-                {
-                    *churned += 300;
-                }
-                pause(Duration::from_secs(10));
-            }
-        });
-        scope.spawn(|| {
-            while left() > Duration::from_secs(40) {
-                let mut args =
-                    vec!["bench", "--url", &url, "--connections", "60", "--rate", "10", "--payload", "400"];
-                args.extend(["--filters", "6", "--mix", "patterns", "--sleepers", "10", "--slow", "20"]);
-                args.extend(["--seconds", "20"]);
-                let _ = fanwire(&args);
-                pause(Duration::from_secs(5));
-            }
-        });
-        scope.spawn(|| {
-            let between = Duration::from_secs_f64(minutes * 60.0 / 8.0)
-                .clamp(Duration::from_secs(20), Duration::from_secs(180));
-            loop {
-                pause(between);
-                if left() < Duration::from_secs(30) {
-                    return;
-                }
-                if let (Ok(mut redis), Ok(mut restarts)) = (redis.lock(), restarts.lock()) {
-                    redis.kill();
-                    std::thread::sleep(OUTAGE);
-                    if redis.resume().is_err() {
-                        return;
-                    }
-                    *restarts += 1;
-                }
-            }
-        });
-        while !left().is_zero() {
-            pause(EVERY);
-            account.samples.push(server.sample(start)?);
-        }
-        Ok(())
-    })?;
-    std::thread::sleep(QUIET);
-    account.last = server.sample(start)?;
-    account.seconds = start.elapsed().as_secs();
-    account.restarts = restarts.into_inner().unwrap_or_default();
-    account.churned = churned.into_inner().unwrap_or_default();
-    account.exit = server.end();
-    for output in rounds.into_inner().unwrap_or_default() {
-        account.take_round(&output.stdout, &output.stderr);
-    }
+    std::fs::create_dir_all(&folder).map_err(|error| format!("target/soak: {error}"))?;
+    let account = Soak::start(program, minutes, &folder)?.run()?;
     report::write(&account, &folder)?;
     println!("{}", report::text(&account));
     let faults = account.faults();
@@ -144,7 +61,157 @@ pub(crate) fn run(args: &[String]) -> Outcome {
     Ok(())
 }
 
-/// A client command to its end, behind everything else that wants the processor.
+/// A soak that is under way.
+struct Soak {
+    program: String,
+    server: Server,
+    minutes: f64,
+    start: Instant,
+    end: Instant,
+    account: Account,
+    load: Load,
+}
+
+/// State that the threads of the load share.
+struct Load {
+    redis: Mutex<Redis>,
+    rounds: Mutex<Vec<Output>>,
+    restarts: Mutex<u32>,
+    churned: Mutex<u32>,
+}
+
+impl Soak {
+    fn start(program: String, minutes: f64, folder: &Path) -> Result<Self, String> {
+        let start = Instant::now();
+        let redis = Redis::start(&folder.join("redis"))?;
+        let mut server = Server::start(&program, &format!("redis://127.0.0.1:{}", redis.port))?;
+        let account = Account::new(minutes, server.sample(start)?);
+        let load = Load {
+            redis: Mutex::new(redis),
+            rounds: Mutex::default(),
+            restarts: Mutex::default(),
+            churned: Mutex::default(),
+        };
+        let end = start + Duration::from_secs_f64(minutes * 60.0);
+        Ok(Self { program, server, minutes, start, end, account, load })
+    }
+
+    /// Runs the load until the end, then ends the server and returns the account.
+    fn run(mut self) -> Result<Account, String> {
+        let clock = Clock { end: self.end };
+        let (server, account, start) = (&mut self.server, &mut self.account, self.start);
+        let clients = Clients { program: &self.program, url: &server.url.clone(), clock, load: &self.load };
+        let between = Duration::from_secs_f64(self.minutes * 60.0 / 8.0)
+            .clamp(Duration::from_secs(20), Duration::from_secs(180));
+        std::thread::scope(|scope| -> Outcome {
+            scope.spawn(|| clients.verify());
+            scope.spawn(|| clients.churn());
+            scope.spawn(|| clients.read_slowly());
+            scope.spawn(|| self.load.kill_engine(clock, between));
+            while !clock.left().is_zero() {
+                clock.pause(EVERY);
+                account.samples.push(server.sample(start)?);
+            }
+            Ok(())
+        })?;
+        std::thread::sleep(QUIET);
+        let mut account = self.account;
+        account.last = self.server.sample(self.start)?;
+        account.seconds = self.start.elapsed().as_secs();
+        account.restarts = self.load.restarts.into_inner().unwrap_or_default();
+        account.churned = self.load.churned.into_inner().unwrap_or_default();
+        account.exit = self.server.end();
+        for output in self.load.rounds.into_inner().unwrap_or_default() {
+            account.take_round(&output.stdout, &output.stderr);
+        }
+        Ok(account)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Clock {
+    end: Instant,
+}
+
+impl Clock {
+    fn left(self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Sleeps for `time`, but never past the end.
+    fn pause(self, time: Duration) {
+        std::thread::sleep(time.min(self.left()));
+    }
+}
+
+/// Client commands that run beside each other until shortly before the end.
+struct Clients<'a> {
+    program: &'a str,
+    url: &'a str,
+    clock: Clock,
+    load: &'a Load,
+}
+
+impl Clients<'_> {
+    fn verify(&self) {
+        // A round takes some seconds more than its time.
+        while self.clock.left() > Duration::from_secs(25) {
+            let time = ROUND.min(self.clock.left().saturating_sub(Duration::from_secs(20)));
+            let seconds = time.as_secs().max(1).to_string();
+            let mut args =
+                vec!["verify", self.url, "--json", "--seconds", &seconds, "--ws", "6", "--sse", "6"];
+            args.extend(["--lanes", "3", "--rate", "50", "--slow", "24"]);
+            if let (Ok(output), Ok(mut rounds)) = (fanwire(self.program, &args), self.load.rounds.lock()) {
+                rounds.push(output);
+            }
+        }
+    }
+
+    fn churn(&self) {
+        while self.clock.left() > Duration::from_secs(15) {
+            let args = ["bench", "--url", self.url, "--churn", "300", "--connections", "30"];
+            if let (Ok(output), Ok(mut churned)) = (fanwire(self.program, &args), self.load.churned.lock())
+                && output.status.success()
+            {
+                *churned += 300;
+            }
+            self.clock.pause(Duration::from_secs(10));
+        }
+    }
+
+    fn read_slowly(&self) {
+        while self.clock.left() > Duration::from_secs(40) {
+            let mut args =
+                vec!["bench", "--url", self.url, "--connections", "60", "--rate", "10", "--payload", "400"];
+            args.extend(["--filters", "6", "--mix", "patterns", "--sleepers", "10", "--slow", "20"]);
+            args.extend(["--seconds", "20"]);
+            let _ = fanwire(self.program, &args);
+            self.clock.pause(Duration::from_secs(5));
+        }
+    }
+}
+
+impl Load {
+    /// Kills the engine and starts it again, with a pause between two kills.
+    fn kill_engine(&self, clock: Clock, between: Duration) {
+        loop {
+            clock.pause(between);
+            if clock.left() < Duration::from_secs(30) {
+                return;
+            }
+            if let (Ok(mut redis), Ok(mut restarts)) = (self.redis.lock(), self.restarts.lock()) {
+                redis.kill();
+                std::thread::sleep(OUTAGE);
+                if redis.resume().is_err() {
+                    return;
+                }
+                *restarts += 1;
+            }
+        }
+    }
+}
+
+/// Runs a client command to its end, at low priority.
 fn fanwire(program: &str, args: &[&str]) -> std::io::Result<Output> {
     Command::new("nice").args(["-n", "10", program]).args(args).stdin(Stdio::null()).output()
 }
@@ -170,7 +237,7 @@ impl Redis {
         let port = self.port.to_string();
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "yes"])
-            // Nothing that was accepted may be lost to a kill.
+            // An accepted event must survive a kill.
             .args(["--appendfsync", "always", "--dir"])
             .arg(&self.folder)
             .stdin(Stdio::null())
@@ -241,7 +308,7 @@ impl Server {
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err("the server did not start".into())
+                Err("the server did not start: run it by hand to see why".into())
             }
         }
     }
@@ -256,7 +323,7 @@ impl Server {
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let rss_kib = rss.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
         let stat = read("stat")?;
-        // Behind the name: user and system time are the 12th and 13th.
+        // User and system time are the 12th and 13th field after the name.
         let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
         let ticks: u64 = times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
         let descriptors = std::fs::read_dir(format!("{process}/fd")).map_or(0, Iterator::count) as u64;
@@ -274,7 +341,7 @@ impl Server {
         })
     }
 
-    /// `/api/stats`, where it answers in time.
+    /// Returns `/api/stats`, or `None` if the server does not answer in time.
     fn stats(&self) -> Option<Value> {
         let mut stream = TcpStream::connect(self.url.strip_prefix("http://")?).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -284,7 +351,7 @@ impl Server {
         serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     }
 
-    /// Asks it to go; its exit code.
+    /// Sends SIGTERM and returns the exit code, or `None` after 30 seconds.
     fn end(&mut self) -> Option<i32> {
         let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         let end = Instant::now() + Duration::from_secs(30);

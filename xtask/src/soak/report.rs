@@ -1,4 +1,4 @@
-//! What a soak came to: a page and a picture. Always: every number was counted; the time is what it was.
+//! The report of a soak: a page and a picture, from counted numbers.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,13 +19,14 @@ pub(crate) struct Sample {
     pub(crate) is_balanced: bool,
 }
 
-/// All that was seen.
+/// Results of a whole soak.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     minutes: f64,
     pub(crate) seconds: u64,
-    /// Before the first client, and behind the last.
+    /// Sample before the first client.
     idle: Sample,
+    /// Sample after the last client.
     pub(crate) last: Sample,
     pub(crate) samples: Vec<Sample>,
     pub(crate) restarts: u32,
@@ -39,23 +40,23 @@ pub(crate) struct Account {
     lost: u64,
     gaps: u64,
     missed: u64,
-    /// Faults that the referee found, and rounds that it could not judge.
+    /// Faults that `fanwire verify` found, and rounds without a verdict.
     broken: Vec<String>,
 }
 
-/// Memory may grow by so much from the middle third of the time to the last, in percent, and KiB.
+/// Growth of memory allowed from the middle third of the time to the last, in percent and KiB.
 const GROWTH_PERCENT: u64 = 10;
 const GROWTH_KIB: u64 = 4096;
-/// Descriptors that may be open at the end beyond those at the beginning: to the engine, and this one's own.
+/// Descriptors that the end may have beyond the beginning: to the engine, and xtask's own.
 const DESCRIPTORS_MORE: u64 = 4;
 
 impl Account {
-    /// Before the first client.
+    /// Begins an account with the sample before the first client.
     pub(crate) fn new(minutes: f64, idle: Sample) -> Self {
         Self { minutes, idle, ..Self::default() }
     }
 
-    /// Takes a report of `fanwire verify --json`.
+    /// Adds a report of `fanwire verify --json`.
     pub(crate) fn take_round(&mut self, stdout: &[u8], stderr: &[u8]) {
         let Ok(report) = serde_json::from_slice::<Value>(stdout) else {
             self.broken
@@ -79,7 +80,7 @@ impl Account {
         }
     }
 
-    /// The median memory of a third of the time, 0 to 2.
+    /// Returns the median memory of a third of the time (0, 1 or 2), in KiB.
     fn rss_of(&self, third: usize) -> u64 {
         let len = self.samples.len();
         let mut rss: Vec<u64> = self.samples[len * third / 3..len * (third + 1) / 3]
@@ -93,7 +94,7 @@ impl Account {
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = self.broken.clone();
         if self.rounds == 0 {
-            faults.push("the referee finished no round".into());
+            faults.push("`fanwire verify` finished no round".into());
         }
         let (middle, last) = (self.rss_of(1), self.rss_of(2));
         if last > middle + middle * GROWTH_PERCENT / 100 + GROWTH_KIB {
@@ -115,7 +116,7 @@ impl Account {
     }
 }
 
-/// The report as a page.
+/// Returns the report as a page.
 pub(crate) fn text(account: &Account) -> String {
     let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
     let most = |of: fn(&Sample) -> u64| account.samples.iter().map(of).max().unwrap_or(0);
@@ -127,23 +128,20 @@ pub(crate) fn text(account: &Account) -> String {
     let rows = [
         ("time", format!("{minutes:.1} minutes")),
         ("the engine was killed and started again", format!("{} times", account.restarts)),
-        ("rounds of the referee", account.rounds.to_string()),
+        ("rounds of `fanwire verify`", account.rounds.to_string()),
         (
-            "events published by it; without a clear answer, while the engine was away",
+            "events published by it; published without a clear answer while the engine was down",
             format!("{}; {}", account.published, account.unsure),
         ),
         ("events delivered to its readers", account.delivered.to_string()),
+        ("connections cut by its readers; broken otherwise", format!("{}; {}", account.cuts, account.lost)),
         (
-            "connections that its readers cut; that broke otherwise",
-            format!("{}; {}", account.cuts, account.lost),
-        ),
-        (
-            "gaps told, and the events missed in them (its slow readers)",
+            "gap notices, and events missed in them (its slow readers)",
             format!("{}; {}", account.gaps, account.missed),
         ),
         ("other clients that came and went", account.churned.to_string()),
-        ("events owed to all clients together", account.last.matched.to_string()),
-        ("most clients at a time", most(|sample| sample.clients).to_string()),
+        ("events due to all clients together", account.last.matched.to_string()),
+        ("most clients at one time", most(|sample| sample.clients).to_string()),
         (
             "memory before the first client; at most",
             format!("{}; {}", mib(account.idle.rss_kib), mib(most(|sample| sample.rss_kib))),
@@ -153,7 +151,7 @@ pub(crate) fn text(account: &Account) -> String {
             format!("{}, {}, {}", mib(account.rss_of(0)), mib(account.rss_of(1)), mib(account.rss_of(2))),
         ),
         (
-            "descriptors before the first client; at most; behind the last",
+            "descriptors before the first client; at most; after the last",
             format!(
                 "{}; {}; {}",
                 account.idle.descriptors,
@@ -166,10 +164,10 @@ pub(crate) fn text(account: &Account) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         out,
-        "# Soak\n\nA release build on Redis, two loops; readers by WebSocket and SSE that cut their own connections and keep books of what they are\n\
-         owed (`fanwire verify`), one of them too slow; others that read slowly or never, and clients that come and go (`fanwire bench`); the\n\
-         engine killed while they are at it. `cargo xtask soak {}` repeats it, and fails on any event lost untold, twice or out of order, on\n\
-         memory or descriptors that grow, and on a ledger that does not balance.\n\n| | |\n|---|---|\n",
+        "# Soak\n\nA release build on Redis with two loops. `fanwire verify` reads by WebSocket and SSE, cuts its own connections and accounts for every\n\
+         event; one of its readers is too slow. `fanwire bench` adds clients that read slowly or never, and clients that come and go. The engine\n\
+         is killed meanwhile. `cargo xtask soak {}` repeats the run. It fails on an event that was lost without a notice, delivered twice or out\n\
+         of order, on memory or descriptors that grow, and on a ledger that does not balance.\n\n| | |\n|---|---|\n",
         account.minutes
     );
     for (name, value) in rows {
@@ -195,10 +193,10 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 110.0;
 const LEFT: f64 = 70.0;
 
-/// A number of a sample.
+/// Getter of a charted number.
 type Charted = fn(&Sample) -> f64;
 
-/// Three lines over the time, one below the other.
+/// Draws three charts over the time, one below the other.
 fn picture(account: &Account) -> String {
     let last = account.samples.last().map_or(1, |sample| sample.second).max(1) as f64;
     let charts: [(&str, Charted); 3] = [

@@ -152,12 +152,19 @@ pub mod event;
 #[cfg(feature = "server")]
 mod feed;
 pub mod filter;
+#[cfg(all(feature = "server", fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(all(feature = "server", test, not(fuzzing)))]
+mod fuzzing;
 #[cfg(feature = "server")]
 mod held;
 #[cfg(feature = "server")]
 mod metrics;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(all(test, feature = "server"))]
+mod sim;
 mod sync;
 #[cfg(feature = "server")]
 mod threads;
@@ -213,10 +220,10 @@ pub mod internals {
     #[cfg(fuzzing)]
     pub use crate::filter::fuzz_matcher;
     pub use crate::filter::{ClassId, Matcher, MatcherStats};
-    #[cfg(feature = "server")]
-    pub use crate::server::echo::serve as serve_echo;
     #[cfg(all(fuzzing, feature = "server"))]
-    pub use crate::server::fuzzing;
+    pub use crate::fuzzing;
+    #[cfg(feature = "server")]
+    pub use crate::server::conn::echo::serve as serve_echo;
     #[cfg(feature = "server")]
     pub use crate::server::harness::{OneClient, SECRET, frame as client_frame};
 }

@@ -8,18 +8,20 @@ use std::time::Duration;
 
 #[cfg(feature = "auth")]
 use super::auth::AuthConfig;
-use super::bodies::BodyLimits;
-#[cfg(feature = "config-file")]
-use super::door::Door;
-use super::limits::RateLimits;
-use super::messages::MessageLogConfig;
-use super::presence::PresenceConfig;
+use super::dialect_autosdlc::messages::MessageLogConfig;
 #[cfg(feature = "schema")]
-use super::schemas::{SchemaConfig, Schemas};
+use super::dialect_autosdlc::schemas::{SchemaConfig, Schemas};
+#[cfg(feature = "config-file")]
+use super::http::door::Door;
+use super::limits::bodies::BodyLimits;
+use super::limits::rates::RateLimits;
+use super::presence::PresenceConfig;
 #[cfg(feature = "tls")]
-use super::tls::{self, TlsConfig};
-use super::wheel::{TICK_MS, Tick};
-use super::workers::LaneLimits;
+use super::reactor::tls;
+#[cfg(feature = "tls")]
+use super::reactor::tls::TlsConfig;
+use super::reactor::wheel::{TICK_MS, Tick};
+use super::shared::workers::LaneLimits;
 use super::{AddressRange, Endpoint, System};
 use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
 use crate::codec::http::HttpLimits;

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::core::{Core, READ_BYTES, Socket, Token};
+use super::reactor::{Core, READ_BYTES, Socket, Token};
 use super::{ServerConfig, Shared};
 use crate::bus::Bus;
 use crate::codec::ws;

@@ -4,10 +4,10 @@
 //! a type bounds; what is not in it does not grow with time or with a slow peer.
 
 use super::ServerConfig;
-use super::connection::Ws;
-use super::core::Conn;
+use super::conn::Ws;
 use super::presence::NAME_BYTES_MAX;
-use super::stream::Stream;
+use super::reactor::Conn;
+use super::reactor::stream::Stream;
 use crate::bus::BusConfig;
 
 /// A line of the sum of [`ServerConfig::worst_case`].

@@ -3,51 +3,23 @@
 //! Imports every lower room. Always: a connection is a state machine without a socket, the core drives it
 //! without knowing mio, and `event_loop` alone touches sockets and threads.
 
-mod address;
 pub(crate) mod auth;
-mod backlog;
-mod bodies;
-mod budget;
-mod config;
-mod connection;
-mod core;
-mod directory;
-mod door;
-pub(crate) mod echo;
-mod endpoint;
+pub(crate) mod config;
+pub(crate) mod conn;
+pub(crate) mod dialect_autosdlc;
+pub(crate) mod endpoint;
 mod error;
-mod event_loop;
-mod explain;
-#[cfg(fuzzing)]
-pub mod fuzzing;
-#[cfg(all(test, not(fuzzing)))]
-mod fuzzing;
 #[cfg(unix)]
-mod handover;
+pub(crate) mod handover;
 pub(crate) mod harness;
-mod history;
-mod limits;
-mod listener;
-mod memory;
-mod messages;
-mod origin;
-mod page;
-mod pages;
-mod presence;
-mod publish;
-mod rights;
-mod rng;
-mod routes;
-#[cfg(feature = "schema")]
-mod schemas;
-mod session;
-#[cfg(test)]
-mod sim;
-mod stream;
-#[cfg(feature = "tls")]
-mod tls;
-mod wheel;
-mod workers;
+pub(crate) mod http;
+pub(crate) mod limits;
+pub(crate) mod memory;
+pub(crate) mod presence;
+pub(crate) mod reactor;
+pub(crate) mod rng;
+pub(crate) mod session;
+pub(crate) mod shared;
 
 use std::fmt;
 use std::io;
@@ -68,39 +40,38 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{CachePadded, Callback, Mutex, lock};
 use crate::threads::{Alarm, OnFailure};
 use auth::{Auth, Notice, Revocation};
-use bodies::Bodies;
-use core::Report;
-use directory::Directory;
-use door::Refusals;
+use dialect_autosdlc::client_registry::Directory;
 use error::CONFIGURATION;
-use history::{Counts, History};
-use limits::{Addresses, Callers};
+use http::door::Refusals;
+use limits::bodies::Bodies;
+use limits::rates::{Addresses, Callers};
 use presence::Presence;
-use rng::Rng;
-use workers::Workers;
+use reactor::Report;
+use shared::history::{Counts, History};
+use shared::workers::Workers;
 
 pub use crate::dialect::{Dialect, ParseDialectError};
 pub use crate::threads::ThreadFailure;
-pub use address::{AddressRange, ParseAddressRangeError};
 use config::Prepared;
 pub use config::{BridgeConfig, ServerConfig};
 #[doc(hidden)]
-pub use directory::ClientSubscription;
+pub use dialect_autosdlc::client_registry::ClientSubscription;
+#[doc(hidden)]
+pub use dialect_autosdlc::messages::MessageLogConfig;
+#[cfg(feature = "schema")]
+pub use dialect_autosdlc::schemas::SchemaConfig;
 pub use endpoint::{Endpoint, System};
 pub use error::ServerError;
 #[cfg(unix)]
 use handover::Muster;
 #[cfg(unix)]
 pub use handover::{HandoverError, Inheritance};
-pub use limits::RateLimits;
+pub use http::client_address::{AddressRange, ParseAddressRangeError};
+pub use limits::rates::RateLimits;
 pub use memory::MemoryLine;
-#[doc(hidden)]
-pub use messages::MessageLogConfig;
 pub use presence::PresenceConfig;
-#[cfg(feature = "schema")]
-pub use schemas::SchemaConfig;
 #[cfg(feature = "tls")]
-pub use tls::TlsConfig;
+pub use reactor::tls::TlsConfig;
 
 /// What the loops of one server share.
 pub(crate) struct Shared {
@@ -119,7 +90,7 @@ pub(crate) struct Shared {
     /// Bodies that are coming in, by client.
     pub(crate) bodies: Bodies,
     /// Threads for what a loop must not wait for.
-    workers: Workers,
+    pub(crate) workers: Workers,
     pub(crate) auth: Arc<Auth>,
     /// Whether it listens on loopback addresses alone.
     pub(crate) is_local: bool,
@@ -138,7 +109,7 @@ pub(crate) struct Shared {
     /// Nobody is to be sent here any more, though who comes is served.
     withdrawn: AtomicBool,
     /// Milliseconds that draining may take, plus one; 0 = not draining.
-    drain: AtomicU64,
+    pub(crate) drain: AtomicU64,
     /// The loops are called together, or were; counted, so that each comes once.
     #[cfg(unix)]
     muster: Mutex<(u64, Option<Muster>)>,
@@ -452,7 +423,7 @@ impl Shared {
             "dropped": metrics.dropped.get(),
             "gaps": metrics.gaps.get(),
             "written_bytes": metrics.written_bytes.get(),
-            "interests": explain::interests_json(self),
+            "interests": http::explain::interests_json(self),
             "shards": shards,
             "ring_bytes": bus.held_bytes,
         })
@@ -610,7 +581,7 @@ impl ServerBuilder {
         }
         shared.auth = Arc::new(auth);
         shared.is_local = is_local;
-        door::tell_if_open(&shared, &shared.config().1);
+        http::door::tell_if_open(&shared, &shared.config().1);
         #[cfg(unix)]
         for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {
             if let Err(max) = shared.auth.revoke(one, Timestamp::now()) {
@@ -636,7 +607,7 @@ impl ServerBuilder {
                 .map_err(|e| ServerError::new(doing, io::Error::other(e)))?;
         }
         let shared = Arc::new(shared);
-        let (address, started) = event_loop::start(
+        let (address, started) = reactor::event_loop::start(
             &shared,
             address,
             sockets,
@@ -778,7 +749,7 @@ impl ServerHandle {
         let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
         #[cfg(feature = "auth")]
         self.shared.auth.reload(&config.auth).map_err(ServerError::authentication)?;
-        door::tell_if_opened(&self.shared, &config);
+        http::door::tell_if_opened(&self.shared, &config);
         self.shared.set_config(config);
         self.shared.wake_loops();
         Ok(())

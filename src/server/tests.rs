@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 
-use super::budget::Budget;
-use super::connection::{Connection, Context, Effect};
-use super::core::{Core, Socket};
+use super::conn::{Connection, Context, Effect};
+use super::limits::budget::Budget;
+use super::reactor::{Core, Socket};
 use super::*;
 use crate::codec::deflate::Inflater;
 use crate::event::{Event, Timestamp};
@@ -27,7 +27,7 @@ fn shared(config: ServerConfig) -> Arc<Shared> {
 fn written(input: &[u8], pieces: &[usize]) -> Vec<u8> {
     let shared = shared(ServerConfig::default());
     let (_, config) = shared.config();
-    let mut rng = Rng::new(7);
+    let mut rng = rng::Rng::new(7);
     let mut effects = Vec::new();
     let mut connection = Connection::new(0);
     let mut out = Vec::new();
@@ -376,12 +376,13 @@ fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
 
 #[test]
 fn a_connection_costs_what_the_table_in_the_docs_says() {
-    use super::{connection, core, stream};
+    use super::reactor::stream;
+    use super::{conn, reactor};
     let sizes = [
-        ("for each connection", size_of::<core::Conn<stream::Stream>>(), 112),
-        ("of these, its state machine", size_of::<connection::Connection>(), 40),
+        ("for each connection", size_of::<reactor::Conn<stream::Stream>>(), 112),
+        ("of these, its state machine", size_of::<conn::Connection>(), 40),
         ("of these, its place in a feed", size_of::<crate::feed::Outbox>(), 32),
-        ("besides, for each WebSocket client with one subscription", size_of::<connection::Ws>(), 128),
+        ("besides, for each WebSocket client with one subscription", size_of::<conn::Ws>(), 128),
     ];
     for (what, size, says) in sizes {
         assert_eq!(size, says, "{what}: {sizes:?}");

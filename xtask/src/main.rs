@@ -4,7 +4,7 @@
 
 mod api;
 mod autobahn;
-#[path = "../../src/server/fuzzing/cases.rs"]
+#[path = "../../src/fuzzing/cases.rs"]
 mod cases;
 mod engines;
 mod features;
@@ -166,7 +166,7 @@ fn sim(args: &[String], totals: &mut Totals) -> Outcome {
     };
     let mut env = vec![("FANWIRE_SIM_SEED", seed), ("FANWIRE_SIM_RUNS", runs)];
     env.extend(trace);
-    let test = "server::sim::whatever_the_network_does_the_promises_hold";
+    let test = "sim::whatever_the_network_does_the_promises_hold";
     run::tests(&["test", "--release", "--lib", test, "--", "--nocapture"], &env, totals)
 }
 

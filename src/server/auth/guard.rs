@@ -16,7 +16,7 @@ use super::ticket::Tickets;
 use super::{Denied, Fault, NoTicket, SavedSeal};
 use crate::codec::http::Request;
 use crate::event::{Since, Timestamp};
-use crate::server::budget::Budget;
+use crate::server::limits::budget::Budget;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 

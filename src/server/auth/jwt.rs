@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use super::claims::Claims;
 use super::config::{AuthError, JwtConfig};
 use super::{Denied, Fault};
-use crate::server::budget::{self, Budget};
+use crate::server::limits::budget;
+use crate::server::limits::budget::Budget;
 
 /// Keys in one set: a token is tried with each that it could be of.
 const KEYS_MAX: usize = 64;

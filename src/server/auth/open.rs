@@ -7,7 +7,7 @@ use super::revocation::Revocation;
 use super::{Denied, NoTicket, SavedSeal};
 use crate::codec::http::Request;
 use crate::event::{Since, Timestamp};
-use crate::server::budget::Budget;
+use crate::server::limits::budget::Budget;
 
 /// The authentication of a server: none.
 #[derive(Debug, Default)]

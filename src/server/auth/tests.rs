@@ -11,8 +11,8 @@ use serde_json::json;
 use super::*;
 use crate::event::Timestamp;
 use crate::filter::Filter;
-use crate::server::budget::Budget;
-use crate::server::rights::may_see;
+use crate::server::limits::budget::Budget;
+use crate::server::session::rights::may_see;
 
 const NOW: i64 = 1_800_000_000;
 const SECRET: &str = "a secret that only this test knows, of some length";

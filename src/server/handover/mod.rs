@@ -21,7 +21,7 @@
 //! its loops start                  lets go of what moved, sends the others (TLS) away to come back
 //! ```
 
-mod muster;
+mod barrier;
 mod wire;
 
 use std::fmt;
@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::auth::{Revocation, SavedSeal};
-use super::core::SavedClient;
 use super::presence::Expected;
+use super::reactor::SavedClient;
 use crate::bus::{Bus, BusConfig};
 use crate::codec::portable;
 use crate::dialect::envelope;
@@ -46,7 +46,7 @@ use crate::event::{Event, EventId, Position, Sequence};
 use crate::metrics::Kind;
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
-pub(crate) use muster::{Muster, Parcel};
+pub(crate) use barrier::{Muster, Parcel};
 use wire::{ANSWER_BYTES_MAX, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, Wire};
 
 /// Changed wherever an older successor or predecessor could misread the other.

@@ -14,8 +14,6 @@ use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::super::connection::{Context, Effect, ReplayFrom};
-use super::super::messages;
 use super::began::{Began, Brought};
 use super::past::PastReport;
 use super::weight::Weight;
@@ -25,6 +23,8 @@ use crate::dialect::{Asked, ClientError, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
 use crate::filter::{Filter, saved as saved_filter};
+use crate::server::conn::{Context, Effect, ReplayFrom};
+use crate::server::dialect_autosdlc::messages;
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]

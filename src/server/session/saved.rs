@@ -4,11 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rights::{Rights, SavedRights};
 use super::{Context, Dialect, Encoding, Own, Place, Session, Subscription, messages};
 use crate::dialect::autosdlc;
-use crate::server::directory::{ClientSubscription, Directory};
-use crate::server::rights::{Rights, SavedRights};
-use crate::server::wheel::Tick;
+use crate::server::dialect_autosdlc::client_registry::{ClientSubscription, Directory};
+use crate::server::reactor::wheel::Tick;
 
 /// One client's subscriptions and rights.
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use std::io::Write as _;
 
 use super::super::auth::{Claims, SigningKey};
-use super::super::budget;
 use super::super::harness::{OneClient, SECRET, frame};
+use crate::server::limits::budget;
 
 /// Runs turns until nothing is left to do; what the client was sent, as text, and how many turns it took.
 fn settled(client: &mut OneClient) -> (String, u64) {

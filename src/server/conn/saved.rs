@@ -1,0 +1,139 @@
+//! A connection as another process takes it over. Imports its parent.
+//! Always: bytes that came are used once, by one of the two; who may no longer see its stream is not taken over.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BodyDecoder, Connection, Context, Grant, Http, Receiving, Request, Session, Speaks, State, Tick, Ws,
+    routes, ws,
+};
+use crate::codec::portable;
+use crate::server::auth::SavedGrant;
+use crate::server::dialect_autosdlc::client_registry::Directory;
+use crate::server::session::saved::SavedSession;
+
+/// What one connection is in the middle of.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedConnection {
+    state: SavedState,
+    /// What came while the answers before it were too many.
+    held: Option<Held>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Held(#[serde(with = "portable::bytes")] Vec<u8>);
+
+#[derive(Debug, Serialize, Deserialize)]
+enum SavedState {
+    Http {
+        #[serde(with = "portable::bytes")]
+        buffer: Vec<u8>,
+        receiving: Option<Box<SavedReceiving>>,
+    },
+    Ws {
+        decoder: ws::Decoder,
+        inflates: bool,
+        session: Box<SavedSession>,
+    },
+    Sse {
+        grant: Option<Box<SavedGrant>>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedReceiving {
+    request: Request,
+    grant: Option<SavedGrant>,
+    decoder: BodyDecoder,
+    #[serde(with = "portable::bytes")]
+    body: Vec<u8>,
+}
+
+fn saved(grant: Option<&Arc<Grant>>) -> Option<SavedGrant> {
+    grant.map(|grant| grant.save())
+}
+
+/// The grant here, or `None` where it holds no more; a grant of nobody where there is no authentication.
+#[expect(clippy::option_option, reason = "no grant, and none that holds")]
+fn restored(grant: Option<SavedGrant>, cx: &Context<'_>) -> Option<Option<Arc<Grant>>> {
+    let auth = &cx.shared.auth;
+    if auth.is_open() {
+        return Some(None);
+    }
+    auth.restore(grant?, cx.now).map(Some)
+}
+
+impl Connection {
+    /// What it is in the middle of; `None` where it has nothing to go on with.
+    pub(crate) fn save(&self, tick: Tick, directory: &Directory) -> Option<SavedConnection> {
+        let state = match &self.state {
+            State::Http(http) => {
+                let receiving = match &http.receiving {
+                    None => None,
+                    Some(receiving) => {
+                        let Receiving { request, shown, decoder, body, .. } = &**receiving;
+                        let grant = saved(shown.as_ref().ok()?.as_ref());
+                        let (request, decoder, body) = (request.clone(), decoder.clone(), body.clone());
+                        Some(Box::new(SavedReceiving { request, grant, decoder, body }))
+                    }
+                };
+                SavedState::Http { buffer: http.buffer.clone(), receiving }
+            }
+            // One that is in the middle of showing another token has its answer here.
+            State::Ws(ws) if ws.echo.is_none() && !ws.session.is_busy() => SavedState::Ws {
+                decoder: ws.decoder.clone(),
+                inflates: self.inflates,
+                session: Box::new(ws.session.save(tick, directory)),
+            },
+            State::Sse(grant) => SavedState::Sse { grant: saved(grant.as_ref()).map(Box::new) },
+            State::Ws(_) | State::Closing(_) => return None,
+        };
+        Some(SavedConnection { state, held: self.held.as_deref().map(|held| Held(held.clone())) })
+    }
+
+    /// The connection that was saved; `None` where it may not go on here.
+    pub(crate) fn restored(saved: SavedConnection, cx: &Context<'_>) -> Option<Self> {
+        let (state, speaks, inflates) = match saved.state {
+            SavedState::Http { buffer, receiving } => {
+                let receiving = match receiving {
+                    None => None,
+                    Some(receiving) => {
+                        let SavedReceiving { request, grant, decoder, body } = *receiving;
+                        let shown = Ok(restored(grant, cx)?);
+                        let client = routes::client_of_body(&request, &shown, cx);
+                        let mut receiving =
+                            Receiving::new(request, shown, decoder, cx.shared.bodies.begin(client), false);
+                        receiving.body = body;
+                        // It was taken there, and is finished here.
+                        let _ = receiving.counted.grow(receiving.held_bytes(), None);
+                        Some(Box::new(receiving))
+                    }
+                };
+                let is_begun = receiving.is_some() || !buffer.is_empty();
+                let since = is_begun.then_some(cx.tick);
+                // It has idled by the predecessor's clock, which is as good as an answer.
+                let http = Http { buffer, receiving, since, is_answered: true };
+                (State::Http(Box::new(http)), Speaks::Http, false)
+            }
+            SavedState::Ws { decoder, inflates, session } => {
+                let session = Session::restored(*session, cx);
+                (State::Ws(Box::new(Ws { decoder, session, echo: None })), Speaks::Ws, inflates)
+            }
+            SavedState::Sse { grant } => {
+                (State::Sse(restored(grant.map(|grant| *grant), cx)?), Speaks::Sse, false)
+            }
+        };
+        let tick = cx.tick as u32;
+        let held = saved.held.map(|Held(held)| Box::new(held));
+        Some(Self { state, speaks, inflates, heard: tick, asked: tick, held })
+    }
+
+    /// Asks for what its client is to get; the loop knows of an event stream's.
+    pub(crate) fn resume(&self, cx: &mut Context<'_>) {
+        if let State::Ws(ws) = &self.state {
+            ws.session.resume(cx);
+        }
+    }
+}

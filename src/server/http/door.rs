@@ -1,0 +1,530 @@
+//! Which web pages may speak to the server, and by which names it may be called.
+//!
+//! Imports `codec` and its siblings. Always: a request that no browser marked (neither `Origin` nor `Sec-Fetch-Site`) is
+//! refused for its Host alone; a refusal names the setting that would let the request in.
+//!
+//! Two attacks are met here. A page of any site can open a WebSocket to this machine and post to it without asking
+//! (no preflight): its `Origin` gives it away. A site whose name resolves to 127.0.0.1 on the second look-up (DNS
+//! rebinding, as in CVE-2025-24010) has an `Origin` that equals the Host: the Host gives it away.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::origin;
+use super::origin::Name;
+use crate::codec::http::{Method, Request};
+use crate::server::Shared;
+use crate::server::config::ServerConfig;
+use crate::server::endpoint::System;
+use crate::sync::{Mutex, lock};
+
+/// Characters of a host or an origin that a refusal repeats: a name has 253 at the most.
+const SHOWN_MAX: usize = 300;
+
+/// Between two lines of the log about refusals: a page in a loop writes no more than this.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a request is refused for the page that made it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal<'a> {
+    /// The server has no such name.
+    Host(&'a str),
+    /// The page's origin is not among those allowed.
+    Origin(&'a str),
+    /// A browser says that another site's page asks, and not which.
+    CrossSite,
+}
+
+impl Refusal<'_> {
+    /// Its label in the metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Host(_) => "host",
+            Self::Origin(_) | Self::CrossSite => "origin",
+        }
+    }
+}
+
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(SHOWN_MAX).map_or(text, |(at, _)| &text[..at])
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host) => {
+                let name = Name::of_authority(host).map_or("", Name::text);
+                let (host, name) = (cut(host), cut(name));
+                write!(
+                    f,
+                    "Host {host} is none of this server's names: allowed_host = [\"{name}\"] (--allowed-host {name}) adds it; \
+                     behind a proxy set limits.trusted_proxy"
+                )
+            }
+            Self::Origin(origin) => {
+                let origin = cut(origin);
+                write!(
+                    f,
+                    "pages of origin {origin} are not allowed: allowed_origin = [\"{origin}\"] (--allowed-origin {origin}) \
+                     lets them in; cors_origin too where they read answers"
+                )
+            }
+            Self::CrossSite => f.write_str(
+                "a page of another site asks without its origin (Sec-Fetch-Site: cross-site): fetch it with CORS from an \
+                 origin in allowed_origin, or set allowed_origin = [\"*\"]",
+            ),
+        }
+    }
+}
+
+/// Which pages may speak.
+#[derive(Debug)]
+enum Pages<'a> {
+    Any,
+    /// The server's own and these.
+    Named(&'a [String]),
+    /// The server's own, those of this machine, and these.
+    Local(&'a [String]),
+}
+
+/// The rules that hold for a server.
+#[derive(Debug)]
+pub(crate) struct Door<'a> {
+    config: &'a ServerConfig,
+    pages: Pages<'a>,
+    /// The Host counts.
+    asks_host: bool,
+}
+
+fn has_star(list: &[String]) -> bool {
+    list.iter().any(|one| one == "*")
+}
+
+impl<'a> Door<'a> {
+    /// Makes the rules of a server that has authentication or not (`is_open`), and listens on loopback addresses alone
+    /// or not.
+    pub(crate) fn new(config: &'a ServerConfig, is_open: bool, is_local: bool) -> Self {
+        let (allowed, cors) = (&config.allowed_origins, &config.cors_origins);
+        let pages = if has_star(allowed) {
+            Pages::Any
+        } else if !allowed.is_empty() {
+            Pages::Named(allowed)
+        } else if !is_open || has_star(cors) {
+            // Where there is authentication a page needs a token, and a cookie is not taken from a foreign one.
+            Pages::Any
+        } else {
+            Pages::Local(cors)
+        };
+        let asks_host = is_local
+            && is_open
+            && config.trusted_proxies.is_empty()
+            && ![allowed, cors, &config.allowed_hosts].into_iter().any(|list| has_star(list));
+        Self { config, pages, asks_host }
+    }
+
+    /// Makes the rules of a running server.
+    pub(crate) fn of(shared: &Shared, config: &'a ServerConfig) -> Self {
+        Self::new(config, shared.auth.is_open(), shared.is_local)
+    }
+
+    /// Returns why a request is refused, if it is.
+    pub(crate) fn refuse<'r>(&self, request: &'r Request) -> Option<Refusal<'r>> {
+        // Without a Host (HTTP/1.0) it is a health check: no browser leaves it out.
+        if let Some(host) = request.header("host")
+            && self.asks_host
+            && !self.has_name(host)
+        {
+            return Some(Refusal::Host(host));
+        }
+        if matches!(self.pages, Pages::Any) {
+            return None;
+        }
+        let mut origins = request.headers_named("origin").peekable();
+        if origins.peek().is_some() {
+            return origins.find(|origin| !self.lets_in(origin, request)).map(Refusal::Origin);
+        }
+        is_of_another_site(request).then_some(Refusal::CrossSite)
+    }
+
+    /// Returns whether the server may be called so.
+    fn has_name(&self, host: &str) -> bool {
+        let Some(name) = Name::of_authority(host) else { return false };
+        let of_origin = |one: &String| Name::of_origin(one).is_some_and(|known| known.is_same(name));
+        name.is_address()
+            || name.is_loopback()
+            || self.config.allowed_hosts.iter().any(|one| name.is_among(one))
+            || self.config.allowed_origins.iter().any(of_origin)
+            || self.config.cors_origins.iter().any(of_origin)
+    }
+
+    fn lets_in(&self, origin: &str, request: &Request) -> bool {
+        if request.header("host").is_some_and(|host| origin::is_of_host(origin, host)) {
+            return true;
+        }
+        let is_of_file = origin::is_of_file(origin);
+        // AgentOS's page is opened from a file.
+        if is_of_file && self.config.systems.contains(&System::Agentos) {
+            return true;
+        }
+        let origin = if is_of_file { "null" } else { origin };
+        let among = |list: &[String]| list.iter().any(|one| one == "*" || origin::is_same(one, origin));
+        match self.pages {
+            Pages::Any => true,
+            // Pages that may read answers, and no more.
+            Pages::Named(list) => {
+                among(list) || (!self.is_speech(request) && among(&self.config.cors_origins))
+            }
+            Pages::Local(list) => origin::is_loopback(origin) || among(list),
+        }
+    }
+
+    /// Returns whether a request opens a stream or publishes.
+    fn is_speech(&self, request: &Request) -> bool {
+        let path = request.path.as_str();
+        request.method != Method::Options
+            && (path == "/publish"
+                || path.starts_with("/bridge")
+                || path.starts_with("/sse")
+                || self.config.endpoint(path).is_some())
+    }
+
+    /// Says which pages may speak.
+    #[cfg(feature = "config-file")]
+    pub(crate) fn describe_pages(&self) -> String {
+        let of_files = self.config.systems.contains(&System::Agentos);
+        let null = if of_files { ", those opened from a file (dialect agentos)" } else { "" };
+        let and = |list: &[String]| listed(list.iter().map(String::as_str));
+        match &self.pages {
+            Pages::Any if has_star(&self.config.allowed_origins) => "all (allowed_origin has *)".to_owned(),
+            Pages::Any if has_star(&self.config.cors_origins) => "all (cors_origin has *)".to_owned(),
+            Pages::Any => "all that show a token, key or ticket".to_owned(),
+            Pages::Named(list) => format!("the server's own{}{null}", and(list)),
+            Pages::Local(list) => {
+                format!("the server's own, those of loopback addresses and localhost{}{null}", and(list))
+            }
+        }
+    }
+
+    /// Says by which names the server may be called.
+    #[cfg(feature = "config-file")]
+    pub(crate) fn describe_names(&self) -> String {
+        if !self.asks_host {
+            return "any".to_owned();
+        }
+        let hosts = self.config.allowed_hosts.iter().map(String::as_str);
+        let origins = self.config.allowed_origins.iter().chain(&self.config.cors_origins);
+        let names = origins.filter_map(|one| Name::of_origin(one)).map(Name::text);
+        format!("localhost, *.localhost, addresses{}", listed(hosts.chain(names)))
+    }
+
+    /// Returns the setting that lets every page and name in, where there is no authentication.
+    pub(crate) fn open_setting(&self, is_open: bool) -> Option<&'static str> {
+        let lists = [
+            ("allowed_origin", &self.config.allowed_origins),
+            ("cors_origin", &self.config.cors_origins),
+            ("allowed_host", &self.config.allowed_hosts),
+        ];
+        let mut stars = lists.into_iter().filter(|(_, list)| has_star(list)).map(|(key, _)| key);
+        stars.next().filter(|_| is_open)
+    }
+}
+
+/// Says in the log that every web page may speak, where a setting says so.
+pub(crate) fn tell_if_open(shared: &Shared, config: &ServerConfig) {
+    if let Some(key) = Door::of(shared, config).open_setting(shared.auth.is_open()) {
+        tracing::warn!(
+            "{key} has *, and there is no authentication: any web page that a browser near this server shows can read and \
+             publish here"
+        );
+    }
+}
+
+/// Says so where a new config opens what was closed, or opens it otherwise.
+pub(crate) fn tell_if_opened(shared: &Shared, config: &ServerConfig) {
+    let opens = |config: &ServerConfig| Door::of(shared, config).open_setting(true);
+    if opens(config) != opens(&shared.config().1) {
+        tell_if_open(shared, config);
+    }
+}
+
+/// Returns each of these behind a comma.
+#[cfg(feature = "config-file")]
+fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    items.flat_map(|item| [", ", item]).collect()
+}
+
+/// Returns whether a browser says that a page of another site asks, by an image, a script or a frame. A link to here is
+/// no such thing: the page that it is on sees nothing of the answer.
+fn is_of_another_site(request: &Request) -> bool {
+    let says =
+        |name: &str, value: &str| request.header(name).is_some_and(|it| it.eq_ignore_ascii_case(value));
+    let is_link = matches!(request.method, Method::Get | Method::Head)
+        && says("sec-fetch-mode", "navigate")
+        && request.header("sec-fetch-dest").is_none_or(|it| it.eq_ignore_ascii_case("document"));
+    says("sec-fetch-site", "cross-site") && !is_link
+}
+
+/// Tells the log of refusals, now and then.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    last: Option<Instant>,
+    /// Refused since then.
+    untold: u64,
+}
+
+impl Refusals {
+    /// Logs a refusal, unless one was a moment ago.
+    pub(crate) fn tell(&self, refusal: &Refusal<'_>, client: Option<IpAddr>) {
+        let Some(more) = self.is_due(Instant::now()) else { return };
+        let client = client.map_or_else(String::new, |client| client.to_string());
+        tracing::warn!(client, more, "refused: {refusal}");
+    }
+
+    /// Returns how many were not told, if it is time to tell.
+    fn is_due(&self, now: Instant) -> Option<u64> {
+        let mut told = lock(&self.0);
+        if told.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_EVERY) {
+            told.untold += 1;
+            return None;
+        }
+        told.last = Some(now);
+        Some(std::mem::take(&mut told.untold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::http::{HttpLimits, parse_request};
+
+    fn request(text: &str) -> Request {
+        let parsed = parse_request(text.as_bytes(), &HttpLimits::default()).expect(text);
+        parsed.expect("a whole one").0
+    }
+
+    fn refused(config: &ServerConfig, host: &str, headers: &str) -> Option<&'static str> {
+        let request = request(&format!("GET /ws HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n"));
+        Door::new(config, true, true).refuse(&request).map(|refusal| refusal.label())
+    }
+
+    #[test]
+    fn a_name_that_is_not_the_servers_is_refused() {
+        let config = ServerConfig {
+            allowed_hosts: vec!["events.example.com".to_owned(), "*.lan.example".to_owned()],
+            allowed_origins: vec!["https://app.example:8443".to_owned()],
+            cors_origins: vec!["http://read.example".to_owned()],
+            ..ServerConfig::default()
+        };
+        for host in [
+            "localhost",
+            "localhost:8765",
+            "LOCALHOST:1",
+            "localhost.",
+            "localhost.:80",
+            "a.localhost",
+            "A.b.LocalHost",
+            "127.0.0.1:8765",
+            "127.8.9.1",
+            "[::1]",
+            "[::1]:8765",
+            "10.0.0.1",
+            "[fe80::1]:1",
+            "events.example.com",
+            "Events.Example.COM.:443",
+            "a.lan.example",
+            "a.b.lan.example:1",
+            "app.example",
+            "app.example:1",
+            "127.0.0.1.:8765",
+            "read.example",
+        ] {
+            assert_eq!(refused(&config, host, ""), None, "{host}");
+        }
+        for host in [
+            "evil.com",
+            "evil.com:8765",
+            "127.0.0.1.evil.com",
+            "localhost.evil.com:8765",
+            "evil.localhost.com",
+            "t",
+            "notlocalhost",
+            "localhost..",
+            ".localhost",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "0177.0.0.1",
+            "",
+            ":8765",
+            "lan.example",
+            "xlan.example",
+            "events.example.com.evil.com",
+            "a.events.example.com",
+            "%6cocalhost",
+            "localhost%00",
+        ] {
+            assert_eq!(refused(&config, host, ""), Some("host"), "{host}");
+            let own = format!("Origin: http://{host}\r\n");
+            assert_eq!(refused(&config, host, &own), Some("host"), "its own page is no better: {host}");
+            // Headers that a page of the name could add itself.
+            let more =
+                "X-Forwarded-Host: localhost\r\nForwarded: host=localhost\r\nX-Forwarded-For: 127.0.0.1\r\n";
+            assert_eq!(refused(&config, host, more), Some("host"), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_host_counts_on_loopback_without_authentication_and_proxies_alone() {
+        let named = request("GET / HTTP/1.1\r\nHost: evil.com\r\n\r\n");
+        let none = request("GET / HTTP/1.0\r\n\r\n");
+        let config = ServerConfig::default();
+        let is_refused = |config: &ServerConfig, is_open, is_local, request: &Request| {
+            Door::new(config, is_open, is_local).refuse(request).is_some()
+        };
+        assert!(is_refused(&config, true, true, &named));
+        assert!(!is_refused(&config, true, true, &none));
+        assert!(!is_refused(&config, false, true, &named));
+        assert!(!is_refused(&config, true, false, &named));
+        let with = |change: fn(&mut ServerConfig)| {
+            let mut config = ServerConfig::default();
+            change(&mut config);
+            is_refused(&config, true, true, &named)
+        };
+        assert!(!with(|c| c.trusted_proxies = vec!["10.0.0.1".parse().expect("an address")]));
+        assert!(!with(|c| c.allowed_hosts = vec!["*".to_owned()]));
+        assert!(!with(|c| c.allowed_origins = vec!["*".to_owned()]));
+        assert!(!with(|c| c.cors_origins = vec!["*".to_owned()]));
+        assert!(with(|c| c.allowed_origins = vec!["null".to_owned()]));
+        // The target's name is the Host where it has one (RFC 9112, 3.2.2).
+        let absolute = request("GET http://evil.com/ws HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(is_refused(&config, true, true, &absolute));
+        let absolute = request("GET http://evil.com/ws HTTP/1.0\r\n\r\n");
+        assert!(is_refused(&config, true, true, &absolute));
+    }
+
+    #[test]
+    fn pages_of_this_machine_and_those_named_may_speak() {
+        let config = ServerConfig::default();
+        for origin in [
+            "http://localhost:8765",
+            "http://localhost",
+            "https://localhost:1",
+            "http://LOCALHOST:5173",
+            "http://app.localhost:1",
+            "http://127.0.0.1:3000",
+            "http://127.1.2.3",
+            "http://[::1]:3000",
+            "https://[::1]",
+            "http://[::ffff:127.0.0.1]:1",
+            "http://localhost.:1",
+        ] {
+            assert_eq!(
+                refused(&config, "localhost:8765", &format!("Origin: {origin}\r\n")),
+                None,
+                "{origin}"
+            );
+        }
+        for origin in [
+            "https://evil.example",
+            "http://localhost.evil.com",
+            "http://127.0.0.1.evil.com",
+            "http://127.1",
+            "http://10.0.0.1:8765",
+            "null",
+            "file://",
+            "",
+            "localhost",
+            "http://localhost@evil.com",
+            "http://localhost:1 http://evil.com",
+            "ftp://localhost",
+            "chrome-extension://localhost",
+            "http://localhost:99999",
+            "http://[::1]evil.com",
+            "http://[::2]",
+        ] {
+            let header = format!("Origin: {origin}\r\n");
+            assert_eq!(refused(&config, "localhost:8765", &header), Some("origin"), "{origin}");
+            let after = format!("Origin: http://localhost:1\r\n{header}");
+            assert_eq!(
+                refused(&config, "localhost:8765", &after),
+                Some("origin"),
+                "the second of two: {origin}"
+            );
+        }
+        let cors_origins = vec!["https://app.example".to_owned()];
+        let mut config = ServerConfig { cors_origins, ..ServerConfig::default() };
+        assert_eq!(refused(&config, "localhost", "Origin: https://app.example\r\n"), None);
+        config.allowed_origins = vec!["https://one.example".to_owned()];
+        assert_eq!(refused(&config, "localhost", "Origin: https://app.example\r\n"), Some("origin"));
+        assert_eq!(
+            refused(&config, "localhost", "Origin: http://localhost:1\r\n"),
+            Some("origin"),
+            "a set list is all"
+        );
+        assert_eq!(refused(&config, "localhost", "Origin: http://localhost\r\n"), None, "its own");
+        config.systems = vec![System::Agentos];
+        for of_file in ["null", "file://"] {
+            assert_eq!(refused(&config, "localhost", &format!("Origin: {of_file}\r\n")), None);
+        }
+        let config = ServerConfig { allowed_origins: vec!["null".to_owned()], ..ServerConfig::default() };
+        assert_eq!(refused(&config, "localhost", "Origin: null\r\n"), None);
+        assert_eq!(refused(&config, "localhost", "Origin: file://\r\n"), None);
+    }
+
+    #[test]
+    fn an_image_of_another_site_opens_no_stream_and_a_link_does() {
+        let config = ServerConfig::default();
+        for (headers, label) in [
+            (
+                "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image\r\n",
+                Some("origin"),
+            ),
+            ("Sec-Fetch-Site: Cross-Site\r\n", Some("origin")),
+            (
+                "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: iframe\r\n",
+                Some("origin"),
+            ),
+            ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n", None),
+            ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n", None),
+            ("Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: no-cors\r\n", None),
+            ("Sec-Fetch-Site: same-origin\r\n", None),
+            ("Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\n", None),
+            ("Sec-Fetch-Site: cross-site\r\nOrigin: http://localhost:5173\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(refused(&config, "localhost", headers), label, "{headers}");
+        }
+        let form = request(
+            "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n\r\n",
+        );
+        assert_eq!(Door::new(&config, true, true).refuse(&form), Some(Refusal::CrossSite));
+    }
+
+    #[test]
+    fn the_log_has_one_line_a_second_and_counts_the_others() {
+        let refusals = Refusals::default();
+        let begin = Instant::now();
+        let told: Vec<_> =
+            (0..3000).filter_map(|ms| refusals.is_due(begin + Duration::from_millis(ms))).collect();
+        assert_eq!(told, [0, 999, 999]);
+    }
+
+    #[test]
+    fn a_refusal_names_the_setting_and_its_value_in_one_line() {
+        for (refusal, setting) in [
+            (Refusal::Host("evil.com:8765"), "--allowed-host evil.com)"),
+            (Refusal::Origin("https://a.example:1"), "allowed_origin = [\"https://a.example:1\"]"),
+            (Refusal::CrossSite, "allowed_origin"),
+        ] {
+            let text = refusal.to_string();
+            assert!(text.contains(setting) && !text.contains('\n'), "{text}");
+        }
+        let long = "x".repeat(10_000);
+        assert!(Refusal::Host(&long).to_string().len() < 1500);
+        assert!(Refusal::Origin(&long).to_string().len() < 1500);
+    }
+}

@@ -1,0 +1,422 @@
+//! What is at which path, and the answers that need no connection of their own.
+//!
+//! Imports every lower room. [`streams`] has what becomes a stream, [`posts`] what changes something, [`query`] what may be asked. Always: an
+//! answer is complete and has its length, but a stream's head; errors are JSON `{"error": …}` and say what to do
+//! where that is not plain; who may not have an answer gets 401 where they have shown nothing that is good, 403
+//! where that allows less.
+
+mod posts;
+mod query;
+mod streams;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::client_address::client_of;
+use super::door::Door;
+use super::explain;
+use super::origin;
+use super::page;
+use crate::codec::http::{self, Method, Request};
+use crate::codec::ws::{PerMessageDeflate, UpgradeError};
+use crate::dialect::{Dialect, Encoding, Opening, shortened};
+use crate::event::Timestamp;
+use crate::metrics::Exposition;
+use crate::server::auth::{Denied, Grant, Shown};
+use crate::server::conn::Context;
+use crate::server::limits::bodies::Client;
+use crate::server::limits::rates::address_key;
+use crate::server::presence;
+
+/// What a request made of its connection.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Answered; the connection may go on.
+    Response,
+    /// Answered for the last time.
+    Closed,
+    /// It speaks WebSocket from here, like this; messages may be compressed where that was agreed on; with these
+    /// rights.
+    Ws(Box<Opening>, Option<PerMessageDeflate>, Option<Arc<Grant>>),
+    /// It is an event stream from here, with these rights.
+    Sse(Option<Arc<Grant>>),
+}
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Instructions for a byte of an answer's body: numbers are gathered and written.
+const ANSWER_INSTRUCTIONS: usize = 30;
+
+/// Before the name of a bridge's route.
+const BRIDGE: &str = "/bridge/";
+
+/// Before the name of a channel.
+const PRESENCE: &str = "/api/presence/";
+
+/// Appends an error as JSON, after which the connection is closed.
+pub(crate) fn write_error(out: &mut Vec<u8>, status: u16, error: &str, now: Timestamp) {
+    let body = json!({ "error": error }).to_string();
+    let date = http::date(now.0);
+    http::write_response(out, status, &[JSON, ("Date", &date)], body.as_bytes(), false, false);
+}
+
+/// The same with `Retry-After`, for what may pass in so many seconds.
+pub(crate) fn write_later(out: &mut Vec<u8>, status: u16, error: &str, seconds: u64, now: Timestamp) {
+    let body = json!({ "error": error }).to_string();
+    let (date, after) = (http::date(now.0), seconds.to_string());
+    let headers = [JSON, ("Date", date.as_str()), ("Retry-After", after.as_str())];
+    http::write_response(out, status, &headers, body.as_bytes(), false, false);
+}
+
+struct Answer<'a, 'b> {
+    request: &'a Request,
+    shown: Shown,
+    cx: &'a mut Context<'b>,
+    /// The CORS headers that go with every answer to this origin.
+    cors: Vec<(&'static str, String)>,
+}
+
+impl Answer<'_, '_> {
+    fn respond(&mut self, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Outcome {
+        let date = http::date(self.cx.now.0);
+        let mut all: Vec<(&str, &str)> = headers.to_vec();
+        all.push(("Date", &date));
+        all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let keep_alive = self.keep_alive();
+        let head_only = self.request.method == Method::Head;
+        let mut out = Vec::with_capacity(256 + body.len());
+        http::write_response(&mut out, status, &all, body, keep_alive, head_only);
+        self.cx.budget.spend_bytes(body.len(), ANSWER_INSTRUCTIONS);
+        self.cx.send(out);
+        self.outcome()
+    }
+
+    fn keep_alive(&self) -> bool {
+        self.request.keep_alive && !self.cx.shared.is_draining()
+    }
+
+    /// For an answer that comes later.
+    fn pen(&mut self) -> Pen {
+        Pen { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive(), asked: self.cx.now }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.keep_alive() { Outcome::Response } else { Outcome::Closed }
+    }
+
+    fn json(&mut self, status: u16, body: &serde_json::Value) -> Outcome {
+        self.respond(status, &[JSON], body.to_string().as_bytes())
+    }
+
+    fn error(&mut self, status: u16, label: &'static str, error: &str, headers: &[(&str, &str)]) -> Outcome {
+        self.cx.shared.metrics.fault(label);
+        let mut all = vec![JSON];
+        all.extend_from_slice(headers);
+        self.respond(status, &all, json!({ "error": error }).to_string().as_bytes())
+    }
+}
+
+/// Writes the answer to a request that was read some time ago.
+#[derive(Clone)]
+struct Pen {
+    cors: Vec<(&'static str, String)>,
+    keep_alive: bool,
+    /// When the request was read: the answer's `Date`, which is seconds older at the most.
+    asked: Timestamp,
+}
+
+impl Pen {
+    fn write(&self, status: u16, headers: &[(&str, &str)], body: &str) -> Bytes {
+        let date = http::date(self.asked.0);
+        let mut all = vec![JSON, ("Date", date.as_str())];
+        all.extend_from_slice(headers);
+        all.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut out = Vec::with_capacity(192 + body.len());
+        http::write_response(&mut out, status, &all, body.as_bytes(), self.keep_alive, false);
+        out.into()
+    }
+
+    fn error(&self, status: u16, error: &str, headers: &[(&str, &str)]) -> Bytes {
+        self.write(status, headers, &json!({ "error": error }).to_string())
+    }
+}
+
+/// What becomes of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyWanted {
+    /// It is taken.
+    Taken,
+    /// It is passed over: the answer does not depend on it.
+    Idle,
+    /// The answer is no, whatever it is: it need not come.
+    Refused,
+}
+
+/// Whether the body of a request is worth taking in, by its head and what the client has shown.
+pub(crate) fn wants_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> BodyWanted {
+    if Door::of(cx.shared, cx.config).refuse(request).is_some() {
+        return BodyWanted::Refused;
+    }
+    let grant = match shown {
+        Ok(grant) => grant.as_deref(),
+        Err(_) => return BodyWanted::Refused,
+    };
+    if grant.is_none() && !cx.shared.auth.is_open() {
+        return BodyWanted::Refused;
+    }
+    if request.method != Method::Post {
+        return BodyWanted::Idle;
+    }
+    let may = |right: &dyn Fn(&Grant) -> bool| {
+        if grant.is_none_or(right) { BodyWanted::Taken } else { BodyWanted::Refused }
+    };
+    match request.path.as_str() {
+        "/publish" => may(&Grant::publishes),
+        "/api/revoke" => may(&Grant::is_admin),
+        path => match path.strip_prefix(BRIDGE) {
+            Some(protocol) => may(&|grant| grant.may_publish_type(&format!("protocol.{protocol}"))),
+            None => BodyWanted::Idle,
+        },
+    }
+}
+
+/// The client that a request's body counts for.
+pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> Client {
+    let subject = shown.as_ref().ok().and_then(|grant| grant.as_ref()).map(|grant| grant.subject());
+    match subject.filter(|subject| !subject.is_empty()) {
+        Some(subject) => Client::Subject(subject.into()),
+        None => (cx.peer)().map_or(Client::Unknown, |peer| {
+            Client::Address(address_key(client_of(request, peer, &cx.config.trusted_proxies)))
+        }),
+    }
+}
+
+/// Answers one request of whoever has shown this.
+pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) -> Outcome {
+    let cors = cors_headers(request, cx);
+    let mut answer = Answer { request, shown, cx, cors };
+    if answer.cx.config.echo {
+        return answer.websocket(Dialect::Native, String::new());
+    }
+    if let Some(refusal) = answer.refuse_page() {
+        return refusal;
+    }
+    let endpoint = answer.cx.config.endpoint(&request.path);
+    let allowed = match request.path.as_str() {
+        "/" | "/index.html" | "/healthz" | "/readyz" | "/metrics" | "/api/stats" | "/api/history"
+        | "/api/explain" | "/api/subscriptions" | "/sse" | "/sse/events" => "GET, HEAD, OPTIONS",
+        "/bridge" => "GET, HEAD, OPTIONS",
+        path if path.starts_with(BRIDGE) => "POST, OPTIONS",
+        path if path.starts_with(PRESENCE) => "GET, HEAD, OPTIONS",
+        "/publish" | "/ticket" | "/api/revoke" => "POST, OPTIONS",
+        _ if endpoint.is_some() => "GET, HEAD, OPTIONS",
+        path => {
+            let error = format!("nothing at {}: the page is at /, streams at /ws and /sse", shortened(path));
+            return answer.error(404, "not_found", &error, &[]);
+        }
+    };
+    if let Some(known) = query::known_at(&request.path)
+        && let Err(error) = query::check(request, known)
+    {
+        return answer.error(400, "invalid_query", &error, &[]);
+    }
+    let is_upgrade = request.header_has_token("upgrade", "websocket");
+    match (request.path.as_str(), request.method) {
+        (_, Method::Options) => answer.preflight(allowed),
+        ("/publish", Method::Post) => answer.publish(body),
+        ("/bridge", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.grant() {
+                return refusal;
+            }
+            let routes = answer.cx.shared.bridge.list_routes();
+            answer.json(200, &json!({ "routes": routes }))
+        }
+        (path, Method::Post) if path.starts_with(BRIDGE) => answer.bridge(&path[BRIDGE.len()..], &body),
+        ("/ticket", Method::Post) => answer.ticket(),
+        ("/api/revoke", Method::Post) => answer.revoke(&body),
+        (_, Method::Get) if endpoint.is_some() && is_upgrade => {
+            let (dialect, channel) = endpoint.unwrap_or((Dialect::Native, String::new()));
+            answer.websocket(dialect, channel)
+        }
+        ("/sse", Method::Get | Method::Head) => answer.sse(Encoding::NativeSse),
+        ("/sse/events", Method::Get | Method::Head) => answer.sse(Encoding::NativeSseUnnamed),
+        ("/" | "/index.html", Method::Get | Method::Head) => answer.respond(
+            200,
+            &[
+                ("Content-Type", "text/html; charset=utf-8"),
+                ("Content-Security-Policy", page::policy()),
+                ("Cache-Control", "no-cache"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("Referrer-Policy", "no-referrer"),
+            ],
+            page::INDEX.as_bytes(),
+        ),
+        ("/healthz", Method::Get | Method::Head) => answer.json(200, &json!({ "status": "ok" })),
+        ("/readyz", Method::Get | Method::Head) => {
+            if let Some(why) = answer.cx.shared.not_ready() {
+                let (readers, publishers) = (why.readers, why.publishers);
+                let body = json!({ "status": why.status, "readers": readers, "publishers": publishers });
+                let body = body.to_string();
+                answer.respond(503, &[JSON, ("Retry-After", "5")], body.as_bytes())
+            } else {
+                answer.json(200, &json!({ "status": "ready" }))
+            }
+        }
+        ("/metrics", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("seeing metrics", Grant::sees_metrics) {
+                return refusal;
+            }
+            let shared = &answer.cx.shared;
+            shared.metrics.ring_bytes.set(shared.bus.held_bytes() as i64);
+            let format = Exposition::asked(answer.request.headers_named("accept"));
+            let text = shared.metrics.text(format);
+            let headers = [("Content-Type", format.content_type()), ("Vary", "Accept")];
+            answer.respond(200, &headers, text.as_bytes())
+        }
+        ("/api/stats", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
+                return refusal;
+            }
+            let stats = answer.cx.shared.stats();
+            answer.json(200, &stats)
+        }
+        ("/api/history", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
+                return refusal;
+            }
+            let history = answer.cx.shared.history(answer.cx.now);
+            answer.json(200, &history)
+        }
+        (path, Method::Get | Method::Head) if path.starts_with(PRESENCE) => {
+            answer.presence(&path[PRESENCE.len()..])
+        }
+        ("/api/explain", Method::Get | Method::Head) => {
+            if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
+                return refusal;
+            }
+            match explain::explain(answer.cx.shared, answer.request.query_pairs()) {
+                Ok(journey) => answer.json(200, &journey),
+                Err((status, error)) => answer.error(status, "explain", &error, &[]),
+            }
+        }
+        ("/api/subscriptions", Method::Get | Method::Head) => answer.subscriptions(),
+        // Not an upgrade: says what is missing. HEAD is answered as GET is, and opens nothing.
+        (_, Method::Get) if endpoint.is_some() => answer.websocket(Dialect::Native, String::new()),
+        (_, Method::Head) if endpoint.is_some() => answer.refuse_upgrade(UpgradeError::NoUpgrade),
+        (path, _) => {
+            let error = format!("{path} takes {allowed}");
+            answer.error(405, "method_not_allowed", &error, &[("Allow", allowed)])
+        }
+    }
+}
+
+fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, String)> {
+    let origins = &cx.config.cors_origins;
+    if origins.is_empty() {
+        return Vec::new();
+    }
+    let mut headers = vec![("Vary", "Origin".to_owned())];
+    if let Some(origin) = request.header("origin")
+        && origins.iter().any(|allowed| allowed == "*" || origin::is_same(allowed, origin))
+    {
+        headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
+        // What a page has to read besides the body: when to come back, and what it lacks.
+        headers.push(("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate".to_owned()));
+        // A page that is named may use its visitor's cookie; `*` names nobody.
+        let is_named = origins.iter().any(|allowed| origin::is_same(allowed, origin));
+        if is_named && !cx.shared.auth.is_open() {
+            headers.push(("Access-Control-Allow-Credentials", "true".to_owned()));
+        }
+    }
+    headers
+}
+
+impl Answer<'_, '_> {
+    fn preflight(&mut self, allowed: &str) -> Outcome {
+        let headers = [
+            ("Allow", allowed),
+            ("Access-Control-Allow-Methods", allowed),
+            (
+                "Access-Control-Allow-Headers",
+                // The second line: what older polyfills of EventSource and general HTTP libraries add by themselves.
+                "Content-Type, Last-Event-ID, Authorization, Traceparent, Tracestate, \
+                 Cache-Control, Pragma, X-Requested-With",
+            ),
+            ("Access-Control-Max-Age", "86400"),
+        ];
+        let shown = if self.cors.len() > 1 { headers.len() } else { 1 };
+        self.respond(204, &headers[..shown], b"")
+    }
+
+    /// What one of AutoSDLC's clients is subscribed to.
+    fn subscriptions(&mut self) -> Outcome {
+        if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
+            return refusal;
+        }
+        let mut asked = self.request.query_pairs().filter(|(name, _)| name == "client_id");
+        let Some((_, client)) = asked.next() else {
+            let error = "client_id is missing: the one that the client was told when it connected";
+            return self.error(400, "invalid_query", error, &[]);
+        };
+        let all = self.cx.shared.directory.of(&client);
+        self.json(200, &json!({ "subscriptions": all }))
+    }
+
+    /// The rights of whoever asks: `None` is all, for there is no authentication. Else the refusal.
+    fn grant(&mut self) -> Result<Option<Arc<Grant>>, Outcome> {
+        match &self.shown {
+            Ok(None) if !self.cx.shared.auth.is_open() => Err(self.denied(Denied::Missing)),
+            Ok(grant) => Ok(grant.clone()),
+            Err(denied) => Err(self.denied(*denied)),
+        }
+    }
+
+    fn entitled(&mut self, what: &str, has: impl Fn(&Grant) -> bool) -> Result<Option<Arc<Grant>>, Outcome> {
+        match self.grant()? {
+            Some(grant) if !has(&grant) => {
+                Err(self.forbidden(&format!("beyond what the token allows: {what}")))
+            }
+            grant => Ok(grant),
+        }
+    }
+
+    fn denied(&mut self, denied: Denied) -> Outcome {
+        self.cx.shared.metrics.fault(denied.label());
+        let body = json!({ "error": denied.to_string(), "code": denied.code() });
+        self.respond(401, &[JSON, denied.challenge()], body.to_string().as_bytes())
+    }
+
+    fn forbidden(&mut self, error: &str) -> Outcome {
+        self.cx.shared.metrics.fault("forbidden");
+        self.json(403, &json!({ "error": error, "code": "forbidden" }))
+    }
+
+    /// Who is in a channel.
+    fn presence(&mut self, channel: &str) -> Outcome {
+        let grant = match self.grant() {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        match presence::answer(self.cx.shared, self.cx.config, channel, grant.as_deref()) {
+            Ok(list) => self.json(200, &list),
+            Err(error) if error.code == "forbidden" => self.forbidden(&error.text),
+            Err(error) => self.error(404, error.code, &error.text, &[]),
+        }
+    }
+
+    /// Where the client is, where something is limited by that.
+    fn client(&self) -> Option<IpAddr> {
+        Some(client_of(self.request, (self.cx.peer)()?, &self.cx.config.trusted_proxies))
+    }
+
+    /// Refuses a page from elsewhere, and a name that is not the server's.
+    fn refuse_page(&mut self) -> Option<Outcome> {
+        let request = self.request;
+        let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;
+        self.cx.shared.refusals.tell(&refusal, self.client());
+        Some(self.error(403, refusal.label(), &refusal.to_string(), &[]))
+    }
+}

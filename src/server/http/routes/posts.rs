@@ -1,0 +1,340 @@
+//! Requests that change something: events, messages of other protocols, tickets, revocations.
+//!
+//! Imports its parent's answers and every lower room. Always: nothing is done of what is refused; who asks for what
+//! takes a thread or an engine is not read until it is answered.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Answer, JSON, Outcome, Pen};
+use crate::bridge::BridgeOutcome;
+use crate::codec::http::Request;
+use crate::dialect::{Complete, shortened};
+use crate::engine::Refused;
+use crate::event::{Event, EventId};
+use crate::server::Shared;
+use crate::server::auth::{Grant, NoTicket, Revocation};
+use crate::server::config::Prepared;
+use crate::server::conn::{Answer as PublishAnswer, Effect, Made, NotDone, Work};
+use crate::server::http::publish_body;
+use crate::server::limits::rates::address_key;
+use crate::server::reactor::wheel::Tick;
+use crate::server::shared::workers::LaneLimits;
+use crate::sync::lock;
+
+/// The workers' lane for what other nodes are told.
+const NODES: &str = "nodes";
+
+/// How long an operator waits for the engine to take a revocation.
+const TELL_TICKS: Tick = 100;
+
+/// The workers' lane for long bodies.
+const BODIES: &str = "bodies";
+
+/// Long bodies that wait for a worker; their bytes are bounded too.
+const BODIES_WAITING_MAX: usize = 1024;
+
+/// How long a client waits until its long body is read.
+const READ_TICKS: Tick = 300;
+
+/// Instructions for a byte of a body: the shortest event, of 13 bytes, takes about 1,500.
+const BODY_INSTRUCTIONS: usize = 115;
+
+/// Bytes of a body that are read at once in a turn: some 2 million instructions at most. A longer one is a worker's.
+const BODY_BYTES_AT_ONCE: usize = 16 * 1024;
+
+/// Patterns of a grant that make reading an event twice as dear.
+const PATTERNS_OF_AN_EVENT: usize = 16;
+
+/// A request to publish, and all that it takes to read it.
+struct Publication {
+    request: Request,
+    body: Vec<u8>,
+    grant: Option<Arc<Grant>>,
+    config: Arc<Prepared>,
+    shared: Arc<Shared>,
+    pen: Pen,
+}
+
+impl Publication {
+    /// Returns whether reading it takes more than a turn has for a step.
+    fn is_long(&self) -> bool {
+        let patterns = self.grant.as_ref().map_or(0, |grant| grant.patterns());
+        self.body.len().saturating_mul(1 + patterns / PATTERNS_OF_AN_EVENT) > BODY_BYTES_AT_ONCE
+    }
+
+    /// Returns the events, if all of them may be published, else why not.
+    fn read(self) -> Made {
+        let Self { request, body, grant, config, shared, pen } = self;
+        let refuse = |status, label, body: serde_json::Value| {
+            shared.metrics.fault(label);
+            Made::Answer(pen.write(status, &[], &body.to_string()))
+        };
+        let kind = request.header("content-type").unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let check = |event: &Event| config.check_event(event);
+        let max = config.max_batch_events;
+        let cloud_events = publish_body::read_cloud_events(&request, &kind, &body, max, &check);
+        let lines = match kind.as_str() {
+            _ if cloud_events.is_some() => false,
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
+            // What `curl -d` sends when it is told nothing.
+            "" | "application/json" | "application/x-www-form-urlencoded" | "text/plain" | "text/json" => {
+                false
+            }
+            other => {
+                let error = format!(
+                    "content type {} is not taken: send application/json, application/x-ndjson or CloudEvents",
+                    shortened(other)
+                );
+                return refuse(415, "media_type", json!({ "error": error }));
+            }
+        };
+        let events = match cloud_events.unwrap_or_else(|| publish_body::read_body(&body, lines, max, &check))
+        {
+            Ok(events) => events,
+            Err(fault) => {
+                let status = if fault.label == publish_body::TOO_MANY { 413 } else { 400 };
+                return refuse(status, fault.label, json!({ "error": fault.error, "line": fault.line }));
+            }
+        };
+        // The request's trace is that of its events, but of those that have one of their own.
+        let events: Vec<Complete> = match request.header("traceparent") {
+            None => events,
+            Some(parent) => {
+                let state = request.header("tracestate");
+                events.into_iter().map(|event| event.traced(parent, state)).collect()
+            }
+        };
+        let beyond = grant.iter().find_map(|grant| {
+            let mut refusals = events.iter().filter_map(|event| grant.may_publish(event).err());
+            refusals.next()
+        });
+        if let Some(what) = beyond {
+            let error = format!("beyond what the token allows: {what}");
+            return refuse(403, "forbidden", json!({ "error": error, "code": "forbidden" }));
+        }
+        let accepted = events.len();
+        shared.metrics.events_published.inc_by(accepted as u64);
+        let answer = move |outcome: Result<Option<EventId>, Refused>| {
+            Some(match outcome {
+                Ok(id) => {
+                    let id = id.map(|id| id.to_string());
+                    pen.write(200, &[], &json!({ "accepted": accepted, "last_event_id": id }).to_string())
+                }
+                Err(why) => {
+                    // What can never be taken is not to be sent again.
+                    let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
+                    pen.error(why.http_status(), &why.text(), later)
+                }
+            })
+        };
+        Made::Publish { events, answer: PublishAnswer(Box::new(answer)) }
+    }
+}
+
+impl Answer<'_, '_> {
+    pub(super) fn publish(&mut self, body: Vec<u8>) -> Outcome {
+        let grant = match self.entitled("publishing", Grant::publishes) {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        if let Err(refusal) = self.admit_publish(grant.as_deref()) {
+            return refusal;
+        }
+        let publication = Publication {
+            request: self.request.clone(),
+            body,
+            grant,
+            config: Arc::clone(self.cx.config),
+            shared: Arc::clone(self.cx.shared),
+            pen: self.pen(),
+        };
+        if publication.is_long() {
+            let (config, pen) = (self.cx.config, publication.pen.clone());
+            let limits = LaneLimits {
+                threads: self.cx.shared.loops,
+                waiting: BODIES_WAITING_MAX,
+                bytes: config.lane_bytes(),
+            };
+            let bytes = publication.body.len();
+            let job = Box::new(move || publication.read());
+            let shared = Arc::clone(self.cx.shared);
+            let instead = Box::new(move |_| {
+                shared.metrics.fault("bodies_busy");
+                let error = "too many long bodies wait to be read: none of this one was published";
+                pen.error(503, error, &[("Retry-After", "1")])
+            });
+            let lane = BODIES.to_owned();
+            return self.work(Work { lane, limits, patience: READ_TICKS, bytes, job, instead });
+        }
+        self.cx.budget.spend_bytes(publication.body.len(), BODY_INSTRUCTIONS);
+        match publication.read() {
+            Made::Answer(answer) => self.cx.send(answer),
+            Made::Publish { events, answer } => {
+                if self.cx.shared.engine.is_some() || events.len() > 1 {
+                    // Answers keep the order of the requests.
+                    self.cx.hold_input();
+                }
+                self.cx.effects.push(Effect::Publish { events, answer });
+            }
+        }
+        self.outcome()
+    }
+
+    /// Refuses a client that publishes too often.
+    fn admit_publish(&mut self, grant: Option<&Grant>) -> Result<(), Outcome> {
+        let limits = &self.cx.config.limits;
+        let Some(max) = limits.publishes else { return Ok(()) };
+        let who = match grant.map(Grant::subject).filter(|subject| !subject.is_empty()) {
+            Some(subject) => format!("subject {subject}"),
+            None => self.client().map_or_else(String::new, |address| address_key(address).to_string()),
+        };
+        let admitted = lock(&self.cx.shared.publishers).admit(who, self.cx.tick, limits.window, max);
+        admitted.map_err(|seconds| {
+            let window = self.cx.config.limits.window.as_secs_f64();
+            let error = format!("rate limit of {max} publishes in {window} s reached");
+            self.error(429, "rate_limited", &error, &[("Retry-After", &seconds.to_string())])
+        })
+    }
+
+    /// Routes a message of another protocol. The handler runs in a thread of the protocol's own.
+    pub(super) fn bridge(&mut self, protocol: &str, body: &[u8]) -> Outcome {
+        // What comes in is told on the bus, so the right is that to publish.
+        let told = format!("protocol.{protocol}");
+        if let Err(refusal) = self.entitled("the bridge", |grant| grant.may_publish_type(&told)) {
+            return refusal;
+        }
+        let Ok(message) = simdutf8::basic::from_utf8(body) else {
+            return self.error(400, "bridge_malformed", "message is not valid UTF-8", &[]);
+        };
+        let shared = Arc::clone(self.cx.shared);
+        shared.metrics.bridged.inc();
+        // All that is unknown shares a lane, for its names are strangers'.
+        let lane =
+            if shared.bridge.has_route(protocol) { format!("bridge/{protocol}") } else { String::new() };
+        let config = Arc::clone(self.cx.config);
+        let limits = config.bridge.lane(config.lane_bytes());
+        let bytes = message.len();
+        let (pen, protocol, message) = (self.pen(), protocol.to_owned(), message.to_owned());
+        let job = {
+            let (pen, shared) = (pen.clone(), Arc::clone(&shared));
+            Box::new(move || {
+                let answer = shared.route(&config, &protocol, &message);
+                let (status, label) = match answer.outcome() {
+                    BridgeOutcome::Answered => (200, ""),
+                    BridgeOutcome::Unknown => (404, "bridge_unknown"),
+                    BridgeOutcome::Malformed => (400, "bridge_malformed"),
+                    BridgeOutcome::Failed => (500, "bridge_failed"),
+                };
+                if !label.is_empty() {
+                    shared.metrics.fault(label);
+                }
+                Made::Answer(pen.write(status, &[], answer.json()))
+            })
+        };
+        let instead = Box::new(move |why| match why {
+            NotDone::Busy => {
+                shared.metrics.fault("bridge_busy");
+                pen.error(
+                    503,
+                    "too many messages of this protocol wait for its handler",
+                    &[("Retry-After", "1")],
+                )
+            }
+            NotDone::Late => {
+                shared.metrics.fault("bridge_late");
+                pen.error(504, "the handler has not answered in time: it may still be at work", &[])
+            }
+        });
+        let patience = self.cx.config.bridge_ticks();
+        self.work(Work { lane, limits, patience, bytes, job, instead })
+    }
+
+    /// A ticket with the rights of whoever asks.
+    pub(super) fn ticket(&mut self) -> Outcome {
+        let made = match self.grant() {
+            Err(refusal) => return refusal,
+            // Where nobody need show anything, a client that is made to show a ticket goes on all the same.
+            Ok(None) => Ok(("none-needed".to_owned(), 30)),
+            Ok(Some(grant)) => self.cx.shared.auth.make_ticket(&grant, self.cx.now),
+        };
+        match made {
+            Ok((ticket, seconds)) => {
+                let body = json!({ "ticket": ticket, "expires_in": seconds }).to_string();
+                self.respond(200, &[JSON, ("Cache-Control", "no-store")], body.as_bytes())
+            }
+            Err(NoTicket::Share { max, seconds }) => {
+                let error = format!(
+                    "this token's subject has {max} tickets that are not used: ask for one when a stream is opened; try \
+                     again in {seconds} s"
+                );
+                self.error(429, "ticket_share", &error, &[("Retry-After", &seconds.to_string())])
+            }
+            Err(NoTicket::Full) => {
+                self.error(503, "too_many_tickets", "too many tickets are out", &[("Retry-After", "5")])
+            }
+        }
+    }
+
+    pub(super) fn revoke(&mut self, body: &[u8]) -> Outcome {
+        if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
+            return refusal;
+        }
+        if self.cx.shared.auth.is_open() {
+            return self.error(400, "not_configured", "there is no authentication to revoke", &[]);
+        }
+        let one = std::str::from_utf8(body).map_err(|_| "not UTF-8".to_owned()).and_then(Revocation::read);
+        let one = match one {
+            Ok(one) => one,
+            Err(error) => return self.error(400, "invalid_revocation", &error, &[]),
+        };
+        match self.cx.shared.auth.revoke(one.clone(), self.cx.now) {
+            Ok(count) => {
+                self.cx.shared.wake_loops();
+                if self.cx.shared.engine.is_some() {
+                    self.revoke_everywhere(one, count)
+                } else {
+                    self.json(200, &json!({ "revoked": count }))
+                }
+            }
+            Err(max) => {
+                let error = format!("{max} revocations are as many as are kept: write some to the file");
+                self.error(507, "too_many_revocations", &error, &[])
+            }
+        }
+    }
+
+    /// Tells the other nodes too, and answers when the engine has it.
+    fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> Outcome {
+        let failed = |pen: &Pen, why: &str| {
+            pen.error(
+                503,
+                &format!("revoked on this node; other nodes may not know: {why}"),
+                &[("Retry-After", "1")],
+            )
+        };
+        let shared = Arc::clone(self.cx.shared);
+        let pen = self.pen();
+        let job = {
+            let pen = pen.clone();
+            Box::new(move || {
+                Made::Answer(match shared.tell_revoked(one) {
+                    Ok(()) => pen.write(200, &[], &json!({ "revoked": count }).to_string()),
+                    Err(error) => failed(&pen, &error.to_string()),
+                })
+            })
+        };
+        let instead = Box::new(move |_| failed(&pen, "the engine has not answered in time"));
+        let limits = LaneLimits { threads: 1, waiting: 1000, bytes: usize::MAX };
+        let patience = TELL_TICKS;
+        self.work(Work { lane: NODES.to_owned(), limits, patience, bytes: 0, job, instead })
+    }
+
+    fn work(&mut self, work: Work) -> Outcome {
+        self.cx.hold_input();
+        self.cx.effects.push(Effect::Work(work));
+        self.outcome()
+    }
+}

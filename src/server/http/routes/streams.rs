@@ -1,0 +1,352 @@
+//! Requests that become streams: WebSocket of every dialect, and SSE.
+//!
+//! Imports its parent's answers and every lower room. Always: who may not have a stream, or not now, is told so in
+//! place of it; a stream's head goes before anything of it.
+
+use serde_json::json;
+
+use super::{Answer, Outcome, query};
+use crate::codec::deflate;
+use crate::codec::http::{self, Method, Request};
+use crate::codec::ws::{self, PerMessageDeflate, UpgradeError};
+use crate::dialect::stream::HEADERS;
+use crate::dialect::{
+    ClientError, Dialect, Encoding, INVALID_FILTER, OnLag, Place, lean, native, split_entity,
+};
+use crate::feed::Compression;
+use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
+use crate::metrics::Kind;
+use crate::server::conn::{Effect, ReplayFrom};
+use crate::server::http::client_address::is_trusted;
+use crate::server::limits::rates::address_key;
+use crate::server::presence::is_name;
+use crate::server::session::past::PastReport;
+use crate::server::session::rights::may_see;
+
+/// A subprotocol to offer beside a token's, where another dialect is spoken: browsers want one of theirs chosen.
+const AUTH_PROTOCOL: &str = "fanwire.auth";
+
+impl Answer<'_, '_> {
+    /// Takes the name that a client gives itself, where nobody need show who they are.
+    fn take_name(&mut self) -> Result<(), Outcome> {
+        if !self.cx.config.presence.is_on() || !self.cx.shared.auth.is_open() {
+            return Ok(());
+        }
+        let Some((_, name)) = self.request.query_pairs().find(|(key, _)| key == "user") else {
+            return Ok(());
+        };
+        if !is_name(&name) {
+            let error = "user is empty, longer than 256 bytes or holds a control character";
+            return Err(self.error(400, "invalid_query", error, &[]));
+        }
+        self.cx.effects.push(Effect::Named(name.into()));
+        Ok(())
+    }
+
+    /// Counts a stream that comes through a proxy for the client's own address, if there may be one more.
+    fn count_stream(&mut self) -> Result<(), Outcome> {
+        let config = self.cx.config;
+        let (Some(max), Some(peer)) = (config.limits.connections_per_address, (self.cx.peer)()) else {
+            return Ok(());
+        };
+        let Some(client) = self.client().filter(|_| is_trusted(peer, &config.trusted_proxies)) else {
+            return Ok(());
+        };
+        if let Some(counted) = self.cx.shared.addresses.enter(address_key(client), max) {
+            self.cx.effects.push(Effect::Count(counted));
+            return Ok(());
+        }
+        self.cx.shared.metrics.connections_refused.get_or_create(&Kind { kind: "address" }).inc();
+        let error = format!("limit of {max} streams from one address reached");
+        Err(self.error(429, "address", &error, &[("Retry-After", "5")]))
+    }
+
+    /// Whether no new stream is taken for now.
+    fn refuse_stream(&mut self) -> Option<Outcome> {
+        let (label, error) = if self.cx.shared.is_draining() {
+            ("draining", "server is shutting down")
+        } else if self.cx.shared.is_short_of_memory() {
+            ("memory", "server is short of memory")
+        } else {
+            return None;
+        };
+        Some(self.error(503, label, error, &[("Retry-After", "5")]))
+    }
+
+    /// Refuses a stream for what its query says.
+    fn bad_query(&mut self, error: &ClientError) -> Outcome {
+        if error.code != INVALID_FILTER {
+            return self.error(400, error.code, &error.text, &[]);
+        }
+        self.cx.shared.metrics.fault(error.code);
+        let mut body = json!({ "error": error.text, "code": error.code });
+        if let Some(column) = error.column {
+            body["column"] = json!(column);
+        }
+        self.json(400, &body)
+    }
+
+    pub(super) fn refuse_upgrade(&mut self, error: UpgradeError) -> Outcome {
+        self.error(error.status(), error.label(), &error.to_string(), error.headers())
+    }
+
+    pub(super) fn websocket(&mut self, dialect: Dialect, channel: String) -> Outcome {
+        let upgrade = match ws::check_upgrade(self.request) {
+            Ok(upgrade) => upgrade,
+            Err(error) => return self.refuse_upgrade(error),
+        };
+        if let Some(refusal) = self.refuse_stream() {
+            return refusal;
+        }
+        let grant = match self.shown.clone() {
+            Ok(grant) => grant,
+            Err(denied) => return self.denied(denied),
+        };
+        // Who offers a native subprotocol speaks it, wherever it comes: of two, its favourite.
+        let first_of = |known: &[&'static str]| {
+            upgrade.protocols.iter().find_map(|offered| known.iter().find(|known| *known == offered).copied())
+        };
+        let native = first_of(&[native::PROTOCOL, lean::PROTOCOL]);
+        let protocol = native.or_else(|| first_of(&[AUTH_PROTOCOL]));
+        let dialect = if native.is_some() { Dialect::Native } else { dialect };
+        let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
+        // A native client says in its messages what it wants.
+        if dialect == Dialect::Native
+            && let Err(error) = query::check(self.request, &[])
+        {
+            let error = format!("{error}; a WebSocket's filter goes into its subscribe");
+            return self.error(400, "invalid_query", &error, &[]);
+        }
+        let query: Vec<(String, String)> = self.request.query_pairs().collect();
+        let mut opening = match dialect.open(place, &query) {
+            Ok(opening) => opening,
+            Err(error) => return self.error(400, "invalid_query", &error, &[]),
+        };
+        if native == Some(lean::PROTOCOL) {
+            opening.encoding = opening.encoding.lean();
+        }
+        if let Some(subscribe) = &opening.subscribe
+            && let Err(error) = subscribe.filter.check(&self.cx.config.filter_limits())
+        {
+            return self.bad_query(&error.into());
+        }
+        if let (Some(subscribe), Some(grant)) = (&opening.subscribe, &grant)
+            && let Err(error) = may_see(grant, &subscribe.filter)
+        {
+            return self.forbidden(&error.text);
+        }
+        if let Err(refusal) = self.take_name().and_then(|()| self.count_stream()) {
+            return refusal;
+        }
+        let deflate = upgrade.deflate.filter(|_| self.cx.config.compression);
+        let mut out = Vec::with_capacity(192);
+        ws::write_upgrade(&mut out, &upgrade.accept, protocol, deflate);
+        self.cx.send(out);
+        if let Some(PerMessageDeflate { context_takeover, window_bits: bits, .. }) = deflate {
+            let compression = if context_takeover {
+                Compression::ContextTakeover { bits }
+            } else {
+                Compression::NoContextTakeover { bits }
+            };
+            self.cx.effects.push(Effect::Compress(compression));
+        }
+        Outcome::Ws(Box::new(opening), deflate, grant)
+    }
+
+    pub(super) fn sse(&mut self, encoding: Encoding) -> Outcome {
+        let grant = match self.grant() {
+            Ok(grant) => grant,
+            Err(refusal) => return refusal,
+        };
+        let mut stream = match StreamRequest::read(self.request, encoding) {
+            Ok(stream) => stream,
+            Err(error) => return self.bad_query(&error),
+        };
+        if let Err(error) = stream.filter.check(&self.cx.config.filter_limits()) {
+            return self.bad_query(&error.into());
+        }
+        if let Some(grant) = &grant {
+            if let Err(error) = may_see(grant, &stream.filter) {
+                return self.forbidden(&error.text);
+            }
+            stream.filter = grant.narrow(&stream.filter);
+        }
+        if let Some(refusal) = self.refuse_stream() {
+            return refusal;
+        }
+        if let Err(refusal) = self.take_name() {
+            return refusal;
+        }
+        let mut headers: Vec<(&str, &str)> = HEADERS.to_vec();
+        headers.extend(self.cors.iter().map(|(name, value)| (*name, value.as_str())));
+        let gzip = self.cx.config.compression && deflate::AVAILABLE && self.request.accepts_encoding("gzip");
+        if self.cx.config.compression && deflate::AVAILABLE {
+            headers.push(("Vary", "Accept-Encoding"));
+        }
+        if gzip {
+            headers.push(("Content-Encoding", "gzip"));
+        }
+        let date = http::date(self.cx.now.0);
+        headers.push(("Date", &date));
+        let mut out = Vec::with_capacity(256);
+        if self.request.method == Method::Head {
+            // A head alone ends nothing: the connection goes on as it was asked to.
+            let keep_alive = self.keep_alive();
+            headers.retain(|(name, _)| *name != "Connection");
+            headers.push(("Connection", if keep_alive { "keep-alive" } else { "close" }));
+            http::write_head(&mut out, 200, &headers);
+            self.cx.send(out);
+            return self.outcome();
+        }
+        http::write_head(&mut out, 200, &headers);
+        if let Err(refusal) = self.count_stream() {
+            return refusal;
+        }
+        // Where the client resumes if the stream breaks before its first event. One that resumes is told again what it
+        // said: httpx-sse's manual keeps the id of the newest stream alone, and would begin anew. A client that asked
+        // for the past has that to see first.
+        let id = match &stream.from {
+            None => self.cx.place(grant.as_deref()).map(|place| place.to_string()),
+            Some(ReplayFrom::After(place)) => Some(place.to_string()),
+            Some(ReplayFrom::Newest(_) | ReplayFrom::Snapshot | ReplayFrom::Unknown) => None,
+        };
+        let retry = self.cx.config.retry.as_millis() as u64;
+        if gzip {
+            out.extend_from_slice(&deflate::GZIP_HEADER);
+            self.cx.send(out);
+            self.cx.effects.push(Effect::Compress(Compression::Gzip));
+            out = Vec::new();
+        }
+        crate::codec::sse::encode_retry(&mut out, retry, id.as_deref());
+        self.cx.send(out);
+        if let Some(from) = stream.from {
+            self.cx.hold_input();
+            let (encoding, filter) = (stream.encoding, stream.filter.clone());
+            let (except, report) = (Vec::new(), PastReport::default());
+            self.cx.effects.push(Effect::Replay { encoding, filter, except, from, report });
+        }
+        self.cx.effects.push(Effect::Interest {
+            encoding: stream.encoding,
+            wishes: vec![(stream.filter, stream.on_lag)],
+        });
+        Outcome::Sse(grant)
+    }
+}
+
+/// Whether a query's key names the id to resume after. Polyfills of `EventSource` write it as `lastEventId`,
+/// `lastEventID` or `Last-Event-ID`.
+fn is_last_event_id(key: &str) -> bool {
+    let letters =
+        key.bytes().filter(|byte| !matches!(byte, b'-' | b'_')).map(|byte| byte.to_ascii_lowercase());
+    letters.eq(*b"lasteventid")
+}
+
+/// The names that the query of a `GET /sse` may have.
+const KNOWN: [&str; 15] = [
+    "type",
+    "source",
+    "stream",
+    "execution",
+    "correlation",
+    "channel",
+    "entity",
+    "filter",
+    "history",
+    "last_event_id",
+    "event_name",
+    "on_lag",
+    "max_per_second",
+    "snapshot",
+    "lean",
+];
+
+/// What a `GET /sse` asks for.
+struct StreamRequest {
+    filter: Filter,
+    encoding: Encoding,
+    from: Option<ReplayFrom>,
+    on_lag: OnLag,
+}
+
+impl StreamRequest {
+    fn read(request: &Request, encoding: Encoding) -> Result<Self, ClientError> {
+        let mut text = None;
+        for (_, value) in request.query_pairs().filter(|(name, _)| name == "filter") {
+            if text.replace(value).is_some() {
+                let error = "filter is given twice; join the texts with &, then both hold";
+                return Err(ClientError::new(INVALID_FILTER, error));
+            }
+        }
+        let narrow = text.as_deref().unwrap_or_default().parse()?;
+        let mut stream =
+            Self::read_lists(request, encoding).map_err(|error| ClientError::new("invalid_query", error))?;
+        // The text narrows what the other names ask for.
+        stream.filter = stream.filter.try_and(&narrow)?;
+        Ok(stream)
+    }
+
+    fn read_lists(request: &Request, mut encoding: Encoding) -> Result<Self, String> {
+        let mut lists: [Vec<String>; 6] = Default::default();
+        let mut entities = Vec::new();
+        // Counted before they are parsed.
+        let listed = ["type", "source", "stream", "execution", "correlation", "channel", "entity"];
+        let count = request.query_pairs().filter(|(name, _)| listed.contains(&name.as_str())).count();
+        if count > VALUES_MAX {
+            return Err(FilterErrorKind::TooManyValues(count, VALUES_MAX).to_string());
+        }
+        let mut history = None;
+        // An empty id is none (HTML, 9.2.4): a browser that has seen no id sends no header, and others an empty one.
+        let an_id = |id: &&str| !id.is_empty();
+        let mut last_event_id = request.header("last-event-id").filter(an_id).map(str::to_owned);
+        let (mut on_lag, mut max_per_second) = (None, None);
+        let (mut snapshot, mut is_lean) = (false, false);
+        for (name, value) in request.query_pairs() {
+            match name.as_str() {
+                "type" => lists[0].push(value),
+                "source" => lists[1].push(value),
+                "stream" => lists[2].push(value),
+                "execution" => lists[3].push(value),
+                "correlation" => lists[4].push(value),
+                "channel" => lists[5].push(value),
+                "entity" => entities.push(split_entity(&value)),
+                "history" => {
+                    let count = value.parse().map_err(|_| "history is not a number".to_owned())?;
+                    history = Some(count);
+                }
+                // The header is the browser's own, and newer than the query it was opened with.
+                name if is_last_event_id(name) => {
+                    last_event_id = last_event_id.or(Some(value).filter(|id| an_id(&id.as_str())));
+                }
+                "event_name" if value == "message" => encoding = Encoding::NativeSseUnnamed,
+                "on_lag" => on_lag = Some(value),
+                "max_per_second" => {
+                    let rate = value.parse().map_err(|_| "max_per_second is not a number".to_owned())?;
+                    max_per_second = Some(rate);
+                }
+                "snapshot" => snapshot = query::switch("snapshot", &value)?,
+                "lean" => is_lean = query::switch("lean", &value)?,
+                "event_name" => return Err("event_name can only be message".to_owned()),
+                // Read by `read`.
+                "filter" => {}
+                // A slip of the pen would otherwise be a stream of everything.
+                name => query::unknown(name, &KNOWN)?,
+            }
+        }
+        let [types, sources, streams, executions, correlations, channels] = lists;
+        let filter = Filter::new()
+            .types(types)
+            .sources(sources)
+            .streams(streams)
+            .executions(executions)
+            .correlations(correlations)
+            .channels(channels)
+            .entities(entities);
+        let from = match last_event_id.as_deref() {
+            None => history.map(ReplayFrom::Newest).or(snapshot.then_some(ReplayFrom::Snapshot)),
+            Some(id) => Some(id.parse().map_or(ReplayFrom::Unknown, ReplayFrom::After)),
+        };
+        let on_lag = OnLag::read(on_lag.as_deref(), max_per_second)?;
+        let encoding = if is_lean { encoding.lean() } else { encoding };
+        Ok(Self { filter, encoding, from, on_lag })
+    }
+}

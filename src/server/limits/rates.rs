@@ -1,0 +1,332 @@
+//! How often a client may ask: messages by kind, publishes, connections of one address.
+//!
+//! Imports `dialect`, and `wheel` for the time. A count is a bucket that is filled anew when its window is over, as the AutoSDLC
+//! document has it: so many messages in each window, whenever they come. Always: a client that does not send has
+//! no bucket, and where nothing is limited nobody has; every table has an end.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use crate::dialect::KindLimits;
+use crate::server::reactor::wheel::{TICK_MS, Tick};
+use crate::sync::{Mutex, lock};
+
+/// How often a client may do what it may do. Beyond, it is told so in its protocol's form (an error with the limit;
+/// for HTTP 429 and `Retry-After`); who goes on all the same is closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RateLimits {
+    /// `limits.window`: how long a window is. 60 s.
+    pub window: Duration,
+    /// `limits.messages`: messages of each kind (each `type`) that one WebSocket client may send in a window. None:
+    /// what its dialect's document says (AutoSDLC: 100), or no limit.
+    pub messages: Option<u32>,
+    /// `limits.message_kinds`: as above for these kinds, as `("subscribe", 50)`. None; AutoSDLC: subscribe 50,
+    /// agent_log 1000, ping 60.
+    pub message_kinds: Vec<(String, u32)>,
+    /// `limits.refused_messages`: messages refused in a window after which the client is closed. 100.
+    pub refused_messages: u32,
+    /// `limits.publishes`: requests to `/publish` that one client, by its token's subject or its address, may make
+    /// in a window. None: no limit.
+    pub publishes: Option<u32>,
+    /// `limits.connections_per_address`: open connections of one address (for IPv6: of one /64). What comes through
+    /// a trusted proxy counts for the address that the proxy names, WebSockets and event streams only. None: no
+    /// limit.
+    pub connections_per_address: Option<u32>,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(60),
+            messages: None,
+            message_kinds: Vec::new(),
+            refused_messages: 100,
+            publishes: None,
+            connections_per_address: None,
+        }
+    }
+}
+
+impl RateLimits {
+    /// Whether messages are counted in dialects whose documents say nothing of it.
+    pub(crate) fn count_messages(&self) -> bool {
+        self.messages.is_some() || !self.message_kinds.is_empty()
+    }
+
+    fn window_ticks(&self) -> u32 {
+        let ticks = (self.window.as_millis() as u64).div_ceil(TICK_MS).max(1);
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+
+    /// How many messages of a kind, where the dialect's document has `usual` numbers: the default first.
+    fn of(&self, kind: &str, usual: KindLimits) -> Option<u32> {
+        let set = self.message_kinds.iter().find(|(name, _)| name == kind).map(|(_, max)| *max);
+        let told = || usual.iter().find(|(name, _)| *name == kind).map(|(_, max)| *max);
+        let others = || usual.iter().find(|(name, _)| name.is_empty()).map(|(_, max)| *max);
+        set.or(self.messages).or_else(told).or_else(others)
+    }
+}
+
+/// A bucket: what was taken since its window began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    since: u32,
+    taken: u32,
+}
+
+impl Bucket {
+    /// Takes one; else the ticks until the next window.
+    fn take(&mut self, tick: Tick, window: u32, max: u32) -> Result<(), u32> {
+        let tick = tick as u32;
+        let passed = tick.wrapping_sub(self.since);
+        if self.taken == 0 || passed >= window {
+            *self = Self { since: tick, taken: 0 };
+        }
+        if self.taken >= max {
+            return Err(window - tick.wrapping_sub(self.since));
+        }
+        self.taken += 1;
+        Ok(())
+    }
+}
+
+/// A client's buckets: one for each kind of message it has sent, and one for those that were refused. Kinds are the
+/// dialect's own words, so there are few.
+#[derive(Debug, Default)]
+pub(crate) struct Buckets {
+    kinds: SmallVec<[(Cow<'static, str>, Bucket); 2]>,
+    refused: Bucket,
+}
+
+/// A client's buckets as another process takes them over: ticks since a window began, and what was taken in it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedBuckets {
+    kinds: Vec<(String, u32, u32)>,
+    refused: (u32, u32),
+}
+
+impl Buckets {
+    pub(crate) fn save(&self, tick: Tick) -> SavedBuckets {
+        let age = |bucket: &Bucket| (tick as u32).wrapping_sub(bucket.since);
+        let kind =
+            |(name, bucket): &(Cow<'static, str>, Bucket)| (name.to_string(), age(bucket), bucket.taken);
+        SavedBuckets {
+            kinds: self.kinds.iter().map(kind).collect(),
+            refused: (age(&self.refused), self.refused.taken),
+        }
+    }
+
+    pub(crate) fn restored(saved: SavedBuckets, tick: Tick) -> Self {
+        let bucket = |age: u32, taken: u32| Bucket { since: (tick as u32).wrapping_sub(age), taken };
+        let kind = |(name, age, taken): (String, u32, u32)| (Cow::Owned(name), bucket(age, taken));
+        let (age, taken) = saved.refused;
+        Self { kinds: saved.kinds.into_iter().map(kind).collect(), refused: bucket(age, taken) }
+    }
+}
+
+/// A message over its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limited {
+    pub(crate) max: u32,
+    pub(crate) window_seconds: u64,
+    pub(crate) retry_seconds: u64,
+    /// It was one too many even for a limited client.
+    pub(crate) is_last: bool,
+}
+
+fn seconds(ticks: u32) -> u64 {
+    (u64::from(ticks) * TICK_MS).div_ceil(1000)
+}
+
+/// Takes a message of this kind from a client, whose buckets are made with its first message that is counted.
+pub(crate) fn admit(
+    buckets: &mut Option<Box<Buckets>>,
+    limits: &RateLimits,
+    usual: KindLimits,
+    kind: &'static str,
+    tick: Tick,
+) -> Result<(), Limited> {
+    let Some(max) = limits.of(kind, usual) else { return Ok(()) };
+    let window = limits.window_ticks();
+    let Buckets { kinds, refused } = &mut **buckets.get_or_insert_default();
+    let at = kinds.iter().position(|(name, _)| *name == kind).unwrap_or_else(|| {
+        kinds.push((kind.into(), Bucket::default()));
+        kinds.len() - 1
+    });
+    kinds[at].1.take(tick, window, max).map_err(|ticks| Limited {
+        max,
+        window_seconds: seconds(window),
+        retry_seconds: seconds(ticks),
+        is_last: refused.take(tick, window, limits.refused_messages).is_err(),
+    })
+}
+
+/// Buckets by whoever asks, of those that asked lately.
+#[derive(Debug)]
+pub(crate) struct Callers<K> {
+    buckets: HashMap<K, Bucket>,
+    /// For all that have no room of their own.
+    others: Bucket,
+}
+
+/// Callers that are told apart; beyond, they share one bucket.
+const CALLERS_MAX: usize = 10_000;
+
+impl<K> Default for Callers<K> {
+    fn default() -> Self {
+        Self { buckets: HashMap::new(), others: Bucket::default() }
+    }
+}
+
+impl<K: Hash + Eq> Callers<K> {
+    /// Takes one call; else the seconds until the next window.
+    pub(crate) fn admit(&mut self, who: K, tick: Tick, window: Duration, max: u32) -> Result<(), u64> {
+        let window = RateLimits { window, ..RateLimits::default() }.window_ticks();
+        if self.buckets.len() >= CALLERS_MAX && !self.buckets.contains_key(&who) {
+            self.buckets.retain(|_, bucket| (tick as u32).wrapping_sub(bucket.since) < window);
+            if self.buckets.len() >= CALLERS_MAX {
+                return self.others.take(tick, window, max).map_err(seconds);
+            }
+        }
+        self.buckets.entry(who).or_default().take(tick, window, max).map_err(seconds)
+    }
+}
+
+/// What counts as one address: an IPv6 host has a whole /64 to choose from.
+pub(crate) fn address_key(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// Open connections by address, over all loops. Clones share the counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses(Arc<Mutex<HashMap<IpAddr, u32>>>);
+
+/// One connection of an address; while it lives, it counts.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    all: Addresses,
+    address: IpAddr,
+}
+
+impl Addresses {
+    /// Counts one more, if there may be more.
+    pub(crate) fn enter(&self, address: IpAddr, max: u32) -> Option<Counted> {
+        let mut counts = lock(&self.0);
+        if counts.get(&address).copied().unwrap_or_default() >= max {
+            return None;
+        }
+        *counts.entry(address).or_default() += 1;
+        Some(Counted { all: self.clone(), address })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.all.0);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: KindLimits = &[("", 3), ("ping", 1)];
+
+    fn limits() -> RateLimits {
+        RateLimits { window: Duration::from_secs(60), refused_messages: 2, ..RateLimits::default() }
+    }
+
+    #[test]
+    fn each_kind_has_its_own_number_in_each_window() {
+        let mut buckets = None;
+        let mut take = |kind, tick| admit(&mut buckets, &limits(), USUAL, kind, tick);
+        for _ in 0..3 {
+            assert_eq!(take("subscribe", 10), Ok(()));
+        }
+        assert_eq!(take("ping", 10), Ok(()));
+        let over = take("subscribe", 20).expect_err("one too many");
+        assert_eq!((over.max, over.window_seconds, over.retry_seconds, over.is_last), (3, 60, 59, false));
+        assert_eq!(take("publish", 20), Ok(()), "one kind's limit is not another's");
+        assert!(!take("ping", 609).expect_err("the window is not over").is_last);
+        assert!(take("ping", 609).expect_err("who goes on").is_last);
+        assert_eq!(take("ping", 610), Ok(()), "a new window");
+        assert_eq!(take("subscribe", 610), Ok(()));
+    }
+
+    #[test]
+    fn where_nothing_is_limited_there_is_no_bucket() {
+        let mut buckets = None;
+        for tick in 0..1000 {
+            assert_eq!(admit(&mut buckets, &limits(), &[], "ping", tick), Ok(()));
+        }
+        assert!(buckets.is_none());
+    }
+
+    #[test]
+    fn the_operators_numbers_come_before_the_documents() {
+        let mut set = limits();
+        assert_eq!((set.of("ping", USUAL), set.of("x", USUAL), set.of("x", &[])), (Some(1), Some(3), None));
+        set.messages = Some(7);
+        assert_eq!((set.of("ping", USUAL), set.of("x", &[])), (Some(7), Some(7)));
+        set.message_kinds = vec![("ping".to_owned(), 0)];
+        assert_eq!((set.of("ping", USUAL), set.of("x", USUAL)), (Some(0), Some(7)));
+        assert!(admit(&mut None, &set, USUAL, "ping", 5).is_err(), "none at all");
+    }
+
+    #[test]
+    fn many_callers_take_no_more_than_the_table() {
+        let mut callers = Callers::default();
+        let minute = Duration::from_secs(60);
+        for who in 0..CALLERS_MAX {
+            assert_eq!(callers.admit(who, 1, minute, 2), Ok(()));
+        }
+        assert_eq!(callers.admit(0, 1, minute, 2), Ok(()));
+        assert_eq!(callers.admit(0, 1, minute, 2), Err(60));
+        for who in [CALLERS_MAX, CALLERS_MAX + 1] {
+            assert_eq!(callers.admit(who, 1, minute, 2), Ok(()));
+        }
+        assert!(callers.admit(CALLERS_MAX + 2, 1, minute, 2).is_err(), "the rest share one");
+        assert_eq!(callers.buckets.len(), CALLERS_MAX);
+        assert_eq!(callers.admit(CALLERS_MAX + 3, 601, minute, 2), Ok(()));
+        assert_eq!(callers.buckets.len(), 1, "who does not ask any more is forgotten");
+    }
+
+    #[test]
+    fn connections_of_one_address_are_counted_until_they_go() {
+        let addresses = Addresses::default();
+        let v4 = address_key("::ffff:10.0.0.1".parse().expect("an address"));
+        assert_eq!(v4, "10.0.0.1".parse::<IpAddr>().expect("an address"));
+        let near = address_key("2001:db8::1".parse().expect("an address"));
+        assert_eq!(near, address_key("2001:db8::ffff:2".parse().expect("an address")));
+        let two = [addresses.enter(v4, 2), addresses.enter(v4, 2)];
+        assert!(two.iter().all(Option::is_some) && addresses.enter(v4, 2).is_none());
+        let other = addresses.enter(near, 2);
+        assert!(other.is_some() && addresses.enter(near, 0).is_none());
+        let [first, second] = two;
+        drop(first);
+        let third = addresses.enter(v4, 2);
+        assert!(third.is_some());
+        drop((second, third, other));
+        assert!(lock(&addresses.0).is_empty());
+    }
+}

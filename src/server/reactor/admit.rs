@@ -1,0 +1,95 @@
+//! Taking connections in, or not.
+//!
+//! Imports the room's core. Always: who is not taken is told 503 and counted; who is has a slot, a token and a
+//! deadline.
+
+use std::net::IpAddr;
+
+use super::listener;
+use super::{Conn, Core, Ending, Socket, Tick, Token, token_of};
+use crate::feed::{ConnIndex, Outbox};
+use crate::metrics::Kind;
+use crate::server::conn::Connection;
+use crate::server::http::client_address::is_trusted;
+use crate::server::limits::rates::{Counted, address_key};
+
+impl<S: Socket> Core<S> {
+    /// Takes in a new connection; `None` where there are too many: it is told, and dropped.
+    pub(crate) fn admit(&mut self, socket: S) -> Option<Token> {
+        let metrics = &self.shared.metrics;
+        metrics.connections_accepted.inc();
+        let open: i64 = ["http", "ws", "sse"]
+            .iter()
+            .map(|k| metrics.connections.get_or_create(&Kind { kind: k }).get())
+            .sum();
+        let counted = match self.counted_address(&socket) {
+            Some((address, max)) => self.shared.addresses.enter(address, max).ok_or(()).map(Some),
+            None => Ok(None),
+        };
+        let refused = if self.draining {
+            "draining"
+        } else if open >= self.config.max_connections as i64 {
+            "too_many"
+        } else if counted.is_err() {
+            "address"
+        } else {
+            ""
+        };
+        if !refused.is_empty() {
+            self.count_refused(refused);
+            listener::refuse(socket);
+            return None;
+        }
+        let connection = Connection::new(self.tick);
+        let look = self.config.handshake_ticks().min(10);
+        Some(self.insert(socket, connection, Outbox::default(), counted.ok().flatten(), look))
+    }
+
+    /// Gives a connection a slot and a token, and looks at its timer after so many ticks.
+    pub(super) fn insert(
+        &mut self,
+        socket: S,
+        connection: Connection,
+        outbox: Outbox,
+        counted: Option<Counted>,
+        look: Tick,
+    ) -> Token {
+        let kind = connection.speaks().name();
+        self.shared.metrics.connections.get_or_create(&Kind { kind }).inc();
+        // 31 bits: the token fits a mio token and never meets the loop's own.
+        self.generation = (self.generation + 1) & 0x7fff_ffff;
+        let generation = self.generation;
+        let slot = self.conns.insert(Conn {
+            socket,
+            generation,
+            connection,
+            outbox,
+            replay: None,
+            awaits: 0,
+            blocked: false,
+            unread: false,
+            queued: false,
+            spent_in: (0, 0),
+            ending: Ending::default(),
+        });
+        let token = token_of(slot, generation);
+        if let Some(counted) = counted {
+            self.addresses.insert(token, counted);
+        }
+        self.wheel.add(self.tick + look, slot as ConnIndex);
+        token
+    }
+
+    /// Counts a connection that is not taken.
+    pub(crate) fn count_refused(&self, kind: &'static str) {
+        self.shared.metrics.connections_refused.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// The address that a new connection counts for, and how many it may have.
+    pub(super) fn counted_address(&self, socket: &S) -> Option<(IpAddr, u32)> {
+        let max = self.config.limits.connections_per_address?;
+        // Behind a proxy there are many: each counts when a request says which.
+        let peer = socket.peer().filter(|peer| !is_trusted(*peer, &self.config.trusted_proxies))?;
+        Some((address_key(peer), max))
+    }
+}

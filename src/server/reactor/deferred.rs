@@ -1,0 +1,179 @@
+//! Clients for whom this node is not ready yet: they come from another node, which has read the engine's log further
+//! than this one has; or they want what nobody here wanted before, and the node has just asked for it.
+//!
+//! Imports the room's core. Always: what such a client asked for is done when this loop has read that far, or what it
+//! wants comes, so the client gets nothing twice and misses nothing; after some seconds it is done all the same, and
+//! the client is told a gap. Meanwhile it is not read.
+
+use super::log_places::{Behind, behind, marks};
+use super::wheel::Tick;
+use super::{Core, Socket, Token, token_of};
+use crate::engine::InterestGuard;
+use crate::event::Since;
+use crate::filter::Filter;
+use crate::server::conn::{Effect, ReplayFrom};
+use crate::server::limits::budget;
+
+/// How long a client waits for this node to catch up.
+const PATIENCE_TICKS: Tick = 50;
+
+/// What a client waits for.
+pub(super) enum Wait {
+    /// The log, read up to here.
+    Log(Since),
+    /// The next turn: this one has done as much as it may of a long change.
+    Turn,
+    /// All that these match, which is asked for while they wait.
+    Interest(Vec<Filter>, #[expect(dead_code, reason = "held")] InterestGuard),
+}
+
+/// What is put off for one client.
+pub(super) struct PutOff {
+    token: Token,
+    wait: Wait,
+    until: Tick,
+    effects: Vec<Effect>,
+}
+
+impl<S: Socket> Core<S> {
+    /// Does these things that a connection asked for, in order, and puts off what has to wait with all that is behind
+    /// it.
+    pub(super) fn obey_all(&mut self, token: Token, effects: impl IntoIterator<Item = Effect>) {
+        let mut rest = effects.into_iter();
+        while let Some(effect) = rest.next() {
+            let Some(slot) = self.find(token) else { return };
+            if let Some(wait) = self.wait_for(&effect) {
+                self.put_off(slot, wait, std::iter::once(effect).chain(rest.by_ref()).collect());
+            } else {
+                self.obey_some(slot, effect, rest.by_ref());
+            }
+        }
+    }
+
+    /// Does one thing; of a long change so much as this turn may take, and puts off the rest with all that is behind it.
+    fn obey_some(&mut self, slot: usize, effect: Effect, rest: impl Iterator<Item = Effect>) {
+        let Effect::Change { encoding, lag_policy, mut changes, added } = effect else {
+            return self.obey(slot, effect);
+        };
+        // One at the least, so that there is an end to it, and none between a replay and what goes on where that ends.
+        let mut left = self.work.left().min(budget::CLIENT);
+        let mut count = 0;
+        while count < changes.len() && (count == 0 || left > 0) {
+            left = left.saturating_sub(changes[count].units());
+            count += 1;
+        }
+        let later = changes.split_off(count);
+        if later.is_empty() {
+            return self.obey(slot, Effect::Change { encoding, lag_policy, changes, added });
+        }
+        let later = Effect::Change { encoding, lag_policy, changes: later, added };
+        self.obey(slot, Effect::Change { encoding, lag_policy, changes, added: 0 });
+        self.put_off(slot, Wait::Turn, std::iter::once(later).chain(rest).collect());
+    }
+
+    /// Whether something waits for nothing but the next turn.
+    pub(super) fn has_unfinished(&self) -> bool {
+        self.ahead.iter().any(|put_off| matches!(put_off.wait, Wait::Turn))
+    }
+
+    /// What this effect has to wait for.
+    fn wait_for(&self, effect: &Effect) -> Option<Wait> {
+        let engine = self.shared.engine.as_ref()?;
+        if let Effect::Replay { from: ReplayFrom::After(since), .. } | Effect::Refill { since, .. } = effect
+            && self.is_not_yet(since)
+        {
+            return Some(Wait::Log(since.clone()));
+        }
+        let interest = engine.interest()?;
+        let filters: Vec<Filter> = match effect {
+            Effect::Replay { filter, .. } => vec![filter.clone()],
+            Effect::Interest { wishes, .. } => wishes.iter().map(|(filter, _)| filter.clone()).collect(),
+            Effect::Change { changes, .. } => changes
+                .iter()
+                .filter(|change| change.to.is_some())
+                .map(|change| change.filter.clone())
+                .collect(),
+            _ => return None,
+        };
+        if interest.is_followed(filters.iter()) {
+            return None;
+        }
+        let wanted = interest.want(filters.iter());
+        Some(Wait::Interest(filters, wanted))
+    }
+
+    fn is_over(&self, wait: &Wait) -> bool {
+        match wait {
+            Wait::Turn => true,
+            Wait::Log(since) => !self.is_not_yet(since),
+            Wait::Interest(filters, _) => {
+                let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
+                interest.is_none_or(|interest| interest.is_followed(filters.iter()))
+            }
+        }
+    }
+
+    fn is_not_yet(&self, since: &Since) -> bool {
+        (marks(&self.shared, since).into_iter())
+            .any(|id| behind(&self.shared, id, self.reader.position(id.shard)) == Behind::NotYet)
+    }
+
+    fn put_off(&mut self, slot: usize, wait: Wait, effects: Vec<Effect>) {
+        let conn = &mut self.conns[slot];
+        conn.awaits += 1;
+        let token = token_of(slot, conn.generation);
+        self.ahead.push(PutOff { token, wait, until: self.tick + PATIENCE_TICKS, effects });
+    }
+
+    /// A connection closes: it no longer waits for anything.
+    pub(super) fn forget_put_off(&mut self, slot: usize) {
+        let conn = &mut self.conns[slot];
+        let token = token_of(slot, conn.generation);
+        self.ahead.retain(|put_off| {
+            let other = put_off.token != token;
+            conn.awaits -= u32::from(!other);
+            other
+        });
+    }
+
+    /// Does what no longer has to wait.
+    pub(super) fn catch_up(&mut self) {
+        let mut at = 0;
+        // What is put off anew meanwhile is not for this turn.
+        let mut looks = self.ahead.len();
+        while looks > 0
+            && let Some(put_off) = self.ahead.get(at)
+        {
+            looks -= 1;
+            let is_gone = self.find(put_off.token).is_none();
+            let waits = match put_off.wait {
+                Wait::Turn => self.spending.is_spent(),
+                ref wait => self.tick < put_off.until && !self.is_over(wait),
+            };
+            if waits && !is_gone {
+                at += 1;
+                continue;
+            }
+            // Held until what it stands for is done.
+            let PutOff { token, effects, wait, .. } = self.ahead.remove(at);
+            let Some(slot) = self.find(token) else { continue };
+            let conn = &mut self.conns[slot];
+            conn.awaits -= 1;
+            if conn.unread || conn.connection.holds_input() {
+                self.queue(slot);
+            }
+            let mut effects = effects.into_iter();
+            self.work = self.spending.share(budget::CLIENT);
+            // It has waited; what is behind it may have to wait for something else.
+            if let Some(first) = effects.next() {
+                self.obey_some(slot, first, effects.by_ref());
+            }
+            self.obey_all(token, effects);
+            self.spending.settle(&self.work);
+            drop(wait);
+            if let Some(slot) = self.find(token) {
+                self.flush(slot);
+            }
+        }
+    }
+}

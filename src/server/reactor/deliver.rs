@@ -1,0 +1,257 @@
+//! From the bus to the feeds, and from the feeds to the sockets.
+//!
+//! Imports every lower room. Always: a batch is appended whole before any of it is written, so that a burst is one
+//! write for each member that is not blocked; who is blocked, or has used its budget, holds up nobody else.
+
+use std::time::Duration;
+
+use super::zero_copy::Outlet;
+use super::{Core, Kept, Socket, token_of};
+use crate::bus::ReaderItem;
+use crate::catalogue::autosdlc::event_type;
+use crate::dialect::{GapNotice, Missed};
+use crate::event::{EventId, Since, Timestamp};
+use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
+use crate::server::dialect_autosdlc::messages;
+use crate::server::limits::budget;
+
+/// Events taken from the bus before they are written.
+const EVENTS_A_BATCH: usize = 256;
+
+/// Instructions that a turn spends, about, on what clients ask of payloads; the rest of the events waits for the next turn.
+/// As much as a turn spends on its peers.
+const PAYLOADS_A_TURN: u64 = budget::TURN as u64 * 1_000;
+
+/// Seals a place.
+type Seal<'a> = &'a dyn Fn(&Since) -> Option<Since>;
+
+/// Tells of events that are gone before anybody could see who wants them. Members who want all of them are told the
+/// number, and others a bound, unless that would tell a client of how much goes on beyond its grant.
+fn append_gap(fanout: &mut Fanout, gap: &GapNotice, seal: Option<Seal<'_>>) {
+    let before = |since: &Since| if let Since::Event(id) = since { Some(*id) } else { None };
+    let Some(id) = gap.to.or_else(|| gap.from.as_ref().and_then(before)) else { return };
+    let mut to_some = GapNotice { missed: gap.missed.as_bound(), ..gap.clone() };
+    if let Some(seal) = seal {
+        to_some = to_some.within_a_grant(seal);
+    }
+    fanout.append_gap(id, gap, &to_some, seal.is_some());
+}
+
+impl<S: Socket> Core<S> {
+    /// How long events are still held back, so that more of them go in one write; none where no interval is set,
+    /// or it is over.
+    pub(crate) fn held_for(&self, now: Timestamp) -> Option<Duration> {
+        let interval = self.config.flush_interval.as_micros() as i64;
+        let passed = now.0 - self.pumped.0;
+        // A clock that was put back ends it too.
+        (0..interval).contains(&passed).then(|| Duration::from_micros((interval - passed) as u64))
+    }
+
+    pub(super) fn pump_unless_held(&mut self, batches: usize) {
+        if self.held_for(self.now).is_none() {
+            self.pump(batches);
+        }
+    }
+
+    /// Appends what the bus has to the feeds, and writes it; at most `batches` times.
+    pub(super) fn pump(&mut self, batches: usize) {
+        self.unpumped = 0;
+        let mut any = false;
+        let worked = self.fanout.payload_work();
+        for _ in 0..batches {
+            let fanout = &mut self.fanout;
+            let metrics = &self.shared.metrics;
+            let epoch = self.shared.bus.epoch();
+            let now = self.now;
+            let (auth, rng) = (&self.shared.auth, std::cell::RefCell::new(&mut self.rng));
+            let seal = |since: &Since| auth.seal(since, rng.borrow_mut().next_u128() as u64);
+            let seal: Option<Seal<'_>> = if auth.is_open() { None } else { Some(&seal) };
+            let (snapshot, bygone) = (&mut self.snapshot, &mut self.bygone);
+            let mut lost = false;
+            // Of several shards, the id before the hole says nothing of the others.
+            let has_log = self.shared.engine_with_past().is_some();
+            let can_recover = has_log && self.shared.bus.shards() == 1;
+            let continuity = &mut self.continuity;
+            let mut oldest = None;
+            // One by one where an event may take much.
+            let step = if fanout.reads_payloads() { 1 } else { EVENTS_A_BATCH };
+            let mut taken = 0;
+            let is_spent = loop {
+                let came = self.reader.poll_batch(step, |item| match item {
+                    ReaderItem::Event(event) => {
+                        oldest.get_or_insert_with(|| event.made());
+                        if let Some(mut gap) = continuity.as_mut().and_then(|c| c.hole_before(event, now)) {
+                            // The ring has lapped the loop: the log has what it let go of.
+                            let is_of_one_epoch = gap.from.as_ref().zip(gap.to).is_some_and(
+                                |(from, to)| matches!(from, Since::Event(from) if from.epoch == to.epoch),
+                            );
+                            gap.recoverable = lost && can_recover && is_of_one_epoch;
+                            append_gap(fanout, &gap, seal);
+                        }
+                        if let Some(snapshot) = snapshot {
+                            snapshot.put(event);
+                        }
+                        bygone.note(event);
+                        fanout.append(event, now);
+                    }
+                    ReaderItem::Gap { shard, missed, from, to } => {
+                        metrics.loop_gaps.inc_by(missed);
+                        if let Some(snapshot) = snapshot {
+                            snapshot.forget();
+                        }
+                        lost = true;
+                        if continuity.is_some() {
+                            // The next event's id tells.
+                            return;
+                        }
+                        let id = |sequence| Some(EventId { epoch, shard, sequence });
+                        let gap = GapNotice {
+                            missed: Missed::Exactly(missed),
+                            from: from.checked_sub(1).and_then(id).map(Since::Event),
+                            to: to.checked_sub(1).and_then(id),
+                            recoverable: false,
+                            at: now,
+                        };
+                        append_gap(fanout, &gap, seal);
+                    }
+                });
+                taken += came;
+                let is_spent = fanout.payload_work() - worked > PAYLOADS_A_TURN;
+                if came < step || taken >= EVENTS_A_BATCH || is_spent {
+                    break is_spent;
+                }
+            };
+            if lost {
+                self.snapshot_is_made();
+            }
+            self.report_deliveries();
+            any |= taken > 0;
+            self.more_events = taken == EVENTS_A_BATCH || is_spent;
+            // Behind the reading and before the writing: no event reaches a client whose right to it had ended when
+            // it was published.
+            self.end_grants();
+            let written = self.flush_dirty();
+            if let Some(oldest) = oldest.filter(|_| written > 0) {
+                let passed = (Timestamp::now().0 - oldest.0).max(0) as u64;
+                self.shared.metrics.delivery.observe(passed, written);
+            }
+            if !self.more_events || is_spent {
+                break;
+            }
+        }
+        if any {
+            self.pumped = self.now;
+        }
+    }
+
+    /// Counts and logs the deliveries of the batch that the feeds recorded.
+    fn report_deliveries(&mut self) {
+        let is_logged = messages::is_read();
+        for FeedDelivery { feed, event, members } in self.fanout.take_deliveries() {
+            let kind = event_type(event.event_type()).map_or("other", |known| known.name);
+            self.shared.metrics.websocket.sent(kind, event.payload().len(), members);
+            for &slot in self.fanout.feed(feed).members.iter().filter(|_| is_logged) {
+                let client = self.conns[slot as usize].connection.client();
+                messages::delivered(client, &event, &self.config.message_log);
+            }
+        }
+    }
+
+    /// Writes what the feeds have to their members; how many events that were.
+    fn flush_dirty(&mut self) -> u64 {
+        let before = self.tally.events;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.fanout.take_dirty(&mut dirty);
+        for feed in dirty.drain(..) {
+            let mut all_done = true;
+            let mut broken = false;
+            let members = self.fanout.feed(feed).members.len();
+            self.pages.open(members, self.config.share_pages_bytes);
+            for place in 0..members {
+                let slot = self.fanout.feed(feed).members[place] as usize;
+                let conn = &mut self.conns[slot];
+                let ring = Kept { shared: &self.shared, now: self.now };
+                if conn.blocked {
+                    all_done = false;
+                    conn.outbox
+                        .enforce_drop_newest(&self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+                    if conn.outbox.should_disconnect(&self.fanout) {
+                        self.lagged.push(token_of(slot, conn.generation));
+                    }
+                    continue;
+                }
+                let budget = self.config.write_budget_bytes;
+                let mut out = Outlet { socket: &mut conn.socket, pages: &mut self.pages };
+                match conn.outbox.flush(
+                    &self.fanout,
+                    &mut out,
+                    budget,
+                    &mut OutboxContext::new(&mut self.tally, &ring),
+                ) {
+                    // Behind a replay nothing of the feed is written yet.
+                    Flushed::Done => all_done &= conn.replay.is_none(),
+                    Flushed::Blocked => {
+                        self.block(slot);
+                        all_done = false;
+                    }
+                    Flushed::Lagged => {
+                        let token = token_of(slot, conn.generation);
+                        self.lagged.push(token);
+                        all_done = false;
+                    }
+                    Flushed::Budget => {
+                        conn.outbox.enforce_drop_newest(
+                            &self.fanout,
+                            &mut OutboxContext::new(&mut self.tally, &ring),
+                        );
+                        self.queue(slot);
+                        all_done = false;
+                    }
+                    Flushed::Failed => {
+                        // Removing it now would move another member to this place; its own turn finds it broken.
+                        broken = true;
+                        self.queue(slot);
+                    }
+                }
+            }
+            if all_done && !broken {
+                self.fanout.forget_written(feed);
+            }
+        }
+        self.dirty = dirty;
+        self.shared.metrics.writes_shared.inc_by(self.pages.close());
+        for token in std::mem::take(&mut self.lagged) {
+            if let Some(slot) = self.find(token) {
+                self.close_lagged(slot);
+            }
+        }
+        let written = self.tally.events.saturating_sub(before);
+        self.count();
+        written
+    }
+
+    pub(super) fn count(&mut self) {
+        let metrics = &self.shared.metrics;
+        let forgotten = self.snapshot.as_mut().map_or(0, |snapshot| snapshot.take_forgotten());
+        if forgotten > 0 && metrics.snapshot_forgotten.inc_by(forgotten) == 0 {
+            let max_snapshot_keys = self.config.max_snapshot_keys;
+            tracing::warn!(max_snapshot_keys, "snapshots let go of the keys that changed longest ago");
+        }
+        let Tally { bytes, events, writes, blocked, dropped, conflated, gaps } =
+            std::mem::take(&mut self.tally);
+        self.books.written += events;
+        self.books.dropped += dropped;
+        self.books.conflated += conflated;
+        if writes == 0 && dropped == 0 && events == 0 && conflated == 0 {
+            return;
+        }
+        self.unreported = true;
+        metrics.written_bytes.inc_by(bytes);
+        metrics.deliveries.inc_by(events);
+        metrics.writes.inc_by(writes);
+        metrics.write_blocked.inc_by(blocked);
+        metrics.dropped.inc_by(dropped);
+        metrics.conflated.inc_by(conflated.max(0) as u64);
+        metrics.gaps.inc_by(gaps);
+    }
+}

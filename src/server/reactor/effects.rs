@@ -1,0 +1,162 @@
+//! What connections ask of their loop, done in order.
+//!
+//! Imports the room's core. Always: what one connection asks for is done as it was said, though it may be gone
+//! before the end of it: doing one thing writes to everybody, and may find this one broken.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{Core, Ending, Kept, Socket, token_of};
+use crate::dialect::Encoding;
+use crate::feed::{Change, Conflation, ConnIndex, LagPolicy, OutboxContext, REPLY_COST, Selection};
+use crate::server::conn::Effect;
+
+impl<S: Socket> Core<S> {
+    /// Does what the connection asked for; false where the connection is gone.
+    pub(super) fn apply(&mut self, slot: usize) -> bool {
+        let token = token_of(slot, self.conns[slot].generation);
+        let mut effects = std::mem::take(&mut self.effects);
+        self.obey_all(token, effects.drain(..));
+        self.effects = effects;
+        self.find(token).is_some() && self.flush(slot)
+    }
+
+    /// Does one thing that a connection asked for.
+    pub(super) fn obey(&mut self, slot: usize, effect: Effect) {
+        match effect {
+            Effect::Send(bytes) => self.send(slot, bytes),
+            Effect::Compress(compression) => self.conns[slot].outbox.set_compression(compression),
+            Effect::Interest { .. }
+            | Effect::Change { .. }
+            | Effect::Replay { .. }
+            | Effect::Refill { .. }
+                if self.is_denied(slot) => {}
+            Effect::Named(name) => self.call(slot, name),
+            Effect::Interest { encoding, wishes } => {
+                self.place(slot, wishes.iter().map(|(filter, _)| filter));
+                self.leave_feed(slot);
+                if wishes.is_empty() {
+                    self.wanted.remove(&token_of(slot, self.conns[slot].generation));
+                } else {
+                    let lag_policy =
+                        wishes.iter().map(|wish| LagPolicy::from(wish.1)).max().unwrap_or_default();
+                    let wishes: SmallVec<[Selection; 2]> = (wishes.into_iter())
+                        .map(|(filter, on_lag)| Selection { filter, conflation: Conflation::from(on_lag) })
+                        .collect();
+                    self.join(slot, encoding, lag_policy, &wishes);
+                }
+            }
+            Effect::Change { encoding, lag_policy, changes, added } => {
+                self.work.spend(changes.iter().map(Change::units).sum());
+                self.change(slot, encoding, lag_policy, &changes, added);
+            }
+            Effect::Replay { encoding, filter, except, from, report } => {
+                self.begin_replay(slot, encoding, filter, except, from, report);
+            }
+            Effect::Refill { encoding, filters, since } => {
+                self.begin_refill(slot, encoding, filters, since);
+            }
+            Effect::Publish { events, answer } => self.publish(slot, events, answer),
+            Effect::Work(work) => self.work(slot, work),
+            Effect::Count(counted) => {
+                self.addresses.insert(token_of(slot, self.conns[slot].generation), counted);
+            }
+            Effect::LookAt(tick) => {
+                self.wheel.add(tick, slot as ConnIndex);
+            }
+            Effect::Close(last) => {
+                self.forget_put_off(slot);
+                self.displace(slot);
+                if self.conns[slot].replay.take().is_some() {
+                    // What is live would come behind a hole.
+                    let outbox = &mut self.conns[slot].outbox;
+                    outbox.set_replaying(false);
+                    let moved = outbox.abandon(&mut self.fanout, &mut self.tally);
+                    self.tell_moved(moved);
+                } else {
+                    self.leave_feed(slot);
+                }
+                self.send(slot, last);
+                let conn = &mut self.conns[slot];
+                conn.end_with(Ending::Closing);
+                // The connection's timer decides how long it may take.
+                self.wheel.add(self.tick + 1, slot as ConnIndex);
+            }
+        }
+    }
+
+    /// Says something to one client, behind all that it is owed.
+    pub(super) fn send(&mut self, slot: usize, bytes: Bytes) {
+        self.grown = self.grown.saturating_add(bytes.len() + REPLY_COST);
+        let ring = Kept { shared: &self.shared, now: self.now };
+        self.conns[slot].outbox.send(
+            &mut self.fanout,
+            bytes,
+            &mut OutboxContext::new(&mut self.tally, &ring),
+        );
+    }
+
+    /// Delivers what these wishes match, from here on. It must have left its feed.
+    pub(super) fn join(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        lag_policy: LagPolicy,
+        wishes: &[Selection],
+    ) {
+        if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
+            let token = token_of(slot, self.conns[slot].generation);
+            // The new want before the old one goes: what is in both is never let go of.
+            let want = |wish: &Selection| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
+            let _old = self.wanted.insert(token, wishes.iter().map(want).collect());
+        }
+        let conn = &mut self.conns[slot];
+        conn.outbox.set_lag_policy(lag_policy);
+        conn.outbox.join(&mut self.fanout, encoding, wishes, slot as ConnIndex);
+        conn.outbox.set_replaying(conn.replay.is_some());
+        conn.connection.share_filters(usize::MAX, |filter| self.fanout.interned(filter));
+    }
+
+    /// Delivers from here on what these changes make of what a connection wants.
+    fn change(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        lag_policy: LagPolicy,
+        changes: &[Change],
+        added: usize,
+    ) {
+        self.move_place(slot, changes);
+        if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
+            let wanted = self.wanted.entry(token_of(slot, self.conns[slot].generation)).or_default();
+            // The new want before the old one goes: what is in both is never let go of.
+            for change in changes.iter().filter(|change| change.to.is_some()) {
+                let want = interest.want(std::iter::once(&change.filter));
+                let _old = wanted.insert(change.filter.clone(), want);
+            }
+            for change in changes.iter().filter(|change| change.to.is_none()) {
+                wanted.remove(&change.filter);
+            }
+        }
+        let ring = Kept { shared: &self.shared, now: self.now };
+        let conn = &mut self.conns[slot];
+        conn.outbox.set_lag_policy(lag_policy);
+        let moved = conn.outbox.change(
+            &mut self.fanout,
+            encoding,
+            changes,
+            slot as ConnIndex,
+            &mut OutboxContext::new(&mut self.tally, &ring),
+        );
+        conn.outbox.set_replaying(conn.replay.is_some());
+        conn.connection.share_filters(added, |filter| self.fanout.interned(filter));
+        self.tell_moved(moved);
+    }
+
+    pub(super) fn leave_feed(&mut self, slot: usize) {
+        let ring = Kept { shared: &self.shared, now: self.now };
+        let moved =
+            self.conns[slot].outbox.leave(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+        self.tell_moved(moved);
+    }
+}

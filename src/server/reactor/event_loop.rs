@@ -1,0 +1,305 @@
+//! The thin edge: mio's poll, the listening sockets, the clock and the threads, around [`Core`].
+//!
+//! Imports its siblings only. Always: one thread, one poll and one core for each loop; nothing here knows a
+//! protocol.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::Socket;
+
+use super::listener::{Accepted, Listener, adopt, bind};
+use super::stream::Stream;
+use super::wheel::{TICK_MS, Tick};
+use super::{Core, SavedClient};
+use crate::event::Timestamp;
+use crate::server::Shared;
+#[cfg(unix)]
+use crate::server::handover::{Inheritance, Muster, Parcel};
+use crate::threads;
+
+const WAKER: Token = Token(usize::MAX);
+
+/// The listening sockets of a loop have the tokens below the waker's, the first the highest. Connections' tokens are
+/// below them all: their generations leave the topmost bit.
+const LISTENERS: usize = usize::MAX - 1;
+
+/// Listening sockets of one loop.
+const LISTENERS_MAX: usize = 1024;
+
+/// How long clients' answers from other threads are waited for before their loop is given away. The other loops wait
+/// meanwhile; a client without its answer stays, gets it here, and is told to come back.
+#[cfg(unix)]
+const ANSWERS_PATIENCE: Duration = Duration::from_millis(500);
+
+const FIRST_LISTENER: usize = LISTENERS - LISTENERS_MAX;
+
+/// Connections accepted in one turn, so that a storm of them does not starve those that are there.
+const ACCEPTS_A_TURN: usize = 256;
+
+type Started = (JoinHandle<()>, Arc<Waker>);
+
+/// A listening socket for each loop at this address, and the address: the kernel spreads the connections over them
+/// (`SO_REUSEPORT`).
+fn listen(shared: &Shared, address: SocketAddr) -> io::Result<(SocketAddr, Vec<Vec<Socket>>)> {
+    let several = shared.loops > 1;
+    let mut first = bind(address, false)?;
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    if several {
+        // Sockets that share a port would share it with another server's too: the one before, which does not,
+        // found that there is none.
+        drop(first);
+        first = bind(address, true)?;
+    }
+    let mut sockets = vec![vec![first]];
+    for _ in 1..shared.loops {
+        sockets.push(vec![bind(address, several)?]);
+    }
+    Ok((address, sockets))
+}
+
+/// Spreads sockets that listen already over the loops. Where there are fewer, loops share: each accepts what it gets
+/// to first.
+fn share_out(loops: usize, sockets: Vec<TcpListener>) -> io::Result<Vec<Vec<Socket>>> {
+    let mut shares: Vec<Vec<Socket>> = (0..loops).map(|_| Vec::new()).collect();
+    let count = sockets.len();
+    for (number, socket) in sockets.into_iter().enumerate() {
+        let socket = adopt(socket)?;
+        for sharing in (number + count..loops).step_by(count) {
+            shares[sharing].push(socket.try_clone()?);
+        }
+        shares[number % loops].push(socket);
+    }
+    if shares.iter().any(|share| share.len() > LISTENERS_MAX) {
+        return Err(io::Error::other(format!("{count} sockets are too many for {loops} loops")));
+    }
+    Ok(shares)
+}
+
+/// Starts the loops, with these sockets or, where there are none, at the address; answers where they listen.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+    sockets: Vec<TcpListener>,
+    #[cfg(unix)] inheritance: Option<&mut Inheritance>,
+) -> io::Result<(SocketAddr, Vec<Started>)> {
+    let (address, sockets) = if sockets.is_empty() {
+        listen(shared, address)?
+    } else {
+        (address, share_out(shared.loops, sockets)?)
+    };
+    let mut loops = Vec::new();
+    for (number, sockets) in sockets.into_iter().enumerate() {
+        let poll = Poll::new()?;
+        let listeners = (sockets.into_iter().enumerate())
+            .map(|(at, socket)| Listener::new(socket, poll.registry(), Token(LISTENERS - at)))
+            .collect::<io::Result<Vec<_>>>()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let for_bus = Arc::clone(&waker);
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
+        let mut reader = shared.bus.reader(move || {
+            // The loop polls with a bound where this fails.
+            let _ = for_bus.wake();
+        });
+        #[cfg(unix)]
+        if let Some(place) = inheritance.as_ref().and_then(|inheritance| inheritance.place()) {
+            // An engine may have published already.
+            reader.stand_at(place);
+        }
+        let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
+        let for_mail = Arc::clone(&waker);
+        core.on_mail(Arc::new(move || {
+            // As above.
+            let _ = for_mail.wake();
+        }));
+        let event_loop =
+            EventLoop { shared: Arc::clone(shared), poll, number, listeners, core, started: Instant::now() };
+        loops.push((event_loop, waker));
+    }
+    #[cfg(unix)]
+    if let Some(inheritance) = inheritance {
+        let count = loops.len();
+        for (number, (client, tcp)) in inheritance.clients.drain(..).enumerate() {
+            loops[number % count].0.take_over(client, tcp);
+        }
+        loops[0].0.core.expect_users();
+        inheritance.settle()?;
+    }
+    shared.note_history(Timestamp::now());
+    let spawn = |(event_loop, waker): (EventLoop, _)| {
+        let name = format!("fanwire-loop-{}", event_loop.number);
+        Ok((threads::spawn_fallible(name, &shared.alarm, move || event_loop.run())?, waker))
+    };
+    let started = loops.into_iter().map(spawn).collect::<io::Result<_>>()?;
+    Ok((address, started))
+}
+
+struct EventLoop {
+    shared: Arc<Shared>,
+    poll: Poll,
+    number: usize,
+    listeners: Vec<Listener>,
+    core: Core<Stream>,
+    started: Instant,
+}
+
+impl EventLoop {
+    fn tick(&self) -> Tick {
+        self.started.elapsed().as_millis() as u64 / TICK_MS
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut deadline: Option<Instant> = None;
+        #[cfg(unix)]
+        let mut mustered = 0;
+        loop {
+            self.shared.beat(self.number);
+            threads::fault_point();
+            if self.shared.alarm.is_raised() {
+                // Its sockets close: nobody waits for a server that is half there.
+                return Ok(());
+            }
+            #[cfg(unix)]
+            if let Some((number, muster)) = self.shared.muster(mustered) {
+                mustered = number;
+                self.hand_over(&muster);
+            }
+            self.listeners.iter_mut().for_each(Listener::wake);
+            let accepts = self.listeners.iter().any(|listener| listener.waits);
+            let timeout = if accepts || self.core.has_work() {
+                Duration::ZERO
+            } else if let Some(held) = self.core.held_for(Timestamp::now()) {
+                // Publishers need not wake it: it looks at the bus when the time has come.
+                held
+            } else if !self.core.prepare_sleep() {
+                Duration::ZERO
+            } else {
+                let ticks = self.core.ticks_to_timer().map_or(600, |ticks| ticks.min(600));
+                let short = deadline.is_some() || self.listeners.iter().any(Listener::is_paused);
+                Duration::from_millis(if short { TICK_MS } else { ticks * TICK_MS })
+            };
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let begun = Instant::now();
+            self.core.wake(self.tick(), Timestamp::now());
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    Token(token @ FIRST_LISTENER..) => {
+                        if let Some(listener) = self.listeners.get_mut(LISTENERS - token) {
+                            listener.waits = true;
+                        }
+                    }
+                    Token(token) => {
+                        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+                        let mut writable = event.is_writable();
+                        if writable && let Some(socket) = self.core.socket(token as u64) {
+                            writable = socket.is_writable();
+                        }
+                        self.core.ready(token as u64, readable, writable);
+                    }
+                }
+            }
+            self.accept();
+            self.core.turn();
+            self.shared.metrics.turn.observe(begun.elapsed().as_micros() as u64, 1);
+            if let Some(limit) = self.shared.drain_time() {
+                if deadline.is_none() {
+                    deadline = Some(Instant::now() + self.core.config().drain_window + limit);
+                    self.listeners.clear();
+                    self.core.drain();
+                }
+                if self.core.is_empty() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    self.core.end_presence();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes over a client of the process before this one; one that may not go on here is closed.
+    #[cfg(unix)]
+    fn take_over(&mut self, client: SavedClient, tcp: TcpStream) {
+        self.core.set_time(self.tick(), Timestamp::now());
+        let Some(token) = Stream::taken_over(tcp).ok().and_then(|socket| self.core.unpack(socket, client))
+        else {
+            return;
+        };
+        self.register(token);
+    }
+
+    /// Gives what this loop has to another process, with all the others; goes on with it where that fails.
+    #[cfg(unix)]
+    fn hand_over(&mut self, muster: &Muster) {
+        // What other threads owe to clients comes first, if it comes in time.
+        let end = Instant::now() + ANSWERS_PATIENCE;
+        while self.core.awaits_answers() && Instant::now() < end {
+            self.core.wake(self.tick(), Timestamp::now());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.core.settle_presence();
+        let Some(parcels) = muster.arrive() else { return };
+        // Who reads them may be gone: then so is the other process, and all stays.
+        let give = |parcel: io::Result<Parcel>| drop(parcels.send(parcel.unwrap_or_else(Parcel::Failed)));
+        for listener in &self.listeners {
+            give(listener.descriptor().map(Parcel::Listener));
+        }
+        self.core.wake(self.tick(), Timestamp::now());
+        let packed = self.core.pack(|socket, client| {
+            give(socket.descriptor().map(|socket| Parcel::Client(Box::new(client), socket)));
+        });
+        drop(parcels);
+        if muster.decision() {
+            self.listeners.clear();
+            self.core.release(packed);
+        } else {
+            self.core.reclaim(packed);
+        }
+    }
+
+    /// Has the poll tell of a connection's socket.
+    fn register(&mut self, token: u64) {
+        let Some(socket) = self.core.socket(token) else { return };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(socket.tcp(), Token(token as usize), interest).is_err() {
+            self.core.forget(token);
+        }
+    }
+
+    fn accept(&mut self) {
+        let rate = self.core.config().accept_rate.div_ceil(self.shared.loops as u32);
+        for at in 0..self.listeners.len() {
+            self.accept_from(at, rate);
+        }
+    }
+
+    fn accept_from(&mut self, at: usize, rate: u32) {
+        if !self.listeners[at].waits {
+            return;
+        }
+        for _ in 0..ACCEPTS_A_TURN {
+            let listener = &mut self.listeners[at];
+            if !listener.keeps_pace(rate) {
+                return;
+            }
+            match listener.accept() {
+                Accepted::Connection(stream) => {
+                    let stream = Stream::new(stream, self.core.config(), &self.shared.metrics);
+                    if let Some(token) = stream.and_then(|stream| self.core.admit(stream)) {
+                        self.register(token);
+                    }
+                }
+                Accepted::Refused => self.core.count_refused("no_descriptors"),
+                Accepted::Nothing => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Clients that move to another process, and those that come from one.
+//!
+//! Imports the room's core. Always: a client that is packed has every event that this loop has read, or is owed it as
+//! bytes that move with it; it is written by one process at a time; who can't move stays, and is told to come back.
+
+use serde::{Deserialize, Serialize};
+
+use super::wheel::Tick;
+use super::{BATCHES_A_TURN, Conn, Context, Core, Ending, Kept, Socket, Token, taken, token_of};
+use crate::dialect::Encoding;
+use crate::event::Timestamp;
+use crate::feed::{Conflation, FeedInterest, LagPolicy, Outbox, OutboxContext, SavedOutbox, Selection};
+use crate::filter::saved::{Exact, SavedFilter};
+use crate::filter::{Filter, FilterLimits};
+use crate::server::conn::saved::SavedConnection;
+use crate::server::conn::{Connection, Speaks};
+
+/// One client, all but its socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedClient {
+    connection: SavedConnection,
+    #[serde(rename = "cursor")]
+    outbox: SavedOutbox,
+    /// Of an event stream, whose interest its session does not know.
+    interest: Option<SavedInterest>,
+    /// What it calls itself.
+    #[serde(default)]
+    name: Option<Box<str>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedInterest {
+    encoding: Encoding,
+    #[serde(rename = "cut")]
+    lag_policy: LagPolicy,
+    wishes: Vec<(String, Conflation)>,
+    /// Exact forms of the wishes' filters; absent from a version that saved texts only.
+    #[serde(default)]
+    exact: Vec<Option<Exact>>,
+}
+
+impl From<&FeedInterest> for SavedInterest {
+    fn from(interest: &FeedInterest) -> Self {
+        let forms = interest.selections.iter().map(|wish| {
+            let (text, exact) = SavedFilter::from(&wish.filter).into_forms();
+            ((text, wish.conflation), exact)
+        });
+        let (wishes, exact) = forms.unzip();
+        Self { encoding: interest.encoding, lag_policy: interest.lag_policy, wishes, exact }
+    }
+}
+
+impl SavedInterest {
+    /// What was interest already was joined with a grant, and may be longer than what a client may ask for.
+    fn restored(self) -> Option<FeedInterest> {
+        let mut limits = FilterLimits::default();
+        (limits.values_max, limits.comparisons_max) = (limits.values_max * 4, limits.comparisons_max * 4);
+        let wish = |((text, conflation), exact): ((String, Conflation), Option<Exact>)| {
+            let filter = match exact {
+                Some(_) => SavedFilter::from_forms(text, exact).try_into().ok()?,
+                None => Filter::parse(&text, &limits).ok()?,
+            };
+            Some(Selection { filter, conflation })
+        };
+        let exact = self.exact.into_iter().chain(std::iter::repeat(None));
+        let selections = self.wishes.into_iter().zip(exact).map(wish).collect::<Option<_>>()?;
+        Some(FeedInterest { encoding: self.encoding, lag_policy: self.lag_policy, selections })
+    }
+}
+
+/// A client that was packed, and what it gets here if it has to stay after all.
+pub(crate) type Packed = (Token, Option<FeedInterest>);
+
+impl<S: Socket> Core<S> {
+    /// Whether a client still waits for an answer that comes from another thread.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        !self.ahead.is_empty() || self.conns.iter().any(|(_, conn)| conn.awaits > 0)
+    }
+
+    /// Reads the bus to its end, and gives every client that can move to `give`. Nobody publishes meanwhile, and
+    /// no socket is touched afterwards, until [`Self::release`] or [`Self::reclaim`].
+    pub(crate) fn pack(&mut self, mut give: impl FnMut(&S, SavedClient)) -> Vec<Packed> {
+        self.commit_all();
+        self.close_denied();
+        self.more_events = true;
+        while self.more_events {
+            self.pump(BATCHES_A_TURN);
+        }
+        let can_move = |conn: &Conn<S>| {
+            let is_idle = conn.replay.is_none() && conn.awaits == 0 && conn.ending == Ending::None;
+            is_idle && conn.socket.can_move()
+        };
+        let slots: Vec<usize> =
+            self.conns.iter().filter(|(_, conn)| can_move(conn)).map(|(slot, _)| slot).collect();
+        let mut packed = Vec::new();
+        for slot in slots {
+            let Some(connection) = self.conns[slot].connection.save(self.tick, &self.shared.directory) else {
+                continue;
+            };
+            let name = self.name_of(slot);
+            let conn = &mut self.conns[slot];
+            let interest = conn.outbox.interest(&self.fanout);
+            let ring = Kept { shared: &self.shared, now: self.now };
+            let (outbox, moved) =
+                conn.outbox.save(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+            let of_stream = interest.as_ref().filter(|_| conn.connection.speaks() == Speaks::Sse);
+            let interest_too = of_stream.map(SavedInterest::from);
+            give(&conn.socket, SavedClient { connection, outbox, interest: interest_too, name });
+            packed.push((token_of(slot, conn.generation), interest));
+            self.tell_moved(moved);
+        }
+        packed
+    }
+
+    /// The clients that were packed are another's now: their sockets are let go of, and not closed for the peers.
+    pub(crate) fn release(&mut self, packed: Vec<Packed>) {
+        for (token, _) in packed {
+            self.forget(token);
+        }
+    }
+
+    /// They stay after all, as they were.
+    pub(crate) fn reclaim(&mut self, packed: Vec<Packed>) {
+        for (token, interest) in packed {
+            let Some(slot) = self.find(token) else { continue };
+            if let Some(FeedInterest { encoding, lag_policy, selections }) = interest {
+                self.join(slot, encoding, lag_policy, &selections);
+            }
+            self.queue(slot);
+        }
+    }
+
+    /// The time at which clients are taken over. Events wait meanwhile, so that all of them begin at one place.
+    pub(crate) fn set_time(&mut self, tick: Tick, now: Timestamp) {
+        (self.tick, self.now) = (self.tick.max(tick), now);
+    }
+
+    /// Takes over a client. It is not written before its socket is reported writable. `None` where it may not go on
+    /// here.
+    pub(crate) fn unpack(&mut self, socket: S, saved: SavedClient) -> Option<Token> {
+        let SavedClient { connection, outbox, interest, name } = saved;
+        let connection = Connection::restored(connection, &context!(self, socket.peer(), true, None))?;
+        let interest = match interest {
+            Some(interest) => Some(interest.restored()?),
+            None => None,
+        };
+        let outbox = Outbox::restored(outbox, &mut self.fanout);
+        let look = if connection.speaks() == Speaks::Http { 10 } else { self.config.heartbeat_ticks() };
+        let address = self.counted_address(&socket);
+        // It was one of so many there: it is here, too.
+        let counted = address.and_then(|(address, _)| self.shared.addresses.enter(address, u32::MAX));
+        let token = self.insert(socket, connection, outbox, counted, look);
+        let slot = self.find(token)?;
+        self.conns[slot].blocked = true;
+        if let Some(name) = name {
+            self.call(slot, name);
+        }
+        if let Some(FeedInterest { encoding, lag_policy, selections }) = interest {
+            self.place(slot, selections.iter().map(|selection| &selection.filter));
+            self.join(slot, encoding, lag_policy, &selections);
+        }
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        conn.connection.resume(&mut cx);
+        self.apply(slot);
+        Some(token)
+    }
+}

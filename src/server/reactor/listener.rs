@@ -1,0 +1,235 @@
+//! The listening socket: its options, accepting within a budget, and what to do when descriptors run out.
+//!
+//! Imports its siblings only. Always: who is not served is told so in HTTP where that can be done at once, and
+//! never holds up those that are; running out of descriptors ends nothing.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// How long to wait after accepting failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections the kernel may hold for us; it cuts this to its own limit.
+const BACKLOG: i32 = 4096;
+
+/// Bytes that the kernel may hold for a client and has not sent: without a limit it would be megabytes for each
+/// client that does not read, and its lag would be seen that much later. Room for two of the feeds' runs.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 49\r\n\
+                      Retry-After: 5\r\nConnection: close\r\n\r\n{\"error\":\"server takes no more connections now\"}\n";
+
+/// Binds an address. What is set here holds for every connection: the kernel hands it down, which saves two
+/// system calls for each.
+pub(crate) fn bind(address: SocketAddr, shared_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A server that starts anew is not kept out by the connections of the one before.
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(shared_port)?;
+    // Frames are written whole: waiting to fill a packet would only delay them.
+    socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// A socket that listens already, with what can be set on it still.
+pub(crate) fn adopt(socket: std::net::TcpListener) -> io::Result<Socket> {
+    let socket = Socket::from(socket);
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(socket)
+}
+
+/// Tells a stranger that there is no room, as far as that goes without waiting.
+pub(crate) fn refuse(mut socket: impl Read + Write) {
+    // What is unread when a socket is closed makes the kernel take back what was written.
+    let _ = socket.read(&mut [0; 4096]);
+    let _ = socket.write(BUSY);
+}
+
+/// What came of accepting.
+pub(crate) enum Accepted {
+    Connection(TcpStream),
+    /// One was let go for want of descriptors.
+    Refused,
+    /// No more for now.
+    Nothing,
+}
+
+/// Spreads what is accepted over each second.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the next connection may come.
+    next: Option<Instant>,
+    /// Between two.
+    every: Duration,
+}
+
+impl Pace {
+    /// How long the next one has to wait, if it has to. What was not used in time is kept for a tick only.
+    fn wait(&mut self, rate: u32, now: Instant) -> Option<Duration> {
+        if rate == 0 {
+            self.next = None;
+            return None;
+        }
+        self.every = Duration::from_secs(1) / rate;
+        let next = self.next.get_or_insert(now);
+        *next = (*next).max(now.checked_sub(PAUSE).unwrap_or(now));
+        next.checked_duration_since(now).filter(|wait| !wait.is_zero())
+    }
+
+    fn take(&mut self) {
+        if let Some(next) = &mut self.next {
+            *next += self.every;
+        }
+    }
+}
+
+/// Accepts connections.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    /// A descriptor that is given up to accept and refuse one connection when there are no others: else those that
+    /// wait would never be told, and the listener stay readable for ever.
+    reserve: Option<File>,
+    /// There is more to accept, and the poll will not say so again.
+    pub(crate) waits: bool,
+    /// Accepting failed: not before this time again.
+    paused: Option<Instant>,
+    pace: Pace,
+}
+
+/// A descriptor that costs nothing.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+impl Listener {
+    pub(crate) fn new(socket: Socket, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut socket = TcpListener::from_std(socket.into());
+        registry.register(&mut socket, token, Interest::READABLE)?;
+        Ok(Self { socket, reserve: spare(), waits: false, paused: None, pace: Pace::default() })
+    }
+
+    /// The same socket for another process.
+    #[cfg(unix)]
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
+    }
+
+    /// Whether it waits until it may try again.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    /// Goes on where a pause is over.
+    pub(crate) fn wake(&mut self) {
+        if self.paused.is_some_and(|time| Instant::now() >= time) {
+            self.paused = None;
+            self.waits = true;
+        }
+    }
+
+    /// Whether one more may be accepted at this rate a second; else it waits until one may. 0 = any.
+    pub(crate) fn keeps_pace(&mut self, rate: u32) -> bool {
+        let now = Instant::now();
+        let Some(wait) = self.pace.wait(rate, now) else { return true };
+        self.waits = false;
+        self.paused = Some(now + wait);
+        false
+    }
+
+    /// Accepts one connection.
+    pub(crate) fn accept(&mut self) -> Accepted {
+        loop {
+            match self.socket.accept() {
+                Ok((stream, _)) => {
+                    // Elsewhere than on Linux it is not handed down.
+                    #[cfg(not(target_os = "linux"))]
+                    let _ = stream.set_nodelay(true);
+                    self.pace.take();
+                    return Accepted::Connection(stream);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        self.waits = false;
+                        return Accepted::Nothing;
+                    }
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ if is_out_of_descriptors(&error) && self.reserve.take().is_some() => {
+                        return self.refuse_one();
+                    }
+                    _ => {
+                        tracing::warn!(%error, "accepting a connection failed");
+                        return self.pause();
+                    }
+                },
+            }
+        }
+    }
+
+    /// Accepts with the reserve descriptor, says that there is no room, and takes the descriptor back.
+    fn refuse_one(&mut self) -> Accepted {
+        let accepted = self.socket.accept();
+        let found = accepted.is_ok();
+        if let Ok((stream, _)) = accepted {
+            refuse(&stream);
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        self.reserve = spare();
+        if found { Accepted::Refused } else { self.pause() }
+    }
+
+    fn pause(&mut self) -> Accepted {
+        self.waits = false;
+        self.paused = Some(Instant::now() + PAUSE);
+        self.reserve = self.reserve.take().or_else(spare);
+        Accepted::Nothing
+    }
+}
+
+/// Whether this process, or the system, has no more descriptors.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_has_the_length_that_it_says() {
+        let text = std::str::from_utf8(BUSY).expect("ASCII");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
+    }
+
+    #[test]
+    fn accepting_keeps_to_its_rate() {
+        let mut pace = Pace::default();
+        let mut now = Instant::now();
+        let begin = now;
+        for _ in 0..1000 {
+            now += pace.wait(100, now).unwrap_or_default();
+            pace.take();
+        }
+        let took = now - begin;
+        assert!((9900..=10_000).contains(&took.as_millis()), "{took:?}");
+        assert_eq!(pace.wait(0, now), None);
+    }
+}

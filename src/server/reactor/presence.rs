@@ -1,0 +1,308 @@
+//! Which of a loop's clients are in which channels, and when those who went have left.
+//!
+//! Imports the room's core. Always: a client is in the channels that its subscriptions name, as far as it may see
+//! them; the loop from which a user's last connection went says that they left, when they have been away for the grace
+//! time; where presence is off, this costs a look at the settings.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::super::presence::{Absence, JOINED, LEFT, News, Seat, event, is_name};
+use super::wheel::Tick;
+use super::{Core, Socket, Token, token_of};
+use crate::engine::Refused;
+use crate::event::{Attribute, Event, EventId};
+use crate::feed::Change;
+use crate::filter::Filter;
+use crate::sync::lock;
+
+/// What a loop knows of its clients' presence.
+#[derive(Debug, Default)]
+pub(super) struct Present {
+    clients: HashMap<Token, Client>,
+    departures: BTreeMap<(Tick, u64), Departure>,
+    /// Numbers them.
+    number: u64,
+    /// Bytes of the channels' names in `clients`.
+    seat_bytes: usize,
+}
+
+/// What a seat takes beside its channel's name.
+const SEAT_BYTES: usize = 64;
+
+/// Parts of the rings that presence may take in one tick, at most: it takes more than six seconds for all of them, however
+/// many come at once.
+const PACE_PARTS: usize = 64;
+const PACE_MIN: usize = 16;
+
+#[derive(Debug, Default)]
+struct Client {
+    /// What it calls itself, where nobody need show who they are.
+    name: Option<Arc<str>>,
+    /// Who it is in the channels below.
+    user: Option<Arc<str>>,
+    /// By channel: what it has there, and how many of its filters name it.
+    seats: BTreeMap<Box<str>, (Seat, u32)>,
+}
+
+/// A user whose last connection went.
+#[derive(Debug)]
+struct Departure {
+    channel: Box<str>,
+    user: Arc<str>,
+}
+
+impl Present {
+    /// Looks at this tick whether the user has left.
+    fn depart_at(&mut self, due: Tick, departure: Departure) {
+        self.number += 1;
+        self.departures.insert((due, self.number), departure);
+    }
+}
+
+impl<S: Socket> Core<S> {
+    /// A connection says who it is.
+    pub(super) fn call(&mut self, slot: usize, name: Box<str>) {
+        let token = token_of(slot, self.conns[slot].generation);
+        self.present.clients.entry(token).or_default().name = Some(name.into());
+    }
+
+    /// The name that a connection has given itself, for another process.
+    pub(super) fn name_of(&self, slot: usize) -> Option<Box<str>> {
+        let client = self.present.clients.get(&token_of(slot, self.conns[slot].generation))?;
+        client.name.as_deref().map(Box::from)
+    }
+
+    /// A connection is now in the channels that these filters name, and in no others.
+    pub(super) fn place<'a>(&mut self, slot: usize, filters: impl Iterator<Item = &'a Filter>) {
+        let config = Arc::clone(&self.config);
+        let named = filters.flat_map(|filter| filter.named(Attribute::Channel));
+        let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+        for channel in named.filter(|channel| config.presence.covers(channel)) {
+            *counts.entry(channel).or_default() += 1;
+        }
+        self.seat(slot, true, counts);
+    }
+
+    /// A connection comes into the channels, and leaves those, that these changes name. Costs what they name.
+    pub(super) fn move_place(&mut self, slot: usize, changes: &[Change]) {
+        let config = Arc::clone(&self.config);
+        if !config.presence.is_on() && self.present.clients.is_empty() {
+            return;
+        }
+        let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+        for Change { filter, was, to } in changes {
+            for channel in filter.named(Attribute::Channel) {
+                match (was, to.is_some()) {
+                    (false, true) if config.presence.covers(channel) => {
+                        *counts.entry(channel).or_default() += 1;
+                    }
+                    (true, false) => *counts.entry(channel).or_default() -= 1,
+                    _ => {}
+                }
+            }
+        }
+        self.seat(slot, false, counts);
+    }
+
+    /// Gives a connection its seats: so many of its filters name a channel, or so many more than before.
+    fn seat(&mut self, slot: usize, is_whole: bool, counts: BTreeMap<&str, i64>) {
+        let token = token_of(slot, self.conns[slot].generation);
+        let is_known = self.present.clients.contains_key(&token);
+        if !is_known && (counts.is_empty() || !self.config.presence.is_on()) {
+            return;
+        }
+        let subject = self.conns[slot].connection.grant().map(super::super::auth::Grant::subject);
+        let client = self.present.clients.entry(token).or_default();
+        let user = match subject {
+            Some(subject) => Some(subject).filter(|subject| is_name(subject)).map(Arc::from),
+            None => client.name.clone(),
+        };
+        let is_another = user != client.user;
+        let mut gone: Vec<(Box<str>, Seat)> = Vec::new();
+        let mut new: Vec<(Box<str>, u32)> = Vec::new();
+        for (&channel, &count) in &counts {
+            let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+            if !client.seats.contains_key(channel) && count > 0 {
+                new.push((channel.into(), count));
+            }
+        }
+        if is_whole || is_another {
+            client.seats.retain(|channel, (seat, named)| {
+                let count = counts.get(&**channel).copied();
+                let before = if is_whole { 0 } else { i64::from(*named) };
+                *named = u32::try_from(before + count.unwrap_or_default()).unwrap_or_default();
+                if *named > 0 && is_another {
+                    new.push((channel.clone(), *named));
+                }
+                let stays = *named > 0 && !is_another;
+                if !stays {
+                    gone.push((channel.clone(), *seat));
+                }
+                stays
+            });
+        } else {
+            for (&channel, count) in &counts {
+                let Some((seat, named)) = client.seats.get_mut(channel) else { continue };
+                *named = u32::try_from(i64::from(*named) + count).unwrap_or_default();
+                if *named == 0 {
+                    gone.push((channel.into(), *seat));
+                    client.seats.remove(channel);
+                }
+            }
+        }
+        let before = std::mem::replace(&mut client.user, user.clone());
+        if gone.is_empty() && new.is_empty() {
+            return;
+        }
+        self.vacate(before.as_ref(), gone);
+        let shared = Arc::clone(&self.shared);
+        let mut presence = lock(&shared.presence);
+        let most = self.config.presence.max_channels_per_user;
+        for (channel, count) in new {
+            let has = self.present.clients.get(&token).map_or(0, |client| client.seats.len());
+            let (seat, joined) = if has >= most {
+                presence.nowhere()
+            } else {
+                presence.enter(&channel, user.as_ref(), self.now, &self.config.presence)
+            };
+            if seat == Seat::Nowhere || (seat == Seat::Other && user.is_some()) {
+                shared.metrics.presence_refused.inc();
+            }
+            if joined {
+                shared.metrics.presence_joins.inc();
+            }
+            self.present.seat_bytes += channel.len() + SEAT_BYTES;
+            if let Some(client) = self.present.clients.get_mut(&token) {
+                client.seats.insert(channel, (seat, count));
+            }
+        }
+        presence.tell(&shared.metrics);
+    }
+
+    /// A connection is in no channel any more.
+    pub(super) fn displace(&mut self, slot: usize) {
+        if self.present.clients.is_empty() {
+            return;
+        }
+        let token = token_of(slot, self.conns[slot].generation);
+        if let Some(Client { user, seats, .. }) = self.present.clients.remove(&token) {
+            let seats = seats.into_iter().map(|(channel, (seat, _))| (channel, seat));
+            self.vacate(user.as_ref(), seats);
+        }
+    }
+
+    /// Gives up what a client was in these channels.
+    fn vacate(&mut self, user: Option<&Arc<str>>, seats: impl IntoIterator<Item = (Box<str>, Seat)>) {
+        let mut presence = lock(&self.shared.presence);
+        let due = self.tick + self.config.presence_grace_ticks();
+        for (channel, seat) in seats {
+            self.present.seat_bytes -= channel.len() + SEAT_BYTES;
+            if presence.leave(&channel, user, seat, due)
+                && let Some(user) = user
+            {
+                self.present.depart_at(due, Departure { channel, user: Arc::clone(user) });
+            }
+        }
+        presence.tell(&self.shared.metrics);
+    }
+
+    /// The tick at which somebody may have left, or something is to be told.
+    pub(super) fn next_departure(&self) -> Option<Tick> {
+        let departure = self.present.departures.first_key_value().map(|((tick, _), _)| *tick);
+        let has_news = self.config.presence.is_on() && lock(&self.shared.presence).has_news();
+        if has_news {
+            Some(departure.map_or(self.tick + 1, |tick| tick.min(self.tick + 1)))
+        } else {
+            departure
+        }
+    }
+
+    /// Bytes that are held here for clients.
+    pub(super) fn presence_bytes(&self) -> usize {
+        self.present.seat_bytes + self.present.clients.len() * size_of::<(Token, Client)>()
+    }
+
+    /// Waits for who was here before an upgrade, and has not been seen since.
+    pub(crate) fn expect_users(&mut self) {
+        let due = self.tick + self.config.presence_grace_ticks();
+        for one in lock(&self.shared.presence).take_expected() {
+            let departure = Departure { channel: one.channel, user: one.user.into() };
+            self.present.depart_at(due, departure);
+        }
+    }
+
+    /// Publishes who came, and who has left by this tick.
+    pub(super) fn tell_presence(&mut self, by: Tick) {
+        while let Some(entry) = self.present.departures.first_entry() {
+            if entry.key().0 > by {
+                break;
+            }
+            let departure = entry.remove();
+            let mut presence = lock(&self.shared.presence);
+            match presence.depart(&departure.channel, &departure.user, by) {
+                Absence::Left => {
+                    self.shared.metrics.presence_leaves.inc();
+                }
+                Absence::Until(due) => {
+                    drop(presence);
+                    self.present.depart_at(due, departure);
+                    continue;
+                }
+                Absence::Over => {}
+            }
+            presence.tell(&self.shared.metrics);
+        }
+        let rings = self.shared.bus.capacity() * self.shared.bus.shards();
+        self.tell_news((rings / PACE_PARTS).max(PACE_MIN));
+    }
+
+    /// Publishes who came and who left, at most so many in a tick, for all loops together.
+    fn tell_news(&mut self, pace: usize) {
+        if !self.config.presence.is_on() || self.shared.is_handed_over() {
+            return;
+        }
+        let news = lock(&self.shared.presence).take_news(self.tick, pace);
+        if news.is_empty() {
+            return;
+        }
+        let node = self.shared.bus.epoch();
+        let event =
+            |news: &News| event(if news.joined { JOINED } else { LEFT }, &news.channel, &news.user, node);
+        let events: Vec<Event> = news.iter().filter_map(event).collect();
+        let presence = Arc::clone(&self.shared.presence);
+        match &self.shared.engine {
+            Some(engine) => {
+                let done = move |outcome: Result<Option<EventId>, Refused>| {
+                    let mut presence = lock(&presence);
+                    match outcome {
+                        Err(why) if why.may_pass_later() => presence.untold(news),
+                        _ => presence.told(),
+                    }
+                };
+                engine.submit(&events, Box::new(done));
+            }
+            None => {
+                self.publish_here(events);
+                lock(&presence).told();
+            }
+        }
+    }
+
+    /// Says what is still to be said before the loop's clients are packed.
+    pub(crate) fn settle_presence(&mut self) {
+        self.tell_presence(self.tick);
+        self.tell_news(usize::MAX);
+    }
+
+    /// The loop ends: whoever was here only has left.
+    pub(crate) fn end_presence(&mut self) {
+        self.commit_all();
+        let slots: Vec<usize> = self.conns.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.displace(slot);
+        }
+        self.tell_presence(Tick::MAX);
+        self.tell_news(usize::MAX);
+    }
+}

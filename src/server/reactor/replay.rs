@@ -1,0 +1,664 @@
+//! What a client asked to see of the past, page by page, as fast as it reads.
+//!
+//! Invariants:
+//! - A page is made when the one before is written, so a client that does not read holds no events.
+//! - What is live comes behind the last page, each event once.
+//! - A turn spends no more on replays than its budget: looking for the newest events, holding events against filters and
+//!   making pages go on in the next turn.
+//! - Where the ring no longer has what comes next, it is read from the engine's log. A client gets a gap only where the log
+//!   has forgotten too, or can't be read in time.
+
+mod forward;
+mod judge;
+mod newest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::super::auth::{Auth, Grant};
+use super::bygone::{Bygone, Count};
+use super::log_places::{Behind, behind, event_id, marks};
+use super::mailbox::Letter;
+use super::{Core, Kept, Socket, token_of};
+use crate::dialect::{Encoding, GapNotice, Missed, PastStart, Stamp};
+use crate::engine::{LogPlace, Ticket};
+use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::feed::{Fanout, Outbox, OutboxContext, Snapshot, Tally};
+use crate::filter::Filter;
+use crate::metrics::Kind;
+use crate::server::conn::ReplayFrom;
+use crate::server::limits::budget;
+use crate::server::limits::budget::Budget;
+use crate::server::rng::Rng;
+use crate::server::session::began::Brought;
+use crate::server::session::past::PastReport;
+pub(super) use forward::{Arrived, Forward, Sink, Step, Store};
+use forward::{Lane, Spot, has_all_behind, notice};
+use judge::Judge;
+use newest::Newest;
+
+/// Bytes of a page, about.
+pub(super) const PAGE_BYTES: usize = 64 * 1024;
+
+/// Instructions for an event that is handed to a client, beside those for its bytes: its frame and its place in the queue.
+const EVENT_INSTRUCTIONS: u32 = 1_500;
+
+/// Instructions for a byte that a client is sent: the copy into its frame and the kernel's.
+const BYTE_INSTRUCTIONS: usize = 3;
+
+/// A replay that is not over.
+#[derive(Debug)]
+pub(super) struct Replay {
+    encoding: Encoding,
+    judge: Judge,
+    work: Work,
+    /// Where it begins, to be told when the client's interest has changed: what was owed before comes first.
+    start: Option<PastStart>,
+    /// Report that its client gets; none of a refill.
+    report: Option<PastReport>,
+    /// Kind of past that was asked for, as a metric calls it.
+    kind: &'static str,
+    /// Events that came.
+    events: u64,
+    /// The client was told a gap: something may be missing.
+    has_gap: bool,
+    /// Held while it waits for a page of the log.
+    ticket: Option<Ticket>,
+    arrived: Option<Arrived>,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// The newest so many are looked for.
+    Newest(Newest),
+    /// All behind the places that the client named, or that were found.
+    Forward(Forward),
+    /// What the snapshot has up to this number.
+    Snapshot { filter: Filter, next: u64, to: u64, is_waiting: bool, is_followed: bool },
+    /// What the snapshot has under these numbers, where the filter names keys.
+    Keys { numbers: VecDeque<u64>, is_followed: bool },
+    /// Nothing can be said of what the client named.
+    Unknown(Option<Since>),
+}
+
+impl Replay {
+    /// Returns one that its client is told nothing of.
+    fn new(encoding: Encoding, judge: Judge, work: Work, kind: &'static str) -> Self {
+        Self {
+            encoding,
+            judge,
+            work,
+            start: None,
+            report: None,
+            kind,
+            events: 0,
+            has_gap: false,
+            ticket: None,
+            arrived: None,
+        }
+    }
+
+    /// Whether it goes on when something comes that it waits for.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.ticket.is_some() || matches!(self.work, Work::Snapshot { is_waiting: true, .. })
+    }
+
+    /// The snapshot that it waited for is there.
+    pub(super) fn snapshot_came(&mut self) {
+        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
+            *is_waiting = false;
+        }
+    }
+
+    /// It waits for the snapshot.
+    fn wait_for_snapshot(&mut self) {
+        if let Work::Snapshot { is_waiting, .. } = &mut self.work {
+            *is_waiting = true;
+        }
+    }
+
+    /// Lets go of a page of the log that its client can't take now.
+    pub(super) fn let_go(&mut self) {
+        self.arrived = None;
+    }
+
+    /// Returns the bytes that it holds, the page apart that it was given just now.
+    pub(super) fn held_bytes(&self) -> usize {
+        let work = match &self.work {
+            Work::Newest(newest) => newest.shards() * size_of::<Lane>(),
+            Work::Forward(forward) => forward.shards() * size_of::<Lane>(),
+            Work::Keys { numbers, .. } => numbers.capacity() * size_of::<u64>(),
+            Work::Snapshot { filter, .. } => filter.bytes().len(),
+            Work::Unknown(_) => 0,
+        };
+        let report = self.report.as_ref().map_or(0, PastReport::held_bytes);
+        size_of::<Self>() + self.judge.held_bytes() + report + work
+    }
+}
+
+impl ReplayFrom {
+    /// Returns the word by which a client asks for it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::After(_) | Self::Unknown => "since",
+            Self::Newest(_) => "history",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+impl<S: Socket> Core<S> {
+    /// Begins a replay. The interest that goes with it is told next.
+    pub(super) fn begin_replay(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        filter: Filter,
+        except: Vec<Brought>,
+        from: ReplayFrom,
+        report: PastReport,
+    ) {
+        let kind = from.kind();
+        // The others' beginnings are known when they have been looked for.
+        let mut start = None;
+        let work = match from {
+            ReplayFrom::Newest(count) => Work::Newest(self.newest(&filter, count)),
+            ReplayFrom::Snapshot => {
+                let to = self.begin_snapshot();
+                let is_followed = self.followed(&filter).is_none();
+                Work::Snapshot { filter: filter.clone(), next: 1, to, is_waiting: false, is_followed }
+            }
+            ReplayFrom::After(since) => {
+                let work = self.behind(since.clone(), std::slice::from_ref(&filter));
+                let complete =
+                    if let Work::Forward(forward) = &work { forward.start().complete } else { Some(false) };
+                start = Some(PastStart { from: Some(since), complete });
+                work
+            }
+            ReplayFrom::Unknown => {
+                start = Some(PastStart { from: None, complete: Some(false) });
+                Work::Unknown(None)
+            }
+        };
+        if let Work::Forward(forward) = &work {
+            self.conns[slot].connection.past_begins(forward.places());
+        }
+        let judge = Judge::new(filter, except);
+        let replay = Replay { start, report: Some(report), ..Replay::new(encoding, judge, work, kind) };
+        self.conns[slot].replay = Some(Box::new(replay));
+    }
+
+    /// Begins to deliver again what a client's subscriptions match behind a place. What its feed has for it is passed over:
+    /// that comes again too.
+    pub(super) fn begin_refill(
+        &mut self,
+        slot: usize,
+        encoding: Encoding,
+        filters: Vec<Filter>,
+        since: Since,
+    ) {
+        let work = self.behind(since, &filters);
+        let ring = Kept { shared: &self.shared, now: self.now };
+        let conn = &mut self.conns[slot];
+        if let Work::Forward(forward) = &work {
+            conn.connection.refill_begins(forward.places());
+        }
+        conn.outbox.skip_for_replay(&mut self.fanout, &mut OutboxContext::new(&mut self.tally, &ring));
+        conn.outbox.set_replaying(true);
+        let judge = Judge::any(filters);
+        conn.replay = Some(Box::new(Replay::new(encoding, judge, work, "refill")));
+    }
+
+    /// The way back to the newest so many events that a filter wants.
+    fn newest(&self, filter: &Filter, count: usize) -> Newest {
+        let ends = (0..self.shared.bus.shards() as u16).map(|shard| {
+            let (to, until) = self.end_of(shard);
+            (shard, to, until)
+        });
+        let followed = self.followed(filter);
+        let followed = |shard: u16| {
+            let of_shard = |(epoch, since): &(u64, Box<[Sequence]>)| {
+                since.get(usize::from(shard)).map_or((0, 0), |since| (*epoch, *since))
+            };
+            followed.as_ref().map_or((0, 0), of_shard)
+        };
+        Newest::new(ends, followed, count)
+    }
+
+    /// Where a node that follows no more than its clients want began to follow all that a filter wants; none where that
+    /// was at the beginning.
+    fn followed(&self, filter: &Filter) -> Option<(u64, Box<[Sequence]>)> {
+        let interest = self.shared.engine.as_ref()?.interest()?;
+        let followed = interest.since(filter, self.shared.bus.shards())?;
+        followed.1.iter().any(|since| *since > 0).then_some(followed)
+    }
+
+    /// Where a shard ends for a reader that gets what is live from here on: the place in the ring, and the last event
+    /// before it.
+    pub(super) fn end_of(&self, shard: u16) -> (Sequence, LogPlace) {
+        let to = self.reader.position(shard);
+        let until = match &self.continuity {
+            Some(continuity) => continuity.newest(shard).map_or((0, 0), |id| (id.epoch, id.sequence)),
+            None => (self.shared.bus.epoch(), to.wrapping_sub(1)),
+        };
+        (to, until)
+    }
+
+    /// The way through all that the rings hold, and of the log as much as it is to keep of each shard.
+    pub(super) fn whole_past(&self) -> Forward {
+        let bus = &self.shared.bus;
+        let shards = bus.shards() as u16;
+        let kept = self.shared.engine_with_past();
+        let lanes = (0..shards).map(|shard| {
+            let (to, until) = self.end_of(shard);
+            let oldest = bus.oldest(shard).min(to);
+            let ring = Spot::Ring(oldest);
+            let first = event_id(bus, shard, oldest, to).map(|(_, id)| id);
+            let (spot, after, has_all) = match (first, kept) {
+                (Some(id), Some(engine)) => {
+                    let from = id.sequence.saturating_sub(engine.kept_events());
+                    (Spot::Log { is_known: true }, EventId::before(id.epoch, shard, from), from == 0)
+                }
+                (Some(id), None) => {
+                    let has_all = has_all_behind(&self.shared, shard, Some(id.sequence));
+                    (ring, EventId::before(id.epoch, shard, id.sequence), has_all)
+                }
+                (None, _) => {
+                    let has_all = has_all_behind(&self.shared, shard, None);
+                    (ring, EventId { epoch: 0, shard, sequence: 0 }, has_all)
+                }
+            };
+            let forgotten = (!has_all).then_some(after);
+            Lane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
+        });
+        Forward { lanes: lanes.collect(), at: None, says_too_little: None }
+    }
+
+    /// All behind the places that a client names, up to the loop's own.
+    fn behind(&self, since: Since, filters: &[Filter]) -> Work {
+        let shards = self.shared.bus.shards();
+        let has_log = self.shared.engine_with_past().is_some();
+        let mut marks = marks(&self.shared, &since);
+        // What the node did not ask for then, it can't know.
+        let mut is_from_before = false;
+        for filter in filters {
+            is_from_before |= self.follow_on(&mut marks, filter);
+        }
+        // Of the shards that it says nothing of, the client gets what comes from now on.
+        let mut at = self.reader.told().cloned();
+        if let (Some(at), Some(first)) = (&mut at, marks.first())
+            && at.epoch() != first.epoch
+        {
+            *at = Position::new(first.epoch, (0..shards).map(|_| 0));
+        }
+        let mut lanes = SmallVec::new();
+        for id in marks {
+            let (to, until) = self.end_of(id.shard);
+            let (missed, spot) = match behind(&self.shared, id, to) {
+                Behind::All(next) => (0, Spot::Ring(next)),
+                // It was waited for as long as is sensible.
+                Behind::NotYet => continue,
+                _ if has_log => (0, Spot::Log { is_known: false }),
+                Behind::Some(missed, next) => (missed, Spot::Ring(next)),
+                Behind::Unknown => continue,
+            };
+            at = at.map(|at| at.behind(id));
+            let (shard, after) = (id.shard, id);
+            lanes.push(Lane { shard, spot, to, until, after, missed, counts: true, forgotten: None });
+        }
+        if lanes.is_empty() {
+            return Work::Unknown(Some(since));
+        }
+        let says_too_little = (is_from_before || lanes.len() < shards).then_some(since);
+        Work::Forward(Forward { lanes, at, says_too_little })
+    }
+
+    /// Moves places on to where the node began to follow what a client wants, where it follows no more than its clients
+    /// want; true where that was behind one of them.
+    fn follow_on(&self, marks: &mut [EventId], filter: &Filter) -> bool {
+        let interest = self.shared.engine.as_ref().and_then(|engine| engine.interest());
+        let Some((epoch, since)) = interest.and_then(|it| it.since(filter, self.shared.bus.shards())) else {
+            return false;
+        };
+        let mut moved = false;
+        for id in marks.iter_mut().filter(|id| id.epoch == epoch) {
+            let Some(since) = since.get(usize::from(id.shard)) else { continue };
+            if id.next_sequence() < *since {
+                // A place that is not there yet is where what comes begins.
+                let since = (*since).min(self.next_of_log(id.shard, epoch)).max(id.next_sequence());
+                *id = EventId::before(epoch, id.shard, since);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    /// The sequence behind the newest event that this loop has seen of a shard, in this life of the log.
+    fn next_of_log(&self, shard: u16, epoch: u64) -> Sequence {
+        let newest = self
+            .continuity
+            .as_ref()
+            .and_then(|continuity| continuity.newest(shard))
+            .filter(|id| id.epoch == epoch);
+        newest.map_or(0, EventId::next_sequence)
+    }
+
+    /// Makes the next page of a connection's replay and writes what it is owed; false where the connection is gone. For
+    /// calls between two reads, where the turn's budget has no other user.
+    pub(super) fn flush_past(&mut self, slot: usize) -> bool {
+        let conn = &self.conns[slot];
+        let is_due = conn.replay.as_ref().is_some_and(|replay| !replay.is_waiting());
+        if is_due && !conn.blocked && conn.outbox.inserted_bytes() <= PAGE_BYTES && !self.spending.is_spent()
+        {
+            let mut budget = self.spending.share(budget::CLIENT);
+            self.page(slot, &mut budget);
+            self.spending.settle(&budget);
+        }
+        self.flush(slot)
+    }
+
+    /// Queues the next page of a connection's replay.
+    fn page(&mut self, slot: usize, budget: &mut Budget) {
+        let Some(mut replay) = self.conns[slot].replay.take() else { return };
+        if let Some(start) = replay.start.take() {
+            self.answer(slot, &mut replay, &start);
+        }
+        if !replay.judge.prepare(budget) {
+            self.conns[slot].replay = Some(replay);
+            return;
+        }
+        if let Work::Newest(_) = replay.work {
+            self.look_back(slot, &mut replay, budget);
+            self.conns[slot].replay = Some(replay);
+            return;
+        }
+        if let Work::Snapshot { is_followed, .. } = replay.work {
+            let is_building = self.is_building_snapshot();
+            // The log is not waited for.
+            let has_log = self.shared.engine_with_past().is_some();
+            if !is_building || has_log {
+                let has_all =
+                    is_followed && !self.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_short());
+                let complete = (!is_building || !has_all).then_some(has_all);
+                self.answer(slot, &mut replay, &PastStart { from: None, complete });
+            }
+            if is_building {
+                replay.wait_for_snapshot();
+                self.wait_for_snapshot(token_of(slot, self.conns[slot].generation));
+                self.conns[slot].replay = Some(replay);
+                return;
+            }
+        }
+        let over = self.page_of(slot, &mut replay, budget);
+        if over {
+            self.end_replay(slot, &replay);
+        } else {
+            self.conns[slot].replay = Some(replay);
+        }
+    }
+
+    /// Looks on for the place of the newest so many events, and answers the client when it is found, or the log has to be
+    /// asked for it.
+    fn look_back(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) {
+        let Work::Newest(newest) = &mut replay.work else { return };
+        let mut store = Store { shared: &self.shared, arrived: &mut replay.arrived, now: self.now };
+        let start = match newest.step(&mut store, &mut replay.judge, budget) {
+            Step::More => return,
+            Step::Over => {
+                let forward = newest.turn_round();
+                self.conns[slot].connection.past_begins(forward.places());
+                let start = forward.start();
+                replay.work = Work::Forward(forward);
+                start
+            }
+            Step::Waits { shard, from } => {
+                let token = token_of(slot, self.conns[slot].generation);
+                replay.ticket = self.ask_log(token, shard, from);
+                PastStart { from: None, complete: None }
+            }
+        };
+        self.answer(slot, replay, &start);
+    }
+
+    /// Whether all that is gone behind the client's places is known to be nothing that it wanted.
+    fn has_lost_nothing(&self, replay: &Replay) -> bool {
+        let Work::Forward(forward) = &replay.work else { return false };
+        let is_unwanted = |(after, gone): (EventId, u64)| {
+            let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
+            let count = self.bygone.count(replay.judge.asked(), shard, from, gone, &mut 0);
+            matches!(count, Some(Count { most: 0, .. }))
+        };
+        forward.lost().is_some_and(|mut lost| lost.all(is_unwanted))
+    }
+
+    /// Answers the subscribe that asked for a past, if that is not done yet.
+    fn answer(&mut self, slot: usize, replay: &mut Replay, start: &PastStart) {
+        let has_lost_nothing = start.complete == Some(false) && self.has_lost_nothing(replay);
+        let Some(report) = &mut replay.report else { return };
+        let mut start = start.clone();
+        if replay.judge.missed(Missed::Unknown).is_none() || has_lost_nothing {
+            // Where nothing is wanted, nothing is missing.
+            start.complete = Some(true);
+        }
+        let conn = &mut self.conns[slot];
+        if conn.connection.grant().is_some_and(Grant::narrows) {
+            let (auth, rng) = (&self.shared.auth, &mut self.rng);
+            start.from = start.from.and_then(|from| auth.seal(&from, rng.next_u128() as u64));
+        }
+        if let Some(answer) = report.answer(replay.encoding, &start) {
+            conn.outbox.send_in_replay(answer, None);
+        }
+    }
+
+    /// Queues some events; true where those were the last ones.
+    fn page_of(&mut self, slot: usize, replay: &mut Replay, budget: &mut Budget) -> bool {
+        let now = self.now;
+        let conn = &mut self.conns[slot];
+        let token = token_of(slot, conn.generation);
+        let Replay { encoding, judge, work, ticket, arrived, events, has_gap, .. } = replay;
+        let mut store = Store { shared: &self.shared, arrived, now };
+        let mut spent = 0;
+        let seals = conn.connection.grant().is_some_and(Grant::narrows);
+        let mut out = Page {
+            seals: seals.then_some((&self.shared.auth, &mut self.rng)),
+            bygone: &self.bygone,
+            spent: &mut spent,
+            encoding: *encoding,
+            judge,
+            outbox: &mut conn.outbox,
+            fanout: &mut self.fanout,
+            tally: &mut self.tally,
+            events,
+            has_gap,
+            size: 0,
+        };
+        let over = match work {
+            Work::Newest(_) => false,
+            Work::Unknown(id) => {
+                out.gap(&notice(Missed::Unknown, id.take(), None, now));
+                true
+            }
+            Work::Snapshot { filter, next, to, is_followed, .. } => {
+                let Some(snapshot) = self.snapshot.as_deref() else { return true };
+                let is_followed = *is_followed;
+                out.tell_short(snapshot, is_followed, now);
+                if let Some(numbers) = snapshot.named_by(filter, *to) {
+                    // A look costs about as much as a short step.
+                    budget.spend(numbers.len() as u32 / 4 + 1);
+                    *work = Work::Keys { numbers, is_followed };
+                    return false;
+                }
+                for (number, event) in snapshot.range(*next, *to) {
+                    if out.is_full() || budget.is_spent() {
+                        return false;
+                    }
+                    *next = number + 1;
+                    out.event(event, None, budget);
+                }
+                // It may have let go of some since.
+                out.tell_short(snapshot, is_followed, now);
+                true
+            }
+            Work::Keys { numbers, is_followed } => {
+                let Some(snapshot) = self.snapshot.as_deref() else { return true };
+                while !out.is_full()
+                    && !budget.is_spent()
+                    && let Some(number) = numbers.pop_front()
+                {
+                    budget.spend(1);
+                    if let Some(event) = snapshot.get(number) {
+                        out.event(event, None, budget);
+                    }
+                }
+                out.tell_short(snapshot, *is_followed, now);
+                numbers.is_empty()
+            }
+            Work::Forward(forward) => match forward.step(&mut store, &mut out, budget) {
+                Step::More => false,
+                Step::Waits { shard, from } => {
+                    *ticket = self.ask_log(token, shard, from);
+                    false
+                }
+                // What is live went on without it: it gets that this way too, if all of it is its own.
+                Step::Over if judge.is_alone() && self.skip_live(slot) => {
+                    forward.extend(|shard| self.end_of(shard));
+                    false
+                }
+                Step::Over => true,
+            },
+        };
+        budget.spend(spent);
+        over
+    }
+
+    /// Tells a client that its past is over. What is live comes next.
+    fn end_replay(&mut self, slot: usize, replay: &Replay) {
+        let complete = !replay.has_gap;
+        if !complete {
+            let kind = replay.kind;
+            self.shared.metrics.pasts_incomplete.get_or_create(&Kind { kind }).inc();
+        }
+        let stamp = Stamp { random: self.rng.next_u128(), now: self.now, position: None };
+        let outbox = &mut self.conns[slot].outbox;
+        let report = replay.report.as_ref();
+        let end = report.and_then(|report| report.end(replay.encoding, replay.events, complete, &stamp));
+        if let Some(end) = end {
+            outbox.send_in_replay(end, None);
+        }
+        outbox.set_replaying(false);
+    }
+
+    /// Passes over what a connection's feed has for it, if the feed has let go of some of that; false where it has not.
+    fn skip_live(&mut self, slot: usize) -> bool {
+        let outbox = &mut self.conns[slot].outbox;
+        outbox.has_lost_frames(&self.fanout) && outbox.skip_to_end(&mut self.fanout)
+    }
+
+    /// Asks for a page of the log; the ticket is held while a client waits for it.
+    pub(super) fn ask_log(&self, token: super::Token, shard: u16, from: LogPlace) -> Option<Ticket> {
+        let history = self.shared.engine.as_ref()?.history()?;
+        let ticket = Ticket::default();
+        let mailbox = Arc::clone(&self.mailbox);
+        let on_page = move |outcome| mailbox.leave(token, Letter::Past(Arrived { shard, from, outcome }));
+        history.request(shard, from, &ticket, Box::new(on_page));
+        Some(ticket)
+    }
+
+    /// Takes a page of the log that came for a connection.
+    pub(super) fn page_came(&mut self, slot: usize, arrived: Arrived) {
+        let conn = &mut self.conns[slot];
+        let Some(replay) = &mut conn.replay else { return };
+        if replay.ticket.take().is_some() && !conn.blocked {
+            replay.arrived = Some(arrived);
+        }
+        self.queue(slot);
+    }
+}
+
+/// What is being queued for one connection.
+struct Page<'a> {
+    /// Seal of places, for a client that may not know how much goes on beyond its grant.
+    seals: Option<(&'a Auth, &'a mut Rng)>,
+    bygone: &'a Bygone,
+    /// Units spent on what went by.
+    spent: &'a mut u32,
+    encoding: Encoding,
+    judge: &'a mut Judge,
+    outbox: &'a mut Outbox,
+    fanout: &'a mut Fanout,
+    tally: &'a mut Tally,
+    events: &'a mut u64,
+    has_gap: &'a mut bool,
+    size: usize,
+}
+
+impl Page<'_> {
+    /// Tells once that keys may be missing in a snapshot.
+    fn tell_short(&mut self, snapshot: &Snapshot, is_followed: bool, now: Timestamp) {
+        if !*self.has_gap && (snapshot.is_short() || !is_followed) {
+            self.gap(&notice(Missed::Unknown, None, None, now));
+        }
+    }
+
+    /// Looks whether it is known what went by where events are missing; `None` where the client wanted none of it.
+    fn looked_up(&mut self, missed: Missed, gap: &GapNotice) -> Option<Missed> {
+        let (Missed::AtMost(gone), Some(Since::Event(after))) = (missed, &gap.from) else {
+            return Some(missed);
+        };
+        let (shard, from) = ((after.epoch, after.shard), after.next_sequence());
+        let count = self.bygone.count(self.judge.asked(), shard, from, gone, self.spent);
+        match count {
+            None => Some(missed),
+            Some(Count { most: 0, .. }) => None,
+            // Other subscriptions may have brought some, and a look back for the newest may have asked for fewer.
+            Some(Count { least, most }) => {
+                let is_asked_for = matches!(gap.missed, Missed::Exactly(_)) && self.judge.is_alone();
+                let is_exact = least == most && is_asked_for;
+                Some(if is_exact { Missed::Exactly(most) } else { Missed::AtMost(most) })
+            }
+        }
+    }
+}
+
+impl Sink for Page<'_> {
+    fn is_full(&self) -> bool {
+        // A gap of each of a thousand shards is looked up in as many turns.
+        self.size >= PAGE_BYTES || *self.spent >= budget::CLIENT
+    }
+
+    /// A client that came live may stand elsewhere behind an event of several shards, where shards have their own order
+    /// here, or this client came from another node: then it gets a frame of its own.
+    fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget) {
+        if !self.judge.wants(event, budget) {
+            return;
+        }
+        let frame = match at.filter(|at| event.position() != Some(at)) {
+            None => self.fanout.frame(event, self.encoding, self.outbox.compression()),
+            Some(at) => self.fanout.frame_at(event, at, self.encoding, self.outbox.compression()),
+        };
+        self.size += frame.len();
+        budget.spend(EVENT_INSTRUCTIONS / 1_000);
+        budget.spend_bytes(frame.len().min(PAGE_BYTES * 4), BYTE_INSTRUCTIONS);
+        *self.events += 1;
+        self.outbox.send_replayed(self.fanout, frame, event.id());
+    }
+
+    fn gap(&mut self, gap: &GapNotice) {
+        let Some(missed) = self.judge.missed(gap.missed).and_then(|missed| self.looked_up(missed, gap))
+        else {
+            return;
+        };
+        self.tally.gaps += 1;
+        *self.has_gap = true;
+        let to = gap.to;
+        let mut gap = GapNotice { missed, ..gap.clone() };
+        if let Some((auth, rng)) = &mut self.seals {
+            gap = gap.within_a_grant(|since| auth.seal(since, rng.next_u128() as u64));
+        }
+        self.outbox.send_in_replay(self.encoding.gap(&gap), to);
+    }
+}

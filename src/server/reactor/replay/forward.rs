@@ -1,0 +1,528 @@
+//! The way of one reader through the past, oldest first: from a place in each shard to where the loop stood.
+//!
+//! A shard is read from the engine's log where the ring no longer has its events, and from the ring from there on.
+//!
+//! Invariants:
+//! - An event is handed on once, each shard in its order; what is missing between two events is told as a gap in its place.
+//! - No event is kept between two steps, so a reader that stops holds a few dozen bytes for each shard.
+//! - A step ends when its budget is spent or the sink is full, and goes on where it stopped.
+//! - From rings alone, shards are merged in the order in which loops read them. Where a shard's events come from the log, that
+//!   order is not known beyond each shard's own, and the events' timestamps decide.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use crate::dialect::{GapNotice, Missed, PastStart};
+use crate::engine::{EngineError, Handed, History, LogPage, LogPlace, log_place_of};
+use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::server::Shared;
+use crate::server::limits::budget::Budget;
+use crate::server::reactor::log_places::{Behind, behind, event_id};
+
+/// Events that are taken out of a ring or a page together, of all shards.
+const CHUNK: usize = 64;
+
+/// Takes what a reader comes by.
+pub(crate) trait Sink {
+    /// Whether it takes no more for now.
+    fn is_full(&self) -> bool;
+
+    /// Takes an event. `at`: where the reader stands behind it, of several shards.
+    fn event(&mut self, event: &Event, at: Option<&Position>, budget: &mut Budget);
+
+    /// Takes word of what is missing. It counts all that the reader would have passed, whether that is wanted or not.
+    fn gap(&mut self, gap: &GapNotice);
+}
+
+/// How a step ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// All is read.
+    Over,
+    /// There is more: the sink was full, or the budget spent.
+    More,
+    /// It goes on when this page of the log has been read.
+    Waits { shard: u16, from: LogPlace },
+}
+
+/// A page of the log that came for a reader, or word that it can't be had.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) shard: u16,
+    pub(crate) from: LogPlace,
+    pub(crate) outcome: Result<Handed, EngineError>,
+}
+
+/// Where the past is.
+pub(crate) struct Store<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) arrived: &'a mut Option<Arrived>,
+    pub(crate) now: Timestamp,
+}
+
+/// A page that was asked for.
+pub(super) enum Found {
+    Page(std::sync::Arc<LogPage>, Option<Handed>),
+    NotRead,
+    Failed,
+}
+
+impl Store<'_> {
+    fn history(&self) -> Option<&History> {
+        self.shared.engine.as_ref()?.history()
+    }
+
+    /// Whether there is a log that may have what a ring has not.
+    pub(crate) fn has_log(&self) -> bool {
+        self.history().is_some()
+    }
+
+    /// Looks for the page of a place among those that came or were read before.
+    pub(super) fn page(&mut self, shard: u16, from: LogPlace) -> Found {
+        match self.arrived.take_if(|arrived| (arrived.shard, arrived.from) == (shard, from)) {
+            Some(Arrived { outcome: Ok(handed), .. }) => {
+                return Found::Page(std::sync::Arc::clone(&handed.page), Some(handed));
+            }
+            Some(_) => return Found::Failed,
+            None => {}
+        }
+        match self.history() {
+            Some(history) => history.find(shard, from).map_or(Found::NotRead, |page| Found::Page(page, None)),
+            None => Found::Failed,
+        }
+    }
+}
+
+/// Where a reader is in one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spot {
+    /// In the log. Not known: it is still to be seen whether the log has the place that the client named.
+    Log {
+        is_known: bool,
+    },
+    /// Before this place of the ring.
+    Ring(Sequence),
+    Over,
+}
+
+/// One shard's way.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) shard: u16,
+    pub(super) spot: Spot,
+    /// The place of the ring where the way ends.
+    pub(super) to: Sequence,
+    /// With an engine: the last event before that place.
+    pub(super) until: LogPlace,
+    /// The event that came last, or the place that the client named.
+    pub(super) after: EventId,
+    /// Events that are missing behind it.
+    pub(super) missed: u64,
+    /// All that is missing was asked for. Else some of it may have been more than that.
+    pub(super) counts: bool,
+    /// The last of the events that may be missing before the first one; told as a gap before that.
+    pub(super) forgotten: Option<EventId>,
+}
+
+/// One reader's way through all shards.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    pub(super) lanes: SmallVec<[Lane; 1]>,
+    /// Of several shards: where the reader stands.
+    pub(super) at: Option<Position>,
+    /// What the client named, where that says nothing of some shards; it is told that first.
+    pub(super) says_too_little: Option<Since>,
+}
+
+/// What became of an attempt to get a lane's next events.
+enum Filled {
+    /// They are there, or the lane is over.
+    Done,
+    /// The lane is elsewhere now.
+    Again,
+    Waits(LogPlace),
+}
+
+/// A lane's next events.
+type Head = VecDeque<Event>;
+
+pub(super) fn notice(missed: Missed, from: Option<Since>, to: Option<EventId>, at: Timestamp) -> GapNotice {
+    GapNotice { missed, from, to, recoverable: false, at }
+}
+
+fn next_place(id: EventId) -> LogPlace {
+    (id.epoch, id.next_sequence())
+}
+
+impl Forward {
+    /// The places behind which it begins.
+    pub(crate) fn places(&self) -> impl Iterator<Item = EventId> {
+        self.lanes.iter().map(|lane| lane.after)
+    }
+
+    /// Reads on.
+    pub(crate) fn step(&mut self, store: &mut Store<'_>, sink: &mut dyn Sink, budget: &mut Budget) -> Step {
+        self.begin(store.now, sink);
+        let share = (CHUNK / self.lanes.len().max(1)).max(1);
+        let mut heads: SmallVec<[Head; 1]> = self.lanes.iter().map(|_| Head::new()).collect();
+        loop {
+            for (lane, head) in self.lanes.iter_mut().zip(&mut heads) {
+                while head.is_empty() && lane.spot != Spot::Over {
+                    if sink.is_full() || budget.is_spent() {
+                        return Step::More;
+                    }
+                    budget.spend(3);
+                    match lane.fill(store, self.at.as_ref(), share, head, sink) {
+                        Filled::Done => break,
+                        Filled::Again => {}
+                        Filled::Waits(from) => return Step::Waits { shard: lane.shard, from },
+                    }
+                }
+            }
+            let Some(at) = self.first(&heads) else { return Step::Over };
+            if sink.is_full() || budget.is_spent() {
+                return Step::More;
+            }
+            if let (Some(lane), Some(event)) = (self.lanes.get_mut(at), heads[at].pop_front()) {
+                lane.pass(&event, &mut self.at, store.now, sink);
+                sink.event(&event, self.at.as_ref(), budget);
+            }
+        }
+    }
+
+    /// Tells what may be missing before the first event.
+    fn begin(&mut self, now: Timestamp, sink: &mut dyn Sink) {
+        if let Some(since) = self.says_too_little.take() {
+            sink.gap(&notice(Missed::Unknown, Some(since), None, now));
+        }
+        for lane in &mut self.lanes {
+            if let Some(last) = lane.forgotten.take() {
+                // No event is of epoch 0, or before the first of a life.
+                let last = Some(last).filter(|last| last.epoch > 0 && last.sequence < Sequence::MAX);
+                sink.gap(&notice(Missed::Unknown, None, last, now));
+            }
+        }
+    }
+
+    /// Where the past begins that it reads, and whether all of it is there, as far as that is known.
+    pub(super) fn start(&self) -> PastStart {
+        let is_short = |lane: &Lane| lane.missed > 0 || lane.forgotten.is_some();
+        let is_in_doubt = |lane: &Lane| lane.spot == Spot::Log { is_known: false };
+        let complete = if self.says_too_little.is_some() || self.lanes.iter().any(is_short) {
+            Some(false)
+        } else {
+            (!self.lanes.iter().any(is_in_doubt)).then_some(true)
+        };
+        let from = match self.lanes.as_slice() {
+            [one] => Some(one.after).filter(|after| after.epoch > 0).map(Since::Event),
+            lanes => position_before(lanes).map(Since::Position),
+        };
+        PastStart { from, complete }
+    }
+
+    /// The places behind which the ring has let go of events, with the number of those. `None` where it has let go of none,
+    /// or that is not all that may be missing.
+    pub(super) fn lost(&self) -> Option<impl Iterator<Item = (EventId, u64)>> {
+        let is_more = |lane: &Lane| lane.forgotten.is_some() || lane.spot == Spot::Log { is_known: false };
+        let is_more = self.says_too_little.is_some() || self.lanes.iter().any(is_more);
+        let lost = self.lanes.iter().filter(|lane| lane.missed > 0);
+        (!is_more && lost.clone().next().is_some()).then(|| lost.map(|lane| (lane.after, lane.missed)))
+    }
+
+    /// The lane of the event that comes next.
+    fn first(&self, heads: &[Head]) -> Option<usize> {
+        let by_time = self.lanes.iter().zip(heads).any(|(lane, head)| lane.is_in_log() && !head.is_empty());
+        let order = |event: &Event| order_of(event, by_time);
+        let events = heads.iter().enumerate().filter_map(|(at, head)| Some((order(head.front()?), at)));
+        events.min().map(|(_, at)| at)
+    }
+
+    /// Sets another end, behind the one before: the reader has not got so far, and it gets what came since this way.
+    pub(crate) fn extend(&mut self, end: impl Fn(u16) -> (Sequence, LogPlace)) {
+        for lane in &mut self.lanes {
+            let before = lane.to;
+            (lane.to, lane.until) = end(lane.shard);
+            if lane.spot == Spot::Over && lane.to > before {
+                lane.spot = Spot::Ring(before);
+            }
+        }
+    }
+
+    /// Returns the number of shards that it reads.
+    pub(crate) fn shards(&self) -> usize {
+        self.lanes.len()
+    }
+}
+
+/// Whether nothing is older in a shard than what its ring has, or will have next where that is nothing yet. `first`: the
+/// sequence of its oldest event.
+pub(super) fn has_all_behind(shared: &Shared, shard: u16, first: Option<Sequence>) -> bool {
+    let began = match (first, &shared.engine) {
+        (Some(first), _) => Some(first),
+        // Entries that the log had before this node began to follow it do not come live.
+        (None, Some(engine)) => engine.status().began_at(shard),
+        (None, None) => Some(0),
+    };
+    began == Some(0) && shared.bus.oldest(shard) == 0
+}
+
+/// Returns the position before the first event of each lane, all in the oldest life of the log among them; none where
+/// nothing ever came.
+pub(super) fn position_before(lanes: &[Lane]) -> Option<Position> {
+    let epoch = lanes.iter().map(|lane| lane.after.epoch).filter(|epoch| *epoch > 0).min()?;
+    let next = |lane: &Lane| if lane.after.epoch == epoch { lane.after.next_sequence() } else { 0 };
+    Some(Position::new(epoch, lanes.iter().map(next)))
+}
+
+/// What events of several shards are merged by.
+pub(super) fn order_of(event: &Event, by_time: bool) -> (u64, u128) {
+    match event.position().filter(|_| !by_time) {
+        Some(position) => position.passed(),
+        None => {
+            let time = event.timestamp().0.cast_unsigned() ^ (1 << 63);
+            (event.id().map_or(0, |id| id.epoch), u128::from(time))
+        }
+    }
+}
+
+impl Lane {
+    pub(super) fn is_in_log(&self) -> bool {
+        matches!(self.spot, Spot::Log { .. })
+    }
+
+    /// Takes note of its next event, and tells what is missing before it.
+    fn pass(&mut self, event: &Event, at: &mut Option<Position>, now: Timestamp, sink: &mut dyn Sink) {
+        let id = event.id().unwrap_or(self.after);
+        let is_in_log = self.is_in_log();
+        self.tell_hole_before(id, is_in_log, now, sink);
+        self.after = id;
+        if let Some(at) = at {
+            at.pass(id);
+        }
+        if let Spot::Ring(next) = &mut self.spot {
+            *next += 1;
+        }
+    }
+
+    /// Tells what is missing before an event: what the log no longer has, or another life of it. Where the log was asked
+    /// for it, it is known how many those were.
+    fn tell_hole_before(&mut self, id: EventId, is_known: bool, now: Timestamp, sink: &mut dyn Sink) {
+        // Of epoch 0 is what stands for nothing before it.
+        if self.after.epoch == 0 || (id.epoch, id.sequence) == next_place(self.after) {
+            return;
+        }
+        let from = Some(Since::Event(self.after));
+        let last = EventId::before(id.epoch, id.shard, id.sequence);
+        let missed = self.missed_up_to(last);
+        let is_counted = is_known && missed != Missed::Unknown;
+        sink.gap(&notice(missed, from, Some(if is_counted { last } else { id }), now));
+    }
+
+    /// How many events are missing from the lane's place up to this one.
+    fn missed_up_to(&self, last: EventId) -> Missed {
+        let missed = last.next_sequence().checked_sub(self.after.next_sequence());
+        missed
+            .filter(|_| last.epoch == self.after.epoch)
+            .map_or(Missed::Unknown, |missed| self.counted(missed))
+    }
+
+    /// So many are missing.
+    fn counted(&self, missed: u64) -> Missed {
+        if self.counts { Missed::Exactly(missed) } else { Missed::AtMost(missed) }
+    }
+
+    /// Gets its next events.
+    fn fill(
+        &mut self,
+        store: &mut Store<'_>,
+        at: Option<&Position>,
+        share: usize,
+        head: &mut Head,
+        sink: &mut dyn Sink,
+    ) -> Filled {
+        match self.spot {
+            Spot::Over => Filled::Done,
+            Spot::Ring(next) => self.fill_from_ring(next, store, share, head, sink),
+            Spot::Log { is_known } => self.fill_from_log(is_known, store, at, share, head, sink),
+        }
+    }
+
+    fn fill_from_ring(
+        &mut self,
+        next: Sequence,
+        store: &Store<'_>,
+        share: usize,
+        head: &mut Head,
+        sink: &mut dyn Sink,
+    ) -> Filled {
+        let bus = &store.shared.bus;
+        if next >= self.to {
+            self.spot = Spot::Over;
+            return Filled::Done;
+        }
+        let from = next.max(bus.oldest(self.shard)).min(self.to);
+        let to = from.saturating_add(share as u64).min(self.to);
+        let from = bus.read_range(self.shard, from, to, |event| head.push_back(event.clone()));
+        if from > next && store.has_log() {
+            // The ring has let go of what comes next.
+            head.clear();
+            self.spot = Spot::Log { is_known: true };
+            return Filled::Again;
+        }
+        let missed = std::mem::take(&mut self.missed) + (from - next);
+        if missed > 0 {
+            let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
+            sink.gap(&notice(self.counted(missed), Some(Since::Event(self.after)), Some(last), store.now));
+            self.after = last;
+        }
+        self.spot = Spot::Ring(from);
+        if head.is_empty() { Filled::Again } else { Filled::Done }
+    }
+
+    fn fill_from_log(
+        &mut self,
+        is_known: bool,
+        store: &mut Store<'_>,
+        at: Option<&Position>,
+        share: usize,
+        head: &mut Head,
+        sink: &mut dyn Sink,
+    ) -> Filled {
+        if is_known {
+            if next_place(self.after) > self.until {
+                self.spot = Spot::Over;
+                return Filled::Done;
+            }
+            if self.has_ring(store)
+                && let Behind::All(next) = behind(store.shared, self.after, self.to)
+            {
+                self.spot = Spot::Ring(next);
+                return Filled::Again;
+            }
+        }
+        let from = match self.after.sequence {
+            // What comes before the first event of a shard.
+            Sequence::MAX => (self.after.epoch, 0),
+            // The client's own event, so that the log says that it was one of its own.
+            sequence if !is_known => (self.after.epoch, sequence),
+            _ => next_place(self.after),
+        };
+        // Kept until the events are taken over.
+        let (page, _handed) = match store.page(self.shard, from) {
+            Found::Page(page, handed) => (page, handed),
+            Found::NotRead => return Filled::Waits(from),
+            Found::Failed => {
+                self.give_up(store, at, sink);
+                return Filled::Again;
+            }
+        };
+        let events = page.from(from);
+        if !is_known {
+            match events.first().and_then(Event::id) {
+                // All that the log has kept comes behind it.
+                Some(first) if first.epoch == self.after.epoch => self.spot = Spot::Log { is_known: true },
+                _ => self.doubt(store, at, sink),
+            }
+            return Filled::Again;
+        }
+        let ring = self.ring(store);
+        let end = ring.map_or((u64::MAX, u64::MAX), |(_, id)| (id.epoch, id.sequence));
+        let before_ring = events.partition_point(|event| {
+            let place = log_place_of(event);
+            place < end && place <= self.until
+        });
+        head.extend(events[..before_ring.min(share)].iter().cloned());
+        if !head.is_empty() {
+            return Filled::Done;
+        }
+        if events.is_empty() && page.next > from {
+            // What is there is no event: it is missing here as it is live.
+            let last = EventId::before(page.next.0, self.shard, page.next.1);
+            let missed = self.missed_up_to(last);
+            sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
+            self.after = last;
+        } else {
+            self.go_to(ring, store, sink);
+        }
+        Filled::Again
+    }
+
+    /// Whether the ring has anything before the lane's end.
+    fn has_ring(&self, store: &Store<'_>) -> bool {
+        store.shared.bus.oldest(self.shard) < self.to
+    }
+
+    /// The oldest event of the ring before the lane's end: its place and its id.
+    fn ring(&self, store: &Store<'_>) -> Option<(Sequence, EventId)> {
+        let bus = &store.shared.bus;
+        event_id(bus, self.shard, bus.oldest(self.shard), self.to)
+    }
+
+    /// Goes on in the ring, whatever is missing before it; over where the ring has nothing for it.
+    fn go_to(&mut self, ring: Option<(Sequence, EventId)>, store: &Store<'_>, sink: &mut dyn Sink) {
+        match ring {
+            Some((place, id)) => {
+                self.tell_hole_before(id, true, store.now, sink);
+                self.after = EventId::before(id.epoch, id.shard, id.sequence);
+                self.spot = Spot::Ring(place);
+            }
+            None => {
+                self.spot = Spot::Over;
+                if next_place(self.after) <= self.until {
+                    let last = self.last();
+                    let missed = self.missed_up_to(last);
+                    sink.gap(&notice(missed, Some(Since::Event(self.after)), Some(last), store.now));
+                    self.after = last;
+                }
+            }
+        }
+    }
+
+    /// The log does not know the place that the client named: it gets what the ring has behind it, if that knows it, or
+    /// word that nothing can be said.
+    fn doubt(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn Sink) {
+        if self.has_ring(store) {
+            match behind(store.shared, self.after, self.to) {
+                Behind::All(next) => {
+                    self.spot = Spot::Ring(next);
+                    return;
+                }
+                Behind::Some(missed, next) => {
+                    // The log is behind the ring in what it keeps: what lies between is told.
+                    let last = EventId { sequence: self.after.sequence.wrapping_add(missed), ..self.after };
+                    let told = self.counted(missed);
+                    sink.gap(&notice(told, Some(Since::Event(self.after)), Some(last), store.now));
+                    self.after = last;
+                    self.spot = Spot::Ring(next);
+                    return;
+                }
+                Behind::NotYet | Behind::Unknown => {}
+            }
+        }
+        let named = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));
+        sink.gap(&notice(Missed::Unknown, Some(named), None, store.now));
+        self.after = self.last();
+        self.spot = Spot::Over;
+    }
+
+    /// The last event before the lane's end.
+    fn last(&self) -> EventId {
+        EventId { epoch: self.until.0, shard: self.shard, sequence: self.until.1 }
+    }
+
+    /// The log can't be read: what it may have is told as a gap that can be asked for again, and the way goes on in the
+    /// ring.
+    fn give_up(&mut self, store: &Store<'_>, at: Option<&Position>, sink: &mut dyn Sink) {
+        let from = at.map_or(Since::Event(self.after), |at| Since::Position(at.clone()));
+        let ring = self.ring(store);
+        let last = match ring {
+            Some((_, id)) => EventId::before(id.epoch, id.shard, id.sequence),
+            None => self.last(),
+        };
+        let gap = notice(self.missed_up_to(last), Some(from), Some(last), store.now);
+        sink.gap(&GapNotice { recoverable: true, ..gap });
+        self.after = last;
+        self.spot = ring.map_or(Spot::Over, |(place, _)| Spot::Ring(place));
+    }
+}

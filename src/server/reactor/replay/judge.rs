@@ -1,0 +1,374 @@
+//! Decides which past events a client gets: those that its new subscription wants and that none of its others brought.
+//!
+//! Invariants:
+//! - The answer is that of [`Filter::matches`], the definition, and for other subscriptions that of where they began.
+//! - What a filter costs is charged to the turn's budget: when it is compiled, and for each event that it is held against.
+//!
+//! A small filter without conditions on the payload is held against events as it stands: that takes no memory, and up to [`PLAIN_BYTES`] it is about as quick.
+//! Others are compiled. A client's other subscriptions are one matcher, because there may be a thousand of them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::dialect::Missed;
+use crate::event::{Attribute, Event};
+use crate::filter::{ClassId, Clause, Filter, FilterLimits, Matcher};
+use crate::server::limits::budget::{Budget, STEP_MAX};
+use crate::server::session::began::{Began, Brought};
+
+/// The largest filter, in encoded bytes, that is used as it stands.
+const PLAIN_BYTES: usize = 96;
+
+/// Instructions for a byte of a filter that is compiled: a wildcard pattern of two-byte segments, the dearest.
+const COMPILE_INSTRUCTIONS: usize = 50;
+
+/// The most that one event is charged for one test. Two tests and the rest of a step stay below what a budget may be
+/// overdrawn by.
+const CHARGE_MAX: u32 = STEP_MAX / 3;
+
+/// Decides for one replay.
+#[derive(Debug)]
+pub(super) struct Judge {
+    filter: Test,
+    /// Filters that `filter` is made of.
+    asked: SmallVec<[Filter; 1]>,
+    wants: Wants,
+    except: Test,
+    /// Where what is in `except` began: of a single filter, and of each class of a matcher.
+    plain_began: Option<Began>,
+    began: HashMap<ClassId, Option<Began>>,
+    /// Subscriptions that are not in `except` yet.
+    pending: Vec<Brought>,
+    /// Filters that are not in `filter` yet.
+    wanted: Vec<Filter>,
+}
+
+/// How much of what is missing a filter wanted, where that is known without the events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    Everything,
+    Some,
+    Nothing,
+}
+
+/// Some filters of which one must match.
+#[derive(Debug)]
+enum Test {
+    /// Nothing matches.
+    None,
+    Plain(Filter),
+    Compiled(Box<Compiled>),
+}
+
+#[derive(Debug)]
+struct Compiled {
+    matcher: Matcher,
+    found: Vec<ClassId>,
+    /// Bytes of the conditions that a matcher holds against each event as they stand.
+    loose: usize,
+}
+
+impl Judge {
+    /// Returns one for events that `filter` wants and none of `except` brought.
+    pub(super) fn new(filter: Filter, except: Vec<Brought>) -> Self {
+        let wants = match &filter {
+            filter if filter.is_nothing() => Wants::Nothing,
+            filter if filter.is_everything() && except.is_empty() => Wants::Everything,
+            _ => Wants::Some,
+        };
+        let mut judge = Self {
+            filter: Test::None,
+            asked: smallvec![filter.clone()],
+            wants,
+            except: Test::None,
+            plain_began: None,
+            began: HashMap::new(),
+            pending: except,
+            wanted: Vec::new(),
+        };
+        judge.filter =
+            if is_plain(&filter) { Test::Plain(filter) } else { Test::Compiled(Compiled::new(&filter)) };
+        if let [one] = judge.pending.as_slice()
+            && is_plain(&one.filter)
+        {
+            judge.except = Test::Plain(one.filter.clone());
+            judge.plain_began.clone_from(&one.began);
+            judge.pending.clear();
+        }
+        judge
+    }
+
+    /// Returns one for events that one of `filters` wants.
+    pub(super) fn any(filters: Vec<Filter>) -> Self {
+        let mut filters = filters;
+        match filters.pop() {
+            Some(one) if filters.is_empty() => Self::new(one, Vec::new()),
+            last => {
+                let mut judge = Self::new(Filter::new(), Vec::new());
+                judge.filter = Test::None;
+                judge.wanted = filters;
+                judge.wanted.extend(last);
+                judge.asked = judge.wanted.iter().cloned().collect();
+                judge.wants = match judge.wanted.as_slice() {
+                    all if all.iter().any(Filter::is_everything) => Wants::Everything,
+                    all if all.iter().all(Filter::is_nothing) => Wants::Nothing,
+                    _ => Wants::Some,
+                };
+                judge
+            }
+        }
+    }
+
+    /// Whether all that is live for this client is of this replay.
+    pub(super) fn is_alone(&self) -> bool {
+        self.pending.is_empty() && matches!(self.except, Test::None)
+    }
+
+    /// How many events the client misses, of so many that are gone; `None` where it wanted none of them.
+    pub(super) fn missed(&self, gone: Missed) -> Option<Missed> {
+        match self.wants {
+            Wants::Everything => Some(gone),
+            Wants::Some => Some(gone.as_bound()),
+            Wants::Nothing => None,
+        }
+    }
+
+    /// The filters of which one has to match.
+    pub(super) fn asked(&self) -> &[Filter] {
+        &self.asked
+    }
+
+    /// Compiles what is not compiled yet; true when all is.
+    pub(super) fn prepare(&mut self, budget: &mut Budget) -> bool {
+        while let Some(filter) = self.wanted.last() {
+            if budget.is_spent() {
+                return false;
+            }
+            budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+            if let Test::Compiled(compiled) = &mut self.filter {
+                compiled.add(filter);
+            } else {
+                self.filter = Test::Compiled(Compiled::new(filter));
+            }
+            self.wanted.pop();
+        }
+        while !self.pending.is_empty() {
+            if budget.is_spent() {
+                return false;
+            }
+            let Some(Brought { filter, began }) = self.pending.pop() else { break };
+            budget.spend_bytes(filter.bytes().len() + 20, COMPILE_INSTRUCTIONS);
+            let class = match &mut self.except {
+                Test::Compiled(compiled) => compiled.add(&filter),
+                other => {
+                    let mut compiled = Compiled::empty();
+                    let class = compiled.add(&filter);
+                    *other = Test::Compiled(compiled);
+                    class
+                }
+            };
+            match self.began.entry(class) {
+                Entry::Vacant(place) => drop(place.insert(began)),
+                Entry::Occupied(mut place) => {
+                    let other = place.get_mut().take();
+                    *place.get_mut() = Began::earlier(other, began);
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether the client gets this event. [`Self::prepare`] must have returned true.
+    pub(super) fn wants(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        self.filter.matches(event, budget) && !self.was_brought(event, budget)
+    }
+
+    /// Whether one of the client's other subscriptions brought this event.
+    fn was_brought(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        if !self.except.matches(event, budget) {
+            return false;
+        }
+        match &self.except {
+            Test::None => false,
+            Test::Plain(_) => Began::covers(self.plain_began.as_ref(), event),
+            Test::Compiled(compiled) => compiled.found.iter().any(|class| {
+                let began = self.began.get(class).and_then(Option::as_ref);
+                Began::covers(began, event)
+            }),
+        }
+    }
+
+    /// Returns the bytes that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        let pending = self.pending.iter().map(|one| one.filter.bytes().len() + size_of::<Brought>());
+        let filters = self.asked.iter().chain(&self.wanted);
+        let filters: usize = filters.map(|one| one.bytes().len() + size_of::<Filter>()).sum();
+        let began = self.began.capacity() * size_of::<(ClassId, Option<Began>)>();
+        self.filter.held_bytes() + self.except.held_bytes() + began + filters + pending.sum::<usize>()
+    }
+}
+
+/// Whether a filter is used as it stands. A condition on the payload is not: each would walk over the whole payload.
+fn is_plain(filter: &Filter) -> bool {
+    filter.bytes().len() <= PLAIN_BYTES && filter.comparisons_count().0 == 0
+}
+
+impl Test {
+    fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        match self {
+            Self::None => false,
+            Self::Plain(filter) => {
+                budget.spend(1 + plain_cost(filter.bytes().len(), event));
+                filter.matches(event)
+            }
+            Self::Compiled(compiled) => compiled.matches(event, budget),
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Plain(filter) => filter.bytes().len(),
+            Self::Compiled(compiled) => compiled.matcher.memory_bytes(),
+        }
+    }
+}
+
+impl Compiled {
+    fn empty() -> Box<Self> {
+        let matcher = Matcher::new(FilterLimits::default());
+        Box::new(Self { matcher, found: Vec::new(), loose: 0 })
+    }
+
+    fn new(filter: &Filter) -> Box<Self> {
+        let mut compiled = Self::empty();
+        compiled.add(filter);
+        compiled
+    }
+
+    fn add(&mut self, filter: &Filter) -> ClassId {
+        let (mut paths, mut bytes) = (1usize, 0);
+        for clause in filter.clauses() {
+            match clause {
+                // Their cost is counted while they are held against an event.
+                Clause::Comparison(_) => {}
+                Clause::Set(set) => {
+                    let size: usize = set.members().map(|(first, _)| first.text.len()).sum();
+                    bytes += size;
+                    if set.negated {
+                        self.loose += size;
+                    } else {
+                        paths = paths.saturating_mul(set.members().count());
+                    }
+                }
+            }
+        }
+        if paths > FilterLimits::default().paths_max {
+            // Its sets make too many entries for an index: some are compared event by event.
+            self.loose += bytes;
+        }
+        self.matcher.insert(filter)
+    }
+
+    fn matches(&mut self, event: &Event, budget: &mut Budget) -> bool {
+        let (walks, payloads) = (self.matcher.walked(), self.matcher.payload_work());
+        self.matcher.matches(event, &mut self.found);
+        // About 100 instructions for a node that a walk stands on.
+        let walked = (self.matcher.walked() - walks) / 10 + (self.matcher.payload_work() - payloads) / 1_000;
+        let walked = u32::try_from(walked).unwrap_or(u32::MAX);
+        let loose = plain_cost(self.loose, event);
+        let all = 2 + self.found.len() as u32 / 20;
+        budget.spend(all.saturating_add(walked).saturating_add(loose).min(CHARGE_MAX));
+        !self.found.is_empty()
+    }
+}
+
+/// Returns about what it takes to hold conditions against an event as they stand, in units of a budget.
+fn plain_cost(bytes: usize, event: &Event) -> u32 {
+    let values = Attribute::ALL.iter().filter_map(|attribute| event.attribute(*attribute));
+    let values: usize = values.map(str::len).sum();
+    // A pattern is tried from each segment of a value on: about two instructions for a byte of each.
+    let sets = bytes * values / 500;
+    u32::try_from(sets).unwrap_or(u32::MAX).min(CHARGE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::EventId;
+    use crate::filter::Operator;
+
+    fn filter() -> impl Strategy<Value = Filter> {
+        let value = prop::sample::select(vec!["a.b", "a.*", "a.**", "**.c", "*.b.c", "x", "a:b", "**:b**"]);
+        let set = prop::collection::vec(value, 0..40);
+        (set.clone(), set.clone(), set, prop::option::of(0..4i64)).prop_map(
+            |(types, not_types, sources, least)| {
+                let filter =
+                    Filter::new().types(types).not_types(not_types.into_iter().take(1)).sources(sources);
+                match least {
+                    Some(least) => filter.payload("n", Operator::GreaterOrEqual, [least]),
+                    None => filter,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn it_says_what_the_definition_says(
+            wanted in filter(), except in prop::collection::vec((filter(), prop::option::of(0..8u64)), 0..6),
+            types in prop::collection::vec(prop::sample::select(vec!["a.b", "a.b.c", "x", "a:b", "c", "z"]), 1..8)
+        ) {
+            let except: Vec<Brought> = except.into_iter().map(|(filter, next)| {
+                Brought { filter, began: next.map(|next| Began::One { epoch: 3, next }) }
+            }).collect();
+            let mut judge = Judge::new(wanted.clone(), except.clone());
+            while !judge.prepare(&mut Budget::new(1)) {}
+            for (sequence, event_type) in types.into_iter().enumerate() {
+                let event = Event::builder(event_type).source("a.b").json(format!(r#"{{"n":{sequence}}}"#)).build().expect("valid");
+                event.place(EventId { epoch: 3, shard: 0, sequence: sequence as u64 });
+                let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.has(&event));
+                prop_assert_eq!(judge.wants(&event, &mut Budget::new(1000)), by_definition);
+            }
+        }
+    }
+
+    #[test]
+    fn of_several_filters_one_is_enough() {
+        for count in [1, 2, 300] {
+            let filters = (0..count).map(|n| Filter::new().types([format!("t{n}.*")])).collect();
+            let mut judge = Judge::any(filters);
+            while !judge.prepare(&mut Budget::new(50)) {}
+            assert!(judge.is_alone());
+            let mut wants = |event_type: String| {
+                let event = Event::builder(&event_type).build().expect("valid");
+                judge.wants(&event, &mut Budget::new(1000))
+            };
+            assert!(wants("t0.x".into()) && wants(format!("t{}.x", count - 1)));
+            assert!(!wants(format!("t{count}.x")));
+            assert_eq!(judge.wants, Wants::Some, "how many of a gap's events it wanted is not known");
+        }
+    }
+
+    #[test]
+    fn a_thousand_other_subscriptions_are_compiled_within_the_budget_of_each_turn() {
+        let except = (0..1000).map(|n| Brought {
+            filter: Filter::new().types((0..60).map(|m| format!("a{n}.*.b{m}.**"))),
+            began: None,
+        });
+        let mut judge = Judge::new(Filter::new(), except.collect());
+        for turns in 1.. {
+            let mut budget = Budget::new(500);
+            let is_prepared = judge.prepare(&mut budget);
+            assert!(budget.spent() < 500 + 1000, "{}", budget.spent());
+            if is_prepared {
+                assert!(turns > 20, "{turns}");
+                break;
+            }
+        }
+    }
+}

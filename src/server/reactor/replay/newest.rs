@@ -1,0 +1,286 @@
+//! Looks for the place from which a reader gets the newest so many events that it wants: backwards, from where the loop
+//! stood, through the rings and on through the engine's log.
+//!
+//! Invariants:
+//! - Nothing but places and a count is kept between two steps, however many events are asked for.
+//! - The way back ends in the life of the log that a shard's oldest event in the ring is of.
+//! - Where it ends for another reason than that nothing is older, and events may be missing for that, the reader is told a
+//!   gap before its first event.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::forward::{Forward, Found, Lane, Spot, Step, Store, has_all_behind, order_of, position_before};
+use super::judge::Judge;
+use crate::engine::{LogPlace, PAGE_EVENTS, log_place_of};
+use crate::event::{Event, EventId, Sequence};
+use crate::server::limits::budget::Budget;
+
+/// Events that are taken out of a ring or a page together, of all shards.
+const CHUNK: usize = 64;
+
+/// The way back in one shard.
+#[derive(Debug)]
+struct Way {
+    shard: u16,
+    to: Sequence,
+    until: LogPlace,
+    /// Where the node began to follow all that the reader wants; from the beginning, as a rule.
+    followed: LogPlace,
+    spot: Back,
+    ended: Option<Ended>,
+    /// The oldest event that was looked at.
+    oldest: Option<EventId>,
+}
+
+/// Why nothing older can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// There never was anything older.
+    Beginning,
+    /// Older events are forgotten, or can't be read.
+    Forgotten,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Back {
+    /// Behind this place of the ring.
+    Ring(Sequence),
+    /// In the log, before the oldest event that was looked at; the page that begins here is looked for.
+    Log { from: Sequence },
+    /// All was looked at, as far as it is known: what the log has from this place on says whether that is so.
+    Beginning { from: LogPlace },
+}
+
+/// The way back in all shards.
+#[derive(Debug)]
+pub(crate) struct Newest {
+    lanes: SmallVec<[Way; 1]>,
+    /// Events that are still to be found.
+    left: usize,
+    /// Some were found behind the end of another shard's past, which may have had newer ones.
+    passed_an_end: bool,
+}
+
+enum Filled {
+    Done,
+    Again,
+    Waits(LogPlace),
+}
+
+type Tail = VecDeque<Event>;
+
+impl Newest {
+    /// Begins where each shard ends for the reader: a place in the ring, and in the log. `followed`: where the node began to
+    /// follow all that the reader wants.
+    pub(crate) fn new(
+        ends: impl Iterator<Item = (u16, Sequence, LogPlace)>,
+        followed: impl Fn(u16) -> LogPlace,
+        count: usize,
+    ) -> Self {
+        let lane = |(shard, to, until)| Way {
+            shard,
+            to,
+            until,
+            followed: followed(shard),
+            spot: Back::Ring(to),
+            ended: None,
+            oldest: None,
+        };
+        Self { lanes: ends.map(lane).collect(), left: count, passed_an_end: false }
+    }
+
+    /// Returns the number of shards that it looks through.
+    pub(crate) fn shards(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Looks on.
+    pub(crate) fn step(&mut self, store: &mut Store<'_>, judge: &mut Judge, budget: &mut Budget) -> Step {
+        let share = (CHUNK / self.lanes.len().max(1)).max(1);
+        let mut tails: SmallVec<[Tail; 1]> = self.lanes.iter().map(|_| Tail::new()).collect();
+        while self.left > 0 {
+            for (lane, tail) in self.lanes.iter_mut().zip(&mut tails) {
+                while tail.is_empty() && lane.ended.is_none() {
+                    if budget.is_spent() {
+                        return Step::More;
+                    }
+                    budget.spend(3);
+                    match lane.fill(store, share, tail) {
+                        Filled::Done => break,
+                        Filled::Again => {}
+                        Filled::Waits(from) => return Step::Waits { shard: lane.shard, from },
+                    }
+                }
+            }
+            if budget.is_spent() {
+                return Step::More;
+            }
+            let Some(at) = self.last(&tails) else { return Step::Over };
+            if let Some(event) = tails[at].pop_back() {
+                self.lanes[at].pass(&event);
+                if judge.wants(&event, budget) {
+                    self.left -= 1;
+                    self.passed_an_end |= self.lanes.iter().any(Way::is_short);
+                }
+            }
+        }
+        Step::Over
+    }
+
+    /// The lane of the newest event that was not looked at.
+    fn last(&self, tails: &[Tail]) -> Option<usize> {
+        let in_log = |lane: &Way| matches!(lane.spot, Back::Log { .. });
+        let by_time = self.lanes.iter().zip(tails).any(|(lane, tail)| in_log(lane) && !tail.is_empty());
+        let events =
+            tails.iter().enumerate().filter_map(|(at, tail)| Some((order_of(tail.back()?, by_time), at)));
+        events.max().map(|(_, at)| at)
+    }
+
+    /// The way forward from where it came to.
+    pub(crate) fn turn_round(&self) -> Forward {
+        let in_log = self.lanes.iter().any(Way::goes_on_in_log);
+        // Where all were found before, what is older does not matter.
+        let needs_older = self.left > 0 || self.passed_an_end;
+        let lanes: SmallVec<[Lane; 1]> = self.lanes.iter().map(|lane| lane.forward(needs_older)).collect();
+        // From rings alone, events say themselves where they stand.
+        let at = (in_log && lanes.len() > 1).then(|| position_before(&lanes)).flatten();
+        Forward { lanes, at, says_too_little: None }
+    }
+}
+
+impl Way {
+    fn forward(&self, needs_older: bool) -> Lane {
+        let Self { shard, to, until, spot, oldest, .. } = *self;
+        let before = |id: EventId| EventId::before(id.epoch, id.shard, id.sequence);
+        let (spot, after) = match (spot, oldest) {
+            (Back::Ring(place), Some(id)) => (Spot::Ring(place), before(id)),
+            // Where the ring has it, the way is found there.
+            (_, Some(id)) => (Spot::Log { is_known: true }, before(id)),
+            (_, None) => (Spot::Over, EventId { epoch: until.0, shard, sequence: until.1 }),
+        };
+        let (epoch, followed) = self.followed;
+        let forgotten = match self.ended {
+            Some(Ended::Forgotten) => after,
+            _ => EventId::before(epoch, shard, followed),
+        };
+        let forgotten = (needs_older && self.is_short()).then_some(forgotten);
+        Lane { shard, spot, to, until, after, missed: 0, counts: false, forgotten }
+    }
+
+    /// Whether the way back came to a place before which events may be missing.
+    fn is_short(&self) -> bool {
+        let is_before = |id: EventId| (id.epoch, id.sequence) < self.followed;
+        self.ended == Some(Ended::Forgotten) || self.oldest.is_some_and(is_before)
+    }
+
+    /// Whether the way forward begins in the log.
+    fn goes_on_in_log(&self) -> bool {
+        !matches!(self.spot, Back::Ring(_)) && self.oldest.is_some()
+    }
+
+    fn pass(&mut self, event: &Event) {
+        self.oldest = event.id().or(self.oldest);
+        if let Back::Ring(place) = &mut self.spot {
+            *place -= 1;
+        }
+    }
+
+    fn fill(&mut self, store: &mut Store<'_>, share: usize, tail: &mut Tail) -> Filled {
+        match self.spot {
+            Back::Ring(before) => {
+                let bus = &store.shared.bus;
+                let oldest = bus.oldest(self.shard);
+                if before <= oldest {
+                    return self.leave_ring(store);
+                }
+                let from = before.saturating_sub(share as u64).max(oldest);
+                bus.read_range(self.shard, from, before, |event| tail.push_back(event.clone()));
+                if !tail.is_empty() {
+                    return Filled::Done;
+                }
+                if bus.oldest(self.shard) <= from {
+                    // A publisher gave up the place before: no event ever stood there.
+                    self.spot = Back::Ring(before - 1);
+                    return Filled::Again;
+                }
+                // The ring was quicker.
+                self.leave_ring(store)
+            }
+            Back::Log { from } => self.fill_from_log(from, store, tail),
+            Back::Beginning { from } => self.look_at_beginning(from, store),
+        }
+    }
+
+    /// The ring has nothing older.
+    fn leave_ring(&mut self, store: &Store<'_>) -> Filled {
+        match self.oldest {
+            Some(_) if store.has_log() => self.look_before(),
+            oldest => {
+                let first = oldest.map(|id| id.sequence);
+                let is_first = has_all_behind(store.shared, self.shard, first) && self.followed == (0, 0);
+                self.ended = Some(if is_first { Ended::Beginning } else { Ended::Forgotten });
+            }
+        }
+        Filled::Again
+    }
+
+    /// Looks for the page before the oldest event that was looked at.
+    fn look_before(&mut self) {
+        self.spot = match self.oldest.and_then(|id| id.sequence.checked_sub(1)) {
+            Some(last) => Back::Log { from: last - last % PAGE_EVENTS },
+            None => Back::Beginning { from: (0, 0) },
+        };
+    }
+
+    /// Finds out whether the log has anything older than what was looked at, as of another life: that is not read.
+    fn look_at_beginning(&mut self, from: LogPlace, store: &mut Store<'_>) -> Filled {
+        let is_first = match store.page(self.shard, from) {
+            Found::Page(page, _) => {
+                let oldest = self.oldest.map(|id| (id.epoch, id.sequence));
+                page.from(from).first().is_none_or(|event| Some(log_place_of(event)) == oldest)
+            }
+            Found::NotRead => return Filled::Waits(from),
+            Found::Failed => false,
+        };
+        self.ended = Some(if is_first { Ended::Beginning } else { Ended::Forgotten });
+        Filled::Again
+    }
+
+    fn fill_from_log(&mut self, from: Sequence, store: &mut Store<'_>, tail: &mut Tail) -> Filled {
+        let Some(oldest) = self.oldest else {
+            self.ended = Some(Ended::Forgotten);
+            return Filled::Again;
+        };
+        let place = (oldest.epoch, from);
+        let end = (oldest.epoch, oldest.sequence);
+        if place >= end {
+            self.look_before();
+            return Filled::Again;
+        }
+        // Kept until the events are taken over.
+        let (page, _handed) = match store.page(self.shard, place) {
+            Found::Page(page, handed) => (page, handed),
+            Found::NotRead => return Filled::Waits(place),
+            Found::Failed => {
+                self.ended = Some(Ended::Forgotten);
+                return Filled::Again;
+            }
+        };
+        if page.next > place && page.next < end {
+            // It ended early for its size: the newer ones come first.
+            self.spot = Back::Log { from: page.next.1 };
+            return Filled::Again;
+        }
+        let events = page.from(place);
+        let before = events.partition_point(|event| log_place_of(event) < end);
+        tail.extend(events[..before].iter().cloned());
+        if tail.is_empty() {
+            // The log has forgotten what is older.
+            self.ended = Some(Ended::Forgotten);
+            return Filled::Again;
+        }
+        Filled::Done
+    }
+}

@@ -1,0 +1,417 @@
+//! What a loop tells of itself, some times a second: the ledger, who lags, and what it all takes in memory.
+//!
+//! Imports every lower room. Always: nothing here is per event; a quiet loop reports once and sleeps.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Context, Core, Socket, taken};
+use crate::feed::{FeedView, Lag};
+use crate::metrics::Kind;
+use crate::server::conn::Speaks;
+
+/// Laggards shown.
+const LAGGARDS_MAX: usize = 20;
+
+/// Feeds shown of each loop.
+const FEEDS_MAX: usize = 50;
+
+/// Connections of which the kernel is asked once a second, besides those that lag, one after the other: so who
+/// is slow is seen before anything waits here.
+const ASKED_A_TIME: usize = 64;
+
+/// Bytes in the kernel below which nobody is slow: they may be on their way.
+const KERNEL_BYTES_MIN: u64 = 32 * 1024;
+
+/// Ticks between two observations of everybody's lag for the histograms.
+const HISTOGRAM_TICKS: u64 = 10;
+
+/// Connections that may be closed at once because memory is short: those that hold the most.
+const HOLDERS_MAX: usize = 64;
+
+/// A connection that holds less is not closed for want of memory: closing many small ones frees little, and they are
+/// mostly those that ask for least.
+const HOLDER_BYTES_MIN: usize = 16 * 1024;
+
+/// What a client that takes nothing may keep waiting when it is closed for want of memory: the words that say so.
+const LAST_WORDS_BYTES: usize = 4 * 1024;
+
+/// What a connection takes beside its struct and what it holds: its place in the wheel and in tables, the allocator's part.
+const CONNECTION_BYTES: usize = 64;
+
+/// Parts of its budget that a loop may grow by before it counts again.
+const COUNT_PARTS: usize = 16;
+const COUNT_BYTES_MIN: usize = 256 * 1024;
+
+/// Bytes kept elsewhere too that are counted for each connection, without a look at which are the same.
+const SHARED_BYTES_MIN: usize = 1024 * 1024;
+
+/// What the tallies came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Books {
+    pub(super) written: u64,
+    pub(super) dropped: u64,
+    pub(super) conflated: i64,
+}
+
+/// What became of every event that a connection was owed: `matched` is the sum of the others, at any moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ledger {
+    /// Events owed, once for each connection.
+    matched: u64,
+    /// Written, or begun.
+    written: u64,
+    /// Waiting.
+    pending: u64,
+    /// Lost and told in a gap, or waiting when the connection went.
+    dropped: u64,
+    /// Left out because a subscription conflates or samples.
+    conflated: u64,
+}
+
+impl Ledger {
+    /// What is wrong with it; 0 always.
+    fn difference(&self) -> i64 {
+        let parts = self.written + self.pending + self.dropped + self.conflated;
+        self.matched.wrapping_sub(parts) as i64
+    }
+}
+
+/// A connection that is behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Laggard {
+    connection: u64,
+    speaks: Speaks,
+    lag: Lag,
+    /// Of its bytes, those that the kernel has and its peer has not.
+    kernel_bytes: u64,
+}
+
+/// What one loop said last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    ledger: Ledger,
+    laggards: Vec<Laggard>,
+    /// Bytes held for clients: feeds, and what is each connection's own, requests that are coming in too.
+    held_bytes: usize,
+    /// The largest feeds, as of the last second.
+    feeds: Arc<[FeedView]>,
+}
+
+impl Report {
+    /// Events that wait for clients of the loop.
+    pub(crate) fn pending(&self) -> u64 {
+        self.ledger.pending
+    }
+
+    /// The largest feeds of the loop.
+    pub(crate) fn feeds(&self) -> &[FeedView] {
+        &self.feeds
+    }
+
+    /// All loops' reports as `/api/stats` shows them.
+    pub(crate) fn together<'a>(reports: impl Iterator<Item = &'a Self>) -> (Value, Value, usize) {
+        let mut sum = Ledger::default();
+        let mut laggards = Vec::new();
+        let mut held = 0;
+        for report in reports {
+            let Ledger { matched, written, pending, dropped, conflated } = report.ledger;
+            sum.matched += matched;
+            sum.written += written;
+            sum.pending += pending;
+            sum.dropped += dropped;
+            sum.conflated += conflated;
+            held += report.held_bytes;
+            laggards.extend(&report.laggards);
+        }
+        worst_first(&mut laggards);
+        let laggards: Vec<Value> = (laggards.iter())
+            .map(|laggard| {
+                let Lag { events, bytes, milliseconds } = laggard.lag;
+                json!({
+                    "connection": format!("{:x}", laggard.connection), "speaks": laggard.speaks.name(),
+                    "events": events, "bytes": bytes, "kernel_bytes": laggard.kernel_bytes,
+                    "milliseconds": milliseconds,
+                })
+            })
+            .collect();
+        let ledger = json!({
+            "matched": sum.matched, "written": sum.written, "pending": sum.pending,
+            "dropped": sum.dropped, "conflated": sum.conflated,
+        });
+        (ledger, laggards.into(), held)
+    }
+}
+
+fn worst_first(laggards: &mut Vec<Laggard>) {
+    laggards.sort_by_key(|laggard| std::cmp::Reverse((laggard.lag.bytes, laggard.lag.events)));
+    laggards.truncate(LAGGARDS_MAX);
+}
+
+impl<S: Socket> Core<S> {
+    /// The account of all connections, those that are gone included.
+    fn ledger(&self) -> Ledger {
+        let mut pending = self.fanout.samples_waiting();
+        for (_, conn) in &self.conns {
+            pending += conn.outbox.pending(&self.fanout);
+        }
+        let Books { written, dropped, conflated } = self.books;
+        let feeds = self.fanout.totals;
+        let conflated = conflated + self.tally.conflated + feeds.sampled_out as i64;
+        // What was counted as dropped ahead of its place waits there no more; and if it was let go there, it was
+        // counted twice.
+        let twice = conflated.min(0).unsigned_abs();
+        let dropped = dropped + self.tally.dropped - twice.saturating_sub(pending);
+        Ledger {
+            matched: feeds.matched,
+            written: written + self.tally.events,
+            pending: pending.saturating_sub(twice),
+            dropped,
+            conflated: conflated.max(0) as u64,
+        }
+    }
+
+    /// Whether so much has come or was queued that what the loop holds must be counted now, and not with the tick.
+    fn must_count(&self) -> bool {
+        let budget = self.config.max_memory_bytes / self.shared.loops;
+        budget > 0 && self.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
+    }
+
+    /// Reports what changed, at most once a tick, or more often where much comes. Looks at every connection.
+    pub(super) fn report(&mut self) {
+        let is_due = self.unreported && self.reported != self.tick;
+        if !is_due && !self.must_count() {
+            return;
+        }
+        self.reported = self.tick;
+        self.unreported = false;
+        self.grown = 0;
+        let ledger = self.ledger();
+        debug_assert_eq!(ledger.difference(), 0, "{ledger:?}");
+        let mut laggards = Vec::new();
+        let observe = self.tick >= self.observed + HISTOGRAM_TICKS;
+        if observe {
+            self.observed = self.tick;
+            // Walks the tables: once a second. What subscriptions add in between is bounded by their messages.
+            let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.held_bytes());
+            self.tables = self.fanout.table_bytes() + snapshot + self.bygone.held_bytes();
+            self.spare = self.fanout.spare_bytes();
+        }
+        let mut holders = Holders::default();
+        for (slot, conn) in &self.conns {
+            let token = super::token_of(slot, conn.generation);
+            holders.take(token, conn);
+            let lag = conn.outbox.lag(&self.fanout, self.now);
+            if lag == Lag::default() {
+                continue;
+            }
+            if observe {
+                self.shared.metrics.lag_events.observe(lag.events as f64);
+                self.shared.metrics.lag_seconds.observe(lag.milliseconds as f64 / 1000.0);
+            }
+            laggards.push(Laggard {
+                connection: token,
+                speaks: conn.connection.speaks(),
+                lag,
+                kernel_bytes: 0,
+            });
+            // Who lags is looked at again, though nothing else happens.
+            self.unreported = true;
+        }
+        worst_first(&mut laggards);
+        let shared = self.shared_once(holders.shared);
+        let apart = self.fanout.bytes() + self.tables + self.presence_bytes();
+        let held_bytes = self.shed(holders, shared + apart);
+        if observe {
+            self.ask_of_some(&mut laggards);
+        }
+        self.ask_of(&mut laggards);
+        worst_first(&mut laggards);
+        if observe {
+            for laggard in &laggards {
+                self.shared.metrics.lag_bytes.observe(laggard.lag.bytes as f64);
+            }
+        }
+        if observe {
+            self.largest = self.fanout.largest(FEEDS_MAX).into();
+        } else {
+            // Who came and went since the last look is seen at the next.
+            self.unreported = true;
+        }
+        let report = Report { ledger, laggards, held_bytes, feeds: Arc::clone(&self.largest) };
+        self.shared.tell(self.number, report);
+        if observe {
+            self.shared.note_history(self.now);
+        }
+    }
+
+    /// Bytes that wait for connections and are kept elsewhere too, each once; `sum` is what they come to for each
+    /// connection. Looked up only where the sum is much: it costs a step for each piece.
+    fn shared_once(&self, sum: usize) -> usize {
+        if sum < SHARED_BYTES_MIN {
+            return sum;
+        }
+        let mut pieces: HashMap<usize, usize, foldhash::fast::RandomState> = HashMap::default();
+        for (end, len) in self.conns.iter().flat_map(|(_, conn)| conn.outbox.shared_pieces()) {
+            let longest = pieces.entry(end).or_default();
+            *longest = len.max(*longest);
+        }
+        pieces.into_values().sum()
+    }
+
+    /// Adds what the kernel holds to what laggards are behind.
+    fn ask_of(&mut self, laggards: &mut [Laggard]) {
+        for laggard in laggards.iter_mut().filter(|laggard| laggard.kernel_bytes == 0) {
+            let slot = (laggard.connection & 0xffff_ffff) as usize;
+            let ends = self.conns.get(slot).and_then(|conn| conn.socket.ends());
+            laggard.kernel_bytes = ends.and_then(|ends| self.kernel.of(ends)).unwrap_or(0);
+            laggard.lag.bytes += laggard.kernel_bytes;
+        }
+    }
+
+    /// Asks about some that do not lag here, and adds those for whom much waits in the kernel.
+    fn ask_of_some(&mut self, laggards: &mut Vec<Laggard>) {
+        let end = self.conns.iter().next_back().map_or(0, |(slot, _)| slot + 1);
+        for _ in 0..ASKED_A_TIME.min(end) {
+            let slot = self.asked % end;
+            self.asked = slot + 1;
+            let Some(conn) = self.conns.get(slot).filter(|conn| !conn.blocked) else { continue };
+            let told = conn.socket.ends().and_then(|ends| self.kernel.of(ends));
+            if let Some(kernel_bytes) = told.filter(|bytes| *bytes >= KERNEL_BYTES_MIN) {
+                let connection = super::token_of(slot, conn.generation);
+                let lag = Lag { bytes: kernel_bytes, ..Lag::default() };
+                laggards.push(Laggard { connection, speaks: conn.connection.speaks(), lag, kernel_bytes });
+            }
+        }
+    }
+
+    /// Where the loop holds more than it may, lets go of memory: first of the past that feeds keep for laggards, then of
+    /// whatever holds the most, unfinished bodies of clients that have many before others. Returns what is held then.
+    /// While that is still too much, no new stream is taken; publishers always are.
+    fn shed(&mut self, holders: Holders, apart: usize) -> usize {
+        let mut held = holders.own + apart;
+        // What went left room in the tables, which the next takes: it keeps nobody out.
+        let budget = self.shared.loop_budget(&self.config).map(|budget| budget.saturating_add(self.spare));
+        let Some(budget) = budget.filter(|budget| held > *budget) else {
+            self.shared.set_short_of_memory(self.number, false);
+            return held;
+        };
+        let metrics = Arc::clone(&self.shared.metrics);
+        let before = self.fanout.bytes();
+        self.fanout.shed(budget / 2);
+        let freed = (before - self.fanout.bytes()).min(held);
+        held -= freed;
+        metrics.shed.get_or_create(&Kind { kind: "feed_bytes" }).inc_by(freed as u64);
+        for Holder { token, bytes, .. } in holders.largest_first(self) {
+            if held <= budget {
+                break;
+            }
+            held = held.saturating_sub(bytes);
+            self.shed_connection(token);
+        }
+        self.shared.set_short_of_memory(self.number, held > budget);
+        self.unreported = true;
+        held
+    }
+
+    /// Ends a connection that holds much.
+    fn shed_connection(&mut self, token: super::Token) {
+        let Some(slot) = self.find(token) else { return };
+        let conn = &self.conns[slot];
+        let is_body = conn.connection.speaks() == Speaks::Http && conn.connection.input_bytes() > 0;
+        self.count_shed(if is_body { "bodies" } else { "connections" });
+        self.let_go_of_feed(slot);
+        let conn = &mut self.conns[slot];
+        let mut cx = context!(self, conn);
+        conn.connection.shed(&mut cx);
+        if self.apply(slot)
+            && let Some(slot) = self.find(token)
+            && self.conns[slot].blocked
+            && self.conns[slot].waiting_bytes() > LAST_WORDS_BYTES
+        {
+            // The last words stand behind what it does not read.
+            self.remove(slot);
+        }
+    }
+}
+
+/// A connection that holds memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Holder {
+    bytes: usize,
+    token: super::Token,
+}
+
+/// What connections hold, and the largest of them.
+#[derive(Debug, Default)]
+struct Holders {
+    /// Bytes of all, each its own.
+    own: usize,
+    /// Bytes that are kept elsewhere too, for each of them.
+    shared: usize,
+    largest: BinaryHeap<Reverse<Holder>>,
+}
+
+impl Holders {
+    fn take<S: Socket>(&mut self, token: super::Token, conn: &super::Conn<S>) {
+        let (waits, shared) = conn.outbox.held_bytes();
+        let replay = conn.replay.as_ref().map_or(0, |replay| replay.held_bytes());
+        let beside = waits + replay + conn.socket.held_bytes() + conn.connection.held_bytes();
+        self.own += CONNECTION_BYTES + size_of::<super::Conn<S>>() + beside;
+        self.shared += shared;
+        // What its subscriptions take in the loop's tables goes with it too.
+        let bytes = beside + shared + conn.connection.table_bytes();
+        if bytes < HOLDER_BYTES_MIN {
+            return;
+        }
+        self.largest.push(Reverse(Holder { bytes, token }));
+        if self.largest.len() > HOLDERS_MAX {
+            self.largest.pop();
+        }
+    }
+
+    /// The largest, unfinished bodies of greedy clients first.
+    fn largest_first<S: Socket>(self, core: &Core<S>) -> Vec<Holder> {
+        let mut all: Vec<Holder> = self.largest.into_iter().map(|Reverse(holder)| holder).collect();
+        let is_greedy = |holder: &Holder| {
+            core.find(holder.token).is_some_and(|slot| core.conns[slot].connection.is_greedy(&core.config))
+        };
+        all.sort_by_cached_key(|holder| Reverse((is_greedy(holder), *holder)));
+        all
+    }
+}
+
+/// What a loop has, as tests look at it.
+#[cfg(any(test, fuzzing))]
+#[derive(Debug)]
+pub(crate) struct Audit {
+    /// What the ledger is out by.
+    pub(crate) difference: i64,
+    pub(crate) pending: u64,
+    pub(crate) words: String,
+    pub(crate) held_bytes: usize,
+    pub(crate) connections: usize,
+    pub(crate) feeds: usize,
+    /// Events taken from each shard of the bus.
+    pub(crate) events_read: Box<[u64]>,
+}
+
+#[cfg(any(test, fuzzing))]
+impl<S: Socket> Core<S> {
+    pub(crate) fn audit(&self) -> Audit {
+        let ledger = self.ledger();
+        let own: usize = self.conns.iter().map(|(_, conn)| conn.outbox.inserted_bytes()).sum();
+        Audit {
+            difference: ledger.difference(),
+            pending: ledger.pending,
+            words: if ledger.difference() == 0 { String::new() } else { format!("{ledger:?}") },
+            held_bytes: self.fanout.bytes() + own,
+            connections: self.conns.len(),
+            feeds: self.shared.metrics.feeds.get() as usize,
+            events_read: (0..self.shared.bus.shards() as u16).map(|s| self.reader.position(s)).collect(),
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Pages that the kernel's queues share: what many clients are written in one turn lies in memory once for all of them.
+//!
+//! Imports `feed`, the room's core. Always: what stands in a page is never written over; a failure costs the copies that it
+//! would have saved, and nothing else; behind a turn nothing is held here.
+//!
+//! `write(2)` copies its bytes for each socket. For a burst that is most of what a delivery costs, and for clients that are
+//! slow it is memory for each of them. So the bytes go into a pipe once; `tee(2)` gives a second pipe the same pages, and
+//! `splice(2)` moves those on into a socket's queue. A page is the pipe's own until the last queue has let go of it; the next
+//! bytes get new ones, as the pipe is empty then.
+
+use std::io::{self, IoSlice, Write};
+
+use super::Socket;
+use crate::feed::{Sink, Tail};
+
+/// The least number of clients that bytes of [`share_pages_bytes`](crate::server::ServerConfig::share_pages_bytes) are shared for;
+/// twice as many bytes are for half as many.
+const CLIENTS_MIN: usize = 8;
+
+/// A client's socket, and the pages that it may be given.
+pub(crate) struct Outlet<'a, S> {
+    pub(crate) socket: &'a mut S,
+    pub(crate) pages: &'a mut Pages,
+}
+
+impl<S: Socket> Write for Outlet<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+impl<S: Socket> Sink for Outlet<'_, S> {
+    fn write_tail(&mut self, tail: &Tail<'_>) -> io::Result<usize> {
+        match self.pages.send(tail, self.socket) {
+            Some(sent) => sent,
+            None => tail.write_to(self.socket),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::Pages;
+
+/// None: what shares them is Linux's own.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug, Default)]
+pub(crate) struct Pages;
+
+#[cfg(not(target_os = "linux"))]
+impl Pages {
+    pub(crate) fn open(&mut self, _: usize, _: usize) {}
+
+    fn send(&mut self, _: &Tail<'_>, _: &mut impl Socket) -> Option<io::Result<usize>> {
+        None
+    }
+
+    pub(crate) fn close(&mut self) -> u64 {
+        0
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs::{self, File};
+    use std::io;
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use bytes::Bytes;
+    use rustix::io::writev;
+    use rustix::pipe::{
+        PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice, tee,
+    };
+
+    use super::{CLIENTS_MIN, Socket, Tail};
+
+    /// The most bytes that are shared at once: what a turn writes to a client, as long as nobody has set more.
+    const SHARED_BYTES_MAX: usize = 256 * 1024;
+
+    /// The end of a feed in pages, while its members are written.
+    #[derive(Debug, Default)]
+    pub(crate) struct Pages {
+        pipes: Option<Pipes>,
+        held: Option<Held>,
+        /// The least bytes for this feed's members; none where they are not to share.
+        min_bytes: Option<usize>,
+        /// It can't be here.
+        refused: bool,
+        shared: u64,
+    }
+
+    /// What is in the first pipe.
+    #[derive(Debug)]
+    struct Held {
+        /// The run that it begins in: kept, so that nothing else comes to lie where it lies.
+        first: Bytes,
+        start: usize,
+        len: usize,
+    }
+
+    impl Held {
+        fn is(&self, tail: &Tail<'_>) -> bool {
+            let begins =
+                tail.runs().next().is_some_and(|first| std::ptr::eq(first.as_ptr(), self.first.as_ptr()));
+            begins && (tail.start(), tail.len()) == (self.start, self.len)
+        }
+    }
+
+    impl Pages {
+        /// A feed with so many members is to be written, and whatever has `min_bytes` is worth sharing; 0 = nothing is.
+        pub(in crate::server) fn open(&mut self, members: usize, min_bytes: usize) {
+            self.empty();
+            let is_of_use = min_bytes > 0 && members > 1 && !self.refused;
+            self.min_bytes =
+                is_of_use.then(|| min_bytes.max(min_bytes.saturating_mul(CLIENTS_MIN) / members));
+        }
+
+        /// All is written; how many writes were of shared pages.
+        pub(in crate::server) fn close(&mut self) -> u64 {
+            self.empty();
+            self.min_bytes = None;
+            std::mem::take(&mut self.shared)
+        }
+
+        fn empty(&mut self) {
+            if let Some(held) = self.held.take()
+                && let Some(pipes) = &self.pipes
+                && pipes.drain(&pipes.held, held.len).is_err()
+            {
+                self.pipes = None;
+            }
+        }
+
+        /// Sends a socket the end of the feed out of pages; none where it is to be written.
+        pub(crate) fn send(
+            &mut self,
+            tail: &Tail<'_>,
+            socket: &mut impl Socket,
+        ) -> Option<io::Result<usize>> {
+            let min_bytes = self.min_bytes?;
+            if self.refused || !socket.shares_pages() {
+                return None;
+            }
+            if self.held.is_none() && (tail.len() < min_bytes || !self.put(tail)) {
+                return None;
+            }
+            if !self.held.as_ref()?.is(tail) {
+                return None;
+            }
+            let pipes = self.pipes.as_mut()?;
+            let sent = pipes.send(tail.len(), socket);
+            if pipes.is_broken {
+                self.refuse();
+            }
+            self.shared += u64::from(matches!(sent, Some(Ok(_))));
+            sent
+        }
+
+        fn refuse(&mut self) {
+            self.refused = true;
+            (self.held, self.pipes) = (None, None);
+        }
+
+        /// Puts the end of the feed into the first pipe.
+        fn put(&mut self, tail: &Tail<'_>) -> bool {
+            if self.pipes.is_none() {
+                match Pipes::open() {
+                    Ok(pipes) => self.pipes = Some(pipes),
+                    // There may be descriptors again.
+                    Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                        self.min_bytes = None;
+                    }
+                    Err(_) => self.refuse(),
+                }
+            }
+            let Some(pipes) = &self.pipes else { return false };
+            let Some(first) = tail.runs().next().filter(|_| tail.len() <= pipes.capacity) else {
+                self.min_bytes = None;
+                return false;
+            };
+            // Less where there is no memory for it now; there may be some another time.
+            let len = writev(&pipes.held.1, &tail.slices()).unwrap_or(0);
+            self.held = Some(Held { first: first.clone(), start: tail.start(), len });
+            if len < tail.len() {
+                self.empty();
+                self.min_bytes = None;
+            }
+            self.held.is_some()
+        }
+    }
+
+    /// Where a pipe is read, and where it is written.
+    type Pipe = (OwnedFd, OwnedFd);
+
+    #[derive(Debug)]
+    struct Pipes {
+        /// Has the bytes for all.
+        held: Pipe,
+        /// Has them for one socket, while it is sent them.
+        sent: Pipe,
+        nowhere: File,
+        /// Bytes that each takes.
+        capacity: usize,
+        /// They can't be used, or not any more.
+        is_broken: bool,
+    }
+
+    impl Pipes {
+        fn open() -> io::Result<Self> {
+            if !is_sigpipe_harmless() {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            let pipe = || pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
+            let (held, sent) = (pipe()?, pipe()?);
+            let nowhere = File::options().write(true).open("/dev/null")?;
+            let mut capacity = SHARED_BYTES_MAX;
+            for pipe in [&held, &sent] {
+                // Where the user has no more of them, what it is has to do.
+                let _ = fcntl_setpipe_size(&pipe.0, SHARED_BYTES_MAX);
+                capacity = capacity.min(fcntl_getpipe_size(&pipe.0)?);
+            }
+            Ok(Self { held, sent, nowhere, capacity, is_broken: false })
+        }
+
+        /// Sends a socket what is held; none where that can't be, and the socket has nothing of it.
+        fn send(&mut self, len: usize, socket: &mut impl Socket) -> Option<io::Result<usize>> {
+            if tee(&self.held.0, &self.sent.1, len, SpliceFlags::NONBLOCK) != Ok(len) {
+                self.is_broken = true;
+                return None;
+            }
+            let sent = socket.take_from(self.sent.0.as_fd(), len);
+            let rest = len - sent.as_ref().map_or(0, |sent| *sent);
+            self.is_broken |= self.drain(&self.sent, rest).is_err();
+            // A system, or a sandbox, that has no such call.
+            let refusals =
+                [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported, io::ErrorKind::PermissionDenied];
+            if sent.as_ref().is_err_and(|error| refusals.contains(&error.kind())) {
+                self.is_broken = true;
+                return None;
+            }
+            Some(sent)
+        }
+
+        fn drain(&self, pipe: &Pipe, mut len: usize) -> io::Result<()> {
+            while len > 0 {
+                match splice(&pipe.0, None, &self.nowhere, None, len, SpliceFlags::NONBLOCK)? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    gone => len -= gone,
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Whether a socket whose peer is gone only fails. `splice` has no `MSG_NOSIGNAL`, so it sends `SIGPIPE` too, which ends
+    /// a program that does not ignore it. Rust's own `main` sees to that; one of another language may not.
+    fn is_sigpipe_harmless() -> bool {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        harmless_by(&status)
+    }
+
+    fn harmless_by(status: &str) -> bool {
+        let mask = |name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        };
+        let bit = 1 << (libc::SIGPIPE - 1);
+        ["SigIgn:", "SigCgt:", "SigBlk:"].into_iter().filter_map(mask).any(|mask| mask & bit != 0)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use std::os::fd::BorrowedFd;
+
+        use super::*;
+
+        #[test]
+        fn a_program_that_a_broken_pipe_would_end_shares_nothing() {
+            let status = |ignored: &str| {
+                format!("Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t{ignored}\nSigCgt:\t00\n")
+            };
+            assert!(harmless_by(&status("0000000000001000")));
+            assert!(!harmless_by(&status("0000000000000fff")));
+            assert!(!harmless_by("SigIgn:\tnonsense"));
+            assert!(!harmless_by(""));
+            assert!(is_sigpipe_harmless(), "Rust's main ignores it");
+        }
+
+        /// Takes so many bytes of each write; none: it knows no such call.
+        struct Peer(Option<usize>, Vec<u8>);
+
+        impl io::Read for Peer {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Ok(0)
+            }
+        }
+
+        impl io::Write for Peer {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        impl Socket for Peer {
+            fn close_write(&mut self) {}
+
+            fn take_from(&mut self, pipe: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+                let takes = self.0.ok_or(io::ErrorKind::Unsupported)?.min(len);
+                let mut bytes = vec![0; takes];
+                assert_eq!(rustix::io::read(pipe, &mut bytes), Ok(takes));
+                self.1.extend(bytes);
+                Ok(takes)
+            }
+        }
+
+        #[test]
+        fn each_socket_is_sent_the_same_whatever_those_before_took() {
+            let mut pipes = Pipes::open().expect("pipes");
+            let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at / 7) as u8).collect();
+            assert_eq!(rustix::io::write(&pipes.held.1, &bytes), Ok(bytes.len()), "{} bytes", pipes.capacity);
+            for takes in [5000, 100_000, 1, 4096, 100_000] {
+                let mut peer = Peer(Some(takes), Vec::new());
+                assert_eq!(pipes.send(bytes.len(), &mut peer).map(Result::ok), Some(Some(takes)));
+                assert_eq!(peer.1, bytes[..takes]);
+            }
+            assert!(!pipes.is_broken);
+            assert!(pipes.send(bytes.len(), &mut Peer(None, Vec::new())).is_none());
+            assert!(pipes.is_broken, "nobody is sent anything by it any more");
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! A WebSocket client's subscriptions and requests, whatever its dialect.
+//!
+//! Imports `dialect`, `filter`, `event`. Always: dialects read and write, this decides; what a client may see, may
+//! publish and may ask how often is asked of its [`Rights`], in one place each; what it asked for is kept as it
+//! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
+
+pub(super) mod began;
+mod interest;
+pub(super) mod past;
+pub(crate) mod rights;
+pub(super) mod saved;
+mod unfinished;
+mod weight;
+
+use std::sync::Arc;
+
+use serde_json::json;
+use smallvec::SmallVec;
+
+use self::rights::Rights;
+use super::auth::{Denied, Grant};
+use super::conn::{Answer, Context, Effect};
+use super::dialect_autosdlc::messages;
+use super::limits::rates::Limited;
+use super::presence;
+use super::reactor::wheel::Tick;
+use crate::codec::ws;
+use crate::dialect::{
+    Asked, ClientError, ClientMessage, Command, Complete, Dialect, Encoding, Incoming, Opening, Place,
+    Refusal, Reply, Stamp, Subscribe, lean, native, shortened,
+};
+use crate::engine::Refused;
+use crate::event::{EventId, Since};
+use crate::filter::Filter;
+use interest::{ALL, Subscription};
+use unfinished::{Narrowing, Unfinished};
+use weight::Weight;
+
+/// Whether the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Flow {
+    On,
+    /// The last words are said.
+    Over,
+}
+
+/// What one client subscribed to. Small, for there is one for each client: most have one subscription, and
+/// nothing of their own besides.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    subscriptions: SmallVec<[Subscription; 1]>,
+    /// Numbers the subscriptions that came without an id.
+    unnamed: u32,
+    encoding: Encoding,
+    own: Option<Box<Own>>,
+}
+
+/// What few clients have.
+#[derive(Debug, Default)]
+struct Own {
+    place: Place,
+    /// It published, and does not hear itself.
+    is_deaf_to_itself: bool,
+    rights: Rights,
+    /// What its subscriptions take, where they are two or more.
+    weight: Weight,
+    /// Work that it has begun and not ended. It is not read meanwhile.
+    unfinished: Option<Unfinished>,
+    /// The place that it was told last, where places are sealed for it.
+    told: Option<Told>,
+}
+
+/// A sealed place that a client was told.
+#[derive(Debug)]
+struct Told {
+    place: Since,
+    /// When it was told first.
+    at: Tick,
+    /// The client's own newest event then.
+    newest: Option<EventId>,
+}
+
+/// How long a client with a narrowing grant is told one place while nothing of its own comes. It is renewed by the clock
+/// alone, so that its bytes do not say whether others published; and it is renewed, so that a quiet client does not
+/// come back to a place that the ring has left behind long ago. Ten seconds.
+const TOLD_TICKS: Tick = 100;
+
+/// Abilities of this server that older ones lack, or that a client must not ask of one that can't. A server without
+/// such a list has none of it.
+const CAPABILITIES: [&str; 5] = ["filter", "history_end", "lean", "own_past", "refill"];
+
+/// Instructions for a byte of a message of which the type alone is read.
+const GLANCE_INSTRUCTIONS: usize = 12;
+
+/// Instructions for a byte of what a stranger says, which may be all brackets.
+const STRANGER_INSTRUCTIONS: usize = 28;
+
+/// Instructions for a byte of a message that is read: up to 70 where it is all short numbers.
+const READ_INSTRUCTIONS: usize = 45;
+
+/// How a connection ends where its dialect has no words of its own for it (RFC 6455, 7.4.1: a policy).
+const POLICY: u16 = 1008;
+
+impl Session {
+    /// Starts with what the path, the query and what the client showed say.
+    pub(crate) fn open(opening: Opening, grant: Option<Arc<Grant>>, cx: &mut Context<'_>) -> Self {
+        let Opening { encoding, subscribe, place } = opening;
+        let rights = Rights::new(grant, cx);
+        let is_locked = rights.is_locked();
+        let own = (place.is_some() || rights.are_special()).then(|| {
+            Box::new(Own {
+                place: place.map_or_else(Place::default, |place| *place),
+                rights,
+                ..Own::default()
+            })
+        });
+        let mut session = Self { encoding, own, ..Self::default() };
+        session.reply(&Reply::Welcome { client: session.client() }, &Asked::Silent, cx);
+        match (subscribe, &mut session.own) {
+            (Some(subscribe), Some(own)) if is_locked => own.rights.wait_with(subscribe),
+            (Some(subscribe), _) => session.subscribe_unasked(*subscribe, cx),
+            (None, _) => {}
+        }
+        session.look_in_time(cx);
+        session
+    }
+
+    /// Begins what its path says.
+    fn subscribe_unasked(&mut self, subscribe: Subscribe, cx: &mut Context<'_>) {
+        if let Err(error) = self.subscribe(subscribe, None, cx) {
+            self.fail(&error, &Asked::Silent, cx);
+        }
+    }
+
+    /// Its number, where its dialect tells clients apart.
+    pub(crate) fn client(&self) -> u64 {
+        self.own.as_deref().map_or(0, |own| own.place.client)
+    }
+
+    fn rights(&self) -> Option<&Rights> {
+        self.own.as_deref().map(|own| &own.rights)
+    }
+
+    /// The grant that it has shown a token for.
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        self.rights()?.grant()
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.rights().is_some_and(Rights::is_locked)
+    }
+
+    /// What of a filter becomes interest.
+    fn narrow(&self, filter: &Filter) -> Filter {
+        self.rights().map_or_else(|| filter.clone(), |rights| rights.narrow(filter))
+    }
+
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Takes one message. Before the client has shown a token, and where messages are counted, the type is read first,
+    /// and the rest only of what may come.
+    pub(crate) fn message(&mut self, message: Incoming<'_>, cx: &mut Context<'_>) -> Flow {
+        let protocol = self.encoding.protocol();
+        let is_locked = self.is_locked();
+        let is_counted = cx.config.limits.count_messages() || !protocol.usual_limits().is_empty();
+        if is_locked || is_counted {
+            let most = cx.config.glance_limits(is_locked);
+            let said = protocol.glance(message, most);
+            // A longer one is not looked at; a compressed one is charged for what it may come to.
+            let looked_at = match message {
+                _ if message.len() > most => 0,
+                Incoming::Binary(_) => most,
+                Incoming::Text(text) => text.len(),
+            };
+            let each = if is_locked { STRANGER_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
+            cx.budget.spend_bytes(looked_at, each);
+            messages::came(self, said.kind, &said.asked, message, cx);
+            if let Err(limited) = self.admit_message(said.kind, cx) {
+                self.fail(&limited.error(said.kind), &said.asked, cx);
+                if limited.is_last {
+                    cx.send(ws::close_frame(POLICY, "rate limit exceeded"));
+                    return Flow::Over;
+                }
+                return Flow::On;
+            }
+            if is_locked {
+                return self.hear_stranger(said, cx);
+            }
+        }
+        let nowhere = Place::default();
+        let place = self.own.as_ref().map_or(&nowhere, |own| &own.place);
+        let ClientMessage { kind, asked, command } =
+            protocol.read(message, place, cx.config.glance_limits(false));
+        cx.budget.spend_bytes(message.len(), READ_INSTRUCTIONS);
+        if !is_counted {
+            messages::came(self, kind, &asked, message, cx);
+        }
+        if let Err(error) = cx.config.check_message(self.encoding.dialect(), message) {
+            self.fail(&error, &asked, cx);
+            return Flow::On;
+        }
+        let obeyed = match command {
+            Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
+            Ok(command) => self.obey(command, &asked, cx),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = obeyed {
+            self.fail(&error, &asked, cx);
+        }
+        Flow::On
+    }
+
+    /// Answers a client that has shown no token yet: it may show one, and ask whether the server is there.
+    fn hear_stranger(&mut self, said: ClientMessage, cx: &mut Context<'_>) -> Flow {
+        let ClientMessage { asked, command, .. } = said;
+        let is_strict = self.encoding.protocol().refuse(&Refusal::NoToken).is_some();
+        let obeyed = match command {
+            Ok(Command::Auth { token }) => return self.take_token(&token, asked, cx),
+            Err(error) if is_strict => return self.refuse(&Refusal::BadToken(error.text), cx),
+            Err(error) => Err(error),
+            Ok(_) if is_strict => return self.refuse(&Refusal::NoToken, cx),
+            Ok(command @ (Command::Ping | Command::Nothing)) => self.obey(command, &asked, cx),
+            Ok(_) => {
+                cx.shared.metrics.fault(Denied::Missing.label());
+                Err(ClientError::new(Denied::Missing.code(), Denied::Missing.to_string()))
+            }
+        };
+        if let Err(error) = obeyed {
+            self.fail(&error, &asked, cx);
+        }
+        Flow::On
+    }
+
+    /// Whether this client may send one more message of this kind now.
+    fn admit_message(&mut self, kind: &'static str, cx: &Context<'_>) -> Result<(), Limited> {
+        let protocol = self.encoding.protocol();
+        if !cx.config.limits.count_messages() && protocol.usual_limits().is_empty() {
+            return Ok(());
+        }
+        self.own.get_or_insert_default().rights.admit_message(kind, protocol, cx)
+    }
+
+    fn take_token(&mut self, token: &str, asked: Asked, cx: &mut Context<'_>) -> Flow {
+        let saw = self.rights().and_then(Rights::sees).cloned();
+        let unlocked = match &mut self.own {
+            Some(own) => own.rights.unlock(token, cx),
+            // Nobody need show one, so any is good.
+            None => Ok(None),
+        };
+        match unlocked {
+            Ok(waiting) => {
+                self.recount();
+                let sees = self.rights().and_then(Rights::sees).cloned();
+                let next = if saw == sees { self.subscriptions.len() } else { 0 };
+                let saw = saw.unwrap_or_default();
+                if next > 0 {
+                    // It sees the same, and may be somebody else.
+                    self.tell_change(Vec::new(), 0..0, 0, cx);
+                }
+                self.begin_narrowing(Narrowing { saw, next, asked, waiting }, cx);
+                Flow::On
+            }
+            Err(denied) => {
+                cx.shared.metrics.fault(denied.label());
+                let why = denied.to_string();
+                self.reply(&Reply::AuthFailed(&why), &asked, cx);
+                self.refuse(&Refusal::BadToken(why), cx)
+            }
+        }
+    }
+
+    /// It may no longer see what it asked for: says so, in the dialect's words.
+    pub(crate) fn denied(&self, why: Denied, cx: &mut Context<'_>) {
+        let text = why.to_string();
+        self.reply(&Reply::Error(&ClientError::new(why.code(), text.as_str())), &Asked::Silent, cx);
+        let close = self.encoding.protocol().refuse(&Refusal::BadToken(text.clone()));
+        let (code, reason) = close.unwrap_or((POLICY, text.into()));
+        cx.send(ws::close_frame(code, &reason));
+    }
+
+    /// Has its loop look again when its time is up, where that is before the next heartbeat.
+    fn look_in_time(&self, cx: &mut Context<'_>) {
+        let Some(rights) = self.rights() else { return };
+        if let Some(at) = rights.deadline(cx).or_else(|| rights.expiry(cx)) {
+            cx.look_at(at);
+        }
+    }
+
+    /// Lets the client go, if that is what its dialect does then.
+    fn refuse(&self, why: &Refusal, cx: &mut Context<'_>) -> Flow {
+        cx.shared.metrics.fault(match why {
+            Refusal::NoToken => Denied::Missing.label(),
+            Refusal::BadToken(_) => "auth_failed",
+            Refusal::TooLate(_) => "auth_late",
+        });
+        match self.encoding.protocol().refuse(why) {
+            Some((code, reason)) => {
+                cx.send(ws::close_frame(code, &reason));
+                Flow::Over
+            }
+            None => Flow::On,
+        }
+    }
+
+    /// Looks whether it had to say something by now; the tick to look again at.
+    pub(crate) fn timer(&self, cx: &mut Context<'_>) -> (Flow, Option<Tick>) {
+        let Some(rights) = self.rights() else { return (Flow::On, None) };
+        match rights.deadline(cx) {
+            Some(deadline) if cx.tick >= deadline => {
+                let late = Refusal::TooLate(cx.config.handshake_timeout.as_secs());
+                let flow = self.refuse(&late, cx);
+                if flow == Flow::On {
+                    cx.send(ws::close_frame(POLICY, "authentication required"));
+                }
+                (Flow::Over, None)
+            }
+            Some(deadline) => (Flow::On, Some(deadline)),
+            None => (Flow::On, rights.expiry(cx)),
+        }
+    }
+
+    /// The server goes: where the protocol has a message for it, says when to come back.
+    pub(crate) fn reconnect(&self, delay_ms: u64, cx: &mut Context<'_>) {
+        self.reply(&Reply::Reconnect(delay_ms), &Asked::default(), cx);
+    }
+
+    fn fail(&self, error: &ClientError, asked: &Asked, cx: &mut Context<'_>) {
+        cx.shared.metrics.fault(error.code);
+        self.reply(&Reply::Error(error), asked, cx);
+    }
+
+    fn reply(&self, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
+        self.reply_at(None, reply, asked, cx);
+    }
+
+    /// Answers, and says where the client stands behind the answer.
+    fn reply_at(&self, place: Option<Since>, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
+        let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: place };
+        if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
+            messages::went(self, reply, &frame, cx);
+            cx.send(frame);
+        }
+    }
+
+    /// Returns where the client stands. One that must show a token is told nothing. `is_new`: it asked for something new,
+    /// so an earlier place will not do.
+    fn place(&mut self, is_new: bool, cx: &mut Context<'_>) -> Option<Since> {
+        let grant = self.grant();
+        if self.is_locked() {
+            return None;
+        }
+        if grant.is_none_or(|grant| !grant.narrows()) {
+            return cx.place(None);
+        }
+        let (newest, tick) = ((cx.newest)(), cx.tick);
+        let told = self.own.as_ref().and_then(|own| own.told.as_ref());
+        if let Some(told) =
+            told.filter(|told| !is_new && told.newest == newest && tick < told.at + TOLD_TICKS)
+        {
+            return Some(told.place.clone());
+        }
+        let place = cx.place(grant)?;
+        let told = Told { place: place.clone(), at: tick, newest };
+        self.own.get_or_insert_default().told = Some(told);
+        Some(place)
+    }
+
+    fn obey(&mut self, command: Command, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
+        match command {
+            Command::Subscribe(subscribe) => {
+                // The answer stands between what was owed before and what comes from here on.
+                self.subscribe(*subscribe, Some(asked), cx)
+            }
+            Command::Unsubscribe { subscription_id, strict } => {
+                let gone = if subscription_id == ALL {
+                    self.forget(0..self.subscriptions.len(), cx)
+                } else {
+                    self.forget(self.named(&subscription_id), cx)
+                };
+                if gone.is_empty() && strict {
+                    let text = format!("Unknown subscription: {}", shortened(&subscription_id));
+                    return Err(ClientError::new("unknown_subscription", text));
+                }
+                if self.subscriptions.is_empty() {
+                    self.tell_interest(cx);
+                } else {
+                    self.tell_change(gone, 0..0, 0, cx);
+                }
+                self.reply(&Reply::Unsubscribed { id: &subscription_id }, asked, cx);
+                Ok(())
+            }
+            Command::Refill { since } => {
+                self.refill(since.clone(), cx);
+                self.reply(&Reply::Refilling { since: &since }, asked, cx);
+                Ok(())
+            }
+            Command::Request { action } if action == "list_subscriptions" => {
+                self.begin_listing(asked.clone(), cx);
+                Ok(())
+            }
+            Command::Request { action } => {
+                let payload = self.request(&action, cx)?;
+                self.reply(&Reply::Response(&payload), asked, cx);
+                Ok(())
+            }
+            Command::Presence { channel } => {
+                let payload = presence::answer(cx.shared, cx.config, &channel, self.grant())?;
+                self.reply(&Reply::Response(&payload.to_string()), asked, cx);
+                Ok(())
+            }
+            Command::Ping => {
+                let place = self.place(false, cx);
+                self.reply_at(place, &Reply::Pong, asked, cx);
+                Ok(())
+            }
+            Command::Publish(event) => self.publish(event, asked, cx),
+            Command::Say(event) => {
+                self.close_ears(event.source().unwrap_or_default(), cx);
+                self.publish(event, asked, cx)
+            }
+            Command::Auth { .. } | Command::Withheld | Command::Nothing => Ok(()),
+        }
+    }
+
+    /// Has all that its subscriptions match behind a place come again, in order, before what is live.
+    fn refill(&self, since: Since, cx: &mut Context<'_>) {
+        if self.subscriptions.is_empty() {
+            return;
+        }
+        let filters: Vec<Filter> = self.subscriptions.iter().map(|s| self.narrow(&s.filter)).collect();
+        // About 50 instructions for each, to be copied.
+        cx.budget.spend(u32::try_from(filters.len() / 16 + 1).unwrap_or(u32::MAX));
+        cx.effects.push(Effect::Refill { encoding: self.encoding, filters, since });
+        cx.hold_input();
+    }
+
+    fn publish(&self, event: Complete, asked: &Asked, cx: &mut Context<'_>) -> Result<(), ClientError> {
+        if let Some(rights) = self.rights() {
+            // About 60 instructions for each pattern of a token that the event is held against.
+            cx.budget.spend(u32::try_from(rights.patterns() / 16).unwrap_or(u32::MAX));
+            rights.may_publish(&event)?;
+        }
+        cx.config.check_event(&event).map_err(|error| ClientError::new("schema", error))?;
+        cx.shared.metrics.events_published.inc();
+        let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: None };
+        let (encoding, asked) = (self.encoding, asked.clone());
+        let answer = move |outcome: Result<Option<EventId>, Refused>| match outcome {
+            Ok(id) => encoding.protocol().reply(&Reply::Published(id), &asked, stamp),
+            Err(why) => {
+                let error = ClientError::new(why.label(), why.text());
+                encoding.protocol().reply(&Reply::Error(&error), &asked, stamp)
+            }
+        };
+        cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
+        Ok(())
+    }
+
+    /// From here on it gets nothing from this source, which is its own.
+    fn close_ears(&mut self, source: &str, cx: &mut Context<'_>) {
+        if let Some(own) = &mut self.own
+            && !own.is_deaf_to_itself
+        {
+            own.is_deaf_to_itself = true;
+            for subscription in &mut self.subscriptions {
+                subscription.filter = std::mem::take(&mut subscription.filter).not_sources([source]);
+            }
+            self.recount();
+            self.mark_all();
+            self.tell_interest(cx);
+        }
+    }
+
+    /// The answer to a request, as JSON.
+    fn request(&self, action: &str, cx: &mut Context<'_>) -> Result<String, ClientError> {
+        let answer = match action {
+            "subscription_count" => json!({ "count": self.subscriptions.len() }),
+            "server_info" => json!({
+                "name": "fanwire",
+                "version": env!("CARGO_PKG_VERSION"),
+                "protocol": if self.encoding.is_lean() { lean::PROTOCOL } else { native::PROTOCOL },
+                "dialect": "native",
+                "capabilities": CAPABILITIES,
+                "epoch": cx.shared.bus.epoch().to_string(),
+                "max_message_bytes": cx.config.max_message_bytes,
+                "max_subscriptions": cx.config.max_subscriptions,
+                "heartbeat_seconds": cx.config.heartbeat.as_secs_f64(),
+            }),
+            other => {
+                let text = format!("Unknown action: {}", shortened(other));
+                return Err(ClientError::new("unknown_action", text));
+            }
+        };
+        Ok(answer.to_string())
+    }
+
+    /// The client is going.
+    pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
+        messages::left(self.encoding, self.subscriptions.iter().map(|s| &s.filter), cx);
+        cx.shared.metrics.subscriptions.dec_by(self.subscriptions.len() as i64);
+        self.subscriptions.clear();
+        if self.encoding.dialect() == Dialect::Autosdlc {
+            cx.shared.directory.remove(self.client(), "*");
+        }
+    }
+}

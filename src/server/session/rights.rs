@@ -1,0 +1,236 @@
+//! What one client has shown of itself, and what it may do for it: its grant, and how often it asked.
+//!
+//! Imports `auth`, `limits`, `filter`. Always: a client that must show a token and has not sees nothing and
+//! publishes nothing; what one may see is asked here, before a filter becomes interest.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dialect::{ClientError, Complete, OnLag, Subscribe, WireProtocol};
+use crate::event::Timestamp;
+use crate::filter::Filter;
+use crate::filter::saved::{Exact, SavedFilter};
+use crate::server::auth::{Denied, Grant, SavedGrant};
+use crate::server::conn::Context;
+use crate::server::limits::rates;
+use crate::server::limits::rates::{Buckets, Limited, SavedBuckets};
+use crate::server::reactor::wheel::{TICK_MS, Tick};
+
+/// A client's rights. The default is everything, as where nobody need show a token.
+#[derive(Debug, Default)]
+pub(crate) struct Rights {
+    grant: Option<Arc<Grant>>,
+    /// It must show a token, and came at this tick.
+    locked: Option<Tick>,
+    /// What its path subscribed it to, until it has shown one.
+    waiting: Option<Box<Subscribe>>,
+    buckets: Option<Box<Buckets>>,
+}
+
+/// A client's rights as another process takes them over.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SavedRights {
+    grant: Option<SavedGrant>,
+    /// It must show a token, and has had so many ticks for it.
+    locked: Option<Tick>,
+    waiting: Option<SavedSubscribe>,
+    buckets: Option<SavedBuckets>,
+}
+
+/// What a path subscribes to. What is of the past is not among it: no path of a dialect that waits asks for that.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedSubscribe {
+    subscription_id: Option<String>,
+    filters: Vec<String>,
+    /// Exact forms of the filters; absent from a version that saved texts only.
+    #[serde(default)]
+    exact: Vec<Option<Exact>>,
+    history: Option<usize>,
+    on_lag: OnLag,
+}
+
+impl SavedSubscribe {
+    fn new(subscribe: &Subscribe) -> Self {
+        let filters = std::iter::once(&subscribe.filter).chain(&subscribe.or);
+        let forms = filters.map(|filter| SavedFilter::from(filter).into_forms());
+        let (filters, exact) = forms.unzip();
+        Self {
+            subscription_id: subscribe.subscription_id.clone(),
+            filters,
+            exact,
+            history: subscribe.history,
+            on_lag: subscribe.on_lag,
+        }
+    }
+
+    fn restored(self) -> Option<Box<Subscribe>> {
+        let exact = self.exact.into_iter().chain(std::iter::repeat(None));
+        let saved = self.filters.into_iter().zip(exact);
+        let mut filters =
+            saved.filter_map(|(text, exact)| Filter::try_from(SavedFilter::from_forms(text, exact)).ok());
+        let first = Subscribe::from(filters.next()?);
+        Some(Box::new(Subscribe {
+            subscription_id: self.subscription_id,
+            or: filters.collect(),
+            history: self.history,
+            on_lag: self.on_lag,
+            ..first
+        }))
+    }
+}
+
+impl Rights {
+    pub(crate) fn save(&self, tick: Tick) -> SavedRights {
+        SavedRights {
+            grant: self.grant.as_ref().map(|grant| grant.save()),
+            locked: self.locked.map(|since| tick.saturating_sub(since)),
+            waiting: self.waiting.as_deref().map(SavedSubscribe::new),
+            buckets: self.buckets.as_ref().map(|buckets| buckets.save(tick)),
+        }
+    }
+
+    /// What a client of the process before this one may do here: no more than there, and what it showed must be
+    /// good here too.
+    pub(crate) fn restored(saved: SavedRights, cx: &Context<'_>) -> Self {
+        let grant = saved.grant.and_then(|grant| cx.shared.auth.restore(grant, cx.now));
+        let must_show = grant.is_none() && !cx.shared.auth.is_open();
+        let had = saved.locked.unwrap_or_default();
+        Self {
+            grant,
+            locked: must_show.then(|| cx.tick.saturating_sub(had)),
+            waiting: saved.waiting.and_then(SavedSubscribe::restored),
+            buckets: saved.buckets.map(|buckets| Box::new(Buckets::restored(buckets, cx.tick))),
+        }
+    }
+
+    /// Of a client that has shown what gives this grant, or nothing.
+    pub(crate) fn new(grant: Option<Arc<Grant>>, cx: &Context<'_>) -> Self {
+        let must_show = grant.is_none() && !cx.shared.auth.is_open();
+        Self { grant, locked: must_show.then_some(cx.tick), ..Self::default() }
+    }
+
+    /// Whether they are anything else than everything.
+    pub(crate) fn are_special(&self) -> bool {
+        self.grant.is_some() || self.locked.is_some()
+    }
+
+    /// Whether it must show a token before anything else.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locked.is_some()
+    }
+
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        self.grant.as_deref()
+    }
+
+    /// The events that its holder may see, where a grant says which.
+    pub(crate) fn sees(&self) -> Option<&Filter> {
+        self.grant.as_deref().map(Grant::filter)
+    }
+
+    /// Keeps for later what the path asks for.
+    pub(crate) fn wait_with(&mut self, subscribe: Box<Subscribe>) {
+        self.waiting = Some(subscribe);
+    }
+
+    /// Takes a token: new rights in place of those before, and what waited for them.
+    pub(crate) fn unlock(
+        &mut self,
+        token: &str,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Box<Subscribe>>, Denied> {
+        if let Some(grant) = cx.shared.auth.verify(token, cx.now, cx.budget)? {
+            self.grant = Some(grant);
+            self.locked = None;
+        }
+        Ok(self.waiting.take())
+    }
+
+    /// What of a filter becomes interest.
+    pub(crate) fn narrow(&self, filter: &Filter) -> Filter {
+        match &self.grant {
+            Some(grant) => grant.narrow(filter),
+            None if self.is_locked() => Filter::nothing(),
+            None => filter.clone(),
+        }
+    }
+
+    /// Whether a filter names nothing that it may not see.
+    pub(crate) fn may_see(&self, filter: &Filter, spelled: bool) -> Result<(), ClientError> {
+        match &self.grant {
+            Some(grant) => may_see_spelled(grant, filter, spelled),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how many patterns an event that the client publishes may have to be held against.
+    pub(crate) fn patterns(&self) -> usize {
+        self.grant.as_ref().map_or(0, |grant| grant.patterns())
+    }
+
+    pub(crate) fn may_publish(&self, event: &Complete) -> Result<(), ClientError> {
+        let allowed = match &self.grant {
+            Some(grant) => grant.may_publish(event),
+            None if self.is_locked() => Err("publishing".to_owned()),
+            None => Ok(()),
+        };
+        allowed.map_err(|what| forbidden(&what))
+    }
+
+    /// Takes one more message of this kind, if it may come now.
+    pub(crate) fn admit_message(
+        &mut self,
+        kind: &'static str,
+        protocol: &dyn WireProtocol,
+        cx: &Context<'_>,
+    ) -> Result<(), Limited> {
+        rates::admit(&mut self.buckets, &cx.config.limits, protocol.usual_limits(), kind, cx.tick)
+    }
+
+    /// The tick by which it must have shown a token.
+    pub(crate) fn deadline(&self, cx: &Context<'_>) -> Option<Tick> {
+        self.locked.map(|since| since + cx.config.handshake_ticks())
+    }
+
+    /// The tick at which its grant's time is up.
+    pub(crate) fn expiry(&self, cx: &Context<'_>) -> Option<Tick> {
+        expiry(self.grant()?, cx.tick, cx.now)
+    }
+}
+
+/// The tick at which a grant's time is up; the present one if it is.
+pub(crate) fn expiry(grant: &Grant, tick: Tick, now: Timestamp) -> Option<Tick> {
+    let left = grant.expires()?.saturating_mul(1_000_000).saturating_sub(now.0);
+    Some(tick.saturating_add(u64::try_from(left).unwrap_or(0).div_ceil(TICK_MS * 1000)))
+}
+
+/// Whether a filter names nothing beyond a grant; else says what.
+pub(crate) fn may_see(grant: &Grant, filter: &Filter) -> Result<(), ClientError> {
+    may_see_spelled(grant, filter, false)
+}
+
+fn may_see_spelled(grant: &Grant, filter: &Filter, spelled: bool) -> Result<(), ClientError> {
+    if grant.sees_nothing() {
+        return Err(forbidden("seeing events"));
+    }
+    // Both lists may be long: 256 long values against 256 patterns of many segments would take a loop seconds.
+    filter.check_join(grant.filter())?;
+    let beyond = grant.beyond(filter, spelled);
+    if beyond.is_empty() { Ok(()) } else { Err(forbidden(&beyond.join(", "))) }
+}
+
+fn forbidden(what: &str) -> ClientError {
+    ClientError::new("forbidden", format!("beyond what the token allows: {what}"))
+}
+
+impl Limited {
+    /// What the client is told.
+    pub(crate) fn error(self, kind: &str) -> ClientError {
+        let Self { max, window_seconds, retry_seconds, .. } = self;
+        let text = format!(
+            "rate limit of {max} {kind} messages in {window_seconds} s reached: try again in {retry_seconds} s"
+        );
+        ClientError::new("rate_limited", text)
+    }
+}

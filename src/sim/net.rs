@@ -1,0 +1,313 @@
+//! A simulated connection: what a kernel and a network do to bytes, as a seed says.
+//!
+//! Imports the loop's `Socket` only. Always: bytes come in order and none is made up; a short write is followed
+//! by word that there is room again; what is read and written is noted with how far the bus was then.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::rc::Rc;
+
+use super::Dice;
+use crate::bus::Bus;
+use crate::server::reactor::Socket;
+
+/// How things stood when the server had read, or had written, so many bytes.
+#[derive(Clone, Debug)]
+struct Mark<T> {
+    bytes: u64,
+    events: T,
+}
+
+/// How it was at the first mark at which this byte was passed.
+fn events_at<T: Clone>(marks: &[Mark<T>], byte: u64) -> Option<T> {
+    marks.get(marks.partition_point(|mark| mark.bytes <= byte)).map(|mark| mark.events.clone())
+}
+
+fn note<T>(marks: &mut Vec<Mark<T>>, taken: usize, events: T) {
+    let bytes = marks.last().map_or(0, |mark| mark.bytes) + taken as u64;
+    marks.push(Mark { bytes, events });
+}
+
+/// What both ends share.
+#[derive(Debug)]
+pub(super) struct Wire {
+    dice: Dice,
+    bus: Bus,
+    /// Sent by the client, and not there yet.
+    sent: VecDeque<u8>,
+    /// There, and not read by the server.
+    arrived: VecDeque<u8>,
+    /// The client says no more: sent, and arrived.
+    fin: (bool, bool),
+    /// Written by the server, and not read by the client.
+    written: VecDeque<u8>,
+    /// Bytes that may wait for the client.
+    room: usize,
+    /// The most bytes that one read or write moves.
+    piece: usize,
+    readable: bool,
+    writable: bool,
+    /// The server's last write was short: it waits for word.
+    is_waiting: bool,
+    /// The server says no more.
+    ended: bool,
+    /// The server let go of its end.
+    closed: bool,
+    /// The connection is broken: reads and writes fail.
+    broken: bool,
+    /// How far the loop's reader was in each shard, when it last woke.
+    read_up_to: Rc<[u64]>,
+    reads: Vec<Mark<Rc<[u64]>>>,
+    /// How many events the bus had had.
+    writes: Vec<Mark<u64>>,
+}
+
+/// The server's end.
+#[derive(Debug)]
+pub(super) struct ServerEnd(Rc<RefCell<Wire>>);
+
+/// The client's end, and the network's.
+#[derive(Clone, Debug)]
+pub(super) struct ClientEnd(Rc<RefCell<Wire>>);
+
+/// What a client finds when it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Open,
+    /// The server ended it in order.
+    Ended,
+    /// It broke off.
+    Broken,
+}
+
+pub(super) fn wire(bus: &Bus, dice: Dice, room: usize, piece: usize) -> (ServerEnd, ClientEnd) {
+    let wire = Wire {
+        dice,
+        bus: bus.clone(),
+        sent: VecDeque::new(),
+        arrived: VecDeque::new(),
+        fin: (false, false),
+        written: VecDeque::new(),
+        room,
+        piece,
+        readable: false,
+        // What is new is writable, and poll says so.
+        writable: true,
+        is_waiting: false,
+        ended: false,
+        closed: false,
+        broken: false,
+        read_up_to: Rc::default(),
+        reads: Vec::new(),
+        writes: Vec::new(),
+    };
+    let wire = Rc::new(RefCell::new(wire));
+    (ServerEnd(Rc::clone(&wire)), ClientEnd(wire))
+}
+
+impl Read for ServerEnd {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut wire = self.0.borrow_mut();
+        if wire.broken {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if wire.dice.one_in(40) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if wire.arrived.is_empty() {
+            return if wire.fin.1 { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        let piece = wire.piece;
+        let most = wire.arrived.len().min(buffer.len()).min(wire.dice.up_to(piece));
+        for (place, byte) in buffer.iter_mut().zip(wire.arrived.drain(..most)) {
+            *place = byte;
+        }
+        let read_up_to = Rc::clone(&wire.read_up_to);
+        note(&mut wire.reads, most, read_up_to);
+        Ok(most)
+    }
+}
+
+impl Write for ServerEnd {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted = slices.iter().map(|slice| slice.len()).sum();
+        let most = self.takes(wanted)?;
+        let written = &mut self.0.borrow_mut().written;
+        let mut left = most;
+        for slice in slices {
+            let taken = slice.len().min(left);
+            written.extend(&slice[..taken]);
+            left -= taken;
+        }
+        Ok(most)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ServerEnd {
+    /// How many of so many bytes it takes now.
+    fn takes(&mut self, wanted: usize) -> io::Result<usize> {
+        let mut wire = self.0.borrow_mut();
+        assert!(!wire.ended, "the server writes behind its own end");
+        if wire.broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if wire.dice.one_in(40) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let mut most = wanted.min(wire.room.saturating_sub(wire.written.len()));
+        if wire.dice.one_in(4) {
+            let piece = wire.piece;
+            most = most.min(wire.dice.up_to(piece));
+        }
+        wire.is_waiting |= most < wanted;
+        let events = super::head(&wire.bus);
+        note(&mut wire.writes, most, events);
+        if most == 0 && wanted > 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(most) }
+    }
+}
+
+impl Socket for ServerEnd {
+    #[cfg(target_os = "linux")]
+    fn shares_pages(&self) -> bool {
+        true
+    }
+
+    #[cfg(target_os = "linux")]
+    fn take_from(&mut self, pipe: std::os::fd::BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+        let mut bytes = vec![0; self.takes(len)?];
+        assert_eq!(rustix::io::read(pipe, &mut bytes), Ok(bytes.len()), "all of it is in the pipe");
+        self.0.borrow_mut().written.extend(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn close_write(&mut self) {
+        self.0.borrow_mut().ended = true;
+    }
+}
+
+impl Drop for ServerEnd {
+    fn drop(&mut self) {
+        let mut wire = self.0.borrow_mut();
+        wire.closed = true;
+        if !wire.arrived.is_empty() || !wire.sent.is_empty() {
+            // A kernel answers what nobody will read with a reset, which may overtake what was written.
+            wire.broken = true;
+            if wire.dice.one_in(2) {
+                wire.written.clear();
+            }
+        }
+    }
+}
+
+impl ClientEnd {
+    pub(super) fn send(&self, bytes: &[u8]) {
+        let mut wire = self.0.borrow_mut();
+        if !wire.fin.0 && !wire.broken && !wire.closed {
+            wire.sent.extend(bytes);
+        }
+    }
+
+    /// Bytes sent so far, on their way or there.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        let wire = self.0.borrow();
+        let read = wire.reads.last().map_or(0, |mark| mark.bytes);
+        read + (wire.arrived.len() + wire.sent.len()) as u64
+    }
+
+    /// Says no more, and goes on reading.
+    pub(super) fn half_close(&self) {
+        self.0.borrow_mut().fin.0 = true;
+    }
+
+    /// Breaks off, with a reset or without another word.
+    pub(super) fn abort(&self) {
+        let mut wire = self.0.borrow_mut();
+        wire.broken = true;
+        (wire.readable, wire.writable) = (true, true);
+    }
+
+    /// Takes up to so many bytes, and how it stands when there are no more.
+    pub(super) fn take(&self, most: usize, out: &mut Vec<u8>) -> End {
+        let mut wire = self.0.borrow_mut();
+        let taken = wire.written.len().min(most);
+        out.extend(wire.written.drain(..taken));
+        if !wire.written.is_empty() {
+            End::Open
+        } else if wire.broken {
+            End::Broken
+        } else if wire.ended || wire.closed {
+            End::Ended
+        } else {
+            End::Open
+        }
+    }
+
+    /// How far the bus was, at the latest, when the server wrote the byte at this place in its words.
+    pub(super) fn events_when_written(&self, byte: u64) -> u64 {
+        events_at(&self.0.borrow().writes, byte).expect("what was written is noted")
+    }
+
+    /// How far the loop was in each shard when it read the last of so many bytes.
+    pub(super) fn events_when_read(&self, bytes: u64) -> Rc<[u64]> {
+        events_at(&self.0.borrow().reads, bytes - 1).expect("what was answered was read")
+    }
+
+    pub(super) fn note_reader(&self, events: &Rc<[u64]>) {
+        self.0.borrow_mut().read_up_to = Rc::clone(events);
+    }
+
+    /// The network moves bytes, and the kernel tells of room. `all` leaves nothing on its way.
+    pub(super) fn carry(&self, all: bool) {
+        let mut wire = self.0.borrow_mut();
+        let most = if all { usize::MAX } else { wire.dice.up_to(4000) };
+        let moved = wire.sent.len().min(most);
+        let arriving: Vec<u8> = wire.sent.drain(..moved).collect();
+        wire.arrived.extend(arriving);
+        let fin = wire.fin.0 && wire.sent.is_empty() && !wire.fin.1;
+        wire.fin.1 |= fin;
+        wire.readable |= moved > 0 || fin;
+        if wire.is_waiting && wire.written.len() < wire.room && (all || wire.dice.one_in(2)) {
+            wire.is_waiting = false;
+            wire.writable = true;
+        }
+        // Poll may tell of what is not so, or was so before.
+        wire.readable |= wire.dice.one_in(60);
+        wire.writable |= wire.dice.one_in(60) && wire.written.len() < wire.room;
+    }
+
+    /// What poll tells of it: readable, writable; once.
+    pub(super) fn take_readiness(&self) -> Option<(bool, bool)> {
+        let mut wire = self.0.borrow_mut();
+        let told = (std::mem::take(&mut wire.readable), std::mem::take(&mut wire.writable));
+        (!wire.closed && (told.0 || told.1)).then_some(told)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        let wire = self.0.borrow();
+        !wire.closed && (wire.readable || wire.writable)
+    }
+
+    /// Whether the network or the client has something left to do.
+    pub(super) fn is_moving(&self) -> bool {
+        let wire = self.0.borrow();
+        let to_server = !wire.sent.is_empty() || wire.fin.0 != wire.fin.1;
+        !wire.closed && (to_server || (wire.is_waiting && wire.written.len() < wire.room))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.borrow().closed
+    }
+
+    pub(super) fn set_room(&self, room: usize) {
+        self.0.borrow_mut().room = room;
+    }
+}

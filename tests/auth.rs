@@ -830,8 +830,8 @@ fn tokens_say_what_they_were_told_to() {
         Some(24 * 3600)
     );
     for (options, said) in [
-        (&["--stream", "*"][..], "nothing to sign with"),
-        (&["--secret", "x"], "it would allow nothing"),
+        (&["--stream", "*"][..], "no secret or key to sign with"),
+        (&["--secret", "x"], "the token would allow nothing"),
         (&["--stream", "*", "--private-key", "tests/keys/rsa.public.pem"], "not a private key"),
     ] {
         let out = run(fanwire().arg("token").args(options));

@@ -186,7 +186,7 @@ fn a_hangup_brings_the_new_certificate_to_new_clients_and_a_bad_one_to_nobody() 
     authority.sign();
     server.0.signal("HUP");
     eventually("a new client sees the new certificate", || now() != before);
-    let told = "read anew, and it is another than before";
+    let told = "file read again, changed";
     let lines = |text: &str| server.0.log().lines().filter(|line| line.contains(text)).count();
     eventually("the log names both files", || {
         server
@@ -200,7 +200,7 @@ fn a_hangup_brings_the_new_certificate_to_new_clients_and_a_bad_one_to_nobody() 
     server.0.signal("HUP");
     eventually("the log says that they are as before", || {
         server.0.log().lines().any(|line| {
-            line.contains("read anew, and as before") && line.contains("tls.cert_file, tls.key_file")
+            line.contains("files read again, unchanged") && line.contains("tls.cert_file, tls.key_file")
         })
     });
     assert_eq!(lines(told), 2, "{}", server.0.log());
@@ -320,7 +320,7 @@ fn dev_cert_makes_what_curl_python_chromium_and_our_own_commands_take() {
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
     let before = std::fs::read(&cert).expect("a certificate");
     let (code, told) = made(&[]);
-    assert!(code == Some(1) && told.contains("is there already") && told.contains("--force"), "{told}");
+    assert!(code == Some(1) && told.contains("already exists") && told.contains("--force"), "{told}");
     assert_eq!(std::fs::read(&cert).expect("a certificate"), before);
     assert_eq!(made(&["--force", "--days", "7"]).0, Some(0));
     assert_ne!(std::fs::read(&cert).expect("a certificate"), before);

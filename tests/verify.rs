@@ -110,7 +110,7 @@ fn a_server_that_is_not_there_or_lets_nobody_in_is_no_verdict() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        error.contains("the server will have no reader") && error.contains("fanwire.verify.**"),
+        error.contains("the server refuses the readers") && error.contains("fanwire.verify.**"),
         "{error}"
     );
     assert!(output.stdout.is_empty());

@@ -1,55 +1,51 @@
-//! `fanwire check`: whether filters are well formed and what they say to an event; whether a configuration is
-//! right and what it comes to; whether the server is well (`health`).
+//! `fanwire check`: validates filters and explains them for an event, validates a configuration and prints its
+//! effect, and asks a server for its health (`health`).
 //!
-//! Imports public items only. Always: exit code 0 where all is well and, with an event, where one of the
-//! filters wants it; 1 otherwise.
+//! Always: exit code 0 means that everything is valid and, if an event is given, that a filter matches it. Exit
+//! code 1 means anything else.
 
 use std::io::Read as _;
 
-use anstyle::{AnsiColor, Style};
 use fanwire::Filter;
 use fanwire::config::Origin;
 use fanwire::filter::{Explanation, FilterError};
 use fanwire::server::MemoryLine;
 use serde_json::json;
 
+use super::error::{CliError, refused_config};
 use super::settings::Settings;
-use super::{CliError, DIM, human_bytes};
+use super::style::{BOLD, DIM, GREEN, RED, YELLOW, human_bytes};
 
-const GREEN: Style = AnsiColor::Green.on_default();
-const RED: Style = AnsiColor::Red.on_default();
-const YELLOW: Style = AnsiColor::Yellow.on_default();
-const BOLD: Style = Style::new().bold();
-
-/// Check filters, and explain what they say to an event; check a configuration, and show where each value is from.
+/// Check filters and explain their verdict on an event; check a configuration and show the origin of each
+/// value.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct CheckArgs {
     /// Filters in their text form, as 'type=task.* source=core payload.progress>=50'
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
     /// Print every setting with its default, as a TOML file with comments
     #[arg(long, conflicts_with_all = ["filters", "explain"])]
     print_defaults: bool,
-    /// Ask the server that runs by this configuration whether it is ready; exit code 0 where it is
+    /// Ask the server of this configuration whether it is ready; exit code 0 if it is
     #[arg(long, conflicts_with_all = ["filters", "explain", "print_defaults"])]
     health: bool,
     #[command(flatten)]
     settings: Settings,
-    /// An event as JSON, `@FILE`, or `-` for stdin: tell which filters want it, and why the others do not
+    /// Event as JSON, `@FILE`, or `-` for stdin: show which filters match it, and why the others do not
     #[arg(long, value_name = "EVENT")]
     explain: Option<String>,
-    /// Say it as JSON, one line a filter
+    /// Print JSON, one line a filter
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
+pub(super) fn run(args: &CheckArgs) -> Result<(), CliError> {
     if args.print_defaults {
         anstream::print!("{}", fanwire::config::defaults_toml());
         return Ok(());
     }
     if args.health {
-        let loaded = args.settings.sources().load().map_err(super::refused_config)?;
+        let loaded = args.settings.sources().load().map_err(refused_config)?;
         return super::health::check(&loaded.config, args.json);
     }
     if args.filters.is_empty() {
@@ -67,9 +63,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         }
     }
     if faults > 0 {
-        let filters = if faults == 1 { "a filter is" } else { "filters are" };
-        return Err(CliError::new(format!("{filters} not well formed"))
-            .hint("docs/filters.md has the form, with examples."));
+        let filters = if faults == 1 { "invalid filter" } else { "invalid filters" };
+        return Err(CliError::new(filters).hint("docs/filters.md has the syntax, with examples."));
     }
     let Some(event) = &args.explain else {
         for filter in &filters {
@@ -88,15 +83,15 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         wanted += usize::from(why.is_wanted());
         show(filter, &why, args.json);
     }
-    if wanted == 0 { Err(CliError::new("no filter wants this event")) } else { Ok(()) }
+    if wanted == 0 { Err(CliError::new("no filter matches this event")) } else { Ok(()) }
 }
 
-/// Shows what holds, and where each value came from.
-fn check_config(args: &Args) -> Result<(), CliError> {
+/// Prints every setting with its value and the origin of the value.
+fn check_config(args: &CheckArgs) -> Result<(), CliError> {
     let sources = args.settings.sources();
-    let loaded = sources.load().map_err(super::refused_config)?;
+    let loaded = sources.load().map_err(refused_config)?;
     for (given, known) in sources.strange_variables() {
-        anstream::eprintln!("{given} is no setting; did you mean {known}?");
+        anstream::eprintln!("unknown variable {given}; did you mean {known}?");
     }
     let effective = loaded.effective();
     if args.json {
@@ -123,9 +118,9 @@ fn check_config(args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Prints the memory that the settings allow, line by line, beside the machine's own.
+/// Prints the memory that the settings allow, line by line, and the machine's own.
 fn show_memory(config: &fanwire::config::Config) {
-    anstream::println!("\n{DIM}# memory at the most: what each limit allows, all at once{DIM:#}");
+    anstream::println!("\n{DIM}# worst-case memory: the sum of what the limits allow{DIM:#}");
     for line in config.worst_case() {
         let MemoryLine { what, count, each, .. } = line;
         let product = if count == 1 { String::new() } else { format!(", {count} x {}", human_bytes(each)) };
@@ -136,21 +131,21 @@ fn show_memory(config: &fanwire::config::Config) {
     let beside = machine.map(|has| format!("; this machine has {}", human_bytes(has))).unwrap_or_default();
     anstream::println!("{DIM}#{DIM:#} {:>10}  in all{DIM}{beside}{DIM:#}", human_bytes(all));
     anstream::println!(
-        "{DIM}# Not in it: the program itself and its threads' stacks (some 30 MiB), and what the kernel holds for sockets.{DIM:#}"
+        "{DIM}# Not included: the program and its threads' stacks (about 30 MiB), and the kernel's memory for sockets.{DIM:#}"
     );
     if config.server.max_memory_bytes == 0 {
         anstream::println!(
-            "{YELLOW}#{YELLOW:#} max_memory_bytes = 0: no budget bounds all clients together, only each limit by itself. \
-             With a budget the lines for clients become one."
+            "{YELLOW}#{YELLOW:#} max_memory_bytes is not set: no budget bounds all clients together, only the single limits. \
+             With a budget, one line stands for all clients."
         );
     } else if machine.is_some_and(|has| has < all) {
         anstream::println!(
-            "{YELLOW}#{YELLOW:#} That is more than there is: lower bus.max_bytes or max_memory_bytes (docs/tuning.md)."
+            "{YELLOW}#{YELLOW:#} This is more than the machine has: lower bus.max_bytes or max_memory_bytes (docs/tuning.md)."
         );
     }
 }
 
-/// Bytes of memory that this machine has, or this group of processes may have.
+/// Returns the bytes of memory that this machine has, or that this control group may use.
 fn machine_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -171,8 +166,9 @@ fn read_event(from: &str) -> Result<fanwire::Event, CliError> {
     };
     let text = text.map_err(|error| CliError::new(format!("{from}: {error}")))?;
     fanwire::Event::from_json(text.trim()).map_err(|error| {
-        CliError::new(error)
-            .hint(r#"An event is JSON with at least a type, as {"type":"task.progress","source":"core"}."#)
+        CliError::new(error).hint(
+            r#"Give an event as JSON with at least a type, as {"type":"task.progress","source":"core"}."#,
+        )
     })
 }
 
@@ -199,7 +195,7 @@ fn show(filter: &Filter, why: &Explanation, as_json: bool) {
         anstream::println!("{line}");
         return;
     }
-    let (style, verdict) = if why.is_wanted() { (GREEN, "wants it") } else { (RED, "does not") };
+    let (style, verdict) = if why.is_wanted() { (GREEN, "matches") } else { (RED, "no match") };
     let text = filter.to_string();
     let text = if text.is_empty() { "(everything)" } else { &text };
     anstream::println!("{style}{verdict}{style:#}  {BOLD}{text}{BOLD:#}");

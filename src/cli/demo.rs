@@ -1,8 +1,7 @@
-//! What `fanwire serve --demo` publishes: agents at work, made up, at an even pace.
+//! Events of `fanwire serve --demo`: made-up agents at work, at an even pace.
 //!
-//! Imports public items only. Always: the same seed makes the same story; a run's events come in an order that
-//! makes sense (started before progress, progress never backwards, one end); every attribute is set somewhere,
-//! so that every filter has something to show.
+//! Always: one seed makes one story. The events of a run have a sensible order (started before progress, progress never
+//! backwards, one end). Every attribute is set by some event, so that every filter has something to show.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::dice::Dice;
 
-/// A thread that publishes the story; dropping it ends the thread.
+/// A thread that publishes the story. Dropping it ends the thread.
 #[derive(Debug)]
 pub(super) struct Demo {
     stop: Option<SyncSender<()>>,
@@ -24,17 +23,17 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    /// Starts to publish `rate` events a second, until `publish` answers false.
+    /// Starts to publish `rate` events a second, until `publish` returns false.
     pub(super) fn start(publish: impl Fn(Event) -> bool + Send + 'static, rate: u32) -> io::Result<Self> {
         let (stop, stopped) = sync_channel(0);
         let thread = std::thread::Builder::new().name("fanwire-demo".into()).spawn(move || {
             let mut story = Story::new(0x5eed);
-            let (start, mut told) = (Instant::now(), 0u32);
+            let (start, mut published) = (Instant::now(), 0u32);
             let pause = Duration::from_secs(1) / rate.min(200);
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                // By the clock, so that a high rate needs no short sleeps and a late wake catches up.
+                // Counted by the clock, so that a high rate needs no short sleeps and a late wake-up catches up.
                 let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
-                for _ in 0..due.saturating_sub(told).min(rate) {
+                for _ in 0..due.saturating_sub(published).min(rate) {
                     // Every part of the story fits an event's limits (see the tests).
                     if let Ok(event) = story.next().build()
                         && !publish(event)
@@ -42,7 +41,7 @@ impl Demo {
                         return;
                     }
                 }
-                told = due;
+                published = due;
             }
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
@@ -53,7 +52,7 @@ impl Drop for Demo {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic there has told its story on stderr; the server goes on.
+            // A panic of the thread is already on stderr. The server goes on.
             let _ = thread.join();
         }
     }
@@ -66,7 +65,10 @@ const WORKFLOWS: [(&str, &str, &str); 5] = [
     ("index-documents", "api", "research"),
     ("answer-customer", "api", "support"),
 ];
-const TASKS: [(&str, &str, [&str; 3]); 6] = [
+/// A kind of task: title, agent, messages.
+type Task = (&'static str, &'static str, [&'static str; 3]);
+
+const TASKS: [Task; 6] = [
     ("plan", "planner-01", ["Reading the brief", "Splitting the work", "Ordering the steps"]),
     ("search", "researcher-02", ["Querying the index", "Reading sources", "Ranking passages"]),
     ("write code", "coder-001", ["Opening the files", "Editing", "Compiling"]),
@@ -97,22 +99,22 @@ const LOGS: [(&str, &str); 8] = [
     ("error", "tool returned invalid JSON, asking for a correction"),
 ];
 const CHECKS: [&str; 4] = ["disk", "memory", "providers", "queue"];
-/// Runs under way at once.
+/// Number of runs at the same time.
 const RUNS: usize = 3;
 
-/// One workflow from start to end, planned when it starts, told bit by bit.
+/// Remaining events of one workflow, planned when it starts.
 #[derive(Debug, Default)]
-struct Run(VecDeque<EventBuilder>);
+struct Script(VecDeque<EventBuilder>);
 
 #[derive(Debug)]
 struct Story {
     dice: Dice,
-    runs: Vec<Run>,
+    runs: Vec<Script>,
     run_number: u64,
-    /// Each provider's state; events come from changes only.
+    /// State of each provider. Only changes make events.
     providers: [&'static str; PROVIDERS.len()],
-    /// What is left of a self-check under way.
-    selfcheck: Run,
+    /// Remaining events of the current self-check.
+    selfcheck: Script,
 }
 
 impl Story {
@@ -122,11 +124,11 @@ impl Story {
             runs: Vec::new(),
             run_number: 40,
             providers: ["UNKNOWN"; PROVIDERS.len()],
-            selfcheck: Run::default(),
+            selfcheck: Script::default(),
         }
     }
 
-    /// What happens next.
+    /// Returns the next event.
     fn next(&mut self) -> EventBuilder {
         match self.dice.below(100) {
             0..12 => self.log(),
@@ -137,7 +139,7 @@ impl Story {
         }
     }
 
-    /// Moves one of the runs on, and starts a new one where one has ended.
+    /// Returns the next event of one of the runs. Starts a new run if one has ended.
     fn step(&mut self) -> EventBuilder {
         if self.runs.len() < RUNS {
             let run = self.plan();
@@ -153,85 +155,24 @@ impl Story {
         }
     }
 
-    fn plan(&mut self) -> Run {
+    /// Plans a whole run.
+    fn plan(&mut self) -> Script {
         self.run_number += 1;
         let dice = &mut self.dice;
         let (workflow, stream, channel) = dice.pick(&WORKFLOWS);
         let correlation = format!("run-{}", self.run_number);
-        let execution = dice.id("ex-");
-        let event = |event_type: &str, source: &str, payload: Value| {
-            Event::builder(event_type)
-                .source(source)
-                .stream(stream)
-                .execution(&execution)
-                .correlation(&correlation)
-                .channel(channel)
-                .json(payload.to_string())
-        };
-        let about = |event: EventBuilder| event.entity("workflow", workflow);
+        let labels = Labels { workflow, stream, channel, correlation, execution: dice.id("ex-") };
 
         let first = dice.below(TASKS.len() as u64) as usize;
         let count = 2 + dice.below(3) as usize;
         let failing = dice.percent(15).then(|| dice.below(count as u64) as usize);
-        let mut tasks: Vec<VecDeque<EventBuilder>> = Vec::new();
-        for n in 0..count {
-            let (title, agent, messages) = TASKS[(first + n) % TASKS.len()];
-            let id = dice.id("task_");
-            let task = |event_type: &str, source: &str, payload| {
-                event(event_type, source, payload).entity("task", &id)
-            };
-            let mut told = VecDeque::from([
-                task("task.started", "core", json!({"title": title, "agent": agent})),
-                event("agent.status", agent, json!({"status": "working", "task_id": id}))
-                    .entity("agent", agent),
-            ]);
-            let mut progress = 0;
-            loop {
-                progress += 4 + dice.below(18);
-                if progress >= 100 || (failing == Some(n) && progress > 50) {
-                    break;
-                }
-                let message = messages[(progress as usize * messages.len() / 100).min(messages.len() - 1)];
-                told.push_back(task(
-                    "task.progress",
-                    "core",
-                    json!({"progress": progress, "message": message}),
-                ));
-            }
-            if failing == Some(n) {
-                told.push_back(task(
-                    "task.failed",
-                    "core",
-                    json!({"error": dice.pick(&FAILURES), "progress": progress}),
-                ));
-            } else {
-                told.push_back(task("task.progress", "core", json!({"progress": 100, "message": "Done"})));
-                let tokens = 400 + dice.below(6000);
-                told.push_back(task(
-                    "task.completed",
-                    "core",
-                    json!({"duration_ms": tokens * 3, "tokens": tokens}),
-                ));
-                if dice.percent(40) {
-                    let name = format!("{}.md", title.replace(' ', "-"));
-                    told.push_back(event(
-                        "deliverable.created",
-                        agent,
-                        json!({"name": name, "bytes": tokens * 4}),
-                    ));
-                }
-            }
-            told.push_back(event("agent.status", agent, json!({"status": "idle"})).entity("agent", agent));
-            tasks.push(told);
-        }
+        let mut tasks: Vec<VecDeque<EventBuilder>> = (0..count)
+            .map(|n| labels.task(dice, TASKS[(first + n) % TASKS.len()], failing == Some(n)))
+            .collect();
 
-        let mut run = VecDeque::new();
-        run.push_back(about(event(
-            "workflow.started",
-            "orchestrator",
-            json!({"workflow": workflow, "tasks": count}),
-        )));
-        // Tasks of a run overlap: two at a time, taken from at random.
+        let size = json!({"workflow": workflow, "tasks": count});
+        let mut run = VecDeque::from([labels.of_workflow("workflow.started", size.clone())]);
+        // Two tasks of a run overlap at a time. The next event comes from either of them at random.
         while !tasks.is_empty() {
             let which = dice.below(tasks.len().min(2) as u64) as usize;
             match tasks[which].pop_front() {
@@ -240,26 +181,16 @@ impl Story {
             }
         }
         if failing.is_some() {
-            run.push_back(about(event(
-                "workflow.failed",
-                "orchestrator",
-                json!({"workflow": workflow, "failed_tasks": 1}),
-            )));
+            let failure = json!({"workflow": workflow, "failed_tasks": 1});
+            run.push_back(labels.of_workflow("workflow.failed", failure));
         } else {
             let score = dice.between(70, 100);
-            run.push_back(event(
-                "governance.gate.evaluated",
-                "governance",
-                json!({"gate": "quality", "score": score}),
-            ));
-            run.push_back(event("governance.gate.passed", "governance", json!({"gate": "quality"})));
-            run.push_back(about(event(
-                "workflow.completed",
-                "orchestrator",
-                json!({"workflow": workflow, "tasks": count}),
-            )));
+            let gate = |event_type, payload| labels.event(event_type, "governance", payload);
+            run.push_back(gate("governance.gate.evaluated", json!({"gate": "quality", "score": score})));
+            run.push_back(gate("governance.gate.passed", json!({"gate": "quality"})));
+            run.push_back(labels.of_workflow("workflow.completed", size));
         }
-        Run(run)
+        Script(run)
     }
 
     fn log(&mut self) -> EventBuilder {
@@ -287,7 +218,7 @@ impl Story {
             .json(payload.to_string())
     }
 
-    /// A probe that changed a provider's state: mostly back to READY, sometimes worse.
+    /// Returns a probe that changed a provider's state: mostly back to READY, sometimes worse.
     fn provider(&mut self) -> EventBuilder {
         let which = self.dice.below(PROVIDERS.len() as u64) as usize;
         let (id, endpoint, usual) = PROVIDERS[which];
@@ -321,20 +252,81 @@ impl Story {
             Event::builder(event_type).source("core").entity("selfcheck", &id).json(payload.to_string())
         };
         let failed = self.dice.percent(20).then(|| self.dice.pick(&CHECKS));
-        let told = &mut self.selfcheck.0;
+        let events = &mut self.selfcheck.0;
         for (n, check) in CHECKS.iter().enumerate() {
             let progress = (n + 1) * 100 / CHECKS.len();
             let ok = failed != Some(check);
-            told.push_back(event(
+            events.push_back(event(
                 "selfcheck.progress",
                 json!({"progress": progress, "check": check, "ok": ok}),
             ));
         }
-        told.push_back(match failed {
+        events.push_back(match failed {
             Some(check) => event("selfcheck.failed", json!({"error": format!("{check} is over its limit")})),
             None => event("selfcheck.completed", json!({"checks": CHECKS.len()})),
         });
         event("selfcheck.started", json!({"checks": CHECKS.len()}))
+    }
+}
+
+/// Attributes that all events of a run share.
+struct Labels {
+    workflow: &'static str,
+    stream: &'static str,
+    channel: &'static str,
+    correlation: String,
+    execution: String,
+}
+
+impl Labels {
+    fn event(&self, event_type: &str, source: &str, payload: Value) -> EventBuilder {
+        Event::builder(event_type)
+            .source(source)
+            .stream(self.stream)
+            .execution(&self.execution)
+            .correlation(&self.correlation)
+            .channel(self.channel)
+            .json(payload.to_string())
+    }
+
+    fn of_workflow(&self, event_type: &str, payload: Value) -> EventBuilder {
+        self.event(event_type, "orchestrator", payload).entity("workflow", self.workflow)
+    }
+
+    /// Returns the events of one task, from its start to its end.
+    fn task(&self, dice: &mut Dice, (title, agent, messages): Task, fails: bool) -> VecDeque<EventBuilder> {
+        let id = dice.id("task_");
+        let task = |event_type, payload| self.event(event_type, "core", payload).entity("task", &id);
+        let status = |payload| self.event("agent.status", agent, payload).entity("agent", agent);
+        let mut events = VecDeque::from([
+            task("task.started", json!({"title": title, "agent": agent})),
+            status(json!({"status": "working", "task_id": id})),
+        ]);
+        let mut progress = 0;
+        loop {
+            progress += 4 + dice.below(18);
+            if progress >= 100 || (fails && progress > 50) {
+                break;
+            }
+            let message = messages[(progress as usize * messages.len() / 100).min(messages.len() - 1)];
+            events.push_back(task("task.progress", json!({"progress": progress, "message": message})));
+        }
+        if fails {
+            let failure = json!({"error": dice.pick(&FAILURES), "progress": progress});
+            events.push_back(task("task.failed", failure));
+        } else {
+            events.push_back(task("task.progress", json!({"progress": 100, "message": "Done"})));
+            let tokens = 400 + dice.below(6000);
+            let completed = json!({"duration_ms": tokens * 3, "tokens": tokens});
+            events.push_back(task("task.completed", completed));
+            if dice.percent(40) {
+                let name = format!("{}.md", title.replace(' ', "-"));
+                let file = json!({"name": name, "bytes": tokens * 4});
+                events.push_back(self.event("deliverable.created", agent, file));
+            }
+        }
+        events.push_back(status(json!({"status": "idle"})));
+        events
     }
 }
 
@@ -346,7 +338,7 @@ mod tests {
 
     use super::*;
 
-    fn told(count: usize) -> Vec<Event> {
+    fn events(count: usize) -> Vec<Event> {
         let mut story = Story::new(1);
         (0..count).map(|_| story.next().build().expect("a made-up event is valid")).collect()
     }
@@ -356,12 +348,12 @@ mod tests {
         let text = |events: Vec<Event>| -> Vec<String> {
             events.iter().map(|event| format!("{event:?} {}", event.payload())).collect()
         };
-        assert_eq!(text(told(500)), text(told(500)));
+        assert_eq!(text(events(500)), text(events(500)));
     }
 
     #[test]
     fn every_attribute_and_every_kind_of_event_turns_up_within_a_minute() {
-        let events = told(20 * 60);
+        let events = events(20 * 60);
         for attribute in Attribute::ALL {
             let values: HashSet<_> = events.iter().filter_map(|event| event.attribute(attribute)).collect();
             assert!(values.len() > 1, "{attribute}: {values:?}");
@@ -384,7 +376,7 @@ mod tests {
     #[test]
     fn progress_never_goes_back_and_nothing_follows_the_end_of_a_task() {
         let mut seen: HashMap<String, u64> = HashMap::new();
-        for event in told(20_000) {
+        for event in events(20_000) {
             let (Some(("task", id)), Some(kind)) = (event.entity(), event.event_type().strip_prefix("task."))
             else {
                 continue;

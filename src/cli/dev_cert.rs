@@ -1,7 +1,8 @@
-//! `fanwire dev-cert`: a certificate for tests and an authority that vouches for it. Imports its siblings only.
+//! `fanwire dev-cert`: makes a test certificate and the authority that signs it.
 //!
-//! Always: what is written is a certificate of a server, signed by an authority of its own, which is what curl, browsers
-//! and rustls take; the authority's key is written nowhere, so nobody can sign more with it; no file is replaced unasked.
+//! Always: the output is a server certificate signed by its own authority, the form that curl, browsers and rustls
+//! accept. The authority's key is written nowhere, so nothing else can be signed with it. No file is replaced without
+//! `--force`.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -19,35 +20,36 @@ use rcgen::{
 };
 use rustls::pki_types::ServerName;
 
-use super::{CliError, DIM};
+use super::error::CliError;
+use super::style::DIM;
 
 /// Options of `fanwire dev-cert`.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {
-    /// Names and addresses that it is for, beside localhost, 127.0.0.1 and ::1
+pub(super) struct DevCertArgs {
+    /// Names and addresses of the server, besides localhost, 127.0.0.1 and ::1
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Folder for ca.pem, cert.pem and key.pem
     #[arg(long, value_name = "DIR", default_value = "dev-cert")]
     dir: PathBuf,
-    /// Days for which it holds
+    /// Number of days that the certificate is valid
     #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=397))]
     days: u32,
-    /// Replace the files that are there
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
 
-/// Names that every certificate is for: this machine.
+/// Names in every certificate: this machine.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Clocks of other machines may be behind by so much.
+/// Allowance for the clocks of other machines that run late.
 const BEFORE: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Makes the three files and says what to do with them.
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
+/// Makes the three files and prints how to use them.
+pub(super) fn run(args: &DevCertArgs) -> Result<(), CliError> {
     let mut names: Vec<String> = LOCAL.map(str::to_owned).into();
     for name in &args.names {
         let name = checked(name)?;
@@ -59,8 +61,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     if !args.force
         && let Some(there) = [&ca, &cert, &key].into_iter().find(|path| path.exists())
     {
-        return Err(CliError::new(format!("{} is there already", there.display()))
-            .hint("--force replaces it; --dir takes another folder."));
+        return Err(CliError::new(format!("{} already exists", there.display()))
+            .hint("--force replaces it; --dir names another folder."));
     }
     let made = Made::new(&names, args.days)
         .map_err(|error| CliError::new(format!("cannot make a certificate: {error}")))?;
@@ -72,9 +74,9 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let (ca, cert, key) = (ca.display(), cert.display(), key.display());
     let (names, days) = (names.join(", "), args.days);
     anstream::print!(
-        "{ca}  {DIM}the authority, for clients to trust; its own key is kept nowhere{DIM:#}\n\
+        "{ca}  {DIM}the authority, for clients to trust; its key is kept nowhere{DIM:#}\n\
          {cert}  {DIM}for {names}; for {days} days{DIM:#}\n\
-         {key}  {DIM}its key, for the server alone{DIM:#}\n\n\
+         {key}  {DIM}its key, for the server only{DIM:#}\n\n\
          fanwire serve --tls-cert-file {cert} --tls-key-file {key}\n\
          curl --cacert {ca} https://localhost:8765/healthz\n\
          fanwire tail --ca-file {ca} --url https://localhost:8765\n\
@@ -83,21 +85,22 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A name of a host, or an address, as a certificate has it.
+/// Checks a host name or an address, and returns it in the form that a certificate holds.
 fn checked(name: &str) -> Result<String, CliError> {
     let name = name.trim().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    // A wildcard is the whole of the first label.
+    // A wildcard takes the whole first label.
     let host = name.strip_prefix("*.").unwrap_or(&name);
     if name.parse::<IpAddr>().is_ok()
         || ServerName::try_from(host).is_ok_and(|_| host.parse::<IpAddr>().is_err())
     {
         return Ok(name);
     }
-    Err(CliError::new(format!("`{name}` is no name of a host"))
-        .hint("A certificate is for names and addresses, as events.test, *.events.test or 10.0.0.7: no URL, no port."))
+    Err(CliError::new(format!("`{name}` is not a host name")).hint(
+        "Give host names or addresses, as events.test, *.events.test or 10.0.0.7, without scheme or port.",
+    ))
 }
 
-/// Certificate and key that were made, DER.
+/// A new certificate, its key and its authority, in DER.
 struct Made {
     ca: Vec<u8>,
     cert: Vec<u8>,
@@ -117,7 +120,7 @@ impl Made {
         hold(&mut ca);
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        // Each has a name of its own: stores look authorities up by their names.
+        // Each authority has its own name, because trust stores look authorities up by name.
         let mark =
             ca_key.public_key_raw().iter().rev().take(4).fold(0_u32, |all, byte| all << 8 | u32::from(*byte));
         ca.distinguished_name = rcgen::DistinguishedName::new();
@@ -130,7 +133,7 @@ impl Made {
         cert.is_ca = IsCa::ExplicitNoCa;
         cert.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         cert.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        // Python's strict checks want it.
+        // Python's strict checks require it.
         cert.use_authority_key_identifier_extension = true;
         cert.distinguished_name = rcgen::DistinguishedName::new();
         cert.distinguished_name.push(DnType::CommonName, names.last().map_or("localhost", String::as_str));
@@ -139,7 +142,8 @@ impl Made {
     }
 }
 
-/// Writes a PEM file anew: never into one that somebody else may have open, never readable by more than `mode` says.
+/// Writes a new PEM file. Removes an old file first, so that a process that has it open does not see the new
+/// content, and sets `mode` from the start.
 fn write(path: &Path, mode: u32, label: &str, der: &[u8]) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,6 +1,6 @@
-//! Chance that can be had again. Imports nothing. Always: the same seed gives the same throws.
+//! Random numbers that can be repeated. Always: the same seed gives the same numbers.
 
-/// SplitMix64: small, even, and the same everywhere.
+/// SplitMix64: small, evenly distributed, and identical on every platform.
 #[derive(Debug)]
 pub(super) struct Dice(pub(super) u64);
 
@@ -25,7 +25,7 @@ impl Dice {
         from[self.below(from.len() as u64) as usize]
     }
 
-    /// A number with one decimal between two whole ones.
+    /// Returns a number with one decimal between two whole numbers.
     pub(super) fn between(&mut self, low: u64, high: u64) -> f64 {
         (low * 10 + self.below((high - low) * 10)) as f64 / 10.0
     }

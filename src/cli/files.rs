@@ -1,6 +1,6 @@
-//! Whether the files that settings name are others than at the last look: a reload says so.
+//! Detects changes of the files that settings name, so that a reload can report them.
 //!
-//! Imports public items only. Always: nothing of a file is kept but a number that its bytes make.
+//! Always: nothing of a file is kept but a hash of its bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,33 +9,34 @@ use std::path::{Path, PathBuf};
 
 use fanwire::config::Config;
 
-/// The files of a configuration by key, as they were when they were read.
+/// Hashes of a configuration's files by key, from when they were last read.
 #[derive(Debug, Default)]
 pub(super) struct Files(BTreeMap<&'static str, u64>);
 
 impl Files {
-    /// Looks at the files. Blocks for them.
+    /// Reads the files. Blocks on the file system.
     pub(super) fn of(config: &Config) -> Self {
         let mut files = Self::default();
-        let _ = files.looked_at_again(config);
+        let _ = files.read_again(config);
         files
     }
 
-    /// Looks at them again: each key with its file, and whether it is another than at the last look. Blocks.
-    pub(super) fn looked_at_again(&mut self, config: &Config) -> Vec<(&'static str, PathBuf, bool)> {
+    /// Reads the files again. Returns each key with its file, and whether the file differs from the previous
+    /// read. Blocks on the file system.
+    pub(super) fn read_again(&mut self, config: &Config) -> Vec<(&'static str, PathBuf, bool)> {
         let now = config.files().into_iter().map(|(key, path)| {
             let mark = mark(&path);
             (key, path, mark)
         });
         let now: Vec<_> = now.collect();
-        let told =
+        let files =
             now.iter().map(|(key, path, mark)| (*key, path.clone(), self.0.get(key) != Some(mark))).collect();
         self.0 = now.into_iter().map(|(key, _, mark)| (key, mark)).collect();
-        told
+        files
     }
 }
 
-/// A number that is another where the file is another; of a folder, where one of its files is.
+/// Returns a hash of a file's path and bytes, or of a folder's file names and their bytes.
 fn mark(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
@@ -46,7 +47,7 @@ fn mark(path: &Path) -> u64 {
         all.sort();
         for file in all {
             file.hash(&mut hasher);
-            // One that can't be read is none.
+            // An unreadable file counts as empty.
             fs::read(&file).unwrap_or_default().hash(&mut hasher);
         }
     }
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_or_a_file_of_a_folder_that_is_another_is_noticed() {
+    fn a_changed_file_or_file_of_a_folder_is_noticed() {
         let dir = std::env::temp_dir().join(format!("fanwire-files-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("a folder");
         let file = dir.join("a.json");

@@ -1,11 +1,12 @@
-//! The filter options of a client command, and their two wire forms. Imports public items only.
+//! The filter options of a client command, and their two wire forms.
+//!
 //! Always: both forms ask the server for the same events.
 
 use clap::Args;
 use fanwire::Filter;
 use serde_json::{Map, Value};
 
-/// Which events: each option repeatable (any of its values), all given options must hold.
+/// Filter options. Each is repeatable (any of its values matches); all given options must match.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Filter (values may have wildcards: `*` one segment, `**` any rest)")]
 pub(super) struct Filters {
@@ -30,12 +31,12 @@ pub(super) struct Filters {
     /// Channel
     #[arg(long, value_name = "PATTERN")]
     channel: Vec<String>,
-    /// A filter's text, as 'type=task.* source!=core payload.progress>=50'; it must hold beside the options above
+    /// Filter text, as 'type=task.* source!=core payload.progress>=50'; it must match besides the options above
     #[arg(long, value_name = "TEXT", value_parser = text)]
     filter: Option<String>,
 }
 
-/// Checks a filter's text here, so that a slip is shown with its place before anything is asked of the server.
+/// Checks a filter's text here, so that a mistake is shown with its place before any request.
 pub(super) fn text(text: &str) -> Result<String, String> {
     text.parse::<Filter>().map(|_| text.to_owned()).map_err(|error| error.caret())
 }
@@ -57,14 +58,14 @@ impl Filters {
         ]
     }
 
-    /// As `name`, `value` pairs of a URL's query, not yet escaped.
+    /// Returns `name`, `value` pairs of a URL's query, not yet escaped.
     pub(super) fn query(&self) -> Vec<(&'static str, &str)> {
         let pairs = |(name, _, values)| <[String]>::iter(values).map(move |value| (name, value.as_str()));
         let filter = self.filter.iter().map(|text| ("filter", text.as_str()));
         self.lists().into_iter().flat_map(pairs).chain(filter).collect()
     }
 
-    /// As the lists of a `subscribe` payload; what was not given is left out.
+    /// Returns the fields of a `subscribe` payload. Options that were not given are left out.
     pub(super) fn payload(&self) -> Map<String, Value> {
         let lists = self.lists().into_iter().filter(|(_, _, values)| !values.is_empty());
         let filter = self.filter.iter().map(|text| ("filter".to_owned(), Value::from(text.as_str())));

@@ -1,8 +1,8 @@
-//! `fanwire check --health`: whether the server that runs by this configuration is ready.
+//! `fanwire check --health`: reports whether the server of this configuration is ready.
 //!
-//! Imports public items only. Always: it asks, and changes nothing; exit code 0 where the server takes streams, 1
-//! where it does not or can't be reached. Nothing secret is sent, so whose certificate answers does not matter: the
-//! server's own is seldom for the address that this machine knows it by.
+//! Always: it only asks, and changes nothing. Exit code 0 means that the server takes streams, 1 that it does
+//! not or cannot be reached. The server's certificate is not verified: nothing secret is sent, and the
+//! certificate is seldom for the address that this machine knows the server by.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -16,15 +16,15 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use serde_json::{Value, json};
 
-use super::CliError;
+use super::error::CliError;
 
-/// How long the server may take for each step of its answer.
+/// Time limit of each step of the server's answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longer answers are none of ours.
+/// Size limit of an answer.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// Asks, and tells.
+/// Asks the server and prints the result.
 pub(super) fn check(config: &Config, as_json: bool) -> Result<(), CliError> {
     let scheme = if config.server.tls.is_on() { "https" } else { "http" };
     let url = format!("{scheme}://{}/readyz", config.listen);
@@ -41,14 +41,14 @@ pub(super) fn check(config: &Config, as_json: bool) -> Result<(), CliError> {
     if ready { Ok(()) } else { Err(CliError::new(format!("{url}: {status}"))) }
 }
 
-/// The answer's status, and its word for how the server is.
+/// Returns the status of the answer, and the server's word for its state.
 fn ask(config: &Config) -> io::Result<(u16, String)> {
     let addr = reachable(&config.listen)?;
     let tcp = TcpStream::connect_timeout(&addr, TIMEOUT)?;
     tcp.set_read_timeout(Some(TIMEOUT))?;
     tcp.set_write_timeout(Some(TIMEOUT))?;
     let answer = if config.server.tls.is_on() {
-        let connection = ClientConnection::new(Arc::new(trusting()?), ServerName::from(addr.ip()));
+        let connection = ClientConnection::new(Arc::new(trusting_any()?), ServerName::from(addr.ip()));
         exchange(StreamOwned::new(connection.map_err(io::Error::other)?, tcp), addr)?
     } else {
         exchange(tcp, addr)?
@@ -58,7 +58,7 @@ fn ask(config: &Config) -> io::Result<(u16, String)> {
     let status = status.ok_or(io::ErrorKind::InvalidData)?;
     let said = serde_json::from_str::<Value>(body).ok();
     let said = said.as_ref().and_then(|body| body["status"].as_str()).map(str::to_owned);
-    Ok((status, said.unwrap_or_else(|| format!("answered with {status}"))))
+    Ok((status, said.unwrap_or_else(|| format!("status {status}"))))
 }
 
 fn exchange(mut stream: impl Read + Write, addr: SocketAddr) -> io::Result<String> {
@@ -70,11 +70,11 @@ fn exchange(mut stream: impl Read + Write, addr: SocketAddr) -> io::Result<Strin
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Where this machine reaches a server that listens there.
+/// Returns the address by which this machine reaches a server that listens on `listen`.
 fn reachable(listen: &str) -> io::Result<SocketAddr> {
     let mut addr = listen.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
     if addr.port() == 0 {
-        return Err(io::Error::other("port 0 is whichever was free: name the one with --listen"));
+        return Err(io::Error::other("port 0 means any free port: give the actual one with --listen"));
     }
     match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -84,19 +84,19 @@ fn reachable(listen: &str) -> io::Result<SocketAddr> {
     Ok(addr)
 }
 
-/// TLS with whoever answers.
-fn trusting() -> io::Result<ClientConfig> {
+/// Returns a TLS configuration that accepts every certificate.
+fn trusting_any() -> io::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config =
         ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let config = config.map_err(io::Error::other)?.dangerous();
-    Ok(config.with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth())
+    Ok(config.with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth())
 }
 
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

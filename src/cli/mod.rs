@@ -1,13 +1,14 @@
-//! The command line: one file a subcommand, what they share here.
+//! The command line, one file for each subcommand, built on the library's public items like any embedder's program.
 //!
-//! Imports public items only, as an embedder would. Always: answers go to stdout, everything else to stderr;
-//! the exit code is 0 for done, 1 for a failure that was told, 2 for a command line that makes no sense.
+//! Always: results go to stdout, everything else to stderr. The exit code is 0 for success, 1 for a reported failure,
+//! 2 for an invalid command line, and 70 after a thread of the server failed.
 
 mod bench;
 mod check;
 mod demo;
 mod dev_cert;
 mod dice;
+mod error;
 mod files;
 mod filters;
 mod health;
@@ -15,6 +16,7 @@ mod publish;
 mod remote;
 mod serve;
 mod settings;
+mod style;
 mod supervisor;
 mod tail;
 mod target;
@@ -24,101 +26,54 @@ mod trust;
 mod upgrade;
 mod verify;
 
-use std::fmt;
 use std::process::ExitCode;
 
-use anstyle::{AnsiColor, Style};
-use clap::{Parser, Subcommand};
-use fanwire::config::Origin;
+use clap::Parser;
 
-/// Events from the code that makes them to every screen that wants them.
+use self::style::RED;
+
+/// Carries events from the code that makes them to every screen that wants them.
 #[derive(Debug, Parser)]
 #[command(name = "fanwire", version, about, max_term_width = 100, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Subcommands,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
+#[derive(Debug, clap::Subcommand)]
+enum Subcommands {
     /// Run the server: WebSocket, SSE, publish, metrics and the live page on one port
-    Serve(serve::Args),
+    Serve(serve::ServeArgs),
     /// Send events to a server: one from options, or many from a file or stdin
-    Publish(publish::Args),
+    Publish(publish::PublishArgs),
     /// Follow a server's events in the terminal
-    Tail(tail::Args),
-    /// Make a token or an API key: who may see and do what, and for how long
-    Token(token::Args),
-    /// Make a certificate for tests, and an authority to trust for it: https:// on this machine
-    DevCert(dev_cert::Args),
-    /// Check filters, and explain what they say to an event
-    Check(check::Args),
-    /// Load a server with many clients and see what it costs
-    Bench(bench::Args),
-    /// See what a server does: rates, clients, interests, laggards, shards
-    Top(top::Args),
-    /// Check a running server's promises: nothing lost untold, nothing twice, in order, whatever breaks
-    Verify(verify::Args),
+    Tail(tail::TailArgs),
+    /// Make a token or an API key, with its rights and its lifetime
+    Token(token::TokenArgs),
+    /// Make a test certificate and its authority, for https:// on this machine
+    DevCert(dev_cert::DevCertArgs),
+    /// Check filters and explain their verdict on an event; check a configuration or a server
+    Check(check::CheckArgs),
+    /// Load a server with many clients and measure its cost
+    Bench(bench::BenchArgs),
+    /// Watch a server: rates, clients, interests, laggards, shards
+    Top(top::TopArgs),
+    /// Check a running server's promises: no unreported loss, no duplicates, order kept, whatever breaks
+    Verify(verify::VerifyArgs),
 }
 
-/// A failure as the user reads it: what happened, and what to do next.
-#[derive(Debug)]
-struct CliError {
-    message: String,
-    hint: Option<String>,
-    code: u8,
-}
-
-impl CliError {
-    fn new(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string(), hint: None, code: 1 }
-    }
-
-    fn hint(mut self, hint: impl fmt::Display) -> Self {
-        self.hint = Some(hint.to_string());
-        self
-    }
-}
-
-/// A configuration that has faults, all of them told.
-fn refused_config(error: fanwire::config::ConfigError) -> CliError {
-    let faults = error.faults().len();
-    let faults = if faults == 1 { "a fault".to_owned() } else { format!("{faults} faults") };
-    let is_flag = |fault: &fanwire::config::ConfigFault| matches!(fault.origin(), Origin::Flag(_));
-    let code = if error.faults().iter().all(is_flag) { 2 } else { 1 };
-    CliError { code, ..CliError::new(format!("the configuration has {faults}:\n{error}")) }
-}
-
-const RED: Style = AnsiColor::Red.on_default();
-const DIM: Style = Style::new().dimmed();
-
-/// A size for people.
-fn human_bytes(bytes: u64) -> String {
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut size = bytes as f64 / 1024.0;
-    let mut units = ["KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    while size >= 1024.0 {
-        let Some(next) = units.next() else { break };
-        (size, unit) = (size / 1024.0, next);
-    }
-    format!("{size:.1} {unit}")
-}
-
-/// Parses the command line, runs the command and turns its end into an exit code.
+/// Parses the command line, runs the command and returns its exit code.
 pub(crate) fn run() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve(args) => serve::run(&args),
-        Command::Publish(args) => publish::run(args),
-        Command::Tail(args) => tail::run(args),
-        Command::Token(args) => token::run(&args),
-        Command::DevCert(args) => dev_cert::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Bench(args) => bench::run(args),
-        Command::Top(args) => top::run(&args),
-        Command::Verify(args) => verify::run(&args),
+        Subcommands::Serve(args) => serve::run(&args),
+        Subcommands::Publish(args) => publish::run(args),
+        Subcommands::Tail(args) => tail::run(args),
+        Subcommands::Token(args) => token::run(&args),
+        Subcommands::DevCert(args) => dev_cert::run(&args),
+        Subcommands::Check(args) => check::run(&args),
+        Subcommands::Bench(args) => bench::run(args),
+        Subcommands::Top(args) => top::run(&args),
+        Subcommands::Verify(args) => verify::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -149,7 +104,7 @@ mod tests {
         let serve = cli.find_subcommand_mut("serve").expect("serve is a subcommand");
         let keys: Vec<&str> = fanwire::config::keys().iter().map(|key| key.path).collect();
         let ids = |arg: &clap::Arg| arg.get_id().as_str().to_owned();
-        // The two halves of `listen` are its other spelling.
+        // `host` and `port` are another spelling of `listen`.
         let others = ["help", "version", "host", "port"];
         for arg in serve.get_arguments().filter(|arg| !others.contains(&ids(arg).as_str())) {
             let name = ids(arg).replace('.', "_");

@@ -1,5 +1,6 @@
-//! `fanwire publish`: events from options, a file or stdin to a server. Imports its siblings only.
-//! Always: lines are sent in order, in bounded batches; a failure names the line as the user counts it.
+//! `fanwire publish`: sends events from options, a file or stdin to a server.
+//!
+//! Always: lines are sent in order, in bounded batches. An error names the line by its number in the input.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write, stdin, stdout};
@@ -11,13 +12,15 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::error::CliError;
 use super::remote::{Access, Remote};
+use super::style::DIM;
 use super::target::{Target, error_text};
-use super::{CliError, DIM, trust};
+use super::trust;
 
 /// Options of `fanwire publish`.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {
+pub(super) struct PublishArgs {
     /// The server
     #[arg(long, env = "FANWIRE_URL", hide_env_values = true, default_value = "http://127.0.0.1:8765")]
     url: Target,
@@ -29,7 +32,7 @@ pub(super) struct Args {
     /// Events to send: one JSON event, an array, or one event a line; `-` is stdin
     #[arg(value_name = "FILE", conflicts_with = "event_type")]
     file: Option<PathBuf>,
-    /// The event's type: sends one event made of these options
+    /// Type of one event that is made of these options
     #[arg(long = "type", value_name = "TYPE", help_heading = "One event")]
     event_type: Option<String>,
     /// Component that publishes it
@@ -41,10 +44,10 @@ pub(super) struct Args {
     /// Execution it belongs to
     #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
     execution: Option<String>,
-    /// What ties it to other events
+    /// Id that ties it to other events
     #[arg(long, value_name = "ID", requires = "event_type", help_heading = "One event")]
     correlation: Option<String>,
-    /// What it is about, as `task:task_1`
+    /// Entity it is about, as `task:task_1`
     #[arg(long, value_name = "KIND:ID", requires = "event_type", help_heading = "One event")]
     entity: Option<String>,
     /// Channel it is sent in
@@ -55,17 +58,17 @@ pub(super) struct Args {
     payload: Option<String>,
 }
 
-/// A batch of lines is sent at this size, well under a server's default limit for a body.
+/// Size of a batch of lines, well under a server's default limit for a body.
 const BATCH_BYTES: usize = 512 * 1024;
-/// Or once no line has come for this long: `something | fanwire publish -` is to be live.
+/// Pause in the input after which a partial batch is sent, so that `something | fanwire publish -` is live.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
-/// Lines read ahead of the server.
+/// Number of lines read ahead of the server.
 const READ_AHEAD: usize = 1024;
 const NDJSON: &str = "application/x-ndjson";
 const JSON: &str = "application/json";
 
-/// Sends everything, or says what the server refused.
-pub(super) fn run(args: Args) -> Result<(), CliError> {
+/// Sends everything, or returns what the server refused.
+pub(super) fn run(args: PublishArgs) -> Result<(), CliError> {
     let mut sender = Sender {
         remote: Remote::new(args.url.clone(), &args.access)?,
         accepted: 0,
@@ -84,14 +87,14 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         }
         (None, _) => send_all(&mut sender, Path::new("stdin"), BufReader::new(stdin())),
     };
-    // What was taken before a failure is told too: those events are out.
+    // Events accepted before a failure are reported too: they are published.
     if sent.is_ok() || sender.accepted > 0 {
         sender.report(args.json);
     }
     sent
 }
 
-/// One event of options. The payload stands as it was given.
+/// One event made of options. The payload is sent exactly as given.
 #[derive(Serialize)]
 struct OneEvent<'a> {
     r#type: &'a str,
@@ -117,7 +120,7 @@ struct Entity<'a> {
     id: &'a str,
 }
 
-fn one_event(event_type: &str, args: &Args) -> Result<String, CliError> {
+fn one_event(event_type: &str, args: &PublishArgs) -> Result<String, CliError> {
     let entity = args.entity.as_deref().map(|entity| {
         let (kind, id) =
             entity.split_once(':').ok_or_else(|| CliError::new("--entity takes KIND:ID, as task:task_1"))?;
@@ -146,10 +149,10 @@ fn cannot_read(path: &Path, error: &io::Error) -> CliError {
     CliError::new(format!("cannot read {}: {error}", path.display()))
 }
 
-/// Returns whether a first line says that every line is an event: it is one whole object by itself.
+/// Returns whether the input has one event a line: its first line is one whole object.
 ///
-/// Brackets are counted and nothing else is read: whether the object is good is the server's to say, and it takes what JSON
-/// parsers refuse (numbers of any size, lone surrogates, many levels).
+/// Only brackets are counted. The server decides whether the object is valid, and it accepts what JSON parsers
+/// refuse (numbers of any size, lone surrogates, deep nesting).
 fn is_ndjson(first_line: &[u8]) -> bool {
     let line = first_line.trim_ascii();
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
@@ -209,7 +212,7 @@ fn send_lines(
             let mut line = Vec::new();
             let read = input.read_until(b'\n', &mut line);
             let last = !matches!(read, Ok(1..));
-            // The receiver is gone after a failure; then there is nothing left to read for.
+            // The receiver is gone after a failure. Reading on would serve nothing.
             if to_sender.send(read.map(|_| line)).is_err() || last {
                 return;
             }
@@ -227,7 +230,7 @@ fn send_lines(
     }
 }
 
-/// Adds lines until the batch is full, the input pauses or ends; true at the end.
+/// Adds lines until the batch is full, the input pauses or it ends. Returns true at the end.
 fn fill(lines: &Receiver<io::Result<Vec<u8>>>, batch: &mut Vec<u8>, count: &mut u64) -> io::Result<bool> {
     while batch.len() < BATCH_BYTES {
         let line = if batch.is_empty() {
@@ -266,7 +269,7 @@ impl Sender {
         let url = self.remote.url.http("/publish");
         let cannot_reach = |error: &dyn std::fmt::Display| {
             CliError::new(format!("cannot publish to {url}: {error}"))
-                .hint("Is the server running? `fanwire serve` starts one; --url says where it is.")
+                .hint("Is the server running? `fanwire serve` starts one; --url gives its address.")
         };
         let request = self.remote.post("/publish").content_type(content_type);
         let mut answer = request.send(body).map_err(|error| {
@@ -291,7 +294,7 @@ impl Sender {
             let id = id.as_str().map(|id| format!("{DIM}, last id{DIM:#} {id}")).unwrap_or_default();
             format!("accepted {accepted} {events}{id}")
         };
-        // A closed stdout means that nobody asks.
+        // A closed stdout means that nothing reads the result.
         let _ = writeln!(anstream::AutoStream::auto(stdout()), "{line}");
     }
 }
@@ -301,9 +304,11 @@ fn refused(status: u16, answer: &str, lines_before: u64) -> CliError {
     let place = line.map(|line| format!("line {}: ", lines_before + line)).unwrap_or_default();
     let error = CliError::new(format!("{place}{} (status {status})", error_text(answer)));
     match status {
-        401 | 403 => error.hint("The server wants a token that may publish: FANWIRE_TOKEN, or --token."),
+        401 | 403 => {
+            error.hint("The server wants a token with the right to publish: FANWIRE_TOKEN, or --token.")
+        }
         404 | 405 => error.hint("This does not look like a fanwire server; check --url."),
-        413 => error.hint("Send one event a line: lines go in batches, so that only one event must fit."),
+        413 => error.hint("Send one event a line: lines go in batches, so only a single event must fit."),
         _ => error,
     }
 }

@@ -1,7 +1,7 @@
-//! The way to a server: what every client command connects with. Imports its siblings only.
+//! Connection to a server, shared by all client commands.
 //!
-//! Always: a certificate is checked against the host of the URL; a token goes in a header, never in a URL; every
-//! connect has an end.
+//! Always: a certificate is checked against the host of the URL. A token goes into a header, never into a URL.
+//! Every connect has a time limit.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -20,41 +20,41 @@ use tungstenite::protocol::WebSocketConfig;
 use ureq::RequestBuilder;
 use ureq::typestate::{WithBody, WithoutBody};
 
-use super::CliError;
+use super::error::CliError;
 use super::target::Target;
 use super::trust;
 
-/// How long to wait for a server to take a connection.
+/// Time limit of a connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a client shows, and whom it trusts.
+/// Credentials of a client, and the authorities that it trusts.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(super) struct Access {
-    /// Token or API key to show; better in the environment than on a command line that others see
+    /// Token or API key. Prefer the environment: other users of this machine can read command lines
     #[arg(long, env = "FANWIRE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
-    /// Authorities to trust for https:// and wss://, in place of the machine's own (PEM)
+    /// Authorities to trust for https:// and wss://, instead of the machine's own (PEM)
     #[arg(long, alias = "ca", env = "FANWIRE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
 
-/// A server, and what is needed to talk to it; cheap to clone.
+/// A server and everything needed to talk to it. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Remote {
     pub(super) url: Target,
-    /// The `Authorization` header's value.
+    /// Value of the `Authorization` header.
     authorization: Option<String>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     agent: ureq::Agent,
 }
 
-/// Why there is no WebSocket.
+/// Reason why a WebSocket could not be opened.
 pub(super) enum NotOpened {
-    /// The server answered otherwise: status and body.
+    /// The server answered with another status: status and body.
     Answered(u16, String),
-    /// It could not be asked.
+    /// The server could not be reached.
     Failed(String),
-    /// It is not to be asked again: it is not trusted, or speaks no TLS.
+    /// Final refusal: the server is not trusted, or does not speak TLS.
     Refused(CliError),
 }
 
@@ -71,12 +71,12 @@ impl fmt::Display for NotOpened {
 }
 
 impl Remote {
-    /// Reads what is needed; connects nowhere yet.
+    /// Reads the credentials and authorities. Does not connect.
     pub(super) fn new(url: Target, access: &Access) -> Result<Self, CliError> {
         let authorization = access.token.as_ref().map(|token| format!("Bearer {token}"));
         if authorization.as_ref().is_some_and(|value| !value.bytes().all(|byte| matches!(byte, b' '..=b'~')))
         {
-            return Err(CliError::new("the token holds characters that no header can"));
+            return Err(CliError::new("the token has characters that are not allowed in an HTTP header"));
         }
         let mut agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -96,14 +96,14 @@ impl Remote {
                     .build(),
             );
             let name = ServerName::try_from(url.host().to_owned()).map_err(|_| {
-                CliError::new(format!("`{}` is no name that a certificate can be for", url.host()))
+                CliError::new(format!("`{}` cannot be the name in a certificate", url.host()))
             })?;
             tls = Some((Arc::new(client_config(provider, authorities)?), name));
         }
         Ok(Self { url, authorization, tls, agent: agent.build().into() })
     }
 
-    /// A GET that shows what the client has to show. An answer of any status is an answer.
+    /// Starts a GET with the client's credentials. An answer with any status is an answer, not an error.
     pub(super) fn get(&self, path: &str) -> RequestBuilder<WithoutBody> {
         let request = self.agent.get(self.url.http(path));
         match &self.authorization {
@@ -112,7 +112,7 @@ impl Remote {
         }
     }
 
-    /// The same to send something.
+    /// Starts a POST with the client's credentials.
     pub(super) fn post(&self, path: &str) -> RequestBuilder<WithBody> {
         let request = self.agent.post(self.url.http(path));
         match &self.authorization {
@@ -121,13 +121,13 @@ impl Remote {
         }
     }
 
-    /// The `Authorization` header's line; empty where there is nothing to show.
+    /// Returns the line of the `Authorization` header, or an empty string without a token.
     pub(super) fn authorization_line(&self) -> String {
         self.authorization.as_ref().map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default()
     }
 
-    /// Opens the native WebSocket. A read waits so long at the most. `receive_buffer` is what the kernel may keep for
-    /// this client, where that is not left to it.
+    /// Opens the native WebSocket. A read blocks for `read_timeout` at most. `receive_buffer` sets the size of
+    /// the kernel's receive buffer. `None` keeps the kernel's default.
     pub(super) fn web_socket(
         &self,
         read_timeout: Duration,
@@ -159,14 +159,14 @@ impl Remote {
         Ok(socket)
     }
 
-    /// Connects. TLS begins with what is written or read first.
+    /// Connects the socket. The TLS handshake starts with the first read or write.
     pub(super) fn connect(&self, receive_buffer: Option<usize>) -> io::Result<Link> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
         for addr in self.url.authority.to_socket_addrs()? {
             let domain = socket2::Domain::for_address(addr);
             let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
             if let Some(size) = receive_buffer {
-                // Before connecting, so that the window never gets larger.
+                // Set before the connect, so that the window never grows larger.
                 socket.set_recv_buffer_size(size)?;
             }
             match socket.connect_timeout(&addr.into(), CONNECT_TIMEOUT) {
@@ -184,7 +184,7 @@ impl Remote {
     }
 }
 
-/// Whom to trust: the file's authorities, or the machine's.
+/// Loads the trusted authorities: those of the file, or the machine's.
 fn authorities(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, CliError> {
     if let Some(path) = file {
         let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -198,8 +198,8 @@ fn authorities(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, CliE
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        return Err(CliError::new(format!("this machine trusts no authority{why}"))
-            .hint("Install its ca-certificates, or name the server's authority: --ca-file."));
+        return Err(CliError::new(format!("this machine has no trusted authorities{why}"))
+            .hint("Install the package ca-certificates, or give the server's authority with --ca-file."));
     }
     Ok(found.certs)
 }
@@ -209,7 +209,7 @@ fn client_config(
     authorities: Vec<CertificateDer<'static>>,
 ) -> Result<ClientConfig, CliError> {
     let mut roots = RootCertStore::empty();
-    // A machine's store may hold some that nobody can use any more.
+    // A machine's store may hold certificates that nothing can parse any more.
     roots.add_parsable_certificates(authorities);
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -220,14 +220,14 @@ fn client_config(
     Ok(config)
 }
 
-/// A connection over a socket, with TLS or without.
+/// Connection over a socket, with or without TLS.
 pub(super) enum Link<S: Read + Write = TcpStream> {
     Plain(S),
     Secure(Box<StreamOwned<ClientConnection, S>>),
 }
 
 impl<S: Read + Write> Link<S> {
-    /// Returns the socket below.
+    /// Returns the socket below TLS.
     pub(super) fn tcp(&self) -> &S {
         match self {
             Self::Plain(stream) => stream,

@@ -1,5 +1,6 @@
-//! `fanwire serve`: the server as one program. Imports its siblings and public items only.
-//! Always: stdout carries exactly one line, when the port is open; a drained server exits with 0.
+//! `fanwire serve`: runs the server until a signal ends it.
+//!
+//! Always: stdout carries exactly one line, printed when the port is open. A drained server exits with 0.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
@@ -19,36 +20,56 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::demo::Demo;
+use super::error::{CliError, refused_config};
 use super::files::Files;
 use super::settings::Settings;
-use super::{CliError, DIM, supervisor, upgrade};
+use super::style::DIM;
+use super::{supervisor, upgrade};
 
-/// Options of `fanwire serve`: every setting. Each is an environment variable, and a key of the file, too.
+/// Options of `fanwire serve`: every setting. Each is also an environment variable and a key of the file.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {
+pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: Settings,
 }
 
-/// Changes what is logged.
+/// Handle that changes the log level.
 type LogLevel = reload::Handle<EnvFilter, Registry>;
 
-/// Runs until a signal has drained the server.
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
+/// Runs until a signal has drained the server, a successor has taken over, or a thread of the server has failed.
+pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let sources = args.settings.sources();
-    let loaded = sources.load().map_err(super::refused_config)?;
+    let loaded = sources.load().map_err(refused_config)?;
     let config = loaded.config;
     let log_level = start_log(&config);
     for (given, known) in sources.strange_variables() {
-        tracing::warn!("{given} is no setting; did you mean {known}?");
+        tracing::warn!("unknown variable {given}; did you mean {known}?");
     }
-    // Registered before the port is open: a signal that comes early is not lost.
+    // Registered before the port is open, so that an early signal is not lost.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
         .map_err(|error| CliError::new(format!("cannot watch signals: {error}")))?;
-
     raise_open_files();
-
+    // Looked up before a package can replace the file.
     let program = upgrade::program();
+    let server = spawn(&config, &signals)?;
+    let demo = start_demo(&config, &server)?;
+    announce(server.local_addr(), &config);
+    supervisor::ready(server.local_addr());
+    supervisor::watch(server.pulse());
+    if !config.server.auth.is_configured() && !server.local_addr().ip().is_loopback() {
+        tracing::warn!("no authentication: anyone who reaches {} can publish and read", server.local_addr());
+    }
+    let files = Files::of(&config);
+    let mut running = Running { server, demo, config, files, sources, log_level, program };
+    let is_draining = running.handle_signals(&mut signals)?;
+    if !is_draining || signals.handle().is_closed() {
+        return running.server.join().map_err(failed);
+    }
+    running.drain(signals)
+}
+
+/// Starts the server, with the sockets and clients of a predecessor or the sockets of the service manager, if any.
+fn spawn(config: &Config, signals: &Signals) -> Result<ServerHandle, CliError> {
     let server = match upgrade::inheritance()? {
         Some(mut inheritance) => {
             let bus = inheritance.bus(&config.bus).map_err(CliError::new)?;
@@ -65,81 +86,101 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         exit_in(FAILED_GRACE);
         ends.close();
     });
-    let server = server.spawn().map_err(|error| cannot_start(&config.listen, &error))?;
-    let mut demo = start_demo(&config, &server)?;
-    announce(server.local_addr(), &config);
-    supervisor::ready(server.local_addr());
-    supervisor::watch(server.pulse());
-    if !config.server.auth.is_configured() && !server.local_addr().ip().is_loopback() {
-        tracing::warn!(
-            "anyone who reaches {} can publish and read: there is no authentication",
-            server.local_addr()
-        );
+    server.spawn().map_err(|error| cannot_start(&config.listen, &error))
+}
+
+/// A running server, and everything that a signal may change.
+struct Running {
+    server: ServerHandle,
+    demo: Option<Demo>,
+    config: Config,
+    files: Files,
+    sources: Sources,
+    log_level: LogLevel,
+    program: Option<PathBuf>,
+}
+
+impl Running {
+    /// Handles signals until one ends the server. Returns true if the server is to drain, and false if a successor has
+    /// taken over or a thread has failed.
+    fn handle_signals(&mut self, signals: &mut Signals) -> Result<bool, CliError> {
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => self.reload(),
+                SIGUSR2 if self.upgrade() => return Ok(false),
+                SIGUSR2 => self.demo = start_demo(&self.config, &self.server)?,
+                _ => {
+                    tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
-    let mut files = Files::of(&config);
-    let mut running = config;
-    // Ends when a signal comes that ends the server, or a thread of it has failed.
-    for signal in signals.forever() {
-        if signal == SIGUSR2 {
-            // Nobody may publish here while all is given away.
-            drop(demo.take());
-            let upgraded = program.as_ref().ok_or_else(|| "nobody knows where the program is".to_owned());
-            match upgraded.and_then(|program| upgrade::upgrade(&server, program, running.drain_timeout)) {
-                Ok(successor) => {
-                    supervisor::succeeded_by(successor);
-                    return server.join().map_err(failed);
-                }
-                Err(error) => tracing::error!("the upgrade failed, and this process goes on: {error}"),
+    /// Hands everything to a successor. Returns false if that failed and this process goes on without its demo.
+    fn upgrade(&mut self) -> bool {
+        // Nothing may be published here during the handover.
+        drop(self.demo.take());
+        let program = self.program.as_ref().ok_or_else(|| "the path of the program is unknown".to_owned());
+        let limit = self.config.drain_timeout;
+        match program.and_then(|program| upgrade::upgrade(&self.server, program, limit)) {
+            Ok(successor) => {
+                supervisor::succeeded_by(successor);
+                true
             }
-            demo = start_demo(&running, &server)?;
-            continue;
+            Err(error) => {
+                tracing::error!("upgrade failed, this process goes on: {error}");
+                false
+            }
         }
-        if signal != SIGHUP {
-            tracing::info!(signal = signal_name(signal), "draining; a second signal quits at once");
-            break;
-        }
+    }
+
+    /// Reads the configuration again and applies the settings that can change now. A fault changes nothing.
+    fn reload(&mut self) {
         supervisor::reloading();
-        if let Some((changes, config)) = reload(&sources, &running) {
-            match server.reload(config.server.clone()) {
+        if let Some((changes, config)) = load_again(&self.sources, &self.config) {
+            match self.server.reload(config.server.clone()) {
                 Ok(()) => {
-                    tell(&changes, &files.looked_at_again(&config));
-                    set_log_level(&log_level, &config.log_level);
-                    running = config;
+                    log_changes(&changes, &self.files.read_again(&config));
+                    set_log_level(&self.log_level, &config.log_level);
+                    self.config = config;
                 }
-                Err(error) => tracing::error!("nothing was reloaded: {error}"),
+                Err(error) => tracing::error!("reload failed, nothing changed: {error}"),
             }
         }
         supervisor::reloaded();
     }
-    if signals.handle().is_closed() {
-        return server.join().map_err(failed);
+
+    /// Drains the server. Blocks until its last client has left or the time limit has passed.
+    fn drain(self, mut signals: Signals) -> Result<(), CliError> {
+        std::thread::spawn(move || {
+            if signals.forever().any(|signal| signal != SIGHUP && signal != SIGUSR2) {
+                std::process::exit(1);
+            }
+        });
+        let Self { server, demo, config, .. } = self;
+        supervisor::stopping(config.drain_delay + config.server.drain_window + config.drain_timeout);
+        server.withdraw();
+        // A load balancer checks readiness at intervals. Clients that it still sends here are served meanwhile.
+        std::thread::sleep(config.drain_delay);
+        drop(demo);
+        server.drain(config.drain_timeout);
+        server.join().map_err(failed)
     }
-    std::thread::spawn(move || {
-        if signals.forever().any(|signal| signal != SIGHUP && signal != SIGUSR2) {
-            std::process::exit(1);
-        }
-    });
-    supervisor::stopping(running.drain_delay + running.server.drain_window + running.drain_timeout);
-    server.withdraw();
-    // Whoever sends clients here looks at readiness now and then: those that still come are served meanwhile.
-    std::thread::sleep(running.drain_delay);
-    drop(demo);
-    server.drain(running.drain_timeout);
-    server.join().map_err(failed)
 }
 
-/// The exit code after a thread of the server failed: `EX_SOFTWARE` of sysexits.h.
+/// Exit code after a thread of the server failed: `EX_SOFTWARE` of sysexits.h.
 const FAILED: u8 = 70;
 
-/// How long the other threads may take to end after one has failed.
+/// Time limit for the other threads to end after one has failed.
 const FAILED_GRACE: Duration = Duration::from_secs(5);
 
 fn failed(error: ServerError) -> CliError {
     CliError { code: FAILED, ..CliError::new(error) }
 }
 
-/// Ends the process after this time, whatever its threads do.
+/// Ends the process after `time`, whatever its threads do.
 fn exit_in(time: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(time);
@@ -152,14 +193,14 @@ fn start_demo(config: &Config, server: &ServerHandle) -> Result<Option<Demo>, Cl
     demo.map_err(|error| CliError::new(format!("cannot start the demo: {error}")))
 }
 
-/// Reads the configuration again: what is different, and what can hold now. None where it has a fault: nothing
-/// changes.
-fn reload(sources: &Sources, running: &Config) -> Option<(Vec<ConfigChange>, Config)> {
+/// Reads the configuration again. Returns the changes, and the configuration with the settings that can change now. `None`
+/// if it has a fault.
+fn load_again(sources: &Sources, running: &Config) -> Option<(Vec<ConfigChange>, Config)> {
     let loaded: Loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(error) => {
             for fault in error.faults() {
-                tracing::error!("the configuration was not reloaded: {fault}");
+                tracing::error!("reload failed, nothing changed: {fault}");
             }
             return None;
         }
@@ -167,34 +208,34 @@ fn reload(sources: &Sources, running: &Config) -> Option<(Vec<ConfigChange>, Con
     Some(loaded.changes_from(running))
 }
 
-/// Says what became of a new configuration, and of the files that it names.
-fn tell(changes: &[ConfigChange], files: &[(&'static str, PathBuf, bool)]) {
+/// Logs the changes of a configuration and of the files that it names.
+fn log_changes(changes: &[ConfigChange], files: &[(&'static str, PathBuf, bool)]) {
     for change in changes {
         let (key, value) = (change.key, &change.value);
         if change.live {
             tracing::info!(key, value, "reloaded: took effect");
         } else {
-            tracing::warn!(key, value, "reloaded: takes effect with a restart");
+            tracing::warn!(key, value, "reloaded: takes effect after a restart");
         }
     }
-    for (key, file, _) in files.iter().filter(|(.., is_other)| *is_other) {
-        tracing::info!(key, file = %file.display(), "reloaded: read anew, and it is another than before");
+    for (key, file, _) in files.iter().filter(|(.., is_changed)| *is_changed) {
+        tracing::info!(key, file = %file.display(), "reloaded: file read again, changed");
     }
-    let same: Vec<&str> = files.iter().filter(|(.., is_other)| !is_other).map(|(key, ..)| *key).collect();
+    let same: Vec<&str> = files.iter().filter(|(.., is_changed)| !is_changed).map(|(key, ..)| *key).collect();
     if !same.is_empty() {
         let keys = same.join(", ");
-        tracing::info!(keys, "reloaded: read anew, and as before");
+        tracing::info!(keys, "reloaded: files read again, unchanged");
     }
     if changes.is_empty() {
         tracing::info!("reloaded: no setting changed");
     }
 }
 
-/// Libraries that write what they send into their own log, passwords too, below the level of warnings.
+/// Libraries that log what they send, including passwords, below the level of warnings.
 const WRITES_SECRETS: [&str; 2] = ["async_nats=warn", "redis=warn"];
 
 fn filter_of(level: &str) -> EnvFilter {
-    // Checked by the configuration.
+    // The configuration has checked the text.
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     if filter.max_level_hint().is_none_or(|level| level > LevelFilter::INFO) {
         let quiet = WRITES_SECRETS.iter().filter_map(|directive| directive.parse().ok());
@@ -216,11 +257,11 @@ fn start_log(config: &Config) -> LogLevel {
 
 fn set_log_level(handle: &LogLevel, level: &str) {
     if let Err(error) = handle.reload(filter_of(level)) {
-        tracing::error!(%error, "the log level stays as it was");
+        tracing::error!(%error, "cannot change the log level");
     }
 }
 
-/// Takes all the descriptors the system allows: each client is one, and the usual first limit is 1,024.
+/// Raises the limit of open files to the system's maximum: each client needs one, and the usual initial limit is 1,024.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum || limit.maximum.is_none() {
@@ -244,18 +285,18 @@ fn cannot_start(listen: &str, error: &ServerError) -> CliError {
     if error.is_address_in_use() {
         let host = listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
         message.hint(format!(
-            "Something already listens there, perhaps another fanwire. Take another port with --listen {host}:8766, \
+            "Something already listens there, perhaps another fanwire. Use another port with --listen {host}:8766, \
              or any free one with --listen {host}:0."
         ))
     } else if error.is_address_forbidden() {
         message.hint(
-            "Ports below 1024 are for those with the right to take them. Let systemd hold the port (deploy/systemd/fanwire.socket, \
-             ListenStream=443), a proxy (deploy/nginx, deploy/caddy), or take a port like 8443.",
+            "Ports below 1024 need a special right. Let systemd hold the port (deploy/systemd/fanwire.socket, \
+             ListenStream=443), use a proxy (deploy/nginx, deploy/caddy), or use a port like 8443.",
         )
     } else if error.is_unguarded() {
         message.hint(
             "Set FANWIRE_AUTH_JWT_HS256_SECRET (fanwire token makes tokens), or --auth-api-keys-file. Without \
-             authentication listen on this machine, as 127.0.0.1:8765, or say --insecure.",
+             authentication, listen on this machine only, as 127.0.0.1:8765, or give --insecure.",
         )
     } else if error.is_about_authentication() {
         message
@@ -268,7 +309,7 @@ fn cannot_start(listen: &str, error: &ServerError) -> CliError {
 
 fn announce(addr: SocketAddr, config: &Config) {
     let scheme = if config.server.tls.is_on() { "https" } else { "http" };
-    // Whoever started us may have closed stdout: that is no reason not to serve.
+    // The parent process may have closed stdout. The server runs all the same.
     let _ = writeln!(stdout(), "listening on {scheme}://{addr}").and_then(|()| stdout().flush());
     if !stderr().is_terminal() {
         return;
@@ -282,7 +323,7 @@ fn announce(addr: SocketAddr, config: &Config) {
         });
     }
     let url = format!("{scheme}://{reachable}");
-    let demo = if config.demo { "  a demo run is being published\n" } else { "" };
+    let demo = if config.demo { "  demo events are being published\n" } else { "" };
     anstream::eprint!(
         "{DIM}{demo}  live page  {url}/\n  publish    curl -d '{{\"type\":\"hello\",\"payload\":{{\"from\":\"curl\"}}}}' \
          {url}/publish\n  follow     curl -N {url}/sse   or   fanwire tail --url {url}\n{DIM:#}"

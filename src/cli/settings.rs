@@ -1,14 +1,14 @@
-//! The settings of the server as options of a command, made of the library's table of keys.
+//! The server's settings as command line options, made from the library's table of keys.
 //!
-//! Imports public items only. Always: every key is a flag and an environment variable; what they mean is the
-//! table's matter, so a value from here is read as one from a file is.
+//! Always: every key is a flag and an environment variable. The table defines its meaning, so a value from here
+//! is read like a value from a file.
 
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use fanwire::config::{self, Sources};
 
-/// `listen` of what other servers take apart, an address and a port; the one that is not named is as by default.
+/// Builds `listen` from a separate address and port. A missing half takes its default.
 fn listen(host: Option<&String>, port: Option<&u16>) -> Option<String> {
     if host.is_none() && port.is_none() {
         return None;
@@ -21,7 +21,7 @@ fn listen(host: Option<&String>, port: Option<&u16>) -> Option<String> {
     Some(if is_bare_v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
-/// A configuration file, and flags over it.
+/// A configuration file, and the flags that override it.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     file: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The file, the process' environment, and the flags.
+    /// Returns the sources of the configuration: the file, the process environment, and the flags.
     pub(super) fn sources(&self) -> Sources {
         let mut sources = Sources::new();
         if let Some(file) = &self.file {
@@ -61,12 +61,12 @@ impl clap::Args for Settings {
     fn augment_args(command: Command) -> Command {
         let file = Arg::new("config").long("config").env("FANWIRE_CONFIG").value_name("FILE");
         let file = file
-            .help("Settings from a TOML file; flags and variables go before it")
+            .help("Settings from a TOML file; flags and environment variables override it")
             .value_parser(clap::value_parser!(PathBuf));
         let host = Arg::new("host").long("host").value_name("ADDR");
-        let host = host.help("The address of --listen alone");
+        let host = host.help("Address of --listen, with its default port");
         let port = Arg::new("port").long("port").value_name("PORT").value_parser(clap::value_parser!(u16));
-        let port = port.help("The port of --listen alone");
+        let port = port.help("Port of --listen, with its default address");
         command.args([file, host, port]).args(config::keys().into_iter().map(arg))
     }
 
@@ -79,7 +79,7 @@ impl clap::FromArgMatches for Settings {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut settings = Self { file: matches.get_one::<PathBuf>("config").cloned(), flags: Vec::new() };
         for key in config::keys() {
-            // What the environment says, the configuration reads itself, and keeps where it came from.
+            // The configuration reads the environment itself, so that it can report where a value came from.
             if matches.value_source(key.path) != Some(clap::parser::ValueSource::CommandLine) {
                 continue;
             }
@@ -88,7 +88,8 @@ impl clap::FromArgMatches for Settings {
         }
         if let Some(listen) = listen(matches.get_one("host"), matches.get_one("port")) {
             if settings.flags.iter().any(|(key, _)| *key == "listen") {
-                let text = "--listen says what --host and --port say: one of them is enough\n";
+                let text =
+                    "--listen cannot be used with --host or --port: give either the one or the others\n";
                 return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
             }
             settings.flags.push(("listen", vec![listen]));

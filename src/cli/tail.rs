@@ -1,7 +1,7 @@
-//! `fanwire tail`: a server's events in the terminal, over WebSocket or SSE. Imports its siblings and public items.
+//! `fanwire tail`: prints a server's events in the terminal, over WebSocket or SSE.
 //!
-//! Always: a lost connection is taken up again where it ended, and what was missed is shown as a gap, never
-//! silently; one event is one line.
+//! Always: a lost connection resumes where it ended, and missed events are shown as a gap, never silently. One
+//! event is one line.
 
 mod print;
 
@@ -15,53 +15,55 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tungstenite::Message;
 
-use self::print::Printer;
+use self::print::{Gap, Printer};
+use super::error::CliError;
 use super::filters::Filters;
 use super::remote::{Access, NotOpened, Remote};
+use super::style::DIM;
 use super::target::{Target, error_text};
-use super::{CliError, DIM, trust};
+use super::trust;
 
 /// Options of `fanwire tail`.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {
+pub(super) struct TailArgs {
     /// The server
     #[arg(long, env = "FANWIRE_URL", hide_env_values = true, default_value = "http://127.0.0.1:8765")]
     url: Target,
     #[command(flatten)]
     access: Access,
-    /// Follow by Server-Sent Events in place of WebSocket
+    /// Use Server-Sent Events instead of WebSocket
     #[arg(long)]
     sse: bool,
-    /// First show the newest N events that match and are still kept
+    /// First show the newest N matching events that the server still keeps
     #[arg(long, value_name = "N")]
     history: Option<u32>,
     /// Print each event as the JSON it came as, one a line
     #[arg(long)]
     json: bool,
-    /// End after N events
+    /// Exit after N events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End when the connection is lost, in place of connecting again
+    /// Exit when the connection is lost, instead of connecting again
     #[arg(long)]
     no_reconnect: bool,
     #[command(flatten)]
     filters: Filters,
 }
 
-/// A connection without a sign of life for this long is taken for dead. A server's heartbeats come every 30 s.
+/// Silence after which a connection counts as dead. A server's heartbeats come every 30 s.
 const IDLE_MAX: Duration = Duration::from_secs(90);
-/// An event on `/sse` at most; more is a server gone wrong.
+/// Size limit of an event on `/sse`. A larger event is a server's fault.
 const EVENT_BYTES_MAX: usize = 64 << 20;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// Why following ended.
+/// Reason why following ended.
 enum End {
-    /// All that was wanted has been printed, or nobody reads any more.
+    /// All wanted events have been printed, or stdout is closed.
     Done,
     /// The connection was lost: worth another try.
     Lost(String),
-    /// The server won't serve this request, now or later.
+    /// The server will not serve this request, now or later.
     Refused(CliError),
 }
 
@@ -71,8 +73,8 @@ impl End {
     }
 }
 
-/// Follows until the count is reached, the reader is gone, or the server refuses.
-pub(super) fn run(args: Args) -> Result<(), CliError> {
+/// Follows until the count is reached, stdout is closed, or the server refuses.
+pub(super) fn run(args: TailArgs) -> Result<(), CliError> {
     let remote = Remote::new(args.url.clone(), &args.access)?;
     let printer = Printer::new(args.json, args.count);
     let mut follow = Follow { remote, printer, since: None, connected: false, args };
@@ -102,38 +104,27 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
 }
 
 struct Follow {
-    args: Args,
+    args: TailArgs,
     remote: Remote,
     printer: Printer,
-    /// What the last event said, to go on after it.
+    /// Position of the last event, to resume after it.
     since: Option<String>,
     /// Whether this connection got as far as a subscription.
     connected: bool,
 }
 
-/// A native message, as far as `tail` looks into it.
+/// The fields of a native message that `tail` reads.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     r#type: &'a str,
     #[serde(borrow)]
     payload: &'a RawValue,
-    /// Where that leaves the client, if the event's id does not say it.
+    /// Position after the event, if it is not the event's id.
     #[serde(default)]
     position: Option<String>,
 }
 
-/// Loss, as told by the server.
-#[derive(Debug, Deserialize)]
-struct Gap {
-    missed: Option<u64>,
-    /// An upper bound, where the number is not known.
-    #[serde(default)]
-    at_most: Option<u64>,
-    #[serde(default)]
-    recoverable: bool,
-}
-
-/// The end of a past, as told by the server.
+/// The end of a history, as reported by the server.
 #[derive(Debug, Deserialize)]
 struct PastEnd {
     events: u64,
@@ -164,7 +155,7 @@ impl Follow {
                     let why = frame.map_or_else(|| "without a reason".into(), |frame| frame.to_string());
                     return Err(End::Lost(format!("closed by the server: {why}")));
                 }
-                // Pings are answered by tungstenite with the next read.
+                // Tungstenite answers pings with the next read.
                 _ => {}
             }
         }
@@ -213,13 +204,13 @@ impl Follow {
         self.printer.gap(&gap, json).map_err(|_| End::Done)
     }
 
-    /// Says where the past that was asked for is not whole. The gap before it says where.
+    /// Reports that the requested history is incomplete. The gap before it shows the place.
     fn past_end(json: &str) -> Result<(), End> {
         let end: PastEnd = serde_json::from_str(json).map_err(End::lost)?;
         if !end.complete {
             let events = end.events;
             anstream::eprintln!(
-                "{DIM}history: {events} events came; others that match are forgotten or can't be read{DIM:#}"
+                "{DIM}history: {events} events came; the server no longer keeps the others, or cannot read them{DIM:#}"
             );
         }
         Ok(())
@@ -243,7 +234,7 @@ impl Follow {
         }
         self.connected = true;
 
-        // The read blocks without a limit, so that it has a thread of its own; a dead connection's thread ends with
+        // The read blocks without a limit, so it has its own thread. The thread of a dead connection ends with
         // its socket.
         let (to_parser, chunks) = sync_channel::<std::io::Result<Vec<u8>>>(16);
         let mut body = answer.into_body().into_reader();
@@ -268,7 +259,7 @@ impl Follow {
                 .map_err(|_| End::lost("no sign of life"))?
                 .map_err(End::lost)?;
             if chunk.is_empty() {
-                return Err(End::lost("ended by the server"));
+                return Err(End::lost("the server ended the stream"));
             }
             let mut chunk = chunk.as_slice();
             while let Some(event) = parser.feed(&mut chunk).map_err(End::lost)? {
@@ -282,7 +273,7 @@ impl Follow {
     }
 }
 
-/// A request that got an answer other than the stream: worth another try only if the server says that it's busy.
+/// Classifies an answer that is not the stream: worth another try only if the server says that it is busy.
 fn refused(url: &Target, status: u16, body: &str) -> End {
     let text = format!("{} (status {status})", error_text(body));
     if matches!(status, 408 | 429 | 500..) {
@@ -290,9 +281,10 @@ fn refused(url: &Target, status: u16, body: &str) -> End {
     }
     let error = CliError::new(text);
     End::Refused(match status {
-        401 | 403 => error.hint("The server wants a token that may read these events."),
+        401 | 403 => error
+            .hint("The server wants a token with the right to read these events: FANWIRE_TOKEN, or --token."),
         400 => error,
-        _ => error.hint(format!("Is {url} a fanwire server? --url says where it is.")),
+        _ => error.hint(format!("Is {url} a fanwire server? --url gives its address.")),
     })
 }
 

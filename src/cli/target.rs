@@ -1,6 +1,7 @@
-//! Which server a client command talks to. Imports nothing of ours.
-//! Always: a parsed target has a host, a port and no trailing slash in its base path, and nothing secret; what is said of
-//! one that can't be parsed repeats no password.
+//! Address of the server that a client command talks to.
+//!
+//! Always: a parsed target has a host, a port and no trailing slash in its base path, and nothing secret. An
+//! error about a URL never repeats a password.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -9,36 +10,36 @@ use std::str::FromStr;
 use clap::builder::{TypedValueParser, ValueParserFactory};
 use clap::error::ErrorKind;
 
-/// A server's address, from a URL (`http://host:port`, `wss://…`, or `host:port` alone).
+/// Address of a server, from a URL (`http://host:port`, `wss://…`, or `host:port` alone).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Whether TLS is spoken.
+    /// Whether the server speaks TLS.
     pub(super) is_secure: bool,
-    /// `host:port`, the host in brackets where it is an IPv6 address.
+    /// `host:port`, with brackets around an IPv6 address.
     pub(super) authority: String,
-    /// What stands before `/ws`, `/sse` and `/publish`: empty, or a path that starts with a slash.
+    /// Path before `/ws`, `/sse` and `/publish`: empty, or a path that starts with a slash.
     base: String,
 }
 
 impl Target {
-    /// The WebSocket URL of a path.
+    /// Returns the WebSocket URL of a path.
     pub(super) fn ws(&self, path: &str) -> String {
         let scheme = if self.is_secure { "wss" } else { "ws" };
         format!("{scheme}://{}{}{path}", self.authority, self.base)
     }
 
-    /// The HTTP URL of a path.
+    /// Returns the HTTP URL of a path.
     pub(super) fn http(&self, path: &str) -> String {
         let scheme = if self.is_secure { "https" } else { "http" };
         format!("{scheme}://{}{}{path}", self.authority, self.base)
     }
 
-    /// The path of a path: behind the base.
+    /// Returns a path with the base before it.
     pub(super) fn path(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    /// The host alone, as a certificate names it.
+    /// Returns the host alone, in the form of a certificate's name.
     pub(super) fn host(&self) -> &str {
         let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']')
@@ -57,7 +58,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.contains('@') {
             return Err(
-                "a URL holds no name and no password here: a token goes into FANWIRE_TOKEN or --token".into(),
+                "a URL cannot hold a name or a password: give a token with FANWIRE_TOKEN or --token".into()
             );
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
@@ -73,7 +74,7 @@ impl FromStr for Target {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let is_stray = |c: char| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control();
         if authority.is_empty() || rest.contains(is_stray) {
-            return Err("expected http://HOST:PORT, with nothing behind it but a path".into());
+            return Err("expected http://HOST:PORT, with nothing after it but a path".into());
         }
         // A colon after the last bracket is a port; colons within brackets are IPv6.
         let port = authority.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
@@ -86,7 +87,7 @@ impl FromStr for Target {
     }
 }
 
-/// Reads a target from the command line or the environment, and repeats nothing secret of one that is wrong.
+/// Parser of targets from the command line or the environment. Its errors repeat nothing secret.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TargetParser;
 
@@ -116,7 +117,8 @@ impl ValueParserFactory for Target {
     }
 }
 
-/// A URL without what may be a name, a password or a token: all before the last `@` but the scheme, all behind a `?` or `#`.
+/// Removes what may be a name, a password or a token from a URL: everything before the last `@` except the
+/// scheme, and everything after a `?` or `#`.
 fn without_secrets(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
     let shown = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("…@{host}"));
@@ -124,7 +126,7 @@ fn without_secrets(text: &str) -> String {
         Some((before, _)) => format!("{before}…"),
         None => shown,
     };
-    // Text before `://` is a scheme, if it looks like one.
+    // Text before `://` is a scheme only if it looks like one.
     match scheme {
         "" => shown,
         scheme if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => format!("{scheme}://{shown}"),
@@ -132,7 +134,7 @@ fn without_secrets(text: &str) -> String {
     }
 }
 
-/// The `error` of a JSON answer, or the answer's first characters, for a message to the user.
+/// Returns the `error` of a JSON answer, or the first 200 characters of the answer.
 pub(super) fn error_text(body: &str) -> String {
     let parsed = serde_json::from_str::<serde_json::Value>(body).ok();
     let error = parsed.as_ref().and_then(|json| json.get("error")).and_then(serde_json::Value::as_str);
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_reached_is_refused_with_the_reason() {
+    fn an_unusable_url_is_refused_with_the_reason() {
         for text in
             ["ftp://x", "http://", "http://:80", "http://h:port", "http://h:99999", "http://u@h", "h/?a=b"]
         {

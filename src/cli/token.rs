@@ -1,5 +1,6 @@
-//! `fanwire token`: makes tokens and API keys. Imports its siblings and public items only.
-//! Always: what is to be kept secret is the only thing on stdout; what it allows is said on stderr.
+//! `fanwire token`: makes tokens and API keys.
+//!
+//! Always: the secret is the only thing on stdout. What it allows goes to stderr.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
@@ -8,63 +9,65 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fanwire::auth::{ApiKey, Claims, PublishRight, Secret, SigningKey};
 use serde_json::json;
 
-use super::{CliError, DIM};
+use super::error::CliError;
+use super::style::DIM;
 
 /// Options of `fanwire token`.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {
-    /// Who it is for
+pub(super) struct TokenArgs {
+    /// Name of the holder
     #[arg(long, visible_alias = "user", value_name = "NAME")]
     sub: Option<String>,
-    /// Stream it may see, or a pattern, or `*` for everything; repeatable
+    /// Stream that it may see, a pattern, or `*` for everything; repeatable
     #[arg(long = "stream", value_name = "PATTERN", value_delimiter = ',')]
     streams: Vec<String>,
-    /// Type it may see, as task.*; repeatable
+    /// Type that it may see, as task.*; repeatable
     #[arg(long = "type", value_name = "PATTERN", value_delimiter = ',')]
     types: Vec<String>,
-    /// Channel it may see; repeatable
+    /// Channel that it may see; repeatable
     #[arg(long = "channel", value_name = "PATTERN", value_delimiter = ',')]
     channels: Vec<String>,
-    /// Entity it may see, as task:t-1, or task for all of the kind; repeatable
+    /// Entity that it may see, as task:t-1, or task for all of that kind; repeatable
     #[arg(long = "entity", value_name = "KIND:ID", value_delimiter = ',')]
     entities: Vec<String>,
-    /// Filter that all it may see must match, too, as 'source!=audit payload.tenant == "a"'
+    /// Filter that every visible event must also match, as 'source!=audit payload.tenant == "a"'
     #[arg(long, value_name = "TEXT", value_parser = super::filters::text)]
     filter: Option<String>,
-    /// Let it publish: everything, or the types given as --publish=task.*
+    /// Allow publishing: everything, or only these types, as --publish=task.*
     #[arg(long, value_name = "PATTERN", num_args = 0.., require_equals = true, value_delimiter = ',')]
     publish: Option<Vec<String>>,
-    /// Let it read /metrics
+    /// Allow reading /metrics
     #[arg(long)]
     metrics: bool,
-    /// Let it use /api: statistics, revocation
+    /// Allow the use of /api: statistics, revocation
     #[arg(long)]
     admin: bool,
-    /// How long it is good, as 90s, 15m, 24h or 30d, or never [default: 24h; API keys: never]
+    /// Lifetime, as 90s, 15m, 24h or 30d, or never [default: 24h; API keys: never]
     #[arg(long, value_name = "TIME", value_parser = ttl)]
     ttl: Option<Ttl>,
-    /// Its own id, by which it can be revoked [default: a random one]
+    /// Id of the token, for revocation [default: a random one]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Whom it is to be shown to (aud); repeatable
+    /// Intended recipient (aud); repeatable
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     audience: Vec<String>,
-    /// Who made it (iss)
+    /// Issuer (iss)
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
-    /// Secret to sign with; on the command line others can see it: better the environment, or --secret-file
+    /// Secret to sign with. Prefer the environment or --secret-file: other users of this machine can read
+    /// command lines
     #[arg(long, env = "FANWIRE_AUTH_JWT_HS256_SECRET", hide_env_values = true, value_name = "SECRET")]
     secret: Option<String>,
-    /// File with the secret; a line end behind it does not count
+    /// File with the secret; a line end after it does not count
     #[arg(long, value_name = "FILE", conflicts_with = "secret")]
     secret_file: Option<PathBuf>,
     /// Private key to sign with, in PEM: Ed25519, P-256, P-384 or RSA
     #[arg(long, value_name = "FILE", conflicts_with_all = ["secret_file"])]
     private_key: Option<PathBuf>,
-    /// The key's id (kid), for servers that have several
+    /// Id of the key (kid), for servers with several keys
     #[arg(long, value_name = "ID")]
     key_id: Option<String>,
-    /// Make an API key of this id instead: a key for its holder, a line for the server's file
+    /// Make an API key with this id instead: a key for its holder, a line for the server's file
     #[arg(long, value_name = "ID", conflicts_with_all = ["secret_file", "private_key", "key_id", "audience", "issuer"])]
     api_key: Option<String>,
     /// Print one JSON object
@@ -72,7 +75,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// How long a token is good.
+/// Lifetime of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ttl {
     Seconds(i64),
@@ -98,7 +101,7 @@ fn ttl(text: &str) -> Result<Ttl, String> {
     }
 }
 
-impl Args {
+impl TokenArgs {
     fn claims(&self, default: Ttl) -> Claims {
         let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
         let mut claims = Claims::default();
@@ -134,13 +137,13 @@ impl Args {
         } else {
             let secret = match (&self.secret_file, &self.secret) {
                 (Some(path), _) => String::from_utf8(read(path)?)
-                    .map_err(|_| CliError::new(format!("{}: is not text", path.display())))?
+                    .map_err(|_| CliError::new(format!("{} is not UTF-8 text", path.display())))?
                     .trim_end_matches(['\r', '\n'])
                     .to_owned(),
                 (None, Some(secret)) => secret.clone(),
                 (None, None) => {
-                    return Err(CliError::new("nothing to sign with").hint(
-                        "Set FANWIRE_AUTH_JWT_HS256_SECRET as for the server, or name --secret-file or --private-key. \
+                    return Err(CliError::new("no secret or key to sign with").hint(
+                        "Set FANWIRE_AUTH_JWT_HS256_SECRET as for the server, or give --secret-file or --private-key. \
                          For a key that needs no signing: --api-key ID.",
                     ));
                 }
@@ -157,17 +160,17 @@ impl Args {
     }
 }
 
-/// Prints what was asked for.
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
+/// Prints the token or API key.
+pub(super) fn run(args: &TokenArgs) -> Result<(), CliError> {
     let lists = [&args.streams, &args.types, &args.channels, &args.entities];
     let says_nothing =
         |text: &String| text.parse::<fanwire::Filter>().is_ok_and(|filter| filter.is_everything());
     let sees_nothing =
         lists.iter().all(|list| list.is_empty()) && args.filter.as_ref().is_none_or(says_nothing);
     if sees_nothing && args.publish.is_none() && !args.metrics && !args.admin {
-        return Err(CliError::new("it would allow nothing").hint(
-            "Say what it may see with --stream, --type, --channel, --entity or --filter (--stream '*' is everything), \
-             what it may do with --publish, --metrics or --admin.",
+        return Err(CliError::new("the token would allow nothing").hint(
+            "Choose the visible events with --stream, --type, --channel, --entity or --filter (--stream '*' is everything), \
+             and further rights with --publish, --metrics or --admin.",
         ));
     }
     match &args.api_key {
@@ -176,7 +179,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     }
 }
 
-fn make_token(args: &Args) -> Result<(), CliError> {
+fn make_token(args: &TokenArgs) -> Result<(), CliError> {
     let mut claims = args.claims(Ttl::Seconds(86_400));
     claims.aud = (!args.audience.is_empty()).then(|| args.audience.clone());
     claims.iss.clone_from(&args.issuer);
@@ -189,15 +192,16 @@ fn make_token(args: &Args) -> Result<(), CliError> {
     print(&token)
 }
 
-fn make_api_key(args: &Args, id: &str) -> Result<(), CliError> {
+fn make_api_key(args: &TokenArgs, id: &str) -> Result<(), CliError> {
     let mut claims = args.claims(Ttl::Never);
     claims.iat = None;
-    let key = ApiKey::new(id, &claims).ok_or_else(|| CliError::new("the system gives no random bits"))?;
+    let key =
+        ApiKey::new(id, &claims).ok_or_else(|| CliError::new("cannot get random bytes from the system"))?;
     if args.json {
         return print(&json!({ "key": key.key(), "line": key.line() }).to_string());
     }
-    // The line is no secret, and of no use if it is not seen.
-    eprintln!("line for auth.api_keys_file:\n{}\nkey, shown this once:", key.line());
+    // The line is not secret, and useless if it is not seen.
+    eprintln!("line for auth.api_keys_file:\n{}\nkey, shown only once:", key.line());
     print(key.key())
 }
 

@@ -1,7 +1,7 @@
-//! `fanwire top`: the operator's view in a terminal. Imports its siblings only.
+//! `fanwire top`: the operator's view in a terminal.
 //!
-//! Always: what is drawn is what the server said last, and a server that does not answer is said so in place; where
-//! stdout is no terminal one frame is printed, plain, and that is all.
+//! Always: the screen shows the server's latest answer, and an unreachable server is reported on the same
+//! screen. If stdout is not a terminal, one frame is printed as plain text.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -9,17 +9,18 @@ use std::io::{IsTerminal as _, Read as _, Write as _, stdin, stdout};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anstyle::{AnsiColor, Style};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde::Deserialize;
 
+use super::error::CliError;
 use super::remote::{Access, Remote};
+use super::style::{BOLD, DIM, GREEN, RED, YELLOW, human_bytes as bytes};
 use super::target::{Target, error_text};
-use super::{CliError, DIM, RED, human_bytes as bytes, trust};
+use super::trust;
 
 /// Options of `fanwire top`.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {
+pub(super) struct TopArgs {
     /// The server
     #[arg(
         value_name = "URL",
@@ -30,27 +31,24 @@ pub(super) struct Args {
     url: Target,
     #[command(flatten)]
     access: Access,
-    /// Seconds between two looks
+    /// Seconds between two samples
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
-    /// Print one frame and end, also on a terminal
+    /// Print one frame and exit, also on a terminal
     #[arg(long)]
     once: bool,
 }
 
-/// Looks kept for the charts.
+/// Number of samples kept for the charts.
 const SAMPLES: usize = 60;
 /// Rows of a table in a frame without a height.
 const ROWS_PLAIN: usize = 20;
-const BOLD: Style = Style::new().bold();
-const GREEN: Style = AnsiColor::Green.on_default();
-const YELLOW: Style = AnsiColor::Yellow.on_default();
 
-/// Another screen, no cursor; and back.
+/// Control sequences that open the alternate screen without a cursor, and that restore the terminal.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-/// `/api/stats`, as far as it is shown.
+/// The fields of `/api/stats` that are shown.
 #[derive(Clone, Debug, Deserialize)]
 struct Stats {
     version: String,
@@ -116,16 +114,16 @@ struct Shard {
     capacity: u64,
 }
 
-/// `/api/history`, as far as it is shown.
+/// The fields of `/api/history` that are shown.
 #[derive(Debug, Deserialize)]
-struct Past {
+struct HistoryAnswer {
     published: Vec<f64>,
     delivered: Vec<f64>,
     written_bytes: Vec<f64>,
     missed: Vec<f64>,
 }
 
-/// What is charted: a name, and the numbers of the last looks.
+/// The charted series, each with its latest samples.
 #[derive(Debug, Default)]
 struct Charts {
     published: VecDeque<f64>,
@@ -134,7 +132,7 @@ struct Charts {
     missed: VecDeque<f64>,
 }
 
-/// What is known of the server.
+/// Everything known about the server.
 struct View {
     remote: Remote,
     stats: Option<(Stats, Instant)>,
@@ -142,21 +140,21 @@ struct View {
     charts: Charts,
 }
 
-/// Draws until it is interrupted; once where nobody watches.
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
+/// Draws until interrupted. Prints one frame if stdout is not a terminal.
+pub(super) fn run(args: &TopArgs) -> Result<(), CliError> {
     let remote = Remote::new(args.url.clone(), &args.access)?;
     let mut view = View { remote, stats: None, fault: None, charts: Charts::default() };
     if args.once || !stdout().is_terminal() {
-        view.look().map_err(not_seen)?;
-        // Rates want a second look.
+        view.sample().map_err(unreachable)?;
+        // A rate needs two samples.
         std::thread::sleep(Duration::from_secs(1));
-        view.look().map_err(not_seen)?;
+        view.sample().map_err(unreachable)?;
         let frame = view.frame(None);
-        // A closed stdout means that nobody asks.
+        // A closed stdout means that nothing reads the frame.
         let _ = anstream::AutoStream::auto(stdout()).write_all(frame.as_bytes());
         return Ok(());
     }
-    view.look().map_err(not_seen)?;
+    view.sample().map_err(unreachable)?;
     let (stop, stopped) = channel();
     let mut signals = signal_hook::iterator::Signals::new([
         signal_hook::consts::SIGINT,
@@ -167,7 +165,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let quit = stop.clone();
     std::thread::spawn(move || signals.forever().try_for_each(|_| stop.send(())));
     std::thread::spawn(move || {
-        // A closed stdin asks for nothing.
+        // A closed stdin ends the thread, not the view.
         let keys = stdin().lock().bytes().map_while(Result::ok);
         keys.filter(|key| matches!(key, b'q' | b'Q' | 3)).try_for_each(|_| quit.send(()))
     });
@@ -178,12 +176,12 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return Ok(()),
         }
-        view.fault = view.look().err().map(|error| error.message);
+        view.fault = view.sample().err().map(|error| error.message);
     }
 }
 
-/// The fault of the first look, with the next step.
-fn not_seen(error: CliError) -> CliError {
+/// Adds the next step to the error of the first sample.
+fn unreachable(error: CliError) -> CliError {
     match error.hint {
         Some(_) => error,
         None => {
@@ -192,9 +190,9 @@ fn not_seen(error: CliError) -> CliError {
     }
 }
 
-/// The terminal while it is drawn on; given back at the end, whatever that is.
+/// The terminal while it is drawn on. It is restored on drop.
 struct Screen {
-    /// How the terminal was.
+    /// State of the terminal before.
     before: Option<Termios>,
 }
 
@@ -202,7 +200,7 @@ impl Screen {
     fn enter() -> Self {
         let before = tcgetattr(stdin()).ok();
         if let Some(before) = &before {
-            // Keys come one by one and are not shown; Ctrl-C stays a signal.
+            // Keys arrive one by one and are not echoed. Ctrl-C stays a signal.
             let mut keys = before.clone();
             keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
             let _ = tcsetattr(stdin(), OptionalActions::Now, &keys);
@@ -211,15 +209,15 @@ impl Screen {
         Self { before }
     }
 
-    /// Columns and rows.
+    /// Returns columns and rows.
     fn size() -> Option<(usize, usize)> {
         let size = tcgetwinsize(stdout()).ok()?;
         (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
     }
 
-    /// Draws over what is there, without a flicker: home, each line to its end, the rest below away.
+    /// Redraws without flicker: moves home, clears each line to its end, then clears the rest below.
     fn draw(frame: &str) {
-        // Colours as the environment wants them; the cursor's moves in any case.
+        // Colours follow the environment. Cursor movements are always written.
         let plain = (anstream::AutoStream::choice(&stdout()) == anstream::ColorChoice::Never)
             .then(|| anstream::adapter::strip_str(frame).to_string());
         let mut out = String::from("\x1b[H");
@@ -244,11 +242,11 @@ impl Drop for Screen {
 }
 
 impl View {
-    /// Asks the server, and keeps the rates since the look before.
-    fn look(&mut self) -> Result<(), CliError> {
+    /// Takes a sample from the server, and keeps the rates since the previous one.
+    fn sample(&mut self) -> Result<(), CliError> {
         let mut answer = self.remote.get("/api/stats").call().map_err(|error| {
             trust::refusal(&error, &self.remote.url)
-                .unwrap_or_else(|| CliError::new(format!("cannot ask: {error}")))
+                .unwrap_or_else(|| CliError::new(format!("cannot reach the server: {error}")))
         })?;
         let status = answer.status().as_u16();
         let body = answer.body_mut().read_to_string().map_err(CliError::new)?;
@@ -256,7 +254,7 @@ impl View {
             return Err(CliError::new(format!("{} (status {status})", error_text(&body))));
         }
         let stats: Stats = serde_json::from_str(&body)
-            .map_err(|error| CliError::new(format!("not a fanwire server's answer: {error}")))?;
+            .map_err(|error| CliError::new(format!("this is not a fanwire server's answer: {error}")))?;
         let now = Instant::now();
         if let Some((before, at)) = self.stats.as_ref().filter(|(before, _)| before.epoch == stats.epoch) {
             let seconds = now.duration_since(*at).as_secs_f64().max(0.001);
@@ -274,18 +272,20 @@ impl View {
             }
         }
         if self.stats.is_none() {
-            self.remember();
+            self.load_history();
         }
         self.stats = Some((stats, now));
         Ok(())
     }
 
-    /// Begins the charts with what the server remembers; one of an older version remembers nothing.
-    fn remember(&mut self) {
+    /// Fills the charts with the server's own history. A server of an older version has none.
+    fn load_history(&mut self) {
         let answer = self.remote.get("/api/history").call();
         let text = answer.ok().filter(|answer| answer.status().as_u16() == 200);
         let text = text.and_then(|mut answer| answer.body_mut().read_to_string().ok());
-        let Some(past) = text.and_then(|text| serde_json::from_str::<Past>(&text).ok()) else { return };
+        let Some(past) = text.and_then(|text| serde_json::from_str::<HistoryAnswer>(&text).ok()) else {
+            return;
+        };
         for (chart, seconds) in [
             (&mut self.charts.published, past.published),
             (&mut self.charts.delivered, past.delivered),
@@ -296,7 +296,7 @@ impl View {
         }
     }
 
-    /// The whole screen as text: so wide and high, or as it comes.
+    /// Returns the whole screen as text of this width and height, or as long as it gets.
     fn frame(&self, size: Option<(usize, usize)>) -> String {
         let (width, height) = size.unwrap_or((100, usize::MAX));
         let mut out = String::new();
@@ -320,7 +320,7 @@ impl View {
         writeln!(
             out,
             "{DIM}up {}, {loops} loops, {engine}, epoch {}{DIM:#}\n",
-            lasting(stats.uptime_seconds),
+            uptime(stats.uptime_seconds),
             stats.epoch
         )?;
 
@@ -356,7 +356,7 @@ impl View {
             "ledger   {matched} = {written} written + {pending} pending + {dropped} dropped + {conflated} conflated"
         )?;
 
-        // What is left of the screen goes to the tables: shards have theirs, laggards before interests.
+        // The tables share the rest of the screen: shards first, then laggards, then interests.
         let shards = stats.shards.len().min(8);
         let room = height.saturating_sub(out.lines().count() + shards + 8);
         let room = if height == usize::MAX { 2 * ROWS_PLAIN } else { room };
@@ -366,7 +366,7 @@ impl View {
     }
 }
 
-/// Shards, laggards and interests: so many of each.
+/// Writes this many rows each of shards, laggards and interests.
 fn write_tables(
     out: &mut String,
     stats: &Stats,
@@ -391,14 +391,14 @@ fn write_tables(
         "laggard", "speaks", "events", "bytes", "time"
     )?;
     if stats.laggards.is_empty() {
-        writeln!(out, "{DIM}nobody is behind{DIM:#}")?;
+        writeln!(out, "{DIM}no client is behind{DIM:#}")?;
     }
     for one in stats.laggards.iter().take(laggards) {
         let Laggard { connection, speaks, events, milliseconds, .. } = one;
-        let behind = format!("{:.1} s", *milliseconds as f64 / 1000.0);
+        let lag = format!("{:.1} s", *milliseconds as f64 / 1000.0);
         writeln!(
             out,
-            "{connection:<18}{speaks:<8}{:>10}{:>12}{behind:>12}",
+            "{connection:<18}{speaks:<8}{:>10}{:>12}{lag:>12}",
             grouped(*events),
             bytes(one.bytes)
         )?;
@@ -406,7 +406,7 @@ fn write_tables(
     let wide = width.saturating_sub(42).max(12);
     writeln!(out, "\n{DIM}{:<wide$} {:<16}{:>10}{:>12}{DIM:#}", "interest", "spoken", "clients", "kept")?;
     if stats.interests.is_empty() {
-        writeln!(out, "{DIM}nobody wants anything{DIM:#}")?;
+        writeln!(out, "{DIM}no subscriptions{DIM:#}")?;
     }
     for one in stats.interests.iter().take(interests) {
         let text = if one.filters.iter().any(String::is_empty) {
@@ -426,7 +426,7 @@ fn write_tables(
     Ok(())
 }
 
-/// At most so many characters; control characters never reach the terminal.
+/// Returns at most `max` characters. Control characters never reach the terminal.
 fn cut(text: &str, max: usize) -> String {
     let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     if text.chars().count() <= max {
@@ -437,7 +437,7 @@ fn cut(text: &str, max: usize) -> String {
     cut
 }
 
-/// The last so many numbers as a line of blocks, the highest of them full.
+/// Returns the latest `width` numbers as a line of blocks. The highest number is a full block.
 fn spark(numbers: &VecDeque<f64>, width: usize) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let shown = || numbers.iter().skip(numbers.len().saturating_sub(width));
@@ -445,7 +445,7 @@ fn spark(numbers: &VecDeque<f64>, width: usize) -> String {
     shown().map(|number| BLOCKS[((number / top * 7.0).round() as usize).min(7)]).collect()
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
@@ -458,7 +458,7 @@ fn grouped(number: u64) -> String {
     out
 }
 
-fn lasting(seconds: u64) -> String {
+fn uptime(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_tells_what_the_server_said_and_fits_the_screen() {
+    fn a_frame_shows_the_servers_answer_and_fits_the_screen() {
         let view = view();
         let frame = anstream::adapter::strip_str(&view.frame(Some((80, 24)))).to_string();
         for words in [
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_wrote_moves_no_cursor() {
+    fn text_of_clients_moves_no_cursor() {
         let frame = view().frame(None);
         assert!(!frame.contains("\u{1b}[31mx") && frame.contains("type=\u{fffd}[31mx"), "{frame}");
     }

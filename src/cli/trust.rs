@@ -1,29 +1,31 @@
-//! Why a server's TLS is refused, in words, and what to do about it. Imports its siblings only.
+//! Explains why a server's TLS is refused, and what to do about it.
 //!
-//! Always: what is returned is final: asking again does not mend it. A fault of the network is none of these.
+//! Always: a returned refusal is final: another attempt cannot succeed. A network failure is not a refusal.
 
 use std::error::Error;
 use std::io;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
-use super::CliError;
+use super::error::CliError;
 use super::target::Target;
 
-/// Returns the refusal that this error is: of the server's certificate, or of TLS as a whole. None for any other error.
+/// Returns the refusal in this error: of the server's certificate, or of TLS as a whole. `None` for any other
+/// error.
 pub(super) fn refusal(error: &(dyn Error + 'static), url: &Target) -> Option<CliError> {
     let (what, hint) = explained(rustls_error(error)?, url)?;
     Some(CliError::new(format!("{url}: {what}")).hint(hint))
 }
 
-/// Returns the error of TLS that another error stands for, however deep it is in there.
+/// Returns the rustls error inside another error, at any depth.
 fn rustls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // The source of an `io::Error` is the source of what it holds, which itself is passed over.
+        // The source of an `io::Error` is the source of its inner error, so the inner error itself would be
+        // skipped.
         next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => match error.downcast_ref() {
@@ -41,24 +43,22 @@ fn explained(error: &rustls::Error, url: &Target) -> Option<(String, String)> {
         rustls::Error::InvalidCertificate(fault) => certificate(fault, url.host()),
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => (
             "the server does not speak TLS on this port".to_owned(),
-            format!(
-                "Ask for http://{} instead, or give the server a certificate: docs/tls.md.",
-                url.authority
-            ),
+            format!("Use http://{}, or give the server a certificate: docs/tls.md.", url.authority),
         ),
         rustls::Error::AlertReceived(alert) if is_final(*alert) => (
-            format!("the server refused TLS with us ({alert:?})"),
+            format!("the server refused the TLS handshake ({alert:?})"),
             "Is this the right host and port? The server's log says more.".to_owned(),
         ),
         rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => (
-            format!("the server's TLS and ours have nothing in common ({error})"),
+            format!("the server and this client share no version or cipher of TLS ({error})"),
             "Fanwire's commands speak TLS 1.2 and 1.3.".to_owned(),
         ),
         _ => return None,
     })
 }
 
-/// Returns whether a server that said this says it again. `InternalError` and the like may pass.
+/// Returns whether a server that sent this alert would send it again. `InternalError` and similar alerts may
+/// pass.
 fn is_final(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -73,20 +73,18 @@ fn is_final(alert: AlertDescription) -> bool {
     )
 }
 
-/// The fault of a certificate, and the next step.
+/// Returns the fault of a certificate, and the next step.
 fn certificate(fault: &CertificateError, host: &str) -> (String, String) {
     let refused = |why: &str| format!("the server's certificate is refused: {why}");
     let make = format!("`fanwire dev-cert {host}` makes one for tests");
     match fault {
         CertificateError::UnknownIssuer => (
-            refused("nobody who is trusted here has signed it (UnknownIssuer)"),
-            format!("Name the file of its authority with --ca-file. {make}, with its authority."),
+            refused("no trusted authority has signed it (UnknownIssuer)"),
+            format!("Give the file of its authority with --ca-file. {make}, with its authority."),
         ),
         CertificateError::BadSignature => (
-            refused(
-                "the authority that is trusted here under its authority's name has not signed it (BadSignature)",
-            ),
-            format!("Name the file of its own authority with --ca-file. {make}, with its authority."),
+            refused("the trusted authority of the same name has not signed it (BadSignature)"),
+            format!("Give the file of its own authority with --ca-file. {make}, with its authority."),
         ),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             let names = match fault {
@@ -101,30 +99,32 @@ fn certificate(fault: &CertificateError, host: &str) -> (String, String) {
             };
             (
                 refused(&format!("it is for {names}, not for {host} (NotValidForName)")),
-                format!("Use a name that is in it as the URL's host. {make}."),
+                format!("Use one of its names as the URL's host. {make}."),
             )
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
-            refused("its time is over (Expired)"),
+            refused("it has expired (Expired)"),
             "Renew it, and send the server SIGHUP. Is this machine's clock right?".to_owned(),
         ),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
-            refused("its time has not begun (NotValidYet)"),
-            "Is this machine's clock right, and that of the machine that made it?".to_owned(),
+            refused("it is not valid yet (NotValidYet)"),
+            "Are the clocks right, of this machine and of the machine that made it?".to_owned(),
         ),
-        // From rustls-webpki, which is known by its text only.
+        // This error of rustls-webpki can be recognised by its text only.
         other if other.to_string().contains("CaUsedAsEndEntity") => (
             refused("it is the certificate of an authority, not of a server (CaUsedAsEndEntity)"),
             format!(
-                "`openssl req -x509` makes such; with -addext basicConstraints=critical,CA:FALSE it makes one for a \
-                 server. {make}; then name its ca.pem with --ca-file."
+                "`openssl req -x509` makes an authority; with -addext basicConstraints=critical,CA:FALSE it makes a server's \
+                 certificate. {make}; then give its ca.pem with --ca-file."
             ),
         ),
         other if other.to_string().contains("UnsupportedCertVersion") => (
-            refused("it is of X.509 version 1, which has no names of hosts (UnsupportedCertVersion)"),
+            refused("it is of X.509 version 1, which has no host names (UnsupportedCertVersion)"),
             format!("`openssl x509 -req` makes version 3 with -extfile and subjectAltName. {make}."),
         ),
-        other => (refused(&other.to_string()), format!("docs/tls.md has what a certificate needs. {make}.")),
+        other => {
+            (refused(&other.to_string()), format!("docs/tls.md lists what a certificate needs. {make}."))
+        }
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_no_refusal() {
+    fn a_passing_failure_is_no_refusal() {
         let errors: [Box<dyn Error>; 4] = [
             Box::new(io::Error::from(io::ErrorKind::ConnectionRefused)),
             Box::new(rustls::Error::AlertReceived(AlertDescription::InternalError)),

@@ -1,8 +1,8 @@
-//! An upgrade without an end: at SIGUSR2 `fanwire serve` starts the program anew, from where it was started, with the
-//! same arguments, and gives it all that it has.
+//! Upgrade without downtime: at SIGUSR2 `fanwire serve` starts the program again, from the same path and with
+//! the same arguments, and hands over its sockets and clients.
 //!
-//! Imports public items only. Always: the two talk over the successor's stdin, which nobody else has; where the
-//! successor fails, for whatever reason, this process goes on.
+//! Always: the two processes talk over the successor's stdin, which no other process has. If the successor
+//! fails, for whatever reason, this process goes on.
 
 use std::env;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,17 +14,17 @@ use std::time::Duration;
 use fanwire::ServerHandle;
 use fanwire::server::Inheritance;
 
-use super::CliError;
+use super::error::CliError;
 
-/// Says that somebody at the other end of stdin wants to give.
+/// Environment variable of a successor: its stdin is the old process's end of a handover.
 const VARIABLE: &str = "FANWIRE_SUCCEEDS";
 
-/// Where the program is, and is looked for at an upgrade: a package replaces the file.
+/// Returns the path of the program. An upgrade starts the file at this path, which a package may have replaced.
 pub(super) fn program() -> Option<PathBuf> {
     env::current_exe().ok()
 }
 
-/// What the process before this one gives, if one started it for that.
+/// Claims what the previous process hands over, if one started this process for that.
 pub(super) fn inheritance() -> Result<Option<Inheritance>, CliError> {
     if env::var_os(VARIABLE).is_none() {
         return Ok(None);
@@ -34,23 +34,25 @@ pub(super) fn inheritance() -> Result<Option<Inheritance>, CliError> {
     Inheritance::claim(socket).map(Some).map_err(CliError::new)
 }
 
-/// Starts a successor and gives it everything; answers its process id. On an error all is as it was.
+/// Starts a successor, hands everything over, and returns its process id. After an error this process is
+/// unchanged.
 pub(super) fn upgrade(server: &ServerHandle, program: &PathBuf, limit: Duration) -> Result<u32, String> {
-    let told = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-    let (ours, theirs) = UnixStream::pair().map_err(|error| told("a pair of sockets", &error))?;
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    let (ours, theirs) =
+        UnixStream::pair().map_err(|error| failed("cannot make a pair of sockets", &error))?;
     let successor = Command::new(program)
         .args(env::args_os().skip(1))
         .env(VARIABLE, std::process::id().to_string())
-        // The watchdog looks at whoever is the main process.
+        // The watchdog belongs to the main process.
         .env_remove("WATCHDOG_PID")
         .stdin(OwnedFd::from(theirs))
         .spawn();
-    let mut successor = successor.map_err(|error| told(&program.display().to_string(), &error))?;
+    let mut successor = successor.map_err(|error| failed(&program.display().to_string(), &error))?;
     let pid = successor.id();
     let given = server.hand_over(ours, limit, || end(&mut successor));
     match given {
         Ok(clients) => {
-            tracing::info!(successor = pid, clients, "handed over: clients with TLS are told to come back");
+            tracing::info!(successor = pid, clients, "handed over; clients with TLS are asked to reconnect");
             Ok(pid)
         }
         Err(error) => {
@@ -60,7 +62,7 @@ pub(super) fn upgrade(server: &ServerHandle, program: &PathBuf, limit: Duration)
     }
 }
 
-/// A successor that failed may be half way: it ends here, whatever it is at.
+/// Ends a successor that failed, in whatever state it is.
 fn end(successor: &mut Child) {
     let _ = successor.kill();
     let _ = successor.wait();

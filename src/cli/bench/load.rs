@@ -1,10 +1,9 @@
-//! The clients and the publisher of a run, on one thread. Imports its siblings.
+//! The clients and the publisher of a run, on one thread.
 //!
-//! Always: every client is counted for itself; what is read is only searched for the events' marks, so the load
-//! costs less than what it loads.
+//! Always: every client is counted. Received bytes are only searched for the events' marks, so the load costs less than
+//! the server under load.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -16,57 +15,44 @@ use socket2::SockRef;
 use super::super::dice::Dice;
 use super::super::remote::{Link, Remote};
 use super::process::Process;
-use super::speak::{Mix, Publication, Site, Speak, Wish, invalid};
+use super::socket::LoadSocket;
+use super::speak::{Mix, Opening, Publication, Selection, Site, Speak, Transport, invalid};
 use super::unpack::Unpack;
-use super::wire::Wire;
 
-/// How the clients of a run listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Transport {
-    Ws,
-    Sse,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Ws { "ws" } else { "sse" })
-    }
-}
-
-/// What to do.
+/// Parameters of a run.
 #[derive(Clone)]
-pub(super) struct Plan {
+pub(super) struct LoadPlan {
     pub(super) remote: Remote,
     pub(super) site: Site,
-    /// Where to publish.
+    /// Server that takes the events.
     pub(super) publish_to: Remote,
     pub(super) publish_site: Site,
     pub(super) speak: Speak,
     pub(super) connections: usize,
     pub(super) transport: Transport,
-    /// Clients ask for compressed messages.
+    /// Whether clients ask for compressed messages.
     pub(super) deflate: bool,
     pub(super) rate: u64,
     pub(super) burst: u64,
-    /// Publish as fast as it is taken, with at most so many bursts under way.
+    /// Bursts in flight at most, if the load publishes as fast as the server takes it instead of at `rate`.
     pub(super) window: Option<u64>,
     pub(super) payload: usize,
     pub(super) filters: usize,
     pub(super) mix: Vec<Mix>,
     pub(super) sleepers: usize,
     pub(super) slow: usize,
-    /// Bytes a second that a slow client reads.
+    /// Bytes that a slow client reads each second.
     pub(super) slow_rate: usize,
     pub(super) time: Duration,
 }
 
-impl Plan {
-    fn wish(&self, number: usize) -> Wish {
-        Wish { mix: self.mix[number % self.mix.len()], key: number / self.mix.len() % self.filters }
+impl LoadPlan {
+    fn selection(&self, number: usize) -> Selection {
+        Selection { mix: self.mix[number % self.mix.len()], key: number / self.mix.len() % self.filters }
     }
 
     fn pace(&self, number: usize) -> Pace {
-        // 37 spreads them over few clients too.
+        // The factor 37 spreads the paces evenly, also over a few clients.
         match number * 37 % 100 {
             place if place < self.sleepers => Pace::Never,
             place if place < self.sleepers + self.slow => Pace::Slow,
@@ -75,7 +61,7 @@ impl Plan {
     }
 }
 
-/// How a client reads.
+/// Reading speed of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
     Awake,
@@ -83,61 +69,61 @@ enum Pace {
     Never,
 }
 
-/// What came of it.
+/// Result of a run.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct LoadResult {
     pub(super) published: u64,
-    /// What those clients are owed that read as fast as they can.
+    /// Deliveries due to the clients that read as fast as they can.
     pub(super) expected: u64,
-    /// What they got.
+    /// Deliveries that those clients received.
     pub(super) delivered: u64,
     pub(super) gaps: u64,
     pub(super) missed: u64,
-    /// What slow clients got, and were told that they lost.
+    /// Deliveries that slow clients received, and events that gaps reported to them as lost.
     pub(super) slow_delivered: u64,
     pub(super) slow_missed: u64,
-    /// Microseconds from when an event was due to when it was read; of slow clients not.
+    /// Microseconds between the time an event was due and the time it was read. Slow clients are left out.
     pub(super) latency: Histogram<u64>,
     pub(super) elapsed: Duration,
     pub(super) cpu: Option<Duration>,
 }
 
-/// Stands in every payload, before the time in nanoseconds at which the event was due, 16 digits.
+/// Mark in every payload before the time at which the event was due, in nanoseconds and 16 digits.
 const MARK: &[u8] = b"\"due\":";
 const DIGITS: usize = 16;
 const GAP: &[u8] = b"\"missed\":";
 const GAP_DIGITS: usize = 12;
 
 struct Client {
-    socket: Wire,
+    socket: LoadSocket,
     pace: Pace,
-    /// The end of what was read, where a mark may be cut.
+    /// End of the bytes read so far: it may hold the start of a mark.
     tail: Vec<u8>,
-    /// Where its messages are compressed.
+    /// Decoder of compressed messages.
     unpack: Option<Unpack>,
 }
 
-/// Of so many clients with compressed messages one reads them.
+/// Number of clients with compressed messages for each one that inflates them.
 const READS_ONE_IN: usize = 16;
 
 /// Connected clients and a publisher.
 pub(super) struct Load {
     poll: Poll,
     clients: Vec<Client>,
-    /// Those that read slowly, in a time that comes to each of them.
+    /// Slow clients, in the order of their next turn.
     slow: Vec<usize>,
-    publisher: Wire,
+    publisher: LoadSocket,
     outbox: VecDeque<u8>,
-    /// Answers that the publisher has not got.
+    /// Answers that the publisher still waits for.
     unanswered: u64,
     clock: Instant,
     buffer: Vec<u8>,
-    /// What was compressed.
+    /// Inflated text of the messages just read.
     text: Vec<u8>,
-    /// Of clients that read as they can, and of slow ones.
+    /// Counts of the clients that read as fast as they can, and of slow clients.
     counts: [Count; 2],
     latency: Histogram<u64>,
-    /// The same since the last progress.
+    /// Latency since the last progress line.
     recent: Histogram<u64>,
 }
 
@@ -149,7 +135,7 @@ struct Count {
 }
 
 impl Count {
-    /// Events of which a client knows what became.
+    /// Returns the number of events that clients received or know to be lost.
     fn known(&self) -> u64 {
         self.delivered + self.missed
     }
@@ -157,28 +143,29 @@ impl Count {
 
 const PUBLISHER: Token = Token(usize::MAX);
 
-/// Between two reads of slow clients.
+/// Time between two reads of slow clients.
 const SLOW_TURN: Duration = Duration::from_millis(50);
 
-/// How long the server may take for each step until a client is subscribed.
+/// Time limit for each step until a client is subscribed.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
-fn connect_client(plan: &Plan, number: usize) -> io::Result<Link> {
-    // The kernel would take megabytes for a client that does not read: nobody would be slow.
+fn connect_client(plan: &LoadPlan, number: usize) -> io::Result<Link> {
+    // By default the kernel buffers megabytes for a client that does not read, and no client would be slow.
     let receive_buffer = (plan.pace(number) != Pace::Awake).then_some(4096);
     let mut link = plan.remote.connect(receive_buffer)?;
     link.tcp().set_nodelay(true)?;
     link.tcp().set_read_timeout(Some(SUBSCRIBE_TIMEOUT))?;
-    plan.speak.subscribe(&mut link, plan, &plan.wish(number), number)?;
+    let opening = Opening { site: &plan.site, transport: plan.transport, deflate: plan.deflate };
+    plan.speak.subscribe(&mut link, opening, &plan.selection(number), number)?;
     Ok(link)
 }
 
-/// Clients that are being connected at once: a server that looks around some times a second only would
-/// otherwise take minutes.
+/// Number of clients that connect at the same time. One by one, a server that accepts only a few times a second would take
+/// minutes.
 const CONNECTING: usize = 64;
 
-/// Connects the clients of these numbers, in their order. Blocks.
-fn connect_clients(plan: &Plan, numbers: Range<usize>) -> io::Result<Vec<Link>> {
+/// Connects the clients with these numbers, and returns them in order. Blocks.
+fn connect_clients(plan: &LoadPlan, numbers: Range<usize>) -> io::Result<Vec<Link>> {
     let share = numbers.len().div_ceil(CONNECTING).max(1);
     std::thread::scope(|scope| {
         let parts: Vec<_> = (numbers.clone().step_by(share))
@@ -197,13 +184,13 @@ fn connect_clients(plan: &Plan, numbers: Range<usize>) -> io::Result<Vec<Link>> 
     })
 }
 
-/// Connects `total` clients, each subscribed, as many at a time as the plan has, and lets them go again. Blocks.
-pub(super) fn churn(plan: &Plan, total: usize) -> io::Result<()> {
+/// Connects and subscribes `total` clients in groups of the plan's size, and disconnects each group. Blocks.
+pub(super) fn churn(plan: &LoadPlan, total: usize) -> io::Result<()> {
     let mut number = 0;
     while number < total {
         let group = plan.connections.clamp(1, total - number);
         let clients = connect_clients(plan, number..number + group)?;
-        // Half of them say nothing when they go.
+        // Half of the clients disconnect by a reset.
         for client in clients.iter().step_by(2) {
             SockRef::from(client.tcp()).set_linger(Some(Duration::ZERO))?;
         }
@@ -214,12 +201,12 @@ pub(super) fn churn(plan: &Plan, total: usize) -> io::Result<()> {
 
 impl Load {
     /// Connects and subscribes every client. Blocks.
-    pub(super) fn connect(plan: &Plan) -> io::Result<Self> {
+    pub(super) fn connect(plan: &LoadPlan) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut clients = Vec::with_capacity(plan.connections);
         let mut slow = Vec::new();
         for (number, link) in connect_clients(plan, 0..plan.connections)?.into_iter().enumerate() {
-            let mut socket = Wire::new(link)?;
+            let mut socket = LoadSocket::new(link)?;
             let pace = plan.pace(number);
             match pace {
                 Pace::Awake => poll.registry().register(socket.tcp(), Token(number), Interest::READABLE)?,
@@ -231,7 +218,7 @@ impl Load {
         }
         let publisher = plan.publish_to.connect(None)?;
         publisher.tcp().set_nodelay(true)?;
-        let mut publisher = Wire::new(publisher)?;
+        let mut publisher = LoadSocket::new(publisher)?;
         poll.registry().register(publisher.tcp(), PUBLISHER, Interest::READABLE | Interest::WRITABLE)?;
         let latency = Histogram::new_with_bounds(1, 600_000_000, 3).map_err(|e| invalid(e.to_string()))?;
         Ok(Self {
@@ -250,7 +237,7 @@ impl Load {
         })
     }
 
-    /// Forgets what was counted.
+    /// Resets all counts.
     pub(super) fn forget(&mut self) {
         self.counts = [Count::default(); 2];
         self.latency.reset();
@@ -261,99 +248,42 @@ impl Load {
         self.clock.elapsed().as_nanos() as u64
     }
 
-    /// Publishes by the plan, and reads until everything came or two seconds bring nothing. Blocks.
-    pub(super) fn run(&mut self, plan: &Plan, process: Option<&Process>) -> io::Result<Outcome> {
+    /// Publishes by the plan, and reads until everything due has come or nothing has come for two seconds. Blocks.
+    pub(super) fn run(&mut self, plan: &LoadPlan, process: Option<&Process>) -> io::Result<LoadResult> {
         let mut events = Events::with_capacity(1024);
-        // By key: how many clients that read as they can want it.
-        let mut wanting = vec![0; plan.filters];
-        for number in (0..plan.connections).filter(|number| plan.pace(*number) == Pace::Awake) {
-            let wish = plan.wish(number);
-            match wish.mix {
-                Mix::All => wanting.iter_mut().for_each(|count| *count += 1),
-                _ => wanting[wish.key] += 1,
-            }
-        }
         let cpu_before = process.and_then(Process::cpu);
         let start = self.nanos();
-        let end = start + plan.time.as_nanos() as u64;
-        let interval = 1_000_000_000 * plan.burst / plan.rate;
-        let (mut due, mut published, mut expected) = (start, 0u64, 0u64);
-        let mut last_came = Instant::now();
-        let mut finished = start;
+        let mut schedule = Schedule::new(plan, start);
+        let (mut last_came, mut finished) = (Instant::now(), start);
         let mut progress = Progress::new(start);
         let mut slow_turn = Instant::now();
-        let pad = plan.payload.saturating_sub(MARK.len() + DIGITS + 12);
-        let mut dice = Dice(1);
-        let entity = plan.mix.contains(&Mix::Entities);
-        let mut burst = Vec::with_capacity(plan.burst as usize);
         let mut out = Vec::new();
         loop {
-            loop {
-                let now = self.nanos();
-                let is_time = match plan.window {
-                    // As fast as it is taken: an event is due when there is room for it.
-                    Some(window) => {
-                        due = now;
-                        let owed = expected.saturating_sub(self.counts[0].known());
-                        let each = wanting[0].max(1) * plan.burst;
-                        self.is_sent() && self.unanswered < window && owed <= (window - 1) * each
-                    }
-                    None => due <= now,
-                };
-                if !is_time || due >= end {
-                    break;
-                }
-                burst.clear();
-                for _ in 0..plan.burst {
-                    let key = published as usize % plan.filters;
-                    // A number may not begin with a zero.
-                    let pad = words(pad, &mut dice);
-                    let payload =
-                        format!("{{\"due\":{:016},\"pad\":\"{pad}\"}}", 1_000_000_000_000_000 + due);
-                    burst.push(Publication { key, entity, payload });
-                    published += 1;
-                    expected += wanting[key];
-                }
+            while schedule.is_due(self) {
                 out.clear();
-                self.unanswered += plan.speak.publish(&burst, &plan.publish_site, &mut out);
+                self.unanswered += plan.speak.publish(schedule.next_burst(), &plan.publish_site, &mut out);
                 self.outbox.extend(&out);
-                if plan.window.is_none() {
-                    due += interval;
-                }
                 self.publish()?;
             }
             self.publish()?;
-            let over = due >= end || self.nanos() >= end;
+            let over = schedule.due >= schedule.end || self.nanos() >= schedule.end;
             let timeout = match plan.window {
-                None if !over => Duration::from_nanos(due.saturating_sub(self.nanos())),
+                None if !over => Duration::from_nanos(schedule.due.saturating_sub(self.nanos())),
                 _ => Duration::from_millis(10),
             };
-            let timeout = if self.slow.is_empty() { timeout } else { timeout.min(SLOW_TURN) };
-            match self.poll.poll(&mut events, Some(timeout)) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
-            }
             let before = (self.counts[0].known(), self.unanswered);
-            for event in &events {
-                match event.token() {
-                    PUBLISHER => self.publisher_ready(plan.speak)?,
-                    Token(number) => self.read(number, usize::MAX)?,
-                }
-            }
+            self.wait(plan.speak, &mut events, timeout)?;
             if slow_turn.elapsed() >= SLOW_TURN {
                 let share = (plan.slow_rate as f64 * slow_turn.elapsed().as_secs_f64()) as usize;
                 slow_turn = Instant::now();
-                for number in std::mem::take(&mut self.slow) {
-                    self.read(number, share.max(1))?;
-                    self.slow.push(number);
-                }
+                self.read_slow(share.max(1))?;
             }
             if (self.counts[0].known(), self.unanswered) != before {
                 last_came = Instant::now();
                 finished = self.nanos();
             }
-            progress.show(self, published);
-            let all = self.counts[0].known() >= expected && self.unanswered == 0;
+            progress.show(self, schedule.published);
+            let all = self.counts[0].known() >= schedule.expected && self.unanswered == 0;
             if over && self.is_sent() && (all || last_came.elapsed() > Duration::from_secs(2)) {
                 break;
             }
@@ -362,23 +292,47 @@ impl Load {
             .zip(process.and_then(Process::cpu))
             .map(|(before, after)| after.saturating_sub(before));
         let [Count { delivered, gaps, missed }, slow] = self.counts;
-        Ok(Outcome {
-            published,
-            expected,
+        let finished = if plan.window.is_some() { finished } else { finished.max(schedule.end) };
+        Ok(LoadResult {
+            published: schedule.published,
+            expected: schedule.expected,
             delivered,
             gaps,
             missed,
             slow_delivered: slow.delivered,
             slow_missed: slow.missed,
             latency: self.latency.clone(),
-            elapsed: Duration::from_nanos(
-                if plan.window.is_some() { finished } else { finished.max(end) } - start,
-            ),
+            elapsed: Duration::from_nanos(finished - start),
             cpu,
         })
     }
 
-    /// Whether the kernel has all that was published.
+    /// Waits until sockets are ready, for `timeout` at most, and serves them.
+    fn wait(&mut self, speak: Speak, events: &mut Events, timeout: Duration) -> io::Result<()> {
+        let timeout = if self.slow.is_empty() { timeout } else { timeout.min(SLOW_TURN) };
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in &*events {
+            match event.token() {
+                PUBLISHER => self.publisher_ready(speak)?,
+                Token(number) => self.read(number, usize::MAX)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads at most `share` bytes of every slow client.
+    fn read_slow(&mut self, share: usize) -> io::Result<()> {
+        for number in std::mem::take(&mut self.slow) {
+            self.read(number, share)?;
+            self.slow.push(number);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the kernel has taken everything that was published.
     fn is_sent(&self) -> bool {
         self.outbox.is_empty() && !self.publisher.wants_write()
     }
@@ -402,7 +356,7 @@ impl Load {
                 Ok(read) if speak.refuses(&self.buffer[..read]) => {
                     return Err(invalid(String::from_utf8_lossy(&self.buffer[..read.min(1000)])));
                 }
-                // One that is cut in two is missed, and made up for by the next silence.
+                // An answer that is cut in two is missed. The next silence makes up for it.
                 Ok(read) => {
                     let answers =
                         memchr::memmem::find_iter(&self.buffer[..read], b"HTTP/1.1 2").count() as u64;
@@ -415,7 +369,7 @@ impl Load {
         self.publish()
     }
 
-    /// Reads at most `most` bytes of a client, or all.
+    /// Reads at most `most` bytes of a client.
     fn read(&mut self, number: usize, mut most: usize) -> io::Result<()> {
         while most > 0 {
             let client = &mut self.clients[number];
@@ -451,7 +405,7 @@ impl Load {
         Ok(())
     }
 
-    /// Counts the marks in what a client read; answers where the last of them ends.
+    /// Counts the marks in a client's bytes. Returns the end of the last mark.
     fn count(&mut self, number: usize, bytes: &[u8]) -> usize {
         let now = self.nanos();
         let len = bytes.len();
@@ -461,7 +415,7 @@ impl Load {
         for at in memchr::memmem::find_iter(bytes, MARK) {
             let digits = at + MARK.len()..at + MARK.len() + DIGITS;
             let Some(digits) = bytes.get(digits.clone()).map(|d| (d, digits.end)) else { break };
-            // The first digit only keeps a zero away.
+            // The first digit is always 1: a JSON number cannot begin with a zero.
             let due = digits.0[1..].iter().fold(0, |n, d| n * 10 + u64::from(d.wrapping_sub(b'0')));
             if !is_slow {
                 let micros = (now.saturating_sub(due) / 1000).max(1);
@@ -481,7 +435,84 @@ impl Load {
     }
 }
 
-/// So many bytes of text that compresses as text does: words of a small vocabulary, by chance.
+/// The publisher's side of a run: when the next burst is due, and what has been published.
+struct Schedule<'a> {
+    plan: &'a LoadPlan,
+    end: u64,
+    /// Time between two bursts, in nanoseconds.
+    interval: u64,
+    /// Time of the next burst, in nanoseconds.
+    due: u64,
+    published: u64,
+    /// Deliveries due to the clients that read as fast as they can.
+    expected: u64,
+    /// By key: number of clients that read as fast as they can and want its events.
+    wanting: Vec<u64>,
+    dice: Dice,
+    burst: Vec<Publication>,
+}
+
+impl<'a> Schedule<'a> {
+    fn new(plan: &'a LoadPlan, start: u64) -> Self {
+        let mut wanting = vec![0; plan.filters];
+        for number in (0..plan.connections).filter(|number| plan.pace(*number) == Pace::Awake) {
+            let selection = plan.selection(number);
+            match selection.mix {
+                Mix::All => wanting.iter_mut().for_each(|count| *count += 1),
+                _ => wanting[selection.key] += 1,
+            }
+        }
+        Self {
+            plan,
+            end: start + plan.time.as_nanos() as u64,
+            interval: 1_000_000_000 * plan.burst / plan.rate,
+            due: start,
+            published: 0,
+            expected: 0,
+            wanting,
+            dice: Dice(1),
+            burst: Vec::with_capacity(plan.burst as usize),
+        }
+    }
+
+    /// Returns whether a burst is to be published now.
+    fn is_due(&mut self, load: &Load) -> bool {
+        let now = load.nanos();
+        let is_time = match self.plan.window {
+            // As fast as the server takes it: an event is due when the window has room.
+            Some(window) => {
+                self.due = now;
+                let pending = self.expected.saturating_sub(load.counts[0].known());
+                let each = self.wanting[0].max(1) * self.plan.burst;
+                load.is_sent() && load.unanswered < window && pending <= (window - 1) * each
+            }
+            None => self.due <= now,
+        };
+        is_time && self.due < self.end
+    }
+
+    /// Makes the events of the burst that is due, and moves on to the next one.
+    fn next_burst(&mut self) -> &[Publication] {
+        let pad_bytes = self.plan.payload.saturating_sub(MARK.len() + DIGITS + 12);
+        let entity = self.plan.mix.contains(&Mix::Entities);
+        self.burst.clear();
+        for _ in 0..self.plan.burst {
+            let key = self.published as usize % self.plan.filters;
+            let pad = words(pad_bytes, &mut self.dice);
+            // The leading 1 keeps all 16 digits: a JSON number cannot begin with a zero.
+            let payload = format!("{{\"due\":{:016},\"pad\":\"{pad}\"}}", 1_000_000_000_000_000 + self.due);
+            self.burst.push(Publication { key, entity, payload });
+            self.published += 1;
+            self.expected += self.wanting[key];
+        }
+        if self.plan.window.is_none() {
+            self.due += self.interval;
+        }
+        &self.burst
+    }
+}
+
+/// Returns `len` bytes of text that compresses like text: random words of a small vocabulary.
 fn words(len: usize, dice: &mut Dice) -> String {
     const WORDS: [&str; 32] = [
         "agent", "task", "reading", "the", "sources", "sixteen", "of", "them", "started", "done", "failed",
@@ -497,7 +528,7 @@ fn words(len: usize, dice: &mut Dice) -> String {
     text
 }
 
-/// A line a second of how it goes.
+/// Prints a line of progress each second.
 struct Progress {
     start: u64,
     last: u64,

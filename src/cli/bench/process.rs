@@ -1,9 +1,9 @@
-//! What the kernel says of the server's process. Imports nothing of ours.
+//! CPU time and memory of the server's process, as the kernel reports them.
 
 use std::fs;
 use std::time::Duration;
 
-/// A process to be watched.
+/// A process under observation.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: u32,
@@ -14,7 +14,8 @@ impl Process {
         Self { pid }
     }
 
-    /// The CPU time of all its threads, from the scheduler's accounting; `None` where it can't be read.
+    /// Returns the CPU time of all threads, from the scheduler's accounting. `None` if the kernel does not give
+    /// it.
     pub(super) fn cpu(&self) -> Option<Duration> {
         let mut nanos = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.pid)).ok()? {
@@ -24,7 +25,7 @@ impl Process {
         Some(Duration::from_nanos(nanos))
     }
 
-    /// Its resident memory in bytes; `None` where it can't be read.
+    /// Returns the resident memory in bytes. `None` if the kernel does not give it.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

@@ -1,29 +1,29 @@
-//! The result of a run, for people and for scripts. Imports its siblings.
+//! The result of a run: text for people, JSON for scripts.
 
 use std::fmt;
 
 use serde_json::json;
 
-use super::load::{Outcome, Plan};
+use super::load::{LoadPlan, LoadResult};
 
-/// What came of a run.
-pub(super) struct Report<'a> {
-    plan: &'a Plan,
-    outcome: &'a Outcome,
+/// Result of a run, with the plan that it ran by.
+pub(super) struct BenchReport<'a> {
+    plan: &'a LoadPlan,
+    outcome: &'a LoadResult,
     memory: Memory,
 }
 
-/// The server's resident bytes.
+/// Resident bytes of the server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory {
     /// Before and after the clients connected.
     pub(super) idle: Option<(u64, u64)>,
-    /// Before and after what was measured.
+    /// Before and after the measured load.
     pub(super) loaded: Option<(u64, u64)>,
 }
 
-impl<'a> Report<'a> {
-    pub(super) fn new(plan: &'a Plan, outcome: &'a Outcome, memory: Memory) -> Self {
+impl<'a> BenchReport<'a> {
+    pub(super) fn new(plan: &'a LoadPlan, outcome: &'a LoadResult, memory: Memory) -> Self {
         Self { plan, outcome, memory }
     }
 
@@ -37,9 +37,9 @@ impl<'a> Report<'a> {
         Some((after as f64 - before as f64) / self.plan.connections.max(1) as f64)
     }
 
-    /// One object; times in microseconds.
+    /// Returns the result as one JSON object. Times are in microseconds.
     pub(super) fn json(&self) -> String {
-        let Outcome { published, expected, delivered, gaps, missed, latency, elapsed, cpu, .. } =
+        let LoadResult { published, expected, delivered, gaps, missed, latency, elapsed, cpu, .. } =
             self.outcome;
         let quantiles: Vec<_> = [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99, 100.0]
             .iter()
@@ -84,8 +84,9 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What came of clients that came and went: resident bytes behind the first of them, and behind the last.
-pub(super) fn churn(plan: &Plan, total: usize, memory: Option<(u64, u64)>, as_json: bool) -> String {
+/// Returns the result of a connect and disconnect test: resident bytes after the first clients and after the
+/// last.
+pub(super) fn churn(plan: &LoadPlan, total: usize, memory: Option<(u64, u64)>, as_json: bool) -> String {
     let growth = memory.map(|(before, after)| 100.0 * (after as f64 / before.max(1) as f64 - 1.0));
     if as_json {
         return json!({
@@ -96,17 +97,17 @@ pub(super) fn churn(plan: &Plan, total: usize, memory: Option<(u64, u64)>, as_js
     }
     match (memory, growth) {
         (Some((before, after)), Some(growth)) => format!(
-            "{total} clients came and went; the server's memory went from {} KiB to {} KiB ({growth:+.1}%)",
+            "{total} clients connected and left; the server's memory went from {} KiB to {} KiB ({growth:+.1}%)",
             before / 1024,
             after / 1024
         ),
-        _ => format!("{total} clients came and went"),
+        _ => format!("{total} clients connected and left"),
     }
 }
 
-impl fmt::Display for Report<'_> {
+impl fmt::Display for BenchReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { published, expected, delivered, gaps, missed, latency, elapsed, .. } = self.outcome;
+        let LoadResult { published, expected, delivered, gaps, missed, latency, elapsed, .. } = self.outcome;
         let seconds = elapsed.as_secs_f64();
         writeln!(
             f,
@@ -119,10 +120,10 @@ impl fmt::Display for Report<'_> {
             "delivered   {delivered} of {expected} ({share:.2}%), {:.0}/s",
             *delivered as f64 / seconds
         )?;
-        writeln!(f, "told lost   {missed} in {gaps} gaps")?;
+        writeln!(f, "lost        {missed} events in {gaps} gaps")?;
         if self.plan.slow > 0 {
-            let Outcome { slow_delivered, slow_missed, .. } = self.outcome;
-            writeln!(f, "slow        {slow_delivered} delivered, {slow_missed} told lost")?;
+            let LoadResult { slow_delivered, slow_missed, .. } = self.outcome;
+            writeln!(f, "slow        {slow_delivered} delivered, {slow_missed} lost, reported by gaps")?;
         }
         let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
         writeln!(
@@ -149,7 +150,7 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "memory      {bytes:.0} bytes a connection (resident, kernel memory apart)")?;
         }
         if let Some((before, after)) = self.memory.loaded {
-            writeln!(f, "            {} KiB before the load, {} KiB behind it", before / 1024, after / 1024)?;
+            writeln!(f, "            {} KiB before the load, {} KiB after it", before / 1024, after / 1024)?;
         }
         Ok(())
     }

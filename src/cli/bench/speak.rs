@@ -1,21 +1,33 @@
-//! How a server is listened to and published to: ours, and those of others that are measured beside it.
+//! Protocols of the servers under load: fanwire's own, and those of other products for comparison.
 //!
-//! Imports nothing of ours. Always: a client is subscribed before anything is published, and each event goes out
-//! as the JSON object that it is, in the server's own way in.
+//! Always: a client is subscribed before anything is published. Each event goes out as a JSON object, by the server's
+//! own way of publishing.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
 
 use super::super::remote::Remote;
-use super::load::{Plan, Transport};
 
-/// Head lines that each request to a server has: the server's name and the caller's token.
+/// Transport of the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Transport {
+    Ws,
+    Sse,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Ws { "ws" } else { "sse" })
+    }
+}
+
+/// Head lines of every request to a server: its name and the caller's token.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     host: String,
-    /// Prefix of each path.
+    /// Prefix of every path.
     base: String,
-    /// The `Authorization` header's line, or nothing.
+    /// Line of the `Authorization` header, or nothing.
     authorization: String,
 }
 
@@ -29,26 +41,35 @@ impl Site {
     }
 }
 
-/// What a server speaks.
+/// Protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Speak {
     /// Fanwire: subscribe messages, NDJSON to /publish
     Fanwire,
-    /// The same with lean events: the event object without a message around it, the payload alone over SSE
+    /// Fanwire with lean events: the event object without a message around it, the payload alone over SSE
     Lean,
-    /// Fanwire's AgentOS clients: all events from the connect on, in a frame of half the native one's size
+    /// Fanwire's AgentOS clients: all events since the connect, in a frame of half the native size
     Agentos,
-    /// Whoever connects to /ws or /sse gets every line that is posted to /publish
+    /// Every client of /ws or /sse gets every line that is posted to /publish
     Plain,
     /// nchan on nginx: /sub and /pub, a POST for each event
     Nchan,
-    /// NATS over WebSocket; published over its TCP port
+    /// NATS over WebSocket; events are published over its TCP port
     Nats,
-    /// MQTT 3.1.1 over WebSocket; published over its TCP port
+    /// MQTT 3.1.1 over WebSocket; events are published over its TCP port
     Mqtt,
 }
 
-/// How clients of a mix choose.
+/// Request that opens a client's stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opening<'a> {
+    pub(super) site: &'a Site,
+    pub(super) transport: Transport,
+    /// Whether the client asks for compressed messages.
+    pub(super) deflate: bool,
+}
+
+/// Kind of a client's filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Mix {
     /// One type of event
@@ -61,14 +82,14 @@ pub(super) enum Mix {
     All,
 }
 
-/// What a client wants: the events of one key, told in one way, or all.
+/// Filter of a client: the events of one key, selected in one of the ways, or all events.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
+pub(super) struct Selection {
     pub(super) mix: Mix,
     pub(super) key: usize,
 }
 
-impl Wish {
+impl Selection {
     fn kind(&self) -> String {
         format!("bench.{}.{}", self.key, if self.mix == Mix::Patterns { "*" } else { "event" })
     }
@@ -90,17 +111,17 @@ impl Wish {
     }
 }
 
-/// An event to be: its key among the filters', and its payload.
+/// An event to publish: its key among the filters' keys, and its payload.
 #[derive(Clone, Debug)]
 pub(super) struct Publication {
     pub(super) key: usize,
-    /// Whether it is about an entity too.
+    /// Whether the event has an entity.
     pub(super) entity: bool,
     pub(super) payload: String,
 }
 
-/// A WebSocket client's frame. A zero mask leaves the bytes as they are, and is as good as any for a server that
-/// unmasks.
+/// Returns a client's WebSocket frame. The mask is zero, so the payload is not copied twice; a server unmasks it like any
+/// other.
 fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -118,13 +139,13 @@ fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 
-/// A string as MQTT has it: its length before it.
+/// Appends a string in the form of MQTT: the length in two bytes, then the text.
 fn mqtt_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&(text.len() as u16).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-/// An MQTT packet: kind, length in sevens of bits, body.
+/// Appends an MQTT packet: kind, length in groups of seven bits, body.
 fn mqtt_packet(kind: u8, body: &[u8], out: &mut Vec<u8>) {
     out.push(kind);
     let mut len = body.len();
@@ -154,8 +175,8 @@ pub(super) fn invalid(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
-/// Reads until what came ends with `end`; blocking, with the limit of the socket. The server is to say nothing
-/// behind it before something is published.
+/// Reads until `end` has come. Blocks, with the time limit of the socket. The server must send nothing after it before
+/// an event is published.
 fn read_until(socket: &mut impl Read, end: &[u8]) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     let mut buffer = [0; 1024];
@@ -180,22 +201,23 @@ impl Speak {
         }
     }
 
-    /// Opens a stream on a connected socket, and waits until it is subscribed. Blocks.
+    /// Opens a stream on a connected socket, and waits until it is subscribed. `number` makes the client's id unique.
+    /// Blocks.
     pub(super) fn subscribe(
         self,
         socket: &mut (impl Read + Write),
-        plan: &Plan,
-        wish: &Wish,
+        opening: Opening<'_>,
+        selection: &Selection,
         number: usize,
     ) -> io::Result<()> {
-        let transport = plan.transport;
-        let Site { host, base, authorization } = &plan.site;
+        let Opening { site, transport, deflate } = opening;
+        let Site { host, base, authorization } = site;
         let path = self.path(transport);
         let request = match transport {
             Transport::Ws => format!(
                 "GET {base}{path} HTTP/1.1\r\nHost: {host}\r\n{authorization}Upgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZmFud2lyZSBiZW5jaCEhIQ==\r\n{}{}\r\n",
-                if plan.deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" },
+                if deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" },
                 match self {
                     Self::Lean => "Sec-WebSocket-Protocol: fanwire.v1.lean\r\n",
                     Self::Mqtt => "Sec-WebSocket-Protocol: mqtt\r\n",
@@ -204,8 +226,8 @@ impl Speak {
             ),
             Transport::Sse => {
                 let query = match self {
-                    Self::Fanwire => wish.query(),
-                    Self::Lean => match wish.query().as_str() {
+                    Self::Fanwire => selection.query(),
+                    Self::Lean => match selection.query().as_str() {
                         "" => "?lean=1".to_owned(),
                         query => format!("{query}&lean=1"),
                     },
@@ -226,13 +248,13 @@ impl Speak {
         if transport == Transport::Sse {
             return Ok(());
         }
-        if plan.deflate && memchr::memmem::find(&head, b"permessage-deflate").is_none() {
+        if deflate && memchr::memmem::find(&head, b"permessage-deflate").is_none() {
             return Err(invalid("the server does not compress"));
         }
-        let kind = &wish.kind();
+        let kind = &selection.kind();
         match self {
             Self::Fanwire | Self::Lean => {
-                let message = format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, wish.payload());
+                let message = format!(r#"{{"type":"subscribe","payload":{{{}}}}}"#, selection.payload());
                 socket.write_all(&masked(TEXT, message.as_bytes()))?;
                 read_until(socket, b"}")?;
             }
@@ -258,7 +280,7 @@ impl Speak {
         Ok(())
     }
 
-    /// What a publisher says first.
+    /// Returns the first bytes of a publisher.
     pub(super) fn hello(self) -> Vec<u8> {
         match self {
             Self::Nats => b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\n".to_vec(),
@@ -267,7 +289,7 @@ impl Speak {
         }
     }
 
-    /// Puts the publication of these events behind `out`; answers how many answers there will be.
+    /// Appends the publication of these events to `out`. Returns the number of answers that the server will send.
     pub(super) fn publish(self, events: &[Publication], site: &Site, out: &mut Vec<u8>) -> u64 {
         let Site { host, base, authorization } = site;
         let post = |path: &str, body: &str, out: &mut Vec<u8>| {
@@ -322,8 +344,8 @@ impl Speak {
         0
     }
 
-    /// Whether what the publisher was told is a refusal. An answer may be cut anywhere; a refusal is told by its
-    /// first bytes.
+    /// Returns whether an answer to the publisher is a refusal. An answer may be cut anywhere; its first bytes show a
+    /// refusal.
     pub(super) fn refuses(self, answer: &[u8]) -> bool {
         match self {
             Self::Fanwire | Self::Lean | Self::Agentos | Self::Plain | Self::Nchan => {
@@ -340,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_mqtt_packet_has_its_length_in_sevens_of_bits() {
+    fn an_mqtt_packet_has_its_length_in_groups_of_seven_bits() {
         let length = |len: usize| {
             let mut out = Vec::new();
             mqtt_packet(0x30, &vec![0; len], &mut out);

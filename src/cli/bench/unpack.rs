@@ -1,7 +1,7 @@
-//! Compressed WebSocket messages (RFC 7692) as a client of the load gets them.
+//! Compressed WebSocket messages (RFC 7692) as a client of the load receives them.
 //!
-//! Imports its siblings. Always: frames are told from each other in every client's bytes; what is in them is read by
-//! some only, because inflating is dearer than anything else that the load does.
+//! Always: each client's bytes are split into frames. Only some clients inflate them, because inflating costs
+//! more than everything else that the load does.
 
 use std::io;
 
@@ -9,27 +9,28 @@ use flate2::{Decompress, FlushDecompress};
 
 use super::speak::invalid;
 
-/// The first byte's bit that says that a message is compressed.
+/// Bit of the first byte that marks a compressed message.
 const COMPRESSED: u8 = 0x40;
-/// Text and binary.
+/// Opcodes of text and binary messages.
 const DATA: std::ops::RangeInclusive<u8> = 1..=2;
-/// The end of a compressed message, which is not sent with it.
+/// End of a compressed message. It is not sent with the message.
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// What came of one client's bytes so far.
+/// Decoder of one client's bytes.
 pub(super) struct Unpack {
-    /// The start of a frame.
+    /// Start of a frame that is not complete.
     rest: Vec<u8>,
     inflate: Option<Decompress>,
 }
 
 impl Unpack {
-    /// Of a client that reads its messages, or one that counts them.
+    /// Creates the decoder of a client that inflates its messages, or of one that only counts them.
     pub(super) fn new(reads: bool) -> Self {
         Self { rest: Vec::new(), inflate: reads.then(|| Decompress::new(false)) }
     }
 
-    /// Takes bytes as they came, and puts what messages say behind `text`. Answers how many more messages there were.
+    /// Takes received bytes and appends the text of messages to `text`. Returns the number of messages that
+    /// were counted but not inflated.
     pub(super) fn take(&mut self, bytes: &[u8], text: &mut Vec<u8>) -> io::Result<u64> {
         let mut all = std::mem::take(&mut self.rest);
         all.extend_from_slice(bytes);
@@ -56,7 +57,7 @@ impl Unpack {
     }
 }
 
-/// A server's frame at the start of these bytes: its first byte, its payload, and its length in all.
+/// Splits off the first frame of a server: its first byte, its payload, and its total length.
 fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (&first, rest) = bytes.split_first()?;
     let (len, head): (usize, usize) = match *rest.first()? {
@@ -76,7 +77,7 @@ fn unpack(inflate: &mut Decompress, mut part: &[u8], text: &mut Vec<u8>) -> io::
             .decompress_vec(part, text, FlushDecompress::Sync)
             .map_err(|error| invalid(format!("a message can't be inflated: {error}")))?;
         part = &part[(inflate.total_in() - read) as usize..];
-        // Whatever is held back fits into what room is left.
+        // Whatever the decoder holds back fits into the room that is left.
         if part.is_empty() && (text.len() < text.capacity() || inflate.total_out() == written) {
             return Ok(());
         }

@@ -1,5 +1,6 @@
-//! How `tail` shows an event: one line, coloured where the terminal wants colours. Imports its parent's types.
-//! Always: one event is one line; what isn't understood is printed as it came.
+//! Format of an event in `tail`: one line, coloured if the terminal supports colours.
+//!
+//! Always: one event is one line. An event that cannot be parsed is printed as it came.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,10 +11,20 @@ use anstyle::{AnsiColor, Style};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::{DIM, RED};
-use super::Gap;
+use super::super::style::{DIM, RED};
 
-/// An event, as far as a line shows it.
+/// A loss reported by the server.
+#[derive(Debug, Deserialize)]
+pub(super) struct Gap {
+    pub(super) missed: Option<u64>,
+    /// Upper bound, if the exact number is not known.
+    #[serde(default)]
+    at_most: Option<u64>,
+    #[serde(default)]
+    pub(super) recoverable: bool,
+}
+
+/// The fields of an event that a line shows.
 #[derive(Deserialize)]
 struct Shown<'a> {
     #[serde(borrow)]
@@ -46,12 +57,12 @@ struct Entity<'a> {
     id: Cow<'a, str>,
 }
 
-/// Prints events and gaps to stdout, and counts.
+/// Prints events and gaps to stdout, and counts events.
 #[derive(Debug)]
 pub(super) struct Printer {
     out: AutoStream<Stdout>,
     json: bool,
-    /// Events still wanted; `None` is no limit.
+    /// Number of events still wanted. `None` means no limit.
     left: Option<u64>,
     line: String,
 }
@@ -61,12 +72,12 @@ impl Printer {
         Self { out: AutoStream::auto(stdout()), json, left: count, line: String::new() }
     }
 
-    /// Whether as many events as wanted have been printed.
+    /// Returns whether the wanted number of events has been printed.
     pub(super) fn is_done(&self) -> bool {
         self.left == Some(0)
     }
 
-    /// Prints an event, given as its JSON; returns its id.
+    /// Prints an event, given as its JSON. Returns its id.
     pub(super) fn event(&mut self, json: &str) -> io::Result<Option<String>> {
         self.line.clear();
         let shown = serde_json::from_str::<Shown<'_>>(json);
@@ -81,7 +92,7 @@ impl Printer {
         Ok(shown.ok().and_then(|event| event.event_id).map(Cow::into_owned))
     }
 
-    /// Prints a gap, given with the JSON it came as.
+    /// Prints a gap, given with its JSON.
     pub(super) fn gap(&mut self, gap: &Gap, json: &str) -> io::Result<()> {
         if self.json {
             writeln!(self.out, "{{\"gap\":{json}}}")?;
@@ -100,7 +111,7 @@ impl Printer {
 
 impl Shown<'_> {
     fn write(&self, line: &mut String) {
-        // The time of day is enough on a screen; it is UTC as in the event.
+        // The time of day is enough on a screen. It is UTC, like the event's.
         let time = self.timestamp.as_deref().and_then(|time| time.get(11..23)).unwrap_or("            ");
         let style = style_of(&self.event_type);
         let source = self.source.as_deref().unwrap_or("-");
@@ -126,7 +137,7 @@ impl Shown<'_> {
     }
 }
 
-/// Good and bad ends in green and red, everything else by its domain.
+/// Returns green for good ends, red for bad ones, and a colour of the domain for every other event.
 fn style_of(event_type: &str) -> Style {
     const DOMAINS: [AnsiColor; 6] = [
         AnsiColor::Cyan,

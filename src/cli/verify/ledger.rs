@@ -1,7 +1,7 @@
-//! What a reader was owed and what it got, number by number. Imports nothing of ours.
+//! Expected and received events of a reader, number by number.
 //!
-//! Always: an event that did not come is excused by a gap at its place, by a publish whose end nobody knows, or is a
-//! fault; each fault is told once, with the events beside it.
+//! Always: a missing event is excused by a gap at its place or by a publish with an unknown outcome. Otherwise
+//! it is a violation. Each violation is reported once, with the events beside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -9,17 +9,17 @@ use std::sync::Mutex;
 
 use serde::Serialize;
 
-/// What a server did that it must not.
+/// Kinds of promises that a server can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Kind {
-    /// An event never came, and no gap told of it.
+pub(super) enum ViolationKind {
+    /// An event never came, and no gap reported it.
     Lost,
     /// An event came again.
     Twice,
-    /// An event came behind a later one.
+    /// An event came after a later one.
     Disorder,
-    /// An event is not what was published, or has another id elsewhere.
+    /// An event differs from the published one, or has another id elsewhere.
     Changed,
     /// An event came that was not asked for.
     Unwanted,
@@ -27,7 +27,7 @@ pub(super) enum Kind {
     Away,
 }
 
-impl Kind {
+impl ViolationKind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Lost => "lost",
@@ -40,22 +40,22 @@ impl Kind {
     }
 }
 
-/// One fault, as a report has it.
+/// One broken promise, as the report shows it.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Fault {
-    pub(super) kind: Kind,
+pub(super) struct Violation {
+    pub(super) kind: ViolationKind,
     pub(super) reader: String,
     pub(super) lane: usize,
-    /// The event's number in its lane; the first of them.
+    /// Number of the event in its lane, or of the first of several.
     pub(super) n: u64,
-    /// How many events it is about.
+    /// Number of events concerned.
     pub(super) events: u64,
-    /// Which of the reader's connections it was.
+    /// Number of the reader's connection.
     pub(super) connection: u64,
     pub(super) text: String,
 }
 
-/// An event as it came: its number in the lane and its id.
+/// A received event: its number in the lane and its id.
 #[derive(Clone, Debug)]
 struct Seen {
     n: u64,
@@ -68,18 +68,18 @@ impl fmt::Display for Seen {
     }
 }
 
-/// What gaps told since the last event.
+/// Losses that gaps reported since the last event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Told {
+enum Reported {
     #[default]
     Nothing,
     Missed(u64),
-    /// A gap, and nobody knows of how many.
+    /// A gap of unknown size.
     Unknown,
 }
 
-impl Told {
-    /// How many missing events that excuses.
+impl Reported {
+    /// Returns the number of missing events that the gaps excuse.
     fn excuses(self) -> u64 {
         match self {
             Self::Nothing => 0,
@@ -89,16 +89,16 @@ impl Told {
     }
 }
 
-/// Where events are missing: what came before and after, and on which connection.
+/// Place of missing events: the events before and after, and the connection.
 #[derive(Debug)]
 struct Hole {
     before: Option<Seen>,
     after: Seen,
     connection: u64,
-    told: Told,
+    reported: Reported,
 }
 
-/// Ids that readers saw, so that all see the same: by lane and number.
+/// Ids that readers have seen, by lane and number. All readers must see the same ids.
 pub(super) type Ids = Mutex<HashMap<(usize, u64), String>>;
 
 /// One reader's account of its lane.
@@ -106,20 +106,20 @@ pub(super) type Ids = Mutex<HashMap<(usize, u64), String>>;
 pub(super) struct Account {
     reader: String,
     lane: usize,
-    /// The number that comes next.
+    /// Number of the next event.
     next: u64,
     last: Option<Seen>,
-    /// Numbers that have not come, each with its place.
+    /// Numbers that have not come, each with the index of its hole.
     holes: BTreeMap<u64, usize>,
     places: Vec<Hole>,
-    told: Told,
+    reported: Reported,
     pub(super) connection: u64,
     pub(super) delivered: u64,
     pub(super) gaps: u64,
-    /// Events that gaps told of.
+    /// Number of events that gaps reported.
     pub(super) missed: u64,
-    pub(super) faults: Vec<Fault>,
-    /// The last event of the lane came.
+    pub(super) faults: Vec<Violation>,
+    /// Whether the last event of the lane has come.
     pub(super) is_over: bool,
 }
 
@@ -132,7 +132,7 @@ impl Account {
             last: None,
             holes: BTreeMap::new(),
             places: Vec::new(),
-            told: Told::Nothing,
+            reported: Reported::Nothing,
             connection: 0,
             delivered: 0,
             gaps: 0,
@@ -150,23 +150,23 @@ impl Account {
         self.lane
     }
 
-    pub(super) fn fault(&mut self, kind: Kind, n: u64, events: u64, text: String) {
+    pub(super) fn fault(&mut self, kind: ViolationKind, n: u64, events: u64, text: String) {
         let (reader, lane, connection) = (self.reader.clone(), self.lane, self.connection);
-        self.faults.push(Fault { kind, reader, lane, n, events, connection, text });
+        self.faults.push(Violation { kind, reader, lane, n, events, connection, text });
     }
 
-    /// A gap was told: so many events, or at most so many, or nobody knows.
+    /// Records a gap: an exact number of events, an upper bound, or neither.
     pub(super) fn gap(&mut self, missed: Option<u64>, at_most: Option<u64>) {
         self.gaps += 1;
         self.missed += missed.unwrap_or(0);
-        self.told = match (self.told, missed.or(at_most)) {
-            (Told::Nothing, Some(missed)) => Told::Missed(missed),
-            (Told::Missed(told), Some(missed)) => Told::Missed(told.saturating_add(missed)),
-            (Told::Unknown, _) | (_, None) => Told::Unknown,
+        self.reported = match (self.reported, missed.or(at_most)) {
+            (Reported::Nothing, Some(missed)) => Reported::Missed(missed),
+            (Reported::Missed(reported), Some(missed)) => Reported::Missed(reported.saturating_add(missed)),
+            (Reported::Unknown, _) | (_, None) => Reported::Unknown,
         };
     }
 
-    /// An event of the lane came.
+    /// Records an event of the lane.
     pub(super) fn event(&mut self, n: u64, id: &str, ids: &Ids) {
         self.delivered += 1;
         let seen = Seen { n, id: id.to_owned() };
@@ -174,45 +174,46 @@ impl Account {
         if n < self.next {
             let at = format!("on its connection {}", self.connection);
             if self.holes.remove(&n).is_some() {
-                let behind = self.last.as_ref().map(ToString::to_string).unwrap_or_default();
-                self.fault(Kind::Disorder, n, 1, format!("{seen} came behind {behind}, {at}"));
+                let before = self.last.as_ref().map(ToString::to_string).unwrap_or_default();
+                self.fault(ViolationKind::Disorder, n, 1, format!("{seen} came after {before}, {at}"));
             } else {
-                self.fault(Kind::Twice, n, 1, format!("{seen} came again, {at}"));
+                self.fault(ViolationKind::Twice, n, 1, format!("{seen} came again, {at}"));
             }
             return;
         }
-        let told = std::mem::take(&mut self.told);
-        if n - self.next > told.excuses() {
+        let reported = std::mem::take(&mut self.reported);
+        if n - self.next > reported.excuses() {
             let place = self.places.len();
             let (before, after) = (self.last.clone(), seen.clone());
-            self.places.push(Hole { before, after, connection: self.connection, told });
+            self.places.push(Hole { before, after, connection: self.connection, reported });
             self.holes.extend((self.next..n).map(|n| (n, place)));
         }
         self.next = n + 1;
         self.last = Some(seen);
     }
 
-    /// Everybody must see an event under the same id.
+    /// Checks that all readers see the event under one id.
     fn compare(&mut self, seen: &Seen, ids: &Ids) {
         let mut ids = ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = ids.entry((self.lane, seen.n)).or_insert_with(|| seen.id.clone());
         if *known != seen.id {
             let text = format!("{seen} has the id {known} for another reader, or had it before");
             drop(ids);
-            self.fault(Kind::Changed, seen.n, 1, text);
+            self.fault(ViolationKind::Changed, seen.n, 1, text);
         }
     }
 
-    /// Closes the account: `published` is the lane's last number; of those in `unsure` nobody knows whether they were
-    /// published.
+    /// Closes the account. `published` is the lane's last number. `unsure` holds the numbers whose publish has
+    /// an unknown outcome.
     pub(super) fn close(&mut self, published: u64, unsure: &BTreeSet<u64>) {
-        let told = std::mem::take(&mut self.told);
+        let reported = std::mem::take(&mut self.reported);
         let missing: Vec<u64> = (self.next..=published).filter(|n| !unsure.contains(n)).collect();
-        if let Some(first) = missing.first().filter(|_| missing.len() as u64 > told.excuses()) {
+        if let Some(first) = missing.first().filter(|_| missing.len() as u64 > reported.excuses()) {
             let last =
                 self.last.as_ref().map_or_else(|| "nothing came".into(), |last| format!("{last} came last"));
-            let text = format!("{} never came: {last}{}", numbers(*first, missing.len()), gap_words(told));
-            self.fault(Kind::Lost, *first, missing.len() as u64, text);
+            let text =
+                format!("{} never came: {last}{}", numbers(*first, missing.len()), gap_words(reported));
+            self.fault(ViolationKind::Lost, *first, missing.len() as u64, text);
         }
         let mut by_place: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         for (n, place) in std::mem::take(&mut self.holes) {
@@ -221,17 +222,17 @@ impl Account {
             }
         }
         for (place, missing) in by_place {
-            let Hole { before, after, connection, told } = &self.places[place];
-            if missing.len() as u64 <= told.excuses() {
+            let Hole { before, after, connection, reported } = &self.places[place];
+            if missing.len() as u64 <= reported.excuses() {
                 continue;
             }
             let before = before.as_ref().map_or_else(|| "the beginning".into(), ToString::to_string);
             let text = format!(
                 "{} never came, between {before} and {after}, on its connection {connection}{}",
                 numbers(missing[0], missing.len()),
-                gap_words(*told)
+                gap_words(*reported)
             );
-            self.fault(Kind::Lost, missing[0], missing.len() as u64, text);
+            self.fault(ViolationKind::Lost, missing[0], missing.len() as u64, text);
         }
     }
 }
@@ -240,11 +241,11 @@ fn numbers(first: u64, count: usize) -> String {
     if count == 1 { format!("#{first}") } else { format!("{count} events from #{first} on") }
 }
 
-fn gap_words(told: Told) -> String {
-    if told == Told::Nothing {
-        "; no gap was told".into()
+fn gap_words(reported: Reported) -> String {
+    if reported == Reported::Nothing {
+        "; no gap was reported".into()
     } else {
-        format!("; the gap told of {}", told.excuses())
+        format!("; the gap reported {}", reported.excuses())
     }
 }
 
@@ -252,7 +253,7 @@ fn gap_words(told: Told) -> String {
 mod tests {
     use super::*;
 
-    /// What comes: an event's number, or a gap.
+    /// One step of a test: an event's number, or a gap.
     enum Comes {
         Event(u64),
         Gap(Option<u64>),
@@ -260,7 +261,7 @@ mod tests {
     }
     use Comes::{Bound, Event, Gap};
 
-    fn faults(what: &[Comes], published: u64, unsure: &[u64]) -> Vec<(Kind, u64, u64)> {
+    fn faults(what: &[Comes], published: u64, unsure: &[u64]) -> Vec<(ViolationKind, u64, u64)> {
         let ids = Ids::default();
         let mut account = Account::new("ws-1".into(), 0);
         account.connection = 1;
@@ -281,34 +282,37 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_come_is_lost_unless_a_gap_told_of_it() {
-        assert_eq!(faults(&[Event(1), Event(3)], 3, &[]), [(Kind::Lost, 2, 1)]);
+    fn a_missing_event_is_lost_unless_a_gap_reported_it() {
+        assert_eq!(faults(&[Event(1), Event(3)], 3, &[]), [(ViolationKind::Lost, 2, 1)]);
         assert_eq!(faults(&[Event(1), Gap(Some(1)), Event(3)], 3, &[]), []);
-        assert_eq!(faults(&[Event(1), Gap(Some(1)), Event(4)], 4, &[]), [(Kind::Lost, 2, 2)]);
+        assert_eq!(faults(&[Event(1), Gap(Some(1)), Event(4)], 4, &[]), [(ViolationKind::Lost, 2, 2)]);
         assert_eq!(faults(&[Event(1), Gap(None), Event(9)], 9, &[]), []);
         assert_eq!(faults(&[Event(1), Bound(9), Event(9)], 9, &[]), []);
-        assert_eq!(faults(&[Event(1), Bound(6), Event(9)], 9, &[]), [(Kind::Lost, 2, 7)]);
-        assert_eq!(faults(&[Event(1), Gap(Some(1)), Event(2), Event(4)], 4, &[]), [(Kind::Lost, 3, 1)]);
+        assert_eq!(faults(&[Event(1), Bound(6), Event(9)], 9, &[]), [(ViolationKind::Lost, 2, 7)]);
+        assert_eq!(
+            faults(&[Event(1), Gap(Some(1)), Event(2), Event(4)], 4, &[]),
+            [(ViolationKind::Lost, 3, 1)]
+        );
         assert_eq!(faults(&[Event(1), Gap(Some(2)), Gap(Some(1)), Event(5)], 5, &[]), []);
     }
 
     #[test]
-    fn the_end_is_owed_too() {
-        assert_eq!(faults(&[Event(1)], 3, &[]), [(Kind::Lost, 2, 2)]);
-        assert_eq!(faults(&[], 3, &[]), [(Kind::Lost, 1, 3)]);
+    fn a_missing_end_is_lost_too() {
+        assert_eq!(faults(&[Event(1)], 3, &[]), [(ViolationKind::Lost, 2, 2)]);
+        assert_eq!(faults(&[], 3, &[]), [(ViolationKind::Lost, 1, 3)]);
         assert_eq!(faults(&[Event(1), Gap(Some(2))], 3, &[]), []);
     }
 
     #[test]
-    fn again_is_twice_and_late_is_disorder() {
-        assert_eq!(faults(&[Event(1), Event(1), Event(2)], 2, &[]), [(Kind::Twice, 1, 1)]);
-        assert_eq!(faults(&[Event(2), Event(1), Event(3)], 3, &[]), [(Kind::Disorder, 1, 1)]);
+    fn a_repeat_is_twice_and_a_late_event_is_disorder() {
+        assert_eq!(faults(&[Event(1), Event(1), Event(2)], 2, &[]), [(ViolationKind::Twice, 1, 1)]);
+        assert_eq!(faults(&[Event(2), Event(1), Event(3)], 3, &[]), [(ViolationKind::Disorder, 1, 1)]);
     }
 
     #[test]
-    fn a_publish_whose_end_nobody_knows_owes_nothing() {
+    fn a_publish_with_an_unknown_outcome_is_excused() {
         assert_eq!(faults(&[Event(1), Event(4)], 6, &[2, 3, 5, 6]), []);
-        assert_eq!(faults(&[Event(1), Event(3), Event(4)], 4, &[3]), [(Kind::Lost, 2, 1)]);
+        assert_eq!(faults(&[Event(1), Event(3), Event(4)], 4, &[3]), [(ViolationKind::Lost, 2, 1)]);
     }
 
     #[test]
@@ -319,6 +323,6 @@ mod tests {
         one.event(1, "e-1", &ids);
         other.event(1, "e-2", &ids);
         assert!(one.faults.is_empty());
-        assert_eq!(other.faults[0].kind, Kind::Changed);
+        assert_eq!(other.faults[0].kind, ViolationKind::Changed);
     }
 }

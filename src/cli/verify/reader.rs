@@ -1,12 +1,12 @@
-//! A reader that misbehaves on purpose: it cuts its own connection at random and comes back where it was.
+//! A reader that cuts its own connection at random and resumes where it was.
 //!
-//! Imports its siblings only. Always: it ends at the run's deadline, whatever the server does; it comes back behind
-//! the last event that it saw, so that what is missing then is the server's doing.
+//! Always: it ends at the run's deadline, whatever the server does. It resumes after the last event that it
+//! saw, so a missing event is the server's fault.
 
 use std::borrow::Cow;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fanwire::sse::SseParser;
 use serde::Deserialize;
@@ -18,59 +18,58 @@ use super::super::dice::Dice;
 use super::super::remote::{NotOpened, Remote};
 use super::super::target::error_text;
 use super::super::trust;
-use super::ledger::{Account, Kind};
-use super::{EVENT_TYPE, Run, pad};
+use super::ledger::{Account, ViolationKind};
+use super::run::{EVENT_TYPE, VerifyRun, pad};
 
-/// How a reader is connected.
+/// Transport of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     WebSocket,
     Sse,
 }
 
-/// A reader lives through so many events at the least, before it cuts its connection: so that what goes wrong behind
-/// its return is seen before it returns again.
+/// Least number of events between two cuts, so that a fault after a return is seen before the next cut.
 const LIFE_MIN: u64 = 12;
 const LIFE_MORE: u64 = 60;
-/// Away for so many ms at the most.
+/// Longest absence, in milliseconds.
 const PAUSE_MS_MAX: u64 = 150;
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// How often a silent WebSocket is asked whether the run is over.
+/// Interval at which a silent WebSocket checks whether the run is over.
 const READ_TIMEOUT: Duration = Duration::from_millis(200);
-/// What the kernel may keep for a slow reader.
+/// Size of the kernel's receive buffer for a slow reader.
 const SLOW_RECEIVE_BUFFER: usize = 8 * 1024;
-/// A slow reader's rest behind each event, until all is published.
+/// Pause of a slow reader after each event, until everything is published.
 const SLOW_REST: Duration = Duration::from_millis(20);
 const EVENT_BYTES_MAX: usize = 16 << 20;
 
-pub(super) struct Reader {
+pub(super) struct VerifyReader {
     pub(super) remote: Remote,
-    pub(super) run: Arc<Run>,
+    pub(super) run: Arc<VerifyRun>,
     pub(super) over: Over,
     pub(super) is_slow: bool,
     pub(super) account: Account,
     pub(super) dice: Dice,
-    /// Where to come back to.
+    /// Position to resume after.
     since: Option<String>,
-    /// Events to live for still.
+    /// Number of events until the next cut.
     life: u64,
-    /// Has told that it is there.
+    /// Whether it has reported that it is ready.
     was_ready: bool,
-    /// Cut by this reader itself.
+    /// Number of connections that this reader cut.
     pub(super) cuts: u64,
-    /// Connections that the server or the network ended, or refused.
+    /// Number of connections that the server or the network ended, or refused.
     pub(super) refused: u64,
 }
 
-/// Why a connection is over.
+/// Reason why a connection ended.
 enum End {
     /// The last event came, or the run is over.
     Over,
-    /// The reader cut it.
+    /// The reader cut the connection.
     Cut,
-    /// The other side did.
+    /// The server or the network ended the connection.
     Lost(String),
-    /// The server will not have this reader.
+    /// The server refuses this reader.
     Refused(String),
 }
 
@@ -88,7 +87,7 @@ impl End {
 #[derive(Deserialize)]
 struct Envelope<'a> {
     r#type: &'a str,
-    /// Where to resume behind it, where that is not its id.
+    /// Position to resume after the event, if it is not the event's id.
     #[serde(borrow)]
     position: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -107,7 +106,7 @@ struct Came<'a> {
     payload: &'a RawValue,
 }
 
-/// What a lane's event carries.
+/// Payload of an event in a lane.
 #[derive(Deserialize)]
 struct Payload<'a> {
     n: u64,
@@ -129,8 +128,8 @@ struct Position {
     last_event_id: Option<String>,
 }
 
-impl Reader {
-    pub(super) fn new(remote: Remote, run: Arc<Run>, over: Over, account: Account, dice: Dice) -> Self {
+impl VerifyReader {
+    pub(super) fn new(remote: Remote, run: Arc<VerifyRun>, over: Over, account: Account, dice: Dice) -> Self {
         Self {
             remote,
             run,
@@ -176,7 +175,7 @@ impl Reader {
                     if !self.was_ready {
                         self.run.refuse(&why);
                     }
-                    self.account.fault(Kind::Away, 0, 0, format!("was refused: {why}"));
+                    self.account.fault(ViolationKind::Away, 0, 0, format!("was refused: {why}"));
                     break;
                 }
             };
@@ -218,7 +217,7 @@ impl Reader {
                     let why = frame.map_or_else(|| "without a reason".into(), |frame| frame.to_string());
                     return Err(End::Lost(format!("closed by the server: {why}")));
                 }
-                // Pings are answered by tungstenite with the next read.
+                // Tungstenite answers pings with the next read.
                 Ok(_) => continue,
                 Err(tungstenite::Error::Io(error))
                     if matches!(
@@ -252,7 +251,7 @@ impl Reader {
         }
     }
 
-    /// Goes as clients go: with a farewell, without one, or with a reset.
+    /// Leaves as clients do: with a close frame, without one, or with a reset.
     fn leave(&mut self, socket: &mut tungstenite::WebSocket<super::super::remote::Link>) {
         match self.dice.below(3) {
             0 => drop(socket.close(None).and_then(|()| socket.flush())),
@@ -295,7 +294,7 @@ impl Reader {
                 match event.event.as_str() {
                     "gap" => self.gap(&event.data)?,
                     "closed" => return Err(End::Lost(error_text(&event.data))),
-                    // The stream's own id is where it resumes.
+                    // The stream's own id is the position to resume after.
                     _ => self.event(&event.data, Some(parser.last_event_id()).filter(|id| !id.is_empty()))?,
                 }
             }
@@ -311,23 +310,23 @@ impl Reader {
         Ok(())
     }
 
-    /// Books an event; an end where that was the last, or the reader's life is over.
+    /// Records an event. Returns an end if it was the last one, or if a cut is due.
     fn event(&mut self, json: &str, position: Option<&str>) -> Result<(), End> {
         let Ok(event) = serde_json::from_str::<Came<'_>>(json) else {
-            self.account.fault(Kind::Changed, 0, 1, format!("not an event: {}", shortened(json)));
+            self.account.fault(ViolationKind::Changed, 0, 1, format!("not an event: {}", shortened(json)));
             return Ok(());
         };
         let stream = self.run.stream(self.account.lane());
         if event.event_type != EVENT_TYPE || event.stream_id.as_deref() != Some(&*stream) {
             let text = format!("{} of type {} was not asked for", event.event_id, event.event_type);
-            self.account.fault(Kind::Unwanted, 0, 1, text);
+            self.account.fault(ViolationKind::Unwanted, 0, 1, text);
             return Ok(());
         }
         let payload = serde_json::from_str::<Payload<'_>>(event.payload.get());
         let size = self.run.pad_bytes(self.account.lane());
         let Some(payload) = payload.ok().filter(|payload| payload.pad == pad(payload.n, size)) else {
             let text = format!("{} carries {}", event.event_id, shortened(event.payload.get()));
-            self.account.fault(Kind::Changed, 0, 1, text);
+            self.account.fault(ViolationKind::Changed, 0, 1, text);
             return Ok(());
         };
         self.account.event(payload.n, &event.event_id, &self.run.ids);
@@ -349,9 +348,4 @@ impl Reader {
 
 fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
-}
-
-/// Waits for a moment, but not beyond an instant.
-pub(super) fn rest_until(instant: Instant) {
-    std::thread::sleep(instant.saturating_duration_since(Instant::now()));
 }

@@ -1,66 +1,78 @@
-//! What `fanwire verify` found, for people and for programs. Imports its siblings only.
-//! Always: every number is one that was counted; every fault has a line.
+//! Result of `fanwire verify`: text for people, JSON for programs.
+//!
+//! Always: every number was counted, and every violation has a line.
 
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
 
-use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::super::{DIM, RED};
-use super::ledger::{Fault, Kind};
-use super::reader::{Over, Reader};
-use super::{Args, Publisher, Run, lock};
+use super::super::style::{DIM, GREEN, RED};
+use super::ledger::{Violation, ViolationKind};
+use super::reader::{Over, VerifyReader};
+use super::run::{VerifyRun, lock};
 
-const GREEN: Style = AnsiColor::Green.on_default();
-/// Faults printed to people; the JSON has all.
+/// Number of violations printed as text. The JSON has all.
 const FAULTS_SHOWN: usize = 20;
 
-/// The whole account.
+/// Numbers of the publisher's side.
+pub(super) struct PublisherCounts {
+    pub(super) lanes: usize,
+    /// Number of events meant for the readers.
+    pub(super) events: u64,
+    /// Number of events that no reader asked for.
+    pub(super) noise: u64,
+    /// Number of events whose publish had no clear answer.
+    pub(super) unsure: u64,
+    /// Number of times that the server asked to wait.
+    pub(super) throttled: u64,
+}
+
+/// The whole result.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct VerifyReport {
     url: String,
-    /// No fault was found.
+    /// Whether every promise was kept.
     kept: bool,
     seed: u64,
     seconds: f64,
     lanes: usize,
-    /// Events that readers were to get, and that they were not to.
+    /// Numbers of events meant for the readers, and of events that no reader asked for.
     published: u64,
     noise: u64,
-    /// Events whose publish had no clear answer: nobody was owed them.
+    /// Number of events whose publish had no clear answer. No reader has to get them.
     unsure: u64,
     throttled: u64,
     delivered: u64,
     readers: Vec<Row>,
-    /// Why connections were lost, some of the reasons.
+    /// Some of the reasons why connections were lost.
     notes: Vec<String>,
-    faults: Vec<Fault>,
+    faults: Vec<Violation>,
 }
 
-/// One reader.
+/// Row of one reader.
 #[derive(Debug, Serialize)]
 struct Row {
     reader: String,
     over: &'static str,
     lane: usize,
     connections: u64,
-    /// Cut by itself, and lost or refused otherwise.
+    /// Connections that the reader cut, and connections that ended otherwise.
     cuts: u64,
     lost: u64,
     delivered: u64,
     gaps: u64,
-    /// Events that gaps told of.
+    /// Number of events that gaps reported.
     missed: u64,
 }
 
-impl Report {
+impl VerifyReport {
     pub(super) fn new(
-        args: &Args,
+        url: String,
         seed: u64,
-        run: &Run,
-        publisher: &Publisher<'_>,
-        readers: &[Reader],
+        run: &VerifyRun,
+        published: PublisherCounts,
+        readers: &[VerifyReader],
     ) -> Self {
         let rows = readers.iter().map(|reader| Row {
             reader: reader.account.reader().to_owned(),
@@ -73,18 +85,18 @@ impl Report {
             gaps: reader.account.gaps,
             missed: reader.account.missed,
         });
-        let faults: Vec<Fault> = readers.iter().flat_map(|reader| reader.account.faults.clone()).collect();
-        let sum = |of: fn(&super::Lane) -> u64| publisher.lanes.iter().map(of).sum();
+        let faults: Vec<Violation> =
+            readers.iter().flat_map(|reader| reader.account.faults.clone()).collect();
         Self {
-            url: args.url.to_string(),
+            url,
             kept: faults.is_empty(),
             seed,
             seconds: (run.start.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-            lanes: publisher.lanes.len(),
-            published: sum(|lane| lane.last),
-            noise: publisher.noise,
-            unsure: sum(|lane| lane.unsure.len() as u64),
-            throttled: publisher.throttled,
+            lanes: published.lanes,
+            published: published.events,
+            noise: published.noise,
+            unsure: published.unsure,
+            throttled: published.throttled,
             delivered: readers.iter().map(|reader| reader.account.delivered).sum(),
             readers: rows.collect(),
             notes: lock(&run.notes).clone(),
@@ -96,7 +108,7 @@ impl Report {
         self.faults.len()
     }
 
-    /// A closed stdout means that nobody asks.
+    /// Prints the report. A closed stdout is no error: nothing reads the report.
     pub(super) fn print(&self, as_json: bool) {
         let mut text = String::new();
         if as_json {
@@ -113,13 +125,13 @@ impl Report {
         writeln!(out, "fanwire verify {}: {} s, seed {}", self.url, self.seconds, self.seed)?;
         writeln!(
             out,
-            "  published  {} events in {} lanes, and {} that nobody asked for",
+            "  published  {} events in {} lanes, and {} that no reader asked for",
             self.published, self.lanes, self.noise
         )?;
         if self.unsure > 0 {
             writeln!(
                 out,
-                "             {} of them without a clear answer: nobody was owed these",
+                "             {} of them without a clear answer: readers may miss these",
                 self.unsure
             )?;
         }
@@ -160,7 +172,7 @@ impl Report {
             writeln!(out, "  {promise:<44}{verdict}")?;
         }
         for fault in self.faults.iter().take(FAULTS_SHOWN) {
-            let Fault { kind, reader, lane, text, .. } = fault;
+            let Violation { kind, reader, lane, text, .. } = fault;
             writeln!(out, "  {RED}{:<9}{RED:#}{reader}, lane {lane}: {text}", kind.name())?;
         }
         if self.faults.len() > FAULTS_SHOWN {
@@ -169,7 +181,7 @@ impl Report {
         if let Some(slow) = self.readers.iter().find(|row| row.reader == "slow").filter(|row| row.gaps == 0) {
             writeln!(
                 out,
-                "  {DIM}the slow reader got all {} events: try a larger --slow{DIM:#}",
+                "  {DIM}the slow reader got all {} events; for a gap, try a larger --slow{DIM:#}",
                 slow.delivered
             )?;
         }
@@ -177,11 +189,11 @@ impl Report {
     }
 }
 
-/// What is promised, and the faults that break it.
-const PROMISES: [(&str, &[Kind]); 5] = [
-    ("nothing is lost that no gap told of", &[Kind::Lost]),
-    ("nothing comes twice", &[Kind::Twice]),
-    ("each lane comes in its order", &[Kind::Disorder]),
-    ("what comes is what was published and wanted", &[Kind::Changed, Kind::Unwanted]),
-    ("who comes back is let in", &[Kind::Away]),
+/// The promises, each with the violations that break it.
+const PROMISES: [(&str, &[ViolationKind]); 5] = [
+    ("no event is lost without a gap", &[ViolationKind::Lost]),
+    ("nothing comes twice", &[ViolationKind::Twice]),
+    ("each lane comes in its order", &[ViolationKind::Disorder]),
+    ("events are as published and as asked for", &[ViolationKind::Changed, ViolationKind::Unwanted]),
+    ("a reader that comes back is let in", &[ViolationKind::Away]),
 ];

@@ -1,7 +1,7 @@
-//! A connection of the load, without TLS or with it, that never waits. Imports its siblings.
+//! A non-blocking connection of the load, with or without TLS.
 //!
-//! Always: a read or write that can't go on says `WouldBlock`; what TLS took and the socket did not yet goes out by
-//! [`push`](Wire::push).
+//! Always: a read or write that cannot go on returns `WouldBlock`. Bytes that TLS has taken and the socket has
+//! not go out by [`push`](LoadSocket::push).
 
 use std::io::{self, Read, Write};
 
@@ -11,10 +11,10 @@ use rustls::StreamOwned;
 use super::super::remote::Link;
 
 /// A connected client or publisher.
-pub(super) struct Wire(Link<TcpStream>);
+pub(super) struct LoadSocket(Link<TcpStream>);
 
-impl Wire {
-    /// Takes over a connection as it is.
+impl LoadSocket {
+    /// Takes over a connection in its present state.
     pub(super) fn new(link: Link) -> io::Result<Self> {
         link.tcp().set_nonblocking(true)?;
         Ok(Self(match link {
@@ -39,7 +39,7 @@ impl Wire {
         matches!(&self.0, Link::Secure(stream) if stream.conn.wants_write())
     }
 
-    /// Writes what TLS holds, as far as the socket takes it.
+    /// Writes the bytes that TLS holds until the socket is full.
     pub(super) fn push(&mut self) -> io::Result<()> {
         let Link::Secure(stream) = &mut self.0 else { return Ok(()) };
         while stream.conn.wants_write() {
@@ -53,17 +53,17 @@ impl Wire {
     }
 }
 
-impl Read for Wire {
+impl Read for LoadSocket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self.0.read(into) {
-            // An end without TLS' farewell is an end. A socket alone does not say this.
+            // TLS reports an end without a closing alert as an error. A plain socket does not.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             read => read,
         }
     }
 }
 
-impl Write for Wire {
+impl Write for LoadSocket {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         self.0.write(from)
     }

@@ -1,4 +1,4 @@
-//! The documents in `docs/api` against the server: what they say is what it does.
+//! Tests the documents in `docs/api` against the server.
 
 mod support;
 
@@ -27,7 +27,7 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
         .arg("run")
         .arg(in_project("docs/api/openapi.yaml"))
         .args(["--url", &format!("http://{}", server.addr), "--no-color"])
-        // A stream does not end; its head is looked at.
+        // A stream does not end, so only its head is checked.
         .args(["--exclude-operation-id", "stream"])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "30", "--generation-deterministic"])
         .args(["--checks", CHECKS])
@@ -44,6 +44,6 @@ fn answers_to_made_up_requests_are_as_the_openapi_document_says() {
     server.assert_serving();
 }
 
-/// Not whether all that the document leaves open is refused.
+/// Values that the document leaves open are not tried.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
                       response_schema_conformance,positive_data_acceptance,unsupported_method";

@@ -1,4 +1,4 @@
-//! Authentication from outside: each way in, each right, and each way out, as clients meet them.
+//! Authentication from outside: each way in, each right, and each way out, as clients see them.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::wire::{Wire, deadline};
 use support::ws::{Ws, upgrade_request};
 use support::{Server, eventually, fanwire, run};
 
-/// Long enough for an event that should not come to have come.
+/// Wait after which an unwanted event would have come.
 const SILENCE: Duration = Duration::from_millis(200);
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-3f9a";
@@ -22,7 +22,7 @@ fn guarded(options: &[&str]) -> Server {
     Server::with(&[&["--auth-jwt-hs256-secret", SECRET], options].concat())
 }
 
-/// A token of `fanwire token`, with these options.
+/// Makes a token by `fanwire token` with these options.
 fn token(options: &[&str]) -> String {
     support::token(SECRET, options)
 }
@@ -47,7 +47,7 @@ fn publish(server: &Server, token: &str, body: &str) -> Response {
     send(server, "POST", "/publish", &bearer(token), body)
 }
 
-/// Publishes what must be taken.
+/// Publishes a body that must be accepted.
 fn publish_all(server: &Server, body: &str) {
     let answer = publish(server, &token(&["--publish"]), body);
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -173,7 +173,7 @@ fn bad_credentials_are_refused_at_the_door() {
             assert_eq!((answer.status, &answer.json()["code"]), (401, &json!(code)), "{answer:?}");
         }
     }
-    // A stranger's body is not waited for.
+    // The server does not wait for an unauthenticated body.
     let request = b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n";
     assert_eq!(http::exchange(server.addr, request).status, 401);
     for path in ["/", "/healthz", "/readyz"] {
@@ -195,7 +195,8 @@ fn a_subscription_beyond_the_grant_is_an_error_that_names_it() {
     }
     let writer = token(&["--publish"]);
     assert_eq!(get(&server, "/sse", &bearer(&writer)).status, 403, "who may publish only sees nothing");
-    // Patterns ask for what there is: of that the client gets what it may see, from the past too.
+    // A pattern asks for everything that exists. The client gets the part that its token lets it see, also from
+    // the past.
     publish_all(
         &server,
         r#"[{"type":"task.a","stream_id":"b"},{"type":"task.b","stream_id":"a"},{"type":"alert","stream_id":"a"}]"#,
@@ -241,7 +242,7 @@ fn metrics_and_api_are_rights_of_their_own() {
             assert_eq!(get(&server, path, &bearer(one)).status, expected, "{path}");
         }
     }
-    // Before it says whether there is such an event.
+    // The refusal comes before any word on whether such an event exists.
     let journey = "/api/explain?event_id=1-1";
     assert_eq!(get(&server, journey, &bearer(&all)).status, 403);
     assert_eq!(get(&server, journey, &bearer(&admin)).status, 404);
@@ -274,7 +275,7 @@ fn a_connection_ends_with_its_token_unless_it_is_refreshed() {
     assert_eq!((closed.event.as_deref(), &closed.json()["code"]), (Some("closed"), &json!("token_expired")));
     assert!(stream.block(deadline()).is_err(), "the stream ends");
 
-    // The one that was refreshed is there, with the newer token's rights.
+    // The refreshed connection is still there, with the rights of the newer token.
     publish_all(&server, r#"[{"type":"x","stream_id":"b"},{"type":"y","stream_id":"a"}]"#);
     assert_eq!(kept.event()["event_type"], "y");
 }
@@ -347,7 +348,7 @@ fn api_keys_come_and_go_with_their_file() {
     assert_eq!(publish(&server, &reader, r#"{"type":"a"}"#).status, 403);
     assert_eq!(client.event()["event_type"], "a");
 
-    // A slip in the file changes nothing; without its line the key's holder goes.
+    // A fault in the file changes nothing. Without its line, the key's holder is disconnected.
     std::fs::write(&file, format!("{writer_line}\nnonsense\n")).expect("a temporary file");
     server.signal("HUP");
     eventually("the log says so", || server.log().contains("line 2"));
@@ -394,7 +395,7 @@ fn hive_authenticates_by_its_first_message() {
     let answer = client.message();
     assert!(answer.to_string().contains("stream 'other'"), "{answer}");
     client.send(&json!({"action": "subscribe"}));
-    // `*` is every stream; a token that lists none gives none, though it lets its holder in.
+    // `*` means every stream. A token that lists no stream gives access to none, but its holder may connect.
     let (mut all, mut none) = (hive(), hive());
     for (client, token, answer) in
         [(&mut all, token(&["--stream", "*"]), "subscribed"), (&mut none, token(&["--publish"]), "error")]
@@ -444,7 +445,7 @@ fn hive_authenticates_by_its_first_message() {
     assert!(none.is_silent_for(SILENCE));
 }
 
-/// The close frame, whatever messages stand before it.
+/// Returns the close frame, after any messages before it.
 fn last_words(client: &mut Ws) -> (u16, String) {
     loop {
         let frame = client.read_frame(deadline()).expect("a close");
@@ -506,12 +507,12 @@ fn autosdlc_authenticates_by_handshake_or_request() {
         assert_eq!((&answer["type"], &answer["data"]["code"]), (&json!("error"), &json!("forbidden")));
         let text = answer["data"]["error"].as_str().expect("a text");
         assert!(text.contains("entity 'agent:coder-2'"), "{answer}");
-        // A pattern asks for what there is: the client gets what its token lets it see.
+        // A pattern asks for everything that exists. The client gets the part that its token lets it see.
         let all =
             json!({"type": "subscribe", "data": {"subscriptionId": "all", "pattern": "agent:*:status"}});
         assert_eq!(client.ask(&all)["type"], "subscription_update");
     }
-    // A token for one type lets in to it, by whichever name it has, and to no other.
+    // A token for one type gives access to that type, by each of its names, and to no other.
     let typed = token(&["--entity", "agent:*", "--type", "agent_status"]);
     let mut one_type = ws(&server, &format!("/autosdlc?token={typed}"), "");
     one_type.message();
@@ -670,7 +671,7 @@ fn behind_a_trusted_proxy_each_client_has_its_own_limits() {
     let refused = server.metrics("fanwire_server_connections_refused_total");
     assert!(refused.iter().any(|(labels, count)| labels.contains("address") && *count >= 2.0), "{refused:?}");
 
-    // Who is not trusted can say what it likes.
+    // An untrusted client can send any value of the header.
     let server = Server::with(&limits[2..]);
     let publish = |client: &str| send(&server, "POST", "/publish", &from(client), r#"{"type":"x"}"#).status;
     assert_eq!(["198.51.100.1", "198.51.100.2"].map(publish), [200, 429]);
@@ -685,7 +686,7 @@ fn secrets_are_in_no_log_answer_or_count() {
     };
     let file = temp("logged-keys", &line);
     let file = file.to_str().expect("a path");
-    // Logging everything, as if something were wrong.
+    // Logs everything, as an operator does while looking for a fault.
     let server = guarded(&["--auth-api-keys-file", file, "--log-level", "trace"]);
     let good = token(&["--stream", "*", "--admin", "--metrics", "--publish"]);
     let bad = support::token("another secret", &["--stream", "*"]);
@@ -722,7 +723,7 @@ fn secrets_are_in_no_log_answer_or_count() {
                 client.send_text(&slip);
             }
             client.send_text(&right);
-            // Whatever it says to the slips, the good ones are taken at the end.
+            // Whatever the server answers to the faulty ones, it must accept the good ones at the end.
             if one != &bad {
                 loop {
                     let answer = client.message();

@@ -1,4 +1,4 @@
-//! What broken, hostile and lost clients send, row by row: the answer is as told, nobody else notices, and
+//! Broken, hostile and lost clients, row by row: the answer is the expected one, no other client notices, and
 //! the server goes on.
 
 mod support;
@@ -11,7 +11,7 @@ use support::wire::{Wire, deadline};
 use support::ws::{self, KEY, Ws};
 use support::{Server, eventually, numbered};
 
-/// A client of good manners that must not notice anything.
+/// A well-behaved client that must not notice anything.
 struct Witness {
     client: Ws,
     seen: usize,
@@ -22,7 +22,7 @@ impl Witness {
         Self { client: Ws::subscribed(server.addr, json!({})), seen: 0 }
     }
 
-    /// Panics unless an event still gets through, and nothing but it.
+    /// Panics unless the next event, and nothing else, still gets through.
     fn check(&mut self, server: &Server, row: &str) {
         server.assert_serving();
         server.publish(numbered(self.seen));
@@ -36,7 +36,7 @@ struct HttpRow {
     input: Vec<u8>,
     /// One of these statuses.
     status: &'static [u16],
-    /// A header of the answer, and what it contains.
+    /// A header of the answer, and a text within it.
     header: Option<(&'static str, &'static str)>,
 }
 
@@ -53,12 +53,12 @@ fn with_header(
     HttpRow { header: Some(header), ..row(name, input, status) }
 }
 
-/// A publish request with these header lines and this body.
+/// Returns a publish request with these header lines and this body.
 fn publish(headers: &str, body: &str) -> String {
     format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}")
 }
 
-/// A handshake with some of its lines replaced.
+/// Returns a handshake with some of its lines replaced.
 fn handshake(replace: &[(&str, &str)]) -> String {
     replace.iter().fold(ws::upgrade_request("/ws", ""), |request, (from, to)| {
         assert!(request.contains(from), "{from}");
@@ -70,7 +70,7 @@ fn http_rows() -> Vec<HttpRow> {
     let key_line = format!("Sec-WebSocket-Key: {KEY}\r\n");
     let version = "Sec-WebSocket-Version: 13\r\n";
     vec![
-        // Not HTTP at all.
+        // Input that is not HTTP at all.
         row("zero bytes", [0; 64], &[400]),
         row("a query name with a slip", "GET /sse?types=task.* HTTP/1.1\r\nHost: localhost\r\n\r\n", &[400]),
         row("garbage bytes", (0..=255).rev().cycle().take(4000).collect::<Vec<u8>>(), &[400]),
@@ -110,7 +110,7 @@ fn http_rows() -> Vec<HttpRow> {
         row("a header folded by a tab", "GET / HTTP/1.1\r\nHost: localhost\r\nX: a\r\n\tb\r\n\r\n", &[400]),
         row("a tab before the colon", "GET / HTTP/1.1\r\nHost: localhost\r\nX\t: y\r\n\r\n", &[400]),
         row("a space before the colon of a length", publish("Content-Length : 2\r\n", "{}"), &[400]),
-        // Too much.
+        // Too much input.
         row(
             "1 MB header",
             format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)),
@@ -220,7 +220,7 @@ fn http_rows() -> Vec<HttpRow> {
             publish("Content-Length: 2\r\nExpect: miracles\r\n", "{}"),
             &[417],
         ),
-        // Well-formed requests for what isn't there.
+        // Well-formed requests for missing resources.
         row("an unknown path", "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", &[404]),
         row(
             "a path above the root",
@@ -286,10 +286,10 @@ fn http_rows() -> Vec<HttpRow> {
     ]
 }
 
-/// How long a fault's answer may take; a server that waits for more has not seen the fault.
+/// Time limit of the answer to a fault. A server that waits for more input has not seen the fault.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Sends a row's input in two pieces, and says what is wrong with the answer.
+/// Sends a row's input in two pieces, and returns what is wrong with the answer.
 fn check_http(server: &Server, row: &HttpRow, cut: usize) -> Result<(), String> {
     let mut wire = Wire::connect(server.addr);
     wire.send_if_taken(&row.input[..cut]);
@@ -321,7 +321,7 @@ fn every_bad_request_has_its_status_and_the_server_goes_on() {
     let mut witness = Witness::new(&server);
     let mut wrong = Vec::new();
     for row in http_rows() {
-        // In one piece, and cut so that a parser sees the fault half.
+        // In one piece, and cut so that a parser sees only half of the fault.
         for cut in [row.input.len(), row.input.len() / 2] {
             wrong.extend(check_http(&server, &row, cut).err().map(|why| format!("{}: {why}", row.name)));
         }
@@ -353,7 +353,7 @@ fn after_a_fault_nothing_of_the_connection_is_read_as_a_request() {
 
 const MASK: Option<[u8; 4]> = Some([0x37, 0xfa, 0x21, 0x3d]);
 
-/// Frames, and the close code they are answered with.
+/// Frames, each with the close code of its answer.
 fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
     let text = |payload: &[u8]| ws::frame(ws::TEXT, payload);
     let close = |payload: &[u8]| ws::frame(ws::CLOSE, payload);
@@ -407,7 +407,7 @@ fn frame_rows() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("close code 2999", close(&2999_u16.to_be_bytes()), 1002),
         ("close code 5000", close(&5000_u16.to_be_bytes()), 1002),
         ("a close reason that is not UTF-8", close(b"\x03\xe8\xff"), 1007),
-        // Not faults: the code comes back.
+        // These are no faults: the code comes back.
         ("close code 1000", close(&1000_u16.to_be_bytes()), 1000),
         ("close code 4999", close(&4999_u16.to_be_bytes()), 4999),
     ]
@@ -424,7 +424,7 @@ fn every_bad_frame_has_its_close_code_and_the_server_goes_on() {
             client.wire.send_if_taken(&input[..cut]);
             client.wire.send_if_taken(&input[cut..]);
             match client.try_closed(Instant::now() + ANSWER) {
-                // A fault has its reason; a close that was none comes back.
+                // The answer to a fault has a reason. A valid close gets its own code back.
                 Ok((got, reason)) if got == code && (matches!(code, 1000 | 4999) || !reason.is_empty()) => {}
                 other => wrong.push(format!("{name}: want {code}: {other:?}")),
             }
@@ -474,7 +474,7 @@ fn a_slow_header_ends_with_the_handshakes_time() {
     let mut mute = Wire::connect(server.addr);
     let started = Instant::now();
     let mut request = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n\r\n".iter();
-    // One byte a second; the limit is 5 s from the first, however many come.
+    // One byte a second. The limit is 5 s from the first byte, however many come.
     let answer = loop {
         if let Some(byte) = request.next() {
             slow.send_if_taken(&[*byte]);
@@ -491,7 +491,7 @@ fn a_slow_header_ends_with_the_handshakes_time() {
     let took = started.elapsed();
     assert!((Duration::from_millis(4500)..Duration::from_secs(8)).contains(&took), "ended after {took:?}");
     assert!(answer.is_none_or(|answer| answer.status == 408));
-    // One that says nothing at all is let go, too.
+    // A silent client is disconnected, too.
     let rest = mute.take_rest(Instant::now() + Duration::from_secs(5)).expect("it is closed");
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&rest));
     assert!(started.elapsed() < Duration::from_secs(9));
@@ -511,7 +511,7 @@ fn half_open_peers_are_let_go() {
         [ws::upgrade_request("/ws", "").as_bytes(), &whole].concat(),
         [ws::upgrade_request("/ws", "").as_bytes(), &whole[..5]].concat(),
     ];
-    // Closed for writing in the middle, and gone without a word.
+    // Closed for writing in the middle, and gone without a close.
     for half_close in [true, false] {
         let mut wires: Vec<Wire> = Vec::new();
         for beginning in &beginnings {
@@ -532,7 +532,7 @@ fn half_open_peers_are_let_go() {
         wire.send(beginning);
         socket2::SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).expect("a socket");
     }
-    // The stream, and the one that asks.
+    // The stream, and the connection that asks for it.
     eventually("every dead connection is forgotten", || open() <= 2.0);
     server.assert_serving();
 }
@@ -557,7 +557,7 @@ fn more_connections_than_allowed_are_closed_and_room_is_used_again() {
         let mut wire = Wire::connect(server.addr);
         wire.send_if_taken(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let rest = wire.take_rest(deadline()).expect("it is closed");
-        // Who sent before it was refused may find the connection reset, and the answer with it.
+        // A client that sent before its refusal may find the connection reset, and the answer lost with it.
         let text = String::from_utf8_lossy(&rest).to_lowercase();
         let is_told = text.starts_with("http/1.1 503")
             && text.contains("content-type: application/json\r\n")

@@ -1,4 +1,5 @@
-//! Handlers of other protocols' messages in a server that embeds them: slow ones, broken ones, and who waits for them.
+//! Handlers of other protocols' messages in an embedded server: slow handlers, broken handlers, and the clients
+//! that wait for them.
 
 mod support;
 
@@ -14,7 +15,7 @@ use support::http::{self, Response, post_request, read_response};
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
 
-/// A server with a bridge whose route `slow` holds each message until the test lets one go.
+/// A server with a bridge. Its route `slow` holds each message until the test releases one.
 struct Slow {
     server: ServerHandle,
     addr: SocketAddr,
@@ -74,7 +75,7 @@ fn a_slow_handler_holds_up_nobody_else() {
     let slow = slow(|_| {});
     let mut client = Ws::subscribed(slow.addr, json!({ "event_types": ["protocol.**"] }));
     let mut waits = slow.ask(r#"{"n":1}"#);
-    // What comes behind it on the same connection waits for its turn.
+    // Later messages of the same connection wait for their turn.
     waits.send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(client.event()["event_type"], "protocol.slow.received");
     assert_eq!(slow.post("a2a", r#"{"task_id":"t"}"#).json()["message_id"], "t");
@@ -94,7 +95,7 @@ fn who_waits_too_long_is_told_and_may_go_on() {
     let late = answer(&mut wire);
     assert_eq!(late.status, 504, "{late:?}");
     assert!(late.json()["error"].as_str().is_some_and(|error| error.contains("in time")), "{late:?}");
-    // Its answer comes when nobody waits for it any more.
+    // The answer comes after the client has stopped waiting for it.
     slow.release.send(()).expect("the handler waits");
     wire.send(&request("a2a", r#"{"task_id":"next"}"#));
     assert_eq!(answer(&mut wire).json()["message_id"], "next");
@@ -106,7 +107,7 @@ fn too_many_messages_for_a_handler_are_refused_at_once() {
     let mut first = slow.ask(r#"{"n":1}"#);
     let mut second = Wire::connect(slow.addr);
     second.send(&request("slow", r#"{"n":2}"#));
-    // Until the second one waits, another may take its place.
+    // Another message may take the place until the second one waits.
     let refused = loop {
         let mut third = Wire::connect(slow.addr);
         third.send(&request("slow", r#"{"n":3}"#));

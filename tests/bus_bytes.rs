@@ -1,5 +1,5 @@
-//! A bus's bound in bytes: what it holds is counted exactly, stays under the bound, and what was let go of early is told
-//! as a gap.
+//! The byte limit of a bus: the bytes held are counted exactly and stay under the limit, and events released
+//! early are reported as a gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ fn bus(capacity: usize, max_bytes: u64) -> Bus {
 
 #[test]
 fn what_is_held_is_counted_exactly() {
-    // What an event of this size is counted as, alone in a ring.
+    // Counted size of one event of this length, alone in a ring.
     let weight = |bytes| {
         let bus = bus(1, 0);
         bus.publish(event("s", bytes));
@@ -43,7 +43,7 @@ fn what_is_held_is_counted_exactly() {
             publisher.publish(event("s", bytes))
         };
     }
-    // The first was overwritten; stats have it released.
+    // The first event was overwritten. Reading the stats releases it.
     publisher.publish_batch([event("s", 7), event("s", 8)]);
     drop(publisher);
     let held: u64 = [70_000, 1 << 20, 7, 8].map(weight).iter().sum();
@@ -70,11 +70,11 @@ fn a_ring_over_its_bound_lets_go_of_the_oldest_and_tells_it() {
     assert_eq!(missed + read, 100);
     let ledger = reader.ledger();
     assert_eq!((ledger.seen, ledger.missed, ledger.lag), (read, missed, 0));
-    // From the oldest on all is there.
+    // Everything from the oldest event on is there.
     let mut from_oldest = bus.subscribe_from(Filter::new(), &bus.oldest_position()).expect("there");
     let all: Vec<_> = std::iter::from_fn(|| from_oldest.try_recv().ok()).collect();
     assert!(all.iter().all(|one| matches!(one, Delivery::Event(_))) && all.len() as u64 == 100 - oldest);
-    // And a replay of the whole past begins with the gap.
+    // A replay of the whole past begins with the gap.
     let start = fanwire::event::Position::new(bus.epoch(), [0]);
     let replay: Vec<_> = bus.replay(Filter::new(), &start).expect("this bus").collect();
     assert!(matches!(replay[0], Delivery::Gap(Gap { from: 0, .. })), "{replay:?}");
@@ -102,7 +102,7 @@ fn what_a_reader_has_got_is_whole_though_the_ring_let_go_of_it() {
     bus.publish(event("s", 40 << 10));
     let mut other = bus.subscribe(Filter::new());
     bus.publish(event("s", 10));
-    // While it looks at one, the ring lets go of that.
+    // The ring releases the event while the reader looks at it.
     let mut looks = 0;
     other.visit_batch(1, |visit| {
         let fanwire::bus::DeliveryRef::Event(event) = visit else { panic!("no event") };
@@ -144,8 +144,8 @@ fn a_lossless_bus_has_no_such_bound_and_says_so() {
     assert!(LosslessBus::builder().max_bytes(0).build_lossless_solo().is_ok());
 }
 
-/// Several publishers of very different sizes, and readers that check every byte: nothing is torn, lost untold or held
-/// beyond the bound.
+/// Several publishers of very different sizes, and readers that check every byte: nothing is torn, lost without
+/// a gap or held beyond the limit.
 #[test]
 fn a_storm_under_a_small_bound_keeps_every_promise() {
     const MAX: u64 = 256 * KIB;
@@ -197,7 +197,8 @@ fn a_storm_under_a_small_bound_keeps_every_promise() {
         publisher.join().expect("no panic");
     }
     assert!(bus.stats().held_bytes <= MAX, "{}", bus.held_bytes());
-    // While they publish: one of each on the way, and what readers look at or nobody has released yet.
+    // While they publish: one event of each publisher is on its way, besides those that readers look at or that
+    // are not released yet.
     let most = most.load(Ordering::Relaxed);
     assert!(most <= MAX + 13 * (MIB + 20 * KIB) + 3 * 64 * 20 * KIB, "{most}");
     drop(bus);

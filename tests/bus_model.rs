@@ -1,4 +1,4 @@
-//! The ring against a model that is obviously right: a list under no lock at all, with one thread.
+//! The ring against a model that is obviously right: a plain list on one thread.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use fanwire::event::Position;
 use fanwire::{Bus, Delivery, Gap, Predicate, Subscriber};
 use proptest::prelude::*;
 
-/// Everything that was published; a reader's place; what the ring still has.
+/// Everything published, the place of a reader, and what the ring still has.
 struct Model {
     capacity: u64,
     published: Vec<u32>,
@@ -17,7 +17,7 @@ impl Model {
         (self.published.len() as u64).saturating_sub(self.capacity)
     }
 
-    /// What a reader at `next` gets, and where it stands then.
+    /// Returns what a reader at `next` gets, and its next place.
     fn read(&self, next: u64) -> Option<(Delivery<u32>, u64)> {
         if next < self.oldest() {
             // A quarter of the ring ahead of the oldest, as documented.

@@ -1,5 +1,6 @@
-//! The bus at full speed: publishers, readers that keep up, readers that do not, readers that come and go. Every event
-//! has a checksum, every publisher its own numbers: nothing is torn, doubled, out of order, or lost without being told.
+//! The bus at full speed: publishers, readers that keep up, readers that do not, readers that come and go.
+//! Every event has a checksum, and every publisher its own numbers: nothing is torn, duplicated, out of order,
+//! or lost without a gap.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use fanwire::bus::{DeliveryRef, Item, WaitStrategy};
 use fanwire::{Bus, Event, Filter, LosslessBus, Predicate, Subscriber};
 
-/// How long each storm blows.
+/// Duration of each test.
 const TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 700 } else { 2500 });
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -31,7 +32,7 @@ impl Numbered {
 
 trait Checked: Item {
     fn make(publisher: u64, number: u64) -> Self;
-    /// The publisher and its number, if all is whole.
+    /// Returns the publisher and its number if the event is whole.
     fn check(&self) -> (usize, u64);
     fn everything() -> Self::Filter;
 }
@@ -73,7 +74,7 @@ impl Checked for Event {
     }
 }
 
-/// What one reader saw.
+/// Counts of one reader.
 #[derive(Default)]
 struct Seen {
     last: [u64; 8],
@@ -98,7 +99,7 @@ impl Seen {
     }
 }
 
-/// Reads to the end of the bus, and balances the books.
+/// Reads to the end of the bus, and compares the counts.
 fn read<T: Checked>(mut reader: Subscriber<T>, sleepy: bool) -> Seen {
     let mut seen = Seen::default();
     loop {
@@ -119,7 +120,7 @@ fn read<T: Checked>(mut reader: Subscriber<T>, sleepy: bool) -> Seen {
     seen
 }
 
-/// Answers the stats at the end, while readers still read.
+/// Returns the stats at the end, while readers still read.
 fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusStats {
     let readers: Vec<_> = [
         (WaitStrategy::SpinThenPark, false),
@@ -132,7 +133,7 @@ fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusSt
     .map(|(reader, sleepy)| thread::spawn(move || read(reader, sleepy)))
     .collect();
     let over = Arc::new(AtomicBool::new(false));
-    // Readers that come and go, and look a little.
+    // Readers that join, read a little and leave.
     let visitors: Vec<_> = (0..2)
         .map(|_| {
             let (bus, over) = (bus.clone(), Arc::clone(&over));
@@ -188,7 +189,7 @@ fn storm<T: Checked + Send>(bus: Bus<T>, publishers: u64) -> fanwire::bus::BusSt
         let seen = reader.join().expect("a reader");
         assert_eq!(seen.events + seen.missed, claimed, "an event is neither seen nor told as missed");
     }
-    // Places given up are the only claims that are no events.
+    // Places that were given up are the only claims without an event.
     assert!(
         claimed >= published && claimed - published < published / 100 + 10,
         "{claimed} claims, {published} events"

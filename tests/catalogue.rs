@@ -1,4 +1,4 @@
-//! Every event type that the documents of AutoSDLC and GatheRing list, with the data that they print, as a subscriber
+//! Every event type in the documents of AutoSDLC and GatheRing, with the data that they print, as a subscriber
 //! gets it.
 
 #![cfg(feature = "cli")]
@@ -15,8 +15,8 @@ fn open(server: &Server, path: &str) -> Ws {
     Ws::over(Wire::connect(server.addr), path, "")
 }
 
-/// An event of AutoSDLC's: its type, the resource and the id that a subscription names, the data that must be there
-/// (without its `timestamp`, for which the message's own stands), and the data that may be.
+/// An event of AutoSDLC: its type, the resource and id that a subscription names, the required data (without
+/// its `timestamp`, which the message carries), and the optional data.
 fn autosdlc_events() -> Vec<(&'static str, &'static str, &'static str, Value, Value)> {
     let tests = json!({"total": 45, "passing": 45, "failing": 0, "skipped": 0});
     let coverage = json!({"lines": 98.5, "branches": 95.2, "functions": 100, "statements": 97.8});
@@ -156,7 +156,7 @@ fn each_type_of_autosdlc_comes_to_who_subscribed_to_its_resource_with_its_data()
         let wanted =
             json!({"subscriptionId": "s", "resource": resource, "resourceId": id, "events": [event]});
         assert_eq!(client.ask(&json!({"type": "subscribe", "data": wanted}))["type"], "subscription_update");
-        // Another of the same resource first: it is not asked for.
+        // Another event of the same resource comes first. It is not subscribed to.
         let another = events.iter().find(|other| other.1 == *resource && other.0 != *kind);
         let data = merged(required, optional);
         let text = [another.map(|other| json!({"type": other.0, "data": merged(&other.3, &other.4)}))]
@@ -194,7 +194,7 @@ fn each_type_of_autosdlc_needs_the_data_that_its_document_does_not_call_optional
             let error = format!("payload: \"{name}\" is a required property");
             assert_eq!(refused.json()["error"], error, "{kind} without {name}");
         }
-        // Of that one either `status` or `currentStatus` must be there.
+        // This event must have either `status` or `currentStatus`.
         let want = if kind == "agent_status" { 400 } else { 200 };
         assert_eq!(post(kind, &required).status, want, "{kind}: what may be there need not");
     }
@@ -224,7 +224,7 @@ fn each_type_of_gathering_comes_to_its_channel_under_both_its_names() {
     for ((name, bus), is_circle) in
         all.chain(gathering::WORKSPACE.into_iter().zip(works).map(|pair| (pair, false)))
     {
-        // As its event bus has it: no channel but in its data, which comes whole.
+        // In the form of its event bus: the channel is only in the data, which comes whole.
         let data = if is_circle {
             json!({"circle_name": "dev-team", "agent_id": 3, "content": "hi"})
         } else {
@@ -239,7 +239,7 @@ fn each_type_of_gathering_comes_to_its_channel_under_both_its_names() {
                 "channel": channel});
             assert_eq!(client.message(), want);
         }
-        // Any JSON is data, and an agent has a channel of its own.
+        // Data can be any JSON, and each agent has a channel of its own.
         let event = json!({"type": name, "channel": "agent-3", "payload": [1, null]});
         server.publish(event.to_string());
         let message = agent.message();
@@ -253,7 +253,7 @@ fn each_type_of_gathering_comes_to_its_channel_under_both_its_names() {
     assert_eq!((&error["type"], error.get("channel")), (&json!("error"), Some(&Value::Null)));
     assert!(error["data"].is_object() && error["timestamp"].is_string(), "{error}");
 
-    // Channels that nobody is in cost nothing.
+    // A channel without members costs nothing.
     drop((circle, workspace, agent));
     eventually("all have left", || server.metric("fanwire_feed_feeds") == Some(0.0));
     let encodings = server.metric("fanwire_feed_encodings_total");

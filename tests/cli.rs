@@ -1,4 +1,4 @@
-//! `fanwire publish` and `fanwire tail`, and what `serve` says, as a user at a terminal meets them.
+//! `fanwire publish`, `fanwire tail` and the output of `serve`, as a user sees them at a terminal.
 
 mod support;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::ws::Ws;
 use support::{PATIENCE, Server, eventually, fanwire, numbered, run};
 
-/// A command of the binary, told where the server is.
+/// A subcommand with the server's address.
 fn client(server: &Server, command: &str) -> Command {
     let mut fanwire = fanwire();
     fanwire.args([command, "--url", &format!("http://{}", server.addr)]);
@@ -27,7 +27,7 @@ fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
-/// A command that runs on, with its output line by line; killed when dropped.
+/// A running command, with its output line by line. Killed on drop.
 struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -120,7 +120,7 @@ fn publish_takes_files_of_every_form() {
         let output = run(client(&server, "publish").arg(&file));
         assert!(output.status.success(), "{}", err(&output));
         assert!(out(&output).starts_with(&format!("accepted {count} event")), "{}", out(&output));
-        // Sampled: 30,000 at once are more than a slow reader is owed.
+        // Sampled: the server does not keep 30,000 events at once for a slow reader.
         if count < 10 {
             (0..count).for_each(|n| assert_eq!(reader.event()["payload"]["n"], n));
         }
@@ -148,7 +148,7 @@ fn publish_sends_a_pipes_lines_as_they_come() {
 fn publish_tells_what_was_refused_and_where() {
     let server = Server::start();
     let file = std::env::temp_dir().join(format!("fanwire-test-bad-{}.ndjson", std::process::id()));
-    // Several batches before the fault: its line is counted from the file's start.
+    // Several batches come before the fault. Its line counts from the file's start.
     let lines: String = (0..20_000).map(numbered).collect();
     std::fs::write(&file, lines + "\n{\"source\":\"no type\"}\n" + &numbered(1)).expect("a temporary file");
     let output = run(client(&server, "publish").arg(&file));
@@ -168,7 +168,7 @@ fn publish_tells_what_was_refused_and_where() {
         assert!(err(&output).contains(told), "{options:?}: {}", err(&output));
         assert_eq!(out(&output), "");
     }
-    // A command line that makes no sense is told as such.
+    // An invalid command line has an exit code of its own.
     for options in [&["--source", "x"][..], &["--type", "x", "file"], &["--url", "ftp://x", "--type", "x"]] {
         assert_eq!(run(fanwire().arg("publish").args(options)).status.code(), Some(2), "{options:?}");
     }
@@ -252,7 +252,7 @@ fn tail_goes_on_where_a_restarted_servers_events_begin() {
         while !tail.line().contains("\"n\":1") {}
         drop(server);
         server = Server::at(&address, &[]);
-        // Another epoch: what was lost can't be known, and that is told, before what is new.
+        // Another epoch: the loss has no known size, and the client learns of it before any new event.
         let gap = tail.line();
         assert!(
             gap.starts_with(r#"{"gap":{"missed":null,"#) && gap.contains(r#""recoverable":false"#),
@@ -283,7 +283,7 @@ fn tail_ends_quietly_when_nobody_reads_and_loudly_when_refused() {
             run(fanwire().args(["tail", "--no-reconnect", "--url", &nobody.to_string()]).args(transport));
         assert_eq!(output.status.code(), Some(1));
         assert!(err(&output).contains("cannot connect"), "{}", err(&output));
-        // Something answers, but it is no fanwire server.
+        // A server answers, but it is not fanwire.
         let output =
             run(fanwire().args(["tail", "--url", &format!("{}/elsewhere", server.addr)]).args(transport));
         assert_eq!(output.status.code(), Some(1), "{}", out(&output));

@@ -1,4 +1,4 @@
-//! The client libraries of `clients/` against this build's server: their own tests, each file a test here.
+//! The client libraries of `clients/` against this build's server. Each file of their own tests is a test here.
 //!
 //! `cargo xtask setup` installs what they need.
 
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use fanwire::Pattern;
 use support::script::{chromium, in_project, is_installed, missing, tool};
 
-/// The longest that a file of tests may run.
+/// Longest run of a test file.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// Runs a command to its end, whatever it writes, and gives that; it must succeed.
+/// Runs a command that must succeed to its end, and returns its output of any size.
 fn succeed(name: &str, command: &mut Command) -> String {
     let path = in_project("target/tmp").join(format!("{name}-{}.log", std::process::id()));
     std::fs::create_dir_all(in_project("target/tmp")).expect("a place for logs");
@@ -42,7 +42,7 @@ fn succeed(name: &str, command: &mut Command) -> String {
     said
 }
 
-/// Runs a file of the JavaScript client's tests; so many must pass.
+/// Runs a test file of the JavaScript client. Exactly this many tests must pass.
 fn node_test(file: &str, tests: usize) {
     static BUILT: OnceLock<()> = OnceLock::new();
     let js = in_project("clients/js");
@@ -64,7 +64,7 @@ fn node_test(file: &str, tests: usize) {
     }
 }
 
-/// Runs a file of the Python client's tests; so many must pass.
+/// Runs a test file of the Python client. Exactly this many tests must pass.
 fn python_test(file: &str, tests: usize) {
     if !is_installed("tests/clients/requirements.txt", "target/venv/requirements.txt") {
         missing("target/venv");

@@ -1,4 +1,4 @@
-//! The server as other people's clients meet it: Node's, Python's, curl, and a browser.
+//! The server with other people's clients: Node's, Python's, curl, and a browser.
 //!
 //! The clients are the scripts in `tests/clients/`; `cargo xtask setup` installs what they need.
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use support::script::{Script, Stage, tool};
 use support::{Server, numbered};
 
-/// Runs a script against a server with these options; it must show so many things.
+/// Runs a script against a server with these options. Exactly this many checks must pass.
 fn script(name: &str, options: &[&str], checks: usize) {
     let mut stage = Stage::new(options);
     Script::start(name, &[&stage.url()]).finish(&mut stage, checks);
@@ -114,7 +114,7 @@ fn nothing_on_the_page_is_cut_broken_or_hard_to_read() {
     script("browser_looks.mjs", &[], 24);
 }
 
-/// Publishes with curl, told where to and what more.
+/// Publishes with curl to this URL with more options.
 fn curl(server: &Server, options: &[&str]) -> String {
     let mut curl = tool("curl");
     curl.args(["-sS", "--max-time", "20"]).args(options);
@@ -156,7 +156,7 @@ fn every_client_sees_what_curl_published_in_the_same_order() {
         .iter_mut()
         .map(|watcher| (0..EVENTS).map(|_| watcher.line().expect("it sees all")).collect())
         .collect();
-    // They leave by themselves, and tidy up.
+    // They leave on their own, and clean up.
     for watcher in &mut watchers {
         assert_eq!(watcher.line(), None);
     }
@@ -187,12 +187,12 @@ fn curl_publishes_in_every_way_it_knows() {
     assert_eq!(accepted(&["-d", r#"[{"type":"a"},{"type":"b"}]"#]), 2);
     assert_eq!(accepted(&["--json", r#"{"type":"hello"}"#]), 1);
     assert_eq!(accepted(&["-H", ndjson, "--data-binary", &data]), 20_000);
-    // Sent before and after it was asked for.
+    // The body is sent before and after the server asks for it.
     assert_eq!(accepted(&["-H", ndjson, "-H", "Expect: 100-continue", "--data-binary", &data]), 20_000);
     assert_eq!(accepted(&["-H", ndjson, "-H", "Expect:", "--data-binary", &data]), 20_000);
     assert_eq!(accepted(&["-H", ndjson, "-H", "Transfer-Encoding: chunked", "--data-binary", &data]), 20_000);
     assert_eq!(accepted(&["-X", "POST", "-H", ndjson, "-T", &data[1..]]), 20_000);
-    // Old, and newer than served.
+    // Versions older and newer than the server's.
     assert_eq!(accepted(&["--http1.0", "-d", r#"{"type":"old"}"#]), 1);
     assert_eq!(accepted(&["--http2", "-d", r#"{"type":"new"}"#]), 1);
     assert_eq!(accepted(&["--compressed", "-d", r#"{"type":"small"}"#]), 1);
@@ -202,7 +202,7 @@ fn curl_publishes_in_every_way_it_knows() {
     let said = curl(server, &["-i", "-H", "Expect: 100-continue", "-d", r#"{"type":"patient"}"#]);
     assert!(said.starts_with("HTTP/1.1 100") && said.contains("HTTP/1.1 200"), "{said}");
 
-    // Many requests, one connection.
+    // Many requests on one connection.
     let url = format!("http://{}/publish", server.addr);
     let counts = curl(
         server,
@@ -223,7 +223,7 @@ fn curl_publishes_in_every_way_it_knows() {
     );
     assert_eq!(counts.split_whitespace().collect::<Vec<_>>(), ["1", "0", "0"]);
 
-    // What is wrong is told, with its line.
+    // An error names its line.
     let fault = curl(
         server,
         &["-w", "%{http_code}", "-H", ndjson, "--data-binary", "{\"type\":\"a\"}\n{\"type\":}\n"],

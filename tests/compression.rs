@@ -1,4 +1,4 @@
-//! Compression as other people's clients meet it: curl, Node, Chromium, each live, and through nginx.
+//! Compression with other people's clients: curl, Node, Chromium, each directly and through nginx.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::script::{Script, Stage, tool};
 use support::wire::{Wire, deadline};
 use support::{PATIENCE, Server, http, numbered};
 
-/// nginx before a server, as docs/compression.md has it.
+/// nginx before a server, configured as in docs/compression.md.
 fn before(server: &Server) -> Nginx {
     Nginx::start(|addr, _| {
         format!(
@@ -26,7 +26,7 @@ fn before(server: &Server) -> Nginx {
     })
 }
 
-/// curl reads a stream with `--compressed`; each event is there before the next one is published.
+/// curl reads a stream with `--compressed`. Each event arrives before the next one is published.
 fn curl_reads_live(server: &Server, through: SocketAddr) {
     let before = server.metric("fanwire_feed_deflates_total").unwrap_or_default();
     let mut child = tool("curl")
@@ -85,7 +85,7 @@ fn who_does_not_ask_gets_plain_bytes() {
     assert_eq!((answer.header("content-encoding"), answer.header("vary")), (None, None));
 }
 
-/// The head of the answer to a GET with these headers.
+/// Returns the head of the answer to a GET with these headers.
 fn head_of(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> http::Response {
     let headers: String = headers.iter().flat_map(|(name, value)| [*name, ": ", *value, "\r\n"]).collect();
     let mut wire = Wire::connect(addr);
@@ -93,7 +93,7 @@ fn head_of(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> http::Resp
     http::read_head(&mut wire, deadline()).expect("an answer")
 }
 
-/// Runs a script against a server, straight or through nginx.
+/// Runs a script against a server, directly or through nginx.
 fn script(name: &str, nginx: bool, checks: usize) {
     let mut stage = Stage::new(&["--heartbeat", "2s"]);
     let proxy = nginx.then(|| before(&stage.server));

@@ -1,4 +1,4 @@
-//! The configuration as an operator meets it: files, variables, flags, faults, and SIGHUP.
+//! The configuration as an operator uses it: files, variables, flags, faults, and SIGHUP.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::http;
 use support::ws::Ws;
 use support::{Server, eventually, fanwire, run};
 
-/// A file of this test's own, gone at its end.
+/// A file of this test, removed on drop.
 struct File(PathBuf);
 
 impl File {
@@ -204,7 +204,7 @@ fn what_autosdlc_and_gathering_count_on_is_the_default() {
         ("heartbeat", r#""30s""#),
         ("limits.window", r#""1m""#),
         ("auth.cookie", r#""auth-token""#),
-        // All events in the order they were published; whoever connects and publishes unchanged may.
+        // All events in the order of their publishing. An old client may connect and publish without a change.
         ("bus.shards", "1"),
         ("allowed_origin", "[]"),
         ("schemas.autosdlc", "false"),
@@ -237,7 +237,7 @@ fn the_sum_of_memory_is_one_that_a_machine_has_and_says_what_is_not_in_it() {
     let (small, text) = sum(&["--bus-max-bytes", "64MiB", "--max-memory-bytes", "64MiB"]);
     assert!(small < 0.5, "{text}");
     let (_, text) = sum(&["--max-memory-bytes", "0"]);
-    assert!(text.contains("max_memory_bytes = 0: no budget"), "{text}");
+    assert!(text.contains("max_memory_bytes is not set: no budget"), "{text}");
 }
 
 #[test]

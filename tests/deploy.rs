@@ -1,5 +1,5 @@
-//! What deploy/ holds, run as far as this machine can: the shipped nginx and Caddy files in a real nginx and Caddy, settings by the
-//! program itself.
+//! The files of deploy/, run as far as this machine can: the shipped nginx and Caddy files in a real nginx and
+//! Caddy, settings by the program itself.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn shipped(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The text with each of these put in place; each must be there.
+/// Returns the text with each of these replaced. Each must occur.
 fn replaced(mut text: String, places: &[(&str, String)]) -> String {
     for (place, with) in places {
         assert!(text.contains(place), "{place} is not in the shipped file");
@@ -33,7 +33,7 @@ fn replaced(mut text: String, places: &[(&str, String)]) -> String {
     text
 }
 
-/// A service that lets in who shows the key; keeps what it was asked.
+/// A service that admits requests with the key, and records what it was asked.
 struct Verifier {
     addr: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -62,7 +62,7 @@ impl Verifier {
     }
 }
 
-/// nginx with the shipped files before a server; with `auth_request` where there is a verifier.
+/// nginx with the shipped files before a server. With a verifier, it uses `auth_request`.
 fn nginx(server: &Server, authority: &Authority, verifier: Option<&Verifier>) -> Nginx {
     Nginx::start(|addr, dir| {
         let at = format!("{}/", dir.display());
@@ -139,7 +139,7 @@ fn message(ws: &mut tungstenite::WebSocket<Stream>) -> Value {
     }
 }
 
-/// An event stream through nginx; its lines.
+/// Returns the lines of an event stream through nginx.
 fn stream(authority: &Authority, addr: SocketAddr, key: &str) -> BufReader<Stream> {
     let mut stream = connect(authority, addr);
     let request = format!("GET /sse HTTP/1.1\r\nHost: localhost\r\nX-Key: {key}\r\n\r\n");
@@ -149,7 +149,7 @@ fn stream(authority: &Authority, addr: SocketAddr, key: &str) -> BufReader<Strea
     lines
 }
 
-/// The next line that begins like this.
+/// Returns the next line that begins like this.
 fn line(lines: &mut BufReader<Stream>, begin: &str) -> String {
     loop {
         let mut line = String::new();
@@ -160,7 +160,7 @@ fn line(lines: &mut BufReader<Stream>, begin: &str) -> String {
     }
 }
 
-/// Each event is there before the next is published: nothing on the way waits for more.
+/// Each event arrives before the next is published, so nothing on the way buffers.
 fn both_are_live(server: &Server, ws: &mut tungstenite::WebSocket<Stream>, sse: &mut BufReader<Stream>) {
     for n in 0..20 {
         server.publish(numbered(n));
@@ -188,16 +188,16 @@ fn nginx_as_shipped_passes_streams_on_as_they_come() {
     );
     assert!(posted.contains(r#""accepted":1"#), "{posted}");
     assert_eq!(message(&mut ws)["payload"]["event_type"], "by.nginx");
-    // From this machine, operators' paths too.
+    // From this machine, the operators' paths too.
     assert!(get(&authority, nginx.addr, "/metrics", "").contains("fanwire_server_connections"));
-    // What a client said last gets through, and its end reaches the server.
+    // The client's last words get through, and its close reaches the server.
     drop((ws, sse));
     eventually("the server learns that its clients went", || {
         server.metric("fanwire_server_subscriptions").is_some_and(|left| left < 0.5)
     });
 }
 
-/// Debian's Caddy, in a folder of its own; it ends with the test.
+/// Debian's Caddy, in a folder of the test. It ends with the test.
 struct Caddy {
     child: Child,
     dir: PathBuf,
@@ -211,7 +211,7 @@ impl Drop for Caddy {
     }
 }
 
-/// Caddy with the shipped file before a server, without TLS; where it listens.
+/// Starts Caddy with the shipped file before a server, without TLS. Returns its address.
 fn caddy(server: &Server) -> (Caddy, SocketAddr) {
     let addr = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
     let dir = std::env::temp_dir().join(format!("fanwire-caddy-{}-{}", std::process::id(), addr.port()));
@@ -248,10 +248,10 @@ fn caddy_as_shipped_passes_streams_on_as_they_come() {
         assert_eq!(ws.event()["payload"]["n"], n);
         assert!(sse.event().data.is_some_and(|data| data.contains(&format!("{{\"n\":{n}}}"))));
     }
-    // From this machine, operators' paths too.
+    // From this machine, the operators' paths too.
     assert_eq!(http::get(addr, "/metrics").status, 200);
-    // What is too large is refused by whoever sees it first: the server closes behind its answer, and Caddy, still
-    // sending, may call that a bad gateway.
+    // A body that is too large is refused by the first to see it: the server closes after its answer, and
+    // Caddy, still sending, may report that as a bad gateway.
     let large = http::post(addr, "/publish", "application/json", &vec![b' '; 5 << 20]).status;
     assert!([413, 502].contains(&large), "{large}");
     drop((ws, sse));
@@ -260,14 +260,14 @@ fn caddy_as_shipped_passes_streams_on_as_they_come() {
     });
 }
 
-/// A server with the shipped file, but for its port.
+/// A server with the shipped file, except for its port.
 fn with_shipped_file() -> Server {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/fanwire.toml");
     Server::with(&["--config", file.to_str().expect("UTF-8")])
 }
 
-/// Asks for a stream and publishes, by a site's name and from a page of an origin; returns both statuses and what the
-/// refusal of the stream said.
+/// Asks for a stream and publishes, by a site's name and from a page of an origin. Returns both statuses and
+/// the text of the stream's refusal.
 fn as_page(ask: &dyn Fn(&str) -> String, host: &str, origin: &str) -> (u16, u16, String) {
     let headers = format!("Host: {host}\nOrigin: {origin}\nConnection: close\n");
     let head = ask(&format!("HEAD /sse HTTP/1.1\n{headers}\n"));
@@ -280,7 +280,7 @@ fn as_page(ask: &dyn Fn(&str) -> String, host: &str, origin: &str) -> (u16, u16,
     (status(&head), status(&posted), posted.clone())
 }
 
-/// Pages behind a proxy, by each configuration: the site's name is `events.example.com`, at the proxy's port.
+/// Pages behind a proxy, with each configuration. The site's name is `events.example.com`, at the proxy's port.
 fn pages_through(
     server: &Server,
     addr: SocketAddr,
@@ -360,10 +360,11 @@ fn nginx_as_shipped_asks_another_service_who_may_come_in() {
     assert!(asked.iter().any(|head| head.contains("x-original-uri: /ws")), "{asked:?}");
 }
 
-/// nginx as Hive's document has it, but for addresses.
+/// nginx configured as in Hive's document, except for addresses.
 #[test]
 fn nginx_of_hives_document_serves_its_clients_at_stream() {
-    // That file sends the upstream's name as Host, so the server is told that a proxy decides which come in.
+    // That file sends the upstream's name as Host, so the server must know that a proxy decides which requests
+    // come in.
     let server = Server::with(&["--endpoint", "/stream=hive", "--limits-trusted-proxy", "127.0.0.1"]);
     let authority = Authority::new("deploy-hive");
     let verifier = Verifier::start();
@@ -450,7 +451,7 @@ fn every_variable_in_deploy_is_a_setting() {
     assert!(found > 5, "{found}");
 }
 
-/// There is no Docker here: its steps are done by hand, as the file has them, with this build's program.
+/// Docker is not available here. The test performs the file's steps by hand, with this build's program.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_images_own_files_are_all_that_the_program_needs() {
@@ -466,7 +467,7 @@ fn the_images_own_files_are_all_that_the_program_needs() {
     let made = run(Command::new("sh").args(["-eu", "-c", &script]));
     assert!(made.status.success(), "{made:?}");
 
-    // Nobody in particular, in a folder that is the whole world.
+    // An unprivileged user, in a folder that is the whole file system.
     let user = step("USER ");
     let is_root = run(Command::new("id").arg("-u")).stdout.trim_ascii() == b"0";
     let inside = |words: &[&str]| {
@@ -479,7 +480,7 @@ fn the_images_own_files_are_all_that_the_program_needs() {
             command.args(["-r", "chroot"]);
             command
         };
-        // For `chroot` itself: inside there is nothing to look for.
+        // For `chroot` itself. The folder has no such file.
         command.arg(&image).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         for pair in step("ENV ").split(' ') {
             let (name, value) = pair.split_once('=').expect("NAME=value");
@@ -530,7 +531,7 @@ fn the_settings_for_kubernetes_are_good() {
     assert!(grace > needed, "{grace} s for a drain of {needed} s");
 }
 
-/// `fanwire check --health` with these options: exit code, and what it says.
+/// Runs `fanwire check --health` with these options. Returns exit code and output.
 fn health(options: &[&str]) -> (Option<i32>, String) {
     let output = run(fanwire().args(["check", "--health"]).args(options));
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8")).concat();
@@ -586,7 +587,7 @@ fn every_metric_on_the_dashboard_is_one_that_the_server_has() {
     let exposed = support::http::get(server.addr, "/metrics");
     let names: BTreeSet<&str> =
         exposed.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-    // A histogram's samples have endings that its name has not.
+    // A histogram's samples have suffixes that its name does not have.
     let known: BTreeSet<String> = (names.iter().filter_map(|line| line.split_once(' ')))
         .flat_map(|(name, kind)| match kind {
             "histogram" => ["_bucket", "_sum", "_count"].map(|ending| format!("{name}{ending}")).into(),
@@ -613,7 +614,7 @@ fn every_metric_on_the_dashboard_is_one_that_the_server_has() {
     assert!(found.len() > 20, "{found:?}");
 }
 
-/// The `sh` blocks of deploy/README.md, in their order.
+/// Returns the `sh` blocks of deploy/README.md, in their order.
 fn steps() -> Vec<String> {
     let page = shipped("README.md");
     let mut blocks: Vec<String> = page
@@ -628,8 +629,8 @@ fn steps() -> Vec<String> {
     blocks
 }
 
-/// The steps of deploy/README.md in a folder that stands for the machine, with this build's program in place of another build;
-/// what systemd would do with the result, by hand.
+/// Performs the steps of deploy/README.md in a folder that stands for the machine, with this build's program
+/// instead of a release. systemd's part is done by hand.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
@@ -661,7 +662,7 @@ fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
     assert!(called.contains("cargo build --profile dist --locked --bin fanwire"), "{called}");
     assert!(called.contains("systemctl enable --now fanwire.socket fanwire.service"), "{called}");
 
-    // Readers of each file.
+    // Users that can read each file.
     let mode = |file: &str| {
         let meta = std::fs::metadata(machine.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777
@@ -670,17 +671,17 @@ fn the_install_steps_give_a_server_that_runs_and_units_that_are_good() {
     assert_eq!(mode("etc/fanwire/secrets.env"), 0o600);
     assert_eq!(mode("etc/systemd/system/fanwire.service"), 0o644);
 
-    // The units with their additions. `verify` wants the program where the unit says.
+    // The units with their additions. `verify` looks for the program at the unit's path.
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no", "--root"]).arg(&machine).arg("fanwire.socket").arg("fanwire.service");
     if let Ok(output) = verify.output() {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        // Units of the system that the folder does not have are none of ours.
+        // Errors about system units that the folder does not have are ignored.
         assert!(!told.lines().any(|line| line.contains("fanwire.") && line.contains("nknown")), "{told}");
         assert!(!told.contains("Failed to parse"), "{told}");
     }
 
-    // As the unit starts it: its command and its secrets, at a port of the test's own.
+    // Starts the unit's command with its secrets, at a port of the test.
     let unit = shipped("systemd/fanwire.service");
     let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
     let mut words = line.split(' ').map(|word| {

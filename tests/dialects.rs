@@ -1,4 +1,4 @@
-//! Each dialect over its own path, as a client written from its document sees it.
+//! Each dialect at its own path, with a client written from its document.
 
 #![cfg(feature = "cli")]
 
@@ -13,14 +13,14 @@ use support::wire::Wire;
 use support::ws::{BINARY, PING, PONG, TEXT, Ws};
 use support::{Server, http};
 
-/// Long enough for an event that should not come to have come.
+/// Wait after which an unwanted event would have come.
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn open(server: &Server, path: &str) -> Ws {
     Ws::over(Wire::connect(server.addr), path, "")
 }
 
-/// The names of a message's fields.
+/// Names of a message's fields.
 fn names(message: &Value) -> Vec<&str> {
     let mut names: Vec<&str> = message.as_object().expect("an object").keys().map(String::as_str).collect();
     names.sort_unstable();
@@ -32,14 +32,14 @@ fn agentos_sends_every_event_as_the_frozen_envelope_from_the_moment_of_connectin
     let server = Server::start();
     server.publish(r#"{"type":"task.started"}"#);
     let mut client = open(&server, "/ws/events");
-    // The document's examples, byte by byte but for white space.
+    // The document's examples, byte by byte except for white space.
     for example in [
         r#"{"type":"task.progress","ts":"2026-01-27T10:21:33.123Z","source":"core","entity":{"kind":"task","id":"task_abc123"},"payload":{"progress":42,"message":"Indexing documents"}}"#,
         r#"{"type":"provider.status_changed","ts":"2026-01-27T11:45:23.456Z","source":"core","entity":{"kind":"provider","id":"ollama"},"payload":{"state":"READY","endpoint":"http://127.0.0.1:11434","latency_ms":45.2,"last_error":null}}"#,
     ] {
         server.publish(example);
         let frame = client.read_frame(support::wire::deadline()).expect("an event");
-        // What was before the connect does not come.
+        // Events before the connect do not come.
         assert_eq!((frame.opcode(), String::from_utf8_lossy(&frame.payload).as_ref()), (TEXT, example));
     }
     server.publish(r#"{"type":"x"}"#);
@@ -190,7 +190,7 @@ fn hive_serves_the_root_and_binary_frames_when_told() {
     assert_eq!(frame.opcode(), BINARY);
     let message: Value = serde_json::from_slice(&frame.payload).expect("JSON");
     assert_eq!(message["event"]["type"], "execution_completed");
-    // Who does not upgrade gets the page.
+    // A request without an upgrade gets the page.
     assert!(http::get(server.addr, "/").text().contains("<html"));
 }
 
@@ -214,7 +214,7 @@ fn gathering_keeps_channels_apart_and_passes_words_on_to_the_others() {
     assert_eq!(names(&message), ["channel", "data", "timestamp", "type"]);
     assert_eq!((&message["type"], &message["data"]), (&json!("file_changed"), &json!({"path": "a"})));
     assert_eq!(other.message()["data"]["content"], "hi");
-    // It did not hear itself; the event bus's names are the clients' again.
+    // The client does not get its own event. The event bus's names apply to clients again.
     let message = one.message();
     assert_eq!(
         (&message["type"], &message["data"]),
@@ -318,7 +318,7 @@ fn autosdlc_greets_subscribes_and_delivers_by_resource() {
     assert_eq!(event["data"], json!({"agentId": "coder-001", "status": "busy"}));
     assert_eq!(event["metadata"], json!({"version": "1.0", "source": "agent-monitor"}));
 
-    // As the Python client subscribes, by pattern, twice over: each event once.
+    // Subscribes by pattern twice, like the Python client. Each event comes once.
     client.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s2", "pattern": "agent:*:status"}}));
     server.publish(
         r#"[{"type":"agent_status","data":{"agentId":"coder-001","n":1}},{"type":"agent_status","data":{"agentId":"coder-009","n":2}}]"#,
@@ -358,14 +358,15 @@ fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
         (&json!("s1"), &json!(id), &json!(true))
     );
     assert!(its[0]["createdAt"].as_str().expect("a time") <= its[1]["createdAt"].as_str().expect("a time"));
-    // What did not count is not there.
+    // Events that did not count are not there.
     let system = json!({"resource": "system", "resourceId": "*", "events": ["*"]});
     let pattern = json!({"subscriptionId": "s3", "pattern": ["agent:*:status"]});
     assert_eq!([&its[0]["config"], &its[1]["config"], &its[2]["config"]], [&s1, &system, &pattern]);
     assert_eq!((&its[1]["id"], its.len()), (&json!("sub-1"), 3));
     assert_eq!(asked(&id.to_uppercase()).len(), 3, "a UUID's case means nothing");
 
-    // One of the same name is replaced; what is refused is not there; another client has its own.
+    // A subscription of the same name is replaced, a refused one does not exist, and another client has its
+    // own.
     client.ask(&json!({"type": "subscribe", "data": {"subscriptionId": "s1", "resource": "workflow"}}));
     assert_eq!(
         client.ask(&json!({"type": "subscribe", "data": {"pattern": "*****a*b*c*d"}}))["type"],
@@ -380,7 +381,7 @@ fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
     let others = other.message()["data"]["clientId"].as_str().expect("an id").to_owned();
     other.ask(&json!({"type": "subscribe", "data": s1}));
     assert_eq!((asked(&others).len(), asked(&id).len()), (1, 3));
-    // A number that is its own only as a number takes the same one away.
+    // A number that belongs to the client only as a number removes the same subscription.
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "sub-01"}}));
     client.ask(&json!({"type": "unsubscribe", "data": {"subscriptionId": "s3"}}));
     let its = asked(&id);
@@ -396,7 +397,7 @@ fn an_operator_asks_what_an_autosdlc_client_is_subscribed_to() {
 fn a_program_asks_its_own_server_what_a_client_of_any_loop_is_subscribed_to() {
     let bus = Bus::new();
     let server = fanwire::Server::builder(&bus).listen("127.0.0.1:0").loops(2).spawn().expect("a free port");
-    // Loops take turns at accepting, or not: by eight clients both have some.
+    // The kernel distributes connections over the loops. With eight clients, both loops have some.
     for n in 0..8 {
         let mut client = Ws::over(Wire::connect(server.local_addr()), "/autosdlc", "");
         let id = client.message()["data"]["clientId"].as_str().expect("an id").to_owned();
@@ -457,7 +458,7 @@ fn autosdlc_is_counted_by_its_own_names() {
     assert_eq!(count("websocket_connections_total", ""), 1);
 }
 
-/// The lines of the log of AutoSDLC's messages.
+/// Returns the lines of AutoSDLC's message log.
 fn message_lines(server: &Server) -> Vec<Value> {
     let log = server.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -529,7 +530,7 @@ fn autosdlc_checks_messages_against_its_documents_schemas_where_told() {
     let server = Server::with(&["--schemas-autosdlc"]);
     let mut client = open(&server, "/autosdlc");
     client.message();
-    // As the Python client asks: no id, no time.
+    // Asks like the Python client: no id, no time.
     client.ask(&json!({"type": "subscribe", "data": {"resource": "agent", "resourceId": "coder-001"}}));
     let id = "evt-123e4567-e89b-12d3-a456-426614174000";
     let status = |data: Value| json!({"id": id, "type": "agent_status", "timestamp": 1_703_775_135_000_u64, "data": data});
@@ -627,7 +628,7 @@ fn autosdlc_compresses_what_is_long_for_who_asked_and_reads_what_is_compressed()
     assert_eq!(message["data"]["message"], long);
     server.publish(r#"{"type":"agent_log","data":{"agentId":"a"}}"#);
     assert_eq!(client.message()["type"], "agent_log", "what is short stays text");
-    // A bomb is refused, and the connection serves.
+    // A decompression bomb is refused, and the connection still serves.
     client.wire.send(&support::ws::frame(BINARY, &gzip(&vec![b' '; 30 << 20])));
     assert_eq!(client.message()["type"], "error");
     client.wire.send(&support::ws::frame(BINARY, &[0x1f, 0x8b, 0, 1, 2]));
@@ -696,7 +697,7 @@ fn one_event_reaches_clients_of_all_five_encoded_once_for_each() {
     assert!((after - before - 5.0).abs() < 0.5, "five encodings for fifteen clients, not {}", after - before);
 }
 
-/// The numbers of a cell as `FCC-001..006, 010`.
+/// Parses a cell's numbers, as `FCC-001..006, 010`.
 fn numbers(cell: &str) -> Vec<(String, u32)> {
     let mut system = String::new();
     let mut all = Vec::new();

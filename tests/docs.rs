@@ -1,4 +1,4 @@
-//! The pages of `docs/`: their commands run as they stand, the tests and pages that they name exist.
+//! Tests the pages of `docs/`: their commands run unchanged, and the tests and pages that they name exist.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use support::named;
 use support::script::in_project;
 
-/// A page's `sh` blocks, one behind the other.
+/// Returns the `sh` blocks of a page, one after the other.
 fn commands(page: &str) -> String {
     let mut inside = false;
     let mut script = String::new();
@@ -27,7 +27,7 @@ fn commands(page: &str) -> String {
     script
 }
 
-/// Runs a page's commands in a folder of their own, against a server of their own where they start one.
+/// Runs a page's commands in a new folder. If they start a server, it is the test's own.
 fn run_page(name: &str) {
     let page = std::fs::read_to_string(in_project("docs").join(name)).expect("the page");
     let free =
@@ -39,7 +39,7 @@ fn run_page(name: &str) {
     let programs = Path::new(env!("CARGO_BIN_EXE_fanwire")).parent().expect("a folder").display().to_string();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("timeout");
-    // What it started goes with it.
+    // Processes that the commands started end with the folder.
     let whole = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nset -eu\n{script}");
     command.args(["60", "bash", "-c", &whole]).current_dir(&folder).stdin(Stdio::null());
     command.env("PATH", path).env("FANWIRE_LISTEN", free.to_string()).env("NO_COLOR", "1");
@@ -91,7 +91,7 @@ fn the_metrics_that_the_pages_name_exist() {
         for room in ["server_", "feed_", "engine_", "presence_"] {
             for (at, begin) in page.match_indices(&format!("fanwire_{room}")) {
                 let name: String = page[at..].chars().take_while(|c| is_name(*c)).collect();
-                // With an asterisk or braces behind it, it stands for several.
+                // A name followed by an asterisk or braces stands for several names.
                 named += 1;
                 assert!(shown.contains(&name) || name == begin, "{}: {name}", path.display());
             }
@@ -135,8 +135,8 @@ fn pages_link_to_what_exists() {
     }
 }
 
-/// The lines that embedding.md and README give to a library's user name a package that is here, features that it has, and
-/// resolve without a network.
+/// The lines for a library's user in embedding.md and README name a package of this repository and existing
+/// features, and they resolve without a network.
 #[test]
 fn the_line_for_an_embedders_manifest_resolves() {
     let folder = std::env::temp_dir().join(format!("fanwire-embedder-{}", std::process::id()));
@@ -163,7 +163,7 @@ fn the_line_for_an_embedders_manifest_resolves() {
             let output = tree.output().expect("cargo runs");
             assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
             let crates = String::from_utf8_lossy(&output.stdout).lines().count();
-            // The bus alone is small; a feature too many here would be seen.
+            // The bus alone is small. One feature too many would show here.
             let is_bare = !line.contains("features = [");
             assert!(crates > 5 && (!is_bare || crates < 20), "{line}: {crates} crates");
             lines += 1;
@@ -173,7 +173,7 @@ fn the_line_for_an_embedders_manifest_resolves() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
-/// Compares README's number of bytes with the page that has the measurements.
+/// Compares a number of bytes in README with the page that has the measurements.
 #[test]
 fn the_readme_has_the_bytes_of_a_connection_that_were_measured() {
     let page = std::fs::read_to_string(in_project("docs/benchmarks-server.md")).expect("the page");
@@ -188,7 +188,7 @@ fn the_readme_has_the_bytes_of_a_connection_that_were_measured() {
     assert!(row.contains(&format!("| {bytes} B |")), "{row}: it was {bytes} bytes");
 }
 
-/// The table of features has the crates that cargo has.
+/// The table of features lists the crates that cargo resolves.
 #[test]
 fn the_table_of_features_counts_what_cargo_compiles() {
     let page = std::fs::read_to_string(in_project("docs/embedding.md")).expect("the page");

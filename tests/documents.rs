@@ -1,5 +1,5 @@
-//! What the documents of FCC, AgentOS and Hive list type by type and field by field, published by a program that
-//! has the server within, and seen by their clients.
+//! Every type and field in the documents of FCC, AgentOS and Hive, published by a program that embeds the
+//! server, and received by their clients.
 
 mod support;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use support::wire::Wire;
 use support::ws::Ws;
 
-/// A bus, and a server over it; nothing that publishes to the bus knows of the server.
+/// A bus, and a server on it. Publishers on the bus do not know of the server.
 struct Within {
     bus: Bus,
     server: ServerHandle,
@@ -49,7 +49,8 @@ fn event(event_type: &str) -> Event {
 
 #[test]
 fn fccs_layers_work_alone_and_composed() {
-    // The document's forwarder: from the bus, by the protocol, to whoever has a matching subscription.
+    // The document's forwarder: takes events from the bus and sends them, by the protocol, to every client with
+    // a matching subscription.
     let (bus, bridge) = (Bus::new(), SseBridge::default());
     let protocol = Arc::new(Mutex::new(Protocol::default()));
     let sent = Arc::new(Mutex::new(Vec::new()));
@@ -158,7 +159,7 @@ fn an_agentos_client_that_cannot_be_written_to_is_removed_alone() {
     let (mut stays, gone) = (within.open("/ws/events"), within.open("/ws/events"));
     within.bus.publish(event("task.started"));
     assert_eq!(stays.message()["type"], "task.started");
-    // It has not read what it was sent, so the server's next write is refused.
+    // The client has not read its events, so the server's next write is refused.
     drop(gone);
     let sessions = || {
         let stats = support::http::get(within.addr(), "/api/stats").json();
@@ -205,7 +206,7 @@ fn every_event_of_hives_table_arrives_with_its_data() {
         let got = &message["event"];
         assert_eq!((&message["type"], &got["data"]), (&json!("event"), &data));
         assert_eq!(got["type"], event_type.to_lowercase());
-        // Where the event does not say it, its data does.
+        // If the event does not have the attribute, its data does.
         assert_eq!((&got["stream_id"], &got["execution_id"]), (&data["stream_id"], &data["execution_id"]));
     }
 }
@@ -259,7 +260,7 @@ fn hives_filters_hold_exactly_what_was_published_by_a_program_that_knows_no_serv
     }
 }
 
-/// What is logged in a thread of the test's own.
+/// Lines logged by a thread of the test.
 #[cfg(feature = "cli")]
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -1,4 +1,4 @@
-//! The end of a server as its clients meet it: one by one, each with its own time to come back.
+//! The end of a server, as its clients see it: one by one, each with its own time to come back.
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::wire::deadline;
 use support::ws::Ws;
 use support::{Server, http, numbered};
 
-/// What a WebSocket client is told: the message's delay, and the close frame.
+/// Messages of a drained WebSocket client: the delay in the message, and the close frame.
 fn told(client: &mut Ws) -> (u64, (u16, String)) {
     let message = client.message();
     assert_eq!(message["type"], "reconnect", "{message}");
@@ -33,7 +33,7 @@ fn clients_leave_over_the_window_each_with_its_own_time_to_return() {
     }
     for mut stream in streams {
         let retry = loop {
-            // The first is the stream's own beginning.
+            // The first block is the stream's own beginning.
             match stream.block(deadline()) {
                 Ok(block) => stream.retry = block.retry.or(stream.retry),
                 Err(_) => break stream.retry,
@@ -43,7 +43,7 @@ fn clients_leave_over_the_window_each_with_its_own_time_to_return() {
     }
     assert_eq!(server.wait().code(), Some(0), "{}", server.log());
     assert!(started.elapsed() >= Duration::from_millis(800), "the last went at the window's end");
-    // Fifteen that return at ten a second, behind a window of a second, and nobody twice at a time.
+    // Fifteen clients return at ten a second, after a window of a second, and no two at the same time.
     assert_eq!(delays.len(), 15, "{delays:?}");
     assert!(delays.iter().all(|delay| (1500..=3000).contains(delay)), "{delays:?}");
 }
@@ -70,7 +70,7 @@ fn connections_are_accepted_at_the_rate_and_none_is_refused() {
     for _ in 0..20 {
         assert_eq!(http::get(server.addr, "/healthz").status, 200);
     }
-    // The lower bound only: a busy machine may take any time.
+    // Only the lower bound is checked: a busy machine may take any time.
     assert!(started.elapsed() >= Duration::from_millis(700), "took {:?}", started.elapsed());
 }
 

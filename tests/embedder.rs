@@ -1,7 +1,7 @@
-//! The embedder's code inside the bus: iterators, closures, wakers, `Drop`s that panic, lie, publish, own one another. Each
-//! cell of the table in docs/guarantees.md names its test here.
+//! The embedder's code inside the bus: iterators, closures, wakers and `Drop`s that panic, return wrong sizes,
+//! publish, or own one another. Each cell of the table in docs/guarantees.md names its test here.
 //!
-//! What the kind of fault would do is to wedge a thread for good, so a test runs under a limit far beyond what it takes.
+//! Such a fault would wedge a thread for good, so each test runs under a time limit far beyond its needs.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
@@ -18,7 +18,7 @@ use fanwire::bus::{
 use fanwire::{Bus, Delivery, Event, Filter, LosslessBus, Predicate, Subscriber};
 use futures_core::Stream;
 
-/// Runs a test in a thread, and fails where that does not come back.
+/// Runs a test in a thread, and fails if the thread does not return.
 fn within_limit(test: impl FnOnce() + Send + 'static) {
     let (done, hears) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -61,7 +61,7 @@ fn events(reader: &mut Subscriber<u64>) -> Vec<u64> {
 
 // Iterators.
 
-/// Says that it has so many, and has others.
+/// Claims one length, and has another.
 struct Liar {
     says: usize,
     has: std::ops::Range<u64>,
@@ -127,7 +127,7 @@ fn of_a_batch_is_published_what_came_whatever_its_length_says() {
     });
 }
 
-/// The same with bodies, which a slot that was never filled had none of.
+/// An iterator of bodies, with which a slot that was never filled has none.
 #[test]
 fn of_a_batch_of_events_is_published_what_came() {
     struct Fewer(usize);
@@ -192,7 +192,7 @@ fn an_iterator_may_publish_to_the_bus_that_takes_it() {
         assert_eq!(got.len(), 200);
         assert!(got.iter().filter(|n| **n < 1000).is_sorted());
 
-        // A full bus, read by another thread: nothing is claimed while the iterator waits for room.
+        // A full bus with a reader on another thread: nothing is claimed while the iterator waits for room.
         let bus = lossless(4);
         let mut reader = bus.subscribe();
         let reads = thread::spawn(move || reader.iter().take(200).collect::<Vec<_>>());
@@ -209,7 +209,7 @@ fn an_iterator_that_takes_its_time_holds_up_nobody_else() {
         let bus = lossless(64);
         let mut reader = bus.subscribe();
         let other = bus.clone();
-        // In the middle of a batch another publishes, and is read, before the iterator goes on.
+        // In the middle of a batch another event is published and read before the iterator goes on.
         bus.publish_batch_blocking((0..3).inspect(|n| {
             if *n == 1 {
                 thread::scope(|scope| {
@@ -240,7 +240,7 @@ fn an_ordering_key_that_panics_ends_the_call_and_nothing_else() {
 
 // Handlers.
 
-/// Does something when it is dropped.
+/// Runs a closure when it is dropped.
 struct OnDrop<F: FnMut()>(F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
@@ -266,7 +266,7 @@ fn a_handler_may_own_another_ones_guard() {
 #[test]
 fn what_a_handler_owns_may_publish_subscribe_and_unsubscribe_when_it_is_dropped() {
     within_limit(|| {
-        // Each way to let go of a handler.
+        // Each way to end a handler.
         type Remove = fn(&Bus<u64>, HandlerGuard);
         let ways: [Remove; 4] = [
             |_, guard| drop(guard),
@@ -400,7 +400,7 @@ fn a_handler_that_blocks_holds_up_its_own_thread_only() {
         while count.load(Ordering::SeqCst) < 10 {
             thread::yield_now();
         }
-        // Ended while it is called: not waited for.
+        // Ended while it is called: the end does not wait for it.
         drop((slow, quick));
         drop(go_on);
     });
@@ -421,7 +421,7 @@ fn a_handler_that_is_ended_stops_though_events_keep_coming() {
         };
         let (dropped, hears) = mpsc::channel();
         let own = OnDrop(move || _ = dropped.send(()));
-        // It wants none of them.
+        // The handler wants none of them.
         let guard = bus.on(|_: &u64| false, move |_| _ = &own);
         thread::sleep(Duration::from_millis(5));
         drop(guard);
@@ -476,7 +476,7 @@ fn a_detached_handler_that_holds_its_bus_is_let_go_of_by_clear() {
     });
 }
 
-// Filters of those who read, and visitors.
+// Readers' filters, and visitors.
 
 #[test]
 fn a_subscriber_whose_filter_panics_goes_on_with_the_next_event() {
@@ -500,7 +500,7 @@ fn a_subscriber_whose_filter_panics_goes_on_with_the_next_event() {
         assert_eq!((got, caught), (vec![2, 4, 5, 7, 8], 3));
         let ledger = reader.ledger();
         assert_eq!((ledger.seen, ledger.missed, ledger.lag), (9, 0, 0));
-        // The publisher, its memory and other readers know nothing of it.
+        // The publisher, its memory and other readers are not affected.
         assert_eq!(bus.publish(100).handled, 0);
         assert_eq!(reader.recv(), Ok(Delivery::Event(100)));
     });
@@ -509,7 +509,7 @@ fn a_subscriber_whose_filter_panics_goes_on_with_the_next_event() {
 #[test]
 fn a_filter_or_visitor_may_publish_to_the_bus_that_it_reads() {
     within_limit(|| {
-        // Two slots: what it looks at is overwritten, and not released, meanwhile.
+        // Two slots: the event under inspection is overwritten, but not released, meanwhile.
         let bus = Bus::builder().capacity(2).build().expect("valid");
         let mut reader = bus.subscribe(Filter::new());
         bus.publish(Event::builder("a").json("\"kept\"").build().expect("valid"));
@@ -554,9 +554,9 @@ fn a_lossless_visitor_that_panics_leaves_its_gate_and_goes_on() {
     });
 }
 
-// What is not wanted keeps coming: counted in visits, not in time.
+// Unwanted events keep coming. The limit counts visits, not time.
 
-/// A filter that counts what it is asked, publishes another for each, and wants none of them.
+/// A filter that counts its calls, publishes another event at each, and wants none of them.
 fn flood(bus: &Bus<u64>, asked: &Arc<AtomicUsize>) -> Predicate<u64> {
     let (bus, asked) = (bus.clone(), Arc::clone(asked));
     Predicate::from(move |_: &u64| {
@@ -589,7 +589,7 @@ fn a_look_passes_over_at_most_256_events() {
             assert!(Pin::new(&mut reader).poll_next(&mut cx).is_pending());
             assert_eq!(woken.0.load(Ordering::SeqCst), 1, "it wakes itself");
         });
-        // A deadline that is over is seen at the next look at the clock.
+        // A deadline that has passed is seen at the next check of the clock.
         looks("recv_timeout", &mut || {
             assert!(reader.recv_timeout(Duration::ZERO).is_err());
         });
@@ -620,7 +620,7 @@ fn what_is_wanted_is_found_behind_any_number_that_are_not() {
         while taken.load(Ordering::SeqCst) != 7 {
             thread::yield_now();
         }
-        // The end is told behind all of them.
+        // The end comes after all of them.
         drop(on);
         let mut last = bus.subscribe(wanted);
         bus.publish_batch((0..3000).map(|_| 0).chain([7]));
@@ -641,7 +641,7 @@ impl Wake for Count {
     }
 }
 
-/// A waker that does what it is told, in the thread that wakes.
+/// A waker that runs a closure in the waking thread.
 struct Doing<F: Fn() + Send + Sync + 'static>(F);
 
 impl<F: Fn() + Send + Sync + 'static> Wake for Doing<F> {
@@ -672,7 +672,7 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
         bus.publish(1);
         assert!(counts.iter().all(|count| count.0.load(Ordering::SeqCst) == 1));
         assert_eq!(bus.stats().waker_panics, 3);
-        // A thread that sleeps too, and the end of the bus.
+        // A thread that also sleeps, and the end of the bus.
         sleep_with(&mut streams[0].by_taking(), &bad);
         drop(streams);
 
@@ -680,7 +680,7 @@ fn a_waker_that_panics_is_counted_and_those_behind_it_are_woken() {
         sleep_with(&mut stream, &bad);
         drop(bus);
 
-        // Lossless: readers, and publishers that wait for room.
+        // Lossless bus: readers, and publishers that wait for room.
         let bus = lossless(1);
         let mut reader = bus.subscribe();
         sleep_with(&mut reader, &bad);
@@ -734,7 +734,7 @@ fn a_waker_may_publish_read_and_unsubscribe() {
         .collect();
         assert_eq!(types, ["a", "woken", "b", "c"]);
 
-        // What stops a recording wakes who sleeps: not with the recording locked.
+        // The end of a recording wakes sleepers, and must not do so while the recording is locked.
         let bus = numbers(4);
         let mut stream = bus.subscribe(Predicate::all());
         let own = bus.clone();
@@ -753,7 +753,7 @@ fn a_waker_may_publish_read_and_unsubscribe() {
     });
 }
 
-/// An executor that polls in the thread that wakes, as some do.
+/// An executor that polls in the waking thread, as some do.
 #[test]
 fn the_adapter_publishes_under_an_executor_that_polls_within_wake() {
     type Task = Mutex<Option<Pin<Box<dyn Future<Output = usize> + Send>>>>;
@@ -764,7 +764,7 @@ fn the_adapter_publishes_under_an_executor_that_polls_within_wake() {
     impl Inline {
         fn poll(self: &Arc<Self>) {
             let waker = Waker::from(Arc::clone(self));
-            // Taken out, so that a wake while it is polled does not wait for it here.
+            // Taken out, so that a wake during its poll does not wait for it here.
             let Some(mut task) = self.task.lock().expect("whole").take() else { return };
             match task.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(handled) => _ = self.done.send(handled),
@@ -774,7 +774,7 @@ fn the_adapter_publishes_under_an_executor_that_polls_within_wake() {
     }
     impl Wake for Inline {
         fn wake(self: Arc<Self>) {
-            // The thread that polled may not have put it back yet.
+            // The polling thread may not have put it back yet.
             while self.task.lock().expect("whole").is_none() {
                 thread::yield_now();
             }
@@ -844,7 +844,7 @@ fn what_panics_in_an_async_handler_is_counted_and_the_next_is_called() {
     });
 }
 
-// Values, and what the bus asks of them.
+// Values, and the operations that the bus needs of them.
 
 thread_local! {
     static CLONES: Cell<usize> = const { Cell::new(0) };
@@ -929,7 +929,7 @@ fn every_way_to_wait_sees_the_end_of_a_bus_that_its_own_handler_held_last() {
             let bus = numbers(16);
             let mut reader = bus.subscribe(Predicate::all()).with_wait(wait);
             let own = Mutex::new(Some(bus.clone()));
-            // The last handle goes within the handler's call.
+            // The last handle is dropped within the handler's call.
             bus.on(Predicate::all(), move |_| drop(own.lock().expect("whole").take())).detach();
             bus.publish(1);
             drop(bus);
@@ -939,7 +939,7 @@ fn every_way_to_wait_sees_the_end_of_a_bus_that_its_own_handler_held_last() {
     });
 }
 
-// Bridges, and what a server calls.
+// Bridges, and the callbacks of a server.
 
 #[cfg(feature = "server")]
 #[test]
@@ -948,7 +948,7 @@ fn a_bridges_handler_may_panic_publish_route_and_replace_itself() {
         let bus = Bus::new();
         let mut all = bus.subscribe(Filter::new());
         let bridge = fanwire::bridge::Bridge::new(&bus);
-        // What it owns looks at the routes when it is replaced, and panics.
+        // On replacement, a value that it owns looks at the routes and panics.
         let (own, dropped) = (bridge.clone(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&dropped);
         let owned = OnDrop(move || {

@@ -1,4 +1,5 @@
-//! The past that the rings no longer have, read from the engine's log: exactly what was missed, in order, on each kind of log.
+//! Events that the rings no longer have, read from the engine's log: exactly the missed ones, in order, on each
+//! kind of log.
 
 mod support;
 
@@ -14,12 +15,12 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, eventually, http};
 
-/// Events of a test, many times what a ring here holds.
+/// Number of events in a test, many times the size of a ring here.
 const EVENTS: usize = 3_000;
 
 const SECRET: &str = "a secret of thirty-two bytes or more";
 
-/// A log of some kind, for as long as the test lives.
+/// A log of some kind, for the time of the test.
 enum Log {
     Service(Service),
     File(PathBuf),
@@ -62,7 +63,7 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         if let Self::File(folder) = self {
-            // What the test made.
+            // Server and files that the test made.
             let _ = std::fs::remove_dir_all(folder);
         }
     }
@@ -102,7 +103,8 @@ fn publish_as(node: SocketAddr, token: Option<&str>, lines: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// Publishes numbers, so few at a time that no loop is lapped by its ring: what a client is told of that is another matter.
+/// Publishes numbers, few at a time so that no ring laps its loop. Gaps of lapped loops are not the subject
+/// here.
 fn publish(node: &Server, numbers: std::ops::Range<usize>, streams: usize) {
     publish_with(node, None, numbers, streams);
 }
@@ -119,12 +121,12 @@ fn publish_with(node: &Server, token: Option<&str>, numbers: std::ops::Range<usi
         let before = followed(node);
         publish_as(node.addr, token, &lines);
         eventually("the node has them", || followed(node) >= before + some.len());
-        // And its loop has, too.
+        // Waits for its loop, too.
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// How many events a node has had from the log.
+/// Returns the number of events that a node has read from the log.
 fn followed(node: &Server) -> usize {
     node.metric("fanwire_engine_events_followed_total").map_or(0, |count| count as usize)
 }
@@ -137,7 +139,7 @@ fn id(event: &Value) -> String {
     event["event_id"].as_str().unwrap_or_else(|| panic!("no id: {event}")).to_owned()
 }
 
-/// The first of `EVENTS` numbers, once a node has all of them.
+/// Publishes the first of `EVENTS` numbers and waits until a node has all of them.
 fn first_of_many(node: &Server, streams: usize) -> Value {
     let mut client = Ws::subscribed(node.addr, json!({"event_types": ["test.*"]}));
     publish(node, 0..1, streams);
@@ -158,7 +160,7 @@ fn a_client_resumes_where_the_ring_has_let_go(log: &Log) {
     publish(&node, EVENTS..EVENTS + 1, 1);
     assert_eq!(number(&ws.event()), EVENTS as u64, "and what is live behind it, once");
     assert_eq!(number(&sse.event().json()), EVENTS as u64);
-    // From before the first, on another node if there can be one.
+    // From before the first event, on another node if there can be one.
     let epoch = first.split('-').next().expect("an epoch");
     let other = matches!(log, Log::Service(_)).then(|| log.node(&[]));
     let addr = other.as_ref().map_or(node.addr, |other| other.addr);
@@ -172,7 +174,7 @@ fn a_client_resumes_where_the_ring_has_let_go(log: &Log) {
 fn the_newest_so_many_are_found_in_the_log(log: &Log) {
     let node = log.node(&[]);
     first_of_many(&node, 3);
-    // Of one stream in three, so that a thousand lie three thousand back.
+    // One stream in three, so that a thousand events reach three thousand back.
     for (query, count) in [("stream=s1&history=700", 700), ("stream=s1&history=100000", 1000)] {
         let mut sse = Sse::open(node.addr, &format!("?{query}"));
         for n in (1_000 - count)..1_000u64 {
@@ -207,7 +209,7 @@ fn a_snapshot_has_what_only_the_log_has(log: &Log) {
 fn shards_come_whole_and_each_in_its_order(log: &Log) {
     const STREAMS: usize = 7;
     let node = log.node(&["--bus-shards", "3"]);
-    // Where each shard stands in the log is known once each has had an event.
+    // A shard's place in the log is known once the shard has had an event.
     for stream in 0..100 {
         publish_as(node.addr, None, &format!("{{\"type\":\"test.first\",\"stream_id\":\"f{stream}\"}}\n"));
     }
@@ -223,7 +225,7 @@ fn shards_come_whole_and_each_in_its_order(log: &Log) {
     let mut last = [None; STREAMS];
     for seen in 0..EVENTS {
         if seen % 1_000 == 999 {
-            // It goes, and comes back with the position that it was told last.
+            // The client leaves, and returns with the last position that it was given.
             ws = subscribe(&place);
         }
         let message = ws.message();
@@ -235,7 +237,7 @@ fn shards_come_whole_and_each_in_its_order(log: &Log) {
         *stream = Some(n);
     }
     assert!(last.iter().all(Option::is_some), "{last:?}");
-    // The newest of all shards, far back in the log.
+    // The newest events of all shards, far back in the log.
     let mut ws = Ws::subscribed(node.addr, json!({"event_types": ["test.numbered"], "history": 2_500}));
     let mut came: Vec<u64> = (0..2_500).map(|_| number(&ws.event())).collect();
     came.sort_unstable();
@@ -248,7 +250,7 @@ fn a_slow_reader_and_what_is_live_meanwhile(log: &Log) {
     let node = log.node(&[]);
     let first = id(&first_of_many(&node, 1));
     let mut ws = Ws::subscribed(node.addr, json!({"event_types": ["test.numbered"], "since": first}));
-    // It reads nothing while as many again are published: feed and ring are far ahead of it.
+    // The client reads nothing while as many events again are published: feed and ring are far ahead of it.
     publish(&node, EVENTS..2 * EVENTS, 1);
     std::thread::sleep(Duration::from_millis(300));
     for n in 1..2 * EVENTS as u64 {
@@ -324,7 +326,7 @@ fn what_redis_has_trimmed_is_a_gap_and_all_that_it_kept_comes() {
     let gap = ws.message();
     assert_eq!(gap["type"], "gap", "{gap}");
     let missed = gap["payload"]["missed"].as_u64().expect("the log knows how many");
-    // It trims by whole nodes of a hundred entries or so.
+    // The log trims whole nodes of about a hundred entries.
     assert!((1_500..2_000).contains(&missed), "{gap}");
     for n in missed + 1..EVENTS as u64 {
         assert_eq!(number(&ws.event()), n);

@@ -1,5 +1,5 @@
-//! What is NATS' own, with a real server: large batches, limits, streams that go, credentials, a server in an async program.
-//! Which faults the log stands is in tests/engine_contract.
+//! Behaviour specific to NATS, with a real server: large batches, limits, removed streams, credentials, a
+//! server in an async program. Faults that every log must survive are in tests/engine_contract.
 
 mod support;
 
@@ -39,7 +39,7 @@ fn number(event: &Value) -> u64 {
 
 #[test]
 fn a_batch_larger_than_what_the_client_has_in_flight_is_taken_in_order() {
-    // The client would wait for ever with 5,000 messages that have no answer.
+    // With 5,000 messages without an answer, the client library would wait for ever.
     const EVENTS: usize = 5_001;
     let service = Service::start(Kind::Nats);
     let node = node(&service, &["--engine-accept-timeout", "60s", "--engine-max-waiting-events", "100000"]);
@@ -75,9 +75,10 @@ fn a_limit_that_is_lowered_while_nodes_run_is_told_and_holds_nobody_up() {
     assert_eq!(number(&client.event()), 1, "nothing of what was refused came");
 }
 
-/// Deletes the stream of a log's first shard and makes it anew, with these events in it.
+/// Deletes the stream of a log's first shard and creates it again, with these events.
 ///
-/// A server of 2.9 leaves a stream without files when it is made while the last one is still removed: hence the pause.
+/// A server of 2.9 leaves a stream without files if it is created while the old one is still being removed.
+/// Hence the pause.
 fn remake(service: &Service, events: std::ops::Range<usize>) {
     let config = service.nats_ask("$JS.API.STREAM.INFO.fanwire-0", &json!({}))["config"].clone();
     let deleted = service.nats_ask("$JS.API.STREAM.DELETE.fanwire-0", &json!({}));
@@ -90,7 +91,7 @@ fn remake(service: &Service, events: std::ops::Range<usize>) {
     }
 }
 
-/// The ids of the events that come, by number, up to this one.
+/// Returns the ids of the events that come, by number, up to this one.
 fn ids_until(client: &mut Ws, last: u64) -> Vec<(u64, String)> {
     let mut ids = Vec::new();
     while ids.last().is_none_or(|(n, _)| *n != last) {
@@ -110,13 +111,14 @@ fn an_answer_has_the_id_that_readers_get_although_the_stream_was_made_anew_while
     let mut client = Ws::subscribed(node.addr, json!({}));
     assert_eq!(post(&node, &lines(0..1)).status, 200);
     let before = ids_until(&mut client, 0);
-    // Less than the time after which the node would look before it appends.
+    // Shorter than the interval at which the node would check before it appends.
     node.signal("STOP");
     let addr = node.addr;
     let publisher = std::thread::spawn(move || {
         http::post(addr, "/publish", "application/x-ndjson", lines(30..31).as_bytes())
     });
-    // More than the old stream had: the new one's next number is one that the node could expect of the old.
+    // More than the old stream had, so the new stream's next number is one that the node could expect of the
+    // old one.
     remake(&service, 1..30);
     node.signal("CONT");
     let answer = publisher.join().expect("an answer");
@@ -152,7 +154,7 @@ fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
     let deleted = service.nats_ask("$JS.API.STREAM.DELETE.fanwire-notices", &json!({}));
     assert_eq!(deleted["success"], true, "{deleted}");
     let admin = support::token(SECRET, &["--sub", "root", "--admin"]);
-    // Made before: a token that is issued after the revocation is good.
+    // Made before: a token issued after the revocation is valid.
     let token = support::token(SECRET, &["--sub", "mallory", "--stream", "*"]);
     let body = r#"{"sub":"mallory"}"#;
     let request = format!(
@@ -162,7 +164,7 @@ fn nodes_are_told_of_revocations_by_a_stream_that_was_made_anew() {
     let answer = http::exchange(nodes[0].addr, request.as_bytes());
     assert_eq!(answer.status, 200, "{answer:?}");
     eventually("the other node knows it", || {
-        // Its head alone: until it knows, this is a stream that does not end.
+        // Only its head: until the revocation is known, this is a stream that does not end.
         let mut wire = Wire::connect(nodes[1].addr);
         wire.send(format!("GET /sse?token={token}&type=none HTTP/1.1\r\nhost: t\r\n\r\n").as_bytes());
         http::read_head(&mut wire, deadline()).expect("an answer").status == 401
@@ -183,7 +185,7 @@ fn a_log_that_is_not_of_its_kind_is_told_by_readyz_and_nothing_is_lost_behind_it
     eventually("the node says what is wrong", || {
         says(&node)["status"] == "the log is not of the kind that it was"
     });
-    // What appends looks every two seconds.
+    // The appender checks every two seconds.
     eventually("neither readers nor publishers are served", || {
         let said = says(&node);
         (&said["readers"], &said["publishers"]) == (&json!(false), &json!(false))
@@ -229,7 +231,7 @@ fn a_user_and_password_in_the_address_reach_the_server_and_no_log() {
     assert!(!node.log().contains("s3cret"), "the log has the password");
 }
 
-/// A server of the test's own process, in an async program.
+/// A server in the test's own process, in an async program.
 fn embedded(url: &str, listen: &str) -> Result<fanwire::ServerHandle, fanwire::server::ServerError> {
     let bus = fanwire::Bus::new();
     fanwire::Server::builder(&bus).listen(listen).engine(fanwire::engine::EngineConfig::new(url)).spawn()
@@ -246,6 +248,6 @@ async fn a_server_with_nats_is_made_joined_and_dropped_in_async_code() {
     let pulse = server.pulse();
     server.drain(Duration::ZERO);
     server.join().expect("it ends");
-    // The last one that holds the engine.
+    // The last value that holds the engine.
     drop(pulse);
 }

@@ -1,5 +1,5 @@
-//! Several nodes with one log, in a real Redis and a real NATS: one order for all, nothing missed, nothing twice,
-//! whatever dies.
+//! Several nodes with one log, in a real Redis and a real NATS: one order for all, nothing missed, nothing
+//! twice, whichever process dies.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::ws::Ws;
 use support::{Server, eventually, http};
 
 fn node(service: &Service) -> Server {
-    // Clients here may read late: what matters is what the log and the nodes do.
+    // Clients here may read late. The test is about the log and the nodes.
     node_with(service, &["--max-lag-events", "1000000", "--max-lag-bytes", "1GiB"])
 }
 
@@ -37,7 +37,7 @@ fn nodes(service: &Service, count: usize) -> Vec<Server> {
     (0..count).map(|_| node(service)).collect()
 }
 
-/// Publishes numbers through a node; true where the node accepted them.
+/// Publishes numbers through a node. Returns whether the node accepted them.
 fn publish(node: SocketAddr, stream: usize, numbers: std::ops::Range<usize>) -> bool {
     let lines: String = numbers.map(|n| event(stream, n)).collect();
     http::post(node, "/publish", "application/x-ndjson", lines.as_bytes()).status == 200
@@ -55,7 +55,7 @@ fn id(event: &Value) -> String {
     event["event_id"].as_str().unwrap_or_else(|| panic!("no id: {event}")).to_owned()
 }
 
-/// Every test for each kind of log.
+/// Runs every test for each kind of log.
 macro_rules! for_each_log {
     ($($name:ident)*) => {
         mod redis { $(#[test] fn $name() { super::$name(super::Kind::Redis); })* }
@@ -82,7 +82,7 @@ fn three_nodes_give_all_clients_each_event_once_in_one_order(kind: Kind) {
     const BATCH: usize = 10;
     let service = Service::start(kind);
     let nodes = nodes(&service, 3);
-    // A hundred clients on each node: some want everything, most a stream.
+    // A hundred clients on each node: some want everything, most want one stream.
     let mut all: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
     let mut some: Vec<(usize, Ws)> = (0..297)
         .map(|n| (n % STREAMS, nodes[n % 3].addr))
@@ -97,7 +97,7 @@ fn three_nodes_give_all_clients_each_event_once_in_one_order(kind: Kind) {
         for (at, node) in nodes.iter().enumerate() {
             let (accepted, node) = (&accepted, node.addr);
             scope.spawn(move || {
-                // A stream's events go through one node, one request behind the other: so they have an order.
+                // A stream's events go through one node, one request after the other, so they have an order.
                 for batch in 0..EVENTS / STREAMS / BATCH {
                     for stream in (0..STREAMS).filter(|stream| stream % 3 == at) {
                         assert!(publish(node, stream, batch * BATCH..(batch + 1) * BATCH));
@@ -150,7 +150,7 @@ fn clients_that_hop_between_nodes_miss_nothing(kind: Kind) {
                     stays -= 1;
                     if stays == 0 {
                         stays = 1 + (n * 7 + at * 13) % 120;
-                        // As an event stream's client would, where it is one's turn.
+                        // The client's next turn, like an event stream's client.
                         *client = connect(at + n + 1, Some(&id(&event)));
                     }
                 }
@@ -158,7 +158,7 @@ fn clients_that_hop_between_nodes_miss_nothing(kind: Kind) {
         }
     });
     assert!(done.into_inner());
-    // The same by SSE, over all of it.
+    // Reads everything again over SSE.
     let mut first = Sse::open(nodes[0].addr, "?history=1500");
     let first = first.event();
     let mut stream =
@@ -273,7 +273,7 @@ fn a_killed_log_loses_nothing_that_was_accepted(kind: Kind) {
         }
         let distinct: HashSet<_> = seen.iter().collect();
         assert_eq!(distinct.len(), seen.len(), "an event came twice");
-        // What was refused may be in the log all the same, if the answer was lost.
+        // A refused event may still be in the log, if only the answer was lost.
         assert!(accepted.iter().all(|n| distinct.contains(n)), "an accepted event is missing");
         assert!(seen.is_sorted(), "out of order: {seen:?}");
     }
@@ -302,7 +302,7 @@ fn a_node_without_its_log_says_so_and_refuses_in_time(kind: Kind) {
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert!(refused.text().contains("nothing was accepted"), "{refused:?}");
-    // Also one that has said all it has to say, and waits.
+    // A connection that has sent everything and waits ends too.
     let mut half = Wire::connect(server.addr);
     half.send(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\n\r\n{\"type\":\"x\"}");
     half.half_close();
@@ -361,7 +361,7 @@ fn a_revocation_holds_on_every_node_and_on_those_to_come(kind: Kind) {
         let answer = post_as(node, "/api/revoke", &admin, body);
         assert_eq!(answer.status, 200, "{answer:?}");
     };
-    // Every round another subject, so that each has to be told anew.
+    // Every round has another subject, so that each must be announced.
     for round in 0..10 {
         let sub = format!("user-{round}");
         let reader = token(&["--sub", &sub, "--stream", "*"]);
@@ -371,7 +371,7 @@ fn a_revocation_holds_on_every_node_and_on_those_to_come(kind: Kind) {
         assert_eq!(client.event()["event_type"], "before");
         revoke(&first, &format!(r#"{{"sub":"{sub}"}}"#));
         if kind == Kind::Redis {
-            // It stands before this event in what every node reads.
+            // The subject is followed before this event in every node's order.
             assert_eq!(post_as(&first, "/publish", &admin, r#"{"type":"after"}"#).status, 200);
         }
         let last = client.message();
@@ -418,12 +418,12 @@ fn plain_nats_shares_events_and_keeps_nothing() {
             }
         }
     }
-    // On its own node a client resumes from what the ring has.
+    // On its own node a client resumes from the ring.
     let mut client = Ws::subscribed(nodes[0].addr, json!({"history": 5}));
     let event = client.event();
     let mut client = Ws::subscribed(nodes[0].addr, json!({"since": id(&event)}));
     assert_eq!(number(&client.event()), number(&event) + 1);
-    // Another one does not know the place, and says so.
+    // Another node does not know the place, and says so.
     let mut client = Ws::subscribed(nodes[1].addr, json!({"since": id(&event)}));
     assert_eq!(client.message()["type"], "gap");
 }
@@ -449,7 +449,7 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
         |more: &[&'static str]| [&["--bus-shards", "2", "--max-lag-events", "1000000"][..], more].concat();
     let all = node_with(&service, &with(&[]));
     let some = node_with(&service, &with(&["--engine-by-interest"]));
-    // From the ack on, whatever other nodes publish: each round a type that nobody has wanted before.
+    // From the ack on, whatever other nodes publish: each round has a type that no client has wanted before.
     for round in 0..30 {
         let kind = format!("round.{round}");
         let mut client = Ws::subscribed(some.addr, json!({"event_types": [kind]}));
@@ -458,7 +458,7 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
     }
     assert_eq!(followed(&some), 30, "no noise came");
 
-    // Several subjects, some within others, of one publisher: its order, and each once.
+    // Several subjects of one publisher, some within others: in its order, and each once.
     let few: Vec<Ws> =
         (0..4).map(|n| Ws::subscribed(some.addr, json!({"event_types": [format!("t.{n}")]}))).collect();
     let mut wide = Ws::subscribed(some.addr, json!({"event_types": ["t.*"], "stream_ids": ["s1"]}));
@@ -468,7 +468,7 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
     publish_lines(&all, &lines);
     let of_list = |n: &usize| n % 5 < 4;
     for stream in 0..3 {
-        // A stream has one shard, and in that its order.
+        // A stream has one shard, and its order in it.
         let mut seen: Vec<usize> = Vec::new();
         if stream == 0 {
             let got: Vec<usize> = (0..3000).filter(of_list).map(|_| number(&list.event()) as usize).collect();
@@ -485,11 +485,11 @@ fn a_node_asks_plain_nats_only_for_what_its_clients_want() {
             assert!(seen.iter().copied().eq((0..3000).filter(|n| n % 3 == 1)), "{seen:?}");
         }
     }
-    // t.4 of stream s1 is the wide one's alone: 200 of 600.
+    // Only the wide subscription wants t.4 of stream s1: 200 of 600.
     assert_eq!(followed(&some), 30 + 2400 + 200);
     drop(few);
 
-    // Everything is wanted: everything comes; on the other node it always did.
+    // A subscription to everything brings everything. On the other node it always did.
     let mut every = Ws::subscribed(some.addr, json!({}));
     publish_lines(&all, &typed("noise.loud", 7));
     assert_eq!(every.event()["event_type"], "noise.loud");
@@ -507,7 +507,7 @@ fn who_resumes_where_only_wants_are_followed_gets_all_it_missed_or_is_told() {
         publish_lines(&all, &typed("x", 0));
         json!(id(&client.event()))
     };
-    // Who comes back soon has missed nothing.
+    // A client that returns soon has missed nothing.
     let mut client = Ws::subscribed(stays.addr, json!({"event_types": ["x"]}));
     let last = last_of(&mut client);
     drop(client);
@@ -516,20 +516,20 @@ fn who_resumes_where_only_wants_are_followed_gets_all_it_missed_or_is_told() {
     for n in 1..50 {
         assert_eq!(number(&client.event()), n);
     }
-    // Nor has anybody whose wish is within what was followed for others.
+    // A client whose interest was followed for others has missed nothing either.
     let mut client =
         Ws::subscribed(stays.addr, json!({"event_types": ["x"], "stream_ids": ["s1"], "since": last}));
     for n in (1..50).filter(|n| n % 3 == 1) {
         assert_eq!(number(&client.event()), n);
     }
-    // Another wish was not followed then.
+    // Another interest was not followed then.
     let mut client = Ws::subscribed(stays.addr, json!({"event_types": ["x", "y"], "since": last}));
     let gap = client.message();
     assert_eq!((&gap["type"], &gap["payload"]["recoverable"]), (&json!("gap"), &json!(false)), "{gap}");
     publish_lines(&all, &typed("y", 1));
     assert_eq!(client.event()["event_type"], "y");
 
-    // Where nothing lingers, who was away is told.
+    // Without lingering, a client that was away gets a gap.
     let mut client = Ws::subscribed(forgets.addr, json!({"event_types": ["x"]}));
     let last = last_of(&mut client);
     drop(client);
@@ -561,7 +561,8 @@ fn nodes_with_other_shards_than_the_log_say_so() {
     assert!(!is_ready(&other));
 }
 
-/// Publishes one by one through a node, and again what it refused, as its answers ask for; what that was.
+/// Publishes one by one through a node, and again what it refused, as the answers ask. Returns the refused
+/// numbers.
 fn publish_patiently(node: SocketAddr, numbers: std::ops::Range<usize>) -> Vec<usize> {
     let mut refused = Vec::new();
     for n in numbers {
@@ -588,7 +589,7 @@ fn when_a_replica_takes_over_from_redis_nodes_go_to_it_and_nothing_that_it_has_i
         .collect();
     let mut clients: Vec<Ws> = nodes.iter().map(|node| Ws::subscribed(node.addr, json!({}))).collect();
     publish_patiently(nodes[0].addr, 0..50);
-    // All that was accepted is on the replica, too.
+    // Everything accepted is on the replica, too.
     eventually("the replica has all", || {
         std::panic::catch_unwind(|| second.redis(&["XLEN", "{fanwire}:shard:0"], ":50")).is_ok()
     });
@@ -625,8 +626,8 @@ fn when_one_of_three_nats_servers_dies_nodes_go_to_another_and_nothing_accepted_
         victim.resume();
         next += 60;
     }
-    // One publisher, one request behind the other: what was accepted comes once, in that order. What was refused was
-    // sent again by the publisher, under another message id, and may come twice: between its neighbours.
+    // One publisher, one request after the other: accepted events come once, in that order. The publisher sent
+    // refused events again, under another message id, so these may come twice, between their neighbours.
     let mut seen: Vec<usize> = Vec::new();
     let mut ids: HashSet<String> = HashSet::new();
     while seen.last() != Some(&(next - 1)) {
@@ -648,7 +649,7 @@ fn when_one_of_three_nats_servers_dies_nodes_go_to_another_and_nothing_accepted_
 fn messages_of_redis_channels_and_nats_subjects_become_events() {
     for kind in [Kind::Redis, Kind::PlainNats] {
         let service = Service::start(kind);
-        // What the documents of AutoSDLC and GatheRing publish.
+        // Messages that the documents of AutoSDLC and GatheRing publish.
         let channels = match kind {
             Kind::Redis => ["system:events", "agent.*", "workspace.*"],
             _ => ["system.events", "agent.>", "workspace.>"],

@@ -30,7 +30,7 @@ fn axum_and_fanwire_share_a_port() {
     );
     assert_eq!(http::post(addr, "/agents/ann/ask", "text/plain", b"").status, 202);
     assert_eq!(socket.event()["entity"], json!({"kind": "agent", "id": "ann"}));
-    // Another answer of Fanwire's, and of the app's own.
+    // Another answer of fanwire, and one of the app itself.
     assert_eq!(http::get(addr, "/events/healthz").json()["status"], "ok");
     assert_eq!(http::get(addr, "/healthz").status, 404);
 }

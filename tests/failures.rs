@@ -1,4 +1,5 @@
-//! A thread that panics ends the program, with a code, a line in the log and word to the service manager.
+//! A panic of a thread ends the program, with an exit code, a line in the log and a message to the service
+//! manager.
 
 mod support;
 
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use support::sse::Sse;
 use support::{PATIENCE, Server, eventually, fanwire};
 
-/// A name in the folder of temporary files that is this test's own.
+/// A unique name in the folder of temporary files.
 fn path(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("fanwire-failures-{name}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
@@ -26,7 +27,7 @@ fn a_panic_in_a_loop_ends_the_process_and_says_where() {
         Server::spawn(command.env("TEST_THREAD_TO_PANIC_FILE", &fault).env("NOTIFY_SOCKET", &notify));
     let mut clients: Vec<Sse> = (0..6).map(|_| Sse::open(server.addr, "")).collect();
     std::fs::write(&fault, "fanwire-loop-1").expect("a file of our own");
-    // A quiet loop looks when there is something to do.
+    // A quiet loop looks only when there is work.
     eventually("the loop panics", || {
         let _ = std::net::TcpStream::connect(server.addr);
         server.try_wait().is_some()

@@ -1,5 +1,5 @@
-//! One filter language at every door: the text of docs/filters.md over WebSocket, SSE, `fanwire tail` and in tokens gives
-//! what the library's own definition of it says.
+//! One filter language at every entrance: a text of docs/filters.md over WebSocket, SSE, `fanwire tail` and in
+//! tokens selects the events that the library's own definition selects.
 
 mod support;
 
@@ -14,13 +14,13 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, fanwire, run};
 
-/// Long enough for an event that should not come to have come.
+/// Wait after which an unwanted event would have come.
 const SILENCE: Duration = Duration::from_millis(200);
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-51e5";
 
-/// Events of every kind that conditions tell apart: kinds of numbers, texts with escapes, absent fields, payloads that are
-/// no objects.
+/// Events of every kind that conditions distinguish: kinds of numbers, texts with escapes, absent fields,
+/// payloads that are not objects.
 fn events() -> Vec<Value> {
     let payloads = [
         json!({"progress": 50, "state": "READY", "user": {"id": "u1", "tags": ["a", "b"]}}),
@@ -85,7 +85,7 @@ const TEXTS: &[&str] = &[
     "nothing",
 ];
 
-/// The numbers of the events that a filter wants, by the library's own definition.
+/// Returns the numbers of the events that a filter selects, by the library's own definition.
 fn wanted(filter: &Filter) -> Vec<usize> {
     let wants = |event: &Value| {
         let text = |name: &str| event[name].as_str();
@@ -97,7 +97,7 @@ fn wanted(filter: &Filter) -> Vec<usize> {
         if let (Some(kind), Some(id)) = (event["entity"]["kind"].as_str(), event["entity"]["id"].as_str()) {
             builder = builder.entity(kind, id);
         }
-        // A payload of `null` is none at all, which is `{}`.
+        // A payload of `null` is no payload, which means `{}`.
         if !event["payload"].is_null() {
             builder = builder.json(event["payload"].to_string());
         }
@@ -107,7 +107,7 @@ fn wanted(filter: &Filter) -> Vec<usize> {
     all.iter().enumerate().filter(|(_, event)| wants(event)).map(|(nth, _)| nth).collect()
 }
 
-/// The events, each with its number, and one at the end that closes the row.
+/// The events, each with its number, and a last one that ends the row.
 fn numbered() -> Value {
     let mut all = events();
     for (nth, event) in all.iter_mut().enumerate() {
@@ -151,7 +151,7 @@ fn each_text_means_at_every_door_what_the_library_says() {
     for (text, socket) in TEXTS.iter().zip(&mut sockets) {
         assert!(socket.is_silent_for(SILENCE / 20), "{text}");
     }
-    // The past is judged by the same text, and so is what `fanwire tail` asks for.
+    // The same text filters the past, and so does the one that `fanwire tail` sends.
     let url = format!("http://{}", server.addr);
     for (text, filter) in TEXTS.iter().zip(&filters) {
         let want = wanted(filter);
@@ -194,7 +194,7 @@ fn a_text_narrows_what_the_other_fields_ask_for() {
         assert_eq!((number(&socket.event()), number(&stream.event().json())), (nth, nth));
     }
     assert!(socket.is_silent_for(SILENCE) && none.is_silent_for(SILENCE));
-    // An option beside the text narrows in `tail`, too.
+    // In `tail`, an option next to the text narrows the selection, too.
     let mut command = fanwire();
     command.args(["tail", "--url", &format!("http://{}", server.addr), "--json", "--history", "1000"]);
     command.args(["--type", "task.*", "--filter", "source!=core", "--count", "1"]);
@@ -319,7 +319,7 @@ fn a_tokens_filter_narrows_what_its_holder_sees_and_publishes() {
     }
     assert!(socket.is_silent_for(SILENCE));
 
-    // A value that is named and can never be seen is refused, as it is for the lists.
+    // A value that is named but can never be visible is refused, as in the lists.
     for (token, asked, what) in [
         (&narrow, "source=core", "source 'core'"),
         (&narrow, "payload.progress == 49", "payload.progress 49"),
@@ -334,7 +334,7 @@ fn a_tokens_filter_narrows_what_its_holder_sees_and_publishes() {
         assert_eq!(answer["payload"]["code"], "forbidden", "{answer}");
     }
 
-    // An event's attributes must be such as its publisher may see; what it does not have is not asked for.
+    // The publisher must have the right to an event's attributes. Absent attributes need no right.
     for (event, status) in [
         (r#"{"type":"a"}"#, 200),
         (r#"{"type":"a","source":"edge","payload":{"progress":50}}"#, 200),

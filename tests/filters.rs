@@ -1,4 +1,4 @@
-//! What docs/filters.md says of filters and patterns, line by line.
+//! Tests the statements of docs/filters.md on filters and patterns, line by line.
 
 use fanwire::{Filter, Pattern};
 
@@ -9,7 +9,7 @@ fn rows() -> impl Iterator<Item = Vec<String>> {
         .map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect())
 }
 
-/// The texts between backticks.
+/// Returns the texts between backticks.
 fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }

@@ -1,5 +1,5 @@
-//! Successors that fail at each step of a handover, in every way: the predecessor takes everything back within its time,
-//! and no client loses or repeats an event, or is closed.
+//! Successors that fail at each step of a handover, in every way: the predecessor takes everything back in
+//! time, and no client loses an event, gets one twice, or is closed.
 #![cfg(unix)]
 
 mod support;
@@ -22,10 +22,10 @@ use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{eventually, http, numbered};
 
-/// More than clients wait for, and less than any one step was once given. The machine may be busy.
+/// Longer than clients wait, and shorter than any single step's former limit. The machine may be busy.
 const FREEZE: Duration = Duration::from_secs(5);
 
-/// A successor's end: it says and hears messages of the protocol, and much else.
+/// The successor's end: it sends and receives messages of the protocol, and others.
 struct Successor(UnixStream);
 
 impl Successor {
@@ -36,11 +36,11 @@ impl Successor {
     }
 
     fn say_raw(&mut self, bytes: &[u8]) {
-        // A predecessor that has had enough has closed its end.
+        // A predecessor that has given up has closed its end.
         let _ = self.0.write_all(bytes);
     }
 
-    /// Reads one message and drops what came with it; none where the other end has gone.
+    /// Reads one message and drops its descriptors. `None` if the other end has closed.
     fn hear(&mut self) -> Option<String> {
         let mut len = [0; 4];
         self.0.read_exact(&mut len).ok()?;
@@ -57,7 +57,7 @@ impl Successor {
         self.say(r#"{"Ready":{"version":1}}"#);
     }
 
-    /// Does nothing until the predecessor lets go.
+    /// Does nothing until the predecessor gives up.
     fn hang(&mut self) {
         let _ = self.0.read_to_end(&mut Vec::new());
     }
@@ -73,7 +73,7 @@ impl Successor {
 
 type Fault = fn(&mut Successor, &AtomicBool);
 
-/// What a successor may do, and what is said of it.
+/// Behaviour of a successor, and the error that the predecessor reports.
 const FAULTS: [(&str, &str, Fault); 19] = [
     ("ends before a word", "ended", |_, _| {}),
     ("is of another version", "version", |it, _| it.say(r#"{"Ready":{"version":2}}"#)),
@@ -168,7 +168,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
     let addr = server.local_addr();
     let mut sockets: Vec<Ws> = (0..20).map(|_| Ws::subscribed(addr, json!({}))).collect();
     let mut streams: Vec<Sse> = (0..20).map(|_| Sse::open(addr, "?type=test.*")).collect();
-    // Enough for a socket's buffer to be full: it all goes to the successor.
+    // Enough to fill a socket's buffer. Everything goes to the successor.
     for n in 0..200 {
         bus.publish(
             fanwire::Event::builder("big")
@@ -197,7 +197,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
         assert!(begun.elapsed() < FREEZE, "{what}: {:?}", begun.elapsed());
         over.store(true, Ordering::Relaxed);
         successor.join().expect("no panic");
-        // What a client publishes from now on comes to all, once, on the connections that were there.
+        // From now on, an event of one client reaches all, once, on their old connections.
         poster.send(&post_request("/publish", "application/x-ndjson", numbered(next).as_bytes()));
         assert_eq!(read_response(&mut poster, deadline()).expect("an answer").status, 200, "{what}");
         for ws in &mut sockets {
@@ -208,7 +208,7 @@ fn whatever_a_successor_does_clients_wait_a_second_and_miss_nothing() {
         }
         next += 1;
     }
-    // And then it is handed over after all, to one that does it right.
+    // Then a correct successor takes over after all.
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let successor = std::thread::spawn(move || {
         let mut inheritance = Inheritance::claim(theirs).expect("it is given");
@@ -249,7 +249,7 @@ fn panic_while_giving_up(server: &Arc<ServerHandle>) {
     successor.join().expect("no panic");
 }
 
-/// The follower of the log stands still while a server is given away.
+/// The follower of the log stops while a server is handed over.
 #[test]
 fn a_caller_that_panics_leaves_the_engine_going_on() {
     let service = Service::start(Kind::Redis);
@@ -273,7 +273,7 @@ fn a_caller_that_panics_and_a_second_caller_leave_the_server_as_it_was() {
     panic_while_giving_up(&server);
     bus.publish(fanwire::Event::builder("x").build().expect("valid"));
     assert_eq!(client.event()["event_type"], "x");
-    // While one waits, another is told so, and the first goes on.
+    // While one waits, another gets an error, and the first goes on.
     let (first, mut first_end) = UnixStream::pair().expect("a pair");
     let slow = {
         let server = Arc::clone(&server);

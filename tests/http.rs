@@ -1,4 +1,4 @@
-//! Publishing, event streams and the other routes, over HTTP from outside.
+//! Publishing, event streams and the other routes over HTTP, from outside.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{Server, eventually, fanwire, numbered, run};
 
-/// Long enough for an event that should not come to have come.
+/// Wait after which an unwanted event would have come.
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn lines(range: std::ops::Range<usize>) -> String {
@@ -40,9 +40,9 @@ fn one_event_an_array_and_lines_are_taken() {
         ),
         ("application/x-ndjson", lines(4..7), 3),
         ("application/x-ndjson", format!("\n{}\r\n\n{}", numbered(7).trim(), numbered(8).trim()), 2),
-        // Lines as lines, whatever they are called.
+        // A body of lines, whatever its content type.
         ("application/json", lines(9..11), 2),
-        // What `curl -d` sends.
+        // The content type of `curl -d`.
         ("application/x-www-form-urlencoded", numbered(11).trim().into(), 1),
         ("text/plain", numbered(12), 1),
         ("application/json", format!("\u{feff}{}", numbered(13)), 1),
@@ -117,7 +117,7 @@ fn a_body_may_come_in_chunks_and_after_a_continue() {
     let server = Server::start();
     let mut client = Ws::subscribed(server.addr, json!({}));
     let body = lines(0..3);
-    // Chunks of odd sizes, with extensions and a trailer, cut anywhere on the way.
+    // Chunks of odd sizes, with extensions and a trailer, cut anywhere on their way.
     let mut request =
         b"POST /publish HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for chunk in body.as_bytes().chunks(11) {
@@ -158,7 +158,8 @@ fn one_connection_takes_many_requests_one_after_another_and_at_once() {
         wire.send(&post_request("/publish", "application/json", numbered(n).as_bytes()));
         assert_eq!(read_response(&mut wire, deadline()).expect("an answer").status, 200);
     }
-    // Pipelined, with a chunked one and a refused one among them; answers in the order of the requests.
+    // Pipelined requests, a chunked one and a refused one among them. The answers come in the order of the
+    // requests.
     let mut requests = Vec::new();
     for n in 3..50 {
         requests.extend(post_request("/publish", "application/json", numbered(n).as_bytes()));
@@ -195,7 +196,7 @@ fn old_clients_are_answered_in_their_way() {
     assert_eq!(answer.status, 200);
     assert_eq!(wire.take_rest(deadline()).expect("HTTP/1.0 ends with its answer"), b"");
 
-    // A client that has said everything and closed its side still hears the answer.
+    // A client that has sent everything and closed its side still gets the answer.
     let mut wire = Wire::connect(server.addr);
     wire.send(&post_request("/publish", "application/json", numbered(1).as_bytes()));
     wire.half_close();
@@ -380,7 +381,7 @@ fn health_readiness_metrics_and_stats_are_there() {
     let samples = metrics.text().lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     for line in samples {
         let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line:?}"));
-        // AutoSDLC's document has names of its own.
+        // AutoSDLC's document has its own names.
         assert!(name.starts_with("fanwire_") || name.starts_with("websocket_"), "{line}");
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
@@ -439,7 +440,7 @@ fn other_origins_may_read_only_where_configured() {
             .header("access-control-allow-headers")
             .is_some_and(|names| names.to_lowercase().contains("content-type"))
     );
-    // An error can be read too.
+    // An error is readable too.
     assert_eq!(allowed(&ask(&server, "POST", "http://a.example")), Some("http://a.example".into()));
     assert_eq!(allowed(&ask(&server, "OPTIONS", "http://b.example")), None);
     let stream = Sse::with(server.addr, "", "Origin: http://a.example\r\n");
@@ -467,7 +468,7 @@ fn a_signal_drains_and_the_exit_code_is_zero() {
         server.signal(signal);
         let started = Instant::now();
         for mut client in sockets {
-            // What was published before comes first.
+            // Earlier events come first.
             assert_eq!(client.event()["payload"]["n"], 1);
             let (code, _) = client.closed();
             assert!(matches!(code, 1001 | 1012), "closed with {code}");
@@ -516,7 +517,7 @@ fn a_second_signal_quits_at_once() {
 
 #[test]
 fn an_address_in_use_is_told_with_what_to_do() {
-    // With several loops the sockets of one server share the port; another server's must not.
+    // With several loops, the sockets of one server share the port. Another server's must not.
     for loops in ["1", "2"] {
         let server = Server::with(&["--loops", loops]);
         let output = run(fanwire().args(["serve", "--loops", loops, "--listen", &server.addr.to_string()]));
@@ -577,7 +578,8 @@ fn cloud_events_are_published_in_their_three_forms() {
     assert_eq!((answer.status, answer.json()["line"].as_u64()), (400, Some(3)), "{answer:?}");
 }
 
-/// The examples of the JSON format (3.2, 4.3) and of the HTTP binding (3.1.3.2, 3.1.4), with data where they have dots.
+/// The examples of the JSON format (3.2, 4.3) and of the HTTP binding (3.1.3.2, 3.1.4), with data instead of
+/// dots.
 #[test]
 fn the_specifications_own_examples_are_taken() {
     const OBJECT: &str = r#"{
@@ -621,7 +623,7 @@ fn the_specifications_own_examples_are_taken() {
     let thrift = r#""datacontenttype" : "application/vnd.apache.thrift.binary", "data_base64" : "aGVsbG8=""#;
     let data = format!(r#""datacontenttype" : "application/json", "data" : {OBJECT}"#);
 
-    // Each as JSON, and again as the specification puts it into headers and a body.
+    // Each as JSON, and again in the specification's form of headers and a body.
     for (id, rest, content_type, body, payload) in [
         ("A234", thrift.to_owned(), "application/vnd.apache.thrift.binary", "hello", json!("aGVsbG8=")),
         (
@@ -678,7 +680,7 @@ fn the_specifications_own_examples_are_taken() {
         publish(&with_id(written), OBJECT.as_bytes(), 1);
         expect("someevent", "/mycontext/subcontext", read, "2018-04-05T03:56:24Z", &object);
     }
-    // An overlong form of a space is none.
+    // An overlong form of a space is not a space.
     assert_eq!(http::post(server.addr, "/publish", &with_id("%C0%A0"), OBJECT.as_bytes()).status, 400);
 }
 
@@ -704,7 +706,7 @@ fn an_events_journey_tells_who_wants_it_and_why_others_do_not() {
     assert_eq!((&journey["clients"], &journey["behind_newest"]), (&json!(4), &json!(0)), "{journey:#}");
     assert_eq!(journey["event"]["payload"], json!({"n": 1}));
     let interests = journey["interests"].as_array().expect("a list");
-    // Of both loops together, the largest first.
+    // Laggards of both loops together, the largest first.
     assert_eq!((interests.len(), &interests[0]["members"]), (3, &json!(3)), "{journey:#}");
     let agents = interests.iter().find(|one| one["wanted"] == false).expect("one that does not want it");
     let conditions = json!([
@@ -726,8 +728,8 @@ fn an_events_journey_tells_who_wants_it_and_why_others_do_not() {
     assert_eq!(answer.status, 400, "{answer:?}");
 }
 
-/// Reads Prometheus' text format 0.0.4 as strictly as its own parser, and applies the rules of `promtool check metrics`;
-/// the families, by name.
+/// Parses Prometheus' text format 0.0.4 as strictly as its own parser, and applies the rules of `promtool check
+/// metrics`. Returns the families by name.
 fn families(text: &str) -> BTreeMap<String, String> {
     let is_name = |name: &str| {
         name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -779,7 +781,7 @@ fn families(text: &str) -> BTreeMap<String, String> {
         let is_reserved = ["_bucket", "_count", "_sum", "_info"].iter().any(|ending| name.ends_with(ending));
         assert!(!is_reserved, "{name}: the ending is reserved");
         for part in name.split('_') {
-            // Units are whole words in base units; a name says no kind.
+            // Units are whole words in base units. A name does not contain its kind.
             let wrong = [
                 "ms",
                 "us",
@@ -820,7 +822,7 @@ fn metrics_are_prometheus_text_with_help_and_type_unless_openmetrics_is_asked_fo
         assert_eq!(answer.status, 200, "{answer:?}");
         answer
     };
-    // curl, a browser, and promtool's `check metrics` name none, or take whatever there is.
+    // curl, a browser, and promtool's `check metrics` name no format, or accept any.
     for accept in ["", "*/*", "text/html,application/xml;q=0.9,*/*;q=0.8", "text/plain", "application/json"] {
         let answer = ask(accept);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What other people's clients, polyfills, pools and proxies send, and what they read of the answers.
+//! Requests of other people's clients, polyfills, pools and proxies, and the answers that they depend on.
 
 mod support;
 
@@ -17,7 +17,7 @@ fn ask(server: &Server, method: &str, path: &str, headers: &str) -> http::Respon
     http::exchange(server.addr, request.as_bytes())
 }
 
-/// A pool's connection may be used at once and then idle: the time that a handshake may take says nothing of it.
+/// A pool's connection may be used at once and then idle. The time limit of a handshake does not apply to it.
 #[test]
 fn a_connection_that_was_answered_may_idle_however_soon_it_asked() {
     let server = Server::with(&["--handshake-timeout", "300ms", "--keep-alive", "1h"]);
@@ -31,7 +31,7 @@ fn a_connection_that_was_answered_may_idle_however_soon_it_asked() {
         std::thread::sleep(Duration::from_millis(1200));
         ask();
     }
-    // One that never asked is closed as before.
+    // A connection without any request is closed as before.
     let mut silent = Wire::connect(server.addr);
     assert_eq!(silent.take_rest(deadline()).expect("the end"), b"");
 }
@@ -46,7 +46,7 @@ fn polyfills_resume_by_their_own_names_of_the_last_id() {
         let mut stream = Sse::open(server.addr, &format!("?{name}={first}"));
         assert_eq!(stream.event().event.as_deref(), Some("b"), "{name}");
     }
-    // An empty header is none: the query counts (HTML, 9.2.4).
+    // An empty header counts as absent, so the query counts (HTML, 9.2.4).
     for header in ["Last-Event-ID:\r\n", "Last-Event-ID:  \r\n"] {
         let mut stream = Sse::with(server.addr, &format!("?last_event_id={first}"), header);
         assert_eq!(stream.event().event.as_deref(), Some("b"), "{header:?}");
@@ -55,8 +55,8 @@ fn polyfills_resume_by_their_own_names_of_the_last_id() {
     assert_eq!(stream.event().event.as_deref(), Some("b"));
 }
 
-/// The loop of httpx-sse's manual keeps the `id` of the newest stream alone: one that breaks before its first event must
-/// have named the place all the same, or what comes next is lost untold.
+/// The loop in httpx-sse's manual keeps only the newest stream's `id`. A stream that breaks before its first
+/// event must have sent the place all the same, or the next loss goes unnoticed.
 #[test]
 fn a_stream_that_resumes_names_its_place_before_its_first_event() {
     let server = Server::start();
@@ -65,7 +65,7 @@ fn a_stream_that_resumes_names_its_place_before_its_first_event() {
         let mut stream = Sse::with(server.addr, "", &format!("Last-Event-ID: {first}\r\n{more}"));
         let block = stream.block(deadline()).expect("what comes first");
         assert_eq!((block.id.as_deref(), block.retry, block.data), (Some(first.as_str()), Some(3000), None));
-        // The past has its own ids, and an id that never was is told as a gap.
+        // The past has its own ids. An id that never existed is reported as a gap.
         for from in ["?history=1", "?snapshot", "?last_event_id=no-such-id"] {
             let mut stream = Sse::with(server.addr, from, more);
             let block = stream.block(deadline()).expect("what comes first");
@@ -86,7 +86,7 @@ fn a_named_window_is_answered_and_empty_elements_are_passed_over() {
         wire.send(headers.as_bytes());
         http::read_head(&mut wire, deadline()).expect("an answer")
     };
-    // RFC 7692, 7.1.2.1. Python's `websockets` fails the handshake where the answer is silent.
+    // RFC 7692, 7.1.2.1. Python's `websockets` fails the handshake if the answer does not mention it.
     let answer = upgrade(
         "sec-websocket-extensions: permessage-deflate; server_max_window_bits=15; client_max_window_bits\r\n",
     );
@@ -106,7 +106,7 @@ fn the_same_origin_is_the_same_whoever_names_the_default_port() {
         "https://app.example:443",
         "--cors-origin",
         "http://page.example",
-        // Without authentication a server on loopback answers to its own names alone.
+        // Without authentication, a server on loopback answers only to its own names.
         "--allowed-host",
         "h",
     ]);
@@ -138,7 +138,7 @@ fn the_same_origin_is_the_same_whoever_names_the_default_port() {
     );
 }
 
-/// A preflight that lacks one header of a library's own refuses all of its requests (Fetch, 4.9).
+/// A preflight that lacks one of a library's own headers refuses all of its requests (Fetch, 4.9).
 #[test]
 fn a_preflight_allows_what_libraries_send_by_themselves() {
     let server = Server::with(&["--cors-origin", "http://page.example"]);
@@ -156,11 +156,11 @@ fn a_preflight_allows_what_libraries_send_by_themselves() {
 #[test]
 fn answers_are_what_the_rfcs_say() {
     let server = Server::start();
-    // RFC 9110, 7.8: who sends `Upgrade` names it in `Connection`.
+    // RFC 9110, 7.8: a client that sends `Upgrade` names it in `Connection`.
     let plain = ask(&server, "GET", "/ws", "");
     assert_eq!((plain.status, plain.header("upgrade")), (426, Some("websocket")));
     assert_eq!(plain.header("connection"), Some("upgrade, close"));
-    // 9.3.2: HEAD is answered as GET is.
+    // 9.3.2: HEAD is answered like GET.
     let mut wire = Wire::connect(server.addr);
     wire.send(b"HEAD /ws HTTP/1.1\r\nhost: localhost\r\n\r\nHEAD /sse HTTP/1.1\r\nhost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(http::read_head(&mut wire, deadline()).expect("a head").status, 426);
@@ -175,7 +175,7 @@ fn answers_are_what_the_rfcs_say() {
         assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
     }
     assert!(Sse::open(server.addr, "").response.header("date").is_some());
-    // RFC 9112, 3.2: a Host that is none is refused.
+    // RFC 9112, 3.2: an invalid Host is refused.
     let bad = http::exchange(server.addr, b"GET /healthz HTTP/1.1\r\nhost: a b\r\nconnection: close\r\n\r\n");
     assert_eq!(bad.status, 400);
     assert!(bad.header("date").is_some(), "{bad:?}");
@@ -187,7 +187,8 @@ fn answers_are_what_the_rfcs_say() {
     assert_eq!(absolute.status, 200);
 }
 
-/// A first line that only a lenient reader takes for JSON is an event all the same: it goes out before the input's end.
+/// A first line that only a lenient reader accepts as JSON is an event all the same: it is published before the
+/// input's end.
 #[test]
 fn lines_are_published_as_they_come_whatever_they_hold() {
     for first in [r#"{"type":"a","payload":1e400}"#, r#"{"type":"a","payload":"\ud800"}"#, &deep(128)] {

@@ -1,5 +1,5 @@
-//! Clients that do not keep up, each with what it asked for: gaps, the latest only, a sample, an end; and the
-//! books, which balance.
+//! Clients that do not keep up, each with its own policy: gaps, only the latest, a sample, an end. The counts
+//! of the ledger balance.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{Server, eventually};
 
-/// A connection whose kernel takes next to nothing.
+/// A connection whose kernel buffers take next to nothing.
 fn narrow(addr: SocketAddr) -> Wire {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a socket");
@@ -31,7 +31,7 @@ fn slow(addr: SocketAddr, subscribe: Value) -> Ws {
     ws
 }
 
-/// Publishes `count` events of some size, of ten keys in turn, numbered from `first`.
+/// Publishes `count` events of some size, with ten keys in turn, numbered from `first`.
 fn flood(server: &Server, first: usize, count: usize) {
     let pad = "x".repeat(800);
     for start in (first..first + count).step_by(500) {
@@ -51,7 +51,7 @@ fn n(event: &Value) -> usize {
     event["payload"]["n"].as_u64().expect("a number") as usize
 }
 
-/// Reads to the event of this number: the numbers of all, and what gaps told.
+/// Reads to the event with this number. Returns all numbers, and the sum of the gaps.
 fn read_to(client: &mut Ws, last: usize) -> (Vec<usize>, Vec<Value>) {
     let (mut seen, mut gaps) = (Vec::new(), Vec::new());
     while seen.last() != Some(&last) {
@@ -78,7 +78,7 @@ fn a_client_that_conflates_gets_the_latest_of_each_key_and_no_gap() {
     assert_eq!(seen[seen.len() - 10..], (FLOOD - 10..FLOOD).collect::<Vec<_>>());
     let books = server.balanced_ledger();
     assert_eq!(books["conflated"].as_u64(), Some((FLOOD - seen.len()) as u64), "{books}");
-    // Now that it keeps up it gets everything.
+    // From now on it keeps up, and gets everything.
     flood(&server, FLOOD, 20);
     assert_eq!(read_to(&mut client, FLOOD + 19).0.len(), 20);
 }
@@ -242,12 +242,12 @@ fn when_memory_is_short_laggards_go_then_new_streams_and_never_publishers() {
     server.publish(r#"{"type":"tick","payload":{"n":99999}}"#);
     let (_, gaps) = read_to(&mut oldest, 99_999);
     assert!(!gaps.is_empty(), "the past was let go of");
-    // What it holds is its own: only its end frees that.
+    // Only its end frees the memory that it holds.
     loop {
         match newest.read_frame(deadline()) {
             Ok(frame) if frame.opcode() == 8 => break assert_eq!(frame.close().0, 1013),
             Ok(_) => {}
-            // Its socket stood full for longer than the server waits with the farewell.
+            // Its socket was full for longer than the server waits with the close frame.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
             Err(error) => panic!("{error}"),
         }

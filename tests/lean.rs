@@ -1,4 +1,4 @@
-//! Lean events, as clients that want few bytes see them: over WebSocket and in streams, live and past.
+//! Lean events for clients that need few bytes: over WebSocket and in streams, live and past.
 
 mod support;
 
@@ -23,7 +23,7 @@ fn chosen(ws: &Ws) -> Option<&str> {
     ws.response.header("sec-websocket-protocol")
 }
 
-/// A client of lean events that has subscribed.
+/// A client with a subscription to lean events.
 fn lean(server: &Server, payload: &Value) -> Ws {
     let mut ws = offering(server, "/ws", LEAN);
     let answer = ws.ask(&json!({"type": "subscribe", "payload": payload}));
@@ -31,12 +31,12 @@ fn lean(server: &Server, payload: &Value) -> Ws {
     ws
 }
 
-/// The text of the next message.
+/// Returns the text of the next message.
 fn text(ws: &mut Ws) -> String {
     String::from_utf8(ws.read_frame(deadline()).expect("a message").payload).expect("UTF-8")
 }
 
-/// An event that says all that an event can.
+/// An event with every attribute.
 const FULL: &str = r#"{"type":"task.progress","source":"core","ts":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42","stream_id":"webhook","execution_id":"ex-1","entity":{"kind":"task","id":"t"},"channel":"dev-team","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","data":{"progress":42}}"#;
 
 #[test]
@@ -51,7 +51,7 @@ fn an_event_comes_as_the_object_alone_with_what_it_has() {
         .replacen(r#""ts""#, r#""timestamp""#, 1)
         .replacen(r#""data""#, r#""payload""#, 1);
     assert_eq!(text(&mut client), want);
-    // A payload that looks like a message is none.
+    // A payload that looks like a message is no message.
     server.publish(r#"{"type":"gap","payload":{"type":"event"}}"#);
     let event = client.message();
     assert_eq!((&event["type"], &event["event_type"]), (&Value::Null, &json!("gap")), "{event}");
@@ -106,7 +106,7 @@ fn of_both_forms_a_client_gets_the_one_that_it_names_first() {
         let event = client.message();
         assert_eq!(event["event_type"].is_string(), want == LEAN, "offered {offered}: {event}");
     }
-    // Names are told apart to the letter.
+    // Names are case-sensitive.
     for offered in ["fanwire.v1.LEAN", "fanwire.v1.leaner"] {
         assert_eq!(chosen(&offering(&server, "/ws", offered)), None, "offered {offered}");
     }
@@ -216,7 +216,7 @@ fn a_streams_data_is_the_payload_alone() {
     assert_eq!(answer.status, 400);
     let error = answer.json()["error"].as_str().expect("words").to_owned();
     assert_eq!(error, "query: unknown key `leen`: did you mean `lean`?");
-    // A switch that was neither on nor off was off.
+    // A switch that was neither on nor off counted as off.
     assert_eq!(http::get(server.addr, "/sse?lean=no").status, 400);
 }
 
@@ -274,7 +274,7 @@ fn who_wants_the_same_in_another_form_gets_its_own() {
         assert_eq!(stream.event().json()["event_id"], id);
         assert_eq!(lean_stream.event().json(), json!({"n": n}));
     }
-    // Once for each form, whatever the loops.
+    // Encoded once for each form, with any number of loops.
     assert_eq!(server.metric("fanwire_feed_encodings_total"), Some(4.0 * 3.0));
     let told = || {
         let stats = http::get(server.addr, "/api/stats").json();
@@ -311,7 +311,7 @@ fn a_token_may_stand_beside_it() {
     let mut client = offering(&server, "/ws", &format!("fanwire.v1.lean, bearer.{token}"));
     assert_eq!(chosen(&client), Some(LEAN));
     assert_eq!(client.ask(&json!({"type": "subscribe"}))["type"], "ack");
-    // Without one it is told so, and may say it then.
+    // Without one it gets an error, and may send it then.
     let mut late = offering(&server, "/ws", LEAN);
     assert_eq!(late.ask(&json!({"type": "subscribe"}))["type"], "error");
     assert_eq!(late.ask(&json!({"type": "auth", "payload": {"token": token}}))["type"], "ack");

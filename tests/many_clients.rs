@@ -1,4 +1,4 @@
-//! Thousands of clients, and one that sleeps: the same bytes for all, made once, and memory that stays bounded.
+//! Thousands of clients, and one that sleeps: all get the same bytes, made once, and memory stays bounded.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::{PATIENCE, Server};
 const CLIENTS_OF_EACH: usize = 1000;
 const EVENTS: usize = 1000;
 
-/// The payload of an event, told from its number, so that a reader can check every byte.
+/// Returns the payload of an event. It depends on the number alone, so a reader can check every byte.
 fn payload(n: usize) -> Value {
     let text: String = (0..n % 300).map(|at| char::from(b'a' + ((n * 31 + at * 7) % 26) as u8)).collect();
     json!({"n": n, "text": text, "unicode": "h\u{e9} \u{1f600}"})
@@ -28,7 +28,7 @@ fn event(n: usize) -> String {
     json!({"type": "load.test", "source": "test", "stream_id": "s", "payload": payload(n)}).to_string() + "\n"
 }
 
-/// One client of many: how far its bytes agree with its transport's reference.
+/// One client of many: the number of bytes that agree with the reference of its transport.
 struct Client {
     stream: mio::net::TcpStream,
     transport: usize,
@@ -36,7 +36,7 @@ struct Client {
     readable: bool,
 }
 
-/// What one client of each transport got, which is checked event by event; all others must get the same bytes.
+/// The bytes of one client of each transport, checked event by event. All others must get the same bytes.
 #[derive(Default)]
 struct Reference {
     bytes: Vec<u8>,
@@ -45,7 +45,7 @@ struct Reference {
 }
 
 impl Reference {
-    /// Parses the complete events that are new, each of which must be the next one.
+    /// Parses the complete new events. Each must be the next one.
     fn check(&mut self, next_event: NextEvent) {
         while let Some((event, len)) = next_event(&self.bytes[self.parsed..]) {
             assert_eq!(event["payload"], payload(self.events), "event {} of the reference", self.events);
@@ -79,7 +79,7 @@ fn next_sse_event(bytes: &[u8]) -> Option<(Value, usize)> {
     Some((serde_json::from_str(data).expect("data is JSON"), end))
 }
 
-/// The first whole event of some bytes, and its length.
+/// Returns the first whole event of some bytes, and its length.
 type NextEvent = fn(&[u8]) -> Option<(Value, usize)>;
 
 const NEXT_EVENT: [NextEvent; 2] = [next_ws_event, next_sse_event];
@@ -109,7 +109,7 @@ fn connect_all(addr: SocketAddr) -> Vec<Client> {
 
 #[test]
 fn two_thousand_clients_get_every_event_once_in_order_from_one_encoding() {
-    // No heartbeat falls between the events: every byte is accounted for.
+    // No heartbeat comes between the events: every byte is accounted for.
     let server = Server::with(&["--heartbeat", "10m"]);
     let mut clients = connect_all(server.addr);
     let encodings = || server.metric("fanwire_feed_encodings_total").expect("the metric is there");
@@ -140,7 +140,7 @@ fn two_thousand_clients_get_every_event_once_in_order_from_one_encoding() {
         assert_eq!((reference.events, reference.parsed), (EVENTS, reference.bytes.len()));
     }
 
-    // Nothing comes behind the last event.
+    // Nothing comes after the last event.
     std::thread::sleep(Duration::from_millis(200));
     for client in &mut clients {
         let more = client.stream.read(&mut [0; 16]).expect_err("no more bytes, and no end");
@@ -159,7 +159,7 @@ fn two_thousand_clients_get_every_event_once_in_order_from_one_encoding() {
     assert_eq!(ledger["written"].as_u64(), Some((EVENTS * clients.len()) as u64), "{ledger}");
 }
 
-/// Reads until every client has every event, comparing byte by byte with the references.
+/// Reads until every client has every event, and compares byte by byte with the references.
 fn read_all(clients: &mut [Client]) -> [Reference; 2] {
     let mut poll = Poll::new().expect("a poll");
     for (at, client) in clients.iter_mut().enumerate() {
@@ -182,7 +182,7 @@ fn read_all(clients: &mut [Client]) -> [Reference; 2] {
             let reference = &mut references[client.transport];
             let leads = at % CLIENTS_OF_EACH == 0;
             while client.readable {
-                // Nobody reads beyond what the reference has got: that is what is compared.
+                // No client reads further than the reference, the base of the comparison.
                 let room =
                     if leads { buffer.len() } else { buffer.len().min(reference.bytes.len() - client.read) };
                 if room == 0 {
@@ -213,12 +213,12 @@ fn read_all(clients: &mut [Client]) -> [Reference; 2] {
     references
 }
 
-/// Events of the sleeper's story, and how many the other client may be behind while they are published.
+/// Number of events while one client sleeps, and the other client's largest lag meanwhile.
 const ROUNDS: usize = 200;
 const ROUND: usize = 200;
 
-/// What the server may grow by for a client that sleeps through 30 MB: its kernel buffers don't count here, a
-/// feed's limit of 1 MiB does, and the rest is what an allocator keeps.
+/// Allowed growth of the server while a client sleeps through 30 MB. The kernel's buffers do not count; a
+/// feed's limit of 1 MiB does, and an allocator keeps the rest.
 const GROWTH_KIB_MAX: u64 = 12 * 1024;
 
 fn connect_with_little_room(addr: SocketAddr) -> Wire {
@@ -255,11 +255,11 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
                 format!("{{\"type\":\"sleep.on\",\"payload\":{{\"n\":{n},\"pad\":\"{padding}\"}}}}\n")
             });
             server.publish(lines.collect::<String>());
-            // The reader keeps pace, sleeper or not: in each round all events come.
+            // The reader keeps pace, with or without a sleeper: all events of a round come in the round.
             count.recv_timeout(PATIENCE).expect("the other client gets its events");
         }
     };
-    // Once without a sleeper, so that the bus's ring is full and what is measured is the sleeper's.
+    // One round without a sleeper fills the bus's ring, so that the measurement shows the sleeper alone.
     publish_rounds();
     let before = server.rss_kib();
 
@@ -274,7 +274,7 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     assert!(after < before + GROWTH_KIB_MAX, "{before} KiB before, {after} KiB after");
     eprintln!("server: {before} KiB before the sleepers, {after} KiB after");
 
-    // They wake, and their books balance.
+    // The sleepers wake, and their counts balance.
     let (mut received, mut missed, mut next) = (0, 0, 0);
     while next < ROUNDS * ROUND {
         let frame = sleeper.read_frame(deadline()).expect("a frame");
@@ -301,7 +301,7 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     assert_eq!(ledger["dropped"].as_u64(), Some((missed_by_the_first + missed) as u64), "{ledger}");
 }
 
-/// Counts an event or a gap, which must stand exactly where the numbers jump.
+/// Counts an event or a gap, which must be exactly where the numbers jump.
 fn take(kind: &Value, payload: &Value, received: &mut usize, missed: &mut usize, next: &mut usize) {
     if kind == "gap" {
         let count = payload["missed"].as_u64().expect("a gap in one epoch has its number") as usize;
@@ -326,7 +326,7 @@ fn a_client_that_writes_and_never_reads_its_answers_is_held_back() {
     let mut greedy = Ws::over(connect_with_little_room(server.addr), "/ws", "");
     let ping = support::ws::frame(TEXT, b"{\"type\":\"request\",\"payload\":{\"action\":\"server_info\"}}");
     let requests = ping.repeat(1000);
-    // Far more than every buffer on the way holds; the server stops reading, so that the write stops.
+    // Far more than every buffer on the way holds. The server stops reading, so the write stops.
     greedy.wire.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a socket");
     let mut sent = 0;
     while sent < 200 << 20 {
@@ -353,7 +353,7 @@ fn clients_that_ask_for_history_and_do_not_read_it_pin_no_more_than_their_lag() 
             server.publish(line.repeat(1000));
         }
     };
-    // Everything is encoded once, ring and frames, before the measure is taken.
+    // Everything is encoded once, ring and frames, before the measurement.
     turn_the_ring_over();
     let _reader = Sse::open(server.addr, "?history=1000000");
     turn_the_ring_over();
@@ -395,7 +395,7 @@ fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
         }
     }
     assert!(wires.len() < LIMIT && refused > LIMIT / 2, "{} taken, {refused} refused", wires.len());
-    // Those that are there are served meanwhile, publishers among them.
+    // Existing clients, publishers among them, are served meanwhile.
     let publisher = wires.last_mut().expect("some were taken");
     let body = "{\"type\":\"still.there\"}";
     publisher.send(
@@ -403,7 +403,7 @@ fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
             .as_bytes(),
     );
     assert_eq!(stream.event().json()["event_type"], "still.there");
-    // And newcomers are again when others go.
+    // New clients are accepted again when others leave.
     drop(wires);
     support::eventually("a newcomer is served", || {
         std::net::TcpStream::connect(server.addr).is_ok_and(|stream| {

@@ -1,6 +1,8 @@
-//! What strangers can make the server hold: what it says it holds is what it holds, and it keeps to its budget.
+//! Memory that strangers can make the server hold: the reported amount is the real one, and it stays within the
+//! budget.
 //!
-//! Real memory is the process's resident memory, so each attack is large enough to stand out from what an allocator keeps.
+//! Real memory is the process's resident memory, so each attack is large enough to stand out from the
+//! allocator's overhead.
 
 mod support;
 
@@ -19,19 +21,19 @@ use support::{Server, eventually, fanwire};
 
 const MIB: u64 = 1 << 20;
 
-/// What resident memory may differ by for the allocator's own reasons: pages that are not given back, tables that doubled.
+/// Allowed difference of resident memory for the allocator: pages that it keeps, tables that doubled.
 const SLACK: u64 = 12 * MIB;
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-90f2";
 
-/// A server whose allocator gives back what is freed, as far as it can.
+/// A server whose allocator returns freed memory as far as it can.
 fn server(options: &[&str]) -> Server {
     let mut command = fanwire();
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]).args(options);
     Server::spawn(command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072"))
 }
 
-/// A connection whose kernel takes next to nothing, so that what is not read waits in the server.
+/// A connection whose kernel buffers take next to nothing, so that unread bytes wait in the server.
 fn narrow(addr: SocketAddr) -> Wire {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a socket");
@@ -39,13 +41,13 @@ fn narrow(addr: SocketAddr) -> Wire {
     Wire::new(socket.into())
 }
 
-/// Sends until the server takes no more, or has all of it.
+/// Sends until the server takes no more, or has everything.
 fn pour(wire: &mut Wire, bytes: &[u8]) {
     wire.stream.set_write_timeout(Some(Duration::from_millis(150))).expect("a socket");
     let _ = wire.stream.write_all(bytes);
 }
 
-/// Before an attack.
+/// The state before an attack.
 struct Before {
     real: u64,
     held: u64,
@@ -55,7 +57,7 @@ fn held(server: &Server) -> u64 {
     http::get(server.addr, "/api/stats").json()["held_bytes"].as_u64().expect("a number")
 }
 
-/// What it holds when it has counted: tables are walked once a second.
+/// Returns the reported memory after the next count. The server walks its tables once a second.
 fn settled(server: &Server) -> u64 {
     std::thread::sleep(Duration::from_millis(2300));
     held(server)
@@ -66,7 +68,7 @@ impl Before {
         Self { held: settled(server), real: server.rss_kib() * 1024 }
     }
 
-    /// What was added, as it is and as the server says; each at most twice the other.
+    /// Checks the growth in reality and in the server's report. Each is at most twice the other.
     fn check(&self, server: &Server, what: &str) -> (u64, u64) {
         let held = settled(server).saturating_sub(self.held);
         let real = (server.rss_kib() * 1024).saturating_sub(self.real);
@@ -137,7 +139,7 @@ fn pongs_have_a_bound_before_a_token_is_shown_too() {
 fn replays_that_stand_still_are_counted_and_end() {
     let server = server(&["--heartbeat", "1s"]);
     publish(&server, 8000, 500);
-    // The frames are the ring's: they are there before.
+    // The frames are the ring's: they existed before.
     let mut first = Sse::open(server.addr, "?history=8000");
     while first.event().json()["payload"]["n"] != 7999 {}
     drop(first);
@@ -152,7 +154,7 @@ fn replays_that_stand_still_are_counted_and_end() {
     std::thread::sleep(Duration::from_millis(300));
     let real = (server.rss_kib() * 1024).saturating_sub(before.real);
     assert!(real < 120 * MIB, "{real} bytes for 200 replays");
-    // None of them reads: all end, though they are event streams.
+    // None of them reads. All of them end, though they are event streams.
     eventually("they end", || server.metric("fanwire_server_shed_total") >= Some(200.0));
     eventually("and what they held is gone", || held(&server) < before.held + 2 * MIB);
 }
@@ -275,7 +277,7 @@ fn who_may_not_publish_is_told_by_the_head_alone() {
         wire.send(head.as_bytes());
         assert_eq!(read_head(&mut wire, deadline()).expect("an answer").status, 403, "{path}");
     }
-    // A body that nothing is made of is passed over, and the connection goes on.
+    // A body that nothing reads is skipped, and the connection goes on.
     let mut wire = Wire::connect(server.addr);
     wire.send(
         format!("POST /ticket HTTP/1.1\r\nHost: localhost\r\n{reader}Content-Length: 2\r\n\r\n{{}}")
@@ -286,7 +288,7 @@ fn who_may_not_publish_is_told_by_the_head_alone() {
     assert_eq!(http::read_response(&mut wire, deadline()).expect("an answer").status, 200);
 }
 
-/// Opens a WebSocket; `None` where the server is short of memory and takes no newcomer.
+/// Opens a WebSocket. `None` if the server is short of memory and accepts no new client.
 fn upgraded(mut wire: Wire) -> Option<Wire> {
     wire.send(ws::upgrade_request("/ws", "").as_bytes());
     match read_head(&mut wire, deadline()).expect("an answer").status {
@@ -338,9 +340,9 @@ fn the_process_keeps_to_its_budget_whatever_comes() {
         all.push(wire);
     }
     look("the end");
-    // A debug build's own needs, and what the allocator keeps, beside the budget.
+    // Room for a debug build's own needs and the allocator's overhead, beside the budget.
     assert!(worst < budget + 32 * MIB, "{} MiB with a budget of {}", worst / MIB, budget / MIB);
-    // Whoever is honest is served.
+    // An honest client is served.
     let published: Value = server.publish(r#"{"type":"a.b"}"#);
     assert_eq!(published["accepted"], 1);
     eventually("a stream is taken", || {

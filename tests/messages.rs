@@ -1,5 +1,4 @@
-//! What clients of each dialect may say and what they must not, row by row: the answer, and that the connection
-//! goes on.
+//! Valid and invalid messages of each dialect, row by row: the answer, and that the connection goes on.
 
 mod support;
 
@@ -8,7 +7,7 @@ use support::Server;
 use support::wire::{Wire, deadline};
 use support::ws::{BINARY, CLOSE, Ws, frame};
 
-/// What comes of a message.
+/// Expected outcome of a message.
 enum Then {
     /// An answer with at least these fields.
     Says(Value),
@@ -19,7 +18,7 @@ use Then::{Nothing, Says};
 
 type Row = (&'static str, Then);
 
-/// Whether all that `part` has is in `whole`, at its place.
+/// Returns whether `whole` has everything of `part`, at the same place.
 fn has(whole: &Value, part: &Value) -> bool {
     match (whole, part) {
         (Value::Object(whole), Value::Object(part)) => {
@@ -29,7 +28,8 @@ fn has(whole: &Value, part: &Value) -> bool {
     }
 }
 
-/// Says each row at one connection; behind each, a ping shows that it goes on and that nothing else was said.
+/// Sends each row on one connection. A ping after each row shows that the connection goes on and that no other
+/// answer came.
 fn check(path: &str, ping: &Value, rows: Vec<Row>) {
     let server = Server::with(&["--limits-messages", "100000"]);
     let mut client = Ws::over(Wire::connect(server.addr), path, "");
@@ -83,7 +83,7 @@ fn native_messages_good_and_bad() {
                 r#"{"type":"subscribe","payload":{"subscription_id":"s3","correlation_ids":["a","b"],"entities":["task:*",{"kind":"agent","id":"7"}]}}"#,
                 says("ack"),
             ),
-            // A key that is not known was passed over: a slip in a filter's name was a subscription to everything.
+            // An unknown key used to be ignored: a typo in a filter's name made a subscription to everything.
             (r#"{"type":"subscribe","payload":{"subscription_id":"s4","unknown":{}}}"#, coded("unknown_key")),
             (
                 r#"{"type":"request","payload":{"action":"subscription_count"}}"#,
@@ -152,7 +152,7 @@ fn agentos_messages_good_and_bad() {
                 Says(json!({"type": "authenticated"})),
             ),
             (r#"{"type":"auth"}"#, Says(json!({"type": "error", "error": "token is missing"}))),
-            // The stream goes one way: whatever else is said does no harm.
+            // The stream goes one way. Other messages do no harm.
             (r#"{"type":"subscribe","filter":"x"}"#, Nothing),
             (r#"{"type":"task.started","payload":{}}"#, Nothing),
             (r#"{"type":null}"#, Nothing),
@@ -217,7 +217,7 @@ fn autosdlc_messages_good_and_bad() {
         "/autosdlc",
         &json!({"type": "ping"}),
         vec![
-            // Nobody has subscribed yet, so it is not heard.
+            // Without a subscription the event does not come.
             (r#"{"type":"github_pr_update","data":{"number":5}}"#, Nothing),
             (
                 r#"{"id":"m1","type":"subscribe","timestamp":1,"data":{"subscriptionId":"s1","resource":"agent","resourceId":"coder-001","events":["status"]},"metadata":{"version":"1.0"}}"#,
@@ -292,14 +292,14 @@ fn gathering_messages_good_and_bad() {
     );
 }
 
-/// An answer, or the close code and how its reason begins.
+/// An answer, or the close code and the beginning of its reason.
 type Answered = Result<Value, (u16, &'static str)>;
 
 #[test]
 fn who_must_authenticate_and_says_something_else_is_told_in_its_own_words() {
     let secret = "only-this-test-and-its-server-know-it-55d0";
     let server = Server::with(&["--auth-jwt-hs256-secret", secret]);
-    // The path, the first message, and what comes of it.
+    // The path, the first message, and the expected outcome.
     let rows: [(&str, &str, Answered); 14] = [
         (
             "/ws",

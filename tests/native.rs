@@ -1,4 +1,4 @@
-//! The native protocol over `/ws`, as a client written from its document sees it.
+//! The native protocol over `/ws`, with a client written from its document.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::wire::{Wire, deadline};
 use support::ws::{self, Ws};
 use support::{Server, numbered};
 
-/// Long enough for an event that should not come to have come.
+/// Wait after which an unwanted event would have come.
 const SILENCE: Duration = Duration::from_millis(200);
 
 fn request(action: &str) -> Value {
@@ -118,7 +118,7 @@ fn requests_are_answered_and_unknown_actions_named() {
         &json!({"type": "subscribe", "payload": {"subscription_id": "s1", "event_types": ["workflow.started"],
         "sources": ["sim"], "correlation_id": "run-42"}}),
     );
-    // `streams` was ignored here, and gave everything: the key is `stream_ids`.
+    // `streams` was once ignored here and gave everything. The key is `stream_ids`.
     let slip = client.ask(&json!({"type": "subscribe", "payload": {"streams": ["mine"]}}));
     assert_eq!(slip["payload"]["code"], "unknown_key", "{slip}");
     let ack = client.ask(&json!({"type": "subscribe", "payload": {}}));
@@ -228,7 +228,7 @@ fn missing_fields_never_close_the_connection() {
     }
     client.send_text(r#"{"type":"subscribe"}"#);
     assert_eq!(client.message()["type"], "ack");
-    // A client's own ack is taken without an answer.
+    // A client's own ack is accepted without an answer.
     client.send_text(r#"{"type":"ack","payload":{"message_id":"x"}}"#);
     client.send_text(r#"{"type":"pong"}"#);
     server.publish(numbered(1));
@@ -297,7 +297,7 @@ fn one_event_comes_once_however_many_subscriptions_match() {
     assert!(client.is_silent_for(SILENCE));
 }
 
-/// What is published for the filter table: type, source, stream, execution, correlation, entity, channel.
+/// Events of the filter table: type, source, stream, execution, correlation, entity, channel.
 const EVENTS: [[&str; 7]; 4] = [
     ["task.progress", "core", "webhook", "ex-1", "run-1", "task:t/1", "dev-team"],
     ["task.step.done", "agents/a", "webhook", "ex-2", "run-2", "task:t/2", "dev-team"],
@@ -331,7 +331,7 @@ fn publish_filter_events(server: &Server) {
 #[test]
 fn every_attribute_filters_by_value_and_by_pattern() {
     let server = Server::start();
-    // A subscription, and which of EVENTS it gets.
+    // A subscription, and the events of `EVENTS` that it gets.
     let table: [(Value, &[usize]); 22] = [
         (json!({}), &[0, 1, 2, 3]),
         (json!({"event_types": [], "sources": null}), &[0, 1, 2, 3]),
@@ -402,7 +402,7 @@ fn since_gives_what_was_missed_and_history_the_newest() {
         assert_eq!(client.event()["payload"]["n"], n);
     }
 
-    // Another epoch: nothing can be known, and that is said.
+    // Another epoch: the loss has no known size, and the gap says so.
     let mut client = Ws::subscribed(server.addr, json!({"since": "abc-5"}));
     let gap = client.message();
     assert_eq!(gap["type"], "gap", "{gap}");
@@ -419,7 +419,7 @@ fn several_loops_share_the_clients_and_each_events_encodings() {
     let mut clients: Vec<Ws> = (0..60).map(|_| Ws::subscribed(server.addr, json!({}))).collect();
     let mut streams: Vec<Sse> = (0..60).map(|_| Sse::open(server.addr, "")).collect();
     let metric = |name| server.metric(name).expect("the metric is there") as usize;
-    // A loop has a feed of its own for what its clients want; each has some of both.
+    // Each loop has a feed of its own for its clients, and has some clients of both kinds.
     assert_eq!(metric("fanwire_feed_feeds"), 2 * LOOPS, "a loop has no clients");
     for n in 0..EVENTS {
         server.publish(numbered(n));
@@ -434,7 +434,7 @@ fn several_loops_share_the_clients_and_each_events_encodings() {
             assert_eq!(stream.event().json()["payload"]["n"], n);
         }
     }
-    // The first loop that needs an encoding makes it, for all.
+    // The first loop that needs an encoding makes it for all loops.
     assert_eq!(metric("fanwire_feed_encodings_total"), 2 * EVENTS);
 }
 
@@ -451,7 +451,7 @@ fn a_silent_client_is_pinged_and_closed_after_two_misses() {
             Ok(frame) => assert_eq!(frame.opcode(), ws::CLOSE, "{frame:?}"),
             Err(error) => break error,
         }
-        // The other one answers each ping, and stays.
+        // The other client answers each ping, and stays.
         if let Ok(ping) = answering.read_frame(deadline()) {
             assert_eq!(ping.opcode(), ws::PING);
             answering.wire.send(&ws::frame(ws::PONG, &ping.payload));
@@ -481,7 +481,7 @@ fn limits_on_what_a_client_may_ask_for_are_told_and_hold() {
         assert_eq!(answer["type"], "error", "{}: {answer}", &shown[..60]);
         assert!(answer.to_string().len() < 2000, "an error repeats what was sent");
     }
-    // A pattern that makes a naive matcher try every way is matched in time.
+    // A pattern with exponential cost in a naive matcher is matched in time.
     let hard = format!("**.{}.**.z", ["a", "*"].repeat(14).join("."));
     let ack = client.ask(&json!({"type": "subscribe", "payload": {"event_types": [hard]}}));
     assert_eq!(ack["type"], "ack", "{ack}");

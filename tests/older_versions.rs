@@ -1,7 +1,7 @@
-//! What older versions wrote opens unchanged: their logs in files, in Redis and in JetStream, their settings, and what
-//! they hand over to a successor.
+//! Data of older versions opens unchanged: their logs in files, in Redis and in JetStream, their settings, and
+//! their handover to a successor.
 //!
-//! Each folder of tests/fixtures is of one version; `make.py` there made it with that version's binary.
+//! Each folder of tests/fixtures is of one version. `make.py` there made it with that version's binary.
 
 mod support;
 
@@ -24,7 +24,7 @@ use support::{PATIENCE, Server, eventually, fanwire, http, run};
 
 const SECRET: &str = "what-all-nodes-of-one-cluster-know-77c1";
 
-/// The fixtures of each version.
+/// Fixtures of each version.
 fn versions() -> Vec<PathBuf> {
     let all = std::fs::read_dir(in_project("tests/fixtures")).expect("fixtures");
     let all: Vec<PathBuf> =
@@ -33,7 +33,7 @@ fn versions() -> Vec<PathBuf> {
     all
 }
 
-/// A copy that a test may change; it goes with the test.
+/// A copy that a test may change. Removed on drop.
 struct Copy(PathBuf);
 
 impl Copy {
@@ -61,7 +61,7 @@ impl Drop for Copy {
     }
 }
 
-/// Ids and numbers of the events that the version's publisher was told.
+/// Ids and numbers of the events, from the answers to the version's publisher.
 fn expected(version: &Path, what: &str) -> Vec<(String, u64)> {
     let text = std::fs::read_to_string(version.join("expected.json")).expect("what was told");
     let all: Value = serde_json::from_str(&text).expect("JSON");
@@ -89,7 +89,7 @@ fn subscribe(addr: SocketAddr, token: &str, payload: Value) -> Ws {
     ws
 }
 
-/// Checks a node on a log that an older version wrote: ids, epoch, resume, what is new, who is revoked.
+/// Checks a node on a log of an older version: ids, epoch, resume, new events, revocations.
 fn holds(engine: &str, expected: &[(String, u64)]) {
     let node = serve(engine, &["--auth-jwt-hs256-secret", SECRET]);
     let admin = support::token(SECRET, &["--sub", "root", "--admin", "--publish", "--stream", "*"]);
@@ -126,7 +126,7 @@ fn a_log_in_files_opens() {
     for version in versions() {
         let folder = Copy::of(&version.join("file"));
         holds(&format!("file://{}", folder.0.display()), &expected(&version, "file"));
-        // And once more, with what this version has added.
+        // Once more, with the additions of this version.
         let node = serve(&format!("file://{}", folder.0.display()), &[]);
         let mut all = Ws::subscribed(node.addr, json!({"history": 100}));
         for one in expected(&version, "file") {
@@ -234,7 +234,7 @@ fn what_an_older_version_hands_over_is_taken() {
             &addr.to_string(),
             "--presence-channels",
             "room.*",
-            // By this name the recorded client called the older version, which asked nobody's name.
+            // The name by which the recorded client called the older version, which did not check names.
             "--allowed-host",
             "test",
             "--log-level",
@@ -273,7 +273,7 @@ fn what_an_older_version_hands_over_is_taken() {
         };
         let response = || http::Response { status: 101, headers: Vec::new(), body: Vec::new() };
         let socket = |wire| Ws { wire, response: response() };
-        // The half of a request that came before is taken up.
+        // The half of a request that came before is continued.
         half.send(b"st.half\"}");
         let answer = http::read_response(&mut half, deadline()).expect("an answer");
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -302,7 +302,8 @@ fn what_an_older_version_hands_over_is_taken() {
             (&json!("agent_status"), &json!(8)),
             "{message}"
         );
-        // Its pattern agent:coder*:status was saved as a text that says less; what it asked for stands beside it.
+        // Its pattern agent:coder*:status was saved as a text that says less. The original pattern is saved
+        // beside it.
         let message = sdlc.message();
         assert_eq!(
             (&message["type"], &message["data"]["n"]),
@@ -311,7 +312,7 @@ fn what_an_older_version_hands_over_is_taken() {
         );
         let mut lean = socket(lean);
         assert_eq!(lean.message()["payload"]["n"], 6);
-        // The past came too, under the ids that it had.
+        // The past came too, under its old ids.
         let expected = expected(&version, "handover");
         let mut resumed =
             Ws::subscribed(addr, json!({"since": expected[2].0, "event_types": ["test.numbered"]}));

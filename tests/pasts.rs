@@ -1,5 +1,5 @@
-//! A past that is asked for beside subscriptions that are live: all of it that they did not bring, and no event twice on one
-//! connection.
+//! A past requested beside live subscriptions: it brings everything that they did not, and no event comes twice
+//! on one connection.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::service::{Kind, Service};
 use support::ws::Ws;
 use support::{Server, eventually, http};
 
-/// Publishes numbers, even ones in stream `even`, odd ones in `odd`; the ids, by number.
+/// Publishes numbers, even ones in stream `even`, odd ones in `odd`. Returns the ids by number.
 fn publish(server: &Server, numbers: std::ops::Range<u64>) -> Vec<String> {
     let one = |n: u64| {
         let stream = if n.is_multiple_of(2) { "even" } else { "odd" };
@@ -24,7 +24,7 @@ fn subscribe(client: &mut Ws, payload: Value) {
     client.send(&json!({"type": "subscribe", "payload": payload}));
 }
 
-/// Numbers of the events up to the answer to a ping, acks passed over. A gap is a fault.
+/// Returns the numbers of the events up to the answer to a ping, without acks. A gap is a fault.
 fn numbers(client: &mut Ws) -> Vec<u64> {
     client.send(&json!({"type": "ping", "message_id": "until here"}));
     let mut got = Vec::new();
@@ -40,7 +40,7 @@ fn numbers(client: &mut Ws) -> Vec<u64> {
     got
 }
 
-/// Numbers in order, whatever the shards.
+/// Returns the numbers in order, for any number of shards.
 fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
     numbers.sort_unstable();
     numbers
@@ -48,13 +48,14 @@ fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
 
 fn a_past_beside_live_ones(server: &Server) {
     let ids = publish(server, 0..10);
-    // An accepted event is in the log; this node may not have read it yet, and it would then be live for who subscribes now.
+    // An accepted event is in the log, but this node may not have read it yet. It would then be live for a new
+    // subscriber.
     eventually("the node has read what was published", || {
         let mut reader = Ws::connect(server.addr);
         subscribe(&mut reader, json!({"history": 1000}));
         numbers(&mut reader).len() == 10
     });
-    // Everything live, of which half has a past of its own.
+    // Everything live. Half of it has a past of its own.
     let mut client = Ws::subscribed(server.addr, json!({"subscription_id": "live"}));
     publish(server, 10..14);
     let mut live = Vec::new();
@@ -76,7 +77,7 @@ fn a_past_beside_live_ones(server: &Server) {
         live.len() == 2
     });
     assert_eq!(sorted(live), [14, 15], "once, however many want it");
-    // By a place in place of a number of events. Another connection has got nothing yet.
+    // By a place instead of a number of events. Another connection has got nothing yet.
     let mut client = Ws::subscribed(server.addr, json!({"subscription_id": "live", "stream_ids": ["even"]}));
     subscribe(&mut client, json!({"subscription_id": "since", "since": ids[5]}));
     let came = sorted(numbers(&mut client));
@@ -84,7 +85,7 @@ fn a_past_beside_live_ones(server: &Server) {
     assert_eq!(came.iter().collect::<std::collections::HashSet<_>>().len(), came.len(), "{came:?}");
     subscribe(&mut client, json!({"subscription_id": "before", "history": 1000, "stream_ids": ["odd"]}));
     assert_eq!(sorted([came, numbers(&mut client)].concat()).len(), {
-        // Of the even ones those before the place stay unasked for; of the odd ones all have come now.
+        // Of the even events, those before the place were not asked for. All odd events have come by now.
         let even_before = (0..=5).filter(|n| n % 2 == 0).count();
         16 - even_before
     });
@@ -118,10 +119,10 @@ fn a_limited_past_is_the_newest_that_no_other_brought() {
     assert_eq!(numbers(&mut client), [10, 12]);
     subscribe(&mut client, json!({"subscription_id": "past", "history": 5}));
     assert_eq!(numbers(&mut client), [7, 8, 9, 11, 13]);
-    // Another that begins before that gets what is left.
+    // Another subscription that begins earlier gets the rest.
     subscribe(&mut client, json!({"subscription_id": "more", "history": 3}));
     assert_eq!(numbers(&mut client), [4, 5, 6]);
-    // One that goes in another's place brings nothing again.
+    // One that replaces another brings nothing again.
     subscribe(&mut client, json!({"subscription_id": "more", "history": 1000}));
     assert_eq!(numbers(&mut client), [0, 1, 2, 3]);
 }
@@ -145,7 +146,7 @@ fn what_a_snapshot_brought_does_not_come_again() {
     assert!(!came.contains(&2) && !came.contains(&3), "{came:?}");
 }
 
-/// Returns what came from here to the end of a past: events' numbers, gaps, and the end.
+/// Returns everything to the end of a past: the events' numbers, gaps, and the end.
 fn past(client: &mut Ws) -> (Vec<u64>, Vec<Value>, Value) {
     let (mut came, mut gaps) = (Vec::new(), Vec::new());
     loop {
@@ -168,7 +169,7 @@ fn past(client: &mut Ws) -> (Vec<u64>, Vec<Value>, Value) {
     }
 }
 
-/// Asks for a past: the `history` of the answer, what came, and the gaps.
+/// Asks for a past. Returns the `history` of the answer, the events, and the gaps.
 fn asked(client: &mut Ws, payload: Value) -> (Value, Vec<u64>, Vec<Value>) {
     let name = payload["subscription_id"].clone();
     client.send(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
@@ -214,18 +215,18 @@ fn a_past_has_its_end() {
             assert_eq!(gone["type"], "ack", "what comes behind the end is answered: {gone}");
         }
     }
-    // Everything that there ever was is complete, however much was asked for.
+    // Everything that ever existed is complete, for any requested number.
     let mut client = Ws::connect(server.addr);
     let (start, came, _) = asked(&mut client, json!({"subscription_id": "all", "history": 1_000_000}));
     assert_eq!((&start["complete"], came.len()), (&json!(true), 10));
-    // A server that nothing came to has no past, and says so.
+    // A server without any event has no past, and says so.
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     let (start, came, gaps) = asked(&mut client, json!({"subscription_id": "none", "history": 5}));
     assert_eq!((&start["complete"], came.len(), gaps.len()), (&json!(true), 0, 0));
 }
 
-/// The end of a stream's past, as it stands in the stream.
+/// Returns the end of a past as written in the stream.
 fn end_of_stream(addr: std::net::SocketAddr, query: &str) -> (String, usize) {
     let mut wire = support::wire::Wire::connect(addr);
     wire.send(format!("GET /sse{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
@@ -236,7 +237,8 @@ fn end_of_stream(addr: std::net::SocketAddr, query: &str) -> (String, usize) {
     (text[at..].trim_end().to_owned(), text.matches("event: gap").count())
 }
 
-/// The run of 2,000 among 20 others, of which the ring has a part: `history:100000` once gave that part, and no word of it.
+/// The run of 2,000 among 20 others, of which the ring has a part: `history:100000` once returned that part
+/// without a word on the rest.
 #[test]
 fn a_past_that_is_cut_off_says_so() {
     let server = Server::with(&["--bus-capacity", "256"]);
@@ -257,7 +259,7 @@ fn a_past_that_is_cut_off_says_so() {
     assert_eq!((end.as_str(), gaps), (": history_end events=128 complete=false", 1));
     let (end, gaps) = end_of_stream(server.addr, "?history=7&stream=even&lean");
     assert_eq!((end.as_str(), gaps), (": history_end events=7 complete=true", 0));
-    // By a place that the ring has let go of, and by one that never was.
+    // From a place that the ring has released, and from one that never existed.
     for (since, events) in [(ids[3].as_str(), 256), ("zz-7", 0)] {
         let mut client = Ws::connect(server.addr);
         let (start, came, gaps) = asked(&mut client, json!({"subscription_id": "s", "since": since}));
@@ -272,7 +274,7 @@ fn a_past_that_is_cut_off_says_so() {
     );
 }
 
-/// 10,000 of 12,000 keys came, and no word of the others.
+/// 10,000 of 12,000 keys came, and nothing reported the others.
 #[test]
 fn a_snapshot_that_is_cut_off_says_so() {
     let server = Server::with(&["--max-snapshot-keys", "10"]);
@@ -292,7 +294,7 @@ fn a_snapshot_that_is_cut_off_says_so() {
     assert_eq!(server.metric("fanwire_server_snapshot_keys_forgotten_total"), Some(2.0));
     let (end, gaps) = end_of_stream(server.addr, "?snapshot=1&entity=symbol:5");
     assert_eq!((end.as_str(), gaps), (": history_end events=1 complete=false", 1));
-    // Keys that were forgotten before the node began to keep them are missing too.
+    // Keys that were forgotten before the node began to record them are missing too.
     let server = Server::with(&["--bus-capacity", "8"]);
     publish(&server, 0..9);
     let (start, came, gaps) =

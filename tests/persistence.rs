@@ -1,4 +1,4 @@
-//! A node with a log in files of its own: what it accepted is there after a restart, whatever ended it.
+//! A node with its own log in files: accepted events are there after a restart, however the process ended.
 
 mod support;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::ws::Ws;
 use support::{Server, eventually, http};
 
-/// A folder of the test's own; gone with it.
+/// A folder of the test. Removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -102,7 +102,7 @@ fn kill_9_in_the_middle_of_publishing_loses_nothing_that_was_accepted() {
                 });
                 kill(server);
             });
-            // One that was sent may be there though nobody was told: the next one is behind it then.
+            // A sent event may be there without a confirmation. The next one then comes after it.
             let server = folder.serve(&options);
             let stats = http::get(server.addr, "/api/stats").json();
             assert_eq!(*epoch.get_or_insert_with(|| stats["epoch"].clone()), stats["epoch"], "one life");
@@ -132,7 +132,7 @@ fn kill_9_in_the_middle_of_publishing_loses_nothing_that_was_accepted() {
             }
             kill(server);
         }
-        // A client from before all of it gets all that it missed, over three ends of the server.
+        // A client from before all of it gets everything it missed, over three ends of the server.
         let server = folder.serve(&options);
         let mut client = Ws::subscribed(server.addr, json!({"since": first}));
         for _ in 1..accepted.iter().sum() {
@@ -150,7 +150,7 @@ fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
         .map(|n| server.publish(event(0, n))["last_event_id"].as_str().expect("an id").to_owned())
         .collect();
     kill(server);
-    // Half a record: as a crash in the middle of writing leaves it.
+    // Half a record, as left by a crash in the middle of a write.
     let path = folder.segments().pop().expect("a segment");
     let whole = std::fs::read(&path).expect("readable");
     std::fs::write(&path, [whole.as_slice(), &whole[8..60]].concat()).expect("writable");
@@ -242,12 +242,12 @@ fn a_folder_that_cannot_be_used_is_told_at_the_start() {
     drop(server);
 }
 
-/// A file system of 512 KiB at the folder; gone with it.
+/// A file system of 512 KiB at the folder. Removed on drop.
 struct SmallDisk(Folder);
 
 impl SmallDisk {
     /// # Panics
-    /// Where this process may not mount one: this needs a user who may (root in CI's container).
+    /// If this process may not mount a file system: the test needs that right (root in CI's container).
     fn new() -> Self {
         let disk = Self(Folder::new());
         std::fs::create_dir_all(&disk.0.0).expect("a folder");
@@ -259,7 +259,7 @@ impl SmallDisk {
         disk
     }
 
-    /// Takes this many bytes less than all that is left.
+    /// Uses up the free space except for this many bytes.
     fn fill_but(&self, bytes: u64) {
         use std::io::Write as _;
         let mut ballast = std::fs::File::create(self.0.0.join("ballast")).expect("a file");
@@ -282,7 +282,8 @@ impl Drop for SmallDisk {
 #[test]
 fn a_disk_that_is_full_anywhere_is_told_and_needs_no_restart() {
     let disk = SmallDisk::new();
-    // Segments of 64 KiB, the smallest; three rounds fill it within a record, at a segment's end, and with nothing left.
+    // Segments of 64 KiB, the smallest size. Three rounds fill the disk within a record, at a segment's end,
+    // and exactly.
     let options = ["--engine-max-bytes", "1MiB", "--engine-accept-timeout", "500ms"];
     let server = disk.0.serve(&options);
     let mut client = Ws::subscribed(server.addr, json!({}));
@@ -313,7 +314,7 @@ fn a_disk_that_is_full_anywhere_is_told_and_needs_no_restart() {
         assert_eq!(number(&client.event()), n as u64);
         n += 1;
     }
-    // Ended in the middle of it, and started while there is no room: all that was accepted is there.
+    // Killed in the middle, and started without free space: everything accepted is there.
     let stats = http::get(server.addr, "/api/stats").json();
     disk.fill_but(2000);
     while http::post(server.addr, "/publish", "application/json", body(n, 700).as_bytes()).status == 200 {
@@ -325,7 +326,7 @@ fn a_disk_that_is_full_anywhere_is_told_and_needs_no_restart() {
     disk.empty();
     eventually("it is ready", || http::get(server.addr, "/readyz").status == 200);
     assert_eq!(http::get(server.addr, "/api/stats").json()["epoch"], stats["epoch"], "nothing was lost");
-    // An answer may come before the node has read the event back: then it would come live, after the 20.
+    // An answer may come before the node has read the event back. The event would then come live, after the 20.
     let mut live = Ws::subscribed(server.addr, json!({}));
     server.publish(body(n, 10));
     assert_eq!(number(&live.event()), n as u64);

@@ -1,5 +1,5 @@
-//! Presence from outside: who is in a channel, by tokens and without, in the native protocol, over HTTP and in GatheRing's
-//! circles.
+//! Presence from outside: members of a channel, with and without tokens, in the native protocol, over HTTP and
+//! in GatheRing's circles.
 
 mod support;
 
@@ -39,7 +39,7 @@ fn users(list: &Value) -> Vec<(&str, u64)> {
         .collect()
 }
 
-/// The next event's type and user.
+/// Returns type and user of the next event.
 fn told(client: &mut Ws) -> (String, String) {
     let event = client.event();
     let payload = event.get("payload").cloned().unwrap_or_default();
@@ -47,7 +47,7 @@ fn told(client: &mut Ws) -> (String, String) {
     (text(&event["event_type"]), text(&payload["user"]))
 }
 
-/// A server that asks for tokens, and keeps of every channel who is there, without grace.
+/// A server that requires tokens, and keeps presence of every channel, without grace.
 fn guarded() -> Server {
     Server::with(&["--auth-jwt-hs256-secret", SECRET, "--presence-channels", "**", "--presence-grace", "0s"])
 }
@@ -75,7 +75,7 @@ fn users_are_known_by_their_tokens_however_many_connections_they_have() {
         assert_eq!(ack["type"], "ack", "{ack}");
     }
     assert_eq!(told(&mut watcher), ("presence.joined".into(), "ann".into()));
-    // Whoever calls itself something is not believed where tokens say who one is.
+    // Where tokens name the user, a client's own name does not count.
     let bob = bearer(&token("bob", &["--channel", "room.1"]));
     let stream = Sse::with(server.addr, "?channel=room.1&user=eve", &bob);
     assert_eq!(told(&mut watcher), ("presence.joined".into(), "bob".into()));
@@ -121,7 +121,7 @@ fn who_may_not_see_a_channel_may_not_ask_who_is_there_nor_hear_it() {
             "{why}"
         );
     }
-    // A channel that cannot be seen is none to be in.
+    // A client cannot be in a channel that it may not see.
     let sees_presence_only = bearer(&token("sam", &["--channel", "room.1", "--type", "presence.*"]));
     let mut sam = Ws::over(Wire::connect(server.addr), "/ws", &sees_presence_only);
     let refused = sam.ask(&json!({"type": "subscribe", "payload": {"channels": ["room.2"]}}));
@@ -162,7 +162,7 @@ fn a_circles_clients_are_in_it_and_hear_who_joins() {
     let mut one = Ws::over(Wire::connect(server.addr), "/ws/circles/dev-team?user=ann", "");
     let hears = |client: &mut Ws, kind: &str, user: &str| loop {
         let message = client.message();
-        // Pings come as they like.
+        // Pings come at any time.
         if message["type"] != "ping" {
             assert_eq!(
                 (&message["type"], &message["data"]["user"]),
@@ -208,7 +208,7 @@ fn one_reader_neither_fills_the_table_nor_empties_the_ring() {
         "--bus-capacity",
         "1024",
     ]);
-    // It may read, and not publish.
+    // It may read, but not publish.
     let mut greedy = Ws::over(Wire::connect(server.addr), "/ws", &bearer(&token("eve", &["--stream", "*"])));
     for _ in 0..3 {
         for part in 0..8 {
@@ -233,7 +233,7 @@ fn one_reader_neither_fills_the_table_nor_empties_the_ring() {
     assert!(number("fanwire_presence_joins_total ") <= 200.0, "in a minute");
     let stats = look("/api/stats").json();
     assert_eq!(stats["shards"][0]["oldest"], 0, "the ring has all there ever was");
-    // Others notice nothing.
+    // The others notice nothing.
     let ann = token("ann", &["--stream", "*"]);
     let mut honest = Ws::over(Wire::connect(server.addr), "/ws", &bearer(&ann));
     honest.ask(&json!({ "type": "subscribe", "payload": { "channels": ["room.1"] } }));
@@ -261,9 +261,9 @@ fn who_leaves_while_the_log_is_away_is_told_when_it_is_back() {
     assert_eq!(told(&mut watcher), ("presence.joined".to_owned(), "ann".to_owned()));
     redis.pause(true);
     drop(ann);
-    // Longer than a publisher may wait: what was submitted is given up.
+    // Longer than a publisher may wait, so the submitted message is given up.
     eventually("it was refused", || server.metric("fanwire_engine_events_refused_total") >= Some(1.0));
-    // Comes and goes unseen: no news.
+    // It joins and leaves unseen, which is no news.
     drop(Sse::open(server.addr, "?channel=room.1&user=bob"));
     redis.pause(false);
     let mut heard = told(&mut watcher);

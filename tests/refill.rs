@@ -1,5 +1,5 @@
-//! Pasts that a client asks to see again: a lost part of its stream, in order and whole, and the whole past of one subscription
-//! beside others.
+//! Pasts that a client asks for again: a lost part of its stream, in order and complete, and the whole past of
+//! one subscription beside others.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, eventually, http};
 
-/// A client whose kernel takes next to nothing, with these subscriptions.
+/// A client whose kernel buffers take next to nothing, with these subscriptions.
 fn slow(addr: SocketAddr, subscriptions: &[Value]) -> Ws {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a socket");
@@ -42,8 +42,8 @@ fn flood(server: &Server, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// Reads as a client does that refills each gap it can, until it has so many events: their numbers, the gaps that it could
-/// not refill, and how often it asked.
+/// Reads like a client that refills each gap it can, until it has this many events. Returns their numbers, the
+/// gaps that it could not refill, and the number of requests.
 fn read_refilling(client: &mut Ws, count: usize, mut place: Value) -> (Vec<usize>, Vec<Value>, usize, Value) {
     let (mut seen, mut gaps, mut refills) = (Vec::new(), Vec::new(), 0);
     let mut is_deaf = false;
@@ -64,7 +64,8 @@ fn read_refilling(client: &mut Ws, count: usize, mut place: Value) -> (Vec<usize
                     message["position"].clone()
                 };
             }
-            // After a burst beyond its limits a feed no longer knows the event before the gap, but the client does.
+            // After a burst beyond its limits a feed no longer knows the event before the gap, but the client
+            // does.
             Some("gap")
                 if message["payload"]["recoverable"] == true || message["payload"]["from"].is_null() =>
             {
@@ -89,7 +90,7 @@ fn missed(gap: &Value) -> usize {
 const FLOOD: usize = 4_000;
 
 fn a_lost_part_comes_again(server: &Server, in_order: bool) {
-    // Its first subscription reads no more than the second; an event is for both, and comes once.
+    // Its first subscription reads no more than the second. An event for both comes once.
     let all = json!({"subscription_id": "all"});
     let mut client =
         slow(server.addr, &[json!({"event_types": ["even"]}), all, json!({"event_types": ["odd"]})]);
@@ -109,12 +110,12 @@ fn a_lost_part_comes_again(server: &Server, in_order: bool) {
     }
     assert_eq!(seen, numbers.collect::<Vec<_>>());
     server.balanced_ledger();
-    // Live events come behind it, once.
+    // Live events come after it, once.
     flood(server, 10 + FLOOD..13 + FLOOD);
     let mut live = read_refilling(&mut client, 3, place).0;
     live.sort_unstable();
     assert_eq!(live, (10 + FLOOD..13 + FLOOD).collect::<Vec<_>>());
-    // A past that lies in what came again is not brought twice.
+    // A past within the repeated events is not sent twice.
     let past = json!({"subscription_id": "past", "history": 100, "event_types": ["even"]});
     client.send(&json!({"type": "subscribe", "payload": past}));
     client.send(&json!({"type": "ping", "message_id": "until here"}));
@@ -160,7 +161,7 @@ fn what_the_ring_has_let_go_of_meanwhile_is_told_with_its_number_and_not_asked_f
     flood(&server, 0..1);
     let from = client.event()["event_id"].clone();
     flood(&server, 1..800);
-    // It is told a gap that could be refilled, and by the time it asks it is too late.
+    // The gap could be refilled when the client got it, but no longer when the client asks.
     while client.message()["type"] != "gap" {}
     flood(&server, 800..FLOOD);
     client.send(&json!({"type": "refill", "message_id": "r", "payload": {"since": from}}));
@@ -246,7 +247,7 @@ fn a_past_of_its_own_is_whole_beside_others() {
         );
         assert_eq!(past(json!({"subscription_id": "c", "history": 100, "own_past": true})), everything);
         let even = json!({"subscription_id": "d", "history": 3, "own_past": true, "event_types": ["even"]});
-        // With several shards, the newest of one batch are so by the order of the shards.
+        // With several shards, the newest events of one batch follow the order of the shards.
         let newest = past(even.clone());
         assert!(newest.len() == 3 && (!options.is_empty() || newest == [4, 6, 8]), "{newest:?}");
         assert_eq!(past(even), newest, "also in its own place");

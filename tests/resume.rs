@@ -1,4 +1,4 @@
-//! Coming back: exactly what was missed, or the truth that it can't be had.
+//! Resuming: exactly the missed events, or a gap that says they are gone.
 
 mod support;
 
@@ -11,16 +11,16 @@ use support::wire::deadline;
 use support::ws::Ws;
 use support::{Server, numbered};
 
-/// A client of either transport, that gives the events' numbers and ids.
+/// A client of either transport that returns the events' numbers and ids.
 enum Client {
     Ws(Box<Ws>),
     Sse(Box<Sse>),
 }
 
-/// What a client can get next.
+/// Next message of a client.
 #[derive(Debug, PartialEq)]
 enum Got {
-    /// `position`: what the transport says of where it leaves the client.
+    /// `position`: the position after it, in the transport's form.
     Event {
         n: u64,
         id: String,
@@ -43,7 +43,7 @@ impl Client {
         Self::Ws(Box::new(Ws::subscribed(addr, payload)))
     }
 
-    /// One that wants these types, behind an event.
+    /// A client that wants these types, after an event.
     fn of(addr: SocketAddr, sse: bool, types: &str, since: &str) -> Self {
         if sse {
             let header = format!("Last-Event-ID: {since}\r\n");
@@ -102,7 +102,7 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
             if stays == 0 {
                 *client = Client::connect(server.addr, *sse, Some(&id));
                 lives += 1;
-                // Now after one event, now after many.
+                // After one event, or after many.
                 stays = 1 + (lives * 37) % 90;
             }
         }
@@ -115,7 +115,7 @@ fn a_client_that_keeps_coming_back_gets_every_event_once_in_order() {
 fn what_is_told_as_missed_is_what_the_client_wanted() {
     let server = Server::with(&["--bus-capacity", "256"]);
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
-    // Every hundredth is an alarm, and the last ten are kept.
+    // Every hundredth event is an alarm, and the ring keeps the last ten.
     let alarm = |n: usize| numbered(n).replace("test.numbered", "alarm.fire");
     let lines: String = (1..=1000).map(|n| if n % 100 == 0 { alarm(n) } else { numbered(n) }).collect();
     server.publish(lines);
@@ -133,18 +133,18 @@ fn what_is_told_as_missed_is_what_the_client_wanted() {
             assert_eq!(message["type"], "gap", "{message}");
             message["payload"].take()
         };
-        // A client that wants everything has missed all that is gone. Every client was told that number once.
+        // A client that wants everything has missed everything that is gone. Every client once got that number.
         let all = gap(json!({}), "");
         let missed = all["missed"].as_u64().unwrap_or_else(|| panic!("{all}"));
         assert!((700..1000).contains(&missed) && all["at_most"].is_null(), "{all}");
         // A client that wants some has missed those.
         let some = gap(json!({"event_types": ["alarm.*"]}), "?type=alarm.*");
         assert_eq!((&some["missed"], &some["at_most"]), (&json!(missed / 100), &Value::Null), "{some}");
-        // Correlations are not kept beside the events: then there is a bound.
+        // Correlations are not kept beside the events, so the number is an upper bound.
         let some =
             gap(json!({"event_types": ["alarm.*"], "correlation_ids": ["c"]}), "?type=alarm.*&correlation=c");
         assert_eq!((&some["missed"], &some["at_most"]), (&Value::Null, &json!(missed / 100)), "{some}");
-        // A client that wanted nothing of what is gone has missed nothing, and is told of nothing.
+        // A client that wanted nothing of what is gone has missed nothing, and gets no gap.
         let event_type = if sse { "quiet.sse" } else { "quiet.ws" };
         let mut quiet = Client::of(server.addr, sse, event_type, &first);
         let id = server.publish(numbered(1).replace("test.numbered", event_type))["last_event_id"].take();
@@ -156,7 +156,7 @@ fn what_is_told_as_missed_is_what_the_client_wanted() {
 fn who_comes_back_too_late_is_told_and_gets_the_rest_without_a_hole() {
     let server = Server::start();
     let first = server.publish(numbered(0))["last_event_id"].as_str().expect("an id").to_owned();
-    // More than any default ring keeps: the first is gone for sure.
+    // More than any default ring keeps, so the first event is certainly gone.
     let mut last = 0;
     while server.shard_oldest() == 0 {
         let lines: String = (last + 1..=last + 5000).map(numbered).collect();
@@ -193,7 +193,7 @@ fn a_resume_and_a_subscribe_with_other_filters_stand_side_by_side() {
     assert!(client.is_silent_for(Duration::from_millis(100)));
 }
 
-/// What an answer says the client has seen of the bus.
+/// Returns the position in the bus that an answer gives the client.
 fn position(answer: &Value) -> String {
     answer["payload"]["last_event_id"].as_str().unwrap_or_else(|| panic!("no position: {answer}")).to_owned()
 }
@@ -201,7 +201,7 @@ fn position(answer: &Value) -> String {
 #[test]
 fn a_client_cut_before_its_first_event_resumes_from_where_it_subscribed() {
     let server = Server::start();
-    // On a bus that never had an event, and on one that had some.
+    // On a bus without any event, and on one with some.
     for n in [0, 2] {
         let mut ws = Ws::connect(server.addr);
         let ack = ws.ask(&json!({"type": "subscribe", "payload": {"event_types": ["test.*"]}}));
@@ -234,7 +234,7 @@ fn a_pong_says_how_far_a_quiet_client_has_come() {
     assert_eq!((&pong["type"], &pong["payload"]["last_event_id"]), (&json!("pong"), &last));
 }
 
-/// An event of one of many streams, which share the shards.
+/// An event of one of many streams that share the shards.
 fn of_stream(stream: usize, n: usize) -> String {
     format!("{{\"type\":\"test.x\",\"stream_id\":\"s{stream}\",\"payload\":{{\"n\":{n}}}}}\n")
 }
@@ -246,7 +246,7 @@ fn with_any_number_of_shards_every_event_comes_once_however_often_a_client_comes
     for shards in ["1", "2", "4"] {
         let server = Server::with(&["--bus-shards", shards, "--loops", "2"]);
         let addr = server.addr;
-        // By the stream's ids, by the messages' positions, and by the events' own ids alone.
+        // By the stream's ids, by the messages' positions, and by the events' ids alone.
         let mut clients: Vec<(bool, bool, Client)> = [(true, true), (false, true), (false, false)]
             .map(|(sse, by_position)| (sse, by_position, Client::connect(server.addr, sse, None)))
             .into_iter()
@@ -346,7 +346,7 @@ fn a_place_in_another_number_of_shards_is_told_as_a_gap() {
     }
 }
 
-/// Ids and positions that no server gave: of shards that are not there, of no epoch, of the end of all numbers.
+/// Ids and positions that no server made: of missing shards, of no epoch, at the end of all numbers.
 fn forged(told: &str) -> Vec<String> {
     let epoch = told.split(['~', '-']).next().expect("an epoch").to_owned();
     let mut all = Vec::new();
@@ -383,8 +383,8 @@ fn a_forged_place_is_told_as_a_gap_and_ends_no_loop() {
             for sse in [false, true] {
                 let mut client = Client::connect(server.addr, sse, Some(&since));
                 if is_there && is_own {
-                    // It may be an event that is there, or one of another node that has read the log further: then
-                    // nothing need come.
+                    // The id may be of an existing event, or of another node that has read the log further.
+                    // Then nothing need come.
                     continue;
                 }
                 let Got::Gap(gap) = client.next() else { panic!("{since} is passed over in silence") };
@@ -395,6 +395,6 @@ fn a_forged_place_is_told_as_a_gap_and_ends_no_loop() {
         server.publish(of_stream(0, 99));
         assert!(matches!(client.next(), Got::Event { n: 99, .. }), "the loop goes on");
     }
-    // What the test made.
+    // Server and files that the test made.
     let _ = std::fs::remove_dir_all(&folder);
 }

@@ -1,5 +1,6 @@
-//! Every door that takes events, times every attribute that a payload can imply, times a grant that lacks it: refused in
-//! the door's own words, and nobody gets the event. With the grant, the same words are taken and routed by the attribute.
+//! Every entrance for events, with every attribute that a payload can imply, and a grant without it: the event
+//! is refused in that entrance's words, and reaches no client. With the grant, it is accepted and routed by the
+//! attribute.
 
 mod support;
 
@@ -15,7 +16,7 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, eventually};
 
-/// Long enough for an event that should not come to have come.
+/// Wait after which an unwanted event would have come.
 const SILENCE: Duration = Duration::from_millis(200);
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-77c1";
@@ -24,13 +25,13 @@ const SECRET: &str = "only-this-test-and-its-server-know-it-77c1";
 struct Case {
     event_type: &'static str,
     payload: Value,
-    /// How the event says it when it is delivered.
+    /// Form of the attribute in the delivered event.
     says: fn(&Value) -> Value,
     value: Value,
-    /// Grants that let their holder name this, and that do not. The circle in which such a client speaks is `a`.
+    /// A grant with the attribute, and one without. The client's circle is `a`.
     with: [&'static str; 2],
     lacks: [&'static str; 2],
-    /// What the refusal names.
+    /// Text that the refusal contains.
     beyond: &'static str,
 }
 
@@ -46,7 +47,7 @@ fn entity_of(event: &Value) -> Value {
     event["entity"].clone()
 }
 
-/// One for each rule of the three systems, and for each spelling of a type.
+/// One row for each rule of the three systems, and for each spelling of a type.
 fn cases() -> Vec<Case> {
     let stream = |event_type| Case {
         event_type,
@@ -111,17 +112,17 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// What a door said.
+/// Answer of an entrance.
 enum Said {
     Taken,
     Refused(String),
-    /// Nobody can say such a thing here.
+    /// This entrance cannot carry such an event.
     NoDoor,
 }
 
 type Door = fn(SocketAddr, &str, &Case) -> Said;
 
-/// All doors for clients, by name.
+/// All entrances for clients, by name.
 const DOORS: [(&str, Door); 14] = [
     ("JSON object", |addr, token, case| {
         let body = json!({"type": case.event_type, "payload": case.payload});
@@ -132,7 +133,7 @@ const DOORS: [(&str, Door); 14] = [
         of_http(&post(addr, token, "Content-Type: text/plain\r\n", &body.to_string()))
     }),
     ("JSON with an escape", |addr, token, case| {
-        // Left to the reader of all texts.
+        // Left to the reader that accepts every text.
         let body = json!({"type": case.event_type, "source": "a\tb".replace('\t', "\u{e9}\u{2028}"), "payload": case.payload});
         let body = body.to_string().replace("\"type\"", "\"\\u0074ype\"");
         of_http(&post(addr, token, "Content-Type: application/json\r\n", &body))
@@ -189,7 +190,7 @@ const DOORS: [(&str, Door); 14] = [
         let mut client = open(addr, "/autosdlc", token);
         assert_eq!(client.message()["type"], "connect");
         client.send(&json!({"id": "m", "type": case.event_type, "data": case.payload}));
-        // What is taken is not answered: the next answer is the ping's.
+        // An accepted message has no answer, so the next answer is the ping's.
         match client.ask(&json!({"id": "p", "type": "ping"})) {
             answer if answer["type"] == "pong" => Said::Taken,
             answer => {
@@ -206,7 +207,8 @@ const DOORS: [(&str, Door); 14] = [
     ("a workspace", |addr, token, case| say(addr, token, case, "/ws/workspaces/a")),
 ];
 
-/// Says it in a channel. What names a channel in its payload is in the path's all the same: no case of this door.
+/// Sends it in a channel. A payload that names a channel is in the path's channel anyway, so it is no case for
+/// this entrance.
 fn say(addr: SocketAddr, token: &str, case: &Case, path: &str) -> Said {
     if case.with[0] == "--channel" {
         return Said::NoDoor;
@@ -261,7 +263,7 @@ fn token(options: &[&str]) -> String {
     support::token(SECRET, options)
 }
 
-/// A reader of everything, and the word by which it knows that it has come so far.
+/// A reader of everything, and the event by which it knows that it has read this far.
 struct Reader {
     addr: SocketAddr,
     socket: Ws,
@@ -277,7 +279,7 @@ impl Reader {
         Self { addr, socket, all, marks: 0 }
     }
 
-    /// All events up to now but those of the type `plain`.
+    /// Returns all events so far, except those of the type `plain`.
     fn events(&mut self) -> Vec<Value> {
         self.marks += 1;
         let mark = format!("mark.{}", self.marks);
@@ -300,7 +302,7 @@ fn guarded(options: &[&str]) -> Server {
     Server::with(&[&["--auth-jwt-hs256-secret", SECRET], options].concat())
 }
 
-/// The whole table, published through one server and read from another, which may be it too.
+/// The whole table, published through one server and read from another, which may be the same.
 fn every_door_asks_for_every_attribute(publishing: SocketAddr, reading: SocketAddr) {
     let mut reader = Reader::new(reading);
     let mut doors = 0;
@@ -380,10 +382,10 @@ fn over_a_log(url: &str) {
     every_door_asks_for_every_attribute(nodes[0].addr, nodes[1].addr);
 }
 
-/// Takes an attribute out of an event as it is delivered.
+/// Removes an attribute from an event as delivered.
 type AttributeOf = fn(&Value) -> Value;
 
-/// Bodies whose publisher says that the attribute is none, or that come by a door at which nothing is filled in.
+/// Bodies whose publisher says that the attribute is absent, or that use an entrance that infers no attributes.
 fn unnamed() -> Vec<(Value, AttributeOf)> {
     vec![
         (json!({"type": "STATE_CHANGED", "stream_id": "", "payload": {"stream_id": "b"}}), stream_of),
@@ -407,7 +409,7 @@ fn what_was_checked_without_an_attribute_stays_without_it_over_a_log() {
         assert_eq!(come.len(), 1, "{come:?}");
         assert_eq!(says(&come[0]), Value::Null, "{come:?}");
     }
-    // A node that reads the log later says the same.
+    // A node that reads the log later delivers the same.
     let later = guarded(&["--engine", &url]);
     eventually("the node follows the log", || http::get(later.addr, "/readyz").status == 200);
     let all = token(&["--stream", "*"]);

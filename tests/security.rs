@@ -1,4 +1,5 @@
-//! Threats of the table in SECURITY.md that no other test meets, and that the table names tests that exist.
+//! Threats in the table of SECURITY.md that no other test covers. Also checks that the tests named in the table
+//! exist.
 
 mod support;
 
@@ -56,7 +57,7 @@ fn a_message_that_expands_without_end_costs_its_own_connection_alone() {
     client.wire.send(&raw_frame(0xc1, Some(MASK), bomb.len(), &bomb));
     let last = loop {
         let frame = client.read_frame(deadline()).expect("a farewell");
-        // On a slow machine a heartbeat comes before it.
+        // On a slow machine a heartbeat comes first.
         if frame.opcode() != PING {
             break frame;
         }
@@ -71,7 +72,7 @@ fn json_that_nests_without_end_is_refused_at_every_door() {
     let server = Server::start();
     let mut client = Ws::connect(server.addr);
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-        // Deeper than any stack, within the limit of a message.
+        // Deeper than any stack, within the size limit of a message.
         let nested = format!("{}1{}", open.repeat(9_000), close.repeat(9_000));
         let event = format!("{{\"type\":\"deep\",\"payload\":{nested}}}");
         for body in [&event, &nested, &format!("[{event}]")] {
@@ -91,7 +92,7 @@ fn json_that_nests_without_end_is_refused_at_every_door() {
     server.assert_serving();
 }
 
-/// What an attacker would add to a stream or a log.
+/// Text that an attacker would add to a stream or a log.
 const BREAKS: [&str; 5] = [
     "\r\n\r\nevent: evil\r\ndata: evil\r\n\r\n",
     "\nevent: evil\n\n",
@@ -115,16 +116,16 @@ fn nothing_in_an_event_or_a_request_breaks_out_of_its_place_in_a_stream() {
         let entity = json!({"type": "a.b", "entity": {"kind": "k", "id": text}});
         let answer = http::post(server.addr, "/publish", "application/json", entity.to_string().as_bytes());
         assert_eq!(answer.status, 400, "{answer:?}");
-        // A payload may hold anything: it stays in its line.
+        // A payload may hold anything. It stays in its line.
         server.publish(json!({"type": "a.b", "payload": {"text": text, text: 1}}).to_string());
         let block = all.event();
         assert_eq!((block.event.as_deref(), &block.json()["payload"]["text"]), (Some("a.b"), &json!(text)));
     }
-    // White space within a payload is what a line could be ended with.
+    // White space within a payload could end a line.
     server.publish("{\"type\":\"a.b\",\"payload\":{\r\n\r\n\"n\":\n1\r}}");
     assert_eq!(all.event().json()["payload"], json!({"n": 1}));
 
-    // An id that a client makes up comes back in a gap, if at all.
+    // An id made up by a client comes back in a gap, if at all.
     for query in [
         "?last_event_id=1-1%0D%0A%0D%0Aevent:%20evil%0D%0Adata:%20x%0D%0A%0D%0A",
         "?type=%0D%0Aevent:%20evil%0D%0A%0D%0A",
@@ -204,7 +205,7 @@ fn publish_of(server: &Server, writer: &str, stream: &str, count: usize) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// Subscribes; the answer's place.
+/// Subscribes, and returns the position in the answer.
 fn place_of_ack(client: &mut Ws, payload: &Value) -> Value {
     client.send(&json!({"type": "subscribe", "message_id": "m", "payload": payload}));
     client.message()["payload"]["last_event_id"].take()
@@ -217,7 +218,7 @@ fn place_of_pong(client: &mut Ws) -> Value {
     pong["payload"]["last_event_id"].take()
 }
 
-/// The id that an event stream begins with.
+/// Returns the first id of an event stream.
 fn first_id(server: &Server, token: &str) -> String {
     let mut wire = Wire::connect(server.addr);
     wire.send(format!("GET /sse?token={token} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
@@ -244,7 +245,7 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         let mut client = connect();
         let begun = place_of_ack(&mut client, &json!({}));
         assert!(is_sealed(&begun), "{begun}");
-        // Whatever others publish, what it is told stays the same.
+        // The reported position stays the same, whatever others publish.
         for _ in 0..3 {
             assert_eq!(place_of_pong(&mut client), begun);
             publish_of(&server, &writer, "rival", 7);
@@ -254,15 +255,15 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         assert_eq!(client.message()["type"], "event");
         let moved = place_of_pong(&mut client);
         assert!(is_sealed(&moved) && moved != begun, "{moved}");
-        // Two places of one time do not show that they are.
+        // Two positions of one time do not show that they are of one time.
         assert_ne!(place_of_ack(&mut connect(), &json!({})), place_of_ack(&mut connect(), &json!({})));
         let id = first_id(&server, &tenant);
         assert!(id.starts_with('~'), "{id}");
-        // A client that may see everything is told where it is.
+        // A client that may see everything gets the real position.
         let wide = support::token(SECRET, &["--stream", "*"]);
         assert!(!first_id(&server, &wide).starts_with('~'));
 
-        // From such a place comes all that is the tenant's, and nothing else.
+        // From such a position comes everything of the tenant, and nothing else.
         for since in [moved.as_str().expect("a text"), &id] {
             publish_of(&server, &writer, "rival", 3);
             publish_of(&server, &writer, "acme", 2);
@@ -281,7 +282,7 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
             }
         }
 
-        // Where the ring has forgotten what came behind it, a tenant that missed nothing is told of no gap.
+        // If the ring has forgotten later events, a tenant that missed nothing gets no gap.
         let last = place_of_ack(&mut connect(), &json!({}));
         publish_of(&server, &writer, "rival", 2000);
         let mut back = connect();
@@ -290,7 +291,8 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         publish_of(&server, &writer, "acme", 1);
         assert_eq!(back.message()["type"], "event");
 
-        // And where nobody can say, it is told that, and no number or place that counts the events of others.
+        // If nothing can tell, the gap says so, without any number or position that counts other tenants'
+        // events.
         publish_of(&server, &writer, "rival", 100);
         publish_of(&server, &writer, "acme", 600);
         let mut back = connect();
@@ -309,7 +311,7 @@ fn a_silent_tenant_is_told_nothing_of_how_much_others_publish() {
         );
         assert!(gap["from"].is_null() || is_sealed(&gap["from"]), "{gap}");
 
-        // Before a token was shown, there is no place at all.
+        // Before the token there is no position at all.
         let mut stranger = Ws::connect(server.addr);
         assert_eq!(place_of_pong(&mut stranger), Value::Null);
     }
@@ -336,7 +338,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
         publish(if n % 2 == 0 { "acme" } else { "rival" }, n);
     }
     let tenant = support::token(SECRET, &["--stream", "acme"]);
-    // The past, by each of its ways, and what is new behind it.
+    // The past, by each of its ways, and new events after it.
     let mut sockets: Vec<Ws> =
         [json!({"history": 100}), json!({"since": first}), json!({"snapshot": true}), json!({})]
             .into_iter()
@@ -350,7 +352,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
     let mut streams: Vec<Sse> =
         queries.iter().map(|query| Sse::open(server.addr, &format!("?token={tenant}&{query}"))).collect();
     for (at, client) in sockets.iter_mut().enumerate() {
-        // The ack may stand before or behind the past.
+        // The ack may come before or after the past.
         while client.message()["type"] != "ack" {
             assert!(at < 3, "nothing was asked for");
         }
@@ -377,7 +379,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
             }
         }
     }
-    // Nor by the operator's ways, nor by asking for it by name.
+    // Not by the operators' routes, and not by asking for it by name.
     for path in ["/api/stats", "/metrics", &format!("/api/explain?event_id={first}"), "/sse?stream=rival"] {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {tenant}\r\nConnection: close\r\n\r\n"
@@ -392,7 +394,7 @@ fn a_tenant_sees_nothing_of_another_by_any_way_in() {
 fn of_a_million_random_events_a_narrow_grant_lets_its_own_through_and_no_other() {
     const ROUNDS: u64 = 1000;
     const A_ROUND: u64 = 1000;
-    // Like what is allowed, or not at all.
+    // Like an allowed one, or not at all.
     const STREAMS: [&str; 10] =
         ["", "acme", "acme.a", "acme.b", "acme.a.b", "acmes.a", "rival", "rival.acme.a", "Acme.a", "*"];
     const TYPES: [&str; 8] = [
@@ -436,7 +438,7 @@ fn of_a_million_random_events_a_narrow_grant_lets_its_own_through_and_no_other()
                 Event::builder(kind).stream(of).json(format!("{{\"n\":{n}}}")).build().expect("an event");
             bus.publish(event);
         }
-        // So that nobody is behind when the next thousand comes.
+        // So that no client lags when the next thousand events come.
         let last = Event::builder("task.done").stream("acme.a").json("{\"n\":0}").build().expect("an event");
         bus.publish(last);
         allowed += wanted.len();

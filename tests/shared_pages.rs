@@ -1,4 +1,4 @@
-//! Bursts written out of pages that all clients of a feed share: what waits in a socket stays what it was.
+//! Bursts written from memory pages that all clients of a feed share: bytes that wait in a socket never change.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -14,10 +14,10 @@ use support::{Server, http};
 
 const BURSTS: usize = 60;
 const A_BURST: usize = 50;
-/// Of each transport.
+/// Number of clients of each transport.
 const CLIENTS: usize = 10;
 
-/// The payload of an event: no two have a page in common.
+/// Returns the payload of an event. No two payloads share the content of a page.
 fn payload(n: usize) -> Value {
     let text: String =
         (0..1000).map(|at| char::from(b'a' + ((n * 131 + at * 7 + at / 26 * n) % 26) as u8)).collect();
@@ -57,7 +57,7 @@ fn what_waits_in_sockets_is_not_written_over_by_what_comes_later() {
         })
         .collect();
     let mut streams: Vec<Sse> = (0..CLIENTS).map(|_| Sse::open(server.addr, "")).collect();
-    // Nobody reads; two go while they are owed much, which costs nobody else anything.
+    // No client reads. Two leave while much is pending for them, which costs the others nothing.
     for burst in 0..BURSTS {
         publish(&server, burst);
         if burst == BURSTS / 2 {
@@ -74,7 +74,7 @@ fn what_waits_in_sockets_is_not_written_over_by_what_comes_later() {
             assert_eq!(stream.event().json()["payload"], payload(n), "event {n}");
         }
     }
-    // The first bursts fill the sockets, and lie there while the later ones are published.
+    // The first bursts fill the sockets, and wait there while the later ones are published.
     let shared = shared(&server);
     assert!(shared >= (2 * CLIENTS) as f64, "{shared} writes were of shared pages");
     server.balanced_ledger();
@@ -104,7 +104,7 @@ fn few_bytes_few_clients_and_the_setting_share_nothing() {
     publish(&server, 0);
     (0..A_BURST).for_each(|n| all_get(&mut clients, n));
     assert!((shared(&server) - CLIENTS as f64).abs() < 1.0, "a burst");
-    // It would take eight times as many bytes for one.
+    // One client would take eight times as many bytes.
     clients.truncate(1);
     support::eventually("the others are gone", || {
         server.metric("fanwire_server_connections").is_some_and(|open| open < 3.0)

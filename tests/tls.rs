@@ -1,4 +1,4 @@
-//! TLS from outside: a client of rustls' own, with an authority made here.
+//! TLS from outside: a client made with rustls, with an authority made here.
 
 mod support;
 
@@ -125,7 +125,7 @@ fn a_reader_that_is_slow_gets_every_event_in_order() {
     let server = Tls::start(&authority, &["--max-lag-events", "100000", "--max-lag-bytes", "1GiB"]);
     let config = authority.client(rustls::ALL_VERSIONS);
     let mut ws = subscribed(server.connect(&config));
-    // Some megabytes: more than the sockets hold, so that writes are cut short again and again.
+    // Some megabytes: more than the sockets hold, so that many writes are cut short.
     let count = 6000;
     let filler = "x".repeat(1000);
     for part in 0..6 {
@@ -264,7 +264,7 @@ fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
     let (code, report, error) = ask(&verify);
     assert_eq!(code, Some(0), "{report}{error}");
 
-    // Nobody on this machine vouches for it.
+    // This machine does not trust its authority.
     for command in ["publish", "verify"] {
         let output = run(fanwire().args([command, "--ca-file", "/nowhere.pem"]).env("FANWIRE_URL", &url));
         assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read /nowhere.pem"), "{output:?}");
@@ -277,7 +277,7 @@ fn our_own_commands_speak_it_and_check_whom_they_speak_to() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("certificate"), "{output:?}");
 }
 
-/// A folder for what a test makes; gone at the end.
+/// A folder for a test's files. Removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -332,7 +332,7 @@ fn dev_cert_makes_what_curl_python_chromium_and_our_own_commands_take() {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--noproxy", "*", "-m", "20", "--cacert", &ca]);
         curl.args(["--resolve", &format!("events.test:{port}:127.0.0.1"), &url]);
-        // Debug builds of the server take other names than the machine's only with a Host that they allow.
+        // A debug build of the server accepts other names than the machine's only with a Host that it allows.
         let output = run(curl.args(["-H", &format!("Host: 127.0.0.1:{port}")]));
         assert_eq!(text(&output.stdout), r#"{"status":"ok"}"#, "{host}: {output:?}");
     }
@@ -396,7 +396,7 @@ fn chromium_takes_what_dev_cert_made_once_it_trusts_the_authority() {
     assert!(page.contains(r#"{"status":"ok"}"#), "{page}");
 }
 
-/// Writes a certificate for these names and its key; `ca.pem` is whoever signed it.
+/// Writes a certificate for these names and its key. `ca.pem` is its signer.
 fn write_cert(
     folder: &Folder,
     names: &[&str],
@@ -424,7 +424,7 @@ fn write_cert(
     std::fs::write(folder.file("key.pem"), key.serialize_pem()).expect("a file");
 }
 
-/// Every command ends with the reason and the next step; on the old code `tail` asked again for ever.
+/// Every command ends with the reason and the next step. Old versions of `tail` tried again for ever.
 fn all_end(url: &str, ca: &str, which: &[&[&str]], reason: &str, step: &str) {
     for words in which {
         let mut command = Command::new("timeout");
@@ -456,7 +456,7 @@ fn a_refused_certificate_ends_every_command_with_the_reason_and_the_next_step() 
         let url = format!("https://localhost:{}", server.addr.port());
         (server, url)
     };
-    // As `openssl req -x509` makes them.
+    // Certificates as made by `openssl req -x509`.
     let ca = |params: &mut rcgen::CertificateParams| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     };
@@ -474,7 +474,7 @@ fn a_refused_certificate_ends_every_command_with_the_reason_and_the_next_step() 
     assert!(made.status.success(), "{made:?}");
     write_cert(&folder, &["localhost"], |_| {}, true);
     let (_server, url) = start();
-    // Certificates of another name, and of this one.
+    // Certificates with another name, and with this one.
     all_end(&url, &other.file("dev/ca.pem"), EVERY, "UnknownIssuer", "--ca-file");
     write_cert(&other, &["localhost"], |_| {}, true);
     all_end(&url, &other.file("ca.pem"), BOTH, "BadSignature", "--ca-file");
@@ -491,7 +491,7 @@ fn a_refused_certificate_ends_every_command_with_the_reason_and_the_next_step() 
     let (_server, url) = start();
     all_end(&url, &folder.file("ca.pem"), BOTH, "Expired", "Renew it");
 
-    // One that signed itself and is no authority is taken where it is named.
+    // A self-signed certificate that is not an authority is accepted if it is named as trusted.
     write_cert(&folder, &["localhost"], |params| params.is_ca = rcgen::IsCa::ExplicitNoCa, false);
     let (_server, url) = start();
     let mut publish = fanwire();

@@ -1,4 +1,4 @@
-//! W3C trace context: what comes with an event goes with it, and is in the log.
+//! W3C trace context: it is delivered with its event, and it is in the log.
 
 mod support;
 
@@ -20,7 +20,7 @@ fn post(server: &Server, headers: &str, body: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// The trace context of an event as a client gets it.
+/// Returns the trace context of an event as delivered.
 fn trace(event: &Value) -> (Option<&str>, Option<&str>) {
     (event["traceparent"].as_str(), event["tracestate"].as_str())
 }
@@ -35,7 +35,7 @@ fn a_trace_goes_from_whoever_publishes_to_every_client_and_into_the_log() {
         assert_eq!(trace(&a), trace(&b));
         a
     };
-    // The request's, for all its events but those that have their own.
+    // The request's context, for all its events except those with their own.
     let own = format!(r#"{{"type":"b","traceparent":"{OTHER}"}}"#);
     let both = format!("[{{\"type\":\"a\"}},{own}]");
     post(&server, &format!("traceparent: {PARENT}\r\ntracestate: v=1,w=2\r\n"), &both);
@@ -50,10 +50,10 @@ fn a_trace_goes_from_whoever_publishes_to_every_client_and_into_the_log() {
     );
     post(&server, &binary, "");
     assert_eq!(trace(&next()).0, Some(PARENT));
-    // What is none is left out, and so is a forged one that would be another line of the log.
+    // An invalid context is left out, and so is a forged one that would add a line to the log.
     post(&server, "traceparent: 00-zz\r\n", r#"{"type":"e","traceparent":"00-x\nlevel=ERROR"}"#);
     assert_eq!(trace(&next()), (None, None));
-    // A WebSocket client's.
+    // A WebSocket client's context.
     let answer = Ws::connect(server.addr)
         .ask(&json!({"type": "publish", "payload": {"type": "f", "traceparent": OTHER}}));
     assert_eq!(answer["type"], "ack");

@@ -1,5 +1,5 @@
-//! A slip of the pen at the front door is an error that names what was meant: in messages, bodies and queries. What comes
-//! from a log or another system is taken as it is.
+//! A misspelt key at a client's entrance is an error that names the likely key: in messages, bodies and
+//! queries. Data from a log or another system is accepted as it is.
 
 mod support;
 
@@ -35,7 +35,7 @@ fn a_subscribe_with_a_slip_is_no_subscription() {
         assert!(error_of(&answer).contains(says), "{payload}: {answer}");
         assert_eq!(answer["correlation_id"], "m");
     }
-    // Beside the payload, where it would be passed over.
+    // Next to the payload, where it would be ignored.
     let answer = client.ask(&json!({"type": "subscribe", "event_types": ["task.*"]}));
     assert!(error_of(&answer).contains("`event_types` belongs into the payload"), "{answer}");
     let answer = client.ask(&json!({"type": "subscribe", "paylod": {"event_types": ["task.*"]}}));
@@ -51,7 +51,7 @@ fn a_subscribe_with_a_slip_is_no_subscription() {
     }
     let count = client.ask(&json!({"type": "request", "payload": {"action": "subscription_count"}}));
     assert_eq!(count["payload"]["count"], 0, "{count}");
-    // Every field of FCC's message, and what asks for nothing may hold anything.
+    // Every field of FCC's message. Messages without a request may hold any field.
     let whole = json!({"type": "subscribe", "message_id": "m", "timestamp": "2026-01-27T10:21:33Z", "correlation_id": null,
         "payload": {"subscription_id": "s", "event_types": [], "sources": null, "correlation_id": null}});
     assert_eq!(client.ask(&whole)["type"], "ack");
@@ -69,7 +69,7 @@ fn what_is_published_with_a_slip_is_refused_in_every_form() {
         ("text/plain", bad.to_owned(), 1),
         ("application/json", format!("[{{\"type\":\"a\"}},\n{bad}]"), 2),
         ("application/x-ndjson", format!("{{\"type\":\"a\"}}\n{bad}\n"), 2),
-        // By the reader of all texts, and by the fast one.
+        // By the reader that accepts every text, and by the fast one.
         ("application/json", bad.replace("\"x\"", "\"\\u0078\""), 1),
         ("application/json", bad.replace("entitty", "entitt\\u0079"), 1),
     ] {
@@ -99,7 +99,7 @@ fn what_is_published_with_a_slip_is_refused_in_every_form() {
         cloud.json()["error"].as_str().is_some_and(|text| text.contains("application/cloudevents+json")),
         "{cloud:?}"
     );
-    // A payload is its publisher's, and a CloudEvent's extensions are its own.
+    // A payload belongs to its publisher, and a CloudEvent's extensions to their author.
     server.publish(r#"{"type":"x","payload":{"entitty":1}}"#);
     assert_eq!(reader.event()["payload"]["entitty"], 1);
     let extended = br#"{"specversion":"1.0","type":"y","source":"s","id":"1","entitty":"z"}"#;
@@ -145,7 +145,7 @@ fn what_the_five_documents_give_an_event_is_taken() {
         json!({"type": "task.progress", "ts": "2026-01-27T10:21:33.123Z", "source": "core", "entity": null, "payload": {}}),
         // Hive's event.
         json!({"type": "EXECUTION_STARTED", "stream_id": "s", "execution_id": "e", "data": {}, "timestamp": "2026-01-27T10:21:33Z"}),
-        // AutoSDLC's message, and what its broadcaster sends.
+        // AutoSDLC's message, and the one that its broadcaster sends.
         json!({"id": "evt-1", "type": "agent_status", "timestamp": 1_703_775_135_000_u64, "data": {"agentId": "a"}, "metadata": {"version": "1.0", "source": "m"}}),
         json!({"type": "agent_status", "key": "agent:coder-001:status", "source": "m", "data": {}}),
         // GatheRing's message.
@@ -193,7 +193,7 @@ fn a_query_with_a_slip_is_refused_and_what_others_add_is_passed_over() {
     let answer = post(server.addr, &format!("/publish?{added}"), "application/json", br#"{"type":"a"}"#);
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(stream.event().json()["event_type"], "a");
-    // Nobody reads the query of these, and scrapers and probes have their own.
+    // Nothing reads the query of these routes, and scrapers and probes add their own.
     for path in ["/healthz?x=1", "/readyz?probe=lb", "/metrics?name[]=a", "/?ref=a"] {
         assert_eq!(get(server.addr, path).status, 200, "{path}");
     }

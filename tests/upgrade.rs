@@ -1,5 +1,5 @@
-//! Upgrades while clients are connected: a process gives its sockets, events and clients to the next, and nobody
-//! notices.
+//! Upgrades while clients are connected: a process hands its sockets, events and clients to the next, and no
+//! client notices.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::wire::{Wire, deadline};
 use support::ws::{CLOSE, TEXT, Ws, frame};
 use support::{PATIENCE, Server, eventually, fanwire, http, numbered};
 
-/// The process that serves now: the test's own child, or a successor of it, which is nobody's child.
+/// The process that serves now: the test's child, or a successor, which is not the test's child.
 struct Generations {
     first: Server,
     pids: Vec<u32>,
@@ -78,7 +78,7 @@ impl Drop for Generations {
     }
 }
 
-/// Publishes numbers from 0 over one connection until it is told to stop; how many.
+/// Publishes numbers from 0 over one connection until it is stopped. Returns their count.
 fn publisher(addr: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
         let mut wire = Wire::connect(addr);
@@ -95,7 +95,7 @@ fn publisher(addr: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle
     })
 }
 
-/// Reads numbers until the last, each in its turn; anything else is a fault.
+/// Reads numbers until the last, in order. Anything else is a fault.
 fn follow(mut next_number: impl FnMut() -> u64, last: &AtomicUsize) -> u64 {
     let mut want = 0;
     while want < last.load(Ordering::Relaxed) as u64 {
@@ -162,7 +162,7 @@ fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
     let published = publisher.join().expect("it was answered throughout");
     assert!(published > 50, "{published}");
     last.store(published, Ordering::Relaxed);
-    // One more, so that who waits for a next one looks again.
+    // One more event, so that a waiting reader checks again.
     let answer = http::post(addr, "/publish", "application/json", numbered(published).as_bytes());
     assert_eq!(answer.status, 200);
     for client in clients {
@@ -174,7 +174,7 @@ fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
     for pid in &server.pids[..10] {
         eventually("every process but the last has ended", || Generations::is_gone(*pid));
     }
-    // The last one is as good as the first.
+    // The last process is as good as the first.
     server.signal("TERM");
     let pid = *server.pids.last().expect("eleven");
     eventually("the last one drains", || Generations::is_gone(pid));
@@ -184,7 +184,7 @@ fn a_thousand_clients_live_through_ten_upgrades_without_a_close_or_a_gap() {
 fn what_is_half_said_is_finished_behind_the_upgrade() {
     let mut server = Generations::start(&["--limits-message-kinds", "ping=3", "--max-lag-bytes", "16MiB"]);
     let addr = server.addr();
-    // A message that is cut in its header, one cut within, one in fragments.
+    // A message cut in its header, one cut in its payload, one in fragments.
     let message = json!({"type": "ping", "message_id": "p"}).to_string();
     let whole = frame(TEXT, message.as_bytes());
     let mut cut: Vec<(Ws, &[u8])> = [1, 4, 20]
@@ -198,7 +198,7 @@ fn what_is_half_said_is_finished_behind_the_upgrade() {
     for _ in 0..3 {
         assert_eq!(limited.ask(&json!({"type": "ping"}))["type"], "pong");
     }
-    // A request of which the head, the half of a body, or a half chunk has come.
+    // A request of which the head, half of a body, or half a chunk has come.
     let body = numbered(7);
     let post = post_request("/publish", "application/json", body.as_bytes());
     let mut requests: Vec<(Wire, Vec<u8>)> = [10, post.len() - body.len(), post.len() - 3]
@@ -212,7 +212,7 @@ fn what_is_half_said_is_finished_behind_the_upgrade() {
     chunked
         .send(b"POST /publish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"type\":\"te");
     requests.push((chunked, b"st.x\"\r\n1\r\n}\r\n0\r\n\r\n".to_vec()));
-    // A client that has read nothing of much.
+    // A client that has read nothing of a long backlog.
     let mut slow = Ws::subscribed(addr, json!({"event_types": ["big"]}));
     let big = "x".repeat(100_000);
     for n in 0..40 {
@@ -222,7 +222,7 @@ fn what_is_half_said_is_finished_behind_the_upgrade() {
     let mut resumes = Ws::connect(addr);
     let before = server.first.publish(numbered(1))["last_event_id"].clone();
     server.first.publish(numbered(2));
-    // What was sent has come before the signal does.
+    // The sent bytes arrive before the signal.
     std::thread::sleep(Duration::from_millis(200));
     server.upgrade();
     for (ws, rest) in &mut cut {
@@ -243,7 +243,7 @@ fn what_is_half_said_is_finished_behind_the_upgrade() {
         assert_eq!(number_of(&reader.event()), n);
     }
     assert_eq!(reader.event()["event_type"], "test.x");
-    // The past is there too, under the ids that it had.
+    // The past is there too, under its old ids.
     let since = json!({"type": "subscribe", "payload": {"since": before, "event_types": ["test.numbered"]}});
     assert_eq!(resumes.ask(&since)["type"], "ack");
     for n in [2, 7, 7, 7] {
@@ -310,7 +310,7 @@ fn rights_go_with_their_holders_and_revocations_stand() {
 fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
     let mut server = Generations::start(&[]);
     let addr = server.addr();
-    // AutoSDLC's wildcards stand anywhere, which a filter's text can't say.
+    // AutoSDLC's wildcards can be anywhere, which a filter's text cannot express.
     let wants = [
         json!({"pattern": "agent:coder*:*"}),
         json!({"resource": "agent", "resourceId": "co*-1"}),
@@ -326,11 +326,11 @@ fn what_each_client_wants_is_exactly_that_behind_an_upgrade() {
             ws
         })
         .collect();
-    // Two in one circle, of which one does not hear itself.
+    // Two clients in one circle, one of which does not get its own messages.
     let [mut speaker, mut listener] = [(); 2].map(|()| Ws::over(Wire::connect(addr), "/ws/circles/dev", ""));
     speaker.send(&json!({"type": "hello"}));
     assert_eq!(listener.message()["type"], "hello");
-    // Filters of every form, some with more values than a text from outside may have once they are joined.
+    // Filters of every form, some with more values, once joined, than a text from outside may have.
     let mut native = Ws::connect(addr);
     let many: Vec<String> = (0..250).map(|n| format!("t.{n}")).collect();
     for payload in [
@@ -456,17 +456,17 @@ fn clients_with_tls_are_told_to_come_back_and_miss_nothing() {
     assert_eq!(hear(&mut again)["type"], "ack");
     let mut next = hear(&mut again);
     if next["type"] == "history_end" {
-        // The loop that took the event had not read it back: it comes live.
+        // The loop that took the event had not read it back, so it comes live.
         next = hear(&mut again);
     }
     assert_eq!(next["payload"]["event_type"], "x");
 }
 
-/// A client whose past is under way does not move: it is told to come back, gets no end of its past, and the rest of it from
-/// the next process.
+/// A client in the middle of a past does not move: it is asked to reconnect, gets no end of its past, and gets
+/// the rest of the past from the next process.
 #[test]
 fn a_past_that_is_under_way_goes_on_at_the_next_process() {
-    /// With 8 KiB each, twice what the kernel holds for a client that does not read.
+    /// With 8 KiB each, twice the kernel's buffer for a client that does not read.
     const EVENTS: u64 = 2500;
     let mut server = Generations::start(&[]);
     let pad = "x".repeat(8000);
@@ -548,6 +548,6 @@ fn an_upgrade_is_no_news_of_who_is_there() {
     server.upgrade();
     assert_eq!(here(), before, "since when, too");
     drop(ann);
-    // The first that is said of them since: that they moved with their names was no news.
+    // The first presence event about them since: the move with their names was no news.
     assert_eq!(told(), (json!("presence.left"), json!("ann")));
 }

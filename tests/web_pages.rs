@@ -1,5 +1,5 @@
-//! Attempts of web pages on a server that has no authentication: pages of other sites, pages whose name resolves to
-//! this machine (DNS rebinding), pages without an origin, and those that may.
+//! Attacks of web pages on a server without authentication: pages of other sites, pages whose name resolves to
+//! this machine (DNS rebinding), pages without an origin. Also the pages that may use it.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::{Server, eventually, fanwire, run};
 
 const EVIL: &str = "https://evil.example";
 
-/// Every way to read, to listen and to publish.
+/// Every way to read, subscribe and publish.
 const GETS: [&str; 17] = [
     "/",
     "/index.html",
@@ -57,7 +57,7 @@ fn ask(addr: SocketAddr, method: &str, path: &str, host: &str, headers: &str, bo
     );
     let mut wire = Wire::connect(addr);
     wire.send_if_taken(request.as_bytes());
-    // The head alone: streams have no end.
+    // Only the head: streams have no end.
     let head = http::read_head(&mut wire, deadline()).expect("an answer");
     let length = head.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let body = if method == "HEAD" { Vec::new() } else { wire.take(length, deadline()).expect("its body") };
@@ -80,7 +80,7 @@ fn upgrade(addr: SocketAddr, path: &str, host: &str, headers: &str) -> Response 
     Response { body, ..head }
 }
 
-/// Asks by every way, and says which answers are not 403.
+/// Asks by every way, and returns the answers that are not 403.
 fn not_refused(addr: SocketAddr, host: &str, headers: &str) -> Vec<String> {
     let gets = GETS.iter().flat_map(|path| ["GET", "HEAD"].map(|method| (method, *path, "")));
     let posts = POSTS.iter().map(|path| ("POST", *path, r#"{"type":"planted"}"#));
@@ -139,7 +139,7 @@ fn a_page_of_another_site_reads_nothing_hears_nothing_and_publishes_nothing() {
     }
     assert_eq!(status(&format!("http://{own}")), 200);
     assert_eq!(reader.event()["event_type"], "asked");
-    // Programs are no pages, and a link to here is one's own click.
+    // Programs are not pages, and a link to this server is the user's own click.
     assert_eq!(ask(server.addr, "GET", "/api/stats", &own, "", "").status, 200);
     let link = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
     assert_eq!(ask(server.addr, "GET", "/", &own, link, "").status, 200);
@@ -217,7 +217,7 @@ fn a_refusal_says_in_one_line_how_to_allow_it_and_the_log_stays_short() {
     eventually("the log says so", || server.log().contains("--allowed-origin https://evil.example:8443"));
     let lines = server.log().lines().count();
     assert!(lines < 100, "{lines} lines for 202 refusals\n{}", server.log());
-    // The step that it names works.
+    // The step named by the error works.
     let opened = Server::with(&[
         "--allowed-origin",
         "https://evil.example:8443",
@@ -251,7 +251,7 @@ fn all_pages_may_come_in_where_that_is_said_and_the_log_says_it_once() {
     let mut guarded = fanwire();
     guarded.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]);
     let guarded = Server::spawn(guarded.env("FANWIRE_AUTH_JWT_HS256_SECRET", secret));
-    // A token says who may come in, not the page that has it.
+    // The token decides on access, not the page that has it.
     let token = support::token(secret, &["--stream", "*"]);
     let headers = format!("Origin: {EVIL}\r\nAuthorization: Bearer {token}\r\n");
     assert_eq!(ask(guarded.addr, "GET", "/sse", "evil.com", &headers, "").status, 200);

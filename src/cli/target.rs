@@ -58,7 +58,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.contains('@') {
             return Err(
-                "a URL cannot hold a name or a password: give a token with FANWIRE_TOKEN or --token".into()
+                "no name or password belongs in a URL: give a token with FANWIRE_TOKEN or --token".into()
             );
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));

@@ -1,11 +1,11 @@
-//! A certificate authority of the tests' own, and what it signs for localhost.
+//! A certificate authority for the tests, and the certificates that it signs for localhost.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
 
-/// An authority, and a folder for what it signs; gone at the end.
+/// An authority, and a folder for its certificates that is removed on drop.
 pub struct Authority {
     pub issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
     pub dir: PathBuf,
@@ -26,7 +26,7 @@ impl Authority {
         authority
     }
 
-    /// Writes a certificate for localhost that is not the one before.
+    /// Writes a new certificate for localhost, different from the previous one.
     pub fn sign(&self) {
         let key = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");

@@ -1,4 +1,4 @@
-//! A network that lies: passes bytes between clients and the server, and does one thing to one event on its way.
+//! A faulty network: passes bytes between clients and the server, and corrupts one event on its way.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -6,25 +6,25 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What is done, once.
+/// Fault, made once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     Drop,
     Double,
-    /// An event and the one behind it change places.
+    /// Swaps an event with the next one.
     Swap,
-    /// A digit of the event's payload is another.
+    /// Changes a digit of the event's payload.
     Change,
 }
 
-/// Which streams are lied on.
+/// Transport of the streams that get the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     WebSocket,
     Sse,
 }
 
-/// On a connection of the right kind, the event with this number is lied about.
+/// Corrupts the event with this number on the first connection of the right kind.
 const EVENT: usize = 3;
 
 /// Listens on a port of its own until the test ends.
@@ -54,28 +54,28 @@ impl Liar {
         Self { addr, done }
     }
 
-    /// Whether it has lied.
+    /// Returns whether the fault has been made.
     pub fn has_lied(&self) -> bool {
         self.done.load(Ordering::Relaxed)
     }
 }
 
-/// One connection's way to its client, cut into whole messages.
+/// One connection's bytes for its client, cut into whole messages.
 struct Stream {
     lie: Lie,
     on: On,
     done: Arc<AtomicBool>,
-    /// The answer's head is not through.
+    /// Whether the answer's head is still incomplete.
     head: bool,
-    /// It is a stream of the kind that is lied on.
+    /// Whether this stream gets the fault.
     is_ours: bool,
-    /// Events that went through.
+    /// Number of events that have passed.
     whole: usize,
     held: VecDeque<Vec<u8>>,
 }
 
 impl Stream {
-    /// Takes what came, leaves what is not whole, and writes the rest.
+    /// Takes received bytes, keeps an incomplete message back, and writes the rest.
     fn take(&mut self, bytes: &mut Vec<u8>, out: &mut Vec<u8>) {
         if self.head {
             let Some(end) = find(bytes, b"\r\n\r\n") else { return };
@@ -124,7 +124,7 @@ impl Stream {
         }
     }
 
-    /// The length of the first whole message.
+    /// Returns the length of the first whole message.
     fn message(&self, bytes: &[u8]) -> Option<usize> {
         let len = match self.on {
             On::Sse => find(bytes, b"\n\n")? + 2,
@@ -146,7 +146,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// Passes bytes on; `change` moves what it will from the first buffer to the second.
+/// Passes bytes on. `change` moves bytes from the first buffer to the second.
 fn pass(mut from: TcpStream, mut to: TcpStream, mut change: impl FnMut(&mut Vec<u8>, &mut Vec<u8>)) {
     let (mut kept, mut chunk) = (Vec::new(), [0; 16 * 1024]);
     while let Ok(len @ 1..) = from.read(&mut chunk) {

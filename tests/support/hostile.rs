@@ -1,7 +1,9 @@
-//! A proxy that does to requests and answers what nginx, balancers and CDNs do: it refuses, delays, cuts, rewrites.
+//! A proxy that treats requests and answers as nginx, load balancers and CDNs do: it refuses, delays, cuts and
+//! rewrites.
 //!
-//! Requests for streams (`/sse`, `/ws`) are numbered for each client, which names itself as `_client` in the query; each
-//! gets what the test's [`Plan`] has for its number. All other requests pass. Always: every wait has an end.
+//! Requests for streams (`/sse`, `/ws`) are numbered for each client. The client names itself by `_client` in
+//! the query. Each request gets the treatment that the test's [`Plan`] has for its number. All other requests
+//! pass unchanged. Always: every wait has an end.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,39 +13,39 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::wire::{Wire, deadline};
 
-/// The longest that a connection waits for its next request, or a stream for its next byte.
+/// Longest wait of a connection for its next request, or of a stream for its next byte.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Changes to one request and its answer; by default none.
+/// Changes to one request and its answer. The default is none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plan {
-    /// How long the answer is held up, and each read of a stream.
+    /// Delay of the answer, and of each read of a stream.
     pub delay: Duration,
     /// Informational answers before the real one.
     pub interim: &'static [u16],
-    /// The proxy's own answer, in place of the server's.
+    /// The proxy's own answer, instead of the server's.
     pub own: Option<Own>,
     pub cut: Option<Cut>,
     pub pieces: Pieces,
     pub rewrite: Rewrite,
-    /// Host and Origin, as the server sees them.
+    /// Host and Origin as the server sees them.
     pub names: Option<(&'static str, &'static str)>,
-    /// The stream ends when the server says nothing for so long.
+    /// Silence of the server after which the stream ends.
     pub idle: Option<Duration>,
 }
 
-/// Answers that a proxy gives by itself.
+/// Answers that a proxy makes itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Own {
     Refused {
         status: u16,
         retry_after: Option<RetryAfter>,
     },
-    /// 200, and a page.
+    /// 200 with a page.
     Page,
-    /// The connection is closed without a byte.
+    /// Closes the connection without a byte.
     Nothing,
-    /// The connection is closed within the answer's head.
+    /// Closes the connection within the answer's head.
     HalfAHead,
 }
 
@@ -54,48 +56,48 @@ pub enum RetryAfter {
     Date(u32),
 }
 
-/// Where a stream ends.
+/// Place where a stream ends.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut {
-    /// Wherever so many bytes of its body end.
+    /// After this many bytes of the body, wherever that is.
     Bytes(usize),
-    /// Behind so many events, as an answer ends that is whole.
+    /// After this many events, with the normal end of a complete answer.
     Behind(usize),
     /// In the middle of this event, counted from 1.
     Inside(usize),
-    /// Behind so many events, in one direction only: the client may still send, and is not read.
+    /// After this many events, in one direction only: the client may still send, but nothing reads its bytes.
     Half(usize),
 }
 
-/// How a stream's bytes are grouped on their way.
+/// Grouping of a stream's bytes on their way.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Pieces {
     #[default]
     AsTheyCome,
-    /// The first so many bytes go one by one.
+    /// Sends the first bytes one by one, up to this many.
     Single(usize),
-    /// Bytes wait until there are so many, or for so long.
+    /// Holds bytes back until there are this many, or for this long.
     Held(usize, Duration),
 }
 
 /// Changes to heads, in both directions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rewrite {
-    /// Names in lower case, as behind HTTP/2.
+    /// Lower-case names, as after HTTP/2.
     pub lower_case: bool,
-    /// Headers of one name become one, with commas.
+    /// Joins headers of one name with commas.
     pub merged: bool,
-    /// Lines for caches and proxies are taken out; `Via` and `Server` are put in.
+    /// Removes lines for caches and proxies, and adds `Via` and `Server`.
     pub stripped: bool,
-    /// Streams go on in chunks, and `Connection: keep-alive` goes.
+    /// Sends streams in chunks, and removes `Connection: keep-alive`.
     pub chunked: bool,
-    /// The server is asked in HTTP/1.0, which is nginx's default.
+    /// Asks the server in HTTP/1.0, which is nginx's default.
     pub old: bool,
-    /// The server is not told that the client takes compressed bytes.
+    /// Hides from the server that the client takes compressed bytes.
     pub plain: bool,
 }
 
-/// A request for a stream, as it came.
+/// A request for a stream, as received.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub client: String,
@@ -129,12 +131,13 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// A proxy before a server; `plans` has what becomes of each client's requests for a stream, counted from 0.
+    /// Starts a proxy before a server. `plans` returns the treatment of each client's stream requests, counted
+    /// from 0.
     pub fn before(server: SocketAddr, plans: impl Fn(usize) -> Plan + Send + Sync + 'static) -> Self {
         Self::at(TcpListener::bind("127.0.0.1:0").expect("a free port"), server, plans)
     }
 
-    /// As [`before`](Self::before), where somebody had to know the address first.
+    /// Like [`before`](Self::before), at an address that had to be known earlier.
     pub fn at(
         listener: TcpListener,
         server: SocketAddr,
@@ -148,27 +151,27 @@ impl Hostile {
             for client in listener.incoming().map_while(Result::ok) {
                 with.connections.fetch_add(1, Ordering::Relaxed);
                 let shared = Arc::clone(&with);
-                // An error is the end of one side: the other is told by the close.
+                // An error ends one side. The close ends the other.
                 std::thread::spawn(move || drop(serve(client, &shared)));
             }
         });
         Self { addr, shared }
     }
 
-    /// Returns what a client has asked for so far.
+    /// Returns the client's stream requests so far.
     pub fn seen(&self, client: &str) -> Vec<Seen> {
         let seen = self.shared.seen.lock().expect("no panic holds it");
         seen.iter().filter(|seen| seen.client == client).cloned().collect()
     }
 
-    /// How many connections there have been.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
 }
 
 impl Shared {
-    /// Notes a request for a stream, and gives what is to be done.
+    /// Records a request for a stream, and returns its treatment.
     fn note(&self, request: &Head) -> Plan {
         let target = request.word(1).to_owned();
         let client = target.split_once("_client=").map_or("", |(_, rest)| rest);
@@ -182,7 +185,7 @@ impl Shared {
     }
 }
 
-/// A head of either direction: its first line, and headers as they are written.
+/// A head of either direction: its first line, and its headers as written.
 struct Head {
     first: String,
     headers: Vec<(String, String)>,
@@ -246,7 +249,7 @@ impl Head {
     }
 }
 
-/// Serves one connection of a client to its end.
+/// Serves one client connection to its end.
 fn serve(client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut client = Wire::new(client);
     let mut server: Option<Wire> = None;
@@ -279,7 +282,7 @@ fn pass(client: &mut Wire, server: &mut Wire, request: Head, body: &[u8], plan: 
     client.stream.write_all(&rest)
 }
 
-/// A request as the server gets it.
+/// Returns a request as the server gets it.
 fn to_server(mut request: Head, plan: Plan) -> Head {
     let upgrades = request.get("upgrade").is_some();
     if let Some((host, origin)) = plan.names {
@@ -302,7 +305,7 @@ fn to_server(mut request: Head, plan: Plan) -> Head {
     request
 }
 
-/// The proxy's own answer.
+/// Returns the proxy's own answer.
 fn own_answer(own: Own) -> String {
     let page = "<!doctype html><title>Not what you asked for</title><p>data: {\"n\": -1}\n\n";
     let html = format!("Content-Type: text/html\r\nContent-Length: {}\r\n", page.len());
@@ -321,7 +324,7 @@ fn own_answer(own: Own) -> String {
     }
 }
 
-/// This many seconds from now as RFC 9110, 5.6.7, has it.
+/// Formats the time this many seconds from now by RFC 9110, 5.6.7.
 fn http_date(ahead: u32) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock behind 1970").as_secs();
     let seconds = now + u64::from(ahead);
@@ -382,7 +385,7 @@ fn stream(client: &mut Wire, request: Head, plan: Plan, shared: &Shared) -> io::
         let rest = server.take(answer.length(), deadline())?;
         return client.stream.write_all(&rest);
     }
-    // The client's bytes go on as they come; its end is the end.
+    // Passes the client's bytes on as they come, and its end too.
     let first = client.buffered().to_vec();
     let (from, to) = (client.stream.try_clone()?, server.stream.try_clone()?);
     from.set_read_timeout(None)?;
@@ -461,7 +464,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Waits for more of the server; false at its end, or where it was silent for too long.
+    /// Waits for more bytes from the server. Returns false at its end, or after too long a silence.
     fn fill(&mut self) -> io::Result<bool> {
         let idle = Instant::now() + self.plan.idle.unwrap_or(HOUR);
         loop {
@@ -486,7 +489,7 @@ impl Relay<'_> {
         }
     }
 
-    /// Says that nothing more will come, in both directions, and waits for the client to go.
+    /// Ends both directions, and waits for the client to leave.
     fn half_close(mut self) -> io::Result<()> {
         self.out.finish()?;
         self.out.to.shutdown(Shutdown::Write)?;
@@ -495,7 +498,7 @@ impl Relay<'_> {
     }
 }
 
-/// The length of the first whole event or frame, and whether it is an event.
+/// Returns the length of the first whole event or frame, and whether it is an event.
 fn unit(bytes: &[u8], is_socket: bool) -> Option<(usize, bool)> {
     if !is_socket {
         let len = bytes.windows(2).position(|pair| pair == b"\n\n")? + 2;
@@ -512,7 +515,7 @@ fn unit(bytes: &[u8], is_socket: bool) -> Option<(usize, bool)> {
     (bytes.len() >= head + length).then_some((head + length, bytes[0] & 0xf == 1))
 }
 
-/// A stream's way to the client.
+/// Output side of a stream, to the client.
 struct Outlet {
     to: TcpStream,
     chunked: bool,
@@ -544,7 +547,7 @@ impl Outlet {
         self.write(&held)
     }
 
-    /// Ends the stream as an answer that is whole.
+    /// Ends the stream like a complete answer.
     fn finish(&mut self) -> io::Result<()> {
         self.flush()?;
         if self.chunked { self.to.write_all(b"0\r\n\r\n") } else { Ok(()) }

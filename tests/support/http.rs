@@ -1,4 +1,4 @@
-//! Requests as bytes, answers as they came.
+//! HTTP requests as bytes, and parsed answers.
 
 use std::fmt;
 use std::io;
@@ -37,7 +37,7 @@ impl Response {
     }
 }
 
-/// Reads an answer's head.
+/// Reads the head of an answer.
 pub fn read_head(wire: &mut Wire, until: Instant) -> io::Result<Response> {
     let head = wire.take_until(b"\r\n\r\n", until)?;
     let head = String::from_utf8(head).expect("a head is ASCII");
@@ -52,7 +52,7 @@ pub fn read_head(wire: &mut Wire, until: Instant) -> io::Result<Response> {
     Ok(Response { status, headers: headers.collect(), body: Vec::new() })
 }
 
-/// Reads a whole answer, by its length, its chunks or to the end.
+/// Reads a whole answer by its length, by its chunks or to the end.
 pub fn read_response(wire: &mut Wire, until: Instant) -> io::Result<Response> {
     let mut response = read_head(wire, until)?;
     if response.status < 200 || matches!(response.status, 204 | 304) {
@@ -71,7 +71,7 @@ pub fn read_response(wire: &mut Wire, until: Instant) -> io::Result<Response> {
     Ok(response)
 }
 
-/// Reads one chunk; the last one is empty.
+/// Reads one chunk. The last chunk is empty.
 pub fn read_chunk(wire: &mut Wire, until: Instant) -> io::Result<Vec<u8>> {
     let size = wire.take_until(b"\r\n", until)?;
     let size = std::str::from_utf8(&size).expect("ASCII").trim();
@@ -81,7 +81,7 @@ pub fn read_chunk(wire: &mut Wire, until: Instant) -> io::Result<Vec<u8>> {
     Ok(chunk)
 }
 
-/// Sends bytes on a connection of their own, and reads one answer.
+/// Sends bytes on a new connection, and reads one answer.
 pub fn exchange(addr: SocketAddr, request: &[u8]) -> Response {
     let mut wire = Wire::connect(addr);
     wire.send_if_taken(request);

@@ -1,6 +1,6 @@
-//! What the outside tests share: the built server as a child, and raw clients that know only the RFCs.
+//! Shared by the outside tests: the built server as a child process, and raw clients that know only the RFCs.
 //!
-//! Uses nothing of the crate, so that a fault can't hide on both sides. Always: every wait has an end.
+//! Uses nothing of the crate, so that one fault cannot hide on both sides. Always: every wait has an end.
 
 #![allow(
     dead_code,
@@ -30,15 +30,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// The longest any one wait may take; long enough for a debug build on a busy machine.
+/// Longest time for any single wait, enough for a debug build on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A `fanwire serve` of the test's own, on a free port; killed when dropped.
+/// A `fanwire serve` of the test, on a free port. Killed on drop.
 pub struct Server {
     child: Child,
     pub addr: SocketAddr,
     log: Arc<Mutex<String>>,
-    /// What comes on stdout after the first line.
+    /// Lines on stdout after the first one.
     stdout: Receiver<String>,
 }
 
@@ -61,12 +61,12 @@ impl Server {
         Self::spawn(&mut command)
     }
 
-    /// Starts a server by a command of the test's own making.
+    /// Starts a server with the test's own command.
     pub fn spawn(command: &mut Command) -> Self {
         Self::spawn_with(command, Stdio::null())
     }
 
-    /// As [`spawn`](Self::spawn), with something at its stdin.
+    /// Like [`spawn`](Self::spawn), with a stdin.
     pub fn spawn_with(command: &mut Command, stdin: Stdio) -> Self {
         let mut child = command
             .stdin(stdin)
@@ -95,14 +95,14 @@ impl Server {
         Self { child, addr, log, stdout }
     }
 
-    /// A running server's memory, in KiB.
+    /// Returns the resident memory of the server, in KiB.
     pub fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has VmRSS");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// Lets it have no more than so many files open.
+    /// Limits the number of files that the server can have open.
     pub fn limit_descriptors(&self, limit: usize) {
         let limited = Command::new("prlimit")
             .args(["--pid", &self.child.id().to_string(), &format!("--nofile={limit}:{limit}")])
@@ -110,18 +110,18 @@ impl Server {
         assert!(limited.expect("prlimit runs").success());
     }
 
-    /// Its process.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal by name, as `TERM`.
+    /// Sends a signal by its name, as `TERM`.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.expect("kill runs").success());
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub fn wait(&mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -133,7 +133,7 @@ impl Server {
         }
     }
 
-    /// Its exit status, if it has ended.
+    /// Returns the exit status if the process has ended.
     pub fn try_wait(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
     }
@@ -145,30 +145,30 @@ impl Server {
         rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, limit).expect("our own child");
     }
 
-    /// What it has written to stderr.
+    /// Returns everything written to stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic holds it").clone()
     }
 
-    /// Lines on stdout after the first.
+    /// Returns the lines on stdout after the first one.
     pub fn more_stdout(&self) -> Vec<String> {
         self.stdout.try_iter().collect()
     }
 
-    /// Publishes a body that must be taken whole, and gives the answer.
+    /// Publishes a body that the server must accept whole, and returns the answer.
     pub fn publish(&self, body: impl AsRef<[u8]>) -> Value {
         let answer = http::post(self.addr, "/publish", "application/json", body.as_ref());
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
     }
 
-    /// One number of `/metrics`, summed over its labels; `None` where there is no such metric.
+    /// Returns one number of `/metrics`, summed over its labels. `None` if there is no such metric.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let values = self.metrics(name);
         (!values.is_empty()).then(|| values.iter().map(|(_, value)| value).sum())
     }
 
-    /// The ledger when nothing waits any more: what was matched is the sum of what became of it.
+    /// Returns the ledger once nothing is pending: matched is then the sum of the other numbers.
     pub fn balanced_ledger(&self) -> serde_json::Value {
         let mut ledger = serde_json::Value::Null;
         let number = |ledger: &serde_json::Value, name: &str| ledger[name].as_u64().expect("a number");
@@ -182,13 +182,13 @@ impl Server {
         ledger
     }
 
-    /// The oldest sequence that the first shard's ring keeps.
+    /// Returns the oldest sequence in the first shard's ring.
     pub fn shard_oldest(&self) -> u64 {
         let stats = http::get(self.addr, "/api/stats").json();
         stats["shards"][0]["oldest"].as_u64().unwrap_or_else(|| panic!("no shards in {stats}"))
     }
 
-    /// A metric's samples: labels as they stand, and value.
+    /// Returns a metric's samples: the text of the labels, and the value.
     pub fn metrics(&self, name: &str) -> Vec<(String, f64)> {
         let answer = http::get(self.addr, "/metrics");
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -218,7 +218,7 @@ impl Drop for Server {
     }
 }
 
-/// The built binary, with nothing of the caller's environment that would change it.
+/// Returns the built binary, without environment variables of the caller that would change it.
 pub fn fanwire() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanwire"));
     for (name, _) in std::env::vars_os() {
@@ -230,7 +230,7 @@ pub fn fanwire() -> Command {
     command
 }
 
-/// A token of `fanwire token`, with these options, signed with this secret.
+/// Makes a token by `fanwire token` with these options, signed with this secret.
 pub fn token(secret: &str, options: &[&str]) -> String {
     let mut command = fanwire();
     let out = run(command.arg("token").args(options).env("FANWIRE_AUTH_JWT_HS256_SECRET", secret));
@@ -238,7 +238,7 @@ pub fn token(secret: &str, options: &[&str]) -> String {
     String::from_utf8(out.stdout).expect("text").trim().to_owned()
 }
 
-/// Runs a command to its end; kills it where it has none. For outputs that fit a pipe.
+/// Runs a command to its end, and kills it after too long. Only for outputs that fit into a pipe.
 pub fn run(command: &mut Command) -> Output {
     let mut child = command
         .stdin(Stdio::null())
@@ -256,7 +256,7 @@ pub fn run(command: &mut Command) -> Output {
     child.wait_with_output().expect("it has ended")
 }
 
-/// One event as NDJSON, with its number as payload.
+/// Returns one event as NDJSON, with its number as payload.
 pub fn numbered(n: usize) -> String {
     format!("{{\"type\":\"test.numbered\",\"source\":\"test\",\"payload\":{{\"n\":{n}}}}}\n")
 }

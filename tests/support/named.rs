@@ -1,10 +1,10 @@
-//! The project's own code, as documents speak of it.
+//! The project's own code, for checks of documents that name it.
 
 use std::path::Path;
 
 use super::script::in_project;
 
-/// All Rust of the program and its tests.
+/// Returns all Rust code of the program and its tests.
 pub fn code() -> String {
     let mut code = String::new();
     for folder in ["src", "tests"] {
@@ -24,7 +24,8 @@ fn rust_files(folder: &Path, text: &mut String) {
     }
 }
 
-/// Whether the code has a test of this name: a function marked as one, or one of those that are run for each kind of log.
+/// Returns whether the code has a test of this name: a function marked as one, or one of those that run for
+/// each kind of log.
 pub fn is_test(name: &str, code: &str) -> bool {
     code.match_indices(&format!("fn {name}(")).any(|(at, _)| {
         let marks = code[..at].lines().rev().take_while(|line| !line.is_empty() && !line.starts_with('}'));

@@ -1,6 +1,6 @@
-//! Debian's nginx, on a free port and in a folder of the test's own.
+//! Debian's nginx, on a free port and in a folder of the test.
 //!
-//! Always: it ends with its test; where it is not installed the test fails and says how to get it.
+//! Always: it ends with its test. If it is not installed, the test fails and says how to install it.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts one with what `http` makes of its address and its folder as the inside of the `http` block.
+    /// Starts nginx. `http` returns the content of the `http` block for its address and its folder.
     pub fn start(http: impl FnOnce(SocketAddr, &Path) -> String) -> Self {
         let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|program| {
             let version = Command::new(program).arg("-v").stderr(Stdio::null()).status();
@@ -48,7 +48,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its worker goes when it is told, and not when it is killed.
+        // The worker ends after SIGTERM, but not if the master is killed.
         let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.dir);

@@ -1,4 +1,4 @@
-//! A network that fails: passes bytes between clients and the server, and cuts where it is told to.
+//! A failing network: passes bytes between clients and the server, and cuts connections when asked.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How long bytes take on their way, in milliseconds.
+/// Delay of bytes on their way, in milliseconds.
 type Delay = Arc<AtomicUsize>;
 
 /// Listens on a port of its own until the test ends.
 pub struct Proxy {
     pub addr: SocketAddr,
     open: Arc<Mutex<Vec<TcpStream>>>,
-    /// Bytes to a client after which its connection is cut; 0 for never.
+    /// Number of bytes to a client after which its connection is cut. 0 means never.
     allowance: Arc<AtomicUsize>,
-    /// Nothing goes to clients for now.
+    /// Whether bytes for clients are held back.
     stalled: Arc<AtomicBool>,
     delay: Delay,
 }
@@ -32,7 +32,7 @@ impl Proxy {
         let late = Arc::clone(&delay);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // A server that is away: the client meets a closed connection.
+                // The server is away: the client sees a closed connection.
                 let Ok(upstream) = TcpStream::connect(server) else { continue };
                 let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
                 all.lock().expect("no panic holds it").extend([copy(&client), copy(&upstream)]);
@@ -48,24 +48,24 @@ impl Proxy {
         Self { addr, open, allowance, stalled, delay }
     }
 
-    /// Holds each read up for so long on its way, in both directions: a network that is slow.
+    /// Delays each read by this time, in both directions, like a slow network.
     pub fn delay(&self, time: Duration) {
         self.delay.store(time.as_millis() as usize, Ordering::Relaxed);
     }
 
-    /// Cuts every connection there is; new ones are taken.
+    /// Cuts every existing connection. New ones are accepted.
     pub fn cut(&self) {
         for stream in self.open.lock().expect("no panic holds it").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Lets nothing through to clients, or everything again: a network that stands still and breaks nothing.
+    /// Holds back all bytes for clients, or lets them pass again, like a network that stalls without breaking.
     pub fn stall(&self, stalled: bool) {
         self.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// From now on cuts each connection when this many bytes have gone to its client, wherever that is.
+    /// From now on, cuts each connection after this many bytes to its client, wherever that is.
     pub fn cut_after(&self, bytes: usize) {
         self.allowance.store(bytes, Ordering::Relaxed);
     }

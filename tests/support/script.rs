@@ -1,7 +1,8 @@
-//! Other people's clients: scripts in `tests/clients/`, and what they may ask of the test that runs them.
+//! Other people's clients: runs the scripts in `tests/clients/`, and answers their requests to the test.
 //!
-//! A script prints `ok …` for each thing shown and `passed N` at its end; `ask …` is a wish to [`Stage`],
-//! answered by one line on its stdin. Always: a tool that is missing fails the test; every script has an end.
+//! A script prints `ok …` for each check that passed, and `passed N` at its end. A line `ask …` is a request to
+//! [`Stage`], which answers with one line on the script's stdin. Always: a missing tool fails the test, and
+//! every script has an end.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,15 +14,15 @@ use std::time::{Duration, Instant};
 use super::Server;
 use super::proxy::Proxy;
 
-/// The longest that a whole script may run: far more than any needs (20 to 60 s), for machines that are slow or busy.
+/// Longest run of a whole script. Scripts need 20 to 60 s; the rest is for slow or busy machines.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Stops the test where something is not installed.
+/// Fails the test because something is not installed.
 pub fn missing(what: &str) -> ! {
     panic!("{what} is missing: run `cargo xtask setup`")
 }
 
-/// A file of the project, from wherever the test runs.
+/// Returns a file of the project, wherever the test runs.
 pub fn in_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -30,13 +31,13 @@ fn answers(program: &Path) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Whether what `setup` installed last is what the project lists now.
+/// Returns whether the last `setup` installed the versions that the project lists now.
 pub fn is_installed(list: &str, installed: &str) -> bool {
     let read = |path| std::fs::read(in_project(path));
     read(installed).is_ok_and(|installed| read(list).is_ok_and(|list| list == installed))
 }
 
-/// A program of the machine, which must be there.
+/// Returns a program of the machine. Panics if it is missing.
 pub fn tool(name: &str) -> Command {
     if !answers(Path::new(name)) {
         missing(name);
@@ -44,7 +45,7 @@ pub fn tool(name: &str) -> Command {
     Command::new(name)
 }
 
-/// The browser: `FANWIRE_CHROMIUM` or the first known name that there is.
+/// Returns the browser: `FANWIRE_CHROMIUM`, or the first known name that exists.
 pub fn chromium() -> PathBuf {
     let known = ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"];
     let named = std::env::var("FANWIRE_CHROMIUM").ok();
@@ -113,13 +114,13 @@ impl Script {
         Self { name: name.to_owned(), child, stdin, lines, stderr, said: Vec::new(), end }
     }
 
-    /// As it is, with another limit for the whole.
+    /// Sets another time limit for the whole script.
     pub fn limited(mut self, limit: Duration) -> Self {
         self.end = Instant::now() + limit;
         self
     }
 
-    /// Its next line; `None` at its end.
+    /// Returns the next line. `None` at the end.
     pub fn line(&mut self) -> Option<String> {
         match self.lines.recv_timeout(self.end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
@@ -131,7 +132,7 @@ impl Script {
         }
     }
 
-    /// Returns what it has written on stderr.
+    /// Returns everything written to stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("no panic holds it").clone()
     }
@@ -140,7 +141,7 @@ impl Script {
         let _ = writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush());
     }
 
-    /// Plays the test's part to the end; what the script has shown must be `checks` things.
+    /// Answers the script's requests to its end. The script must pass exactly `checks` checks.
     pub fn finish(mut self, stage: &mut Stage, checks: usize) {
         let mut passed = None;
         while let Some(line) = self.line() {
@@ -179,7 +180,7 @@ impl Drop for Script {
     }
 }
 
-/// A server, and a proxy before it, that a script can have changed under its clients.
+/// A server with a proxy before it. A script can ask for changes of both while clients are connected.
 pub struct Stage {
     pub server: Server,
     options: Vec<String>,
@@ -193,12 +194,12 @@ impl Stage {
         Self { server: Server::with(&refs(&options)), options, proxy: None, guarded: None }
     }
 
-    /// The server's address, as scripts take it.
+    /// Returns the server's address in the form that scripts take.
     pub fn url(&self) -> String {
         format!("http://{}", self.server.addr)
     }
 
-    /// Does what a script asks, and gives the answer.
+    /// Does what a script asks, and returns the answer.
     fn grant(&mut self, wish: &str) -> String {
         let (verb, rest) = wish.split_once(' ').unwrap_or((wish, ""));
         match verb {
@@ -220,7 +221,7 @@ impl Stage {
                 self.proxy.as_ref().expect("asked for before").cut_after(bytes);
                 "done".into()
             }
-            // SIGTERM; answered with the exit code.
+            // SIGTERM, answered with the exit code.
             "terminate" => {
                 self.server.signal("TERM");
                 self.server.wait().code().map_or("none".into(), |code| code.to_string())
@@ -234,13 +235,13 @@ impl Stage {
                 self.server = Server::at(&self.server.addr.to_string(), &refs(&self.options));
                 "done".into()
             }
-            // Another one besides, that wants tokens signed with this secret.
+            // An additional server that wants tokens signed with this secret.
             "guarded" => {
                 let secret = "a secret of thirty-two bytes, no less";
                 let guarded = Server::with(&["--auth-jwt-hs256-secret", secret]);
                 format!("http://{}", self.guarded.insert(guarded).addr)
             }
-            // One with other options, at another address.
+            // A server with other options, at another address.
             "serve" => {
                 self.options = rest.split(' ').map(str::to_owned).collect();
                 self.server = Server::with(&refs(&self.options));

@@ -1,6 +1,6 @@
-//! Real servers beside ours, on free ports and in folders of the test's own: Redis and NATS.
+//! Real servers besides fanwire, on free ports and in folders of the test: Redis and NATS.
 //!
-//! Always: a server ends with its test; one that is not installed fails the test and says how to get it.
+//! Always: a server ends with its test. If it is not installed, the test fails and says how to install it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,52 +14,52 @@ use serde_json::Value;
 use super::eventually;
 use super::wire::{Wire, deadline};
 
-/// What keeps order and history for several nodes.
+/// Server that keeps order and history for several nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Redis,
-    /// With JetStream.
+    /// NATS with JetStream.
     Nats,
-    /// Without.
+    /// NATS without JetStream.
     PlainNats,
 }
 
-/// A running server; killed when dropped.
+/// A running server. Killed on drop.
 pub struct Service {
     pub kind: Kind,
     pub addr: SocketAddr,
     folder: PathBuf,
-    /// More for its command line.
+    /// More options for the command line.
     options: Vec<String>,
     child: Option<Child>,
 }
 
-/// A command as Redis takes it.
+/// Encodes a command in Redis' protocol.
 fn redis_command(words: &[&str]) -> Vec<u8> {
     let bulk = |text: &&str| format!("${}\r\n{text}\r\n", text.len());
     let count = format!("*{}\r\n", words.len());
     std::iter::once(count).chain(words.iter().map(bulk)).collect::<String>().into_bytes()
 }
 
-/// A port that nobody has now.
+/// Returns a free port.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("it is bound").port()
 }
 
 impl Service {
-    /// Starts one, and waits until it answers.
+    /// Starts a server, and waits until it answers.
     pub fn start(kind: Kind) -> Self {
         Self::start_with(kind, Vec::new())
     }
 
-    /// A replica of this Redis.
+    /// Starts a replica of this Redis.
     pub fn replica(&self) -> Self {
         let port = self.addr.port().to_string();
         Self::start_with(self.kind, ["--replicaof", "127.0.0.1", &port].map(str::to_owned).into())
     }
 
-    /// So many servers of NATS with JetStream that know one another.
+    /// Starts a cluster of this many NATS servers with JetStream.
     pub fn nats_cluster(count: usize) -> Vec<Self> {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
@@ -80,7 +80,7 @@ impl Service {
         Self::start_in(kind, folder, &options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Starts one that keeps its files in this folder, with more on its command line.
+    /// Starts a server that keeps its files in this folder, with more options.
     pub fn start_in(kind: Kind, folder: PathBuf, options: &[&str]) -> Self {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -90,14 +90,14 @@ impl Service {
         service
     }
 
-    /// A server that is not there yet: nothing listens at its address until [`Self::resume`].
+    /// Returns a server that is not running yet: nothing listens at its address before [`Self::resume`].
     pub fn absent(kind: Kind) -> Self {
         let mut service = Self::start(kind);
         service.kill();
         service
     }
 
-    /// What `--engine` takes.
+    /// Returns the value for `--engine`.
     pub fn url(&self) -> String {
         match self.kind {
             Kind::Redis => format!("redis://{}", self.addr),
@@ -105,12 +105,12 @@ impl Service {
         }
     }
 
-    /// Where it keeps its files.
+    /// Returns the folder of its files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Has it stand still, or go on: it neither answers nor breaks a connection meanwhile.
+    /// Stops the process or lets it run again. While stopped, it neither answers nor breaks a connection.
     pub fn pause(&self, paused: bool) {
         let child = self.child.as_ref().expect("it runs");
         let signal = if paused { "-STOP" } else { "-CONT" };
@@ -118,7 +118,7 @@ impl Service {
         assert!(sent.expect("kill runs").success());
     }
 
-    /// Ends it as a crash would.
+    /// Kills the process, like a crash.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it runs");
@@ -126,7 +126,7 @@ impl Service {
         }
     }
 
-    /// Starts it again over what it has written.
+    /// Starts the server again with the files that it has written.
     pub fn resume(&mut self) {
         let (port, folder) = (self.addr.port().to_string(), self.folder.to_str().expect("plain").to_owned());
         let (program, mut args): (_, Vec<&str>) = match self.kind {
@@ -134,7 +134,7 @@ impl Service {
             Kind::Nats | Kind::PlainNats => ("nats-server", vec!["-a", "127.0.0.1", "-p", &port]),
         };
         args.extend(match self.kind {
-            // Nothing that was accepted may be lost to a crash.
+            // A crash must lose nothing that was accepted.
             Kind::Redis => vec!["--appendonly", "yes", "--appendfsync", "always", "--save", ""],
             Kind::Nats => vec!["-js", "-sd", &folder],
             Kind::PlainNats => vec![],
@@ -153,7 +153,7 @@ impl Service {
         eventually("the service answers", || self.answers());
     }
 
-    /// Has a Redis do something; its answer begins so.
+    /// Runs a command in Redis. Its answer must begin with this text.
     pub fn redis(&self, words: &[&str], answer: &str) {
         let mut stream = TcpStream::connect(self.addr).expect("it runs");
         stream.write_all(&redis_command(words)).expect("it takes a command");
@@ -162,10 +162,10 @@ impl Service {
         assert_eq!(String::from_utf8_lossy(&start), answer, "{words:?}");
     }
 
-    /// Has a Redis do something, and returns what it answers: a line, a number or a text, `None` for nothing.
+    /// Runs a command in Redis, and returns its answer: a line, a number or a text, `None` for nil.
     ///
     /// # Panics
-    /// Where it answers with an error or with a list.
+    /// If the answer is an error or a list.
     pub fn redis_ask(&self, words: &[&str]) -> Option<String> {
         let mut wire = Wire::connect(self.addr);
         wire.send(&redis_command(words));
@@ -183,7 +183,7 @@ impl Service {
         }
     }
 
-    /// Has a Redis do what a file of commands says.
+    /// Runs a file of commands in Redis.
     pub fn redis_load(&self, commands: &[u8]) {
         let mut wire = Wire::connect(self.addr);
         wire.send(commands);
@@ -193,7 +193,7 @@ impl Service {
         assert!(!answers.lines().any(|line| line.starts_with('-')), "{answers}");
     }
 
-    /// Asks a NATS server something under a subject of its API, and returns what it answers.
+    /// Sends a request under a subject of NATS' API, and returns the answer.
     pub fn nats_ask(&self, subject: &str, request: &Value) -> Value {
         let request = request.to_string();
         let mut wire = Wire::connect(self.addr);
@@ -213,7 +213,7 @@ impl Service {
         }
     }
 
-    /// Publishes a message on a channel or subject, as any client of it would.
+    /// Publishes a message on a channel or subject, like any client of the server.
     pub fn say(&self, channel: &str, text: &str) {
         let mut stream = TcpStream::connect(self.addr).expect("it runs");
         let (command, last) = match self.kind {

@@ -1,4 +1,4 @@
-//! An event stream's client by hand (the WHATWG's grammar).
+//! A client of event streams, written by hand from the WHATWG's grammar.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::http::{Response, read_chunk, read_head};
 use super::wire::{Wire, deadline};
 
-/// One block of a stream: an event, or comments and a retry alone.
+/// One block of a stream: an event, or only comments and a retry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
     pub event: Option<String>,
@@ -57,7 +57,7 @@ pub struct Sse {
 }
 
 impl Sse {
-    /// Opens `/sse` with this query (with its `?`, or empty); the answer must be a stream.
+    /// Opens `/sse` with this query (with its `?`, or empty). The answer must be a stream.
     pub fn open(addr: SocketAddr, query: &str) -> Self {
         Self::with(addr, query, "")
     }
@@ -76,12 +76,12 @@ impl Sse {
         Self::from_wire(wire, response)
     }
 
-    /// A stream whose head has been read.
+    /// A stream after its head.
     pub fn from_wire(wire: Wire, response: Response) -> Self {
         Self { wire, response, text: Vec::new(), retry: None }
     }
 
-    /// The next block, whatever is in it; an error at the end of the stream.
+    /// Returns the next block of any kind. An error at the end of the stream.
     pub fn block(&mut self, until: Instant) -> io::Result<Block> {
         if self.response.header("transfer-encoding") != Some("chunked") {
             let text = self.wire.take_until(b"\n\n", until)?;
@@ -100,7 +100,7 @@ impl Sse {
         }
     }
 
-    /// The next block with data.
+    /// Returns the next block with data.
     pub fn event(&mut self) -> Block {
         loop {
             let block = self.block(deadline()).expect("an event");
@@ -111,7 +111,7 @@ impl Sse {
         }
     }
 
-    /// Whether no event comes until then.
+    /// Returns whether no event comes until then.
     pub fn is_silent_until(&mut self, until: Instant) -> bool {
         loop {
             match self.block(until) {

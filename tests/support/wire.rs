@@ -1,4 +1,4 @@
-//! A socket with a buffer, read with a deadline.
+//! A buffered socket whose reads have a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -28,12 +28,12 @@ impl Wire {
         self.stream.write_all(bytes).expect("the peer reads");
     }
 
-    /// Writes what the peer will take: it may have closed in the middle.
+    /// Writes as much as the peer takes. The peer may have closed in the middle.
     pub fn send_if_taken(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Says that nothing more will be sent.
+    /// Closes the sending side.
     pub fn half_close(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
@@ -42,7 +42,7 @@ impl Wire {
         &self.buffer[self.start..]
     }
 
-    /// Waits for more bytes: how many came, 0 at the end.
+    /// Waits for more bytes. Returns their number, 0 at the end.
     pub fn fill(&mut self, deadline: Instant) -> io::Result<usize> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -61,7 +61,7 @@ impl Wire {
         })
     }
 
-    /// The next `len` bytes.
+    /// Returns the next `len` bytes.
     pub fn take(&mut self, len: usize, deadline: Instant) -> io::Result<Vec<u8>> {
         while self.buffered().len() < len {
             if self.fill(deadline)? == 0 {
@@ -72,7 +72,7 @@ impl Wire {
         Ok(self.buffer[self.start - len..self.start].to_vec())
     }
 
-    /// The next bytes up to and with `end`.
+    /// Returns the next bytes up to and including `end`.
     pub fn take_until(&mut self, end: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
         let mut from = 0;
         loop {
@@ -86,7 +86,7 @@ impl Wire {
         }
     }
 
-    /// Everything up to the end of the connection. A reset counts as an end.
+    /// Returns everything up to the end of the connection. A reset counts as an end.
     pub fn take_rest(&mut self, deadline: Instant) -> io::Result<Vec<u8>> {
         loop {
             match self.fill(deadline) {
@@ -101,7 +101,7 @@ impl Wire {
         }
     }
 
-    /// Whether nothing comes for so long.
+    /// Returns whether nothing comes for this long.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
         self.buffered().is_empty()
             && self.fill(Instant::now() + time).is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)

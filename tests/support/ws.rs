@@ -1,4 +1,4 @@
-//! A WebSocket client by hand (RFC 6455), able to break every rule.
+//! A WebSocket client, written by hand from RFC 6455, that can break every rule.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::http::{Response, read_head};
 use super::wire::{Wire, deadline};
 
-/// The key of RFC 6455, section 1.3, and the answer it gives there.
+/// Key of RFC 6455, section 1.3, and its answer there.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -21,7 +21,7 @@ pub const PONG: u8 = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The first byte: FIN, reserved bits, opcode.
+    /// First byte: FIN, reserved bits, opcode.
     pub first: u8,
     pub payload: Vec<u8>,
 }
@@ -31,7 +31,7 @@ impl Frame {
         self.first & 0xf
     }
 
-    /// A close frame's code and reason; 1005 where it carries none.
+    /// Returns a close frame's code and reason; 1005 if it has none.
     pub fn close(&self) -> (u16, String) {
         match self.payload.as_slice() {
             [high, low, reason @ ..] => (
@@ -43,7 +43,7 @@ impl Frame {
     }
 }
 
-/// A frame's bytes with any first byte, masked or not, of any claimed length.
+/// Returns a frame with any first byte, masked or not, of any claimed length.
 pub fn raw_frame(first: u8, mask: Option<[u8; 4]>, claimed_len: usize, payload: &[u8]) -> Vec<u8> {
     let mask_bit = if mask.is_some() { 0x80 } else { 0 };
     let mut out = vec![first];
@@ -68,7 +68,7 @@ pub fn raw_frame(first: u8, mask: Option<[u8; 4]>, claimed_len: usize, payload: 
     out
 }
 
-/// A whole, proper client frame.
+/// Returns a complete, valid client frame.
 pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     raw_frame(0x80 | opcode, Some([0x12, 0x34, 0x56, 0x78]), payload.len(), payload)
 }
@@ -98,7 +98,7 @@ impl Ws {
         Self { wire, response }
     }
 
-    /// Connects and subscribes with this payload; waits for the ack.
+    /// Connects, subscribes with this payload, and waits for the ack.
     pub fn subscribed(addr: SocketAddr, payload: Value) -> Self {
         let mut ws = Self::connect(addr);
         let answer = ws.ask(&json!({"type": "subscribe", "payload": payload}));
@@ -114,7 +114,7 @@ impl Ws {
         self.wire.send(&frame(TEXT, text.as_bytes()));
     }
 
-    /// The next frame, unmasked as a server's must be.
+    /// Returns the next frame. A server's frame must be unmasked.
     pub fn read_frame(&mut self, until: Instant) -> io::Result<Frame> {
         let head = self.wire.take(2, until)?;
         assert_eq!(head[1] & 0x80, 0, "a server's frame is not masked");
@@ -126,7 +126,7 @@ impl Ws {
         Ok(Frame { first: head[0], payload: self.wire.take(len as usize, until)? })
     }
 
-    /// The next message; the end of a past is passed over, and pings are unanswered.
+    /// Returns the next message. Skips the end of a past. Pings are not answered.
     pub fn message(&mut self) -> Value {
         loop {
             let message = self.any_message();
@@ -136,7 +136,7 @@ impl Ws {
         }
     }
 
-    /// The next message, whatever it is; pings are passed over unanswered.
+    /// Returns the next message of any type. Skips pings without an answer.
     pub fn any_message(&mut self) -> Value {
         loop {
             let frame = self.read_frame(deadline()).expect("a message");
@@ -148,20 +148,20 @@ impl Ws {
         }
     }
 
-    /// Sends a message and gives the next one that comes.
+    /// Sends a message and returns the next one that comes.
     pub fn ask(&mut self, message: &Value) -> Value {
         self.send(message);
         self.message()
     }
 
-    /// The next message, which must be an event: its payload's `payload`, that is what was published.
+    /// Returns the next message, which must be an event: its payload's `payload`, which is the published data.
     pub fn event(&mut self) -> Value {
         let message = self.message();
         assert_eq!(message["type"], "event", "{message}");
         message["payload"].clone()
     }
 
-    /// Whether no message comes for so long. Pings and the end of a past don't count.
+    /// Returns whether no message comes for this long. Pings and the end of a past don't count.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {
@@ -177,12 +177,12 @@ impl Ws {
         }
     }
 
-    /// Reads on to the close frame and the end of the connection: code and reason.
+    /// Reads on to the close frame and the end of the connection. Returns code and reason.
     pub fn closed(&mut self) -> (u16, String) {
         self.try_closed(deadline()).expect("a close frame, and nothing behind it")
     }
 
-    /// As [`Self::closed`], with the time it may take.
+    /// Like [`Self::closed`], with a time limit.
     pub fn try_closed(&mut self, until: Instant) -> io::Result<(u16, String)> {
         loop {
             let frame = self.read_frame(until)?;

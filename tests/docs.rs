@@ -119,7 +119,10 @@ fn the_guarantees_name_tests_that_exist() {
 fn pages_link_to_what_exists() {
     let mut pages: Vec<_> =
         std::fs::read_dir(in_project("docs")).expect("docs").flatten().map(|entry| entry.path()).collect();
-    pages.extend(["README.md", "SECURITY.md", "ARCHITECTURE.md", "deploy/README.md"].map(in_project));
+    pages.extend(
+        ["README.md", "SECURITY.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "deploy/README.md"]
+            .map(in_project),
+    );
     for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
         let text = std::fs::read_to_string(page).expect("a page");
         for target in

@@ -54,7 +54,8 @@ Measures and checks:
   features      the cost of each feature in a fresh build; `features crates` counts crates only
   api           compares the public API with public-api.txt and checks its foreign types; `api keep` writes it
   deny          licenses, sources and bans of all dependencies (deny.toml); `deny advisories`: known vulnerabilities
-  ci            everything that CI runs, in its order
+  ci [PART]     everything that CI runs, in its order, or one part: lint, tidy, test, release, sim, loom, mutants, asan,
+                autobahn, instructions, deny (with api), fuzz
 ";
 
 fn main() -> ExitCode {
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
         Some("engines") => engines::run(&args[1..], &mut totals),
         Some("api") => api::check(rest),
         Some("deny") => deny(rest),
-        Some("ci") => ci(&mut totals),
+        Some("ci") => ci(rest, &mut totals),
         Some(other) if !matches!(other, "help" | "--help" | "-h") => {
             Err(format!("no such command: {other}\n\n{HELP}"))
         }
@@ -235,21 +236,60 @@ fn bench(name: Option<&str>) -> Outcome {
 const QUICK_BENCHES: [(&str, &str); 2] =
     [("CARGO_PROFILE_BENCH_LTO", "off"), ("CARGO_PROFILE_BENCH_CODEGEN_UNITS", "16")];
 
-fn ci(totals: &mut Totals) -> Outcome {
-    lint()?;
-    tidy::check()?;
-    test(None, totals)?;
+/// A part of CI: its name and its check.
+type Part = (&'static str, fn(&mut Totals) -> Outcome);
+
+/// Everything that CI runs, in its order. `.github/workflows/ci.yml` runs the same parts side by side.
+const CI: [Part; 12] = [
+    ("lint", |_| lint()),
+    ("tidy", |_| tidy::check()),
+    ("test", |totals| test(None, totals)),
+    ("release", release),
+    ("sim", |totals| sim(&["3000".to_owned()], totals)),
+    ("loom", |totals| loom(None, totals)),
+    ("mutants", |_| mutants::check(None)),
+    ("asan", asan),
+    ("autobahn", |_| autobahn::check(true)),
+    ("instructions", |_| instructions::check(None)),
+    ("deny", |_| deny(None).and_then(|()| api::check(None))),
+    ("fuzz", |_| fuzz(Some("30"))),
+];
+
+/// Runs all parts of CI, or the one with this name.
+fn ci(part: Option<&str>, totals: &mut Totals) -> Outcome {
+    let named = CI.iter().filter(|(name, _)| part.is_none_or(|part| part == *name));
+    let mut parts = named.peekable();
+    if parts.peek().is_none() {
+        let names: Vec<_> = CI.iter().map(|(name, _)| *name).collect();
+        return Err(format!("no such part of CI; there are {}", names.join(", ")));
+    }
+    parts.try_for_each(|(_, check)| check(totals))
+}
+
+/// Checks that need a release build and no command of their own.
+fn release(totals: &mut Totals) -> Outcome {
     // Opens and closes ten million streams: too many for a debug build.
     run::tests(&["test", "--release", "--lib", "streams_that_come_and_go"], &[], totals)?;
-    sim(&["3000".to_owned()], totals)?;
-    loom(None, totals)?;
-    mutants::check(None)?;
-    asan(totals)?;
-    autobahn::check(true)?;
     // Checks only that the benchmarks compile.
-    run::command("cargo", &["bench", "--no-run"], &QUICK_BENCHES, ".")?;
-    instructions::check(None)?;
-    deny(None)?;
-    api::check(None)?;
-    fuzz(Some("30"))
+    run::command("cargo", &["bench", "--no-run"], &QUICK_BENCHES, ".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosted_ci_runs_each_part() {
+        let workflow = include_str!("../../.github/workflows/ci.yml");
+        let jobs: Vec<_> = workflow
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("part: ["))
+            .flat_map(|parts| parts.trim_end_matches(']').split(", "))
+            .collect();
+        let mut wanted: Vec<_> = CI.iter().map(|(name, _)| *name).collect();
+        let mut found = jobs.clone();
+        wanted.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, wanted);
+    }
 }

@@ -81,13 +81,18 @@ const UNSAFE_FILES: &[&str] = &[
     "src/bus/ring/slots.rs",
 ];
 
+const GLOSSARY: &str = "docs/glossary.md";
+
+/// Words that a reader can keep in mind.
+const WORDS_MAX: usize = 40;
+
 /// Lines beyond which a file holds a second idea.
 const LINES_MAX: usize = 800;
 
-/// An ordering's comment stands at most so many lines above it.
+/// Lines above an atomic ordering among which its comment must be.
 const COMMENT_LINES: usize = 6;
 
-/// Words that DESIGN's own stand for, as they appear in code.
+/// Words with a better one in this project, as they appear in code.
 const BANNED: &[(&str, &str)] = &[
     ("topic", "channel or type"),
     ("consumer", "subscriber"),
@@ -95,7 +100,7 @@ const BANNED: &[(&str, &str)] = &[
     ("shutdown_", "drain"),
 ];
 
-/// Words that a file must use, because a library that it calls has them.
+/// Words that a file may use, because a library that it calls has them.
 const FOREIGN: &[(&str, &str)] = &[
     ("src/engine/nats/past.rs", "consumer"),
     ("src/engine/nats/follow.rs", "consumer"),
@@ -103,13 +108,13 @@ const FOREIGN: &[(&str, &str)] = &[
     ("src/engine/nats/link.rs", "shutdown_"),
 ];
 
-/// Rooms of a server, whose threads are started by `src/threads.rs` alone: a panic in another would be silent.
+/// Rooms that start threads by `src/threads.rs` only: a panic in any other thread would be silent.
 const WATCHED_ROOMS: &[&str] = &["engine", "bridge", "server"];
 
-/// What is not to stay in the code.
+/// Marks of unfinished work.
 const LEFTOVERS: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX", "HACK"];
 
-/// All that the bare bus may depend on.
+/// Crates that the bus alone may depend on.
 const BARE_DEPENDENCIES: &[&str] = &[
     "arc-swap",
     "bitflags",
@@ -126,6 +131,7 @@ const BARE_DEPENDENCIES: &[&str] = &[
     "proc-macro2",
     "quote",
     "rustix",
+    "rustversion",
     "smallvec",
     "syn",
     "unicode-ident",
@@ -148,6 +154,7 @@ pub(crate) fn check() -> Outcome {
     check_layers(&graph, &mut faults);
     check_circles(&graph, &mut faults);
     check_widths(&trees, &mut faults);
+    check_glossary(&trees, &mut faults);
     check_prose(&mut faults)?;
     if faults.is_empty() {
         println!("tidy: {} files", files.len());
@@ -216,6 +223,38 @@ fn check_widths(trees: &[Tree], faults: &mut Vec<String>) {
     ratchet("structs over 15 fields", wide, LEFT.wide, advice, faults);
 }
 
+/// Checks that the glossary stays short, and that each word's type exists in its room.
+fn check_glossary(trees: &[Tree], faults: &mut Vec<String>) {
+    let glossary = fs::read_to_string(GLOSSARY).unwrap_or_default();
+    let mut words = BTreeSet::new();
+    for row in glossary.lines().filter(|line| line.starts_with("| ") && line.contains("::")) {
+        let mut cells = row.split('|').map(str::trim).skip(1);
+        let (word, path) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        if !words.insert(word) {
+            faults.push(format!("{GLOSSARY}: {word} has two rows: keep one"));
+        }
+        let Some((room, name)) = path.trim_matches('`').split_once("::") else {
+            faults.push(format!("{GLOSSARY}: {word}: write its type as `room::Type`"));
+            continue;
+        };
+        let is_there = trees
+            .iter()
+            .flat_map(|tree| &tree.modules)
+            .any(|module| !module.test && room_of(&module.file) == room && module.defs.contains(name));
+        if !is_there {
+            faults.push(format!(
+                "{GLOSSARY}: {word}: src/{room} has no type {name}: use its new name, or drop the row"
+            ));
+        }
+    }
+    if words.is_empty() || words.len() > WORDS_MAX {
+        faults.push(format!(
+            "{GLOSSARY}: {} words, 1 to {WORDS_MAX} are allowed: drop the least used",
+            words.len()
+        ));
+    }
+}
+
 /// Checks that sentences of comments and documents have a subject.
 fn check_prose(faults: &mut Vec<String>) -> Outcome {
     let mut found = Vec::new();
@@ -249,12 +288,12 @@ fn check_map(faults: &mut Vec<String>) {
     for row in map.lines().filter(|line| line.starts_with("| `")) {
         let room = row.split('|').nth(1).unwrap_or_default().trim();
         if !seen.insert(room) {
-            faults.push(format!("ARCHITECTURE.md: {room} has two rows"));
+            faults.push(format!("ARCHITECTURE.md: {room} has two rows: keep one"));
         }
     }
     for (room, _) in LAYERS {
         if !map.contains(&format!("`{room}`")) && !map.contains(&format!("`{room}/`")) {
-            faults.push(format!("ARCHITECTURE.md: {room} has no row"));
+            faults.push(format!("ARCHITECTURE.md: {room} has no row: add it to the table of rooms"));
         }
     }
 }
@@ -281,11 +320,15 @@ fn layer_of(room: &str) -> Option<u8> {
 
 fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
     if !text.starts_with("//!") {
-        faults.push(format!("{file}: has no head that says what it is for"));
+        faults.push(format!(
+            "{file}: has no head: begin with `//!` and one sentence on what the module is for"
+        ));
     }
     let lines = text.lines().count();
     if lines > LINES_MAX {
-        faults.push(format!("{file}: {lines} lines, {LINES_MAX} at the most"));
+        faults.push(format!(
+            "{file}: {lines} lines, at most {LINES_MAX}: move one of its ideas to a file of its own"
+        ));
     }
     let room = room_of(file);
     let layer = layer_of(room);
@@ -294,7 +337,7 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
     let tests_from = text.lines().position(|line| line == "#[cfg(test)]").unwrap_or(usize::MAX);
     if layer.is_some() && !is_test {
         for number in orderings_without_a_word(text) {
-            faults.push(format!("{file}:{number}: no comment says what this ordering pairs with"));
+            faults.push(format!("{file}:{number}: no comment names the ordering that this one pairs with: add it on the line or above"));
         }
     }
     for (number, line) in text.lines().enumerate() {
@@ -303,20 +346,20 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
         let is_unsafe =
             ["unsafe {", "unsafe fn", "unsafe impl", "unsafe trait"].iter().any(|u| code.contains(u));
         if is_unsafe && !UNSAFE_FILES.contains(&file) {
-            fault("unsafe outside its room".to_owned());
+            fault("`unsafe` outside of UNSAFE_FILES: move it to src/bus/ring or use a safe crate".to_owned());
         }
         if (code.contains("std::sync::atomic") || code.contains("core::sync::atomic"))
             && file != "src/sync.rs"
         {
-            fault("atomics come from crate::sync".to_owned());
+            fault("use crate::sync for atomics, so that loom can replace them".to_owned());
         }
         let starts_thread = ["thread::spawn(", "thread::Builder"].iter().any(|start| code.contains(start));
         if starts_thread && WATCHED_ROOMS.contains(&room) && !is_test_of_room && number < tests_from {
-            fault("a server's thread is started by crate::threads, which tells of its panic".to_owned());
+            fault("start the thread by crate::threads, which reports its panic".to_owned());
         }
         for word in LEFTOVERS {
             if line.contains(word) {
-                fault(format!("{word} is left over"));
+                fault(format!("{word} is left over: finish it or file an issue"));
             }
         }
         for (word, instead) in BANNED {
@@ -328,7 +371,7 @@ fn check_file(file: &str, text: &str, faults: &mut Vec<String>) {
     }
 }
 
-/// Lines outside tests that name an atomic's ordering, with no comment on them or close above.
+/// Finds lines outside tests that name an atomic ordering without a comment on them or close above.
 fn orderings_without_a_word(text: &str) -> Vec<usize> {
     let code = text.split("#[cfg(test)]").next().unwrap_or(text);
     let lines: Vec<&str> = code.lines().collect();
@@ -351,7 +394,7 @@ fn check_manifest(faults: &mut Vec<String>) {
             faults.push(format!("Cargo.toml: {field} is missing"));
         }
     }
-    // Every feature is in the crate's documentation.
+    // Each feature has to appear in the crate's documentation.
     let documented = fs::read_to_string("src/lib.rs").unwrap_or_default();
     let features = manifest.split("\n[features]\n").nth(1).unwrap_or_default();
     for line in features.lines().take_while(|line| !line.starts_with('[')) {
@@ -361,10 +404,14 @@ fn check_manifest(faults: &mut Vec<String>) {
                 .lines()
                 .any(|line| line.starts_with("//!") && line.contains(&format!("`{feature}`")))
         {
-            faults.push(format!("src/lib.rs: the feature {feature} is not documented"));
+            faults.push(format!(
+                "src/lib.rs: the feature {feature} is not documented: add a row to the table of features"
+            ));
         }
     }
-    for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+    for file in
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE-MIT", "LICENSE-APACHE"]
+    {
         if !Path::new(file).exists() {
             faults.push(format!("{file} is missing"));
         }
@@ -391,7 +438,9 @@ fn check_dependencies(faults: &mut Vec<String>) {
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let name = line.split(' ').next().unwrap_or_default();
         if !name.is_empty() && !BARE_DEPENDENCIES.contains(&name) {
-            faults.push(format!("the bare bus depends on {name}"));
+            faults.push(format!(
+                "the bus alone depends on {name}: put it behind a feature, or add it to BARE_DEPENDENCIES"
+            ));
         }
     }
 }

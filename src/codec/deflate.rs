@@ -1,34 +1,37 @@
-//! DEFLATE (RFC 1951) in pieces that end at a byte: a compressor that remembers or forgets at a word, and an
-//! expander with a hard limit. Imports nothing of ours.
+//! DEFLATE (RFC 1951) in blocks that end on a byte: a compressor that keeps or drops its window on demand, and a
+//! decompressor with a hard limit.
 //!
-//! Always: what [`Deflater::block`] appends ends with the empty stored block's `00 00 FF FF`, so all of its input
-//! can be read at once; the first block after [`Deflater::start_afresh`] can be read by an expander that has read
-//! anything or nothing before. Without the feature `deflate` there is neither: [`AVAILABLE`] says so.
+//! Always:
+//! - A block that [`Deflater::block`] appends ends with the `00 00 FF FF` of an empty stored block, so a reader can
+//!   decompress all of its input at once.
+//! - The first block after [`Deflater::start_afresh`] can be decompressed by any reader, whatever it read before.
+//!
+//! Without the feature `deflate` neither does anything; see [`AVAILABLE`].
 
 /// Whether this build can compress.
 pub const AVAILABLE: bool = cfg!(feature = "deflate");
 
-/// How a block ends: an empty stored block without its first byte.
+/// End of a block: an empty stored block without its first byte.
 pub const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// A block that says nothing and leaves the window as it is.
+/// Block without content. It leaves the window unchanged.
 pub const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xFF, 0xFF];
 
-/// How a gzip stream begins (RFC 1952): DEFLATE, no name, no time, of any system. Ours never end but with their
+/// Start of a gzip stream (RFC 1952): DEFLATE, no name, no time, unknown system. Our streams end only with their
 /// connection, so they have no trailer.
 pub const GZIP_HEADER: [u8; 10] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF];
 
-/// The largest window, as its number of address bits.
+/// Largest window, in address bits.
 pub const WINDOW_BITS_MAX: u8 = 15;
 
-/// A stored block's length has 16 bits.
+/// Maximum length of a stored block, in bytes: its length field has 16 bits.
 const STORED_BYTES_MAX: usize = 0xFFFF;
 
-/// Appends `bytes` as they are, in blocks that any expander reads. They shift its window like all it reads.
+/// Appends `bytes` uncompressed, in blocks that any decompressor reads. They shift its window as other input does.
 pub fn store(out: &mut Vec<u8>, bytes: &[u8]) {
     out.reserve(bytes.len() + EMPTY_BLOCK.len() * bytes.len().div_ceil(STORED_BYTES_MAX));
     for piece in bytes.chunks(STORED_BYTES_MAX) {
-        // The bound of the chunk is the field's.
+        // A chunk is no longer than the length field allows.
         let len = piece.len() as u16;
         out.push(0);
         out.extend_from_slice(&len.to_le_bytes());
@@ -37,18 +40,18 @@ pub fn store(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Bytes of memory that a compressor with this window takes: the window twice, the chains through it, the heads
-/// of the chains, and what is pending.
+/// Returns the memory of a compressor with this window, in bytes: twice the window, the hash chains through it, the
+/// heads of the chains, and pending output.
 pub const fn window_bytes(bits: u8) -> usize {
     (4 << bits) + 204 * 1024
 }
 
-/// Why a message can't be expanded.
+/// Reason why a message can't be decompressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InflateError {
-    /// It is not DEFLATE, or does not end where it should.
+    /// The input is not DEFLATE, or does not end where it should.
     Corrupt,
-    /// It comes to more than the limit.
+    /// The output is longer than the limit.
     TooLong,
 }
 
@@ -58,36 +61,39 @@ mod backend {
 
     use super::{InflateError, TAIL};
 
-    /// The last block of a stream, empty: an expander that takes it stood between two blocks.
+    /// Last, empty block of a stream. A decompressor accepts it only between two blocks.
     const LAST_BLOCK: [u8; 5] = [1, 0, 0, 0xFF, 0xFF];
 
-    /// What a block's end takes, and then some: with less room its marker could come twice.
+    /// Minimum free space of the output, in bytes: a block's end, and a margin. With less space zlib may write its
+    /// marker twice.
     const ROOM_MIN: usize = 64;
 
-    /// A compressor and its window.
+    /// Compressor with its window.
     #[derive(Debug)]
     pub struct Deflater(Compress);
 
     impl Deflater {
-        /// One with a window of `1 << bits` bytes, 8 to 15; it takes [`window_bytes`](super::window_bytes). `level` is 1
-        /// (fast) to 9 (small). `None` where this build can't compress.
+        /// Returns a compressor with a window of `1 << bits` bytes (8 to 15) and a `level` of 1 (fast) to 9 (small).
+        ///
+        /// Allocates [`window_bytes`](super::window_bytes). Returns `None` if this build has no compressor.
         pub fn new(bits: u8, level: u32) -> Option<Self> {
-            // With 9 bits no distance is over 250, which an expander with 8 takes too.
+            // zlib has no window of 8 bits. With 9 bits no distance is over 250, which a decompressor with 8 bits
+            // accepts too.
             let bits = bits.clamp(9, 15);
             Some(Self(Compress::new_with_window_bits(Compression::new(level), false, bits)))
         }
 
-        /// Forgets what went before.
+        /// Drops the window, so that the next block refers to nothing before it.
         pub fn start_afresh(&mut self) {
             self.0.reset();
         }
 
-        /// Appends `input` compressed, up to a byte's end. Nothing comes of nothing.
+        /// Compresses `input` and appends it, up to the end of a byte. Appends nothing if `input` is empty.
         pub fn block(&mut self, mut input: &[u8], out: &mut Vec<u8>) {
             out.reserve(input.len() / 2 + ROOM_MIN);
             loop {
                 let before = self.0.total_in();
-                // It fails where it is told to go on after its end, which it is never told.
+                // It fails only when it is asked to go on after the end of the stream, which it never is.
                 let _ = self.0.compress_vec(input, out, FlushCompress::Sync);
                 input = &input[(self.0.total_in() - before) as usize..];
                 if input.is_empty() && out.len() < out.capacity() {
@@ -98,13 +104,18 @@ mod backend {
         }
     }
 
-    /// An expander for messages that do not look back at those before. It keeps its memory, about 40 KB, from its
-    /// first use on.
+    /// Decompressor for messages that do not refer to earlier ones.
+    ///
+    /// It allocates about 40 KB on its first use and keeps them.
     #[derive(Debug, Default)]
     pub struct Inflater(Option<Decompress>);
 
     impl Inflater {
-        /// Expands one message, from which the last block's [`TAIL`] was taken, to at most `max` bytes.
+        /// Decompresses one message, without its last block's [`TAIL`], to at most `max` bytes.
+        ///
+        /// # Errors
+        ///
+        /// [`InflateError`] if the input is not DEFLATE, or is longer than `max` when decompressed.
         pub fn message(&mut self, input: &[u8], max: usize) -> Result<Vec<u8>, InflateError> {
             let inflate = self.0.get_or_insert_with(|| Decompress::new(false));
             inflate.reset(false);
@@ -113,15 +124,15 @@ mod backend {
             for (mut piece, is_last) in [(input, false), (&TAIL, false), (&LAST_BLOCK, true)] {
                 while !piece.is_empty() {
                     if ended {
-                        // The block before was marked as the last (RFC 7692, 7.2.3.4): what follows may still
-                        // look back at it.
+                        // The previous block was marked as the last one (RFC 7692, 7.2.3.4). The next one may still
+                        // refer to it.
                         inflate.reset(false);
                         let window = &out[out.len().saturating_sub(1 << 15)..];
                         inflate.set_dictionary(window).map_err(|_| InflateError::Corrupt)?;
                     }
                     let (read, written) = (inflate.total_in(), out.len());
                     if out.len() == out.capacity() {
-                        // One byte over the limit tells that there is more than that.
+                        // One byte over the limit is enough to see that there is more.
                         out.reserve_exact(out.len().max(64).min(max + 1 - out.len()));
                     }
                     let status = inflate
@@ -150,12 +161,12 @@ mod backend {
 mod backend {
     use super::InflateError;
 
-    /// There is none in this build.
+    /// Stand-in for the compressor, which this build does not have.
     #[derive(Debug)]
     pub enum Deflater {}
 
     impl Deflater {
-        /// None.
+        /// Returns `None`.
         pub fn new(_: u8, _: u32) -> Option<Self> {
             None
         }
@@ -171,12 +182,12 @@ mod backend {
         }
     }
 
-    /// It expands nothing.
+    /// Stand-in for the decompressor, which this build does not have.
     #[derive(Debug, Default)]
     pub struct Inflater(());
 
     impl Inflater {
-        /// Nothing is agreed on that would lead here.
+        /// Always fails. No client is offered compression in this build.
         #[allow(clippy::unused_self, reason = "as the other one")]
         pub fn message(&mut self, _: &[u8], _: usize) -> Result<Vec<u8>, InflateError> {
             Err(InflateError::Corrupt)
@@ -194,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// What another implementation makes of it, with the window that it has.
+    /// Decompresses `bytes` with another implementation, which keeps its window in `state`.
     fn read(state: &mut InflateState, mut bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut piece = vec![0; 4096];
@@ -235,7 +246,7 @@ mod tests {
                 }).collect();
                 let mut out = Vec::new();
                 if what == 3 {
-                    // As for somebody new: who was there before reads on all the same.
+                    // As for a new reader; one that read the blocks before can read on all the same.
                     deflater.start_afresh();
                     reader = InflateState::new_boxed(DataFormat::Raw);
                     store(&mut out, b"what was read before");

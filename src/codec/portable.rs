@@ -1,7 +1,7 @@
-//! Values as another process reads them: what has a text as its text, bytes in base64. For `#[serde(with = "…")]`.
-//! Imports nothing of ours.
+//! Serde formats for values that another process reads: text for types with a text form, base64 for bytes. Used with
+//! `#[serde(with = "…")]`.
 
-/// By `Display` and `FromStr`.
+/// The text of `Display` and `FromStr`.
 pub(crate) mod text {
     use std::fmt::Display;
     use std::str::FromStr;
@@ -21,7 +21,7 @@ pub(crate) mod text {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 
-    /// Of what may be absent.
+    /// The same for an `Option`.
     pub(crate) mod option {
         use super::{Deserialize, Deserializer, Display, Error, FromStr, Serialize, Serializer};
 
@@ -44,7 +44,7 @@ pub(crate) mod text {
     }
 }
 
-/// In base64.
+/// Base64.
 pub(crate) mod bytes {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;

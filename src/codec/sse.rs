@@ -1,15 +1,15 @@
-//! Server-Sent Events (WHATWG HTML, 9.2): an encoder that no text can break out of, and a parser.
-//! Imports nothing of ours.
+//! Server-Sent Events (WHATWG HTML, 9.2): an encoder whose fields no text can break out of, and a parser.
 
 use std::fmt;
 use std::io::Write as _;
 
-/// Appends an event: name, data, id, empty line. Data may have any number of lines, ended in any of the
-/// three ways, and reads back with LF between them. Line ends and NUL are left out of names and ids: the
-/// first would end the field, and an id with the second is ignored by clients. An empty name is left out;
-/// an empty id makes the client forget the last one.
+/// Appends an event: name, data, id, empty line.
+///
+/// Data may have several lines, ended by LF, CR or CR LF; a client reads LF between them. Line ends and NUL are dropped
+/// from names and ids: a line end would end the field, and clients ignore an id with NUL. An empty name is left out. An
+/// empty id makes the client forget the last one.
 pub fn encode_event(out: &mut Vec<u8>, event: Option<&str>, data: &str, id: Option<&str>) {
-    // Exactly what one line of data takes.
+    // Exactly the size of an event with one line of data.
     out.reserve(data.len() + event.map_or(0, |event| event.len() + 8) + id.map_or(0, |id| id.len() + 5) + 8);
     if let Some(event) = event.filter(|e| !e.is_empty()) {
         out.extend_from_slice(b"event: ");
@@ -25,27 +25,27 @@ pub fn encode_event(out: &mut Vec<u8>, event: Option<&str>, data: &str, id: Opti
     out.push(b'\n');
 }
 
-/// Appends a comment, which clients ignore: a heartbeat, or a word to whoever watches with curl.
+/// Appends a comment, which clients ignore: a heartbeat, or a note to a person with curl.
 pub fn encode_comment(out: &mut Vec<u8>, text: &str) {
     push_lines(out, b": ", text);
     out.push(b'\n');
 }
 
-/// Appends the time a client waits before it connects again, in milliseconds, and the id that it names then if
-/// no event comes before.
+/// Appends the time that a client waits before it reconnects, in milliseconds, and the id that it sends then if no
+/// event comes before.
 pub fn encode_retry(out: &mut Vec<u8>, milliseconds: u64, id: Option<&str>) {
     if let Some(id) = id {
         out.extend_from_slice(b"id: ");
         push_one_line(out, id);
         out.push(b'\n');
     }
-    // Writing to a Vec cannot fail.
+    // Writing to a vector does not fail.
     let _ = write!(out, "retry: {milliseconds}\n\n");
 }
 
 fn push_one_line(out: &mut Vec<u8>, text: &str) {
     let is_kept = |byte: &u8| !matches!(byte, b'\r' | b'\n' | 0);
-    // A fold has no early end, and so goes many bytes at a time.
+    // Unlike `all`, a fold does not stop early, so it is compiled to many bytes at a time.
     if text.bytes().fold(true, |all, byte| all & is_kept(&byte)) {
         out.extend_from_slice(text.as_bytes());
     } else {
@@ -65,8 +65,9 @@ fn push_lines(out: &mut Vec<u8>, prefix: &[u8], text: &str) {
     }
 }
 
-/// One line as field and value; `None` for a comment or an empty line. A line without a colon is a field
-/// with an empty value; one space after the colon is not part of the value.
+/// Splits one line into field and value. Returns `None` for a comment or an empty line.
+///
+/// A line without a colon is a field with an empty value. One space after the colon is not part of the value.
 pub fn parse_sse_line(line: &str) -> Option<(&str, &str)> {
     match line.split_once(':') {
         None if line.is_empty() => None,
@@ -76,21 +77,21 @@ pub fn parse_sse_line(line: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// A received event.
+/// Event that a client received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SseEvent {
-    /// Its name; `message` if the server gave none.
+    /// Name; `message` if the server gave none.
     pub event: String,
-    /// Its data, lines separated by LF.
+    /// Data, its lines separated by LF.
     pub data: String,
-    /// The last id the server sent with this event or before; empty if none.
+    /// Last id that the server sent, with this event or before; empty if there is none.
     pub id: String,
-    /// How long to wait before connecting again, in milliseconds, as last said by the server.
+    /// Time to wait before reconnecting, in milliseconds, as the server said last.
     pub retry: Option<u64>,
 }
 
-/// A stream that cannot be parsed further.
+/// Fault after which a stream can't be parsed further.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SseError {
@@ -102,7 +103,7 @@ pub enum SseError {
 }
 
 impl SseError {
-    /// A short fixed name, for metrics.
+    /// Returns a short fixed name, for metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::TooLong { .. } => "too_long",
@@ -120,27 +121,29 @@ impl fmt::Display for SseError {
 
 impl std::error::Error for SseError {}
 
-/// Parses a stream from reads cut anywhere.
+/// Parser of a stream that arrives in pieces cut anywhere.
+///
+/// It holds at most one line and the data of one event.
 #[derive(Debug)]
 pub struct SseParser {
     max: usize,
-    /// The start of a line whose end has not come.
+    /// Start of a line whose end has not arrived.
     line: Vec<u8>,
-    /// The last byte was CR: an LF now belongs to it.
+    /// Whether the last byte was CR. An LF that comes next belongs to it.
     after_cr: bool,
-    /// No line has been read, so a byte order mark may come.
+    /// Whether no line has been read yet, so that a byte order mark may come.
     at_start: bool,
     event: String,
     data: String,
-    /// The id to report, from the last `id` field.
+    /// Id to report, from the last `id` field.
     id: String,
-    /// The id of the last block that ended, which is what to resume from.
+    /// Id of the last complete block, to resume from.
     last_id: String,
     retry: Option<u64>,
 }
 
 impl SseParser {
-    /// A parser that accepts lines, and data of one event, up to `max_event_bytes`.
+    /// Returns a parser that accepts lines, and data of one event, of up to `max_event_bytes` each.
     pub fn new(max_event_bytes: usize) -> Self {
         Self {
             max: max_event_bytes,
@@ -155,24 +158,29 @@ impl SseParser {
         }
     }
 
-    /// What to send as `Last-Event-ID` when connecting again; empty if there is none.
+    /// Returns the value for `Last-Event-ID` when the client reconnects; empty if there is none.
     pub fn last_event_id(&self) -> &str {
         &self.last_id
     }
 
-    /// How long to wait before connecting again, in milliseconds, if the server has said.
+    /// Returns the time to wait before reconnecting, in milliseconds, if the server has set one.
     pub fn retry(&self) -> Option<u64> {
         self.retry
     }
 
-    /// Forgets a block that was cut off, keeping the last id and the waiting time: call it before the
-    /// first bytes of a new connection.
+    /// Drops an incomplete block and keeps the last id and the waiting time. Call this before the first bytes of a new
+    /// connection.
     pub fn reconnect(&mut self) {
         let (last_id, retry) = (std::mem::take(&mut self.last_id), self.retry);
         *self = Self { id: last_id.clone(), last_id, retry, ..Self::new(self.max) };
     }
 
-    /// Takes bytes from the front of `input` up to the end of an event and returns it, or takes them all.
+    /// Takes bytes from the front of `input` up to the end of an event and returns the event; takes all bytes if no
+    /// event ends in them.
+    ///
+    /// # Errors
+    ///
+    /// [`SseError::TooLong`] if a line, or the data of one event, is over the limit. The parser can't go on then.
     ///
     /// ```
     /// # use fanwire::sse::SseParser;
@@ -218,7 +226,7 @@ impl SseParser {
         Ok(None)
     }
 
-    /// One line, without its end.
+    /// Takes one line, without its end.
     fn line(&mut self, mut line: &[u8]) -> Result<Option<SseEvent>, SseError> {
         if std::mem::take(&mut self.at_start) {
             line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
@@ -226,7 +234,7 @@ impl SseParser {
         if line.is_empty() {
             return Ok(self.dispatch());
         }
-        // Line ends are never part of a longer character, so decoding by line is decoding the stream.
+        // No byte of a longer character is a line end, so decoding each line is decoding the stream.
         let line = String::from_utf8_lossy(line);
         match parse_sse_line(&line) {
             Some(("event", value)) => value.clone_into(&mut self.event),
@@ -239,7 +247,7 @@ impl SseParser {
             }
             Some(("id", value)) if !value.contains('\0') => value.clone_into(&mut self.id),
             Some(("retry", value)) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
-                // Only digits, so only too many of them can fail: then there is no sense in obeying.
+                // All digits, so only too many of them can fail. Such a time is ignored.
                 self.retry = value.parse().ok().or(self.retry);
             }
             _ => {}
@@ -247,7 +255,7 @@ impl SseParser {
         Ok(None)
     }
 
-    /// The end of a block: an event if it had data.
+    /// Ends a block. Returns an event if the block had data.
     fn dispatch(&mut self) -> Option<SseEvent> {
         self.last_id.clone_from(&self.id);
         let event = std::mem::take(&mut self.event);

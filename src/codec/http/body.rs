@@ -1,4 +1,4 @@
-//! A request's body out of bytes, however they are cut.
+//! Decodes a request's body from bytes that are cut anywhere.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,38 +6,38 @@ use super::error::RequestError;
 use super::limits::HttpLimits;
 use super::request::BodyFraming;
 
-/// Bytes of one chunk's size line, and of all trailers.
+/// Maximum length of one chunk's size line, and of all trailers together, in bytes.
 const LINE_BYTES_MAX: usize = 4096;
 
-/// Digits of a chunk's size: 16 of them fill a `u64`.
+/// Maximum number of digits of a chunk's size: 16 of them fill a `u64`.
 const SIZE_DIGITS_MAX: u8 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum BodyState {
-    /// So many bytes are left, of the body or of a chunk.
+    /// Number of bytes that are left of the body, or of the chunk.
     Data(u64),
-    /// In the digits of a chunk's size.
+    /// Within the digits of a chunk's size.
     Size {
         size: u64,
         digits: u8,
     },
-    /// Behind the digits, in what extends them; a quoted string hides nothing here.
+    /// After the digits, in the chunk's extensions. A quoted string there cannot hold a line end.
     Extension(u64),
-    /// Behind the carriage return of a size line.
+    /// After the carriage return of a size line.
     SizeEnd(u64),
-    /// Behind a chunk's data: CR, then LF.
+    /// After a chunk's data: CR, then LF.
     DataCr,
     DataLf,
     /// In the trailers, at the start of a line or within one.
     TrailerStart,
     Trailer,
     TrailerLf,
-    /// Behind the carriage return of the last, empty line.
+    /// After the carriage return of the last, empty line.
     End,
     Done,
 }
 
-/// Takes a body apart as it comes.
+/// Decoder of one body.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BodyDecoder {
     state: BodyState,
@@ -47,7 +47,11 @@ pub struct BodyDecoder {
 }
 
 impl BodyDecoder {
-    /// For a body told in this way; refused where it says that it is too long.
+    /// Returns a decoder for a body with this framing.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::BodyTooLong`] if the declared length is over the limit.
     pub fn new(body: &BodyFraming, limits: &HttpLimits) -> Result<Self, RequestError> {
         let limit = limits.max_body_bytes;
         let state = match *body {
@@ -59,8 +63,14 @@ impl BodyDecoder {
         Ok(Self { state, chunked: matches!(body, BodyFraming::Chunked), line_bytes: 0, limit })
     }
 
-    /// Takes bytes from the front of `input` and appends the body's own to `out`; answers how many it took and
-    /// whether that was the end. `out` holds what came of this body before, and nothing else.
+    /// Takes bytes from the front of `input` and appends the body's content to `out`. Returns how many bytes it took,
+    /// and whether the body is complete.
+    ///
+    /// `out` must hold the content of this body decoded so far, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// A [`RequestError`] if the chunks are malformed or a limit is exceeded.
     pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool), RequestError> {
         let mut at = 0;
         while self.state != BodyState::Done {
@@ -119,7 +129,7 @@ impl BodyDecoder {
                 self.line_bytes = 0;
                 BodyState::Size { size: 0, digits: 0 }
             }
-            // Trailers are read to their end and thrown away.
+            // Trailers are read to their end and dropped.
             (BodyState::TrailerStart, b'\r') => BodyState::End,
             (BodyState::TrailerStart | BodyState::Trailer, b'\t' | 0x20..=0x7e | 0x80..) => {
                 BodyState::Trailer

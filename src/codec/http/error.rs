@@ -1,24 +1,24 @@
-//! What can be wrong with a request: one variant for each fault, each with the status that tells it.
+//! Faults of a request: one variant for each, with the status to respond with.
 
 use std::fmt;
 
 use super::limits::HttpLimits;
 
-/// Why a request was refused. The connection can't go on: nobody knows where the next request starts.
+/// Reason why a request was refused. The connection must be closed: where the next request starts is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The bytes are no request line.
+    /// The bytes are not a request line.
     NotHttp,
     /// A line ends without a carriage return.
     BareLineFeed,
     /// A carriage return stands alone.
     BareCarriageReturn,
-    /// A control character where none may be.
+    /// A control character in the head.
     ControlCharacter,
     /// A header is malformed: no colon, no name, a space before the colon, a folded line.
     BadHeader,
-    /// The target is neither a path nor a URL of one.
+    /// The target is neither a path nor a URL.
     BadTarget,
     /// The head is too long.
     HeadTooLong {
@@ -35,19 +35,19 @@ pub enum RequestError {
         /// Bytes allowed.
         limit: usize,
     },
-    /// Neither HTTP/1.1 nor 1.0.
+    /// The version is neither HTTP/1.1 nor 1.0.
     Version,
     /// HTTP/1.1 without a Host.
     NoHost,
     /// More than one Host.
     SeveralHosts,
-    /// A Host that is no host.
+    /// A Host that is not a name or an address.
     BadHost,
     /// Two lengths that may differ.
     TwoLengths,
     /// Content-Length is not a number.
     BadLength,
-    /// A body must have a length.
+    /// The request must have a body with a length.
     LengthRequired,
     /// A transfer encoding other than chunked.
     TransferEncoding,
@@ -58,7 +58,7 @@ pub enum RequestError {
         /// Bytes allowed.
         limit: u64,
     },
-    /// A chunk has no proper size, or is longer than it said.
+    /// A chunk has no valid size, or is longer than its size.
     BadChunk,
     /// A chunk's extensions, or the trailers, are too long.
     ChunkLineTooLong {
@@ -79,7 +79,7 @@ impl RequestError {
         }
     }
 
-    /// The answer's status.
+    /// Returns the status of the response.
     pub fn status(&self) -> u16 {
         match self {
             Self::NotHttp
@@ -104,7 +104,7 @@ impl RequestError {
         }
     }
 
-    /// The word for it in the metrics.
+    /// Returns a short fixed name, for metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotHttp => "not_http",

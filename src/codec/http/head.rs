@@ -10,8 +10,8 @@ const EMPTY_LINES_MAX: usize = 4;
 /// Longest method that is looked at, in bytes. Known methods are shorter.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// Whether the bytes so far can be the start of a request line: garbage is told at once, not when an end of
-/// head comes that never will.
+/// Checks that the bytes so far can be the start of a request line. Garbage is refused at once, instead of waiting for
+/// the end of a head that never comes.
 fn check_start(buf: &[u8]) -> Result<(), RequestError> {
     let method = buf.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(buf.len());
     match buf.get(method) {
@@ -21,7 +21,7 @@ fn check_start(buf: &[u8]) -> Result<(), RequestError> {
     }
 }
 
-/// A head's lines end in CR LF and hold no other CR, LF or NUL: other readers take those for line ends.
+/// Checks that lines end in CR LF and hold no other CR, LF or NUL: some readers take those for line ends.
 fn check_lines(head: &[u8]) -> Result<(), RequestError> {
     for (at, byte) in head.iter().enumerate() {
         match byte {
@@ -36,8 +36,12 @@ fn check_lines(head: &[u8]) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// Reads a request's head from the front of `buf`. `Ok(None)`: more bytes are needed. Else the request and how
-/// many bytes its head took; its body follows.
+/// Parses a request's head at the front of `buf`. Returns the request and the length of its head in bytes; the body
+/// follows. Returns `None` if more bytes are needed.
+///
+/// # Errors
+///
+/// A [`RequestError`] if the bytes can't become a valid head. The connection must be closed then.
 pub fn parse_request(buf: &[u8], limits: &HttpLimits) -> Result<Option<(Request, usize)>, RequestError> {
     let mut start = 0;
     while buf[start..].starts_with(b"\r\n") {
@@ -67,7 +71,7 @@ pub fn parse_request(buf: &[u8], limits: &HttpLimits) -> Result<Option<(Request,
         if text.len() > limits.max_head_bytes {
             return Err(RequestError::HeadTooLong { limit: limits.max_head_bytes });
         }
-        // The parser sees faults in what is there so far.
+        // The parser finds faults in the bytes that are there so far.
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         return match httparse::Request::new(&mut headers).parse(text) {
             Ok(_) => Ok(None),
@@ -108,7 +112,7 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
     let http11 = parsed.version == Some(1);
     let mut headers = Vec::with_capacity(parsed.headers.len());
     for header in parsed.headers.iter() {
-        // Values are octets; what is not UTF-8 can't be a value that matters here.
+        // Values are bytes. A value that is not UTF-8 can't be one that matters here.
         let value = String::from_utf8_lossy(header.value).trim_ascii().to_owned();
         if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
             return Err(RequestError::ControlCharacter);
@@ -134,7 +138,7 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
         return Err(RequestError::BadHost);
     }
     if let Some(authority) = authority {
-        // The target's own host is the one that counts (RFC 9112, 3.2.2).
+        // The host in the target overrides the header (RFC 9112, 3.2.2).
         request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("host"));
         request.headers.push(("Host".to_owned(), authority));
     }
@@ -152,12 +156,12 @@ fn read_head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<
     Ok(request)
 }
 
-/// Whether a Host header's value is what it has to be: a name, an IPv4 address or an IPv6 address in brackets, and
-/// perhaps a port (RFC 9110, 7.2; RFC 3986, 3.2.2). An empty one is allowed.
+/// Returns whether a Host header's value is valid: a name, an IPv4 address or an IPv6 address in brackets, and
+/// optionally a port (RFC 9110, 7.2; RFC 3986, 3.2.2). An empty value is.
 fn is_host(host: &str) -> bool {
     let (name, port) = if let Some(rest) = host.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else { return false };
-        // A zone (`%25eth0`) and addresses of a version to come are left to others.
+        // Zones (`%25eth0`) and addresses of future versions are not supported.
         if address.parse::<std::net::Ipv6Addr>().is_err() {
             return false;
         }
@@ -172,15 +176,15 @@ fn is_host(host: &str) -> bool {
     name.bytes().all(is_name_byte) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
-/// A request's target.
+/// Target of a request.
 struct RequestTarget {
-    /// The host that it names itself, in absolute form.
+    /// Host in the target itself, in absolute form.
     authority: Option<String>,
     path: String,
     query: String,
 }
 
-/// Reads a target in origin form, or in absolute form as proxies send it; `*` is for OPTIONS.
+/// Parses a target in origin form, or in absolute form as proxies send it. `*` is for OPTIONS.
 fn read_target(target: &str, method: Method) -> Result<RequestTarget, RequestError> {
     let mut authority = None;
     let origin = if target.starts_with('/') {
@@ -189,12 +193,12 @@ fn read_target(target: &str, method: Method) -> Result<RequestTarget, RequestErr
         "/"
     } else {
         let (scheme, rest) = target.split_once("://").ok_or(RequestError::BadTarget)?;
-        // Schemes have no case (RFC 3986, 3.1).
+        // Schemes are case-insensitive (RFC 3986, 3.1).
         if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(RequestError::BadTarget);
         }
         let (host, rest) = rest.find(['/', '?']).map_or((rest, "/"), |at| rest.split_at(at));
-        // A URL without a host is none, and one with a user is a trap (RFC 9110, 4.2.1 and 4.2.4).
+        // A URL without a host is invalid, and one with a user name is a trap (RFC 9110, 4.2.1 and 4.2.4).
         if host.is_empty() || !is_host(host) {
             return Err(RequestError::BadTarget);
         }
@@ -210,8 +214,8 @@ fn read_target(target: &str, method: Method) -> Result<RequestTarget, RequestErr
     Ok(RequestTarget { authority, path, query: query.to_owned() })
 }
 
-/// How the body is told: where two answers are possible the request is refused, for another reader may take
-/// the other one (request smuggling; RFC 9112, 6.3).
+/// Returns how the body is delimited. A request that allows two interpretations is refused, because another reader may
+/// choose the other one (request smuggling; RFC 9112, 6.3).
 fn read_body_kind(request: &Request, limits: &HttpLimits) -> Result<BodyFraming, RequestError> {
     let lengths: Vec<&str> = request.headers_named("content-length").collect();
     let encodings: Vec<&str> = request.headers_named("transfer-encoding").collect();
@@ -240,7 +244,7 @@ fn read_body_kind(request: &Request, limits: &HttpLimits) -> Result<BodyFraming,
     if first.is_empty() || !first.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(RequestError::BadLength);
     }
-    // All digits, so it fails only by being too large.
+    // The text is all digits, so only a too large number fails.
     match first.parse() {
         Ok(0) => Ok(BodyFraming::None),
         Ok(length) if length <= limits.max_body_bytes => Ok(BodyFraming::Length(length)),

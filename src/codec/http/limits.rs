@@ -1,19 +1,19 @@
 //! Limits of a request.
 
-/// How large a request may be.
+/// Size limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// Bytes of the request line and the headers; over it 431.
+    /// Maximum size of the request line and the headers, in bytes. A longer head gets 431.
     pub max_head_bytes: usize,
-    /// How many headers, at most 64; over it 431.
+    /// Maximum number of headers, at most 64. More get 431.
     pub max_headers: usize,
-    /// Bytes of the request's target; over it 414.
+    /// Maximum length of the request's target, in bytes. A longer one gets 414.
     pub max_target_bytes: usize,
-    /// Bytes of the body; over it 413.
+    /// Maximum length of the body, in bytes. A longer one gets 413.
     pub max_body_bytes: u64,
 }
 
-/// No limit can be higher: the parsed headers stand on the stack.
+/// Upper bound of `max_headers`: the parsed headers are on the stack.
 pub(super) const HEADERS_MAX: usize = 64;
 
 impl Default for HttpLimits {

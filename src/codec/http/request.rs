@@ -1,57 +1,57 @@
-//! A request's head as a struct, and percent-decoding.
+//! The parsed head of a request, and percent-decoding.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a request wants done.
+/// Method of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
-    /// Read.
+    /// GET.
     Get,
-    /// Read the head alone.
+    /// HEAD.
     Head,
-    /// Give.
+    /// POST.
     Post,
-    /// Ask what can be done.
+    /// OPTIONS.
     Options,
-    /// A method that exists, perhaps, but not here.
+    /// Any other method. None of them is supported.
     Other,
 }
 
-/// How a request's body is told from what follows.
+/// How a request's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BodyFraming {
-    /// There is none.
+    /// No body.
     None,
-    /// So many bytes, more than none.
+    /// A body of this many bytes, more than 0.
     Length(u64),
     /// Chunks, each with its length.
     Chunked,
 }
 
-/// The head of a request.
+/// Head of a request.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Request {
-    /// What to do.
+    /// Method.
     pub method: Method,
-    /// The target's path, percent-decoded; starts with `/`.
+    /// Path of the target, percent-decoded. It starts with `/`.
     pub path: String,
-    /// The target's query as it came, without the `?`.
+    /// Query of the target as it was received, without the `?`.
     pub query: String,
-    /// Whether it is HTTP/1.1, else 1.0.
+    /// Whether the request is HTTP/1.1 (`false`: 1.0).
     pub http11: bool,
     /// Whether another request may follow.
     pub keep_alive: bool,
     /// Whether the client waits for a `100 Continue` before it sends the body.
     pub expect_continue: bool,
-    /// How the body is told.
+    /// How the body is delimited.
     pub body: BodyFraming,
     pub(super) headers: Vec<(String, String)>,
 }
 
-/// Without the query, the headers and the body, which hold tokens.
+/// Leaves out the query, the headers and the body, which may hold tokens.
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Request({:?} {:?})", self.method, self.path)
@@ -59,24 +59,24 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    /// The value of a header, the first where there are several. The name's case does not matter.
+    /// Returns the value of a header, the first one if there are several. The name is case-insensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Bytes that it takes, about.
+    /// Returns the memory that the request holds, in bytes, about.
     pub(crate) fn held_bytes(&self) -> usize {
         let header =
             |(name, value): &(String, String)| size_of::<(String, String)>() + name.len() + value.len() + 32;
         self.path.len() + self.query.len() + self.headers.iter().map(header).sum::<usize>()
     }
 
-    /// All headers, as they came.
+    /// Returns all headers as they were received.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Every value of a header.
+    /// Returns every value of a header. The name is case-insensitive.
     pub fn headers_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.headers
             .iter()
@@ -84,15 +84,15 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Whether a header that is a list of tokens has this one, in any case, in any of its lines.
+    /// Returns whether a header that is a list of tokens holds this one, in any case, in any of its lines.
     pub fn header_has_token(&self, name: &str, token: &str) -> bool {
         self.headers_named(name)
             .flat_map(|value| value.split(','))
             .any(|t| t.trim().eq_ignore_ascii_case(token))
     }
 
-    /// Whether an answer may have this content coding: it is named in `Accept-Encoding`, or `*` is, and not with a
-    /// weight of zero (RFC 9110, 12.5.3).
+    /// Returns whether the client accepts this content coding: `Accept-Encoding` names it, or `*`, with a weight over 0
+    /// (RFC 9110, 12.5.3).
     pub fn accepts_encoding(&self, coding: &str) -> bool {
         let mut by_star = false;
         for item in self.headers_named("accept-encoding").flat_map(|value| value.split(',')) {
@@ -101,7 +101,7 @@ impl Request {
                 .split(';')
                 .filter_map(|p| p.split_once('='))
                 .find(|(q, _)| q.trim().eq_ignore_ascii_case("q"));
-            // Three digits at the most: what is no number is no refusal.
+            // A weight has at most three digits. One that is not a number does not refuse the coding.
             let wanted = weight.is_none_or(|(_, weight)| weight.trim().parse() != Ok(0.0));
             match name.trim() {
                 "*" => by_star = wanted,
@@ -112,8 +112,8 @@ impl Request {
         by_star
     }
 
-    /// The query as pairs, decoded (`+` is a space); a name without `=` has an empty value. What is not
-    /// decodable is passed as it came.
+    /// Returns the query as pairs, decoded (`+` is a space). A name without `=` has an empty value. Text that can't be
+    /// decoded is returned as it was received.
     pub fn query_pairs(&self) -> impl Iterator<Item = (String, String)> {
         let decoded = |text: &str| decode(text, true).map_or_else(|| text.to_owned(), Cow::into_owned);
         self.query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
@@ -123,12 +123,12 @@ impl Request {
     }
 }
 
-/// Percent-decodes a header's value; `None` where an escape is broken or the outcome is not UTF-8.
+/// Percent-decodes a header's value. Returns `None` if an escape is broken or the result is not UTF-8.
 pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     decode(text, false)
 }
 
-/// Percent-decodes; `None` where an escape is broken or the outcome is not UTF-8.
+/// Percent-decodes. Returns `None` if an escape is broken or the result is not UTF-8.
 pub(super) fn decode(text: &str, plus_is_space: bool) -> Option<Cow<'_, str>> {
     if !text.bytes().any(|byte| byte == b'%' || (plus_is_space && byte == b'+')) {
         return Some(text.into());
@@ -146,7 +146,7 @@ pub(super) fn decode(text: &str, plus_is_space: bool) -> Option<Cow<'_, str>> {
     String::from_utf8(out).ok().map(Cow::Owned)
 }
 
-/// Whether a token (a method, a header's name, a subprotocol) may hold this byte (RFC 9110, 5.6.2).
+/// Returns whether a token (a method, a header's name, a subprotocol) may hold this byte (RFC 9110, 5.6.2).
 pub(crate) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -1,8 +1,8 @@
-//! An answer's bytes.
+//! Writes a response.
 
 use std::io::Write as _;
 
-/// Appends a head without a length, for a stream or an upgrade.
+/// Appends a head without a length, for a stream or an upgrade. Header values must not hold line ends.
 pub fn write_head(out: &mut Vec<u8>, status: u16, headers: &[(&str, &str)]) {
     // Writing to a vector does not fail.
     let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason(status));
@@ -13,7 +13,7 @@ pub fn write_head(out: &mut Vec<u8>, status: u16, headers: &[(&str, &str)]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a whole answer; `head_only` leaves the body out, for HEAD.
+/// Appends a whole response. `head_only` leaves the body out, for HEAD.
 pub fn write_response(
     out: &mut Vec<u8>,
     status: u16,
@@ -28,7 +28,7 @@ pub fn write_response(
     if status != 204 {
         all.push(("Content-Length", length.as_str()));
     }
-    // `Upgrade` holds for this hop alone, so `Connection` has to name it (RFC 9110, 7.8).
+    // `Upgrade` is a hop-by-hop header, so `Connection` has to name it (RFC 9110, 7.8).
     let upgrades = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("upgrade"));
     let connection = match (upgrades, keep_alive) {
         (false, true) => "keep-alive",
@@ -63,7 +63,7 @@ pub fn date(micros: i64) -> String {
     let year = era * 400 + year_of_era + u64::from(month < 2);
     let (name, month) = (DAYS[(days % 7) as usize], MONTHS[month as usize]);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    // Every answer has one, and `format!` takes 3,000 instructions for it, a sixth of a short answer.
+    // Every response has a date, and `format!` takes 3,000 instructions for it: a sixth of a short response.
     let mut text = String::with_capacity("Thu, 01 Jan 1970 00:00:00 GMT".len());
     let two = |text: &mut String, value: u64| {
         text.extend([value / 10 % 10, value % 10].map(|digit| char::from(b'0' + digit as u8)));
@@ -84,7 +84,7 @@ pub fn date(micros: i64) -> String {
     text
 }
 
-/// The phrase that goes with a status.
+/// Returns the reason phrase of a status.
 pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",

@@ -1,4 +1,4 @@
-//! Requests as strangers send them.
+//! Requests as any client may send them.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn harmless_differences_are_taken() {
     assert_eq!(request("GET HTTP://H/x HTTP/1.1\r\nHost: t\r\n\r\n").path, "/x");
     assert_eq!(request("GET hTTps://h?q HTTP/1.1\r\nHost: t\r\n\r\n").path, "/");
     assert_eq!(request("OPTIONS * HTTP/1.1\r\nHost: t\r\n\r\n").path, "/");
-    // RFC 9112, 3.2.2: the host of a target in absolute form stands for the header's.
+    // RFC 9112, 3.2.2: the host of a target in absolute form overrides the header.
     for target in ["http://h:1/a", "HTTP://h:1", "http://h:1?host=t"] {
         let absolute = request(&format!("GET {target} HTTP/1.1\r\nhOST: t\r\n\r\n"));
         assert_eq!(absolute.headers_named("host").collect::<Vec<_>>(), ["h:1"], "{target}");
@@ -150,7 +150,7 @@ fn bad_chunks_are_refused() {
 }
 
 proptest::proptest! {
-    /// No bytes make it panic, and a cut never changes what a fault-free prefix gives.
+    /// No bytes make the parser panic, and a cut never changes the result for a valid prefix.
     #[test]
     fn any_bytes_get_an_answer(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), cut in 0usize..300) {
         let limits = HttpLimits::default();

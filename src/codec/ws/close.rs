@@ -1,21 +1,21 @@
-//! Close frames: code and reason (RFC 6455, 5.5.1 and 7.4). Imports nothing of ours.
+//! Close frames: code and reason (RFC 6455, 5.5.1 and 7.4).
 
 use bytes::Bytes;
 
 use super::error::ProtocolError;
 use super::frame::{CONTROL_BYTES_MAX, OpCode, frame};
 
-/// What a close frame says.
+/// Content of a close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseFrame<'a> {
-    /// Why, as a number.
+    /// Close code.
     pub code: u16,
-    /// Why, in words; may be empty.
+    /// Reason as text; may be empty.
     pub reason: &'a str,
 }
 
 impl<'a> CloseFrame<'a> {
-    /// Reads a close frame's payload, which may be empty.
+    /// Parses a close frame's payload, which may be empty.
     pub(super) fn parse(payload: &'a [u8]) -> Result<Option<Self>, ProtocolError> {
         let Some((code, reason)) = payload.split_first_chunk::<2>() else {
             return if payload.is_empty() { Ok(None) } else { Err(ProtocolError::ShortClose) };
@@ -29,13 +29,14 @@ impl<'a> CloseFrame<'a> {
     }
 }
 
-/// Whether a peer may send `code`: the registered ones that may stand in a frame, and the ranges for
+/// Returns whether a peer may send `code`: a registered code that is allowed in frames, or one of the ranges for
 /// libraries and applications.
 pub const fn is_valid_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// A server's close frame. The reason is cut, between characters, at the 123 bytes a control frame has for it.
+/// Encodes a server's close frame. The reason is cut, between characters, at the 123 bytes that a control frame has for
+/// it.
 pub fn close_frame(code: u16, reason: &str) -> Bytes {
     debug_assert!(is_valid_close_code(code), "close code {code} must not be sent");
     let mut end = reason.len().min(CONTROL_BYTES_MAX - 2);

@@ -1,7 +1,9 @@
-//! Messages from reads cut anywhere (RFC 6455, 5 and 6.2; RFC 7692, 6.2). Imports `codec::deflate`.
+//! Decodes messages from reads cut anywhere (RFC 6455, 5 and 6.2; RFC 7692, 6.2).
 //!
-//! Always: an idle decoder is two words. Only a frame that is not wholly in one read, or a fragmented
-//! message, is copied, into a buffer that grows with what has come, not with what was announced.
+//! Always:
+//! - An idle decoder is two words.
+//! - Only a frame that is split over reads, or a fragmented message, is copied. Its buffer grows with the bytes
+//!   received, not with the length announced.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,41 +14,41 @@ use super::limits::{Role, WsLimits};
 use super::utf8::{NotUtf8, TextBuffer};
 use crate::codec::deflate::{InflateError, Inflater};
 
-/// What a peer said.
+/// Message from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WsMessage<'a> {
-    /// TextBuffer.
+    /// Text.
     Text(&'a str),
     /// Bytes.
     Binary(&'a [u8]),
-    /// Wants a pong with the same payload.
+    /// Ping. The receiver responds with a pong with the same payload.
     Ping(&'a [u8]),
-    /// Answers a ping, or comes unasked.
+    /// Pong: the response to a ping, or unsolicited.
     Pong(&'a [u8]),
-    /// The peer sends no more. Bytes after this mean nothing and need not be decoded.
+    /// Close. The peer sends no more messages; bytes after this need not be decoded.
     Close(Option<CloseFrame<'a>>),
 }
 
-/// Decodes one connection's frames.
+/// Decoder of one connection's frames.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Decoder {
     role: Role,
     pending: Option<Box<Pending>>,
 }
 
-/// What is kept between reads.
+/// State between reads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Pending {
-    /// The bytes of a header that is not complete.
+    /// Bytes of an incomplete header.
     header: [u8; HEADER_BYTES_MAX],
     header_len: u8,
-    /// A frame whose payload is not complete, and how much of it has come.
+    /// Frame with an incomplete payload, and the number of payload bytes received.
     frame: Option<(ReceivedHeader, usize)>,
-    /// Payload of a control frame that is not complete.
+    /// Payload of an incomplete control frame.
     control: Vec<u8>,
-    /// The message whose fragments or pieces have come so far.
+    /// Fragments or pieces of a message received so far.
     message: Option<PartialMessage>,
-    /// `message` or `control` was handed out and is to be dropped at the next call.
+    /// Which of `message` and `control` was returned, to be dropped at the next call.
     delivered: Option<Delivered>,
 }
 
@@ -54,7 +56,7 @@ struct Pending {
 enum PartialMessage {
     Text(TextBuffer),
     Binary(Vec<u8>),
-    /// Compressed, and of this kind.
+    /// A compressed message of this kind.
     Deflated(OpCode, Vec<u8>),
 }
 
@@ -84,16 +86,21 @@ impl PartialMessage {
 }
 
 impl Decoder {
-    /// A decoder for one end of a connection.
+    /// Returns a decoder for one end of a connection.
     pub const fn new(role: Role) -> Self {
         Self { role, pending: None }
     }
 
     /// Takes bytes from the front of `input`, unmasking them in place, up to the end of the first message.
     ///
-    /// Returns how many bytes it took, and the message. With a message there may be more in the rest of
-    /// `input`: call again. Without one, all of `input` was taken. After an error (or a close message) the
-    /// connection is over; what another call returns then has no meaning.
+    /// Returns the number of bytes taken, and the message. After a message there may be more in the rest of `input`:
+    /// call again. Without a message, all of `input` was taken. Copies, and allocates, only for a split frame or
+    /// message.
+    ///
+    /// # Errors
+    ///
+    /// A [`ProtocolError`] if the peer breaks the protocol or a limit. The connection is over then, as it is after a
+    /// close message: the results of further calls have no meaning.
     pub fn decode<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -102,10 +109,14 @@ impl Decoder {
         self.decode_with(input, limits, None)
     }
 
-    /// The same, where permessage-deflate was agreed on and so a message may be compressed.
+    /// As [`decode`](Self::decode), on a connection where messages may be compressed.
     ///
-    /// The agreement must be that messages do not look back at those before (`client_no_context_takeover`): so
-    /// one [`Inflater`] serves any number of decoders.
+    /// The agreement must have `client_no_context_takeover`: messages do not refer to earlier ones, so one [`Inflater`]
+    /// serves any number of decoders.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Self::decode), and if a message can't be decompressed within the limit.
     pub fn decode_with<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -149,8 +160,8 @@ impl Decoder {
         }
     }
 
-    /// Frees what the last message took. [`decode`](Self::decode) does it too; call it where none may
-    /// follow soon, so that a quiet connection keeps no buffer.
+    /// Frees the memory of the last message. [`decode`](Self::decode) does this too. Call it when no message may follow
+    /// soon, so that a quiet connection holds no buffer.
     pub fn release(&mut self) {
         let Some(pending) = &mut self.pending else { return };
         match pending.delivered.take() {
@@ -163,7 +174,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes held on the heap for a split frame or message.
+    /// Returns the heap memory held for a split frame or message, in bytes.
     pub fn buffered_bytes(&self) -> usize {
         self.pending.as_ref().map_or(0, |p| {
             let message = match &p.message {
@@ -175,7 +186,7 @@ impl Decoder {
         })
     }
 
-    /// The next frame's header and how many bytes of `input` it took; or keeps what there is of it.
+    /// Returns the next frame's header and the number of bytes of `input` that it took. Stores an incomplete header.
     fn next_header(
         &mut self,
         input: &[u8],
@@ -188,7 +199,7 @@ impl Decoder {
             let parsed = parse(input, self.role, limits, open, inflates)?;
             if parsed.is_none() && !input.is_empty() {
                 let pending = self.pending.get_or_insert_default();
-                // A header that is not complete is shorter than the longest one.
+                // An incomplete header is shorter than the longest one.
                 pending.header[..input.len()].copy_from_slice(input);
                 pending.header_len = input.len() as u8;
             }
@@ -200,7 +211,7 @@ impl Decoder {
         match parse(&pending.header[..kept + added], self.role, limits, open, inflates)? {
             Some((frame, len)) => {
                 pending.header_len = 0;
-                // The kept bytes alone were not a header, so it took some of these.
+                // The stored bytes alone were no header, so the header took some bytes of `input`.
                 Ok(Some((frame, len - kept)))
             }
             None => {
@@ -210,7 +221,7 @@ impl Decoder {
         }
     }
 
-    /// Remembers a frame whose payload goes into the buffer.
+    /// Starts buffering a frame's payload.
     fn begin(&mut self, frame: ReceivedHeader) {
         let pending = self.pending.get_or_insert_default();
         match frame.op {
@@ -222,8 +233,8 @@ impl Decoder {
         pending.frame = Some((frame, 0));
     }
 
-    /// Buffers what `input` has of the begun frame. Returns how much it took, and the opcode of the frame
-    /// if that completes a message.
+    /// Buffers the bytes of `input` that belong to the frame begun. Returns their number, and the frame's opcode if it
+    /// completes a message.
     fn resume(&mut self, input: &mut [u8]) -> Result<(usize, Option<OpCode>), ProtocolError> {
         let Some(pending) = &mut self.pending else { return Ok((0, None)) };
         let Some((frame, got)) = &mut pending.frame else { return Ok((0, None)) };
@@ -244,7 +255,7 @@ impl Decoder {
         Ok((taken, fin.then_some(op)))
     }
 
-    /// Expands the message that `resume` completed, where it is compressed.
+    /// Decompresses the message that `resume` completed, if it is compressed.
     fn expand(
         &mut self,
         op: OpCode,
@@ -257,14 +268,14 @@ impl Decoder {
         if let Some(pending) = &mut self.pending
             && let Some(PartialMessage::Deflated(op, bytes)) = &pending.message
         {
-            // `parse` lets none begin without an inflater.
+            // `parse` refuses compressed frames if there is no inflater.
             let inflater = inflater.ok_or(ProtocolError::ReservedBits)?;
             pending.message = Some(expanded(*op, bytes, limits, inflater)?);
         }
         Ok(())
     }
 
-    /// Hands out what `resume` completed.
+    /// Returns the message that `resume` completed.
     fn deliver(&mut self, op: OpCode) -> Result<WsMessage<'_>, ProtocolError> {
         let pending = self.pending.get_or_insert_default();
         if op.is_control() {
@@ -276,16 +287,16 @@ impl Decoder {
             Some(PartialMessage::Text(text)) if text.is_whole() => Ok(WsMessage::Text(&text.valid)),
             Some(PartialMessage::Text(_)) => Err(ProtocolError::InvalidUtf8),
             Some(PartialMessage::Binary(bytes)) => Ok(WsMessage::Binary(bytes)),
-            // `expand` has seen it.
+            // `expand` has replaced it.
             Some(PartialMessage::Deflated(..)) => Err(ProtocolError::BadDeflate),
-            // `begin` and `parse` see to it that a data frame has a message; this is how a continuation
-            // with nothing to continue would read.
+            // `begin` and `parse` make sure that a data frame has a message. This is the error for a continuation that
+            // has nothing to continue.
             None => Err(ProtocolError::UnexpectedContinuation),
         }
     }
 }
 
-/// A compressed message's content.
+/// Decompresses a message.
 fn expanded(
     op: OpCode,
     bytes: &[u8],
@@ -305,7 +316,7 @@ fn expanded(
     })
 }
 
-/// A frame that is a message by itself.
+/// Returns the message of a frame that is a message by itself.
 fn message(op: OpCode, payload: &[u8]) -> Result<WsMessage<'_>, ProtocolError> {
     Ok(match op {
         OpCode::Text => {

@@ -1,18 +1,18 @@
-//! What a peer can do against RFC 6455, one variant for each clause. Imports nothing of ours.
+//! Errors of a connection: one variant for each clause of RFC 6455 that a peer can break.
 
 use std::fmt;
 
 /// WebSocket version this server speaks (RFC 6455, 4.2.1).
 pub(super) const VERSION: &str = "13";
 
-/// Why a connection's frames cannot be read further: send a close frame with
-/// [`close_code`](Self::close_code) and end.
+/// Violation after which a connection's frames can't be read further. The server sends a close frame with
+/// [`close_code`](Self::close_code) and closes the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProtocolError {
     /// A reserved bit without an extension that gives it a meaning (5.2).
     ReservedBits,
-    /// An opcode that means nothing (5.2).
+    /// A reserved opcode (5.2).
     ReservedOpcode(u8),
     /// A client's frame that is not masked (5.1).
     NotMasked,
@@ -22,47 +22,47 @@ pub enum ProtocolError {
     FragmentedControl,
     /// A control frame with more than 125 bytes (5.5).
     LongControl,
-    /// A length in more bytes than it needs (5.2).
+    /// A length in more bytes than necessary (5.2).
     NonMinimalLength,
     /// A 64-bit length with its top bit set (5.2).
     LengthTopBit,
     /// A continuation with nothing to continue (5.4).
     UnexpectedContinuation,
-    /// A text or binary frame before the fragmented message before it ended (5.4).
+    /// A text or binary frame before the end of a fragmented message (5.4).
     ExpectedContinuation,
     /// Text that is not UTF-8 (8.1).
     InvalidUtf8,
-    /// A compressed message that can't be expanded (RFC 7692, 7.2.2).
+    /// A compressed message that can't be decompressed (RFC 7692, 7.2.2).
     BadDeflate,
     /// A close frame with one byte, where a code has two (5.5.1).
     ShortClose,
-    /// A close code no peer may send (7.4).
+    /// A close code that no peer may send (7.4).
     InvalidCloseCode(u16),
     /// A close reason that is not UTF-8 (5.5.1).
     InvalidCloseReason,
     /// A frame longer than `max_frame_bytes`.
     FrameTooLong {
-        /// The length in its header.
+        /// Length in the frame's header, in bytes.
         len: u64,
-        /// The limit.
+        /// Limit in bytes.
         max: usize,
     },
     /// A message longer than `max_message_bytes`.
     MessageTooLong {
-        /// What it came to with the frame that was refused.
+        /// Length of the message with the refused frame, in bytes.
         len: u64,
-        /// The limit.
+        /// Limit in bytes.
         max: usize,
     },
-    /// A compressed message that would be longer than `max_message_bytes`.
+    /// A compressed message that is longer than `max_message_bytes` when decompressed.
     ExpandsTooFar {
-        /// The limit.
+        /// Limit in bytes.
         max: usize,
     },
 }
 
 impl ProtocolError {
-    /// One of each, for tests and for registering metrics.
+    /// One value of each variant, for tests and for registering metrics.
     pub const EVERY: &[Self] = &[
         Self::ReservedBits,
         Self::ReservedOpcode(3),
@@ -84,7 +84,7 @@ impl ProtocolError {
         Self::ExpandsTooFar { max: 0 },
     ];
 
-    /// The code to close with (7.4.1).
+    /// Returns the code to close with (7.4.1).
     pub const fn close_code(&self) -> u16 {
         match self {
             Self::InvalidUtf8 | Self::InvalidCloseReason | Self::BadDeflate => 1007,
@@ -93,7 +93,7 @@ impl ProtocolError {
         }
     }
 
-    /// A short fixed name, for metrics.
+    /// Returns a short fixed name, for metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::ReservedBits => "reserved_bits",
@@ -151,7 +151,7 @@ impl fmt::Display for ProtocolError {
 
 impl std::error::Error for ProtocolError {}
 
-/// Why a request cannot become a WebSocket.
+/// Reason why a request can't open a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UpgradeError {
@@ -173,12 +173,12 @@ pub enum UpgradeError {
     BadProtocol,
     /// `Sec-WebSocket-Extensions` is not a list of extensions.
     BadExtensions,
-    /// The request has a body, whose bytes would be read as frames.
+    /// The request has a body. Its bytes would be read as frames.
     HasBody,
 }
 
 impl UpgradeError {
-    /// One of each, for tests and for registering metrics.
+    /// One value of each variant, for tests and for registering metrics.
     pub const EVERY: &[Self] = &[
         Self::NotGet,
         Self::OldHttp,
@@ -192,7 +192,7 @@ impl UpgradeError {
         Self::HasBody,
     ];
 
-    /// The status to answer with.
+    /// Returns the status of the response.
     pub const fn status(self) -> u16 {
         match self {
             Self::NotGet => 405,
@@ -201,7 +201,7 @@ impl UpgradeError {
         }
     }
 
-    /// A short fixed name, for metrics.
+    /// Returns a short fixed name, for metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::NotGet => "not_get",
@@ -217,8 +217,8 @@ impl UpgradeError {
         }
     }
 
-    /// Headers the answer must have besides those of every error: what the client should have asked for.
-    /// `Upgrade` holds for this hop only, so whoever sends it also names it in `Connection`.
+    /// Returns the headers that the response needs besides those of every error: they say how to ask correctly.
+    /// `Upgrade` is a hop-by-hop header, so the caller must also name it in `Connection`.
     pub const fn headers(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::NotGet => &[("Allow", "GET")],

@@ -1,8 +1,8 @@
-//! permessage-deflate: which of a client's offers is taken, and how (RFC 7692, 5 and 7.1). Imports `codec::http`
-//! and `codec::deflate`.
+//! Negotiates permessage-deflate (RFC 7692, 5 and 7.1).
 //!
-//! Always: what a client asks of the server's side is granted to the letter or the offer is passed over; the
-//! client is always told not to look back at its earlier messages, so no window is kept for any client.
+//! Always:
+//! - Parameters that a client demands of the server are granted exactly, or the offer is skipped.
+//! - The client is always told not to refer to its earlier messages, so the server keeps no window for any client.
 
 use super::error::UpgradeError;
 use crate::codec::deflate::{AVAILABLE, WINDOW_BITS_MAX};
@@ -10,20 +10,21 @@ use crate::codec::http::{Request, is_token_byte};
 
 const NAME: &str = "permessage-deflate";
 
-/// What was agreed on for the server's messages.
+/// Agreement on how the server's messages are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerMessageDeflate {
-    /// Whether a message may look back at those before it.
+    /// Whether a message may refer to earlier ones.
     pub context_takeover: bool,
-    /// How far: the window has `1 << window_bits` bytes; 8 to 15.
+    /// Size of the window in address bits, 8 to 15: it has `1 << window_bits` bytes.
     pub window_bits: u8,
-    /// Whether the offer named a window: then the answer has to (RFC 7692, 7.1.2.1), the default size too.
+    /// Whether the offer named a window. Then the response must name one too, even of the default size (RFC 7692,
+    /// 7.1.2.1).
     pub names_window: bool,
 }
 
 impl PerMessageDeflate {
-    /// The first offer that can be taken; `None` where there is none. A header that is no list of extensions is
-    /// an error, for RFC 6455 (9.1) ends the connection there.
+    /// Returns the first acceptable offer, or `None`. A header that is not a list of extensions is an error, because
+    /// RFC 6455 (9.1) closes the connection then.
     pub(super) fn negotiate(request: &Request) -> Result<Option<Self>, UpgradeError> {
         let mut taken = None;
         for value in request.headers_named("sec-websocket-extensions") {
@@ -33,8 +34,8 @@ impl PerMessageDeflate {
                 if rest.is_empty() {
                     break;
                 }
-                let (offer, behind) = Offer::read(rest).ok_or(UpgradeError::BadExtensions)?;
-                rest = behind;
+                let (offer, after) = Offer::read(rest).ok_or(UpgradeError::BadExtensions)?;
+                rest = after;
                 if taken.is_none() && AVAILABLE {
                     taken = offer.accept();
                 }
@@ -43,7 +44,7 @@ impl PerMessageDeflate {
         Ok(taken)
     }
 
-    /// The answer's `Sec-WebSocket-Extensions`.
+    /// Returns the response's `Sec-WebSocket-Extensions`.
     pub(super) fn header(self) -> String {
         let mut header = format!("{NAME}; client_no_context_takeover");
         if !self.context_takeover {
@@ -57,14 +58,14 @@ impl PerMessageDeflate {
     }
 }
 
-/// An extension as offered: its name, and its parameters in order.
+/// Extension that a client offers: its name, and its parameters in order.
 struct Offer<'a> {
     name: &'a str,
     parameters: Vec<(&'a str, Option<String>)>,
 }
 
 impl<'a> Offer<'a> {
-    /// Reads one offer, up to the comma behind it or the end.
+    /// Parses one offer, up to the comma after it or the end.
     fn read(text: &'a str) -> Option<(Self, &'a str)> {
         let (name, mut rest) = token(text)?;
         let mut parameters = Vec::new();
@@ -73,20 +74,20 @@ impl<'a> Offer<'a> {
             if rest.is_empty() || rest.starts_with(',') {
                 return Some((Self { name, parameters }, rest));
             }
-            let (parameter, behind) = token(rest.strip_prefix(';')?.trim_start_matches([' ', '\t']))?;
-            rest = behind.trim_start_matches([' ', '\t']);
+            let (parameter, after) = token(rest.strip_prefix(';')?.trim_start_matches([' ', '\t']))?;
+            rest = after.trim_start_matches([' ', '\t']);
             let mut value = None;
-            if let Some(behind) = rest.strip_prefix('=') {
-                let (read, behind) = read_value(behind.trim_start_matches([' ', '\t']))?;
+            if let Some(after) = rest.strip_prefix('=') {
+                let (read, after) = read_value(after.trim_start_matches([' ', '\t']))?;
                 value = Some(read);
-                rest = behind;
+                rest = after;
             }
             parameters.push((parameter, value));
         }
     }
 
-    /// What is agreed on where this offer is taken; `None` where it can't be (7.1: a parameter that is unknown,
-    /// comes twice, or has a value that it can't have).
+    /// Returns the agreement if this offer is acceptable: no parameter is unknown, repeated, or has an invalid value
+    /// (7.1).
     fn accept(&self) -> Option<PerMessageDeflate> {
         if !self.name.eq_ignore_ascii_case(NAME) {
             return None;
@@ -103,7 +104,7 @@ impl<'a> Offer<'a> {
                     agreed.window_bits = window_bits(bits)?;
                     agreed.names_window = true;
                 }
-                // What it may do is told anyway, or is no matter to us: any window can be read.
+                // The first is what the client is told anyway. The second does not matter: any window can be read.
                 ("client_no_context_takeover" | "client_max_window_bits", None) => {}
                 ("client_max_window_bits", Some(bits)) => {
                     window_bits(bits)?;
@@ -115,7 +116,7 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// 8 to 15, without zeros before it (7.1.2.1).
+/// Parses 8 to 15, without leading zeros (7.1.2.1).
 fn window_bits(text: &str) -> Option<u8> {
     let bits = text.parse().ok().filter(|bits| (8..=WINDOW_BITS_MAX).contains(bits))?;
     (!text.starts_with(['0', '+'])).then_some(bits)
@@ -126,7 +127,7 @@ fn token(text: &str) -> Option<(&str, &str)> {
     (end > 0).then(|| text.split_at(end))
 }
 
-/// A token, or one in quotes.
+/// Parses a token, or a token in quotes.
 fn read_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         return token(text).map(|(value, rest)| (value.to_owned(), rest));

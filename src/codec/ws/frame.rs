@@ -1,4 +1,4 @@
-//! Frames: headers both ways, masking, and a server's whole frames (RFC 6455, 5). Imports nothing of ours.
+//! Frames: headers in both directions, masking, and whole frames of a server (RFC 6455, 5).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -6,31 +6,31 @@ use serde::{Deserialize, Serialize};
 use super::error::ProtocolError;
 use super::limits::{Role, WsLimits};
 
-/// A control frame's payload at most.
+/// Maximum payload of a control frame, in bytes.
 pub(super) const CONTROL_BYTES_MAX: usize = 125;
-/// Two bytes, a 64-bit length, a mask.
+/// Maximum size of a header, in bytes: two bytes, a 64-bit length, a mask.
 pub(super) const HEADER_BYTES_MAX: usize = 14;
 
-/// What a frame is.
+/// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum OpCode {
-    /// More of the message before.
+    /// Continuation of a fragmented message.
     Continuation = 0x0,
     /// UTF-8 text.
     Text = 0x1,
     /// Bytes.
     Binary = 0x2,
-    /// The last frame its sender sends.
+    /// Close: the last frame that its sender sends.
     Close = 0x8,
-    /// To be answered by a pong with the same payload.
+    /// Ping. The receiver responds with a pong with the same payload.
     Ping = 0x9,
-    /// Answers a ping, or comes unasked.
+    /// Pong: the response to a ping, or unsolicited.
     Pong = 0xA,
 }
 
 impl OpCode {
-    /// Whether it is a control frame's, which may stand between the fragments of a message.
+    /// Returns whether this is the opcode of a control frame, which may come between the fragments of a message.
     pub const fn is_control(self) -> bool {
         self as u8 >= 0x8
     }
@@ -48,7 +48,7 @@ impl OpCode {
     }
 }
 
-/// The bytes before a server frame's payload: 2, 4 or 10.
+/// Header of a server's frame: 2, 4 or 10 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
     bytes: [u8; 10],
@@ -63,7 +63,7 @@ impl std::ops::Deref for FrameHeader {
     }
 }
 
-/// The header of a server's unfragmented frame with a payload of `len` bytes.
+/// Returns the header of a server's unfragmented frame with a payload of `len` bytes.
 pub fn header(op: OpCode, len: usize) -> FrameHeader {
     debug_assert!(!op.is_control() || len <= CONTROL_BYTES_MAX, "control frame of {len} bytes");
     let mut bytes = [0; 10];
@@ -87,8 +87,8 @@ pub fn header(op: OpCode, len: usize) -> FrameHeader {
     FrameHeader { bytes, len: header_len }
 }
 
-/// Appends a server's frame: unfragmented, not masked, its length in as few bytes as can be. A control
-/// frame's payload must have at most 125 bytes.
+/// Appends a server's frame: unfragmented, not masked, with the shortest length field. A control frame's payload must
+/// have at most 125 bytes.
 pub fn encode(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
     let header = header(op, payload.len());
     out.reserve(header.len() + payload.len());
@@ -96,7 +96,7 @@ pub fn encode(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A server's frame in an allocation of exactly its size.
+/// Returns a server's frame in an allocation of exactly its size.
 pub fn frame(op: OpCode, payload: &[u8]) -> Bytes {
     let header = header(op, payload.len());
     let mut out = Vec::with_capacity(header.len() + payload.len());
@@ -105,17 +105,17 @@ pub fn frame(op: OpCode, payload: &[u8]) -> Bytes {
     out.into()
 }
 
-/// The first byte's bit that says that a message is compressed (RFC 7692, 6).
+/// Bit of the first byte that marks a compressed message (RFC 7692, 6).
 const RSV1: u8 = 0x40;
 
-/// Appends a server's frame whose payload is DEFLATE data without its last block's tail.
+/// Appends a server's frame whose payload is DEFLATE data without the tail of its last block.
 pub fn encode_deflated(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
     let at = out.len();
     encode(out, op, payload);
     out[at] |= RSV1;
 }
 
-/// What a server's whole, unfragmented frame is and carries; `None` where `frame` is none.
+/// Returns the opcode and payload of a server's whole, unfragmented frame; `None` if `frame` is not one.
 pub fn payload_of(frame: &[u8]) -> Option<(OpCode, &[u8])> {
     let [first, second, ..] = *frame else { return None };
     let at = match second {
@@ -126,8 +126,7 @@ pub fn payload_of(frame: &[u8]) -> Option<(OpCode, &[u8])> {
     Some((OpCode::from_bits(first & 0x0F)?, frame.get(at..)?))
 }
 
-/// Masks or unmasks in place (the operation is its own inverse). `offset` is how many bytes of the payload
-/// came before these.
+/// Masks or unmasks in place; the operation is its own inverse. `offset` is the number of payload bytes before these.
 pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: usize) {
     let mut turned = mask;
     turned.rotate_left(offset % 4);
@@ -142,22 +141,23 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: usize) {
     }
 }
 
-/// A received frame's header.
+/// Header of a received frame.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct ReceivedHeader {
     pub(super) op: OpCode,
     pub(super) fin: bool,
-    /// Compressed, with all frames of its message.
+    /// Whether the whole message is compressed.
     pub(super) deflated: bool,
     pub(super) len: usize,
-    /// Zero where the frame is not masked.
+    /// Mask; zero if the frame is not masked.
     pub(super) mask: [u8; 4],
 }
 
-/// Reads a header from the front of `bytes`: the header and its length, or `None` if more bytes are
-/// needed. Looks at each byte as soon as it is there, so a fault is found at the byte that is at fault.
-/// `open` is the length so far of the message that is being received in fragments, if one is; `inflates` says
-/// whether a message may be compressed.
+/// Parses a header at the front of `bytes`. Returns the header and its length in bytes, or `None` if more bytes are
+/// needed. Checks each byte as soon as it is there, so a fault is reported at the byte that causes it.
+///
+/// `open` is the length so far of the message that is being received in fragments, if any. `inflates` says whether
+/// messages may be compressed.
 pub(super) fn parse(
     bytes: &[u8],
     role: Role,
@@ -172,7 +172,7 @@ pub(super) fn parse(
         return Err(ProtocolError::ReservedBits);
     }
     let op = OpCode::from_bits(first & 0x0F).ok_or(ProtocolError::ReservedOpcode(first & 0x0F))?;
-    // The message's first frame speaks for all of it.
+    // The first frame of a message sets the bit for all of them.
     if deflated && !matches!(op, OpCode::Text | OpCode::Binary) {
         return Err(ProtocolError::ReservedBits);
     }
@@ -231,6 +231,6 @@ pub(super) fn parse(
         (true, None) => return Ok(None),
     };
     let header_len = if masked { at + 4 } else { at };
-    // Bounded by a limit that is itself a usize, or by 125.
+    // Bounded by a limit that is a `usize`, or by 125.
     Ok(Some((ReceivedHeader { op, fin, deflated, len: len as usize, mask }, header_len)))
 }

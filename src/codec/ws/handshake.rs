@@ -1,4 +1,4 @@
-//! The opening handshake, server's side (RFC 6455, 4.2). Imports `codec::http`, and its sibling `extension`.
+//! The server's side of the opening handshake (RFC 6455, 4.2).
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -9,26 +9,26 @@ use super::error::{UpgradeError, VERSION};
 use super::extension::PerMessageDeflate;
 use crate::codec::http::{BodyFraming, Method, Request, is_token_byte, write_head};
 
-/// What every server appends to the key (1.3).
+/// Suffix that every server appends to the key (1.3).
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// Keys are nonces: nobody reads the bits that do not fit into 16 bytes.
+/// Keys are nonces: the bits beyond 16 bytes are ignored.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// A request that may become a WebSocket.
+/// Accepted request to open a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// The answer's `Sec-WebSocket-Accept`.
+    /// Value of the response's `Sec-WebSocket-Accept`.
     pub accept: String,
-    /// The subprotocols offered, the client's favourite first.
+    /// Subprotocols offered, in the client's order of preference.
     pub protocols: Vec<String>,
-    /// How messages may be compressed, where the client offers it and this build can; `None` otherwise.
+    /// Compression of messages, if the client offers it and this build supports it.
     pub deflate: Option<PerMessageDeflate>,
 }
 
-/// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
+/// Returns the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub fn accept_key(key: &str) -> String {
     let mut hash = Sha1::new();
     hash.update(key);
@@ -36,7 +36,11 @@ pub fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
-/// Whether `request` opens a WebSocket, and with what answer.
+/// Checks that `request` opens a WebSocket, and returns what the response needs.
+///
+/// # Errors
+///
+/// An [`UpgradeError`] with the status to respond with.
 pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
     if request.method != Method::Get {
         return Err(UpgradeError::NotGet);
@@ -68,7 +72,7 @@ pub fn check_upgrade(request: &Request) -> Result<Upgrade, UpgradeError> {
 fn protocols(request: &Request) -> Result<Vec<String>, UpgradeError> {
     let mut protocols = Vec::new();
     for value in request.headers_named("sec-websocket-protocol") {
-        // Empty elements of a list are no elements (RFC 9110, 5.6.1.2).
+        // Empty list elements are ignored (RFC 9110, 5.6.1.2).
         let elements = value.split(',').map(|p| p.trim_matches([' ', '\t'])).filter(|p| !p.is_empty());
         for protocol in elements {
             if !protocol.bytes().all(is_token_byte) || protocols.iter().any(|p| p == protocol) {
@@ -80,8 +84,8 @@ fn protocols(request: &Request) -> Result<Vec<String>, UpgradeError> {
     Ok(protocols)
 }
 
-/// Appends the answer that makes the connection a WebSocket. `protocol` is one of those offered, or none;
-/// `deflate` is what [`check_upgrade`] found, or none.
+/// Appends the response that opens the WebSocket. `protocol` is one of those offered, or `None`. `deflate` is the
+/// result of [`check_upgrade`], or `None` to send uncompressed messages.
 pub fn write_upgrade(
     out: &mut Vec<u8>,
     accept: &str,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which end of the connection decodes, and so what the frames it reads must be like.
+/// End of the connection that decodes. It decides how the frames it reads must look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Reads a client's frames: masked.
@@ -12,12 +12,12 @@ pub enum Role {
     Client,
 }
 
-/// How large what a peer sends may be.
+/// Size limits of messages from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WsLimits {
-    /// A message, all fragments together, in bytes, and what a compressed one expands to. Default 64 KiB.
+    /// Maximum length of a message in bytes, all fragments together, after decompression. Default: 64 KiB.
     pub max_message_bytes: usize,
-    /// The payload of one frame, in bytes. Default 64 KiB.
+    /// Maximum payload of one frame, in bytes. Default: 64 KiB.
     pub max_frame_bytes: usize,
 }
 

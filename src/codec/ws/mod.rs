@@ -1,8 +1,9 @@
-//! WebSocket (RFC 6455) with permessage-deflate (RFC 7692): the handshake's server side, frames out, messages in.
-//! Imports `codec::http` and `codec::deflate` only.
+//! WebSocket (RFC 6455) with permessage-deflate (RFC 7692): the server's side of the handshake, an encoder of frames, a
+//! decoder of messages.
 //!
-//! Always: a message wholly inside one read is handed on where it lies, unmasked in place, without a copy;
-//! a [`Decoder`] holds a buffer only while a frame or message is split.
+//! Always:
+//! - A message that lies in one read is unmasked in place and returned without a copy.
+//! - A [`Decoder`] holds a buffer only while a frame or message is split.
 
 mod close;
 mod decoder;

@@ -1,4 +1,4 @@
-//! The codec by the RFC's clauses, cut at every byte, and against a second implementation.
+//! The codec against the RFC's clauses, with input cut at every byte, and against a second implementation.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::codec::http::{HttpLimits, parse_request};
 const LIMITS: WsLimits = WsLimits { max_message_bytes: 300, max_frame_bytes: 200 };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// What a decoder said, owned.
+/// Owned copy of a decoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Said {
     Text(String),
@@ -30,7 +30,7 @@ impl From<WsMessage<'_>> for Said {
     }
 }
 
-/// Feeds `bytes` in pieces of `cut` bytes; what was said, and the error if there was one.
+/// Feeds `bytes` in pieces of `cut` bytes. Returns the messages, and the error if there was one.
 fn decode_in_pieces(
     decoder: &mut Decoder,
     bytes: &[u8],
@@ -69,7 +69,7 @@ fn pieces(
     (said, None)
 }
 
-/// A client's frame: first byte as given, length in as few bytes as can be, masked.
+/// Encodes a client's frame: first byte as given, shortest length field, masked.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = header(OpCode::Binary, payload.len()).to_vec();
     out[0] = first;
@@ -321,7 +321,7 @@ fn the_handshake_of_the_rfc_is_answered_as_in_the_rfc() {
     let upgrade = upgrade(&lines).expect("valid");
     assert_eq!(upgrade.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     assert_eq!(upgrade.protocols, ["one", "two", "three"]);
-    // RFC 9110, 5.6.1.2: empty elements of a list are passed over.
+    // RFC 9110, 5.6.1.2: empty list elements are ignored.
     let sparse = self::upgrade(
         &[&LINES[..], &["Sec-WebSocket-Protocol: , a,, b ,", "Sec-WebSocket-Protocol:"]].concat(),
     );
@@ -371,7 +371,7 @@ fn each_fault_of_a_handshake_has_its_own_error() {
     assert_eq!(check_upgrade(&parse(&head)), Err(E::NotGet));
 }
 
-/// What is answered to these offers.
+/// Negotiates these offers.
 fn agreed(offers: &[&str]) -> Result<Option<String>, UpgradeError> {
     let offers: Vec<String> = offers.iter().map(|o| format!("Sec-WebSocket-Extensions: {o}")).collect();
     let lines: Vec<&str> = LINES.into_iter().chain(offers.iter().map(String::as_str)).collect();
@@ -398,12 +398,12 @@ fn an_offer_of_compression_is_granted_to_the_letter_or_passed_over() {
             &["permessage-deflate; server_max_window_bits=8"],
             Some(format!("{base}; server_max_window_bits=8")),
         ),
-        // RFC 7692, 7.1.2.1: an offer that names a window is answered with one, of the default size too.
+        // RFC 7692, 7.1.2.1: an offer that names a window gets a response that names one, even of the default size.
         (
             &["permessage-deflate; server_max_window_bits=15"],
             Some(format!("{base}; server_max_window_bits=15")),
         ),
-        // What can't be granted is passed over, and the next one is taken: in the same line or another.
+        // An offer that can't be granted is skipped, and the next one is taken, in the same line or another.
         (&["permessage-deflate; server_max_window_bits=7, permessage-deflate"], Some(base.into())),
         (
             &["permessage-deflate; x=1", ", ,permessage-deflate; server_no_context_takeover,"],
@@ -431,7 +431,7 @@ proptest! {
     fn nothing_a_peer_sends_panics_and_cuts_change_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..400), cut in 1_usize..50) {
         let whole = decode_whole(&bytes);
         let pieces = decode_in_pieces(&mut Decoder::default(), &bytes, cut, &LIMITS);
-        // What was said before a fault is the same, and so is the fault.
+        // A cut changes neither the messages before a fault nor the fault.
         prop_assert_eq!(whole, pieces);
     }
 

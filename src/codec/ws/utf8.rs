@@ -1,12 +1,12 @@
-//! UTF-8 that arrives in pieces cut anywhere. Imports nothing of ours.
+//! Validates UTF-8 that arrives in pieces cut anywhere.
 //!
-//! Always: each byte is validated once, and a byte that no text could have there is refused when it comes,
-//! not at the message's end.
+//! Always: each byte is validated once, and a byte that makes the text invalid is refused when it arrives, not at the
+//! message's end.
 
 use serde::{Deserialize, Serialize};
 use simdutf8::basic::from_utf8;
 
-/// TextBuffer so far, and the first bytes of a character whose rest has not come.
+/// Text so far, and the first bytes of a character whose rest has not arrived.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct TextBuffer {
     pub(super) valid: String,
@@ -14,18 +14,18 @@ pub(super) struct TextBuffer {
     cut_len: u8,
 }
 
-/// The bytes are not UTF-8.
+/// Error: the bytes are not UTF-8.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotUtf8;
 
 impl TextBuffer {
-    /// All of a text at once.
+    /// Returns the buffer of a complete text.
     pub(super) fn whole(bytes: Vec<u8>) -> Result<Self, NotUtf8> {
         let valid = String::from_utf8(bytes).map_err(|_| NotUtf8)?;
         Ok(Self { valid, ..Self::default() })
     }
 
-    /// Bytes so far.
+    /// Returns the number of bytes so far.
     pub(super) fn len(&self) -> usize {
         self.valid.len() + usize::from(self.cut_len)
     }
@@ -37,7 +37,7 @@ impl TextBuffer {
             piece = rest;
             let have = usize::from(self.cut_len);
             self.cut[have] = byte;
-            // At most three bytes wait, so `have` is at most 3 and the slice at most the array.
+            // At most three bytes are pending, so `have` is at most 3 and the slice at most the array.
             match std::str::from_utf8(&self.cut[..=have]) {
                 Ok(character) => {
                     self.valid.push_str(character);
@@ -60,13 +60,13 @@ impl TextBuffer {
         Ok(())
     }
 
-    /// Whether no character is cut.
+    /// Returns whether no character is incomplete.
     pub(super) fn is_whole(&self) -> bool {
         self.cut_len == 0
     }
 }
 
-/// How many bytes at the end of `piece` begin a character that needs more bytes than are there.
+/// Returns the number of bytes at the end of `piece` that begin a character that is incomplete there.
 fn cut_at_end(piece: &[u8]) -> usize {
     for back in 1..=piece.len().min(3) {
         let needs = match piece[piece.len() - back] {

@@ -76,7 +76,7 @@ impl Item for Event {
 
     #[inline]
     fn place(&self, id: EventId) {
-        Event::place(self, id);
+        Event::set_id(self, id);
     }
 }
 

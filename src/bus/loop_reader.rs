@@ -215,7 +215,7 @@ impl Ordered {
         };
         for item in read_items.iter() {
             match item {
-                ReadItem::Event(event) => event.id().into_iter().for_each(|id| told.pass(id)),
+                ReadItem::Event(event) => event.id().into_iter().for_each(|id| told.advance_past(id)),
                 ReadItem::Gap(_) => {}
             }
         }
@@ -267,8 +267,8 @@ impl Ordered {
 /// A client that gets this event stands behind it.
 fn pass(told: &mut Position, event: &Event) {
     if let Some(id) = event.id() {
-        told.pass(id);
-        event.stand(told);
+        told.advance_past(id);
+        event.set_position(told);
     }
 }
 

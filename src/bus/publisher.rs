@@ -207,7 +207,7 @@ impl Bus<Event> {
         let inner = &*self.0;
         let shard = usize::from(id.shard).min(self.shards() - 1);
         inner.publish_in(shard, event.into_publishable(), |shard, event| {
-            inner.with_writer(|writer| writer.publish(shard, event, |event, _| event.place(id)))
+            inner.with_writer(|writer| writer.publish(shard, event, |event, _| event.set_id(id)))
         });
     }
 }

@@ -342,7 +342,7 @@ mod tests {
     fn the_contracts_event_goes_in_and_comes_out_the_same() {
         let text = r#"{"event_id":"a-1","event_type":"task.progress","source":"core","timestamp":"2026-01-27T10:21:33.123456Z","correlation_id":"run-42","stream_id":"webhook","execution_id":"ex-1","entity":{"kind":"task","id":"task_abc123"},"channel":"dev-team","payload":{"progress":42}}"#;
         let event = read_event(text).expect("valid");
-        event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
+        event.set_id(EventId { epoch: 10, shard: 0, sequence: 1 });
         assert_eq!(written(&event), text);
     }
 
@@ -456,7 +456,7 @@ mod tests {
     fn a_received_event_is_published_again_as_it_is() {
         let text = r#"{"type":"task.done","source":"s\u00e9","ts":1500,"correlation_id":"c","entity":{"kind":"k","id":"i"},"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=b","payload":{"n":1}}"#;
         let event = read_event(text).expect("valid").into_event();
-        event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
+        event.set_id(EventId { epoch: 10, shard: 0, sequence: 1 });
         let mut lean = String::new();
         write_lean(&event, &mut lean);
         for whole in [written(&event), lean] {

@@ -47,7 +47,7 @@ mod tests {
 
     fn event(payload: &str) -> Event {
         let event = Event::builder("task.progress").source("core").json(payload).build().expect("valid");
-        event.place(ID);
+        event.set_id(ID);
         event
     }
 

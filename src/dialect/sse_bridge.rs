@@ -122,7 +122,7 @@ mod tests {
             .timestamp(Timestamp(1_500_000))
             .build()
             .expect("valid");
-        event.place(EventId { epoch: 10, shard: 0, sequence: 1 });
+        event.set_id(EventId { epoch: 10, shard: 0, sequence: 1 });
         assert_eq!(
             format_sse_event(&event, None),
             "event: workflow.started\n\

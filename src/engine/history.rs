@@ -319,7 +319,7 @@ fn read(
             // The text, its frame for about one encoding, and the event's own fields.
             page.bytes += json.len() * 2 + 512;
             let event = event.into_publishable();
-            event.place(EventId { shard, ..id });
+            event.set_id(EventId { shard, ..id });
             page.events.push(event);
         }
     })?;

@@ -1,37 +1,37 @@
-//! The routable fields of an event, named once. Imports nothing of ours.
+//! The routable fields of an event.
 
 use std::fmt;
 
-/// A routable field of an event.
+/// Routable field of an event.
 ///
-/// A [`Filter`](crate::Filter) may constrain any of them; an event has at most one value for each.
+/// A [`Filter`](crate::Filter) may have conditions on any of them. An event has at most one value for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Attribute {
-    /// The event's type, a dotted name such as `task.progress`. The only attribute every event has.
+    /// Type of the event: a dotted name such as `task.progress`. The only attribute that every event has.
     Type = 0,
-    /// The component that published it.
+    /// Component that published the event.
     Source = 1,
-    /// The stream it belongs to (Hive's `stream_id`).
+    /// Stream that the event belongs to (Hive's `stream_id`).
     Stream = 2,
-    /// The execution, or run, it belongs to.
+    /// Execution, or run, that the event belongs to.
     Execution = 3,
-    /// What ties related events together.
+    /// Key that related events share.
     Correlation = 4,
-    /// The kind of thing it is about, such as `task`.
+    /// Kind of the entity that the event is about, such as `task`.
     EntityKind = 5,
-    /// Which one of that kind.
+    /// Id of the entity, among those of its kind.
     EntityId = 6,
-    /// The channel it is sent in, such as a circle's name.
+    /// Channel that the event is sent in, such as a circle's name.
     Channel = 7,
 }
 
 impl Attribute {
-    /// How many attributes there are.
+    /// Number of attributes.
     pub const COUNT: usize = 8;
 
-    /// Every attribute, in the order of their numbers.
+    /// Every attribute, by number.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Type,
         Self::Source,
@@ -43,7 +43,7 @@ impl Attribute {
         Self::Channel,
     ];
 
-    /// The word for it in filters, query strings and messages.
+    /// Returns the attribute's name in filters, query strings and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Type => "type",
@@ -57,7 +57,7 @@ impl Attribute {
         }
     }
 
-    /// Its place in [`Self::ALL`].
+    /// Returns the attribute's index in [`Self::ALL`].
     pub(crate) const fn index(self) -> usize {
         self as usize
     }

@@ -1,4 +1,4 @@
-//! The memory that all handles of one event share.
+//! Memory that all handles of one event share.
 
 #[cfg(feature = "server")]
 use std::sync::OnceLock;
@@ -12,20 +12,20 @@ use super::signature::{Signature, value_hash};
 use super::time::Timestamp;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
-/// The payload's place among an event's spans, after the attributes.
+/// Index of the payload among an event's spans, after the attributes.
 pub(super) const PAYLOAD: usize = Attribute::COUNT;
 
-/// The places of the trace context.
+/// Indexes of the trace context.
 pub(super) const TRACE_PARENT: usize = PAYLOAD + 1;
 pub(super) const TRACE_STATE: usize = PAYLOAD + 2;
 
-/// All parts of an event's text.
+/// Number of parts of an event's text.
 pub(super) const PARTS: usize = PAYLOAD + 3;
 
-/// A body besides its text: with the counts of its handles.
+/// Memory of a body without its text, in bytes, including the counts of its handles.
 pub(super) const BODY_BYTES: usize = size_of::<EventBody>() + 2 * size_of::<usize>();
 
-/// A shard that no bus has: the event has not been published.
+/// Value of `shard` before the event is published. No bus has that many shards.
 pub(super) const UNPUBLISHED: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,16 +40,16 @@ impl TextSpan {
     }
 }
 
-/// What the handles of one event share.
+/// State that the handles of one event share.
 pub(crate) struct EventBody {
-    // The place: written once, between claim and publication, by the publisher who holds the only handle;
-    // read by those who got the handle from the ring. The ring's publication edge orders both, so the
-    // accesses themselves are relaxed.
+    // The id. It is written once, between claim and publication, by the publisher that holds the only handle. Threads
+    // that get the handle from the ring read it. The ring's publication edge orders both, so the accesses themselves
+    // are relaxed.
     pub(super) epoch: AtomicU64,
     pub(super) sequence: AtomicU64,
     pub(super) shard: AtomicU32,
     pub(super) timestamp: Timestamp,
-    /// When this process made it: it is published at once, as a rule.
+    /// Time when this process created the event. As a rule it is published at once.
     #[cfg(feature = "server")]
     pub(super) made: Timestamp,
     pub(super) signature: Signature,
@@ -60,7 +60,7 @@ pub(crate) struct EventBody {
     /// The same frames, each compressed by itself.
     #[cfg(feature = "server")]
     pub(super) deflated: OnceLock<Box<Frames>>,
-    /// Where a client stands that has got all up to this event; on a bus of one shard its id says that.
+    /// Position of a client that has received everything up to this event. On a bus of one shard the id says it.
     #[cfg(feature = "server")]
     pub(super) position: OnceLock<Box<Position>>,
 }
@@ -92,7 +92,7 @@ impl EventBody {
         }
     }
 
-    /// Lets go of the frames, but not of the place for them.
+    /// Drops the frames, but keeps the allocations for them.
     #[cfg_attr(
         not(feature = "server"),
         allow(clippy::unused_self, reason = "there are frames with a server only")
@@ -106,8 +106,8 @@ impl EventBody {
         }
     }
 
-    /// Becomes another body; keeps the place for frames.
-    pub(super) fn write_anew(&mut self, body: Self) {
+    /// Replaces this body by another one, but keeps the allocations for frames.
+    pub(super) fn overwrite(&mut self, body: Self) {
         #[cfg(feature = "server")]
         let frames = std::mem::take(&mut self.frames);
         *self = body;

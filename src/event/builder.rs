@@ -1,5 +1,6 @@
-//! Makes events and checks what they are made of. Imports its siblings only.
-//! Always: what `build` lets through can be framed, logged and matched without another look.
+//! Builds events and checks their parts.
+//!
+//! Always: a built event can be framed, logged and matched without another check.
 
 use std::fmt;
 
@@ -11,10 +12,10 @@ use super::time::Timestamp;
 use super::{pool, trace};
 use crate::sync::Arc;
 
-/// The longest value of an attribute, in bytes.
+/// Maximum length of an attribute's value, in bytes.
 pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
-/// An event could not be built.
+/// Reason why an event could not be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventError {
@@ -53,20 +54,20 @@ impl std::error::Error for EventError {
     }
 }
 
-/// Whether there is a control character: most values are ASCII, and seen to be in one pass.
+/// Returns whether a value holds a control character. Most values are ASCII, which one pass shows.
 fn has_control(value: &str) -> bool {
     let is_plain = |byte: u8| (b' '..0x7f).contains(&byte);
     !value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) && value.chars().any(char::is_control)
 }
 
-/// Collects an event's parts; errors wait until [`build`](Self::build).
+/// Builder of an event. It reports the first error in [`build`](Self::build).
 ///
 /// An empty value is the same as none. Setting a part again replaces it.
 pub struct EventBuilder {
     pooled: Option<Arc<EventBody>>,
     text: String,
     spans: [TextSpan; PARTS],
-    /// A bit for each attribute that was set, also to the empty value.
+    /// Bits of the attributes that were set, even to the empty value.
     named: u16,
     timestamp: Option<Timestamp>,
     error: Option<EventError>,
@@ -82,7 +83,9 @@ impl fmt::Debug for EventBuilder {
 }
 
 impl Event {
-    /// Starts an event of this type.
+    /// Returns a builder of an event of this type.
+    ///
+    /// May allocate, unless the thread's pool has a body to reuse.
     pub fn builder(event_type: &str) -> EventBuilder {
         EventBuilder::new(event_type)
     }
@@ -93,7 +96,7 @@ impl EventBuilder {
         Self::with_room(event_type.len() + 96).attribute(Attribute::Type, event_type)
     }
 
-    /// One whose parts have so many bytes at the most.
+    /// Returns a builder with room for parts of this many bytes in all.
     pub(crate) fn with_room(bytes: usize) -> Self {
         let taken = pool::take(|body| {
             let mut text = std::mem::take(&mut body.text);
@@ -107,8 +110,8 @@ impl EventBuilder {
         Self { pooled, text, spans: [TextSpan::default(); PARTS], named: 0, timestamp: None, error: None }
     }
 
-    /// Sets the payload: the value that stands at this place in a text. Answers the place behind it; `None` where there is
-    /// none.
+    /// Sets the payload to the JSON value at offset `at` of `text`. Returns the offset after the value, or `None` if
+    /// there is none.
     #[cfg(feature = "server")]
     pub(crate) fn json_at(&mut self, text: &str, at: usize) -> Option<usize> {
         let start = self.text.len();
@@ -128,13 +131,13 @@ impl EventBuilder {
         self.spans[part] = TextSpan { start, end };
     }
 
-    /// Sets any one attribute. At most [`ATTRIBUTE_BYTES_MAX`] bytes, no control characters.
+    /// Sets an attribute, to at most [`ATTRIBUTE_BYTES_MAX`] bytes without control characters.
     pub fn attribute(mut self, attribute: Attribute, value: &str) -> Self {
         self.set(attribute, value);
         self
     }
 
-    /// The same in place.
+    /// As [`attribute`](Self::attribute), in place.
     pub(crate) fn set(&mut self, attribute: Attribute, value: &str) {
         self.named |= 1 << attribute.index();
         if value.len() > ATTRIBUTE_BYTES_MAX {
@@ -148,13 +151,13 @@ impl EventBuilder {
         }
     }
 
-    /// Whether this attribute was set, also to the empty value: then its publisher says that there is none.
+    /// Returns whether this attribute was set, even to the empty value, with which a publisher says that it has none.
     #[cfg(feature = "server")]
     pub(crate) fn names(&self, attribute: Attribute) -> bool {
         self.named & (1 << attribute.index()) != 0
     }
 
-    /// The type as set so far, and the payload.
+    /// Returns the type as set so far, and the payload.
     #[cfg(feature = "server")]
     pub(crate) fn type_and_payload(&self) -> (&str, &str) {
         let part = |part: usize| {
@@ -164,44 +167,44 @@ impl EventBuilder {
         (part(Attribute::Type.index()), part(PAYLOAD))
     }
 
-    /// Sets the component that publishes it.
+    /// Sets the component that publishes the event.
     pub fn source(self, source: &str) -> Self {
         self.attribute(Attribute::Source, source)
     }
 
-    /// Sets the stream it belongs to, which is also the default ordering key.
+    /// Sets the stream that the event belongs to. It is also the default ordering key.
     pub fn stream(self, stream_id: &str) -> Self {
         self.attribute(Attribute::Stream, stream_id)
     }
 
-    /// Sets the execution it belongs to.
+    /// Sets the execution that the event belongs to.
     pub fn execution(self, execution_id: &str) -> Self {
         self.attribute(Attribute::Execution, execution_id)
     }
 
-    /// Sets what ties it to other events.
+    /// Sets the key that related events share.
     pub fn correlation(self, correlation_id: &str) -> Self {
         self.attribute(Attribute::Correlation, correlation_id)
     }
 
-    /// Sets the thing it is about: its kind and which one.
+    /// Sets the entity that the event is about: its kind, and its id among those.
     pub fn entity(self, kind: &str, id: &str) -> Self {
         self.attribute(Attribute::EntityKind, kind).attribute(Attribute::EntityId, id)
     }
 
-    /// Sets the channel it is sent in.
+    /// Sets the channel that the event is sent in.
     pub fn channel(self, channel: &str) -> Self {
         self.attribute(Attribute::Channel, channel)
     }
 
-    /// Sets when it happened; otherwise the time of `build`.
+    /// Sets the time when the event happened. Default: the time of [`build`](Self::build).
     pub fn timestamp(mut self, timestamp: Timestamp) -> Self {
         self.timestamp = Some(timestamp);
         self
     }
 
-    /// Sets the W3C's trace context: `traceparent`, and the `tracestate` that goes with it. What is none is left out, as
-    /// the recommendation has it.
+    /// Sets the W3C trace context: `traceparent`, and the `tracestate` that goes with it. Invalid values are left out,
+    /// as the recommendation requires.
     pub fn trace(mut self, parent: &str, state: Option<&str>) -> Self {
         if trace::is_parent(parent) {
             let state = state.filter(|state| trace::is_state(state)).unwrap_or_default();
@@ -214,8 +217,8 @@ impl EventBuilder {
         self
     }
 
-    /// Sets the payload: JSON text (any value, nested at most 128 deep), kept without the white space between
-    /// its parts. `{}` if never set.
+    /// Sets the payload: JSON text of any value, nested at most 128 deep. White space between its parts is dropped.
+    /// Default: `{}`.
     pub fn json(mut self, payload: impl AsRef<str>) -> Self {
         let start = self.text.len();
         match json::minify(payload.as_ref(), &mut self.text) {
@@ -228,7 +231,11 @@ impl EventBuilder {
         self
     }
 
-    /// Makes the event, or says what the first fault in its parts was. Allocates the event's one shared body.
+    /// Builds the event. Allocates its body, unless the thread's pool has one to reuse. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// The first [`EventError`] in the parts.
     pub fn build(mut self) -> Result<Event, EventError> {
         if let Some(error) = self.error.take() {
             return Err(error);

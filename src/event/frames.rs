@@ -1,7 +1,7 @@
-//! The frames that were made of an event, one for each encoding.
+//! Frames encoded from an event, one for each encoding.
 //!
-//! Imports nothing of ours. Always: each is made once, by the first who asks, whatever the number of threads; the
-//! first encoding's lies in the event itself, as most servers need no other, and each more takes its own place only.
+//! Always: a frame is encoded once, by the first thread that asks for it. The first encoding's frame is in the event
+//! itself, because most servers need no other. Each further one takes an allocation.
 
 use std::sync::OnceLock;
 
@@ -10,8 +10,8 @@ use bytes::Bytes;
 /// Maximum number of encodings of one event.
 pub(crate) const ENCODINGS_MAX: usize = 13;
 
-/// An event's frames: a chain of places, each taken for good by the first encoding that came to it. So all who ask for
-/// an encoding meet at the same place, and the few that there are are found in as many steps.
+/// Frames of an event: a chain of entries, each taken for good by the first encoding that came to it. All threads that
+/// ask for an encoding end at the same entry, after as many steps as there are encodings before it.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     taken: OnceLock<(u8, Bytes)>,
@@ -19,7 +19,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// The frame of an encoding, made now where nobody has.
+    /// Returns the frame of an encoding. Calls `make` if no thread has encoded it yet.
     pub(super) fn get(&self, encoding: usize, mut make: impl FnMut() -> Bytes) -> &Bytes {
         let mut place = self;
         loop {
@@ -31,7 +31,7 @@ impl Frames {
         }
     }
 
-    /// Lets go of the frames, but not of the places for them.
+    /// Drops the frames, but keeps the allocations of the entries.
     pub(super) fn forget(&mut self) {
         let mut place = Some(self);
         while let Some(Self { taken, more }) = place {
@@ -76,7 +76,7 @@ mod tests {
                     let (frames, made) = (&frames, &made);
                     scope.spawn(move || {
                         let frame = frames.get(encoding, || {
-                            // Relaxed: counted; the scope's end orders it.
+                            // Relaxed: a count only; the end of the scope orders it.
                             made.fetch_add(1, Ordering::Relaxed);
                             Bytes::from(vec![encoding as u8])
                         });

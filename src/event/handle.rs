@@ -1,4 +1,4 @@
-//! An event as the rest of the program holds it: a counted handle of an [`EventBody`].
+//! The event as other modules hold it: a counted handle of an [`EventBody`].
 
 use std::fmt;
 
@@ -18,10 +18,10 @@ use super::trace;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
-/// A shared handle of something that happened: a type, routing attributes, a time and a JSON payload.
+/// Shared handle of an event: a type, routing attributes, a time and a JSON payload.
 ///
-/// Cloning costs one count. Made by [`Event::builder`]; its [`id`](Self::id) is given by the bus that
-/// publishes it.
+/// Cloning increments a count. [`Event::builder`] makes events; the bus that publishes one gives it its
+/// [`id`](Self::id).
 ///
 /// ```
 /// # use fanwire::Event;
@@ -38,46 +38,46 @@ impl Event {
         Self(Arc::new(body))
     }
 
-    /// A body that was nobody's, written anew.
+    /// Returns an event in a body from the pool, which no other handle uses.
     pub(super) fn from_pooled(mut pooled: Arc<EventBody>, body: EventBody) -> Self {
         match Arc::get_mut(&mut pooled) {
             Some(place) => {
-                place.write_anew(body);
+                place.overwrite(body);
                 Self(pooled)
             }
-            // It was taken because it is nobody's; this is how anything else would end.
+            // Not reached: the pool returns bodies without other handles only.
             None => Self::from_body(body),
         }
     }
 
-    /// Whether the body may serve another event once nobody holds it.
+    /// Returns whether the pool may keep the body once no handle is left.
     pub(crate) fn is_reusable(&self) -> bool {
-        pool::is_wanted(&self.0)
+        pool::is_worth_keeping(&self.0)
     }
 
-    /// The memory of its body: attributes, payload, and what a body has besides. The frames made of it are not in it:
-    /// they come later.
+    /// Returns the memory of the body in bytes: attributes, payload, and the body itself. Frames are not included,
+    /// because they are made later.
     #[inline]
     pub(crate) fn weight(&self) -> u64 {
         (BODY_BYTES + self.0.text.capacity()) as u64
     }
 
-    /// Lets go of these handles; their bodies may serve other events of this thread.
+    /// Drops these handles. Their bodies may be reused by later events of this thread.
     pub(crate) fn recycle_all(handles: impl Iterator<Item = Self>) {
-        pool::give(handles.map(|handle| handle.0));
+        pool::keep(handles.map(|handle| handle.0));
     }
 
-    /// The count in this handle, for the ring.
+    /// Returns the counted pointer of this handle, for the ring.
     pub(crate) fn into_arc(self) -> Arc<EventBody> {
         self.0
     }
 
-    /// The handle of a count.
+    /// Returns the handle of a counted pointer.
     pub(crate) fn from_arc(body: Arc<EventBody>) -> Self {
         Self(body)
     }
 
-    /// One attribute's value; `None` where the event has none.
+    /// Returns an attribute's value, or `None` if the event has none.
     pub fn attribute(&self, attribute: Attribute) -> Option<&str> {
         let value = self.part(attribute.index());
         (!value.is_empty()).then_some(value)
@@ -88,53 +88,53 @@ impl Event {
         &self.0.text[start as usize..end as usize]
     }
 
-    /// The type, a dotted name. Never empty.
+    /// Returns the type, a dotted name. It is never empty.
     pub fn event_type(&self) -> &str {
         self.part(Attribute::Type.index())
     }
 
-    /// The component that published it.
+    /// Returns the component that published the event.
     pub fn source(&self) -> Option<&str> {
         self.attribute(Attribute::Source)
     }
 
-    /// The stream it belongs to.
+    /// Returns the stream that the event belongs to.
     pub fn stream(&self) -> Option<&str> {
         self.attribute(Attribute::Stream)
     }
 
-    /// The execution it belongs to.
+    /// Returns the execution that the event belongs to.
     pub fn execution(&self) -> Option<&str> {
         self.attribute(Attribute::Execution)
     }
 
-    /// What ties it to other events.
+    /// Returns the key that related events share.
     pub fn correlation(&self) -> Option<&str> {
         self.attribute(Attribute::Correlation)
     }
 
-    /// The thing it is about, as kind and id; either may be empty where only the other was set.
+    /// Returns the entity that the event is about, as kind and id. One of them is empty if only the other was set.
     pub fn entity(&self) -> Option<(&str, &str)> {
         let (kind, id) = (self.part(Attribute::EntityKind.index()), self.part(Attribute::EntityId.index()));
         (!kind.is_empty() || !id.is_empty()).then_some((kind, id))
     }
 
-    /// The channel it is sent in.
+    /// Returns the channel that the event is sent in.
     pub fn channel(&self) -> Option<&str> {
         self.attribute(Attribute::Channel)
     }
 
-    /// When it happened.
+    /// Returns the time when the event happened.
     pub fn timestamp(&self) -> Timestamp {
         self.0.timestamp
     }
 
-    /// The payload as JSON text on one line, without white space between its parts.
+    /// Returns the payload: JSON text on one line, without white space between its parts.
     pub fn payload(&self) -> &str {
         self.part(PAYLOAD)
     }
 
-    /// Its place, given by the bus; `None` before it is published.
+    /// Returns the id that the bus gave the event, or `None` before it is published.
     pub fn id(&self) -> Option<EventId> {
         let shard = self.0.shard.load(Ordering::Relaxed);
         (shard != UNPUBLISHED).then(|| EventId {
@@ -144,13 +144,13 @@ impl Event {
         })
     }
 
-    /// The attributes' hashes.
+    /// Returns the hashes of the attributes.
     pub(crate) fn signature(&self) -> &Signature {
         &self.0.signature
     }
 
-    /// Makes sure that this handle may be given a place: a handle that is shared or was published before is
-    /// replaced by a body of its own.
+    /// Returns a handle that may be given an id: this one, or one with a new body if this handle is shared or was
+    /// published before.
     pub(crate) fn into_publishable(self) -> Self {
         if Arc::strong_count(&self.0) == 1 && self.0.shard.load(Ordering::Relaxed) == UNPUBLISHED {
             return self;
@@ -162,17 +162,17 @@ impl Event {
         Self::from_body(self.0.copied(text, spans, made))
     }
 
-    /// The `traceparent` of the W3C's Trace Context that it carries.
+    /// Returns the `traceparent` of the event's W3C trace context.
     pub fn trace_parent(&self) -> Option<&str> {
         Some(self.part(TRACE_PARENT)).filter(|parent| !parent.is_empty())
     }
 
-    /// The `tracestate` that goes with it.
+    /// Returns the `tracestate` of the event's W3C trace context.
     pub fn trace_state(&self) -> Option<&str> {
         Some(self.part(TRACE_STATE)).filter(|state| !state.is_empty())
     }
 
-    /// The event with this trace context, if that is one and it has none of its own.
+    /// Returns the event with this trace context, unless the event has one or `parent` is invalid.
     #[cfg(feature = "server")]
     pub(crate) fn traced(self, parent: &str, state: Option<&str>) -> Self {
         if self.trace_parent().is_some() || !trace::is_parent(parent) {
@@ -184,46 +184,46 @@ impl Event {
         for (place, value) in [(TRACE_PARENT, parent), (TRACE_STATE, state)] {
             let start = text.len();
             text.push_str(value);
-            // An event of 4 GiB has no room for it, and goes without.
+            // An event of 4 GiB has no room for the context, and goes without.
             let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(text.len())) else { return self };
             spans[place] = TextSpan { start, end };
         }
         self.copied(text, spans, self.0.made)
     }
 
-    /// When this process made it.
+    /// Returns the time when this process created the event.
     #[cfg(feature = "server")]
     pub(crate) fn made(&self) -> Timestamp {
         self.0.made
     }
 
-    /// Gives the event its place. For the publisher that holds the only handle (see
-    /// [`Self::into_publishable`]), before it is published.
-    pub(crate) fn place(&self, id: EventId) {
+    /// Sets the id. Only the publisher that holds the only handle may call this (see [`Self::into_publishable`]),
+    /// before it publishes the event.
+    pub(crate) fn set_id(&self, id: EventId) {
         self.0.epoch.store(id.epoch, Ordering::Relaxed);
         self.0.sequence.store(id.sequence, Ordering::Relaxed);
         self.0.shard.store(u32::from(id.shard), Ordering::Relaxed);
     }
 
-    /// Where a client stands that has got all up to this event, where its id alone does not say it.
+    /// Returns the position of a client that has received everything up to this event, if the id alone does not say it.
     #[cfg(feature = "server")]
     pub(crate) fn position(&self) -> Option<&Position> {
         self.0.position.get().map(|position| &**position)
     }
 
-    /// All up to this event is here: the same, whichever loop says it.
+    /// Sets the position of a client that has received everything up to this event. All loops compute the same.
     #[cfg(feature = "server")]
-    pub(crate) fn stand(&self, position: &Position) {
+    pub(crate) fn set_position(&self, position: &Position) {
         self.0.position.get_or_init(|| Box::new(position.clone()));
     }
 
-    /// The frame of one encoding, made by the first who asks and shared by all others, whatever their loop.
+    /// Returns the frame of one encoding. The first caller encodes it; the callers of all loops share it.
     #[cfg(feature = "server")]
     pub(crate) fn frame(&self, encoding: usize, encode: impl Fn(&Self) -> Bytes) -> &Bytes {
         self.0.frames.get(encoding, || encode(self))
     }
 
-    /// The same frame compressed by itself, made likewise.
+    /// Returns the frame of one encoding compressed by itself, shared likewise.
     #[cfg(feature = "server")]
     pub(crate) fn deflated(&self, encoding: usize, deflate: impl FnMut() -> Bytes) -> &Bytes {
         self.0.deflated.get_or_init(Box::default).get(encoding, deflate)
@@ -288,10 +288,10 @@ mod tests {
         let first = Event::builder("x").build().expect("valid");
         let kept = first.clone();
         let published = first.into_publishable();
-        published.place(id(1));
+        published.set_id(id(1));
         assert_eq!((kept.id(), published.id()), (None, Some(id(1))));
         let again = published.clone().into_publishable();
-        again.place(id(2));
+        again.set_id(id(2));
         assert_eq!((published.id(), again.id()), (Some(id(1)), Some(id(2))));
     }
 

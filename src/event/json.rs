@@ -1,19 +1,19 @@
-//! Checks JSON text (RFC 8259) and writes it without the white space between its parts, in one pass.
+//! Validates JSON text (RFC 8259) and drops the white space between its parts, in one pass.
 //!
-//! Imports nothing of ours. Always: no recursion and no allocation but the output, so nesting and size
-//! cost what the limits say; the output of text that passes contains no control character, so it fits a
-//! line of NDJSON and of SSE as it is.
+//! Always:
+//! - No recursion, and no allocation but the output, so nesting and size cost only what the limits allow.
+//! - The output of valid text has no control character, so it fits in one line of NDJSON or SSE.
 
 use std::fmt;
 
-/// How deep arrays and objects may nest in a payload.
+/// Maximum nesting of arrays and objects in a payload.
 pub(crate) const DEPTH_MAX: usize = 128;
 
-/// What was wrong with a text that should be JSON, and where.
+/// Fault of text that should be JSON, and its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JsonError {
-    /// Bytes from the start of the text.
+    /// Offset of the fault from the start of the text, in bytes.
     pub offset: usize,
     /// What was expected or found there.
     pub reason: &'static str,
@@ -27,7 +27,7 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
-/// What may come next.
+/// Next token that is allowed.
 #[derive(Clone, Copy, PartialEq)]
 enum Expect {
     Value,
@@ -42,7 +42,7 @@ enum Expect {
 }
 
 impl Expect {
-    /// Returns the reason of a fault where something else came. Values give reasons of their own.
+    /// Returns the reason of a fault where another token came. Values have reasons of their own.
     const fn reason(self) -> &'static str {
         match self {
             Self::Key | Self::FirstKey => "expected a key",
@@ -52,7 +52,7 @@ impl Expect {
     }
 }
 
-/// Appends `text` minified to `out`. On an error `out` may hold a part of it.
+/// Appends `text`, minified, to `out`. After an error `out` may hold a part of it.
 pub(crate) fn minify(text: &str, out: &mut String) -> Result<(), JsonError> {
     out.reserve(text.len());
     let end = scan(text, 0, |part| out.push_str(part))?;
@@ -66,7 +66,7 @@ const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// The first place from `at` on that holds no white space.
+/// Returns the first offset from `at` on that is not white space.
 #[inline]
 pub(crate) fn space_end(text: &str, mut at: usize) -> usize {
     while text.as_bytes().get(at).is_some_and(|byte| is_space(*byte)) {
@@ -75,20 +75,20 @@ pub(crate) fn space_end(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// Reads one value from `at` on and answers the place behind it. `keep` gets it without its white space, in pieces; on an
-/// error it may have got a part.
+/// Validates the value at offset `start` and returns the offset after it. Passes it to `keep` in pieces, without its
+/// white space; after an error `keep` may have got a part.
 pub(crate) fn scan<'a>(
     text: &'a str,
     start: usize,
     mut keep: impl FnMut(&'a str),
 ) -> Result<usize, JsonError> {
     let bytes = text.as_bytes();
-    // One bit a level: 1 = object. DEPTH_MAX bits.
+    // One bit for each level: 1 is an object. DEPTH_MAX bits.
     let mut kinds: u128 = 0;
     let mut depth = 0usize;
     let mut expect = Expect::Value;
     let mut at = start;
-    // What is kept in one piece: bytes between white space.
+    // Start of the piece for `keep`: bytes between white space.
     let mut kept = start;
     let fail = |offset, reason| Err(JsonError { offset, reason });
     while let Some(&byte) = bytes.get(at) {
@@ -102,7 +102,7 @@ pub(crate) fn scan<'a>(
             b'"' => match expect {
                 Expect::Value | Expect::FirstItem => {
                     at = string_end(bytes, at)?;
-                    (at, expect) = behind_value(bytes, at, depth, kinds);
+                    (at, expect) = after_value(bytes, at, depth, kinds);
                 }
                 Expect::Key | Expect::FirstKey => {
                     at = string_end(bytes, at)?;
@@ -139,7 +139,7 @@ pub(crate) fn scan<'a>(
             }
             _ if matches!(expect, Expect::Value | Expect::FirstItem) => {
                 at = scalar_end(bytes, at)?;
-                (at, expect) = behind_value(bytes, at, depth, kinds);
+                (at, expect) = after_value(bytes, at, depth, kinds);
             }
             _ => return fail(at, expect.reason()),
         }
@@ -151,18 +151,18 @@ pub(crate) fn scan<'a>(
     fail(at, "unexpected end")
 }
 
-/// Returns what comes behind a value that ends at `at`, and where: most are followed by a comma, which is not looked at on its
-/// own then.
+/// Returns the offset and the next token after a value that ends at `at`. Most values are followed by a comma, which is
+/// skipped here.
 #[inline]
-fn behind_value(bytes: &[u8], at: usize, depth: usize, kinds: u128) -> (usize, Expect) {
+fn after_value(bytes: &[u8], at: usize, depth: usize, kinds: u128) -> (usize, Expect) {
     match bytes.get(at) {
         Some(b',') if depth > 0 => (at + 1, if kinds & 1 == 1 { Expect::Key } else { Expect::Value }),
         _ => (at, Expect::Comma),
     }
 }
 
-/// Whether text that is to be JSON nests no deeper than a payload may. It looks at strings and brackets alone: whether the
-/// text is JSON is for a parser to say.
+/// Returns whether text that should be JSON nests no deeper than a payload may. It looks at strings and brackets only;
+/// a parser must validate the text.
 #[cfg(feature = "server")]
 pub(crate) fn nests_within_limit(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -173,7 +173,7 @@ pub(crate) fn nests_within_limit(text: &str) -> bool {
             b'{' | b'[' if depth == DEPTH_MAX => return false,
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
-            // A string that has no end is not JSON.
+            // A string without an end is not JSON.
             b'"' => match string_end(bytes, at - 1) {
                 Ok(end) => at = end,
                 Err(_) => return false,
@@ -184,8 +184,8 @@ pub(crate) fn nests_within_limit(text: &str) -> bool {
     true
 }
 
-/// The first place from `at` on that holds a quote, a backslash or a control character; else the end. Most bytes are
-/// plain, so it looks at eight at a time.
+/// Returns the first offset from `at` on with a quote, a backslash or a control character, or the end. It looks at
+/// eight bytes at a time, because most are plain.
 #[inline]
 fn special_from(bytes: &[u8], mut at: usize) -> usize {
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
@@ -201,7 +201,7 @@ fn special_from(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The string without escapes whose opening quote is at this place, and the place behind it; `None` where there is
+/// Returns the string without escapes whose opening quote is at `at`, and the offset after it; `None` if there is
 /// something else.
 #[cfg(feature = "server")]
 #[inline]
@@ -214,7 +214,7 @@ pub(crate) fn plain_string(text: &str, at: usize) -> Option<(&str, usize)> {
     (bytes.get(end) == Some(&b'"')).then(|| (&text[at + 1..end], end + 1))
 }
 
-/// `at` is on the opening quote; answers the place after the closing one.
+/// Returns the offset after the string whose opening quote is at `at`.
 fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     at += 1;
     loop {
@@ -238,8 +238,8 @@ fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     }
 }
 
-/// The high bit of each byte that is `"`, `\` or below 0x20 (Bit Twiddling Hacks: "determine if a word has
-/// a byte less than n"). Borrows may mark a byte above a true one, never below: the first mark is exact.
+/// Returns the high bit of each byte that is `"`, `\` or below 0x20 (Bit Twiddling Hacks: "determine if a word has a
+/// byte less than n"). Borrows may mark a byte above a true one, never below: the first mark is exact.
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
@@ -247,7 +247,7 @@ fn special_bytes(word: u64) -> u64 {
     less(word, 0x20) | less(word ^ (ONES * u64::from(b'"')), 1) | less(word ^ (ONES * u64::from(b'\\')), 1)
 }
 
-/// A number, `true`, `false` or `null`; answers the place after it.
+/// Returns the offset after a number, `true`, `false` or `null`.
 fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     let word: &[u8] = match bytes[at] {
         b't' => b"true",
@@ -261,9 +261,9 @@ fn scalar_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
     Err(JsonError { offset: at, reason: "expected a value" })
 }
 
-/// A number; answers the place after it.
+/// Returns the offset after a number.
 fn number_end(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
-    // Most are digits alone.
+    // Most numbers are digits only.
     let mut plain = at;
     while bytes.get(plain).is_some_and(u8::is_ascii_digit) {
         plain += 1;

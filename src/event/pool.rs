@@ -1,38 +1,37 @@
-//! Bodies of events that their ring let go of, kept for the next events that their thread makes.
+//! Pool of bodies that rings have dropped, for the next events that the same thread makes.
 //!
-//! Imports its siblings. Always: at most so many bodies a thread, of at most so many bytes each; a body is written
-//! anew only where the pool's handle is the last, and its frames go then.
+//! A ring drops its oldest event for each new one. So a thread that publishes gets back as many bodies as it needs, and
+//! makes events without an allocation: that halves the time to make and publish one (`cargo bench --bench bus`).
 //!
-//! A ring lets go of the oldest event for each that comes: so a thread that publishes gets back as many bodies
-//! as it needs, and makes events without an allocation. Measured with `cargo bench --bench bus`: an event made
-//! and published takes half the time.
+//! Always: a thread keeps at most [`BODIES_MAX`] bodies with texts of at most [`TEXT_BYTES_MAX`] bytes; a body is
+//! reused only if the pool has its last handle, and its frames are dropped then.
 
 use std::cell::RefCell;
 
 use super::body::EventBody;
 use crate::sync::Arc;
 
-/// Bodies kept for each thread.
+/// Maximum number of bodies kept for each thread.
 const BODIES_MAX: usize = 256;
 
-/// Longer texts go back to the allocator: a ring full of short events must not hold long ones' memory.
+/// Maximum size of a kept text, in bytes. Longer ones go back to the allocator: a ring full of short events must not
+/// hold the memory of long ones.
 const TEXT_BYTES_MAX: usize = 512;
 
 thread_local! {
     static POOL: RefCell<Vec<Arc<EventBody>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Whether a body is worth keeping. Asked where it is written, and near.
+/// Returns whether a body is worth keeping. Publishers ask when they write it, while it is in the cache.
 #[inline]
-pub(super) fn is_wanted(body: &EventBody) -> bool {
+pub(super) fn is_worth_keeping(body: &EventBody) -> bool {
     body.text.capacity() <= TEXT_BYTES_MAX
 }
 
-/// Keeps bodies that are wanted, as many as have room. Without a look at them: they have not been touched for a lap of
-/// the ring, and each look would wait for memory. Whether somebody else holds one is seen when it is taken, and written
-/// anew.
+/// Keeps bodies, as many as there is room for, without looking at them: nothing has touched them for a lap of the ring,
+/// and each look would wait for memory. [`take`] finds out whether another handle is left.
 #[inline]
-pub(super) fn give(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
+pub(super) fn keep(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
     // A thread that ends has no pool any more.
     let _ = POOL.try_with(|pool| {
         if let Ok(mut pool) = pool.try_borrow_mut() {
@@ -43,12 +42,12 @@ pub(super) fn give(mut bodies: impl Iterator<Item = Arc<EventBody>>) {
     bodies.for_each(drop);
 }
 
-/// The body that was kept last, emptied by `empty`, to be written anew: nobody else holds it, nor can come to, as its one
-/// handle is given here. No other is tried: where events are held longer than their ring holds them, there is little to
-/// find.
+/// Returns the body that was kept last, after `empty` has cleared it. Returns `None` if another handle of it is left:
+/// no other body is tried then, because where events outlive their ring there are few to find. No new handle can
+/// appear, as the last one is returned here.
 pub(super) fn take<R>(empty: impl FnOnce(&mut EventBody) -> R) -> Option<(Arc<EventBody>, R)> {
     let mut body = POOL.try_with(|pool| pool.try_borrow_mut().ok()?.pop()).ok().flatten()?;
-    // Acquires what those who held it did with it.
+    // Acquires the writes of the threads that held the body.
     let emptied = empty(Arc::get_mut(&mut body)?);
     Some((body, emptied))
 }
@@ -80,7 +79,7 @@ mod tests {
         for (n, event) in kept.iter().enumerate() {
             assert_eq!(event.payload(), n.to_string());
         }
-        // Let go of while another is being made of the pool: what it was is not to be seen in that.
+        // Dropped while another event is made from the pool: nothing of the old one may show in the new one.
         let builder = Event::builder("c.d");
         drop(kept);
         let made = builder.build().expect("valid");
@@ -88,7 +87,7 @@ mod tests {
         let places = |events: &[Event]| -> Vec<*const EventBody> {
             events.iter().map(|event| Arc::as_ptr(&event.0)).collect()
         };
-        // Nobody holds these, so they come back.
+        // No handle of these is left, so they come back.
         let first: Vec<Event> = (0..BODIES_MAX).map(event).collect();
         let before = places(&first);
         publisher.publish_batch(first);

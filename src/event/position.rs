@@ -1,41 +1,39 @@
-//! Where an event stands (sequence in its shard, epoch of the bus, the id made of both), and where a reader of all
-//! shards does.
+//! Places in the event log: of one event (epoch of the bus, shard, sequence), and of a reader in all shards.
 //!
-//! Imports nothing of ours. Always: the text of an id or a position parses back to the same.
+//! Always: the text of an id or a position parses back to the same value.
 
 use std::fmt;
 use std::str::FromStr;
 
 use smallvec::SmallVec;
 
-/// An event's number in its shard, from 0.
+/// Number of an event in its shard, from 0.
 pub type Sequence = u64;
 
-/// An event's place for good: which life of which bus, which shard, which number in it.
+/// Id of an event: the epoch of its bus, the shard, and the number in it.
 ///
-/// Its text (`1f3k9x2q-42`, or `1f3k9x2q-42.3` in shard 3) is opaque to clients; it is what they hand back
-/// to resume.
+/// The text (`1f3k9x2q-42`, or `1f3k9x2q-42.3` in shard 3) is opaque to clients; they send it back to resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId {
-    /// One life of a bus, or of an engine's log.
+    /// Epoch: one life of a bus, or of an engine's log.
     pub epoch: u64,
-    /// The ring within the bus.
+    /// Shard: the ring within the bus.
     pub shard: u16,
-    /// The number within the ring.
+    /// Number within the ring.
     pub sequence: Sequence,
 }
 
 impl EventId {
-    /// The place just before this sequence: what resumes with it. Before the first event of a shard that is
-    /// the number that no event ever has, `u64::MAX`.
+    /// Returns the id just before this sequence, to resume with that event. Before the first event of a shard it has
+    /// the sequence `u64::MAX`, which no event has.
     #[cfg(feature = "server")]
     pub(crate) const fn before(epoch: u64, shard: u16, sequence: Sequence) -> Self {
         Self { epoch, shard, sequence: sequence.wrapping_sub(1) }
     }
 
-    /// Writes its text.
+    /// Writes the text of the id.
     pub(crate) fn write(self, out: &mut impl fmt::Write) -> fmt::Result {
-        let mut text = Backwards::new();
+        let mut text = ReverseText::new();
         if self.shard != 0 {
             text.push_number::<10>(u64::from(self.shard));
             text.push(b'.');
@@ -46,13 +44,13 @@ impl EventId {
         text.write(out)
     }
 
-    /// The sequence of the event behind this one.
+    /// Returns the sequence of the next event in the shard.
     pub(crate) const fn next_sequence(self) -> Sequence {
         self.sequence.wrapping_add(1)
     }
 }
 
-/// The text was not an event id.
+/// Error: the text is not an event id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseEventIdError;
 
@@ -65,16 +63,16 @@ impl fmt::Display for ParseEventIdError {
 impl std::error::Error for ParseEventIdError {}
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-/// The longest text of an id: an epoch in base 36, a sequence, a shard, and what stands between.
+/// Maximum length of an id's text in bytes: an epoch in base 36, a sequence, a shard, and two separators.
 const ID_BYTES_MAX: usize = 13 + 20 + 5 + 2;
 
-/// A text that is written from its end: ids stand in every frame, and need nothing of std's formatting of numbers.
-struct Backwards {
+/// Text that is written from its end. Every frame has an id, and this is faster than std's formatting of numbers.
+struct ReverseText {
     bytes: [u8; ID_BYTES_MAX],
     at: usize,
 }
 
-impl Backwards {
+impl ReverseText {
     const fn new() -> Self {
         Self { bytes: [0; ID_BYTES_MAX], at: ID_BYTES_MAX }
     }
@@ -105,12 +103,12 @@ impl Backwards {
 }
 
 fn write_base36(number: u64, out: &mut impl fmt::Write) -> fmt::Result {
-    let mut text = Backwards::new();
+    let mut text = ReverseText::new();
     text.push_number::<36>(number);
     text.write(out)
 }
 
-/// Digits and small letters only: no sign, as std's parser would take one.
+/// Parses digits and lower-case letters. Unlike std's parser it accepts no sign.
 fn read_base36(text: &str) -> Result<u64, ParseEventIdError> {
     if is_plain(text) {
         u64::from_str_radix(text, 36).map_err(|_| ParseEventIdError)
@@ -146,44 +144,44 @@ impl FromStr for EventId {
     }
 }
 
-/// A place in every shard: the epoch, and the next sequence of each.
+/// Position in every shard: the epoch, and the next sequence of each shard.
 ///
-/// Its text is opaque to clients, as an id's is, and as good to resume with. With one shard it is the id of the
-/// last event before the place. With more it is `1f3k9x2q~lfls.2s.-1a`: the sequences in base 36, each but the
-/// first as its difference from the one before.
+/// The text is opaque to clients; like an id, it is good to resume with. With one shard it is the id of the last event
+/// before the position. With more it is `1f3k9x2q~lfls.2s.-1a`: the sequences in base 36, each but the first as its
+/// difference from the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     pub(crate) epoch: u64,
     pub(crate) sequences: SmallVec<[Sequence; 4]>,
 }
 
-/// As many as a bus may have shards.
+/// Maximum number of shards of a bus.
 const SHARDS_MAX: usize = 1024;
 
 impl Position {
-    /// The epoch, and the next sequence of each shard.
+    /// Returns the position with this epoch and the next sequence of each shard.
     pub fn new(epoch: u64, sequences: impl IntoIterator<Item = Sequence>) -> Self {
         let mut position = Self { epoch, sequences: SmallVec::new() };
-        // One by one: an iterator's hint of its size may be anything.
+        // One by one: an iterator's size hint may be anything.
         for sequence in sequences {
             position.sequences.push(sequence);
         }
         position
     }
 
-    /// Which life of which bus it belongs to.
+    /// Returns the epoch of the bus that the position belongs to.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// The next sequence of each shard.
+    /// Returns the next sequence of each shard.
     pub fn sequences(&self) -> &[Sequence] {
         &self.sequences
     }
 
-    /// The same position, but behind this event in its shard. Unchanged where the event is of another epoch
-    /// or shard.
-    pub fn behind(mut self, id: EventId) -> Self {
+    /// Returns this position moved to just after an event in its shard. An event of another epoch or shard changes
+    /// nothing.
+    pub fn after(mut self, id: EventId) -> Self {
         if id.epoch == self.epoch
             && let Some(next) = self.sequences.get_mut(usize::from(id.shard))
         {
@@ -192,9 +190,9 @@ impl Position {
         self
     }
 
-    /// Goes behind this event. The first of another epoch has nothing of that before it.
+    /// Moves the position to just after an event. The first event of another epoch starts all shards at 0.
     #[cfg(feature = "server")]
-    pub(crate) fn pass(&mut self, id: EventId) {
+    pub(crate) fn advance_past(&mut self, id: EventId) {
         if id.epoch != self.epoch {
             self.epoch = id.epoch;
             self.sequences.fill(0);
@@ -204,14 +202,14 @@ impl Position {
         }
     }
 
-    /// For each shard, the place just before its next sequence.
+    /// Returns the id just before the next sequence, for each shard.
     #[cfg(feature = "server")]
     pub(crate) fn ids(&self) -> impl Iterator<Item = EventId> {
         let all = self.sequences.iter().zip(0..);
         all.map(|(next, shard)| EventId::before(self.epoch, shard, *next))
     }
 
-    /// A number that grows with every event that a reader passes, in one epoch.
+    /// Returns the epoch, and a number that grows with every event that a reader passes in it.
     #[cfg(feature = "server")]
     pub(crate) fn passed(&self) -> (u64, u128) {
         (self.epoch, self.sequences.iter().map(|next| u128::from(*next)).sum())
@@ -270,13 +268,13 @@ impl FromStr for Position {
     }
 }
 
-/// What a client names to resume behind: an event, or a position that it was told.
+/// Place that a client asks to resume after: an event's id, or a position that it was told.
 #[cfg(feature = "server")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Since {
     Event(EventId),
     Position(Position),
-    /// Either of them in a form that only a server can read: see `server::auth::seal`.
+    /// One of these, encrypted so that only a server can read it: see `server::auth::seal`.
     Sealed(Box<str>),
 }
 

@@ -1,5 +1,6 @@
-//! A point in time in microseconds, and its ISO 8601 text. Imports nothing of ours.
-//! Calendar arithmetic after Howard Hinnant's `days_from_civil` and its inverse.
+//! Time in microseconds, and its ISO 8601 text.
+//!
+//! The calendar arithmetic is Howard Hinnant's `days_from_civil` and its inverse.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
 
-/// The text was not an ISO 8601 date and time.
+/// Error: the text is not an ISO 8601 date and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseTimestampError;
 
@@ -21,26 +22,26 @@ impl fmt::Display for ParseTimestampError {
 
 impl std::error::Error for ParseTimestampError {}
 
-/// 0000-01-01 and 9999-12-31 bound what the four-digit text can say.
+/// Bounds of the four-digit text: 0000-01-01 and 9999-12-31.
 const SECONDS_MIN: i64 = -62_167_219_200;
 const SECONDS_MAX: i64 = 253_402_300_799;
 
 impl Timestamp {
-    /// The system clock's reading.
+    /// Returns the time of the system clock. Times before 1970 are 1970.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Milliseconds since 1970, as AutoSDLC's messages carry.
+    /// Returns the milliseconds since 1970-01-01T00:00:00Z, rounded down.
     pub const fn millis(self) -> i64 {
         self.0.div_euclid(1000)
     }
 }
 
-/// The date of a day, counted from 0000-01-01.
-fn civil(days: u32) -> (u32, u32, u32) {
-    // Counted from the March 400 years before: in these years a leap day is the last.
+/// Returns the date of a day that is counted from 0000-01-01.
+fn date_of_day(days: u32) -> (u32, u32, u32) {
+    // Counted from the March 400 years before: in these years a leap day is the last one.
     let z = days + 146_097 - 60;
     let era = z / 146_097;
     let day_of_era = z % 146_097;
@@ -52,7 +53,7 @@ fn civil(days: u32) -> (u32, u32, u32) {
     (year_of_era + era * 400 + u32::from(month <= 2) - 400, month, day)
 }
 
-fn days(year: i64, month: u32, day: u32) -> i64 {
+fn day_of_date(year: i64, month: u32, day: u32) -> i64 {
     let year = year - i64::from(month <= 2);
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -61,25 +62,25 @@ fn days(year: i64, month: u32, day: u32) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// A timestamp's text.
+/// Text of a timestamp.
 pub(crate) struct TimestampText([u8; 27]);
 
 impl TimestampText {
     pub(crate) fn as_str(&self) -> &str {
-        // It is digits and signs.
+        // The bytes are ASCII.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
 impl Timestamp {
-    /// `2026-01-27T10:21:33.123456Z`; always UTC, always six decimals.
+    /// Returns the text `2026-01-27T10:21:33.123456Z`: always UTC, always six decimals.
     pub(crate) fn text(self) -> TimestampText {
-        // From 0000-01-01 on there are no negative numbers. It stands in every frame, so the numbers have no more bits than
-        // they need, and two digits are written at a time.
+        // From 0000-01-01 on there are no negative numbers. Every frame has a timestamp, so the numbers have no more
+        // bits than they need, and two digits are written at a time.
         let seconds = self.0.div_euclid(1_000_000).clamp(SECONDS_MIN, SECONDS_MAX);
         let micros = self.0.rem_euclid(1_000_000) as u32;
         let seconds = (seconds - SECONDS_MIN) as u64;
-        let (year, month, day) = civil((seconds / 86_400) as u32);
+        let (year, month, day) = date_of_day((seconds / 86_400) as u32);
         let second = (seconds % 86_400) as u32;
         let mut text = *b"0000-00-00T00:00:00.000000Z";
         let mut put = |at: usize, value: u32| {
@@ -101,7 +102,7 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// `2026-01-27T10:21:33.123456Z`; always UTC, always six decimals.
+    /// Writes `2026-01-27T10:21:33.123456Z`: always UTC, always six decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text().as_str())
     }
@@ -110,7 +111,12 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = ParseTimestampError;
 
-    /// Takes `YYYY-MM-DD`, `T` or a space, `HH:MM:SS`, any decimals, and `Z`, an offset, or nothing (UTC).
+    /// Parses `YYYY-MM-DD`, `T` or a space, `HH:MM:SS`, any decimals, and `Z`, an offset, or nothing (UTC).
+    ///
+    /// # Errors
+    ///
+    /// [`ParseTimestampError`] for other text, and for a date that does not exist. Decimals beyond microseconds are
+    /// dropped.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         parse(text.as_bytes()).ok_or(ParseTimestampError)
     }
@@ -135,7 +141,7 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
         2 => 28 + i64::from(leap),
         _ => return None,
     };
-    // Second 60 is a leap second: taken as the next minute's first.
+    // Second 60 is a leap second. It is taken as the first second of the next minute.
     if day < 1 || day > month_days || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -171,7 +177,7 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
         }
         _ => return None,
     };
-    let seconds = days(year, month as u32, day as u32) * 86_400 + hour * 3600 + minute * 60 + second
+    let seconds = day_of_date(year, month as u32, day as u32) * 86_400 + hour * 3600 + minute * 60 + second
         - offset_minutes * 60;
     (SECONDS_MIN..=SECONDS_MAX).contains(&seconds).then_some(Timestamp(seconds * 1_000_000 + micros))
 }
@@ -197,8 +203,8 @@ mod tests {
     fn every_day_has_its_date() {
         let first = SECONDS_MIN / 86_400;
         for day in first..=SECONDS_MAX / 86_400 {
-            let (year, month, date) = civil((day - first) as u32);
-            assert_eq!(days(i64::from(year), month, date), day);
+            let (year, month, date) = date_of_day((day - first) as u32);
+            assert_eq!(day_of_date(i64::from(year), month, date), day);
         }
     }
 

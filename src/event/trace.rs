@@ -1,13 +1,13 @@
-//! W3C Trace Context: which run of which program an event belongs to, carried and not looked into.
+//! W3C Trace Context of an event: validated and carried, not interpreted.
 //!
-//! Imports nothing of ours. Always: what is no trace context is left out, and the event goes without, as the
-//! recommendation has it (2.2.5, "if parsing fails").
+//! Always: an invalid trace context is left out, and the event is published without one, as the recommendation requires
+//! (2.2.5, "if parsing fails").
 
-/// The longest `tracestate` that is carried; the recommendation asks for 512 characters at least (3.3.1.5).
+/// Maximum length of a `tracestate`, in bytes. The recommendation asks for at least 512 characters (3.3.1.5).
 const STATE_BYTES_MAX: usize = 1024;
 
-/// Whether this is a `traceparent`: `00-` trace id `-` parent id `-` flags, in lower case, neither id all zeros. A later
-/// version may have more behind.
+/// Returns whether `text` is a `traceparent`: `00-` trace id `-` parent id `-` flags, in lower case, neither id all
+/// zeros. Later versions may have more after that.
 pub(super) fn is_parent(text: &str) -> bool {
     let hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let is_id = |part: &str| hex(part) && part.bytes().any(|byte| byte != b'0');
@@ -31,7 +31,7 @@ pub(super) fn is_parent(text: &str) -> bool {
         && is_printable
 }
 
-/// Whether this can go along as a `tracestate`.
+/// Returns whether `text` is an acceptable `tracestate`.
 pub(super) fn is_state(text: &str) -> bool {
     !text.is_empty() && text.len() <= STATE_BYTES_MAX && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -78,7 +78,7 @@ impl World {
             .json(format!("{{\"n\":{sequence},\"text\":\"{text}\"}}"))
             .build()
             .expect("valid");
-        event.place(EventId { epoch: 1, shard: 0, sequence });
+        event.set_id(EventId { epoch: 1, shard: 0, sequence });
         self.plain.push(self.encoding.encode(&event, None));
         self.fanout.append(&event, self.now);
     }

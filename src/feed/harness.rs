@@ -121,7 +121,7 @@ impl Fan {
     pub fn deliver(&mut self, events: Vec<Event>) -> u64 {
         for event in events {
             let event = event.into_publishable();
-            event.place(EventId { epoch: 1, shard: 0, sequence: self.sequence });
+            event.set_id(EventId { epoch: 1, shard: 0, sequence: self.sequence });
             self.sequence += 1;
             self.fanout.append(&event, Timestamp(0));
         }

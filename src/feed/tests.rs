@@ -101,7 +101,7 @@ impl World {
     fn publish_with(&mut self, event_type: &str, more: &str) {
         let payload = format!("{{\"n\":{},\"more\":\"{more}\"}}", self.published);
         let event = Event::builder(event_type).json(payload).build().expect("valid");
-        event.place(EventId { epoch: 1, shard: 0, sequence: self.published });
+        event.set_id(EventId { epoch: 1, shard: 0, sequence: self.published });
         self.published += 1;
         self.fanout.append(&event, self.now);
     }
@@ -194,7 +194,7 @@ fn an_event_keeps_its_frame_where_another_may_want_it() {
         let mut outboxes: Vec<_> =
             filters.iter().zip(0..).map(|(filter, conn)| world.join(filter, conn)).collect();
         let event = Event::builder("a").json("{\"n\":0}").build().expect("valid");
-        event.place(EventId { epoch: 1, shard: 0, sequence: 0 });
+        event.set_id(EventId { epoch: 1, shard: 0, sequence: 0 });
         world.fanout.append(&event, world.now);
         world.seal();
         for _ in 0..3 {

@@ -6,7 +6,7 @@ use super::json_path::{compare_text, find};
 use super::literal::{Literal, Number, Operator};
 use super::varint::{read_bytes, read_length, write_bytes, write_length};
 
-/// A condition on one field of the payload.
+/// Condition on one field of the payload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Comparison {
     pub(crate) path: Vec<Box<str>>,
@@ -15,7 +15,7 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Literals are sorted, and dropped where the operator takes none.
+    /// Returns the comparison with its literals sorted; without them if the operator takes none.
     pub(crate) fn new(path: Vec<Box<str>>, operator: Operator, mut values: Vec<Literal>) -> Self {
         if operator.takes_values() {
             values.sort_unstable();
@@ -46,7 +46,7 @@ impl Comparison {
     }
 }
 
-/// A [`Comparison`] in a filter's bytes.
+/// [`Comparison`] in a filter's bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ComparisonRef<'a> {
     body: &'a [u8],
@@ -57,7 +57,7 @@ impl<'a> ComparisonRef<'a> {
         Self { body }
     }
 
-    /// Operator, path, and the bytes of the values.
+    /// Returns the operator, the path, and the bytes of the literals.
     fn parts(self) -> (Operator, impl Iterator<Item = &'a [u8]> + Clone, &'a [u8]) {
         let (&operator, mut rest) = self.body.split_first().unwrap_or((&0, &[]));
         let operator = Operator::ALL.get(usize::from(operator)).copied().unwrap_or(Operator::Exists);
@@ -84,22 +84,22 @@ impl<'a> ComparisonRef<'a> {
         Comparison { path: path.map(text).collect(), operator, values }
     }
 
-    /// Its bytes.
+    /// Returns the comparison's bytes.
     pub(crate) fn body(self) -> &'a [u8] {
         self.body
     }
 
-    /// How it compares.
+    /// Returns the operator.
     pub(crate) fn operator(self) -> Operator {
         self.parts().0
     }
 
-    /// The keys on the way to its field.
+    /// Returns the keys of the path to the field.
     pub(crate) fn path(self) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.parts().1
     }
 
-    /// Returns the literal that it compares with.
+    /// Returns the literals to compare with.
     pub(crate) fn literals(self) -> impl Iterator<Item = LiteralRef<'a>> {
         Literals { rest: self.parts().2 }.map(|(kind, text)| match kind {
             3 => LiteralRef::Number(float(text).unwrap_or(f64::NAN)),
@@ -108,30 +108,30 @@ impl<'a> ComparisonRef<'a> {
         })
     }
 
-    /// The JSON text of the field it is about.
+    /// Returns the field's JSON text in a payload.
     pub(crate) fn found(self, payload: &str) -> Option<&str> {
         let (_, path, _) = self.parts();
         std::str::from_utf8(find(payload.as_bytes(), path)?).ok()
     }
 
-    /// Whether it holds for a payload.
+    /// Returns whether the condition holds for a payload.
     pub(crate) fn holds(self, payload: &str) -> bool {
         let (_, path, _) = self.parts();
         self.holds_for(find(payload.as_bytes(), path))
     }
 
-    /// Whether it holds where the field has this JSON text.
+    /// Returns whether the condition holds if the field has this JSON text.
     #[cfg(feature = "server")]
     pub(crate) fn holds_at(self, json: &str) -> bool {
         self.holds_for(Some(json.as_bytes()))
     }
 
-    /// Whether it holds where the field has this JSON text, or is not there.
+    /// Returns whether the condition holds for this JSON text of the field, or for its absence.
     pub(crate) fn holds_for(self, found: Option<&[u8]>) -> bool {
         self.holds_by(found.is_some(), |kind, text| compare(found?, kind, text))
     }
 
-    /// The one literal that it has, where that is an integer of 64 bits.
+    /// Returns the literal if there is only one and it is an integer of 64 bits.
     pub(crate) fn integer(self) -> Option<i64> {
         let mut values = Literals { rest: self.parts().2 };
         match (values.next(), values.next()) {
@@ -140,7 +140,7 @@ impl<'a> ComparisonRef<'a> {
         }
     }
 
-    /// How it compares, and where in its bytes the literals begin; for [`holds`].
+    /// Returns the operator, and the offset of the literals in the comparison's bytes, for [`holds`].
     pub(crate) fn split(self) -> (Operator, usize) {
         let (operator, _, rest) = self.parts();
         (operator, self.body.len() - rest.len())
@@ -152,8 +152,8 @@ impl<'a> ComparisonRef<'a> {
     }
 }
 
-/// Whether a condition holds where the field has this value, or is not there. `literals` are the bytes behind
-/// [`ComparisonRef::split`].
+/// Returns whether a condition holds for this value of the field, or for its absence. `literals` are the bytes from the
+/// offset on that [`ComparisonRef::split`] returns.
 pub(crate) fn holds(operator: Operator, literals: &[u8], value: Option<Scalar<'_>>) -> bool {
     holds_by(operator, literals, value.is_some(), |kind, text| value?.compare(kind, text))
 }
@@ -179,7 +179,7 @@ fn holds_by(
     }
 }
 
-/// A field's value, read once and compared with many literals.
+/// Value of a field, parsed once and compared with many literals.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scalar<'a> {
     Null,
@@ -188,14 +188,14 @@ pub(crate) enum Scalar<'a> {
         integer: Option<i128>,
         float: f64,
     },
-    /// Unescaped; as [`Scalar::read`] returns it, as it stands in the JSON.
+    /// Text without escapes. [`Scalar::read`] returns it as it is in the JSON, with escapes.
     Text(&'a [u8]),
-    /// An object or an array: it equals nothing.
+    /// An object or an array. It equals nothing.
     Other,
 }
 
 impl<'a> Scalar<'a> {
-    /// Reads a value's JSON text.
+    /// Parses a value's JSON text.
     pub(crate) fn read(json: &'a [u8]) -> Self {
         match json {
             b"null" => Self::Null,
@@ -203,7 +203,7 @@ impl<'a> Scalar<'a> {
             b"false" => Self::Bool(false),
             [b'"', inner @ .., b'"'] => Self::Text(inner),
             [b'-' | b'0'..=b'9', ..] => match integer(json) {
-                // The nearest float, as its text would be read.
+                // The nearest float, which parsing the text as a float would give.
                 Some(integer) => Self::Number { integer: Some(integer), float: integer as f64 },
                 None => float(json).map_or(Self::Other, |float| Self::Number { integer: None, float }),
             },
@@ -211,7 +211,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Its order against a literal, as [`compare`] has it.
+    /// Returns the value's order relative to a literal, as [`compare`] does.
     fn compare(self, kind: u8, literal: &[u8]) -> Option<Ordering> {
         let same = |is_same: bool| is_same.then_some(Ordering::Equal);
         match (self, kind) {
@@ -226,7 +226,7 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// A literal in a filter's bytes.
+/// Literal in a filter's bytes.
 pub(crate) enum LiteralRef<'a> {
     Word(u8),
     Number(f64),
@@ -247,8 +247,8 @@ impl<'a> Iterator for Literals<'a> {
     }
 }
 
-/// A field's JSON text against a literal; `None` where they have no order. `null`, booleans, objects and
-/// arrays are only ever equal or not.
+/// Returns the order of a field's JSON text relative to a literal, or `None` if they have none. `null`, booleans,
+/// objects and arrays are only ever equal or not.
 fn compare(found: &[u8], kind: u8, text: &[u8]) -> Option<Ordering> {
     let same = |word: &[u8]| (found == word).then_some(Ordering::Equal);
     match kind {
@@ -274,7 +274,7 @@ fn float(text: &[u8]) -> Option<f64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// An integer that fits; 38 digits always do.
+/// Parses an integer that fits; 38 digits always do.
 fn integer(text: &[u8]) -> Option<i128> {
     let (digits, sign) = match text {
         [b'-', digits @ ..] => (digits, -1),
@@ -284,7 +284,7 @@ fn integer(text: &[u8]) -> Option<i128> {
         return None;
     }
     if digits.len() <= 18 {
-        // 64 bits are enough for these, and quicker.
+        // 64 bits are enough for these, and faster.
         let number = digits.iter().try_fold(0i64, |number, byte| {
             byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0'))
         })?;

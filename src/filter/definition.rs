@@ -1,4 +1,4 @@
-//! The filter itself: how it is built, what it holds, which events it matches.
+//! The filter itself: its setters, its contents, and which events it matches.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use super::pattern::Pattern;
 use super::pattern::{PatternKind, PatternRef, has_wildcard};
 use crate::event::{Attribute, Event};
 
-/// What a subscription wants: for each attribute nothing (any will do) or a set of values and patterns, and
-/// conditions on fields of the payload. All of them must hold.
+/// Conditions on an event: for each attribute none, or a set of values and patterns; and comparisons of fields of the
+/// payload. All of them must hold.
 ///
-/// Values given to a setter add to those given before; one of them must match. An empty value stands for an
-/// absent attribute. Cloning costs one count. Filters that say the same are equal, in whatever order they
-/// said it.
+/// The values of one set are alternatives: one must match. A setter adds to the values of earlier calls. An empty value
+/// stands for an absent attribute. Filters with the same meaning are equal, whatever the order of the calls. Cloning
+/// increments a count.
 ///
 /// ```
 /// # use fanwire::filter::Operator;
@@ -37,12 +37,12 @@ use crate::event::{Attribute, Event};
 pub struct Filter(Option<Arc<[u8]>>);
 
 impl Filter {
-    /// Everything.
+    /// Returns the filter that matches every event.
     pub fn new() -> Self {
         Self(None)
     }
 
-    /// No event at all.
+    /// Returns the filter that matches no event.
     pub fn nothing() -> Self {
         Self(Some(Arc::new(NOTHING)))
     }
@@ -51,7 +51,7 @@ impl Filter {
         Self::from_canonical(&encoding::encode(parts))
     }
 
-    /// Wraps canonical bytes: what [`encoding::encode`] writes, or whole clauses of that in their order.
+    /// Wraps canonical bytes: those that [`encoding::encode`] writes, or whole clauses of them in order.
     pub(super) fn from_canonical(bytes: &[u8]) -> Self {
         Self((!bytes.is_empty()).then(|| bytes.into()))
     }
@@ -60,13 +60,13 @@ impl Filter {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// Bytes that it takes, where nobody shares it.
+    /// Returns the memory of the filter, in bytes, if no other handle shares it.
     #[cfg(feature = "server")]
     pub(crate) fn held_bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |bytes| bytes.len() + 32)
     }
 
-    /// How many values and patterns it has, and conditions on the payload.
+    /// Returns the number of values, patterns, and comparisons.
     #[cfg(feature = "server")]
     pub(crate) fn members_count(&self) -> usize {
         let of = |clause| match clause {
@@ -76,7 +76,7 @@ impl Filter {
         self.clauses().map(of).sum()
     }
 
-    /// How many conditions on the payload it has, and how many keys of theirs.
+    /// Returns the number of comparisons, and the number of keys in their paths.
     #[cfg(feature = "server")]
     pub(crate) fn comparisons_count(&self) -> (usize, usize) {
         self.clauses().fold((0, 0), |(count, keys), clause| match clause {
@@ -89,7 +89,7 @@ impl Filter {
         Clauses { rest: self.bytes() }
     }
 
-    /// Returns whether lists of values, one for each attribute and for entities, say all of it.
+    /// Returns whether lists of values, one for each attribute and one for entities, express the whole filter.
     #[cfg(feature = "server")]
     pub(crate) fn is_lists(&self) -> bool {
         let reads_back = |pattern: PatternRef<'_>| match pattern.kind {
@@ -124,43 +124,45 @@ impl Filter {
         if known.is_none() {
             parts.sets.push(Set { about, negated, members: Vec::new() });
         }
-        // One by one: an iterator's hint of its size may be anything.
+        // One by one: an iterator's size hint may be anything.
         for member in members {
             parts.sets[index].members.push(member);
         }
         Self::from_parts(parts)
     }
 
-    /// Wants this attribute to match one of these values or patterns, beside those given before. No values
-    /// change nothing.
+    /// Requires this attribute to match one of these values or patterns, or of those given before. An empty list
+    /// changes nothing.
     pub fn any_of(self, attribute: Attribute, values: impl IntoIterator<Item: Into<Pattern>>) -> Self {
         self.add(attribute.index() as u8, false, values.into_iter().map(|value| (value.into(), None)))
     }
 
-    /// Wants this attribute to match none of these values or patterns, nor those given before. An absent
+    /// Requires this attribute to match none of these values or patterns, nor of those given before. An absent
     /// attribute matches none.
     pub fn none_of(self, attribute: Attribute, values: impl IntoIterator<Item: Into<Pattern>>) -> Self {
         self.add(attribute.index() as u8, true, values.into_iter().map(|value| (value.into(), None)))
     }
 
-    /// Wants the entity to match one of these pairs of kind and id; both patterns of a pair together.
+    /// Requires the entity to match one of these pairs of kind and id. Both patterns of a pair must match.
     pub fn entities(self, pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> Self {
         self.add(ENTITY, false, pairs.into_iter().map(pair))
     }
 
-    /// Wants the entity to match none of these pairs of kind and id.
+    /// Requires the entity to match none of these pairs of kind and id.
     pub fn not_entities(self, pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> Self {
         self.add(ENTITY, true, pairs.into_iter().map(pair))
     }
 
-    /// Wants this entity, or one given before.
+    /// Requires this entity, or one given before.
     pub fn entity(self, kind: impl AsRef<str>, id: impl AsRef<str>) -> Self {
         self.entities([(kind, id)])
     }
 
-    /// Wants a field of the payload to compare like this with one of the values ([`Operator::NotEqual`]: with
-    /// none). The path is keys (and places in arrays, from 0) parted by dots; the empty path is the payload
-    /// itself. Each call adds a condition.
+    /// Requires a field of the payload to compare in this way with one of the values ([`Operator::NotEqual`]: with
+    /// none).
+    ///
+    /// `path` is keys, or indexes of arrays from 0, separated by dots. The empty path is the payload itself. Each call
+    /// adds a condition.
     pub fn payload(
         self,
         path: &str,
@@ -177,7 +179,9 @@ impl Filter {
         Self::from_parts(parts)
     }
 
-    /// What both want.
+    /// Returns the filter that matches the events that both match.
+    ///
+    /// The cost may grow with the product of the sizes of their sets.
     pub fn and(&self, other: &Self) -> Self {
         if self.is_everything() || self == other {
             return other.clone();
@@ -192,14 +196,16 @@ impl Filter {
         Self::from_parts(parts)
     }
 
-    /// Returns what both filters want, if that is not too much to be joined: a client may have chosen both.
+    /// Returns the filter that matches the events that both match, if joining them takes a bounded number of steps. For
+    /// filters that clients chose.
     #[cfg(feature = "server")]
     pub(crate) fn try_and(&self, other: &Self) -> Result<Self, FilterError> {
         self.check_join(other)?;
         Ok(self.and(other))
     }
 
-    /// Checks that joining both filters, or holding the values of one against the other, takes a bounded number of steps.
+    /// Checks that joining both filters, or matching the values of one against the other, takes a bounded number of
+    /// steps.
     #[cfg(feature = "server")]
     pub(crate) fn check_join(&self, other: &Self) -> Result<(), FilterError> {
         if !self.is_everything() && !other.is_everything() {
@@ -211,43 +217,47 @@ impl Filter {
         Ok(())
     }
 
-    /// Whether it wants this event. The definition: one condition after the other, as they stand.
+    /// Returns whether the filter matches this event. Evaluates one condition after the other; does not allocate.
     pub fn matches(&self, event: &Event) -> bool {
         self.clauses().all(|clause| holds(clause, event))
     }
 
-    /// Whether it wants every event.
+    /// Returns whether the filter matches every event.
     pub fn is_everything(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether it can want no event, because a set of it is empty.
+    /// Returns whether the filter is known to match no event, because a set of it is empty.
     pub fn is_nothing(&self) -> bool {
         self.bytes() == NOTHING
     }
 
-    /// Whether it keeps within these limits; filters from outside must be checked (reading the text form
-    /// does).
+    /// Checks that the filter is within these limits. Filters from outside must be checked; parsing the text form does
+    /// so.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that is exceeded.
     pub fn check(&self, limits: &FilterLimits) -> Result<(), FilterError> {
         limits.check(self.clauses()).map_err(FilterError::whole)
     }
 
     #[cfg(feature = "server")]
-    /// Returns the cost to hold it: one for each value, one for each segment of a pattern or key of a path, and
-    /// [`limits::MANY_WEIGHT`] for each `**` or run of characters, where a search can go on in more than one way, and for each
-    /// condition on the payload.
+    /// Returns the cost to hold the filter: 1 for each value, each segment of a pattern and each key of a path, and
+    /// [`limits::MANY_WEIGHT`] for each comparison and each `**` or run of characters, where a search can go on in more
+    /// than one way.
     pub(crate) fn weight(&self) -> u32 {
         limits::weight(self.clauses())
     }
 
-    /// The values and patterns wanted of an attribute, sorted; none if any will do.
+    /// Returns the values and patterns that an attribute may match, sorted. Empty if there is no such condition.
     pub fn values(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
         self.members(attribute.index() as u8, false).map(|(first, _)| first)
     }
 
     #[cfg(feature = "server")]
-    /// The values of an attribute that are wanted by name, not by a pattern: those alone that no other condition on
-    /// the attribute refuses, for a filter is canonical.
+    /// Returns the values, patterns apart, that an attribute may match. A filter is canonical, so no other condition on
+    /// the attribute excludes one of them.
     pub(crate) fn named(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
         let about = attribute.index() as u8;
         self.clauses()
@@ -259,23 +269,23 @@ impl Filter {
             .filter_map(|(pattern, _)| pattern.exact())
     }
 
-    /// The values and patterns refused of an attribute, sorted.
+    /// Returns the values and patterns that an attribute must not match, sorted.
     pub fn not_values(&self, attribute: Attribute) -> impl Iterator<Item = &str> {
         self.members(attribute.index() as u8, true).map(|(first, _)| first)
     }
 
-    /// The entities wanted, as kind and id.
+    /// Returns the entities that may match, as kind and id.
     pub fn entity_values(&self) -> impl Iterator<Item = (&str, &str)> {
         self.members(ENTITY, false)
     }
 
-    /// The entities refused, as kind and id.
+    /// Returns the entities that must not match, as kind and id.
     pub fn not_entity_values(&self) -> impl Iterator<Item = (&str, &str)> {
         self.members(ENTITY, true)
     }
 
     fn members(&self, about: u8, negated: bool) -> impl Iterator<Item = (&str, &str)> {
-        // What was text when it was encoded is text.
+        // The bytes were text when they were encoded.
         let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
         self.clauses()
             .filter_map(move |clause| match clause {

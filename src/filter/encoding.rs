@@ -1,28 +1,29 @@
-//! The canonical bytes of a filter: written once when it is built, read in place when it is asked.
+//! The canonical bytes of a filter: written once when it is built, read in place.
 //!
-//! Imports its siblings only. A filter is a run of clauses, sorted and without repetition; each is
-//! `tag, length of the body, body`. A set's body is its patterns (`length << 2 | kind, text`), an entity set's
-//! patterns come in pairs (kind, id). Lengths are LEB128. Always: bytes are written by [`encode`] only, and
-//! what it wrote reads back as it was.
+//! A filter is a sequence of clauses, sorted and without repetition. Each is `tag, length of the body, body`. The body
+//! of a set is its patterns (`length << 2
+//! kind, text`); in a set of entities they come in pairs (kind, id). Lengths are LEB128.
+//!
+//! Always: only [`encode`] writes these bytes, and they read back as they were.
 
 use super::comparison::{Comparison, ComparisonRef};
 use super::pattern::{Pattern, PatternKind, PatternRef, segments};
 use super::varint::{read_bytes, read_length, take, write_length};
 use crate::event::Attribute;
 
-/// What a set is about: the number of an [`Attribute`], or this one for (kind, id) pairs.
+/// Subject of a set of (kind, id) pairs. Other sets have the number of their [`Attribute`].
 pub(crate) const ENTITY: u8 = Attribute::COUNT as u8;
 
 const TAG_NEGATED: u8 = 0x10;
 const TAG_COMPARISON: u8 = 0x20;
 
-/// The type must be one of none.
+/// A set on the type without members.
 pub(crate) const NOTHING: [u8; 2] = [0, 0];
 
-/// One pattern of a set; the second is the id's in sets of entities.
+/// Pattern of a set. The second one is the id's, in sets of entities.
 pub(crate) type Member = (Pattern, Option<Pattern>);
 
-/// A set of patterns of which one must match, or none.
+/// Set of patterns of which one must match, or none if it is negated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
     pub(crate) about: u8,
@@ -30,15 +31,15 @@ pub(crate) struct Set {
     pub(crate) members: Vec<Member>,
 }
 
-/// A filter taken apart.
+/// Filter in parts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Parts {
     pub(crate) sets: Vec<Set>,
     pub(crate) comparisons: Vec<Comparison>,
 }
 
-/// Sorts, drops repetitions, and writes. No clause gives no bytes: everything. A set without members cannot
-/// hold, so all filters with one are the same: nothing.
+/// Encodes a filter in canonical form: sorted, without repetition. No clause gives no bytes: everything. A set without
+/// members cannot hold, so all filters with one are the same: nothing.
 pub(crate) fn encode(mut parts: Parts) -> Vec<u8> {
     if parts.sets.iter().any(|set| !set.negated && set.members.is_empty()) {
         return NOTHING.to_vec();
@@ -77,13 +78,13 @@ pub(crate) fn encode(mut parts: Parts) -> Vec<u8> {
     out
 }
 
-/// Returns whether a member of a set stands for one value only.
+/// Returns whether a member of a set matches one value only.
 fn is_exact((first, second): &(Pattern, Option<Pattern>)) -> bool {
     first.is_exact() && second.as_ref().is_none_or(Pattern::is_exact)
 }
 
-/// Where one of several sets about an attribute has exact values only, those that all the others match say it
-/// all.
+/// Joins the sets on an attribute where one of them has exact values only: those of its values that all other sets
+/// match say it all.
 fn narrow_exact(sets: &mut Vec<Set>) {
     let exact = |set: &Set| set.members.iter().all(is_exact);
     for about in 0..=ENTITY {
@@ -108,8 +109,8 @@ fn narrow_exact(sets: &mut Vec<Set>) {
     }
 }
 
-/// About the steps that joining these sets takes, at ten instructions each: a value held against a pattern may be tried from
-/// each of its segments on for each `**`.
+/// Returns the number of steps that joining these sets takes, about; a step is ten instructions. A value may be tried
+/// against a pattern from each of its segments on, for each `**`.
 pub(crate) fn join_work<'a>(sets: impl Iterator<Item = &'a Set> + Clone) -> u64 {
     let segments_of = |pattern: &Pattern| segments(pattern.as_str().as_bytes()).count() as u64;
     let many_of = |pattern: &Pattern| {
@@ -121,7 +122,7 @@ pub(crate) fn join_work<'a>(sets: impl Iterator<Item = &'a Set> + Clone) -> u64 
         if of_this.clone().count() < 2 {
             continue;
         }
-        // Sums of the values' segments to the power of 0, 1 and 2. Patterns are not held against patterns.
+        // Sums of the values' segments to the power of 0, 1 and 2. Patterns are not matched against patterns.
         let mut sums = [0u64; 3];
         for (first, second) in of_this.clone().flat_map(|set| &set.members).filter(|member| is_exact(member))
         {
@@ -143,7 +144,8 @@ pub(crate) fn join_work<'a>(sets: impl Iterator<Item = &'a Set> + Clone) -> u64 
     work
 }
 
-/// None of these and none of those is none of both. A negated set without members holds for all and goes.
+/// Merges negated sets: none of these and none of those is none of both. A negated set without members always holds and
+/// is dropped.
 fn merge_negated(sets: &mut Vec<Set>) {
     for about in 0..=ENTITY {
         let mut of_this = sets.extract_if(.., |set| set.negated && set.about == about);
@@ -176,7 +178,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Parts {
     parts
 }
 
-/// A set, in place.
+/// Set, in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SetRef<'a> {
     pub(crate) about: u8,
@@ -190,14 +192,14 @@ impl<'a> SetRef<'a> {
     }
 }
 
-/// One condition of a filter, in place.
+/// Condition of a filter, in place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Clause<'a> {
     Set(SetRef<'a>),
     Comparison(ComparisonRef<'a>),
 }
 
-/// The clauses of an encoded filter.
+/// Clauses of an encoded filter.
 #[derive(Clone, Debug)]
 pub(crate) struct Clauses<'a> {
     pub(crate) rest: &'a [u8],
@@ -218,7 +220,7 @@ impl<'a> Iterator for Clauses<'a> {
     }
 }
 
-/// The patterns of a set.
+/// Patterns of a set.
 #[derive(Clone, Debug)]
 pub(crate) struct Members<'a> {
     pairs: bool,
@@ -256,7 +258,7 @@ fn read_pattern<'a>(rest: &mut &'a [u8]) -> Option<PatternRef<'a>> {
     Some(PatternRef { kind, text: take(rest, head >> 2)? })
 }
 
-/// The name of what a set is about, entities apart.
+/// Returns the name of a set's subject.
 pub(super) fn attribute_name(about: u8) -> &'static str {
     Attribute::ALL.get(usize::from(about)).map_or("entity", |attribute| attribute.name())
 }

@@ -1,10 +1,10 @@
-//! What can be wrong with a filter. Imports nothing of ours.
+//! Errors of filters.
 
 use std::fmt;
 
-/// A filter's text could not be read, or the filter is over a limit.
+/// Error: a filter's text could not be parsed, or the filter is over a limit.
 ///
-/// Its `Display` is one line; [`caret`](Self::caret) shows the place under the text.
+/// The `Display` form is one line; [`caret`](Self::caret) shows the place in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterError(Box<FilterFault>);
 
@@ -15,35 +15,35 @@ struct FilterFault {
     text: String,
 }
 
-/// The fault itself.
+/// Kind of a [`FilterError`]. Pairs of numbers are the value found and the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FilterErrorKind {
     /// No attribute has this name.
     UnknownAttribute(String),
-    /// An attribute or `payload` must stand here.
+    /// An attribute or `payload` is missing.
     ExpectedName,
-    /// An operator (`=`, `!=`, ...) must stand here.
+    /// An operator (`=`, `!=`, ...) is missing.
     ExpectedOperator,
     /// This operator is for payload fields only.
     OperatorOfPayload(&'static str),
-    /// A value must stand here.
+    /// A value is missing.
     ExpectedValue,
-    /// An entity is `kind:id`.
+    /// An entity is not of the form `kind:id`.
     ExpectedEntity,
-    /// A key of a payload path must stand here.
+    /// A key of a payload path is missing.
     ExpectedKey,
-    /// A quoted value has no end.
+    /// A quoted value has no closing quote.
     UnclosedQuote,
-    /// No such escape in a quoted value.
+    /// A quoted value has an unknown escape.
     BadEscape,
-    /// Something after a value that belongs to nothing.
+    /// A character after a value does not belong there.
     Unexpected(char),
     /// More values than the limit.
     TooManyValues(usize, usize),
     /// More payload comparisons than the limit.
     TooManyComparisons(usize, usize),
-    /// Sets of one attribute that must all hold have too many values and patterns to be joined.
+    /// The sets on one attribute, which must all hold, have too many values and patterns to be joined.
     TooMuchToJoin,
     /// A payload path has more keys than the limit.
     TooManyKeys(usize, usize),
@@ -110,27 +110,27 @@ impl FilterError {
         Self(Box::new(FilterFault { kind, column, text: text.to_owned() }))
     }
 
-    /// A fault of the filter as a whole.
+    /// Returns an error of the filter as a whole.
     pub(crate) fn whole(kind: FilterErrorKind) -> Self {
         Self(Box::new(FilterFault { kind, column: 0, text: String::new() }))
     }
 
-    /// What is wrong.
+    /// Returns the kind of error.
     pub fn kind(&self) -> &FilterErrorKind {
         &self.0.kind
     }
 
-    /// Where in the text, in characters from 1; 0 where the fault has no one place.
+    /// Returns the column of the error in the text, in characters from 1; 0 if the error has no single place.
     pub fn column(&self) -> usize {
         self.0.column
     }
 
-    /// The fault on three lines: what, the text, and a caret under the place. For a terminal.
+    /// Returns the error on three lines, for a terminal: the message, the text, and a caret under the place.
     pub fn caret(&self) -> String {
         if self.0.column == 0 {
             return self.to_string();
         }
-        // A window around the place, so that a giant text stays one line; control characters as spaces.
+        // A window around the place keeps a giant text on one line. Control characters are shown as spaces.
         const BEFORE: usize = 60;
         const AFTER: usize = 30;
         let start = (self.0.column - 1).saturating_sub(BEFORE);
@@ -152,7 +152,7 @@ impl fmt::Display for FilterError {
             return write!(f, "{}", self.0.kind);
         }
         write!(f, "filter, column {}, ", self.0.column)?;
-        // Enough of the text to find the place by eye, on one line.
+        // Enough text to find the place by eye, on one line.
         const SHOWN: usize = 24;
         let mut rest = self.0.text.chars().skip(self.0.column - 1);
         let shown: String = rest.by_ref().take(SHOWN).collect();

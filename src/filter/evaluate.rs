@@ -1,9 +1,9 @@
-//! Evaluates one clause of a filter for an event. This is the definition that the matcher is tested against.
+//! Evaluates one clause of a filter for one event. The matcher is tested against this definition.
 
 use super::encoding::{Clause, ENTITY, SetRef};
 use crate::event::{Attribute, Event};
 
-/// Whether one condition holds.
+/// Returns whether one condition holds.
 pub(crate) fn holds(clause: Clause<'_>, event: &Event) -> bool {
     match clause {
         Clause::Set(set) => set_holds(set, event),

@@ -1,5 +1,6 @@
-//! Why a filter wants an event, or does not. Imports its siblings only. Always: an explanation says "wanted"
-//! exactly where [`Filter::matches`] does.
+//! Explains why a filter matches an event or does not.
+//!
+//! Always: an explanation says "wanted" exactly if [`Filter::matches`] returns `true`.
 
 use std::fmt;
 
@@ -12,42 +13,41 @@ use super::evaluate::holds;
 use super::literal::Operator;
 use crate::event::{Attribute, Event};
 
-/// One condition of a filter before one event.
+/// Result of one condition of a filter for one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Condition {
-    /// The condition, as a filter's text.
+    /// Condition, in the text form of filters.
     pub text: String,
-    /// Whether it holds.
+    /// Whether the condition holds.
     pub holds: bool,
-    /// What the event has there: an attribute's value, `kind:id`, or a field's JSON text; `None` if it has
-    /// nothing.
+    /// Value of the event: an attribute's value, `kind:id`, or a field's JSON text; `None` if the event has none.
     pub found: Option<String>,
 }
 
-/// A filter's conditions before one event; made by [`Filter::explain`].
+/// Results of a filter's conditions for one event; see [`Filter::explain`].
 ///
-/// Its `Display` is a line for each condition.
+/// The `Display` form is one line for each condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     conditions: Vec<Condition>,
 }
 
 impl Explanation {
-    /// Whether the filter wants the event: all conditions hold.
+    /// Returns whether the filter matches the event: all conditions hold.
     pub fn is_wanted(&self) -> bool {
         self.conditions.iter().all(|condition| condition.holds)
     }
 
-    /// The conditions in the order of the filter's text. None for the filter that wants everything.
+    /// Returns the conditions in the order of the filter's text. The filter that matches everything has none.
     pub fn conditions(&self) -> &[Condition] {
         &self.conditions
     }
 }
 
 impl Filter {
-    /// Which of its conditions hold for an event, and what was found instead. For people: slower than
-    /// [`matches`](Self::matches).
+    /// Returns which conditions hold for an event, and the values that were found. For people: slower than
+    /// [`matches`](Self::matches), and it allocates.
     ///
     /// ```
     /// # use fanwire::{Event, Filter};
@@ -74,7 +74,7 @@ impl Filter {
     }
 }
 
-/// Writes a filter as a grant has it.
+/// Questions about a filter that is a grant.
 #[cfg(feature = "server")]
 impl Filter {
     /// Returns whether no event with this value of an attribute matches.
@@ -105,8 +105,8 @@ impl Filter {
             || self.clauses().any(pairs)
     }
 
-    /// Returns the values of the payload that another filter asks for by name and no event matching this one has, as
-    /// `payload.tenant "b"`.
+    /// Returns the payload values that `asked` names but no event that matches this filter has, as `payload.tenant
+    /// "b"`.
     pub(crate) fn refused_literals(&self, asked: &Self) -> Vec<String> {
         let own = comparisons(self);
         if own.is_empty() {
@@ -124,8 +124,8 @@ impl Filter {
         refused
     }
 
-    /// Returns the text of the first condition that an event breaks. An event breaks no condition on what it does not
-    /// have, and none on its type.
+    /// Returns the text of the first condition that an event breaks. An event breaks no condition on a value that it
+    /// does not have, and none on its type.
     pub(crate) fn broken_by(&self, event: &Event) -> Option<String> {
         let mut clauses = self.clauses();
         loop {
@@ -133,7 +133,7 @@ impl Filter {
             let clause = clauses.next()?;
             let is_of_type =
                 matches!(clause, Clause::Set(set) if usize::from(set.about) == Attribute::Type.index());
-            // `nothing` is a set about the type without members.
+            // `nothing` is a set on the type without members.
             if (!is_of_type || self.is_nothing())
                 && !holds(clause, event)
                 && (found(clause, event).is_some() || self.is_nothing())

@@ -1,4 +1,4 @@
-//! The matcher driven by bytes, against the definition. Only under `cfg(fuzzing)` and in tests.
+//! Drives the matcher by bytes and compares it with the definition. Only under `cfg(fuzzing)` and in tests.
 
 use super::definition::Filter;
 use super::limits::FilterLimits;
@@ -6,7 +6,7 @@ use super::literal::{Literal, Operator};
 use super::matcher::{ClassId, Matcher};
 use crate::event::{Attribute, Event};
 
-/// Reads a program from the bytes.
+/// Program that is read from bytes.
 struct Program<'a> {
     rest: &'a [u8],
 }
@@ -33,15 +33,15 @@ const WORDS: [&str; 20] = [
     "",
     "a-long-value-that-lies-outside-of-the-table",
 ];
-/// The words before this have no wildcard.
+/// Number of the words without a wildcard, which come first.
 const PLAIN: u8 = 7;
 
 const PATHS: [&str; 8] = ["n", "n.s", "n.0", "s", "", "n.s.n", "n.n.0", "s.1"];
 
-/// Keys as they stand in JSON.
+/// Keys, as JSON has them.
 const KEYS: [&str; 4] = ["n", "s", r"\u006e", "0"];
 
-/// Texts, and how they stand in JSON.
+/// Texts, and their JSON.
 const TEXTS: [(&str, &str); 5] =
     [("", r#""""#), ("1", r#""1""#), ("a", r#""\u0061""#), ("a\"", r#""a\"""#), ("\u{fffd}", r#""\ud83d""#)];
 
@@ -104,7 +104,7 @@ impl Program<'_> {
         })
     }
 
-    /// Appends a JSON value; keys may be said twice.
+    /// Appends a JSON value. Objects may have a key twice.
     fn value(&mut self, json: &mut String, depth: usize) -> Option<()> {
         let byte = self.byte()?;
         let count = byte & 3;
@@ -137,8 +137,8 @@ impl Program<'_> {
     }
 }
 
-/// Inserts, removes and asks as the bytes say; panics where the matcher and a filter disagree, where a
-/// filter's text reads back as another one, or where something is left at the end.
+/// Inserts, removes and matches as the bytes say. Panics if the matcher and a filter disagree, if a filter's text reads
+/// back as another filter, or if something is left at the end.
 #[allow(clippy::missing_panics_doc, reason = "panicking is its purpose")]
 #[cfg_attr(not(fuzzing), allow(unreachable_pub, reason = "public where the fuzzer is"))]
 pub fn fuzz_matcher(bytes: &[u8]) {

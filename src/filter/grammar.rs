@@ -1,4 +1,4 @@
-//! Reads a filter's text form. Imports its siblings only.
+//! Parses a filter's text form.
 //!
 //! ```text
 //! filter     = [ group { "&" group } ]              all groups hold; no text: everything
@@ -32,14 +32,18 @@ use crate::event::Attribute;
 impl FromStr for Filter {
     type Err = FilterError;
 
-    /// Reads the text form, within the default [`FilterLimits`].
+    /// Parses the text form, within the default [`FilterLimits`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Filter::parse`].
     fn from_str(text: &str) -> Result<Self, FilterError> {
         Self::parse(text, &FilterLimits::default())
     }
 }
 
 impl Filter {
-    /// Reads the text form, within these limits.
+    /// Parses the text form, within these limits.
     ///
     /// ```
     /// # use fanwire::filter::FilterLimits;
@@ -80,12 +84,12 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     limits: &'a FilterLimits,
-    /// Values and comparisons read so far, equal ones too.
+    /// Number of values and comparisons read so far, repetitions included.
     values: usize,
     comparisons: usize,
 }
 
-/// A value and whether quotes stood around it.
+/// Value, and whether it was quoted.
 struct ValueToken {
     text: String,
     quoted: bool,
@@ -104,7 +108,7 @@ impl<'a> Parser<'a> {
         self.at = self.text.len() - self.rest().trim_start().len();
     }
 
-    /// Steps over `token`, and the space before it, if it comes next.
+    /// Skips `token`, and the space before it, if it comes next.
     fn take(&mut self, token: &str) -> bool {
         let before = self.at;
         self.space();
@@ -135,7 +139,7 @@ impl<'a> Parser<'a> {
                     _ => return self.fail(start, Kind::ExpectedName),
                 },
                 "payload" => {
-                    // Equal ones are one in the end, so more of them may stand in the text than in the filter.
+                    // Repetitions are dropped in the end, so the text may have more comparisons than the filter.
                     self.comparisons += 1;
                     if self.comparisons > self.limits.comparisons_max.max(self.limits.values_max) {
                         let kind = Kind::TooManyComparisons(self.comparisons, self.limits.comparisons_max);
@@ -153,7 +157,7 @@ impl<'a> Parser<'a> {
                     self.set(about, &mut parts)?;
                 }
             }
-            // Clauses stand apart, so that `type="a"source=b` is a slip and not two clauses.
+            // Clauses are separated, so that `type="a"source=b` is an error and not two clauses.
             match self.rest().chars().next() {
                 None | Some('&') => {}
                 Some(c) if c.is_whitespace() => {}
@@ -162,8 +166,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Counts one more value of the text. What comes of a text is bounded before it is built: joining sets takes time
-    /// in the product of their sizes.
+    /// Counts one more value of the text. The limit applies before anything is built: joining sets takes time in the
+    /// product of their sizes.
     fn count_value(&mut self, start: usize) -> Result<(), FilterError> {
         self.values += 1;
         if self.values > self.limits.values_max {
@@ -216,8 +220,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A bare kind ends at the first colon; a quoted one is whole if a colon follows it, else the colon is
-    /// inside.
+    /// Parses an entity. A bare kind ends at the first colon. A quoted kind is complete if a colon follows it;
+    /// otherwise the colon is inside the quotes.
     fn entity(&mut self) -> Result<(String, String), FilterError> {
         let start = self.at;
         let kind = self.word(|c| is_bare(c) && c != ':')?;
@@ -276,7 +280,7 @@ impl<'a> Parser<'a> {
         self.fail(start, Kind::UnclosedQuote)
     }
 
-    /// After `payload`.
+    /// Parses a comparison, after `payload`.
     fn comparison(&mut self) -> Result<Comparison, FilterError> {
         let path_start = self.at;
         let mut path: Vec<Box<str>> = Vec::new();
@@ -327,7 +331,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Reads the character of a JSON escape, after its `\\u`. A character outside the basic plane is a pair of escapes.
+/// Parses the character of a JSON escape, after its `\u`. A character outside the basic plane is a pair of escapes.
 fn unicode_escape(chars: &mut CharIndices<'_>) -> Option<char> {
     let unit = |chars: &mut CharIndices<'_>| {
         (0..4).try_fold(0, |code, _| Some(code * 16 + chars.next()?.1.to_digit(16)?))
@@ -359,7 +363,7 @@ fn literal(word: ValueToken) -> Literal {
     }
 }
 
-/// The names an event's own fields have are taken too.
+/// Returns the subject with this name. The field names of event objects are accepted too.
 fn about(name: &str) -> Option<u8> {
     let name = match name {
         "entity" => return Some(ENTITY),

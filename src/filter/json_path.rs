@@ -1,16 +1,16 @@
 //! Finds the value at a path in JSON text, without building anything.
 //!
-//! The text must be what `event::json` writes: valid JSON, minified, nested at most 128 deep. On other text the result may
-//! be wrong, but every walk ends at the text's end: no recursion, no allocation, no index beyond the bytes.
+//! The text must be as `event::json` writes it: valid JSON, minified, nested at most 128 deep. On other text the result
+//! may be wrong, but every walk ends at the text's end: no recursion, no allocation, no index beyond the bytes.
 
 use std::cmp::Ordering;
 
-/// The inside of a JSON string against plain text.
+/// Compares the inside of a JSON string with plain text.
 pub(super) fn compare_text(raw: &[u8], text: &[u8]) -> Ordering {
     if raw.contains(&b'\\') { Unescaped { raw }.cmp(text.iter().copied()) } else { raw.cmp(text) }
 }
 
-/// The UTF-8 bytes that the inside of a JSON string stands for; a lone surrogate is U+FFFD.
+/// Reader of the UTF-8 bytes that the inside of a JSON string stands for. A lone surrogate is U+FFFD.
 struct Unescaped<'a> {
     raw: &'a [u8],
 }
@@ -32,7 +32,7 @@ impl Unescaped<'_> {
         }
     }
 
-    /// Writes the next character, or a byte of an unescaped one; answers how many bytes, 0 at the end.
+    /// Writes the next character, or one byte of a character without escape. Returns the number of bytes, 0 at the end.
     fn next_char(&mut self, buffer: &mut [u8; 4]) -> usize {
         let Some((&byte, rest)) = self.raw.split_first() else { return 0 };
         self.raw = rest;
@@ -54,7 +54,7 @@ impl Unescaped<'_> {
         1
     }
 
-    /// After `\u`.
+    /// Reads the character of an escape, after `\u`.
     fn unicode(&mut self) -> char {
         let unit = |raw: &[u8]| -> Option<u32> {
             let hex = std::str::from_utf8(raw.get(..4)?).ok()?;
@@ -86,8 +86,8 @@ pub(crate) fn unescape(raw: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The text of the value at a path: keys of objects, decimal places (from 0) of arrays. Where an object says
-/// a key twice, the last counts.
+/// Returns the text of the value at a path: keys of objects, decimal indexes of arrays from 0. If an object has a key
+/// twice, the last one counts.
 pub(crate) fn find<'a, 'k>(json: &'a [u8], path: impl Iterator<Item = &'k [u8]>) -> Option<&'a [u8]> {
     let mut value = json;
     for key in path {
@@ -129,7 +129,7 @@ fn item(array: &[u8], index: usize) -> Option<&[u8]> {
     array.get(at..end).filter(|item| !item.is_empty())
 }
 
-/// The place in an array that a key of a path says.
+/// Returns the array index that a key of a path stands for.
 pub(crate) fn place_of(key: &[u8]) -> Option<usize> {
     if key.is_empty() || key.len() > 9 || (key[0] == b'0' && key.len() > 1) {
         return None;
@@ -137,7 +137,7 @@ pub(crate) fn place_of(key: &[u8]) -> Option<usize> {
     key.iter().try_fold(0, |n, byte| byte.is_ascii_digit().then(|| n * 10 + usize::from(byte - b'0')))
 }
 
-/// The place after the value that starts at `at`.
+/// Returns the offset after the value that starts at `at`.
 pub(crate) fn value_end(json: &[u8], at: usize) -> usize {
     match json.get(at) {
         Some(b'"') => string_end(json, at),
@@ -151,7 +151,7 @@ pub(crate) fn value_end(json: &[u8], at: usize) -> usize {
     }
 }
 
-/// The place after the container that `at` is in.
+/// Returns the offset after the container that `at` is in.
 pub(crate) fn container_end(json: &[u8], mut at: usize) -> usize {
     let mut depth = 1usize;
     while let Some(&byte) = json.get(at) {
@@ -174,15 +174,16 @@ pub(crate) fn container_end(json: &[u8], mut at: usize) -> usize {
     json.len()
 }
 
-/// The place after the closing quote of the string that starts at `at`.
+/// Returns the offset after the string that starts at `at`.
 fn string_end(json: &[u8], at: usize) -> usize {
     string_span(json, at).0
 }
 
-/// Returns that, and whether the string has an escape. Eight bytes at a time.
+/// Returns the offset after the string that starts at `at`, and whether the string has an escape. It looks at eight
+/// bytes at a time.
 pub(crate) fn string_span(json: &[u8], mut at: usize) -> (usize, bool) {
     const ONES: u64 = u64::MAX / 255;
-    // The lowest bit that is set is that of the first such byte.
+    // The lowest mark is that of the first such byte.
     let marks = |word: u64, byte: u8| {
         let other = word ^ (ONES * u64::from(byte));
         other.wrapping_sub(ONES) & !other & (ONES << 7)

@@ -1,4 +1,4 @@
-//! Characters of the text form: which ones stand without quotes, and how others are quoted.
+//! Characters of the text form: which ones need no quotes, and how others are quoted.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub(super) fn is_bare_key(c: char) -> bool {
     is_bare(c) && c != '.'
 }
 
-/// In double quotes, with JSON's escapes where needed.
+/// Writes `text` in double quotes, with JSON's escapes where needed.
 pub(super) fn write_quoted(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut json = String::with_capacity(text.len() + 2);
     write_string(text, &mut json);

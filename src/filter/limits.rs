@@ -1,4 +1,4 @@
-//! How much one filter may ask for. Imports its siblings only.
+//! Limits of one filter.
 
 use super::comparison::Comparison;
 use super::encoding::{Clause, Clauses};
@@ -6,42 +6,42 @@ use super::error::FilterErrorKind;
 use super::literal::Literal;
 use super::pattern::{PatternKind, PatternRef, segments};
 
-/// Bounds of a filter that came from outside; see [`Filter::check`].
+/// Limits of a filter from outside; see [`Filter::check`](super::Filter::check).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FilterLimits {
-    /// Values and patterns in one filter, those of comparisons included. 256 by default.
+    /// Maximum number of values and patterns in one filter, the literals of comparisons included. Default: 256.
     pub values_max: usize,
-    /// Bytes of one value, pattern, or payload path. 1,024 by default, as an attribute's.
+    /// Maximum length of one value, pattern or payload path, in bytes. Default: 1,024, as for an attribute.
     pub value_bytes_max: usize,
-    /// Segments of one pattern with wildcards. 32 by default.
+    /// Maximum number of segments in one pattern with wildcards. Default: 32.
     pub segments_max: usize,
-    /// `**` in one pattern. 2 by default.
+    /// Maximum number of `**` in one pattern. Default: 2.
     pub double_wildcards_max: usize,
-    /// Comparisons on payload fields. 16 by default.
+    /// Maximum number of comparisons of payload fields. Default: 16.
     pub comparisons_max: usize,
-    /// Keys of one payload path. 32 by default.
+    /// Maximum number of keys in one payload path. Default: 32.
     pub path_keys_max: usize,
-    /// Entries that a matcher keeps for one filter: the product of the sizes of its sets. The sets of a wider
-    /// filter that do not fit are compared event by event, which is right but slower. 256 by default.
+    /// Maximum number of entries that a matcher keeps for one filter: the product of the sizes of its sets. The sets
+    /// that do not fit are evaluated for each event, which is correct but slower. Default: 256.
     pub paths_max: usize,
 }
 
-/// Values and patterns in one filter: more than these are not even parsed.
+/// Maximum number of values and patterns in one filter. A text with more is not parsed to its end.
 pub(crate) const VALUES_MAX: usize = 256;
 
-/// Steps, of about ten instructions each, that joining what must all hold of one attribute may take: 1 ms.
+/// Maximum number of steps to join the sets on one attribute. A step is about ten instructions, so this is 1 ms.
 pub(crate) const JOIN_STEPS_MAX: u64 = 300_000;
 
-/// Bytes of one value or pattern.
+/// Maximum length of one value or pattern, in bytes.
 pub(crate) const VALUE_BYTES_MAX: usize = 1024;
 
 #[cfg(feature = "server")]
-/// What a `**` adds to the weight of a filter.
+/// Weight of a `**` in a filter.
 pub(crate) const MANY_WEIGHT: u32 = 16;
 
 #[cfg(feature = "server")]
-/// See [`Filter::weight`].
+/// Returns the cost to hold a filter; see [`Filter::weight`](super::Filter::weight).
 pub(super) fn weight(clauses: Clauses<'_>) -> u32 {
     let of_pattern = |pattern: PatternRef<'_>| match pattern.kind {
         PatternKind::Exact => 1,

@@ -1,29 +1,30 @@
-//! Operators and literals: what conditions on a field of the payload compare it with, and how.
+//! Operators and literals of conditions on fields of the payload.
 
 use std::cmp::Ordering;
 use std::fmt;
 
 use super::lexical::write_quoted;
 
-/// How a field of the payload is compared.
+/// Comparison of a field of the payload with values. Missing fields satisfy [`Missing`](Self::Missing) and
+/// [`NotEqual`](Self::NotEqual) only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Operator {
-    /// The field is there, whatever its value (`null` too).
+    /// The field exists, whatever its value (`null` too).
     Exists,
-    /// The field is not there.
+    /// The field does not exist.
     Missing,
-    /// It equals one of the values.
+    /// The field equals one of the values.
     Equal,
-    /// It equals none of the values, or is not there.
+    /// The field equals none of the values, or does not exist.
     NotEqual,
-    /// It is below one of the values, and of its kind.
+    /// The field is less than one of the values, and of the same kind.
     Less,
-    /// It is not above one of the values, and of its kind.
+    /// The field is at most one of the values, and of the same kind.
     LessOrEqual,
-    /// It is above one of the values, and of its kind.
+    /// The field is greater than one of the values, and of the same kind.
     Greater,
-    /// It is not below one of the values, and of its kind.
+    /// The field is at least one of the values, and of the same kind.
     GreaterOrEqual,
 }
 
@@ -39,7 +40,7 @@ impl Operator {
         Self::GreaterOrEqual,
     ];
 
-    /// As it stands in a filter's text.
+    /// Returns the operator in the text form of filters.
     pub const fn symbol(self) -> &'static str {
         match self {
             Self::Exists => "exists",
@@ -53,7 +54,7 @@ impl Operator {
         }
     }
 
-    /// Whether a value that stands in this order to the one literal is wanted.
+    /// Returns whether the operator holds for a value with this order relative to the only literal.
     pub(crate) const fn orders(self, order: Ordering) -> bool {
         match self {
             Self::Exists => true,
@@ -72,10 +73,10 @@ impl Operator {
     }
 }
 
-/// A value that a payload's field is compared with.
+/// Value that a field of the payload is compared with.
 ///
-/// Numbers are compared exactly where both are integers of at most 38 digits, else as `f64`; texts by their
-/// characters' code points. Values of different kinds are never equal and have no order.
+/// Numbers are compared exactly if both are integers of at most 38 digits, otherwise as `f64`. Texts are compared by
+/// code points. Values of different kinds are never equal and have no order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Literal {
@@ -89,13 +90,12 @@ pub enum Literal {
     Text(Box<str>),
 }
 
-/// A number as JSON writes it. Two that are written differently are different literals (`1` and `1.0`), though
-/// they compare alike with a payload.
+/// Number as JSON writes it. `1` and `1.0` are different literals, though they compare alike with a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Number(pub(super) Box<str>);
 
 impl Number {
-    /// A number from its JSON text; `None` if that is something else.
+    /// Returns the number with this JSON text, or `None` if the text is not a JSON number.
     pub fn from_json(text: &str) -> Option<Self> {
         let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
         let run = |at: usize| digits[at..].iter().take_while(|b| b.is_ascii_digit()).count();
@@ -121,7 +121,7 @@ impl Number {
         (at == digits.len()).then(|| Self(text.into()))
     }
 
-    /// Its JSON text.
+    /// Returns the JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -164,14 +164,14 @@ impl From<u64> for Literal {
 }
 
 impl From<f64> for Literal {
-    /// What JSON has no number for (infinities, not-a-number) becomes [`Literal::Null`].
+    /// Infinities and not-a-number, for which JSON has no number, become [`Literal::Null`].
     fn from(value: f64) -> Self {
         if value.is_finite() { Self::Number(Number(value.to_string().into())) } else { Self::Null }
     }
 }
 
 impl fmt::Display for Literal {
-    /// As JSON.
+    /// Writes the literal as JSON.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("null"),

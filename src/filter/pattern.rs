@@ -1,21 +1,21 @@
-//! A value with wildcards by segment. Imports its siblings only.
+//! Values with wildcards for segments.
 //!
-//! Always: every string is a pattern, and matching costs at most (segments of the pattern) x (segments of the
-//! value), whatever both are.
+//! Always: every string is a pattern, and matching takes at most (segments of the pattern) x (segments of the value)
+//! steps.
 
 use std::fmt;
 
 use smallvec::SmallVec;
 
-/// A value of an attribute, or a form of values.
+/// Value of an attribute, or a form of values.
 ///
-/// Text is cut into segments at `.`, `:` and `/`. A segment that is `*` stands for any one segment; a segment
-/// `**` stands for any run of segments, also none. The separators count: `a.*` does not match `a:b`. With a
-/// `**` that stands for nothing, the separator before it goes too (for a leading `**` the one after it), so
-/// `workflow.**` matches `workflow`, and `**.failed` matches `failed`.
+/// Text is cut into segments at `.`, `:` and `/`. A segment `*` matches any one segment; a segment `**` matches any
+/// number of segments, including none. Separators count: `a.*` does not match `a:b`. If a `**` matches no segment, the
+/// separator before it is dropped too (for a leading `**` the one after it), so `workflow.**` matches `workflow`, and
+/// `**.failed` matches `failed`.
 ///
-/// An asterisk beside other characters (`ta*k`) means itself. The empty pattern matches an absent attribute
-/// and nothing else; an absent attribute matches no wildcard.
+/// An asterisk beside other characters (`ta*k`) is literal. The empty pattern matches an absent attribute and nothing
+/// else. An absent attribute matches no wildcard.
 ///
 /// ```
 /// # use fanwire::Pattern;
@@ -29,32 +29,33 @@ pub struct Pattern {
     text: Box<str>,
 }
 
-/// How a pattern's text is read.
+/// Interpretation of a pattern's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum PatternKind {
-    /// As it stands.
+    /// The text is one value.
     Exact = 0,
-    /// With `*` and `**` as whole segments; holds at least one.
+    /// `*` and `**` are wildcards as whole segments. There is at least one.
     Segments = 1,
-    /// With `*` for any run of characters, also none; holds at least one. Has no text form of its own.
+    /// `*` matches any run of characters, including none. There is at least one. The text form of filters has no such
+    /// patterns.
     Runs = 2,
 }
 
 impl Pattern {
-    /// A pattern with this text, in which `*` and `**` segments are wildcards.
+    /// Returns the pattern with this text, in which segments `*` and `**` are wildcards.
     pub fn new(text: impl Into<Box<str>>) -> Self {
         let text = text.into();
         let kind = if has_wildcard(text.as_bytes()) { PatternKind::Segments } else { PatternKind::Exact };
         Self { kind, text }
     }
 
-    /// A pattern that matches this text only, asterisks included.
+    /// Returns the pattern that matches this text only, asterisks included.
     pub fn exact(text: impl Into<Box<str>>) -> Self {
         Self { kind: PatternKind::Exact, text: text.into() }
     }
 
-    /// A pattern in which `*`, wherever it stands, is any run of characters: AutoSDLC's. Where that comes to the
-    /// same, it is one by segments, which the matcher finds without a look at each.
+    /// Returns AutoSDLC's pattern with this text, in which `*` matches any run of characters anywhere. If a pattern by
+    /// segments means the same it is one, because the matcher finds those without evaluating each.
     #[cfg(feature = "server")]
     pub(crate) fn runs(text: impl Into<Box<str>>) -> Self {
         let text = text.into();
@@ -67,17 +68,17 @@ impl Pattern {
         Self { kind, text }
     }
 
-    /// Whether it stands for one value only.
+    /// Returns whether the pattern matches one value only.
     pub fn is_exact(&self) -> bool {
         self.kind == PatternKind::Exact
     }
 
-    /// Its text.
+    /// Returns the pattern's text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it matches `value`; an empty one means absent.
+    /// Returns whether the pattern matches `value`. An empty value stands for an absent attribute.
     pub fn matches(&self, value: &str) -> bool {
         self.as_ref().matches(value.as_bytes())
     }
@@ -118,7 +119,7 @@ impl From<&String> for Pattern {
     }
 }
 
-/// A pattern whose text lies elsewhere; the bytes are UTF-8.
+/// Pattern whose text is borrowed. The bytes are UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PatternRef<'a> {
     pub(crate) kind: PatternKind,
@@ -127,9 +128,9 @@ pub(crate) struct PatternRef<'a> {
 
 #[cfg(feature = "server")]
 impl<'a> PatternRef<'a> {
-    /// The one value that it matches, if there is one alone.
+    /// Returns the value that the pattern matches, if it matches one only.
     pub(crate) fn exact(self) -> Option<&'a str> {
-        // What was text when it was encoded is text.
+        // The bytes were text when they were encoded.
         (self.kind == PatternKind::Exact).then(|| std::str::from_utf8(self.text).unwrap_or_default())
     }
 }
@@ -148,14 +149,14 @@ impl PatternRef<'_> {
     }
 }
 
-/// A segment and the separator before it; 0 before the first.
+/// Segment, and the separator before it; 0 before the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment<'a> {
     pub(crate) separator: u8,
     pub(crate) text: &'a [u8],
 }
 
-/// The segments of a text, at least one.
+/// Segments of a text, at least one.
 #[derive(Clone, Debug)]
 pub(crate) struct Segments<'a> {
     separator: u8,
@@ -190,20 +191,20 @@ pub(crate) fn has_wildcard(text: &[u8]) -> bool {
     text.contains(&b'*') && segments(text).any(|segment| matches!(segment.text, b"*" | b"**"))
 }
 
-/// Where a text begins in another; linear in both.
+/// Returns where `text` begins in `within`, in linear time.
 #[cfg(feature = "server")]
 fn find(within: &[u8], text: &[u8]) -> Option<usize> {
     memchr::memmem::find(within, text)
 }
 
-/// Where a text begins in another. Without a server there are no patterns of this kind.
+/// Returns where `text` begins in `within`. Without a server there are no patterns that need this.
 #[cfg(not(feature = "server"))]
 fn find(within: &[u8], text: &[u8]) -> Option<usize> {
     within.windows(text.len()).position(|window| window == text)
 }
 
-/// Between the asterisks stand texts: the first and the last at the value's ends, each other at the first place
-/// behind the one before it.
+/// Matches a pattern of runs: the texts between the asterisks, the first and the last one at the value's ends, each
+/// other one at its first place after the one before.
 fn runs_match(pattern: &[u8], value: &[u8]) -> bool {
     let mut texts = pattern.split(|byte| *byte == b'*');
     let first = texts.next().unwrap_or_default();
@@ -223,7 +224,7 @@ fn segments_match(pattern: &[u8], value: &[u8]) -> bool {
     let value: SmallVec<[Segment<'_>; 12]> = segments(value).collect();
     let mut reached: SmallVec<[bool; 32]> = SmallVec::from_elem(false, value.len() + 1);
     reached[0] = true;
-    // All segments before this one are `**`, so that it may be the value's first.
+    // Whether all segments before this one are `**`, so that it may be the value's first.
     let mut leading = true;
     for segment in segments(pattern) {
         let separated = |j: usize| value[j].separator == segment.separator || (j == 0 && leading);
@@ -250,7 +251,7 @@ fn segments_match(pattern: &[u8], value: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The definition in words, as recursion: the pattern from `p` on matches the value from `v` on.
+    /// The definition as a recursion: whether the pattern from `p` on matches the value from `v` on.
     fn defined(pattern: &[Segment<'_>], value: &[Segment<'_>], p: usize, v: usize) -> bool {
         let Some(segment) = pattern.get(p) else { return v == value.len() };
         let separated = |v: usize| {
@@ -258,7 +259,7 @@ mod tests {
                 || (v == 0 && pattern[..p].iter().all(|before| before.text == b"**"))
         };
         if segment.text == b"**" {
-            // Nothing, or a run of any length that starts after the right separator.
+            // No segment, or any number of segments that starts after the right separator.
             return defined(pattern, value, p + 1, v)
                 || (v < value.len()
                     && separated(v)

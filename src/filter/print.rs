@@ -1,4 +1,6 @@
-//! Writes a filter's text form. Imports its siblings only. Always: `grammar` reads it back as the same filter.
+//! Writes a filter's text form.
+//!
+//! Always: `grammar` parses it as the same filter.
 
 use std::fmt;
 
@@ -9,13 +11,14 @@ use super::lexical::{is_bare, is_bare_key, write_quoted};
 use super::pattern::{PatternKind, PatternRef, has_wildcard};
 
 impl fmt::Display for Filter {
-    /// The canonical text: clauses in the order of the attributes, values sorted. Empty for everything.
+    /// Writes the canonical text: clauses in the order of the attributes, values sorted. Empty if the filter matches
+    /// everything.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.bytes() == NOTHING {
             return f.write_str("nothing");
         }
-        // Sets about one attribute that must all hold stand in groups of their own, parted by `&`: the nth set
-        // in the nth group.
+        // Several sets on one attribute, which must all hold, are in different groups, separated by `&`: the nth set in
+        // the nth group.
         let mut separator = "";
         for group in 0.. {
             let mut last = None;
@@ -48,7 +51,7 @@ impl fmt::Display for Filter {
     }
 }
 
-/// Values that would read as patterns but are meant as they stand go into a clause of their own, with `==`.
+/// Values that would be parsed as patterns but are exact go into a clause of their own, with `==`.
 fn write_set(set: SetRef<'_>, separator: &mut &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let literal = |pattern: PatternRef<'_>| pattern.kind == PatternKind::Exact && has_wildcard(pattern.text);
     for (exact, operator) in [(false, ["=", "!="]), (true, ["==", "!=="])] {

@@ -1,9 +1,9 @@
-//! A filter on its way to another process.
+//! Filters on their way to another process.
 //!
 //! Invariants:
-//! - What is restored equals what was saved, also where the filter's text form says less (AutoSDLC's wildcards) or is
+//! - A restored filter equals the saved one, even if the text form cannot express it (AutoSDLC's wildcards) or is
 //!   longer than a text from outside may be (an interest joined with a grant).
-//! - The text is there too, for processes of versions that read nothing else.
+//! - The text is included, for processes of versions that read nothing else.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::definition::Filter;
 use super::encoding::{self, ENTITY};
 use crate::codec::portable;
 
-/// A filter's text, and its exact form where the text does not read back as the same filter.
+/// Text of a filter, and its exact form if the text would be parsed as another filter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SavedFilter {
     filter: String,
@@ -25,7 +25,7 @@ pub(crate) struct SavedFilter {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Exact(#[serde(with = "portable::bytes")] Vec<u8>);
 
-/// A saved filter that is none.
+/// Error: the text or the bytes are not those of a saved filter.
 #[derive(Debug)]
 pub(crate) struct SavedFilterError(String);
 
@@ -53,7 +53,7 @@ impl TryFrom<SavedFilter> for Filter {
             return text.parse().map_err(|error| SavedFilterError(format!("{text}: {error}")));
         };
         let parts = encoding::decode(&bytes);
-        // Only bytes that were written by `encode` are taken: a matcher relies on their form.
+        // Only bytes that `encode` wrote are accepted: a matcher relies on their form.
         if parts.sets.iter().any(|set| set.about > ENTITY) || encoding::encode(parts) != bytes {
             return Err(SavedFilterError(text));
         }
@@ -62,18 +62,18 @@ impl TryFrom<SavedFilter> for Filter {
 }
 
 impl SavedFilter {
-    /// Takes the two forms apart, for a place where versions before this one expect the text alone.
+    /// Splits into the two forms, for a place where earlier versions expect the text alone.
     pub(crate) fn into_forms(self) -> (String, Option<Exact>) {
         (self.filter, self.exact)
     }
 
-    /// Puts together what [`into_forms`](Self::into_forms) took apart.
+    /// Joins the two forms that [`into_forms`](Self::into_forms) returned.
     pub(crate) fn from_forms(filter: String, exact: Option<Exact>) -> Self {
         Self { filter, exact }
     }
 }
 
-/// For `#[serde(flatten, with = "…")]` of a filter in a structure that had the text as `filter`.
+/// Format for `#[serde(flatten, with = "…")]` of a filter in a structure that had the text as `filter`.
 pub(crate) mod flat {
     use serde::de::Error as _;
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
@@ -103,7 +103,7 @@ mod tests {
         saved.try_into().unwrap_or_else(|error| panic!("{error}: {json}"))
     }
 
-    /// Values as clients write them, and as they hardly do.
+    /// Values as clients write them, and unlikely ones.
     fn value() -> impl Strategy<Value = String> {
         prop_oneof![
             prop::sample::select(vec![

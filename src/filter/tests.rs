@@ -1,4 +1,4 @@
-//! The filter as a whole: meaning, canonical form, text.
+//! The filter as a whole: meaning, canonical form, text form.
 
 use super::*;
 use crate::event::{Attribute, Event};
@@ -168,7 +168,7 @@ fn what_takes_long_to_join_is_refused_before_it_is_joined() {
     assert_eq!(error.kind(), &FilterErrorKind::TooMuchToJoin);
     #[cfg(feature = "server")]
     assert!(parsed(&format!("type={values}")).try_and(&parsed(&format!("type={patterns}"))).is_err());
-    // Filters that people write are far below.
+    // The filters that people write are far below the limit.
     let many = join((0..128).map(|n| format!("task.step{n}.done")).collect());
     assert!(format!("type={many} & type=task.**,*.*.done,task.step1*.done").parse::<Filter>().is_ok());
     assert!(format!("type={many} & type={many}").parse::<Filter>().is_ok());

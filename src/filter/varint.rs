@@ -1,4 +1,4 @@
-//! Lengths as LEB128, and byte strings with such a length in front.
+//! Lengths as LEB128, and byte strings prefixed with such a length.
 
 pub(super) fn write_length(mut length: usize, out: &mut Vec<u8>) {
     while length >= 0x80 {
@@ -13,7 +13,8 @@ pub(super) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// `None` at the end, and (what [`encode`] never writes) in a truncated or overlong number.
+/// Reads a length. Returns `None` at the end and (which [`encode`](super::encoding::encode) never writes) for a
+/// truncated or overlong number.
 pub(super) fn read_length(rest: &mut &[u8]) -> Option<usize> {
     let mut length = 0usize;
     for shift in (0..usize::BITS).step_by(7) {

@@ -232,7 +232,7 @@ mod tests {
 
     fn event(event_type: &str, sequence: Sequence) -> Event {
         let event = Event::builder(event_type).source("s").entity("k", "1").build().expect("valid");
-        event.place(EventId { epoch: 7, shard: 0, sequence });
+        event.set_id(EventId { epoch: 7, shard: 0, sequence });
         event
     }
 
@@ -293,7 +293,7 @@ mod tests {
             let events: Vec<Event> = types.iter().zip(0..).map(|(event_type, n)| {
                 let builder = Event::builder(event_type).stream(if n % 3 == 0 { "s1" } else { "s2" });
                 let event = builder.build().expect("valid");
-                event.place(EventId { epoch: 7, shard: 0, sequence: n });
+                event.set_id(EventId { epoch: 7, shard: 0, sequence: n });
                 event
             }).collect();
             for event in &events {

@@ -278,7 +278,7 @@ mod tests {
         let mut continuity = Continuity::default();
         let mut hole = |epoch, sequence| {
             let event = Event::builder("x").build().expect("valid");
-            event.place(EventId { epoch, shard: 0, sequence });
+            event.set_id(EventId { epoch, shard: 0, sequence });
             continuity.hole_before(&event, Timestamp(0)).is_some()
         };
         let told = [(5, 7), (5, 8), (5, 10), (6, 11), (6, 12)].map(|(epoch, sequence)| hole(epoch, sequence));

@@ -306,7 +306,7 @@ impl<S: Socket> Core<S> {
                 Behind::Some(missed, next) => (missed, Spot::Ring(next)),
                 Behind::Unknown => continue,
             };
-            at = at.map(|at| at.behind(id));
+            at = at.map(|at| at.after(id));
             let (shard, after) = (id.shard, id);
             lanes.push(Lane { shard, spot, to, until, after, missed, counts: true, forgotten: None });
         }

@@ -133,7 +133,7 @@ mod tests {
 
     fn event(epoch: u64, shard: u16, sequence: u64) -> Event {
         let event = Event::builder("x").build().expect("valid");
-        event.place(EventId { epoch, shard, sequence });
+        event.set_id(EventId { epoch, shard, sequence });
         event
     }
 

@@ -298,7 +298,7 @@ impl Lane {
         self.tell_hole_before(id, is_in_log, now, sink);
         self.after = id;
         if let Some(at) = at {
-            at.pass(id);
+            at.advance_past(id);
         }
         if let Spot::Ring(next) = &mut self.spot {
             *next += 1;

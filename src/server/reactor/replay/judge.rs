@@ -330,7 +330,7 @@ mod tests {
             while !judge.prepare(&mut Budget::new(1)) {}
             for (sequence, event_type) in types.into_iter().enumerate() {
                 let event = Event::builder(event_type).source("a.b").json(format!(r#"{{"n":{sequence}}}"#)).build().expect("valid");
-                event.place(EventId { epoch: 3, shard: 0, sequence: sequence as u64 });
+                event.set_id(EventId { epoch: 3, shard: 0, sequence: sequence as u64 });
                 let by_definition = wanted.matches(&event) && !except.iter().any(|other| other.has(&event));
                 prop_assert_eq!(judge.wants(&event, &mut Budget::new(1000)), by_definition);
             }

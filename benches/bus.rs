@@ -1,5 +1,5 @@
-//! What one thread pays for the bus: publish with nobody reading and with readers asleep, read, both at once.
-//! `cargo bench --bench bus`. Throughput between threads, beside other crates, is in `benches/peers`.
+//! The bus on one thread: publishing without a reader and with sleeping readers, reading, and both at once.
+//! `cargo bench --bench bus`. Throughput between threads, compared with other crates, is in `benches/peers`.
 
 use std::hint::black_box;
 
@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fanwire::{Bus, Delivery, Event, Filter, LosslessBus, Predicate};
 
-/// 64 bytes: a sequence, a checksum, and something to sum up.
+/// 64 bytes: a sequence number, a checksum, and words to sum up.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 struct Quote([u64; 8]);
@@ -60,7 +60,7 @@ fn publish(criterion: &mut Criterion) {
     let mut publisher = events.publisher();
     let make =
         || Event::builder("task.progress").source("core").json(r#"{"progress":42}"#).build().expect("valid");
-    // As many at once as a thread's pool holds: what one publication evicts, the next event is made of.
+    // As many at once as a thread's pool holds, so the next event reuses the memory that a publication evicts.
     group.bench_function("event from the pool, nobody reads", |bencher| {
         bencher.iter_batched(make, |event| publisher.publish(event), BatchSize::NumIterations(128));
     });

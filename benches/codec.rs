@@ -1,5 +1,5 @@
-//! What the codecs cost: frames out and in, text checked, event streams, heads of requests.
-//! `cargo bench --bench codec`; tungstenite and fastwebsockets beside ours where they do the same.
+//! Cost of the codecs: frames out and in, UTF-8 checks, event streams, heads of requests. `cargo bench --bench
+//! codec`. tungstenite and fastwebsockets run the same work for comparison.
 
 mod common;
 
@@ -22,14 +22,14 @@ use tungstenite::protocol::frame::coding::{Data, OpCode as Code};
 
 const SIZES: [usize; 5] = [16, 128, 1024, 8192, 65_536];
 
-/// A socket that always has bytes: the same frames again and again. What is written goes nowhere.
+/// A socket with endless input: the same frames again and again. Writes are discarded.
 struct Source {
     bytes: Vec<u8>,
     at: usize,
 }
 
 impl Source {
-    /// Some 256 KiB of such frames.
+    /// About 256 KiB of such frames.
     fn new(frame: &[u8]) -> Self {
         Self { bytes: frame.repeat((256 << 10) / frame.len() + 1), at: 0 }
     }
@@ -80,7 +80,7 @@ impl AsyncWrite for Source {
     }
 }
 
-/// Ours as a loop drives it: one buffer for all connections, read into and decoded where it lies.
+/// Fanwire's decoder as a loop drives it: one buffer for all connections, decoded in place.
 struct Ours {
     source: Source,
     buffer: Vec<u8>,
@@ -107,7 +107,7 @@ impl Ours {
     }
 }
 
-/// What is always ready.
+/// A future that is always ready.
 fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
@@ -150,7 +150,7 @@ fn encoding(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Text messages from a socket: header, mask, UTF-8, and whatever copies the implementation makes.
+/// Text messages from a socket: header, mask, UTF-8, and the implementation's copies.
 fn decoding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for len in SIZES {

@@ -1,7 +1,8 @@
-//! What compression costs and saves: once for a feed, beside once for each client. `cargo bench --bench deflate`.
+//! Cost and gain of compression: once for a feed, compared with once for each client. `cargo bench --bench
+//! deflate`.
 //!
-//! First a table of sizes and times by the size of events, from which the thresholds were taken, then the times for
-//! one event to 1,000 clients. What the kernel takes for the bytes is not in it.
+//! First prints a table of sizes and times by the size of events, the basis of the thresholds. Then measures
+//! one event to 1,000 clients. The kernel's time for the bytes is not included.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use fanwire::internals::{Fan, Form, native_frame};
 const LEVEL: u32 = 6;
 const CLIENTS: usize = 1000;
 
-/// The n-th event of a run of agents, of about `size` bytes as a native message.
+/// Returns the n-th event of a run of agents, of about `size` bytes as a native message.
 fn event(n: u64, size: usize) -> Event {
     let types =
         ["task.progress", "agent.message", "node.entered", "file.changed", "tool.called", "task.completed"];
@@ -40,7 +41,7 @@ fn event(n: u64, size: usize) -> Event {
         .expect("valid")
 }
 
-/// Bytes and microseconds for one event, in each form, by the size of events.
+/// Prints bytes and microseconds for one event, in each form, by the size of events.
 fn sizes() {
     println!(
         "bytes of a compressed native message in percent of the plain one (microseconds to compress it)\n"

@@ -1,7 +1,8 @@
-//! What resume, engines and persistence cost, each beside a bare client that does the same in the same run.
+//! Cost of resume, engines and persistence, each compared with a bare client that does the same work in the
+//! same run.
 //!
-//! Drives the built server from outside, over loopback; Redis and NATS are real servers, started for it.
-//! `cargo bench --bench engines -- [resume] [past] [redis] [nats] [file]`. Every run checks that all events came.
+//! Drives the built server from outside, over loopback. Redis and NATS are real servers, started for it. `cargo
+//! bench --bench engines -- [resume] [past] [redis] [nats] [file]`. Every run checks that all events came.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -22,11 +23,11 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, eventually, http};
 
-/// Events of a throughput run, and of one request.
+/// Number of events of a throughput run, and of one request.
 const EVENTS: usize = 60_000;
 const BATCH: usize = 500;
 
-/// Single events of a latency run.
+/// Number of single events of a latency run.
 const SINGLES: usize = 1_000;
 
 fn event(n: usize) -> String {
@@ -48,7 +49,7 @@ fn ready(options: &[&str]) -> Server {
     server
 }
 
-/// Publishes all events, a batch a request, over one connection that stays.
+/// Publishes all events, a batch in each request, over one connection.
 fn publish_all(addr: SocketAddr) {
     let mut wire = Wire::connect(addr);
     for first in (0..EVENTS).step_by(BATCH) {
@@ -58,7 +59,7 @@ fn publish_all(addr: SocketAddr) {
     }
 }
 
-/// Reads so many frames, unseen: the client is not what is measured.
+/// Reads this many frames without looking into them: the client is not measured.
 fn read_frames(ws: &mut Ws, count: usize) {
     for _ in 0..count {
         ws.read_frame(support::wire::deadline()).expect("an event");
@@ -69,7 +70,7 @@ fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-/// Events a second from the first publish until a client of `to` has all.
+/// Returns events a second, from the first publish until a client of `to` has all.
 fn throughput(from: SocketAddr, to: SocketAddr) -> f64 {
     let mut client = Ws::subscribed(to, json!({}));
     let begin = Instant::now();
@@ -80,7 +81,8 @@ fn throughput(from: SocketAddr, to: SocketAddr) -> f64 {
     rate(EVENTS, begin.elapsed())
 }
 
-/// p50 and p99 in microseconds of single events: `send` one, and the moment when it came.
+/// Returns p50 and p99 of single events in microseconds. `send` publishes one and returns the time of its
+/// arrival.
 fn latency(mut send: impl FnMut(usize), came: &Receiver<Instant>) -> (f64, f64) {
     let mut times: Vec<f64> = (0..SINGLES)
         .map(|n| {
@@ -94,7 +96,7 @@ fn latency(mut send: impl FnMut(usize), came: &Receiver<Instant>) -> (f64, f64) 
     (times[SINGLES / 2], times[SINGLES * 99 / 100])
 }
 
-/// The same through two nodes.
+/// Single events through two nodes.
 fn node_latency(from: SocketAddr, to: SocketAddr) -> (f64, f64) {
     let mut client = Ws::subscribed(to, json!({"event_types": ["task.*"]}));
     let mut publisher = Ws::connect(from);
@@ -130,7 +132,7 @@ fn report_latency(what: &str, ours: (f64, f64), bare: (f64, f64)) {
     );
 }
 
-/// Clients that come back, each with 1,000 events missed.
+/// Clients that resume, each with 1,000 missed events.
 fn resume() {
     const MISSED: usize = 1_000;
     const CLIENTS: usize = 600;
@@ -154,7 +156,7 @@ fn resume() {
             std::thread::scope(|scope| {
                 for _ in 0..AT_ONCE {
                     scope.spawn(|| {
-                        // Relaxed: a count on its own.
+                        // Relaxed: the count orders nothing else.
                         while left
                             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                             .is_ok()
@@ -170,7 +172,7 @@ fn resume() {
             let mut client = Ws::subscribed(server.addr, json!({"since": told}));
             read_frames(&mut client, MISSED);
         });
-        // The same bytes from a thread that has them ready, after one read.
+        // A thread sends prepared answers of these bytes, after one read.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let addr = listener.local_addr().expect("bound");
         std::thread::spawn(move || {
@@ -197,12 +199,13 @@ fn resume() {
     println!("  bare: one thread that writes the same bytes, ready-made, after one read\n");
 }
 
-/// How many clients come back at once, and how far behind: `FANWIRE_PAST_CLIENTS`, `FANWIRE_PAST_EVENTS`.
+/// Number of clients that resume at once, and their lag in events: `FANWIRE_PAST_CLIENTS`,
+/// `FANWIRE_PAST_EVENTS`.
 fn asked_for(name: &str, usual: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// Clients that resume far behind, out of the log: what that does to others, and to memory.
+/// Clients that resume far behind, out of the log: the effect on other clients and on memory.
 fn past() {
     let (clients, behind) =
         (asked_for("FANWIRE_PAST_CLIENTS", 1_000), asked_for("FANWIRE_PAST_EVENTS", 50_000));
@@ -272,7 +275,7 @@ fn past() {
     println!("  bare: the same while nobody resumes\n");
 }
 
-/// Reads so many blocks of an event stream, the first of which says when to come back.
+/// Reads this many blocks of an event stream. The first one holds the retry time.
 fn read_blocks(stream: &mut TcpStream, mut count: usize) {
     let mut chunk = vec![0; 16 << 10];
     let mut last = 0;
@@ -286,7 +289,7 @@ fn read_blocks(stream: &mut TcpStream, mut count: usize) {
     }
 }
 
-/// Round trips of single events through the node and its log.
+/// Measures round trips of single events through the node and its log.
 fn latency_of_others(addr: SocketAddr) -> (f64, f64) {
     let mut client = Ws::subscribed(addr, json!({"event_types": ["other"]}));
     let mut publisher = Ws::connect(addr);
@@ -476,7 +479,7 @@ fn file_engine() {
     );
 }
 
-/// A folder of its own; gone with it.
+/// A new folder, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {

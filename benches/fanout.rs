@@ -1,5 +1,5 @@
-//! What a delivery costs before the kernel's part: match, encode, append, seal, and one write call that takes
-//! everything. `cargo bench --bench fanout`; time is for one delivery (an event to one client).
+//! Cost of a delivery without the kernel's part: match, encode, append, seal, and one write call that takes
+//! everything. `cargo bench --bench fanout`. Times are for one delivery (one event to one client).
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanwire::Event;

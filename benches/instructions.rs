@@ -1,8 +1,8 @@
-//! Small operations, each to be repeated a given number of times, for `cargo xtask instructions` to count under
-//! callgrind what one of them takes: times change with the machine's mood, counts do not.
+//! Small operations, each repeated a given number of times. `cargo xtask instructions` counts the instructions
+//! of one under callgrind: times vary with the machine's load, counts do not.
 //!
-//! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. Nothing in here may
-//! depend on chance, but for the seed of the matcher's hash tables.
+//! `instructions OPERATION TIMES`; `instructions machine`; without arguments the operations' names. Nothing
+//! here may depend on chance, except for the seed of the matcher's hash tables.
 
 mod common;
 
@@ -159,7 +159,7 @@ fn matching(pattern: bool, times: u64) {
     }
 }
 
-/// Events of one payload for these filters, of which so many match.
+/// Matches events of one payload against these filters. This many of them match.
 fn matching_payloads(filters: impl Iterator<Item = String>, want: usize, times: u64) {
     let mut matcher = Matcher::new(FilterLimits::default());
     for filter in filters {
@@ -194,8 +194,9 @@ fn deliver(times: u64) {
     }
 }
 
-/// Fills turns of a loop with the dearest messages of a kind, again and again. `cargo xtask instructions` holds the dearest
-/// turn of each to 6 million instructions, and to 300,000 where the client has shown no token.
+/// Fills turns of a loop with the most expensive messages of a kind, again and again. `cargo xtask
+/// instructions` limits the most expensive turn of each to 6 million instructions, and to 300,000 if the client
+/// has shown no token.
 fn turns(mut client: OneClient, endless: &[u8], times: u64) {
     client.forget();
     client.repeats(endless);
@@ -205,7 +206,7 @@ fn turns(mut client: OneClient, endless: &[u8], times: u64) {
     }
 }
 
-/// One message at a time, and the turns that it takes.
+/// Sends one message at a time, and counts its turns.
 fn messages(mut client: OneClient, says: impl Fn(u64) -> Vec<u8>, times: u64) {
     for n in 0..times {
         client.forget();
@@ -215,7 +216,7 @@ fn messages(mut client: OneClient, says: impl Fn(u64) -> Vec<u8>, times: u64) {
     }
 }
 
-/// A client that was let go would make turns that cost nothing.
+/// A client that was disconnected would make turns without cost.
 fn answered(client: &mut OneClient) {
     assert!(client.forget() > 0, "the client is not answered");
 }
@@ -228,7 +229,7 @@ fn native() -> OneClient {
     OneClient::at("/ws", false)
 }
 
-/// A `subscribe` of so many values that fill 64 KiB; each message has others.
+/// Returns a `subscribe` with enough values to fill 64 KiB. Each message has other values.
 fn wide(count: usize, n: u64) -> Vec<u8> {
     let pad = "x".repeat((60_000 / count).saturating_sub(10));
     let values: Vec<String> = (0..count).map(|at| format!("\"{pad}{at}.{n}\"")).collect();
@@ -238,7 +239,7 @@ fn wide(count: usize, n: u64) -> Vec<u8> {
     ))
 }
 
-/// A `subscribe` of 256 patterns of the most segments, with two `**` each.
+/// Returns a `subscribe` of 256 patterns with the maximum of segments and two `**` each.
 fn deep(n: u64) -> Vec<u8> {
     let values: Vec<String> = (0..256).map(|at| format!("\"**.{}a{at}.{n}.**\"", "b.".repeat(28))).collect();
     text(&format!(
@@ -247,7 +248,7 @@ fn deep(n: u64) -> Vec<u8> {
     ))
 }
 
-/// Sets whose product is 256, so that the index has as many paths.
+/// Sets whose product is 256, so the index has as many paths.
 fn product(n: u64) -> Vec<u8> {
     let list = |name: &str| (0..16).map(|at| format!("\"{name}{at}.{n}\"")).collect::<Vec<_>>().join(",");
     text(&format!(
@@ -261,7 +262,8 @@ fn subscribe_text(filter: &str) -> Vec<u8> {
     text(&format!(r#"{{"type":"subscribe","payload":{{"subscription_id":"s","filter":"{filter}"}}}}"#))
 }
 
-/// A text whose two groups say the same attribute: each value of one is held against each pattern of the other.
+/// Returns a text with two groups of one attribute: each value of one is compared with each pattern of the
+/// other.
 fn groups(n: u64) -> Vec<u8> {
     let pad = "b.".repeat(20);
     let values: Vec<String> = (0..128).map(|at| format!("{pad}{n}.{at}.{pad}c")).collect();
@@ -269,14 +271,14 @@ fn groups(n: u64) -> Vec<u8> {
     subscribe_text(&format!("type={} & type={}", values.join(","), patterns.join(",")))
 }
 
-/// A text of as many conditions as there may be, with the most keys, on fields of their own.
+/// Returns a text with the maximum number of conditions and keys, each on its own field.
 fn conditions(n: u64) -> Vec<u8> {
     let values: Vec<String> = (0..16).map(|at| format!("v{n}.{at}")).collect();
     let one = |at| format!("payload{}.f{at} == {}", ".key".repeat(31), values.join(","));
     subscribe_text(&(0..16).map(one).collect::<Vec<_>>().join(" "))
 }
 
-/// One subscription comes and goes beside so many others.
+/// Subscribes and unsubscribes one client beside this many others.
 fn change(held: usize, times: u64) {
     let mut client = native();
     for n in 0..held {
@@ -311,17 +313,17 @@ fn subscribes_in_one_write(times: u64) {
     turns(client, &[one("a.*"), one("b.*")].concat(), times);
 }
 
-/// AutoSDLC patterns with most of the names of types that one message may have.
+/// Returns AutoSDLC patterns with the maximum number of types for one message.
 fn autosdlc_runs(n: u64) -> Vec<u8> {
     autosdlc((0..8).map(|at| format!("\"*:a{at}.{n}:*{}e\"", "*".repeat(at / 4))))
 }
 
-/// As many AutoSDLC pairs of resource and event as a message may have.
+/// Returns the maximum number of AutoSDLC pairs of resource and event for one message.
 fn autosdlc_pairs(n: u64) -> Vec<u8> {
     autosdlc((0..64).map(|at| format!("\"agent:a.{n}:e{at}\"")))
 }
 
-/// As many AutoSDLC patterns as a message may have, each of one known type.
+/// Returns the maximum number of AutoSDLC patterns for one message, each of one known type.
 fn autosdlc_patterns(n: u64) -> Vec<u8> {
     autosdlc((0..256).map(|at| format!("\"agent:a{at}.{n}.*:status\"")))
 }
@@ -331,7 +333,7 @@ fn autosdlc(patterns: impl Iterator<Item = String>) -> Vec<u8> {
     text(&format!(r#"{{"type":"subscribe","data":{{"subscriptionId":"s","patterns":[{patterns}]}}}}"#))
 }
 
-/// As many events of an AutoSDLC resource as a message may have.
+/// Returns the maximum number of events of an AutoSDLC resource for one message.
 fn autosdlc_events(n: u64) -> Vec<u8> {
     let events: Vec<String> = (0..256).map(|at| format!("\"a{at}.{n}.*\"")).collect();
     let events = events.join(",");
@@ -340,7 +342,7 @@ fn autosdlc_events(n: u64) -> Vec<u8> {
     ))
 }
 
-/// A list of 1,000 subscriptions of 100 values each, 1.2 MB, is asked for again and again.
+/// Asks again and again for a list of 1,000 subscriptions with 100 values each: 1.2 MB.
 fn lists(times: u64) {
     let mut client = native();
     for n in 0..1_000 {
@@ -360,7 +362,8 @@ fn publish_64k(n: u64) -> Vec<u8> {
     text(&format!(r#"{{"type":"publish","payload":{{"type":"a.b","payload":[{numbers}{n}]}}}}"#))
 }
 
-/// Returns a stranger's message: as long as a token may be, filled with the values that are dearest to skip.
+/// Returns a message of a client without a token: as long as a token may be, filled with the values that take
+/// longest to skip.
 fn stranger(open: &str) -> Vec<u8> {
     let list = "[],".repeat((8_700 - open.len()) / 3);
     text(&format!("{open}[{list}0]}}"))
@@ -412,7 +415,7 @@ const OPERATIONS: &[Operation] = &[
     ("match-payload-bounds-of-1000", |times| {
         matching_payloads((0..1000).map(|n| format!("type=task.* payload.progress>={n}")), 11, times);
     }),
-    // Each is looked at, and does not hold.
+    // Each condition is evaluated and fails.
     ("match-payload-hard-100", |times| {
         let filter = |n| format!("payload.progress<={} payload.progress>={}", n + 11, n + 12);
         matching_payloads((0..100).map(filter), 0, times);
@@ -475,7 +478,7 @@ const OPERATIONS: &[Operation] = &[
     }),
 ];
 
-/// What libraries look for when they choose their code.
+/// CPU features that libraries check when they choose their code.
 fn machine() -> String {
     let mut words = vec![std::env::consts::ARCH];
     #[cfg(target_arch = "x86_64")]
@@ -495,7 +498,7 @@ fn main() {
         if args.first().is_some_and(|arg| arg == "machine") {
             println!("{}", machine());
         } else {
-            // Cargo says `--bench`.
+            // Cargo passes `--bench`.
             for (name, _) in OPERATIONS {
                 println!("{name}");
             }

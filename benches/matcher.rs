@@ -1,7 +1,8 @@
-//! The matcher: `cargo bench --bench matcher`. Beside it a scan of all filters and a hash map of exact pairs;
-//! the matchers of other crates are in `benches/peers-matcher`.
+//! The matcher: `cargo bench --bench matcher`. A scan of all filters and a hash map of exact pairs run for
+//! comparison. The matchers of other crates are in `benches/peers-matcher`.
 //!
-//! Time is for one event. "hot" cycles 1,000 events whose answers the memo holds, "random" 65,536.
+//! Times are for one event. "hot" cycles through 1,000 events whose results are in the memo, "random" through
+//! 65,536.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -54,7 +55,7 @@ fn matching(criterion: &mut Criterion) {
                 group.bench_function(format!("{kind}, {subscriptions}"), |bencher| {
                     bencher.iter(|| {
                         let event = next.next().expect("a cycle");
-                        // The event was made with its values' hashes; from strings they cost this much.
+                        // The event was made with its values' hashes. From strings they cost this much.
                         black_box((value_hash(event.event_type()), event.stream().map(value_hash)));
                         matcher.matches(event, &mut out);
                         black_box(out.len())
@@ -133,7 +134,7 @@ fn changing(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Filters made to hurt: every shape of attributes, and thousands of patterns that all match.
+/// Filters designed to be expensive: every combination of attributes, and thousands of patterns that all match.
 fn adversary(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("matcher, adversary");
     let words = ["a", "*", "**"];
@@ -160,7 +161,7 @@ fn adversary(criterion: &mut Criterion) {
             )
         })
         .collect();
-    // All patterns of six segments, each the value's own, `*`, or (at most two) `**`.
+    // Returns all patterns of six segments, each the value's own, `*`, or (at most two) `**`.
     let patterns: Vec<Filter> = (0..3usize.pow(6))
         .filter_map(|mut code| {
             let mut many = 0;
@@ -176,7 +177,7 @@ fn adversary(criterion: &mut Criterion) {
             (many <= 2).then(|| Filter::new().types([segments.join(".")]))
         })
         .collect();
-    // Prefixes that all match, ends that never do.
+    // Prefixes that all match, with suffixes that never do.
     let mut ends = Vec::new();
     for nth in 0..5000 {
         ends.push(Filter::new().types([format!("**.b.**.x{nth}")]));
@@ -206,7 +207,7 @@ fn adversary(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One class, whatever its holders.
+/// One class for any number of holders.
 fn dashboards(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("matcher, equal dashboards");
     for holders in [1, 1000, 100_000] {
@@ -227,7 +228,7 @@ fn dashboards(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Conditions on the payload beside the same filters without.
+/// Conditions on the payload, compared with the same filters without them.
 fn payloads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("matcher, payloads");
     let payload = r#"{"message":"reading the sources, sixteen of them so far","progress":10,"user":"u7","of":{"id":"t-1"}}"#;

@@ -1,4 +1,4 @@
-"""What TLS costs a connection: `cargo build`, then `python3 benches/tls.py plain|tls COUNT`. Needs openssl."""
+"""Cost of TLS for a connection: `cargo build`, then `python3 benches/tls.py plain|tls COUNT`. Needs openssl."""
 import base64
 import os
 import re

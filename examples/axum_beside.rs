@@ -1,7 +1,8 @@
-//! Fanwire beside an app that is there already: one port, axum's, with everything under `/events/` passed on to Fanwire's
-//! own loop, which listens on this machine alone. The app publishes by calling the bus.
+//! Fanwire next to an existing app: one port, axum's, with everything under `/events/` passed on to Fanwire's
+//! own loop, which listens only on this machine. The app publishes by calling the bus.
 //!
-//! `cargo run --example axum_beside`, then open <http://127.0.0.1:3000>: a dashboard of agents (`dashboard.html`).
+//! `cargo run --example axum_beside`, then open <http://127.0.0.1:3000>: a dashboard of agents
+//! (`dashboard.html`).
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -17,15 +18,15 @@ use fanwire::{Bus, Event, Server};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-/// What the app's handlers share.
+/// State that the app's handlers share.
 #[derive(Clone)]
 struct App {
     bus: Bus,
-    /// Where Fanwire listens.
+    /// Address of Fanwire.
     events: SocketAddr,
 }
 
-/// Starts both; where the app listens. Fanwire stops when the server is dropped.
+/// Starts both, and returns the app's address. Fanwire stops when the server is dropped.
 pub(crate) async fn start(listen: &str) -> Result<(SocketAddr, fanwire::ServerHandle), Box<dyn Error>> {
     let bus = Bus::new();
     let server = Server::builder(&bus).listen("127.0.0.1:0").spawn()?;
@@ -40,19 +41,19 @@ pub(crate) async fn start(listen: &str) -> Result<(SocketAddr, fanwire::ServerHa
     Ok((addr, server))
 }
 
-/// A handler of the app: what it does, everybody sees.
+/// A handler of the app. Every dashboard sees its effect.
 async fn ask(State(app): State<App>, axum::extract::Path(name): axum::extract::Path<String>) -> Response {
     match Event::builder("agent.asked").source("app").entity("agent", &name).build() {
         Ok(event) => {
             app.bus.publish(event);
             StatusCode::ACCEPTED.into_response()
         }
-        // A name that no attribute can be.
+        // A name that no attribute can have.
         Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
     }
 }
 
-/// Passes a request on to Fanwire, a WebSocket's bytes behind it too.
+/// Passes a request on to Fanwire, and then the bytes of a WebSocket.
 async fn pass_on(State(app): State<App>, request: Request) -> Response {
     tunnel(app.events, request)
         .await

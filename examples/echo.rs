@@ -1,4 +1,4 @@
-//! Says back what a WebSocket client says, over the server's own connection code: what the Autobahn suite talks to.
+//! Echoes a WebSocket client's messages through the server's own connection code. The Autobahn suite tests it.
 //! `cargo run --release --example echo -- 127.0.0.1:9100 [--deflate]`
 
 use std::error::Error;

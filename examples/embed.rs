@@ -1,4 +1,4 @@
-//! A program that carries its own bus: a thread reads events, browsers read the same ones.
+//! A program with its own bus: a thread reads events, and browsers read the same ones.
 //!
 //! `cargo run --example embed`, then open the address it prints.
 
@@ -9,11 +9,11 @@ use fanwire::{Bus, Delivery, Event, Filter, Server};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bus = Bus::new();
 
-    // Browsers: everything the bus carries, on /ws, /sse and the page.
+    // Browsers: every event of the bus, on /ws, /sse and the page.
     let server = Server::builder(&bus).listen("127.0.0.1:8765").spawn()?;
     println!("listening on http://{}", server.local_addr());
 
-    // Threads of this program: a filter, then events in order, and the truth about loss.
+    // Threads of this program: a filter, then events in order, and a gap for each loss.
     let tasks = bus.subscribe("type=task.* source=core".parse::<Filter>()?);
     std::thread::spawn(move || {
         for delivery in tasks {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
 
-    // Publishing never blocks, never locks, whoever is slow.
+    // Publishing never blocks and never locks, however slow the readers are.
     for progress in (0..=100).step_by(5).cycle() {
         let event = Event::builder("task.progress").source("core").entity("task", "t-1");
         bus.publish(event.json(format!(r#"{{"progress":{progress}}}"#)).build()?);

@@ -1,6 +1,7 @@
-// Builds `dist/`: the modules as TypeScript compiles them, with their types.
+// Builds `dist/`: the modules compiled by TypeScript, with their types.
 //
-// npm runs this as `prepare`, also for `npm install PATH`: there it does not install the compiler, so this does.
+// npm runs this as `prepare`, also for `npm install PATH`. In that case npm does not install the compiler, so
+// this does.
 import { spawnSync } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';

@@ -1,4 +1,4 @@
-//! CloudEvents as they are published, structured or binary; the first byte chooses.
+//! Published CloudEvents, structured or binary; the first byte chooses.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

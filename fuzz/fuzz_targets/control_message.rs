@@ -1,4 +1,4 @@
-//! A client's control message from any text.
+//! Parses a client's control message from any text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! A loop with two clients, from a stream of operations: bytes that come, room that ends, time, events, ends.
+//! Drives a loop with two clients by a stream of operations: received bytes, full sockets, time, events,
+//! disconnects.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

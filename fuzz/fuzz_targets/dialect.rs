@@ -1,4 +1,4 @@
-//! A client's message in any of the dialects; the first byte chooses.
+//! Parses a client's message in any of the dialects; the first byte chooses.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Events from any JSON: what is taken is written as JSON that reads back as the same event.
+//! Parses events from any JSON. An accepted event is written as JSON that parses to an equal event.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

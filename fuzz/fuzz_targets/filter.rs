@@ -1,4 +1,4 @@
-//! The text form of filters: what parses prints as something that parses to the same.
+//! Parses the text form of filters. A parsed filter prints as a text that parses to an equal filter.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

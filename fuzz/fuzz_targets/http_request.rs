@@ -1,4 +1,5 @@
-//! An HTTP head and body from any bytes: no panic, and no other outcome where the reads are cut elsewhere.
+//! Parses an HTTP head and body from any bytes: no panic, and the result does not depend on where the reads are
+//! cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! The matcher beside the definition: filters come and go, events are matched, what is left at the end is nothing.
+//! Compares the matcher with the definition: filters are inserted and removed, events are matched, and at the
+//! end nothing is left.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A whole connection, from its first byte: HTTP, publishing, WebSocket, event streams.
+//! Drives a whole connection from its first byte: HTTP, publishing, WebSocket, event streams.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Server-sent events: any bytes parse the same wherever they are cut, and what is encoded reads back.
+//! Parses server-sent events: the result does not depend on where the bytes are cut, and encoded events parse
+//! back.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

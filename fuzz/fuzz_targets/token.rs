@@ -1,4 +1,4 @@
-//! Tokens: a stranger's, and claims of every form under the server's own key.
+//! Verifies tokens: any bytes, and claims of every form signed with the server's own key.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! WebSocket frames from any bytes: the same messages and the same fault wherever the reads are cut, and the same as
-//! tungstenite finds.
+//! Parses WebSocket frames from any bytes: messages and faults do not depend on where the reads are cut, and
+//! agree with tungstenite.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-"""Proves, with `jsonschema`: each message of a conversation is as docs/api/asyncapi.yaml says, and each that it names occurs."""
+"""Proves, with `jsonschema`: each message of a conversation conforms to docs/api/asyncapi.yaml, and each
+message in it occurs."""
 
 import asyncio
 import json
@@ -110,7 +111,7 @@ async def conversation():
         await client.say("unsubscribe", {"subscription_id": "all"})
         await client.say("unsubscribe", {"subscription_id": "all"}, "error")
         await client.say("publish", {"type": "\n"}, "error")
-        # Tokens are taken, or known to be unknown.
+        # Tokens are accepted, or reported as unknown.
         await ws.send('{"type":"auth","payload":{"token":"x"},"message_id":"t"}')
         validate({"type": "auth", "payload": {"token": "x"}}, FROM_CLIENT)
         await client.hear()
@@ -137,7 +138,7 @@ async def gaps():
         await client.say("subscribe", {"since": "elsewhere-1", "history": 1, "snapshot": False})
         gap = await client.hear()
         assert gap["type"] == "gap" and gap["payload"]["missed"] is None, gap
-    # More than the ring has.
+    # More than the ring holds.
     for _ in range(200):
         await publish([{"type": "filler"}] * 5_000)
         async with connect() as ws:

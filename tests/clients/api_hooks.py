@@ -1,4 +1,4 @@
-"""What schemathesis is told about this API."""
+"""Hooks of schemathesis for this API."""
 
 import json
 
@@ -7,6 +7,6 @@ import schemathesis
 
 @schemathesis.serializer("application/x-ndjson")
 def ndjson(_context, value):
-    """Each item on a line of its own."""
+    """Puts each item on a line of its own."""
     lines = value if isinstance(value, list) else [value]
     return "\n".join(json.dumps(line) for line in lines).encode()

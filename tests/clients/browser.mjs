@@ -1,8 +1,8 @@
-// Starts Chromium for the browser scripts, headless and with nothing kept; its faults end the script.
+// Starts Chromium for the browser scripts, headless and without stored state. Its errors end the script.
 import { chromium } from 'playwright-core';
 import { cleanups } from './lib.mjs';
 
-/** A page at a laptop's or a phone's size, with the faults that it reported and the addresses that it asked. */
+/** A page in a laptop's or a phone's size, with the errors that it reported and the addresses that it requested. */
 export async function launch(options = {}) {
   const browser = await chromium.launch({
     executablePath: process.env.FANWIRE_CHROMIUM,
@@ -10,7 +10,7 @@ export async function launch(options = {}) {
   });
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
   const page = await context.newPage();
-  // As on a machine so many times slower: what scripts prove must not depend on it.
+  // Like a machine that is this many times slower. The scripts' checks must not depend on speed.
   const slower = Number(process.env.FANWIRE_BROWSER_SLOWER ?? 1);
   if (slower > 1) await (await context.newCDPSession(page)).send('Emulation.setCPUThrottlingRate', { rate: slower });
   const faults = [];
@@ -20,14 +20,14 @@ export async function launch(options = {}) {
   page.on('websocket', (socket) => asked.push(socket.url()));
   page.setDefaultTimeout(20_000);
   cleanups.push(async (code) => {
-    // What there was to see when it failed.
+    // A screenshot at the failure.
     if (code !== 0) await page.screenshot({ path: `${process.env.FANWIRE_SCREENSHOTS}/failed-${process.pid}.png` }).catch(() => {});
     await browser.close();
   });
   return { browser, context, page, faults, asked };
 }
 
-/** The parts of the live page that its tests look at: an event's row, and that it is connected. */
+/** The parts of the live page that its tests look at: the row of an event, and the connected state. */
 export const livePage = (page) => ({
   row: (id) => page.locator(`#events [data-event-id="${id}"]`),
   isOpen: () => page.waitForSelector('#status[data-state="open"]', { state: 'attached' }),

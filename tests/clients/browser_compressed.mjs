@@ -1,4 +1,5 @@
-// Chromium's own WebSocket and EventSource with compression: each event is there before the next one is published.
+// Chromium's own WebSocket and EventSource with compression: each event arrives before the next one is
+// published.
 import { launch } from './browser.mjs';
 import { Queue, assert, check, done, publish, url } from './lib.mjs';
 

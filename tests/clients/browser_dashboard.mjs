@@ -1,5 +1,5 @@
-// Proves, with Chromium: the dashboard of examples/axum_beside.rs shows the latest of each agent, also to who comes late, and what
-// its button does.
+// Proves, with Chromium: the dashboard of examples/axum_beside.rs shows the latest state of each agent, also to
+// a late visitor, and the effect of its button.
 import { assert, check, done, until, url } from './lib.mjs';
 import { launch } from './browser.mjs';
 
@@ -8,7 +8,8 @@ const rows = () => page.locator('#agents tr').allInnerTexts();
 const ask = async (name) => assert.equal((await fetch(`${url}/agents/${name}/ask`, { method: 'POST' })).status, 202);
 
 await check('an agent that was asked before the page came is there, and the one that the button asks', async () => {
-  // The first page makes the server keep the latest of each; the agent is asked under its eyes.
+  // The first page makes the server keep the latest state of each agent. The agent is asked while the page
+  // watches.
   await page.goto(url);
   await until('live', async () => (await page.locator('#status').innerText()) === 'live');
   await ask('bob');

@@ -1,5 +1,5 @@
-// Chromium before the proxies of tests/foreign: its own EventSource and WebSocket, event-source-polyfill and fetch-event-source, in a page
-// of each proxy's origin, or of another.
+// Chromium with the proxies of tests/foreign: its own EventSource and WebSocket, event-source-polyfill and
+// fetch-event-source, in a page of each proxy's origin, or of another origin.
 import { readFile } from 'node:fs/promises';
 import { launch } from './browser.mjs';
 import { leave } from './lib.mjs';
@@ -15,7 +15,7 @@ const modules = {
   fetch: 'node_modules/@microsoft/fetch-event-source/lib/esm/fetch.js',
   parse: 'node_modules/@microsoft/fetch-event-source/lib/esm/parse.js',
 };
-// The proxies know nothing of the page's scripts.
+// The proxies do not know the page's scripts.
 await context.route('**/_modules/*', async (route) => {
   const file = modules[new URL(route.request().url()).pathname.split('/').pop()];
   route.fulfill({ contentType: 'text/javascript', body: await readFile(new URL(file, import.meta.url)) });

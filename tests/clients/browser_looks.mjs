@@ -1,5 +1,6 @@
-// Proves, with Chromium: at the sizes of a laptop, a tablet, two phones, and a phone on its side, in light and dark, no text of the
-// page is cut, broken, hard to read or on another; the list has its room; signing in is explained.
+// Proves, with Chromium: in the sizes of a laptop, a tablet, two phones, and a phone on its side, in light and
+// dark, no text of the page is cut, broken, hard to read or overlapping. The list has room, and signing in is
+// explained.
 import { execFile } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
@@ -35,7 +36,7 @@ for (const [size, [width, height]] of Object.entries(SIZES)) {
     await page.goto(url);
     await page.waitForSelector('[data-type="over.ride"]');
     await looksRight(`odd-${size}`);
-    // Characters that turn the order of letters around are written as what they are.
+    // Characters that reverse the writing direction are shown as codes.
     assert.match(await page.locator('[data-type="over.ride"] .what').innerText(), /safe\\u202eexe\.txt/);
     await page.locator('[data-type="big.payload"] .row').click();
     assert((await page.locator('#events .detail pre').textContent()).length <= 50_000);
@@ -101,7 +102,7 @@ for (const [size, [width, height]] of Object.entries(SIZES)) {
       await page.goto(demo);
       await isOpen();
       await until('rows', async () => (await page.locator('#events li').count()) >= 20);
-      // On a phone, upright, the list has all but 200 px; on its side most of what there is.
+      // On an upright phone, the list has all but 200 px of the screen. On its side, it has most of it.
       const top = await page.locator('main').evaluate((main) => main.getBoundingClientRect().top);
       assert(top <= { laptop: 230, tablet: 200, phone: 200, small: 200, side: 140 }[size], `the controls take ${top} px`);
       await page.click('#pause');

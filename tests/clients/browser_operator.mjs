@@ -1,5 +1,5 @@
-// Proves, with Chromium: the operator's view tells what the server does; an event's journey; a page that is too slow is
-// shown its gap; tokens, also where the stream is an EventSource, and never in an address.
+// Proves, with Chromium: the operator's view shows the server's state; an event's journey; a page that is too
+// slow shows its gap; tokens, also if the stream is an EventSource, and never in an address.
 import { createHmac, randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { Client, ask, assert, check, done, publish, sleep, until, url } from './lib.mjs';
@@ -49,7 +49,7 @@ await check('a page that is opened now shows the minutes before', async () => {
   await later.goto(url);
   const points = (id) => later.locator(`#chart-${id} svg`).evaluate((svg) => (svg.lastChild.getAttribute('d') ?? '').match(/[\d.]+ [\d.]+/g) ?? []);
   await until('what was published', async () => (await points('published')).length >= 2);
-  // Published before the page came, and nothing since: the line is not flat on the ground.
+  // Published before the page opened, and nothing since: the line is not flat at zero.
   assert((await points('published')).some((point) => Number(point.split(' ')[1]) < 38), String(await points('published')));
   assert((await points('connections')).length >= 2);
   await later.close();
@@ -67,7 +67,7 @@ await check('a client that does not read is among the laggards, and what it lost
   const slow = await Client.connect();
   await slow.subscribe({ event_types: ['slow.*'] });
   slow.ws._socket.pause();
-  // Nothing that compression makes small.
+  // Random text that compression cannot shrink.
   const pad = randomBytes(24 * 1024).toString('base64');
   await until('it lags', async () => {
     await publish(Array.from({ length: 60 }, () => ({ type: 'slow.down', payload: { pad: pad.slice(Math.random() * 999) } })));
@@ -101,7 +101,7 @@ await check("an event's journey: where it stands, who wanted it, why others did 
   await until('the filter that is tried', async () => /^wanted/.test(await page.locator('#try-answer').innerText()));
   await page.fill('#try-filter', 'type=(');
   await page.press('#try-filter', 'Enter');
-  // A fault of a filter is told with its column, at every door.
+  // An error of a filter has its column, at every entrance.
   await until('what is wrong with it', async () => /filter, column 6/.test(await page.locator('#try-answer').innerText()));
   await page.click('#journey-close');
   other.ws.close();

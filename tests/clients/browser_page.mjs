@@ -1,11 +1,12 @@
-// Proves, with Chromium: the live page shows what is published, over both transports; its controls; that it comes back.
+// Proves, with Chromium: the live page shows published events over both transports; its controls; its
+// reconnect.
 import { mkdir } from 'node:fs/promises';
 import { ask, assert, check, done, numbered, publish, sleep, until, url } from './lib.mjs';
 import { launch, livePage } from './browser.mjs';
 
 const screenshots = process.env.FANWIRE_SCREENSHOTS;
 await mkdir(screenshots, { recursive: true });
-// What the page talks to: all of it must be its own server.
+// Addresses that the page requests. All must be its own server's.
 const { page, faults, asked } = await launch();
 const { row, isOpen } = livePage(page);
 const opened = (path) => asked.filter((one) => new URL(one).pathname === path).length;
@@ -13,7 +14,7 @@ const opened = (path) => asked.filter((one) => new URL(one).pathname === path).l
 const rows = () => page.locator('#events [data-event-id]');
 const number = async (id) => Number((await page.locator(id).innerText()).replace(/[^\d.]/g, '') || '0');
 
-/** Publishes until the page shows one of them: it may still be on its way to the server. */
+/** Publishes until the page shows one of the events. Earlier ones may still be on their way to the server. */
 async function shows(event, to = url) {
   return until(`the page shows ${event.type}`, async () => {
     const id = await publish(event, to);
@@ -22,7 +23,7 @@ async function shows(event, to = url) {
   });
 }
 
-/** Chooses a transport, however the control looks. */
+/** Chooses a transport, with either form of the control. */
 async function choose(transport) {
   const control = page.locator('#transport');
   const button = page.locator(`#transport [data-transport="${transport}"], [data-transport="${transport}"]:not(#transport)`);
@@ -162,7 +163,7 @@ await check('a thousand events a second are drawn once a frame, in a list that i
     window.frames_ = [];
     window.drawn_ = 0;
     window.rate_ = 0;
-    // The highest that it says: it may be quiet again when all are counted.
+    // The highest number shown. The rate may be zero again when all events are counted.
     new MutationObserver(() => (window.rate_ = Math.max(window.rate_, Number(document.querySelector('#rate').textContent.replace(/\D/g, ''))))).observe(document.querySelector('#rate'), { childList: true, characterData: true, subtree: true });
     new MutationObserver(() => (window.drawn_ += 1)).observe(document.querySelector('#events'), { childList: true });
     let last = performance.now();
@@ -179,7 +180,8 @@ await check('a thousand events a second are drawn once a frame, in a list that i
   frames.sort((a, b) => a - b);
   const [median, slowest] = [frames[frames.length >> 1], frames[frames.length - 1]];
   console.log(`frames at 1,000 events/s: ${frames.length}, median ${median.toFixed(1)} ms, slowest ${slowest.toFixed(1)} ms`);
-  // How long frames take is the machine's matter; that each changes the list once, and not each event, is the page's.
+  // The time of a frame depends on the machine. The page must change the list once each frame, not once each
+  // event.
   assert(drawn > 0 && drawn <= frames.length + 1, `${drawn} changes of the list in ${frames.length} frames`);
   assert((await rows().count()) <= 1000, `${await rows().count()} rows`);
   await until('a rate', () => page.evaluate(() => window.rate_ > 100));
@@ -218,7 +220,7 @@ for (const transport of ['ws', 'sse']) {
       for (let n = 0; n < 5; n += 1) ids.push(await publish({ type: 'around.cut', payload: { n: ids.length } }));
       await row(ids.at(-1)).waitFor();
       await ask('cut');
-      // While nobody is there.
+      // While the server is away.
       for (let n = 0; n < 5; n += 1) ids.push(await publish({ type: 'around.cut', payload: { n: ids.length } }));
     }
     await row(ids.at(-1)).waitFor();

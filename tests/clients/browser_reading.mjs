@@ -1,5 +1,6 @@
-// Proves, with Chromium: rows hold still while somebody reads them, by pointer, keyboard and finger, at 20 and at 1,000
-// events a second; an event's journey is reached there; charts have a scale and say their values; the filter's language.
+// Proves, with Chromium: rows stay in place while the user reads them, by pointer, keyboard and finger, at 20
+// and at 1,000 events a second; an event's journey can be opened there; charts have a scale and show their
+// values; the filter's language.
 import { assert, ask, check, done, publish, sleep, until, url } from './lib.mjs';
 import { launch, livePage } from './browser.mjs';
 
@@ -8,14 +9,14 @@ const { row, isOpen } = livePage(page);
 const ids = (on = page) => on.locator('#events [data-event-id]').evaluateAll((all) => all.slice(0, 12).map((one) => one.dataset.eventId));
 const number = async (selector, on = page) => Number(((await on.locator(selector).textContent()) ?? '').replace(/[^\d.]/g, '') || '0');
 const moved = (before) => until('the list goes on', async () => (await ids())[0] !== before[0]);
-/** Moves the pointer onto the fourth row or so: a row itself may be far down when its place is known. */
+/** Moves the pointer onto about the fourth row. A specific row may have moved far down by the time its place is known. */
 async function over() {
   const { x, y } = await page.locator('.scroller').boundingBox();
   await page.mouse.move(x + 300, y + 140);
 }
 const away = () => page.mouse.move(640, 30);
 
-/** Where the rows that are seen stand; they must stand there still when so many more events have come. */
+/** Positions of the visible rows. They must be the same after this many more events. */
 async function holdsStill(events, on = page) {
   const places = () => on.locator('#events [data-event-id]').evaluateAll((all) => all.slice(0, 12).map((one) => [one.dataset.eventId, one.getBoundingClientRect().top]));
   const before = await places(), from = await number('#total', on);
@@ -51,13 +52,13 @@ await check('an open row stays where it is, and the list goes on when it is clos
   await page.waitForSelector('#events .detail pre');
   await away();
   const before = await holdsStill(10);
-  // Rows that came meanwhile are shown when they are asked for; the row stays open among the rest.
+  // Rows that came meanwhile are shown on request. The open row stays open among the others.
   await page.click('#new');
   await moved(before);
   assert.equal(await page.locator('#events .detail').count(), 1);
   await page.locator('#events .row[aria-expanded=true]').click();
   await away();
-  // The click may have scrolled to it, which holds the list too.
+  // The click may have scrolled to it, which also holds the list.
   await page.locator('.scroller').evaluate((scroller) => scroller.scrollTo(0, 0));
   await moved(await ids());
 });
@@ -88,7 +89,7 @@ await check('columns are as wide as what stands in them', async () => {
   for (const column of ['.type', '.from', '.about']) {
     const cut = await page.locator(`#events ${column}`).evaluateAll((all) => all.filter((one) => one.scrollWidth > one.clientWidth).length / all.length);
     assert(cut <= 0.06, `${column} is cut in ${Math.round(100 * cut)} % of the rows`);
-    // The longest text leaves no half of its column empty.
+    // The longest text fills more than half of its column.
     const used = await page.locator(`#events ${column}`).evaluateAll((all) => Math.max(...all.map((one) => {
       const range = document.createRange();
       range.selectNodeContents(one);
@@ -99,7 +100,7 @@ await check('columns are as wide as what stands in them', async () => {
   await page.click('#pause');
 });
 
-/** What a chart says at its ends and in its middle. */
+/** Values of a chart at its ends and in its middle. */
 async function scaleOf(plot) {
   const [ticks, times] = await Promise.all([plot.locator('.ticks span').allInnerTexts(), plot.locator('.times span').allInnerTexts()]);
   return { ticks, times };
@@ -124,7 +125,7 @@ await check('charts have a scale, and say their value under the pointer and by a
   assert.match(await tip.innerText(), /^1 · now$/);
   await page.mouse.move(box.x + 2, box.y + box.height / 2);
   assert.match(await tip.innerText(), /· 4 min \d+ s ago$/);
-  // The other charts say theirs of the same time.
+  // The other charts show their values of the same time.
   assert.equal(await page.locator('.chart .tip:visible').count(), 6);
   await away();
   assert.equal(await page.locator('.tip:visible').count(), 0);
@@ -144,9 +145,9 @@ await check('at 1,000 events/s a row is opened and its journey followed while ev
   await page.goto(busy);
   await isOpen();
   await until('it pours', async () => (await number('#total')) > 300);
-  // As a hand does: the pointer comes to the list, which stands, and then clicks.
+  // Like a hand: the pointer moves to the list, which stops, and then clicks.
   await over();
-  // By the pointer alone: what stands still needs no waiting until it does, which takes long on a busy page.
+  // With the pointer only. A list that stands still needs no wait, which would take long on a busy page.
   const press = async (find) => {
     const [x, y] = await until('a place to press', () => page.evaluate(find));
     await page.mouse.click(x, y);
@@ -227,7 +228,7 @@ await check('the filter speaks the whole language', async () => {
       await row(last).waitFor();
       return (await page.locator('#events [data-event-id]').count()) === 1;
     });
-    // Refused: the server's words, at the place that they are about, and the filter before stays.
+    // Refused: the server's words, at the place of the error. The previous filter stays.
     await page.fill('#filter', 'type=task.* colour=red');
     await page.press('#filter', 'Enter');
     await until('the fault', async () => /colour/.test(await page.locator('#filter-error').innerText()));

@@ -1,4 +1,5 @@
-// Proves, with Chromium's own EventSource, WebSocket and fetch: resume after a cut, and CORS from another origin.
+// Proves, with Chromium's own EventSource, WebSocket and fetch: resume after a cut, and CORS from another
+// origin.
 import http from 'node:http';
 import { ask, assert, check, done, numbered, publish, url } from './lib.mjs';
 import { launch } from './browser.mjs';
@@ -20,7 +21,7 @@ await check('EventSource comes back by itself, with no event lost or twice', asy
   for (const life of [1, 2]) {
     await page.waitForFunction((count) => window.got.length === count, 5 * life - 2);
     await ask('cut');
-    // While nobody is there.
+    // While the server is away.
     await publish([0, 1, 2, 3, 4].map((n) => numbered(5 * life - 2 + n)));
     await page.waitForFunction((opens) => window.opens === opens, life + 1);
   }
@@ -53,7 +54,7 @@ await check('WebSocket: subprotocol, an event, a clean close', async () => {
   });
 });
 
-// Two pages from other origins: the one is allowed to read, the other not.
+// Two pages from other origins: one may read, the other may not.
 const site = () =>
   new Promise((ready) => {
     const server = http.createServer((_, answer) => answer.setHeader('content-type', 'text/html').end('<!doctype html>'));
@@ -62,7 +63,7 @@ const site = () =>
 const [friend, stranger] = [await site(), await site()];
 const api = await ask(`serve --cors-origin ${friend}`);
 
-/** What a page sees of the server from where it is. */
+/** Parts of the server that a page can see from its origin. */
 const tryAll = (api) => {
   const read = async (run) => run().then((value) => value, (error) => String(error.name));
   return Promise.all([

@@ -1,4 +1,5 @@
-// Chromium's own WebSocket or EventSource as a witness: prints `ready`, then the id of each event that it sees.
+// Chromium's own WebSocket or EventSource as a witness: prints `ready`, then the id of each event that it
+// receives.
 import { launch } from './browser.mjs';
 import { args, leave, url } from './lib.mjs';
 

@@ -1,4 +1,4 @@
-// Compressed streams as Node reads them: permessage-deflate in each form, with clients that come and go, and gzip.
+// Compressed streams read by Node: permessage-deflate in each form, with clients that join and leave, and gzip.
 import http from 'node:http';
 import zlib from 'node:zlib';
 import { Client, Queue, assert, check, cleanups, done, publish, sleep, url } from './lib.mjs';
@@ -44,7 +44,7 @@ for (const [name, options] of Object.entries(forms)) {
       }
       await publish(n % 3 === 0 ? [event(n)] : event(n));
       if (n === 40) {
-        // It leaves its feed, and comes back.
+        // The client leaves its feed, and comes back.
         const { client, from } = clients[0];
         await sees(client, from, 41);
         const id = await client.subscribe({ event_types: ['other'] });
@@ -74,7 +74,7 @@ await check('what Node sends compressed is read, and an event is deflated once f
   for (const { ws } of clients) ws.close();
 });
 
-/** A gzip stream's text as it comes. */
+/** Text of a gzip stream as it arrives. */
 async function stream(path) {
   const text = new Queue();
   const response = await new Promise((open, fail) => {

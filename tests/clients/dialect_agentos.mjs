@@ -1,9 +1,10 @@
-// AgentOS's clients, as its users have them: the three lines of its guide, its validation, its test page's counts.
+// AgentOS's clients as its users have them: the three lines of its guide, its validation, its test page's
+// counts.
 import { WebSocket, assert, check, done, publish, Queue, TIME, url } from './lib.mjs';
 
 const address = `${url.replace('http', 'ws')}/ws/events`;
 
-/** What the guide shows: connect, parse, look at `type` and `payload`. */
+/** The guide's client: connect, parse, look at `type` and `payload`. */
 function follow(query = '') {
   const ws = new WebSocket(address + query);
   const seen = new Queue();
@@ -90,8 +91,8 @@ await check('the query filters by type and entity', async () => {
   assert.equal(some.seen.items.length, 0);
 });
 
-// AOS-047: AgentOS's page is opened from a file. Without authentication that is allowed by `--dialect agentos`, with
-// which this server was started (or by `--allowed-origin null`), for a sandboxed frame of any site says `null` too.
+// AOS-047: AgentOS's page is opened from a file. Without authentication, `--dialect agentos` allows that, and
+// this server was started with it. `--allowed-origin null` would also allow sandboxed frames of every site.
 await check('a page opened from a file may connect', async () => {
   const ws = new WebSocket(address, { origin: 'null' });
   await new Promise((open, fail) => {

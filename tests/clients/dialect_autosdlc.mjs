@@ -1,4 +1,4 @@
-// AutoSDLC's JavaScript SDK, in small: reconnect, heartbeat, a queue while offline, handlers, subscriptions.
+// AutoSDLC's JavaScript SDK in small: reconnect, heartbeat, a queue while offline, handlers, subscriptions.
 import { randomUUID } from 'node:crypto';
 import { WebSocket, ask, assert, check, done, publish, Queue, until, url } from './lib.mjs';
 
@@ -80,7 +80,7 @@ class AutoSdlc {
   }
 }
 
-/** Everything of one type that a client gets. */
+/** All messages of one type that a client gets. */
 function all(client, type) {
   const queue = new Queue();
   client.on(type, (message) => queue.push(message));

@@ -1,4 +1,4 @@
-"""AutoSDLC's Python SDK, in small: a bearer token at the handshake, handlers by type, subscriptions by agent."""
+"""AutoSDLC's Python SDK in small: a bearer token at the handshake, handlers by type, subscriptions by agent."""
 
 import asyncio
 import json
@@ -23,14 +23,14 @@ class AutoSdlc:
                 data = json.loads(message)
                 for handler in self.handlers.get(data.get("type"), []):
                     await handler(data)
-            except Exception as error:  # A handler's fault does not end the loop.
+            except Exception as error:  # An error of a handler does not end the loop.
                 print(f"handler: {error}")
 
     def on(self, kind, handler):
         self.handlers.setdefault(kind, []).append(handler)
 
     async def send(self, kind, **data):
-        # As the SDK sends: no id, no timestamp, no metadata.
+        # In the SDK's form: no id, no timestamp, no metadata.
         await self.ws.send(json.dumps({"type": kind, "data": data}))
 
     async def subscribe_to_agent(self, agent, events=None):

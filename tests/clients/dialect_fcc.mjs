@@ -1,4 +1,4 @@
-// FCC's React hook without React: connected, messages, and up to ten attempts to come back.
+// FCC's React hook without React: connected, messages, and up to ten attempts to reconnect.
 import { WebSocket, ask, assert, check, done, publish, until, url } from './lib.mjs';
 
 function hook(address, delay = 50) {

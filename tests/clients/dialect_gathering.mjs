@@ -1,4 +1,4 @@
-// GatheRing's browser client: handlers by type, a few attempts to come back; and the list that its React hook keeps.
+// GatheRing's browser client: handlers by type, a few attempts to reconnect, and the list of its React hook.
 import { WebSocket, ask, assert, check, done, publish, until, url } from './lib.mjs';
 
 class CircleClient {
@@ -70,7 +70,7 @@ await check('what one says the others see, in the hook too', async () => {
   await until('heard', () => two.messages.length === 1);
   const [message] = two.messages;
   assert.equal(message.content, 'Hello, agents!');
-  // What the component renders for each.
+  // The component's output for each message.
   assert.equal(message.data.content, 'Hello, agents!');
   two.send({ type: 'ping' });
   await until('a pong', () => two.messages.some((m) => m.type === 'pong'));

@@ -1,4 +1,4 @@
-"""GatheRing's Python client: says something in a circle, and listens."""
+"""GatheRing's Python client: speaks in a circle, and listens."""
 
 import asyncio
 import json

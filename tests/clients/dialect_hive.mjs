@@ -1,4 +1,4 @@
-// Hive's dashboard, without its React: what the hook keeps of a stream's events.
+// Hive's dashboard without React: the hook's state from a stream's events.
 import { WebSocket, assert, check, done, publish, until, url } from './lib.mjs';
 
 const address = url.replace('http', 'ws');

@@ -13,7 +13,7 @@ server = url.replace("http", "ws")
 
 
 async def events(ready, **wanted):
-    """What a program's loop sees, once it has subscribed."""
+    """Messages that a program's loop receives after it has subscribed."""
     async with websockets.connect(server) as ws:
         await ws.send(json.dumps({"action": "subscribe", **wanted}))
         async for message in ws:
@@ -109,7 +109,7 @@ async def orchestrator():
 
 
 async def health():
-    # The container's check connects and goes, without a word.
+    # The container's check connects and leaves without a message.
     await websockets.connect(server)
 
 

@@ -1,4 +1,5 @@
-// Proves, with Node: two hundred clients at once, half `ws`, half `eventsource`, see the same events in the same order.
+// Proves, with Node: two hundred clients at once, half `ws`, half `eventsource`, get the same events in the
+// same order.
 import { createHash } from 'node:crypto';
 import { EventSource } from 'eventsource';
 import { Client, assert, check, done, numbered, publish, until, url } from './lib.mjs';
@@ -7,7 +8,7 @@ const CLIENTS = 100;
 const EVENTS = 1000;
 const seen = [];
 
-/** What one client saw: a hash over each event as it came, and how many came. */
+/** Record of one client: a hash over all events as received, and their count. */
 function witness(name) {
   const hash = createHash('sha256');
   const self = { name, count: 0, see: (json) => (hash.update(json), (self.count += 1)), hash };
@@ -33,7 +34,7 @@ await check('they all connect', async () => {
 });
 
 await check('each sees each event once, in one order', async () => {
-  // Four publishers at once: the order is the bus's to choose, and the same for all.
+  // Four publishers at once: the bus chooses the order, which is the same for all.
   const publisher = async (name) => {
     for (let n = 0; n < EVENTS / 4; n += 5) {
       await publish([0, 1, 2, 3, 4].map((more) => numbered(n + more, { source: name })));

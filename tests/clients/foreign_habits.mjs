@@ -1,13 +1,14 @@
-// Programs with other people's clients, in Node and in a page: they subscribe, keep the last id, come back as each library's manual says.
-// Each line told is about one client in one case: `got N ID`, `from ID` (where a stream begins), `gap …`, `dead`, `note …`.
+// Programs that use other people's clients, in Node and in a page: they subscribe, keep the last id, and
+// reconnect as each library's manual says. Each output line is about one client in one case: `got N ID`, `from
+// ID` (where a stream begins), `gap …`, `dead`, `note …`.
 
-/** Time before a program makes a new object in place of one that has given up, in ms. */
+/** Time before a program replaces an object that has given up, in ms. */
 const AGAIN = 1_000;
 
 const stream = (job, last) => `${job.url}/sse?type=test.*&_client=${job.client}${last ? `&last_event_id=${encodeURIComponent(last)}` : ''}`;
 const subscription = (last) => JSON.stringify({ type: 'subscribe', payload: { event_types: ['test.*'], ...(last && { since: last }) } });
 
-/** An EventSource, the browser's own or one that is written like it. One that ends for good is replaced, with the last id in the query. */
+/** An EventSource, the browser's own or one with its interface. One that ends for good is replaced, with the last id in the query. */
 export function eventSource(EventSource, job, tell, last) {
   const source = new EventSource(stream(job, last));
   source.addEventListener('test.numbered', (event) => {
@@ -27,7 +28,7 @@ export function eventSource(EventSource, job, tell, last) {
 
 class FatalError extends Error {}
 
-/** Fetch-event-source, as its README has it: what is no stream is an error, and so is the end. */
+/** Fetch-event-source, used as in its README: anything except a stream is an error, and so is the end. */
 export function fetched(fetchEventSource, job, tell) {
   fetchEventSource(stream(job), {
     async onopen(response) {
@@ -38,7 +39,7 @@ export function fetched(fetchEventSource, job, tell) {
     },
     onmessage({ event, data, id }) {
       if (event === 'test.numbered') tell(`got ${JSON.parse(data).payload.n} ${id}`);
-      // Comments, ids and times to wait come without data.
+      // Comments, ids and retry times come without data.
       else if (data !== '') tell(`${event} ${data}`);
     },
     onclose() {
@@ -51,7 +52,7 @@ export function fetched(fetchEventSource, job, tell) {
   }).catch(() => tell('dead'));
 }
 
-/** A WebSocket that reconnects by itself, or one that `again` replaces when it has closed. Each time it subscribes from where it was. */
+/** A WebSocket that reconnects by itself, or one that `again` replaces after its close. Each time it subscribes from its last place. */
 export function socket(open, job, tell, again, last) {
   const ws = open(`${job.url.replace('http', 'ws')}/ws?_client=${job.client}`);
   ws.addEventListener('open', () => {
@@ -64,7 +65,7 @@ export function socket(open, job, tell, again, last) {
       last = payload.event_id;
       tell(`got ${payload.payload.n} ${last}`);
     } else if (type === 'ack') {
-      // Until an event comes, this is where it is.
+      // Its place until the first event.
       last ??= payload.last_event_id;
       tell(`from ${payload.last_event_id}`);
     } else tell(`${type} ${JSON.stringify(payload)}`);

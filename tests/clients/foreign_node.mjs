@@ -1,4 +1,5 @@
-// Node's clients, and curl and wscat as programs run them in a loop, before the proxies of tests/foreign: one process for all cases.
+// Node's clients, and curl and wscat as programs run them in a loop, against the proxies of tests/foreign: one
+// process for all cases.
 import { spawn } from 'node:child_process';
 import readline from 'node:readline';
 import { EventSource } from 'eventsource';
@@ -7,7 +8,7 @@ import ReconnectingWebSocket from 'reconnecting-websocket';
 import WebSocket from 'ws';
 import { eventSource, socket } from './foreign_habits.mjs';
 
-/** Runs a program again and again, a second after its end; `reader` makes what takes the lines of one run. */
+/** Runs a program again and again, a second after its end. `reader` makes a function that takes the lines of one run. */
 function loop(program, args, tell, reader) {
   const said = reader();
   const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] });
@@ -23,15 +24,15 @@ function loop(program, args, tell, reader) {
 }
 const children = new Set();
 
-// At its end reconnecting-websocket closes a `ws` that is connecting without a listener for its error, which ends the process: not on a
-// slow machine.
+// At its end, reconnecting-websocket closes a connecting `ws` that has no error listener, which ends the
+// process. That must not happen on a slow machine.
 const patient = { WebSocket, connectionTimeout: 120_000 };
 
 const clients = {
   eventsource: (job, tell) => eventSource(EventSource, job, tell),
   'reconnecting-websocket': (job, tell) => socket((url) => new ReconnectingWebSocket(url, [], patient), job, tell),
   partysocket: (job, tell) => socket((url) => new PartySocket(url, [], patient), job, tell),
-  // It does not resume: where each stream begins is in its first `id`.
+  // It does not resume: its first `id` shows where each stream begins.
   curl: (job, tell) => {
     const url = `${job.url}/sse?type=test.*&_client=curl`;
     loop('curl', ['-sS', '-N', '--fail', '--retry', '5', url], tell, () => {
@@ -41,14 +42,14 @@ const clients = {
         if (field === 'data') data = value;
         else if (field === 'id') id = value;
         else if (line === '') {
-          // Only now it is whole.
+          // Only now the event is complete.
           if (id) tell(data ? `got ${JSON.parse(data).payload.n} ${id}` : `from ${id}`);
           data = id = undefined;
         } else if (field !== 'event' && field !== 'retry' && !line.startsWith(':')) tell(`note ${line}`);
       };
     });
   },
-  // Nor does it: where each subscription begins is in the answer to it.
+  // It does not resume either: the answer shows where each subscription begins.
   wscat: (job, tell) => {
     const wscat = new URL('node_modules/wscat/bin/wscat', import.meta.url).pathname;
     const say = JSON.stringify({ type: 'subscribe', payload: { event_types: ['test.*'] } });
@@ -64,7 +65,7 @@ const clients = {
 for (const job of JSON.parse(process.argv[2])) {
   clients[job.client](job, (line) => console.log(`${job.client} ${job.name} ${line}`));
 }
-// The test's end is the end.
+// It ends with the test.
 process.stdin.on('end', () => {
   for (const child of children) child.kill();
   process.exit(0);

@@ -6,7 +6,7 @@ const [kind, url, pauses] = [process.argv[2], process.argv[3], process.argv[4].s
 const body = JSON.stringify({ type: 'test.pooled' });
 const headers = { 'content-type': 'application/json' };
 
-// By themselves they let go after 4 and 5 s.
+// By default they close after 4 and 5 s.
 const dispatcher = new Agent({ keepAliveTimeout: 70_000 });
 const agent = new http.Agent({ keepAlive: true, timeout: 70_000 });
 

@@ -26,7 +26,7 @@ def with_requests():
 
 
 async def with_aiohttp():
-    # By itself it lets go after 15 s.
+    # By default it closes after 15 s.
     connector = aiohttp.TCPConnector(keepalive_timeout=70)
     async with aiohttp.ClientSession(connector=connector) as session:
         for pause in [0, *pauses]:

@@ -1,6 +1,7 @@
-"""Python's clients before the proxies of tests/foreign: one process for all cases.
+"""Python's clients against the proxies of tests/foreign: one process for all cases.
 
-Each line told is about one client in one case: `got N ID`, `from ID` (where a stream begins), `gap …`, `note …`.
+Each output line is about one client in one case: `got N ID`, `from ID` (where a stream begins), `gap …`, `note
+…`.
 """
 
 import asyncio
@@ -12,12 +13,12 @@ import httpx
 import httpx_sse
 import websockets
 
-# Time before a program connects again where its library does not, in seconds.
+# Time before a program reconnects if its library does not, in seconds.
 AGAIN = 1
 
 
 class Place:
-    """Where a subscriber is: its last event, or where its subscription began."""
+    """Place of a subscriber: its last event, or the start of its subscription."""
 
     def __init__(self, tell):
         self.tell = tell
@@ -41,7 +42,7 @@ class Place:
 
 
 async def with_websockets(url, tell):
-    """Its own loop: `async for` comes back, and waits longer after each failure."""
+    """The library's own loop: `async for` reconnects, and waits longer after each failure."""
     place = Place(tell)
     while True:
         try:
@@ -53,7 +54,7 @@ async def with_websockets(url, tell):
                 except websockets.ConnectionClosed as error:
                     tell(f"note {error!r}")
         except websockets.InvalidHandshake as error:
-            # No failure that it takes for passing.
+            # Not among the failures that it retries.
             tell(f"dead {error!r}")
             await asyncio.sleep(AGAIN)
 
@@ -74,7 +75,7 @@ async def with_aiohttp(url, tell):
 
 
 async def with_httpx_sse(url, tell):
-    """Its manual's loop: `Last-Event-ID` from what came last, and the time to wait that the server named."""
+    """The loop of its manual: `Last-Event-ID` from the last event, and the retry time that the server named."""
     last, delay = "", AGAIN
     async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
         while True:

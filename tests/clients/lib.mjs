@@ -1,4 +1,5 @@
-// What the Node scripts share: named checks, waits that end, clients that keep what came, wishes to the test.
+// Shared by the Node scripts: named checks, waits that end, clients that keep what they receive, requests to
+// the test.
 import assert from 'node:assert/strict';
 import readline from 'node:readline';
 import WebSocket from 'ws';
@@ -6,14 +7,14 @@ import WebSocket from 'ws';
 export { assert, WebSocket };
 export const [url, ...args] = process.argv.slice(2);
 
-/** The longest any one wait may take, in ms. */
+/** Longest time for any single wait, in ms. */
 export const PATIENCE = 20_000;
 export const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 export const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z$/;
 
 let passed = 0;
 
-/** One thing that is shown; a failure ends the script. */
+/** Runs one check. A failure ends the script. */
 export async function check(name, body) {
   try {
     await inTime(name, Promise.resolve().then(body), 2 * PATIENCE);
@@ -30,7 +31,7 @@ export async function done() {
   await leave(0);
 }
 
-/** What must be tidied away at the end, told the exit code. */
+/** Cleanups for the end. Each gets the exit code. */
 export const cleanups = [];
 
 export async function leave(code) {
@@ -48,7 +49,7 @@ export function inTime(what, promise, ms = PATIENCE) {
 
 export const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
-/** Waits until `test()` gives something true, and gives it. */
+/** Waits until `test()` returns something true, and returns it. */
 export async function until(what, test) {
   const end = Date.now() + PATIENCE;
   for (;;) {
@@ -61,14 +62,14 @@ export async function until(what, test) {
 
 let answers;
 
-/** Asks the test for something (see support/script.rs) and gives its answer. */
+/** Sends a request to the test (see support/script.rs) and returns its answer. */
 export async function ask(wish) {
   answers ??= readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
   console.log(`ask ${wish}`);
   return (await answers.next()).value;
 }
 
-/** POSTs one event or a list; gives the last id. */
+/** POSTs one event or a list, and returns the last id. */
 export async function publish(events, to = url) {
   const answer = await fetch(`${to}/publish`, { method: 'POST', body: JSON.stringify(events) });
   const body = await answer.json();
@@ -78,7 +79,7 @@ export async function publish(events, to = url) {
 
 export const numbered = (n, more = {}) => ({ type: 'test.numbered', source: 'test', payload: { n }, ...more });
 
-/** A queue that can be waited on, and that never loses what nobody waited for. */
+/** A queue with waits. It keeps every item until it is taken. */
 export class Queue {
   items = [];
   waiting = [];
@@ -115,7 +116,7 @@ export class Client {
       client.ws.on('open', open);
       client.ws.on('error', fail);
     });
-    // From here on a fault is told by how it closed.
+    // From here on, an error shows in the close.
     client.ws.removeAllListeners('error').on('error', () => {});
     return client;
   }
@@ -124,7 +125,7 @@ export class Client {
     this.ws.send(JSON.stringify({ type, payload, message_id }));
   }
 
-  /** Sends a message and gives the answer, which must name it. */
+  /** Sends a message and returns the answer, which must name it. */
   async ask(type, payload) {
     const id = `m-${Math.random()}`;
     this.send(type, payload, id);
@@ -141,14 +142,14 @@ export class Client {
     return answer.payload.subscription_id;
   }
 
-  /** The next message, which must be an event; gives the event. */
+  /** Returns the event of the next message, which must be an event. */
   async event() {
     const message = await this.messages.next('an event');
     assert.equal(message.type, 'event', JSON.stringify(message));
     return message.payload;
   }
 
-  /** Whether all that was sent before has been answered with nothing but this ping's pong. */
+  /** Returns whether this ping's pong is the only answer to everything sent before. */
   async isQuiet() {
     const answer = await this.ask('ping', {});
     return answer.type === 'pong' && this.messages.items.length === 0;

@@ -1,4 +1,4 @@
-"""What the Python scripts share: named checks, waits that end, requests, wishes to the test that runs them."""
+"""Shared by the Python scripts: named checks, waits that end, requests, requests to the test that runs them."""
 
 import asyncio
 import json
@@ -8,13 +8,13 @@ import httpx
 
 url = sys.argv[1]
 
-# The longest any one wait may take, in seconds.
+# Longest time for any single wait, in seconds.
 PATIENCE = 20
 _passed = 0
 
 
 async def check(name, body):
-    """One thing that is shown; a failure ends the script."""
+    """Runs one check. A failure ends the script."""
     global _passed
     await asyncio.wait_for(body(), PATIENCE)
     _passed += 1
@@ -26,13 +26,13 @@ def done():
 
 
 async def ask(wish):
-    """Asks the test for something (see support/script.rs) and gives its answer."""
+    """Sends a request to the test (see support/script.rs) and returns its answer."""
     print(f"ask {wish}")
     return (await asyncio.to_thread(sys.stdin.readline)).strip()
 
 
 async def publish(events, to=url):
-    """POSTs one event or a list; gives the last id."""
+    """POSTs one event or a list, and returns the last id."""
     async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         answer = await client.post(f"{to}/publish", json=events)
     assert answer.status_code == 200, answer.text
@@ -53,7 +53,7 @@ class Native:
         return json.loads(await asyncio.wait_for(self.ws.recv(), PATIENCE))
 
     async def ask(self, kind, payload=None):
-        """Sends a message and gives the answer, which must name it."""
+        """Sends a message and returns the answer, which must name it."""
         await self.ws.send(json.dumps({"type": kind, "payload": payload or {}, "message_id": f"m-{kind}"}))
         answer = await self.message()
         assert answer["correlation_id"] == f"m-{kind}", answer

@@ -1,7 +1,7 @@
-// Faults in how a page looks, found without knowing the page: texts that are cut, broken, on top of each other
-// or hard to read, and controls that are too small.
+// Finds faults in the looks of any page: texts that are cut, broken, overlapping or hard to read, and controls
+// that are too small.
 
-/** Returns a line for each fault that can be seen now. Texts that end in an ellipsis are no fault where a title has all of them. */
+/** Returns a line for each visible fault. A text that ends in an ellipsis is no fault if its title has all of it. */
 export const looks = (page) => page.evaluate(() => {
   const faults = [];
   const { innerWidth: width, innerHeight: height } = window;
@@ -13,7 +13,7 @@ export const looks = (page) => page.evaluate(() => {
   const name = (node) => `${node.tagName.toLowerCase()}${node.id ? `#${node.id}` : ''}${node.className && typeof node.className === 'string' ? `.${node.className}` : ''}`;
   const quote = (text) => `“${text.trim().slice(0, 40)}”`;
 
-  // Colours, as bytes with an alpha.
+  // Colours as bytes with an alpha.
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const known = new Map();
   const bytes = (color) => {
@@ -46,7 +46,7 @@ export const looks = (page) => page.evaluate(() => {
     if (!text.data.trim() || !node.checkVisibility({ visibilityProperty: true, contentVisibilityAuto: true }) || ['SCRIPT', 'STYLE'].includes(node.tagName)) continue;
     const range = document.createRange();
     range.selectNodeContents(text);
-    // A part that scrolls is looked at where it stands now, downwards; to the side nothing may be out of sight.
+    // A scrolling part is checked at its present place, downwards. To the side nothing may be out of sight.
     let port = { left: 0, right: width, top: 0, bottom: height }, hasEllipsis = false, cutBy = null, isOut = false;
     const [first] = range.getClientRects();
     if (!first) continue;
@@ -60,7 +60,7 @@ export const looks = (page) => page.evaluate(() => {
       if (overflowY === 'hidden' && one !== document.body && (whole.bottom > box.bottom + 1 || whole.top < box.top - 1) && !one.querySelector(':scope > .scroller')) cutBy ??= one;
       port = { left: Math.max(port.left, box.left), right: Math.min(port.right, box.right), top: Math.max(port.top, box.top), bottom: Math.min(port.bottom, box.bottom) };
     }
-    // A strip of chips may go on to the side: the last one that is seen is cut, so that this is seen.
+    // A strip of chips may go on to the side. Its last visible chip is cut, which shows that there are more.
     const isStrip = node.closest('#domains') !== null;
     const rects = [...range.getClientRects()].map(({ left, right, top, bottom }) => ({ left: Math.max(left, port.left), right: Math.min(right, port.right), top: Math.max(top, port.top), bottom: Math.min(bottom, port.bottom) }))
       .filter((rect) => rect.right - rect.left > 1 && rect.bottom - rect.top > 1);
@@ -72,7 +72,7 @@ export const looks = (page) => page.evaluate(() => {
     });
     if (rects.length > 0 && shown.length === 0) continue;
     if (cutBy && !isStrip && !(hasEllipsis && node.closest('[title]'))) faults.push(`${quote(text.data)} in ${name(node)} is cut by ${name(cutBy)}`);
-    // Words that are broken though they are no long names.
+    // Words that are broken although they are not long names.
     if (rects.length > 1 && !node.closest('pre')) {
       for (const { 0: word, index } of text.data.matchAll(/\p{L}{2,20}(?=[\s.,;]|$)/gu)) {
         range.setStart(text, index);
@@ -89,7 +89,7 @@ export const looks = (page) => page.evaluate(() => {
     for (const rect of shown) seen.push({ rect, node, box: boxOf(node), text: text.data });
   }
 
-  // Texts of different boxes: not on each other, and not so close that they read as one.
+  // Texts of different boxes must not overlap, and not be so close that they read as one.
   for (const [i, one] of seen.entries()) {
     for (const other of seen.slice(i + 1)) {
       if (one.box === other.box || one.box.contains(other.box) || other.box.contains(one.box)) continue;

@@ -1,8 +1,9 @@
-// Proves, with Node's `eventsource`: fields of an event, filters, coming back without loss or twice, the truth after a restart.
+// Proves, with Node's `eventsource`: fields of an event, filters, reconnecting without loss or repeats, the gap
+// after a restart.
 import { EventSource } from 'eventsource';
 import { Queue, ask, assert, check, done, numbered, publish, url, until } from './lib.mjs';
 
-/** Opens a stream and keeps what comes with these names. */
+/** Opens a stream and keeps the events with these names. */
 async function open(base, query, names = ['test.numbered']) {
   const source = new EventSource(`${base}/sse${query}`);
   const events = new Queue();
@@ -69,7 +70,8 @@ await check('connections cut at any byte cost no event and give none twice', asy
   let last = 99;
   const more = (count) => publish(Array.from({ length: count }, () => numbered((last += 1))));
   await more(3);
-  // Mid-event for sure: the streams differ in nothing, so each is cut in the same event at the same byte.
+  // Certainly in the middle of an event: the streams have the same bytes, so each is cut in the same event at
+  // the same byte.
   await ask('cut-after 1503');
   const end = Date.now() + 9_000;
   while (Date.now() < end) {

@@ -1,4 +1,5 @@
-"""Proves, with Python's `httpx-sse`: the stream's headers and fields, filters, and resuming at any byte by hand."""
+"""Proves, with Python's `httpx-sse`: the stream's headers and fields, filters, and resuming at any byte by
+hand."""
 
 import asyncio
 import json
@@ -62,7 +63,7 @@ async def bad_query():
 
 
 async def resume():
-    """Each connection is cut after so many bytes; what was not whole must come again, and nothing else."""
+    """Cuts each connection after some bytes. Incomplete events must come again, and nothing else."""
     base = await ask("proxy")
     total = 300
     last = await publish(numbered(-1))
@@ -89,7 +90,7 @@ async def resume():
 
 
 async def stale():
-    """An id of another life is answered with a gap, then with what is new."""
+    """An id of another epoch is answered with a gap, then with new events."""
     last = await publish(numbered(1))
     await ask("restart")
     async with new_client() as client, stream(client, "", url, last) as opened:
@@ -106,7 +107,7 @@ async def stale():
 
 
 async def drain():
-    """SIGTERM ends a stream as a stream ends, not as a fault."""
+    """SIGTERM ends a stream normally, not with an error."""
     async with new_client() as client, stream(client) as opened:
         await publish(numbered(3))
 

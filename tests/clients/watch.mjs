@@ -1,4 +1,4 @@
-// One client as a witness: prints `ready`, then the id of each event that it sees, until it has seen so many.
+// One client as a witness: prints `ready`, then the id of each event, until it has received this many.
 import { EventSource } from 'eventsource';
 import { Client, args, url } from './lib.mjs';
 

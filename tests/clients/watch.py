@@ -1,4 +1,4 @@
-"""One client as a witness: prints `ready`, then the id of each event that it sees, until it has seen so many."""
+"""One client as a witness: prints `ready`, then the id of each event, until it has received this many."""
 
 import asyncio
 import json

@@ -44,7 +44,7 @@ await check('a large message in many fragments, pings between them, is one messa
   assert(bytes.length > 50_000 && bytes.length <= 65_536, `${bytes.length}`);
   const pongs = [];
   client.ws.on('pong', (data) => pongs.push(data.toString()));
-  // Odd pieces: they cut characters.
+  // Odd pieces that cut characters.
   for (let at = 0, n = 0; at < bytes.length; at += 1021, n += 1) {
     const end = at + 1021;
     client.ws.send(bytes.subarray(at, end), { fin: end >= bytes.length, binary: false });

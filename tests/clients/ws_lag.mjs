@@ -1,4 +1,4 @@
-// Proves, with Node's `ws`: a client that stops reading is told what it missed, or closed, and costs the others nothing.
+// Proves, with Node's `ws`: a client that stops reading gets a gap or is closed, and costs the others nothing.
 import { Client, assert, check, done, publish, sleep } from './lib.mjs';
 
 const BATCHES = 300;
@@ -6,7 +6,7 @@ const EACH = 50;
 const padding = 'x'.repeat(2000);
 let next = 0;
 
-/** Far more than the sockets' buffers and the feed keep. */
+/** Far more than the sockets' buffers and the feed hold. */
 async function flood() {
   for (let batch = 0; batch < BATCHES; batch += 1) {
     await publish(Array.from({ length: EACH }, () => ({ type: 'flood', payload: { n: (next += 1), padding } })));

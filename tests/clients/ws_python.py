@@ -1,4 +1,5 @@
-"""Proves, with Python's `websockets` and `aiohttp`: the native protocol, fragments, pings, limits, close codes."""
+"""Proves, with Python's `websockets` and `aiohttp`: the native protocol, fragments, pings, limits, close
+codes."""
 
 import asyncio
 import contextlib
@@ -12,7 +13,7 @@ ws_url = url.replace("http", "ws") + "/ws"
 
 
 def connect(address=ws_url, **options):
-    # Its default: compression is offered.
+    # By default it offers compression.
     return websockets.connect(address, proxy=None, **options)
 
 
@@ -78,7 +79,7 @@ async def pings():
 async def codes():
     async def closed_after(send):
         async with connect() as ws:
-            # The answer may come while the message is still on its way.
+            # The answer may come while the message is still being sent.
             with contextlib.suppress(websockets.ConnectionClosed):
                 await send(ws)
             await ws.wait_closed()
@@ -90,7 +91,7 @@ async def codes():
 
 
 async def heartbeat():
-    # aiohttp pings by itself and gives up where no pong comes.
+    # aiohttp pings by itself and gives up without a pong.
     async with aiohttp.ClientSession() as session:
         async with session.ws_connect(ws_url, heartbeat=2, compress=15, protocols=["fanwire.v1"]) as ws:
             assert ws.protocol == "fanwire.v1" and ws.compress > 0

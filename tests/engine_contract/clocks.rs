@@ -1,6 +1,7 @@
-//! The referee of time: nothing waits longer than it may, and readiness tells the truth to publishers and readers.
+//! The referee of time: nothing waits longer than it may, and readiness is reported correctly to publishers and
+//! readers.
 //!
-//! Pure, as [`referee`](crate::referee).
+//! It has no side effects, like [`referee`](crate::referee).
 
 use std::time::Duration;
 
@@ -8,23 +9,23 @@ use std::collections::HashMap;
 
 use crate::referee::{Attempt, Outcome, Seen, What};
 
-/// What a node said of itself at one moment.
+/// State that a node reported at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     pub(crate) at: Duration,
     pub(crate) is_ready: bool,
 }
 
-/// How long a node may still say that it is ready after it answered a first publisher with a refusal, and how long
+/// Time for which a node may still report that it is ready after it first refused a publisher, and for which
 /// the last refusal counts. A probe comes every 100 ms; the rest is for a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// How long the reader of a node that says that it is ready may get nothing while accepted events are under way to it:
-/// the log's own timeouts, and the rest for a busy machine. A reader that is slow and gets on is none of this.
+/// Time for which the reader of a ready node may get nothing while accepted events are on their way: the log's
+/// own timeouts, and more for a busy machine. A slow reader that makes progress is no fault.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Returns what is wrong with the times of a node: `attempts` of its publisher in order, its `probes` in order, and
-/// how long a publisher may wait.
+/// Returns every fault in the times of a node. `attempts` of its publisher and its `probes` are in order. A
+/// publisher may wait for `limit`.
 pub(crate) fn judge(attempts: &[Attempt], probes: &[Probe], wait_max: Duration) -> Vec<String> {
     let mut faults = Vec::new();
     for attempt in attempts {
@@ -36,7 +37,7 @@ pub(crate) fn judge(attempts: &[Attempt], probes: &[Probe], wait_max: Duration) 
             ));
         }
     }
-    // Runs of refusals: from the first answer that refused to the last.
+    // Runs of refusals, each from its first refusing answer to its last.
     let mut run: Option<(Duration, Duration)> = None;
     let mut check = |run: Option<(Duration, Duration)>| {
         let Some((first, last)) = run else { return };
@@ -60,8 +61,8 @@ pub(crate) fn judge(attempts: &[Attempt], probes: &[Probe], wait_max: Duration) 
     faults
 }
 
-/// Returns whether the reader of a node got nothing for too long, though accepted events were under way to it and the
-/// node said that it is ready. `attempts` are of all publishers.
+/// Returns whether the reader of a node got nothing for too long, while accepted events were on their way and
+/// the node reported that it was ready. `attempts` are those of all publishers.
 pub(crate) fn judge_reader(attempts: &[Attempt], seen: &[Seen], probes: &[Probe]) -> Option<String> {
     let mut accepted: HashMap<(usize, u64), Duration> = HashMap::new();
     for attempt in attempts {

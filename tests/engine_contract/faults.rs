@@ -1,6 +1,6 @@
-//! The faults: what each does to a trial that is under way, and how it is undone.
+//! The faults: the effect of each on a running trial, and its end.
 //!
-//! Always: a fault leaves the log as an operator would who mended it; no node is restarted for it.
+//! Always: a fault leaves the log as an operator's repair would. No node is restarted for it.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::support::service::Kind;
 use crate::support::wire::{Wire, deadline};
 use crate::support::ws::Ws;
 
-/// Redis keys and JetStream names of the log's first shard, and of what stands beside it.
+/// Redis keys and JetStream names of the log's first shard, and of the other data of the log.
 const SHARD_KEY: &str = "{fanwire}:shard:0";
 const META_KEY: &str = "{fanwire}:log";
 const STREAM: &str = "fanwire-0";
 
-/// Enough events for a node that stands still to be behind by.
+/// Enough events for a stopped node to fall behind.
 const SOME: u64 = 10;
 
-/// Waits until a node has had this many more events accepted.
+/// Waits until a node has accepted this many more events.
 fn publishes_some(stage: &mut Stage, at: usize) {
     let first = stage.nodes[at].last_accepted().unwrap_or(0);
     let limit = stage.wait_max();
@@ -31,14 +31,14 @@ fn publishes_some(stage: &mut Stage, at: usize) {
     });
 }
 
-/// The log's server stands still and breaks no connection.
+/// The log's server stops without breaking a connection.
 pub(crate) fn paused(stage: &mut Stage) {
     stage.log().pause(true);
     stage.suffers();
     stage.log().pause(false);
 }
 
-/// The log's server dies and comes back over what it had written. Of files: the node is what dies.
+/// The log's server is killed and comes back with the data that it had written. With files, the node is killed.
 pub(crate) fn killed(stage: &mut Stage) {
     if stage.engine == Engine::File {
         return node_killed(stage);
@@ -48,12 +48,12 @@ pub(crate) fn killed(stage: &mut Stage) {
     stage.log_mut().resume();
 }
 
-/// A node dies and comes back; its reader resumes.
+/// A node is killed and comes back. Its reader resumes.
 pub(crate) fn node_killed(stage: &mut Stage) {
     stage.nodes[0].crash(|| {});
 }
 
-/// The log's server comes back without the feature that the log is made of, then with it.
+/// The log's server comes back without the feature that the log depends on, then with it.
 pub(crate) fn without_its_feature(stage: &mut Stage) {
     stage.log_mut().kill();
     stage.log_mut().kind = Kind::PlainNats;
@@ -74,7 +74,7 @@ fn delete(stage: &Stage) {
     }
 }
 
-/// The shard's stream is deleted under the running nodes, and again.
+/// The shard's stream is deleted under the running nodes, twice.
 pub(crate) fn deleted(stage: &mut Stage) {
     delete(stage);
     stage.flows("after the stream was deleted");
@@ -90,12 +90,12 @@ pub(crate) fn deleted_while_a_node_is_behind(stage: &mut Stage) {
     stage.nodes[1].pause(false);
 }
 
-/// What says which life the log is in is deleted.
+/// The record of the log's epoch is deleted.
 pub(crate) fn meta_deleted(stage: &mut Stage) {
     stage.log().redis_ask(&["DEL", META_KEY]);
 }
 
-/// All that the log has is trimmed while a node is behind.
+/// All entries of the log are trimmed while a node is behind.
 pub(crate) fn trimmed(stage: &mut Stage) {
     stage.nodes[1].pause(true);
     publishes_some(stage, 0);
@@ -131,7 +131,7 @@ pub(crate) fn evicted(stage: &mut Stage) {
     let used = number("memory", "used_memory");
     log.redis_ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     log.redis_ask(&["CONFIG", "SET", "maxmemory", &(used + 400_000).to_string()]);
-    // The least used keys go first; after so many the stream has gone, and more than once.
+    // The least used keys go first. After this many, the stream has gone more than once.
     const KEYS: u64 = 10;
     let mut next = 0;
     while number("stats", "evicted_keys") < KEYS && next < 4_000 {
@@ -144,13 +144,14 @@ pub(crate) fn evicted(stage: &mut Stage) {
     stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "0"]);
 }
 
-/// The newest events are lost: seen by one node and told to publishers, unknown to the node that publishes next.
+/// The newest events are lost: one node has seen them and confirmed them to publishers, and the next publishing
+/// node does not know them.
 pub(crate) fn tail_lost(stage: &mut Stage) {
     if stage.engine == Engine::File {
         return tail_of_file_lost(stage);
     }
     let (folder, older) = (stage.log().folder().to_owned(), Place::new());
-    // All but the first node know nothing of the tail.
+    // Only the first node knows the tail.
     for node in &stage.nodes[1..] {
         node.pause(true);
     }
@@ -169,17 +170,17 @@ pub(crate) fn tail_lost(stage: &mut Stage) {
     stage.nodes[0].pause(false);
 }
 
-/// A crash of the machine takes what was not made safe.
+/// A crash of the machine loses everything that was not synced.
 fn tail_of_file_lost(stage: &mut Stage) {
     let newest = stage.place().segments().pop().expect("a segment");
     stage.nodes[0].crash(|| segment::lose_tail(&newest));
 }
 
-/// The log refuses what is written.
+/// The log refuses writes.
 pub(crate) fn read_only(stage: &mut Stage) {
     match stage.engine {
         Engine::Redis => {
-            // A replica of nobody that is there.
+            // A replica of a server that does not exist.
             stage.log().redis_ask(&["REPLICAOF", "127.0.0.1", "1"]);
             stage.suffers();
             stage.log().redis_ask(&["REPLICAOF", "NO", "ONE"]);
@@ -193,7 +194,7 @@ pub(crate) fn read_only(stage: &mut Stage) {
     }
 }
 
-/// Fills the segment that is open, until the next one can't be begun.
+/// Fills the open segment until the next one cannot begin.
 fn publish_until_refused(stage: &mut Stage) {
     let publisher = stage.another_publisher();
     let is_refused = (0..200).any(|n| stage.nodes[0].publish_once(publisher, n, 1, 4_000) != 200);
@@ -202,7 +203,7 @@ fn publish_until_refused(stage: &mut Stage) {
     }
 }
 
-/// The log has no memory left for what is written.
+/// The log has no memory left for writes.
 pub(crate) fn out_of_memory(stage: &mut Stage) {
     if stage.engine == Engine::Redis {
         stage.log().redis_ask(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -229,31 +230,31 @@ pub(crate) fn out_of_memory(stage: &mut Stage) {
     }
 }
 
-/// The account has used up what its server gives it, until somebody makes room.
+/// The account has used up its limits on the server, until an operator makes room.
 pub(crate) fn account_full(stage: &mut Stage) {
     publish_until_refused(stage);
     stage.suffers();
     stage.log().nats_ask(&format!("$JS.API.STREAM.PURGE.{STREAM}"), &json!({}));
 }
 
-/// The disk is full in the middle of what is written, and has room again.
+/// The disk is full in the middle of a write, and has room again.
 pub(crate) fn disk_full(stage: &mut Stage) {
     stage.place().fill();
     stage.suffers();
     stage.place().empty();
     if stage.engine == Engine::JetStream {
-        // A NATS server turns JetStream off when its disk is full; its operator starts it anew.
+        // A NATS server turns JetStream off when its disk is full. Its operator restarts it.
         stage.log_mut().kill();
         stage.log_mut().resume();
     }
 }
 
-/// The disk is full just when the next segment is to be begun.
+/// The disk is full at the moment when the next segment begins.
 pub(crate) fn disk_full_at_a_segments_end(stage: &mut Stage) {
     let size = |stage: &Stage| {
         stage.place().segments().pop().map_or(0, |path| path.metadata().map_or(0, |of| of.len()))
     };
-    // An eighth of the least that the files may have; one record beyond it, the next one needs another file.
+    // An eighth of the smallest size of the files. One more record needs another file.
     const FULL: u64 = 128 << 10;
     stage.nodes[0].hold(true);
     let publisher = stage.another_publisher();
@@ -269,7 +270,7 @@ pub(crate) fn disk_full_at_a_segments_end(stage: &mut Stage) {
     stage.place().empty();
 }
 
-/// SIGTERM comes while the disk is full: the node ends in time, and its successor has what was accepted.
+/// SIGTERM comes while the disk is full: the node ends in time, and its successor has every accepted event.
 pub(crate) fn ended_with_a_full_disk(stage: &mut Stage) {
     stage.place().fill();
     stage.suffers();
@@ -290,7 +291,7 @@ pub(crate) fn oversized(stage: &mut Stage) {
     if status != expected {
         stage.fault(format!("an oversized event was answered with {status}, not {expected}"));
     }
-    // One of them among others: none is taken, and it is told as well.
+    // One such event among others: none is accepted, and the answer says why.
     let pad = |n: u64| if n == 2 { 1_200_000 } else { 10 };
     let publisher = stage.another_publisher();
     let status = stage.nodes[0].publish_padded(publisher, 0, 4, &pad);
@@ -317,7 +318,7 @@ pub(crate) fn large_batch(stage: &mut Stage) {
     }
 }
 
-/// The epoch is a day ahead of the clock, and what says so is lost.
+/// The epoch is a day ahead of the clock, and the record of it is lost.
 pub(crate) fn clock_ahead(stage: &mut Stage) {
     if stage.engine == Engine::File {
         let newest = stage.place().segments().pop().expect("a segment");
@@ -333,7 +334,7 @@ pub(crate) fn clock_ahead(stage: &mut Stage) {
     stage.log().redis_ask(&["DEL", META_KEY]);
 }
 
-/// One node's way to the log is slow.
+/// One node's connection to the log is slow.
 pub(crate) fn slow(stage: &mut Stage) {
     stage.proxy.as_ref().expect("a proxy").delay(Duration::from_millis(100));
     std::thread::sleep(Duration::from_millis(500));
@@ -341,7 +342,7 @@ pub(crate) fn slow(stage: &mut Stage) {
     stage.proxy.as_ref().expect("a proxy").delay(Duration::ZERO);
 }
 
-/// Answers of the log do not come to one node for a while; the others go on.
+/// The log's answers do not reach one node for a while. The others go on.
 pub(crate) fn cut_off(stage: &mut Stage) {
     stage.proxy.as_ref().expect("a proxy").stall(true);
     let mark = stage.nodes[1].attempts();
@@ -360,7 +361,7 @@ pub(crate) fn connections_cut(stage: &mut Stage) {
     }
 }
 
-/// The shards' keys are something else for a while.
+/// The shards' keys hold other data for a while.
 pub(crate) fn of_another_type(stage: &mut Stage) {
     let keys: Vec<String> = (0..stage.shards).map(|shard| format!("{{fanwire}}:shard:{shard}")).collect();
     for key in &keys {
@@ -372,7 +373,7 @@ pub(crate) fn of_another_type(stage: &mut Stage) {
     }
 }
 
-/// Somebody else writes to the log: what is no event, and the last number that there is.
+/// Another program writes to the log: an entry that is no event, and the highest possible number.
 pub(crate) fn foreign_entries(stage: &mut Stage) {
     match stage.engine {
         Engine::JetStream => stage.log().say("fanwire.0", "not an event"),
@@ -390,7 +391,7 @@ pub(crate) fn foreign_entries(stage: &mut Stage) {
             ]);
         }
     }
-    // The newest number each reader has seen grows on: nothing repeats.
+    // The newest number of each reader still grows: nothing repeats.
     let followed = stage.nodes[0].server.metric("fanwire_engine_events_followed_total").unwrap_or(0.0);
     std::thread::sleep(Duration::from_secs(1));
     let after = stage.nodes[0].server.metric("fanwire_engine_events_followed_total").unwrap_or(0.0);
@@ -399,7 +400,7 @@ pub(crate) fn foreign_entries(stage: &mut Stage) {
     }
 }
 
-/// The server forgets who reads.
+/// The server forgets its consumers.
 pub(crate) fn readers_deleted(stage: &mut Stage) {
     let names = stage.log().nats_ask(&format!("$JS.API.CONSUMER.NAMES.{STREAM}"), &json!({}));
     let names = names["consumers"].as_array().cloned().unwrap_or_default();
@@ -411,7 +412,7 @@ pub(crate) fn readers_deleted(stage: &mut Stage) {
     }
 }
 
-/// Somebody leaves and somebody comes while the log is away: watchers on every node are told, or get a gap.
+/// A user leaves and another joins while the log is away: watchers on every node get the news, or a gap.
 pub(crate) fn presence_changes(stage: &mut Stage) {
     let join = |stage: &Stage, at: usize, user: &str| {
         let mut ws = Ws::over(Wire::connect(stage.nodes[at].server.addr), &format!("/ws?user={user}"), "");
@@ -426,7 +427,7 @@ pub(crate) fn presence_changes(stage: &mut Stage) {
     stage.log_mut().kill();
     drop(ann);
     let bob = join(stage, 0, "bob");
-    // Longer than anybody waits for the log.
+    // Longer than anything waits for the log.
     stage.suffers_at(&[0, 1]);
     stage.log_mut().resume();
     stage.flows("after the log was away");
@@ -440,7 +441,7 @@ pub(crate) fn presence_changes(stage: &mut Stage) {
     drop(bob);
 }
 
-/// Reads on until a watcher is told this of somebody, or a gap; whether it was.
+/// Reads on until a watcher gets this news of a user, or a gap. Returns whether it was the news.
 fn presence(watcher: &mut Ws, what: &str, user: &str) -> bool {
     let end = deadline();
     while let Ok(frame) = watcher.read_frame(end) {

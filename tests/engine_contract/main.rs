@@ -1,15 +1,17 @@
-//! The contract of engines: one table of faults against every log, with the built server and the real Redis, NATS and
-//! files, and one referee for all of them.
+//! The contract of engines: one table of faults for every log, with the built server and the real Redis, NATS
+//! and files, and one set of referees.
 //!
-//! A trial ([`stage`]) has three nodes (one on files) under load. It does one fault ([`faults`]) and undoes it. The
-//! referees ([`referee`], [`clocks`]) then hold what publishers were told beside what each node's reader received:
+//! A trial ([`stage`]) has three nodes (one on files) under load. It makes one fault ([`faults`]) and ends it.
+//! The referees ([`referee`], [`clocks`]) then compare the publishers' answers with the events that each node's
+//! reader received:
 //!
-//! - answered 200 means delivered to each reader exactly once, or a gap in its place; no id is given twice;
-//! - no publisher waits beyond `engine_accept_timeout`;
-//! - while events are refused `/readyz` says so; the node recovers without a restart;
-//! - SIGTERM ends a node in the middle of the fault and after it; its memory stays bounded.
+//! - An event answered with 200 reaches each reader exactly once, or a gap takes its place. No id is used
+//!   twice.
+//! - No publisher waits longer than `engine_accept_timeout`.
+//! - While a node refuses events, `/readyz` says so. It recovers without a restart.
+//! - SIGTERM ends a node during the fault and after it. Its memory stays bounded.
 //!
-//! Each row is a test of its own, so that they run side by side. `cargo xtask engines` runs random sequences for long.
+//! Each row is its own test, so that rows run side by side. `cargo xtask engines` runs long random sequences.
 
 #[path = "../support/mod.rs"]
 mod support;

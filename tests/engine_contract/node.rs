@@ -1,6 +1,6 @@
 //! A node under trial: the built server, a publisher, a reader and a prober, each with its records.
 //!
-//! Always: every wait ends; a thread ends with its node.
+//! Always: every wait ends. A thread ends with its node.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -20,45 +20,45 @@ use crate::support::wire::{Wire, deadline};
 use crate::support::ws::{KEY, PING, PONG, TEXT, Ws, frame};
 use crate::support::{PATIENCE, Server, eventually, fanwire};
 
-/// How long a publisher may wait for the log, as the nodes are told.
+/// Time that a publisher may wait for the log, as configured on the nodes.
 pub(crate) const ACCEPT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a busy machine adds to that.
+/// Allowance for a busy machine.
 const ALLOWANCE: Duration = Duration::from_secs(8);
 
-/// How long a node that was sent SIGTERM may take: its drain, a last try for the log, and what a busy machine adds.
+/// Time that a node may take after SIGTERM: its drain, a last attempt on the log, and the allowance.
 const END_MAX: Duration = Duration::from_secs(15);
 
-/// Between two requests of a publisher, and between two probes.
+/// Pause between two requests of a publisher, and between two probes.
 const PACE: Duration = Duration::from_millis(20);
 const PROBE: Duration = Duration::from_millis(100);
 
-/// The type of all events of a trial.
+/// Type of all events of a trial.
 const TYPE: &str = "contract.event";
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the threads of a node share.
+/// State that the threads of a node share.
 pub(crate) struct Shared {
     start: Instant,
-    /// Which publisher and reader it has.
+    /// Number of its publisher and reader.
     number: usize,
-    /// The longest that a publisher may wait for an answer.
+    /// Longest time that a publisher may wait for an answer.
     pub(crate) wait_max: Duration,
     addr: Mutex<SocketAddr>,
     stop_publishing: AtomicBool,
     stop: AtomicBool,
-    /// Its publisher waits.
+    /// Whether the publisher pauses.
     is_held: AtomicBool,
-    /// Its publisher has a request under way.
+    /// Whether the publisher has a request in flight.
     is_asking: AtomicBool,
-    /// Its publisher has come to its end.
+    /// Whether the publisher is to finish.
     is_done: AtomicBool,
-    /// The test has stopped the process: it can't answer now.
+    /// Whether the test has stopped the process, so that it cannot answer now.
     is_away: AtomicBool,
-    /// When the test stopped it.
+    /// Times at which the test stopped it.
     away: Mutex<Vec<(Duration, Option<Duration>)>>,
     pub(crate) attempts: Mutex<Vec<Attempt>>,
     pub(crate) seen: Mutex<Vec<Seen>>,
@@ -94,12 +94,12 @@ impl Shared {
         }
     }
 
-    /// Whether the test has stopped it at any time.
+    /// Returns whether the test has stopped it at any time.
     pub(crate) fn was_away(&self) -> bool {
         !lock(&self.away).is_empty()
     }
 
-    /// The attempts that the node could have answered: those that no stop of its process touches.
+    /// Returns the attempts that the node could have answered: those that no stop of its process touches.
     pub(crate) fn answerable(&self) -> Vec<Attempt> {
         let away = lock(&self.away).clone();
         let touches = |attempt: &Attempt| {
@@ -111,8 +111,8 @@ impl Shared {
         lock(&self.attempts).iter().filter(|attempt| !touches(attempt)).cloned().collect()
     }
 
-    /// Publishes so many events from this number on, each with so many more bytes, and records the answer; returns its
-    /// status, 0 for none.
+    /// Publishes `count` events from this number on, each with this many more bytes, and records the answer.
+    /// Returns its status, 0 for none.
     fn publish(
         &self,
         wire: &mut Option<Wire>,
@@ -146,7 +146,7 @@ impl Shared {
             None => wire.insert(Wire::new(TcpStream::connect_timeout(&self.addr(), PATIENCE)?)),
         };
         wire.send_if_taken(&post_request("/publish", "application/x-ndjson", body.as_bytes()));
-        // Longer than it may take: that it took too long is for the referee to say.
+        // Longer than the limit, so that the referee can report a late answer.
         read_response(wire, Instant::now() + self.wait_max + ACCEPT_TIMEOUT)
     }
 
@@ -177,7 +177,7 @@ impl Shared {
         }
     }
 
-    /// Whether the node says that it is ready; `None` where it did not answer.
+    /// Returns whether the node reports that it is ready. `None` if it did not answer.
     fn probe(&self) -> Option<bool> {
         let mut wire = Wire::new(TcpStream::connect_timeout(&self.addr(), PATIENCE).ok()?);
         wire.send_if_taken(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
@@ -185,11 +185,11 @@ impl Shared {
         Some(answer.status == 200)
     }
 
-    /// Reads all events until the node is stopped; comes back with its place where it is cut off.
+    /// Reads all events until the node is stopped. Resumes after a broken connection.
     fn read_all(&self, ready: &AtomicBool) {
         let mut since = Value::Null;
         while !self.is_stopped() {
-            // A cut connection is no fault by itself: the next one tells what is missing.
+            // A broken connection is no fault in itself: the next one shows what is missing.
             let _ = self.read(&mut since, ready);
             std::thread::sleep(PACE);
         }
@@ -265,7 +265,7 @@ impl Shared {
     }
 }
 
-/// What a publisher knows after an answer, or after none.
+/// Returns the publisher's knowledge after an answer, or after none.
 fn outcome_of(answer: io::Result<Response>) -> Outcome {
     let Ok(answer) = answer else { return Outcome::Unknown };
     let text = String::from_utf8_lossy(&answer.body);
@@ -285,9 +285,9 @@ fn outcome_of(answer: io::Result<Response>) -> Outcome {
 pub(crate) struct Node {
     pub(crate) server: Server,
     pub(crate) shared: Arc<Shared>,
-    /// Another binary than the one that is built here.
+    /// Another binary, instead of the one built here.
     program: Option<PathBuf>,
-    /// The process that has taken over from the server's, which is nobody's child.
+    /// Process that took over from the server's. It is not this process's child.
     successor: Option<u32>,
     options: Vec<String>,
     threads: Vec<JoinHandle<()>>,
@@ -295,7 +295,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a server with these options, and waits until its reader is subscribed.
+    /// Starts a server with these options, and waits until its reader has subscribed.
     pub(crate) fn start(
         number: usize,
         start: Instant,
@@ -348,12 +348,12 @@ impl Node {
         self.shared.number
     }
 
-    /// Whether it says that it is ready.
+    /// Returns whether it reports that it is ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.shared.probe() == Some(true)
     }
 
-    /// Has its process stand still, or go on.
+    /// Stops its process, or lets it run again.
     pub(crate) fn pause(&self, paused: bool) {
         if paused {
             self.shared.set_away(true);
@@ -364,7 +364,7 @@ impl Node {
         }
     }
 
-    /// Ends its process as a crash would, does something, and starts it again with the same options.
+    /// Kills its process, runs a function, and starts it again with the same options.
     pub(crate) fn crash(&mut self, meanwhile: impl FnOnce()) {
         self.shared.set_away(true);
         self.server.signal("KILL");
@@ -373,7 +373,7 @@ impl Node {
         self.revive();
     }
 
-    /// Ends it by SIGTERM and starts another binary in its place; says what is wrong with its end.
+    /// Ends it by SIGTERM and starts another binary in its place. Returns the faults of its end.
     pub(crate) fn replace(&mut self, program: Option<PathBuf>) -> Option<String> {
         let told = self.terminate();
         self.program = program;
@@ -381,7 +381,7 @@ impl Node {
         told
     }
 
-    /// Puts another binary where its own lies, and has the process hand over to it.
+    /// Puts another binary in the place of its own, and has the process hand over to it.
     pub(crate) fn hand_over(&mut self, to: &Path) {
         let program = self.program.as_ref().expect("a binary of its own");
         std::fs::remove_file(program).expect("it is there");
@@ -417,7 +417,7 @@ impl Node {
         None
     }
 
-    /// Sends it SIGTERM, and says what is wrong with its end.
+    /// Sends it SIGTERM, and returns the faults of its end.
     pub(crate) fn terminate(&mut self) -> Option<String> {
         self.shared.set_away(true);
         if let Some(successor) = self.successor.take() {
@@ -436,7 +436,7 @@ impl Node {
         }
     }
 
-    /// How much its memory has grown, in KiB.
+    /// Returns the growth of its memory, in KiB.
     pub(crate) fn growth(&self) -> u64 {
         if self.successor.is_some() {
             return 0;
@@ -449,23 +449,23 @@ impl Node {
         self.shared.stop_publishing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its publisher has the answer to its last request.
+    /// Returns whether its publisher has the answer to its last request.
     pub(crate) fn has_finished(&self) -> bool {
         self.shared.is_done.load(Ordering::SeqCst)
     }
 
-    /// What was asked of it and answered.
+    /// Returns its publisher's attempts.
     pub(crate) fn records(&self) -> Vec<Attempt> {
         lock(&self.shared.attempts).clone()
     }
 
-    /// The number of requests that its publisher had answered.
+    /// Returns the number of its publisher's answered requests.
     pub(crate) fn attempts(&self) -> usize {
         lock(&self.shared.attempts).len()
     }
 
-    /// The first event of the first request of its publisher that was asked from this one on, after this moment, and
-    /// accepted.
+    /// Returns the first event of its publisher's first accepted request since this one that was asked after
+    /// now.
     pub(crate) fn accepted_after(&self, at: usize, after: Duration) -> Option<u64> {
         let attempts = lock(&self.shared.attempts);
         let own =
@@ -473,7 +473,7 @@ impl Node {
         own.filter(|one| matches!(one.outcome, Outcome::Accepted { .. })).map(|one| one.first).next()
     }
 
-    /// Whether a request from this one on was refused.
+    /// Returns whether a request since this one was refused.
     pub(crate) fn has_refused_from(&self, at: usize) -> bool {
         lock(&self.shared.attempts)
             .iter()
@@ -481,27 +481,27 @@ impl Node {
             .any(|one| !matches!(one.outcome, Outcome::Accepted { .. }))
     }
 
-    /// As [`has_refused_from`](Self::has_refused_from), of its own publisher alone.
+    /// Like [`has_refused_from`](Self::has_refused_from), for its own publisher only.
     pub(crate) fn has_refused_from_own(&self, at: usize) -> bool {
         let attempts = lock(&self.shared.attempts);
         let mut own = attempts.iter().skip(at).filter(|one| one.publisher == self.shared.number);
         own.any(|one| !matches!(one.outcome, Outcome::Accepted { .. }))
     }
 
-    /// The newest event of its publisher that was accepted.
+    /// Returns the newest accepted event of its publisher.
     pub(crate) fn last_accepted(&self) -> Option<u64> {
         let attempts = lock(&self.shared.attempts);
         let mut own = attempts.iter().rev().filter(|one| one.publisher == self.shared.number);
         own.find(|one| matches!(one.outcome, Outcome::Accepted { .. })).map(|one| one.first + one.count - 1)
     }
 
-    /// Publishes so many events of another publisher in one request, each this long, and returns the answer's status;
-    /// 0 for none.
+    /// Publishes `count` events of another publisher in one request, each of this length. Returns the answer's
+    /// status, 0 for none.
     pub(crate) fn publish_once(&self, publisher: usize, first: u64, count: u64, pad: usize) -> u16 {
         self.publish_padded(publisher, first, count, &|_| pad)
     }
 
-    /// As [`publish_once`](Self::publish_once), with a length for each event.
+    /// Like [`publish_once`](Self::publish_once), with a length for each event.
     pub(crate) fn publish_padded(
         &self,
         publisher: usize,
@@ -512,10 +512,10 @@ impl Node {
         self.shared.publish(&mut None, publisher, first, count, pad).1
     }
 
-    /// Has its publisher wait, or go on.
+    /// Pauses its publisher, or lets it go on.
     pub(crate) fn hold(&self, held: bool) {
         self.shared.is_held.store(held, Ordering::SeqCst);
-        // A request that was under way is answered by then.
+        // A request in flight has its answer by then.
         eventually("the publisher is between two requests", || !self.shared.is_asking.load(Ordering::SeqCst));
     }
 
@@ -526,7 +526,7 @@ impl Node {
         self.shared.set_away(false);
     }
 
-    /// Whether its reader has an event of this publisher with this number or a later one.
+    /// Returns whether its reader has this event of this publisher, or a later one.
     pub(crate) fn has_seen(&self, publisher: usize, from: u64) -> bool {
         let is_it = |one: &Seen| matches!(one.what, What::Event { publisher: p, n, .. } if p == publisher && n >= from);
         lock(&self.shared.seen).iter().rev().any(is_it)
@@ -552,7 +552,7 @@ impl Drop for Node {
 
 fn serve(program: Option<&Path>, options: &[String]) -> Server {
     let mut command = program.map_or_else(fanwire, Command::new);
-    // A handover is told at this level.
+    // A handover is logged at this level.
     let level = if program.is_some() { "info" } else { "warn" };
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", level]).args(options);
     Server::spawn(&mut command)

@@ -1,19 +1,19 @@
-//! Folders and small file systems of a test's own; they go with it.
+//! Folders and small file systems of a test, removed with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder, on a file system of its own where it is to be small.
+/// A folder, on its own file system if it is to be small.
 pub(crate) struct Place {
     path: PathBuf,
-    /// How often something is mounted at it.
+    /// Number of mounts at the folder.
     mounts: usize,
 }
 
 impl Place {
-    /// A folder that does not exist yet.
+    /// Returns a folder that does not exist yet.
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -21,10 +21,10 @@ impl Place {
         Self { path, mounts: 0 }
     }
 
-    /// A folder on a file system of this size, in KiB.
+    /// Returns a folder on a file system of this size, in KiB.
     ///
     /// # Panics
-    /// Where this process may not mount one: these tests need a user who may (root in CI's container).
+    /// If this process may not mount a file system: these tests need that right (root in CI's container).
     pub(crate) fn small(kib: usize) -> Self {
         let mut place = Self::new();
         fs::create_dir_all(&place.path).expect("a folder");
@@ -51,12 +51,12 @@ impl Place {
         self.mounts += 1;
     }
 
-    /// Puts an empty file system over it that can't be written to: no new file can be made in it.
+    /// Mounts an empty read-only file system over the folder, so that no new file can be made in it.
     pub(crate) fn cover(&mut self) {
         self.mount("ro,size=4k");
     }
 
-    /// Takes the cover away.
+    /// Removes the cover.
     pub(crate) fn uncover(&mut self) {
         assert!(self.unmount(&[]), "the cover is in use");
     }
@@ -74,12 +74,12 @@ impl Place {
         while ballast.write_all(&chunk).is_ok() {}
     }
 
-    /// Makes room again.
+    /// Frees the space.
     pub(crate) fn empty(&self) {
         fs::remove_file(self.path.join("ballast")).expect("it is there");
     }
 
-    /// The segments of a log in files, oldest first.
+    /// Returns the segments of a log in files, oldest first.
     pub(crate) fn segments(&self) -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> = fs::read_dir(&self.path)
             .expect("a folder")
@@ -101,7 +101,7 @@ impl Drop for Place {
     }
 }
 
-/// Copies a folder with all that is in it, over what is there.
+/// Copies a folder with its content over another one.
 pub(crate) fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).expect("a folder");

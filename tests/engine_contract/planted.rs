@@ -1,4 +1,4 @@
-//! Faults planted in the records of a good trial: the referee reports each, and none in the good one.
+//! Faults planted in the records of a good trial: the referee reports each of them, and none in the good trial.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::referee::{Attempt, Fault, Outcome, Seen, Trial, What, judge};
 
 const T: Duration = Duration::ZERO;
 
-/// A trial in the making: two publishers, two readers that share their ids.
+/// A trial under construction: two publishers, two readers that share their ids.
 struct Records {
     attempts: Vec<Attempt>,
     readers: Vec<Vec<Seen>>,
@@ -28,7 +28,8 @@ fn accepted(last: u64) -> Outcome {
 }
 
 impl Records {
-    /// Publisher 0 sends 0 to 5 in three requests, publisher 1 sends 0 and 1; all are accepted and delivered.
+    /// Publisher 0 sends 0 to 5 in three requests, and publisher 1 sends 0 and 1. All are accepted and
+    /// delivered.
     fn good() -> Self {
         let attempts = vec![
             attempt(0, 0, 2, accepted(1)),
@@ -59,7 +60,7 @@ fn a_lost_event_is_reported_and_a_gap_in_its_place_excuses_it() {
     records.readers[1].remove(3);
     let lost = Fault::Lost { reader: 1, publisher: 0, first: 2, last: 2 };
     assert!(records.faults().contains(&lost), "{:?}", records.faults());
-    // Too early and too late: it stands where nothing is missing.
+    // Too early and too late: the gap is where nothing is missing.
     for place in [1, 5] {
         let mut misplaced = records.readers.clone();
         misplaced[1].insert(place, GAP);
@@ -109,7 +110,7 @@ fn an_id_that_is_given_twice_is_reported() {
     records.readers[1][7] = event(6, 1, 1);
     let twice = Fault::IdTwice { id: "e-6".into(), one: (0, 5), other: (1, 1) };
     assert!(records.faults().contains(&twice), "{:?}", records.faults());
-    // Also where the first of the two was delivered to nobody: its publisher was told the id.
+    // Also if the first of the two reached no reader: its publisher got the id.
     let mut records = Records::good();
     for reader in &mut records.readers {
         reader.truncate(6);
@@ -145,7 +146,7 @@ fn ids_of_a_nodes_own_may_meet_those_of_another_node() {
 #[test]
 fn a_missing_gap_between_epochs_or_sequences_is_reported() {
     let mut records = Records::good();
-    // Nobody knows what this request came to, so its absence is told by the ids alone.
+    // The outcome of this request is unknown, so only the ids show its absence.
     records.attempts[4].outcome = Outcome::Unknown;
     records.attempts.push(attempt(1, 2, 1, accepted(8)));
     for reader in &mut records.readers {
@@ -232,7 +233,7 @@ fn a_reader_that_waits_at_a_node_that_says_it_is_ready_is_reported() {
     assert_eq!(judge_reader(&attempts, &late(5), &probes(40)), None);
     assert_eq!(judge_reader(&attempts, &late(30), &probes(12)), None, "it said that it was not ready");
     assert!(judge_reader(&attempts, &late(30), &probes(40)).is_some());
-    // A reader that gets on is slow, not forgotten.
+    // A reader that makes progress is slow, not stuck.
     let other = |at: u64| Seen { at: seconds(at), what: What::Other { id: "e-0".into() } };
     let slow = [&[other(8), other(16), other(24)], late(30).as_slice()].concat();
     assert_eq!(judge_reader(&attempts, &slow, &probes(40)), None);

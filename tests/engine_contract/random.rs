@@ -1,6 +1,6 @@
 //! Random sequences of faults in one trial, from a seed that is printed and can be given again.
 //!
-//! Without more said, one short sequence of each engine; `cargo xtask engines` says more by the environment:
+//! By default, one short sequence for each engine. `cargo xtask engines` sets more by the environment:
 //! `FANWIRE_ENGINES_MINUTES` and `FANWIRE_ENGINES_SEED`.
 
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ const JETSTREAM: &[Step] = steps! {
 };
 const PLAIN_NATS: &[Step] =
     steps! { paused killed node_killed oversized slow cut_off connections_cut foreign_entries };
-// Not `clock_ahead`: it changes the epoch of events that readers have seen, which is right once.
+// `clock_ahead` is left out: it changes the epoch of events that readers have seen, which is correct only once.
 const FILE: &[Step] = steps! { killed tail_lost read_only disk_full disk_full_at_a_segments_end };
 
-/// A small generator of numbers: xorshift.
+/// A small random number generator: xorshift.
 struct Random(u64);
 
 impl Random {
@@ -49,7 +49,7 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// One trial of so many faults.
+/// Runs one trial with `count` faults.
 fn sequence(engine: Engine, seed: u64, count: usize) {
     let mut random = Random::new(seed);
     let steps = match engine {

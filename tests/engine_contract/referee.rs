@@ -1,21 +1,22 @@
-//! The referee: compares what publishers were told with what the readers of every node received.
+//! The referee: compares the publishers' answers with the events that the readers of every node received.
 //!
-//! Pure: it takes records and returns faults, so that its own tests can plant each fault. It holds for every engine:
-//! - an event answered with 200 is delivered to each reader exactly once, or a gap stands where it is missing;
-//! - an event that was refused for certain is never delivered;
-//! - no id is given to two events, neither to readers nor in the answers to publishers;
-//! - ids of one epoch grow without holes, or a gap stands in the hole; another epoch begins with a gap.
+//! It takes records and returns faults, without side effects, so its own tests can plant each fault. It holds
+//! for every engine:
+//! - An event answered with 200 reaches each reader exactly once, or a gap takes its place.
+//! - An event that was certainly refused is never delivered.
+//! - No two events have the same id, neither for readers nor in the answers to publishers.
+//! - The ids of one epoch grow without holes, or a gap fills the hole. Another epoch begins with a gap.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
-/// What a publisher was told about a request.
+/// Outcome of a request, as the publisher knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// 200, with the id of the last event where the engine gives one.
+    /// 200, with the id of the last event if the engine gives one.
     Accepted { last_id: Option<String> },
-    /// The log does not have the events, and why.
+    /// The log does not have the events. Holds the reason.
     Refused { why: String },
     /// The log may have the events or not.
     Unknown,
@@ -33,7 +34,7 @@ pub(crate) struct Attempt {
     pub(crate) answered: Duration,
 }
 
-/// What a reader received.
+/// A reader's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     Event {
@@ -41,11 +42,11 @@ pub(crate) enum What {
         publisher: usize,
         n: u64,
     },
-    /// An event of nobody's books, as presence is: its id counts.
+    /// An event outside the publishers' records, such as presence. Its id counts.
     Other {
         id: String,
     },
-    /// A gap, with the shard that it is about where the notice names one.
+    /// A gap, with its shard if the notice names one.
     Gap {
         shard: Option<u16>,
     },
@@ -62,25 +63,25 @@ pub(crate) struct Seen {
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// An accepted event is missing and no gap stands in its place.
+    /// An accepted event is missing, and no gap takes its place.
     Lost { reader: usize, publisher: usize, first: u64, last: u64 },
     /// A reader received an event twice.
     Twice { reader: usize, publisher: usize, n: u64 },
     /// Accepted events of one publisher came in another order.
     Reordered { reader: usize, publisher: usize, n: u64, after: u64 },
-    /// One id stands for two events.
+    /// Two events have one id.
     IdTwice { id: String, one: (usize, u64), other: (usize, u64) },
     /// One event has two ids.
     OtherId { publisher: usize, n: u64, one: String, other: String },
     /// A refused event was delivered.
     Refused { reader: usize, publisher: usize, n: u64, why: String },
-    /// Nobody published this event.
+    /// No publisher sent this event.
     Stranger { reader: usize, publisher: usize, n: u64 },
-    /// Ids do not follow one another and no gap stands between them.
+    /// Ids do not follow one another, and no gap is between them.
     Hole { reader: usize, before: String, after: String },
     /// More gaps than any fault explains.
     Gaps { reader: usize, count: usize },
-    /// An id that can't be read.
+    /// An unreadable id.
     Unreadable { reader: usize, id: String },
 }
 
@@ -132,14 +133,14 @@ pub(crate) struct Trial<'a> {
 
 type Key = (usize, u64);
 
-/// The epoch, sequence and shard of an id, as `EPOCH-SEQUENCE` or `EPOCH-SEQUENCE.SHARD`.
+/// Parses the epoch, sequence and shard of an id, as `EPOCH-SEQUENCE` or `EPOCH-SEQUENCE.SHARD`.
 pub(crate) fn parts(id: &str) -> Option<(&str, u64, u16)> {
     let (epoch, rest) = id.split_once('-')?;
     let (sequence, shard) = rest.split_once('.').unwrap_or((rest, "0"));
     Some((epoch, sequence.parse().ok()?, shard.parse().ok()?))
 }
 
-/// Gaps that a reader may get in a trial of some faults: a node that tells one again and again has lost its way.
+/// Gaps that a reader may get in a trial of some faults. A node that sends gap after gap has lost its place.
 const GAPS_MAX: usize = 60;
 
 /// Returns every broken promise.
@@ -163,7 +164,7 @@ pub(crate) fn judge(trial: Trial<'_>) -> Vec<Fault> {
     faults
 }
 
-/// The ids and the events of a trial, each beside the other.
+/// Pairs of ids and events of a trial.
 #[derive(Default)]
 struct Ids<'a> {
     events: HashMap<(usize, &'a str), Key>,
@@ -171,7 +172,7 @@ struct Ids<'a> {
 }
 
 impl<'a> Ids<'a> {
-    /// Takes an id of an event; returns the fault if either has another partner already.
+    /// Records a pair of id and event. Returns the fault if either already has another partner.
     fn take(&mut self, scope: usize, id: &'a str, event: Key) -> Option<Fault> {
         let known = *self.events.entry((scope, id)).or_insert(event);
         if known != event {
@@ -183,7 +184,7 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// Checks that ids and events correspond one to one, in what readers received and in what publishers were told.
+/// Checks that ids and events correspond one to one, for readers and in the answers to publishers.
 fn ids(trial: Trial<'_>, faults: &mut Vec<Fault>) {
     let mut known = Ids::default();
     if trial.shares_ids {
@@ -203,7 +204,7 @@ fn ids(trial: Trial<'_>, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks that the ids of each shard follow one another, or that a gap stands between them.
+/// Checks that the ids of each shard follow one another, or that a gap is between them.
 fn order_of_ids(reader: usize, seen: &[Seen], faults: &mut Vec<Fault>) {
     let mut last: HashMap<u16, &str> = HashMap::new();
     for one in seen {
@@ -224,7 +225,7 @@ fn order_of_ids(reader: usize, seen: &[Seen], faults: &mut Vec<Fault>) {
     }
 }
 
-/// Checks what became of each event of each publisher.
+/// Checks the outcome of each event of each publisher.
 fn deliveries(reader: usize, seen: &[Seen], told: &HashMap<Key, &Outcome>, faults: &mut Vec<Fault>) {
     let mut places: BTreeMap<Key, usize> = BTreeMap::new();
     let mut shards: HashMap<usize, u16> = HashMap::new();
@@ -266,7 +267,7 @@ fn deliveries(reader: usize, seen: &[Seen], told: &HashMap<Key, &Outcome>, fault
         }
     };
     for (publisher, n) in missing {
-        // Its neighbours of the same publisher, which are of the same shard.
+        // The publisher's neighbouring events, which are in the same shard.
         let before = places.range((publisher, 0)..(publisher, n)).next_back().map(|(_, at)| *at);
         let after = places.range((publisher, n)..=(publisher, u64::MAX)).next().map(|(_, at)| *at);
         let shard = shards.get(&publisher);

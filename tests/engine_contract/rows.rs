@@ -1,4 +1,4 @@
-//! The table: which fault is tried on which engine, with what it needs.
+//! The table: the faults tried on each engine, with their needs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn trial(setup: Setup, fault: fn(&mut Stage)) {
     stage.end();
 }
 
-/// Faults that need nothing but nodes and their log.
+/// Faults that need only nodes and their log.
 macro_rules! plain_rows {
     ($($name:ident)*) => { $(pub(crate) fn $name(engine: Engine) { trial(Setup::of(engine), faults::$name); })* };
 }
@@ -35,7 +35,7 @@ pub(crate) fn connections_cut(engine: Engine) {
 }
 
 pub(crate) fn oversized(engine: Engine) {
-    // Redis takes up to 512 MB unless it is told otherwise.
+    // Redis takes up to 512 MB by default.
     let options: &[&str] = if engine == Engine::Redis { &["--proto-max-bulk-len", "1mb"] } else { &[] };
     trial(Setup::of(engine).server(options), faults::oversized);
 }
@@ -68,7 +68,7 @@ pub(crate) fn read_only(engine: Engine) {
 
 pub(crate) fn disk_full(engine: Engine) {
     let (kib, server): (_, &[&str]) = match engine {
-        // With `always`, a Redis ends where it can't write.
+        // With `always`, a Redis ends when it cannot write.
         Engine::Redis => (4 << 10, &["--appendfsync", "everysec"]),
         Engine::JetStream => (24 << 10, &[]),
         Engine::File | Engine::PlainNats | Engine::Memory => (2 << 10, &[]),

@@ -1,7 +1,7 @@
-//! What a crash of the machine, or a clock that was ahead, leaves in a segment of the log in files.
+//! Effects of a machine's crash, or of a fast clock, on a segment of the log in files.
 //!
-//! Knows the format as docs of the engine state it: `"fanwire1" | frame | epoch u64 | boot u64 | safe u8 | ...`, where a
-//! frame is a length, its checksum and the checksum of what follows.
+//! Knows the format as the engine's docs state it: `"fanwire1" | frame | epoch u64 | boot u64 | safe u8 | ...`.
+//! A frame is a length, its checksum and the checksum of the content.
 
 use std::path::Path;
 
@@ -31,13 +31,13 @@ fn rewrite_head(path: &Path, change: impl FnOnce(&mut [u8], &mut Vec<u8>)) {
     std::fs::write(path, bytes).expect("writable");
 }
 
-/// Says that another run of the machine wrote the segment.
+/// Marks the segment as written in another boot of the machine.
 fn of_another_boot(head: &mut [u8]) {
     head[8] ^= 0x55;
 }
 
-/// Cuts off the last whole records of a segment that another run of the machine wrote: as a crash of the machine leaves
-/// it when the newest writes were not safe.
+/// Cuts off the last whole records of a segment from another boot of the machine, as a crash does if the newest
+/// writes were not synced.
 pub(crate) fn lose_tail(path: &Path) {
     rewrite_head(path, |head, rest| {
         of_another_boot(head);
@@ -52,7 +52,7 @@ pub(crate) fn lose_tail(path: &Path) {
     });
 }
 
-/// Says that the segment's epoch began tomorrow, and that another run of the machine wrote it.
+/// Sets the segment's epoch to tomorrow, and marks it as written in another boot of the machine.
 pub(crate) fn put_ahead(path: &Path) {
     rewrite_head(path, |head, _| {
         of_another_boot(head);

@@ -1,6 +1,7 @@
 //! A trial: a log, nodes with their publishers and readers, a fault, and the referees at the end.
 //!
-//! Always: events flow before the fault; after it they flow again without a restart of any node, or the trial fails.
+//! Always: events flow before the fault. After it they flow again without a restart of any node, or the trial
+//! fails.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,10 +13,10 @@ use crate::referee::{Attempt, Fault, Seen, Trial, judge};
 use crate::support::proxy::Proxy;
 use crate::support::service::{Kind, Service};
 
-/// How long a node may take to be as it was after the fault is over.
+/// Time that a node may take to recover after the end of a fault.
 const RECOVERY: Duration = Duration::from_secs(30);
 
-/// How much a node's memory may grow in a trial, in KiB: the ring, the queue and the largest batch, with room.
+/// Allowed growth of a node's memory in a trial, in KiB: the ring, the queue and the largest batch, with room.
 const GROWTH_MAX_KIB: u64 = 192 << 10;
 
 /// The engines under contract.
@@ -25,7 +26,7 @@ pub(crate) enum Engine {
     JetStream,
     PlainNats,
     File,
-    /// None: order and history live in the node's ring.
+    /// No engine: order and history are in the node's ring.
     Memory,
 }
 
@@ -40,22 +41,22 @@ impl Engine {
     }
 }
 
-/// What a trial begins with.
+/// Setup of a trial.
 pub(crate) struct Setup {
     pub(crate) engine: Engine,
-    /// More for the log's server.
+    /// More options for the log's server.
     pub(crate) server: Vec<String>,
-    /// More for the nodes.
+    /// More options for the nodes.
     pub(crate) node: Vec<String>,
-    /// A small file system for the log's files, in KiB.
+    /// Size of a small file system for the log's files, in KiB.
     pub(crate) disk: Option<usize>,
-    /// Whether the first node reaches the log by way of a proxy.
+    /// Whether the first node reaches the log through a proxy.
     pub(crate) by_proxy: bool,
     pub(crate) nodes: usize,
-    /// How long publishers may wait for the log.
+    /// Time that publishers may wait for the log.
     pub(crate) accept: Duration,
     pub(crate) shards: usize,
-    /// A binary for each node, beside the one that is built here.
+    /// Binary of each node, if not the one built here.
     pub(crate) programs: Vec<PathBuf>,
 }
 
@@ -112,22 +113,22 @@ impl Setup {
     }
 }
 
-/// A trial that is under way.
+/// A running trial.
 pub(crate) struct Stage {
     pub(crate) engine: Engine,
     pub(crate) start: Instant,
     pub(crate) nodes: Vec<Node>,
     pub(crate) log: Option<Service>,
     pub(crate) proxy: Option<Proxy>,
-    /// The log's files, where the test has a hand in them.
+    /// The log's files, if the test changes them.
     pub(crate) place: Option<Place>,
-    /// Nodes that were ended in the trial: their publishers' records count, their readers' do not.
+    /// Nodes that ended during the trial. Their publishers' records count, their readers' do not.
     gone: Vec<Node>,
-    /// Whether nodes stay when a fault would end one.
+    /// Whether nodes stay even if a fault would end one.
     pub(crate) keeps_nodes: bool,
     /// Rings and streams of the log.
     pub(crate) shards: usize,
-    /// Publishers beside those of the nodes.
+    /// Publishers besides those of the nodes.
     others: usize,
     faults: Vec<String>,
 }
@@ -163,7 +164,8 @@ impl Stage {
                     }
                     _ => url.clone(),
                 };
-                // Readers here may be late: the trial is of the log. The drain is short, as the test waits for it.
+                // Readers may be late: the trial is about the log. The drain is short, because the test waits
+                // for it.
                 let mut options: Vec<String> = [
                     "--engine",
                     &url,
@@ -201,7 +203,7 @@ impl Stage {
         stage
     }
 
-    /// The longest that a publisher may wait for an answer.
+    /// Returns the longest time that a publisher may wait for an answer.
     pub(crate) fn wait_max(&self) -> Duration {
         self.nodes.iter().map(|node| node.shared.wait_max).max().unwrap_or(RECOVERY)
     }
@@ -218,23 +220,23 @@ impl Stage {
         self.place.as_ref().expect("this trial has a place")
     }
 
-    /// A publisher that has published nothing yet.
+    /// Returns a publisher that has not published yet.
     pub(crate) fn another_publisher(&mut self) -> usize {
         self.others += 1;
         99 + self.others
     }
 
-    /// Whether anything is wrong so far.
+    /// Returns whether any fault has been found so far.
     pub(crate) fn has_faults(&self) -> bool {
         !self.faults.is_empty()
     }
 
-    /// Notes what is wrong; the trial goes on.
+    /// Records a fault. The trial goes on.
     pub(crate) fn fault(&mut self, what: impl Into<String>) {
         self.faults.push(what.into());
     }
 
-    /// Waits until something holds, or notes that it does not.
+    /// Waits until a condition holds, or records that it does not.
     pub(crate) fn eventually(
         &mut self,
         what: &str,
@@ -253,7 +255,7 @@ impl Stage {
         true
     }
 
-    /// Waits until every node that is there is ready, takes events, and has them delivered to every reader.
+    /// Waits until every running node is ready, accepts events, and has them delivered to every reader.
     pub(crate) fn flows(&mut self, when: &str) {
         let since = self.start.elapsed();
         let marks: Vec<usize> = self.nodes.iter().map(Node::attempts).collect();
@@ -279,12 +281,13 @@ impl Stage {
         }
     }
 
-    /// Waits until every node refuses events and says that it is not ready; then the last of several nodes is ended.
+    /// Waits until every node refuses events and reports that it is not ready. Then ends the last of several
+    /// nodes.
     pub(crate) fn suffers(&mut self) {
         self.suffers_at(&(0..self.nodes.len()).collect::<Vec<_>>());
     }
 
-    /// As [`suffers`](Self::suffers), where the fault concerns some nodes only.
+    /// Like [`suffers`](Self::suffers), for a fault that concerns only some nodes.
     pub(crate) fn suffers_at(&mut self, nodes: &[usize]) {
         let marks: Vec<usize> = self.nodes.iter().map(Node::attempts).collect();
         let limit = self.wait_max();
@@ -302,11 +305,11 @@ impl Stage {
         if nodes.len() == self.nodes.len() && self.nodes.len() > 2 && !self.keeps_nodes {
             self.end_one();
         }
-        // The referee of clocks looks at what the nodes say meanwhile.
+        // The referee of time checks the nodes' reports meanwhile.
         std::thread::sleep(Duration::from_millis(1500));
     }
 
-    /// Ends the last node by SIGTERM; readers and publishers of the others stay.
+    /// Ends the last node by SIGTERM. Readers and publishers of the others stay.
     pub(crate) fn end_one(&mut self) {
         let mut node = self.nodes.pop().expect("several nodes");
         self.faults.extend(node.terminate());
@@ -314,7 +317,7 @@ impl Stage {
         self.gone.push(node);
     }
 
-    /// Judges the trial, after the fault: panics with every broken promise and the nodes' own words.
+    /// Judges the trial after the fault. Panics with every broken promise and the nodes' own logs.
     pub(crate) fn end(mut self) {
         self.flows("after the fault");
         for node in &self.nodes {
@@ -323,7 +326,7 @@ impl Stage {
         self.eventually("the publishers have their last answers", 2 * self.wait_max(), |stage| {
             stage.nodes.iter().all(Node::has_finished)
         });
-        // What was accepted is under way to the readers.
+        // Accepted events are on their way to the readers.
         let end = Instant::now() + RECOVERY;
         let mut faults = self.judge();
         while !faults.is_empty()
@@ -339,7 +342,7 @@ impl Stage {
         }
         self.faults.append(&mut told);
         let all: Vec<Attempt> = self.nodes.iter().chain(&self.gone).flat_map(Node::records).collect();
-        // A reader whose node the test stopped waits for that.
+        // A reader waits if the test has stopped its node.
         for node in self.nodes.iter().filter(|node| !node.shared.was_away()) {
             let late = clocks::judge_reader(&all, &lock(&node.shared.seen), &lock(&node.shared.probes));
             self.faults.extend(late.into_iter().map(|fault| format!("node {}: {fault}", node.number())));
@@ -385,7 +388,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Nodes end before the log that they hang on, and the log before its place.
+        // Nodes end before the log that they depend on, and the log before its folder.
         self.nodes.clear();
         self.gone.clear();
         self.log = None;

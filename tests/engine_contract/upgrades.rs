@@ -1,7 +1,8 @@
-//! From an older version to this one under load: nodes of both on one log, and a process that hands over to the next.
+//! From an older version to this one under load: nodes of both on one log, and a process that hands over to the
+//! next.
 //!
-//! The older version is the binary that `FANWIRE_OLD` names (`cargo xtask engines --old PATH` sets it). Without it, the
-//! binary that is built here stands for both.
+//! The older version is the binary that `FANWIRE_OLD` names (`cargo xtask engines --old PATH` sets it). Without
+//! it, the binary built here plays both parts.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ fn old() -> PathBuf {
     std::env::var_os("FANWIRE_OLD").map_or_else(new, PathBuf::from)
 }
 
-/// Three older nodes are replaced one by one, and the log's server dies while there are both.
+/// Three older nodes are replaced one by one, and the log's server is killed while both versions run.
 fn rolls(engine: Engine) {
     let mut stage = Stage::begin(Setup::of(engine).programs(vec![old(); 3]));
     stage.keeps_nodes = true;

@@ -1,4 +1,4 @@
-//! Plans of a proxy: for each of a client's requests for a stream, counted from 0.
+//! Plans of a proxy for each of a client's stream requests, counted from 0.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::support::hostile::{Cut, Own, Pieces, Plan, RetryAfter, Rewrite};
 pub(crate) struct Case {
     pub name: &'static str,
     pub plan: fn(usize) -> Plan,
-    /// From this request on nothing is cut or refused any more.
+    /// Number of the first request from which nothing is cut or refused any more.
     pub calm_from: usize,
 }
 
@@ -35,7 +35,7 @@ const PLAIN: Plan = Plan {
     idle: None,
 };
 
-/// A plan whose first stream ends behind five events, and whose next requests meet these answers.
+/// A plan whose first stream ends after five events, and whose next requests get these answers.
 fn refusing(request: usize, answers: &[Own]) -> Plan {
     match request.checked_sub(1).map(|at| answers.get(at)) {
         None => Plan { cut: Some(Cut::Behind(5)), ..PLAIN },
@@ -58,12 +58,12 @@ fn cdn(request: usize) -> Plan {
 }
 
 fn single_bytes(request: usize) -> Plan {
-    // Compressed where the client asks for it, so cut wherever that is.
+    // Compressed if the client asks for it, so the cut can be anywhere.
     let cut = (request < 2).then_some(Cut::Bytes(1003 + 57 * request));
     Plan { cut, pieces: Pieces::Single(1500), rewrite: Rewrite::default(), ..PLAIN }
 }
 
-/// Informational answers; none at last, for clients that give up at them.
+/// Informational answers. None at the end, for clients that give up at them.
 fn informed(request: usize, interim: &'static [u16]) -> Plan {
     if request < 2 { Plan { cut: Some(Cut::Behind(3)), interim, ..PLAIN } } else { PLAIN }
 }
@@ -120,7 +120,7 @@ fn slow(request: usize) -> Plan {
     Plan { cut, delay: Duration::from_millis(250), ..PLAIN }
 }
 
-/// Browsers' pages are of another origin than the proxy here.
+/// Browsers' pages have another origin than the proxy here.
 pub(crate) const CROSS_ORIGIN: &str = "cross-origin";
 
 fn cross_origin(request: usize) -> Plan {

@@ -1,4 +1,4 @@
-//! The clients of the table, and what the guide says of them.
+//! The clients of the table, and the guide's statements about them.
 
 use std::time::Duration;
 
@@ -6,50 +6,50 @@ use serde_json::Value;
 
 use crate::support::script::in_project;
 
-/// How a client says where it was.
+/// Form in which a client names its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// By the `Last-Event-ID` header.
+    /// The `Last-Event-ID` header.
     Header,
-    /// As `lastEventId` in the query.
+    /// `lastEventId` in the query.
     Query,
-    /// By the program's `since` in its subscription.
+    /// The program's `since` in its subscription.
     Since,
-    /// Not at all: it learns where it begins again.
+    /// No form: the client learns where it begins again.
     Nowhere,
 }
 
-/// Answers that end a client for good, so that its program makes another.
+/// Answers that end a client for good, so that its program makes another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GivesUp {
     Never,
-    /// Any answer but a stream.
+    /// Any answer except a stream.
     Refused,
-    /// Those of Chromium, which reads an answer of half a head.
+    /// Chromium's answers. It also reads an answer with half a head.
     RefusedOrHalf,
-    /// An answer but a stream, 500 and 502 to 504; informational ones are taken for the answer.
+    /// Any answer except a stream, 500, and 502 to 504. It takes informational answers for the answer.
     Unforeseen,
 }
 
-/// Where a client's version is pinned.
+/// Place where a client's version is pinned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Version {
     Npm(&'static str),
     Pip(&'static str),
-    /// It is the machine's.
+    /// Installed on the machine.
     Any,
 }
 
 pub(crate) struct Client {
     pub name: &'static str,
-    /// The script that runs it.
+    /// Script that runs the client.
     pub script: &'static str,
     pub version: Version,
     pub place: Place,
     pub gives_up: GivesUp,
-    /// It never comes back sooner than this.
+    /// Shortest time before it returns.
     pub floor: Duration,
-    /// The guide's name for it, and how it comes back and resumes.
+    /// Name in the guide, and the way it reconnects and resumes.
     pub title: &'static str,
     pub habit: &'static str,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Client {
 const NODE: &str = "foreign_node.mjs";
 const CHROMIUM: &str = "browser_foreign.mjs";
 const PYTHON: &str = "foreign_python.py";
-/// A second, as timers of whole milliseconds keep it.
+/// A second, with the error of timers of whole milliseconds.
 const SECOND: Duration = Duration::from_millis(950);
 
 pub(crate) const CLIENTS: &[Client] = &[
@@ -157,7 +157,7 @@ pub(crate) const CLIENTS: &[Client] = &[
         version: Version::Pip("websockets"),
         place: Place::Since,
         gives_up: GivesUp::Unforeseen,
-        // It waits after failures only, and then for a random part of five seconds.
+        // It waits only after failures, and then for a random part of five seconds.
         floor: Duration::ZERO,
         title: "`websockets` (Python)",
         habit: "by its loop, `async for`, which 1xx and 200 end; subscribes anew on each connection, with `since`",
@@ -184,7 +184,7 @@ pub(crate) const CLIENTS: &[Client] = &[
     },
 ];
 
-/// Pools that keep connections, beside streams.
+/// Pools that keep connections, next to streams.
 const POOLS: &[(&str, Version, &str)] = &[
     ("`requests.Session` (Python)", Version::Pip("requests"), "as it is"),
     (
@@ -218,7 +218,7 @@ fn version(version: Version) -> String {
     }
 }
 
-/// The guide has a row for each client, with its version and what the table holds it to.
+/// The guide has a row for each client, with its version and its limits in the table.
 pub(crate) fn check_the_guide() {
     let guide = std::fs::read_to_string(in_project("docs/front-end.md")).expect("the guide");
     let clients = CLIENTS.iter().map(|client| (client.title, client.version, client.habit));

@@ -1,13 +1,16 @@
-//! Other people's clients before the built server, through a proxy that does what nginx, balancers and CDNs do.
+//! Other people's clients against the built server, through a proxy that acts like nginx, load balancers and
+//! CDNs.
 //!
-//! A table: each client ([`clients`]) meets each case ([`cases`]) at once, while events are published all the time. The
-//! [`referee`] then holds what each client told beside what was published and what the proxy saw:
+//! A table: each client ([`clients`]) meets all cases ([`cases`]) at once, while events are published all the
+//! time. The [`referee`] then compares each client's report with the published events and with the proxy's
+//! record:
 //!
-//! - every event came once, in order; or the client, which does not resume, was told where it begins again;
-//! - a client that resumes named its place in the form that its library has;
-//! - no client came back sooner than its library's own waiting time.
+//! - Every event came once, in order. A client that cannot resume learned where it begins again.
+//! - A client that resumes named its place in its library's form.
+//! - No client returned sooner than its library's own waiting time.
 //!
-//! [`restart`] ends the server under them all, and starts another. [`pools`] keep connections idle for 6 and for 60 seconds. docs/front-end.md has the table of clients.
+//! [`restart`] ends the server under all of them, and starts another. [`pools`] keep connections idle for 6 and
+//! for 60 seconds. docs/front-end.md has the table of clients.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Pools of connections that idle between requests: none fails, and the connection is used again.
+//! Pools of connections that idle between requests: no request fails, and the connection is used again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::support::http;
 use crate::support::nginx::Nginx;
 use crate::support::script::Script;
 
-/// Seconds between one request and the next: a pool that a balancer's or our own short limit would hit, and nginx's default.
-/// Our `keep_alive` is 75.
+/// Seconds between one request and the next: 6 for a short limit of a load balancer, 60 for nginx's default.
+/// The server's `keep_alive` is 75.
 const PAUSES: [u64; 3] = [0, 6, 60];
 
-/// The scripts' own pools, each with what the library needs to keep a connection for so long.
+/// The scripts' pools, each configured to keep a connection for this long.
 const POOLS: [(&str, &str); 4] = [
     ("foreign_pool.py", "requests"),
     ("foreign_pool.py", "aiohttp"),
@@ -25,7 +25,7 @@ fn through(server: SocketAddr) -> Hostile {
     Hostile::before(server, |_| Plan::default())
 }
 
-/// Runs a pool's script; each of its requests must be answered.
+/// Runs a pool's script. Each of its requests must get an answer.
 fn use_pool(script: &str, kind: &str, proxy: &Hostile) {
     let pauses = PAUSES.map(|pause| pause.to_string()).join(",");
     let url = format!("http://{}", proxy.addr);
@@ -39,7 +39,7 @@ fn use_pool(script: &str, kind: &str, proxy: &Hostile) {
     assert_eq!(proxy.connections(), 1, "{kind} opened another connection");
 }
 
-/// nginx keeps a connection to the server between its clients' requests, which come on connections of their own.
+/// nginx keeps a connection to the server between its clients' requests, which come on separate connections.
 fn use_nginx(proxy: &Hostile) {
     let nginx = Nginx::start(|addr, _| {
         format!(
@@ -63,7 +63,7 @@ fn use_nginx(proxy: &Hostile) {
     assert_eq!(proxy.connections(), 1, "nginx opened another connection");
 }
 
-/// All side by side: it takes as long as the longest pause.
+/// All side by side: the test takes as long as the longest pause.
 pub(crate) fn idle() {
     let server = Server::start();
     let addr = server.addr;

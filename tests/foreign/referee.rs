@@ -1,4 +1,4 @@
-//! Publishes while all clients meet all cases, and judges what each of them told.
+//! Publishes while all clients meet all cases, and judges each client's report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
@@ -13,7 +13,7 @@ use crate::support::Server;
 use crate::support::hostile::{Cut, Hostile, Own, Plan, RetryAfter, Seen};
 use crate::support::script::Script;
 
-/// The longest that the table may take: on two free cores it is done within 40 s.
+/// Longest time for the table. On two free cores it takes under 40 s.
 pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// Time between two events.
@@ -22,18 +22,18 @@ pub(crate) const PACE: Duration = Duration::from_millis(200);
 /// Longer than the proxy of the case `idle` waits for a byte.
 const QUIET: Duration = Duration::from_secs(7);
 
-/// Lines that each client told in each case.
+/// Lines that each client reported in each case.
 pub(crate) type Told = Arc<Mutex<BTreeMap<(String, String), Vec<String>>>>;
 
-/// All clients' scripts, and what they tell.
+/// All clients' scripts, and their reports.
 pub(crate) struct Stage {
     pub(crate) told: Told,
-    /// Last words of scripts that ended before the test did.
+    /// Last words of scripts that ended before the test.
     ended: Arc<Mutex<Vec<String>>>,
 }
 
 impl Stage {
-    /// Starts each script with its clients: where each connects, in a case of this name.
+    /// Starts each script with its clients: the address of each, in a case of this name.
     pub(crate) fn start(jobs: &[(&Client, &str, SocketAddr)]) -> Self {
         let (told, ended) = (Told::default(), Arc::<Mutex<Vec<String>>>::default());
         let scripts: BTreeSet<&'static str> = jobs.iter().map(|(client, ..)| client.script).collect();
@@ -63,7 +63,7 @@ impl Stage {
         Self { told, ended }
     }
 
-    /// Returns what a client told in a case so far.
+    /// Returns a client's report in a case so far.
     pub(crate) fn told(&self, client: &str, case: &str) -> Vec<String> {
         let told = self.told.lock().expect("no panic holds it");
         told.get(&(client.to_owned(), case.to_owned())).cloned().unwrap_or_default()
@@ -80,19 +80,19 @@ struct Pair<'a> {
     client: &'a Client,
     case: &'a Case,
     proxy: &'a Hostile,
-    /// How many events there were when it made the request that is not cut any more.
+    /// Number of events at its first request that is no longer cut.
     calm: Option<usize>,
 }
 
 impl Pair<'_> {
-    /// The number of the last event that it told of.
+    /// Returns the number of the last event that it reported.
     fn last(&self, told: &Told) -> usize {
         let told = told.lock().expect("no panic holds it");
         let lines = told.get(&(self.client.name.to_owned(), self.case.name.to_owned()));
         lines.and_then(|lines| lines.iter().rev().find_map(|line| got(line))).map_or(0, |(n, _)| n)
     }
 
-    /// Whether it has been through all of its case, and gets what is published now.
+    /// Returns whether it has finished its case, and gets the events published now.
     fn is_through(&mut self, told: &Told, published: usize) -> bool {
         if self.calm.is_none() && self.proxy.seen(self.client.name).len() > self.case.calm_from {
             self.calm = Some(published);
@@ -145,7 +145,7 @@ pub(crate) fn run() {
         }
         std::thread::sleep(PACE);
     }
-    // Nothing to tell for a while: only heartbeats keep what is idle.
+    // No events for a while: only heartbeats keep an idle stream alive.
     std::thread::sleep(QUIET);
     let last = (0..3).map(|_| publish()).last().expect("three");
     while Instant::now() < end && pairs.iter().any(|pair| pair.last(told) < last) {
@@ -167,7 +167,7 @@ pub(crate) fn run() {
     server.assert_serving();
 }
 
-/// Says what went wrong, what the client told last, and what its library sent.
+/// Returns the fault, the client's last report, and its library's last request.
 fn report(pair: &Pair<'_>, fault: &str, lines: &[String], seen: &[Seen]) -> String {
     let requests: Vec<String> = seen
         .iter()
@@ -184,8 +184,8 @@ fn report(pair: &Pair<'_>, fault: &str, lines: &[String], seen: &[Seen]) -> Stri
 }
 
 fn judge(pair: &Pair<'_>, lines: &[String], seen: &[Seen], ids: &[String]) -> Result<(), String> {
-    // It keeps an id before its event's last line end has come: a cut between the two, which only bytes can hit, costs
-    // the event.
+    // The client keeps an id before the last line end of its event has come. A cut between the two, possible
+    // only within bytes, loses the event.
     let hits = seen.iter().filter(|seen| matches!(seen.plan.cut, Some(Cut::Bytes(_)))).count();
     let lost_max = if pair.client.name == "fetch-event-source" { hits } else { 0 };
     events_are_whole(pair.client, lines, ids, lost_max)?;
@@ -199,7 +199,7 @@ fn judge(pair: &Pair<'_>, lines: &[String], seen: &[Seen], ids: &[String]) -> Re
     Ok(())
 }
 
-/// Whether this makes the client give up.
+/// Returns whether this answer makes the client give up.
 fn gives_up(client: &Client, plan: &Plan) -> bool {
     let is_page = matches!(plan.own, Some(Own::Page));
     match client.gives_up {
@@ -211,7 +211,8 @@ fn gives_up(client: &Client, plan: &Plan) -> bool {
     }
 }
 
-/// Every event came once and in order, from the first to the last; or the client was told where it began again.
+/// Checks that every event came once and in order, from the first to the last, or that the client learned where
+/// it began again.
 fn events_are_whole(
     client: &Client,
     lines: &[String],
@@ -220,7 +221,7 @@ fn events_are_whole(
 ) -> Result<(), String> {
     let mut lost = 0;
     let mut before: Option<usize> = None;
-    // Where the client was told that it begins.
+    // Place where the client learned that it begins.
     let mut from: Option<usize> = None;
     for line in lines {
         if let Some(id) = line.strip_prefix("from ") {
@@ -247,7 +248,8 @@ fn events_are_whole(
     Ok(())
 }
 
-/// Each request after the first names an event, in the library's form, and never an older one than before.
+/// Checks that each request after the first names an event, in the library's form, and never an older one than
+/// before.
 fn places_are_named(client: &Client, seen: &[Seen], ids: &[String]) -> Result<(), String> {
     let mut before = 0;
     for (at, seen) in seen.iter().enumerate() {
@@ -264,7 +266,7 @@ fn places_are_named(client: &Client, seen: &[Seen], ids: &[String]) -> Result<()
             }
         };
         let place = match &named {
-            // It had seen no event by then; a place that is not named shows as events that are missing.
+            // The client had seen no event by then. A place that it failed to name shows as missing events.
             None if before == 0 => 0,
             None => return Err(format!("request {at} names no event")),
             Some(id) => {
@@ -279,20 +281,21 @@ fn places_are_named(client: &Client, seen: &[Seen], ids: &[String]) -> Result<()
     Ok(())
 }
 
-/// No request came sooner than the library waits, nor than `Retry-After` says where the library heeds that.
+/// Checks that no request came sooner than the library waits, or than `Retry-After` asks if the library obeys
+/// it.
 fn waits_are_kept(client: &Client, seen: &[Seen]) -> Result<(), String> {
     for (at, pair) in seen.windows(2).enumerate() {
-        // A client begins to wait after its request was seen, so this is at least what it waited.
+        // A client starts to wait after its request was seen, so it waited at least this long.
         let waited = pair[1].began - pair[0].began;
         let asked = match pair[0].plan.own {
             Some(Own::Refused { retry_after: Some(RetryAfter::Seconds(seconds)), .. }) => seconds,
-            // A date has no parts of seconds.
+            // A date has no fractions of a second.
             Some(Own::Refused { retry_after: Some(RetryAfter::Date(seconds)), .. }) => seconds - 1,
             _ => 0,
         };
         let asked = if client.name == "curl" { Duration::from_secs(asked.into()) } else { Duration::ZERO };
-        // A GET that was closed without an answer may be sent again at once (RFC 9112, 9.3.1), as aiohttp does, and
-        // Chromium on a connection that was open already.
+        // A GET that was closed without an answer may be sent again at once (RFC 9112, 9.3.1). aiohttp does so,
+        // and so does Chromium on a connection that was already open.
         let is_repeat = matches!(pair[0].plan.own, Some(Own::Nothing));
         if waited < client.floor.max(asked) && !is_repeat {
             return Err(format!("request {} came {waited:?} after the one before", at + 1));

@@ -1,4 +1,4 @@
-//! A server that ends and comes back under all clients: none dies of it, and each is told that its place is gone.
+//! A server ends and comes back under all clients: each client survives, and learns that its place is gone.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::support::Server;
 /// The table has one case here.
 const CASE: &str = "restart";
 
-/// The server, with what it was given.
+/// The server, with its configuration.
 struct Published {
     server: Server,
     ids: Vec<String>,
@@ -24,7 +24,7 @@ impl Published {
         self.ids.push(answer["last_event_id"].as_str().expect("an id").to_owned());
     }
 
-    /// Publishes until each client has been given three events more than there are now.
+    /// Publishes until each client has got three more events than now.
     fn reach_all(&mut self, stage: &Stage) {
         let (begin, end) = (self.ids.len(), Instant::now() + LIMIT);
         loop {
@@ -72,7 +72,8 @@ pub(crate) fn run() {
     }
 }
 
-/// In order and each once within each life of the server; between the two the client learns that its place is gone.
+/// In order, and each once within each life of the server. Between the two, the client learns that its place is
+/// gone.
 fn judge(client: &Client, lines: &[String], ids: &[String], before: usize) -> Result<(), String> {
     let mut newest: Option<usize> = None;
     let (mut gap, mut from) = (None, None);

@@ -1,8 +1,8 @@
-//! Fanwire's matcher beside others. `cargo run --release -- [--quick] [SUBSCRIPTIONS...]`; prints markdown
-//! tables, and one line of CSV a measurement on stderr.
+//! Fanwire's matcher compared with others. `cargo run --release -- [--quick] [SUBSCRIPTIONS...]` prints
+//! markdown tables, and one line of CSV for each measurement on stderr.
 //!
-//! Each event is made just before it is matched (64 at a time, outside the clock), as in life, and the clock
-//! takes only the matching. Answers of all peers are compared before anything is timed.
+//! Each event is made just before it is matched (64 at a time, outside the measured time), as in a server. The
+//! results of all peers are compared before anything is measured.
 
 mod counting;
 mod mix;
@@ -26,7 +26,7 @@ struct Row {
     matches: f64,
 }
 
-/// Nanoseconds an event over some runs; `signatures` different events come again and again.
+/// Returns nanoseconds for one event over some runs. `signatures` different events repeat.
 fn time(peer: &mut dyn Peer, scale: &Scale, signatures: Option<usize>, run: Duration, runs: usize) -> Row {
     let mut times = Vec::new();
     let mut out = Vec::new();
@@ -58,7 +58,7 @@ fn time(peer: &mut dyn Peer, scale: &Scale, signatures: Option<usize>, run: Dura
             count += CHUNK;
         }
         events += count;
-        // The first run warms.
+        // The first run warms up.
         if nth > 0 {
             times.push(spent.as_nanos() as f64 / count as f64);
         }
@@ -105,8 +105,8 @@ fn add_and_remove(peer: &mut dyn Peer, subscriptions: usize) -> (f64, f64) {
     best
 }
 
-/// `--count EVENTS HOT`: builds a million exact subscriptions and matches so many events, random ones or (HOT = 1) a
-/// thousand in turn, for cachegrind to count: the difference of two runs is the events' own.
+/// `--count EVENTS HOT`: builds a million exact subscriptions and matches this many events, random ones or (HOT
+/// = 1) a thousand in turn, for cachegrind. The difference of two runs is the cost of the events.
 fn count() {
     let mut numbers = std::env::args().skip(2).map(|text| text.parse::<usize>().expect("a number"));
     let events = numbers.next().expect("how many events");

@@ -1,6 +1,6 @@
-//! The subscriptions and events that are measured.
+//! The measured subscriptions and events.
 
-/// A small generator, so that every run has the same mixes.
+/// A small random number generator, so that every run has the same mixes.
 pub struct Random(u64);
 
 impl Random {
@@ -18,7 +18,7 @@ impl Random {
     }
 }
 
-/// A subscription: a type, exact or a pattern, and perhaps a stream.
+/// A subscription: a type, exact or a pattern, and optionally a stream.
 #[derive(Clone)]
 pub struct Want {
     pub event_type: String,
@@ -31,7 +31,7 @@ impl Want {
     }
 }
 
-/// What events say.
+/// Attributes of an event.
 pub struct Said {
     pub event_type: String,
     pub stream: String,
@@ -39,13 +39,13 @@ pub struct Said {
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Mix {
-    /// Exact (type, stream) pairs, all different; every event matches one. 100 types (10 at 100).
+    /// Exact (type, stream) pairs, all different. Every event matches one. 100 types (10 at 100).
     Exact,
-    /// The same, and every subscription has a stream of its own.
+    /// Exact pairs where every subscription has its own stream.
     OwnStreams,
     /// 80% exact pairs, 10% `kindN.*` in a stream, 6% `agent:ID:*`, 4% `agent:*:status` in a stream.
     Patterns,
-    /// All subscriptions are one broad filter.
+    /// All subscriptions have one broad filter.
     Dashboards,
 }
 

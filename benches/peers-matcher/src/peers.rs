@@ -1,4 +1,4 @@
-//! The matchers that are measured, each behind the same four verbs.
+//! The measured matchers, each behind four methods.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use mqtt_topic_tree::{QoS, TopicFilter, TopicName, TopicTree};
 
 use crate::mix::{Said, Want};
 
-/// What a matcher looks events up by, made beforehand for all.
+/// Keys by which a matcher looks up events, made in advance for all.
 pub struct Sent {
     pub said: Said,
     pub event: Event,
@@ -28,13 +28,13 @@ pub trait Peer {
     fn name(&self) -> &'static str;
     fn add(&mut self, want: &Want, subscriber: u32);
     fn remove(&mut self, want: &Want, subscriber: u32);
-    /// Appends who wants the event.
+    /// Appends the subscribers that want the event.
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>);
-    /// Where classes stand for subscribers: how many there are.
+    /// Number of subscribers, for a matcher whose classes stand for subscribers.
     fn classes(&self) -> Option<usize> {
         None
     }
-    /// Bytes of the matcher alone, where the peer also keeps what its users would keep elsewhere.
+    /// Bytes of the matcher alone, if the peer also keeps data that its users would keep elsewhere.
     fn own_bytes(&self) -> Option<usize> {
         None
     }
@@ -44,7 +44,7 @@ pub fn filter(want: &Want) -> Filter {
     Filter::new().types([&want.event_type]).streams(&want.stream)
 }
 
-/// Ours; `members` lists each class's subscribers as the feed layer does.
+/// Fanwire's matcher. `members` lists each class's subscribers, like the feed layer.
 pub struct Ours {
     matcher: Matcher,
     members: Vec<Vec<u32>>,
@@ -88,7 +88,7 @@ impl Peer for Ours {
     }
 
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>) {
-        // The event was made with its values' hashes; from strings they cost this much.
+        // The event was made with its values' hashes. From strings they cost this much.
         std::hint::black_box((value_hash(&sent.said.event_type), value_hash(&sent.said.stream)));
         self.matcher.matches(&sent.event, &mut self.found);
         for class in &self.found {
@@ -105,7 +105,7 @@ impl Peer for Ours {
     }
 }
 
-/// Every filter asked.
+/// Evaluates every filter.
 #[derive(Default)]
 pub struct Scan {
     wants: Vec<(Pattern, Option<String>, u32)>,
@@ -136,7 +136,7 @@ impl Peer for Scan {
     }
 }
 
-/// Exact pairs in a hash map, patterns asked one by one: what one writes in an afternoon.
+/// Exact pairs in a hash map and patterns one by one: the obvious implementation.
 #[derive(Default)]
 pub struct HashThenScan {
     exact: HashMap<(String, String), Vec<u32>>,
@@ -182,7 +182,7 @@ impl Peer for HashThenScan {
     }
 }
 
-/// The MQTT tree of that name; names are parsed beforehand.
+/// The MQTT tree of that name. Names are parsed in advance.
 #[derive(Default)]
 pub struct MqttTree {
     tree: TopicTree,
@@ -212,7 +212,7 @@ impl Peer for MqttTree {
     }
 }
 
-/// A tree of words with wildcard branches, in the manner of NATS' subject list, without its cache.
+/// A tree of words with wildcard branches, like NATS' subject list without its cache.
 #[derive(Default)]
 pub struct Tree {
     root: Branch,

@@ -1,4 +1,5 @@
-//! Nanoseconds an event against subscriptions, both axes logarithmic, one panel a mix: `docs/matcher.svg`.
+//! Plots nanoseconds for one event against subscriptions, both axes logarithmic, one panel for each mix:
+//! `docs/matcher.svg`.
 
 use std::fmt::Write as _;
 
@@ -15,7 +16,7 @@ const LEFT: f64 = 56.0;
 const TOP: f64 = 34.0;
 const COLOURS: [&str; 7] = ["#2f5fe0", "#7ea2ff", "#c0571f", "#3f8f4f", "#9a4fb0", "#8a8f99", "#b0902c"];
 
-/// Writes the file, or says why not.
+/// Writes the file, or returns the error.
 pub fn write(points: &[Point]) {
     let mut mixes: Vec<&str> = points.iter().map(|point| point.mix).collect();
     mixes.dedup();

@@ -1,4 +1,4 @@
-//! The contestants. Each reader checks every item's checksum and that numbers of a publisher only grow.
+//! The contestants. Each reader checks every item's checksum, and that the numbers of a publisher only grow.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ const BATCH: u64 = 32;
 
 pub struct Contestant {
     pub name: &'static str,
-    /// Whether it takes several publishers, and several readers that each get everything.
+    /// Whether it takes several publishers, and whether several readers each get everything.
     pub publishers: bool,
     pub broadcasts: bool,
     pub run: fn(usize, usize, Duration) -> Run,
@@ -56,7 +56,7 @@ pub const CONTESTANTS: &[Contestant] = &[
     contestant("rtrb", false, false, |_, _, t| rtrb_ring(t)),
 ];
 
-/// Spins, and gives others a turn now and then: the same for everybody who spins.
+/// Spins, and yields now and then. All spinning contestants share it.
 #[derive(Default)]
 struct Spin(u32);
 
@@ -67,7 +67,7 @@ impl Spin {
     }
 }
 
-/// Checks and counts what one reader gets.
+/// Checks and counts the items of one reader.
 #[derive(Default)]
 struct Check {
     last: [u64; 4],
@@ -90,7 +90,7 @@ fn number(publisher: usize, n: u64) -> u64 {
     (publisher as u64) << 56 | n
 }
 
-/// One publisher has a core, and its readers share the other; several go where the system puts them.
+/// One publisher has a core, and its readers share the other. The system places several publishers.
 fn pin(publishers: usize, core: usize) {
     if publishers == 1 {
         pin_to(core);
@@ -103,7 +103,7 @@ pub fn pin_to(core: usize) {
     rustix::thread::sched_setaffinity(None, &cores).expect("two cores");
 }
 
-/// Runs publishers for a time and readers until they see the end.
+/// Runs publishers for a time, and readers until they see the end.
 fn run<P: Send, R: Send>(
     time: Duration,
     publishers: Vec<P>,
@@ -124,7 +124,7 @@ fn run<P: Send, R: Send>(
                     pin(count, 0);
                     start.wait();
                     let (mut n, begun) = (1, Instant::now());
-                    // The clock is looked at now and then: it costs more than a publication.
+                    // The clock is read only now and then: it costs more than a publication.
                     while begun.elapsed() < time {
                         let until = n + 2048;
                         while n < until {
@@ -162,7 +162,7 @@ fn run<P: Send, R: Send>(
 
 pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: WaitStrategy, batch: u64, shards: usize) -> Run {
     let bus = Bus::builder().carrying::<Item>().capacity(CAPACITY).shards(shards);
-    // A publisher's items stay in order, and publishers part where there are shards for them.
+    // A publisher's items stay in order. With shards, publishers go to different ones.
     let bus = bus.ordering_key(|item| item.0[0] >> 56);
     let bus = bus.build().expect("valid");
     let readers = (0..readers).map(|_| bus.subscribe(Predicate::all()).with_wait(wait)).collect();
@@ -199,8 +199,8 @@ pub fn fanwire_plain(publishers: usize, readers: usize, time: Duration, wait: Wa
     )
 }
 
-/// Events that are made before: what is measured is the bus. Each is published as a copy of its own would be: here
-/// they are built by the publisher, so the peer beside it is the `Arc` that is made for each.
+/// Events are made in advance, because the bus is measured. Each publication needs a copy of its own: here the
+/// publisher builds it. The comparable peer makes an `Arc` for each.
 fn fanwire_events(publishers: usize, readers: usize, time: Duration, wait: WaitStrategy) -> Run {
     let bus = Bus::builder().capacity(CAPACITY).build().expect("valid");
     let readers = (0..readers).map(|_| bus.subscribe(Filter::new()).with_wait(wait)).collect();
@@ -375,7 +375,7 @@ fn fanwire_solo(readers: usize, time: Duration, batch: u64) -> Run {
     )
 }
 
-/// The handlers run in the crate's own threads; it joins them when the publisher is dropped.
+/// The handlers run in the crate's own threads. It joins them when the publisher is dropped.
 fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
     use disruptor::{BusySpin, ProcessorSettings, Producer, build_single_producer};
     let counts: Vec<Arc<AtomicU64>> = (0..readers).map(|_| Arc::default()).collect();
@@ -384,7 +384,7 @@ fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
         let mut check = Check::default();
         move |item: &Item, _: i64, _: bool| {
             check.take(item);
-            // Its own line, and nobody reads it before the end.
+            // A cache line of its own, which nothing reads before the end.
             count.store(check.seen, Ordering::Relaxed);
         }
     };
@@ -392,7 +392,7 @@ fn disruptor_events(readers: usize, time: Duration, batch: u64) -> Run {
     let builder = builder.pin_at_core(1).handle_events_with(handler(0));
     macro_rules! go {
         ($builder:expr) => {{
-            // As `pin` does it, in a thread of its own, so that nothing is left of it.
+            // Like `pin`, in a thread of its own, so that nothing of it remains.
             thread::scope(|scope| scope.spawn(|| {
             let mut producer = $builder.build();
             pin(1, 0);
@@ -490,7 +490,7 @@ fn jonhoo_bus(readers: usize, time: Duration) -> Run {
     )
 }
 
-/// A channel: several may send, one receives each item.
+/// A channel: several threads may send, one receives each item.
 fn channel<S: Clone + Send, R: Send>(
     publishers: usize,
     time: Duration,

@@ -1,6 +1,6 @@
-//! How long a cache line takes from core to core: what every contestant waits for. Under a hypervisor that moves
-//! the two cores about, it changes from one second to the next, and a table mixes two machines. `line=LOW-HIGH`
-//! (nanoseconds, one way) takes only runs before and behind which it was in that range.
+//! Time of a cache line from core to core, which every contestant waits for. Under a hypervisor that moves the
+//! two cores, it changes from one second to the next, and a table mixes two machines. `line=LOW-HIGH`
+//! (nanoseconds, one way) accepts only runs before and after which it was in that range.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use super::contestants::pin_to;
 
 const TRIPS: u64 = 2_000;
-/// Tries before it is said that the range does not come.
+/// Number of attempts before the range counts as unreachable.
 const TRIES: u32 = 1_000;
 
-/// The range that was asked for.
+/// The requested range.
 #[derive(Clone, Copy, Debug)]
 pub struct Range(u64, u64);
 
 impl Range {
-    /// `line=40-90`.
+    /// Parses `line=40-90`.
     pub fn parse(text: &str) -> Option<Self> {
         let (low, high) = text.strip_prefix("line=")?.split_once('-')?;
         Some(Self(low.parse().ok()?, high.parse().ok()?))
@@ -29,7 +29,7 @@ impl Range {
     }
 }
 
-/// One way of a line, in nanoseconds: half of the median of some hundred trips there and back.
+/// Returns the one-way time of a line, in nanoseconds: half of the median of about 100 round trips.
 pub fn one_way() -> u64 {
     let (ball, trips) = (&AtomicU64::new(0), 10);
     thread::scope(|scope| {
@@ -62,7 +62,7 @@ pub fn one_way() -> u64 {
     })
 }
 
-/// Runs `run` until the line was in the range before and behind it.
+/// Runs `run` until the line was in the range before and after it.
 pub fn within<R>(range: Option<Range>, mut run: impl FnMut() -> R) -> R {
     let Some(range) = range else { return run() };
     for _ in 0..TRIES {

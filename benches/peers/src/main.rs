@@ -1,7 +1,8 @@
-//! Who carries a 64-byte item with a checksum how fast from publishers to readers, all in this process, one after the
-//! other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME | SHAPE]...` prints a table of medians
-//! and writes SVG. Where it is given parts of names, or shapes like `1:4`, it runs only those, and writes no
-//! SVG of them. `line=LOW-HIGH`: only while a cache line goes over in so many ns (see `line`). `latency` and `scaling` (against shards, publishers and readers, with an SVG) are such names too.
+//! Speed of buses that carry a 64-byte item with a checksum from publishers to readers, all in this process,
+//! one after the other, round by round. `cargo run --release -- [ROUNDS] [MILLISECONDS] [NAME | SHAPE]...`
+//! prints a table of medians and writes SVG. With parts of names, or shapes like `1:4`, it runs only those, and
+//! writes no SVG. `line=LOW-HIGH` accepts only runs while a cache line takes that many ns (see `line`).
+//! `latency` and `scaling` (against shards, publishers and readers, with an SVG) are names, too.
 
 mod contestants;
 mod latency;
@@ -28,7 +29,7 @@ impl Item {
         Self(words)
     }
 
-    /// The number, if the checksum holds.
+    /// Returns the number if the checksum is correct.
     pub fn check(&self) -> u64 {
         let sum = self.0[..7].iter().fold(0, |sum, word| sum ^ word);
         assert_eq!(sum, self.0[7], "torn");
@@ -36,18 +37,18 @@ impl Item {
     }
 }
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Run {
     pub published: u64,
-    /// By all readers together.
+    /// Items delivered, by all readers together.
     pub delivered: u64,
-    /// Told as lost, by all readers together.
+    /// Items reported as lost, by all readers together.
     pub lost: u64,
     pub seconds: f64,
 }
 
-/// Publishers and readers.
+/// Numbers of publishers and readers.
 pub const SHAPES: [(usize, usize); 4] = [(1, 1), (1, 2), (1, 4), (2, 1)];
 
 fn main() {
@@ -55,14 +56,14 @@ fn main() {
     let mut number = |default: u64| args.next().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (rounds, milliseconds) = (number(7) as usize, number(150));
     let time = Duration::from_millis(milliseconds);
-    // `1:4` asks for a shape, anything else for names.
+    // Parses an argument: `1:4` is a shape, anything else a part of a name.
     let (ranges, args): (Vec<String>, Vec<String>) = args.partition(|text| line::Range::parse(text).is_some());
     let range = ranges.first().and_then(|text| line::Range::parse(text));
     let (shapes, names): (Vec<String>, Vec<String>) = args.into_iter().partition(|text| shape(text).is_some());
     let shapes: Vec<(usize, usize)> = shapes.iter().filter_map(|text| shape(text)).collect();
     let is_asked = |contestant: &Contestant| names.is_empty() || names.iter().any(|name| contestant.name.contains(name));
     let is_whole = names.is_empty() && shapes.is_empty();
-    // By contestant and shape, the rounds' runs.
+    // Runs of all rounds, by contestant and shape.
     let mut runs: Vec<Vec<Vec<Run>>> = vec![vec![Vec::new(); SHAPES.len()]; CONTESTANTS.len()];
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
@@ -90,13 +91,13 @@ fn main() {
     }
 }
 
-/// Publishers and readers, as `1:4`.
+/// Formats publishers and readers, as `1:4`.
 fn shape(text: &str) -> Option<(usize, usize)> {
     let (publishers, readers) = text.split_once(':')?;
     Some((publishers.parse().ok()?, readers.parse().ok()?))
 }
 
-/// The run with the median of deliveries a second.
+/// Returns the run with the median of deliveries a second.
 pub fn median(runs: &[Run]) -> Option<Run> {
     let mut runs = runs.to_vec();
     runs.sort_by(|a, b| (a.delivered as f64 / a.seconds).total_cmp(&(b.delivered as f64 / b.seconds)));

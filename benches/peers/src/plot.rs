@@ -1,4 +1,4 @@
-//! Bars: millions a second delivered to each reader, by shape and contestant.
+//! Bars: millions delivered to each reader a second, by shape and contestant.
 
 use std::fmt::Write as _;
 

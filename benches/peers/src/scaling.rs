@@ -1,5 +1,5 @@
-//! Throughput against shards, publishers and readers: a table, and a line for each of ours and tokio's, published and
-//! delivered.
+//! Throughput against shards, publishers and readers: a table, and one line each for fanwire's buses and
+//! tokio's, published and delivered.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::contestants::{fanwire_plain, tokio_broadcast};
 use super::line::{self, Range};
 use super::{Run, median};
 
-/// What grows along an axis, and the steps.
+/// The quantity along an axis, and its steps.
 struct Axis {
     name: &'static str,
     steps: &'static [usize],
@@ -46,7 +46,7 @@ const AXES: [Axis; 3] = [
 /// Published, and delivered to each reader, in millions a second.
 type Rates = (f64, f64);
 
-/// Runs all, prints the table and writes `docs/bus-scaling.svg`.
+/// Runs everything, prints the table and writes `docs/bus-scaling.svg`.
 pub fn measure(rounds: usize, time: Duration, range: Option<Range>) {
     println!("\nMillions a second published / delivered to each reader; readers wait as by default.\n\n| | fanwire | tokio broadcast |\n|---|---|---|");
     let mut panels = Vec::new();
@@ -97,7 +97,7 @@ fn write(panels: &[(&str, Vec<(usize, Rates, Option<Rates>)>)]) {
         let mut line = |class: &str, label: &str, rates: Vec<f64>| {
             let points: Vec<String> =
                 rates.iter().enumerate().map(|(index, rate)| format!("{:.1},{:.1}", x(index), y(*rate))).collect();
-            // Labels stand beside the last points, apart from one another.
+            // Labels next to the last points, moved apart from one another.
             let mut label_y = y(*rates.last().expect("an axis has steps")) + 4.0;
             while taken.iter().any(|other| (other - label_y).abs() < 14.0) {
                 label_y -= 2.0;

@@ -1,4 +1,4 @@
-// Bun's own publish and subscribe (uWebSockets inside): every line posted to /publish goes to all.
+// Bun's own publish and subscribe (uWebSockets inside): every line posted to /publish goes to all clients.
 const [, , port] = process.argv;
 const server = Bun.serve({
   port: Number(port),

@@ -1,4 +1,4 @@
-// Node with ws, as its documentation broadcasts; and event streams as plain responses.
+// Node with ws, broadcasting as its documentation does; event streams as plain responses.
 import { createServer } from "node:http";
 import WebSocket, { WebSocketServer } from "ws";
 

@@ -1,4 +1,4 @@
-//! Servers side by side on the same work: `fanwire-servers run LOAD…` measures and keeps the results,
+//! Servers compared on the same work: `fanwire-servers run LOAD…` measures and keeps the results,
 //! `fanwire-servers report` makes tables of the medians and the plots. README.md has the rest.
 
 mod peers;
@@ -13,13 +13,13 @@ use std::process::{Command, ExitCode, Stdio};
 use peers::{Ground, PEERS, Peer};
 use serde_json::{Value, json};
 
-/// A load: its name, and what `fanwire bench` is told.
+/// A load: its name, and its options for `fanwire bench`.
 pub struct Load {
     pub name: &'static str,
     pub title: &'static str,
     args: &'static [&'static str],
     sse: bool,
-    /// Event streams for whoever has them only.
+    /// Event streams, for the servers that have them.
     bare: bool,
 }
 
@@ -159,7 +159,7 @@ fn results() -> PathBuf {
 fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     let folder = std::env::temp_dir().join(format!("fanwire-servers-{}", std::process::id()));
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    // A port of its own each time: none waits for one that was just closed.
+    // A new port each time, so that no server waits for one that was just closed.
     let port = 20_000 + (std::process::id() as u16 % 200) * 50 + (round as u16 * 2) % 50;
     let running = peer.start(&Ground { port, folder: folder.clone() })?;
     let mut command = Command::new("taskset");
@@ -167,7 +167,7 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
     command.args(["--pid", &running.pid().to_string(), "--speak", peer.speak]);
     command.args(peer.more).args(load.args);
     if !load.name.contains("idle") {
-        // Compilers that look first, tables that grow and sockets of sleepers that fill are not what is measured.
+        // Warm-up: just-in-time compilers, growing tables and filling sockets of sleepers are not measured.
         command.args(["--warm-up", if load.name.contains("sleep") { "4" } else { "1" }]);
     }
     if let Some(address) = &running.publish_to {
@@ -179,7 +179,7 @@ fn run(load: &Load, peer: &Peer, round: usize) -> Result<Value, String> {
         .output()
         .map_err(|error| format!("fanwire bench: {error}"))?;
     drop(running);
-    // What is left of it is of no use to anybody.
+    // Nothing else needs the remains.
     let _ = fs::remove_dir_all(&folder);
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -202,7 +202,7 @@ fn measure(names: &[String]) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}", results().display()))?;
     let mut at = 0;
     for load in loads {
-        // Contestants take turns, so that a machine that changes its speed changes it for all.
+        // Contestants take turns, so that a change of the machine's speed affects all of them.
         for _ in 0..rounds {
             for peer in PEERS {
                 let wanted = only.is_none_or(|only| only.split(',').any(|part| peer.name.contains(part)));

@@ -1,4 +1,4 @@
-//! Who is measured, and how each is started on the first core.
+//! The measured servers, and the start of each on the first core.
 
 use std::fs;
 use std::net::TcpStream;
@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 /// One contestant.
 pub struct Peer {
     pub name: &'static str,
-    /// What `fanwire bench --speak` calls it.
+    /// Its name for `fanwire bench --speak`.
     pub speak: &'static str,
-    /// What else it is told.
+    /// Its other options.
     pub more: &'static [&'static str],
-    /// Whether it has event streams too.
+    /// Whether it also has event streams.
     pub sse: bool,
     start: fn(&Ground) -> Command,
-    /// Whether events are published at the second port.
+    /// Whether events are published on the second port.
     own_port: bool,
-    /// A bare loop is a measure, not a server.
+    /// Whether it is a bare loop: a baseline, not a server.
     pub is_bare: bool,
 }
 
-/// Where a server runs: its ports and a folder for its configuration.
+/// Ports of a server, and a folder for its configuration.
 pub struct Ground {
     pub port: u16,
     pub folder: PathBuf,
@@ -44,7 +44,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// `fanwire`, built with `cargo build --profile dist`; `FANWIRE` names another.
+/// `fanwire`, built with `cargo build --profile dist`. `FANWIRE` names another one.
 pub fn fanwire() -> PathBuf {
     std::env::var_os("FANWIRE").map_or_else(|| root().join("target/dist/fanwire"), PathBuf::from)
 }
@@ -63,17 +63,17 @@ fn script(name: &str) -> String {
     format!("{}/js/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What an event of these loads is as a native frame: what the others' frames are filled up to where the same bytes are
-/// to be compared.
+/// Size of a native frame for an event of these loads. For a comparison of equal bytes, the others' frames are
+/// padded to it.
 const OUR_BYTES: &str = "406";
 
-/// Ours, whatever its clients speak.
+/// Fanwire, with clients of this protocol.
 fn serve(ground: &Ground) -> Command {
     let listen = format!("127.0.0.1:{}", ground.port);
     command(fanwire(), &["serve", "--listen", &listen, "--log-level", "warn"])
 }
 
-/// What most of them have, ours above all.
+/// Settings that most of them share, above all fanwire.
 const PEER: Peer =
     Peer { name: "", speak: "fanwire", more: &[], sse: false, start: serve, own_port: false, is_bare: false };
 
@@ -231,7 +231,7 @@ fn nginx(ground: &Ground) -> Command {
     command("nginx", &["-c", &file.to_string_lossy(), "-p", &folder.to_string()])
 }
 
-/// A started peer; ends with it.
+/// A running peer. It ends on drop.
 pub struct Running {
     child: Child,
     pub url: String,

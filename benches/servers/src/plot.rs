@@ -1,4 +1,4 @@
-//! The plots of docs/: CPU a delivery by server, memory by connections, the distribution of latencies.
+//! The plots of docs/: CPU time of a delivery by server, memory by connections, the distribution of latencies.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,7 +23,8 @@ fn save(name: &str, width: f64, height: f64, label: &str, body: &str) -> Result<
     fs::write(&path, svg).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Bars: microseconds a delivery, on a logarithmic scale, for the loads with bursts differ by a factor of eighty.
+/// Bars: microseconds a delivery. The scale is logarithmic, because the loads with bursts differ by a factor of
+/// eighty.
 fn bars(results: &Results) -> Result<(), String> {
     const LABELS: f64 = 255.0;
     const WIDTH: f64 = 860.0;
@@ -59,7 +60,7 @@ fn bars(results: &Results) -> Result<(), String> {
     save("servers-cpu.svg", WIDTH, y, "Server CPU a delivery by server, logarithmic", &body)
 }
 
-/// A panel of lines with a legend beside it.
+/// A panel of lines with a legend.
 struct Panel {
     body: String,
     legend: f64,
@@ -139,11 +140,11 @@ fn memory(results: &Results) -> Result<(), String> {
     panel.save("servers-memory.svg", "Bytes a connection against connections, logarithmic")
 }
 
-/// Latency by percentile, of the load of single events.
+/// Latency by percentile, for the load of single events.
 fn latency(results: &Results) -> Result<(), String> {
     let mut panel = Panel::new("Latency of single events to 1,000 clients, by percentile");
     let y = |ms: f64| TOP + AREA.1 - (ms.clamp(0.5, 200.0) / 0.5).ln() / 400_f64.ln() * AREA.1;
-    // Each nine takes the same room.
+    // Each nine takes the same space.
     let x = |percentile: f64| LEFT + (-(1.0 - percentile.min(99.99) / 100.0).log10()) / 4.0 * AREA.0;
     for ms in [1.0, 3.0, 10.0, 30.0, 100.0] {
         panel.across(y(ms), &format!("{ms:.0} ms"));
@@ -162,7 +163,7 @@ fn latency(results: &Results) -> Result<(), String> {
     panel.save("servers-latency.svg", "Latency by percentile")
 }
 
-/// Writes them all.
+/// Writes all plots.
 pub fn write(results: &Results) -> Result<(), String> {
     bars(results)?;
     memory(results)?;

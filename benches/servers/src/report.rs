@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::peers::PEERS;
 use super::{LOADS, plot};
 
-/// Results by load and peer, in the order in which they were measured.
+/// Results by load and peer, in the order of their measurement.
 pub struct Results(BTreeMap<(String, String), Vec<Value>>);
 
 impl Results {
@@ -24,7 +24,7 @@ impl Results {
         Ok(Self(all))
     }
 
-    /// The median of a number of the results.
+    /// Returns the median of one number of the results.
     pub fn median(&self, load: &str, peer: &str, number: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
         let results = self.0.get(&(load.to_owned(), peer.to_owned()))?;
         let mut numbers: Vec<f64> = results.iter().filter_map(number).collect();
@@ -32,7 +32,7 @@ impl Results {
         numbers.get(numbers.len() / 2).copied()
     }
 
-    /// The result whose latency at 99% is the median.
+    /// Returns the result with the median of the latency at 99%.
     pub fn typical(&self, load: &str, peer: &str) -> Option<&Value> {
         let mut results: Vec<&Value> = self.0.get(&(load.to_owned(), peer.to_owned()))?.iter().collect();
         results.sort_by_key(|result| result["latency_us"]["p99"].as_u64());

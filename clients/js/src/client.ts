@@ -1,4 +1,4 @@
-// The client: what is wanted and what waits, over links that come and go.
+// The client: subscriptions and waiting jobs, over links that come and go.
 import { STABLE, type Host, type Job, type Link, type Loss } from './link.js';
 import { dial, socketLink } from './socket.js';
 import { Subscription } from './subscription.js';
@@ -16,12 +16,12 @@ import {
   type SubscribeOptions,
 } from './types.js';
 
-/** Whether an item is a gap, not an event. */
+/** Returns whether an item is a gap, not an event. */
 export const isGap = (item: FanwireEvent | Gap): item is Gap => item.event_type === undefined;
 
 const closed = () => new FanwireError('closed', 'client closed');
 
-/** The longest wait that a timer takes: beyond it, it goes off at once. */
+/** Longest delay of a timer: with a longer one it fires at once. */
 const LONGEST = 2 ** 31 - 1;
 
 export class Fanwire<M extends EventMap = EventMap> {
@@ -33,7 +33,7 @@ export class Fanwire<M extends EventMap = EventMap> {
   #listeners: Record<'status' | 'gap' | 'error', Set<(value: any) => void>> = { status: new Set(), gap: new Set(), error: new Set() };
   #outbox: Job[] = [];
   #link: Link | undefined;
-  /** The link takes jobs. */
+  /** Whether the link takes jobs. */
   #open = false;
   #since = 0;
   #attempt = 0;
@@ -43,15 +43,15 @@ export class Fanwire<M extends EventMap = EventMap> {
   #proven = false;
   #misses = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** The server gave this client a time to come back at. */
+  /** Whether the server gave this client a time to come back. */
   #slot = false;
-  /** Ends the look whether WebSockets get through by now, which is taken while the fallback serves. */
+  /** Ends the check for WebSockets, which runs while the fallback serves. */
   #unprobe: (() => void) | undefined;
   #ended = new AbortController();
   #renewal: ReturnType<typeof setTimeout> | undefined;
   #number = 0;
 
-  /** A server by its URL (`https://events.example.com/`). Nothing is opened before there is something to do. */
+  /** Creates a client of the server at a URL (`https://events.example.com/`). Opens nothing before there is something to do. */
   constructor(url: string | URL, options: Options = {}) {
     this.#base = new URL(url, globalThis.location?.href);
     this.#base.protocol = this.#base.protocol.replace('ws', 'http');
@@ -64,8 +64,8 @@ export class Fanwire<M extends EventMap = EventMap> {
   }
 
   /**
-   * Items in order, each once, over all reconnects: events, and gaps where some are missing. A text is a pattern of event
-   * types. Starts with what comes from now on, or with the past that the options name.
+   * Subscribes. Returns items in order, each once, over all reconnects: events, and gaps for missing events. A
+   * text is a pattern of event types. Starts with the next event, or with the past that the options name.
    */
   subscribe<P extends string>(filter: P | readonly P[], options?: SubscribeOptions): Subscription<M, Matching<M, P>>;
   subscribe(filter?: Filter, options?: SubscribeOptions): Subscription<M>;
@@ -73,7 +73,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     return this.#subscribe(filter, options);
   }
 
-  /** Calls a handler with each event whose type is this, or matches this pattern; `*` is every event. Call the result to stop. */
+  /** Calls a handler with each event of this type, or of a type that matches this pattern; `*` is every event. Call the result to stop. */
   on<P extends string>(type: P | readonly P[], handler: (event: EventOf<M, Matching<M, P>>) => void, options?: SubscribeOptions): () => void {
     const own = this.#subscribe(type, options, (item) => {
       if (!isGap(item)) this.#call(handler as (event: FanwireEvent) => void, item);
@@ -81,12 +81,12 @@ export class Fanwire<M extends EventMap = EventMap> {
     return () => own.close();
   }
 
-  /** The events of one agent, under both of the names in use (`agent_status`, `agent.status`). */
+  /** Subscribes to the events of one agent, under both names in use (`agent_status`, `agent.status`). */
   subscribeToAgent(id: string, events: readonly string[] = ['status', 'task_update', 'log', 'metric']): Subscription<M> {
     return this.#resource('agent', id, events);
   }
 
-  /** The events of one workflow. */
+  /** Subscribes to the events of one workflow. */
   subscribeToWorkflow(id: string, events: readonly string[] = ['started', 'step_complete', 'complete', 'failed']): Subscription<M> {
     return this.#resource('workflow', id, events);
   }
@@ -109,7 +109,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (handler) one.ready.catch((error) => this.#tell('error', error));
     if (this.#status === 'closed') one.end(closed());
     if (!one.isOver) {
-      // Which events a text wants is the server's to say: on a connection of its own all are for it.
+      // Only the server can evaluate a text. On a connection of its own, all events are for it.
       if (filter.filter) this.#apart(one);
       else this.#take(one);
     }
@@ -127,7 +127,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (this.#subscriptions.delete(id)) this.#link?.remove(one!);
   }
 
-  /** Gives a subscription a connection of its own. */
+  /** Gives a subscription its own connection. */
   #apart(one: Subscription<any, any>): void {
     this.#subscriptions.delete(one.id);
     const child = new Fanwire<M>(this.#base, this.#options);
@@ -142,8 +142,8 @@ export class Fanwire<M extends EventMap = EventMap> {
   }
 
   /**
-   * Publishes an event; gives its id. While offline it waits. Fails with `queue_full` where too many wait, and with
-   * `uncertain` where the connection broke before the answer: then the event may have been taken, or not.
+   * Publishes an event and returns its id. While offline it waits. Fails with `queue_full` if too many wait,
+   * and with `uncertain` if the connection broke before the answer: the event may have been published or not.
    */
   publish<T extends Extract<keyof M, string>>(event: NewEvent<T, M[T]>, options: { signal?: AbortSignal } = {}): Promise<string> {
     const id = this.#send('publish', event, options.signal).then(({ event_id }) => event_id);
@@ -177,7 +177,7 @@ export class Fanwire<M extends EventMap = EventMap> {
       this.#outbox.push(job);
       this.#start();
     });
-    // Who does not look is not to end for it; it is told to `onError`.
+    // An error that nothing awaits must not end the process; `onError` reports it.
     promise.catch((error) => this.#tell('error', error));
     return promise;
   }
@@ -186,12 +186,12 @@ export class Fanwire<M extends EventMap = EventMap> {
     return this.#listen('status', listener);
   }
 
-  /** Every gap of every subscription. */
+  /** Calls a listener with every gap of every subscription. */
   onGap(listener: (gap: Gap) => void): () => void {
     return this.#listen('gap', listener);
   }
 
-  /** What went wrong: lost connections, refused publishes, handlers that threw. Nothing here ends the client. */
+  /** Calls a listener with every error: lost connections, refused publishes, handlers that threw. None of them ends the client. */
   onError(listener: (error: FanwireError) => void): () => void {
     return this.#listen('error', listener);
   }
@@ -205,7 +205,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     for (const listener of this.#listeners[what]) this.#call(listener, value);
   }
 
-  /** Opens the first connection; a wait between two attempts goes on, whatever is asked for meanwhile. */
+  /** Opens the first connection. A wait between two attempts goes on, whatever is requested meanwhile. */
   #start(): void {
     if (this.#status === 'idle') this.connect();
   }
@@ -228,7 +228,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (this.#status === 'waiting' && !this.#slot) this.connect();
   };
 
-  /** A token, or why there is none. A function that does not answer in time gives none. */
+  /** Returns a token, or the reason why there is none. A function that does not answer in time gives none. */
   async #token(): Promise<string | undefined> {
     const { token, heartbeat: { timeout = 10_000 } = {} } = this.#options;
     if (typeof token !== 'function') return token;
@@ -258,7 +258,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#proven = false;
     try {
       const token = await this.#token();
-      // The fallback is loaded only where it is needed.
+      // The fallback is loaded only when it is needed.
       const stream = kind === 'sse' && (await import('./stream.js'));
       if (this.#status !== 'connecting') return;
       this.#link = stream ? stream.streamLink(this.#host(), this.#base, token) : socketLink(this.#host(), new URL(path, this.#base), token);
@@ -269,7 +269,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     }
   }
 
-  /** One failure, as of a server that was late, says little of a network: WebSockets are tried again, ever more rarely. */
+  /** One failure, of a slow server for example, proves little about a network. WebSockets are tried again, at growing intervals. */
   #probeSocket(wait = 10 * (this.#options.backoff?.base ?? 500)): void {
     const { path = 'ws', backoff: { max = 30_000 } = {} } = this.#options;
     const timer = setTimeout(() => {
@@ -308,7 +308,7 @@ export class Fanwire<M extends EventMap = EventMap> {
         if (this.#open) return;
         this.#open = true;
         this.#since = performance.now();
-        // What waited goes before what a listener publishes now.
+        // Waiting jobs go before the publishes of a listener.
         for (const job of this.#outbox.splice(0)) this.#link?.send(job);
         this.#set('open');
       },
@@ -326,7 +326,7 @@ export class Fanwire<M extends EventMap = EventMap> {
     };
   }
 
-  /** A token that ends while the connection lives is replaced before, some seconds or at half its life. */
+  /** Replaces a token while the connection lives: some seconds before its end, or at half its life. */
   #renew(token: string | undefined): void {
     clearTimeout(this.#renewal);
     if (typeof this.#options.token !== 'function' || !token) return;
@@ -335,9 +335,9 @@ export class Fanwire<M extends EventMap = EventMap> {
       const [, claims] = token.split('.');
       left = JSON.parse(atob(claims!.replace(/-/g, '+').replace(/_/g, '/'))).exp * 1000 - Date.now();
     } catch {
-      // Not a JWT: its end is not known.
+      // Not a JWT: its end is unknown.
     }
-    // Beyond this a timer would go off at once.
+    // A longer timer would fire at once.
     if (!(left > 0 && left <= LONGEST)) return;
     const renew = async () => {
       try {
@@ -359,18 +359,18 @@ export class Fanwire<M extends EventMap = EventMap> {
     if (this.#open && this.#proven && performance.now() - this.#since > STABLE) this.#attempt = 0;
     this.#unlink();
     if (error) this.#tell('error', error);
-    // A token that nobody can replace will not be taken next time either.
+    // A token that cannot be replaced will not be accepted next time either.
     if (error?.code === 'unauthorized' && typeof token !== 'function') return this.#end(error);
     this.#attempt += 1;
     if (this.#attempt >= attempts) return this.#end(new FanwireError('gave_up', `${attempts} attempts`, error));
-    // Back to the first that may work; one that has worked is given up only when it fails again and again.
+    // Back to the first transport that may work. One that has worked is given up only after repeated failures.
     this.#misses = this.#proven ? 0 : this.#misses + 1;
     this.#known ||= this.#proven;
     if (this.#proven) this.#transport = 0;
     // Without a token nothing was tried.
     else if (error?.code !== 'token' && (!this.#known || this.#misses > 2)) this.#transport += 1;
     const random = Math.random() * Math.min(max, base * 2 ** (this.#attempt - 1));
-    // A delay that is no time to wait is none: NaN fails the comparison.
+    // An invalid delay counts as none: NaN fails the comparison.
     const asked = delay! >= 0 ? delay! : 0;
     this.#slot = !!exact && asked === delay;
     this.#set('waiting');
@@ -407,12 +407,12 @@ export class Fanwire<M extends EventMap = EventMap> {
     this.#tell('status', status);
   }
 
-  /** What a listener does wrong ends nothing. */
+  /** An error of a listener ends nothing. */
   #call<T>(listener: (value: T) => void, value: T): void {
     try {
       listener(value);
     } catch (cause) {
-      // One that hears of errors is not told of its own.
+      // A listener of errors does not get its own.
       if (this.#listeners.error.size && !this.#listeners.error.has(listener)) this.#tell('error', new FanwireError('handler', `${cause}`, cause));
       else console.error(cause);
     }

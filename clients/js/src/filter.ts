@@ -1,12 +1,12 @@
-// Which events a filter wants: the server's rules again, to tell which of several subscriptions an event is for.
+// Evaluates filters by the server's rules, to find the subscriptions that an event is for.
 import type { Filter, FanwireEvent } from './types.js';
 
 const segment = '[^.:/]*';
 const segments = `${segment}(?:[.:/]${segment})*`;
 
 /**
- * Whether a value is of this form: `.`, `:` and `/` cut it into segments, `*` stands for one of them, `**` for any run,
- * also none. An asterisk beside other characters means itself.
+ * Returns whether a value matches a pattern: `.`, `:` and `/` cut it into segments, `*` stands for one segment,
+ * `**` for any number of them, including none. An asterisk beside other characters means itself.
  */
 export function pattern(text: string): (value: string) => boolean {
   const parts = text.split(/([.:/])/);
@@ -29,7 +29,7 @@ export function pattern(text: string): (value: string) => boolean {
   return (value) => !!value && whole.test(value);
 }
 
-/** The name in a query, and an event's field; a filter's has an `s` behind it. */
+/** The name in a query, which is the event's field. A filter's field has an `s` at its end. */
 const fields = {
   type: 'event_type',
   source: 'source',
@@ -41,14 +41,14 @@ const fields = {
 
 const values = (filter: Filter, field: (typeof fields)[keyof typeof fields]) => [filter[`${field}s`] ?? []].flat() as string[];
 
-/** Kind and id; a kind alone is any of it. */
+/** Kind and id. A kind alone matches every id. */
 const pairs = (filter: Filter) =>
   (filter.entities ?? []).map((entity) => {
     const [, kind, id] = typeof entity === 'string' ? /^([^:]*):?(.*)$/s.exec(entity)! : [0, entity.kind, entity.id];
     return [kind || '**', id || '**'] as const;
   });
 
-/** Whether an event is one that a filter wants. */
+/** Returns whether a filter wants an event. */
 export function matcher(filter: Filter): (event: FanwireEvent) => boolean {
   const wanted = Object.values(fields)
     .map((field) => [field, values(filter, field).map(pattern)] as const)
@@ -59,7 +59,7 @@ export function matcher(filter: Filter): (event: FanwireEvent) => boolean {
     (!entities.length || entities.some(([kind, id]) => event.entity && kind(event.entity.kind) && id(event.entity.id)));
 }
 
-/** The query of `/sse` that asks for the same. */
+/** Returns the query of `/sse` that asks for the same events. */
 export function query(filter: Filter, into: URLSearchParams): void {
   for (const [name, field] of Object.entries(fields)) for (const value of values(filter, field)) into.append(name, value);
   for (const pair of pairs(filter)) into.append('entity', pair.join(':'));

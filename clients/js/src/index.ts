@@ -1,4 +1,4 @@
-// What users of the package see.
+// The public exports of the package.
 export { Fanwire, isGap } from './client.js';
 export { Subscription } from './subscription.js';
 export { pattern } from './filter.js';

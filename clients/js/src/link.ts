@@ -1,10 +1,10 @@
-// What a client and its connection tell each other. A link lives once: after `lost` comes nothing more.
+// The interface between a client and its connection. A link lives once: after `lost` it reports nothing.
 import type { Subscription } from './subscription.js';
 import type { FanwireError, FanwireEvent, Gap, Options } from './types.js';
 
 type Any = Subscription<any, any>;
 
-/** A message that wants an answer: a publish or a request. */
+/** A message that needs an answer: a publish or a request. */
 export interface Job {
   type: 'publish' | 'request';
   payload: object;
@@ -12,41 +12,41 @@ export interface Job {
   reject(error: FanwireError): void;
 }
 
-/** Why a link ended, and what the server said about coming back. */
+/** Reason for a link's end, and the server's instructions for coming back. */
 export interface Loss {
   error?: FanwireError;
   /** Milliseconds to wait. */
   delay?: number | undefined;
-  /** The wait is this client's own slot: nothing is added. */
+  /** Whether the wait is this client's own slot: nothing is added. */
   exact?: boolean;
 }
 
 export interface Host {
   readonly options: Options;
   subscriptions(): Any[];
-  /** It can be used. */
+  /** The link can be used. */
   opened(): void;
   /** A sign that the transport works here. */
   proven(): void;
-  /** An event, in order; of one subscription where each has its own stream. */
+  /** An event, in order; of one subscription if each has its own stream. */
   event(event: FanwireEvent, of?: Any): void;
   gap(gap: Gap, of?: Any): void;
-  /** This one needs a connection of its own: the server can't tell its past from what others get. */
+  /** The subscription needs its own connection: the server cannot separate its past from the others' events. */
   apart(one: Any): void;
-  /** The client has ended. */
+  /** Whether the client has ended. */
   readonly ended: AbortSignal;
-  /** A job to be done on the next link. */
+  /** A job for the next link. */
   again(job: Job): void;
   failed(error: FanwireError): void;
   lost(loss: Loss): void;
 }
 
-/** A link that lived so long was a good one: the next waits start short again. */
+/** Life after which a link counts as good, and the next waits start short again. */
 export const STABLE = 5_000;
 
 /**
- * Whether a gap is to be asked for again: it can be had, or the server no longer knows what came before it, and all that it
- * is told for want everything.
+ * Returns whether a gap is to be refilled: it is available, or the server no longer knows the events before it
+ * and all subscriptions that it concerns want everything.
  */
 export const refillable = ({ options }: Host, all: Any[], { recoverable, from }: Gap): boolean =>
   options.onGap !== 'tell' &&
@@ -57,7 +57,7 @@ export interface Link {
   add(subscription: Any): void;
   remove(subscription: Any): void;
   send(job: Job): void;
-  /** A new token for the same user; false where only a new connection takes it. */
+  /** Presents a new token of the same user. Returns false if only a new connection accepts it. */
   refresh(token: string): boolean;
   close(): void;
 }

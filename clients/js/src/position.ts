@@ -1,6 +1,6 @@
-// Event ids as places, and the positions that a server with several shards names.
+// Positions: event ids, and the positions that a server with several shards names.
 
-/** An event's shard and number: `epoch-sequence`, with `.shard` behind it but for the first shard. */
+/** Returns an event's shard and number from `epoch-sequence`, with `.shard` at the end except for the first shard. */
 interface Place {
   epoch: string;
   shard: number;
@@ -11,11 +11,11 @@ function place(id: string | null | undefined): Place | undefined {
   const found = /^([^-~]+)-(\d+)(?:\.(\d+))?$/.exec(id ?? '');
   if (!found) return undefined;
   const sequence = +found[2]!;
-  // Before the first event stands the number that no event has.
+  // The position before the first event has the number that no event has.
   return { epoch: found[1]!, shard: +(found[3] ?? 0), sequence: sequence < 2 ** 53 ? sequence : -1 };
 }
 
-/** The last number of a shard that lies before a place: an event's own, or one of `epoch~next.more.more`, in base 36. */
+/** Returns the last number of a shard that lies before a position: an event's own, or one of `epoch~next.more.more`, in base 36. */
 function before(id: string | null | undefined, { epoch, shard }: Place): number | undefined {
   const [life, rest] = (id ?? '').split('~');
   if (rest === undefined) {
@@ -24,18 +24,18 @@ function before(id: string | null | undefined, { epoch, shard }: Place): number 
   }
   const parts = rest.split('.');
   if (life !== epoch || shard >= parts.length) return undefined;
-  // Each is told by how far it is from the one before.
+  // Each number is the difference to the previous one.
   return parts.slice(0, shard + 1).reduce((sum, part) => sum + parseInt(part, 36), -1);
 }
 
-/** How far an event `a` is behind a place `b`, negative where before; undefined where nobody can tell. */
+/** Returns the distance from a position `b` to an event `a`, negative if `a` comes before it; undefined if it is unknown. */
 export function distance(a: string | null | undefined, b: string | null | undefined): number | undefined {
   const one = place(a);
   const other = one && before(b, one);
   return other === undefined ? undefined : one!.sequence - other;
 }
 
-/** The number within the shard; -1 for no id. */
+/** Returns the number within the shard; -1 without an id. */
 export function sequence(id: string | null): number {
   return place(id)?.sequence ?? -1;
 }

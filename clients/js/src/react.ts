@@ -1,9 +1,9 @@
-// React: `useFanwire` for a Fanwire server, `useWebSocket` for any socket that speaks JSON messages.
+// React: `useFanwire` for a Fanwire server, `useWebSocket` for any socket with JSON messages.
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { Fanwire, isGap } from './client.js';
 import type { EventMap, EventOf, FanwireEvent, Filter, Gap, Matching, NewEvent, Options, SocketLike, Status, SubscribeOptions } from './types.js';
 
-/** Clients that components share, by URL; the last to leave closes it. */
+/** Clients that components share, by URL. The last component to leave closes the client. */
 const shared = new Map<string, { client: Fanwire<any>; users: number }>();
 
 function borrow(source: string | Fanwire<any>, options: Options): { client: Fanwire<any>; giveBack: () => void } {
@@ -12,7 +12,7 @@ function borrow(source: string | Fanwire<any>, options: Options): { client: Fanw
   if (!held) shared.set(source, (held = { client: new Fanwire(source, options), users: 0 }));
   const { client } = (held.users += 1, held);
   const giveBack = () => {
-    // A component that comes back in the same tick, as in strict mode, finds the connection still there.
+    // A component that comes back in the same tick, as in strict mode, finds the connection still open.
     setTimeout(() => {
       if ((held.users -= 1) > 0) return;
       client.close();
@@ -23,7 +23,7 @@ function borrow(source: string | Fanwire<any>, options: Options): { client: Fanw
 }
 
 export interface UseFanwireOptions extends Options, Omit<SubscribeOptions, 'signal'> {
-  /** How many of the newest events are kept. Default 100. */
+  /** Number of newest events to keep. Default 100. */
   limit?: number;
 }
 
@@ -32,17 +32,18 @@ export interface UseFanwire<M extends EventMap, T extends string> {
   events: readonly EventOf<M, T>[];
   /** The newest event. */
   last: EventOf<M, T> | null;
-  /** What this component did not get. */
+  /** The events that this component missed. */
   gaps: readonly Gap[];
   status: Status;
-  /** Why the subscription or the client ended, if it did. */
+  /** Error that ended the subscription or the client. */
   error: Error | null;
   publish: (event: NewEvent) => Promise<string>;
 }
 
 /**
- * Events of a server as state: subscribes while the component is there, renders once a frame however many come.
- * Components that name the same URL share one connection (the options of the first count); or give a client of your own.
+ * Provides events of a server as state: subscribes while the component is mounted, and renders at most once a
+ * frame. Components with the same URL share one connection (the options of the first count). A client of your
+ * own works too.
  */
 export function useFanwire<M extends EventMap = EventMap, P extends string = string>(
   source: string | Fanwire<M>,
@@ -102,7 +103,7 @@ export function useFanwire<M extends EventMap = EventMap, P extends string = str
   return { ...state, last: state.events.at(-1) ?? null, status, error, publish };
 }
 
-/** Once per frame; where the page is hidden there are no frames, so a timer stands by. Returns how to cancel. */
+/** Runs a function once per frame. A hidden page has no frames, so a timer runs too. Returns a function that cancels. */
 function nextFrame(run: () => void): () => void {
   const stop = () => {
     clearTimeout(timer);
@@ -116,13 +117,13 @@ function nextFrame(run: () => void): () => void {
 
 export interface UseWebSocketOptions {
   protocols?: string[];
-  /** Messages kept. Default 1,000. */
+  /** Number of messages to keep. Default 1,000. */
   limit?: number;
-  /** Attempts in a row to come back. Default 10. */
+  /** Reconnect attempts in a row. Default 10. */
   attempts?: number;
   /** Milliseconds before an attempt, or a function of its number from 1. Default 3,000. */
   delay?: number | ((attempt: number) => number);
-  /** Sent each time that the socket opens: what a server wants to hear first. */
+  /** Message for each time that the socket opens: the first one that a server expects. */
   greeting?: readonly unknown[];
   WebSocket?: new (url: string, protocols: string[]) => SocketLike;
 }
@@ -133,20 +134,20 @@ export interface UseWebSocket<T> {
   lastMessage: T | null;
   /** Sends a message as JSON, when the socket is next open. */
   sendMessage: (message: unknown) => void;
-  /** Sends it if the socket is open; says whether. */
+  /** Sends a message if the socket is open. Returns whether it did. */
   send: (message: unknown) => boolean;
   /**
-   * Subscribes to a resource (`{resource, resourceId, events}`), again after each reconnect. Returns the subscription's id;
-   * `unsubscribe` takes it.
+   * Subscribes to a resource (`{resource, resourceId, events}`), again after each reconnect. Returns the
+   * subscription's id for `unsubscribe`.
    */
   subscribe: (subscription: object) => string;
   unsubscribe: (subscriptionId: string) => void;
 }
 
-/** Messages kept for a socket that is not open. */
+/** Number of messages kept for a socket that is not open. */
 const WAITING_MAX = 1_000;
 
-/** A WebSocket of JSON messages as state; it comes back by itself, and is closed with the component. */
+/** Provides a WebSocket of JSON messages as state. It reconnects by itself, and closes with the component. */
 export function useWebSocket<T = any>(url: string, options: UseWebSocketOptions = {}): UseWebSocket<T> {
   const [isConnected, setIsConnected] = useState(false);
   const [messages, setMessages] = useState<readonly T[]>([]);

@@ -7,7 +7,7 @@ import { FanwireError, type FanwireEvent, type Gap, type Options, type Past, typ
 type Any = Subscription<any, any>;
 type Answer = (payload: any, error?: FanwireError) => void;
 
-/** Opens a WebSocket and says nothing. */
+/** Opens a WebSocket without a message. */
 export function dial({ WebSocket = globalThis.WebSocket, lean }: Options, url: URL): SocketLike {
   const address = new URL(url);
   address.protocol = address.protocol.replace('http', 'ws');
@@ -18,24 +18,24 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   const { heartbeat: { interval = 25_000, timeout = 10_000 } = {} } = host.options;
   const answers = new Map<string, Answer>();
   let number = 0;
-  /** What several subscriptions resume with, until all of it is there: then it is put in order. */
+  /** Past events of several subscriptions, held until all have come. Then they are sorted. */
   let merging: (FanwireEvent | Gap)[] | undefined;
-  /** Where the newest subscription began. */
+  /** Position at which the newest subscription began. */
   let began: string | undefined;
-  /** What the server can do that older ones could not, when it has said. */
+  /** Capabilities of the server that older ones lack, once it has named them. */
   let abilities: readonly string[] | undefined;
-  /** Subscriptions that need some of that. */
+  /** Subscriptions that need one of them. */
   let held: Any[] = [];
-  /** The one whose own past comes: nothing of it is for others, until it ends. */
+  /** The subscription whose own past is coming: until its end nothing is for others. */
   let recalling: Any | undefined;
-  /** All up to here came. */
+  /** Position up to which everything has come. */
   let reached: string | undefined;
-  /** From a gap to the answer to the refill: what comes between comes again. */
+  /** From a gap to the answer to its refill: events in between will come again. */
   let deaf = false;
   let refilled: string | undefined;
-  /** On the clock that nobody sets. */
+  /** On the monotonic clock. */
   let heard = -1;
-  /** When this client may come back, if the server said. */
+  /** Time at which this client may come back, if the server named one. */
   let slot: number | undefined;
   let over = false;
   let timer: ReturnType<typeof setTimeout>;
@@ -67,7 +67,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     const { since, history, snapshot, ...rest } = one.wire;
     const past = resume ? { since: resume } : { since, history, snapshot };
     const hasPast = Object.values(past).some(Boolean);
-    // Beside others its past has to be its own: on one connection an event comes once otherwise.
+    // Beside other subscriptions it needs its own past: on one connection an event comes only once.
     const isOwn = !resume && hasPast && host.subscriptions().length > 1;
     if (isOwn || one.filter.filter) {
       if (!abilities) return void held.push(one);
@@ -94,7 +94,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     });
   };
 
-  /** A past is over; what is live comes next. */
+  /** A past is over. Live events come next. */
   const passed = ({ subscription_id, ...past }: Past & { subscription_id: string }): void => {
     const one = host.subscriptions().find(({ id }) => id === subscription_id);
     if (recalling?.id === subscription_id) {
@@ -104,7 +104,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     one?.passed(past);
   };
 
-  /** Asks for what lies in a gap, if it can be had and was not asked for in vain. */
+  /** Asks for the content of a gap, if it is available and was not asked for in vain. */
   const refill = (gap: Gap): boolean => {
     const since = reached ?? gap.from;
     if (!abilities?.includes('refill') || !since || since === refilled || !refillable(host, active(), gap)) return false;
@@ -119,7 +119,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
 
   const begin = (): void => {
     const all = host.subscriptions();
-    // They may stand at different places, having been on another transport: from the first of them on, then.
+    // After another transport they may have different positions. Resume from the first of them.
     let first: string | undefined;
     for (const { fresh, position } of all) {
       if (!fresh && position && (!first || distance(position, first)! < 0)) first = position;
@@ -136,7 +136,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
 
   const login = (token: string, then?: () => void): void =>
     ask('auth', { token }, (_, error) => {
-      // A server that knows no tokens lets everybody in.
+      // A server without tokens admits every client.
       if (!error || error.code === 'unknown_type') then?.();
       else end(new FanwireError('unauthorized', error.message));
     });
@@ -150,21 +150,21 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     else if (item.event_type !== undefined) {
       host.event(item);
       reached = item.event_id;
-      // A server with several shards says in its own words where that leaves the client.
+      // A server with several shards sends the position after the event in its own form.
       reach(position);
     } else if (!refill(item)) tell(item);
   };
 
   const tell = (gap: Gap): void => {
     host.gap(gap);
-    // Behind a restart there are new places.
+    // After a restart there are new positions.
     for (const one of active()) gap.to ? one.reach(gap.to) : (one.position = began);
   };
 
   const add = (one: Any): void => {
     if (one.isOver) return;
     subscribe(one);
-    // The past that it asked for stands before the pong.
+    // The past that it asked for comes before the pong.
     if (one.wire.history || one.wire.snapshot) ping();
   };
 
@@ -196,7 +196,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     }
   };
 
-  /** Asks when all is silent; silence after that is the end. */
+  /** Pings when all is silent. Silence after that is the end. */
   const watch = (time: number, asked = -1): void => {
     timer = setTimeout(() => {
       const quiet = performance.now() - heard;
@@ -242,7 +242,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
     send(job: Job) {
       ask(job.type, job.payload, (payload, error) => {
         if (!error) job.resolve(payload);
-        // Asking again does no harm; publishing again would be a second event.
+        // Asking again is harmless. Publishing again would make a second event.
         else if (over && job.type === 'request') host.again(job);
         else job.reject(error);
       });
@@ -252,7 +252,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   };
 }
 
-/** Several replays as one run. Where each has a gap behind the same place, the last one counts: it reaches furthest. */
+/** Merges several replays. If each has a gap after one position, the last gap counts: it reaches furthest. */
 function inOrder(items: (FanwireEvent | Gap)[]): (FanwireEvent | Gap)[] {
   const place = (item: FanwireEvent | Gap) => sequence(item.event_id ?? item.to);
   const one = new Map(items.map((item) => [item.event_id ?? item.from, item]));

@@ -1,13 +1,14 @@
-// Server-Sent Events, read from a response: fetch gives the headers, the status and the heartbeats that EventSource hides.
+// Server-Sent Events, read from a response: fetch gives the headers, the status and the heartbeats that
+// EventSource hides.
 
-/** The fields of a block; the name of a comment is empty, and only the end of a past is kept. */
+/** The fields of a block. A comment has an empty name, and only the end of a past is kept. */
 export type Block = Partial<Record<'event' | 'data' | 'id' | 'retry' | '', string>>;
 
-/** Takes text in any pieces; hands out each block at its empty line. */
+/** Takes text in any pieces, and returns each block at its empty line. */
 export function parser(give: (block: Block) => void): (text: string) => void {
   let rest = '';
   let block: Record<string, string> = {};
-  /** The last piece ended with a CR: an LF at the start of the next one belongs to it. */
+  /** The last piece ended with a CR. An LF at the start of the next one belongs to it. */
   let split = false;
   return (text) => {
     if (split && text[0] === '\n') text = text.slice(1);

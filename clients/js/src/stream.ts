@@ -1,4 +1,4 @@
-// The fallback: a `/sse` stream for each subscription, `POST /publish` for what is published.
+// The fallback: a `/sse` stream for each subscription, and `POST /publish`.
 import { query } from './filter.js';
 import { STABLE, refillable, type Host, type Link, type Loss } from './link.js';
 import { parser } from './sse.js';
@@ -10,7 +10,7 @@ type Any = Subscription<any, any>;
 export function streamLink(host: Host, base: URL, token: string | undefined): Link {
   const { heartbeat: { interval = 25_000, timeout = 10_000 } = {}, fetch = globalThis.fetch } = host.options;
   const streams = new Map<Any, AbortController>();
-  /** Refills in a row of one stream, and the place that was asked for last. */
+  /** Refills in a row of one stream, and the position of the last one. */
   const refills = new Map<Any, { count: number; since: string; timer?: ReturnType<typeof setTimeout> }>();
   let over = false;
   let retry: number | undefined;
@@ -24,23 +24,23 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
     return new FanwireError(code, said.error ?? answer.statusText);
   };
 
-  /** Whether a gap is asked for again: the stream begins anew where it was before it. */
+  /** Returns whether a gap is refilled: the stream begins again at its position before the gap. */
   const refill = (one: Any, gap: Gap): boolean => {
     const { count = 0, since } = refills.get(one) ?? {};
     const place = one.position;
     if (!refillable(host, [one], gap) || !place || place === since) return false;
     const { backoff: { base = 500, max = 30_000 } = {} } = host.options;
     streams.get(one)!.abort();
-    // A stream that this ends is no loss.
+    // A stream that ends for this reason is no loss.
     streams.set(one, new AbortController());
-    // The first at once, the next as if the connection had been lost.
+    // The first refill is immediate, the next one waits like after a lost connection.
     const wait = count && Math.random() * Math.min(max, base * 2 ** count);
     const timer = setTimeout(() => streams.has(one) && add(one), wait);
     refills.set(one, { count: count + 1, since: place, timer });
     return true;
   };
 
-  /** Reads a stream to its end; what it returns says more about that. */
+  /** Reads a stream to its end. The result has further details. */
   const read = async (one: Any, abort: AbortController): Promise<Loss | void> => {
     const url = new URL('sse', base);
     const { since, ...rest } = one.wire;
@@ -55,13 +55,13 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       const answer = await request(url, { cache: 'no-store', signal: abort.signal }, { accept: 'text/event-stream' });
       if (!answer.ok) {
         const error = await refusal(answer);
-        // What it asked for is wrong, or not for it: that concerns nobody else.
+        // Its request is wrong or not allowed, which concerns no other subscription.
         if (answer.status === 400 || answer.status === 403) return one.end(error);
         const after = answer.headers.get('retry-after') ?? '';
-        // Seconds or a date (RFC 9110, 10.2.3). For anything else the client's own wait holds.
+        // Seconds or a date (RFC 9110, 10.2.3). For anything else the client's own wait applies.
         return { error, delay: /^\d+$/.test(after) ? +after * 1000 : Date.parse(after) - Date.now() };
       }
-      // The server has nothing more for this subscription, ever (HTML, 9.2.3).
+      // The server will never have more for this subscription (HTML, 9.2.3).
       if (answer.status === 204) return one.end();
       // A login page or a proxy's own answer, for example.
       const kind = `${answer.headers.get('content-type')}`;
@@ -88,7 +88,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
           host.gap(item, one);
           id = item.to;
         } else if (event === 'closed') {
-          // The token's end; what comes after it is the end of the stream.
+          // The token's end. The next thing is the end of the stream.
           end = { error: new FanwireError(/^token_/.test(item.code) ? 'unauthorized' : `${item.code}`, `${item.error}`) };
         }
         one.reach(id);
@@ -130,7 +130,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
 
   const all = host.subscriptions();
   all.forEach(add);
-  // With nothing to wait for, publishing shows what works.
+  // Without a subscription, publishing shows whether the transport works.
   if (!all[0]) queueMicrotask(() => over || host.opened());
 
   return {
@@ -145,7 +145,7 @@ export function streamLink(host: Host, base: URL, token: string | undefined): Li
       if (type === 'request') return reject(new FanwireError('no_transport', 'requests need a WebSocket'));
       const abort = new AbortController();
       const stop = () => abort.abort();
-      // It goes on where the streams are lost, not where the client ends.
+      // A publish goes on when the streams are lost, but not when the client ends.
       host.ended.addEventListener('abort', stop);
       const timer = setTimeout(stop, timeout);
       const init = { method: 'POST', body: JSON.stringify(payload), signal: abort.signal };

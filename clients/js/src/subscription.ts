@@ -7,22 +7,25 @@ import type { EventMap, EventOf, FanwireError, FanwireEvent, Filter, Gap, Past, 
 export class Subscription<M extends EventMap = EventMap, T extends string = Extract<keyof M, string>>
   implements AsyncIterableIterator<EventOf<M, T> | Gap>
 {
-  /** Settles when the server has taken it: what is published from then on comes. Again after each reconnect is not told. */
+  /**
+   * Settles when the server has confirmed it: events published from then on will come. Later confirmations,
+   * after reconnects, are not reported.
+   */
   readonly ready: Promise<void>;
   /**
-   * Settles when all of the past that was asked for is there, before what is live: how many events, and whether all came.
-   * Undefined where no past was asked for, or an older server does not say.
+   * Settles when all of the requested past has come, before live events, with the number of its events and
+   * whether it is complete. Undefined if no past was requested, or an older server does not report it.
    */
   readonly past: Promise<Past | undefined>;
   /** @internal */
   passed!: (past?: Past) => void;
-  /** @internal Goes where it belongs no longer. */
+  /** @internal Removes it from its client. */
   leave: () => void;
-  /** @internal The last place up to which everything was given; where it resumes. */
+  /** @internal The last position up to which everything was delivered. It resumes there. */
   position: string | undefined;
-  /** @internal The server has never taken it. */
+  /** @internal Whether the server has never confirmed it. */
   fresh = true;
-  /** @internal The server has taken it on this connection. */
+  /** @internal Whether the server has confirmed it on this connection. */
   active = false;
   /** @internal */
   readonly wants: (event: FanwireEvent) => boolean;
@@ -30,7 +33,7 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
   /** @internal Settles at its end. */
   readonly over: Promise<void>;
 
-  /** @internal The options that are the server's. */
+  /** @internal The options for the server. */
   readonly wire: Omit<SubscribeOptions, 'signal' | 'buffer'>;
 
   #buffer: number;
@@ -48,7 +51,7 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     readonly id: string,
     readonly filter: Filter,
     options: SubscribeOptions,
-    /** @internal Where items go at once, instead of to a loop. */
+    /** @internal Receiver of items, instead of a loop. */
     readonly handler: ((item: FanwireEvent | Gap) => void) | undefined,
     leave: () => void,
   ) {
@@ -85,12 +88,12 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     this.#taken();
   }
 
-  /** @internal All up to here was given; places before are not gone back to. */
+  /** @internal Everything up to here was delivered. Earlier positions are ignored. */
   reach(position: string | null | undefined): void {
     if (position && !(distance(position, this.position)! <= 0)) this.position = position;
   }
 
-  /** @internal An event that may be for it; each once. */
+  /** @internal Offers an event that may be for it. Takes each event once. */
   offer(event: FanwireEvent): void {
     if (distance(event.event_id, this.position)! <= 0) return;
     this.position = event.event_id;
@@ -113,14 +116,14 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
       const bound = (known ?? lost.at_most)! + (more ?? oldest.at_most)!;
       lost.missed = known === null || more === null ? null : known + more;
       delete lost.at_most;
-      // A number that is not there makes a sum that is none.
+      // A missing number makes the sum unknown.
       if (lost.missed === null && bound >= 0) lost.at_most = bound;
       lost.to = oldest.event_id ?? oldest.to!;
     }
     this.#waiting.shift()?.();
   }
 
-  /** The next item; waits for it. Throws where the server refused the subscription. */
+  /** Waits for the next item. Throws if the server refused the subscription. */
   async next(): Promise<IteratorResult<EventOf<M, T> | Gap, undefined>> {
     for (;;) {
       let item: FanwireEvent | Gap | undefined = this.#lost;
@@ -146,7 +149,7 @@ export class Subscription<M extends EventMap = EventMap, T extends string = Extr
     return this;
   }
 
-  /** Ends it; a loop gets what already came, then its end. */
+  /** Ends it. A loop gets the items that have come, then its end. */
   close(): void {
     this.end();
   }

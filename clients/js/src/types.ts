@@ -1,13 +1,13 @@
-// The protocol's shapes, named as on the wire, and what the client takes and gives.
+// The protocol's types, named as on the wire, and the types of the client's interface.
 
-/** Payload types by event type; the default lets every payload be anything. */
+/** Payload types by event type. By default every payload can be anything. */
 export type EventMap = Record<string, unknown>;
 
 /** An event as delivered. Absent attributes are left out. */
 export interface FanwireEvent<T extends string = string, P = unknown> {
   event_id: string;
   event_type: T;
-  /** ISO 8601, UTC. With `lean`, only where its publisher gave one. */
+  /** ISO 8601, UTC. With `lean`, only if its publisher set one. */
   timestamp?: string;
   correlation_id: string | null;
   payload: P;
@@ -22,25 +22,25 @@ export interface FanwireEvent<T extends string = string, P = unknown> {
 
 /** Events that this client did not get. A value like an event, so that no loop ends because of it. */
 export interface Gap {
-  /** How many of those that this client wanted; null where it can't be known, as after a restart of the server. */
+  /** Number of missed events that this client wanted; null if it is unknown, as after a restart of the server. */
   missed: number | null;
-  /** Where `missed` is null: an upper bound, if the server knows one. */
+  /** An upper bound if `missed` is null, and the server knows one. */
   at_most?: number;
   /** The last event before the gap. */
   from: string | null;
-  /** The last event within it. */
+  /** The last event within the gap. */
   to: string | null;
-  /** Whether a subscription with `since: from` would still get them. */
+  /** Whether a subscription with `since: from` would still get the events. */
   recoverable: boolean;
   event_type?: never;
   event_id?: never;
 }
 
-/** An event to publish: only the type is required. */
+/** An event to publish. Only the type is required. */
 export interface NewEvent<T extends string = string, P = unknown> {
   type: T;
   payload?: P;
-  /** ISO 8601 or milliseconds since 1970; the server's time if absent. */
+  /** ISO 8601 or milliseconds since 1970. The server's time if absent. */
   timestamp?: string | number;
   source?: string;
   correlation_id?: string;
@@ -52,7 +52,7 @@ export interface NewEvent<T extends string = string, P = unknown> {
 
 type Values = string | readonly string[];
 
-/** What a subscription wants: one of the values for each attribute named; patterns allowed. */
+/** Filter of a subscription: one of the values for each attribute named; patterns allowed. */
 export interface Filter {
   event_types?: Values;
   sources?: Values;
@@ -62,26 +62,26 @@ export interface Filter {
   /** `kind:id`, a kind alone, or both by name. */
   entities?: readonly (string | { kind?: string; id?: string })[];
   channels?: Values;
-  /** The text form: `type=task.* source!=core payload.progress >= 50`. What it says must hold beside the rest. */
+  /** The text form: `type=task.* source!=core payload.progress >= 50`. It must match in addition to the other fields. */
   filter?: string;
 }
 
-/** How the past of a subscription ended. */
+/** The end of a subscription's past. */
 export interface Past {
-  /** How many events it had, gaps not counted. */
+  /** Number of events in it, without gaps. */
   events: number;
-  /** All that was asked for came; otherwise a gap stands where some did not. */
+  /** Whether everything requested came. Otherwise a gap marks the missing events. */
   complete: boolean;
 }
 
 export interface SubscribeOptions {
-  /** First what came after this event. */
+  /** Starts with the events after this one. */
   since?: string;
-  /** First the newest so many that match. */
+  /** Starts with this many of the newest matching events. */
   history?: number;
-  /** First the latest of each key. */
+  /** Starts with the latest event of each key. */
   snapshot?: boolean;
-  /** What the server does when this client is too slow; `drop_oldest` if not said. */
+  /** The server's action when this client is too slow. Default `drop_oldest`. */
   on_lag?: 'drop_oldest' | 'drop_newest' | 'conflate' | 'sample' | 'disconnect';
   /** For `sample`. */
   max_per_second?: number;
@@ -110,7 +110,7 @@ export type EventOf<M extends EventMap, T extends string = Extract<keyof M, stri
   ? FanwireEvent<T, T extends keyof M ? M[T] : unknown>
   : never;
 
-/** The part of a WebSocket that the client uses: a browser's, or one like it (`ws`). */
+/** The part of a WebSocket that the client uses: a browser's, or a compatible one (`ws`). */
 export interface SocketLike {
   readonly readyState: number;
   send(data: string): void;
@@ -122,38 +122,39 @@ export interface SocketLike {
 }
 
 export interface Options {
-  /** A token, or who gives a fresh one: asked before each connection, and again before one expires. */
+  /** A token, or a function that returns a fresh one: called before each connection, and again before a token expires. */
   token?: string | (() => string | Promise<string>);
-  /** In this order; the next one is tried where one has never worked. Default `['ws', 'sse']`. */
+  /** Transports in this order. The next one is tried if one has never worked. Default `['ws', 'sse']`. */
   transports?: readonly ('ws' | 'sse')[];
-  /** The WebSocket class, where there is no global one (Node before 22). */
+  /** The WebSocket class, if there is no global one (Node before 22). */
   WebSocket?: new (url: string, protocols: string[]) => SocketLike;
   fetch?: typeof fetch;
-  /** Over WebSocket, events in the lean form of the protocol: fewer bytes, and no time but one that the publisher gave. */
+  /** Over WebSocket, events in the lean form of the protocol: fewer bytes, and no time except one set by the publisher. */
   lean?: boolean;
-  /** Where the server has its WebSocket, below the URL. Default `ws`. */
+  /** Path of the server's WebSocket below the URL. Default `ws`. */
   path?: string;
   /** Milliseconds: a random wait of up to `base` x 2^attempt, at most `max`. Default 500 and 30,000. */
   backoff?: { base?: number; max?: number };
   /**
-   * What is done where the server tells of a lost part: `refill`, the default, asks for it, and the application gets it in
-   * its place; what can't be had any more is a gap. `tell` gives every gap to the application.
+   * Handling of a gap that the server reports: `refill`, the default, asks for the lost events, and the
+   * application gets them in their place; only unavailable events leave a gap. `tell` gives every gap to the
+   * application.
    */
   onGap?: 'refill' | 'tell';
   /** Attempts in a row before the client gives up. Default: never. */
   attempts?: number;
-  /** Milliseconds of silence after which the server is asked, and how long it may take. Default 25,000 and 10,000. */
+  /** Milliseconds of silence before a ping, and milliseconds for its answer. Default 25,000 and 10,000. */
   heartbeat?: { interval?: number; timeout?: number };
-  /** Publishes that wait while offline; the next is refused with `queue_full`. Default 1,000. */
+  /** Publishes that wait while offline. The next one is refused with `queue_full`. Default 1,000. */
   queue?: number;
 }
 
-/** What went wrong, in one word: the server's code, or one of the client's own. */
+/** The error in one word: the server's code, or one of the client's own. */
 export class FanwireError extends Error {
   /**
-   * The server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the connection broke before the
-   * answer), `unsupported` (the server is too old for it), `closed`, `aborted`, `unauthorized`, `no_transport`, `gave_up`,
-   * `handler`, `token`, `protocol`.
+   * The server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the connection broke before
+   * the answer), `unsupported` (the server is too old for it), `closed`, `aborted`, `unauthorized`,
+   * `no_transport`, `gave_up`, `handler`, `token`, `protocol`.
    */
   readonly code: string;
   constructor(code: string, message: string, cause?: unknown) {

@@ -1,4 +1,4 @@
-// Tokens, against the real server: signing in, renewing on an open connection, what is refused.
+// Tokens with the real server: signing in, renewing on an open connection, refusals.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -37,7 +37,7 @@ for (const transport of ['ws', 'sse']) {
     client.onError((error) => losses.push(error));
     const loop = client.subscribe('a.*');
     await loop.ready;
-    // Each lives for two seconds at the most.
+    // Each lives for two seconds at most.
     const end = Date.now() + 4_000;
     const ids = [];
     while (Date.now() < end) {

@@ -1,4 +1,4 @@
-// The client and the hooks in Chromium, against the real server, from a page of another origin.
+// The client and the hooks in Chromium, with the real server, from a page of another origin.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -17,7 +17,7 @@ const found = names.find((name) => {
     return false;
   }
 });
-/** Playwright wants a path. */
+/** Playwright needs a path. */
 const executablePath = found?.includes('/') ? found : found && execFileSync('which', [found], { encoding: 'utf8' }).trim();
 
 let server;
@@ -37,7 +37,7 @@ before(async () => {
   const guide = await readFile(here('../../../docs/front-end.md'), 'utf8');
   const guided = /```html\n([^]*?)```/.exec(guide)[1].replace('http://127.0.0.1:8765', server.url);
   site = http.createServer(async (request, answer) => {
-    // The page of the guide, and the client's files as they are built.
+    // The page of the guide, and the client's built files.
     const file = /^\/fanwire\/(\w+\.js)$/.exec(request.url)?.[1];
     if (file) return answer.setHeader('content-type', 'text/javascript').end(await readFile(here(`../dist/${file}`)));
     if (request.url === '/guide') return answer.setHeader('content-type', 'text/html').end(guided);
@@ -87,7 +87,7 @@ test('useFanwire shows, bounds, follows its filter, shares a connection and come
   page.on('websocket', (socket) => sockets.push(socket.url()));
   await page.evaluate((url) => window.show(url), proxy.url);
   for (const name of ['one', 'two']) await until('it is open', async () => (await text(`#${name} .status`)) === 'open');
-  // Two lists have one connection; the hook beside them has its own. Strict mode opens that one twice.
+  // Two lists share one connection. The hook has its own, which strict mode opens twice.
   assert(sockets.length <= 3, sockets.join());
   await page.click('#one button');
   for (const name of ['one', 'two']) await until('the event', async () => (await text(`#${name} .last`)) === 'list.clicked');
@@ -119,7 +119,7 @@ test('useWebSocket connects, keeps what came, sends, and comes back', { timeout:
   proxy.down = true;
   proxy.cut();
   await until('the loss', async () => (await text('#socket .status')) === 'false');
-  // What is sent while it is away goes when it is back.
+  // Messages sent while it is away go out when it is back.
   await page.click('#socket button');
   const before = (await text('#socket .types')).split(' ').filter((type) => type === 'event').length;
   proxy.down = false;

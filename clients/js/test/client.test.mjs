@@ -1,4 +1,4 @@
-// The client's verbs, against the real server.
+// The client's methods, with the real server.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Fanwire, FanwireError, isGap, pattern } from '../dist/index.js';
@@ -166,7 +166,7 @@ test('lean events are like others, but for a time that nobody gave; over SSE the
       { event_id: second, event_type: type, ...attributes },
     ];
     assert.deepEqual(await take(loop, 2), want);
-    // The past is a client's of its own, which is lean too.
+    // The past needs a client of its own, which is lean too.
     assert.deepEqual(await take(client.subscribe('lean.*', { history: 2 }), 2), want);
     const whole = new Fanwire(url, { ...quick, lean: true, transports: ['sse'] });
     t.after(() => whole.close());
@@ -200,7 +200,7 @@ test('where WebSocket does not get through, it goes by SSE', async (t) => {
   const id = await client.publish(numbered(1));
   assert.equal((await take(loop, 1))[0].event_id, id);
   await assert.rejects(client.request('server_info'), { code: 'no_transport' });
-  // And back, when it may.
+  // Back again, when it may.
   proxy.blocks = null;
   proxy.cut();
   await until('an answer that needs a WebSocket', () => client.request('server_info').catch(() => false));

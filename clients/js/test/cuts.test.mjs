@@ -1,4 +1,4 @@
-// Connections that break at any place, against the real server: nothing missed, nothing twice, in order; or told.
+// Connections that break at any place, with the real server: nothing missed, nothing twice, in order; or a gap.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Fanwire, isGap } from '../dist/index.js';
@@ -15,10 +15,10 @@ after(async () => {
   await server.stop();
 });
 
-/** Numbers of what a subscription gave; a gap is a fault. */
+/** Numbers of a subscription's events. A gap is a fault. */
 const numbers = (items) => items.map((item) => (isGap(item) ? assert.fail(`a gap: ${JSON.stringify(item)}`) : item.payload.n));
 
-/** Cuts a client off, until the proxy is up again. */
+/** Cuts a client off until the proxy is up again. */
 async function offline(client) {
   proxy.down = true;
   proxy.cut();
@@ -33,7 +33,7 @@ for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
     t.after(() => client.close());
     const errors = [];
     client.onError((error) => errors.push(error));
-    // Three subscriptions that overlap, as loops and as a handler.
+    // Three overlapping subscriptions, as loops and as a handler.
     const all = client.subscribe({ event_types: ['test.**'], sources: ['chaos', 'odd'] });
     const odd = client.subscribe({ sources: ['odd'] });
     const handled = [];
@@ -52,7 +52,7 @@ for (const transports of [['ws'], ['sse'], ['ws', 'sse']]) {
     await until('the handler', () => handled.length >= EVENTS);
     assert.deepEqual(handled, range(0, EVENTS));
     assert(cuts > 10, `${cuts} cuts`);
-    // Cuts while it is away are none to it: how many that are is the machine's matter.
+    // Cuts while it is away do not reach it. Their number depends on the machine.
     assert(errors.length > 1, `${errors.length} losses were told`);
     off();
     client.close();
@@ -125,7 +125,7 @@ test('a restart of the server is a gap, told once to each loop, and then it goes
     await server.publish({ type: 'life.after' });
     for (const each of [one, two]) assert.equal((await take(each, 1))[0].event_type, 'life.after');
     assert.equal(told.length, transports[0] === 'ws' ? 1 : 2);
-    // The new life's places count from here on.
+    // The new server's positions count from here on.
     await offline(client);
     await server.publish({ type: 'life.again' });
     proxy.down = false;
@@ -143,7 +143,7 @@ test('who comes back too late is told how many are gone', { timeout: 60_000 }, a
   await take(loop, 1);
   await offline(client);
   const lots = Array.from({ length: 5_000 }, () => ({ type: 'filler' }));
-  // These are lost to it, and what drives them out is none of its own.
+  // These are lost for it, and the events that push them out are not for it.
   await server.publish(Array.from({ length: 10 }, () => ({ type: 'late', payload: 'lost' })));
   let oldest = 0;
   for (let n = 0; n < 100 && oldest < 20; n += 1) {
@@ -176,7 +176,7 @@ test('a publish waits while offline, up to a bound, and what is not known is sai
   const events = await take(loop, 3);
   assert.deepEqual(events.map((event) => event.payload), ['a', 'b', 'c']);
   assert.deepEqual(events.map((event) => event.event_id), ids);
-  // Without the server's answer nobody knows.
+  // Without the server's answer the outcome is unknown.
   proxy.cut(1);
   await assert.rejects(client.publish({ type: 'queued', payload: 'd' }), { code: 'uncertain' });
   client.close();

@@ -1,4 +1,4 @@
-// The JavaScript of the guides in docs/ and in this README, against a server.
+// The JavaScript of the guides in docs/ and in this README, run against a server.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
@@ -11,7 +11,7 @@ let server;
 before(async () => (server = await Server.start('--presence-channels', '**', '--presence-grace', '0s')));
 after(() => server.stop());
 
-/** A page's `js` blocks that hold this word, each as a function of these names. */
+/** Returns a page's `js` blocks with this word, each as a function of these names. */
 async function blocks(page, word, ...names) {
   const text = await readFile(here(`../../../docs/${page}`), 'utf8');
   const found = [...text.matchAll(/```js\n([^]*?)```/g)].map(([, code]) => code).filter((code) => code.includes(word));
@@ -35,7 +35,7 @@ test('what takes the place of Socket.IO shows what is published', async () => {
     { type: 'order.created', channel: 'orders', payload: { id: 1 } }, { type: 'order.created', channel: 'elsewhere' },
     { type: 'cart.filled', channel: 'orders' }, { type: 'order.paid', channel: 'orders', payload: { id: 1 } },
   ]);
-  // Its own coming into the channel is of another type.
+  // Its own joining of the channel has another type.
   await until('both', () => shown.length === 2);
   assert.deepEqual(shown.map((event) => event.event_type), ['order.created', 'order.paid']);
   client.close();

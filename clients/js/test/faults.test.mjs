@@ -1,4 +1,4 @@
-// Faults of servers, proxies, clocks and callers, each played to the client.
+// Faults of servers, proxies, clocks and callers, each simulated for the client.
 import assert from 'node:assert/strict';
 import { getEventListeners, once } from 'node:events';
 import http from 'node:http';
@@ -7,7 +7,7 @@ import { WebSocketServer } from 'ws';
 import { Fanwire, isGap } from '../dist/index.js';
 import { Proxy, Server, numbered, quick, sleep, take, until } from './support.mjs';
 
-/** An HTTP server; gives its URL and when each request came. */
+/** An HTTP server. Returns its URL and the time of each request. */
 async function serve(t, answer) {
   const times = [];
   const server = http.createServer((request, response) => (times.push(performance.now()), answer(request, response, times.length)));
@@ -105,7 +105,7 @@ test('a token function that fails once does not cost the WebSocket; one that nev
   const token = () => ((asked += 1) === 1 ? Promise.reject(new Error('offline')) : asked === 2 ? new Promise(() => {}) : 'any');
   const [mine, errors] = client(t, server.url, { token, heartbeat: { interval: 25_000, timeout: 100 } });
   await mine.subscribe().ready;
-  // A server that is late by as much on a busy machine is another matter.
+  // A delay of the server on a busy machine is another matter.
   assert.deepEqual(errors.map(({ code }) => code).filter((code) => code !== 'timeout'), ['token', 'token']);
   assert(await mine.request('server_info'), 'it is a WebSocket');
 });

@@ -1,4 +1,4 @@
-// What the server says about coming back, and what it does not say: against a server that the test plays.
+// Reconnect instructions of the server, and their absence, with a server that the test simulates.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import http from 'node:http';
@@ -7,7 +7,7 @@ import { WebSocketServer } from 'ws';
 import { Fanwire } from '../dist/index.js';
 import { quick, take, until } from './support.mjs';
 
-/** A server that plays along: subscribes and pings are answered; the test hears of all else. */
+/** A simulated server: it answers subscribes and pings, and passes everything else to the test. */
 async function play(t, heard = () => {}) {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' });
   await once(server, 'listening');
@@ -35,13 +35,13 @@ async function play(t, heard = () => {}) {
   return { server, url, connected, client };
 }
 
-/** Waits that a client asked for, with chance taken out. */
+/** Waits that a client requested, without their random part. */
 function waits(t, random) {
   const asked = [];
   const real = globalThis.setTimeout;
   t.mock.method(Math, 'random', () => random);
   t.mock.method(globalThis, 'setTimeout', (run, time, ...more) => {
-    // Longer ones are heartbeats, and the WebSocket library's own.
+    // Longer ones are heartbeats, and those of the WebSocket library.
     if (time < 30_000) asked.push(time);
     return real(run, time < 30_000 ? Math.min(time, 20) : time, ...more);
   });
@@ -160,7 +160,7 @@ test('by SSE the token is a header, 401 and Retry-After are understood', async (
   t.after(() => client.close());
   assert.equal((await take(client.subscribe(), 1))[0].event_type, 'x');
   assert.deepEqual(seen, ['Bearer t1', 'Bearer t2', 'Bearer t3']);
-  // Others in this process wait too.
+  // Other parts of this process wait too.
   assert(asked.includes(3_000), String(asked));
 });
 

@@ -1,4 +1,4 @@
-// The package as others get it: its size, its files, its types, and the README's first example.
+// The package as installed: its size, its files, its types, and the README's first example.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -32,7 +32,7 @@ test('it packs what it needs and no more', () => {
   assert.deepEqual(files.filter((file) => !/^(package\.json|README\.md|LICENSE-\w+|dist\/\w+\.(js|d\.ts))$/.test(file)), []);
 });
 
-/** A folder where the package is installed. */
+/** A folder with the installed package. */
 async function installed(t) {
   const folder = await mkdtemp(join(tmpdir(), 'fanwire-'));
   t.after(() => rm(folder, { recursive: true }));
@@ -46,7 +46,7 @@ test('it is installed from a path where it was never built', async (t) => {
   const [source, app] = [join(folder, 'js'), join(folder, 'app')];
   const skipped = ['dist', 'node_modules'].map((name) => here(`../${name}`));
   await cp(here('..'), source, { recursive: true, filter: (path) => !skipped.includes(path) });
-  // The compiler would come from the registry: here it is at hand.
+  // The compiler would come from the registry. Here it is at hand.
   await symlink(here('../node_modules'), join(source, 'node_modules'));
   await mkdir(app);
   await writeFile(join(app, 'package.json'), '{"name":"app","type":"module"}');
@@ -61,7 +61,7 @@ test('the first example of the README runs as it stands', async (t) => {
   t.after(() => server.stop());
   const example = /```js\n([^]*?)```/.exec(readme)[1];
   assert(example.includes("'http://127.0.0.1:8765'"));
-  // In the package itself, so that it is found by its own name.
+  // In the package itself, so that its own name resolves.
   const file = here('../readme-example.tmp.mjs');
   t.after(() => rm(file, { force: true }));
   await writeFile(file, example.replace('http://127.0.0.1:8765', server.url));

@@ -1,4 +1,5 @@
-// The page of the browser tests: a list by `useFanwire`, a socket by `useWebSocket`, and the client itself for the script.
+// The page of the browser tests: a list by `useFanwire`, a socket by `useWebSocket`, and the client itself for
+// the script.
 import { StrictMode, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 import { Fanwire, isGap } from '../dist/index.js';
@@ -6,7 +7,7 @@ import { useFanwire, useWebSocket } from '../dist/react.js';
 
 const quick = { backoff: { base: 5, max: 40 } };
 
-/** Counts what comes until there is enough: each must be the next. */
+/** Counts events until there are enough. Each must be the next one. */
 window.follow = async (url, transports, count) => {
   const client = new Fanwire(url, { ...quick, transports });
   const loops = ['test.numbered', 'test.**'].map((filter) => client.subscribe(filter));

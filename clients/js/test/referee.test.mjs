@@ -1,4 +1,4 @@
-// The promises of the client, held against a hostile server: `cases/referee.json`, which drives the Python client too.
+// The promises of the client with a hostile server: `cases/referee.json`, which also drives the Python client.
 import assert from 'node:assert/strict';
 import { getEventListeners, once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -12,10 +12,10 @@ const cases = JSON.parse(readFileSync(here('../../cases/referee.json'), 'utf8'))
 const BASE = 20;
 const ABLE = ['filter', 'history_end', 'own_past', 'refill'];
 
-/** A server with a log of numbered events, of which it loses some connections in one state. */
+/** A server with a log of numbered events. It breaks some connections in one state. */
 class Hostile {
   log = 0;
-  /** The log when a subscription was first taken: all after it are to come. */
+  /** Length of the log when a subscription was first accepted: all later events must come. */
   first = undefined;
   attempts = [];
   heard = [];
@@ -42,12 +42,12 @@ class Hostile {
 
   event = (n) => ({ event_id: `a-${n}`, event_type: 'x', correlation_id: null, payload: n });
 
-  /** Loses a connection, if that is due; an event is published meanwhile. */
+  /** Breaks a connection, if that is due. An event is published meanwhile. */
   #lose(socket, raw) {
     if (this.left <= 0) return false;
     this.left -= 1;
     this.losses += 1;
-    // A publisher's loss is not a stream's.
+    // The loss of a publisher is not the loss of a stream.
     if (this.first !== undefined && !(this.state === 'publishing' && raw)) this.log += 1;
     const { reason } = this;
     if (reason === 'mute') socket && (socket.mute = true);
@@ -129,13 +129,13 @@ class Hostile {
       const from = `a-${this.log}`;
       this.log += 2;
       response.write(`event: gap\ndata: {"missed":2,"from":"${from}","to":"a-${this.log}","recoverable":true}\n\n`);
-      // The stream that comes for it is lost at once.
+      // The stream that comes for it is broken at once.
       this.state = 'connecting';
     } else if (this.state === 'subscribed') setTimeout(() => this.#lose({}, raw), 5);
   }
 }
 
-/** What the client has open in this process. */
+/** Open resources of the client in this process. */
 const open = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
 
 for (const transport of ['ws', 'sse']) {
@@ -175,7 +175,7 @@ for (const transport of ['ws', 'sse']) {
         assert.deepEqual(gaps, []);
         // Each status once, one after the other.
         assert.deepEqual(statuses.filter((status, at) => status === statuses[at - 1]), []);
-        // Attempts keep to the backoff, or to what the server said.
+        // Attempts keep to the backoff, or to the server's instructions.
         const slot = reason === '1012' || reason === '1013' || state === 'draining' ? cases.slot : 0;
         const waits = server.attempts.slice(1).map((time, at) => time - server.attempts[at]);
         if (!['publishing', 'past'].includes(state) && !(transport === 'sse' && state === 'refilling')) {

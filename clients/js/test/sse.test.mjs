@@ -1,4 +1,4 @@
-// The stream's grammar, whatever pieces it comes in.
+// The stream's grammar, in any pieces.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { parser } from '../dist/sse.js';

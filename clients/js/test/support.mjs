@@ -1,4 +1,4 @@
-// A server, a network that fails between it and a client, and what the tests ask of both.
+// A server, a failing network between it and a client, and helpers of the tests.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -11,7 +11,7 @@ export const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 export const BINARY = process.env.FANWIRE_BIN ?? here('../../../target/debug/fanwire');
 export const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
-/** Waits for a thing to be so. */
+/** Waits until a condition holds. */
 export async function until(what, is) {
   const end = Date.now() + 20_000;
   for (;;) {
@@ -31,7 +31,7 @@ export class Server {
   }
 
   async #run(listen) {
-    // Its settings come from the test alone.
+    // Only the test sets its options.
     const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(FANWIRE_|RUST_LOG$)/.test(name)));
     this.child = spawn(BINARY, ['serve', '--listen', listen, ...this.options], { stdio: ['ignore', 'pipe', 'inherit'], env });
     const lines = createInterface({ input: this.child.stdout });
@@ -54,7 +54,7 @@ export class Server {
     await exit;
   }
 
-  /** Another life at the same address. */
+  /** Starts a new server at the same address. */
   async restart() {
     await this.stop();
     await this.#run(`127.0.0.1:${this.port}`);
@@ -64,9 +64,9 @@ export class Server {
 /** Passes bytes on, in pieces, until it cuts. */
 export class Proxy {
   open = new Set();
-  /** Nobody gets through. */
+  /** Whether no connection gets through. */
   down = false;
-  /** Requests whose first bytes hold this are answered with nothing. */
+  /** Requests whose first bytes contain this get no answer. */
   blocks = null;
 
   static async to(server) {
@@ -90,14 +90,14 @@ export class Proxy {
       server.write(bytes);
     });
     server.on('data', (bytes) => {
-      // What a cut leaves of a frame is any part of it.
+      // A cut leaves any part of a frame.
       if (pair.allowance !== undefined && (pair.allowance -= bytes.length) < 0) {
         client.write(bytes.subarray(0, Math.max(0, pair.allowance + bytes.length)), end);
       } else client.write(bytes);
     });
   }
 
-  /** Cuts all that is open: at once, or after so many more bytes for the client. */
+  /** Cuts everything open: at once, or after this many more bytes for the client. */
   cut(after = 0) {
     for (const pair of this.open) {
       if (after > 0) pair.allowance = after;
@@ -112,8 +112,8 @@ export class Proxy {
 }
 
 /**
- * Cuts again and again, at places from a seed, until it is told to stop. As a rule it lets something through first, by
- * this count: a machine that is busy would else see nothing but cuts.
+ * Cuts again and again, at places from a seed, until it is stopped. It usually lets something through first, by
+ * this count: a busy machine would otherwise see nothing but cuts.
  */
 export function unrest(proxy, seed, passed, most = 4_000) {
   let state = seed;
@@ -136,7 +136,7 @@ export function unrest(proxy, seed, passed, most = 4_000) {
 /** Options for tests: Node's WebSocket, and no long waits. */
 export const quick = { WebSocket, backoff: { base: 5, max: 40 }, fetch: impatient };
 
-/** A fetch whose streams ask to come back soon: the server's `retry` is in seconds. */
+/** A fetch whose streams have a short retry time: the server's `retry` is in seconds. */
 async function impatient(...args) {
   const answer = await fetch(...args);
   if (!answer.headers.get('content-type')?.startsWith('text/event-stream')) return answer;
@@ -146,7 +146,7 @@ async function impatient(...args) {
   return new Response(answer.body.pipeThrough(hurried), answer);
 }
 
-/** Takes so many items of a loop. */
+/** Takes this many items of a loop. */
 export async function take(subscription, count) {
   const items = [];
   while (items.length < count) {

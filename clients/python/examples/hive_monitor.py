@@ -1,4 +1,4 @@
-"""Watches executions and alerts on failures and violated constraints; says too when it may have missed some.
+"""Watches executions, and alerts on failures, violated constraints and possibly missed events.
 
     python hive_monitor.py http://127.0.0.1:8765
 """
@@ -52,7 +52,7 @@ class AgentMonitor:
 
 
 async def send_alert(level: str, message: str, execution_id: str | None) -> None:
-    """To the terminal; yours may go to a chat or a pager."""
+    """Prints an alert. Yours may go to a chat or a pager."""
     print(f"[{level.upper()}] {message} (exec: {execution_id})", flush=True)
 
 

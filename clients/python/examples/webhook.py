@@ -1,9 +1,10 @@
-"""Posts each event to a URL, in order, with its stream in `X-Stream-ID`; tries again until it is taken.
+"""Posts each event to a URL, in order, with its stream in `X-Stream-ID`, and retries until it is accepted.
 
     python webhook.py http://127.0.0.1:8765 https://api.example.com/hook --stream production-agent-1 --state at.txt
 
-Each event is posted once or, where an answer was lost, more often: its `event_id` tells. What the target refuses for good
-(4xx) is said and passed over. With `--state` it goes on behind the last event that was taken, also after it was stopped.
+Each event is posted once or, if an answer was lost, more often: `event_id` identifies repeats. Events that the target
+refuses for good (4xx) are reported and skipped. With `--state` it continues after the last accepted event, also after a
+restart.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pathlib import Path
 
 from fanwire import Event, Fanwire, Gap
 
-# Tried again: these, and whatever broke before an answer.
+# Retried: these, and failures before an answer.
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
 def post(url: str, event: Event) -> tuple[int, float | None]:
-    """The status, 0 where there was none, and the wait that was asked for in seconds."""
+    """Returns the status, 0 without an answer, and the requested wait in seconds."""
     headers = {"Content-Type": "application/json", "X-Stream-ID": event.stream_id or ""}
     request = urllib.request.Request(url, json.dumps(event.to_dict()).encode(), headers)
     try:
@@ -72,7 +73,7 @@ async def main() -> None:
                 continue
             await deliver(args.target, item, args.wait)
             if args.state:
-                # Whole or not at all, whenever this is stopped.
+                # Complete or not at all, whenever this is stopped.
                 new = args.state.with_suffix(".new")
                 new.write_text(item.event_id)
                 new.replace(args.state)

@@ -1,4 +1,4 @@
-"""A server, a network that fails between it and a client, and what the tests ask of both."""
+"""A server, a failing network between it and a client, and helpers of the tests."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ sys.path.insert(0, str(HERE.parent / "src"))
 from fanwire import Event, Fanwire, Gap, Subscription  # noqa: E402
 
 BINARY = os.environ.get("FANWIRE_BIN", str(HERE.parents[2] / "target/debug/fanwire"))
-# The longest any one wait may take, in seconds.
+# Longest time for any single wait, in seconds.
 PATIENCE = 20
 
 
 class Server:
-    """A `fanwire serve` of the test's own."""
+    """A `fanwire serve` of the test."""
 
     url: str
 
@@ -37,9 +37,9 @@ class Server:
         return server
 
     async def _run(self, listen: str) -> None:
-        # Its settings come from the test alone.
+        # Only the test sets its options.
         env = {name: value for name, value in os.environ.items() if not name.startswith(("FANWIRE_", "RUST_LOG"))}
-        # Clients of `/sse` are asked to come back soon.
+        # Clients of `/sse` get a short retry time.
         env["FANWIRE_RETRY"] = "20ms"
         self.process = await asyncio.create_subprocess_exec(
             BINARY, "serve", "--listen", listen, *self.options, stdout=asyncio.subprocess.PIPE, env=env
@@ -70,7 +70,7 @@ class Server:
             await asyncio.wait_for(self.process.wait(), PATIENCE)
 
     async def restart(self) -> None:
-        """Another life at the same address."""
+        """Starts a new server at the same address."""
         await self.stop()
         await self._run(f"127.0.0.1:{self.port}")
 
@@ -83,9 +83,9 @@ class Proxy:
         proxy = cls()
         proxy.server = server
         proxy.open: set[asyncio.StreamWriter] = set()
-        # Nobody gets through.
+        # No connection gets through.
         proxy.down = False
-        # Requests whose first bytes hold this are answered with nothing.
+        # Requests whose first bytes contain this get no answer.
         proxy.blocks = None
         # Bytes for the clients before a cut.
         proxy.allowance = None
@@ -117,7 +117,7 @@ class Proxy:
             if down and self.allowance is not None:
                 part, self.allowance = chunk[: self.allowance], self.allowance - len(chunk)
                 if self.allowance < 0:
-                    # What a cut leaves of a frame is any part of it.
+                    # A cut leaves any part of a frame.
                     self.allowance = None
                     writer.write(part)
                     await writer.drain()
@@ -127,7 +127,7 @@ class Proxy:
         raise ConnectionResetError
 
     def cut(self, after: int = 0) -> None:
-        """Cuts all that is open: at once, or after so many more bytes for a client."""
+        """Cuts everything open: at once, or after this many more bytes for a client."""
         if after:
             self.allowance = after
             return
@@ -140,8 +140,8 @@ class Proxy:
 
 
 async def unrest(proxy: Proxy, seed: int, passed: Callable[[], int]) -> None:
-    """Cuts again and again, at places from a seed, until it is cancelled. As a rule it lets something through first: a
-    machine that is busy would else see nothing but cuts."""
+    """Cuts again and again, at places from a seed, until it is cancelled. It usually lets something through first: a
+    busy machine would otherwise see nothing but cuts."""
     chance = random.Random(seed)
     while True:
         before = passed()
@@ -152,7 +152,7 @@ async def unrest(proxy: Proxy, seed: int, passed: Callable[[], int]) -> None:
 
 
 async def until(what: str, done: Callable[[], Any]) -> Any:
-    """Waits for a thing to be so."""
+    """Waits until a condition holds."""
     end = asyncio.get_running_loop().time() + PATIENCE
     while True:
         value = done()
@@ -165,7 +165,7 @@ async def until(what: str, done: Callable[[], Any]) -> Any:
 
 
 async def take(subscription: Subscription, count: int) -> list[Event | Gap]:
-    """So many items of a loop."""
+    """Takes this many items of a loop."""
     items: list[Event | Gap] = []
     async with asyncio.timeout(2 * PATIENCE):
         while len(items) < count:
@@ -178,7 +178,7 @@ def numbered(n: int, **more: Any) -> dict[str, Any]:
 
 
 def numbers(items: Iterable[Event | Gap]) -> list[int]:
-    """Numbers of what a subscription gave; a gap is a fault."""
+    """Returns the numbers of a subscription's events. A gap is a fault."""
 
     def number(item: Event | Gap) -> int:
         assert isinstance(item, Event), item
@@ -199,7 +199,7 @@ class Case(unittest.IsolatedAsyncioTestCase):
         self.addAsyncCleanup(self.proxy.close)
 
     def client(self, url: str | None = None, **options: Any) -> Fanwire:
-        """By the proxy, with no long waits."""
+        """Through the proxy, with no long waits."""
         options = {"backoff": (0.005, 0.04), "connect_options": {"proxy": None}} | options
         client = Fanwire(url or self.proxy.url, **options)
         self.addAsyncCleanup(client.close)
@@ -208,7 +208,7 @@ class Case(unittest.IsolatedAsyncioTestCase):
         return client
 
     async def offline(self, client: Fanwire) -> None:
-        """Cuts a client off, until the proxy is up again."""
+        """Cuts a client off until the proxy is up again."""
         self.proxy.down = True
         self.proxy.cut()
         await until("the loss", lambda: client.status != "open")

@@ -1,4 +1,4 @@
-"""Tokens, against the real server: signing in, renewing on an open connection, what is refused."""
+"""Tokens with the real server: signing in, renewing on an open connection, refusals."""
 
 import asyncio
 import subprocess
@@ -40,7 +40,7 @@ class Tokens(Case):
                 client = self.client(transports=[transport], token=give)
                 loop = client.subscribe("a.*")
                 await loop.ready()
-                # Each lives for two seconds at the most.
+                # Each lives for two seconds at most.
                 end = asyncio.get_running_loop().time() + 4
                 while asyncio.get_running_loop().time() < end:
                     id = await client.publish({"type": "a.b"})

@@ -1,4 +1,4 @@
-"""The client's verbs, against the real server."""
+"""The client's methods, with the real server."""
 
 import asyncio
 import json
@@ -156,9 +156,9 @@ class Verbs(Case):
             Event(second, "lean.b", time, {"progress": 42}, "core", "run-42", "webhook", "ex-1", ("task", "a:b"), "dev-team"),
         ]
         self.assertEqual(await take(loop, 2), want)
-        # The past is a client's of its own, which is lean too.
+        # The past needs a client of its own, which is lean too.
         self.assertEqual(await take(client.subscribe("lean.*", history=2), 2), want)
-        # Over SSE they are whole.
+        # Over SSE they are complete.
         (event, _) = await take(self.client(lean=True, transports=["sse"]).subscribe("lean.*", history=2), 2)
         assert isinstance(event, Event)
         self.assertEqual(event.event_id, first)
@@ -185,7 +185,7 @@ class Verbs(Case):
         self.assertEqual([item.event_id for item in await take(loop, 1)], [id])
         with self.assertRaisesRegex(FanwireError, "need a WebSocket"):
             await client.request("server_info")
-        # And back, when it may.
+        # Back again, when it may.
         self.proxy.blocks = None
         self.proxy.cut()
         await until("the loss", lambda: client.status != "open")

@@ -1,4 +1,5 @@
-"""Connections that break at any place, against the real server: nothing missed, nothing twice, in order; or told."""
+"""Connections that break at any place, with the real server: nothing missed, nothing twice, in order; or a
+gap."""
 
 import asyncio
 import unittest
@@ -17,7 +18,7 @@ class Cuts(Case):
     async def cut_at_random(self, transports: tuple[str, ...]) -> None:
         events = 1000
         client = self.client(transports=transports)
-        # Three subscriptions that overlap, as loops and as a handler.
+        # Three overlapping subscriptions, as loops and as a handler.
         everything = client.subscribe("test.**", sources=["chaos", "odd"])
         odd = client.subscribe(sources="odd")
         handled: list[int] = []
@@ -32,7 +33,7 @@ class Cuts(Case):
         client.on("test.numbered", handle)
         await everything.ready()
         await odd.ready()
-        # A handler has no way to say that it listens, but by hearing.
+        # A handler can show that it listens only by an event.
         while not hears.is_set():
             await self.server.publish([numbered(-1, source="probe")])
             await asyncio.sleep(0.01)
@@ -41,7 +42,7 @@ class Cuts(Case):
         for n in range(0, events, 20):
             batch = [numbered(n, source="odd" if n % 2 else "chaos") for n in range(n, n + 20)]
             await self.server.publish([{"type": "other"}, *batch])
-            # Else all is published before the network has had time to misbehave.
+            # Otherwise everything is published before the network has failed.
             await asyncio.sleep(0.02)
         got, odds = await loops
         trouble.cancel()
@@ -94,7 +95,7 @@ class Cuts(Case):
         for loop in loops:
             self.assertEqual([item.event_type for item in await take(loop, 1)], ["life.after"])
         self.assertEqual(len(told), 1 if transport == "ws" else 2)
-        # The new life's places count from here on.
+        # The new server's positions count from here on.
         await self.offline(client)
         await self.server.publish({"type": "life.again"})
         self.proxy.down = False
@@ -108,7 +109,7 @@ class Cuts(Case):
         await self.server.publish({"type": "late", "payload": 0})
         await take(loop, 1)
         await self.offline(client)
-        # These are lost to it, and what drives them out is none of its own.
+        # These are lost for it, and the events that push them out are not for it.
         await self.server.publish([{"type": "late", "payload": "lost"}] * 10)
         while (await self.server.stats())["shards"][0]["oldest"] < 20:
             await self.server.publish([{"type": "filler"}] * 20_000)
@@ -138,7 +139,7 @@ class Cuts(Case):
         ids = await asyncio.gather(*sent)
         events = await take(loop, 3)
         self.assertEqual([(event.event_id, event.payload) for event in events], list(zip(ids, "abc")))
-        # Without the server's answer nobody knows.
+        # Without the server's answer the outcome is unknown.
         self.proxy.cut(1)
         with self.assertRaises(FanwireError) as caught:
             await client.publish({"type": "queued", "payload": "d"})

@@ -1,4 +1,4 @@
-"""Faults of servers, proxies, clocks and callers, each played to the client."""
+"""Faults of servers, proxies, clocks and callers, each simulated for the client."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ def stream(text: str) -> str:
 
 class Faults(unittest.IsolatedAsyncioTestCase):
     async def serve(self, answer: Answer, ends: bool = True) -> list[float]:
-        """Answers each request with a text; gives when each came."""
+        """Answers each request with a text. Returns the time of each request."""
         times: list[float] = []
 
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -187,7 +187,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         client = self.client(token=lambda: faults.pop(0)(), transports=["ws"], heartbeat=(25.0, 0.2))
         await asyncio.wait_for(client.subscribe().ready(), 20)
         self.assertEqual(self.errors, ["token"] * 4)
-        # A SOCKS proxy without its package, and one that is not there.
+        # A SOCKS proxy without its package, and one that does not exist.
         away = self.client(transports=["ws"], attempts=2, connect_options={"proxy": "socks5://127.0.0.1:9"})
         with self.assertRaises(FanwireError) as caught:
             await asyncio.wait_for(away.subscribe().__anext__(), 20)

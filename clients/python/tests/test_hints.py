@@ -1,4 +1,4 @@
-"""What the server says about coming back, and what it does not say: against a server that the test plays."""
+"""Reconnect instructions of the server, and their absence, with a server that the test simulates."""
 
 import asyncio
 import base64
@@ -21,7 +21,8 @@ Heard = Callable[[dict[str, Any]], bool | dict[str, Any]]
 
 class Hints(unittest.IsolatedAsyncioTestCase):
     async def play(self, heard: Heard = lambda message: False) -> None:
-        """A server that plays along: subscribes and pings are answered; the test hears of all, and may answer itself."""
+        """A simulated server: it answers subscribes and pings. The test sees everything, and may answer
+        itself."""
         self.sockets: list[ServerConnection] = []
         self.headers: list[str | None] = []
 

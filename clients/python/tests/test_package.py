@@ -1,4 +1,4 @@
-"""The package as others get it: its types, its README, its examples."""
+"""The package as installed: its types, its README, its examples."""
 
 import asyncio
 import json
@@ -120,13 +120,13 @@ class Programs(Case):
             await until("two events, the first tried three times", lambda: len(got) == 4)
             self.assertEqual([stream for stream, _ in got], ["agent.0", "agent.0", "agent.0", "agent.1"])
             self.assertEqual([event["payload"] for _, event in got], [{"n": 0}, {"n": 0}, {"n": 0}, {"n": 1}])
-            # What its target refuses for good is said and passed over.
+            # Events that its target refuses for good are reported and skipped.
             refused = await self.server.publish({"type": "n", "stream_id": "agent.2"})
             self.assertRegex(await self.line(bridge), r"^refused with 400: \S+-2$")
             await until("its place is written", lambda: Path(f"{folder}/at").read_text() == refused)
             bridge.terminate()
             await asyncio.wait_for(bridge.wait(), PATIENCE)
-            # It goes on behind the last one that was taken, as another process too.
+            # It continues after the last accepted event, also in another process.
             await self.server.publish([{"type": "n", "stream_id": "other"}, {"type": "n", "stream_id": "agent.3"}])
             bridge = await self.run_python(*args, no_proxy="*")
             await until("the event published meanwhile", lambda: len(got) == 6)

@@ -1,4 +1,5 @@
-"""The promises of the client, held against a hostile server: `cases/referee.json`, which drives the JavaScript client too."""
+"""The promises of the client with a hostile server: `cases/referee.json`, which also drives the JavaScript
+client."""
 
 from __future__ import annotations
 
@@ -33,12 +34,12 @@ def number(place: str) -> int:
 
 
 class Hostile:
-    """A server with a log of numbered events, of which it loses some connections in one state."""
+    """A server with a log of numbered events. It breaks some connections in one state."""
 
     def __init__(self, state: str = "", reason: str = "", losses: int = 0) -> None:
         self.state, self.reason, self.left = state, reason, losses
         self.log = 0
-        # The log when a subscription was first taken: all after it are to come.
+        # Length of the log when a subscription was first accepted: all later events must come.
         self.first: int | None = None
         self.attempts: list[float] = []
         self.muted: set[object] = set()
@@ -47,7 +48,7 @@ class Hostile:
         self.gap: dict[str, Any] | None = None
 
     def due(self, is_stream: bool = True) -> bool:
-        """Whether a connection is to be lost now; an event is published meanwhile."""
+        """Returns whether a connection is to be broken now. An event is published meanwhile."""
         if self.left <= 0:
             return False
         self.left -= 1
@@ -151,7 +152,7 @@ class Hostile:
             await self.drop(socket)
 
     async def play(self, say: Any, again: bool, payload: Any, id: str | None) -> None:
-        """Says what a case of a gap has it say."""
+        """Sends the message of a gap case."""
         assert self.gap
         gap = {"missed": 2, "from": "a-1", "to": "a-3", "recoverable": True}
         if id is not None:
@@ -210,7 +211,7 @@ class Hostile:
             if self.state == "refilling" and self.left > 0:
                 start, self.log = self.log, self.log + 2
                 await say("gap", {"missed": 2, "from": f"a-{start}", "to": f"a-{self.log}", "recoverable": True})
-                # The stream that comes for it is lost at once.
+                # The stream that comes for it is broken at once.
                 self.state = "connecting"
             elif self.state == "subscribed" and self.left > 0:
                 await writer.drain()
@@ -285,7 +286,7 @@ class Referee(unittest.IsolatedAsyncioTestCase):
         self.assertEqual((got, gaps), (wanted, []))
         # Each status once, one after the other.
         self.assertEqual([a for a, b in zip(statuses, statuses[1:]) if a == b], [])
-        # Attempts keep to the backoff, or to what the server said.
+        # Attempts keep to the backoff, or to the server's instructions.
         slot = SLOT if reason in ("1012", "1013") or state == "draining" else 0.0
         waits = [b - a for a, b in zip(server.attempts, server.attempts[1:])]
         if state not in ("publishing", "past") and (transport, state) != ("sse", "refilling"):
@@ -300,7 +301,7 @@ class Referee(unittest.IsolatedAsyncioTestCase):
         attempts = len(server.attempts)
         await asyncio.sleep(3 * BASE)
         self.assertEqual((len(server.attempts), statuses[-1]), (attempts, "closed"))
-        # The server's own have names of its functions.
+        # The server's own tasks have the names of its functions.
         left = [one for one in asyncio.all_tasks() - tasks if "src/fanwire" in str(one.get_coro())]
         self.assertEqual(left, [])
 

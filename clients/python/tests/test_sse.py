@@ -1,4 +1,4 @@
-"""The stream's grammar, whatever pieces it comes in."""
+"""The stream's grammar, in any pieces."""
 
 import unittest
 

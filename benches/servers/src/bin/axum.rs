@@ -1,4 +1,4 @@
-//! The usual Rust way: axum, a task for each client, and tokio's broadcast between them.
+//! The usual Rust solution: axum, a task for each client, and tokio's broadcast between them.
 
 use std::convert::Infallible;
 
@@ -40,7 +40,7 @@ async fn sse(State(lines): State<Lines>) -> Sse<impl Stream<Item = Result<Event,
 
 async fn publish(State(lines): State<Lines>, body: String) -> &'static str {
     for line in body.split('\n') {
-        // Without a subscriber there is nobody to tell.
+        // An error means that there is no subscriber.
         let _ = lines.send(line.into());
     }
     "ok"
@@ -48,7 +48,7 @@ async fn publish(State(lines): State<Lines>, body: String) -> &'static str {
 
 fn main() -> std::io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(8080);
-    // Its default: a worker for each core that it may use, which is one.
+    // By default, a worker for each available core, which is one.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_io().build()?;
     runtime.block_on(async {
         let (lines, _) = channel(16_384);
@@ -60,7 +60,7 @@ fn main() -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
         axum::serve(
             axum::serve::ListenerExt::tap_io(listener, |stream| {
-                // As ours: frames are small, and nobody waits for a full packet.
+                // Like fanwire: frames are small, and nothing waits for a full packet.
                 let _ = stream.set_nodelay(true);
             }),
             app,

@@ -1,10 +1,10 @@
-//! What the kernel alone costs: loops that parse nothing they need not and write the same bytes to everybody.
+//! Cost of the kernel alone: loops that parse as little as possible and write the same bytes to every client.
 //!
-//! `bare each PORT`: a write for each event and client. `bare together PORT`: one contiguous write for each burst
-//! and client. `bare uring PORT`: as `each` or, with bursts, as `together`, but the writes of a burst go to the kernel
-//! as one io_uring submission. `bare sendfile PORT`, `bare tee PORT`: as `together`, but a burst's bytes are put into a file in
-//! memory, or a pipe, once, and sockets are given its pages. `bare … PORT BYTES`: each event's frame is filled up to so many bytes, so that as much is
-//! written as by a server whose frames say more.
+//! `bare each PORT`: one write for each event and client. `bare together PORT`: one contiguous write for each
+//! burst and client. `bare uring PORT`: like `each` or, with bursts, like `together`, but the writes of a burst
+//! go to the kernel as one io_uring submission. `bare sendfile PORT`, `bare tee PORT`: like `together`, but a
+//! burst's bytes are put once into a file in memory, or into a pipe, and sockets get its pages. `bare … PORT
+//! BYTES`: pads each event's frame to this size, so that it writes as much as a server with larger frames.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// The answer to the one key that the load sends.
+/// Answer to the only key that the load sends.
 const UPGRADE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Accept: M0RbqYHuQSeLmq7DMbJUHNnJUrI=\r\n\r\n";
 const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
@@ -36,9 +36,9 @@ enum Kind {
 struct Client {
     socket: TcpStream,
     kind: Kind,
-    /// What a publisher sent and is not complete.
+    /// Bytes of a publisher that are not complete yet.
     input: Vec<u8>,
-    /// What the socket did not take.
+    /// Bytes that the socket has not taken.
     rest: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ impl Client {
     }
 }
 
-/// The frame of a line, with spaces behind it up to `bytes` in all.
+/// Returns the frame of a line, with spaces after it up to `bytes` in total.
 fn frame(line: &[u8], kind: Kind, bytes: usize, out: &mut Vec<u8>) {
     let start = out.len();
     if kind == Kind::Sse {
@@ -114,7 +114,7 @@ impl Pages {
         self.file.write_all_at(burst, 0)
     }
 
-    /// How much of it a socket took.
+    /// Returns the number of bytes that a socket took.
     fn send(&self, mode: Mode, len: usize, socket: &TcpStream) -> usize {
         if mode == Mode::Sendfile {
             return sendfile(socket, &self.file, Some(&mut 0), len).unwrap_or(0);
@@ -135,10 +135,10 @@ impl Pages {
 
 struct Loop {
     mode: Mode,
-    /// What a frame has at the least.
+    /// Minimal content of a frame.
     bytes: usize,
     clients: Vec<Option<Client>>,
-    /// Those that listen.
+    /// The clients.
     members: Vec<usize>,
     ring: IoUring,
     pages: Pages,
@@ -186,7 +186,7 @@ impl Loop {
         }
     }
 
-    /// Sends to every member by submissions of a full queue each, and takes note of what was not taken.
+    /// Sends to every member by submissions of a full queue each, and records the bytes that were not taken.
     fn submit(&mut self, burst: &[u8], kind: Kind) {
         let mut under_way = 0;
         let all = self.members.clone();
@@ -204,7 +204,7 @@ impl Loop {
                     .flags(libc_msg_dontwait())
                     .build()
                     .user_data(number as u64);
-            // SAFETY: `burst` outlives the submission: all completions are awaited below before it is let go.
+            // SAFETY: `burst` outlives the submission: all completions are awaited below before it is dropped.
             while unsafe { self.ring.submission().push(&send) }.is_err() {
                 self.complete(burst, &mut under_way);
             }
@@ -232,7 +232,7 @@ impl Loop {
         }
     }
 
-    /// Takes what came; false where the client is gone.
+    /// Reads what came. Returns false if the client is gone.
     fn input(&mut self, number: usize, buffer: &mut [u8]) -> bool {
         loop {
             let Some(client) = &mut self.clients[number] else { return false };
@@ -273,7 +273,7 @@ impl Loop {
     }
 }
 
-/// `MSG_DONTWAIT | MSG_NOSIGNAL`: a full socket is told, not waited for.
+/// `MSG_DONTWAIT | MSG_NOSIGNAL`: a full socket is an error, not a wait.
 fn libc_msg_dontwait() -> i32 {
     0x40 | 0x4000
 }

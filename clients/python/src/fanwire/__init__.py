@@ -1,4 +1,4 @@
-"""The client of Fanwire: a stream of events that comes back by itself, and says what was lost.
+"""The client of Fanwire: a stream of events that reconnects by itself and reports losses.
 
     async with Fanwire("http://127.0.0.1:8765") as client:
         async for item in client.subscribe("task.*"):

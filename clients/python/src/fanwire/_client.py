@@ -1,4 +1,4 @@
-"""The client: what is wanted and what waits, over links that come and go."""
+"""The client: subscriptions and waiting jobs, over links that come and go."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PROTOCOL = Subprotocol("fanwire.v1")
 _LEAN_PROTOCOL = Subprotocol("fanwire.v1.lean")
 _log = logging.getLogger("fanwire")
 
-# A link that lived so long was a good one: the next waits start short again. Seconds.
+# Life after which a link counts as good, and the next waits start short again. Seconds.
 _STABLE = 5.0
 
 
@@ -45,7 +45,7 @@ class _GetsThrough(FanwireError):
 
 @dataclass(eq=False, slots=True)
 class _Job:
-    """A message that wants an answer."""
+    """A message that needs an answer."""
 
     kind: Literal["publish", "request"]
     payload: object
@@ -53,16 +53,16 @@ class _Job:
 
 
 class Fanwire:
-    """A server by its URL. Nothing is opened before there is something to do. Use it in one event loop.
+    """A client of the server at a URL. Opens nothing before there is something to do. Use it in one event loop.
 
-    `token`: a text, or a function (async or not) that gives one: asked before each connection, and again before a JWT
-    ends. `transports`: in this order; the next one is tried where one has never worked. `path`: where the server has its
-    WebSocket. `backoff`: seconds, a random wait of up to `base * 2 ** attempt`,
-    at most `max`. `attempts`: in a row, before the client gives up; None for never. `heartbeat`: seconds of silence
-    after which the server is asked, and seconds that the answer may take. `queue`: publishes that wait while offline;
-    the next is refused with `queue_full`. `on_gap`: with `refill` a lost part that the server still has is asked for, and
-    comes in its place; with `tell` every gap is told. `lean`: over WebSocket, events in the lean form of the protocol: fewer bytes,
-    and no time but one that the publisher gave. `connect_options` go to `websockets.connect` (`ssl`, `proxy`, ...).
+    `token`: a text, or a function (async or not) that returns one: called before each connection, and again before a
+    JWT ends. `transports`: in this order; the next one is tried if one has never worked. `path`: path of the server's
+    WebSocket. `backoff`: seconds, a random wait of up to `base * 2 ** attempt`, at most `max`. `attempts`: in a row,
+    before the client gives up; None for never. `heartbeat`: seconds of silence before a ping, and seconds for its
+    answer. `queue`: publishes that wait while offline; the next one is refused with `queue_full`. `on_gap`: `refill`
+    asks for lost events that the server still has, and delivers them in their place; `tell` delivers every gap.
+    `lean`: over WebSocket, events in the lean form of the protocol: fewer bytes, and no time except one set by the
+    publisher. `connect_options` go to `websockets.connect` (`ssl`, `proxy`, ...).
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Fanwire:
         self._heartbeat = heartbeat
         self._queue = queue
         self._fills = on_gap != "tell"
-        # The first that the server knows is spoken.
+        # The first one that the server knows is used.
         self._protocols = [_LEAN_PROTOCOL, _PROTOCOL] if lean else [_PROTOCOL]
         self._connect_options = dict(connect_options or {})
         self._status: Status = "idle"
@@ -145,11 +145,11 @@ class Fanwire:
         buffer: int = 10_000,
         **filter: Unpack[Filter],
     ) -> Subscription:
-        """Items in order, each once, over all reconnects: events, and gaps where some are missing.
+        """Subscribes. Returns items in order, each once, over all reconnects: events, and gaps for missing events.
 
         `types` are event types or patterns of them; other attributes by name (`sources=["core"]`,
-        `entities=["agent:coder-001"]`). Starts with what comes from now on, or with the past: `since` an event's id, the
-        newest `history` that match, or a `snapshot`, the latest of each key. `buffer`: items that wait for a slow loop
+        `entities=["agent:coder-001"]`). Starts with the next event, or with a past: `since` an event's id, the newest
+        `history` events that match, or a `snapshot`, the latest of each key. `buffer`: items that wait for a slow loop
         before the oldest become a gap.
         """
         wanted: Filter = {**filter}
@@ -168,7 +168,7 @@ class Fanwire:
         if self._status == "closed":
             one._end(FanwireError("closed", "the client is closed"))
         elif "filter" in filter:
-            # Which events a text wants is the server's to say: on a connection of its own all are for it.
+            # Only the server can evaluate a text. On a connection of its own, all events are for it.
             self.apart(one)
         else:
             self._take(one)
@@ -205,8 +205,8 @@ class Fanwire:
         await child.close()
 
     def on(self, types: str | Sequence[str], handler: Handler, **options: Any) -> Callable[[], None]:
-        """Calls a handler, async or not, with each event whose type is this, or matches this pattern; `*` is every event.
-        One event after the other; a fault of its own goes to `on_error`. Call the result to stop."""
+        """Calls a handler, async or not, with each event of this type, or of a type that matches this pattern; `*` is every
+        event. One event after the other; its errors go to `on_error`. Call the result to stop."""
         own = self.subscribe(types, **options)
 
         async def call() -> None:
@@ -234,13 +234,13 @@ class Fanwire:
     def subscribe_to_agent(
         self, id: str, events: Sequence[str] = ("status", "task_update", "log", "metric")
     ) -> Subscription:
-        """The events of one agent, under both of the names in use (`agent_status`, `agent.status`)."""
+        """Subscribes to the events of one agent, under both names in use (`agent_status`, `agent.status`)."""
         return self._resource("agent", id, events)
 
     def subscribe_to_workflow(
         self, id: str, events: Sequence[str] = ("started", "step_complete", "complete", "failed")
     ) -> Subscription:
-        """The events of one workflow."""
+        """Subscribes to the events of one workflow."""
         return self._resource("workflow", id, events)
 
     def _resource(self, kind: str, id: str, events: Sequence[str]) -> Subscription:
@@ -249,14 +249,15 @@ class Fanwire:
         return self.subscribe(types, entities=[entity])
 
     async def publish(self, event: Mapping[str, Any]) -> str:
-        """Publishes an event (`type`, and what it has more); gives its id. While offline it waits, as long as you do.
-        Raises FanwireError: `queue_full` where too many wait, `uncertain` where the connection broke before the answer:
-        then the event may have been taken, or not."""
+        """Publishes an event (`type`, and its other fields) and returns its id. While offline it waits without a limit.
+        Raises FanwireError: `queue_full` if too many wait, `uncertain` if the connection broke before the answer: the
+        event may have been published or not."""
         answer = await self._send("publish", dict(event))
         return str(answer["event_id"])
 
     async def request(self, action: str, *, channel: str | None = None) -> Any:
-        """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`, `presence` of a channel. Needs a WebSocket."""
+        """Asks the server: `list_subscriptions`, `subscription_count`, `server_info`, `presence` of a channel.
+        Needs a WebSocket."""
         return await self._send("request", {"action": action, **({"channel": channel} if channel is not None else {})})
 
     async def _send(self, kind: Literal["publish", "request"], payload: object) -> Any:
@@ -283,7 +284,7 @@ class Fanwire:
             if error is None:
                 job.answer.set_result(payload)
             elif error.code == "uncertain" and job.kind == "request" and self._status != "closed":
-                # Asking again does no harm; publishing again would be a second event.
+                # Asking again is harmless. Publishing again would make a second event.
                 self._outbox.append(job)
             else:
                 job.answer.set_exception(error)
@@ -295,12 +296,13 @@ class Fanwire:
         return _add(self._on_status, listener)
 
     def on_gap(self, listener: Callable[[Gap], object]) -> Callable[[], None]:
-        """Every gap of every subscription."""
+        """Calls a listener with every gap of every subscription."""
         return _add(self._on_gap, listener)
 
     def on_error(self, listener: Callable[[FanwireError], object]) -> Callable[[], None]:
-        """What went wrong: lost connections, handlers that raised. Nothing here ends the client. Without a listener it is
-        logged."""
+        """Calls a listener with every error: lost connections, handlers that raised. None of them ends the
+        client. Without
+                a listener, errors are logged."""
         return _add(self._on_error, listener)
 
     def connect(self) -> None:
@@ -309,14 +311,14 @@ class Fanwire:
         self._start()
 
     def _start(self) -> None:
-        """Opens the first connection; a wait between two attempts goes on, whatever is asked for meanwhile."""
+        """Opens the first connection. A wait between two attempts goes on, whatever is requested meanwhile."""
         if self._status == "idle":
             self._set("connecting")
             self._runner = asyncio.get_running_loop().create_task(self._run())
             self._runner.add_done_callback(self._stopped)
 
     def _stopped(self, runner: asyncio.Task[None]) -> None:
-        """Ends the client with what ended its runner, so that nobody waits for it in vain."""
+        """Ends the client with the error of its runner, so that nothing waits for it in vain."""
         if not runner.cancelled() and (cause := runner.exception()):
             error = FanwireError("internal", repr(cause))
             error.__cause__ = cause
@@ -328,14 +330,14 @@ class Fanwire:
     async def close(self) -> None:
         """Ends all subscriptions and the connection, for good."""
         self._end(None)
-        # Handlers get what already came.
+        # Handlers get the items that have come.
         work = [task for task in (self._runner, *self._tasks) if task and task is not asyncio.current_task()]
         await asyncio.gather(*work, return_exceptions=True)
         await asyncio.gather(*(child.close() for child in list(self._children)))
 
     async def _run(self) -> None:
         attempt = 0
-        # A cancellation that meets the end of a connection may be lost to it: so the state is asked, too.
+        # A cancellation that meets the end of a connection may be lost, so the state is checked too.
         while not self._is_closed():
             self._set("connecting")
             self._wake.clear()
@@ -350,7 +352,8 @@ class Fanwire:
             self._failed(error)
             if error.code == "unauthorized" and not callable(self._token):
                 return self._end(error)
-            # Back to the first that may work; one that has worked is given up only when it fails again and again.
+            # Back to the first transport that may work. One that has worked is given up only after repeated
+            # failures.
             self._misses = 0 if self._proven else self._misses + 1
             self._known = self._known or self._proven
             if self._proven:
@@ -376,8 +379,9 @@ class Fanwire:
         return self._status == "closed"
 
     async def _live(self) -> tuple[FanwireError, float, bool]:
-        """One connection from its beginning to its end: why it ended, the wait that the server wants, and whether that is
-        this client's own slot."""
+        """Runs one connection to its end. Returns the reason, the wait that the server asks for, and whether
+        that wait is
+                this client's own slot."""
         link: Link | StreamLink | None = None
         self._proven = False
         renewal: asyncio.Task[None] | None = None
@@ -416,7 +420,7 @@ class Fanwire:
             code = "unauthorized" if denied else "disconnected"
             error, delay = FanwireError(code, reason or f"closed with {number}"), int(said[1]) / 1000 if said else 0.0
         except Exception as cause:
-            # Also what a proxy's package, a certificate store or a resolver raises: it may be well at the next attempt.
+            # Also errors of a proxy's package, a certificate store or a resolver: the next attempt may succeed.
             error, delay = FanwireError("disconnected", str(cause) or repr(cause)), 0.0
             error.__cause__ = cause
         finally:
@@ -438,8 +442,9 @@ class Fanwire:
         return await connect(self._url, subprotocols=self._protocols, **(options | self._connect_options))
 
     async def _probe(self, link: StreamLink) -> None:
-        """Looks, ever more rarely, whether WebSockets get through by now, and ends the fallback where they do: one failure,
-        as of a server that was late, says little of a network."""
+        """Checks, at growing intervals, whether WebSockets get through, and ends the fallback if they do. One
+        failure, of a
+                slow server for example, proves little about a network."""
         base, most = self._backoff
         wait = 10 * base
         while True:
@@ -454,7 +459,7 @@ class Fanwire:
             return link.end(_GetsThrough("disconnected", "a WebSocket gets through"))
 
     async def _ask_token(self) -> str | None:
-        """A token. A function that does not answer in time gives none."""
+        """Returns a token. A function that does not answer in time gives none."""
         token = self._token
         if not callable(token):
             return token
@@ -470,13 +475,13 @@ class Fanwire:
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
-            # Not this task: what the function waited for was cancelled.
+            # Not this task: the function's own wait was cancelled.
             raise FanwireError("token", "no token was given: cancelled") from cause
         except Exception as cause:
             raise FanwireError("token", f"no token was given: {cause!r}") from cause
 
     async def _renew(self, link: Link | StreamLink, token: str) -> None:
-        """Replaces a token before it ends, some seconds or at half its life."""
+        """Replaces a token some seconds before its end, or at half its life."""
         while callable(self._token) and (left := _life(token)) > 0:
             await asyncio.sleep(max(left / 2, left - 30))
             try:
@@ -485,17 +490,17 @@ class Fanwire:
             except FanwireError as error:
                 return self._failed(error)
 
-    # What the link tells.
+    # Calls of the link.
 
     def subscriptions(self) -> list[Subscription]:
-        """Those of this connection."""
+        """The subscriptions of this connection."""
         return list(self._subscriptions.values())
 
     def opened(self) -> None:
         """@private"""
         if self._status == "open":
             return
-        # What waited goes before what a listener publishes now.
+        # Waiting jobs go before the publishes of a listener.
         jobs, self._outbox = self._outbox, deque()
         for job in jobs:
             if not job.answer.done():
@@ -542,7 +547,7 @@ class Fanwire:
             try:
                 listener(value)
             except Exception:
-                # What a listener does wrong ends nothing.
+                # An error of a listener ends nothing.
                 _log.exception("a listener raised")
 
     def _spawn(self, work: Any) -> None:
@@ -572,7 +577,7 @@ def _add(listeners: list[Any], listener: Any) -> Callable[[], None]:
 
 
 def _life(token: str) -> float:
-    """Seconds until a JWT ends; 0 where that is not known."""
+    """Returns the seconds until a JWT ends; 0 if that is unknown."""
     try:
         claims = token.split(".")[1]
         return float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]) - time.time()

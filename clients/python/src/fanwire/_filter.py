@@ -1,4 +1,4 @@
-"""Which events a filter wants: the server's rules again, to tell which of several subscriptions an event is for."""
+"""Evaluates filters by the server's rules, to find the subscriptions that an event is for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Values = str | Sequence[str]
 
 
 class Filter(TypedDict, total=False):
-    """One of the values for each attribute named; patterns allowed."""
+    """Filter of a subscription: one of the values for each attribute named; patterns allowed."""
 
     event_types: Values
     sources: Values
@@ -27,12 +27,13 @@ class Filter(TypedDict, total=False):
     entities: Sequence[Entity]
     channels: Values
     filter: str
-    """The text form, which must hold beside the rest: `payload.progress >= 50`."""
+    """The text form, which must match in addition to the other fields: `payload.progress >= 50`."""
 
 
 def pattern(text: str) -> Callable[[str], bool]:
-    """Whether a value is of this form: `.`, `:` and `/` cut it into segments, `*` stands for one of them, `**` for any
-    run, also none. An asterisk beside other characters means itself."""
+    """Returns whether a value matches a pattern: `.`, `:` and `/` cut it into segments, `*` stands for one
+    segment, `**`
+        for any number of them, including none. An asterisk beside other characters means itself."""
     parts = re.split("([.:/])", text)
     if not any(part in ("*", "**") for part in parts):
         return lambda value: value == text
@@ -60,7 +61,7 @@ def _list(values: Values) -> list[str]:
 
 
 def pair(entity: Entity) -> tuple[str, str]:
-    """Kind and id; a kind alone is any of it."""
+    """Returns kind and id. A kind alone matches every id."""
     if isinstance(entity, str):
         kind, _, id = entity.partition(":")
     elif isinstance(entity, Mapping):
@@ -71,7 +72,7 @@ def pair(entity: Entity) -> tuple[str, str]:
 
 
 def wire(filter: Filter) -> dict[str, Any]:
-    """The filter as a subscribe message has it."""
+    """Returns the filter in the form of a subscribe message."""
     message: dict[str, Any] = {key: _list(values) for key, values in filter.items() if key not in ("entities", "filter")}  # type: ignore[arg-type]
     if unknown := set(message) - {f"{field}s" for field in _FIELDS}:
         raise TypeError(f"a filter has no {', '.join(sorted(unknown))}")
@@ -84,7 +85,7 @@ def wire(filter: Filter) -> dict[str, Any]:
 
 
 def matcher(filter: Mapping[str, Any]) -> Callable[[Event], bool]:
-    """Whether an event is one that a filter, in its wire form, wants."""
+    """Returns whether a filter, in its wire form, wants an event."""
     wanted = [(field, [pattern(value) for value in filter.get(f"{field}s", ())]) for field in _FIELDS]
     wanted = [(field, forms) for field, forms in wanted if forms]
     entities = [(pattern(one["kind"]), pattern(one["id"])) for one in filter.get("entities", ())]

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from ._types import FanwireError
 
-# The longest wait that a server can ask for, in seconds: what a browser's timer takes.
+# The longest wait that a server can ask for, in seconds: the limit of a browser's timer.
 WAIT_MAX = 2_147_483.0
 
-# Interim answers (1xx) that are passed over before one request is given up.
+# Interim answers (1xx) to skip before a request is given up.
 _INTERIM_MAX = 16
 
 
@@ -23,12 +23,12 @@ _INTERIM_MAX = 16
 class Answer:
     status: int
     headers: Mapping[str, str]
-    """With names in lower case."""
+    """Names are in lower case."""
     _reader: asyncio.StreamReader
     _writer: asyncio.StreamWriter
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes."""
+        """Yields the body as it comes."""
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int((await self._reader.readuntil(b"\n")).split(b";")[0], 16):
                 yield await self._reader.readexactly(size)
@@ -50,7 +50,8 @@ class Answer:
 
 
 def wait_of(retry_after: str | None) -> float:
-    """Returns the seconds that a `Retry-After` names, as a number or as a date (RFC 9110, 10.2.3); 0 for anything else."""
+    """Returns the seconds in a `Retry-After`, given as a number or as a date (RFC 9110, 10.2.3); 0 for anything
+    else."""
     text = (retry_after or "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:10]), WAIT_MAX)
@@ -64,7 +65,7 @@ def wait_of(retry_after: str | None) -> float:
 async def request(
     method: str, url: str, headers: Mapping[str, str], body: bytes | None, context: ssl.SSLContext | bool | None
 ) -> Answer:
-    """Asks, and gives the answer when its head is there. Raises OSError and EOFError."""
+    """Sends a request, and returns the answer once its head has come. Raises OSError and EOFError."""
     parts = urlsplit(url)
     secure = parts.scheme in ("https", "wss")
     port = parts.port or (443 if secure else 80)

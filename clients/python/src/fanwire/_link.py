@@ -1,4 +1,4 @@
-"""The native protocol over one WebSocket. A link lives once; what outlives it is the client's."""
+"""The native protocol over one WebSocket. A link lives once. The client keeps everything that outlives it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._position import distance, place
 from ._subscription import Subscription
 from ._types import Event, FanwireError, Gap, Item, Past
 
-# What a subscription may ask to see of the past.
+# Options of a subscription that ask for a past.
 PAST = ("since", "history", "snapshot")
 
 Answered = Callable[[Any, FanwireError | None], None]
@@ -28,17 +28,19 @@ class Host(Protocol):
     def deliver(self, item: Item, of: Subscription | None = None) -> None: ...
     def failed(self, error: FanwireError) -> None: ...
     def fills(self) -> bool:
-        """Whether gaps are to be filled."""
+        """Whether gaps are to be refilled."""
         ...
 
     def apart(self, one: Subscription) -> None:
-        """It needs a connection of its own: the server can't tell its past from what others get."""
+        """The subscription needs its own connection: the server cannot separate its past from the others'
+        events."""
         ...
 
 
 def is_fillable(host: Host, subscriptions: Iterable[Subscription], gap: Gap) -> bool:
-    """Whether a gap is to be asked for again: it can be had, or the server no longer knows what came before it, and all that
-    it is told for want everything."""
+    """Returns whether a gap is to be refilled: it is available, or the server no longer knows the events before
+    it and all
+        subscriptions that it concerns want everything."""
     is_there = gap.recoverable or gap.from_id is None
     return is_there and host.fills() and not any(one._wants_less() for one in subscriptions)
 
@@ -52,28 +54,29 @@ class Link:
         self._out: asyncio.Queue[str] = asyncio.Queue()
         self._answers: dict[str, Answered] = {}
         self._number = 0
-        # What several subscriptions resume with, until all of it is there: then it is put in order.
+        # Past events of several subscriptions, held until all have come. Then they are sorted.
         self._merging: list[Item] | None = None
-        # Where the newest subscription began.
+        # Position at which the newest subscription began.
         self._began: str | None = None
-        # Capabilities of the server, once it has told them; subscriptions that need some of that.
+        # Capabilities of the server, once it has named them, and subscriptions that need one of them.
         self._abilities: frozenset[str] | None = None
         self._held: list[Subscription] = []
-        # The one whose own past comes: nothing of it is for others, until it ends.
+        # The subscription whose own past is coming: until its end nothing is for others.
         self._recalling: Subscription | None = None
-        # All up to here came.
+        # Position up to which everything has come.
         self._reached: str | None = None
-        # From a gap to the answer to the refill: what comes between comes again.
+        # From a gap to the answer to its refill: events in between will come again.
         self._deaf = False
         self._refilled: str | None = None
         self._fault: FanwireError | None = None
         self.over = False
-        # When this client may come back, in seconds, if the server said; and what it wants to be waited for at least.
+        # Seconds after which this client may come back, if the server named them, and the least wait that it
+        # asks for.
         self.slot: float | None = None
         self.delay = 0.0
 
     async def run(self, token: str | None) -> None:
-        """Speaks until the connection ends, which it tells by an exception."""
+        """Runs until the connection ends, which raises an exception."""
         if token is None:
             self._begin()
         else:
@@ -95,7 +98,7 @@ class Link:
             await self._socket.send(await self._out.get())
 
     async def _read(self) -> None:
-        """Reads; asks when all is silent; silence after that is the end."""
+        """Reads. Pings when all is silent. Silence after that is the end."""
         asked, patience = True, self._timeout
         while True:
             try:
@@ -121,7 +124,7 @@ class Link:
 
     def login(self, token: str, then: Callable[[], None] | None = None) -> None:
         def answer(_: Any, error: FanwireError | None) -> None:
-            # A server that knows no tokens lets everybody in.
+            # A server without tokens admits every client.
             if error and error.code not in ("unknown_type", "uncertain"):
                 self._fault = FanwireError("unauthorized", str(error))
             elif then and not self.over:
@@ -131,7 +134,7 @@ class Link:
 
     def _begin(self) -> None:
         subscriptions = list(self._host.subscriptions())
-        # They may stand at different places: from the first of them on, then.
+        # They may have different positions. Resume from the first of them.
         first: str | None = None
         for one in subscriptions:
             if not one._fresh and one._position and (first is None or (distance(one._position, first) or 0) < 0):
@@ -155,7 +158,7 @@ class Link:
 
     def add(self, one: Subscription) -> None:
         self._subscribe(one, None)
-        # What it asked for of the past stands before the pong.
+        # The past that it asked for comes before the pong.
         if one._options.get("history") or one._options.get("snapshot"):
             self._ping()
 
@@ -165,7 +168,7 @@ class Link:
         if resume:
             past = {"since": resume}
         has_past = any(past.values())
-        # Beside others its past has to be its own: on one connection an event comes once otherwise.
+        # Beside other subscriptions it needs its own past: on one connection an event comes only once.
         is_own = resume is None and has_past and len(list(self._host.subscriptions())) > 1
         if is_own or "filter" in one.filter:
             if self._abilities is None:
@@ -198,7 +201,7 @@ class Link:
         self.ask("subscribe", {"subscription_id": one.id, **one.filter, **options, **past}, answer)
 
     def _past_ended(self, payload: Any) -> None:
-        """What is live comes next."""
+        """Live events come next."""
         past = Past(payload["events"], payload["complete"])
         for one in self._host.subscriptions():
             if one.id == payload["subscription_id"]:
@@ -277,7 +280,7 @@ class Link:
         elif isinstance(item, Event):
             self._host.deliver(item)
             self._reached = item.event_id
-            # A server with several shards says in its own words where that leaves the client.
+            # A server with several shards sends the position after the event in its own form.
             self._reach(position)
         elif not self._refill(item):
             self._tell(item)
@@ -288,11 +291,11 @@ class Link:
             if gap.to_id:
                 one._reach(gap.to_id)
             else:
-                # Behind a restart there are new places.
+                # After a restart there are new positions.
                 one._position = self._began
 
     def _refill(self, gap: Gap) -> bool:
-        """Asks for what lies in a gap, if it can be had and was not asked for in vain."""
+        """Asks for the content of a gap, if it is available and was not asked for in vain."""
         since = self._reached or gap.from_id
         if "refill" not in (self._abilities or ()) or not since or since == self._refilled:
             return False
@@ -311,7 +314,8 @@ class Link:
 
 
 def _in_order(items: list[Item]) -> list[Item]:
-    """Several replays as one run. Where each has a gap behind the same place, the last one counts: it reaches furthest."""
+    """Merges several replays. If each has a gap after one position, the last gap counts: it reaches
+    furthest."""
 
     def number(item: Item) -> int:
         at = place(item.to_id if isinstance(item, Gap) else item.event_id)

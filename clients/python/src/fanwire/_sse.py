@@ -1,4 +1,4 @@
-"""The fallback: a `/sse` stream for each subscription, `POST /publish` for what is published."""
+"""The fallback: a `/sse` stream for each subscription, and `POST /publish`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMES = {
 
 
 def query(filter: Any) -> list[tuple[str, str]]:
-    """What of `/sse` asks for the same as a filter in its wire form."""
+    """Returns the query of `/sse` that asks for the events of a filter in its wire form."""
     pairs = [(_NAMES[key], value) for key, values in filter.items() if key in _NAMES for value in values]
     pairs += [("filter", filter["filter"])] if "filter" in filter else []
     return pairs + [("entity", f"{one['kind']}:{one['id']}") for one in filter.get("entities", ())]
@@ -33,18 +33,18 @@ def query(filter: Any) -> list[tuple[str, str]]:
 
 _HISTORY_END = re.compile(r"history_end events=([0-9]+) complete=(\w+)")
 
-# A stream that lived so long was a good one: the next waits start short again. Seconds.
+# Life after which a stream counts as good, and the next waits start short again. Seconds.
 STABLE = 5.0
 
 
 class Parser:
-    """Takes bytes in any pieces; hands out each block at its empty line."""
+    """Takes bytes in any pieces, and returns each block at its empty line."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
         self._block: dict[str, str] = {}
-        # The last piece ended with a CR: an LF at the start of the next one belongs to it.
+        # The last piece ended with a CR. An LF at the start of the next one belongs to it.
         self._split = False
 
     def feed(self, data: bytes) -> Iterator[dict[str, str]]:
@@ -88,28 +88,28 @@ class StreamLink:
         self._streams: dict[Subscription, asyncio.Task[None]] = {}
         self._work: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # The end of the token, where the server told it.
+        # The end of the token, if the server reported it.
         self._denied: FanwireError | None = None
-        # Refills of one stream in a row, and the place that was asked for last.
+        # Refills of one stream in a row, and the position of the last one.
         self._refills: dict[Subscription, tuple[int, str]] = {}
         self.over = False
         self.slot: float | None = None
-        # What the server wants to be waited for, in seconds.
+        # The wait that the server asks for, in seconds.
         self.delay = 0.0
 
     async def run(self, token: str | None) -> None:
-        """Reads until one of the streams ends, which it tells by an exception."""
+        """Reads until one of the streams ends, which raises an exception."""
         self._token = token
         try:
             for one in self._host.subscriptions():
                 self.add(one)
             if not self._streams:
-                # With nothing to wait for, publishing shows what works.
+                # Without a subscription, publishing shows whether the transport works.
                 self._host.opened()
             await self._ended
         finally:
             self.over = True
-            # What is being published has connections of its own, and goes on.
+            # Running publishes have connections of their own, and go on.
             streams = list(self._streams.values())
             for task in streams:
                 task.cancel()
@@ -120,7 +120,7 @@ class StreamLink:
         self._streams[one] = task
 
         def ended(task: asyncio.Task[None]) -> None:
-            # One that is no longer wanted ends for itself; all others end the link.
+            # A stream that is no longer wanted ends alone. Any other one ends the link.
             wanted = self._streams.pop(one, None)
             if task.cancelled():
                 return
@@ -131,7 +131,7 @@ class StreamLink:
         task.add_done_callback(ended)
 
     def end(self, why: BaseException) -> None:
-        """Ends the link, for this reason, unless it has ended."""
+        """Ends the link for this reason, unless it has ended."""
         if not self._ended.done():
             self._ended.set_exception(why)
 
@@ -145,11 +145,11 @@ class StreamLink:
         return await request(method, self._base + path, headers, body, self._context)
 
     async def _read(self, one: Subscription) -> None:
-        """Reads the stream to its end. For a refill it begins anew where it was before the gap."""
+        """Reads the stream to its end. For a refill it begins again at its position before the gap."""
         while await self._read_once(one):
             count = self._refills[one][0]
             if count > 1:
-                # The first at once, the next as if the connection had been lost.
+                # The first refill is immediate, the next one waits like after a lost connection.
                 base, most = self._backoff
                 await asyncio.sleep(random.random() * min(most, base * 2 ** min(count, 60)))
 
@@ -170,14 +170,14 @@ class StreamLink:
             answer = await self._ask("GET", path, {"Accept": "text/event-stream", "Cache-Control": "no-store"}, None)
         try:
             if answer.status == 204:
-                # The server has nothing more for this subscription, ever (HTML, 9.2.3).
+                # The server will never have more for this subscription (HTML, 9.2.3).
                 self._streams.pop(one, None)
                 one._end()
                 return False
             if answer.status != 200:
                 error = await self._refusal(answer)
                 if answer.status in (400, 403):
-                    # What it asked for is wrong, or not for it: that concerns nobody else.
+                    # Its request is wrong or not allowed, which concerns no other subscription.
                     self._streams.pop(one, None)
                     one._end(error)
                     return False
@@ -210,7 +210,7 @@ class StreamLink:
             answer.close()
 
     def _take(self, one: Subscription, block: dict[str, str]) -> bool:
-        """Takes a block; true where the stream is to begin anew before it."""
+        """Takes a block. Returns true if the stream is to begin again before it."""
         if ended := _HISTORY_END.match(block.get("", "")):
             one._passed(Past(int(ended[1]), ended[2] == "true"))
         retry = block.get("retry", "")
@@ -229,7 +229,7 @@ class StreamLink:
                 place = gap.to_id
             elif block.get("event") == "closed":
                 code = str(raw.get("code"))
-                # What comes after it is the end of the stream.
+                # The next thing is the end of the stream.
                 self._denied = FanwireError("unauthorized" if code.startswith("token_") else code, str(raw.get("error")))
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
             self._host.failed(FanwireError("protocol", f"not an event: {cause!r}"))
@@ -273,5 +273,5 @@ class StreamLink:
         task.add_done_callback(self._work.discard)
 
     def login(self, token: str, then: Callable[[], None] | None = None) -> None:
-        """A stream has the token it began with: all come back with the new one."""
+        """A stream keeps the token it began with, so all streams reconnect with the new one."""
         self.end(FanwireError("disconnected", "a new token"))

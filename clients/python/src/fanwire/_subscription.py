@@ -13,7 +13,7 @@ from ._types import Event, FanwireError, Gap, Item, Past
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:
-    """The sum, if all of them are known."""
+    """Returns the sum, if all of them are known."""
     total = 0
     for number in numbers:
         if number is None:
@@ -23,8 +23,9 @@ def _sum(numbers: Iterable[int | None]) -> int | None:
 
 
 class Subscription:
-    """Events and gaps in order, for `async for`. Ends with `close`, or with the client; leaving a loop does not end it,
-    leaving `async with` does."""
+    """Events and gaps in order, for `async for`. `close` ends it, and so does the end of the client. Leaving a
+    loop does
+        not end it, leaving `async with` does."""
 
     def __init__(
         self, id: str, filter: Mapping[str, Any], options: Mapping[str, Any], buffer: int, leave: Callable[[], None]
@@ -35,9 +36,9 @@ class Subscription:
         self._buffer = buffer
         self._leave = leave
         self._wants = matcher(filter)
-        # The last place up to which everything was given; where it resumes.
+        # The last position up to which everything was delivered. It resumes there.
         self._position: str | None = None
-        # The server has never taken it; has taken it on this connection.
+        # Whether the server has never confirmed it, and whether it has on this connection.
         self._fresh = True
         self._active = False
         self._items: deque[Item] = deque()
@@ -51,19 +52,19 @@ class Subscription:
         self._more = asyncio.Event()
 
     async def ready(self) -> None:
-        """Waits until the server has taken it: what is published from then on comes."""
+        """Waits until the server has confirmed it: events published from then on will come."""
         await self._ready.wait()
         if self._error:
             raise self._error
 
     async def past(self) -> Past | None:
-        """Waits until all of the past that was asked for is there, before what is live: how many events, and whether all
-        came. None where no past was asked for, or an older server does not say."""
+        """Waits until all of the requested past has come, before live events. Returns the number of its events and whether
+        it is complete. None if no past was requested, or an older server does not report it."""
         await self._has_passed.wait()
         return self._past
 
     def close(self) -> None:
-        """Ends it; a loop gets what already came, then its end."""
+        """Ends it. A loop gets the items that have come, then its end."""
         self._end()
 
     @property
@@ -74,7 +75,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Item:
-        """The next item. Raises FanwireError where the server refused the subscription."""
+        """Returns the next item. Raises FanwireError if the server refused the subscription."""
         while True:
             item: Item | None = self._lost
             self._lost = None
@@ -96,7 +97,7 @@ class Subscription:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    # What follows is the client's to call.
+    # The following methods are for the client.
 
     def _taken(self) -> None:
         self._fresh = False
@@ -113,12 +114,12 @@ class Subscription:
         return self._options.get("on_lag") not in (None, "drop_oldest", "disconnect")
 
     def _reach(self, position: str | None) -> None:
-        """All up to here was given; places before are not gone back to."""
+        """Marks everything up to here as delivered. Earlier positions are ignored."""
         if position and is_behind(position, self._position):
             self._position = position
 
     def _offer(self, event: Event) -> None:
-        """An event that may be for it; each once."""
+        """Offers an event that may be for it. Takes each event once."""
         if not is_behind(event.event_id, self._position):
             return
         self._position = event.event_id

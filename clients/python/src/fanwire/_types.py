@@ -1,4 +1,4 @@
-"""What a stream carries, and what can go wrong."""
+"""Items of a stream, and errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as delivered; absent attributes are None."""
+    """An event as delivered. Absent attributes are None."""
 
     event_id: str
     event_type: str
     timestamp: str | None
-    """ISO 8601, UTC; with `lean`, None unless its publisher gave one."""
+    """ISO 8601, UTC; with `lean`, None unless its publisher set one."""
     payload: Any
     source: str | None = None
     correlation_id: str | None = None
@@ -24,7 +24,7 @@ class Event:
     """Kind and id."""
     channel: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """The event as it came."""
+    """The event as received."""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Event:
@@ -44,7 +44,7 @@ class Event:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as it came, as a dict of its own."""
+        """Returns the event as received, as a new dict."""
         return dict(self.raw)
 
 
@@ -53,15 +53,16 @@ class Gap:
     """Events that this client did not get. A value like an event, so that no loop ends because of it."""
 
     missed: int | None
-    """How many of those that this client wanted; None where it can't be known, as after a restart of the server."""
+    """Number of missed events that this client wanted; None if it is unknown, as after a restart of the
+    server."""
     from_id: str | None
     """The last event before the gap."""
     to_id: str | None
-    """The last event within it."""
+    """The last event within the gap."""
     recoverable: bool
-    """Whether a subscription with `since=from_id` would still get them."""
+    """Whether a subscription with `since=from_id` would still get the events."""
     at_most: int | None = None
-    """Where `missed` is None: an upper bound, if the server knows one."""
+    """An upper bound if `missed` is None, and the server knows one."""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Gap:
@@ -71,19 +72,19 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """How the past of a subscription ended."""
+    """The end of a subscription's past."""
 
     events: int
-    """How many events it had, gaps not counted."""
+    """Number of events in it, without gaps."""
     complete: bool
-    """All that was asked for came; otherwise a gap stands where some did not."""
+    """Whether everything requested came. Otherwise a gap marks the missing events."""
 
 
 Item = Event | Gap
 
 
 class FanwireError(Exception):
-    """What went wrong. `code` is the server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the
+    """An error. `code` is the server's (`invalid_filter`, ...), or `queue_full`, `uncertain` (sent, and the
     connection broke before the answer), `unsupported` (the server is too old for it), `closed`, `unauthorized`, `gave_up`, `timeout`, `disconnected`, `handler`,
     `token`, `protocol`."""
 

@@ -1,7 +1,9 @@
-//! All patterns as one automaton over segments: a tree of segments, walked with a set of states.
+//! All patterns as one automaton over segments: a trie of segments, walked with a set of states.
 //!
-//! Imports its siblings' segments only. Always: a pattern is known by the number of its node; a node goes with
-//! the last pattern through it; one walk costs at most (segments of the value) x (nodes it can stand on).
+//! Always:
+//! - A pattern is known by the number of its node.
+//! - A node goes with the last pattern through it.
+//! - One walk costs at most (segments of the value) x (nodes it can be in).
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
@@ -11,7 +13,7 @@ use super::segment_texts::{SegmentTexts, UNKNOWN};
 use crate::event::Attribute;
 use crate::filter::pattern::{Segment, segments};
 
-/// The segment `*`, and `**`, where a literal one has the number of its text.
+/// Numbers of the segments `*` and `**`. A literal segment has the number of its text.
 const ONE: u32 = u32::MAX;
 const MANY: u32 = u32::MAX - 1;
 
@@ -20,13 +22,13 @@ struct TrieNode {
     parent: u32,
     segment: u32,
     separator: u8,
-    /// Which separators lead on with `*` (bits 0-3) and with `**` (bits 4-7).
+    /// Separators that lead on with `*` (bits 0-3) and with `**` (bits 4-7).
     wild: u8,
-    /// Children by literal segments.
+    /// Number of children by literal segments.
     literals: u32,
-    /// Patterns that end here.
+    /// Number of holders of the pattern that ends here.
     holders: u32,
-    /// The step at which a walk last stood here, and inside this `**`.
+    /// Step at which a walk was last at this node, and within this `**`.
     stood: u32,
     inside: u32,
 }
@@ -39,23 +41,23 @@ struct Transition {
     child: u32,
 }
 
-/// The patterns of all attributes.
+/// Trie of the patterns of all attributes.
 #[derive(Debug)]
 pub(super) struct Automaton {
-    /// The first ones are the attributes' roots.
+    /// The first ones are the roots, one for each attribute.
     nodes: Vec<TrieNode>,
     free: Vec<u32>,
     transitions: HashTable<Transition>,
     texts: SegmentTexts,
     hasher: RandomState,
     step: u32,
-    /// Nodes that walks stood on so far: about what they have cost.
+    /// Number of nodes that walks visited so far: a measure of their cost.
     walked: u64,
     standing: Vec<u32>,
     within: Vec<u32>,
     standing_next: Vec<u32>,
     within_next: Vec<u32>,
-    /// Patterns of each attribute, and how often they have changed.
+    /// Number of patterns of each attribute, and of changes to them.
     counts: [u32; Attribute::COUNT],
     generations: [u64; Attribute::COUNT],
 }
@@ -88,12 +90,12 @@ impl Automaton {
         }
     }
 
-    /// Whether any filter has a pattern for this attribute.
+    /// Returns whether any filter has a pattern on this attribute.
     pub(super) fn has_patterns(&self, attribute: usize) -> bool {
         self.counts[attribute] > 0
     }
 
-    /// A number that changes whenever an attribute's patterns do.
+    /// Returns a number that changes whenever an attribute's patterns do.
     pub(super) fn generation(&self, attribute: usize) -> u64 {
         self.generations[attribute]
     }
@@ -110,7 +112,7 @@ impl Automaton {
             .map(|transition| transition.child)
     }
 
-    /// The number of a pattern that must be there.
+    /// Returns the number of a pattern that has a holder.
     pub(super) fn lookup(&self, attribute: usize, pattern: &[u8]) -> u32 {
         let mut node = attribute as u32;
         for segment in segments(pattern) {
@@ -127,7 +129,7 @@ impl Automaton {
         node
     }
 
-    /// Counts one more holder of a pattern; answers its number.
+    /// Adds a holder of a pattern and returns its number.
     pub(super) fn acquire(&mut self, attribute: usize, pattern: &[u8]) -> u32 {
         let mut node = attribute as u32;
         for segment in segments(pattern) {
@@ -188,7 +190,7 @@ impl Automaton {
         child
     }
 
-    /// Counts one holder less of a pattern.
+    /// Removes a holder of a pattern.
     pub(super) fn release(&mut self, attribute: usize, pattern: &[u8]) {
         let mut node = self.lookup(attribute, pattern);
         if node == UNKNOWN {
@@ -201,7 +203,7 @@ impl Automaton {
         }
         self.counts[attribute] -= 1;
         self.generations[attribute] += 1;
-        // Prune from the end; segments come in the same order, last first.
+        // Prune from the end: the nodes' segments come in the reverse order of the pattern's.
         let mut texts: Vec<&[u8]> = segments(pattern).map(|segment| segment.text).collect();
         while let Some(text) = texts.pop() {
             let gone = &self.nodes[node as usize];
@@ -227,7 +229,7 @@ impl Automaton {
         }
     }
 
-    /// Appends the numbers of all patterns of an attribute that match a value, which is not empty.
+    /// Appends the numbers of all patterns of an attribute that match a value. The value must not be empty.
     pub(super) fn walk(&mut self, attribute: usize, value: &[u8], out: &mut Vec<u32>) {
         let root = attribute as u32;
         self.next_step();
@@ -247,7 +249,7 @@ impl Automaton {
             for place in 0..self.standing.len() {
                 let node = self.standing[place];
                 if first && node != root {
-                    // After leading `**` that stand for nothing, any separator is gone.
+                    // After a leading `**` that matched nothing, any separator may be dropped.
                     for separator in 1..4 {
                         self.lead_on(node, separator, number);
                     }
@@ -263,7 +265,7 @@ impl Automaton {
             std::mem::swap(&mut self.within, &mut self.within_next);
             self.standing_next.clear();
             self.within_next.clear();
-            // What is inside a `**` may also have come to its end.
+            // A `**` may also end here.
             for place in 0..self.within.len() {
                 self.stand(self.within[place]);
             }
@@ -282,7 +284,7 @@ impl Automaton {
         }
     }
 
-    /// From a node over one segment of the value.
+    /// Follows the transitions from a node over one segment of the value.
     fn lead_on(&mut self, node: u32, separator: u8, number: u32) {
         let TrieNode { wild, literals, .. } = self.nodes[node as usize];
         if literals > 0
@@ -319,7 +321,7 @@ impl Automaton {
         }
     }
 
-    /// Over every `**` that stands for nothing.
+    /// Follows each `**` that matches nothing.
     fn skip_many(&mut self) {
         let mut place = 0;
         while let Some(&node) = self.standing.get(place) {
@@ -335,7 +337,7 @@ impl Automaton {
         }
     }
 
-    /// Returns how many nodes walks have stood on so far.
+    /// Returns the number of nodes that walks have visited so far.
     #[cfg(feature = "server")]
     pub(super) fn walked(&self) -> u64 {
         self.walked
@@ -345,7 +347,7 @@ impl Automaton {
         self.nodes.len() - self.free.len()
     }
 
-    /// Of [`Self::memory_bytes`], what the next patterns take before more is allocated.
+    /// Returns the part of [`Self::memory_bytes`] that the next patterns take before more is allocated.
     #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
         self.free.len() * size_of::<TrieNode>()

@@ -1,12 +1,13 @@
-//! The fields of a payload that conditions ask for, all found in one walk over the payload.
+//! The fields of a payload that conditions are on, all found in one walk over the payload.
 //!
-//! Paths are a tree of keys. A walk enters only the containers that some path leads through, and steps over all else.
+//! Paths form a tree of keys. A walk enters only the containers that some path leads through, and skips all others.
 //!
 //! Invariants:
-//! - A payload is walked once for an event, however many conditions there are; nothing is kept of it for the next.
-//! - What is found is what [`ComparisonRef::found`](crate::filter::comparison::ComparisonRef::found) finds: where an object says
-//!   a key twice, the last counts, and what is below an earlier one is not found.
-//! - A walk ends at the text's end, also in text that is no JSON: no recursion, no index beyond the bytes.
+//! - A payload is walked once for an event, whatever the number of conditions. Nothing of it is kept for the next
+//!   event.
+//! - The walk finds what [`ComparisonRef::found`](crate::filter::comparison::ComparisonRef::found) finds: if an object
+//!   has a key twice, the last one counts, and what is below an earlier one is not found.
+//! - A walk ends at the text's end, also in text that is not JSON: no recursion, no index beyond the bytes.
 //! - A node has a condition or a child.
 
 use std::hash::BuildHasher;
@@ -18,39 +19,39 @@ use smallvec::SmallVec;
 use crate::filter::comparison::Scalar;
 use crate::filter::json_path::{container_end, place_of, string_span, unescape, value_end};
 
-/// The whole payload.
+/// Node of the whole payload.
 const ROOT: u32 = 0;
 
-/// No value of this event.
+/// Place of a node without a value in this event.
 const NOWHERE: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
 struct FieldNode {
     parent: u32,
     key: Box<[u8]>,
-    /// Conditions on this field.
+    /// Number of conditions on this field.
     holders: u32,
     children: u32,
-    /// A bit for each child, by [`bit_of`] its key; those of children that are gone may remain.
+    /// A bit for each child, by [`bit_of`] its key. Bits of removed children may remain.
     keys: u64,
-    /// One more than the highest place in an array among the children's keys, of those that are gone, too.
+    /// One more than the highest array index among the children's keys, removed ones included.
     places: usize,
-    /// The event for which it was found last, and where.
+    /// Event for which the field was last found, and where.
     turn: u32,
     start: usize,
     end: usize,
-    /// Its place among the values of that event, or [`NOWHERE`].
+    /// Index among the values of that event, or [`NOWHERE`].
     place: u32,
 }
 
-/// A field of the event at hand.
+/// Field of the present event.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Value {
     pub(super) node: u32,
     scalar: StoredScalar,
 }
 
-/// A [`Scalar`] whose bytes lie elsewhere.
+/// [`Scalar`] with offsets instead of bytes.
 #[derive(Clone, Copy, Debug)]
 enum StoredScalar {
     Null,
@@ -63,7 +64,7 @@ enum StoredScalar {
         start: usize,
         end: usize,
     },
-    /// Among the unescaped texts.
+    /// Offsets in the buffer of unescaped texts.
     Unescaped {
         start: usize,
         end: usize,
@@ -71,33 +72,33 @@ enum StoredScalar {
     Other,
 }
 
-/// A container that a walk is in.
+/// Container that a walk is in.
 struct OpenContainer {
     node: u32,
-    /// The next place, of an array.
+    /// Index of the next item, in an array.
     index: Option<usize>,
 }
 
-/// The tree of paths, and the values of one event.
+/// Tree of paths, and the values of one event.
 #[derive(Debug)]
 pub(super) struct FieldTree {
     nodes: Vec<FieldNode>,
     free: Vec<u32>,
     children: HashTable<u32>,
     hasher: RandomState,
-    /// The event whose values these are.
+    /// Event that the values are of.
     turn: u32,
-    /// Nodes in the order in which they were found first: parents before children.
+    /// Nodes in the order in which they were first found: parents before children.
     found: Vec<u32>,
     values: Vec<Value>,
     texts: Vec<u8>,
     key: Vec<u8>,
     key_bytes: usize,
-    /// About the instructions that walks took.
+    /// Instructions that walks took so far, about.
     worked: u64,
 }
 
-/// A bit by which most keys that are no child's are told without a look-up.
+/// Returns a bit that shows for most keys, without a look-up, that no child has them.
 fn bit_of(key: &[u8]) -> u64 {
     let first = key.first().copied().unwrap_or_default();
     let last = key.last().copied().unwrap_or_default();
@@ -134,7 +135,7 @@ impl FieldTree {
         self.children.find(self.hasher.hash_one((parent, key)), is).copied()
     }
 
-    /// Counts a condition on the field at a path, and returns the field.
+    /// Adds a condition on the field at a path, and returns the field.
     pub(super) fn acquire<'k>(&mut self, path: impl Iterator<Item = &'k [u8]>) -> u32 {
         let mut at = ROOT;
         for key in path {
@@ -170,7 +171,7 @@ impl FieldTree {
         id
     }
 
-    /// Counts a condition out; the field goes with the last, and so does what was there for it alone.
+    /// Removes a condition. The field goes with the last one, and so do the keys that only it needed.
     pub(super) fn release(&mut self, field: u32) {
         let mut at = field;
         self.nodes[at as usize].holders -= 1;
@@ -191,7 +192,7 @@ impl FieldTree {
         }
     }
 
-    /// Finds the values of an event, unless they are the present ones. Turns count from 1.
+    /// Finds the values of an event, unless it is the present one. Turns count from 1.
     pub(super) fn read(&mut self, payload: &str, turn: u32) {
         if self.turn != turn {
             self.turn = turn;
@@ -200,7 +201,7 @@ impl FieldTree {
         }
     }
 
-    /// Forgets which event was the last, before turns begin anew.
+    /// Forgets which event was the last, before turns start again.
     pub(super) fn forget_turns(&mut self) {
         self.turn = 0;
         for node in &mut self.nodes {
@@ -249,7 +250,7 @@ impl FieldTree {
                     continue;
                 }
                 (Some(_), Some(index)) if *index >= self.nodes[node as usize].places => {
-                    // Nobody asks for what is further on.
+                    // No path leads further into the array.
                     at = container_end(json, at).saturating_sub(1);
                     continue;
                 }
@@ -262,7 +263,7 @@ impl FieldTree {
                 (Some(b'"'), None) => {
                     let (end, has_escape) = string_span(json, at);
                     let raw = json.get(at + 1..end.saturating_sub(1)).unwrap_or_default();
-                    // Past the colon.
+                    // After the colon.
                     at = end + 1;
                     if has_escape {
                         let mut key = std::mem::take(&mut self.key);
@@ -280,7 +281,7 @@ impl FieldTree {
             keys += 1;
             match child {
                 Some(child) if self.nodes[child as usize].children > 0 && container(child, at).is_some() => {
-                    // Its end is known when it is closed.
+                    // Its end is set when it is closed.
                     self.note(child, at, json.len());
                     open.extend(container(child, at));
                     at += 1;
@@ -293,11 +294,11 @@ impl FieldTree {
                 None => at = value_end(json, at),
             }
         }
-        // Counted under callgrind: brackets take about six instructions a byte, texts two, a key 150 beside its bytes.
+        // Counted under callgrind: brackets take about six instructions a byte, texts two, a key 150 and its bytes.
         self.worked += (at.min(json.len()) * 6) as u64 + keys * 150;
     }
 
-    /// Keeps of what was found the values that conditions ask for.
+    /// Reads the values of the fields that were found and have conditions.
     fn take_values(&mut self, json: &[u8]) {
         self.values.clear();
         self.texts.clear();
@@ -305,7 +306,7 @@ impl FieldTree {
             let id = self.found[at];
             let node = &self.nodes[id as usize];
             let above = &self.nodes[node.parent as usize];
-            // Values within an earlier value of that key lie outside of the one that counts.
+            // Values within an earlier value of the same key are outside of the one that counts.
             let is_inside =
                 id == ROOT || (above.place != NOWHERE && (above.start..above.end).contains(&node.start));
             if !is_inside {
@@ -335,18 +336,18 @@ impl FieldTree {
         }
     }
 
-    /// The values of the event, those of containers on the way among them.
+    /// Returns the values of the event, including containers on the way to others.
     pub(super) fn values(&self) -> &[Value] {
         &self.values
     }
 
-    /// The value of a field, if the event has it.
+    /// Returns the value of a field, if the event has it.
     pub(super) fn value(&self, field: u32) -> Option<Value> {
         let node = &self.nodes[field as usize];
         (node.turn == self.turn).then(|| self.values.get(node.place as usize).copied()).flatten()
     }
 
-    /// A value as it is compared. `payload` is the event's.
+    /// Returns a value for comparisons. `payload` is the event's.
     pub(super) fn scalar<'a>(&'a self, value: Value, payload: &'a str) -> Scalar<'a> {
         let json = payload.as_bytes();
         let bytes = |start, end| json.get(start..end).unwrap_or_default();
@@ -360,12 +361,12 @@ impl FieldTree {
         }
     }
 
-    /// How many fields and keys on the way to them there are, the payload itself apart.
+    /// Returns the number of fields and of keys on the way to them, without the payload itself.
     pub(super) fn len(&self) -> usize {
         self.nodes.len() - 1 - self.free.len()
     }
 
-    /// Returns about the instructions that walking payloads took so far.
+    /// Returns the number of instructions that walks took so far, about.
     #[cfg(any(feature = "server", test))]
     pub(super) fn worked(&self) -> u64 {
         self.worked
@@ -387,7 +388,7 @@ impl FieldTree {
     }
 }
 
-/// A place in an array as a key.
+/// Returns an array index as a key.
 fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
     loop {

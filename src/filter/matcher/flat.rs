@@ -1,15 +1,17 @@
-//! An open-addressing table of small entries: one run of memory, one cache line a search.
+//! An open-addressing hash table of small entries: one allocation, one cache line for a search.
 //!
-//! Imports nothing. `hashbrown` keeps a byte of each hash apart from the entries; in tables of many megabytes
-//! that is a second miss of cache and of address translation for each search, and these tables are searched at
-//! random. Linear probing, at most 70% full, grown by a quarter, shrunk when a sixth is used; a removal moves later
-//! entries back, so nothing but entries is ever left. Always: an entry is found from its hash's place on
-//! without passing a vacant slot.
+//! `hashbrown` keeps a byte of each hash apart from the entries. In tables of many megabytes that is a second cache and
+//! TLB miss for each search, and these tables are searched at random.
+//!
+//! Linear probing; at most 70% full; grown by a quarter; shrunk when a sixth is used. A removal moves later entries
+//! back, so there are no tombstones.
+//!
+//! Always: a search from the place of an entry's hash finds the entry before it meets a vacant slot.
 
-/// What a [`Flat`] holds. The default is a vacant slot.
+/// Entry of a [`Flat`]. The default is a vacant slot.
 pub(super) trait FlatEntry: Default {
     fn is_vacant(&self) -> bool;
-    /// Well mixed: the highest bits choose the slot.
+    /// Returns a well mixed hash: its highest bits choose the slot.
     fn hash(&self) -> u64;
 }
 
@@ -61,7 +63,7 @@ impl<E: FlatEntry> Flat<E> {
         self.place(hash, is).map(|at| &mut self.slots[at])
     }
 
-    /// Puts an entry in that is not there.
+    /// Inserts an entry that is not in the table.
     pub(super) fn insert(&mut self, entry: E) {
         if (self.len + 1) * 10 > self.slots.len() * 7 {
             self.resize((self.slots.len() + self.slots.len() / 4).max(SLOTS_MIN));
@@ -95,7 +97,7 @@ impl<E: FlatEntry> Flat<E> {
         let slots = self.slots.len();
         let mut at = self.next(hole);
         while !self.slots[at].is_vacant() {
-            // How far an entry is from its home tells whether the hole lies between the two.
+            // The distance of an entry from its home shows whether the hole is between the two.
             let home = self.home(self.slots[at].hash());
             let from_home = (at + slots - home) % slots;
             let from_hole = (at + slots - hole) % slots;

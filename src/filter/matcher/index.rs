@@ -1,12 +1,13 @@
-//! From what an event satisfies to the classes that want it. Imports its siblings only.
+//! Finds the postings whose values and patterns an event has.
 //!
-//! A class has one *path* for each combination of its sets' members: the exact values it names (a tuple of
-//! symbols, one for each attribute of the path's *shape*) and then its patterns, ascending. A shape in use has
-//! one hash table from tuples to *spots*; a spot is one class, or a node with several and with edges on to
-//! further patterns. An event costs one look-up for each shape whose values it has, and then what matches.
+//! A filter has one *path* for each combination of its sets' members: the exact values (a tuple of symbols, one for
+//! each attribute of the path's *shape*) and then the patterns, ascending. Each shape in use has one hash table of
+//! tuples. A tuple leads to one posting, or to a node with several postings and with edges for further patterns. An
+//! event costs one look-up for each shape whose attributes it has, and then its matches.
 //!
-//! Always: a node has at least two classes or an edge; what was inserted is found until it is removed, and
-//! leaves nothing behind then.
+//! Always:
+//! - A node has at least two postings or an edge.
+//! - A posting is found until it is removed, and leaves nothing then.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -21,11 +22,11 @@ use crate::event::Attribute;
 /// One symbol for each attribute, or [`NONE`].
 pub(super) type Symbols8 = [u32; Attribute::COUNT];
 
-/// What a tuple or an edge leads to, in 32 bits: nothing, a posting or a node.
+/// Target of a tuple or an edge, in 32 bits: nothing, a posting or a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct IndexRef(u32);
 
-/// An [`IndexRef`], taken apart.
+/// [`IndexRef`], taken apart.
 enum IndexRefKind {
     Posting(Posting),
     Node(u32),
@@ -59,11 +60,11 @@ impl IndexRef {
     }
 }
 
-/// Where a class is, or shall be.
+/// Place of a posting in the index.
 #[derive(Clone, Debug)]
 pub(super) struct Path {
     pub(super) symbols: Symbols8,
-    /// Ascending, each once.
+    /// Numbers of patterns, ascending, without repetition.
     pub(super) patterns: SmallVec<[u32; 2]>,
 }
 
@@ -73,7 +74,7 @@ impl Path {
     }
 }
 
-/// The attributes that have a symbol, as bits.
+/// Returns the attributes that have a symbol, as bits.
 pub(super) fn shape_of(symbols: &Symbols8) -> u8 {
     symbols.iter().enumerate().fold(0, |mask, (nth, &symbol)| mask | u8::from(symbol != NONE) << nth)
 }
@@ -83,8 +84,8 @@ fn seed() -> u64 {
     *SEED.get_or_init(|| RandomState::new().hash_one(1u8) | 1)
 }
 
-/// Mixes small numbers so that nobody outside can choose ones that collide: the multiplier is drawn once for
-/// each process.
+/// Mixes small numbers. The multiplier is drawn once for each process, so that an outsider can't choose numbers that
+/// collide.
 fn mix(numbers: impl IntoIterator<Item = u32>) -> u64 {
     let seed = seed();
     let mut hash = seed >> 7;
@@ -95,7 +96,7 @@ fn mix(numbers: impl IntoIterator<Item = u32>) -> u64 {
     hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// One shape's table, whatever its width.
+/// Table of one shape, whatever its width.
 trait Tuples: std::fmt::Debug + Send {
     fn get(&self, symbols: &Symbols8) -> IndexRef;
     fn set(&mut self, symbols: &Symbols8, to: IndexRef);
@@ -192,7 +193,7 @@ fn table(mask: u8) -> Box<dyn Tuples> {
 #[derive(Debug, Default)]
 struct IndexNode {
     postings: SmallVec<[Posting; 4]>,
-    /// The patterns that edges lead on by.
+    /// Patterns of the edges from this node.
     patterns: Vec<u32>,
 }
 
@@ -201,7 +202,7 @@ struct PatternEdge {
     node: u32,
     pattern: u32,
     to: IndexRef,
-    /// Where the pattern is in the node's list.
+    /// Index of the pattern in the node's list.
     place: u32,
 }
 
@@ -227,7 +228,7 @@ impl PatternEdge {
     }
 }
 
-/// A spot's address.
+/// Place of an [`IndexRef`].
 #[derive(Clone, Copy)]
 enum Location {
     Tuple,
@@ -307,14 +308,14 @@ impl Index {
                     moved.place = edge.place;
                 }
                 if patterns.is_empty() {
-                    // A node of classes only keeps no list.
+                    // A node with postings only keeps no list.
                     self.nodes[node as usize].patterns = Vec::new();
                 }
             }
         }
     }
 
-    /// The node at a place; one is made where there is none, around the class that is there.
+    /// Returns the node at a place. If there is none, makes one around the posting that is there.
     fn node(&mut self, place: Location, path: &Path) -> u32 {
         let mut fresh = IndexNode::default();
         match self.get(place, path).get() {
@@ -336,7 +337,7 @@ impl Index {
         node
     }
 
-    /// Puts a class at a path. It must not be there yet.
+    /// Adds a posting at a path. It must not be there yet.
     pub(super) fn insert(&mut self, path: &Path, posting: Posting) {
         let mut place = Location::Tuple;
         for &pattern in &path.patterns {
@@ -432,12 +433,12 @@ impl Index {
         }
     }
 
-    /// How many shapes are in use.
+    /// Returns the number of shapes in use.
     pub(super) fn shapes(&self) -> usize {
         self.shapes.len()
     }
 
-    /// Of [`Self::memory_bytes`], what the next paths take before more is allocated.
+    /// Returns the part of [`Self::memory_bytes`] that the next paths take before more is allocated.
     #[cfg(feature = "server")]
     pub(super) fn spare_bytes(&self) -> usize {
         self.free.len() * size_of::<IndexNode>()

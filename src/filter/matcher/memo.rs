@@ -1,28 +1,30 @@
-//! Answers kept for the events that come again. Imports nothing of ours.
+//! Cache of postings by the key of an event, for events whose keys come again.
 //!
-//! Direct-mapped and bounded: a slot holds the last answer whose key fell on it, valid while the generation it
-//! was given under is the present one. While few keys come again, most keys are not looked up at all, so that
-//! a memo that cannot help costs nothing. Always: a hit is an equal key under an equal generation.
+//! Direct-mapped and bounded: a slot holds the last answer whose key fell on it, valid while its generation is the
+//! present one. While few keys come again, most are not looked up at all, so that a memo that cannot help costs
+//! nothing.
+//!
+//! Always: a hit is an equal key under an equal generation.
 
 use smallvec::SmallVec;
 
 use super::posting::Posting;
 
-/// What distinguishes events to the index: for each attribute a symbol, a set of patterns, or neither.
+/// The properties of an event that the index looks at: for each attribute a symbol, a set of patterns, or neither.
 pub(super) type MemoKey = [u32; 8];
 
 const SLOTS_MIN: usize = 64;
-/// 1.2 MB of slots.
+/// Maximum number of slots: 1.2 MB.
 const SLOTS_MAX: usize = 16 * 1024;
-/// Longer answers are not kept; so no memo holds more than 16 MB.
+/// Maximum length of a kept answer. It bounds a memo to 16 MB.
 const ANSWER_MAX: usize = 256;
-/// While bypassed, one key in so many is looked up, to see whether keys come again.
+/// While bypassed, one key of this many is looked up, to see whether keys come again.
 const SAMPLED: u64 = 16;
 
 #[derive(Debug, Default)]
 struct MemoSlot {
     key: MemoKey,
-    /// 0 in a slot never filled.
+    /// Generation of the answer; 0 in a slot that was never filled.
     generation: u64,
     postings: SmallVec<[Posting; 4]>,
 }
@@ -36,12 +38,12 @@ pub(super) struct Memo {
     hits: u32,
 }
 
-/// What a look-up gave.
+/// Result of a look-up.
 pub(super) enum Lookup<'a> {
     Hit(&'a [Posting]),
-    /// Not there; to be put there under this number.
+    /// No answer; [`Memo::put`] takes this number.
     Miss(u64),
-    /// Not to be kept.
+    /// The answer is not to be kept.
     Bypassed,
 }
 
@@ -57,7 +59,7 @@ fn hash(key: &MemoKey) -> u64 {
 }
 
 impl Memo {
-    /// Generations start at 1.
+    /// Looks a key up. Generations start at 1.
     pub(super) fn get(&mut self, key: &MemoKey, generation: u64) -> Lookup<'_> {
         let hash = hash(key);
         if self.bypassed && !(hash >> 40).is_multiple_of(SAMPLED) {
@@ -80,14 +82,14 @@ impl Memo {
         Lookup::Miss(hash)
     }
 
-    /// The one slot of a key. A sample of the keys has the same share of the slots, so that it meets the same
-    /// competition as all would.
+    /// Returns the slot of a key. The sampled keys have their share of the slots only, so that a sample meets the same
+    /// competition as all keys would.
     fn place(&self, hash: u64) -> usize {
         let slots = if self.bypassed { self.slots.len() / SAMPLED as usize } else { self.slots.len() };
         hash as usize & (slots.max(1) - 1)
     }
 
-    /// At the end of a window: grow while growing can help, then bypass while nothing comes again.
+    /// Ends a window: grows while growing can help, then bypasses while few keys come again.
     fn review(&mut self) {
         let hit = |share: u32| self.hits >= self.asked / 100 * share;
         if self.slots.len() < SLOTS_MAX {

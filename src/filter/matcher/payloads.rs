@@ -28,37 +28,37 @@ use crate::filter::definition::Filter;
 use crate::filter::encoding::Clause;
 use crate::filter::literal::Operator;
 
-/// A filter with conditions on the payload.
+/// Filter with conditions on the payload.
 #[derive(Debug)]
 struct GroupMember {
     class: u32,
     group: u32,
-    /// The anchor is the first.
+    /// The first one is the anchor.
     conditions: SmallVec<[u32; 2]>,
 }
 
-/// Filters with the same conditions on attributes.
+/// Group of filters with the same conditions on attributes.
 #[derive(Debug, Default)]
 struct PayloadGroup {
-    /// Those conditions.
+    /// The shared conditions on attributes.
     base: Filter,
     /// Sets of the base that no path holds; see [`Plan::residual`](plan::Plan::residual).
     residual: u32,
     /// Event for which the group was last found.
     found_for: u32,
     members: u32,
-    /// The exclusive or of their numbers: where there is one member, its number.
+    /// Exclusive or of the members' numbers: the number of the only member, if there is one only.
     sole: u32,
-    /// Members under nothing.
+    /// Number of members whose anchor points nowhere.
     anywhere: u32,
-    /// Fields that anchors are on, and how many of each kind.
+    /// Fields that anchors are on, and the number of anchors of each kind.
     fields: HashMap<u32, [u32; ANCHOR_KINDS], RandomState>,
 }
 
-/// How anchors point at members.
+/// Way in which an anchor points at members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum AnchorKind {
-    /// By a value.
+    /// By the value of the field.
     Equal,
     /// By a number that the value is not below.
     Above,
@@ -66,19 +66,19 @@ enum AnchorKind {
     Below,
     /// By the field's presence.
     Present,
-    /// By nothing: looked at for every event of the group.
+    /// By nothing: the member is evaluated for every event of the group.
     Anywhere,
 }
 
 const ANCHOR_KINDS: usize = AnchorKind::Anywhere as usize;
 
-/// How many members may lie under one equality before a comparison of numbers is a better anchor.
+/// Maximum number of members under one equality before a comparison of numbers is a better anchor.
 const CROWDED: u32 = 64;
 
-/// Where a member lies: a hash of what points there, then a number's place in the order, then the member.
+/// Place of a member: a hash of the anchor, a number's rank in the order of floats, the member.
 type AnchorEntry = (u64, u64, u32);
 
-/// All groups of a matcher.
+/// Groups of a matcher, with their members and conditions.
 #[derive(Debug, Default)]
 pub(super) struct Payloads {
     fields: FieldTree,
@@ -90,25 +90,25 @@ pub(super) struct Payloads {
     by_base: HashTable<u32>,
     anchors: BTreeSet<AnchorEntry>,
     hasher: RandomState,
-    /// Bytes of the longest text of a literal so far: no longer value equals one.
+    /// Length of the longest text of a literal so far, in bytes. No longer value equals a literal.
     longest_text: usize,
     worked: u64,
 }
 
-/// A float's place in the order of all, where `-0.0` is `0.0`.
+/// Returns a float's rank in the order of all floats, where `-0.0` is `0.0`.
 fn in_order(float: f64) -> u64 {
     let bits = (float + 0.0).to_bits();
     if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
 }
 
-/// Returns the part of a filter that is about attributes, where it has a condition on the payload too.
+/// Returns the clauses on attributes of a filter that has comparisons; `None` if it has none.
 pub(super) fn base_of(filter: &Filter) -> Option<Filter> {
     let mut clauses = filter.clauses();
     loop {
         let before = clauses.rest.len();
         match clauses.next()? {
             Clause::Set(_) => {}
-            // Comparisons stand behind all sets.
+            // Comparisons come after all sets.
             Clause::Comparison(_) => {
                 let bytes = &filter.bytes()[..filter.bytes().len() - before];
                 return Some(Filter::from_canonical(bytes));
@@ -124,7 +124,7 @@ fn comparisons(filter: &Filter) -> impl Iterator<Item = ComparisonRef<'_>> {
     })
 }
 
-/// How an anchor with this condition points.
+/// Returns how an anchor with this condition points.
 fn anchor_kind(comparison: ComparisonRef<'_>) -> AnchorKind {
     let is_of_numbers = || comparison.literals().all(|literal| matches!(literal, LiteralRef::Number(_)));
     match comparison.operator() {
@@ -137,8 +137,8 @@ fn anchor_kind(comparison: ComparisonRef<'_>) -> AnchorKind {
 }
 
 impl Payloads {
-    /// Adds a filter with conditions on the payload to the group of its base; the second answer is the group, where it is new
-    /// and has to be put into the index.
+    /// Adds a filter with comparisons to the group of its base. Returns the member, and the group if it is new and has
+    /// to be added to the index.
     pub(super) fn insert(&mut self, filter: &Filter, base: &Filter, class: u32) -> (u32, Option<u32>) {
         let (group, is_new) = self.group(base);
         let Self { conditions, fields, .. } = self;
@@ -164,7 +164,7 @@ impl Payloads {
         (id, is_new.then_some(group))
     }
 
-    /// Takes a member away; the answer is its group, where that has no other and has to be taken from the index.
+    /// Removes a member. Returns its group if that was the last one and has to be removed from the index.
     pub(super) fn remove(&mut self, id: u32) -> Option<u32> {
         self.anchor(id, false);
         let member = &mut self.members[id as usize];
@@ -232,8 +232,8 @@ impl Payloads {
         (id, true)
     }
 
-    /// The place of the condition that points to the fewest events, as far as is known without any: an equality that few
-    /// lie under, then a comparison of numbers, then a field's presence.
+    /// Returns the index of the condition that points to the fewest events, as far as can be known without any: an
+    /// equality with few members, then a comparison of numbers, then a field's presence.
     fn choose(&self, conditions: &[u32]) -> usize {
         let rank = |&id: &u32| {
             let anchored = self.conditions.anchored(id);
@@ -248,7 +248,7 @@ impl Payloads {
         (0..conditions.len()).min_by_key(|&at| rank(&conditions[at])).unwrap_or_default()
     }
 
-    /// Puts a member under its anchor, or takes it away from there.
+    /// Adds a member under its anchor, or removes it from there.
     fn anchor(&mut self, id: u32, comes: bool) {
         let GroupMember { group, conditions, .. } = &self.members[id as usize];
         let (group, anchor) = (*group, conditions[0]);
@@ -283,7 +283,7 @@ impl Payloads {
                     anchors.push((equal_key(hasher, group, field, LiteralKey::from(literal)), 0));
                 }
             }
-            // One of the values is enough, so the widest bound says when it may hold.
+            // One of the values is enough, so the widest bound decides.
             AnchorKind::Above => anchors.extend(numbers().min().map(|bound| (key(kind), bound))),
             AnchorKind::Below => anchors.extend(numbers().max().map(|bound| (key(kind), bound))),
             AnchorKind::Present => anchors.push((key(kind), 0)),
@@ -298,7 +298,7 @@ impl Payloads {
         }
     }
 
-    /// Appends the classes of a group that want an event with this payload, whose attributes the group's base matches.
+    /// Appends the classes of a group that match an event with this payload. The event must match the group's base.
     pub(super) fn find(&mut self, group: u32, payload: &str, turn: u32, out: &mut Vec<ClassId>) {
         let Self { fields, conditions, members, groups, anchors, hasher, longest_text, worked, .. } = self;
         fields.read(payload, turn);
@@ -316,7 +316,7 @@ impl Payloads {
             return ask(owner.sole, worked);
         }
         let mut visit = |key: u64, orders: std::ops::RangeInclusive<u64>| {
-            // A look-up in a tree takes about 300.
+            // A look-up in the tree takes about 300 instructions.
             *worked += 300;
             let range = (key, *orders.start(), 0)..=(key, *orders.end(), u32::MAX);
             for &(_, _, id) in anchors.range(range) {
@@ -362,7 +362,7 @@ impl Payloads {
         *worked += 100 + owner.fields.len().min(values.len()) as u64 * 100;
     }
 
-    /// Forgets which event was the last, before turns begin anew.
+    /// Forgets which event was the last, before turns start again.
     pub(super) fn forget_turns(&mut self) {
         self.fields.forget_turns();
         self.conditions.forget_turns();
@@ -371,18 +371,18 @@ impl Payloads {
         }
     }
 
-    /// How many members there are.
+    /// Returns the number of members.
     #[cfg(feature = "server")]
     pub(super) fn len(&self) -> usize {
         self.members.len() - self.members_free.len()
     }
 
-    /// How many fields conditions ask for, with the keys on the kind there.
+    /// Returns the number of fields that conditions are on, and of keys on the way to them.
     pub(super) fn fields(&self) -> usize {
         self.fields.len()
     }
 
-    /// Returns about the instructions that looking into payloads took so far.
+    /// Returns the number of instructions that looking into payloads took so far, about.
     #[cfg(any(feature = "server", test))]
     pub(super) fn worked(&self) -> u64 {
         self.worked + self.fields.worked()
@@ -408,18 +408,18 @@ impl Payloads {
             + self.groups.capacity() * size_of::<PayloadGroup>()
             + self.groups.iter().map(of_group).sum::<usize>()
             + self.by_base.allocation_size()
-            // A tree's node holds 11 entries and is two thirds full.
+            // A node of the tree holds 11 entries and is two thirds full.
             + self.anchors.len() * (size_of::<AnchorEntry>() * 3 / 2 + 8)
             + (self.members_free.capacity() + self.groups_free.capacity())
                 * 4
     }
 }
 
-/// Key that a value or a literal has in common with all that may equal it.
+/// Key that a value shares with all literals that may equal it.
 #[derive(Hash)]
 enum LiteralKey<'a> {
     Word(u8),
-    /// Numbers that are equal have one place in the order of floats.
+    /// Rank in the order of floats, which equal numbers share.
     Number(u64),
     Text(&'a [u8]),
 }
@@ -435,7 +435,7 @@ impl<'a> From<LiteralRef<'a>> for LiteralKey<'a> {
 }
 
 impl<'a> LiteralKey<'a> {
-    /// Returns the key of a value that some literal may equal.
+    /// Returns the key of a value, or `None` if no literal may equal it.
     fn of(scalar: Scalar<'a>, longest_text: usize) -> Option<Self> {
         match scalar {
             Scalar::Null => Some(Self::Word(0)),

@@ -1,6 +1,8 @@
-//! How a filter goes into the index: which of its sets make paths, and which conditions are left to be looked
-//! at event by event. Imports its siblings only. Always: the same filter under the same limit gives the same
-//! plan, so that what was inserted can be found again.
+//! Plan of a filter's entries in the index: the sets that make paths, and the residual conditions, which are evaluated
+//! for each event.
+//!
+//! Always: the same filter under the same limit gives the same plan, so that its entries are found again when it is
+//! removed.
 
 use smallvec::SmallVec;
 
@@ -13,7 +15,7 @@ use crate::filter::encoding::{Clause, ENTITY, SetRef};
 use crate::filter::evaluate;
 use crate::filter::pattern::{PatternKind, PatternRef};
 
-/// Selective attributes first; a filter's first wide set is expanded in this order.
+/// Order in which wide sets are expanded: selective attributes first.
 const ORDER: [u8; 9] = [
     Attribute::Correlation as u8,
     Attribute::Execution as u8,
@@ -26,14 +28,14 @@ const ORDER: [u8; 9] = [
     Attribute::Type as u8,
 ];
 
-/// The number of the last condition with a bit of its own; those after it share it.
+/// Number of the last condition with a bit of its own. Later conditions share it.
 const LAST_BIT: usize = 31;
 
-/// What a filter's index entries are made of.
+/// Plan of one filter.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) sets: SmallVec<[SetRef<'a>; 4]>,
-    /// A bit for each condition, by its place in the filter, that no path says.
+    /// A bit for each condition, by its place in the filter, that no path expresses.
     pub(super) residual: u32,
     pub(super) paths: usize,
 }
@@ -62,7 +64,7 @@ impl<'a> Plan<'a> {
         }
         let mut sets = SmallVec::new();
         let mut paths = 1usize;
-        // Single members (and none) cost nothing; then as many wide sets as fit.
+        // Sets with one member (or none) cost nothing; then as many wide sets as fit.
         for single in [true, false] {
             for about in ORDER {
                 let Some((set, nth, members)) = chosen[usize::from(about)] else { continue };
@@ -80,13 +82,13 @@ impl<'a> Plan<'a> {
         Self { sets, residual, paths }
     }
 
-    /// Whether a class of this plan must be looked at before it is believed.
+    /// Returns whether a posting of this plan must be confirmed for each event.
     pub(super) fn must_confirm(&self) -> bool {
         self.residual != 0 || self.paths > 1
     }
 }
 
-/// Runs of characters are no segments: the automaton does not know them.
+/// Returns whether a set has patterns of runs of characters, which the automaton does not know.
 fn has_runs(set: SetRef<'_>) -> bool {
     let runs = |pattern: PatternRef<'_>| pattern.kind == PatternKind::Runs;
     set.members().any(|(first, second)| runs(first) || second.is_some_and(runs))
@@ -96,7 +98,7 @@ fn bit(nth: usize) -> u32 {
     1 << nth.min(LAST_BIT)
 }
 
-/// Whether the conditions left by a plan hold.
+/// Returns whether the residual conditions of a plan hold.
 pub(super) fn holds(filter: &Filter, residual: u32, event: &Event) -> bool {
     residual == 0
         || filter
@@ -105,19 +107,19 @@ pub(super) fn holds(filter: &Filter, residual: u32, event: &Event) -> bool {
             .all(|(nth, clause)| residual & bit(nth) == 0 || evaluate::holds(clause, event))
 }
 
-/// One value or pattern of a path, by its number.
+/// One value or pattern of a path, as a number.
 #[derive(Clone, Copy, Debug)]
 struct PathStep {
     attribute: u8,
     wild: bool,
     number: u32,
-    /// How many classes hold the value.
+    /// Number of holders of the value.
     holders: u32,
 }
 
 type Choice = SmallVec<[PathStep; 2]>;
 
-/// A plan's values and patterns as numbers.
+/// Values and patterns of a plan as numbers.
 #[derive(Debug)]
 pub(super) struct Choices(SmallVec<[SmallVec<[Choice; 1]>; 4]>);
 
@@ -141,7 +143,7 @@ impl Choices {
         Self(plan.sets.iter().map(choices).collect())
     }
 
-    /// Counts the plan's filter as a holder of all its values and patterns.
+    /// Adds a holder of each value and pattern of the plan.
     pub(super) fn acquire(plan: &Plan<'_>, symbols: &mut Symbols, automaton: &mut Automaton) -> Self {
         Self::new(plan, |attribute, pattern| match pattern.kind {
             PatternKind::Exact => symbols.acquire(attribute, pattern.text),
@@ -149,7 +151,7 @@ impl Choices {
         })
     }
 
-    /// The same numbers again, for a filter that holds them.
+    /// Returns the same numbers again, for a plan whose values have this holder.
     pub(super) fn find(plan: &Plan<'_>, symbols: &Symbols, automaton: &Automaton) -> Self {
         Self::new(plan, |attribute, pattern| match pattern.kind {
             PatternKind::Exact => symbols.lookup(attribute, pattern.text),
@@ -157,7 +159,7 @@ impl Choices {
         })
     }
 
-    /// Every path, and the rarest of its values.
+    /// Calls `with` for every path and the rarest of its values.
     pub(super) fn for_each(&self, mut with: impl FnMut(&Path, Option<u32>)) {
         if self.0.iter().any(SmallVec::is_empty) {
             return;
@@ -180,7 +182,7 @@ impl Choices {
             }
             path.patterns.sort_unstable();
             with(&path, rarest.map(|(_, number)| number));
-            // The next combination, the last set turning fastest.
+            // The next combination: the last set changes fastest.
             let mut turning = self.0.len();
             loop {
                 if turning == 0 {
@@ -197,7 +199,7 @@ impl Choices {
     }
 }
 
-/// Counts the plan's filter out of its values and patterns; tells each value that is gone.
+/// Removes a holder of each value and pattern of the plan. Calls `gone` for each value that has none left.
 pub(super) fn release(
     plan: &Plan<'_>,
     symbols: &mut Symbols,

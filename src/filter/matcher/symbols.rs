@@ -1,19 +1,21 @@
-//! The exact values that some filter names, as numbers. Imports nothing of ours but the values' hash.
+//! Symbols: the exact values that filters name, as numbers.
 //!
-//! Always: events never add to the table; a value goes when the last filter that names it goes; two values of
-//! one attribute have the same number only if they are the same text.
+//! Always:
+//! - Events never add to the table.
+//! - A value goes when the last filter that names it goes.
+//! - Two values of one attribute have the same number only if they are the same text.
 
 use super::flat::{Flat, FlatEntry};
 use crate::event::Attribute;
 use crate::event::signature::value_hash;
 
-/// No filter names this value.
+/// Number of a value that no filter names.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Numbers below this are symbols; the attribute's number is in the lowest three bits.
+/// Upper bound of symbols. The lowest three bits of a symbol are the attribute's number.
 pub(super) const SYMBOLS_MAX: u32 = 1 << 31;
 
-/// Texts of this many bytes lie in the table's own entries, which saves the search a cache miss.
+/// Maximum length of a text that is stored in the table's entry, in bytes. This saves a search one cache miss.
 const INLINE: usize = 22;
 
 #[derive(Debug)]
@@ -72,11 +74,11 @@ impl Symbol {
 const _: () = assert!(size_of::<Symbol>() == 32, "two to a cache line");
 const _: () = assert!(Attribute::COUNT == 8, "three bits of a symbol say the attribute");
 
-/// All values named by filters, by attribute and text.
+/// Table of values that filters name, by attribute and text.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
     table: Flat<Symbol>,
-    /// How many there are of each attribute, and of them the empty one.
+    /// Number of values of each attribute, and whether the empty one is among them.
     counts: [u32; Attribute::COUNT],
     absent: [bool; Attribute::COUNT],
     free: Vec<u32>,
@@ -85,7 +87,7 @@ pub(super) struct Symbols {
 }
 
 fn spread(attribute: usize, hash: u32) -> u64 {
-    // The value's hash is random in all its bits; this only spreads it to those that the table looks at.
+    // The value's hash is random in all its bits. This only spreads it to those that the table looks at.
     (u64::from(hash) ^ ((attribute as u64) << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
@@ -94,26 +96,26 @@ fn text_hash(attribute: usize, text: &[u8]) -> u64 {
 }
 
 impl Symbols {
-    /// Whether any filter names a value of this attribute that an event with this hash may have.
+    /// Returns whether a filter names a value of this attribute that an event with this hash may have.
     pub(super) fn may_have(&self, attribute: usize, hash: u32) -> bool {
         if hash == 0 { self.absent[attribute] } else { self.counts[attribute] > 0 }
     }
 
-    /// The number of a value with this hash, or [`NONE`].
+    /// Returns the number of a value with this hash, or [`NONE`].
     pub(super) fn find(&self, attribute: usize, hash: u32, text: &[u8]) -> u32 {
         self.table
             .find(spread(attribute, hash), |symbol| symbol.is(attribute, text))
             .map_or(NONE, |symbol| symbol.id)
     }
 
-    /// The number of a value that must be there, and how many hold it.
+    /// Returns the number of a value that has a holder, and the number of its holders.
     pub(super) fn lookup(&self, attribute: usize, text: &[u8]) -> (u32, u32) {
         self.table
             .find(text_hash(attribute, text), |symbol| symbol.is(attribute, text))
             .map_or((NONE, 0), |symbol| (symbol.id, symbol.holders))
     }
 
-    /// Counts one more holder of a value; answers its number and the count.
+    /// Adds a holder of a value. Returns its number, and the number of its holders.
     pub(super) fn acquire(&mut self, attribute: usize, text: &[u8]) -> (u32, u32) {
         let hash = text_hash(attribute, text);
         if let Some(symbol) = self.table.find_mut(hash, |symbol| symbol.is(attribute, text)) {
@@ -136,7 +138,7 @@ impl Symbols {
         (id, 1)
     }
 
-    /// Counts one holder less; answers the number if it was the last.
+    /// Removes a holder of a value. Returns the value's number if it was the last one.
     pub(super) fn release(&mut self, attribute: usize, text: &[u8]) -> Option<u32> {
         let hash = text_hash(attribute, text);
         let symbol = self.table.find_mut(hash, |symbol| symbol.is(attribute, text))?;

@@ -1,4 +1,4 @@
-//! The matcher against the definition.
+//! The matcher compared with the definition.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn matched(matcher: &mut Matcher, event: &Event) -> Vec<ClassId> {
     out
 }
 
-/// Every filter asked by itself.
+/// Evaluates every filter by itself.
 fn naive(matcher: &Matcher, event: &Event) -> Vec<ClassId> {
     (0..matcher.classes.ids_max())
         .map(ClassId)
@@ -97,7 +97,7 @@ fn literal() -> impl Strategy<Value = Literal> {
     ]
 }
 
-/// JSON with few keys, so that paths lead somewhere, and with keys that are said twice.
+/// JSON with few keys, so that paths lead somewhere, and with repeated keys.
 fn json() -> impl Strategy<Value = String> {
     let numbers = vec![
         "0.5",
@@ -198,7 +198,7 @@ proptest! {
                     }
                 }
             }
-            // Every change is seen by events that were asked before it.
+            // Every change is seen by events that were matched before it.
             for event in events.iter().rev().take(4) {
                 let want = naive(&matcher, event);
                 prop_assert_eq!(matched(&mut matcher, event), want);
@@ -309,7 +309,7 @@ fn parsed(text: impl AsRef<str>) -> Filter {
     text.as_ref().parse().expect("valid")
 }
 
-/// The counted work of one event, of about as many instructions.
+/// Returns the counted work for one event, in instructions, about.
 fn work(matcher: &mut Matcher, event: &Event) -> u64 {
     let before = matcher.payloads.worked();
     matched(matcher, event);
@@ -342,7 +342,7 @@ fn conditions_share_one_walk_and_are_found_by_the_values_of_the_event() {
 #[test]
 fn ten_thousand_conditions_on_one_event_cost_less_than_a_turn() {
     let event = Event::builder("task.progress").json(r#"{"n":5,"user":"u7"}"#).build().expect("valid");
-    // Every anchor points at the event, and none of the filters wants it.
+    // Every anchor points at the event, and none of the filters matches it.
     for (anchor, other) in [
         ("payload.n<=", "payload.n>="),
         ("payload.n<=", "payload.user!=u7,x"),

@@ -1,7 +1,7 @@
-//! Which patterns a value matches, kept for the values that come again. Imports its siblings only.
+//! Cache of the patterns that a value matches, for values that come again.
 //!
-//! Direct-mapped and bounded. Every fill of a slot draws a new serial number, so a serial stands for one list
-//! of patterns for ever; the memo uses it as a part of its key.
+//! Direct-mapped and bounded. Each fill of a slot draws a new serial number, so a serial stands for one list of
+//! patterns for ever. The memo uses serials in its keys.
 
 use smallvec::SmallVec;
 
@@ -9,7 +9,7 @@ use super::automaton::Automaton;
 
 const SLOTS_MIN: usize = 256;
 const SLOTS_MAX: usize = 16 * 1024;
-/// Longer lists are not kept: with the values' own limit, no more than 32 MB in all.
+/// Maximum length of a kept list. With the limit on values it bounds the cache to 32 MB.
 const PATTERNS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ struct CachedValue {
     hash: u32,
     serial: u32,
     attribute: u8,
-    /// The automaton's plus one; 0 in a slot never filled.
+    /// Generation of the automaton plus one; 0 in a slot that was never filled.
     generation: u64,
     text: SmallVec<[u8; 24]>,
     patterns: SmallVec<[u32; 4]>,
@@ -27,23 +27,22 @@ struct CachedValue {
 pub(super) struct ValueCache {
     slots: Vec<CachedValue>,
     next_serial: u32,
-    /// ValueCache put where another lay, since the slots were made.
+    /// Number of values that replaced another one since the slots were made.
     evicted: usize,
-    /// A list too long to keep.
+    /// List that is too long to keep.
     long: Vec<u32>,
 }
 
-/// A value's patterns: where they lie, and their serial.
+/// Patterns of a value: their place, and their serial.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CachedList {
     slot: Option<usize>,
-    /// `None` where the list is not kept.
+    /// Serial of the list; `None` if it is not kept.
     pub(super) serial: Option<u32>,
 }
 
 impl ValueCache {
-    /// The patterns of `attribute` that match `value`, ascending. The second answer says that serials have
-    /// begun restarted.
+    /// Returns the patterns of `attribute` that match `value`, ascending, and whether serials have restarted.
     pub(super) fn find(
         &mut self,
         automaton: &mut Automaton,
@@ -58,7 +57,7 @@ impl ValueCache {
             self.evicted = 0;
         }
         let generation = automaton.generation(attribute) + 1;
-        // The hash's low bits, turned by the attribute.
+        // The low bits of the hash, rotated by the attribute.
         let at = (hash.rotate_left(attribute as u32 * 4) as usize) & (self.slots.len() - 1);
         let slot = &mut self.slots[at];
         if slot.hash == hash
@@ -75,7 +74,7 @@ impl ValueCache {
             return (CachedList { slot: None, serial: None }, false);
         }
         self.next_serial += 1;
-        // Below the number that means "none" to whoever sets the highest bit.
+        // So a serial is below `NONE`, also with the highest bit set, as it is in the keys of the memo.
         let restarted = self.next_serial >= u32::MAX >> 1;
         if restarted {
             self.next_serial = 1;
@@ -92,7 +91,7 @@ impl ValueCache {
         (CachedList { slot: Some(at), serial: Some(slot.serial) }, restarted)
     }
 
-    /// What was found last, or lies in a slot.
+    /// Returns the patterns of the last list found, or of one in a slot.
     pub(super) fn patterns(&self, found: CachedList) -> &[u32] {
         match found.slot {
             Some(at) => &self.slots[at].patterns,

@@ -25,13 +25,13 @@ pub struct BusConfig {
     pub shards: usize,
     /// Slots of each ring, a power of two, at most 2^24. 8,192.
     pub capacity: usize,
-    /// Bytes that the events in all rings may have; 0 = no bound. 1 GiB.
-    pub max_bytes: u64,
+    /// Bytes that the events in all rings may have. `None`: no bound. Default: 1 GiB.
+    pub max_bytes: Option<u64>,
 }
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self { shards: 1, capacity: CAPACITY_DEFAULT, max_bytes: MAX_BYTES_DEFAULT }
+        Self { shards: 1, capacity: CAPACITY_DEFAULT, max_bytes: Some(MAX_BYTES_DEFAULT) }
     }
 }
 
@@ -111,14 +111,14 @@ impl<T: Item> BusBuilder<T> {
         self
     }
 
-    /// Sets how many bytes the events in the rings may have, all together; 0 = no bound. Inline values have the size of
+    /// Sets how many bytes the events in the rings may have, all together; `None` or 0: no bound. Inline values have the size of
     /// their slots and nothing besides: for them it means nothing.
     ///
     /// Each shard has an equal part, so no stream's events cost another shard its past. A shard over its part
     /// lets go of its oldest events early, and a reader that was to read them gets a gap, as if it had been
     /// overtaken. The newest event always stays, however large. Counted is the memory of attributes and payloads.
-    pub fn max_bytes(mut self, bytes: u64) -> Self {
-        self.max_bytes = Some(bytes);
+    pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.max_bytes = Some(bytes.into().unwrap_or(0));
         self
     }
 

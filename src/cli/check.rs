@@ -7,7 +7,7 @@
 use std::io::Read as _;
 
 use fanwire::Filter;
-use fanwire::config::Origin;
+use fanwire::config::SettingOrigin;
 use fanwire::filter::{Explanation, FilterError};
 use fanwire::server::MemoryLine;
 use serde_json::json;
@@ -93,6 +93,9 @@ fn check_config(args: &CheckArgs) -> Result<(), CliError> {
     for (given, known) in sources.strange_variables() {
         anstream::eprintln!("unknown variable {given}; did you mean {known}?");
     }
+    for warning in loaded.warnings() {
+        anstream::eprintln!("{YELLOW}{warning}{YELLOW:#}");
+    }
     let effective = loaded.effective();
     if args.json {
         let all: serde_json::Map<_, _> = (effective.into_iter())
@@ -107,7 +110,7 @@ fn check_config(args: &CheckArgs) -> Result<(), CliError> {
     let widest = effective.iter().map(|(key, value, _)| key.len() + width(value)).max().unwrap_or_default();
     for (key, value, origin) in &effective {
         let pad = widest - key.len() - width(value);
-        let style = if *origin == Origin::Default { DIM } else { GREEN };
+        let style = if *origin == SettingOrigin::Default { DIM } else { GREEN };
         anstream::println!("{key} = {value}{:pad$}  {style}# {origin}{style:#}", "");
     }
     anstream::println!("");
@@ -133,7 +136,7 @@ fn show_memory(config: &fanwire::config::Config) {
     anstream::println!(
         "{DIM}# Not included: the program and its threads' stacks (about 30 MiB), and the kernel's memory for sockets.{DIM:#}"
     );
-    if config.server.max_memory_bytes == 0 {
+    if config.server.max_memory_bytes.is_none() {
         anstream::println!(
             "{YELLOW}#{YELLOW:#} max_memory_bytes is not set: no budget bounds all clients together, only the single limits. \
              With a budget, one line stands for all clients."

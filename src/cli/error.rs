@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use fanwire::config::{ConfigError, ConfigFault, Origin};
+use fanwire::config::{ConfigError, ConfigFault, SettingOrigin};
 
 /// A failure as the user reads it: what happened, and what to do next.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl CliError {
 pub(super) fn refused_config(error: ConfigError) -> CliError {
     let faults = error.faults().len();
     let faults = if faults == 1 { "a fault".to_owned() } else { format!("{faults} faults") };
-    let is_flag = |fault: &ConfigFault| matches!(fault.origin(), Origin::Flag(_));
+    let is_flag = |fault: &ConfigFault| matches!(fault.origin(), SettingOrigin::Flag(_));
     let code = if error.faults().iter().all(is_flag) { 2 } else { 1 };
     CliError { code, ..CliError::new(format!("the configuration has {faults}:\n{error}")) }
 }

@@ -40,10 +40,14 @@ type LogLevel = reload::Handle<EnvFilter, Registry>;
 pub(super) fn run(args: &ServeArgs) -> Result<(), CliError> {
     let sources = args.settings.sources();
     let loaded = sources.load().map_err(refused_config)?;
+    let warnings = loaded.warnings().to_vec();
     let config = loaded.config;
     let log_level = start_log(&config);
     for (given, known) in sources.strange_variables() {
         tracing::warn!("unknown variable {given}; did you mean {known}?");
+    }
+    for warning in &warnings {
+        tracing::warn!("{warning}");
     }
     // Registered before the port is open, so that an early signal is not lost.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
@@ -205,6 +209,9 @@ fn load_again(sources: &Sources, running: &Config) -> Option<(Vec<ConfigChange>,
             return None;
         }
     };
+    for warning in loaded.warnings() {
+        tracing::warn!("{warning}");
+    }
     Some(loaded.changes_from(running))
 }
 
@@ -249,8 +256,8 @@ fn start_log(config: &Config) -> LogLevel {
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let log = tracing_subscriber::registry().with(filter);
     match config.log_format {
-        LogFormat::Text => log.with(lines.with_ansi(stderr().is_terminal())).init(),
         LogFormat::Json => log.with(lines.json()).init(),
+        _ => log.with(lines.with_ansi(stderr().is_terminal())).init(),
     }
     handle
 }

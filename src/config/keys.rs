@@ -7,10 +7,11 @@
 //! heading where a reader looks for it. `LIVE` where a running server takes a new value at SIGHUP, `FIXED` where
 //! it is made once. Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md anew.
 
+use super::settings::{Config, LogFormat};
 use super::value::{
-    SECRET_KIND, Setting, bytes, count, file, limit, list, one_of, secret, switch, text, time,
+    SECRET_KIND, Setting, byte_limit_not_zero, bytes, count, file, limit, limit_not_zero, list, one_of,
+    secret, switch, text, time,
 };
-use super::{Config, LogFormat};
 use crate::engine::{EngineError, check_url};
 use crate::event::Attribute;
 use crate::filter::Filter;
@@ -123,14 +124,14 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| bytes(&mut c.server.max_head_bytes, 512..=MIB)),
         row("max_connections", LIVE, "Open connections; over it new ones are closed at once",
             |c| count(&mut c.server.max_connections, 1..=100_000_000)),
-        row("accept_rate", LIVE, "Connections accepted in a second, while the kernel holds the others; 0 = as they come",
-            |c| count(&mut c.server.accept_rate, 0..=10_000_000)),
+        row("accept_rate", LIVE, "Connections accepted in a second, while the kernel holds the others; none = as they come",
+            |c| limit_not_zero(&mut c.server.accept_rate, 1..=10_000_000)),
         row("max_subscriptions", LIVE, "Subscriptions of one client; over it an error",
             |c| count(&mut c.server.max_subscriptions, 1..=1_000_000)),
         row("max_subscription_values", LIVE, "Values, and segments of patterns, in all subscriptions of one client together (a ** counts 16); over it an error",
             |c| count(&mut c.server.max_subscription_values, 1..=100_000_000)),
-        row("max_memory_bytes", LIVE, "Bytes held for all clients together, whatever it is; beyond, feeds let go of their past and those that hold the most are closed; 0 = no budget",
-            |c| bytes(&mut c.server.max_memory_bytes, 0..=64 * TIB)),
+        row("max_memory_bytes", LIVE, "Bytes held for all clients together, whatever it is; beyond, feeds let go of their past and those that hold the most are closed; none = no budget",
+            |c| byte_limit_not_zero(&mut c.server.max_memory_bytes, 1..=64 * TIB)),
     ]},
     KeyGroup { heading: "Lag: clients that are slower than their events", rows: &[
         row("max_lag_events", LIVE, "Events a client may fall behind before it gets a gap",
@@ -145,8 +146,8 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| list(&mut c.server.conflate_key, "NAMES", attribute, |a| a.name().to_owned())),
         row("write_budget_bytes", LIVE, "Bytes written to one connection before the others have their turn",
             |c| bytes(&mut c.server.write_budget_bytes, KIB..=GIB)),
-        row("share_pages_bytes", LIVE, "Fewest bytes that eight clients or more are written out of the same pages of memory (Linux, no TLS), in place of a copy each; 0 = never",
-            |c| bytes(&mut c.server.share_pages_bytes, 0..=GIB)),
+        row("share_pages_bytes", LIVE, "Fewest bytes that eight clients or more are written out of the same pages of memory (Linux, no TLS), in place of a copy each; none = never",
+            |c| byte_limit_not_zero(&mut c.server.share_pages_bytes, 1..=GIB)),
     ]},
     KeyGroup { heading: "Times", rows: &[
         row("handshake_timeout", LIVE, "How long the head of a request may take to come",
@@ -259,8 +260,8 @@ pub(super) const GROUPS: &[KeyGroup] = &[
             |c| count(&mut c.bus.shards, 1..=1024)),
         row("bus.capacity", FIXED, "Events that each ring keeps, the history for replays: a power of two",
             |c| count(&mut c.bus.capacity, 1..=1 << 24)),
-        row("bus.max_bytes", FIXED, "Attributes and payloads that all rings keep together; over it the oldest events go early; 0 = no bound",
-            |c| bytes(&mut c.bus.max_bytes, 0..=64 * TIB)),
+        row("bus.max_bytes", FIXED, "Attributes and payloads that all rings keep together; over it the oldest events go early; none = no bound",
+            |c| byte_limit_not_zero(&mut c.bus.max_bytes, 1..=64 * TIB)),
     ]},
     #[cfg(feature = "tls")]
     KeyGroup { heading: "TLS: https:// and wss:// instead of http:// and ws://", rows: &[

@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::file;
 use super::keys::{self, KeyRow, When};
+use super::settings::Config;
 use super::value::{FILE_KIND, SECRET_KIND, Words, as_toml};
-use super::{Config, file};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Origin {
+pub enum SettingOrigin {
     /// Nobody said otherwise.
     Default,
     /// This line of this file, from 1; 0 is the file as a whole.
@@ -25,7 +26,7 @@ pub enum Origin {
     Flag(String),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -41,7 +42,7 @@ impl fmt::Display for Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFault {
     key: String,
-    origin: Origin,
+    origin: SettingOrigin,
     what: String,
 }
 
@@ -52,7 +53,7 @@ impl ConfigFault {
     }
 
     /// Where the value stands.
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &SettingOrigin {
         &self.origin
     }
 }
@@ -160,7 +161,7 @@ impl Sources {
 
     /// Reads everything. Blocks for the file.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
-        let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new() };
+        let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new(), warnings: Vec::new() };
         let mut faults = Vec::new();
         if let Some(text) = &self.text {
             loaded.take_file(Path::new("(text)"), text, &mut faults);
@@ -171,7 +172,7 @@ impl Sources {
                 Ok(text) => loaded.take_file(path, &text, &mut faults),
                 Err(error) => faults.push(ConfigFault {
                     key: String::new(),
-                    origin: Origin::File(path.clone(), 0),
+                    origin: SettingOrigin::File(path.clone(), 0),
                     what: format!("cannot be read: {error}"),
                 }),
             }
@@ -179,19 +180,19 @@ impl Sources {
         for row in keys::rows() {
             let name = variable(row);
             if let Some(value) = self.environment.get(&name) {
-                loaded.take(row, &Words::One(value.clone()), Origin::Environment(name), &mut faults);
+                loaded.take(row, &Words::One(value.clone()), SettingOrigin::Environment(name), &mut faults);
             }
         }
         for (key, values) in &self.flags {
             let Some(row) = keys::find(key) else {
-                faults.push(unknown(key, Origin::Flag(key.clone())));
+                faults.push(unknown(key, SettingOrigin::Flag(key.clone())));
                 continue;
             };
             let words = match &values[..] {
                 [one] => Words::One(one.clone()),
                 many => Words::Many(many.to_vec()),
             };
-            loaded.take(row, &words, Origin::Flag(format!("--{}", flag(row))), &mut faults);
+            loaded.take(row, &words, SettingOrigin::Flag(format!("--{}", flag(row))), &mut faults);
         }
         if faults.is_empty() {
             for (key, what) in loaded.config.check() {
@@ -202,7 +203,26 @@ impl Sources {
     }
 }
 
-fn unknown(path: &str, origin: Origin) -> ConfigFault {
+impl Config {
+    /// Reads the settings of a TOML text; the rest have their defaults. Relative paths in it are relative to the working
+    /// directory.
+    ///
+    /// # Errors
+    ///
+    /// Returns every fault in the text: lines that are not TOML, unknown keys, values out of range.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Sources::new().text(text).load().map(|loaded| loaded.config)
+    }
+
+    /// Returns the files and folders that settings name, with their keys. The server reads them at its start and at each
+    /// reload.
+    pub fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut config = self.clone();
+        keys::rows().filter_map(|row| Some((row.path, row.file(&mut config)?))).collect()
+    }
+}
+
+fn unknown(path: &str, origin: SettingOrigin) -> ConfigFault {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let what = match keys::nearest(path) {
         // The key is right, and stands below the wrong header.
@@ -234,7 +254,8 @@ pub(super) fn variable(row: &KeyRow) -> String {
 pub struct Loaded {
     /// What holds.
     pub config: Config,
-    origins: BTreeMap<&'static str, Origin>,
+    origins: BTreeMap<&'static str, SettingOrigin>,
+    warnings: Vec<ConfigFault>,
 }
 
 /// A setting that is another than before.
@@ -251,7 +272,7 @@ pub struct ConfigChange {
 
 impl Loaded {
     fn take_file(&mut self, path: &Path, text: &str, faults: &mut Vec<ConfigFault>) {
-        let origin = |line| Origin::File(path.to_owned(), line);
+        let origin = |line| SettingOrigin::File(path.to_owned(), line);
         let entries = match file::read(text) {
             Ok(entries) => entries,
             Err((line, what)) => {
@@ -277,9 +298,18 @@ impl Loaded {
         }
     }
 
-    fn take(&mut self, row: &KeyRow, words: &Words, origin: Origin, faults: &mut Vec<ConfigFault>) {
-        match (row.lens)(&mut self.config).set(words) {
+    fn take(&mut self, row: &KeyRow, words: &Words, origin: SettingOrigin, faults: &mut Vec<ConfigFault>) {
+        let mut setting = (row.lens)(&mut self.config);
+        match setting.set(words) {
             Ok(()) => {
+                if let Some(what) = setting.warning(words) {
+                    let what = format!("{}: {what}", row.path);
+                    self.warnings.push(ConfigFault {
+                        key: row.path.to_owned(),
+                        origin: origin.clone(),
+                        what,
+                    });
+                }
                 self.origins.insert(row.path, origin);
             }
             Err(what) => {
@@ -295,9 +325,14 @@ impl Loaded {
         }
     }
 
+    /// Returns the values that were accepted but should be written differently, with what to write.
+    pub fn warnings(&self) -> &[ConfigFault] {
+        &self.warnings
+    }
+
     /// Where the value of a key came from.
-    pub fn origin(&self, key: &str) -> Origin {
-        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    pub fn origin(&self, key: &str) -> SettingOrigin {
+        self.origins.get(key).cloned().unwrap_or(SettingOrigin::Default)
     }
 
     /// What is different from `running`, and a config that a running server can take: the live settings of this
@@ -322,7 +357,7 @@ impl Loaded {
     }
 
     /// Every key with its effective value as TOML and where that came from. Secrets are not shown.
-    pub fn effective(&self) -> Vec<(&'static str, String, Origin)> {
+    pub fn effective(&self) -> Vec<(&'static str, String, SettingOrigin)> {
         let mut config = self.config.clone();
         keys::rows().map(|row| (row.path, row.shown(&mut config), self.origin(row.path))).collect()
     }

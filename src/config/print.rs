@@ -4,9 +4,9 @@
 
 use std::fmt::Write as _;
 
-use super::Config;
 use super::keys::{GROUPS, KeyRow, When};
 use super::layers::{flag, variable};
+use super::settings::Config;
 use super::value::as_toml;
 
 /// One setting, for programs that make flags or a form of it.

@@ -2,8 +2,8 @@
 //!
 //! Imports its siblings only. Always: a value is repeated only where its key is known and holds nothing secret.
 
-use super::Config;
 use super::keys;
+use super::settings::Config;
 use super::value::{Words, quoted};
 
 /// Explains a line that the parser refused with `what`, by the slips that are usual there. None: the parser's own words

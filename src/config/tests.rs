@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
 use super::keys::rows;
 use super::layers::{flag, variable};
 use super::*;
@@ -158,4 +160,87 @@ fn relative_paths_in_a_file_are_beside_it() {
     let words = layers::beside(Path::new("/etc/fanwire/fanwire.toml"), value::Words::One("cert.pem".into()));
     assert_eq!(words, value::Words::One("/etc/fanwire/cert.pem".into()));
     let _ = PathBuf::new();
+}
+
+#[test]
+fn a_zero_of_an_older_file_is_none_with_a_warning() {
+    let toml =
+        "accept_rate = 0\nmax_memory_bytes = \"0MiB\"\nshare_pages_bytes = \"none\"\n[bus]\nmax_bytes = 0\n";
+    let loaded = Sources::new().text(toml).flag("accept_rate", ["0"]).load().expect("right");
+    let Config { server, bus, .. } = &loaded.config;
+    assert_eq!((server.accept_rate, server.max_memory_bytes, bus.max_bytes), (None, None, None));
+    assert_eq!(server.share_pages_bytes, None);
+    let warnings: Vec<String> = loaded.warnings().iter().map(ToString::to_string).collect();
+    let says = |origin: &str, key: &str| {
+        format!("{origin}: {key}: 0 is read as none, as in earlier versions; write \"none\"")
+    };
+    assert_eq!(
+        warnings,
+        [
+            says("(text):1", "accept_rate"),
+            says("(text):2", "max_memory_bytes"),
+            says("(text):5", "bus.max_bytes"),
+            says("--accept-rate", "accept_rate"),
+        ]
+    );
+}
+
+/// The default that a field's documentation states after `Default:`.
+fn documented_default(source: &str, field: &str) -> Option<String> {
+    let at = source.find(&format!("    pub {field}: "))?;
+    let docs = source[..at].lines().rev().take_while(|line| line.trim_start().starts_with("///"));
+    let mut docs: Vec<&str> = docs.map(|line| line.trim_start().trim_start_matches('/').trim()).collect();
+    docs.reverse();
+    let text = docs.join(" ");
+    let (_, default) = text.split_once("Default: ")?;
+    let end = default.find(". ").unwrap_or(default.len());
+    let default = default[..end].trim_end_matches('.').split(", which").next().unwrap_or_default();
+    Some(default.replace([',', '`'], ""))
+}
+
+/// A default as the table prints it, in the words of documentation: `64 MiB`, `10 s`, `none`.
+fn in_words(default: Option<&str>, kind: &str) -> String {
+    let text = default.unwrap_or("none").trim_matches('"');
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    match text {
+        "" => "empty".to_owned(),
+        "[]" => "none".to_owned(),
+        text if digits > 0 && (kind == "TIME" || kind == "BYTES") => {
+            let (number, unit) = text.split_at(digits);
+            let unit = if unit == "m" { "min" } else { unit };
+            format!("{number} {unit}").trim_end().to_owned()
+        }
+        text => text.to_owned(),
+    }
+}
+
+#[test]
+fn documented_defaults_are_the_defaults() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).expect("it is there");
+    let table = read("config/keys.rs");
+    let sources = [
+        ("engine.", read("engine/config.rs"), true),
+        ("bus.", read("bus/builder.rs"), false),
+        ("server.auth.", read("server/auth/config.rs"), false),
+        ("server.", read("server/config.rs"), false),
+        ("", read("config/settings.rs"), true),
+    ];
+    let mut checked = 0;
+    for key in keys() {
+        let row = table.split_once(&format!("row(\"{}\",", key.path)).expect("each key has a row").1;
+        let field = row.split_once("&mut c.").expect("each row has a field").1;
+        let field = field.split([',', ')']).next().unwrap_or_default();
+        let found = sources.iter().find(|(prefix, ..)| field.starts_with(prefix));
+        let (prefix, source, is_required) = found.expect("the last has no prefix");
+        let field = &field[prefix.len()..];
+        match documented_default(source, field) {
+            Some(default) => {
+                checked += 1;
+                assert_eq!(default, in_words(key.default.as_deref(), key.kind), "{prefix}{field}");
+            }
+            None => assert!(!is_required, "{prefix}{field} has no `Default: ` in its documentation"),
+        }
+    }
+    assert!(checked > 15, "{checked}");
 }

@@ -42,6 +42,10 @@ pub(super) trait Setting {
     /// Takes a value, or says what was expected.
     fn set(&mut self, words: &Words) -> Result<(), String>;
     fn words(&self) -> Words;
+    /// Returns what to write instead of a value that was accepted, if that is another spelling.
+    fn warning(&self, _words: &Words) -> Option<String> {
+        None
+    }
     /// What stands for a value in help: `BYTES`, `TIME`, ….
     fn kind(&self) -> &'static str;
     /// What is allowed, as `1 to 256`; empty where the kind says it all.
@@ -333,41 +337,79 @@ pub(super) fn file(place: &mut Option<PathBuf>) -> Boxed<'_> {
     Box::new(FileSetting(place))
 }
 
-struct LimitSetting<'a>(&'a mut Option<u32>, RangeInclusive<u64>);
+struct LimitSetting<'a, N> {
+    place: &'a mut Option<N>,
+    range: RangeInclusive<u64>,
+    in_bytes: bool,
+    /// Whether older versions wrote 0 for no limit.
+    zero_was_none: bool,
+}
 
-impl Setting for LimitSetting<'_> {
+impl<N: Whole + Default> LimitSetting<'_, N> {
+    fn is_old_none(&self, text: &str) -> bool {
+        self.zero_was_none && whole_number(split_unit(text).0) == Some(0)
+    }
+}
+
+impl<N: Whole + Default> Setting for LimitSetting<'_, N> {
     fn set(&mut self, words: &Words) -> Result<(), String> {
         let text = words.one()?.trim();
-        if text.is_empty() || text == "none" {
-            *self.0 = None;
-            return Ok(());
-        }
-        let mut number = 0_u32;
-        count(&mut number, self.1.clone()).set(words)?;
-        *self.0 = Some(number);
+        let mut value = N::default();
+        let mut number =
+            NumberSetting { place: &mut value, range: self.range.clone(), in_bytes: self.in_bytes };
+        *self.place = if text.is_empty() || text == "none" || self.is_old_none(text) {
+            None
+        } else {
+            number.set(words)?;
+            Some(value)
+        };
         Ok(())
     }
 
     fn words(&self) -> Words {
-        self.0.map_or(Words::Nothing, |number| Words::One(number.to_string()))
+        let shown = |value: &N| if self.in_bytes { show_bytes(value.get()) } else { value.get().to_string() };
+        self.place.as_ref().map_or(Words::Nothing, |value| Words::One(shown(value)))
+    }
+
+    fn warning(&self, words: &Words) -> Option<String> {
+        let text = words.one().ok()?;
+        self.is_old_none(text).then(|| "0 is read as none, as in earlier versions; write \"none\"".to_owned())
     }
 
     fn kind(&self) -> &'static str {
-        "N"
+        if self.in_bytes { "BYTES" } else { "N" }
     }
 
     fn range(&self) -> String {
-        format!("none, or {} to {}", self.1.start(), self.1.end())
+        let shown = |value: u64| if self.in_bytes { show_bytes(value) } else { value.to_string() };
+        format!("none, or {} to {}", shown(*self.range.start()), shown(*self.range.end()))
     }
 
     fn is_bare(&self) -> bool {
-        true
+        let Words::One(text) = self.words() else { return true };
+        text.bytes().all(|byte| byte.is_ascii_digit())
     }
 }
 
-/// A number of things, or none: no limit.
-pub(super) fn limit(place: &mut Option<u32>, range: RangeInclusive<u64>) -> Boxed<'_> {
-    Box::new(LimitSetting(place, range))
+/// A count with an upper bound that may be absent.
+pub(super) fn limit<N: Whole + Default>(place: &mut Option<N>, range: RangeInclusive<u64>) -> Boxed<'_> {
+    Box::new(LimitSetting { place, range, in_bytes: false, zero_was_none: false })
+}
+
+/// As [`limit`], for a setting that had 0 for none in earlier versions: a 0 is accepted with a warning.
+pub(super) fn limit_not_zero<N: Whole + Default>(
+    place: &mut Option<N>,
+    range: RangeInclusive<u64>,
+) -> Boxed<'_> {
+    Box::new(LimitSetting { place, range, in_bytes: false, zero_was_none: true })
+}
+
+/// As [`limit_not_zero`], in bytes.
+pub(super) fn byte_limit_not_zero<N: Whole + Default>(
+    place: &mut Option<N>,
+    range: RangeInclusive<u64>,
+) -> Boxed<'_> {
+    Box::new(LimitSetting { place, range, in_bytes: true, zero_was_none: true })
 }
 
 struct OneOfSetting<'a, T: 'static> {

@@ -37,7 +37,7 @@ pub struct EngineConfig {
     /// client of this node wants do not reach it and are in no history. Default: false.
     pub by_interest: bool,
     /// Time for which the node stays subscribed after the last client that wanted an event has left. A client that
-    /// returns within this time has missed nothing. Default: 60 s.
+    /// returns within this time has missed nothing. Default: 1 min.
     pub interest_linger: Duration,
     /// Files only: interval at which written events are synchronized to disk, which makes them safe from a crash of the
     /// machine. Zero: before each publisher has its answer. A crash of the process alone loses nothing. Default: 1 s.

@@ -83,8 +83,8 @@ pub struct ServerConfig {
     pub max_lag_bytes: usize,
     /// Bytes that may be held for clients, all loops together: what feeds keep, what is each connection's own, what is
     /// still coming in, and tables of what they asked for. Beyond, feeds let go of their past, then those that hold the
-    /// most are closed; while that is not enough, no new stream is taken. Publishers are served. 0 = no budget. 1 GiB.
-    pub max_memory_bytes: usize,
+    /// most are closed; while that is not enough, no new stream is taken. Publishers are served. `None`: no budget. Default: 1 GiB.
+    pub max_memory_bytes: Option<usize>,
     /// Keys of which a feed keeps the latest event, for subscriptions that conflate. 10,000.
     pub max_conflate_keys: usize,
     /// Keys of which the latest event is kept for subscriptions that begin with a snapshot. 10,000.
@@ -108,9 +108,9 @@ pub struct ServerConfig {
     /// How many clients a second are told to come back after a drain, so that they do not all come at once; at
     /// least 1. 1,000.
     pub drain_return_rate: u32,
-    /// Connections accepted in a second, all loops together; the kernel holds the others. 0 = as they come, the
-    /// default.
-    pub accept_rate: u32,
+    /// Connections accepted in a second, all loops together; the kernel holds the others. `None`: as
+    /// they come. Default: none.
+    pub accept_rate: Option<u32>,
     /// Origins that may read answers from a browser; `*` allows all. Without authentication they may speak too, unless
     /// [`allowed_origins`](Self::allowed_origins) says who may. None.
     pub cors_origins: Vec<String>,
@@ -160,8 +160,8 @@ pub struct ServerConfig {
     pub write_budget_bytes: usize,
     /// The fewest bytes that clients of one feed are written out of the same pages of memory, in place of a copy in the
     /// kernel for each of them: for eight of them or more, twice as many bytes for four. On Linux, to connections without
-    /// TLS, of programs that ignore or handle `SIGPIPE`, as all do whose `main` is Rust's. 0 = never. 8 KiB.
-    pub share_pages_bytes: usize,
+    /// TLS, of programs that ignore or handle `SIGPIPE`, as all do whose `main` is Rust's. `None`: never. Default: 8 KiB.
+    pub share_pages_bytes: Option<usize>,
     /// For how long events may be held back behind others, so that more of them go in one write: the first goes
     /// at once, those that come within this time after it go together. Whole milliseconds. 0 = not at all. 0.
     pub flush_interval: Duration,
@@ -188,7 +188,7 @@ impl Default for ServerConfig {
             max_connections: 100_000,
             max_lag_events: 1000,
             max_lag_bytes: 1024 * 1024,
-            max_memory_bytes: 1 << 30,
+            max_memory_bytes: Some(1 << 30),
             max_conflate_keys: 10_000,
             max_snapshot_keys: 10_000,
             conflate_key: Vec::new(),
@@ -199,7 +199,7 @@ impl Default for ServerConfig {
             retry: Duration::from_secs(3),
             drain_window: Duration::ZERO,
             drain_return_rate: 1000,
-            accept_rate: 0,
+            accept_rate: None,
             cors_origins: Vec::new(),
             systems: Vec::new(),
             endpoints: Vec::new(),
@@ -219,7 +219,7 @@ impl Default for ServerConfig {
             #[cfg(feature = "auth")]
             auth: AuthConfig::default(),
             write_budget_bytes: 256 * 1024,
-            share_pages_bytes: 8 * 1024,
+            share_pages_bytes: Some(8 * 1024),
             flush_interval: Duration::ZERO,
             #[cfg(feature = "schema")]
             schemas: SchemaConfig::default(),
@@ -365,10 +365,8 @@ impl ServerConfig {
     }
 
     fn compressor_limits(&self) -> CompressorLimits {
-        let affordable = match self.max_memory_bytes {
-            0 => usize::MAX,
-            budget => budget / 8 / window_bytes(WINDOW_BITS_MAX),
-        };
+        let affordable =
+            self.max_memory_bytes.map_or(usize::MAX, |budget| budget / 8 / window_bytes(WINDOW_BITS_MAX));
         CompressorLimits {
             max_windows: self.max_deflate_windows.min(affordable),
             min_bytes: self.deflate_min_bytes,
@@ -393,17 +391,17 @@ impl ServerConfig {
     /// Bytes that one client's subscriptions may take: a sixteenth of the memory budget, and 1 MiB at the least. With the
     /// default budget 1,000 subscriptions of 256 values each take half of it.
     pub(crate) fn subscription_bytes(&self) -> usize {
-        if self.max_memory_bytes == 0 { 64 << 20 } else { (self.max_memory_bytes / 16).max(1 << 20) }
+        self.max_memory_bytes.map_or(64 << 20, |budget| (budget / 16).max(1 << 20))
     }
 
     /// Bytes that jobs of one lane of workers may have.
     pub(crate) fn lane_bytes(&self) -> usize {
-        if self.max_memory_bytes == 0 { usize::MAX } else { self.max_memory_bytes / 8 }
+        self.max_memory_bytes.map_or(usize::MAX, |budget| budget / 8)
     }
 
     /// What unfinished bodies may take.
     pub(crate) fn body_limits(&self) -> Option<BodyLimits> {
-        BodyLimits::new(self.max_memory_bytes, self.max_body_bytes)
+        self.max_memory_bytes.map(|budget| BodyLimits::new(budget, self.max_body_bytes))
     }
 
     /// Ticks after which a client whose socket takes nothing is closed: as one that answers no heartbeat is.

@@ -50,8 +50,8 @@ impl ServerConfig {
         let event = self.max_body_bytes.max(self.max_message_bytes) as u64;
         let line = |what, count, each| MemoryLine { what, count, each };
         let events = match bus.max_bytes {
-            0 => line("events in the rings", slots, event),
-            bound => line("events in the rings", 1, bound.min(slots.saturating_mul(event))),
+            None => line("events in the rings", slots, event),
+            Some(bound) => line("events in the rings", 1, bound.min(slots.saturating_mul(event))),
         };
         let frames = events.bytes().saturating_add(slots * ENVELOPE_BYTES);
         let mut all = vec![
@@ -59,9 +59,9 @@ impl ServerConfig {
             events,
             line("the events' frames in one encoding; each more that clients use takes as much", 1, frames),
         ];
-        if self.max_memory_bytes > 0 {
+        if let Some(budget) = self.max_memory_bytes {
             let what = "held for clients: feeds, answers, replays, subscriptions, bodies, connections, what waits for an engine";
-            all.push(line(what, 1, self.max_memory_bytes as u64));
+            all.push(line(what, 1, budget as u64));
             return all;
         }
         let connections = self.max_connections as u64;
@@ -97,12 +97,12 @@ mod tests {
             max_connections: 1000,
             max_body_bytes: 64 * 1024,
             max_subscriptions: 10,
-            max_memory_bytes: 64 << 20,
+            max_memory_bytes: Some(64 << 20),
             ..ServerConfig::default()
         };
         assert!(sum(&small, 64) < 128 << 20, "{}", sum(&small, 64));
         assert!(sum(&small, 128) > sum(&small, 64));
-        let unbounded = ServerConfig { max_memory_bytes: 0, ..small.clone() };
+        let unbounded = ServerConfig { max_memory_bytes: None, ..small.clone() };
         assert!(sum(&unbounded, 64) > sum(&small, 64));
         // With the defaults it is a number that a machine has: the ring, its frames, and the clients' budget.
         let usual = sum(&ServerConfig::default(), BusConfig::default().capacity);

@@ -328,8 +328,8 @@ impl Shared {
 
     /// What one loop may hold for its clients: its part of what is not held outside the loops.
     fn loop_budget(&self, config: &ServerConfig) -> Option<usize> {
-        let left = config.max_memory_bytes.saturating_sub(self.held_bytes());
-        (config.max_memory_bytes > 0).then(|| left / self.loops)
+        let budget = config.max_memory_bytes?;
+        Some(budget.saturating_sub(self.held_bytes()) / self.loops)
     }
 
     fn set_short_of_memory(&self, number: usize, short: bool) {

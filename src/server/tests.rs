@@ -491,8 +491,11 @@ fn a_client_that_floods_is_read_a_piece_a_turn_while_others_are_served() {
 #[test]
 fn bodies_and_messages_that_are_coming_in_count_against_the_memory_budget() {
     let budget = 300 * 1024;
-    let config =
-        ServerConfig { max_memory_bytes: budget, max_message_bytes: 1 << 20, ..ServerConfig::default() };
+    let config = ServerConfig {
+        max_memory_bytes: Some(budget),
+        max_message_bytes: 1 << 20,
+        ..ServerConfig::default()
+    };
     let mut world = World::new(config);
     let part = budget / 3;
     let payload = "x".repeat(2 * part);

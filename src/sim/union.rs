@@ -73,7 +73,7 @@ impl Stage {
             max_lag_events: 100_000,
             max_lag_bytes: 1 << 30,
             write_budget_bytes: dice.pick(&[1, 1000, 256 << 10]),
-            share_pages_bytes: usize::from(seed.is_multiple_of(2)),
+            share_pages_bytes: seed.is_multiple_of(2).then_some(1),
             ..ServerConfig::default()
         };
         let count = 1 + dice.below(3) as usize;

@@ -80,7 +80,7 @@ impl World {
             max_lag_events: dice.pick(&[4, 16, 100, 1000]),
             max_lag_bytes: dice.pick(&[2000, 64 << 10, 1 << 20]),
             write_budget_bytes: dice.pick(&[1, 1000, 256 << 10]),
-            share_pages_bytes: usize::from(seed.is_multiple_of(2)),
+            share_pages_bytes: seed.is_multiple_of(2).then_some(1),
             max_conflate_keys: dice.pick(&[2, 10_000]),
             handshake_timeout: std::time::Duration::from_secs(600),
             body_timeout: std::time::Duration::from_secs(600),
@@ -89,7 +89,7 @@ impl World {
             ..ServerConfig::default()
         };
         if is_rough {
-            config.max_memory_bytes = dice.pick(&[50_000, 1 << 30]);
+            config.max_memory_bytes = Some(dice.pick(&[50_000, 1 << 30]));
             config.heartbeat = std::time::Duration::from_secs(dice.pick(&[1, 30]));
             config.handshake_timeout = std::time::Duration::from_secs(5);
         }

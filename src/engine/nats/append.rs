@@ -75,7 +75,7 @@ fn is_stale(shared: &NatsShared, way: &AppendTarget, made: std::time::Instant) -
     let AppendTarget::Kept { attached, .. } = way else { return false };
     let known = lock(&shared.known);
     let looked = known.looked.map_or(made, |looked| looked.max(made));
-    known.marked > attached.peek().life.epoch || looked.elapsed() > look_time(shared.shards) * FRESH
+    known.marked > attached.peek().life.epoch || looked.elapsed() > look_time(shared.settings.shards) * FRESH
 }
 
 impl NatsAppender {
@@ -121,7 +121,7 @@ impl Append for NatsAppender {
                     let passed = lock(&shared.sent).passed();
                     for (number, record) in numbered.skip_while(|(number, _)| *number <= passed) {
                         let stamp = lock(&shared.sent).stamp(number, &shared.clock);
-                        plain::publish(client, &shared.name, shared.node, stamp, record).await?;
+                        plain::publish(client, &shared.settings.name, shared.node, stamp, record).await?;
                         since_mark += 1;
                         if since_mark % WINDOW == 0 {
                             marks.get().pass(client).await?;

@@ -96,7 +96,7 @@ impl NatsShared {
         Config {
             name,
             subjects,
-            num_replicas: self.replicas,
+            num_replicas: self.settings.replicas,
             discard: DiscardPolicy::Old,
             storage: StorageType::File,
             ..Config::default()
@@ -105,12 +105,12 @@ impl NatsShared {
 
     /// The streams of the log's shards; made where they are not there.
     async fn streams(&self, client: &Client, context: &Context) -> Result<Vec<Stream>, EngineError> {
-        let mut streams = Vec::with_capacity(self.shards);
-        for shard in 0..self.shards {
+        let mut streams = Vec::with_capacity(self.settings.shards);
+        for shard in 0..self.settings.shards {
             let config = Config {
-                max_messages: self.history as i64,
-                duplicate_window: DUPLICATE_WINDOW.max(self.accept_timeout * 2),
-                ..self.stream_config(format!("{}-{shard}", self.name), vec![self.subject(shard)])
+                max_messages: self.settings.history as i64,
+                duplicate_window: DUPLICATE_WINDOW.max(self.settings.accept_timeout * 2),
+                ..self.stream_config(format!("{}-{shard}", self.settings.name), vec![self.subject(shard)])
             };
             self.await_removal(context, &config.name).await?;
             match context.get_or_create_stream(config).await {
@@ -152,24 +152,27 @@ impl NatsShared {
     async fn own_stream(&self, context: &Context) -> Result<Stream, EngineError> {
         let config = Config {
             max_messages_per_subject: 1,
-            ..self.stream_config(format!("{}-log", self.name), vec![format!("{}.log.*", self.name)])
+            ..self.stream_config(
+                format!("{}-log", self.settings.name),
+                vec![format!("{}.log.*", self.settings.name)],
+            )
         };
         self.await_removal(context, &config.name).await?;
         context.get_or_create_stream(config).await.map_err(|error| of_making(&error))
     }
 
     pub(super) fn probe_subject(&self) -> String {
-        format!("{}.log.probe", self.name)
+        format!("{}.log.probe", self.settings.name)
     }
 
     fn epoch_subject(&self) -> String {
-        format!("{}.log.epoch", self.name)
+        format!("{}.log.epoch", self.settings.name)
     }
 
     pub(super) async fn notice_stream(&self, context: &Context) -> Result<Stream, EngineError> {
         let config = Config {
             max_messages: NOTICES_MAX as i64,
-            ..self.stream_config(format!("{}-notices", self.name), vec![self.notices()])
+            ..self.stream_config(format!("{}-notices", self.settings.name), vec![self.notices()])
         };
         self.await_removal(context, &config.name).await?;
         context.get_or_create_stream(config).await.map_err(|error| of_making(&error))
@@ -275,8 +278,8 @@ impl NatsShared {
         let Some(claim) = self.tell_epoch(context, &told, since).await? else { return Ok(()) };
         tracing::warn!(epoch, "the engine's log may have lost events that a node saw: another epoch begins");
         self.say_claimed(client, epoch).await;
-        let mut starts = Vec::with_capacity(self.shards);
-        for shard in 0..self.shards {
+        let mut starts = Vec::with_capacity(self.settings.shards);
+        for shard in 0..self.settings.shards {
             let mark = PublishMessage::build().header(EPOCH, epoch.to_string().as_str());
             let sent = context.send_publish(self.subject(shard), mark).await;
             let ack = sent.map_err(|error| refused(&error))?;
@@ -319,7 +322,7 @@ impl NatsShared {
 
     /// Whether a log that was not kept is kept by now.
     pub(super) async fn goes_over(&self, client: &Client) -> Result<bool, EngineError> {
-        let first = context(client).get_stream_no_info(format!("{}-0", self.name)).await;
+        let first = context(client).get_stream_no_info(format!("{}-0", self.settings.name)).await;
         let found = match first {
             Ok(stream) => look(&stream).await,
             Err(error) => return Err(unreachable(error)),

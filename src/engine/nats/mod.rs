@@ -118,7 +118,7 @@ impl Log for NatsLog {
     fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
         let (shared, faults) = (&self.shared, Arc::default());
         shared.driver.block_on(async {
-            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
+            let client = connect(&shared.settings.url, &shared.settings.ca_file, &faults).await?;
             let found = shared.find(&client, &context(&client)).await?;
             let Some(Attached { streams, life, .. }) = found else { return Ok(None) };
             let streams = InRuntime::new(&shared.driver, streams);
@@ -129,7 +129,7 @@ impl Log for NatsLog {
     fn tell(&self, notice: &str) -> Result<(), EngineError> {
         let (shared, faults) = (&self.shared, Arc::default());
         shared.driver.block_on(async {
-            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
+            let client = connect(&shared.settings.url, &shared.settings.ca_file, &faults).await?;
             let context = context(&client);
             let subject = shared.notices();
             let notice = bytes::Bytes::copy_from_slice(notice.as_bytes());
@@ -154,7 +154,7 @@ impl Log for NatsLog {
     fn appender(&self) -> Result<Box<dyn Append>, EngineError> {
         let (shared, faults) = (&self.shared, Arc::<Faults>::default());
         let (client, way) = shared.driver.block_on(async {
-            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
+            let client = connect(&shared.settings.url, &shared.settings.ca_file, &faults).await?;
             let context = context(&client);
             let way = match shared.find(&client, &context).await? {
                 Some(attached) => {
@@ -181,7 +181,7 @@ impl Log for NatsLog {
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
         let (shared, faults) = (&self.shared, Arc::<Faults>::default());
         shared.driver.block_on(async {
-            let client = connect(&shared.url, &shared.ca_file, &faults).await?;
+            let client = connect(&shared.settings.url, &shared.settings.ca_file, &faults).await?;
             let context = context(&client);
             let Some(attached) = shared.find(&client, &context).await? else {
                 let (follower, places) = PlainFollower::new(shared, client, faults).await?;

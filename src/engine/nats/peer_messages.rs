@@ -29,7 +29,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 
 impl NatsShared {
     fn peers_subject(&self) -> String {
-        format!("{}.peers", self.name)
+        format!("{}.peers", self.settings.name)
     }
 
     /// Notes which run of the server a connection to append with is to.

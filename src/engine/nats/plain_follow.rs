@@ -15,10 +15,9 @@ use tokio::task::unconstrained;
 use tokio::time::timeout_at;
 
 use super::super::error::EngineError;
-use super::super::interest::InterestRegistry;
 use super::super::log::{Follow, LogEntry, OnNotice, Places};
 use super::super::reorder::ReorderBuffer;
-use super::link::{Driver, Faults, InRuntime, TIMEOUT, unreachable};
+use super::link::{Faults, InRuntime, TIMEOUT, unreachable};
 use super::plain::{StampClock, connects, order_of};
 use super::shared::NatsShared;
 use crate::event::{EventId, Sequence, Timestamp};
@@ -104,16 +103,12 @@ impl Subscriptions {
 /// Follows what the node's clients want, and numbers what comes.
 pub(super) struct PlainFollower {
     shared: Arc<NatsShared>,
-    driver: Arc<Driver>,
     client: Client,
     epoch: u64,
     next: Vec<Sequence>,
     faults: Arc<Faults>,
     /// Connections that the client had made when this one began.
     connects: u64,
-    clock: Arc<StampClock>,
-    on_notice: OnNotice,
-    interest: Arc<InterestRegistry>,
     changed: Arc<Changed>,
     looked: Instant,
     inbox: String,
@@ -133,7 +128,7 @@ impl PlainFollower {
         let connects = connects(&client);
         let inbox = client.new_inbox();
         let subscriptions = Subscriptions {
-            prefix: format!("{}.events.", log.name),
+            prefix: format!("{}.events.", log.settings.name),
             events: BTreeMap::new(),
             notices: client.subscribe(log.notices()).await.map_err(unreachable)?,
             marks: client.subscribe(inbox.clone()).await.map_err(unreachable)?,
@@ -142,8 +137,11 @@ impl PlainFollower {
             seen_mark: 0,
             mark: 0,
         };
-        let places =
-            Places { epoch: Timestamp::now().0 as u64, next: vec![0; log.shards], kept: Some(false) };
+        let places = Places {
+            epoch: Timestamp::now().0 as u64,
+            next: vec![0; log.settings.shards],
+            kept: Some(false),
+        };
         let changed = Arc::new(Changed::default());
         let wake: Callback = {
             let changed = Arc::clone(&changed);
@@ -156,15 +154,11 @@ impl PlainFollower {
         log.interest.begin(Some(places.epoch), Some(wake));
         let mut follower = Self {
             shared: Arc::clone(log),
-            driver: Arc::clone(&log.driver),
             client,
             epoch: places.epoch,
             next: places.next.clone(),
             connects,
             faults,
-            clock: Arc::clone(&log.clock),
-            on_notice: Arc::clone(&log.on_notice),
-            interest: Arc::clone(&log.interest),
             changed,
             looked: Instant::now(),
             inbox,
@@ -201,7 +195,7 @@ impl PlainFollower {
     /// Asks for what is wanted now, and leaves what is not.
     async fn change(&mut self) -> Result<(), EngineError> {
         self.looked = Instant::now();
-        let change = self.interest.change(self.looked);
+        let change = self.shared.interest.change(self.looked);
         if !change.ask.is_empty() {
             self.ask(change.ask).await?;
         }
@@ -213,11 +207,11 @@ impl PlainFollower {
 
     /// Waits for something to come, or for wants to change; how much came.
     async fn wait(&mut self, until: tokio::time::Instant) -> Result<usize, EngineError> {
-        let Self { subscriptions, changed, clock, on_notice, .. } = self;
+        let Self { subscriptions, changed, shared, .. } = self;
         let subscriptions = subscriptions.get();
         let came = poll_fn(|cx| {
             changed.waker.register(cx.waker());
-            match subscriptions.pass(cx, clock, on_notice) {
+            match subscriptions.pass(cx, &shared.clock, &shared.on_notice) {
                 // Relaxed: who takes the flag reads it once more.
                 Ok(0) if !changed.flag.load(Ordering::Relaxed) => Poll::Pending,
                 done => Poll::Ready(done),
@@ -242,7 +236,7 @@ impl PlainFollower {
         let goes_on = reached < subscriptions.seen_mark || !subscriptions.arrivals.is_empty();
         while self.asked.front().is_some_and(|(mark, _)| *mark <= reached) {
             if let Some((_, subjects)) = self.asked.pop_front() {
-                self.interest.followed(&subjects, &self.next);
+                self.shared.interest.followed(&subjects, &self.next);
                 // Relaxed: this thread takes it.
                 self.changed.flag.store(true, Ordering::Relaxed);
             }
@@ -274,9 +268,10 @@ impl PlainFollower {
             self.end_pass(count, take);
         }
         for _ in 0..PASSES_MAX {
-            let Self { subscriptions, clock, on_notice, .. } = &mut *self;
+            let Self { subscriptions, shared, .. } = &mut *self;
             let subscriptions = subscriptions.get();
-            let count = poll_fn(|cx| Poll::Ready(subscriptions.pass(cx, clock, on_notice))).await?;
+            let count =
+                poll_fn(|cx| Poll::Ready(subscriptions.pass(cx, &shared.clock, &shared.on_notice))).await?;
             if self.is_cut() {
                 return Err(EngineError::OtherEpoch);
             }
@@ -302,7 +297,7 @@ impl Follow for PlainFollower {
         wait: Duration,
         take: &mut dyn FnMut(LogEntry<'_>),
     ) -> Result<(), EngineError> {
-        let driver = Arc::clone(&self.driver);
+        let driver = Arc::clone(&self.shared.driver);
         // Without the runtime's budget: a subscription that says it has nothing must have nothing.
         driver.block_on(unconstrained(async {
             let begin = tokio::time::Instant::now();

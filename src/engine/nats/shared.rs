@@ -27,18 +27,23 @@ pub(super) enum LogKind {
     Kept,
 }
 
-/// State shared by the appending and the following connection.
-pub(super) struct NatsShared {
-    pub(super) driver: Arc<Driver>,
+/// Settings of the log, as NATS needs them.
+pub(super) struct NatsSettings {
     pub(super) url: String,
-    /// Certificates of authorities to trust beside the system's; empty: the system's alone.
+    /// File with certificates of authorities to trust beside the system's; empty: the system's alone.
     pub(super) ca_file: String,
     pub(super) name: String,
     pub(super) shards: usize,
-    /// Events that each shard's stream keeps.
+    /// Maximum number of events in each shard's stream.
     pub(super) history: u64,
     pub(super) replicas: usize,
     pub(super) accept_timeout: Duration,
+}
+
+/// State shared by the appending and the following connection.
+pub(super) struct NatsShared {
+    pub(super) driver: Arc<Driver>,
+    pub(super) settings: NatsSettings,
     /// Random number of this node, so that message ids of two nodes never collide.
     pub(super) node: u64,
     pub(super) on_notice: OnNotice,
@@ -66,13 +71,15 @@ impl NatsShared {
     ) -> Result<Self, EngineError> {
         Ok(Self {
             driver: Driver::start()?,
-            url: config.url.clone(),
-            ca_file: config.tls_ca_file.clone(),
-            name: config.name.clone(),
-            shards,
-            history: config.history.clamp(1, i64::MAX as u64),
-            replicas: config.replicas.max(1),
-            accept_timeout: config.accept_timeout,
+            settings: NatsSettings {
+                url: config.url.clone(),
+                ca_file: config.tls_ca_file.clone(),
+                name: config.name.clone(),
+                shards,
+                history: config.history.clamp(1, i64::MAX as u64),
+                replicas: config.replicas.max(1),
+                accept_timeout: config.accept_timeout,
+            },
             node: RandomState::new().hash_one(0),
             on_notice,
             interest: Arc::clone(interest),
@@ -88,12 +95,12 @@ impl NatsShared {
 
     /// Returns the subject of a shard's events in JetStream.
     pub(super) fn subject(&self, shard: usize) -> String {
-        format!("{}.{shard}", self.name)
+        format!("{}.{shard}", self.settings.name)
     }
 
     /// Returns the subject of notices.
     pub(super) fn notices(&self) -> String {
-        format!("{}.notices", self.name)
+        format!("{}.notices", self.settings.name)
     }
 
     pub(super) fn kind(&self) -> LogKind {

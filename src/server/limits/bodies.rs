@@ -34,10 +34,10 @@ pub(crate) struct BodyLimits {
 
 impl BodyLimits {
     /// Limits of a server with this memory budget, for bodies up to `largest`.
-    pub(crate) fn new(max_memory: usize, largest: usize) -> Option<Self> {
+    pub(crate) fn new(max_memory: usize, largest: usize) -> Self {
         // Two bodies fit whatever the budget is, so that it refuses no server's only publisher.
         let all = (max_memory / PART).max(largest.saturating_mul(2));
-        (max_memory > 0).then_some(Self { all, client: all / 2 })
+        Self { all, client: all / 2 }
     }
 }
 
@@ -155,8 +155,7 @@ mod tests {
     fn a_single_body_as_large_as_bodies_may_be_is_taken() {
         let bodies = Bodies::default();
         assert_eq!(bodies.begin(subject("a")).grow(60, LIMITS), Ok(()));
-        assert_eq!(BodyLimits::new(10, 1000), Some(BodyLimits { all: 2000, client: 1000 }));
-        assert_eq!(BodyLimits::new(0, 1000), None);
+        assert_eq!(BodyLimits::new(10, 1000), BodyLimits { all: 2000, client: 1000 });
     }
 
     #[test]

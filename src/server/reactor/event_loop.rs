@@ -275,13 +275,13 @@ impl EventLoop {
     }
 
     fn accept(&mut self) {
-        let rate = self.core.config().accept_rate.div_ceil(self.shared.loops as u32);
+        let rate = self.core.config().accept_rate.map(|rate| rate.div_ceil(self.shared.loops as u32));
         for at in 0..self.listeners.len() {
             self.accept_from(at, rate);
         }
     }
 
-    fn accept_from(&mut self, at: usize, rate: u32) {
+    fn accept_from(&mut self, at: usize, rate: Option<u32>) {
         if !self.listeners[at].waits {
             return;
         }

@@ -83,12 +83,12 @@ struct Pace {
 
 impl Pace {
     /// How long the next one has to wait, if it has to. What was not used in time is kept for a tick only.
-    fn wait(&mut self, rate: u32, now: Instant) -> Option<Duration> {
-        if rate == 0 {
+    fn wait(&mut self, rate: Option<u32>, now: Instant) -> Option<Duration> {
+        let Some(rate) = rate else {
             self.next = None;
             return None;
-        }
-        self.every = Duration::from_secs(1) / rate;
+        };
+        self.every = Duration::from_secs(1) / rate.max(1);
         let next = self.next.get_or_insert(now);
         *next = (*next).max(now.checked_sub(PAUSE).unwrap_or(now));
         next.checked_duration_since(now).filter(|wait| !wait.is_zero())
@@ -145,8 +145,8 @@ impl Listener {
         }
     }
 
-    /// Whether one more may be accepted at this rate a second; else it waits until one may. 0 = any.
-    pub(crate) fn keeps_pace(&mut self, rate: u32) -> bool {
+    /// Whether one more may be accepted at this rate a second; else it waits until one may. `None`: any.
+    pub(crate) fn keeps_pace(&mut self, rate: Option<u32>) -> bool {
         let now = Instant::now();
         let Some(wait) = self.pace.wait(rate, now) else { return true };
         self.waits = false;
@@ -225,11 +225,11 @@ mod tests {
         let mut now = Instant::now();
         let begin = now;
         for _ in 0..1000 {
-            now += pace.wait(100, now).unwrap_or_default();
+            now += pace.wait(Some(100), now).unwrap_or_default();
             pace.take();
         }
         let took = now - begin;
         assert!((9900..=10_000).contains(&took.as_millis()), "{took:?}");
-        assert_eq!(pace.wait(0, now), None);
+        assert_eq!(pace.wait(None, now), None);
     }
 }

@@ -176,8 +176,9 @@ impl<S: Socket> Core<S> {
 
     /// Whether so much has come or was queued that what the loop holds must be counted now, and not with the tick.
     fn must_count(&self) -> bool {
-        let budget = self.config.max_memory_bytes / self.shared.loops;
-        budget > 0 && self.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
+        let Some(budget) = self.config.max_memory_bytes else { return false };
+        let budget = budget / self.shared.loops;
+        self.grown > (budget / COUNT_PARTS).max(COUNT_BYTES_MIN)
     }
 
     /// Reports what changed, at most once a tick, or more often where much comes. Looks at every connection.

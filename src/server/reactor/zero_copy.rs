@@ -56,7 +56,7 @@ pub(crate) struct Pages;
 
 #[cfg(not(target_os = "linux"))]
 impl Pages {
-    pub(crate) fn open(&mut self, _: usize, _: usize) {}
+    pub(crate) fn open(&mut self, _: usize, _: Option<usize>) {}
 
     fn send(&mut self, _: &Tail<'_>, _: &mut impl Socket) -> Option<io::Result<usize>> {
         None
@@ -114,12 +114,12 @@ mod linux {
     }
 
     impl Pages {
-        /// A feed with so many members is to be written, and whatever has `min_bytes` is worth sharing; 0 = nothing is.
-        pub(in crate::server) fn open(&mut self, members: usize, min_bytes: usize) {
+        /// A feed with so many members is to be written, and whatever has `min_bytes` is worth sharing; `None`: nothing is.
+        pub(in crate::server) fn open(&mut self, members: usize, min_bytes: Option<usize>) {
             self.empty();
-            let is_of_use = min_bytes > 0 && members > 1 && !self.refused;
-            self.min_bytes =
-                is_of_use.then(|| min_bytes.max(min_bytes.saturating_mul(CLIENTS_MIN) / members));
+            let is_of_use = members > 1 && !self.refused;
+            let least = |bytes: usize| bytes.max(bytes.saturating_mul(CLIENTS_MIN) / members);
+            self.min_bytes = min_bytes.filter(|_| is_of_use).map(least);
         }
 
         /// All is written; how many writes were of shared pages.

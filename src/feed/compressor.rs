@@ -1,12 +1,13 @@
-//! Compression once for a feed, with memory: every member gets the same compressed frames.
+//! Compression once per feed, with a window: every member receives the same compressed frames.
 //!
-//! Imports `codec`, `dialect`, `event`, `metrics`. Always:
-//! - a frame looks back only at those since the last *fresh* one, so a member that was there for all of them reads
-//!   it; one that was not gets frames by themselves until the next fresh one;
-//! - a fresh start comes at most once in [`RESTART_BYTES`] or [`RESTART_MICROS`], whatever members join or skip;
-//! - at most so many windows are held; feeds beyond get frames deflated by themselves, once for each event.
+//! Invariants:
+//! - A frame refers back only to frames since the window's last *restart*. A member that has read all of those can read the
+//!   frame; any other member receives standalone frames until the next restart.
+//! - Restarts are at least [`RESTART_BYTES`] or [`RESTART_MICROS`] apart, however often members join or skip.
+//! - The number of windows in a loop is bounded. Feeds beyond the bound get standalone frames, deflated once per event.
 
 use std::cell::{Cell, OnceCell};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,43 +18,43 @@ use crate::codec::ws;
 use crate::event::Timestamp;
 use crate::metrics::Metrics;
 
-/// A fresh start costs the members that were there about 1 KB each: seldom enough to be lost in what they read.
+/// Bytes between restarts. A restart costs the members that were in sync about 1 KB each, which is little beside this.
 const RESTART_BYTES: usize = 64 * 1024;
 
-/// Or it may come after so long, where little is said.
+/// Time after which a restart is allowed in a feed that sends less, in microseconds.
 const RESTART_MICROS: i64 = 1_000_000;
 
-/// A window that was not used for so long may be taken by a feed that has none.
+/// Time without use after which a feed's window may be given to another feed, in microseconds.
 const IDLE_MICROS: i64 = 5_000_000;
 
-/// How often a feed without a window looks for one that is idle.
-const LOOK_MICROS: i64 = 250_000;
+/// Time between two searches for an idle window, in microseconds.
+const SEARCH_MICROS: i64 = 250_000;
 
-/// How the bytes of a connection are compressed.
+/// Compression of the bytes that a connection receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Compression {
     #[default]
     None,
-    /// permessage-deflate whose messages look back at those before, over `1 << bits` bytes.
+    /// permessage-deflate with context takeover: messages refer back to earlier ones, up to `1 << bits` bytes.
     #[serde(rename = "Messages")]
     ContextTakeover { bits: u8 },
-    /// permessage-deflate whose messages stand by themselves.
+    /// permessage-deflate without context takeover: each message is standalone.
     #[serde(rename = "Alone")]
     NoContextTakeover { bits: u8 },
-    /// An event stream as one gzip stream, whose window all bytes shift, compressed or not.
+    /// An event stream as one gzip stream. All bytes enter its window, compressed or not.
     Gzip,
 }
 
-/// Sizes and counts.
+/// Limits of the compressors of one loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CompressorLimits {
-    /// Windows that one loop may hold.
+    /// Maximum number of windows.
     pub(crate) max_windows: usize,
-    /// Messages shorter than this are not worth looking back for.
+    /// Minimum size of a message that is compressed with a window, in bytes.
     pub(crate) min_bytes: usize,
-    /// Messages shorter than this are not worth deflating by themselves.
+    /// Minimum size of a message that is deflated standalone, in bytes.
     pub(crate) min_standalone_bytes: usize,
-    /// From 1, the fastest, to 9; of windows that open from now on.
+    /// Compression level of windows that open from now on, from 1 (the fastest) to 9.
     pub(crate) level: u32,
 }
 
@@ -64,8 +65,8 @@ impl Default for CompressorLimits {
 }
 
 impl Compression {
-    /// Whether frames look back at those before, so that it matters what a member has read.
-    pub(super) fn looks_back(self) -> bool {
+    /// Returns whether frames refer back to earlier ones, so that a member's position decides what it can read.
+    pub(super) fn uses_window(self) -> bool {
         matches!(self, Self::ContextTakeover { .. } | Self::Gzip)
     }
 
@@ -76,13 +77,13 @@ impl Compression {
         }
     }
 
-    /// Whether an event keeps its frame by itself in this form, for every feed and loop.
-    pub(super) fn is_kept(self) -> bool {
+    /// Returns whether an event caches its standalone frame in this form, for all feeds and loops.
+    pub(super) fn is_cached(self) -> bool {
         self != Self::None && self.bits() == WINDOW_BITS_MAX
     }
 
-    /// Bytes of a connection's own as they stand in its stream. A comment says nothing, and neither does an empty
-    /// block, which spares the window.
+    /// Returns a connection's own bytes as they appear in its stream. In a gzip stream a comment becomes an empty block,
+    /// which carries no text and leaves the window alone.
     pub(super) fn own(self, bytes: Bytes) -> Bytes {
         match self {
             Self::Gzip if bytes.starts_with(b":") => Bytes::from_static(&EMPTY_BLOCK),
@@ -91,13 +92,14 @@ impl Compression {
         }
     }
 
-    /// Whether these bytes of a connection's own leave it with another window than the feed's.
-    pub(super) fn shifts(self, own: &[u8]) -> bool {
+    /// Returns whether a connection's own bytes, as [`own`](Self::own) returns them, change its window.
+    pub(super) fn changes_window(self, own: &[u8]) -> bool {
         self == Self::Gzip && own != EMPTY_BLOCK
     }
 
-    /// Compresses a frame behind what is in the window of `deflater`. False where it is sent as it is.
-    fn compressor(
+    /// Appends the frame to `out`, compressed with the window of `deflater`. Returns `false` if the frame is better sent as
+    /// it is; nothing is appended then.
+    fn compress(
         self,
         frame: &[u8],
         min: usize,
@@ -109,7 +111,7 @@ impl Compression {
             deflater.block(frame, out);
             return true;
         }
-        let Some((op, payload)) = ws::payload_of(frame).filter(|(_, payload)| is_worth_it(payload, min))
+        let Some((op, payload)) = ws::payload_of(frame).filter(|(_, payload)| is_compressible(payload, min))
         else {
             return false;
         };
@@ -121,8 +123,9 @@ impl Compression {
     }
 }
 
-/// Whether a message may become smaller: it is long enough, and not gzip already, as some dialects send.
-fn is_worth_it(payload: &[u8], min: usize) -> bool {
+/// Returns whether compression may make a message smaller: the message is long enough, and not gzip already, as some
+/// dialects send it.
+fn is_compressible(payload: &[u8], min: usize) -> bool {
     payload.len() >= min && !payload.starts_with(&[0x1F, 0x8B])
 }
 
@@ -132,35 +135,35 @@ fn stored(bytes: &[u8]) -> Bytes {
     out.into()
 }
 
-/// What a frame in a run of a feed with a window is to its members.
+/// How a frame in a run depends on the feed's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WindowUse {
-    /// Anybody can read it, and nobody's window is moved by it.
+    /// Every member can read the frame, and its window stays as it is.
     None,
-    /// Anybody can read it, and from here reads on.
+    /// Every member can read the frame, and is in sync with the window afterwards.
     Restarts,
-    /// It looks back: for those who read all since the last fresh one.
+    /// Only members that have read every frame since the last restart can read the frame.
     Continues,
 }
 
-/// A frame's other form: for a member that can't look back.
+/// Forms of a frame: the one in the run, and one for members that are not in sync with the window.
 #[derive(Debug)]
 pub(super) struct FrameForms {
-    pub(super) step: WindowUse,
-    /// As it was before; as it is in the run where anybody can read that.
+    pub(super) window_use: WindowUse,
+    /// Uncompressed frame; the form in the run if that uses no window.
     plain: Bytes,
-    /// `plain` as it stands in a gzip stream, made when the first member needs it.
+    /// `plain` as a stored block of a gzip stream, made when the first member needs it.
     stored: OnceCell<Bytes>,
 }
 
 impl FrameForms {
-    pub(super) fn new(step: WindowUse, plain: Bytes) -> Self {
-        Self { step, plain, stored: OnceCell::new() }
+    pub(super) fn new(window_use: WindowUse, plain: Bytes) -> Self {
+        Self { window_use, plain, stored: OnceCell::new() }
     }
 
-    /// The form that looks back at nothing.
-    pub(super) fn alone(&self, compression: Compression) -> &Bytes {
-        match (compression, self.step) {
+    /// Returns the form that every member can read.
+    pub(super) fn standalone(&self, compression: Compression) -> &Bytes {
+        match (compression, self.window_use) {
             (Compression::Gzip, WindowUse::Restarts | WindowUse::Continues) => {
                 self.stored.get_or_init(|| stored(&self.plain))
             }
@@ -168,37 +171,37 @@ impl FrameForms {
         }
     }
 
-    /// Bytes that it keeps besides the run.
+    /// Returns the bytes retained in addition to the run.
     pub(super) fn bytes(&self) -> usize {
-        if self.step == WindowUse::None { 0 } else { self.plain.len() }
+        if self.window_use == WindowUse::None { 0 } else { self.plain.len() }
     }
 }
 
-/// A feed's compressor.
+/// Compressor with a window.
 #[derive(Debug)]
 struct Window {
     deflater: Deflater,
-    /// Bytes since the last fresh start; `None` before the first.
+    /// Bytes since the last restart; `None` forces a restart at the next frame.
     since_restart: Option<usize>,
     restarted_at: Timestamp,
-    used: Timestamp,
+    used_at: Timestamp,
 }
 
-/// What a feed holds whose frames look back.
+/// State of compression in a feed whose frames use a window.
 #[derive(Debug, Default)]
 pub(super) struct FeedCompressor {
     window: Option<Window>,
-    /// A member is there that can't look back.
+    /// Whether a member waits for a restart.
     restart_requested: Cell<bool>,
 }
 
 impl FeedCompressor {
-    /// A member can't look back: the next frame is to be fresh, when it may.
+    /// Asks for a restart as soon as one is allowed, for a member that is not in sync.
     pub(super) fn request_restart(&self) {
         self.restart_requested.set(true);
     }
 
-    /// Members read something that is not in the window: the next frame is fresh, whatever else.
+    /// Forces a restart at the next frame, because members received a frame that is not in the window.
     pub(super) fn force_restart(&mut self) {
         if let Some(window) = &mut self.window {
             window.since_restart = None;
@@ -209,87 +212,89 @@ impl FeedCompressor {
         self.window.is_some()
     }
 
-    /// Lets its window go.
+    /// Frees the window.
     pub(super) fn close(&mut self) {
         self.window = None;
     }
 
-    /// When its window was used last.
-    pub(super) fn used(&self) -> Option<Timestamp> {
-        self.window.as_ref().map(|window| window.used)
+    /// Returns the time at which the window was used last.
+    pub(super) fn used_at(&self) -> Option<Timestamp> {
+        self.window.as_ref().map(|window| window.used_at)
     }
 
-    /// Appends a frame's compressed form to `out`.
-    pub(super) fn compressor(
+    /// Appends the frame's compressed form to `out` and returns how the form depends on the window.
+    pub(super) fn compress(
         &mut self,
         compression: Compression,
         frame: &Bytes,
-        compressor: &mut CompressorPool,
+        pool: &mut CompressorPool,
         out: &mut Vec<u8>,
     ) -> WindowUse {
-        let now = compressor.now;
+        let now = pool.now;
         let Some(window) = &mut self.window else {
-            // It had one when the frame was appended, and lost it.
-            out.extend_from_slice(&compressor.alone(compression, frame));
+            // The feed lost its window after the frame was appended.
+            out.extend_from_slice(&pool.standalone(compression, frame));
             return WindowUse::None;
         };
-        let fresh = window.since_restart.is_none_or(|bytes| {
+        let restarts = window.since_restart.is_none_or(|bytes| {
             self.restart_requested.get()
                 && (bytes >= RESTART_BYTES || now.0 - window.restarted_at.0 >= RESTART_MICROS)
         });
-        if fresh {
+        if restarts {
             window.deflater.start_afresh();
         }
         let before = out.len();
-        let min = compressor.limits.min_bytes;
-        if !compression.compressor(frame, min, &mut window.deflater, &mut compressor.scratch, out) {
+        let min = pool.limits.min_bytes;
+        if !compression.compress(frame, min, &mut window.deflater, &mut pool.scratch, out) {
             out.extend_from_slice(frame);
-            if fresh {
-                // The next one is: nothing was said since.
+            if restarts {
+                // The window is still empty, so the next frame is the restart.
                 window.since_restart = None;
             }
             return WindowUse::None;
         }
-        window.used = now;
-        compressor.count(frame.len(), out.len() - before);
-        if fresh {
+        window.used_at = now;
+        pool.count(frame.len(), out.len() - before);
+        if restarts {
             self.restart_requested.set(false);
             window.restarted_at = now;
-            compressor.metrics.deflate_fresh.inc();
+            pool.metrics.deflate_fresh.inc();
         }
-        window.since_restart = Some(if fresh { 0 } else { window.since_restart.unwrap_or(0) } + frame.len());
-        if fresh { WindowUse::Restarts } else { WindowUse::Continues }
+        window.since_restart =
+            Some(if restarts { 0 } else { window.since_restart.unwrap_or(0) } + frame.len());
+        if restarts { WindowUse::Restarts } else { WindowUse::Continues }
     }
 }
 
-/// The compressors of one loop.
+/// Compressors of one loop.
 #[derive(Debug)]
 pub(super) struct CompressorPool {
     pub(super) limits: CompressorLimits,
     pub(super) now: Timestamp,
-    pub(super) metrics: std::sync::Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     /// Feeds that hold a window.
     holders: Vec<FeedKey>,
-    /// Bytes that their windows take.
+    /// Memory of the windows, in bytes.
     window_bytes: usize,
-    look_again: Timestamp,
+    /// Time of the next search for an idle window.
+    next_search: Timestamp,
     paused_until: Timestamp,
-    /// For frames by themselves, by the bits of their window.
-    alone: [Option<Deflater>; WINDOW_BITS_MAX as usize + 1],
+    /// Compressors for standalone frames, by the bits of their window.
+    standalone: [Option<Deflater>; WINDOW_BITS_MAX as usize + 1],
     scratch: Vec<u8>,
 }
 
 impl CompressorPool {
-    pub(super) fn new(limits: CompressorLimits, metrics: std::sync::Arc<Metrics>) -> Self {
+    pub(super) fn new(limits: CompressorLimits, metrics: Arc<Metrics>) -> Self {
         Self {
             limits,
             now: Timestamp::default(),
             metrics,
             holders: Vec::new(),
             window_bytes: 0,
-            look_again: Timestamp(i64::MIN),
+            next_search: Timestamp(i64::MIN),
             paused_until: Timestamp(i64::MIN),
-            alone: Default::default(),
+            standalone: Default::default(),
             scratch: Vec::new(),
         }
     }
@@ -300,22 +305,22 @@ impl CompressorPool {
         self.metrics.deflate_out_bytes.inc_by(to as u64);
     }
 
-    /// Bytes that compressors take.
+    /// Returns the memory of all compressors, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.window_bytes
             + (0..)
-                .zip(&self.alone)
+                .zip(&self.standalone)
                 .filter(|(_, one)| one.is_some())
                 .map(|(bits, _)| window_bytes(bits))
                 .sum::<usize>()
     }
 
-    /// Gives a feed a window, where one may be had.
+    /// Opens a window for a feed and returns `true`, unless all windows are taken or none are given at present.
     pub(super) fn open(
         &mut self,
         key: FeedKey,
         compression: Compression,
-        shared: &mut FeedCompressor,
+        compressor: &mut FeedCompressor,
     ) -> bool {
         if self.holders.len() >= self.limits.max_windows || self.now < self.paused_until {
             return false;
@@ -324,12 +329,12 @@ impl CompressorPool {
         self.holders.push(key);
         self.window_bytes += window_bytes(compression.bits());
         self.metrics.deflate_windows.inc();
-        shared.window =
-            Some(Window { deflater, since_restart: None, restarted_at: self.now, used: self.now });
+        let (restarted_at, used_at) = (self.now, self.now);
+        compressor.window = Some(Window { deflater, since_restart: None, restarted_at, used_at });
         true
     }
 
-    /// A feed's window is gone, or goes with the feed.
+    /// Accounts for a window that was freed, or is freed with its feed.
     pub(super) fn closed(&mut self, key: FeedKey, compression: Compression) {
         if let Some(at) = self.holders.iter().position(|holder| *holder == key) {
             self.holders.swap_remove(at);
@@ -338,42 +343,43 @@ impl CompressorPool {
         }
     }
 
-    /// The feed whose window was not used for longest, where all are taken and one is idle. Looks seldom.
-    pub(super) fn idle(&mut self, used: impl Fn(FeedKey) -> Option<Timestamp>) -> Option<FeedKey> {
-        if self.holders.len() < self.limits.max_windows || self.now < self.look_again {
+    /// Returns the feed with the least recently used window, if all windows are taken and that one is idle. Searches at most
+    /// once per [`SEARCH_MICROS`].
+    pub(super) fn idle(&mut self, used_at: impl Fn(FeedKey) -> Option<Timestamp>) -> Option<FeedKey> {
+        if self.holders.len() < self.limits.max_windows || self.now < self.next_search {
             return None;
         }
-        self.look_again = Timestamp(self.now.0 + LOOK_MICROS);
-        let oldest = self.holders.iter().filter_map(|key| Some((used(*key)?, *key))).min()?;
+        self.next_search = Timestamp(self.now.0 + SEARCH_MICROS);
+        let oldest = self.holders.iter().filter_map(|key| Some((used_at(*key)?, *key))).min()?;
         (self.now.0 - oldest.0.0 >= IDLE_MICROS).then_some(oldest.1)
     }
 
-    /// No window is given for a while: memory is short.
+    /// Opens no window for a while. Called when memory is short.
     pub(super) fn pause(&mut self) {
-        self.alone = Default::default();
+        self.standalone = Default::default();
         self.paused_until = Timestamp(self.now.0 + IDLE_MICROS);
     }
 
-    /// Who holds a window.
+    /// Returns the feeds that hold a window.
     pub(super) fn holders(&self) -> &[FeedKey] {
         &self.holders
     }
 
-    /// A frame in the form that looks back at nothing.
-    pub(super) fn alone(&mut self, compression: Compression, frame: &Bytes) -> Bytes {
+    /// Returns the frame in the form that every member can read.
+    pub(super) fn standalone(&mut self, compression: Compression, frame: &Bytes) -> Bytes {
         if compression == Compression::None {
             return frame.clone();
         }
         let bits = compression.bits();
-        let place = &mut self.alone[usize::from(bits)];
-        if place.is_none() {
-            *place = Deflater::new(bits, self.limits.level);
+        let entry = &mut self.standalone[usize::from(bits)];
+        if entry.is_none() {
+            *entry = Deflater::new(bits, self.limits.level);
         }
-        let Some(deflater) = place else { return frame.clone() };
+        let Some(deflater) = entry else { return frame.clone() };
         deflater.start_afresh();
         let mut out = Vec::with_capacity(frame.len() / 2 + 64);
         let min = self.limits.min_standalone_bytes;
-        if !compression.compressor(frame, min, deflater, &mut self.scratch, &mut out) {
+        if !compression.compress(frame, min, deflater, &mut self.scratch, &mut out) {
             return frame.clone();
         }
         self.count(frame.len(), out.len());

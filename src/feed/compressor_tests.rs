@@ -1,8 +1,9 @@
-//! Compressed feeds: what each member reads, by an inflater that has nothing in common with the compressor.
+//! Compressed feeds: the bytes of each member, read by an inflater that shares no code with the compressor.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{DataFormat, MZError, MZFlush};
 use proptest::prelude::*;
@@ -12,8 +13,8 @@ use super::tests::{Pipe, Still};
 use super::*;
 use crate::codec::deflate::TAIL;
 use crate::codec::ws;
-use crate::dialect::{GapNotice, Missed};
-use crate::event::{Event, Timestamp};
+use crate::dialect::{Encoding, GapNotice, Missed};
+use crate::event::{Event, EventId, Timestamp};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 
@@ -23,7 +24,7 @@ struct World {
     tally: Tally,
     now: Timestamp,
     encoding: Encoding,
-    /// The frames of all events as they are without compression.
+    /// Uncompressed frames of all events.
     plain: Vec<Bytes>,
 }
 
@@ -32,10 +33,10 @@ struct Member {
     outbox: Outbox,
     pipe: Pipe,
     conn: ConnIndex,
-    /// How many bytes it has read, and with what.
+    /// Number of bytes that `reader` has read.
     read: usize,
     reader: Box<InflateState>,
-    /// What it read: events by number, `Err` for all else.
+    /// Messages that were read: an event's number, or the text of any other message.
     seen: Vec<Result<usize, String>>,
 }
 
@@ -87,7 +88,7 @@ impl World {
         self.fanout.take_dirty(&mut Vec::new());
     }
 
-    /// A pass of the loop over one member, who reads what it gets.
+    /// Runs one pass of the loop over one member, and lets the member read the bytes.
     fn pass(&mut self, member: &mut Member) -> Flushed {
         let Member { outbox, pipe, .. } = member;
         let flushed =
@@ -97,7 +98,7 @@ impl World {
         }
         member.read_on(self.encoding);
         for seen in &mut member.seen {
-            // A message is the event's to the byte, or it is none.
+            // A message that differs from an event's frame in any byte is not that event.
             if let Err(text) = seen
                 && let Some(n) = self.plain.iter().position(|plain| *text == text_of(self.encoding, plain))
             {
@@ -145,7 +146,7 @@ impl Member {
         }
     }
 
-    /// Reads whole messages of what came.
+    /// Reads the whole messages among the bytes that came.
     fn read_on(&mut self, encoding: Encoding) {
         if encoding != Encoding::NativeWs {
             let bytes = self.pipe.taken[self.read..].to_vec();
@@ -186,7 +187,7 @@ impl Member {
         }
     }
 
-    /// A message whose end had not come.
+    /// Takes the beginning of a message without its end.
     fn rest(&mut self) -> String {
         match self.seen.last() {
             Some(Err(text)) if text.starts_with(CUT) => {
@@ -203,7 +204,7 @@ impl Member {
     }
 }
 
-/// Stands before what is cut.
+/// Mark before a message without its end.
 const CUT: &str = "\0";
 
 fn all() -> Selection {
@@ -219,7 +220,7 @@ const FORMS: [(Encoding, Compression); 4] = [
 ];
 
 #[test]
-fn a_lower_level_takes_more_bytes_that_read_as_well() {
+fn a_lower_level_makes_larger_frames_with_equal_content() {
     let bytes = [1, 9].map(|level| {
         let mut limits = limits(1000, 1);
         limits.compressor.level = level;
@@ -251,16 +252,16 @@ fn an_event_is_deflated_once_whatever_the_number_of_members() {
             }
             assert_eq!(world.deflates(), n, "{compression:?}");
         }
-        let required: usize = world.plain.iter().map(Bytes::len).sum();
+        let total: usize = world.plain.iter().map(Bytes::len).sum();
         for member in &members {
             assert_eq!(member.events(), (0..50).collect::<Vec<_>>(), "{compression:?}");
-            assert!(member.pipe.taken.len() * 2 < required, "{} of {required}", member.pipe.taken.len());
+            assert!(member.pipe.taken.len() * 2 < total, "{} of {total}", member.pipe.taken.len());
         }
     }
 }
 
 #[test]
-fn members_that_want_messages_by_themselves_share_one_form_over_all_feeds() {
+fn members_without_context_takeover_share_one_form_over_all_feeds() {
     let mut world = World::new(Encoding::NativeWs, limits(1000, 4));
     let filters =
         ["type=a", "type=*", "type=a,b"].map(|f| Selection::from(f.parse::<Filter>().expect("a filter")));
@@ -281,7 +282,7 @@ fn members_that_want_messages_by_themselves_share_one_form_over_all_feeds() {
 }
 
 #[test]
-fn a_newcomer_reads_at_once_and_soon_what_all_read() {
+fn a_newcomer_reads_plain_frames_until_a_restart_puts_it_in_sync() {
     for (encoding, compression) in [FORMS[0], FORMS[3]] {
         let mut world = World::new(encoding, limits(1000, 4));
         let mut old = world.member(compression, &[all()], LagPolicy::DropOldest, 0);
@@ -301,7 +302,7 @@ fn a_newcomer_reads_at_once_and_soon_what_all_read() {
             world.pass(&mut new);
             (old.pipe.taken.len() - before.0, new.pipe.taken.len() - before.1)
         };
-        // A fresh start was not long ago: until the next one may be, plain frames.
+        // The last restart was a moment ago, so the newcomer gets plain frames until the next one is allowed.
         let (compressed, plain) = step(&mut world);
         assert!(compressed * 2 < plain, "{compressed} and {plain}");
         assert_eq!(world.metrics.deflate_fresh.get(), 1);
@@ -310,14 +311,14 @@ fn a_newcomer_reads_at_once_and_soon_what_all_read() {
         assert_eq!(for_old, for_new);
         assert_eq!(world.metrics.deflate_fresh.get(), 2);
         let (again, _) = step(&mut world);
-        assert!(again < for_old, "{again} and {for_old}: no need for another fresh start");
+        assert!(again < for_old, "{again} and {for_old}: no need for another restart");
         assert_eq!(old.events(), (0..23).collect::<Vec<_>>());
         assert_eq!(new.events(), (20..23).collect::<Vec<_>>());
     }
 }
 
 #[test]
-fn fresh_starts_are_bounded_whoever_comes_and_goes() {
+fn restarts_are_bounded_however_often_members_join() {
     let mut world = World::new(Encoding::NativeWs, limits(1000, 4));
     let mut old = world.member(MESSAGES, &[all()], LagPolicy::DropOldest, 0);
     old.pipe.room = BIG;
@@ -331,14 +332,14 @@ fn fresh_starts_are_bounded_whoever_comes_and_goes() {
         assert_eq!(guest.events(), [n - 1]);
         guest.outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
     }
-    let required: usize = world.plain.iter().map(Bytes::len).sum();
-    let fresh = world.metrics.deflate_fresh.get() as usize;
-    assert!((2..=required / (64 * 1024) + 1).contains(&fresh), "{fresh} for {required} bytes");
+    let total: usize = world.plain.iter().map(Bytes::len).sum();
+    let restarts = world.metrics.deflate_fresh.get() as usize;
+    assert!((2..=total / (64 * 1024) + 1).contains(&restarts), "{restarts} for {total} bytes");
     assert_eq!(old.events().len(), 499);
 }
 
 #[test]
-fn windows_are_bounded_counted_and_go_to_whom_uses_them() {
+fn windows_are_bounded_counted_and_go_to_active_feeds() {
     let mut world = World::new(Encoding::NativeWs, limits(1000, 2));
     let bare = world.fanout.bytes();
     let types = ["a", "b", "c"];
@@ -372,7 +373,7 @@ fn windows_are_bounded_counted_and_go_to_whom_uses_them() {
     let after = turn(&mut world, &types);
     let cost: Vec<usize> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
     assert!(cost[0] * 2 < cost[2], "the third has no window: {cost:?}");
-    // The first says no more: its window goes to the third.
+    // The first feed sends nothing any more, so its window goes to the third.
     for _ in 0..10 {
         world.now = Timestamp(world.now.0 + 1_000_000);
         turn(&mut world, &["b", "c"]);
@@ -399,10 +400,10 @@ fn wishes_of(policy: u8) -> (Vec<Selection>, LagPolicy) {
     match policy {
         0 => (vec![all()], LagPolicy::DropOldest),
         1 => (vec![all()], LagPolicy::DropNewest),
-        2 => (vec![selection("", Conflation::Conflate)], LagPolicy::DropOldest),
+        2 => (vec![selection("", Conflation::LatestPerKey)], LagPolicy::DropOldest),
         3 => (vec![selection("", Conflation::Sample(50_000))], LagPolicy::DropOldest),
         _ => (
-            vec![selection("", Conflation::Conflate), selection("type=a", Conflation::None)],
+            vec![selection("", Conflation::LatestPerKey), selection("type=a", Conflation::None)],
             LagPolicy::DropNewest,
         ),
     }
@@ -411,8 +412,8 @@ fn wishes_of(policy: u8) -> (Vec<Selection>, LagPolicy) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Whatever the form, the policies, the joins, skips, blocks and replies: every member reads every byte that it
-    /// gets, each message is an event's to the byte, a gap or a reply; in order, each once; and the books balance.
+    /// For all forms, policies, joins, skips, blocks and replies: every member can read every byte, each message is exactly
+    /// an event's, a gap or a reply, in order and once, and the totals balance.
     #[test]
     fn every_members_bytes_can_be_read(
         form in 0usize..4,
@@ -446,7 +447,8 @@ proptest! {
                     members[who].outbox.send(&mut world.fanout, bytes, &mut OutboxContext::new(&mut world.tally, &Still));
                 }
                 8 => {
-                    // Who comes to a sample is owed what waits there, even if it had it elsewhere: it stays.
+                    // A new member of a sampled feed is owed the waiting sample, even if it had the event already, so
+                    // members of sampled feeds stay there.
                     let others = [0, 1, 2, 4];
                     let policy = if policies[who] == 3 { 3 } else { others[size % 4] };
                     let (selections, _) = wishes_of(policy);

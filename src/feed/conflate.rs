@@ -1,11 +1,12 @@
-//! What a feed keeps for subscriptions that do not want everything: the latest frame of each key, and the rate
-//! of a sample.
+//! Policies for clients that do not want, or cannot take, every event, and the frames that a feed retains for them.
 //!
-//! Imports `event`, `dialect`. Always: at most so many keys; a key's latest frame is kept until every member
-//! has it, or the table is full of younger ones.
+//! Invariants:
+//! - [`LatestByKey`] retains a bounded number of keys.
+//! - A key's latest frame is retained until every member has it, or until the table is full of younger ones.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::num::NonZeroU64;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
@@ -14,39 +15,42 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::frame::UnsealedFrame;
 use crate::dialect::OnLag;
 use crate::event::{Attribute, Event, EventId, Timestamp};
 
-/// What a subscription lets be left out. The order is from the least to the most; where several subscriptions
-/// of one connection match an event, the least counts.
+/// Events that a subscription allows to be left out.
+///
+/// The order is from the least to the most. Where several subscriptions of one connection match an event, the least applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Conflation {
-    /// Nothing.
+    /// None.
     #[default]
     None,
-    /// For a client that lags, all but the latest of each key.
-    Conflate,
-    /// All but one in so many microseconds; the last one always comes.
+    /// All but the latest event of each key, for a client that lags.
+    #[serde(rename = "Conflate")]
+    LatestPerKey,
+    /// All but one event per interval, in microseconds. The last event is always delivered.
     Sample(u32),
 }
 
-/// What a connection loses when it falls off its feed. It has one queue, so this is the connection's: where its
-/// subscriptions differ, the strictest counts.
+/// Events that a connection loses when it falls off its feed. A connection has one queue, so the policy is the
+/// connection's: the strictest of its subscriptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum LagPolicy {
-    /// The oldest; it goes on with the oldest kept.
+    /// The oldest events; the connection goes on with the oldest that is retained.
     #[default]
     DropOldest,
-    /// The newest; what waited first is still written.
+    /// The newest events; the events that waited first are still written.
     DropNewest,
-    /// Itself.
+    /// Everything: the connection is closed.
     Disconnect,
 }
 
 impl From<OnLag> for Conflation {
     fn from(on_lag: OnLag) -> Self {
         match on_lag {
-            OnLag::Conflate => Self::Conflate,
+            OnLag::Conflate => Self::LatestPerKey,
             OnLag::Sample { per_second } => Self::Sample((1_000_000 / per_second).max(1)),
             OnLag::DropOldest | OnLag::DropNewest | OnLag::Disconnect => Self::None,
         }
@@ -63,10 +67,10 @@ impl From<OnLag> for LagPolicy {
     }
 }
 
-/// Which events are about the same thing, so that a later one makes an earlier one worthless.
+/// Rule for an event's key: a later event replaces an earlier one with the same key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyRule {
-    /// None: type and entity where there is one, else type and stream.
+    /// Attributes that make up the key. `None`: the type and the entity, or without an entity the type and the stream.
     pub(crate) attributes: Option<Arc<[Attribute]>>,
     state: foldhash::fast::RandomState,
 }
@@ -76,8 +80,8 @@ impl KeyRule {
         Self { attributes: (!attributes.is_empty()).then(|| attributes.into()), ..Self::default() }
     }
 
-    /// The event's key. Two keys meet with a chance of one in 2^64, by a hash whose seed no client knows.
-    pub(crate) fn key(&self, event: &Event) -> u64 {
+    /// Returns the event's key. Two different keys collide with a probability of 2^-63; no client knows the hash's seed.
+    pub(crate) fn key(&self, event: &Event) -> NonZeroU64 {
         let key = match &self.attributes {
             Some(attributes) => {
                 let values: SmallVec<[Option<&str>; 8]> =
@@ -89,182 +93,195 @@ impl KeyRule {
                 None => self.state.hash_one((event.event_type(), event.stream())),
             },
         };
-        // Even ones say that there is none.
-        key | 1
+        NonZeroU64::MIN | key
+    }
+
+    /// Returns whether all events of a key are about one entity, or about none.
+    pub(super) fn has_one_entity(&self) -> bool {
+        self.attributes.as_ref().is_none_or(|attributes| {
+            attributes.contains(&Attribute::EntityKind) && attributes.contains(&Attribute::EntityId)
+        })
     }
 }
 
-/// The latest value of each key, in the order of the numbers under which they came.
+/// Latest value of each key, ordered by the number under which it was put in.
 #[derive(Debug)]
 pub(super) struct LatestByKey<V> {
-    number_of: HashMap<u64, u64, foldhash::fast::RandomState>,
-    /// By number: key and value.
-    kept: BTreeMap<u64, (u64, V)>,
-    /// Below this, values that were the latest of their keys are gone.
+    number_of: HashMap<NonZeroU64, u64, foldhash::fast::RandomState>,
+    /// Key and value, by number.
+    values: BTreeMap<u64, (NonZeroU64, V)>,
+    /// Number below which the latest values of some keys have been removed for the limit.
     pub(super) floor: u64,
 }
 
-/// What a value that is kept takes beside its own struct.
-pub(super) trait Weigh {
-    fn weight(&self) -> usize;
+/// Heap bytes of a value in [`LatestByKey`].
+pub(super) trait HeapBytes {
+    fn heap_bytes(&self) -> usize;
 }
 
-impl Weigh for (Bytes, EventId) {
-    fn weight(&self) -> usize {
+impl HeapBytes for (Bytes, EventId) {
+    fn heap_bytes(&self) -> usize {
         self.0.len()
     }
 }
 
-impl Weigh for Event {
-    fn weight(&self) -> usize {
-        // The payload, and what stands beside it.
+impl HeapBytes for Event {
+    fn heap_bytes(&self) -> usize {
+        // The payload, and about 256 bytes for the rest of the event.
         self.payload().len() + 256
     }
 }
 
-impl<V: Weigh> LatestByKey<V> {
-    /// Bytes that it takes. Walks all.
+impl<V: HeapBytes> LatestByKey<V> {
+    /// Returns the bytes that the table takes. Walks all values.
     pub(super) fn held_bytes(&self) -> usize {
         let entry = size_of::<(u64, (u64, V))>() + size_of::<(u64, u64)>() + 16;
-        self.kept.values().map(|(_, value)| entry + value.weight()).sum()
+        self.values.values().map(|(_, value)| entry + value.heap_bytes()).sum()
     }
 }
 
 impl<V> Default for LatestByKey<V> {
     fn default() -> Self {
-        Self { number_of: HashMap::default(), kept: BTreeMap::new(), floor: 0 }
+        Self { number_of: HashMap::default(), values: BTreeMap::new(), floor: 0 }
     }
 }
 
 impl<V> LatestByKey<V> {
-    /// Takes a value under a number higher than that of its key before. Beyond `max` keys, the one that changed longest
-    /// ago goes. Returns what went.
-    pub(super) fn put(&mut self, key: u64, number: u64, value: V, max: usize) -> SmallVec<[(u64, V); 1]> {
+    /// Puts in a value under a number higher than its key's previous one. With more than `max` keys, removes the keys that
+    /// changed longest ago, and returns them.
+    pub(super) fn put(
+        &mut self,
+        key: NonZeroU64,
+        number: u64,
+        value: V,
+        max: usize,
+    ) -> SmallVec<[(NonZeroU64, V); 1]> {
         if let Some(before) = self.number_of.insert(key, number) {
-            self.kept.remove(&before);
+            self.values.remove(&before);
         }
-        self.kept.insert(number, (key, value));
-        let mut gone = SmallVec::new();
-        while self.kept.len() > max {
-            let Some((number, (key, value))) = self.kept.pop_first() else { break };
+        self.values.insert(number, (key, value));
+        let mut removed = SmallVec::new();
+        while self.values.len() > max {
+            let Some((number, (key, value))) = self.values.pop_first() else { break };
             self.number_of.remove(&key);
             self.floor = number + 1;
-            gone.push((key, value));
+            removed.push((key, value));
         }
-        gone
+        removed
     }
 
-    /// The number of a key's value.
-    pub(super) fn number(&self, key: u64) -> Option<u64> {
+    /// Returns the number of the key's value.
+    pub(super) fn number(&self, key: NonZeroU64) -> Option<u64> {
         self.number_of.get(&key).copied()
     }
 
-    /// What is still the latest of its key among these numbers, oldest first.
+    /// Returns the values with these numbers that are still the latest of their keys, oldest first.
     pub(super) fn range(&self, numbers: impl RangeBounds<u64>) -> impl Iterator<Item = (u64, &V)> {
-        self.kept.range(numbers).map(|(number, (_, value))| (*number, value))
+        self.values.range(numbers).map(|(number, (_, value))| (*number, value))
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&V> {
-        self.kept.get(&number).map(|(_, value)| value)
+        self.values.get(&number).map(|(_, value)| value)
     }
 
-    /// Forgets all: everybody who may ask has everything.
+    /// Removes all values. Called when no reader needs them any more.
     pub(super) fn clear(&mut self) {
         self.number_of.clear();
-        self.kept.clear();
+        self.values.clear();
     }
 }
 
-/// A frame, and whether it is sent as it is.
-type Sample = (Bytes, bool);
+/// Sampled frames to append, in order.
+pub(super) type Released = SmallVec<[UnsealedFrame; 2]>;
 
-/// Samples that go, in their order.
-pub(super) type Released = SmallVec<[(Sample, EventId); 2]>;
-
-/// One rate of a feed.
+/// One sampling interval of a feed.
 #[derive(Debug)]
 struct Sampler {
     interval: u32,
-    /// When the next one may go, in microseconds.
+    /// Time at which the next frame may be sent, in microseconds.
     due: i64,
-    interned: Option<(Sample, EventId)>,
+    waiting: Option<UnsealedFrame>,
 }
 
 impl Sampler {
-    /// Whether one may go. A due time further off than the interval was set by a clock that was put back since.
+    /// Returns whether a frame may be sent now. A due time further ahead than the interval was set before the clock was put
+    /// back, so it counts as due.
     fn is_due(&self, now: Timestamp) -> bool {
         let ahead = self.due.saturating_sub(now.0);
         ahead <= 0 || ahead > i64::from(self.interval)
     }
 }
 
-/// The rates of a feed.
+/// Sampling intervals of a feed.
 #[derive(Debug, Default)]
 pub(super) struct Samplers(SmallVec<[Sampler; 1]>);
 
-/// What became of a frame that came to a sampler.
+/// Outcome of offering a frame to a sampler.
 pub(super) enum Sampled {
-    /// It goes now.
-    Now(Sample, EventId),
-    /// It waits for its time.
+    /// The frame is sent now.
+    Send(UnsealedFrame),
+    /// The frame waits until it is due.
     Waits,
-    /// It waits, and another that waited is left out.
-    Instead,
+    /// The frame waits, and the frame that waited before is left out.
+    Replaces,
 }
 
 impl Samplers {
-    pub(super) fn take(&mut self, interval: u32, now: Timestamp, frame: Sample, id: EventId) -> Sampled {
+    /// Offers a frame to the sampler of this interval, and adds the sampler if there is none.
+    pub(super) fn offer(&mut self, interval: u32, now: Timestamp, frame: UnsealedFrame) -> Sampled {
         let known = self.0.iter().position(|sampler| sampler.interval == interval);
         let at = known.unwrap_or_else(|| {
-            self.0.push(Sampler { interval, due: i64::MIN, interned: None });
+            self.0.push(Sampler { interval, due: i64::MIN, waiting: None });
             self.0.len() - 1
         });
         let sampler = &mut self.0[at];
-        if sampler.interned.is_none() && sampler.is_due(now) {
+        if sampler.waiting.is_none() && sampler.is_due(now) {
             sampler.due = now.0 + i64::from(interval);
-            return Sampled::Now(frame, id);
+            return Sampled::Send(frame);
         }
-        match sampler.interned.replace((frame, id)) {
+        match sampler.waiting.replace(frame) {
             None => Sampled::Waits,
-            Some(_) => Sampled::Instead,
+            Some(_) => Sampled::Replaces,
         }
     }
 
-    /// What waits and whose time has come, the oldest first; with it what is older of the same shard, for a client
-    /// sees a shard's events in order.
+    /// Takes the waiting frames that are due, oldest first, and with each the older ones of its shard, because a client
+    /// receives a shard's events in order.
     pub(super) fn release(&mut self, now: Timestamp) -> Released {
         let due: SmallVec<[EventId; 2]> = (self.0.iter())
             .filter(|sampler| sampler.is_due(now))
-            .filter_map(|sampler| sampler.interned.as_ref().map(|(_, id)| *id))
+            .filter_map(|sampler| sampler.waiting.as_ref().map(|frame| frame.id))
             .collect();
-        self.let_go(now, |id| due.iter().any(|due| due.shard == id.shard && id.sequence <= due.sequence))
+        self.release_where(now, |id| {
+            due.iter().any(|due| due.shard == id.shard && id.sequence <= due.sequence)
+        })
     }
 
-    /// What waits of this shard, the oldest first: something newer of it is about to be appended.
+    /// Takes the waiting frames of a shard, oldest first. Called before a newer frame of the shard is appended.
     pub(super) fn release_shard(&mut self, shard: u16, now: Timestamp) -> Released {
-        self.let_go(now, |id| id.shard == shard)
+        self.release_where(now, |id| id.shard == shard)
     }
 
-    /// All that waits, the oldest first.
+    /// Takes all waiting frames, oldest first.
     pub(super) fn release_all(&mut self, now: Timestamp) -> Released {
-        self.let_go(now, |_| true)
+        self.release_where(now, |_| true)
     }
 
-    fn let_go(&mut self, now: Timestamp, is_meant: impl Fn(&EventId) -> bool) -> Released {
+    fn release_where(&mut self, now: Timestamp, is_meant: impl Fn(&EventId) -> bool) -> Released {
         let mut released = Released::new();
         for sampler in &mut self.0 {
-            if sampler.interned.as_ref().is_some_and(|(_, id)| is_meant(id)) {
+            if sampler.waiting.as_ref().is_some_and(|frame| is_meant(&frame.id)) {
                 sampler.due = now.0 + i64::from(sampler.interval);
-                released.extend(sampler.interned.take());
+                released.extend(sampler.waiting.take());
             }
         }
-        released.sort_by_key(|(_, id)| id.sequence);
+        released.sort_by_key(|frame| frame.id.sequence);
         released
     }
 
-    /// How many wait.
+    /// Returns the number of waiting frames.
     pub(super) fn waiting(&self) -> usize {
-        self.0.iter().filter(|sampler| sampler.interned.is_some()).count()
+        self.0.iter().filter(|sampler| sampler.waiting.is_some()).count()
     }
 }
 
@@ -273,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_two_events_are_about_is_the_rules_to_say() {
+    fn the_key_rule_decides_which_events_share_a_key() {
         let event = |kind: &str, stream: &str, entity: Option<&str>, channel: &str| {
             let event = Event::builder(kind).stream(stream).channel(channel);
             let event = if let Some(id) = entity { event.entity("task", id) } else { event };
@@ -291,7 +308,7 @@ mod tests {
         let by_channel = KeyRule::new(&[Attribute::Channel, Attribute::Stream]);
         assert!(
             same(&by_channel, &event("b", "s", None, "x")),
-            "what the configuration names, and nothing else"
+            "the configured attributes, and nothing else"
         );
         assert!(!same(&by_channel, &event("a", "s", Some("1"), "y")));
         assert!(!same(&by_channel, &event("a", "another", Some("1"), "x")));

@@ -1,6 +1,4 @@
-//! Feeds without sockets, for the benchmarks: what a delivery costs before the kernel's part.
-//!
-//! Imports its siblings, `event`, `filter`, `dialect`. No part of the crate's interface.
+//! Feeds without sockets, for benchmarks of a delivery without the kernel's share. Not part of the crate's interface.
 
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
@@ -46,25 +44,25 @@ impl ResumeLookup for Nowhere {
     }
 }
 
-/// How the members' bytes are compressed.
+/// Compression of the members' bytes.
 #[derive(Clone, Copy, Debug)]
 pub enum Form {
-    /// Not at all.
+    /// No compression.
     Plain,
-    /// WebSocket messages with what went before as their context.
+    /// WebSocket messages that refer back to earlier ones.
     ContextTakeover,
-    /// WebSocket messages, each by itself.
+    /// Standalone WebSocket messages.
     NoContextTakeover,
-    /// An event stream.
+    /// An event stream as one gzip stream.
     Gzip,
 }
 
-/// A native WebSocket message's frame.
+/// Returns the event's frame as a native WebSocket message.
 pub fn native_frame(event: &Event) -> Bytes {
     Encoding::NativeWs.encode(event, None)
 }
 
-/// So many members, spread over so many interests.
+/// A fan-out with members that take everything at once.
 #[derive(Debug)]
 pub struct Fan {
     fanout: Fanout,
@@ -75,13 +73,13 @@ pub struct Fan {
 }
 
 impl Fan {
-    /// `members` WebSocket clients; the n-th wants the types `kind{n % interests}.*`.
+    /// Returns a fan-out to `members` WebSocket clients. The n-th wants the types `kind{n % interests}.*`.
     pub fn new(members: u32, interests: u32) -> Self {
         let filter = |conn| Filter::new().types([format!("kind{}.*", conn % interests)]);
         Self::with(members, Encoding::NativeWs, Compression::None, filter)
     }
 
-    /// `members` clients that want everything, in this form.
+    /// Returns a fan-out to `members` clients that want every event, in this form.
     pub fn compressed(members: u32, form: Form) -> Self {
         let (encoding, compression) = match form {
             Form::Plain => (Encoding::NativeWs, Compression::None),
@@ -117,7 +115,7 @@ impl Fan {
         Self { fanout, outboxes, tally: Tally::default(), sequence: 0, metrics }
     }
 
-    /// Publishes events and writes them to whoever wants them; answers how many deliveries that were.
+    /// Appends events, writes them to the members that want them, and returns the number of deliveries.
     pub fn deliver(&mut self, events: Vec<Event>) -> u64 {
         for event in events {
             let event = event.into_publishable();
@@ -129,8 +127,8 @@ impl Fan {
         self.fanout.take_dirty(&mut dirty);
         let before = self.tally.events;
         for feed in dirty {
-            for place in 0..self.fanout.feed(feed).members.len() {
-                let conn = self.fanout.feed(feed).members[place] as usize;
+            for index in 0..self.fanout.feed(feed).members.len() {
+                let conn = self.fanout.feed(feed).members[index] as usize;
                 let flushed = self.outboxes[conn].flush(
                     &self.fanout,
                     &mut Nowhere,
@@ -144,17 +142,17 @@ impl Fan {
         self.tally.events - before
     }
 
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub fn written_bytes(&self) -> u64 {
         self.tally.bytes
     }
 
-    /// Frames compressed so far.
+    /// Returns the number of frames compressed so far.
     pub fn deflates(&self) -> u64 {
         self.metrics.deflates.get()
     }
 
-    /// Write calls so far.
+    /// Returns the number of write calls so far.
     pub fn writes(&self) -> u64 {
         self.tally.writes
     }

@@ -1,7 +1,7 @@
 //! Interests: the filters that a connection's subscriptions select events with, and changes to them.
 
+use super::conflate::{Conflation, LagPolicy};
 use crate::dialect::Encoding;
-use crate::feed::conflate::{Conflation, LagPolicy};
 use crate::filter::{ClassId, Filter};
 
 /// One subscription's share of an interest: its filter, and the events that may be left out.

@@ -1,29 +1,30 @@
-//! Frames of a feed that stand one behind the other in memory, so that one write covers them all.
+//! Consecutive frames of a feed in one block of memory, so that one write covers all of them.
 //!
-//! Imports `event` and its sibling `press`. Always: `bytes` is the frames in order, `marks` has one entry a frame,
-//! never none; `forms` has one a frame too where frames look back, and none elsewhere.
+//! Invariants:
+//! - `bytes` holds the frames in order. `marks` has one entry per frame, and never none.
+//! - `forms` has one entry per frame in a feed whose frames use a window, and none in other feeds.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::UnsealedFrame;
 use super::compressor::FrameForms;
+use super::frame::UnsealedFrame;
 use crate::event::EventId;
 
-/// Where a frame ends in its run, and whose it is.
+/// End of a frame in its run, and the event it belongs to.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     end: u32,
     shard: u16,
-    /// It has no key, so it is never left out.
-    required: bool,
+    /// Conflation must never leave the frame out.
+    is_required: bool,
     sequence: u64,
 }
 
 /// One or more frames, shared by every member of a feed.
 #[derive(Debug)]
-pub(crate) struct Run {
-    /// The index in the feed of the first frame.
+pub(crate) struct FrameRun {
+    /// Index in the feed of the first frame.
     pub(crate) first: u64,
     pub(crate) bytes: Bytes,
     epoch: u64,
@@ -31,8 +32,8 @@ pub(crate) struct Run {
     forms: Box<[FrameForms]>,
 }
 
-impl Run {
-    /// A run of these frames, which stand in `bytes` one behind the other and end there. `forms` where they look back.
+impl FrameRun {
+    /// Returns a run of `frames`, which lie in `bytes` one after the other and end at `ends`.
     pub(super) fn new(
         first: u64,
         frames: &[UnsealedFrame],
@@ -41,20 +42,20 @@ impl Run {
         forms: Box<[FrameForms]>,
     ) -> Self {
         let marks = (frames.iter().zip(ends))
-            .map(|(fresh, end)| {
-                let UnsealedFrame { id, key, .. } = fresh;
-                Mark { end, shard: id.shard, required: super::is_required(*key), sequence: id.sequence }
+            .map(|(frame, end)| {
+                let UnsealedFrame { id, kind, .. } = frame;
+                Mark { end, shard: id.shard, is_required: kind.is_required(), sequence: id.sequence }
             })
             .collect();
-        Self { first, bytes, epoch: frames.first().map_or(0, |fresh| fresh.id.epoch), marks, forms }
+        Self { first, bytes, epoch: frames.first().map_or(0, |frame| frame.id.epoch), marks, forms }
     }
 
-    /// The other form of the frame of this index, where frames look back.
+    /// Returns the forms of the frame at `index`, in a feed whose frames use a window.
     pub(super) fn forms(&self, index: u64) -> Option<&FrameForms> {
         self.forms.get((index - self.first) as usize)
     }
 
-    /// Bytes that it keeps.
+    /// Returns the bytes that the run retains.
     pub(crate) fn held_bytes(&self) -> usize {
         self.bytes.len() + self.forms.iter().map(FrameForms::bytes).sum::<usize>()
     }
@@ -64,12 +65,12 @@ impl Run {
         self.marks.len()
     }
 
-    /// The index behind the last frame.
+    /// Returns the index after the last frame.
     pub(crate) fn next(&self) -> u64 {
         self.first + self.marks.len() as u64
     }
 
-    /// Where in `bytes` the frame of this index starts; the whole length for [`Self::next`].
+    /// Returns the offset in `bytes` at which the frame of `index` starts; for [`Self::next`] the length of `bytes`.
     pub(crate) fn start_of(&self, index: u64) -> usize {
         match (index - self.first) as usize {
             0 => 0,
@@ -77,7 +78,7 @@ impl Run {
         }
     }
 
-    /// The first index whose frame starts at or behind this offset.
+    /// Returns the first index whose frame starts at or after `offset`.
     pub(crate) fn index_at(&self, offset: usize) -> u64 {
         if offset == 0 {
             return self.first;
@@ -85,17 +86,17 @@ impl Run {
         self.first + self.marks.partition_point(|mark| (mark.end as usize) < offset) as u64 + 1
     }
 
-    /// Whether the frame of this index is never left out.
+    /// Returns whether conflation must never leave out the frame of `index`.
     pub(crate) fn is_required(&self, index: u64) -> bool {
-        self.marks[(index - self.first) as usize].required
+        self.marks[(index - self.first) as usize].is_required
     }
 
-    /// How many frames before this index are never left out.
+    /// Returns the number of required frames before `index`.
     pub(crate) fn required_before(&self, index: u64) -> u64 {
-        self.marks[..(index - self.first) as usize].iter().filter(|mark| mark.required).count() as u64
+        self.marks[..(index - self.first) as usize].iter().filter(|mark| mark.is_required).count() as u64
     }
 
-    /// Whose frame it is.
+    /// Returns the id of the event at `index`.
     pub(crate) fn id_of(&self, index: u64) -> EventId {
         let Mark { shard, sequence, .. } = self.marks[(index - self.first) as usize];
         EventId { epoch: self.epoch, shard, sequence }
@@ -104,15 +105,19 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use super::super::FrameSource;
+    use super::super::frame::{FrameKind, FrameSource};
     use super::*;
 
     #[test]
     fn a_runs_frames_are_found_by_index_and_by_offset() {
         let id = |sequence| EventId { epoch: 9, shard: 0, sequence };
-        let frame =
-            |n| UnsealedFrame { frame: FrameSource::Owned(Bytes::new()), id: id(n), key: 0, ready: true };
-        let run = Run::new(10, &[5, 6, 7].map(frame), [2, 3, 7], "aabcccc".into(), Box::default());
+        let frame = |n| UnsealedFrame {
+            source: FrameSource::Owned(Bytes::new()),
+            id: id(n),
+            kind: FrameKind::Required,
+            is_final: true,
+        };
+        let run = FrameRun::new(10, &[5, 6, 7].map(frame), [2, 3, 7], "aabcccc".into(), Box::default());
         assert_eq!((run.len(), run.next(), &run.bytes[..]), (3, 13, &b"aabcccc"[..]));
         assert_eq!([10, 11, 12, 13].map(|i| run.start_of(i)), [0, 2, 3, 7]);
         assert_eq!([0, 1, 2, 3, 4, 7].map(|o| run.index_at(o)), [10, 11, 11, 12, 13, 13]);

@@ -1,42 +1,46 @@
-//! The latest event of each key, for clients that want to know how things stand before they hear what changes.
+//! Latest event of each key, for clients that ask for the current state before they receive changes.
 //!
-//! Imports `event`. Always: at most so many keys; the one that changed longest ago goes first.
+//! Invariants:
+//! - A bounded number of keys is retained. The key that changed longest ago is removed first.
+//! - Events are numbered in the order in which they came; an older event never replaces a newer one of its key.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::num::NonZeroU64;
 use std::ops::Bound;
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::conflate::{KeyRule, LatestByKey};
-use crate::event::{Attribute, Event};
+use crate::event::Event;
 use crate::filter::{Clause, ENTITY, Filter};
 
-/// The number of the first event that came live. What came before is put in later, under smaller numbers.
+/// Number of the first live event. Older events are put in later, under smaller numbers.
 const FIRST_LIVE: u64 = 1 << 40;
 
-/// The latest event of each key, numbered in the order in which they came, from 1.
+/// Latest event of each key, numbered from 1.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     rule: KeyRule,
     max_keys: usize,
+    /// Number of the newest live event.
     newest: u64,
-    /// The newest of those that came before the first that was live.
+    /// Number of the newest event among those from before the first live one.
     newest_older: u64,
     latest: LatestByKey<Event>,
-    /// By entity: its keys, where a key has one entity.
+    /// Keys of each entity, if a key has one entity.
     by_entity: Option<ByEntity>,
-    /// Keys may be missing: some were let go, or what they were in was gone before it began.
+    /// Whether keys may be missing: some were removed for the limit, or events were gone before they could be put in.
     is_short: bool,
-    /// Keys let go for the limit since [`Snapshot::take_forgotten`].
+    /// Keys removed for the limit since the last [`Snapshot::take_forgotten`].
     forgotten: u64,
 }
 
-/// The keys of each entity.
+/// Keys of each entity.
 #[derive(Debug, Default)]
 struct ByEntity {
-    keys: HashMap<u64, SmallVec<[u64; 2]>, foldhash::fast::RandomState>,
+    keys: HashMap<u64, SmallVec<[NonZeroU64; 2]>, foldhash::fast::RandomState>,
     state: foldhash::fast::RandomState,
 }
 
@@ -45,7 +49,7 @@ impl ByEntity {
         self.state.hash_one(entity)
     }
 
-    fn put(&mut self, event: &Event, key: u64) {
+    fn put(&mut self, event: &Event, key: NonZeroU64) {
         let Some(entity) = event.entity() else { return };
         let hash = self.hash(entity);
         let keys = self.keys.entry(hash).or_default();
@@ -54,7 +58,7 @@ impl ByEntity {
         }
     }
 
-    fn remove(&mut self, event: &Event, key: u64) {
+    fn remove(&mut self, event: &Event, key: NonZeroU64) {
         let Some(entity) = event.entity() else { return };
         let hash = self.hash(entity);
         if let Some(keys) = self.keys.get_mut(&hash) {
@@ -81,35 +85,35 @@ impl Snapshot {
         }
     }
 
-    /// Takes note of an event, newer than all before.
+    /// Puts in a live event, newer than all before.
     pub(crate) fn put(&mut self, event: &Event) {
         self.newest += 1;
-        self.put_under(self.newest, event);
+        self.put_at(self.newest, event);
     }
 
-    /// Takes note of an event that came before the first that was live, newer than all others that did.
+    /// Puts in an event from before the first live one, newer than all such events put in so far.
     pub(crate) fn put_older(&mut self, event: &Event) {
         self.newest_older += 1;
-        self.put_under(self.newest_older, event);
+        self.put_at(self.newest_older, event);
     }
 
-    fn put_under(&mut self, number: u64, event: &Event) {
+    fn put_at(&mut self, number: u64, event: &Event) {
         let key = self.rule.key(event);
         if self.latest.number(key).is_some_and(|known| known > number) {
             return;
         }
-        let gone = self.latest.put(key, number, event.clone(), self.max_keys);
-        self.forgotten += gone.len() as u64;
-        self.is_short |= !gone.is_empty();
+        let removed = self.latest.put(key, number, event.clone(), self.max_keys);
+        self.forgotten += removed.len() as u64;
+        self.is_short |= !removed.is_empty();
         if let Some(by_entity) = &mut self.by_entity {
             by_entity.put(event, key);
-            for (key, event) in gone {
+            for (key, event) in removed {
                 by_entity.remove(&event, key);
             }
         }
     }
 
-    /// Forgets all: events were lost, and what is here may not be the latest any more.
+    /// Removes all events. Called when events were lost, because the retained ones may not be the latest any more.
     pub(crate) fn forget(&mut self) {
         self.is_short = true;
         self.latest.clear();
@@ -118,44 +122,44 @@ impl Snapshot {
         }
     }
 
-    /// Notes that events were gone before they could be put in.
+    /// Records that older events were gone before they could be put in.
     pub(crate) fn lacks_older(&mut self) {
         self.is_short = true;
     }
 
-    /// Whether keys may be missing.
+    /// Returns whether keys may be missing.
     pub(crate) fn is_short(&self) -> bool {
         self.is_short
     }
 
-    /// Returns how many keys were let go for the limit since this was asked last.
+    /// Returns how many keys were removed for the limit since the last call.
     pub(crate) fn take_forgotten(&mut self) -> u64 {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// Bytes that it takes. Walks all.
+    /// Returns the bytes that the snapshot takes. Walks all events.
     pub(crate) fn held_bytes(&self) -> usize {
         self.latest.held_bytes()
     }
 
-    /// The number of the newest event.
+    /// Returns the number of the newest event.
     pub(crate) fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// The events that are still the latest of their keys among those numbered `from..=to`, oldest first.
+    /// Returns the events numbered `from..=to` that are still the latest of their keys, oldest first.
     pub(crate) fn range(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, &Event)> {
-        // An empty range must not be the wrong way round, as `1..=0` is.
+        // `BTreeMap::range` panics where the start is after the end, as in `1..=0`.
         self.latest.range((Bound::Included(from.min(to + 1)), Bound::Excluded(to + 1)))
     }
 
-    /// The event of a number, if it is still the latest of its key.
+    /// Returns the event of this number, if it is still the latest of its key.
     pub(crate) fn get(&self, number: u64) -> Option<&Event> {
         self.latest.get(number)
     }
 
-    /// For a filter that names the entities that it wants: the numbers, up to `to`, of all events that it can match,
-    /// oldest first. None where the filter names none, or keys say nothing of entities.
+    /// Returns the numbers, up to `to`, of all events that `filter` can match, oldest first. Returns `None` if the filter
+    /// does not name its entities, or if keys do not depend on entities.
     pub(crate) fn named_by(&self, filter: &Filter, to: u64) -> Option<VecDeque<u64>> {
         let by_entity = self.by_entity.as_ref()?;
         let named = filter.clauses().find_map(|clause| match clause {
@@ -175,15 +179,6 @@ impl Snapshot {
     }
 }
 
-impl KeyRule {
-    /// Whether all events of a key are about one entity, or none.
-    fn has_one_entity(&self) -> bool {
-        self.attributes.as_ref().is_none_or(|attributes| {
-            attributes.contains(&Attribute::EntityKind) && attributes.contains(&Attribute::EntityId)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,9 +193,9 @@ mod tests {
             .collect()
     }
 
-    /// Who asks before there is anything, and is answered when there is, gets nothing of it: it is live.
+    /// A client that asked while the snapshot was empty gets nothing from it: later events are live.
     #[test]
-    fn what_came_since_an_empty_snapshot_is_not_in_it() {
+    fn events_after_an_empty_snapshot_are_not_in_it() {
         let mut snapshot = Snapshot::new(KeyRule::default(), 10);
         let before = snapshot.newest();
         snapshot.put(&Event::builder("a").build().expect("an event"));
@@ -212,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_is_put_in_later_and_replaces_nothing_newer() {
+    fn older_events_are_put_in_later_and_replace_nothing_newer() {
         let mut snapshot = Snapshot::new(KeyRule::default(), 3);
         snapshot.put(&event("price", "a"));
         let asked = snapshot.newest();
@@ -224,7 +219,7 @@ mod tests {
         let ids: Vec<&str> = all.iter().map(|(_, id)| id.as_str()).collect();
         assert_eq!(ids, ["c", "a", "b"], "three keys, the oldest first");
         let asked = entities(snapshot.range(1, asked).map(|(_, event)| event));
-        assert_eq!(asked.len(), 2, "b came live behind the question: {asked:?}");
+        assert_eq!(asked.len(), 2, "b came live after the question: {asked:?}");
     }
 
     #[test]
@@ -250,7 +245,7 @@ mod tests {
         assert_eq!(named(&snapshot, &["a"]), Some(2));
         assert_eq!(named(&snapshot, &["a", "c", "x"]), Some(3));
         assert_eq!(named(&snapshot, &["*"]), None, "a pattern names none");
-        // The key that changed longest ago goes, and with it its name.
+        // The key that changed longest ago is removed, and its entity with it.
         for entity in ["d", "e", "f"] {
             snapshot.put(&event("price", entity));
         }

@@ -1,23 +1,27 @@
-//! Feeds under writers that take what they like.
+//! Feeds whose members' sockets take any number of bytes at any time.
 
 mod changes;
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::fanout::FanoutTotals;
+use super::feed::{MERGE_FRAME_BYTES_MAX, MERGE_LONE_FRAME_BYTES_MAX};
 use super::*;
-use crate::event::{Event, Since, Timestamp};
+use crate::dialect::Encoding;
+use crate::event::{Event, EventId, Since, Timestamp};
 use crate::filter::Filter;
 use crate::metrics::Metrics;
 
-/// A socket with room for so many bytes.
+/// A socket with room for `room` bytes.
 #[derive(Default)]
 pub(super) struct Pipe {
     pub(super) room: usize,
     pub(super) taken: Vec<u8>,
     writes: usize,
-    /// Where the pieces lay that it was given, and their lengths.
+    /// Address and length of each piece that was written.
     pieces: Vec<(*const u8, usize)>,
 }
 
@@ -53,7 +57,7 @@ impl Write for Pipe {
     }
 }
 
-/// A world in which everything is kept and no time goes by.
+/// A lookup by which every event can be read again, and a clock that stands still.
 pub(super) struct Still;
 
 impl ResumeLookup for Still {
@@ -125,7 +129,7 @@ impl World {
     }
 }
 
-/// The numbers of the events, `-missed` for gaps, and 1000 + k for the k-th reply, in the order written.
+/// Returns the events' numbers, `-missed` for gaps, and 1000 + k for the k-th reply, in the order written.
 fn read(pipe: &Pipe) -> Vec<i64> {
     let text = std::str::from_utf8(&pipe.taken).expect("UTF-8");
     let number = |text: &str, behind: &str| -> Option<i64> {
@@ -159,14 +163,14 @@ fn a_burst_is_one_write_for_each_member() {
 }
 
 #[test]
-fn small_frames_are_copied_together_and_larger_ones_are_written_from_where_they_lie() {
+fn small_frames_are_copied_together_and_larger_ones_are_written_in_place() {
     let large = "x".repeat(MERGE_FRAME_BYTES_MAX);
     let less = &large[..MERGE_LONE_FRAME_BYTES_MAX];
     for (members, more, pieces) in
         [(3, large.as_str(), 5), (3, less, 1), (1, less, 5), (3, "", 1), (1, "", 1)]
     {
         let mut world = World::new(100);
-        // Made before or where they are to lie: it is all one.
+        // Encoded before sealing or where they will lie: the result is the same.
         world.fanout.share_frames(more.is_empty());
         let mut outboxes: Vec<_> = (0..members).map(|conn| world.join("", conn)).collect();
         (0..5).for_each(|_| world.publish_with("a", more));
@@ -185,7 +189,7 @@ fn small_frames_are_copied_together_and_larger_ones_are_written_from_where_they_
 
 #[test]
 fn an_event_keeps_its_frame_where_another_may_want_it() {
-    // Feeds of one encoding, whether there are other loops, and how often the frame is made when it is asked for again.
+    // Filters of the feeds, whether other loops share frames, and how often the frame is encoded.
     for (filters, shares, made) in
         [(&["type=a"][..], false, 2), (&["type=a"], true, 1), (&["type=a", ""], false, 1)]
     {
@@ -252,7 +256,7 @@ fn equal_interests_share_a_feed_and_an_event_is_appended_once() {
 }
 
 #[test]
-fn replies_stand_where_they_happened() {
+fn replies_keep_their_position_among_events() {
     let mut world = World::new(100);
     let mut outbox = world.join("", 0);
     let reply = |k: usize| Bytes::from(format!(": reply {k}\n\n"));
@@ -263,7 +267,7 @@ fn replies_stand_where_they_happened() {
     world.seal();
     outbox.send(&mut world.fanout, reply(2), &mut OutboxContext::new(&mut world.tally, &Still));
     let mut pipe = Pipe::default();
-    // Byte by byte, so that every place is a place to stop.
+    // Byte by byte, so that the write stops at every position once.
     while !world.flush(&mut outbox, &mut pipe) {
         pipe.room = 1;
     }
@@ -272,7 +276,7 @@ fn replies_stand_where_they_happened() {
 }
 
 #[test]
-fn who_sleeps_is_told_exactly_how_many_events_it_missed() {
+fn a_member_that_sleeps_learns_exactly_how_many_events_it_missed() {
     let mut world = World::new(10);
     let mut sleeper = world.join("", 0);
     let _other = world.join("", 1);
@@ -293,7 +297,7 @@ fn who_sleeps_is_told_exactly_how_many_events_it_missed() {
 }
 
 #[test]
-fn what_was_owed_before_an_interest_changed_is_still_written() {
+fn events_pending_before_an_interest_changed_are_still_written() {
     let mut world = World::new(100);
     let mut outbox = world.join("type=a", 7);
     let mut stays = world.join("type=a", 8);
@@ -318,8 +322,8 @@ fn what_was_owed_before_an_interest_changed_is_still_written() {
 }
 
 proptest::proptest! {
-    /// Whatever the sizes of the writes, the bursts and the moments of sleep: in order, each once, and what
-    /// is missing is told where it is missing.
+    /// For all write sizes, bursts and pauses: events come in order and once, and each gap notice stands where the
+    /// events are missing.
     #[test]
     fn seen_and_missed_make_up_the_whole(steps in proptest::collection::vec((0u8..6, 0usize..200), 1..120)) {
         let mut world = World::new(8);
@@ -377,7 +381,7 @@ impl World {
         outbox
     }
 
-    /// A pass of the loop over one member.
+    /// Runs one pass of the loop over one member.
     fn pass(&mut self, outbox: &mut Outbox, pipe: &mut Pipe) -> Flushed {
         let flushed =
             outbox.flush(&self.fanout, pipe, usize::MAX, &mut OutboxContext::new(&mut self.tally, &Still));
@@ -387,7 +391,7 @@ impl World {
         flushed
     }
 
-    /// What the books are out by.
+    /// Returns the difference between events owed and events accounted for.
     fn difference(&self, outboxes: &[&Outbox]) -> i64 {
         let pending: u64 = outboxes.iter().map(|outbox| outbox.pending(&self.fanout)).sum();
         let FanoutTotals { matched, sampled_out } = self.fanout.totals;
@@ -400,7 +404,7 @@ impl World {
 #[test]
 fn a_client_that_conflates_gets_everything_while_it_keeps_up_and_the_latest_when_it_does_not() {
     let mut world = World::new(8);
-    let mut outbox = world.join_as(&[selection("", Conflation::Conflate)], LagPolicy::DropOldest, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::LatestPerKey)], LagPolicy::DropOldest, 0);
     let _other = world.join("", 1);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
     for kind in ["a", "a", "b"] {
@@ -426,12 +430,12 @@ fn a_client_that_conflates_gets_everything_while_it_keeps_up_and_the_latest_when
 }
 
 #[test]
-fn who_forgets_a_keys_latest_says_so() {
+fn a_forgotten_latest_frame_is_reported_as_a_gap() {
     let mut world = World::new(4);
-    let mut outbox = world.join_as(&[selection("", Conflation::Conflate)], LagPolicy::DropOldest, 0);
+    let mut outbox = world.join_as(&[selection("", Conflation::LatestPerKey)], LagPolicy::DropOldest, 0);
     let mut pipe = Pipe::default();
     for n in 0..20 {
-        // More keys than the table has room for.
+        // The table has room for fewer keys.
         world.publish(["a", "b", "c", "d", "e", "f", "g", "h"][n % 8]);
         world.seal();
         world.pass(&mut outbox, &mut pipe);
@@ -444,7 +448,7 @@ fn who_forgets_a_keys_latest_says_so() {
 }
 
 #[test]
-fn a_client_that_drops_its_newest_gets_what_waited_first_and_is_told_of_the_rest() {
+fn a_client_that_drops_its_newest_gets_the_oldest_events_and_a_gap_for_the_rest() {
     let mut world = World::new(5);
     let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::DropNewest, 0);
     let mut pipe = Pipe::default();
@@ -464,7 +468,7 @@ fn a_client_that_drops_its_newest_gets_what_waited_first_and_is_told_of_the_rest
 }
 
 #[test]
-fn a_client_that_wants_all_or_nothing_is_let_go_when_it_falls_off() {
+fn a_client_with_the_disconnect_policy_is_closed_when_it_falls_off() {
     let mut world = World::new(5);
     let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::Disconnect, 0);
     let mut pipe = Pipe::default();
@@ -479,16 +483,16 @@ fn a_client_that_wants_all_or_nothing_is_let_go_when_it_falls_off() {
     assert_eq!((world.difference(&[&outbox]), world.tally.dropped), (0, 6));
 }
 
-/// A reply behind what was lost might say that all before it came.
+/// A reply after a lost event may say that all events before it were delivered.
 #[test]
-fn who_is_let_go_is_told_nothing_from_behind_the_first_event_that_it_does_not_get() {
+fn an_abandoned_client_gets_nothing_after_the_first_event_that_it_misses() {
     let mut world = World::new(100);
     let mut outbox = world.join("", 0);
     let mut pipe = Pipe { room: 5, ..Pipe::default() };
     world.publish("a");
     let reply = |k: u32| Bytes::from(format!(": reply {k}\n\n"));
     outbox.send(&mut world.fanout, reply(0), &mut OutboxContext::new(&mut world.tally, &Still));
-    // The first event is begun, so it is finished, and the reply behind it is true.
+    // The first event is begun, so it is finished, and the reply after it is true.
     assert!(!world.flush(&mut outbox, &mut pipe));
     for k in 1..3 {
         world.publish("a");
@@ -500,7 +504,7 @@ fn who_is_let_go_is_told_nothing_from_behind_the_first_event_that_it_does_not_ge
     assert!(world.flush(&mut outbox, &mut pipe));
     assert_eq!(read(&pipe), [0, 1000]);
 
-    // The same where they were its own already.
+    // As above, with events that were detached from the feed already.
     let mut outbox = world.join("", 0);
     outbox.send(&mut world.fanout, reply(3), &mut OutboxContext::new(&mut world.tally, &Still));
     world.publish("a");
@@ -513,7 +517,7 @@ fn who_is_let_go_is_told_nothing_from_behind_the_first_event_that_it_does_not_ge
 }
 
 #[test]
-fn who_fell_off_is_told_so_before_a_reply_behind_what_it_missed() {
+fn a_gap_comes_before_a_reply_that_was_sent_after_the_missed_events() {
     for lag_policy in [LagPolicy::DropOldest, LagPolicy::DropNewest] {
         let mut world = World::new(2);
         let mut outbox = world.join_as(&[selection("", Conflation::None)], lag_policy, 0);
@@ -541,7 +545,7 @@ fn who_fell_off_is_told_so_before_a_reply_behind_what_it_missed() {
 }
 
 #[test]
-fn who_drops_its_newest_is_told_so_before_the_next_reply() {
+fn a_gap_at_the_newest_end_comes_before_the_next_reply() {
     let mut world = World::new(2);
     let mut outbox = world.join_as(&[selection("", Conflation::None)], LagPolicy::DropNewest, 0);
     let mut pipe = Pipe { room: 5, ..Pipe::default() };
@@ -563,7 +567,7 @@ fn who_drops_its_newest_is_told_so_before_the_next_reply() {
 #[test]
 fn a_sample_has_its_rate_and_its_last_event_always_comes() {
     let mut world = World::new(100);
-    // Ten a second.
+    // 10 per second.
     let mut outbox = world.join_as(&[selection("", Conflation::Sample(100_000))], LagPolicy::DropOldest, 0);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
     for millisecond in 0..1000 {
@@ -588,8 +592,8 @@ fn a_sample_that_waits_goes_before_what_is_newer() {
     let selections = [rates[0].clone(), rates[1].clone(), selection("type=c", Conflation::None)];
     let mut outbox = world.join_as(&selections, LagPolicy::DropOldest, 0);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
-    // The first of each goes at once, the second waits. The slower one's is older than the quicker one's, whose time
-    // comes first; and at last both are older than an event of which nothing is left out.
+    // The first event of each sample is sent at once, and the second waits. The slower sample's waiting event is older than
+    // the faster one's, which is due first. At the end both are older than an event that is not sampled.
     for (millisecond, kind) in
         [(0, "a"), (1, "b"), (2, "a"), (3, "b"), (43, ""), (44, "b"), (45, "a"), (46, "c")]
     {
@@ -607,9 +611,9 @@ fn a_sample_that_waits_goes_before_what_is_newer() {
 }
 
 #[test]
-fn of_two_subscriptions_that_match_the_one_that_leaves_out_less_counts() {
+fn the_subscription_that_leaves_out_less_decides() {
     let mut world = World::new(100);
-    let selections = [selection("", Conflation::Conflate), selection("type=b", Conflation::None)];
+    let selections = [selection("", Conflation::LatestPerKey), selection("type=b", Conflation::None)];
     let mut outbox = world.join_as(&selections, LagPolicy::DropOldest, 0);
     let mut pipe = Pipe::default();
     for kind in ["a", "b", "a", "b", "a"] {
@@ -623,7 +627,7 @@ fn of_two_subscriptions_that_match_the_one_that_leaves_out_less_counts() {
 }
 
 #[test]
-fn what_is_live_waits_for_the_past() {
+fn live_events_wait_for_a_replay() {
     let mut world = World::new(100);
     let mut outbox = world.join("", 0);
     let mut pipe = Pipe { room: 1 << 20, ..Pipe::default() };
@@ -643,10 +647,10 @@ fn what_is_live_waits_for_the_past() {
 const KINDS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 proptest::proptest! {
-    /// Whatever the policy, the writes and the moments of sleep: the books are right after every step, events
-    /// come in order and once, and a gap or a later event of the key stands for each that did not come.
+    /// For all policies, writes and pauses: the totals balance after every step, events come in order and once, and a gap
+    /// or a later event of the key stands for each event that did not come.
     #[test]
-    fn the_books_balance_under_every_policy(
+    fn the_totals_balance_under_every_policy(
         policy in 0usize..7,
         keys in 1usize..6,
         steps in proptest::collection::vec((0u8..7, 0usize..200), 1..150),
@@ -655,19 +659,19 @@ proptest::proptest! {
         let (selections, lag_policy) = match policy {
             0 => (vec![selection("", Conflation::None)], LagPolicy::DropOldest),
             1 => (vec![selection("", Conflation::None)], LagPolicy::DropNewest),
-            2 => (vec![selection("", Conflation::Conflate)], LagPolicy::DropOldest),
+            2 => (vec![selection("", Conflation::LatestPerKey)], LagPolicy::DropOldest),
             3 => (vec![selection("", Conflation::Sample(50_000))], LagPolicy::DropOldest),
-            4 => (vec![selection("", Conflation::Conflate), selection("type=a", Conflation::None)], LagPolicy::DropOldest),
+            4 => (vec![selection("", Conflation::LatestPerKey), selection("type=a", Conflation::None)], LagPolicy::DropOldest),
             5 => (
                 vec![
                     selection("type=a", Conflation::Sample(50_000)),
                     selection("type=b", Conflation::Sample(9_000)),
-                    selection("type=c", Conflation::Conflate),
+                    selection("type=c", Conflation::LatestPerKey),
                     selection("type=d", Conflation::None),
                 ],
                 LagPolicy::DropOldest,
             ),
-            _ => (vec![selection("", Conflation::Conflate), selection("type=b", Conflation::Sample(9_000))], LagPolicy::DropNewest),
+            _ => (vec![selection("", Conflation::LatestPerKey), selection("type=b", Conflation::Sample(9_000))], LagPolicy::DropNewest),
         };
         let mut outbox = world.join_as(&selections, lag_policy, 0);
         let mut other = world.join("type=b", 1);
@@ -691,7 +695,7 @@ proptest::proptest! {
                     replies += 1;
                 }
                 _ => {
-                    // It leaves and comes back: what it was owed, it gets.
+                    // The member leaves and comes back, and still gets the pending events.
                     let _ = outbox.leave(&mut world.fanout, &mut OutboxContext::new(&mut world.tally, &Still));
                     outbox.join(&mut world.fanout, ENCODING, &selections, 0);
                 }

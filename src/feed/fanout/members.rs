@@ -1,308 +1,242 @@
-//! Joining, leaving and changing feeds. A change of an interest costs what changes, whatever else the connection wants.
+//! Joining, leaving and changing feeds. A change costs as much as what changes, however large the rest of the interest is.
 //!
 //! Invariants:
-//! - A feed's classes are sorted, each once; the feed holds each of them once in the matcher.
-//! - A feed is found by a hash that is a sum over its classes, so one class more or less changes it in one step.
-//! - A feed with one member is changed in place, unless another feed has the new interest already: then that is shared.
-//!   A feed with several members is copied for the one that changes.
-
-use std::hash::BuildHasher;
+//! - A feed's classes are sorted and distinct.
+//! - A feed with one member is changed in place, unless another feed already has the new interest; then the member joins that
+//!   one. A member of a feed with several gets a feed with a changed copy of the interest.
 
 use smallvec::SmallVec;
 
-use super::{ClassRoute, Fanout};
-use crate::dialect::Encoding;
+use super::Fanout;
+use crate::feed::conflate::Conflation;
+use crate::feed::feed::{Feed, FeedForm};
 use crate::feed::interest::{Change, Revised, Selection};
 use crate::feed::keys::{ConnIndex, FeedKey, Membership, MovedMember};
-use crate::feed::{Compression, Conflation, Feed};
 use crate::filter::ClassId;
 
-/// Bytes of filters that a feed that ends takes out of the matcher at once: about a million instructions. What is beyond
-/// is left to [`Fanout::sweep`].
-const SWEPT_AT_ONCE: usize = 4096;
+/// A class and its new conflation; `None` removes the class.
+type Edit = (ClassId, Option<Conflation>);
 
 impl Fanout {
-    /// Makes `conn` a member of the feed for these wishes; it gets what is appended from now on.
-    pub(crate) fn join(
-        &mut self,
-        encoding: Encoding,
-        compression: Compression,
-        selections: &[Selection],
-        conn: ConnIndex,
-    ) -> Membership {
+    /// Makes `conn` a member of the feed for these selections. The member gets events that are appended from now on.
+    pub(crate) fn join(&mut self, form: FeedForm, selections: &[Selection], conn: ConnIndex) -> Membership {
+        let matcher = &mut self.index.matcher;
         let mut classes: Vec<(ClassId, Conflation)> = selections
             .iter()
-            .map(|selection| (self.matcher.insert(&selection.filter), selection.conflation))
+            .map(|selection| (matcher.insert(&selection.filter), selection.conflation))
             .collect();
-        // Of one filter wanted twice, the least conflation; `insert` counted each time, so it is given back.
+        // For a filter that is selected twice the least conflation applies. `insert` counted both, so one is given back.
         classes.sort_unstable();
         classes.dedup_by(|later, kept| {
-            let twice = later.0 == kept.0;
-            if twice {
-                self.matcher.remove(later.0);
+            let is_same = later.0 == kept.0;
+            if is_same {
+                matcher.remove(later.0);
             }
-            twice
+            is_same
         });
-        self.join_classes(encoding, compression, classes, conn)
+        self.join_classes(form, classes, conn)
     }
 
-    /// As [`join`](Self::join), for sorted classes that are held for it.
+    /// As [`join`](Self::join), for sorted classes that the matcher already holds for the feed.
     pub(crate) fn join_classes(
         &mut self,
-        encoding: Encoding,
-        compression: Compression,
+        form: FeedForm,
         classes: Vec<(ClassId, Conflation)>,
         conn: ConnIndex,
     ) -> Membership {
-        let sum = self.sum(encoding, compression, &classes);
-        let feed = if let Some(feed) = self.equal(sum, encoding, compression, &classes) {
+        let hash = self.index.interest_hash(form, &classes);
+        let key = if let Some(key) = self.find_equal(hash, form, &classes) {
             for (class, _) in &classes {
-                self.matcher.remove(*class);
+                self.index.matcher.remove(*class);
             }
-            // What waits for its time is older than the newcomer: it goes to the others now.
-            self.release_samples_of(feed);
-            self.seal(feed);
-            feed
+            // Waiting samples are older than the membership, so the other members get them now.
+            self.release_samples_of(key);
+            self.seal(key);
+            key
         } else {
-            let is_conflated = classes.iter().any(|(_, conflation)| *conflation != Conflation::None);
-            let feed = self.feeds.insert(Feed::new(
-                encoding,
-                compression,
-                is_conflated,
-                (self.is_observed)(encoding),
-            )) as FeedKey;
+            let conflates = classes.iter().any(|(_, conflation)| *conflation != Conflation::None);
+            let feed = Feed::new(form, conflates, self.observed.is_observed(form.encoding));
+            let key = self.feeds.insert(feed) as FeedKey;
             for &(class, conflation) in &classes {
-                self.route(class, feed, conflation);
+                self.index.route(class, key, conflation);
             }
-            self.feeds[feed as usize].classes = classes;
-            self.register(feed, sum);
-            self.feeds_in[encoding.slot()] += 1;
+            self.feeds[key as usize].classes = classes;
+            self.register(key, hash);
+            self.feeds_in[form.encoding.slot()] += 1;
             self.metrics.feeds.inc();
-            feed
+            key
         };
-        if let Some(shared) = &self.feeds[feed as usize].shared {
-            shared.request_restart();
+        if let Some(compressor) = &self.feeds[key as usize].compressor {
+            compressor.request_restart();
         }
-        let members = &mut self.feeds[feed as usize].members;
+        let members = &mut self.feeds[key as usize].members;
         members.push(conn);
-        Membership::new(feed, members.len() as u32 - 1)
+        Membership::new(key, members.len() as u32 - 1)
     }
 
-    /// Changes what a member's feed is of, or says which feed the member is to join instead. The member must have made
-    /// its own what the feed owes it.
+    /// Changes the interest of a member's feed in place, or returns the classes of the feed that the member must join instead.
+    /// The member must have detached all pending frames of the feed.
     pub(crate) fn revise(
         &mut self,
         membership: Option<Membership>,
-        encoding: Encoding,
-        compression: Compression,
+        form: FeedForm,
         changes: &[Change],
     ) -> Revised {
         let edits = self.edits(changes);
         let own = membership.map(Membership::feed).filter(|&key| {
             let feed = &self.feeds[key as usize];
-            let thins =
-                |edit: &(ClassId, Option<Conflation>)| !matches!(edit.1, None | Some(Conflation::None));
-            feed.members.len() == 1
-                && (feed.encoding, feed.compression) == (encoding, compression)
-                && (feed.conflate.is_some() || !edits.iter().any(thins))
+            let conflates = |edit: &Edit| !matches!(edit.1, None | Some(Conflation::None));
+            feed.members.len() == 1 && feed.form == form && (feed.conflates() || !edits.iter().any(conflates))
         });
         let Some(key) = own else {
             let before = membership.map(|membership| &self.feeds[membership.feed() as usize].classes);
-            let mut classes = before.cloned().unwrap_or_default();
-            for (class, _) in &classes {
-                self.matcher.hold(*class);
-            }
-            for (class, to) in edits {
-                match (classes.binary_search_by_key(&class, |interned| interned.0), to) {
-                    (Ok(at), Some(conflation)) => {
-                        classes[at].1 = conflation;
-                        self.matcher.remove(class);
-                    }
-                    (Ok(at), None) => {
-                        classes.remove(at);
-                        self.matcher.remove(class);
-                    }
-                    (Err(at), Some(conflation)) => classes.insert(at, (class, conflation)),
-                    (Err(_), None) => {}
-                }
-            }
-            return Revised::Elsewhere(classes);
+            let classes = before.cloned().unwrap_or_default();
+            return Revised::Elsewhere(self.edited(classes, edits));
         };
         self.edit(key, edits);
-        let Feed { sum, ref classes, .. } = self.feeds[key as usize];
+        let Feed { interest_hash, ref classes, .. } = self.feeds[key as usize];
         if classes.is_empty() {
             return Revised::Elsewhere(Vec::new());
         }
-        if self.equal(sum, encoding, compression, classes).is_none_or(|other| other == key) {
+        if self.find_equal(interest_hash, form, classes).is_none_or(|other| other == key) {
             return Revised::Same;
         }
         let classes = classes.clone();
         for (class, _) in &classes {
-            self.matcher.hold(*class);
+            self.index.matcher.hold(*class);
         }
         Revised::Elsewhere(classes)
     }
 
-    /// The classes that are to change, sorted; those that are to be wanted are held.
-    fn edits(&mut self, changes: &[Change]) -> SmallVec<[(ClassId, Option<Conflation>); 2]> {
-        let mut edits: SmallVec<[(ClassId, Option<Conflation>); 2]> = SmallVec::new();
+    /// Returns the classes that change, sorted. The matcher holds those that are added or kept.
+    fn edits(&mut self, changes: &[Change]) -> SmallVec<[Edit; 2]> {
+        let mut edits: SmallVec<[Edit; 2]> = SmallVec::new();
+        let matcher = &mut self.index.matcher;
         for Change { filter, to, .. } in changes {
             match to {
-                Some(conflation) => edits.push((self.matcher.insert(filter), Some(*conflation))),
-                None => edits.extend(self.matcher.class_of(filter).map(|class| (class, None))),
+                Some(conflation) => edits.push((matcher.insert(filter), Some(*conflation))),
+                None => edits.extend(matcher.class_of(filter).map(|class| (class, None))),
             }
         }
         edits.sort_unstable();
         edits
     }
 
-    /// Changes the classes of a feed in place. A class that is to be wanted is held for it; where the feed holds it
-    /// already, that is given back.
-    fn edit(&mut self, key: FeedKey, edits: impl IntoIterator<Item = (ClassId, Option<Conflation>)>) {
+    /// Returns a feed's classes with the edits applied. The matcher holds the returned classes once more.
+    fn edited(
+        &mut self,
+        mut classes: Vec<(ClassId, Conflation)>,
+        edits: impl IntoIterator<Item = Edit>,
+    ) -> Vec<(ClassId, Conflation)> {
+        let matcher = &mut self.index.matcher;
+        for (class, _) in &classes {
+            matcher.hold(*class);
+        }
+        for (class, to) in edits {
+            match (classes.binary_search_by_key(&class, |held| held.0), to) {
+                (Ok(at), Some(conflation)) => {
+                    classes[at].1 = conflation;
+                    matcher.remove(class);
+                }
+                (Ok(at), None) => {
+                    classes.remove(at);
+                    matcher.remove(class);
+                }
+                (Err(at), Some(conflation)) => classes.insert(at, (class, conflation)),
+                (Err(_), None) => {}
+            }
+        }
+        classes
+    }
+
+    /// Edits the classes of a feed in place. [`edits`](Self::edits) took a hold on each class that is added or kept; if the
+    /// feed has the class already, that hold is given back.
+    fn edit(&mut self, key: FeedKey, edits: impl IntoIterator<Item = Edit>) {
         let feed = &mut self.feeds[key as usize];
         let mut classes = std::mem::take(&mut feed.classes);
-        let before = feed.sum;
-        let mut sum = before;
+        let before = feed.interest_hash;
+        let mut hash = before;
+        let index = &mut self.index;
         for (class, to) in edits {
-            match (classes.binary_search_by_key(&class, |interned| interned.0), to) {
+            match (classes.binary_search_by_key(&class, |held| held.0), to) {
                 (Ok(at), Some(conflation)) => {
                     let old = std::mem::replace(&mut classes[at].1, conflation);
-                    sum = sum.wrapping_sub(self.part(class, old)).wrapping_add(self.part(class, conflation));
-                    let mut leads = self.routes[class.index()].iter_mut();
-                    if let Some(route) = leads.find(|route| route.feed == key) {
-                        route.conflation = conflation;
-                    }
-                    self.matcher.remove(class);
+                    hash = hash
+                        .wrapping_sub(index.class_hash(class, old))
+                        .wrapping_add(index.class_hash(class, conflation));
+                    index.reroute(class, key, conflation);
+                    index.matcher.remove(class);
                 }
                 (Ok(at), None) => {
                     let (_, old) = classes.remove(at);
-                    sum = sum.wrapping_sub(self.part(class, old));
-                    self.unroute(class, key);
-                    self.matcher.remove(class);
+                    hash = hash.wrapping_sub(index.class_hash(class, old));
+                    index.unroute(class, key);
+                    index.matcher.remove(class);
                 }
                 (Err(at), Some(conflation)) => {
                     classes.insert(at, (class, conflation));
-                    sum = sum.wrapping_add(self.part(class, conflation));
-                    self.route(class, key, conflation);
+                    hash = hash.wrapping_add(index.class_hash(class, conflation));
+                    index.route(class, key, conflation);
                 }
                 (Err(_), None) => {}
             }
         }
         self.feeds[key as usize].classes = classes;
-        if sum != before {
-            self.unregister(key);
-            self.register(key, sum);
+        if hash != before {
+            self.index.unregister(key, before);
+            self.register(key, hash);
         }
     }
 
-    /// Ends a membership. Another member may take its place: then that one's conn is the answer. The feed goes
-    /// with its last member.
+    /// Ends a membership, and removes the feed with its last member. Returns the member that took over the index, if any.
     pub(crate) fn leave(&mut self, membership: Membership) -> Option<MovedMember> {
-        let (feed, index) = (membership.feed(), membership.index);
-        self.totals.sampled_out += self.waiting_in(feed);
-        let members = &mut self.feeds[feed as usize].members;
+        let (key, index) = (membership.feed(), membership.index);
+        self.totals.sampled_out += self.waiting_in(key);
+        let members = &mut self.feeds[key as usize].members;
         members.swap_remove(index as usize);
         if let Some(&conn) = members.get(index as usize) {
             return Some(MovedMember { conn, index });
         }
         if members.is_empty() {
-            self.unregister(feed);
-            let gone = self.feeds.remove(feed as usize);
-            let mut bytes = 0;
-            for (class, _) in gone.classes {
-                self.unroute(class, feed);
-                bytes += self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());
-                if bytes <= SWEPT_AT_ONCE {
-                    self.matcher.remove(class);
-                } else {
-                    self.unwanted.push(class);
-                }
-            }
-            self.sampling.retain(|f| *f != feed);
-            self.compressor.closed(feed, gone.compression);
-            self.feeds_in[gone.encoding.slot()] -= 1;
-            self.dirty.retain(|f| *f != feed);
+            let feed = self.feeds.remove(key as usize);
+            self.index.unregister(key, feed.interest_hash);
+            self.index.release(feed.classes, key);
+            self.sampling.retain(|other| *other != key);
+            self.pool.closed(key, feed.form.compression);
+            self.feeds_in[feed.form.encoding.slot()] -= 1;
+            self.dirty.retain(|other| *other != key);
             self.metrics.feeds.dec();
         }
         None
     }
 
-    /// Takes some of what no feed wants any more out of the matcher, and returns whether something is left.
+    /// Takes some classes that no feed has any more out of the matcher, and returns whether some are left.
     pub(crate) fn sweep(&mut self) -> bool {
-        let mut bytes = 0;
-        while bytes < SWEPT_AT_ONCE
-            && let Some(class) = self.unwanted.pop()
-        {
-            bytes += 8 + self.matcher.filter(class).map_or(0, |filter| filter.bytes().len());
-            self.matcher.remove(class);
-        }
-        !self.unwanted.is_empty()
+        self.index.sweep()
     }
 
-    /// How many filters the matcher has.
+    /// Returns whether [`sweep`](Self::sweep) has something to do.
+    pub(crate) fn has_unwanted(&self) -> bool {
+        self.index.has_unwanted()
+    }
+
+    /// Returns the number of distinct filters in the matcher.
     #[cfg(test)]
     pub(crate) fn distinct(&self) -> usize {
-        self.matcher.len()
+        self.index.matcher.len()
     }
 
-    /// Whether [`sweep`](Self::sweep) has something to do.
-    pub(crate) fn has_unwanted(&self) -> bool {
-        !self.unwanted.is_empty()
-    }
-
-    fn part(&self, class: ClassId, conflation: Conflation) -> u64 {
-        self.hasher.hash_one((class, conflation))
-    }
-
-    fn sum(&self, encoding: Encoding, compression: Compression, classes: &[(ClassId, Conflation)]) -> u64 {
-        let base = self.hasher.hash_one((encoding, compression));
-        classes.iter().fold(base, |sum, &(class, conflation)| sum.wrapping_add(self.part(class, conflation)))
-    }
-
-    /// A feed of just these classes.
-    fn equal(
-        &self,
-        sum: u64,
-        encoding: Encoding,
-        compression: Compression,
-        classes: &[(ClassId, Conflation)],
-    ) -> Option<FeedKey> {
+    /// Returns the oldest feed of exactly these classes. A member whose feed was changed in place moves to the older feed.
+    fn find_equal(&self, hash: u64, form: FeedForm, classes: &[(ClassId, Conflation)]) -> Option<FeedKey> {
         let is_equal = |key: &&FeedKey| {
             let feed = &self.feeds[**key as usize];
-            (feed.encoding, feed.compression) == (encoding, compression) && feed.classes == classes
+            feed.form == form && feed.classes == classes
         };
-        // The oldest first: who changed in place to what another feed is of moves there.
-        self.by_interest.get(&sum)?.iter().find(is_equal).copied()
+        self.index.feeds_with(hash).iter().find(is_equal).copied()
     }
 
-    fn register(&mut self, feed: FeedKey, sum: u64) {
-        self.feeds[feed as usize].sum = sum;
-        self.by_interest.entry(sum).or_default().push(feed);
-    }
-
-    fn unregister(&mut self, feed: FeedKey) {
-        let sum = self.feeds[feed as usize].sum;
-        if let Some(keys) = self.by_interest.get_mut(&sum) {
-            keys.retain(|key| *key != feed);
-            if keys.is_empty() {
-                self.by_interest.remove(&sum);
-            }
-        }
-    }
-
-    /// Events of a class go to a feed.
-    fn route(&mut self, class: ClassId, feed: FeedKey, conflation: Conflation) {
-        let index = class.index();
-        if self.routes.len() <= index {
-            self.routes.resize_with(index + 1, SmallVec::new);
-        }
-        self.routes[index].push(ClassRoute { feed, conflation });
-    }
-
-    fn unroute(&mut self, class: ClassId, feed: FeedKey) {
-        let leads = &mut self.routes[class.index()];
-        if let Some(at) = leads.iter().position(|route| route.feed == feed) {
-            leads.swap_remove(at);
-        }
+    fn register(&mut self, key: FeedKey, hash: u64) {
+        self.feeds[key as usize].interest_hash = hash;
+        self.index.register(key, hash);
     }
 }

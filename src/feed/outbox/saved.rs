@@ -1,31 +1,36 @@
-//! A connection's place as another process takes it over: what it is owed, as bytes of its own.
+//! An outbox in a form that another process can take over: everything pending, as bytes of the connection's own.
 //!
-//! Imports its parent. Always: what was owed in one process is owed in the other, once, in order; a member that was
-//! saved has left its feed, and joins one again wherever it goes on.
+//! Invariants:
+//! - Bytes that were pending in one process are pending in the other, once and in order.
+//! - A member that was saved has left its feed, and joins a feed again wherever its connection goes on.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Backlog, Compression, Fanout, Inserted, Outbox, OutboxContext, ResumeLookup};
+use super::backlog::{Backlog, Inserted};
+use super::{Outbox, OutboxContext, ResumeLookup};
 use crate::codec::portable;
 use crate::event::EventId;
+use crate::feed::compressor::Compression;
+use crate::feed::fanout::Fanout;
 use crate::feed::interest::{FeedInterest, Selection};
 use crate::feed::keys::MovedMember;
 
-/// What a outbox owes, without its feed.
+/// Pending bytes of an outbox, without its feed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SavedOutbox {
     compression: Compression,
-    /// The rest of what was begun.
+    /// Rest of the frame that was begun.
     #[serde(with = "portable::bytes")]
     partial: Bytes,
     #[serde(rename = "direct")]
     inserted: Vec<SavedInserted>,
     #[serde(with = "portable::text::option")]
     last: Option<EventId>,
-    /// When it began to lag, in microseconds.
-    since: i64,
+    /// Time at which the connection began to lag, in microseconds.
+    #[serde(rename = "since")]
+    lagging_since: i64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,20 +43,21 @@ struct SavedInserted {
 }
 
 impl Outbox {
-    /// What it wants of its feed, if it has one.
+    /// Returns the connection's interest in its feed, if it has one.
     pub(crate) fn interest(&self, fanout: &Fanout) -> Option<FeedInterest> {
         let feed = fanout.feed(self.membership?.feed());
         let selections = feed.classes.iter().filter_map(|(class, conflation)| {
             Some(Selection { filter: fanout.filter(*class)?.clone(), conflation: *conflation })
         });
         Some(FeedInterest {
-            encoding: feed.encoding,
+            encoding: feed.form.encoding,
             lag_policy: self.lag_policy,
             selections: selections.collect(),
         })
     }
 
-    /// Leaves its feed, and gives what it owes in a form for another process; the outbox itself owes it still.
+    /// Leaves the feed, and returns the pending bytes in a form for another process. They stay pending here, too.
+    ///
     /// Another member may have moved, as in [`leave`](Self::leave).
     pub(crate) fn save(
         &mut self,
@@ -69,24 +75,25 @@ impl Outbox {
             saved.partial = backlog.partial.clone();
             saved.inserted = backlog.inserted.iter().map(inserted).collect();
             saved.last = backlog.last;
-            saved.since = backlog.since;
+            saved.lagging_since = backlog.lagging_since;
         }
         (saved, moved)
     }
 
-    /// A outbox that owes what was saved, and has no feed.
+    /// Returns an outbox with the saved bytes pending, and without a feed.
     pub(crate) fn restored(saved: SavedOutbox, fanout: &mut Fanout) -> Self {
-        let SavedOutbox { compression, partial, inserted, last, since } = saved;
+        let SavedOutbox { compression, partial, inserted, last, lagging_since } = saved;
         let mut outbox = Self { compression, ..Self::default() };
         if partial.is_empty() && inserted.is_empty() {
             return outbox;
         }
-        let mut backlog = Backlog { partial, last, since, ..Backlog::default() };
+        let mut backlog = Backlog { partial, last, lagging_since, ..Backlog::default() };
         for SavedInserted { bytes, events, last } in inserted {
-            // It is in the books of this process from here on.
+            // This process counts the events from here on.
             fanout.totals.matched += u64::from(events);
-            // What moves a window matters to who is in step with one: it is not, before it has read all of this.
-            backlog.push(Inserted { place: 0, bytes, events, shifts: false, last, is_shared: false });
+            // The outbox is not in sync with any window before all of these bytes are written, so changes do not matter.
+            let (before, changes_window, is_shared) = (0, false, false);
+            backlog.push(Inserted { before, bytes, events, changes_window, last, is_shared });
         }
         outbox.backlog = Some(Box::new(backlog));
         outbox

@@ -1,7 +1,7 @@
-//! The usual write: all that a client is owed is the end of its feed.
+//! Fast path of a write: everything that a client has pending is the end of its feed.
 //!
-//! Imports its siblings. Always: what is written so is what the long way would have written, byte for byte; who has bytes of
-//! its own, waits, or is out of step goes that way.
+//! Invariant: the fast path writes the bytes that the general path would have written. A client with bytes of its own, in a
+//! replay, or out of sync takes the general path.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -9,80 +9,39 @@ use std::io::{self, IoSlice, Write};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::super::Feed;
-use super::super::run::Run;
-use super::{Outbox, SLICES_MAX};
+use crate::feed::feed::Feed;
+use crate::feed::run::FrameRun;
 
-/// Where a outbox writes to.
+/// Maximum number of slices in one write call.
+pub(super) const SLICES_MAX: usize = 64;
+
+/// Destination of an outbox's bytes.
 pub(crate) trait Sink: Write {
-    /// As [`Write::write`], of what other members of the feed are written too.
+    /// As [`Write::write`], for bytes that other members of the feed are written too.
     fn write_tail(&mut self, tail: &Tail<'_>) -> io::Result<usize> {
         tail.write_to(self)
     }
 }
 
-/// The end of a feed, from a frame on: what nearly every write is.
+/// End of a feed, from a frame on. Nearly every write is one.
 #[derive(Clone, Debug)]
 pub(crate) struct Tail<'a> {
-    runs: &'a VecDeque<Run>,
-    /// The run that it begins in, and which of them that is.
-    first: &'a Run,
+    runs: &'a VecDeque<FrameRun>,
+    /// First run.
+    first: &'a FrameRun,
+    /// Index of the first run in `runs`.
     at: usize,
-    /// Where it begins there.
+    /// Offset in the first run.
     start: usize,
     pub(super) len: usize,
 }
 
-impl Tail<'_> {
-    /// What it is the end of, run by run.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Bytes> {
-        self.runs.range(self.at..).map(|run| &run.bytes)
-    }
-
-    /// Where in the first of them it begins.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "no pages are shared there"))]
-    pub(crate) fn start(&self) -> usize {
-        self.start
-    }
-
-    /// Its bytes.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "no pages are shared there"))]
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The same, from where it begins.
-    pub(crate) fn slices(&self) -> SmallVec<[IoSlice<'_>; 8]> {
-        let mut slices: SmallVec<[IoSlice<'_>; 8]> = self.runs().map(|run| IoSlice::new(run)).collect();
-        slices[0].advance(self.start);
-        slices
-    }
-
-    /// Whether these bytes are the same.
-    fn equals(&self, pending_slices: &[IoSlice<'_>]) -> bool {
-        let bytes = self.slices();
-        bytes.iter().flat_map(|slice| slice.iter()).eq(pending_slices.iter().flat_map(|slice| slice.iter()))
-    }
-
-    /// One write of it.
-    pub(crate) fn write_to(&self, out: &mut (impl Write + ?Sized)) -> io::Result<usize> {
-        if self.at + 1 == self.runs.len() {
-            return out.write(&self.first.bytes[self.start..]);
-        }
-        out.write_vectored(&self.slices())
-    }
-}
-
-impl Outbox {
-    /// All that is owed, where that is the end of its feed and nothing else: what [`owed`](Self::owed) would find, sooner.
-    pub(super) fn tail<'a>(&self, feed: Option<&'a Feed>, room: usize) -> Option<Tail<'a>> {
-        let feed = feed.filter(|feed| self.backlog.is_none() && !self.replaying && self.next < feed.next)?;
-        if !self.in_sync && feed.shared.is_some() {
-            return None;
-        }
+impl<'a> Tail<'a> {
+    /// Returns the feed's frames from `next` on, unless they are more than `room` bytes or too many runs for one write.
+    pub(super) fn find(feed: &'a Feed, next: u64, room: usize) -> Option<Self> {
         let runs = &feed.runs;
         let (mut first, mut at, mut len) = (runs.back()?, runs.len() - 1, 0);
-        while self.next < first.first {
+        while next < first.first {
             len += first.bytes.len();
             if at == 0 || len > room || runs.len() - at >= SLICES_MAX {
                 return None;
@@ -90,13 +49,48 @@ impl Outbox {
             at -= 1;
             first = &runs[at];
         }
-        let start = first.start_of(self.next);
+        let start = first.start_of(next);
         len += first.bytes.len() - start;
-        let tail = Tail { runs, first, at, start, len };
-        debug_assert!(
-            len > room || tail.equals(&self.pending_slices(Some(feed), room)),
-            "the long way is the rule"
-        );
-        (len <= room).then_some(tail)
+        (len <= room).then_some(Self { runs, first, at, start, len })
+    }
+}
+
+impl Tail<'_> {
+    /// Returns the whole runs that the tail lies in.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Bytes> {
+        self.runs.range(self.at..).map(|run| &run.bytes)
+    }
+
+    /// Returns the offset in the first run.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "pages are shared on Linux only"))]
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Returns the number of bytes.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "pages are shared on Linux only"))]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns the tail's bytes, run by run.
+    pub(crate) fn slices(&self) -> SmallVec<[IoSlice<'_>; 8]> {
+        let mut slices: SmallVec<[IoSlice<'_>; 8]> = self.runs().map(|run| IoSlice::new(run)).collect();
+        slices[0].advance(self.start);
+        slices
+    }
+
+    /// Returns whether the tail's bytes equal those of `slices`.
+    pub(super) fn equals(&self, slices: &[IoSlice<'_>]) -> bool {
+        let bytes = self.slices();
+        bytes.iter().flat_map(|slice| slice.iter()).eq(slices.iter().flat_map(|slice| slice.iter()))
+    }
+
+    /// Writes the tail with one call.
+    pub(crate) fn write_to(&self, out: &mut (impl Write + ?Sized)) -> io::Result<usize> {
+        if self.at + 1 == self.runs.len() {
+            return out.write(&self.first.bytes[self.start..]);
+        }
+        out.write_vectored(&self.slices())
     }
 }

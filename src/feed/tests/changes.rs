@@ -1,11 +1,11 @@
-//! Interests that change, beside a list of what was wanted.
+//! Interests that change, compared with a list of the events that each member wanted.
 
 use super::*;
 
-/// Members that change what they want in every way, in feeds of their own and shared ones, beside a list of what each
-/// wanted when an event came.
+/// Members change their interests in every way, in feeds of their own and in shared ones. Each gets exactly the events that it
+/// wanted when they came.
 #[test]
-fn whatever_changes_each_member_gets_what_it_wanted_when_it_came() {
+fn each_member_gets_the_events_that_it_wanted_when_they_came() {
     const MEMBERS: usize = 4;
     for seed in 1..=40_u64 {
         let mut state = seed;
@@ -101,9 +101,9 @@ fn whatever_changes_each_member_gets_what_it_wanted_when_it_came() {
     }
 }
 
-/// Members that come to want the same share a feed, in whatever order they came to it.
+/// Members whose interests become equal share a feed, whatever the order of their changes.
 #[test]
-fn members_that_come_to_want_the_same_share_a_feed() {
+fn members_whose_interests_become_equal_share_a_feed() {
     let mut world = World::new(100);
     let mut outboxes: Vec<Outbox> = (0..3).map(|_| Outbox::default()).collect();
     for (conn, order) in [[0, 1, 2], [2, 1, 0], [1, 2, 0]].into_iter().enumerate() {

@@ -1,0 +1,96 @@
+//! An event's frame in the form that a feed takes, and the windows that compressed feeds share.
+//!
+//! Invariants:
+//! - An event is encoded once per encoding, and deflated once per cached form.
+//! - A feed without a window takes an idle one from another feed, or gets standalone frames.
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::compressor::{Compression, CompressorPool};
+use super::feed::{Feed, FeedForm};
+use super::frame::{FrameSource, count_frame};
+use super::keys::FeedKey;
+use crate::dialect::Encoding;
+use crate::event::Event;
+use crate::metrics::Metrics;
+
+/// A frame for a feed.
+pub(super) struct EncodedFrame {
+    pub(super) source: FrameSource,
+    /// Whether the bytes are sent as they are, even if the feed compresses.
+    pub(super) is_final: bool,
+}
+
+/// Returns the event's frame as the feed takes it. `is_shared` says whether other feeds or loops want the same bytes.
+pub(super) fn frame_for(
+    feeds: &mut Slab<Feed>,
+    key: FeedKey,
+    event: &Event,
+    pool: &mut CompressorPool,
+    metrics: &Metrics,
+    is_shared: bool,
+) -> EncodedFrame {
+    let FeedForm { encoding, compression } = feeds[key as usize].form;
+    let is_plain = compression == Compression::None;
+    if is_plain && !is_shared {
+        return EncodedFrame { source: FrameSource::Deferred(event.clone()), is_final: true };
+    }
+    if is_plain || (compression.uses_window() && has_or_opens_window(feeds, key, pool)) {
+        shared_frame(event, encoding, metrics);
+        return EncodedFrame { source: FrameSource::Shared(event.clone()), is_final: is_plain };
+    }
+    let bytes = standalone_frame(event, encoding, compression, pool, metrics);
+    EncodedFrame { source: FrameSource::Owned(bytes), is_final: true }
+}
+
+/// Returns the event's frame in the form that every connection can read. The event caches the frame if other feeds and loops
+/// may want the same form.
+pub(super) fn standalone_frame(
+    event: &Event,
+    encoding: Encoding,
+    compression: Compression,
+    pool: &mut CompressorPool,
+    metrics: &Metrics,
+) -> Bytes {
+    let plain = shared_frame(event, encoding, metrics);
+    if compression.is_cached() {
+        event.deflated(encoding.slot(), || pool.standalone(compression, plain)).clone()
+    } else {
+        pool.standalone(compression, plain)
+    }
+}
+
+/// Returns the frame that the event caches, and encodes and counts it the first time.
+fn shared_frame<'a>(event: &'a Event, encoding: Encoding, metrics: &Metrics) -> &'a Bytes {
+    let encode = |event: &Event| {
+        let frame = encoding.encode(event, event.position());
+        count_frame(metrics, frame.len());
+        frame
+    };
+    event.frame(encoding.slot(), encode)
+}
+
+/// Returns whether the feed has a window, and opens one if possible.
+fn has_or_opens_window(feeds: &mut Slab<Feed>, key: FeedKey, pool: &mut CompressorPool) -> bool {
+    let has_window = |feed: &Feed| feed.compressor.as_ref().is_some_and(|compressor| compressor.has_window());
+    if has_window(&feeds[key as usize]) {
+        return true;
+    }
+    let used_at = |key: FeedKey| feeds.get(key as usize)?.compressor.as_ref()?.used_at();
+    if let Some(idle) = pool.idle(used_at) {
+        close_window(feeds, idle, pool);
+    }
+    let feed = &mut feeds[key as usize];
+    let compression = feed.form.compression;
+    feed.compressor.as_mut().is_some_and(|compressor| pool.open(key, compression, compressor))
+}
+
+/// Frees the window of a feed.
+pub(super) fn close_window(feeds: &mut Slab<Feed>, key: FeedKey, pool: &mut CompressorPool) {
+    let Some(feed) = feeds.get_mut(key as usize) else { return };
+    if let Some(compressor) = &mut feed.compressor {
+        compressor.close();
+    }
+    pool.closed(key, feed.form.compression);
+}

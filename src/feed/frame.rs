@@ -1,0 +1,73 @@
+//! Frames that were appended to a feed and are not sealed yet.
+
+use std::num::NonZeroU64;
+
+use bytes::Bytes;
+
+use crate::dialect::Encoding;
+use crate::event::{Event, EventId};
+use crate::metrics::Metrics;
+
+/// Storage of an unsealed frame's bytes.
+#[derive(Debug)]
+pub(super) enum FrameSource {
+    /// The feed's own bytes.
+    Owned(Bytes),
+    /// Not encoded yet: no other feed or loop wants the bytes, so sealing encodes them where they will lie.
+    Deferred(Event),
+    /// The event keeps the bytes. Counting the event allocates nothing; counting a [`Bytes`] allocates the first time.
+    Shared(Event),
+}
+
+impl FrameSource {
+    /// Returns the bytes in the feed's encoding.
+    pub(super) fn bytes(&self, encoding: Encoding) -> &Bytes {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Shared(event) | Self::Deferred(event) => {
+                event.frame(encoding.slot(), |event| encoding.encode(event, event.position()))
+            }
+        }
+    }
+
+    pub(super) fn into_bytes(self, encoding: Encoding) -> Bytes {
+        match self {
+            Self::Owned(bytes) => bytes,
+            source => source.bytes(encoding).clone(),
+        }
+    }
+}
+
+/// What conflation may do with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FrameKind {
+    /// An event that every member receives.
+    Required,
+    /// An event that a later one with the same key replaces, for members that lag.
+    Keyed(NonZeroU64),
+    /// A gap notice, which every member receives.
+    Gap,
+}
+
+impl FrameKind {
+    /// Returns whether conflation must never leave the frame out.
+    pub(super) fn is_required(self) -> bool {
+        !matches!(self, Self::Keyed(_))
+    }
+}
+
+/// A frame that was appended and is not sealed.
+#[derive(Debug)]
+pub(super) struct UnsealedFrame {
+    pub(super) source: FrameSource,
+    pub(super) id: EventId,
+    pub(super) kind: FrameKind,
+    /// Whether the bytes are sent as they are, even if the feed compresses.
+    pub(super) is_final: bool,
+}
+
+/// Counts an encoded frame of `len` bytes.
+pub(super) fn count_frame(metrics: &Metrics, len: usize) {
+    metrics.encodings.inc();
+    metrics.frame_bytes.observe(len as u64, 1);
+}

@@ -1,0 +1,230 @@
+//! Joining, changing and leaving a feed. Frames that were pending before are detached: they become the connection's own bytes.
+
+use bytes::Bytes;
+
+use super::backlog::Inserted;
+use super::flush::Piece;
+use super::{Outbox, OutboxContext, ResumeLookup, Tally};
+use crate::dialect::Encoding;
+use crate::feed::fanout::Fanout;
+use crate::feed::feed::{Feed, FeedForm};
+use crate::feed::interest::{Change, Revised, Selection};
+use crate::feed::keys::{ConnIndex, Membership, MovedMember};
+
+impl Outbox {
+    /// Joins the feed for these selections, from now on. The connection must have left its previous feed.
+    pub(crate) fn join(
+        &mut self,
+        fanout: &mut Fanout,
+        encoding: Encoding,
+        selections: &[Selection],
+        conn: ConnIndex,
+    ) {
+        debug_assert!(self.membership.is_none(), "a connection has one feed");
+        let membership = fanout.join(self.form(encoding), selections, conn);
+        self.start_at_end(fanout, membership);
+    }
+
+    /// Changes the interest from here on. Events that were pending before come first, still wanted or not.
+    ///
+    /// Another member may have moved, as in [`leave`](Self::leave).
+    pub(crate) fn change(
+        &mut self,
+        fanout: &mut Fanout,
+        encoding: Encoding,
+        changes: &[Change],
+        conn: ConnIndex,
+        cx: &mut OutboxContext<'_, impl ResumeLookup>,
+    ) -> Option<MovedMember> {
+        if let Some(membership) = self.membership {
+            self.detach_all(membership, fanout, cx);
+        }
+        let form = self.form(encoding);
+        match fanout.revise(self.membership, form, changes) {
+            Revised::Same => {
+                self.drop_empty_backlog();
+                self.queue_pending_first();
+                None
+            }
+            Revised::Elsewhere(classes) => {
+                let moved = self.leave(fanout, cx);
+                if !classes.is_empty() {
+                    let membership = fanout.join_classes(form, classes, conn);
+                    self.start_at_end(fanout, membership);
+                }
+                moved
+            }
+        }
+    }
+
+    /// Leaves the feed. Frames that were pending there become the connection's own bytes.
+    ///
+    /// Returns the member that took over this one's index, if any, for [`Self::set_member_index`].
+    pub(crate) fn leave(
+        &mut self,
+        fanout: &mut Fanout,
+        cx: &mut OutboxContext<'_, impl ResumeLookup>,
+    ) -> Option<MovedMember> {
+        let membership = self.membership?;
+        self.detach_all(membership, fanout, cx);
+        self.membership = None;
+        self.next = 0;
+        self.drop_empty_backlog();
+        fanout.leave(membership)
+    }
+
+    /// Leaves the feed and drops everything pending, except the rest of a begun frame and the replies before the first event
+    /// that is dropped. A reply after that event may say that all events before it were delivered.
+    pub(crate) fn abandon(&mut self, fanout: &mut Fanout, tally: &mut Tally) -> Option<MovedMember> {
+        if let Some(membership) = self.membership {
+            // Unsealed frames are pending too, so they count as dropped.
+            fanout.seal(membership.feed());
+        }
+        tally.dropped += self.pending(fanout);
+        let hole = self.membership.filter(|m| !self.replaying && fanout.feed(m.feed()).next > self.next);
+        let hole = hole.map_or(u64::MAX, |_| self.next);
+        if let Some(backlog) = &mut self.backlog {
+            let is_kept = |inserted: &&Inserted| inserted.events == 0 && inserted.before <= hole;
+            let count = backlog.inserted.iter().take_while(is_kept).count();
+            backlog.truncate(count);
+            for inserted in &mut backlog.inserted {
+                inserted.before = 0;
+            }
+        }
+        self.next = 0;
+        let membership = self.membership.take()?;
+        fanout.leave(membership)
+    }
+
+    /// Sets the index among the feed's members, which changed because another member left.
+    pub(crate) fn set_member_index(&mut self, index: u32) {
+        if let Some(membership) = &mut self.membership {
+            membership.index = index;
+        }
+    }
+
+    /// Skips the feed's pending frames, because a replay delivers them again. In a feed that conflates the frames are detached
+    /// instead, because left-out ones are counted as they are passed.
+    pub(crate) fn skip_for_replay(
+        &mut self,
+        fanout: &mut Fanout,
+        cx: &mut OutboxContext<'_, impl ResumeLookup>,
+    ) {
+        let Some(membership) = self.membership else { return };
+        if fanout.feed(membership.feed()).conflates() {
+            self.detach_all(membership, fanout, cx);
+            return;
+        }
+        let feed = fanout.feed(membership.feed());
+        self.close_newest_gap(feed, cx);
+        self.skip_to_end(fanout);
+    }
+
+    /// Skips the feed's pending frames, which the caller delivers in another way. Returns `false` if the connection has no
+    /// feed.
+    pub(crate) fn skip_to_end(&mut self, fanout: &mut Fanout) -> bool {
+        let Some(membership) = self.membership else { return false };
+        fanout.release_samples_of(membership.feed());
+        fanout.seal(membership.feed());
+        let next = fanout.feed(membership.feed()).next;
+        // The other delivery counts the events again.
+        fanout.totals.matched -= next - self.next;
+        self.next = next;
+        self.in_sync = false;
+        true
+    }
+
+    /// Detaches all pending frames, so that the outbox is at the feed's end.
+    fn detach_all(
+        &mut self,
+        membership: Membership,
+        fanout: &mut Fanout,
+        cx: &mut OutboxContext<'_, impl ResumeLookup>,
+    ) {
+        // The connection may have left before a waiting sample is due.
+        fanout.release_samples_of(membership.feed());
+        fanout.seal(membership.feed());
+        let feed = fanout.feed(membership.feed());
+        self.skip_trimmed(feed, cx);
+        self.close_newest_gap(feed, cx);
+        if self.next < feed.next || self.backlog.is_some() {
+            self.detach(feed, u64::MAX, usize::MAX, cx.tally);
+        }
+    }
+
+    /// Makes pending frames of the feed the connection's own bytes, up to `max_events` and `max_bytes`, with the replies at
+    /// their positions.
+    pub(super) fn detach(&mut self, feed: &Feed, mut max_events: u64, max_bytes: usize, tally: &mut Tally) {
+        let mut backlog = self.backlog.take().unwrap_or_default();
+        let mut replies = backlog.take_inserted().into_iter().peekable();
+        self.backlog = Some(backlog);
+        loop {
+            let reply = replies.next_if(|inserted| inserted.before <= self.next);
+            let backlog = self.backlog.get_or_insert_default();
+            if let Some(reply) = reply {
+                self.in_sync &= !reply.changes_window;
+                backlog.push(Inserted { before: 0, changes_window: false, ..reply });
+                continue;
+            }
+            let stop = replies.peek().map_or(feed.next, |inserted| inserted.before.min(feed.next));
+            let has_room = max_events > 0 && backlog.inserted_bytes < max_bytes;
+            let conflates = backlog.conflates;
+            let stop = stop.min(self.next.saturating_add(max_events));
+            match self.piece(Some(feed), self.next, stop, self.in_sync) {
+                Some(Piece { bytes, buffer, first, end, in_sync }) if has_room => {
+                    // A slice keeps its whole run alive, which is waste only where conflation takes single frames of it.
+                    let bytes =
+                        if conflates { Bytes::copy_from_slice(bytes) } else { buffer.slice_ref(bytes) };
+                    self.in_sync = in_sync;
+                    let events = end - first;
+                    max_events -= events.min(max_events);
+                    self.count_conflated(first, tally);
+                    self.count_required(feed, first, end);
+                    self.next = end;
+                    let last = feed.id_of(end - 1);
+                    let (events, is_shared) = (events as u32, !bytes.is_unique());
+                    let inserted =
+                        Inserted { before: 0, bytes, events, changes_window: false, last, is_shared };
+                    self.backlog.get_or_insert_default().push(inserted);
+                }
+                Some(_) => break,
+                None => match replies.next() {
+                    Some(reply) => {
+                        self.in_sync &= !reply.changes_window;
+                        let inserted = Inserted { before: 0, changes_window: false, ..reply };
+                        self.backlog.get_or_insert_default().push(inserted);
+                    }
+                    None => break,
+                },
+            }
+        }
+        // The remaining replies stay after the frames that did not fit, in order.
+        let backlog = self.backlog.get_or_insert_default();
+        for reply in replies {
+            backlog.push(reply);
+        }
+    }
+
+    fn form(&self, encoding: Encoding) -> FeedForm {
+        FeedForm { encoding, compression: self.compression }
+    }
+
+    /// Makes the connection a member of a feed, at the feed's end.
+    fn start_at_end(&mut self, fanout: &Fanout, membership: Membership) {
+        self.in_sync = false;
+        self.next = fanout.feed(membership.feed()).next;
+        self.membership = Some(membership);
+        self.queue_pending_first();
+    }
+
+    /// Puts all pending bytes before the next frame of the feed.
+    fn queue_pending_first(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            // Conflation begins anew in the new feed.
+            backlog.conflates = false;
+            for inserted in &mut backlog.inserted {
+                inserted.before = self.next;
+            }
+        }
+    }
+}

@@ -21,7 +21,7 @@ pub(crate) mod text {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 
-    /// The same for an `Option`.
+    /// Text for an `Option`.
     pub(crate) mod option {
         use super::{Deserialize, Deserializer, Display, Error, FromStr, Serialize, Serializer};
 

@@ -57,7 +57,7 @@ pub(crate) struct EventBody {
     pub(super) text: String,
     #[cfg(feature = "server")]
     pub(super) frames: Frames,
-    /// The same frames, each compressed by itself.
+    /// Compressed frames, each compressed by itself.
     #[cfg(feature = "server")]
     pub(super) deflated: OnceLock<Box<Frames>>,
     /// Position of a client that has received everything up to this event. On a bus of one shard the id says it.

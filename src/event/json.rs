@@ -15,7 +15,7 @@ pub(crate) const DEPTH_MAX: usize = 128;
 pub struct JsonError {
     /// Offset of the fault from the start of the text, in bytes.
     pub offset: usize,
-    /// What was expected or found there.
+    /// Token that was expected or found there.
     pub reason: &'static str,
 }
 

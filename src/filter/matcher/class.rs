@@ -46,7 +46,7 @@ struct Residual {
     found_for: u32,
 }
 
-/// What a class that is gone left behind.
+/// Data of a class that was removed.
 pub(super) struct Removed {
     pub(super) filter: Filter,
     /// Its number among the members of groups, if it had conditions on the payload.
@@ -56,7 +56,7 @@ pub(super) struct Removed {
 /// Table of classes.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
-    classes: Vec<Class>,
+    table: Vec<Class>,
     free: Vec<u32>,
     residuals: Vec<Residual>,
     residuals_free: Vec<u32>,
@@ -67,16 +67,16 @@ pub(super) struct Classes {
 impl Classes {
     /// Adds a holder of this filter's class. Returns the class, and whether it is new.
     pub(super) fn acquire(&mut self, filter: &Filter) -> (u32, bool) {
-        let Self { classes, ids, hasher, .. } = self;
+        let Self { table, ids, hasher, .. } = self;
         let entry = ids.entry(
             hasher.hash_one(filter.bytes()),
-            |&id| classes[id as usize].filter == *filter,
-            |&id| hasher.hash_one(classes[id as usize].filter.bytes()),
+            |&id| table[id as usize].filter == *filter,
+            |&id| hasher.hash_one(table[id as usize].filter.bytes()),
         );
         let vacant = match entry {
             Entry::Occupied(entry) => {
                 let id = *entry.get();
-                classes[id as usize].holders += 1;
+                table[id as usize].holders += 1;
                 return (id, false);
             }
             Entry::Vacant(vacant) => vacant,
@@ -85,14 +85,14 @@ impl Classes {
         let id = match self.free.pop() {
             Some(id) => {
                 vacant.insert(id);
-                classes[id as usize] = class;
+                table[id as usize] = class;
                 id
             }
             None => {
-                let id = classes.len() as u32;
+                let id = table.len() as u32;
                 debug_assert!(id < NUMBERS_MAX, "2^29 classes would fill 30 GB before this");
                 vacant.insert(id);
-                classes.push(class);
+                table.push(class);
                 id
             }
         };
@@ -102,13 +102,13 @@ impl Classes {
     /// Adds a holder of a class that has one.
     #[cfg(feature = "server")]
     pub(super) fn hold(&mut self, id: ClassId) {
-        debug_assert!(self.classes[id.index()].holders > 0, "nobody could have named it");
-        self.classes[id.index()].holders += 1;
+        debug_assert!(self.table[id.index()].holders > 0, "nobody could have named it");
+        self.table[id.index()].holders += 1;
     }
 
     /// Removes a holder. Returns what the class left if that was the last one; its id may be given again.
     pub(super) fn release(&mut self, id: ClassId) -> Option<Removed> {
-        let class = self.classes.get_mut(id.index()).filter(|class| class.holders > 0)?;
+        let class = self.table.get_mut(id.index()).filter(|class| class.holders > 0)?;
         class.holders -= 1;
         if class.holders > 0 {
             return None;
@@ -128,13 +128,13 @@ impl Classes {
 
     /// Notes that a new class has conditions on the payload.
     pub(super) fn set_member(&mut self, id: u32, member: u32) {
-        self.classes[id as usize].detail = member | MEMBER;
+        self.table[id as usize].detail = member | MEMBER;
     }
 
     /// Notes that a new class must be confirmed. `turn` is the last event that was matched.
     pub(super) fn set_residual(&mut self, id: u32, conditions: u32, turn: u32) {
         let fresh = Residual { conditions, found_for: turn };
-        self.classes[id as usize].detail = if let Some(free) = self.residuals_free.pop() {
+        self.table[id as usize].detail = if let Some(free) = self.residuals_free.pop() {
             self.residuals[free as usize] = fresh;
             free
         } else {
@@ -145,13 +145,13 @@ impl Classes {
 
     /// Returns whether a class that must be confirmed is found for the first time for this event.
     pub(super) fn is_first_for(&mut self, id: u32, turn: u32) -> bool {
-        let residual = &mut self.residuals[self.classes[id as usize].detail as usize];
+        let residual = &mut self.residuals[self.table[id as usize].detail as usize];
         std::mem::replace(&mut residual.found_for, turn) != turn
     }
 
     /// Returns whether the residual conditions of a class that must be confirmed hold.
     pub(super) fn confirms(&self, id: u32, event: &Event) -> bool {
-        let class = &self.classes[id as usize];
+        let class = &self.table[id as usize];
         plan::holds(&class.filter, self.residuals[class.detail as usize].conditions, event)
     }
 
@@ -164,13 +164,13 @@ impl Classes {
 
     /// Returns the class of this filter.
     pub(super) fn find(&self, filter: &Filter) -> Option<ClassId> {
-        let same = |id: &u32| self.classes[*id as usize].filter == *filter;
+        let same = |id: &u32| self.table[*id as usize].filter == *filter;
         self.ids.find(self.hasher.hash_one(filter.bytes()), same).map(|id| ClassId(*id))
     }
 
     /// Returns the filter of a class.
     pub(super) fn filter(&self, id: ClassId) -> Option<&Filter> {
-        self.classes.get(id.index()).filter(|class| class.holders > 0).map(|class| &class.filter)
+        self.table.get(id.index()).filter(|class| class.holders > 0).map(|class| &class.filter)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -179,13 +179,13 @@ impl Classes {
 
     #[cfg(test)]
     pub(super) fn ids_max(&self) -> u32 {
-        self.classes.len() as u32
+        self.table.len() as u32
     }
 
     /// Returns the size of the filters themselves, in bytes. Walks all classes.
     #[cfg(feature = "server")]
     pub(super) fn filter_bytes(&self) -> usize {
-        self.classes.iter().map(|class| class.filter.held_bytes()).sum()
+        self.table.iter().map(|class| class.filter.held_bytes()).sum()
     }
 
     #[cfg(feature = "server")]
@@ -194,7 +194,7 @@ impl Classes {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.classes.capacity() * size_of::<Class>()
+        self.table.capacity() * size_of::<Class>()
             + self.residuals.capacity() * size_of::<Residual>()
             + self.ids.allocation_size()
             + (self.free.capacity() + self.residuals_free.capacity()) * size_of::<u32>()

@@ -1,4 +1,4 @@
-//! Server-Sent Events (WHATWG HTML, 9.2): an encoder whose fields no text can break out of, and a parser.
+//! Server-Sent Events (WHATWG HTML, 9.2): an encoder that keeps every text within its field, and a parser.
 
 use std::fmt;
 use std::io::Write as _;
@@ -127,7 +127,7 @@ impl std::error::Error for SseError {}
 #[derive(Debug)]
 pub struct SseParser {
     max: usize,
-    /// Start of a line whose end has not arrived.
+    /// Start of an incomplete line.
     line: Vec<u8>,
     /// Whether the last byte was CR. An LF that comes next belongs to it.
     after_cr: bool,

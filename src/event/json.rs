@@ -201,7 +201,7 @@ fn special_from(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Returns the string without escapes whose opening quote is at `at`, and the offset after it; `None` if there is
+/// Returns the string without escapes that starts with a quote at `at`, and the offset after it; `None` if there is
 /// something else.
 #[cfg(feature = "server")]
 #[inline]
@@ -214,7 +214,7 @@ pub(crate) fn plain_string(text: &str, at: usize) -> Option<(&str, usize)> {
     (bytes.get(end) == Some(&b'"')).then(|| (&text[at + 1..end], end + 1))
 }
 
-/// Returns the offset after the string whose opening quote is at `at`.
+/// Returns the offset after the string that starts with a quote at `at`.
 fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
     at += 1;
     loop {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::comparison::Comparison;
-use super::encoding::{self, Clause, Clauses, ENTITY, Member, NOTHING, Parts, Set};
+use super::encoding::{self, Clause, Clauses, ENTITY, MemberPatterns, NOTHING, Parts, Set};
 use super::error::FilterError;
 #[cfg(feature = "server")]
 use super::error::FilterErrorKind;
@@ -113,7 +113,7 @@ impl Filter {
         })
     }
 
-    fn add(self, about: u8, negated: bool, members: impl Iterator<Item = Member>) -> Self {
+    fn add(self, about: u8, negated: bool, members: impl Iterator<Item = MemberPatterns>) -> Self {
         let mut members = members.peekable();
         if members.peek().is_none() || self.is_nothing() {
             return self;
@@ -324,7 +324,7 @@ setters! {
     channels not_channels Channel "the channel";
 }
 
-fn pair((kind, id): (impl AsRef<str>, impl AsRef<str>)) -> Member {
+fn pair((kind, id): (impl AsRef<str>, impl AsRef<str>)) -> MemberPatterns {
     (Pattern::new(kind.as_ref()), Some(Pattern::new(id.as_ref())))
 }
 

@@ -21,14 +21,14 @@ const TAG_COMPARISON: u8 = 0x20;
 pub(crate) const NOTHING: [u8; 2] = [0, 0];
 
 /// Pattern of a set. The second one is the id's, in sets of entities.
-pub(crate) type Member = (Pattern, Option<Pattern>);
+pub(crate) type MemberPatterns = (Pattern, Option<Pattern>);
 
 /// Set of patterns of which one must match, or none if it is negated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
     pub(crate) about: u8,
     pub(crate) negated: bool,
-    pub(crate) members: Vec<Member>,
+    pub(crate) members: Vec<MemberPatterns>,
 }
 
 /// Filter in parts.

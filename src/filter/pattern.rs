@@ -119,7 +119,7 @@ impl From<&String> for Pattern {
     }
 }
 
-/// Pattern whose text is borrowed. The bytes are UTF-8.
+/// Pattern with borrowed text. The bytes are UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PatternRef<'a> {
     pub(crate) kind: PatternKind,
@@ -151,7 +151,7 @@ impl PatternRef<'_> {
 
 /// Segment, and the separator before it; 0 before the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment<'a> {
+pub(crate) struct NameSegment<'a> {
     pub(crate) separator: u8,
     pub(crate) text: &'a [u8],
 }
@@ -168,20 +168,20 @@ pub(crate) fn segments(text: &[u8]) -> Segments<'_> {
 }
 
 impl<'a> Iterator for Segments<'a> {
-    type Item = Segment<'a>;
+    type Item = NameSegment<'a>;
 
-    fn next(&mut self) -> Option<Segment<'a>> {
+    fn next(&mut self) -> Option<NameSegment<'a>> {
         let rest = self.rest?;
         let separator = self.separator;
         match rest.iter().position(|byte| matches!(byte, b'.' | b':' | b'/')) {
             Some(at) => {
                 self.separator = rest[at];
                 self.rest = Some(&rest[at + 1..]);
-                Some(Segment { separator, text: &rest[..at] })
+                Some(NameSegment { separator, text: &rest[..at] })
             }
             None => {
                 self.rest = None;
-                Some(Segment { separator, text: rest })
+                Some(NameSegment { separator, text: rest })
             }
         }
     }
@@ -221,7 +221,7 @@ fn runs_match(pattern: &[u8], value: &[u8]) -> bool {
 
 /// `reached[j]`: the pattern's segments so far match the first `j` of the value.
 fn segments_match(pattern: &[u8], value: &[u8]) -> bool {
-    let value: SmallVec<[Segment<'_>; 12]> = segments(value).collect();
+    let value: SmallVec<[NameSegment<'_>; 12]> = segments(value).collect();
     let mut reached: SmallVec<[bool; 32]> = SmallVec::from_elem(false, value.len() + 1);
     reached[0] = true;
     // Whether all segments before this one are `**`, so that it may be the value's first.
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     /// The definition as a recursion: whether the pattern from `p` on matches the value from `v` on.
-    fn defined(pattern: &[Segment<'_>], value: &[Segment<'_>], p: usize, v: usize) -> bool {
+    fn defined(pattern: &[NameSegment<'_>], value: &[NameSegment<'_>], p: usize, v: usize) -> bool {
         let Some(segment) = pattern.get(p) else { return v == value.len() };
         let separated = |v: usize| {
             value[v].separator == segment.separator

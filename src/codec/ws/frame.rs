@@ -108,7 +108,7 @@ pub fn frame(op: OpCode, payload: &[u8]) -> Bytes {
 /// Bit of the first byte that marks a compressed message (RFC 7692, 6).
 const RSV1: u8 = 0x40;
 
-/// Appends a server's frame whose payload is DEFLATE data without the tail of its last block.
+/// Appends a server's frame with a payload of DEFLATE data, without the tail of its last block.
 pub fn encode_deflated(out: &mut Vec<u8>, op: OpCode, payload: &[u8]) {
     let at = out.len();
     encode(out, op, payload);

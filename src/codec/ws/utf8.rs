@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use simdutf8::basic::from_utf8;
 
-/// Text so far, and the first bytes of a character whose rest has not arrived.
+/// Text so far, and the first bytes of an incomplete character.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct TextBuffer {
     pub(super) valid: String,

@@ -11,7 +11,7 @@ use std::hash::BuildHasher;
 
 use super::segment_texts::{SegmentTexts, UNKNOWN};
 use crate::event::Attribute;
-use crate::filter::pattern::{Segment, segments};
+use crate::filter::pattern::{NameSegment, segments};
 
 /// Numbers of the segments `*` and `**`. A literal segment has the number of its text.
 const ONE: u32 = u32::MAX;
@@ -144,7 +144,7 @@ impl Automaton {
         node
     }
 
-    fn grow(&mut self, node: u32, segment: Segment<'_>) -> u32 {
+    fn grow(&mut self, node: u32, segment: NameSegment<'_>) -> u32 {
         let separator = code(segment.separator);
         let number = match segment.text {
             b"*" => ONE,

@@ -119,7 +119,7 @@ impl Conditions {
         &mut self.table[id as usize].anchored
     }
 
-    /// Returns whether a condition holds for the event whose fields were read, and adds the instructions that this took to
+    /// Returns whether a condition holds for the event last read into `fields`, and adds the instructions that this took to
     /// `worked`.
     pub(super) fn holds(
         &mut self,

@@ -1,9 +1,9 @@
-//! Finds the postings whose values and patterns an event has.
+//! Finds the postings for an event by its values and patterns.
 //!
 //! A filter has one *path* for each combination of its sets' members: the exact values (a tuple of symbols, one for
 //! each attribute of the path's *shape*) and then the patterns, ascending. Each shape in use has one hash table of
 //! tuples. A tuple leads to one posting, or to a node with several postings and with edges for further patterns. An
-//! event costs one look-up for each shape whose attributes it has, and then its matches.
+//! event costs one look-up for each shape with attributes that it has, and then its matches.
 //!
 //! Always:
 //! - A node has at least two postings or an edge.
@@ -390,7 +390,7 @@ impl Index {
         }
     }
 
-    /// Appends the postings whose paths these symbols and patterns (ascending) satisfy. A posting with several paths may
+    /// Appends the postings at the paths that these symbols and patterns (ascending) satisfy. A posting with several paths may
     /// come several times.
     pub(super) fn find(&self, symbols: &Symbols8, patterns: &[u32], out: &mut Vec<Posting>) {
         let known = shape_of(symbols);

@@ -1,6 +1,6 @@
-//! Cache of postings by the key of an event, for events whose keys come again.
+//! Cache of postings by the key of an event, for keys that come again.
 //!
-//! Direct-mapped and bounded: a slot holds the last answer whose key fell on it, valid while its generation is the
+//! Direct-mapped and bounded: a slot holds the last answer that fell on it, valid while its generation is the
 //! present one. While few keys come again, most are not looked up at all, so that a memo that cannot help costs
 //! nothing.
 //!

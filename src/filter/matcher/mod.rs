@@ -159,7 +159,7 @@ impl Matcher {
         true
     }
 
-    /// Clears `out` and fills it with the classes whose filters match the event, each once, in no order.
+    /// Clears `out` and fills it with the classes that match the event, each once, in no order.
     ///
     /// Allocates only where a buffer or a cache has to grow.
     pub fn matches(&mut self, event: &Event, out: &mut Vec<ClassId>) {

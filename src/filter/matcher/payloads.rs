@@ -1,4 +1,5 @@
-//! Filters with conditions on the payload: finds those that match an event whose attributes they match.
+//! Filters with conditions on the payload: finds those that match an event, after their conditions on
+//! attributes did.
 //!
 //! Filters with the same conditions on attributes form a *group*; the index finds the group, once for all of them. Each
 //! filter of a group is a *member*. It lies under one of its conditions, its *anchor*: under the values of an equality, at
@@ -49,7 +50,7 @@ struct PayloadGroup {
     members: u32,
     /// Exclusive or of the members' numbers: the number of the only member, if there is one only.
     sole: u32,
-    /// Number of members whose anchor points nowhere.
+    /// Number of members with an anchor that points nowhere.
     anywhere: u32,
     /// Fields that anchors are on, and the number of anchors of each kind.
     fields: HashMap<u32, [u32; ANCHOR_KINDS], RandomState>,

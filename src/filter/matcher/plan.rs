@@ -151,7 +151,7 @@ impl Choices {
         })
     }
 
-    /// Returns the same numbers again, for a plan whose values have this holder.
+    /// Returns the same numbers again, for a plan that holds its values already.
     pub(super) fn find(plan: &Plan<'_>, symbols: &Symbols, automaton: &Automaton) -> Self {
         Self::new(plan, |attribute, pattern| match pattern.kind {
             PatternKind::Exact => symbols.lookup(attribute, pattern.text),

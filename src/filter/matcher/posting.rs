@@ -10,7 +10,7 @@ pub(super) struct Posting(u32);
 /// A posting, taken apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PostingKind {
-    /// A class whose filter matches whenever the posting is found.
+    /// A class that matches whenever the posting is found.
     Class(u32),
     /// A class that must be confirmed: it has several paths, or conditions that no path holds.
     Candidate(u32),

@@ -1,7 +1,7 @@
-//! Where a client is, where proxies stand between.
+//! Finds a client's address if proxies are in between.
 //!
-//! Imports `codec`. Always: what a header says counts as far as trusted proxies wrote it, and no further; with none
-//! trusted, the socket alone says where its peer is.
+//! Always: a forwarding header counts only as far as trusted proxies wrote it. Without trusted proxies, the socket's
+//! peer is the client.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,15 +9,15 @@ use std::str::FromStr;
 
 use crate::codec::http::Request;
 
-/// Addresses that begin alike: `10.0.0.0/8`, `2001:db8::/32`, or one alone.
+/// Range of addresses: `10.0.0.0/8`, `2001:db8::/32`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRange {
     address: IpAddr,
-    /// Bits that are the same for all of them.
+    /// Number of leading bits that all addresses share.
     bits: u8,
 }
 
-/// The text is no range of addresses.
+/// Error: the text is not a range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseAddressRangeError;
 
@@ -49,7 +49,7 @@ impl fmt::Display for AddressRange {
 }
 
 impl AddressRange {
-    /// Whether an address is in it.
+    /// Returns whether an address is in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(of), IpAddr::V4(other)) => {
@@ -65,16 +65,16 @@ impl AddressRange {
     }
 }
 
-/// Whether an address is a trusted proxy's.
+/// Returns whether an address is that of a trusted proxy.
 pub(crate) fn is_trusted(address: IpAddr, trusted: &[AddressRange]) -> bool {
     trusted.iter().any(|range| range.contains(address))
 }
 
-/// Where the client of a request is: the last address of `X-Forwarded-For` that no trusted proxy has, if the peer is
-/// one; else the peer.
+/// Returns the address of a request's client. If the peer is a trusted proxy, that is the last address of
+/// `X-Forwarded-For` that is not one; otherwise the peer.
 pub(crate) fn client_of(request: &Request, peer: IpAddr, trusted: &[AddressRange]) -> IpAddr {
     let mut client = peer;
-    // Each proxy adds its own peer behind what it got, in the same line or in another.
+    // Each proxy appends its own peer to the list it received, in the same line or in another.
     let lines: Vec<&str> = request
         .headers()
         .filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
@@ -84,14 +84,14 @@ pub(crate) fn client_of(request: &Request, peer: IpAddr, trusted: &[AddressRange
         if !is_trusted(client, trusted) {
             break;
         }
-        // What can't be read ends the chain: the proxy that passed it on is the last that is known.
+        // An unreadable entry ends the chain: the proxy that passed it on is the last known address.
         let Some(before) = read(hop.trim()) else { break };
         client = before;
     }
     client
 }
 
-/// An address as proxies write it, perhaps with a port.
+/// Parses an address as proxies write it, optionally with a port.
 fn read(hop: &str) -> Option<IpAddr> {
     let plain = hop.parse().ok();
     let bracketed = || hop.strip_prefix('[')?.split_once(']')?.0.parse().ok();
@@ -139,7 +139,7 @@ mod tests {
             ("203.0.113.9", "X-Forwarded-For: 1.1.1.1\r\n", "203.0.113.9"),
             ("10.0.0.1", "", "10.0.0.1"),
             ("10.0.0.1", "X-Forwarded-For: 198.51.100.7\r\n", "198.51.100.7"),
-            // What the client itself wrote stands before, and does not count.
+            // Addresses that the client wrote itself come first, and do not count.
             ("10.0.0.1", "X-Forwarded-For: 1.1.1.1, 198.51.100.7\r\n", "198.51.100.7"),
             ("10.0.0.1", "x-forwarded-for: 1.1.1.1, 198.51.100.7,10.0.0.2\r\n", "198.51.100.7"),
             ("10.0.0.1", "X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-For: 10.0.0.2\r\n", "198.51.100.7"),

@@ -1,11 +1,12 @@
-//! Which web pages may speak to the server, and by which names it may be called.
+//! Decides which web pages may use the server, and under which names it may be called.
 //!
-//! Imports `codec` and its siblings. Always: a request that no browser marked (neither `Origin` nor `Sec-Fetch-Site`) is
-//! refused for its Host alone; a refusal names the setting that would let the request in.
-//!
-//! Two attacks are met here. A page of any site can open a WebSocket to this machine and post to it without asking
-//! (no preflight): its `Origin` gives it away. A site whose name resolves to 127.0.0.1 on the second look-up (DNS
+//! Two attacks are prevented here. A page of any site can open a WebSocket to this machine and post to it without a
+//! preflight: its `Origin` gives it away. A site with a name that resolves to 127.0.0.1 on the second look-up (DNS
 //! rebinding, as in CVE-2025-24010) has an `Origin` that equals the Host: the Host gives it away.
+//!
+//! Always:
+//! - A request without `Origin` and `Sec-Fetch-Site`, which no browser sent, is refused only for its Host.
+//! - A refusal names the setting that would admit the request.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,25 +20,25 @@ use crate::server::config::ServerConfig;
 use crate::server::endpoint::System;
 use crate::sync::{Mutex, lock};
 
-/// Characters of a host or an origin that a refusal repeats: a name has 253 at the most.
+/// Maximum number of characters of a host or an origin in a refusal. A name has at most 253.
 const SHOWN_MAX: usize = 300;
 
-/// Between two lines of the log about refusals: a page in a loop writes no more than this.
+/// Minimum time between two log lines about refusals, so that a page in a loop can't flood the log.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// Why a request is refused for the page that made it.
+/// Reason why the server refuses the page that made a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal<'a> {
-    /// The server has no such name.
+    /// The Host is not a name of this server.
     Host(&'a str),
-    /// The page's origin is not among those allowed.
+    /// The page's origin is not allowed.
     Origin(&'a str),
-    /// A browser says that another site's page asks, and not which.
+    /// A browser reports a page of another site, without its origin.
     CrossSite,
 }
 
 impl Refusal<'_> {
-    /// Its label in the metrics.
+    /// Returns the refusal's label in the metrics.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Host(_) => "host",
@@ -78,22 +79,22 @@ impl fmt::Display for Refusal<'_> {
     }
 }
 
-/// Which pages may speak.
+/// Pages that may use the server.
 #[derive(Debug)]
 enum Pages<'a> {
     Any,
-    /// The server's own and these.
+    /// The server's own pages and those of these origins.
     Named(&'a [String]),
-    /// The server's own, those of this machine, and these.
+    /// The server's own pages, those of this machine, and those of these origins.
     Local(&'a [String]),
 }
 
-/// The rules that hold for a server.
+/// Rules for the pages and names of a server.
 #[derive(Debug)]
 pub(crate) struct Door<'a> {
     config: &'a ServerConfig,
     pages: Pages<'a>,
-    /// The Host counts.
+    /// Whether the Host is checked.
     asks_host: bool,
 }
 
@@ -102,8 +103,8 @@ fn has_star(list: &[String]) -> bool {
 }
 
 impl<'a> Door<'a> {
-    /// Makes the rules of a server that has authentication or not (`is_open`), and listens on loopback addresses alone
-    /// or not.
+    /// Returns the rules for a server without authentication (`is_open`) or with it, and one that listens only on
+    /// loopback addresses (`is_local`) or not.
     pub(crate) fn new(config: &'a ServerConfig, is_open: bool, is_local: bool) -> Self {
         let (allowed, cors) = (&config.allowed_origins, &config.cors_origins);
         let pages = if has_star(allowed) {
@@ -111,7 +112,7 @@ impl<'a> Door<'a> {
         } else if !allowed.is_empty() {
             Pages::Named(allowed)
         } else if !is_open || has_star(cors) {
-            // Where there is authentication a page needs a token, and a cookie is not taken from a foreign one.
+            // With authentication a page needs a token, and cookies are not accepted from other origins.
             Pages::Any
         } else {
             Pages::Local(cors)
@@ -123,14 +124,14 @@ impl<'a> Door<'a> {
         Self { config, pages, asks_host }
     }
 
-    /// Makes the rules of a running server.
+    /// Returns the rules for a running server.
     pub(crate) fn of(shared: &Shared, config: &'a ServerConfig) -> Self {
         Self::new(config, shared.auth.is_open(), shared.is_local)
     }
 
-    /// Returns why a request is refused, if it is.
+    /// Returns the reason to refuse a request, if there is one.
     pub(crate) fn refuse<'r>(&self, request: &'r Request) -> Option<Refusal<'r>> {
-        // Without a Host (HTTP/1.0) it is a health check: no browser leaves it out.
+        // Browsers always send a Host. A request without one (HTTP/1.0) is a health check.
         if let Some(host) = request.header("host")
             && self.asks_host
             && !self.has_name(host)
@@ -147,7 +148,7 @@ impl<'a> Door<'a> {
         is_of_another_site(request).then_some(Refusal::CrossSite)
     }
 
-    /// Returns whether the server may be called so.
+    /// Returns whether the Host names this server.
     fn has_name(&self, host: &str) -> bool {
         let Some(name) = Name::of_authority(host) else { return false };
         let of_origin = |one: &String| Name::of_origin(one).is_some_and(|known| known.is_same(name));
@@ -171,7 +172,7 @@ impl<'a> Door<'a> {
         let among = |list: &[String]| list.iter().any(|one| one == "*" || origin::is_same(one, origin));
         match self.pages {
             Pages::Any => true,
-            // Pages that may read answers, and no more.
+            // Origins in `cors_origin` may read responses only.
             Pages::Named(list) => {
                 among(list) || (!self.is_speech(request) && among(&self.config.cors_origins))
             }
@@ -189,7 +190,7 @@ impl<'a> Door<'a> {
                 || self.config.endpoint(path).is_some())
     }
 
-    /// Says which pages may speak.
+    /// Describes the pages that may use the server.
     #[cfg(feature = "config-file")]
     pub(crate) fn describe_pages(&self) -> String {
         let of_files = self.config.systems.contains(&System::Agentos);
@@ -206,7 +207,7 @@ impl<'a> Door<'a> {
         }
     }
 
-    /// Says by which names the server may be called.
+    /// Describes the names under which the server may be called.
     #[cfg(feature = "config-file")]
     pub(crate) fn describe_names(&self) -> String {
         if !self.asks_host {
@@ -218,7 +219,7 @@ impl<'a> Door<'a> {
         format!("localhost, *.localhost, addresses{}", listed(hosts.chain(names)))
     }
 
-    /// Returns the setting that lets every page and name in, where there is no authentication.
+    /// Returns the setting that admits every page and name, if there is no authentication.
     pub(crate) fn open_setting(&self, is_open: bool) -> Option<&'static str> {
         let lists = [
             ("allowed_origin", &self.config.allowed_origins),
@@ -230,7 +231,7 @@ impl<'a> Door<'a> {
     }
 }
 
-/// Says in the log that every web page may speak, where a setting says so.
+/// Logs a warning if a setting lets every web page use the server.
 pub(crate) fn tell_if_open(shared: &Shared, config: &ServerConfig) {
     if let Some(key) = Door::of(shared, config).open_setting(shared.auth.is_open()) {
         tracing::warn!(
@@ -240,7 +241,7 @@ pub(crate) fn tell_if_open(shared: &Shared, config: &ServerConfig) {
     }
 }
 
-/// Says so where a new config opens what was closed, or opens it otherwise.
+/// Logs the warning if a new config opens the server, or opens it by another setting.
 pub(crate) fn tell_if_opened(shared: &Shared, config: &ServerConfig) {
     let opens = |config: &ServerConfig| Door::of(shared, config).open_setting(true);
     if opens(config) != opens(&shared.config().1) {
@@ -248,14 +249,14 @@ pub(crate) fn tell_if_opened(shared: &Shared, config: &ServerConfig) {
     }
 }
 
-/// Returns each of these behind a comma.
+/// Returns the items, each after a comma.
 #[cfg(feature = "config-file")]
 fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
     items.flat_map(|item| [", ", item]).collect()
 }
 
-/// Returns whether a browser says that a page of another site asks, by an image, a script or a frame. A link to here is
-/// no such thing: the page that it is on sees nothing of the answer.
+/// Returns whether a browser reports a request of another site's page: an image, a script or a frame. Links do not
+/// count, because the page with the link sees nothing of the response.
 fn is_of_another_site(request: &Request) -> bool {
     let says =
         |name: &str, value: &str| request.header(name).is_some_and(|it| it.eq_ignore_ascii_case(value));
@@ -265,26 +266,26 @@ fn is_of_another_site(request: &Request) -> bool {
     says("sec-fetch-site", "cross-site") && !is_link
 }
 
-/// Tells the log of refusals, now and then.
+/// Log of refusals, limited in rate.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals(Mutex<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
     last: Option<Instant>,
-    /// Refused since then.
+    /// Number of refusals since then.
     untold: u64,
 }
 
 impl Refusals {
-    /// Logs a refusal, unless one was a moment ago.
+    /// Logs a refusal, unless one was logged within [`LOG_EVERY`].
     pub(crate) fn tell(&self, refusal: &Refusal<'_>, client: Option<IpAddr>) {
         let Some(more) = self.is_due(Instant::now()) else { return };
         let client = client.map_or_else(String::new, |client| client.to_string());
         tracing::warn!(client, more, "refused: {refusal}");
     }
 
-    /// Returns how many were not told, if it is time to tell.
+    /// Returns the number of refusals that were not logged, if it is time to log one.
     fn is_due(&self, now: Instant) -> Option<u64> {
         let mut told = lock(&self.0);
         if told.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_EVERY) {
@@ -370,7 +371,7 @@ mod tests {
             assert_eq!(refused(&config, host, ""), Some("host"), "{host}");
             let own = format!("Origin: http://{host}\r\n");
             assert_eq!(refused(&config, host, &own), Some("host"), "its own page is no better: {host}");
-            // Headers that a page of the name could add itself.
+            // Headers that a page of that name could add itself.
             let more =
                 "X-Forwarded-Host: localhost\r\nForwarded: host=localhost\r\nX-Forwarded-For: 127.0.0.1\r\n";
             assert_eq!(refused(&config, host, more), Some("host"), "{host}");
@@ -399,7 +400,7 @@ mod tests {
         assert!(!with(|c| c.allowed_origins = vec!["*".to_owned()]));
         assert!(!with(|c| c.cors_origins = vec!["*".to_owned()]));
         assert!(with(|c| c.allowed_origins = vec!["null".to_owned()]));
-        // The target's name is the Host where it has one (RFC 9112, 3.2.2).
+        // The host of the target is the Host, if there is one (RFC 9112, 3.2.2).
         let absolute = request("GET http://evil.com/ws HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(is_refused(&config, true, true, &absolute));
         let absolute = request("GET http://evil.com/ws HTTP/1.0\r\n\r\n");

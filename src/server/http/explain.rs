@@ -1,7 +1,6 @@
-//! What an operator asks: who wants what, and why an event went where it did.
+//! Answers an operator's questions: which interests there are, and why an event matched them or not.
 //!
-//! Imports every lower room. Always: it looks, and changes nothing; what it says of interests is what the loops
-//! reported last, within the second.
+//! Always: nothing here changes state. Interests are those that the loops reported last, at most a second ago.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +14,13 @@ use crate::server::Shared;
 use crate::server::reactor::{Report, place_of};
 use crate::sync::lock;
 
-/// Interests shown.
+/// Maximum number of interests in a response.
 const INTERESTS_MAX: usize = 50;
 
 /// Equal feeds of all loops, as one.
 struct Interest {
     filters: Vec<Filter>,
-    /// The filters' text, in an order that does not depend on the loop.
+    /// Texts of the filters, in an order that does not depend on the loop.
     texts: Vec<String>,
     view: FeedView,
 }
@@ -38,8 +37,8 @@ impl Interest {
     }
 }
 
-/// Characters of a filter's text that an operator is shown: one of 256 long values has 60,000, and fifty interests of them
-/// made an answer of megabytes.
+/// Maximum number of characters of a filter's text in a response. A filter of 256 long values has 60,000; fifty of them
+/// made a response of megabytes.
 const TEXT_MAX: usize = 1000;
 
 fn shown(text: &str) -> String {
@@ -71,13 +70,16 @@ fn interests(shared: &Shared) -> Vec<Interest> {
     all
 }
 
-/// The interests with the most members, as `/api/stats` shows them.
+/// Returns the interests with the most members, for `/api/stats`.
 pub(crate) fn interests_json(shared: &Shared) -> Vec<Value> {
     interests(shared).iter().map(Interest::json).collect()
 }
 
-/// An event's journey: where it stands, and for each interest why it wants the event or not; the same for a filter
-/// that is tried. Fails with a status and the words for it.
+/// Explains an event: its position, and why each interest matches it or not. Does the same for a filter in the query.
+///
+/// # Errors
+///
+/// A status and a message for the client.
 pub(crate) fn explain(
     shared: &Shared,
     query: impl Iterator<Item = (String, String)>,
@@ -130,7 +132,7 @@ pub(crate) fn explain(
         "event": event_json,
         "shard": id.shard,
         "sequence": id.sequence,
-        // How much came behind it in its shard.
+        // Number of later events in its shard.
         "behind_newest": place_of(shared, id).map(|at| newest.saturating_sub(at + 1)),
         "clients": clients,
         "members_shown": shown,

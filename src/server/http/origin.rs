@@ -1,7 +1,9 @@
-//! Origins of web pages and names of hosts: which are equal, which is the server's own, which are of this machine.
+//! Compares origins of web pages and names of hosts.
 //!
-//! Always: a port that is the scheme's default says nothing (RFC 6454, 4); what is no origin equals only itself; a name
-//! is of this machine by its whole text (`localhost`, a name below it, an address), never by a part of it.
+//! Always:
+//! - The default port of a scheme equals no port (RFC 6454, 4).
+//! - A text that is not an origin equals only itself.
+//! - A name is of this machine by its whole text (`localhost`, a name below it, an address), never by a part of it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,9 +15,9 @@ struct Origin<'a> {
     port: Option<u16>,
 }
 
-/// Splits `host:port`; the port is `None` where there is none, or where it is no number.
+/// Splits `host:port`. The port is `None` if it is absent or not a number.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
-    // The colons of an IPv6 address stand within brackets.
+    // The colons of an IPv6 address are within brackets.
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (authority, None),
@@ -33,34 +35,34 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// The host of an origin or of a Host header, without port and final dot.
+/// Host of an origin or of a Host header, without port and final dot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Name<'a>(&'a str);
 
 impl<'a> Name<'a> {
-    /// Returns the host of a Host header; `None` where it is empty.
+    /// Returns the host of a Host header, or `None` if it is empty.
     pub(crate) fn of_authority(authority: &'a str) -> Option<Self> {
         let name = split_port(authority).0;
         let name = name.strip_suffix('.').unwrap_or(name);
         (!name.is_empty()).then_some(Self(name))
     }
 
-    /// Returns the host of an origin; `None` where it is none, as `null`.
+    /// Returns the host of an origin, or `None` if it has none, as `null`.
     pub(crate) fn of_origin(origin: &'a str) -> Option<Self> {
         Origin::read(origin).and_then(|origin| Self::of_authority(origin.host))
     }
 
-    /// Returns its text.
+    /// Returns the name's text.
     pub(crate) fn text(self) -> &'a str {
         self.0
     }
 
-    /// Returns whether both are one host.
+    /// Returns whether both names are one host.
     pub(crate) fn is_same(self, other: Name<'_>) -> bool {
         self.0.eq_ignore_ascii_case(other.0)
     }
 
-    /// Returns whether a configured host has it: `name`, or `*.name` for all below.
+    /// Returns whether a configured host covers the name: `name`, or `*.name` for all names below.
     pub(crate) fn is_among(self, pattern: &str) -> bool {
         let pattern = pattern.strip_suffix('.').unwrap_or(pattern);
         match pattern.strip_prefix('*') {
@@ -69,13 +71,13 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// Returns whether it ends with this, which begins with a dot, and has more before.
+    /// Returns whether the name ends with `end`, which begins with a dot, and has more before it.
     fn is_below(self, end: &str) -> bool {
         let at = self.0.len().checked_sub(end.len()).filter(|at| *at > 0 && end.starts_with('.'));
         at.and_then(|at| self.0.get(at..)).is_some_and(|it| it.eq_ignore_ascii_case(end))
     }
 
-    /// Returns the address that it is, as browsers write it: no name resolves to another one later.
+    /// Returns the address that the name is, as browsers write it. No look-up can change it later.
     fn address(self) -> Option<IpAddr> {
         match self.0.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -83,13 +85,13 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// Returns whether it is an address.
+    /// Returns whether the name is an address.
     pub(crate) fn is_address(self) -> bool {
         self.address().is_some()
     }
 
-    /// Returns whether it is this machine: a loopback address, `localhost` or a name below it, which browsers look up
-    /// nowhere (RFC 6761, 6.3).
+    /// Returns whether the name is this machine: a loopback address, or `localhost` or a name below it, which browsers
+    /// never look up (RFC 6761, 6.3).
     pub(crate) fn is_loopback(self) -> bool {
         match self.address() {
             Some(address) => address.to_canonical().is_loopback(),
@@ -98,14 +100,14 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Returns whether an origin is that of pages served over HTTP by this machine, at any port.
+/// Returns whether an origin is that of pages that this machine serves over HTTP, on any port.
 pub(crate) fn is_loopback(origin: &str) -> bool {
     Origin::read(origin).is_some_and(|origin| origin.is_web())
         && Name::of_origin(origin).is_some_and(Name::is_loopback)
 }
 
-/// Returns whether an origin is that of a page without one: opened from a file, or in a sandbox. Chromium's WebSockets
-/// write `file://`, all else `null`.
+/// Returns whether an origin is that of a page without one: a page from a file, or in a sandbox. WebSockets of Chromium
+/// write `file://`, all others `null`.
 pub(crate) fn is_of_file(origin: &str) -> bool {
     origin.eq_ignore_ascii_case("null") || origin.eq_ignore_ascii_case("file://")
 }
@@ -126,7 +128,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Returns whether two origins are the same: scheme, host and effective port are.
+/// Returns whether two origins have the same scheme, host and effective port.
 pub(crate) fn is_same(one: &str, other: &str) -> bool {
     match (Origin::read(one), Origin::read(other)) {
         (Some(one), Some(other)) => {
@@ -139,8 +141,8 @@ pub(crate) fn is_same(one: &str, other: &str) -> bool {
     }
 }
 
-/// Returns whether `origin` is that of pages of the server that a `Host` header names. The header has no scheme, and a proxy
-/// may end TLS, so the scheme is the page's.
+/// Returns whether `origin` is the origin of the server that a `Host` header names. The header has no scheme, and a
+/// proxy may terminate TLS, so the scheme is the page's.
 pub(crate) fn is_of_host(origin: &str, host: &str) -> bool {
     let Some(origin) = Origin::read(origin).filter(Origin::is_web) else { return false };
     let (name, port) = split_port(host);

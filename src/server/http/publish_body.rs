@@ -1,6 +1,6 @@
-//! The body of `POST /publish`: one event, an array, or a line each, all or nothing.
+//! Parses the body of `POST /publish`: one event, an array, or one event a line.
 //!
-//! Imports `event` and `dialect`. Always: either every event of a body is returned or none.
+//! Always: either every event of a body is returned or none.
 
 use serde_json::value::RawValue;
 
@@ -8,12 +8,12 @@ use crate::codec::http::Request;
 use crate::dialect::{Complete, cloudevents, envelope};
 use crate::event::Event;
 
-/// Why a body was refused, and in which of its lines (from 1).
+/// Reason why a body was refused, and the line, from 1.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BodyError {
     pub(crate) line: usize,
     pub(crate) error: String,
-    /// For the counts.
+    /// Label in the metrics.
     pub(crate) label: &'static str,
 }
 
@@ -23,7 +23,7 @@ impl BodyError {
     }
 }
 
-/// The count of bodies with more events than one batch may have.
+/// Label of a body with more events than one batch may have.
 pub(crate) const TOO_MANY: &str = "batch_too_long";
 
 fn too_many(line: usize, max: usize) -> BodyError {
@@ -33,10 +33,10 @@ fn too_many(line: usize, max: usize) -> BodyError {
     BodyError { label: TOO_MANY, ..BodyError::new(line, error) }
 }
 
-/// What an event has to pass besides; else why not.
+/// Further check of an event. An error is the reason to refuse it.
 type Check<'a> = &'a dyn Fn(&Event) -> Result<(), String>;
 
-/// The line, from 1, in which the text behind `before` starts.
+/// Returns the number of the line, from 1, that starts after `before`.
 fn line_behind(before: &[u8]) -> usize {
     before.split(|byte| *byte == b'\n').count()
 }
@@ -47,7 +47,7 @@ fn line_of(body: &str, part: &str) -> usize {
     line_behind(&body.as_bytes()[..offset])
 }
 
-/// The CloudEvents of a request, if it holds some: in JSON, in a batch, or one in headers and body.
+/// Parses the CloudEvents of a request, if it has some: as JSON, as a batch, or one in headers and body.
 pub(crate) fn read_cloud_events(
     request: &Request,
     kind: &str,
@@ -88,7 +88,7 @@ fn read_cloud_events_json(
     items.into_iter().map(|item| read(item.get())).collect()
 }
 
-/// An event that was read, if it may be published; the line of an error is 1.
+/// Returns an event that was parsed, if it may be published. The line of an error is 1.
 fn checked(event: Result<Complete, String>, check: Check<'_>) -> Result<Complete, BodyError> {
     let event = event.map_err(|error| BodyError::new(1, error))?;
     match check(&event) {
@@ -97,7 +97,7 @@ fn checked(event: Result<Complete, String>, check: Check<'_>) -> Result<Complete
     }
 }
 
-/// The events of a body. `lines`: the content type says NDJSON.
+/// Parses the events of a body. `lines` says that the content type is NDJSON.
 pub(crate) fn read_body(
     body: &[u8],
     lines: bool,
@@ -123,7 +123,7 @@ pub(crate) fn read_body(
         }
         return items.into_iter().map(|item| read_one(body, item.get(), check)).collect();
     }
-    // A single value may span lines; more than one value means a line each, whatever the content type says.
+    // A single value may span lines. More than one value means one a line, whatever the content type.
     match serde_json::from_str::<&RawValue>(body) {
         Ok(value) => Ok(vec![read_one(body, value.get(), check)?]),
         Err(error) if start.trim_ascii_end().contains('\n') && !error.is_eof() => {
@@ -137,7 +137,7 @@ fn read_one(body: &str, text: &str, check: Check<'_>) -> Result<Complete, BodyEr
     read_event(text, check).map_err(|error| BodyError { line: line_of(body, text), ..error })
 }
 
-/// One event that may be published; the line of an error is 1.
+/// Parses one event, and returns it if it may be published. The line of an error is 1.
 fn read_event(text: &str, check: Check<'_>) -> Result<Complete, BodyError> {
     checked(envelope::read_published(text).map_err(|error| error.to_string()), check)
 }

@@ -1,9 +1,12 @@
-//! What is at which path, and the answers that need no connection of their own.
+//! Routes of HTTP requests, and the responses that need no connection of their own.
 //!
-//! Imports every lower room. [`streams`] has what becomes a stream, [`posts`] what changes something, [`query`] what may be asked. Always: an
-//! answer is complete and has its length, but a stream's head; errors are JSON `{"error": …}` and say what to do
-//! where that is not plain; who may not have an answer gets 401 where they have shown nothing that is good, 403
-//! where that allows less.
+//! [`streams`] has the requests that become streams, [`posts`] those that change something, [`query`] the checks of
+//! queries.
+//!
+//! Always:
+//! - A response is complete and has its length, except a stream's head.
+//! - Errors are JSON `{"error": …}`, with the remedy if it is not obvious.
+//! - A client without valid credentials gets 401, a client with insufficient rights 403.
 
 mod posts;
 mod query;
@@ -31,39 +34,38 @@ use crate::server::limits::bodies::Client;
 use crate::server::limits::rates::address_key;
 use crate::server::presence;
 
-/// What a request made of its connection.
+/// Effect of a request on its connection.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Answered; the connection may go on.
+    /// The response is sent; the connection goes on.
     Response,
-    /// Answered for the last time.
+    /// The response is sent; the connection closes.
     Closed,
-    /// It speaks WebSocket from here, like this; messages may be compressed where that was agreed on; with these
-    /// rights.
+    /// The connection becomes a WebSocket with this opening, the compression agreed on, and these rights.
     Ws(Box<Opening>, Option<PerMessageDeflate>, Option<Arc<Grant>>),
-    /// It is an event stream from here, with these rights.
+    /// The connection becomes an event stream with these rights.
     Sse(Option<Arc<Grant>>),
 }
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// Instructions for a byte of an answer's body: numbers are gathered and written.
+/// Instructions for one byte of a response's body, to gather and write it.
 const ANSWER_INSTRUCTIONS: usize = 30;
 
-/// Before the name of a bridge's route.
+/// Path of a bridge's route, before its name.
 const BRIDGE: &str = "/bridge/";
 
-/// Before the name of a channel.
+/// Path of a channel's presence, before its name.
 const PRESENCE: &str = "/api/presence/";
 
-/// Appends an error as JSON, after which the connection is closed.
+/// Appends an error as JSON and closes the connection after it.
 pub(crate) fn write_error(out: &mut Vec<u8>, status: u16, error: &str, now: Timestamp) {
     let body = json!({ "error": error }).to_string();
     let date = http::date(now.0);
     http::write_response(out, status, &[JSON, ("Date", &date)], body.as_bytes(), false, false);
 }
 
-/// The same with `Retry-After`, for what may pass in so many seconds.
+/// As [`write_error`], with `Retry-After` in seconds.
 pub(crate) fn write_later(out: &mut Vec<u8>, status: u16, error: &str, seconds: u64, now: Timestamp) {
     let body = json!({ "error": error }).to_string();
     let (date, after) = (http::date(now.0), seconds.to_string());
@@ -75,7 +77,7 @@ struct Answer<'a, 'b> {
     request: &'a Request,
     shown: Shown,
     cx: &'a mut Context<'b>,
-    /// The CORS headers that go with every answer to this origin.
+    /// CORS headers for this origin, which go with every response.
     cors: Vec<(&'static str, String)>,
 }
 
@@ -98,7 +100,7 @@ impl Answer<'_, '_> {
         self.request.keep_alive && !self.cx.shared.is_draining()
     }
 
-    /// For an answer that comes later.
+    /// Returns a writer for a later response.
     fn pen(&mut self) -> Pen {
         Pen { cors: std::mem::take(&mut self.cors), keep_alive: self.keep_alive(), asked: self.cx.now }
     }
@@ -119,12 +121,12 @@ impl Answer<'_, '_> {
     }
 }
 
-/// Writes the answer to a request that was read some time ago.
+/// Writer of the response to a request that was read earlier.
 #[derive(Clone)]
 struct Pen {
     cors: Vec<(&'static str, String)>,
     keep_alive: bool,
-    /// When the request was read: the answer's `Date`, which is seconds older at the most.
+    /// Time when the request was read: the response's `Date`, at most some seconds old.
     asked: Timestamp,
 }
 
@@ -144,18 +146,18 @@ impl Pen {
     }
 }
 
-/// What becomes of a request's body.
+/// Handling of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyWanted {
-    /// It is taken.
+    /// The body is read.
     Taken,
-    /// It is passed over: the answer does not depend on it.
+    /// The body is skipped: the response does not depend on it.
     Idle,
-    /// The answer is no, whatever it is: it need not come.
+    /// The request is refused whatever the body is: it is not awaited.
     Refused,
 }
 
-/// Whether the body of a request is worth taking in, by its head and what the client has shown.
+/// Returns whether a request's body is to be read, by the head and the client's credentials.
 pub(crate) fn wants_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> BodyWanted {
     if Door::of(cx.shared, cx.config).refuse(request).is_some() {
         return BodyWanted::Refused;
@@ -183,7 +185,7 @@ pub(crate) fn wants_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> 
     }
 }
 
-/// The client that a request's body counts for.
+/// Returns the client that a request's body is charged to.
 pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>) -> Client {
     let subject = shown.as_ref().ok().and_then(|grant| grant.as_ref()).map(|grant| grant.subject());
     match subject.filter(|subject| !subject.is_empty()) {
@@ -194,7 +196,7 @@ pub(crate) fn client_of_body(request: &Request, shown: &Shown, cx: &Context<'_>)
     }
 }
 
-/// Answers one request of whoever has shown this.
+/// Responds to one request of a client with these credentials.
 pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Context<'_>) -> Outcome {
     let cors = cors_headers(request, cx);
     let mut answer = Answer { request, shown, cx, cors };
@@ -303,7 +305,7 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             }
         }
         ("/api/subscriptions", Method::Get | Method::Head) => answer.subscriptions(),
-        // Not an upgrade: says what is missing. HEAD is answered as GET is, and opens nothing.
+        // Not an upgrade: the error says what is missing. HEAD gets the response of GET, and opens nothing.
         (_, Method::Get) if endpoint.is_some() => answer.websocket(Dialect::Native, String::new()),
         (_, Method::Head) if endpoint.is_some() => answer.refuse_upgrade(UpgradeError::NoUpgrade),
         (path, _) => {
@@ -323,9 +325,9 @@ fn cors_headers(request: &Request, cx: &Context<'_>) -> Vec<(&'static str, Strin
         && origins.iter().any(|allowed| allowed == "*" || origin::is_same(allowed, origin))
     {
         headers.push(("Access-Control-Allow-Origin", origin.to_owned()));
-        // What a page has to read besides the body: when to come back, and what it lacks.
+        // Headers that a page has to read: when to try again, and which credentials it needs.
         headers.push(("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate".to_owned()));
-        // A page that is named may use its visitor's cookie; `*` names nobody.
+        // Pages of a named origin may send cookies; those admitted by `*` may not.
         let is_named = origins.iter().any(|allowed| origin::is_same(allowed, origin));
         if is_named && !cx.shared.auth.is_open() {
             headers.push(("Access-Control-Allow-Credentials", "true".to_owned()));
@@ -341,7 +343,8 @@ impl Answer<'_, '_> {
             ("Access-Control-Allow-Methods", allowed),
             (
                 "Access-Control-Allow-Headers",
-                // The second line: what older polyfills of EventSource and general HTTP libraries add by themselves.
+                // The second line has headers that older polyfills of EventSource and general HTTP libraries add by
+                // themselves.
                 "Content-Type, Last-Event-ID, Authorization, Traceparent, Tracestate, \
                  Cache-Control, Pragma, X-Requested-With",
             ),
@@ -351,7 +354,7 @@ impl Answer<'_, '_> {
         self.respond(204, &headers[..shown], b"")
     }
 
-    /// What one of AutoSDLC's clients is subscribed to.
+    /// Responds with the subscriptions of an AutoSDLC client.
     fn subscriptions(&mut self) -> Outcome {
         if let Err(refusal) = self.entitled("the api", Grant::is_admin) {
             return refusal;
@@ -365,7 +368,7 @@ impl Answer<'_, '_> {
         self.json(200, &json!({ "subscriptions": all }))
     }
 
-    /// The rights of whoever asks: `None` is all, for there is no authentication. Else the refusal.
+    /// Returns the client's rights (`None`: all, without authentication), or the refusal.
     fn grant(&mut self) -> Result<Option<Arc<Grant>>, Outcome> {
         match &self.shown {
             Ok(None) if !self.cx.shared.auth.is_open() => Err(self.denied(Denied::Missing)),
@@ -394,7 +397,7 @@ impl Answer<'_, '_> {
         self.json(403, &json!({ "error": error, "code": "forbidden" }))
     }
 
-    /// Who is in a channel.
+    /// Responds with the members of a channel.
     fn presence(&mut self, channel: &str) -> Outcome {
         let grant = match self.grant() {
             Ok(grant) => grant,
@@ -407,12 +410,12 @@ impl Answer<'_, '_> {
         }
     }
 
-    /// Where the client is, where something is limited by that.
+    /// Returns the client's address, if something is limited by address.
     fn client(&self) -> Option<IpAddr> {
         Some(client_of(self.request, (self.cx.peer)()?, &self.cx.config.trusted_proxies))
     }
 
-    /// Refuses a page from elsewhere, and a name that is not the server's.
+    /// Refuses a page of a foreign origin, and a Host that is not the server's.
     fn refuse_page(&mut self) -> Option<Outcome> {
         let request = self.request;
         let refusal = Door::of(self.cx.shared, self.cx.config).refuse(request)?;

@@ -1,6 +1,7 @@
-//! The live page and the operator's view, served from the binary. Imports nothing.
-//! Always: one answer is the whole page, with nothing from elsewhere; its policy names its own script and style by their
-//! hashes, so that no other runs on it.
+//! The live page and the operator's view, served from the binary.
+//!
+//! Always: one response is the whole page, without resources from elsewhere. Its policy names its own script and style
+//! by their hashes, so no other script runs on it.
 
 use std::sync::OnceLock;
 
@@ -8,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-/// The whole page: its files one behind the other.
+/// Whole page: its files joined.
 pub(crate) const INDEX: &str = concat!(
     include_str!("head.html"),
     "<style>\n",
@@ -25,7 +26,7 @@ pub(crate) const INDEX: &str = concat!(
     "</script>\n</body>\n</html>\n",
 );
 
-/// Returns the page's `Content-Security-Policy`: its own script and style, and its own server, alone.
+/// Returns the page's `Content-Security-Policy`: its own script and style, and its own server only.
 pub(crate) fn policy() -> &'static str {
     static POLICY: OnceLock<String> = OnceLock::new();
     POLICY.get_or_init(|| {

@@ -1,7 +1,8 @@
 //! Requests that change something: events, messages of other protocols, tickets, revocations.
 //!
-//! Imports its parent's answers and every lower room. Always: nothing is done of what is refused; who asks for what
-//! takes a thread or an engine is not read until it is answered.
+//! Always:
+//! - A refused request changes nothing.
+//! - A client is not read while its request is with a worker thread or the engine.
 
 use std::sync::Arc;
 
@@ -23,31 +24,32 @@ use crate::server::reactor::wheel::Tick;
 use crate::server::shared::workers::LaneLimits;
 use crate::sync::lock;
 
-/// The workers' lane for what other nodes are told.
+/// Workers' lane for messages to other nodes.
 const NODES: &str = "nodes";
 
-/// How long an operator waits for the engine to take a revocation.
+/// Time that an operator waits for the engine to accept a revocation.
 const TELL_TICKS: Tick = 100;
 
-/// The workers' lane for long bodies.
+/// Workers' lane for long bodies.
 const BODIES: &str = "bodies";
 
-/// Long bodies that wait for a worker; their bytes are bounded too.
+/// Maximum number of long bodies that wait for a worker. Their bytes are limited too.
 const BODIES_WAITING_MAX: usize = 1024;
 
-/// How long a client waits until its long body is read.
+/// Time that a client waits for its long body to be read.
 const READ_TICKS: Tick = 300;
 
-/// Instructions for a byte of a body: the shortest event, of 13 bytes, takes about 1,500.
+/// Instructions for one byte of a body. The shortest event, of 13 bytes, takes about 1,500.
 const BODY_INSTRUCTIONS: usize = 115;
 
-/// Bytes of a body that are read at once in a turn: some 2 million instructions at most. A longer one is a worker's.
+/// Maximum size of a body that is read within a turn, in bytes: at most about 2 million instructions. A worker reads
+/// longer ones.
 const BODY_BYTES_AT_ONCE: usize = 16 * 1024;
 
-/// Patterns of a grant that make reading an event twice as dear.
+/// Number of patterns in a grant that double the cost of reading an event.
 const PATTERNS_OF_AN_EVENT: usize = 16;
 
-/// A request to publish, and all that it takes to read it.
+/// Request to publish, with everything that is needed to read it.
 struct Publication {
     request: Request,
     body: Vec<u8>,
@@ -58,13 +60,13 @@ struct Publication {
 }
 
 impl Publication {
-    /// Returns whether reading it takes more than a turn has for a step.
+    /// Returns whether reading the body takes more than one step of a turn may.
     fn is_long(&self) -> bool {
         let patterns = self.grant.as_ref().map_or(0, |grant| grant.patterns());
         self.body.len().saturating_mul(1 + patterns / PATTERNS_OF_AN_EVENT) > BODY_BYTES_AT_ONCE
     }
 
-    /// Returns the events, if all of them may be published, else why not.
+    /// Parses the events. Returns them if all of them may be published, otherwise the response.
     fn read(self) -> Made {
         let Self { request, body, grant, config, shared, pen } = self;
         let refuse = |status, label, body: serde_json::Value| {
@@ -79,7 +81,7 @@ impl Publication {
         let lines = match kind.as_str() {
             _ if cloud_events.is_some() => false,
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
-            // What `curl -d` sends when it is told nothing.
+            // The default of `curl -d`.
             "" | "application/json" | "application/x-www-form-urlencoded" | "text/plain" | "text/json" => {
                 false
             }
@@ -99,7 +101,7 @@ impl Publication {
                 return refuse(status, fault.label, json!({ "error": fault.error, "line": fault.line }));
             }
         };
-        // The request's trace is that of its events, but of those that have one of their own.
+        // The events get the request's trace context, unless they have their own.
         let events: Vec<Complete> = match request.header("traceparent") {
             None => events,
             Some(parent) => {
@@ -124,7 +126,7 @@ impl Publication {
                     pen.write(200, &[], &json!({ "accepted": accepted, "last_event_id": id }).to_string())
                 }
                 Err(why) => {
-                    // What can never be taken is not to be sent again.
+                    // Without `Retry-After` a client does not try again what can never be accepted.
                     let later: &[_] = if why.may_pass_later() { &[("Retry-After", "1")] } else { &[] };
                     pen.error(why.http_status(), &why.text(), later)
                 }
@@ -174,7 +176,7 @@ impl Answer<'_, '_> {
             Made::Answer(answer) => self.cx.send(answer),
             Made::Publish { events, answer } => {
                 if self.cx.shared.engine.is_some() || events.len() > 1 {
-                    // Answers keep the order of the requests.
+                    // Responses keep the order of the requests.
                     self.cx.hold_input();
                 }
                 self.cx.effects.push(Effect::Publish { events, answer });
@@ -199,9 +201,9 @@ impl Answer<'_, '_> {
         })
     }
 
-    /// Routes a message of another protocol. The handler runs in a thread of the protocol's own.
+    /// Routes a message of another protocol. The handler runs in a thread of that protocol.
     pub(super) fn bridge(&mut self, protocol: &str, body: &[u8]) -> Outcome {
-        // What comes in is told on the bus, so the right is that to publish.
+        // Messages are published on the bus, so this takes the right to publish.
         let told = format!("protocol.{protocol}");
         if let Err(refusal) = self.entitled("the bridge", |grant| grant.may_publish_type(&told)) {
             return refusal;
@@ -211,7 +213,7 @@ impl Answer<'_, '_> {
         };
         let shared = Arc::clone(self.cx.shared);
         shared.metrics.bridged.inc();
-        // All that is unknown shares a lane, for its names are strangers'.
+        // Unknown protocols share a lane, because strangers choose their names.
         let lane =
             if shared.bridge.has_route(protocol) { format!("bridge/{protocol}") } else { String::new() };
         let config = Arc::clone(self.cx.config);
@@ -252,11 +254,11 @@ impl Answer<'_, '_> {
         self.work(Work { lane, limits, patience, bytes, job, instead })
     }
 
-    /// A ticket with the rights of whoever asks.
+    /// Creates a ticket with the rights of the client.
     pub(super) fn ticket(&mut self) -> Outcome {
         let made = match self.grant() {
             Err(refusal) => return refusal,
-            // Where nobody need show anything, a client that is made to show a ticket goes on all the same.
+            // Without authentication, clients that must send a ticket get one that is not checked.
             Ok(None) => Ok(("none-needed".to_owned(), 30)),
             Ok(Some(grant)) => self.cx.shared.auth.make_ticket(&grant, self.cx.now),
         };
@@ -306,7 +308,7 @@ impl Answer<'_, '_> {
         }
     }
 
-    /// Tells the other nodes too, and answers when the engine has it.
+    /// Tells the other nodes too, and responds when the engine has accepted the message.
     fn revoke_everywhere(&mut self, one: Revocation, count: usize) -> Outcome {
         let failed = |pen: &Pen, why: &str| {
             pen.error(

@@ -1,30 +1,31 @@
-//! Reads the query of a request: a slip of the pen is an error, and what others put into URLs is not.
+//! Checks the names in a request's query: a typing error is refused, parameters that other software adds to URLs are
+//! not.
 //!
-//! Imports `dialect` and `codec`. Always: a name that is not known is refused with the one that was perhaps meant.
+//! Always: an unknown name is refused with the name that may have been meant.
 
 use crate::codec::http::Request;
 use crate::dialect::keys::UnknownKey;
 
-/// Names that say nothing here: caches' keys (`_=123`), what analytics and mailers put into links, and what
-/// authentication and presence read at every path.
+/// Returns whether a name is ignored: keys of caches (`_=123`), names that analytics and mailers add to links, and
+/// names that authentication and presence read on every path.
 fn is_passed_over(name: &str) -> bool {
     name.starts_with('_')
         || name.starts_with("utm_")
         || matches!(name, "" | "token" | "access_token" | "ticket" | "user" | "gclid" | "fbclid" | "msclkid")
 }
 
-/// Returns why a name is refused, unless it says nothing here.
+/// Returns an error if a name is neither known nor ignored.
 pub(super) fn unknown(name: &str, known: &[&str]) -> Result<(), String> {
     if is_passed_over(name) { Ok(()) } else { Err(format!("query: {}", UnknownKey { key: name, known })) }
 }
 
-/// Returns why a request's query is refused, of which these names are known.
+/// Returns an error if a request's query has a name that is neither known nor ignored.
 pub(super) fn check(request: &Request, known: &[&str]) -> Result<(), String> {
     let mut names = request.query_pairs().map(|(name, _)| name).filter(|name| !known.contains(&&**name));
     names.try_for_each(|name| unknown(&name, known))
 }
 
-/// The names that a path's query may have; `None` where any may stand, for nobody reads it, or something else does.
+/// Returns the names that a path's query may have; `None` if any may, because nobody or something else reads it.
 pub(super) fn known_at(path: &str) -> Option<&'static [&'static str]> {
     match path {
         "/api/explain" => Some(&["event_id", "filter"]),
@@ -35,7 +36,7 @@ pub(super) fn known_at(path: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// Reads a switch: set by its name alone, `1` or `true`.
+/// Parses a switch: set by its name alone, `1` or `true`.
 pub(super) fn switch(name: &str, value: &str) -> Result<bool, String> {
     let is = |word: &str| value.eq_ignore_ascii_case(word);
     if value.is_empty() || is("1") || is("true") {

@@ -1,7 +1,7 @@
-//! Requests that become streams: WebSocket of every dialect, and SSE.
+//! Requests that become streams: WebSocket in every dialect, and SSE.
 //!
-//! Imports its parent's answers and every lower room. Always: who may not have a stream, or not now, is told so in
-//! place of it; a stream's head goes before anything of it.
+//! Always: a client that may not have a stream, or not now, gets an HTTP error instead. A stream's head is sent before
+//! anything else.
 
 use serde_json::json;
 
@@ -23,11 +23,12 @@ use crate::server::presence::is_name;
 use crate::server::session::past::PastReport;
 use crate::server::session::rights::may_see;
 
-/// A subprotocol to offer beside a token's, where another dialect is spoken: browsers want one of theirs chosen.
+/// Subprotocol to choose for a client that offers a token as one, in another dialect: browsers want one of theirs
+/// chosen.
 const AUTH_PROTOCOL: &str = "fanwire.auth";
 
 impl Answer<'_, '_> {
-    /// Takes the name that a client gives itself, where nobody need show who they are.
+    /// Takes the user name that a client chooses, if there is no authentication.
     fn take_name(&mut self) -> Result<(), Outcome> {
         if !self.cx.config.presence.is_on() || !self.cx.shared.auth.is_open() {
             return Ok(());
@@ -43,7 +44,7 @@ impl Answer<'_, '_> {
         Ok(())
     }
 
-    /// Counts a stream that comes through a proxy for the client's own address, if there may be one more.
+    /// Counts a stream through a proxy for the client's own address. Refuses it if the address has as many as allowed.
     fn count_stream(&mut self) -> Result<(), Outcome> {
         let config = self.cx.config;
         let (Some(max), Some(peer)) = (config.limits.connections_per_address, (self.cx.peer)()) else {
@@ -61,7 +62,7 @@ impl Answer<'_, '_> {
         Err(self.error(429, "address", &error, &[("Retry-After", "5")]))
     }
 
-    /// Whether no new stream is taken for now.
+    /// Refuses a stream while the server drains or is short of memory.
     fn refuse_stream(&mut self) -> Option<Outcome> {
         let (label, error) = if self.cx.shared.is_draining() {
             ("draining", "server is shutting down")
@@ -73,7 +74,7 @@ impl Answer<'_, '_> {
         Some(self.error(503, label, error, &[("Retry-After", "5")]))
     }
 
-    /// Refuses a stream for what its query says.
+    /// Refuses a stream for an error in its query.
     fn bad_query(&mut self, error: &ClientError) -> Outcome {
         if error.code != INVALID_FILTER {
             return self.error(400, error.code, &error.text, &[]);
@@ -102,7 +103,7 @@ impl Answer<'_, '_> {
             Ok(grant) => grant,
             Err(denied) => return self.denied(denied),
         };
-        // Who offers a native subprotocol speaks it, wherever it comes: of two, its favourite.
+        // A native subprotocol overrides the path's dialect. The first one offered wins.
         let first_of = |known: &[&'static str]| {
             upgrade.protocols.iter().find_map(|offered| known.iter().find(|known| *known == offered).copied())
         };
@@ -110,7 +111,7 @@ impl Answer<'_, '_> {
         let protocol = native.or_else(|| first_of(&[AUTH_PROTOCOL]));
         let dialect = if native.is_some() { Dialect::Native } else { dialect };
         let place = Place { channel: channel.into(), client: self.cx.rng.next_u128() as u64 };
-        // A native client says in its messages what it wants.
+        // A native client subscribes by messages.
         if dialect == Dialect::Native
             && let Err(error) = query::check(self.request, &[])
         {
@@ -190,7 +191,7 @@ impl Answer<'_, '_> {
         headers.push(("Date", &date));
         let mut out = Vec::with_capacity(256);
         if self.request.method == Method::Head {
-            // A head alone ends nothing: the connection goes on as it was asked to.
+            // A response without a body does not end the connection.
             let keep_alive = self.keep_alive();
             headers.retain(|(name, _)| *name != "Connection");
             headers.push(("Connection", if keep_alive { "keep-alive" } else { "close" }));
@@ -202,9 +203,9 @@ impl Answer<'_, '_> {
         if let Err(refusal) = self.count_stream() {
             return refusal;
         }
-        // Where the client resumes if the stream breaks before its first event. One that resumes is told again what it
-        // said: httpx-sse's manual keeps the id of the newest stream alone, and would begin anew. A client that asked
-        // for the past has that to see first.
+        // Place to resume from if the stream breaks before its first event. A client that resumes gets its own id back:
+        // httpx-sse's manual keeps the id of the newest stream only, and would start anew. A client that asked for the
+        // past gets none, because it has to see the past first.
         let id = match &stream.from {
             None => self.cx.place(grant.as_deref()).map(|place| place.to_string()),
             Some(ReplayFrom::After(place)) => Some(place.to_string()),
@@ -233,7 +234,7 @@ impl Answer<'_, '_> {
     }
 }
 
-/// Whether a query's key names the id to resume after. Polyfills of `EventSource` write it as `lastEventId`,
+/// Returns whether a query's key names the id to resume after. Polyfills of `EventSource` write `lastEventId`,
 /// `lastEventID` or `Last-Event-ID`.
 fn is_last_event_id(key: &str) -> bool {
     let letters =
@@ -241,7 +242,7 @@ fn is_last_event_id(key: &str) -> bool {
     letters.eq(*b"lasteventid")
 }
 
-/// The names that the query of a `GET /sse` may have.
+/// Names that the query of a `GET /sse` may have.
 const KNOWN: [&str; 15] = [
     "type",
     "source",
@@ -260,7 +261,7 @@ const KNOWN: [&str; 15] = [
     "lean",
 ];
 
-/// What a `GET /sse` asks for.
+/// Parameters of a `GET /sse`.
 struct StreamRequest {
     filter: Filter,
     encoding: Encoding,
@@ -280,7 +281,7 @@ impl StreamRequest {
         let narrow = text.as_deref().unwrap_or_default().parse()?;
         let mut stream =
             Self::read_lists(request, encoding).map_err(|error| ClientError::new("invalid_query", error))?;
-        // The text narrows what the other names ask for.
+        // The `filter` parameter narrows the others.
         stream.filter = stream.filter.try_and(&narrow)?;
         Ok(stream)
     }
@@ -295,7 +296,7 @@ impl StreamRequest {
             return Err(FilterErrorKind::TooManyValues(count, VALUES_MAX).to_string());
         }
         let mut history = None;
-        // An empty id is none (HTML, 9.2.4): a browser that has seen no id sends no header, and others an empty one.
+        // An empty id is none (HTML, 9.2.4): a browser without an id sends no header, other clients send an empty one.
         let an_id = |id: &&str| !id.is_empty();
         let mut last_event_id = request.header("last-event-id").filter(an_id).map(str::to_owned);
         let (mut on_lag, mut max_per_second) = (None, None);
@@ -313,7 +314,7 @@ impl StreamRequest {
                     let count = value.parse().map_err(|_| "history is not a number".to_owned())?;
                     history = Some(count);
                 }
-                // The header is the browser's own, and newer than the query it was opened with.
+                // The header is set by the browser, and newer than the query of its first request.
                 name if is_last_event_id(name) => {
                     last_event_id = last_event_id.or(Some(value).filter(|id| an_id(&id.as_str())));
                 }
@@ -328,7 +329,7 @@ impl StreamRequest {
                 "event_name" => return Err("event_name can only be message".to_owned()),
                 // Read by `read`.
                 "filter" => {}
-                // A slip of the pen would otherwise be a stream of everything.
+                // Otherwise a typing error would be a stream of everything.
                 name => query::unknown(name, &KNOWN)?,
             }
         }

@@ -1,4 +1,4 @@
-//! Counts of how readable the code is, each beside its aim: prose, names, circles, widths and lengths.
+//! Counts how readable the code is, each count beside its aim: prose, names, circles, widths and lengths.
 //!
 //! Test code counts for the prose only.
 
@@ -19,7 +19,7 @@ const FIELDS_MAX: usize = 15;
 /// Lines beyond which a function does more than one thing.
 const FUNCTION_LINES_MAX: usize = 80;
 
-/// Structs that are one flat list by nature: a counter or a setting each field.
+/// Structs that are flat lists by nature: each field is a counter or a setting.
 const FLAT_STRUCTS: &[&str] = &["Metrics", "ServerConfig", "Config"];
 
 /// Prose beside `src/`: folders and documents.
@@ -42,7 +42,7 @@ pub(crate) const ELSEWHERE: &[&str] = &[
     "SECURITY.md",
 ];
 
-/// Folders of things that are made or installed.
+/// Folders of generated or installed files.
 const NOT_OURS: &[&str] =
     &["target", "node_modules", "fixtures", "corpus", "artifacts", "__pycache__", "dist"];
 
@@ -115,7 +115,7 @@ fn most(name: &'static str, what: &str, value: usize, aim: usize, places: Vec<St
     Count { name, what: what.to_owned(), value, aim, met, places }
 }
 
-/// Lists what is wider or longer than allowed, the largest first.
+/// Lists structs or functions with their sizes, the largest first.
 fn sized(mut found: Vec<Sized>, unit: &str) -> Vec<String> {
     found.sort_by_key(|found| std::cmp::Reverse(found.size));
     found.iter().map(|Sized { name, size, place, .. }| format!("{place}: {name}, {size} {unit}")).collect()
@@ -131,7 +131,7 @@ pub(crate) fn wide(trees: &[Tree]) -> Vec<String> {
     sized(items.structs, "fields")
 }
 
-/// Sentences without a subject and pronouns, for each 1,000 lines of prose.
+/// Counts sentences without a subject, and pronouns, per 1,000 lines of prose.
 fn prose_counts(counts: &mut Vec<Count>, of: &str, places: &[&str]) -> Outcome {
     let (mut lines, mut openers, mut relatives) = (0, Vec::new(), Vec::new());
     for file in files(places) {
@@ -300,7 +300,7 @@ impl<'ast> Visit<'ast> for Items {
     }
 }
 
-/// Type names with several definitions: two of them visible beyond their files, or all but one private.
+/// Counts type names with several definitions: those with two visible ones, and those with one at most.
 fn duplicates(counts: &mut Vec<Count>, items: &Items) {
     let (mut public, mut private) = (Vec::new(), Vec::new());
     for (name, definitions) in &items.types {
@@ -330,7 +330,7 @@ fn duplicates(counts: &mut Vec<Count>, items: &Items) {
     counts.push(most("private", what, private.len(), 12, private));
 }
 
-/// Lists what `cargo doc` shows on its first page.
+/// Lists the items on the first page of `cargo doc`.
 fn root_items(tree: &Tree) -> Vec<String> {
     let mut names = Vec::new();
     for item in &tree.modules[0].items {

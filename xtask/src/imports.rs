@@ -129,7 +129,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Paths within a macro's arguments, which are tokens and no syntax yet.
+    /// Collects paths within a macro's arguments, which are tokens without syntax.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let (mut line, mut colons) = (0, 0);
@@ -158,7 +158,7 @@ impl Walk<'_> {
         self.take(&mut path, line);
     }
 
-    /// Takes a path out of a macro. A lone word counts where it begins like a type or a constant: others are variables.
+    /// Records a path of a macro. A lone word counts only if it begins like a type or a constant; others are variables.
     fn take(&mut self, path: &mut Vec<String>, line: usize) {
         let path = std::mem::take(path);
         let is_named = path.len() > 1
@@ -200,7 +200,7 @@ impl<'ast> Visit<'ast> for Walk<'_> {
         }
     }
 
-    /// An import within a function; those of the module are its `imports`.
+    /// Records an import within a function; the module's own are in `imports`.
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         let own = &self.tree.modules[self.module].imports;
         for import in source::imports_of(item, false) {

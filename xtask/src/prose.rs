@@ -8,7 +8,7 @@ pub(crate) struct Line {
     pub(crate) text: String,
 }
 
-/// Where a sentence begins with a word that names no subject.
+/// A sentence that begins with a word that names no subject.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Opener {
     pub(crate) line: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Opener {
 /// Words that begin a sentence without a subject. All but `Where` fail `tidy`.
 const OPENERS: [&str; 7] = ["Whose", "Whom", "Who", "What", "Of", "The same", "Where"];
 
-/// Prose of a file, split at everything that ends a paragraph. An unknown kind of file has none.
+/// Returns the prose of a file, split at everything that ends a paragraph. An unknown kind of file has none.
 pub(crate) fn paragraphs(file: &str, text: &str) -> Vec<Vec<Line>> {
     let blocks = match file.rsplit('.').next().unwrap_or_default() {
         "rs" => rust_comments(text),
@@ -37,7 +37,7 @@ fn line_of(at: usize, text: &str) -> Line {
     Line { number: at + 1, text: text.trim().to_owned() }
 }
 
-/// Rust's comments: what stands behind `//` outside of strings. Lines that follow each other are one block.
+/// Finds Rust's comments: the text after `//` outside of strings. Adjacent lines form one block.
 fn rust_comments(text: &str) -> Vec<Vec<Line>> {
     let mut blocks: Vec<Vec<Line>> = Vec::new();
     let mut kind_before = "";
@@ -60,12 +60,12 @@ fn rust_comments(text: &str) -> Vec<Vec<Line>> {
     blocks
 }
 
-/// What lies around the next character of Rust source.
+/// The construct around the next character of Rust source.
 enum State {
     Code,
-    /// A string, with the number of its hashes if it is raw.
+    /// A string; a raw one with its number of hashes.
     String(Option<usize>),
-    /// A block comment, and how many are open.
+    /// A block comment, with the number of open ones.
     Block(usize),
 }
 
@@ -130,7 +130,7 @@ impl Scan {
         comment
     }
 
-    /// Steps over a token's worth of code and returns its length.
+    /// Steps over a piece of code and returns its length.
     fn code(&mut self, bytes: &[u8], at: usize) -> usize {
         let rest = &bytes[at..];
         let after_word = at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || bytes[at - 1] == b'_');
@@ -173,7 +173,7 @@ impl Scan {
     }
 }
 
-/// Comments of JavaScript and CSS: lines that begin as one, and what stands behind ` // `.
+/// Finds comments of JavaScript and CSS: lines that begin as one, and the text after ` // `.
 fn script_comments(text: &str) -> Vec<Vec<Line>> {
     let mut blocks: Vec<Vec<Line>> = Vec::new();
     let mut in_block = false;
@@ -271,7 +271,7 @@ fn split(block: Vec<Line>) -> Vec<Vec<Line>> {
     paragraphs
 }
 
-/// A line without the mark of a list item, heading, quotation or tag.
+/// Removes the mark of a list item, heading or quotation.
 fn without_marker(text: &str) -> &str {
     let text = text.trim_start_matches(['#', '>']).trim_start();
     for mark in ["- ", "* ", "+ "] {
@@ -318,7 +318,7 @@ fn begins_with(sentence: &str, word: &str) -> bool {
         .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '\''))
 }
 
-/// Positions where sentences begin: at the front, and behind a full stop, question or exclamation mark or colon.
+/// Returns the positions where sentences begin: at the front, and after a full stop, question mark, exclamation mark or colon.
 fn sentence_starts(text: &str) -> Vec<usize> {
     let mut starts = vec![0];
     let bytes = text.as_bytes();

@@ -1,4 +1,4 @@
-//! The sources as a tree of modules: each with its file, its items and its imports, test code marked.
+//! Reads the sources as a tree of modules, each with its file, items and imports; test code is marked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -107,15 +107,15 @@ impl Tree {
                     self.add_file(&path, Some(id), test, cfg)?
                 }
             };
-            // Of two twins by `cfg` the first stands for both.
+            // If `cfg` chooses between twins, the first stands for both.
             self.modules[id].children.entry(name).or_insert(child);
         }
         self.modules[id].items = items;
         Ok(id)
     }
 
-    /// Returns the file that defines what `path` names, seen from `module`, or `None` if that is another crate, or a
-    /// module and nothing in it.
+    /// Returns the file that defines the item that `path` names, seen from `module`. `None` stands for an item of
+    /// another crate, and for a path that ends at a module.
     pub(crate) fn defining_file(&self, module: ModuleId, path: &[String]) -> Option<&str> {
         match self.resolve(module, path, 0) {
             Found::Item(id) => Some(&self.modules[id].file),
@@ -210,7 +210,7 @@ fn file_of(folder: &Path, name: &str) -> PathBuf {
     if file.exists() { file } else { folder.join(name).join("mod.rs") }
 }
 
-/// Takes `..` out of a path.
+/// Resolves `..` in a path.
 fn normal(path: &Path) -> PathBuf {
     let mut parts: Vec<_> = Vec::new();
     for part in path.components() {
@@ -242,7 +242,7 @@ pub(crate) fn imports_of(item: &syn::ItemUse, test: bool) -> Vec<Import> {
     imports
 }
 
-/// What all names of one `use` have in common.
+/// Properties that all names of one `use` share.
 struct Shared {
     reexport: bool,
     test: bool,
@@ -286,7 +286,7 @@ fn leaves(tree: &syn::UseTree, prefix: &mut Vec<String>, shared: &Shared, import
     }
 }
 
-/// Name that an item defines in its module; modules and imports are not such items.
+/// Returns the name that an item defines in its module, or `None` for modules, imports and implementations.
 fn name_of(item: &syn::Item) -> Option<String> {
     let name = match item {
         syn::Item::Const(item) => &item.ident,
@@ -358,7 +358,7 @@ fn holds(meta: &syn::Meta) -> Option<bool> {
     }
 }
 
-/// `decisive` as soon as one part is it, its opposite if all parts are, else unknown.
+/// Returns `decisive` if one part has that value, its opposite if all parts have the opposite, else `None`.
 fn fold(parts: impl Iterator<Item = Option<bool>>, decisive: bool) -> Option<bool> {
     let mut outcome = Some(!decisive);
     for part in parts {

@@ -1,7 +1,7 @@
-//! Messages of other protocols (A2A tasks, MCP tool calls, your own) routed to handlers, and told on the bus.
+//! Routes messages of other protocols (A2A tasks, MCP tool calls, your own) to handlers, and reports them on the bus.
 //!
-//! Imports `event` and `bus`. Always: `route` answers, whatever the message and the handler are; each message
-//! leaves one entry event, or one `protocol.bridge.error`, and a failed handler leaves both.
+//! Invariants: `route` always returns an answer, whatever the message and the handler do. Each message leaves one
+//! entry event or one `protocol.bridge.error`; a failed handler leaves both.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -16,21 +16,21 @@ use serde_json::{Value, json};
 use crate::bus::{Bus, catch_panic};
 use crate::event::Event;
 
-/// The type of the event that tells of a message which could not be handled.
+/// Type of the event for a message that could not be handled.
 const ERROR_TYPE: &str = "protocol.bridge.error";
 
-/// The source of the bridge's events.
+/// Source of the bridge's events.
 const SOURCE: &str = "protocol.bridge";
 
-/// Bytes of a protocol's name: more would make no event type.
+/// Maximum length of a protocol's name, in bytes: a longer one would make no event type.
 const NAME_BYTES_MAX: usize = 128;
 
-/// What a handler may fail with: any error, or a text.
+/// Error of a handler: any error, or a text.
 pub type BridgeError = Box<dyn Error + Send + Sync>;
 
 type Handler = dyn Fn(&BridgeMessage<'_>) -> Result<String, BridgeError> + Send + Sync;
 
-/// A handler, there until it is dropped: by whoever routes a message or registers another at that time.
+/// Handler. Its last owner drops it: a thread that routes a message or registers another handler at that time.
 struct Route(Option<Box<Handler>>);
 
 impl Route {
@@ -48,7 +48,7 @@ impl Drop for Route {
     }
 }
 
-/// A message on its way to a handler.
+/// Message passed to a handler.
 #[derive(Debug)]
 pub struct BridgeMessage<'a> {
     protocol: &'a str,
@@ -57,41 +57,41 @@ pub struct BridgeMessage<'a> {
 }
 
 impl BridgeMessage<'_> {
-    /// The protocol that it was routed by.
+    /// Returns the protocol that it was routed by.
     pub fn protocol(&self) -> &str {
         self.protocol
     }
 
-    /// The message, a JSON object, as it came.
+    /// Returns the message, a JSON object, unchanged.
     pub fn json(&self) -> &str {
         self.text
     }
 
-    /// One of its fields as JSON.
+    /// Returns a field as JSON, unchanged. A repeated field has its last value.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name).map(|value| value.get())
     }
 
-    /// One of its fields that is a text.
+    /// Returns a field that is a text, decoded; `None` if it is missing or another kind of value. Allocates.
     pub fn text(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.field(name)?).ok()
     }
 }
 
-/// What became of a message.
+/// Outcome of routing a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BridgeOutcome {
     /// The handler answered.
     Answered,
     /// No route has this protocol's name.
     Unknown,
-    /// The message is no JSON object.
+    /// The message is not a JSON object.
     Malformed,
-    /// The handler failed, panicked, or answered with what is no JSON.
+    /// The handler failed, panicked, or its answer is not JSON.
     Failed,
 }
 
-/// The answer to a message: JSON, whatever happened.
+/// Answer to a message: always JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeAnswer {
     outcome: BridgeOutcome,
@@ -99,12 +99,12 @@ pub struct BridgeAnswer {
 }
 
 impl BridgeAnswer {
-    /// What became of the message.
+    /// Returns the outcome.
     pub fn outcome(&self) -> BridgeOutcome {
         self.outcome
     }
 
-    /// The handler's answer, or `{"status":"error","error":TEXT}`.
+    /// Returns the handler's answer, or `{"status":"error","error":TEXT}`.
     pub fn json(&self) -> &str {
         &self.json
     }
@@ -123,14 +123,14 @@ impl fmt::Display for BridgeAnswer {
 
 /// Routes messages by their protocol. Cheap to clone; clones share their routes.
 ///
-/// Before a handler is called, an entry event goes to the bus: `protocol.a2a.task.received`,
+/// Before a handler is called, an entry event is published on the bus: `protocol.a2a.task.received`,
 /// `protocol.mcp.tool.called`, or `protocol.NAME.received` for a route of your own, with the payload
-/// `{"protocol","message"}`. What can't be handled is told by `protocol.bridge.error`, with `error` besides.
-/// A message's `correlation_id`, if it has one, is the events' too.
+/// `{"protocol","message"}`. A message that can't be handled is reported by `protocol.bridge.error`, which also has
+/// `error`. The events carry the message's `correlation_id`, if it has one.
 ///
 /// ```
-/// use fanwire::bridge::Bridge;
 /// use fanwire::Bus;
+/// use fanwire::bridge::Bridge;
 ///
 /// let bus = Bus::new();
 /// let bridge = Bridge::create_default(&bus);
@@ -157,14 +157,14 @@ impl fmt::Debug for Bridge {
 }
 
 impl Bridge {
-    /// A bridge without routes.
+    /// Returns a bridge without routes.
     pub fn new(bus: &Bus) -> Self {
         Self { bus: bus.clone(), routes: Arc::default() }
     }
 
-    /// A bridge with the routes `a2a` and `mcp`, which accept every message and leave the work to whoever
-    /// subscribed to their events: they answer `{"status":"accepted","protocol":"a2a","message_id":TASK_ID}` and
-    /// `{"status":"accepted","protocol":"mcp","tool":TOOL}`, with `"unknown"` where the message names none.
+    /// Returns a bridge with the routes `a2a` and `mcp`, which accept every message and leave the work to subscribers
+    /// of their events. They answer `{"status":"accepted","protocol":"a2a","message_id":TASK_ID}` and
+    /// `{"status":"accepted","protocol":"mcp","tool":TOOL}`, with `"unknown"` if the message names none.
     pub fn create_default(bus: &Bus) -> Self {
         let bridge = Self::new(bus);
         bridge.register_route("a2a", |message| Ok(accepted(message, "message_id", "task_id")));
@@ -172,12 +172,13 @@ impl Bridge {
         bridge
     }
 
-    /// Sends a protocol's messages to this handler from now on, in place of one that was there. It gets a JSON
-    /// object and answers with JSON, or an error, whose text becomes the answer. It runs in the thread that
-    /// routes; a server has threads for it, so it may block.
+    /// Routes a protocol's messages to this handler from now on, instead of an earlier one. The handler gets a JSON
+    /// object and returns JSON, or an error; the error's text becomes the answer. It runs on the thread that routes; a
+    /// server has threads for it, so it may block.
     ///
     /// # Panics
-    /// Where the name is empty, longer than 128 bytes or has control characters.
+    ///
+    /// Panics if the name is empty, longer than 128 bytes or has control characters.
     pub fn register_route(
         &self,
         protocol: impl Into<String>,
@@ -193,21 +194,22 @@ impl Bridge {
             let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
             routes.insert(protocol, route)
         };
-        // Behind the lock: what a handler owns may look at the routes when it is dropped.
+        // After the exchange: a handler's own data may look at the routes when it is dropped.
         drop(before);
     }
 
-    /// Whether a protocol has a handler.
+    /// Returns whether a protocol has a handler.
     pub fn has_route(&self, protocol: &str) -> bool {
         self.routes.read().unwrap_or_else(PoisonError::into_inner).contains_key(protocol)
     }
 
-    /// The protocols that have one, sorted.
+    /// Returns the protocols with a handler, sorted. Allocates.
     pub fn list_routes(&self) -> Vec<String> {
         self.routes.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// Routes a message, a JSON object. Never fails: an error is an answer. Runs the handler in this thread.
+    /// Routes a message, a JSON object. Never fails: an error is an answer. Runs the handler on this thread, so it
+    /// blocks for as long as the handler does.
     pub fn route(&self, protocol: &str, message: &str) -> BridgeAnswer {
         let publish = |event| {
             self.bus.publish(event);
@@ -215,7 +217,7 @@ impl Bridge {
         self.route_checked(protocol, message, &|_| Ok(()), &publish)
     }
 
-    /// Routes a message whose entry event has to pass a check, and publishes by other means than the bus.
+    /// Routes a message after a check of its entry event, and publishes with `publish` instead of on the bus.
     pub(crate) fn route_checked(
         &self,
         protocol: &str,
@@ -248,8 +250,8 @@ impl Bridge {
             return BridgeAnswer::error(BridgeOutcome::Malformed, &error);
         }
         publish(entry);
-        // A handler's own data may be half changed by its panic; it chose to share it, nobody else sees it.
-        // Its error's text is its own code too.
+        // The panic may leave the handler's own data half changed; only the handler shares it. The text of its error
+        // is its code too.
         let call = || handler.call(&message).map_err(|error| error.to_string());
         let answered = catch_unwind(AssertUnwindSafe(call));
         let failed = match answered {
@@ -260,7 +262,7 @@ impl Bridge {
             Ok(Err(error)) => error,
             Err(panic) => {
                 let text = panic_text(&*panic);
-                // It may panic again.
+                // Dropping it may panic again.
                 catch_panic(move || drop(panic));
                 text
             }
@@ -274,7 +276,7 @@ fn error_event(protocol: &str, message: &str, error: &str) -> Event {
     event_of(ERROR_TYPE, &shortened(protocol), message, Some(error))
 }
 
-/// Tells what happened. A message that is no JSON is told as a text.
+/// Returns the event for a message. A message that is not JSON is included as a text.
 fn event_of(event_type: &str, protocol: &str, message: &str, error: Option<&str>) -> Event {
     let raw = serde_json::from_str::<&RawValue>(message);
     let message = raw.map_or_else(|_| Value::from(message).to_string(), |raw| raw.get().to_owned());
@@ -288,7 +290,7 @@ fn event_of(event_type: &str, protocol: &str, message: &str, error: Option<&str>
     if let Some(correlation) = correlation {
         builder = builder.correlation(&correlation);
     }
-    // Where a message can't be an event's payload (too deep, a correlation id too long), it is told without.
+    // A message that can't be a payload (too deep, correlation id too long) is left out.
     builder.json(payload).build().unwrap_or_else(|_| {
         let payload = json!({ "protocol": protocol, "message": null, "error": error }).to_string();
         let event = Event::builder(event_type).source(SOURCE).json(payload).build();
@@ -319,7 +321,7 @@ fn is_name(protocol: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&protocol.len()) && !protocol.chars().any(char::is_control)
 }
 
-/// The beginning of a name that came from outside.
+/// Returns the beginning of a name from outside.
 fn shortened(protocol: &str) -> String {
     protocol.chars().take(NAME_BYTES_MAX).collect()
 }

@@ -1,24 +1,24 @@
-//! A TOML file as a list of settings with the lines they stand in.
+//! Reads a TOML file as a list of settings with their lines.
 //!
-//! Imports its siblings only. Always: what is no TOML is told with its line; nothing is dropped unsaid.
+//! Invariant: a line that is not TOML is reported with its number, and nothing is dropped silently.
 
 use toml::de::{DeTable, DeValue};
 
 use super::slip;
 use super::value::Words;
 
-/// One setting as it stands in a file.
+/// Setting in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FileEntry {
-    /// The key with its sections, as `drain.timeout`.
+    /// Key with its sections, such as `drain.timeout`.
     pub(super) path: String,
-    /// The line of the value, from 1.
+    /// Line of the value, from 1.
     pub(super) line: usize,
-    /// None where the value is of a kind that no setting has.
+    /// Value; `None` if it is of a kind that no setting has.
     pub(super) words: Option<Words>,
 }
 
-/// The settings of a file, or the line and what is wrong there.
+/// Returns the settings of a file, or the line of the first fault and its description.
 pub(super) fn read(text: &str) -> Result<Vec<FileEntry>, (usize, String)> {
     let line = |at: usize| text.as_bytes()[..at.min(text.len())].split(|b| *b == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| {
@@ -50,7 +50,7 @@ fn flatten(table: &DeTable<'_>, prefix: &str, line: &impl Fn(usize) -> usize, en
     }
 }
 
-/// An item of a list; an `[[endpoint]]` with `path` and `dialect` is `PATH=DIALECT`.
+/// Returns an item of a list as text; an `[[endpoint]]` with `path` and `dialect` is `PATH=DIALECT`.
 fn item_of(value: &DeValue<'_>) -> Option<String> {
     let DeValue::Table(table) = value else { return scalar(value) };
     let text = |key| scalar(table.get(key)?.get_ref());

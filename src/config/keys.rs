@@ -1,11 +1,11 @@
-//! The table of all settings: from it come flags, environment variables, TOML keys, defaults and docs.
+//! The table of all settings, from which flags, environment variables, TOML keys, defaults and docs are derived.
 //!
-//! Imports the rooms whose settings it names. Always: one name, three spellings: the key `drain.timeout` is
-//! the flag `--drain-timeout` and the variable `FANWIRE_DRAIN_TIMEOUT`.
+//! Invariant: one name has three spellings. The key `drain.timeout` is the flag `--drain-timeout` and the variable
+//! `FANWIRE_DRAIN_TIMEOUT`.
 //!
-//! To add a setting: give the room's own struct a field with its default, and add one line here, below the
-//! heading where a reader looks for it. `LIVE` where a running server takes a new value at SIGHUP, `FIXED` where
-//! it is made once. Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md anew.
+//! To add a setting: add a field with its default to the settings of its subsystem, and one line here, below the
+//! heading where a reader looks for it. `LIVE` if a running server takes a new value at SIGHUP, `FIXED` otherwise.
+//! Then `FANWIRE_BLESS=1 cargo test --lib config::` writes docs/configuration.md.
 
 use super::settings::{Config, LogFormat};
 use super::value::{
@@ -37,7 +37,7 @@ use When::{Fixed as FIXED, Live as LIVE};
 
 pub(super) type Lens = for<'a> fn(&'a mut Config) -> Box<dyn Setting + 'a>;
 
-/// One row: a setting under its key.
+/// Setting with its key.
 #[derive(Clone, Copy)]
 pub(super) struct KeyRow {
     pub(super) path: &'static str,
@@ -56,7 +56,7 @@ pub(super) struct KeyGroup {
     pub(super) rows: &'static [KeyRow],
 }
 
-/// All settings. Those without a dot come first, so that the whole is one TOML file.
+/// All settings. Keys without a dot come first, so that the whole is one TOML file.
 #[rustfmt::skip]
 pub(super) const GROUPS: &[KeyGroup] = &[
     KeyGroup { heading: "Serving", rows: &[
@@ -355,7 +355,7 @@ fn attribute(text: &str) -> Result<Attribute, String> {
         .ok_or_else(|| format!("`{text}` is no attribute: {}", names()))
 }
 
-/// Any text but the empty one, which would stand for what is absent: write that into a token.
+/// Accepts any text except the empty one, which would stand for an absent claim in a token.
 fn any(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected a text".to_owned()) } else { Ok(text.to_owned()) }
 }
@@ -390,10 +390,10 @@ pub(super) fn find(path: &str) -> Option<&'static KeyRow> {
     rows().find(|row| row.path == path)
 }
 
-/// The key that was perhaps meant.
+/// Returns the key that was probably meant.
 pub(super) fn nearest(path: &str) -> Option<&'static str> {
     let last = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    // Right, but in the wrong section.
+    // The name is right but in the wrong section.
     if let Some(row) = rows().find(|row| last(row.path) == last(path)) {
         return Some(row.path);
     }

@@ -1,7 +1,9 @@
-//! Where settings come from, one layer over the other: defaults, a file, the environment, flags.
+//! Layers of settings: defaults, a file, the environment, flags; later layers win.
 //!
-//! Imports its siblings only. Always: each value is known with its origin; all faults are told at once, each
-//! with key, value, origin and what is allowed; nothing is read in part.
+//! Invariants:
+//! - The origin of each value is known.
+//! - All faults are reported at once, each with key, value, origin and the allowed values. Nothing is applied in
+//!   part.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,17 +14,17 @@ use super::keys::{self, KeyRow, When};
 use super::settings::Config;
 use super::value::{FILE_KIND, SECRET_KIND, Words, as_toml};
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettingOrigin {
-    /// Nobody said otherwise.
+    /// No layer has a value.
     Default,
-    /// This line of this file, from 1; 0 is the file as a whole.
+    /// Line of a file, from 1; 0 is the file as a whole.
     File(PathBuf, usize),
-    /// This environment variable.
+    /// Environment variable.
     Environment(String),
-    /// This flag of the command line.
+    /// Flag of the command line.
     Flag(String),
 }
 
@@ -38,7 +40,7 @@ impl fmt::Display for SettingOrigin {
     }
 }
 
-/// One setting that can't be taken.
+/// Setting that is refused, or accepted with a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigFault {
     key: String,
@@ -47,12 +49,12 @@ pub struct ConfigFault {
 }
 
 impl ConfigFault {
-    /// The key, as `drain.timeout`; empty where a file is no TOML or can't be read.
+    /// Returns the key, such as `drain.timeout`; empty if a file can't be read or is not TOML.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// Where the value stands.
+    /// Returns where the value is.
     pub fn origin(&self) -> &SettingOrigin {
         &self.origin
     }
@@ -64,14 +66,14 @@ impl fmt::Display for ConfigFault {
     }
 }
 
-/// Why a configuration was refused: every fault in it, in order.
+/// Error of a refused configuration: every fault in it, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     faults: Vec<ConfigFault>,
 }
 
 impl ConfigError {
-    /// The faults, at least one.
+    /// Returns the faults, at least one.
     pub fn faults(&self) -> &[ConfigFault] {
         &self.faults
     }
@@ -89,7 +91,8 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The sources of a configuration; from the least to the most: defaults, file, environment, flags.
+/// Sources of a configuration. Flags override the environment, which overrides the file, which overrides the
+/// defaults.
 ///
 /// ```
 /// use fanwire::config::Sources;
@@ -111,24 +114,24 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Defaults only.
+    /// Returns sources with the defaults only.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A TOML file. It is read by each [`load`](Self::load).
+    /// Sets a TOML file, which each [`load`](Self::load) reads.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self
     }
 
-    /// TOML at hand, instead of a file.
+    /// Sets a TOML text instead of a file.
     pub(super) fn text(mut self, text: &str) -> Self {
         self.text = Some(text.to_owned());
         self
     }
 
-    /// Environment variables; those that are no setting's are passed over. The process' own: `std::env::vars()`.
+    /// Adds environment variables, such as `std::env::vars()`. Variables of no setting are ignored.
     pub fn environment<N: Into<String>, V: Into<String>>(
         mut self,
         variables: impl IntoIterator<Item = (N, V)>,
@@ -137,7 +140,7 @@ impl Sources {
         self
     }
 
-    /// A value for a key, over all others, as from a command line. Several values make a list.
+    /// Sets the value of a key over all other layers, as a command line does. Several values make a list.
     pub fn flag<V: Into<String>>(
         mut self,
         key: impl Into<String>,
@@ -147,8 +150,7 @@ impl Sources {
         self
     }
 
-    /// Names in the environment that look like a setting's with a slip of the pen, each with the one that was
-    /// perhaps meant.
+    /// Returns variables that look like a misspelled setting, each with the name that was probably meant.
     pub fn strange_variables(&self) -> Vec<(String, String)> {
         let names: Vec<String> = keys::rows().map(variable).collect();
         let strange = |name: &&String| name.starts_with("FANWIRE_") && !names.contains(*name);
@@ -159,7 +161,12 @@ impl Sources {
         self.environment.keys().filter(strange).filter_map(|name| Some((name.clone(), near(name)?))).collect()
     }
 
-    /// Reads everything. Blocks for the file.
+    /// Reads all sources. Blocks for the file.
+    ///
+    /// # Errors
+    ///
+    /// Returns every fault: a file that can't be read or is not TOML, unknown keys, values out of range, settings
+    /// that contradict each other.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
         let mut loaded = Loaded { config: Config::default(), origins: BTreeMap::new(), warnings: Vec::new() };
         let mut faults = Vec::new();
@@ -225,7 +232,7 @@ impl Config {
 fn unknown(path: &str, origin: SettingOrigin) -> ConfigFault {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let what = match keys::nearest(path) {
-        // The key is right, and stands below the wrong header.
+        // The key is right, but below the wrong header.
         Some(near) if near == name && !section.is_empty() => {
             format!("unknown key `{path}`: `{name}` stands above the first [section]; did you mean `{near}`?")
         }
@@ -239,34 +246,34 @@ fn unknown(path: &str, origin: SettingOrigin) -> ConfigFault {
     ConfigFault { key: path.to_owned(), origin, what }
 }
 
-/// The flag of a setting, without dashes before.
+/// Returns the flag of a setting, without its dashes.
 pub(super) fn flag(row: &KeyRow) -> String {
     row.path.replace(['.', '_'], "-")
 }
 
-/// The environment variable of a setting.
+/// Returns the environment variable of a setting.
 pub(super) fn variable(row: &KeyRow) -> String {
     format!("FANWIRE_{}", row.path.replace('.', "_").to_uppercase())
 }
 
-/// A configuration, and where each of its values came from.
+/// Configuration with the origin of each value.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What holds.
+    /// Effective configuration.
     pub config: Config,
     origins: BTreeMap<&'static str, SettingOrigin>,
     warnings: Vec<ConfigFault>,
 }
 
-/// A setting that is another than before.
+/// Setting with a new value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConfigChange {
-    /// The key, as `drain.timeout`.
+    /// Key, such as `drain.timeout`.
     pub key: &'static str,
-    /// The value as TOML.
+    /// New value as TOML.
     pub value: String,
-    /// A running server can take it. Otherwise it holds from the next start.
+    /// Whether a running server can take it. Otherwise it takes effect with the next start.
     pub live: bool,
 }
 
@@ -330,13 +337,13 @@ impl Loaded {
         &self.warnings
     }
 
-    /// Where the value of a key came from.
+    /// Returns the origin of a key's value.
     pub fn origin(&self, key: &str) -> SettingOrigin {
         self.origins.get(key).cloned().unwrap_or(SettingOrigin::Default)
     }
 
-    /// What is different from `running`, and a config that a running server can take: the live settings of this
-    /// one, the others as they run.
+    /// Returns the differences from `running`, and a configuration that a running server can take: the live settings
+    /// of this one, the others as they are running.
     pub fn changes_from(&self, running: &Config) -> (Vec<ConfigChange>, Config) {
         let mut new = self.config.clone();
         let mut running = running.clone();
@@ -356,7 +363,7 @@ impl Loaded {
         (changes, running)
     }
 
-    /// Every key with its effective value as TOML and where that came from. Secrets are not shown.
+    /// Returns every key with its effective value as TOML and its origin. Secrets are hidden.
     pub fn effective(&self) -> Vec<(&'static str, String, SettingOrigin)> {
         let mut config = self.config.clone();
         keys::rows().map(|row| (row.path, row.shown(&mut config), self.origin(row.path))).collect()
@@ -364,7 +371,7 @@ impl Loaded {
 }
 
 impl KeyRow {
-    /// The value as TOML, but for secrets.
+    /// Returns the value as TOML; secrets are hidden.
     pub(super) fn shown(&self, config: &mut Config) -> String {
         let value = as_toml(&*(self.lens)(config));
         match value {
@@ -374,7 +381,7 @@ impl KeyRow {
         }
     }
 
-    /// The file or folder that it names, if it is such a setting and has a value.
+    /// Returns the file or folder that the setting names, if any.
     pub(super) fn file(&self, config: &mut Config) -> Option<PathBuf> {
         let setting = (self.lens)(config);
         match setting.words() {
@@ -383,12 +390,12 @@ impl KeyRow {
         }
     }
 
-    /// Whether it is true or false.
+    /// Returns whether it is true or false.
     pub(super) fn is_switch(&self) -> bool {
         (self.lens)(&mut Config::default()).kind() == "BOOL"
     }
 
-    /// Whether a value that can't be read may hold a password: then it is not repeated.
+    /// Returns whether a malformed value may hold a password and must not be repeated.
     pub(super) fn may_hold_secrets(&self) -> bool {
         self.is_secret() || self.path == "ingest"
     }
@@ -398,7 +405,7 @@ impl KeyRow {
     }
 }
 
-/// Relative paths in a file are beside that file.
+/// Resolves relative paths against the folder of their file.
 pub(super) fn beside(file: &Path, words: Words) -> Words {
     let folder = file.parent().unwrap_or(Path::new(""));
     let join = |text: String| {

@@ -1,6 +1,6 @@
-//! The settings as people read them: a commented TOML file, and the table in docs/configuration.md.
+//! The settings as text: a commented TOML file, and the table in docs/configuration.md.
 //!
-//! Imports its siblings only. Always: the TOML text reads back as the defaults.
+//! Invariant: the TOML text reads back as the defaults.
 
 use std::fmt::Write as _;
 
@@ -9,33 +9,33 @@ use super::layers::{flag, variable};
 use super::settings::Config;
 use super::value::as_toml;
 
-/// One setting, for programs that make flags or a form of it.
+/// Description of a setting, for programs that derive flags or a form from it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConfigKey {
-    /// The key with its sections, as `drain.timeout`.
+    /// Key with its sections, such as `drain.timeout`.
     pub path: &'static str,
-    /// The flag, without the dashes before it, as `drain-timeout`.
+    /// Flag without its dashes, such as `drain-timeout`.
     pub flag: String,
-    /// The environment variable, as `FANWIRE_DRAIN_TIMEOUT`.
+    /// Environment variable, such as `FANWIRE_DRAIN_TIMEOUT`.
     pub variable: String,
-    /// What it is for.
+    /// Description.
     pub help: &'static str,
-    /// The heading it stands under.
+    /// Heading in the documentation.
     pub heading: &'static str,
-    /// What stands for a value: `BYTES`, `TIME`, `N`, `BOOL`, ….
+    /// Placeholder for a value: `BYTES`, `TIME`, `N`, `BOOL`, ….
     pub kind: &'static str,
-    /// What is allowed; empty where `kind` says it all.
+    /// Allowed values; empty if `kind` says enough.
     pub range: String,
-    /// The default as TOML, if there is one.
+    /// Default as TOML, if there is one.
     pub default: Option<String>,
-    /// It may be given several times.
+    /// Whether it may be given several times.
     pub is_list: bool,
-    /// A running server takes a new value.
+    /// Whether a running server takes a new value.
     pub is_live: bool,
 }
 
-/// All settings, in the order of the documentation.
+/// Returns all settings, in the order of the documentation. Allocates.
 pub fn keys() -> Vec<ConfigKey> {
     let mut config = Config::default();
     let all = GROUPS.iter().flat_map(|group| group.rows.iter().map(|row| (group.heading, row)));
@@ -58,7 +58,7 @@ fn key(heading: &'static str, row: &'static KeyRow, config: &mut Config) -> Conf
     }
 }
 
-/// A TOML file that says what holds by default, with a comment to each setting.
+/// Returns a TOML file with every default, and a comment on each setting.
 pub fn defaults_toml() -> String {
     let mut out = String::from(
         "# Fanwire's settings with their defaults. A flag goes before an environment variable, that before this\n\
@@ -88,7 +88,7 @@ pub fn defaults_toml() -> String {
     out
 }
 
-/// The settings as tables in Markdown, one a heading.
+/// Returns the settings as Markdown tables, one for each heading.
 #[cfg(test)]
 pub(super) fn markdown() -> String {
     let mut out = String::new();

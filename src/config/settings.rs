@@ -34,7 +34,7 @@ pub struct Config {
     pub demo_rate: u32,
     /// Log that holds order and history outside the process. Without an address there is no engine.
     pub engine: EngineConfig,
-    /// Channels of other systems whose messages are published here. Default: none.
+    /// Channels of other systems to publish here. Default: none.
     pub ingest: Vec<Ingest>,
     /// Number and capacity of the rings.
     pub bus: BusConfig,

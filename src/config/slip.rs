@@ -1,15 +1,14 @@
-//! Explains a line that is no TOML: the value that was meant, and how to write it.
+//! Explains a line that is not TOML: the value that was probably meant, and how to write it.
 //!
-//! Imports its siblings only. Always: a value is repeated only where its key is known and holds nothing secret.
+//! Invariant: a value is repeated only if its key is known and holds no secret.
 
 use super::keys;
 use super::settings::Config;
 use super::value::{Words, quoted};
 
-/// Explains a line that the parser refused with `what`, by the slips that are usual there. None: the parser's own words
-/// must do.
+/// Explains a line that the parser refused with `what`, by the usual mistakes. `None`: the parser's words must do.
 pub(super) fn explain(text: &str, line_number: usize, what: &str) -> Option<String> {
-    // The line is good by itself.
+    // The line by itself is valid.
     if what.starts_with("duplicate key") {
         return None;
     }
@@ -38,7 +37,7 @@ pub(super) fn explain(text: &str, line_number: usize, what: &str) -> Option<Stri
     Some(of_value(section, key.trim(), value.trim()))
 }
 
-/// The name of the section that a line is in; empty above the first.
+/// Returns the section of a line; empty above the first.
 fn section_of(text: &str, line_number: usize) -> &str {
     let before = text.lines().take(line_number.saturating_sub(1));
     let headers =
@@ -50,12 +49,12 @@ fn path_of(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
-/// Says what is wrong with a value that is none in TOML.
+/// Explains a value that is not TOML.
 fn of_value(section: &str, key: &str, value: &str) -> String {
     let value = value.strip_prefix('=').unwrap_or(value).trim();
     let path = path_of(section, key);
     let row = keys::find(&path);
-    // The value is not repeated for a key that nobody knows, or one that may hold a secret.
+    // Not repeated for an unknown key, or one that may hold a secret.
     let shown = |value: &str| match row.filter(|row| !row.may_hold_secrets()) {
         Some(_) => quoted(value),
         None => "\"…\"".to_owned(),
@@ -86,7 +85,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     if let Some(flag) = as_bool(bare).filter(|_| row.is_none_or(keys::KeyRow::is_switch)) {
         return format!("{path}: write {key} = {flag}");
     }
-    // A fault that the value would have in quotes is told at once.
+    // Also reports the fault that the value would have in quotes.
     let then = row.and_then(|row| (row.lens)(&mut Config::default()).set(&Words::One(bare.to_owned())).err());
     match then {
         Some(why) => format!("{path}: a text needs quotes, and {why}"),
@@ -94,7 +93,7 @@ fn of_value(section: &str, key: &str, value: &str) -> String {
     }
 }
 
-/// Says what is wrong with a value that begins with a quote.
+/// Explains a value that begins with a quote.
 fn of_quoted(path: &str, key: &str, quote: char, value: &str) -> String {
     let Some((inner, behind)) = value[1..].split_once(quote) else {
         return format!("{path}: the value ends without its {quote}");
@@ -113,7 +112,7 @@ fn of_quoted(path: &str, key: &str, quote: char, value: &str) -> String {
     }
 }
 
-/// The value without a comment behind it. Quotes before the `#` make it a part of the text.
+/// Returns the value without its trailing comment. After a quote, a `#` is part of the text.
 fn without_comment(value: &str) -> &str {
     let before = value.split_once('#').map_or(value, |(before, _)| before);
     if before.contains(['"', '\'']) { value } else { before.trim_end() }

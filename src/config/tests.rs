@@ -1,4 +1,4 @@
-//! The schema as a whole, and the layers over it.
+//! Tests of the table of settings and of the layers over it.
 
 use std::path::{Path, PathBuf};
 
@@ -140,7 +140,7 @@ fn a_reload_takes_what_is_live_and_names_the_rest() {
     assert_eq!((takes.loops, takes.server.heartbeat), (1, Duration::from_secs(5)));
 }
 
-/// `FANWIRE_BLESS=1` writes the page anew.
+/// `FANWIRE_BLESS=1` rewrites the page.
 #[test]
 fn the_documentation_has_every_setting() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
@@ -185,7 +185,7 @@ fn a_zero_of_an_older_file_is_none_with_a_warning() {
     );
 }
 
-/// The default that a field's documentation states after `Default:`.
+/// Returns the default that a field's documentation states after `Default:`.
 fn documented_default(source: &str, field: &str) -> Option<String> {
     let at = source.find(&format!("    pub {field}: "))?;
     let docs = source[..at].lines().rev().take_while(|line| line.trim_start().starts_with("///"));
@@ -198,7 +198,7 @@ fn documented_default(source: &str, field: &str) -> Option<String> {
     Some(default.replace([',', '`'], ""))
 }
 
-/// A default as the table prints it, in the words of documentation: `64 MiB`, `10 s`, `none`.
+/// Returns a default of the table in the words of documentation: `64 MiB`, `10 s`, `none`.
 fn in_words(default: Option<&str>, kind: &str) -> String {
     let text = default.unwrap_or("none").trim_matches('"');
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -1,6 +1,6 @@
 //! Kinds of settings: how each is read from text, printed as text, and described.
 //!
-//! Imports `server`. Always: what is printed reads back as the same value.
+//! Invariant: a printed value reads back as the same value.
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::server::auth::Secret;
 
-/// A value as text, before it is known what it is for.
+/// Value as text, before its setting is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Words {
-    /// There is none.
+    /// No value.
     Nothing,
     One(String),
     Many(Vec<String>),
@@ -27,7 +27,7 @@ impl Words {
         }
     }
 
-    /// The values of a list; one text holds them with commas between.
+    /// Returns the values of a list; in a single text they are separated by commas.
     fn many(&self) -> Vec<&str> {
         match self {
             Self::Nothing => Vec::new(),
@@ -37,22 +37,22 @@ impl Words {
     }
 }
 
-/// One setting in a [`Config`](super::Config): a place and what may stand there.
+/// Setting in a [`Config`](super::settings::Config): access to one field, and its allowed values.
 pub(super) trait Setting {
-    /// Takes a value, or says what was expected.
+    /// Sets a value, or returns what was expected.
     fn set(&mut self, words: &Words) -> Result<(), String>;
     fn words(&self) -> Words;
     /// Returns what to write instead of a value that was accepted, if that is another spelling.
     fn warning(&self, _words: &Words) -> Option<String> {
         None
     }
-    /// What stands for a value in help: `BYTES`, `TIME`, ….
+    /// Returns the placeholder for a value in help: `BYTES`, `TIME`, ….
     fn kind(&self) -> &'static str;
-    /// What is allowed, as `1 to 256`; empty where the kind says it all.
+    /// Returns the allowed values, such as `1 to 256`; empty if the kind says enough.
     fn range(&self) -> String {
         String::new()
     }
-    /// Printed without quotes in TOML.
+    /// Returns whether TOML needs no quotes.
     fn is_bare(&self) -> bool {
         false
     }
@@ -60,7 +60,7 @@ pub(super) trait Setting {
 
 type Boxed<'a> = Box<dyn Setting + 'a>;
 
-/// Whole numbers of any width.
+/// Unsigned integer of any width.
 pub(super) trait Whole {
     fn get(&self) -> u64;
     fn put(&mut self, value: u64);
@@ -192,12 +192,12 @@ impl<N: Whole> Setting for NumberSetting<'_, N> {
     }
 }
 
-/// A size in bytes.
+/// Returns the setting of a size in bytes.
 pub(super) fn bytes<N: Whole>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
     Box::new(NumberSetting { place, range, in_bytes: true })
 }
 
-/// A number of things.
+/// Returns the setting of a count.
 pub(super) fn count<N: Whole>(place: &mut N, range: RangeInclusive<u64>) -> Boxed<'_> {
     Box::new(NumberSetting { place, range, in_bytes: false })
 }
@@ -224,7 +224,7 @@ impl Setting for TimeSetting<'_> {
     }
 }
 
-/// A time, with its range in milliseconds.
+/// Returns the setting of a time, with its range in milliseconds.
 pub(super) fn time(place: &mut Duration, millis: RangeInclusive<u64>) -> Boxed<'_> {
     Box::new(TimeSetting(place, millis))
 }
@@ -254,7 +254,7 @@ impl Setting for SwitchSetting<'_> {
     }
 }
 
-/// True or false; as a flag it needs no value.
+/// Returns the setting of a switch; as a flag it needs no value.
 pub(super) fn switch(place: &mut bool) -> Boxed<'_> {
     Box::new(SwitchSetting(place))
 }
@@ -282,7 +282,7 @@ impl Setting for TextSetting<'_> {
     }
 }
 
-/// Any text that passes the check.
+/// Returns the setting of a text that must pass a check.
 pub(super) fn text<'a>(
     place: &'a mut String,
     kind: &'static str,
@@ -309,7 +309,7 @@ impl Setting for SecretSetting<'_> {
     }
 }
 
-/// A text that is printed nowhere; an empty one is none.
+/// Returns the setting of a secret text, which is never printed; an empty one is none.
 pub(super) fn secret(place: &mut Option<Secret>) -> Boxed<'_> {
     Box::new(SecretSetting(place))
 }
@@ -332,7 +332,7 @@ impl Setting for FileSetting<'_> {
     }
 }
 
-/// A file or folder, or none.
+/// Returns the setting of a file or folder, or none.
 pub(super) fn file(place: &mut Option<PathBuf>) -> Boxed<'_> {
     Box::new(FileSetting(place))
 }
@@ -391,7 +391,7 @@ impl<N: Whole + Default> Setting for LimitSetting<'_, N> {
     }
 }
 
-/// A count with an upper bound that may be absent.
+/// Returns the setting of a count that may be none.
 pub(super) fn limit<N: Whole + Default>(place: &mut Option<N>, range: RangeInclusive<u64>) -> Boxed<'_> {
     Box::new(LimitSetting { place, range, in_bytes: false, zero_was_none: false })
 }
@@ -439,7 +439,7 @@ impl<T: Copy + PartialEq> Setting for OneOfSetting<'_, T> {
     }
 }
 
-/// One of some names.
+/// Returns the setting of a choice among names.
 pub(super) fn one_of<'a, T: Copy + PartialEq>(
     place: &'a mut T,
     names: &'static [(&'static str, T)],
@@ -469,7 +469,7 @@ impl<T> Setting for ListSetting<'_, T> {
     }
 }
 
-/// A list: in TOML an array, elsewhere with commas between, as a flag also repeated.
+/// Returns the setting of a list: an array in TOML, elsewhere separated by commas, as a flag also repeated.
 pub(super) fn list<'a, T>(
     place: &'a mut Vec<T>,
     kind: &'static str,
@@ -479,13 +479,13 @@ pub(super) fn list<'a, T>(
     Box::new(ListSetting { place, kind, read, show })
 }
 
-/// What stands for a text that is printed nowhere.
+/// Placeholder for a secret text.
 pub(super) const SECRET_KIND: &str = "SECRET";
 
-/// What stands for a file or folder; a relative one in a config file is relative to that file.
+/// Placeholder for a file or folder. A relative one in a config file is relative to that file.
 pub(super) const FILE_KIND: &str = "PATH";
 
-/// A text in TOML's quotes.
+/// Returns a text in TOML's quotes.
 pub(super) fn quoted(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
@@ -504,7 +504,7 @@ pub(super) fn quoted(text: &str) -> String {
     out
 }
 
-/// A setting's value as TOML; none where it has none.
+/// Returns a setting's value as TOML; `None` if it has none.
 pub(super) fn as_toml(setting: &dyn Setting) -> Option<String> {
     match setting.words() {
         Words::Nothing => None,

@@ -1,8 +1,11 @@
-//! The thread that appends what is published to the log.
+//! The appending thread: takes submissions from the queue and appends them to the log.
 //!
-//! Imports its siblings. Always: submissions are appended in the order in which they came; one that was sent
-//! and not answered is sent again under the same number, so that the log has it once. What the log can never take is
-//! refused alone: those that wait beside it go on. What was told that it was not accepted is not sent afterwards. A log that does not answer holds up nobody beyond the accept timeout.
+//! Invariants:
+//! - Submissions are appended in the order in which they arrived.
+//! - A submission that was sent without an answer is sent again under the same number, so that the log has it once.
+//! - An event that the log can never take is refused alone; the submissions beside it proceed.
+//! - A submission is never sent after its publisher was told that it was not accepted.
+//! - A log that does not answer delays no publisher beyond the accept timeout.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,16 +19,17 @@ use super::status::Status;
 use crate::event::EventId;
 use crate::threads;
 
-/// Events sent to the log together.
+/// Maximum number of events in one batch.
 const EVENTS_A_BATCH: usize = 512;
 
-/// The longest pause before a log that did not answer is tried again.
+/// Maximum pause before a log that failed is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How often a log is asked whether it takes events while there are none: a node without publishers is to notice too.
+/// Interval at which an idle node probes whether the log takes events, so that it notices a failure without
+/// publishers.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// How long the last events are tried once the node is on its way out.
+/// Time for which the last events are retried during shutdown.
 const LAST_TRIES: Duration = Duration::from_secs(3);
 
 /// Appends until the queue is closed and empty.
@@ -52,7 +56,7 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status) {
     }
 }
 
-/// Answers who has waited long enough, until the queue is closed and empty.
+/// Answers each publisher at its deadline, until the queue is closed and empty.
 pub(super) fn watch(queue: &AppendQueue, status: &Status) {
     queue.watch(|events, was_taken| {
         status.metrics.engine_refused.inc_by(events as u64);
@@ -65,16 +69,16 @@ pub(super) fn watch(queue: &AppendQueue, status: &Status) {
     });
 }
 
-/// What has become of a part of a batch.
+/// Result of appending one part of a batch.
 enum AppendOutcome {
     Appended(Vec<EventId>),
     /// The log can never take it.
     Refused(Refused),
-    /// The log may have it or not, and trying again would not show which.
+    /// The log may have it or not, and another attempt would not show which.
     InDoubt,
-    /// Some who waited for it were told that it was not accepted, before it was sent.
+    /// Some publishers were told that it was not accepted before it was sent.
     Late,
-    /// Everybody who waited for it was answered.
+    /// All its publishers have an answer already.
     GivenUp,
 }
 
@@ -84,20 +88,20 @@ struct AppendLoop<'a> {
     backoff: Backoff,
     queue: &'a AppendQueue,
     status: &'a Status,
-    /// When the log is asked next, if nothing is to be appended before.
+    /// Time of the next probe, unless an append comes first.
     look: Instant,
-    /// Batches that were made.
+    /// Number of batches so far.
     batches: u64,
-    /// Records that were numbered.
+    /// Number of records that have a number.
     numbers: u64,
-    /// Whether the log may have some of what was taken.
+    /// Whether the log may have some of the submissions that were taken.
     is_in_doubt: bool,
 }
 
 impl AppendLoop<'_> {
-    /// Appends these submissions and answers them.
+    /// Appends these submissions and answers their publishers.
     fn append_all(&mut self, taken: Vec<Vec<Record>>) {
-        // Submission `n` has the records from `ends[n]` to `ends[n + 1]`.
+        // Submission `n` has the records `ends[n]..ends[n + 1]`.
         let mut ends = vec![0];
         ends.extend(taken.iter().scan(0, |end, records| {
             *end += records.len();
@@ -133,7 +137,7 @@ impl AppendLoop<'_> {
                 AppendOutcome::Refused(refused) if part.len() == 1 => {
                     self.refuse(part.start, refused, span.len());
                 }
-                // Which of them it is, the log did not say.
+                // The log did not say which submission it refused: try each half.
                 AppendOutcome::Refused(_) => {
                     let middle = part.start + part.len() / 2;
                     parts.push_front(middle..part.end);
@@ -162,7 +166,7 @@ impl AppendLoop<'_> {
         }
     }
 
-    /// The first of these submissions that the log can never take, as far as it is known without asking.
+    /// Returns the first of these submissions that the log can never take, as far as that is known without asking it.
     fn find_unfit<'r>(
         &self,
         part: Range<usize>,
@@ -172,7 +176,7 @@ impl AppendLoop<'_> {
         part.into_iter().find_map(|at| Some((at, Refused::by(&connection.check(records(at)).err()?))))
     }
 
-    /// Appends, over as many connections as it takes, while one of those who wait still has time.
+    /// Appends, over as many connections as needed, while at least one publisher still has time.
     fn append(&mut self, records: &[Record], first: u64, part: &Range<usize>) -> AppendOutcome {
         self.batches += 1;
         let batch = AppendBatch::new(self.batches, first, records, self.queue.patience_ends());
@@ -197,7 +201,7 @@ impl AppendLoop<'_> {
             }
             self.connection = None;
             if matches!(error, EngineError::OtherEpoch) && self.backoff.is_fresh() {
-                // Nothing was appended, and the new life is as good as the old one.
+                // Nothing was appended, and the log's new life is as good as the old one.
                 self.backoff.pause();
                 continue;
             }
@@ -206,14 +210,14 @@ impl AppendLoop<'_> {
             if self.queue.was_closed_for(LAST_TRIES) {
                 self.queue.abandon();
             } else if self.queue.sleep(pause) {
-                // Closed: the last tries, without a storm.
+                // The queue is closed: pause between the last attempts all the same.
                 std::thread::sleep(pause);
             }
         }
     }
 
-    /// Sends the batch; none where it is not to be sent as it is, because somebody was told that it was not accepted.
-    /// What the log may have is sent as it was.
+    /// Sends the batch. Returns `None` without sending it if some of its publishers were told that it was not
+    /// accepted. A batch that the log may already have is sent unchanged.
     fn try_append(
         &mut self,
         batch: &AppendBatch<'_>,
@@ -223,13 +227,13 @@ impl AppendLoop<'_> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
-                // Before anything is sent: what it can't take is not sent.
+                // Checked before anything is sent.
                 let connection = self.connection.insert(self.log.appender()?);
                 connection.check(batch.records)?;
                 connection
             }
         };
-        // Connecting may have taken longer than some have time.
+        // Connecting may have taken longer than some publishers wait.
         if !*may_have_it && !self.queue.begin_to_send(part.clone()) {
             return Ok(None);
         }

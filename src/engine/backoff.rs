@@ -1,12 +1,12 @@
-//! How long to wait before what failed is tried again.
+//! Pauses between attempts that fail.
 //!
-//! Imports nothing of ours. Always: the first pause is short, each is twice the one before, up to a bound.
+//! Invariant: the first pause is short, and each is twice the one before, up to a maximum.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(50);
 
-/// The pauses of something that is tried again and again.
+/// Pauses of one operation that is retried.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -18,17 +18,17 @@ impl Backoff {
         Self { next: FIRST, max }
     }
 
-    /// It worked.
+    /// Notes a success: the next pause is the first again.
     pub(super) fn reset(&mut self) {
         self.next = FIRST;
     }
 
-    /// Whether it has not failed since it worked.
+    /// Returns whether nothing has failed since the last success.
     pub(super) fn is_fresh(&self) -> bool {
         self.next == FIRST
     }
 
-    /// It failed: wait this long.
+    /// Notes a failure and returns the time to wait.
     pub(super) fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);

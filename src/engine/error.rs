@@ -1,60 +1,60 @@
-//! Why there is no such engine, or why a log did not do what was asked.
+//! Errors of an engine and of its log.
 //!
-//! Imports nothing of ours. Always: the kind of an error says what is done about it. Only what may go away by itself is
-//! tried again, and only what is wrong with an event is told its publisher as such.
+//! Invariant: the kind of an error determines the reaction. Only errors that may pass are retried, and only errors
+//! about an event are reported to its publisher as such.
 
 use std::fmt;
 
-/// Why there is no such engine, or why a log did not do what was asked.
+/// Reason why an engine does not start, or why its log did not do what was asked.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The address names no engine that this build has.
+    /// The address names no engine of this build.
     Unsupported {
-        /// The part before `://`.
+        /// Scheme of the address.
         scheme: String,
     },
-    /// The address can't be read.
+    /// The address is malformed.
     Url(String),
-    /// The log was made for another number of shards; all nodes of one name have the same.
+    /// The log was created with another number of shards. All nodes of one name need the same number.
     Shards {
-        /// What the log has.
+        /// Shards of the log.
         log: usize,
-        /// What this node has.
+        /// Shards of this node.
         node: usize,
     },
-    /// The log can't be reached, or did not answer; it is tried again. What was sent may be in the log or not.
+    /// The log can't be reached or did not answer. The operation is retried; the log may have what was sent, or not.
     Unreachable(String),
-    /// The log answers, and takes nothing now: it is out of memory or space, read-only, or has too few replicas. It is
-    /// tried again.
+    /// The log answers but takes nothing now: it is out of memory or disk space, read-only, or has too few replicas.
+    /// The operation is retried.
     TakesNothing(String),
-    /// The log can't say whether it has what was sent before and not answered: what it would know that by is lost. It is not
-    /// sent again; its publishers are told.
+    /// The log can't tell whether it has an earlier batch that was not answered, because it lost its record of it.
+    /// The batch is not sent again, and its publishers are told.
     InDoubt(String),
-    /// The event is longer than the log can ever take. It is refused at once and not tried again.
+    /// The event is longer than the log can ever take. It is refused at once and never retried.
     TooLarge {
-        /// Bytes of the event as it stands in the log.
+        /// Size of the event in the log, in bytes.
         bytes: u64,
-        /// Bytes that the log takes.
+        /// Maximum size that the log takes, in bytes.
         limit: u64,
     },
-    /// The log can never take the event, for another reason than its length. It is refused at once and not tried again.
+    /// The log can never take the event, for a reason other than its length. It is refused at once and never retried.
     Unfit(String),
-    /// The log is not of the kind that it was, as where a server was restarted without what keeps it. The node is not
-    /// ready until it is.
+    /// The log has changed its kind, for example because a NATS server was restarted without JetStream. The node is
+    /// not ready until the log is back.
     OtherKind(String),
-    /// The log began another life: it lost what it had, or a part. Nothing of what was asked was done; appender and
-    /// follower attach anew.
+    /// The log began another life: it lost some or all of its events. Nothing of the operation was done; appender and
+    /// follower attach again.
     OtherEpoch,
 }
 
 impl EngineError {
-    /// Returns whether the log can never take what it was given.
+    /// Returns whether the log can never take the given events.
     pub(crate) const fn is_about_the_event(&self) -> bool {
         matches!(self, Self::TooLarge { .. } | Self::Unfit(_))
     }
 
-    /// Returns why the node is not ready, for `/readyz`.
+    /// Returns the reason for `/readyz`.
     pub(crate) const fn status(&self) -> &'static str {
         match self {
             Self::TakesNothing(_) => "the log takes nothing",
@@ -68,7 +68,7 @@ impl EngineError {
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // What stands before a slip may be a password.
+            // The malformed part may be a password.
             Self::Unsupported { scheme } if !is_scheme(scheme) => f.write_str(
                 "the engine's address is none: expected redis://HOST:PORT, nats://HOST:PORT or file://FOLDER",
             ),
@@ -102,7 +102,7 @@ impl fmt::Display for EngineError {
     }
 }
 
-/// Whether a text can be the scheme of an address, and is short enough to be no secret.
+/// Returns whether a text can be the scheme of an address, and is too short to be a secret.
 fn is_scheme(text: &str) -> bool {
     (1..=10).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase())
 }

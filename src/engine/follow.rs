@@ -1,8 +1,10 @@
-//! The thread that follows the log and publishes on this node's bus what it reads.
+//! The following thread: reads the log and publishes its events on this node's bus.
 //!
-//! Always: entries of a shard are published in the log's order, each once, under the log's id; what the log no longer
-//! has shows as a hole in the ids, which the loops tell. An entry that no node wrote moves nothing further than a node's
-//! entry could, and takes one log line among many of its kind.
+//! Invariants:
+//! - Entries of a shard are published once each, in the log's order and under the log's ids. Events that the log no
+//!   longer has appear as a hole in the ids, which the loops report as a gap.
+//! - An entry that no node wrote advances the position no further than a node's entry could, and costs one log line
+//!   among many of its kind.
 
 use std::time::{Duration, Instant};
 
@@ -16,23 +18,23 @@ use crate::dialect::envelope;
 use crate::event::Position;
 use crate::threads;
 
-/// How long a follower waits for entries before it looks whether it is to end.
+/// Maximum wait for entries before the follower checks whether it should end.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// A read that brings fewer entries and bytes has reached the log's end, or nearly so.
+/// A read that returns less than this has reached the end of the log, or nearly so.
 const READ_SOME: usize = 100;
 const READ_SOME_BYTES: usize = 1 << 20;
 
-/// The longest pause before a log that can't be followed is tried again.
+/// Maximum pause before a log that can't be followed is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// How often a log may say that it is in another epoch, with nothing read between: it may have had some short ones.
+/// Maximum number of consecutive epoch changes with nothing read in between: the log may have had some short epochs.
 const EPOCHS_AT_ONCE: u32 = 16;
 
-/// How often a line is logged about entries that no node wrote.
+/// Interval between log lines about entries that no node wrote.
 const COMPLAIN: Duration = Duration::from_secs(10);
 
-/// Entries that no node wrote: all are counted, and one line stands for many.
+/// Counter of entries that no node wrote; one log line stands for many.
 #[derive(Default)]
 struct Unreadable {
     told: Option<Instant>,
@@ -64,7 +66,7 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status, bus: &Bus
         let Err(error) = error else { return };
         epochs = if has_read { 0 } else { epochs + 1 };
         if matches!(error, EngineError::OtherEpoch) && epochs < EPOCHS_AT_ONCE {
-            // Nothing is wrong: what it reads next is of another epoch.
+            // Not a failure: the next read is of another epoch.
             continue;
         }
         if status.lost_following(&error) || backoff.is_fresh() {
@@ -76,7 +78,7 @@ pub(super) fn run(log: &dyn Log, queue: &AppendQueue, status: &Status, bus: &Bus
     }
 }
 
-/// Over one connection.
+/// Follows over one connection.
 fn follow(
     log: &dyn Log,
     queue: &AppendQueue,
@@ -93,7 +95,7 @@ fn follow(
     status.pause.pass(places, || queue.is_closed(), || ());
     bus.begin_at(Position::new(places.epoch, places.next.iter().copied()));
     tracing::info!(epoch = places.epoch, "following the engine's log");
-    // What is there already comes without waiting.
+    // Existing entries arrive without waiting.
     let mut wait = Duration::from_millis(1);
     while !queue.is_closed() {
         threads::fault_point();
@@ -110,7 +112,7 @@ fn follow(
         }
         outcome?;
         if count < READ_SOME && bytes < READ_SOME_BYTES {
-            // Only now: what the log held at the start has been read.
+            // The events that the log held at the start have been read now, not before.
             status.follows();
             wait = WAIT;
         }
@@ -131,7 +133,7 @@ fn publish(
         return;
     }
     if entry.id.sequence > SEQUENCE_MAX {
-        // Nothing could come behind it.
+        // No entry could follow it.
         return unreadable.found(entry, status);
     }
     *place = entry.id.sequence + 1;
@@ -139,7 +141,7 @@ fn publish(
     let event = std::str::from_utf8(entry.json).ok().and_then(|json| envelope::read_stored(json).ok());
     match event {
         Some(event) => status.pause.pass(next, is_closed, || bus.publish_placed(event, entry.id)),
-        // Nodes write what they have checked.
+        // A node checks events before it writes them.
         None => unreadable.found(entry, status),
     }
 }

@@ -1,14 +1,15 @@
-//! The engine's log read for clients that want more of the past than the node's rings hold.
+//! Reads the engine's log for clients that resume further back than the node's rings reach.
 //!
-//! One thread reads pages of the log for all loops. Its pages are shared: clients that resume over the same stretch
-//! read the log about once.
+//! One thread reads pages of the log for all loops. Pages are shared: clients that resume over the same range read
+//! the log about once.
 //!
 //! Invariants:
-//! - A client has one request at a time, so requests are served in turn and their number is bounded by that of clients.
-//! - Memory is bounded: the cache holds [`CACHE_BYTES`], and pages that loops have not taken yet [`AHEAD_BYTES`] and one
-//!   page more. A client that does not read holds no page.
-//! - A request is answered within the time that publishers are given, or fails: a log that hangs holds no client for ever.
-//! - A request of a client that is gone is dropped.
+//! - A client has one request at a time, so requests are served in turn and are bounded by the number of clients.
+//! - Memory is bounded: the cache holds [`CACHE_BYTES`], and pages that loops have not taken yet [`AHEAD_BYTES`] and
+//!   one page more. A client that does not read holds no page.
+//! - A request is answered within the publishers' accept timeout, or fails: a log that hangs blocks no client for
+//!   ever.
+//! - A request is dropped when its client disconnects.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -23,30 +24,30 @@ use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Mutex, lock};
 use crate::threads::{self, Alarm};
 
-/// Entries of a page. Pages end at multiples of it, so that clients that came from different places share pages from
+/// Entries of a page. Pages end at multiples of it, so that clients that start at different places share pages from
 /// the second one on.
 pub(crate) const PAGE_EVENTS: u64 = 256;
 
-/// Bytes of JSON after which a page ends; an entry is never divided.
+/// Size of JSON after which a page ends, in bytes; an entry is never divided.
 const PAGE_BYTES: usize = 256 * 1024;
 
-/// Memory for pages that may be wanted again.
+/// Maximum memory of cached pages, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
 
-/// Memory for pages that loops have been given and have not used.
+/// Maximum memory of pages that loops have received and not used, in bytes.
 const AHEAD_BYTES: usize = 8 << 20;
 
 /// Pause after a failure, before the log is tried again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A place in a shard of a log; places grow with epochs, then with sequences.
+/// Place in a shard of a log. Places grow with epochs, then with sequences.
 pub(crate) type LogPlace = (u64, Sequence);
 
-/// Some entries of one shard, in order.
+/// Consecutive entries of one shard.
 #[derive(Debug)]
 pub(crate) struct LogPage {
     start: LogPlace,
-    /// The place after its last entry, or `start` where it has none.
+    /// Place after the last entry, or `start` if there is none.
     pub(crate) next: LogPlace,
     pub(crate) events: Vec<Event>,
     bytes: usize,
@@ -64,12 +65,12 @@ impl LogPage {
     }
 }
 
-/// Returns where an event stands in its shard of the log.
+/// Returns the place of an event in its shard of the log.
 pub(crate) fn log_place_of(event: &Event) -> LogPlace {
     event.id().map_or((0, 0), |id| (id.epoch, id.sequence))
 }
 
-/// A page on its way to a loop; it counts against the pages that are ahead until it is dropped.
+/// Page handed to a loop. It counts against [`AHEAD_BYTES`] until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Handed {
     pub(crate) page: Arc<LogPage>,
@@ -87,10 +88,10 @@ impl Drop for Handed {
     }
 }
 
-/// Takes the answer to a request, on the thread that reads the log.
+/// Callback for the answer to a request, called on the thread that reads the log.
 pub(crate) type OnPage = Box<dyn FnOnce(Result<Handed, EngineError>) + Send>;
 
-/// Held by the client that wants a page: without it the request is dropped.
+/// Token held by the client that wants a page; dropping it drops the request.
 pub(crate) type Ticket = Arc<()>;
 
 struct PageRequest {
@@ -121,7 +122,7 @@ impl fmt::Debug for HistoryInner {
     }
 }
 
-/// Pages that were read, the oldest first to go.
+/// Pages read before; the oldest is evicted first.
 #[derive(Default)]
 struct Cache {
     pages: BTreeMap<(u16, LogPlace), Arc<LogPage>>,
@@ -150,14 +151,15 @@ impl Cache {
     }
 }
 
-/// Reads a log's past for the loops of a server.
+/// Reader of a log's past for the loops of a server.
 pub(crate) struct History {
     inner: Arc<HistoryInner>,
     patience: Duration,
 }
 
 impl History {
-    /// Starts the thread, which ends after [`Self::close`]. `patience`: how long a request may wait for the log.
+    /// Starts the thread, which ends after [`Self::close`]. `patience` is the maximum time that a request waits for
+    /// the log.
     pub(super) fn start(
         log: Arc<dyn Log>,
         patience: Duration,
@@ -174,13 +176,13 @@ impl History {
         (Self { inner, patience }, thread.ok())
     }
 
-    /// Returns the page that has a place, if it was read before.
+    /// Returns the page that contains a place, if it is cached.
     pub(crate) fn find(&self, shard: u16, place: LogPlace) -> Option<Arc<LogPage>> {
         lock(&self.inner.state).cache.find(shard, place)
     }
 
-    /// Has the entries of a shard read from a place on. The answer may come before this returns; it never comes where
-    /// the server ends, or the ticket is dropped.
+    /// Requests the entries of a shard from a place on. Does not block. `on_page` may be called before this returns;
+    /// it is never called if the server ends or the ticket is dropped.
     pub(crate) fn request(&self, shard: u16, from: LogPlace, ticket: &Ticket, on_page: OnPage) {
         let until = Instant::now() + self.patience;
         let request = PageRequest { shard, from, until, client: Arc::downgrade(ticket), on_page };
@@ -200,7 +202,7 @@ impl History {
         state.cache.bytes + state.ahead_bytes
     }
 
-    /// Has the thread end, once it comes back from the log.
+    /// Makes the thread end, once it returns from the log.
     pub(super) fn close(&self) {
         self.inner.close();
     }
@@ -218,7 +220,7 @@ impl HistoryInner {
         self.changed.notify_all();
     }
 
-    /// Answers requests until it is closed.
+    /// Answers requests until closed.
     fn run(self: &Arc<Self>, log: &dyn Log) {
         let mut connection = None;
         while let Some(request) = self.next() {
@@ -247,12 +249,12 @@ impl HistoryInner {
         }
     }
 
-    /// Waits for the next request of a client that is there; none when the engine ends.
+    /// Waits for the next request of a connected client. Returns `None` when the engine ends.
     fn next(&self) -> Option<PageRequest> {
         let mut state = lock(&self.state);
         loop {
             if state.is_closed {
-                // Those that wait are given up with the server.
+                // Pending requests end with the server.
                 state.requests.clear();
                 return None;
             }
@@ -267,7 +269,7 @@ impl HistoryInner {
         }
     }
 
-    /// Keeps a request for another try, or gives it up where it has waited long enough.
+    /// Queues a request again, or fails it if it has waited for too long.
     fn put_back(&self, request: PageRequest, error: EngineError) {
         if Instant::now() >= request.until {
             tracing::warn!(%error, "the engine's log can't be read for a client that resumes");
@@ -313,10 +315,10 @@ fn read(
             return;
         }
         page.next = (id.epoch, id.sequence.saturating_add(1));
-        // One that is no event shows as a hole, as it does live.
+        // An entry that is not an event appears as a hole, as it does live.
         if let Some(event) = std::str::from_utf8(json).ok().and_then(|json| envelope::read_stored(json).ok())
         {
-            // The text, its frame for about one encoding, and the event's own fields.
+            // The text, its frame in about one encoding, and the event's own fields.
             page.bytes += json.len() * 2 + 512;
             let event = event.into_publishable();
             event.set_id(EventId { shard, ..id });

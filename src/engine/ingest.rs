@@ -1,8 +1,9 @@
-//! Messages of other systems' publishers, from Redis channels and NATS subjects, as events.
+//! Ingests messages of other systems from Redis channels and NATS subjects, as events.
 //!
-//! Imports its siblings and `dialect`. Always: a message is published in the order in which it came; what is no
-//! event is counted and left; a lost connection is made anew, and what passed meanwhile is lost, as these
-//! channels keep nothing.
+//! Invariants:
+//! - Messages are published in the order of their arrival.
+//! - A message that is not an event is counted and skipped.
+//! - A lost connection is made again. Messages sent meanwhile are lost, because these channels keep nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,14 +20,14 @@ use crate::event::Event;
 use crate::metrics::Metrics;
 use crate::threads::{self, Alarm};
 
-/// The longest pause before a server that can't be reached is tried again.
+/// Maximum pause before a server that can't be reached is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// A channel of Redis or a subject of NATS whose messages are published here: `redis://HOST:PORT#CHANNEL` or
-/// `nats://HOST:PORT#SUBJECT`. A `*` in a channel stands for anything; subjects have NATS' own wildcards.
+/// Channel of Redis or subject of NATS to publish on this bus: `redis://HOST:PORT#CHANNEL` or
+/// `nats://HOST:PORT#SUBJECT`. A `*` in a channel matches any text; subjects have the wildcards of NATS.
 ///
-/// A message is JSON: an event as `POST /publish` takes it, or any object, which becomes the payload of an event
-/// whose type is the channel's name. Needs the feature `redis` or `nats`.
+/// A message is JSON: an event as `POST /publish` takes it, or any object, which becomes the payload of an event with
+/// the channel's name as its type. Needs the feature `redis` or `nats`.
 ///
 /// ```
 /// # use fanwire::engine::Ingest;
@@ -42,13 +43,13 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// The channel or subject.
+    /// Returns the channel or subject.
     pub fn channel(&self) -> &str {
         &self.channel
     }
 
-    /// Sets a file with the certificates of the authorities to trust for `rediss://` and `tls://`, PEM. Default: those that
-    /// the system trusts.
+    /// Sets a PEM file with the certificates of authorities to trust for `rediss://` and `tls://`. Default: the
+    /// system's authorities.
     #[must_use]
     pub fn tls_ca_file(mut self, path: impl Into<String>) -> Self {
         self.ca_file = path.into();
@@ -56,7 +57,7 @@ impl Ingest {
     }
 }
 
-/// Without what is secret in the address.
+/// Shows the address without its credentials.
 impl fmt::Display for Ingest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", shown(&self.url), self.channel)
@@ -82,10 +83,10 @@ impl FromStr for Ingest {
     }
 }
 
-/// Takes what a message makes; false: nobody wants more.
+/// Callback that takes an event; returns false to stop.
 pub(crate) type Take = Box<dyn Fn(Event) -> bool + Send>;
 
-/// Hands over what comes, and `None` now and then, until that answers false or the connection is lost.
+/// Function that passes messages to `on_message` until that returns false, or the connection is lost.
 type ListenFn =
     fn(url: &str, ca_file: &str, channel: &str, on_message: OnMessage<'_>) -> Result<(), EngineError>;
 
@@ -100,7 +101,7 @@ fn listener(url: &str) -> Result<ListenFn, EngineError> {
 }
 
 impl Ingest {
-    /// Starts a thread that publishes what comes, until `take` answers false.
+    /// Starts a thread that publishes messages until `take` returns false.
     pub(crate) fn start(self, metrics: Arc<Metrics>, alarm: &Alarm, take: Take) -> std::io::Result<()> {
         let work = move || {
             let Ok(listen) = listener(&self.url) else { return };
@@ -135,7 +136,7 @@ impl Ingest {
     }
 }
 
-/// The event that a message makes.
+/// Returns the event of a message; `None` if it is neither an event nor a payload.
 fn read(channel: &str, json: &[u8]) -> Option<Event> {
     let text = std::str::from_utf8(json).ok()?;
     envelope::read_event(text)

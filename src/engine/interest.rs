@@ -1,9 +1,13 @@
-//! What this node's clients want of a log that can be asked for less than everything: plain NATS.
+//! Interest of this node's clients in a log that can deliver less than everything: plain NATS.
 //!
-//! Imports `event`, `filter`, [`super::subject`]. Loops say what their clients want; the follower asks for it and
-//! says since when it comes. Always: what somebody wants is followed, or about to be; what nobody wants any more is
-//! followed for a while, so that who comes back soon has missed nothing; what a place is known to lie behind was
-//! followed without a break since that place.
+//! Loops register the filters of their clients. The follower subscribes accordingly and reports from which place on
+//! it does.
+//!
+//! Invariants:
+//! - A subject that a client wants is followed, or about to be.
+//! - A subject that no client wants any more stays followed for a while, so that a client that soon returns has
+//!   missed nothing.
+//! - [`InterestRegistry::since`] names a place only if the subject was followed without a break since then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,39 +18,39 @@ use crate::event::Sequence;
 use crate::filter::Filter;
 use crate::sync::{Callback, Mutex, lock};
 
-/// Subjects asked for at most. With more wants than that, everything is.
+/// Maximum number of subscribed subjects. Beyond it the node subscribes to everything.
 const SUBJECTS_MAX: usize = 256;
 
-/// Where the follower stood in each shard when it began to follow a subject.
+/// Place of the follower in each shard when it began to follow a subject.
 type FollowedSince = Box<[Sequence]>;
 
 #[derive(Default)]
 struct SubjectHolders {
     count: usize,
-    /// When the last of them went.
+    /// Time at which the last of them left.
     left: Option<Instant>,
 }
 
 #[derive(Default)]
 struct InterestState {
     wanted: BTreeMap<Arc<str>, SubjectHolders>,
-    /// What was asked for, and since when it comes; `None`: not yet.
+    /// Subscribed subjects, and the places since which each is followed; `None`: not confirmed yet.
     asked: BTreeMap<Arc<str>, Option<FollowedSince>>,
-    /// The life of the log in which that is so; `None` where the log brings everything.
+    /// Epoch of the log to which the places belong; `None` if the log delivers everything.
     epoch: Option<u64>,
 }
 
-/// All wants of a node.
+/// Registry of the subjects that clients of this node want.
 pub(crate) struct InterestRegistry {
     state: Mutex<InterestState>,
     linger: Duration,
-    /// Wakes the follower.
+    /// Callback that wakes the follower.
     changed: Mutex<Option<Callback>>,
-    /// Told when more is followed.
+    /// Callback after more subjects are followed.
     on_followed: Callback,
 }
 
-/// What somebody wants, for as long as this lives.
+/// Registration of a client's subjects; dropping it withdraws them.
 pub(crate) struct InterestGuard {
     interest: Arc<InterestRegistry>,
     subjects: Vec<Arc<str>>,
@@ -58,7 +62,7 @@ impl Drop for InterestGuard {
     }
 }
 
-/// What the follower is to do.
+/// Changes for the follower to make to its subscriptions.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SubjectChange {
     pub(super) ask: Vec<Arc<str>>,
@@ -70,13 +74,13 @@ impl InterestRegistry {
         Self { state: Mutex::default(), linger, changed: Mutex::default(), on_followed }
     }
 
-    /// Wants what these filters match.
+    /// Registers the subjects of these filters.
     pub(crate) fn want<'a>(self: &Arc<Self>, filters: impl Iterator<Item = &'a Filter>) -> InterestGuard {
         let subjects: BTreeSet<String> = filters.flat_map(of_filter).collect();
         self.want_subjects(subjects.iter().map(String::as_str))
     }
 
-    /// Wants everything.
+    /// Registers all subjects.
     pub(super) fn want_all(self: &Arc<Self>) -> InterestGuard {
         self.want_subjects(std::iter::once(ALL))
     }
@@ -122,7 +126,7 @@ impl InterestRegistry {
         }
     }
 
-    /// Whether all that these filters match comes from now on.
+    /// Returns whether every event that these filters match is followed.
     pub(crate) fn is_followed<'a>(&self, mut filters: impl Iterator<Item = &'a Filter>) -> bool {
         let state = lock(&self.state);
         state.epoch.is_none()
@@ -134,8 +138,8 @@ impl InterestRegistry {
             })
     }
 
-    /// The life of the log, and in each of so many shards the place from which on all that a filter matches has
-    /// come; `None` where everything always does.
+    /// Returns the epoch of the log and, for each shard, the place since which every event that the filter matches
+    /// was followed. Returns `None` if the log delivers everything.
     pub(crate) fn since(&self, filter: &Filter, shards: usize) -> Option<(u64, FollowedSince)> {
         let state = lock(&self.state);
         let epoch = state.epoch?;
@@ -150,7 +154,8 @@ impl InterestRegistry {
         Some((epoch, since))
     }
 
-    /// The follower has a new connection, or one that brings everything: `None`. Nothing is asked for yet.
+    /// Notes a new connection of the follower, which is subscribed to nothing yet. Epoch `None`: it delivers
+    /// everything.
     pub(super) fn begin(&self, epoch: Option<u64>, wake: Option<Callback>) {
         let mut state = lock(&self.state);
         state.asked.clear();
@@ -159,13 +164,13 @@ impl InterestRegistry {
         *lock(&self.changed) = wake;
     }
 
-    /// What the follower is to ask for, and what it is to leave. Nothing is left before all that was asked for
-    /// comes, so that what took the place of something wider is followed first.
+    /// Returns the subjects that the follower should subscribe to and those it should leave. Nothing is left before
+    /// every subscription is confirmed, so that a narrower replacement is followed before the wider subject is left.
     pub(super) fn change(&self, now: Instant) -> SubjectChange {
         let mut state = lock(&self.state);
         let InterestState { wanted, asked, .. } = &mut *state;
         wanted.retain(|_, holders| holders.left.is_none_or(|left| now - left < self.linger));
-        // What something wider brings need not be asked for.
+        // A subject that a wider one covers needs no subscription.
         let needed: Vec<Arc<str>> = wanted
             .keys()
             .filter(|one| !wanted.keys().any(|wide| wide != *one && covers(wide, one)))
@@ -185,11 +190,11 @@ impl InterestRegistry {
         change
     }
 
-    /// All that was asked for before these comes from here on.
+    /// Notes that these subscriptions are confirmed from these places on.
     pub(super) fn followed(&self, subjects: &[Arc<str>], next: &[Sequence]) {
         let mut state = lock(&self.state);
         for subject in subjects {
-            // What something wider has brought until now was followed all the time.
+            // A subject that a wider one covered until now was followed all along.
             let since = state.covered(subject).unwrap_or_else(|| next.into());
             if let Some(asked) = state.asked.get_mut(subject) {
                 *asked = Some(since);
@@ -201,7 +206,7 @@ impl InterestRegistry {
 }
 
 impl InterestState {
-    /// FollowedSince when this has come, by whatever brings it.
+    /// Returns the places since which a subject is followed, through any subject that covers it.
     fn covered(&self, subject: &str) -> Option<FollowedSince> {
         let wider = self.asked.iter().filter(|(wide, _)| covers(wide, subject));
         wider.filter_map(|(_, since)| since.clone()).reduce(|mut first, other| {
@@ -260,7 +265,7 @@ mod tests {
         assert_eq!(told.load(Ordering::Relaxed), 1);
         assert!(interest.is_followed([&done].into_iter()));
         assert_eq!(interest.since(&done, 1), Some((5, [40].into())));
-        // Narrower is followed by it, another is not.
+        // A narrower filter is followed with it, another one is not.
         assert!(interest.is_followed([&filter("type=task.done stream=a")].into_iter()));
         assert!(!interest.is_followed([&done, &filter("type=task.*")].into_iter()));
     }

@@ -1,13 +1,13 @@
-//! What a log is: the traits that `redis`, `nats` and `file` implement, and the values that go through them.
+//! The contract of a log: traits that `redis`, `nats` and `file` implement, and the values that pass through them.
 //!
-//! Imports `event`. The contract, which `tests/engine_contract` checks against the real servers:
-//! - `append` answers with sequences only when the log has every record. The same record is in the log once, however often
-//!   it is sent, as long as its batch or its own number is the same;
-//! - a call returns within some seconds, whatever the server does, and soon after [`AppendBatch::until`];
-//! - every error says by its kind what is to be done: see [`EngineError`]. A log that answered that it takes nothing, or not
-//!   this, has appended nothing of the batch; where that can't be said it sets [`AppendBatch::kept_some`];
-//! - a log that lost entries which a node has seen is in another epoch for every node, so that no id is given twice;
-//! - a log is of one kind for as long as the process lives.
+//! `tests/engine_contract` checks the contract against the real servers:
+//! - `append` returns sequences only after the log has every record. The log has a record once, however often it is
+//!   sent, if its batch or its own number is the same.
+//! - A call returns within some seconds, whatever the server does, and soon after [`AppendBatch::until`].
+//! - The kind of an error determines the reaction: see [`EngineError`]. A log that answers that it takes nothing, or
+//!   not this, has appended nothing of the batch; if that is uncertain it sets [`AppendBatch::kept_some`].
+//! - A log that lost entries which a node has seen is in another epoch for every node, so that no id is given twice.
+//! - A log keeps its kind for the life of the process.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -23,90 +23,92 @@ use crate::event::{EventId, Sequence};
 pub(super) const SEQUENCE_MAX: Sequence = (1 << 53) - 2;
 pub(super) const EPOCH_MAX: u64 = (1 << 53) - 2;
 
-/// One event on its way into the log.
+/// Event to append.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) shard: u16,
-    /// The event as JSON, without an id.
+    /// Event as JSON, without an id.
     pub(crate) json: String,
 }
 
 /// Events that are appended together.
 #[derive(Debug)]
 pub(crate) struct AppendBatch<'a> {
-    /// The number by which a log that appends all or nothing knows the batch again. No other composition of records of this
-    /// process has it.
+    /// Number by which a log that appends all or nothing recognizes the batch. No other composition of records of
+    /// this process has it.
     pub(crate) number: u64,
-    /// The number of the first record, by which a log that appends records singly knows each again: the one behind it has
-    /// the next. A record keeps its number when its batch is taken apart.
+    /// Number of the first record; each further record has the next number. A log that appends records singly
+    /// recognizes each by its number. A record keeps its number when its batch is split.
     pub(crate) first: u64,
     pub(crate) records: &'a [Record],
-    /// The moment from which nobody waits for an answer any more.
+    /// Time from which no publisher waits for an answer.
     pub(crate) until: Instant,
-    /// Whether a log that appends records singly has appended some of these, although it refused.
+    /// Whether a log that appends records singly has appended some of these although it refused.
     pub(crate) kept_some: Cell<bool>,
 }
 
 impl<'a> AppendBatch<'a> {
-    /// Makes a batch.
+    /// Returns a batch of which the log has nothing yet.
     pub(crate) fn new(number: u64, first: u64, records: &'a [Record], until: Instant) -> Self {
         Self { number, first, records, until, kept_some: Cell::new(false) }
     }
 
-    /// The ids of its records, which have these sequences in one epoch.
+    /// Returns the ids of its records, given their sequences in one epoch.
     pub(crate) fn ids(&self, epoch: u64, sequences: &[Sequence]) -> Vec<EventId> {
         let placed = self.records.iter().zip(sequences);
         placed.map(|(record, sequence)| EventId { epoch, shard: record.shard, sequence: *sequence }).collect()
     }
 }
 
-/// One event of the log.
+/// Entry of a log.
 #[derive(Debug)]
 pub(crate) struct LogEntry<'a> {
     pub(crate) id: EventId,
     pub(crate) json: &'a [u8],
 }
 
-/// Where a follower stands: which life of the log, and in each shard the next sequence.
+/// Position of a follower: the epoch of the log, and the next sequence of each shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Places {
     pub(crate) epoch: u64,
     pub(crate) next: Vec<Sequence>,
-    /// Whether the log keeps entries, as all but plain NATS do; `None` where that is not in question, or an older version
-    /// did not say.
+    /// Whether the log keeps entries, as all but plain NATS do. `None` if that is irrelevant, or written by an older
+    /// version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kept: Option<bool>,
 }
 
-/// A connection that appends.
+/// Connection that appends.
 pub(crate) trait Append: Send {
-    /// Returns why the log can never take these together, as far as that is known without asking it: a publisher is told at
-    /// once, and nothing is sent.
+    /// Returns an error if the log can never take these records together, as far as that is known without asking it.
+    /// Publishers are then told at once and nothing is sent.
     fn check(&self, _records: &[Record]) -> Result<(), EngineError> {
         Ok(())
     }
 
-    /// Appends all or nothing, and answers the ids, in order; none where the log gives none. A batch of the same number
-    /// that is tried again, because the answer to it was lost, is not appended twice.
+    /// Appends all records or none, and returns their ids in order; empty if the log gives no ids. A batch of the
+    /// same number that is retried because its answer was lost is not appended twice.
     ///
-    /// A log that appends records singly appends them in order; what was appended when it fails is found again by its number.
-    /// After any error but those about the event the caller drops the connection.
+    /// A log that appends records singly appends them in order; after a failure it recognizes them by their numbers.
+    /// After any error except those about the event, the caller drops the connection.
     fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError>;
 
-    /// Returns why the log would not take an event now. Asked every few seconds while there is nothing to append, so it is
-    /// cheap, and leaves nothing that a reader sees.
+    /// Returns an error if the log would not take an event now. Called every few seconds while there is nothing to
+    /// append, so it is cheap and leaves nothing that a reader sees.
     fn probe(&mut self) -> Result<(), EngineError> {
         Ok(())
     }
 }
 
-/// A connection that follows.
+/// Connection that follows.
 pub(crate) trait Follow: Send {
-    /// Waits for entries at `places` and behind for about this long, and hands them over in order for each
-    /// shard. Entries that the log no longer has are left out.
+    /// Waits about this long for entries at `places` and after, and passes them to `take`, in order for each shard.
+    /// Entries that the log no longer has are skipped.
     ///
-    /// Returns an error, some seconds after it happened at the latest, where the log does not answer, and
-    /// [`EngineError::OtherEpoch`] where it is not the log any more that these places are of.
+    /// # Errors
+    ///
+    /// Returns an error within some seconds after the log stopped answering, and [`EngineError::OtherEpoch`] if the
+    /// log is no longer the one that these places belong to.
     fn follow(
         &mut self,
         places: &Places,
@@ -115,50 +117,50 @@ pub(crate) trait Follow: Send {
     ) -> Result<(), EngineError>;
 }
 
-/// A stretch of one shard of a log.
+/// Range of one shard of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogSpan {
     pub(crate) shard: u16,
-    /// The place of the first entry wanted.
+    /// Place of the first wanted entry.
     pub(crate) epoch: u64,
     pub(crate) from: Sequence,
-    /// The most entries wanted.
+    /// Maximum number of entries.
     pub(crate) max_events: usize,
-    /// Bytes of JSON after which no further entry is wanted.
+    /// Size of JSON after which no further entry is wanted, in bytes.
     pub(crate) max_bytes: usize,
 }
 
-/// A connection that reads what a log keeps.
+/// Connection that reads the entries that a log keeps.
 pub(crate) trait Past: Send {
-    /// Hands over the entries of a span, in the order of their epochs and sequences. Entries that the log no longer has
-    /// are left out. Where an epoch ends, the entries of the next one follow, if the log keeps both. Does not wait for
+    /// Passes the entries of a span to `take`, in the order of their epochs and sequences. Entries that the log no
+    /// longer has are skipped. At the end of an epoch the next one follows, if the log keeps both. Does not wait for
     /// entries that are not there yet.
     fn read(&mut self, span: LogSpan, take: &mut dyn FnMut(LogEntry<'_>)) -> Result<(), EngineError>;
 }
 
-/// Takes what nodes tell one another beside events.
+/// Callback for notices, which nodes send one another beside events.
 pub(crate) type OnNotice = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
-/// Notices that a log keeps: many times what there may be of what they are for.
+/// Maximum number of notices that a log keeps: far more than revocations can be needed.
 pub(crate) const NOTICES_MAX: u64 = 1_000_000;
 
-/// Makes the two connections; anew after each loss. Both block while they connect, some seconds at most.
+/// A log. Makes the connections, again after each loss. Connecting blocks, some seconds at most.
 pub(crate) trait Log: Send + Sync {
-    /// Tells where a predecessor stood, before anything else is asked.
+    /// Sets the places of a predecessor process, before anything else is called.
     fn expect(&self, _known: &Places) {}
 
-    /// Keeps a notice and hands it to every node, this one too, on its follower's thread. A node that follows anew
-    /// gets those that are kept before it gets an event. Blocks for the log, some seconds at most.
+    /// Keeps a notice and passes it to every node, this one included, on its follower's thread. A node that attaches
+    /// receives the kept notices before any event. Blocks for the log, some seconds at most.
     fn tell(&self, notice: &str) -> Result<(), EngineError>;
 
-    /// A connection to append with.
+    /// Returns a connection that appends.
     fn appender(&self) -> Result<Box<dyn Append>, EngineError>;
 
-    /// A connection to follow with, and where to begin: at the places known if the log is still in that life,
-    /// else `past` events before its end in each shard.
+    /// Returns a connection that follows, and where it begins: at the known places if the log is still in their
+    /// epoch, otherwise `past` events before the end of each shard.
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError>;
 
-    /// A connection to read what the log kept; none where it keeps nothing.
+    /// Returns a connection that reads kept entries, or `None` if the log keeps nothing.
     fn past(&self) -> Result<Option<Box<dyn Past>>, EngineError> {
         Ok(None)
     }

@@ -1,7 +1,6 @@
-//! Where the follower can be held up between two events, while all that this node has goes to another process.
+//! Pausing the follower between two events, while the node hands its state to another process.
 //!
-//! Imports its siblings. Always: where the gate is closed, every event before the places that it names is on the bus,
-//! and none behind.
+//! Invariant: while paused, every event before the reported places is on the bus, and none after them.
 
 use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
@@ -9,17 +8,17 @@ use std::time::Duration;
 use super::log::Places;
 use crate::sync::{Mutex, lock};
 
-/// How often a follower that is held up looks whether it is to end.
+/// Interval at which a paused follower checks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 struct PauseState {
     is_closed: bool,
-    /// Where the follower stands.
+    /// Places that the follower has published up to.
     places: Option<Places>,
 }
 
-/// The gate.
+/// Switch that pauses the follower.
 #[derive(Debug, Default)]
 pub(super) struct FollowerPause {
     state: Mutex<PauseState>,
@@ -27,7 +26,8 @@ pub(super) struct FollowerPause {
 }
 
 impl FollowerPause {
-    /// Publishes what leads to these places, when the gate is open; never where the follower is to end first.
+    /// Publishes the event that leads to these places, once the follower is not paused. Does nothing if the follower
+    /// has to end first. Blocks while paused.
     pub(super) fn pass(&self, places: &Places, is_over: impl Fn() -> bool, publish: impl FnOnce()) {
         let mut state = lock(&self.state);
         while state.is_closed {
@@ -43,7 +43,7 @@ impl FollowerPause {
         }
     }
 
-    /// Nothing is published from here on. The places, once the log was reached.
+    /// Pauses the follower and returns its places, or `None` if it has not reached the log yet.
     pub(super) fn close(&self) -> Option<Places> {
         let mut state = lock(&self.state);
         state.is_closed = true;

@@ -1,8 +1,12 @@
-//! What waits for the log: bounded, and nobody waits longer than he may.
+//! Bounded queue of submissions that wait to be appended, each with a deadline.
 //!
-//! Imports `sync`. Always: every submission is answered exactly once, at its deadline at the latest, also where the thread
-//! that appends hangs in the log: [`AppendQueue::watch`] answers from a thread of its own. Events that wait never exceed the
-//! bound by more than one submission that is larger than all of it.
+//! Invariants:
+//! - Every submission is answered exactly once, at its deadline at the latest, even if the appending thread hangs in
+//!   the log: [`AppendQueue::watch`] answers on a thread of its own.
+//! - Waiting events exceed the bounds by at most one submission that is itself larger than the bounds.
+//!
+//! The queue is not a channel: a submission must be found and answered while the appending thread has it, and the
+//! bound is in events and bytes.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -16,29 +20,29 @@ use crate::event::EventId;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::threads;
 
-/// Why events were not taken. Each knows whether they may be in the log all the same.
+/// Reason why events were not accepted. Each reason implies whether the log may have them all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Too many events wait already.
+    /// Too many events are waiting.
     Full,
-    /// The log was not reached in time; it has none of them.
+    /// The log was not reached in time and has none of them.
     Unreachable,
-    /// The log answered in time that it takes nothing; it has none of them.
+    /// The log answered that it takes nothing now and has none of them.
     TakesNothing,
-    /// The log is not of the kind that it was; it has none of them.
+    /// The log has changed its kind and has none of them.
     OtherKind,
     /// They were sent and no answer came in time: the log may have them or not.
     Unanswered,
     /// One of them is longer than the log can ever take.
     TooLarge { bytes: u64, limit: u64 },
-    /// The log can never take them for another reason.
+    /// The log can never take them, for another reason.
     Unfit,
-    /// The node is on its way out.
+    /// The node is shutting down.
     Closed,
 }
 
 impl Refused {
-    /// Returns what a publisher is told in time where the log has failed so.
+    /// Returns the reason given to publishers for a failure of the log.
     pub(crate) const fn by(error: &EngineError) -> Self {
         match error {
             EngineError::TooLarge { bytes, limit } => Self::TooLarge { bytes: *bytes, limit: *limit },
@@ -49,7 +53,7 @@ impl Refused {
         }
     }
 
-    /// What a publisher is told.
+    /// Returns the text for publishers.
     pub(crate) fn text(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Full => "too many events wait for the engine: try again later",
@@ -69,7 +73,7 @@ impl Refused {
         })
     }
 
-    /// A word for metrics and error codes.
+    /// Returns the label for metrics and error codes.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Full => "engine_full",
@@ -83,7 +87,7 @@ impl Refused {
         }
     }
 
-    /// The HTTP status of the answer.
+    /// Returns the HTTP status of the answer.
     pub(crate) const fn http_status(self) -> u16 {
         match self {
             Self::TooLarge { .. } => 413,
@@ -92,16 +96,16 @@ impl Refused {
         }
     }
 
-    /// Whether it may be taken when it is sent again.
+    /// Returns whether a later attempt may succeed.
     pub(crate) const fn may_pass_later(self) -> bool {
         self.http_status() == 503
     }
 }
 
-/// Told once: the id of the last event, or why none was taken.
+/// Callback that is called once: with the id of the last event, or the reason why none was accepted.
 pub(crate) type Done = Box<dyn FnOnce(Result<Option<EventId>, Refused>) + Send>;
 
-/// An answer that is owed.
+/// Pending answer to a publisher.
 struct Promise {
     deadline: Instant,
     events: usize,
@@ -118,7 +122,7 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        // Whoever lets go of it without an answer, a panicking thread perhaps, does not know more than this.
+        // Dropped without an answer, perhaps by a panicking thread: no more is known than this.
         if let Some(done) = self.done.take() {
             done(Err(Refused::Unanswered));
         }
@@ -132,7 +136,7 @@ pub(crate) struct Submission {
     promise: Promise,
 }
 
-/// What an event takes beside its text while it waits.
+/// Memory of a waiting event beside its text, in bytes.
 const RECORD_BYTES: usize = size_of::<Record>() + 16;
 
 impl Submission {
@@ -143,37 +147,37 @@ impl Submission {
     }
 }
 
-/// What there is to append.
+/// Result of waiting for submissions.
 pub(super) enum QueueItems {
     /// The records of each submission.
     Submissions(Vec<Vec<Record>>),
-    /// Nothing came in this time.
+    /// Nothing arrived in time.
     Nothing,
-    /// Closed, and nothing is left.
+    /// The queue is closed and empty.
     Closed,
 }
 
 struct QueueState {
     submissions: VecDeque<Submission>,
-    /// Those that were taken and are not settled, in their order; without the ones that were answered.
+    /// Submissions that were taken and are not settled, in order; `None` after their answer.
     flight: Vec<Option<Promise>>,
-    /// Whether the log may have some of those.
+    /// Whether the log may have some of them.
     is_in_doubt: bool,
-    /// What those are told whose time is over and that the log does not have.
+    /// Reason given to publishers at the deadline, if the log does not have their events.
     trouble: Refused,
     events: usize,
-    /// Bytes of those that wait, and of those that were taken.
+    /// Bytes of the waiting submissions, and of those that were taken.
     bytes: usize,
     flight_bytes: usize,
     closed: Option<Instant>,
 }
 
-/// The submissions that wait.
+/// Queue of submissions, shared by publishers and the engine's threads.
 pub(crate) struct AppendQueue {
     waiting: Mutex<QueueState>,
-    /// Something came, or it was closed: for the thread that appends.
+    /// Signals the appending thread that a submission arrived or the queue was closed.
     changed: Condvar,
-    /// It was closed.
+    /// Signals that the queue was closed.
     closing: Condvar,
     max_events: usize,
     max_bytes: usize,
@@ -200,14 +204,14 @@ impl AppendQueue {
         lock(&self.waiting).events
     }
 
-    /// Bytes of the events that wait or were taken.
+    /// Returns the bytes of the events that wait or were taken.
     pub(crate) fn bytes(&self) -> usize {
         let waiting = lock(&self.waiting);
         waiting.bytes + waiting.flight_bytes
     }
 
-    /// Takes these records, or refuses them and says how many they were. `done` is called once, by the accept timeout at
-    /// the latest.
+    /// Queues these records, or refuses them and returns their number. `done` is called once, at the accept timeout
+    /// at the latest; a refusal calls it before this returns.
     pub(crate) fn push(&self, records: Vec<Record>, done: Done) -> Result<(), usize> {
         let count = records.len();
         let submission = Submission::new(records, Instant::now() + self.accept_timeout, done);
@@ -233,8 +237,8 @@ impl AppendQueue {
         Err(count)
     }
 
-    /// Takes the oldest submissions, together at most so many events or one submission; waits this long for the first.
-    /// Those taken still count as waiting until [`Self::settled`].
+    /// Takes the oldest submissions, at most `max_events` events or one submission. Waits up to `patience` for the
+    /// first. They count as waiting until [`Self::settled`].
     pub(super) fn take(&self, max_events: usize, patience: Duration) -> QueueItems {
         let end = Instant::now() + patience;
         let mut waiting = lock(&self.waiting);
@@ -265,26 +269,26 @@ impl AppendQueue {
         QueueItems::Submissions(taken)
     }
 
-    /// Answers a submission of those that were taken; false where it was answered before.
+    /// Answers a submission that was taken. Returns whether it had no answer yet.
     pub(super) fn answer(&self, at: usize, outcome: Result<Option<EventId>, Refused>) -> bool {
         let promise = lock(&self.waiting).flight.get_mut(at).and_then(Option::take);
         promise.map(|promise| promise.answer(outcome)).is_some()
     }
 
-    /// Whether nobody waits any more for these of the submissions that were taken.
+    /// Returns whether all of these taken submissions have their answers.
     pub(super) fn are_answered(&self, range: Range<usize>) -> bool {
         let waiting = lock(&self.waiting);
         waiting.flight.get(range).is_none_or(|flight| flight.iter().all(Option::is_none))
     }
 
-    /// The moment at which the last of those that were taken has had its time.
+    /// Returns the latest deadline of the taken submissions.
     pub(super) fn patience_ends(&self) -> Instant {
         let waiting = lock(&self.waiting);
         waiting.flight.iter().flatten().map(|promise| promise.deadline).max().unwrap_or_else(Instant::now)
     }
 
-    /// Begins to send these of the submissions that were taken: from here on the log may have them. False where one of them
-    /// was told meanwhile that it was not accepted: then that must stay so, and nothing was begun.
+    /// Marks these taken submissions as being sent: from now on the log may have them. Returns false and marks
+    /// nothing if one of them was answered meanwhile, because its publisher was told that it was not accepted.
     pub(super) fn begin_to_send(&self, range: Range<usize>) -> bool {
         let mut waiting = lock(&self.waiting);
         let all_wait = waiting.flight.get(range).is_some_and(|flight| flight.iter().all(Option::is_some));
@@ -292,7 +296,7 @@ impl AppendQueue {
         all_wait
     }
 
-    /// Returns the runs of those that still wait among these of the submissions that were taken.
+    /// Returns the ranges of these taken submissions that have no answer yet.
     pub(super) fn unanswered(&self, range: Range<usize>) -> Vec<Range<usize>> {
         let waiting = lock(&self.waiting);
         let mut runs: Vec<Range<usize>> = Vec::new();
@@ -305,17 +309,18 @@ impl AppendQueue {
         runs
     }
 
-    /// From here on the log may have what was taken, or certainly has it not.
+    /// Sets whether the log may have the taken submissions.
     pub(super) fn set_in_doubt(&self, is_in_doubt: bool) {
         lock(&self.waiting).is_in_doubt = is_in_doubt;
     }
 
-    /// Notes what those are told whose time is over.
+    /// Sets the reason given to publishers at their deadline.
     pub(super) fn set_trouble(&self, trouble: Refused) {
         lock(&self.waiting).trouble = trouble;
     }
 
-    /// So many events that were taken no longer wait.
+    /// Ends the sending of all taken submissions, which have this many events. Those without an answer are answered
+    /// as unanswered.
     pub(super) fn settled(&self, events: usize) {
         let left = {
             let mut waiting = lock(&self.waiting);
@@ -324,12 +329,12 @@ impl AppendQueue {
             waiting.is_in_doubt = false;
             std::mem::take(&mut waiting.flight)
         };
-        // Outside the lock: what is answered may do as it likes.
+        // Answered outside the lock: the callbacks are foreign code.
         drop(left);
     }
 
-    /// Answers those whose time is over by `now`. `on_late` is told before: how many events they were, if any, and whether some
-    /// were on their way.
+    /// Answers every submission with a deadline up to `now`. Before that, `on_late` is called with the number of
+    /// their events and whether some were taken, if there are any.
     fn expire(&self, now: Instant, on_late: impl FnOnce(usize, bool)) {
         let mut late: Vec<(Promise, Refused)> = Vec::new();
         let mut was_taken = false;
@@ -343,7 +348,7 @@ impl AppendQueue {
                     late.push((promise, refused));
                 }
             }
-            // In order of their deadlines, for all have the same time.
+            // The queue is in the order of deadlines, because all submissions have the same timeout.
             while submissions.front().is_some_and(|next| next.promise.deadline <= now) {
                 let Some(next) = submissions.pop_front() else { break };
                 *events -= next.records.len();
@@ -360,9 +365,9 @@ impl AppendQueue {
         }
     }
 
-    /// Answers each submission at its deadline, until the queue is closed and empty. `on_late` is told how many events had
-    /// no answer from the log in time, and whether some of them were on their way. It is told before their publishers are, so that
-    /// a publisher that is refused finds the node not ready.
+    /// Answers each submission at its deadline, until the queue is closed and empty. `on_late` is called with the
+    /// number of events without an answer in time and whether some were taken. It is called before their publishers
+    /// have the answer, so that a refused publisher finds the node not ready.
     pub(super) fn watch(&self, on_late: impl Fn(usize, bool)) {
         loop {
             threads::fault_point();
@@ -373,7 +378,7 @@ impl AppendQueue {
                 if waiting.closed.is_some() && flight.is_none() && first.is_none() {
                     return;
                 }
-                // What comes meanwhile has longer than this. A queue that is closed is looked at more often.
+                // Later submissions have later deadlines. A closed queue is checked more often.
                 let longest = if waiting.closed.is_some() { LOOK } else { self.accept_timeout };
                 let until = flight.into_iter().chain(first).min();
                 let left = until.map_or(longest, |until| until.saturating_duration_since(Instant::now()));
@@ -384,14 +389,14 @@ impl AppendQueue {
         }
     }
 
-    /// Takes nothing more.
+    /// Closes the queue: it accepts nothing more.
     pub(crate) fn close(&self) {
         lock(&self.waiting).closed.get_or_insert_with(Instant::now);
         self.changed.notify_all();
         self.closing.notify_all();
     }
 
-    /// Answers all who wait, at once.
+    /// Closes the queue and answers every submission at once.
     pub(crate) fn abandon(&self) {
         self.close();
         let mut waiting = lock(&self.waiting);
@@ -404,12 +409,12 @@ impl AppendQueue {
         lock(&self.waiting).closed.is_some()
     }
 
-    /// Whether it was closed so long ago.
+    /// Returns whether the queue was closed at least this long ago.
     pub(super) fn was_closed_for(&self, time: Duration) -> bool {
         lock(&self.waiting).closed.is_some_and(|closed| closed.elapsed() >= time)
     }
 
-    /// Sleeps this long, or until it is closed; true where it is.
+    /// Sleeps until the time is over or the queue is closed. Returns whether it is closed.
     pub(crate) fn sleep(&self, time: Duration) -> bool {
         let waiting = lock(&self.waiting);
         if waiting.closed.is_some() {
@@ -418,7 +423,7 @@ impl AppendQueue {
         self.wait_until_closed(waiting, time).closed.is_some()
     }
 
-    /// Waits this long, or until it is closed if it was not.
+    /// Waits until the time is over, or the queue is closed if it was open.
     fn wait_until_closed<'a>(
         &self,
         mut waiting: MutexGuard<'a, QueueState>,
@@ -436,5 +441,5 @@ impl AppendQueue {
     }
 }
 
-/// How often a queue that is closed is looked at.
+/// Interval at which a closed queue is checked.
 const LOOK: Duration = Duration::from_millis(20);

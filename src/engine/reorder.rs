@@ -1,30 +1,34 @@
-//! The order of messages that come over several subscriptions of one connection, each with a channel of its own.
+//! Restores each publisher's order among messages that arrive over several subscriptions of one connection, each with
+//! its own queue.
 //!
-//! Imports nothing of ours. Each message has its publisher's number and a stamp that grows with each message of that
-//! publisher. Channels are emptied in passes, one channel after the other, while more arrives. Always: what is let go is
-//! let go once, and in the order of its publisher's stamps; two passes hold a message at the most.
+//! Each message has its publisher's number and a stamp that grows with that publisher's messages. Queues are emptied
+//! in passes, one queue after the other, while more messages arrive.
 //!
-//! Why that is so: of one publisher, what has the lower stamp has arrived earlier. So when a pass finds a message, all
-//! that its publisher sent before lies in its channel by then, and the next pass finds it at the latest. Hence after a
-//! pass, everything up to the newest stamp of the pass before is there.
+//! Invariants:
+//! - Each message is released once, in the order of its publisher's stamps.
+//! - A message is held for two passes at most.
+//!
+//! Why two passes suffice: of one publisher, the message with the lower stamp arrived earlier. When a pass finds a
+//! message, all earlier messages of its publisher are already in their queues, so the next pass finds them. Hence
+//! after a pass, every message up to the newest stamp of the pass before is known.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Publishers remembered: nodes that were there since this one started to follow, and ended.
+/// Maximum number of remembered publishers, including nodes that ended since this one began to follow.
 const PUBLISHERS_MAX: usize = 4096;
 
-/// One publisher's.
+/// Stamps of one publisher.
 #[derive(Debug)]
 struct PublisherStamps {
-    /// The newest that was let go.
+    /// Newest released stamp.
     gone: u64,
-    /// The newest that was found before the pass that is on.
+    /// Newest stamp found before the current pass.
     found: u64,
-    /// The newest that was found.
+    /// Newest stamp found.
     newest: u64,
 }
 
-/// Messages that wait for what may come before them.
+/// Messages held until all earlier messages of their publishers are known.
 #[derive(Debug)]
 pub(super) struct ReorderBuffer<T> {
     waiting: BTreeMap<(u64, u64), T>,
@@ -38,7 +42,8 @@ impl<T> Default for ReorderBuffer<T> {
 }
 
 impl<T> ReorderBuffer<T> {
-    /// Returns arrivals that pass over what others had let go: `gone` is from [`newest_gone`](Self::newest_gone).
+    /// Returns a buffer that skips messages released by an earlier one; `gone` is from
+    /// [`newest_gone`](Self::newest_gone).
     pub(super) fn after(gone: &HashMap<u64, u64>) -> Self {
         let known = |(publisher, gone): (&u64, &u64)| {
             (*publisher, PublisherStamps { gone: *gone, found: 0, newest: 0 })
@@ -46,7 +51,7 @@ impl<T> ReorderBuffer<T> {
         Self { waiting: BTreeMap::new(), known: gone.iter().map(known).collect() }
     }
 
-    /// Returns the newest stamp of each publisher that was let go, but of publisher 0, whose messages have no stamps.
+    /// Returns the newest released stamp of each publisher, except publisher 0, which has no stamps.
     pub(super) fn newest_gone(&self) -> HashMap<u64, u64> {
         let known = self.known.iter().filter(|(publisher, known)| **publisher != 0 && known.gone > 0);
         known.map(|(publisher, known)| (*publisher, known.gone)).collect()
@@ -60,7 +65,7 @@ impl<T> ReorderBuffer<T> {
         self.waiting.len()
     }
 
-    /// A message was found. One that came by another subscription already is passed over.
+    /// Adds a message. A message that another subscription brought already is skipped.
     pub(super) fn found(&mut self, publisher: u64, stamp: u64, message: T) {
         let known = self.known.entry(publisher).or_insert(PublisherStamps { gone: 0, found: 0, newest: 0 });
         if stamp > known.gone {
@@ -69,8 +74,8 @@ impl<T> ReorderBuffer<T> {
         }
     }
 
-    /// A pass is over: lets go what has all its publisher's earlier messages with it, by stamp; everything where the
-    /// pass found nothing.
+    /// Ends a pass: releases messages by stamp, each once its publisher's earlier messages are known, or all of them
+    /// if the pass found nothing.
     pub(super) fn pass(&mut self, found_nothing: bool, mut take: impl FnMut(T)) {
         let known = &mut self.known;
         let mut rest = BTreeMap::new();

@@ -25,17 +25,17 @@ use crate::metrics::Metrics;
 use crate::sync::{Callback, Mutex, lock};
 use crate::threads::{self, Alarm};
 
-/// A bus's connection to the log that it shares with other nodes.
+/// Engine of a bus: its connection to the log.
 pub(crate) struct Engine {
     config: EngineConfig,
     queue: Arc<AppendQueue>,
     status: Arc<Status>,
     log: Arc<dyn Log>,
     bus: Bus,
-    /// What it follows, where that is not everything.
+    /// Interest of the node's clients, if it does not follow everything.
     interest: Option<Arc<InterestRegistry>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Reads the log for clients that want more than the rings hold.
+    /// Reader of the log for clients that resume further back than the rings reach.
     history: History,
 }
 
@@ -46,8 +46,8 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts to follow the log and to take events for it. Does not wait for the log: until it answers,
-    /// [`Status::is_following`] is false and what is published waits.
+    /// Starts the threads that follow the log and append to it. Does not wait for the log: until it answers,
+    /// [`Status::is_following`] is false and published events wait.
     pub(crate) fn start(
         config: EngineConfig,
         bus: &Bus,
@@ -101,7 +101,7 @@ impl Engine {
             let (queue, status) = (Arc::clone(&queue), Arc::clone(&status));
             spawn("watch", Box::new(move || append::watch(&queue, &status)))
         };
-        // A thread that could not be made leaves an engine that is never ready, and says so.
+        // If a thread can't be started the engine is never ready, and says so.
         let threads: Vec<_> = [appender, follower, watch]
             .into_iter()
             .filter_map(|spawned| match spawned {
@@ -126,11 +126,11 @@ impl Engine {
         }
     }
 
-    /// Hands events to the log. `done` is called once, on another thread or in here: with the id of the last
-    /// event when the log has all of them, or with why it has none. Does not block.
+    /// Queues events for the log. Does not block. `done` is called once, on another thread or before this returns:
+    /// with the id of the last event after the log has all of them, or with the reason why it has none.
     pub(crate) fn submit(&self, events: &[Event], done: Done) {
         let records = events.iter().map(|event| {
-            // The log gives the id: one of a bus that had the event before stays out.
+            // The log gives the id: an id of another bus is left out.
             let mut json = String::with_capacity(256 + event.payload().len());
             if event.id().is_none() {
                 envelope::write_stored(event, &mut json);
@@ -144,38 +144,37 @@ impl Engine {
         }
     }
 
-    /// Where clients' wants go, if not everything is followed.
+    /// Returns the registry of clients' interest, if the node does not follow everything.
     pub(crate) fn interest(&self) -> Option<&Arc<InterestRegistry>> {
         self.interest.as_ref()
     }
 
-    /// Returns what reads the log's past; none where the log is not kept as a whole.
+    /// Returns the reader of the log's past, or `None` if the node does not follow the whole log.
     pub(crate) fn history(&self) -> Option<&History> {
         self.interest.is_none().then_some(&self.history)
     }
 
-    /// Returns how many events of each shard the log is to keep.
+    /// Returns the number of events that the log keeps of each shard.
     pub(crate) fn kept_events(&self) -> u64 {
         self.config.history
     }
 
-    /// Tells every node something that is no event. Blocks for the log, some seconds at most.
+    /// Sends a notice to every node. Blocks for the log, some seconds at most.
     pub(crate) fn tell(&self, notice: &str) -> Result<(), EngineError> {
         self.log.tell(notice)
     }
 
-    /// Whether its log belongs to one process at a time.
+    /// Returns whether one process at a time owns the log.
     pub(crate) fn has_one_owner(&self) -> bool {
         self.config.url.starts_with("file:")
     }
 
-    /// Holds the follower up, and says where it stands; what it reads further, it publishes after
-    /// [`resume`](Self::resume).
+    /// Pauses the follower and returns its places. Later events are published after [`resume`](Self::resume).
     pub(crate) fn pause(&self) -> Option<Places> {
         self.status.pause.close()
     }
 
-    /// Lets the follower go on.
+    /// Resumes the follower.
     pub(crate) fn resume(&self) {
         self.status.pause.open();
     }
@@ -184,12 +183,12 @@ impl Engine {
         &self.status
     }
 
-    /// Bytes of the events that wait to be appended.
+    /// Returns the bytes of the events that wait to be appended.
     pub(crate) fn held_bytes(&self) -> usize {
         self.queue.bytes()
     }
 
-    /// What `/api/stats` shows of it.
+    /// Returns its part of `/api/stats`.
     pub(crate) fn stats(&self) -> serde_json::Value {
         serde_json::json!({
             "url": shown(&self.config.url),
@@ -203,8 +202,9 @@ impl Engine {
         })
     }
 
-    /// Takes nothing more, appends what waits if the log answers, and ends the threads. Blocks for some seconds at most: a
-    /// thread that hangs in the log is left to itself, and those who wait for it are answered.
+    /// Stops accepting events, appends the waiting ones if the log answers, and ends the threads. Blocks for some
+    /// seconds at most: a thread that hangs in the log is abandoned, and the publishers that wait for it are
+    /// answered.
     pub(crate) fn close(&self) {
         self.queue.close();
         self.history.close();
@@ -212,7 +212,7 @@ impl Engine {
         let end = Instant::now() + CLOSE_MAX;
         while !threads.is_empty() && Instant::now() < end {
             for thread in threads.extract_if(.., |thread| thread.is_finished()) {
-                // A panic in it was caught, and told.
+                // A panic in it was caught and reported.
                 let _ = thread.join();
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -224,7 +224,7 @@ impl Engine {
     }
 }
 
-/// How long the end of an engine waits for its threads.
+/// Maximum wait for the threads when an engine ends.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 impl Drop for Engine {
@@ -233,7 +233,7 @@ impl Drop for Engine {
     }
 }
 
-/// The log at an address.
+/// Opens the log at the configured address.
 fn open(
     config: &EngineConfig,
     shards: usize,
@@ -243,7 +243,7 @@ fn open(
         InterestRegistry,
     >,
 ) -> Result<Arc<dyn Log>, EngineError> {
-    // What keys, streams and subjects may all be called.
+    // Characters that are valid in keys, streams and subjects alike.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if config.name.is_empty() || !config.name.chars().all(is_plain) {
         return Err(EngineError::Url(format!(

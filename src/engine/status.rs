@@ -1,7 +1,7 @@
-//! What the engine's threads tell of the log: `/readyz`, `/api/stats` and `/metrics` show it.
+//! Health of the log as the engine's threads see it, for `/readyz`, `/api/stats` and `/metrics`.
 //!
-//! Imports its siblings. Always: readers and publishers are told apart, and each side counts as well only once the log was
-//! found to be.
+//! Invariant: following and appending are reported separately, and each counts as healthy only after an operation
+//! succeeded.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use crate::metrics::Metrics;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 
-/// Why a side is not well.
+/// Reason why one side is not healthy.
 #[derive(Clone, Debug)]
 struct Trouble {
-    /// For `/readyz`.
+    /// Text for `/readyz`.
     status: &'static str,
     error: String,
 }
 
-/// What following or appending is like.
+/// Health of following or of appending.
 #[derive(Debug)]
 struct Side(Mutex<Option<Trouble>>);
 
@@ -31,12 +31,12 @@ impl Side {
         Self(Mutex::new(Some(trouble)))
     }
 
-    /// Returns whether it was not well until now.
+    /// Notes success and returns whether the side was unhealthy before.
     fn is_well_now(&self) -> bool {
         lock(&self.0).take().is_some()
     }
 
-    /// Returns whether it was well until now.
+    /// Notes a failure and returns whether the side was healthy before.
     fn is_ill_now(&self, error: &EngineError) -> bool {
         let trouble = Trouble { status: error.status(), error: error.to_string() };
         lock(&self.0).replace(trouble).is_none()
@@ -47,17 +47,17 @@ impl Side {
     }
 }
 
-/// Why new clients would be wrong here for now.
+/// Reason why new clients should not come to this node now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotReady {
     pub(crate) status: &'static str,
-    /// Whether events that are published come to clients.
+    /// Whether published events reach clients.
     pub(crate) readers: bool,
-    /// Whether events are taken.
+    /// Whether the log takes events.
     pub(crate) publishers: bool,
 }
 
-/// What the threads tell.
+/// Shared report of the engine's threads.
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(super) metrics: Arc<Metrics>,
@@ -65,7 +65,7 @@ pub(crate) struct Status {
     following: Side,
     appending: Side,
     epoch: AtomicU64,
-    /// Where the follower began, in each shard, when it reached the log for the first time.
+    /// Places at which the follower first reached the log.
     began: Mutex<Option<Places>>,
 }
 
@@ -81,12 +81,12 @@ impl Status {
         }
     }
 
-    /// Whether the log is being followed, so that clients see what other nodes publish.
+    /// Returns whether the log is being followed, so that clients see events of other nodes.
     pub(crate) fn is_following(&self) -> bool {
         self.following.trouble().is_none()
     }
 
-    /// Whether the log takes events, as far as the last one or the last probe says.
+    /// Returns whether the log takes events, by the last append or probe.
     pub(crate) fn is_appending(&self) -> bool {
         self.appending.trouble().is_none()
     }
@@ -95,24 +95,24 @@ impl Status {
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
         let (following, appending) = (self.following.trouble(), self.appending.trouble());
         let (readers, publishers) = (following.is_none(), appending.is_none());
-        // Appending says more: that the log is full or read-only is seen there only.
+        // The appending side knows more: only there does a full or read-only log show.
         let status = appending.or(following)?.status;
         Some(NotReady { status, readers, publishers })
     }
 
-    /// The life that the log is in.
+    /// Returns the epoch of the log.
     pub(crate) fn epoch(&self) -> u64 {
-        // Relaxed, here and below: something to look at, nothing hangs on its order.
+        // Relaxed, here and below: an informational value that orders nothing.
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// What went wrong last; empty where nothing did, or where all is well again.
+    /// Returns the last error; empty if there was none or all is well again.
     pub(crate) fn last_error(&self) -> String {
         let trouble = self.following.trouble().filter(|trouble| !trouble.error.is_empty());
         trouble.or_else(|| self.appending.trouble()).map(|trouble| trouble.error).unwrap_or_default()
     }
 
-    /// Returns where the follower began in a shard; none before the log was reached.
+    /// Returns the place at which the follower began in a shard, or `None` before it reached the log.
     pub(crate) fn began_at(&self, shard: u16) -> Option<Sequence> {
         lock(&self.began).as_ref()?.next.get(usize::from(shard)).copied()
     }
@@ -128,7 +128,7 @@ impl Status {
         self.metrics.engine_following.set(1);
     }
 
-    /// The log can't be followed; true where it could be until now.
+    /// Notes that following failed. Returns whether it worked until now.
     pub(super) fn lost_following(&self, error: &EngineError) -> bool {
         let was = self.following.is_ill_now(error);
         self.metrics.engine_following.set(0);
@@ -143,7 +143,7 @@ impl Status {
         }
     }
 
-    /// The log can't be appended to; true where it could be until now, or for another reason.
+    /// Notes that appending failed. Returns whether it worked until now, or failed for another reason.
     pub(super) fn lost_appending(&self, error: &EngineError) -> bool {
         let before = self.appending.trouble();
         let was = self.appending.is_ill_now(error);
@@ -152,7 +152,7 @@ impl Status {
         was || before.is_some_and(|before| before.status != error.status())
     }
 
-    /// The engine can't work at all.
+    /// Notes that the engine can't work at all.
     pub(super) fn failed(&self, error: &EngineError) {
         self.lost_following(error);
         self.lost_appending(error);

@@ -1,37 +1,40 @@
-//! Under which subject of NATS an event goes, and under which subjects what a filter wants may go.
+//! Mapping of events and filters to NATS subjects.
 //!
-//! Imports `event`, `filter`. A subject is a row of tokens: stream, channel, kind and id of the entity, then the
-//! segments of the type. Always: what a filter matches goes under one of its subjects; they may bring more than it
-//! wants, never less; a token holds letters, digits, `-`, `_` and `=` only.
+//! A subject is a row of tokens: stream, channel, kind and id of the entity, then the segments of the type.
+//!
+//! Invariants:
+//! - An event that a filter matches has one of the filter's subjects. Subjects may cover more than the filter, never
+//!   less.
+//! - A token consists of letters, digits, `-`, `_` and `=` only.
 
 use std::fmt::Write as _;
 
 use crate::event::{Attribute, Event};
 use crate::filter::{Clause, ENTITY, Filter, PatternKind, PatternRef, segments};
 
-/// Everything.
+/// Wildcard for all subjects.
 pub(super) const ALL: &str = ">";
 
-/// Any one token.
+/// Wildcard for one token.
 const ANY: &str = "*";
 
-/// The attributes with a token each, before those of the type.
+/// Attributes with one token each, before the tokens of the type.
 const FIXED: [Attribute; 4] =
     [Attribute::Stream, Attribute::Channel, Attribute::EntityKind, Attribute::EntityId];
 
-/// Segments of a type that are told apart.
+/// Maximum number of a type's segments with tokens of their own.
 const SEGMENTS_MAX: usize = 12;
 
-/// In place of the segments behind those.
+/// Token that stands for all further segments.
 const MORE: &str = "=more";
 
-/// Bytes of a token; a longer one is told by a hash.
+/// Maximum length of a token, in bytes; a hash stands for a longer one.
 const TOKEN_BYTES_MAX: usize = 80;
 
-/// Subjects of one filter; what would need more is asked for more widely.
+/// Maximum number of subjects of one filter; a filter that needs more subscribes more widely.
 const SUBJECTS_MAX: usize = 64;
 
-/// The subject of an event, without what stands before all of them.
+/// Returns the subject of an event, without the log's prefix.
 pub(super) fn of_event(event: &Event) -> String {
     let mut tokens: Vec<String> =
         FIXED.iter().map(|one| token(event.attribute(*one).unwrap_or_default().as_bytes())).collect();
@@ -39,7 +42,7 @@ pub(super) fn of_event(event: &Event) -> String {
     tokens.join(".")
 }
 
-/// The subjects of all that a filter wants.
+/// Returns the subjects of all events that a filter may match.
 pub(super) fn of_filter(filter: &Filter) -> Vec<String> {
     if filter.is_nothing() {
         return Vec::new();
@@ -52,7 +55,7 @@ pub(super) fn of_filter(filter: &Filter) -> Vec<String> {
             continue;
         }
         if set.about == ENTITY {
-            // Kinds and ids each on their own: more than the pairs, never less.
+            // Kinds and ids separately: more than the pairs, never less.
             let parts = set.members().map(|(kind, id)| (one(kind), id.map_or_else(|| ANY.to_owned(), one)));
             let (kinds, ids): (Vec<_>, Vec<_>) = parts.unzip();
             keep_narrower(&mut fixed[2], kinds, ANY);
@@ -88,7 +91,7 @@ pub(super) fn of_filter(filter: &Filter) -> Vec<String> {
     subjects.into_iter().map(|one| if one == "*.*.*.*.>" { ALL.to_owned() } else { one }).collect()
 }
 
-/// Whether all that goes under `narrow` goes under `wide` too.
+/// Returns whether every subject that `narrow` covers is covered by `wide` too.
 pub(super) fn covers(wide: &str, narrow: &str) -> bool {
     let (mut wide, mut narrow) = (wide.split('.'), narrow.split('.'));
     loop {
@@ -101,7 +104,7 @@ pub(super) fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
-/// Both of two conditions hold, so the one that says more will do.
+/// Keeps the narrower of two conditions that both hold.
 fn keep_narrower(known: &mut Vec<String>, other: Vec<String>, wide: &str) {
     let is_wide = |values: &[String]| values.is_empty() || values.iter().any(|value| value == wide);
     if is_wide(known) || (!is_wide(&other) && other.len() < known.len()) {
@@ -109,7 +112,7 @@ fn keep_narrower(known: &mut Vec<String>, other: Vec<String>, wide: &str) {
     }
 }
 
-/// Of an attribute that has one token.
+/// Returns the token of a pattern for an attribute with one token.
 fn one(pattern: PatternRef<'_>) -> String {
     match pattern.kind {
         PatternKind::Exact => token(pattern.text),
@@ -117,7 +120,7 @@ fn one(pattern: PatternRef<'_>) -> String {
     }
 }
 
-/// The ends of subjects under which types go that match this.
+/// Returns the subject ends of all types that match a pattern.
 fn of_type(pattern: PatternRef<'_>) -> Vec<String> {
     let text = pattern.text;
     let mut tokens = Vec::new();
@@ -130,7 +133,7 @@ fn of_type(pattern: PatternRef<'_>) -> Vec<String> {
                 if segment.text == b"**" {
                     let mut ends = vec![open(&tokens)];
                     if all.all(|rest| rest.text == b"**") && !tokens.is_empty() {
-                        // They may stand for nothing.
+                        // `**` may also match no segment.
                         ends.push(tokens.join("."));
                     }
                     return ends;
@@ -157,7 +160,7 @@ fn of_type(pattern: PatternRef<'_>) -> Vec<String> {
     vec![if is_open { open(&tokens) } else { tokens.join(".") }]
 }
 
-/// What begins with these tokens and has more.
+/// Returns the subject end of all types that begin with these tokens and have more.
 fn open(tokens: &[String]) -> String {
     tokens.iter().map(String::as_str).chain([ALL]).collect::<Vec<_>>().join(".")
 }
@@ -171,7 +174,7 @@ fn exact_type(text: &[u8]) -> Vec<String> {
     tokens
 }
 
-/// A value as one token: what NATS would misread is escaped, what is absent or empty is `=`.
+/// Returns a value as one token: bytes that NATS would misread are escaped, an absent or empty value is `=`.
 fn token(value: &[u8]) -> String {
     let mut out = String::with_capacity(value.len());
     for byte in value {
@@ -185,7 +188,7 @@ fn token(value: &[u8]) -> String {
     if out.is_empty() {
         out.push('=');
     } else if out.len() > TOKEN_BYTES_MAX {
-        // FNV-1a: the same on every node, and two of one hash only bring more than was asked for.
+        // FNV-1a: equal on every node, and a collision only delivers more than was asked for.
         let hash = value.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -238,7 +241,7 @@ mod tests {
         let runs = Filter::new().any_of(Attribute::Type, [Pattern::runs("agent.task*")]);
         assert_eq!(of_filter(&runs), ["*.*.*.*.agent.>"]);
         assert!(of_filter(&Filter::nothing()).is_empty());
-        // What would be too many is asked for more widely.
+        // Too many subjects are widened.
         let many: Vec<String> = (0..100).map(|n| format!("s{n}")).collect();
         assert_eq!(of_filter(&Filter::new().types(["x"]).streams(&many)), ["*.*.*.*.x"]);
     }

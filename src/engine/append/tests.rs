@@ -1,4 +1,4 @@
-//! The appending thread over a log that does what a test says.
+//! Tests of the appending thread over a log that a test scripts.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,19 +9,19 @@ use crate::sync::{Mutex, lock};
 
 type Answer = Result<Option<EventId>, Refused>;
 
-/// Answers for a batch: the texts of its records are given.
+/// Answers a batch, given the texts of its records.
 type Script = Box<dyn FnMut(&[&str]) -> Result<(), EngineError> + Send>;
 
-/// A log with one shard that keeps what the script lets it keep.
+/// Log with one shard that keeps the records that the script accepts.
 #[derive(Clone)]
 struct Fake {
     script: Arc<Mutex<Script>>,
-    /// Is called for each connection.
+    /// Called for each connection.
     connect: Arc<Mutex<Box<dyn FnMut() + Send>>>,
     kept: Arc<Mutex<Vec<String>>>,
 }
 
-/// Longer than this an event never is, as is known before it is sent.
+/// Maximum length of an event, known before it is sent.
 const LONGEST: usize = 10;
 
 impl Fake {
@@ -99,7 +99,7 @@ impl Rig {
         let _ = self.queue.push(
             records,
             Box::new(move |outcome| {
-                // An error is the test's end.
+                // An error means that the test has ended.
                 let _ = tell.send(outcome);
             }),
         );
@@ -124,7 +124,7 @@ fn sequence(receiver: &Receiver<Answer>) -> Option<u64> {
     answer(receiver).expect("it is taken").map(|id| id.sequence)
 }
 
-/// The first append waits until the test lets it go on; the test is told that it waits.
+/// The first append waits for the test, which is told that it waits.
 fn held() -> (impl FnMut() + Send + 'static, Sender<()>, Receiver<()>) {
     let (go, wait) = channel::<()>();
     let (tell, is_held) = channel::<()>();
@@ -132,7 +132,7 @@ fn held() -> (impl FnMut() + Send + 'static, Sender<()>, Receiver<()>) {
     let hold = move || {
         if std::mem::take(&mut is_first) {
             let _ = tell.send(());
-            // An error is the test's end.
+            // An error means that the test has ended.
             let _ = wait.recv();
         }
     };
@@ -152,7 +152,7 @@ fn what_the_log_can_never_take_is_refused_alone_and_the_rest_keeps_its_order() {
     let rig = log.start(FOREVER);
     let first = rig.push(&["first"]);
     is_held.recv().expect("it is sent");
-    // These wait together behind the first.
+    // These wait together after the first.
     let all: Vec<_> = [&["a", "b"][..], &["c", "bad"], &["d"], &["far too long"], &["bad"], &[], &["e"]]
         .iter()
         .map(|texts| rig.push(texts))
@@ -201,7 +201,7 @@ fn a_log_that_takes_nothing_says_so_and_comes_back_by_itself() {
         if *lock(&script_full) { Err(EngineError::TakesNothing("no space".to_owned())) } else { Ok(()) }
     });
     let rig = log.start(Duration::from_millis(200));
-    // On a slow machine the first may have waited for its thread alone.
+    // On a slow machine the first may have been taken alone.
     let told = (0..100).any(|_| answer(&rig.push(&["a"])) == Err(Refused::TakesNothing));
     assert!(told, "it has none of it");
     let not = rig.status.not_ready().expect("it takes nothing");
@@ -230,7 +230,7 @@ fn an_answer_that_was_lost_is_in_doubt_whatever_the_log_says_later() {
 
 #[test]
 fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
-    // The connection takes longer than the first has time: it is answered meanwhile, and the second is not.
+    // Connecting takes longer than the first publisher waits: it is answered meanwhile, and the second is not.
     let (hold, go, is_held) = held();
     let log = Fake { connect: Arc::new(Mutex::new(Box::new(hold))), ..Fake::new(|_| Ok(())) };
     let rig = log.start(Duration::from_secs(2));
@@ -243,7 +243,7 @@ fn what_was_told_that_it_was_not_accepted_is_not_sent_afterwards() {
     assert_eq!(*lock(&log.kept), ["second"]);
     rig.end();
 
-    // A log that takes nothing until some of a batch were told so.
+    // A log that takes nothing until some publishers of a batch were told so.
     let (mut hold, go, is_held) = held();
     let is_full = Arc::new(Mutex::new(true));
     let script_full = Arc::clone(&is_full);

@@ -1,4 +1,4 @@
-//! Appends to the open segment.
+//! The appending side of a log in files.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ impl Append for FileAppender {
         if trouble.is_none() && folder::has_room(&shared.folder) {
             return Ok(());
         }
-        // Without the lock: a disk that is full may be slow as well.
+        // Without the lock, because a full disk may be slow as well.
         folder::try_write(&shared.folder)
             .map_err(|error| EngineError::TakesNothing(describe(&shared.folder, "writing in", &error)))?;
         let mut state = lock(&shared.state);

@@ -1,16 +1,16 @@
-//! The folder of the log: who may read it, and whether it has room.
+//! The folder of a log: permissions, leftovers of unfinished files, and free space.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// How the names of files end that have no whole content yet.
+/// Extension of files without their whole content.
 pub(super) const UNFINISHED: &str = "new";
 
-/// Bytes that are written to see whether the disk takes them: a block, which has room for a record of common size.
+/// Bytes written to test whether the disk takes them: one block, which fits a record of common size.
 const TRIAL_BYTES: usize = 4 << 10;
 
-/// Bytes of room from which on nothing is tried.
+/// Free bytes from which on no test is needed.
 const ROOM_BYTES: u64 = 1 << 20;
 
 /// Returns options for a file that only this user may read.
@@ -22,7 +22,7 @@ pub(super) fn private() -> OpenOptions {
     options
 }
 
-/// Makes the folder where there is none, for this user alone.
+/// Creates the folder if it is missing, for this user alone.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -31,7 +31,7 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Returns whether a file of this name is one that a log makes.
+/// Returns whether a log creates files of this name.
 fn is_ours(name: &str) -> bool {
     matches!(name, "lock" | "notices" | "notices.new" | "notices.broken" | "trial.new")
         || name.split_once('.').is_some_and(|(number, end)| {
@@ -41,9 +41,9 @@ fn is_ours(name: &str) -> bool {
         })
 }
 
-/// Takes from others the right to read what an earlier version wrote, and removes what was not finished.
+/// Makes files of earlier versions readable for this user alone, and removes unfinished ones.
 ///
-/// The folder itself may hold more than the log: then it stays as it is.
+/// The folder itself is made private only if it holds nothing but the log.
 pub(super) fn make_private(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut is_all_ours = true;
@@ -55,7 +55,7 @@ pub(super) fn make_private(folder: &Path) {
         }
         let path = entry.path();
         if path.extension().is_some_and(|end| end == UNFINISHED) {
-            // What can't be removed is written over when its turn comes.
+            // A file that can't be removed is overwritten later.
             let _ = fs::remove_file(&path);
             continue;
         }
@@ -82,12 +82,12 @@ fn take_from_others(path: &Path, mode: u32) {
 #[cfg(not(unix))]
 fn take_from_others(_: &Path, _: u32) {}
 
-/// Returns whether an error says that there is no room, now.
+/// Returns whether an error means that there is no room now.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Returns whether the disk has room for certain.
+/// Returns whether the disk certainly has room.
 pub(super) fn has_room(folder: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -101,7 +101,7 @@ pub(super) fn has_room(folder: &Path) -> bool {
     }
 }
 
-/// Writes a file and removes it.
+/// Writes a test file and removes it.
 pub(super) fn try_write(folder: &Path) -> io::Result<()> {
     let path = folder.join("trial").with_extension(UNFINISHED);
     let mut file = private().create(true).truncate(true).write(true).open(&path)?;

@@ -1,4 +1,4 @@
-//! Follows.
+//! The following side of a log in files: first the segments on disk, then appended events through memory.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,10 +15,10 @@ use super::shared::FileShared;
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
-/// Entries handed over in one call.
+/// Maximum number of entries passed on in one call.
 const READ_COUNT: usize = 1000;
 
-/// A segment that is being read.
+/// Segment that is being read.
 struct Reading {
     reader: SegmentReader<BufReader<io::Take<File>>>,
     path: PathBuf,
@@ -28,7 +28,7 @@ struct Reading {
 
 pub(super) struct FileFollower {
     shared: Arc<FileShared>,
-    /// What is still to be read from files.
+    /// Segments that are still to be read.
     segments: VecDeque<LogSegment>,
     reading: Option<Reading>,
 }
@@ -38,7 +38,7 @@ impl FileFollower {
         Self { shared, segments, reading: None }
     }
 
-    /// Reads on in the files; how many entries that were, none where all is read.
+    /// Reads on in the files. Returns whether it passed any entries; false: the files are read to their end.
     fn read_files(
         &mut self,
         places: &Places,
@@ -57,7 +57,7 @@ impl FileFollower {
                     let Some(segment) = self.segments.pop_front() else { return Ok(count > 0) };
                     match Reading::open(&segment) {
                         Ok(Some(reading)) => self.reading.insert(reading),
-                        // It was let go meanwhile, or is no segment any more: what is missing shows as a hole.
+                        // It was removed meanwhile, or is no longer a segment: the missing events appear as a hole.
                         Ok(None) => continue,
                         Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                         Err(error) => return Err(broken(&segment.path, "reading", &error)),
@@ -85,7 +85,7 @@ impl FileFollower {
 
 impl Reading {
     fn open(segment: &LogSegment) -> io::Result<Option<Self>> {
-        // What was written since comes by memory.
+        // Later writes arrive through memory.
         let file = File::open(&segment.path)?.take(segment.bytes);
         let opened = SegmentReader::open(BufReader::new(file))?;
         Ok(opened.map(|(head, reader)| Self {
@@ -110,7 +110,7 @@ impl Follow for FileFollower {
         let shared = &*self.shared;
         let mut state = lock(&shared.state);
         if places.epoch < state.epoch {
-            // The newest life may have no file yet, where the disk is full.
+            // The newest epoch may have no file yet, because the disk is full.
             state.finished = state.finished.max(places.epoch);
             return Err(EngineError::OtherEpoch);
         }

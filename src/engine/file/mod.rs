@@ -1,17 +1,17 @@
-//! The log of one node, in files of its own: what the memory engine needs to keep epoch and history over a restart.
+//! The log of one node in files of its own: it keeps epoch and history over a restart without a server.
 //!
-//! Imports its siblings. Always:
-//! - an event is written before its publisher is told and before any client sees it; so what a crash of this
-//!   process leaves in the last record was nobody's yet, and is cut off;
-//! - no id is given twice: where the machine may have lost events that clients saw, another epoch begins;
-//! - a write that fails leaves nothing behind: what it left of a record is cut off or written over, a segment has its name only once
-//!   its head is safe, and a segment that could not be made safe is never said to be whole. So a disk that was full, wherever that
-//!   showed, needs no restart;
-//! - the files together stay within the bound, but for the newest of them; one process has them at a time, and only its user
-//!   reads them.
+//! Invariants:
+//! - An event is written before its publisher is told and before any client sees it. Whatever a crash of the process
+//!   leaves of the last record was accepted from nobody, and is cut off.
+//! - No id is given twice: if the machine may have lost events that clients saw, another epoch begins.
+//! - A failed write leaves nothing behind. Its remains are cut off or overwritten, a segment has its name only once
+//!   its head is safe, and a segment that could not be made safe is never marked complete. So a full disk, wherever
+//!   it shows, needs no restart.
+//! - The files together stay within the bound, except for the newest. One process owns them at a time, and only its
+//!   user can read them.
 //!
-//! The log is our own and small, because it is only ever appended to and read from front to end: an embedded store
-//! would bring an index, compaction and a cache that nothing here asks for.
+//! The format is our own and small, because the log is only ever appended to and read from front to end: an embedded
+//! store would add an index, compaction and a cache that nothing here needs.
 
 mod append;
 mod folder;
@@ -43,20 +43,20 @@ use recover::{Recovered, boot, read_segment, recover};
 use segment::SegmentHead;
 use shared::{FileShared, FileState, UnreadEvents};
 
-/// A log in files.
+/// Log in files.
 pub(super) struct FileLog {
     shared: Arc<FileShared>,
-    /// Makes safe what was written, where that is not done before each answer.
+    /// Thread that synchronizes writes, unless that happens before each answer.
     syncer: Option<JoinHandle<()>>,
     notices: Mutex<Notices>,
     on_notice: OnNotice,
-    /// Held while the log is ours.
+    /// Locked while this process owns the log.
     _lock: File,
 }
 
 impl FileLog {
-    /// Opens the log in the folder that the address names, or begins one. Reads all of it once, and hands over the
-    /// notices that it keeps.
+    /// Opens the log in the folder of the address, or creates it. Reads all of it once, and passes its notices to
+    /// `on_notice`.
     pub(super) fn new(
         config: &EngineConfig,
         shards: usize,
@@ -79,7 +79,7 @@ impl FileLog {
         let head = SegmentHead { epoch, boot, is_safe: config.sync_interval.is_zero(), next: next.clone() };
         let (open, trouble) = match begin(&folder, number, &head) {
             Ok(open) => (Some(open), None),
-            // It may have room again: until then nothing is taken.
+            // The disk may have room again later; until then nothing is accepted.
             Err(error) if folder::is_full(&error) => (None, Some(describe(&folder, "writing in", &error))),
             Err(error) => return Err(broken(&folder, "writing in", &error)),
         };
@@ -126,13 +126,13 @@ impl Drop for FileLog {
         }
         self.shared.closed.notify_all();
         if let Some(syncer) = self.syncer.take() {
-            // A thread of ours that panicked has nothing to say any more.
+            // A panic of the thread was reported already.
             let _ = syncer.join();
         }
     }
 }
 
-/// Makes sure that no other process has the log.
+/// Locks the folder against other processes.
 fn lock_folder(folder: &Path) -> Result<File, EngineError> {
     let path = folder.join("lock");
     let file = folder::private().create(true).truncate(false).write(true).open(&path);
@@ -161,7 +161,7 @@ impl Log for FileLog {
 
     fn follower(&self, known: Option<&Places>, past: u64) -> Result<(Box<dyn Follow>, Places), EngineError> {
         let mut state = lock(&self.shared.state);
-        // What is appended from here on comes by memory, what was before it by the files.
+        // Events appended from now on arrive through memory, earlier ones through the files.
         state.unread = Some(UnreadEvents::default());
         let mut segments = state.segments.clone();
         segments.extend(state.open.as_ref().map(|open| open.segment.clone()));
@@ -188,8 +188,8 @@ impl Log for FileLog {
     }
 }
 
-/// So many events before the end of the oldest life of the log that is there; `newest` is the newest, and `next` is where it
-/// ends.
+/// Returns places `past` events before the end of the oldest epoch in the log; `newest` is the newest epoch, which
+/// ends at `next`.
 fn first_places(
     segments: &VecDeque<LogSegment>,
     newest: u64,

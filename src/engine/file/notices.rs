@@ -1,7 +1,7 @@
-//! What a node was told beside events, in a file of its own: it is kept, however many events come and go.
+//! Notices in a file of their own, kept however many events come and go.
 //!
-//! Imports its siblings. Always: a notice is safe from a crash of the machine before who told it is answered; half a
-//! one at the end is cut off.
+//! Invariant: a notice is safe from a crash of the machine before its sender has an answer. An incomplete notice at
+//! the end is cut off.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Seek, SeekFrom, Write};
@@ -13,17 +13,17 @@ use super::segment::{SegmentHead, SegmentItem, SegmentReader, write_record};
 
 const HEAD: SegmentHead = SegmentHead { epoch: 0, boot: 0, is_safe: true, next: Vec::new() };
 
-/// The file, open at its end.
+/// File of notices, open at its end.
 #[derive(Debug)]
 pub(super) struct Notices {
     file: File,
     bytes: u64,
-    /// Something may stand behind the whole notices.
+    /// Whether an incomplete notice may follow the complete ones.
     is_torn: bool,
 }
 
 impl Notices {
-    /// Opens the file, or makes it, and hands over what it has.
+    /// Opens or creates the file, and passes its notices to `on_notice`.
     pub(super) fn open(folder: &Path, on_notice: &dyn Fn(&[u8])) -> io::Result<Self> {
         let path = folder.join("notices");
         let mut kept: Vec<Vec<u8>> = Vec::new();
@@ -62,12 +62,12 @@ impl Notices {
         Ok(notices)
     }
 
-    /// Keeps a notice. Blocks for the disk.
+    /// Appends a notice. Blocks for the disk.
     pub(super) fn add(&mut self, notice: &str) -> io::Result<()> {
         let before = self.bytes;
         self.put(notice)?;
         self.file.sync_data().inspect_err(|_| {
-            // It is told again: cut off what may be safe or not.
+            // The sender retries: cut off the notice, which may be safe or not.
             self.bytes = before;
             self.is_torn = true;
         })
@@ -81,12 +81,12 @@ impl Notices {
         self.write(&record)
     }
 
-    /// Writes behind whole notices.
+    /// Writes after the complete notices.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.cut_torn()?;
         self.is_torn = true;
         if let Err(error) = self.file.write_all(bytes) {
-            // Or else before the next one.
+            // If this fails, the next write cuts it.
             let _ = self.cut_torn();
             return Err(error);
         }

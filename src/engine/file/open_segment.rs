@@ -1,4 +1,4 @@
-//! The segment that is written to, and the names and descriptions of segments.
+//! Segments on disk, and the one that is written to.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -9,26 +9,26 @@ use super::folder;
 use super::segment::{END, SegmentHead};
 use crate::event::Sequence;
 
-/// A segment on disk.
+/// Segment on disk.
 #[derive(Clone, Debug)]
 pub(super) struct LogSegment {
     pub(super) path: PathBuf,
     pub(super) epoch: u64,
-    /// Where its whole records end.
+    /// Size of its complete records, in bytes.
     pub(super) bytes: u64,
     pub(super) next: Vec<Sequence>,
 }
 
-/// What is appended to.
+/// Segment that is appended to.
 #[derive(Debug)]
 pub(super) struct OpenSegment {
     pub(super) file: File,
     pub(super) segment: LogSegment,
-    /// Something was written since it was last made safe.
+    /// Whether something was written since it was last synchronized.
     pub(super) is_dirty: bool,
-    /// Something may stand behind its whole records.
+    /// Whether an incomplete record may follow its complete ones.
     pub(super) is_torn: bool,
-    /// It could not be made safe: a part of it may be missing on the disk though it can still be read.
+    /// Whether synchronizing failed: a part of it may be missing on the disk though it can still be read.
     pub(super) is_suspect: bool,
 }
 
@@ -44,8 +44,8 @@ pub(super) fn path_of(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:020}.log"))
 }
 
-/// Begins a segment. It has its name only once its head is safe: what is left of one that could not be begun is in
-/// nobody's way.
+/// Creates a segment. It has its name only once its head is safe, so the remains of a failed attempt are in nobody's
+/// way.
 pub(super) fn begin(dir: &Path, number: u64, head: &SegmentHead) -> io::Result<OpenSegment> {
     let path = path_of(dir, number);
     let bytes = head.to_bytes();
@@ -55,13 +55,13 @@ pub(super) fn begin(dir: &Path, number: u64, head: &SegmentHead) -> io::Result<O
         file.write_all(&bytes)?;
         file.sync_data()?;
         fs::rename(&new, &path)?;
-        // The folder's entry, too.
+        // The folder's entry must be safe too.
         #[cfg(unix)]
         File::open(dir)?.sync_all()?;
         Ok(file)
     };
     let file = make().inspect_err(|_: &io::Error| {
-        // What can't be removed is written over the next time.
+        // A file that can't be removed is overwritten by the next attempt.
         let _ = fs::remove_file(&new);
         let _ = fs::remove_file(&path);
     })?;
@@ -70,8 +70,8 @@ pub(super) fn begin(dir: &Path, number: u64, head: &SegmentHead) -> io::Result<O
 }
 
 impl OpenSegment {
-    /// Writes behind the whole records. What a failed write left there is cut off, now or before the next one; an error
-    /// says whether that is so.
+    /// Writes after the complete records. The remains of a failed write are cut off, now or before the next write;
+    /// the error says whether they are.
     pub(super) fn write(&mut self, bytes: &[u8], is_safe: bool) -> Result<(), NotWritten> {
         if let Err(error) = self.cut_torn() {
             return Err(NotWritten { error, may_be_there: false });
@@ -98,16 +98,16 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// Makes safe what was written.
+    /// Synchronizes what was written.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         let synced = self.file.sync_data();
-        // The kernel reports an error once: the next attempt would succeed, and what was lost stays lost.
+        // The kernel reports an error only once: another attempt would succeed although data is lost.
         self.is_suspect |= synced.is_err();
         self.is_dirty &= synced.is_err();
         synced
     }
 
-    /// Writes that nothing is missing; so it comes behind what it speaks of.
+    /// Marks the segment complete, after synchronizing everything before the mark.
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.cut_torn()?;
         self.sync()?;
@@ -119,14 +119,14 @@ impl OpenSegment {
     }
 }
 
-/// A write that failed.
+/// Failed write.
 pub(super) struct NotWritten {
     pub(super) error: io::Error,
-    /// Whether a reader may find what was to be written.
+    /// Whether a reader may find the bytes all the same.
     pub(super) may_be_there: bool,
 }
 
-/// Cuts off what is behind the whole records of a segment.
+/// Cuts off everything after the complete records of a segment.
 pub(super) fn cut(path: &Path, bytes: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(path)?;
     file.set_len(bytes)?;

@@ -1,4 +1,4 @@
-//! The past of a log in files: its segments, read from marks that were made while they were read before.
+//! Reads kept events of a log in files, starting from index points noted during earlier reads.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,24 +14,24 @@ use super::shared::FileShared;
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
-/// Bytes of a segment between two marks.
+/// Bytes of a segment between two index points.
 const MARK_BYTES: u64 = 128 << 10;
 
-/// Reads the segments of a log.
+/// Reader of a log's segments.
 pub(super) struct FilePast {
     shared: Arc<FileShared>,
-    /// Of the segments that were read: where in them which sequences begin.
+    /// Index points of the segments that were read.
     marks: HashMap<PathBuf, Vec<IndexPoint>>,
 }
 
-/// A place in a segment.
+/// Offset in a segment, with the sequences that begin there.
 #[derive(Clone, Debug)]
 struct IndexPoint {
     at: u64,
     next: Vec<Sequence>,
 }
 
-/// What is wanted of the segments.
+/// State of one read over the segments.
 struct SpanRead<'a> {
     span: LogSpan,
     events: usize,
@@ -50,7 +50,7 @@ impl FilePast {
         Self { shared: Arc::clone(shared), marks: HashMap::new() }
     }
 
-    /// Reads a segment up to where its whole records end.
+    /// Reads a segment up to the end of its complete records.
     fn read_segment(&mut self, segment: &LogSegment, wanted: &mut SpanRead<'_>) -> io::Result<()> {
         let shard = usize::from(wanted.span.shard);
         let mut file = File::open(&segment.path)?;
@@ -84,7 +84,7 @@ impl FilePast {
                 *next += 1;
                 let is_wanted = number == wanted.span.shard
                     && (id.epoch, id.sequence) >= (wanted.span.epoch, wanted.span.from);
-                // A record is read whole: what is left of it comes with the next page.
+                // A record is read whole: the rest of it comes with the next page.
                 if is_wanted && !wanted.is_full() {
                     wanted.events += 1;
                     wanted.bytes += json.len();
@@ -111,7 +111,7 @@ impl Past for FilePast {
         };
         self.forget_marks(&segments);
         let shard = usize::from(span.shard);
-        // The last that begins at the place or before it; of another life, all that come behind.
+        // The last segment that begins at or before the place. Segments of later epochs all follow.
         let begins_before = |segment: &LogSegment| {
             let next = segment.next.get(shard).copied().unwrap_or_default();
             (segment.epoch, next) <= (span.epoch, span.from)
@@ -120,7 +120,7 @@ impl Past for FilePast {
         let mut wanted = SpanRead { span, events: 0, bytes: 0, take };
         for segment in segments.iter().skip(first).filter(|segment| segment.epoch >= span.epoch) {
             match self.read_segment(segment, &mut wanted) {
-                // Let go of meanwhile: what is missing shows as a hole.
+                // Removed meanwhile: the missing events appear as a hole.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(broken(&segment.path, "reading", &error)),
                 Ok(()) => {}

@@ -1,4 +1,5 @@
-//! Reads all segments.
+//! Recovery: reads the segments that an earlier process left, cuts off the incomplete end, and decides whether the
+//! epoch goes on.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -11,14 +12,14 @@ use super::open_segment::{LogSegment, broken, cut, path_of};
 use super::segment::{SegmentHead, SegmentItem, SegmentReader};
 use crate::event::{Sequence, Timestamp};
 
-/// Which run of the machine this is: what was written in it and not made safe is still there.
+/// Returns a number of this run of the machine. Writes of the same run that were not synchronized are still there.
 pub(super) fn boot() -> u64 {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
     u64::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
-/// What the files say when the log is opened.
+/// State of the log according to its files.
 pub(super) struct Recovered {
     pub(super) segments: VecDeque<LogSegment>,
     pub(super) number: u64,
@@ -26,7 +27,7 @@ pub(super) struct Recovered {
     pub(super) next: Vec<Sequence>,
 }
 
-/// Reads all segments, and cuts off what is not whole at the end.
+/// Reads all segments, and cuts off an incomplete record at the end of the last.
 pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recovered, EngineError> {
     let fault = |error: &io::Error| broken(folder, "reading", error);
     let mut numbers: Vec<u64> = Vec::new();
@@ -43,14 +44,14 @@ pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recover
         epoch: 0,
         next: vec![0; shards],
     };
-    // Whether something may be missing that clients have seen.
+    // Whether events that clients saw may be missing.
     let mut may_lack = false;
     let mut is_disordered = false;
     for number in numbers {
         let path = path_of(folder, number);
         let read = read_segment(&path).map_err(|error| broken(&path, "reading", &error))?;
         let Some(SegmentContents { head, bytes, item, next }) = read else {
-            // It may have been begun in the moment when all ended. What it is, whoever runs this may want to know.
+            // It may have been created just before a crash. It is kept aside, because the operator may want to know.
             tracing::warn!(path = %path.display(), "no segment of the engine's log: it is put aside");
             let length = path.metadata().map_err(|error| broken(&path, "reading", &error))?.len();
             may_lack = length > SegmentHead::bytes(shards);
@@ -61,7 +62,7 @@ pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recover
         if head.next.len() != shards {
             return Err(EngineError::Shards { log: head.next.len(), node: shards });
         }
-        // A segment that begins before the end of the one before it gives ids again that were given.
+        // A segment that begins before the end of its predecessor would give ids twice.
         let is_in_order = head.epoch > found.epoch
             || (head.epoch == found.epoch
                 && found.next.iter().zip(&head.next).all(|(end, first)| end <= first));
@@ -69,7 +70,7 @@ pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recover
             tracing::warn!(path = %path.display(), "a segment of the engine's log does not follow the one before it");
         }
         is_disordered |= !is_in_order;
-        // What follows knows its own numbers: what is missing here shows as a hole.
+        // Later segments state their own sequences: events missing here appear as a hole.
         may_lack = match item {
             SegmentItem::End => false,
             SegmentItem::Broken => true,
@@ -83,7 +84,7 @@ pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recover
         }
         found.epoch = found.epoch.max(head.epoch);
         if next == head.next {
-            // Nothing was appended to it; what it says of the places, the next one says again.
+            // Nothing was appended to it, and the next segment states the same places.
             fs::remove_file(&path).map_err(|error| broken(&path, "removing", &error))?;
         } else {
             found.segments.push_back(LogSegment { path, epoch: head.epoch, bytes, next: head.next });
@@ -101,10 +102,10 @@ pub(super) fn recover(folder: &Path, shards: usize, boot: u64) -> Result<Recover
     Ok(found)
 }
 
-/// What is in a segment.
+/// Contents of a segment.
 pub(super) struct SegmentContents {
     pub(super) head: SegmentHead,
-    /// Where its whole records end, what comes there, and the places behind them.
+    /// Size of its complete records in bytes, what follows them, and the places after them.
     pub(super) bytes: u64,
     pub(super) item: SegmentItem,
     pub(super) next: Vec<Sequence>,
@@ -114,7 +115,7 @@ pub(super) fn read_segment(path: &Path) -> io::Result<Option<SegmentContents>> {
     let Some((head, mut reader)) = SegmentReader::open(BufReader::new(File::open(path)?))? else {
         return Ok(None);
     };
-    // Numbers that no log of ours reaches: nothing could come behind them.
+    // No log reaches these numbers: nothing could follow them.
     if head.epoch > EPOCH_MAX || head.next.iter().any(|next| *next > SEQUENCE_MAX) {
         return Ok(None);
     }

@@ -1,9 +1,9 @@
-//! The bytes of a segment: a head, then a record for each batch of events, then perhaps the mark of an orderly end.
+//! The format of a segment: a head, one record for each batch of events, and a mark if the log was closed in order.
 //!
-//! Imports the engine's `Record`. No files: anything that reads. Always:
-//! - a record is whole, or it is none: its checksum covers all of it, and a batch is one record;
-//! - whatever the bytes are, reading them ends, takes memory for no more than is there, and says where the last
-//!   whole record ends.
+//! Invariants:
+//! - A record is complete or invalid: its checksum covers all of it, and a batch is one record.
+//! - Reading any bytes terminates, takes no more memory than there are bytes, and reports where the last complete
+//!   record ends.
 //!
 //! ```text
 //! head    "fanwire1" | frame | epoch u64 | boot u64 | safe u8 | shards u16 | next u64 each
@@ -11,8 +11,8 @@
 //! frame   length u32 | checksum u32 of the length | checksum u32 of what follows
 //! end     ff ff ff ff | "the end."
 //! ```
-//! Numbers are little-endian, checksums CRC-32. The length has one of its own, so that a record which was not written
-//! to its end is told from one that was damaged.
+//! Numbers are little-endian, checksums CRC-32. The length has a checksum of its own, so that an incomplete record
+//! can be told from a damaged one.
 
 use std::io::{self, Read};
 
@@ -21,24 +21,24 @@ use crate::event::Sequence;
 
 const MAGIC: &[u8; 8] = b"fanwire1";
 
-/// What is there in place of a record when the log was closed in order.
+/// Mark in place of a record, written when the log is closed in order.
 pub(super) const END: &[u8; FRAME] = b"\xff\xff\xff\xffthe end.";
 
-/// Bytes of a record: more than any body that a server takes.
+/// Maximum size of a record, in bytes: more than any request body that a server accepts.
 pub(super) const RECORD_BYTES_MAX: usize = 1 << 31;
 
-/// Bytes before a record's events.
+/// Size of the frame before a record's events, in bytes.
 const FRAME: usize = 12;
 
-/// What a segment says of itself.
+/// Head of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHead {
     pub(super) epoch: u64,
-    /// Which run of the machine wrote it; 0 where that is not known.
+    /// Run of the machine that wrote it; 0 if unknown.
     pub(super) boot: u64,
-    /// Nothing was accepted that was not safe from a crash of the machine.
+    /// Whether every accepted event was synchronized first.
     pub(super) is_safe: bool,
-    /// The sequence of the first event of each shard in it or behind it.
+    /// Sequence of the first event of each shard in this segment or after it.
     pub(super) next: Vec<Sequence>,
 }
 
@@ -48,7 +48,7 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// Puts length and checksum in the place that was left for them.
+/// Fills in the length and the checksums.
 fn seal(out: &mut [u8]) {
     let (frame, body) = out.split_at_mut(FRAME);
     let length = (body.len() as u32).to_le_bytes();
@@ -58,7 +58,7 @@ fn seal(out: &mut [u8]) {
 }
 
 impl SegmentHead {
-    /// How long it is for so many shards.
+    /// Returns the size of a head for this many shards, in bytes.
     pub(super) const fn bytes(shards: usize) -> u64 {
         (MAGIC.len() + FRAME + 19 + 8 * shards) as u64
     }
@@ -93,12 +93,12 @@ fn take<const N: usize>(body: &mut &[u8]) -> Option<[u8; N]> {
     Some(*first)
 }
 
-/// Returns how long a record of these is.
+/// Returns the size of a record of these events, in bytes.
 pub(super) fn record_bytes(records: &[Record]) -> u64 {
     FRAME as u64 + records.iter().map(|record| record.json.len() as u64 + 6).sum::<u64>()
 }
 
-/// Makes one record of a batch; `out` is cleared first. False where it would be too long.
+/// Clears `out` and writes a batch to it as one record. Returns false if the record would be too long.
 pub(super) fn write_record(records: &[Record], out: &mut Vec<u8>) -> bool {
     out.clear();
     out.extend_from_slice(&[0; FRAME]);
@@ -114,31 +114,31 @@ pub(super) fn write_record(records: &[Record], out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// What comes next in a segment.
+/// Next item of a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SegmentItem {
-    /// A whole record; [`SegmentReader::events`] has its events.
+    /// Complete record; [`SegmentReader::events`] returns its events.
     Record,
-    /// The log was closed here, in order.
+    /// Mark: the log was closed here, in order.
     End,
-    /// Nothing more.
+    /// End of the file.
     Nothing,
-    /// Less than a record: it was being written when all ended.
+    /// Incomplete record: it was being written when the process ended.
     Torn,
-    /// It was written, and is something else now.
+    /// Damaged record.
     Broken,
 }
 
-/// Reads a segment.
+/// Reader of a segment.
 pub(super) struct SegmentReader<R> {
     from: R,
     body: Vec<u8>,
-    /// Where the last whole record ended.
+    /// Offset of the end of the last complete record.
     pub(super) end: u64,
 }
 
 impl<R: Read> SegmentReader<R> {
-    /// Reads the head; `None` where there is no whole one.
+    /// Reads the head; `None` if it is not complete.
     pub(super) fn open(mut from: R) -> io::Result<Option<(SegmentHead, Self)>> {
         let mut magic = [0; MAGIC.len()];
         if read_up_to(&mut from, &mut magic)? < magic.len() || magic != *MAGIC {
@@ -150,12 +150,12 @@ impl<R: Read> SegmentReader<R> {
         Ok(head.map(|head| (head, reader)))
     }
 
-    /// Goes on where a record begins, behind so many bytes.
+    /// Continues at a record that begins at this offset.
     pub(super) fn at(from: R, end: u64) -> Self {
         Self { from, body: Vec::new(), end }
     }
 
-    /// Goes to the next record.
+    /// Reads the next record.
     pub(super) fn next(&mut self) -> io::Result<SegmentItem> {
         let mut frame = [0; FRAME];
         match read_up_to(&mut self.from, &mut frame)? {
@@ -173,7 +173,7 @@ impl<R: Read> SegmentReader<R> {
             return Ok(SegmentItem::Broken);
         }
         self.body.clear();
-        // As it comes: a length that is wrong must not take memory for it.
+        // Grows with the data: a wrong length must not allocate.
         let read = (&mut self.from).take(length as u64).read_to_end(&mut self.body)?;
         if read < length {
             return Ok(SegmentItem::Torn);
@@ -185,7 +185,7 @@ impl<R: Read> SegmentReader<R> {
         Ok(SegmentItem::Record)
     }
 
-    /// The events of the record: shard and JSON.
+    /// Returns the shard and JSON of each event of the record.
     pub(super) fn events(&self) -> impl Iterator<Item = (u16, &[u8])> {
         let mut body = self.body.as_slice();
         std::iter::from_fn(move || {
@@ -198,7 +198,7 @@ impl<R: Read> SegmentReader<R> {
     }
 }
 
-/// Fills the buffer, or reads to the end; how much that was.
+/// Fills the buffer or reads to the end. Returns the number of bytes read.
 fn read_up_to(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
@@ -222,7 +222,7 @@ mod tests {
         Record { shard, json: json.to_owned() }
     }
 
-    /// A segment of these batches, and where each ends.
+    /// Returns a segment of these batches, and the end of each.
     fn segment(batches: &[Vec<Record>]) -> (Vec<u8>, Vec<u64>) {
         let head = SegmentHead { epoch: 7, boot: 1, is_safe: true, next: vec![0, 5] };
         let mut bytes = head.to_bytes();
@@ -236,7 +236,7 @@ mod tests {
         (bytes, ends)
     }
 
-    /// The batches that a segment has, each as shards and texts; how it ends, and where.
+    /// Batches of a segment, each as shards and texts; the item at its end, and the offset.
     type All = (Vec<Vec<(u16, String)>>, SegmentItem, u64);
 
     fn read(bytes: &[u8]) -> Option<All> {
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!((batches.len(), item, end), (2, SegmentItem::Nothing, ends[2]));
         bytes.extend_from_slice(END);
         assert_eq!(read(&bytes).map(|(_, item, _)| item), Some(SegmentItem::End));
-        // A file system may leave zeros where nothing was written.
+        // A file system may leave zeros after the last write.
         bytes.truncate(ends[2] as usize);
         bytes.extend_from_slice(&[0; 100]);
         assert_eq!(read(&bytes).map(|(_, item, end)| (item, end)), Some((SegmentItem::Broken, ends[2])));

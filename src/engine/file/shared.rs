@@ -1,4 +1,5 @@
-//! The state.
+//! State shared by a file log's appender, follower and synchronizing thread: the segments, and the events on their
+//! way to the follower.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,16 +15,16 @@ use crate::event::{EventId, Sequence};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::threads;
 
-/// Events, and bytes of them, that were appended and that the follower has not taken yet; the appender waits beyond.
+/// Maximum number and size of appended events that the follower has not taken yet; beyond it the appender waits.
 const UNREAD_MAX: usize = 1 << 16;
 pub(super) const UNREAD_BYTES_MAX: usize = 64 << 20;
 
-/// Of how many segments the bound is made: as much goes at a time.
+/// Number of segments that make up the size bound: the oldest is removed at a time.
 const SEGMENTS: u64 = 8;
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
-/// Events for the follower.
+/// Appended events on their way to the follower.
 #[derive(Default)]
 pub(super) struct UnreadEvents {
     pub(super) events: VecDeque<(EventId, String)>,
@@ -37,26 +38,26 @@ impl UnreadEvents {
 }
 
 pub(super) struct FileState {
-    /// Those before the one that is open, oldest first.
+    /// Segments before the open one, oldest first.
     pub(super) segments: VecDeque<LogSegment>,
-    /// None where the disk had no room for it.
+    /// `None` if the disk had no room for one.
     pub(super) open: Option<OpenSegment>,
-    /// The number of the segment that comes next.
+    /// Number of the next segment.
     pub(super) number: u64,
     pub(super) epoch: u64,
     pub(super) next: Vec<Sequence>,
-    /// For the follower, once there is one.
+    /// Events for the follower, once there is one.
     pub(super) unread: Option<UnreadEvents>,
-    /// Why what was to be written could not be.
+    /// Error of the last write, if it failed.
     pub(super) trouble: Option<String>,
-    /// The life of the log that the follower has read to its end, before the newest.
+    /// Last epoch, before the newest, that the follower has read to its end.
     pub(super) finished: u64,
     pub(super) is_closed: bool,
 }
 
 pub(super) struct FileShared {
     pub(super) state: Mutex<FileState>,
-    /// Something was appended or taken.
+    /// Signals that events were appended or taken.
     pub(super) changed: Condvar,
     pub(super) closed: Condvar,
     pub(super) folder: PathBuf,
@@ -74,7 +75,7 @@ impl FileShared {
         self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Makes safe what was written, each interval.
+    /// Synchronizes writes at each interval.
     pub(super) fn sync_now_and_then(&self) {
         let mut state = lock(&self.state);
         while !state.is_closed {
@@ -82,9 +83,9 @@ impl FileShared {
             state =
                 self.closed.wait_timeout(state, self.sync_interval).unwrap_or_else(PoisonError::into_inner).0;
             let Some(open) = state.open.as_mut().filter(|open| open.is_dirty) else { continue };
-            // What is written meanwhile is made safe the next time.
+            // Later writes are synchronized at the next interval.
             open.is_dirty = false;
-            // Not with the lock held: it may take as long as the disk likes.
+            // Without the lock, because the disk may take its time.
             let (file, path) = (open.file.try_clone(), open.segment.path.clone());
             drop(state);
             let synced = file.and_then(|file| file.sync_data());
@@ -99,8 +100,8 @@ impl FileShared {
         }
     }
 
-    /// Makes sure that there is a segment to write to: begins another where this one is full or suspect, and lets go of
-    /// the oldest beyond the bound. Where that fails all is as it was.
+    /// Makes sure that there is a segment to write to: begins another if the open one is full or suspect, and removes
+    /// the oldest beyond the bound. A failure changes nothing.
     pub(super) fn roll(&self, state: &mut FileState) -> io::Result<()> {
         let size = (self.max_bytes / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         if let Some(open) = &mut state.open {
@@ -133,7 +134,7 @@ impl FileShared {
         Ok(())
     }
 
-    /// Writes a record, and notes whether that went well.
+    /// Writes a record and notes whether that succeeded.
     pub(super) fn write(&self, state: &mut FileState, record: &[u8]) -> Result<(), EngineError> {
         let rolled = self.roll(state).map_err(|error| NotWritten { error, may_be_there: false });
         let written = rolled.and_then(|()| match &mut state.open {

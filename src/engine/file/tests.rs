@@ -1,4 +1,4 @@
-//! The log over restarts and damage of any kind.
+//! Tests of a log in files: restarts and damage of any kind.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,7 +15,7 @@ use super::*;
 use crate::event::EventId;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// A folder of a test's own; gone with it.
+/// Folder of one test, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -56,7 +56,7 @@ fn open(config: &EngineConfig, shards: usize) -> Result<FileLog, EngineError> {
     FileLog::new(config, shards, &Alarm::default(), Arc::new(|_| ()))
 }
 
-/// As a crash leaves it: without the mark of an orderly end.
+/// Closes a log as a crash does: without the mark of an orderly end.
 fn crash(log: FileLog) {
     let path = lock(&log.shared.state).open.as_ref().expect("a segment").segment.path.clone();
     let bytes = fs::read(&path).expect("it is there");
@@ -71,7 +71,7 @@ fn append(log: &FileLog, batch: &[(u16, String)]) -> Vec<EventId> {
     appender.append(&AppendBatch::new(1, 1, &records, std::time::Instant::now())).expect("it has room")
 }
 
-/// All that a new follower is given, up to the end.
+/// Returns everything that a new follower receives.
 fn all(log: &FileLog, past: u64) -> Vec<(EventId, String)> {
     let mut found = Vec::new();
     let mut known: Option<Places> = None;
@@ -201,7 +201,7 @@ fn notices_are_kept_and_heard_before_anything_else() {
     log.tell("two").expect("it is kept");
     assert_eq!(std::mem::take(&mut *lock(&heard)), ["one", "two"]);
     crash(log);
-    // Half a notice at the end.
+    // An incomplete notice at the end.
     let path = folder.0.join("notices");
     let bytes = fs::read(&path).expect("readable");
     fs::write(&path, &bytes[..bytes.len() - 2]).expect("writable");
@@ -215,7 +215,7 @@ fn what_a_failed_write_left_is_written_over_or_cut_off() {
     let folder = Folder::new();
     let log = folder.open();
     let mut written = append(&log, &numbered(0..4));
-    // A write that failed and could not be cut off; the next record is shorter.
+    // A failed write that could not be cut off; the next record is shorter.
     {
         let mut state = lock(&log.shared.state);
         let open = state.open.as_mut().expect("a segment");
@@ -261,13 +261,13 @@ fn a_log_that_has_no_room_for_a_segment_is_followed_in_its_newest_epoch() {
             let log = folder.open();
             written = append(&log, &numbered(0..4));
             crash(log);
-            // Damaged behind its last record: another epoch begins.
+            // Damaged after its last record: another epoch begins.
             let path = folder.files().remove(0);
             let bytes = fs::read(&path).expect("readable");
             fs::write(&path, [bytes, vec![0; 40]].concat()).expect("writable");
         }
         let log = folder.open();
-        // As it is where the disk is full.
+        // As on a full disk.
         let open = lock(&log.shared.state).open.take().expect("a segment");
         fs::remove_file(&open.segment.path).expect("it is ours");
         let epoch = lock(&log.shared.state).epoch;
@@ -289,7 +289,7 @@ fn a_segment_that_claims_more_than_a_log_has_hides_nothing_that_comes_after() {
         let before = append(&log, &numbered(0..4));
         let epoch = before[0].epoch;
         drop(log);
-        // Its checksums are right: a disk that fails does not make it, somebody who may write here does.
+        // Its checksums are right: no failing disk makes this, but an intruder with write access may.
         let head = SegmentHead { epoch, boot: boot(), is_safe: true, next: vec![next, next] };
         let mut record = Vec::new();
         assert!(write_record(&[Record { shard: 0, json: "{}".to_owned() }], &mut record));
@@ -351,7 +351,7 @@ fn only_its_user_reads_a_log_and_what_an_earlier_version_wrote_is_made_so() {
     assert_eq!(mode(&folder.0.join("notes.txt")), 0o644);
 }
 
-/// What is done to a file.
+/// Damage done to a file.
 #[derive(Clone, Debug)]
 enum Harm {
     Cut(prop::sample::Index),
@@ -399,8 +399,8 @@ proptest! {
         let files = folder.files();
         let path = &files[victim.index(files.len())];
         let mut bytes = fs::read(path).expect("readable");
-        // A file that ends whole, and early, is one that a crash cut: nobody can know that there was more. What was
-        // accepted is safe from that, so only what was never accepted may go so.
+        // A file cut at a record's end looks like one that a crash cut: the loss can't be detected. Accepted events
+        // are safe from that, so only events that were never accepted may be lost so.
         let cuts = matches!(harm, Harm::Cut(_));
         match harm {
             Harm::Cut(at) => bytes.truncate(at.index(bytes.len())),

@@ -1,4 +1,4 @@
-//! The client's answers as the engine's errors, and the questions that several files ask of a stream.
+//! NATS client calls shared by several files, and the meaning of the server's errors.
 
 use async_nats::Client;
 use async_nats::jetstream::context::{
@@ -13,17 +13,17 @@ use tokio::time::{Instant, timeout_at};
 use super::super::error::EngineError;
 use super::link::{TIMEOUT, unreachable};
 
-/// The header of a mark, with the epoch that begins behind it.
+/// Header of a mark, with the epoch that begins after it.
 pub(super) const EPOCH: &str = "Fanwire-Epoch";
 
-/// Needs the runtime: it spawns a task.
+/// Returns a JetStream context. Call it within the runtime: it spawns a task.
 pub(super) fn context(client: &Client) -> Context {
     let mut context = jetstream::new(client.clone());
     context.set_timeout(TIMEOUT);
     context
 }
 
-/// The kind of error that the server's answer is.
+/// Returns the engine's error for an error of the server.
 pub(super) fn answered(error: &jetstream::Error) -> EngineError {
     match error.error_code() {
         ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
@@ -45,7 +45,7 @@ pub(super) fn answered(error: &jetstream::Error) -> EngineError {
     }
 }
 
-/// As [`answered`], of what making a stream or looking at one has failed with.
+/// As [`answered`], for the failure to create or inspect a stream.
 pub(super) fn of_making(error: &CreateStreamError) -> EngineError {
     match error.kind() {
         CreateStreamErrorKind::JetStreamUnavailable => {
@@ -56,7 +56,7 @@ pub(super) fn of_making(error: &CreateStreamError) -> EngineError {
     }
 }
 
-/// Whether the server says that it can never take this message.
+/// Returns whether the server says that it can never take this message.
 const fn is_about_the_message(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)
 }
@@ -66,21 +66,21 @@ pub(super) async fn answer(ack: PublishAckFuture, until: Instant) -> Result<Publ
     answer.map_err(|_| unreachable("no answer in time"))?.map_err(|error| refused(&error))
 }
 
-/// What it means that a message was not taken.
+/// Returns the engine's error for a refused message.
 pub(super) fn refused(error: &PublishError) -> EngineError {
     match error.kind() {
-        // Its stream has gone, or JetStream as a whole: attaching anew tells which.
+        // Its stream is gone, or JetStream as a whole: attaching again finds out.
         PublishErrorKind::StreamNotFound => EngineError::OtherEpoch,
         _ => cause(error).map_or_else(|| unreachable(error), answered),
     }
 }
 
-/// When a stream was created.
+/// Returns the creation time of a stream, in microseconds.
 pub(super) fn micros(info: &Info) -> u64 {
     u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default()
 }
 
-/// A stream's info; `None` where it is not there any more.
+/// Returns a stream's info, or `None` if it no longer exists.
 pub(super) async fn look<I>(stream: &Stream<I>) -> Result<Option<Info>, EngineError> {
     let error = match stream.get_info().await {
         Ok(info) => return Ok(Some(info)),
@@ -96,12 +96,12 @@ pub(super) async fn look<I>(stream: &Stream<I>) -> Result<Option<Info>, EngineEr
     }
 }
 
-/// The server's answer in an error of the client's.
+/// Returns the server's answer inside an error of the client.
 pub(super) fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e jetstream::Error> {
     error.source()?.downcast_ref()
 }
 
-/// The epoch that a mark names.
+/// Returns the epoch that a mark names, or `None` if the message is no mark.
 pub(super) fn epoch_of(message: &jetstream::Message) -> Option<u64> {
     let headers = message.headers.as_ref().filter(|_| message.payload.is_empty())?;
     headers.get(EPOCH)?.as_str().parse().ok()

@@ -1,13 +1,16 @@
-//! Appends to the streams, or hands what is published to plain subjects.
+//! Appends to the streams, or publishes to plain subjects.
 //!
-//! Imports its siblings. Always: messages go out in order and at most [`WINDOW`] of them without an answer; what is sent
-//! again has its first message id, so that the server takes it once, and in the order in which it came first; an
-//! acknowledgement names a number and no life, so a batch is answered only when its streams were looked at behind the last
-//! acknowledgement and are those that were attached to. Where they are others, each message is looked for in those: what
-//! the new stream does not have was of the old one, where nodes have delivered it, and is not sent again.
+//! Invariants:
+//! - Messages are sent in order, with at most [`WINDOW`] of them unanswered. A message that is sent again has its
+//!   first message id, so that the server takes it once, and in its first order.
+//! - An acknowledgement names a number and no life. A batch is therefore answered only after its streams were
+//!   inspected after the last acknowledgement and are those that were attached to. If they are not, each message is
+//!   looked up in the new streams: a message that a new stream does not have was in the old one, where nodes have
+//!   delivered it, and is not sent again.
 //!
-//! One batch is answered before the next is sent. Batches in flight together would hide a round trip, but where a message
-//! of the first is refused those of the second are in the stream already, and its second attempt would come behind.
+//! One batch is answered before the next is sent. Batches in flight together would hide a round trip, but if a
+//! message of the first is refused, those of the second are in the stream already, and its second attempt would come
+//! after them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,22 +38,22 @@ use super::watch::look_time;
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::lock;
 
-/// Messages that have no answer yet.
+/// Maximum number of messages without an answer.
 const WINDOW: usize = 1000;
 
-/// Bytes of those, but for one message that has more alone.
+/// Maximum size of those messages, in bytes, unless one message alone is larger.
 const WINDOW_BYTES: usize = 4 << 20;
 
-/// Bytes of the headers that a message has here, at most: two numbers of 16 digits, the header's name and the frame.
+/// Maximum size of a message's headers, in bytes: two numbers of 16 digits, the header's name and the frame.
 const HEADERS: usize = 64;
 
-/// What it appends to.
+/// Destination of appended events.
 pub(super) enum AppendTarget {
     Kept { context: InRuntime<Context>, attached: Box<InRuntime<Attached>> },
     Plain { marks: InRuntime<Marks> },
 }
 
-/// A connection that appends.
+/// Connection that appends.
 pub(super) struct NatsAppender {
     pub(super) shared: Arc<NatsShared>,
     pub(super) client: Client,
@@ -59,10 +62,10 @@ pub(super) struct NatsAppender {
     pub(super) made: std::time::Instant,
 }
 
-/// How long after it was attached to a log an appender reads back what new streams acknowledged.
+/// Time after attaching during which an appender reads back what new streams acknowledged.
 const FRESH_ATTACHMENT: Duration = Duration::from_secs(10);
 
-/// Looks of the follower for which the streams count as those that they were found to be.
+/// Number of the follower's inspections for which the streams count as unchanged.
 const FRESH: u32 = 3;
 
 /// Returns whether appending goes to streams.
@@ -70,7 +73,7 @@ fn is_kept(way: &AppendTarget) -> bool {
     matches!(way, AppendTarget::Kept { .. })
 }
 
-/// Whether the streams may be others by now: a node that stood still finds out before it appends.
+/// Returns whether the streams may have changed: a node that stood still finds out before it appends.
 fn is_stale(shared: &NatsShared, way: &AppendTarget, made: std::time::Instant) -> bool {
     let AppendTarget::Kept { attached, .. } = way else { return false };
     let known = lock(&shared.known);
@@ -79,7 +82,7 @@ fn is_stale(shared: &NatsShared, way: &AppendTarget, made: std::time::Instant) -
 }
 
 impl NatsAppender {
-    /// Bytes of an event that the server takes.
+    /// Returns the maximum size of an event, in bytes.
     fn limit(&self) -> usize {
         let server = self.client.max_payload();
         let streams = match &self.way {
@@ -103,7 +106,7 @@ impl Append for NatsAppender {
     fn append(&mut self, batch: &AppendBatch<'_>) -> Result<Vec<EventId>, EngineError> {
         let Self { shared, client, faults, way, made } = self;
         if faults.is_faulty() || is_kept(way) != shared.is_kept() || is_stale(shared, way, *made) {
-            // Nothing was sent: over another connection it goes on at once.
+            // Nothing was sent: another connection continues at once.
             return Err(EngineError::OtherEpoch);
         }
         shared.driver.block_on(faults.guard(async {
@@ -115,7 +118,7 @@ impl Append for NatsAppender {
                     append_kept(shared, context.get(), attached.get(), batch, is_fresh).await
                 }
                 AppendTarget::Plain { marks } => {
-                    // Numbers of records grow. What the server is known to have is not sent again.
+                    // Record numbers grow. Records that the server is known to have are not sent again.
                     let numbered = (batch.first..).zip(batch.records);
                     let mut since_mark = 0;
                     let passed = lock(&shared.sent).passed();
@@ -170,7 +173,7 @@ impl Append for NatsAppender {
     }
 }
 
-/// Waits for the other nodes where the server was restarted; ends the epoch where one of them is missing.
+/// Waits for the other nodes after the server was restarted; ends the epoch if one of them is missing.
 async fn await_peers(
     shared: &NatsShared,
     client: &Client,
@@ -237,20 +240,20 @@ async fn append_kept(
     let end = batch.first + batch.records.len() as u64;
     let mut unproven = lock(&shared.unproven);
     *unproven = unproven.split_off(&end);
-    // All were answered, or the loop above ended in an error.
+    // All were answered, otherwise the loop above ended in an error.
     Ok(window.ids.into_iter().flatten().collect())
 }
 
-/// By what the server knows a record again.
+/// Returns the message id by which the server recognizes a record.
 fn message_id(shared: &NatsShared, number: u64) -> String {
     format!("{:x}-{number:x}", shared.node)
 }
 
-/// The ids of those records of a batch that were acknowledged by streams that have gone, for each record.
+/// Returns the ids of those records of a batch that were acknowledged by streams that are gone, for each record.
 ///
-/// The message may be of the stream that was attached to then, or of one that took its place unseen. In the latter it is
-/// found at the number that was acknowledged; there it is sent again, and taken once. In the former it must not be: readers
-/// have it under its first id, or are told of a gap.
+/// The message may be in the stream that was attached to then, or in one that replaced it unseen. In the latter it is
+/// found at the acknowledged number: it is sent again, and taken once. In the former it must not be sent again:
+/// readers have it under its first id, or are told of a gap.
 async fn gone(
     shared: &NatsShared,
     attached: &Attached,
@@ -259,7 +262,7 @@ async fn gone(
     let mut ids = vec![None; batch.records.len()];
     let known: Vec<(u64, Acknowledged)> = {
         let mut unproven = lock(&shared.unproven);
-        // Numbers grow, and of what is before this batch nobody asks.
+        // Numbers grow, and records before this batch are never asked for again.
         *unproven = unproven.split_off(&batch.first);
         let end = batch.first + ids.len() as u64;
         unproven.range(..end).map(|(number, one)| (*number, *one)).collect()
@@ -269,7 +272,7 @@ async fn gone(
         let of_others: Vec<(u64, Acknowledged)> = (known.iter().copied())
             .filter(|(_, one)| usize::from(one.id.shard) == shard && one.created != created)
             .collect();
-        // They were sent in order, so those of the stream that has gone come first.
+        // They were sent in order, so the messages of the old stream come first.
         let (mut least, mut most) = (0, of_others.len());
         while least < most {
             let middle = usize::midpoint(least, most);
@@ -293,25 +296,25 @@ async fn gone(
     Ok(ids)
 }
 
-/// The messages of a batch that have no answer yet.
+/// Messages of a batch that have no answer yet.
 struct AckWindow<'a> {
     shared: &'a NatsShared,
     attached: &'a Attached,
     batch: &'a AppendBatch<'a>,
     acks: VecDeque<(usize, PublishAckFuture)>,
     bytes: usize,
-    /// How far this node had followed each shard before it sent them.
+    /// Places that this node had followed up to before it sent them.
     followed: Vec<Sequence>,
-    /// Ids of those that were acknowledged.
+    /// Ids of the acknowledged messages.
     ids: Vec<Option<EventId>>,
 }
 
 impl AckWindow<'_> {
-    /// Waits for the answer to the oldest.
+    /// Waits for the answer to the oldest message.
     async fn settle(&mut self) -> Result<(), EngineError> {
         let Some((at, ack)) = self.acks.pop_front() else { return Ok(()) };
         let Record { shard, json } = &self.batch.records[at];
-        // Who gave up does not hold up those who come behind.
+        // Publishers that gave up do not delay those after them.
         let until = Instant::from_std(self.batch.until).min(Instant::now() + TIMEOUT);
         let ack = match answer(ack, until).await {
             Ok(ack) => ack,
@@ -329,13 +332,13 @@ impl AckWindow<'_> {
         let mut known = lock(&self.shared.known);
         let epoch = self.attached.life.epoch;
         if known.marked > epoch {
-            // It may stand behind the mark: which epoch it is in, attaching anew tells.
+            // It may be after the mark: attaching again finds its epoch.
             return Err(EngineError::OtherEpoch);
         }
         let appended = known.appended.next.get(usize::from(*shard)).filter(|_| known.appended.epoch == epoch);
         let least = appended.into_iter().chain(self.followed.get(usize::from(*shard))).max();
         if !ack.duplicate && least.is_some_and(|least| sequence < *least) {
-            // The numbers began anew: it is another stream, which has this one now.
+            // The numbers began again: another stream has this message now.
             return Err(EngineError::OtherEpoch);
         }
         known.appended.saw(*shard, sequence, Fingerprint::Id(message_id(self.shared, number)));
@@ -345,16 +348,17 @@ impl AckWindow<'_> {
 
     /// Proves that the streams that have the batch are those of this life.
     ///
-    /// A node that was stopped for a second does not know that a stream was deleted and made anew, and the new one's numbers
-    /// may have passed those that the node knew of the old one by then. A stream that was there before the first message and
-    /// is there behind the last acknowledgement was there all the while. It costs a round trip a batch: the server orders
-    /// what is published and what is asked of it in no way, so the question can't go out beside the messages.
+    /// A node that was stopped for a second does not know that a stream was deleted and created again, and the new
+    /// stream's numbers may by then have passed those that the node knew of the old one. A stream that was there
+    /// before the first message and after the last acknowledgement was there all the while. This costs one round trip
+    /// for each batch: the server does not order publishing and inspecting, so the inspection can't be sent beside
+    /// the messages.
     ///
-    /// Where `is_fresh`, the last message of each stream that may have been made just now is read back: a server that makes
-    /// a stream anew within milliseconds of its deletion may acknowledge messages and not have them (seen with NATS 2.9).
+    /// If `is_fresh`, the last message of each stream that may be new is read back: a server that creates a stream
+    /// again within milliseconds of its deletion may acknowledge messages and not have them (seen with NATS 2.9).
     async fn prove(&self, is_fresh: bool) -> Result<(), EngineError> {
         let mut ends: Vec<Option<Sequence>> = vec![None; self.attached.streams.len()];
-        // Messages of a stream that has gone are proven.
+        // Messages of a stream that is gone are proven.
         for id in self.ids.iter().flatten().filter(|id| id.epoch == self.attached.life.epoch) {
             let end = &mut ends[usize::from(id.shard)];
             *end = (*end).max(Some(id.sequence + 1));
@@ -372,12 +376,12 @@ impl AckWindow<'_> {
     }
 }
 
-/// Returns whether a stream that was created then, in microseconds, may have been made within the last minute.
+/// Returns whether a stream created at this time, in microseconds, may be less than a minute old.
 fn is_new(created: u64) -> bool {
     Timestamp::now().0.unsigned_abs().abs_diff(created) < 60_000_000
 }
 
-/// Fails where a stream has acknowledged a message that it does not have and has not let go of.
+/// Returns an error if a stream has acknowledged a message that it neither has nor has trimmed.
 async fn has(stream: &Stream, sequence: u64) -> Result<(), EngineError> {
     match stream.get_raw_message(sequence).await {
         Ok(_) => Ok(()),
@@ -392,7 +396,7 @@ async fn has(stream: &Stream, sequence: u64) -> Result<(), EngineError> {
     }
 }
 
-/// Names the limit, where a stream has one of its own that was set since.
+/// Names the limit, if a stream has one of its own that was set since.
 async fn too_large(error: EngineError, stream: &Stream, bytes: usize) -> EngineError {
     if !matches!(&error, EngineError::Unfit(_)) {
         return error;

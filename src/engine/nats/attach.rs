@@ -1,15 +1,17 @@
-//! Which streams the log is, which life it is in, and how a life that was lost is told from the one that is there.
+//! Attaching: finds the streams of the log and the life that it is in, and ends a life that was lost.
 //!
-//! Imports its siblings. Always:
-//! - a log that was never rolled back is in the epoch at which the youngest of its streams was created, as every node finds
-//!   by itself;
-//! - what a node has seen and the streams no longer have, or have otherwise, ends the epoch. The node claims the next one in
-//!   a stream of the log's own; of nodes that do so together one succeeds. It puts a mark into each shard's stream, and says
-//!   where those stand: what is before them is of the old epoch for every node, what is behind of the new one;
-//! - epochs grow, so no id is given twice by nodes that know of one another's.
+//! Invariants:
+//! - A log that was never rolled back is in the epoch at which the youngest of its streams was created; every node
+//!   finds this by itself.
+//! - If a node has seen an event that the streams no longer have, or have otherwise, the epoch ends. The node claims
+//!   the next one in the log's own stream; of nodes that do so together, one succeeds. It puts a mark into each
+//!   shard's stream and announces the marks' places: for every node, entries before a mark are of the old epoch and
+//!   entries after it of the new one.
+//! - Epochs grow, so no id is given twice by nodes that know of each other's.
 //!
-//! The streams' identities are compared on each attaching, again when its readers are made, behind the acknowledgements of
-//! each batch, and every second beside it ([`watch`]). The last serves idle nodes alone: no id hangs on it.
+//! The streams' identities are compared on each attachment, again after its readers are created, after the
+//! acknowledgements of each batch, and every second ([`super::watch`]). The last serves idle nodes only: no id
+//! depends on it.
 
 use std::time::Duration;
 
@@ -31,38 +33,38 @@ use super::shared::{LogKind, NatsShared};
 use crate::event::{Sequence, Timestamp};
 use crate::sync::lock;
 
-/// For how long the server knows an event again that is sent twice, at least.
+/// Minimum time for which the server recognizes an event that is sent twice.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// Attempts to agree on an epoch with other nodes that have lost the same.
+/// Maximum number of attempts to agree on an epoch with other nodes that have lost the same.
 const ROUNDS: usize = 30;
 
-/// The pause before it is looked again whether another node is done with an epoch that it claimed.
+/// Pause before checking again whether another node has finished an epoch that it claimed.
 const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
-/// So often that is looked, before a node takes the matter over that may have died in it.
+/// Number of such checks before a node takes over from one that may have died.
 const CLAIM_LOOKS: usize = 20;
 
-/// The pause before a stream is made that was there before: a server that makes one while it still removes the last of that
-/// name leaves it without files (NATS 2.9).
+/// Pause before a stream is created again: a server that creates one while it still removes the last of that name
+/// leaves it without files (NATS 2.9).
 const REMAKE_PAUSE: Duration = Duration::from_millis(500);
 
-/// The streams of a log, and their life.
+/// Streams of a log, and their life.
 pub(super) struct Attached {
     pub(super) streams: Vec<Stream>,
-    /// The stream of the log's own, or why there is none.
+    /// The log's own stream, or the reason why there is none.
     pub(super) own: Result<Stream, EngineError>,
     pub(super) life: Life,
-    /// For each shard whether all is there that was followed.
+    /// Whether each shard has everything that was followed.
     followed_is_there: Vec<bool>,
-    /// The longest message that the streams take.
+    /// Maximum size of a message, in bytes.
     pub(super) max_message: Option<u64>,
 }
 
 impl Attached {
-    /// Looks whether a shard's stream is the one that was attached to, and has all before `end`.
+    /// Checks that a shard's stream is the one that was attached to and has everything before `end`.
     ///
-    /// Two looks that find one stream say that it was there in between: one that was deleted does not come back.
+    /// Two checks that find one stream prove that it was there in between: a deleted stream does not come back.
     pub(super) async fn prove(&self, shard: usize, end: Sequence) -> Result<(), EngineError> {
         match look(&self.streams[shard]).await? {
             Some(info) if micros(&info) == self.life.created[shard] && info.state.last_sequence >= end => {
@@ -72,14 +74,14 @@ impl Attached {
         }
     }
 
-    /// Where a follower that was at `known` goes on.
+    /// Returns the places at which a follower that was at `known` continues.
     pub(super) fn places(&self, known: Option<&Places>, followed: &LogProgress, past: u64) -> Vec<Sequence> {
         let Life { epoch, starts, ends, .. } = &self.life;
         match known {
             Some(known) if known.epoch == *epoch => known.next.clone(),
             Some(known) if known.next.len() == ends.len() => (0..ends.len())
                 .map(|shard| {
-                    // What it has read of a stream that lives on does not come again.
+                    // Events that it has read of a stream that lives on are not repeated.
                     let goes_on = followed.epoch == known.epoch
                         && followed.is_same(shard, &self.life)
                         && self.followed_is_there[shard];
@@ -103,7 +105,7 @@ impl NatsShared {
         }
     }
 
-    /// The streams of the log's shards; made where they are not there.
+    /// Returns the streams of the log's shards; creates missing ones.
     async fn streams(&self, client: &Client, context: &Context) -> Result<Vec<Stream>, EngineError> {
         let mut streams = Vec::with_capacity(self.settings.shards);
         for shard in 0..self.settings.shards {
@@ -121,10 +123,10 @@ impl NatsShared {
         Ok(streams)
     }
 
-    /// What it means that there are no streams.
+    /// Returns the meaning of a failure to create the streams.
     fn kind_of(&self, client: &Client, meaning: &EngineError, error: &CreateStreamError) -> EngineError {
         match meaning {
-            // A server that has it says so in its first line: whoever answers for it is on its way.
+            // The server's greeting says that it has JetStream: the responder is still starting.
             EngineError::OtherKind(_)
                 if error.kind() == CreateStreamErrorKind::JetStreamUnavailable
                     && client.server_info().jetstream
@@ -136,7 +138,7 @@ impl NatsShared {
         }
     }
 
-    /// Waits for [`REMAKE_PAUSE`] where a stream is gone that may have been there before.
+    /// Waits for [`REMAKE_PAUSE`] if a stream is missing that may have been there before.
     async fn await_removal(&self, context: &Context, name: &str) -> Result<(), EngineError> {
         if lock(&self.known).followed.epoch == 0 {
             return Ok(());
@@ -148,7 +150,7 @@ impl NatsShared {
         Ok(())
     }
 
-    /// The stream of the log's own: which epoch it is in, and what a probe leaves.
+    /// Returns the log's own stream, which holds the epoch and the messages of probes.
     async fn own_stream(&self, context: &Context) -> Result<Stream, EngineError> {
         let config = Config {
             max_messages_per_subject: 1,
@@ -178,7 +180,7 @@ impl NatsShared {
         context.get_or_create_stream(config).await.map_err(|error| of_making(&error))
     }
 
-    /// What was told of the epoch last, and by which message.
+    /// Returns the last announcement of an epoch, and its message's sequence.
     pub(super) async fn told(&self, own: &Stream) -> Result<(u64, Option<EpochRecord>), EngineError> {
         match own.get_last_raw_message_by_subject(&self.epoch_subject()).await {
             Ok(message) => Ok((message.sequence, serde_json::from_slice(&message.payload).ok())),
@@ -187,8 +189,8 @@ impl NatsShared {
         }
     }
 
-    /// The streams, in the life that all nodes agree on. Begins another one where this node has seen what the streams no
-    /// longer have, or where it is told to end this epoch.
+    /// Returns the streams, in the life that all nodes agree on. Begins another life if this node has seen events
+    /// that the streams no longer have, or if `ends` names this epoch.
     pub(super) async fn attach(
         &self,
         client: &Client,
@@ -197,7 +199,7 @@ impl NatsShared {
     ) -> Result<Attached, EngineError> {
         let mut claimed = (0, 0);
         for _ in 0..ROUNDS {
-            // Before the streams are looked at: both grow meanwhile.
+            // Read before the streams are inspected: both grow meanwhile.
             let known = lock(&self.known).clone();
             let streams = self.streams(client, context).await?;
             self.found_streams();
@@ -218,7 +220,7 @@ impl NatsShared {
                 told: told_by,
             };
             let youngest = life.created.iter().copied().max().unwrap_or_default();
-            // The least epoch that there may be now, where it is not the one that there is.
+            // Least possible epoch, if it is not the current one.
             let mut least = None;
             match told {
                 Some(EpochRecord { epoch, created, starts }) if created == life.created => match starts {
@@ -232,7 +234,7 @@ impl NatsShared {
                         continue;
                     }
                 },
-                // The streams are others, and a clock that was set back made them seem older.
+                // The streams are others, and a clock that was set back makes them look older.
                 Some(told) if told.epoch >= youngest => least = Some(told.epoch + 1),
                 _ => life.epoch = youngest,
             }
@@ -249,7 +251,7 @@ impl NatsShared {
                 followed_is_there.push(followed);
             }
             if known.marked > life.epoch {
-                // Whoever claimed it did so before it said so: what was told of it is lost, or it lies.
+                // The claim was made before it was announced: its record is lost, or the node lies.
                 least = least.max(Some(known.marked + 1));
             }
             if let Some(ends) = ends.filter(|ends| *ends >= life.epoch) {
@@ -289,7 +291,7 @@ impl NatsShared {
         self.tell_epoch(context, &told, claim).await.map(drop)
     }
 
-    /// Tells all nodes of an epoch, unless another one was told since; by which message.
+    /// Announces an epoch to all nodes, unless another one was announced since. Returns the message's sequence.
     async fn tell_epoch(
         &self,
         context: &Context,
@@ -307,8 +309,8 @@ impl NatsShared {
         }
     }
 
-    /// Publishes a notice and reads it back. A server that makes a stream anew within milliseconds of its deletion may
-    /// acknowledge a message and not have it (seen with NATS 2.9: one in three under load).
+    /// Publishes a notice and reads it back. A server that creates a stream again within milliseconds of its deletion
+    /// may acknowledge a message and not have it (seen with NATS 2.9: one in three under load).
     pub(super) async fn keep_notice(
         &self,
         context: &Context,
@@ -320,7 +322,7 @@ impl NatsShared {
         stream.get_raw_message(ack.sequence).await.map(drop).map_err(unreachable)
     }
 
-    /// Whether a log that was not kept is kept by now.
+    /// Returns whether a log that was not kept is in streams by now.
     pub(super) async fn goes_over(&self, client: &Client) -> Result<bool, EngineError> {
         let first = context(client).get_stream_no_info(format!("{}-0", self.settings.name)).await;
         let found = match first {
@@ -337,7 +339,7 @@ impl NatsShared {
         }
     }
 
-    /// The streams of the log; `None` where it is not kept.
+    /// Returns the streams of the log, or `None` if it is not kept.
     pub(super) async fn find(
         &self,
         client: &Client,
@@ -358,7 +360,7 @@ impl NatsShared {
     }
 }
 
-/// Whether a shard has all that was seen of it, as it was seen.
+/// Returns whether a shard has everything that was seen of it, unchanged.
 async fn is_there(
     seen: &LogProgress,
     shard: usize,
@@ -373,10 +375,10 @@ async fn is_there(
         return Ok(false);
     }
     let Some(Some(mark)) = seen.marks.get(shard) else { return Ok(true) };
-    // The sequence that was seen last is `next - 1`, and streams begin at 1.
+    // The last seen sequence is `next - 1`, and streams begin at 1.
     match stream.get_raw_message(next).await {
         Ok(message) => Ok(mark.is_of(&message)),
-        // It was trimmed or purged since.
+        // Trimmed or purged since.
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(true),
         Err(error) => Err(unreachable(error)),
     }

@@ -1,8 +1,8 @@
 //! Follows the streams.
 //!
-//! Imports its siblings. Always: what is handed over is of the life that was attached to. A reader is one consumer of the
-//! server's, which ends with its stream, and the streams are compared once more when all readers are made. The client's
-//! ordered reader is not used: it makes itself anew without a word, in whatever stream has the name by then.
+//! Invariant: entries passed on are of the life that was attached to. A reader is one reader of the server, which
+//! ends with its stream, and the streams are compared once more after all readers are created. The client's ordered
+//! reader is not used: it recreates itself silently, in whatever stream has the name by then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,38 +29,39 @@ use super::watch::watch;
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
-/// Entries handed over in one call.
+/// Maximum number of entries passed on in one call.
 const READ_COUNT: usize = 1000;
 
-/// What is there comes over the network, not at once.
+/// Existing entries arrive over the network, not at once.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
 type Messages = BoxStream<'static, Result<StreamEntry, EngineError>>;
 
-/// A message that came.
+/// Message that arrived.
 struct StreamEntry {
     /// Shard of an event; `None`: the message is a notice.
     shard: Option<u16>,
     sequence: Sequence,
     time: i128,
     payload: bytes::Bytes,
-    /// The epoch that begins behind it, where it is a mark and no event.
+    /// Epoch that begins after it, if it is a mark and no event.
     epoch: Option<u64>,
 }
 
-/// Messages that a reader asks the server for at once.
+/// Number of messages that a reader requests at once.
 const PULL_COUNT: usize = 500;
 
-/// How often the server says that it has nothing for a reader. After twice this time in silence the reader counts as lost.
+/// Interval at which the server reports that it has nothing for a reader. After twice this time in silence the reader
+/// counts as lost.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How long the server keeps a reader that asks for nothing.
+/// Time for which the server keeps a reader that requests nothing.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Returns what the failure of a reader means.
+/// Returns the meaning of a reader's failure.
 fn ended(error: &pull::MessagesError) -> EngineError {
     match error.kind() {
-        // It has gone, perhaps with its stream: attaching anew tells.
+        // It is gone, perhaps with its stream: attaching again finds out.
         MessagesErrorKind::ConsumerDeleted
         | MessagesErrorKind::NoResponders
         | MessagesErrorKind::MissingHeartbeat => EngineError::OtherEpoch,
@@ -68,7 +69,7 @@ fn ended(error: &pull::MessagesError) -> EngineError {
     }
 }
 
-/// The messages of a stream, from a sequence of its own on, which begin at 1.
+/// Returns the messages of a stream from one of its own sequences on, which begin at 1.
 async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Result<Messages, EngineError> {
     let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
@@ -82,7 +83,7 @@ async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Result<Messages
     let consumer = stream.create_consumer(config).await.map_err(unreachable)?;
     let messages = consumer.stream().max_messages_per_batch(PULL_COUNT).heartbeat(HEARTBEAT).messages();
     let messages = messages.await.map_err(unreachable)?;
-    // The reader numbers what it sends from 1.
+    // The reader numbers its messages from 1.
     let mut read = 0;
     let came = move |message: Result<jetstream::Message, pull::MessagesError>| {
         let message = message.map_err(|error| ended(&error))?;
@@ -99,7 +100,7 @@ async fn read(shard: Option<u16>, stream: &Stream, from: u64) -> Result<Messages
     Ok(messages.map(came).boxed())
 }
 
-/// Follows streams.
+/// Follower of streams.
 pub(super) struct StreamFollower {
     shared: Arc<NatsShared>,
     epoch: u64,
@@ -107,7 +108,7 @@ pub(super) struct StreamFollower {
     faults: Arc<Faults>,
     on_notice: OnNotice,
     _tasks: [Task; 2],
-    /// While it lives, its streams and subscriptions do.
+    /// Keeps the streams and subscriptions alive.
     client: Client,
 }
 
@@ -120,7 +121,7 @@ impl Drop for StreamFollower {
 }
 
 impl StreamFollower {
-    /// Hears the notices that are there, and then follows from these places. Within the runtime.
+    /// Receives the existing notices, then follows from these places. Call it within the runtime.
     pub(super) async fn new(
         shared: &Arc<NatsShared>,
         client: Client,
@@ -134,7 +135,7 @@ impl StreamFollower {
         for ((shard, stream), next) in attached.streams.iter().enumerate().zip(next) {
             all.push(read(Some(shard as u16), stream, *next + 1).await?);
         }
-        // Readers are made by name, and the stream of that name may be another one since it was looked at.
+        // Readers are created by name, and the stream of that name may be another one since it was inspected.
         let ends = attached.life.ends.iter().enumerate();
         try_join_all(ends.map(|(shard, end)| attached.prove(shard, *end))).await?;
         let epoch = attached.life.epoch;
@@ -154,7 +155,7 @@ impl StreamFollower {
     }
 }
 
-/// What comes of notices, once those that are there were heard.
+/// Returns the further notices, after the existing ones were received.
 async fn hear(shared: &NatsShared, stream: &Stream) -> Result<Messages, EngineError> {
     let state = &stream.cached_info().state;
     let mut messages = read(None, stream, state.first_sequence.max(1)).await?;
@@ -197,7 +198,7 @@ impl Follow for StreamFollower {
                         known.marked = known.marked.max(marked);
                         return Err(EngineError::OtherEpoch);
                     }
-                    // Of a node that claimed an epoch and did not come to its end.
+                    // A mark of a node that claimed an epoch and did not finish.
                     continue;
                 }
                 take(LogEntry { id: EventId { epoch: *epoch, shard, sequence }, json: &payload });

@@ -1,51 +1,52 @@
-//! Lives of the log.
+//! Lives of the log: epochs, the streams they belong to, and what a node has seen of them.
 
 use async_nats::jetstream::message::StreamMessage;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{EventId, Sequence};
 
-/// What is told of an epoch that is not the streams' own.
+/// Announcement of an epoch that does not follow from the streams.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EpochRecord {
     pub(super) epoch: u64,
-    /// The streams that it is of, by when they were created.
+    /// Creation times of its streams.
     pub(super) created: Vec<u64>,
-    /// Where it begins in each shard, behind a mark in its stream; `None` until all marks are there.
+    /// Places at which it begins in each shard, after a mark in its stream; `None` until all marks are there.
     pub(super) starts: Option<Vec<Sequence>>,
 }
 
-/// A life of the log.
+/// Life of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Life {
     pub(super) epoch: u64,
-    /// Microseconds at which each shard's stream was created.
+    /// Creation time of each shard's stream, in microseconds.
     pub(super) created: Vec<u64>,
-    /// Where this life begins in each shard.
+    /// Places at which this life begins.
     pub(super) starts: Vec<Sequence>,
-    /// Where each shard ends.
+    /// Places at which the shards end.
     pub(super) ends: Vec<Sequence>,
-    /// The message that tells of the epoch, in the stream of the log's own; zero where the streams do themselves.
+    /// Sequence of the message that announces the epoch, in the log's own stream; zero if the epoch follows from the
+    /// streams.
     pub(super) told: u64,
 }
 
-/// How far a node has followed, or appended, in one life.
+/// Places that a node has followed, or appended, up to in one life.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LogProgress {
     pub(super) epoch: u64,
-    /// As in [`Life`]; empty where a predecessor did not say.
+    /// As in [`Life`]; empty if a predecessor did not say.
     pub(super) created: Vec<u64>,
     pub(super) next: Vec<Sequence>,
-    /// By what the entry before each place is known again, where it is known.
+    /// Fingerprint of the entry before each place, if known.
     pub(super) marks: Vec<Option<Fingerprint>>,
 }
 
-/// By what an entry is known again.
+/// Fingerprint by which an entry is recognized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fingerprint {
-    /// Nanoseconds at which the server took it.
+    /// Time at which the server took it, in nanoseconds.
     Time(i128),
-    /// Its message id.
+    /// Message id.
     Id(String),
 }
 
@@ -59,7 +60,7 @@ impl Fingerprint {
 }
 
 impl LogProgress {
-    /// Nothing was seen of this life yet, but that it begins at `next`.
+    /// Begins a life of which nothing has been seen, at `next`.
     pub(super) fn begin(&mut self, life: &Life, next: &[Sequence]) {
         if self.epoch != life.epoch || self.created != life.created || self.next != next {
             self.marks = vec![None; next.len()];
@@ -78,31 +79,31 @@ impl LogProgress {
         }
     }
 
-    /// Whether a shard's stream is the one that was seen.
+    /// Returns whether a shard's stream is the one that was seen.
     pub(super) fn is_same(&self, shard: usize, life: &Life) -> bool {
         match self.created.get(shard) {
             Some(created) => *created == life.created[shard],
-            // The epoch is when the youngest was created.
+            // The epoch is the creation time of the youngest stream.
             None => life.created[shard] <= self.epoch,
         }
     }
 }
 
-/// What a node knows of the log beside what the streams say.
+/// Knowledge of a node about the log beside the streams themselves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KnownLog {
     pub(super) followed: LogProgress,
     pub(super) appended: LogProgress,
-    /// The latest epoch that a mark in a stream or the word of a node named.
+    /// Latest epoch named by a mark in a stream or by another node.
     pub(super) marked: u64,
-    /// When the streams were last found to be those that this node follows.
+    /// Last time at which the streams were found to be those that this node follows.
     pub(super) looked: Option<std::time::Instant>,
 }
 
-/// A message that a stream acknowledged, in a batch that was not answered.
+/// Message that a stream acknowledged, in a batch that was not answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Acknowledged {
     pub(super) id: EventId,
-    /// When the stream that it was sent to was created.
+    /// Creation time of its stream.
     pub(super) created: u64,
 }

@@ -1,7 +1,8 @@
 //! Connections to NATS, and the runtime that drives the client.
 //!
-//! Imports its siblings. Always: the runtime ends in the background, so that its owner may be dropped in anybody's async
-//! code; what is secret in an address is not in what the client is given as one, for the client logs that.
+//! Invariants:
+//! - The runtime ends in the background, so that its owner may be dropped in any async code.
+//! - Credentials are removed from the address before the client sees it, because the client logs addresses.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,14 +20,14 @@ use super::super::error::EngineError;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock};
 
-/// How long connecting, a request and an acknowledgement may take.
+/// Maximum time for connecting, a request and an acknowledgement.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) fn unreachable(error: impl std::fmt::Display) -> EngineError {
     EngineError::Unreachable(error.to_string())
 }
 
-/// The runtime of the client's tasks, on a thread of its own.
+/// Runtime of the client's tasks, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Driver(Option<Runtime>);
 
@@ -41,7 +42,7 @@ impl Driver {
         self.0.as_ref().expect("taken when it is dropped, not before")
     }
 
-    /// Blocks for the work; not to be called in async code.
+    /// Blocks until the work is done. Must not be called in async code.
     pub(super) fn block_on<F: Future>(&self, work: F) -> F::Output {
         self.runtime().block_on(work)
     }
@@ -57,14 +58,14 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Its tasks hold sockets and nothing that must be finished. QueueState for them would panic in async code.
+        // The tasks hold sockets and nothing that must be finished. Waiting for them would panic in async code.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// A task that ends with this.
+/// Task that is aborted on drop.
 #[derive(Debug)]
 pub(super) struct Task(JoinHandle<()>);
 
@@ -74,7 +75,7 @@ impl Drop for Task {
     }
 }
 
-/// Something of the client's that spawns a task when it goes, for which it needs the runtime around it.
+/// Value of the client that spawns a task on drop and therefore needs the runtime around it.
 pub(super) struct InRuntime<T> {
     driver: Arc<Driver>,
     value: Option<T>,
@@ -101,7 +102,7 @@ impl<T> Drop for InRuntime<T> {
     }
 }
 
-/// What was found to be wrong with a connection, or with the log behind it. The first fault counts.
+/// Fault of a connection or of the log behind it. The first one counts.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     is_faulty: AtomicBool,
@@ -113,7 +114,7 @@ impl Faults {
     pub(super) fn set(&self, error: EngineError) {
         if !self.is_faulty() {
             lock(&self.first).get_or_insert(error);
-            // Release: pairs with the Acquire of `is_faulty`, so that who sees the flag finds the error.
+            // Release: pairs with the Acquire of `is_faulty`, so that a thread that sees the flag finds the error.
             self.is_faulty.store(true, Ordering::Release);
         }
         self.changed.notify_waiters();
@@ -142,7 +143,7 @@ impl Faults {
         }
     }
 
-    /// Does work that ends at a fault.
+    /// Runs work that ends at a fault.
     pub(super) async fn guard<T>(
         &self,
         work: impl Future<Output = Result<T, EngineError>>,
@@ -154,13 +155,13 @@ impl Faults {
     }
 }
 
-/// An address, and what the client says who it is with.
+/// Server address, and the credentials for it.
 struct ServerAddress {
     address: ServerAddr,
     user: Option<(String, Option<String>)>,
 }
 
-/// The servers of an address, in any order: which of them is asked makes no difference.
+/// Returns the servers of an address. Their order does not matter.
 fn servers(urls: &str) -> Result<Vec<ServerAddress>, EngineError> {
     let one = |url: &str| {
         let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
@@ -170,7 +171,7 @@ fn servers(urls: &str) -> Result<Vec<ServerAddress>, EngineError> {
             None => (unescaped(user), None),
         });
         let address = Some(format!("{scheme}://{host}")).filter(|_| !host.is_empty());
-        // Without what the parser says of it, which may quote it.
+        // The parser's message may quote the address: leave it out.
         let wrong =
             || EngineError::Url("expected nats://HOST:PORT or nats://USER:PASSWORD@HOST:PORT".to_owned());
         let address = address.and_then(|address| address.parse().ok()).ok_or_else(wrong)?;
@@ -183,7 +184,7 @@ fn servers(urls: &str) -> Result<Vec<ServerAddress>, EngineError> {
     Ok(servers)
 }
 
-/// `%40` and its like as what they stand for.
+/// Decodes percent escapes such as `%40`.
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -196,12 +197,12 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Tells a slip in an address at the start.
+/// Returns an error for a malformed address.
 pub(super) fn check_address(urls: &str) -> Result<(), EngineError> {
     servers(urls).map(drop)
 }
 
-/// A connection to one of the servers; it is faulty whenever messages may have passed it by.
+/// Connects to one of the servers. The connection becomes faulty whenever messages may have been missed.
 pub(super) async fn connect(urls: &str, ca_file: &str, faults: &Arc<Faults>) -> Result<Client, EngineError> {
     let faults = Arc::clone(faults);
     let mut options = ConnectOptions::new();

@@ -1,20 +1,21 @@
-//! The log as NATS JetStream streams, one a shard; or, where the server has JetStream off, plain subjects.
+//! The log as NATS JetStream streams, one for each shard; or as plain subjects, if the server has JetStream off.
 //!
-//! Imports its siblings; [`streams`] says which streams the log is and which life it is in, [`append`] and [`mod@follow`] are
-//! the two connections, [`peers`] the other nodes, [`plain`] is what goes over plain subjects. The client is for async code, so a small runtime of one
-//! thread drives it ([`link`]), and the engine's two threads block on that. Always:
-//! - with JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0), and the epoch is
-//!   when the youngest of the streams was created, or a later one that a node told all others of because the streams had
-//!   lost what it saw: every node gives an event the same id. A batch is not all or nothing, but each event's message id
-//!   makes the server take it once, however often it is sent;
-//! - notices have a stream of their own, which is read to its end before events are, and beside them from then on;
-//! - without, nothing is kept: order is what each node receives, ids are the node's own, a client resumes on the
-//!   node that it was on, and a lost connection begins another epoch, because what passed meanwhile is lost. There a
-//!   node may ask for what its clients want only: a stream's reader could as well, but then its positions would have
-//!   holes that are no loss, and who resumes with another wish would need the stream read anew;
-//! - which of the two it is is found at the first attaching. A log that was kept is never read or written as one that is not,
-//!   whatever the server says later: the node is not ready until the streams are back. One that was not kept goes over
-//!   when another node has made streams.
+//! The client is asynchronous, so a small runtime with one thread drives it, and the engine's threads block on that.
+//!
+//! Invariants:
+//! - With JetStream, an entry's sequence is the stream's own less one (streams begin at 1, shards at 0). The epoch is
+//!   the creation time of the youngest stream, or a later one that a node announced because the streams had lost
+//!   events that it saw. So every node gives an event the same id. A batch is not all or nothing, but each event's
+//!   message id makes the server take it once, however often it is sent.
+//! - Notices have a stream of their own, which is read to its end before events are, and beside them from then on.
+//! - Without JetStream nothing is kept: the order is what each node receives, and ids are the node's own. A client
+//!   resumes on the node that it was on, and a lost connection begins another epoch, because messages sent meanwhile
+//!   are lost. There a node may subscribe only to what its clients want. A reader of a stream could do that as well,
+//!   but its positions would then have holes that are no loss, and a client that resumes with another filter would
+//!   need the stream read again.
+//! - The first attachment decides between the two. A log that was kept is never read or written as one that is not,
+//!   whatever the server says later: the node is not ready until the streams are back. A log that was not kept moves
+//!   to streams after another node has created them.
 
 mod api;
 mod append;
@@ -51,17 +52,17 @@ use plain::Marks;
 use plain_follow::PlainFollower;
 use shared::{LogKind, NatsShared};
 
-/// How long a notice waits before it is told again.
+/// Pause before a notice is sent again.
 const NOTICE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A log in NATS.
+/// Log in NATS.
 pub(super) struct NatsLog {
     shared: Arc<NatsShared>,
-    /// Everything, where that is what the node follows.
+    /// Interest in everything, unless the node follows its clients' interest.
     _all: Option<InterestGuard>,
 }
 
-/// Hands over the messages of a subject. See [`super::ingest`].
+/// Passes the messages of a subject to `on_message`. See [`super::ingest`].
 pub(super) fn listen(
     url: &str,
     ca_file: &str,
@@ -93,7 +94,7 @@ impl NatsLog {
         on_notice: OnNotice,
         interest: &Arc<InterestRegistry>,
     ) -> Result<Self, EngineError> {
-        // Read now, so that a slip is told at the start.
+        // Checked now, so that a malformed address fails at the start.
         link::check_address(&config.url)?;
         let shared = NatsShared::new(config, shards, on_notice, interest)?;
         Ok(Self { shared: Arc::new(shared), _all: (!config.by_interest).then(|| interest.want_all()) })
@@ -140,7 +141,7 @@ impl Log for NatsLog {
             let end = Instant::now() + TIMEOUT;
             loop {
                 match shared.keep_notice(&context, notice.clone()).await {
-                    // To be told twice is to be told.
+                    // Receiving a notice twice does no harm.
                     Err(error) if Instant::now() < end => {
                         tracing::debug!(%error, "a notice is told again");
                         tokio::time::sleep(NOTICE_PAUSE).await;

@@ -1,4 +1,4 @@
-//! The past of a log in JetStream: its streams, read by short-lived consumers.
+//! Reads kept events of a log in JetStream with short-lived readers of its streams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use super::life::Life;
 use super::link::{Driver, InRuntime};
 use crate::event::EventId;
 
-/// How long a request may take.
+/// Maximum time of a request.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long the server keeps a consumer that nobody uses: one is made for each page.
+/// Time for which the server keeps an unused reader: one is created for each page.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Reads the streams of a log, one a shard. An entry's sequence is its stream's less one.
+/// Reader of a log's streams, one for each shard. An entry's sequence is its stream's less one.
 pub(super) struct NatsPast {
     driver: Arc<Driver>,
     streams: InRuntime<Vec<Stream>>,
-    /// The life of the log that the streams are in.
+    /// Life of the log that the streams are in.
     life: Life,
 }
 
@@ -44,7 +44,7 @@ impl Past for NatsPast {
         let LogSpan { shard, epoch, from, max_events, max_bytes } = span;
         let Some(stream) = self.streams.get().get_mut(usize::from(shard)) else { return Ok(()) };
         if epoch != self.life.epoch {
-            // Of another life nothing is left, or nothing that has an id.
+            // Another life has no entries left, or none with an id.
             return Ok(());
         }
         let (created, begin) = (self.life.created[usize::from(shard)], self.life.starts[usize::from(shard)]);
@@ -70,7 +70,7 @@ impl Past for NatsPast {
             let consumer = timeout(TIMEOUT, stream.create_consumer(config)).await;
             let consumer = consumer.map_err(unreachable)?.map_err(unreachable)?;
             let name = consumer.cached_info().name.clone();
-            // It was made by the stream's name, and ends with the stream that it was made in.
+            // It was created by the stream's name, and ends with the stream that it was created in.
             if micros(stream.info().await.map_err(unreachable)?) != created {
                 return Err(EngineError::OtherEpoch);
             }
@@ -94,7 +94,7 @@ impl Past for NatsPast {
                 take(LogEntry { id: EventId { epoch, shard, sequence }, json: &message.payload });
             }
             drop(messages);
-            // The server would let go of it after a while.
+            // The server would remove it after a while.
             let _ = timeout(TIMEOUT, stream.delete_consumer(&name)).await;
             Ok(())
         })

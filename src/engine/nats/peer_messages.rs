@@ -1,4 +1,4 @@
-//! What nodes say to one another.
+//! Messages that nodes of a log send one another: that they are there, that they leave, and that an epoch is claimed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,17 +14,17 @@ use super::peers::Roll;
 use super::shared::NatsShared;
 use crate::sync::lock;
 
-/// How often it is looked whether all were heard.
+/// Interval at which the roll call is checked.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What a node says in place of the server's run when it goes, and when it claims an epoch.
+/// Words in place of the server's run, for a node that leaves and for one that claims an epoch.
 const GONE: &str = "-";
 const CLAIM: &str = "epoch";
 
-/// How long what is on its way to the log in the old epoch has to come there, before marks end it.
+/// Time for messages of the old epoch to reach the log, before marks end it.
 const SETTLING: Duration = Duration::from_millis(150);
 
-/// How long the word that a node goes may take.
+/// Maximum time for a farewell.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 impl NatsShared {
@@ -32,7 +32,7 @@ impl NatsShared {
         format!("{}.peers", self.settings.name)
     }
 
-    /// Notes which run of the server a connection to append with is to.
+    /// Notes the server's run of an appending connection.
     pub(super) fn arrive(&self, client: &Client, epoch: u64) {
         let server = client.server_info();
         if server.cluster.is_none() && !server.server_id.is_empty() {
@@ -40,7 +40,7 @@ impl NatsShared {
         }
     }
 
-    /// Waits until all nodes were heard, or one was not; at most until this moment.
+    /// Waits until all nodes were heard or one was not, at most until this time.
     pub(super) async fn roll(&self, until: Instant) -> Roll {
         loop {
             let now = Instant::now();
@@ -52,39 +52,39 @@ impl NatsShared {
         }
     }
 
-    /// Tells the other nodes that this one found the log as it knew it.
+    /// Reports to the other nodes that this one found the log unchanged.
     pub(super) async fn say_here(&self, client: &Client, server: &str) {
         let word = format!("{:x} {server}", self.node);
-        // An error is a connection that was lost, which is found elsewhere.
+        // An error means a lost connection, which is detected elsewhere.
         let _ = client.publish(self.peers_subject(), Bytes::from(word)).await;
     }
 
-    /// Tells the other nodes that an epoch is claimed: from here on they append nothing in an older one.
+    /// Tells the other nodes that an epoch is claimed: from now on they append nothing in an older one.
     pub(super) async fn say_claimed(&self, client: &Client, epoch: u64) {
         let word = format!("{:x} {CLAIM} {epoch}", self.node);
-        // Who does not hear it sees the marks.
+        // Nodes that miss it see the marks.
         let _ = client.publish(self.peers_subject(), Bytes::from(word)).await;
         tokio::time::sleep(SETTLING).await;
     }
 
-    /// Tells the other nodes that this one goes.
+    /// Tells the other nodes that this one leaves. Blocks, [`FAREWELL`] at most.
     pub(super) fn say_gone(&self, client: &Client) {
         let word = Bytes::from(format!("{:x} {GONE}", self.node));
         let say = async {
             let _ = client.publish(self.peers_subject(), word).await;
             let _ = client.flush().await;
         };
-        // One that is not heard is waited for once, no more.
+        // A lost farewell costs one wait, no more.
         let _ = self.driver.block_on(async { timeout(FAREWELL, say).await });
     }
 }
 
-/// What other nodes say.
+/// Subscribes to the messages of other nodes.
 pub(super) async fn subscribe(shared: &NatsShared, client: &Client) -> Result<Subscriber, EngineError> {
     client.subscribe(shared.peers_subject()).await.map_err(unreachable)
 }
 
-/// Notes what other nodes say, and answers one that was not known.
+/// Notes the messages of other nodes, and answers nodes that are new.
 pub(super) async fn listen(shared: Arc<NatsShared>, client: Client, mut words: Subscriber) {
     let own = client.server_info().server_id;
     while let Some(word) = words.next().await {

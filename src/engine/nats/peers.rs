@@ -1,61 +1,61 @@
-//! Which other nodes there are, and whether all of them found the log as they knew it after its server was restarted.
+//! The other nodes of a log, and whether all of them found it unchanged after its server was restarted.
 //!
-//! Imports its siblings. A server that comes back may have lost the newest events, and only nodes that saw those can tell. So
-//! a node that finds another run of the server appends nothing until every other node has been heard from over that run:
-//! each compares what it has seen before it says that it is there ([`super::streams`]). Where one is not heard in
-//! time, another epoch begins: what that node saw and the log may have lost keeps its ids for itself.
+//! A restarted server may have lost the newest events, and only nodes that saw them can tell. So a node that finds
+//! another run of the server appends nothing until it has heard from every other node over that run: each compares
+//! what it has seen before it reports ([`super::attach`]). If a node is not heard in time, another epoch begins, so
+//! that the ids of lost events stay unique.
 //!
-//! Nodes say that they are there once a second, and that they go. One that died is waited for until it is
-//! forgotten: where the server is restarted meanwhile, clients get a gap. Of servers in a cluster nothing is asked: there an
-//! event may be kept by several (`engine_replicas`).
+//! Nodes report once a second, and when they leave. A node that died is waited for until it is forgotten; if the
+//! server is restarted meanwhile, clients get a gap. Servers in a cluster are exempt: there an event may be kept by
+//! several (`engine_replicas`).
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long a node that is not heard from is waited for: twice the longest pause before one attaches anew.
+/// Maximum wait for a node that is not heard: twice the longest pause before a node attaches again.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// After this time a node that did not say that it goes is forgotten.
+/// Time after which a node that did not say goodbye is forgotten.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// Nodes that are remembered: names are random, so only a stranger could send more.
+/// Maximum number of remembered nodes: names are random, so only an intruder could send more.
 const NODES_MAX: usize = 1024;
 
-/// When a node was heard last, and over which run of the server.
+/// Last report of a node, and the run of the server that it was about.
 #[derive(Debug)]
 struct Heard {
     at: Instant,
     server: String,
 }
 
-/// What a node knows of the others.
+/// Knowledge of a node about the others.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     heard: HashMap<u64, Heard>,
-    /// The run of the server that this node appends to.
+    /// Run of the server that this node appends to.
     server: String,
-    /// The epoch that the log was found in first over it.
+    /// Epoch in which the log was first found over that run.
     epoch: u64,
-    /// The nodes that are to be heard over it, and since when.
+    /// Nodes that have to be heard over it, and the time since when.
     awaited: Option<(Instant, Vec<u64>)>,
 }
 
-/// What there is to do before something is appended.
+/// State of the roll call before an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Roll {
-    /// All were heard, or nobody need be.
+    /// All were heard, or none need be.
     Complete,
     Waits,
-    /// One was not heard in time.
+    /// A node was not heard in time.
     Missing,
 }
 
 impl Peers {
-    /// Notes that the log's server is in this run, and the log in this epoch.
+    /// Notes the run of the log's server, and the epoch of the log.
     pub(super) fn arrive(&mut self, server: &str, epoch: u64, now: Instant) {
         if self.server == server {
             if epoch > self.epoch {
-                // Another node missed one: what that saw is of an epoch that has ended.
+                // Another node found one missing: events that the missing node saw are of an epoch that has ended.
                 self.awaited = None;
             }
             return;
@@ -67,7 +67,7 @@ impl Peers {
         self.awaited = (!is_first).then(|| (now, self.heard.keys().copied().collect()));
     }
 
-    /// Notes what a node said; whether it was not known before.
+    /// Notes the report of a node. Returns whether the node is new.
     pub(super) fn hear(&mut self, node: u64, server: Option<&str>, now: Instant) -> bool {
         let is_known = self.heard.contains_key(&node);
         match server {
@@ -85,7 +85,7 @@ impl Peers {
 
     pub(super) fn roll(&mut self, now: Instant) -> Roll {
         let Some((since, awaited)) = &mut self.awaited else { return Roll::Complete };
-        // One that has gone has said that it knew the log to its end.
+        // A node that left knew the log to its end.
         awaited.retain(|node| self.heard.get(node).is_some_and(|heard| heard.server != self.server));
         if awaited.is_empty() {
             self.awaited = None;
@@ -94,7 +94,7 @@ impl Peers {
         if now.saturating_duration_since(*since) < PATIENCE { Roll::Waits } else { Roll::Missing }
     }
 
-    /// Nobody is waited for any more.
+    /// Stops waiting for other nodes.
     pub(super) fn give_up(&mut self) {
         self.awaited = None;
     }

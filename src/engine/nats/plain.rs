@@ -1,10 +1,12 @@
-//! NATS without JetStream: subjects that keep nothing, of which a node may ask for those that its clients want.
+//! Publishing over NATS without JetStream: plain subjects, which keep nothing.
 //!
-//! Imports its parent and siblings of that. An event goes under `NAME.events.SHARD.` and its own subject
-//! ([`subject`]), with its node's number and a stamp in a header. Always: of each node, events come in the order in which
-//! it sent them, over however many subscriptions ([`ReorderBuffer`]); a subject counts as followed when a message to
-//! ourselves, sent behind the wish for it, has come back, and all that came before it is on the bus; an event that is sent
-//! again after a lost answer has its first stamp, and a node that has delivered it passes it over.
+//! An event is published under `NAME.events.SHARD.` and its own subject ([`subject`]), with its node's number and a
+//! stamp in a header.
+//!
+//! Invariants:
+//! - Events of one node are delivered in the order in which it sent them, over however many subscriptions
+//!   ([`ReorderBuffer`](super::super::reorder::ReorderBuffer)).
+//! - An event that is sent again after a lost answer has its first stamp, and a node that has delivered it skips it.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +26,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// `NODE-STAMP`, both in hexadecimal.
 const ORDER: &str = "Fanwire-Order";
 
-/// A clock that is ahead of every stamp that was seen, so that an answer has a later stamp than what it answers.
+/// Clock that is ahead of every stamp seen, so that an answer has a later stamp than the event it answers.
 #[derive(Debug, Default)]
 pub(super) struct StampClock(AtomicU64);
 
@@ -32,7 +34,7 @@ impl StampClock {
     pub(super) fn stamp(&self) -> u64 {
         let now = Timestamp::now().0.unsigned_abs();
         let later = |last: u64| now.max(last.saturating_add(1));
-        // Relaxed, here and below: a number on its own; only one thread makes stamps.
+        // Relaxed, here and below: the number stands alone, and only one thread makes stamps.
         let last = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(later(last)));
         later(last.unwrap_or_else(|last| last))
     }
@@ -42,7 +44,7 @@ impl StampClock {
     }
 }
 
-/// Sends an event with this stamp.
+/// Publishes an event with this stamp.
 pub(super) async fn publish(
     client: &Client,
     name: &str,
@@ -50,7 +52,7 @@ pub(super) async fn publish(
     stamp: u64,
     record: &Record,
 ) -> Result<(), EngineError> {
-    // Read as every node will read it, so that all agree on what it is about.
+    // Parsed as every node will parse it, so that all agree on its attributes.
     let subject = match envelope::read_stored(&record.json) {
         Ok(event) => subject::of_event(&event),
         Err(error) => return Err(unreachable(error)),
@@ -62,13 +64,13 @@ pub(super) async fn publish(
     client.publish_with_headers(subject, headers, json).await.map_err(unreachable)
 }
 
-/// Records that a server without streams is known to have, and the stamps of those that it may have.
+/// Records that a server without streams is known to have, and stamps of records that it may have.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     /// Number of the last record that the server is known to have.
     passed: u64,
-    /// Stamps by the numbers of the records behind it. A record that is sent again has its first stamp, by which readers
-    /// know it again.
+    /// Stamps of the later records, by number. A record that is sent again has its first stamp, by which readers
+    /// recognize it.
     stamps: BTreeMap<u64, u64>,
 }
 
@@ -78,7 +80,7 @@ impl Sent {
         self.passed
     }
 
-    /// Returns the stamp of a record, which is a new one where it was not sent before.
+    /// Returns the stamp of a record, a new one if it was not sent before.
     pub(super) fn stamp(&mut self, number: u64, clock: &StampClock) -> u64 {
         *self.stamps.entry(number).or_insert_with(|| clock.stamp())
     }
@@ -90,13 +92,13 @@ impl Sent {
     }
 }
 
-/// Messages to ourselves, each of which says that the server has what was sent before it: it reads a connection in order,
-/// and hands on what it has read before it reads on.
+/// Messages of a node to itself. Receiving one proves that the server has everything sent before it: the server reads
+/// a connection in order, and forwards what it has read before it reads on.
 pub(super) struct Marks {
     inbox: String,
     came: Subscriber,
     sent: u64,
-    /// Connections that the client had made when this began.
+    /// Number of the client's connections when this began.
     connects: u64,
 }
 
@@ -108,8 +110,8 @@ impl Marks {
         Ok(Self { inbox, came, sent: 0, connects })
     }
 
-    /// Waits until the server has all that was sent so far. Fails where the client has made another connection meanwhile:
-    /// what it wrote to the one before may be lost, although a mark comes back.
+    /// Waits until the server has everything sent so far. Fails if the client has reconnected meanwhile: data written
+    /// to the earlier connection may be lost although a mark arrives.
     pub(super) async fn pass(&mut self, client: &Client) -> Result<(), EngineError> {
         self.sent += 1;
         let mark = self.sent.to_string();
@@ -129,14 +131,14 @@ impl Marks {
     }
 }
 
-/// The stamp in a message.
+/// Returns the node and stamp of a message.
 pub(super) fn order_of(message: &Message) -> Option<(u64, u64)> {
     let (node, stamp) = message.headers.as_ref()?.get(ORDER)?.as_str().split_once('-')?;
     Some((u64::from_str_radix(node, 16).ok()?, u64::from_str_radix(stamp, 16).ok()?))
 }
 
-/// Connections that the client has made.
+/// Returns the number of connections that the client has made.
 pub(super) fn connects(client: &Client) -> u64 {
-    // Relaxed: the count is written before anything of a connection is handed on, through a channel.
+    // Relaxed: the count is written before anything of a connection is passed on, through a channel.
     client.statistics().connects.load(Ordering::Relaxed)
 }

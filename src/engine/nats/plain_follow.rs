@@ -1,4 +1,7 @@
-//! Follows plain subjects.
+//! Follows plain subjects, of which a node may subscribe to those that its clients want.
+//!
+//! Invariant: a subject counts as followed after a message to ourselves, sent after its subscription, has arrived and
+//! everything before it is on the bus.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -24,40 +27,40 @@ use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Callback, lock};
 
-/// How often wants that nobody has any more are looked for.
+/// Interval at which expired interest is looked for.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Passes over all subscriptions in one go, before what is known to be in order goes on.
+/// Maximum number of passes over all subscriptions before the ordered messages are passed on.
 const PASSES_MAX: usize = 8;
 
-/// Messages held back at most. With more the node is too slow for what it asked for.
+/// Maximum number of messages held for reordering. With more the node is too slow for its subscriptions.
 const HELD_MAX: usize = 200_000;
 
-/// Woken when wants change.
+/// Signal that interest has changed.
 #[derive(Default)]
 struct Changed {
     flag: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// All subscriptions, and what came over them and waits for its order.
+/// All subscriptions, and their messages that wait for their order.
 struct Subscriptions {
-    /// Before the shard in the subject of an event.
+    /// Subject prefix of events, before the shard.
     prefix: String,
     events: BTreeMap<Arc<str>, Subscriber>,
     notices: Subscriber,
-    /// Our messages to ourselves.
+    /// This node's messages to itself.
     marks: Subscriber,
     arrivals: ReorderBuffer<(u16, Bytes)>,
-    /// Messages that no node sent.
+    /// Number of messages that no node sent.
     strange: u64,
-    /// The newest mark that came in the pass that is on, and in the one before.
+    /// Newest mark received in the current pass, and in the one before.
     seen_mark: u64,
     mark: u64,
 }
 
 impl Subscriptions {
-    /// Empties every subscription once; how much there was. `Err` where one has ended.
+    /// Empties every subscription once. Returns the number of messages, or an error if a subscription has ended.
     fn pass(
         &mut self,
         cx: &mut std::task::Context<'_>,
@@ -100,26 +103,26 @@ impl Subscriptions {
     }
 }
 
-/// Follows what the node's clients want, and numbers what comes.
+/// Follower of the subjects that the node's clients want. It numbers the events it receives.
 pub(super) struct PlainFollower {
     shared: Arc<NatsShared>,
     client: Client,
     epoch: u64,
     next: Vec<Sequence>,
     faults: Arc<Faults>,
-    /// Connections that the client had made when this one began.
+    /// Number of the client's connections when this follower began.
     connects: u64,
     changed: Arc<Changed>,
     looked: Instant,
     inbox: String,
-    /// What was asked for, with the mark behind it.
+    /// Unconfirmed subscriptions, with the mark sent after them.
     asked: VecDeque<(u64, Vec<Arc<str>>)>,
     marks: u64,
     subscriptions: InRuntime<Subscriptions>,
 }
 
 impl PlainFollower {
-    /// Within the runtime.
+    /// Subscribes. Call it within the runtime.
     pub(super) async fn new(
         log: &Arc<NatsShared>,
         client: Client,
@@ -146,7 +149,8 @@ impl PlainFollower {
         let wake: Callback = {
             let changed = Arc::clone(&changed);
             Arc::new(move || {
-                // Release: pairs with the Acquire where it is taken, so that the follower sees the want.
+                // Release: pairs with the Acquire where the flag is taken, so that the follower sees the new
+                // interest.
                 changed.flag.store(true, Ordering::Release);
                 changed.waker.wake();
             })
@@ -166,19 +170,19 @@ impl PlainFollower {
             marks: 0,
             subscriptions: InRuntime::new(&log.driver, subscriptions),
         };
-        // Also where nothing is wanted: the mark says that the server is there.
+        // Also without any interest: the mark proves that the server is there.
         follower.ask(Vec::new()).await?;
         follower.change().await?;
         Ok((follower, places))
     }
 
-    /// Whether something may have passed by: the client makes a lost connection anew by itself, and hands on what comes over
-    /// that before it tells of the loss.
+    /// Returns whether messages may have been missed: the client reconnects by itself, and passes on messages of the
+    /// new connection before it reports the loss.
     fn is_cut(&self) -> bool {
         self.faults.is_faulty() || connects(&self.client) != self.connects
     }
 
-    /// Sends a mark behind these wishes.
+    /// Subscribes to these subjects and sends a mark after them.
     async fn ask(&mut self, subjects: Vec<Arc<str>>) -> Result<(), EngineError> {
         for one in &subjects {
             let subject = format!("{}*.{one}", self.subscriptions.get().prefix);
@@ -192,7 +196,7 @@ impl PlainFollower {
         Ok(())
     }
 
-    /// Asks for what is wanted now, and leaves what is not.
+    /// Subscribes to the subjects that are wanted now, and leaves those that are not.
     async fn change(&mut self) -> Result<(), EngineError> {
         self.looked = Instant::now();
         let change = self.shared.interest.change(self.looked);
@@ -205,14 +209,14 @@ impl PlainFollower {
         Ok(())
     }
 
-    /// Waits for something to come, or for wants to change; how much came.
+    /// Waits for messages or for changed interest. Returns the number of messages.
     async fn wait(&mut self, until: tokio::time::Instant) -> Result<usize, EngineError> {
         let Self { subscriptions, changed, shared, .. } = self;
         let subscriptions = subscriptions.get();
         let came = poll_fn(|cx| {
             changed.waker.register(cx.waker());
             match subscriptions.pass(cx, &shared.clock, &shared.on_notice) {
-                // Relaxed: who takes the flag reads it once more.
+                // Relaxed: the flag is read again when it is taken.
                 Ok(0) if !changed.flag.load(Ordering::Relaxed) => Poll::Pending,
                 done => Poll::Ready(done),
             }
@@ -220,7 +224,7 @@ impl PlainFollower {
         timeout_at(until, came).await.unwrap_or(Ok(0))
     }
 
-    /// Hands over what came, in order; whether more passes would bring more.
+    /// Passes the received events to `take` in order. Returns whether more passes would bring more.
     fn end_pass(&mut self, count: usize, take: &mut dyn FnMut(LogEntry<'_>)) -> bool {
         let Self { subscriptions, next, epoch, .. } = self;
         let subscriptions = subscriptions.get();
@@ -231,7 +235,7 @@ impl PlainFollower {
                 take(LogEntry { id, json: &json });
             }
         });
-        // What came before a mark was found by now, and is on the bus: a mark of the pass before counts.
+        // Messages before a mark were found by now and are on the bus: a mark of the previous pass counts.
         let reached = std::mem::replace(&mut subscriptions.mark, subscriptions.seen_mark);
         let goes_on = reached < subscriptions.seen_mark || !subscriptions.arrivals.is_empty();
         while self.asked.front().is_some_and(|(mark, _)| *mark <= reached) {
@@ -249,7 +253,7 @@ impl PlainFollower {
         until: tokio::time::Instant,
         take: &mut dyn FnMut(LogEntry<'_>),
     ) -> Result<(), EngineError> {
-        // Acquire: pairs with the Release of the want that set it.
+        // Acquire: pairs with the Release of the change that set it.
         if self.changed.flag.swap(false, Ordering::Acquire) || self.looked.elapsed() >= LOOK {
             self.change().await?;
         }
@@ -298,12 +302,12 @@ impl Follow for PlainFollower {
         take: &mut dyn FnMut(LogEntry<'_>),
     ) -> Result<(), EngineError> {
         let driver = Arc::clone(&self.shared.driver);
-        // Without the runtime's budget: a subscription that says it has nothing must have nothing.
+        // Without the runtime's task budget: a subscription that reports nothing must have nothing.
         driver.block_on(unconstrained(async {
             let begin = tokio::time::Instant::now();
             let mut until = begin + wait;
             loop {
-                // What passed meanwhile is lost; or the log is kept from now on.
+                // Messages were missed, or the log is in streams from now on.
                 if self.is_cut() || self.shared.is_kept() {
                     return Err(EngineError::OtherEpoch);
                 }
@@ -311,7 +315,7 @@ impl Follow for PlainFollower {
                 if self.asked.is_empty() {
                     return Ok(());
                 }
-                // What was asked for comes within a round trip, or the server is gone.
+                // A subscription is confirmed within a round trip, or the server is gone.
                 until = begin + TIMEOUT;
                 if tokio::time::Instant::now() >= until {
                     return Err(unreachable("the server does not answer"));

@@ -57,7 +57,7 @@ pub(super) struct NatsShared {
     /// Newest delivered stamp of each node, where the server keeps nothing. It outlives a follower: an event that a node
     /// sends again must not be delivered again in another epoch.
     pub(super) delivered: Mutex<HashMap<u64, u64>>,
-    /// Messages that streams acknowledged in a batch whose publishers have no answer yet, by record number.
+    /// Messages that streams acknowledged, in a batch that is not answered yet, by record number.
     pub(super) unproven: Mutex<BTreeMap<u64, Acknowledged>>,
 }
 

@@ -1,4 +1,4 @@
-//! Looks at the streams every second.
+//! Inspects the streams every second while they are followed, and reports this node to the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use super::link::{Faults, unreachable};
 use super::shared::NatsShared;
 use crate::sync::lock;
 
-/// How often the streams are looked at while they are followed.
+/// Interval at which the streams are inspected.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The least pause between two requests of that.
+/// Minimum pause between two requests of an inspection.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long the follower takes to look at all streams once.
+/// Returns the time that one inspection of all streams takes.
 pub(super) fn look_time(shards: usize) -> Duration {
     LOOK.max(LOOK_PAUSE * (shards as u32 + 2))
 }
 
-/// Looks at the streams every second, and tells what is wrong with them.
+/// Inspects the streams every second, and reports the first fault.
 pub(super) async fn watch(
     shared: Arc<NatsShared>,
     client: Client,

@@ -13,23 +13,23 @@ use super::shared::{BEAT, RedisShared, random_step};
 use crate::event::{EventId, Sequence, Timestamp};
 use crate::sync::lock;
 
-/// Bytes that a server takes in one argument, where it does not say otherwise (`proto-max-bulk-len`).
+/// Maximum size of one argument, in bytes, unless the server says otherwise (`proto-max-bulk-len`).
 const ARGUMENT_BYTES_MAX: u64 = 512 << 20;
 
-/// Bytes that a server takes in one batch: half of what it holds for one client by default.
+/// Maximum size of one batch, in bytes: half of the default query buffer of a client.
 const BATCH_BYTES_MAX: u64 = 512 << 20;
 
-/// Tries to append where the server is another one each time.
+/// Maximum number of attempts to append if the server is another one each time.
 const TRIES: usize = 4;
 
 pub(super) struct RedisAppender {
     connection: Connection,
     shared: Arc<RedisShared>,
-    /// Bytes that the server takes of one event.
+    /// Maximum size of one event, in bytes.
     event_bytes_max: u64,
 }
 
-/// Events of one shard in a batch.
+/// Events of a batch for one shard.
 struct ShardGroup<'a> {
     shard: u16,
     events: Vec<&'a str>,
@@ -48,7 +48,7 @@ fn groups(records: &[Record]) -> Vec<ShardGroup<'_>> {
 
 impl RedisAppender {
     pub(super) fn new(mut connection: Connection, shared: Arc<RedisShared>) -> Self {
-        // A user without the right to ask gets the default.
+        // Without the right to ask, the default applies.
         let told: Result<Vec<String>, RedisError> =
             redis::cmd("CONFIG").arg("GET").arg("proto-max-bulk-len").query(&mut connection);
         let told = told.ok().and_then(|told| told.get(1)?.parse().ok());
@@ -78,7 +78,7 @@ impl RedisAppender {
     }
 }
 
-/// Returns an error while other nodes have not said how far they had read: nothing is appended before.
+/// Returns an error while other nodes have not reported how far they had read: nothing may be appended before.
 fn waits_for_nobody(joined: &Joined) -> Result<(), EngineError> {
     match joined.waits {
         0 => Ok(()),
@@ -109,7 +109,7 @@ impl Append for RedisAppender {
             match self.try_append(batch, sent_in.map(|(_, epoch)| epoch)) {
                 Ok(appended) => break appended,
                 Err(error) => match error.code() {
-                    // It has appended nothing: it is another process, or the log was begun anew.
+                    // Nothing was appended: it is another process, or the log began anew.
                     Some("NOSCRIPT" | "OTHERLIFE" | "WAITING") if tries < TRIES => {
                         tries += 1;
                         let joined = shared.join(&mut self.connection, BEAT)?;
@@ -143,7 +143,7 @@ impl Append for RedisAppender {
     }
 
     fn probe(&mut self) -> Result<(), EngineError> {
-        // It writes that the node is there: a server that takes nothing refuses that too.
+        // This writes that the node is alive; a server that takes nothing refuses that too.
         let joined = self.shared.join(&mut self.connection, Duration::ZERO)?;
         waits_for_nobody(&joined)?;
         match joined.refused {

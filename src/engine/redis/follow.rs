@@ -14,20 +14,20 @@ use super::shared::{BEAT, FIELD, RedisShared};
 use crate::event::{EventId, Sequence};
 use crate::sync::lock;
 
-/// Entries read together, of each shard: at most, and at first.
+/// Number of entries read together of each shard: at most, and at first.
 const READ_COUNT_MAX: usize = 1000;
 const READ_COUNT_FIRST: usize = 128;
 
-/// Bytes of an answer from which on fewer entries are asked for.
+/// Size of an answer, in bytes, above which fewer entries are requested.
 const READ_BYTES: usize = 8 << 20;
 
-/// How often a follower looks whether the log is the one that it was.
+/// Interval at which a follower checks that the log is the same.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// The notice before the first.
+/// Id before the first notice.
 const NONE_HEARD: &str = "0-0";
 
-/// Returns what an entry holds; nothing where somebody else wrote it.
+/// Returns the content of an entry; empty if something else wrote it.
 fn text_of(entry: &StreamId) -> &[u8] {
     match entry.map.get(FIELD) {
         Some(Value::BulkString(text)) => text,
@@ -38,9 +38,9 @@ fn text_of(entry: &StreamId) -> &[u8] {
 pub(super) struct RedisFollower {
     connection: Connection,
     shared: Arc<RedisShared>,
-    /// The epoch that the log is in.
+    /// Epoch of the log.
     epoch: u64,
-    /// The last notice.
+    /// Id of the last notice.
     heard: String,
     read_count: usize,
     checked: Instant,
@@ -65,7 +65,7 @@ impl RedisFollower {
         }
     }
 
-    /// Hears the notices that are there.
+    /// Receives the notices that are there.
     pub(super) fn hear_all(&mut self) -> Result<(), EngineError> {
         let options = StreamReadOptions::default().count(READ_COUNT_MAX);
         loop {
@@ -81,7 +81,7 @@ impl RedisFollower {
         }
     }
 
-    /// Looks now and then whether the log is the one that it was, and says that the node is there.
+    /// Checks at intervals that the log is the same, and reports that the node is alive.
     fn check(&mut self) -> Result<(), EngineError> {
         if self.checked.elapsed() < CHECK {
             return Ok(());
@@ -92,7 +92,7 @@ impl RedisFollower {
             return Err(EngineError::OtherEpoch);
         }
         if parse_id(&joined.notices) < parse_id(&self.heard) {
-            // The notices were lost. Those that were told since are heard from the first.
+            // The notices were lost. Newer ones are received from the first.
             tracing::warn!(
                 "the engine's log has lost notices: nodes to come do not know of earlier revocations"
             );
@@ -101,7 +101,7 @@ impl RedisFollower {
         Ok(())
     }
 
-    /// Asks for fewer entries where they are long, and for more where they are short.
+    /// Adapts the number of requested entries to their size.
     fn suit_read_count(&mut self, reply: &StreamReadReply) {
         let entries = reply.keys.iter().flat_map(|stream| &stream.ids);
         let bytes: usize = entries.map(|entry| text_of(entry).len()).sum();
@@ -144,7 +144,7 @@ impl Follow for RedisFollower {
                 self.hear_all()?;
             }
         }
-        // The epoch that comes next, where one was read; and whether this one may have more.
+        // Next epoch, if one was read, and whether this one may have more.
         let mut then: Option<u64> = None;
         let mut has_more = false;
         for stream in &reply.keys {
@@ -153,7 +153,7 @@ impl Follow for RedisFollower {
                 |(epoch, sequence): &(u64, Sequence)| *epoch == places.epoch && *sequence <= SEQUENCE_MAX;
             let ids: Vec<(u64, Sequence)> =
                 stream.ids.iter().map_while(|entry| parse_id(&entry.id)).take_while(is_ours).collect();
-            // Before anybody sees them.
+            // Noted before anyone sees them.
             if let Some((epoch, last)) = ids.last() {
                 shared.saw(*epoch, shard, last + 1);
             }
@@ -171,7 +171,7 @@ impl Follow for RedisFollower {
             return Err(EngineError::OtherEpoch);
         }
         match then {
-            // What comes is of another epoch, or nothing that a node gave an id: joining anew finds out.
+            // The next entry is of another epoch, or has no id that a node gave: joining again finds out.
             Some(_) if !has_ended => Err(EngineError::OtherEpoch),
             _ => Ok(()),
         }

@@ -1,18 +1,20 @@
-//! The log as Redis Streams: one stream a shard, appended by a script, followed by `XREAD`.
+//! The log as Redis Streams: one stream for each shard, appended to by a script, followed by `XREAD`.
 //!
-//! An entry's id is `EPOCH-SEQUENCE`, given by the log's own hash and not by the stream, so every node gives an event the
-//! same id. Invariants:
-//! - a batch is appended by one script, all or nothing, and remembered by node and number. One that is sent again is answered
-//!   and not appended; where the log does not remember whether it has it, its publishers are told so;
-//! - no id is given twice. The script compares each stream with what the hash says of it, and with what the node has read. A server
-//!   process that is not the one of the last append takes nothing until every node that was there has said how far it had
-//!   read: `join.lua` says how. Where something is missing or can't be known, another epoch begins, above every id that is there;
-//! - notices stand in a stream of their own that is read together with the events, and first: so a node has heard
-//!   every notice that was told before an event was appended;
-//! - of several servers the one that is no replica counts, so that a node finds the new one when a replica was
-//!   promoted;
-//! - what ae66709 and before wrote opens as it is, and nodes of that version may share the log: they write neither the fields
-//!   nor the names of lives, so the script looks at the streams where these are behind.
+//! An entry's id is `EPOCH-SEQUENCE`. The log's own hash gives it, not the stream, so every node gives an event the
+//! same id.
+//!
+//! Invariants:
+//! - One script appends a batch, all or nothing, and remembers it by node and number. A batch that is sent again is
+//!   answered and not appended; if the log no longer remembers, its publishers are told so.
+//! - No id is given twice. The script compares each stream with the hash and with what the node has read. If the
+//!   server process is not the one of the last append, nothing is accepted until every node that was there has
+//!   reported how far it had read (`join.lua`). If something is missing or unknown, another epoch begins, above every
+//!   existing id.
+//! - Notices have a stream of their own that is read together with the events, and first: a node has received every
+//!   notice that was sent before an event was appended.
+//! - Among several servers the primary counts, so that a node finds the new primary after a failover.
+//! - Logs of version ae66709 and earlier open as they are, and nodes of that version may share the log: they write
+//!   neither the fields nor the names of lives, so the script looks at the streams if these are behind.
 
 mod append;
 mod follow;
@@ -38,7 +40,7 @@ use past::RedisPast;
 use servers::{Servers, fault};
 use shared::{BEAT, FIELD, RedisShared};
 
-/// A log in Redis.
+/// Log in Redis.
 pub(super) struct RedisLog {
     shared: Arc<RedisShared>,
 }
@@ -91,7 +93,7 @@ impl Log for RedisLog {
                 next: joined.next.iter().map(|end| end.saturating_sub(past)).collect(),
                 kept: None,
             },
-            // What is left of an epoch that has ended is read to its end.
+            // The rest of an ended epoch is read to its end.
             (Some(known), _)
                 if (1..=joined.epoch).contains(&known.epoch) && known.next.len() == shared.shards() =>
             {
@@ -106,10 +108,10 @@ impl Log for RedisLog {
 }
 
 impl Drop for RedisLog {
-    /// Takes this node off the list of those that are asked, where it leaves in order.
+    /// Removes this node from the list of nodes that are waited for, if it leaves in order.
     fn drop(&mut self) {
         let shared = &self.shared;
-        // Relaxed: set by threads that have ended.
+        // Relaxed: the threads that set it have ended.
         if shared.has_joined.load(Ordering::Relaxed)
             && let Ok(mut connection) = shared.servers.connect_to_primary()
         {
@@ -122,7 +124,7 @@ impl Drop for RedisLog {
     }
 }
 
-/// Hands over the messages of a channel, or of all that a pattern names. See [`super::ingest`].
+/// Passes the messages of a channel, or of all channels that match a pattern, to `on_message`. See [`super::ingest`].
 pub(super) fn listen(
     url: &str,
     ca_file: &str,

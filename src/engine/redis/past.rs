@@ -1,4 +1,4 @@
-//! The past of a log in Redis: its streams, read by ranges.
+//! Reads kept events of a log in Redis by ranges of its streams.
 
 use redis::streams::StreamRangeReply;
 use redis::{Commands, Connection, RedisError, Value};
@@ -8,10 +8,10 @@ use super::super::log::{LogEntry, LogSpan, Past};
 use super::scripts::parse_id;
 use crate::event::EventId;
 
-/// Entries asked for at first; their size decides for how many after that.
+/// Number of entries requested first; their size determines the next number.
 const COUNT_FIRST: usize = 16;
 
-/// Reads the streams of a log; an entry's id is `EPOCH-SEQUENCE`, and its event stands in one field.
+/// Reader of a log's streams. An entry's id is `EPOCH-SEQUENCE`, and its event is in one field.
 pub(super) struct RedisPast {
     connection: Connection,
     streams: Vec<String>,
@@ -31,7 +31,7 @@ impl Past for RedisPast {
         let (mut next, mut events, mut bytes) = ((epoch, from), 0, 0);
         let mut count = COUNT_FIRST;
         while events < max_events && bytes < max_bytes {
-            // Redis can't be asked for so many bytes.
+            // Redis can't limit a range by bytes.
             let asked = count.min(max_events - events);
             let start = format!("{}-{}", next.0, next.1);
             let reply: Result<StreamRangeReply, RedisError> =
@@ -42,7 +42,7 @@ impl Past for RedisPast {
                 let Some(id @ (epoch, sequence)) = parse_id(&entry.id) else { continue };
                 let json: &[u8] = match entry.map.get(self.field) {
                     Some(Value::BulkString(text)) => text,
-                    // Somebody else wrote it.
+                    // Something else wrote it.
                     _ => b"",
                 };
                 bytes += json.len();

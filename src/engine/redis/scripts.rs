@@ -1,7 +1,7 @@
-//! The scripts that a Redis runs for the log, and what they answer.
+//! The scripts that Redis runs for the log, and their answers.
 //!
-//! Each script is one step that nothing comes between. All that is decided about the log is decided in them: which epoch it is
-//! in, whether it is still the log that it was, which ids are given.
+//! Each script is one atomic step. All decisions about the log are made in scripts: its epoch, whether it is still
+//! the same log, and which ids are given.
 
 use std::fmt::Write as _;
 
@@ -16,13 +16,13 @@ const JOIN: &str = include_str!("join.lua");
 const APPEND: &str = include_str!("append.lua");
 const OLDEST: &str = include_str!("oldest.lua");
 
-/// Digits of a life's name.
+/// Number of digits in the name of a life.
 const LIFE_DIGITS: usize = 32;
 
-/// Returns the script that appends in a life of the log. A name that no node gave has none.
+/// Returns the script that appends in a life of the log; `None` for a name that no node gave.
 ///
-/// It is loaded by the node that begins the life, once, and never again: so a server that has it is the one that the life began
-/// on, and has lost nothing since.
+/// The node that begins the life loads the script once, and never again. So a server that has it is the one on which
+/// the life began, and has lost nothing since.
 pub(super) fn append(life: &str) -> Option<Script> {
     let is_ours = life.len() == LIFE_DIGITS && life.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_ours.then(|| Script::new(&format!("local LIFE = '{life}'\n{ENDS}{APPEND}")))
@@ -33,35 +33,35 @@ pub(super) fn join() -> Script {
     Script::new(&format!("{ENDS}{JOIN}"))
 }
 
-/// Returns the script that finds the entry so many before another.
+/// Returns the script that finds the entry a number of places before another.
 pub(super) fn oldest() -> Script {
     Script::new(OLDEST)
 }
 
-/// Returns whether the server that answers has this script.
+/// Returns whether the server has this script.
 pub(super) fn has(connection: &mut Connection, script: &Script) -> Result<bool, RedisError> {
     let has: Vec<bool> = redis::cmd("SCRIPT").arg("EXISTS").arg(script.get_hash()).query(connection)?;
     Ok(has.first().copied().unwrap_or(false))
 }
 
-/// Where the log stands, as a node is told that joins.
+/// State of the log, as a joining node learns it.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
     pub(super) epoch: u64,
     pub(super) life: String,
-    /// Nodes that have not said yet how far they had read. Until then nothing is appended.
+    /// Number of nodes that have not reported how far they had read. Until it is 0, nothing is appended.
     pub(super) waits: usize,
-    /// Why another epoch began with this; empty where none did.
+    /// Reason for a new epoch; empty if none began.
     pub(super) lost: String,
-    /// Why the server takes nothing; empty where it does.
+    /// Reason why the server takes nothing; empty if it takes events.
     pub(super) refused: String,
-    /// The last id that the notices' stream gave.
+    /// Last id of the notices' stream.
     pub(super) notices: String,
     pub(super) next: Vec<Sequence>,
 }
 
 impl Joined {
-    /// Reads what the script answers; none where the log's life is not the one that the node knew.
+    /// Reads the script's answer; `None` if the life of the log is not the one that the node knew.
     pub(super) fn read(answer: Vec<String>, shards: usize) -> Result<Option<Self>, EngineError> {
         if answer.first().is_some_and(|word| word == "CHANGED") {
             return Ok(None);
@@ -84,14 +84,14 @@ impl Joined {
     }
 }
 
-/// Where a batch was appended: the epoch, and the first sequence of each shard that it has events of.
+/// Epoch of an appended batch, and the first sequence in each of its shards.
 pub(super) struct Appended {
     pub(super) epoch: u64,
     pub(super) first: Vec<(u16, Sequence)>,
 }
 
 impl Appended {
-    /// Reads what the script answers.
+    /// Reads the script's answer.
     pub(super) fn read(answer: &str) -> Result<Self, EngineError> {
         let mut words = answer.split(' ').skip(1);
         let epoch = number(words.next().unwrap_or_default())?;
@@ -117,8 +117,8 @@ pub(super) fn unreadable() -> EngineError {
     EngineError::Unreachable("the log's answer can't be read".to_owned())
 }
 
-/// Returns the id of the entry that is so many before the first of an epoch, counted back in pages: a page is what the server
-/// holds at a time.
+/// Returns the id of the entry `count` before the first of an epoch. Counts back in pages, each of which the server
+/// holds in memory at a time.
 pub(super) fn back(
     connection: &mut Connection,
     stream: &str,

@@ -1,6 +1,6 @@
-//! Connections to one Redis of several, over TCP, TLS or a Unix socket, and what the errors of a Redis mean.
+//! Connections to one of several Redis servers, over TCP, TLS or a Unix socket, and the meaning of Redis errors.
 //!
-//! Invariant: connecting takes no longer than [`TIMEOUT`] for each address, and neither does a command afterwards.
+//! Invariant: connecting takes at most [`TIMEOUT`] for each address, and so does each later command.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Returns the engine's error for a Redis error.
 ///
-/// A server that answers with an error has done nothing: every write of ours is one script, which looks before it writes.
+/// A server that answers with an error has done nothing: every write is one script, which checks before it writes.
 pub(super) fn fault(error: &RedisError) -> EngineError {
     match (error.kind(), error.code(), error.detail()) {
         (_, Some("SHARDS"), Some(log)) => EngineError::Shards { log: log.parse().unwrap_or(0), node: 0 },
-        // As the server says it: the client has names of its own for some.
+        // The server's own words: the client renames some codes.
         (ErrorKind::Server(_) | ErrorKind::Extension, Some(code), detail) => {
             EngineError::TakesNothing(format!("{code} {}", detail.unwrap_or_default()))
         }
@@ -28,15 +28,15 @@ pub(super) fn fault(error: &RedisError) -> EngineError {
     }
 }
 
-/// One server or several, tried from the one that was reached last.
+/// Servers of one log, tried from the one that was reached last.
 pub(super) struct Servers {
     clients: Vec<Client>,
     last: AtomicUsize,
 }
 
 impl Servers {
-    /// Reads addresses with commas between them. `ca_file` has the certificates of the authorities that are trusted for
-    /// `rediss://`; empty: those that the system trusts.
+    /// Reads addresses separated by commas. `ca_file` has the certificates of the authorities to trust for
+    /// `rediss://`; empty: the system's authorities.
     pub(super) fn new(urls: &str, ca_file: &str) -> Result<Self, EngineError> {
         let authorities = match ca_file {
             "" => None,
@@ -44,7 +44,7 @@ impl Servers {
                 EngineError::Url(format!("reading the certificates of its authority in {path}: {error}"))
             })?),
         };
-        // The error tells what is wrong with the address, not the address.
+        // The error describes the fault without repeating the address.
         let open = |url: &str| {
             let is_tls = url.starts_with("rediss:");
             if is_tls {
@@ -62,9 +62,9 @@ impl Servers {
         Ok(Self { clients, last: AtomicUsize::new(0) })
     }
 
-    /// Connects to the first server that can be reached and is no replica.
+    /// Connects to the first reachable server that is not a replica.
     ///
-    /// With one address there is no other to go to: a replica shows when it refuses to write.
+    /// With one address there is no alternative: a replica shows when it refuses to write.
     pub(super) fn connect_to_primary(&self) -> Result<Connection, EngineError> {
         let has_several = self.clients.len() > 1;
         self.connect(|connection| {
@@ -77,14 +77,14 @@ impl Servers {
         })
     }
 
-    /// Connects to the first server that can be reached and passes a check.
+    /// Connects to the first reachable server that passes a check.
     pub(super) fn connect(
         &self,
         check: impl Fn(&mut Connection) -> Result<(), RedisError>,
     ) -> Result<Connection, EngineError> {
         let mut why: Vec<EngineError> = Vec::new();
         for step in 0..self.clients.len() {
-            // Relaxed, and below: where to begin, nothing else.
+            // Relaxed, here and below: a starting point, nothing else.
             let at = (self.last.load(Ordering::Relaxed) + step) % self.clients.len();
             let connection = self.clients[at].get_connection_with_timeout(TIMEOUT);
             match connection.and_then(|mut connection| check(&mut connection).map(|()| connection)) {
@@ -105,17 +105,17 @@ impl Servers {
     }
 }
 
-/// Makes sure that the client finds an implementation of cryptography: it takes the process's, and panics where a
-/// program was built with several and has chosen none.
+/// Makes sure that the client finds a cryptography provider: it uses the process's default, and panics if a program
+/// was built with several and has chosen none.
 fn prepare_tls() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error: another thread was faster.
+        // An error means that another thread was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }
 
-/// Asks a server for its part. `HELLO` is allowed to every user; `ROLE`, which asks for rights that Redis calls
-/// dangerous, serves where a proxy does not know that.
+/// Asks a server for its role. `HELLO` is allowed to every user; `ROLE`, which needs rights that Redis calls
+/// dangerous, serves if a proxy does not know `HELLO`.
 fn is_replica(connection: &mut Connection) -> Result<bool, RedisError> {
     let told: Result<Vec<Value>, RedisError> = redis::cmd("HELLO").query(connection);
     if let Ok(told) = told {

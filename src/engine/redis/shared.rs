@@ -1,4 +1,4 @@
-//! What appender and follower share.
+//! State shared by the connections of one node to its Redis log, and how a node joins the log.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -14,38 +14,38 @@ use crate::event::{Sequence, Timestamp};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock};
 
-/// The field of an entry that holds the event.
+/// Field of an entry that holds the event.
 pub(super) const FIELD: &str = "e";
 
-/// How long nodes have to say how far they had read, once the server is another one. A node that lost its connection tries
-/// again after 2 s at the latest, and one on a busy machine is late. Publishers wait for 10 s by default.
+/// Time for nodes to report how far they had read, after the server changed. A node that lost its connection retries
+/// after 2 s at the latest, and one on a busy machine is late. Publishers wait for 10 s by default.
 const PATIENCE: Duration = Duration::from_secs(6);
 
-/// How often a node writes that it is there.
+/// Interval at which a node writes that it is alive.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
 
-/// Tries to join a log while other nodes begin another life of it.
+/// Maximum number of attempts to join a log while other nodes begin another life of it.
 const TRIES: usize = 8;
 
-/// Why an epoch begins where the hash has none: the log is new, or the hash was lost.
+/// Reason for an epoch if the hash has none: the log is new, or the hash was lost.
 const NONE_YET: &str = "the log had none";
 
-/// What appender and follower share.
+/// State shared by appender and follower.
 pub(super) struct RedisShared {
     pub(super) servers: Servers,
     pub(super) keys: RedisKeys,
-    /// The name of this process: random, so that no other has it.
+    /// Random name of this process, which no other process has.
     pub(super) node: String,
     pub(super) history: u64,
-    /// How far this node has read or appended: what a log must reach for it to be appended to.
+    /// Places that this node has read or appended up to: the log must reach them to be appended to.
     pub(super) seen: Mutex<Places>,
-    /// The epoch and life that the log was in when this node joined last.
+    /// Epoch and life of the log when this node last joined.
     pub(super) known: Mutex<(u64, String)>,
-    /// The batch that was sent and not answered, and the epoch that it was sent in.
+    /// Number of the batch that was sent without an answer, and the epoch that it was sent in.
     pub(super) unanswered: Mutex<Option<(u64, u64)>>,
-    /// Whether the node has been registered.
+    /// Whether the node is registered.
     pub(super) has_joined: AtomicBool,
-    /// The epoch that was read to its end, and the one that follows it.
+    /// Epoch that was read to its end, and the one that follows it.
     pub(super) finished: Mutex<Option<(u64, u64)>>,
     pub(super) on_notice: OnNotice,
 }
@@ -56,12 +56,12 @@ pub(super) struct RedisKeys {
     pub(super) streams: Vec<String>,
 }
 
-/// Returns a name that nobody else gives.
+/// Returns a random name that is unique in practice.
 fn random_name() -> String {
     format!("{:016x}{:016x}", RandomState::new().hash_one(1), RandomState::new().hash_one(2))
 }
 
-/// Returns by how much another epoch is above the least that it could be: up to a second, as epochs are in microseconds.
+/// Returns a random increment for a new epoch, up to about a second, because epochs are in microseconds.
 pub(super) fn random_step() -> u64 {
     RandomState::new().hash_one(3) % (1 << 20)
 }
@@ -74,7 +74,7 @@ impl RedisShared {
         on_notice: OnNotice,
     ) -> Result<Self, EngineError> {
         let servers = Servers::new(&config.url, &config.tls_ca_file)?;
-        // Braces: in a cluster all keys of one log live on one machine, as the script needs it.
+        // Braces: in a cluster, all keys of one log must be on one machine for the script.
         let name = &config.name;
         let keys = RedisKeys {
             meta: format!("{{{name}}}:log"),
@@ -99,7 +99,7 @@ impl RedisShared {
         self.keys.streams.len()
     }
 
-    /// Notes that this node has read or appended a shard up to here.
+    /// Notes that this node has read or appended a shard up to this sequence.
     pub(super) fn saw(&self, epoch: u64, shard: usize, next: Sequence) {
         let mut seen = lock(&self.seen);
         if epoch > seen.epoch {
@@ -113,8 +113,8 @@ impl RedisShared {
         }
     }
 
-    /// Registers this node with the log, or says that it is still there, and learns where the log stands. `beat` is how old
-    /// what was written last may be.
+    /// Registers this node with the log, or reports that it is alive, and returns where the log stands. `beat` is the
+    /// maximum age of the last report.
     pub(super) fn join(&self, connection: &mut Connection, beat: Duration) -> Result<Joined, EngineError> {
         let node_shards = self.shards();
         let join = scripts::join();
@@ -122,9 +122,9 @@ impl RedisShared {
             let told: Result<Option<String>, RedisError> = connection.hget(&self.keys.meta, "life");
             let expected = told.map_err(|error| fault(&error))?.unwrap_or_default();
             let fresh = fresh_life(connection, &expected).map_err(|error| fault(&error))?;
-            // Relaxed, and below: the two threads may both come first, and write the same.
+            // Relaxed, here and below: both threads may come first, and write the same.
             let is_first = !self.has_joined.load(Ordering::Relaxed);
-            // Before the script looks where the log ends: that grows meanwhile.
+            // Read before the script looks at the end of the log, which grows meanwhile.
             let seen = lock(&self.seen).clone();
             let mut call = join.key(&self.keys.meta);
             call.key(&self.keys.streams).key(&self.keys.notices);
@@ -153,7 +153,7 @@ impl RedisShared {
         Err(EngineError::TakesNothing("the nodes do not agree which server it is".to_owned()))
     }
 
-    /// Returns places so many events before the end of the log. A young epoch has fewer: then those of the epochs before.
+    /// Returns places `past` events before the end of the log. If the epoch is too young, they are in earlier epochs.
     pub(super) fn places_before(
         &self,
         connection: &mut Connection,
@@ -184,7 +184,7 @@ impl RedisShared {
     }
 }
 
-/// Returns the name of another life where this one has ended, and loads its script; else nothing.
+/// Returns the name of another life if this one has ended, and loads its script; otherwise an empty text.
 fn fresh_life(connection: &mut Connection, life: &str) -> Result<String, RedisError> {
     let is_alive = match scripts::append(life) {
         Some(script) => scripts::has(connection, &script)?,

@@ -187,7 +187,7 @@ struct Window {
     used_at: Timestamp,
 }
 
-/// State of compression in a feed whose frames use a window.
+/// State of compression in a feed that compresses with a window.
 #[derive(Debug, Default)]
 pub(super) struct FeedCompressor {
     window: Option<Window>,

@@ -59,7 +59,7 @@ impl World {
     fn member(
         &mut self,
         compression: Compression,
-        selections: &[Selection],
+        selections: &[FilterSelection],
         lag_policy: LagPolicy,
         conn: ConnIndex,
     ) -> Member {
@@ -207,8 +207,8 @@ impl Member {
 /// Mark before a message without its end.
 const CUT: &str = "\0";
 
-fn all() -> Selection {
-    Selection::from(Filter::new())
+fn all() -> FilterSelection {
+    FilterSelection::from(Filter::new())
 }
 
 const MESSAGES: Compression = Compression::ContextTakeover { bits: 15 };
@@ -263,8 +263,8 @@ fn an_event_is_deflated_once_whatever_the_number_of_members() {
 #[test]
 fn members_without_context_takeover_share_one_form_over_all_feeds() {
     let mut world = World::new(Encoding::NativeWs, limits(1000, 4));
-    let filters =
-        ["type=a", "type=*", "type=a,b"].map(|f| Selection::from(f.parse::<Filter>().expect("a filter")));
+    let filters = ["type=a", "type=*", "type=a,b"]
+        .map(|f| FilterSelection::from(f.parse::<Filter>().expect("a filter")));
     let mut members: Vec<Member> = (filters.iter().zip(0..))
         .map(|(filter, conn)| {
             let alone = Compression::NoContextTakeover { bits: 15 };
@@ -345,7 +345,7 @@ fn windows_are_bounded_counted_and_go_to_active_feeds() {
     let types = ["a", "b", "c"];
     let mut members: Vec<Member> = (types.iter().zip(0..))
         .map(|(kind, conn)| {
-            let selection: Selection = Filter::new().types([*kind]).into();
+            let selection: FilterSelection = Filter::new().types([*kind]).into();
             let mut member = world.member(MESSAGES, &[selection], LagPolicy::DropOldest, conn);
             member.pipe.room = BIG;
             member
@@ -394,9 +394,9 @@ fn windows_are_bounded_counted_and_go_to_active_feeds() {
     assert_eq!((world.metrics.deflate_windows.get(), world.fanout.retained_bytes()), (0, 0));
 }
 
-fn wishes_of(policy: u8) -> (Vec<Selection>, LagPolicy) {
+fn wishes_of(policy: u8) -> (Vec<FilterSelection>, LagPolicy) {
     let selection =
-        |filter: &str, conflation| Selection { filter: filter.parse().expect("a filter"), conflation };
+        |filter: &str, conflation| FilterSelection { filter: filter.parse().expect("a filter"), conflation };
     match policy {
         0 => (vec![all()], LagPolicy::DropOldest),
         1 => (vec![all()], LagPolicy::DropNewest),

@@ -30,7 +30,7 @@ pub(crate) struct FeedLimits {
     pub(crate) max_events: usize,
     /// Maximum total size of retained frames, in bytes.
     pub(crate) max_bytes: usize,
-    /// Maximum number of keys whose latest frame is retained, for members that conflate.
+    /// Maximum number of keys with a retained latest frame, for members that conflate.
     pub(crate) max_keys: usize,
     pub(crate) compressor: CompressorLimits,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Feed {
     pub(super) runs: VecDeque<FrameRun>,
     /// Frames appended since the last seal; not yet visible to outboxes.
     unsealed: Vec<UnsealedFrame>,
-    /// State of the window, in a feed whose frames use one.
+    /// State of the window, in a feed that compresses with one.
     pub(super) compressor: Option<Box<FeedCompressor>>,
     /// State of conflation, in a feed with a subscription that does not want every event.
     pub(super) conflator: Option<Box<Conflator>>,
@@ -135,7 +135,7 @@ impl Feed {
         })
     }
 
-    /// Appends samples whose wait is over and returns `true` if they are the first frames since the last seal.
+    /// Appends samples that are due and returns `true` if they are the first frames since the last seal.
     pub(super) fn append_samples(&mut self, samples: impl IntoIterator<Item = UnsealedFrame>) -> bool {
         let was_clean = self.unsealed.is_empty();
         self.unsealed.extend(samples);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Compression, CompressorLimits, Fanout, FeedLimits, Flushed, KeyRule, Outbox, OutboxContext, ResumeLookup,
-    Sink, Tally,
+    ByteSink, Compression, CompressorLimits, Fanout, FeedLimits, Flushed, KeyRule, Outbox, OutboxContext,
+    ResumeLookup, Tally,
 };
 use crate::dialect::Encoding;
 use crate::event::{Event, EventId, Since, Timestamp};
@@ -32,7 +32,7 @@ impl Write for Nowhere {
     }
 }
 
-impl Sink for Nowhere {}
+impl ByteSink for Nowhere {}
 
 impl ResumeLookup for Nowhere {
     fn resume_after(&self, id: EventId) -> Option<Since> {

@@ -6,12 +6,12 @@ use crate::filter::{ClassId, Filter};
 
 /// One subscription's share of an interest: its filter, and the events that may be left out.
 #[derive(Clone, Debug)]
-pub(crate) struct Selection {
+pub(crate) struct FilterSelection {
     pub(crate) filter: Filter,
     pub(crate) conflation: Conflation,
 }
 
-impl From<Filter> for Selection {
+impl From<Filter> for FilterSelection {
     fn from(filter: Filter) -> Self {
         Self { filter, conflation: Conflation::None }
     }
@@ -22,7 +22,7 @@ impl From<Filter> for Selection {
 pub(crate) struct FeedInterest {
     pub(crate) encoding: Encoding,
     pub(crate) lag_policy: LagPolicy,
-    pub(crate) selections: Vec<Selection>,
+    pub(crate) selections: Vec<FilterSelection>,
 }
 
 /// One filter of an interest that is added, removed, or conflated differently.

@@ -28,7 +28,7 @@ impl Membership {
     }
 }
 
-/// A member whose index changed because another member left.
+/// A member that has a new index because another member left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MovedMember {
     pub(crate) conn: ConnIndex,

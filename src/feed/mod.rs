@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - Each frame is encoded once. Copies, where they pay off, are made once per feed, never per member.
-//! - A feed keeps a bounded tail of its frames, whatever its members do. A member that falls off the tail receives a gap
+//! - A feed keeps a bounded tail of its frames, independent of its members. A member that falls off the tail receives a gap
 //!   notice with the number of events it missed, at the position of the loss.
 //! - Frame indices only grow. Frames `base..next` are retained; an outbox at `next` is caught up.
 //! - A feed knows no socket and no clock.
@@ -29,10 +29,10 @@ pub(crate) use compressor::{Compression, CompressorLimits};
 pub(crate) use conflate::{Conflation, KeyRule, LagPolicy};
 pub(crate) use fanout::{Fanout, FeedDelivery, FeedView};
 pub(crate) use feed::FeedLimits;
-pub(crate) use interest::{Change, FeedInterest, Selection};
+pub(crate) use interest::{Change, FeedInterest, FilterSelection};
 pub(crate) use keys::{ConnIndex, FeedKey, MovedMember};
 pub(crate) use outbox::saved::SavedOutbox;
-pub(crate) use outbox::tail::{Sink, Tail};
+pub(crate) use outbox::tail::{ByteSink, FeedTail};
 pub(crate) use outbox::{Flushed, Lag, Outbox, OutboxContext, REPLY_COST, ResumeLookup, Tally};
 pub(crate) use snapshot::Snapshot;
 

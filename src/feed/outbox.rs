@@ -4,7 +4,7 @@
 //! - A frame that was begun is finished: its rest is kept, even if the feed trims the frame.
 //! - Replies stand at the position in the feed at which they were sent, and are never dropped.
 //! - A connection that is caught up holds nothing: its backlog is freed.
-//! - In a feed whose frames use a window, a connection gets those frames only while it is *in sync*: it has read every frame
+//! - In a feed that compresses with a window, a connection gets those frames only while it is *in sync*: it has read every frame
 //!   since the window's last restart.
 //! - Each event that the feed owed the connection is written, pending, dropped (and reported in a gap notice) or conflated, and
 //!   counted as such.
@@ -24,7 +24,7 @@ use super::fanout::Fanout;
 use super::feed::Feed;
 use super::keys::Membership;
 use crate::event::{EventId, Since, Timestamp};
-use backlog::{Backlog, Inserted};
+use backlog::{Inserted, OutboxBacklog};
 
 pub(crate) use backlog::REPLY_COST;
 
@@ -93,7 +93,7 @@ pub(crate) struct Outbox {
     /// Index of the next frame.
     next: u64,
     /// `None` if the connection is caught up.
-    backlog: Option<Box<Backlog>>,
+    backlog: Option<Box<OutboxBacklog>>,
 }
 
 /// Lag of a connection.
@@ -106,11 +106,11 @@ pub(crate) struct Lag {
 
 impl Outbox {
     /// Returns the backlog. Creates one if the connection was caught up so far.
-    fn backlog(&mut self, feed: Option<&Feed>) -> &mut Backlog {
+    fn backlog(&mut self, feed: Option<&Feed>) -> &mut OutboxBacklog {
         let next = self.next;
         self.backlog.get_or_insert_with(|| {
             let last = feed.and_then(|feed| feed.id_before(next));
-            Box::new(Backlog { last, ..Backlog::default() })
+            Box::new(OutboxBacklog { last, ..OutboxBacklog::default() })
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - `bytes` holds the frames in order. `marks` has one entry per frame, and never none.
-//! - `forms` has one entry per frame in a feed whose frames use a window, and none in other feeds.
+//! - `forms` has one entry per frame in a feed that compresses with a window, and none in other feeds.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -50,7 +50,7 @@ impl FrameRun {
         Self { first, bytes, epoch: frames.first().map_or(0, |frame| frame.id.epoch), marks, forms }
     }
 
-    /// Returns the forms of the frame at `index`, in a feed whose frames use a window.
+    /// Returns the forms of the frame at `index`, in a feed that compresses with a window.
     pub(super) fn forms(&self, index: u64) -> Option<&FrameForms> {
         self.forms.get((index - self.first) as usize)
     }

@@ -1,4 +1,4 @@
-//! Feeds whose members' sockets take any number of bytes at any time.
+//! Feeds with sockets that take any number of bytes at any time.
 
 mod changes;
 
@@ -38,7 +38,7 @@ impl Pipe {
     }
 }
 
-impl Sink for Pipe {}
+impl ByteSink for Pipe {}
 
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -243,7 +243,7 @@ fn equal_interests_share_a_feed_and_an_event_is_appended_once() {
     let mut world = World::new(100);
     let mut twice = Outbox::default();
     let filters =
-        ["type=a", "type=a", "type=*"].map(|f| Selection::from(f.parse::<Filter>().expect("a filter")));
+        ["type=a", "type=a", "type=*"].map(|f| FilterSelection::from(f.parse::<Filter>().expect("a filter")));
     twice.join(&mut world.fanout, ENCODING, &filters, 0);
     let mut same = Outbox::default();
     same.join(&mut world.fanout, ENCODING, &[filters[2].clone(), filters[0].clone()], 1);
@@ -369,12 +369,12 @@ proptest::proptest! {
     }
 }
 
-fn selection(filter: &str, conflation: Conflation) -> Selection {
-    Selection { filter: filter.parse().expect("a filter"), conflation }
+fn selection(filter: &str, conflation: Conflation) -> FilterSelection {
+    FilterSelection { filter: filter.parse().expect("a filter"), conflation }
 }
 
 impl World {
-    fn join_as(&mut self, selections: &[Selection], lag_policy: LagPolicy, conn: ConnIndex) -> Outbox {
+    fn join_as(&mut self, selections: &[FilterSelection], lag_policy: LagPolicy, conn: ConnIndex) -> Outbox {
         let mut outbox = Outbox::default();
         outbox.join(&mut self.fanout, ENCODING, selections, conn);
         outbox.set_lag_policy(lag_policy);
@@ -535,7 +535,7 @@ fn a_gap_comes_before_a_reply_that_was_sent_after_the_missed_events() {
         let mut came = 0;
         for item in seen {
             match item {
-                reply @ 1000.. => assert!(came >= 2 * (reply - 999), "reply {reply} behind {came}"),
+                reply @ 1000.. => assert!(came >= 2 * (reply - 999), "reply {reply} after {came}"),
                 missed if missed < 0 => came -= missed,
                 _ => came += 1,
             }

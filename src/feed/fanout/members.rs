@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::Fanout;
 use crate::feed::conflate::Conflation;
 use crate::feed::feed::{Feed, FeedForm};
-use crate::feed::interest::{Change, Revised, Selection};
+use crate::feed::interest::{Change, FilterSelection, Revised};
 use crate::feed::keys::{ConnIndex, FeedKey, Membership, MovedMember};
 use crate::filter::ClassId;
 
@@ -19,7 +19,12 @@ type Edit = (ClassId, Option<Conflation>);
 
 impl Fanout {
     /// Makes `conn` a member of the feed for these selections. The member gets events that are appended from now on.
-    pub(crate) fn join(&mut self, form: FeedForm, selections: &[Selection], conn: ConnIndex) -> Membership {
+    pub(crate) fn join(
+        &mut self,
+        form: FeedForm,
+        selections: &[FilterSelection],
+        conn: ConnIndex,
+    ) -> Membership {
         let matcher = &mut self.index.matcher;
         let mut classes: Vec<(ClassId, Conflation)> = selections
             .iter()
@@ -226,7 +231,7 @@ impl Fanout {
         self.index.matcher.len()
     }
 
-    /// Returns the oldest feed of exactly these classes. A member whose feed was changed in place moves to the older feed.
+    /// Returns the oldest feed of exactly these classes. After a change in place, the member moves to the older feed.
     fn find_equal(&self, hash: u64, form: FeedForm, classes: &[(ClassId, Conflation)]) -> Option<FeedKey> {
         let is_equal = |key: &&FeedKey| {
             let feed = &self.feeds[**key as usize];

@@ -40,7 +40,7 @@ pub(super) struct Inserted {
 
 /// State of an outbox that is not caught up.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub(super) struct OutboxBacklog {
     /// Rest of the frame that was begun.
     pub(super) partial: Bytes,
     pub(super) inserted: VecDeque<Inserted>,
@@ -69,7 +69,7 @@ pub(super) struct Backlog {
     pub(super) lagging_since: i64,
 }
 
-impl Backlog {
+impl OutboxBacklog {
     /// Returns whether nothing is left to write or to report.
     pub(super) fn is_empty(&self) -> bool {
         self.is_written() && self.dropped_newest == 0

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use super::backlog::Inserted;
-use super::tail::{SLICES_MAX, Sink, Tail};
+use super::tail::{ByteSink, FeedTail, SLICES_MAX};
 use super::{Flushed, Outbox, OutboxContext, ResumeLookup, Tally};
 use crate::feed::compressor::WindowUse;
 use crate::feed::fanout::Fanout;
@@ -30,7 +30,7 @@ pub(super) struct Piece<'a> {
 
 impl Outbox {
     /// Writes pending bytes, up to `budget`, until the socket is full.
-    pub(crate) fn flush<W: Sink>(
+    pub(crate) fn flush<W: ByteSink>(
         &mut self,
         fanout: &Fanout,
         out: &mut W,
@@ -151,12 +151,12 @@ impl Outbox {
 
     /// Returns all pending bytes if they are exactly the end of the feed. Finds the bytes that
     /// [`pending_slices`](Self::pending_slices) would return, with less work.
-    fn tail<'a>(&self, feed: Option<&'a Feed>, room: usize) -> Option<Tail<'a>> {
+    fn tail<'a>(&self, feed: Option<&'a Feed>, room: usize) -> Option<FeedTail<'a>> {
         let feed = feed.filter(|feed| self.backlog.is_none() && !self.replaying && self.next < feed.next)?;
         if !self.in_sync && feed.compressor.is_some() {
             return None;
         }
-        let tail = Tail::find(feed, self.next, room)?;
+        let tail = FeedTail::find(feed, self.next, room)?;
         debug_assert!(tail.equals(&self.pending_slices(Some(feed), room)), "the general path decides");
         Some(tail)
     }

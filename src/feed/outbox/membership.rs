@@ -8,7 +8,7 @@ use super::{Outbox, OutboxContext, ResumeLookup, Tally};
 use crate::dialect::Encoding;
 use crate::feed::fanout::Fanout;
 use crate::feed::feed::{Feed, FeedForm};
-use crate::feed::interest::{Change, Revised, Selection};
+use crate::feed::interest::{Change, FilterSelection, Revised};
 use crate::feed::keys::{ConnIndex, Membership, MovedMember};
 
 impl Outbox {
@@ -17,7 +17,7 @@ impl Outbox {
         &mut self,
         fanout: &mut Fanout,
         encoding: Encoding,
-        selections: &[Selection],
+        selections: &[FilterSelection],
         conn: ConnIndex,
     ) {
         debug_assert!(self.membership.is_none(), "a connection has one feed");

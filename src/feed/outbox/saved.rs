@@ -7,13 +7,13 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::backlog::{Backlog, Inserted};
+use super::backlog::{Inserted, OutboxBacklog};
 use super::{Outbox, OutboxContext, ResumeLookup};
 use crate::codec::portable;
 use crate::event::EventId;
 use crate::feed::compressor::Compression;
 use crate::feed::fanout::Fanout;
-use crate::feed::interest::{FeedInterest, Selection};
+use crate::feed::interest::{FeedInterest, FilterSelection};
 use crate::feed::keys::MovedMember;
 
 /// Pending bytes of an outbox, without its feed.
@@ -47,7 +47,7 @@ impl Outbox {
     pub(crate) fn interest(&self, fanout: &Fanout) -> Option<FeedInterest> {
         let feed = fanout.feed(self.membership?.feed());
         let selections = feed.classes.iter().filter_map(|(class, conflation)| {
-            Some(Selection { filter: fanout.filter(*class)?.clone(), conflation: *conflation })
+            Some(FilterSelection { filter: fanout.filter(*class)?.clone(), conflation: *conflation })
         });
         Some(FeedInterest {
             encoding: feed.form.encoding,
@@ -87,7 +87,7 @@ impl Outbox {
         if partial.is_empty() && inserted.is_empty() {
             return outbox;
         }
-        let mut backlog = Backlog { partial, last, lagging_since, ..Backlog::default() };
+        let mut backlog = OutboxBacklog { partial, last, lagging_since, ..OutboxBacklog::default() };
         for SavedInserted { bytes, events, last } in inserted {
             // This process counts the events from here on.
             fanout.totals.matched += u64::from(events);

@@ -16,16 +16,16 @@ use crate::feed::run::FrameRun;
 pub(super) const SLICES_MAX: usize = 64;
 
 /// Destination of an outbox's bytes.
-pub(crate) trait Sink: Write {
+pub(crate) trait ByteSink: Write {
     /// As [`Write::write`], for bytes that other members of the feed are written too.
-    fn write_tail(&mut self, tail: &Tail<'_>) -> io::Result<usize> {
+    fn write_tail(&mut self, tail: &FeedTail<'_>) -> io::Result<usize> {
         tail.write_to(self)
     }
 }
 
 /// End of a feed, from a frame on. Nearly every write is one.
 #[derive(Clone, Debug)]
-pub(crate) struct Tail<'a> {
+pub(crate) struct FeedTail<'a> {
     runs: &'a VecDeque<FrameRun>,
     /// First run.
     first: &'a FrameRun,
@@ -36,7 +36,7 @@ pub(crate) struct Tail<'a> {
     pub(super) len: usize,
 }
 
-impl<'a> Tail<'a> {
+impl<'a> FeedTail<'a> {
     /// Returns the feed's frames from `next` on, unless they are more than `room` bytes or too many runs for one write.
     pub(super) fn find(feed: &'a Feed, next: u64, room: usize) -> Option<Self> {
         let runs = &feed.runs;
@@ -55,7 +55,7 @@ impl<'a> Tail<'a> {
     }
 }
 
-impl Tail<'_> {
+impl FeedTail<'_> {
     /// Returns the whole runs that the tail lies in.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &Bytes> {
         self.runs.range(self.at..).map(|run| &run.bytes)

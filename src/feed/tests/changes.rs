@@ -101,7 +101,7 @@ fn each_member_gets_the_events_that_it_wanted_when_they_came() {
     }
 }
 
-/// Members whose interests become equal share a feed, whatever the order of their changes.
+/// Members share a feed once their interests are equal, whatever the order of their changes.
 #[test]
 fn members_whose_interests_become_equal_share_a_feed() {
     let mut world = World::new(100);

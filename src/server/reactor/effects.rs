@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Core, Ending, Kept, Socket, token_of};
 use crate::dialect::Encoding;
-use crate::feed::{Change, Conflation, ConnIndex, LagPolicy, OutboxContext, REPLY_COST, Selection};
+use crate::feed::{Change, Conflation, ConnIndex, FilterSelection, LagPolicy, OutboxContext, REPLY_COST};
 use crate::server::conn::Effect;
 
 impl<S: Socket> Core<S> {
@@ -40,8 +40,11 @@ impl<S: Socket> Core<S> {
                 } else {
                     let lag_policy =
                         wishes.iter().map(|wish| LagPolicy::from(wish.1)).max().unwrap_or_default();
-                    let wishes: SmallVec<[Selection; 2]> = (wishes.into_iter())
-                        .map(|(filter, on_lag)| Selection { filter, conflation: Conflation::from(on_lag) })
+                    let wishes: SmallVec<[FilterSelection; 2]> = (wishes.into_iter())
+                        .map(|(filter, on_lag)| FilterSelection {
+                            filter,
+                            conflation: Conflation::from(on_lag),
+                        })
                         .collect();
                     self.join(slot, encoding, lag_policy, &wishes);
                 }
@@ -102,12 +105,13 @@ impl<S: Socket> Core<S> {
         slot: usize,
         encoding: Encoding,
         lag_policy: LagPolicy,
-        wishes: &[Selection],
+        wishes: &[FilterSelection],
     ) {
         if let Some(interest) = self.shared.engine.as_ref().and_then(|engine| engine.interest()) {
             let token = token_of(slot, self.conns[slot].generation);
             // The new want before the old one goes: what is in both is never let go of.
-            let want = |wish: &Selection| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
+            let want =
+                |wish: &FilterSelection| (wish.filter.clone(), interest.want(std::iter::once(&wish.filter)));
             let _old = self.wanted.insert(token, wishes.iter().map(want).collect());
         }
         let conn = &mut self.conns[slot];

@@ -9,7 +9,7 @@ use super::wheel::Tick;
 use super::{BATCHES_A_TURN, Conn, Context, Core, Ending, Kept, Socket, Token, taken, token_of};
 use crate::dialect::Encoding;
 use crate::event::Timestamp;
-use crate::feed::{Conflation, FeedInterest, LagPolicy, Outbox, OutboxContext, SavedOutbox, Selection};
+use crate::feed::{Conflation, FeedInterest, FilterSelection, LagPolicy, Outbox, OutboxContext, SavedOutbox};
 use crate::filter::saved::{Exact, SavedFilter};
 use crate::filter::{Filter, FilterLimits};
 use crate::server::conn::saved::SavedConnection;
@@ -60,7 +60,7 @@ impl SavedInterest {
                 Some(_) => SavedFilter::from_forms(text, exact).try_into().ok()?,
                 None => Filter::parse(&text, &limits).ok()?,
             };
-            Some(Selection { filter, conflation })
+            Some(FilterSelection { filter, conflation })
         };
         let exact = self.exact.into_iter().chain(std::iter::repeat(None));
         let selections = self.wishes.into_iter().zip(exact).map(wish).collect::<Option<_>>()?;

@@ -11,7 +11,7 @@
 use std::io::{self, IoSlice, Write};
 
 use super::Socket;
-use crate::feed::{Sink, Tail};
+use crate::feed::{ByteSink, FeedTail};
 
 /// The least number of clients that bytes of [`share_pages_bytes`](crate::server::ServerConfig::share_pages_bytes) are shared for;
 /// twice as many bytes are for half as many.
@@ -37,8 +37,8 @@ impl<S: Socket> Write for Outlet<'_, S> {
     }
 }
 
-impl<S: Socket> Sink for Outlet<'_, S> {
-    fn write_tail(&mut self, tail: &Tail<'_>) -> io::Result<usize> {
+impl<S: Socket> ByteSink for Outlet<'_, S> {
+    fn write_tail(&mut self, tail: &FeedTail<'_>) -> io::Result<usize> {
         match self.pages.send(tail, self.socket) {
             Some(sent) => sent,
             None => tail.write_to(self.socket),
@@ -58,7 +58,7 @@ pub(crate) struct Pages;
 impl Pages {
     pub(crate) fn open(&mut self, _: usize, _: Option<usize>) {}
 
-    fn send(&mut self, _: &Tail<'_>, _: &mut impl Socket) -> Option<io::Result<usize>> {
+    fn send(&mut self, _: &FeedTail<'_>, _: &mut impl Socket) -> Option<io::Result<usize>> {
         None
     }
 
@@ -79,7 +79,7 @@ mod linux {
         PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice, tee,
     };
 
-    use super::{CLIENTS_MIN, Socket, Tail};
+    use super::{CLIENTS_MIN, FeedTail, Socket};
 
     /// The most bytes that are shared at once: what a turn writes to a client, as long as nobody has set more.
     const SHARED_BYTES_MAX: usize = 256 * 1024;
@@ -106,7 +106,7 @@ mod linux {
     }
 
     impl Held {
-        fn is(&self, tail: &Tail<'_>) -> bool {
+        fn is(&self, tail: &FeedTail<'_>) -> bool {
             let begins =
                 tail.runs().next().is_some_and(|first| std::ptr::eq(first.as_ptr(), self.first.as_ptr()));
             begins && (tail.start(), tail.len()) == (self.start, self.len)
@@ -141,7 +141,7 @@ mod linux {
         /// Sends a socket the end of the feed out of pages; none where it is to be written.
         pub(crate) fn send(
             &mut self,
-            tail: &Tail<'_>,
+            tail: &FeedTail<'_>,
             socket: &mut impl Socket,
         ) -> Option<io::Result<usize>> {
             let min_bytes = self.min_bytes?;
@@ -169,7 +169,7 @@ mod linux {
         }
 
         /// Puts the end of the feed into the first pipe.
-        fn put(&mut self, tail: &Tail<'_>) -> bool {
+        fn put(&mut self, tail: &FeedTail<'_>) -> bool {
             if self.pipes.is_none() {
                 match Pipes::open() {
                     Ok(pipes) => self.pipes = Some(pipes),

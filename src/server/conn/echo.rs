@@ -1,8 +1,8 @@
-//! A server that says what it hears: the connection code under a conformance suite, which can't know what an
-//! event is.
+//! An echo server: the connection code under a conformance suite, which knows nothing of events. Not part of the
+//! crate's interface.
 //!
-//! Imports `codec`, `dialect` and its siblings. No part of the crate's interface. Always: a connection is the same as any
-//! other but for its session; a message comes back in one frame of its kind, compressed where that was agreed on.
+//! Always: a connection differs from others by its session only. A message comes back in one frame of its kind,
+//! compressed if that was agreed on.
 
 use bytes::Bytes;
 
@@ -12,12 +12,12 @@ use crate::codec::ws::{OpCode, PerMessageDeflate, encode_deflated, frame};
 use crate::dialect::Incoming;
 use crate::server::{Server, ServerConfig, ServerError, ServerHandle};
 
-/// The longest message that the suite sends is 16 MiB.
+/// Maximum length of a message, in bytes. The suite sends up to 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const LEVEL: u32 = 6;
 
-/// One connection's side of the conversation.
+/// Stand-in for a connection's session.
 #[derive(Debug)]
 pub(crate) struct Echo {
     deflater: Option<Deflater>,
@@ -29,7 +29,7 @@ impl Echo {
         Self { deflater: agreed.and_then(|agreed| Deflater::new(agreed.window_bits, LEVEL)), agreed }
     }
 
-    /// What comes back.
+    /// Returns the frame that repeats a message.
     pub(crate) fn answer(&mut self, message: Incoming<'_>) -> Bytes {
         let (op, payload) = match message {
             Incoming::Text(text) => (OpCode::Text, text.as_bytes()),
@@ -53,7 +53,7 @@ impl Echo {
     }
 }
 
-/// Serves WebSockets at every path of this address, and says back what comes.
+/// Serves WebSockets on every path of this address and repeats their messages.
 pub fn serve(listen: &str, deflate: bool) -> Result<ServerHandle, ServerError> {
     let config = ServerConfig {
         echo: true,

@@ -1,7 +1,9 @@
-//! One client's connection without its socket: bytes and time in, effects out.
+//! The state machine of one client's connection, without its socket: bytes and time in, effects out.
 //!
-//! Imports every lower room, never mio. Always: whatever bytes come, in whatever pieces, the effects are the
-//! same; nothing panics; a fault is answered in the protocol's own form and ends this connection only.
+//! Always:
+//! - The effects are the same however the bytes are cut into pieces.
+//! - No input makes it panic.
+//! - A fault is reported in the client's protocol and ends this connection only.
 
 pub(crate) mod echo;
 pub(crate) mod saved;
@@ -39,38 +41,39 @@ use crate::feed::{Change, Compression, LagPolicy, REPLY_COST};
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
-/// What a connection asks its loop to do, in order.
+/// Request of a connection to its loop. A loop executes them in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Write these bytes behind all that is owed so far.
+    /// Writes these bytes after everything pending so far.
     Send(Bytes),
-    /// Compress what comes behind this.
+    /// Compresses everything after this.
     Compress(Compression),
-    /// Deliver what these filters match, and no longer what others did. None = deliver nothing.
+    /// Delivers the events that these filters match, instead of those of earlier filters. `None`: delivers nothing.
     Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
-    /// Change what is delivered by this. What is lost when it falls behind is `lag_policy` of its feed; the newest `added`
-    /// subscriptions have filters that nobody shares yet.
+    /// Changes which events are delivered. `lag_policy` says what the feed drops when the client falls behind. The
+    /// newest `added` subscriptions have filters that no other connection shares yet.
     Change { encoding: Encoding, lag_policy: LagPolicy, changes: Vec<Change>, added: usize },
-    /// Deliver what is kept and matches `filter`, but for what `except` brought, before what is live.
+    /// Delivers the retained events that match `filter`, without those that `except` has delivered, before live events.
     Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom, report: PastReport },
-    /// Deliver again what is kept behind this place and matches one of `filters`, and then what is live; what was owed from
-    /// the feed so far goes with it.
+    /// Delivers the retained events after `since` that match one of `filters` again, and then live events. Events that
+    /// are pending from the feed are dropped: they come again.
     Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
-    /// Publish these, in order, and write what `answer` makes of the last one's id.
+    /// Publishes these events in order, and writes the response that `answer` makes from the last one's id.
     Publish { events: Vec<Complete>, answer: Answer },
-    /// Have a thread make an answer, and write it when it comes.
+    /// Has a worker make a response, and writes it when it is ready.
     Work(Work),
-    /// It is one of its address's.
+    /// Counts the connection for its address.
     Count(Counted),
-    /// It calls itself this.
+    /// Names the client, with a name of its choosing.
     Named(Box<str>),
-    /// Look at the connection's timer at this tick, besides its usual look.
+    /// Calls the connection's timer at this tick, in addition to its usual time.
     LookAt(Tick),
-    /// Deliver nothing more, write these last words behind all that is owed, and close.
+    /// Delivers nothing more, writes these bytes after everything pending, and closes.
     Close(Bytes),
 }
 
-/// Makes the answer to a publisher, if it gets one, from the id of the last event, or from why none was taken.
+/// Makes the response to a publisher, if there is one, from the id of the last event or from the reason to refuse them
+/// all.
 pub(crate) struct Answer(pub(crate) MakeAnswer);
 
 type MakeAnswer = Box<dyn FnOnce(Result<Option<EventId>, Refused>) -> Option<Bytes> + Send>;
@@ -81,37 +84,37 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What takes too long for a loop: a lane of the server's workers does it while the client waits.
+/// Job that takes too long for a loop. A worker does it while the client waits.
 pub(crate) struct Work {
     pub(crate) lane: String,
     pub(crate) limits: LaneLimits,
-    /// How long the client waits.
+    /// Time that the client waits, in ticks.
     pub(crate) patience: Tick,
-    /// What the job has of the client's.
+    /// Size of the client's data that the job holds, in bytes.
     pub(crate) bytes: usize,
     pub(crate) job: Box<dyn FnOnce() -> Made + Send>,
-    /// The answer where the job makes none.
+    /// Makes the response if the job does not.
     pub(crate) instead: Instead,
 }
 
-/// What a worker made.
+/// Result of a job.
 #[derive(Debug)]
 pub(crate) enum Made {
-    /// The answer.
+    /// Response.
     Answer(Bytes),
-    /// Events to be published, which are answered then.
+    /// Events to publish; `answer` makes the response then.
     Publish { events: Vec<Complete>, answer: Answer },
 }
 
-/// Makes the answer to a client whose work is not done.
+/// Makes the response to a client if its job makes none.
 pub(crate) type Instead = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
 
-/// Why a worker made no answer.
+/// Reason why a job made no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotDone {
-    /// There is too much to do; it was not begun.
+    /// The workers have too much to do; the job was not started.
     Busy,
-    /// The client has waited long enough; it may still be under way.
+    /// The client's time is over; the job may still run.
     Late,
 }
 
@@ -121,7 +124,7 @@ impl fmt::Debug for Work {
     }
 }
 
-/// What a connection needs from its loop.
+/// Access of a connection to its loop and server.
 pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) config: &'a Arc<Prepared>,
@@ -129,26 +132,26 @@ pub(crate) struct Context<'a> {
     pub(crate) inflater: &'a mut Inflater,
     pub(crate) tick: Tick,
     pub(crate) now: Timestamp,
-    /// What the loop has taken of the bus so far, to resume from; `None` before an engine's log was reached. Made when
-    /// it is asked for: most input asks for nothing.
+    /// Returns the loop's position on the bus, to resume from; `None` before it reached the engine's log. A function,
+    /// because most input does not need the position.
     pub(crate) position: &'a dyn Fn() -> Option<Position>,
-    /// The newest event that the client was sent, or is about to be.
+    /// Returns the newest event that the client was sent, or is about to be sent.
     pub(crate) newest: &'a dyn Fn() -> Option<EventId>,
     pub(crate) effects: &'a mut Vec<Effect>,
-    /// Bytes of answers given since the loop called.
+    /// Size of the responses since the loop's call, in bytes.
     pub(crate) answered_bytes: usize,
-    /// Work that may still be done for this connection in this turn.
+    /// Work that this connection may still do in this turn.
     pub(crate) budget: &'a mut Budget,
-    /// Where the peer is. Asks the kernel.
+    /// Returns the peer's address. Makes a system call.
     pub(crate) peer: &'a dyn Fn() -> Option<IpAddr>,
-    /// The peer takes no more bytes for now.
+    /// Whether the socket takes no more bytes for now.
     pub(crate) blocked: bool,
 }
 
-/// Units for sealing a place: some ten blocks of SHA-256.
+/// Units of work to seal a place: about ten blocks of SHA-256.
 const SEAL_UNITS: u32 = 20;
 
-/// A client that asks for more than this at once is answered in pieces, each when the one before is written.
+/// Maximum size of the responses to one input, in bytes. Further input is processed when they are written.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
 impl Context<'_> {
@@ -158,8 +161,8 @@ impl Context<'_> {
         self.effects.push(Effect::Send(bytes));
     }
 
-    /// Where a client resumes that has got all up to here: as it is, or sealed for one that may not know how much goes on
-    /// beyond its grant.
+    /// Returns the place that a client resumes from after it has received everything up to now. The place is sealed if
+    /// the client's grant is limited, so that it does not show how many other events there are.
     pub(crate) fn place(&mut self, grant: Option<&Grant>) -> Option<Since> {
         let place = (self.position)().map(Since::Position)?;
         if grant.is_none_or(|grant| !grant.narrows()) {
@@ -170,12 +173,12 @@ impl Context<'_> {
         self.shared.auth.seal(&place, self.rng.next_u128() as u64)
     }
 
-    /// What came behind this message waits until the loop has done what it asks for.
+    /// Stops processing input after this message until the loop has executed its effects.
     pub(crate) fn hold_input(&mut self) {
         self.budget.stop();
     }
 
-    /// Has the loop look at the connection's timer in time, where the next heartbeat would be too late.
+    /// Has the loop call the timer at this tick, if the next heartbeat would be too late.
     pub(crate) fn look_at(&mut self, tick: Tick) {
         if tick < self.tick + self.config.heartbeat_ticks() {
             self.effects.push(Effect::LookAt(tick));
@@ -187,16 +190,16 @@ impl Context<'_> {
     }
 }
 
-/// A request whose body is still coming.
+/// Request with an incomplete body.
 #[derive(Debug)]
 struct Receiving {
     request: Request,
     shown: Shown,
     decoder: BodyDecoder,
     body: Vec<u8>,
-    /// What it takes, for its client's share.
+    /// Size of the request, charged to its client.
     counted: Body,
-    /// Nothing is made of it: what comes is let go.
+    /// Whether the body is skipped.
     is_idle: bool,
 }
 
@@ -205,7 +208,7 @@ impl Receiving {
         Self { request, shown, decoder, body: Vec::new(), counted, is_idle }
     }
 
-    /// Bytes that it takes.
+    /// Returns the memory of the request, in bytes.
     fn held_bytes(&self) -> usize {
         size_of::<Self>() + self.body.capacity() + self.request.held_bytes()
     }
@@ -213,12 +216,12 @@ impl Receiving {
 
 #[derive(Debug, Default)]
 struct Http {
-    /// What came and is not used yet.
+    /// Bytes received and not used yet.
     buffer: Vec<u8>,
     receiving: Option<Box<Receiving>>,
-    /// When the request that is coming began.
+    /// Time when the incomplete request began.
     since: Option<Tick>,
-    /// A request was answered: from then on the connection may idle for `keep_alive`.
+    /// Whether a request was answered. From then on the connection may be idle for `keep_alive`.
     is_answered: bool,
 }
 
@@ -226,9 +229,9 @@ struct Http {
 enum State {
     Http(Box<Http>),
     Ws(Box<Ws>),
-    /// With what the client may see, where that is not everything.
+    /// Event stream, with the client's rights if they are limited.
     Sse(Option<Arc<Grant>>),
-    /// Everything is said, at this tick; what comes is thrown away.
+    /// Closing since this tick. Input is dropped.
     Closing(Tick),
 }
 
@@ -236,11 +239,11 @@ enum State {
 pub(super) struct Ws {
     decoder: ws::Decoder,
     session: Session,
-    /// In place of the session, where the server is an echo.
+    /// Stand-in for the session, on an echo server.
     echo: Option<Box<Echo>>,
 }
 
-/// What a connection speaks, for the counts.
+/// Protocol of a connection, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaks {
     Http,
@@ -258,46 +261,46 @@ impl Speaks {
     }
 }
 
-/// The state machine of one connection.
+/// State machine of one connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     state: State,
     speaks: Speaks,
-    /// A WebSocket client's messages may be compressed. Here it takes the place of padding.
+    /// Whether messages of a WebSocket client may be compressed. The field is here because it takes padding.
     inflates: bool,
-    /// When the peer was last heard. Ticks here are cut to 32 bits, which is thirteen years.
+    /// Tick of the last input. Ticks are cut to 32 bits here: thirteen years.
     heard: u32,
-    /// When it was last asked whether it is there.
+    /// Tick of the last heartbeat sent.
     asked: u32,
-    /// What came while the answers before it were too many.
+    /// Input that waits until the responses before it are written.
     #[expect(clippy::box_collection, reason = "rare, and a word in each of very many connections")]
     held: Option<Box<Vec<u8>>>,
 }
 
-/// Instructions for a byte of a request's head: some 11,000 for a usual one of 130 bytes.
+/// Instructions for one byte of a request's head: about 11,000 for a usual one of 130 bytes.
 const HEAD_INSTRUCTIONS: usize = 90;
 
-/// Units for a request's answer, however short the request is: up to 20,000 instructions.
+/// Units for a request's response, however short the request is: up to 20,000 instructions.
 const ANSWER_UNITS: u32 = 15;
 
-/// Units for a message, however short it is: a `ping` takes 10,000 instructions from its frame to the answer's.
+/// Units for a message, however short it is: a `ping` takes 10,000 instructions from its frame to the response's.
 const MESSAGE_UNITS: u32 = 8;
 
-/// Instructions for a byte of a frame: unmasked and looked at as UTF-8. What is in it is charged where it is read.
+/// Instructions for one byte of a frame, to unmask it and validate it as UTF-8. Parsing is charged where it happens.
 const FRAME_INSTRUCTIONS: usize = 2;
 
-/// How long a connection may take to be written out and closed by its peer, so that the last words are not
-/// lost to a reset.
+/// Time that a closing connection has to be written out and closed by its peer, so that a reset does not lose the last
+/// bytes.
 const CLOSING_TICKS: Tick = 50;
 
-/// What a timer found.
+/// Result of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timer {
-    /// Look again at this tick.
+    /// Call the timer again at this tick.
     At(Tick),
-    /// Time is up: close without more words.
+    /// Close without further bytes.
     Over,
-    /// The time of what it had shown is up: see [`Connection::denied`].
+    /// The credentials have expired; call [`Connection::denied`].
     Denied(Denied),
 }
 
@@ -317,24 +320,24 @@ impl Connection {
         self.speaks
     }
 
-    /// Whether the client must show who it is before more than a message's type is read.
+    /// Returns whether the client must show credentials before more than a message's type is read.
     pub(crate) fn is_stranger(&self, auth: &Auth) -> bool {
         !auth.is_open()
             && match &self.state {
-                // A body is read of those only who may publish.
+                // A body is read only from clients that may publish.
                 State::Http(http) => http.receiving.is_none(),
                 State::Ws(ws) => ws.session.is_locked(),
                 State::Sse(_) | State::Closing(_) => false,
             }
     }
 
-    /// Whether input waits that could be taken once the answers so far are written: call `receive` then,
-    /// with nothing if nothing came.
+    /// Returns whether input waits for pending responses to be written. Call `receive` then, with no bytes if none
+    /// arrived.
     pub(crate) fn holds_input(&self) -> bool {
         self.held.is_some() || matches!(&self.state, State::Ws(ws) if ws.session.is_busy())
     }
 
-    /// Bytes kept of requests and messages that are not complete, or wait for answers before them.
+    /// Returns the memory of incomplete requests and messages, and of input that waits, in bytes.
     pub(crate) fn input_bytes(&self) -> usize {
         let held = self.held.as_ref().map_or(0, |held| held.capacity());
         held + match &self.state {
@@ -346,7 +349,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that the connection takes beside its own struct.
+    /// Returns the heap memory of the connection, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.input_bytes()
             + match &self.state {
@@ -357,12 +360,12 @@ impl Connection {
             }
     }
 
-    /// Bytes that its subscriptions take in its loop's tables, where nobody else wants the same.
+    /// Returns the memory of its subscriptions in the loop's tables, in bytes, if no other connection shares them.
     pub(crate) fn table_bytes(&self) -> usize {
         if let State::Ws(ws) = &self.state { ws.session.table_bytes() } else { 0 }
     }
 
-    /// Whether a body is coming in of a client that has more than an even part of all of them.
+    /// Returns whether it receives a body, and its client holds more than an equal share of all bodies.
     pub(crate) fn is_greedy(&self, config: &Prepared) -> bool {
         match &self.state {
             State::Http(http) => {
@@ -372,7 +375,7 @@ impl Connection {
         }
     }
 
-    /// Memory is short, and this client holds much of it: says so in the protocol's own form, and ends.
+    /// Closes the connection of a client that holds much memory when memory is short, and tells the client why.
     pub(crate) fn shed(&mut self, cx: &mut Context<'_>) {
         match &self.state {
             State::Ws(_) => {
@@ -391,7 +394,7 @@ impl Connection {
         self.close(cx);
     }
 
-    /// Takes bytes from the peer. They may be unmasked in place.
+    /// Takes bytes from the peer. May unmask them in place.
     pub(crate) fn receive(&mut self, input: &mut [u8], cx: &mut Context<'_>) {
         self.heard = cx.tick as u32;
         cx.budget.resume();
@@ -408,8 +411,8 @@ impl Connection {
             State::Http(http) if http.buffer.is_empty() => self.receive_http(input, cx),
             State::Http(http) => {
                 http.buffer.extend_from_slice(input);
-                // A head ends with a line: no use in looking before one does, and many looks at a head that
-                // comes byte by byte would be dear.
+                // A head ends with a line. Parsing waits for one, because many attempts at a head that arrives byte by
+                // byte would cost much.
                 if http.receiving.is_some()
                     || input.contains(&b'\n')
                     || http.buffer.len() > cx.config.max_head_bytes
@@ -419,7 +422,7 @@ impl Connection {
                 }
             }
             State::Ws(_) => self.receive_ws(input, cx),
-            // An event stream's client has nothing more to say; neither has one that is let go.
+            // A client of an event stream has nothing more to send. Input of a closing connection is dropped.
             State::Sse(_) | State::Closing(_) => {}
         }
     }
@@ -482,7 +485,7 @@ impl Connection {
             }
             let wanted = routes::wants_body(&request, &shown, cx);
             if wanted == BodyWanted::Refused {
-                // The body of who may not publish is not waited for.
+                // The body of a client that may not publish is not awaited.
                 self.answer(&request, Vec::new(), shown, cx);
                 if !matches!(self.state, State::Closing(_)) {
                     self.close(cx);
@@ -498,13 +501,13 @@ impl Connection {
                 http.receiving = Some(Box::new(receiving));
             }
         }
-        // The request before was an upgrade: what follows is already frames.
+        // The request before was an upgrade: the rest is frames.
         if matches!(self.state, State::Ws(_)) && !input.is_empty() {
             self.receive_ws(input, cx);
         }
     }
 
-    /// Refuses a body that is coming in, because too much comes in.
+    /// Refuses a body because too much is being received.
     fn refuse_body(&mut self, too_much: TooMuch, cx: &mut Context<'_>) {
         let (status, label, error) = match too_much {
             TooMuch::Client => (429, "bodies_of_client", "too many bodies of this client are unfinished"),
@@ -584,7 +587,7 @@ impl Connection {
                 Some(ws::WsMessage::Ping(payload)) => cx.send(ws::frame(ws::OpCode::Pong, payload)),
                 Some(ws::WsMessage::Pong(_)) => {}
                 Some(ws::WsMessage::Close(frame)) => {
-                    // The code comes back (RFC 6455, 5.5.1); without one, a close without one.
+                    // The code is repeated (RFC 6455, 5.5.1). A close frame without a code gets one without a code.
                     let last = match frame {
                         Some(frame) => ws::close_frame(frame.code, ""),
                         None => ws::frame(ws::OpCode::Close, b""),
@@ -606,7 +609,7 @@ impl Connection {
             }
             input = &mut input[used..];
             if input.is_empty() {
-                // One that came in pieces is not kept until the next comes.
+                // Frees the memory of a message that arrived in pieces.
                 ws.decoder.release();
                 return;
             }
@@ -617,28 +620,28 @@ impl Connection {
         self.close_with(Bytes::new(), cx);
     }
 
-    /// Ends it with these last words.
+    /// Closes the connection after these bytes.
     fn close_with(&mut self, last: Bytes, cx: &mut Context<'_>) {
         self.leave(cx);
         self.state = State::Closing(cx.tick);
         cx.effects.push(Effect::Close(last));
     }
 
-    /// Keeps the loop's own filters in place of equal ones, in the newest `count` subscriptions.
+    /// Replaces filters of the newest `count` subscriptions by equal ones that the loop holds.
     pub(crate) fn share_filters<'a>(&mut self, count: usize, held: impl Fn(&Filter) -> Option<&'a Filter>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.share_filters(count, held);
         }
     }
 
-    /// The connection is going: its subscriptions no longer count.
+    /// Ends the connection's subscriptions, because it is closing.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.leave(cx);
         }
     }
 
-    /// It fell behind, and had asked to be closed for that.
+    /// Closes a connection that fell behind and asked to be closed then.
     pub(crate) fn lagged(&mut self, cx: &mut Context<'_>) {
         let last = match &self.state {
             State::Ws(_) => ws::close_frame(1013, "too slow: events would have been lost"),
@@ -647,7 +650,7 @@ impl Connection {
         self.close_with(last, cx);
     }
 
-    /// What it has shown of itself, where that limits it.
+    /// Returns the client's grant, if its rights are limited.
     pub(crate) fn grant(&self) -> Option<&Grant> {
         match &self.state {
             State::Ws(ws) => ws.session.grant(),
@@ -656,26 +659,26 @@ impl Connection {
         }
     }
 
-    /// The past that its client asked for last begins behind these places.
+    /// Notes that the past that the client asked for last begins after these places.
     pub(crate) fn past_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.past_begins(places);
         }
     }
 
-    /// Notes that all that the client's subscriptions match behind these places comes again.
+    /// Notes that everything after these places that the client's subscriptions match comes again.
     pub(crate) fn refill_begins(&mut self, places: impl Iterator<Item = EventId>) {
         if let State::Ws(ws) = &mut self.state {
             ws.session.refill_begins(places);
         }
     }
 
-    /// Its number, where its dialect tells clients apart.
+    /// Returns the client's number, in dialects that tell clients apart.
     pub(crate) fn client(&self) -> u64 {
         if let State::Ws(ws) = &self.state { ws.session.client() } else { 0 }
     }
 
-    /// It may no longer see what it asked for: says so in the protocol's own form, and ends.
+    /// Closes the connection of a client that may no longer see its events, and tells the client why.
     pub(crate) fn denied(&mut self, why: Denied, cx: &mut Context<'_>) {
         cx.shared.metrics.grants_ended.get_or_create(&Kind { kind: why.code() }).inc();
         match &self.state {
@@ -691,12 +694,12 @@ impl Connection {
         self.close(cx);
     }
 
-    /// A page of what it asked for was written: it is there.
+    /// Notes that a piece of the response was written, so the peer is there.
     pub(crate) fn heard(&mut self, tick: Tick) {
         self.heard = tick as u32;
     }
 
-    /// The server is going: says so in the protocol's own form, and when to come back.
+    /// Closes the connection because the server shuts down, and tells the client when to come back.
     pub(crate) fn drain(&mut self, delay_ms: u64, cx: &mut Context<'_>) {
         match &self.state {
             State::Ws(ws) => {
@@ -716,7 +719,7 @@ impl Connection {
         self.close(cx);
     }
 
-    /// Called at the tick it asked for, or whenever its loop likes.
+    /// Runs the timer. The loop calls this at the tick that was asked for, or earlier.
     pub(crate) fn timer(&mut self, cx: &mut Context<'_>) -> Timer {
         let config = cx.config;
         let heartbeat = config.heartbeat_ticks();
@@ -736,7 +739,7 @@ impl Connection {
                     (_, None) => (heard, config.handshake_ticks()),
                 };
                 if cx.tick < since + limit {
-                    // A request may begin in between, and has less time: look often.
+                    // A request may begin in between, and has less time: check often.
                     return Timer::At((since + limit).min(cx.tick + 10));
                 }
                 if http.since.is_some() {
@@ -756,8 +759,8 @@ impl Connection {
                     return Timer::At(cx.tick + 10);
                 }
                 let encoding = ws.session.encoding();
-                // Some ticks at the least, so that with a short heartbeat too the second ping has been sent. After a
-                // stall of this process it has not been, whatever the clock says.
+                // At least three ticks, so that with a short heartbeat too the second ping has been sent. After a stall
+                // of this process it has not been, whatever the clock says.
                 let was_asked_twice = asked >= heard + 2 * heartbeat;
                 if was_asked_twice && cx.tick >= heard + 2 * heartbeat + (heartbeat / 2).max(3) {
                     cx.shared.metrics.fault("heartbeat_missed");
@@ -773,7 +776,7 @@ impl Connection {
                 Timer::At(look.map_or(next, |look| look.min(next)))
             }
             State::Sse(_) => {
-                // Who is blocked has enough to read.
+                // A blocked client has enough to read.
                 if cx.tick >= asked + heartbeat && !cx.blocked {
                     self.asked = cx.tick as u32;
                     cx.send(Encoding::NativeSse.heartbeat());
@@ -789,7 +792,7 @@ impl Connection {
 mod tests {
     use super::*;
 
-    /// What an idle native client takes of its connection's own: a hundred thousand of them are to cost little.
+    /// Memory of an idle native client apart from its feed: 100,000 of them must cost little.
     #[test]
     fn an_idle_client_is_small() {
         let ws = size_of::<Ws>();

@@ -1,5 +1,7 @@
-//! A connection as another process takes it over. Imports its parent.
-//! Always: bytes that came are used once, by one of the two; who may no longer see its stream is not taken over.
+//! A connection on its way to another process.
+//!
+//! Always: bytes that arrived are used once, by one of the two processes. A client that may no longer see its stream is
+//! not taken over.
 
 use std::sync::Arc;
 
@@ -14,11 +16,11 @@ use crate::server::auth::SavedGrant;
 use crate::server::dialect_autosdlc::client_registry::Directory;
 use crate::server::session::saved::SavedSession;
 
-/// What one connection is in the middle of.
+/// State of one connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SavedConnection {
     state: SavedState,
-    /// What came while the answers before it were too many.
+    /// Input that waits until the responses before it are written.
     held: Option<Held>,
 }
 
@@ -55,7 +57,8 @@ fn saved(grant: Option<&Arc<Grant>>) -> Option<SavedGrant> {
     grant.map(|grant| grant.save())
 }
 
-/// The grant here, or `None` where it holds no more; a grant of nobody where there is no authentication.
+/// Returns the grant in this process, or `None` if it is no longer valid. Without authentication it is a grant of
+/// nobody.
 #[expect(clippy::option_option, reason = "no grant, and none that holds")]
 fn restored(grant: Option<SavedGrant>, cx: &Context<'_>) -> Option<Option<Arc<Grant>>> {
     let auth = &cx.shared.auth;
@@ -66,7 +69,7 @@ fn restored(grant: Option<SavedGrant>, cx: &Context<'_>) -> Option<Option<Arc<Gr
 }
 
 impl Connection {
-    /// What it is in the middle of; `None` where it has nothing to go on with.
+    /// Returns the connection's state, or `None` if it has nothing to continue with.
     pub(crate) fn save(&self, tick: Tick, directory: &Directory) -> Option<SavedConnection> {
         let state = match &self.state {
             State::Http(http) => {
@@ -81,7 +84,7 @@ impl Connection {
                 };
                 SavedState::Http { buffer: http.buffer.clone(), receiving }
             }
-            // One that is in the middle of showing another token has its answer here.
+            // A client that is showing another token gets its response from this process.
             State::Ws(ws) if ws.echo.is_none() && !ws.session.is_busy() => SavedState::Ws {
                 decoder: ws.decoder.clone(),
                 inflates: self.inflates,
@@ -93,7 +96,7 @@ impl Connection {
         Some(SavedConnection { state, held: self.held.as_deref().map(|held| Held(held.clone())) })
     }
 
-    /// The connection that was saved; `None` where it may not go on here.
+    /// Returns the saved connection, or `None` if it may not continue here.
     pub(crate) fn restored(saved: SavedConnection, cx: &Context<'_>) -> Option<Self> {
         let (state, speaks, inflates) = match saved.state {
             SavedState::Http { buffer, receiving } => {
@@ -106,14 +109,14 @@ impl Connection {
                         let mut receiving =
                             Receiving::new(request, shown, decoder, cx.shared.bodies.begin(client), false);
                         receiving.body = body;
-                        // It was taken there, and is finished here.
+                        // The body was admitted there, and is finished here.
                         let _ = receiving.counted.grow(receiving.held_bytes(), None);
                         Some(Box::new(receiving))
                     }
                 };
                 let is_begun = receiving.is_some() || !buffer.is_empty();
                 let since = is_begun.then_some(cx.tick);
-                // It has idled by the predecessor's clock, which is as good as an answer.
+                // It has been idle by the predecessor's clock, which counts as a response.
                 let http = Http { buffer, receiving, since, is_answered: true };
                 (State::Http(Box::new(http)), Speaks::Http, false)
             }
@@ -130,7 +133,7 @@ impl Connection {
         Some(Self { state, speaks, inflates, heard: tick, asked: tick, held })
     }
 
-    /// Asks for what its client is to get; the loop knows of an event stream's.
+    /// Subscribes again to the events that the client gets. The loop knows those of an event stream.
     pub(crate) fn resume(&self, cx: &mut Context<'_>) {
         if let State::Ws(ws) = &self.state {
             ws.session.resume(cx);

@@ -1,30 +1,30 @@
-//! A sum of bytes that parts of a server hold outside its loops: jobs that wait, pages of a log, lists.
+//! The number of bytes that parts of a server hold outside its loops: waiting jobs, pages of a log, lists.
 //!
-//! Always: what was charged is taken off again when its charge goes, whatever thread that happens in.
+//! Invariant: the bytes of a charge are subtracted when the charge is dropped, in whichever thread that happens.
 
 use std::sync::Arc;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes held. Clones share the sum.
+/// Sum of the bytes held. Clones share the sum.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeldBytes(Arc<AtomicUsize>);
 
 impl HeldBytes {
     /// Returns the sum.
     pub(crate) fn bytes(&self) -> usize {
-        // Relaxed, here and below: a sum on its own; nothing is read because of it.
+        // Relaxed, here and below: a sum on its own; no other memory is read because of it.
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Adds bytes for as long as the charge lives.
+    /// Adds bytes until the charge is dropped.
     pub(crate) fn charge(&self, bytes: usize) -> Charge {
         self.0.fetch_add(bytes, Ordering::Relaxed);
         Charge { held: self.clone(), bytes }
     }
 }
 
-/// A part of the sum; taken off when it is dropped.
+/// Part of the sum; subtracted when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
     held: HeldBytes,
@@ -32,12 +32,12 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// Returns the part.
+    /// Returns the bytes of this charge.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Changes the part to this many bytes.
+    /// Changes the charge to this many bytes.
     #[cfg_attr(not(test), expect(dead_code, reason = "for what grows: pages of a log"))]
     pub(crate) fn set(&mut self, bytes: usize) {
         // Relaxed: as above. Wrapping, as atomics do: the sum is right after both.

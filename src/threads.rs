@@ -1,9 +1,9 @@
 //! Threads of a server and of its engine: all are started here, so that no panic in one of them is silent.
 //!
-//! Always:
-//! - a panic or an error that ends a thread is logged with its place, and raises the [`Alarm`] of its server;
-//! - the first failure counts: it stops the server, and `ServerHandle::join` returns it;
-//! - embedders' code that runs in such a thread is isolated by whoever calls it, and raises nothing.
+//! Invariants:
+//! - A panic or an error that ends a thread is logged with its place, and raises the [`Alarm`] of its server.
+//! - The first failure counts: it stops the server, and `ServerHandle::join` returns it.
+//! - The caller of embedders' code in such a thread isolates it: its panic raises nothing.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Callback, Mutex, lock};
 
-/// What ended a thread of a server before its time.
+/// Failure that ended a thread of a server before its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadFailure {
     thread: String,
@@ -26,23 +26,27 @@ pub struct ThreadFailure {
 }
 
 impl ThreadFailure {
-    /// Name of the thread, as `fanwire-loop-0`.
+    /// Returns the name of the thread, such as `fanwire-loop-0`.
+    #[must_use]
     pub fn thread(&self) -> &str {
         &self.thread
     }
 
-    /// Message of the panic or of the error.
+    /// Returns the message of the panic or of the error.
+    #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Source file, line and column of the panic. None for an error, and where the program set a panic hook of its own
-    /// after the server's first thread was started.
+    /// Returns the source file, line and column of the panic. `None` for an error, and if the program set a panic hook of its
+    /// own after the server's first thread was started.
+    #[must_use]
     pub fn place(&self) -> Option<&str> {
         self.place.as_deref()
     }
 
-    /// Whether the thread panicked; else it met an error that it can't go on after.
+    /// Returns whether the thread panicked. If not, it met an error after which it cannot go on.
+    #[must_use]
     pub fn is_panic(&self) -> bool {
         self.is_panic
     }
@@ -62,14 +66,14 @@ impl fmt::Display for ThreadFailure {
 
 impl std::error::Error for ThreadFailure {}
 
-/// An embedder's function that is told of the first failure.
+/// Embedder's function that is called with the first failure.
 pub(crate) type OnFailure = Box<dyn Fn(&ThreadFailure) + Send + Sync>;
 
 #[derive(Default)]
 struct AlarmState {
     is_raised: AtomicBool,
     first: Mutex<Option<ThreadFailure>>,
-    /// What stops the server's parts.
+    /// Functions that stop the server's parts.
     stops: Mutex<Vec<Callback>>,
     hook: Mutex<Option<OnFailure>>,
     /// Name of the thread that a test wants to panic.
@@ -77,7 +81,7 @@ struct AlarmState {
     planted: Mutex<String>,
 }
 
-/// Says whether a thread of one server has failed. Clones share the state.
+/// Whether a thread of one server has failed. Clones share the state.
 #[derive(Clone, Default)]
 pub(crate) struct Alarm(Arc<AlarmState>);
 
@@ -88,9 +92,9 @@ impl fmt::Debug for Alarm {
 }
 
 impl Alarm {
-    /// Whether a thread has failed: the others of this server end then.
+    /// Returns whether a thread has failed: the other threads of this server end then.
     pub(crate) fn is_raised(&self) -> bool {
-        // Relaxed: a flag on its own; threads are woken after it is set, and what failed stands behind a lock.
+        // Relaxed: a flag on its own; threads are woken after it is set, and a lock guards the failure.
         self.0.is_raised.load(Ordering::Relaxed)
     }
 
@@ -99,10 +103,10 @@ impl Alarm {
         lock(&self.0.first).clone()
     }
 
-    /// Calls `stop` when a thread fails: at once, if one has.
+    /// Calls `stop` when a thread fails: at once, if one has failed.
     pub(crate) fn on_raised(&self, stop: Callback) {
         lock(&self.0.stops).push(Arc::clone(&stop));
-        // Behind the push, so that one of the two sees the other.
+        // After the push, so that one of the two sees the other.
         if self.first().is_some() {
             stop();
         }
@@ -128,13 +132,13 @@ impl Alarm {
             }
             *first = Some(failure.clone());
         }
-        // Relaxed: as where it is read.
+        // Relaxed: see `is_raised`.
         self.0.is_raised.store(true, Ordering::Relaxed);
         let stops = lock(&self.0.stops).clone();
         for stop in stops {
             stop();
         }
-        // Called and dropped behind the lock.
+        // Called and dropped after the lock.
         let hook = lock(&self.0.hook).take();
         if let Some(hook) = hook
             && let Err(panicked) = catch_panic(move || hook(&failure))
@@ -143,7 +147,7 @@ impl Alarm {
         }
     }
 
-    /// Has the thread of this name panic at its next [`fault_point`].
+    /// Makes the thread of this name panic at its next [`fault_point`].
     #[cfg(test)]
     pub(crate) fn plant(&self, thread: &str) {
         thread.clone_into(&mut lock(&self.0.planted));
@@ -151,7 +155,7 @@ impl Alarm {
 }
 
 thread_local! {
-    /// Whether the place of a panic in this thread is of interest.
+    /// Whether the place of a panic in this thread is recorded.
     static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
     /// Place of this thread's last panic.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -159,8 +163,8 @@ thread_local! {
     static ALARM: RefCell<Option<Alarm>> = const { RefCell::new(None) };
 }
 
-/// Has panics of watched threads leave their place. The hook before it is called as ever: only a hook knows the place,
-/// and the process has one.
+/// Installs a panic hook that records the place of a panic in a watched thread. It calls the previous hook: only a hook
+/// knows the place, and the process has one.
 fn watch_places() {
     static ONCE: Once = Once::new();
     if thread::panicking() {
@@ -189,7 +193,7 @@ pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, CaughtPanic>
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let message = text_of(&*panic);
         let place = PLACE.with(|place| place.borrow_mut().take());
-        // What it panicked with may panic again when it is dropped.
+        // The payload may panic again when it is dropped.
         if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
             std::mem::forget(again);
         }
@@ -214,7 +218,7 @@ pub(crate) fn spawn(
     })
 }
 
-/// As [`spawn`]; an error that ends the work raises the alarm too.
+/// Starts a thread as [`spawn`] does; an error that ends the work raises the alarm too.
 pub(crate) fn spawn_fallible(
     name: impl Into<String>,
     alarm: &Alarm,
@@ -234,7 +238,7 @@ pub(crate) fn spawn_fallible(
     })
 }
 
-/// Panics where a test wants this thread to: each thread comes by here while it works. A release build has nothing here.
+/// Panics if a test wants this thread to: each thread calls this while it works. Empty in a release build.
 #[inline(always)]
 pub(crate) fn fault_point() {
     #[cfg(any(test, debug_assertions))]
@@ -265,8 +269,8 @@ mod faults {
             is_it
         };
         let planted = ALARM.with(|alarm| alarm.borrow().as_ref().is_some_and(is_planted));
-        let told = || FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-        assert!(!planted && told().is_none_or(|told| told.trim() != name), "planted by a test");
+        let wanted = || FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+        assert!(!planted && wanted().is_none_or(|wanted| wanted.trim() != name), "planted by a test");
     }
 }
 

@@ -23,7 +23,7 @@ impl Model {
             // A quarter of the ring ahead of the oldest, as documented.
             let head = self.published.len() as u64;
             let to = head.saturating_sub(self.capacity - self.capacity / 4).max(next + 1);
-            return Some((Delivery::Gap(Gap { missed: to - next, shard: 0, from: next, to }), to));
+            return Some((Delivery::Gap(Gap::new(0, next, to)), to));
         }
         self.published.get(next as usize).map(|item| (Delivery::Event(*item), next + 1))
     }

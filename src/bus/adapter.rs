@@ -1,7 +1,9 @@
 //! A bus for async code that wants handlers and a queue instead of a stream.
 //!
-//! Imports the subscriber and the handlers. Always: no runtime of our own: what is awaited runs where the
-//! caller runs; a panic of a handler, its filter or its future ends that call only; wakers are called with no lock held.
+//! Invariants:
+//! - Futures run in the caller's task, under any runtime.
+//! - A panic of a handler, its filter or its future ends that call only.
+//! - Wakers are called with no lock held.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -19,18 +21,18 @@ use super::{Bus, Delivery};
 use crate::event::Event;
 use crate::sync::{Arc, Mutex, lock};
 
-type Called = Pin<Box<dyn Future<Output = ()> + Send>>;
+type HandlerFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct AsyncHandler<T: Item> {
     id: u64,
     filter: T::Filter,
-    call: Box<dyn FnMut(T) -> Called + Send>,
+    call: Box<dyn FnMut(T) -> HandlerFuture + Send>,
 }
 
 /// Async handlers and a queue over a [`Bus`].
 ///
-/// Async handlers get what is published through this adapter; the queue gets everything on the bus while it
-/// is forwarding.
+/// Async handlers get the items published through this adapter; the queue gets everything on the bus while the adapter is
+/// forwarding.
 pub struct AsyncAdapter<T: Item = Event> {
     bus: Bus<T>,
     handlers: Vec<AsyncHandler<T>>,
@@ -41,27 +43,29 @@ pub struct AsyncAdapter<T: Item = Event> {
 }
 
 impl<T: Item> AsyncAdapter<T> {
-    /// An adapter over a bus.
+    /// Creates an adapter over a bus.
+    #[must_use]
     pub fn new(bus: &Bus<T>) -> Self {
         Self { bus: bus.clone(), handlers: Vec::new(), next_id: 0, queue: None, missed: 0, panics: 0 }
     }
 
-    /// The bus.
+    /// Returns the bus.
+    #[must_use]
     pub fn bus(&self) -> &Bus<T> {
         &self.bus
     }
 
-    /// Publishes, then calls the async handlers that want it, one after the other. Answers how many handlers
-    /// added with [`Bus::on_sync`] took it. Where there are such handlers, it publishes in a thread: they may take
-    /// their time, and the caller's runtime goes on.
+    /// Publishes an item, then calls the async handlers that want it, one after the other. Returns how many handlers added
+    /// with [`Bus::on_sync`] took it. If there are such handlers, it publishes in a thread of its own: they may take their
+    /// time, and the caller's runtime goes on.
     pub async fn publish(&mut self, item: T) -> usize {
         let handled = if self.bus.0.handlers.has_sync() {
             publish_elsewhere(&self.bus, &item).await
         } else {
-            self.bus.publish(item.another()).handled
+            self.bus.publish(item.duplicate()).handled
         };
         for handler in &mut self.handlers {
-            let call = || item.is_wanted(&handler.filter).then(|| (handler.call)(item.another()));
+            let call = || item.is_wanted(&handler.filter).then(|| (handler.call)(item.duplicate()));
             let called = match catch_panic(call) {
                 Some(None) => true,
                 Some(Some(future)) => Guarded(Some(future)).await,
@@ -72,7 +76,7 @@ impl<T: Item> AsyncAdapter<T> {
         handled
     }
 
-    /// Adds an async handler; answers its name for [`unsubscribe_async`](Self::unsubscribe_async).
+    /// Adds an async handler, and returns its id for [`unsubscribe_async`](Self::unsubscribe_async). Allocates.
     pub fn subscribe_async<F, Fut>(&mut self, filter: impl Into<T::Filter>, mut handler: F) -> u64
     where
         F: FnMut(T) -> Fut + Send + 'static,
@@ -80,12 +84,12 @@ impl<T: Item> AsyncAdapter<T> {
     {
         let id = self.next_id;
         self.next_id += 1;
-        let call = Box::new(move |item| -> Called { Box::pin(handler(item)) });
+        let call = Box::new(move |item| -> HandlerFuture { Box::pin(handler(item)) });
         self.handlers.push(AsyncHandler { id, filter: filter.into(), call });
         id
     }
 
-    /// Removes an async handler; false if there was none of this name.
+    /// Removes an async handler, and returns false if there is none of this id.
     pub fn unsubscribe_async(&mut self, id: u64) -> bool {
         let Some(index) = self.handlers.iter().position(|handler| handler.id == id) else { return false };
         let removed = self.handlers.remove(index);
@@ -93,17 +97,19 @@ impl<T: Item> AsyncAdapter<T> {
         true
     }
 
-    /// How many async handlers there are.
+    /// Returns the number of async handlers.
+    #[must_use]
     pub fn async_subscriber_count(&self) -> usize {
         self.handlers.len()
     }
 
-    /// Panics caught in async handlers.
+    /// Returns the number of panics caught in async handlers.
+    #[must_use]
     pub fn panics(&self) -> u64 {
         self.panics
     }
 
-    /// As [`Bus::on_sync`].
+    /// Adds a handler that is called in the publishing thread, as [`Bus::on_sync`] does.
     pub fn subscribe_sync(
         &self,
         filter: impl Into<T::Filter>,
@@ -112,35 +118,39 @@ impl<T: Item> AsyncAdapter<T> {
         self.bus.on_sync(filter, handler)
     }
 
-    /// Queues what is published to the bus from now on. The queue is the ring: its oldest events go first
-    /// ([`missed`](Self::missed) counts them). Nothing happens if it is forwarding already.
+    /// Queues the events that the filter lets through, from now on. The queue is the ring: its oldest events are overwritten
+    /// first ([`missed`](Self::missed) counts them). Does nothing if the adapter is forwarding already.
     pub fn start_forwarding(&mut self, filter: impl Into<T::Filter>) {
         if self.queue.is_none() {
             self.queue = Some(self.bus.subscribe(filter));
         }
     }
 
-    /// Ends forwarding and drops what is queued.
+    /// Ends forwarding and drops the queued events.
     pub fn stop_forwarding(&mut self) {
         self.queue = None;
     }
 
-    /// Whether it is forwarding.
+    /// Returns whether the adapter is forwarding.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         self.queue.is_some()
     }
 
-    /// Events waiting in the queue, those that its filter will leave out among them.
+    /// Returns the number of events in the queue, including those that its filter will leave out.
+    #[must_use]
     pub fn queue_size(&self) -> u64 {
         self.queue.as_ref().map_or(0, Subscriber::lag)
     }
 
-    /// Events that left the queue unread.
+    /// Returns the number of events that were overwritten in the queue unread.
+    #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// The next queued event; `None` if none came in time, or it is not forwarding.
+    /// Waits for the next queued event for at most `timeout`. Returns `None` if none came in time, the bus is closed, or the
+    /// adapter is not forwarding.
     pub async fn get_event(&mut self, timeout: Duration) -> Option<T> {
         let queue = self.queue.as_mut()?;
         let mut time = pin!(Delay::new(timeout));
@@ -166,63 +176,63 @@ impl<T: Item> fmt::Debug for AsyncAdapter<T> {
     }
 }
 
-/// What a thread that published tells: how many took the item, and whom to wake.
+/// Result of a thread that publishes, and the waker of the task that waits for it.
 #[derive(Default)]
-struct Told {
+struct PublishState {
     handled: Option<usize>,
     waiting: Option<Waker>,
 }
 
-/// Tells, whatever happened to the thread that was to publish: nobody waits for one that is not there.
-struct Teller(Arc<Mutex<Told>>);
+/// Wakes the task whatever happens to the thread that was to publish, so that no task waits for a thread that is gone.
+struct WakeOnDrop(Arc<Mutex<PublishState>>);
 
-impl Drop for Teller {
+impl Drop for WakeOnDrop {
     fn drop(&mut self) {
         let waiting = {
-            let mut told = lock(&self.0);
-            told.handled.get_or_insert(0);
-            told.waiting.take()
+            let mut state = lock(&self.0);
+            state.handled.get_or_insert(0);
+            state.waiting.take()
         };
-        // Behind the lock: an executor may poll at once, in here.
+        // After the lock: an executor may poll at once, in here.
         if let Some(waker) = waiting {
             catch_panic(move || waker.wake());
         }
     }
 }
 
-/// Publishes in a thread of its own; here where there is none to be had.
+/// Publishes in a thread of its own, or in this one if the system cannot start a thread.
 fn publish_elsewhere<T: Item>(bus: &Bus<T>, item: &T) -> impl Future<Output = usize> + Send + use<T> {
-    let told = Arc::new(Mutex::new(Told::default()));
+    let state = Arc::new(Mutex::new(PublishState::default()));
     let run = {
-        let (bus, item, teller) = (bus.clone(), item.another(), Teller(Arc::clone(&told)));
+        let (bus, item, shared) = (bus.clone(), item.duplicate(), WakeOnDrop(Arc::clone(&state)));
         move || {
             let handled = bus.publish(item).handled;
-            // Who is woken may be the last who has this bus.
+            // The task that is woken may hold the last handle of this bus.
             drop(bus);
-            lock(&teller.0).handled = Some(handled);
+            lock(&shared.0).handled = Some(handled);
         }
     };
     if std::thread::Builder::new().name("fanwire-publish".to_owned()).spawn(run).is_err() {
-        let handled = bus.publish(item.another()).handled;
-        lock(&told).handled = Some(handled);
+        let handled = bus.publish(item.duplicate()).handled;
+        lock(&state).handled = Some(handled);
     }
     std::future::poll_fn(move |cx| {
-        // Wakers are cloned and dropped behind the lock too: they are the executor's.
+        // Wakers are cloned and dropped outside the lock too: they are the executor's code.
         let waker = cx.waker().clone();
         let before = {
-            let mut told = lock(&told);
-            if let Some(handled) = told.handled {
+            let mut state = lock(&state);
+            if let Some(handled) = state.handled {
                 return Poll::Ready(handled);
             }
-            told.waiting.replace(waker)
+            state.waiting.replace(waker)
         };
         drop(before);
         Poll::Pending
     })
 }
 
-/// A handler's future; false where it panicked, or did when it was dropped.
-struct Guarded(Option<Called>);
+/// A handler's future; returns false if it panicked, also when it was dropped.
+struct Guarded(Option<HandlerFuture>);
 
 impl Future for Guarded {
     type Output = bool;

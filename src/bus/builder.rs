@@ -1,4 +1,6 @@
-//! How a bus is made, and what it says about itself. Imports the bus. Always: what can fail, fails here.
+//! Configuration of a bus, and its statistics.
+//!
+//! Invariant: everything that can fail when a bus is made fails here.
 
 use std::fmt;
 use std::sync::Arc as Count;
@@ -7,25 +9,25 @@ use super::ring::{Bound, SHARDS_MAX};
 use super::{Bus, Item};
 use crate::event::{Event, Position};
 
-/// Slots of a shard unless told otherwise: 8,192.
+/// Default number of slots of a shard: 8,192.
 pub const CAPACITY_DEFAULT: usize = 8192;
 
-/// Bytes that the events in a bus's rings may have unless told otherwise: 1 GiB. A ring of the default capacity comes
-/// there with events of 128 KiB on the average, so it is a net under large events, and no change for others.
+/// Default bound of the events in a bus's rings, in bytes: 1 GiB. A ring of the default capacity reaches it with events of
+/// 128 KiB on average, so the bound is a safety net for large events and changes nothing for others.
 pub const MAX_BYTES_DEFAULT: u64 = 1 << 30;
 
-/// The most slots a shard can have: 2^24.
+/// Maximum number of slots of a shard: 2^24.
 const CAPACITY_MAX: usize = 1 << 24;
 
-/// A bus' size, as a configuration file has it.
+/// Size of a bus, as a configuration file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BusConfig {
-    /// Rings, 1 to 1,024. 1.
+    /// Number of rings, 1 to 1,024. Default: 1.
     pub shards: usize,
-    /// Slots of each ring, a power of two, at most 2^24. 8,192.
+    /// Slots of each ring, a power of two, at most 2^24. Default: 8,192.
     pub capacity: usize,
-    /// Bytes that the events in all rings may have. `None`: no bound. Default: 1 GiB.
+    /// Maximum size of the events in all rings, in bytes. `None`: no bound. Default: 1 GiB.
     pub max_bytes: Option<u64>,
 }
 
@@ -35,10 +37,10 @@ impl Default for BusConfig {
     }
 }
 
-/// A function that gives items an ordering key.
+/// Function that returns an item's ordering key.
 pub(super) type OrderingKey<T> = Count<dyn Fn(&T) -> u64 + Send + Sync>;
 
-/// Describes a bus.
+/// Builds a [`Bus`] or a [`LosslessBus`](super::LosslessBus).
 ///
 /// # Defaults
 /// - one shard of 8,192 slots, and at most 1 GiB of events in it,
@@ -48,11 +50,11 @@ pub struct BusBuilder<T: Item = Event> {
     pub(super) capacity: usize,
     pub(super) max_bytes: Option<u64>,
     pub(super) ordering_key: Option<OrderingKey<T>>,
-    /// Where it goes on as another bus that was.
+    /// Position and epoch of an earlier bus that this one continues.
     pub(super) resumed: Option<Position>,
 }
 
-/// A bus cannot be made like that.
+/// A bus cannot be built with these settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BusConfigError {
@@ -60,7 +62,7 @@ pub enum BusConfigError {
     Capacity(usize),
     /// The number of shards is not between 1 and 1,024.
     Shards(usize),
-    /// Several shards of plain values, and nothing that says which shard a value goes to.
+    /// Several shards of plain values, and no ordering key that says which shard a value goes to.
     NoOrderingKey,
     /// A lossless bus with another number of shards than 1.
     LosslessShards(usize),
@@ -91,7 +93,8 @@ impl BusBuilder<Event> {
         Self { shards: 1, capacity: CAPACITY_DEFAULT, max_bytes: None, ordering_key: None, resumed: None }
     }
 
-    /// Makes it a bus of plain values instead of events. An ordering key that was set is dropped.
+    /// Changes the item to a plain value instead of events. An ordering key that was set is dropped.
+    #[must_use]
     pub fn carrying<T: Item>(self) -> BusBuilder<T> {
         let Self { shards, capacity, max_bytes, .. } = self;
         BusBuilder { shards, capacity, max_bytes, ordering_key: None, resumed: None }
@@ -99,30 +102,33 @@ impl BusBuilder<Event> {
 }
 
 impl<T: Item> BusBuilder<T> {
-    /// Sets the number of shards, 1 to 1,024. Each is a ring of its own; order is kept within a shard only.
+    /// Sets the number of shards, 1 to 1,024. Each is a ring of its own; order is kept within a shard only. Default: 1.
+    #[must_use]
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards;
         self
     }
 
-    /// Sets how many slots a shard has: a power of two, at most 2^24. That many events are its history.
+    /// Sets the number of slots of a shard: a power of two, at most 2^24. A shard keeps that many events. Default: 8,192.
+    #[must_use]
     pub fn capacity(mut self, per_shard: usize) -> Self {
         self.capacity = per_shard;
         self
     }
 
-    /// Sets how many bytes the events in the rings may have, all together; `None` or 0: no bound. Inline values have the size of
-    /// their slots and nothing besides: for them it means nothing.
+    /// Sets the maximum size of the events in all rings together, in bytes; `None` or 0: no bound. Default: 1 GiB. No
+    /// effect on plain values, which have the size of their slots.
     ///
-    /// Each shard has an equal part, so no stream's events cost another shard its past. A shard over its part
-    /// lets go of its oldest events early, and a reader that was to read them gets a gap, as if it had been
-    /// overtaken. The newest event always stays, however large. Counted is the memory of attributes and payloads.
+    /// Each shard has an equal part, so no stream's events cost another shard its past. A shard over its part releases its
+    /// oldest events early, and a reader that has not read them gets a gap, as if it had been overtaken. The newest event
+    /// always stays, however large. The memory of attributes and payloads counts.
+    #[must_use]
     pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_bytes = Some(bytes.into().unwrap_or(0));
         self
     }
 
-    /// The bound of each ring.
+    /// Returns the bound of each ring.
     pub(super) fn bound(&self) -> Bound {
         match self.max_bytes.unwrap_or(MAX_BYTES_DEFAULT) {
             0 => Bound::new(0),
@@ -130,13 +136,15 @@ impl<T: Item> BusBuilder<T> {
         }
     }
 
-    /// Sets what keeps items in order: those with equal keys go to the same shard.
+    /// Sets the function that keeps items in order: items with equal keys go to the same shard. Default: an event's stream,
+    /// else its source.
+    #[must_use]
     pub fn ordering_key(mut self, key: impl Fn(&T) -> u64 + Send + Sync + 'static) -> Self {
         self.ordering_key = Some(Count::new(key));
         self
     }
 
-    /// What a lossless bus cannot have.
+    /// Checks for settings that a lossless bus cannot have.
     pub(super) fn check_lossless(&self) -> Result<(), BusConfigError> {
         if self.shards != 1 {
             return Err(BusConfigError::LosslessShards(self.shards));
@@ -160,7 +168,7 @@ impl<T: Item> BusBuilder<T> {
         Ok(())
     }
 
-    /// Goes on at this position of another bus that was, under its epoch.
+    /// Continues an earlier bus at this position, under its epoch.
     #[cfg(feature = "server")]
     pub(crate) fn resuming(mut self, position: Position) -> Self {
         self.shards = position.sequences.len();
@@ -168,7 +176,11 @@ impl<T: Item> BusBuilder<T> {
         self
     }
 
-    /// Makes the bus.
+    /// Creates the bus. Allocates the rings.
+    ///
+    /// # Errors
+    /// [`BusConfigError`] if the capacity is not a power of two from 1 to 2^24, the number of shards is not from 1 to 1,024,
+    /// or several shards of plain values have no ordering key.
     pub fn build(self) -> Result<Bus<T>, BusConfigError> {
         self.check()?;
         Ok(Bus::from_builder(self))
@@ -185,34 +197,34 @@ impl<T: Item> fmt::Debug for BusBuilder<T> {
     }
 }
 
-/// One shard, as [`Bus::stats`] saw it.
+/// Statistics of one shard at the time of [`Bus::stats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardStats {
-    /// The next sequence to be claimed: how many were claimed so far.
+    /// Next sequence to be claimed: the number of sequences claimed so far.
     pub head: u64,
-    /// The oldest sequence that may still be in the ring.
+    /// Oldest sequence that may still be in the ring.
     pub oldest: u64,
-    /// Slots.
+    /// Number of slots.
     pub capacity: usize,
 }
 
-/// What a bus counts. A snapshot: the parts are read one after the other.
+/// Statistics of a bus. A snapshot: the parts are read one after the other.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BusStats {
-    /// The shards, by number.
+    /// Statistics of the shards, by number.
     pub shards: Vec<ShardStats>,
     /// Sequences claimed in all shards.
     pub published: u64,
-    /// Events kept in memory by the bus: those in its rings, and overwritten ones not released yet. 0 for
-    /// plain values, which are copies.
+    /// Events that the bus keeps in memory: those in its rings, and overwritten ones that are not released yet. 0 for plain
+    /// values, which are copies.
     pub live_events: u64,
-    /// Bytes of attributes and payloads of those. 0 for plain values.
+    /// Size of the attributes and payloads of those events, in bytes. 0 for plain values.
     pub held_bytes: u64,
-    /// Wakes of sleeping readers: each was one system call.
+    /// Wakes of sleeping readers; each was one system call.
     pub wakes: u64,
-    /// Subscribers and handlers now.
+    /// Number of subscribers and handlers now.
     pub subscribers: usize,
     /// Panics caught in handlers and their filters.
     pub handler_panics: u64,

@@ -1,7 +1,7 @@
-//! A reader's place in all shards: the one way events are read, whatever the reader looks like outside.
+//! A reader's place in all shards: every kind of reader reads events through a cursor.
 //!
-//! Imports the ring. Always, for each shard: what was shown plus what was told as missed is what was claimed
-//! between the place where the cursor was set and where it stands.
+//! Invariant, for each shard: the events shown plus those reported as missed are the events claimed between the place where
+//! the cursor was set and its place now.
 
 use smallvec::SmallVec;
 
@@ -14,34 +14,34 @@ use super::{DeliveryRef, Gap};
 use crate::event::{Position, Sequence};
 use crate::sync::Arc;
 
-/// Empty looks between two looks at the head, where a sequence that will never come is recognized. The head's
-/// line is the publishers'.
-const LOOKS_A_SKIP: u32 = 64;
+/// Empty looks between two looks at the head, by which a sequence that will never come is recognized. Publishers write the
+/// head's line, so a look at it costs them.
+const LOOKS_PER_SKIP: u32 = 64;
 
-/// Where a reader stands, and its seat.
+/// Place of a reader in all shards.
 pub(crate) struct Cursor<T: Item> {
     reader: RingReader<T::Codec>,
     next: SmallVec<[Sequence; 4]>,
-    /// The shard to look at first.
+    /// Shard to look at first.
     turn: usize,
     empty_looks: u32,
-    is_done: bool,
+    is_at_end: bool,
     missed: u64,
 }
 
 impl<T: Item> Cursor<T> {
-    /// A cursor behind the newest event of each shard.
+    /// Creates a cursor after the newest event of each shard.
     pub(crate) fn new(rings: &Arc<RingSet<T::Codec>>) -> Self {
         let reader = RingReader::new(Arc::clone(rings));
         let next = rings.shards().iter().map(super::ring::Ring::head).collect();
-        Self { reader, next, turn: 0, empty_looks: 0, is_done: true, missed: 0 }
+        Self { reader, next, turn: 0, empty_looks: 0, is_at_end: true, missed: 0 }
     }
 
     pub(crate) fn rings(&self) -> &Arc<RingSet<T::Codec>> {
         self.reader.rings()
     }
 
-    /// The next sequence in one shard.
+    /// Returns the next sequence in one shard.
     pub(crate) fn next(&self, shard: usize) -> Sequence {
         self.next[shard]
     }
@@ -50,12 +50,12 @@ impl<T: Item> Cursor<T> {
         self.next.len()
     }
 
-    /// All events told as missed so far.
+    /// Returns the number of events reported as missed so far.
     pub(crate) fn missed(&self) -> u64 {
         self.missed
     }
 
-    /// How many events are ahead of it, in all shards.
+    /// Returns the number of events ahead of the cursor, in all shards.
     pub(crate) fn lag(&self) -> u64 {
         let rings = self.rings().shards().iter();
         rings.zip(&self.next).map(|(ring, next)| ring.head().saturating_sub(*next)).sum()
@@ -91,8 +91,8 @@ impl<T: Item> Cursor<T> {
         Gap { missed, shard: shard as u16, from, to }
     }
 
-    /// Shows what there is, from the shard whose turn it is on, until `visit` answers false or there is
-    /// nothing more. Answers whether anything was shown.
+    /// Shows events and gaps, beginning with the shard whose turn it is, until `visit` returns false or there is nothing
+    /// more. Returns whether anything was shown.
     #[inline]
     pub(crate) fn visit(&mut self, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> bool {
         let shards = self.next.len();
@@ -100,36 +100,36 @@ impl<T: Item> Cursor<T> {
         let mut more = true;
         let mut dry = 0;
         while more && dry < shards {
-            let (shown, end) = self.visit_run(self.turn, |item| {
+            let (shown, end) = self.visit_span(self.turn, |item| {
                 more = visit(item);
                 more
             });
             any |= shown;
-            // A run that came to the end is not looked at again: that would be at a publisher's heels.
+            // A span that came to the end is not looked at again: that would take the line that is just written.
             dry = if end == VisitEnd::NotYet { dry + 1 } else { 0 };
             self.turn = if self.turn + 1 == shards { 0 } else { self.turn + 1 };
         }
-        self.is_done = more;
+        self.is_at_end = more;
         if any {
             self.empty_looks = 0;
             return true;
         }
         self.empty_looks += 1;
-        self.empty_looks >= LOOKS_A_SKIP && self.skip(visit)
+        self.empty_looks >= LOOKS_PER_SKIP && self.skip(visit)
     }
 
-    /// Shows one run or one gap of the first shard that has any, from the one whose turn it is on. Answers which
+    /// Shows one span or one gap of the first shard that has any, beginning with the shard whose turn it is. Returns the
     /// shard.
     #[cfg(feature = "server")]
     pub(crate) fn visit_one(&mut self, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> Option<usize> {
         let shards = self.next.len();
-        // Claimed and given up is looked for now and then only: the head's line is the publishers'.
+        // Sequences that were given up are looked for now and then only: publishers write the head's line.
         self.empty_looks += 1;
-        let skips = self.empty_looks >= LOOKS_A_SKIP;
+        let skips = self.empty_looks >= LOOKS_PER_SKIP;
         for _ in 0..shards {
             let shard = self.turn;
             self.turn = if shard + 1 == shards { 0 } else { shard + 1 };
-            if self.visit_run(shard, &mut visit).0 || (skips && self.skip_shard(shard, &mut visit)) {
+            if self.visit_span(shard, &mut visit).0 || (skips && self.skip_shard(shard, &mut visit)) {
                 self.empty_looks = 0;
                 return Some(shard);
             }
@@ -140,15 +140,15 @@ impl<T: Item> Cursor<T> {
         None
     }
 
-    /// Goes on at this place of a shard; the gap, where that passes over something.
+    /// Goes on at this sequence of a shard. Returns the gap, if that passes over something.
     #[cfg(feature = "server")]
-    pub(crate) fn skip_to(&mut self, shard: usize, place: Sequence) -> Option<Gap> {
-        (self.next[shard] < place).then(|| self.gap(shard, place))
+    pub(crate) fn skip_to(&mut self, shard: usize, to: Sequence) -> Option<Gap> {
+        (self.next[shard] < to).then(|| self.gap(shard, to))
     }
 
-    /// Shows one run of one shard, or the gap there. Answers whether anything was shown, and how it ended.
+    /// Shows one span of one shard, or the gap there. Returns whether anything was shown, and how the visit ended.
     #[inline]
-    fn visit_run(
+    fn visit_span(
         &mut self,
         shard: usize,
         mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool,
@@ -171,13 +171,13 @@ impl<T: Item> Cursor<T> {
         (self.next[shard] != before, end)
     }
 
-    /// Shows what there is in one shard, as [`Self::visit`] does, one run or one gap.
+    /// Shows one span or one gap of one shard.
     pub(crate) fn visit_shard(
         &mut self,
         shard: usize,
         mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool,
     ) -> bool {
-        self.visit_run(shard, &mut visit).0 || self.skip_shard(shard, visit)
+        self.visit_span(shard, &mut visit).0 || self.skip_shard(shard, visit)
     }
 
     /// Shows the gap of a sequence that will never come, if the cursor stands before one.
@@ -194,7 +194,7 @@ impl<T: Item> Cursor<T> {
     fn skip_shard(&mut self, shard: usize, mut visit: impl FnMut(DeliveryRef<'_, T>) -> bool) -> bool {
         let next = self.next[shard];
         let ring = &self.rings().shards()[shard];
-        // The head before the slot: what is behind the head was claimed, so a slot that does not show it now
+        // The head before the slot: every sequence below the head was claimed, so a slot that does not show it now
         // is late, given up, or a lap away.
         match ring.skip(next) {
             Some(to) if ring.peek(next) == Peek::NotYet => {
@@ -208,31 +208,31 @@ impl<T: Item> Cursor<T> {
 }
 
 impl<T: Item> Waitable for Cursor<T> {
-    /// One line a shard.
+    /// Reads one line for each shard.
     #[inline]
     fn is_ready(&self) -> bool {
         self.rings().shards().iter().zip(&self.next).any(|(ring, next)| ring.peek(*next) != Peek::NotYet)
     }
 
-    fn is_done(&self) -> bool {
-        self.is_done
+    fn is_at_end(&self) -> bool {
+        self.is_at_end
     }
 
     fn is_closed(&self) -> bool {
         self.rings().is_closed()
     }
 
-    /// Before a sequence that will never come. Then the next visit shows the gap.
+    /// Returns whether the cursor is before a sequence that will never come. Then the next visit shows the gap.
     fn is_at_hole(&mut self) -> bool {
         let mut rings = self.rings().shards().iter().zip(&self.next);
-        let stuck = rings.any(|(ring, next)| ring.skip(*next).is_some());
-        if stuck {
-            self.empty_looks = LOOKS_A_SKIP;
+        let at_hole = rings.any(|(ring, next)| ring.skip(*next).is_some());
+        if at_hole {
+            self.empty_looks = LOOKS_PER_SKIP;
         }
-        stuck
+        at_hole
     }
 
-    /// The next sequences of all shards, added up.
+    /// Returns the sum of the next sequences of all shards.
     fn passed(&self) -> u64 {
         self.next.iter().sum()
     }

@@ -1,12 +1,14 @@
 //! Functions that are called with events: each in a thread of its own, or in the publishing thread.
 //!
-//! Imports the subscriber. Always:
-//! - a panic, of a handler or of its filter, ends that call, not the handler, not the thread that published, and no
-//!   other handler;
-//! - handlers are called, dropped and woken with no lock held: they may publish, and own guards of others.
+//! Invariants:
+//! - A panic, of a handler or of its filter, ends that call, but not the handler, not the thread that published, and no
+//!   other handler.
+//! - Handlers are called, dropped and woken with no lock held: they may publish, and own guards of other handlers.
 
 use std::fmt;
-use std::sync::{Arc as Count, PoisonError, RwLock, Weak};
+use std::sync::{Arc as Count, Weak};
+
+use arc_swap::ArcSwap;
 
 use super::item::Item;
 use super::panics::catch_panic;
@@ -18,13 +20,13 @@ use crate::event::Event;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 
-/// Names a handler, for [`Bus::unsubscribe`].
+/// Identifies a handler, for [`Bus::unsubscribe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HandlerId(u64);
 
-/// What one handler counts.
+/// Counters of one handler.
 #[derive(Debug, Default)]
-struct Counts {
+struct HandlerCounts {
     panics: AtomicU64,
     missed: AtomicU64,
 }
@@ -34,14 +36,14 @@ type SyncCall<T> = Box<dyn Fn(&T) + Send + Sync>;
 struct SyncHandler<T: Item> {
     id: HandlerId,
     filter: T::Filter,
-    /// There until it is dropped.
+    /// `Some` until the handler is dropped.
     call: Option<SyncCall<T>>,
-    counts: Count<Counts>,
+    counts: Count<HandlerCounts>,
     all_panics: Count<AtomicU64>,
 }
 
 impl<T: Item> SyncHandler<T> {
-    /// Calls it, if it wants the item; false where it did not take it.
+    /// Calls the handler if it wants the item, and returns whether it took it without a panic.
     fn call(&self, item: &T) -> bool {
         let call = || {
             let wanted = item.is_wanted(&self.filter);
@@ -54,7 +56,7 @@ impl<T: Item> SyncHandler<T> {
     }
 }
 
-/// Whoever holds it last drops what the embedder gave: often a thread that publishes.
+/// Drops the embedder's function in the thread that holds the handler last: often one that publishes.
 impl<T: Item> Drop for SyncHandler<T> {
     fn drop(&mut self) {
         let own = (self.call.take(), std::mem::take(&mut self.filter));
@@ -67,13 +69,18 @@ struct ThreadHandler {
     stop: Count<AtomicBool>,
 }
 
+type SyncHandlers<T> = Vec<Count<SyncHandler<T>>>;
+
 /// All handlers of a bus.
 pub(super) struct Handlers<T: Item> {
     rings: Arc<RingSet<T::Codec>>,
     ids: AtomicU64,
     panics: Count<AtomicU64>,
     sync_count: AtomicUsize,
-    sync: RwLock<Count<[Count<SyncHandler<T>>]>>,
+    /// Read in every `publish` while there are handlers, replaced as a whole.
+    sync: ArcSwap<SyncHandlers<T>>,
+    /// Held to replace the list.
+    changes: Mutex<()>,
     threads: Mutex<Vec<ThreadHandler>>,
 }
 
@@ -84,7 +91,8 @@ impl<T: Item> Handlers<T> {
             ids: AtomicU64::new(0),
             panics: Count::default(),
             sync_count: AtomicUsize::new(0),
-            sync: RwLock::new(Count::new([])),
+            sync: ArcSwap::default(),
+            changes: Mutex::default(),
             threads: Mutex::default(),
         }
     }
@@ -96,39 +104,35 @@ impl<T: Item> Handlers<T> {
 
     pub(super) fn count(&self) -> usize {
         let threads = lock(&self.threads).len();
-        self.sync().len() + threads
+        self.sync.load().len() + threads
     }
 
-    /// Whether a publisher must call anybody.
+    /// Returns whether a publisher must call a handler.
     #[inline(always)]
     pub(super) fn has_sync(&self) -> bool {
-        // The handlers themselves come with the lock; a thread that added one sees its own addition, and
-        // for others "from now on" begins when they see it.
+        // Relaxed: the list itself comes with its own load. A thread that added a handler sees its own addition, and for
+        // other threads "from now on" begins when they see it.
         self.sync_count.load(Ordering::Relaxed) != 0
     }
 
-    fn sync(&self) -> Count<[Count<SyncHandler<T>>]> {
-        Count::clone(&self.sync.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Changes the list. Who leaves it is dropped behind the lock: what a handler owns may publish when it is dropped,
-    /// or be another handler's guard.
-    fn change_sync(&self, change: impl FnOnce(&mut Vec<Count<SyncHandler<T>>>)) {
+    /// Changes the list. A handler that leaves it is dropped after the lock: it may publish when it is dropped, or own
+    /// another handler's guard.
+    fn change_sync(&self, change: impl FnOnce(&mut SyncHandlers<T>)) {
         let before = {
-            let mut sync = self.sync.write().unwrap_or_else(PoisonError::into_inner);
-            let mut handlers = sync.to_vec();
+            let _changes = lock(&self.changes);
+            let mut handlers = SyncHandlers::clone(&self.sync.load());
             change(&mut handlers);
             // No edge: see `has_sync`.
             self.sync_count.store(handlers.len(), Ordering::Relaxed);
-            std::mem::replace(&mut *sync, handlers.into())
+            self.sync.swap(Count::new(handlers))
         };
         drop(before);
     }
 
-    /// Calls the handlers that want this item; answers how many took it without a panic.
+    /// Calls the handlers that want this item, and returns how many took it without a panic.
     #[cold]
     pub(super) fn call(&self, item: &T) -> usize {
-        self.sync().iter().filter(|handler| handler.call(item)).count()
+        self.sync.load().iter().filter(|handler| handler.call(item)).count()
     }
 
     fn remove(&self, id: HandlerId) -> bool {
@@ -150,7 +154,7 @@ impl<T: Item> Handlers<T> {
     }
 
     fn stop(&self, handler: &ThreadHandler) {
-        // The handler looks behind its announcement of sleep; `notify` orders the two (E6).
+        // Relaxed: the handler looks after its announcement of sleep; `notify` orders the two (E6).
         handler.stop.store(true, Ordering::Relaxed);
         self.rings.notify();
     }
@@ -164,13 +168,13 @@ impl<T: Item> Handlers<T> {
     }
 
     fn new_id(&self) -> HandlerId {
-        // A number of one's own: no edge.
+        // A number of its own: no edge.
         HandlerId(self.ids.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// Runs what is a handler's; none where it panicked.
-fn guarded<R>(counts: &Counts, all: &AtomicU64, call: impl FnOnce() -> R) -> Option<R> {
+/// Runs a handler's code, and returns `None` if it panicked.
+fn guarded<R>(counts: &HandlerCounts, all: &AtomicU64, call: impl FnOnce() -> R) -> Option<R> {
     let done = catch_panic(call);
     if done.is_none() {
         counts.panics.fetch_add(1, Ordering::Relaxed);
@@ -191,36 +195,41 @@ impl<T: Item> Unsubscribe for Handlers<T> {
     }
 }
 
-/// Keeps a handler subscribed; dropping it unsubscribes.
+/// Keeps a handler subscribed; dropping the guard unsubscribes it.
 #[must_use = "dropping the guard unsubscribes the handler; `detach` keeps it for the life of the bus"]
 pub struct HandlerGuard {
     id: HandlerId,
-    counts: Count<Counts>,
+    counts: Count<HandlerCounts>,
     handlers: Option<Weak<dyn Unsubscribe>>,
 }
 
 impl HandlerGuard {
-    /// The handler's name.
+    /// Returns the handler's id.
+    #[must_use]
     pub fn id(&self) -> HandlerId {
         self.id
     }
 
-    /// Keeps the handler until [`Bus::unsubscribe`], [`Bus::clear`] or the end of the bus.
+    /// Keeps the handler until [`Bus::unsubscribe`], [`Bus::clear`] or the end of the bus, and returns its id.
     ///
-    /// A handler that holds a [`Bus`] keeps it open, and is kept by it: let it hold a [`WeakBus`](super::WeakBus)
-    /// ([`Bus::downgrade`]), or end it by one of the other two.
+    /// A handler that holds a [`Bus`] keeps it open, and the bus keeps the handler: let it hold a
+    /// [`WeakBus`](super::WeakBus) ([`Bus::downgrade`]), or end it by one of the other two.
     pub fn detach(mut self) -> HandlerId {
         self.handlers = None;
         self.id
     }
 
-    /// How often it panicked.
+    /// Returns how often the handler or its filter panicked.
+    #[must_use]
     pub fn panics(&self) -> u64 {
+        // A statistic: no edge.
         self.counts.panics.load(Ordering::Relaxed)
     }
 
-    /// How many events it missed because it was slow. Always 0 for a handler in the publishing thread.
+    /// Returns how many events the handler missed because it was slow. Always 0 for a handler in the publishing thread.
+    #[must_use]
     pub fn missed(&self) -> u64 {
+        // A statistic: no edge.
         self.counts.missed.load(Ordering::Relaxed)
     }
 }
@@ -240,14 +249,14 @@ impl fmt::Debug for HandlerGuard {
 }
 
 impl<T: Item> Bus<T> {
-    fn guard(&self, id: HandlerId, counts: Count<Counts>) -> HandlerGuard {
+    fn guard(&self, id: HandlerId, counts: Count<HandlerCounts>) -> HandlerGuard {
         let handlers: Count<dyn Unsubscribe> = Count::<Handlers<T>>::clone(&self.0.handlers);
         HandlerGuard { id, counts, handlers: Some(Count::downgrade(&handlers)) }
     }
 
-    /// Calls `handler` for every event that the filter lets through, from now on, in a thread of its own:
-    /// a slow handler holds up neither publishers nor other handlers, and if it falls behind by a whole ring
-    /// it goes on with newer events ([`HandlerGuard::missed`]).
+    /// Calls `handler` for every event that the filter lets through, from now on, in a thread of its own: a slow handler
+    /// holds up neither publishers nor other handlers, and if it falls behind by a whole ring it goes on with newer events
+    /// ([`HandlerGuard::missed`]).
     ///
     /// A panic, of the handler or of the filter's function, is caught and counted, and the handler goes on with the
     /// next event.
@@ -261,14 +270,14 @@ impl<T: Item> Bus<T> {
     ) -> HandlerGuard {
         let handlers = &self.0.handlers;
         let id = handlers.new_id();
-        let counts = Count::<Counts>::default();
+        let counts = Count::<HandlerCounts>::default();
         let stop = Count::<AtomicBool>::default();
         let mut subscriber = self.subscribe_uncounted(filter.into());
         let run = {
             let (counts, stop, panics) =
                 (Count::clone(&counts), Count::clone(&stop), Count::clone(&handlers.panics));
             move || {
-                // Behind the announcement of sleep E6 orders it (see `stop`); before, sooner or later does.
+                // Relaxed: after the announcement of sleep E6 orders it (see `stop`); before it, any time will do.
                 let stopped = || stop.load(Ordering::Relaxed);
                 let mut waiting = AdaptiveWait::default();
                 while !stopped() {
@@ -298,7 +307,7 @@ impl<T: Item> Bus<T> {
                     if is_over(&mut subscriber) {
                         break;
                     }
-                    waiting.wait(subscriber.cursor_mut(), None, stopped);
+                    waiting.wait(subscriber.parts().0, None, stopped);
                 }
                 guarded(&counts, &panics, move || drop((handler, subscriber)));
             }
@@ -309,12 +318,13 @@ impl<T: Item> Bus<T> {
         self.guard(id, counts)
     }
 
-    /// Calls `handler` for every event that the filter lets through, from now on, in the thread that
-    /// publishes it, before `publish` returns; `publish` answers how many such handlers took the event. For
-    /// what must have happened when `publish` returns; everything else is better off with [`on`](Self::on).
+    /// Calls `handler` for every event that the filter lets through, from now on, in the thread that publishes it, before
+    /// `publish` returns; `publish` returns how many such handlers took the event. For effects that must have happened when
+    /// `publish` returns; [`on`](Self::on) is better for everything else. Allocates; blocks only while another thread adds
+    /// or removes a handler.
     ///
-    /// A panic, of the handler or of the filter's function, is caught and counted. Handlers may publish and unsubscribe. Across threads, two events may
-    /// reach a handler in another order than they have in the ring.
+    /// A panic, of the handler or of the filter's function, is caught and counted. Handlers may publish and unsubscribe.
+    /// Across threads, two events may reach a handler in another order than they have in the ring.
     pub fn on_sync(
         &self,
         filter: impl Into<T::Filter>,
@@ -322,7 +332,7 @@ impl<T: Item> Bus<T> {
     ) -> HandlerGuard {
         let handlers = &self.0.handlers;
         let id = handlers.new_id();
-        let counts = Count::<Counts>::default();
+        let counts = Count::<HandlerCounts>::default();
         let handler = SyncHandler {
             id,
             filter: filter.into(),
@@ -334,16 +344,16 @@ impl<T: Item> Bus<T> {
         self.guard(id, counts)
     }
 
-    /// Ends a handler's subscription; false if there was none of this name. A call that is running is not
-    /// waited for.
+    /// Ends a handler's subscription, and returns false if there is no handler of this id. Does not wait for a call that is
+    /// running.
     pub fn unsubscribe(&self, id: HandlerId) -> bool {
         self.0.handlers.remove(id)
     }
 }
 
-/// Whether a reader that found nothing will never find anything.
+/// Returns whether a reader that found nothing will never find anything.
 fn is_over<T: Item>(subscriber: &mut Subscriber<T>) -> bool {
-    let cursor = subscriber.cursor_mut();
+    let (cursor, _) = subscriber.parts();
     cursor.is_closed() && !cursor.is_ready() && !cursor.is_at_hole()
 }
 

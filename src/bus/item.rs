@@ -1,7 +1,6 @@
-//! What a bus can carry: events, or plain values of the embedder's own.
+//! Items that a bus can carry: events, or plain values of the embedder's own.
 //!
-//! Imports `event`, `filter` and the ring's ways to carry. Always: an item is complete before it is claimed
-//! a place.
+//! Invariant: an item is complete before a sequence is claimed for it.
 
 use std::fmt;
 use std::sync::Arc as Count;
@@ -13,37 +12,37 @@ use crate::event::{self, Attribute, Event, EventId};
 use crate::filter::Filter;
 use crate::sync::Arc;
 
-/// What a [`Bus`](super::Bus) carries: [`Event`], or any plain value of fixed size (`bytemuck::Pod`), which
-/// is copied into the ring and out of it without an allocation.
+/// A value that a [`Bus`](super::Bus) carries: [`Event`], or any plain value of fixed size (`bytemuck::Pod`), which is
+/// copied into the ring and out of it without an allocation.
 ///
-/// It cannot be implemented outside this crate; derive `Pod` and `Zeroable` instead.
+/// This trait cannot be implemented outside this crate; derive `Pod` and `Zeroable` instead.
 pub trait Item: Clone + Send + Sync + Sized + 'static {
-    /// What a subscription to it is told by: [`Filter`] for events, [`Predicate`] for plain values.
+    /// Filter of a subscription: [`Filter`] for events, [`Predicate`] for plain values.
     type Filter: Clone + Default + Send + Sync + Unpin + 'static;
 
     #[doc(hidden)]
     type Codec: SlotCodec<Item = Self>;
 
-    /// Whether a subscription wants this one.
+    /// Returns whether a subscription with this filter wants the item.
     fn is_wanted(&self, filter: &Self::Filter) -> bool;
 
     /// Whether items have an ordering key of their own.
     #[doc(hidden)]
     const KEYED: bool;
 
-    /// What keeps items in order: those with equal keys share a shard.
+    /// Returns the ordering key: items with equal keys share a shard and stay in order.
     #[doc(hidden)]
     fn ordering_key(&self) -> u64;
 
     #[doc(hidden)]
     fn into_publishable(self) -> Self;
 
-    /// Another handle, or copy. Not `clone`: a plain value's may be the embedder's own code.
+    /// Returns another handle, or a copy. Not `clone`: that of a plain value may be the embedder's own code.
     #[doc(hidden)]
-    fn another(&self) -> Self;
+    fn duplicate(&self) -> Self;
 
     #[doc(hidden)]
-    fn place(&self, id: EventId);
+    fn set_id(&self, id: EventId);
 }
 
 impl Item for Event {
@@ -56,7 +55,7 @@ impl Item for Event {
         filter.matches(self)
     }
 
-    /// The stream, else the source.
+    /// Returns the hash of the stream, or of the source if there is none.
     #[inline]
     fn ordering_key(&self) -> u64 {
         let hash = |attribute: Attribute| self.signature().0[attribute.index()];
@@ -70,12 +69,12 @@ impl Item for Event {
     }
 
     #[inline]
-    fn another(&self) -> Self {
+    fn duplicate(&self) -> Self {
         self.clone()
     }
 
     #[inline]
-    fn place(&self, id: EventId) {
+    fn set_id(&self, id: EventId) {
         Event::set_id(self, id);
     }
 }
@@ -108,7 +107,7 @@ impl Handle for Event {
         Event::weight(self)
     }
 
-    /// The attributes' hashes and the time.
+    /// Returns the attributes' hashes and the time.
     #[inline]
     fn header(&self) -> [u64; HEADER_WORDS] {
         let mut header = [0; HEADER_WORDS];
@@ -129,7 +128,7 @@ impl<T: Pod + Send + Sync> Item for T {
 
     #[inline]
     fn is_wanted(&self, filter: &Predicate<T>) -> bool {
-        filter.0.as_ref().is_none_or(|keep| keep(self))
+        filter.0.as_ref().is_none_or(|predicate| predicate(self))
     }
 
     #[inline]
@@ -143,15 +142,15 @@ impl<T: Pod + Send + Sync> Item for T {
     }
 
     #[inline]
-    fn another(&self) -> Self {
+    fn duplicate(&self) -> Self {
         *self
     }
 
     #[inline]
-    fn place(&self, _: EventId) {}
+    fn set_id(&self, _: EventId) {}
 }
 
-/// Which plain values a subscription wants: all, or those that a function picks.
+/// Filter of a subscription to plain values: all of them, or those for which a function returns true.
 ///
 /// ```
 /// # use fanwire::{Bus, Predicate};
@@ -165,15 +164,16 @@ pub struct Predicate<T>(Option<PredicateFn<T>>);
 type PredicateFn<T> = Count<dyn Fn(&T) -> bool + Send + Sync>;
 
 impl<T> Predicate<T> {
-    /// Everything.
+    /// Selects all values.
+    #[must_use]
     pub fn all() -> Self {
         Self(None)
     }
 }
 
 impl<T, F: Fn(&T) -> bool + Send + Sync + 'static> From<F> for Predicate<T> {
-    fn from(keep: F) -> Self {
-        Self(Some(Count::new(keep)))
+    fn from(predicate: F) -> Self {
+        Self(Some(Count::new(predicate)))
     }
 }
 

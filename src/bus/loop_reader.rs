@@ -1,25 +1,25 @@
 //! The bus as an event loop reads it: never waits, and is woken by a function of its own.
 //!
-//! Imports the cursor and the order. Always:
-//! - after [`LoopReader::prepare_sleep`] answered true, the next publication calls the waker;
-//! - of several shards, every loop reads the same order, and each event says what stands before it.
+//! Invariants:
+//! - After [`LoopReader::prepare_sleep`] returned true, the next publication calls the waker.
+//! - With several shards, every loop reads the same order, and each event carries its position in it.
 
 use super::DeliveryRef;
 use super::cursor::Cursor;
 use super::event_count::Wake;
-use super::order::{Next, Order, Segment};
+use super::order::{NextSegment, Order, Segment};
 use super::wait::Waitable;
 use crate::event::{Event, Position, Sequence};
 use crate::sync::{Arc, Callback, Mutex, lock};
 
-/// Events of a shard that stand together in the order.
+/// Maximum number of events of a segment.
 const SEGMENT_EVENTS: usize = 64;
 
-/// One thing that a loop reads.
+/// An event or a gap, as a loop reads it.
 pub(crate) enum ReaderItem<'a> {
     /// The next event of its shard.
     Event(&'a Event),
-    /// `from..to` of a shard are lost to this reader.
+    /// Sequences `from..to` of a shard are lost to this reader.
     Gap { shard: u16, missed: u64, from: Sequence, to: Sequence },
 }
 
@@ -41,18 +41,19 @@ pub(crate) struct LoopReader {
     ordered: Option<Ordered>,
 }
 
-/// Where a reader stands in the order.
+/// Place of a reader in the order.
 struct Ordered {
     order: Arc<Mutex<Order>>,
     reader: usize,
-    /// The number of its next run.
+    /// Number of its next segment.
     next: u64,
-    /// The run that it is in.
-    run: Option<Segment>,
-    told: Position,
-    /// The bus's.
+    /// Segment that it has read in part.
+    segment: Option<Segment>,
+    /// Position of a client that has received everything shown, in the ids of the events.
+    client_position: Position,
+    /// Epoch of the bus.
     epoch: u64,
-    /// What it has read and not shown, of a run that it made.
+    /// Events and gaps of a segment that it made, until they are shown.
     read_items: Vec<ReadItem>,
 }
 
@@ -71,16 +72,16 @@ impl LoopReader {
         let ordered = order.map(|shared| {
             let mut order = lock(shared);
             let (reader, next) = order.enter();
-            for (shard, place) in order.places().iter().enumerate() {
-                cursor.set_next(shard, *place);
+            for (shard, sequence) in order.next_sequences().iter().enumerate() {
+                cursor.set_next(shard, *sequence);
             }
-            let told = order.told().clone();
+            let client_position = order.client_position().clone();
             Ordered {
                 order: Arc::clone(shared),
                 reader,
                 next,
-                run: None,
-                told,
+                segment: None,
+                client_position,
                 epoch,
                 read_items: Vec::new(),
             }
@@ -88,10 +89,10 @@ impl LoopReader {
         Self { cursor, waker, ordered }
     }
 
-    /// Of a bus of one shard: stands here from now on.
-    pub(crate) fn stand_at(&mut self, place: Sequence) {
+    /// Moves to this sequence, on a bus of one shard.
+    pub(crate) fn stand_at(&mut self, sequence: Sequence) {
         if self.ordered.is_none() {
-            self.cursor.set_next(0, place);
+            self.cursor.set_next(0, sequence);
         }
     }
 
@@ -101,12 +102,13 @@ impl LoopReader {
         if shard < self.cursor.shards() { self.cursor.next(shard) } else { 0 }
     }
 
-    /// Of several shards: where a client stands that has got all that was shown, in the ids of the events.
-    pub(crate) fn told(&self) -> Option<&Position> {
-        self.ordered.as_ref().map(|ordered| &ordered.told)
+    /// Returns the position of a client that has received everything shown, in the ids of the events; `None` with one
+    /// shard.
+    pub(crate) fn client_position(&self) -> Option<&Position> {
+        self.ordered.as_ref().map(|ordered| &ordered.client_position)
     }
 
-    /// Shows up to `max` events and gaps, in order for each shard. Answers how many.
+    /// Shows up to `max` events and gaps, in order for each shard, and returns their number.
     pub(crate) fn poll_batch(&mut self, max: usize, mut f: impl FnMut(ReaderItem<'_>)) -> usize {
         let mut count = 0;
         if let Some(ordered) = &mut self.ordered {
@@ -127,81 +129,81 @@ impl LoopReader {
         count
     }
 
-    /// Announces that the loop goes to sleep, and looks again. True: nothing to read, it may sleep, and a
-    /// wake-up is certain. False: there is more.
+    /// Announces that the loop goes to sleep, and looks again. Returns true if there is nothing to read: the loop may sleep,
+    /// and a wake-up is certain. Returns false if there is more.
     pub(crate) fn prepare_sleep(&mut self) -> bool {
         self.cursor.is_closed() || self.cursor.prepare_sleep(Wake::Call(Callback::clone(&self.waker)))
     }
 
-    /// Takes the announcement back, after the loop woke up for whatever reason.
+    /// Withdraws the announcement, after the loop woke up for whatever reason.
     pub(crate) fn cancel_sleep(&mut self) {
         self.cursor.cancel_sleep();
     }
 }
 
 impl Ordered {
-    /// Shows up to `max` of one run; how many that were, or none where there is nothing more.
+    /// Shows up to `max` events of one segment, and returns their number, or `None` if there is nothing more.
     fn poll(
         &mut self,
         cursor: &mut Cursor<Event>,
         max: usize,
         f: &mut impl FnMut(ReaderItem<'_>),
     ) -> Option<usize> {
-        if let Some(run) = self.run.take() {
-            return self.read(cursor, run, max, f);
+        if let Some(segment) = self.segment.take() {
+            return self.read(cursor, segment, max, f);
         }
         let shared = Arc::clone(&self.order);
         let mut order = lock(&shared);
-        match order.at(self.reader, self.next) {
-            Next::Segment(run) => {
+        match order.segment(self.reader, self.next) {
+            NextSegment::Segment(segment) => {
                 drop(order);
                 self.next += 1;
-                self.told.clone_from(&run.before);
-                self.read(cursor, run, max, f)
+                self.client_position.clone_from(&segment.before);
+                self.read(cursor, segment, max, f)
             }
-            Next::Lost { number, places } => {
+            NextSegment::Lost { number, sequences } => {
                 drop(order);
                 self.next = number;
                 let mut count = 0;
-                for (shard, place) in places.into_iter().enumerate() {
-                    if let Some(gap) = cursor.skip_to(shard, place) {
+                for (shard, sequence) in sequences.into_iter().enumerate() {
+                    if let Some(gap) = cursor.skip_to(shard, sequence) {
                         count += 1;
                         f(DeliveryRef::Gap(gap).into());
                     }
                 }
                 Some(count)
             }
-            Next::VisitEnd => {
-                self.told.clone_from(order.told());
-                let told = self.make(cursor, &mut order, max.min(SEGMENT_EVENTS))?;
+            NextSegment::End => {
+                self.client_position.clone_from(order.client_position());
+                let after = self.make(cursor, &mut order, max.min(SEGMENT_EVENTS))?;
                 drop(order);
                 let mut read_items = std::mem::take(&mut self.read_items);
                 let count = read_items.len();
                 for item in read_items.drain(..) {
                     match item {
                         ReadItem::Event(event) => {
-                            pass(&mut self.told, &event);
+                            pass(&mut self.client_position, &event);
                             f(ReaderItem::Event(&event));
                         }
                         ReadItem::Gap(gap) => f(DeliveryRef::Gap(gap).into()),
                     }
                 }
                 self.read_items = read_items;
-                // Behind this run: the order may be further by now.
-                self.told = told;
+                // After this segment: the order may be further by now.
+                self.client_position = after;
                 Some(count)
             }
         }
     }
 
-    /// Reads on at the order's end, and makes what it reads the next run. Answers where a client stands behind it;
-    /// none where there is nothing.
+    /// Reads on at the order's end, and makes the next segment of what it reads. Returns the clients' position after it;
+    /// `None` if there is nothing.
     fn make(&mut self, cursor: &mut Cursor<Event>, order: &mut Order, max: usize) -> Option<Position> {
-        // A ring may have made it skip what is in no run yet: that is one, and nobody will see it.
-        let ahead = (0..cursor.shards()).find(|shard| cursor.next(*shard) > order.places()[*shard]);
-        let mut told = order.told().clone();
-        // Else the ids are a log's, and the next event's tells.
-        let are_own = told.epoch == self.epoch;
+        // A ring may have made it skip sequences that are in no segment yet: they become one, and no loop will see it.
+        let ahead = (0..cursor.shards()).find(|shard| cursor.next(*shard) > order.next_sequences()[*shard]);
+        let mut after = order.client_position().clone();
+        // If not, the ids are those of a log, and the next event has its own.
+        let are_own = after.epoch == self.epoch;
         let read_items = &mut self.read_items;
         let shard = match ahead {
             Some(shard) => shard,
@@ -215,36 +217,36 @@ impl Ordered {
         };
         for item in read_items.iter() {
             match item {
-                ReadItem::Event(event) => event.id().into_iter().for_each(|id| told.advance_past(id)),
+                ReadItem::Event(event) => event.id().into_iter().for_each(|id| after.advance_past(id)),
                 ReadItem::Gap(_) => {}
             }
         }
         if are_own {
-            told.sequences[shard] = cursor.next(shard);
+            after.sequences[shard] = cursor.next(shard);
         }
-        self.next = order.push(self.reader, shard, cursor.next(shard), told.clone());
-        Some(told)
+        self.next = order.push(self.reader, shard, cursor.next(shard), after.clone());
+        Some(after)
     }
 
-    /// Shows what the ring still has of a run.
+    /// Shows the events of a segment that the ring still has.
     fn read(
         &mut self,
         cursor: &mut Cursor<Event>,
-        run: Segment,
+        segment: Segment,
         max: usize,
         f: &mut impl FnMut(ReaderItem<'_>),
     ) -> Option<usize> {
-        let Segment { shard, to, .. } = run;
+        let Segment { shard, to, .. } = segment;
         let mut next = cursor.next(shard);
         let mut count = 0;
         while next < to && count < max {
-            let told = &mut self.told;
+            let client_position = &mut self.client_position;
             let any = cursor.visit_shard(shard, |visit| {
                 count += 1;
                 match &visit {
                     DeliveryRef::Event(event) => {
                         next += 1;
-                        pass(told, event);
+                        pass(client_position, event);
                     }
                     DeliveryRef::Gap(gap) => next = gap.to,
                 }
@@ -252,23 +254,23 @@ impl Ordered {
                 next < to && count < max
             });
             if !any {
-                // Another loop saw it: here it comes at the next look.
+                // Another loop saw the event: this one sees it at the next look.
                 break;
             }
         }
         if next < to {
-            self.run = Some(run);
+            self.segment = Some(segment);
             return (count > 0).then_some(count);
         }
         Some(count)
     }
 }
 
-/// A client that gets this event stands behind it.
-fn pass(told: &mut Position, event: &Event) {
+/// Moves the clients' position past an event, and notes it in the event.
+fn pass(client_position: &mut Position, event: &Event) {
     if let Some(id) = event.id() {
-        told.advance_past(id);
-        event.set_position(told);
+        client_position.advance_past(id);
+        event.set_position(client_position);
     }
 }
 
@@ -326,7 +328,7 @@ mod tests {
                                 take(&mut reader, 1 + at * 50, &mut shown, &mut gaps);
                             }
                             assert_eq!(gaps, 0);
-                            assert_eq!(reader.told(), shown.last().map(|(_, position)| position));
+                            assert_eq!(reader.client_position(), shown.last().map(|(_, position)| position));
                             shown
                         })
                     })
@@ -358,7 +360,7 @@ mod tests {
             while take(&mut other, 10, &mut ahead, &mut gaps) > 0 {}
         });
         assert_eq!(ahead.len(), 2);
-        assert_eq!(one.told(), shown.as_ref());
+        assert_eq!(one.client_position(), shown.as_ref());
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The bus that fills up: publishers wait for the slowest subscriber instead of overwriting what it has not
-//! read.
+//! The bus that fills up: publishers wait for the slowest subscriber instead of overwriting what it has not read.
 //!
-//! Imports the gated ring. Always: every subscriber gets every item published while it was there, in order;
-//! a publisher is told, never overruled, where there is no room.
+//! Invariants:
+//! - Every subscriber gets every item published while it was there, in order.
+//! - A publisher that finds no space gets its item back or waits, as it chose.
 
 use std::fmt;
 use std::sync::Arc as Count;
@@ -12,15 +12,11 @@ use super::builder::{BusBuilder, BusConfigError};
 use super::event_count::Wake;
 use super::item::Item;
 use super::new_epoch;
+use super::receive::{self, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
 use super::ring::{Batch, Claim, Gated, GatedReader, PIN_SPAN, SlotCodec, SpaceWaiter};
-use super::subscriber::{RecvError, RecvTimeoutError, TryRecvError};
-use super::wait::{AdaptiveWait, NEAR, WaitStrategy, Waitable};
+use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
 use crate::event::{Event, EventId, Sequence};
-use crate::sync::{Arc, hint, thread};
-
-/// Looks of a publisher that waits for room before it sleeps.
-const SPINS: u32 = 200;
-const YIELDS: u32 = 8;
+use crate::sync::{Arc, Backoff, thread};
 
 /// An item was not published. The item comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +42,10 @@ impl<T> fmt::Display for TryPublishError<T> {
 
 impl<T: fmt::Debug> std::error::Error for TryPublishError<T> {}
 
-/// A bus that loses nothing: each subscriber gates it, and a full ring makes publishers wait or turn away.
+/// A bus that loses nothing: each subscriber gates it, and a full ring makes publishers wait or gives their items back.
 ///
-/// One ring, so all items are in one order. A handle: clones are the same bus. When the last one is gone,
-/// subscribers read what is left and end. With no subscriber there is nobody to lose anything, and publishing
-/// always succeeds.
+/// There is one ring, so all items are in one order. A handle: clones are the same bus. When the last handle is dropped,
+/// subscribers read what is left and end. With no subscriber no item can be lost, and publishing always succeeds.
 ///
 /// ```
 /// use fanwire::bus::TryPublishError;
@@ -59,20 +54,20 @@ impl<T: fmt::Debug> std::error::Error for TryPublishError<T> {}
 /// let bus = LosslessBus::builder().capacity(1).build_lossless()?;
 /// let mut reader = bus.subscribe();
 /// bus.try_publish(Event::builder("a").build()?)?;
-/// let Err(TryPublishError::Full(event)) = bus.try_publish(Event::builder("b").build()?) else { panic!("no room") };
+/// let Err(TryPublishError::Full(event)) = bus.try_publish(Event::builder("b").build()?) else { panic!("no space") };
 /// assert_eq!(reader.recv()?.event_type(), "a");
 /// bus.publish_blocking(event);
 /// assert_eq!(reader.recv()?.event_type(), "b");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct LosslessBus<T: Item = Event>(Count<Inner<T>>);
+pub struct LosslessBus<T: Item = Event>(Count<LosslessInner<T>>);
 
-struct Inner<T: Item> {
+struct LosslessInner<T: Item> {
     ring: Arc<Gated<T::Codec>>,
     epoch: u64,
 }
 
-impl<T: Item> Inner<T> {
+impl<T: Item> LosslessInner<T> {
     fn new(builder: &BusBuilder<T>, solo: bool) -> Result<Self, BusConfigError> {
         builder.check()?;
         Ok(Self { ring: Arc::new(Gated::new(builder.capacity, solo)), epoch: new_epoch() })
@@ -82,7 +77,7 @@ impl<T: Item> Inner<T> {
         EventId { epoch: self.epoch, shard: 0, sequence }
     }
 
-    /// Tries until there is room or the deadline is over; sleeps where a gate holds it.
+    /// Tries until there is space or the deadline is over; sleeps while a gate holds it.
     fn publish_until(
         &self,
         item: T,
@@ -90,33 +85,33 @@ impl<T: Item> Inner<T> {
         mut attempt: impl FnMut(T) -> Result<Sequence, T>,
     ) -> Result<EventId, TryPublishError<T>> {
         let mut item = item;
-        let mut looks = 0;
+        let backoff = Backoff::new();
         loop {
             item = match attempt(item) {
                 Ok(sequence) => return Ok(self.id(sequence)),
                 Err(back) => back,
             };
-            self.wait_for_room(&mut looks, deadline);
+            self.wait_for_space(&backoff, deadline);
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return attempt(item).map(|sequence| self.id(sequence)).map_err(TryPublishError::Full);
             }
         }
     }
 
-    /// Tries as long as it takes.
+    /// Tries until there is space.
     #[inline]
     fn publish_waiting(&self, mut item: T, mut attempt: impl FnMut(T) -> Result<Sequence, T>) -> EventId {
-        let mut looks = 0;
+        let backoff = Backoff::new();
         loop {
             match attempt(item) {
                 Ok(sequence) => return self.id(sequence),
                 Err(back) => item = back,
             }
-            self.wait_for_room(&mut looks, None);
+            self.wait_for_space(&backoff, None);
         }
     }
 
-    /// Publishes all, as many at once as there is room for.
+    /// Publishes all items, as many at once as there is space for.
     fn publish_all(
         &self,
         items: impl IntoIterator<Item = T>,
@@ -125,7 +120,7 @@ impl<T: Item> Inner<T> {
         let mut items = items.into_iter().fuse().map(T::into_publishable);
         let mut batch = Batch::new();
         let mut last = None;
-        let mut looks = 0;
+        let backoff = Backoff::new();
         loop {
             // Nothing is claimed while the iterator runs.
             batch.fill(&mut items);
@@ -133,27 +128,27 @@ impl<T: Item> Inner<T> {
                 return last;
             }
             match attempt(&mut batch) {
-                Some(sequence) => (last, looks) = (Some(self.id(sequence)), 0),
-                None => self.wait_for_room(&mut looks, None),
+                Some(sequence) => {
+                    last = Some(self.id(sequence));
+                    backoff.reset();
+                }
+                None => self.wait_for_space(&backoff, None),
             }
         }
     }
 
-    /// One step of waiting for room: spin, then yield, then sleep.
-    fn wait_for_room(&self, looks: &mut u32, deadline: Option<Instant>) {
-        *looks += 1;
-        if *looks <= SPINS {
-            hint::spin_loop();
-        } else if *looks <= SPINS + YIELDS || !self.ring.is_full() {
-            thread::yield_now();
-        } else {
-            let waiting = SpaceWaiter::new(&self.ring, Wake::Thread(thread::current()));
-            // Behind the announcement: a reader that passes from here on wakes us.
-            if self.ring.is_full() {
-                park(deadline);
-            }
-            drop(waiting);
+    /// Waits for space, one step longer each time: spins, then yields, then sleeps.
+    fn wait_for_space(&self, backoff: &Backoff, deadline: Option<Instant>) {
+        if !backoff.is_completed() || !self.ring.is_full() {
+            backoff.snooze();
+            return;
         }
+        let waiter = SpaceWaiter::new(&self.ring, Wake::Thread(thread::current()));
+        // After the announcement: a reader that passes from here on wakes this publisher.
+        if self.ring.is_full() {
+            park(deadline);
+        }
+        drop(waiter);
     }
 }
 
@@ -165,37 +160,48 @@ fn park(deadline: Option<Instant>) {
 }
 
 impl LosslessBus<Event> {
-    /// Describes one; end with [`BusBuilder::build_lossless`].
+    /// Returns a builder; end with [`BusBuilder::build_lossless`].
+    #[must_use]
     pub fn builder() -> BusBuilder<Event> {
         BusBuilder::new()
     }
 }
 
 impl<T: Item> BusBuilder<T> {
-    /// Makes a lossless bus. It has one ring, which is full by its number of items and lets go of nothing: neither
-    /// [`shards`](Self::shards) nor [`max_bytes`](Self::max_bytes) can be set.
+    /// Creates a lossless bus. It has one ring, which is full by its number of items and releases nothing early: neither
+    /// [`shards`](Self::shards) nor [`max_bytes`](Self::max_bytes) can be set. Allocates the ring.
+    ///
+    /// # Errors
+    /// [`BusConfigError`] if the capacity is not a power of two in range, or shards or a bound in bytes were set.
     pub fn build_lossless(self) -> Result<LosslessBus<T>, BusConfigError> {
         self.check_lossless()?;
-        Ok(LosslessBus(Count::new(Inner::new(&self, false)?)))
+        Ok(LosslessBus(Count::new(LosslessInner::new(&self, false)?)))
     }
 
-    /// Makes a lossless bus with a single publisher, which needs no atomic read-modify-write: several times
-    /// faster than one that may be shared.
+    /// Creates a lossless bus with a single publisher, which needs no atomic read-modify-write: several times
+    /// faster than one that may be shared. Allocates the ring.
+    ///
+    /// # Errors
+    /// As [`build_lossless`](Self::build_lossless).
     pub fn build_lossless_solo(self) -> Result<SoloPublisher<T>, BusConfigError> {
         self.check_lossless()?;
-        let inner = Inner::new(&self, true)?;
+        let inner = LosslessInner::new(&self, true)?;
         Ok(SoloPublisher { claim: Claim::new(&inner.ring), inner })
     }
 }
 
 impl<T: Item> LosslessBus<T> {
-    /// Reads everything published from now on. While the subscriber exists, what it has not read holds up
+    /// Reads everything published from now on. While the subscriber exists, the items that it has not read hold up
     /// publishers.
+    #[must_use = "a subscriber that is kept and not read holds up publishers"]
     pub fn subscribe(&self) -> LosslessSubscriber<T> {
         LosslessSubscriber::new(&self.0.ring)
     }
 
-    /// Publishes, or gives the item back where there is no room. Never blocks; lock-free.
+    /// Publishes an item. Never blocks and never allocates; lock-free.
+    ///
+    /// # Errors
+    /// [`TryPublishError::Full`] with the item if there is no space.
     #[inline]
     pub fn try_publish(&self, item: T) -> Result<EventId, TryPublishError<T>> {
         self.attempt(item.into_publishable())
@@ -205,40 +211,48 @@ impl<T: Item> LosslessBus<T> {
 
     #[inline]
     fn attempt(&self, item: T) -> Result<Sequence, T> {
-        self.0.ring.try_publish(item, |item, sequence| item.place(self.0.id(sequence)))
+        self.0.ring.try_publish(item, |item, sequence| item.set_id(self.0.id(sequence)))
     }
 
-    /// Publishes, waiting for room as long as it takes: spins a moment, then sleeps.
+    /// Publishes an item. Blocks until there is space: spins for a moment, then sleeps.
     pub fn publish_blocking(&self, item: T) -> EventId {
         self.0.publish_waiting(item.into_publishable(), |item| self.attempt(item))
     }
 
-    /// Publishes, waiting for room no longer than this; then the item comes back.
+    /// Publishes an item. Blocks for at most `timeout` until there is space.
+    ///
+    /// # Errors
+    /// [`TryPublishError::Full`] with the item if there was no space in time.
     pub fn publish_timeout(&self, item: T, timeout: Duration) -> Result<EventId, TryPublishError<T>> {
-        // A time too far away to be told is as good as none.
+        // A time that the clock cannot represent is as good as none.
         let deadline = Instant::now().checked_add(timeout);
         self.0.publish_until(item.into_publishable(), deadline, |item| self.attempt(item))
     }
 
-    /// Publishes all items in order, claiming room for many at once and waiting for it where needed. Other
-    /// publishers' items may stand between. Answers the last one's place.
+    /// Publishes all items in order, claiming space for many at once and blocking until there is some. Other publishers'
+    /// items may stand between. Returns the last one's id, `None` if there were no items.
     ///
-    /// The iterator gives up to 64 items before they are published together, and nothing is claimed while it runs: it
-    /// may take its time, publish itself, or panic. Then what it gave before in whole runs is published, and the rest
-    /// is dropped.
+    /// The iterator gives up to 64 items before they are published together, and nothing is claimed while it runs: it may
+    /// take its time, publish itself, or panic. If it panics, the items that it gave before in whole runs are published,
+    /// and the rest is dropped.
+    ///
+    /// # Panics
+    /// Only if the iterator does.
     pub fn publish_batch_blocking(&self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
         let inner = &*self.0;
         inner.publish_all(items, |batch| {
-            inner.ring.try_publish_batch(batch, |item, sequence| item.place(inner.id(sequence)))
+            inner.ring.try_publish_batch(batch, |item, sequence| item.set_id(inner.id(sequence)))
         })
     }
 
-    /// How many items the slowest subscriber may be behind.
+    /// Returns how many items the slowest subscriber may be behind.
+    #[must_use]
     pub fn capacity(&self) -> usize {
         self.0.ring.capacity() as usize
     }
 
-    /// Wakes of sleeping subscribers and publishers so far: each was one system call.
+    /// Returns the number of wakes of sleeping subscribers and publishers so far: each was one system call.
+    #[must_use]
     pub fn wakes(&self) -> u64 {
         self.0.ring.wakes()
     }
@@ -255,7 +269,7 @@ impl<T: Item> Clone for LosslessBus<T> {
     }
 }
 
-impl<T: Item> Drop for Inner<T> {
+impl<T: Item> Drop for LosslessInner<T> {
     fn drop(&mut self) {
         self.ring.close();
     }
@@ -267,50 +281,60 @@ impl<T: Item> fmt::Debug for LosslessBus<T> {
     }
 }
 
-/// The only publisher of a lossless bus. Dropping it ends the subscribers when they have read what is left.
+/// The only publisher of a lossless bus. When it is dropped, subscribers read what is left and end.
 pub struct SoloPublisher<T: Item = Event> {
     claim: Claim,
-    inner: Inner<T>,
+    inner: LosslessInner<T>,
 }
 
 impl<T: Item> SoloPublisher<T> {
-    /// As [`LosslessBus::subscribe`].
+    /// Subscribes as [`LosslessBus::subscribe`] does.
+    #[must_use = "a subscriber that is kept and not read holds up the publisher"]
     pub fn subscribe(&self) -> LosslessSubscriber<T> {
         LosslessSubscriber::new(&self.inner.ring)
     }
 
-    /// Publishes, or gives the item back where there is no room. WaitStrategy-free.
+    /// Publishes an item. Never blocks and never allocates; wait-free.
+    ///
+    /// # Errors
+    /// [`TryPublishError::Full`] with the item if there is no space.
     #[inline]
     pub fn try_publish(&mut self, item: T) -> Result<EventId, TryPublishError<T>> {
         let Self { claim, inner } = self;
-        let place = |item: &T, sequence| item.place(inner.id(sequence));
-        let published = claim.try_publish(&inner.ring, item.into_publishable(), place);
+        let assign = |item: &T, sequence| item.set_id(inner.id(sequence));
+        let published = claim.try_publish(&inner.ring, item.into_publishable(), assign);
         published.map(|sequence| inner.id(sequence)).map_err(TryPublishError::Full)
     }
 
-    /// As [`LosslessBus::publish_blocking`].
+    /// Publishes as [`LosslessBus::publish_blocking`] does.
     #[inline]
     pub fn publish_blocking(&mut self, item: T) -> EventId {
         let Self { claim, inner } = self;
         inner.publish_waiting(item.into_publishable(), |item| {
-            claim.try_publish(&inner.ring, item, |item, sequence| item.place(inner.id(sequence)))
+            claim.try_publish(&inner.ring, item, |item, sequence| item.set_id(inner.id(sequence)))
         })
     }
 
-    /// As [`LosslessBus::publish_timeout`].
+    /// Publishes as [`LosslessBus::publish_timeout`] does.
+    ///
+    /// # Errors
+    /// [`TryPublishError::Full`] with the item if there was no space in time.
     pub fn publish_timeout(&mut self, item: T, timeout: Duration) -> Result<EventId, TryPublishError<T>> {
         let deadline = Instant::now().checked_add(timeout);
         let Self { claim, inner } = self;
         inner.publish_until(item.into_publishable(), deadline, |item| {
-            claim.try_publish(&inner.ring, item, |item, sequence| item.place(inner.id(sequence)))
+            claim.try_publish(&inner.ring, item, |item, sequence| item.set_id(inner.id(sequence)))
         })
     }
 
-    /// As [`LosslessBus::publish_batch_blocking`]; nothing stands between the items.
+    /// Publishes as [`LosslessBus::publish_batch_blocking`] does; nothing stands between the items.
+    ///
+    /// # Panics
+    /// Only if the iterator does.
     pub fn publish_batch_blocking(&mut self, items: impl IntoIterator<Item = T>) -> Option<EventId> {
         let Self { claim, inner } = self;
         inner.publish_all(items, |batch| {
-            claim.try_publish_batch(&inner.ring, batch, |item, sequence| item.place(inner.id(sequence)))
+            claim.try_publish_batch(&inner.ring, batch, |item, sequence| item.set_id(inner.id(sequence)))
         })
     }
 }
@@ -322,16 +346,13 @@ impl<T: Item> fmt::Debug for SoloPublisher<T> {
 }
 
 /// Reads everything published to a lossless bus since it joined, in order. `for item in subscriber` reads until all
-/// publishers are gone; with the feature `async` it is a `futures_core::Stream` that does.
+/// publishers are gone; with the feature `async` it is a `futures_core::Stream` that does the same.
 ///
-/// What it has read makes room for publishers a quarter of the ring or 64 items later at the latest, and
-/// whenever it finds nothing more to read.
+/// Items that it has read make space for publishers a quarter of the ring or 64 items later at the latest, and whenever it
+/// finds nothing more to read.
 pub struct LosslessSubscriber<T: Item = Event> {
     reader: GatedReader<T::Codec>,
     waiting: AdaptiveWait,
-    /// Items without a wait, as a stream.
-    #[cfg(feature = "async")]
-    pub(super) ready_run: usize,
 }
 
 impl<C: SlotCodec> Waitable for GatedReader<C> {
@@ -340,7 +361,7 @@ impl<C: SlotCodec> Waitable for GatedReader<C> {
         self.has_next()
     }
 
-    fn is_done(&self) -> bool {
+    fn is_at_end(&self) -> bool {
         self.came_to_end()
     }
 
@@ -348,7 +369,7 @@ impl<C: SlotCodec> Waitable for GatedReader<C> {
         self.ring().is_closed()
     }
 
-    /// Nothing is ever given up here.
+    /// No sequence is ever given up here.
     fn is_at_hole(&mut self) -> bool {
         false
     }
@@ -377,21 +398,21 @@ impl<C: SlotCodec> Waitable for GatedReader<C> {
 
 impl<T: Item> LosslessSubscriber<T> {
     fn new(ring: &Arc<Gated<T::Codec>>) -> Self {
-        Self {
-            reader: GatedReader::new(Arc::clone(ring)),
-            waiting: AdaptiveWait::default(),
-            #[cfg(feature = "async")]
-            ready_run: 0,
-        }
+        Self { reader: GatedReader::new(Arc::clone(ring)), waiting: AdaptiveWait::default() }
     }
 
-    /// Sets how it waits.
-    pub fn with_wait(mut self, wait: WaitStrategy) -> Self {
-        self.waiting = AdaptiveWait::new(wait);
+    /// Sets how the subscriber waits. Default: [`WaitStrategy::SpinThenPark`].
+    #[must_use]
+    pub fn with_wait(mut self, strategy: WaitStrategy) -> Self {
+        self.waiting = AdaptiveWait::new(strategy);
         self
     }
 
-    /// What is there now, without waiting.
+    /// Returns the next item without waiting. Never blocks and never allocates.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`] if there is nothing yet, [`TryRecvError::Closed`] if all publishers are gone and everything
+    /// was read.
     #[inline]
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         if let Some(item) = self.take() {
@@ -400,7 +421,7 @@ impl<T: Item> LosslessSubscriber<T> {
         if !self.reader.ring().is_closed() {
             return Err(TryRecvError::Empty);
         }
-        // Closed was seen, so whatever was published can be seen now.
+        // The bus was seen closed, so every publication is visible now.
         self.take().ok_or(TryRecvError::Closed)
     }
 
@@ -408,54 +429,47 @@ impl<T: Item> LosslessSubscriber<T> {
     fn take(&mut self) -> Option<T> {
         let mut taken = None;
         self.reader.visit(|item| {
-            taken = Some(item.another());
+            taken = Some(item.duplicate());
             false
         });
         taken
     }
 
-    /// Waits for the next one.
+    /// Returns the next item. Blocks until there is one; never allocates.
+    ///
+    /// # Errors
+    /// [`RecvError`] if all publishers are gone and everything was read.
     #[inline]
     pub fn recv(&mut self) -> Result<T, RecvError> {
-        self.waiting.back_off_at_end(&self.reader);
-        loop {
-            match self.try_recv() {
-                Ok(item) => return Ok(item),
-                Err(TryRecvError::Closed) => return Err(RecvError),
-                Err(TryRecvError::Empty) => _ = self.wait_until(None),
-            }
-        }
+        receive::recv(self)
     }
 
-    /// Waits for the next one, but no longer than this.
+    /// Returns the next item. Blocks for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`] if nothing came in time, [`RecvTimeoutError::Closed`] if all publishers are gone and
+    /// everything was read.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        let deadline = Instant::now().checked_add(timeout);
-        if timeout > NEAR {
-            self.waiting.back_off_at_end(&self.reader);
-        }
-        loop {
-            match self.try_recv() {
-                Ok(item) => return Ok(item),
-                Err(TryRecvError::Closed) => return Err(RecvTimeoutError::Closed),
-                Err(TryRecvError::Empty) => {
-                    if !self.wait_until(deadline) {
-                        return Err(RecvTimeoutError::Timeout);
-                    }
-                }
-            }
-        }
+        receive::recv_timeout(self, timeout)
     }
 
-    /// Waits until there is at least one, and appends up to `max` of those that are there. Answers how many.
+    /// Blocks until there is an item, appends up to `max` of those that are there to `into`, and returns their number.
+    /// Allocates only to grow `into`.
+    ///
+    /// # Errors
+    /// [`RecvError`] if all publishers are gone and everything was read.
     pub fn recv_batch(&mut self, into: &mut Vec<T>, max: usize) -> Result<usize, RecvError> {
         if max == 0 {
             return Ok(0);
         }
         into.push(self.recv()?);
-        Ok(1 + self.visit_batch(max - 1, |item| into.push(item.another())))
+        Ok(1 + self.visit_batch(max - 1, |item| into.push(item.duplicate())))
     }
 
-    /// Shows up to `max` of what is there to `visit`, by reference and without waiting. Answers how many.
+    /// Shows up to `max` items to `visit`, by reference, and returns their number. Never blocks and never allocates.
+    ///
+    /// # Panics
+    /// Only if `visit` does; the item is passed over.
     #[inline]
     pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(&T)) -> usize {
         let mut count = 0;
@@ -466,7 +480,7 @@ impl<T: Item> LosslessSubscriber<T> {
                 count += 1;
                 count < max
             });
-            // Less than a run was all there was. Another look at once would be at the publisher's heels.
+            // Less than a run was all there was. Another look at once would take the line that is just written.
             if ((count - shown) as u64) < PIN_SPAN {
                 break;
             }
@@ -474,51 +488,55 @@ impl<T: Item> LosslessSubscriber<T> {
         count
     }
 
-    /// Waits until there is something to read, or the bus is closed.
+    /// Blocks until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
         self.waiting.back_off_at_end(&self.reader);
         while !self.reader.is_ready() && !self.reader.ring().is_closed() {
-            self.wait_until(None);
+            receive::wait(self, None);
         }
     }
 
-    /// Until there is something, the bus is closed or time is up. False where time ran out.
-    fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
-        // Whoever waits has read everything, and a publisher may wait for just that.
-        self.reader.pass();
-        self.waiting.wait_without_backoff(&mut self.reader, deadline, || false)
-    }
-
-    /// How many items are ahead of it.
+    /// Returns how many items are ahead of it.
+    #[must_use]
     pub fn lag(&self) -> u64 {
         self.reader.ring().head().saturating_sub(self.reader.next())
     }
 
-    /// Announces that a task waits; false where there is something after all.
-    #[cfg(feature = "async")]
-    pub(super) fn sleep_as(&mut self, waker: std::task::Waker) -> bool {
-        self.reader.pass();
-        self.reader.prepare_sleep(Wake::Task(waker))
-    }
-
-    #[cfg(feature = "async")]
-    pub(super) fn cancel_sleep(&mut self) {
-        self.reader.cancel_sleep();
-    }
-}
-
-impl<T: Item> LosslessSubscriber<T> {
-    /// Reads as an iterator that waits for each, and ends when all publishers are gone.
+    /// Returns an iterator that blocks for each item, and ends when all publishers are gone and everything was read.
     pub fn iter(&mut self) -> LosslessIter<'_, T> {
         LosslessIter(self)
     }
 }
 
-/// Reads from a [`LosslessSubscriber`], waiting for each; ends when all publishers are gone.
+impl<T: Item> Receive for LosslessSubscriber<T> {
+    type Received = T;
+    type Source = GatedReader<T::Codec>;
+
+    #[inline]
+    fn look(&mut self, _: usize) -> Look<T> {
+        match self.try_recv() {
+            Ok(item) => Look::Found(item),
+            Err(TryRecvError::Empty) => Look::Empty,
+            Err(TryRecvError::Closed) => Look::Closed,
+        }
+    }
+
+    /// Moves the gate: a reader that waits has read everything, and a publisher may wait for just that.
+    fn before_wait(&mut self) {
+        self.reader.pass();
+    }
+
+    #[inline]
+    fn waiting(&mut self) -> (&mut GatedReader<T::Codec>, &mut AdaptiveWait) {
+        (&mut self.reader, &mut self.waiting)
+    }
+}
+
+/// Reads from a [`LosslessSubscriber`], blocking for each item; ends when all publishers are gone.
 #[derive(Debug)]
 pub struct LosslessIter<'a, T: Item = Event>(&'a mut LosslessSubscriber<T>);
 
-/// A [`LosslessSubscriber`] as an iterator that waits for each, and ends when all publishers are gone.
+/// A [`LosslessSubscriber`] as an iterator that blocks for each item, and ends when all publishers are gone.
 #[derive(Debug)]
 pub struct LosslessIntoIter<T: Item = Event>(LosslessSubscriber<T>);
 

@@ -1,13 +1,15 @@
-//! The bus: events in at one side, any number of readers at the other, and nobody waits for anybody.
+//! The bus: carries events from any number of publishers to any number of readers of one process.
 //!
-//! Imports `event`, `filter` and `sync`. Always:
-//! - publishing waits for no reader; memory is bounded by the rings, whoever is slow;
-//! - a reader gets the events of a shard in order, each at most once, and a gap wherever some are missing.
+//! [`Bus`] overwrites its oldest events and never waits for a reader; [`LosslessBus`] makes publishers wait instead.
+//! [`Subscriber`] and [`LosslessSubscriber`] read them, and [`WaitStrategy`] says how they wait.
 //!
-//! Bottom up: `barrier` and `park` (fences, sleep and wake), `ring` (slots, pins, reclamation; all the
-//! `unsafe`), `carried` (what a slot holds), `cursor` (a reader's place in all shards), `wait`, and on these
-//! the subscriber, the handlers, the recorder, the loop's reader and the publishers.
+//! Invariants:
+//! - Publishing to a [`Bus`] waits for no reader. The rings bound the memory, however slow a reader is.
+//! - A reader gets the events of a shard in order, each at most once, and a gap wherever some are missing.
 
+// From the bottom up: `barrier` and `event_count` (fences, sleep and wake), `ring` (slots, pins, reclamation; all `unsafe`
+// code), `item` (contents of a slot), `cursor` (a reader's place in all shards), `wait` and `receive`, and on these the
+// subscribers, the handlers, the recorder, the loop's reader and the publishers.
 #[cfg(feature = "async")]
 mod adapter;
 mod barrier;
@@ -24,6 +26,7 @@ mod order;
 mod panics;
 mod position;
 mod publisher;
+mod receive;
 mod recorder;
 mod replay;
 mod ring;
@@ -65,20 +68,19 @@ pub use lossless::{
 pub(crate) use panics::catch_panic;
 pub use position::PositionError;
 pub use publisher::{Published, PublishedBatch, Publisher};
+pub use receive::{RecvError, RecvTimeoutError, TryRecvError};
 pub use replay::Replay;
 #[cfg(feature = "async")]
 pub use stream::PublishFuture;
-pub use subscriber::{
-    Ledger, RecvError, RecvTimeoutError, Subscriber, SubscriberIntoIter, SubscriberIter, TryRecvError,
-};
+pub use subscriber::{Ledger, Subscriber, SubscriberIntoIter, SubscriberIter};
 pub use wait::WaitStrategy;
 
 /// Carries events, or plain values, from publishers to subscribers of one process.
 ///
-/// A handle: clones are the same bus. Each shard is a ring that keeps its newest events; publishing
-/// overwrites the oldest and never waits for readers. Items with the same ordering key share a shard and stay
-/// in order, whoever published them; nothing is promised across shards. When the last handle ([`Bus`],
-/// [`Publisher`]) is gone, subscribers read what is left and end.
+/// A handle: clones are the same bus. Each shard is a ring that keeps its newest events; publishing overwrites the oldest
+/// and never waits for readers. Items with the same ordering key share a shard and stay in order, whichever thread
+/// published them; nothing is promised across shards. When the last handle ([`Bus`], [`Publisher`]) is dropped,
+/// subscribers read what is left and end.
 ///
 /// ```
 /// use fanwire::{Bus, Delivery, Event, Filter};
@@ -89,10 +91,10 @@ pub use wait::WaitStrategy;
 /// assert!(matches!(tasks.try_recv()?, Delivery::Event(event) if event.event_type() == "task.started"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Bus<T: Item = Event>(Count<Inner<T>>);
+pub struct Bus<T: Item = Event>(Count<BusInner<T>>);
 
-/// What the handles of a bus share. Subscribers hold the core only, so that they learn of the end.
-struct Inner<T: Item> {
+/// State that the handles of a bus share. Subscribers hold the rings only, so that they learn of the end.
+struct BusInner<T: Item> {
     rings: Arc<RingSet<T::Codec>>,
     epoch: u64,
     ordering_key: Option<OrderingKey<T>>,
@@ -100,18 +102,19 @@ struct Inner<T: Item> {
     handlers: Count<Handlers<T>>,
     recorder: Count<Mutex<Recorder<T>>>,
     subscribers: SubscriberCount,
-    /// Of several shards: the order in which loops read them, from the first loop on.
+    /// With several shards: the order in which loops read them, from the first loop on.
     #[cfg(feature = "server")]
     order: OnceLock<Arc<Mutex<order::Order>>>,
 }
 
-/// How many subscribers there are.
+/// Number of subscribers; `None` in a subscriber that does not count.
 #[derive(Clone, Debug, Default)]
 struct SubscriberCount(Option<Count<AtomicUsize>>);
 
 impl SubscriberCount {
     fn enter(&self) -> Self {
         if let Some(count) = &self.0 {
+            // A statistic, here and below: no edge.
             count.fetch_add(1, Ordering::Relaxed);
         }
         self.clone()
@@ -128,21 +131,34 @@ impl SubscriberCount {
     }
 }
 
-/// A run of sequences that a reader did not get, because it was slower than the ring is long.
+/// Consecutive sequences that a reader did not get, because it fell behind by more than the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Gap {
-    /// How many: `to - from`. Those that a filter would have left out are among them. In rare cases one was
-    /// never an event: a publisher was stopped so long that its place was given up.
+    /// Number of missing events: `to - from`. Includes events that a filter would have left out. In rare cases one was never
+    /// an event: a publisher was stopped so long that its sequence was given up.
     pub missed: u64,
-    /// The shard.
+    /// Shard of the sequences.
     pub shard: u16,
-    /// The first sequence that is missing.
+    /// First sequence that is missing.
     pub from: Sequence,
-    /// The first behind that is not.
+    /// First sequence after it that is not missing.
     pub to: Sequence,
 }
 
-/// What a subscriber yields. These two are all there will ever be.
+impl Gap {
+    /// Creates the gap of the sequences `from..to` of a shard, for tests of code that reads gaps.
+    ///
+    /// # Panics
+    /// If `from` is above `to`.
+    #[must_use]
+    pub fn new(shard: u16, from: Sequence, to: Sequence) -> Self {
+        assert!(from <= to, "a gap of sequences {from}..{to}");
+        Self { missed: to - from, shard, from, to }
+    }
+}
+
+/// Event or gap, as a subscriber yields it. These two are all there will ever be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery<T = Event> {
     /// The next event.
@@ -151,7 +167,7 @@ pub enum Delivery<T = Event> {
     Gap(Gap),
 }
 
-/// A [`Delivery`] by reference.
+/// A [`Delivery`] by reference. These two are all there will ever be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryRef<'a, T = Event> {
     /// The next event.
@@ -161,7 +177,7 @@ pub enum DeliveryRef<'a, T = Event> {
 }
 
 impl<T: Item> DeliveryRef<'_, T> {
-    /// Itself, unless the filter leaves it out. Gaps concern everybody.
+    /// Returns itself, unless the filter leaves it out. Gaps concern every reader.
     #[inline]
     fn wanted(self, filter: &T::Filter) -> Option<Self> {
         match self {
@@ -170,7 +186,7 @@ impl<T: Item> DeliveryRef<'_, T> {
         }
     }
 
-    /// How many sequences it stands for.
+    /// Returns the number of sequences that it stands for.
     fn sequences(&self) -> u64 {
         match self {
             Self::Event(_) => 1,
@@ -181,24 +197,26 @@ impl<T: Item> DeliveryRef<'_, T> {
     #[inline]
     fn into_delivery(self) -> Delivery<T> {
         match self {
-            Self::Event(item) => Delivery::Event(item.another()),
+            Self::Event(item) => Delivery::Event(item.duplicate()),
             Self::Gap(gap) => Delivery::Gap(gap),
         }
     }
 }
 
 impl Bus<Event> {
-    /// A bus of events with one shard of 8,192 slots.
+    /// Creates a bus of events with one shard of 8,192 slots. Allocates the ring.
+    #[must_use]
     pub fn new() -> Self {
         Self::from_builder(BusBuilder::new())
     }
 
-    /// Describes another one.
+    /// Returns a builder, for a bus with other settings.
+    #[must_use]
     pub fn builder() -> BusBuilder<Event> {
         BusBuilder::new()
     }
 
-    /// The bus of the whole process, made when first asked for. It never closes.
+    /// Returns the bus of the whole process, which the first call creates. It never closes.
     pub fn global() -> &'static Self {
         static GLOBAL: OnceLock<Bus> = OnceLock::new();
         GLOBAL.get_or_init(Self::new)
@@ -212,7 +230,7 @@ impl<T: Item> Bus<T> {
             None => (new_epoch(), vec![0; builder.shards]),
         };
         let rings = Arc::new(RingSet::starting_at(&first, builder.capacity, builder.bound()));
-        Self(Count::new(Inner {
+        Self(Count::new(BusInner {
             epoch,
             ordering_key: builder.ordering_key,
             writers: WriterPool::new(&rings),
@@ -225,19 +243,25 @@ impl<T: Item> Bus<T> {
         }))
     }
 
-    /// Which life of which bus this is. No two buses of a process have the same, nor, as far as the clock
-    /// can be trusted, two processes.
+    /// Returns the bus's epoch. No two buses of a process have the same, nor, as far as the clock can be trusted, two
+    /// processes.
+    #[must_use]
     pub fn epoch(&self) -> u64 {
         self.0.epoch
     }
 
-    /// Reads what the filter lets through, from what is published from now on.
+    /// Returns a subscriber to the events that the filter lets through, from now on. Allocates; never blocks.
     pub fn subscribe(&self, filter: impl Into<T::Filter>) -> Subscriber<T> {
         let cursor = Cursor::new(&self.0.rings);
         Subscriber::new(cursor, filter.into(), self.0.epoch, self.0.subscribers.enter())
     }
 
-    /// Reads from a position on; what the rings no longer hold comes as a gap first.
+    /// Returns a subscriber that reads from a position on; events that the rings no longer hold come as a gap first.
+    /// Allocates; never blocks.
+    ///
+    /// # Errors
+    /// [`PositionError`] if the position is of another epoch, has another number of shards, or is ahead of the newest
+    /// event.
     pub fn subscribe_from(
         &self,
         filter: impl Into<T::Filter>,
@@ -252,22 +276,26 @@ impl<T: Item> Bus<T> {
         Subscriber::new(Cursor::new(&self.0.rings), filter, self.0.epoch, SubscriberCount::default())
     }
 
-    /// Where the next events will stand.
+    /// Returns the position of the next events.
+    #[must_use]
     pub fn position(&self) -> Position {
         Position::new(self.0.epoch, self.0.rings.shards().iter().map(ring::Ring::head))
     }
 
-    /// Where the oldest events stand that the rings still hold.
+    /// Returns the position of the oldest events that the rings still hold.
+    #[must_use]
     pub fn oldest_position(&self) -> Position {
         Position::new(self.0.epoch, (0..self.shards()).map(|shard| self.oldest(shard as u16)))
     }
 
-    /// How many shards it has.
+    /// Returns the number of shards.
+    #[must_use]
     pub fn shards(&self) -> usize {
         self.0.rings.shards().len()
     }
 
-    /// How many of its newest events each shard holds.
+    /// Returns how many of its newest events each shard holds.
+    #[must_use]
     pub fn capacity(&self) -> usize {
         self.ring(0).map_or(0, |ring| ring.capacity() as usize)
     }
@@ -275,6 +303,7 @@ impl<T: Item> Bus<T> {
     /// Returns the bytes of the attributes and payloads of the events that it holds: those in its rings, and
     /// overwritten ones that are not released yet. Exact while nobody publishes; takes a lock and a load for each
     /// publisher. 0 for plain values.
+    #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.0.rings.held()
     }
@@ -295,19 +324,21 @@ impl<T: Item> Bus<T> {
         self.ring(shard).map_or(0, ring::Ring::oldest)
     }
 
-    /// Subscribers and handlers now.
+    /// Returns the number of subscribers and handlers now. Takes a lock.
+    #[must_use]
     pub fn subscriber_count(&self) -> usize {
         self.0.subscribers.count() + self.0.handlers.count()
     }
 
-    /// Ends all handlers' subscriptions and the recording, and drops what that kept. Subscribers stay, and so
-    /// do the events in the rings.
+    /// Ends all handlers' subscriptions and the recording, and drops the recorded events. Subscribers stay, and so do the
+    /// events in the rings. Does not wait for handlers that are running.
     pub fn clear(&self) {
         self.0.handlers.clear();
         self.end_recording();
     }
 
-    /// What it counts.
+    /// Returns the statistics. Releases overwritten events first, so it takes locks; allocates.
+    #[must_use]
     pub fn stats(&self) -> BusStats {
         let rings = &self.0.rings;
         self.0.writers.reclaim();
@@ -330,8 +361,8 @@ impl<T: Item> Bus<T> {
         }
     }
 
-    /// Shows the events `from..to` of a shard that are still there to `take`, in one piece up to `to`;
-    /// answers the first one's sequence. A shard that is not there has no events.
+    /// Shows the events `from..to` of a shard that are still there to `take`, without a hole up to `to`, and returns the first
+    /// one's sequence. A shard that is not there has no events.
     #[cfg(feature = "server")]
     pub(crate) fn read_range(
         &self,
@@ -346,20 +377,20 @@ impl<T: Item> Bus<T> {
 
 #[cfg(feature = "server")]
 impl Bus<Event> {
-    /// A reader for an event loop. `waker` is called by a publisher, once for each time that the reader
-    /// announced its sleep.
+    /// Creates a reader for an event loop. A publisher calls `waker` once for each time that the reader announced its
+    /// sleep.
     pub(crate) fn reader(&self, waker: impl Fn() + Send + Sync + 'static) -> LoopReader {
         LoopReader::new(Cursor::new(&self.0.rings), self.epoch(), Count::new(waker), self.order())
     }
 
-    /// The order of several shards.
+    /// Returns the order of several shards.
     fn order(&self) -> Option<&Arc<Mutex<order::Order>>> {
         let make = || Arc::new(Mutex::new(order::Order::new(self.position())));
         (self.shards() > 1).then(|| self.0.order.get_or_init(make))
     }
 
-    /// What is published comes from a log, whose follower stands here: where clients stand that have got nothing
-    /// yet. For the follower, before it publishes the first event.
+    /// Sets the position in a log that the events come from: the position of clients that have received nothing yet. Called
+    /// by the log's follower, before it publishes the first event.
     pub(crate) fn begin_at(&self, log: Position) {
         if let Some(order) = self.order() {
             lock(order).begin_at(self.epoch(), log);
@@ -367,7 +398,7 @@ impl Bus<Event> {
     }
 }
 
-/// The time in microseconds, moved on where two buses would share one.
+/// Returns the time in microseconds, moved on if another bus has the same.
 fn new_epoch() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = Timestamp::now().0 as u64;
@@ -382,18 +413,18 @@ fn new_epoch() -> u64 {
     }
 }
 
-impl<T: Item> Drop for Inner<T> {
+impl<T: Item> Drop for BusInner<T> {
     fn drop(&mut self) {
         self.rings.close();
     }
 }
 
 /// A handle that does not keep its bus open. See [`Bus::downgrade`].
-pub struct WeakBus<T: Item = Event>(Weak<Inner<T>>);
+pub struct WeakBus<T: Item = Event>(Weak<BusInner<T>>);
 
 impl<T: Item> Bus<T> {
-    /// A handle for what the bus itself keeps: a handler that publishes. One that holds a [`Bus`] and is not
-    /// unsubscribed holds the bus that holds it, so that neither ends.
+    /// Returns a handle that does not keep the bus open, for handlers that publish. A handler that holds a [`Bus`] and is
+    /// not unsubscribed keeps the bus that keeps it, so that neither ends.
     ///
     /// ```
     /// use fanwire::{Bus, Event, Filter};
@@ -412,13 +443,15 @@ impl<T: Item> Bus<T> {
     /// assert_eq!(all.iter().count(), 2, "and then the bus is closed");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn downgrade(&self) -> WeakBus<T> {
         WeakBus(Count::downgrade(&self.0))
     }
 }
 
 impl<T: Item> WeakBus<T> {
-    /// The bus, while it is open.
+    /// Returns the bus, while it is open.
+    #[must_use]
     pub fn upgrade(&self) -> Option<Bus<T>> {
         self.0.upgrade().map(Bus)
     }

@@ -1,13 +1,14 @@
-//! One order over all shards, the same for every loop of a bus: so that "everything up to this event" means
-//! the same to all of them, and an event's frame, which says so, can be shared.
+//! One order over all shards, the same for every loop of a bus: so "everything up to this event" means the same to all
+//! loops, and they can share an event's frame, which says so.
 //!
-//! Imports `event`. Always:
-//! - the order is made run by run, by whichever loop comes to its end first; every other loop reads the same runs;
-//! - a shard's own order stays as it is;
-//! - an event's position is made of its run's start alone, so all loops make the same one.
+//! Invariants:
+//! - The order is made of segments. The first loop that comes to its end makes the next segment; every other loop reads the
+//!   same one.
+//! - A shard's own order stays as it is.
+//! - An event's position follows from the start of its segment alone, so all loops compute the same one.
 //!
-//! With one shard there is nothing to decide, and no order is kept. The lock is held to take a run, or to read
-//! one of some dozen events: once a batch, not once an event.
+//! With one shard there is nothing to decide, and no order is kept. The lock is held to take a segment, or to read a new
+//! one of up to 64 events: once for a batch, not once for an event.
 
 use std::collections::VecDeque;
 
@@ -15,126 +16,138 @@ use smallvec::SmallVec;
 
 use crate::event::{Position, Sequence};
 
-/// Runs that are kept for a loop that is far behind; one that is further has lost events.
+/// Maximum number of segments kept for a loop that is behind; a loop that is further behind has lost events.
 const SEGMENTS_MAX: usize = 1 << 16;
 
-/// Some events of one shard, one behind the other.
+/// Consecutive events of one shard.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
     pub(super) shard: usize,
-    /// The first sequence of the shard that is no longer in it.
+    /// First sequence of the shard after the segment.
     pub(super) to: Sequence,
-    /// Where a client stands before it.
+    /// Position of a client that has received everything before the segment.
     pub(super) before: Position,
 }
 
-/// The order so far: what some loop has not read of it.
+/// The order, as far as a loop has still to read it.
 #[derive(Debug)]
 pub(super) struct Order {
-    runs: VecDeque<Segment>,
-    /// The number of the oldest run that is kept, and the places before it.
+    segments: VecDeque<Segment>,
+    /// Number of the oldest segment that is kept.
     base: u64,
+    /// Next sequence of each shard before the oldest segment.
     base_next: SmallVec<[Sequence; 4]>,
-    /// The places behind the newest run.
+    /// Next sequence of each shard after the newest segment.
     next: SmallVec<[Sequence; 4]>,
-    /// The same, as clients are told it: in the ids of a log where events come from one.
-    told: Position,
-    /// The run that each loop reads next; none where it is gone.
+    /// Position of a client after the newest segment: in the ids of a log if events come from one.
+    client_position: Position,
+    /// For each loop: number of the segment that it reads next; `None` if the loop is gone.
     readers: Vec<Option<u64>>,
 }
 
-/// What a loop gets when it asks for its next run.
-pub(super) enum Next {
+/// Answer to a loop that asks for its next segment.
+pub(super) enum NextSegment {
     Segment(Segment),
-    /// It is at the end.
-    VisitEnd,
-    /// The order has gone on without it: it goes on here.
+    /// The loop is at the end.
+    End,
+    /// The loop was too far behind: its next segments are gone.
     Lost {
+        /// Number of the segment that the loop goes on with.
         number: u64,
-        places: SmallVec<[Sequence; 4]>,
+        /// Next sequence of each shard there.
+        sequences: SmallVec<[Sequence; 4]>,
     },
 }
 
 impl Order {
-    /// Begins at this place.
+    /// Creates an order that begins at this position.
     pub(super) fn new(start: Position) -> Self {
         let next = start.sequences.clone();
         Self {
-            runs: VecDeque::new(),
+            segments: VecDeque::new(),
             base: 0,
             base_next: next.clone(),
             next,
-            told: start,
+            client_position: start,
             readers: Vec::new(),
         }
     }
 
-    /// A reader more: its number, and its next run.
+    /// Adds a reader, and returns its number and the number of its next segment.
     pub(super) fn enter(&mut self) -> (usize, u64) {
         let end = self.end();
         self.readers.push(Some(end));
         (self.readers.len() - 1, end)
     }
 
+    /// Removes a reader.
     pub(super) fn leave(&mut self, reader: usize) {
         self.readers[reader] = None;
         self.forget();
     }
 
-    /// The number of the run that is to come.
+    /// Returns the number of the next segment to be made.
     pub(super) fn end(&self) -> u64 {
-        self.base + self.runs.len() as u64
+        self.base + self.segments.len() as u64
     }
 
-    /// The next sequence of each shard that is in no run.
-    pub(super) fn places(&self) -> &[Sequence] {
+    /// Returns the next sequence of each shard that is in no segment.
+    pub(super) fn next_sequences(&self) -> &[Sequence] {
         &self.next
     }
 
-    pub(super) fn told(&self) -> &Position {
-        &self.told
+    /// Returns the position of a client that has received everything.
+    pub(super) fn client_position(&self) -> &Position {
+        &self.client_position
     }
 
-    /// Clients stand here in a log, unless an event of the log has said more already.
+    /// Sets the clients' position in a log, unless an event of the log has set a later one already.
     pub(super) fn begin_at(&mut self, own_epoch: u64, log: Position) {
-        if self.told.epoch == own_epoch && log.sequences.len() == self.next.len() {
-            self.told = log;
+        if self.client_position.epoch == own_epoch && log.sequences.len() == self.next.len() {
+            self.client_position = log;
         }
     }
 
-    /// A reader has read all before this run, and asks for it.
-    pub(super) fn at(&mut self, reader: usize, number: u64) -> Next {
+    /// Returns the segment `number` to a reader that has read all before it.
+    pub(super) fn segment(&mut self, reader: usize, number: u64) -> NextSegment {
         self.readers[reader] = Some(number);
         let Some(index) = number.checked_sub(self.base) else {
-            return Next::Lost { number: self.base, places: self.base_next.clone() };
+            return NextSegment::Lost { number: self.base, sequences: self.base_next.clone() };
         };
-        match self.runs.get(index as usize) {
-            Some(run) => Next::Segment(run.clone()),
+        match self.segments.get(index as usize) {
+            Some(segment) => NextSegment::Segment(segment.clone()),
             None => {
                 self.forget();
-                Next::VisitEnd
+                NextSegment::End
             }
         }
     }
 
-    /// A reader at the end has read this far in a shard, and clients stand there then. It is past the run.
-    pub(super) fn push(&mut self, reader: usize, shard: usize, to: Sequence, told: Position) -> u64 {
-        let before = std::mem::replace(&mut self.told, told);
+    /// Appends what a reader at the end has read: a shard up to `to`. `client_position` is the position after it. Returns
+    /// the number of the segment after this one.
+    pub(super) fn push(
+        &mut self,
+        reader: usize,
+        shard: usize,
+        to: Sequence,
+        client_position: Position,
+    ) -> u64 {
+        let before = std::mem::replace(&mut self.client_position, client_position);
         self.next[shard] = to;
-        self.runs.push_back(Segment { shard, to, before });
+        self.segments.push_back(Segment { shard, to, before });
         self.readers[reader] = Some(self.end());
         self.forget();
         self.end()
     }
 
-    /// Lets go of the runs that every reader has.
+    /// Drops the segments that every reader has read.
     fn forget(&mut self) {
         let needed = self.readers.iter().flatten().min().copied().unwrap_or(u64::MAX);
-        while let Some(run) = self.runs.front()
-            && (self.base < needed || self.runs.len() > SEGMENTS_MAX)
+        while let Some(segment) = self.segments.front()
+            && (self.base < needed || self.segments.len() > SEGMENTS_MAX)
         {
-            self.base_next[run.shard] = run.to;
-            self.runs.pop_front();
+            self.base_next[segment.shard] = segment.to;
+            self.segments.pop_front();
             self.base += 1;
         }
     }

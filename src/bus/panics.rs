@@ -1,13 +1,13 @@
-//! The embedder's code, called where its panic must not go on.
+//! Calls the embedder's code where its panic must not spread.
 //!
-//! Imports nothing of ours. Always: whatever it does, who called it goes on behind it: also where what it panicked with
-//! panics again when it is dropped.
+//! Invariant: whatever the code does, its caller goes on after it, even if the panic's payload panics again when dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs it; none where it panicked.
+/// Runs `run`, and returns `None` if it panicked.
 ///
-/// What it shares with others may be half changed by its panic: it chose to share it, and nothing of ours is in it.
+/// State that `run` shares with other code may be left half changed by its panic: the embedder chose to share it, and
+/// nothing of ours is in it.
 pub(crate) fn catch_panic<R>(run: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(done) => Some(done),

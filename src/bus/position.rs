@@ -1,18 +1,18 @@
-//! Why a position can't be followed.
+//! Errors of positions.
 //!
-//! Imports nothing of ours. Always: a position is only followed on the bus, and in the life of it, that it was taken from.
+//! Invariant: a position is only followed on the bus, and in the epoch, that it was taken from.
 
 use std::fmt;
 
-/// A position cannot be followed here.
+/// A position cannot be followed on this bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PositionError {
-    /// It was taken from another bus, or another life of this one.
+    /// The position was taken from another bus, or from another epoch of this one.
     OtherEpoch,
-    /// It has another number of shards.
+    /// The position has another number of shards.
     OtherShards,
-    /// It is ahead of what was published.
+    /// The position is ahead of the newest event.
     Ahead,
 }
 

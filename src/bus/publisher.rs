@@ -1,7 +1,7 @@
-//! Publishing, by the bus itself and by publishers of one's own.
+//! Publishing, through the bus itself or through a publisher of one's own.
 //!
-//! Imports the bus. Always: an item is whole, keyed and placed before it can be seen, and code of the
-//! embedder's (ordering keys, iterators, handlers) never runs between a claim and its publication.
+//! Invariant: an item is whole, keyed and has its id before it can be seen, and the embedder's code (ordering keys,
+//! iterators, handlers) never runs between a claim and its publication.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,30 +9,32 @@ use std::sync::PoisonError;
 
 use super::item::Item;
 use super::ring::{Batch, RingWriter, SlotCodec};
-use super::{Bus, Inner};
+use super::{Bus, BusInner};
 use crate::event::{Event, EventId, Sequence};
 use crate::sync::{Arc, CachePadded, Mutex, MutexGuard};
 
-/// Writers that threads without a [`Publisher`] share.
+/// Number of writers that threads without a [`Publisher`] share.
 const WRITERS: usize = 8;
 
-/// What `publish` answers.
+/// Result of `publish`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Published {
-    /// The item's place.
+    /// Id of the item: epoch, shard and sequence.
     pub id: EventId,
-    /// Handlers ([`Bus::on_sync`]) that took it before `publish` returned.
+    /// Number of handlers ([`Bus::on_sync`]) that took it before `publish` returned.
     pub handled: usize,
 }
 
-/// What `publish_batch` answers.
+/// Result of `publish_batch`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublishedBatch {
-    /// How many items were published.
+    /// Number of items published.
     pub count: usize,
-    /// The last one's place; `None` if there were none.
+    /// Id of the last item; `None` if there were none.
     pub last: Option<EventId>,
-    /// What handlers ([`Bus::on_sync`]) took, added up.
+    /// Number of times that handlers ([`Bus::on_sync`]) took an item.
     pub handled: usize,
 }
 
@@ -45,7 +47,7 @@ impl<C: SlotCodec> WriterPool<C> {
         Self((0..count).map(|_| CachePadded::new(Mutex::new(RingWriter::new(Arc::clone(rings))))).collect())
     }
 
-    /// A writer for this thread: its usual desk, or the next free one. None if all are taken.
+    /// Returns a writer for this thread: its preferred one, or the next free one. `None` if all are taken.
     #[inline]
     fn acquire(&self) -> Option<MutexGuard<'_, RingWriter<C>>> {
         let home = preferred_writer();
@@ -56,7 +58,7 @@ impl<C: SlotCodec> WriterPool<C> {
         })
     }
 
-    /// Releases what was evicted and is not looked at, at the writers where nobody publishes now.
+    /// Releases evicted bodies that no reader looks at, from the writers that are free now.
     pub(super) fn reclaim(&self) {
         for writer in &self.0 {
             if let Ok(mut writer) = writer.try_lock() {
@@ -66,22 +68,22 @@ impl<C: SlotCodec> WriterPool<C> {
     }
 }
 
-/// Threads take turns in choosing their usual desk.
+/// Returns the index of this thread's preferred writer. Threads take turns in choosing one.
 fn preferred_writer() -> usize {
     use crate::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static DESK: Cell<usize> = const { Cell::new(usize::MAX) });
-    DESK.with(|desk| {
-        if desk.get() == usize::MAX {
-            // A number of one's own: no edge.
-            desk.set(NEXT.fetch_add(1, Ordering::Relaxed) % WRITERS);
+    thread_local!(static WRITER: Cell<usize> = const { Cell::new(usize::MAX) });
+    WRITER.with(|writer| {
+        if writer.get() == usize::MAX {
+            // A number of its own: no edge.
+            writer.set(NEXT.fetch_add(1, Ordering::Relaxed) % WRITERS);
         }
-        desk.get()
+        writer.get()
     })
 }
 
-impl<T: Item> Inner<T> {
-    /// The shard that this item goes to.
+impl<T: Item> BusInner<T> {
+    /// Returns the shard of an item.
     #[inline]
     fn shard(&self, item: &T) -> usize {
         let shards = self.rings.shards().len();
@@ -93,17 +95,18 @@ impl<T: Item> Inner<T> {
 
     #[inline]
     fn shard_of_key(&self, key: u64) -> usize {
-        // The golden ratio spreads keys that differ in few bits over the high ones, which choose.
+        // The golden ratio spreads keys that differ in few bits over the high bits, which choose the shard.
         let spread = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         ((spread * self.rings.shards().len() as u64) >> 32) as usize
     }
 
-    /// Publishes through a desk, then wakes who sleeps: wakers are the embedder's, and no desk is held then.
+    /// Publishes through a writer of the pool, then wakes sleeping readers: wakers are the embedder's code, and no writer is
+    /// held then.
     #[inline(always)]
     fn with_writer<R>(&self, publish: impl FnOnce(&mut RingWriter<T::Codec>) -> R) -> R {
         let published = match self.writers.acquire() {
             Some(mut writer) => publish(&mut writer),
-            // It hands what it evicted to the others.
+            // It hands what it evicted to the other writers.
             None => publish(&mut RingWriter::transient(Arc::clone(&self.rings))),
         };
         self.rings.notify();
@@ -124,7 +127,7 @@ impl<T: Item> Inner<T> {
     #[inline(always)]
     fn publish_in(&self, shard: usize, item: T, put: impl FnOnce(usize, T) -> Sequence) -> Published {
         if self.handlers.has_sync() {
-            let kept = item.another();
+            let kept = item.duplicate();
             let id = self.id(shard, put(shard, item));
             return Published { id, handled: self.handlers.call(&kept) };
         }
@@ -137,60 +140,60 @@ impl<T: Item> Inner<T> {
         mut put: impl FnMut(usize, &mut Batch<T>) -> Option<Sequence>,
     ) -> PublishedBatch {
         let mut items = items.into_iter().fuse().map(T::into_publishable);
-        let mut answer = PublishedBatch::default();
-        let mut run = Batch::new();
+        let mut result = PublishedBatch::default();
+        let mut batch = Batch::new();
         if self.rings.shards().len() == 1 {
             loop {
-                run.fill(&mut items);
-                if run.is_empty() {
-                    return answer;
+                batch.fill(&mut items);
+                if batch.is_empty() {
+                    return result;
                 }
-                self.publish_run(0, &mut run, &mut answer, &mut put);
+                self.publish_collected(0, &mut batch, &mut result, &mut put);
             }
         }
         let mut next = items.next().map(|item| (self.shard(&item), item));
         while let Some((shard, first)) = next.take() {
-            run.push(first);
-            while !run.is_full() && next.is_none() {
+            batch.push(first);
+            while !batch.is_full() && next.is_none() {
                 let Some(item) = items.next() else { break };
                 match self.shard(&item) {
-                    same if same == shard => run.push(item),
+                    same if same == shard => batch.push(item),
                     other => next = Some((other, item)),
                 }
             }
-            self.publish_run(shard, &mut run, &mut answer, &mut put);
+            self.publish_collected(shard, &mut batch, &mut result, &mut put);
             next = next.or_else(|| items.next().map(|item| (self.shard(&item), item)));
         }
-        answer
+        result
     }
 
-    /// Publishes items of one shard, and adds them to the answer.
+    /// Publishes items of one shard, and adds them to the result.
     #[inline]
-    fn publish_run(
+    fn publish_collected(
         &self,
         shard: usize,
-        run: &mut Batch<T>,
-        answer: &mut PublishedBatch,
+        batch: &mut Batch<T>,
+        result: &mut PublishedBatch,
         put: &mut impl FnMut(usize, &mut Batch<T>) -> Option<Sequence>,
     ) {
-        answer.count += run.len();
+        result.count += batch.len();
         let kept: Vec<T> =
-            if self.handlers.has_sync() { run.iter().map(T::another).collect() } else { Vec::new() };
-        if let Some(sequence) = put(shard, run) {
-            answer.last = Some(self.id(shard, sequence));
+            if self.handlers.has_sync() { batch.iter().map(T::duplicate).collect() } else { Vec::new() };
+        if let Some(sequence) = put(shard, batch) {
+            result.last = Some(self.id(shard, sequence));
         }
-        answer.handled += kept.iter().map(|item| self.handlers.call(item)).sum::<usize>();
+        result.handled += kept.iter().map(|item| self.handlers.call(item)).sum::<usize>();
     }
 }
 
 #[cfg(feature = "server")]
 impl Bus<Event> {
-    /// The shard of a log that an event goes to: the same in every process, so that a stream stays in order whoever
-    /// publishes it, and over a restart.
+    /// Returns the shard of a log that an event goes to: the same in every process, so that a stream stays in order
+    /// whichever process publishes it, and over a restart.
     pub(crate) fn log_shard_of(&self, event: &Event) -> u16 {
         let key = self.0.ordering_key.as_ref().map_or_else(
             || {
-                // As the ordering key, which is one process's own.
+                // The same attributes as the ordering key, whose hash is this process's own.
                 let name = event.stream().or(event.source()).unwrap_or_default();
                 let mut crc = flate2::Crc::new();
                 crc.update(name.as_bytes());
@@ -201,8 +204,8 @@ impl Bus<Event> {
         self.0.shard_of_key(key) as u16
     }
 
-    /// Publishes an event that got its place elsewhere, in the log of an engine: it keeps that id, whatever
-    /// its sequence in the ring. For one thread at a time.
+    /// Publishes an event that got its id elsewhere, in the log of an engine: it keeps that id, whatever its sequence in the
+    /// ring. For one thread at a time.
     pub(crate) fn publish_placed(&self, event: Event, id: EventId) {
         let inner = &*self.0;
         let shard = usize::from(id.shard).min(self.shards() - 1);
@@ -213,44 +216,48 @@ impl Bus<Event> {
 }
 
 impl<T: Item> Bus<T> {
-    /// Publishes an item: it gets its place, and every subscriber will see it or learn that it missed it.
+    /// Publishes an item: it gets its id, and every subscriber will see it or learn that it missed it.
     ///
-    /// Never fails, never waits for a reader, takes no lock that is held by another, and makes no system
-    /// call unless a reader is asleep (then one wake for it, however many events follow). One step can wait,
-    /// and only for another publisher that the scheduler stopped in the middle of its few writes while the
-    /// others published a whole ring; that wait is bounded, after it another place is taken. All other steps
-    /// are wait-free. Handlers added with [`on_sync`](Self::on_sync) run in here.
+    /// Never fails, never waits for a reader, takes no lock that another thread holds, and makes no system call unless a
+    /// reader is asleep (then one wake for it, however many events follow). One step can wait, and only for another
+    /// publisher that the scheduler stopped in the middle of its few writes while the others published a whole ring; that
+    /// wait is bounded, and after it another sequence is taken. All other steps are wait-free. Never allocates, except
+    /// when the list of evicted events grows. Handlers added with [`on_sync`](Self::on_sync) run in this call.
     ///
-    /// An event that was published before, or of which there are other handles, is published as a copy.
+    /// An event that was published before, or that has other handles, is published as a copy.
     #[inline]
     pub fn publish(&self, item: T) -> Published {
         let inner = &*self.0;
         inner.publish(item, |shard, item| {
-            let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
+            let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
             if T::Codec::COUNTED {
-                inner.with_writer(|writer| writer.publish(shard, item, place))
+                inner.with_writer(|writer| writer.publish(shard, item, assign))
             } else {
-                inner.rings.publish_inline(shard, item, place)
+                inner.rings.publish_inline(shard, item, assign)
             }
         })
     }
 
-    /// Publishes items in order, claiming places for many at once: several times faster than one by one.
-    /// Other publishers' items may stand between them.
+    /// Publishes items in order, claiming sequences for many at once: several times faster than one by one. Other
+    /// publishers' items may stand between them. Waits no more than [`publish`](Self::publish) does.
     ///
-    /// The iterator gives up to 64 items before they are published together, and is not asked while places are
-    /// claimed: it may take its time, publish itself, or panic. Then what it gave before in whole runs is published,
-    /// and the rest is dropped.
+    /// The iterator gives up to 64 items before they are published together, and is not called while sequences are claimed:
+    /// it may take its time, publish itself, or panic. If it panics, the items that it gave before in whole runs are
+    /// published, and the rest is dropped.
+    ///
+    /// # Panics
+    /// Only if the iterator does.
     pub fn publish_batch(&self, items: impl IntoIterator<Item = T>) -> PublishedBatch {
         let inner = &*self.0;
-        inner.publish_batch(items, |shard, run| {
-            let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
-            inner.with_writer(|writer| writer.publish_batch(shard, run, place))
+        inner.publish_batch(items, |shard, batch| {
+            let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
+            inner.with_writer(|writer| writer.publish_batch(shard, batch, assign))
         })
     }
 
-    /// A publisher of one's own: some nanoseconds faster for each event than [`Bus::publish`], because it
-    /// keeps its own books of what it overwrote.
+    /// Creates a publisher for one thread: a few nanoseconds faster for each event than [`Bus::publish`], because it keeps
+    /// its own list of overwritten events. Allocates.
+    #[must_use]
     pub fn publisher(&self) -> Publisher<T> {
         Publisher { writer: RingWriter::new(Arc::clone(&self.0.rings)), bus: self.clone() }
     }
@@ -258,37 +265,41 @@ impl<T: Item> Bus<T> {
 
 /// Publishes to a bus. One for each thread; a clone costs as much as a new one.
 ///
-/// While it is there, the bus stays open.
+/// The bus stays open while the publisher exists.
 pub struct Publisher<T: Item = Event> {
     writer: RingWriter<T::Codec>,
     bus: Bus<T>,
 }
 
 impl<T: Item> Publisher<T> {
-    /// As [`Bus::publish`].
+    /// Publishes as [`Bus::publish`] does.
     #[inline]
     pub fn publish(&mut self, item: T) -> Published {
         let inner = &*self.bus.0;
         inner.publish(item, |shard, item| {
-            let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
-            let sequence = self.writer.publish(shard, item, place);
+            let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
+            let sequence = self.writer.publish(shard, item, assign);
             inner.rings.notify();
             sequence
         })
     }
 
-    /// As [`Bus::publish_batch`].
+    /// Publishes as [`Bus::publish_batch`] does.
+    ///
+    /// # Panics
+    /// Only if the iterator does.
     pub fn publish_batch(&mut self, items: impl IntoIterator<Item = T>) -> PublishedBatch {
         let inner = &*self.bus.0;
-        inner.publish_batch(items, |shard, run| {
-            let place = |item: &T, sequence| item.place(inner.id(shard, sequence));
-            let last = self.writer.publish_batch(shard, run, place);
+        inner.publish_batch(items, |shard, batch| {
+            let assign = |item: &T, sequence| item.set_id(inner.id(shard, sequence));
+            let last = self.writer.publish_batch(shard, batch, assign);
             inner.rings.notify();
             last
         })
     }
 
-    /// The bus that it publishes to.
+    /// Returns the bus that it publishes to.
+    #[must_use]
     pub fn bus(&self) -> &Bus<T> {
         &self.bus
     }

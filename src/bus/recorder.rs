@@ -1,8 +1,7 @@
-//! Recording: the newest events since it was started, kept for whoever asks.
+//! Recording: keeps the newest events since the recording was started.
 //!
-//! Imports the cursor. Always: at most `max` events are kept. Nothing is copied while publishing: the
-//! recorder reads the ring like anybody else, when asked, and in a thread of its own where it must keep more
-//! than the ring does.
+//! Invariants: at most `max` events are kept. Publishing copies nothing: the recorder reads the ring like any other
+//! reader, when it is asked, and in a thread of its own if it must keep more than the ring does.
 
 use std::collections::VecDeque;
 use std::ops::RangeBounds;
@@ -18,9 +17,9 @@ use crate::filter::Filter;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 
-/// What was recorded.
+/// A recording.
 pub(super) struct Recorder<T: Item> {
-    /// Reads while recording.
+    /// `Some` while recording.
     cursor: Option<Cursor<T>>,
     kept: VecDeque<T>,
     max: usize,
@@ -35,7 +34,7 @@ impl<T: Item> Default for Recorder<T> {
 }
 
 impl<T: Item> Recorder<T> {
-    /// Takes what the ring has beyond the last look.
+    /// Takes the events that came since the last look.
     fn pull(&mut self) {
         let Self { cursor: Some(cursor), kept, max, missed, .. } = self else { return };
         while cursor.visit(|visit| {
@@ -44,7 +43,7 @@ impl<T: Item> Recorder<T> {
                     if kept.len() == *max {
                         kept.pop_front();
                     }
-                    kept.push_back(item.another());
+                    kept.push_back(item.duplicate());
                 }
                 DeliveryRef::Gap(gap) => *missed += gap.missed,
             }
@@ -52,25 +51,24 @@ impl<T: Item> Recorder<T> {
         }) {}
     }
 
-    /// Ends it; what it kept stays. [`RingSet::notify`] must follow, behind the lock: the thread may sleep, and who else
-    /// sleeps is woken by code of the embedder's.
+    /// Ends the recording; the kept events stay. [`RingSet::notify`] must follow, after the lock: the thread may sleep, and
+    /// other sleepers are woken by the embedder's code.
     fn stop(&mut self) {
         self.pull();
         self.cursor = None;
-        // Behind the announcement of the thread's sleep (E6).
+        // Relaxed: after the announcement of the thread's sleep (E6).
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
 impl<T: Item> Bus<T> {
-    /// Records from now on: the newest `max` events are kept. A recording that runs is ended, and what it
-    /// kept dropped.
+    /// Records from now on: the newest `max` events are kept. A recording that runs is ended, and its events are dropped.
     ///
-    /// As long as `max` is not more than a shard's capacity this costs nothing until somebody asks. Beyond
-    /// that, a thread reads along.
+    /// If `max` is at most a shard's capacity this costs nothing until the history is read. Beyond that, a thread reads
+    /// along.
     ///
     /// # Panics
-    /// If that thread cannot be started.
+    /// If the system cannot start that thread.
     pub fn start_recording(&self, max: usize) {
         let rings = &self.0.rings;
         self.end_recording();
@@ -90,13 +88,13 @@ impl<T: Item> Bus<T> {
         }
     }
 
-    /// Ends the recording; what it kept stays.
+    /// Ends the recording; the kept events stay.
     pub fn stop_recording(&self) {
         lock(&self.0.recorder).stop();
         self.0.rings.notify();
     }
 
-    /// Ends the recording, and forgets what it kept.
+    /// Ends the recording, and drops its events.
     pub(super) fn end_recording(&self) {
         let ended = {
             let mut recorder = lock(&self.0.recorder);
@@ -107,22 +105,25 @@ impl<T: Item> Bus<T> {
         self.0.rings.notify();
     }
 
-    /// What the recording kept, oldest first within each shard: every event published before the call and
-    /// since the start, but for the oldest beyond `max` and those in [`history_missed`](Self::history_missed).
+    /// Returns the recorded events, oldest first within each shard: every event published before the call and since the
+    /// start, except the oldest beyond `max` and those in [`history_missed`](Self::history_missed). Allocates; takes a lock
+    /// that other calls for the history hold.
+    #[must_use]
     pub fn history(&self) -> Vec<T> {
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();
-        recorder.kept.iter().map(T::another).collect()
+        recorder.kept.iter().map(T::duplicate).collect()
     }
 
-    /// How many events of the recording's time were overwritten before it could keep them.
+    /// Returns how many events were overwritten before the recording could keep them.
+    #[must_use]
     pub fn history_missed(&self) -> u64 {
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();
         recorder.missed
     }
 
-    /// Drops what the recording kept; a recording that runs goes on.
+    /// Drops the recorded events; a recording that runs goes on.
     pub fn clear_history(&self) {
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();
@@ -132,7 +133,7 @@ impl<T: Item> Bus<T> {
 }
 
 impl Bus<Event> {
-    /// Of what the recording kept, the events that match and whose timestamps are in this range, in the order of
+    /// Returns the recorded events that match `filter` and have timestamps in `times`, in the order of
     /// [`history`](Self::history).
     ///
     /// ```
@@ -146,14 +147,14 @@ impl Bus<Event> {
     ///     bus.publish(Event::builder(kind).source("demo").build()?);
     /// }
     /// let workflow = bus.history_where(Filter::new().types(["workflow.*"]), begin..);
-    /// let told: Vec<_> = workflow.iter().map(Event::event_type).collect();
-    /// assert_eq!(told, ["workflow.started", "workflow.completed"]);
+    /// let types: Vec<_> = workflow.iter().map(Event::event_type).collect();
+    /// assert_eq!(types, ["workflow.started", "workflow.completed"]);
     /// assert_eq!(bus.history_where(Filter::new(), ..begin).len(), 0);
     /// # Ok::<(), fanwire::event::EventError>(())
     /// ```
     pub fn history_where(&self, filter: impl Into<Filter>, times: impl RangeBounds<Timestamp>) -> Vec<Event> {
         let filter = filter.into();
-        // Asked once, and not while the recording is locked: a range may be the embedder's own.
+        // Called once, and not while the recording is locked: a range may be the embedder's own type.
         let times = (times.start_bound().cloned(), times.end_bound().cloned());
         let mut recorder = lock(&self.0.recorder);
         recorder.pull();
@@ -163,7 +164,7 @@ impl Bus<Event> {
 }
 
 fn read_along<T: Item>(rings: &Arc<RingSet<T::Codec>>, recorder: &Mutex<Recorder<T>>, stop: &AtomicBool) {
-    // Stands where the recorder does, and only waits.
+    // Has the recorder's place, and only waits.
     let mut cursor = Cursor::<T>::new(rings);
     let mut waiting = AdaptiveWait::new(WaitStrategy::Park);
     while !stop.load(Ordering::Relaxed) {
@@ -181,7 +182,7 @@ fn read_along<T: Item>(rings: &Arc<RingSet<T::Codec>>, recorder: &Mutex<Recorder
         if cursor.is_closed() {
             return;
         }
-        // Asked behind the announcement of sleep: E6 orders it with the store and the notice that follows it.
+        // Relaxed: called after the announcement of sleep, E6 orders it with the store and the notice that follows it.
         waiting.wait(&mut cursor, None, || stop.load(Ordering::Relaxed));
     }
 }

@@ -1,6 +1,6 @@
-//! What the rings still hold, read once more.
+//! Reading the events that the rings still hold once more.
 //!
-//! Imports the cursor. Always: a replay ends where the bus stood when it was asked for.
+//! Invariant: a replay ends at the newest event at the time of the call.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::event::{Event, Position, Sequence};
 #[cfg(feature = "server")]
 use crate::sync::Arc;
 
-/// Events from a position on, up to those published when it was asked for. See [`Bus::replay`].
+/// Iterator over the events from a position on, up to the newest at the time of the call. See [`Bus::replay`].
 pub struct Replay<T: Item = Event> {
     cursor: Cursor<T>,
     filter: T::Filter,
@@ -23,8 +23,12 @@ pub struct Replay<T: Item = Event> {
 }
 
 impl<T: Item> Bus<T> {
-    /// Reads from a position up to the newest event, straight from the rings: shard by shard, what is no
-    /// longer there as a gap first.
+    /// Returns an iterator from a position up to the newest event, straight from the rings: shard by shard, with a gap first
+    /// for events that are no longer there. The iterator waits only for a publication that is under way.
+    ///
+    /// # Errors
+    /// [`PositionError`] if the position is of another epoch, has another number of shards, or is ahead of the newest
+    /// event.
     pub fn replay(&self, filter: impl Into<T::Filter>, from: &Position) -> Result<Replay<T>, PositionError> {
         let mut cursor = Cursor::new(&self.0.rings);
         let end = (0..cursor.shards()).map(|shard| cursor.next(shard)).collect();
@@ -48,7 +52,7 @@ impl<T: Item> Iterator for Replay<T> {
                     taken.is_none() && left > 0
                 });
                 if !any {
-                    // Claimed, but not published yet: it will be in a moment, or be given up.
+                    // Claimed, but not published yet: it will be published in a moment, or given up.
                     crate::sync::thread::yield_now();
                 }
             }
@@ -66,7 +70,7 @@ impl<T: Item> fmt::Debug for Replay<T> {
     }
 }
 
-/// See [`Bus::read_range`].
+/// Shows a range of a shard, as [`Bus::read_range`] describes.
 #[cfg(feature = "server")]
 pub(super) fn read_range<T: Item>(
     rings: &Arc<RingSet<T::Codec>>,
@@ -81,14 +85,14 @@ pub(super) fn read_range<T: Item>(
     let to = to.min(cursor.next(shard));
     let mut start = from.max(ring.oldest()).min(to);
     cursor.set_next(shard, start);
-    // Collected first, because the ring may overtake the reader: then it begins again further on.
+    // Collected first, because the ring may overtake the reader: then the reader begins again further on.
     let mut events: Vec<T> = Vec::new();
     let mut next = start;
     while next < to {
         let any = cursor.visit_shard(shard, |visit| {
             match visit {
                 DeliveryRef::Event(item) => {
-                    events.push(item.another());
+                    events.push(item.duplicate());
                     next += 1;
                 }
                 DeliveryRef::Gap(gap) => {

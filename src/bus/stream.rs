@@ -1,8 +1,9 @@
-//! Subscribers and publishers for async code, whatever runs it: wakers only, no runtime of our own.
+//! Subscribers and publishers for async code under any runtime: they use wakers only.
 //!
-//! Imports the subscribers. Always: a task that was told to wait is woken by the next event, or the end; a
-//! task that always finds events gives others a turn now and then, also where it wants none of them; what is dropped
-//! while it waits has taken nothing.
+//! Invariants:
+//! - A task that was told to wait is woken by the next event, or by the end.
+//! - A task that always finds events gives other tasks a turn now and then, even if it wants none of the events.
+//! - A future that is dropped while it waits has taken nothing.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,153 +15,151 @@ use super::Delivery;
 use super::event_count::Wake;
 use super::item::Item;
 use super::lossless::{LosslessBus, LosslessSubscriber, TryPublishError};
+use super::receive::{LOOK_MAX, Look, Receive, RecvError};
 use super::ring::SpaceWaiter;
-use super::subscriber::{LOOK_MAX, Look, RecvError, Subscriber, TryRecvError};
+use super::subscriber::Subscriber;
 use super::wait::Waitable;
 use crate::event::EventId;
 
-/// Events handed to a task that did not have to wait, before it gives others a turn. A poll looks at no more either.
-const READY_RUN: usize = LOOK_MAX;
+/// Deliveries that a task may take without a wait before other tasks get a turn. A poll looks at no more events either.
+const BUDGET: usize = LOOK_MAX;
+
+/// Number of deliveries that a task took since it last waited or gave other tasks a turn.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TaskBudget {
+    used: usize,
+}
+
+impl TaskBudget {
+    fn is_spent(&self) -> bool {
+        self.used >= BUDGET
+    }
+
+    fn reset(&mut self) {
+        self.used = 0;
+    }
+}
+
+/// Polls a subscriber of either bus for its next delivery.
+fn poll_next<R: Receive>(reader: &mut R, cx: &mut Context<'_>) -> Poll<Option<R::Received>> {
+    // The announcement of the poll before.
+    reader.waiting().0.cancel_sleep();
+    if reader.waiting().1.budget.is_spent() {
+        return give_turn(reader, cx);
+    }
+    let mut left = LOOK_MAX;
+    loop {
+        let before = reader.waiting().0.passed();
+        match reader.look(left) {
+            Look::Found(received) => {
+                reader.waiting().1.budget.used += 1;
+                return Poll::Ready(Some(received));
+            }
+            Look::Closed => return Poll::Ready(None),
+            Look::Passed => left = 0,
+            Look::Empty => left = left.saturating_sub((reader.waiting().0.passed() - before) as usize),
+        }
+        if left == 0 {
+            return give_turn(reader, cx);
+        }
+        reader.before_wait();
+        let (source, waiting) = reader.waiting();
+        if source.prepare_sleep(Wake::Task(cx.waker().clone())) {
+            waiting.budget.reset();
+            return Poll::Pending;
+        }
+    }
+}
+
+/// Has the task polled again after other tasks.
+fn give_turn<R: Receive, T>(reader: &mut R, cx: &Context<'_>) -> Poll<T> {
+    reader.waiting().1.budget.reset();
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
 
 impl<T: Item> Stream for Subscriber<T> {
     type Item = Delivery<T>;
 
-    /// The next delivery; ends when all publishers are gone and everything was read.
+    /// Returns the next delivery; ends when all publishers are gone and everything was read.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery<T>>> {
-        let this = self.get_mut();
-        // What the poll before announced.
-        this.cursor_mut().cancel_sleep();
-        if this.ready_run >= READY_RUN {
-            this.ready_run = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let mut left = LOOK_MAX;
-        loop {
-            let passed = this.cursor_mut().passed();
-            match this.look(left) {
-                Look::SlotRead(delivery) => {
-                    this.ready_run += 1;
-                    return Poll::Ready(Some(delivery));
-                }
-                Look::Closed => return Poll::Ready(None),
-                Look::Passed => left = 0,
-                Look::Empty => left = left.saturating_sub((this.cursor_mut().passed() - passed) as usize),
-            }
-            if left == 0 {
-                this.ready_run = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            if this.cursor_mut().prepare_sleep(Wake::Task(cx.waker().clone())) {
-                this.ready_run = 0;
-                return Poll::Pending;
-            }
-        }
+        poll_next(self.get_mut(), cx)
     }
 }
 
 impl<T: Item> Stream for LosslessSubscriber<T> {
     type Item = T;
 
-    /// The next item; ends when all publishers are gone and everything was read.
+    /// Returns the next item; ends when all publishers are gone and everything was read.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        let this = self.get_mut();
-        this.cancel_sleep();
-        if this.ready_run >= READY_RUN {
-            this.ready_run = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        loop {
-            match this.try_recv() {
-                Ok(item) => {
-                    this.ready_run += 1;
-                    return Poll::Ready(Some(item));
-                }
-                Err(TryRecvError::Closed) => return Poll::Ready(None),
-                Err(TryRecvError::Empty) => {}
-            }
-            if this.sleep_as(cx.waker().clone()) {
-                this.ready_run = 0;
-                return Poll::Pending;
-            }
-        }
+        poll_next(self.get_mut(), cx)
     }
 }
 
 impl<T: Item> Subscriber<T> {
-    /// Waits for the next one without blocking the thread. Cancel-safe: dropped before it is ready, as `select!` does
-    /// with what came second, it has taken nothing.
+    /// Waits for the next delivery without blocking the thread. Cancel-safe: a future that is dropped before it is ready,
+    /// as `select!` drops the one that came second, has taken nothing.
+    ///
+    /// # Errors
+    /// [`RecvError`] if all publishers are gone and everything was read.
     pub fn recv_async(&mut self) -> impl Future<Output = Result<Delivery<T>, RecvError>> + Send + '_ {
-        Next(self)
+        RecvFuture(self)
     }
 
-    /// The subscriber as a stream of deliveries, which it is, for who wants to say so: it ends when all publishers are
-    /// gone.
+    /// Returns the subscriber as a stream of deliveries, which it is, for callers that want to say so: it ends when all
+    /// publishers are gone.
     pub fn into_stream(self) -> impl Stream<Item = Delivery<T>> + Send + Unpin {
         self
     }
 }
 
 impl<T: Item> LosslessSubscriber<T> {
-    /// As [`Subscriber::recv_async`].
+    /// Waits for the next item as [`Subscriber::recv_async`] does.
+    ///
+    /// # Errors
+    /// [`RecvError`] if all publishers are gone and everything was read.
     pub fn recv_async(&mut self) -> impl Future<Output = Result<T, RecvError>> + Send + '_ {
-        Next(self)
+        RecvFuture(self)
     }
 
-    /// As [`Subscriber::into_stream`].
+    /// Returns the subscriber as a stream, as [`Subscriber::into_stream`] does.
     pub fn into_stream(self) -> impl Stream<Item = T> + Send + Unpin {
         self
     }
 }
 
-/// What can be told that its task no longer waits.
-trait Sleeper {
-    fn withdraw(&mut self);
-}
+/// Future of the next delivery; when it is dropped, its task is not woken any more.
+struct RecvFuture<'a, R: Receive>(&'a mut R);
 
-impl<T: Item> Sleeper for Subscriber<T> {
-    fn withdraw(&mut self) {
-        self.cursor_mut().cancel_sleep();
-    }
-}
-
-impl<T: Item> Sleeper for LosslessSubscriber<T> {
-    fn withdraw(&mut self) {
-        self.cancel_sleep();
-    }
-}
-
-/// The next item of a stream; dropped, its task is not woken any more.
-struct Next<'a, S: Sleeper>(&'a mut S);
-
-impl<S: Sleeper + Stream + Unpin> Future for Next<'_, S> {
-    type Output = Result<S::Item, RecvError>;
+impl<R: Receive> Future for RecvFuture<'_, R> {
+    type Output = Result<R::Received, RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut *self.0).poll_next(cx).map(|next| next.ok_or(RecvError))
+        poll_next(&mut *self.0, cx).map(|next| next.ok_or(RecvError))
     }
 }
 
-impl<S: Sleeper> Drop for Next<'_, S> {
+impl<R: Receive> Drop for RecvFuture<'_, R> {
     fn drop(&mut self) {
-        self.0.withdraw();
+        self.0.waiting().0.cancel_sleep();
     }
 }
 
-/// What [`LosslessBus::publish_async`] returns. Dropped before it is ready, it has published nothing.
+/// Future of [`LosslessBus::publish_async`]. Dropped before it is ready, it has published nothing.
 #[must_use = "futures publish nothing unless polled"]
 pub struct PublishFuture<T: Item> {
     bus: LosslessBus<T>,
     item: Option<T>,
-    waiting: Option<SpaceWaiter<T::Codec>>,
+    waiter: Option<SpaceWaiter<T::Codec>>,
 }
 
 impl<T: Item> LosslessBus<T> {
-    /// Publishes, waiting for room without blocking the thread.
+    /// Publishes an item, waiting for space without blocking the thread. The future returns the item's id.
+    ///
+    /// # Panics
+    /// If the future is polled after it was ready.
     pub fn publish_async(&self, item: T) -> PublishFuture<T> {
-        PublishFuture { bus: self.clone(), item: Some(item), waiting: None }
+        PublishFuture { bus: self.clone(), item: Some(item), waiter: None }
     }
 }
 
@@ -171,16 +170,16 @@ impl<T: Item + Unpin> Future for PublishFuture<T> {
     /// If it is polled after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EventId> {
         let this = self.get_mut();
-        this.waiting = None;
+        this.waiter = None;
         loop {
             let item = this.item.take().expect("polled after it was ready");
             match this.bus.try_publish(item) {
                 Ok(id) => return Poll::Ready(id),
                 Err(TryPublishError::Full(back)) => this.item = Some(back),
             }
-            let waiting = SpaceWaiter::new(this.bus.ring(), Wake::Task(cx.waker().clone()));
+            let waiter = SpaceWaiter::new(this.bus.ring(), Wake::Task(cx.waker().clone()));
             if this.bus.ring().is_full() {
-                this.waiting = Some(waiting);
+                this.waiter = Some(waiter);
                 return Poll::Pending;
             }
         }

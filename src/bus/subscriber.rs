@@ -1,91 +1,37 @@
 //! A subscription as its thread sees it: events in order, gaps as values.
 //!
-//! Imports the cursor. Always: what it delivered, what its filter left out and what it told as missed add up
-//! to what was published since it joined.
+//! Invariant: the events that it delivered, those that its filter left out and those that it reported as missed add up to
+//! the events published since it joined.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cursor::Cursor;
 use super::item::Item;
 use super::position::PositionError;
-use super::wait::{AdaptiveWait, NEAR, WaitStrategy, Waitable};
+use super::receive::{self, LOOK_MAX, Look, Receive, RecvError, RecvTimeoutError, TryRecvError};
+use super::wait::{AdaptiveWait, WaitStrategy, Waitable};
 use super::{Delivery, DeliveryRef, SubscriberCount};
 use crate::event::{Event, Position, Sequence};
 
-/// Events that are not wanted of which one look passes over at most so many, so that it ends however many come.
-pub(super) const LOOK_MAX: usize = 256;
-
-/// The same between two looks at the clock: with a filter that takes 10 us for each, a third of a millisecond.
-const LOOK_TIMED_MAX: usize = 32;
-
-/// There was nothing to receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TryRecvError {
-    /// Nothing yet; or [`Subscriber::try_recv`] passed over as many events as it does at a time.
-    Empty,
-    /// Nothing any more: all publishers are gone, and everything was read.
-    Closed,
-}
-
-/// Nothing came in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecvTimeoutError {
-    /// Time ran out.
-    Timeout,
-    /// All publishers are gone, and everything was read.
-    Closed,
-}
-
-/// All publishers are gone, and everything was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecvError;
-
-impl fmt::Display for TryRecvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "nothing to receive yet",
-            Self::Closed => "the bus is closed",
-        })
-    }
-}
-
-impl fmt::Display for RecvTimeoutError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Timeout => "nothing came in time",
-            Self::Closed => "the bus is closed",
-        })
-    }
-}
-
-impl fmt::Display for RecvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the bus is closed")
-    }
-}
-
-impl std::error::Error for TryRecvError {}
-impl std::error::Error for RecvTimeoutError {}
-impl std::error::Error for RecvError {}
-
-/// A subscriber's account. At any quiet moment `seen + missed + lag` is what was published since it joined
+/// A subscriber's account. At any quiet moment `seen + missed + lag` is the number of events published since it joined
 /// (or since its last [`seek`](Subscriber::seek)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ledger {
     /// Events it looked at: delivered, or left out by its filter.
     pub seen: u64,
-    /// Events told as missed in gaps.
+    /// Events reported as missed in gaps.
     pub missed: u64,
     /// Events it has not looked at yet.
     pub lag: u64,
 }
 
-/// Reads what a filter lets through, from the time of subscribing on.
+/// Reads the events that a filter lets through, from the time of subscribing on.
 ///
-/// `for delivery in subscriber` reads until all publishers are gone; with the feature `async` it is a
-/// `futures_core::Stream` that does ([`iter`](Self::iter), [`into_stream`](Self::into_stream),
-/// [`recv_async`](Self::recv_async)). A slow subscriber holds up nobody: what it lost is told by a
+/// `for delivery in subscriber` reads until all publishers are gone; with the feature `async` a subscriber is a
+/// `futures_core::Stream` that does the same ([`iter`](Self::iter), [`into_stream`](Self::into_stream),
+/// [`recv_async`](Self::recv_async)). A slow subscriber holds up no publisher: the events that it lost are reported by a
 /// [`Delivery::Gap`], and it goes on. Dropping it ends the subscription.
 ///
 /// A filter's function runs in the calls that read. Its panic comes out of that call; the event is passed over, and the
@@ -95,157 +41,123 @@ pub struct Subscriber<T: Item = Event> {
     filter: T::Filter,
     epoch: u64,
     waiting: AdaptiveWait,
-    /// Where the account begins, all shards added up.
+    /// Sum of the places in all shards where the account begins.
     start: u64,
     missed_before: u64,
     count: SubscriberCount,
-    /// Deliveries without a wait, as a stream.
-    #[cfg(feature = "async")]
-    pub(super) ready_run: usize,
 }
 
 impl<T: Item> Subscriber<T> {
     pub(super) fn new(cursor: Cursor<T>, filter: T::Filter, epoch: u64, count: SubscriberCount) -> Self {
         let start = cursor.passed();
-        Self {
-            cursor,
-            filter,
-            epoch,
-            waiting: AdaptiveWait::default(),
-            start,
-            missed_before: 0,
-            count,
-            #[cfg(feature = "async")]
-            ready_run: 0,
-        }
+        Self { cursor, filter, epoch, waiting: AdaptiveWait::default(), start, missed_before: 0, count }
     }
 
-    /// Sets how it waits.
-    pub fn with_wait(mut self, wait: WaitStrategy) -> Self {
-        self.waiting = AdaptiveWait::new(wait);
+    /// Sets how the subscriber waits. Default: [`WaitStrategy::SpinThenPark`].
+    #[must_use]
+    pub fn with_wait(mut self, strategy: WaitStrategy) -> Self {
+        self.waiting = AdaptiveWait::new(strategy);
         self
     }
 
-    /// What is there now, without waiting. It passes over at most 256 events that the filter leaves out, so it ends
-    /// however many come: `Empty` means that there was nothing else, or that it passed over so many. In the latter
-    /// case [`lag`](Self::lag) is not 0, and the next call goes on behind them.
+    /// Returns the next delivery without waiting. Never blocks and never allocates.
+    ///
+    /// It passes over at most 256 events that the filter leaves out, so it ends however many come.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`] if there is nothing, or if it passed over so many: then [`lag`](Self::lag) is not 0, and the
+    /// next call goes on after them. [`TryRecvError::Closed`] if all publishers are gone and everything was read.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Delivery<T>, TryRecvError> {
         match self.look(LOOK_MAX) {
-            Look::SlotRead(delivery) => Ok(delivery),
+            Look::Found(delivery) => Ok(delivery),
             Look::Passed | Look::Empty => Err(TryRecvError::Empty),
             Look::Closed => Err(TryRecvError::Closed),
         }
     }
 
-    /// What is there now, behind at most so many that are not wanted.
     #[inline]
-    pub(super) fn look(&mut self, most: usize) -> Look<T> {
-        match self.take(most) {
-            Look::Empty if self.cursor.rings().is_closed() => self.look_at_end(most),
-            look => look,
-        }
-    }
-
-    #[inline]
-    fn take(&mut self, most: usize) -> Look<T> {
+    fn take(&mut self, most: usize) -> Look<Delivery<T>> {
         let Self { cursor, filter, .. } = self;
         let mut taken = None;
         let mut passed = 0;
-        cursor.visit(|visit| {
-            taken = visit.wanted(filter).map(DeliveryRef::into_delivery);
+        cursor.visit(|delivery| {
+            taken = delivery.wanted(filter).map(DeliveryRef::into_delivery);
             passed += 1;
             taken.is_none() && passed < most
         });
         match taken {
-            Some(delivery) => Look::SlotRead(delivery),
+            Some(delivery) => Look::Found(delivery),
             None if passed < most => Look::Empty,
             None => Look::Passed,
         }
     }
 
-    /// Closed was seen, so whatever was published can be seen now, holes included.
+    /// Looks once more after the bus was seen closed: every publication is visible now, holes included.
     #[cold]
-    fn look_at_end(&mut self, most: usize) -> Look<T> {
+    fn look_at_end(&mut self, most: usize) -> Look<Delivery<T>> {
         match self.take(most) {
             Look::Empty => {
                 let mut gap = None;
-                self.cursor.skip(|visit| {
-                    gap = Some(visit.into_delivery());
+                self.cursor.skip(|delivery| {
+                    gap = Some(delivery.into_delivery());
                     false
                 });
-                gap.map_or(Look::Closed, Look::SlotRead)
+                gap.map_or(Look::Closed, Look::Found)
             }
             look => look,
         }
     }
 
-    /// Waits for the next one.
+    /// Returns the next delivery. Blocks until there is one; never allocates.
+    ///
+    /// # Errors
+    /// [`RecvError`] if all publishers are gone and everything was read.
     #[inline]
     pub fn recv(&mut self) -> Result<Delivery<T>, RecvError> {
-        self.waiting.back_off_at_end(&self.cursor);
-        loop {
-            match self.look(LOOK_MAX) {
-                Look::SlotRead(delivery) => return Ok(delivery),
-                Look::Closed => return Err(RecvError),
-                Look::Passed => {}
-                Look::Empty => {
-                    self.waiting.wait_without_backoff(&mut self.cursor, None, || false);
-                }
-            }
-        }
+        receive::recv(self)
     }
 
-    /// Waits for the next one, but no longer than this, whatever else comes: the clock is looked at every 32 events
-    /// that the filter leaves out.
+    /// Returns the next delivery. Blocks for at most `timeout`, whatever else comes: the clock is read every 32 events that
+    /// the filter leaves out.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`] if nothing came in time, [`RecvTimeoutError::Closed`] if all publishers are gone and
+    /// everything was read.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Delivery<T>, RecvTimeoutError> {
-        // A time too far away to be told is as good as none.
-        let deadline = Instant::now().checked_add(timeout);
-        let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if timeout > NEAR {
-            self.waiting.back_off_at_end(&self.cursor);
-        }
-        loop {
-            let is_empty = match self.look(LOOK_TIMED_MAX) {
-                Look::SlotRead(delivery) => return Ok(delivery),
-                Look::Closed => return Err(RecvTimeoutError::Closed),
-                Look::Passed => false,
-                Look::Empty => true,
-            };
-            // Also where the look found little: a wait that is ended by what is not wanted says nothing of the time.
-            if is_over() {
-                return Err(RecvTimeoutError::Timeout);
-            }
-            if is_empty {
-                self.waiting.wait_without_backoff(&mut self.cursor, deadline, || false);
-            }
-        }
+        receive::recv_timeout(self, timeout)
     }
 
-    /// Waits until there is at least one, and appends up to `max` of those that are there. Answers how many. Behind the
-    /// first it passes over at most 256 that the filter leaves out.
+    /// Blocks until there is a delivery, appends up to `max` of those that are there to `into`, and returns their number.
+    /// After the first it passes over at most 256 events that the filter leaves out. Allocates only to grow `into`.
+    ///
+    /// # Errors
+    /// [`RecvError`] if all publishers are gone and everything was read.
     pub fn recv_batch(&mut self, into: &mut Vec<Delivery<T>>, max: usize) -> Result<usize, RecvError> {
         if max == 0 {
             return Ok(0);
         }
         into.push(self.recv()?);
-        Ok(1 + self.visit_batch(max - 1, |visit| into.push(visit.into_delivery())))
+        Ok(1 + self.visit_batch(max - 1, |delivery| into.push(delivery.into_delivery())))
     }
 
-    /// Shows up to `max` of what is there to `visit`, by reference and without waiting: nothing is cloned and
-    /// no count is touched, so this is the fastest way to read. Answers how many were shown. It passes over at most 256
-    /// that the filter leaves out; [`lag`](Self::lag) tells whether there are more.
+    /// Shows up to `max` deliveries to `visit`, by reference, and returns their number. Never blocks and never allocates:
+    /// no item is cloned and no count is touched, so this is the fastest way to read. It passes over at most 256 events that
+    /// the filter leaves out; [`lag`](Self::lag) tells whether there are more.
     ///
     /// The events shown stay in memory until the call returns, at most 64 of them beyond the ring.
+    ///
+    /// # Panics
+    /// Only if `visit` or the filter's function does; the event is passed over.
     #[inline]
     pub fn visit_batch(&mut self, max: usize, mut visit: impl FnMut(DeliveryRef<'_, T>)) -> usize {
         let Self { cursor, filter, .. } = self;
         let (mut count, mut passed) = (0, 0);
         if max > 0 {
-            cursor.visit(|item| {
-                if let Some(item) = item.wanted(filter) {
+            cursor.visit(|delivery| {
+                if let Some(delivery) = delivery.wanted(filter) {
                     count += 1;
-                    visit(item);
+                    visit(delivery);
                 } else {
                     passed += 1;
                 }
@@ -255,30 +167,38 @@ impl<T: Item> Subscriber<T> {
         count
     }
 
-    /// Waits until there is something to read, or the bus is closed.
+    /// Blocks until there is something to read, or the bus is closed.
     pub fn wait(&mut self) {
         self.waiting.back_off_at_end(&self.cursor);
         if !self.cursor.is_ready() {
-            self.waiting.wait_without_backoff(&mut self.cursor, None, || false);
+            receive::wait(self, None);
         }
     }
 
-    /// Whether nothing will come any more. What came before may still be there to read.
+    /// Returns whether nothing more will come. Earlier events may still be there to read.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.cursor.rings().is_closed()
     }
 
-    /// How many events are ahead of it, all shards added up, whether its filter wants them or not.
+    /// Returns how many events are ahead of it, over all shards, whether its filter wants them or not.
+    #[must_use]
     pub fn lag(&self) -> u64 {
         self.cursor.lag()
     }
 
-    /// Where it stands.
+    /// Returns the position of the next event that it will look at.
+    #[must_use]
     pub fn position(&self) -> Position {
         self.cursor.position(self.epoch)
     }
 
-    /// Goes to a position. What is no longer in the ring there comes as a gap; its account begins anew.
+    /// Moves to a position, forward or back. Events that are no longer in the ring there come as a gap; the account begins
+    /// anew.
+    ///
+    /// # Errors
+    /// [`PositionError`] if the position is of another epoch, has another number of shards, or is ahead of the newest
+    /// event. The subscriber stays where it was.
     pub fn seek(&mut self, position: &Position) -> Result<(), PositionError> {
         self.cursor.seek(position, self.epoch)?;
         self.start = self.cursor.passed();
@@ -286,49 +206,55 @@ impl<T: Item> Subscriber<T> {
         Ok(())
     }
 
-    /// Its account.
+    /// Returns its account.
+    #[must_use]
     pub fn ledger(&self) -> Ledger {
         let missed = self.cursor.missed() - self.missed_before;
         Ledger { seen: self.cursor.passed() - self.start - missed, missed, lag: self.lag() }
     }
 
-    /// The next sequence it will look at in a shard.
+    /// Returns the next sequence that it will look at in a shard; `None` if the bus has no such shard.
+    #[must_use]
     pub fn next_sequence(&self, shard: u16) -> Option<Sequence> {
         (usize::from(shard) < self.cursor.shards()).then(|| self.cursor.next(shard.into()))
     }
 
-    /// Reads as an iterator that waits for each, and ends when all publishers are gone.
+    /// Returns an iterator that blocks for each delivery, and ends when all publishers are gone and everything was read.
     pub fn iter(&mut self) -> SubscriberIter<'_, T> {
         SubscriberIter(self)
     }
 
-    /// The reader's place, for siblings that wait.
-    pub(super) fn cursor_mut(&mut self) -> &mut Cursor<T> {
-        &mut self.cursor
-    }
-
-    /// The reader's place, and what it wants.
+    /// Returns the cursor and the filter.
     pub(super) fn parts(&mut self) -> (&mut Cursor<T>, &T::Filter) {
         (&mut self.cursor, &self.filter)
     }
 }
 
-/// How a look ended.
-pub(super) enum Look<T> {
-    SlotRead(Delivery<T>),
-    /// It passed over as many as it might. There may be more.
-    Passed,
-    Empty,
-    Closed,
+impl<T: Item> Receive for Subscriber<T> {
+    type Received = Delivery<T>;
+    type Source = Cursor<T>;
+
+    #[inline]
+    fn look(&mut self, most: usize) -> Look<Delivery<T>> {
+        match self.take(most) {
+            Look::Empty if self.cursor.rings().is_closed() => self.look_at_end(most),
+            look => look,
+        }
+    }
+
+    #[inline]
+    fn waiting(&mut self) -> (&mut Cursor<T>, &mut AdaptiveWait) {
+        (&mut self.cursor, &mut self.waiting)
+    }
 }
 
-/// Reads from a [`Subscriber`], waiting for each; ends when all publishers are gone. See [`Subscriber::iter`].
+/// Reads from a [`Subscriber`], blocking for each delivery; ends when all publishers are gone. See [`Subscriber::iter`].
 #[derive(Debug)]
 pub struct SubscriberIter<'a, T: Item = Event>(&'a mut Subscriber<T>);
 
-/// A [`Subscriber`] as an iterator that waits for each, and ends when all publishers are gone.
+/// A [`Subscriber`] as an iterator that blocks for each delivery, and ends when all publishers are gone.
 ///
-/// The subscriber itself is none, because it is a stream, and both have a `next`.
+/// The subscriber itself is not an iterator, because it is a stream, and both have a `next`.
 #[derive(Debug)]
 pub struct SubscriberIntoIter<T: Item = Event>(Subscriber<T>);
 

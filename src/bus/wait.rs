@@ -1,97 +1,104 @@
-//! How a reader passes the time until there is something to read.
+//! Waiting until there is something to read.
 //!
-//! Imports the parking. Always: a wait ends by an event, by the end of the bus, by its deadline, or by what
-//! else its caller asked for; a wait that does not end costs no processor time, unless that was asked for.
+//! Invariant: a wait ends by an event, by the end of the bus, by its deadline, or by another condition of its caller; a
+//! wait that does not end costs no processor time, unless the strategy asks for that.
 //!
-//! Two things are learned while waiting. Where a turn given to others is taken by one (it takes long to come
-//! back), threads outnumber cores: then looking long only keeps the others from reading, and all are lapped.
-//! And where several events come between two waits, this reader is at a publisher's heels: each look takes
-//! the line that is just written, so it stays away for a moment and finds some at once.
+//! A wait learns two things. If a turn given to other threads is taken by one (the reader comes back late), threads
+//! outnumber cores: looking for long would only keep the others from reading, and all would be lapped. If several events
+//! come between two waits, this reader follows a publisher closely: each look takes the line that is just written, so the
+//! reader backs off for a moment and finds some at once.
 
 use std::time::{Duration, Instant};
 
 use super::event_count::Wake;
+#[cfg(feature = "async")]
+use super::stream::TaskBudget;
 use crate::sync::{hint, thread};
 
 /// Empty looks of one wait before a reader sleeps.
 const LOOKS: u32 = 500;
-/// Empty looks, waits added up, between two turns given to other threads...
+/// Empty looks, summed over waits, between two turns given to other threads...
 const LOOKS_PER_TURN: u32 = 8192;
-/// ...and where one takes it.
+/// ...and where another thread takes the turn.
 const LOOKS_PER_TURN_OVERSUBSCRIBED: u32 = 8;
-/// Turns taken by others before a reader sleeps.
+/// Turns taken by other threads before a reader sleeps.
 const TURNS: u32 = 16;
-/// So near its deadline a wait gives no turns: where threads outnumber cores, one lasts as long as others like to run,
-/// which is some milliseconds.
+/// Time before its deadline from which a wait gives no turns: if threads outnumber cores, a turn lasts as long as the other
+/// threads like to run, which is several milliseconds.
 pub(super) const NEAR: Duration = Duration::from_millis(5);
-/// A turn that nobody takes is a system call.
+/// Duration of a turn that no thread takes: a system call.
 const TURN_NOT_TAKEN: Duration = Duration::from_nanos(800);
-/// The first stay away from the publishers, in spins, and the longest: some microseconds.
-const AWAY_FIRST: u32 = 32;
-const AWAY_MAX: u32 = 256;
-/// What must come meanwhile to be worth it.
+/// Shortest backoff from the publishers, in spins, and the longest: a few microseconds.
+const BACKOFF_MIN: u32 = 32;
+const BACKOFF_MAX: u32 = 256;
+/// Events that must come during a backoff to make it worth while.
 const CAME_ENOUGH: u64 = 8;
-/// Waits between two tries whether it is.
-const WAITS_A_TRY: u32 = 64;
+/// Waits between two attempts to find out whether it is.
+const WAITS_PER_ATTEMPT: u32 = 64;
 
-/// How a [`Subscriber`](super::Subscriber) or a [`LosslessSubscriber`](super::LosslessSubscriber) waits for the
+/// Way in which a [`Subscriber`](super::Subscriber) or a [`LosslessSubscriber`](super::LosslessSubscriber) waits for the
 /// next event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WaitStrategy {
-    /// Look again and again: the quickest to see an event, at the price of a core. Other threads get a turn
-    /// now and then, and soon where threads outnumber cores.
+    /// Looks again and again: the quickest to see an event, at the price of a core. Other threads get a turn
+    /// now and then, and soon if threads outnumber cores.
     Spin,
-    /// Look some hundred times, or only a few where threads outnumber cores; then sleep.
+    /// Looks about 500 times, or only a few times if threads outnumber cores; then sleeps.
     #[default]
     SpinThenPark,
-    /// Sleep at once. Waking takes the publisher a system call, and the reader tens of microseconds.
+    /// Sleeps at once. Waking costs the publisher a system call, and the reader tens of microseconds.
     Park,
 }
 
-/// What a reader waits at.
+/// A place that a reader waits at.
 pub(super) trait Waitable {
-    /// Whether there is something to read. Cheap: asked again and again.
+    /// Returns whether there is something to read. Cheap: called again and again.
     fn is_ready(&self) -> bool;
-    /// Whether the last look came to the end of what was there.
-    fn is_done(&self) -> bool;
-    /// Whether nothing more will come.
+    /// Returns whether the last look came to the end of what was there.
+    fn is_at_end(&self) -> bool;
+    /// Returns whether nothing more will come.
     fn is_closed(&self) -> bool;
-    /// Whether it stands before something that only a patient reader sees; then it is ready.
+    /// Returns whether the next sequence will never come, which only a patient reader sees; then the place is ready.
     fn is_at_hole(&mut self) -> bool;
-    /// How many were read so far.
+    /// Returns the number of events read so far.
     fn passed(&self) -> u64;
-    /// How many it can be behind before something happens: a loss, or publishers that wait.
+    /// Returns how many events the reader can be behind before it loses some, or publishers wait.
     fn capacity(&self) -> u64;
-    /// Announces a sleep and looks again. True: there is nothing, and what comes will wake; [`Self::cancel_sleep`] must
-    /// follow. False: there is something, or the end; the announcement is withdrawn.
+    /// Announces a sleep and looks again. Returns true if there is nothing and the next event will wake the reader;
+    /// [`Self::cancel_sleep`] must follow. Returns false if there is something, or the end; then the announcement is
+    /// withdrawn.
     fn prepare_sleep(&mut self, wake: Wake) -> bool;
     /// Withdraws the announcement.
     fn cancel_sleep(&mut self);
 }
 
-/// A reader's way to wait, and what it learned of publishers and other threads.
+/// A reader's wait strategy, and what it learned about publishers and other threads.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AdaptiveWait {
-    pub(super) wait: WaitStrategy,
+    strategy: WaitStrategy,
     /// Empty looks since a turn was given.
     looks: u32,
-    /// Whether somebody took the last turn given.
+    /// Whether another thread took the last turn given.
     oversubscribed: bool,
     /// Spins before the first look.
-    away: u32,
+    backoff: u32,
     /// Waits that began with a look.
     waits: u32,
-    /// Where the reader stood at the last wait.
+    /// Place of the reader at the last wait.
     passed: u64,
+    /// Deliveries that a task may take before other tasks get a turn.
+    #[cfg(feature = "async")]
+    pub(super) budget: TaskBudget,
 }
 
 impl AdaptiveWait {
-    pub(super) fn new(wait: WaitStrategy) -> Self {
-        Self { wait, ..Self::default() }
+    pub(super) fn new(strategy: WaitStrategy) -> Self {
+        Self { strategy, ..Self::default() }
     }
 
-    /// Waits until `at` has something to show or `done` is true, for ever or until the deadline. False
-    /// where time ran out.
+    /// Backs off, then waits until `at` has something to show or `done` returns true, for ever or until the deadline.
+    /// Returns false if time ran out.
     pub(super) fn wait(
         &mut self,
         at: &mut impl Waitable,
@@ -102,7 +109,7 @@ impl AdaptiveWait {
         self.wait_without_backoff(at, deadline, done)
     }
 
-    /// [`Self::wait`] for who kept its distance before it looked.
+    /// Waits as [`Self::wait`] does, for a caller that backed off before it looked.
     pub(super) fn wait_without_backoff(
         &mut self,
         at: &mut impl Waitable,
@@ -112,7 +119,7 @@ impl AdaptiveWait {
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         loop {
             let gives_turns = left().is_none_or(|left| left > NEAR);
-            match self.wait {
+            match self.strategy {
                 WaitStrategy::Spin => {
                     // Unless it gives turns, nothing else ends a look at nothing.
                     if self.look(at, if gives_turns { u32::MAX } else { LOOKS }, gives_turns) {
@@ -161,51 +168,51 @@ impl AdaptiveWait {
         }
     }
 
-    /// Before a look that may wait: lets publishers get ahead where the reader has caught up with them. What waits
-    /// then is [`Self::wait_without_backoff`].
+    /// Backs off before a look, if the last one came to the end. A wait after that look is
+    /// [`Self::wait_without_backoff`].
     #[inline]
     pub(super) fn back_off_at_end(&mut self, at: &impl Waitable) {
-        if at.is_done() {
+        if at.is_at_end() {
             self.back_off(at);
         }
     }
 
-    /// Lets publishers get ahead, the longer the more came in the last such time; now and then tries whether
-    /// they would. Never for as long as to be lapped.
+    /// Lets publishers get ahead, the longer the more events came in the last backoff; tries one now and then. Never long
+    /// enough to be lapped.
     fn back_off(&mut self, at: &impl Waitable) {
-        if self.wait == WaitStrategy::Park {
+        if self.strategy == WaitStrategy::Park {
             return;
         }
         let passed = at.passed();
         let came = passed.wrapping_sub(self.passed);
         self.passed = passed;
         let most = at.capacity() / 8;
-        self.away = if came < CAME_ENOUGH || came > most {
-            self.away / 2
+        self.backoff = if came < CAME_ENOUGH || came > most {
+            self.backoff / 2
         } else {
-            (self.away * 2).clamp(AWAY_FIRST, AWAY_MAX)
+            (self.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX)
         };
-        if self.away < AWAY_FIRST {
-            self.away = 0;
+        if self.backoff < BACKOFF_MIN {
+            self.backoff = 0;
             self.waits += 1;
-            if self.waits < WAITS_A_TRY {
+            if self.waits < WAITS_PER_ATTEMPT {
                 return;
             }
             self.waits = 0;
-            self.away = AWAY_FIRST;
+            self.backoff = BACKOFF_MIN;
         }
         if !self.oversubscribed {
-            for _ in 0..self.away {
+            for _ in 0..self.backoff {
                 hint::spin_loop();
             }
-            self.looks += self.away;
+            self.looks += self.backoff;
         }
         if self.oversubscribed || self.looks >= LOOKS_PER_TURN {
             self.yield_turn();
         }
     }
 
-    /// Lets other threads run, and learns whether one wanted to.
+    /// Gives other threads a turn, and learns whether one took it.
     fn yield_turn(&mut self) {
         let given = Instant::now();
         thread::yield_now();
@@ -213,8 +220,8 @@ impl AdaptiveWait {
         self.looks = 0;
     }
 
-    /// Looks up to so many times, or until it is others' turn, and gives them that, if it may. True where there is
-    /// something.
+    /// Looks up to `looks` times, or until it is the other threads' turn, and gives them that if it may. Returns whether
+    /// there is something.
     fn look(&mut self, at: &impl Waitable, looks: u32, gives_turns: bool) -> bool {
         let turn = if self.oversubscribed { LOOKS_PER_TURN_OVERSUBSCRIBED } else { LOOKS_PER_TURN };
         for _ in 0..looks {

@@ -312,7 +312,7 @@ fn token_of(slot: usize, generation: u32) -> Token {
 /// Where a client stands that has got all that a loop has appended to its feeds. With an engine, from when its log
 /// was reached.
 fn taken(bus: &Bus, reader: &LoopReader, log: Option<&Continuity>) -> Option<Position> {
-    match (reader.told(), log) {
+    match (reader.client_position(), log) {
         (Some(told), log) => (log.is_none() || told.epoch() != bus.epoch()).then(|| told.clone()),
         (None, None) => Some(Position::new(bus.epoch(), [reader.position(0)])),
         (None, Some(log)) => log.newest(0).map(|id| Position::new(id.epoch, [id.next_sequence()])),

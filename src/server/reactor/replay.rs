@@ -289,7 +289,7 @@ impl<S: Socket> Core<S> {
             is_from_before |= self.follow_on(&mut marks, filter);
         }
         // Of the shards that it says nothing of, the client gets what comes from now on.
-        let mut at = self.reader.told().cloned();
+        let mut at = self.reader.client_position().cloned();
         if let (Some(at), Some(first)) = (&mut at, marks.first())
             && at.epoch() != first.epoch
         {

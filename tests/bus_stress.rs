@@ -215,7 +215,7 @@ fn shards_keep_their_promises() {
 }
 
 #[test]
-fn events_come_whole_in_order_once_or_are_told_as_missed_and_their_bodies_are_let_go() {
+fn events_come_whole_in_order_and_once_or_as_a_gap_and_their_bodies_are_released() {
     let bus = Bus::builder().capacity(512).shards(2).build().expect("valid");
     let stats = storm(bus, 3);
     assert!(stats.live_events <= 1024 + 8 * 192, "{} bodies for 1,024 slots", stats.live_events);

@@ -105,7 +105,7 @@ fn ids_until(client: &mut Ws, last: u64) -> Vec<(u64, String)> {
 }
 
 #[test]
-fn an_answer_has_the_id_that_readers_get_although_the_stream_was_made_anew_while_the_node_stood_still() {
+fn an_answer_has_the_readers_id_after_the_stream_was_recreated_under_a_stopped_node() {
     let service = Service::start(Kind::Nats);
     let node = node(&service, &[]);
     let mut client = Ws::subscribed(node.addr, json!({}));

@@ -576,7 +576,7 @@ fn publish_patiently(node: SocketAddr, numbers: std::ops::Range<usize>) -> Vec<u
 }
 
 #[test]
-fn when_a_replica_takes_over_from_redis_nodes_go_to_it_and_nothing_that_it_has_is_lost() {
+fn nodes_follow_redis_to_its_replica_and_nothing_on_it_is_lost() {
     let mut first = Service::start(Kind::Redis);
     let second = first.replica();
     let urls = format!("{},{}", second.url(), first.url());
@@ -609,7 +609,7 @@ fn when_a_replica_takes_over_from_redis_nodes_go_to_it_and_nothing_that_it_has_i
 }
 
 #[test]
-fn when_one_of_three_nats_servers_dies_nodes_go_to_another_and_nothing_accepted_is_lost() {
+fn nodes_go_to_another_nats_server_and_nothing_accepted_is_lost() {
     let mut services = Service::nats_cluster(3);
     let urls = services.iter().map(Service::url).collect::<Vec<_>>().join(",");
     let server =

@@ -8,24 +8,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use support::http::{self, read_head};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
 use support::ws::Ws;
 use support::{Server, eventually};
 
-/// A connection whose kernel buffers take next to nothing.
-fn narrow(addr: SocketAddr) -> Wire {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a socket");
-    socket.connect(&addr.into()).expect("the server takes connections");
-    Wire::new(socket.into())
-}
-
 /// A client that lags as soon as it does not read.
 fn slow(addr: SocketAddr, subscribe: Value) -> Ws {
-    let mut ws = Ws::over(narrow(addr), "/ws", "");
+    let mut ws = Ws::over(Wire::narrow(addr, 4096), "/ws", "");
     let answer = ws.ask(&json!({"type": "subscribe", "payload": subscribe}));
     assert_eq!(answer["type"], "ack", "{answer}");
     ws
@@ -109,7 +100,7 @@ fn a_client_that_drops_its_newest_gets_what_waited_first() {
 fn an_agentos_client_is_told_of_a_gap_where_it_asked_to_be() {
     let server = Server::start();
     let [mut told, mut plain] =
-        ["/ws/events?gap=1", "/ws/events"].map(|path| Ws::over(narrow(server.addr), path, ""));
+        ["/ws/events?gap=1", "/ws/events"].map(|path| Ws::over(Wire::narrow(server.addr, 4096), path, ""));
     flood(&server, 0, FLOOD);
     server.publish(r#"{"type":"done"}"#);
     let read = |client: &mut Ws| {

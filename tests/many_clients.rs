@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
 use support::ws::{PING, TEXT, Ws};
@@ -221,13 +220,6 @@ const ROUND: usize = 200;
 /// feed's limit of 1 MiB does, and an allocator keeps the rest.
 const GROWTH_KIB_MAX: u64 = 12 * 1024;
 
-fn connect_with_little_room(addr: SocketAddr) -> Wire {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a socket");
-    socket.connect(&addr.into()).expect("the server takes connections");
-    Wire::new(socket.into())
-}
-
 #[test]
 fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() {
     let server = Server::with(&["--heartbeat", "10m"]);
@@ -263,8 +255,8 @@ fn a_client_that_never_reads_costs_nobody_anything_and_is_told_what_it_missed() 
     publish_rounds();
     let before = server.rss_kib();
 
-    let mut sleeper = Ws::over(connect_with_little_room(addr), "/ws", "");
-    let mut sse_sleeper = connect_with_little_room(addr);
+    let mut sleeper = Ws::over(Wire::narrow(addr, 4096), "/ws", "");
+    let mut sse_sleeper = Wire::narrow(addr, 4096);
     sleeper.ask(&json!({"type": "subscribe", "payload": {"event_types": ["sleep.*"]}}));
     sse_sleeper.send(b"GET /sse?type=sleep.* HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let head = support::http::read_head(&mut sse_sleeper, deadline()).expect("an answer");
@@ -323,7 +315,7 @@ fn take(kind: &Value, payload: &Value, received: &mut usize, missed: &mut usize,
 fn a_client_that_writes_and_never_reads_its_answers_is_held_back() {
     let server = Server::with(&["--heartbeat", "10m"]);
     let before = server.rss_kib();
-    let mut greedy = Ws::over(connect_with_little_room(server.addr), "/ws", "");
+    let mut greedy = Ws::over(Wire::narrow(server.addr, 4096), "/ws", "");
     let ping = support::ws::frame(TEXT, b"{\"type\":\"request\",\"payload\":{\"action\":\"server_info\"}}");
     let requests = ping.repeat(1000);
     // Far more than every buffer on the way holds. The server stops reading, so the write stops.
@@ -360,7 +352,7 @@ fn clients_that_ask_for_history_and_do_not_read_it_pin_no_more_than_their_lag() 
     let before = server.rss_kib();
     let sleepers: Vec<Wire> = (0..GENERATIONS)
         .map(|_| {
-            let mut wire = connect_with_little_room(server.addr);
+            let mut wire = Wire::narrow(server.addr, 4096);
             wire.send(b"GET /sse?history=1000000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
             support::http::read_head(&mut wire, deadline()).expect("an answer");
             turn_the_ring_over();
@@ -379,7 +371,7 @@ fn clients_that_ask_for_history_and_do_not_read_it_pin_no_more_than_their_lag() 
 fn a_server_without_descriptors_refuses_newcomers_and_serves_the_rest() {
     const LIMIT: usize = 40;
     let server = Server::start();
-    server.limit_descriptors(LIMIT);
+    server.limit_files(LIMIT as u64);
     let mut stream = Sse::open(server.addr, "");
     stream.block(deadline()).expect("the retry comes at once");
     let mut wires: Vec<Wire> = Vec::new();

@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use support::http::{self, read_head};
 use support::sse::Sse;
 use support::wire::{Wire, deadline};
@@ -31,14 +30,6 @@ fn server(options: &[&str]) -> Server {
     let mut command = fanwire();
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]).args(options);
     Server::spawn(command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", "131072"))
-}
-
-/// A connection whose kernel buffers take next to nothing, so that unread bytes wait in the server.
-fn narrow(addr: SocketAddr) -> Wire {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a socket");
-    socket.connect(&addr.into()).expect("the server takes connections");
-    Wire::new(socket.into())
 }
 
 /// Sends until the server takes no more, or has everything.
@@ -102,7 +93,7 @@ fn answers_that_nobody_reads_have_a_bound_in_every_dialect() {
     for path in ["/ws", "/hive", "/autosdlc", "/ws/events", "/ws/circles/a"] {
         for (input, what) in [(&ping, "pings"), (&nonsense, "nonsense")] {
             for _ in 0..10 {
-                let mut client = Ws::over(narrow(server.addr), path, "");
+                let mut client = Ws::over(Wire::narrow(server.addr, 4096), path, "");
                 pour(&mut client.wire, input);
                 all.push(client.wire);
             }
@@ -110,7 +101,7 @@ fn answers_that_nobody_reads_have_a_bound_in_every_dialect() {
         }
     }
     for _ in 0..20 {
-        let mut client = narrow(server.addr);
+        let mut client = Wire::narrow(server.addr, 4096);
         pour(&mut client, &requests);
         all.push(client);
     }
@@ -127,7 +118,7 @@ fn pongs_have_a_bound_before_a_token_is_shown_too() {
     let ping = ws::frame(9, b"x").repeat(50_000);
     let mut all = Vec::new();
     for _ in 0..50 {
-        let mut client = Ws::over(narrow(server.addr), "/ws", "");
+        let mut client = Ws::over(Wire::narrow(server.addr, 4096), "/ws", "");
         pour(&mut client.wire, &ping);
         all.push(client);
     }
@@ -146,7 +137,7 @@ fn replays_that_stand_still_are_counted_and_end() {
     let before = Before::new(&server);
     let mut all = Vec::new();
     for _ in 0..200 {
-        let mut wire = narrow(server.addr);
+        let mut wire = Wire::narrow(server.addr, 4096);
         wire.send(b"GET /sse?history=8000 HTTP/1.1\r\nHost: localhost\r\n\r\n");
         read_head(&mut wire, deadline()).expect("a stream");
         all.push(wire);
@@ -313,7 +304,7 @@ fn the_process_keeps_to_its_budget_whatever_comes() {
     let mut all = Vec::new();
     let ping = ws::frame(9, b"x").repeat(20_000);
     for number in 0..150 {
-        if let Some(mut client) = upgraded(narrow(server.addr)) {
+        if let Some(mut client) = upgraded(Wire::narrow(server.addr, 4096)) {
             pour(&mut client, &ping);
             all.push(client);
         }

@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use support::service::{Kind, Service};
 use support::wire::Wire;
 use support::ws::Ws;
@@ -15,10 +14,7 @@ use support::{Server, eventually, http};
 
 /// A client whose kernel buffers take next to nothing, with these subscriptions.
 fn slow(addr: SocketAddr, subscriptions: &[Value]) -> Ws {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("a socket");
-    socket.connect(&addr.into()).expect("the server takes connections");
-    let mut ws = Ws::over(Wire::new(socket.into()), "/ws", "");
+    let mut ws = Ws::over(Wire::narrow(addr, 4096), "/ws", "");
     for subscription in subscriptions {
         let answer = ws.ask(&json!({"type": "subscribe", "payload": subscription}));
         assert_eq!(answer["type"], "ack", "{answer}");
@@ -155,7 +151,7 @@ fn over_redis_from_its_log_where_the_ring_is_short() {
 }
 
 #[test]
-fn what_the_ring_has_let_go_of_meanwhile_is_told_with_its_number_and_not_asked_for_again() {
+fn events_released_by_the_ring_meanwhile_are_a_counted_gap_and_not_asked_for_again() {
     let server = Server::with(&["--max-lag-events", "100", "--bus-capacity", "1024"]);
     let mut client = slow(server.addr, &[json!({})]);
     flood(&server, 0..1);

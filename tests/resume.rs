@@ -240,7 +240,7 @@ fn of_stream(stream: usize, n: usize) -> String {
 }
 
 #[test]
-fn with_any_number_of_shards_every_event_comes_once_however_often_a_client_comes_back() {
+fn with_any_number_of_shards_every_event_comes_once_over_many_reconnects() {
     const PUBLISHERS: usize = 3;
     const EACH: usize = 900;
     for shards in ["1", "2", "4"] {

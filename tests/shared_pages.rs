@@ -3,10 +3,7 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpStream};
-
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use support::sse::Sse;
 use support::wire::Wire;
 use support::ws::Ws;
@@ -32,14 +29,6 @@ fn publish(server: &Server, burst: usize) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// A connection whose socket takes little before it is read.
-fn narrow(addr: SocketAddr) -> Wire {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(16 * 1024).expect("a socket");
-    socket.connect(&addr.into()).expect("a connection");
-    Wire::new(TcpStream::from(socket))
-}
-
 fn shared(server: &Server) -> f64 {
     server.metric("fanwire_server_writes_shared_total").expect("the metric is there")
 }
@@ -50,7 +39,8 @@ fn what_waits_in_sockets_is_not_written_over_by_what_comes_later() {
         Server::with(&["--max-lag-events", "100000", "--max-lag-bytes", "1GiB", "--heartbeat", "10m"]);
     let mut web_sockets: Vec<Ws> = (0..CLIENTS)
         .map(|n| {
-            let wire = if n % 2 == 0 { narrow(server.addr) } else { Wire::connect(server.addr) };
+            let wire =
+                if n % 2 == 0 { Wire::narrow(server.addr, 16 * 1024) } else { Wire::connect(server.addr) };
             let mut ws = Ws::over(wire, "/ws", "");
             assert_eq!(ws.ask(&json!({"type": "subscribe", "payload": {}}))["type"], "ack");
             ws

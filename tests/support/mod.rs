@@ -102,14 +102,6 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// Limits the number of files that the server can have open.
-    pub fn limit_descriptors(&self, limit: usize) {
-        let limited = Command::new("prlimit")
-            .args(["--pid", &self.child.id().to_string(), &format!("--nofile={limit}:{limit}")])
-            .status();
-        assert!(limited.expect("prlimit runs").success());
-    }
-
     /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -138,7 +130,7 @@ impl Server {
         self.child.try_wait().expect("it is our child")
     }
 
-    /// Cuts the descriptors it may have open.
+    /// Limits the number of files and sockets that the server can have open.
     pub fn limit_files(&self, limit: u64) {
         let pid = rustix::process::Pid::from_child(&self.child);
         let limit = rustix::process::Rlimit { current: Some(limit), maximum: Some(limit) };

@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
+
 use super::PATIENCE;
 
 pub struct Wire {
@@ -15,6 +17,14 @@ pub struct Wire {
 impl Wire {
     pub fn connect(addr: SocketAddr) -> Self {
         Self::new(TcpStream::connect_timeout(&addr, PATIENCE).expect("the server takes connections"))
+    }
+
+    /// Connects with a receive buffer of this many bytes, so that the kernel takes little of what is not read.
+    pub fn narrow(addr: SocketAddr, receive_buffer: usize) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(receive_buffer).expect("a socket");
+        socket.connect(&addr.into()).expect("the server takes connections");
+        Self::new(socket.into())
     }
 
     pub fn new(stream: TcpStream) -> Self {

@@ -135,8 +135,48 @@ class Hostile {
   }
 }
 
-/** Open resources of the client in this process. */
+/** Timers in this process, those of the WebSocket library and of the test included. */
 const open = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+
+/** Records the timers and listeners of the client's own files. Returns a function that lists those still in use. */
+function inUse(t) {
+  const timers = new Map();
+  const listeners = [];
+  const { setTimeout: start, clearTimeout: stop } = globalThis;
+  const { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
+  const maker = () => new Error().stack.split('\n').slice(1).find((line) => !/referee\.test\.mjs|test_runner/.test(line)) ?? '';
+  const isOwn = (line) => line.includes('/clients/js/dist/');
+  const added = (target, kind, listener, from) => isOwn(from) && listeners.push({ target, kind, listener, from });
+  const removed = (target, kind, listener) => {
+    const at = listeners.findIndex((one) => one.target === target && one.kind === kind && one.listener === listener);
+    if (at >= 0) listeners.splice(at, 1);
+  };
+  t.mock.method(globalThis, 'setTimeout', (run, time, ...more) => {
+    const from = maker();
+    const timer = start(() => (timers.delete(timer), run(...more)), time);
+    if (isOwn(from)) timers.set(timer, from);
+    return timer;
+  });
+  t.mock.method(globalThis, 'clearTimeout', (timer) => (timers.delete(timer), stop(timer)));
+  t.mock.method(EventTarget.prototype, 'addEventListener', function (kind, listener, ...more) {
+    added(this, kind, listener, maker());
+    return add.call(this, kind, listener, ...more);
+  });
+  t.mock.method(EventTarget.prototype, 'removeEventListener', function (kind, listener, ...more) {
+    removed(this, kind, listener);
+    return remove.call(this, kind, listener, ...more);
+  });
+  // Node has no events of the network. Browsers do.
+  globalThis.addEventListener = (kind, listener) => added(globalThis, kind, listener, maker());
+  globalThis.removeEventListener = (kind, listener) => removed(globalThis, kind, listener);
+  t.after(() => (delete globalThis.addEventListener, delete globalThis.removeEventListener));
+  return () => [...timers.values(), ...listeners.map(({ kind, from }) => `${kind} ${from}`)];
+}
+
+/** Checks that a closed client leaves no timer and no listener. */
+const leavesNothing = async (used) => {
+  await until('no timer and no listener of the client is left', () => used().length === 0).catch((error) => assert.fail(`${error.message}: ${used()}`));
+};
 
 for (const transport of ['ws', 'sse']) {
   for (const [state, reasons] of Object.entries(cases[transport])) {
@@ -144,6 +184,7 @@ for (const transport of ['ws', 'sse']) {
       test(`${transport}, ${state}, ${reason}`, async (t) => {
         const server = await new Hostile(t, { state, reason, losses: cases.losses }).listen();
         t.mock.method(Math, 'random', () => 1);
+        const used = inUse(t);
         let refused = state === 'token' ? cases.losses : 0;
         const heartbeat = reason === 'mute' ? { interval: 100, timeout: 400 } : { interval: 25_000, timeout: 10_000 };
         const client = new Fanwire(server.url, {
@@ -182,10 +223,12 @@ for (const transport of ['ws', 'sse']) {
           waits.slice(0, cases.losses).forEach((wait, at) => assert(wait >= Math.max(slot, slot ? 0 : BASE * 2 ** at) - 3, `${waits}`));
         }
         assert(server.attempts.length <= cases.losses + 2, `${server.attempts.length} attempts`);
+        assert(used().length > 0, 'an open client has timers and listeners');
         client.close();
         await assert.rejects(client.publish({ type: 'y' }), { code: 'closed' });
         assert.equal((await loop.next()).done, true);
         assert.equal(getEventListeners(abort.signal, 'abort').length, 0);
+        await leavesNothing(used);
         const attempts = server.attempts.length;
         await until('no timer is left', () => open() === 0 || transport === 'sse');
         await sleep(3 * BASE);
@@ -220,6 +263,7 @@ for (const transport of ['ws', 'sse']) {
         return true;
       } });
       await server.listen();
+      const used = inUse(t);
       const client = new Fanwire(server.url, { WebSocket, transports: [transport], onGap: mode, backoff: { base: 5, max: 40 } });
       t.after(() => client.close());
       const gaps = [];
@@ -228,6 +272,8 @@ for (const transport of ['ws', 'sse']) {
       assert.deepEqual(items.map((item) => (isGap(item) ? 'gap' : item.payload)), want);
       assert.equal(gaps.length, want.filter((item) => item === 'gap').length);
       assert.equal(server.refills ?? 0, refills);
+      client.close();
+      await leavesNothing(used);
     });
   }
 }

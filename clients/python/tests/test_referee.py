@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import time
 import unittest
 from typing import Any
@@ -233,6 +234,33 @@ class Hostile:
         writer.close()
 
 
+class Timers:
+    """Records the timers that the client's own code has started in this loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.handles: list[asyncio.TimerHandle] = []
+        start = self.loop.call_at
+
+        def call_at(*args: Any, **options: Any) -> asyncio.TimerHandle:
+            handle = start(*args, **options)
+            frame = sys._getframe(1)
+            while frame and "src/fanwire" not in frame.f_code.co_filename:
+                frame = frame.f_back  # type: ignore[assignment]
+            if frame:
+                self.handles.append(handle)
+            return handle
+
+        self.loop.call_at = call_at  # type: ignore[method-assign]
+
+    def in_use(self) -> list[asyncio.TimerHandle]:
+        """Returns the timers that have neither fired nor been cancelled."""
+        return [one for one in self.handles if not one.cancelled() and one.when() > self.loop.time()]
+
+    def stop(self) -> None:
+        del self.loop.call_at
+
+
 class Referee(unittest.IsolatedAsyncioTestCase):
     async def start(self, server: Hostile, transport: str) -> None:
         await (server.start_ws if transport == "ws" else server.start_sse)(self)
@@ -257,6 +285,7 @@ class Referee(unittest.IsolatedAsyncioTestCase):
             return "any"
 
         tasks = asyncio.all_tasks()
+        timers = Timers()
         heartbeat = (0.1, 0.4) if reason == "mute" else (25.0, 10.0)
         client = self.client(
             server, transport, backoff=(BASE, 8 * BASE), heartbeat=heartbeat, token=token if state == "token" else None
@@ -293,6 +322,7 @@ class Referee(unittest.IsolatedAsyncioTestCase):
             for at, wait in enumerate(waits[:losses]):
                 self.assertGreaterEqual(wait, (slot or BASE * 2**at) - 0.003, waits)
         self.assertLessEqual(len(server.attempts), losses + 2)
+        self.assertNotEqual(timers.in_use(), [], "an open client has timers")
         await client.close()
         with self.assertRaises(FanwireError):
             await client.publish({"type": "y"})
@@ -304,6 +334,8 @@ class Referee(unittest.IsolatedAsyncioTestCase):
         # The server's own tasks have the names of its functions.
         left = [one for one in asyncio.all_tasks() - tasks if "src/fanwire" in str(one.get_coro())]
         self.assertEqual(left, [])
+        self.assertEqual(timers.in_use(), [])
+        timers.stop()
 
     async def losses(self, transport: str) -> None:
         with patch("random.random", lambda: 1.0):
@@ -327,6 +359,7 @@ class Referee(unittest.IsolatedAsyncioTestCase):
                     server = Hostile()
                     server.gap, server.capabilities = case, case.get("capabilities", ABLE)
                     await self.start(server, transport)
+                    timers = Timers()
                     client = self.client(server, transport, on_gap=case.get("client", "refill"), backoff=(0.005, 0.04))
                     gaps: list[Gap] = []
                     client.on_gap(gaps.append)
@@ -335,6 +368,8 @@ class Referee(unittest.IsolatedAsyncioTestCase):
                     self.assertEqual([one.payload if isinstance(one, Event) else "gap" for one in items], case["want"])
                     self.assertEqual((len(gaps), server.refills), (case["want"].count("gap"), case["refills"]))
                     await client.close()
+                    self.assertEqual(timers.in_use(), [])
+                    timers.stop()
 
 
 if __name__ == "__main__":

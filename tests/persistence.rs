@@ -35,6 +35,15 @@ impl Folder {
         all.sort();
         all
     }
+
+    /// Changes a bit of the last record, so that its checksum is wrong.
+    fn damage_last_record(&self) {
+        let path = self.segments().pop().expect("a segment");
+        let mut bytes = std::fs::read(&path).expect("readable");
+        let last = bytes.len() - 10;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).expect("writable");
+    }
 }
 
 impl Drop for Folder {
@@ -162,11 +171,7 @@ fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
     assert_eq!(number(&client.event()), 5);
     kill(server);
 
-    let path = folder.segments().pop().expect("a segment");
-    let mut bytes = std::fs::read(&path).expect("readable");
-    let last = bytes.len() - 10;
-    bytes[last] ^= 1;
-    std::fs::write(&path, bytes).expect("writable");
+    folder.damage_last_record();
     let server = folder.serve(&[]);
     let again = server.publish(event(0, 6))["last_event_id"].as_str().expect("an id").to_owned();
     assert_ne!(
@@ -178,6 +183,48 @@ fn a_torn_end_is_cut_off_and_a_damaged_one_begins_another_life() {
     let gap = client.message();
     assert_eq!((&gap["type"], &gap["payload"]["missed"]), (&json!("gap"), &Value::Null), "{gap}");
     assert_eq!(number(&client.event()), 6);
+}
+
+#[test]
+fn a_gap_between_two_epochs_keeps_its_place_within_a_page_of_history() {
+    let folder = Folder::new();
+    // The ring holds 8 events, so the log brings the end of one epoch and the beginning of the next.
+    let options = ["--bus-shards", "1", "--bus-capacity", "8"];
+    let server = folder.serve(&options);
+    (0..5).for_each(|n| drop(server.publish(event(0, n))));
+    kill(server);
+    folder.damage_last_record();
+    let server = folder.serve(&options);
+    (5..40).for_each(|n| drop(server.publish(event(0, n))));
+    let mut live = Ws::subscribed(server.addr, json!({"history": 1}));
+    while number(&live.event()) != 39 {}
+    let past = |history: u64| {
+        let mut client = Ws::connect(server.addr);
+        client.send(&json!({"type": "subscribe", "payload": {"history": history}}));
+        let (mut numbers, mut gaps) = (Vec::new(), Vec::new());
+        loop {
+            let message = client.any_message();
+            match message["type"].as_str() {
+                Some("event") => numbers.push(Some(number(&message["payload"]))),
+                Some("gap") => {
+                    numbers.push(None);
+                    gaps.push(message["payload"]["missed"].clone());
+                }
+                Some("history_end") => return (numbers, gaps, message["payload"]["complete"].clone()),
+                _ => {}
+            }
+        }
+    };
+    // Event 4 is lost. Its number is unknown to the server, so the gap has none.
+    for (history, first) in [(100, 0), (39, 0), (37, 2), (36, 3)] {
+        let want: Vec<Option<u64>> = (first..4).map(Some).chain([None]).chain((5..40).map(Some)).collect();
+        let (numbers, gaps, complete) = past(history);
+        assert_eq!((numbers, gaps), (want, vec![Value::Null]), "history {history}");
+        assert_eq!(complete, false, "history {history}");
+    }
+    let (numbers, gaps, complete) = past(35);
+    assert_eq!((numbers, gaps), ((5..40).map(Some).collect(), vec![]), "within one epoch");
+    assert_eq!(complete, true);
 }
 
 #[test]

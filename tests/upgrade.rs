@@ -486,18 +486,25 @@ fn a_past_that_is_under_way_goes_on_at_the_next_process() {
     server.upgrade();
     let number = |event: &Value| event["payload"]["payload"]["n"].as_u64().expect("a number");
     let (mut got, mut last) = (Vec::new(), ack["payload"]["history"]["from"].clone());
+    let mut delay = None;
     loop {
         let next = client.read_frame(deadline()).expect("a frame");
         match next.opcode() {
             TEXT => {
                 let message: Value = serde_json::from_slice(&next.payload).expect("JSON");
+                assert_eq!(delay, None, "nothing but the close comes after it: {message}");
+                if message["type"] == "reconnect" {
+                    delay = message["payload"]["delay_ms"].as_u64();
+                    continue;
+                }
                 assert_eq!(message["type"], "event", "no end of a past that is not over: {message}");
                 got.push(number(&message));
                 last = message["payload"]["event_id"].clone();
             }
             CLOSE => {
                 let (code, reason) = next.close();
-                assert!(code == 1012 && reason.contains("retry="), "{code} {reason}");
+                let delay = delay.expect("a reconnect message before the close");
+                assert!(code == 1012 && reason.ends_with(&format!("retry={delay}")), "{code} {reason}");
                 break;
             }
             _ => {}

@@ -358,6 +358,40 @@ fn draining_tells_everybody_in_their_own_form() {
 }
 
 #[test]
+fn a_drained_client_gets_its_delay_in_the_middle_of_a_past() {
+    let mut world = World::new(ServerConfig::default());
+    world.publish(5000);
+    world.turn();
+    let (stream, stream_token) = world.connect("GET /sse?history=5000 HTTP/1.1\r\nHost: t\r\n\r\n");
+    let (socket, socket_token) = world.connect(&String::from_utf8_lossy(UPGRADE));
+    socket.with(|ends| {
+        ends.to_server.extend(masked(1, br#"{"type":"subscribe","payload":{"history":5000}}"#));
+    });
+    for wire in [&stream, &socket] {
+        wire.with(|ends| ends.room = 3000);
+    }
+    world.turn();
+    world.shared.drain.store(1, Ordering::Relaxed);
+    world.core.drain();
+    world.turn();
+    for (wire, token) in [(&stream, stream_token), (&socket, socket_token)] {
+        wire.with(|ends| ends.room = usize::MAX);
+        world.core.ready(token, false, true);
+    }
+    world.turn();
+    let (stream, socket) = (text(&stream), text(&socket));
+    let events = |text: &str| text.matches("\"event_id\"").count();
+    assert!(
+        (1..5000).contains(&events(&stream)) && (1..5000).contains(&events(&socket)),
+        "cut within the past"
+    );
+    let last = stream.trim_end().rsplit("\n\n").next().expect("a block");
+    assert!(last.starts_with("retry: "), "{last}");
+    let (_, end) = socket.rsplit_once(r#"{"type":"reconnect","payload":{"delay_ms":"#).expect("a reconnect");
+    assert!(!end.contains("event_id") && end.contains("retry="), "{end}");
+}
+
+#[test]
 fn a_reloaded_config_holds_from_the_next_turn_and_what_is_made_once_stays() {
     let shared = shared(ServerConfig { max_connections: 1, ..ServerConfig::default() });
     let (version, before) = shared.config();

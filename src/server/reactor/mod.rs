@@ -785,6 +785,12 @@ impl<S: Socket> Core<S> {
     /// Tells a client that the server goes, and when to come back.
     fn dismiss(&mut self, slot: usize, delay_ms: u64) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
+        if conn.replay.is_some() {
+            // The close drops the events of an unfinished past that are not written yet, and every reply after them. So they are
+            // dropped first, and the delay is the next thing that the client gets.
+            self.let_go_of_feed(slot);
+        }
+        let conn = &mut self.conns[slot];
         let mut cx = context!(self, conn);
         conn.connection.drain(delay_ms, &mut cx);
         self.apply(slot);

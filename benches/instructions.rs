@@ -248,7 +248,7 @@ fn deep(n: u64) -> Vec<u8> {
     ))
 }
 
-/// Sets whose product is 256, so the index has as many paths.
+/// Sets with a product of 256, so the index has as many paths.
 fn product(n: u64) -> Vec<u8> {
     let list = |name: &str| (0..16).map(|at| format!("\"{name}{at}.{n}\"")).collect::<Vec<_>>().join(",");
     text(&format!(

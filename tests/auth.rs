@@ -723,7 +723,7 @@ fn secrets_are_in_no_log_answer_or_count() {
                 client.send_text(&slip);
             }
             client.send_text(&right);
-            // Whatever the server answers to the faulty ones, it must accept the good ones at the end.
+            // The answers to the faulty ones do not matter, but the server must accept the good ones at the end.
             if one != &bad {
                 loop {
                     let answer = client.message();

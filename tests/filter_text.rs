@@ -151,7 +151,7 @@ fn each_text_means_at_every_door_what_the_library_says() {
     for (text, socket) in TEXTS.iter().zip(&mut sockets) {
         assert!(socket.is_silent_for(SILENCE / 20), "{text}");
     }
-    // The same text filters the past, and so does the one that `fanwire tail` sends.
+    // The past is filtered by the text too, and `fanwire tail` sends an equal one.
     let url = format!("http://{}", server.addr);
     for (text, filter) in TEXTS.iter().zip(&filters) {
         let want = wanted(filter);

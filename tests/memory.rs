@@ -25,7 +25,7 @@ const SLACK: u64 = 12 * MIB;
 
 const SECRET: &str = "only-this-test-and-its-server-know-it-90f2";
 
-/// A server whose allocator returns freed memory as far as it can.
+/// A server with an allocator that returns freed memory as far as it can.
 fn server(options: &[&str]) -> Server {
     let mut command = fanwire();
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn"]).args(options);

@@ -85,7 +85,7 @@ fn a_past_beside_live_ones(server: &Server) {
     assert_eq!(came.iter().collect::<std::collections::HashSet<_>>().len(), came.len(), "{came:?}");
     subscribe(&mut client, json!({"subscription_id": "before", "history": 1000, "stream_ids": ["odd"]}));
     assert_eq!(sorted([came, numbers(&mut client)].concat()).len(), {
-        // Of the even events, those before the place were not asked for. All odd events have come by now.
+        // Even events before the place were not asked for. All odd events have come by now.
         let even_before = (0..=5).filter(|n| n % 2 == 0).count();
         16 - even_before
     });

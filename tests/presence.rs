@@ -75,7 +75,7 @@ fn users_are_known_by_their_tokens_however_many_connections_they_have() {
         assert_eq!(ack["type"], "ack", "{ack}");
     }
     assert_eq!(told(&mut watcher), ("presence.joined".into(), "ann".into()));
-    // Where tokens name the user, a client's own name does not count.
+    // If tokens name the user, a client's own name does not count.
     let bob = bearer(&token("bob", &["--channel", "room.1"]));
     let stream = Sse::with(server.addr, "?channel=room.1&user=eve", &bob);
     assert_eq!(told(&mut watcher), ("presence.joined".into(), "bob".into()));

@@ -12,7 +12,7 @@ use support::wire::Wire;
 use support::ws::Ws;
 use support::{Server, eventually, http};
 
-/// A client whose kernel buffers take next to nothing, with these subscriptions.
+/// A client with a small receive buffer, and with these subscriptions.
 fn slow(addr: SocketAddr, subscriptions: &[Value]) -> Ws {
     let mut ws = Ws::over(Wire::narrow(addr, 4096), "/ws", "");
     for subscription in subscriptions {

@@ -1,6 +1,6 @@
 //! `fanwire token`: makes tokens and API keys.
 //!
-//! Always: the secret is the only thing on stdout. What it allows goes to stderr.
+//! Always: the secret is the only thing on stdout. A description of its rights goes to stderr.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;

@@ -30,7 +30,7 @@ pub trait Peer {
     fn remove(&mut self, want: &Want, subscriber: u32);
     /// Appends the subscribers that want the event.
     fn find(&mut self, sent: &Sent, out: &mut Vec<u32>);
-    /// Number of subscribers, for a matcher whose classes stand for subscribers.
+    /// Number of subscribers, for a matcher with classes that stand for subscribers.
     fn classes(&self) -> Option<usize> {
         None
     }

@@ -26,7 +26,7 @@ export function socketLink(host: Host, url: URL, token: string | undefined): Lin
   let abilities: readonly string[] | undefined;
   /** Subscriptions that need one of them. */
   let held: Any[] = [];
-  /** The subscription whose own past is coming: until its end nothing is for others. */
+  /** The subscription with a past under way. Until the end of that past, no event is for others. */
   let recalling: Any | undefined;
   /** Position up to which everything has come. */
   let reached: string | undefined;

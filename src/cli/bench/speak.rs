@@ -243,7 +243,7 @@ impl Speak {
         let head = read_until(socket, b"\r\n\r\n")?;
         let status = if transport == Transport::Ws { b"101" } else { b"200" };
         if head.get(9..12) != Some(status) {
-            return Err(invalid(format!("refused: {}", String::from_utf8_lossy(&head))));
+            return Err(invalid(format!("the server refused a client: {}", String::from_utf8_lossy(&head))));
         }
         if transport == Transport::Sse {
             return Ok(());

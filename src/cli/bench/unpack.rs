@@ -77,7 +77,7 @@ fn unpack(inflate: &mut Decompress, mut part: &[u8], text: &mut Vec<u8>) -> io::
             .decompress_vec(part, text, FlushDecompress::Sync)
             .map_err(|error| invalid(format!("a message can't be inflated: {error}")))?;
         part = &part[(inflate.total_in() - read) as usize..];
-        // Whatever the decoder holds back fits into the room that is left.
+        // The decoder holds back no more than fits into the rest of the buffer.
         if part.is_empty() && (text.len() < text.capacity() || inflate.total_out() == written) {
             return Ok(());
         }

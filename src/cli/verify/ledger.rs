@@ -203,8 +203,8 @@ impl Account {
         }
     }
 
-    /// Closes the account. `published` is the lane's last number. `unsure` holds the numbers whose publish has
-    /// an unknown outcome.
+    /// Closes the account. `published` is the lane's last number. `unsure` holds the numbers that may
+    /// have been published or not.
     pub(super) fn close(&mut self, published: u64, unsure: &BTreeSet<u64>) {
         let reported = std::mem::take(&mut self.reported);
         let missing: Vec<u64> = (self.next..=published).filter(|n| !unsure.contains(n)).collect();

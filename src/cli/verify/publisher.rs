@@ -1,6 +1,6 @@
 //! Publisher of `fanwire verify`: numbered events in lanes, and noise between them.
 //!
-//! Always: an event whose publish has no clear answer is marked as unsure, so no reader has to get it.
+//! Always: an event without a clear answer to its publish is marked as unsure, so no reader has to get it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -25,7 +25,7 @@ const NOISE_EVERY: u64 = 8;
 pub(super) struct LaneState {
     /// Last number that was sent.
     pub(super) last: u64,
-    /// Numbers whose publish had no clear answer.
+    /// Numbers without a clear answer to their publish.
     pub(super) unsure: BTreeSet<u64>,
     is_over: bool,
 }

@@ -22,7 +22,7 @@ pub(super) struct PublisherCounts {
     pub(super) events: u64,
     /// Number of events that no reader asked for.
     pub(super) noise: u64,
-    /// Number of events whose publish had no clear answer.
+    /// Number of events without a clear answer to their publish.
     pub(super) unsure: u64,
     /// Number of times that the server asked to wait.
     pub(super) throttled: u64,
@@ -40,7 +40,7 @@ pub(super) struct VerifyReport {
     /// Numbers of events meant for the readers, and of events that no reader asked for.
     published: u64,
     noise: u64,
-    /// Number of events whose publish had no clear answer. No reader has to get them.
+    /// Number of events without a clear answer to their publish. No reader has to get them.
     unsure: u64,
     throttled: u64,
     delivered: u64,

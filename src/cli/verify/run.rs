@@ -23,7 +23,7 @@ const NOTES_MAX: usize = 5;
 
 /// State that the threads of a run share.
 pub(super) struct VerifyRun {
-    /// Prefix of the run's streams, which tells its events from another run's.
+    /// Prefix of the run's streams. It distinguishes this run's events from another run's.
     name: String,
     pub(super) start: Instant,
     /// Lane of the slow reader.

@@ -61,7 +61,7 @@ class Link:
         # Capabilities of the server, once it has named them, and subscriptions that need one of them.
         self._abilities: frozenset[str] | None = None
         self._held: list[Subscription] = []
-        # The subscription whose own past is coming: until its end nothing is for others.
+        # The subscription with a past under way. Until the end of that past, no event is for others.
         self._recalling: Subscription | None = None
         # Position up to which everything has come.
         self._reached: str | None = None

@@ -18,6 +18,33 @@ pub(super) struct TokenArgs {
     /// Name of the holder
     #[arg(long, visible_alias = "user", value_name = "NAME")]
     sub: Option<String>,
+    #[command(flatten)]
+    rights: TokenRights,
+    /// Lifetime, as 90s, 15m, 24h or 30d, or never [default: 24h; API keys: never]
+    #[arg(long, value_name = "TIME", value_parser = ttl)]
+    ttl: Option<Ttl>,
+    /// Id of the token, for revocation [default: a random one]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Intended recipient (aud); repeatable
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    audience: Vec<String>,
+    /// Issuer (iss)
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    #[command(flatten)]
+    signer: Signer,
+    /// Make an API key with this id instead: a key for its holder, a line for the server's file
+    #[arg(long, value_name = "ID", conflicts_with_all = ["secret_file", "private_key", "key_id", "audience", "issuer"])]
+    api_key: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rights of a token or API key.
+#[derive(clap::Args, Debug)]
+struct TokenRights {
     /// Stream that it may see, a pattern, or `*` for everything; repeatable
     #[arg(long = "stream", value_name = "PATTERN", value_delimiter = ',')]
     streams: Vec<String>,
@@ -42,18 +69,11 @@ pub(super) struct TokenArgs {
     /// Allow the use of /api: statistics, revocation
     #[arg(long)]
     admin: bool,
-    /// Lifetime, as 90s, 15m, 24h or 30d, or never [default: 24h; API keys: never]
-    #[arg(long, value_name = "TIME", value_parser = ttl)]
-    ttl: Option<Ttl>,
-    /// Id of the token, for revocation [default: a random one]
-    #[arg(long, value_name = "ID")]
-    id: Option<String>,
-    /// Intended recipient (aud); repeatable
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    audience: Vec<String>,
-    /// Issuer (iss)
-    #[arg(long, value_name = "NAME")]
-    issuer: Option<String>,
+}
+
+/// Secret or key that signs a token.
+#[derive(clap::Args, Debug)]
+struct Signer {
     /// Secret to sign with. Prefer the environment or --secret-file: other users of this machine can read
     /// command lines
     #[arg(long, env = "FANWIRE_AUTH_JWT_HS256_SECRET", hide_env_values = true, value_name = "SECRET")]
@@ -67,12 +87,6 @@ pub(super) struct TokenArgs {
     /// Id of the key (kid), for servers with several keys
     #[arg(long, value_name = "ID")]
     key_id: Option<String>,
-    /// Make an API key with this id instead: a key for its holder, a line for the server's file
-    #[arg(long, value_name = "ID", conflicts_with_all = ["secret_file", "private_key", "key_id", "audience", "issuer"])]
-    api_key: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 /// Lifetime of a token.
@@ -106,18 +120,18 @@ impl TokenArgs {
         let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
         let mut claims = Claims::default();
         claims.sub.clone_from(&self.sub);
-        claims.streams = some(&self.streams);
-        claims.types = some(&self.types);
-        claims.channels = some(&self.channels);
-        claims.entities = some(&self.entities);
-        claims.filter.clone_from(&self.filter);
-        claims.publish = match self.publish.as_deref() {
+        claims.streams = some(&self.rights.streams);
+        claims.types = some(&self.rights.types);
+        claims.channels = some(&self.rights.channels);
+        claims.entities = some(&self.rights.entities);
+        claims.filter.clone_from(&self.rights.filter);
+        claims.publish = match self.rights.publish.as_deref() {
             None => PublishRight::None,
             Some([]) => PublishRight::All,
             Some(types) => PublishRight::Types(types.to_vec()),
         };
-        claims.metrics = self.metrics;
-        claims.admin = self.admin;
+        claims.metrics = self.rights.metrics;
+        claims.admin = self.rights.admin;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         claims.exp = match self.ttl.unwrap_or(default) {
             Ttl::Seconds(seconds) => Some(now + seconds),
@@ -126,7 +140,9 @@ impl TokenArgs {
         claims.iat = Some(now);
         claims
     }
+}
 
+impl Signer {
     fn key(&self) -> Result<SigningKey, CliError> {
         let read = |path: &PathBuf| {
             std::fs::read(path).map_err(|error| CliError::new(format!("{}: {error}", path.display())))
@@ -162,12 +178,12 @@ impl TokenArgs {
 
 /// Prints the token or API key.
 pub(super) fn run(args: &TokenArgs) -> Result<(), CliError> {
-    let lists = [&args.streams, &args.types, &args.channels, &args.entities];
+    let lists = [&args.rights.streams, &args.rights.types, &args.rights.channels, &args.rights.entities];
     let says_nothing =
         |text: &String| text.parse::<fanwire::Filter>().is_ok_and(|filter| filter.is_everything());
     let sees_nothing =
-        lists.iter().all(|list| list.is_empty()) && args.filter.as_ref().is_none_or(says_nothing);
-    if sees_nothing && args.publish.is_none() && !args.metrics && !args.admin {
+        lists.iter().all(|list| list.is_empty()) && args.rights.filter.as_ref().is_none_or(says_nothing);
+    if sees_nothing && args.rights.publish.is_none() && !args.rights.metrics && !args.rights.admin {
         return Err(CliError::new("the token would allow nothing").hint(
             "Choose the visible events with --stream, --type, --channel, --entity or --filter (--stream '*' is everything), \
              and further rights with --publish, --metrics or --admin.",
@@ -184,7 +200,7 @@ fn make_token(args: &TokenArgs) -> Result<(), CliError> {
     claims.aud = (!args.audience.is_empty()).then(|| args.audience.clone());
     claims.iss.clone_from(&args.issuer);
     claims.jti = args.id.clone().or_else(ApiKey::random_id);
-    let token = args.key()?.sign(&claims).map_err(CliError::new)?;
+    let token = args.signer.key()?.sign(&claims).map_err(CliError::new)?;
     if args.json {
         return print(&json!({ "token": token, "claims": claims }).to_string());
     }

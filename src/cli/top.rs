@@ -60,15 +60,22 @@ struct Stats {
     connections: Connections,
     subscriptions: u64,
     feeds: u64,
-    deliveries: u64,
-    written_bytes: u64,
-    dropped: u64,
+    #[serde(flatten)]
+    totals: Totals,
     held_bytes: u64,
     ledger: Ledger,
     #[serde(default)]
     interests: Vec<Interest>,
     laggards: Vec<Laggard>,
     shards: Vec<Shard>,
+}
+
+/// Counters since the server's start.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Totals {
+    deliveries: u64,
+    written_bytes: u64,
+    dropped: u64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -261,9 +268,9 @@ impl View {
             let heads = |stats: &Stats| stats.shards.iter().map(|shard| shard.head).sum::<u64>();
             for (chart, then, now) in [
                 (&mut self.charts.published, heads(before), heads(&stats)),
-                (&mut self.charts.delivered, before.deliveries, stats.deliveries),
-                (&mut self.charts.bytes, before.written_bytes, stats.written_bytes),
-                (&mut self.charts.missed, before.dropped, stats.dropped),
+                (&mut self.charts.delivered, before.totals.deliveries, stats.totals.deliveries),
+                (&mut self.charts.bytes, before.totals.written_bytes, stats.totals.written_bytes),
+                (&mut self.charts.missed, before.totals.dropped, stats.totals.dropped),
             ] {
                 chart.push_back(now.saturating_sub(then) as f64 / seconds);
                 if chart.len() > SAMPLES {

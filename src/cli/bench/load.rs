@@ -19,6 +19,63 @@ use super::socket::LoadSocket;
 use super::speak::{Mix, Opening, Publication, Selection, Site, Speak, Transport, invalid};
 use super::unpack::Unpack;
 
+/// Options of a load.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct LoadOptions {
+    /// Number of clients
+    #[arg(long, short = 'c', default_value_t = 1000)]
+    pub(super) connections: usize,
+    /// Transport of the clients
+    #[arg(long, default_value = "ws")]
+    pub(super) transport: Transport,
+    /// Ask for compressed messages (WebSocket only). One client in sixteen inflates them, for the latency; the others
+    /// count them
+    #[arg(long)]
+    pub(super) deflate: bool,
+    /// Events each second
+    #[arg(long, short = 'r', default_value_t = 100)]
+    pub(super) rate: u64,
+    /// Events published together
+    #[arg(long, short = 'b', default_value_t = 1)]
+    pub(super) burst: u64,
+    /// Bytes of the JSON payload
+    #[arg(long, default_value_t = 128)]
+    pub(super) payload: usize,
+    /// Number of event keys, and so of filters of each kind, spread over the clients
+    #[arg(long, default_value_t = 1)]
+    pub(super) filters: usize,
+    /// Kinds of filters, for one client after the other: types, patterns, entities, all
+    #[arg(long, value_delimiter = ',', default_value = "types")]
+    pub(super) mix: Vec<Mix>,
+    /// Percentage of clients that never read
+    #[arg(long, default_value_t = 0)]
+    pub(super) sleepers: usize,
+    /// Percentage of clients that read slowly
+    #[arg(long, default_value_t = 0)]
+    pub(super) slow: usize,
+    /// Bytes that a slow client reads each second
+    #[arg(long, default_value_t = 20_000)]
+    pub(super) slow_rate: usize,
+    /// Instead of a rate: publish as fast as the server takes it, with this many bursts in flight
+    #[arg(long, value_name = "BURSTS")]
+    pub(super) window: Option<u64>,
+}
+
+impl LoadOptions {
+    /// Returns the options with each number in its range.
+    pub(super) fn clamped(self) -> Self {
+        Self {
+            rate: self.rate.max(1),
+            burst: self.burst.max(1),
+            window: self.window.map(|window| window.max(1)),
+            filters: self.filters.max(1),
+            sleepers: self.sleepers.min(100),
+            slow: self.slow.min(100),
+            ..self
+        }
+    }
+}
+
 /// Parameters of a run.
 #[derive(Clone)]
 pub(super) struct LoadPlan {
@@ -28,34 +85,23 @@ pub(super) struct LoadPlan {
     pub(super) publish_to: Remote,
     pub(super) publish_site: Site,
     pub(super) speak: Speak,
-    pub(super) connections: usize,
-    pub(super) transport: Transport,
-    /// Whether clients ask for compressed messages.
-    pub(super) deflate: bool,
-    pub(super) rate: u64,
-    pub(super) burst: u64,
-    /// Bursts in flight at most, if the load publishes as fast as the server takes it instead of at `rate`.
-    pub(super) window: Option<u64>,
-    pub(super) payload: usize,
-    pub(super) filters: usize,
-    pub(super) mix: Vec<Mix>,
-    pub(super) sleepers: usize,
-    pub(super) slow: usize,
-    /// Bytes that a slow client reads each second.
-    pub(super) slow_rate: usize,
+    pub(super) options: LoadOptions,
     pub(super) time: Duration,
 }
 
 impl LoadPlan {
     fn selection(&self, number: usize) -> Selection {
-        Selection { mix: self.mix[number % self.mix.len()], key: number / self.mix.len() % self.filters }
+        Selection {
+            mix: self.options.mix[number % self.options.mix.len()],
+            key: number / self.options.mix.len() % self.options.filters,
+        }
     }
 
     fn pace(&self, number: usize) -> Pace {
         // The factor 37 spreads the paces evenly, also over a few clients.
         match number * 37 % 100 {
-            place if place < self.sleepers => Pace::Never,
-            place if place < self.sleepers + self.slow => Pace::Slow,
+            place if place < self.options.sleepers => Pace::Never,
+            place if place < self.options.sleepers + self.options.slow => Pace::Slow,
             _ => Pace::Awake,
         }
     }
@@ -155,7 +201,8 @@ fn connect_client(plan: &LoadPlan, number: usize) -> io::Result<Link> {
     let mut link = plan.remote.connect(receive_buffer)?;
     link.tcp().set_nodelay(true)?;
     link.tcp().set_read_timeout(Some(SUBSCRIBE_TIMEOUT))?;
-    let opening = Opening { site: &plan.site, transport: plan.transport, deflate: plan.deflate };
+    let opening =
+        Opening { site: &plan.site, transport: plan.options.transport, deflate: plan.options.deflate };
     plan.speak.subscribe(&mut link, opening, &plan.selection(number), number)?;
     Ok(link)
 }
@@ -188,7 +235,7 @@ fn connect_clients(plan: &LoadPlan, numbers: Range<usize>) -> io::Result<Vec<Lin
 pub(super) fn churn(plan: &LoadPlan, total: usize) -> io::Result<()> {
     let mut number = 0;
     while number < total {
-        let group = plan.connections.clamp(1, total - number);
+        let group = plan.options.connections.clamp(1, total - number);
         let clients = connect_clients(plan, number..number + group)?;
         // Half of the clients disconnect by a reset.
         for client in clients.iter().step_by(2) {
@@ -203,9 +250,9 @@ impl Load {
     /// Connects and subscribes every client. Blocks.
     pub(super) fn connect(plan: &LoadPlan) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut clients = Vec::with_capacity(plan.connections);
+        let mut clients = Vec::with_capacity(plan.options.connections);
         let mut slow = Vec::new();
-        for (number, link) in connect_clients(plan, 0..plan.connections)?.into_iter().enumerate() {
+        for (number, link) in connect_clients(plan, 0..plan.options.connections)?.into_iter().enumerate() {
             let mut socket = LoadSocket::new(link)?;
             let pace = plan.pace(number);
             match pace {
@@ -213,7 +260,7 @@ impl Load {
                 Pace::Slow => slow.push(number),
                 Pace::Never => {}
             }
-            let unpack = plan.deflate.then(|| Unpack::new(number % READS_ONE_IN == 0));
+            let unpack = plan.options.deflate.then(|| Unpack::new(number % READS_ONE_IN == 0));
             clients.push(Client { socket, pace, tail: Vec::new(), unpack });
         }
         let publisher = plan.publish_to.connect(None)?;
@@ -267,14 +314,14 @@ impl Load {
             }
             self.publish()?;
             let over = schedule.due >= schedule.end || self.nanos() >= schedule.end;
-            let timeout = match plan.window {
+            let timeout = match plan.options.window {
                 None if !over => Duration::from_nanos(schedule.due.saturating_sub(self.nanos())),
                 _ => Duration::from_millis(10),
             };
             let before = (self.counts[0].known(), self.unanswered);
             self.wait(plan.speak, &mut events, timeout)?;
             if slow_turn.elapsed() >= SLOW_TURN {
-                let share = (plan.slow_rate as f64 * slow_turn.elapsed().as_secs_f64()) as usize;
+                let share = (plan.options.slow_rate as f64 * slow_turn.elapsed().as_secs_f64()) as usize;
                 slow_turn = Instant::now();
                 self.read_slow(share.max(1))?;
             }
@@ -292,7 +339,7 @@ impl Load {
             .zip(process.and_then(Process::cpu))
             .map(|(before, after)| after.saturating_sub(before));
         let [Count { delivered, gaps, missed }, slow] = self.counts;
-        let finished = if plan.window.is_some() { finished } else { finished.max(schedule.end) };
+        let finished = if plan.options.window.is_some() { finished } else { finished.max(schedule.end) };
         Ok(LoadResult {
             published: schedule.published,
             expected: schedule.expected,
@@ -454,8 +501,8 @@ struct Schedule<'a> {
 
 impl<'a> Schedule<'a> {
     fn new(plan: &'a LoadPlan, start: u64) -> Self {
-        let mut wanting = vec![0; plan.filters];
-        for number in (0..plan.connections).filter(|number| plan.pace(*number) == Pace::Awake) {
+        let mut wanting = vec![0; plan.options.filters];
+        for number in (0..plan.options.connections).filter(|number| plan.pace(*number) == Pace::Awake) {
             let selection = plan.selection(number);
             match selection.mix {
                 Mix::All => wanting.iter_mut().for_each(|count| *count += 1),
@@ -465,25 +512,25 @@ impl<'a> Schedule<'a> {
         Self {
             plan,
             end: start + plan.time.as_nanos() as u64,
-            interval: 1_000_000_000 * plan.burst / plan.rate,
+            interval: 1_000_000_000 * plan.options.burst / plan.options.rate,
             due: start,
             published: 0,
             expected: 0,
             wanting,
             dice: Dice(1),
-            burst: Vec::with_capacity(plan.burst as usize),
+            burst: Vec::with_capacity(plan.options.burst as usize),
         }
     }
 
     /// Returns whether a burst is to be published now.
     fn is_due(&mut self, load: &Load) -> bool {
         let now = load.nanos();
-        let is_time = match self.plan.window {
+        let is_time = match self.plan.options.window {
             // As fast as the server takes it: an event is due when the window has room.
             Some(window) => {
                 self.due = now;
                 let pending = self.expected.saturating_sub(load.counts[0].known());
-                let each = self.wanting[0].max(1) * self.plan.burst;
+                let each = self.wanting[0].max(1) * self.plan.options.burst;
                 load.is_sent() && load.unanswered < window && pending <= (window - 1) * each
             }
             None => self.due <= now,
@@ -493,11 +540,11 @@ impl<'a> Schedule<'a> {
 
     /// Makes the events of the burst that is due, and moves on to the next one.
     fn next_burst(&mut self) -> &[Publication] {
-        let pad_bytes = self.plan.payload.saturating_sub(MARK.len() + DIGITS + 12);
-        let entity = self.plan.mix.contains(&Mix::Entities);
+        let pad_bytes = self.plan.options.payload.saturating_sub(MARK.len() + DIGITS + 12);
+        let entity = self.plan.options.mix.contains(&Mix::Entities);
         self.burst.clear();
-        for _ in 0..self.plan.burst {
-            let key = self.published as usize % self.plan.filters;
+        for _ in 0..self.plan.options.burst {
+            let key = self.published as usize % self.plan.options.filters;
             let pad = words(pad_bytes, &mut self.dice);
             // The leading 1 keeps all 16 digits: a JSON number cannot begin with a zero.
             let payload = format!("{{\"due\":{:016},\"pad\":\"{pad}\"}}", 1_000_000_000_000_000 + self.due);
@@ -505,7 +552,7 @@ impl<'a> Schedule<'a> {
             self.published += 1;
             self.expected += self.wanting[key];
         }
-        if self.plan.window.is_none() {
+        if self.plan.options.window.is_none() {
             self.due += self.interval;
         }
         &self.burst

@@ -13,10 +13,10 @@ mod unpack;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use self::load::{Load, LoadPlan};
+use self::load::{Load, LoadOptions, LoadPlan};
 use self::process::Process;
 use self::report::{BenchReport, Memory};
-use self::speak::{Mix, Site, Speak, Transport};
+use self::speak::{Site, Speak, Transport};
 use super::error::CliError;
 use super::remote::{Access, Remote};
 use super::target::Target;
@@ -39,43 +39,8 @@ pub(super) struct BenchArgs {
     /// Process of the server, to read its CPU time and memory; known if the run starts the server
     #[arg(long)]
     pid: Option<u32>,
-    /// Number of clients
-    #[arg(long, short = 'c', default_value_t = 1000)]
-    connections: usize,
-    /// Transport of the clients
-    #[arg(long, default_value = "ws")]
-    transport: Transport,
-    /// Ask for compressed messages (WebSocket only). One client in sixteen inflates them, for the latency; the others
-    /// count them
-    #[arg(long)]
-    deflate: bool,
-    /// Events each second
-    #[arg(long, short = 'r', default_value_t = 100)]
-    rate: u64,
-    /// Events published together
-    #[arg(long, short = 'b', default_value_t = 1)]
-    burst: u64,
-    /// Bytes of the JSON payload
-    #[arg(long, default_value_t = 128)]
-    payload: usize,
-    /// Number of event keys, and so of filters of each kind, spread over the clients
-    #[arg(long, default_value_t = 1)]
-    filters: usize,
-    /// Kinds of filters, for one client after the other: types, patterns, entities, all
-    #[arg(long, value_delimiter = ',', default_value = "types")]
-    mix: Vec<Mix>,
-    /// Percentage of clients that never read
-    #[arg(long, default_value_t = 0)]
-    sleepers: usize,
-    /// Percentage of clients that read slowly
-    #[arg(long, default_value_t = 0)]
-    slow: usize,
-    /// Bytes that a slow client reads each second
-    #[arg(long, default_value_t = 20_000)]
-    slow_rate: usize,
-    /// Instead of a rate: publish as fast as the server takes it, with this many bursts in flight
-    #[arg(long, value_name = "BURSTS")]
-    window: Option<u64>,
+    #[command(flatten)]
+    load: LoadOptions,
     /// Instead of a load: connect and disconnect this many clients, --connections at a time
     #[arg(long, value_name = "N")]
     churn: Option<usize>,
@@ -135,7 +100,7 @@ fn pin(core: usize) {
 
 /// Runs the load and prints the result.
 pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
-    if args.deflate && args.transport == Transport::Sse {
+    if args.load.deflate && args.load.transport == Transport::Sse {
         return Err(CliError::new("--deflate works with --transport ws only"));
     }
     if args.pin {
@@ -157,24 +122,25 @@ pub(super) fn run(args: BenchArgs) -> Result<(), CliError> {
     };
     let resident = || process.as_ref().and_then(Process::resident_bytes);
     if let Some(total) = churn {
-        load::churn(&plan, plan.connections).map_err(connecting)?;
+        load::churn(&plan, plan.options.connections).map_err(connecting)?;
         let before = settled(resident);
-        eprintln!("connecting and disconnecting {total} clients, {} at a time", plan.connections);
+        eprintln!("connecting and disconnecting {total} clients, {} at a time", plan.options.connections);
         load::churn(&plan, total).map_err(connecting)?;
         println!("{}", report::churn(&plan, total, before.zip(settled(resident)), json));
         return Ok(());
     }
     // The first clients make a server touch code and tables that all others share.
-    let warm = LoadPlan { connections: WARM_CLIENTS, ..plan.clone() };
+    let options = LoadOptions { connections: WARM_CLIENTS, ..plan.options.clone() };
+    let warm = LoadPlan { options, ..plan.clone() };
     load::churn(&warm, WARM_CLIENTS).map_err(connecting)?;
-    eprintln!("connecting {} clients to {}", plan.connections, plan.remote.url);
+    eprintln!("connecting {} clients to {}", plan.options.connections, plan.remote.url);
     let before = settled(resident);
     let mut load = Load::connect(&plan).map_err(connecting)?;
     let after = settled(resident);
-    let (burst, seconds) = (plan.burst, plan.time.as_secs_f64());
-    match plan.window {
+    let (burst, seconds) = (plan.options.burst, plan.time.as_secs_f64());
+    match plan.options.window {
         Some(window) => eprintln!("publishing bursts of {burst}, {window} at once, for {seconds} s"),
-        None => eprintln!("publishing {} events/s in bursts of {burst} for {seconds} s", plan.rate),
+        None => eprintln!("publishing {} events/s in bursts of {burst} for {seconds} s", plan.options.rate),
     }
     if warm_up > 0.0 {
         let warm = LoadPlan { time: Duration::from_secs_f64(warm_up), ..plan.clone() };
@@ -207,18 +173,7 @@ fn plan(args: BenchArgs, url: Target) -> Result<LoadPlan, CliError> {
         remote,
         publish_to,
         speak: args.speak,
-        deflate: args.deflate,
-        connections: args.connections,
-        transport: args.transport,
-        rate: args.rate.max(1),
-        burst: args.burst.max(1),
-        window: args.window.map(|window| window.max(1)),
-        payload: args.payload,
-        filters: args.filters.max(1),
-        mix: args.mix,
-        sleepers: args.sleepers.min(100),
-        slow: args.slow.min(100),
-        slow_rate: args.slow_rate,
+        options: args.load.clamped(),
         time: Duration::from_secs_f64(args.seconds),
     })
 }

@@ -34,7 +34,7 @@ impl<'a> BenchReport<'a> {
 
     fn bytes_a_connection(&self) -> Option<f64> {
         let (before, after) = self.memory.idle?;
-        Some((after as f64 - before as f64) / self.plan.connections.max(1) as f64)
+        Some((after as f64 - before as f64) / self.plan.options.connections.max(1) as f64)
     }
 
     /// Returns the result as one JSON object. Times are in microseconds.
@@ -46,15 +46,15 @@ impl<'a> BenchReport<'a> {
             .map(|percent| json!([percent, latency.value_at_percentile(*percent)]))
             .collect();
         json!({
-            "connections": self.plan.connections,
-            "transport": self.plan.transport.to_string(),
-            "window": self.plan.window,
-            "rate": self.plan.rate,
-            "burst": self.plan.burst,
-            "payload_bytes": self.plan.payload,
-            "filters": self.plan.filters,
-            "sleepers_percent": self.plan.sleepers,
-            "slow_percent": self.plan.slow,
+            "connections": self.plan.options.connections,
+            "transport": self.plan.options.transport.to_string(),
+            "window": self.plan.options.window,
+            "rate": self.plan.options.rate,
+            "burst": self.plan.options.burst,
+            "payload_bytes": self.plan.options.payload,
+            "filters": self.plan.options.filters,
+            "sleepers_percent": self.plan.options.sleepers,
+            "slow_percent": self.plan.options.slow,
             "slow_delivered": self.outcome.slow_delivered,
             "slow_missed": self.outcome.slow_missed,
             "seconds": elapsed.as_secs_f64(),
@@ -90,7 +90,7 @@ pub(super) fn churn(plan: &LoadPlan, total: usize, memory: Option<(u64, u64)>, a
     let growth = memory.map(|(before, after)| 100.0 * (after as f64 / before.max(1) as f64 - 1.0));
     if as_json {
         return json!({
-            "connected": total, "at_once": plan.connections, "transport": plan.transport.to_string(),
+            "connected": total, "at_once": plan.options.connections, "transport": plan.options.transport.to_string(),
             "resident_before": memory.map(|m| m.0), "resident_after": memory.map(|m| m.1), "growth_percent": growth,
         })
         .to_string();
@@ -121,7 +121,7 @@ impl fmt::Display for BenchReport<'_> {
             *delivered as f64 / seconds
         )?;
         writeln!(f, "lost        {missed} events in {gaps} gaps")?;
-        if self.plan.slow > 0 {
+        if self.plan.options.slow > 0 {
             let LoadResult { slow_delivered, slow_missed, .. } = self.outcome;
             writeln!(f, "slow        {slow_delivered} delivered, {slow_missed} lost, reported by gaps")?;
         }

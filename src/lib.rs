@@ -223,7 +223,7 @@ pub mod internals {
     #[cfg(all(fuzzing, feature = "server"))]
     pub use crate::fuzzing;
     #[cfg(feature = "server")]
-    pub use crate::server::conn::echo::serve as serve_echo;
+    pub use crate::server::harness::serve_echo;
     #[cfg(feature = "server")]
     pub use crate::server::harness::{OneClient, SECRET, frame as client_frame};
 }

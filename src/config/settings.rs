@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::bus::{Bus, BusConfig, BusConfigError};
 use crate::engine::{EngineConfig, Ingest};
+use crate::server::http::door::describe_access;
 use crate::server::{MemoryLine, Server, ServerBuilder, ServerConfig};
 
 /// Format of log lines.
@@ -86,7 +87,7 @@ impl Config {
         let is_local = self.listen.to_socket_addrs().is_ok_and(|mut addresses| {
             addresses.next().is_some_and(|address| address.ip().to_canonical().is_loopback())
         });
-        self.server.describe_access(is_local)
+        describe_access(&self.server, is_local)
     }
 
     /// Returns a new bus with these settings. Allocates the rings.

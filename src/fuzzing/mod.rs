@@ -25,11 +25,14 @@ use crate::dialect::{
     Command, Encoding, Incoming, Others, Place, Reply, Stamp, cloudevents, complete, envelope, fast_path,
 };
 use crate::event::{Event, Timestamp};
-use crate::server::conn::{Connection, Context};
+use crate::server::ServerConfig;
+use crate::server::conn::Connection;
 use crate::server::limits::budget::Budget;
-use crate::server::reactor::{Core, Socket, Token};
+use crate::server::reactor::socket::Socket;
+use crate::server::reactor::{Core, Token};
 use crate::server::rng::Rng;
-use crate::server::{ServerConfig, Shared};
+use crate::server::session::context::Context;
+use crate::server::shared::Shared;
 
 pub use codecs::{filter, http_request, sse_parser};
 pub use frames::ws_frame;

@@ -11,17 +11,15 @@ use super::auth::AuthConfig;
 use super::dialect_autosdlc::messages::MessageLogConfig;
 #[cfg(feature = "schema")]
 use super::dialect_autosdlc::schemas::{SchemaConfig, Schemas};
-#[cfg(feature = "config-file")]
-use super::http::door::Door;
 use super::limits::bodies::BodyLimits;
 use super::limits::rates::RateLimits;
 use super::presence::PresenceConfig;
+use super::tick::{TICK_MS, Tick};
 #[cfg(feature = "tls")]
-use super::reactor::tls;
+use super::tls_config;
 #[cfg(feature = "tls")]
-use super::reactor::tls::TlsConfig;
-use super::reactor::wheel::{TICK_MS, Tick};
-use super::shared::workers::LaneLimits;
+use super::tls_config::TlsConfig;
+use super::workers::LaneLimits;
 use super::{AddressRange, Endpoint, System};
 use crate::codec::deflate::{WINDOW_BITS_MAX, window_bytes};
 use crate::codec::http::HttpLimits;
@@ -237,7 +235,7 @@ pub(crate) struct Prepared {
     #[cfg(feature = "schema")]
     schemas: Schemas,
     #[cfg(feature = "tls")]
-    pub(crate) tls_acceptor: tls::Acceptor,
+    pub(crate) tls_acceptor: tls_config::Acceptor,
 }
 
 impl Prepared {
@@ -251,7 +249,7 @@ impl Prepared {
             #[cfg(feature = "schema")]
             schemas: Schemas::load(&config.schemas)?,
             #[cfg(feature = "tls")]
-            tls_acceptor: tls::acceptor(&config.tls)?,
+            tls_acceptor: tls_config::acceptor(&config.tls)?,
             config,
         })
     }
@@ -319,17 +317,6 @@ impl ServerConfig {
             max_snapshot_keys: running.max_snapshot_keys,
             ..self
         }
-    }
-
-    /// Says which web pages may speak to a server with these settings, and by which names it may be called.
-    #[cfg(feature = "config-file")]
-    pub(crate) fn describe_access(&self, is_local: bool) -> [(&'static str, String); 2] {
-        #[cfg(feature = "auth")]
-        let is_open = !self.auth.is_configured();
-        #[cfg(not(feature = "auth"))]
-        let is_open = true;
-        let door = Door::new(self, is_open, is_local);
-        [("web pages that may speak", door.describe_pages()), ("names (Host)", door.describe_names())]
     }
 
     pub(crate) fn http_limits(&self) -> HttpLimits {

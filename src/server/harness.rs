@@ -7,8 +7,13 @@ use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::reactor::{Core, READ_BYTES, Socket, Token};
-use super::{ServerConfig, Shared};
+use super::ServerConfig;
+use super::builder::Server;
+use super::error::ServerError;
+use super::handle::ServerHandle;
+use super::reactor::socket::Socket;
+use super::reactor::{Core, READ_BYTES, Token};
+use super::shared::Shared;
 use crate::bus::Bus;
 use crate::codec::ws;
 use crate::event::Timestamp;
@@ -217,4 +222,18 @@ pub fn frame(op: u8, payload: &[u8]) -> Vec<u8> {
     frame[1] |= 0x80;
     frame.splice(head..head, [0; 4]);
     frame
+}
+
+/// The longest message that the suite sends is 16 MiB.
+const ECHO_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Serves WebSockets at every path of this address, and says back what comes.
+pub fn serve_echo(listen: &str, deflate: bool) -> Result<ServerHandle, ServerError> {
+    let config = ServerConfig {
+        echo: true,
+        compression: deflate,
+        max_message_bytes: ECHO_BYTES_MAX,
+        ..ServerConfig::default()
+    };
+    Server::builder(&Bus::new()).listen(listen).config(config).spawn()
 }

@@ -9,13 +9,21 @@ mod turns;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use super::conn::{Connection, Context, Effect};
+use super::conn::Connection;
 use super::limits::budget::Budget;
-use super::reactor::{Core, Socket};
+use super::reactor::Core;
+use super::reactor::socket::Socket;
+use super::session::context::Context;
+use super::session::effect::Effect;
+use super::shared::Shared;
 use super::*;
+use crate::bus::Bus;
 use crate::codec::deflate::Inflater;
 use crate::event::{Event, Timestamp};
+use crate::metrics::Kind;
+use crate::sync::atomic::Ordering;
 
 fn shared(config: ServerConfig) -> Arc<Shared> {
     let shared = Arc::new(Shared::new(Bus::new(), config, 1));
@@ -226,7 +234,7 @@ impl World {
 
     /// As `/api/stats` says.
     fn held_bytes(&self) -> usize {
-        self.shared.stats()["held_bytes"].as_u64().expect("a number") as usize
+        http::operator::stats_json(&self.shared)["held_bytes"].as_u64().expect("a number") as usize
     }
 
     fn turn(&mut self) {

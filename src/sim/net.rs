@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::Dice;
 use crate::bus::Bus;
-use crate::server::reactor::Socket;
+use crate::server::reactor::socket::Socket;
 
 /// How things stood when the server had read, or had written, so many bytes.
 #[derive(Clone, Debug)]

@@ -14,9 +14,10 @@ use super::decode::{Inbox, masked};
 use super::net::{ClientEnd, End, ServerEnd, wire};
 use crate::bus::Bus;
 use crate::event::{Event, EventId, Timestamp};
-use crate::server::reactor::wheel::TICK_MS;
+use crate::server::ServerConfig;
 use crate::server::reactor::{Core, Token};
-use crate::server::{ServerConfig, Shared};
+use crate::server::shared::Shared;
+use crate::server::tick::TICK_MS;
 use crate::sync::Arc;
 
 /// What somebody wants: of these streams, or all.

@@ -15,9 +15,10 @@ use super::{Dice, Fault};
 use crate::bus::{Bus, HandlerGuard};
 use crate::event::{Event, Timestamp};
 use crate::filter::Filter;
-use crate::server::reactor::wheel::TICK_MS;
+use crate::server::ServerConfig;
 use crate::server::reactor::{Core, Token};
-use crate::server::{ServerConfig, Shared};
+use crate::server::shared::Shared;
+use crate::server::tick::TICK_MS;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 

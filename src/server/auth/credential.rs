@@ -5,7 +5,7 @@
 //! send for whoever asks them to, counts only where the page that asked is the server's own or an allowed one.
 
 use crate::codec::http::Request;
-use crate::server::http::origin;
+use crate::server::origin;
 
 /// What a client shows, unread.
 #[cfg_attr(test, derive(Debug))]

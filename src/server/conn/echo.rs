@@ -6,14 +6,9 @@
 
 use bytes::Bytes;
 
-use crate::bus::Bus;
 use crate::codec::deflate::{Deflater, TAIL};
 use crate::codec::ws::{OpCode, PerMessageDeflate, encode_deflated, frame};
 use crate::dialect::Incoming;
-use crate::server::{Server, ServerConfig, ServerError, ServerHandle};
-
-/// Maximum length of a message, in bytes. The suite sends up to 16 MiB.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const LEVEL: u32 = 6;
 
@@ -51,15 +46,4 @@ impl Echo {
         encode_deflated(&mut out, op, &data);
         out.into()
     }
-}
-
-/// Serves WebSockets on every path of this address and repeats their messages.
-pub fn serve(listen: &str, deflate: bool) -> Result<ServerHandle, ServerError> {
-    let config = ServerConfig {
-        echo: true,
-        compression: deflate,
-        max_message_bytes: MESSAGE_BYTES_MAX,
-        ..ServerConfig::default()
-    };
-    Server::builder(&Bus::new()).listen(listen).config(config).spawn()
 }

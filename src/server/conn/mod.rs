@@ -8,189 +8,30 @@
 pub(crate) mod echo;
 pub(crate) mod saved;
 
-use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
 
 use self::echo::Echo;
-use super::Shared;
 use super::auth::{Auth, Denied, Grant, Shown};
 use super::config::Prepared;
 use super::http::routes::{self, BodyWanted, Outcome};
 use super::limits::bodies::{Body, TooMuch};
-use super::limits::budget::Budget;
-use super::limits::rates::Counted;
-use super::reactor::wheel::Tick;
-use super::rng::Rng;
-use super::session::began::Brought;
-use super::session::past::PastReport;
-pub(crate) use super::session::past::ReplayFrom;
+use super::session::context::Context;
+use super::session::effect::Effect;
 use super::session::rights;
 use super::session::{Flow, Session};
-use super::shared::workers::LaneLimits;
-use crate::codec::deflate::Inflater;
+use super::shared::report::Speaks;
+use super::tick::Tick;
 use crate::codec::http::{self, BodyDecoder, Request, RequestError};
 use crate::codec::{sse, ws};
-use crate::dialect::{Complete, Encoding, Incoming, OnLag};
-use crate::engine::Refused;
-use crate::event::{EventId, Position, Since, Timestamp};
-use crate::feed::{Change, Compression, LagPolicy, REPLY_COST};
+use crate::dialect::{Encoding, Incoming};
+use crate::event::EventId;
 use crate::filter::Filter;
 use crate::metrics::Kind;
 
-/// Request of a connection to its loop. A loop executes them in order.
-#[derive(Debug)]
-pub(crate) enum Effect {
-    /// Writes these bytes after everything pending so far.
-    Send(Bytes),
-    /// Compresses everything after this.
-    Compress(Compression),
-    /// Delivers the events that these filters match, instead of those of earlier filters. `None`: delivers nothing.
-    Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
-    /// Changes which events are delivered. `lag_policy` says what the feed drops when the client falls behind. The
-    /// newest `added` subscriptions have filters that no other connection shares yet.
-    Change { encoding: Encoding, lag_policy: LagPolicy, changes: Vec<Change>, added: usize },
-    /// Delivers the retained events that match `filter`, without those that `except` has delivered, before live events.
-    Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom, report: PastReport },
-    /// Delivers the retained events after `since` that match one of `filters` again, and then live events. Events that
-    /// are pending from the feed are dropped: they come again.
-    Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
-    /// Publishes these events in order, and writes the response that `answer` makes from the last one's id.
-    Publish { events: Vec<Complete>, answer: Answer },
-    /// Has a worker make a response, and writes it when it is ready.
-    Work(Work),
-    /// Counts the connection for its address.
-    Count(Counted),
-    /// Names the client, with a name of its choosing.
-    Named(Box<str>),
-    /// Calls the connection's timer at this tick, in addition to its usual time.
-    LookAt(Tick),
-    /// Delivers nothing more, writes these bytes after everything pending, and closes.
-    Close(Bytes),
-}
-
-/// Makes the response to a publisher, if there is one, from the id of the last event or from the reason to refuse them
-/// all.
-pub(crate) struct Answer(pub(crate) MakeAnswer);
-
-type MakeAnswer = Box<dyn FnOnce(Result<Option<EventId>, Refused>) -> Option<Bytes> + Send>;
-
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Answer")
-    }
-}
-
-/// Job that takes too long for a loop. A worker does it while the client waits.
-pub(crate) struct Work {
-    pub(crate) lane: String,
-    pub(crate) limits: LaneLimits,
-    /// Time that the client waits, in ticks.
-    pub(crate) patience: Tick,
-    /// Size of the client's data that the job holds, in bytes.
-    pub(crate) bytes: usize,
-    pub(crate) job: Box<dyn FnOnce() -> Made + Send>,
-    /// Makes the response if the job does not.
-    pub(crate) instead: Instead,
-}
-
-/// Result of a job.
-#[derive(Debug)]
-pub(crate) enum Made {
-    /// Response.
-    Answer(Bytes),
-    /// Events to publish; `answer` makes the response then.
-    Publish { events: Vec<Complete>, answer: Answer },
-}
-
-/// Makes the response to a client if its job makes none.
-pub(crate) type Instead = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
-
-/// Reason why a job made no response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotDone {
-    /// The workers have too much to do; the job was not started.
-    Busy,
-    /// The client's time is over; the job may still run.
-    Late,
-}
-
-impl fmt::Debug for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Work({})", self.lane)
-    }
-}
-
-/// Access of a connection to its loop and server.
-pub(crate) struct Context<'a> {
-    pub(crate) shared: &'a Arc<Shared>,
-    pub(crate) config: &'a Arc<Prepared>,
-    pub(crate) rng: &'a mut Rng,
-    pub(crate) inflater: &'a mut Inflater,
-    pub(crate) tick: Tick,
-    pub(crate) now: Timestamp,
-    /// Returns the loop's position on the bus, to resume from; `None` before it reached the engine's log. A function,
-    /// because most input does not need the position.
-    pub(crate) position: &'a dyn Fn() -> Option<Position>,
-    /// Returns the newest event that the client was sent, or is about to be sent.
-    pub(crate) newest: &'a dyn Fn() -> Option<EventId>,
-    pub(crate) effects: &'a mut Vec<Effect>,
-    /// Size of the responses since the loop's call, in bytes.
-    pub(crate) answered_bytes: usize,
-    /// Work that this connection may still do in this turn.
-    pub(crate) budget: &'a mut Budget,
-    /// Returns the peer's address. Makes a system call.
-    pub(crate) peer: &'a dyn Fn() -> Option<IpAddr>,
-    /// Whether the socket takes no more bytes for now.
-    pub(crate) blocked: bool,
-}
-
-/// Units of work to seal a place: about ten blocks of SHA-256.
-const SEAL_UNITS: u32 = 20;
-
-/// Maximum size of the responses to one input, in bytes. Further input is processed when they are written.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
-
-impl Context<'_> {
-    pub(crate) fn send(&mut self, bytes: impl Into<Bytes>) {
-        let bytes = bytes.into();
-        self.answered_bytes += bytes.len() + REPLY_COST;
-        self.effects.push(Effect::Send(bytes));
-    }
-
-    /// Returns the place that a client resumes from after it has received everything up to now. The place is sealed if
-    /// the client's grant is limited, so that it does not show how many other events there are.
-    pub(crate) fn place(&mut self, grant: Option<&Grant>) -> Option<Since> {
-        let place = (self.position)().map(Since::Position)?;
-        if grant.is_none_or(|grant| !grant.narrows()) {
-            return Some(place);
-        }
-        // Two hashes and their padding.
-        self.budget.spend(SEAL_UNITS);
-        self.shared.auth.seal(&place, self.rng.next_u128() as u64)
-    }
-
-    /// Stops processing input after this message until the loop has executed its effects.
-    pub(crate) fn hold_input(&mut self) {
-        self.budget.stop();
-    }
-
-    /// Has the loop call the timer at this tick, if the next heartbeat would be too late.
-    pub(crate) fn look_at(&mut self, tick: Tick) {
-        if tick < self.tick + self.config.heartbeat_ticks() {
-            self.effects.push(Effect::LookAt(tick));
-        }
-    }
-
-    fn is_enough(&self) -> bool {
-        self.answered_bytes > ANSWER_BYTES_MAX || self.budget.is_spent()
-    }
-}
-
-/// Request with an incomplete body.
+/// A request whose body is still coming.
 #[derive(Debug)]
 struct Receiving {
     request: Request,
@@ -241,24 +82,6 @@ pub(super) struct Ws {
     session: Session,
     /// Stand-in for the session, on an echo server.
     echo: Option<Box<Echo>>,
-}
-
-/// Protocol of a connection, for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Speaks {
-    Http,
-    Ws,
-    Sse,
-}
-
-impl Speaks {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Ws => "ws",
-            Self::Sse => "sse",
-        }
-    }
 }
 
 /// State machine of one connection.

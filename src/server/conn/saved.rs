@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    BodyDecoder, Connection, Context, Grant, Http, Receiving, Request, Session, Speaks, State, Tick, Ws,
-    routes, ws,
-};
+use super::{BodyDecoder, Connection, Grant, Http, Receiving, Request, Session, State, Tick, Ws, routes, ws};
 use crate::codec::portable;
 use crate::server::auth::SavedGrant;
 use crate::server::dialect_autosdlc::client_registry::Directory;
+use crate::server::session::context::Context;
 use crate::server::session::saved::SavedSession;
+use crate::server::shared::report::Speaks;
 
 /// State of one connection.
 #[derive(Debug, Serialize, Deserialize)]

@@ -15,8 +15,7 @@ use crate::dialect::autosdlc::{client_id, message_id, text_of};
 use crate::dialect::{Asked, Dialect, Encoding, Incoming, Reply, UNKNOWN};
 use crate::event::{Attribute, Event};
 use crate::filter::Filter;
-use crate::server::conn::Context;
-use crate::server::session::Session;
+use crate::metrics::Metrics;
 
 /// Which messages are in the log. All.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,58 +40,81 @@ const TARGET: &str = "fanwire::messages";
 /// The resources that subscriptions are counted by.
 const RESOURCES: [&str; 5] = ["agent", "workflow", "system", "deployment", "github"];
 
+/// Counters and log settings that a message is recorded with.
+#[derive(Clone, Copy)]
+pub(crate) struct MessageRecorder<'a> {
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) log: &'a MessageLogConfig,
+    /// Length in bytes beyond which a message is not read for the log.
+    pub(crate) max_message_bytes: usize,
+}
+
 fn counts(encoding: Encoding) -> bool {
     encoding.dialect() == Dialect::Autosdlc
 }
 
 /// A client is going, and its subscriptions with it.
-pub(crate) fn left<'a>(encoding: Encoding, filters: impl Iterator<Item = &'a Filter>, cx: &Context<'_>) {
+pub(crate) fn left<'a>(
+    encoding: Encoding,
+    filters: impl Iterator<Item = &'a Filter>,
+    recorder: MessageRecorder<'_>,
+) {
     if counts(encoding) {
-        cx.shared.metrics.websocket.left();
-        filters.for_each(|filter| subscribed(encoding, filter, -1, cx));
+        recorder.metrics.websocket.left();
+        filters.for_each(|filter| subscribed(encoding, filter, -1, recorder));
     }
 }
 
 /// A client came from the process before this one, with its subscriptions.
-pub(crate) fn came_over<'a>(encoding: Encoding, filters: impl Iterator<Item = &'a Filter>, cx: &Context<'_>) {
+pub(crate) fn came_over<'a>(
+    encoding: Encoding,
+    filters: impl Iterator<Item = &'a Filter>,
+    recorder: MessageRecorder<'_>,
+) {
     if counts(encoding) {
-        cx.shared.metrics.websocket.opened();
-        filters.for_each(|filter| subscribed(encoding, filter, 1, cx));
+        recorder.metrics.websocket.opened();
+        filters.for_each(|filter| subscribed(encoding, filter, 1, recorder));
     }
 }
 
 /// A client's message of this kind.
 pub(crate) fn came(
-    session: &Session,
+    encoding: Encoding,
+    client: u64,
     kind: &'static str,
     asked: &Asked,
     message: Incoming<'_>,
-    cx: &Context<'_>,
+    recorder: MessageRecorder<'_>,
 ) {
-    if counts(session.encoding()) {
+    if counts(encoding) {
         let size = match message {
             Incoming::Text(text) => text.len(),
             Incoming::Binary(bytes) => bytes.len(),
         };
-        cx.shared.metrics.websocket.received(kind, size);
+        recorder.metrics.websocket.received(kind, size);
         if is_read() {
-            let text = text_of(message, cx.config.max_message_bytes).unwrap_or_default();
+            let text = text_of(message, recorder.max_message_bytes).unwrap_or_default();
             let id = asked.id().unwrap_or_default();
             let data = shown(kind, &text);
-            Line { direction: "in", client: session.client(), id, kind, size, data: &data }
-                .log(&cx.config.message_log);
+            Line { direction: "in", client, id, kind, size, data: &data }.log(recorder.log);
         }
     }
 }
 
 /// An answer.
-pub(crate) fn went(session: &Session, reply: &Reply<'_>, frame: &[u8], cx: &Context<'_>) {
-    if !counts(session.encoding()) {
+pub(crate) fn went(
+    encoding: Encoding,
+    client: u64,
+    reply: &Reply<'_>,
+    frame: &[u8],
+    recorder: MessageRecorder<'_>,
+) {
+    if !counts(encoding) {
         return;
     }
     let kind = match reply {
         Reply::Welcome { .. } => {
-            cx.shared.metrics.websocket.opened();
+            recorder.metrics.websocket.opened();
             "connect"
         }
         Reply::Subscribed { .. } | Reply::Unsubscribed { .. } | Reply::Refilling { .. } => {
@@ -104,7 +126,7 @@ pub(crate) fn went(session: &Session, reply: &Reply<'_>, frame: &[u8], cx: &Cont
         Reply::Error(_) => "error",
         Reply::Reconnect(_) | Reply::Response(_) | Reply::Published(_) => return,
     };
-    cx.shared.metrics.websocket.sent(kind, frame.len(), 1);
+    recorder.metrics.websocket.sent(kind, frame.len(), 1);
     if is_read() {
         #[derive(Deserialize)]
         struct HasId {
@@ -112,8 +134,8 @@ pub(crate) fn went(session: &Session, reply: &Reply<'_>, frame: &[u8], cx: &Cont
         }
         let text = text_of(Incoming::Binary(payload_of(frame)), usize::MAX).unwrap_or_default();
         let id = serde_json::from_str::<HasId>(&text).map_or_else(|_| String::new(), |message| message.id);
-        let (client, size) = (session.client(), text.len());
-        Line { direction: "out", client, id: &id, kind, size, data: &text }.log(&cx.config.message_log);
+        let (client, size) = (client, text.len());
+        Line { direction: "out", client, id: &id, kind, size, data: &text }.log(recorder.log);
     }
 }
 
@@ -199,7 +221,7 @@ fn redact(value: &mut Value) -> bool {
 }
 
 /// A subscription's filter came (1), or went (-1).
-pub(crate) fn subscribed(encoding: Encoding, filter: &Filter, more: i64, cx: &Context<'_>) {
+pub(crate) fn subscribed(encoding: Encoding, filter: &Filter, more: i64, recorder: MessageRecorder<'_>) {
     if !counts(encoding) {
         return;
     }
@@ -209,7 +231,7 @@ pub(crate) fn subscribed(encoding: Encoding, filter: &Filter, more: i64, cx: &Co
         // The half of a subscription that finds events without an entity.
         None => return,
     };
-    cx.shared.metrics.websocket.subscribed(resource, more);
+    recorder.metrics.websocket.subscribed(resource, more);
 }
 
 /// A line of the log, with the document's names.

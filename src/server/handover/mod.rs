@@ -21,7 +21,6 @@
 //! its loops start                  lets go of what moved, sends the others (TLS) away to come back
 //! ```
 
-mod barrier;
 mod wire;
 
 use std::fmt;
@@ -37,16 +36,16 @@ use serde_json::value::RawValue;
 
 use super::auth::{Revocation, SavedSeal};
 use super::presence::Expected;
-use super::reactor::SavedClient;
 use crate::bus::{Bus, BusConfig};
 use crate::codec::portable;
 use crate::dialect::envelope;
 use crate::engine::{Engine, Places};
 use crate::event::{Event, EventId, Position, Sequence};
 use crate::metrics::Kind;
+use crate::server::shared::Shared;
+use crate::server::shared::barrier::{Muster, Parcel};
 use crate::sync::atomic::Ordering;
 use crate::sync::lock;
-pub(crate) use barrier::{Muster, Parcel};
 use wire::{ANSWER_BYTES_MAX, DESCRIPTORS_MAX, MESSAGE_BYTES_MAX, Wire};
 
 /// Changed wherever an older successor or predecessor could misread the other.
@@ -86,7 +85,7 @@ enum Said {
     Sockets,
     Events(Vec<SavedEvent>),
     /// With their sockets, in order.
-    Clients(Vec<SavedClient>),
+    Clients(Vec<Box<RawValue>>),
     Done,
     Go,
 }
@@ -160,7 +159,7 @@ pub struct Inheritance {
     events: Vec<(EventId, Event)>,
     place: Option<Sequence>,
     pub(super) listeners: Vec<TcpListener>,
-    pub(super) clients: Vec<(SavedClient, TcpStream)>,
+    pub(super) clients: Vec<(Box<RawValue>, TcpStream)>,
 }
 
 impl fmt::Debug for Inheritance {
@@ -282,7 +281,7 @@ impl Inheritance {
 
 /// Gives all that a server has to a successor; answers how many clients moved.
 pub(super) fn hand_over(
-    shared: &super::Shared,
+    shared: &Shared,
     socket: UnixStream,
     limit: Duration,
     give_up: impl FnOnce(),
@@ -340,7 +339,7 @@ impl Drop for Paused<'_> {
 
 /// The loops that were called together. Where this is dropped before a decision, they keep what they have.
 struct Called<'a> {
-    shared: &'a super::Shared,
+    shared: &'a Shared,
     muster: &'a Muster,
 }
 
@@ -352,7 +351,7 @@ impl Drop for Called<'_> {
 }
 
 /// How long the connections that are open wait for a successor at the most, but for what each byte adds.
-fn freeze(shared: &super::Shared) -> Duration {
+fn freeze(shared: &Shared) -> Duration {
     let open = |kind| shared.metrics.connections.get_or_create(&Kind { kind }).get().max(0);
     let open: i64 = ["http", "sse", "ws"].into_iter().map(open).sum();
     let open = u32::try_from(open).unwrap_or(u32::MAX);
@@ -360,7 +359,7 @@ fn freeze(shared: &super::Shared) -> Duration {
 }
 
 fn give(
-    shared: &super::Shared,
+    shared: &Shared,
     wire: &Wire,
     muster: &Muster,
     parcels: std::sync::mpsc::Receiver<Parcel>,
@@ -416,7 +415,7 @@ fn give_parcels(wire: &Wire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::
     let mut moved = 0;
     let mut clients = Vec::new();
     let mut sockets: Vec<OwnedFd> = Vec::new();
-    let send = |clients: &mut Vec<SavedClient>, sockets: &mut Vec<OwnedFd>| {
+    let send = |clients: &mut Vec<Box<RawValue>>, sockets: &mut Vec<OwnedFd>| {
         let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(OwnedFd::as_fd).collect();
         wire.send(&Said::Clients(std::mem::take(clients)), &descriptors)?;
         sockets.clear();
@@ -432,7 +431,7 @@ fn give_parcels(wire: &Wire, parcels: std::sync::mpsc::Receiver<Parcel>) -> io::
             Parcel::Listener(socket) => wire.send(&Said::Sockets, &[socket.as_fd()])?,
             Parcel::Client(client, socket) => {
                 moved += 1;
-                clients.push(*client);
+                clients.push(client);
                 sockets.push(socket);
                 if clients.len() == DESCRIPTORS_MAX {
                     send(&mut clients, &mut sockets)?;

@@ -9,22 +9,16 @@
 //! - A refusal names the setting that would admit the request.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
-use super::origin;
-use super::origin::Name;
 use crate::codec::http::{Method, Request};
-use crate::server::Shared;
 use crate::server::config::ServerConfig;
 use crate::server::endpoint::System;
-use crate::sync::{Mutex, lock};
+use crate::server::origin;
+use crate::server::origin::Name;
+use crate::server::shared::Shared;
 
 /// Maximum number of characters of a host or an origin in a refusal. A name has at most 253.
 const SHOWN_MAX: usize = 300;
-
-/// Minimum time between two log lines about refusals, so that a page in a loop can't flood the log.
-const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// Reason why the server refuses the page that made a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -249,6 +243,17 @@ pub(crate) fn tell_if_opened(shared: &Shared, config: &ServerConfig) {
     }
 }
 
+/// Describes which web pages may speak to a server with these settings, and by which names it may be called.
+#[cfg(feature = "config-file")]
+pub(crate) fn describe_access(config: &ServerConfig, is_local: bool) -> [(&'static str, String); 2] {
+    #[cfg(feature = "auth")]
+    let is_open = !config.auth.is_configured();
+    #[cfg(not(feature = "auth"))]
+    let is_open = true;
+    let door = Door::new(config, is_open, is_local);
+    [("web pages that may speak", door.describe_pages()), ("names (Host)", door.describe_names())]
+}
+
 /// Returns the items, each after a comma.
 #[cfg(feature = "config-file")]
 fn listed<'a>(items: impl Iterator<Item = &'a str>) -> String {
@@ -264,37 +269,6 @@ fn is_of_another_site(request: &Request) -> bool {
         && says("sec-fetch-mode", "navigate")
         && request.header("sec-fetch-dest").is_none_or(|it| it.eq_ignore_ascii_case("document"));
     says("sec-fetch-site", "cross-site") && !is_link
-}
-
-/// Log of refusals, limited in rate.
-#[derive(Debug, Default)]
-pub(crate) struct Refusals(Mutex<Told>);
-
-#[derive(Debug, Default)]
-struct Told {
-    last: Option<Instant>,
-    /// Number of refusals since then.
-    untold: u64,
-}
-
-impl Refusals {
-    /// Logs a refusal, unless one was logged within [`LOG_EVERY`].
-    pub(crate) fn tell(&self, refusal: &Refusal<'_>, client: Option<IpAddr>) {
-        let Some(more) = self.is_due(Instant::now()) else { return };
-        let client = client.map_or_else(String::new, |client| client.to_string());
-        tracing::warn!(client, more, "refused: {refusal}");
-    }
-
-    /// Returns the number of refusals that were not logged, if it is time to log one.
-    fn is_due(&self, now: Instant) -> Option<u64> {
-        let mut told = lock(&self.0);
-        if told.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_EVERY) {
-            told.untold += 1;
-            return None;
-        }
-        told.last = Some(now);
-        Some(std::mem::take(&mut told.untold))
-    }
 }
 
 #[cfg(test)]
@@ -503,15 +477,6 @@ mod tests {
             "POST /publish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n\r\n",
         );
         assert_eq!(Door::new(&config, true, true).refuse(&form), Some(Refusal::CrossSite));
-    }
-
-    #[test]
-    fn the_log_has_one_line_a_second_and_counts_the_others() {
-        let refusals = Refusals::default();
-        let begin = Instant::now();
-        let told: Vec<_> =
-            (0..3000).filter_map(|ms| refusals.is_due(begin + Duration::from_millis(ms))).collect();
-        assert_eq!(told, [0, 999, 999]);
     }
 
     #[test]

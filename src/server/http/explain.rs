@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use crate::event::{Event, EventId};
 use crate::feed::FeedView;
 use crate::filter::{Explanation, Filter};
-use crate::server::Shared;
-use crate::server::reactor::{Report, place_of};
+use crate::server::shared::Shared;
+use crate::server::shared::report::Report;
+use crate::server::shared::resume::place_of;
 use crate::sync::lock;
 
 /// Maximum number of interests in a response.

@@ -1,9 +1,8 @@
 //! The HTTP side of a connection: routes, bodies, the checks of `Host` and `Origin`, and the page.
 
-pub(crate) mod client_address;
 pub(crate) mod door;
 pub(crate) mod explain;
-pub(crate) mod origin;
+pub(crate) mod operator;
 pub(crate) mod page;
 pub(crate) mod publish_body;
 pub(crate) mod routes;

@@ -18,10 +18,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::client_address::client_of;
 use super::door::Door;
 use super::explain;
-use super::origin;
+use super::operator;
 use super::page;
 use crate::codec::http::{self, Method, Request};
 use crate::codec::ws::{PerMessageDeflate, UpgradeError};
@@ -29,10 +28,12 @@ use crate::dialect::{Dialect, Encoding, Opening, shortened};
 use crate::event::Timestamp;
 use crate::metrics::Exposition;
 use crate::server::auth::{Denied, Grant, Shown};
-use crate::server::conn::Context;
 use crate::server::limits::bodies::Client;
+use crate::server::limits::client_address::client_of;
 use crate::server::limits::rates::address_key;
-use crate::server::presence;
+use crate::server::origin;
+use crate::server::session::context::Context;
+use crate::server::session::presence_query;
 
 /// Effect of a request on its connection.
 #[derive(Debug)]
@@ -282,14 +283,14 @@ pub(crate) fn answer(request: &Request, body: Vec<u8>, shown: Shown, cx: &mut Co
             if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
                 return refusal;
             }
-            let stats = answer.cx.shared.stats();
+            let stats = operator::stats_json(answer.cx.shared);
             answer.json(200, &stats)
         }
         ("/api/history", Method::Get | Method::Head) => {
             if let Err(refusal) = answer.entitled("the api", Grant::is_admin) {
                 return refusal;
             }
-            let history = answer.cx.shared.history(answer.cx.now);
+            let history = operator::history_json(answer.cx.shared, answer.cx.now);
             answer.json(200, &history)
         }
         (path, Method::Get | Method::Head) if path.starts_with(PRESENCE) => {
@@ -403,7 +404,7 @@ impl Answer<'_, '_> {
             Ok(grant) => grant,
             Err(refusal) => return refusal,
         };
-        match presence::answer(self.cx.shared, self.cx.config, channel, grant.as_deref()) {
+        match presence_query::answer(self.cx.shared, self.cx.config, channel, grant.as_deref()) {
             Ok(list) => self.json(200, &list),
             Err(error) if error.code == "forbidden" => self.forbidden(&error.text),
             Err(error) => self.error(404, error.code, &error.text, &[]),

@@ -2,4 +2,5 @@
 
 pub(crate) mod bodies;
 pub(crate) mod budget;
+pub(crate) mod client_address;
 pub(crate) mod rates;

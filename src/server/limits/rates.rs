@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::dialect::KindLimits;
-use crate::server::reactor::wheel::{TICK_MS, Tick};
+use crate::server::tick::{TICK_MS, Tick};
 use crate::sync::{Mutex, lock};
 
 /// How often a client may do what it may do. Beyond, it is told so in its protocol's form (an error with the limit;

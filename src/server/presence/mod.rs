@@ -11,18 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Shared;
-use super::auth::Grant;
-use super::config::Prepared;
-use super::reactor::wheel::Tick;
-use super::session::rights::may_see;
-use crate::dialect::{ClientError, shortened};
+use super::tick::Tick;
 use crate::event::{Event, Timestamp};
-use crate::filter::{Filter, Pattern};
+use crate::filter::Pattern;
 use crate::metrics::Metrics;
-use crate::sync::lock;
 pub(crate) use news::News;
 use news::Queue;
 
@@ -372,7 +366,12 @@ impl Presence {
     }
 
     /// The users of a channel, each with its connections and since when; and how many others are there.
-    fn list(&self, channel: &str) -> (Vec<(Arc<str>, u32, Timestamp)>, u64) {
+    /// Whether every connection that belongs in a channel is in the table.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.nowhere == 0
+    }
+
+    pub(crate) fn list(&self, channel: &str) -> (Vec<(Arc<str>, u32, Timestamp)>, u64) {
         let Some(place) = self.channels.get(channel) else { return (Vec::new(), 0) };
         let one = |(user, member): (&Arc<str>, &Member)| (Arc::clone(user), member.connections, member.since);
         (place.members.iter().map(one).collect(), place.others)
@@ -393,46 +392,10 @@ pub(crate) fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// Who is in a channel, for who may see who comes and goes there.
-pub(crate) fn answer(
-    shared: &Shared,
-    config: &Prepared,
-    channel: &str,
-    grant: Option<&Grant>,
-) -> Result<Value, ClientError> {
-    if let Some(grant) = grant {
-        let wanted =
-            Filter::new().types([JOINED]).any_of(crate::event::Attribute::Channel, [Pattern::exact(channel)]);
-        may_see(grant, &wanted)?;
-    }
-    if !config.presence.covers(channel) {
-        let text = format!("no presence is kept of '{}': see presence.channels", shortened(channel));
-        return Err(ClientError::new("no_presence", text));
-    }
-    let node = shared.bus.epoch();
-    let sees = |user: &str| {
-        grant.is_none_or(|grant| event(JOINED, channel, user, node).is_some_and(|event| grant.sees(&event)))
-    };
-    let ((mut users, others), is_complete) = {
-        let presence = lock(&shared.presence);
-        (presence.list(channel), presence.nowhere == 0)
-    };
-    users.retain(|(user, ..)| sees(user));
-    if users.is_empty() && !sees("") {
-        return Err(ClientError::new("forbidden", "beyond what the token allows: who is there"));
-    }
-    let one = |(user, connections, since): &(Arc<str>, u32, Timestamp)| json!({ "user": **user, "connections": connections, "since": since.to_string() });
-    Ok(json!({
-        "channel": channel,
-        "users": users.iter().map(one).collect::<Vec<_>>(),
-        "others": others,
-        "complete": is_complete,
-        "node": node.to_string(),
-    }))
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp(5_000_000);

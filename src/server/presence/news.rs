@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::server::reactor::wheel::Tick;
+use crate::server::tick::Tick;
 
 /// Ticks after which what a log did not take is told again.
 const RETRY_TICKS: Tick = 10;

@@ -6,12 +6,14 @@
 use std::net::IpAddr;
 
 use super::listener;
-use super::{Conn, Core, Ending, Socket, Tick, Token, token_of};
+use super::socket::Socket;
+use super::{Conn, Core, Ending, Token, token_of};
 use crate::feed::{ConnIndex, Outbox};
 use crate::metrics::Kind;
 use crate::server::conn::Connection;
-use crate::server::http::client_address::is_trusted;
+use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::{Counted, address_key};
+use crate::server::tick::Tick;
 
 impl<S: Socket> Core<S> {
     /// Takes in a new connection; `None` where there are too many: it is told, and dropped.

@@ -8,24 +8,25 @@
 
 use std::vec;
 
-use super::{Core, PUBLISHED_A_BATCH, Socket, Token};
+use super::socket::Socket;
+use super::{Core, PUBLISHED_A_BATCH, Token};
 use crate::event::{Event, EventId};
 use crate::held::Charge;
-use crate::server::conn::Answer;
+use crate::server::session::effect::PublishAnswer;
 
 /// A batch of which some events are still to be published.
 pub(super) struct Commit {
     token: Token,
     events: vec::IntoIter<Event>,
     last: Option<EventId>,
-    answer: Answer,
+    answer: PublishAnswer,
     #[expect(dead_code, reason = "counts its bytes while it lives")]
     charge: Charge,
 }
 
 impl<S: Socket> Core<S> {
     /// Begins a batch. The client waits for its end.
-    pub(super) fn begin_commit(&mut self, token: Token, events: Vec<Event>, answer: Answer) {
+    pub(super) fn begin_commit(&mut self, token: Token, events: Vec<Event>, answer: PublishAnswer) {
         let bytes = events.iter().map(|event| size_of::<Event>() + event.payload().len()).sum();
         let charge = self.shared.held.charge(bytes);
         self.commits.push_back(Commit { token, events: events.into_iter(), last: None, answer, charge });

@@ -5,14 +5,16 @@
 //! wants comes, so the client gets nothing twice and misses nothing; after some seconds it is done all the same, and
 //! the client is told a gap. Meanwhile it is not read.
 
-use super::log_places::{Behind, behind, marks};
-use super::wheel::Tick;
-use super::{Core, Socket, Token, token_of};
+use super::socket::Socket;
+use super::{Core, Token, token_of};
 use crate::engine::InterestGuard;
 use crate::event::Since;
 use crate::filter::Filter;
-use crate::server::conn::{Effect, ReplayFrom};
 use crate::server::limits::budget;
+use crate::server::session::effect::Effect;
+use crate::server::session::past::ReplayFrom;
+use crate::server::shared::resume::{Behind, behind, marks};
+use crate::server::tick::Tick;
 
 /// How long a client waits for this node to catch up.
 const PATIENCE_TICKS: Tick = 50;

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use super::socket::Socket;
 use super::zero_copy::Outlet;
-use super::{Core, Kept, Socket, token_of};
+use super::{Core, token_of};
 use crate::bus::ReaderItem;
 use crate::catalogue::autosdlc::event_type;
 use crate::dialect::{GapNotice, Missed};
@@ -14,6 +15,7 @@ use crate::event::{EventId, Since, Timestamp};
 use crate::feed::{Fanout, FeedDelivery, Flushed, OutboxContext, Tally};
 use crate::server::dialect_autosdlc::messages;
 use crate::server::limits::budget;
+use crate::server::shared::resume::Kept;
 
 /// Events taken from the bus before they are written.
 const EVENTS_A_BATCH: usize = 256;

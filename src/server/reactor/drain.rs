@@ -4,9 +4,11 @@
 //! Imports its siblings. Always: clients leave over the config's window, and are told to return behind it at the
 //! config's rate, so that nobody has to take them all at once.
 
-use super::wheel::TICK_MS;
-use super::{Core, Socket, Tick, Token, token_of};
-use crate::server::conn::Speaks;
+use super::socket::Socket;
+use super::{Core, Token, token_of};
+use crate::server::shared::report::Speaks;
+use crate::server::tick::TICK_MS;
+use crate::server::tick::Tick;
 
 /// The least that a client is told to wait: what a restart takes.
 const RETURN_MIN_MS: u64 = 500;

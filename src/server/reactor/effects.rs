@@ -6,10 +6,12 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{Core, Ending, Kept, Socket, token_of};
+use super::socket::Socket;
+use super::{Core, Ending, token_of};
 use crate::dialect::Encoding;
 use crate::feed::{Change, Conflation, ConnIndex, FilterSelection, LagPolicy, OutboxContext, REPLY_COST};
-use crate::server::conn::Effect;
+use crate::server::session::effect::Effect;
+use crate::server::shared::resume::Kept;
 
 impl<S: Socket> Core<S> {
     /// Does what the connection asked for; false where the connection is gone.

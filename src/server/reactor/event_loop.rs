@@ -15,12 +15,14 @@ use socket2::Socket;
 
 use super::listener::{Accepted, Listener, adopt, bind};
 use super::stream::Stream;
-use super::wheel::{TICK_MS, Tick};
 use super::{Core, SavedClient};
 use crate::event::Timestamp;
-use crate::server::Shared;
 #[cfg(unix)]
-use crate::server::handover::{Inheritance, Muster, Parcel};
+use crate::server::handover::Inheritance;
+use crate::server::shared::Shared;
+#[cfg(unix)]
+use crate::server::shared::barrier::{Muster, Parcel};
+use crate::server::tick::{TICK_MS, Tick};
 use crate::threads;
 
 const WAKER: Token = Token(usize::MAX);
@@ -125,6 +127,7 @@ pub(crate) fn start(
     if let Some(inheritance) = inheritance {
         let count = loops.len();
         for (number, (client, tcp)) in inheritance.clients.drain(..).enumerate() {
+            let client = serde_json::from_str(client.get())?;
             loops[number % count].0.take_over(client, tcp);
         }
         loops[0].0.core.expect_users();
@@ -254,7 +257,9 @@ impl EventLoop {
         }
         self.core.wake(self.tick(), Timestamp::now());
         let packed = self.core.pack(|socket, client| {
-            give(socket.descriptor().map(|socket| Parcel::Client(Box::new(client), socket)));
+            let parcel =
+                || Ok(Parcel::Client(serde_json::value::to_raw_value(&client)?, socket.descriptor()?));
+            give(parcel());
         });
         drop(parcels);
         if muster.decision() {

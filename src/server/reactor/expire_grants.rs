@@ -6,10 +6,11 @@
 //! - That holds for a grant that ends because the wall clock was set, too: timers count the loop's own time.
 
 use super::super::auth::Denied;
-use super::wheel::{TICK_MS, Tick};
-use super::{Core, Socket, token_of};
+use super::socket::Socket;
+use super::{Core, token_of};
 use crate::feed::ConnIndex;
 use crate::server::session::rights;
+use crate::server::tick::{TICK_MS, Tick};
 
 /// A wall clock that has moved by more than this against the loop's own time was set. Grants end at whole seconds.
 const CLOCK_STEP_MICROS: u64 = 1_000_000;

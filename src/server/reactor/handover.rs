@@ -5,15 +5,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::wheel::Tick;
-use super::{BATCHES_A_TURN, Conn, Context, Core, Ending, Kept, Socket, Token, taken, token_of};
+use super::socket::Socket;
+use super::{BATCHES_A_TURN, Conn, Core, Ending, Token, taken, token_of};
 use crate::dialect::Encoding;
 use crate::event::Timestamp;
 use crate::feed::{Conflation, FeedInterest, FilterSelection, LagPolicy, Outbox, OutboxContext, SavedOutbox};
 use crate::filter::saved::{Exact, SavedFilter};
 use crate::filter::{Filter, FilterLimits};
+use crate::server::conn::Connection;
 use crate::server::conn::saved::SavedConnection;
-use crate::server::conn::{Connection, Speaks};
+use crate::server::session::context::Context;
+use crate::server::shared::report::Speaks;
+use crate::server::shared::resume::Kept;
+use crate::server::tick::Tick;
 
 /// One client, all but its socket.
 #[derive(Debug, Serialize, Deserialize)]

@@ -11,13 +11,14 @@ use bytes::Bytes;
 
 use super::replay::Arrived;
 use super::snapshots::SNAPSHOT;
-use super::wheel::Tick;
-use super::{Core, Socket, Token};
+use super::socket::Socket;
+use super::{Core, Token};
 use crate::dialect::Complete;
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
 use crate::feed::ConnIndex;
-use crate::server::conn::{Answer, Instead, Made, NotDone, Work};
+use crate::server::session::effect::{Instead, Made, NotDone, PublishAnswer, Work};
+use crate::server::tick::Tick;
 use crate::sync::{Callback, Mutex, lock};
 
 /// An answer from another thread.
@@ -79,7 +80,7 @@ impl<S: Socket> Core<S> {
     }
 
     /// Publishes what a client sent, on the bus or through the engine, and answers it.
-    pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: Answer) {
+    pub(super) fn publish(&mut self, slot: usize, events: Vec<Complete>, answer: PublishAnswer) {
         let events: Vec<Event> = events.into_iter().map(Complete::into_event).collect();
         log(&events);
         if self.shared.is_handed_over() {

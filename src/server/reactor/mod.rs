@@ -33,6 +33,7 @@ macro_rules! context {
 mod admit;
 mod bygone;
 mod commit;
+pub(crate) mod continuity;
 mod deferred;
 mod deliver;
 mod drain;
@@ -42,13 +43,13 @@ mod expire_grants;
 mod handover;
 pub(crate) mod kernel_queue;
 pub(crate) mod listener;
-mod log_places;
 mod mailbox;
 mod presence;
 mod ready;
 mod replay;
 mod report;
 mod snapshots;
+pub(crate) mod socket;
 pub(crate) mod stream;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -56,25 +57,27 @@ pub(crate) mod wheel;
 pub(crate) mod zero_copy;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr};
-#[cfg(target_os = "linux")]
-use std::os::fd::BorrowedFd;
+use std::io;
 use std::sync::Arc;
 
 use slab::Slab;
 
 use self::kernel_queue::Backlog;
-use self::wheel::{Tick, Wheel};
+use self::wheel::Wheel;
 use self::zero_copy::{Outlet, Pages};
-use super::Shared;
 use super::auth::Denied;
 use super::config::Prepared;
-use super::conn::{Connection, Context, Effect, Speaks, Timer};
+use super::conn::{Connection, Timer};
 use super::limits::budget;
 use super::limits::budget::Budget;
 use super::limits::rates::Counted;
 use super::rng::Rng;
+use super::session::context::Context;
+use super::session::effect::Effect;
+use super::shared::Shared;
+use super::shared::report::Speaks;
+use super::shared::resume::Kept;
+use super::tick::Tick;
 use crate::bus::{Bus, LoopReader};
 use crate::codec::deflate::Inflater;
 use crate::dialect::Dialect;
@@ -86,50 +89,7 @@ use crate::feed::{
 };
 use crate::filter::Filter;
 use crate::metrics::Kind;
-
-/// What a loop needs of a socket. Nothing blocks, and a write that takes less than it was given says that the
-/// socket takes no more until it is reported writable, as the kernel's streams do.
-pub(crate) trait Socket: Read + Write {
-    /// Where the peer is, if it is anywhere.
-    fn peer(&self) -> Option<IpAddr> {
-        None
-    }
-
-    /// No more bytes will be written; what the peer still sends can be read.
-    fn close_write(&mut self);
-
-    /// Whether another process could go on with it.
-    fn can_move(&self) -> bool {
-        false
-    }
-
-    /// Handshakes whose dear part was done in reads since this was asked last.
-    fn take_handshakes(&mut self) -> u32 {
-        0
-    }
-
-    /// Bytes that it keeps beside the kernel's.
-    fn held_bytes(&self) -> usize {
-        0
-    }
-
-    /// Whether [`take_from`](Self::take_from) takes anything.
-    #[cfg(target_os = "linux")]
-    fn shares_pages(&self) -> bool {
-        false
-    }
-
-    /// As a write, of so many bytes out of a pipe: their pages, not a copy. What it does not take stays there.
-    #[cfg(target_os = "linux")]
-    fn take_from(&mut self, _pipe: BorrowedFd<'_>, _len: usize) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// The addresses of both ends, ours first, of what the kernel can be asked about.
-    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        None
-    }
-}
+use socket::Socket;
 
 /// A connection's number in its loop, and which life of that number: a token that outlives its connection
 /// reaches nobody.
@@ -137,16 +97,14 @@ pub(crate) type Token = u64;
 
 use bygone::Bygone;
 use commit::Commit;
+use continuity::Continuity;
 use deferred::PutOff;
 use drain::Leave;
 pub(crate) use handover::SavedClient;
-pub(crate) use log_places::place_of;
-use log_places::{Continuity, Kept};
 use mailbox::{Awaited, Mailbox};
 use presence::Present;
 use replay::Replay;
 use report::Books;
-pub(crate) use report::Report;
 use snapshots::Building;
 
 pub(super) const READ_BYTES: usize = 64 * 1024;

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::super::presence::{Absence, JOINED, LEFT, News, Seat, event, is_name};
-use super::wheel::Tick;
-use super::{Core, Socket, Token, token_of};
+use super::socket::Socket;
+use super::{Core, Token, token_of};
 use crate::engine::Refused;
 use crate::event::{Attribute, Event, EventId};
 use crate::feed::Change;
 use crate::filter::Filter;
+use crate::server::tick::Tick;
 use crate::sync::lock;
 
 /// What a loop knows of its clients' presence.

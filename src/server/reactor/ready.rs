@@ -7,7 +7,8 @@
 //!   of messages does not hold up the pasts.
 //! - A connection that is put off keeps its place before those of its kind that are queued later.
 
-use super::{Core, Socket, Token};
+use super::socket::Socket;
+use super::{Core, Token};
 use crate::server::limits::budget;
 
 impl<S: Socket> Core<S> {

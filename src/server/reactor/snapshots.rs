@@ -6,7 +6,8 @@
 //! - A client gets nothing that is live for it: its snapshot ends at the number that was the newest when it asked.
 
 use super::replay::{Arrived, Forward, Sink, Step, Store};
-use super::{Core, Socket, Token};
+use super::socket::Socket;
+use super::{Core, Token};
 use crate::dialect::GapNotice;
 use crate::engine::Ticket;
 use crate::event::{Event, Position};

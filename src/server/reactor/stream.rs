@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mio::net::TcpStream;
 
-use super::Socket;
+use super::socket::Socket;
 #[cfg(feature = "tls")]
 use super::tls::TlsStream;
 use crate::metrics::Metrics;

@@ -5,11 +5,7 @@
 //! its tick or later, never earlier; who is removed leaves nothing behind; adding, moving and removing cost the
 //! same however many there are.
 
-/// A tick of the wheel, some tenths of a second; wraps after years.
-pub(crate) type Tick = u64;
-
-/// Milliseconds in a tick.
-pub(crate) const TICK_MS: u64 = 100;
+use crate::server::tick::Tick;
 
 const SLOTS: usize = 512;
 

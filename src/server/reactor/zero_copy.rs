@@ -10,7 +10,7 @@
 
 use std::io::{self, IoSlice, Write};
 
-use super::Socket;
+use super::socket::Socket;
 use crate::feed::{ByteSink, FeedTail};
 
 /// The least number of clients that bytes of [`share_pages_bytes`](crate::server::ServerConfig::share_pages_bytes) are shared for;

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::began::{Began, Brought};
+use super::context::Context;
+use super::effect::Effect;
 use super::past::PastReport;
+use super::past::ReplayFrom;
 use super::weight::Weight;
 use super::{Dialect, Session};
 use crate::codec::portable;
@@ -23,7 +26,6 @@ use crate::dialect::{Asked, ClientError, OnLag, Reply, Stamp, Subscribe};
 use crate::event::EventId;
 use crate::feed::{Change, Conflation, LagPolicy};
 use crate::filter::{Filter, saved as saved_filter};
-use crate::server::conn::{Context, Effect, ReplayFrom};
 use crate::server::dialect_autosdlc::messages;
 
 /// A subscription's name: the client's own, or one that is not worth an allocation.
@@ -235,7 +237,7 @@ impl Session {
         let first = self.subscriptions.len();
         let called = called(&id);
         for filter in filters {
-            messages::subscribed(self.encoding, &filter, 1, cx);
+            messages::subscribed(self.encoding, &filter, 1, cx.recorder());
             let weight = filter.weight();
             let name = name.clone();
             self.subscriptions.push(Subscription {
@@ -286,7 +288,7 @@ impl Session {
         self.count_gone(weight);
         let mut before: Option<&Name> = None;
         for s in &gone {
-            messages::subscribed(encoding, &s.filter, -1, cx);
+            messages::subscribed(encoding, &s.filter, -1, cx.recorder());
             if encoding.dialect() == Dialect::Autosdlc
                 && !before.is_some_and(|name| name.is(&s.name.to_string()))
             {

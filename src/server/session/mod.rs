@@ -5,8 +5,11 @@
 //! was asked, and narrowed to its grant where it becomes interest; a fault ends no session.
 
 pub(super) mod began;
+pub(crate) mod context;
+pub(crate) mod effect;
 mod interest;
 pub(super) mod past;
+pub(crate) mod presence_query;
 pub(crate) mod rights;
 pub(super) mod saved;
 mod unfinished;
@@ -17,13 +20,13 @@ use std::sync::Arc;
 use serde_json::json;
 use smallvec::SmallVec;
 
+use self::context::Context;
+use self::effect::{Effect, PublishAnswer};
 use self::rights::Rights;
 use super::auth::{Denied, Grant};
-use super::conn::{Answer, Context, Effect};
 use super::dialect_autosdlc::messages;
 use super::limits::rates::Limited;
-use super::presence;
-use super::reactor::wheel::Tick;
+use super::tick::Tick;
 use crate::codec::ws;
 use crate::dialect::{
     Asked, ClientError, ClientMessage, Command, Complete, Dialect, Encoding, Incoming, Opening, Place,
@@ -177,7 +180,7 @@ impl Session {
             };
             let each = if is_locked { STRANGER_INSTRUCTIONS } else { GLANCE_INSTRUCTIONS };
             cx.budget.spend_bytes(looked_at, each);
-            messages::came(self, said.kind, &said.asked, message, cx);
+            messages::came(self.encoding, self.client(), said.kind, &said.asked, message, cx.recorder());
             if let Err(limited) = self.admit_message(said.kind, cx) {
                 self.fail(&limited.error(said.kind), &said.asked, cx);
                 if limited.is_last {
@@ -196,7 +199,7 @@ impl Session {
             protocol.read(message, place, cx.config.glance_limits(false));
         cx.budget.spend_bytes(message.len(), READ_INSTRUCTIONS);
         if !is_counted {
-            messages::came(self, kind, &asked, message, cx);
+            messages::came(self.encoding, self.client(), kind, &asked, message, cx.recorder());
         }
         if let Err(error) = cx.config.check_message(self.encoding.dialect(), message) {
             self.fail(&error, &asked, cx);
@@ -340,7 +343,7 @@ impl Session {
     fn reply_at(&self, place: Option<Since>, reply: &Reply<'_>, asked: &Asked, cx: &mut Context<'_>) {
         let stamp = Stamp { random: cx.rng.next_u128(), now: cx.now, position: place };
         if let Some(frame) = self.encoding.protocol().reply(reply, asked, stamp) {
-            messages::went(self, reply, &frame, cx);
+            messages::went(self.encoding, self.client(), reply, &frame, cx.recorder());
             cx.send(frame);
         }
     }
@@ -407,7 +410,7 @@ impl Session {
                 Ok(())
             }
             Command::Presence { channel } => {
-                let payload = presence::answer(cx.shared, cx.config, &channel, self.grant())?;
+                let payload = presence_query::answer(cx.shared, cx.config, &channel, self.grant())?;
                 self.reply(&Reply::Response(&payload.to_string()), asked, cx);
                 Ok(())
             }
@@ -454,7 +457,7 @@ impl Session {
                 encoding.protocol().reply(&Reply::Error(&error), &asked, stamp)
             }
         };
-        cx.effects.push(Effect::Publish { events: vec![event], answer: Answer(Box::new(answer)) });
+        cx.effects.push(Effect::Publish { events: vec![event], answer: PublishAnswer(Box::new(answer)) });
         Ok(())
     }
 
@@ -498,7 +501,7 @@ impl Session {
 
     /// The client is going.
     pub(crate) fn leave(&mut self, cx: &mut Context<'_>) {
-        messages::left(self.encoding, self.subscriptions.iter().map(|s| &s.filter), cx);
+        messages::left(self.encoding, self.subscriptions.iter().map(|s| &s.filter), cx.recorder());
         cx.shared.metrics.subscriptions.dec_by(self.subscriptions.len() as i64);
         self.subscriptions.clear();
         if self.encoding.dialect() == Dialect::Autosdlc {

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::context::Context;
 use crate::dialect::{ClientError, Complete, OnLag, Subscribe, WireProtocol};
 use crate::event::Timestamp;
 use crate::filter::Filter;
 use crate::filter::saved::{Exact, SavedFilter};
 use crate::server::auth::{Denied, Grant, SavedGrant};
-use crate::server::conn::Context;
 use crate::server::limits::rates;
 use crate::server::limits::rates::{Buckets, Limited, SavedBuckets};
-use crate::server::reactor::wheel::{TICK_MS, Tick};
+use crate::server::tick::{TICK_MS, Tick};
 
 /// A client's rights. The default is everything, as where nobody need show a token.
 #[derive(Debug, Default)]

@@ -4,11 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::context::Context;
 use super::rights::{Rights, SavedRights};
-use super::{Context, Dialect, Encoding, Own, Place, Session, Subscription, messages};
+use super::{Dialect, Encoding, Own, Place, Session, Subscription, messages};
 use crate::dialect::autosdlc;
 use crate::server::dialect_autosdlc::client_registry::{ClientSubscription, Directory};
-use crate::server::reactor::wheel::Tick;
+use crate::server::tick::Tick;
 
 /// One client's subscriptions and rights.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ impl Session {
         let own = (!is_plain || rights.are_special())
             .then(|| Box::new(Own { place, is_deaf_to_itself, rights, ..Own::default() }));
         cx.shared.metrics.subscriptions.inc_by(subscriptions.len() as i64);
-        messages::came_over(encoding, subscriptions.iter().map(|s| &s.filter), cx);
+        messages::came_over(encoding, subscriptions.iter().map(|s| &s.filter), cx.recorder());
         let mut restored = Self { subscriptions: subscriptions.into(), unnamed, encoding, own };
         restored.recount();
         restored.mark_all();

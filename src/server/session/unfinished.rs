@@ -4,12 +4,12 @@
 //! - The client is not read meanwhile, so there is one at a time, and nothing of the session changes behind its back.
 //! - Each step is charged, so that a client with many subscriptions does not hold its loop.
 
+use super::context::Context;
 use super::interest::Touched;
 use super::{Session, Subscribe};
 use crate::dialect::{Asked, Reply, native};
 use crate::feed::Conflation;
 use crate::filter::Filter;
-use crate::server::conn::Context;
 
 /// Work on all subscriptions, some of which are done.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 //!
 //! Always: a change costs as much as what changes, not as much as what the client holds.
 
-use super::{Context, Filter, Session, Subscription};
+use super::context::Context;
+use super::{Filter, Session, Subscription};
 use crate::dialect::{ClientError, Subscribe};
 
 /// What each value or pattern of a filter takes in a loop's tables, about: a symbol or the nodes of a pattern, and its path in

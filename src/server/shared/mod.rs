@@ -1,4 +1,359 @@
-//! State that all loops of one server share.
+//! What all loops of one server share: the bus and the engine, the config, the tables of clients, and flags.
 
+#[cfg(unix)]
+pub(crate) mod barrier;
 pub(crate) mod history;
-pub(crate) mod workers;
+pub(crate) mod refusals;
+pub(crate) mod report;
+pub(crate) mod resume;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::bridge::{Bridge, BridgeAnswer};
+use crate::bus::Bus;
+use crate::engine::{Engine, EngineConfig, EngineError, History as LogHistory, NotReady, Places};
+use crate::event::{Event, Timestamp};
+use crate::held::HeldBytes;
+use crate::metrics::{Kind, Metrics};
+use crate::server::auth::{Auth, Notice, Revocation};
+use crate::server::config::{Prepared, ServerConfig};
+use crate::server::dialect_autosdlc::client_registry::Directory;
+use crate::server::limits::bodies::Bodies;
+use crate::server::limits::rates::{Addresses, Callers};
+use crate::server::presence::Presence;
+use crate::server::workers::Workers;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{CachePadded, Callback, Mutex, lock};
+use crate::threads::Alarm;
+#[cfg(unix)]
+use barrier::Muster;
+use history::{Counts, History};
+use refusals::Refusals;
+use report::Report;
+
+/// What the loops of one server share.
+pub(crate) struct Shared {
+    pub(crate) bus: Bus,
+    /// Where order and history live, if not in the bus alone.
+    pub(crate) engine: Option<Engine>,
+    pub(crate) config: Mutex<Arc<Prepared>>,
+    /// Counts the configs that there were.
+    pub(crate) version: AtomicU64,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bridge: Bridge,
+    /// Says whether a thread of this server has failed.
+    pub(crate) alarm: Alarm,
+    /// Bytes held outside the loops: by jobs of workers.
+    pub(crate) held: HeldBytes,
+    /// Bodies that are coming in, by client.
+    pub(crate) bodies: Bodies,
+    /// Threads for what a loop must not wait for.
+    pub(crate) workers: Workers,
+    pub(crate) auth: Arc<Auth>,
+    /// Whether it listens on loopback addresses alone.
+    pub(crate) is_local: bool,
+    /// Pages that were refused, for the log.
+    pub(crate) refusals: Refusals,
+    /// Who published lately, where that is limited.
+    pub(crate) publishers: Mutex<Callers<String>>,
+    /// Open connections by address, where they are limited.
+    pub(crate) addresses: Addresses,
+    /// Who is in which channel.
+    pub(crate) presence: Arc<Mutex<Presence>>,
+    /// Wakes the loops, once they run.
+    pub(crate) wake: Arc<Mutex<Option<Callback>>>,
+    pub(crate) started: Instant,
+    pub(crate) loops: usize,
+    /// Nobody is to be sent here any more, though who comes is served.
+    pub(crate) withdrawn: AtomicBool,
+    /// Milliseconds that draining may take, plus one; 0 = not draining.
+    pub(crate) drain: AtomicU64,
+    /// The loops are called together, or were; counted, so that each comes once.
+    #[cfg(unix)]
+    pub(crate) muster: Mutex<(u64, Option<Muster>)>,
+    /// Whether they are, to look at.
+    pub(crate) musters: AtomicU64,
+    /// Another process has the sockets and the clients now.
+    pub(crate) handed_over: AtomicBool,
+    /// Turns of each loop, of those that were begun.
+    pub(crate) beats: Box<[CachePadded<AtomicU64>]>,
+    /// Who subscribed to what, where an operator may ask.
+    pub(crate) directory: Directory,
+    /// What each loop said last.
+    pub(crate) reports: Mutex<Vec<Report>>,
+    /// The last minutes.
+    pub(crate) history: Mutex<History>,
+    /// One bit a loop: it is short of memory.
+    pub(crate) short_of_memory: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(bus: Bus, config: impl Into<Prepared>, loops: usize) -> Self {
+        let (alarm, held) = (Alarm::default(), HeldBytes::default());
+        Self {
+            bridge: Bridge::create_default(&bus),
+            workers: Workers::new(&alarm, &held),
+            alarm,
+            held,
+            bodies: Bodies::default(),
+            bus,
+            engine: None,
+            config: Mutex::new(Arc::new(config.into())),
+            version: AtomicU64::new(0),
+            metrics: Arc::default(),
+            auth: Arc::default(),
+            is_local: false,
+            refusals: Refusals::default(),
+            publishers: Mutex::default(),
+            addresses: Addresses::default(),
+            presence: Arc::default(),
+            wake: Arc::default(),
+            started: Instant::now(),
+            loops,
+            withdrawn: AtomicBool::new(false),
+            drain: AtomicU64::new(0),
+            #[cfg(unix)]
+            muster: Mutex::default(),
+            musters: AtomicU64::new(0),
+            handed_over: AtomicBool::new(false),
+            beats: (0..loops).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            directory: Directory::default(),
+            reports: Mutex::new(vec![Report::default(); loops]),
+            history: Mutex::default(),
+            short_of_memory: AtomicU64::new(0),
+        }
+    }
+
+    /// Connects to the log that this node shares with others.
+    pub(crate) fn with_engine(
+        mut self,
+        config: EngineConfig,
+        known: Option<Places>,
+    ) -> Result<Self, EngineError> {
+        let (auth, wake) = (Arc::clone(&self.auth), Arc::clone(&self.wake));
+        let on_notice = move |notice: &[u8]| match Notice::read(notice) {
+            Ok(Notice::Revoked(one)) => {
+                if let Err(max) = auth.revoke(one, Timestamp::now()) {
+                    tracing::error!(
+                        max,
+                        "other nodes revoked more than is kept here: raise auth.max_revocations"
+                    );
+                }
+                wake_all(&wake);
+            }
+            // A node of a later version may have more to say.
+            Err(error) => tracing::warn!(%error, "another node said what this one does not understand"),
+        };
+        let wake = Arc::clone(&self.wake);
+        let on_followed: Callback = Arc::new(move || wake_all(&wake));
+        let (bus, metrics, alarm) = (&self.bus, &self.metrics, &self.alarm);
+        let on_notice = Arc::new(on_notice);
+        self.engine = Some(Engine::start(config, bus, metrics, alarm, on_notice, on_followed, known)?);
+        Ok(self)
+    }
+
+    /// Publishes what nobody waits for an answer to, for every node.
+    pub(crate) fn publish_unasked(&self, event: Event) {
+        match &self.engine {
+            // What it refuses, it counts: there is nobody to be told.
+            Some(engine) => engine.submit(&[event], Box::new(|_| {})),
+            None => {
+                self.bus.publish(event);
+            }
+        }
+    }
+
+    /// Publishes what another system sent; false where the server is on its way out.
+    pub(crate) fn take_in(&self, event: Event) -> bool {
+        match self.config().1.check_event(&event) {
+            Ok(()) => self.publish_unasked(event),
+            Err(error) => {
+                self.metrics.fault("schema");
+                tracing::debug!(event_type = event.event_type(), error, "what was sent is not published");
+            }
+        }
+        !self.is_draining() && !self.alarm.is_raised()
+    }
+
+    /// Routes a message that came from outside. Runs the handler: blocks as long as that does.
+    pub(crate) fn route(&self, config: &Prepared, protocol: &str, message: &str) -> BridgeAnswer {
+        let publish = |event| self.publish_unasked(event);
+        self.bridge.route_checked(protocol, message, &|event| config.check_event(event), &publish)
+    }
+
+    /// The epoch of the ids that clients see.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.engine.as_ref().map_or_else(|| self.bus.epoch(), |engine| engine.status().epoch())
+    }
+
+    /// Why new clients would be wrong here for now; `None` where all is well.
+    pub(crate) fn not_ready(&self) -> Option<NotReady> {
+        // Relaxed: a flag on its own.
+        if self.is_draining() || self.alarm.is_raised() || self.withdrawn.load(Ordering::Relaxed) {
+            Some(NotReady { status: "draining", readers: false, publishers: false })
+        } else {
+            self.engine.as_ref().and_then(|engine| engine.status().not_ready())
+        }
+    }
+
+    /// Has every loop look at what changed, now.
+    pub(crate) fn wake_loops(&self) {
+        wake_all(&self.wake);
+    }
+
+    /// Tells the other nodes, if there are any, of a revocation. Blocks for the engine, some seconds at most.
+    pub(crate) fn tell_revoked(&self, one: Revocation) -> Result<(), EngineError> {
+        match &self.engine {
+            Some(engine) => engine.tell(&Notice::Revoked(one).to_json()),
+            None => Ok(()),
+        }
+    }
+
+    /// What calls the loops together, if it is a later one than this number.
+    #[cfg(unix)]
+    pub(crate) fn muster(&self, seen: u64) -> Option<(u64, Muster)> {
+        // Relaxed: a hint; the loops are woken after it is set.
+        if self.musters.load(Ordering::Relaxed) == seen {
+            return None;
+        }
+        let muster = lock(&self.muster);
+        Some((muster.0, muster.1.clone()?))
+    }
+
+    /// Calls the loops together; false where they are already.
+    #[cfg(unix)]
+    pub(crate) fn call_muster(&self, called: &Muster) -> bool {
+        let mut muster = lock(&self.muster);
+        if muster.1.is_some() {
+            return false;
+        }
+        *muster = (muster.0 + 1, Some(called.clone()));
+        // Relaxed: as above.
+        self.musters.store(muster.0, Ordering::Relaxed);
+        true
+    }
+
+    /// Calls nobody any more.
+    #[cfg(unix)]
+    pub(crate) fn dismiss_muster(&self) {
+        lock(&self.muster).1 = None;
+    }
+
+    /// Whether another process has the sockets and the clients now.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        // Relaxed: written before the loops are told, under a lock that they take.
+        self.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// A loop begins a turn.
+    pub(crate) fn beat(&self, number: usize) {
+        // Relaxed, and so where it is read: a count on its own.
+        self.beats[number].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a loop's report.
+    pub(crate) fn tell(&self, number: usize, report: Report) {
+        if let Some(place) = lock(&self.reports).get_mut(number) {
+            *place = report;
+        }
+    }
+
+    /// The config that holds now, and its number.
+    pub(crate) fn config(&self) -> (u64, Arc<Prepared>) {
+        let config = lock(&self.config);
+        // Relaxed: written with the lock held, as it is here.
+        (self.version.load(Ordering::Relaxed), Arc::clone(&config))
+    }
+
+    /// Whether the config is another than the one of this number.
+    pub(crate) fn has_other_config(&self, version: u64) -> bool {
+        // Relaxed: a hint; the lock orders the config itself.
+        self.version.load(Ordering::Relaxed) != version
+    }
+
+    pub(crate) fn set_config(&self, config: Prepared) {
+        let mut current = lock(&self.config);
+        *current = Arc::new(config.with_fixed_of(&current));
+        // Relaxed: as above.
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes held outside the loops.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.bytes()
+            + self.directory.held_bytes()
+            + self.engine.as_ref().and_then(Engine::history).map_or(0, LogHistory::held_bytes)
+            + self.auth.held_bytes()
+            + lock(&self.presence).held_bytes()
+            + self.engine.as_ref().map_or(0, Engine::held_bytes)
+    }
+
+    /// What one loop may hold for its clients: its part of what is not held outside the loops.
+    pub(crate) fn loop_budget(&self, config: &ServerConfig) -> Option<usize> {
+        let budget = config.max_memory_bytes?;
+        Some(budget.saturating_sub(self.held_bytes()) / self.loops)
+    }
+
+    pub(crate) fn set_short_of_memory(&self, number: usize, short: bool) {
+        let bit = 1 << (number % 64);
+        // Relaxed: a flag on its own; a turn sooner or later is the same.
+        if short {
+            self.short_of_memory.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.short_of_memory.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether new streams are refused because memory is short.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        // Relaxed: as above.
+        self.short_of_memory.load(Ordering::Relaxed) != 0
+    }
+
+    /// Starts to end the server.
+    pub(crate) fn start_drain(&self, limit: Duration) {
+        let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1).saturating_add(1);
+        // Relaxed: the wakers' system calls order it for the loops.
+        self.drain.store(millis, Ordering::Relaxed);
+        self.wake_loops();
+    }
+
+    /// Whether the server is on its way out.
+    pub(crate) fn is_draining(&self) -> bool {
+        // Relaxed: a flag on its own; the loops are woken after it is set and look again.
+        self.drain.load(Ordering::Relaxed) != 0
+    }
+
+    pub(crate) fn drain_time(&self) -> Option<Duration> {
+        // Relaxed: as above.
+        self.drain.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis)
+    }
+
+    /// Notes what the counters say now, for who asks later.
+    pub(crate) fn note_history(&self, now: Timestamp) {
+        let metrics = &self.metrics;
+        let open = |kind| metrics.connections.get_or_create(&Kind { kind }).get().unsigned_abs();
+        let counts = Counts {
+            published: self.bus.stats().shards.iter().map(|shard| shard.head).sum(),
+            delivered: metrics.deliveries.get(),
+            written_bytes: metrics.written_bytes.get(),
+            missed: metrics.dropped.get(),
+            connections: open("ws") + open("sse"),
+            pending: lock(&self.reports).iter().map(Report::pending).sum(),
+        };
+        lock(&self.history).note(now.0.div_euclid(1_000_000), counts);
+    }
+
+    /// Returns the engine, where its log can be read for the past.
+    pub(crate) fn engine_with_past(&self) -> Option<&Engine> {
+        self.engine.as_ref().filter(|engine| engine.history().is_some())
+    }
+}
+
+pub(crate) fn wake_all(wake: &Mutex<Option<Callback>>) {
+    let wake = lock(wake).clone();
+    if let Some(wake) = wake {
+        wake();
+    }
+}

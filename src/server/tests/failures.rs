@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::super::*;
+use crate::bridge::Bridge;
 use crate::bus::Bus;
+use crate::engine::EngineConfig;
 use crate::event::Event;
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -14,14 +14,14 @@ use crate::codec::http::Request;
 use crate::dialect::{Complete, shortened};
 use crate::engine::Refused;
 use crate::event::{Event, EventId};
-use crate::server::Shared;
 use crate::server::auth::{Grant, NoTicket, Revocation};
 use crate::server::config::Prepared;
-use crate::server::conn::{Answer as PublishAnswer, Effect, Made, NotDone, Work};
 use crate::server::http::publish_body;
 use crate::server::limits::rates::address_key;
-use crate::server::reactor::wheel::Tick;
-use crate::server::shared::workers::LaneLimits;
+use crate::server::session::effect::{Effect, Made, NotDone, PublishAnswer, Work};
+use crate::server::shared::Shared;
+use crate::server::tick::Tick;
+use crate::server::workers::LaneLimits;
 use crate::sync::lock;
 
 /// Workers' lane for messages to other nodes.

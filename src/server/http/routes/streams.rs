@@ -16,11 +16,12 @@ use crate::dialect::{
 use crate::feed::Compression;
 use crate::filter::{Filter, FilterErrorKind, VALUES_MAX};
 use crate::metrics::Kind;
-use crate::server::conn::{Effect, ReplayFrom};
-use crate::server::http::client_address::is_trusted;
+use crate::server::limits::client_address::is_trusted;
 use crate::server::limits::rates::address_key;
 use crate::server::presence::is_name;
+use crate::server::session::effect::Effect;
 use crate::server::session::past::PastReport;
+use crate::server::session::past::ReplayFrom;
 use crate::server::session::rights::may_see;
 
 /// Subprotocol to choose for a client that offers a token as one, in another dialect: browsers want one of theirs

@@ -16,9 +16,9 @@ use smallvec::SmallVec;
 use crate::dialect::{GapNotice, Missed, PastStart};
 use crate::engine::{EngineError, Handed, History, LogPage, LogPlace, log_place_of};
 use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
-use crate::server::Shared;
 use crate::server::limits::budget::Budget;
-use crate::server::reactor::log_places::{Behind, behind, event_id};
+use crate::server::shared::Shared;
+use crate::server::shared::resume::{Behind, behind, event_id};
 
 /// Events that are taken out of a ring or a page together, of all shards.
 const CHUNK: usize = 64;

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bus::{Bus, LoopReader};
-use crate::server::reactor::log_places::{Behind, behind};
-use crate::server::{ServerConfig, Shared};
+use crate::server::ServerConfig;
+use crate::server::shared::Shared;
+use crate::server::shared::resume::{Behind, behind};
 
 /// Items that a reader is given, within pages of so many events.
 struct Given {

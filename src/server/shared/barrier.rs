@@ -11,7 +11,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Instant;
 
-use crate::server::reactor::SavedClient;
+use serde_json::value::RawValue;
+
 use crate::sync::{Mutex, lock};
 
 /// Parcels that wait for the wire.
@@ -20,7 +21,8 @@ const PARCELS_MAX: usize = 128;
 /// What a loop gives.
 pub(crate) enum Parcel {
     Listener(OwnedFd),
-    Client(Box<SavedClient>, OwnedFd),
+    /// A client as JSON, and its socket.
+    Client(Box<RawValue>, OwnedFd),
     Failed(io::Error),
 }
 
@@ -54,7 +56,7 @@ struct Inner {
 pub(crate) struct Muster(Arc<Inner>);
 
 impl Muster {
-    pub(super) fn new(loops: usize, until: Instant) -> (Self, Receiver<Parcel>) {
+    pub(crate) fn new(loops: usize, until: Instant) -> (Self, Receiver<Parcel>) {
         let (sender, receiver) = sync_channel(PARCELS_MAX);
         let state = Mutex::new(State { phase: Phase::Gathering, arrived: 0 });
         let inner = Inner { state, changed: Condvar::new(), loops, until, parcels: Mutex::new(Some(sender)) };
@@ -62,7 +64,7 @@ impl Muster {
     }
 
     /// Waits until every loop stands still.
-    pub(super) fn wait_for_all(&self) -> io::Result<()> {
+    pub(crate) fn wait_for_all(&self) -> io::Result<()> {
         let mut state = lock(&self.0.state);
         while state.arrived < self.0.loops {
             let left = self.0.until.saturating_duration_since(Instant::now());
@@ -81,12 +83,12 @@ impl Muster {
     }
 
     /// Has the loops pack.
-    pub(super) fn pack(&self) {
+    pub(crate) fn pack(&self) {
         self.set(Phase::Packing);
     }
 
     /// Tells the loops whether what they packed is another's now. The first decision counts.
-    pub(super) fn decide(&self, given: bool) {
+    pub(crate) fn decide(&self, given: bool) {
         // Loops that have not come yet are not to wait for a reader that is gone.
         lock(&self.0.parcels).take();
         let mut state = lock(&self.0.state);

@@ -4,20 +4,17 @@
 //! Imports `bus`, `event`. Always, in a shard: ids of one epoch grow along the ring; where they do not follow one
 //! another, or the epoch changes, events are missing, and the loop tells its clients.
 
-use std::collections::BTreeMap;
-
 use smallvec::{SmallVec, smallvec};
 
-use super::super::Shared;
-use crate::bus::{Bus, LoopReader};
-use crate::dialect::{GapNotice, Missed};
+use super::Shared;
+use crate::bus::Bus;
 use crate::engine::{Engine, Status};
-use crate::event::{Event, EventId, Position, Sequence, Since, Timestamp};
+use crate::event::{EventId, Position, Sequence, Since, Timestamp};
 use crate::feed::ResumeLookup;
 
 /// What is kept behind an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Behind {
+pub(crate) enum Behind {
     /// Everything, from this sequence of the ring on.
     All(Sequence),
     /// All but so many; the rest is from this sequence on.
@@ -29,7 +26,7 @@ pub(super) enum Behind {
 }
 
 /// Looks for what is behind `id`, up to the loop's own place in its shard.
-pub(super) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
+pub(crate) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
     let log = shared.engine.as_ref().map(Engine::status);
     match search(&shared.bus, log.map(Status::epoch), id, end) {
         // A node that has just started reads the past first, perhaps in more than one epoch: until it has come to the
@@ -42,7 +39,7 @@ pub(super) fn behind(shared: &Shared, id: EventId, end: Sequence) -> Behind {
 /// Returns the places in the shards that a client names: one for each, or only the one of which an id says something.
 ///
 /// An id of a shard that is not here says nothing, so every place returned has a shard of this bus.
-pub(super) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
+pub(crate) fn marks(shared: &Shared, since: &Since) -> SmallVec<[EventId; 1]> {
     let shards = shared.bus.shards();
     let known = |position: &Position| {
         let fits = position.sequences().len() == shards;
@@ -91,9 +88,9 @@ fn resume_behind(shared: &Shared, id: EventId) -> Option<Since> {
 }
 
 /// The bus, as cursors see it.
-pub(super) struct Kept<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) now: Timestamp,
+pub(crate) struct Kept<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) now: Timestamp,
 }
 
 impl ResumeLookup for Kept<'_> {
@@ -166,7 +163,7 @@ pub(crate) fn place_of(shared: &Shared, id: EventId) -> Option<Sequence> {
 }
 
 /// The first event at this place of a ring or behind it, and its id.
-pub(super) fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Sequence, EventId)> {
+pub(crate) fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> Option<(Sequence, EventId)> {
     // A place may be given up: then the next one serves.
     (from..end).take(8).find_map(|at| {
         let mut found = None;
@@ -175,47 +172,10 @@ pub(super) fn event_id(bus: &Bus, shard: u16, from: Sequence, end: Sequence) -> 
     })
 }
 
-/// The newest id that a loop has seen in each shard.
-#[derive(Debug, Default)]
-pub(super) struct Continuity(BTreeMap<u16, EventId>);
-
-impl Continuity {
-    /// Of a loop that stands here in a bus that may have a past.
-    pub(super) fn behind(bus: &Bus, reader: &LoopReader) -> Self {
-        let mut newest = BTreeMap::new();
-        for shard in 0..bus.shards() as u16 {
-            let place = reader.position(shard);
-            if let Some(before) = place.checked_sub(1).filter(|before| *before >= bus.oldest(shard)) {
-                bus.read_range(shard, before, place, |event| newest.extend(event.id().map(|id| (shard, id))));
-            }
-        }
-        Self(newest)
-    }
-
-    /// The newest id seen in a shard.
-    pub(super) fn newest(&self, shard: u16) -> Option<EventId> {
-        self.0.get(&shard).copied()
-    }
-
-    /// Takes note of an event; answers what is missing before it, counting all, whoever wanted them.
-    pub(super) fn hole_before(&mut self, event: &Event, now: Timestamp) -> Option<GapNotice> {
-        let id = event.id()?;
-        let last = self.0.insert(id.shard, id)?;
-        let follows = last.epoch == id.epoch && last.sequence + 1 == id.sequence;
-        let between = id.sequence.checked_sub(last.next_sequence()).filter(|_| last.epoch == id.epoch);
-        (!follows).then_some(GapNotice {
-            missed: between.map_or(Missed::Unknown, Missed::Exactly),
-            from: Some(Since::Event(last)),
-            to: Some(id),
-            recoverable: false,
-            at: now,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
 
     fn bus_with(ids: &[(u64, Sequence)]) -> Bus {
         let bus = Bus::builder().capacity(8).build().expect("valid");
@@ -271,18 +231,6 @@ mod tests {
         assert_eq!(look(&bus, 5, 7), Behind::All(3));
         assert_eq!(look(&bus, 5, 8), Behind::Unknown);
         assert_eq!([look(&bus, 6, 0), look(&bus, 6, 3)], [Behind::All(4), Behind::NotYet]);
-    }
-
-    #[test]
-    fn a_loop_tells_where_ids_do_not_follow() {
-        let mut continuity = Continuity::default();
-        let mut hole = |epoch, sequence| {
-            let event = Event::builder("x").build().expect("valid");
-            event.set_id(EventId { epoch, shard: 0, sequence });
-            continuity.hole_before(&event, Timestamp(0)).is_some()
-        };
-        let told = [(5, 7), (5, 8), (5, 10), (6, 11), (6, 12)].map(|(epoch, sequence)| hole(epoch, sequence));
-        assert_eq!(told, [false, false, true, true, false]);
     }
 
     #[test]

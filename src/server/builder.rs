@@ -1,0 +1,227 @@
+//! Settings of a server before it runs, and its start.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+
+use super::auth::Auth;
+use super::config::{Prepared, ServerConfig};
+use super::error::{CONFIGURATION, ServerError};
+use super::handle::ServerHandle;
+#[cfg(unix)]
+use super::handover::Inheritance;
+use super::http::door;
+use super::reactor::event_loop;
+use super::shared::{Shared, wake_all};
+use crate::bridge::Bridge;
+use crate::bus::Bus;
+use crate::engine::{EngineConfig, Ingest};
+#[cfg(unix)]
+use crate::event::Timestamp;
+use crate::sync::lock;
+use crate::threads::{OnFailure, ThreadFailure};
+
+/// Serves a bus to WebSocket and SSE clients.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Starts describing a server of this bus.
+    pub fn builder(bus: &Bus) -> ServerBuilder {
+        ServerBuilder {
+            bus: bus.clone(),
+            listen: "127.0.0.1:8765".to_owned(),
+            sockets: Vec::new(),
+            #[cfg(unix)]
+            inheritance: None,
+            engine: None,
+            ingest: Vec::new(),
+            loops: 1,
+            config: ServerConfig::default(),
+            bridge: None,
+            on_failure: None,
+        }
+    }
+}
+
+/// A server to be.
+pub struct ServerBuilder {
+    bus: Bus,
+    listen: String,
+    sockets: Vec<TcpListener>,
+    #[cfg(unix)]
+    inheritance: Option<Inheritance>,
+    engine: Option<EngineConfig>,
+    ingest: Vec<Ingest>,
+    loops: usize,
+    config: ServerConfig,
+    bridge: Option<Bridge>,
+    on_failure: Option<OnFailure>,
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerBuilder({}, {} loops)", self.listen, self.loops)
+    }
+}
+
+impl ServerBuilder {
+    /// The address and port to serve at; port 0 takes a free one. `127.0.0.1:8765` if never set.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = address.into();
+        self
+    }
+
+    /// Sockets that listen already, as a service manager holds them: served in place of
+    /// [`listen`](Self::listen)'s address, unless there are none.
+    pub fn sockets(mut self, sockets: Vec<TcpListener>) -> Self {
+        self.sockets = sockets;
+        self
+    }
+
+    /// Goes on where another process's server stood: its sockets, in place of [`listen`](Self::listen)'s address,
+    /// and its clients, who notice nothing. The bus must be [the inheritance's](Inheritance::bus).
+    #[cfg(unix)]
+    pub fn inherit(mut self, inheritance: Inheritance) -> Self {
+        self.inheritance = Some(inheritance);
+        self
+    }
+
+    /// How many event loops, each a thread with its own share of the connections; at least 1, which is the
+    /// default.
+    pub fn loops(mut self, loops: usize) -> Self {
+        self.loops = loops.max(1);
+        self
+    }
+
+    /// Keeps order and history in a log that several nodes share, instead of in this bus alone. What clients
+    /// publish goes there first, and comes back to every node in the log's order; what is published straight on
+    /// the bus stays on this node.
+    pub fn engine(mut self, engine: EngineConfig) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
+    /// Publishes here what other systems send to a channel of Redis or NATS. May be called for several.
+    pub fn ingest(mut self, ingest: Ingest) -> Self {
+        self.ingest.push(ingest);
+        self
+    }
+
+    /// Limits, times and the rest.
+    pub fn config(mut self, config: ServerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What answers at `POST /bridge/{protocol}`; with the routes `a2a` and `mcp` if never set. Handlers run in
+    /// threads of their own ([`BridgeConfig`]), and may block.
+    pub fn bridge(mut self, bridge: &Bridge) -> Self {
+        self.bridge = Some(bridge.clone());
+        self
+    }
+
+    /// Calls `hook` once if a thread of the server panics or can't go on. The server stops then: its loops end, its
+    /// sockets close, and [`ServerHandle::join`] returns the failure; the process lives on. The hook runs in the thread
+    /// that failed. Handlers of yours are isolated, and do not stop the server.
+    pub fn on_failure(mut self, hook: impl Fn(&ThreadFailure) + Send + Sync + 'static) -> Self {
+        self.on_failure = Some(Box::new(hook));
+        self
+    }
+
+    /// Binds the address and starts the loops. Blocks for a name look-up and the files of keys at the most.
+    ///
+    /// Without authentication it serves this machine only: another address is an error
+    /// ([`ServerError::is_unguarded`]) unless the config says `insecure`.
+    pub fn spawn(self) -> Result<ServerHandle, ServerError> {
+        #[cfg(unix)]
+        let mut inheritance = self.inheritance;
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "nobody comes before"))]
+        let Self { bus, listen, mut sockets, engine, ingest, loops, config, bridge, on_failure, .. } = self;
+        #[cfg(unix)]
+        if let Some(inheritance) = &mut inheritance {
+            sockets = std::mem::take(&mut inheritance.listeners);
+        }
+        let doing = || format!("listening on {listen}");
+        let address = match sockets.first() {
+            Some(socket) => socket.local_addr(),
+            None => resolve(&listen),
+        };
+        let address = address.map_err(|e| ServerError::new(doing(), e))?;
+        let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        let others = sockets.iter().filter_map(|socket| socket.local_addr().ok());
+        let is_local = std::iter::once(address).chain(others).all(is_local);
+        #[cfg(feature = "auth")]
+        let auth = Auth::load(&config.auth).map_err(ServerError::authentication)?;
+        #[cfg(not(feature = "auth"))]
+        let auth = Auth::default();
+        if auth.is_open() && !config.insecure && !is_local {
+            return Err(ServerError::unguarded(doing()));
+        }
+        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
+        let mut shared = Shared::new(bus, config, loops);
+        if let Some(hook) = on_failure {
+            shared.alarm.set_hook(hook);
+        }
+        shared.auth = Arc::new(auth);
+        shared.is_local = is_local;
+        door::tell_if_open(&shared, &shared.config().1);
+        #[cfg(unix)]
+        for one in inheritance.iter_mut().flat_map(Inheritance::revoked) {
+            if let Err(max) = shared.auth.revoke(one, Timestamp::now()) {
+                tracing::error!(max, "more was revoked than is kept here: raise auth.max_revocations");
+            }
+        }
+        #[cfg(unix)]
+        if let Some(inheritance) = &mut inheritance {
+            lock(&shared.presence).expect(inheritance.present());
+            inheritance.seal().into_iter().for_each(|seal| shared.auth.take_seal(seal));
+        }
+        if let Some(bridge) = bridge {
+            shared.bridge = bridge;
+        }
+        if let Some(engine) = engine {
+            let doing = format!("the engine {engine:?}");
+            #[cfg(unix)]
+            let known = inheritance.as_ref().and_then(Inheritance::places).cloned();
+            #[cfg(not(unix))]
+            let known = None;
+            shared = shared
+                .with_engine(engine, known)
+                .map_err(|e| ServerError::new(doing, io::Error::other(e)))?;
+        }
+        let shared = Arc::new(shared);
+        let (address, started) = event_loop::start(
+            &shared,
+            address,
+            sockets,
+            #[cfg(unix)]
+            inheritance.as_mut(),
+        )
+        .map_err(|e| ServerError::new(doing(), e))?;
+        for ingest in ingest {
+            let server = Arc::downgrade(&shared);
+            let take = move |event| server.upgrade().is_some_and(|shared| shared.take_in(event));
+            let doing = format!("listening to {ingest}");
+            ingest
+                .start(Arc::clone(&shared.metrics), &shared.alarm, Box::new(take))
+                .map_err(|error| ServerError::new(doing, error))?;
+        }
+        let (threads, wakers): (_, Vec<Arc<mio::Waker>>) = started.into_iter().unzip();
+        *lock(&shared.wake) = Some(Arc::new(move || {
+            for waker in &wakers {
+                // A loop that can't be woken has ended.
+                let _ = waker.wake();
+            }
+        }));
+        let wake = Arc::clone(&shared.wake);
+        shared.alarm.on_raised(Arc::new(move || wake_all(&wake)));
+        Ok(ServerHandle { address, shared, threads })
+    }
+}
+
+/// The first address of this text.
+fn resolve(listen: &str) -> io::Result<SocketAddr> {
+    listen.to_socket_addrs()?.next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}

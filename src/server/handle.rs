@@ -1,0 +1,142 @@
+//! The handle of a running server.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::config::{Prepared, ServerConfig};
+use super::dialect_autosdlc::client_registry::ClientSubscription;
+use super::error::{CONFIGURATION, ServerError};
+#[cfg(unix)]
+use super::handover::{self, HandoverError};
+use super::http::door;
+use super::shared::Shared;
+use crate::event::Event;
+use crate::sync::atomic::Ordering;
+
+/// Tells whether a server's loops turn. May outlive the server.
+#[derive(Clone)]
+pub struct Pulse {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pulse")
+    }
+}
+
+impl Pulse {
+    /// Whether every loop begins another turn within so long, when it is asked to. Blocks until then.
+    pub fn beats(&self, within: Duration) -> bool {
+        let beats = || self.shared.beats.iter().map(|beat| beat.load(Ordering::Relaxed));
+        let before: Vec<u64> = beats().collect();
+        self.shared.wake_loops();
+        let end = Instant::now() + within;
+        loop {
+            if beats().zip(&before).all(|(now, before)| now != *before) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5).min(within));
+        }
+    }
+}
+
+/// A running server. Dropping it lets the server run on by itself.
+#[must_use = "keep it to drain or join the server"]
+pub struct ServerHandle {
+    pub(super) address: SocketAddr,
+    pub(super) shared: Arc<Shared>,
+    pub(super) threads: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerHandle({})", self.address)
+    }
+}
+
+impl ServerHandle {
+    /// Where it listens: the port that was taken, if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Says at `/readyz` that the server goes, and serves on: who sends clients here has time to see it. Then
+    /// [`drain`](Self::drain).
+    pub fn withdraw(&self) {
+        // Relaxed: a flag on its own.
+        self.shared.withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives all that this server has to a successor, a process that calls [`Inheritance::claim`] at the other end of
+    /// this socket: the rings, the listening sockets, and the clients with what they are owed. Clients with TLS can't
+    /// move: they are told to come back, as by [`drain`](Self::drain). Answers how many moved; then only
+    /// [`join`](Self::join) is left to do. Blocks for some seconds at the most once the successor is ready.
+    ///
+    /// Where it fails, this server goes on with all it had; before that `give_up` is called, which must see to it
+    /// that the successor has ended. Publish nothing on the bus meanwhile: nobody might see it.
+    #[cfg(unix)]
+    pub fn hand_over(
+        &self,
+        socket: std::os::unix::net::UnixStream,
+        limit: Duration,
+        give_up: impl FnOnce(),
+    ) -> Result<usize, HandoverError> {
+        handover::hand_over(&self.shared, socket, limit, give_up)
+    }
+
+    /// What the AutoSDLC client of this `clientId` is subscribed to at this server; nothing where there is none.
+    pub fn client_subscriptions(&self, client_id: &str) -> Vec<ClientSubscription> {
+        self.shared.directory.of(client_id)
+    }
+
+    /// What tells whether the loops turn.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Publishes for all clients as they do themselves: through the engine, where there is one. What that refuses
+    /// is counted, and lost. The function answers false once the server is on its way out.
+    pub fn publisher(&self) -> impl Fn(Event) -> bool + Send + Sync + 'static {
+        let server = Arc::downgrade(&self.shared);
+        move |event| server.upgrade().is_some_and(|shared| shared.take_in(event))
+    }
+
+    /// Starts to end the server: readiness goes, accepting stops, every client is told in its protocol's own
+    /// form. What is not written within `limit` is dropped. Returns at once; [`join`](Self::join) waits.
+    pub fn drain(&self, limit: Duration) {
+        self.shared.start_drain(limit);
+    }
+
+    /// Limits, times and the rest from now on; connections that are open keep what they have. What is made once
+    /// (`conflate_key`, `max_snapshot_keys`) stays as it was. Blocks for the files that the config names; each loop
+    /// takes the new config at its next turn.
+    ///
+    /// Clients whose token, key or subject no longer counts are closed before the next event. On an error nothing
+    /// has changed.
+    pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
+        let config = Prepared::new(config).map_err(|e| ServerError::new(CONFIGURATION, e))?;
+        #[cfg(feature = "auth")]
+        self.shared.auth.reload(&config.auth).map_err(ServerError::authentication)?;
+        door::tell_if_opened(&self.shared, &config);
+        self.shared.set_config(config);
+        self.shared.wake_loops();
+        Ok(())
+    }
+
+    /// Waits until every loop has ended. Blocks. Returns what ended a thread of the server early, if one was
+    /// ([`ServerError::thread_failure`]): the other loops have ended too then.
+    pub fn join(self) -> Result<(), ServerError> {
+        for thread in self.threads {
+            // A panic is caught in its thread, and stands in the alarm.
+            let _ = thread.join();
+        }
+        self.shared.alarm.first().map_or(Ok(()), |failure| Err(ServerError::stopped(failure)))
+    }
+}

@@ -1,0 +1,62 @@
+//! The newest event id that a loop has seen in each shard, with which it notices events that are missing.
+
+use std::collections::BTreeMap;
+
+use crate::bus::{Bus, LoopReader};
+use crate::dialect::{GapNotice, Missed};
+use crate::event::{Event, EventId, Since, Timestamp};
+
+/// The newest id that a loop has seen in each shard.
+#[derive(Debug, Default)]
+pub(crate) struct Continuity(BTreeMap<u16, EventId>);
+
+impl Continuity {
+    /// Of a loop that stands here in a bus that may have a past.
+    pub(crate) fn behind(bus: &Bus, reader: &LoopReader) -> Self {
+        let mut newest = BTreeMap::new();
+        for shard in 0..bus.shards() as u16 {
+            let place = reader.position(shard);
+            if let Some(before) = place.checked_sub(1).filter(|before| *before >= bus.oldest(shard)) {
+                bus.read_range(shard, before, place, |event| newest.extend(event.id().map(|id| (shard, id))));
+            }
+        }
+        Self(newest)
+    }
+
+    /// The newest id seen in a shard.
+    pub(crate) fn newest(&self, shard: u16) -> Option<EventId> {
+        self.0.get(&shard).copied()
+    }
+
+    /// Takes note of an event; answers what is missing before it, counting all, whoever wanted them.
+    pub(crate) fn hole_before(&mut self, event: &Event, now: Timestamp) -> Option<GapNotice> {
+        let id = event.id()?;
+        let last = self.0.insert(id.shard, id)?;
+        let follows = last.epoch == id.epoch && last.sequence + 1 == id.sequence;
+        let between = id.sequence.checked_sub(last.next_sequence()).filter(|_| last.epoch == id.epoch);
+        (!follows).then_some(GapNotice {
+            missed: between.map_or(Missed::Unknown, Missed::Exactly),
+            from: Some(Since::Event(last)),
+            to: Some(id),
+            recoverable: false,
+            at: now,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_tells_where_ids_do_not_follow() {
+        let mut continuity = Continuity::default();
+        let mut hole = |epoch, sequence| {
+            let event = Event::builder("x").build().expect("valid");
+            event.set_id(EventId { epoch, shard: 0, sequence });
+            continuity.hole_before(&event, Timestamp(0)).is_some()
+        };
+        let told = [(5, 7), (5, 8), (5, 10), (6, 11), (6, 12)].map(|(epoch, sequence)| hole(epoch, sequence));
+        assert_eq!(told, [false, false, true, true, false]);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a connection is given by its loop for the time of one call.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::effect::Effect;
+use crate::codec::deflate::Inflater;
+use crate::event::{EventId, Position, Since, Timestamp};
+use crate::feed::REPLY_COST;
+use crate::server::auth::Grant;
+use crate::server::config::Prepared;
+use crate::server::dialect_autosdlc::messages::MessageRecorder;
+use crate::server::limits::budget::Budget;
+use crate::server::rng::Rng;
+use crate::server::shared::Shared;
+use crate::server::tick::Tick;
+
+/// Access of a connection to its loop and server.
+pub(crate) struct Context<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) config: &'a Arc<Prepared>,
+    pub(crate) rng: &'a mut Rng,
+    pub(crate) inflater: &'a mut Inflater,
+    pub(crate) tick: Tick,
+    pub(crate) now: Timestamp,
+    /// Returns the loop's position on the bus, to resume from; `None` before it reached the engine's log. A function,
+    /// because most input does not need the position.
+    pub(crate) position: &'a dyn Fn() -> Option<Position>,
+    /// Returns the newest event that the client was sent, or is about to be sent.
+    pub(crate) newest: &'a dyn Fn() -> Option<EventId>,
+    pub(crate) effects: &'a mut Vec<Effect>,
+    /// Size of the responses since the loop's call, in bytes.
+    pub(crate) answered_bytes: usize,
+    /// Work that this connection may still do in this turn.
+    pub(crate) budget: &'a mut Budget,
+    /// Returns the peer's address. Makes a system call.
+    pub(crate) peer: &'a dyn Fn() -> Option<IpAddr>,
+    /// Whether the socket takes no more bytes for now.
+    pub(crate) blocked: bool,
+}
+
+/// Units of work to seal a place: about ten blocks of SHA-256.
+const SEAL_UNITS: u32 = 20;
+
+/// Maximum size of the responses to one input, in bytes. Further input is processed when they are written.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+impl Context<'_> {
+    /// Returns the recorder of AutoSDLC's messages.
+    pub(crate) fn recorder(&self) -> MessageRecorder<'_> {
+        MessageRecorder {
+            metrics: &self.shared.metrics,
+            log: &self.config.message_log,
+            max_message_bytes: self.config.max_message_bytes,
+        }
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        self.answered_bytes += bytes.len() + REPLY_COST;
+        self.effects.push(Effect::Send(bytes));
+    }
+
+    /// Returns the place that a client resumes from after it has received everything up to now. The place is sealed if
+    /// the client's grant is limited, so that it does not show how many other events there are.
+    pub(crate) fn place(&mut self, grant: Option<&Grant>) -> Option<Since> {
+        let place = (self.position)().map(Since::Position)?;
+        if grant.is_none_or(|grant| !grant.narrows()) {
+            return Some(place);
+        }
+        // Two hashes and their padding.
+        self.budget.spend(SEAL_UNITS);
+        self.shared.auth.seal(&place, self.rng.next_u128() as u64)
+    }
+
+    /// Stops processing input after this message until the loop has executed its effects.
+    pub(crate) fn hold_input(&mut self) {
+        self.budget.stop();
+    }
+
+    /// Has the loop call the timer at this tick, if the next heartbeat would be too late.
+    pub(crate) fn look_at(&mut self, tick: Tick) {
+        if tick < self.tick + self.config.heartbeat_ticks() {
+            self.effects.push(Effect::LookAt(tick));
+        }
+    }
+
+    pub(crate) fn is_enough(&self) -> bool {
+        self.answered_bytes > ANSWER_BYTES_MAX || self.budget.is_spent()
+    }
+}

@@ -1,0 +1,101 @@
+//! The vocabulary between a connection and its loop: what a connection asks for, as values.
+//!
+//! Always: effects are done in the order in which they were asked for.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::began::Brought;
+use super::past::{PastReport, ReplayFrom};
+use crate::dialect::{Complete, Encoding, OnLag};
+use crate::engine::Refused;
+use crate::event::{EventId, Since};
+use crate::feed::{Change, Compression, LagPolicy};
+use crate::filter::Filter;
+use crate::server::limits::rates::Counted;
+use crate::server::tick::Tick;
+use crate::server::workers::LaneLimits;
+
+/// Request of a connection to its loop. A loop executes them in order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Writes these bytes after everything pending so far.
+    Send(Bytes),
+    /// Compresses everything after this.
+    Compress(Compression),
+    /// Delivers the events that these filters match, instead of those of earlier filters. `None`: delivers nothing.
+    Interest { encoding: Encoding, wishes: Vec<(Filter, OnLag)> },
+    /// Changes which events are delivered. `lag_policy` says what the feed drops when the client falls behind. The
+    /// newest `added` subscriptions have filters that no other connection shares yet.
+    Change { encoding: Encoding, lag_policy: LagPolicy, changes: Vec<Change>, added: usize },
+    /// Delivers the retained events that match `filter`, without those that `except` has delivered, before live events.
+    Replay { encoding: Encoding, filter: Filter, except: Vec<Brought>, from: ReplayFrom, report: PastReport },
+    /// Delivers the retained events after `since` that match one of `filters` again, and then live events. Events that
+    /// are pending from the feed are dropped: they come again.
+    Refill { encoding: Encoding, filters: Vec<Filter>, since: Since },
+    /// Publishes these events in order, and writes the response that `answer` makes from the last one's id.
+    Publish { events: Vec<Complete>, answer: PublishAnswer },
+    /// Has a worker make a response, and writes it when it is ready.
+    Work(Work),
+    /// Counts the connection for its address.
+    Count(Counted),
+    /// Names the client, with a name of its choosing.
+    Named(Box<str>),
+    /// Calls the connection's timer at this tick, in addition to its usual time.
+    LookAt(Tick),
+    /// Delivers nothing more, writes these bytes after everything pending, and closes.
+    Close(Bytes),
+}
+
+/// Makes the response to a publisher, if there is one, from the id of the last event or from the reason to refuse them
+/// all.
+pub(crate) struct PublishAnswer(pub(crate) MakeAnswer);
+
+type MakeAnswer = Box<dyn FnOnce(Result<Option<EventId>, Refused>) -> Option<Bytes> + Send>;
+
+impl fmt::Debug for PublishAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PublishAnswer")
+    }
+}
+
+/// Job that takes too long for a loop. A worker does it while the client waits.
+pub(crate) struct Work {
+    pub(crate) lane: String,
+    pub(crate) limits: LaneLimits,
+    /// Time that the client waits, in ticks.
+    pub(crate) patience: Tick,
+    /// Size of the client's data that the job holds, in bytes.
+    pub(crate) bytes: usize,
+    pub(crate) job: Box<dyn FnOnce() -> Made + Send>,
+    /// Makes the response if the job does not.
+    pub(crate) instead: Instead,
+}
+
+/// Result of a job.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// Response.
+    Answer(Bytes),
+    /// Events to publish; `answer` makes the response then.
+    Publish { events: Vec<Complete>, answer: PublishAnswer },
+}
+
+/// Makes the response to a client if its job makes none.
+pub(crate) type Instead = Box<dyn FnOnce(NotDone) -> Bytes + Send>;
+
+/// Reason why a job made no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotDone {
+    /// The workers have too much to do; the job was not started.
+    Busy,
+    /// The client's time is over; the job may still run.
+    Late,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Work({})", self.lane)
+    }
+}

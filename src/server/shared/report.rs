@@ -1,0 +1,122 @@
+//! What each loop reported last, and all of it as one.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::feed::{FeedView, Lag};
+
+/// Protocol of a connection, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http,
+    Ws,
+    Sse,
+}
+
+impl Speaks {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Ws => "ws",
+            Self::Sse => "sse",
+        }
+    }
+}
+
+/// Laggards shown.
+const LAGGARDS_MAX: usize = 20;
+
+/// What became of every event that a connection was owed: `matched` is the sum of the others, at any moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    /// Events owed, once for each connection.
+    pub(crate) matched: u64,
+    /// Written, or begun.
+    pub(crate) written: u64,
+    /// Waiting.
+    pub(crate) pending: u64,
+    /// Lost and told in a gap, or waiting when the connection went.
+    pub(crate) dropped: u64,
+    /// Left out because a subscription conflates or samples.
+    pub(crate) conflated: u64,
+}
+
+impl Ledger {
+    /// What is wrong with it; 0 always.
+    pub(crate) fn difference(&self) -> i64 {
+        let parts = self.written + self.pending + self.dropped + self.conflated;
+        self.matched.wrapping_sub(parts) as i64
+    }
+}
+
+/// A connection that is behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Laggard {
+    pub(crate) connection: u64,
+    pub(crate) speaks: Speaks,
+    pub(crate) lag: Lag,
+    /// Of its bytes, those that the kernel has and its peer has not.
+    pub(crate) kernel_bytes: u64,
+}
+
+/// What one loop said last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) ledger: Ledger,
+    pub(crate) laggards: Vec<Laggard>,
+    /// Bytes held for clients: feeds, and what is each connection's own, requests that are coming in too.
+    pub(crate) held_bytes: usize,
+    /// The largest feeds, as of the last second.
+    pub(crate) feeds: Arc<[FeedView]>,
+}
+
+impl Report {
+    /// Events that wait for clients of the loop.
+    pub(crate) fn pending(&self) -> u64 {
+        self.ledger.pending
+    }
+
+    /// The largest feeds of the loop.
+    pub(crate) fn feeds(&self) -> &[FeedView] {
+        &self.feeds
+    }
+
+    /// All loops' reports as `/api/stats` shows them.
+    pub(crate) fn together<'a>(reports: impl Iterator<Item = &'a Self>) -> (Value, Value, usize) {
+        let mut sum = Ledger::default();
+        let mut laggards = Vec::new();
+        let mut held = 0;
+        for report in reports {
+            let Ledger { matched, written, pending, dropped, conflated } = report.ledger;
+            sum.matched += matched;
+            sum.written += written;
+            sum.pending += pending;
+            sum.dropped += dropped;
+            sum.conflated += conflated;
+            held += report.held_bytes;
+            laggards.extend(&report.laggards);
+        }
+        worst_first(&mut laggards);
+        let laggards: Vec<Value> = (laggards.iter())
+            .map(|laggard| {
+                let Lag { events, bytes, milliseconds } = laggard.lag;
+                json!({
+                    "connection": format!("{:x}", laggard.connection), "speaks": laggard.speaks.name(),
+                    "events": events, "bytes": bytes, "kernel_bytes": laggard.kernel_bytes,
+                    "milliseconds": milliseconds,
+                })
+            })
+            .collect();
+        let ledger = json!({
+            "matched": sum.matched, "written": sum.written, "pending": sum.pending,
+            "dropped": sum.dropped, "conflated": sum.conflated,
+        });
+        (ledger, laggards.into(), held)
+    }
+}
+
+pub(crate) fn worst_first(laggards: &mut Vec<Laggard>) {
+    laggards.sort_by_key(|laggard| std::cmp::Reverse((laggard.lag.bytes, laggard.lag.events)));
+    laggards.truncate(LAGGARDS_MAX);
+}

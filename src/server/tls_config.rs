@@ -1,0 +1,73 @@
+//! Settings of TLS, and the acceptor that is made of them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version;
+
+/// What a server needs to speak TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsConfig {
+    /// The certificate and those between it and its authority, PEM. With `key_file`, clients come by TLS only;
+    /// without both, by plain TCP only.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's private key, PEM: PKCS#8, PKCS#1 or SEC1.
+    pub key_file: Option<PathBuf>,
+    /// Refuse TLS 1.2. No.
+    pub only_1_3: bool,
+}
+
+impl TlsConfig {
+    /// TLS with these two files.
+    pub fn new(cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
+        Self { cert_file: Some(cert_file.into()), key_file: Some(key_file.into()), only_1_3: false }
+    }
+
+    /// Whether clients come by TLS.
+    pub fn is_on(&self) -> bool {
+        self.cert_file.is_some()
+    }
+}
+
+/// What makes a TCP stream a TLS stream; none where the server speaks plain TCP.
+pub(crate) type Acceptor = Option<Arc<rustls::ServerConfig>>;
+
+/// Reads the files that a config names. Blocks for them.
+pub(crate) fn acceptor(config: &TlsConfig) -> io::Result<Acceptor> {
+    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+    let (cert_file, key_file) = match (&config.cert_file, &config.key_file) {
+        (None, None) => return Ok(None),
+        (Some(cert), Some(key)) => (cert, key),
+        _ => return Err(invalid("tls.cert_file and tls.key_file go together: one is missing".to_owned())),
+    };
+    let read = |path: &Path| {
+        fs::read(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(cert_file)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| invalid(format!("{}: {error}", cert_file.display())))?;
+    if chain.is_empty() {
+        return Err(invalid(format!("{}: no certificate in it", cert_file.display())));
+    }
+    // The error of a key file says nothing of the key.
+    let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
+        .map_err(|_| invalid(format!("{}: no private key in it", key_file.display())))?;
+    let versions: &[_] =
+        if config.only_1_3 { &[&version::TLS13] } else { &[&version::TLS13, &version::TLS12] };
+    let refused = |error: rustls::Error| invalid(format!("{}: {error}", cert_file.display()));
+    let mut made = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(refused)?;
+    made.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Who comes back, after a restart of the network for instance, saves both sides the dear part of a handshake.
+    made.ticketer = ring::Ticketer::new().map_err(refused)?;
+    made.send_tls13_tickets = 1;
+    Ok(Some(Arc::new(made)))
+}

@@ -1,4 +1,4 @@
-//! The rooms under test, as `src/bus/mod.rs` has them.
+//! The modules under test, as `src/bus/mod.rs` declares them.
 
 #[path = "../../src/bus/barrier.rs"]
 mod barrier;

@@ -26,7 +26,7 @@ fn read(reader: &mut GatedReader<Inline<Pair>>, into: &mut Vec<u64>) -> bool {
     })
 }
 
-/// Publishes 0 and 1 from another thread, as far as there is room; answers which there was room for.
+/// Publishes 0 and 1 from another thread, if there is space, and returns those published.
 fn publish_two(ring: &Arc<Ring>, solo: bool) -> thread::JoinHandle<Vec<u64>> {
     let ring = Arc::clone(ring);
     thread::spawn(move || {
@@ -39,7 +39,7 @@ fn publish_two(ring: &Arc<Ring>, solo: bool) -> thread::JoinHandle<Vec<u64>> {
     })
 }
 
-/// A reader that is there before: it gets what was published.
+/// A reader that joined before gets everything that was published.
 fn reads_all(solo: bool) {
     loom::model(move || {
         let ring = ring(1, solo);
@@ -53,7 +53,7 @@ fn reads_all(solo: bool) {
     });
 }
 
-/// A reader that joins meanwhile: it gets what was published from there on.
+/// A reader that joins meanwhile gets everything from there on.
 fn joins(solo: bool) {
     loom::model(move || {
         let ring = ring(1, solo);
@@ -107,7 +107,7 @@ fn two_publishers_and_a_gate_lose_nothing() {
 }
 
 #[test]
-fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_makes_it() {
+fn a_publisher_that_sleeps_for_space_is_woken_by_the_reader_that_makes_it() {
     loom::model(|| {
         let ring = ring(1, false);
         let mut reader = GatedReader::new(Arc::clone(&ring));
@@ -130,7 +130,7 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_makes_it() {
 }
 
 #[test]
-fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_leaves() {
+fn a_publisher_that_sleeps_for_space_is_woken_by_the_reader_that_leaves() {
     loom::model(|| {
         let ring = ring(1, false);
         let reader = GatedReader::new(Arc::clone(&ring));
@@ -150,7 +150,7 @@ fn a_publisher_that_sleeps_for_room_is_woken_by_the_reader_that_leaves() {
 }
 
 #[test]
-fn a_body_is_released_by_who_overwrites_it_and_never_while_a_reader_looks_at_it() {
+fn a_body_is_released_by_its_overwriter_and_never_while_a_reader_looks_at_it() {
     loom::model(|| {
         let ring: Arc<Gated<Counted<Tracked>>> = Arc::new(Gated::new(1, false));
         let mut reader = GatedReader::new(Arc::clone(&ring));
@@ -164,7 +164,7 @@ fn a_body_is_released_by_who_overwrites_it_and_never_while_a_reader_looks_at_it(
     });
 }
 
-/// Behind a batch comes one more: of the batch was claimed what it held.
+/// An item follows a batch directly: the batch claimed as many sequences as it held.
 fn batches(solo: bool) {
     loom::model(move || {
         let ring = ring(4, solo);
@@ -193,11 +193,11 @@ fn batches(solo: bool) {
 }
 
 #[test]
-fn of_a_batch_as_many_are_claimed_as_it_holds() {
+fn a_batch_claims_as_many_sequences_as_it_holds() {
     batches(false);
 }
 
 #[test]
-fn of_one_publishers_batch_as_many_are_claimed_as_it_holds() {
+fn a_batch_of_one_publisher_claims_as_many_sequences_as_it_holds() {
     batches(true);
 }

@@ -1,5 +1,5 @@
-//! The ring, the gated ring and the eventcount, as they ship, with loom's atomics, fences and threads in place of
-//! the standard ones: `src/sync.rs` is the only file that knows the difference.
+//! The ring, the gated ring and the eventcount, as they ship, with loom's atomics, fences and threads instead of
+//! the standard ones: `src/sync.rs` is the only file with both.
 #![cfg(loom)]
 
 mod bus;

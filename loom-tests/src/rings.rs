@@ -7,7 +7,7 @@ use crate::bus::ring::{
     Batch, Bound, Counted, HEADER_WORDS, Handle, Inline, RingReader, RingSet, RingWriter, VisitEnd,
 };
 
-/// Two words that belong together: a torn one shows.
+/// Two words that belong together, so that a torn read shows.
 type Pair = [u64; 2];
 
 fn pair(n: u64) -> Pair {
@@ -29,13 +29,13 @@ fn rings(capacity: usize) -> Arc<RingSet<Inline<Pair>>> {
     Arc::new(RingSet::new(1, capacity))
 }
 
-/// Publishes from another thread; answers the place.
+/// Publishes from another thread, and returns the sequence.
 fn publish(rings: &Arc<RingSet<Inline<Pair>>>, value: u64) -> thread::JoinHandle<u64> {
     let rings = Arc::clone(rings);
     thread::spawn(move || rings.publish_inline(0, pair(value), |_, _| {}))
 }
 
-/// What a reader got from `next` on: values by sequence, and how many were told as missed.
+/// Values that a reader got from `next` on, by sequence, and the number reported as missed.
 #[derive(Debug, Default)]
 struct Seen {
     next: u64,
@@ -44,7 +44,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// One look; true where there was something.
+    /// Looks once, and returns whether there was something.
     fn look(&mut self, reader: &mut RingReader<Inline<Pair>>) -> bool {
         let before = self.next;
         let mut got = Vec::new();
@@ -87,7 +87,7 @@ fn a_reader_sees_what_was_published_whole_and_in_order_or_not_yet() {
 }
 
 #[test]
-fn two_publishers_get_two_places_and_both_are_read() {
+fn two_publishers_get_two_sequences_and_both_are_read() {
     loom::model(|| {
         let rings = rings(2);
         let mut reader = RingReader::new(Arc::clone(&rings));
@@ -113,7 +113,7 @@ fn two_publishers_a_lap_apart_never_write_one_slot_together() {
         seen.look(&mut reader);
         let (a, b) = (a.join().unwrap(), b.join().unwrap());
         while seen.look(&mut reader) || skip(&mut seen, &mut reader) {}
-        // The newest is there, whatever happened to the other: read, lapped or given up, and told.
+        // The newest is there; the other one was read, lapped or given up, and reported.
         let newest = if a > b { (a, 1) } else { (b, 2) };
         assert_eq!(seen.items.last(), Some(&newest));
         assert_eq!(seen.items.len() as u64 + seen.missed, rings.shards()[0].head());
@@ -121,7 +121,7 @@ fn two_publishers_a_lap_apart_never_write_one_slot_together() {
 }
 
 #[test]
-fn a_place_that_was_given_up_is_told_as_missed_and_what_is_behind_it_is_read() {
+fn a_sequence_that_was_given_up_is_reported_as_missed_and_the_next_is_read() {
     loom::model(|| {
         // The second publisher comes to the first one's slot, a lap ahead, while that one is writing.
         let rings = rings(2);
@@ -161,7 +161,7 @@ fn skip(seen: &mut Seen, reader: &mut RingReader<Inline<Pair>>) -> bool {
 }
 
 #[test]
-fn a_reader_that_is_lapped_while_it_reads_tells_it_and_takes_nothing_torn() {
+fn a_reader_that_is_lapped_while_it_reads_reports_it_and_takes_nothing_torn() {
     loom::model(|| {
         let rings = rings(1);
         let mut reader = RingReader::new(Arc::clone(&rings));
@@ -208,7 +208,7 @@ fn a_reader_that_joins_or_leaves_while_others_publish_misses_nothing_from_there_
 }
 
 #[test]
-fn the_end_comes_behind_everything_that_was_published() {
+fn the_end_comes_after_everything_that_was_published() {
     loom::model(|| {
         let rings = rings(2);
         let mut reader = RingReader::new(Arc::clone(&rings));
@@ -224,12 +224,12 @@ fn the_end_comes_behind_everything_that_was_published() {
     });
 }
 
-/// A body that loom watches: one freed twice, never, or while somebody may look at it is an error.
+/// A body that loom watches: freeing it twice, never, or while a reader may look at it is an error.
 pub(crate) struct Cell(loom::cell::UnsafeCell<u64>);
 
 impl Drop for Cell {
     fn drop(&mut self) {
-        // A write that loom sees, where the allocator's is hidden from it.
+        // A write that loom sees, unlike the allocator's.
         // SAFETY: the last handle; loom checks just that.
         self.0.with_mut(|value| unsafe { *value = u64::MAX });
     }
@@ -280,7 +280,7 @@ fn a_body_is_released_once_and_never_while_a_reader_looks_at_it() {
         let mut writer = RingWriter::new(Arc::clone(&rings));
         writer.publish(0, tracked(0), |_, _| {});
         let publisher = thread::spawn(move || {
-            // Each evicts one, and looks at the pins at once.
+            // Each publication evicts one, and the writer looks at the pins at once.
             writer.publish(0, tracked(1), |_, _| {});
         });
         let mut next = 0;
@@ -317,7 +317,7 @@ fn a_body_that_was_cloned_out_outlives_the_ring() {
 }
 
 #[test]
-fn a_body_that_a_reader_held_back_is_released_by_the_next_who_looks() {
+fn a_body_that_a_reader_held_back_is_released_by_the_next_writer_that_looks() {
     loom::model(|| {
         let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
         let mut reader = RingReader::new(Arc::clone(&rings));
@@ -325,7 +325,7 @@ fn a_body_that_a_reader_held_back_is_released_by_the_next_who_looks() {
         writer.publish(0, tracked(0), |_, _| {});
         let publisher = thread::spawn(move || {
             writer.publish(0, tracked(1), |_, _| {});
-            // What is still pinned goes to the orphans.
+            // A body that is still pinned goes to the orphans.
             drop(writer);
         });
         let mut next = 0;
@@ -342,7 +342,7 @@ fn a_body_that_a_reader_held_back_is_released_by_the_next_who_looks() {
 
 type Bounded = RingSet<Counted<Tracked>>;
 
-/// A ring of this capacity whose bodies, of one byte each, may have so many bytes.
+/// Creates a ring whose bodies weigh one byte each and may weigh `bytes` together.
 fn bounded(capacity: usize, bytes: u64) -> Arc<Bounded> {
     Arc::new(RingSet::starting_at(&[0], capacity, Bound::new(bytes)))
 }
@@ -353,7 +353,7 @@ fn publish_tracked(rings: &Arc<Bounded>, n: u64) -> thread::JoinHandle<u64> {
     thread::spawn(move || RingWriter::transient(rings).publish(0, tracked(n), |_, _| {}))
 }
 
-/// Reads what is there, values by sequence; and how many were told as missed.
+/// Reads the values that are there, by sequence, and the number reported as missed.
 fn read_tracked(reader: &mut RingReader<Counted<Tracked>>, next: &mut u64) -> (Vec<(u64, u64)>, u64) {
     let (mut items, mut missed) = (Vec::new(), 0);
     loop {
@@ -375,7 +375,7 @@ fn read_tracked(reader: &mut RingReader<Counted<Tracked>>, next: &mut u64) -> (V
 }
 
 #[test]
-fn a_body_let_go_of_early_is_released_once_and_never_while_a_reader_looks_at_it() {
+fn a_body_released_early_is_released_once_and_never_while_a_reader_looks_at_it() {
     loom::model(|| {
         let rings = bounded(2, 1);
         let mut reader = RingReader::new(Arc::clone(&rings));
@@ -387,14 +387,14 @@ fn a_body_let_go_of_early_is_released_once_and_never_while_a_reader_looks_at_it(
         let (more, lost) = read_tracked(&mut reader, &mut next);
         items.extend(more);
         missed += lost;
-        // What is there is the newest; what is not was told.
+        // The newest is there; any other was read or reported.
         assert_eq!(items.last(), Some(&(1, 1)));
         assert!(items.iter().all(|(sequence, value)| sequence == value), "{items:?}");
         assert_eq!(items.len() as u64 + missed, 2);
     });
 }
 
-/// What the ring has let go of is released when nobody looks at it any more, and nothing else is.
+/// Checks that bodies outside the ring are released when no reader looks at them any more, and no others.
 fn settled(rings: &Arc<Bounded>) {
     RingWriter::transient(Arc::clone(rings)).reclaim();
     let ring = &rings.shards()[0];
@@ -402,9 +402,9 @@ fn settled(rings: &Arc<Bounded>) {
 }
 
 #[test]
-fn a_body_that_is_let_go_of_while_it_is_overwritten_has_one_who_takes_it() {
+fn a_body_released_early_while_it_is_overwritten_is_taken_once() {
     loom::model(|| {
-        // Two slots: the third takes the first one's while the second lets go of that.
+        // Two slots: the third overwrites the first while the second releases it early.
         let rings = bounded(2, 1);
         RingWriter::transient(Arc::clone(&rings)).publish(0, tracked(0), |_, _| {});
         let publishers = [publish_tracked(&rings, 1), publish_tracked(&rings, 2)];
@@ -416,7 +416,7 @@ fn a_body_that_is_let_go_of_while_it_is_overwritten_has_one_who_takes_it() {
 }
 
 #[test]
-fn a_body_that_comes_below_the_floor_is_taken_out_by_who_published_it() {
+fn a_body_that_comes_below_the_floor_is_taken_out_by_its_publisher() {
     loom::model(|| {
         // The later of two raises the floor over the earlier, which may not be there yet.
         let rings = bounded(4, 1);
@@ -429,9 +429,9 @@ fn a_body_that_comes_below_the_floor_is_taken_out_by_who_published_it() {
 }
 
 #[test]
-fn a_body_is_held_under_the_sequence_that_it_was_read_at_though_the_lap_behind_it_was_given_up() {
+fn a_body_is_held_under_the_sequence_that_it_was_read_at_though_the_next_lap_was_given_up() {
     loom::model(|| {
-        // One slot. While the first is being written the second gives its place up; the third overwrites the first.
+        // One slot. While the first is being written the second gives its sequence up; the third overwrites the first.
         let rings: Arc<RingSet<Counted<Tracked>>> = Arc::new(RingSet::new(1, 1));
         let mut reader = RingReader::new(Arc::clone(&rings));
         let publisher = publish_tracked(&rings, 0);

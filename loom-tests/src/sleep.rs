@@ -12,7 +12,7 @@ fn ring() -> Ring {
     Arc::new(RingSet::new(1, 2))
 }
 
-/// Sleeps until sequence `next` can be read or the bus is closed. Answers how often it lay down.
+/// Sleeps until sequence `next` can be read or the bus is closed, and returns the number of sleeps.
 fn wait(reader: &RingReader<Inline<u64>>, next: u64) -> u64 {
     let mut sleeps = 0;
     loop {

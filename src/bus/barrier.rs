@@ -60,7 +60,7 @@ mod system {
     }
 
     pub(super) fn membarrier() {
-        // It worked at registration. A seccomp filter installed later that refuses it would break every promise made
+        // The call worked at registration. A seccomp filter installed later that refuses it would break every promise made
         // since, and there is no way back: stop loudly rather than lose a wake-up in silence.
         assert!(
             call(MembarrierCommand::PrivateExpedited).is_ok(),

@@ -55,7 +55,7 @@ impl Wake {
     }
 }
 
-/// Where one reader sleeps.
+/// Sleeping place of one reader.
 #[derive(Default)]
 pub(crate) struct Waiter {
     state: AtomicU32,

@@ -90,7 +90,7 @@ impl LoopReader {
     }
 
     /// Moves to this sequence, on a bus of one shard.
-    pub(crate) fn stand_at(&mut self, sequence: Sequence) {
+    pub(crate) fn start_at(&mut self, sequence: Sequence) {
         if self.ordered.is_none() {
             self.cursor.set_next(0, sequence);
         }
@@ -288,7 +288,7 @@ mod tests {
     use crate::bus::Bus;
     use crate::event::EventId;
 
-    /// What one reader was shown: events with their positions, and gaps.
+    /// Events that one reader was shown, with their positions.
     type Shown = Vec<(EventId, Position)>;
 
     fn take(reader: &mut LoopReader, max: usize, shown: &mut Shown, gaps: &mut u64) -> usize {
@@ -336,7 +336,7 @@ mod tests {
                 readers.into_iter().map(|reader| reader.join().expect("read")).collect()
             });
             assert!(all[0] == all[1] && all[1] == all[2], "{shards} shards: the orders differ");
-            // A position is what stands before and the event itself, nothing else.
+            // A position covers the events before and the event itself, nothing else.
             let mut next: HashMap<u16, u64> = HashMap::new();
             for (id, position) in &all[0] {
                 next.insert(id.shard, id.sequence + 1);
@@ -355,7 +355,7 @@ mod tests {
         one.poll_batch(1, |item| {
             let ReaderItem::Event(first) = item else { panic!("nothing is lost") };
             shown = first.position().cloned();
-            // While it shows its run, another makes the next one.
+            // While this reader shows its segment, the other makes the next one.
             bus.publish(event(2));
             while take(&mut other, 10, &mut ahead, &mut gaps) > 0 {}
         });
@@ -379,7 +379,7 @@ mod tests {
         while take(&mut slow, 100, &mut late, &mut lost) > 0 {}
         assert_eq!((none, seen.len() as u64), (0, late.len() as u64 + lost));
         assert!(lost > 0);
-        // What it has is in the order of all.
+        // The events that it has are in the order of all readers.
         let mut all = seen.iter();
         assert!(late.iter().all(|shown| all.any(|other| other == shown)), "another order");
     }

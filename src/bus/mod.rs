@@ -301,7 +301,7 @@ impl<T: Item> Bus<T> {
     }
 
     /// Returns the bytes of the attributes and payloads of the events that it holds: those in its rings, and
-    /// overwritten ones that are not released yet. Exact while nobody publishes; takes a lock and a load for each
+    /// overwritten ones that are not released yet. Exact while no thread publishes; takes a lock and a load for each
     /// publisher. 0 for plain values.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {

@@ -106,7 +106,7 @@ impl<T: Item> BusInner<T> {
     fn with_writer<R>(&self, publish: impl FnOnce(&mut RingWriter<T::Codec>) -> R) -> R {
         let published = match self.writers.acquire() {
             Some(mut writer) => publish(&mut writer),
-            // It hands what it evicted to the other writers.
+            // This writer hands what it evicted to the other writers.
             None => publish(&mut RingWriter::transient(Arc::clone(&self.rings))),
         };
         self.rings.notify();
@@ -193,7 +193,7 @@ impl Bus<Event> {
     pub(crate) fn log_shard_of(&self, event: &Event) -> u16 {
         let key = self.0.ordering_key.as_ref().map_or_else(
             || {
-                // The same attributes as the ordering key, whose hash is this process's own.
+                // Uses the attributes of the ordering key, whose hash is this process's own.
                 let name = event.stream().or(event.source()).unwrap_or_default();
                 let mut crc = flate2::Crc::new();
                 crc.update(name.as_bytes());

@@ -62,10 +62,10 @@ impl<T: Item> Subscriber<T> {
 
     /// Returns the next delivery without waiting. Never blocks and never allocates.
     ///
-    /// It passes over at most 256 events that the filter leaves out, so it ends however many come.
+    /// The call passes over at most 256 events that the filter leaves out, so it ends however many come.
     ///
     /// # Errors
-    /// [`TryRecvError::Empty`] if there is nothing, or if it passed over so many: then [`lag`](Self::lag) is not 0, and the
+    /// [`TryRecvError::Empty`] if there is nothing, or if the call passed over 256 events: then [`lag`](Self::lag) is not 0, and the
     /// next call goes on after them. [`TryRecvError::Closed`] if all publishers are gone and everything was read.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Delivery<T>, TryRecvError> {
@@ -143,7 +143,7 @@ impl<T: Item> Subscriber<T> {
 
     /// Shows up to `max` deliveries to `visit`, by reference, and returns their number. Never blocks and never allocates:
     /// no item is cloned and no count is touched, so this is the fastest way to read. It passes over at most 256 events that
-    /// the filter leaves out; [`lag`](Self::lag) tells whether there are more.
+    /// the filter leaves out; [`lag`](Self::lag) shows whether there are more.
     ///
     /// The events shown stay in memory until the call returns, at most 64 of them beyond the ring.
     ///

@@ -1,4 +1,4 @@
-//! What the bus promises to those who embed it, one sentence a test.
+//! Promises of the bus to its embedders, a sentence for each test.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier, Mutex};
@@ -243,7 +243,7 @@ fn publishing_answers_how_many_sync_handlers_took_the_event() {
         count.fetch_add(1, Ordering::SeqCst);
     });
     let two = bus.on_sync(Filter::new(), |_| panic!("as asked"));
-    // One that panicked did not take it.
+    // A handler that panicked did not take it.
     assert_eq!(bus.publish(event("task.started")).handled, 1);
     assert_eq!(bus.publish(event("other")).handled, 0);
     assert_eq!((kept.load(Ordering::SeqCst), two.panics()), (1, 2));
@@ -309,7 +309,7 @@ fn who_publishes_waits_for_no_handler() {
     let (done, is_done) = std::sync::mpsc::channel();
     let held = Mutex::new(held);
     let slow = bus.on(Filter::new(), move |event| {
-        // Were it waited for, nobody could let it go on.
+        // If `publish` waited for the handler, no thread could let it go on.
         let _ = held.lock().expect("no panic holds it").recv();
         let _ = done.send(event.event_type().to_owned());
     });
@@ -481,7 +481,7 @@ fn a_lossless_reader_waits_as_asked() {
         let thread = thread::spawn(move || reader.iter().collect::<Vec<_>>());
         for n in 0..100 {
             if wait == WaitStrategy::Park && n == 50 {
-                // It has read all there is before long, and then sleeps.
+                // The reader has soon read everything, and then sleeps.
                 while bus.wakes() == 0 {
                     bus.publish_blocking(n);
                     thread::sleep(Duration::from_millis(1));
@@ -573,7 +573,7 @@ fn a_bus_goes_on_where_another_stood() {
             assert_eq!(bus.oldest(0), (first + n + 1).saturating_sub(8).max(first));
         }
         assert!(ids.iter().zip(first..).all(|(id, sequence)| (id.epoch, id.sequence) == (77, sequence)));
-        // Below its first sequence there never was anything, whatever the slots hold.
+        // Below its first sequence there was never an event, whatever the slots hold.
         let gap = |subscriber: &mut Subscriber| match subscriber.try_recv().expect("there is something") {
             Delivery::Gap(gap) => (gap.from, gap.to),
             Delivery::Event(event) => panic!("{event:?}"),

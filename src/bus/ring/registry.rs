@@ -14,10 +14,10 @@ const BLOCK_PARTICIPANTS: usize = if cfg!(loom) { 1 } else { 16 };
 /// Entry of a reader, or of a publisher that pins or waits.
 pub(super) struct Participant {
     in_use: AtomicBool,
-    /// Where the owner stands, or [`IDLE`]. In the overwriting ring a *pin*: the first word of the span that the owner
+    /// Place of the owner, or [`IDLE`]. In the overwriting ring a *pin*: the first word of the span that the owner
     /// looks at (E4, E5). In the lossless ring a *gate*: the first sequence that must not be overwritten (G2, G3).
     pub(super) sequence: CachePadded<AtomicU64>,
-    /// Where the owner sleeps.
+    /// Sleeping place of the owner.
     pub(super) waiter: CachePadded<Waiter>,
 }
 

@@ -111,7 +111,7 @@ pub(crate) fn start(
         #[cfg(unix)]
         if let Some(place) = inheritance.as_ref().and_then(|inheritance| inheritance.place()) {
             // An engine may have published already.
-            reader.stand_at(place);
+            reader.start_at(place);
         }
         let core = Core::new(Arc::clone(shared), reader, RandomState::new().hash_one(number), number);
         let for_mail = Arc::clone(&waker);

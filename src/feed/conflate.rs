@@ -21,7 +21,7 @@ use crate::event::{Attribute, Event, EventId, Timestamp};
 
 /// Events that a subscription allows to be left out.
 ///
-/// The order is from the least to the most. Where several subscriptions of one connection match an event, the least applies.
+/// The order is from the least to the most. If several subscriptions of one connection match an event, the least applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Conflation {
     /// None.

@@ -38,7 +38,7 @@ impl FrameSource {
     }
 }
 
-/// What conflation may do with a frame.
+/// Kind of a frame, as conflation sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameKind {
     /// An event that every member receives.

@@ -78,7 +78,7 @@ impl FrameRun {
         }
     }
 
-    /// Returns the first index whose frame starts at or after `offset`.
+    /// Returns the first index of a frame that starts at or after `offset`.
     pub(crate) fn index_at(&self, offset: usize) -> u64 {
         if offset == 0 {
             return self.first;

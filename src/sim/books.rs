@@ -1,7 +1,6 @@
-//! What was published, what clients may ask for, and what they were told.
+//! Record of a run: the published events, the interests of clients, and the messages that clients received.
 //!
-//! Imports the event's id. Always: an event is looked up by its id, wanted by a plain `match`, and counted one
-//! by one: nothing here is the server's.
+//! Invariant: an event is found by its id, matched by a plain `match`, and counted one by one. No code of the server is used.
 
 use std::rc::Rc;
 
@@ -25,7 +24,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Whether one of the filters that the simulation knows wants it.
+    /// Returns whether a filter of the simulation matches the event.
     pub(super) fn is_wanted(&self, filter: u8) -> bool {
         match filter {
             0 => true,
@@ -37,13 +36,13 @@ impl Entry {
         }
     }
 
-    /// What it is about, for who conflates.
+    /// Returns the event's key for conflation.
     pub(super) fn key(&self) -> (u8, Option<u8>, u8) {
         (self.kind, self.entity, if self.entity.is_some() { 0 } else { self.stream })
     }
 }
 
-/// What a client asks for when it lags.
+/// Lag policy of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Policy {
     DropOldest,
@@ -64,12 +63,12 @@ impl Policy {
         }
     }
 
-    pub(super) fn is_thin(self) -> bool {
+    pub(super) fn may_omit(self) -> bool {
         matches!(self, Self::Conflate | Self::Sample(_))
     }
 }
 
-/// What a connection wants.
+/// Filters and policies of a connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Interest(pub(super) Vec<(u8, Policy)>);
 
@@ -78,11 +77,11 @@ impl Interest {
         self.0.iter().any(|(filter, _)| entry.is_wanted(*filter))
     }
 
-    /// What it wants done with an event for a client that lags: of several, what leaves out least.
+    /// Returns the policy for an event. If several subscriptions match, the policy that leaves out least applies.
     pub(super) fn least(&self, entry: &Entry) -> Option<Policy> {
         let order = |policy: &Policy| match policy {
             Policy::Conflate => 1,
-            // The rarer leaves out more.
+            // A lower rate leaves out more.
             Policy::Sample(rate) => u64::from(u32::MAX - rate) + 2,
             _ => 0,
         };
@@ -90,81 +89,81 @@ impl Interest {
         wanting.map(|(_, policy)| *policy).min_by_key(order)
     }
 
-    pub(super) fn is_thin(&self) -> bool {
-        self.0.iter().any(|(_, policy)| policy.is_thin())
+    pub(super) fn may_omit(&self) -> bool {
+        self.0.iter().any(|(_, policy)| policy.may_omit())
     }
 }
 
-/// Where a subscription asked to begin.
+/// Requested start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum From {
-    /// Behind this event.
+    /// After this event.
     After(u64),
-    /// Behind one that never was.
+    /// After an event that never existed.
     Unknown,
     Newest(usize),
     Snapshot,
 }
 
-/// A past that a subscription asked for.
+/// Past that a subscription asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Past {
     pub(super) from: From,
-    /// The connection's other subscriptions, and the event from which on each brought what it wants; none: all of it.
+    /// Filters of the connection's other subscriptions, and the first event that each delivers; `None`: every event.
     pub(super) beside: Vec<(u8, Option<u64>)>,
-    /// Beginning as the answer to the subscribe told it; a stream has none.
+    /// Beginning, as the reply to the subscribe gives it. A stream has no reply.
     pub(super) start: Option<Start>,
 }
 
-/// Beginning of a past, as the answer to its subscribe tells it.
+/// Beginning of a past, as the reply to its subscribe gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Start {
-    /// The first event that the past may begin with.
+    /// First event that the past may begin with.
     pub(super) first: Option<u64>,
     pub(super) complete: Option<bool>,
 }
 
 impl Past {
-    /// Whether it is the resume of a connection that wanted nothing before.
+    /// Returns whether the past resumes a connection that had no other subscription.
     pub(super) fn is_resume(&self) -> bool {
         matches!(self.from, From::After(_)) && self.beside.is_empty()
     }
 }
 
-/// One thing that a connection was told.
+/// One item that a connection received.
 #[derive(Clone, Debug)]
 pub(super) enum Seen {
-    /// The event with this number in the log.
+    /// Event with this number in the log.
     Event(u64),
     Gap {
         missed: Option<u64>,
-        /// An upper bound, where the number is not known.
+        /// Upper bound, if the number is not known.
         at_most: Option<u64>,
         from: Option<EventId>,
         to: Option<EventId>,
         recoverable: bool,
     },
-    /// An answer said that all up to this event had come before.
+    /// Reply which says that all events up to this one were delivered before.
     UpTo(u64),
-    /// The past that was asked for last is over.
+    /// End of the past that was requested last.
     PastEnd { events: u64, complete: bool },
-    /// From here on it wants something else. The bus was between `low` and `high` when the server took note; with
-    /// several shards its reader was at `cursors` in them, which need not be all that came first.
+    /// Change of the interest. The bus had between `low` and `high` events when the server applied it. With several shards the
+    /// loop's reader was at `cursors` in them, and may have read some events later than others.
     Change { interest: Interest, from: Option<Past>, cursors: Rc<[u64]>, low: u64, high: u64 },
 }
 
-/// How many of the events were counted before each place.
+/// Number of counted events before each position in the log.
 #[derive(Debug)]
 pub(super) struct Sums(Vec<u64>);
 
 impl Sums {
-    /// How many are among `from..to`.
+    /// Returns the number of counted events in `from..to`.
     pub(super) fn between(&self, from: u64, to: u64) -> u64 {
         self.0[to.max(from) as usize] - self.0[from as usize]
     }
 }
 
-/// All that was published.
+/// All published events.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) entries: Vec<Entry>,
@@ -197,7 +196,7 @@ impl Log {
         &self.entries[number as usize]
     }
 
-    /// Counts those that are wanted and not excused.
+    /// Counts the events that `wants` accepts, except those in the `excused` ranges.
     pub(super) fn sums(&self, wants: impl Fn(&Entry) -> bool, excused: &[(u64, u64)]) -> Sums {
         let mut sums = Vec::with_capacity(self.entries.len() + 1);
         let mut sum = 0;

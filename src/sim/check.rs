@@ -1,7 +1,6 @@
-//! Whether a connection was told what it should have been: the promises, said once more and independently of
-//! the server.
+//! Check of one connection's messages against the promises, written independently of the server.
 //!
-//! Imports its siblings. Always: what is wrong is said with the numbers of the events.
+//! Invariant: an error names the numbers of the events.
 
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
@@ -11,7 +10,7 @@ use super::pasts::{check_ends, without_pasts};
 
 type Checked = Result<(), String>;
 
-/// A connection's story so far against the log. `complete`: all that it was owed has reached it.
+/// Checks the items that a connection received so far. `complete`: every event that it was owed has arrived.
 pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     once_and_in_order(seen, log)?;
     check_ends(seen, complete)?;
@@ -24,9 +23,9 @@ pub(super) fn check(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     if complete { latest_came(seen, log) } else { Ok(()) }
 }
 
-/// Each event at most once, wanted, and in its shard's order; a replay may go back.
+/// Checks that each event came at most once, was wanted, and came in its shard's order. A replay may go back.
 fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
-    // In which replay each came last. What was told under an interest that is gone may be asked for again.
+    // Number of the replay in which each event came last. Events of an interest that is gone may be requested again.
     let mut had = vec![0; log.entries.len()];
     let (mut replay, mut below) = (1, 0);
     let mut last = vec![None; log.by_shard.len()];
@@ -40,11 +39,11 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
                     return Err(format!("event {n} came twice"));
                 }
                 if !interest.wants(entry) {
-                    return Err(format!("event {n} was not asked for: {entry:?}, {interest:?}"));
+                    return Err(format!("event {n} was not wanted: {entry:?}, {interest:?}"));
                 }
                 let last = &mut last[usize::from(entry.id.shard)];
                 if last.is_some_and(|last| last > *n) {
-                    return Err(format!("event {n} came behind {last:?}"));
+                    return Err(format!("event {n} came after {last:?}"));
                 }
                 *last = (*last).max(Some(*n));
             }
@@ -61,14 +60,14 @@ fn once_and_in_order(seen: &[Seen], log: &Log) -> Checked {
     Ok(())
 }
 
-/// With several shards the order among them is not told, nor where a gap belongs: sums must do.
+/// Checks sums, for several shards: the order among them is not promised, nor the position of a gap.
 fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     if !complete {
         return Ok(());
     }
     let (mut had, mut least, mut most) = (0, 0, 0);
     let mut interest = &Interest::default();
-    // Where the last change was at the least, in each shard, and at the most, in all.
+    // Earliest position of the last change in each shard, and its latest position in the whole log.
     let (mut since, mut before) = (Rc::from(vec![0; log.by_shard.len()]), 0);
     let mut add = |interest: &Interest, (since, before): (&[u64], u64), (cursors, high): (&[u64], u64)| {
         for (entry, n) in log.entries.iter().zip(0..high).filter(|(entry, _)| interest.wants(entry)) {
@@ -88,7 +87,7 @@ fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
                 (interest, since, before) = (new, Rc::clone(cursors), *high);
             }
         }
-        if interest.is_thin() {
+        if interest.may_omit() {
             return Ok(());
         }
     }
@@ -96,13 +95,13 @@ fn totals(seen: &[Seen], log: &Log, complete: bool) -> Checked {
     if (least..=most).contains(&had) {
         return Ok(());
     }
-    Err(format!("{had} events came or were told as missed, not {least} to {most}"))
+    Err(format!("{had} events came or were reported as missed, not {least} to {most}"))
 }
 
-/// A gap whose number is not known is told with a bound that holds.
+/// Checks that a gap without an exact number has a correct upper bound.
 fn bounds(seen: &[Seen], log: &Log) -> Checked {
     let mut interest = &Interest::default();
-    // Behind the first place all is of this interest; before the second, all that a resume asked for.
+    // All events after `begun` belong to this interest, and all before `resumed` to the past that a resume asked for.
     let (mut begun, mut resumed) = (0, 0);
     for item in seen {
         match item {
@@ -111,7 +110,7 @@ fn bounds(seen: &[Seen], log: &Log) -> Checked {
                 (interest, begun, resumed) = (new, *high, if is_resume { *low } else { 0 });
             }
             Seen::Gap { missed: None, at_most: Some(most), from: Some(from), to: Some(to), .. }
-                if !interest.is_thin() =>
+                if !interest.may_omit() =>
             {
                 let (Some(from), Some(to)) = (log.find(*from), log.find(*to)) else { continue };
                 if from + 1 < begun && to >= resumed {
@@ -119,7 +118,9 @@ fn bounds(seen: &[Seen], log: &Log) -> Checked {
                 }
                 let wanted = log.sums(|entry| interest.wants(entry), &[]).between(from + 1, to + 1);
                 if wanted > *most {
-                    return Err(format!("at most {most} missed, told of {wanted} behind {from} up to {to}"));
+                    return Err(format!(
+                        "at most {most} missed, reported for {wanted} after {from} up to {to}"
+                    ));
                 }
             }
             _ => {}
@@ -128,19 +129,19 @@ fn bounds(seen: &[Seen], log: &Log) -> Checked {
     Ok(())
 }
 
-/// A client that lets some be left out has the latest of each key in the end, if it was told of no gap.
+/// Checks that a client that allows events to be left out has the latest event of each key in the end, unless it got a gap.
 fn latest_came(seen: &[Seen], log: &Log) -> Checked {
     let begin = seen.iter().rposition(|item| matches!(item, Seen::Change { .. }));
     let Some((begin, Seen::Change { interest, high, .. })) = begin.map(|at| (at, &seen[at])) else {
         return Ok(());
     };
     let told = &seen[begin..];
-    if !interest.is_thin() || told.iter().any(|item| matches!(item, Seen::Gap { .. })) {
+    if !interest.may_omit() || told.iter().any(|item| matches!(item, Seen::Gap { .. })) {
         return Ok(());
     }
     let came: HashSet<u64> =
         seen.iter().filter_map(|item| if let Seen::Event(n) = item { Some(*n) } else { None }).collect();
-    // Of those behind the one that is looked at: the rates and the keys that came.
+    // Rates and keys of the events that came after the one that is checked.
     let (mut rates, mut keys) = (HashSet::new(), HashSet::new());
     for n in (*high..log.len()).rev() {
         let entry = log.entry(n);
@@ -163,26 +164,27 @@ fn latest_came(seen: &[Seen], log: &Log) -> Checked {
         };
         if !is_excused {
             return Err(format!(
-                "event {n} was left out, and nothing of it came later: {entry:?}, {interest:?}"
+                "event {n} was left out, and no later event replaced it: {entry:?}, {interest:?}"
             ));
         }
     }
     Ok(())
 }
 
-/// One shard: every hole between two events is told where it is, to the number.
+/// Check for one shard: each hole between two events is reported at its position, with the exact number.
 struct Walk<'a> {
     log: &'a Log,
-    /// Where the connection may be, and how many events it may be short of since the last one that came.
+    /// Possible positions of the connection, and for each the number of events that it may have missed since the last one that
+    /// came.
     states: Vec<(u64, u64)>,
     interest: Interest,
 }
 
-/// What stood between two events.
+/// Items between two events.
 struct Between {
     told: u64,
     excused: Vec<(u64, u64)>,
-    /// Some may have been left out without a word.
+    /// Whether events may have been left out without notice.
     loose: bool,
 }
 
@@ -205,7 +207,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether what was told makes up for what did not come before `to`.
+    /// Checks that the reported number equals the number of events before `to` that did not come.
     fn fits(&self, to: u64, between: &Between) -> Checked {
         let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
         let short = |(from, short): &(u64, u64)| {
@@ -214,37 +216,37 @@ impl Walk<'_> {
         self.makes_up(between.told, self.states.iter().map(short).collect(), between)
     }
 
-    /// Whether all before `to` came, or was told as missed: a gap may tell of what is behind too.
+    /// Checks that all events before `to` came or were reported as missed. A gap may also report events after `to`.
     fn came(&self, to: u64, told: u64, between: &Between) -> Checked {
         let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
         let is_told = |(from, short): &(u64, u64)| *from <= to && short + due.between(*from, to) <= told;
         if between.loose || self.states.iter().any(is_told) {
             return Ok(());
         }
-        Err(format!("{told} told as missed, from {:?}, for {:?}", self.states, self.interest))
+        Err(format!("{told} reported as missed, from {:?}, for {:?}", self.states, self.interest))
     }
 
-    /// Whether so many told as missed are what it was short of, in one of the ways that it may have gone.
+    /// Checks that the number reported as missed equals the number missed in one of the possible states.
     fn makes_up(&self, told: u64, shorts: Vec<Option<u64>>, between: &Between) -> Checked {
         let Between { excused, loose, .. } = between;
-        // What a gap of unknown length covers, another one with a number may cover too.
+        // A gap with a number may cover events that a gap of unknown length covers too.
         let fits = |short: &u64| *short == told || *loose || (!excused.is_empty() && *short < told);
         if shorts.iter().flatten().any(fits) {
             return Ok(());
         }
         Err(format!(
-            "{told} told as missed, short of {shorts:?} from {:?}, excused {excused:?}, for {:?}",
+            "{told} reported as missed, {shorts:?} missed from {:?}, excused {excused:?}, for {:?}",
             self.states, self.interest
         ))
     }
 
     fn pass(&mut self, run: &[Seen], is_last: bool) -> Result<Between, String> {
-        let mut between = Between { told: 0, excused: Vec::new(), loose: self.interest.is_thin() };
+        let mut between = Between { told: 0, excused: Vec::new(), loose: self.interest.may_omit() };
         let mut told_before = Vec::with_capacity(run.len());
         for item in run {
             told_before.push(between.told);
             match item {
-                // A number counts what this client wanted, in a replay too.
+                // A number counts the events that this client wanted, in a replay too.
                 Seen::Gap { missed: Some(missed), .. } => between.told += missed,
                 Seen::Gap { missed: None, from, to, .. } => {
                     let first = self.log.place(*from).map_or(0, |from| from + 1);
@@ -256,16 +258,16 @@ impl Walk<'_> {
         }
         let mut settled = 0;
         for (item, told_before) in run.iter().zip(told_before) {
-            // One that names less than the client has for sure says nothing.
+            // A reply that names an event before every possible position says nothing.
             if let Seen::UpTo(place) = item
                 && self.states.iter().any(|(from, _)| *from <= place + 1)
             {
                 self.came(place + 1, told_before - settled, &between)
-                    .map_err(|error| format!("before an answer that says all up to {place} came: {error}"))?;
+                    .map_err(|error| format!("before a reply that says all up to {place} came: {error}"))?;
             }
             let Seen::Change { interest, from, low, high, .. } = item else { continue };
             let due = self.log.sums(|e| self.interest.wants(e), &between.excused);
-            // States that are short of as many from the beginning on lead to the same ones: the first of them will do.
+            // States that missed equally many since the beginning lead to equal states, so the first of them is enough.
             let mut starts = BTreeMap::new();
             for (at, short) in &self.states {
                 let first = starts.entry(*short as i64 - due.between(0, *at) as i64).or_insert(*at);
@@ -277,14 +279,14 @@ impl Walk<'_> {
                 next.extend(ends.map(|to| (to, (short + due.between(0, to) as i64) as u64)));
             }
             if next.is_empty() {
-                return Err(format!("an interest of {low} to {high} came behind {:?}", self.states));
+                return Err(format!("an interest of {low} to {high} came after {:?}", self.states));
             }
             self.states = next;
-            between.loose |= interest.is_thin();
+            between.loose |= interest.may_omit();
             self.interest = interest.clone();
             match from.as_ref().map(|past| (past.from, past.is_resume())) {
                 Some((From::After(id), true)) => {
-                    // It wanted nothing until now: that account is closed.
+                    // The connection wanted nothing until now, so everything before must balance here.
                     let shorts = self.states.iter().map(|(_, short)| Some(*short)).collect();
                     self.makes_up(told_before - settled, shorts, &between)
                         .map_err(|error| format!("before a resume: {error}"))?;
@@ -296,7 +298,7 @@ impl Walk<'_> {
                         matches!(item, Seen::Gap { missed: None, recoverable: false, to: None, .. })
                     };
                     if !is_last && !run.iter().any(is_word) {
-                        return Err("a resume that can't be honoured, and no word of it".to_owned());
+                        return Err("a resume that can't be honoured, without a gap".to_owned());
                     }
                 }
                 _ => {}

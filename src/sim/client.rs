@@ -1,7 +1,6 @@
-//! Clients of the simulation: what they say, and what they make of the answers.
+//! Clients of the simulation: the messages that they send, and their reading of the replies.
 //!
-//! Imports its siblings. Always: a client knows what it asked for and in which order, and takes nothing else
-//! for an answer.
+//! Invariant: a client knows its requests and their order, and accepts nothing else as a reply.
 
 use std::collections::VecDeque;
 
@@ -13,22 +12,22 @@ use super::net::{ClientEnd, End};
 use super::{Dice, Fault};
 use crate::event::EventId;
 
-/// What a client is.
+/// Kind of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Ws,
     Sse,
     /// Publishes by `POST /publish`.
     Post,
-    /// Sends what nobody should.
+    /// Sends invalid bytes.
     Noise,
 }
 
-/// Something a client waits for an answer to.
+/// Request without a reply so far.
 #[derive(Debug)]
 struct Asked {
     message_id: String,
-    /// Bytes sent when it was said.
+    /// Bytes that the client had sent, this request included.
     sent: u64,
     what: What,
 }
@@ -41,7 +40,7 @@ enum What {
     Other(&'static str),
 }
 
-/// How a connection ended, for the client.
+/// End of a connection, as the client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Refused with this status.
@@ -49,7 +48,7 @@ pub(super) enum Outcome {
     /// A close frame with this code.
     Close(u16),
     Ended,
-    /// In the middle of a word.
+    /// Closed in the middle of a frame.
     CutOff,
     Broken,
 }
@@ -58,32 +57,32 @@ pub(super) enum Outcome {
 pub(super) struct Client {
     pub(super) number: usize,
     pub(super) kind: Kind,
-    /// It asks for lean events.
+    /// Whether the client asks for lean events.
     is_lean: bool,
     pub(super) end: ClientEnd,
     inbox: Inbox,
     has_head: bool,
-    /// Bytes taken in one step.
+    /// Maximum number of bytes read in one step.
     pub(super) pace: usize,
     pub(super) is_stalled: bool,
-    /// It has stalled some time: then it may be let go.
+    /// Whether the client has ever stalled, so that the server may disconnect it.
     pub(super) has_stalled: bool,
-    /// It answers no pings.
+    /// Whether the client leaves pings unanswered.
     pub(super) is_mute: bool,
-    /// It has said that it goes.
+    /// Whether the client has begun to close the connection.
     pub(super) is_leaving: bool,
     pub(super) seen: Vec<Seen>,
-    /// Name, filter, policy, and from which event on it brings what it wants; none: all of it.
+    /// Name, filter, policy, and the first event that the subscription delivers; `None`: every event.
     subscriptions: Vec<(String, u8, Policy, Option<u64>)>,
     asked: VecDeque<Asked>,
     next_id: u64,
     first: Option<(u8, Policy, Option<From>)>,
     request_bytes: u64,
-    /// The last event that it had, to come back with.
+    /// Last event received, to resume after.
     pub(super) last_event: Option<EventId>,
     pub(super) outcome: Option<Outcome>,
     posts: VecDeque<u64>,
-    /// What goes wrong on its way, if something is planted.
+    /// Fault planted on the way to this client.
     pub(super) fault: Option<Fault>,
     swapped: Option<Seen>,
 }
@@ -118,7 +117,7 @@ impl Client {
         Self {
             number,
             kind,
-            // Without the dice, so that a seed decides what it did before.
+            // No dice here, so that older seeds keep their meaning.
             is_lean: number.is_multiple_of(3),
             end,
             inbox: Inbox::default(),
@@ -142,7 +141,7 @@ impl Client {
         }
     }
 
-    /// Opens a WebSocket; whoever is in a hurry does not wait for the answer.
+    /// Opens a WebSocket, and does not wait for the response before the first message.
     pub(super) fn upgrade(&mut self) {
         let (head, end) = UPGRADE.split_at(UPGRADE.len() - 2);
         let protocol = if self.is_lean { "Sec-WebSocket-Protocol: fanwire.v1.lean\r\n" } else { "" };
@@ -155,7 +154,7 @@ impl Client {
             query.push_str("&max_per_second=");
             query.push_str(&rate.to_string());
         }
-        // Of several shards a lean event does not say which one it is.
+        // With several shards a lean event does not identify itself.
         self.is_lean &= log.by_shard.len() == 1;
         if self.is_lean {
             query += "&lean";
@@ -183,7 +182,7 @@ impl Client {
         let text = message.to_string();
         let bytes = text.as_bytes();
         if dice.one_in(6) && bytes.len() > 2 {
-            // In two fragments, with a pong nobody asked for between them.
+            // Two fragments, with an unsolicited pong between them.
             let cut = 1 + dice.up_to(bytes.len() - 1) - 1;
             let mut first = masked(1, &bytes[..cut], dice.key());
             first[0] &= 0x7f;
@@ -218,7 +217,7 @@ impl Client {
 
     pub(super) fn unsubscribe(&mut self, dice: &mut Dice) {
         let Some((name, ..)) = self.subscriptions.first().cloned() else { return };
-        // Twice would be an error, as it should.
+        // A name that is in use would be an error, as promised.
         if self.asked.iter().any(|asked| matches!(&asked.what, What::Unsubscribe { .. })) {
             return;
         }
@@ -242,7 +241,7 @@ impl Client {
         self.say(dice, &mut message, What::Publish(n));
     }
 
-    /// Publishes some events in one body.
+    /// Publishes events in one body.
     pub(super) fn post(&mut self, dice: &mut Dice, numbers: std::ops::Range<u64>) {
         let count = numbers.end - numbers.start;
         let events: Vec<String> = numbers.map(|n| event_json(dice, n).to_string()).collect();
@@ -259,7 +258,7 @@ impl Client {
         self.end.send(request.as_bytes());
     }
 
-    /// Sends what nobody should.
+    /// Sends invalid bytes.
     pub(super) fn make_noise(&mut self, dice: &mut Dice) {
         match dice.below(4) {
             0 => {
@@ -296,12 +295,13 @@ impl Client {
         }
     }
 
-    /// Whether it is a stream of events that is alive and well.
+    /// Returns whether the connection is an open stream of events.
     pub(super) fn is_streaming(&self) -> bool {
         self.outcome.is_none() && self.has_head && matches!(self.kind, Kind::Ws | Kind::Sse)
     }
 
-    /// Whether it ever asked to be closed when it lags. The answer to that is not told to who is let go before it.
+    /// Returns whether the client ever asked for the disconnect policy. The reply may be missing if the client was disconnected
+    /// before it.
     pub(super) fn asked_to_be_closed(&self) -> bool {
         let was_told = self.seen.iter().any(|seen| match seen {
             Seen::Change { interest, .. } => interest.0.iter().any(|(_, p)| *p == Policy::Disconnect),
@@ -316,7 +316,7 @@ impl Client {
         self.outcome.is_none() && (!self.asked.is_empty() || !self.posts.is_empty())
     }
 
-    /// Reads up to so many bytes, and makes of them what it can; true where there were any.
+    /// Reads up to `most` bytes and handles the complete messages. Returns whether any bytes came.
     pub(super) fn read(&mut self, most: usize, dice: &mut Dice, log: &Log) -> bool {
         if self.outcome.is_some() {
             return false;
@@ -409,7 +409,7 @@ impl Client {
         }
         let Some(body) = self.inbox.body(self.request_bytes as usize) else { return false };
         self.has_head = false;
-        let answer: Value = serde_json::from_slice(&body).expect("an answer is JSON");
+        let answer: Value = serde_json::from_slice(&body).expect("a reply is JSON");
         let count = self.posts.pop_front().expect("it asked");
         assert_eq!(answer["accepted"].as_u64(), Some(count), "{answer}");
         let id = answer["last_event_id"].as_str().and_then(|id| id.parse().ok());
@@ -445,7 +445,7 @@ impl Client {
                         let complete = end["complete"].as_bool().expect("true or false");
                         self.tell(Seen::PastEnd { events, complete });
                     }
-                    // The server goes; the close frame comes next.
+                    // The server drains; the close frame comes next.
                     "reconnect" => {}
                     kind => self.take_reply(kind, &message, at, log),
                 }
@@ -469,7 +469,7 @@ impl Client {
                 let is_new = known.is_none();
                 let past = &message["payload"]["history"];
                 assert_eq!(past.is_object(), from.is_some(), "{message}");
-                // The first event behind a place, in one shard.
+                // First event after a position, in one shard.
                 let behind = |place: &Value| {
                     let id: EventId = place.as_str()?.parse().ok()?;
                     log.find(id).map(|n| n + 1).or((id.sequence == u64::MAX).then_some(0))
@@ -492,14 +492,14 @@ impl Client {
                     None => self.subscriptions.push(subscription),
                 }
                 let mut interest = self.interest();
-                // The one that replays stands last.
+                // The subscription that replays goes last.
                 if !is_new && from.is_some() {
                     let at = known.unwrap_or_default();
                     let last = interest.0.remove(at);
                     interest.0.push(last);
                 }
                 let past = from.map(|from| Past { from, beside, start });
-                // Where a past was asked for, the answer says where what is live begins.
+                // The reply to a request for a past says where the live events begin.
                 let begin = begin.filter(|_| past.is_some());
                 self.change(interest, past, begin, asked.sent, at);
             }
@@ -513,7 +513,7 @@ impl Client {
                 assert_eq!(entry.map(|entry| entry.n), Some(n), "{message}");
             }
             What::Other(_) => {
-                // Of several shards it is a position, which is in all of them.
+                // With several shards the value is a position, which has no single event.
                 let id = message["payload"]["last_event_id"].as_str().and_then(|id| id.parse().ok());
                 if let Some(place) = id.and_then(|id| log.find(id)) {
                     self.tell(Seen::UpTo(place));
@@ -526,7 +526,7 @@ impl Client {
         Interest(self.subscriptions.iter().map(|(_, filter, policy, _)| (*filter, *policy)).collect())
     }
 
-    /// `begin`: where what is live begins, if the server said so.
+    /// Records a change of the interest. `begin`: position of the first live event, if the server gave it.
     fn change(&mut self, interest: Interest, from: Option<Past>, begin: Option<u64>, sent: u64, at: u64) {
         let cursors = self.end.events_when_read(sent);
         let low = begin.unwrap_or_else(|| cursors.iter().sum());
@@ -540,7 +540,7 @@ impl Client {
         let entry = log.entry(place);
         assert_eq!(event["payload"]["n"].as_u64(), Some(entry.n), "{event}");
         assert_eq!(event["event_type"].as_str(), Some(KINDS[usize::from(entry.kind)]), "{event}");
-        // A lean stream has the payload, and beside it type and place.
+        // A lean stream has the payload, the type and the position only.
         let has_source = !self.is_lean || self.kind == Kind::Ws;
         let source = has_source.then_some(SOURCES[usize::from(entry.source)]);
         assert_eq!(event["source"].as_str(), source, "{event}");
@@ -549,18 +549,18 @@ impl Client {
     }
 
     fn take_gap(&mut self, gap: &Value) {
-        // Of several shards a gap may begin at a position, which is in all of them.
+        // With several shards a gap may begin at a position, which has no single event.
         let id = |name: &str| {
             gap[name].as_str().filter(|id| !id.contains('~')).map(|id| id.parse().expect("an id"))
         };
         let (missed, at_most) = (gap["missed"].as_u64(), gap["at_most"].as_u64());
         assert!(missed.is_none() || at_most.is_none(), "{gap}");
-        assert_ne!(missed.or(at_most), Some(0), "a gap of nothing: {gap}");
+        assert_ne!(missed.or(at_most), Some(0), "a gap without missing events: {gap}");
         let recoverable = gap["recoverable"].as_bool().expect("known");
         self.tell(Seen::Gap { missed, at_most, from: id("from"), to: id("to"), recoverable });
     }
 
-    /// Takes note, unless a planted fault does something to it on its way.
+    /// Records an item, unless a planted fault changes it on the way.
     fn tell(&mut self, seen: Seen) {
         let is_event = matches!(seen, Seen::Event(_));
         match self.fault {
@@ -596,7 +596,7 @@ impl Client {
     }
 }
 
-/// An event for this number, of any kind.
+/// Returns an event with this number and random attributes.
 fn event_json(dice: &mut Dice, n: u64) -> Value {
     let kind = KINDS[dice.below(3) as usize];
     let source = SOURCES[dice.below(2) as usize];

@@ -1,9 +1,9 @@
-//! What a client makes of a server's bytes: heads of answers, frames, blocks of an event stream. Of the tests'
-//! own making, from the standards, and knows nothing of the server's codecs.
+//! Client-side decoding of a server's bytes: response heads, frames, and blocks of an event stream. Written from the standards,
+//! without the server's codecs.
 //!
-//! Imports nothing of ours. Always: a server that says what no server may say is found out by a panic.
+//! Invariant: bytes that no server may send cause a panic.
 
-/// Bytes that came, and where the first of them stands among all.
+/// Received bytes, and the offset of the first of them in the whole stream.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     pub(super) bytes: Vec<u8>,
@@ -11,14 +11,14 @@ pub(super) struct Inbox {
     at: u64,
 }
 
-/// An answer's head.
+/// Head of a response.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: u16,
     pub(super) text: String,
 }
 
-/// A block of an event stream.
+/// Block of an event stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Block {
     pub(super) event: String,
@@ -42,7 +42,7 @@ impl Inbox {
         &self.bytes[self.used..]
     }
 
-    /// Takes so many bytes; answers where they began.
+    /// Takes `bytes` bytes, and returns their offset.
     fn skip(&mut self, bytes: usize) -> u64 {
         let at = self.at;
         self.used += bytes;
@@ -58,7 +58,7 @@ impl Inbox {
         self.rest().is_empty()
     }
 
-    /// A head, and the place of its first byte.
+    /// Returns a response head, and the offset of its first byte.
     pub(super) fn head(&mut self) -> Option<(Head, u64)> {
         let end = self.rest().windows(4).position(|four| four == b"\r\n\r\n")?;
         let text = std::str::from_utf8(&self.rest()[..end]).expect("a head is text").to_owned();
@@ -74,7 +74,7 @@ impl Inbox {
         Some(body)
     }
 
-    /// A frame: opcode and payload, and the place of its first byte.
+    /// Returns a frame: its opcode, its payload, and the offset of its first byte.
     pub(super) fn frame(&mut self) -> Option<(u8, Vec<u8>, u64)> {
         let rest = self.rest();
         let (first, second) = (*rest.first()?, *rest.get(1)?);
@@ -101,7 +101,7 @@ impl Inbox {
         Some((op, payload, at))
     }
 
-    /// A block of an event stream; comments alone make an empty one.
+    /// Returns a block of an event stream. A block of comments only has no fields.
     pub(super) fn block(&mut self) -> Option<(Block, u64)> {
         let end = self.rest().windows(2).position(|two| two == b"\n\n")?;
         let text = std::str::from_utf8(&self.rest()[..end]).expect("an event stream is UTF-8");
@@ -118,7 +118,7 @@ impl Inbox {
                 "retry" => block.retry = Some(value.parse().expect("a number")),
                 "" if !line.is_empty() => block.comment = Some(value.to_owned()),
                 "" => {}
-                other => panic!("no field of an event stream: {other}"),
+                other => panic!("unknown field of an event stream: {other}"),
             }
         }
         block.data = data.join("\n");
@@ -127,7 +127,7 @@ impl Inbox {
     }
 }
 
-/// A client's frame.
+/// Returns a client's frame.
 pub(super) fn masked(op: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut out = vec![0x80 | op];
     match payload.len() {

@@ -1,8 +1,9 @@
-//! The whole server over a simulated network and clock: a seed decides what every socket, client and tick does,
-//! and the same seed does it again (`cargo xtask sim --seed N`).
+//! Simulation of the whole server over a simulated network and clock. A seed decides the behaviour of every socket, client and
+//! tick, and repeats it (`cargo xtask sim --seed N`).
 //!
-//! Imports the server. Always: the loop's own code runs, over sockets that cut, block, delay and break off at
-//! any byte; what clients were told is checked against what was published, and the ledger after every turn.
+//! Invariants:
+//! - The loop's own code runs, over sockets that split, block, delay and break off at any byte.
+//! - The messages of each client are checked against the published events, and the ledger after every turn.
 
 mod books;
 mod check;
@@ -17,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
 
-/// What chance decides (splitmix64).
+/// Random decisions of one run (splitmix64).
 #[derive(Debug)]
 struct Dice(crate::server::rng::Rng);
 
@@ -26,12 +27,12 @@ impl Dice {
         Self(crate::server::rng::Rng::new(seed))
     }
 
-    /// From 0 to `most - 1`.
+    /// Returns a number from 0 to `most - 1`.
     fn below(&mut self, most: u64) -> u64 {
         self.0.next_u64() % most.max(1)
     }
 
-    /// From 1 to `most`, small ones more often.
+    /// Returns a number from 1 to `most`, small ones more often.
     fn up_to(&mut self, most: usize) -> usize {
         let most = if self.one_in(2) { most.min(8) } else { most };
         1 + self.below(most as u64) as usize
@@ -50,7 +51,7 @@ impl Dice {
     }
 }
 
-/// A fault planted on the way to one client, to see that it is found: at its so many-th event.
+/// Fault planted on the way to one client, to prove that the checks find it. The number counts that client's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Drop(u32),
@@ -59,22 +60,22 @@ enum Fault {
     LoseGap,
 }
 
-/// Bytes of an event's padding.
+/// Returns the size of an event's padding, in bytes.
 fn pad(dice: &mut Dice) -> usize {
     match dice.below(12) {
         0..=6 => dice.below(60) as usize,
         7..=10 => dice.below(1500) as usize,
-        // Not for runs of small frames.
+        // Too large for a run of small frames.
         _ => 3000 + dice.below(4000) as usize,
     }
 }
 
-/// How many events the bus has had.
+/// Returns the number of events published so far.
 fn head(bus: &crate::bus::Bus) -> u64 {
     bus.stats().published
 }
 
-/// Runs one seed; what is wrong, if anything.
+/// Runs one seed, and returns the first broken promise as an error.
 fn run(seed: u64, fault: Option<Fault>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(|| World::new(seed, fault).run())).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -92,9 +93,9 @@ fn commit() -> String {
     output.map_or_else(|_| "unknown".to_owned(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
 }
 
-/// `FANWIRE_SIM_SEED` is the first seed, `FANWIRE_SIM_RUNS` how many.
+/// `FANWIRE_SIM_SEED` is the first seed, `FANWIRE_SIM_RUNS` the number of seeds.
 #[test]
-fn whatever_the_network_does_the_promises_hold() {
+fn the_promises_hold_over_any_network() {
     let first = number("FANWIRE_SIM_SEED").unwrap_or(1);
     let runs = number("FANWIRE_SIM_RUNS").unwrap_or(30);
     let next = crate::sync::atomic::AtomicU64::new(first);
@@ -103,7 +104,7 @@ fn whatever_the_network_does_the_promises_hold() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(8) {
             scope.spawn(|| {
                 loop {
-                    // Each number once: no edge.
+                    // Relaxed: each seed is taken once, and nothing else is ordered by it.
                     let seed = next.fetch_add(1, crate::sync::atomic::Ordering::Relaxed);
                     if seed >= first + runs || failed.lock().expect("whole").len() >= 5 {
                         return;
@@ -123,7 +124,8 @@ fn whatever_the_network_does_the_promises_hold() {
     eprintln!("{runs} seeds from {first} on");
 }
 
-/// How often a planted fault was found, in some runs: not always, for a client may ask for what is left out.
+/// Returns in how many of 12 runs a planted fault was found. A fault can stay hidden, because a client may allow events to be
+/// left out.
 fn found(fault: Fault) -> usize {
     (1..=12).filter(|seed| run(*seed, Some(fault)).is_err()).count()
 }

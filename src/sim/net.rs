@@ -1,7 +1,9 @@
-//! A simulated connection: what a kernel and a network do to bytes, as a seed says.
+//! Simulated connection: a kernel and a network that move bytes as a seed decides.
 //!
-//! Imports the loop's `Socket` only. Always: bytes come in order and none is made up; a short write is followed
-//! by word that there is room again; what is read and written is noted with how far the bus was then.
+//! Invariants:
+//! - Bytes arrive in order, and none is invented.
+//! - A short write is followed by readiness once there is room.
+//! - Each read and write is recorded with the position of the bus at that time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,14 +14,14 @@ use super::Dice;
 use crate::bus::Bus;
 use crate::server::reactor::socket::Socket;
 
-/// How things stood when the server had read, or had written, so many bytes.
+/// Position of the bus when the server had read, or had written, `bytes` bytes.
 #[derive(Clone, Debug)]
 struct Mark<T> {
     bytes: u64,
     events: T,
 }
 
-/// How it was at the first mark at which this byte was passed.
+/// Returns the position at the first mark after this byte.
 fn events_at<T: Clone>(marks: &[Mark<T>], byte: u64) -> Option<T> {
     marks.get(marks.partition_point(|mark| mark.bytes <= byte)).map(|mark| mark.events.clone())
 }
@@ -29,37 +31,37 @@ fn note<T>(marks: &mut Vec<Mark<T>>, taken: usize, events: T) {
     marks.push(Mark { bytes, events });
 }
 
-/// What both ends share.
+/// State that both ends share.
 #[derive(Debug)]
 pub(super) struct Wire {
     dice: Dice,
     bus: Bus,
-    /// Sent by the client, and not there yet.
+    /// Bytes sent by the client, on their way.
     sent: VecDeque<u8>,
-    /// There, and not read by the server.
+    /// Bytes that arrived, and that the server has not read.
     arrived: VecDeque<u8>,
-    /// The client says no more: sent, and arrived.
+    /// End of the client's bytes: sent, and arrived.
     fin: (bool, bool),
-    /// Written by the server, and not read by the client.
+    /// Bytes written by the server, and not read by the client.
     written: VecDeque<u8>,
-    /// Bytes that may wait for the client.
+    /// Maximum number of bytes that wait for the client.
     room: usize,
-    /// The most bytes that one read or write moves.
+    /// Maximum number of bytes that one read or write moves.
     piece: usize,
     readable: bool,
     writable: bool,
-    /// The server's last write was short: it waits for word.
+    /// Whether the server's last write was short, so that it waits for readiness.
     is_waiting: bool,
-    /// The server says no more.
+    /// Whether the server has closed its writing side.
     ended: bool,
-    /// The server let go of its end.
+    /// Whether the server has dropped its end.
     closed: bool,
-    /// The connection is broken: reads and writes fail.
+    /// Whether the connection is broken: reads and writes fail.
     broken: bool,
-    /// How far the loop's reader was in each shard, when it last woke.
+    /// Position of the loop's reader in each shard at its last wake-up.
     read_up_to: Rc<[u64]>,
     reads: Vec<Mark<Rc<[u64]>>>,
-    /// How many events the bus had had.
+    /// Marks with the number of published events.
     writes: Vec<Mark<u64>>,
 }
 
@@ -67,17 +69,17 @@ pub(super) struct Wire {
 #[derive(Debug)]
 pub(super) struct ServerEnd(Rc<RefCell<Wire>>);
 
-/// The client's end, and the network's.
+/// The client's end, which also plays the network.
 #[derive(Clone, Debug)]
 pub(super) struct ClientEnd(Rc<RefCell<Wire>>);
 
-/// What a client finds when it reads.
+/// State of the connection after a client's read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Open,
-    /// The server ended it in order.
+    /// The server closed it in order.
     Ended,
-    /// It broke off.
+    /// It broke.
     Broken,
 }
 
@@ -92,7 +94,7 @@ pub(super) fn wire(bus: &Bus, dice: Dice, room: usize, piece: usize) -> (ServerE
         room,
         piece,
         readable: false,
-        // What is new is writable, and poll says so.
+        // A new socket is writable, and poll reports that.
         writable: true,
         is_waiting: false,
         ended: false,
@@ -153,10 +155,10 @@ impl Write for ServerEnd {
 }
 
 impl ServerEnd {
-    /// How many of so many bytes it takes now.
+    /// Returns how many of `wanted` bytes the socket takes now.
     fn takes(&mut self, wanted: usize) -> io::Result<usize> {
         let mut wire = self.0.borrow_mut();
-        assert!(!wire.ended, "the server writes behind its own end");
+        assert!(!wire.ended, "the server writes after it closed its writing side");
         if wire.broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -199,7 +201,7 @@ impl Drop for ServerEnd {
         let mut wire = self.0.borrow_mut();
         wire.closed = true;
         if !wire.arrived.is_empty() || !wire.sent.is_empty() {
-            // A kernel answers what nobody will read with a reset, which may overtake what was written.
+            // A kernel resets a connection that is closed with unread bytes, and the reset may overtake written bytes.
             wire.broken = true;
             if wire.dice.one_in(2) {
                 wire.written.clear();
@@ -216,26 +218,26 @@ impl ClientEnd {
         }
     }
 
-    /// Bytes sent so far, on their way or there.
+    /// Returns the number of bytes sent so far, on their way or arrived.
     pub(super) fn sent_bytes(&self) -> u64 {
         let wire = self.0.borrow();
         let read = wire.reads.last().map_or(0, |mark| mark.bytes);
         read + (wire.arrived.len() + wire.sent.len()) as u64
     }
 
-    /// Says no more, and goes on reading.
+    /// Closes the writing side, and goes on reading.
     pub(super) fn half_close(&self) {
         self.0.borrow_mut().fin.0 = true;
     }
 
-    /// Breaks off, with a reset or without another word.
+    /// Breaks the connection.
     pub(super) fn abort(&self) {
         let mut wire = self.0.borrow_mut();
         wire.broken = true;
         (wire.readable, wire.writable) = (true, true);
     }
 
-    /// Takes up to so many bytes, and how it stands when there are no more.
+    /// Reads up to `most` bytes into `out`, and returns the state of the connection after them.
     pub(super) fn take(&self, most: usize, out: &mut Vec<u8>) -> End {
         let mut wire = self.0.borrow_mut();
         let taken = wire.written.len().min(most);
@@ -251,21 +253,21 @@ impl ClientEnd {
         }
     }
 
-    /// How far the bus was, at the latest, when the server wrote the byte at this place in its words.
+    /// Returns the latest position of the bus at which the server wrote the byte at this offset.
     pub(super) fn events_when_written(&self, byte: u64) -> u64 {
-        events_at(&self.0.borrow().writes, byte).expect("what was written is noted")
+        events_at(&self.0.borrow().writes, byte).expect("each write has a mark")
     }
 
-    /// How far the loop was in each shard when it read the last of so many bytes.
+    /// Returns the loop's position in each shard when it read the last of `bytes` bytes.
     pub(super) fn events_when_read(&self, bytes: u64) -> Rc<[u64]> {
-        events_at(&self.0.borrow().reads, bytes - 1).expect("what was answered was read")
+        events_at(&self.0.borrow().reads, bytes - 1).expect("a request with a reply was read")
     }
 
     pub(super) fn note_reader(&self, events: &Rc<[u64]>) {
         self.0.borrow_mut().read_up_to = Rc::clone(events);
     }
 
-    /// The network moves bytes, and the kernel tells of room. `all` leaves nothing on its way.
+    /// Moves bytes through the network, and reports room to the server. `all` leaves nothing on its way.
     pub(super) fn carry(&self, all: bool) {
         let mut wire = self.0.borrow_mut();
         let most = if all { usize::MAX } else { wire.dice.up_to(4000) };
@@ -279,12 +281,12 @@ impl ClientEnd {
             wire.is_waiting = false;
             wire.writable = true;
         }
-        // Poll may tell of what is not so, or was so before.
+        // Poll may report readiness that is not, or no longer, true.
         wire.readable |= wire.dice.one_in(60);
         wire.writable |= wire.dice.one_in(60) && wire.written.len() < wire.room;
     }
 
-    /// What poll tells of it: readable, writable; once.
+    /// Takes the readiness that poll reports once: readable, writable.
     pub(super) fn take_readiness(&self) -> Option<(bool, bool)> {
         let mut wire = self.0.borrow_mut();
         let told = (std::mem::take(&mut wire.readable), std::mem::take(&mut wire.writable));
@@ -296,7 +298,7 @@ impl ClientEnd {
         !wire.closed && (wire.readable || wire.writable)
     }
 
-    /// Whether the network or the client has something left to do.
+    /// Returns whether the network or the client has something left to do.
     pub(super) fn is_moving(&self) -> bool {
         let wire = self.0.borrow();
         let to_server = !wire.sent.is_empty() || wire.fin.0 != wire.fin.1;

@@ -1,7 +1,7 @@
-//! Whether each past that a client asked for is what its definition says, event by event.
+//! Check of each past that a client asked for against its definition, event by event.
 //!
-//! Imports its siblings. Always: a past is what stands between the answer to a subscribe and the word that the past is over;
-//! without that word it may stop anywhere, and is right up to there.
+//! Invariant: a past is the items between the reply to a subscribe and the message that ends the past. Without that message a
+//! past may stop anywhere, and must be correct up to there.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,15 +9,15 @@ use super::books::{Entry, From, Log, Past, Seen, Start};
 
 type Checked = Result<(), String>;
 
-/// Items that came between the answer to a subscribe and the end of its past.
+/// Items between the reply to a subscribe and the end of its past.
 struct Told<'a> {
     items: &'a [Seen],
-    /// The server's last word: how many events came, and whether those were all.
+    /// Content of the message that ends the past: the number of events, and whether the past is complete.
     end: Option<(u64, bool)>,
 }
 
 impl<'a> Told<'a> {
-    /// The past at the beginning of `seen`, and how many of these belong to it.
+    /// Returns the past at the beginning of `seen`, and the number of its items.
     fn first(seen: &'a [Seen]) -> Result<(Self, usize), String> {
         for (at, item) in seen.iter().enumerate() {
             match item {
@@ -27,7 +27,7 @@ impl<'a> Told<'a> {
                     return Ok((Self { items: &seen[..at], end }, at + 1));
                 }
                 Seen::Change { .. } | Seen::UpTo(_) => {
-                    return Err(format!("an answer within a past: {item:?}"));
+                    return Err(format!("a reply within a past: {item:?}"));
                 }
             }
         }
@@ -38,8 +38,8 @@ impl<'a> Told<'a> {
         self.items.iter().filter_map(|item| if let Seen::Event(n) = item { Some(*n) } else { None })
     }
 
-    /// Each gap: whether it names what is before it, the first event within it and the first behind it; of one that does not
-    /// say how far it reaches that is none.
+    /// Returns each gap: whether it names the event before it, the first event within it, and the first event after it, if the
+    /// gap says where it ends.
     fn gaps(&self, log: &Log) -> impl Iterator<Item = (bool, u64, Option<u64>)> {
         self.items.iter().filter_map(|item| {
             let Seen::Gap { from, to, .. } = item else { return None };
@@ -48,7 +48,7 @@ impl<'a> Told<'a> {
         })
     }
 
-    /// Checks that the server's last word is true of what came.
+    /// Checks the message that ends the past against the items.
     fn check_end(&self) -> Checked {
         let Some((events, complete)) = self.end else { return Ok(()) };
         let came = self.events().count() as u64;
@@ -62,16 +62,16 @@ impl<'a> Told<'a> {
         Ok(())
     }
 
-    /// Whether it is the past that was asked for, if what is live begins at `begin`.
+    /// Checks that the items are the requested past, if the live events begin at `begin`.
     fn check(&self, past: &Past, filter: u8, begin: u64, log: &Log) -> Checked {
         let due = |n: &u64| past.is_due(filter, *n, log.entry(*n));
         let replayed: Vec<u64> = self.events().filter(|n| *n < begin).collect();
         if let Some(n) = replayed.iter().find(|n| !due(n)) {
-            return Err(format!("{n} is no part of the past"));
+            return Err(format!("{n} is not part of the past"));
         }
         let gaps: Vec<_> = self.gaps(log).collect();
         if !gaps.is_empty() && past.from != From::Unknown && log.len() <= log.capacity {
-            return Err(format!("a gap, and nothing was ever forgotten: {gaps:?}"));
+            return Err(format!("a gap, though no event was ever forgotten: {gaps:?}"));
         }
         for item in self.items {
             let Seen::Gap { missed, at_most, from: Some(from), to: Some(to), .. } = item else { continue };
@@ -89,11 +89,11 @@ impl<'a> Told<'a> {
             From::After(id) => all().filter(|n| *n > id).collect(),
             From::Newest(count) => {
                 let count = match gaps.iter().find(|(names_first, ..)| !names_first) {
-                    // It begins behind what is forgotten, and is short for that.
+                    // The past begins after the forgotten events, so it is shorter.
                     Some((_, _, Some(first))) => {
                         let there = all().filter(|n| n >= first).count();
                         if there >= count {
-                            return Err(format!("as many as asked for are there behind {first}: {there}"));
+                            return Err(format!("as many as requested are retained after {first}: {there}"));
                         }
                         there
                     }
@@ -105,14 +105,14 @@ impl<'a> Told<'a> {
                 };
                 let before = all().count().saturating_sub(count);
                 let newest: Vec<u64> = all().skip(before).collect();
-                // A connection that was cut behind the answer has not got the gap that the answer announces.
+                // A connection that broke after the reply has not received the gap that the reply announces.
                 let is_cut = |start: &&Start| start.complete == Some(false) && gaps.is_empty();
                 let start = past.start.as_ref().filter(|start| self.end.is_some() || !is_cut(start));
                 let begins = start.and_then(|start| start.first);
                 if let (Some(begins), Some(first)) = (begins, newest.first())
                     && begins > *first
                 {
-                    return Err(format!("the answer says that the past begins at {begins}, not at {first}"));
+                    return Err(format!("the reply says that the past begins at {begins}, not at {first}"));
                 }
                 newest
             }
@@ -126,9 +126,9 @@ impl<'a> Told<'a> {
         }
         let is_true = past.start.as_ref().and_then(|start| start.complete);
         match (is_true, self.end) {
-            (Some(false), Some((_, true))) => Err("what was told as missing came after all".to_owned()),
+            (Some(false), Some((_, true))) => Err("events reported as missing came after all".to_owned()),
             (Some(true), Some(_)) if gaps.iter().any(|(names_first, ..)| !names_first) => {
-                Err("the answer says that all is there, and it was not".to_owned())
+                Err("the reply says that the past is complete, and it was not".to_owned())
             }
             _ => Ok(()),
         }
@@ -141,7 +141,7 @@ impl<'a> Told<'a> {
             return Err(format!("{n} is not the latest of its key before {begin}"));
         }
         if self.end.is_some_and(|(_, complete)| complete) {
-            // A key that changed before it was sent comes live.
+            // The event of a key that changed before it was sent comes live.
             let changed: HashSet<_> = (begin..log.len()).map(key).collect();
             let is_missing = |n: &u64| due(n) && !replayed.contains(n) && !changed.contains(&key(*n));
             if let Some(n) = latest.values().find(|n| is_missing(n)) {
@@ -153,7 +153,7 @@ impl<'a> Told<'a> {
 }
 
 impl Past {
-    /// Whether an event belongs to it: wanted, and not brought by another subscription.
+    /// Returns whether an event belongs to the past: wanted, and not delivered by another subscription.
     fn is_due(&self, filter: u8, n: u64, entry: &Entry) -> bool {
         let brought = |(other, began): &(u8, Option<u64>)| {
             entry.is_wanted(*other) && began.is_none_or(|began| n >= began)
@@ -162,7 +162,7 @@ impl Past {
     }
 }
 
-/// Looks at the end of each past alone: with several shards the order among them is not told.
+/// Checks only the end of each past, because the order among several shards is not promised.
 pub(super) fn check_ends(seen: &[Seen], complete: bool) -> Checked {
     for (at, item) in seen.iter().enumerate() {
         if let Seen::Change { from: Some(past), .. } = item {
@@ -176,8 +176,9 @@ pub(super) fn check_ends(seen: &[Seen], complete: bool) -> Checked {
     Ok(())
 }
 
-/// The live part of a story: pasts are looked at here, and left out. None where it can't be known where one ended and what
-/// is live began. The resume of a connection that wanted nothing before stays: it is one run with what is live.
+/// Checks the pasts, and returns the live items without them. Returns `None` if the border between a past and the live items
+/// can't be determined. The resume of a connection that had no other subscription stays, because it continues into the live
+/// items.
 pub(super) fn without_pasts(seen: &[Seen], log: &Log) -> Result<Option<Vec<Seen>>, String> {
     let mut live = Vec::with_capacity(seen.len());
     let (mut at, mut is_known) = (0, true);

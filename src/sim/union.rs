@@ -1,8 +1,9 @@
-//! People who are cut off at any byte and come back to any loop with the last place that they know, over several shards:
-//! what all their connections brought together is what they wanted, each event once.
+//! Clients that are cut off at any byte and reconnect to any loop with their last position, over several shards: all their
+//! connections together deliver each wanted event exactly once.
 //!
-//! Imports its siblings. Always: nothing is trimmed and nobody lags too far here, so no gap is in order; who a person is
-//! does not matter to the server.
+//! Invariants:
+//! - No event is trimmed and no client lags too far, so any gap is a fault.
+//! - The server does not identify clients across connections.
 
 use std::rc::Rc;
 
@@ -20,7 +21,7 @@ use crate::server::shared::Shared;
 use crate::server::tick::TICK_MS;
 use crate::sync::Arc;
 
-/// What somebody wants: of these streams, or all.
+/// Interest of a client.
 #[derive(Clone, Copy, Debug)]
 enum Wish {
     All,
@@ -44,7 +45,7 @@ struct Person {
     end: ClientEnd,
     inbox: Inbox,
     has_head: bool,
-    /// The last place that it was told, to come back with.
+    /// Last position received, to reconnect with.
     place: Option<String>,
     got: Vec<EventId>,
     cuts: usize,
@@ -53,7 +54,7 @@ struct Person {
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// A loop's connections, as its poll knows them.
+/// Connections of a loop, as its poll knows them.
 type Links = Vec<(Token, ClientEnd)>;
 
 struct Stage {
@@ -88,7 +89,7 @@ impl Stage {
         Self { dice, bus, loops, people: Vec::new(), published: Vec::new(), clock: 0 }
     }
 
-    /// A new link to one of the loops.
+    /// Connects a client to one of the loops.
     fn link(&mut self) -> ClientEnd {
         let (room, piece) = (self.dice.pick(&[1, 100, 4000, 60_000]), self.dice.pick(&[1, 20, 5000]));
         let wire_dice = Dice::new(self.dice.below(u64::MAX));
@@ -114,7 +115,7 @@ impl Stage {
         self.people.push(one);
     }
 
-    /// Cuts somebody off, at whatever byte that is, who comes back at once.
+    /// Cuts a client off, at any byte, and reconnects it at once.
     fn cut(&mut self, at: usize) {
         self.people[at].end.abort();
         let end = self.link();
@@ -134,7 +135,7 @@ impl Stage {
         }
     }
 
-    /// Time, the network and the loops go on; true where anybody got anything.
+    /// Advances time, the network and the loops. Returns whether anything moved.
     fn go_on(&mut self, all: bool) -> bool {
         self.clock += self.dice.below(50_000);
         let (tick, now) = (self.clock / 1000 / TICK_MS, Timestamp(self.clock as i64 + 1_000_000_000_000));
@@ -150,7 +151,7 @@ impl Stage {
             links.retain(|(_, end)| !end.is_closed());
             core.turn();
         }
-        // A loop that reads a byte at a time, or has spent its turn's budget, goes on by itself.
+        // A loop that reads single bytes, or has spent its turn's budget, goes on by itself.
         let mut moved = self.loops.iter().any(|(core, _)| core.has_work());
         for at in 0..self.people.len() {
             if all || self.dice.one_in(2) {
@@ -168,12 +169,12 @@ impl Stage {
         for _ in 0..4 {
             self.welcome();
         }
-        // They know where they are before anything is published: so all that they want is theirs.
+        // Each client has a position before the first event, so it must get every wanted event.
         for _ in 0..200 {
             self.people.iter().for_each(|one| one.end.set_room(60_000));
             self.go_on(true);
         }
-        assert!(self.people.iter().all(|one| one.place.is_some()), "somebody was not told where it is");
+        assert!(self.people.iter().all(|one| one.place.is_some()), "a client got no position");
         for _ in 0..300 {
             if self.dice.one_in(2) {
                 let count = self.dice.up_to(12);
@@ -248,7 +249,7 @@ impl Person {
     fn read(&mut self, most: usize, dice: &mut Dice) -> bool {
         let before = self.inbox.bytes.len();
         let end = self.end.take(most, &mut self.inbox.bytes);
-        assert!(matches!(end, End::Open), "nobody is let go: {end:?}");
+        assert!(matches!(end, End::Open), "no client is disconnected: {end:?}");
         let any = self.inbox.bytes.len() > before;
         loop {
             if !self.has_head {
@@ -274,7 +275,7 @@ impl Person {
                             message["position"].as_str().or(message["payload"]["event_id"].as_str())
                         }
                         Some("pong") => message["payload"]["last_event_id"].as_str(),
-                        // It says where what is live begins: the past that was asked for comes behind it.
+                        // The reply gives the position of the first live event; the past comes after the reply.
                         Some("ack") if self.place.is_some() => None,
                         Some("history_end") => {
                             assert_eq!(message["payload"]["complete"], true, "{message}");

@@ -1,7 +1,7 @@
 //! One run: the server's loops, its clients, the network between them and the clock, all in one thread.
 //!
-//! Imports the server's core and its siblings. Always: a loop runs when its poll would have returned, and not
-//! before; so a wake-up that is lost is an event that does not come.
+//! Invariant: a loop runs when its poll would have returned, and not before. A lost wake-up therefore shows as an event that
+//! does not arrive.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -22,25 +22,25 @@ use crate::server::tick::TICK_MS;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// One of the server's loops, as `event_loop` drives it.
+/// One loop of the server, driven as `event_loop` drives it.
 struct Loop {
     core: Core<ServerEnd>,
     woken: Arc<AtomicBool>,
     is_asleep: bool,
-    /// The tick at which poll returns by itself.
+    /// Tick at which poll returns by itself.
     due: Option<u64>,
     arriving: VecDeque<(ServerEnd, ClientEnd)>,
     links: Vec<(Token, ClientEnd)>,
 }
 
-/// What kind of run it is.
+/// Parameters of a run.
 #[derive(Debug)]
 struct Plan {
     policies: Vec<Policy>,
     phases: usize,
     steps: usize,
     clients: usize,
-    /// Nobody who behaves may be let go.
+    /// Whether no well-behaved client may be disconnected.
     is_strict: bool,
     clients_publish: bool,
     jumps: bool,
@@ -54,12 +54,13 @@ pub(super) struct World {
     shared: Arc<Shared>,
     loops: Vec<Loop>,
     clients: Vec<Client>,
-    /// What was published since the log was written, by whomever: no ring, which could be overrun.
+    /// Events published since the log was updated, by any publisher. A list, because a ring could be overrun.
     published: Arc<Mutex<Vec<Event>>>,
     _witness: HandlerGuard,
     log: Log,
-    /// The clock that only goes forward, in microseconds, and how far the other one is from it.
+    /// Monotonic clock, in microseconds.
     clock: u64,
+    /// Distance of the wall clock from `clock`, in microseconds.
     offset: i64,
     next_event: u64,
     next_client: usize,
@@ -101,7 +102,7 @@ impl World {
             Policy::Sample(dice.pick(&[2, 10, 1000])),
             Policy::Disconnect,
         ];
-        // Now all of them, now those where every single event is accounted for.
+        // Half of the runs use only the policies under which every single event is accounted for.
         let policies = if dice.one_in(2) || fault.is_some() { all[..2].to_vec() } else { all.to_vec() };
         let plan = Plan {
             policies,
@@ -227,7 +228,7 @@ impl World {
         }
     }
 
-    /// Takes note of what was published.
+    /// Adds the published events to the log.
     fn witness(&mut self) {
         for event in self.published.lock().expect("whole").drain(..) {
             let place = |all: &[&str], word| all.iter().position(|w| Some(*w) == word);
@@ -258,7 +259,7 @@ impl World {
         self.connect(kind, from, None);
     }
 
-    /// Where a new subscription begins.
+    /// Returns the start of a new subscription.
     fn from(&mut self) -> Option<From> {
         match self.dice.below(12) {
             0 if self.log.len() > 0 => Some(From::After(self.dice.below(self.log.len()))),
@@ -301,7 +302,7 @@ impl World {
         self.clients.push(client);
     }
 
-    /// Some client says something.
+    /// Lets a random client send a message.
     fn speak(&mut self) {
         if self.clients.is_empty() {
             return;
@@ -358,7 +359,7 @@ impl World {
         self.trace(|| format!("{number} leaves"));
     }
 
-    /// Runs the loops whose polls have something to tell. `all`: until none has.
+    /// Runs the loops that poll would wake. `all`: repeats until no loop would wake.
     fn run_loops(&mut self, all: bool) -> Went {
         for _ in 0..100_000 {
             let mut any = false;
@@ -375,7 +376,7 @@ impl World {
         Err("a loop never sleeps".to_owned())
     }
 
-    /// What `event_loop` does in one turn.
+    /// Runs one turn of a loop, as `event_loop` does.
     fn run_loop(&mut self, at: usize) -> Went {
         let (tick, now) = (self.tick(), self.now());
         let this = &mut self.loops[at];
@@ -384,7 +385,7 @@ impl World {
         let mut ready: Vec<(Token, ClientEnd, (bool, bool))> = (this.links.iter())
             .filter_map(|(token, end)| Some((*token, end.clone(), end.take_readiness()?)))
             .collect();
-        // Poll's order is nobody's business.
+        // No code may depend on poll's order.
         for place in (1..ready.len()).rev() {
             ready.swap(place, self.dice.below(place as u64 + 1) as usize);
         }
@@ -415,7 +416,7 @@ impl World {
         Ok(())
     }
 
-    /// The books of a loop are right at any moment, and what it holds has its bounds.
+    /// Checks that a loop's ledger balances, and that its memory is within bounds.
     fn balance(&self, at: usize) -> Went {
         let audit = self.loops[at].core.audit();
         if audit.difference != 0 {
@@ -430,17 +431,17 @@ impl World {
         Ok(())
     }
 
-    /// Goes on until nothing moves any more, and then looks at everything. `all`: stalled clients read too.
+    /// Runs until nothing moves any more, and then checks everything. `all`: stalled clients read too.
     fn settle(&mut self, all: bool) -> Went {
         if all {
             self.clients.iter_mut().for_each(|client| client.is_stalled = false);
         }
-        // Byte by byte it would take for ever.
+        // Sockets that take single bytes would need too many turns.
         self.clients
             .iter()
             .filter(|client| !client.is_stalled)
             .for_each(|client| client.end.set_room(60_000));
-        // A sample may wait half a second, and a timer a tick.
+        // A sample waits up to half a second, and a timer up to a tick.
         for _ in 0..12 {
             self.come_to_rest()?;
             self.clock += TICK_MS * 1000;
@@ -448,7 +449,7 @@ impl World {
         self.look()
     }
 
-    /// Goes on, without time, until nothing moves.
+    /// Runs, with the clock standing still, until nothing moves.
     fn come_to_rest(&mut self) -> Went {
         for _ in 0..200_000 {
             let mut moved = false;
@@ -467,14 +468,17 @@ impl World {
         Err("it never comes to rest".to_owned())
     }
 
-    /// Everything that was owed has come, or the client was told.
+    /// Checks that every client received its events, or was told of the loss.
     fn look(&mut self) -> Went {
         self.trace(|| "a quiet moment".to_owned());
         let nobody_stalls = self.clients.iter().all(|client| !client.is_stalled);
         for (number, this) in self.loops.iter().enumerate() {
             let audit = this.core.audit();
             if nobody_stalls && audit.pending != 0 {
-                return Err(format!("loop {number}: {} events wait for nobody: {audit:?}", audit.pending));
+                return Err(format!(
+                    "loop {number}: {} events are pending though no client stalls: {audit:?}",
+                    audit.pending
+                ));
             }
         }
         for client in &self.clients {
@@ -486,7 +490,7 @@ impl World {
         self.bury(true)
     }
 
-    /// Whether what a client saw is right.
+    /// Checks the messages that a client received.
     fn judge(&self, client: &Client) -> Went {
         let complete = client.is_streaming() && !client.is_stalled && !client.is_leaving;
         check(&client.seen, &self.log, complete).map_err(|error| {
@@ -495,7 +499,7 @@ impl World {
         })
     }
 
-    /// Looks at those that are gone, and lets them come back with what they had last.
+    /// Checks the clients that are gone, and lets some reconnect after their last event.
     fn bury(&mut self, all_read: bool) -> Went {
         let mut at = 0;
         while at < self.clients.len() {
@@ -520,31 +524,31 @@ impl World {
         Ok(())
     }
 
-    /// Nobody who behaves is let go.
+    /// Checks that a client that is gone had a reason to be disconnected.
     fn may_be_gone(&self, client: &Client) -> Went {
         let asked_for = client.asked_to_be_closed();
         let is_fine = match client.outcome {
             _ if client.is_leaving || self.is_draining || client.kind == Kind::Noise => true,
             Some(Outcome::Close(1013)) => asked_for || !self.plan.is_strict,
             Some(Outcome::Ended | Outcome::Broken) if asked_for => true,
-            // Who does not read is not waited for long, in the middle of a word or not.
+            // The server does not wait long for a client that does not read, even in the middle of a frame.
             Some(Outcome::CutOff) if asked_for && client.has_stalled => true,
             _ => !self.plan.is_strict,
         };
         if is_fine {
             Ok(())
         } else {
-            Err(format!("client {} was let go: {:?}", client.number, client.outcome))
+            Err(format!("client {} was disconnected without a reason: {:?}", client.number, client.outcome))
         }
     }
 
-    /// The server goes, or the clients do; what is left at the end is nothing.
+    /// Drains the server or disconnects the clients, and checks that nothing is left.
     fn end(mut self) -> Went {
         if self.plan.drains {
             self.publish();
             self.is_draining = true;
             let closed_before = self.shared.metrics.lag_closed.get();
-            // Relaxed: one thread.
+            // Relaxed: there is one thread.
             self.shared.drain.store(1, Ordering::Relaxed);
             for at in 0..self.loops.len() {
                 let (tick, now) = (self.tick(), self.now());
@@ -552,7 +556,7 @@ impl World {
                 self.loops[at].core.drain();
             }
             self.trace(|| "draining".to_owned());
-            // Those who read get everything, and then the word that it is over.
+            // Clients that read get every event, and then the notice that the server drains.
             for _ in 0..3000 {
                 for client in &mut self.clients {
                     client.end.carry(true);
@@ -570,7 +574,7 @@ impl World {
                 check(&client.seen, &self.log, complete)
                     .map_err(|error| format!("draining, client {}: {error}", client.number))?;
                 if client.outcome.is_none() && client.kind != Kind::Noise {
-                    return Err(format!("client {} was not told that the server goes", client.number));
+                    return Err(format!("client {} got no notice that the server drains", client.number));
                 }
             }
         }
@@ -590,11 +594,11 @@ impl World {
         Ok(())
     }
 
-    /// Whether a client was told in order that it is over, so that nothing may be missing before that.
+    /// Returns whether the client got the drain notice in order, so that no event may be missing before it.
     fn reads_to_the_end(&self, client: &Client, some_fell_off: bool) -> bool {
         let in_order = match client.outcome {
             Some(Outcome::Close(1012)) => true,
-            // The end of an event stream has no code: it may be what a client asked for that lags.
+            // The end of an event stream has no code, so it may also be the disconnect policy of a client that lags.
             Some(Outcome::Ended) => !(some_fell_off && client.asked_to_be_closed()),
             _ => false,
         };
@@ -606,7 +610,7 @@ impl Loop {
     fn new(shared: &Arc<Shared>, number: usize) -> Self {
         let woken = Arc::new(AtomicBool::new(false));
         let for_bus = Arc::clone(&woken);
-        // Relaxed: one thread.
+        // Relaxed: there is one thread.
         let reader = shared.bus.reader(move || for_bus.store(true, Ordering::Relaxed));
         Self {
             core: Core::new(Arc::clone(shared), reader, 1, number),
@@ -618,7 +622,7 @@ impl Loop {
         }
     }
 
-    /// Whether its poll would return now.
+    /// Returns whether the loop's poll would return now.
     fn would_return(&self, tick: u64) -> bool {
         !self.is_asleep
             || self.woken.load(Ordering::Relaxed)

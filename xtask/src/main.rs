@@ -167,7 +167,7 @@ fn sim(args: &[String], totals: &mut Totals) -> Outcome {
     };
     let mut env = vec![("FANWIRE_SIM_SEED", seed), ("FANWIRE_SIM_RUNS", runs)];
     env.extend(trace);
-    let test = "sim::whatever_the_network_does_the_promises_hold";
+    let test = "sim::the_promises_hold_over_any_network";
     run::tests(&["test", "--release", "--lib", test, "--", "--nocapture"], &env, totals)
 }
 

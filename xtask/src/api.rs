@@ -14,7 +14,7 @@ const KEPT: &str = "public-api.txt";
 /// Target folder of the nightly compiler, which builds the listing.
 const TARGET: &str = "target/public-api";
 
-/// Crates whose types and traits signatures may name, each with its reason. An embedder has to use a compatible version.
+/// Foreign crates in signatures, each with its reason. An embedder has to use a compatible version.
 const FOREIGN: &[(&str, &str)] = &[
     ("bytemuck", "plain values that a bus carries are `Pod`"),
     ("futures_core", "a subscriber is a `Stream`"),

@@ -345,9 +345,13 @@ fn is_question(sentence: &str) -> bool {
     end.is_some_and(|at| bytes[at] == b'?')
 }
 
-/// Returns true if a line holds who, whom or whose.
+/// Returns true if a line has one of the words who, whom and whose, outside of code.
 pub(crate) fn has_relative(text: &str) -> bool {
-    text.split(|c: char| !c.is_alphanumeric())
+    // Every other part lies between backticks: code.
+    let prose: Vec<&str> = text.split('`').step_by(2).collect();
+    prose
+        .join(" ")
+        .split(|c: char| !c.is_alphanumeric())
         .any(|word| ["who", "whom", "whose"].iter().any(|relative| word.eq_ignore_ascii_case(relative)))
 }
 
@@ -391,6 +395,6 @@ mod tests {
     #[test]
     fn relatives_are_words_of_their_own() {
         assert!(has_relative("the client whose turn") && has_relative("Who"));
-        assert!(!has_relative("the whole"));
+        assert!(!has_relative("the whole") && !has_relative("the test `who_is_it`"));
     }
 }

@@ -50,7 +50,7 @@ fn has_chromium() -> bool {
 /// Programs and packages that the tests need and this machine lacks.
 struct Missing {
     debian: Vec<&'static str>,
-    /// Folders whose npm packages differ from their lockfile.
+    /// Folders with npm packages that differ from their lockfile.
     node: Vec<&'static str>,
     /// True if the Python environment differs from its requirements.
     python: bool,
@@ -111,7 +111,7 @@ pub(crate) fn install() -> Outcome {
     if missing.python { python_modules() } else { Ok(()) }
 }
 
-/// Lists the Debian packages whose programs do not start.
+/// Lists the Debian packages that are missing, by trying their programs.
 fn debian_packages() -> Vec<&'static str> {
     let mut packages = Vec::new();
     if !has_chromium() {

@@ -27,7 +27,8 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
 While you work:
-  quick [NAME]  rustfmt, the house rules, clippy and the unit tests (those whose path contains NAME): under a minute
+  quick [NAME]  rustfmt, the house rules, clippy and the unit tests, the slowest apart: under a minute once compiled;
+                with NAME, only the unit tests with NAME in their path
   tidy          the house rules: layers, circles, unsafe, heads, sizes, words, sentences, dependencies
   house [COUNT] counts of how readable the code is, beside their aims; with a name, every place of that count
   lint          rustfmt, clippy with and without features, rustdoc; warnings are errors
@@ -103,14 +104,43 @@ fn main() -> ExitCode {
     }
 }
 
+/// Unit tests that take most of the time: random input in bulk, and waits for real deadlines. `quick` leaves them out.
+const SLOW_TESTS: [&str; 14] = [
+    "a_memo_that_cannot_help_is_bypassed_and_comes_back",
+    "a_panic_in_any_of_the_engines_threads_stops_the_server",
+    "an_event_is_deflated_once_whatever_the_number_of_members",
+    "another_implementation_reads_every_block_at_once",
+    "conditions_share_one_walk_and_are_found_by_the_values_of_the_event",
+    "cuts_change_nothing",
+    "every_members_bytes_can_be_read",
+    "it_is_bounded_whatever_comes",
+    "no_event_is_matched_for_a_client_that_may_not_see_it",
+    "over_several_shards_the_union_of_what_all_connections_of_one_person_brought_is_exact",
+    "streams_that_come_and_go_for_ever_leave_no_memory",
+    "the_matcher_says_what_every_filter_says",
+    "the_totals_balance_under_every_policy",
+    "whatever_the_network_does_the_promises_hold",
+];
+
 /// Runs the checks of an inner loop: those that find most faults in under a minute.
+///
+/// With `name`, only the unit tests with that text in their path run, the slow ones among them.
 fn quick(name: Option<&str>, totals: &mut Totals) -> Outcome {
+    let start = std::time::Instant::now();
     cargo(&["fmt", "--all", "--check"])?;
     tidy::check()?;
     cargo(&["clippy", "--all-features", "--", "-D", "warnings"])?;
     let mut args = vec!["test", "--all-features", "--lib"];
-    args.extend(name);
-    run::tests(&args, &[], totals)
+    match name {
+        Some(name) => args.push(name),
+        None => {
+            args.push("--");
+            args.extend(SLOW_TESTS.iter().flat_map(|name| ["--skip", name]));
+        }
+    }
+    run::tests(&args, &[], totals)?;
+    println!("quick: {} s", start.elapsed().as_secs());
+    Ok(())
 }
 
 fn test(option: Option<&str>, totals: &mut Totals) -> Outcome {
@@ -277,6 +307,17 @@ fn release(totals: &mut Totals) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_slow_tests_exist() {
+        let mut code = String::new();
+        for file in house::files(&["../src"]) {
+            code += &std::fs::read_to_string(file).expect("a source file");
+        }
+        for name in SLOW_TESTS {
+            assert!(code.contains(&format!("fn {name}(")), "{name} is no test any more: use its new name");
+        }
+    }
 
     #[test]
     fn the_hosted_ci_runs_each_part() {

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -47,6 +48,9 @@ impl Drop for Route {
         }
     }
 }
+
+/// Routes by protocol. Replaced as a whole: read for each message, changed a few times in the life of a process.
+type Routes = BTreeMap<String, Arc<Route>>;
 
 /// Message passed to a handler.
 #[derive(Debug)]
@@ -147,7 +151,7 @@ impl fmt::Display for BridgeAnswer {
 #[derive(Clone)]
 pub struct Bridge {
     bus: Bus,
-    routes: Arc<RwLock<BTreeMap<String, Arc<Route>>>>,
+    routes: Arc<ArcSwap<Routes>>,
 }
 
 impl fmt::Debug for Bridge {
@@ -190,22 +194,23 @@ impl Bridge {
             "a protocol's name has 1 to {NAME_BYTES_MAX} bytes, none of them control"
         );
         let route = Arc::new(Route(Some(Box::new(handler))));
-        let before = {
-            let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-            routes.insert(protocol, route)
-        };
-        // After the exchange: a handler's own data may look at the routes when it is dropped.
-        drop(before);
+        // Returns the table before it. With it goes a replaced handler, after the exchange: a handler's own data may look at
+        // the routes when it is dropped.
+        self.routes.rcu(|routes| {
+            let mut routes = Routes::clone(routes);
+            routes.insert(protocol.clone(), Arc::clone(&route));
+            routes
+        });
     }
 
     /// Returns whether a protocol has a handler.
     pub fn has_route(&self, protocol: &str) -> bool {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner).contains_key(protocol)
+        self.routes.load().contains_key(protocol)
     }
 
     /// Returns the protocols with a handler, sorted. Allocates.
     pub fn list_routes(&self) -> Vec<String> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.routes.load().keys().cloned().collect()
     }
 
     /// Routes a message, a JSON object. Never fails: an error is an answer. Runs the handler on this thread, so it
@@ -225,10 +230,7 @@ impl Bridge {
         check: &dyn Fn(&Event) -> Result<(), String>,
         publish: &dyn Fn(Event),
     ) -> BridgeAnswer {
-        let handler = {
-            let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-            routes.get(protocol).cloned()
-        };
+        let handler = self.routes.load().get(protocol).cloned();
         let text = message.trim();
         let Some(handler) = handler else {
             let error = format!("No route registered for protocol '{}'", shortened(protocol));

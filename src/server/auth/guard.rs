@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::api_keys::ApiKeys;
 use super::config::{AuthConfig, AuthError};
 use super::credential::{self, Credential};
@@ -34,7 +36,9 @@ struct Guard {
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
     /// `None`: everybody may come in, and that stays.
-    guard: Option<Mutex<Arc<Guard>>>,
+    guard: Option<ArcSwap<Guard>>,
+    /// Held while the guard is replaced, so that reloads come one after the other.
+    reloading: Mutex<()>,
     /// What was revoked since the start, beside the file.
     revoked: Mutex<Revocations>,
     tickets: Mutex<Tickets>,
@@ -109,7 +113,7 @@ impl Guard {
 impl Auth {
     /// Reads what the configuration names. Blocks for the files.
     pub(crate) fn load(config: &AuthConfig) -> Result<Self, AuthError> {
-        let guard = Guard::load(config)?.map(|guard| Mutex::new(Arc::new(guard)));
+        let guard = Guard::load(config)?.map(ArcSwap::from_pointee);
         let derived = Seal::of_secrets(config.jwt.secrets());
         let is_seal_shared = derived.is_some();
         let seal = guard.as_ref().and_then(|_| derived.or_else(Seal::random));
@@ -143,13 +147,14 @@ impl Auth {
         match (&self.guard, Guard::load(config)?) {
             (None, None) => {}
             (Some(guard), Some(mut fresh)) => {
-                let mut guard = lock(guard);
-                if guard.config.anonymous == fresh.config.anonymous {
-                    // The same grant, so that who has it keeps it.
-                    fresh.anonymous.clone_from(&guard.anonymous);
+                let reloading = lock(&self.reloading);
+                let before = guard.load();
+                if before.config.anonymous == fresh.config.anonymous {
+                    // Clients keep their grant: it is told by its address.
+                    fresh.anonymous.clone_from(&before.anonymous);
                 }
-                *guard = Arc::new(fresh);
-                drop(guard);
+                guard.store(Arc::new(fresh));
+                drop(reloading);
                 self.changed();
             }
             _ => {
@@ -160,8 +165,8 @@ impl Auth {
         Ok(())
     }
 
-    fn guard(&self) -> Option<Arc<Guard>> {
-        self.guard.as_ref().map(|guard| Arc::clone(&lock(guard)))
+    fn guard(&self) -> Option<arc_swap::Guard<Arc<Guard>>> {
+        self.guard.as_ref().map(ArcSwap::load)
     }
 
     fn changed(&self) {

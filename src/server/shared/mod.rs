@@ -10,6 +10,8 @@ pub(crate) mod resume;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use crate::bridge::{Bridge, BridgeAnswer};
 use crate::bus::Bus;
 use crate::engine::{Engine, EngineConfig, EngineError, History as LogHistory, NotReady, Places};
@@ -37,9 +39,12 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     /// Where order and history live, if not in the bus alone.
     pub(crate) engine: Option<Engine>,
-    pub(crate) config: Mutex<Arc<Prepared>>,
-    /// Counts the configs that there were.
-    pub(crate) version: AtomicU64,
+    /// Current configuration and its number, from 0.
+    config: ArcSwap<(u64, Arc<Prepared>)>,
+    /// Number of the current configuration, for a look without it.
+    version: AtomicU64,
+    /// Held while the configuration is replaced, so that reloads come one after the other.
+    reloading: Mutex<()>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bridge: Bridge,
     /// Says whether a thread of this server has failed.
@@ -99,8 +104,9 @@ impl Shared {
             bodies: Bodies::default(),
             bus,
             engine: None,
-            config: Mutex::new(Arc::new(config.into())),
+            config: ArcSwap::from_pointee((0, Arc::new(config.into()))),
             version: AtomicU64::new(0),
+            reloading: Mutex::default(),
             metrics: Arc::default(),
             auth: Arc::default(),
             is_local: false,
@@ -261,22 +267,23 @@ impl Shared {
 
     /// The config that holds now, and its number.
     pub(crate) fn config(&self) -> (u64, Arc<Prepared>) {
-        let config = lock(&self.config);
-        // Relaxed: written with the lock held, as it is here.
-        (self.version.load(Ordering::Relaxed), Arc::clone(&config))
+        let current = self.config.load();
+        (current.0, Arc::clone(&current.1))
     }
 
     /// Whether the config is another than the one of this number.
     pub(crate) fn has_other_config(&self, version: u64) -> bool {
-        // Relaxed: a hint; the lock orders the config itself.
-        self.version.load(Ordering::Relaxed) != version
+        // Acquire: pairs with the Release of `set_config`, so that a loop that sees a new number finds its configuration.
+        self.version.load(Ordering::Acquire) != version
     }
 
     pub(crate) fn set_config(&self, config: Prepared) {
-        let mut current = lock(&self.config);
-        *current = Arc::new(config.with_fixed_of(&current));
-        // Relaxed: as above.
-        self.version.fetch_add(1, Ordering::Relaxed);
+        let _reloading = lock(&self.reloading);
+        let current = self.config.load_full();
+        let number = current.0 + 1;
+        self.config.store(Arc::new((number, Arc::new(config.with_fixed_of(&current.1)))));
+        // Release: pairs with the Acquire of `has_other_config`.
+        self.version.store(number, Ordering::Release);
     }
 
     /// Bytes held outside the loops.
